@@ -1,0 +1,69 @@
+# What people do with this project. Each target does what it needs of the set-up, and nothing twice.
+#
+#   make demo       train on handwritten digits with four workers, one of them slow
+#   make test       the whole test suite
+#   make check      linters, types, formatting, stubs
+#   make bench      a short version of every benchmark
+#   make sanitize   the C++ core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make install    the set-up alone: .venv with everything in it, and the compiled core
+#   make clean      remove what was built
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONUNBUFFERED := 1
+export PATH := $(abspath $(BIN)):$(PATH)
+
+SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py
+CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+PY_DIRS := ps worker tests bench examples tools setup.py
+
+.PHONY: help install demo test check bench sanitize clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+install: $(VENV)/.core
+
+$(VENV)/.python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Leash needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+# --no-build-isolation: the core is built with the pinned tools of this environment, and again only
+# where its sources have changed.
+$(VENV)/.dependencies: $(VENV)/.python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		setuptools 'scikit-build-core[setuptools]' pybind11 cmake ninja
+	$(BIN)/python tools/requirements | \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement /dev/stdin
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.dependencies $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: install
+	$(BIN)/leash launch --workers 4 --policy ssp --staleness 3 --dataset digits --epochs 40 \
+		--batch-size 16 --lr 0.02 --momentum 0.5 --slow 0,0,0,0.05
+
+test: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff check $(PY_DIRS)
+	$(BIN)/ruff format --check $(PY_DIRS)
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	PYTHON=$(BIN)/python tools/stubs build/stubs/_core.pyi && diff -u ps/_core.pyi build/stubs/_core.pyi
+
+bench: install
+	$(BIN)/python bench/push_pull.py --short
+
+sanitize: install
+	PYTHON=$(BIN)/python tools/sanitize
+
+clean:
+	rm -rf $(VENV) build *.egg-info ps/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,32 @@
+// The bytes of a Python object, held until the view is destroyed.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <string>
+
+namespace leash::bindings {
+
+enum class Access { kRead, kWrite };
+
+// Any contiguous buffer will do, whatever the type of its items. It is never copied or converted.
+// Made and destroyed with the GIL held; in between, data() may be used without.
+class BufferView {
+ public:
+  // Throws ValueError, beginning with `what`, if the object is not contiguous, is read-only though
+  // access is kWrite, or does not have nbytes bytes.
+  BufferView(const pybind11::buffer& object, Access access, std::size_t nbytes,
+             const std::string& what);
+  ~BufferView() { PyBuffer_Release(&view_); }
+
+  BufferView(const BufferView&) = delete;
+  BufferView& operator=(const BufferView&) = delete;
+
+  std::byte* data() const { return static_cast<std::byte*>(view_.buf); }
+
+ private:
+  Py_buffer view_;
+};
+
+}  // namespace leash::bindings

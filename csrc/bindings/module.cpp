@@ -1,0 +1,20 @@
+#include <pybind11/pybind11.h>
+
+#include "bindings/register.h"
+#include "core/cpu.h"
+
+PYBIND11_MODULE(_core, m) {
+  using namespace leash::bindings;
+  m.doc() = "The C++ core of Leash: clocks, kernels, and the shard that holds the parameters.";
+
+  register_errors(m);
+  register_build_info(m);
+  register_cpu(m);
+  register_settings(m);
+  register_results(m);
+  register_clock(m);
+  register_kernels(m);
+  register_shard(m);
+
+  leash::instruction_set();  // a LEASH_ISA that this CPU lacks is an error of the import
+}

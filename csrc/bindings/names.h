@@ -1,0 +1,43 @@
+// The words that stand for dtypes and kinds in Python.
+#pragma once
+
+#include <array>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "core/chunk.h"
+#include "core/dtype.h"
+
+namespace leash::bindings {
+
+template <typename Value>
+struct Choice {
+  std::string_view name;
+  Value value;
+};
+
+inline constexpr std::array<Choice<Dtype>, 2> kDtypes{{{"f32", Dtype::kF32}, {"f64", Dtype::kF64}}};
+inline constexpr std::array<Choice<Kind>, 2> kKinds{
+    {{"parameter", Kind::kParameter}, {"buffer", Kind::kBuffer}}};
+
+// Throws std::invalid_argument, naming the choices.
+template <typename Choices>
+auto value_of(const Choices& choices, const char* what, const std::string& name) {
+  for (const auto& choice : choices) {
+    if (choice.name == name) return choice.value;
+  }
+  std::string message = std::string(what) + ": expected";
+  for (const auto& choice : choices) message.append(" '").append(choice.name).append("'");
+  throw std::invalid_argument(message + ", got '" + name + "'");
+}
+
+template <typename Choices, typename Value>
+std::string_view name_in(const Choices& choices, Value value) {
+  for (const auto& choice : choices) {
+    if (choice.value == value) return choice.name;
+  }
+  return {};
+}
+
+}  // namespace leash::bindings

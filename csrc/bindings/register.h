@@ -1,0 +1,17 @@
+// Each concept of the core has one file that binds it.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace leash::bindings {
+
+void register_build_info(pybind11::module_& m);
+void register_clock(pybind11::module_& m);
+void register_cpu(pybind11::module_& m);
+void register_errors(pybind11::module_& m);
+void register_kernels(pybind11::module_& m);
+void register_results(pybind11::module_& m);
+void register_settings(pybind11::module_& m);
+void register_shard(pybind11::module_& m);
+
+}  // namespace leash::bindings

@@ -1,0 +1,124 @@
+#include <pybind11/stl.h>
+
+#include <memory>
+
+#include "bindings/register.h"
+#include "bindings/shared_shard.h"
+
+namespace py = pybind11;
+
+namespace leash::bindings {
+namespace {
+
+using Bound = std::optional<std::uint64_t>;
+using MaybeWorker = std::optional<std::uint32_t>;
+
+std::unique_ptr<SharedShard> make_shard(const std::vector<ChunkSpec>& chunks,
+                                        const SgdOptions& options, Bound bound, bool average,
+                                        Nonfinite nonfinite, bool scale_lr) {
+  return std::make_unique<SharedShard>(chunks,
+                                       ShardOptions{options, bound, average, nonfinite, scale_lr});
+}
+
+bool init(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
+  const BufferView values = self.view(chunk, payload, Access::kRead);
+  return self.locked([&](Shard& shard) { return shard.init(chunk, values.data()); });
+}
+
+std::uint64_t pull(SharedShard& self, std::uint32_t chunk, MaybeWorker worker,
+                   const py::buffer& out) {
+  const BufferView values = self.view(chunk, out, Access::kWrite);
+  return self.locked([&](Shard& shard) { return shard.pull(chunk, worker, values.data()); });
+}
+
+void momentum(SharedShard& self, std::uint32_t chunk, const py::buffer& out) {
+  const BufferView values = self.view(chunk, out, Access::kWrite);
+  self.locked([&](Shard& shard) { shard.momentum(chunk, values.data()); });
+}
+
+void load_momentum(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
+  const BufferView values = self.view(chunk, payload, Access::kRead);
+  self.locked([&](Shard& shard) { shard.load_momentum(chunk, values.data()); });
+}
+
+// Binds a method that takes no buffers and needs nothing but the lock.
+template <typename Result, typename... Args>
+auto under_lock(Result (Shard::*method)(Args...)) {
+  return [method](SharedShard& self, Args... args) -> Result {
+    return self.locked([&](Shard& shard) { return (shard.*method)(args...); });
+  };
+}
+
+template <typename Result, typename... Args>
+auto under_lock(Result (Shard::*method)(Args...) const) {
+  return [method](SharedShard& self, Args... args) -> Result {
+    return self.locked([&](const Shard& shard) { return (shard.*method)(args...); });
+  };
+}
+
+}  // namespace
+
+void register_shard(py::module_& m) {
+  py::class_<SharedShard> shard(m, "Shard", R"(A run of chunks: parameters, optimizer state, clocks.
+
+May be called from any thread. A payload is any contiguous buffer of exactly the chunk's nbytes,
+taken as little-endian numbers of the chunk's dtype; it is never converted. IndexError for a chunk
+that the shard does not have, ValueError for a payload that does not fit; nothing has changed then.)");
+
+  shard
+      .def(
+          py::init(&make_shard), py::arg("chunks"), py::arg("options"), py::kw_only(),
+          py::arg("bound").none(true), py::arg("average"), py::arg("nonfinite"),
+          py::arg("scale_lr") = false,
+          R"(bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of all
+workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
+times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1).)")
+      .def_property_readonly("chunks", under_lock(&Shard::chunks))
+      .def_property_readonly("initialized_chunks", under_lock(&Shard::initialized_chunks))
+      .def("initialized", under_lock(&Shard::initialized), py::arg("chunk"))
+      .def("init", init, py::arg("chunk"), py::arg("payload"),
+           "First values of a chunk, taken once: False if it had values already.")
+      .def("pull", pull, py::arg("chunk"), py::arg("worker").none(true), py::arg("out"),
+           R"(Copies the parameters into out and returns their version.
+
+The version becomes the base of the worker's staleness if it is live. ValueError if the chunk has no
+values yet.)")
+      .def("set_lr", under_lock(&Shard::set_lr), py::arg("lr"));
+
+  shard
+      .def("join", under_lock(&Shard::join), py::arg("worker"), py::arg("clock"),
+           "On every chunk or, with a ValueError, on none.")
+      .def("leave", &SharedShard::leave, py::arg("worker"),
+           R"(Forgets the worker and what waits for it; KeyError if it is not live.
+
+Returns the answers to others that waited only for it.)")
+      .def("workers", under_lock(&Shard::workers), "The live workers, in ascending order.")
+      .def("first_step", under_lock(&Shard::first_step),
+           "A step that is new on every chunk: the largest minimum, plus one.")
+      .def("clock", under_lock(&Shard::clock), py::arg("chunk"), py::arg("worker"),
+           "KeyError if the worker is not live.")
+      .def("minimum", under_lock(&Shard::minimum), py::arg("chunk"))
+      .def("version", under_lock(&Shard::version), py::arg("chunk"), "Updates so far.");
+
+  shard
+      .def("push", &SharedShard::push, py::arg("chunk"), py::arg("worker"), py::arg("step"),
+           py::arg("samples"), py::arg("payload"), py::arg("wants_payload"),
+           R"(Applies a push exactly once and returns every answer that may go out now.
+
+Keeps the payload until it is no longer needed. If wants_payload, the payload holds the chunk's
+parameters when the Reply for this worker and step is returned, by this call or a later one.)")
+      .def("unpark", &SharedShard::unpark, py::arg("chunk"), py::arg("worker"),
+           "Forgets the answers that wait for a worker; a bsp contribution stays in the sum.")
+      .def("parked", under_lock(&Shard::parked), "How many answers wait, on all chunks.")
+      .def("stats", under_lock(&Shard::stats));
+
+  shard
+      .def("has_momentum", under_lock(&Shard::has_momentum), py::arg("chunk"),
+           "True from the first update with momentum on.")
+      .def("momentum", momentum, py::arg("chunk"), py::arg("out"),
+           "Copies the optimizer's buffer into out. ValueError if there is none yet.")
+      .def("load_momentum", load_momentum, py::arg("chunk"), py::arg("payload"),
+           "Sets the optimizer's buffer. ValueError without momentum.");
+}
+
+}  // namespace leash::bindings

@@ -1,0 +1,51 @@
+// A Shard as Python sees it: safe to use from several threads, and safe in its memory.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "bindings/buffer_view.h"
+#include "core/shard.h"
+
+namespace leash::bindings {
+
+// Every call checks its arguments, releases the GIL, then takes the lock, and gives them back in
+// the opposite order. Nobody waits for one of the two while holding the other: that would stop
+// every Python thread for the length of a push, or for ever.
+class SharedShard {
+ public:
+  SharedShard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
+      : shard_(specs, options) {}
+  ~SharedShard();
+
+  SharedShard(const SharedShard&) = delete;
+  SharedShard& operator=(const SharedShard&) = delete;
+
+  // Calls use(shard), without the GIL and with the lock.
+  template <typename Use>
+  auto locked(Use&& use) {
+    pybind11::gil_scoped_release without_gil;
+    std::lock_guard lock(mutex_);
+    return std::forward<Use>(use)(shard_);
+  }
+
+  PushResult push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
+                  std::uint64_t samples, const pybind11::buffer& payload, bool wants_payload);
+  std::vector<Reply> leave(std::uint32_t worker);
+  void unpark(std::uint32_t chunk, std::uint32_t worker);
+
+  // The bytes of an argument, which must be as many as the chunk has.
+  BufferView view(std::uint32_t chunk, const pybind11::buffer& object, Access access) const;
+
+ private:
+  Shard shard_;
+  std::mutex mutex_;
+};
+
+}  // namespace leash::bindings

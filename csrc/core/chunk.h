@@ -1,0 +1,64 @@
+// A chunk: a fixed range of the slab, the unit of application, clock and deduplication.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <unordered_map>
+#include <vector>
+
+#include "core/clock.h"
+#include "core/dtype.h"
+#include "core/parked.h"
+
+namespace leash {
+
+enum class Kind : std::uint8_t {
+  kParameter,  // pushed as gradients, changed by the optimizer
+  kBuffer      // pushed as values, the newest wins
+};
+
+struct ChunkSpec {
+  std::size_t values;  // how many numbers
+  Dtype dtype;
+  Kind kind;
+
+  std::size_t nbytes() const { return values * size_of(dtype); }
+};
+
+// Throws std::invalid_argument for more values than a chunk can sensibly have.
+void validate(const ChunkSpec& spec);
+
+// What a chunk knows of one live worker.
+struct WorkerView {
+  std::uint64_t pulled_version;  // of the parameters that it has
+  std::uint64_t staleness = 0;   // of its latest step
+};
+
+struct Chunk {
+  std::uint32_t index;
+  ChunkSpec spec;
+  std::byte* values;    // in the slab, aligned to a cache line
+  std::byte* momentum;  // in its own slab; null without momentum and for a buffer
+  StalenessClock clock;
+
+  bool initialized = false;
+  bool momentum_started = false;
+  std::uint64_t version = 0;  // updates so far
+  std::unordered_map<std::uint32_t, WorkerView> workers = {};
+  std::vector<Parked> parked = {};  // in order of arrival
+
+  // REQUIRES: out holds spec.nbytes().
+  void copy_values(std::byte* out) const { std::memcpy(out, values, spec.nbytes()); }
+
+  template <typename T>
+  T* values_as() const {
+    return reinterpret_cast<T*>(values);
+  }
+  template <typename T>
+  T* momentum_as() const {
+    return reinterpret_cast<T*>(momentum);
+  }
+};
+
+}  // namespace leash

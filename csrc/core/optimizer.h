@@ -1,0 +1,58 @@
+// How what is pushed changes a chunk. Knows nothing of clocks and answers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "core/chunk.h"
+#include "core/kernels.h"
+#include "core/sgd_options.h"
+
+namespace leash {
+
+// One worker's part of a complete bsp step.
+struct Contribution {
+  std::uint32_t worker;
+  std::uint64_t step;
+  std::uint64_t samples;
+  const std::byte* payload;
+};
+
+class Optimizer {
+ public:
+  // scale_lr: a mean of k gradients is applied with k times the learning rate, the linear scaling
+  // rule of Goyal et al. 2017, arXiv:1706.02677, section 2.1.
+  // Throws std::invalid_argument as validate(options) does.
+  Optimizer(const SgdOptions& options, bool scale_lr, const Kernels& kernels);
+
+  // Throws std::invalid_argument.
+  void set_lr(double lr);
+  bool has_momentum() const { return options_.momentum != 0.0; }
+
+  // The index of the first NaN or infinity of a payload for this chunk.
+  std::optional<std::size_t> find_nonfinite(const Chunk& chunk, const std::byte* payload) const;
+
+  // Applies one payload, and writes the new values to reply unless that is null.
+  // REQUIRES: both hold the chunk's nbytes. They may be the same memory.
+  void apply(Chunk& chunk, const std::byte* payload, std::byte* reply) const;
+
+  // Applies the mean of the payloads, weighted by samples and summed in the order given, or for a
+  // buffer the last of them. Writes the new values to every reply.
+  // REQUIRES: at least one contribution, each with samples > 0. A reply may be the memory of a
+  // contribution; no other overlap.
+  void apply_mean(Chunk& chunk, std::span<const Contribution> contributions,
+                  std::span<std::byte* const> replies) const;
+
+ private:
+  template <typename T>
+  void descend_along_mean(Chunk& chunk, std::span<const Contribution> contributions,
+                          std::span<std::byte* const> replies) const;
+
+  SgdOptions options_;
+  bool scale_lr_;
+  const Kernels& kernels_;
+};
+
+}  // namespace leash

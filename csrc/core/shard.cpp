@@ -1,0 +1,162 @@
+#include "core/shard.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace leash {
+namespace {
+
+// Chunks lie end to end, each from the start of a cache line.
+std::size_t slab_nbytes(const std::vector<ChunkSpec>& specs) {
+  std::size_t total = 0;
+  for (const ChunkSpec& spec : specs) total += round_up_to_cache_line(spec.nbytes());
+  return total;
+}
+
+void validate(const ShardOptions& options) {
+  if (options.average && options.bound != std::optional<std::uint64_t>(0)) {
+    throw std::invalid_argument("average: expected bound 0, since a mean waits for every worker");
+  }
+}
+
+std::string name_of(const Chunk& chunk) { return "chunk " + std::to_string(chunk.index); }
+
+}  // namespace
+
+Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
+    : options_(options),
+      optimizer_(options.sgd, options.scale_lr, kernels_for(instruction_set())),
+      values_(slab_nbytes(specs)) {
+  validate(options_);
+  if (optimizer_.has_momentum()) momentum_.emplace(slab_nbytes(specs));
+  chunks_.reserve(specs.size());
+  std::size_t offset = 0;
+  for (const ChunkSpec& spec : specs) {
+    leash::validate(spec);
+    const bool has_momentum = momentum_ && spec.kind == Kind::kParameter;
+    chunks_.push_back({.index = static_cast<std::uint32_t>(chunks_.size()),
+                       .spec = spec,
+                       .values = values_.data() + offset,
+                       .momentum = has_momentum ? momentum_->data() + offset : nullptr,
+                       .clock = StalenessClock(options_.bound)});
+    offset += round_up_to_cache_line(spec.nbytes());
+  }
+}
+
+const Chunk& Shard::at(std::uint32_t chunk) const {
+  if (chunk < chunks_.size()) return chunks_[chunk];
+  throw std::out_of_range("chunk " + std::to_string(chunk) + ": this shard has " +
+                          std::to_string(chunks_.size()) + " chunks");
+}
+
+Chunk& Shard::at(std::uint32_t chunk) { return const_cast<Chunk&>(std::as_const(*this).at(chunk)); }
+
+bool Shard::init(std::uint32_t chunk_index, const std::byte* values) {
+  Chunk& chunk = at(chunk_index);
+  if (chunk.initialized) return false;
+  std::memcpy(chunk.values, values, chunk.spec.nbytes());
+  chunk.initialized = true;
+  return true;
+}
+
+std::size_t Shard::initialized_chunks() const {
+  return static_cast<std::size_t>(std::ranges::count_if(chunks_, &Chunk::initialized));
+}
+
+void Shard::join(std::uint32_t worker, std::uint64_t clock) {
+  members_.check_join(worker, clock);  // a small model's shard may have no chunk that could refuse
+  for (const Chunk& chunk : chunks_) chunk.clock.check_join(worker, clock);
+  members_.join(worker, clock);
+  for (Chunk& chunk : chunks_) {
+    chunk.clock.join(worker, clock);
+    chunk.workers.insert_or_assign(worker, WorkerView{.pulled_version = chunk.version});
+  }
+}
+
+std::vector<Reply> Shard::leave(std::uint32_t worker) {
+  members_.leave(worker);
+  std::vector<Reply> replies;
+  for (Chunk& chunk : chunks_) {
+    for (Parked& entry : chunk.parked) {
+      if (entry.worker != worker) continue;
+      forget_answer(entry);
+      forget_gradient(entry);
+    }
+    chunk.clock.leave(worker);
+    chunk.workers.erase(worker);
+    settle(chunk, replies);
+  }
+  return replies;
+}
+
+std::uint64_t Shard::first_step() const {
+  std::uint64_t largest = 0;
+  for (const Chunk& chunk : chunks_) largest = std::max(largest, chunk.clock.minimum());
+  return largest + 1;
+}
+
+std::uint64_t Shard::clock(std::uint32_t chunk, std::uint32_t worker) const {
+  return at(chunk).clock.clock(worker);
+}
+
+std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
+                          std::byte* out) {
+  Chunk& chunk = at(chunk_index);
+  if (!chunk.initialized) throw std::invalid_argument(name_of(chunk) + " has no values yet");
+  chunk.copy_values(out);
+  if (worker) {
+    const auto found = chunk.workers.find(*worker);
+    if (found != chunk.workers.end()) found->second.pulled_version = chunk.version;
+  }
+  return chunk.version;
+}
+
+void Shard::unpark(std::uint32_t chunk_index, std::uint32_t worker) {
+  Chunk& chunk = at(chunk_index);
+  for (Parked& entry : chunk.parked) {
+    if (entry.worker == worker) forget_answer(entry);
+  }
+  std::erase_if(chunk.parked, [](const Parked& entry) { return entry.idle(); });
+}
+
+std::size_t Shard::parked() const {
+  std::size_t waiting = 0;
+  for (const Chunk& chunk : chunks_) {
+    for (const Parked& entry : chunk.parked) waiting += entry.awaits_answer ? 1 : 0;
+  }
+  return waiting;
+}
+
+void Shard::abandon() {
+  for (Chunk& chunk : chunks_) {
+    for (Parked& entry : chunk.parked) {
+      forget_answer(entry);
+      forget_gradient(entry);
+    }
+    chunk.parked.clear();
+  }
+}
+
+void Shard::momentum(std::uint32_t chunk_index, std::byte* out) const {
+  const Chunk& chunk = at(chunk_index);
+  if (!chunk.momentum_started) throw std::invalid_argument(name_of(chunk) + " has no momentum yet");
+  std::memcpy(out, chunk.momentum, chunk.spec.nbytes());
+}
+
+void Shard::load_momentum(std::uint32_t chunk_index, const std::byte* values) {
+  Chunk& chunk = at(chunk_index);
+  if (chunk.momentum == nullptr) throw std::invalid_argument(name_of(chunk) + " has no momentum");
+  std::memcpy(chunk.momentum, values, chunk.spec.nbytes());
+  chunk.momentum_started = true;
+}
+
+ShardStats Shard::stats() const {
+  ShardStats stats = stats_;
+  for (const Chunk& chunk : chunks_) stats.updates += chunk.version;
+  return stats;
+}
+
+}  // namespace leash

@@ -1,0 +1,127 @@
+// A contiguous run of chunks: their slab, optimizer state and clocks, and one call per message.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "core/chunk.h"
+#include "core/optimizer.h"
+#include "core/push.h"
+#include "core/sgd_options.h"
+#include "core/slab.h"
+
+namespace leash {
+
+struct ShardOptions {
+  SgdOptions sgd;
+  std::optional<std::uint64_t> bound;  // none for asp, 0 for bsp, s for ssp
+  bool average;                        // bsp: one update per step, from the mean of all workers
+  Nonfinite nonfinite;
+  bool scale_lr;  // see Optimizer
+};
+
+// Not synchronised: one call at a time, from any thread. chunks() and spec() never change and need
+// no lock.
+//
+// Frames: the memory of a Push must stay as it is until take_freed() has returned its owner. That
+// happens once for each push, in or after the call that needed the frame last.
+//
+// Every function that takes a chunk throws std::out_of_range if there is none such.
+class Shard {
+ public:
+  // Throws std::invalid_argument for options that contradict each other, std::bad_alloc.
+  Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options);
+
+  std::size_t chunks() const { return chunks_.size(); }
+  const ChunkSpec& spec(std::uint32_t chunk) const { return at(chunk).spec; }
+
+  // First values of a chunk, taken once: false if it had values already.
+  // REQUIRES: values holds the chunk's nbytes. The same for every pointer below.
+  bool init(std::uint32_t chunk, const std::byte* values);
+  bool initialized(std::uint32_t chunk) const { return at(chunk).initialized; }
+  std::size_t initialized_chunks() const;
+
+  // Throws std::invalid_argument, and changes nothing, if the worker is live or any chunk's
+  // clock refuses it.
+  void join(std::uint32_t worker, std::uint64_t clock);
+  // Forgets the worker and all that waits for it; what it pushed for an incomplete bsp step is left
+  // out of the mean. Returns the answers that waited only for it. Throws NotLive.
+  std::vector<Reply> leave(std::uint32_t worker);
+  std::vector<std::uint32_t> workers() const { return members_.workers(); }  // ascending
+
+  // A step that is new on every chunk: the largest of their minimums, plus one.
+  std::uint64_t first_step() const;
+  std::uint64_t clock(std::uint32_t chunk, std::uint32_t worker) const;  // throws NotLive
+  std::uint64_t minimum(std::uint32_t chunk) const { return at(chunk).clock.minimum(); }
+  std::uint64_t version(std::uint32_t chunk) const { return at(chunk).version; }
+
+  // Applies a push exactly once, ticks, and releases every answer that the clock lets go.
+  // Under bsp the contributions of a step are combined when the last live worker's has come, in
+  // the order of worker ids. One with no samples, or left out as non-finite, is no part of that.
+  // A late or repeated push is answered and not applied, and never lets a worker past the bound: if
+  // the answer still waits, the newer frame takes over as its place.
+  PushResult push(const Push& push);
+
+  // Copies the values out and returns the version, which becomes the base of the worker's
+  // staleness if it is live. Throws std::invalid_argument if the chunk has no values.
+  std::uint64_t pull(std::uint32_t chunk, std::optional<std::uint32_t> worker, std::byte* out);
+
+  // Forgets the answers that wait for a worker on a chunk. A contribution stays in the sum.
+  void unpark(std::uint32_t chunk, std::uint32_t worker);
+  std::size_t parked() const;  // answers that wait
+  // Forgets all that waits, so that every frame comes back: the last call before the end.
+  void abandon();
+
+  // The optimizer's buffer, for checkpoints. The last two throw std::invalid_argument if there is
+  // none: before the first update, or without momentum.
+  bool has_momentum(std::uint32_t chunk) const { return at(chunk).momentum_started; }
+  void momentum(std::uint32_t chunk, std::byte* out) const;
+  void load_momentum(std::uint32_t chunk, const std::byte* values);
+
+  void set_lr(double lr) { optimizer_.set_lr(lr); }
+  ShardStats stats() const;
+
+  // The owners of frames that are no longer needed since the last call.
+  std::vector<void*> take_freed() { return std::exchange(freed_, {}); }
+
+ private:
+  const Chunk& at(std::uint32_t chunk) const;
+  Chunk& at(std::uint32_t chunk);
+
+  // The parts of push().
+  Outcome classify(const Chunk& chunk, const Push& push) const;
+  void apply(Chunk& chunk, const Push& push, PushResult& result);
+  void answer_again(Chunk& chunk, const Push& push, std::vector<Reply>& replies);
+  void take_over_answer(Parked& entry, const Push& push);
+  std::uint64_t note_staleness(Chunk& chunk, std::uint32_t worker);
+
+  // The parts of releasing what the clock lets go.
+  void settle(Chunk& chunk, std::vector<Reply>& replies);
+  bool complete_steps(Chunk& chunk);
+  void collect_complete(Chunk& chunk);
+  Reply reply_to(Chunk& chunk, const Parked& entry);
+
+  // Each frame is freed when neither the answer nor the gradient of its entry needs it.
+  void park(Chunk& chunk, Parked entry, const Frame& frame);
+  void forget_answer(Parked& entry);
+  void forget_gradient(Parked& entry);
+  void free(const Frame& frame);
+
+  ShardOptions options_;
+  Optimizer optimizer_;
+  std::vector<Chunk> chunks_;
+  Slab values_;
+  std::optional<Slab> momentum_;
+  StalenessClock members_{std::nullopt};  // with the clocks that they joined at
+  ShardStats stats_;
+  std::vector<void*> freed_;
+
+  // Used within one call; kept so that a push allocates nothing.
+  std::vector<Contribution> contributions_;
+  std::vector<std::byte*> destinations_;
+};
+
+}  // namespace leash

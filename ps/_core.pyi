@@ -1,0 +1,426 @@
+"""
+The C++ core of Leash: clocks, kernels, and the shard that holds the parameters.
+"""
+
+from __future__ import annotations
+import collections.abc
+import enum
+import numpy
+import numpy.typing
+import typing
+import typing_extensions
+
+__all__: list[str] = [
+    "ChunkSpec",
+    "Nonfinite",
+    "Outcome",
+    "PushResult",
+    "Reply",
+    "SgdOptions",
+    "Shard",
+    "ShardStats",
+    "StalenessClock",
+    "build_info",
+    "instruction_set",
+    "instruction_sets",
+    "kernels",
+]
+
+class ChunkSpec:
+    """
+    What a chunk holds.
+
+    dtype is 'f32' or 'f64'. kind is 'parameter' (pushed as gradients) or 'buffer' (pushed as values).
+    """
+    def __init__(
+        self, values: typing.SupportsInt | typing.SupportsIndex, dtype: str, kind: str
+    ) -> None: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def values(self) -> int: ...
+
+class SgdOptions:
+    """
+    The settings of torch.optim.SGD.
+
+    ValueError for what torch.optim.SGD refuses and for values that are not finite.
+    """
+    def __init__(
+        self,
+        lr: typing.SupportsFloat | typing.SupportsIndex,
+        momentum: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        dampening: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        weight_decay: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        nesterov: bool = False,
+    ) -> None: ...
+    @property
+    def dampening(self) -> float: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def nesterov(self) -> bool: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+class Nonfinite(enum.Enum):
+    """
+    What to do with a push that holds a NaN or an infinity.
+    """
+
+    APPLY = ...
+    RAISE = ...
+    SKIP = ...
+
+class Outcome(enum.Enum):
+    """
+    What became of a push.
+    """
+
+    APPLIED = ...
+    DUPLICATE = ...
+    GAP = ...
+    NONFINITE = ...
+    NOT_LIVE = ...
+    UNINITIALIZED = ...
+
+class Reply:
+    """
+    An answer that may go out now.
+
+    Its payload, if it has one, holds the chunk's parameters of that version. lag is the worker's at this
+    moment; staleness is that of the push that is answered.
+    """
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def has_payload(self) -> bool: ...
+    @property
+    def lag(self) -> int: ...
+    @property
+    def staleness(self) -> int: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def worker(self) -> int: ...
+
+class PushResult:
+    """
+    What a push set off.
+
+    clock is the worker's on this chunk after the call, 0 if it is not live. nonfinite_index is the place
+    of the first NaN or infinity in the chunk.
+    """
+    @property
+    def clock(self) -> int: ...
+    @property
+    def nonfinite_index(self) -> int | None: ...
+    @property
+    def outcome(self) -> Outcome: ...
+    @property
+    def replies(self) -> list[Reply]: ...
+
+class ShardStats:
+    """
+    Counts since the shard was made.
+    """
+    @property
+    def applied(self) -> int:
+        """
+        pushes that ticked
+        """
+    @property
+    def duplicates(self) -> int: ...
+    @property
+    def gaps(self) -> int: ...
+    @property
+    def max_lag(self) -> int:
+        """
+        over the answers that let a worker go on
+        """
+    @property
+    def max_staleness(self) -> int: ...
+    @property
+    def mean_staleness(self) -> float: ...
+    @property
+    def nonfinite(self) -> int:
+        """
+        pushes with a NaN or an infinity
+        """
+    @property
+    def staleness_count(self) -> int: ...
+    @property
+    def staleness_sum(self) -> int: ...
+    @property
+    def updates(self) -> int:
+        """
+        versions, over all chunks
+        """
+
+class StalenessClock:
+    """
+    How many steps each live worker has done.
+
+    A bound of None is asp, 0 is bsp, s is ssp. The minimum never decreases.
+    """
+    def __contains__(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool: ...
+    def __init__(self, bound: typing.SupportsInt | typing.SupportsIndex | None) -> None: ...
+    def __len__(self) -> int: ...
+    def admits(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Is the lag within the bound: may the worker begin its next step?
+        """
+    def clock(self, worker: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        KeyError if it is not live.
+        """
+    def join(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        clock: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        ValueError if the worker is live already, or if the clock is below the minimum.
+        """
+    def lag(self, worker: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        clock(worker) - minimum().
+        """
+    def leave(self, worker: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        KeyError if it is not live.
+        """
+    def minimum(self) -> int:
+        """
+        The smallest clock of any live worker; the last one there was when nobody is live.
+        """
+    def tick(self, worker: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        One more step; returns the new clock. KeyError if the worker is not live.
+        """
+    def workers(self) -> list[int]:
+        """
+        The live workers, in ascending order.
+        """
+    @property
+    def bound(self) -> int | None: ...
+
+class kernels:
+    """
+    The loops, for tests and benchmarks.
+
+    isa is one of instruction_sets(). Arrays are changed in place, never converted; payloads are bytes and
+    may be unaligned.
+    """
+    @staticmethod
+    @typing.overload
+    def accumulate(
+        isa: str,
+        sum: numpy.typing.NDArray[numpy.float32],
+        payload: typing_extensions.Buffer,
+        weight: typing.SupportsFloat | typing.SupportsIndex,
+        first: bool,
+    ) -> None:
+        """
+        sum = weight * payload if first, else sum += weight * payload.
+        """
+    @staticmethod
+    @typing.overload
+    def accumulate(
+        isa: str,
+        sum: numpy.typing.NDArray[numpy.float64],
+        payload: typing_extensions.Buffer,
+        weight: typing.SupportsFloat | typing.SupportsIndex,
+        first: bool,
+    ) -> None:
+        """
+        sum = weight * payload if first, else sum += weight * payload.
+        """
+    @staticmethod
+    def first_nonfinite(
+        isa: str,
+        dtype: str,
+        payload: typing_extensions.Buffer,
+        n: typing.SupportsInt | typing.SupportsIndex,
+    ) -> int:
+        """
+        The index of the first NaN or infinity, n if there is none.
+        """
+    @staticmethod
+    @typing.overload
+    def sgd(
+        isa: str,
+        w: numpy.typing.NDArray[numpy.float32],
+        momentum: numpy.typing.NDArray[numpy.float32] | None,
+        gradient: typing_extensions.Buffer,
+        reply: typing_extensions.Buffer | None,
+        options: SgdOptions,
+        first_update: bool,
+    ) -> None:
+        """
+        One step of torch.optim.SGD. reply may be gradient.
+        """
+    @staticmethod
+    @typing.overload
+    def sgd(
+        isa: str,
+        w: numpy.typing.NDArray[numpy.float64],
+        momentum: numpy.typing.NDArray[numpy.float64] | None,
+        gradient: typing_extensions.Buffer,
+        reply: typing_extensions.Buffer | None,
+        options: SgdOptions,
+        first_update: bool,
+    ) -> None:
+        """
+        One step of torch.optim.SGD. reply may be gradient.
+        """
+
+class Shard:
+    """
+    A run of chunks: parameters, optimizer state, clocks.
+
+    May be called from any thread. A payload is any contiguous buffer of exactly the chunk's nbytes, taken
+    as little-endian numbers of the chunk's dtype; it is never converted. IndexError for a chunk that the
+    shard does not have, ValueError for a payload that does not fit; nothing has changed then.
+    """
+    def __init__(
+        self,
+        chunks: collections.abc.Sequence[ChunkSpec],
+        options: SgdOptions,
+        *,
+        bound: typing.SupportsInt | typing.SupportsIndex | None,
+        average: bool,
+        nonfinite: Nonfinite,
+        scale_lr: bool = False,
+    ) -> None:
+        """
+        bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of
+        all workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
+        times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1).
+        """
+    def clock(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+    ) -> int:
+        """
+        KeyError if the worker is not live.
+        """
+    def first_step(self) -> int:
+        """
+        A step that is new on every chunk: the largest minimum, plus one.
+        """
+    def has_momentum(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        True from the first update with momentum on.
+        """
+    def init(
+        self, chunk: typing.SupportsInt | typing.SupportsIndex, payload: typing_extensions.Buffer
+    ) -> bool:
+        """
+        First values of a chunk, taken once: False if it had values already.
+        """
+    def initialized(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> bool: ...
+    def join(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        clock: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        On every chunk or, with a ValueError, on none.
+        """
+    def leave(self, worker: typing.SupportsInt | typing.SupportsIndex) -> list[Reply]:
+        """
+        Forgets the worker and what waits for it; KeyError if it is not live.
+
+        Returns the answers to others that waited only for it.
+        """
+    def load_momentum(
+        self, chunk: typing.SupportsInt | typing.SupportsIndex, payload: typing_extensions.Buffer
+    ) -> None:
+        """
+        Sets the optimizer's buffer. ValueError without momentum.
+        """
+    def minimum(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> int: ...
+    def momentum(
+        self, chunk: typing.SupportsInt | typing.SupportsIndex, out: typing_extensions.Buffer
+    ) -> None:
+        """
+        Copies the optimizer's buffer into out. ValueError if there is none yet.
+        """
+    def parked(self) -> int:
+        """
+        How many answers wait, on all chunks.
+        """
+    def pull(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        worker: typing.SupportsInt | typing.SupportsIndex | None,
+        out: typing_extensions.Buffer,
+    ) -> int:
+        """
+        Copies the parameters into out and returns their version.
+
+        The version becomes the base of the worker's staleness if it is live. ValueError if the chunk has no
+        values yet.
+        """
+    def push(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        step: typing.SupportsInt | typing.SupportsIndex,
+        samples: typing.SupportsInt | typing.SupportsIndex,
+        payload: typing_extensions.Buffer,
+        wants_payload: bool,
+    ) -> PushResult:
+        """
+        Applies a push exactly once and returns every answer that may go out now.
+
+        Keeps the payload until it is no longer needed. If wants_payload, the payload holds the chunk's
+        parameters when the Reply for this worker and step is returned, by this call or a later one.
+        """
+    def set_lr(self, lr: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
+    def stats(self) -> ShardStats: ...
+    def unpark(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Forgets the answers that wait for a worker; a bsp contribution stays in the sum.
+        """
+    def version(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Updates so far.
+        """
+    def workers(self) -> list[int]:
+        """
+        The live workers, in ascending order.
+        """
+    @property
+    def chunks(self) -> int: ...
+    @property
+    def initialized_chunks(self) -> int: ...
+
+def build_info() -> dict[str, bool | str]:
+    """
+    How this module was built: version, compiler, build_type, sanitized.
+    """
+
+def instruction_set() -> str:
+    """
+    The instruction set in use: the fastest, or the one that LEASH_ISA names.
+    """
+
+def instruction_sets() -> list[str]:
+    """
+    Those that this CPU can run, the slowest first.
+    """

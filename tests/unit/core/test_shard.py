@@ -1,0 +1,628 @@
+"""What a shard promises, one promise a test."""
+
+import gc
+import itertools
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ps._core import ChunkSpec, Nonfinite, Outcome, PushResult, SgdOptions, Shard
+
+F32 = NDArray[np.float32]
+
+N = 5
+ASP: dict[str, Any] = {"bound": None, "average": False}
+SSP1: dict[str, Any] = {"bound": 1, "average": False}
+BSP: dict[str, Any] = {"bound": 0, "average": True}
+
+
+def f32(*values: float) -> F32:
+    """N float32 numbers, the last one repeated."""
+    return np.array(values + values[-1:] * (N - len(values)), np.float32)
+
+
+def parameters(values: int = N) -> ChunkSpec:
+    return ChunkSpec(values=values, dtype="f32", kind="parameter")
+
+
+def buffers() -> ChunkSpec:
+    return ChunkSpec(values=N, dtype="f32", kind="buffer")
+
+
+def make_shard(
+    policy: dict[str, Any],
+    workers: int = 2,
+    chunks: tuple[ChunkSpec, ...] = (parameters(),),
+    nonfinite: Nonfinite = Nonfinite.RAISE,
+    scale_lr: bool = False,
+    **sgd: Any,
+) -> Shard:
+    """Workers 1 to `workers` at clock 0, every value 0, learning rate 1."""
+    options = SgdOptions(**{"lr": 1.0, **sgd})
+    shard = Shard(list(chunks), options, **policy, nonfinite=nonfinite, scale_lr=scale_lr)
+    for index, chunk in enumerate(chunks):
+        shard.init(index, bytes(chunk.nbytes))
+    for worker in range(1, workers + 1):
+        shard.join(worker, 0)
+    return shard
+
+
+def push(
+    shard: Shard,
+    worker: int,
+    step: int,
+    payload: F32,
+    *,
+    chunk: int = 0,
+    samples: int = 1,
+    wants_payload: bool = True,
+) -> PushResult:
+    return shard.push(chunk, worker, step, samples, payload, wants_payload)
+
+
+def values_of(shard: Shard, chunk: int = 0) -> list[float]:
+    out = f32(0)
+    shard.pull(chunk, None, out)
+    return [float(value) for value in out]
+
+
+def answered(result: PushResult) -> list[tuple[int, int]]:
+    return [(reply.worker, reply.step) for reply in result.replies]
+
+
+# First values, sizes, buffers
+
+
+def test_first_values_are_taken_once() -> None:
+    shard = Shard([parameters()], SgdOptions(lr=1.0), **ASP, nonfinite=Nonfinite.RAISE)
+    assert (shard.chunks, shard.initialized_chunks, shard.initialized(0)) == (1, 0, False)
+    assert shard.init(0, f32(1))
+    assert not shard.init(0, f32(2))
+    assert (shard.initialized_chunks, shard.initialized(0)) == (1, True)
+    assert values_of(shard) == f32(1).tolist()
+
+
+def test_a_pull_before_the_first_values_is_refused() -> None:
+    shard = Shard([parameters()], SgdOptions(lr=1.0), **ASP, nonfinite=Nonfinite.RAISE)
+    with pytest.raises(ValueError, match="chunk 0 has no values yet"):
+        shard.pull(0, None, f32(0))
+
+
+def test_a_chunk_that_is_not_there_is_an_index_error() -> None:
+    shard = make_shard(ASP)
+    with pytest.raises(IndexError, match="chunk 1: this shard has 1 chunks"):
+        shard.init(1, f32(0))
+    with pytest.raises(IndexError):
+        push(shard, 1, 1, f32(0), chunk=1)
+    with pytest.raises(IndexError):
+        shard.version(1)
+
+
+def test_a_payload_of_the_wrong_size_changes_nothing() -> None:
+    shard = make_shard(ASP)
+    for call in (
+        lambda: shard.push(0, 1, 1, 1, bytearray(N * 4 - 1), True),
+        lambda: shard.init(0, bytes(N * 4 + 1)),
+        lambda: shard.pull(0, None, bytearray(0)),
+    ):
+        with pytest.raises(ValueError, match="chunk 0: expected 20 bytes, got"):
+            call()
+    assert (shard.clock(0, 1), shard.version(0), shard.stats().applied) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [bytes(N * 4), memoryview(bytes(N * 4)), np.zeros(2 * N, np.float32)[::2]],
+    ids=["bytes", "read-only view", "strided array"],
+)
+def test_a_read_only_or_strided_payload_changes_nothing(payload: Any) -> None:
+    shard = make_shard(ASP)
+    with pytest.raises(ValueError, match="chunk 0: expected a writable, contiguous buffer"):
+        shard.push(0, 1, 1, 1, payload, True)
+    with pytest.raises(TypeError):
+        shard.push(0, 1, 1, 1, [0.0] * N, True)  # type: ignore[arg-type]
+    assert (shard.clock(0, 1), shard.stats().applied) == (0, 0)
+
+
+def test_a_payload_may_be_unaligned_and_of_any_item_type() -> None:
+    shard = make_shard(ASP, workers=1)
+    memory = bytearray(1) + bytearray(f32(1).tobytes())
+    view = memoryview(memory)[1:]
+    shard.push(0, 1, 1, 1, view, True)
+    assert bytes(view) == f32(-1).tobytes()
+    shard.push(0, 1, 2, 1, f32(1).view(np.int16), True)
+    assert values_of(shard) == f32(-2).tolist()
+
+
+def test_chunks_do_not_touch_each_other() -> None:
+    chunks = (parameters(), ChunkSpec(values=3, dtype="f64", kind="parameter"), parameters())
+    shard = make_shard(ASP, workers=1, chunks=chunks)
+    shard.push(1, 1, 1, 1, np.ones(3), True)
+    out = np.zeros(3)
+    assert shard.pull(1, None, out) == 1
+    assert (out.tolist(), values_of(shard, 0), values_of(shard, 2)) == (
+        [-1.0] * 3,
+        [0.0] * N,
+        [0.0] * N,
+    )
+    assert [shard.clock(chunk, 1) for chunk in range(3)] == [0, 1, 0]
+
+
+def test_a_chunk_may_be_empty() -> None:
+    for policy in (ASP, BSP):
+        shard = make_shard(policy, workers=1, chunks=(parameters(0),))
+        assert answered(shard.push(0, 1, 1, 1, bytearray(), True)) == [(1, 1)]
+
+
+# Waiting
+
+
+def test_an_asp_push_is_applied_and_answered_at_once_in_its_own_memory() -> None:
+    shard = make_shard(ASP)
+    payload = f32(1, 2)
+    result = push(shard, 1, 1, payload)
+    assert (result.outcome, result.clock, result.nonfinite_index) == (Outcome.APPLIED, 1, None)
+    assert payload.tolist() == values_of(shard) == f32(-1, -2).tolist()
+    (reply,) = result.replies
+    assert (reply.chunk, reply.worker, reply.step, reply.version) == (0, 1, 1, 1)
+    assert (reply.lag, reply.staleness, reply.has_payload) == (1, 0, True)
+
+
+def test_reply_waits_while_the_slowest_worker_is_beyond_the_bound() -> None:
+    shard = make_shard(SSP1)
+    assert answered(push(shard, 1, 1, f32(1))) == [(1, 1)]
+    payload = f32(1)
+    assert answered(push(shard, 1, 2, payload)) == []
+    assert (shard.parked(), values_of(shard)) == (1, f32(-2).tolist())
+    result = push(shard, 2, 1, f32(1))
+    assert answered(result) == [(1, 2), (2, 1)]
+    assert payload.tolist() == f32(-3).tolist()
+    assert [(reply.lag, reply.version) for reply in result.replies] == [(1, 3), (0, 3)]
+    assert (shard.parked(), shard.stats().max_lag) == (0, 1)
+
+
+def test_an_answer_without_payload_leaves_the_memory_as_it_was() -> None:
+    shard = make_shard(SSP1)
+    first, second = f32(1), f32(1)
+    assert not push(shard, 1, 1, first, wants_payload=False).replies[0].has_payload
+    push(shard, 1, 2, second, wants_payload=False)
+    assert answered(push(shard, 2, 1, f32(1))) == [(1, 2), (2, 1)]
+    assert first.tolist() == second.tolist() == f32(1).tolist()
+
+
+def test_a_leaver_lets_go_of_those_who_waited_for_it() -> None:
+    shard = make_shard(SSP1)
+    payload = f32(1)
+    push(shard, 1, 1, f32(1))
+    push(shard, 1, 2, payload)
+    assert [(reply.worker, reply.lag) for reply in shard.leave(2)] == [(1, 0)]
+    assert payload.tolist() == f32(-2).tolist()
+
+
+def test_a_leaver_gets_no_answer() -> None:
+    shard = make_shard(BSP)
+    payload = f32(1)
+    push(shard, 1, 1, payload)
+    assert shard.leave(1) == []
+    assert (shard.parked(), payload.tolist(), shard.workers()) == (0, f32(1).tolist(), [2])
+    with pytest.raises(KeyError, match="worker 1 is not live"):
+        shard.leave(1)
+
+
+def test_an_unparked_answer_is_not_written() -> None:
+    shard = make_shard(SSP1)
+    payload = f32(1)
+    push(shard, 1, 1, f32(1))
+    push(shard, 1, 2, payload)
+    shard.unpark(0, 1)
+    assert shard.parked() == 0
+    assert answered(push(shard, 2, 1, f32(1))) == [(2, 1)]
+    assert payload.tolist() == f32(1).tolist()
+
+
+def test_an_unparked_bsp_gradient_stays_in_the_mean() -> None:
+    shard = make_shard(BSP)
+    push(shard, 1, 1, f32(2))
+    shard.unpark(0, 1)
+    assert answered(push(shard, 2, 1, f32(4))) == [(2, 1)]
+    assert values_of(shard) == f32(-3).tolist()
+
+
+# Exactly once
+
+
+def test_a_repeated_push_is_answered_and_not_applied() -> None:
+    shard = make_shard(ASP)
+    push(shard, 1, 1, f32(1))
+    again = f32(1)
+    result = push(shard, 1, 1, again)
+    assert (result.outcome, result.clock, answered(result)) == (Outcome.DUPLICATE, 1, [(1, 1)])
+    assert again.tolist() == values_of(shard) == f32(-1).tolist()
+    assert (shard.stats().duplicates, shard.stats().applied, shard.version(0)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("policy", [SSP1, BSP], ids=["ssp", "bsp"])
+def test_a_repeated_push_takes_over_the_place_of_the_answer(policy: dict[str, Any]) -> None:
+    shard = make_shard(policy)
+    bound = policy["bound"]
+    for step in range(1, bound + 1):
+        push(shard, 1, step, f32(0))
+    first, again = f32(2), f32(99)
+    push(shard, 1, bound + 1, first)
+    result = push(shard, 1, bound + 1, again)
+    assert (result.outcome, answered(result), shard.parked()) == (Outcome.DUPLICATE, [], 1)
+    assert answered(push(shard, 2, 1, f32(2))) == [(1, bound + 1), (2, 1)]
+    assert again.tolist() == values_of(shard) != first.tolist()
+    assert values_of(shard) == f32(-2 if policy is BSP else -4).tolist()
+
+
+def test_a_repeated_push_does_not_pass_the_bound_after_its_answer_was_unparked() -> None:
+    shard = make_shard(SSP1)
+    push(shard, 1, 1, f32(1))
+    push(shard, 1, 2, f32(1))
+    shard.unpark(0, 1)
+    again = f32(1)
+    assert answered(push(shard, 1, 2, again)) == []
+    assert answered(push(shard, 2, 1, f32(1))) == [(1, 2), (2, 1)]
+    assert again.tolist() == values_of(shard)
+
+
+def test_a_late_copy_of_an_older_step_is_answered_at_once() -> None:
+    shard = make_shard(SSP1)
+    push(shard, 1, 1, f32(1))
+    push(shard, 1, 2, f32(1))
+    late = f32(1)
+    assert answered(push(shard, 1, 1, late)) == [(1, 1)]
+    assert late.tolist() == f32(-2).tolist()
+    assert (shard.parked(), shard.stats().max_lag) == (1, 1)
+
+
+def test_a_gap_changes_nothing() -> None:
+    shard = make_shard(ASP)
+    payload = f32(1)
+    result = push(shard, 1, 2, payload)
+    assert (result.outcome, result.replies, result.clock) == (Outcome.GAP, [], 0)
+    assert (payload.tolist(), values_of(shard)) == (f32(1).tolist(), f32(0).tolist())
+    assert (shard.stats().gaps, shard.stats().applied) == (1, 0)
+
+
+def test_a_stranger_and_an_empty_chunk_are_told_apart() -> None:
+    shard = Shard([parameters()], SgdOptions(lr=1.0), **ASP, nonfinite=Nonfinite.RAISE)
+    assert push(shard, 1, 1, f32(1)).outcome is Outcome.NOT_LIVE
+    shard.join(1, 3)
+    result = push(shard, 1, 4, f32(1))
+    assert (result.outcome, result.clock, result.replies) == (Outcome.UNINITIALIZED, 3, [])
+
+
+# Means
+
+
+def joint_batch_sgd(gradients: list[list[F32]], samples: list[int], options: dict[str, Any]) -> F32:
+    """torch.optim.SGD along the weighted mean of each step's gradients."""
+    parameter = torch.zeros(len(gradients[0][0]), requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], **options)
+    for step in gradients:
+        mean = sum(n * g.astype(np.float64) for n, g in zip(samples, step, strict=True))
+        parameter.grad = torch.tensor(mean / sum(samples), dtype=torch.float32)
+        optimizer.step()
+    return parameter.detach().numpy()
+
+
+@pytest.mark.parametrize("n", [1, 1023, 1024, 1025, 5000])
+def test_bsp_equals_one_process_on_the_joint_batch(n: int) -> None:
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
+    samples = [32, 7, 64]
+    random = np.random.default_rng(0)
+    gradients = [[random.standard_normal(n).astype(np.float32) for _ in samples] for _ in range(3)]
+    shard = make_shard(BSP, workers=3, chunks=(parameters(n),), **options)
+    expected = joint_batch_sgd(gradients, samples, options)
+    for step, of_step in enumerate(gradients, start=1):
+        payloads = [gradient.copy() for gradient in of_step]
+        for worker, payload in enumerate(payloads, start=1):
+            push(shard, worker, step, payload, samples=samples[worker - 1])
+    for payload in payloads:
+        np.testing.assert_allclose(payload, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bsp_gives_the_same_bits_in_whatever_order_the_pushes_come() -> None:
+    random = np.random.default_rng(0)
+    n = 3000
+    gradients = {w: random.standard_normal(n).astype(np.float32) * 10.0**w for w in (1, 2, 3, 4)}
+    results = set()
+    for order in itertools.permutations(gradients):
+        shard = make_shard(BSP, workers=4, chunks=(parameters(n),))
+        for worker in order:
+            push(shard, worker, 1, gradients[worker].astype(np.float32), samples=worker)
+        out = np.zeros(n, np.float32)
+        shard.pull(0, None, out)
+        results.add(out.tobytes())
+    total = np.zeros(n, np.float32)
+    for worker, gradient in gradients.items():
+        total += np.float32(worker / 10) * gradient.astype(np.float32)
+    assert results == {(np.float32(0) - total).tobytes()}
+
+
+def test_one_bsp_step_is_one_update() -> None:
+    shard = make_shard(BSP, workers=3)
+    for worker in (1, 2):
+        assert push(shard, worker, 1, f32(1)).replies == []
+        assert shard.version(0) == 0
+    result = push(shard, 3, 1, f32(1))
+    assert answered(result) == [(1, 1), (2, 1), (3, 1)]
+    assert {reply.version for reply in result.replies} == {1}
+    assert shard.stats().updates == 1
+
+
+def test_a_leaver_is_left_out_of_the_mean() -> None:
+    shard = make_shard(BSP, workers=3)
+    payload = f32(2)
+    push(shard, 1, 1, payload)
+    push(shard, 2, 1, f32(100))
+    assert shard.leave(2) == []
+    assert answered(push(shard, 3, 1, f32(4))) == [(1, 1), (3, 1)]
+    assert payload.tolist() == f32(-3).tolist()
+
+
+def test_a_leaver_completes_the_step_that_waited_only_for_it() -> None:
+    shard = make_shard(BSP, workers=3)
+    payload = f32(2)
+    push(shard, 1, 1, payload)
+    push(shard, 2, 1, f32(4))
+    assert [reply.worker for reply in shard.leave(3)] == [1, 2]
+    assert payload.tolist() == f32(-3).tolist()
+
+
+def test_a_push_without_samples_has_no_weight() -> None:
+    shard = make_shard(BSP)
+    push(shard, 1, 1, f32(100), samples=0)
+    push(shard, 2, 1, f32(3), samples=7)
+    assert values_of(shard) == f32(-3).tolist()
+
+
+def test_a_step_without_samples_is_no_update() -> None:
+    shard = make_shard(BSP)
+    payload = f32(100)
+    push(shard, 1, 1, payload, samples=0)
+    assert answered(push(shard, 2, 1, f32(3), samples=0)) == [(1, 1), (2, 1)]
+    assert (payload.tolist(), shard.version(0), shard.clock(0, 1)) == (f32(0).tolist(), 0, 1)
+
+
+@pytest.mark.parametrize(("scale_lr", "expected"), [(False, -3.0), (True, -6.0)])
+def test_scale_lr_multiplies_by_the_gradients_in_the_mean(scale_lr: bool, expected: float) -> None:
+    shard = make_shard(BSP, workers=3, scale_lr=scale_lr)
+    push(shard, 1, 1, f32(100), samples=0)
+    push(shard, 2, 1, f32(2))
+    push(shard, 3, 1, f32(4))
+    assert values_of(shard) == f32(expected).tolist()
+
+
+def test_a_mean_needs_bound_zero() -> None:
+    with pytest.raises(ValueError, match="average: expected bound 0"):
+        Shard([], SgdOptions(lr=1.0), bound=1, average=True, nonfinite=Nonfinite.RAISE)
+
+
+# Values that are not finite
+
+
+def test_raise_ticks_and_leaves_the_answer_to_the_caller() -> None:
+    shard = make_shard(ASP, momentum=0.9)
+    payload = f32(1, 1, np.nan, np.inf)
+    result = push(shard, 1, 1, payload)
+    assert (result.outcome, result.nonfinite_index, result.replies) == (Outcome.NONFINITE, 2, [])
+    assert (result.clock, shard.version(0), shard.has_momentum(0)) == (1, 0, False)
+    assert (values_of(shard), shard.parked()) == (f32(0).tolist(), 0)
+    assert (shard.stats().nonfinite, shard.stats().applied) == (1, 1)
+
+
+def test_skip_answers_as_usual() -> None:
+    shard = make_shard(ASP, nonfinite=Nonfinite.SKIP)
+    payload = f32(np.inf)
+    result = push(shard, 1, 1, payload)
+    assert (result.outcome, result.nonfinite_index) == (Outcome.NONFINITE, 0)
+    assert (answered(result), payload.tolist()) == ([(1, 1)], f32(0).tolist())
+
+
+def test_apply_does_not_look() -> None:
+    shard = make_shard(ASP, nonfinite=Nonfinite.APPLY)
+    result = push(shard, 1, 1, f32(1, np.inf))
+    assert (result.outcome, result.nonfinite_index) == (Outcome.APPLIED, None)
+    assert values_of(shard) == f32(-1, -np.inf).tolist()
+
+
+@pytest.mark.parametrize("nonfinite", [Nonfinite.RAISE, Nonfinite.SKIP])
+def test_a_nonfinite_gradient_is_left_out_of_the_mean(nonfinite: Nonfinite) -> None:
+    shard = make_shard(BSP, nonfinite=nonfinite)
+    push(shard, 1, 1, f32(np.nan))
+    answers = answered(push(shard, 2, 1, f32(3)))
+    assert answers == ([(2, 1)] if nonfinite is Nonfinite.RAISE else [(1, 1), (2, 1)])
+    assert values_of(shard) == f32(-3).tolist()
+
+
+def test_a_nonfinite_push_lets_others_go() -> None:
+    shard = make_shard(BSP)
+    push(shard, 1, 1, f32(3))
+    result = push(shard, 2, 1, f32(np.nan))
+    assert (result.outcome, answered(result)) == (Outcome.NONFINITE, [(1, 1)])
+
+
+# Buffers
+
+
+def test_of_buffers_the_newest_wins() -> None:
+    shard = make_shard(ASP, chunks=(buffers(),))
+    push(shard, 1, 1, f32(7))
+    payload = f32(8)
+    assert push(shard, 2, 1, payload).replies[0].version == 2
+    assert payload.tolist() == values_of(shard) == f32(8).tolist()
+
+
+def test_of_a_bsp_step_the_buffer_of_the_highest_worker_wins() -> None:
+    shard = make_shard(BSP, workers=3, chunks=(buffers(),))
+    low = f32(7)
+    push(shard, 3, 1, f32(9), samples=0)  # saw no samples, so it has no new values
+    push(shard, 2, 1, f32(8))
+    push(shard, 1, 1, low)
+    assert low.tolist() == values_of(shard) == f32(8).tolist()
+    assert shard.version(0) == 1
+
+
+# Joining, staleness, statistics
+
+
+def test_the_first_step_of_a_joiner_is_new_on_every_chunk() -> None:
+    shard = make_shard(ASP, chunks=(parameters(), parameters()))
+    assert shard.first_step() == 1
+    for worker in (1, 2):
+        push(shard, worker, 1, f32(0), chunk=1)
+    assert (shard.minimum(0), shard.minimum(1), shard.first_step()) == (0, 1, 2)
+
+
+def test_joining_is_all_or_nothing() -> None:
+    shard = make_shard(ASP, workers=1, chunks=(parameters(), parameters()))
+    push(shard, 1, 1, f32(0), chunk=1)
+    with pytest.raises(ValueError, match="worker 2: expected a clock of at least 1"):
+        shard.join(2, 0)
+    with pytest.raises(ValueError, match="worker 1: is live already"):
+        shard.join(1, 5)
+    assert shard.workers() == [1]
+    shard.join(2, 1)
+    assert (shard.clock(0, 2), shard.clock(1, 2)) == (1, 1)
+    with pytest.raises(KeyError):
+        shard.clock(0, 3)
+
+
+def test_a_shard_without_chunks_still_has_members() -> None:
+    shard = Shard([], SgdOptions(lr=1.0), **SSP1, nonfinite=Nonfinite.RAISE)
+    shard.join(1, 0)
+    with pytest.raises(ValueError, match="worker 1: is live already"):
+        shard.join(1, 0)
+    with pytest.raises(ValueError, match="worker 0: expected an id of at least 1"):
+        shard.join(0, 0)
+    assert (shard.workers(), shard.first_step(), shard.leave(1)) == ([1], 1, [])
+
+
+def test_staleness_counts_the_updates_since_the_last_parameters() -> None:
+    shard = make_shard(ASP, workers=3)
+    for step in (1, 2):
+        push(shard, 1, step, f32(0))
+    assert push(shard, 2, 1, f32(0)).replies[0].staleness == 2
+    assert push(shard, 1, 3, f32(0)).replies[0].staleness == 1
+    shard.pull(0, 3, f32(0))
+    assert push(shard, 3, 1, f32(0)).replies[0].staleness == 0
+    stats = shard.stats()
+    assert (stats.max_staleness, stats.staleness_sum, stats.staleness_count) == (2, 3, 5)
+    assert (stats.mean_staleness, stats.updates) == (0.6, 5)
+
+
+def test_an_answer_without_payload_is_no_pull() -> None:
+    shard = make_shard(ASP)
+    push(shard, 1, 1, f32(0), wants_payload=False)
+    assert push(shard, 1, 2, f32(0)).replies[0].staleness == 1
+    assert push(shard, 1, 3, f32(0)).replies[0].staleness == 0
+
+
+def test_the_learning_rate_can_change() -> None:
+    shard = make_shard(ASP)
+    shard.set_lr(0.5)
+    push(shard, 1, 1, f32(2))
+    assert values_of(shard) == f32(-1).tolist()
+    with pytest.raises(ValueError, match="lr: expected a finite number"):
+        shard.set_lr(-1.0)
+
+
+# Momentum
+
+
+def test_momentum_survives_a_checkpoint() -> None:
+    shard, restored = (make_shard(ASP, momentum=0.5) for _ in range(2))
+    assert not shard.has_momentum(0)
+    with pytest.raises(ValueError, match="chunk 0 has no momentum yet"):
+        shard.momentum(0, f32(0))
+    push(shard, 1, 1, f32(2))
+    buffer = f32(0)
+    shard.momentum(0, buffer)
+    restored.load_momentum(0, buffer.tobytes())
+    assert (buffer.tolist(), restored.has_momentum(0)) == (f32(2).tolist(), True)
+    push(restored, 1, 1, f32(2))
+    assert values_of(restored) == f32(-3).tolist()
+
+
+def test_without_momentum_there_is_no_buffer_to_load() -> None:
+    shard = make_shard(ASP)
+    with pytest.raises(ValueError, match="chunk 0 has no momentum"):
+        shard.load_momentum(0, f32(0))
+    shard = make_shard(ASP, chunks=(buffers(),), momentum=0.5)
+    with pytest.raises(ValueError, match="chunk 0 has no momentum"):
+        shard.load_momentum(0, f32(0))
+
+
+# Memory and threads
+
+
+def test_parked_memory_lives_as_long_as_it_is_needed_and_no_longer() -> None:
+    shard = make_shard(BSP)
+    payload = f32(2)
+    parked = weakref.ref(payload)
+    push(shard, 1, 1, payload)
+    del payload
+    gc.collect()
+    assert parked() is not None
+    push(shard, 2, 1, f32(4))
+    assert values_of(shard) == f32(-3).tolist()
+    assert parked() is None
+
+
+def test_a_parked_bytearray_cannot_be_resized() -> None:
+    shard = make_shard(BSP)
+    payload = bytearray(N * 4)
+    shard.push(0, 1, 1, 1, payload, True)
+    with pytest.raises(BufferError):
+        payload.clear()
+    shard.unpark(0, 1)
+    with pytest.raises(BufferError):  # the gradient is still part of the sum
+        payload.clear()
+    shard.leave(1)
+    payload.clear()
+
+
+def test_an_answer_that_was_taken_over_lets_its_memory_go() -> None:
+    shard = make_shard(SSP1)
+    push(shard, 1, 1, f32(0))
+    payload = f32(0)
+    parked = weakref.ref(payload)
+    push(shard, 1, 2, payload)
+    del payload
+    push(shard, 1, 2, f32(0))
+    assert parked() is None
+
+
+def test_a_shard_lets_go_of_parked_memory_when_it_ends() -> None:
+    shard = make_shard(BSP)
+    payload, again = f32(0), f32(0)
+    parked = [weakref.ref(payload), weakref.ref(again)]
+    push(shard, 1, 1, payload)
+    push(shard, 1, 1, again)
+    del payload, again, shard
+    gc.collect()
+    assert [reference() for reference in parked] == [None, None]
+
+
+def test_pushes_from_several_threads_are_all_applied() -> None:
+    shard = make_shard(ASP, workers=4)
+    outcomes: list[Outcome] = []
+
+    def work(worker: int) -> None:
+        outcomes.extend(push(shard, worker, step, f32(1)).outcome for step in range(1, 201))
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in (1, 2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(outcomes) == {Outcome.APPLIED}
+    assert (values_of(shard), shard.version(0)) == (f32(-800).tolist(), 800)
