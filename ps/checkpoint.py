@@ -1,0 +1,130 @@
+"""Checkpoints: the parameters in safetensors, under the names of the model's slots.
+
+::
+
+    metadata  leash_format = "1"; version = the smallest over the chunks; layout = the layout's
+              msgpack form in hex; layout_hash = its SHA-256
+    tensors   SLOT            parameters and buffers
+              momentum/SLOT   the optimizer's momentum, where it has begun
+
+docs/checkpoint-format.md is the contract. A file is written beside its place and then moved there,
+so that whoever looks sees the old one or the new one, whole.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ps.config import ServerConfig
+from ps.errors import CheckpointError, LayoutError
+from ps.layout import Chunk, Layout, Slot
+from ps.model import ServedModel
+from ps.policy import Rule
+
+FORMAT: Final = "1"
+MOMENTUM: Final = "momentum/"
+NUMPY_DTYPES: Final[dict[str, Any]] = {"f32": np.dtype("<f4"), "f64": np.dtype("<f8")}
+
+Slab = npt.NDArray[np.uint8]
+
+
+def save_checkpoint(model: ServedModel, path: Path) -> None:
+    """Writes the model's parameters, buffers and momentum to `path`, atomically."""
+    slab = np.zeros(model.layout.nbytes, np.uint8)
+    versions = [model.shard.pull(c.index, None, slab[c.start : c.stop].data) for c in model.chunks]
+    tensors = dict(tensors_of(model.layout, slab))
+    if all(model.shard.has_momentum(c.index) for c in model.chunks if c.kind == "parameter"):
+        tensors.update(_momentum_tensors(model))
+    metadata = {
+        "leash_format": FORMAT,
+        "version": str(min(versions)),
+        "layout_hash": model.layout.hash,
+        "layout": model.layout.pack().hex(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    save_file(tensors, unfinished, metadata)
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def open_checkpoint(config: ServerConfig, rule: Rule) -> ServedModel:
+    """The model of `config.resume`, with the values that the checkpoint holds.
+
+    Raises:
+        CheckpointError: no such file, or not a whole checkpoint; the text is one line.
+    """
+    path = config.resume
+    assert path is not None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("leash_format") != FORMAT:
+                raise CheckpointError(
+                    f"--resume {path}: not a checkpoint of Leash, format {FORMAT}"
+                )
+            layout = Layout.unpack(bytes.fromhex(metadata.get("layout", "")))
+            model = ServedModel(layout, config.chunk_kib * 1024, config, rule)
+            _load(model, file.keys(), file.get_tensor)
+            return model
+    except FileNotFoundError as error:
+        raise CheckpointError(f"--resume {path}: there is no such file") from error
+    except (SafetensorError, OSError, ValueError, LayoutError) as error:
+        raise CheckpointError(f"--resume {path}: not a readable checkpoint: {error}") from error
+
+
+def tensors_of(layout: Layout, slab: Slab) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Name ▸ tensor for every slot, as views of the slab."""
+    for slot, offset in zip(layout.slots, layout.offsets, strict=True):
+        flat = slab[offset : offset + slot.nbytes].view(NUMPY_DTYPES[slot.dtype])
+        yield slot.name, flat.reshape(slot.shape)
+
+
+def _momentum_tensors(model: ServedModel) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    slab = np.zeros(model.layout.nbytes, np.uint8)
+    for chunk in _parameter_chunks(model):
+        model.shard.momentum(chunk.index, slab[chunk.start : chunk.stop].data)
+    kinds = {slot.name: slot.kind for slot in model.layout.slots}
+    for name, tensor in tensors_of(model.layout, slab):
+        if kinds[name] == "parameter":
+            yield MOMENTUM + name, tensor
+
+
+def _load(model: ServedModel, keys: list[str], read: Callable[[str], npt.NDArray[Any]]) -> None:
+    slab = np.zeros(model.layout.nbytes, np.uint8)
+    names = set(keys)
+    views = dict(tensors_of(model.layout, slab))
+    for slot in model.layout.slots:
+        views[slot.name][...] = _checked(slot, slot.name, names, read)
+    for chunk in model.chunks:
+        model.shard.init(chunk.index, slab[chunk.start : chunk.stop].data)
+    if not any(name.startswith(MOMENTUM) for name in names):
+        return
+    for slot in model.layout.slots:
+        if slot.kind == "parameter":
+            views[slot.name][...] = _checked(slot, MOMENTUM + slot.name, names, read)
+    for chunk in _parameter_chunks(model):
+        model.shard.load_momentum(chunk.index, slab[chunk.start : chunk.stop].data)
+
+
+def _checked(
+    slot: Slot, name: str, names: set[str], read: Callable[[str], npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    if name not in names:
+        raise CheckpointError(f"the checkpoint has no {name}: it is another model's")
+    tensor = read(name)
+    if tensor.shape != slot.shape or tensor.dtype != NUMPY_DTYPES[slot.dtype]:
+        raise CheckpointError(f"the checkpoint's {name}: expected {slot.dtype} {slot.shape}, "
+                              f"got {tensor.dtype} {tensor.shape}")  # fmt: skip
+    return tensor
+
+
+def _parameter_chunks(model: ServedModel) -> list[Chunk]:
+    return [chunk for chunk in model.chunks if chunk.kind == "parameter"]

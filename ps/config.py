@@ -1,0 +1,449 @@
+"""All settings: what they mean, and their defaults, once.
+
+A command's settings are one frozen dataclass, put together from groups. A field's metadata holds
+its help, its other names on the command line, and the word that stands for its value in `--help`;
+ps.options makes options of them, and `to_argv` makes a command line of a dataclass again.
+"""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal, TypeVar
+
+from ps.errors import UsageError
+from ps.policy import choose_rule
+from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
+
+DEFAULT_PORT: Final = 29500
+DEFAULT_ADDRESS: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
+
+T = TypeVar("T")
+
+
+def option(default: T, help: str, *aliases: str, metavar: str | None = None) -> T:  # noqa: A002
+    """A dataclass field that is an option of the command line."""
+    metadata = {"help": help, "aliases": aliases, "metavar": metavar}
+    made: T = field(default=default, metadata=metadata)
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """One group of settings, or all groups of a command."""
+
+    def check(self) -> None:
+        """Raises UsageError for a value that cannot be: before anything heavy is imported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions(Options):
+    title: ClassVar[str] = "who waits for whom"
+
+    policy: Literal["bsp", "ssp", "asp"] | None = option(
+        None,
+        "bsp: all wait for all; ssp: nobody runs further ahead than --staleness; asp: nobody "
+        "waits. Without it --staleness decides (0 is bsp); with neither it is ssp",
+    )
+    staleness: int | None = option(
+        None, "how many steps a worker may be ahead of the slowest; ssp's default is 3",
+        "--stale-threshold", metavar="STEPS",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        choose_rule(self.policy, self.staleness)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions(Options):
+    title: ClassVar[str] = "optimizer (it runs on the server; formulas of torch.optim.SGD)"
+
+    lr: float = option(0.01, "learning rate for the gradient of one worker's batch")
+    momentum: float = option(0.0, "momentum factor")
+    dampening: float = option(0.0, "dampening of the momentum")
+    weight_decay: float = option(0.0, "weight decay (L2)")
+    nesterov: bool = option(False, "Nesterov momentum")
+    lr_scaling: Literal["linear", "none"] = option(
+        "linear",
+        "bsp makes one update of k gradients: linear multiplies its learning rate by k "
+        "(Goyal et al. 2017), none leaves it, as one process on the joint batch would",
+    )
+    nonfinite: Literal["raise", "skip", "apply"] = option(
+        "raise",
+        "a chunk of gradient with a NaN or an infinity in it: end its worker with an error, "
+        "leave the chunk out, or apply it all the same",
+    )
+
+    def check(self) -> None:
+        super().check()
+        check_not_negative(self, "lr", "momentum", "weight_decay")
+        if not math.isfinite(self.dampening):
+            raise UsageError(f"--dampening {self.dampening}: give a finite number")
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise UsageError("--nesterov: needs a --momentum above 0, and no --dampening")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions(Options):
+    title: ClassVar[str] = "server"
+
+    bind: str = option(
+        DEFAULT_ADDRESS,
+        "where to listen; port P takes control messages and P+1 data, 0 or * takes two free ports",
+        metavar="tcp://IP:PORT",
+    )
+    workers: int = option(1, "how many workers take part, with the ranks 1 to N", metavar="N")
+    learners: str | None = option(
+        None, "the ranks that take part, instead of --workers", metavar="1-2-3"
+    )
+    ps_ip: str | None = option(None, "the host part of the address alone", metavar="IP")
+    ps_port: int | None = option(None, "the port of the address alone", metavar="PORT")
+    this_rank: int = option(0, "rank of the server; always 0", metavar="0")
+    evict_s: float = option(
+        5.0, "a worker silent for so long is left behind, until it says hello again",
+        metavar="SECONDS",
+    )  # fmt: skip
+    rejoin_s: float = option(
+        30.0, "when every worker is gone, wait so long for one to come back", metavar="SECONDS"
+    )
+    chunk_kib: int = option(1024, "size of a chunk; a multiple of 64", metavar="KIB")
+    window: int = option(16, "chunks that one worker may have in flight", metavar="CHUNKS")
+    observers: int = option(
+        0, "evaluators to wait for before the start, beside the workers", metavar="N"
+    )
+    ready_fd: int | None = option(
+        None, "write the address to this open file descriptor when listening", metavar="FD"
+    )
+
+    def check(self) -> None:
+        super().check()
+        split_address(address_of(self.bind, self.ps_ip, self.ps_port))
+        parse_learners(self.learners, self.workers)
+        check_positive(self, "workers", "evict_s", "rejoin_s", "window")
+        check_not_negative(self, "observers")
+        if self.chunk_kib < 64 or self.chunk_kib % 64:
+            raise UsageError(f"--chunk-kib {self.chunk_kib}: give a multiple of 64")
+        if self.this_rank != 0:
+            raise UsageError(f"--this-rank {self.this_rank}: the server's rank is 0; "
+                             "leash worker takes the others")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    title: ClassVar[str] = "run"
+
+    run_dir: str | None = option(
+        None, "what the run leaves goes here; default: runs/DATE-TIME-POLICY",
+        "--save-path", metavar="DIR",
+    )  # fmt: skip
+    resume: str | None = option(
+        None, "begin with the values of this checkpoint", metavar="FILE.safetensors"
+    )
+    checkpoint_epochs: int = option(
+        0, "write a checkpoint every N epochs; one is always written at the end", metavar="N"
+    )
+    step_events: int = option(
+        1, "record every Nth step of each worker in events.jsonl; 0 records none", metavar="N"
+    )
+    timeout_s: float | None = option(
+        None, "end cleanly after so long", "--timeout", metavar="SECONDS"
+    )
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "timeout_s")
+        check_not_negative(self, "checkpoint_epochs", "step_events")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions(Options):
+    title: ClassVar[str] = "model and data"
+
+    model: str | None = option(
+        None, "a name such as mnist_cnn, or module:function that returns a torch module",
+    )  # fmt: skip
+    dataset: str | None = option(
+        None,
+        "digits, mnist, cifar10, imagefolder, synthetic, or module:function that returns a pair "
+        "of torch data sets; default: the one that the model is known for",
+    )
+    data_dir: str | None = option(None, "folder of the data set", metavar="DIR")
+    download: bool = option(False, "fetch the data set when it is not there")
+    len_train_data: int | None = option(None, "use only the first N training samples", metavar="N")
+    test_batch_size: int = option(1000, "batch size of evaluations", "--test-bsz", metavar="N")
+    image_size: int = option(64, "imagefolder: side of the square images", metavar="PIXELS")
+    loader_workers: int = option(2, "imagefolder: processes that read images", metavar="N")
+    seed: int | None = option(
+        None, "of initial values, data order and dropout; default: the server's, or 1"
+    )
+    epochs: int | None = option(
+        None, "passes over the training data; default: the server's, or 1", metavar="N"
+    )
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "len_train_data", "test_batch_size", "image_size", "epochs")
+        check_not_negative(self, "loader_workers", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Options):
+    title: ClassVar[str] = "training"
+
+    batch_size: int = option(32, "samples in a worker's step", metavar="N")
+    dropout: bool = option(True, "dropout in the models that have it")
+    device: str = option("cpu", "cpu, cuda, cuda:1, ...")
+    threads: int = option(1, "threads that torch uses in one worker", metavar="N")
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "batch_size", "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StragglerOptions(Options):
+    title: ClassVar[str] = "stragglers, made on purpose"
+
+    slow: str = option("0", "sleep so long before every step", metavar="SECONDS,...")
+    heterogeneity: str = option(
+        "1", "a worker of heterogeneity r takes 1/r times as long for a step", metavar="R,..."
+    )
+    hetero_allocation: str | None = option(
+        None, "split the data in this proportion, a number per worker", metavar="1.0-0.5"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionOptions(Options):
+    title: ClassVar[str] = "connection"
+
+    server: str = option(DEFAULT_ADDRESS, "address of the server", metavar="tcp://HOST:PORT")
+    ps_ip: str | None = option(None, "the host part of the address alone", metavar="IP")
+    ps_port: int | None = option(None, "the port of the address alone", metavar="PORT")
+    wait_s: float = option(30.0, "wait so long for the server to answer", metavar="SECONDS")
+
+    def check(self) -> None:
+        super().check()
+        split_address(address_of(self.server, self.ps_ip, self.ps_port))
+        check_positive(self, "wait_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions(Options):
+    title: ClassVar[str] = "worker"
+
+    rank: int = option(1, "this worker's number, from 1", "--this-rank", metavar="N")
+    learners: str | None = option(
+        None, "the ranks that take part; default: what the server says", metavar="1-2-3"
+    )
+    save_path: str | None = option(None, "leave this worker's summary here", metavar="DIR")
+    timeout_s: float | None = option(
+        None, "end cleanly after so long", "--timeout", metavar="SECONDS"
+    )
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "rank", "timeout_s")
+        if self.learners is not None and self.rank not in parse_learners(self.learners, 1):
+            raise UsageError(f"--rank {self.rank}: not among --learners {self.learners}; "
+                             "give one of those ranks")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig(ServerOptions, RuleOptions, OptimizerOptions, TaskOptions, RunOptions):
+    """Keep the parameters, and apply what workers push."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig(ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, StragglerOptions):
+    """Train on a share of the data: push gradients, pull parameters."""
+
+    def check(self) -> None:
+        super().check()
+        parse_slow(self.slow, 1)
+        parse_heterogeneity(self.heterogeneity, 1)
+        if self.hetero_allocation is not None and self.learners is not None:
+            parse_allocation(self.hetero_allocation, len(parse_learners(self.learners, 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions(Options):
+    title: ClassVar[str] = "launch"
+
+    workers: int = option(2, "how many workers to start on this machine", metavar="N")
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchConfig(
+    LaunchOptions, TaskOptions, RuleOptions, OptimizerOptions, TrainingOptions, StragglerOptions,
+    RunOptions,
+):  # fmt: skip
+    """Start a server, workers and an evaluator on this machine, and watch them."""
+
+    def check(self) -> None:
+        super().check()
+        parse_slow(self.slow, self.workers)
+        parse_heterogeneity(self.heterogeneity, self.workers)
+        if self.hetero_allocation is not None:
+            parse_allocation(self.hetero_allocation, self.workers)
+        if self.model is None and self.dataset is None:
+            raise UsageError("say what to train: for example --dataset digits, or --model "
+                             "mnist_cnn --data-dir DIR")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    title: ClassVar[str] = "evaluation"
+
+    run_dir: str | None = option(None, "write TensorBoard files below this folder", metavar="DIR")
+    device: str = option("cpu", "cpu, cuda, cuda:1, ...")
+    threads: int = option(1, "threads that torch uses", metavar="N")
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ConnectionOptions, TaskOptions, EvaluateOptions):
+    """Watch a run as an observer, and measure the test accuracy after each epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(Options):
+    title: ClassVar[str] = "status"
+
+    json: bool = option(False, "print the state as JSON")
+    watch: bool = option(False, "keep the table up to date until the run ends")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig(ConnectionOptions, StatusOptions):
+    """Show how a run stands."""
+
+    # Whoever asks how a run stands believes that it runs.
+    wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(Options):
+    """Check this installation, and the way to a server."""
+
+    title: ClassVar[str] = "what to check"
+
+    server: str | None = option(
+        None, "also check the server at this address", metavar="tcp://HOST:PORT"
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.server is not None:
+            split_address(self.server)
+
+
+def groups(config: type[Any]) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
+    """The option groups of a command, as (title, fields), in the order of its bases."""
+    own = [base for base in (config, *config.__mro__[1:]) if "title" in vars(base)]
+    order = [base for base in config.__bases__ if base in own] or own
+    for base in order:
+        names = inspect.get_annotations(base).keys()
+        yield base.title, [f for f in dataclasses.fields(config) if f.name in names]
+
+
+def flag(name: str) -> str:
+    """The option of a field: ``lr_scaling`` ▸ ``--lr-scaling``."""
+    return "--" + name.replace("_", "-")
+
+
+def to_argv(config: Any) -> list[str]:
+    """The command line that gives these settings: what differs from the defaults, as --name=value.
+
+    Args:
+        config: one of the dataclasses of this module.
+    """
+    argv = []
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if value == f.default:
+            continue
+        if isinstance(value, bool):
+            argv.append(flag(f.name) if value else "--no-" + f.name.replace("_", "-"))
+        else:
+            argv.append(f"{flag(f.name)}={value}")
+    return argv
+
+
+def common_settings(source: Any, target: type[T], **changes: Any) -> T:
+    """A `target` with every field that `source` has too, and these changes."""
+    names = {f.name for f in dataclasses.fields(source)}
+    shared = {
+        f.name: getattr(source, f.name)
+        for f in dataclasses.fields(target)  # type: ignore[arg-type]
+        if f.name in names
+    }
+    return target(**{**shared, **changes})
+
+
+def address_of(address: str, ps_ip: str | None, ps_port: int | None) -> str:
+    """The address, with host and port replaced by those of --ps-ip and --ps-port.
+
+    Raises:
+        UsageError: not of the form tcp://HOST:PORT.
+    """
+    host, port = split_address(address)
+    if ps_port is not None and not 0 <= ps_port <= 65535:
+        raise UsageError(f"--ps-port {ps_port}: a port is a number from 0 to 65535")
+    return f"tcp://{ps_ip or host}:{port if ps_port is None else ps_port}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """tcp://HOST:PORT ▸ (HOST, PORT); a port of * is 0. Raises UsageError for anything else."""
+    scheme, _, rest = address.partition("://")
+    host, _, port = rest.rpartition(":")
+    port = "0" if port == "*" else port
+    if scheme != "tcp" or not host or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(
+            f"address {address!r}: write it as tcp://HOST:PORT, such as {DEFAULT_ADDRESS}"
+        )
+    return host, int(port)
+
+
+def parse_learners(text: str | None, workers: int) -> tuple[int, ...]:
+    """The ranks that take part: of "1-2-3" if given, otherwise 1 to `workers`.
+
+    Raises:
+        UsageError: no rank, a rank twice, or one that is no number from 1.
+    """
+    if text is None:
+        if workers < 1:
+            raise UsageError(f"--workers {workers}: give 1 or more")
+        return tuple(range(1, workers + 1))
+    parts = text.split("-")
+    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise UsageError(f"--learners {text}: write ranks from 1 with dashes, such as 1-2-3")
+    ranks = tuple(int(part) for part in parts)
+    if len(set(ranks)) != len(ranks):
+        raise UsageError(f"--learners {text}: a rank stands there twice")
+    return ranks
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raises UsageError for the first of these settings that is given and not above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{flag(name)} {value}: give a number above 0")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    """Raises UsageError for the first of these settings that is given and not 0 or more."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UsageError(f"{flag(name)} {value}: give a number from 0")

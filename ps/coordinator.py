@@ -1,0 +1,266 @@
+"""The control socket's side of the server: who takes part, and how the run stands.
+
+::
+
+    waiting ──every expected worker is here──▸ started ──all have left──▸ finished ──▸ closed
+                                                  └──stop(reason)────────────────────▸ closed
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import msgpack
+
+from ps.config import ServerConfig
+from ps.data import DataPlane
+from ps.errors import HeaderError, LayoutError, ProtocolError
+from ps.layout import Layout
+from ps.members import DONE, EVICTED, Member, Members
+from ps.metrics import Metrics
+from ps.policy import Rule
+from ps.wire.frames import error_message
+from ps.wire.messages import (
+    Beat,
+    Beaten,
+    Bye,
+    Hello,
+    Message,
+    Ok,
+    Report,
+    State,
+    Status,
+    Welcome,
+)
+
+MAX_MISSING: Final = 256
+BEATS_PER_EVICTION: Final = 5
+BYE_REASONS: Final = (DONE, "stopped", "failed")
+REPORT_KINDS: Final = ("training", "epoch", "evaluation")
+Answer: TypeAlias = tuple[Message, bytes | None]
+Handler: TypeAlias = Callable[[Message, bytes | None], Answer]
+
+ALL_GONE: Final = "all workers are gone"
+
+
+class Coordinator:
+    """Answers control messages; no sockets, so that it can be tested without any."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        rule: Rule,
+        members: Members,
+        metrics: Metrics,
+        data: DataPlane,
+        data_ports: list[int],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stopping: str = ""
+        self._config: Final = config
+        self._rule: Final = rule
+        self._members: Final = members
+        self._metrics: Final = metrics
+        self._data: Final = data
+        self._data_ports: Final = data_ports
+        self._now: Final = now
+        self._deserted_s: float | None = None  # since when no worker has been live
+        self._handlers: Final = {
+            Hello: self._on_hello,
+            Beat: self._on_beat,
+            Report: self._on_report,
+            Status: self._on_status,
+            Bye: self._on_bye,
+        }
+
+    def answer(self, message: Message, payload: bytes | None) -> Answer:
+        """The answer to a control message, with its payload."""
+        try:
+            handler: Handler = self._handlers[type(message)]  # type: ignore[assignment]
+            return handler(message, payload)
+        except ProtocolError as error:
+            self._metrics.refused(error)
+            return error_message(error, getattr(message, "worker", 0)), None
+
+    # Messages.
+
+    def _on_hello(self, msg: Hello, payload: bytes | None) -> Answer:
+        if (msg.role == "observer") != (msg.worker == 0) or msg.role not in ("worker", "observer"):
+            raise HeaderError(
+                "hello: expected role worker with a rank from 1, or role observer with worker 0, "
+                f"got {msg.role!r} and {msg.worker}"
+            )
+        if msg.role == "worker" and payload is None:
+            raise LayoutError("hello: expected the worker's layout as payload")
+        # All of the checks come first: a hello that is refused must not choose the run's model.
+        self._members.require_room(msg.worker)
+        layout = Layout.unpack(payload) if payload is not None else None
+        if layout is not None:
+            self._data.require_layout(layout)
+        member, before = self._members.hello(msg.worker, msg.name)
+        if before is not None:
+            self._leave(before, "replaced")
+        first_step = 0 if member.is_observer else self._data.join(member.worker)
+        self._metrics.join(member.worker, member.incarnation, member.name, first_step)
+        self._start_if_complete()
+        return self._welcome(member, first_step), self._layout_payload()
+
+    def _on_beat(self, msg: Beat, _: bytes | None) -> Answer:
+        self._members.require_current(msg.worker, msg.incarnation)
+        missing = [] if self._metrics.started else self._members.missing[:MAX_MISSING]
+        beaten = Beaten(
+            self._metrics.started,
+            missing,
+            self._initializer == msg.worker,
+            self._initialized,
+            self._metrics.epoch,
+            self.finished,
+            self.stopping,
+        )
+        return beaten, None
+
+    def _on_report(self, msg: Report, _: bytes | None) -> Answer:
+        member = self._members.require_current(msg.worker, msg.incarnation)
+        if msg.kind not in REPORT_KINDS or (msg.kind == "evaluation") != member.is_observer:
+            raise HeaderError(f"report.kind: not for this process: {msg.kind!r}")
+        if member.is_observer:
+            self._metrics.evaluate(msg)
+        else:
+            self._metrics.report(msg)
+            self._metrics.complete_epochs(self._members)
+        return Ok(msg.worker, 0, 0, True), None
+
+    def _on_status(self, _: Status, __: bytes | None) -> Answer:
+        return State(), msgpack.packb(self.state())
+
+    def _on_bye(self, msg: Bye, _: bytes | None) -> Answer:
+        member = self._members.require_current(msg.worker, msg.incarnation)
+        if msg.reason not in BYE_REASONS:
+            raise HeaderError(f"bye.reason: expected one of {', '.join(BYE_REASONS)}, "
+                              f"got {msg.reason!r}")  # fmt: skip
+        self._leave(member, msg.reason)
+        return Ok(msg.worker, 0, 0, True), None
+
+    # Time.
+
+    def tick(self) -> None:
+        """Leaves the silent behind. To be called a few times a second."""
+        for member in self._members.silent():
+            self._leave(member, EVICTED)
+        deserted = self._metrics.started and not self._members.live
+        if not deserted:
+            self._deserted_s = None
+        elif self._deserted_s is None:
+            self._deserted_s = self._now()
+        elif not self.finished and self._now() - self._deserted_s > self._config.rejoin_s:
+            self.stopping = self.stopping or ALL_GONE
+
+    @property
+    def finished(self) -> bool:
+        """Training is over: nobody is live any more, and somebody came to the end."""
+        over = self._members.any_done or bool(self.stopping)
+        return self._metrics.started and not self._members.live and over
+
+    @property
+    def closed(self) -> bool:
+        """Nobody is left who wants something."""
+        gone = not self._members.live and not self._members.observers
+        return gone and (self.finished or bool(self.stopping))
+
+    def evict(self, worker: int) -> None:
+        """Leaves a worker behind that broke the contract."""
+        member = self._members.workers.get(worker)
+        if member is not None and member in self._members.live:
+            self._leave(member, EVICTED)
+
+    # For people.
+
+    def state(self) -> dict[str, Any]:
+        """How the run stands: the payload of `state`; docs/wire-format.md lists its keys."""
+        summary = self._metrics.summary()
+        rows = [self._worker_row(member) for _, member in sorted(self._members.workers.items())]
+        return {
+            **summary,
+            **self._settings(),
+            "started": self._metrics.started,
+            "finished": self.finished,
+            "stopping": self.stopping,
+            "missing": [] if self._metrics.started else self._members.missing,
+            "observers": len(self._members.observers),
+            "data_ports": self._data_ports,
+            "chunk_nbytes": self._config.chunk_kib * 1024,
+            "initialized": self._initialized,
+            "model_nbytes": self._data.model.layout.nbytes if self._data.model else 0,
+            "parked": self._data.parked,
+            "table": rows,
+        }
+
+    # How it is done.
+
+    def _leave(self, member: Member, state: str) -> None:
+        self._members.leave(member, state)
+        self._metrics.leave(member.worker, member.incarnation, state)
+        if not member.is_observer:
+            self._data.leave(member.worker)
+            self._metrics.complete_epochs(self._members)
+            if self._metrics.started and not self._members.live:
+                self._metrics.end()
+
+    @property
+    def _initialized(self) -> bool:
+        return self._data.model is not None and self._data.model.initialized
+
+    @property
+    def _initializer(self) -> int | None:
+        """The rank whose values every chunk begins with: the lowest live one."""
+        live = self._members.live
+        return live[0].worker if self._metrics.started and live and not self._initialized else None
+
+    def _start_if_complete(self) -> None:
+        complete = len(self._members.observers) >= self._config.observers
+        if not self._metrics.started and not self._members.missing and complete:
+            self._metrics.start([m.worker for m in self._members.live])
+
+    def _welcome(self, member: Member, first_step: int) -> Welcome:
+        return Welcome(
+            member.worker,
+            member.incarnation,
+            first_step,
+            chunk_nbytes=self._config.chunk_kib * 1024,
+            window=self._config.window,
+            data_ports=self._data_ports,
+            beat_s=self._config.evict_s / BEATS_PER_EVICTION,
+            evict_s=float(self._config.evict_s),
+            settings=self._settings(),
+        )
+
+    def _layout_payload(self) -> bytes | None:
+        return self._data.model.layout.pack() if self._data.model else None
+
+    def _settings(self) -> dict[str, Any]:
+        config = self._config
+        return {
+            "policy": self._rule.policy.name,
+            "bound": self._rule.bound,
+            "workers": len(self._members.ranks),
+            "learners": "-".join(map(str, self._members.ranks[:100])),
+            "lr": config.lr,
+            "momentum": config.momentum,
+            "dampening": config.dampening,
+            "weight_decay": config.weight_decay,
+            "nesterov": config.nesterov,
+            "lr_scaling": config.lr_scaling,
+            "nonfinite": config.nonfinite,
+            "seed": 1 if config.seed is None else config.seed,
+            "planned_epochs": config.epochs,
+            "model": config.model,
+            "dataset": config.dataset,
+        }
+
+    def _worker_row(self, member: Member) -> dict[str, Any]:
+        return {
+            **self._metrics.worker_state(member.worker),
+            "name": member.name,
+            "state": member.state,
+            "silence_s": round(self._members.silence_s(member), 1),
+        }

@@ -1,0 +1,132 @@
+"""All errors that Leash raises on purpose.
+
+::
+
+    LeashError
+    ├── UsageError              a wrong argument; the text is one line that names the mend
+    ├── ServerUnreachableError  nobody answers at the address, or the server went silent
+    ├── CheckpointError         a checkpoint that cannot be read, or fits another model
+    └── ProtocolError           what a peer sent cannot be honoured; each has a code on the wire
+        ├── HeaderError         bad_header       not a header of this protocol, or a wrong field
+        ├── FrameCountError     bad_frames       more or fewer frames than the verb has
+        ├── PayloadSizeError    bad_payload      the payload's size does not fit the header
+        ├── LayoutError         bad_layout       not a layout
+        ├── LayoutMismatchError layout_mismatch  a layout, but another model's
+        ├── UnknownChunkError   unknown_chunk    the model has no such chunk
+        ├── UnknownWorkerError  unknown_worker   said no hello, or its rank is not in this run
+        ├── NotReadyError       not_ready        no model yet, or its values have not come
+        ├── FencedError         fenced           a newer process has taken this worker's place
+        ├── EvictedError        evicted          silent for too long; say hello again
+        ├── ResyncError         resync           a gap in the steps; carries the server's clock
+        ├── NonfiniteError      nonfinite        a NaN or an infinity in a gradient
+        ├── TooManyError        too_many         a limit of the server is reached
+        ├── SupersededError     superseded       a newer request took this one's place
+        └── StoppingError       stopping         the server is about to end, and says why
+"""
+
+import reprlib
+from typing import ClassVar, Final
+
+
+class LeashError(Exception):
+    """Root of the tree."""
+
+
+class UsageError(LeashError):
+    """A wrong argument. Its text is one line that names the mend; exit status 2."""
+
+
+class ServerUnreachableError(LeashError):
+    """No server answers at the address, or it has been silent for too long."""
+
+
+class CheckpointError(LeashError):
+    """A checkpoint that cannot be read, or that fits another model."""
+
+
+class ProtocolError(LeashError):
+    """What a peer sent cannot be honoured. ``code`` names it on the wire."""
+
+    code: ClassVar[str] = "protocol"
+
+
+class HeaderError(ProtocolError):
+    code = "bad_header"
+
+
+class FrameCountError(ProtocolError):
+    code = "bad_frames"
+
+
+class PayloadSizeError(ProtocolError):
+    code = "bad_payload"
+
+
+class LayoutError(ProtocolError):
+    code = "bad_layout"
+
+
+class LayoutMismatchError(ProtocolError):
+    code = "layout_mismatch"
+
+
+class UnknownChunkError(ProtocolError):
+    code = "unknown_chunk"
+
+
+class UnknownWorkerError(ProtocolError):
+    code = "unknown_worker"
+
+
+class NotReadyError(ProtocolError):
+    code = "not_ready"
+
+
+class FencedError(ProtocolError):
+    code = "fenced"
+
+
+class EvictedError(ProtocolError):
+    code = "evicted"
+
+
+class ResyncError(ProtocolError):
+    """A gap in a worker's steps. ``clock`` is what the server has applied of that worker."""
+
+    code = "resync"
+
+    def __init__(self, text: str, clock: int = 0) -> None:
+        super().__init__(text)
+        self.clock = clock
+
+
+class NonfiniteError(ProtocolError):
+    code = "nonfinite"
+
+
+class TooManyError(ProtocolError):
+    code = "too_many"
+
+
+class SupersededError(ProtocolError):
+    code = "superseded"
+
+
+class StoppingError(ProtocolError):
+    code = "stopping"
+
+
+_ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (
+    ProtocolError, HeaderError, FrameCountError, PayloadSizeError, LayoutError,
+    LayoutMismatchError, UnknownChunkError, UnknownWorkerError, NotReadyError, FencedError,
+    EvictedError, ResyncError, NonfiniteError, TooManyError, SupersededError, StoppingError,
+)  # fmt: skip
+ERROR_BY_CODE: Final = {cls.code: cls for cls in _ON_THE_WIRE}
+
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def shown(value: object) -> str:
+    """What a peer sent, for an error's text: short, and however deep it is nested."""
+    return _SHORT.repr(value)[:80]

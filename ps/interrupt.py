@@ -1,0 +1,77 @@
+"""SIGINT, SIGTERM and SIGHUP as one exception, raised in the main thread, once."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_received: int | None = None
+_held = False
+
+
+class Interrupted(BaseException):
+    """The process was asked to end. Like KeyboardInterrupt it is no Exception."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number: Final = number
+
+
+def raise_on_signals() -> None:
+    """From now on the first of these signals raises Interrupted in the main thread.
+
+    Those that follow are ignored: the cleaning up that the first one began takes seconds at most,
+    and must not be cut short.
+    """
+    for number in SIGNALS:
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # under nohup
+        signal.signal(number, _on_signal)
+    sys.unraisablehook = _on_unraisable
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """A signal that comes in here is raised at the end: for what must not be left half done."""
+    global _held
+    before = _received
+    _held = True
+    try:
+        yield
+    finally:
+        _held = False
+    if _received is not None and before is None:
+        raise Interrupted(_received)
+
+
+def received() -> int | None:
+    """The signal that came, if one did."""
+    return _received
+
+
+def ignore_signals() -> None:
+    """The exit status is decided; a signal would only disturb the interpreter's end."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _on_signal(number: int, _: FrameType | None) -> None:
+    global _received
+    if _received is None:
+        _received = number
+        if not _held:
+            raise Interrupted(number)
+
+
+def _on_unraisable(lost: "sys.UnraisableHookArgs") -> None:
+    """Raises again what came up in a place that swallows exceptions, such as a __del__."""
+    global _received
+    if isinstance(lost.exc_value, Interrupted):
+        _received = None
+        signal.raise_signal(lost.exc_value.number)
+    else:
+        sys.__unraisablehook__(lost)

@@ -1,0 +1,256 @@
+"""`leash launch`: a server and its workers as processes of this machine, watched to their end.
+
+::
+
+    start the server ─▸ its address, through a pipe ─▸ start the workers ─▸ watch ─▸ result
+                                                                              │
+    whatever happens on the way: SIGTERM to all, SIGKILL to whoever is left ◄─┘
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import STDOUT, TimeoutExpired
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from ps.config import LaunchConfig, ServerConfig, WorkerConfig, common_settings
+from ps.control import ControlChannel, request_state
+from ps.errors import LeashError, ServerUnreachableError, UsageError
+from ps.interrupt import SIGNALS, held
+from ps.policy import choose_rule
+from ps.processes import Process, spawn, stop_all
+from ps.rundir import RunDir
+from ps.screen import Screen, screen_for
+from ps.straggling import parse_heterogeneity, parse_slow
+from ps.table import State, result_lines, with_summary
+
+POLL_S: Final = 0.5
+# The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
+STOP_GRACE_S: Final = 3.5
+WORKER_END_S: Final = 3.0  # for a worker to end after its bye
+ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
+
+
+def run(config: LaunchConfig) -> int:
+    """Trains; returns the exit status."""
+    rule = choose_rule(config.policy, config.staleness)
+    run_dir = RunDir.at(config.run_dir, rule.policy.name)
+    run_dir.write_config(config)
+    run_dir.logs.mkdir(exist_ok=True)
+    return Launch(config, run_dir, Console()).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A process that ended as it should not."""
+
+    words: str
+    status: int
+
+
+class Launch:
+    """The processes of one run."""
+
+    def __init__(self, config: LaunchConfig, run_dir: RunDir, console: Console) -> None:
+        self._config: Final = config
+        self._run_dir: Final = run_dir
+        self._console: Final = console
+        self._server: Process | None = None
+        self._workers: dict[int, Process] = {}  # by rank
+        self._ended: set[int] = set()  # the ranks whose end has been dealt with
+        self._state: State | None = None  # what the server said last
+        self._gave_up = False  # the server was told to end, because no worker is left
+
+    def run(self) -> int:
+        """Returns 0, or the server's exit status if somebody asked the server to end.
+
+        Raises:
+            UsageError, LeashError: a process failed; the text is its own last line.
+        """
+        try:
+            with screen_for(self._console) as screen:
+                try:
+                    self._start_workers(self._start_server(screen))
+                    self._watch(screen)
+                    self._see_workers_out()
+                finally:
+                    self._stop()
+                    self._show_end(screen)
+        finally:
+            self._print_result()
+        return self._status()
+
+    # Start.
+
+    def _start_server(self, screen: Screen) -> str:
+        """Starts the server, and waits until it listens; returns its address."""
+        screen.say(f"starting a server and {self._config.workers} workers")
+        reader, writer = os.pipe()
+        settings = common_settings(
+            self._config, ServerConfig, bind="tcp://127.0.0.1:0", ready_fd=writer,
+            run_dir=str(self._run_dir.path), epochs=self._config.epochs or 1,
+        )  # fmt: skip
+        with os.fdopen(reader) as ready:
+            try:
+                with held():
+                    self._server = self._spawn("server", settings, "server", writer)
+            finally:
+                os.close(writer)
+            address = ready.read()  # to the end of file, which comes when the server dies, too
+        if not address:
+            raise self._error([self._failure("server", self._server.wait())])
+        return address
+
+    def _start_workers(self, address: str) -> None:
+        self._address = address
+        config = self._config
+        delays_s = parse_slow(config.slow, config.workers)
+        ratios = parse_heterogeneity(config.heterogeneity, config.workers)
+        for rank, (delay_s, ratio) in enumerate(zip(delays_s, ratios, strict=True), start=1):
+            settings = common_settings(
+                config, WorkerConfig, server=address, rank=rank, slow=str(delay_s),
+                heterogeneity=str(ratio), timeout_s=None,  # the server keeps the time
+            )  # fmt: skip
+            with held():
+                self._workers[rank] = self._spawn("worker", settings, f"worker-{rank}")
+
+    def _spawn(self, command: str, settings: Any, name: str, *pass_fds: int) -> Process:
+        with self._log(name).open("wb") as log:
+            return spawn(command, settings, stdout=log, stderr=STDOUT, pass_fds=pass_fds)
+
+    # Watch.
+
+    def _watch(self, screen: Screen) -> None:
+        """Shows how the run stands, until the server has ended."""
+        assert self._server is not None
+        with ControlChannel(self._address) as channel:
+            while self._server.poll() is None:
+                # First the processes, then the state: so it is never older than an end.
+                ended = self._newly_ended()
+                with suppress(ServerUnreachableError):
+                    self._state = request_state(channel, POLL_S)
+                    screen.show(self._state)
+                self._judge(ended, screen)
+                with suppress(TimeoutExpired):
+                    self._server.wait(POLL_S)
+
+    def _newly_ended(self) -> dict[int, int]:
+        """Rank ▸ exit status of the workers that ended since this was asked last."""
+        statuses = {
+            rank: status
+            for rank, worker in self._workers.items()
+            if rank not in self._ended and (status := worker.poll()) is not None
+        }
+        self._ended.update(statuses)
+        return statuses
+
+    def _judge(self, ended: dict[int, int], screen: Screen) -> None:
+        """What the end of these workers means for the run."""
+        if self._state is not None and self._state["stopping"]:
+            return
+        lost = {rank: status for rank, status in ended.items() if status != 0}
+        if lost and not (self._state and self._state["started"]):
+            # It will never start: the server waits for all of its workers.
+            raise self._error([self._failure(f"worker-{r}", status) for r, status in lost.items()])
+        for rank, status in lost.items():
+            how = "was killed" if _from_outside(status) else "failed"
+            screen.say(f"worker {rank} {how}; the run goes on without it")
+        if len(self._ended) == len(self._workers) and not self._gave_up and self._none_came_through():
+            assert self._server is not None
+            self._gave_up = True
+            self._server.terminate()
+
+    def _none_came_through(self) -> bool:
+        return all(worker.returncode != 0 for worker in self._workers.values())
+
+    # End.
+
+    def _see_workers_out(self) -> None:
+        """The server has ended; its workers write their last lines."""
+        assert self._server is not None
+        if self._server.returncode == 0:
+            deadline_s = time.monotonic() + WORKER_END_S
+            for worker in self._workers.values():
+                with suppress(TimeoutExpired):
+                    worker.wait(max(0.0, deadline_s - time.monotonic()))
+
+    def _stop(self) -> None:
+        with held():
+            server = [self._server] if self._server else []
+            stop_all([*self._workers.values(), *server], STOP_GRACE_S)
+
+    def _summary(self) -> dict[str, Any] | None:
+        try:
+            summary: dict[str, Any] = json.loads(self._run_dir.summary.read_text())
+        except FileNotFoundError:
+            return None
+        return summary
+
+    def _show_end(self, screen: Screen) -> None:
+        if self._state and self._state["started"] and (summary := self._summary()):
+            screen.show(with_summary(self._state, summary))
+
+    def _print_result(self) -> None:
+        summary = self._summary()
+        lines = result_lines(summary) if summary and summary["steps"] else []
+        for line in (*lines, f"run directory   {self._run_dir.path}"):
+            self._console.print(Text(line), soft_wrap=True)
+
+    def _status(self) -> int:
+        assert self._server is not None
+        status = self._server.wait()
+        if status in ASKED_TO_END and not self._gave_up:
+            return status
+        if status != 0 and not self._gave_up:
+            raise self._error([self._failure("server", status)])
+        failures = [
+            self._failure(f"worker-{rank}", worker.returncode)
+            for rank, worker in self._workers.items()
+            if worker.returncode != 0 and (self._gave_up or not _from_outside(worker.returncode))
+        ]
+        if failures:
+            raise self._error(failures)
+        return 0
+
+    # What a process said.
+
+    def _failure(self, name: str, status: int) -> Failure:
+        who = name.replace("-", " ")
+        if _from_outside(status):
+            return Failure(f"{who} was killed", 1)
+        words = last_words(self._log(name).read_text(errors="replace"))
+        return Failure(words if status == 2 else f"{who}: {words}", status)
+
+    def _error(self, failures: Sequence[Failure]) -> LeashError:
+        """One error for all: workers that fail alike are one line."""
+        words = "; ".join(dict.fromkeys(failure.words for failure in failures))
+        if any(failure.status == 2 for failure in failures):
+            return UsageError(words)
+        return LeashError(f"{words} (see {self._run_dir.logs})")
+
+    def _log(self, name: str) -> Path:
+        return self._run_dir.logs / f"{name}.log"
+
+
+def last_words(log: str) -> str:
+    """The line of a log that says why its process ended, without the `leash COMMAND: ` before it."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    if not lines:
+        return "ended without a word"
+    if "the evaluator ended with status" in lines[-1]:
+        # The evaluator shares its server's log, and has said more.
+        lines = [line for line in lines if line.startswith("leash evaluate: ")] or lines
+    return re.sub(r"^leash [\w ]+: ", "", lines[-1])
+
+
+def _from_outside(status: int) -> bool:
+    """Ended by a signal: of its own accord no process of Leash does."""
+    return status < 0 or status in ASKED_TO_END

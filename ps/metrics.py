@@ -1,0 +1,236 @@
+"""What a run counts, as numbers for people (`state`), for files (`summary`) and as events."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ps._core import Reply
+from ps.errors import ProtocolError
+from ps.events import EventLog
+from ps.members import Members
+from ps.policy import Rule
+from ps.wire.messages import Report
+
+RATE_SPAN_S: Final = 2.0  # samples/s of the live table: over about so many seconds
+
+
+@dataclass(slots=True)
+class WorkerCounts:
+    """One rank's counts over all of its incarnations."""
+
+    steps: int = 0
+    samples: int = 0
+    epoch: int = 0  # completed
+    lag: int = 0  # of its newest reply
+    loss: float | None = None
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+    samples_per_s: float = 0.0
+    mark_s: float = 0.0  # when samples_per_s was last worked out, and
+    mark_samples: int = 0  # the samples then
+
+    @property
+    def wait_fraction(self) -> float:
+        busy = self.compute_s + self.wait_s
+        return self.wait_s / busy if busy > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    epoch: int
+    accuracy: float
+    loss: float
+    samples: int
+    seconds: float  # of training when it arrived
+
+
+class Metrics:
+    """Counters of one run. Every change is one call, and one event where it is worth a line."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        events: EventLog,
+        step_events: int,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.workers: dict[int, WorkerCounts] = {}
+        self.evaluations: list[Evaluation] = []
+        self.epoch: int = 0  # completed by every worker
+        self.refusals: Counter[str] = Counter()  # by error code
+        self.duplicates: int = 0
+        self.nonfinite_chunks: int = 0
+        self.evictions: int = 0
+        self.max_lag: int = 0
+        self.max_staleness: int = 0
+        self._staleness_sum: int = 0
+        self._replies: int = 0
+        self._rule: Final = rule
+        self._events: Final = events
+        self._step_events: Final = step_events if events.is_open else 0
+        self._now: Final = now
+        self._started_s: float | None = None
+        self._ended_s: float | None = None
+
+    # What happens.
+
+    @property
+    def started(self) -> bool:
+        return self._started_s is not None
+
+    def start(self, workers: list[int]) -> None:
+        self._started_s = self._now()
+        for counts in self.workers.values():
+            counts.mark_s = self._started_s
+        self._events.write(
+            "started", policy=self._rule.policy.name, bound=self._rule.bound, workers=workers,
+            step_events=self._step_events,
+        )  # fmt: skip
+
+    def end(self) -> None:
+        """The last worker has left: the time of training ends here."""
+        if self._ended_s is None:
+            self._ended_s = self._now()
+
+    def join(self, worker: int, incarnation: int, name: str, first_step: int) -> None:
+        if worker:
+            self.workers.setdefault(worker, WorkerCounts(mark_s=self._now()))
+        self._events.write(
+            "joined", worker=worker, incarnation=incarnation, name=name, first_step=first_step
+        )
+
+    def leave(self, worker: int, incarnation: int, reason: str) -> None:
+        self.evictions += worker > 0 and reason == "evicted"
+        self._events.write("left", worker=worker, incarnation=incarnation, reason=reason)
+
+    def push(self, worker: int, chunk: int, step: int, samples: int) -> None:
+        """A chunk was counted. Chunk 0 is the last of a step."""
+        if chunk == 0:
+            counts = self.workers[worker]
+            counts.steps += 1
+            counts.samples += samples
+            if self._records(step):
+                self._events.write("push", worker=worker, step=step)
+
+    def reply(self, reply: Reply) -> None:
+        """A push was answered."""
+        self._replies += 1
+        self._staleness_sum += reply.staleness
+        self.max_staleness = max(self.max_staleness, reply.staleness)
+        self.max_lag = max(self.max_lag, reply.lag)
+        if reply.chunk == 0:
+            self.workers[reply.worker].lag = reply.lag
+            if self._records(reply.step):
+                self._events.write(
+                    "step", worker=reply.worker, step=reply.step, lag=reply.lag,
+                    staleness=reply.staleness,
+                )  # fmt: skip
+
+    def duplicate(self, worker: int, chunk: int, step: int) -> None:
+        self.duplicates += 1
+        self._events.write("duplicate", worker=worker, chunk=chunk, step=step)
+
+    def nonfinite(self, worker: int, chunk: int, step: int, slot: str) -> None:
+        self.nonfinite_chunks += 1
+        self._events.write("nonfinite", worker=worker, chunk=chunk, step=step, slot=slot)
+
+    def refused(self, error: ProtocolError) -> None:
+        self.refusals[error.code] += 1
+
+    def report(self, msg: Report) -> None:
+        """What a worker tells of its training: its loss, and how it spends its time."""
+        counts = self.workers[msg.worker]
+        counts.compute_s, counts.wait_s = msg.compute_s, msg.wait_s
+        if msg.loss == msg.loss:
+            counts.loss = msg.loss
+        self._measure_rate(counts)
+        if msg.kind == "epoch":
+            counts.epoch = msg.epoch
+            self._events.write("epoch", worker=msg.worker, epoch=msg.epoch, loss=counts.loss)
+
+    def complete_epochs(self, members: Members) -> None:
+        """Counts the epochs that every worker that still takes part, or is done, has completed."""
+        taking_part = [w for w, m in members.workers.items() if m.state in ("live", "done")]
+        epoch = min((self.workers[worker].epoch for worker in taking_part), default=0)
+        if epoch > self.epoch:
+            self.epoch = epoch
+            self._events.write("epoch_completed", epoch=epoch)
+            self._events.flush()
+
+    def evaluate(self, msg: Report) -> None:
+        evaluation = Evaluation(msg.epoch, msg.accuracy, msg.loss, msg.samples, self.train_seconds)
+        self.evaluations.append(evaluation)
+        self._events.write(
+            "evaluated", epoch=msg.epoch, accuracy=msg.accuracy, loss=msg.loss, samples=msg.samples
+        )
+
+    # What it comes to.
+
+    @property
+    def train_seconds(self) -> float:
+        if self._started_s is None:
+            return 0.0
+        return (self._now() if self._ended_s is None else self._ended_s) - self._started_s
+
+    @property
+    def steps(self) -> int:
+        return sum(counts.steps for counts in self.workers.values())
+
+    @property
+    def samples(self) -> int:
+        return sum(counts.samples for counts in self.workers.values())
+
+    def accuracy_by_epoch(self) -> list[float | None]:
+        """The test accuracy after each epoch; None for one that went by too fast to be caught."""
+        newest = {e.epoch: e.accuracy for e in self.evaluations}
+        return [newest.get(epoch) for epoch in range(1, self.epoch + 1)]
+
+    def summary(self) -> dict[str, Any]:
+        """The counted part of summary.json."""
+        seconds, last = self.train_seconds, self.evaluations[-1] if self.evaluations else None
+        by_rank = sorted(self.workers.items())
+        return {
+            "epochs": self.epoch,
+            "steps": self.steps,
+            "samples": self.samples,
+            "train_seconds": round(seconds, 3),
+            "steps_per_second": round(self.steps / seconds, 2) if seconds > 0 else 0.0,
+            "test_accuracy": last.accuracy if last else None,
+            "test_loss": last.loss if last else None,
+            "test_accuracy_by_epoch": self.accuracy_by_epoch(),
+            "max_lag": self.max_lag,
+            "mean_staleness": round(self._staleness_sum / max(1, self._replies), 3),
+            "max_staleness": self.max_staleness,
+            "steps_by_worker": {str(w): c.steps for w, c in by_rank},
+            "wait_fraction_by_worker": {str(w): round(c.wait_fraction, 4) for w, c in by_rank},
+            "duplicate_pushes": self.duplicates,
+            "nonfinite_chunks": self.nonfinite_chunks,
+            "refused_messages": self.refusals.total(),
+            "evictions": self.evictions,
+        }
+
+    def worker_state(self, worker: int) -> dict[str, Any]:
+        """One row of the live table."""
+        counts = self.workers[worker]
+        return {
+            "worker": worker,
+            "step": counts.steps,
+            "epoch": counts.epoch,
+            "lag": counts.lag,
+            "samples": counts.samples,
+            "samples_per_s": round(counts.samples_per_s, 1),
+            "loss": counts.loss,
+            "wait_fraction": round(counts.wait_fraction, 4),
+        }
+
+    def _measure_rate(self, counts: WorkerCounts) -> None:
+        now = self._now()
+        if now - counts.mark_s >= RATE_SPAN_S:
+            new_samples = counts.samples - counts.mark_samples
+            counts.samples_per_s = new_samples / (now - counts.mark_s)
+            counts.mark_s, counts.mark_samples = now, counts.samples
+
+    def _records(self, step: int) -> bool:
+        return self._step_events > 0 and step % self._step_events == 0

@@ -1,0 +1,205 @@
+"""Options made of the dataclasses of ps.config, and what is wrong with an argument, in one line.
+
+jsonargparse parses; this module says which options there are and how its complaints are worded.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+from argparse import SUPPRESS, Action, _SubParsersAction
+from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, DefaultHelpFormatter
+
+from ps.config import flag, groups
+from ps.errors import UsageError
+
+_MEANING: Final = {
+    int: "a whole number", float: "a number", bool: "true or false",
+    str: "a text; in a YAML file put it between quotes",  # on a command line all is text
+}  # fmt: skip
+SHELLS: Final = ("bash", "zsh", "tcsh")
+
+Config = TypeVar("Config")
+
+
+class OneLineParser(ArgumentParser):
+    """Raises UsageError, with one line that names the mend, where others print their usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(_one_line(self, message)) from ex
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Each option once, its value once, and its default where there is one to tell."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, max_help_position=30, **settings)
+
+    def _get_help_string(self, action: Action) -> str:
+        default = "yes" if action.default is True else action.default
+        tells = default not in (None, False, SUPPRESS) and bool(action.option_strings)
+        return (action.help or "") + (f" (default: {default})" if tells else "")
+
+    def _format_action(self, action: Action) -> str:
+        if isinstance(action, _SubParsersAction):  # its commands alone, without a line above them
+            return "".join(map(self._format_action, self._iter_indented_subactions(action)))
+        return super()._format_action(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        if not action.option_strings or action.nargs == 0 or isinstance(action, ActionYesNo):
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        # jsonargparse begins the value of --print-config, "[=flags]", with a backspace.
+        return f"{', '.join(action.option_strings)} {value}".replace(" \b", "")
+
+
+def new_parser(prog: str, about: str, **settings: Any) -> OneLineParser:
+    parser = OneLineParser(
+        prog=prog, description=about, formatter_class=HelpFormatter, add_help=False, **settings
+    )
+    parser.add_argument("-h", "--help", action="help", help="show this help")
+    return parser
+
+
+def parser_for(prog: str, config: type[Any]) -> OneLineParser:
+    """The parser of a command whose settings are `config`."""
+    parser = new_parser(
+        prog, config.__doc__ or "", usage=f"{prog} [options]", print_config="--print-config"
+    )
+    parser.add_argument(
+        "--config", action=ActionConfigFile, metavar="FILE.yaml",
+        help="read settings from this file, such as a run's config.yaml; "
+        "options after it on the command line win",
+    )  # fmt: skip
+    parser._option_string_actions["--print-config"].help = "print all settings as YAML, and end"
+    for title, fields in groups(config):
+        group = parser.add_argument_group(title)
+        for field in fields:
+            _add_option(group, field)
+    return parser
+
+
+def config_from(parsed: Any, config: type[Config]) -> Config:
+    """The dataclass of what a parser of `parser_for` has parsed."""
+    names = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
+    return config(**{name: getattr(parsed, name) for name in names})
+
+
+def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
+    names = [flag(field.name), *field.metadata["aliases"]]
+    about = {"help": field.metadata["help"], "default": field.default}
+    if field.type is bool:
+        group.add_argument(names[0], action=ActionYesNo(yes_prefix="", no_prefix="no-"), **about)
+        return
+    metavar = field.metadata["metavar"] or _metavar(field)
+    group.add_argument(*names, type=field.type, metavar=metavar, **about)
+
+
+def _metavar(field: "dataclasses.Field[Any]") -> str:
+    choices = _choices(field.type)
+    return f"{{{','.join(choices)}}}" if choices else field.name.rpartition("_")[2].upper()
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type without its None."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return annotation
+    return next(arg for arg in get_args(annotation) if arg is not types.NoneType)
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    plain = _plain_type(annotation)
+    return get_args(plain) if get_origin(plain) is Literal else ()
+
+
+class _PrintCompletion(Action):
+    """Prints the completion script of a shell, and ends."""
+
+    def __call__(self, parser: Any, _: Any, shell: Any, option: str | None = None) -> NoReturn:
+        print(parser.get_completion_script(f"shtab-{shell}"))
+        raise SystemExit(0)
+
+
+def add_completion(parser: OneLineParser) -> None:
+    # The second name is the one that jsonargparse gave this option for years.
+    parser.add_argument(
+        "--print-completion", "--print_shtab", action=_PrintCompletion, choices=SHELLS,
+        dest=SUPPRESS, default=SUPPRESS, help="print the completion script of this shell",
+    )  # fmt: skip
+
+
+# What is wrong, in one line.
+
+
+def _one_line(parser: OneLineParser, message: str) -> str:
+    """The messages of jsonargparse and argparse, reworded."""
+    if key := re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL):
+        return _wrong_value(_below(parser, key[1].split(".")[0]), key[1].rpartition(".")[2], key[2])
+    if unknown := re.match(r"unrecognized arguments: (\S+)", message):
+        chosen = _below(parser, (parser.args or [""])[0])
+        return _unknown("option" if unknown[1].startswith("-") else "argument", unknown[1],
+                        [name for a in chosen._actions for name in a.option_strings], chosen)  # fmt: skip
+    if unknown := re.match(r"argument COMMAND: invalid choice: '(.*?)'", message):
+        return _unknown("command", unknown[1], _commands(parser), parser)
+    if unknown := re.match(r"Subcommand '(\w+)' does not accept option '(.*?)'", message):
+        chosen = _below(parser, unknown[1])
+        return _unknown("setting", unknown[2], [a.dest for a in chosen._actions], chosen)
+    if message.startswith('expected "command"'):
+        return f"give a command: {', '.join(_commands(parser))} {_see_help(parser)}"
+    if option := re.match(r"argument (-[^:/]+)\S*: (.*)", message, re.DOTALL):
+        complaint = re.sub("ignored explicit argument .*", "takes no value", option[2])
+        return f"{option[1]}: {_flat(complaint)} {_see_help(parser)}"
+    if message.startswith(("Problems parsing config", "Unexpected config")):
+        return f"--config: not a file of settings: {_flat(message)}"
+    return f"{_flat(message)} {_see_help(parser)}"
+
+
+def _wrong_value(parser: OneLineParser, dest: str, complaint: str) -> str:
+    action = next((a for a in parser._actions if a.dest == dest), None)
+    value = re.search(r"(?:Got|Given) value: (.*)", complaint, re.DOTALL)
+    hint = getattr(action, "_typehint", None)
+    if action is None or value is None or hint is None:
+        return f"{flag(dest)}: {_flat(complaint)}"
+    given = set(action.option_strings) & {word.partition("=")[0] for word in parser.args or ()}
+    return f"{given.pop() if given else flag(dest)} {_flat(value[1])}: expected {_expected(hint)}"
+
+
+def _expected(annotation: Any) -> str:
+    if choices := _choices(annotation):
+        return f"one of {', '.join(choices)}"
+    plain = _plain_type(annotation)
+    return _MEANING.get(plain, str(plain))
+
+
+def _unknown(kind: str, word: str, known: list[str], parser: OneLineParser) -> str:
+    """For a word that nobody knows: the nearest that somebody does."""
+    name = word.partition("=")[0]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown {kind} {name}{hint} {_see_help(parser)}"
+
+
+def _commands(parser: OneLineParser) -> list[str]:
+    return list(parser._subcommands_action.choices) if parser._subcommands_action else []
+
+
+def _below(parser: OneLineParser, word: str) -> OneLineParser:
+    """The parser of the command that this word names, or the same one."""
+    commands = parser._subcommands_action
+    found: OneLineParser = (
+        commands.choices[word] if commands and word in commands.choices else parser
+    )
+    return found
+
+
+def _see_help(parser: OneLineParser) -> str:
+    return f"(see {parser.prog} --help)"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,87 @@
+"""Processes that Leash starts: spawned, never forked, and never left behind."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
+
+from ps.config import EvaluateConfig, ServerConfig, common_settings, to_argv
+
+Process = subprocess.Popen[bytes]
+
+EVALUATOR_GRACE_S: Final = 1.0
+
+
+def spawn(
+    command: str,
+    config: Any,
+    *,
+    stdout: int | IO[Any] | None = None,
+    stderr: int | IO[Any] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Process:
+    """Starts `leash COMMAND` with these settings as a process.
+
+    It gets a session of its own, so that Ctrl-C reaches its parent alone, which ends it in order.
+    """
+    argv = [sys.executable, "-m", "ps.cli", command, *to_argv(config)]
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        start_new_session=True,
+        # One computing thread a process unless it says otherwise: N processes share the cores.
+        env={"OMP_NUM_THREADS": "1", **os.environ},
+    )
+
+
+def stop_all(processes: Iterable[Process], grace_s: float) -> None:
+    """SIGTERM to all at once, SIGKILL to whoever is still there after `grace_s` seconds."""
+    running = [p for p in processes if p.poll() is None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + grace_s
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class EvaluatorProcess:
+    """The observer that measures test accuracy beside a server: `leash evaluate`."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self._config: Final = config
+        self._process: Process | None = None
+
+    @classmethod
+    def for_task(cls, config: ServerConfig, run_dir: Path) -> "EvaluatorProcess | None":
+        """The evaluator of a server that knows its task and has PyTorch; otherwise None."""
+        if config.model is None and config.dataset is None:
+            return None
+        if importlib.util.find_spec("torch") is None:
+            return None
+        return cls(
+            common_settings(config, EvaluateConfig, run_dir=str(run_dir), ps_ip=None, ps_port=None)
+        )
+
+    def start(self, address: str) -> None:
+        settings = common_settings(self._config, EvaluateConfig, server=address)
+        self._process = spawn("evaluate", settings)
+
+    def failure(self) -> int | None:
+        """Its exit status, if it has ended with one that is not 0."""
+        status = self._process.poll() if self._process else None
+        return abs(status) if status else None
+
+    def stop(self) -> None:
+        if self._process:
+            stop_all([self._process], EVALUATOR_GRACE_S)

@@ -1,0 +1,335 @@
+"""The server: two ROUTER sockets and one loop, which hands every message to its handler.
+
+The control socket has precedence: its frames are few and small, and a sign of life that waits
+behind gradients would look like silence. One thread does it all; the core releases the GIL.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+from typing import Any, Final
+
+import zmq
+
+from ps.catalog import choose_task
+from ps.checkpoint import open_checkpoint, save_checkpoint
+from ps.config import ServerConfig, address_of, parse_learners, split_address
+from ps.coordinator import ALL_GONE, Coordinator
+from ps.data import DataPlane, Payload
+from ps.errors import ProtocolError
+from ps.events import EventLog
+from ps.members import Members
+from ps.metrics import Metrics
+from ps.policy import choose_rule
+from ps.processes import EvaluatorProcess
+from ps.rundir import RunDir
+from ps.sockets import (
+    CONTROL_MAX_NBYTES,
+    CONTROL_QUEUE,
+    COPY_BELOW_NBYTES,
+    bind,
+    data_max_nbytes,
+    data_queue,
+    make_router,
+)
+from ps.wire.frames import CONTROL, DATA, check_payload_count, decode, encode, error_message
+from ps.wire.messages import STOPPED_BY_TIMEOUT, Message, Ok, Params
+
+TICK_S: Final = 0.2
+GRACE_S: Final = 2.0  # for the others to say bye once the server is stopping
+PROGRESS_S: Final = 10.0
+DATA_BATCH: Final = 32  # data messages at most before the control socket is looked at again
+
+
+class Server:
+    """One run. Binds when made; `run` serves until the run is over."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        run_dir: RunDir | None,
+        *,
+        evaluator: EvaluatorProcess | None = None,
+        say: Callable[[str], None] = lambda text: print(f"leash server: {text}", flush=True),
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Args:
+            run_dir: where the run leaves its files; None for nowhere.
+            evaluator: the observer to start once the server listens, and to wait for.
+            say: shows a line of progress.
+
+        Raises:
+            UsageError: a setting that cannot be, a port that is taken.
+        """
+        self.rule: Final = choose_rule(config.policy, config.staleness)
+        ranks = parse_learners(config.learners, config.workers)
+        self._config: Final = config
+        self._run_dir: Final = run_dir
+        self._evaluator: Final = evaluator
+        self._say: Final = say
+        self._now: Final = now
+        self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
+        self.address: Final = self._listen()
+        events = EventLog(run_dir.events if run_dir else None, now)
+        self._events: Final = events
+        self.members: Final = Members(ranks, config.evict_s, now)
+        self.metrics: Final = Metrics(self.rule, events, config.step_events, now)
+        self.data: Final = DataPlane(config, self.rule, self.members, self.metrics, self._send_data)
+        self.coordinator: Final = Coordinator(
+            config, self.rule, self.members, self.metrics, self.data, [self.data_port], now
+        )
+        self._signal = 0
+        self._unreading: list[Message] = []  # answers that their peers left no room for
+        if config.resume is not None:
+            self.data.model = open_checkpoint(config, self.rule)
+        self._status = 0
+        self._stop_deadline_s: float | None = None
+        self._next_tick_s = self._next_progress_s = now()
+        self._checkpointed_epoch = 0
+        self._shown: dict[str, Any] = {}
+
+    # Life.
+
+    def _listen(self) -> str:
+        """Makes and binds the sockets; returns the address at which a local process finds us."""
+        config = self._config
+        host, port = split_address(address_of(config.bind, config.ps_ip, config.ps_port))
+        max_nbytes = data_max_nbytes(config.chunk_kib * 1024)
+        self._control = make_router(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES)
+        self._data = make_router(self._context, data_queue(config.window), max_nbytes)
+        try:
+            self._control_port = bind(self._control, host, port)
+            self.data_port = bind(self._data, host, port + 1 if port else 0)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self._poller = zmq.Poller()
+        self._poller.register(self._control, zmq.POLLIN)
+        self._poller.register(self._data, zmq.POLLIN)
+        local = "127.0.0.1" if host in ("*", "0.0.0.0") else host
+        return f"tcp://{local}:{self._control_port}"
+
+    def run(self) -> int:
+        """Serves until the run is over; returns the exit status."""
+        if self._evaluator:
+            self._evaluator.start(self.address)
+        try:
+            while not self._over():
+                self._poller.poll(int(TICK_S * 1000))
+                self._drain_control()
+                self._drain_data()
+                self._evict_unreading()
+                if self._now() >= self._next_tick_s:
+                    self._tick()
+        finally:
+            self._close()
+        return self._status
+
+    def stop(self, reason: str, status: int) -> None:
+        """Ends the run soon: tells everybody, and gives them a moment to say bye."""
+        if not self.coordinator.stopping:
+            self.coordinator.stopping = reason
+            self._status = status
+            self.data.stop(reason)
+            self._stop_deadline_s = self._now() + GRACE_S
+
+    def announce(self) -> None:
+        """Says where the server listens; --ready-fd is for a program that waits for it."""
+        self._say(f"listening at {self.address}, {len(self.members.ranks)} workers, {self.rule}")
+        if self._config.ready_fd is not None:
+            os.write(self._config.ready_fd, self.address.encode())
+            os.close(self._config.ready_fd)
+
+    def stop_on_signals(self) -> None:
+        """From now on SIGINT and SIGTERM end the run, with status 130 and 143."""
+
+        def on_signal(number: int, _: FrameType | None) -> None:
+            self.stop_soon(number)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, on_signal)
+
+    def stop_soon(self, number: int) -> None:
+        """Ends the run as that signal would. From any thread, or a signal handler."""
+        self._signal = number  # the loop acts on it: a message may be half sent just now
+
+    def _over(self) -> bool:
+        overdue = self._stop_deadline_s is not None and self._now() > self._stop_deadline_s
+        return self.coordinator.closed or overdue
+
+    def _tick(self) -> None:
+        self._next_tick_s = self._now() + TICK_S
+        self.coordinator.tick()
+        if self._signal:
+            self.stop(signal.Signals(self._signal).name, 128 + self._signal)
+        if self.coordinator.stopping == ALL_GONE:
+            self._status = 1
+        timeout_s = self._config.timeout_s
+        if timeout_s is not None and self.metrics.train_seconds > timeout_s:
+            self.stop(STOPPED_BY_TIMEOUT, 0)
+        if self._evaluator and (failure := self._evaluator.failure()) is not None:
+            self.stop(f"the evaluator ended with status {failure}", failure)
+        self._checkpoint_epochs()
+        self._show_progress()
+
+    def _close(self) -> None:
+        self._say_end()
+        if self._run_dir:
+            self._write_results(self._run_dir)
+        self._events.close()
+        self._context.destroy(linger=200)
+        if self._evaluator:
+            self._evaluator.stop()
+
+    # Messages.
+
+    def _drain_control(self) -> None:
+        for _ in range(CONTROL_QUEUE):
+            try:
+                route, *frames = self._control.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            self._on_control(route, frames)
+
+    def _on_control(self, route: bytes, frames: list[bytes]) -> None:
+        answer: Message
+        try:
+            message = decode(frames[0] if frames else b"", CONTROL)
+            check_payload_count(message, len(frames) - 1)
+        except ProtocolError as error:
+            self.metrics.refused(error)
+            answer, payload = error_message(error), None
+        else:
+            answer, payload = self.coordinator.answer(message, frames[1] if frames[1:] else None)
+        self._send(self._control, route, answer, payload)
+
+    def _drain_data(self) -> None:
+        for _ in range(DATA_BATCH):
+            try:
+                route = self._data.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            header = self._data.recv() if self._data.rcvmore else b""
+            payloads = []
+            while self._data.rcvmore:
+                payloads.append(self._data.recv(copy=False))
+            self._on_data(route, header, payloads)
+
+    def _on_data(self, route: bytes, header: bytes, payloads: list[zmq.Frame]) -> None:
+        try:
+            message = decode(header, DATA)
+            check_payload_count(message, len(payloads))
+        except ProtocolError as error:
+            self.metrics.refused(error)
+            self._send_data(route, error_message(error), None)
+        else:
+            self.data.handle(route, message, payloads[0] if payloads else None)
+
+    def _send_data(self, route: bytes, message: Message, payload: Payload) -> None:
+        if not self._send(self._data, route, message, payload):
+            # With credits no queue is full: this peer sends, and does not read. Not now: it would
+            # release further answers in the middle of those that are being sent.
+            self._unreading.append(message)
+
+    def _evict_unreading(self) -> None:
+        """Leaves workers behind whose answers could not be sent.
+
+        An `error` may be the answer to anybody who writes a worker's rank into a header; only the
+        worker itself gets anything else.
+        """
+        for message in self._unreading:
+            if isinstance(message, (Params, Ok)):
+                self.coordinator.evict(message.worker)
+        self._unreading.clear()
+
+    def _send(
+        self, socket: zmq.Socket[bytes], route: bytes, message: Message, payload: Payload
+    ) -> bool:
+        """Sends to one peer; False if it does not read. A peer that is gone misses it."""
+        more = zmq.SNDMORE | zmq.DONTWAIT
+        try:
+            socket.send(route, more)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return True  # it asks again when it comes back, or is evicted
+        if payload is None:
+            socket.send(encode(message), zmq.DONTWAIT)
+            return True
+        socket.send(encode(message), more)
+        socket.send(payload, zmq.DONTWAIT, copy=len(payload) < COPY_BELOW_NBYTES)
+        return True
+
+    # What people see, and what stays.
+
+    def _show_progress(self) -> None:
+        if not self.metrics.started:
+            self._show("missing", self.members.missing, lambda m: f"waiting for workers {m}")
+            return
+        self._show("rule", str(self.rule), lambda r: f"started, {r}")
+        self._show("epoch", self.metrics.epoch, lambda e: f"epoch {e} is complete")
+        for evaluation in self.metrics.evaluations[-1:]:
+            text = f"test accuracy {evaluation.accuracy:.4f} after epoch {evaluation.epoch}"
+            self._show("accuracy", text, str)
+        if self._now() >= self._next_progress_s:
+            self._next_progress_s = self._now() + PROGRESS_S
+            rate = self.metrics.steps / max(self.metrics.train_seconds, 1e-9)
+            live = len(self.members.live)
+            self._say(f"{self.metrics.steps} steps, {rate:.1f}/s, {live} workers")
+
+    def _show(self, what: str, value: Any, text: Callable[[Any], str]) -> None:
+        """Says something when it has changed since it was last said."""
+        if value and self._shown.get(what) != value:
+            self._say(text(value))
+        self._shown[what] = value
+
+    def _say_end(self) -> None:
+        why = self.coordinator.stopping
+        self._say(f"ended after {self.metrics.steps} steps" + (f": {why}" if why else ""))
+
+    def _checkpoint_epochs(self) -> None:
+        every = self._config.checkpoint_epochs
+        if (
+            every
+            and self._run_dir
+            and self.metrics.epoch // every > self._checkpointed_epoch // every
+        ):
+            self._checkpointed_epoch = self.metrics.epoch
+            if self.data.model is not None:
+                path = self._run_dir.checkpoint(f"epoch-{self.metrics.epoch}")
+                save_checkpoint(self.data.model, path)
+
+    def _write_results(self, run_dir: RunDir) -> None:
+        settings = {
+            "policy": self.rule.policy.name,
+            "bound": self.rule.bound,
+            "workers": len(self.members.ranks),
+            "model": self._config.model,
+            "dataset": self._config.dataset,
+            "seed": 1 if self._config.seed is None else self._config.seed,
+        }
+        outcome = {"ended": self.coordinator.stopping or "done"}
+        run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
+        if self.data.model is not None and self.data.model.initialized:
+            save_checkpoint(self.data.model, run_dir.checkpoint("final"))
+
+
+def serve(config: ServerConfig) -> int:
+    """`leash server`: one run, as a process of its own."""
+    rule = choose_rule(config.policy, config.staleness)
+    model, dataset = choose_task(config.model, config.dataset)
+    config = replace(config, model=model, dataset=dataset)
+    run_dir = RunDir.at(config.run_dir, rule.policy.name)
+    run_dir.write_config(config)
+    evaluator = EvaluatorProcess.for_task(config, run_dir.path)
+    if evaluator is not None:
+        config = replace(config, observers=config.observers + 1)
+    server = Server(config, run_dir, evaluator=evaluator)
+    server.stop_on_signals()
+    server.announce()
+    return server.run()

@@ -1,0 +1,1 @@
+"""The wire: messages as types, messages as frames, numbers as bytes."""

@@ -1,0 +1,194 @@
+"""Messages ↔ frames, and every check of a header.
+
+::
+
+    frame 0  route    added by ROUTER, unseen by workers
+    frame 1  header   msgpack map with "v" (version), "t" (verb) and the verb's fields; ≤ 4 KiB
+    frame 2  payload  only where the verb has one
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+
+import msgpack
+
+from ps.errors import (
+    ERROR_BY_CODE,
+    FrameCountError,
+    HeaderError,
+    ProtocolError,
+    ResyncError,
+    shown,
+)
+from ps.wire.messages import (
+    ANSWERS,
+    CONTROL_REQUESTS,
+    DATA_REQUESTS,
+    U63_MAX,
+    Error,
+    Message,
+    Within,
+)
+
+VERSION: Final = 1
+MAX_HEADER_NBYTES: Final = 4096
+_LIMITS: Final = {
+    "max_str_len": 2048, "max_bin_len": 0, "max_array_len": 256, "max_map_len": 64,
+    "max_ext_len": 0,
+}  # fmt: skip
+
+M = TypeVar("M", bound=Message)
+Check = Callable[[Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Codec:
+    """A verb's fields, in the order of its type, and how to check and collect them."""
+
+    cls: type[Message]
+    names: tuple[str, ...]
+    checks: tuple[tuple[str, Check, str], ...]  # field, test, what was expected in words
+    values: Callable[[Message], tuple[Any, ...]]
+
+
+def _check_for(hint: Any) -> tuple[Check, str]:
+    """The test for one annotation, and its meaning in words."""
+    base = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    span = hint.__metadata__[0] if hasattr(hint, "__metadata__") else Within(0, U63_MAX)
+    low, high = span.low, span.high
+    if base is int:
+        return lambda x: type(x) is int and low <= x <= high, f"an integer from {low} to {high}"
+    if base is str:
+        return lambda x: type(x) is str and low <= len(x) <= high, f"a text of at most {high}"
+    if base is bool:
+        return lambda x: type(x) is bool, "true or false"
+    if base is float:
+        return lambda x: type(x) is float and not math.isinf(x), "a float64 that is not infinite"
+    if get_origin(base) is list:
+        return lambda x: _are_ids(x, high), f"a list of at most {high} integers"
+    assert get_origin(base) is dict, hint
+    return lambda x: _are_settings(x, high), f"a map of at most {high} words to plain values"
+
+
+def _are_ids(value: Any, most: int) -> bool:
+    return (
+        type(value) is list
+        and len(value) <= most
+        and all(type(x) is int and 0 <= x <= U63_MAX for x in value)
+    )
+
+
+def _are_settings(value: Any, most: int) -> bool:
+    plain = (int, float, str, bool, type(None))
+    return (
+        type(value) is dict
+        and len(value) <= most
+        and all(type(k) is str and type(v) in plain for k, v in value.items())
+    )
+
+
+def _codec(cls: type[Message]) -> _Codec:
+    names = tuple(f.name for f in fields(cls))
+    hints = get_type_hints(cls, include_extras=True)
+    checks = tuple((name, *_check_for(hints[name])) for name in names)
+    if not names:
+        return _Codec(cls, names, checks, lambda _: ())
+    get = attrgetter(*names)
+    return _Codec(cls, names, checks, get if len(names) > 1 else lambda message: (get(message),))
+
+
+def table(classes: Iterable[type[Message]]) -> Mapping[str, type[Message]]:
+    """Verb ▸ type, for `decode`: what may arrive on a socket."""
+    return {cls.verb: cls for cls in classes}
+
+
+CONTROL: Final = table(CONTROL_REQUESTS)
+DATA: Final = table(DATA_REQUESTS)
+REPLIES: Final = table(ANSWERS)
+_CODECS: Final = {cls: _codec(cls) for cls in (*CONTROL_REQUESTS, *DATA_REQUESTS, *ANSWERS)}
+
+
+def encode(message: Message) -> bytes:
+    """The header frame of a message."""
+    codec = _CODECS[type(message)]
+    header = dict(zip(codec.names, codec.values(message), strict=True))
+    packed: bytes = msgpack.packb({"v": VERSION, "t": message.verb, **header})
+    assert len(packed) <= MAX_HEADER_NBYTES, message.verb
+    return packed
+
+
+def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:
+    """The message of a header frame.
+
+    Args:
+        header: the frame, at most 4 KiB.
+        expected: the verbs that may come here, as `table` makes them.
+
+    Raises:
+        HeaderError: anything but one whole header of an expected verb, its fields complete, of
+            the right type and within their range. The text says what was expected and what came.
+    """
+    fields_by_name = _unpack_map(header)
+    version = fields_by_name.pop("v", None)
+    if type(version) is not int or version != VERSION:
+        raise HeaderError(f"v: expected {VERSION}, got {shown(version)}")
+    verb = fields_by_name.pop("t", None)
+    cls = expected.get(verb) if type(verb) is str else None
+    if cls is None:
+        raise HeaderError(f"t: expected one of {', '.join(expected)}, got {shown(verb)}")
+    codec = _CODECS[cls]
+    if len(fields_by_name) != len(codec.names) or not fields_by_name.keys() >= set(codec.names):
+        raise HeaderError(f"{verb}: expected the fields {', '.join(codec.names) or 'none'}, got "
+                          f"{', '.join(map(str, fields_by_name)) or 'none'}"[:480])  # fmt: skip
+    for name, is_valid, meaning in codec.checks:
+        if not is_valid(fields_by_name[name]):
+            raise HeaderError(f"{verb}.{name}: expected {meaning}, "
+                              f"got {shown(fields_by_name[name])}")  # fmt: skip
+    return cls(**fields_by_name)
+
+
+def decode_as(cls: type[M], header: bytes) -> M:
+    """The message of a header that must be of type `cls`; an `error` from the peer is raised."""
+    message = decode(header, {cls.verb: cls, Error.verb: Error})
+    if isinstance(message, Error):
+        raise error_from(message)
+    assert isinstance(message, cls)
+    return message
+
+
+def check_payload_count(message: Message, payload_frames: int) -> None:
+    """Raises FrameCountError unless as many payload frames came as the verb has."""
+    if payload_frames > 1 or message.payload not in (None, bool(payload_frames)):
+        wants = {True: "one payload", False: "no payload", None: "at most one payload"}
+        raise FrameCountError(f"{message.verb}: expected {wants[message.payload]}, "
+                              f"got {payload_frames} frames after the header")  # fmt: skip
+
+
+def error_from(message: Error) -> ProtocolError:
+    """The exception that an `error` stands for."""
+    cls = ERROR_BY_CODE.get(message.code, ProtocolError)
+    if cls is ResyncError:
+        return ResyncError(message.text, message.clock)
+    return cls(message.text)
+
+
+def error_message(error: ProtocolError, worker: int = 0, step: int = 0, chunk: int = 0) -> Error:
+    """The `error` that tells a peer of an exception, with the ids of its request."""
+    clock = error.clock if isinstance(error, ResyncError) else 0
+    return Error(error.code, str(error)[:512], worker, step, chunk, clock)
+
+
+def _unpack_map(header: bytes) -> dict[str, Any]:
+    if len(header) > MAX_HEADER_NBYTES:
+        raise HeaderError(f"expected a header of at most {MAX_HEADER_NBYTES} bytes, "
+                          f"got {len(header)}")  # fmt: skip
+    try:
+        unpacked = msgpack.unpackb(header, strict_map_key=True, **_LIMITS)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise HeaderError(f"expected a msgpack map: {error}"[:480]) from error
+    if type(unpacked) is not dict:
+        raise HeaderError(f"expected a msgpack map, got {type(unpacked).__name__}")
+    return unpacked

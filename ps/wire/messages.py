@@ -1,0 +1,255 @@
+"""One frozen type per verb, version 1. docs/wire-format.md is the contract.
+
+::
+
+    control   hello ▸ welcome   beat ▸ beaten   report ▸ ok   status ▸ state   bye ▸ ok
+    data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   echo ▸ echoed
+    both      anything wrong ▸ error
+
+The annotations are the checks: `frames.decode` accepts a header only if it has exactly these
+fields, each of exactly this type and within this range.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Smallest and largest value of a number, or length of a text or list; both included."""
+
+    low: int
+    high: int
+
+
+STOPPED_BY_TIMEOUT: Final = "timeout"  # a `stopping` that is a good end, not a failure
+
+U32_MAX: Final = (1 << 32) - 1
+U63_MAX: Final = (1 << 63) - 1
+EPOCH_MAX: Final = 100_000  # `state` holds a number for each, within 1 MiB
+
+Id: TypeAlias = Annotated[int, Within(0, U32_MAX)]
+Count: TypeAlias = Annotated[int, Within(0, U63_MAX)]
+# What is summed up, or counted through, has limits that no sum or count comes near.
+Samples: TypeAlias = Annotated[int, Within(0, U32_MAX)]
+Epoch: TypeAlias = Annotated[int, Within(0, EPOCH_MAX)]
+Word: TypeAlias = Annotated[str, Within(0, 64)]
+Text: TypeAlias = Annotated[str, Within(0, 512)]
+Ids: TypeAlias = Annotated[list[int], Within(0, 256)]
+Settings: TypeAlias = Annotated[dict[str, Any], Within(0, 64)]  # word ▸ int, float, str, bool, nil
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    verb: ClassVar[str] = ""
+    payload: ClassVar[bool | None] = False  # has a second frame: yes, no, or None for "may have"
+
+
+# Control: small frames only, answered promptly.
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Message):
+    """A process asks to take part. Payload: its model's layout (an observer may leave it out)."""
+
+    verb = "hello"
+    payload = None
+    role: Word  # "worker" or "observer"
+    worker: Id  # the rank, from 1; 0 for an observer
+    name: Text  # host and process, for people
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome(Message):
+    """What the newcomer must know. Payload: the model's layout, once the server has one."""
+
+    verb = "welcome"
+    payload = None
+    worker: Id
+    incarnation: Count  # grows with every hello; goes into every message from now on
+    first_step: Count  # the number of this worker's first push
+    chunk_nbytes: Count
+    window: Id  # requests that may be in flight on one data socket
+    data_ports: Ids  # one per shard, on the host of the control socket
+    beat_s: float  # say `beat` this often
+    evict_s: float  # after this much silence the server goes on without you
+    settings: Settings  # what the run was started with: policy, bound, lr, epochs, seed, ...
+
+
+@dataclass(frozen=True, slots=True)
+class Beat(Message):
+    """A sign of life."""
+
+    verb = "beat"
+    worker: Id
+    incarnation: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Beaten(Message):
+    """How the run stands."""
+
+    verb = "beaten"
+    started: bool  # every expected worker is here
+    missing: Ids  # before that, the expected workers that are not, at most 256 of them
+    initialize: bool  # you are to send the first values of every chunk
+    initialized: bool  # every chunk has its first values
+    epoch: Epoch  # epochs that every worker has completed
+    finished: bool  # every worker has said bye: an observer may evaluate for the last time
+    stopping: Text  # why the server is about to end; empty while it is not
+
+
+@dataclass(frozen=True, slots=True)
+class Report(Message):
+    """What a process has to tell. Fields that its kind does not use are 0."""
+
+    verb = "report"
+    worker: Id
+    incarnation: Count
+    kind: Word  # "training", "epoch" (a worker completed one), "evaluation" (an observer's)
+    epoch: Epoch  # completed by this worker, or the one that was evaluated
+    step: Count
+    samples: Count  # trained on so far, or evaluated
+    loss: float  # mean per sample since the last report, or over the test set
+    accuracy: float  # of the test set, 0 to 1
+    compute_s: float  # so far: forward, backward, data
+    wait_s: float  # so far: from a push until its reply
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Message):
+    """Anybody may ask how the run stands."""
+
+    verb = "status"
+
+
+@dataclass(frozen=True, slots=True)
+class State(Message):
+    """Payload: a msgpack map for people and programs; see docs/wire-format.md."""
+
+    verb = "state"
+    payload = True
+
+
+@dataclass(frozen=True, slots=True)
+class Bye(Message):
+    """A process leaves; nobody waits for it from now on."""
+
+    verb = "bye"
+    worker: Id
+    incarnation: Count
+    reason: Word  # "done", "stopped" or "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Ok(Message):
+    """Done. The fields repeat those of the request; 0 where it had none."""
+
+    verb = "ok"
+    worker: Id
+    step: Count
+    chunk: Id
+    taken: bool  # init: these values count; false if the chunk had values already
+
+
+# Data: one chunk a message.
+
+
+@dataclass(frozen=True, slots=True)
+class Init(Message):
+    """The first values of a chunk."""
+
+    verb = "init"
+    payload = True
+    worker: Id
+    incarnation: Count
+    chunk: Id
+    codec: Word
+
+
+@dataclass(frozen=True, slots=True)
+class PushPull(Message):
+    """A gradient; answered with the new parameters when the policy lets this worker go on."""
+
+    verb = "push_pull"
+    payload = True
+    worker: Id
+    incarnation: Count
+    step: Count  # this worker's push number; the first is `welcome`'s first_step
+    chunk: Id
+    codec: Word
+    samples: Samples  # behind this gradient: its weight in the mean of bsp
+
+
+@dataclass(frozen=True, slots=True)
+class Push(Message):
+    """A gradient; answered with `ok` when the policy lets this worker go on."""
+
+    verb = "push"
+    payload = True
+    worker: Id
+    incarnation: Count
+    step: Count
+    chunk: Id
+    codec: Word
+    samples: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Pull(Message):
+    """The parameters as they are now, for workers and observers."""
+
+    verb = "pull"
+    worker: Id
+    incarnation: Count
+    chunk: Id
+    codec: Word
+
+
+@dataclass(frozen=True, slots=True)
+class Params(Message):
+    """The parameters of a chunk."""
+
+    verb = "params"
+    payload = True
+    worker: Id
+    step: Count  # of the push that this answers; 0 for a pull
+    chunk: Id
+    codec: Word
+    version: Count  # updates that the chunk has seen, by anyone
+    lag: Count  # this worker's clock minus the smallest, as the reply went out
+    staleness: Count  # updates by others between this worker's pull and the push answered here
+
+
+@dataclass(frozen=True, slots=True)
+class Echo(Message):
+    """Send me this back: how `leash doctor` measures a connection."""
+
+    verb = "echo"
+    payload = True
+
+
+@dataclass(frozen=True, slots=True)
+class Echoed(Message):
+    verb = "echoed"
+    payload = True
+
+
+@dataclass(frozen=True, slots=True)
+class Error(Message):
+    """A request that changed nothing (but see `nonfinite`), and why."""
+
+    verb = "error"
+    code: Word  # see ps.errors
+    text: Text  # what was expected and what came
+    worker: Id
+    step: Count
+    chunk: Id
+    clock: Count  # resync: the newest step of this worker that the server has; otherwise 0
+
+
+CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (Hello, Beat, Report, Status, Bye)
+DATA_REQUESTS: Final[tuple[type[Message], ...]] = (Init, PushPull, Push, Pull, Echo)
+ANSWERS: Final[tuple[type[Message], ...]] = (
+    Welcome, Beaten, State, Ok, Params, Echoed, Error,
+)  # fmt: skip
