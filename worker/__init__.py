@@ -1,0 +1,17 @@
+"""The training side of Leash."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worker.optimizer import PSOptimizer
+
+__all__ = ["PSOptimizer"]
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes seconds to import: only who asks for the optimizer pays for it.
+    if name == "PSOptimizer":
+        from worker.optimizer import PSOptimizer
+
+        return PSOptimizer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,98 @@
+"""The datasets that ``--dataset`` names."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ps.catalog import DATASETS, choose, is_reference
+from worker.datasets.base import (
+    DEFAULT_IMAGE_SIZE,
+    DEFAULT_SYNTHETIC_CLASSES,
+    DEFAULT_SYNTHETIC_SHAPE,
+    DEFAULT_SYNTHETIC_SIZE,
+    Batch,
+    Dataset,
+    DatasetOptions,
+    Positions,
+)
+from worker.datasets.cifar10 import load_cifar10
+from worker.datasets.digits import load_digits
+from worker.datasets.imagefolder import load_imagefolder
+from worker.datasets.mnist import load_mnist
+from worker.datasets.plugin import load_plugin
+from worker.datasets.splits import epoch_order, shares
+from worker.datasets.synthetic import load_synthetic
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Positions",
+    "epoch_order",
+    "load_dataset",
+    "shares",
+]
+
+
+LOADERS: Final[dict[str, Callable[[DatasetOptions], Dataset]]] = {
+    "digits": load_digits,
+    "mnist": load_mnist,
+    "cifar10": load_cifar10,
+    "imagefolder": load_imagefolder,
+    "synthetic": load_synthetic,
+}  # by the names of ps.catalog.DATASETS
+
+
+def load_dataset(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+    train: bool = True,
+    test: bool = True,
+    limit: int | None = None,
+    keep: Callable[[int], Positions] | None = None,
+    image_size: int = DEFAULT_IMAGE_SIZE,
+    loader_workers: int = 0,
+    synthetic_shape: tuple[int, ...] = DEFAULT_SYNTHETIC_SHAPE,
+    synthetic_classes: int = DEFAULT_SYNTHETIC_CLASSES,
+    synthetic_size: int = DEFAULT_SYNTHETIC_SIZE,
+) -> Dataset:
+    """The dataset called ``name``: an entry of `ps.catalog.DATASETS`, or ``module:function``.
+
+    Args:
+        data_dir: the folder with its files.
+        download: fetch them first, where they can be fetched.
+        seed: of a synthetic dataset; no other depends on it.
+        train: whether to load the training split. An evaluator does without.
+        test: whether to load the test split. A worker does without.
+        limit: use only the first so many training samples.
+        keep: from the size of the training split to the positions that will be asked for, for
+            example ``lambda n: shares(n, weights, seed)[rank - 1]``. The others need not be read.
+            Positions go on meaning places in the whole split.
+        image_size: pixels per side of an image from a folder.
+        loader_workers: processes that read images from a folder; 0 reads in this process.
+        synthetic_shape: of one sample.
+        synthetic_classes: how many.
+        synthetic_size: training samples; the test split has a fifth as many.
+
+    Raises:
+        UsageError: unknown name, wrong argument, or files that are absent or unreadable.
+    """
+    options = DatasetOptions(
+        data_dir=data_dir,
+        download=download,
+        seed=seed,
+        train=train,
+        test=test,
+        limit=limit,
+        keep=keep,
+        image_size=image_size,
+        loader_workers=loader_workers,
+        synthetic_shape=synthetic_shape,
+        synthetic_classes=synthetic_classes,
+        synthetic_size=synthetic_size,
+    )
+    if is_reference(name):
+        return load_plugin(name, options)
+    return LOADERS[choose(name, DATASETS, "dataset").name](options)

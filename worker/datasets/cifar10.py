@@ -1,0 +1,199 @@
+"""CIFAR-10 (Krizhevsky, 2009), from whichever of these lies in the data folder, in this order::
+
+    cifar-10-batches-py/        torchvision's layout
+    cifar10-images.tar          train/CLASS/NNNN.jpg and test/CLASS/NNNN.jpg, read in place
+    train/CLASS/*  test/CLASS/*  the same, unpacked
+
+The positions of image files run by file name first, then class (0000 of all ten classes, then
+0001, …), so that the first N samples of the training split are of all classes.
+"""
+
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ps.errors import UsageError
+from worker.datasets.base import Dataset, DatasetOptions
+from worker.datasets.files import data_dir, downloading, not_found, reading
+from worker.datasets.memory import (
+    InMemoryDataset,
+    PixelScale,
+    Samples,
+    rows_by_position,
+    training_samples,
+)
+from worker.vision import import_torchvision
+
+CLASSES: Final = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)  # index = label
+SCALE: Final = PixelScale(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+
+BATCHES_DIR: Final = "cifar-10-batches-py"
+TAR_NAME: Final = "cifar10-images.tar"
+CONTENTS: Final = f"{BATCHES_DIR}, {TAR_NAME} or train/CLASS"
+SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+
+# Decoding runs at about 12,000 images a second; beyond a few seconds of it, say so.
+SILENT_IMAGES: Final = 20_000
+
+
+def load_cifar10(options: DatasetOptions) -> Dataset:
+    """Images of 3×32×32 in 10 classes."""
+    folder = data_dir("cifar10", options, CONTENTS)
+    if options.download or (folder / BATCHES_DIR).is_dir():
+        return _load_batches(folder, options)
+    if (folder / TAR_NAME).exists():
+        with _open_tar(folder / TAR_NAME) as files:
+            return _load_files(files, options)
+    if (folder / "train").is_dir() or (folder / "test").is_dir():
+        return _load_files(_list_folder(folder), options)
+    raise not_found("cifar10", folder, CONTENTS)
+
+
+def _load_batches(folder: Path, options: DatasetOptions) -> Dataset:
+    train = test = None
+    if options.download:
+        with downloading("cifar10", folder):
+            import_torchvision().datasets.CIFAR10(root=folder, download=True)
+    if options.train:
+        train = training_samples(*_read_batches(folder, train=True), options, SCALE)
+    if options.test:
+        test = Samples(*_read_batches(folder, train=False), SCALE)
+    return _dataset(train, test)
+
+
+def _read_batches(folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
+    # These files are pickles. torchvision opens them only after their MD5 sums have proved that
+    # they are Krizhevsky's.
+    with reading("cifar10", folder / BATCHES_DIR):
+        split = import_torchvision().datasets.CIFAR10(root=folder, train=train)
+    pixels = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()
+    return pixels, torch.tensor(split.targets)
+
+
+def _dataset(train: Samples | None, test: Samples | None) -> Dataset:
+    return InMemoryDataset("cifar10", train, test, sample_shape=(3, 32, 32), classes=len(CLASSES))
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files in a folder or an archive, named ``SPLIT/CLASS/FILE``."""
+
+    where: Path
+    names: list[PurePosixPath]
+    open: Callable[[PurePosixPath], IO[bytes]]
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[ImageFiles]:
+    with reading("cifar10", path), tarfile.open(path) as tar:
+        members = {
+            PurePosixPath(member.name): member for member in tar if member.isfile()
+        }  # the name as a path: "./train" is "train"
+
+        def open_member(name: PurePosixPath) -> IO[bytes]:
+            stream = tar.extractfile(members[name])
+            assert stream is not None  # it is None for what is no file
+            return stream
+
+        yield ImageFiles(path, list(members), open_member)
+
+
+def _list_folder(folder: Path) -> ImageFiles:
+    with reading("cifar10", folder):
+        names = [
+            PurePosixPath(path.relative_to(folder).as_posix())
+            for split in ("train", "test")
+            for path in (folder / split).glob("*/*")
+        ]
+    return ImageFiles(folder, names, lambda name: (folder / name).open("rb"))
+
+
+def _load_files(files: ImageFiles, options: DatasetOptions) -> Dataset:
+    train = test = None
+    if options.train:
+        names = _split_names(files, "train")
+        size = options.train_size(len(names))
+        kept = options.kept(size)
+        if kept is None:
+            train = _decode_split(files, names[:size])
+        else:
+            part = _decode_split(files, [names[position] for position in kept])
+            train = Samples(part.x, part.y, SCALE, rows_by_position(kept, size))
+    if options.test:
+        test = _decode_split(files, _split_names(files, "test"))
+    return _dataset(train, test)
+
+
+def _split_names(files: ImageFiles, split: str) -> list[PurePosixPath]:
+    """The images of a split; a name's place in the list is its position."""
+    names = [
+        name
+        for name in files.names
+        if len(name.parts) == 3 and name.parts[0] == split and name.suffix.lower() in SUFFIXES
+    ]
+    if not names:
+        raise UsageError(f"dataset cifar10: no image {split}/CLASS/*.jpg in {files.where}")
+    if unknown := {name.parts[1] for name in names} - set(CLASSES):
+        raise UsageError(
+            f"dataset cifar10: {files.where}: {min(unknown)!r} is not a class of CIFAR-10; "
+            "for classes of your own, give --dataset imagefolder"
+        )
+    return sorted(names, key=lambda name: (name.parts[2], name.parts[1]))
+
+
+def _decode_split(files: ImageFiles, names: list[PurePosixPath]) -> Samples:
+    # One array that the images are written into, not a list of them that is then copied.
+    pixels = np.empty((len(names), 3, 32, 32), np.uint8)
+    for row, name in enumerate(_announced(names, files.where)):
+        pixels[row] = _decode(files, name)
+    labels = [CLASSES.index(name.parts[1]) for name in names]
+    return Samples(torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64), SCALE)
+
+
+def _decode(
+    files: ImageFiles, name: PurePosixPath
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """One image as (3, 32, 32)."""
+    with reading("cifar10", files.where / name), files.open(name) as stream:
+        image = Image.open(stream).convert("RGB")
+        if image.size != (32, 32):
+            width, height = image.size
+            raise UsageError(
+                f"dataset cifar10: {files.where / name}: expected 32×32 pixels, "
+                f"got {width}×{height}"
+            )
+        return np.asarray(image).transpose(2, 0, 1)
+
+
+def _announced(names: list[PurePosixPath], where: Path) -> Iterable[PurePosixPath]:
+    """The names again; where they take more than a few seconds, stderr says so."""
+    if len(names) <= SILENT_IMAGES:
+        return names
+    text = f"decoding {len(names):,} images of {where}"
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr)
+        return names
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(names, text, console=Console(stderr=True), transient=True)

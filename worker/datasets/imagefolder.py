@@ -1,0 +1,112 @@
+"""Images in folders that are named after their classes::
+
+    DATA_DIR/train/CLASS/*.jpg
+            /test/CLASS/*.jpg   (or val/)
+
+Positions run round-robin over the classes (the first image of each, the second of each, …), so that
+the first N samples of the training split are of all classes.
+"""
+
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor
+
+from ps.errors import UsageError
+from worker.datasets.base import Dataset, DatasetOptions
+from worker.datasets.files import data_dir, not_found, reading
+from worker.datasets.mapstyle import MapStyleDataset
+from worker.vision import import_torchvision
+
+TEST_FOLDERS: Final = ("test", "val")
+# Of ImageNet, as is usual for photographs.
+MEAN: Final = (0.485, 0.456, 0.406)
+STD: Final = (0.229, 0.224, 0.225)
+
+
+def load_imagefolder(options: DatasetOptions) -> Dataset:
+    """Images of 3×S×S with S = ``image_size``: the shorter side is resized to S, then the middle
+    is cut out."""
+    if options.download:
+        raise UsageError("dataset imagefolder: nothing to --download; give --data-dir")
+    folder = data_dir("imagefolder", options, "train/CLASS/*")
+    train = _listing(folder / "train", options.image_size) if options.train else None
+    test = _listing(_test_folder(folder), options.image_size) if options.test else None
+    if train and test and train.classes != test.classes:
+        odd = min(set(train.classes) ^ set(test.classes))
+        raise UsageError(
+            f"dataset imagefolder: {folder}: class {odd!r} is in only one of train and test"
+        )
+    classes = (train or test or _listing(folder / "train", options.image_size)).classes
+    return MapStyleDataset(
+        "imagefolder",
+        train,
+        test,
+        sample_shape=(3, options.image_size, options.image_size),
+        classes=len(classes),
+        train_size=options.train_size(len(train)) if train else 0,
+        loader_workers=options.loader_workers,
+    )
+
+
+class ImageFiles:
+    """A map-style dataset of image files: (3×S×S float32, label).
+
+    Not torchvision's ``ImageFolder`` itself: a spawned loader process would import torchvision to
+    receive it, and that import may fail (`worker.vision`). This one travels as paths.
+    """
+
+    def __init__(self, files: list[tuple[str, int]], classes: list[str], image_size: int) -> None:
+        self.classes = classes
+        self._files = files
+        self._image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        path, label = self._files[position]
+        load, transform = self._pipeline
+        with reading("imagefolder", Path(path)):
+            return transform(load(path)), label
+
+    @cached_property
+    def _pipeline(self) -> tuple[Any, Any]:
+        torchvision = import_torchvision()
+        transforms = torchvision.transforms
+        transform = transforms.Compose(
+            [
+                transforms.Resize(self._image_size, antialias=True),
+                transforms.CenterCrop(self._image_size),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
+        return torchvision.datasets.folder.default_loader, transform
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_pipeline", None)  # torchvision's; built anew where this arrives
+        return state
+
+
+def _listing(folder: Path, image_size: int) -> ImageFiles:
+    if not folder.is_dir():
+        raise not_found("imagefolder", folder.parent, f"{folder.name}/CLASS/*")
+    with reading("imagefolder", folder):
+        listed = import_torchvision().datasets.ImageFolder(folder)
+    return ImageFiles(_round_robin(listed.samples), listed.classes, image_size)
+
+
+def _test_folder(folder: Path) -> Path:
+    present = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
+    return present[0] if present else folder / TEST_FOLDERS[0]
+
+
+def _round_robin(files: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Sorted by place within the class, then class; ``files`` are sorted by class, then name."""
+    counters = {label: count() for _, label in files}
+    places = [(next(counters[label]), label) for _, label in files]
+    return [file for _, file in sorted(zip(places, files, strict=True))]

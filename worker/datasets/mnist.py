@@ -1,0 +1,81 @@
+"""MNIST (LeCun, Cortes, Burges), from its uncompressed IDX files::
+
+DATA_DIR/MNIST/raw/train-images-idx3-ubyte    60,000 images of 28×28 bytes
+                  /train-labels-idx1-ubyte
+                  /t10k-images-idx3-ubyte     10,000 images
+                  /t10k-labels-idx1-ubyte
+"""
+
+from pathlib import Path
+from typing import Final
+
+from torch import Tensor
+
+from ps.errors import UsageError
+from worker.datasets.base import Dataset, DatasetOptions
+from worker.datasets.files import data_dir, downloading, not_found, reading
+from worker.datasets.memory import InMemoryDataset, PixelScale, Samples, training_samples
+from worker.vision import import_torchvision
+
+RAW: Final = Path("MNIST") / "raw"  # torchvision's layout
+SCALE: Final = PixelScale(mean=(0.1307,), std=(0.3081,))
+
+
+def load_mnist(options: DatasetOptions) -> Dataset:
+    """Images of 1×28×28 in 10 classes; positions are those of the files."""
+    folder = data_dir("mnist", options, str(RAW))
+    if options.download:
+        _download(folder)
+    train = test = None
+    if options.train:
+        train = training_samples(*_read_split(folder, "train"), options, SCALE)
+    if options.test:
+        test = Samples(*_read_split(folder, "t10k"), SCALE)
+    return InMemoryDataset("mnist", train, test, sample_shape=(1, 28, 28), classes=10)
+
+
+def _download(folder: Path) -> None:
+    datasets = import_torchvision().datasets
+    with downloading("mnist", folder):
+        datasets.MNIST(root=folder, download=True)
+
+
+def _read_split(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
+    """Images (n, 1, 28, 28) of uint8 and labels (n,) of int64, of consistent sizes.
+
+    torchvision's readers without its ``MNIST`` class: that wants all four files, and prefers an
+    old ``processed/*.pt``, which it unpickles.
+    """
+    reader = import_torchvision().datasets.mnist
+    images_path = _existing(folder, f"{prefix}-images-idx3-ubyte")
+    labels_path = _existing(folder, f"{prefix}-labels-idx1-ubyte")
+    with reading("mnist", images_path):
+        images: Tensor = reader.read_image_file(str(images_path))
+    with reading("mnist", labels_path):
+        labels: Tensor = reader.read_label_file(str(labels_path))
+    _require_mnist(images_path, images, labels_path, labels)
+    return images.unsqueeze(1), labels
+
+
+def _existing(folder: Path, name: str) -> Path:
+    path = folder / RAW / name
+    if not path.exists():
+        raise not_found("mnist", folder, str(RAW / name))
+    return path
+
+
+def _require_mnist(images_path: Path, images: Tensor, labels_path: Path, labels: Tensor) -> None:
+    if images.shape[1:] != (28, 28):
+        height, width = images.shape[1:]
+        raise UsageError(
+            f"dataset mnist: {images_path}: expected images of 28×28, got {height}×{width}"
+        )
+    if len(images) != len(labels):
+        raise UsageError(
+            f"dataset mnist: {images_path} has {len(images)} images, "
+            f"but {labels_path} has {len(labels)} labels"
+        )
+    if labels.max() > 9:
+        raise UsageError(
+            f"dataset mnist: {labels_path}: expected labels from 0 to 9, got {int(labels.max())}"
+        )

@@ -1,0 +1,200 @@
+"""PSOptimizer: a torch optimizer whose step is a push and a pull.
+
+optimizer = PSOptimizer(model.named_parameters(), server="tcp://10.0.0.1:29500", rank=1)
+...
+loss.backward()
+optimizer.step()
+"""
+
+import atexit
+import sys
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from ps.errors import EvictedError, UsageError
+from ps.wire.messages import Beaten
+from worker.client import Client, StepInfo
+from worker.tensors import ModelSlabs, NamedTensors
+
+# What the server's optimizer does; told by `welcome`, shown in param_groups.
+HYPERPARAMETERS: Final = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
+
+
+class PSOptimizer(torch.optim.Optimizer):
+    """Trains a model through a parameter server.
+
+    The optimizer itself (SGD) runs on the server: its learning rate and momentum are options of
+    ``leash server``. ``param_groups`` shows them; changing them there is an error, not a silent
+    no-op. One process trains one model with one PSOptimizer.
+    """
+
+    def __init__(
+        self,
+        params: NamedTensors | Iterable[dict[str, Any]],
+        server: str,
+        rank: int,
+        *,
+        buffers: NamedTensors = (),
+        wait_s: float = 30.0,
+        on_wait: Callable[[Beaten | None], None] = lambda _: None,
+    ) -> None:
+        """Joins the run, waits for the other workers, and takes over the common parameters.
+
+        Args:
+            params: ``model.named_parameters()``; or groups, dicts whose ``params`` are such pairs.
+                On CPU or GPU, of 16, 32 or 64-bit floating point.
+            server: address of the server, tcp://HOST:PORT.
+            rank: this worker's number, from 1, unique in the run.
+            buffers: ``model.named_buffers()``, if they shall be shared too (batch-norm
+                statistics): after each step every worker has those that were pushed last.
+            wait_s: seconds to wait for the server to answer.
+            on_wait: called about twice a second while the other workers are missing.
+
+        Raises:
+            UsageError: parameters without names, or nothing to train.
+            ServerUnreachableError: no server answered.
+            ProtocolError: the server refuses, and says why.
+        """
+        groups = _named_groups(params)
+        named = [pair for group in groups for pair in group["params"]]
+        self._slabs: Final = ModelSlabs(named, buffers)
+        self.client: Final = Client(server, self._slabs.layout, rank=rank, wait_s=wait_s)
+        self._info = StepInfo(0, 0, 0, 0, 0.0)
+        self.evictions: int = 0  # times that the server went on without this worker
+        try:
+            defaults = {name: self.client.settings[name] for name in HYPERPARAMETERS}
+            super().__init__([_unnamed(group, defaults) for group in groups], dict(defaults))
+            self._hyperparameters: Final = defaults
+            self._slabs.gather_values()
+            self.client.begin(self._slabs.incoming, on_wait)
+            self._slabs.scatter()
+        except BaseException:
+            self.client.close("failed")
+            raise
+        # A script that ends without close() must not keep the others waiting.
+        atexit.register(self._close_at_exit)
+
+    # torch marks step() as untyped-overloaded; one signature serves both of its uses.
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float | Tensor] | None = None, *, samples: int = 1
+    ) -> float | Tensor | None:
+        """Pushes the gradients, pulls the parameters, and honours the bound while it waits.
+
+        Args:
+            closure: computes the loss again and returns it, as in every torch optimizer.
+            samples: behind these gradients; only their proportion between workers matters, and
+                only under bsp.
+
+        Raises:
+            NonfiniteError: a NaN or an infinity in a gradient, with step and slot.
+            UsageError: a value in ``param_groups`` was changed.
+            LeashError: the server ended the run, or is gone.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._check_hyperparameters()
+        self._slabs.gather_gradients()
+        try:
+            self._info = self.client.push_pull(self._slabs.outgoing, self._slabs.incoming, samples)
+        except EvictedError:
+            self._rejoin()
+        self._slabs.scatter()
+        return loss
+
+    def _rejoin(self) -> None:
+        """Takes part again; the step during which the server went on is lost, and counted so."""
+        self.evictions += 1
+        self.client.rejoin()
+        version = self.client.pull(self._slabs.incoming)
+        self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
+
+    # What happened in the last step.
+
+    @property
+    def wait_seconds(self) -> float:
+        """Seconds from the last step's first push to its last reply."""
+        return self._info.wait_s
+
+    @property
+    def lag(self) -> int:
+        """Steps that this worker is ahead of the slowest."""
+        return self._info.lag
+
+    @property
+    def staleness(self) -> int:
+        """Updates by others between this worker's last two exchanges."""
+        return self._info.staleness
+
+    @property
+    def version(self) -> int:
+        """Updates that the parameters have seen, by anyone."""
+        return self._info.version
+
+    # The end.
+
+    def close(self, reason: str = "done") -> None:
+        """Leaves the run: nobody waits for this worker from now on.
+
+        Args:
+            reason: "done", "stopped" or "failed"; it stands in the run's events.
+        """
+        atexit.unregister(self._close_at_exit)
+        self.client.close(reason)
+
+    def _close_at_exit(self) -> None:
+        failed = getattr(sys, "last_value", None) is not None
+        self.client.close("failed" if failed else "done")
+
+    def __enter__(self) -> "PSOptimizer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        self.close("done" if kind is None else "failed")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch, but only while the optimizer is being made: a run has one layout."""
+        if hasattr(self, "_hyperparameters"):
+            raise UsageError("PSOptimizer: parameters cannot be added once the run has begun")
+        super().add_param_group(param_group)
+
+    def _check_hyperparameters(self) -> None:
+        for group in self.param_groups:
+            for name, value in self._hyperparameters.items():
+                if group[name] != value:
+                    raise UsageError(
+                        f"PSOptimizer: {name} was changed to {group[name]}; the optimizer runs on "
+                        f"the server, so start it with --{name.replace('_', '-')} {group[name]}"
+                    )
+
+
+def _named_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
+    """The groups, each with a list of (name, tensor) as its params."""
+    given = list(params)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    named = [{**group, "params": list(group["params"])} for group in groups]
+    for group in named:
+        for pair in group["params"]:
+            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+                raise UsageError(
+                    "PSOptimizer needs the parameters' names: pass model.named_parameters()"
+                )
+    return named
+
+
+def _unnamed(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A group as torch takes it. Options of its own would need an optimizer of its own."""
+    for name, value in group.items():
+        if name != "params" and value != defaults.get(name):
+            raise UsageError(
+                f"PSOptimizer: a group's own {name} is not supported; the optimizer runs on the "
+                "server, with one set of options"
+            )
+    return {**group, "params": [tensor for _, tensor in group["params"]]}

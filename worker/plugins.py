@@ -1,0 +1,65 @@
+"""Somebody's own model or data: what ``module:function`` on the command line means."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+from ps.errors import UsageError
+
+
+def call(reference: str, kind: str) -> object:
+    """What the function at ``module:function`` returns when called without arguments.
+
+    Raises:
+        UsageError: one line, whatever goes wrong on the way; the cause is chained to it.
+    """
+    function = resolve(reference, kind)
+    try:
+        return function()
+    except Exception as error:
+        raise UsageError(f"{kind} {reference}: the call failed with {one_line(error)}") from error
+
+
+def resolve(reference: str, kind: str) -> Callable[[], object]:
+    """The function that ``module:function`` names. The working directory is searched last.
+
+    Raises:
+        UsageError: no such module, or it does not import, or has no such function.
+    """
+    module_name, _, function_name = reference.partition(":")
+    if not module_name or not function_name:
+        raise UsageError(f"{kind} {reference!r}: expected module:function, for example nets:build")
+    _search_working_directory()
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(f"{kind} {reference}: {_import_failure(module_name, error)}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        where = getattr(module, "__file__", None) or module_name
+        raise UsageError(f"{kind} {reference}: no function {function_name!r} in {where}")
+    return function  # type: ignore[no-any-return]
+
+
+def one_line(error: BaseException) -> str:
+    """The type and the first line of an error's text, to be quoted in a one-line message."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _search_working_directory() -> None:
+    # `python -m worker` searches it, the `leash` command does not; both shall find the user's file.
+    # Last, so that a file there named like a library's module does not take that one's place.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+
+
+def _import_failure(module_name: str, error: Exception) -> str:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and (module_name == missing or module_name.startswith(f"{missing}.")):
+        return (
+            f"no module {module_name!r} in the working directory {os.getcwd()} or on PYTHONPATH; "
+            "start there, or add its folder to PYTHONPATH"
+        )
+    return f"importing {module_name!r} failed with {one_line(error)}"

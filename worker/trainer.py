@@ -1,0 +1,295 @@
+"""The loop of `leash worker`: batch, forward, backward, push and pull."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import Progress
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from ps.config import WorkerConfig, address_of, check_positive
+from ps.control import ControlChannel, await_state
+from ps.errors import StoppingError, UsageError
+from ps.straggling import parse_allocation
+from ps.wire.messages import STOPPED_BY_TIMEOUT, Beaten, Report
+from worker.datasets import Dataset, Positions, epoch_order, load_dataset, shares
+from worker.models import build_model
+from worker.optimizer import PSOptimizer
+from worker.stragglers import Straggler
+from worker.task import Task, choose_device, resolve_task
+
+REPORT_S: Final = 0.25
+SAY_WAITING_S: Final = 5.0
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def run(config: WorkerConfig) -> int:
+    """`leash worker`: trains until its epochs, its time or the run are over."""
+    check_positive(config, "batch_size", "threads", "wait_s", "timeout_s")
+    say = _speaker(config.rank)
+    address = address_of(config.server, config.ps_ip, config.ps_port)
+    with ControlChannel(address) as channel:
+        waiting = _Waiting(say)
+        state = await_state(
+            channel, config.wait_s, lambda s: waiting.server(address, s, config.wait_s)
+        )
+    task = resolve_task(config, state)
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
+    share_of = _share(config, task)
+    dataset = load_dataset(
+        task.dataset, data_dir=task.data_dir, download=config.download, seed=task.seed, test=False,
+        limit=config.len_train_data, keep=share_of, image_size=config.image_size,
+        loader_workers=config.loader_workers,
+    )  # fmt: skip
+    try:
+        model = make_model(task, dataset, device, dropout=config.dropout)
+        straggler = Straggler(float(config.slow), float(config.heterogeneity))
+        optimizer = PSOptimizer(
+            model.named_parameters(), address, config.rank, buffers=model.named_buffers(),
+            wait_s=config.wait_s, on_wait=waiting.workers,
+        )  # fmt: skip
+        trainer = Trainer(
+            config, task, dataset, share_of(dataset.train_size), model, optimizer, straggler, say
+        )
+        return trainer.run()
+    finally:
+        dataset.close()
+
+
+def make_model(
+    task: Task, dataset: Dataset, device: torch.device, *, dropout: bool = True
+) -> nn.Module:
+    """The task's model, with the same first values in every process of the run."""
+    torch.manual_seed(task.seed)
+    return build_model(task.model, dataset.sample_shape, dataset.classes, dropout=dropout).to(
+        device
+    )
+
+
+def loss_for(dataset: Dataset) -> Loss:
+    """Cross-entropy for classes, mean squared error for a regression."""
+    return F.cross_entropy if dataset.classes else F.mse_loss
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a worker has done so far."""
+
+    steps: int = 0
+    samples: int = 0
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+    loss_by_epoch: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _MeanLoss:
+    """A mean over samples, kept as a tensor: reading it out makes a GPU wait."""
+
+    total: Tensor | float = 0.0
+    samples: int = 0
+
+    def add(self, loss: Tensor, samples: int) -> None:
+        self.total = self.total + loss.detach() * samples
+        self.samples += samples
+
+    def value(self) -> float:
+        """NaN if there was nothing to average, or it has overflowed."""
+        mean = float(self.total) / self.samples if self.samples else math.nan
+        return mean if math.isfinite(mean) else math.nan
+
+
+class Trainer:
+    """One worker's training, from its first batch to its bye."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        task: Task,
+        dataset: Dataset,
+        share: Positions,
+        model: nn.Module,
+        optimizer: PSOptimizer,
+        straggler: Straggler,
+        say: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.totals: Final = Totals()
+        self._config: Final = config
+        self._task: Final = task
+        self._dataset: Final = dataset
+        self._share: Final = share
+        self._model: Final = model
+        self._optimizer: Final = optimizer
+        self._straggler: Final = straggler
+        self._say: Final = say
+        self._now: Final = now
+        self._device: Final = next(model.parameters()).device
+        self._loss: Final = loss_for(dataset)
+        self._since_report = _MeanLoss()
+        self._next_report_s = now()
+        self._deadline_s: Final = now() + (config.timeout_s or math.inf)
+
+    def run(self) -> int:
+        """Trains; returns the exit status. Whatever happens, the server hears a bye."""
+        reason = "failed"
+        try:
+            reason = self._train()
+        except StoppingError as stopping:
+            reason = "stopped"
+            if str(stopping) != STOPPED_BY_TIMEOUT:
+                raise
+            self._say("the run's time is over")
+        finally:
+            self._optimizer.close(reason)
+        self._save()
+        return 0
+
+    def _train(self) -> str:
+        self._seed_dropout()
+        self._model.train()
+        with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
+            for epoch in range(self._first_epoch(), self._task.epochs + 1):
+                steps = -(-len(self._share) // self._config.batch_size)
+                bar = progress.add_task(f"epoch {epoch} of {self._task.epochs}", total=steps)
+                if not self._epoch(epoch, lambda: progress.advance(bar)):  # noqa: B023
+                    self._say("time is over")
+                    return "stopped"
+                progress.remove_task(bar)
+        return "done"
+
+    def _epoch(self, epoch: int, on_step: Callable[[], None]) -> bool:
+        """One pass over this worker's share; False if its time ran out before the end."""
+        order = epoch_order(self._share, self._task.seed, self._config.rank, epoch)
+        mean = _MeanLoss()
+        began_s = self._now()
+        for inputs, targets in self._dataset.train_batches(order, self._config.batch_size):
+            if self._now() > self._deadline_s:
+                return False
+            loss = self._step(inputs, targets, began_s)
+            mean.add(loss, len(targets))
+            self._report_now_and_then(epoch - 1)
+            on_step()
+            began_s = self._now()
+        self.totals.loss_by_epoch.append(mean.value())
+        self._report("epoch", epoch)
+        waiting = self.totals.wait_s / max(self.totals.wait_s + self.totals.compute_s, 1e-9)
+        self._say(f"epoch {epoch}: loss {mean.value():.4f}, {waiting:.0%} of the time waiting")
+        return True
+
+    def _step(self, inputs: Tensor, targets: Tensor, began_s: float) -> Tensor:
+        self._straggler.before_step()
+        compute_began_s = self._now()
+        inputs = inputs.to(self._device, non_blocking=True)
+        targets = targets.to(self._device, non_blocking=True)
+        self._optimizer.zero_grad()
+        loss = self._loss(self._model(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._straggler.after_compute(self._now() - compute_began_s)
+        pushed_s = self._now()
+        self._optimizer.step(samples=len(targets))
+        self.totals.steps += 1
+        self.totals.samples += len(targets)
+        self.totals.compute_s += pushed_s - began_s
+        self.totals.wait_s += self._optimizer.wait_seconds
+        self._since_report.add(loss, len(targets))
+        return loss.detach()
+
+    def _report_now_and_then(self, epoch: int) -> None:
+        if self._now() >= self._next_report_s:
+            self._next_report_s = self._now() + REPORT_S
+            self._report("training", epoch)
+
+    def _report(self, kind: str, epoch: int) -> None:
+        totals, client = self.totals, self._optimizer.client
+        report = Report(
+            self._config.rank, client.welcome.incarnation, kind, epoch, client.steps,
+            totals.samples, self._since_report.value(), 0.0, totals.compute_s, totals.wait_s,
+        )  # fmt: skip
+        client.report(report)
+        self._since_report = _MeanLoss()
+
+    def _first_epoch(self) -> int:
+        """A worker that replaces another goes on where the run is."""
+        beaten = self._optimizer.client.liveness.beaten
+        return 1 + (beaten.epoch if beaten is not None else 0)
+
+    def _seed_dropout(self) -> None:
+        # Alike in every run, and another for every worker; no other seed is made like this one.
+        entropy = np.random.SeedSequence([0, self._task.seed, self._config.rank])
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
+
+    def _save(self) -> None:
+        """`--save-path`: what this worker did, and the parameters that it ended with."""
+        if self._config.save_path is None:
+            return
+        folder = Path(self._config.save_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        totals = self.totals
+        summary = {
+            "rank": self._config.rank,
+            "model": self._task.model,
+            "dataset": self._task.dataset,
+            "steps": totals.steps,
+            "samples": totals.samples,
+            "loss_by_epoch": [None if math.isnan(x) else x for x in totals.loss_by_epoch],
+            "compute_seconds": round(totals.compute_s, 3),
+            "wait_seconds": round(totals.wait_s, 3),
+            "evictions": self._optimizer.evictions,
+        }
+        stem = folder / f"worker-{self._config.rank}"
+        stem.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
+        save_model(self._model, str(stem.with_suffix(".safetensors")))
+
+
+def _share(config: WorkerConfig, task: Task) -> Callable[[int], Positions]:
+    """From the size of the training split to this worker's positions in it."""
+    if config.rank not in task.ranks:
+        ranks = ", ".join(map(str, task.ranks))
+        raise UsageError(f"--rank {config.rank}: the workers of this run are {ranks}")
+    count, place = len(task.ranks), task.ranks.index(config.rank)
+    weights = [1.0] * count
+    if config.hetero_allocation is not None:
+        weights = parse_allocation(config.hetero_allocation, count)
+    return lambda size: shares(size, weights, task.seed)[place]
+
+
+def _speaker(rank: int) -> Callable[[str], None]:
+    return lambda text: print(f"leash worker {rank}: {text}", flush=True)
+
+
+class _Waiting:
+    """Says whom this worker waits for: at once, when it changes, and every few seconds."""
+
+    def __init__(
+        self, say: Callable[[str], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._say: Final = say
+        self._now: Final = now
+        self._shown: Any = None
+        self._next_s = 0.0
+
+    def server(self, address: str, waited_s: float, wait_s: float) -> None:
+        self._show(address, f"waiting for a server at {address} ({waited_s:.0f} of {wait_s:g} s)")
+
+    def workers(self, beaten: Beaten | None) -> None:
+        if beaten is not None and not beaten.started:
+            whom = ", ".join(map(str, beaten.missing)) or "the evaluator"
+            self._show(beaten.missing, f"waiting for worker {whom}" if beaten.missing else
+                       "waiting for the evaluator")  # fmt: skip
+
+    def _show(self, what: Any, text: str) -> None:
+        if what != self._shown or self._now() >= self._next_s:
+            self._shown, self._next_s = what, self._now() + SAY_WAITING_S
+            self._say(text)
