@@ -1,0 +1,138 @@
+"""bsp with k workers is one process on the joint batch: to rounding, and bit by bit with itself."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from support.servers import serving
+from worker import PSOptimizer
+
+STEPS = 20
+BATCH = 12  # of all workers together
+OPTIONS = [
+    {"lr": 0.05},
+    {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01},
+    {"lr": 0.05, "momentum": 0.9, "dampening": 0.3},
+    {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True},
+]
+
+
+def build_model(dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 5)).to(dtype)
+
+
+def batch(step: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1000 + step)
+    inputs = torch.randn(BATCH, 30, generator=generator, dtype=torch.float64).to(dtype)
+    return inputs, torch.randint(5, (BATCH,), generator=generator)
+
+
+def train_alone(options: dict[str, float], dtype: torch.dtype, steps: int = STEPS) -> Tensor:
+    """One process, torch's own SGD, the joint batch: the oracle."""
+    model = build_model(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), **options)  # type: ignore[arg-type]
+    for step in range(steps):
+        train_step(model, optimizer.zero_grad, optimizer.step, *batch(step, dtype))
+    return flat(model)
+
+
+def train_together(
+    workers: int,
+    options: dict[str, float],
+    dtype: torch.dtype,
+    *,
+    weights: list[int] | None = None,
+    lr_scaling: str = "none",
+) -> Tensor:
+    """A server and `workers` workers, each with its part of every batch."""
+    ends = part_ends(weights or [1] * workers)
+    settings = {"workers": workers, "policy": "bsp", "chunk_kib": 64, "lr_scaling": lr_scaling}
+
+    def work(rank: int) -> Tensor:
+        model = build_model(dtype)
+        with PSOptimizer(model.named_parameters(), server.address, rank) as optimizer:
+            for step in range(STEPS):
+                inputs, targets = batch(step, dtype)
+                part = slice(ends[rank - 1], ends[rank])
+                samples = ends[rank] - ends[rank - 1]
+                train_step(
+                    model, optimizer.zero_grad, lambda n=samples: optimizer.step(samples=n),
+                    inputs[part], targets[part],
+                )  # fmt: skip
+        return flat(model)
+
+    with serving(**settings, **options) as server, ThreadPoolExecutor(workers) as pool:
+        results = list(pool.map(work, range(1, workers + 1)))
+        assert server.join() == 0
+    for result in results[1:]:
+        assert torch.equal(result, results[0])  # every worker ends with the same parameters
+    return results[0]
+
+
+def part_ends(weights: list[int]) -> list[int]:
+    size = BATCH // sum(weights)
+    ends = [0]
+    for weight in weights:
+        ends.append(ends[-1] + weight * size)
+    return ends
+
+
+def train_step(
+    model: nn.Module,
+    zero_grad: Callable[[], None],
+    step: Callable[[], object],
+    inputs: Tensor,
+    targets: Tensor,
+) -> None:
+    zero_grad()
+    nn.functional.cross_entropy(model(inputs), targets).backward()
+    step()
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def relative_difference(result: Tensor, expected: Tensor) -> float:
+    return float((result - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options))
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_bsp_equals_one_process_on_the_joint_batch(
+    workers: int, options: dict[str, float]
+) -> None:
+    together = train_together(workers, options, torch.float32)
+    assert relative_difference(together, train_alone(options, torch.float32)) < 1e-6
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_in_double_precision_only_the_order_of_sums_differs(workers: int) -> None:
+    together = train_together(workers, OPTIONS[-1], torch.float64)
+    assert relative_difference(together, train_alone(OPTIONS[-1], torch.float64)) < 1e-14
+
+
+def test_unequal_parts_of_a_batch_count_by_their_samples() -> None:
+    together = train_together(2, OPTIONS[1], torch.float64, weights=[3, 1])
+    assert relative_difference(together, train_alone(OPTIONS[1], torch.float64)) < 1e-14
+
+
+def test_linear_scaling_is_one_process_with_k_times_the_learning_rate() -> None:
+    options = OPTIONS[1]
+    together = train_together(4, options, torch.float64, lr_scaling="linear")
+    scaled = {**options, "lr": 4 * options["lr"]}
+    assert relative_difference(together, train_alone(scaled, torch.float64)) < 1e-14
+
+
+def test_two_runs_are_bitwise_equal() -> None:
+    first, second = (train_together(4, OPTIONS[-1], torch.float32) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_the_oracle_would_notice_a_step_too_few() -> None:
+    short = train_alone(OPTIONS[0], torch.float64, STEPS - 1)
+    assert relative_difference(short, train_alone(OPTIONS[0], torch.float64)) > 1e-4

@@ -1,0 +1,53 @@
+"""A peer that knows pyzmq and msgpack, and nothing of Leash: it can send anything."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgpack
+import zmq
+
+PATIENCE_MS = 5000
+
+Header = dict[str, Any]
+
+
+class Peer:
+    """A DEALER connected to one socket of a server."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(address)
+
+    def send(self, header: Header | bytes, *payloads: bytes) -> None:
+        """A header as a map is packed with version 1; as bytes it is sent as it is."""
+        packed = header if isinstance(header, bytes) else msgpack.packb({"v": 1, **header})
+        self.socket.send_multipart([packed, *payloads])
+
+    def receive(self) -> tuple[Header, bytes | None]:
+        """The next answer, and its payload."""
+        assert self.socket.poll(PATIENCE_MS), "no answer"
+        header, *payloads = self.socket.recv_multipart()
+        assert len(payloads) <= 1
+        return msgpack.unpackb(header), payloads[0] if payloads else None
+
+    def ask(self, header: Header | bytes, *payloads: bytes) -> tuple[Header, bytes | None]:
+        self.send(header, *payloads)
+        return self.receive()
+
+    def error(self, header: Header | bytes, *payloads: bytes) -> str:
+        """The code with which this is refused."""
+        answer, _ = self.ask(header, *payloads)
+        assert answer["t"] == "error", answer
+        return str(answer["code"])
+
+
+@contextmanager
+def peers(*addresses: str) -> Iterator[list[Peer]]:
+    """One peer for each address; their sockets are closed in any case."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        yield [Peer(context, address) for address in addresses]
+    finally:
+        context.destroy(linger=0)

@@ -1,0 +1,35 @@
+"""A worker without PyTorch: pushes steps of ones and prints each, `step N lag L`."""
+
+import argparse
+import sys
+import time
+
+import numpy as np
+
+from ps.layout import Layout, Slot
+from worker.client import Client
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--server", required=True)
+parser.add_argument("--rank", type=int, required=True)
+parser.add_argument("--steps", type=int, required=True)
+parser.add_argument("--step-s", type=float, default=0.0)  # what a step's computing takes
+parser.add_argument("--values", type=int, default=100_000)
+parser.add_argument("--hold", type=int, default=0)  # 1: wait for a line before the first push
+args = parser.parse_args()
+
+layout = Layout([Slot("w", "f32", (args.values,)), Slot("mean", "f32", (8,), "buffer")])
+gradients, parameters = (np.zeros(layout.nbytes, np.uint8) for _ in range(2))
+gradients[: 4 * args.values].view("<f4")[:] = 1
+
+client = Client(args.server, layout, rank=args.rank)
+client.begin(parameters)
+print(f"joined at {client.steps}", flush=True)
+if args.hold:
+    sys.stdin.readline()
+for _ in range(args.steps):
+    time.sleep(args.step_s)
+    info = client.push_pull(gradients, parameters, samples=1)
+    print(f"step {info.step} lag {info.lag}", flush=True)
+client.close("done")
+print("done", flush=True)
