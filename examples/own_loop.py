@@ -2,7 +2,7 @@
 
 Start the server, then this script once per worker, on as many machines as you like:
 
-    leash server --workers 2 --policy ssp --staleness 3 --lr 0.1
+    leash server --workers 2 --policy ssp --staleness 3 --lr 0.1 --momentum 0.9
     python examples/own_loop.py --rank 1 &
     python examples/own_loop.py --rank 2
 """
@@ -17,10 +17,12 @@ from worker import PSOptimizer  # 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--server", default="tcp://127.0.0.1:29500", metavar="tcp://HOST:PORT")
     parser.add_argument("--rank", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
@@ -30,28 +32,33 @@ def main() -> None:
     batches = DataLoader(TensorDataset(points, labels), batch_size=50, shuffle=True)
 
     torch.manual_seed(0)  # the first values are those of the lowest rank, whatever the others have
-    model = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
+    model = nn.Sequential(
+        nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2)
+    )
     model.to(args.device)
 
     optimizer = PSOptimizer(model.named_parameters(), server=args.server, rank=args.rank)  # 2
     for epoch in range(1, args.epochs + 1):
-        waited_s = 0.0
+        waited_s, losses = 0.0, []
         for inputs, targets in batches:
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(inputs.to(args.device)), targets.to(args.device))
+            loss = nn.functional.cross_entropy(
+                model(inputs.to(args.device)), targets.to(args.device)
+            )
             loss.backward()
             optimizer.step()
             waited_s += optimizer.wait_seconds
+            losses.append(loss.item())
         print(
-            f"worker {args.rank}, epoch {epoch}: loss {loss.item():.3f}, waited {waited_s:.2f} s, "
-            f"lag {optimizer.lag}, version {optimizer.version}",
+            f"worker {args.rank}, epoch {epoch}: loss {sum(losses) / len(losses):.3f}, "
+            f"waited {waited_s:.2f} s, lag {optimizer.lag}, version {optimizer.version}",
             flush=True,
         )
     optimizer.close()  # 3
 
 
 def spirals(points: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points of two interleaved spirals, float32 of shape (points, 2), and which spiral each is of."""
+    """Points of two interleaved spirals, float32 of (points, 2), and which spiral each is of."""
     labels = torch.randint(2, (points,))
     turn = torch.rand(points) * 3
     angle = 2 * turn + torch.pi * labels

@@ -23,6 +23,7 @@ __all__: list[str] = [
     "build_info",
     "instruction_set",
     "instruction_sets",
+    "keep_freed_memory",
     "kernels",
 ]
 
@@ -30,7 +31,8 @@ class ChunkSpec:
     """
     What a chunk holds.
 
-    dtype is 'f32' or 'f64'. kind is 'parameter' (pushed as gradients) or 'buffer' (pushed as values).
+    dtype is 'f32' or 'f64'. kind is 'parameter' (pushed as gradients) or 'buffer' (pushed as
+    values).
     """
     def __init__(
         self, values: typing.SupportsInt | typing.SupportsIndex, dtype: str, kind: str
@@ -94,8 +96,8 @@ class Reply:
     """
     An answer that may go out now.
 
-    Its payload, if it has one, holds the chunk's parameters of that version. lag is the worker's at this
-    moment; staleness is that of the push that is answered.
+    Its payload, if it has one, holds the chunk's parameters of that version. lag is the worker's at
+    this moment; staleness is that of the push that is answered.
     """
     @property
     def chunk(self) -> int: ...
@@ -116,8 +118,8 @@ class PushResult:
     """
     What a push set off.
 
-    clock is the worker's on this chunk after the call, 0 if it is not live. nonfinite_index is the place
-    of the first NaN or infinity in the chunk.
+    clock is the worker's on this chunk after the call, 0 if it is not live. nonfinite_index is the
+    place of the first NaN or infinity in the chunk.
     """
     @property
     def clock(self) -> int: ...
@@ -217,8 +219,8 @@ class kernels:
     """
     The loops, for tests and benchmarks.
 
-    isa is one of instruction_sets(). Arrays are changed in place, never converted; payloads are bytes and
-    may be unaligned.
+    isa is one of instruction_sets(). Arrays are changed in place, never converted; payloads are bytes
+    and may be unaligned.
     """
     @staticmethod
     @typing.overload
@@ -287,9 +289,9 @@ class Shard:
     """
     A run of chunks: parameters, optimizer state, clocks.
 
-    May be called from any thread. A payload is any contiguous buffer of exactly the chunk's nbytes, taken
-    as little-endian numbers of the chunk's dtype; it is never converted. IndexError for a chunk that the
-    shard does not have, ValueError for a payload that does not fit; nothing has changed then.
+    May be called from any thread. A payload is any contiguous buffer of exactly the chunk's nbytes,
+    taken as little-endian numbers of the chunk's dtype; it is never converted. IndexError for a chunk
+    that the shard does not have, ValueError for a payload that does not fit; nothing has changed then.
     """
     def __init__(
         self,
@@ -302,8 +304,8 @@ class Shard:
         scale_lr: bool = False,
     ) -> None:
         """
-        bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of
-        all workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
+        bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of all
+        workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
         times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1).
         """
     def clock(
@@ -423,4 +425,9 @@ def instruction_set() -> str:
 def instruction_sets() -> list[str]:
     """
     Those that this CPU can run, the slowest first.
+    """
+
+def keep_freed_memory() -> None:
+    """
+    From now on this process keeps the memory that it frees, up to a few hundred megabytes, instead of paying for it again in page faults. For a process of Leash's own.
     """

@@ -118,11 +118,12 @@ def _checked(
     slot: Slot, name: str, names: set[str], read: Callable[[str], npt.NDArray[Any]]
 ) -> npt.NDArray[Any]:
     if name not in names:
-        raise CheckpointError(f"the checkpoint has no {name}: it is another model's")
+        raise ValueError(f"it has no {name}, which its layout names")
     tensor = read(name)
     if tensor.shape != slot.shape or tensor.dtype != NUMPY_DTYPES[slot.dtype]:
-        raise CheckpointError(f"the checkpoint's {name}: expected {slot.dtype} {slot.shape}, "
-                              f"got {tensor.dtype} {tensor.shape}")  # fmt: skip
+        raise ValueError(
+            f"{name}: expected {slot.dtype} {slot.shape}, got {tensor.dtype} {tensor.shape}"
+        )
     return tensor
 
 

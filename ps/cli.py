@@ -5,6 +5,8 @@ wrong argument is answered before anything heavy is loaded.
 """
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,6 +56,7 @@ COMMANDS: Final = {
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs one command, and exits with its status."""
     interrupt.raise_on_signals()
+    interrupt.end_with_parent()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         status = run(words)
@@ -122,6 +125,9 @@ def _status_of(error: BaseException, words: Sequence[str]) -> int:
         return 128 + number
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, BrokenPipeError):  # whoever read has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     if not isinstance(error, LeashError):
         raise error
     command = f"{PROG} {words[0]}" if words and words[0] in COMMANDS else PROG

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
+from ps.catalog import choose_task
 from ps.errors import UsageError
 from ps.policy import choose_rule
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
+from ps.wire.messages import EPOCH_MAX
 
 DEFAULT_PORT: Final = 29500
 DEFAULT_ADDRESS: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
@@ -184,8 +186,11 @@ class TaskOptions(Options):
 
     def check(self) -> None:
         super().check()
+        choose_task(self.model, self.dataset)
         check_positive(self, "len_train_data", "test_batch_size", "image_size", "epochs")
         check_not_negative(self, "loader_workers", "seed")
+        if self.epochs is not None and self.epochs > EPOCH_MAX:
+            raise UsageError(f"--epochs {self.epochs}: give at most {EPOCH_MAX}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,8 +357,9 @@ def groups(config: type[Any]) -> Iterator[tuple[str, list[dataclasses.Field[Any]
     own = [base for base in (config, *config.__mro__[1:]) if "title" in vars(base)]
     order = [base for base in config.__bases__ if base in own] or own
     for base in order:
+        title: str = vars(base)["title"]
         names = inspect.get_annotations(base).keys()
-        yield base.title, [f for f in dataclasses.fields(config) if f.name in names]
+        yield title, [f for f in dataclasses.fields(config) if f.name in names]
 
 
 def flag(name: str) -> str:

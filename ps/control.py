@@ -135,7 +135,7 @@ def await_state(
         on_wait: called about every half second with the seconds waited so far.
 
     Raises:
-        ServerUnreachableError: no answer in time.
+        UsageError: no answer in time; whoever waits for a server has been told where it is.
     """
     began_s = time.monotonic()
     while True:
@@ -145,7 +145,7 @@ def await_state(
         except ServerUnreachableError as error:
             waited_s = time.monotonic() - began_s
             if waited_s >= wait_s:
-                raise ServerUnreachableError(
+                raise UsageError(
                     f"no server answers at {channel.address} (waited {wait_s:g} s): start one with "
                     "leash server, or give its address with --server tcp://HOST:PORT"
                 ) from error

@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
+from subprocess import PIPE
 from typing import Final, Literal
 
 from rich.console import Console
@@ -27,7 +29,9 @@ Verdict = Literal["ok", "info", "warn", "fail"]
 STYLES: Final = {"ok": "green", "info": "dim", "warn": "yellow", "fail": "bold red"}
 OLDEST_MSGPACK: Final = (1, 2, 3)
 STATUS_TIMEOUT_S: Final = 1.5
-TORCH_TIMEOUT_S: Final = 4.5  # after the start of all
+ALL_S: Final = 4.5  # for everything
+LATE: Final = "which did not answer in time; the machine may be busy"
+NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia")
 MIB: Final = 1 << 20
 
 # Runs in a process of its own: `ps` never imports PyTorch, and it takes seconds.
@@ -53,13 +57,11 @@ class Check:
 def run(config: DoctorConfig) -> int:
     """Prints the checks; returns 1 if one failed."""
     console, failed = Console(), False
-    torch = TorchChecks()
-    try:
-        for check in (*host_checks(), *server_checks(config.server), *torch.checks()):
-            show(check, console)
-            failed = failed or check.verdict == "fail"
-    finally:
-        torch.close()
+    deadline_s = time.monotonic() + ALL_S
+    # PyTorch last: while it is imported, it would take the processor from the measurements.
+    for check in chain(host_checks(), server_checks(config.server), torch_checks(deadline_s)):
+        show(check, console)
+        failed = failed or check.verdict == "fail"
     return int(failed)
 
 
@@ -126,52 +128,42 @@ def machine_check() -> Check:
                                   f"{platform.machine()}")  # fmt: skip
 
 
-class TorchChecks:
-    """What PyTorch says of itself, asked in the background from the beginning."""
+def torch_checks(deadline_s: float) -> Iterator[Check]:
+    if not _installed("torch"):
+        yield Check("info", "torch", "not installed: fine for a server's host",
+                    "for workers: pip install 'leash[worker]'")  # fmt: skip
+        return
+    answers, complaint = _ask_torch(max(0.0, deadline_s - time.monotonic()))
+    yield torch_check(answers, complaint)
+    yield torchvision_check(answers, complaint)
 
-    def __init__(self) -> None:
-        self._deadline_s: Final = time.monotonic() + TORCH_TIMEOUT_S
-        self._process: subprocess.Popen[str] | None = None
-        if _installed("torch"):
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _ASK_TORCH], text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )  # fmt: skip
 
-    def checks(self) -> Iterator[Check]:
-        if self._process is None:
-            yield Check("info", "torch", "not installed: fine for a server's host",
-                        "for workers: pip install 'leash[worker]'")  # fmt: skip
-            return
-        answers, complaint = self._answers(self._process)
-        yield torch_check(answers, complaint)
-        yield torchvision_check(answers, complaint)
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-
-    def _answers(self, process: subprocess.Popen[str]) -> tuple[list[str], str]:
-        """The lines that it printed in time, and the last line of what went wrong."""
+def _ask_torch(timeout_s: float) -> tuple[list[str], str]:
+    """The lines that it printed in time, and the last line of what went wrong."""
+    command = [sys.executable, "-c", _ASK_TORCH]
+    with subprocess.Popen(command, text=True, stdout=PIPE, stderr=PIPE) as process:
         try:
-            out, err = process.communicate(timeout=max(0.0, self._deadline_s - time.monotonic()))
+            out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
-            out, err = process.communicate()
-            err = f"did not answer within {TORCH_TIMEOUT_S:g} s; the machine may be busy"
-        return out.splitlines(), (err.strip().splitlines() or [""])[-1]
+            out, _ = process.communicate()
+            err = LATE
+        except BaseException:
+            process.kill()
+            raise
+    return out.splitlines(), (err.strip().splitlines() or [""])[-1]
 
 
 def torch_check(answers: list[str], complaint: str) -> Check:
+    if not answers and complaint == LATE:
+        return Check("warn", "torch", f"{version('torch')}, {complaint}", "ask again")
     if not answers:
-        late = "did not answer" in complaint
-        mend = "ask again" if late else "install it anew: pip install --force-reinstall torch"
-        return Check("warn" if late else "fail", "torch", complaint, mend)
+        mend = "install it anew: pip install --force-reinstall torch"
+        return Check("fail", "torch", f"{version('torch')}: {complaint}", mend)
     torch, cuda, device = json.loads(answers[0])
     if device is not None:
         return Check("ok", "torch", f"{torch}, CUDA {cuda} on {device}")
-    if not Path("/proc/driver/nvidia").exists():
+    if not NVIDIA_DRIVER.exists():
         return Check("ok", "torch", f"{torch}, no GPU on this machine")
     mend = "update the NVIDIA driver" if cuda else "install a CUDA build: see pytorch.org"
     return Check("warn", "torch", f"{torch}, which cannot use this machine's GPU", mend)
@@ -182,7 +174,8 @@ def torchvision_check(answers: list[str], complaint: str) -> Check:
         return Check("info", "torchvision", "not installed: needed for mnist, cifar10, imagefolder",
                      "pip install 'leash[worker]'")  # fmt: skip
     if len(answers) < 2:
-        return Check("warn", "torchvision", complaint, "needed for mnist, cifar10, imagefolder")
+        mend = "needed for mnist, cifar10, imagefolder"
+        return Check("warn", "torchvision", f"{version('torchvision')}, {complaint}", mend)
     return Check("ok", "torchvision", json.loads(answers[1]))
 
 
@@ -199,7 +192,7 @@ def _installed(package: str) -> bool:
 
 def server_checks(address: str | None) -> Iterator[Check]:
     if address is None:
-        yield Check("info", "server", "not asked for; --server tcp://HOST:PORT checks the way to one")
+        yield Check("info", "server", "not asked for: --server tcp://HOST:PORT checks one")
         return
     try:
         with ControlChannel(address) as channel:
@@ -215,7 +208,8 @@ def link_checks(address: str, state: State) -> Iterator[Check]:
     payload_nbytes = min(MIB, state["chunk_nbytes"])
     for port in state["data_ports"][:1]:
         with Probe(address, port, state["chunk_nbytes"]) as probe:
-            yield Check("ok", "round trip", f"{1e3 * probe.round_trip_s():.2f} ms to {probe.address}")
+            round_trip_ms = 1e3 * probe.round_trip_s()
+            yield Check("ok", "round trip", f"{round_trip_ms:.2f} ms to {probe.address}")
             rate = probe.bytes_per_s(payload_nbytes)
             yield Check("ok", "bandwidth", f"{rate / 1e9:.2f} GB/s each way at the same time, in "
                                            f"messages of {payload_nbytes // 1024} KiB")  # fmt: skip

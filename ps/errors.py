@@ -4,8 +4,8 @@
 
     LeashError
     ├── UsageError              a wrong argument; the text is one line that names the mend
+    │   └── CheckpointError     a checkpoint that cannot be read, or is none
     ├── ServerUnreachableError  nobody answers at the address, or the server went silent
-    ├── CheckpointError         a checkpoint that cannot be read, or fits another model
     └── ProtocolError           what a peer sent cannot be honoured; each has a code on the wire
         ├── HeaderError         bad_header       not a header of this protocol, or a wrong field
         ├── FrameCountError     bad_frames       more or fewer frames than the verb has
@@ -40,8 +40,8 @@ class ServerUnreachableError(LeashError):
     """No server answers at the address, or it has been silent for too long."""
 
 
-class CheckpointError(LeashError):
-    """A checkpoint that cannot be read, or that fits another model."""
+class CheckpointError(UsageError):
+    """A checkpoint that cannot be read, or is none."""
 
 
 class ProtocolError(LeashError):

@@ -1,13 +1,19 @@
 """SIGINT, SIGTERM and SIGHUP as one exception, raised in the main thread, once."""
 
+import os
 import signal
 import sys
+import threading
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN_S: Final = 0.02
+
+FOLLOWS_PARENT: Final = "LEASH_FOLLOWS_PARENT"  # set in the environment of our own children
 
 _received: int | None = None
 _held = False
@@ -32,6 +38,21 @@ def raise_on_signals() -> None:
             continue  # under nohup
         signal.signal(number, _on_signal)
     sys.unraisablehook = _on_unraisable
+
+
+def end_with_parent() -> None:
+    """If a process of Leash started this one: SIGTERM to ourselves when it is gone.
+
+    Its end closes the pipe at our standard input, even where `kill -9` left it no time to tell us.
+    """
+    if os.environ.pop(FOLLOWS_PARENT, None) is not None:
+        threading.Thread(target=_await_parents_end, name="leash-parent", daemon=True).start()
+
+
+def _await_parents_end() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        continue
+    os.kill(os.getpid(), signal.SIGTERM)  # to the process, so that it wakes the main thread
 
 
 @contextmanager
@@ -72,6 +93,10 @@ def _on_unraisable(lost: "sys.UnraisableHookArgs") -> None:
     global _received
     if isinstance(lost.exc_value, Interrupted):
         _received = None
-        signal.raise_signal(lost.exc_value.number)
+        # Not here: this is such a place, too.
+        main_thread = threading.main_thread().ident
+        again = threading.Timer(AGAIN_S, signal.pthread_kill, (main_thread, lost.exc_value.number))
+        again.daemon = True
+        again.start()
     else:
         sys.__unraisablehook__(lost)

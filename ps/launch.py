@@ -52,8 +52,9 @@ def run(config: LaunchConfig) -> int:
 class Failure:
     """A process that ended as it should not."""
 
-    words: str
-    status: int
+    who: str  # "server" or "worker 2"
+    words: str  # its own, if it had any
+    status: int  # 2: a wrong argument
 
 
 class Launch:
@@ -163,13 +164,14 @@ class Launch:
         for rank, status in lost.items():
             how = "was killed" if _from_outside(status) else "failed"
             screen.say(f"worker {rank} {how}; the run goes on without it")
-        if len(self._ended) == len(self._workers) and not self._gave_up and self._none_came_through():
+        if self._nobody_can_go_on() and not self._gave_up:
             assert self._server is not None
             self._gave_up = True
             self._server.terminate()
 
-    def _none_came_through(self) -> bool:
-        return all(worker.returncode != 0 for worker in self._workers.values())
+    def _nobody_can_go_on(self) -> bool:
+        """All workers have ended, and none came through: the server would wait for their return."""
+        return all(worker.poll() not in (None, 0) for worker in self._workers.values())
 
     # End.
 
@@ -225,23 +227,26 @@ class Launch:
     def _failure(self, name: str, status: int) -> Failure:
         who = name.replace("-", " ")
         if _from_outside(status):
-            return Failure(f"{who} was killed", 1)
-        words = last_words(self._log(name).read_text(errors="replace"))
-        return Failure(words if status == 2 else f"{who}: {words}", status)
+            started = self._state is not None and self._state["started"]
+            return Failure(who, "killed" if started else "killed before the run began", 1)
+        return Failure(who, last_words(self._log(name).read_text(errors="replace")), status)
 
     def _error(self, failures: Sequence[Failure]) -> LeashError:
-        """One error for all: workers that fail alike are one line."""
-        words = "; ".join(dict.fromkeys(failure.words for failure in failures))
-        if any(failure.status == 2 for failure in failures):
-            return UsageError(words)
-        return LeashError(f"{words} (see {self._run_dir.logs})")
+        """One error for all of them: those that fail alike share their words."""
+        if wrong := [failure.words for failure in failures if failure.status == 2]:
+            return UsageError("; ".join(dict.fromkeys(wrong)))
+        who: dict[str, list[str]] = {}
+        for failure in failures:
+            who.setdefault(failure.words, []).append(failure.who)
+        lines = (f"{', '.join(names)}: {words}" for words, names in who.items())
+        return LeashError(f"{'; '.join(lines)} (see {self._run_dir.logs})")
 
     def _log(self, name: str) -> Path:
         return self._run_dir.logs / f"{name}.log"
 
 
 def last_words(log: str) -> str:
-    """The line of a log that says why its process ended, without the `leash COMMAND: ` before it."""
+    """The line of a log that says why its process ended, less the `leash COMMAND: ` before it."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     if not lines:
         return "ended without a word"

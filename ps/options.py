@@ -8,9 +8,10 @@ import difflib
 import re
 import types
 from argparse import SUPPRESS, Action, _SubParsersAction
-from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from collections.abc import Callable
+from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, Union, get_args, get_origin
 
-from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from ps.config import flag, groups
 from ps.errors import UsageError
@@ -22,6 +23,7 @@ _MEANING: Final = {
 SHELLS: Final = ("bash", "zsh", "tcsh")
 
 Config = TypeVar("Config")
+Found: TypeAlias = "re.Match[str]"
 
 
 class OneLineParser(ArgumentParser):
@@ -35,7 +37,7 @@ class HelpFormatter(DefaultHelpFormatter):
     """Each option once, its value once, and its default where there is one to tell."""
 
     def __init__(self, prog: str, **settings: Any) -> None:
-        super().__init__(prog, max_help_position=30, **settings)
+        super().__init__(prog, max_help_position=30, **settings)  # type: ignore[no-untyped-call]
 
     def _get_help_string(self, action: Action) -> str:
         default = "yes" if action.default is True else action.default
@@ -72,7 +74,7 @@ def parser_for(prog: str, config: type[Any]) -> OneLineParser:
         prog, config.__doc__ or "", usage=f"{prog} [options]", print_config="--print-config"
     )
     parser.add_argument(
-        "--config", action=ActionConfigFile, metavar="FILE.yaml",
+        "--config", action="config", metavar="FILE.yaml",
         help="read settings from this file, such as a run's config.yaml; "
         "options after it on the command line win",
     )  # fmt: skip
@@ -138,35 +140,62 @@ def add_completion(parser: OneLineParser) -> None:
 
 def _one_line(parser: OneLineParser, message: str) -> str:
     """The messages of jsonargparse and argparse, reworded."""
-    if key := re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL):
-        return _wrong_value(_below(parser, key[1].split(".")[0]), key[1].rpartition(".")[2], key[2])
-    if unknown := re.match(r"unrecognized arguments: (\S+)", message):
-        chosen = _below(parser, (parser.args or [""])[0])
-        return _unknown("option" if unknown[1].startswith("-") else "argument", unknown[1],
-                        [name for a in chosen._actions for name in a.option_strings], chosen)  # fmt: skip
-    if unknown := re.match(r"argument COMMAND: invalid choice: '(.*?)'", message):
-        return _unknown("command", unknown[1], _commands(parser), parser)
-    if unknown := re.match(r"Subcommand '(\w+)' does not accept option '(.*?)'", message):
-        chosen = _below(parser, unknown[1])
-        return _unknown("setting", unknown[2], [a.dest for a in chosen._actions], chosen)
-    if message.startswith('expected "command"'):
-        return f"give a command: {', '.join(_commands(parser))} {_see_help(parser)}"
-    if option := re.match(r"argument (-[^:/]+)\S*: (.*)", message, re.DOTALL):
-        complaint = re.sub("ignored explicit argument .*", "takes no value", option[2])
-        return f"{option[1]}: {_flat(complaint)} {_see_help(parser)}"
-    if message.startswith(("Problems parsing config", "Unexpected config")):
-        return f"--config: not a file of settings: {_flat(message)}"
+    for pattern, reword in _WORDINGS:
+        if found := re.match(pattern, message, re.DOTALL):
+            return reword(parser, found)
     return f"{_flat(message)} {_see_help(parser)}"
 
 
-def _wrong_value(parser: OneLineParser, dest: str, complaint: str) -> str:
-    action = next((a for a in parser._actions if a.dest == dest), None)
-    value = re.search(r"(?:Got|Given) value: (.*)", complaint, re.DOTALL)
+def _wrong_value(parser: OneLineParser, found: Found) -> str:
+    *command, dest = found[1].split(".")
+    chosen = _below(parser, command[0] if command else "")
+    action = next((a for a in chosen._actions if a.dest == dest), None)
+    value = re.search(r"(?:Got|Given) value: (.*)", found[2], re.DOTALL)
     hint = getattr(action, "_typehint", None)
     if action is None or value is None or hint is None:
-        return f"{flag(dest)}: {_flat(complaint)}"
+        return f"{flag(dest)}: {_flat(found[2])}"
     given = set(action.option_strings) & {word.partition("=")[0] for word in parser.args or ()}
     return f"{given.pop() if given else flag(dest)} {_flat(value[1])}: expected {_expected(hint)}"
+
+
+def _misused_option(parser: OneLineParser, found: Found) -> str:
+    complaint = re.sub("ignored explicit argument .*", "takes no value", found[2])
+    return f"{found[1]}: {_flat(complaint)} {_see_help(parser)}"
+
+
+def _unknown_argument(parser: OneLineParser, found: Found) -> str:
+    chosen = _below(parser, (parser.args or [""])[0])
+    known = [name for action in chosen._actions for name in action.option_strings]
+    kind = "option" if found[1].startswith("-") else "argument"
+    return _unknown(kind, found[1], known, chosen)
+
+
+def _unknown_command(parser: OneLineParser, found: Found) -> str:
+    return _unknown("command", found[1], _commands(parser), parser)
+
+
+def _unknown_setting(parser: OneLineParser, found: Found) -> str:
+    chosen = _below(parser, found[1])
+    return _unknown("setting", found[2], [action.dest for action in chosen._actions], chosen)
+
+
+def _no_command(parser: OneLineParser, _: Found) -> str:
+    return f"give a command: {', '.join(_commands(parser))} {_see_help(parser)}"
+
+
+def _wrong_file(_: OneLineParser, found: Found) -> str:
+    return f"--config: not a file of settings: {_flat(found[0])}"
+
+
+_WORDINGS: Final[tuple[tuple[str, Callable[[OneLineParser, Found], str]], ...]] = (
+    (r'Parser key "([\w.]+)":\s*(.*)', _wrong_value),
+    (r"argument COMMAND: invalid choice: '(.*?)'", _unknown_command),
+    (r"argument (-[^:/]+)\S*: (.*)", _misused_option),
+    (r"unrecognized arguments: (\S+)", _unknown_argument),
+    (r"Subcommand '(\w+)' does not accept option '(.*?)'", _unknown_setting),
+    (r'expected "command"', _no_command),
+    (r"(Problems parsing|Unexpected) config.*", _wrong_file),
+)
 
 
 def _expected(annotation: Any) -> str:

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
+from ps import interrupt
 from ps.config import EvaluateConfig, ServerConfig, common_settings, to_argv
 
 Process = subprocess.Popen[bytes]
@@ -27,32 +29,36 @@ def spawn(
     """Starts `leash COMMAND` with these settings as a process.
 
     It gets a session of its own, so that Ctrl-C reaches its parent alone, which ends it in order.
+    Its standard input is a pipe that closes with its parent: see `interrupt.end_with_parent`.
     """
     argv = [sys.executable, "-m", "ps.cli", command, *to_argv(config)]
     return subprocess.Popen(
         argv,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,
         pass_fds=pass_fds,
         start_new_session=True,
         # One computing thread a process unless it says otherwise: N processes share the cores.
-        env={"OMP_NUM_THREADS": "1", **os.environ},
+        env={"OMP_NUM_THREADS": "1", **os.environ, interrupt.FOLLOWS_PARENT: "1"},
     )
 
 
-def stop_all(processes: Iterable[Process], grace_s: float) -> None:
+def stop_all(processes: Sequence[Process], grace_s: float) -> None:
     """SIGTERM to all at once, SIGKILL to whoever is still there after `grace_s` seconds."""
     running = [p for p in processes if p.poll() is None]
     for process in running:
         process.terminate()
     deadline = time.monotonic() + grace_s
     for process in running:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    for process in running:
+        process.kill()  # nothing to a process that has ended
+        process.wait()
+    for process in processes:
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 class EvaluatorProcess:

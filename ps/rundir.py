@@ -63,10 +63,11 @@ class RunDir:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
     def write_config(self, config: Any) -> None:
-        """All settings of a command, defaults included."""
+        """All settings of a command, defaults included; but not this folder, which is taken."""
         if (self.path / "config.yaml").exists():
             return  # the launcher's: it has this server's settings and its workers' too
-        settings = dataclasses.asdict(config) | {"run_dir": None}
+        settings = dataclasses.asdict(config)
+        del settings["run_dir"]
         write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 
     def write_summary(self, summary: dict[str, Any]) -> None:

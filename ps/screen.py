@@ -12,16 +12,19 @@ from rich.text import Text
 from ps.table import State, epoch_of, plain_line, run_table
 
 LINE_S: Final = 10.0  # between two lines of progress when nothing else changes
+EPOCH_LINE_S: Final = 2.0  # between those of two epochs
 
 
 class Screen:
-    """Lines on stdout: one when the epoch changes, and one every ten seconds."""
+    """Lines on stdout: one for a new epoch, though not for each of many short ones, and one every
+    ten seconds."""
 
     def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
         self._console: Final = console
         self._now: Final = now
-        self._shown = ""
-        self._next_line_s = 0.0
+        self._shown = ""  # the news of the newest line, and
+        self._line_s = 0.0  # when it was written
+        self._had_started = False
 
     def __enter__(self) -> "Screen":
         return self
@@ -34,15 +37,20 @@ class Screen:
 
     def show(self, state: State) -> None:
         """How the run stands now."""
-        # Before the start every change is news; afterwards, every epoch.
-        news = epoch_of(state) if state["started"] else plain_line(state)
-        if news != self._shown or self._now() >= self._next_line_s:
-            self._shown, self._next_line_s = news, self._now() + LINE_S
+        news, since_s = _news(state), self._now() - self._line_s
+        is_due = since_s >= EPOCH_LINE_S or not state["started"] or not self._had_started
+        if (news != self._shown and is_due) or since_s >= LINE_S:
+            self._shown, self._line_s, self._had_started = news, self._now(), state["started"]
             self.say(plain_line(state))
 
     def say(self, line: str) -> None:
         """A line that stays."""
         self._console.print(Text(line), soft_wrap=True)
+
+
+def _news(state: State) -> str:
+    """What is worth a line when it changes: before the start anything, then the epoch."""
+    return epoch_of(state) if state["started"] else plain_line(state)
 
 
 class LiveScreen(Screen):

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import zmq
 
+from ps._core import keep_freed_memory
 from ps.catalog import choose_task
 from ps.checkpoint import open_checkpoint, save_checkpoint
 from ps.config import ServerConfig, address_of, parse_learners, split_address
@@ -321,6 +322,7 @@ class Server:
 
 def serve(config: ServerConfig) -> int:
     """`leash server`: one run, as a process of its own."""
+    keep_freed_memory()
     rule = choose_rule(config.policy, config.staleness)
     model, dataset = choose_task(config.model, config.dataset)
     config = replace(config, model=model, dataset=dataset)

@@ -145,7 +145,8 @@ def _progress(state: State) -> RenderableType:
     grid.add_column(ratio=1)
     completed = [row["epoch"] for row in state["table"] if row["state"] in ("live", "done")]
     total = state["planned_epochs"] * max(1, len(completed))
-    grid.add_row(epoch_of(state), ProgressBar(total=total, completed=sum(completed), complete_style="green"))
+    bar = ProgressBar(total=total, completed=sum(completed), complete_style="green")
+    grid.add_row(epoch_of(state), bar)
     return grid
 
 
@@ -185,14 +186,18 @@ def _worker_cells(row: dict[str, Any], bound: int | None) -> list[RenderableType
 
 
 def _accuracies(by_epoch: Sequence[float | None]) -> Table:
-    """The newest epochs' figures below their numbers, after a small curve of all of them."""
+    """The newest epochs' figures, and a small curve of them."""
     first = max(0, len(by_epoch) - SHOWN_EPOCHS)
+    shown = by_epoch[first:]
     grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_row(Text("epoch", "dim"), *(Text(str(n + 1), "dim", justify="right")
-                                         for n in range(first, len(by_epoch))))  # fmt: skip
-    figures = ("-" if a is None else f"{100 * a:.1f}" for a in by_epoch[first:])
-    grid.add_row("test accuracy %", *(Text(figure, "bold", justify="right") for figure in figures))
-    grid.add_row("", *(Text(spark, "green", justify="right") for spark in _sparks(by_epoch[first:])))
+    grid.add_column()
+    for _ in shown:
+        grid.add_column(justify="right")
+    numbers = (str(first + n) for n in range(1, len(shown) + 1))
+    figures = ("-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in shown)
+    grid.add_row("epoch", *numbers, style="dim")
+    grid.add_row("test accuracy %", *figures)
+    grid.add_row("", *_sparks(shown), style="green")
     return grid
 
 

@@ -153,14 +153,30 @@ class DataChannel:
         on_reply: OnReply,
     ) -> None:  # fmt: skip
         if isinstance(message, Error):
-            error = error_from(message)
-            if not isinstance(error, SupersededError):
-                raise error
+            self._on_error(message, in_flight)
             return
         if not isinstance(message, (Params, Ok)):
             raise ProtocolError(f"{self._address}: unexpected {message.verb}")
-        sent = in_flight.get(message.chunk)
+        sent = _request_of(message, in_flight)
         # An answer to a request that was sent twice may come twice.
-        if sent is not None and message.step == getattr(sent.request, "step", 0):
+        if sent is not None:
             on_reply(message, payload)
             del in_flight[message.chunk]
+
+    def _on_error(self, message: Error, in_flight: dict[int, Sent]) -> None:
+        error = error_from(message)
+        if not isinstance(error, SupersededError):
+            raise error
+        # A copy that went over the broken connection came in after the one that is in flight, and
+        # took its place: the answer would go nowhere.
+        sent = _request_of(message, in_flight)
+        if sent is not None:
+            self._send(sent.request, sent.payload)
+
+
+def _request_of(message: Params | Ok | Error, in_flight: dict[int, Sent]) -> Sent | None:
+    """The request in flight that this answers."""
+    sent = in_flight.get(message.chunk)
+    if sent is None or message.step != getattr(sent.request, "step", 0):
+        return None
+    return sent

@@ -148,8 +148,8 @@ class PSOptimizer(torch.optim.Optimizer):
         self.client.close(reason)
 
     def _close_at_exit(self) -> None:
-        failed = getattr(sys, "last_value", None) is not None
-        self.client.close("failed" if failed else "done")
+        last: BaseException | None = getattr(sys, "last_value", None)
+        self.client.close(_reason_of(type(last) if last is not None else None))
 
     def __enter__(self) -> "PSOptimizer":
         return self
@@ -157,7 +157,7 @@ class PSOptimizer(torch.optim.Optimizer):
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
-        self.close("done" if kind is None else "failed")
+        self.close(_reason_of(kind))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch, but only while the optimizer is being made: a run has one layout."""
@@ -173,6 +173,13 @@ class PSOptimizer(torch.optim.Optimizer):
                         f"PSOptimizer: {name} was changed to {group[name]}; the optimizer runs on "
                         f"the server, so start it with --{name.replace('_', '-')} {group[name]}"
                     )
+
+
+def _reason_of(kind: type[BaseException] | None) -> str:
+    """The reason of a bye, from what ended the loop; a signal is no Exception."""
+    if kind is None:
+        return "done"
+    return "failed" if issubclass(kind, Exception) else "stopped"
 
 
 def _named_groups(params: Iterable[Any]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from ps._core import keep_freed_memory
 from ps.config import WorkerConfig, address_of, check_positive
 from ps.control import ControlChannel, await_state
 from ps.errors import StoppingError, UsageError
@@ -35,6 +36,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def run(config: WorkerConfig) -> int:
     """`leash worker`: trains until its epochs, its time or the run are over."""
+    keep_freed_memory()
     check_positive(config, "batch_size", "threads", "wait_s", "timeout_s")
     say = _speaker(config.rank)
     address = address_of(config.server, config.ps_ip, config.ps_port)
@@ -143,14 +145,16 @@ class Trainer:
 
     def run(self) -> int:
         """Trains; returns the exit status. Whatever happens, the server hears a bye."""
-        reason = "failed"
+        reason = "stopped"  # by a signal, unless it turns out otherwise
         try:
             reason = self._train()
         except StoppingError as stopping:
-            reason = "stopped"
             if str(stopping) != STOPPED_BY_TIMEOUT:
                 raise
             self._say("the run's time is over")
+        except Exception:
+            reason = "failed"
+            raise
         finally:
             self._optimizer.close(reason)
         self._save()

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "The C++ core of Leash: clocks, kernels, and the shard that holds the parameters.";
 
   register_errors(m);
+  register_allocator(m);
   register_build_info(m);
   register_cpu(m);
   register_settings(m);

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from support.servers import serving
 from torch import Tensor, nn
 
-from support.servers import serving
 from worker import PSOptimizer
 
 STEPS = 20
@@ -52,8 +52,11 @@ def train_together(
     ends = part_ends(weights or [1] * workers)
     settings = {"workers": workers, "policy": "bsp", "chunk_kib": 64, "lr_scaling": lr_scaling}
 
+    # Before the threads begin: they share torch's random state.
+    models = [build_model(dtype) for _ in range(workers)]
+
     def work(rank: int) -> Tensor:
-        model = build_model(dtype)
+        model = models[rank - 1]
         with PSOptimizer(model.named_parameters(), server.address, rank) as optimizer:
             for step in range(STEPS):
                 inputs, targets = batch(step, dtype)
@@ -101,11 +104,9 @@ def relative_difference(result: Tensor, expected: Tensor) -> float:
     return float((result - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options))
+@pytest.mark.parametrize("options", OPTIONS, ids="-".join)
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_bsp_equals_one_process_on_the_joint_batch(
-    workers: int, options: dict[str, float]
-) -> None:
+def test_bsp_equals_one_process_on_the_joint_batch(workers: int, options: dict[str, float]) -> None:
     together = train_together(workers, options, torch.float32)
     assert relative_difference(together, train_alone(options, torch.float32)) < 1e-6
 

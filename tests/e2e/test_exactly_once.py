@@ -1,4 +1,4 @@
-"""Nothing twice, nothing lost: integers pushed by several workers, with messages repeated at random.
+"""Nothing twice, nothing lost: integers pushed by several workers, messages repeated at random.
 
 Every push of a worker is a one-hot vector times -1, and the server's rate is 1, so the parameters
 count pushes, exactly. The messages go over plain sockets, so that they can be repeated at will.
@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import zmq
+from support.servers import serving
 
 from ps.layout import Layout, Slot
 from ps.wire.frames import REPLIES, decode, encode
 from ps.wire.messages import Error, Params, PushPull
-from support.servers import serving
 from worker.client import Client
 
 VALUES = 64

@@ -1,4 +1,4 @@
-"""Real processes for tests: a server, and workers that need no PyTorch. Nothing outlives its test."""
+"""Real processes for tests: a server, and workers without PyTorch. None outlives its test."""
 
 import os
 import selectors
@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+
+import psutil
 
 PUSHER = Path(__file__).with_name("pusher.py")
 LEASH = (sys.executable, "-m", "ps.cli")
@@ -60,6 +62,13 @@ class Child:
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
 
+    def _family(self) -> list[psutil.Process]:
+        """This process and those below it; none where it has ended."""
+        if self.process.poll() is not None:
+            return []
+        top = psutil.Process(self.process.pid)
+        return [top, *top.children(recursive=True)]
+
     def _read(self, timeout_s: float) -> bool:
         """Takes what has come; False at the end of the output."""
         if not self._selector.select(timeout_s):
@@ -78,8 +87,9 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for process in self._family():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
         assert self.process.stdin is not None
         self.process.stdin.close()

@@ -79,7 +79,7 @@ class RunningServer:
 
 
 @contextmanager
-def serving(run_dir: RunDir | None = None, **settings: Any) -> Iterator[RunningServer]:
+def serving(*, run_dir: RunDir | None = None, **settings: Any) -> Iterator[RunningServer]:
     """A server with these settings, ended in any case; an error in its loop fails the test."""
     clock, said = SkippingClock(), []  # type: SkippingClock, list[str]
     config = ServerConfig(**{"bind": "tcp://127.0.0.1:0", **settings})

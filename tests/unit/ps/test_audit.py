@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ps._core import StalenessClock
+from ps.audit import audit, audit_run
+
+Event = dict[str, Any]
+
+
+def started(bound: int | None) -> Event:
+    return {"event": "started", "policy": "ssp", "bound": bound, "workers": [], "step_events": 1}
+
+
+def joined(worker: int, first_step: int = 1) -> Event:
+    return {"event": "joined", "worker": worker, "first_step": first_step}
+
+
+def left(worker: int) -> Event:
+    return {"event": "left", "worker": worker, "reason": "done"}
+
+
+def push(worker: int, step: int) -> Event:
+    return {"event": "push", "worker": worker, "step": step}
+
+
+def step(worker: int, number: int, lag: int) -> Event:
+    return {"event": "step", "worker": worker, "step": number, "lag": lag, "staleness": 0}
+
+
+def test_a_run_that_kept_its_bound_is_clean() -> None:
+    events = [
+        joined(0), joined(1), joined(2), started(1),
+        push(1, 1), step(1, 1, lag=1), push(1, 2),
+        push(2, 1), step(2, 1, lag=0), step(1, 2, lag=1),
+        left(2), push(1, 3), step(1, 3, lag=0),
+        joined(2, first_step=4), push(2, 4), step(2, 4, lag=1),
+    ]  # fmt: skip
+    assert audit(events) == []
+
+
+def test_a_reply_beyond_the_bound_is_found() -> None:
+    events = [joined(1), joined(2), started(1), push(1, 1), push(1, 2), step(1, 2, lag=2)]
+    (violation,) = audit(events)
+    assert "lag 2 is beyond the bound 1" in violation
+
+
+def test_without_a_bound_no_lag_is_too_large() -> None:
+    events = [joined(1), joined(2), started(None), *(push(1, n) for n in range(1, 50))]
+    assert audit([*events, step(1, 49, lag=49)]) == []
+
+
+def test_a_lag_that_was_told_wrongly_is_found() -> None:
+    events = [joined(1), joined(2), started(3), push(1, 1), step(1, 1, lag=0)]
+    (violation,) = audit(events)
+    assert "the lag was 1" in violation
+
+
+@pytest.mark.parametrize("steps", [[1, 1], [1, 3], [2], [1, 2, 1]])
+def test_a_step_taken_twice_or_out_of_order_is_found(steps: list[int]) -> None:
+    (violation,) = audit([joined(1), started(0), *(push(1, n) for n in steps)])
+    assert "expected step" in violation
+
+
+def test_a_push_of_one_that_has_left_is_found() -> None:
+    assert len(audit([joined(1), joined(2), started(0), left(1), push(1, 1)])) == 1
+
+
+@given(st.lists(st.integers(1, 3), max_size=60), st.integers(0, 3))
+def test_what_the_clock_admits_is_clean(turns: list[int], bound: int) -> None:
+    clock = StalenessClock(bound)
+    events = [joined(w) for w in (1, 2, 3)] + [started(bound)]
+    for worker in (1, 2, 3):
+        clock.join(worker, 0)
+    waiting: set[int] = set()
+    for worker in turns:
+        if worker in waiting:
+            continue
+        events.append(push(worker, clock.tick(worker)))
+        waiting.add(worker)
+        for other in [w for w in waiting if clock.admits(w)]:
+            waiting.discard(other)
+            events.append(step(other, clock.clock(other), clock.lag(other)))
+    assert audit(events) == []
+
+
+def test_a_run_directory_is_read(tmp_path: Path) -> None:
+    events = [joined(1), started(0), push(1, 2)]
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    (tmp_path / "events.jsonl").write_text(lines, encoding="utf-8")
+    assert len(audit_run(tmp_path)) == 1
+
+
+def test_a_run_that_recorded_some_steps_only_cannot_be_audited() -> None:
+    with pytest.raises(ValueError, match="--step-events 1"):
+        audit([{**started(0), "step_events": 10}])
