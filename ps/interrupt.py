@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType

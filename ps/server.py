@@ -1,7 +1,8 @@
 """The server: two ROUTER sockets and one loop, which hands every message to its handler.
 
-The control socket has precedence: its frames are few and small, and a sign of life that waits
-behind gradients would look like silence. One thread does it all; the core releases the GIL.
+The loop takes one message of each socket in turn: control messages are few and small, and a sign of
+life that waits behind gradients would look like silence. One thread does it all; the core releases
+the GIL.
 """
 
 import os
@@ -30,11 +31,11 @@ from ps.rundir import RunDir
 from ps.sockets import (
     CONTROL_MAX_NBYTES,
     CONTROL_QUEUE,
-    COPY_BELOW_NBYTES,
     bind,
     data_max_nbytes,
     data_queue,
     make_router,
+    receive,
 )
 from ps.wire.frames import CONTROL, DATA, check_payload_count, decode, encode, error_message
 from ps.wire.messages import STOPPED_BY_TIMEOUT, Message, Ok, Params
@@ -42,7 +43,6 @@ from ps.wire.messages import STOPPED_BY_TIMEOUT, Message, Ok, Params
 TICK_S: Final = 0.2
 GRACE_S: Final = 2.0  # for the others to say bye once the server is stopping
 PROGRESS_S: Final = 10.0
-DATA_BATCH: Final = 32  # data messages at most before the control socket is looked at again
 
 
 class Server:
@@ -110,6 +110,7 @@ class Server:
         self._poller = zmq.Poller()
         self._poller.register(self._control, zmq.POLLIN)
         self._poller.register(self._data, zmq.POLLIN)
+        self._serve = {self._control: self._on_control, self._data: self._on_data}
         local = "127.0.0.1" if host in ("*", "0.0.0.0") else host
         return f"tcp://{local}:{self._control_port}"
 
@@ -119,9 +120,9 @@ class Server:
             self._evaluator.start(self.address)
         try:
             while not self._over():
-                self._poller.poll(int(TICK_S * 1000))
-                self._drain_control()
-                self._drain_data()
+                for socket, _ in self._poller.poll(int(TICK_S * 1000)):
+                    if frames := receive(socket):
+                        self._serve[socket](frames)
                 self._evict_unreading()
                 if self._now() >= self._next_tick_s:
                     self._tick()
@@ -187,39 +188,24 @@ class Server:
 
     # Messages.
 
-    def _drain_control(self) -> None:
-        for _ in range(CONTROL_QUEUE):
-            try:
-                route, *frames = self._control.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            self._on_control(route, frames)
-
-    def _on_control(self, route: bytes, frames: list[bytes]) -> None:
+    def _on_control(self, frames: list[zmq.Frame]) -> None:
+        route, header, payloads = _parts(frames)
         answer: Message
+        payload: Payload = None
         try:
-            message = decode(frames[0] if frames else b"", CONTROL)
-            check_payload_count(message, len(frames) - 1)
+            message = decode(header, CONTROL)
+            check_payload_count(message, len(payloads))
         except ProtocolError as error:
             self.metrics.refused(error)
-            answer, payload = error_message(error), None
+            answer = error_message(error)
         else:
-            answer, payload = self.coordinator.answer(message, frames[1] if frames[1:] else None)
+            answer, payload = self.coordinator.answer(
+                message, payloads[0].bytes if payloads else None
+            )
         self._send(self._control, route, answer, payload)
 
-    def _drain_data(self) -> None:
-        for _ in range(DATA_BATCH):
-            try:
-                route = self._data.recv(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            header = self._data.recv() if self._data.rcvmore else b""
-            payloads = []
-            while self._data.rcvmore:
-                payloads.append(self._data.recv(copy=False))
-            self._on_data(route, header, payloads)
-
-    def _on_data(self, route: bytes, header: bytes, payloads: list[zmq.Frame]) -> None:
+    def _on_data(self, frames: list[zmq.Frame]) -> None:
+        route, header, payloads = _parts(frames)
         try:
             message = decode(header, DATA)
             check_payload_count(message, len(payloads))
@@ -263,7 +249,7 @@ class Server:
             socket.send(encode(message), zmq.DONTWAIT)
             return True
         socket.send(encode(message), more)
-        socket.send(payload, zmq.DONTWAIT, copy=len(payload) < COPY_BELOW_NBYTES)
+        socket.send(payload, zmq.DONTWAIT, copy=not isinstance(payload, zmq.Frame))
         return True
 
     # What people see, and what stays.
@@ -318,6 +304,12 @@ class Server:
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
         if self.data.model is not None and self.data.model.initialized:
             save_checkpoint(self.data.model, run_dir.checkpoint("final"))
+
+
+def _parts(frames: list[zmq.Frame]) -> tuple[bytes, bytes, list[zmq.Frame]]:
+    """Route, header, and what came after it; an empty header where there was none."""
+    header = frames[1].bytes if len(frames) > 1 else b""
+    return frames[0].bytes, header, frames[2:]
 
 
 def serve(config: ServerConfig) -> int:

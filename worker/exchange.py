@@ -15,12 +15,14 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from ps.errors import ProtocolError, ServerUnreachableError, SupersededError
-from ps.sockets import COPY_BELOW_NBYTES, data_max_nbytes, data_queue, make_dealer
+from ps.sockets import COPY_BELOW_NBYTES, data_max_nbytes, data_queue, make_dealer, receive
 from ps.wire.frames import REPLIES, check_payload_count, decode, encode, error_from
-from ps.wire.messages import Error, Init, Message, Ok, Params, Pull, Push, PushPull
+from ps.wire.messages import Error, Init, Ok, Params, Pull, Push, PushPull
 
-POLL_MS: Final = 200  # between two looks at whether this worker still takes part
+LOOK_MS: Final = 200  # between two looks at whether this worker still takes part
 RECONNECT_S: Final = 30.0
+# Where answers come sooner than this, a worker does not sleep for the last one of a step.
+SPIN_S: Final = 500e-6
 
 Buffer: TypeAlias = Any  # anything with the buffer protocol
 Request: TypeAlias = Init | PushPull | Push | Pull
@@ -59,10 +61,9 @@ class DataChannel:
         )
         self._connected = False
         self._lost_s: float | None = None  # since when there has been no connection
+        self._waited_s = 0.0  # for the newest answer
         self._socket.connect(address)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
+        self._socket.setsockopt(zmq.RCVTIMEO, LOOK_MS)
 
     def close(self) -> None:
         self._socket.disable_monitor()
@@ -93,9 +94,37 @@ class DataChannel:
                 request, payload = waiting.popleft()
                 in_flight[request.chunk] = Sent(request, payload)
                 self._send(request, payload)
-            wait_s += self._wait(in_flight)
-            self._receive(in_flight, on_reply)
+            began_s = time.perf_counter()
+            frames = self._await_answer(is_last=len(in_flight) == 1 and not waiting)
+            self._waited_s = time.perf_counter() - began_s
+            wait_s += self._waited_s
+            if frames:
+                self._on_frames(frames, in_flight, on_reply)
+            else:
+                self._look_around(in_flight)
         return wait_s
+
+    def _await_answer(self, *, is_last: bool) -> list[zmq.Frame]:
+        """The frames of the next answer; none if none came for a while."""
+        if not self._connected:
+            return []
+        if is_last and self._waited_s < SPIN_S:
+            self._spin()
+        # Waiting on this one socket costs less than to poll it together with its monitor.
+        return receive(self._socket, flags=0)
+
+    def _spin(self) -> None:
+        """Looks for an answer for a moment without going to sleep.
+
+        Four threads hand a small exchange on, and to wake a processor that has gone idle costs as
+        much as to compute: 87 KB took 276 µs with sleeping, 183 µs without, on a virtual machine.
+        """
+        end_s = time.perf_counter() + SPIN_S
+        while time.perf_counter() < end_s:
+            events = self._socket.getsockopt(zmq.EVENTS)
+            assert isinstance(events, int)
+            if events & zmq.POLLIN:
+                return
 
     def _send(self, request: Request, payload: Buffer | None) -> None:
         try:
@@ -107,15 +136,12 @@ class DataChannel:
         if payload is not None:
             self._socket.send(payload, zmq.DONTWAIT, copy=len(payload) < COPY_BELOW_NBYTES)
 
-    def _wait(self, in_flight: dict[int, Sent]) -> float:
-        began_s = time.perf_counter()
-        ready = dict(self._poller.poll(POLL_MS))
-        if self._monitor in ready:
+    def _look_around(self, in_flight: dict[int, Sent]) -> None:
+        """No answer for a while: does the connection stand, do we still take part?"""
+        self._check()
+        while self._monitor.poll(0 if self._connected else LOOK_MS):
             self._on_connection(in_flight)
-        if not ready:
-            self._check()
-            self._check_connection()
-        return time.perf_counter() - began_s
+        self._check_connection()
 
     def _on_connection(self, in_flight: dict[int, Sent]) -> None:
         event = recv_monitor_message(self._monitor)["event"]
@@ -135,23 +161,12 @@ class DataChannel:
                 f"no connection to {self._address} for {RECONNECT_S:.0f} s; is the port open?"
             )
 
-    def _receive(self, in_flight: dict[int, Sent], on_reply: OnReply) -> None:
-        while in_flight:
-            try:
-                header = self._socket.recv(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            payloads = []
-            while self._socket.rcvmore:
-                payloads.append(self._socket.recv(copy=False))
-            message = decode(header, REPLIES)
-            check_payload_count(message, len(payloads))
-            self._on_message(message, payloads[0] if payloads else None, in_flight, on_reply)
-
-    def _on_message(
-        self, message: Message, payload: zmq.Frame | None, in_flight: dict[int, Sent],
-        on_reply: OnReply,
-    ) -> None:  # fmt: skip
+    def _on_frames(
+        self, frames: list[zmq.Frame], in_flight: dict[int, Sent], on_reply: OnReply
+    ) -> None:
+        header, *payloads = frames
+        message = decode(header.bytes, REPLIES)
+        check_payload_count(message, len(payloads))
         if isinstance(message, Error):
             self._on_error(message, in_flight)
             return
@@ -160,7 +175,7 @@ class DataChannel:
         sent = _request_of(message, in_flight)
         # An answer to a request that was sent twice may come twice.
         if sent is not None:
-            on_reply(message, payload)
+            on_reply(message, payloads[0] if payloads else None)
             del in_flight[message.chunk]
 
     def _on_error(self, message: Error, in_flight: dict[int, Sent]) -> None:

@@ -50,6 +50,7 @@ class _Codec:
 
     cls: type[Message]
     names: tuple[str, ...]
+    name_set: frozenset[str]
     checks: tuple[tuple[str, Check, str], ...]  # field, test, what was expected in words
     values: Callable[[Message], tuple[Any, ...]]
 
@@ -95,9 +96,10 @@ def _codec(cls: type[Message]) -> _Codec:
     hints = get_type_hints(cls, include_extras=True)
     checks = tuple((name, *_check_for(hints[name])) for name in names)
     if not names:
-        return _Codec(cls, names, checks, lambda _: ())
+        return _Codec(cls, names, frozenset(), checks, lambda _: ())
     get = attrgetter(*names)
-    return _Codec(cls, names, checks, get if len(names) > 1 else lambda message: (get(message),))
+    values = get if len(names) > 1 else lambda message: (get(message),)
+    return _Codec(cls, names, frozenset(names), checks, values)
 
 
 def table(classes: Iterable[type[Message]]) -> Mapping[str, type[Message]]:
@@ -140,7 +142,7 @@ def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:
     if cls is None:
         raise HeaderError(f"t: expected one of {', '.join(expected)}, got {shown(verb)}")
     codec = _CODECS[cls]
-    if len(fields_by_name) != len(codec.names) or not fields_by_name.keys() >= set(codec.names):
+    if fields_by_name.keys() != codec.name_set:
         raise HeaderError(f"{verb}: expected the fields {', '.join(codec.names) or 'none'}, got "
                           f"{', '.join(map(str, fields_by_name)) or 'none'}"[:480])  # fmt: skip
     for name, is_valid, meaning in codec.checks:
