@@ -42,12 +42,12 @@ $(VENV)/.dependencies: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.core: $(VENV)/.dependencies $(SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
 demo: install
-	$(BIN)/leash launch --workers 4 --policy ssp --staleness 3 --dataset digits --epochs 40 \
-		--batch-size 16 --lr 0.02 --momentum 0.5 --slow 0,0,0,0.05
+	$(BIN)/leash launch --workers 4 --policy ssp --staleness 3 --dataset digits --epochs 25 \
+		--batch-size 16 --lr 0.05 --momentum 0.5 --slow 0,0,0,0.05
 
 test: install
 	$(BIN)/pytest
@@ -60,7 +60,7 @@ check: install
 	PYTHON=$(BIN)/python tools/stubs build/stubs/_core.pyi && diff -u ps/_core.pyi build/stubs/_core.pyi
 
 bench: install
-	$(BIN)/python bench/push_pull.py --short
+	$(BIN)/python -m bench.push_pull --short
 
 sanitize: install
 	PYTHON=$(BIN)/python tools/sanitize

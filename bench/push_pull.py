@@ -6,7 +6,7 @@ one run:
     leash   push_pull of all chunks; the server applies w -= lr * g
     gloo    torch.distributed: send the gradient, w.add_(g, alpha=-lr), send the parameters
 
-    python bench/push_pull.py [--short] [--sizes 87e3 64e6] [--json FILE]
+    python -m bench.push_pull [--short] [--sizes 87e3 64e6] [--json FILE]
 """
 
 import argparse

@@ -11,8 +11,6 @@ from typing import Any, get_args, get_type_hints
 
 import msgpack
 import pytest
-from support.peers import Peer, peers
-from support.servers import serving
 
 from ps import layout, sockets
 from ps.errors import ERROR_BY_CODE
@@ -21,6 +19,8 @@ from ps.members import MAX_OBSERVERS
 from ps.wire import frames, messages
 from ps.wire.codecs import CODECS
 from ps.wire.messages import ANSWERS, CONTROL_REQUESTS, DATA_REQUESTS, Message
+from support.peers import Peer, peers
+from support.servers import serving
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
 ALL_MESSAGES = {cls.verb: cls for cls in (*CONTROL_REQUESTS, *DATA_REQUESTS, *ANSWERS)}

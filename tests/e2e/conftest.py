@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from support.contract import LR, Attack, Pair, Worker, joined
 from support.peers import peers
 from support.servers import RunningServer, serving

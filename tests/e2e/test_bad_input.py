@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 import zmq
+
 from support.contract import (
     CHUNK_NBYTES,
     DATA_VERBS,

@@ -8,6 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 import zmq
+
 from support.contract import (
     CHUNK_NBYTES,
     F32_VALUES,

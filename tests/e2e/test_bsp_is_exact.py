@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from support.servers import serving
 from torch import Tensor, nn
 
+from support.servers import serving
 from worker import PSOptimizer
 
 STEPS = 20

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from support.processes import LEASH, Child, pusher, server_process
 
 DOWN_WITHIN_S = 5.0

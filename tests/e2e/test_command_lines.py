@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from support.data import DATA, needs_mnist
 from support.processes import LEASH, Child, server_process
 

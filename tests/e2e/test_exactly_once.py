@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import zmq
-from support.servers import serving
 
 from ps.layout import Layout, Slot
 from ps.wire.frames import REPLIES, decode, encode
 from ps.wire.messages import Error, Params, PushPull
+from support.servers import serving
 from worker.client import Client
 
 VALUES = 64

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from support.processes import pusher, server_process
 
 from ps.audit import audit_run
+from support.processes import pusher, server_process
 
 STEPS = 120
 STEP_S = 0.02

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors.numpy import load_file
-from support.processes import LEASH, Child
 
 from ps.audit import audit_run
+from support.processes import LEASH, Child
 
 
 def launch(run: Path, *options: str, timeout_s: float = 100.0) -> Child:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.processes import pusher, server_process
 
 from ps.control import ControlChannel, request_state
+from support.processes import pusher, server_process
 
 MODEL_NBYTES = 256 * 10**6
 WORKERS = 4

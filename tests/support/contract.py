@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgpack
+
 from support.peers import Header, Peer
 from support.servers import RunningServer
 

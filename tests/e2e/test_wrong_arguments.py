@@ -1,0 +1,82 @@
+"""A wrong argument ends in one line that says what to do, and exit status 2."""
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.processes import LEASH, server_process
+
+
+def refusal(cwd: Path, *words: str) -> str:
+    """The one line on stderr with which this command line is refused."""
+    told = subprocess.run(
+        [*LEASH, *words], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert told.returncode == 2, told.stdout + told.stderr
+    (line,) = told.stderr.splitlines()
+    assert line.startswith(f"leash {words[0]}: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("launch --model resnet19 --dataset digits", "did you mean resnet18?"),
+        ("server --model nets:build", "give --dataset too"),
+        ("launch --dataset digits --staleness=-1", "give 0 or more"),
+        ("launch --dataset digits --policy asp --staleness 3", "leave --staleness out"),
+        ("launch --dataset digits --workers 0", "give a number above 0"),
+        ("launch --dataset digits --workers 2 --slow 0,0,1", "one for each worker"),
+        ("launch --dataset digits --nesterov", "needs a --momentum above 0"),
+        ("launch", "--dataset digits"),
+        ("launch --dataset mnist --workers 1", "give --data-dir"),
+        ("launch --dataset mnist --workers 1 --data-dir nowhere", "nowhere"),
+        ("server --bind 10.0.0.1:29500", "write it as tcp://HOST:PORT"),
+        ("server --resume nothing.safetensors --bind tcp://127.0.0.1:0", "there is no such file"),
+        ("worker --server tcp://127.0.0.1:1 --wait-s 0.2", "start one with leash server"),
+        ("worker --rank 4 --learners 1-2-3", "1-2-3"),
+    ],
+)
+def test_it_is_refused_in_one_line(tmp_path: Path, words: str, says: str) -> None:
+    assert says in refusal(tmp_path, *words.split())
+
+
+def test_a_busy_port_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = refusal(tmp_path, "server", f"--bind=tcp://127.0.0.1:{port}")
+    assert f"port {port} is taken; choose another with --bind" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--rank=3", "--dataset=digits"], "the workers of this run are 1, 2"),
+        (["--rank=1", "--dataset=digits", "--device=cuda:7"], "take --device cpu"),
+        (["--rank=1"], "nothing to train: give --model or --dataset"),
+        (["--rank=1", "--model=alexnet_cifar", "--dataset=digits"], "needs samples of"),
+        (["--rank=1", "--model=no_such:build", "--dataset=digits"], "no module 'no_such'"),
+    ],
+)
+def test_what_only_a_running_server_can_tell(tmp_path: Path, options: list[str], says: str) -> None:
+    with server_process(tmp_path / "run", "--workers=2") as (_, address):
+        told = subprocess.run(
+            [*LEASH, "worker", f"--server={address}", *options],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert told.returncode == 2, told.stderr
+    (line,) = told.stderr.splitlines()
+    assert says in line
+
+
+def test_unreadable_data_is_named(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images", "t10k-images"):
+        (raw / f"{name}-idx3-ubyte").write_bytes(b"\0\0\x08\x03 truncated")
+    for name in ("train-labels", "t10k-labels"):
+        (raw / f"{name}-idx1-ubyte").write_bytes(b"\0\0\x08\x01")
+    line = refusal(tmp_path, "launch", "--dataset=mnist", "--workers=2", f"--data-dir={tmp_path}")
+    assert "idx" in line

@@ -1,0 +1,68 @@
+"""What ARCHITECTURE.md says is absent, is absent."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("ps", "worker", "bench", "examples", "tools")
+BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
+BANNED_CALLS = {"eval", "exec", "recv_pyobj", "send_pyobj", "torch.load"}
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def calls(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+def test_importing_all_of_ps_imports_neither_torch_nor_worker() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sources("ps")
+        if path.stem not in ("__init__", "__main__")
+    ]
+    assert "ps.server" in modules
+    script = (
+        f"import sys, {', '.join(modules)}\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'worker')])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("path", sources("ps", "worker"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_imports_bench(path: Path) -> None:
+    assert not [name for name in imports(path) if name.split(".")[0] == "bench"]
+
+
+@pytest.mark.parametrize("path", sources(*PACKAGES), ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_runs_code_that_a_peer_could_send(path: Path) -> None:
+    assert not BANNED_MODULES & {name.split(".")[0] for name in imports(path)}
+    assert not BANNED_CALLS & set(calls(path))
+
+
+def test_the_core_knows_neither_python_nor_zeromq() -> None:
+    files = [*(ROOT / "csrc" / "core").glob("*.h"), *(ROOT / "csrc" / "core").glob("*.cpp")]
+    assert len(files) > 10
+    for path in files:
+        included = [line for line in path.read_text("utf-8").splitlines() if "#include" in line]
+        assert not [i for i in included if any(w in i for w in ("Python.h", "pybind11", "zmq"))]
