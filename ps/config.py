@@ -150,7 +150,7 @@ class RunOptions(Options):
         1, "record every Nth step of each worker in events.jsonl; 0 records none", metavar="N"
     )
     timeout_s: float | None = option(
-        None, "end cleanly after so long", "--timeout", metavar="SECONDS"
+        None, "end cleanly after so long a training", "--timeout", metavar="SECONDS"
     )
 
     def check(self) -> None:
@@ -245,7 +245,7 @@ class RankOptions(Options):
     )
     save_path: str | None = option(None, "leave this worker's summary here", metavar="DIR")
     timeout_s: float | None = option(
-        None, "end cleanly after so long", "--timeout", metavar="SECONDS"
+        None, "end cleanly after so long a training", "--timeout", metavar="SECONDS"
     )
 
     def check(self) -> None:

@@ -86,7 +86,10 @@ class ControlChannel:
                 raise self._unreachable(timeout_s, connected=readiness == zmq.POLLIN)
             if readiness == zmq.POLLOUT:
                 frames = [encode(message)] if payload is None else [encode(message), payload]
-                socket.send_multipart(frames, zmq.DONTWAIT)
+                try:
+                    socket.send_multipart(frames, zmq.DONTWAIT)
+                except zmq.Again as error:  # the connection has just broken
+                    raise self._unreachable(timeout_s, connected=False) from error
         return socket.recv_multipart(zmq.DONTWAIT)
 
     def _unreachable(self, timeout_s: float, *, connected: bool) -> ServerUnreachableError:

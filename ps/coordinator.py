@@ -147,13 +147,17 @@ class Coordinator:
         """Leaves the silent behind. To be called a few times a second."""
         for member in self._members.silent():
             self._leave(member, EVICTED)
-        deserted = self._metrics.started and not self._members.live
-        if not deserted:
+        if not self._metrics.started or self._members.live:
             self._deserted_s = None
         elif self._deserted_s is None:
             self._deserted_s = self._now()
-        elif not self.finished and self._now() - self._deserted_s > self._config.rejoin_s:
-            self.stopping = self.stopping or ALL_GONE
+
+    @property
+    def deserted(self) -> bool:
+        """All workers have left before their end, and none has come back in time."""
+        if self._deserted_s is None or self.finished:
+            return False
+        return self._now() - self._deserted_s > self._config.rejoin_s
 
     @property
     def finished(self) -> bool:
@@ -182,6 +186,7 @@ class Coordinator:
         return {
             **summary,
             **self._settings(),
+            "learners": "-".join(map(str, self._members.ranks)),
             "started": self._metrics.started,
             "finished": self.finished,
             "stopping": self.stopping,

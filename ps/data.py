@@ -61,6 +61,8 @@ class DataPlane:
         self._metrics: Final = metrics
         self._send: Final = send
         self._parked: dict[tuple[int, int], Parked] = {}  # by chunk and worker
+        # By chunk and worker: the step that was refused last for a NaN, and how.
+        self._nonfinite: dict[tuple[int, int], tuple[int, NonfiniteError]] = {}
         self._handlers: Final = {
             Init: self._on_init,
             PushPull: self._on_push,
@@ -148,6 +150,9 @@ class DataPlane:
         if not self._metrics.started:
             raise NotReadyError(f"waiting for workers {self._members.missing[:20]}")
         self._require_answered(msg)
+        key = (msg.chunk, msg.worker)
+        if key in self._nonfinite and self._nonfinite[key][0] == msg.step:
+            raise self._nonfinite[key][1]  # asked again: the first answer was lost
         result = model.shard.push(
             msg.chunk,
             msg.worker,
@@ -171,10 +176,12 @@ class DataPlane:
         self._metrics.nonfinite(msg.worker, msg.chunk, msg.step, slot.name)
         if self._config.nonfinite == "raise":
             del self._parked[msg.chunk, msg.worker]
-            raise NonfiniteError(
+            error = NonfiniteError(
                 f"step {msg.step} of worker {msg.worker}: slot {slot.name} has a NaN or an "
                 "infinity in its gradient; nothing of its chunk was applied"
             )
+            self._nonfinite[msg.chunk, msg.worker] = (msg.step, error)
+            raise error
 
     # How it is done.
 

@@ -29,7 +29,7 @@ class EventLog:
     def write(self, event: str, **details: Any) -> None:
         if self._file is not None:
             row = {"t": round(self._now() - self._began_s, 6), "event": event, **details}
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def flush(self) -> None:
         if self._file is not None:

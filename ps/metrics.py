@@ -1,5 +1,6 @@
 """What a run counts, as numbers for people (`state`), for files (`summary`) and as events."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,10 @@ from ps.wire.messages import Report
 RATE_SPAN_S: Final = 2.0  # samples/s of the live table: over about so many seconds
 
 
+# Errors that say how a run goes, not that somebody sent what can't be.
+NO_REFUSALS: Final = ("stopping", "superseded", "nonfinite")
+
+
 @dataclass(slots=True)
 class WorkerCounts:
     """One rank's counts over all of its incarnations."""
@@ -25,23 +30,32 @@ class WorkerCounts:
     epoch: int = 0  # completed
     lag: int = 0  # of its newest reply
     loss: float | None = None
-    compute_s: float = 0.0
+    compute_s: float = 0.0  # of this incarnation, and
     wait_s: float = 0.0
+    earlier_compute_s: float = 0.0  # of those before it
+    earlier_wait_s: float = 0.0
     samples_per_s: float = 0.0
     mark_s: float = 0.0  # when samples_per_s was last worked out, and
     mark_samples: int = 0  # the samples then
 
     @property
     def wait_fraction(self) -> float:
-        busy = self.compute_s + self.wait_s
-        return self.wait_s / busy if busy > 0 else 0.0
+        wait_s = self.earlier_wait_s + self.wait_s
+        busy_s = self.earlier_compute_s + self.compute_s + wait_s
+        return wait_s / busy_s if busy_s > 0 else 0.0
+
+    def begin_again(self) -> None:
+        """A new incarnation counts its seconds from 0."""
+        self.earlier_compute_s += self.compute_s
+        self.earlier_wait_s += self.wait_s
+        self.compute_s = self.wait_s = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     epoch: int
-    accuracy: float
-    loss: float
+    accuracy: float | None  # None for a regression
+    loss: float | None  # None where it is not finite
     samples: int
     seconds: float  # of training when it arrived
 
@@ -96,7 +110,8 @@ class Metrics:
 
     def join(self, worker: int, incarnation: int, name: str, first_step: int) -> None:
         if worker:
-            self.workers.setdefault(worker, WorkerCounts(mark_s=self._now()))
+            self.workers.setdefault(worker, WorkerCounts(mark_s=self._now())).begin_again()
+            self._ended_s = None  # if all had left, the training goes on with this one
         self._events.write(
             "joined", worker=worker, incarnation=incarnation, name=name, first_step=first_step
         )
@@ -137,14 +152,15 @@ class Metrics:
         self._events.write("nonfinite", worker=worker, chunk=chunk, step=step, slot=slot)
 
     def refused(self, error: ProtocolError) -> None:
-        self.refusals[error.code] += 1
+        if error.code not in NO_REFUSALS:
+            self.refusals[error.code] += 1
 
     def report(self, msg: Report) -> None:
         """What a worker tells of its training: its loss, and how it spends its time."""
         counts = self.workers[msg.worker]
         counts.compute_s, counts.wait_s = msg.compute_s, msg.wait_s
-        if msg.loss == msg.loss:
-            counts.loss = msg.loss
+        if (loss := _number(msg.loss)) is not None:  # there was a step to report
+            counts.loss = loss
         self._measure_rate(counts)
         if msg.kind == "epoch":
             counts.epoch = msg.epoch
@@ -160,10 +176,11 @@ class Metrics:
             self._events.flush()
 
     def evaluate(self, msg: Report) -> None:
-        evaluation = Evaluation(msg.epoch, msg.accuracy, msg.loss, msg.samples, self.train_seconds)
+        accuracy, loss = _number(msg.accuracy), _number(msg.loss)
+        evaluation = Evaluation(msg.epoch, accuracy, loss, msg.samples, self.train_seconds)
         self.evaluations.append(evaluation)
         self._events.write(
-            "evaluated", epoch=msg.epoch, accuracy=msg.accuracy, loss=msg.loss, samples=msg.samples
+            "evaluated", epoch=msg.epoch, accuracy=accuracy, loss=loss, samples=msg.samples
         )
 
     # What it comes to.
@@ -234,3 +251,8 @@ class Metrics:
 
     def _records(self, step: int) -> bool:
         return self._step_events > 0 and step % self._step_events == 0
+
+
+def _number(value: float) -> float | None:
+    """None for what JSON has no number for."""
+    return value if math.isfinite(value) else None

@@ -71,7 +71,7 @@ class RunDir:
         write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_atomically(self.summary, json.dumps(summary, indent=1) + "\n")
+        write_atomically(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

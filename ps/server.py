@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import zmq
 
+from ps import interrupt
 from ps._core import keep_freed_memory
 from ps.catalog import choose_task
 from ps.checkpoint import open_checkpoint, save_checkpoint
@@ -43,6 +44,7 @@ from ps.wire.messages import STOPPED_BY_TIMEOUT, Message, Ok, Params
 TICK_S: Final = 0.2
 GRACE_S: Final = 2.0  # for the others to say bye once the server is stopping
 PROGRESS_S: Final = 10.0
+AWAY_S: Final = 1.0  # between two ticks: then the loop has been held up
 
 
 class Server:
@@ -83,12 +85,14 @@ class Server:
             config, self.rule, self.members, self.metrics, self.data, [self.data_port], now
         )
         self._signal = 0
+        self._ended = "failed"  # unless the loop comes to its end
         self._unreading: list[Message] = []  # answers that their peers left no room for
         if config.resume is not None:
             self.data.model = open_checkpoint(config, self.rule)
         self._status = 0
         self._stop_deadline_s: float | None = None
         self._next_tick_s = self._next_progress_s = now()
+        self._looked_s = time.monotonic()
         self._checkpointed_epoch = 0
         self._shown: dict[str, Any] = {}
 
@@ -126,6 +130,7 @@ class Server:
                 self._evict_unreading()
                 if self._now() >= self._next_tick_s:
                     self._tick()
+            self._ended = self.coordinator.stopping or "done"
         finally:
             self._close()
         return self._status
@@ -146,12 +151,12 @@ class Server:
             os.close(self._config.ready_fd)
 
     def stop_on_signals(self) -> None:
-        """From now on SIGINT and SIGTERM end the run, with status 130 and 143."""
+        """From now on SIGINT, SIGTERM and SIGHUP end the run, with status 130, 143 and 129."""
 
         def on_signal(number: int, _: FrameType | None) -> None:
             self.stop_soon(number)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in interrupt.SIGNALS:
             signal.signal(number, on_signal)
 
     def stop_soon(self, number: int) -> None:
@@ -164,18 +169,35 @@ class Server:
 
     def _tick(self) -> None:
         self._next_tick_s = self._now() + TICK_S
+        self._excuse_own_silence()
         self.coordinator.tick()
         if self._signal:
             self.stop(signal.Signals(self._signal).name, 128 + self._signal)
-        if self.coordinator.stopping == ALL_GONE:
-            self._status = 1
+        if self.coordinator.deserted:
+            self.stop(ALL_GONE, 1)
         timeout_s = self._config.timeout_s
         if timeout_s is not None and self.metrics.train_seconds > timeout_s:
             self.stop(STOPPED_BY_TIMEOUT, 0)
-        if self._evaluator and (failure := self._evaluator.failure()) is not None:
-            self.stop(f"the evaluator ended with status {failure}", failure)
+        self._look_after_evaluator()
         self._checkpoint_epochs()
         self._show_progress()
+
+    def _excuse_own_silence(self) -> None:
+        """Beats may wait in the queue while we write a checkpoint, or our host does not run us."""
+        looked_s, self._looked_s = self._looked_s, time.monotonic()
+        if self._looked_s - looked_s > AWAY_S:
+            self.members.excuse(self._looked_s - looked_s)
+
+    def _look_after_evaluator(self) -> None:
+        """Without it a run does not start; once it has, nobody who trains stops for it."""
+        failure = self._evaluator.failure() if self._evaluator else None
+        if failure is None:
+            return
+        told = f"the evaluator ended with status {failure}"
+        if not self.metrics.started:
+            self.stop(told, failure)
+        else:
+            self._show("evaluator", f"{told}; the run goes on without it", str)
 
     def _close(self) -> None:
         self._say_end()
@@ -261,8 +283,11 @@ class Server:
         self._show("rule", str(self.rule), lambda r: f"started, {r}")
         self._show("epoch", self.metrics.epoch, lambda e: f"epoch {e} is complete")
         for evaluation in self.metrics.evaluations[-1:]:
-            text = f"test accuracy {evaluation.accuracy:.4f} after epoch {evaluation.epoch}"
-            self._show("accuracy", text, str)
+            kind, figure = "loss", evaluation.loss
+            if evaluation.accuracy is not None:
+                kind, figure = "accuracy", evaluation.accuracy
+            told = "not finite" if figure is None else f"{figure:.4f}"
+            self._show("evaluation", f"test {kind} {told} after epoch {evaluation.epoch}", str)
         if self._now() >= self._next_progress_s:
             self._next_progress_s = self._now() + PROGRESS_S
             rate = self.metrics.steps / max(self.metrics.train_seconds, 1e-9)
@@ -300,7 +325,7 @@ class Server:
             "dataset": self._config.dataset,
             "seed": 1 if self._config.seed is None else self._config.seed,
         }
-        outcome = {"ended": self.coordinator.stopping or "done"}
+        outcome = {"ended": self._ended}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
         if self.data.model is not None and self.data.model.initialized:
             save_checkpoint(self.data.model, run_dir.checkpoint("final"))

@@ -6,8 +6,10 @@ info = client.push_pull(gradients, parameters, samples=100)
 client.close("done")
 """
 
+import math
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,10 +21,11 @@ import zmq
 
 from ps.config import split_address
 from ps.control import ControlChannel, request_state
-from ps.errors import LayoutMismatchError, LeashError
+from ps.errors import LayoutMismatchError, LeashError, StoppingError
 from ps.layout import Chunk, Layout
 from ps.wire.codecs import check_size, codec_for
 from ps.wire.messages import (
+    STOPPED_BY_TIMEOUT,
     Beaten,
     Bye,
     Hello,
@@ -51,7 +54,7 @@ class StepInfo:
     version: int  # updates that the model had seen when the replies went out; least over chunks
     lag: int  # steps ahead of the slowest worker; largest over chunks
     staleness: int  # updates by others since this worker's last pull; largest over chunks
-    wait_s: float  # from the first push to the last reply
+    wait_s: float  # spent waiting for replies
 
 
 class Client:
@@ -80,6 +83,7 @@ class Client:
         self._name: Final = name or f"{socket.gethostname()}:{os.getpid()}"
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._control: Final = ControlChannel(address, self._context)
+        self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
         self._closed = False
         try:
             self._join()
@@ -112,7 +116,7 @@ class Client:
             f"tcp://{host}:{self.welcome.data_ports[0]}",
             self.welcome.window,
             self.welcome.chunk_nbytes,
-            self.liveness.check,
+            self.check,
         )
 
     def _part(self) -> None:
@@ -172,7 +176,7 @@ class Client:
             EvictedError: the server went on without this worker; `rejoin` helps.
             LeashError: whatever else ends this worker's part.
         """
-        self.liveness.check()
+        self.check()
         self.steps += 1
         replies: list[Params] = []
 
@@ -219,6 +223,12 @@ class Client:
             self._control.request(bye, Ok, timeout_s=BYE_TIMEOUT_S)
         self._control.close()
         self._context.destroy(linger=0)
+
+    def check(self) -> None:
+        """Raises what ends this process's part in the run: the server's word, or its own time."""
+        self.liveness.check()
+        if time.monotonic() > self.deadline_s:
+            raise StoppingError(STOPPED_BY_TIMEOUT)
 
     # How it is done.
 

@@ -66,6 +66,9 @@ class DataChannel:
         self._socket.setsockopt(zmq.RCVTIMEO, LOOK_MS)
 
     def close(self) -> None:
+        """Twice does no harm."""
+        if self._socket.closed:
+            return
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close()
@@ -131,10 +134,10 @@ class DataChannel:
             self._socket.send(
                 encode(request), zmq.DONTWAIT | (zmq.SNDMORE if payload is not None else 0)
             )
+            if payload is not None:
+                self._socket.send(payload, zmq.DONTWAIT, copy=len(payload) < COPY_BELOW_NBYTES)
         except zmq.Again:
             return  # the connection has just broken; `_on_connection` sends it again
-        if payload is not None:
-            self._socket.send(payload, zmq.DONTWAIT, copy=len(payload) < COPY_BELOW_NBYTES)
 
     def _look_around(self, in_flight: dict[int, Sent]) -> None:
         """No answer for a while: does the connection stand, do we still take part?"""

@@ -14,7 +14,8 @@ from ps.errors import LeashError, StoppingError
 from ps.wire.messages import Beat, Beaten, Ok, Report
 
 START_BEAT_S: Final = 0.05  # until training starts: a newcomer wants to know soon
-ANSWER_TIMEOUT_S: Final = 5.0  # a server silent for longer is lost
+ANSWER_TIMEOUT_S: Final = 10.0  # a server silent for longer is lost
+STOP_S: Final = 2.0  # what was told last has this long to go out
 
 
 class Liveness:
@@ -38,12 +39,12 @@ class Liveness:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread, when what was told has gone out."""
+        """Ends the thread, when what was told has gone out or has waited for too long."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STOP_S)
 
     def tell(self, report: Report) -> None:
         """Sends a report soon. A training report that has not gone out yet is replaced."""
@@ -84,11 +85,18 @@ class Liveness:
             while not self._stopped or self._reports:
                 self._exchange(channel)
         except LeashError as error:
-            with self._changed:
-                self._failure = error
-                self._changed.notify_all()
+            self._fail(error)
+        except Exception as error:
+            # A thread that ended silently would look like a server that has nothing to say.
+            self._fail(LeashError(f"the liveness thread failed: {error!r}"))
+            raise
         finally:
             channel.close()
+
+    def _fail(self, error: LeashError) -> None:
+        with self._changed:
+            self._failure = error
+            self._changed.notify_all()
 
     def _exchange(self, channel: ControlChannel) -> None:
         with self._changed:

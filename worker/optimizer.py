@@ -118,7 +118,7 @@ class PSOptimizer(torch.optim.Optimizer):
 
     @property
     def wait_seconds(self) -> float:
-        """Seconds from the last step's first push to its last reply."""
+        """Seconds that the last step spent waiting for replies."""
         return self._info.wait_s
 
     @property

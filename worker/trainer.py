@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,17 +142,19 @@ class Trainer:
         self._loss: Final = loss_for(dataset)
         self._since_report = _MeanLoss()
         self._next_report_s = now()
-        self._deadline_s: Final = now() + (config.timeout_s or math.inf)
+        optimizer.client.deadline_s = now() + (config.timeout_s or math.inf)
 
     def run(self) -> int:
         """Trains; returns the exit status. Whatever happens, the server hears a bye."""
         reason = "stopped"  # by a signal, unless it turns out otherwise
         try:
-            reason = self._train()
+            self._train()
+            reason = "done"
         except StoppingError as stopping:
             if str(stopping) != STOPPED_BY_TIMEOUT:
                 raise
-            self._say("the run's time is over")
+            reason = "done"
+            self._say("the time is over")
         except Exception:
             reason = "failed"
             raise
@@ -160,27 +163,22 @@ class Trainer:
         self._save()
         return 0
 
-    def _train(self) -> str:
+    def _train(self) -> None:
         self._seed_dropout()
         self._model.train()
         with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
             for epoch in range(self._first_epoch(), self._task.epochs + 1):
                 steps = -(-len(self._share) // self._config.batch_size)
                 bar = progress.add_task(f"epoch {epoch} of {self._task.epochs}", total=steps)
-                if not self._epoch(epoch, lambda: progress.advance(bar)):  # noqa: B023
-                    self._say("time is over")
-                    return "stopped"
+                self._epoch(epoch, partial(progress.advance, bar))
                 progress.remove_task(bar)
-        return "done"
 
-    def _epoch(self, epoch: int, on_step: Callable[[], None]) -> bool:
-        """One pass over this worker's share; False if its time ran out before the end."""
+    def _epoch(self, epoch: int, on_step: Callable[[], None]) -> None:
+        """One pass over this worker's share."""
         order = epoch_order(self._share, self._task.seed, self._config.rank, epoch)
         mean = _MeanLoss()
         began_s = self._now()
         for inputs, targets in self._dataset.train_batches(order, self._config.batch_size):
-            if self._now() > self._deadline_s:
-                return False
             loss = self._step(inputs, targets, began_s)
             mean.add(loss, len(targets))
             self._report_now_and_then(epoch - 1)
@@ -190,7 +188,6 @@ class Trainer:
         self._report("epoch", epoch)
         waiting = self.totals.wait_s / max(self.totals.wait_s + self.totals.compute_s, 1e-9)
         self._say(f"epoch {epoch}: loss {mean.value():.4f}, {waiting:.0%} of the time waiting")
-        return True
 
     def _step(self, inputs: Tensor, targets: Tensor, began_s: float) -> Tensor:
         self._straggler.before_step()
@@ -200,12 +197,13 @@ class Trainer:
         self._optimizer.zero_grad()
         loss = self._loss(self._model(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # or the computing would count as waiting
         self._straggler.after_compute(self._now() - compute_began_s)
-        pushed_s = self._now()
         self._optimizer.step(samples=len(targets))
         self.totals.steps += 1
         self.totals.samples += len(targets)
-        self.totals.compute_s += pushed_s - began_s
+        self.totals.compute_s += self._now() - began_s - self._optimizer.wait_seconds
         self.totals.wait_s += self._optimizer.wait_seconds
         self._since_report.add(loss, len(targets))
         return loss.detach()

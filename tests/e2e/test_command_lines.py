@@ -146,3 +146,42 @@ def test_a_timeout_ends_a_run_cleanly(tmp_path: Path) -> None:
     assert summary["ended"] == "timeout"
     assert 1.5 <= summary["train_seconds"] < 5
     assert summary["test_accuracy"] is not None
+
+
+def test_a_workers_own_timeout_is_a_good_end_for_it_and_for_its_run(tmp_path: Path) -> None:
+    """Even while it waits: the other worker of a bsp run takes far longer for a step."""
+    with ExitStack() as stack:
+        server, address = stack.enter_context(
+            server_process(tmp_path / "run", "--workers=2", "--policy=bsp")
+        )
+        workers = [
+            stack.enter_context(
+                Child([*LEASH, "worker", f"--server={address}", f"--rank={rank}",
+                       "--dataset=digits", "--epochs=1000", "--timeout=2", f"--slow={slow_s}"])
+            )
+            for rank, slow_s in ((1, 0), (2, 5))
+        ]  # fmt: skip
+        for child in (*workers, server):
+            assert child.wait(60) == 0, "\n".join(child.lines)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["ended"] == "done"
+
+
+def test_a_regression_has_a_loss_and_no_accuracy(tmp_path: Path) -> None:
+    (tmp_path / "line.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    return torch.nn.Linear(2, 1)\n"
+        "def data():\n"
+        "    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))\n"
+        "    y = x @ torch.tensor([[2.0], [-1.0]])\n"
+        "    return (x[:150], y[:150]), (x[150:], y[150:])\n"
+    )
+    command = [
+        *LEASH, "launch", "--workers=2", "--model=line:build", "--dataset=line:data",
+        "--epochs=20", "--lr=0.1", f"--run-dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    with Child(command, cwd=tmp_path) as child:
+        assert child.wait(60) == 0, "\n".join(child.lines)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test_accuracy"] is None
+    assert summary["test_loss"] < 0.01

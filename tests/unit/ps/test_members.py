@@ -137,3 +137,14 @@ def test_each_rank_has_at_most_one_current_process(events: list[tuple[str, int]]
         else:
             with pytest.raises((FencedError, EvictedError)):
                 members.require_current(member.worker, member.incarnation)
+
+
+def test_nobody_is_blamed_for_a_time_in_which_the_server_did_not_listen() -> None:
+    now = [0.0]
+    members = Members([1], evict_s=5.0, now=lambda: now[0])
+    members.hello(1, "late")
+    now[0] = 60.0
+    members.excuse(58.0)
+    assert members.silent() == []
+    now[0] = 64.0
+    assert len(members.silent()) == 1

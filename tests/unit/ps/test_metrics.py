@@ -1,0 +1,75 @@
+import json
+import math
+
+import pytest
+
+from ps.errors import HeaderError, StoppingError
+from ps.events import EventLog
+from ps.metrics import Metrics
+from ps.policy import ASP, Rule
+from ps.wire.messages import Report
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def metrics(clock: Clock) -> Metrics:
+    made = Metrics(Rule(ASP, None), EventLog(None), step_events=1, now=clock)
+    made.join(1, 7, "one", first_step=1)
+    made.start([1])
+    return made
+
+
+def report(kind: str = "training", **fields: float) -> Report:
+    values = {"loss": 0.5, "accuracy": 0.0, "compute_s": 0.0, "wait_s": 0.0, **fields}
+    worker = 0 if kind == "evaluation" else 1
+    return Report(worker, 7, kind, 1, 1, 1, **values)
+
+
+def test_the_time_of_training_ends_with_the_last_worker(metrics: Metrics, clock: Clock) -> None:
+    clock.now_s += 8
+    metrics.end()
+    clock.now_s += 100
+    assert metrics.train_seconds == 8
+
+
+def test_it_goes_on_when_a_worker_comes_back(metrics: Metrics, clock: Clock) -> None:
+    clock.now_s += 8
+    metrics.end()
+    clock.now_s += 2
+    metrics.join(1, 8, "one again", first_step=5)
+    clock.now_s += 5
+    assert metrics.train_seconds == 15
+
+
+def test_waiting_is_shared_out_over_all_incarnations_of_a_rank(metrics: Metrics) -> None:
+    metrics.report(report(compute_s=6.0, wait_s=2.0))
+    metrics.join(1, 8, "one again", first_step=5)
+    metrics.report(report(compute_s=0.0, wait_s=2.0))
+    assert metrics.summary()["wait_fraction_by_worker"] == {"1": 0.4}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_json_has_no_number_for_is_null(metrics: Metrics, value: float) -> None:
+    metrics.evaluate(report("evaluation", accuracy=math.nan, loss=value))
+    metrics.epoch = 1
+    summary = metrics.summary()
+    assert summary["test_accuracy"] is summary["test_loss"] is None
+    assert summary["test_accuracy_by_epoch"] == [None]
+    json.dumps(summary, allow_nan=False)
+
+
+def test_an_end_is_no_refusal(metrics: Metrics) -> None:
+    metrics.refused(StoppingError("SIGTERM"))
+    metrics.refused(HeaderError("what is this?"))
+    assert metrics.summary()["refused_messages"] == 1
