@@ -97,8 +97,9 @@ class DataPlane:
         """Nobody waits for this worker from now on; what waited only for it goes out."""
         if self.model is None or worker not in self.model.shard.workers():
             return
-        for key in [key for key in self._parked if key[1] == worker]:
-            del self._parked[key]
+        for table in (self._parked, self._nonfinite):
+            for key in [key for key in table if key[1] == worker]:
+                del table[key]
         self._answer(self.model.shard.leave(worker))
 
     def stop(self, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -180,6 +181,26 @@ def test_a_nan_ends_the_worker_with_step_and_slot_and_changes_nothing() -> None:
         assert parameters_of(server) == before
         assert server.server.metrics.nonfinite_chunks == 1
         optimizer.close("failed")
+
+
+def test_a_worker_restarted_after_its_nan_takes_part_again() -> None:
+    """Its first step may have the number of the one that was refused."""
+    with serving(lr=0.1, workers=2, policy="ssp") as server, ThreadPoolExecutor(2) as pool:
+
+        def join(rank: int) -> PSOptimizer:
+            return PSOptimizer(models[rank].named_parameters(), server.address, rank)
+
+        models = {rank: build() for rank in (1, 2)}
+        idle, failing = (pool.submit(join, rank) for rank in (2, 1))
+        nan_in(models[1])
+        with pytest.raises(NonfiniteError, match="step 1 of worker 1"):
+            failing.result().step()
+        failing.result().close("failed")
+        with join(1) as again:
+            assert again.client.welcome.first_step == 1
+            train(models[1], again, steps=2)
+            assert again.version == 2
+        idle.result().close()
 
 
 def test_a_nan_that_is_to_be_skipped_is_counted_and_the_training_goes_on() -> None:
