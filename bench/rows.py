@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 
+TABLE_WIDTH = 100  # no column is cut, even in a file
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One measurement. Sizes in bytes, times in seconds, GB are 10^9 bytes."""
@@ -90,4 +93,6 @@ def print_table(title: str, rows: Sequence[Row], base: str) -> None:
             f"{row.median_s * 1e3:.3f}", f"{row.p99_s * 1e3:.3f}", f"{row.per_s:.1f}",
             f"{row.gbytes_per_s:.3f}", f"{ratio:.2f}",
         )  # fmt: skip
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, TABLE_WIDTH)
+    console.print(table)

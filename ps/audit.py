@@ -16,8 +16,8 @@ def audit_run(run_dir: Path) -> list[str]:
     Raises:
         ValueError: the run recorded only some of its steps (`--step-events`).
     """
-    lines = (run_dir / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    return audit(json.loads(line) for line in lines)
+    with (run_dir / "events.jsonl").open(encoding="utf-8") as events:
+        return audit(json.loads(line) for line in events)
 
 
 def audit(events: Iterable[dict[str, Any]]) -> list[str]:

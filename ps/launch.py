@@ -21,6 +21,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
+from ps.audit import audit_run
 from ps.config import LaunchConfig, ServerConfig, WorkerConfig, common_settings
 from ps.control import ControlChannel, request_state
 from ps.errors import LeashError, ServerUnreachableError, UsageError
@@ -35,6 +36,7 @@ from ps.table import State, result_lines, with_summary
 POLL_S: Final = 0.5
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
+AUDIT_MAX_NBYTES: Final = 100 << 20  # a few seconds' reading
 WORKER_END_S: Final = 3.0  # for a worker to end after its bye
 ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
 
@@ -203,8 +205,19 @@ class Launch:
     def _print_result(self) -> None:
         summary = self._summary()
         lines = result_lines(summary) if summary and summary["steps"] else []
+        if lines and self._config.step_events == 1:
+            lines.append(f"re-checked      {self._audit()}")
         for line in (*lines, f"run directory   {self._run_dir.path}"):
             self._console.print(Text(line), soft_wrap=True)
+
+    def _audit(self) -> str:
+        """What the run's own events say of the bound and of the order of steps."""
+        if self._run_dir.events.stat().st_size > AUDIT_MAX_NBYTES:
+            return "no: events.jsonl is too long for now; ps.audit takes any length"
+        violations = audit_run(self._run_dir.path)
+        if violations:
+            return f"{len(violations)} violations in events.jsonl, the first: {violations[0]}"
+        return "from events.jsonl: the bound was kept, and every step taken once and in order"
 
     def _status(self) -> int:
         assert self._server is not None
