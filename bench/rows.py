@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-
 TABLE_WIDTH = 100  # no column is cut, even in a file
 
 
