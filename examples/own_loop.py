@@ -2,7 +2,7 @@
 
 Start the server, then this script once per worker, on as many machines as you like:
 
-    leash server --workers 2 --policy ssp --staleness 3 --lr 0.1 --momentum 0.9
+    leash server --workers 2 --policy ssp --staleness 3 --lr 0.1 --momentum 0.5
     python examples/own_loop.py --rank 1 &
     python examples/own_loop.py --rank 2
 """
@@ -22,7 +22,7 @@ def main() -> None:
     )
     parser.add_argument("--server", default="tcp://127.0.0.1:29500", metavar="tcp://HOST:PORT")
     parser.add_argument("--rank", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
@@ -60,10 +60,10 @@ def main() -> None:
 def spirals(points: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Points of two interleaved spirals, float32 of (points, 2), and which spiral each is of."""
     labels = torch.randint(2, (points,))
-    turn = torch.rand(points) * 3
+    turn = torch.rand(points) * 1.5
     angle = 2 * turn + torch.pi * labels
     noise = 0.05 * torch.randn(points, 2)
-    return torch.stack((turn * angle.cos(), turn * angle.sin()), 1) / 3 + noise, labels
+    return torch.stack((turn * angle.cos(), turn * angle.sin()), 1) / 1.5 + noise, labels
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class RepeatingWorker:
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         host = address.rpartition(":")[0]
         self.socket.connect(f"{host}:{self.client.welcome.data_ports[0]}")
-        self.repeats = 0
+        self.sent = self.answers = self.repeats = 0
 
     def run(self) -> int:
         """Returns how many messages were repeated."""
@@ -56,11 +56,14 @@ class RepeatingWorker:
             self.receive(step)
             if step > 1 and self.random.random() < 0.3:
                 self.repeat(self.random.randrange(1, step))
-        self.socket.close(linger=1000)
+        while self.answers < self.sent:  # one for each message, the repeated ones too
+            self.answer()
+        self.socket.close(linger=0)
         self.client.close()
         return self.repeats
 
     def send(self, step: int) -> None:
+        self.sent += 1
         push = PushPull(self.rank, self.client.welcome.incarnation, step, 0, "f32", 1)
         self.socket.send_multipart([encode(push), one_hot(self.rank, step)])
 
@@ -70,17 +73,21 @@ class RepeatingWorker:
 
     def receive(self, step: int) -> None:
         """Reads until the answer to this step; answers to repeated messages come in between."""
-        while True:
-            assert self.socket.poll(10_000), f"worker {self.rank} has no answer to step {step}"
-            header, *payload = self.socket.recv_multipart()
-            message = decode(header, REPLIES)
-            if isinstance(message, Error):
-                assert message.code == "superseded", message
-                continue
-            assert isinstance(message, Params)
-            assert len(payload) == 1
-            if message.step == step:
-                return
+        while self.answer() != step:
+            continue
+
+    def answer(self) -> int:
+        """Reads one answer; returns its step, or 0 if a newer request took the place of this one."""
+        assert self.socket.poll(10_000), f"worker {self.rank} waits for an answer"
+        self.answers += 1
+        header, *payload = self.socket.recv_multipart()
+        message = decode(header, REPLIES)
+        if isinstance(message, Error):
+            assert message.code == "superseded", message
+            return 0
+        assert isinstance(message, Params)
+        assert len(payload) == 1
+        return message.step
 
 
 @pytest.mark.parametrize("policy", ["bsp", "ssp", "asp"])
