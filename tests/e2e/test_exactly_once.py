@@ -77,7 +77,7 @@ class RepeatingWorker:
             continue
 
     def answer(self) -> int:
-        """Reads one answer; returns its step, or 0 if a newer request took the place of this one."""
+        """Reads one answer; returns its step, or 0 if a newer request took this one's place."""
         assert self.socket.poll(10_000), f"worker {self.rank} waits for an answer"
         self.answers += 1
         header, *payload = self.socket.recv_multipart()
