@@ -21,6 +21,7 @@ from ps.metrics import Metrics
 from ps.policy import Rule
 from ps.wire.frames import error_message
 from ps.wire.messages import (
+    STOPPED_BY_TIMEOUT,
     Beat,
     Beaten,
     Bye,
@@ -106,7 +107,9 @@ class Coordinator:
         return self._welcome(member, first_step), self._layout_payload()
 
     def _on_beat(self, msg: Beat, _: bytes | None) -> Answer:
-        self._members.require_current(msg.worker, msg.incarnation)
+        member = self._members.require_current(msg.worker, msg.incarnation)
+        # Time that is over ends the training; an observer has the last evaluation before it.
+        ends_now = not (member.is_observer and self.stopping == STOPPED_BY_TIMEOUT)
         missing = [] if self._metrics.started else self._members.missing[:MAX_MISSING]
         beaten = Beaten(
             self._metrics.started,
@@ -115,7 +118,7 @@ class Coordinator:
             self._initialized,
             self._metrics.epoch,
             self.finished,
-            self.stopping,
+            self.stopping if ends_now else "",
         )
         return beaten, None
 

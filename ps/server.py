@@ -164,8 +164,11 @@ class Server:
         self._signal = number  # the loop acts on it: a message may be half sent just now
 
     def _over(self) -> bool:
-        overdue = self._stop_deadline_s is not None and self._now() > self._stop_deadline_s
-        return self.coordinator.closed or overdue
+        """Everybody has left, or the grace is over; a good end also has its last evaluation."""
+        if self.coordinator.closed or self._stop_deadline_s is None:
+            return self.coordinator.closed
+        waits_for_evaluation = self._status == 0 and not self.members.live
+        return self._now() > self._stop_deadline_s and not waits_for_evaluation
 
     def _tick(self) -> None:
         self._next_tick_s = self._now() + TICK_S

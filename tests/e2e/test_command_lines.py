@@ -145,6 +145,9 @@ def test_a_timeout_ends_a_run_cleanly(tmp_path: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert summary["ended"] == "timeout"
     assert 1.5 <= summary["train_seconds"] < 5
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    told = [e["event"] for e in events if e["event"] == "evaluated" or e.get("worker")]
+    assert told[-1] == "evaluated"  # the parameters with which the training ended
     assert summary["test_accuracy"] is not None
 
 
