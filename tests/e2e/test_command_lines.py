@@ -4,6 +4,7 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,8 +115,21 @@ def test_somebodys_own_loop_trains_in_three_lines(tmp_path: Path) -> None:
     assert losses[-1] < losses[0] / 2
 
 
+def launch_own(tmp_path: Path, source: str, *options: str) -> dict[str, Any]:
+    """Two workers on build() and data() of a module in the working directory; the run's summary."""
+    (tmp_path / "my_module.py").write_text(source)
+    command = [
+        *LEASH, "launch", "--workers=2", "--model=my_module:build", "--dataset=my_module:data",
+        "--epochs=20", f"--run-dir={tmp_path / 'run'}", *options,
+    ]  # fmt: skip
+    with Child(command, cwd=tmp_path) as child:
+        assert child.wait(60) == 0, "\n".join(child.lines)
+    summary: dict[str, Any] = json.loads((tmp_path / "run" / "summary.json").read_text())
+    return summary
+
+
 def test_somebodys_own_model_and_data_train_without_a_script(tmp_path: Path) -> None:
-    (tmp_path / "my_module.py").write_text(
+    source = (
         "import torch\n"
         "def build():\n"
         "    return torch.nn.Linear(4, 2)\n"
@@ -124,14 +138,7 @@ def test_somebodys_own_model_and_data_train_without_a_script(tmp_path: Path) -> 
         "    y = (x.sum(1) > 0).long()\n"
         "    return (x[:150], y[:150]), (x[150:], y[150:])\n"
     )
-    command = [
-        *LEASH, "launch", "--workers=2", "--model=my_module:build", "--dataset=my_module:data",
-        "--epochs=20", "--lr=0.5", f"--run-dir={tmp_path / 'run'}",
-    ]  # fmt: skip
-    with Child(command, cwd=tmp_path) as child:
-        assert child.wait(60) == 0, "\n".join(child.lines)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["test_accuracy"] > 0.9
+    assert launch_own(tmp_path, source, "--lr=0.5")["test_accuracy"] > 0.9
 
 
 def test_a_timeout_ends_a_run_cleanly(tmp_path: Path) -> None:
@@ -170,7 +177,7 @@ def test_a_workers_own_timeout_is_a_good_end_for_it_and_for_its_run(tmp_path: Pa
 
 
 def test_a_regression_has_a_loss_and_no_accuracy(tmp_path: Path) -> None:
-    (tmp_path / "line.py").write_text(
+    source = (
         "import torch\n"
         "def build():\n"
         "    return torch.nn.Linear(2, 1)\n"
@@ -179,12 +186,6 @@ def test_a_regression_has_a_loss_and_no_accuracy(tmp_path: Path) -> None:
         "    y = x @ torch.tensor([[2.0], [-1.0]])\n"
         "    return (x[:150], y[:150]), (x[150:], y[150:])\n"
     )
-    command = [
-        *LEASH, "launch", "--workers=2", "--model=line:build", "--dataset=line:data",
-        "--epochs=20", "--lr=0.1", f"--run-dir={tmp_path / 'run'}",
-    ]  # fmt: skip
-    with Child(command, cwd=tmp_path) as child:
-        assert child.wait(60) == 0, "\n".join(child.lines)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = launch_own(tmp_path, source, "--lr=0.1")
     assert summary["test_accuracy"] is None
     assert summary["test_loss"] < 0.01
