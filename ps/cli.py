@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from ps import interrupt
 
 if TYPE_CHECKING:
-    from ps.config import Options
     from ps.options import OneLineParser
+    from ps.settings import Options
 
 PROG: Final = "leash"
 ABOUT: Final = (

@@ -1,42 +1,16 @@
-"""All settings: what they mean, and their defaults, once.
+"""All settings: what they mean, and their defaults, once. ps.settings says what they are made of."""
 
-A command's settings are one frozen dataclass, put together from groups. A field's metadata holds
-its help, its other names on the command line, and the word that stands for its value in `--help`;
-ps.options makes options of them, and `to_argv` makes a command line of a dataclass again.
-"""
-
-import dataclasses
-import inspect
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal, TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+from ps.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
 from ps.catalog import choose_task
 from ps.errors import UsageError
 from ps.policy import choose_rule
+from ps.settings import Options, check_not_negative, check_positive, option
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
-
-DEFAULT_PORT: Final = 29500
-DEFAULT_ADDRESS: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
-
-T = TypeVar("T")
-
-
-def option(default: T, help: str, *aliases: str, metavar: str | None = None) -> T:  # noqa: A002
-    """A dataclass field that is an option of the command line."""
-    metadata = {"help": help, "aliases": aliases, "metavar": metavar}
-    made: T = field(default=default, metadata=metadata)
-    return made
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """One group of settings, or all groups of a command."""
-
-    def check(self) -> None:
-        """Raises UsageError for a value that cannot be: before anything heavy is imported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,106 +324,3 @@ class DoctorConfig(Options):
         super().check()
         if self.server is not None:
             split_address(self.server)
-
-
-def groups(config: type[Any]) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
-    """The option groups of a command, as (title, fields), in the order of its bases."""
-    own = [base for base in (config, *config.__mro__[1:]) if "title" in vars(base)]
-    order = [base for base in config.__bases__ if base in own] or own
-    for base in order:
-        title: str = vars(base)["title"]
-        names = inspect.get_annotations(base).keys()
-        yield title, [f for f in dataclasses.fields(config) if f.name in names]
-
-
-def flag(name: str) -> str:
-    """The option of a field: ``lr_scaling`` ▸ ``--lr-scaling``."""
-    return "--" + name.replace("_", "-")
-
-
-def to_argv(config: Any) -> list[str]:
-    """The command line that gives these settings: what differs from the defaults, as --name=value.
-
-    Args:
-        config: one of the dataclasses of this module.
-    """
-    argv = []
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if value == f.default:
-            continue
-        if isinstance(value, bool):
-            argv.append(flag(f.name) if value else "--no-" + f.name.replace("_", "-"))
-        else:
-            argv.append(f"{flag(f.name)}={value}")
-    return argv
-
-
-def common_settings(source: Any, target: type[T], **changes: Any) -> T:
-    """A `target` with every field that `source` has too, and these changes."""
-    names = {f.name for f in dataclasses.fields(source)}
-    shared = {
-        f.name: getattr(source, f.name)
-        for f in dataclasses.fields(target)  # type: ignore[arg-type]
-        if f.name in names
-    }
-    return target(**{**shared, **changes})
-
-
-def address_of(address: str, ps_ip: str | None, ps_port: int | None) -> str:
-    """The address, with host and port replaced by those of --ps-ip and --ps-port.
-
-    Raises:
-        UsageError: not of the form tcp://HOST:PORT.
-    """
-    host, port = split_address(address)
-    if ps_port is not None and not 0 <= ps_port <= 65535:
-        raise UsageError(f"--ps-port {ps_port}: a port is a number from 0 to 65535")
-    return f"tcp://{ps_ip or host}:{port if ps_port is None else ps_port}"
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """tcp://HOST:PORT ▸ (HOST, PORT); a port of * is 0. Raises UsageError for anything else."""
-    scheme, _, rest = address.partition("://")
-    host, _, port = rest.rpartition(":")
-    port = "0" if port == "*" else port
-    if scheme != "tcp" or not host or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(
-            f"address {address!r}: write it as tcp://HOST:PORT, such as {DEFAULT_ADDRESS}"
-        )
-    return host, int(port)
-
-
-def parse_learners(text: str | None, workers: int) -> tuple[int, ...]:
-    """The ranks that take part: of "1-2-3" if given, otherwise 1 to `workers`.
-
-    Raises:
-        UsageError: no rank, a rank twice, or one that is no number from 1.
-    """
-    if text is None:
-        if workers < 1:
-            raise UsageError(f"--workers {workers}: give 1 or more")
-        return tuple(range(1, workers + 1))
-    parts = text.split("-")
-    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
-        raise UsageError(f"--learners {text}: write ranks from 1 with dashes, such as 1-2-3")
-    ranks = tuple(int(part) for part in parts)
-    if len(set(ranks)) != len(ranks):
-        raise UsageError(f"--learners {text}: a rank stands there twice")
-    return ranks
-
-
-def check_positive(config: Any, *names: str) -> None:
-    """Raises UsageError for the first of these settings that is given and not above 0."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"{flag(name)} {value}: give a number above 0")
-
-
-def check_not_negative(config: Any, *names: str) -> None:
-    """Raises UsageError for the first of these settings that is given and not 0 or more."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < math.inf:
-            raise UsageError(f"{flag(name)} {value}: give a number from 0")

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ps.audit import audit_run
-from ps.config import LaunchConfig, ServerConfig, WorkerConfig, common_settings
+from ps.config import LaunchConfig, ServerConfig, WorkerConfig
 from ps.control import ControlChannel, request_state
 from ps.errors import LeashError, ServerUnreachableError, UsageError
 from ps.interrupt import SIGNALS, held
@@ -30,6 +30,7 @@ from ps.policy import choose_rule
 from ps.processes import Process, spawn, stop_all
 from ps.rundir import RunDir
 from ps.screen import Screen, screen_for
+from ps.settings import common_settings
 from ps.straggling import parse_heterogeneity, parse_slow
 from ps.table import State, result_lines, with_summary
 

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, Union, get
 
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
-from ps.config import flag, groups
 from ps.errors import UsageError
+from ps.settings import flag, groups
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",

@@ -6,7 +6,7 @@ from typing import Final
 
 import zmq
 
-from ps.config import split_address
+from ps.addresses import split_address
 from ps.errors import ServerUnreachableError
 from ps.sockets import data_max_nbytes, data_queue, make_dealer
 from ps.wire.frames import check_payload_count, decode_as, encode

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from ps import interrupt
-from ps.config import EvaluateConfig, ServerConfig, common_settings, to_argv
+from ps.config import EvaluateConfig, ServerConfig
+from ps.settings import common_settings, to_argv
 
 Process = subprocess.Popen[bytes]
 

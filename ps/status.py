@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from ps.config import StatusConfig, address_of
+from ps.addresses import address_of
+from ps.config import StatusConfig
 from ps.control import ControlChannel, request_state
 from ps.errors import ServerUnreachableError, UsageError
 from ps.screen import Screen, screen_for

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
-from ps.config import split_address
+from ps.addresses import split_address
 from ps.control import ControlChannel, request_state
 from ps.errors import LayoutMismatchError, LeashError, StoppingError
 from ps.layout import Chunk, Layout

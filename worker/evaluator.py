@@ -14,9 +14,11 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from ps.config import EvaluateConfig, address_of, check_positive
+from ps.addresses import address_of
+from ps.config import EvaluateConfig
 from ps.control import ControlChannel, await_state
 from ps.errors import StoppingError
+from ps.settings import check_positive
 from ps.wire.messages import Beaten, Report
 from worker.client import Client
 from worker.datasets import Dataset, load_dataset

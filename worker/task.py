@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from ps.addresses import parse_learners
 from ps.catalog import choose_task
-from ps.config import TaskOptions, parse_learners
+from ps.config import TaskOptions
 from ps.errors import UsageError
 
 

@@ -18,9 +18,11 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from ps._core import keep_freed_memory
-from ps.config import WorkerConfig, address_of, check_positive
+from ps.addresses import address_of
+from ps.config import WorkerConfig
 from ps.control import ControlChannel, await_state
 from ps.errors import StoppingError, UsageError
+from ps.settings import check_positive
 from ps.straggling import parse_allocation
 from ps.wire.messages import STOPPED_BY_TIMEOUT, Beaten, Report
 from worker.datasets import Dataset, Positions, epoch_order, load_dataset, shares

@@ -12,8 +12,9 @@ import yaml
 
 from ps import cli, interrupt
 from ps.cli import COMMANDS, parse
-from ps.config import LaunchConfig, ServerConfig, WorkerConfig, flag, groups, to_argv
+from ps.config import LaunchConfig, ServerConfig, WorkerConfig
 from ps.errors import LeashError, UsageError
+from ps.settings import flag, groups, to_argv
 
 Leash = Callable[..., tuple[int, str, str]]
 

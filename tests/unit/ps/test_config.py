@@ -2,21 +2,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from ps.config import (
-    EvaluateConfig,
-    LaunchConfig,
-    Options,
-    ServerConfig,
-    WorkerConfig,
-    address_of,
-    check_not_negative,
-    check_positive,
-    common_settings,
-    parse_learners,
-    split_address,
-    to_argv,
-)
+from ps.addresses import address_of, parse_learners, split_address
+from ps.config import EvaluateConfig, LaunchConfig, ServerConfig, WorkerConfig
 from ps.errors import UsageError
+from ps.settings import Options, check_not_negative, check_positive, common_settings, to_argv
 
 
 def test_defaults_need_no_command_line() -> None:
