@@ -1,4 +1,4 @@
-"""All settings: what they mean, and their defaults, once. ps.settings says what they are made of."""
+"""All settings: what they mean, and their defaults, once. They are made of ps.settings."""
 
 import math
 from dataclasses import dataclass
