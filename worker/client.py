@@ -39,6 +39,7 @@ from ps.wire.messages import (
 )
 from worker.exchange import DataChannel
 from worker.liveness import Liveness
+from worker.memory import SlabMemory
 
 BYE_TIMEOUT_S: Final = 1.0
 OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
@@ -62,7 +63,8 @@ class Client:
 
     def __init__(
         self, address: str, layout: Layout, *, rank: int = 0, wait_s: float = 30.0,
-        name: str | None = None,
+        name: str | None = None, transport: str = "auto", codec: str = "f32",
+        memory: SlabMemory | None = None,
     ) -> None:  # fmt: skip
         """Says hello.
 
@@ -193,6 +195,15 @@ class Client:
             max(r.staleness for r in replies),
             wait_s,
         )
+
+    def begin_step(self, gradients: Slab, parameters: Slab, samples: int) -> None:
+        self._step = (gradients, parameters, samples)
+
+    def advance(self, first_ready: int) -> None:
+        pass
+
+    def finish_step(self) -> StepInfo:
+        return self.push_pull(*self._step)
 
     def rejoin(self) -> None:
         """Says hello again after an eviction; pull before the next push."""
