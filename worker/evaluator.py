@@ -91,7 +91,7 @@ class Evaluator:
         )
 
     def _evaluate(self, epoch: int) -> None:
-        version = self._client.pull(self._slabs.incoming)
+        version = self._client.pull(self._slabs.parameters)
         self._slabs.scatter()
         loss, accuracy = evaluate(self._model, self._dataset, self._config.test_batch_size)
         welcome = self._client.welcome
