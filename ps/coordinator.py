@@ -14,11 +14,12 @@ import msgpack
 
 from ps.config import ServerConfig
 from ps.data import DataPlane
-from ps.errors import HeaderError, LayoutError, ProtocolError
+from ps.errors import HeaderError, LayoutError, ProtocolError, shown
 from ps.layout import Layout
 from ps.members import DONE, EVICTED, Member, Members
 from ps.metrics import Metrics
 from ps.policy import Rule
+from ps.wire.codecs import CODECS
 from ps.wire.frames import error_message
 from ps.wire.messages import (
     STOPPED_BY_TIMEOUT,
@@ -94,6 +95,7 @@ class Coordinator:
         if msg.role == "worker" and payload is None:
             raise LayoutError("hello: expected the worker's layout as payload")
         # All of the checks come first: a hello that is refused must not choose the run's model.
+        codec = _agreed_codec(msg.codecs)
         self._members.require_room(msg.worker)
         layout = Layout.unpack(payload) if payload is not None else None
         if layout is not None:
@@ -104,7 +106,7 @@ class Coordinator:
         first_step = 0 if member.is_observer else self._data.join(member.worker)
         self._metrics.join(member.worker, member.incarnation, member.name, first_step)
         self._start_if_complete()
-        return self._welcome(member, first_step), self._layout_payload()
+        return self._welcome(member, first_step, codec), self._layout_payload()
 
     def _on_beat(self, msg: Beat, _: bytes | None) -> Answer:
         member = self._members.require_current(msg.worker, msg.incarnation)
@@ -229,7 +231,7 @@ class Coordinator:
         if not self._metrics.started and not self._members.missing and complete:
             self._metrics.start([m.worker for m in self._members.live])
 
-    def _welcome(self, member: Member, first_step: int) -> Welcome:
+    def _welcome(self, member: Member, first_step: int, codec: str) -> Welcome:
         return Welcome(
             member.worker,
             member.incarnation,
@@ -240,6 +242,7 @@ class Coordinator:
             beat_s=self._config.evict_s / BEATS_PER_EVICTION,
             evict_s=float(self._config.evict_s),
             settings=self._settings(),
+            codec=codec,
         )
 
     def _layout_payload(self) -> bytes | None:
@@ -272,3 +275,12 @@ class Coordinator:
             "state": member.state,
             "silence_s": round(self._members.silence_s(member), 1),
         }
+
+
+def _agreed_codec(offered: list[str]) -> str:
+    """The first codec for gradients that both sides know; HeaderError if there is none."""
+    known = [name for name, codec in CODECS.items() if codec.dtype == "f32"]
+    for name in offered:
+        if name in known:
+            return name
+    raise HeaderError(f"hello.codecs: expected one of {', '.join(known)}, got {shown(offered)}")

@@ -25,6 +25,7 @@ from torch import Tensor
 from ps.errors import EvictedError, UsageError
 from ps.wire.messages import Beaten
 from worker.client import Client, StepInfo
+from worker.encoding import Encoding
 from worker.staging import gpu_of
 from worker.streaming import StepStream
 from worker.tensors import ModelSlabs, NamedTensors
@@ -62,6 +63,8 @@ class PSOptimizer(torch.optim.Optimizer):
         *,
         buffers: NamedTensors = (),
         overlap: bool = False,
+        transport: str = "auto",
+        encoding: Encoding | None = None,
         wait_s: float = 30.0,
         on_wait: Callable[[Beaten | None], None] = lambda _: None,
     ) -> None:
@@ -75,20 +78,29 @@ class PSOptimizer(torch.optim.Optimizer):
             buffers: ``model.named_buffers()``, if they shall be shared too (batch-norm
                 statistics): after each step every worker has those that were pushed last.
             overlap: send gradients while backward computes others; see `begin_step`.
+            transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
+                takes shared memory where that is possible.
+            encoding: the codec in which gradients travel, and its settings; f32 by default.
             wait_s: seconds to wait for the server to answer.
             on_wait: called about twice a second while the other workers are missing.
 
         Raises:
-            UsageError: parameters without names, or nothing to train.
+            UsageError: parameters without names, nothing to train, or transport "shm" where it is
+                not possible.
             ServerUnreachableError: no server answered.
             ProtocolError: the server refuses, and says why.
         """
         groups = _named_groups(params)
         named = [pair for group in groups for pair in group["params"]]
-        self._slabs: Final = ModelSlabs(named, buffers, gpu=gpu_of(tensor for _, tensor in named))
+        encoding = encoding or Encoding()
+        self._slabs: Final = ModelSlabs(
+            named, buffers, gpu=gpu_of(tensor for _, tensor in named),
+            has_outbox=encoding.codec != "f32",
+        )  # fmt: skip
         self.client: Final = Client(
-            server, self._slabs.layout, rank=rank, wait_s=wait_s, memory=self._slabs.memory
-        )
+            server, self._slabs.layout, rank=rank, wait_s=wait_s, transport=transport,
+            encoding=encoding, memory=self._slabs.memory,
+        )  # fmt: skip
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0  # times that the server went on without this worker
         try:

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
-from worker.client import Slab
+from worker.memory import Slab
 
 
 class Event(Protocol):

@@ -23,7 +23,8 @@ from torch.utils.hooks import RemovableHandle
 
 from ps.errors import EvictedError, LeashError, UsageError
 from ps.layout import Chunk, Layout
-from worker.client import Slab, StepInfo
+from worker.client import StepInfo
+from worker.memory import Slab
 from worker.tensors import ModelSlabs
 
 TWICE: Final = (
@@ -37,7 +38,7 @@ NOT_BEGUN: Final = (
 )
 
 
-class Exchange(Protocol):
+class StepClient(Protocol):
     """Of worker.client.Client, what a step needs."""
 
     chunks: tuple[Chunk, ...]
@@ -90,7 +91,7 @@ class StepStream:
     that called backward waits for it meanwhile, so the client is never used by two at once.
     """
 
-    def __init__(self, slabs: ModelSlabs, client: Exchange, *, overlap: bool) -> None:
+    def __init__(self, slabs: ModelSlabs, client: StepClient, *, overlap: bool) -> None:
         self.overlap: Final = overlap
         self._slabs: Final = slabs
         self._client: Final = client

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from ps.errors import UsageError
 from ps.layout import Layout, Slot
-from worker.client import Slab
-from worker.memory import SlabMemory
+from worker.memory import Slab, SlabMemory
 from worker.staging import Gpu, Staging
 
 NamedTensors = Iterable[tuple[str, Tensor]]
@@ -57,7 +56,12 @@ class ModelSlabs:
     """A model's tensors, their layout, and the two slabs."""
 
     def __init__(
-        self, parameters: NamedTensors, buffers: NamedTensors = (), *, gpu: Gpu | None = None
+        self,
+        parameters: NamedTensors,
+        buffers: NamedTensors = (),
+        *,
+        gpu: Gpu | None = None,
+        has_outbox: bool = False,
     ) -> None:
         """Moves the model into a slab, where it can.
 
@@ -68,6 +72,7 @@ class ModelSlabs:
                 numbers stay with this worker.
             gpu: carries the tensors that it holds without making anybody wait. Without it all
                 copies are plain ones.
+            has_outbox: for gradients that a codec rewrites.
 
         Raises:
             UsageError: no parameters, or one that is neither of 16, 32 nor 64-bit floating point.
@@ -84,7 +89,7 @@ class ModelSlabs:
         if not slots:
             raise UsageError("the model has no parameters: there is nothing to train")
         self.layout: Final = Layout(slots)
-        self.memory: Final = SlabMemory(self.layout.nbytes)
+        self.memory: Final = SlabMemory(self.layout.nbytes, has_outbox=has_outbox)
         self.staging: Final = Staging(gpu, self.memory.slabs) if gpu is not None else None
         self._now = 0  # which of the two slabs holds the parameters
         self.places: Final = self._make_places(tensors)
@@ -188,9 +193,10 @@ class ModelSlabs:
             self.staging.drop()
 
     def close(self) -> None:
-        """Gives the GPU's hold on the memory back. The model stays where it is."""
+        """Lets go of the memory, which lives as long as the model. Twice does no harm."""
         if self.staging is not None:
             self.staging.close()
+        self.memory.close()
 
 
 def _dtype_of(name: str, tensor: Tensor) -> str:

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ps.layout import Chunk, Layout
-from worker.client import Slab, StepInfo
+from worker.client import StepInfo
+from worker.memory import Slab
 
 Floats = npt.NDArray[np.float32]
 

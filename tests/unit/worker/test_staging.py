@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from support.exchanges import PromptExchange
-from worker.client import Slab
+from worker.memory import Slab
 from worker.staging import Staging
 from worker.streaming import StepStream
 from worker.tensors import ModelSlabs

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from ps.errors import EvictedError, NonfiniteError, UsageError
 from ps.layout import Layout, Slot
 from support.exchanges import PromptExchange
+from worker.memory import Slab
 from worker.streaming import Progress, StepStream
 from worker.tensors import ModelSlabs
 
@@ -209,8 +210,7 @@ def test_after_an_eviction_during_backward_the_common_parameters_are_taken_over(
     with pytest.raises(EvictedError):
         stream.finish()
 
-    def pull(slab: object) -> int:
-        assert isinstance(slab, type(exchange._weights))
+    def pull(slab: Slab) -> int:
         slab[:] = 0
         return 7
 
