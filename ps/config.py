@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from ps.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
 from ps.catalog import choose_task
@@ -11,6 +11,9 @@ from ps.policy import choose_rule
 from ps.settings import Options, check_not_negative, check_positive, option
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
+
+INT8_BLOCKS: Final = (64, 65536)  # smallest and largest
+TOPK_RATIO_MAX: Final = 0.5  # beyond it the indices cost more than they save
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +190,32 @@ class TrainingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransportOptions(Options):
+    title: ClassVar[str] = "transport"
+
+    transport: Literal["auto", "tcp", "shm"] = option(
+        "auto", "shm: memory shared with a server on this host; auto: that where it is possible, "
+        "otherwise tcp",
+    )  # fmt: skip
+    codec: Literal["f32", "bf16", "f16", "int8", "topk"] = option(
+        "f32", "how gradients are written: bf16 and f16 halve them, and the parameters too; int8 "
+        "quarters them; topk sends the largest alone",
+    )  # fmt: skip
+    int8_block: int = option(256, "values that share a scale of int8", metavar="VALUES")
+    topk_ratio: float = option(0.01, "share of a chunk's values that topk sends")
+
+    def check(self) -> None:
+        super().check()
+        block = self.int8_block
+        if not INT8_BLOCKS[0] <= block <= INT8_BLOCKS[1] or block & (block - 1):
+            raise UsageError(f"--int8-block {block}: give a power of two from {INT8_BLOCKS[0]} to "
+                             f"{INT8_BLOCKS[1]}")  # fmt: skip
+        if not 0 < self.topk_ratio <= TOPK_RATIO_MAX:
+            raise UsageError(f"--topk-ratio {self.topk_ratio}: give a number above 0, and at most "
+                             f"{TOPK_RATIO_MAX}")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class StragglerOptions(Options):
     title: ClassVar[str] = "stragglers, made on purpose"
 
@@ -241,7 +270,10 @@ class ServerConfig(ServerOptions, RuleOptions, OptimizerOptions, TaskOptions, Ru
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerConfig(ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, StragglerOptions):
+class WorkerConfig(
+    ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, TransportOptions,
+    StragglerOptions,
+):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 
     def check(self) -> None:
@@ -265,8 +297,8 @@ class LaunchOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig(
-    LaunchOptions, TaskOptions, RuleOptions, OptimizerOptions, TrainingOptions, StragglerOptions,
-    RunOptions,
+    LaunchOptions, TaskOptions, RuleOptions, OptimizerOptions, TrainingOptions, TransportOptions,
+    StragglerOptions, RunOptions,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
