@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 class PromptExchange:
     """w -= lr * g, in float32, chunk by chunk; what is answered early lies in the slab early.
 
-    With `early_nan` an answer is NaN until the step is finished: whoever reads it too soon shows it.
+    With `early_nan` an answer is NaN until the step is finished: who reads it too soon shows it.
     """
 
     layout: Layout

@@ -132,7 +132,7 @@ def test_closing_waits_for_the_copies_and_gives_the_pages_back() -> None:
 
 def test_no_chunk_leaves_before_its_copy_is_done() -> None:
     model = build()
-    stream, exchange, gpu = staged(model, overlap=True)
+    stream, exchange, _ = staged(model, overlap=True)
     stream.begin(8)
     loss_of(model).backward()  # type: ignore[no-untyped-call]
     assert exchange.sent == []  # nothing has been copied yet
@@ -161,7 +161,7 @@ def test_later_hooks_send_what_was_copied_meanwhile() -> None:
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_staged_model_trains_as_one_on_the_processor(overlap: bool) -> None:
     model, plain = build(), build()
-    stream, _, gpu = staged(model, overlap=overlap)
+    stream, _, _ = staged(model, overlap=overlap)
     slabs = ModelSlabs(plain.named_parameters(), plain.named_buffers())
     exchange = PromptExchange(slabs.layout)
     exchange.start(slabs.parameters)
