@@ -178,6 +178,11 @@ class TrainingOptions(Options):
     dropout: bool = option(True, "dropout in the models that have it")
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     threads: int = option(1, "threads that torch uses in one worker", metavar="N")
+    overlap: bool = option(
+        True,
+        "send gradients while backward still computes others; a model that runs backward through "
+        "a parameter more than once a step needs --no-overlap",
+    )
 
     def check(self) -> None:
         super().check()
