@@ -22,6 +22,7 @@
         ├── TooManyError        too_many         a limit of the server is reached
         ├── SupersededError     superseded       a newer request took this one's place
         └── StoppingError       stopping         the server is about to end, and says why
+            └── ShardLostError  stopping         a process of the server is gone
 """
 
 import reprlib
@@ -114,6 +115,10 @@ class SupersededError(ProtocolError):
 
 class StoppingError(ProtocolError):
     code = "stopping"
+
+
+class ShardLostError(StoppingError):
+    """A process of the server is gone, or no longer answers. Its text names it."""
 
 
 _ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (

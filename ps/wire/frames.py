@@ -9,7 +9,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from operator import attrgetter
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
@@ -23,6 +23,7 @@ from ps.errors import (
     ResyncError,
     shown,
 )
+from ps.wire.link import FROM_COORDINATOR, FROM_SHARD
 from ps.wire.messages import (
     ANSWERS,
     CONTROL_REQUESTS,
@@ -51,6 +52,7 @@ class _Codec:
     cls: type[Message]
     names: tuple[str, ...]
     name_set: frozenset[str]
+    defaults: tuple[tuple[str, Any], ...]  # fields that are left out where they have this value
     checks: tuple[tuple[str, Check, str], ...]  # field, test, what was expected in words
     values: Callable[[Message], tuple[Any, ...]]
 
@@ -96,10 +98,19 @@ def _codec(cls: type[Message]) -> _Codec:
     hints = get_type_hints(cls, include_extras=True)
     checks = tuple((name, *_check_for(hints[name])) for name in names)
     if not names:
-        return _Codec(cls, names, frozenset(), checks, lambda _: ())
+        return _Codec(cls, names, frozenset(), (), checks, lambda _: ())
     get = attrgetter(*names)
     values = get if len(names) > 1 else lambda message: (get(message),)
-    return _Codec(cls, names, frozenset(names), checks, values)
+    defaults = tuple((f.name, _default(f)) for f in fields(cls) if _has_default(f))
+    return _Codec(cls, names, frozenset(names), defaults, checks, values)
+
+
+def _has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def table(classes: Iterable[type[Message]]) -> Mapping[str, type[Message]]:
@@ -110,13 +121,21 @@ def table(classes: Iterable[type[Message]]) -> Mapping[str, type[Message]]:
 CONTROL: Final = table(CONTROL_REQUESTS)
 DATA: Final = table(DATA_REQUESTS)
 REPLIES: Final = table(ANSWERS)
-_CODECS: Final = {cls: _codec(cls) for cls in (*CONTROL_REQUESTS, *DATA_REQUESTS, *ANSWERS)}
+TO_SHARD: Final = table(FROM_COORDINATOR)
+TO_COORDINATOR: Final = table(FROM_SHARD)
+_CODECS: Final = {
+    cls: _codec(cls)
+    for cls in (*CONTROL_REQUESTS, *DATA_REQUESTS, *ANSWERS, *FROM_COORDINATOR, *FROM_SHARD)
+}
 
 
 def encode(message: Message) -> bytes:
     """The header frame of a message."""
     codec = _CODECS[type(message)]
     header = dict(zip(codec.names, codec.values(message), strict=True))
+    for name, default in codec.defaults:
+        if header[name] == default:
+            del header[name]
     packed: bytes = msgpack.packb({"v": VERSION, "t": message.verb, **header})
     assert len(packed) <= MAX_HEADER_NBYTES, message.verb
     return packed
@@ -142,6 +161,8 @@ def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:
     if cls is None:
         raise HeaderError(f"t: expected one of {', '.join(expected)}, got {shown(verb)}")
     codec = _CODECS[cls]
+    for name, default in codec.defaults:
+        fields_by_name.setdefault(name, default)
     if fields_by_name.keys() != codec.name_set:
         raise HeaderError(f"{verb}: expected the fields {', '.join(codec.names) or 'none'}, got "
                           f"{', '.join(map(str, fields_by_name)) or 'none'}"[:480])  # fmt: skip

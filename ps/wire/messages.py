@@ -10,7 +10,7 @@ The annotations are the checks: `frames.decode` accepts a header only if it has 
 fields, each of exactly this type and within this range.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
 
@@ -74,6 +74,7 @@ class Welcome(Message):
     beat_s: float  # say `beat` this often
     evict_s: float  # after this much silence the server goes on without you
     settings: Settings  # what the run was started with: policy, bound, lr, epochs, seed, ...
+    first_chunks: Ids = field(default_factory=lambda: [0])  # where each shard's chunks begin
 
 
 @dataclass(frozen=True, slots=True)
