@@ -13,12 +13,13 @@ from typing import Any, Final, TypeAlias
 import msgpack
 
 from ps.config import ServerConfig
-from ps.errors import HeaderError, LayoutError, ProtocolError
+from ps.errors import HeaderError, LayoutError, ProtocolError, shown
 from ps.layout import Layout
 from ps.members import DONE, EVICTED, Member, Members
 from ps.metrics import Metrics
 from ps.policy import Rule
 from ps.shards import Shards
+from ps.wire.codecs import CODECS
 from ps.wire.frames import error_message
 from ps.wire.messages import (
     STOPPED_BY_TIMEOUT,
@@ -92,6 +93,7 @@ class Coordinator:
         if msg.role == "worker" and payload is None:
             raise LayoutError("hello: expected the worker's layout as payload")
         # All of the checks come first: a hello that is refused must not choose the run's model.
+        codec = _agreed_codec(msg.codecs)
         self._members.require_room(msg.worker)
         layout = Layout.unpack(payload) if payload is not None else None
         if layout is not None:
@@ -102,7 +104,7 @@ class Coordinator:
         first_step = self._shards.join(member)
         self._metrics.join(member.worker, member.incarnation, member.name, first_step)
         self._start_if_complete()
-        return self._welcome(member, first_step), self._layout_payload()
+        return self._welcome(member, first_step, codec), self._layout_payload()
 
     def _on_beat(self, msg: Beat, _: bytes | None) -> Answer:
         member = self._members.require_current(msg.worker, msg.incarnation)
@@ -226,7 +228,7 @@ class Coordinator:
             self._metrics.start([m.worker for m in self._members.live])
             self._shards.start()
 
-    def _welcome(self, member: Member, first_step: int) -> Welcome:
+    def _welcome(self, member: Member, first_step: int, codec: str) -> Welcome:
         return Welcome(
             member.worker,
             member.incarnation,
@@ -238,6 +240,7 @@ class Coordinator:
             evict_s=float(self._config.evict_s),
             settings=self._settings(),
             first_chunks=self._shards.first_chunks,
+            codec=codec,
         )
 
     def _layout_payload(self) -> bytes | None:
@@ -270,3 +273,12 @@ class Coordinator:
             "state": member.state,
             "silence_s": round(self._members.silence_s(member), 1),
         }
+
+
+def _agreed_codec(offered: list[str]) -> str:
+    """The first codec for gradients that both sides know; HeaderError if there is none."""
+    known = [name for name, codec in CODECS.items() if codec.dtype == "f32"]
+    for name in offered:
+        if name in known:
+            return name
+    raise HeaderError(f"hello.codecs: expected one of {', '.join(known)}, got {shown(offered)}")

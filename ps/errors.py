@@ -20,6 +20,7 @@
         ├── ResyncError         resync           a gap in the steps; carries the server's clock
         ├── NonfiniteError      nonfinite        a NaN or an infinity in a gradient
         ├── TooManyError        too_many         a limit of the server is reached
+        ├── SegmentError        bad_segment      a worker's memory that the server cannot share
         ├── SupersededError     superseded       a newer request took this one's place
         └── StoppingError       stopping         the server is about to end, and says why
             └── ShardLostError  stopping         a process of the server is gone
@@ -109,6 +110,10 @@ class TooManyError(ProtocolError):
     code = "too_many"
 
 
+class SegmentError(ProtocolError):
+    code = "bad_segment"
+
+
 class SupersededError(ProtocolError):
     code = "superseded"
 
@@ -124,7 +129,8 @@ class ShardLostError(StoppingError):
 _ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (
     ProtocolError, HeaderError, FrameCountError, PayloadSizeError, LayoutError,
     LayoutMismatchError, UnknownChunkError, UnknownWorkerError, NotReadyError, FencedError,
-    EvictedError, ResyncError, NonfiniteError, TooManyError, SupersededError, StoppingError,
+    EvictedError, ResyncError, NonfiniteError, TooManyError, SegmentError, SupersededError,
+    StoppingError,
 )  # fmt: skip
 ERROR_BY_CODE: Final = {cls.code: cls for cls in _ON_THE_WIRE}
 

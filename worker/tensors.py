@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ps.errors import UsageError
 from ps.layout import Layout, Slot
-from worker.client import Slab
+from worker.memory import Slab
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 

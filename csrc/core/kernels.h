@@ -8,6 +8,8 @@
 #include <cstddef>
 
 #include "core/cpu.h"
+#include "core/half_kernels.h"
+#include "core/int8_kernels.h"
 #include "core/sgd_options.h"
 
 namespace leash {
@@ -41,6 +43,8 @@ struct KernelsFor {
 struct Kernels {
   KernelsFor<float> f32;
   KernelsFor<double> f64;
+  const HalfKernels& half;
+  const Int8Kernels& int8;
 
   template <typename T>
   const KernelsFor<T>& of() const;
