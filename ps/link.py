@@ -39,6 +39,8 @@ class Link:
         """
         self._end: Final = end
         self._expected: Final = expected
+        self._poll: Final = select.poll()
+        self._poll.register(end, select.POLLIN)
         end.settimeout(timeout_s)
 
     @property
@@ -58,7 +60,7 @@ class Link:
 
     def has_come(self, timeout_s: float = 0.0) -> bool:
         """Is there a message to receive, or the end?"""
-        return bool(select.select([self._end], [], [], max(0.0, timeout_s))[0])
+        return bool(self._poll.poll(max(0.0, timeout_s) * 1000))
 
     def receive(self) -> tuple[Message, bytearray | None]:
         """The next message and its payload. Raises LinkClosedError, also at the end."""

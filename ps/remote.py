@@ -187,19 +187,20 @@ class RemoteShards:
 
         Raises what the first one failed with, once all have answered.
         """
-        for shard in self.all:
-            shard.tell(message, payload)
+        if self.lost:
+            raise ShardLostError(self.lost.lost)
+        self.tell(message, payload)
         outcomes = [_outcome_of(shard) for shard in self.all]
         for outcome in outcomes:
             if isinstance(outcome, LeashError):
                 raise outcome
         return [outcome for outcome in outcomes if isinstance(outcome, int)]
 
-    def tell(self, message: Message) -> None:
+    def tell(self, message: Message, payload: Payload = None) -> None:
         """To those that are still there; `lost` says whether all of them are."""
         for shard in self.all:
             with suppress(ShardLostError):
-                shard.tell(message)
+                shard.tell(message, payload)
 
     def take_notices(self) -> Iterator[Notice]:
         for shard in self.all:

@@ -92,6 +92,7 @@ class ShardServer:
         self._data: Final = DataPlane(
             config, rule, self._members, self._metrics, self._router.send, begin.shard
         )
+        self._held = False  # what workers send stays in its queues
         self._told_initialized = False
         self._counted_s = 0.0  # when the coordinator was last told of the counts
         self._signal = 0
@@ -103,6 +104,7 @@ class ShardServer:
             Start: self._on_start,
             Stop: self._on_stop,
             Hold: self._on_hold,
+            Release: self._on_release,
             Fetch: self._on_fetch,
             Has: self._on_has,
             Load: self._on_load,
@@ -120,11 +122,14 @@ class ShardServer:
         poller.register(self._router.socket, zmq.POLLIN)
         try:
             while True:
-                poller.poll(int(COUNTS_S * 1000))
+                if self._held:
+                    self._link.has_come(COUNTS_S)
+                else:
+                    poller.poll(int(COUNTS_S * 1000))
                 # First of all, whom to listen to.
                 while self._link.has_come():
                     self._on_link()
-                if frames := receive(self._router.socket):
+                if not self._held and (frames := receive(self._router.socket)):
                     self._data.receive(frames)
                 self._tell()
         except LinkClosedError:
@@ -161,7 +166,8 @@ class ShardServer:
 
     def _on_leave(self, msg: Leave, _: Payload) -> Answer:
         member = self._members.find(msg.worker, msg.incarnation)
-        assert member is not None, "the coordinator tells of everybody in order"
+        if member is None:
+            return None  # its hello was broken off: another shard is lost
         self._members.leave(member, msg.state)
         if msg.worker:
             self._data.leave(msg.worker)
@@ -176,15 +182,12 @@ class ShardServer:
         return None
 
     def _on_hold(self, _: Hold, __: Payload) -> Answer:
-        """What workers send waits in their queues meanwhile."""
-        self._link.send(Done(0))
-        while True:
-            message, payload = self._link.receive()
-            if isinstance(message, Release):
-                return Done(0), None
-            answer = self._handlers[type(message)](message, payload)
-            assert answer is not None
-            self._link.send(*answer)
+        self._held = True
+        return Done(0), None
+
+    def _on_release(self, _: Release, __: Payload) -> Answer:
+        self._held = False
+        return None
 
     def _on_fetch(self, msg: Fetch, _: Payload) -> Answer:
         model = self._require_model()

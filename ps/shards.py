@@ -202,8 +202,8 @@ class Shards:
     @contextmanager
     def held(self) -> Iterator[None]:
         """No shard takes a message of a worker in here: what is read belongs together."""
-        self._remote.ask(Hold())
         try:
+            self._remote.ask(Hold())
             yield
         finally:
-            self._remote.ask(Release())
+            self._remote.tell(Release())

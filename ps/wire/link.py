@@ -2,9 +2,9 @@
 
 ::
 
-    coordinator ▸ shard   begin serve reserve join start hold release fetch has load count
+    coordinator ▸ shard   begin serve reserve join start hold fetch has load count
                           each is answered with done or failed, in their order
-                          leave stop                        not answered
+                          leave stop release                not answered
     shard ▸ coordinator   counts happened unreading asked   at any time, not answered
 
 Both ends are of one version and one installation: this is no part of docs/wire-format.md. The types
