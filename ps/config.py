@@ -14,6 +14,8 @@ from ps.wire.messages import EPOCH_MAX
 
 INT8_BLOCKS: Final = (64, 65536)  # smallest and largest
 TOPK_RATIO_MAX: Final = 0.5  # beyond it the indices cost more than they save
+MAX_SHARDS: Final = 64
+SHARDS_HELP: Final = "server processes that share the model, 1 to 64; workers talk to all of them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,8 @@ class ServerOptions(Options):
 
     bind: str = option(
         DEFAULT_ADDRESS,
-        "where to listen; port P takes control messages and P+1 data, 0 or * takes two free ports",
+        "where to listen; port P takes control messages and P+1 data, each further shard the next; "
+        "0 or * takes free ports",
         metavar="tcp://IP:PORT",
     )
     workers: int = option(1, "how many workers take part, with the ranks 1 to N", metavar="N")
@@ -89,6 +92,7 @@ class ServerOptions(Options):
     )
     chunk_kib: int = option(1024, "size of a chunk; a multiple of 64", metavar="KIB")
     window: int = option(16, "chunks that one worker may have in flight", metavar="CHUNKS")
+    shards: int = option(1, SHARDS_HELP, metavar="N")
     observers: int = option(
         0, "evaluators to wait for before the start, beside the workers", metavar="N"
     )
@@ -102,6 +106,7 @@ class ServerOptions(Options):
         parse_learners(self.learners, self.workers)
         check_positive(self, "workers", "evict_s", "rejoin_s", "window")
         check_not_negative(self, "observers")
+        check_shards(self.shards)
         if self.chunk_kib < 64 or self.chunk_kib % 64:
             raise UsageError(f"--chunk-kib {self.chunk_kib}: give a multiple of 64")
         if self.this_rank != 0:
@@ -289,10 +294,12 @@ class LaunchOptions(Options):
     title: ClassVar[str] = "launch"
 
     workers: int = option(2, "how many workers to start on this machine", metavar="N")
+    shards: int = option(1, SHARDS_HELP, metavar="N")
 
     def check(self) -> None:
         super().check()
         check_positive(self, "workers")
+        check_shards(self.shards)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,3 +368,9 @@ class DoctorConfig(Options):
         super().check()
         if self.server is not None:
             split_address(self.server)
+
+
+def check_shards(shards: int) -> None:
+    """Raises UsageError for a number of shards that no run can have."""
+    if not 1 <= shards <= MAX_SHARDS:
+        raise UsageError(f"--shards {shards}: give 1 to {MAX_SHARDS}")

@@ -17,7 +17,6 @@ from ps.config import ServerConfig
 from ps.errors import (
     EvictedError,
     HeaderError,
-    LayoutMismatchError,
     NonfiniteError,
     NotReadyError,
     PayloadSizeError,
@@ -34,9 +33,11 @@ from ps.members import Members
 from ps.metrics import Metrics
 from ps.model import ServedModel
 from ps.policy import Rule
+from ps.sockets import parts
 from ps.wire.codecs import check_size, codec_for
-from ps.wire.frames import error_message
+from ps.wire.frames import DATA, check_payload_count, decode, error_message
 from ps.wire.messages import (
+    U32_MAX,
     Attach,
     Attached,
     Echo,
@@ -50,6 +51,7 @@ from ps.wire.messages import (
     PushPull,
 )
 
+NEWCOMER: Final = U32_MAX  # no rank: holds a place between `reserve` and `join`
 Payload: TypeAlias = zmq.Frame | bytearray | bytes | None
 Send: TypeAlias = Callable[[bytes, Message, Payload], None]
 
@@ -83,8 +85,9 @@ class DataPlane:
     """Handles what comes over the data socket. One thread."""
 
     def __init__(
-        self, config: ServerConfig, rule: Rule, members: Members, metrics: Metrics, send: Send
-    ) -> None:
+        self, config: ServerConfig, rule: Rule, members: Members, metrics: Metrics, send: Send,
+        shard: int = 0,
+    ) -> None:  # fmt: skip
         self.model: ServedModel | None = None
         self.stopping: str = ""
         self._config: Final = config
@@ -92,6 +95,7 @@ class DataPlane:
         self._members: Final = members
         self._metrics: Final = metrics
         self._send: Final = send
+        self._shard: Final = shard
         self._attachments: dict[int, Attachment] = {}  # by worker
         self._parked: dict[tuple[int, int], Parked] = {}  # by chunk and worker
         self._unsent: list[tuple[bytes, Params]] = []  # answers from segments, yet to be joined
@@ -108,25 +112,37 @@ class DataPlane:
 
     # Membership, told by the coordinator.
 
-    def require_layout(self, layout: Layout) -> ServedModel:
-        """The model of this layout: made now if it is the first, and the same ever after.
+    def serve(self, layout: Layout) -> None:
+        """Makes this shard's part of a model of that layout, instead of the one it has.
 
         Raises:
-            LayoutMismatchError: another model than the run's.
+            LayoutError: it does not fit into this host's memory.
         """
-        if self.model is None:
-            chunk_nbytes = self._config.chunk_kib * 1024
-            self.model = ServedModel(layout, chunk_nbytes, self._config, self._rule)
-        elif difference := self.model.layout.first_difference(layout):
-            raise LayoutMismatchError(difference)
-        return self.model
+        self.model = None  # its memory first
+        self.model = ServedModel(
+            layout, self._config.chunk_kib * 1024, self._config, self._rule,
+            shard=self._shard, shards=self._config.shards,
+        )  # fmt: skip
 
-    def join(self, worker: int) -> int:
-        """Counts this worker from now on; returns the number of its first step."""
+    def reserve(self) -> int:
+        """Keeps a place for a newcomer; returns a step that is new on every chunk, and stays so.
+
+        The place is at the largest of the chunks' minimums: none of them gets beyond it.
+        """
         assert self.model is not None
+        if not self.model.own:
+            return 1
         first_step = self.model.shard.first_step()
-        self.model.shard.join(worker, first_step - 1)
+        self.model.shard.join(NEWCOMER, first_step - 1)
         return first_step
+
+    def join(self, worker: int, first_step: int) -> None:
+        """Counts this worker from now on, in the place that was kept, or further on."""
+        assert self.model is not None
+        if self.model.own:
+            self.model.shard.join(worker, first_step - 1)
+            self._answer(self.model.shard.leave(NEWCOMER))
+            self._send_joined()
 
     def leave(self, worker: int) -> None:
         """Nobody waits for this worker from now on; what waited only for it goes out."""
@@ -152,7 +168,24 @@ class DataPlane:
     def parked(self) -> int:
         return len(self._parked)
 
+    @property
+    def initialized(self) -> bool:
+        """There is a model, and every chunk of this shard has its first values."""
+        return self.model is not None and self.model.initialized
+
     # Messages.
+
+    def receive(self, frames: list[zmq.Frame]) -> None:
+        """Takes one message from the socket: route, header, and what came after it."""
+        route, header, payloads = parts(frames)
+        try:
+            message = decode(header, DATA)
+            check_payload_count(message, len(payloads))
+        except ProtocolError as error:
+            self._metrics.refused(error)
+            self._send(route, error_message(error), None)
+        else:
+            self.handle(route, message, payloads[0] if payloads else None)
 
     def handle(self, route: bytes, message: Message, payload: Payload) -> None:
         """Answers one message, now or when the policy lets it."""

@@ -23,6 +23,7 @@
         ├── SegmentError        bad_segment      a worker's memory that the server cannot share
         ├── SupersededError     superseded       a newer request took this one's place
         └── StoppingError       stopping         the server is about to end, and says why
+            └── ShardLostError  stopping         a process of the server is gone
 """
 
 import reprlib
@@ -119,6 +120,10 @@ class SupersededError(ProtocolError):
 
 class StoppingError(ProtocolError):
     code = "stopping"
+
+
+class ShardLostError(StoppingError):
+    """A process of the server is gone, or no longer answers. Its text names it."""
 
 
 _ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (

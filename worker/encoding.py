@@ -54,15 +54,15 @@ class Encoder:
         out = self._memory.outbox(chunk.index, chunk.start, self._room(codec, chunk))
         if codec == "int8":
             nbytes = core.codecs.encode_int8(
-                _f32(values), self._rest(chunk), out, self._encoding.int8_block,
+                _f32(values), self._rest(chunk), out.data, self._encoding.int8_block,
                 self._seed(chunk, step),
             )  # fmt: skip
         elif codec == "topk":
             most = max(1, chunk.values // 2)
             count = min(most, max(1, round(self._encoding.topk_ratio * chunk.values)))
-            nbytes = core.codecs.encode_topk(_f32(values), self._rest(chunk), out, count)
+            nbytes = core.codecs.encode_topk(_f32(values), self._rest(chunk), out.data, count)
         else:
-            core.codecs.encode_half(codec, _f32(values), out)
+            core.codecs.encode_half(codec, _f32(values), out.data)
             nbytes = len(out)
         return out[:nbytes]
 
@@ -90,7 +90,7 @@ def decode_params(codec: str, payload: Slab, values: Slab) -> None:
     if codec in RAW:
         values[:] = payload
     else:
-        core.codecs.decode(codec, payload, _f32(values))
+        core.codecs.decode(codec, payload.data, _f32(values).data)
 
 
 def _f32(memory: Slab) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":

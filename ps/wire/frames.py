@@ -24,6 +24,7 @@ from ps.errors import (
     ResyncError,
     shown,
 )
+from ps.wire.link import FROM_COORDINATOR, FROM_SHARD
 from ps.wire.messages import (
     ANSWERS,
     CONTROL_REQUESTS,
@@ -133,7 +134,12 @@ def table(classes: Iterable[type[Message]]) -> Mapping[str, type[Message]]:
 CONTROL: Final = table(CONTROL_REQUESTS)
 DATA: Final = table(DATA_REQUESTS)
 REPLIES: Final = table(ANSWERS)
-_CODECS: Final = {cls: _codec(cls) for cls in (*CONTROL_REQUESTS, *DATA_REQUESTS, *ANSWERS)}
+TO_SHARD: Final = table(FROM_COORDINATOR)
+TO_COORDINATOR: Final = table(FROM_SHARD)
+_CODECS: Final = {
+    cls: _codec(cls)
+    for cls in (*CONTROL_REQUESTS, *DATA_REQUESTS, *ANSWERS, *FROM_COORDINATOR, *FROM_SHARD)
+}
 
 
 def encode(message: Message) -> bytes:

@@ -179,7 +179,7 @@ def test_a_nan_ends_the_worker_with_step_and_slot_and_changes_nothing() -> None:
         with pytest.raises(NonfiniteError, match=r"step 3 of worker 1: slot 2\.bias"):
             optimizer.step()
         assert parameters_of(server) == before
-        assert server.server.metrics.nonfinite_chunks == 1
+        assert server.server.metrics.data.nonfinite_chunks == 1
         optimizer.close("failed")
 
 
