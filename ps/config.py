@@ -14,6 +14,8 @@ from ps.wire.messages import EPOCH_MAX
 
 MAX_SHARDS: Final = 64
 SHARDS_HELP: Final = "server processes that share the model, 1 to 64; workers talk to all of them"
+INT8_BLOCKS: Final = (64, 65536)  # smallest and largest
+TOPK_RATIO_MAX: Final = 0.5  # beyond it the indices cost more than they save
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +183,41 @@ class TrainingOptions(Options):
     dropout: bool = option(True, "dropout in the models that have it")
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     threads: int = option(1, "threads that torch uses in one worker", metavar="N")
+    overlap: bool = option(
+        True,
+        "send gradients while backward still computes others; a model that runs backward through "
+        "a parameter more than once a step needs --no-overlap",
+    )
 
     def check(self) -> None:
         super().check()
         check_positive(self, "batch_size", "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransportOptions(Options):
+    title: ClassVar[str] = "transport"
+
+    transport: Literal["auto", "tcp", "shm"] = option(
+        "auto", "shm: memory shared with a server on this host; auto: that where it is possible, "
+        "otherwise tcp",
+    )  # fmt: skip
+    codec: Literal["f32", "bf16", "f16", "int8", "topk"] = option(
+        "f32", "how gradients are written: bf16 and f16 halve them, and the parameters too; int8 "
+        "quarters them; topk sends the largest alone",
+    )  # fmt: skip
+    int8_block: int = option(256, "values that share a scale of int8", metavar="VALUES")
+    topk_ratio: float = option(0.01, "share of a chunk's values that topk sends")
+
+    def check(self) -> None:
+        super().check()
+        block = self.int8_block
+        if not INT8_BLOCKS[0] <= block <= INT8_BLOCKS[1] or block & (block - 1):
+            raise UsageError(f"--int8-block {block}: give a power of two from {INT8_BLOCKS[0]} to "
+                             f"{INT8_BLOCKS[1]}")  # fmt: skip
+        if not 0 < self.topk_ratio <= TOPK_RATIO_MAX:
+            raise UsageError(f"--topk-ratio {self.topk_ratio}: give a number above 0, and at most "
+                             f"{TOPK_RATIO_MAX}")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +275,10 @@ class ServerConfig(ServerOptions, RuleOptions, OptimizerOptions, TaskOptions, Ru
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerConfig(ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, StragglerOptions):
+class WorkerConfig(
+    ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, TransportOptions,
+    StragglerOptions,
+):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 
     def check(self) -> None:
@@ -268,8 +304,8 @@ class LaunchOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig(
-    LaunchOptions, TaskOptions, RuleOptions, OptimizerOptions, TrainingOptions, StragglerOptions,
-    RunOptions,
+    LaunchOptions, TaskOptions, RuleOptions, OptimizerOptions, TrainingOptions, TransportOptions,
+    StragglerOptions, RunOptions,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 

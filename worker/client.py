@@ -97,11 +97,12 @@ class Client:
         self._wait_s: Final = wait_s
         self._name: Final = name or f"{socket.gethostname()}:{os.getpid()}"
         self._wants: Final = transport if rank else "tcp"
-        self._encoding: Final = encoding or Encoding()
+        self._encoding = encoding or Encoding()
         self._owns_memory: Final = memory is None
         self.memory: Final = memory or SlabMemory(
             layout.nbytes, has_outbox=self._encoding.codec != "f32"
         )
+        self.encoder = Encoder(self._encoding, rank, self.memory)
         self._say: Final = say or _say_on_stderr
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._control: Final = ControlChannel(address, self._context)
@@ -131,6 +132,7 @@ class Client:
         self.chunks: tuple[Chunk, ...] = self.layout.cut(self.welcome.chunk_nbytes)
         self.steps: int = self.welcome.first_step - 1
         self._step: Step | None = None
+        self._agree_on_codec()
         self._connect()
         self.transport: Transport = self._choose_transport()
 
@@ -149,22 +151,23 @@ class Client:
         self._owned: tuple[range, ...] = tuple(map(range, welcome.first_chunks, ends))
 
     def _choose_transport(self) -> Transport:
-        encoder = Encoder(self._encoding_agreed(), self.rank, self.memory)
         if self._wants == "tcp":
-            return TcpTransport(self.chunks, encoder)
+            return TcpTransport(self.chunks, self.encoder)
         why_not = attach_segment(self.exchange, self.memory, self.rank, self._incarnation)
         if why_not is None:
-            return SegmentTransport(self.chunks, encoder, self.memory)
+            return SegmentTransport(self.chunks, self.encoder, self.memory)
         if self._wants == "shm":
             raise UsageError(f"--transport shm: {why_not}; take --transport auto or tcp")
         self._say(f"no shared memory with this server, so TCP: {why_not}")
-        return TcpTransport(self.chunks, encoder)
+        return TcpTransport(self.chunks, self.encoder)
 
-    def _encoding_agreed(self) -> Encoding:
-        if self.welcome.codec == self._encoding.codec:
-            return self._encoding
-        self._say(f"the server does not know {self._encoding.codec}: {self.welcome.codec} instead")
-        return Encoding(self.welcome.codec)
+    def _agree_on_codec(self) -> None:
+        """What error feedback holds back stays with this process when it says hello again."""
+        agreed = self.welcome.codec
+        if agreed != self._encoding.codec:
+            self._say(f"the server does not know {self._encoding.codec}: {agreed} instead")
+            self._encoding = Encoding(agreed)
+            self.encoder = Encoder(self._encoding, self.rank, self.memory)
 
     def _part(self) -> None:
         if self._exchange is not None:

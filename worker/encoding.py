@@ -39,7 +39,7 @@ class Encoder:
         self._worker: Final = worker
         self._memory: Final = memory
         keeps_rest = encoding.codec in WITH_FEEDBACK
-        self._residual: Final = np.zeros(memory.map.slab_nbytes if keeps_rest else 0, np.uint8)
+        self.residual: Final[Slab] = np.zeros(memory.map.slab_nbytes if keeps_rest else 0, np.uint8)
 
     def codec_of(self, chunk: Chunk) -> str:
         """The codec in which this chunk travels: buffers and double precision travel raw."""
@@ -71,7 +71,7 @@ class Encoder:
         return fixed * chunk.values if fixed else chunk.nbytes + 64
 
     def _rest(self, chunk: Chunk) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
-        return _f32(self._residual[chunk.start : chunk.stop])
+        return _f32(self.residual[chunk.start : chunk.stop])
 
     def _seed(self, chunk: Chunk, step: int) -> int:
         """Another for every worker, step and chunk, and the same in every run."""

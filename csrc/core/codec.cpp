@@ -6,15 +6,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/float_bits.h"
 #include "core/unaligned.h"
 
 namespace leash {
 namespace {
-
-constexpr std::uint32_t kInfinity = 0x7f80'0000;  // the exponent of an f32, all ones
-
-// A scale beyond it could make an infinity of a finite product: i8 reaches to -128.
-constexpr float kMaxScale = 0x1.fffffep+120f;
 
 std::size_t blocks_of(std::size_t values, std::size_t block) {
   return values / block + (values % block != 0);
@@ -100,10 +96,10 @@ std::optional<std::size_t> first_nonfinite_half(const Encoded& e, std::uint16_t 
 }
 
 std::optional<std::size_t> first_nonfinite_int8(const Encoded& e) {
-  constexpr auto kLargest = std::bit_cast<std::uint32_t>(kMaxScale);
+  constexpr auto kLargest = std::bit_cast<std::uint32_t>(kMaxInt8Scale);
   const std::size_t blocks = blocks_of(e.values, e.block);
   for (std::size_t i = 0; i < blocks; ++i) {
-    const auto magnitude = load<std::uint32_t>(int8_scales(e), i) & ~0x8000'0000;
+    const auto magnitude = load<std::uint32_t>(int8_scales(e), i) & kMagnitude;
     if (magnitude > kLargest) return i * e.block;
   }
   return std::nullopt;

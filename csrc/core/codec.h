@@ -25,6 +25,11 @@ inline constexpr std::uint32_t kMinInt8Block = 64;
 inline constexpr std::uint32_t kMaxInt8Block = 65536;
 bool is_int8_block(std::uint32_t block);
 
+// Of int8, a scale that is not 0 is at least the smallest normal number, and at most so large that
+// scale * -128 is finite; a larger one counts as infinite.
+inline constexpr float kMinInt8Scale = 0x1p-126f;
+inline constexpr float kMaxInt8Scale = 0x1.fffffep+120f;
+
 // The sizes of payloads.
 inline constexpr std::size_t kHalfNbytes = 2;                      // of each value
 inline constexpr std::size_t kTopkNbytes = 8;                      // of each value that is sent

@@ -2,8 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
+#include "core/float_bits.h"
 #include "core/half_kernels.h"
 #include "core/unaligned.h"
 
@@ -14,22 +14,7 @@
 namespace leash::LEASH_KERNELS {
 namespace {
 
-// Of an f32, as bits.
-constexpr std::uint32_t kMagnitude = 0x7fff'ffff;
-constexpr std::uint32_t kInfinity = 0x7f80'0000;
-constexpr std::uint32_t kQuiet = 0x0040'0000;
-
-float float_of(std::uint32_t bits) noexcept {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
-std::uint32_t bits_of(float value) noexcept {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
+constexpr std::uint32_t kQuiet = 0x0040'0000;  // the bit of an f32 that tells a quiet NaN
 
 // Every case is computed and one chosen, because a loop with branches does not vectorise.
 

@@ -11,6 +11,7 @@
 #include "core/half_kernels.h"
 #include "core/int8_kernels.h"
 #include "core/sgd_options.h"
+#include "core/topk_kernels.h"
 
 namespace leash {
 
@@ -45,6 +46,7 @@ struct Kernels {
   KernelsFor<double> f64;
   const HalfKernels& half;
   const Int8Kernels& int8;
+  const TopkKernels& topk;
 
   template <typename T>
   const KernelsFor<T>& of() const;

@@ -145,12 +145,14 @@ void sgd(T* w, T* momentum, const std::byte* gradient, std::byte* reply, std::si
 
 extern const HalfKernels kHalfTable;
 extern const Int8Kernels kInt8Table;
+extern const TopkKernels kTopkTable;
 extern const Kernels kTable;
 const Kernels kTable{
     .f32 = {first_nonfinite<float>, accumulate<float>, sgd<float>},
     .f64 = {first_nonfinite<double>, accumulate<double>, sgd<double>},
     .half = kHalfTable,
     .int8 = kInt8Table,
+    .topk = kTopkTable,
 };
 
 }  // namespace leash::LEASH_KERNELS

@@ -27,7 +27,8 @@ ALL_MESSAGES = {cls.verb: cls for cls in (*CONTROL_REQUESTS, *DATA_REQUESTS, *AN
 DOCUMENTED_TYPES: dict[str, Any] = {
     "id": messages.Id, "count": messages.Count, "samples": messages.Samples,
     "epoch": messages.Epoch, "float": float, "bool": bool, "word": messages.Word,
-    "text": messages.Text, "ids": messages.Ids, "words": messages.Words, "settings": messages.Settings,
+    "text": messages.Text, "ids": messages.Ids, "words": messages.Words,
+    "settings": messages.Settings,
 }  # fmt: skip
 INCARNATION = " ".join(["II"] * 8)
 PORT = " ".join(["PP"] * 2)

@@ -48,7 +48,7 @@ def test_one_worker_trains_as_with_torchs_own_sgd(policy: str) -> None:
         train(model, optimizer)
         assert optimizer.version == 5
         assert optimizer.lag == 0
-        assert optimizer.wait_seconds > 0
+        assert optimizer.wait_seconds >= 0
     train(alone, torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9, nesterov=True))
     assert_close(model, alone)
 

@@ -57,9 +57,8 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     if base is float:
         return finite
     if get_origin(base) is list:
-        if get_args(base) == (str,):
-            return st.lists(st.text(max_size=WORD_MAX), max_size=span.high)
-        return st.lists(st.integers(0, U63_MAX), max_size=50)
+        items = st.text(max_size=WORD_MAX) if get_args(base) == (str,) else st.integers(0, U63_MAX)
+        return st.lists(items, max_size=min(50, span.high))
     return st.dictionaries(st.text(max_size=20), plain, max_size=20)
 
 
