@@ -7,6 +7,7 @@ no chunk gets beyond that step in between, however fast the others push.
 """
 
 import bisect
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -194,6 +195,11 @@ class Shards:
         """Which shard is lost, and how; empty while all are there."""
         lost = self._remote.lost
         return lost.lost if lost else ""
+
+    @property
+    def processes(self) -> list[int]:
+        """The process of each shard."""
+        return [os.getpid(), *(shard.pid for shard in self._remote.all)]
 
     @property
     def parked(self) -> int:

@@ -90,7 +90,7 @@ def decode_params(codec: str, payload: Slab, values: Slab) -> None:
     if codec in RAW:
         values[:] = payload
     else:
-        core.codecs.decode(codec, payload.data, _f32(values).data)
+        core.codecs.decode(codec, payload.data, _f32(values))
 
 
 def _f32(memory: Slab) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":

@@ -26,6 +26,7 @@ from ps.settings import check_positive
 from ps.straggling import parse_allocation
 from ps.wire.messages import STOPPED_BY_TIMEOUT, Beaten, Report
 from worker.datasets import Dataset, Positions, epoch_order, load_dataset, shares
+from worker.encoding import Encoding
 from worker.models import build_model
 from worker.optimizer import PSOptimizer
 from worker.stragglers import Straggler
@@ -60,9 +61,11 @@ def run(config: WorkerConfig) -> int:
     try:
         model = make_model(task, dataset, device, dropout=config.dropout)
         straggler = Straggler(float(config.slow), float(config.heterogeneity))
+        encoding = Encoding(config.codec, config.int8_block, config.topk_ratio)
         optimizer = PSOptimizer(
             model.named_parameters(), address, config.rank, buffers=model.named_buffers(),
-            overlap=config.overlap, wait_s=config.wait_s, on_wait=waiting.workers,
+            overlap=config.overlap, transport=config.transport, encoding=encoding,
+            wait_s=config.wait_s, on_wait=waiting.workers, say=say,
         )  # fmt: skip
         trainer = Trainer(
             config, task, dataset, share_of(dataset.train_size), model, optimizer, straggler, say
