@@ -139,10 +139,8 @@ class _Renumbered(Shard):
     def initialized(self, chunk: Any) -> bool:
         return super().initialized(chunk - self._first)
 
-    def push(
-        self, chunk: Any, worker: Any, step: Any, samples: Any, payload: Buffer, wants_payload: bool
-    ) -> PushResult:
-        r = super().push(chunk - self._first, worker, step, samples, payload, wants_payload)
+    def push(self, chunk: Any, *args: Any, **kwargs: Any) -> PushResult:
+        r = super().push(chunk - self._first, *args, **kwargs)
         replies = self._by_model(r.replies)
         return cast(PushResult, _PushResult(r.outcome, r.clock, r.nonfinite_index, replies))
 
