@@ -3,7 +3,9 @@
 from typing import Final
 
 from ps.errors import UsageError
+from ps.wire.messages import U32_MAX
 
+MAX_RANK: Final = U32_MAX - 1  # the one above it keeps a place for newcomers: see ps.data
 DEFAULT_PORT: Final = 29500
 DEFAULT_ADDRESS: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 
@@ -46,6 +48,8 @@ def parse_learners(text: str | None, workers: int) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) >= 1 for part in parts):
         raise UsageError(f"--learners {text}: write ranks from 1 with dashes, such as 1-2-3")
     ranks = tuple(int(part) for part in parts)
+    if max(ranks) > MAX_RANK:
+        raise UsageError(f"--learners {text}: a rank is at most {MAX_RANK}")
     if len(set(ranks)) != len(ranks):
         raise UsageError(f"--learners {text}: a rank stands there twice")
     return ranks

@@ -14,18 +14,15 @@ so that whoever looks sees the old one or the new one, whole.
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ps.config import ServerConfig
 from ps.errors import CheckpointError, LayoutError
 from ps.layout import Chunk, Layout, Slot
-from ps.model import ServedModel
-from ps.policy import Rule
 
 FORMAT: Final = "1"
 MOMENTUM: Final = "momentum/"
@@ -34,12 +31,38 @@ NUMPY_DTYPES: Final[dict[str, Any]] = {"f32": np.dtype("<f4"), "f64": np.dtype("
 Slab = npt.NDArray[np.uint8]
 
 
-def save_checkpoint(model: ServedModel, path: Path) -> None:
+class ChunkStore(Protocol):
+    """Who holds a chunk's numbers: a shard of this process, or of another."""
+
+    def init(self, chunk: int, payload: Any, /) -> bool: ...
+    def pull(self, chunk: int, worker: None, out: Any, /) -> int: ...
+    def has_momentum(self, chunk: int, /) -> bool: ...
+    def momentum(self, chunk: int, out: Any, /) -> None: ...
+    def load_momentum(self, chunk: int, payload: Any, /) -> None: ...
+
+
+class WholeModel(Protocol):
+    """A model of which all chunks can be reached."""
+
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def chunks(self) -> tuple[Chunk, ...]: ...
+    def shard_of(self, chunk: int) -> ChunkStore: ...
+
+
+M = TypeVar("M", bound=WholeModel)
+
+
+def save_checkpoint(model: WholeModel, path: Path) -> None:
     """Writes the model's parameters, buffers and momentum to `path`, atomically."""
     slab = np.zeros(model.layout.nbytes, np.uint8)
-    versions = [model.shard.pull(c.index, None, slab[c.start : c.stop].data) for c in model.chunks]
+    versions = [
+        model.shard_of(c.index).pull(c.index, None, slab[c.start : c.stop].data)
+        for c in model.chunks
+    ]
     tensors = dict(tensors_of(model.layout, slab))
-    if all(model.shard.has_momentum(c.index) for c in model.chunks if c.kind == "parameter"):
+    if all(model.shard_of(c.index).has_momentum(c.index) for c in _parameter_chunks(model)):
         tensors.update(_momentum_tensors(model))
     metadata = {
         "leash_format": FORMAT,
@@ -55,14 +78,15 @@ def save_checkpoint(model: ServedModel, path: Path) -> None:
     unfinished.replace(path)
 
 
-def open_checkpoint(config: ServerConfig, rule: Rule) -> ServedModel:
-    """The model of `config.resume`, with the values that the checkpoint holds.
+def open_checkpoint(path: str, serve: Callable[[Layout], M]) -> M:
+    """A model with the values that the checkpoint at `path` holds.
+
+    Args:
+        serve: makes a model of that layout.
 
     Raises:
         CheckpointError: no such file, or not a whole checkpoint; the text is one line.
     """
-    path = config.resume
-    assert path is not None
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -71,7 +95,7 @@ def open_checkpoint(config: ServerConfig, rule: Rule) -> ServedModel:
                     f"--resume {path}: not a checkpoint of Leash, format {FORMAT}"
                 )
             layout = Layout.unpack(bytes.fromhex(metadata.get("layout", "")))
-            model = ServedModel(layout, config.chunk_kib * 1024, config, rule)
+            model = serve(layout)
             _load(model, file.keys(), file.get_tensor)
             return model
     except FileNotFoundError as error:
@@ -87,31 +111,31 @@ def tensors_of(layout: Layout, slab: Slab) -> Iterator[tuple[str, npt.NDArray[An
         yield slot.name, flat.reshape(slot.shape)
 
 
-def _momentum_tensors(model: ServedModel) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+def _momentum_tensors(model: WholeModel) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     slab = np.zeros(model.layout.nbytes, np.uint8)
     for chunk in _parameter_chunks(model):
-        model.shard.momentum(chunk.index, slab[chunk.start : chunk.stop].data)
+        model.shard_of(chunk.index).momentum(chunk.index, slab[chunk.start : chunk.stop].data)
     kinds = {slot.name: slot.kind for slot in model.layout.slots}
     for name, tensor in tensors_of(model.layout, slab):
         if kinds[name] == "parameter":
             yield MOMENTUM + name, tensor
 
 
-def _load(model: ServedModel, keys: list[str], read: Callable[[str], npt.NDArray[Any]]) -> None:
+def _load(model: WholeModel, keys: list[str], read: Callable[[str], npt.NDArray[Any]]) -> None:
     slab = np.zeros(model.layout.nbytes, np.uint8)
     names = set(keys)
     views = dict(tensors_of(model.layout, slab))
     for slot in model.layout.slots:
         views[slot.name][...] = _checked(slot, slot.name, names, read)
     for chunk in model.chunks:
-        model.shard.init(chunk.index, slab[chunk.start : chunk.stop].data)
+        model.shard_of(chunk.index).init(chunk.index, slab[chunk.start : chunk.stop].data)
     if not any(name.startswith(MOMENTUM) for name in names):
         return
     for slot in model.layout.slots:
         if slot.kind == "parameter":
             views[slot.name][...] = _checked(slot, MOMENTUM + slot.name, names, read)
     for chunk in _parameter_chunks(model):
-        model.shard.load_momentum(chunk.index, slab[chunk.start : chunk.stop].data)
+        model.shard_of(chunk.index).load_momentum(chunk.index, slab[chunk.start : chunk.stop].data)
 
 
 def _checked(
@@ -127,5 +151,5 @@ def _checked(
     return tensor
 
 
-def _parameter_chunks(model: ServedModel) -> list[Chunk]:
+def _parameter_chunks(model: WholeModel) -> list[Chunk]:
     return [chunk for chunk in model.chunks if chunk.kind == "parameter"]

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from ps.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
 from ps.bench_options import BenchConfig as BenchConfig  # noqa: PLC0414  # ps.cli finds it here
@@ -12,6 +12,11 @@ from ps.policy import choose_rule
 from ps.settings import Options, check_not_negative, check_positive, option
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
+
+INT8_BLOCKS: Final = (64, 65536)  # smallest and largest
+TOPK_RATIO_MAX: Final = 0.5  # beyond it the indices cost more than they save
+MAX_SHARDS: Final = 64
+SHARDS_HELP: Final = "server processes that share the model, 1 to 64; workers talk to all of them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +73,8 @@ class ServerOptions(Options):
 
     bind: str = option(
         DEFAULT_ADDRESS,
-        "where to listen; port P takes control messages and P+1 data, 0 or * takes two free ports",
+        "where to listen; port P takes control messages and P+1 data, each further shard the next; "
+        "0 or * takes free ports",
         metavar="tcp://IP:PORT",
     )
     workers: int = option(1, "how many workers take part, with the ranks 1 to N", metavar="N")
@@ -87,6 +93,7 @@ class ServerOptions(Options):
     )
     chunk_kib: int = option(1024, "size of a chunk; a multiple of 64", metavar="KIB")
     window: int = option(16, "chunks that one worker may have in flight", metavar="CHUNKS")
+    shards: int = option(1, SHARDS_HELP, metavar="N")
     observers: int = option(
         0, "evaluators to wait for before the start, beside the workers", metavar="N"
     )
@@ -100,6 +107,7 @@ class ServerOptions(Options):
         parse_learners(self.learners, self.workers)
         check_positive(self, "workers", "evict_s", "rejoin_s", "window")
         check_not_negative(self, "observers")
+        check_shards(self.shards)
         if self.chunk_kib < 64 or self.chunk_kib % 64:
             raise UsageError(f"--chunk-kib {self.chunk_kib}: give a multiple of 64")
         if self.this_rank != 0:
@@ -176,10 +184,41 @@ class TrainingOptions(Options):
     dropout: bool = option(True, "dropout in the models that have it")
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     threads: int = option(1, "threads that torch uses in one worker", metavar="N")
+    overlap: bool = option(
+        True,
+        "send gradients while backward still computes others; a model that runs backward through "
+        "a parameter more than once a step needs --no-overlap",
+    )
 
     def check(self) -> None:
         super().check()
         check_positive(self, "batch_size", "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransportOptions(Options):
+    title: ClassVar[str] = "transport"
+
+    transport: Literal["auto", "tcp", "shm"] = option(
+        "auto", "shm: memory shared with a server on this host; auto: that where it is possible, "
+        "otherwise tcp",
+    )  # fmt: skip
+    codec: Literal["f32", "bf16", "f16", "int8", "topk"] = option(
+        "f32", "how gradients are written: bf16 and f16 halve them, and the parameters too; int8 "
+        "quarters them; topk sends the largest alone",
+    )  # fmt: skip
+    int8_block: int = option(256, "values that share a scale of int8", metavar="VALUES")
+    topk_ratio: float = option(0.01, "share of a chunk's values that topk sends")
+
+    def check(self) -> None:
+        super().check()
+        block = self.int8_block
+        if not INT8_BLOCKS[0] <= block <= INT8_BLOCKS[1] or block & (block - 1):
+            raise UsageError(f"--int8-block {block}: give a power of two from {INT8_BLOCKS[0]} to "
+                             f"{INT8_BLOCKS[1]}")  # fmt: skip
+        if not 0 < self.topk_ratio <= TOPK_RATIO_MAX:
+            raise UsageError(f"--topk-ratio {self.topk_ratio}: give a number above 0, and at most "
+                             f"{TOPK_RATIO_MAX}")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +276,10 @@ class ServerConfig(ServerOptions, RuleOptions, OptimizerOptions, TaskOptions, Ru
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerConfig(ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, StragglerOptions):
+class WorkerConfig(
+    ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, TransportOptions,
+    StragglerOptions,
+):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 
     def check(self) -> None:
@@ -253,16 +295,18 @@ class LaunchOptions(Options):
     title: ClassVar[str] = "launch"
 
     workers: int = option(2, "how many workers to start on this machine", metavar="N")
+    shards: int = option(1, SHARDS_HELP, metavar="N")
 
     def check(self) -> None:
         super().check()
         check_positive(self, "workers")
+        check_shards(self.shards)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig(
-    LaunchOptions, TaskOptions, RuleOptions, OptimizerOptions, TrainingOptions, StragglerOptions,
-    RunOptions,
+    LaunchOptions, TaskOptions, RuleOptions, OptimizerOptions, TrainingOptions, TransportOptions,
+    StragglerOptions, RunOptions,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
@@ -325,3 +369,9 @@ class DoctorConfig(Options):
         super().check()
         if self.server is not None:
             split_address(self.server)
+
+
+def check_shards(shards: int) -> None:
+    """Raises UsageError for a number of shards that no run can have."""
+    if not 1 <= shards <= MAX_SHARDS:
+        raise UsageError(f"--shards {shards}: give 1 to {MAX_SHARDS}")

@@ -13,12 +13,13 @@ from typing import Any, Final, TypeAlias
 import msgpack
 
 from ps.config import ServerConfig
-from ps.data import DataPlane
-from ps.errors import HeaderError, LayoutError, ProtocolError
+from ps.errors import HeaderError, LayoutError, ProtocolError, shown
 from ps.layout import Layout
 from ps.members import DONE, EVICTED, Member, Members
 from ps.metrics import Metrics
 from ps.policy import Rule
+from ps.shards import Shards
+from ps.wire.codecs import CODECS
 from ps.wire.frames import error_message
 from ps.wire.messages import (
     STOPPED_BY_TIMEOUT,
@@ -53,8 +54,7 @@ class Coordinator:
         rule: Rule,
         members: Members,
         metrics: Metrics,
-        data: DataPlane,
-        data_ports: list[int],
+        shards: Shards,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stopping: str = ""
@@ -62,8 +62,7 @@ class Coordinator:
         self._rule: Final = rule
         self._members: Final = members
         self._metrics: Final = metrics
-        self._data: Final = data
-        self._data_ports: Final = data_ports
+        self._shards: Final = shards
         self._now: Final = now
         self._deserted_s: float | None = None  # since when no worker has been live
         self._handlers: Final = {
@@ -94,17 +93,18 @@ class Coordinator:
         if msg.role == "worker" and payload is None:
             raise LayoutError("hello: expected the worker's layout as payload")
         # All of the checks come first: a hello that is refused must not choose the run's model.
+        codec = _agreed_codec(msg.codecs)
         self._members.require_room(msg.worker)
         layout = Layout.unpack(payload) if payload is not None else None
         if layout is not None:
-            self._data.require_layout(layout)
+            self._shards.require_layout(layout)
         member, before = self._members.hello(msg.worker, msg.name)
         if before is not None:
             self._leave(before, "replaced")
-        first_step = 0 if member.is_observer else self._data.join(member.worker)
+        first_step = self._shards.join(member)
         self._metrics.join(member.worker, member.incarnation, member.name, first_step)
         self._start_if_complete()
-        return self._welcome(member, first_step), self._layout_payload()
+        return self._welcome(member, first_step, codec), self._layout_payload()
 
     def _on_beat(self, msg: Beat, _: bytes | None) -> Answer:
         member = self._members.require_current(msg.worker, msg.incarnation)
@@ -115,7 +115,7 @@ class Coordinator:
             self._metrics.started,
             missing,
             self._initializer == msg.worker,
-            self._initialized,
+            self._shards.initialized,
             self._metrics.epoch,
             self.finished,
             self.stopping if ends_now else "",
@@ -195,11 +195,12 @@ class Coordinator:
             "stopping": self.stopping,
             "missing": [] if self._metrics.started else self._members.missing,
             "observers": len(self._members.observers),
-            "data_ports": self._data_ports,
+            "shards": self._config.shards,
+            "data_ports": self._shards.ports,
             "chunk_nbytes": self._config.chunk_kib * 1024,
-            "initialized": self._initialized,
-            "model_nbytes": self._data.model.layout.nbytes if self._data.model else 0,
-            "parked": self._data.parked,
+            "initialized": self._shards.initialized,
+            "model_nbytes": self._shards.layout.nbytes if self._shards.layout else 0,
+            "parked": self._shards.parked,
             "table": rows,
         }
 
@@ -208,42 +209,42 @@ class Coordinator:
     def _leave(self, member: Member, state: str) -> None:
         self._members.leave(member, state)
         self._metrics.leave(member.worker, member.incarnation, state)
+        self._shards.leave(member, state)
         if not member.is_observer:
-            self._data.leave(member.worker)
             self._metrics.complete_epochs(self._members)
             if self._metrics.started and not self._members.live:
                 self._metrics.end()
 
     @property
-    def _initialized(self) -> bool:
-        return self._data.model is not None and self._data.model.initialized
-
-    @property
     def _initializer(self) -> int | None:
         """The rank whose values every chunk begins with: the lowest live one."""
         live = self._members.live
-        return live[0].worker if self._metrics.started and live and not self._initialized else None
+        awaited = self._metrics.started and not self._shards.initialized
+        return live[0].worker if awaited and live else None
 
     def _start_if_complete(self) -> None:
         complete = len(self._members.observers) >= self._config.observers
         if not self._metrics.started and not self._members.missing and complete:
             self._metrics.start([m.worker for m in self._members.live])
+            self._shards.start()
 
-    def _welcome(self, member: Member, first_step: int) -> Welcome:
+    def _welcome(self, member: Member, first_step: int, codec: str) -> Welcome:
         return Welcome(
             member.worker,
             member.incarnation,
             first_step,
             chunk_nbytes=self._config.chunk_kib * 1024,
             window=self._config.window,
-            data_ports=self._data_ports,
+            data_ports=self._shards.ports,
             beat_s=self._config.evict_s / BEATS_PER_EVICTION,
             evict_s=float(self._config.evict_s),
             settings=self._settings(),
+            first_chunks=self._shards.first_chunks,
+            codec=codec,
         )
 
     def _layout_payload(self) -> bytes | None:
-        return self._data.model.layout.pack() if self._data.model else None
+        return self._shards.layout.pack() if self._shards.layout else None
 
     def _settings(self) -> dict[str, Any]:
         config = self._config
@@ -272,3 +273,12 @@ class Coordinator:
             "state": member.state,
             "silence_s": round(self._members.silence_s(member), 1),
         }
+
+
+def _agreed_codec(offered: list[str]) -> str:
+    """The first codec for gradients that both sides know; HeaderError if there is none."""
+    known = [name for name, codec in CODECS.items() if codec.dtype == "f32"]
+    for name in offered:
+        if name in known:
+            return name
+    raise HeaderError(f"hello.codecs: expected one of {', '.join(known)}, got {shown(offered)}")

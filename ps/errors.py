@@ -20,8 +20,10 @@
         ├── ResyncError         resync           a gap in the steps; carries the server's clock
         ├── NonfiniteError      nonfinite        a NaN or an infinity in a gradient
         ├── TooManyError        too_many         a limit of the server is reached
+        ├── SegmentError        bad_segment      a worker's memory that the server cannot share
         ├── SupersededError     superseded       a newer request took this one's place
         └── StoppingError       stopping         the server is about to end, and says why
+            └── ShardLostError  stopping         a process of the server is gone
 """
 
 import reprlib
@@ -108,6 +110,10 @@ class TooManyError(ProtocolError):
     code = "too_many"
 
 
+class SegmentError(ProtocolError):
+    code = "bad_segment"
+
+
 class SupersededError(ProtocolError):
     code = "superseded"
 
@@ -116,10 +122,15 @@ class StoppingError(ProtocolError):
     code = "stopping"
 
 
+class ShardLostError(StoppingError):
+    """A process of the server is gone, or no longer answers. Its text names it."""
+
+
 _ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (
     ProtocolError, HeaderError, FrameCountError, PayloadSizeError, LayoutError,
     LayoutMismatchError, UnknownChunkError, UnknownWorkerError, NotReadyError, FencedError,
-    EvictedError, ResyncError, NonfiniteError, TooManyError, SupersededError, StoppingError,
+    EvictedError, ResyncError, NonfiniteError, TooManyError, SegmentError, SupersededError,
+    StoppingError,
 )  # fmt: skip
 ERROR_BY_CODE: Final = {cls.code: cls for cls in _ON_THE_WIRE}
 

@@ -1,4 +1,4 @@
-"""What a model looks like from outside: names ▸ offsets ▸ chunks.
+"""What a model looks like from outside: names ▸ offsets ▸ chunks ▸ shards.
 
 ::
 
@@ -11,10 +11,11 @@ each group begins at a multiple of 64 bytes. A chunk never crosses from one grou
 so it holds numbers of one dtype and one kind.
 """
 
+import bisect
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -188,6 +189,19 @@ class Layout:
                 "expected slots in the order of their groups, in the shortest msgpack form"
             )
         return layout
+
+
+def assign(chunks: Sequence[Chunk], shards: int) -> list[int]:
+    """The number of each shard's first chunk; its last one comes before the next shard's first.
+
+    Shard k begins behind the chunks whose middle lies within the first k/shards of all bytes, but
+    not before chunk 1: chunk 0 is shard 0's. A shard may be left without any.
+    """
+    ends = list(itertools.accumulate(chunk.nbytes for chunk in chunks))
+    middles = [2 * end - chunk.nbytes for chunk, end in zip(chunks, ends, strict=True)]  # doubled
+    # Whole numbers throughout: everybody cuts alike.
+    cuts = (2 * k * ends[-1] // shards for k in range(1, shards))
+    return [0, *(max(1, bisect.bisect_right(middles, cut)) for cut in cuts)]
 
 
 def _slot_from_row(row: Any) -> Slot:

@@ -81,13 +81,22 @@ class Members:
         Raises what `require_room` raises.
         """
         self.require_room(worker)
-        member = Member(worker, next(self._incarnations), name, self._now())
+        return self.admit(worker, next(self._incarnations), name)
+
+    def admit(self, worker: int, incarnation: int, name: str) -> tuple[Member, Member | None]:
+        """The same for one whose incarnation was given by the coordinator."""
+        member = Member(worker, incarnation, name, self._now())
         if member.is_observer:
             self.observers[member.incarnation] = member
             return member, None
         before = self.workers.get(worker)
         self.workers[worker] = member
         return member, before if before and before.state == LIVE else None
+
+    def find(self, worker: int, incarnation: int) -> Member | None:
+        """The live member of this incarnation, if there is one."""
+        member = self.workers.get(worker) if worker else self.observers.get(incarnation)
+        return member if member and member.incarnation == incarnation else None
 
     def require_current(self, worker: int, incarnation: int) -> Member:
         """The live member that sent this, noted as heard of.
@@ -125,6 +134,17 @@ class Members:
         """Nobody is blamed for a time in which the server itself did not listen."""
         for member in (*self.workers.values(), *self.observers.values()):
             member.heard_s += seconds
+
+    def note_heard(self, workers: Iterable[int]) -> None:
+        """These live workers gave a sign of life, to another shard."""
+        for worker in workers:
+            member = self.workers.get(worker)
+            if member is not None and member.state == LIVE:
+                member.heard_s = self._now()
+
+    def heard_since(self, then_s: float) -> list[int]:
+        """The live workers that were heard of after `then_s`."""
+        return [m.worker for m in self.live if m.heard_s > then_s]
 
     def silence_s(self, member: Member) -> float:
         return self._now() - member.heard_s

@@ -2,12 +2,12 @@
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ps._core import Reply
+from ps.counts import DataCounts, together
 from ps.errors import ProtocolError
 from ps.events import EventLog
 from ps.members import Members
@@ -73,14 +73,9 @@ class Metrics:
         self.workers: dict[int, WorkerCounts] = {}
         self.evaluations: list[Evaluation] = []
         self.epoch: int = 0  # completed by every worker
-        self.refusals: Counter[str] = Counter()  # by error code
-        self.duplicates: int = 0
-        self.nonfinite_chunks: int = 0
+        self.own: Final = DataCounts()  # of this process
+        self.of_shards: dict[int, DataCounts] = {}  # of the others, as they told it last
         self.evictions: int = 0
-        self.max_lag: int = 0
-        self.max_staleness: int = 0
-        self._staleness_sum: int = 0
-        self._replies: int = 0
         self._rule: Final = rule
         self._events: Final = events
         self._step_events: Final = step_events if events.is_open else 0
@@ -131,10 +126,7 @@ class Metrics:
 
     def reply(self, reply: Reply) -> None:
         """A push was answered."""
-        self._replies += 1
-        self._staleness_sum += reply.staleness
-        self.max_staleness = max(self.max_staleness, reply.staleness)
-        self.max_lag = max(self.max_lag, reply.lag)
+        self.own.reply(reply)
         if reply.chunk == 0:
             self.workers[reply.worker].lag = reply.lag
             if self._records(reply.step):
@@ -144,16 +136,24 @@ class Metrics:
                 )  # fmt: skip
 
     def duplicate(self, worker: int, chunk: int, step: int) -> None:
-        self.duplicates += 1
+        self.own.duplicates += 1
         self._events.write("duplicate", worker=worker, chunk=chunk, step=step)
 
     def nonfinite(self, worker: int, chunk: int, step: int, slot: str) -> None:
-        self.nonfinite_chunks += 1
+        self.own.nonfinite_chunks += 1
         self._events.write("nonfinite", worker=worker, chunk=chunk, step=step, slot=slot)
 
     def refused(self, error: ProtocolError) -> None:
         if error.code not in NO_REFUSALS:
-            self.refusals[error.code] += 1
+            self.own.refusals[error.code] += 1
+
+    def happened(self, event: str, details: dict[str, Any]) -> None:
+        """Another shard has an event to tell of."""
+        self._events.write(event, **details)
+
+    def shard_lost(self, shard: int, process: int, how: str) -> None:
+        self._events.write("shard_lost", shard=shard, process=process, how=how)
+        self._events.flush()
 
     def report(self, msg: Report) -> None:
         """What a worker tells of its training: its loss, and how it spends its time."""
@@ -186,6 +186,11 @@ class Metrics:
     # What it comes to.
 
     @property
+    def data(self) -> DataCounts:
+        """The counts of all shards."""
+        return together([self.own, *self.of_shards.values()])
+
+    @property
     def train_seconds(self) -> float:
         if self._started_s is None:
             return 0.0
@@ -207,7 +212,7 @@ class Metrics:
     def summary(self) -> dict[str, Any]:
         """The counted part of summary.json."""
         seconds, last = self.train_seconds, self.evaluations[-1] if self.evaluations else None
-        by_rank = sorted(self.workers.items())
+        by_rank, data = sorted(self.workers.items()), self.data
         return {
             "epochs": self.epoch,
             "steps": self.steps,
@@ -217,14 +222,14 @@ class Metrics:
             "test_accuracy": last.accuracy if last else None,
             "test_loss": last.loss if last else None,
             "test_accuracy_by_epoch": self.accuracy_by_epoch(),
-            "max_lag": self.max_lag,
-            "mean_staleness": round(self._staleness_sum / max(1, self._replies), 3),
-            "max_staleness": self.max_staleness,
+            "max_lag": data.max_lag,
+            "mean_staleness": round(data.mean_staleness, 3),
+            "max_staleness": data.max_staleness,
             "steps_by_worker": {str(w): c.steps for w, c in by_rank},
             "wait_fraction_by_worker": {str(w): round(c.wait_fraction, 4) for w, c in by_rank},
-            "duplicate_pushes": self.duplicates,
-            "nonfinite_chunks": self.nonfinite_chunks,
-            "refused_messages": self.refusals.total(),
+            "duplicate_pushes": data.duplicates,
+            "nonfinite_chunks": data.nonfinite_chunks,
+            "refused_messages": data.refusals.total(),
             "evictions": self.evictions,
         }
 

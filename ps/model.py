@@ -1,37 +1,47 @@
-"""The model as the server keeps it: a layout, its chunks, and the shard that holds the numbers."""
+"""The model as a server process keeps it: a layout, its chunks, and the numbers of some of them."""
 
 import os
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, cast
 
-from ps._core import ChunkSpec, Nonfinite, SgdOptions, Shard
+from ps._core import ChunkSpec, Nonfinite, Outcome, PushResult, Reply, SgdOptions, Shard
 from ps.config import OptimizerOptions
 from ps.errors import LayoutError, UnknownChunkError
-from ps.layout import Chunk, Layout
+from ps.layout import Chunk, Layout, assign
 from ps.policy import Rule
 
+Buffer: TypeAlias = Any  # anything with the buffer protocol
 _NONFINITE: Final = {
     "raise": Nonfinite.RAISE, "skip": Nonfinite.SKIP, "apply": Nonfinite.APPLY,
 }  # fmt: skip
 
 
 class ServedModel:
-    """Layout, chunks and shard of one run."""
+    """Layout and chunks of a run, and one of its shards."""
 
     def __init__(
-        self, layout: Layout, chunk_nbytes: int, options: OptimizerOptions, rule: Rule
-    ) -> None:
-        """Raises:
-        LayoutError: more memory than this host has.
-        UsageError: see `sgd_options`.
+        self, layout: Layout, chunk_nbytes: int, options: OptimizerOptions, rule: Rule, *,
+        shard: int = 0, shards: int = 1,
+    ) -> None:  # fmt: skip
+        """Args:
+            shard: whose chunks to hold, of how many shards.
+
+        Raises:
+            LayoutError: more memory than this host has.
+            UsageError: see `sgd_options`.
         """
         if layout.nbytes > _host_memory_nbytes():
             raise _does_not_fit(layout)
         self.layout: Final = layout
         self.chunk_nbytes: Final = chunk_nbytes
         self.chunks: Final = layout.cut(chunk_nbytes)
-        specs = [ChunkSpec(values=c.values, dtype=c.dtype, kind=c.kind) for c in self.chunks]
+        self.first_chunks: Final = assign(self.chunks, shards)
+        first, stop = [*self.first_chunks, len(self.chunks)][shard : shard + 2]
+        self.own: Final = self.chunks[first:stop]  # those that this process holds
+        specs = [ChunkSpec(values=c.values, dtype=c.dtype, kind=c.kind) for c in self.own]
         try:
-            self.shard: Final = Shard(
+            self.shard: Final = _shard_from(
+                first,
                 specs,
                 sgd_options(options),
                 bound=rule.bound,
@@ -43,14 +53,22 @@ class ServedModel:
             raise _does_not_fit(layout) from error
 
     def chunk(self, index: int) -> Chunk:
-        """Raises UnknownChunkError if the model has no such chunk."""
-        if index >= len(self.chunks):
-            raise UnknownChunkError(f"chunk {index}: expected 0 to {len(self.chunks) - 1}")
+        """Raises UnknownChunkError if the model has no such chunk, or it is another shard's."""
+        if not self.own:
+            raise UnknownChunkError(f"chunk {index}: this shard has no chunk at all")
+        first = self.own[0].index
+        if not first <= index < first + len(self.own):
+            raise UnknownChunkError(f"chunk {index}: expected {first} to {self.own[-1].index}")
         return self.chunks[index]
+
+    def shard_of(self, chunk: int) -> Shard:
+        """Who holds this chunk's numbers."""
+        return self.shard
 
     @property
     def initialized(self) -> bool:
-        return self.shard.initialized_chunks == len(self.chunks)
+        """Every chunk of this process has values."""
+        return self.shard.initialized_chunks == len(self.own)
 
 
 def _does_not_fit(layout: Layout) -> LayoutError:
@@ -70,3 +88,78 @@ def sgd_options(options: OptimizerOptions) -> SgdOptions:
         weight_decay=options.weight_decay,
         nesterov=options.nesterov,
     )
+
+
+# The core numbers the chunks of a shard from 0; everybody else, by the model.
+
+
+def _shard_from(first: int, specs: list[ChunkSpec], options: SgdOptions, **rule: Any) -> Shard:
+    return _Renumbered(first, specs, options, **rule) if first else Shard(specs, options, **rule)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    chunk: int
+    worker: int
+    step: int
+    version: int
+    lag: int
+    staleness: int
+    has_payload: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _PushResult:
+    outcome: Outcome
+    clock: int
+    nonfinite_index: int | None
+    replies: list[Reply]
+
+
+class _Renumbered(Shard):
+    """A shard whose first chunk has another number than 0."""
+
+    def __init__(self, first: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._first: Final = first
+
+    def _by_model(self, replies: list[Reply]) -> list[Reply]:
+        renumbered = [
+            _Reply(
+                r.chunk + self._first, r.worker, r.step, r.version, r.lag, r.staleness,
+                r.has_payload,
+            )
+            for r in replies
+        ]  # fmt: skip
+        return cast(list[Reply], renumbered)
+
+    def init(self, chunk: Any, payload: Buffer) -> bool:
+        return super().init(chunk - self._first, payload)
+
+    def initialized(self, chunk: Any) -> bool:
+        return super().initialized(chunk - self._first)
+
+    def push(
+        self, chunk: Any, worker: Any, step: Any, samples: Any, payload: Buffer, wants_payload: bool
+    ) -> PushResult:
+        r = super().push(chunk - self._first, worker, step, samples, payload, wants_payload)
+        replies = self._by_model(r.replies)
+        return cast(PushResult, _PushResult(r.outcome, r.clock, r.nonfinite_index, replies))
+
+    def pull(self, chunk: Any, worker: Any, out: Buffer) -> int:
+        return super().pull(chunk - self._first, worker, out)
+
+    def leave(self, worker: Any) -> list[Reply]:
+        return self._by_model(super().leave(worker))
+
+    def unpark(self, chunk: Any, worker: Any) -> None:
+        super().unpark(chunk - self._first, worker)
+
+    def has_momentum(self, chunk: Any) -> bool:
+        return super().has_momentum(chunk - self._first)
+
+    def momentum(self, chunk: Any, out: Buffer) -> None:
+        super().momentum(chunk - self._first, out)
+
+    def load_momentum(self, chunk: Any, payload: Buffer) -> None:
+        super().load_momentum(chunk - self._first, payload)

@@ -45,6 +45,20 @@ def spawn(
     )
 
 
+def spawn_module(module: str, inherited_fd: int) -> Process:
+    """Starts `python -m MODULE FD` with one more open file, by whose end it sees that of ours.
+
+    Like all processes of Leash it gets a session of its own.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", module, str(inherited_fd)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[inherited_fd],
+        start_new_session=True,
+        env={"OMP_NUM_THREADS": "1", **os.environ},
+    )
+
+
 def stop_all(processes: Sequence[Process], grace_s: float) -> None:
     """SIGTERM to all at once, SIGKILL to whoever is still there after `grace_s` seconds."""
     running = [p for p in processes if p.poll() is None]

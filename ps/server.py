@@ -2,7 +2,7 @@
 
 The loop takes one message of each socket in turn: control messages are few and small, and a sign of
 life that waits behind gradients would look like silence. One thread does it all; the core releases
-the GIL.
+the GIL. Further shards are processes of their own: see ps.shards.
 """
 
 import os
@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -23,24 +24,20 @@ from ps.checkpoint import open_checkpoint, save_checkpoint
 from ps.config import ServerConfig
 from ps.coordinator import ALL_GONE, Coordinator
 from ps.data import DataPlane, Payload
-from ps.errors import ProtocolError
+from ps.errors import ProtocolError, ShardLostError
 from ps.events import EventLog
 from ps.members import Members
 from ps.metrics import Metrics
 from ps.policy import choose_rule
 from ps.processes import EvaluatorProcess
+from ps.remote import RemoteShards
+from ps.router import DataRouter, send
 from ps.rundir import RunDir
-from ps.sockets import (
-    CONTROL_MAX_NBYTES,
-    CONTROL_QUEUE,
-    bind,
-    data_max_nbytes,
-    data_queue,
-    make_router,
-    receive,
-)
-from ps.wire.frames import CONTROL, DATA, check_payload_count, decode, encode, error_message
-from ps.wire.messages import STOPPED_BY_TIMEOUT, Message, Ok, Params
+from ps.shards import Shards
+from ps.sockets import CONTROL_MAX_NBYTES, CONTROL_QUEUE, bind, make_router, parts, receive
+from ps.waiting import Waiting
+from ps.wire.frames import CONTROL, check_payload_count, decode, error_message
+from ps.wire.messages import STOPPED_BY_TIMEOUT, Message
 
 TICK_S: Final = 0.2
 GRACE_S: Final = 2.0  # for the others to say bye once the server is stopping
@@ -67,6 +64,7 @@ class Server:
 
         Raises:
             UsageError: a setting that cannot be, a port that is taken.
+            ShardLostError: a process of the server did not come up.
         """
         self.rule: Final = choose_rule(config.policy, config.staleness)
         ranks = parse_learners(config.learners, config.workers)
@@ -81,21 +79,25 @@ class Server:
         self._events: Final = events
         self.members: Final = Members(ranks, config.evict_s, now)
         self.metrics: Final = Metrics(self.rule, events, config.step_events, now)
-        self.data: Final = DataPlane(config, self.rule, self.members, self.metrics, self._send_data)
+        self.data: Final = DataPlane(
+            config, self.rule, self.members, self.metrics, self._data_router.send
+        )
+        self.shards: Final = Shards(
+            self.data, self.data_port, self._remote, self.members, self.metrics
+        )
         self.coordinator: Final = Coordinator(
-            config, self.rule, self.members, self.metrics, self.data, [self.data_port], now
+            config, self.rule, self.members, self.metrics, self.shards, now
         )
         self._signal = 0
         self._ended = "failed"  # unless the loop comes to its end
-        self._unreading: list[Message] = []  # answers that their peers left no room for
-        if config.resume is not None:
-            self.data.model = open_checkpoint(config, self.rule)
         self._status = 0
         self._stop_deadline_s: float | None = None
         self._next_tick_s = self._next_progress_s = now()
         self._looked_s = time.monotonic()
         self._checkpointed_epoch = 0
         self._shown: dict[str, Any] = {}
+        if config.resume is not None:
+            self._resume(config.resume)
 
     # Life.
 
@@ -103,21 +105,31 @@ class Server:
         """Makes and binds the sockets; returns the address at which a local process finds us."""
         config = self._config
         host, port = split_address(address_of(config.bind, config.ps_ip, config.ps_port))
-        max_nbytes = data_max_nbytes(config.chunk_kib * 1024)
         self._control = make_router(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES)
-        self._data = make_router(self._context, data_queue(config.window), max_nbytes)
         try:
             self._control_port = bind(self._control, host, port)
-            self.data_port = bind(self._data, host, port + 1 if port else 0)
+            self._data_router = DataRouter(self._context, config, host, port + 1 if port else 0)
+            self.data_port = self._data_router.port
+            self._remote = RemoteShards(config, port + 2 if port else 0)
         except BaseException:
             self._context.destroy(linger=0)
             raise
-        self._poller = zmq.Poller()
-        self._poller.register(self._control, zmq.POLLIN)
-        self._poller.register(self._data, zmq.POLLIN)
-        self._serve = {self._control: self._on_control, self._data: self._on_data}
+        self._sources = Waiting()
+        for socket in (self._control, self._data_router.socket):
+            self._sources.add(socket)
+        for shard in self._remote.all:
+            self._sources.add(shard.fd)
         local = "127.0.0.1" if host in ("*", "0.0.0.0") else host
         return f"tcp://{local}:{self._control_port}"
+
+    def _resume(self, path: str) -> None:
+        try:
+            open_checkpoint(path, self.shards.require_layout)
+            self.shards.count_up()  # so that nobody is asked for first values
+        except BaseException:
+            self._remote.close()
+            self._context.destroy(linger=0)
+            raise
 
     def run(self) -> int:
         """Serves until the run is over; returns the exit status."""
@@ -125,12 +137,12 @@ class Server:
             self._evaluator.start(self.address)
         try:
             while not self._over():
-                for socket, _ in self._poller.poll(int(TICK_S * 1000)):
-                    if frames := receive(socket):
-                        self._serve[socket](frames)
+                for source in self._sources.wait(int(TICK_S * 1000)):
+                    self._serve(source)
                 self._evict_unreading()
                 if self._now() >= self._next_tick_s:
                     self._tick()
+            self._count_up()
             self._ended = self.coordinator.stopping or "done"
         finally:
             self._close()
@@ -141,12 +153,14 @@ class Server:
         if not self.coordinator.stopping:
             self.coordinator.stopping = reason
             self._status = status
-            self.data.stop(reason)
+            self.shards.stop(reason)
             self._stop_deadline_s = self._now() + GRACE_S
 
     def announce(self) -> None:
         """Says where the server listens; --ready-fd is for a program that waits for it."""
-        self._say(f"listening at {self.address}, {len(self.members.ranks)} workers, {self.rule}")
+        shards = f", {self._config.shards} shards" if self._config.shards > 1 else ""
+        workers = len(self.members.ranks)
+        self._say(f"listening at {self.address}, {workers} workers, {self.rule}{shards}")
         if self._config.ready_fd is not None:
             os.write(self._config.ready_fd, self.address.encode())
             os.close(self._config.ready_fd)
@@ -175,6 +189,7 @@ class Server:
         self._next_tick_s = self._now() + TICK_S
         self._excuse_own_silence()
         self.coordinator.tick()
+        self._attend_shards()
         if self._signal:
             self.stop(signal.Signals(self._signal).name, 128 + self._signal)
         if self.coordinator.deserted:
@@ -192,6 +207,22 @@ class Server:
         if self._looked_s - looked_s > AWAY_S:
             self.members.excuse(self._looked_s - looked_s)
 
+    def _attend_shards(self) -> None:
+        """Takes what they tell; without all of them there is no whole model to train."""
+        self.shards.attend()
+        if self.shards.lost:
+            self.stop(self.shards.lost, 1)
+        if self.shards.asked:
+            who, number = self.shards.asked
+            self.stop(f"{who} was told to end: {signal.Signals(number).name}", 128 + number)
+
+    def _count_up(self) -> None:
+        """What the summary says is what all shards have counted, to the last message."""
+        try:
+            self.shards.count_up()
+        except ShardLostError:
+            self._attend_shards()
+
     def _look_after_evaluator(self) -> None:
         """Without it a run does not start; once it has, nobody who trains stops for it."""
         failure = self._evaluator.failure() if self._evaluator else None
@@ -204,18 +235,38 @@ class Server:
             self._show("evaluator", f"{told}; the run goes on without it", str)
 
     def _close(self) -> None:
-        self._say_end()
-        if self._run_dir:
-            self._write_results(self._run_dir)
-        self._events.close()
-        self._context.destroy(linger=200)
-        if self._evaluator:
-            self._evaluator.stop()
+        try:
+            self._say_end()
+            if self._run_dir:
+                self._write_results(self._run_dir)
+            self._events.close()
+        finally:
+            self._context.destroy(linger=200)
+            self._remote.close()
+            if self._evaluator:
+                self._evaluator.stop()
 
     # Messages.
 
+    def _serve(self, source: zmq.Socket[bytes] | int) -> None:
+        """Takes what has come to a socket, or all that a shard has told on its link."""
+        if isinstance(source, int):
+            self._attend_shards()
+            if self.shards.lost:
+                self._ignore_links()
+        elif source is self._control:
+            if frames := receive(source):
+                self._on_control(frames)
+        else:
+            self._data_router.take(self.data.receive)
+
+    def _ignore_links(self) -> None:
+        """The run is about to end, and a link that has ended would keep the loop awake."""
+        for shard in self._remote.all:
+            self._sources.remove(shard.fd)
+
     def _on_control(self, frames: list[zmq.Frame]) -> None:
-        route, header, payloads = _parts(frames)
+        route, header, payloads = parts(frames)
         answer: Message
         payload: Payload = None
         try:
@@ -228,55 +279,12 @@ class Server:
             answer, payload = self.coordinator.answer(
                 message, payloads[0].bytes if payloads else None
             )
-        self._send(self._control, route, answer, payload)
-
-    def _on_data(self, frames: list[zmq.Frame]) -> None:
-        route, header, payloads = _parts(frames)
-        try:
-            message = decode(header, DATA)
-            check_payload_count(message, len(payloads))
-        except ProtocolError as error:
-            self.metrics.refused(error)
-            self._send_data(route, error_message(error), None)
-        else:
-            self.data.handle(route, message, payloads[0] if payloads else None)
-
-    def _send_data(self, route: bytes, message: Message, payload: Payload) -> None:
-        if not self._send(self._data, route, message, payload):
-            # With credits no queue is full: this peer sends, and does not read. Not now: it would
-            # release further answers in the middle of those that are being sent.
-            self._unreading.append(message)
+        send(self._control, route, answer, payload)
 
     def _evict_unreading(self) -> None:
-        """Leaves workers behind whose answers could not be sent.
-
-        An `error` may be the answer to anybody who writes a worker's rank into a header; only the
-        worker itself gets anything else.
-        """
-        for message in self._unreading:
-            if isinstance(message, (Params, Ok)):
-                self.coordinator.evict(message.worker)
-        self._unreading.clear()
-
-    def _send(
-        self, socket: zmq.Socket[bytes], route: bytes, message: Message, payload: Payload
-    ) -> bool:
-        """Sends to one peer; False if it does not read. A peer that is gone misses it."""
-        more = zmq.SNDMORE | zmq.DONTWAIT
-        try:
-            socket.send(route, more)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            return True  # it asks again when it comes back, or is evicted
-        if payload is None:
-            socket.send(encode(message), zmq.DONTWAIT)
-            return True
-        socket.send(encode(message), more)
-        socket.send(payload, zmq.DONTWAIT, copy=not isinstance(payload, zmq.Frame))
-        return True
+        """Leaves workers behind whose answers could not be sent."""
+        for worker in (*self._data_router.take_unreading(), *self.shards.take_unreading()):
+            self.coordinator.evict(worker)
 
     # What people see, and what stays.
 
@@ -316,9 +324,18 @@ class Server:
             and self.metrics.epoch // every > self._checkpointed_epoch // every
         ):
             self._checkpointed_epoch = self.metrics.epoch
-            if self.data.model is not None:
-                path = self._run_dir.checkpoint(f"epoch-{self.metrics.epoch}")
-                save_checkpoint(self.data.model, path)
+            self._save(self._run_dir.checkpoint(f"epoch-{self.metrics.epoch}"))
+
+    def _save(self, path: Path) -> None:
+        """Writes a checkpoint of the whole model, if all of it has values and is there."""
+        model = self.shards.model
+        if model is None or not self.shards.initialized:
+            return
+        try:
+            with self.shards.held():
+                save_checkpoint(model, path)
+        except ShardLostError as error:
+            self._say(f"no checkpoint {path.name}: {error}")
 
     def _write_results(self, run_dir: RunDir) -> None:
         settings = {
@@ -331,14 +348,7 @@ class Server:
         }
         outcome = {"ended": self._ended}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
-        if self.data.model is not None and self.data.model.initialized:
-            save_checkpoint(self.data.model, run_dir.checkpoint("final"))
-
-
-def _parts(frames: list[zmq.Frame]) -> tuple[bytes, bytes, list[zmq.Frame]]:
-    """Route, header, and what came after it; an empty header where there was none."""
-    header = frames[1].bytes if len(frames) > 1 else b""
-    return frames[0].bytes, header, frames[2:]
+        self._save(run_dir.checkpoint("final"))
 
 
 def serve(config: ServerConfig) -> int:

@@ -74,6 +74,12 @@ def receive(socket: zmq.Socket[bytes], flags: int = zmq.DONTWAIT) -> list[zmq.Fr
     return frames
 
 
+def parts(frames: list[zmq.Frame]) -> tuple[bytes, bytes, list[zmq.Frame]]:
+    """Route, header, and what came after it; an empty header where there was none."""
+    header = frames[1].bytes if len(frames) > 1 else b""
+    return frames[0].bytes, header, frames[2:]
+
+
 def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
     """Binds to tcp://host:port, port 0 being any free one; returns the port.
 

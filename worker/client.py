@@ -4,26 +4,31 @@ client = Client(address, layout, rank=1)
 client.begin(parameters)                        # waits for the others; fills the slab
 info = client.push_pull(gradients, parameters, samples=100)
 client.close("done")
+
+A step may also be a stream, in which chunks leave as they become ready:
+
+client.begin_step(gradients, parameters, samples=100)
+client.advance(first_ready=7)                   # the chunks from 7 to the last; never waits
+info = client.finish_step()
 """
 
 import math
 import os
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import zmq
 
 from ps.addresses import split_address
 from ps.control import ControlChannel, request_state
-from ps.errors import LayoutMismatchError, LeashError, StoppingError
+from ps.errors import LayoutMismatchError, LeashError, ProtocolError, StoppingError, UsageError
 from ps.layout import Chunk, Layout
-from ps.wire.codecs import check_size, codec_for
 from ps.wire.messages import (
     STOPPED_BY_TIMEOUT,
     Beaten,
@@ -33,17 +38,19 @@ from ps.wire.messages import (
     Ok,
     Params,
     Pull,
-    PushPull,
     Report,
     Welcome,
 )
-from worker.exchange import DataChannel
+from worker.attach import attach_segment
+from worker.channel import Answer, DataChannel
+from worker.encoding import Encoder, Encoding
+from worker.exchange import Exchange
 from worker.liveness import Liveness
+from worker.memory import Slab, SlabMemory
+from worker.transport import SegmentTransport, Step, TcpTransport, Transport, store_payload
 
 BYE_TIMEOUT_S: Final = 1.0
 OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
-
-Slab = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,8 @@ class Client:
 
     def __init__(
         self, address: str, layout: Layout, *, rank: int = 0, wait_s: float = 30.0,
-        name: str | None = None,
+        name: str | None = None, transport: str = "auto", encoding: Encoding | None = None,
+        memory: SlabMemory | None = None, say: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
         """Says hello.
 
@@ -71,57 +79,116 @@ class Client:
             layout: of this process's model; the run has one layout.
             rank: the worker's number, from 1; 0 for an observer.
             wait_s: seconds to wait for the server to answer.
+            transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
+                takes shared memory where that is possible.
+            encoding: the codec in which gradients travel, and its settings; f32 by default.
+            memory: whose slabs are to be shared with the server; other memory is copied to and
+                from there. With an outbox if the codec is not f32.
+            say: shows a line, such as why shared memory is not possible; stderr by default.
 
         Raises:
             ServerUnreachableError: no server answered.
             ProtocolError: the server refuses, and says why.
+            UsageError: transport "shm" where it is not possible.
         """
         self.address: Final = address
         self.layout: Final = layout
         self.rank: Final = rank
         self._wait_s: Final = wait_s
         self._name: Final = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._wants: Final = transport if rank else "tcp"
+        self._encoding = encoding or Encoding()
+        self._owns_memory: Final = memory is None
+        self.memory: Final = memory or SlabMemory(
+            layout.nbytes, has_outbox=self._encoding.codec != "f32"
+        )
+        self.encoder = Encoder(self._encoding, rank, self.memory)
+        self._say: Final = say or _say_on_stderr
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._control: Final = ControlChannel(address, self._context)
         self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
         self._closed = False
+        self._liveness: Liveness | None = None
+        self._exchange: Exchange | None = None
         try:
             self._join()
         except BaseException:
+            self._part()
             self._context.destroy(linger=0)
             raise
 
     def _join(self) -> None:
         role = "worker" if self.rank else "observer"
-        hello = Hello(role, self.rank, self._name)
+        codec = self._encoding.codec
+        codecs = [codec] if codec == "f32" else [codec, "f32"]
         answer, payload = self._control.request(
-            hello, Welcome, payload=self.layout.pack(), timeout_s=self._wait_s
-        )
+            Hello(role, self.rank, self._name, codecs), Welcome, payload=self.layout.pack(),
+            timeout_s=self._wait_s,
+        )  # fmt: skip
         self.welcome: Welcome = answer
         served = Layout.unpack(payload or b"")
         if difference := served.first_difference(self.layout):
             raise LayoutMismatchError(difference)
         self.chunks: tuple[Chunk, ...] = self.layout.cut(self.welcome.chunk_nbytes)
         self.steps: int = self.welcome.first_step - 1
-        self.liveness = Liveness(
-            self.address,
-            self.rank,
-            self.welcome.incarnation,
-            self.welcome.beat_s if self.rank else min(OBSERVER_BEAT_S, self.welcome.beat_s),
-        )
-        self.liveness.start()
+        self._step: Step | None = None
+        self._agree_on_codec()
+        self._connect()
+        self.transport: Transport = self._choose_transport()
+
+    def _connect(self) -> None:
+        welcome = self.welcome
+        beat_s = welcome.beat_s if self.rank else min(OBSERVER_BEAT_S, welcome.beat_s)
+        self._liveness = Liveness(self.address, self.rank, welcome.incarnation, beat_s)
+        self._liveness.start()
         host, _ = split_address(self.address)
-        self._data = DataChannel(
-            self._context,
-            f"tcp://{host}:{self.welcome.data_ports[0]}",
-            self.welcome.window,
-            self.welcome.chunk_nbytes,
-            self.check,
-        )
+        channels = [
+            DataChannel(self._context, f"tcp://{host}:{port}", welcome.window, welcome.chunk_nbytes)
+            for port in welcome.data_ports
+        ]
+        self._exchange = Exchange(channels, self.check)
+        ends = [*welcome.first_chunks[1:], len(self.chunks)]
+        self._owned: tuple[range, ...] = tuple(map(range, welcome.first_chunks, ends))
+
+    def _choose_transport(self) -> Transport:
+        if self._wants == "tcp":
+            return TcpTransport(self.chunks, self.encoder)
+        why_not = attach_segment(self.exchange, self.memory, self.rank, self._incarnation)
+        if why_not is None:
+            return SegmentTransport(self.chunks, self.encoder, self.memory)
+        if self._wants == "shm":
+            raise UsageError(f"--transport shm: {why_not}; take --transport auto or tcp")
+        self._say(f"no shared memory with this server, so TCP: {why_not}")
+        return TcpTransport(self.chunks, self.encoder)
+
+    def _agree_on_codec(self) -> None:
+        """What error feedback holds back stays with this process when it says hello again."""
+        agreed = self.welcome.codec
+        if agreed != self._encoding.codec:
+            self._say(f"the server does not know {self._encoding.codec}: {agreed} instead")
+            self._encoding = Encoding(agreed)
+            self.encoder = Encoder(self._encoding, self.rank, self.memory)
 
     def _part(self) -> None:
-        self._data.close()
-        self.liveness.stop()
+        if self._exchange is not None:
+            self._exchange.close()
+        if self._liveness is not None:
+            self._liveness.stop()
+
+    @property
+    def liveness(self) -> Liveness:
+        assert self._liveness is not None
+        return self._liveness
+
+    @property
+    def exchange(self) -> Exchange:
+        assert self._exchange is not None
+        return self._exchange
+
+    @property
+    def slabs(self) -> list[Slab]:
+        """The two slabs of this worker's memory, which a server on this host may share."""
+        return self.memory.slabs
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -151,24 +218,22 @@ class Client:
         """Fills `parameters` with the values as they are now; returns their least version."""
         versions = []
 
-        def on_reply(reply: Params | Ok, payload: zmq.Frame | None) -> None:
+        def on_reply(reply: Answer, payload: zmq.Frame | None) -> None:
             assert isinstance(reply, Params)
-            self._store(reply, payload, parameters)
+            store_payload(self.chunks, reply, payload, parameters)
             versions.append(reply.version)
 
-        self._data.exchange(
-            [(Pull(self.rank, self._incarnation, c.index, c.dtype), None) for c in self.chunks],
-            on_reply,
-        )
+        self._put((Pull(self.rank, self._incarnation, c.index, c.dtype), None) for c in self.chunks)
+        self.exchange.finish(on_reply)
         return min(versions)
 
     def push_pull(self, gradients: Slab, parameters: Slab, samples: int) -> StepInfo:
         """Pushes a step's gradients and waits for the parameters that the policy grants.
 
         Args:
-            gradients: a slab of this layout; chunks of buffers hold values instead. Unchanged,
-                and not to be changed until this returns.
-            parameters: a slab of this layout, overwritten chunk by chunk.
+            gradients: a slab of this layout; chunks of buffers hold values instead. Unchanged
+                by others until this returns.
+            parameters: a slab of this layout, overwritten chunk by chunk; may be `gradients`.
             samples: behind this gradient: its weight in the mean of bsp.
 
         Raises:
@@ -176,21 +241,49 @@ class Client:
             EvictedError: the server went on without this worker; `rejoin` helps.
             LeashError: whatever else ends this worker's part.
         """
+        self.begin_step(gradients, parameters, samples)
+        return self.finish_step()
+
+    def begin_step(self, gradients: Slab, parameters: Slab, samples: int) -> None:
+        """Opens a step. The arguments are those of `push_pull`."""
         self.check()
+        self.exchange.forget()  # of a step that was broken off
         self.steps += 1
-        replies: list[Params] = []
+        self._step = Step(
+            self.rank, self._incarnation, self.steps, samples, gradients, parameters
+        )  # fmt: skip
+        self._replies: list[Params] = []
+        self._unsent: list[int] = [owned.stop for owned in self._owned]  # chunks from here on left
 
-        def on_reply(reply: Params | Ok, payload: zmq.Frame | None) -> None:
-            assert isinstance(reply, Params)
-            self._store(reply, payload, parameters)
-            replies.append(reply)
+    def advance(self, first_ready: int) -> None:
+        """Sends what may go, in the fixed order; takes the answers that have come. Never waits.
 
-        wait_s = self._data.exchange(self._pushes(gradients, samples), on_reply)
+        Args:
+            first_ready: the gradients of this chunk and all behind it are complete.
+
+        Raises: what `push_pull` raises.
+        """
+        step = self._open_step
+        for shard, owned in enumerate(self._owned):
+            ready = range(self._unsent[shard] - 1, max(first_ready, owned.start) - 1, -1)
+            if not ready:
+                continue
+            self._unsent[shard] = ready[-1]
+            for request, payload in self.transport.pushes(step, ready):
+                self.exchange.channels[shard].put(request, payload)
+        self.exchange.advance(self._on_params)
+
+    def finish_step(self) -> StepInfo:
+        """Sends the rest and waits for all answers. Raises what `push_pull` raises."""
+        step = self._open_step
+        self.advance(0)
+        wait_s = self.exchange.finish(self._on_params)
+        self._step = None
         return StepInfo(
-            self.steps,
-            min(r.version for r in replies),
-            max(r.lag for r in replies),
-            max(r.staleness for r in replies),
+            step.number,
+            min(r.version for r in self._replies),
+            max(r.lag for r in self._replies),
+            max(r.staleness for r in self._replies),
             wait_s,
         )
 
@@ -223,6 +316,8 @@ class Client:
             self._control.request(bye, Ok, timeout_s=BYE_TIMEOUT_S)
         self._control.close()
         self._context.destroy(linger=0)
+        if self._owns_memory:
+            self.memory.close()
 
     def check(self) -> None:
         """Raises what ends this process's part in the run: the server's word, or its own time."""
@@ -236,23 +331,30 @@ class Client:
     def _incarnation(self) -> int:
         return self.welcome.incarnation
 
+    @property
+    def _open_step(self) -> Step:
+        assert self._step is not None, "begin_step comes first"
+        return self._step
+
     def _init(self, parameters: Slab) -> None:
-        self._data.exchange(
-            (
-                (Init(self.rank, self._incarnation, c.index, c.dtype), parameters[c.start : c.stop])
-                for c in self.chunks
-            ),
-            lambda _, __: None,
+        self._put(
+            (Init(self.rank, self._incarnation, c.index, c.dtype), parameters[c.start : c.stop])
+            for c in self.chunks
         )
+        self.exchange.finish(lambda _, __: None)
 
-    def _pushes(self, gradients: Slab, samples: int) -> Iterator[tuple[PushPull, Slab]]:
-        """From the last chunk to the first: one order for all, or full windows could deadlock."""
-        for c in reversed(self.chunks):
-            push = PushPull(self.rank, self._incarnation, self.steps, c.index, c.dtype, samples)
-            yield push, gradients[c.start : c.stop]
+    def _put(self, requests: Iterable[tuple[Any, Any]]) -> None:
+        """Queues requests, each at the shard that owns its chunk."""
+        for request, payload in requests:
+            shard = bisect_right(self.welcome.first_chunks, request.chunk) - 1
+            self.exchange.channels[shard].put(request, payload)
 
-    def _store(self, reply: Params, payload: zmq.Frame | None, parameters: Slab) -> None:
-        assert payload is not None
-        chunk = self.chunks[reply.chunk]
-        check_size(chunk, codec_for(reply.codec, chunk), len(payload))
-        parameters[chunk.start : chunk.stop] = np.frombuffer(payload.buffer, np.uint8)
+    def _on_params(self, reply: Answer, payload: zmq.Frame | None) -> None:
+        if not isinstance(reply, Params):
+            raise ProtocolError(f"unexpected {reply.verb}")
+        self.transport.store(self._open_step, reply, payload)
+        self._replies.append(reply)
+
+
+def _say_on_stderr(text: str) -> None:
+    print(f"leash: {text}", file=sys.stderr, flush=True)

@@ -44,13 +44,14 @@ def run(config: EvaluateConfig) -> int:
     )  # fmt: skip
     model = make_model(task, dataset, device)
     slabs = ModelSlabs(model.named_parameters(), model.named_buffers())
-    client = Client(address, slabs.layout, wait_s=config.wait_s)
+    client = Client(address, slabs.layout, wait_s=config.wait_s, memory=slabs.memory)
     try:
         Evaluator(config, client, slabs, model, dataset).run()
     except StoppingError as stopping:
         print(f"leash evaluate: the server has ended: {stopping}", flush=True)
     finally:
         client.close()
+        slabs.close()
         dataset.close()
     return 0
 
@@ -91,7 +92,7 @@ class Evaluator:
         )
 
     def _evaluate(self, epoch: int) -> None:
-        version = self._client.pull(self._slabs.incoming)
+        version = self._client.pull(self._slabs.parameters)
         self._slabs.scatter()
         loss, accuracy = evaluate(self._model, self._dataset, self._config.test_batch_size)
         welcome = self._client.welcome

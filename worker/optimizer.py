@@ -4,6 +4,13 @@ optimizer = PSOptimizer(model.named_parameters(), server="tcp://10.0.0.1:29500",
 ...
 loss.backward()
 optimizer.step()
+
+With ``overlap=True`` gradients travel while backward still computes others; it has to be told
+beforehand how many samples are behind them:
+
+optimizer.begin_step(samples=len(targets))
+loss_of(model(inputs), targets).backward()
+optimizer.step()
 """
 
 import atexit
@@ -18,6 +25,9 @@ from torch import Tensor
 from ps.errors import EvictedError, UsageError
 from ps.wire.messages import Beaten
 from worker.client import Client, StepInfo
+from worker.encoding import Encoding
+from worker.staging import gpu_of
+from worker.streaming import StepStream
 from worker.tensors import ModelSlabs, NamedTensors
 
 # What the server's optimizer does; told by `welcome`, shown in param_groups.
@@ -30,6 +40,19 @@ class PSOptimizer(torch.optim.Optimizer):
     The optimizer itself (SGD) runs on the server: its learning rate and momentum are options of
     ``leash server``. ``param_groups`` shows them; changing them there is an error, not a silent
     no-op. One process trains one model with one PSOptimizer.
+
+    What differs from torch's own optimizers:
+
+    - step() uses the gradients up: afterwards every ``grad`` is None.
+    - On the processor, parameters in 32 or 64 bits lie in memory that the network reads and writes,
+      in turn in one of two places: ``data_ptr()`` changes with every step. A tensor that shares a
+      parameter's memory (``detach()``, ``data``, an entry of ``state_dict()``) is good until the
+      next step; clone what is to be kept. Everything that goes through the parameter itself works
+      as ever: in-place changes, ``load_state_dict``, tied weights. A parameter that is not
+      contiguous, or shares memory with another, stays where it is and is copied, as on a GPU.
+    - With ``overlap``, a gradient is sent as soon as backward has computed it, and its ``grad`` is
+      None from then on. What changes or reads gradients before step() (clipping, several backward
+      passes that add up, ``zero_grad`` between backward and step) needs ``overlap=False``.
     """
 
     def __init__(
@@ -39,8 +62,12 @@ class PSOptimizer(torch.optim.Optimizer):
         rank: int,
         *,
         buffers: NamedTensors = (),
+        overlap: bool = False,
+        transport: str = "auto",
+        encoding: Encoding | None = None,
         wait_s: float = 30.0,
         on_wait: Callable[[Beaten | None], None] = lambda _: None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         """Joins the run, waits for the other workers, and takes over the common parameters.
 
@@ -51,74 +78,117 @@ class PSOptimizer(torch.optim.Optimizer):
             rank: this worker's number, from 1, unique in the run.
             buffers: ``model.named_buffers()``, if they shall be shared too (batch-norm
                 statistics): after each step every worker has those that were pushed last.
+            overlap: send gradients while backward computes others; see `begin_step`.
+            transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
+                takes shared memory where that is possible.
+            encoding: the codec in which gradients travel, and its settings; f32 by default.
             wait_s: seconds to wait for the server to answer.
             on_wait: called about twice a second while the other workers are missing.
+            say: shows a line, such as why shared memory is not possible; stderr by default.
 
         Raises:
-            UsageError: parameters without names, or nothing to train.
+            UsageError: parameters without names, nothing to train, or transport "shm" where it is
+                not possible.
             ServerUnreachableError: no server answered.
             ProtocolError: the server refuses, and says why.
         """
         groups = _named_groups(params)
         named = [pair for group in groups for pair in group["params"]]
-        self._slabs: Final = ModelSlabs(named, buffers)
-        self.client: Final = Client(server, self._slabs.layout, rank=rank, wait_s=wait_s)
+        encoding = encoding or Encoding()
+        self._slabs: Final = ModelSlabs(
+            named, buffers, gpu=gpu_of(tensor for _, tensor in named),
+            has_outbox=encoding.codec != "f32",
+        )  # fmt: skip
+        self.client: Final = Client(
+            server, self._slabs.layout, rank=rank, wait_s=wait_s, transport=transport,
+            encoding=encoding, memory=self._slabs.memory, say=say,
+        )  # fmt: skip
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0  # times that the server went on without this worker
         try:
             defaults = {name: self.client.settings[name] for name in HYPERPARAMETERS}
             super().__init__([_unnamed(group, defaults) for group in groups], dict(defaults))
             self._hyperparameters: Final = defaults
-            self._slabs.gather_values()
-            self.client.begin(self._slabs.incoming, on_wait)
+            self.client.begin(self._slabs.parameters, on_wait)
             self._slabs.scatter()
+            self._stream: Final = StepStream(self._slabs, self.client, overlap=overlap)
         except BaseException:
             self.client.close("failed")
+            self._slabs.close()
             raise
         # A script that ends without close() must not keep the others waiting.
         atexit.register(self._close_at_exit)
 
+    def begin_step(self, *, samples: int = 1) -> None:
+        """With overlap: says what the gradients weigh that the next backward sends.
+
+        Call it before every backward. Without overlap it may be left out, and step() told instead.
+
+        Args:
+            samples: behind these gradients; only their proportion between workers matters, and
+                only under bsp.
+
+        Raises:
+            UsageError: gradients of a step that has no step() yet were sent already.
+            LeashError: what ended this worker's part during the last backward.
+        """
+        self._check_hyperparameters()
+        self._stream.begin(samples)
+
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
     def step(  # type: ignore[override]
-        self, closure: Callable[[], float | Tensor] | None = None, *, samples: int = 1
+        self, closure: Callable[[], float | Tensor] | None = None, *, samples: int | None = None
     ) -> float | Tensor | None:
         """Pushes the gradients, pulls the parameters, and honours the bound while it waits.
 
         Args:
             closure: computes the loss again and returns it, as in every torch optimizer.
-            samples: behind these gradients; only their proportion between workers matters, and
-                only under bsp.
+            samples: as in `begin_step`, if that was not called; 1 if left out there too.
 
         Raises:
             NonfiniteError: a NaN or an infinity in a gradient, with step and slot.
-            UsageError: a value in ``param_groups`` was changed.
+            UsageError: a value in ``param_groups`` was changed; with overlap, a gradient was
+                computed twice.
             LeashError: the server ended the run, or is gone.
         """
+        self._check_hyperparameters()
         loss = None
         if closure is not None:
+            if self._stream.overlap and not self._stream.is_begun:
+                self._stream.begin(1 if samples is None else samples)
             with torch.enable_grad():
                 loss = closure()
-        self._check_hyperparameters()
-        self._slabs.gather_gradients()
         try:
-            self._info = self.client.push_pull(self._slabs.outgoing, self._slabs.incoming, samples)
+            self._info = self._stream.finish(samples)
         except EvictedError:
             self._rejoin()
-        self._slabs.scatter()
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch.
+
+        Raises:
+            UsageError: with overlap, when gradients of this step were sent already.
+        """
+        if self._stream.is_open:
+            raise UsageError(
+                "zero_grad() between backward and step(): with overlap the gradients are on their "
+                "way; call it before backward, or make PSOptimizer with overlap=False"
+            )
+        super().zero_grad(set_to_none)
 
     def _rejoin(self) -> None:
         """Takes part again; the step during which the server went on is lost, and counted so."""
         self.evictions += 1
         self.client.rejoin()
-        version = self.client.pull(self._slabs.incoming)
+        version = self._stream.recover(self.client.pull)
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
     # What happened in the last step.
 
     @property
     def wait_seconds(self) -> float:
-        """Seconds that the last step spent waiting for replies."""
+        """Seconds that the last step spent waiting for replies, after backward."""
         return self._info.wait_s
 
     @property
@@ -145,11 +215,13 @@ class PSOptimizer(torch.optim.Optimizer):
             reason: "done", "stopped" or "failed"; it stands in the run's events.
         """
         atexit.unregister(self._close_at_exit)
+        self._stream.close()
         self.client.close(reason)
+        self._slabs.close()
 
     def _close_at_exit(self) -> None:
         last: BaseException | None = getattr(sys, "last_value", None)
-        self.client.close(_reason_of(type(last) if last is not None else None))
+        self.close(_reason_of(type(last) if last is not None else None))
 
     def __enter__(self) -> "PSOptimizer":
         return self

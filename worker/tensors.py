@@ -1,85 +1,202 @@
 """The one place where torch memory meets bytes.
 
-A model's parameters, and its floating-point buffers, are copied to and from two slabs: one for what
-is pushed (gradients; the values of buffers) and one for what is pulled. Both live in the memory of
-the CPU, page-locked when the model is on a GPU.
+Two slabs hold a model: one its parameters, the other their gradients. Where torch allows it, the
+model's tensors *are* views of the first, and a gradient moves into the second as soon as it has
+been computed, so that nothing is gathered or scattered. A step's answers overwrite its gradients;
+then the two slabs change places:
+
+::
+
+            slab A                    slab B
+    step 1  parameters ▸ forward      gradients ▸ pushed, answered: parameters
+    step 2  gradients ▸ ...           parameters ▸ forward
+
+Backward reads parameters in one slab while answers come into the other.
 """
 
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ps.errors import UsageError
 from ps.layout import Layout, Slot
-from worker.client import Slab
+from worker.memory import Slab, SlabMemory
+from worker.staging import Gpu, Staging
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 
-_DTYPES: Final = {"f32": torch.float32, "f64": torch.float64}
+_NUMPY_DTYPES: Final = {"f32": np.float32, "f64": np.float64}
+
+
+@dataclass(slots=True)
+class Place:
+    """One of the model's tensors, and its place in either slab, of the slot's dtype and shape."""
+
+    slot: Slot
+    tensor: Tensor
+    values: Tensor  # in the slab of parameters
+    gradient: Tensor  # in the slab of gradients
+    is_view: bool  # the tensor's memory is `values`; others are copied
+
+    @property
+    def is_parameter(self) -> bool:
+        return self.slot.kind == "parameter"
+
+    def source(self) -> Tensor | None:
+        """What is pushed: a gradient, or a buffer's values."""
+        return self.tensor.grad if self.is_parameter else self.tensor
 
 
 class ModelSlabs:
-    """A model's tensors, their layout, and the slabs through which they travel."""
+    """A model's tensors, their layout, and the two slabs."""
 
-    def __init__(self, parameters: NamedTensors, buffers: NamedTensors = ()) -> None:
-        """Args:
+    def __init__(
+        self,
+        parameters: NamedTensors,
+        buffers: NamedTensors = (),
+        *,
+        gpu: Gpu | None = None,
+        has_outbox: bool = False,
+    ) -> None:
+        """Moves the model into a slab, where it can.
+
+        Args:
             parameters: name and tensor, as ``model.named_parameters()`` gives them. Half precision
                 travels as f32, which is how the server keeps it.
             buffers: as ``model.named_buffers()`` gives them. Those that hold no floating-point
                 numbers stay with this worker.
+            gpu: carries the tensors that it holds without making anybody wait. Without it all
+                copies are plain ones.
+            has_outbox: for gradients that a codec rewrites.
 
         Raises:
             UsageError: no parameters, or one that is neither of 16, 32 nor 64-bit floating point.
         """
-        self._tensors: Final[dict[str, tuple[Tensor, bool]]] = {}
+        tensors: dict[str, Tensor] = {}
         slots = []
         for name, tensor in parameters:
             slots.append(Slot(name, _dtype_of(name, tensor), tuple(tensor.shape)))
-            self._tensors[name] = (tensor, True)
+            tensors[name] = tensor
         for name, tensor in buffers:
             if tensor.is_floating_point():
                 slots.append(Slot(name, _dtype_of(name, tensor), tuple(tensor.shape), "buffer"))
-                self._tensors[name] = (tensor, False)
+                tensors[name] = tensor
         if not slots:
             raise UsageError("the model has no parameters: there is nothing to train")
         self.layout: Final = Layout(slots)
-        is_cuda = any(tensor.is_cuda for tensor, _ in self._tensors.values())
-        self._outgoing, self.outgoing = self._slab(is_cuda)
-        self._incoming, self.incoming = self._slab(is_cuda)
+        self.memory: Final = SlabMemory(self.layout.nbytes, has_outbox=has_outbox)
+        self.staging: Final = Staging(gpu, self.memory.slabs) if gpu is not None else None
+        self._now = 0  # which of the two slabs holds the parameters
+        self.places: Final = self._make_places(tensors)
 
-    def _slab(self, is_cuda: bool) -> tuple[list[Tensor], Slab]:
-        """A view for every slot, and the whole as bytes."""
-        flat = torch.zeros(self.layout.nbytes, dtype=torch.uint8, pin_memory=is_cuda)
-        views = [
-            flat[offset : offset + slot.nbytes].view(_DTYPES[slot.dtype]).view(slot.shape)
-            for offset, slot in zip(self.layout.offsets, self.layout.slots, strict=True)
-        ]
-        return views, flat.numpy()
+    def _make_places(self, tensors: dict[str, Tensor]) -> tuple[Place, ...]:
+        owners = Counter(_storage_of(tensor) for tensor in tensors.values())
+        places = []
+        for offset, slot in zip(self.layout.offsets, self.layout.slots, strict=True):
+            tensor = tensors[slot.name]
+            values, gradient = (_view(slab, offset, slot) for slab in self.memory.slabs)
+            is_view = owners[_storage_of(tensor)] == 1 and _may_be_view(tensor)
+            values.copy_(tensor.detach())
+            if is_view:
+                tensor.data = values
+            places.append(Place(slot, tensor, values, gradient, is_view))
+        return tuple(places)
+
+    @property
+    def parameters(self) -> Slab:
+        """The slab that holds the parameters, and the buffers' values."""
+        return self.memory.slabs[self._now]
+
+    @property
+    def gradients(self) -> Slab:
+        """The other one."""
+        return self.memory.slabs[1 - self._now]
+
+    # Gradients ▸ slab.
 
     @torch.no_grad()
-    def gather_values(self) -> None:
-        """Parameters and buffers ▸ incoming slab: this process's own values."""
-        for view, slot in zip(self._incoming, self.layout.slots, strict=True):
-            view.copy_(self._tensors[slot.name][0])
+    def keep_gradient(self, place: Place) -> None:
+        """Moves a fresh gradient into its place, and lets further ones be added to it there.
+
+        For after a parameter's backward, when its gradient is still in the processor's cache.
+        """
+        gradient = place.tensor.grad
+        if not place.is_view or gradient is None or gradient.requires_grad:
+            return  # copied when it is pushed
+        if not _is_at(gradient, place.gradient):
+            place.gradient.copy_(_dense(gradient))
+            # Not the place itself: what is done to `grad.data` must not move it.
+            place.tensor.grad = place.gradient.detach()
 
     @torch.no_grad()
-    def gather_gradients(self) -> None:
-        """Gradients, and the values of buffers ▸ outgoing slab. A missing gradient counts as 0."""
-        for view, slot in zip(self._outgoing, self.layout.slots, strict=True):
-            tensor, is_parameter = self._tensors[slot.name]
-            source = tensor.grad if is_parameter else tensor
-            if source is None:
-                view.zero_()
+    def take(self, slot: int) -> bool:
+        """Brings what a slot pushes into its place: its gradient, 0 if missing; a buffer's values.
+
+        Returns:
+            Whether it lies there by now; if not, `staging` tells when.
+        """
+        place = self.places[slot]
+        source = place.source()
+        if self.staging is not None and self.staging.holds(place.tensor):
+            if source is not None:
+                self.staging.send(slot, _dense(source), place.gradient)
+                return False
+            self.staging.settle()
+        if source is None:
+            place.gradient.zero_()
+        elif not _is_at(source, place.gradient):
+            place.gradient.copy_(_dense(source))
+        return True
+
+    # Slab ▸ parameters.
+
+    def flip(self) -> None:
+        """The slabs change places: what the answers overwrote are now the model's parameters.
+
+        Gradients are gone with it: every parameter's ``grad`` is None.
+        """
+        self._now = 1 - self._now
+        for place in self.places:
+            place.values, place.gradient = place.gradient, place.values
+            place.tensor.grad = None
+            # A model that was moved or converted since has left its slab for good.
+            if place.is_view and _is_like(place.tensor, place.values):
+                place.tensor.data = place.values
+                # As every optimizer's step does: a graph of the step before is refused by backward.
+                torch.autograd.graph.increment_version(place.tensor)
             else:
-                view.copy_(source.to_dense() if source.is_sparse else source)
+                place.is_view = False
+        self.scatter()
 
     @torch.no_grad()
     def scatter(self) -> None:
-        """Incoming slab ▸ parameters and buffers."""
-        for view, slot in zip(self._incoming, self.layout.slots, strict=True):
-            self._tensors[slot.name][0].copy_(view)
+        """Slab of parameters ▸ those of the model's tensors that are not views of it."""
+        staged = []
+        for place in self.places:
+            if place.is_view:
+                continue
+            if self.staging is not None and self.staging.holds(place.tensor):
+                staged.append((place.values, place.tensor))
+            else:
+                place.tensor.copy_(place.values)
+        if self.staging is not None and staged:
+            self.staging.receive(staged)
+
+    def settle(self) -> None:
+        """Waits until no copy uses a slab, so that either may be overwritten out of turn."""
+        if self.staging is not None:
+            self.staging.drop()
+
+    def close(self) -> None:
+        """Lets go of the memory, which lives as long as the model. Twice does no harm."""
+        if self.staging is not None:
+            self.staging.close()
+        self.memory.close()
 
 
 def _dtype_of(name: str, tensor: Tensor) -> str:
@@ -89,3 +206,49 @@ def _dtype_of(name: str, tensor: Tensor) -> str:
             "or 64 bits"
         )
     return "f64" if tensor.dtype == torch.float64 else "f32"
+
+
+def _view(slab: Slab, offset: int, slot: Slot) -> Tensor:
+    """A slot's place. Its storage is this slot alone: a copy of a model copies no whole slab."""
+    numbers = slab[offset : offset + slot.nbytes].view(_NUMPY_DTYPES[slot.dtype])
+    return torch.from_numpy(numbers).view(slot.shape)
+
+
+def _storage_of(tensor: Tensor) -> tuple[torch.device, int]:
+    return tensor.device, tensor.untyped_storage().data_ptr()
+
+
+def _may_be_view(tensor: Tensor) -> bool:
+    """Whether a tensor can move into a slab without anybody noticing.
+
+    Not one that is part of something larger, whose other part would stay behind; and no subclass,
+    which may keep its memory elsewhere.
+    """
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.float64)
+        and tensor.is_contiguous()
+        and tensor.untyped_storage().nbytes() == tensor.nbytes
+    )
+
+
+def _is_at(tensor: Tensor, place: Tensor) -> bool:
+    return (
+        not tensor.is_sparse
+        and tensor.data_ptr() == place.data_ptr()
+        and tensor.dtype == place.dtype
+        and tensor.is_contiguous()
+    )
+
+
+def _is_like(tensor: Tensor, place: Tensor) -> bool:
+    return (
+        tensor.dtype == place.dtype
+        and tensor.device == place.device
+        and tensor.shape == place.shape
+    )
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor.to_dense() if tensor.is_sparse else tensor

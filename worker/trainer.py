@@ -26,6 +26,7 @@ from ps.settings import check_positive
 from ps.straggling import parse_allocation
 from ps.wire.messages import STOPPED_BY_TIMEOUT, Beaten, Report
 from worker.datasets import Dataset, Positions, epoch_order, load_dataset, shares
+from worker.encoding import Encoding
 from worker.models import build_model
 from worker.optimizer import PSOptimizer
 from worker.stragglers import Straggler
@@ -60,9 +61,11 @@ def run(config: WorkerConfig) -> int:
     try:
         model = make_model(task, dataset, device, dropout=config.dropout)
         straggler = Straggler(float(config.slow), float(config.heterogeneity))
+        encoding = Encoding(config.codec, config.int8_block, config.topk_ratio)
         optimizer = PSOptimizer(
             model.named_parameters(), address, config.rank, buffers=model.named_buffers(),
-            wait_s=config.wait_s, on_wait=waiting.workers,
+            overlap=config.overlap, transport=config.transport, encoding=encoding,
+            wait_s=config.wait_s, on_wait=waiting.workers, say=say,
         )  # fmt: skip
         trainer = Trainer(
             config, task, dataset, share_of(dataset.train_size), model, optimizer, straggler, say
@@ -197,12 +200,13 @@ class Trainer:
         inputs = inputs.to(self._device, non_blocking=True)
         targets = targets.to(self._device, non_blocking=True)
         self._optimizer.zero_grad()
+        self._optimizer.begin_step(samples=len(targets))
         loss = self._loss(self._model(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # or the computing would count as waiting
         self._straggler.after_compute(self._now() - compute_began_s)
-        self._optimizer.step(samples=len(targets))
+        self._optimizer.step()
         self.totals.steps += 1
         self.totals.samples += len(targets)
         self.totals.compute_s += self._now() - began_s - self._optimizer.wait_seconds

@@ -1,4 +1,4 @@
-// The words that stand for dtypes and kinds in Python.
+// The words that stand for dtypes, kinds and codecs in Python.
 #pragma once
 
 #include <array>
@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/chunk.h"
+#include "core/codec.h"
 #include "core/dtype.h"
 
 namespace leash::bindings {
@@ -20,6 +21,12 @@ struct Choice {
 inline constexpr std::array<Choice<Dtype>, 2> kDtypes{{{"f32", Dtype::kF32}, {"f64", Dtype::kF64}}};
 inline constexpr std::array<Choice<Kind>, 2> kKinds{
     {{"parameter", Kind::kParameter}, {"buffer", Kind::kBuffer}}};
+
+inline constexpr std::array<Choice<Codec>, 5> kCodecs{{{"raw", Codec::kRaw},
+                                                       {"bf16", Codec::kBf16},
+                                                       {"f16", Codec::kF16},
+                                                       {"int8", Codec::kInt8},
+                                                       {"topk", Codec::kTopk}}};
 
 // Throws std::invalid_argument, naming the choices.
 template <typename Choices>

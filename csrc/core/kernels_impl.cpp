@@ -5,33 +5,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 
 #include "core/kernels.h"
-
-// No value depends on an earlier one: each is read before it is written in the same round. This
-// allows reply to be gradient, which __restrict would not.
-#if defined(__clang__)
-#define LEASH_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define LEASH_INDEPENDENT _Pragma("GCC ivdep")
-#endif
+#include "core/unaligned.h"
 
 namespace leash::LEASH_KERNELS {
 namespace {
-
-template <typename T>
-T load(const std::byte* payload, std::size_t i) noexcept {
-  T value;
-  std::memcpy(&value, payload + i * sizeof(T), sizeof(T));
-  return value;
-}
-
-template <typename T>
-void store(std::byte* payload, std::size_t i, T value) noexcept {
-  std::memcpy(payload + i * sizeof(T), &value, sizeof(T));
-}
 
 template <typename T>
 struct Bits;
@@ -163,10 +143,16 @@ void sgd(T* w, T* momentum, const std::byte* gradient, std::byte* reply, std::si
 
 }  // namespace
 
+extern const HalfKernels kHalfTable;
+extern const Int8Kernels kInt8Table;
+extern const TopkKernels kTopkTable;
 extern const Kernels kTable;
 const Kernels kTable{
     .f32 = {first_nonfinite<float>, accumulate<float>, sgd<float>},
     .f64 = {first_nonfinite<double>, accumulate<double>, sgd<double>},
+    .half = kHalfTable,
+    .int8 = kInt8Table,
+    .topk = kTopkTable,
 };
 
 }  // namespace leash::LEASH_KERNELS

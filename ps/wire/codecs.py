@@ -12,6 +12,11 @@ class Codec:
     name: str
     dtype: str  # of the chunks that it can carry
     value_nbytes: int
+    core: str = "raw"
+
+    @property
+    def reply(self) -> str:
+        return self.name
 
     def nbytes(self, values: int) -> int:
         return values * self.value_nbytes

@@ -3,13 +3,14 @@
 ::
 
     frame 0  route    added by ROUTER, unseen by workers
-    frame 1  header   msgpack map with "v" (version), "t" (verb) and the verb's fields; ≤ 4 KiB
+    frame 1  header   msgpack map with "v" (version), "t" (verb) and the verb's fields; ≤ 4 KiB;
+                      a field that has its default value is left out
     frame 2  payload  only where the verb has one
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from operator import attrgetter
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
@@ -23,11 +24,13 @@ from ps.errors import (
     ResyncError,
     shown,
 )
+from ps.wire.link import FROM_COORDINATOR, FROM_SHARD
 from ps.wire.messages import (
     ANSWERS,
     CONTROL_REQUESTS,
     DATA_REQUESTS,
     U63_MAX,
+    WORD_MAX,
     Error,
     Message,
     Within,
@@ -51,7 +54,9 @@ class _Codec:
     cls: type[Message]
     names: tuple[str, ...]
     name_set: frozenset[str]
-    checks: tuple[tuple[str, Check, str], ...]  # field, test, what was expected in words
+    required: frozenset[str]
+    defaults: Mapping[str, Any]  # of the fields that may be left out
+    checks: Mapping[str, tuple[Check, str]]  # by field: the test, and what was expected in words
     values: Callable[[Message], tuple[Any, ...]]
 
 
@@ -69,7 +74,8 @@ def _check_for(hint: Any) -> tuple[Check, str]:
     if base is float:
         return lambda x: type(x) is float and not math.isinf(x), "a float64 that is not infinite"
     if get_origin(base) is list:
-        return lambda x: _are_ids(x, high), f"a list of at most {high} integers"
+        are_valid, what = _ITEMS[get_args(base)[0]]
+        return lambda x: are_valid(x, high), f"a list of at most {high} {what}"
     assert get_origin(base) is dict, hint
     return lambda x: _are_settings(x, high), f"a map of at most {high} words to plain values"
 
@@ -82,6 +88,20 @@ def _are_ids(value: Any, most: int) -> bool:
     )
 
 
+def _are_words(value: Any, most: int) -> bool:
+    return (
+        type(value) is list
+        and len(value) <= most
+        and all(type(x) is str and len(x) <= WORD_MAX for x in value)
+    )
+
+
+_ITEMS: Final[Mapping[type, tuple[Callable[[Any, int], bool], str]]] = {
+    int: (_are_ids, "integers"),
+    str: (_are_words, "words"),
+}
+
+
 def _are_settings(value: Any, most: int) -> bool:
     plain = (int, float, str, bool, type(None))
     return (
@@ -91,15 +111,19 @@ def _are_settings(value: Any, most: int) -> bool:
     )
 
 
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
 def _codec(cls: type[Message]) -> _Codec:
     names = tuple(f.name for f in fields(cls))
     hints = get_type_hints(cls, include_extras=True)
-    checks = tuple((name, *_check_for(hints[name])) for name in names)
-    if not names:
-        return _Codec(cls, names, frozenset(), checks, lambda _: ())
-    get = attrgetter(*names)
-    values = get if len(names) > 1 else lambda message: (get(message),)
-    return _Codec(cls, names, frozenset(names), checks, values)
+    checks = {name: _check_for(hints[name]) for name in names}
+    defaults = {f.name: default for f in fields(cls) if (default := _default(f)) is not MISSING}
+    get = attrgetter(*names) if names else lambda _: ()
+    values = (lambda message: (get(message),)) if len(names) == 1 else get
+    required = frozenset(names) - defaults.keys()
+    return _Codec(cls, names, frozenset(names), required, defaults, checks, values)
 
 
 def table(classes: Iterable[type[Message]]) -> Mapping[str, type[Message]]:
@@ -110,13 +134,21 @@ def table(classes: Iterable[type[Message]]) -> Mapping[str, type[Message]]:
 CONTROL: Final = table(CONTROL_REQUESTS)
 DATA: Final = table(DATA_REQUESTS)
 REPLIES: Final = table(ANSWERS)
-_CODECS: Final = {cls: _codec(cls) for cls in (*CONTROL_REQUESTS, *DATA_REQUESTS, *ANSWERS)}
+TO_SHARD: Final = table(FROM_COORDINATOR)
+TO_COORDINATOR: Final = table(FROM_SHARD)
+_CODECS: Final = {
+    cls: _codec(cls)
+    for cls in (*CONTROL_REQUESTS, *DATA_REQUESTS, *ANSWERS, *FROM_COORDINATOR, *FROM_SHARD)
+}
 
 
 def encode(message: Message) -> bytes:
-    """The header frame of a message."""
+    """The header frame of a message. A field that has its default value is left out."""
     codec = _CODECS[type(message)]
     header = dict(zip(codec.names, codec.values(message), strict=True))
+    for name, default in codec.defaults.items():
+        if header[name] == default:
+            del header[name]
     packed: bytes = msgpack.packb({"v": VERSION, "t": message.verb, **header})
     assert len(packed) <= MAX_HEADER_NBYTES, message.verb
     return packed
@@ -142,13 +174,13 @@ def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:
     if cls is None:
         raise HeaderError(f"t: expected one of {', '.join(expected)}, got {shown(verb)}")
     codec = _CODECS[cls]
-    if fields_by_name.keys() != codec.name_set:
+    if not codec.required <= fields_by_name.keys() <= codec.name_set:
         raise HeaderError(f"{verb}: expected the fields {', '.join(codec.names) or 'none'}, got "
                           f"{', '.join(map(str, fields_by_name)) or 'none'}"[:480])  # fmt: skip
-    for name, is_valid, meaning in codec.checks:
-        if not is_valid(fields_by_name[name]):
-            raise HeaderError(f"{verb}.{name}: expected {meaning}, "
-                              f"got {shown(fields_by_name[name])}")  # fmt: skip
+    for name, value in fields_by_name.items():
+        is_valid, meaning = codec.checks[name]
+        if not is_valid(value):
+            raise HeaderError(f"{verb}.{name}: expected {meaning}, got {shown(value)}")
     return cls(**fields_by_name)
 
 

@@ -4,13 +4,14 @@
 
     control   hello ▸ welcome   beat ▸ beaten   report ▸ ok   status ▸ state   bye ▸ ok
     data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   echo ▸ echoed
+              attach ▸ attached
     both      anything wrong ▸ error
 
 The annotations are the checks: `frames.decode` accepts a header only if it has exactly these
-fields, each of exactly this type and within this range.
+fields, each of exactly this type and within this range. A field with a default may be left out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
 
@@ -24,6 +25,7 @@ class Within:
 
 STOPPED_BY_TIMEOUT: Final = "timeout"  # a `stopping` that is a good end, not a failure
 
+WORD_MAX: Final = 64
 U32_MAX: Final = (1 << 32) - 1
 U63_MAX: Final = (1 << 63) - 1
 EPOCH_MAX: Final = 100_000  # `state` holds a number for each, within 1 MiB
@@ -33,9 +35,10 @@ Count: TypeAlias = Annotated[int, Within(0, U63_MAX)]
 # What is summed up, or counted through, has limits that no sum or count comes near.
 Samples: TypeAlias = Annotated[int, Within(0, U32_MAX)]
 Epoch: TypeAlias = Annotated[int, Within(0, EPOCH_MAX)]
-Word: TypeAlias = Annotated[str, Within(0, 64)]
+Word: TypeAlias = Annotated[str, Within(0, WORD_MAX)]
 Text: TypeAlias = Annotated[str, Within(0, 512)]
 Ids: TypeAlias = Annotated[list[int], Within(0, 256)]
+Words: TypeAlias = Annotated[list[str], Within(0, 6)]
 Settings: TypeAlias = Annotated[dict[str, Any], Within(0, 64)]  # word ▸ int, float, str, bool, nil
 
 
@@ -57,6 +60,7 @@ class Hello(Message):
     role: Word  # "worker" or "observer"
     worker: Id  # the rank, from 1; 0 for an observer
     name: Text  # host and process, for people
+    codecs: Words = field(default_factory=lambda: ["f32"])  # for gradients, the best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class Welcome(Message):
     beat_s: float  # say `beat` this often
     evict_s: float  # after this much silence the server goes on without you
     settings: Settings  # what the run was started with: policy, bound, lr, epochs, seed, ...
+    first_chunks: Ids = field(default_factory=lambda: [0])  # of each shard
+    codec: Word = "f32"  # the first of hello's that the server knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +175,23 @@ class Init(Message):
 
 @dataclass(frozen=True, slots=True)
 class PushPull(Message):
-    """A gradient; answered with the new parameters when the policy lets this worker go on."""
+    """A gradient; answered with the new parameters when the policy lets this worker go on.
+
+    Without a payload the gradient lies in the worker's segment (see `attach`), and the parameters
+    take its place there.
+    """
 
     verb = "push_pull"
-    payload = True
+    payload = None
     worker: Id
     incarnation: Count
     step: Count  # this worker's push number; the first is `welcome`'s first_step
     chunk: Id
     codec: Word
     samples: Samples  # behind this gradient: its weight in the mean of bsp
+    chunks: Count = 1  # in a segment: so many at once, `chunk` and those before it
+    slab: Id = 0  # in a segment: which of the two
+    nbytes: Count = 0  # in a segment: of the payload in the outbox; 0 for raw values in the slab
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +221,10 @@ class Pull(Message):
 
 @dataclass(frozen=True, slots=True)
 class Params(Message):
-    """The parameters of a chunk."""
+    """The parameters of a chunk; without a payload they lie in the worker's segment."""
 
     verb = "params"
-    payload = True
+    payload = None
     worker: Id
     step: Count  # of the push that this answers; 0 for a pull
     chunk: Id
@@ -219,6 +232,30 @@ class Params(Message):
     version: Count  # updates that the chunk has seen, by anyone
     lag: Count  # this worker's clock minus the smallest, as the reply went out
     staleness: Count  # updates by others between this worker's pull and the push answered here
+    # In a segment: so many at once, `chunk` and those before it. The version is then the smallest
+    # of theirs, lag and staleness are the largest.
+    chunks: Count = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Message):
+    """The worker's memory, for a server on its host to map; ps.segment says what is where."""
+
+    verb = "attach"
+    worker: Id
+    incarnation: Count
+    pid: Id  # the worker's process, and
+    fd: Id  # the descriptor that is the segment there
+    nbytes: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Attached(Message):
+    """The server has mapped the segment, and read there what proves it."""
+
+    verb = "attached"
+    worker: Id
+    nonce: Word  # 32 hex digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +286,7 @@ class Error(Message):
 
 
 CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (Hello, Beat, Report, Status, Bye)
-DATA_REQUESTS: Final[tuple[type[Message], ...]] = (Init, PushPull, Push, Pull, Echo)
+DATA_REQUESTS: Final[tuple[type[Message], ...]] = (Init, PushPull, Push, Pull, Attach, Echo)
 ANSWERS: Final[tuple[type[Message], ...]] = (
-    Welcome, Beaten, State, Ok, Params, Echoed, Error,
+    Welcome, Beaten, State, Ok, Params, Attached, Echoed, Error,
 )  # fmt: skip

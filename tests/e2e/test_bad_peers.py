@@ -193,7 +193,7 @@ def test_the_answer_to_a_duplicate_counts_as_no_lag(
     assert first.data.ask(first.push(0, 1), packed(0, 0.0))[0]["lag"] == 2
     second.data.ask(second.push(0, 1), packed(0, 0.0))
     assert first.data.receive()[0]["step"] == 2
-    assert running.server.metrics.max_lag == 1
+    assert running.server.metrics.data.max_lag == 1
 
 
 def test_a_peer_that_sends_and_never_reads_holds_up_nobody(attack: Attack) -> None:
@@ -229,7 +229,7 @@ def test_whoever_claims_a_rank_and_never_reads_does_not_get_it_evicted(
     with _unread(running.data_address) as send:
         for _ in range(CLAIMS):
             send(pull)
-        while running.server.metrics.refusals["fenced"] < CLAIMS:
+        while running.server.metrics.data.refusals["fenced"] < CLAIMS:
             first.require_unchanged()
     assert running.server.metrics.evictions == 0
     first.complete_a_step()

@@ -69,7 +69,7 @@ def test_every_step_counts_once_though_its_connection_breaks(policy: str) -> Non
     chance = random.Random(policy)
     with serving(policy=policy, lr=1.0, chunk_kib=64, window=4) as running:
         cutter = Cutter(running.server.data_port)
-        running.server.coordinator._data_ports[:] = [cutter.port]
+        running.server.shards.ports[:] = [cutter.port]
         client = Client(running.address, layout, rank=1)
         cuts = 0
         try:

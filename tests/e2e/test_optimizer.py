@@ -48,7 +48,7 @@ def test_one_worker_trains_as_with_torchs_own_sgd(policy: str) -> None:
         train(model, optimizer)
         assert optimizer.version == 5
         assert optimizer.lag == 0
-        assert optimizer.wait_seconds > 0
+        assert optimizer.wait_seconds >= 0
     train(alone, torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9, nesterov=True))
     assert_close(model, alone)
 
@@ -179,7 +179,7 @@ def test_a_nan_ends_the_worker_with_step_and_slot_and_changes_nothing() -> None:
         with pytest.raises(NonfiniteError, match=r"step 3 of worker 1: slot 2\.bias"):
             optimizer.step()
         assert parameters_of(server) == before
-        assert server.server.metrics.nonfinite_chunks == 1
+        assert server.server.metrics.data.nonfinite_chunks == 1
         optimizer.close("failed")
 
 

@@ -26,9 +26,13 @@ LAYOUT = Layout(
 CONFIG = ServerConfig(lr=0.5, momentum=0.9, chunk_kib=64)
 
 
+def model_of(layout: Layout, config: ServerConfig) -> ServedModel:
+    return ServedModel(layout, config.chunk_kib * 1024, config, RULE)
+
+
 def trained_model(config: ServerConfig = CONFIG, steps: int = 2) -> ServedModel:
     """Counts up as first values, then some steps."""
-    model = ServedModel(LAYOUT, config.chunk_kib * 1024, config, RULE)
+    model = model_of(LAYOUT, config)
     values = np.arange(40_000)
     for chunk in model.chunks:
         model.shard.init(chunk.index, values[: chunk.values].astype(_dtype(chunk.dtype)).tobytes())
@@ -58,7 +62,7 @@ def bytes_of(model: ServedModel) -> list[bytes]:
 
 
 def resumed(path: Path, config: ServerConfig = CONFIG) -> ServedModel:
-    return open_checkpoint(replace(config, resume=str(path)), RULE)
+    return open_checkpoint(str(path), lambda layout: model_of(layout, config))
 
 
 def test_a_checkpoint_brings_back_parameters_buffers_and_momentum(tmp_path: Path) -> None:

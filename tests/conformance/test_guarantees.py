@@ -1,0 +1,222 @@
+"""The guarantees, over every transport, codec and number of shards: one body for all of them."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ps.control import ControlChannel, request_state
+from ps.layout import Layout, Slot
+from support.servers import RunningServer, serving
+from worker.client import Client, Slab, StepInfo
+from worker.encoding import Encoding
+from worker.memory import SlabMemory
+
+Numbers = npt.NDArray[np.float32]
+
+CODECS = ("f32", "bf16", "f16", "int8", "topk")
+LR = 0.125
+STEPS = 6
+WORKERS = 3
+W = 40_000  # three chunks of 64 KiB, the last with the 7 values of another slot
+LAYOUT = Layout(
+    [
+        Slot("w", "f32", (W,)), Slot("v", "f32", (7,)), Slot("d", "f64", (11,)),
+        Slot("m", "f32", (100,), "buffer"),
+    ]
+)  # fmt: skip
+CHUNKS = len(LAYOUT.cut(65536))
+VALUES = W + 7
+
+
+@dataclass(frozen=True)
+class Way:
+    """How gradients travel."""
+
+    transport: str
+    codec: str
+    shards: int
+
+    def __str__(self) -> str:
+        return f"{self.transport}-{self.codec}-{self.shards}"
+
+
+WAYS = [Way(*parts) for parts in itertools.product(("tcp", "shm"), CODECS, (1, 2))]
+every_way = pytest.mark.parametrize("way", WAYS, ids=str)
+
+
+class Worker:
+    """One worker of a run, with its gradients."""
+
+    def __init__(self, address: str, rank: int, way: Way) -> None:
+        encoding = Encoding(way.codec, topk_ratio=0.25)
+        self.memory = SlabMemory(LAYOUT.nbytes, has_outbox=way.codec != "f32")
+        self.client = Client(
+            address, LAYOUT, rank=rank, transport=way.transport, encoding=encoding,
+            memory=self.memory,
+        )  # fmt: skip
+        assert self.client.transport.name == way.transport
+        self.rank = rank
+        self.slab = self.memory.slabs[0]
+
+    def begin(self) -> None:
+        self.slab[:] = 0
+        self.client.begin(self.slab)
+
+    def step(self, number: int) -> StepInfo:
+        """Pushes this worker's gradient of that step; the slab holds its parameters then."""
+        self.slab[:] = 0
+        values_of(self.slab)[:] = gradient(self.rank, number)
+        self.slab[LAYOUT.offsets[2] :][: 11 * 8].view("<f8")[:] = self.rank
+        self.slab[LAYOUT.offsets[3] :].view("<f4")[:] = self.rank
+        return self.client.push_pull(self.slab, self.slab, samples=1)
+
+    def pull(self) -> Slab:
+        """The parameters of the server, as they are."""
+        pulled = np.zeros(LAYOUT.nbytes, np.uint8)
+        self.client.pull(pulled)
+        return pulled
+
+    def unsent(self) -> Numbers:
+        """What error feedback holds back for a later step."""
+        residual = self.client.encoder.residual
+        return values_of(residual).copy() if len(residual) else np.zeros(VALUES, np.float32)
+
+    def close(self, reason: str = "done") -> None:
+        self.client.close(reason)
+        self.memory.close()
+
+
+def values_of(slab: Slab) -> Numbers:
+    """The parameters in f32."""
+    return slab[: 4 * VALUES].view("<f4")
+
+
+def gradient(rank: int, step: int) -> Numbers:
+    return np.random.default_rng([rank, step]).standard_normal(VALUES, np.float32)
+
+
+def on_all(workers: list[Worker], what: Callable[[Worker], Any]) -> list[Any]:
+    """At the same time, each in a thread of its own."""
+    with ThreadPoolExecutor(len(workers)) as pool:
+        return list(pool.map(what, workers))
+
+
+@contextmanager
+def a_run(way: Way, workers: int = WORKERS, **settings: Any) -> Iterator[
+    tuple[RunningServer, list[Worker]]
+]:  # fmt: skip
+    """A server and its workers, begun."""
+    options = {"workers": workers, "shards": way.shards, "chunk_kib": 64, "lr": LR, **settings}
+    with serving(**options) as running, ThreadPoolExecutor(workers) as pool:
+        joining = partial(Worker, running.address, way=way)
+        ranks = range(1, workers + 1)
+        team = list(pool.map(lambda rank: joining(rank=rank), ranks))
+        on_all(team, Worker.begin)
+        yield running, team
+
+
+def train_bsp(way: Way) -> tuple[Slab, list[Numbers], Numbers]:
+    """The server's slab after STEPS steps, each worker's parameters, and what was held back."""
+    with a_run(way, policy="bsp", lr_scaling="none") as (running, team):
+        for number in range(1, STEPS + 1):
+            on_all(team, partial(Worker.step, number=number))
+        ends = [values_of(worker.slab).copy() for worker in team]
+        slab = team[0].pull()
+        unsent = sum(worker.unsent() for worker in team) / WORKERS
+        on_all(team, Worker.close)
+        assert running.join() == 0
+    return slab, ends, unsent
+
+
+def expected() -> npt.NDArray[np.float64]:
+    """One process that descends along the mean of all gradients."""
+    steps = [[gradient(r, n).astype(np.float64) for r in range(1, WORKERS + 1)] for n in
+             range(1, STEPS + 1)]  # fmt: skip
+    result: npt.NDArray[np.float64] = -LR * np.sum(
+        [np.mean(step, axis=0) for step in steps], axis=0
+    )
+    return result
+
+
+# Of a gradient, and of the parameters that come back, by codec: docs/wire-format.md, section 3.
+ROUNDING = {"f32": 2.0**-24, "bf16": 2.0**-8, "f16": 2.0**-11, "int8": 2.0**-24, "topk": 2.0**-24}
+
+
+@every_way
+def test_bsp_is_one_process_on_the_joint_batch(way: Way) -> None:
+    """To the rounding of the codec; what int8 and topk round off is held back, and nowhere lost."""
+    slab, ends, unsent = train_bsp(way)
+    largest = max(np.abs(gradient(r, n)).max() for r in range(1, 4) for n in range(1, STEPS + 1))
+    tolerance = LR * STEPS * largest * max(ROUNDING[way.codec], 2.0**-20)
+    np.testing.assert_allclose(values_of(slab), expected() + LR * unsent, rtol=0, atol=tolerance)
+    for end in ends[1:]:
+        np.testing.assert_array_equal(end, ends[0])
+    reply = ROUNDING[way.codec] if way.transport == "tcp" else 0.0
+    np.testing.assert_allclose(ends[0], values_of(slab), rtol=reply, atol=1e-7 if reply else 0)
+    doubles = slab[LAYOUT.offsets[2] :][: 11 * 8].view("<f8")
+    np.testing.assert_allclose(doubles, -LR * STEPS * 2.0, rtol=1e-15)  # the mean of 1, 2, 3
+    np.testing.assert_array_equal(slab[LAYOUT.offsets[3] :].view("<f4"), 3.0)  # the last rank's
+
+
+@every_way
+def test_two_bsp_runs_are_bitwise_equal(way: Way) -> None:
+    first, second = train_bsp(way)[0], train_bsp(way)[0]
+    np.testing.assert_array_equal(first, second)
+
+
+@every_way
+def test_the_bound_is_reached_and_never_passed(way: Way) -> None:
+    bound = 2
+    with a_run(way, policy="ssp", staleness=bound) as (running, team):
+        runner, *others = team
+        lags: list[int] = []
+
+        def run_ahead() -> None:
+            for number in range(1, bound + 2):
+                info = runner.step(number)
+                lags.append(info.lag)
+
+        with ThreadPoolExecutor(1) as pool:
+            running_ahead = pool.submit(run_ahead)
+            await_parked(running, CHUNKS)
+            assert lags == [1, 2]  # its third step waits for the others' first
+            for worker in others:
+                worker.step(1)
+            running_ahead.result()
+        assert lags == [1, 2, 2]
+        on_all(team, Worker.close)
+        assert running.join() == 0
+        assert running.server.metrics.summary()["max_lag"] == bound
+
+
+@every_way
+def test_who_leaves_stops_nobody_and_what_it_left_unfinished_does_not_count(way: Way) -> None:
+    with a_run(way, workers=2, policy="bsp", lr_scaling="none") as (running, team):
+        stays, leaves = team
+        on_all(team, partial(Worker.step, number=1))
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(stays.step, 2)
+            await_parked(running, CHUNKS)
+            leaves.close("stopped")
+            waiting.result()
+        doubles = stays.pull()[LAYOUT.offsets[2] :][: 11 * 8].view("<f8")
+        np.testing.assert_allclose(doubles, -LR * (1.5 + 1.0), rtol=1e-15)
+        stays.close()
+        assert running.join() == 0
+
+
+def await_parked(running: RunningServer, chunks: int) -> None:
+    """Returns once so many answers wait, on all shards."""
+    with ControlChannel(running.address) as channel:
+        for _ in range(100_000):
+            if request_state(channel)["parked"] >= chunks:
+                return
+    raise AssertionError(f"never were {chunks} answers parked")
