@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from ps.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
+from ps.bench_options import BenchConfig as BenchConfig  # noqa: PLC0414  # ps.cli finds it here
 from ps.catalog import choose_task
 from ps.errors import UsageError
 from ps.policy import choose_rule
