@@ -2,10 +2,10 @@
 
 ::
 
-    metadata  leash_format = "1"; version = the smallest over the chunks; layout = the layout's
-              msgpack form in hex; layout_hash = its SHA-256
-    tensors   SLOT            parameters and buffers
-              momentum/SLOT   the optimizer's momentum, where it has begun
+    metadata  leash_format = "1"; version = the smallest over the chunks; optimizer = its name;
+              layout = the layout's msgpack form in hex; layout_hash = its SHA-256
+    tensors   SLOT         parameters and buffers
+              STATE/SLOT   the optimizer's buffers, once they have begun, such as momentum/SLOT
 
 docs/checkpoint-format.md is the contract. A file is written beside its place and then moved there,
 so that whoever looks sees the old one or the new one, whole.
@@ -28,22 +28,31 @@ from ps.model import ServedModel
 from ps.policy import Rule
 
 FORMAT: Final = "1"
-MOMENTUM: Final = "momentum/"
+# What to do about a buffer in the file that the run's optimizer does not have.
+MENDS: Final = {
+    "momentum": "give --momentum",
+    "max_exp_avg_sq": "give --amsgrad",
+    "exp_avg": "give --optimizer adam",
+    "exp_avg_sq": "give --optimizer adam",
+    "sum": "give --optimizer adagrad",
+}
 NUMPY_DTYPES: Final[dict[str, Any]] = {"f32": np.dtype("<f4"), "f64": np.dtype("<f8")}
 
 Slab = npt.NDArray[np.uint8]
 
 
 def save_checkpoint(model: ServedModel, path: Path) -> None:
-    """Writes the model's parameters, buffers and momentum to `path`, atomically."""
+    """Writes the parameters, the buffers and the optimizer's own buffers to `path`, atomically."""
     slab = np.zeros(model.layout.nbytes, np.uint8)
     versions = [model.shard.pull(c.index, None, slab[c.start : c.stop].data) for c in model.chunks]
     tensors = dict(tensors_of(model.layout, slab))
-    if all(model.shard.has_momentum(c.index) for c in model.chunks if c.kind == "parameter"):
-        tensors.update(_momentum_tensors(model))
+    if all(model.shard.has_state(chunk.index) for chunk in _parameter_chunks(model)):
+        for state in model.shard.state_names():
+            tensors.update(_state_tensors(model, state))
     metadata = {
         "leash_format": FORMAT,
         "version": str(min(versions)),
+        "optimizer": model.optimizer,
         "layout_hash": model.layout.hash,
         "layout": model.layout.pack().hex(),
     }
@@ -71,8 +80,9 @@ def open_checkpoint(config: ServerConfig, rule: Rule) -> ServedModel:
                     f"--resume {path}: not a checkpoint of Leash, format {FORMAT}"
                 )
             layout = Layout.unpack(bytes.fromhex(metadata.get("layout", "")))
+            _check_optimizer(metadata, config)
             model = ServedModel(layout, config.chunk_kib * 1024, config, rule)
-            _load(model, file.keys(), file.get_tensor)
+            _load(model, _version_in(metadata), file.keys(), file.get_tensor)
             return model
     except FileNotFoundError as error:
         raise CheckpointError(f"--resume {path}: there is no such file") from error
@@ -87,31 +97,68 @@ def tensors_of(layout: Layout, slab: Slab) -> Iterator[tuple[str, npt.NDArray[An
         yield slot.name, flat.reshape(slot.shape)
 
 
-def _momentum_tensors(model: ServedModel) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+def _state_tensors(model: ServedModel, state: str) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     slab = np.zeros(model.layout.nbytes, np.uint8)
     for chunk in _parameter_chunks(model):
-        model.shard.momentum(chunk.index, slab[chunk.start : chunk.stop].data)
+        model.shard.state(chunk.index, state, slab[chunk.start : chunk.stop].data)
     kinds = {slot.name: slot.kind for slot in model.layout.slots}
     for name, tensor in tensors_of(model.layout, slab):
         if kinds[name] == "parameter":
-            yield MOMENTUM + name, tensor
+            yield f"{state}/{name}", tensor
 
 
-def _load(model: ServedModel, keys: list[str], read: Callable[[str], npt.NDArray[Any]]) -> None:
-    slab = np.zeros(model.layout.nbytes, np.uint8)
+def _check_optimizer(metadata: dict[str, str], config: ServerConfig) -> None:
+    name = metadata.get("optimizer", "sgd")  # the only one there was when this was not written
+    if name != config.optimizer:
+        raise CheckpointError(
+            f"--resume {config.resume}: it is of --optimizer {name}, and this run has "
+            f"{config.optimizer}; give --optimizer {name}"
+        )
+
+
+def _version_in(metadata: dict[str, str]) -> int:
+    version = int(metadata.get("version", "0"))
+    if not 0 <= version < 1 << 63:
+        raise ValueError(f"version: expected a count, got {version}")
+    return version
+
+
+def _load(
+    model: ServedModel, version: int, keys: list[str], read: Callable[[str], npt.NDArray[Any]]
+) -> None:
     names = set(keys)
-    views = dict(tensors_of(model.layout, slab))
-    for slot in model.layout.slots:
-        views[slot.name][...] = _checked(slot, slot.name, names, read)
+    values = _slab_of(model.layout, "", names, read)
     for chunk in model.chunks:
-        model.shard.init(chunk.index, slab[chunk.start : chunk.stop].data)
-    if not any(name.startswith(MOMENTUM) for name in names):
-        return
-    for slot in model.layout.slots:
-        if slot.kind == "parameter":
-            views[slot.name][...] = _checked(slot, MOMENTUM + slot.name, names, read)
-    for chunk in _parameter_chunks(model):
-        model.shard.load_momentum(chunk.index, slab[chunk.start : chunk.stop].data)
+        model.shard.init(chunk.index, values[chunk.start : chunk.stop].data)
+        model.shard.set_version(chunk.index, version)
+    for state in _states_to_load(model, version, names):
+        values = _slab_of(model.layout, state + "/", names, read)
+        for chunk in _parameter_chunks(model):
+            model.shard.load_state(chunk.index, state, values[chunk.start : chunk.stop].data)
+
+
+def _states_to_load(model: ServedModel, version: int, names: set[str]) -> list[str]:
+    """The optimizer's buffers that the file must have: all or none."""
+    slots = {slot.name for slot in model.layout.slots}
+    there = {name.split("/")[0] for name in names - slots}.intersection(MENDS)
+    wanted = model.shard.state_names()
+    for state in sorted(there.difference(wanted)):
+        raise ValueError(f"it holds {state}, of which this run has none; {MENDS[state]}")
+    # A momentum may begin late. Adam and Adagrad count on buffers that have seen every update.
+    late = model.optimizer == "sgd" or version == 0
+    return [] if late and not there else wanted
+
+
+def _slab_of(
+    layout: Layout, prefix: str, names: set[str], read: Callable[[str], npt.NDArray[Any]]
+) -> Slab:
+    """The values of all slots; of the parameters alone where there is a prefix."""
+    slab = np.zeros(layout.nbytes, np.uint8)
+    views = dict(tensors_of(layout, slab))
+    for slot in layout.slots:
+        if not prefix or slot.kind == "parameter":
+            views[slot.name][...] = _checked(slot, prefix + slot.name, names, read)
+    return slab
 
 
 def _checked(

@@ -3,10 +3,10 @@
 import os
 from typing import Final
 
-from ps._core import ChunkSpec, Nonfinite, SgdOptions, Shard
-from ps.config import OptimizerOptions
+from ps._core import ChunkSpec, Nonfinite, Shard
 from ps.errors import LayoutError, UnknownChunkError
 from ps.layout import Chunk, Layout
+from ps.optimizer_options import OptimizerOptions, core_options, core_schedule
 from ps.policy import Rule
 
 _NONFINITE: Final = {
@@ -22,10 +22,11 @@ class ServedModel:
     ) -> None:
         """Raises:
         LayoutError: more memory than this host has.
-        UsageError: see `sgd_options`.
+        UsageError, ValueError: see `core_options`.
         """
         if layout.nbytes > _host_memory_nbytes():
             raise _does_not_fit(layout)
+        self.optimizer: Final = options.optimizer
         self.layout: Final = layout
         self.chunk_nbytes: Final = chunk_nbytes
         self.chunks: Final = layout.cut(chunk_nbytes)
@@ -33,11 +34,12 @@ class ServedModel:
         try:
             self.shard: Final = Shard(
                 specs,
-                sgd_options(options),
+                core_options(options),
                 bound=rule.bound,
                 average=rule.policy.average,
                 nonfinite=_NONFINITE[options.nonfinite],
                 scale_lr=rule.policy.average and options.lr_scaling == "linear",
+                schedule=core_schedule(options),
             )
         except MemoryError as error:
             raise _does_not_fit(layout) from error
@@ -59,14 +61,3 @@ def _does_not_fit(layout: Layout) -> LayoutError:
 
 def _host_memory_nbytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def sgd_options(options: OptimizerOptions) -> SgdOptions:
-    """The core's form of these settings; ValueError for what torch.optim.SGD refuses too."""
-    return SgdOptions(
-        lr=options.lr,
-        momentum=options.momentum,
-        dampening=options.dampening,
-        weight_decay=options.weight_decay,
-        nesterov=options.nesterov,
-    )

@@ -1,4 +1,4 @@
-// The words that stand for dtypes and kinds in Python.
+// The words that stand for choices in Python.
 #pragma once
 
 #include <array>
@@ -8,6 +8,7 @@
 
 #include "core/chunk.h"
 #include "core/dtype.h"
+#include "core/schedule.h"
 
 namespace leash::bindings {
 
@@ -20,6 +21,9 @@ struct Choice {
 inline constexpr std::array<Choice<Dtype>, 2> kDtypes{{{"f32", Dtype::kF32}, {"f64", Dtype::kF64}}};
 inline constexpr std::array<Choice<Kind>, 2> kKinds{
     {{"parameter", Kind::kParameter}, {"buffer", Kind::kBuffer}}};
+
+inline constexpr std::array<Choice<Decay>, 3> kDecays{
+    {{"constant", Decay::kConstant}, {"step", Decay::kStep}, {"cosine", Decay::kCosine}}};
 
 // Throws std::invalid_argument, naming the choices.
 template <typename Choices>
