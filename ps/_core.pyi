@@ -24,6 +24,7 @@ __all__: list[str] = [
     "ShardStats",
     "StalenessClock",
     "build_info",
+    "codecs",
     "instruction_set",
     "instruction_sets",
     "keep_freed_memory",
@@ -389,6 +390,99 @@ class kernels:
 
         states: its buffers, in the order of Shard.state_names(). The first update of SGD ignores what its
         buffer holds.
+        """
+
+class codecs:
+    """
+    How f32 values become payloads, and payloads values.
+
+    A codec is one of bf16, f16, int8, topk. Values, gradients and residuals are contiguous float32
+    arrays, never converted; a residual and `out` are changed in place. A payload is any contiguous
+    buffer, and may be unaligned; one to write to may be larger than needed. What was encoded begins at
+    its first byte, and the number of its bytes is returned.
+
+    isa is one of instruction_sets(), by default the one in use. All give the same bits.
+    """
+    @staticmethod
+    def decode(
+        codec: str,
+        payload: typing_extensions.Buffer,
+        out: numpy.typing.NDArray[numpy.float32],
+        *,
+        begin: typing.SupportsInt | typing.SupportsIndex = 0,
+        values: typing.SupportsInt | typing.SupportsIndex | None = None,
+        isa: str | None = None,
+    ) -> None:
+        """
+        Checks the payload of a chunk of `values`, by default all of out, and fills out
+        with those from `begin` on. Raises ValueError for a payload that is not well formed.
+        """
+    @staticmethod
+    def encode_half(
+        codec: str,
+        values: numpy.typing.NDArray[numpy.float32],
+        out: typing_extensions.Buffer,
+        *,
+        isa: str | None = None,
+    ) -> int:
+        """
+        Writes values in bf16 or f16, rounded to nearest even.
+
+        A finite value beyond 65504 becomes 65504 in f16.
+        """
+    @staticmethod
+    def encode_int8(
+        gradient: numpy.typing.NDArray[numpy.float32],
+        residual: numpy.typing.NDArray[numpy.float32],
+        out: typing_extensions.Buffer,
+        block: typing.SupportsInt | typing.SupportsIndex,
+        seed: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        isa: str | None = None,
+    ) -> int:
+        """
+        Writes gradient + residual in 8 bits each; the error becomes the residual.
+
+        `block` values, a power of two from 64 to 65536, share a scale, their largest magnitude / 127. Each
+        is rounded up or down at random such that its mean is right; `seed` should differ from push to push
+        and chunk to chunk. Sources: Alistarh et al. 2017, QSGD, arXiv:1610.02132; Karimireddy et al. 2019,
+        error feedback, arXiv:1901.09847.
+        """
+    @staticmethod
+    def encode_topk(
+        gradient: numpy.typing.NDArray[numpy.float32],
+        residual: numpy.typing.NDArray[numpy.float32],
+        out: typing_extensions.Buffer,
+        k: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        isa: str | None = None,
+    ) -> int:
+        """
+        Writes the k largest of gradient + residual; the others become the residual.
+
+        At most half of the values; of equal ones the first. Source: Stich et al. 2018, arXiv:1809.07599.
+        """
+    @staticmethod
+    def find_nonfinite(
+        codec: str,
+        payload: typing_extensions.Buffer,
+        values: typing.SupportsInt | typing.SupportsIndex,
+    ) -> int | None:
+        """
+        The index of the first NaN or infinity; of int8, of the first value in its block.
+
+        Raises ValueError for a payload that is not well formed.
+        """
+    @staticmethod
+    def nbytes(
+        codec: str,
+        values: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        block: typing.SupportsInt | typing.SupportsIndex = 0,
+        k: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> int:
+        """
+        The size of a payload; int8 needs its block, topk its k.
         """
 
 class Shard:

@@ -14,8 +14,11 @@ enum class Access { kRead, kWrite };
 // Made and destroyed with the GIL held; in between, data() may be used without.
 class BufferView {
  public:
-  // Throws ValueError, beginning with `what`, if the object is not contiguous, is read-only though
-  // access is kWrite, or does not have nbytes bytes.
+  // Throws ValueError, beginning with `what`, if the object is not contiguous, or is read-only
+  // though access is kWrite.
+  BufferView(const pybind11::buffer& object, Access access, const std::string& what);
+
+  // Throws ValueError also if the object does not have nbytes bytes.
   BufferView(const pybind11::buffer& object, Access access, std::size_t nbytes,
              const std::string& what);
   ~BufferView() { PyBuffer_Release(&view_); }
@@ -24,6 +27,7 @@ class BufferView {
   BufferView& operator=(const BufferView&) = delete;
 
   std::byte* data() const { return static_cast<std::byte*>(view_.buf); }
+  std::size_t nbytes() const { return static_cast<std::size_t>(view_.len); }
 
  private:
   Py_buffer view_;

@@ -17,6 +17,7 @@ PYBIND11_MODULE(_core, m) {
   register_results(m);
   register_clock(m);
   register_kernels(m);
+  register_codecs(m);
   register_shard(m);
 
   leash::instruction_set();  // a LEASH_ISA that this CPU lacks is an error of the import

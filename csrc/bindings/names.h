@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/chunk.h"
+#include "core/codec.h"
 #include "core/dtype.h"
 #include "core/schedule.h"
 
@@ -24,6 +25,12 @@ inline constexpr std::array<Choice<Kind>, 2> kKinds{
 
 inline constexpr std::array<Choice<Decay>, 3> kDecays{
     {{"constant", Decay::kConstant}, {"step", Decay::kStep}, {"cosine", Decay::kCosine}}};
+
+inline constexpr std::array<Choice<Codec>, 5> kCodecs{{{"raw", Codec::kRaw},
+                                                       {"bf16", Codec::kBf16},
+                                                       {"f16", Codec::kF16},
+                                                       {"int8", Codec::kInt8},
+                                                       {"topk", Codec::kTopk}}};
 
 // Throws std::invalid_argument, naming the choices.
 template <typename Choices>

@@ -1,12 +1,11 @@
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <cstdint>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "bindings/array_view.h"
 #include "bindings/buffer_view.h"
 #include "bindings/names.h"
 #include "bindings/register.h"
@@ -17,22 +16,7 @@ namespace py = pybind11;
 namespace leash::bindings {
 namespace {
 
-template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
-
 const Kernels& kernels(const std::string& isa) { return kernels_for(instruction_set_named(isa)); }
-
-// Checks what array_t does not: that the array can be written to, is aligned, and has n values.
-template <typename T>
-T* values_of(Array<T>& array, py::ssize_t n, const char* name) {
-  T* const values = array.mutable_data();
-  if (reinterpret_cast<std::uintptr_t>(values) % alignof(T) != 0) {
-    throw std::invalid_argument(std::string(name) + ": expected aligned memory");
-  }
-  if (array.size() == n) return values;
-  throw std::invalid_argument(std::string(name) + ": expected " + std::to_string(n) +
-                              " values, got " + std::to_string(array.size()));
-}
 
 std::size_t first_nonfinite(const std::string& isa, const std::string& dtype,
                             const py::buffer& payload, std::size_t n) {

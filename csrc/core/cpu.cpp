@@ -13,9 +13,12 @@ std::vector<InstructionSet> detect() {
   std::vector<InstructionSet> found{InstructionSet::kGeneric};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2")) found.push_back(InstructionSet::kAvx2);
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) {
+    found.push_back(InstructionSet::kAvx2);
+  }
+  if (found.back() == InstructionSet::kAvx2 && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl")) {
     found.push_back(InstructionSet::kAvx512);
   }
 #endif

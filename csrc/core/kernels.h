@@ -8,7 +8,10 @@
 #include <cstddef>
 
 #include "core/cpu.h"
+#include "core/half_kernels.h"
+#include "core/int8_kernels.h"
 #include "core/optimizer_step.h"
+#include "core/topk_kernels.h"
 
 namespace leash {
 
@@ -65,6 +68,9 @@ struct KernelsFor {
 struct Kernels {
   KernelsFor<float> f32;
   KernelsFor<double> f64;
+  const HalfKernels& half;
+  const Int8Kernels& int8;
+  const TopkKernels& topk;
 
   template <typename T>
   const KernelsFor<T>& of() const;

@@ -6,17 +6,9 @@
 #pragma once
 
 #include <cstddef>
-#include <cstring>
 
 #include "core/kernels.h"
-
-// No value depends on an earlier one: each is read before it is written in the same round. This
-// allows reply to be gradient, which __restrict would not.
-#if defined(__clang__)
-#define LEASH_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define LEASH_INDEPENDENT _Pragma("GCC ivdep")
-#endif
+#include "core/unaligned.h"
 
 namespace leash::LEASH_KERNELS {
 
@@ -32,18 +24,6 @@ template <typename T>
 void adagrad(const Stretch<T>& stretch, const AdagradStep<T>& step) noexcept;
 
 namespace {
-
-template <typename T>
-T load(const std::byte* payload, std::size_t i) noexcept {
-  T value;
-  std::memcpy(&value, payload + i * sizeof(T), sizeof(T));
-  return value;
-}
-
-template <typename T>
-void store(std::byte* payload, std::size_t i, T value) noexcept {
-  std::memcpy(payload + i * sizeof(T), &value, sizeof(T));
-}
 
 inline float square_root(float value) noexcept { return __builtin_sqrtf(value); }
 inline double square_root(double value) noexcept { return __builtin_sqrt(value); }
