@@ -1,6 +1,8 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "bindings/register.h"
 #include "bindings/shared_shard.h"
@@ -14,10 +16,11 @@ using Bound = std::optional<std::uint64_t>;
 using MaybeWorker = std::optional<std::uint32_t>;
 
 std::unique_ptr<SharedShard> make_shard(const std::vector<ChunkSpec>& chunks,
-                                        const SgdOptions& options, Bound bound, bool average,
-                                        Nonfinite nonfinite, bool scale_lr) {
-  return std::make_unique<SharedShard>(chunks,
-                                       ShardOptions{options, bound, average, nonfinite, scale_lr});
+                                        const OptimizerOptions& options, Bound bound, bool average,
+                                        Nonfinite nonfinite, bool scale_lr,
+                                        const Schedule& schedule) {
+  return std::make_unique<SharedShard>(
+      chunks, ShardOptions{options, bound, average, nonfinite, scale_lr, schedule});
 }
 
 bool init(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
@@ -31,14 +34,22 @@ std::uint64_t pull(SharedShard& self, std::uint32_t chunk, MaybeWorker worker,
   return self.locked([&](Shard& shard) { return shard.pull(chunk, worker, values.data()); });
 }
 
-void momentum(SharedShard& self, std::uint32_t chunk, const py::buffer& out) {
+void state(SharedShard& self, std::uint32_t chunk, const std::string& name, const py::buffer& out) {
   const BufferView values = self.view(chunk, out, Access::kWrite);
-  self.locked([&](Shard& shard) { shard.momentum(chunk, values.data()); });
+  self.locked([&](Shard& shard) { shard.state(chunk, name, values.data()); });
 }
 
-void load_momentum(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
+void load_state(SharedShard& self, std::uint32_t chunk, const std::string& name,
+                const py::buffer& payload) {
   const BufferView values = self.view(chunk, payload, Access::kRead);
-  self.locked([&](Shard& shard) { shard.load_momentum(chunk, values.data()); });
+  self.locked([&](Shard& shard) { shard.load_state(chunk, name, values.data()); });
+}
+
+std::vector<std::string> state_names(SharedShard& self) {
+  return self.locked([](const Shard& shard) {
+    const auto names = shard.state_names();
+    return std::vector<std::string>(names.begin(), names.end());
+  });
 }
 
 // Binds a method that takes no buffers and needs nothing but the lock.
@@ -69,10 +80,11 @@ that the shard does not have, ValueError for a payload that does not fit; nothin
       .def(
           py::init(&make_shard), py::arg("chunks"), py::arg("options"), py::kw_only(),
           py::arg("bound").none(true), py::arg("average"), py::arg("nonfinite"),
-          py::arg("scale_lr") = false,
+          py::arg("scale_lr") = false, py::arg("schedule") = Schedule{},
           R"(bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of all
 workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
-times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1).)")
+times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1). schedule: the learning
+rate by the chunk's version.)")
       .def_property_readonly("chunks", under_lock(&Shard::chunks))
       .def_property_readonly("initialized_chunks", under_lock(&Shard::initialized_chunks))
       .def("initialized", under_lock(&Shard::initialized), py::arg("chunk"))
@@ -113,12 +125,19 @@ parameters when the Reply for this worker and step is returned, by this call or 
       .def("stats", under_lock(&Shard::stats));
 
   shard
-      .def("has_momentum", under_lock(&Shard::has_momentum), py::arg("chunk"),
-           "True from the first update with momentum on.")
-      .def("momentum", momentum, py::arg("chunk"), py::arg("out"),
-           "Copies the optimizer's buffer into out. ValueError if there is none yet.")
-      .def("load_momentum", load_momentum, py::arg("chunk"), py::arg("payload"),
-           "Sets the optimizer's buffer. ValueError without momentum.");
+      .def("state_names", state_names,
+           R"(The optimizer's buffers, under torch's names; SGD's is 'momentum'.)")
+      .def("has_state", under_lock(&Shard::has_state), py::arg("chunk"),
+           "True from the first update on, if the optimizer has buffers for this chunk.")
+      .def("state", state, py::arg("chunk"), py::arg("name"), py::arg("out"),
+           "Copies a buffer of the optimizer into out. ValueError if there is none yet.")
+      .def("load_state", load_state, py::arg("chunk"), py::arg("name"), py::arg("payload"),
+           "Sets a buffer of the optimizer. ValueError if it has none of this name.")
+      .def(
+          "set_version", under_lock(&Shard::set_version), py::arg("chunk"), py::arg("version"),
+          R"(Goes on from an earlier run's version: the count of updates that the optimizer goes by.
+
+ValueError once a worker takes part.)");
 }
 
 }  // namespace leash::bindings

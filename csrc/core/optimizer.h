@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 
 #include "core/chunk.h"
 #include "core/kernels.h"
-#include "core/sgd_options.h"
+#include "core/optimizer_options.h"
+#include "core/schedule.h"
 
 namespace leash {
 
@@ -24,12 +26,17 @@ class Optimizer {
  public:
   // scale_lr: a mean of k gradients is applied with k times the learning rate, the linear scaling
   // rule of Goyal et al. 2017, arXiv:1706.02677, section 2.1.
-  // Throws std::invalid_argument as validate(options) does.
-  Optimizer(const SgdOptions& options, bool scale_lr, const Kernels& kernels);
+  // Throws std::invalid_argument as validate() does for the options and the schedule.
+  Optimizer(const OptimizerOptions& options, const Schedule& schedule, bool scale_lr,
+            const Kernels& kernels);
 
   // Throws std::invalid_argument.
   void set_lr(double lr);
-  bool has_momentum() const { return options_.momentum != 0.0; }
+
+  // The buffers that it keeps for each chunk of parameters.
+  std::span<const std::string_view> state_names() const { return leash::state_names(options_); }
+  // Gives these buffers their first values, if they have none. REQUIRES: the chunk has them.
+  void start_state(Chunk& chunk) const;
 
   // The index of the first NaN or infinity of a payload for this chunk.
   std::optional<std::size_t> find_nonfinite(const Chunk& chunk, const std::byte* payload) const;
@@ -46,11 +53,15 @@ class Optimizer {
                   std::span<std::byte* const> replies) const;
 
  private:
+  // Counts an update of the chunk, made with lr_factor times the learning rate.
+  template <typename T>
+  OptimizerStep<T> begin_update(Chunk& chunk, double lr_factor) const;
   template <typename T>
   void descend_along_mean(Chunk& chunk, std::span<const Contribution> contributions,
                           std::span<std::byte* const> replies) const;
 
-  SgdOptions options_;
+  OptimizerOptions options_;
+  Schedule schedule_;
   bool scale_lr_;
   const Kernels& kernels_;
 };

@@ -4,23 +4,26 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/chunk.h"
 #include "core/optimizer.h"
+#include "core/optimizer_options.h"
 #include "core/push.h"
-#include "core/sgd_options.h"
 #include "core/slab.h"
 
 namespace leash {
 
 struct ShardOptions {
-  SgdOptions sgd;
+  OptimizerOptions optimizer;
   std::optional<std::uint64_t> bound;  // none for asp, 0 for bsp, s for ssp
   bool average;                        // bsp: one update per step, from the mean of all workers
   Nonfinite nonfinite;
-  bool scale_lr;  // see Optimizer
+  bool scale_lr = false;  // see Optimizer
+  Schedule schedule = {};
 };
 
 // Not synchronised: one call at a time, from any thread. chunks() and spec() never change and need
@@ -75,11 +78,17 @@ class Shard {
   // Forgets all that waits, so that every frame comes back: the last call before the end.
   void abandon();
 
-  // The optimizer's buffer, for checkpoints. The last two throw std::invalid_argument if there is
-  // none: before the first update, or without momentum.
-  bool has_momentum(std::uint32_t chunk) const { return at(chunk).momentum_started; }
-  void momentum(std::uint32_t chunk, std::byte* out) const;
-  void load_momentum(std::uint32_t chunk, const std::byte* values);
+  // For checkpoints: the optimizer's buffers, by the names that state_names() gives, for each chunk
+  // of parameters. They hold something from the first update or load_state() on. The last two throw
+  // std::invalid_argument if there is no such buffer, state() also if it holds nothing.
+  std::span<const std::string_view> state_names() const { return optimizer_.state_names(); }
+  bool has_state(std::uint32_t chunk) const { return at(chunk).state_started; }
+  void state(std::uint32_t chunk, std::string_view name, std::byte* out) const;
+  void load_state(std::uint32_t chunk, std::string_view name, const std::byte* values);
+
+  // Goes on from an earlier run's version, which is also the count of updates that the optimizer
+  // and its learning rate go by. Throws std::invalid_argument once a worker takes part.
+  void set_version(std::uint32_t chunk, std::uint64_t version);
 
   void set_lr(double lr) { optimizer_.set_lr(lr); }
   ShardStats stats() const;
@@ -90,6 +99,7 @@ class Shard {
  private:
   const Chunk& at(std::uint32_t chunk) const;
   Chunk& at(std::uint32_t chunk);
+  std::byte* state_of(const Chunk& chunk, std::string_view name) const;
 
   // The parts of push().
   Outcome classify(const Chunk& chunk, const Push& push) const;
@@ -114,9 +124,10 @@ class Shard {
   Optimizer optimizer_;
   std::vector<Chunk> chunks_;
   Slab values_;
-  std::optional<Slab> momentum_;
+  std::vector<Slab> states_;              // in the order of state_names()
   StalenessClock members_{std::nullopt};  // with the clocks that they joined at
   ShardStats stats_;
+  std::uint64_t earlier_updates_ = 0;  // of versions that were set
   std::vector<void*> freed_;
 
   // Used within one call; kept so that a push allocates nothing.
