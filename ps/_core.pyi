@@ -503,12 +503,16 @@ class Shard:
         nonfinite: Nonfinite,
         scale_lr: bool = False,
         schedule: Schedule = ...,
+        first_chunk: typing.SupportsInt | typing.SupportsIndex = 0,
+        threads: typing.SupportsInt | typing.SupportsIndex = 1,
     ) -> None:
         """
         bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of all
         workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
         times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1). schedule: the learning
-        rate by the chunk's version.
+        rate by the chunk's version. first_chunk: the number that the first of these chunks has in the whole
+        model; every number taken or given is such a one. threads: how many share the work on a large chunk;
+        they change no bit of a result.
         """
     def clock(
         self,
@@ -566,9 +570,10 @@ class Shard:
         chunk: typing.SupportsInt | typing.SupportsIndex,
         worker: typing.SupportsInt | typing.SupportsIndex | None,
         out: typing_extensions.Buffer,
+        codec: str = "raw",
     ) -> int:
         """
-        Copies the parameters into out and returns their version.
+        Writes the parameters into out, as 'raw', 'bf16' or 'f16', and returns their version.
 
         The version becomes the base of the worker's staleness if it is live. ValueError if the chunk has no
         values yet.
@@ -581,12 +586,34 @@ class Shard:
         samples: typing.SupportsInt | typing.SupportsIndex,
         payload: typing_extensions.Buffer,
         wants_payload: bool,
+        *,
+        codec: str = "raw",
+        answer: typing_extensions.Buffer | None = None,
     ) -> PushResult:
         """
         Applies a push exactly once and returns every answer that may go out now.
 
-        Keeps the payload until it is no longer needed. If wants_payload, the payload holds the chunk's
-        parameters when the Reply for this worker and step is returned, by this call or a later one.
+        codec: how the payload is written: 'raw', or for f32 parameters 'bf16', 'f16', 'int8', 'topk'. If
+        wants_payload, the chunk's parameters are there when the Reply for this worker and step is returned,
+        by this call or a later one: raw in `answer`, or without one in the payload, in the payload's codec
+        ('int8' and 'topk' need `answer`). Keeps both until they are no longer needed.
+        """
+    def push_run(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        count: typing.SupportsInt | typing.SupportsIndex,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        step: typing.SupportsInt | typing.SupportsIndex,
+        samples: typing.SupportsInt | typing.SupportsIndex,
+        region: typing_extensions.Buffer,
+        wants_payload: bool,
+    ) -> list[PushResult]:
+        """
+        Pushes chunk, chunk - 1, ... (count of them), whose raw payloads lie in one region.
+
+        The region begins with the lowest of these chunks; each begins at the next multiple of 64 bytes
+        after the one before it. Answers are written in place. Returns the results in the order of the
+        pushes.
         """
     def set_lr(self, lr: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
     def set_version(

@@ -4,7 +4,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <unordered_map>
 #include <vector>
 
@@ -50,9 +49,6 @@ struct Chunk {
   std::uint64_t version = 0;   // updates so far
   std::unordered_map<std::uint32_t, WorkerView> workers = {};
   std::vector<Parked> parked = {};  // in order of arrival
-
-  // REQUIRES: out holds spec.nbytes().
-  void copy_values(std::byte* out) const { std::memcpy(out, values, spec.nbytes()); }
 
   template <typename T>
   T* values_as() const {

@@ -28,8 +28,9 @@ std::string name_of(const Chunk& chunk) { return "chunk " + std::to_string(chunk
 
 Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
     : options_(options),
+      pool_(options.threads),
       optimizer_(options.optimizer, options.schedule, options.scale_lr,
-                 kernels_for(instruction_set())),
+                 kernels_for(instruction_set()), pool_),
       values_(slab_nbytes(specs)) {
   validate(options_);
   for (std::size_t i = 0; i < optimizer_.state_names().size(); ++i) {
@@ -43,7 +44,8 @@ Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
     if (spec.kind == Kind::kParameter) {
       std::ranges::transform(states_, states.begin(), [&](Slab& s) { return s.data() + offset; });
     }
-    chunks_.push_back({.index = static_cast<std::uint32_t>(chunks_.size()),
+    const auto index = static_cast<std::uint32_t>(options_.first_chunk + chunks_.size());
+    chunks_.push_back({.index = index,
                        .spec = spec,
                        .values = values_.data() + offset,
                        .states = states,
@@ -53,9 +55,11 @@ Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
 }
 
 const Chunk& Shard::at(std::uint32_t chunk) const {
-  if (chunk < chunks_.size()) return chunks_[chunk];
-  throw std::out_of_range("chunk " + std::to_string(chunk) + ": this shard has " +
-                          std::to_string(chunks_.size()) + " chunks");
+  const std::size_t place = std::size_t{chunk} - options_.first_chunk;  // wraps if it is below
+  if (place < chunks_.size()) return chunks_[place];
+  std::string which = std::to_string(chunks_.size()) + " chunks";
+  if (options_.first_chunk != 0) which += " from " + std::to_string(options_.first_chunk);
+  throw std::out_of_range("chunk " + std::to_string(chunk) + ": this shard has " + which);
 }
 
 Chunk& Shard::at(std::uint32_t chunk) { return const_cast<Chunk&>(std::as_const(*this).at(chunk)); }
@@ -93,7 +97,7 @@ std::vector<Reply> Shard::leave(std::uint32_t worker) {
     }
     chunk.clock.leave(worker);
     chunk.workers.erase(worker);
-    settle(chunk, replies);
+    settle(chunk, true, replies);
   }
   return replies;
 }
@@ -109,10 +113,10 @@ std::uint64_t Shard::clock(std::uint32_t chunk, std::uint32_t worker) const {
 }
 
 std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
-                          std::byte* out) {
+                          const Destination& out) {
   Chunk& chunk = at(chunk_index);
   if (!chunk.initialized) throw std::invalid_argument(name_of(chunk) + " has no values yet");
-  chunk.copy_values(out);
+  optimizer_.write(chunk, out);
   if (worker) {
     const auto found = chunk.workers.find(*worker);
     if (found != chunk.workers.end()) found->second.pulled_version = chunk.version;
