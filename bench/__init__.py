@@ -1,0 +1,1 @@
+"""Benchmarks, one file per question. Nothing imports this package but the `leash bench` command."""

@@ -1,162 +1,143 @@
 """How long does it take to push a gradient and pull the parameters that it led to?
 
-One worker and one server, each a process, over TCP loopback. Two systems in alternating rounds of
-one run:
+Workers and servers are processes on this machine. Everybody who is measured at one size, with one
+number of workers, is up at the same time, and they take turns, round by round: Leash with each
+transport and codec; others, which do the same with other means; and the limits that no parameter
+server can beat.
 
-    leash   push_pull of all chunks; the server applies w -= lr * g
-    gloo    torch.distributed: send the gradient, w.add_(g, alpha=-lr), send the parameters
-
-    python -m bench.push_pull [--short] [--sizes 87e3 64e6] [--json FILE]
+    python -m bench.push_pull [--short] [--sizes 87e3,64e6] [--workers 1,2] [--json FILE] ...
 """
 
-import argparse
-import multiprocessing
-import os
-import socket
-import subprocess
-import sys
-import tempfile
-import time
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
 
-import numpy as np
-import torch
-import torch.distributed as dist
-from rich.progress import Progress
+from bench.command import bench_main
+from bench.crew import crew
+from bench.needs import installed
+from bench.rows import Row, make_row
+from bench.systems import LIMITS, SYSTEMS, System
+from bench.systems.leash import CODECS_BY_TRANSPORT, missing
+from bench.table import size_of
+from bench.trial import Round, Trial, in_turn
+from ps.bench_options import (
+    CODECS,
+    TRANSPORTS,
+    BenchConfig,
+    parse_counts,
+    parse_sizes,
+    parse_words,
+)
 
-from bench.rows import Row, make_row, print_table, size_of, write_json
-from ps._core import keep_freed_memory
-from ps.layout import Layout, Slot
-from worker.client import Client
+TITLE = "push_pull, processes on one machine"
+PEERS = ("gloo", "rpc", "ray", "zmq_echo", "fused_sgd")
 
-LR = 1e-3
-WARMUP_S = 0.3
-Exchange = Callable[[], None]
+ALL_SIZES, SHORT_SIZES = "87e3,4e6,64e6,256e6", "87e3,4e6"
+# More workers and shards are a question of their own, asked at two sizes, without codecs.
+MANY_SIZES = (4_000_000, 64_000_000)
+MANY_WORKERS, MANY_SHARDS = "1,2,4,8", "1,2"
+
+
+def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
+    """All rows.
+
+    Args:
+        doing: told what comes next, and how much of the whole is done, from 0 to 1.
+    """
+    rounds, round_s = config.rounds or (3 if config.short else 5), config.round_s or 0.5
+    groups, lacking = plan(config)
+    for what in lacking:
+        print(f"push_pull: without {what}")
+    rows: list[Row] = []
+    for i, trials in enumerate(groups):
+        first = trials[0]
+        doing(f"{size_of(first.nbytes)}, workers {first.workers}", i / len(groups))
+        with ExitStack() as stack:
+            running = {trial: _start(trial, stack) for trial in trials}
+            times = in_turn(rounds, round_s, running)
+        rows += [make_row(trial, times[trial]) for trial in trials]
+    return rows
+
+
+def _start(trial: Trial, stack: ExitStack) -> Round:
+    system = (SYSTEMS | LIMITS)[trial.system]
+    address = stack.enter_context(system.serve(trial))
+    return stack.enter_context(crew(trial, system.join, address))
+
+
+def plan(config: BenchConfig) -> tuple[list[list[Trial]], list[str]]:
+    """The trials, in groups that take turns, and what is left out because it is not there."""
+    systems, lacking = _systems(config)
+    groups = []
+    for nbytes, workers in _conditions(config):
+        trials = [
+            trial
+            for name, system in systems.items()
+            for trial in _trials(config, name, system, nbytes, workers)
+        ]
+        lacking |= {missing(trial): None for trial in trials if missing(trial)}
+        groups.append([trial for trial in trials if not missing(trial)])
+    return [group for group in groups if group], list(lacking)
+
+
+def _systems(config: BenchConfig) -> tuple[dict[str, System], dict[str, None]]:
+    """Those that are asked for and here, with the limits; and the names of those that are not."""
+    asked = parse_words("--systems", config.systems or ",".join(SYSTEMS), tuple(SYSTEMS))
+    lacking = {n: None for n in asked if SYSTEMS[n].needs and not installed(SYSTEMS[n].needs)}
+    here = {name: SYSTEMS[name] for name in asked if name not in lacking}
+    return {**here, **LIMITS}, {f"{name} (not installed)": None for name in lacking}
+
+
+def _conditions(config: BenchConfig) -> Iterator[tuple[int, int]]:
+    """Sizes and numbers of workers. By default, all sizes with one and two of them with more."""
+    sizes = parse_sizes(config.sizes or (SHORT_SIZES if config.short else ALL_SIZES))
+    if config.workers is not None or config.short:
+        yield from itertools.product(sizes, parse_counts("--workers", config.workers or "1"))
+        return
+    yield from ((nbytes, 1) for nbytes in sizes)
+    many = [n for n in parse_counts("--workers", MANY_WORKERS) if n > 1]
+    yield from itertools.product([n for n in sizes if n in MANY_SIZES], many)
+
+
+def _trials(
+    config: BenchConfig, name: str, system: System, nbytes: int, workers: int
+) -> Iterator[Trial]:
+    if system.only_one and workers > 1:
+        return
+    if not system.is_leash:
+        yield Trial(bench="push_pull", system=name, transport=_transport_of(name), nbytes=nbytes,
+                    workers=workers)  # fmt: skip
+        return
+    for transport, codec, shards in _leash_variants(config, nbytes, workers):
+        yield Trial(bench="push_pull", system=name, transport=transport, codec=codec,
+                    nbytes=nbytes, workers=workers, shards=shards)  # fmt: skip
+
+
+def _leash_variants(
+    config: BenchConfig, nbytes: int, workers: int
+) -> Iterator[tuple[str, str, int]]:
+    transports = parse_words("--transports", config.transports or ",".join(TRANSPORTS), TRANSPORTS)
+    every = config.codecs or (",".join(CODECS) if workers == 1 else "f32")
+    for transport in transports:
+        for codec in parse_words("--codecs", every, CODECS):
+            if codec in CODECS_BY_TRANSPORT[transport]:
+                for shards in _shards(config, nbytes, codec):
+                    yield transport, codec, shards
+
+
+def _shards(config: BenchConfig, nbytes: int, codec: str) -> list[int]:
+    if config.shards is not None:
+        return parse_counts("--shards", config.shards)
+    alone = config.short or codec != "f32" or nbytes not in MANY_SIZES
+    return [1] if alone else parse_counts("--shards", MANY_SHARDS)
+
+
+def _transport_of(system: str) -> str:
+    return {"memcpy": "", "fused_sgd": "", "ray": "shm"}.get(system, "tcp")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--sizes", type=float, nargs="+", default=[87e3, 4e6, 64e6, 256e6],
-                        metavar="BYTES", help="parameters that travel, one way")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=7, help="of each system, alternating")
-    parser.add_argument("--round-s", type=float, default=1.5, help="length of a round")
-    parser.add_argument("--short", action="store_true", help="two sizes, short rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
-    args = parser.parse_args(argv)
-    if args.short:
-        args.sizes, args.rounds, args.round_s = [87e3, 64e6], 4, 0.6
-    torch.set_num_threads(1)
-    keep_freed_memory()  # as `leash worker` does
-    rows: list[Row] = []
-    with Progress(transient=True) as progress:
-        task = progress.add_task("push_pull", total=len(args.sizes))
-        for size in args.sizes:
-            progress.update(task, description=f"push_pull, {size_of(int(size))}")
-            rows += measure(int(size) // 4 * 4, args.rounds, args.round_s)
-            progress.advance(task)
-    print_table("push_pull, one worker, TCP loopback", rows, base="gloo")
-    if args.json:
-        write_json(args.json, rows)
-    return 0
-
-
-def measure(nbytes: int, rounds: int, round_s: float) -> list[Row]:
-    """Both systems at one size."""
-    with ExitStack() as stack:
-        exchanges = {
-            "leash": stack.enter_context(leash(nbytes)),
-            "gloo": stack.enter_context(gloo(nbytes)),
-        }
-        warmup = {name: len(timed(exchange, WARMUP_S)) for name, exchange in exchanges.items()}
-        times: dict[str, list[float]] = {name: [] for name in exchanges}
-        for _ in range(rounds):
-            for name, exchange in exchanges.items():
-                times[name] += timed(exchange, round_s)
-    return [make_row("push_pull", n, "tcp", nbytes, t, warmup[n]) for n, t in times.items()]
-
-
-def timed(exchange: Exchange, seconds: float) -> list[float]:
-    """Exchanges for so many seconds, at least three times."""
-    times: list[float] = []
-    end_s = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end_s:
-        began_s = time.perf_counter()
-        exchange()
-        times.append(time.perf_counter() - began_s)
-    return times
-
-
-@contextmanager
-def leash(nbytes: int) -> Iterator[Exchange]:
-    """A `leash server` process, and this process as its worker."""
-    with tempfile.TemporaryDirectory() as folder:
-        reader, writer = os.pipe()
-        server = subprocess.Popen(
-            [sys.executable, "-m", "ps.cli", "server", "--bind=tcp://127.0.0.1:0", "--policy=asp",
-             f"--lr={LR}", f"--run-dir={folder}/run", "--step-events=0", f"--ready-fd={writer}"],
-            pass_fds=(writer,), stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(writer)
-        with os.fdopen(reader) as ready:
-            address = ready.read()
-        layout = Layout([Slot("w", "f32", (nbytes // 4,))])
-        gradients, parameters = (np.zeros(nbytes, np.uint8) for _ in range(2))
-        gradients.view(np.float32)[:] = 1e-3
-        client = Client(address, layout, rank=1)
-        try:
-            client.begin(parameters)
-            yield lambda: _discard(client.push_pull(gradients, parameters, samples=1))
-        finally:
-            client.close()
-            server.wait()
-
-
-@contextmanager
-def gloo(nbytes: int) -> Iterator[Exchange]:
-    """The same with torch.distributed: rank 0 serves in a process of its own, rank 1 is here."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    server = multiprocessing.get_context("spawn").Process(target=serve_gloo, args=(port, nbytes))
-    server.start()
-    _join_gloo(port, rank=1)
-    gradients, parameters = torch.full((nbytes // 4,), 1e-3), torch.zeros(nbytes // 4)
-
-    def exchange() -> None:
-        dist.send(gradients, 0)
-        dist.recv(parameters, 0)
-
-    try:
-        yield exchange
-    finally:
-        dist.send(torch.full((nbytes // 4,), torch.nan), 0)
-        dist.destroy_process_group()
-        server.join()
-
-
-def serve_gloo(port: int, nbytes: int) -> None:
-    torch.set_num_threads(1)
-    _join_gloo(port, rank=0)
-    gradients, parameters = torch.zeros(nbytes // 4), torch.zeros(nbytes // 4)
-    while True:
-        dist.recv(gradients, 1)
-        if gradients[0].isnan():  # the last message
-            break
-        parameters.add_(gradients, alpha=-LR)
-        dist.send(parameters, 1)
-    dist.destroy_process_group()
-
-
-def _join_gloo(port: int, rank: int) -> None:
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-
-
-def _discard(_: Any) -> None:
-    """An exchange has no result."""
+    return bench_main("push_pull", argv)
 
 
 if __name__ == "__main__":

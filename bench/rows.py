@@ -1,62 +1,89 @@
-"""What every benchmark shares: a row with its conditions, a table, and a JSON file."""
+"""What every benchmark leaves: rows with their conditions, as JSON."""
 
 import json
+import os
 import platform
 import statistics
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-TABLE_WIDTH = 100  # no column is cut, even in a file
+from bench.needs import installed
+from bench.trial import Times, Trial
+from ps import _core
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One measurement. Sizes in bytes, times in seconds, GB are 10^9 bytes."""
+class Row(Trial):
+    """One measurement. Sizes in bytes, times in seconds, GB are 10^9 bytes.
 
-    bench: str
-    system: str  # leash, gloo, ...
-    transport: str
-    codec: str
-    nbytes: int  # of the parameters that travel, one way
-    workers: int
-    shards: int
+    A figure that its benchmark does not measure is None.
+    """
+
     warmup: int
     repeats: int
     median_s: float
     p99_s: float
-    per_s: float
-    gbytes_per_s: float
+    per_s: float  # of all workers together: the sum of 1 / the median of each
+    gbytes_per_s: float  # nbytes × per_s
+    traffic_nbytes: int | None = None  # that a kernel has to read and write, in all
+    flops: int | None = None
+    bandwidth_share: float | None = None  # of what memory can do for that kind of traffic
+    reference: str | None = None  # how that was measured
+    server_cpu_s: float | None = None  # of all threads of the server, for one message
+    server_loop_s: float | None = None  # of them the loop's thread
+    server_core_s: float | None = None  # of that the compiled core
+    hidden_share: float | None = None  # of an exchange, behind backward
     commit: str
     cpu: str
+    cores: int
+    instruction_set: str
+    versions: str
 
 
-def make_row(
-    bench: str, system: str, transport: str, nbytes: int, times_s: Sequence[float], warmup: int
-) -> Row:
-    """The row of one worker's repeated exchanges of `nbytes` bytes each way."""
-    median_s = statistics.median(times_s)
-    return Row(
-        bench=bench, system=system, transport=transport, codec="f32", nbytes=nbytes, workers=1,
-        shards=1, warmup=warmup, repeats=len(times_s), median_s=median_s,
-        p99_s=sorted(times_s)[min(len(times_s) - 1, int(0.99 * len(times_s)))],
-        per_s=1 / median_s, gbytes_per_s=nbytes / median_s / 1e9, commit=commit(), cpu=cpu(),
-    )  # fmt: skip
+def make_row(trial: Trial, times: Times, **figures: float | int | str | None) -> Row:
+    """The row of a trial that has been measured."""
+    together = sorted(t for of_worker in times.by_worker for t in of_worker)
+    per_s = sum(1 / statistics.median(of_worker) for of_worker in times.by_worker)
+    measured = {
+        "warmup": times.warmup,
+        "repeats": len(together),
+        "median_s": statistics.median(together),
+        "p99_s": together[min(len(together) - 1, int(0.99 * len(together)))],
+        "per_s": per_s,
+        "gbytes_per_s": trial.nbytes * per_s / 1e9,
+    }
+    return Row(**asdict(trial), **measured, **figures, **conditions())  # type: ignore[arg-type]
 
 
-def commit() -> str:
+@cache
+def conditions() -> dict[str, str | int]:
+    """What holds for every row of a run."""
+    return {
+        "commit": _commit(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "instruction_set": _core.instruction_set(),
+        "versions": _versions(),
+    }
+
+
+def _commit() -> str:
     """The commit that was measured, with a + where the tree has changes."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False
-    )
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=Path(__file__).parent,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except FileNotFoundError:  # no git
+        return "unknown"
     return told.stdout.strip() or "unknown"
 
 
-def cpu() -> str:
+def _cpu() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")
     for line in info.read_text("utf-8").splitlines() if info.exists() else ():
@@ -65,12 +92,10 @@ def cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def size_of(nbytes: int) -> str:
-    """87000 ▸ 87 KB."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if nbytes >= scale:
-            return f"{nbytes / scale:.3g} {unit}"
-    return f"{nbytes} B"
+def _versions() -> str:
+    modules = {"numpy": "numpy", "zmq": "pyzmq", "torch": "torch"}
+    told = [f"{name} {version(name)}" for module, name in modules.items() if installed(module)]
+    return ", ".join([f"Python {platform.python_version()}", *told])
 
 
 def write_json(path: Path, rows: Sequence[Row]) -> None:
@@ -78,20 +103,6 @@ def write_json(path: Path, rows: Sequence[Row]) -> None:
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
 
 
-def print_table(title: str, rows: Sequence[Row], base: str) -> None:
-    """Every row, with its ratio to the row of system `base` of the same size."""
-    by_size = {row.nbytes: row for row in rows if row.system == base}
-    table = Table(title=title, caption=f"{rows[0].cpu}, commit {rows[0].commit}")
-    for name in ("size", "system", "transport", "codec", "repeats", "median ms", "p99 ms", "/s",
-                 "GB/s", f"× {base}"):  # fmt: skip
-        table.add_column(name, justify="left" if name in ("system", "transport") else "right")
-    for row in rows:
-        ratio = row.per_s / by_size[row.nbytes].per_s if row.nbytes in by_size else float("nan")
-        table.add_row(
-            size_of(row.nbytes), row.system, row.transport, row.codec, str(row.repeats),
-            f"{row.median_s * 1e3:.3f}", f"{row.p99_s * 1e3:.3f}", f"{row.per_s:.1f}",
-            f"{row.gbytes_per_s:.3f}", f"{ratio:.2f}",
-        )  # fmt: skip
-    console = Console()
-    console.width = max(console.width, TABLE_WIDTH)
-    console.print(table)
+def read_json(path: Path) -> list[Row]:
+    """The rows of a file of `write_json`."""
+    return [Row(**row) for row in json.loads(path.read_text("utf-8"))]

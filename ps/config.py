@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from ps.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
+from ps.bench_options import BenchConfig as BenchConfig  # noqa: PLC0414  # ps.cli finds it here
 from ps.catalog import choose_task
 from ps.errors import UsageError
 from ps.policy import choose_rule
@@ -12,10 +13,10 @@ from ps.settings import Options, check_not_negative, check_positive, option
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
 
-MAX_SHARDS: Final = 64
-SHARDS_HELP: Final = "server processes that share the model, 1 to 64; workers talk to all of them"
 INT8_BLOCKS: Final = (64, 65536)  # smallest and largest
 TOPK_RATIO_MAX: Final = 0.5  # beyond it the indices cost more than they save
+MAX_SHARDS: Final = 64
+SHARDS_HELP: Final = "server processes that share the model, 1 to 64; workers talk to all of them"
 
 
 @dataclass(frozen=True, kw_only=True)

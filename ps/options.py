@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, Union, get
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from ps.errors import UsageError
-from ps.settings import flag, groups
+from ps.settings import flag, groups, is_argument
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",
@@ -70,8 +70,11 @@ def new_parser(prog: str, about: str, **settings: Any) -> OneLineParser:
 
 def parser_for(prog: str, config: type[Any]) -> OneLineParser:
     """The parser of a command whose settings are `config`."""
+    words = "".join(
+        f"[{f.name.upper()}] " for _, fs in groups(config) for f in fs if is_argument(f)
+    )
     parser = new_parser(
-        prog, config.__doc__ or "", usage=f"{prog} [options]", print_config="--print-config"
+        prog, config.__doc__ or "", usage=f"{prog} {words}[options]", print_config="--print-config"
     )
     parser.add_argument(
         "--config", action="config", metavar="FILE.yaml",
@@ -99,6 +102,9 @@ def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
         group.add_argument(names[0], action=ActionYesNo(yes_prefix="", no_prefix="no-"), **about)
         return
     metavar = field.metadata["metavar"] or _metavar(field)
+    if is_argument(field):
+        group.add_argument(field.name, nargs="?", type=field.type, metavar=metavar, **about)
+        return
     group.add_argument(*names, type=field.type, metavar=metavar, **about)
 
 
@@ -155,7 +161,8 @@ def _wrong_value(parser: OneLineParser, found: Found) -> str:
     if action is None or value is None or hint is None:
         return f"{flag(dest)}: {_flat(found[2])}"
     given = set(action.option_strings) & {word.partition("=")[0] for word in parser.args or ()}
-    return f"{given.pop() if given else flag(dest)} {_flat(value[1])}: expected {_expected(hint)}"
+    name = flag(dest) if action.option_strings else dest
+    return f"{given.pop() if given else name} {_flat(value[1])}: expected {_expected(hint)}"
 
 
 def _misused_option(parser: OneLineParser, found: Found) -> str:

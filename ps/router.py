@@ -1,14 +1,17 @@
 """The server's end of ZeroMQ: a peer that is gone, or does not read, holds nobody up."""
 
+from collections.abc import Callable
 from typing import Final
 
 import zmq
 
 from ps.config import ServerConfig
 from ps.data import Payload
-from ps.sockets import bind, data_max_nbytes, data_queue, make_router
+from ps.sockets import bind, data_max_nbytes, data_queue, make_router, receive
 from ps.wire.frames import encode
 from ps.wire.messages import Message, Ok, Params
+
+BURST: Final = 16  # messages of a data socket, then the control socket is looked at
 
 
 def send(socket: zmq.Socket[bytes], route: bytes, message: Message, payload: Payload) -> bool:
@@ -41,6 +44,14 @@ class DataRouter:
         self.socket: Final = make_router(context, data_queue(config.window), max_nbytes)
         self.port: Final = bind(self.socket, host, port)
         self._unreading: list[Message] = []  # answers that their peers left no room for
+
+    def take(self, handle: Callable[[list[zmq.Frame]], None]) -> None:
+        """Hands over the messages that have come; a few at once, so that others have their turn."""
+        for _ in range(BURST):
+            frames = receive(self.socket)
+            if not frames:
+                return
+            handle(frames)
 
     def send(self, route: bytes, message: Message, payload: Payload) -> None:
         if not send(self.socket, route, message, payload):

@@ -35,6 +35,7 @@ from ps.router import DataRouter, send
 from ps.rundir import RunDir
 from ps.shards import Shards
 from ps.sockets import CONTROL_MAX_NBYTES, CONTROL_QUEUE, bind, make_router, parts, receive
+from ps.waiting import Waiting
 from ps.wire.frames import CONTROL, check_payload_count, decode, error_message
 from ps.wire.messages import STOPPED_BY_TIMEOUT, Message
 
@@ -113,11 +114,11 @@ class Server:
         except BaseException:
             self._context.destroy(linger=0)
             raise
-        self._poller = zmq.Poller()
+        self._sources = Waiting()
         for socket in (self._control, self._data_router.socket):
-            self._poller.register(socket, zmq.POLLIN)
+            self._sources.add(socket)
         for shard in self._remote.all:
-            self._poller.register(shard.fd, zmq.POLLIN)
+            self._sources.add(shard.fd)
         local = "127.0.0.1" if host in ("*", "0.0.0.0") else host
         return f"tcp://{local}:{self._control_port}"
 
@@ -136,7 +137,7 @@ class Server:
             self._evaluator.start(self.address)
         try:
             while not self._over():
-                for source, _ in self._poller.poll(int(TICK_S * 1000)):
+                for source in self._sources.wait(int(TICK_S * 1000)):
                     self._serve(source)
                 self._evict_unreading()
                 if self._now() >= self._next_tick_s:
@@ -248,22 +249,21 @@ class Server:
     # Messages.
 
     def _serve(self, source: zmq.Socket[bytes] | int) -> None:
-        """Takes one message of a socket, or all that a shard has told on its link."""
+        """Takes what has come to a socket, or all that a shard has told on its link."""
         if isinstance(source, int):
             self._attend_shards()
             if self.shards.lost:
                 self._ignore_links()
-        elif frames := receive(source):
-            if source is self._control:
+        elif source is self._control:
+            if frames := receive(source):
                 self._on_control(frames)
-            else:
-                self.data.receive(frames)
+        else:
+            self._data_router.take(self.data.receive)
 
     def _ignore_links(self) -> None:
         """The run is about to end, and a link that has ended would keep the loop awake."""
         for shard in self._remote.all:
-            if shard.fd in self._poller:
-                self._poller.unregister(shard.fd)
+            self._sources.remove(shard.fd)
 
     def _on_control(self, frames: list[zmq.Frame]) -> None:
         route, header, payloads = parts(frames)

@@ -24,6 +24,17 @@ def option(default: T, help: str, *aliases: str, metavar: str | None = None) -> 
     return made
 
 
+def argument(default: T, help: str) -> T:  # noqa: A002
+    """A dataclass field that is a word of its own on the command line, without a flag."""
+    metadata = {"help": help, "aliases": (), "metavar": None, "positional": True}
+    made: T = field(default=default, metadata=metadata)
+    return made
+
+
+def is_argument(f: "dataclasses.Field[Any]") -> bool:
+    return bool(f.metadata.get("positional"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """One group of settings, or all groups of a command."""
@@ -58,7 +69,9 @@ def to_argv(config: Any) -> list[str]:
         value = getattr(config, f.name)
         if value == f.default:
             continue
-        if isinstance(value, bool):
+        if is_argument(f):
+            argv.append(str(value))
+        elif isinstance(value, bool):
             argv.append(flag(f.name) if value else "--no-" + f.name.replace("_", "-"))
         else:
             argv.append(f"{flag(f.name)}={value}")

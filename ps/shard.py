@@ -31,7 +31,7 @@ from ps.metrics import Metrics
 from ps.model import ServedModel
 from ps.policy import choose_rule
 from ps.router import DataRouter
-from ps.sockets import receive
+from ps.waiting import Waiting
 from ps.wire.frames import TO_SHARD
 from ps.wire.link import (
     PARAMETERS,
@@ -58,6 +58,7 @@ from ps.wire.link import (
 )
 from ps.wire.messages import Message
 
+TOLD: Final = ("duplicate", "nonfinite")  # what the coordinator does not see itself
 COUNTS_S: Final = 0.25  # between two counts, which are also the signs of life
 MAX_HEARD: Final = 256
 LINGER_MS: Final = 200  # for the last answers
@@ -74,7 +75,8 @@ class LinkedEvents(EventLog):
         self._link: Final = link
 
     def write(self, event: str, **details: Any) -> None:
-        self._link.send(Happened(event), msgpack.packb(details))
+        if event in TOLD:
+            self._link.send(Happened(event), msgpack.packb(details))
 
 
 class ShardServer:
@@ -117,20 +119,20 @@ class ShardServer:
 
     def run(self) -> None:
         """Serves until the link ends."""
-        poller = zmq.Poller()
-        poller.register(self._link.fd, zmq.POLLIN)
-        poller.register(self._router.socket, zmq.POLLIN)
+        sources = Waiting()
+        sources.add(self._link.fd)
+        sources.add(self._router.socket)
         try:
             while True:
                 if self._held:
                     self._link.has_come(COUNTS_S)
                 else:
-                    poller.poll(int(COUNTS_S * 1000))
+                    sources.wait(int(COUNTS_S * 1000))
                 # First of all, whom to listen to.
                 while self._link.has_come():
                     self._on_link()
-                if not self._held and (frames := receive(self._router.socket)):
-                    self._data.receive(frames)
+                if not self._held:
+                    self._router.take(self._data.receive)
                 self._tell()
         except LinkClosedError:
             return  # the coordinator has ended, in whatever way

@@ -11,7 +11,7 @@ import numpy as np
 
 import ps._core as core
 from ps.layout import Chunk
-from ps.wire.codecs import CODECS
+from ps.wire.codecs import CODECS, max_topk
 from worker.memory import Slab, SlabMemory
 
 RAW: Final = ("f32", "f64")
@@ -51,24 +51,20 @@ class Encoder:
         codec, values = self.codec_of(chunk), gradients[chunk.start : chunk.stop]
         if codec in RAW:
             return values
-        out = self._memory.outbox(chunk.index, chunk.start, self._room(codec, chunk))
+        out = self._memory.outbox(chunk.index, chunk.start, CODECS[codec].max_nbytes(chunk.values))
         if codec == "int8":
             nbytes = core.codecs.encode_int8(
-                _f32(values), self._rest(chunk), out, self._encoding.int8_block,
+                _f32(values), self._rest(chunk), out.data, self._encoding.int8_block,
                 self._seed(chunk, step),
             )  # fmt: skip
         elif codec == "topk":
-            most = max(1, chunk.values // 2)
-            count = min(most, max(1, round(self._encoding.topk_ratio * chunk.values)))
-            nbytes = core.codecs.encode_topk(_f32(values), self._rest(chunk), out, count)
+            wanted = max(1, round(self._encoding.topk_ratio * chunk.values))
+            count = min(max_topk(chunk.values), wanted)
+            nbytes = core.codecs.encode_topk(_f32(values), self._rest(chunk), out.data, count)
         else:
-            core.codecs.encode_half(codec, _f32(values), out)
+            core.codecs.encode_half(codec, _f32(values), out.data)
             nbytes = len(out)
         return out[:nbytes]
-
-    def _room(self, codec: str, chunk: Chunk) -> int:
-        fixed = CODECS[codec].value_nbytes
-        return fixed * chunk.values if fixed else chunk.nbytes + 64
 
     def _rest(self, chunk: Chunk) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
         return _f32(self.residual[chunk.start : chunk.stop])
@@ -90,7 +86,7 @@ def decode_params(codec: str, payload: Slab, values: Slab) -> None:
     if codec in RAW:
         values[:] = payload
     else:
-        core.codecs.decode(codec, payload, _f32(values))
+        core.codecs.decode(codec, payload.data, _f32(values))
 
 
 def _f32(memory: Slab) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":

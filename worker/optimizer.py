@@ -67,6 +67,7 @@ class PSOptimizer(torch.optim.Optimizer):
         encoding: Encoding | None = None,
         wait_s: float = 30.0,
         on_wait: Callable[[Beaten | None], None] = lambda _: None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         """Joins the run, waits for the other workers, and takes over the common parameters.
 
@@ -83,6 +84,7 @@ class PSOptimizer(torch.optim.Optimizer):
             encoding: the codec in which gradients travel, and its settings; f32 by default.
             wait_s: seconds to wait for the server to answer.
             on_wait: called about twice a second while the other workers are missing.
+            say: shows a line, such as why shared memory is not possible; stderr by default.
 
         Raises:
             UsageError: parameters without names, nothing to train, or transport "shm" where it is
@@ -99,7 +101,7 @@ class PSOptimizer(torch.optim.Optimizer):
         )  # fmt: skip
         self.client: Final = Client(
             server, self._slabs.layout, rank=rank, wait_s=wait_s, transport=transport,
-            encoding=encoding, memory=self._slabs.memory,
+            encoding=encoding, memory=self._slabs.memory, say=say,
         )  # fmt: skip
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0  # times that the server went on without this worker

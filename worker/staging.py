@@ -13,7 +13,6 @@ a parameter any more when it is overwritten. All copies go through one stream, h
 order in which they were asked for.
 """
 
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
@@ -21,6 +20,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
+from ps.errors import UsageError
 from worker.memory import Slab
 
 
@@ -44,9 +44,10 @@ class Gpu(Protocol):
         ...
 
     def register(self, slab: Slab) -> None:
-        """Locks the slab's pages, if the system allows it: copies are slower otherwise, not wrong.
+        """Locks the slab's pages. They begin on one, and stay where they are until `unregister`.
 
-        REQUIRES: the slab begins on a page, and stays where it is until `unregister`.
+        Raises:
+            UsageError: the system does not allow it.
         """
         ...
 
@@ -84,15 +85,13 @@ class TorchGpu:
         address = slab.ctypes.data
         with torch.cuda.device(self._device):
             status = int(_cudart().cudaHostRegister(address, slab.nbytes, 0))
-        if status == 0:
-            self._registered.add(address)
-        else:
-            warnings.warn(
-                f"CUDA cannot lock {slab.nbytes} bytes of memory (error {status}): "
-                "copies between it and the GPU will be slower; see ulimit -l",
-                RuntimeWarning,
-                stacklevel=2,
+        if status != 0:
+            # No going on without: CUDA reports this error once more, at whatever comes next.
+            raise UsageError(
+                f"CUDA cannot lock {slab.nbytes} bytes of memory (error {status}): free some, "
+                "see ulimit -l, or take --device cpu"
             )
+        self._registered.add(address)
 
     def unregister(self, slab: Slab) -> None:
         address = slab.ctypes.data

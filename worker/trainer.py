@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -24,15 +24,16 @@ from ps.control import ControlChannel, await_state
 from ps.errors import StoppingError, UsageError
 from ps.settings import check_positive
 from ps.straggling import parse_allocation
-from ps.wire.messages import STOPPED_BY_TIMEOUT, Beaten, Report
+from ps.wire.messages import STOPPED_BY_TIMEOUT, Report
 from worker.datasets import Dataset, Positions, epoch_order, load_dataset, shares
+from worker.encoding import Encoding
 from worker.models import build_model
 from worker.optimizer import PSOptimizer
 from worker.stragglers import Straggler
 from worker.task import Task, choose_device, resolve_task
+from worker.waiting import Waiting
 
 REPORT_S: Final = 0.25
-SAY_WAITING_S: Final = 5.0
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -44,7 +45,7 @@ def run(config: WorkerConfig) -> int:
     say = _speaker(config.rank)
     address = address_of(config.server, config.ps_ip, config.ps_port)
     with ControlChannel(address) as channel:
-        waiting = _Waiting(say)
+        waiting = Waiting(say)
         state = await_state(
             channel, config.wait_s, lambda s: waiting.server(address, s, config.wait_s)
         )
@@ -60,9 +61,11 @@ def run(config: WorkerConfig) -> int:
     try:
         model = make_model(task, dataset, device, dropout=config.dropout)
         straggler = Straggler(float(config.slow), float(config.heterogeneity))
+        encoding = Encoding(config.codec, config.int8_block, config.topk_ratio)
         optimizer = PSOptimizer(
             model.named_parameters(), address, config.rank, buffers=model.named_buffers(),
-            overlap=config.overlap, wait_s=config.wait_s, on_wait=waiting.workers,
+            overlap=config.overlap, transport=config.transport, encoding=encoding,
+            wait_s=config.wait_s, on_wait=waiting.workers, say=say,
         )  # fmt: skip
         trainer = Trainer(
             config, task, dataset, share_of(dataset.train_size), model, optimizer, straggler, say
@@ -272,29 +275,3 @@ def _share(config: WorkerConfig, task: Task) -> Callable[[int], Positions]:
 
 def _speaker(rank: int) -> Callable[[str], None]:
     return lambda text: print(f"leash worker {rank}: {text}", flush=True)
-
-
-class _Waiting:
-    """Says whom this worker waits for: at once, when it changes, and every few seconds."""
-
-    def __init__(
-        self, say: Callable[[str], None], now: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._say: Final = say
-        self._now: Final = now
-        self._shown: Any = None
-        self._next_s = 0.0
-
-    def server(self, address: str, waited_s: float, wait_s: float) -> None:
-        self._show(address, f"waiting for a server at {address} ({waited_s:.0f} of {wait_s:g} s)")
-
-    def workers(self, beaten: Beaten | None) -> None:
-        if beaten is not None and not beaten.started:
-            whom = ", ".join(map(str, beaten.missing)) or "the evaluator"
-            self._show(beaten.missing, f"waiting for worker {whom}" if beaten.missing else
-                       "waiting for the evaluator")  # fmt: skip
-
-    def _show(self, what: Any, text: str) -> None:
-        if what != self._shown or self._now() >= self._next_s:
-            self._shown, self._next_s = what, self._now() + SAY_WAITING_S
-            self._say(text)

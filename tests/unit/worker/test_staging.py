@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from support.exchanges import PromptExchange
 from worker.memory import Slab
-from worker.staging import Staging
+from worker.staging import Staging, gpu_of
 from worker.streaming import StepStream
 from worker.tensors import ModelSlabs
 
@@ -187,3 +187,31 @@ def test_a_missing_gradient_is_zeroed_only_when_the_slab_is_read_no_more() -> No
     assert slabs.take(0)
     assert (late == 5.0).all()
     assert not slabs.places[0].gradient.any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_real_gpu_sends_its_gradients_and_takes_the_parameters(
+    overlap: bool, dtype: torch.dtype
+) -> None:
+    model = build().to("cuda", dtype)
+    slabs = ModelSlabs(
+        model.named_parameters(), model.named_buffers(), gpu=gpu_of(model.parameters())
+    )
+    exchange = PromptExchange(slabs.layout, early_nan=True)
+    exchange.start(slabs.parameters)
+    stream = StepStream(slabs, exchange, overlap=overlap)
+    inputs = torch.linspace(-1, 1, 128, device="cuda", dtype=dtype).view(8, 16)
+    for _ in range(3):
+        stream.begin(8)
+        loss = model(inputs).square().mean()
+        expected = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        loss.backward()
+        stream.finish()
+        for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
+            sent = torch.from_numpy(exchange.gradients[name])
+            torch.testing.assert_close(sent, gradient.float().cpu())
+            place = next(place for place in slabs.places if place.slot.name == name)
+            assert torch.equal(parameter.detach().cpu(), place.values.to(dtype))
+    slabs.close()

@@ -1,0 +1,76 @@
+"""The `leash bench` command: runs benchmarks, prints their tables, writes and draws their rows."""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from rich.console import Console
+from rich.progress import Progress
+
+from bench.needs import require
+from bench.rows import Row, write_json
+from bench.table import print_table
+from ps import cli
+from ps.bench_options import BenchConfig
+
+NEEDS: Final = {"kernels": "torch", "training": "torch", "scaling": "psutil"}
+
+Doing = Callable[[str, float], None]
+
+
+class Benchmark(Protocol):
+    """What a module of this package has that answers a question."""
+
+    TITLE: str
+    PEERS: tuple[str, ...]  # ratios to these are shown
+
+    @staticmethod
+    def measure(config: BenchConfig, doing: Doing) -> list[Row]: ...
+
+
+def run(config: BenchConfig) -> int:
+    """Runs what was chosen; returns the exit status.
+
+    Raises:
+        LeashError: a package is missing.
+    """
+    for name in config.chosen:
+        if name in NEEDS:
+            require(NEEDS[name], name)
+    if config.picture is not None:
+        require("matplotlib", "--picture")
+    for name in config.chosen:
+        rows = measure(name, config)
+        if config.json is not None:
+            write_json(_place(config, config.json, f"{name}.json"), rows)
+        if config.picture is not None:
+            from bench.pictures import draw
+
+            draw(rows, _place(config, config.picture, f"{name}.svg"))
+    return 0
+
+
+def measure(name: str, config: BenchConfig) -> list[Row]:
+    """Runs one benchmark, shows how far it is, and prints its table."""
+    benchmark: Benchmark = importlib.import_module(f"bench.{name}")  # type: ignore[assignment]
+    # Progress goes to stderr: the table may be read by a program.
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=1)
+
+        def doing(what: str, done: float) -> None:
+            progress.update(task, description=f"{name}: {what}", completed=done)
+
+        rows = benchmark.measure(config, doing)
+    print_table(benchmark.TITLE, rows, benchmark.PEERS)
+    return rows
+
+
+def _place(config: BenchConfig, path: str, name: str) -> Path:
+    return Path(path) / name if config.benchmark == "all" else Path(path)
+
+
+def bench_main(name: str, argv: Sequence[str] | None) -> int:
+    """`python -m bench.NAME` is `leash bench NAME`. Never returns: exits with the status."""
+    cli.main(["bench", name, *(sys.argv[1:] if argv is None else argv)])

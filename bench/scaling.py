@@ -1,0 +1,203 @@
+"""What does one more worker cost the server?
+
+Three policies, from 1 to 64 workers, which one process simulates (bench.herd): each pushes 16
+chunks of 64 KiB a step. The operating system tells the CPU time of the server's threads; the loop's
+thread is the one that runs Python, and bench.counted_server tells what of that is the core. What is
+left of it is Python's share, with pyzmq's side of the sockets. Then the clock alone, for up to
+100,000 workers.
+
+    python -m bench.scaling [--short] [--workers 1,4,64] [--json FILE] [--picture FILE]
+"""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import psutil
+
+from bench.command import bench_main
+from bench.counted_server import COUNTS
+from bench.herd import Herd
+from bench.rows import Row, make_row
+from bench.systems.common import LR
+from bench.systems.leash import server
+from bench.trial import Round, Times, Trial, alone, in_turn
+from ps._core import StalenessClock
+from ps.bench_options import BenchConfig, parse_counts
+from ps.policy import POLICIES
+
+TITLE = "scaling: one message is a push_pull of 64 KiB; then the clock alone"
+PEERS = ("numpy_min",)
+
+ALL_WORKERS, SHORT_WORKERS = "1,2,4,8,16,32,64", "1,4,64"
+CHUNK_NBYTES: Final = 64 * 1024
+CHUNKS: Final = 16
+
+CLOCK_WORKERS: Final = (10, 100, 1_000, 10_000, 100_000)
+TICKS: Final = 1_000  # in one repeat
+
+
+def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
+    """All rows; bench.push_pull says what the arguments are."""
+    counts = parse_counts(
+        "--workers", config.workers or (SHORT_WORKERS if config.short else ALL_WORKERS)
+    )
+    rounds, round_s = config.rounds or (2 if config.short else 5), config.round_s or 0.5
+    rows = measure_servers(counts, rounds, round_s, doing)
+    for workers in CLOCK_WORKERS:
+        doing(f"the clock, workers {workers}", 1.0)
+        rows += measure_clock(workers, rounds, round_s / 10)
+    return rows
+
+
+# The server.
+
+
+@dataclass(slots=True)
+class Used:
+    """CPU seconds of a server."""
+
+    all_s: float = 0.0  # by all threads
+    loop_s: float = 0.0  # by the loop's thread: Python, the core, and pyzmq's side of the sockets
+    core_s: float = 0.0  # by the core, in that thread
+    messages: int = 0
+
+    def add(self, before: "Used", after: "Used", messages: int) -> None:
+        self.all_s += after.all_s - before.all_s
+        self.loop_s += after.loop_s - before.loop_s
+        self.core_s += after.core_s - before.core_s
+        self.messages += messages
+
+
+def measure_servers(
+    counts: list[int], rounds: int, round_s: float, doing: Callable[[str, float], None]
+) -> list[Row]:
+    """Throughput, and what a message costs, for every policy and number of workers, in turn."""
+    running: dict[Trial, Round] = {}
+    used: dict[Trial, Used] = {}
+    with ExitStack() as stack:
+        for workers, policy in itertools.product(counts, POLICIES):
+            trial = Trial(bench="scaling", system="leash", case=policy, transport="tcp",
+                          nbytes=CHUNK_NBYTES, workers=workers)  # fmt: skip
+            doing(f"{policy}, workers {workers}", len(running) / (2 * len(counts) * len(POLICIES)))
+            used[trial] = Used()
+            running[trial] = stack.enter_context(herd_of(trial, used[trial]))
+        doing("rounds", 0.5)
+        times = in_turn(rounds, round_s, running)
+    return [
+        make_row(
+            trial, times[trial],
+            server_cpu_s=u.all_s / u.messages,
+            server_loop_s=u.loop_s / u.messages,
+            server_core_s=u.core_s / u.messages,
+        )
+        for trial, u in used.items()
+    ]  # fmt: skip
+
+
+@contextmanager
+def herd_of(trial: Trial, used: Used) -> Iterator[Round]:
+    """A server and its simulated workers; what their rounds use is added to `used`."""
+    with (
+        counted_server(trial.case, trial.workers) as (address, used_so_far),
+        closing(Herd(address, trial.workers, CHUNKS, CHUNK_NBYTES)) as herd,
+    ):
+
+        def round_(seconds: float) -> list[list[float]]:
+            before, began_s = used_so_far(), time.perf_counter()
+            answered = herd.go(lambda: time.perf_counter() > began_s + seconds)
+            elapsed_s = time.perf_counter() - began_s
+            used.add(before, used_so_far(), answered)
+            return [[elapsed_s / answered]]  # for one message
+
+        yield round_
+
+
+@contextmanager
+def counted_server(policy: str, workers: int) -> Iterator[tuple[str, Callable[[], Used]]]:
+    """A server, its address, and what it has used so far."""
+    with tempfile.TemporaryDirectory() as folder:
+        counts = np.memmap(Path(folder) / "counts", np.float64, "w+", shape=COUNTS)
+        # Simulated workers give no sign of life but their pushes.
+        options = (f"--policy={policy}", f"--workers={workers}", "--evict-s=3600", f"--lr={LR}",
+                   f"--chunk-kib={CHUNK_NBYTES // 1024}")  # fmt: skip
+        module = ("bench.counted_server", f"{folder}/counts")
+        with server(*options, module=module) as (address, pid):
+            process = psutil.Process(pid)
+
+            def used() -> Used:
+                # The main thread runs the loop, and has the number of the process.
+                threads = {t.id: t.user_time + t.system_time for t in process.threads()}
+                return Used(sum(threads.values()), threads[pid], float(counts[0]))
+
+            yield address, used
+
+
+# The clock.
+
+
+def measure_clock(workers: int, rounds: int, round_s: float) -> list[Row]:
+    """A tick and the question whether it may go on; and the same with a minimum over an array."""
+    order = np.random.default_rng(1).permutation(workers)
+    ranks = [int(order[i % workers]) + 1 for i in range(max(workers, TICKS))]
+    trials = {
+        Trial(bench="scaling", system=system, case="clock", workers=workers): alone(run)
+        for system, run in (("leash", ticks(workers, ranks)), ("numpy_min", minima(workers, ranks)))
+    }
+    times = in_turn(rounds, round_s, trials, warmup_s=0.02)
+    # One repeat is many ticks: the figures are of one.
+    return [_clock_row(trial, of_trial) for trial, of_trial in times.items()]
+
+
+def _clock_row(trial: Trial, times: Times) -> Row:
+    """Repeats are of TICKS ticks, the figures of one; and ticks are counted, not workers."""
+    return make_row(trial, Times(times.warmup, ([t / TICKS for t in times.by_worker[0]],)))
+
+
+def ticks(workers: int, ranks: list[int]) -> Callable[[], None]:
+    clock = StalenessClock(None)
+    for worker in range(1, workers + 1):
+        clock.join(worker, 0)
+    turn = _turns(ranks)
+
+    def run() -> None:
+        for worker in next(turn):
+            clock.tick(worker)
+            clock.admits(worker)
+
+    return run
+
+
+def minima(workers: int, ranks: list[int]) -> Callable[[], None]:
+    clocks = np.zeros(workers + 1, np.int64)
+    turn = _turns(ranks)
+
+    def run() -> None:
+        for worker in next(turn):
+            clocks[worker] += 1
+            clocks[1:].min()
+
+    return run
+
+
+def _turns(ranks: list[int]) -> Iterator[list[int]]:
+    """The workers of the next TICKS ticks: each in turn, in an order of chance."""
+    at = 0
+    while True:
+        doubled = ranks[at:] + ranks[:at] if at + TICKS > len(ranks) else ranks[at : at + TICKS]
+        yield doubled[:TICKS]
+        at = (at + TICKS) % len(ranks)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return bench_main("scaling", argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,97 @@
+"""A `leash server` process, and worker.client.Client."""
+
+import dataclasses
+import inspect
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.systems.common import GRADIENT, LR, bytes_of
+from bench.trial import Exchange, Trial
+from ps._core import keep_freed_memory
+from ps.config import ServerConfig
+from ps.layout import Layout, Slot
+from worker.client import Client
+
+# Shared memory is swapped in place: there is nothing to encode.
+CODECS_BY_TRANSPORT = {"tcp": ("f32", "bf16", "f16", "int8", "topk"), "shm": ("f32",)}
+
+
+def missing(trial: Trial) -> str:
+    """What this build lacks for a trial; empty if nothing."""
+    client = inspect.signature(Client.__init__).parameters
+    server = {field.name for field in dataclasses.fields(ServerConfig)}
+    if trial.system != "leash":
+        return ""
+    if trial.transport != "tcp" and "transport" not in client:
+        return f"transport {trial.transport}"
+    if trial.codec != "f32" and "codec" not in client:
+        return f"codec {trial.codec}"
+    if trial.shards != 1 and "shards" not in server:
+        return "shards"
+    return ""
+
+
+@contextmanager
+def serve(trial: Trial) -> Iterator[str]:
+    shards = () if trial.shards == 1 else (f"--shards={trial.shards}",)
+    with server("--policy=asp", f"--workers={trial.workers}", f"--lr={LR}", *shards) as (
+        address,
+        _,
+    ):
+        yield address
+
+
+@contextmanager
+def server(
+    *options: str, module: tuple[str, ...] = ("ps.cli", "server")
+) -> Iterator[tuple[str, int]]:
+    """A server with these options, on ports that the system chooses; its address and process id.
+
+    The run directory, with the last values, is removed in the end.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        reader, writer = os.pipe()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module, "--bind=tcp://127.0.0.1:0", f"--run-dir={folder}/run",
+             "--step-events=0", f"--ready-fd={writer}", *options],
+            pass_fds=(writer,), stdout=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        os.close(writer)
+        try:
+            with os.fdopen(reader) as ready:
+                address = ready.read()
+            yield address, process.pid
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
+    keep_freed_memory()  # as `leash worker` does
+    layout = Layout([Slot("w", "f32", (trial.nbytes // 4,))])
+    chosen = {"transport": trial.transport, "codec": trial.codec}
+    known = inspect.signature(Client.__init__).parameters
+    client = Client(
+        address,
+        layout,
+        rank=rank,
+        **{k: v for k, v in chosen.items() if k in known},  # type: ignore[arg-type]
+    )
+    if trial.transport == "shm":
+        # The gradient's memory becomes the parameters' memory, in the client's own segment.
+        gradients = parameters = client.slabs[0]  # type: ignore[attr-defined]
+    else:
+        gradients, parameters = bytes_of(trial.nbytes, GRADIENT), bytes_of(trial.nbytes, 1.0)
+    try:
+        client.begin(parameters)
+        yield lambda: client.push_pull(gradients, parameters, samples=1)
+    finally:
+        client.close()

@@ -1,0 +1,33 @@
+"""One visible table of systems."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from bench.crew import Join
+from bench.systems import gloo, leash, limits, ray, rpc, zmq_echo
+from bench.trial import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    serve: Callable[[Trial], AbstractContextManager[str]]  # gives the address to join at
+    join: Join  # in a worker's process
+    needs: str = ""  # a package
+    is_leash: bool = False  # has transports, codecs, shards
+    only_one: bool = False  # worker
+
+
+SYSTEMS: Final = {
+    "leash": System(leash.serve, leash.join, is_leash=True),
+    "gloo": System(gloo.serve, gloo.join, needs="torch"),
+    "rpc": System(rpc.serve, rpc.join, needs="torch"),
+    "ray": System(ray.serve, ray.join, needs="ray"),
+    "zmq_echo": System(zmq_echo.serve, zmq_echo.join),
+}
+LIMITS: Final = {
+    "memcpy": System(limits.nobody, limits.memcpy, only_one=True),
+    "fused_sgd": System(limits.nobody, limits.fused_sgd, only_one=True),
+    "tcp_one_way": System(limits.serve_tcp, limits.tcp_one_way, only_one=True),
+}

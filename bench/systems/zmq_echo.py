@@ -1,0 +1,70 @@
+"""The ceiling of anything built on pyzmq: the same chunks, sent back as they came.
+
+The same chunk size, window and amount of memory as Leash's: the client goes through as many
+distinct bytes as the model has, and copies each reply into its place, as any client must. No
+header, no optimizer, no clock.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import zmq
+
+from bench.crew import server_process
+from bench.systems.common import CHUNK_NBYTES, GRADIENT, WINDOW, bytes_of
+from bench.trial import Exchange, Trial
+from ps._core import keep_freed_memory
+from ps.sockets import (
+    COPY_BELOW_NBYTES,
+    bind,
+    data_max_nbytes,
+    data_queue,
+    make_dealer,
+    make_router,
+    receive,
+)
+
+QUEUE = data_queue(WINDOW)
+MAX_NBYTES = data_max_nbytes(CHUNK_NBYTES)
+
+
+@contextmanager
+def serve(_: Trial) -> Iterator[str]:
+    with server_process(_serve) as address:
+        yield address
+
+
+def _serve(tell: Callable[[str], None]) -> None:
+    keep_freed_memory()
+    socket = make_router(zmq.Context(), QUEUE, MAX_NBYTES)
+    tell(f"tcp://127.0.0.1:{bind(socket, '127.0.0.1', 0)}")
+    while True:
+        route, chunk = receive(socket, flags=0)
+        socket.send(route, zmq.SNDMORE)
+        socket.send(chunk, copy=False)
+
+
+@contextmanager
+def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
+    keep_freed_memory()
+    gradients, parameters = bytes_of(trial.nbytes, GRADIENT), bytes_of(trial.nbytes, 1.0)
+    starts = range(0, trial.nbytes, CHUNK_NBYTES)
+    chunks = [gradients[start : start + CHUNK_NBYTES] for start in starts]
+    places = [parameters[start : start + CHUNK_NBYTES] for start in starts]
+    copy = len(chunks[0]) < COPY_BELOW_NBYTES
+    socket = make_dealer(zmq.Context(), QUEUE, MAX_NBYTES)
+    socket.connect(address)
+
+    def exchange() -> None:
+        sent = 0
+        for received, place in enumerate(places):
+            while sent < len(chunks) and sent < received + WINDOW:
+                socket.send(chunks[sent], copy=copy)
+                sent += 1
+            place[:] = np.frombuffer(receive(socket, flags=0)[0].buffer, np.uint8)
+
+    try:
+        yield exchange
+    finally:
+        socket.close(linger=0)

@@ -1,0 +1,184 @@
+"""What does the parameter server cost a training?
+
+Steps a second of mnist_cnn and resnet18 with 1, 2 and 4 workers under asp, which never waits,
+beside one bare process that trains the same model on the same batch with torch.optim.SGD.
+Synthetic tensors of the data sets' shapes, one thread of torch's for each process. All take turns.
+
+`compute` is forward and backward alone. What is left of a step is the exchange; hidden is the share
+of it that overlapping takes away.
+
+    python -m bench.training [--short] [--workers 1,2] [--json FILE] [--picture FILE]
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from bench.command import bench_main
+from bench.crew import Join, crew
+from bench.rows import Row, make_row
+from bench.systems.leash import server
+from bench.trial import Exchange, Round, Trial, in_turn
+from ps.bench_options import BenchConfig, parse_counts
+
+TITLE = "training, steps/s of all workers together"
+PEERS = ("bare",)
+
+ALL_WORKERS, SHORT_WORKERS = "1,2,4", "1,2"
+LR: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A model, and a batch of its data set's shape."""
+
+    shape: tuple[int, ...]  # of a sample
+    batch_size: int
+    classes: int = 10
+
+
+TASKS: Final = {
+    "mnist_cnn": Task((1, 28, 28), batch_size=100),
+    "resnet18": Task((3, 32, 32), batch_size=16),
+}
+SHORT_TASKS: Final = ("mnist_cnn",)
+
+
+def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
+    """All rows; bench.push_pull says what the arguments are."""
+    counts = parse_counts(
+        "--workers", config.workers or (SHORT_WORKERS if config.short else ALL_WORKERS)
+    )
+    rounds, round_s = config.rounds or (2 if config.short else 5), config.round_s or 2.0
+    models = SHORT_TASKS if config.short else tuple(TASKS)
+    rows: list[Row] = []
+    for i, model in enumerate(models):
+        doing(model, i / len(models))
+        rows += measure_model(model, counts, rounds, round_s)
+    return rows
+
+
+def measure_model(model: str, counts: list[int], rounds: int, round_s: float) -> list[Row]:
+    nbytes = model_nbytes(model)
+    with ExitStack() as stack:
+        running = {trial: start(trial, stack) for trial in trials(model, nbytes, counts)}
+        times = in_turn(rounds, round_s, running)
+    return with_hidden_shares([make_row(trial, times[trial]) for trial in running])
+
+
+def trials(model: str, nbytes: int, counts: list[int]) -> Iterator[Trial]:
+    common = Trial(bench="training", system="bare", case=model, nbytes=nbytes)
+    yield common
+    yield replace(common, system="compute")
+    for workers in counts:
+        yield replace(common, system="leash", transport="tcp", workers=workers)
+    if can_overlap():
+        yield replace(common, system="leash_overlap", transport="tcp")
+
+
+def start(trial: Trial, stack: ExitStack) -> Round:
+    if trial.system in ALONE:
+        return stack.enter_context(crew(trial, ALONE[trial.system], ""))
+    options = ("--policy=asp", f"--workers={trial.workers}", f"--lr={LR}", "--nonfinite=apply")
+    address, _ = stack.enter_context(server(*options))
+    return stack.enter_context(crew(trial, with_server, address))
+
+
+# In a worker's process: what is timed is a step.
+
+
+@contextmanager
+def bare(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
+    import torch
+
+    model, backward = model_of(trial)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+
+    def step() -> None:
+        backward()
+        optimizer.step()
+
+    yield step
+
+
+@contextmanager
+def compute(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
+    yield model_of(trial)[1]
+
+
+@contextmanager
+def with_server(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
+    from ps._core import keep_freed_memory
+    from worker.optimizer import PSOptimizer
+
+    keep_freed_memory()  # as `leash worker` does
+    model, backward = model_of(trial)
+    chosen: Any = {"overlap": trial.system == "leash_overlap"} if can_overlap() else {}
+    with PSOptimizer(model.named_parameters(), address, rank, **chosen) as optimizer:
+
+        def step() -> None:
+            backward()
+            optimizer.step()
+
+        yield step
+
+
+ALONE: Final[dict[str, Join]] = {"bare": bare, "compute": compute}
+
+
+def model_of(trial: Trial) -> tuple[Any, Exchange]:
+    """The model, and a function that does forward and backward for one batch."""
+    import torch
+
+    from worker.models import BUILDERS
+
+    task = TASKS[trial.case]
+    torch.set_num_threads(trial.threads)
+    torch.manual_seed(1)
+    model = BUILDERS[trial.case].build(task.shape, task.classes)
+    samples = torch.randn(task.batch_size, *task.shape)
+    targets = torch.randint(task.classes, (task.batch_size,))
+
+    def backward() -> None:
+        model.zero_grad()
+        loss: Any = torch.nn.functional.cross_entropy(model(samples), targets)
+        loss.backward()
+
+    return model, backward
+
+
+def model_nbytes(model: str) -> int:
+    built, _ = model_of(Trial(bench="training", system="bare", case=model))
+    return sum(p.numel() * 4 for p in built.parameters())
+
+
+# Overlap.
+
+
+def can_overlap() -> bool:
+    """Can this build send chunks while backward runs?"""
+    from worker.optimizer import PSOptimizer
+
+    return "overlap" in inspect.signature(PSOptimizer.__init__).parameters
+
+
+def with_hidden_shares(rows: list[Row]) -> list[Row]:
+    """1 - (overlapped step - compute) / (step - compute), for one worker."""
+    step_s = {row.system: row.median_s for row in rows if row.workers == 1}
+    if "leash_overlap" not in step_s or "leash" not in step_s:
+        return rows
+    exchange_s = step_s["leash"] - step_s["compute"]
+    hidden = 1 - (step_s["leash_overlap"] - step_s["compute"]) / exchange_s
+    return [
+        replace(row, hidden_share=hidden) if row.system == "leash_overlap" else row for row in rows
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return bench_main("training", argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
