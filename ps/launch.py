@@ -96,7 +96,8 @@ class Launch:
 
     def _start_server(self, screen: Screen) -> str:
         """Starts the server, and waits until it listens; returns its address."""
-        screen.say(f"starting a server and {self._config.workers} workers")
+        shards = f" of {self._config.shards} shards" if self._config.shards > 1 else ""
+        screen.say(f"starting a server{shards} and {self._config.workers} workers")
         reader, writer = os.pipe()
         settings = common_settings(
             self._config, ServerConfig, bind="tcp://127.0.0.1:0", ready_fd=writer,

@@ -124,7 +124,8 @@ def _header(state: State) -> RenderableType:
     grid = Table.grid(expand=True, padding=(0, 1))
     grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     grid.add_column(justify="right", no_wrap=True)
-    left = Text.assemble((rule_of(state), "bold"), f"  {task}" if task else "")
+    shards = f"  {state['shards']} shards" if state.get("shards", 1) > 1 else ""
+    left = Text.assemble((rule_of(state), "bold"), f"  {task}" if task else "", shards)
     rate = f"{state['steps_per_second']:.1f} steps/s"
     right = Text.assemble((duration(state["train_seconds"]), "dim"), "  ", (rate, "bold"))
     grid.add_row(left, right if state["started"] else Text())

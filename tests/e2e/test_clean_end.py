@@ -24,7 +24,7 @@ def no_orphans() -> Iterator[None]:
     yield
     left = [
         p.cmdline() for p in psutil.process_iter()
-        if p.pid not in before and any("ps.cli" in word for word in _words(p))
+        if p.pid not in before and {"ps.cli", "ps.shard"} & set(_words(p))
     ]  # fmt: skip
     assert left == []
 
@@ -48,7 +48,7 @@ def end(child: Child, number: signal.Signals) -> float:
 
 def launch_command(run: Path) -> list[str]:
     return [*LEASH, "launch", "--workers=2", "--dataset=digits", "--epochs=100000", "--policy=ssp",
-            f"--run-dir={run}"]  # fmt: skip
+            "--shards=2", f"--run-dir={run}"]  # fmt: skip
 
 
 @pytest.mark.parametrize("number", STATUS)
@@ -74,19 +74,20 @@ def test_a_launcher_killed_with_sigkill_takes_its_processes_along(tmp_path: Path
     with Child(launch_command(run)) as launch:
         launch.read_until("test accuracy", 60)
         family = psutil.Process(launch.process.pid).children(recursive=True)
-        assert len(family) == 4  # server, evaluator, two workers
+        assert len(family) == 5  # server, its second shard, evaluator, two workers
         launch.kill()
         _, alive = psutil.wait_procs(family, DOWN_WITHIN_S)
         assert alive == []
     assert json.loads((run / "summary.json").read_text())["ended"] == "SIGTERM"
 
 
-@pytest.mark.parametrize("number", STATUS)
-def test_server(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "shards"), [*((number, 1) for number in STATUS), (15, 3)])
+def test_server(tmp_path: Path, number: signal.Signals, shards: int) -> None:
     """Its workers are told, and end too."""
-    run = tmp_path / "run"
+    run, number = tmp_path / "run", signal.Signals(number)
+    options = ("--workers=2", "--policy=bsp", f"--shards={shards}")
     with (
-        server_process(run, "--workers=2", "--policy=bsp") as (server, address),
+        server_process(run, *options) as (server, address),
         pusher(address, 1, steps=10**9) as first,
         pusher(address, 2, steps=10**9) as second,
     ):

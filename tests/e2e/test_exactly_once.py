@@ -20,11 +20,12 @@ from worker.client import Client
 VALUES = 64
 STEPS = 60
 WORKERS = 4  # a power of two: the mean of integers is exact
-LAYOUT = Layout([Slot("counts", "f32", (VALUES,))])
+LAYOUT = Layout([Slot("other", "f32", (1,)), Slot("counts", "f64", (VALUES,))])
+CHUNK = 1  # that of the counts: with two shards, shard 1's
 
 
 def one_hot(worker: int, step: int) -> bytes:
-    gradient = np.zeros(VALUES, "<f4")
+    gradient = np.zeros(VALUES, "<f8")
     gradient[place(worker, step)] = -1
     return gradient.tobytes()
 
@@ -43,7 +44,7 @@ class RepeatingWorker:
         self.random = random.Random(rank)
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         host = address.rpartition(":")[0]
-        self.socket.connect(f"{host}:{self.client.welcome.data_ports[0]}")
+        self.socket.connect(f"{host}:{self.client.welcome.data_ports[-1]}")
         self.sent = self.answers = self.repeats = 0
 
     def run(self) -> int:
@@ -59,12 +60,17 @@ class RepeatingWorker:
         while self.answers < self.sent:  # one for each message, the repeated ones too
             self.answer()
         self.socket.close(linger=0)
-        self.client.close()
         return self.repeats
+
+    def counts(self) -> np.ndarray:
+        """What the server has counted."""
+        parameters = np.zeros(LAYOUT.nbytes, np.uint8)
+        self.client.pull(parameters)
+        return parameters[LAYOUT.offsets[CHUNK] :].view("<f8")
 
     def send(self, step: int) -> None:
         self.sent += 1
-        push = PushPull(self.rank, self.client.welcome.incarnation, step, 0, "f32", 1)
+        push = PushPull(self.rank, self.client.welcome.incarnation, step, CHUNK, "f64", 1)
         self.socket.send_multipart([encode(push), one_hot(self.rank, step)])
 
     def repeat(self, step: int) -> None:
@@ -90,23 +96,24 @@ class RepeatingWorker:
         return message.step
 
 
+@pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("policy", ["bsp", "ssp", "asp"])
-def test_every_push_counts_once_however_often_it_is_sent(policy: str) -> None:
-    with serving(workers=WORKERS, policy=policy, lr=1.0, chunk_kib=64) as running:
+def test_every_push_counts_once_however_often_it_is_sent(policy: str, shards: int) -> None:
+    settings = {"workers": WORKERS, "policy": policy, "lr": 1.0, "chunk_kib": 64, "shards": shards}
+    with serving(**settings) as running:
         with ThreadPoolExecutor(WORKERS) as pool:
             workers = list(
                 pool.map(lambda r: RepeatingWorker(running.address, r), range(1, WORKERS + 1))
             )
             repeats = sum(pool.map(RepeatingWorker.run, workers))
+        counts = workers[0].counts()
+        for worker in workers:
+            worker.client.close()
         assert running.join() == 0
-        model = running.server.data.model
-        assert model is not None
-        counts = np.zeros(VALUES, np.float32)
-        model.shard.pull(0, None, counts.data)
-    expected = np.zeros(VALUES, np.float32)
-    for worker in range(1, WORKERS + 1):
+    expected = np.zeros(VALUES)
+    for rank in range(1, WORKERS + 1):
         for step in range(1, STEPS + 1):
-            expected[place(worker, step)] += 1
+            expected[place(rank, step)] += 1
     assert repeats > WORKERS * STEPS // 4
     assert running.server.metrics.data.duplicates == repeats
     np.testing.assert_array_equal(counts, expected)

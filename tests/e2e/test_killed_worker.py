@@ -16,14 +16,15 @@ GOES_ON_WITHIN_S = 6.0  # of the killed worker's eviction after 5 s
 
 
 @pytest.mark.parametrize("policy", ["bsp", "ssp"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("shards", [1, 2])
 def test_the_others_go_on_within_six_seconds_and_finish(
-    tmp_path: Path, policy: str, seed: int
+    tmp_path: Path, policy: str, shards: int
 ) -> None:
-    kill_after_s = random.Random(f"{policy}{seed}").uniform(0.0, 1.0)
+    kill_after_s = random.Random(f"{policy}{shards}").uniform(0.0, 1.0)
     run = tmp_path / "run"
+    options = (f"--policy={policy}", "--workers=3", "--lr=0.001", f"--shards={shards}")
     with (
-        server_process(run, f"--policy={policy}", "--workers=3", "--lr=0.001") as (server, address),
+        server_process(run, *options) as (server, address),
         pusher(address, 1, steps=STEPS, step_s=STEP_S) as first,
         pusher(address, 2, steps=STEPS, step_s=STEP_S) as second,
         pusher(address, 3, steps=10 * STEPS, step_s=STEP_S) as victim,

@@ -24,7 +24,9 @@ def summary_of(run: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "rule", [("--policy=bsp",), ("--policy=ssp", "--staleness=2"), ("--policy=asp",)], ids=str
+    "rule",
+    [("--policy=bsp",), ("--policy=ssp", "--staleness=2"), ("--policy=asp", "--shards=2")],
+    ids=str,
 )
 def test_digits_train_to_their_accuracy_with_one_slow_worker(
     tmp_path: Path, rule: tuple[str, ...]

@@ -61,21 +61,22 @@ class Cutter:
             thread.join(5)
 
 
-@pytest.mark.parametrize("policy", ["bsp", "asp"])
-def test_every_step_counts_once_though_its_connection_breaks(policy: str) -> None:
+@pytest.mark.parametrize(("policy", "shards"), [("bsp", 1), ("asp", 1), ("asp", 2)])
+def test_every_step_counts_once_though_its_connection_breaks(policy: str, shards: int) -> None:
     layout = Layout([Slot("w", "f32", (VALUES,))])
     gradients, parameters = (np.zeros(layout.nbytes, np.uint8) for _ in range(2))
     gradients.view("<f4")[:] = -1
     chance = random.Random(policy)
-    with serving(policy=policy, lr=1.0, chunk_kib=64, window=4) as running:
-        cutter = Cutter(running.server.data_port)
-        running.server.shards.ports[:] = [cutter.port]
+    with serving(policy=policy, lr=1.0, chunk_kib=64, window=4, shards=shards) as running:
+        ports = running.server.shards.ports
+        cutters = [Cutter(port) for port in ports]
+        ports[:] = [cutter.port for cutter in cutters]
         client = Client(running.address, layout, rank=1)
         cuts = 0
         try:
             client.begin(parameters)
             for _ in range(STEPS):
-                timer = threading.Timer(chance.uniform(0, 0.004), cutter.cut)
+                timer = threading.Timer(chance.uniform(0, 0.004), chance.choice(cutters).cut)
                 if chance.random() < 0.15:
                     cuts += 1
                     timer.start()
@@ -83,7 +84,8 @@ def test_every_step_counts_once_though_its_connection_breaks(policy: str) -> Non
                 timer.cancel()
         finally:
             client.close()
-            cutter.close()
+            for cutter in cutters:
+                cutter.close()
         assert running.join() == 0
     assert cuts > 10
     np.testing.assert_array_equal(parameters.view("<f4"), STEPS)

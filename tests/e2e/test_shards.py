@@ -1,5 +1,6 @@
 """Several server processes that share a model keep the promises of one, and a lost one is named."""
 
+import bisect
 import json
 import os
 import signal
@@ -129,6 +130,31 @@ def test_whoever_comes_late_has_one_first_step_for_all_shards(policy: str) -> No
         pushing.result(10)
         assert running.join() == 0
         assert running.server.metrics.summary()["duplicate_pushes"] == 0
+
+
+@pytest.mark.parametrize("ahead", [0, 7])
+def test_the_first_step_is_new_on_the_shard_that_is_furthest(ahead: int) -> None:
+    """asp lets a worker push ten steps of one chunk before the first of another."""
+    settings = {"workers": 2, "policy": "asp", "chunk_kib": 64, "shards": SHARDS}
+    with serving(**settings) as running:
+        first, second = (Client(running.address, LAYOUT, rank=rank) for rank in (1, 2))
+        gradients, parameters = slabs()
+        first.begin(parameters)
+        second.close("stopped")
+        push = {"t": "push", "worker": 1, "incarnation": first.welcome.incarnation, "samples": 1}
+        owner = bisect.bisect_right(first.welcome.first_chunks, ahead) - 1
+        with peers(f"tcp://127.0.0.1:{first.welcome.data_ports[owner]}") as (shard,):
+            chunk = first.chunks[ahead]
+            for step in range(1, 11):
+                header = {**push, "step": step, "chunk": ahead, "codec": chunk.dtype}
+                assert shard.ask(header, bytes(chunk.nbytes))[0]["t"] == "ok"
+        late = Client(running.address, LAYOUT, rank=2)
+        assert late.welcome.first_step == 11
+        late.pull(parameters)
+        late.push_pull(gradients, parameters, samples=1)
+        for client in (first, late):
+            client.close()
+        assert running.join() == 0
 
 
 def test_who_is_evicted_is_evicted_on_all_shards() -> None:

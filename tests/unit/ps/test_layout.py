@@ -14,8 +14,10 @@ from ps.layout import (
     MAX_NAME_LENGTH,
     MAX_SLAB_NBYTES,
     MAX_SLOTS,
+    Chunk,
     Layout,
     Slot,
+    assign,
 )
 
 CHUNK_NBYTES = 128  # small, so that small layouts have many
@@ -166,3 +168,46 @@ def test_a_layout_with_flipped_bits_is_refused_or_one_of_another_name(
         return
     assert other.pack() == bytes(flipped)
     assert other.hash != layout.hash
+
+
+def chunks_of(*values: int) -> tuple[Chunk, ...]:
+    return tuple(Chunk(i, "parameter", "f32", 0, n) for i, n in enumerate(values))
+
+
+@pytest.mark.parametrize(
+    ("values", "shards", "first_chunks"),
+    [
+        ([9] * 4, 1, [0]),
+        ([9] * 4, 2, [0, 2]),
+        ([9] * 4, 4, [0, 1, 2, 3]),
+        ([9] * 5, 2, [0, 3]),  # the middle one lies on the border
+        ([9, 9, 9, 9, 1], 2, [0, 2]),
+        ([1, 1, 1, 9], 2, [0, 3]),
+        ([9, 1], 2, [0, 1]),
+        ([9], 3, [0, 1, 1]),  # chunk 0 is shard 0's, the others have none
+        ([9, 9], 4, [0, 1, 1, 2]),
+    ],
+)
+def test_chunks_are_shared_out_by_their_bytes(
+    values: list[int], shards: int, first_chunks: list[int]
+) -> None:
+    assert assign(chunks_of(*values), shards) == first_chunks
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=50), st.integers(1, 64))
+def test_every_chunk_has_one_shard_and_no_shard_is_a_chunk_too_large(
+    values: list[int], shards: int
+) -> None:
+    chunks = chunks_of(*values)
+    first_chunks = assign(chunks, shards)
+    ends = [*first_chunks[1:], len(chunks)]
+    assert first_chunks[0] == 0
+    assert first_chunks == sorted(first_chunks)
+    assert len(first_chunks) == shards
+    shares = [
+        sum(c.nbytes for c in chunks[begin:end])
+        for begin, end in zip(first_chunks, ends, strict=True)
+    ]
+    assert sum(shares) == sum(c.nbytes for c in chunks)
+    largest = max(c.nbytes for c in chunks)
+    assert max(shares) <= sum(shares) / shards + largest
