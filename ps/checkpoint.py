@@ -81,7 +81,9 @@ def open_checkpoint(config: ServerConfig, rule: Rule) -> ServedModel:
                 )
             layout = Layout.unpack(bytes.fromhex(metadata.get("layout", "")))
             _check_optimizer(metadata, config)
-            model = ServedModel(layout, config.chunk_kib * 1024, config, rule)
+            model = ServedModel(
+                layout, config.chunk_kib * 1024, config, rule, threads=config.threads
+            )
             _load(model, _version_in(metadata), file.keys(), file.get_tensor)
             return model
     except FileNotFoundError as error:

@@ -4,16 +4,25 @@ Those of the optimizer are in ps.optimizer_options.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from ps.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
 from ps.catalog import choose_task
 from ps.errors import UsageError
 from ps.optimizer_options import OptimizerOptions
 from ps.policy import choose_rule
-from ps.settings import Options, check_not_negative, check_positive, option
+from ps.settings import Options, check_not_negative, check_positive, flag, option
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
+
+MAX_SERVER_THREADS: Final = 256  # of the core's ThreadPool
+
+
+def check_threads(config: Options, name: str) -> None:
+    """Raises UsageError for a number of threads that the core's pool does not take."""
+    threads = getattr(config, name)
+    if not 1 <= threads <= MAX_SERVER_THREADS:
+        raise UsageError(f"{flag(name)} {threads}: give a number from 1 to {MAX_SERVER_THREADS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +68,7 @@ class ServerOptions(Options):
         30.0, "when every worker is gone, wait so long for one to come back", metavar="SECONDS"
     )
     chunk_kib: int = option(1024, "size of a chunk; a multiple of 64", metavar="KIB")
+    threads: int = option(1, "threads that share the work on a large chunk", metavar="N")
     window: int = option(16, "chunks that one worker may have in flight", metavar="CHUNKS")
     observers: int = option(
         0, "evaluators to wait for before the start, beside the workers", metavar="N"
@@ -72,6 +82,7 @@ class ServerOptions(Options):
         split_address(address_of(self.bind, self.ps_ip, self.ps_port))
         parse_learners(self.learners, self.workers)
         check_positive(self, "workers", "evict_s", "rejoin_s", "window")
+        check_threads(self, "threads")
         check_not_negative(self, "observers")
         if self.chunk_kib < 64 or self.chunk_kib % 64:
             raise UsageError(f"--chunk-kib {self.chunk_kib}: give a multiple of 64")
@@ -226,10 +237,14 @@ class LaunchOptions(Options):
     title: ClassVar[str] = "launch"
 
     workers: int = option(2, "how many workers to start on this machine", metavar="N")
+    server_threads: int = option(
+        1, "threads that share the work on a large chunk in the server", metavar="N"
+    )
 
     def check(self) -> None:
         super().check()
         check_positive(self, "workers")
+        check_threads(self, "server_threads")
 
 
 @dataclass(frozen=True, kw_only=True)

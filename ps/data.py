@@ -81,7 +81,9 @@ class DataPlane:
         """
         if self.model is None:
             chunk_nbytes = self._config.chunk_kib * 1024
-            self.model = ServedModel(layout, chunk_nbytes, self._config, self._rule)
+            self.model = ServedModel(
+                layout, chunk_nbytes, self._config, self._rule, threads=self._config.threads
+            )
         elif difference := self.model.layout.first_difference(layout):
             raise LayoutMismatchError(difference)
         return self.model

@@ -18,7 +18,13 @@ class ServedModel:
     """Layout, chunks and shard of one run."""
 
     def __init__(
-        self, layout: Layout, chunk_nbytes: int, options: OptimizerOptions, rule: Rule
+        self,
+        layout: Layout,
+        chunk_nbytes: int,
+        options: OptimizerOptions,
+        rule: Rule,
+        *,
+        threads: int = 1,
     ) -> None:
         """Raises:
         LayoutError: more memory than this host has.
@@ -40,6 +46,7 @@ class ServedModel:
                 nonfinite=_NONFINITE[options.nonfinite],
                 scale_lr=rule.policy.average and options.lr_scaling == "linear",
                 schedule=core_schedule(options),
+                threads=threads,
             )
         except MemoryError as error:
             raise _does_not_fit(layout) from error
