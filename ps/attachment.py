@@ -1,12 +1,30 @@
-"""A worker's segment, as the server has mapped it."""
+"""Where the server finds a gradient: in a message, or in a worker's segment that it has mapped."""
 
 import mmap
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
-from ps.errors import SegmentError
+import zmq
+
+from ps.errors import PayloadSizeError, SegmentError
 from ps.layout import Chunk, Layout
 from ps.segment import SLABS, SegmentMap, nonce_of, open_segment
+from ps.wire.codecs import check_size, codec_for
 from ps.wire.messages import Attach, PushPull
+
+Payload: TypeAlias = zmq.Frame | bytearray | bytes | None
+RAW: Final = "raw"  # the core's name for f32 and f64
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a chunk's gradient lies, and where its parameters go."""
+
+    memory: memoryview  # the gradient, as its codec wrote it
+    codec: str  # of the core
+    answer: memoryview | bytearray | None  # for the parameters; None: they replace the gradient
+    reply: Payload  # what the answer carries; None if its worker has the parameters already
+    reply_codec: str
 
 
 class Attachment:
@@ -32,15 +50,25 @@ class Attachment:
     def nonce(self) -> str:
         return nonce_of(self._segment)
 
-    def values(self, chunk: Chunk, slab: int) -> memoryview:
-        """A chunk's place in a slab: its gradient, then its parameters."""
-        at = self._map.slab(slab) + chunk.start
-        return self._memory[at : at + chunk.nbytes]
+    def source(self, chunk: Chunk, push: PushPull) -> Source:
+        """The gradient of a chunk that `push` names.
 
-    def outbox(self, chunk: Chunk, nbytes: int) -> memoryview:
-        """What a codec wrote of a chunk."""
-        at = self._map.outbox(chunk.index, chunk.start)
-        return self._memory[at : at + nbytes]
+        Raises:
+            HeaderError: a codec that cannot carry this chunk.
+            PayloadSizeError: a size that the codec does not have.
+        """
+        codec = codec_for(push.codec, chunk)
+        at = self._map.slab(push.slab) + chunk.start
+        values = self._memory[at : at + chunk.nbytes]
+        if codec.core != RAW:
+            check_size(chunk, codec, push.nbytes)
+            at = self._map.outbox(chunk.index, chunk.start)
+            encoded = self._memory[at : at + push.nbytes]
+            return Source(encoded, codec.core, values, None, chunk.dtype)
+        if push.nbytes:
+            raise PayloadSizeError(f"chunk {chunk.index}: {codec.name} lies in the slab; expected "
+                                   f"nbytes 0, got {push.nbytes}")  # fmt: skip
+        return Source(values, RAW, None, None, chunk.dtype)
 
     def check(self, push: PushPull) -> None:
         """Raises SegmentError for memory that the segment does not have."""

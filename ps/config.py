@@ -12,7 +12,7 @@ from ps.catalog import choose_task
 from ps.errors import UsageError
 from ps.optimizer_options import OptimizerOptions
 from ps.policy import choose_rule
-from ps.settings import Options, check_not_negative, check_positive, option
+from ps.settings import Options, check_not_negative, check_positive, flag, option
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
 
@@ -20,6 +20,14 @@ INT8_BLOCKS: Final = (64, 65536)  # smallest and largest
 TOPK_RATIO_MAX: Final = 0.5  # beyond it the indices cost more than they save
 MAX_SHARDS: Final = 64
 SHARDS_HELP: Final = "server processes that share the model, 1 to 64; workers talk to all of them"
+MAX_SERVER_THREADS: Final = 256  # of the core's ThreadPool
+
+
+def check_threads(config: Options, name: str) -> None:
+    """Raises UsageError for a number of threads that the core's pool does not take."""
+    threads = getattr(config, name)
+    if not 1 <= threads <= MAX_SERVER_THREADS:
+        raise UsageError(f"{flag(name)} {threads}: give a number from 1 to {MAX_SERVER_THREADS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +74,7 @@ class ServerOptions(Options):
         30.0, "when every worker is gone, wait so long for one to come back", metavar="SECONDS"
     )
     chunk_kib: int = option(1024, "size of a chunk; a multiple of 64", metavar="KIB")
+    threads: int = option(1, "threads that share the work on a large chunk", metavar="N")
     window: int = option(16, "chunks that one worker may have in flight", metavar="CHUNKS")
     shards: int = option(1, SHARDS_HELP, metavar="N")
     observers: int = option(
@@ -80,6 +89,7 @@ class ServerOptions(Options):
         split_address(address_of(self.bind, self.ps_ip, self.ps_port))
         parse_learners(self.learners, self.workers)
         check_positive(self, "workers", "evict_s", "rejoin_s", "window")
+        check_threads(self, "threads")
         check_not_negative(self, "observers")
         check_shards(self.shards)
         if self.chunk_kib < 64 or self.chunk_kib % 64:
@@ -270,11 +280,15 @@ class LaunchOptions(Options):
 
     workers: int = option(2, "how many workers to start on this machine", metavar="N")
     shards: int = option(1, SHARDS_HELP, metavar="N")
+    server_threads: int = option(
+        1, "threads that share the work on a large chunk in the server", metavar="N"
+    )
 
     def check(self) -> None:
         super().check()
         check_positive(self, "workers")
         check_shards(self.shards)
+        check_threads(self, "server_threads")
 
 
 @dataclass(frozen=True, kw_only=True)

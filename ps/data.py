@@ -5,14 +5,14 @@ workers × model. The core overwrites that frame with the parameters, and the fr
 gradient in a worker's segment waits there, and only headers travel.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import zmq
 
 from ps._core import Outcome, Reply
-from ps.attachment import Attachment
+from ps.attachment import Attachment, Payload, Source
 from ps.config import ServerConfig
 from ps.errors import (
     EvictedError,
@@ -52,21 +52,7 @@ from ps.wire.messages import (
 )
 
 NEWCOMER: Final = U32_MAX  # no rank: holds a place between `reserve` and `join`
-Payload: TypeAlias = zmq.Frame | bytearray | bytes | None
 Send: TypeAlias = Callable[[bytes, Message, Payload], None]
-
-RAW: Final = "raw"  # the core's name for f32 and f64
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a chunk's gradient lies, and where its parameters go."""
-
-    memory: memoryview  # the gradient, as its codec wrote it
-    codec: str  # of the core
-    answer: memoryview | bytearray | None  # for the parameters; None: they replace the gradient
-    reply: Payload  # what the answer carries; None if its worker has the parameters already
-    reply_codec: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +107,7 @@ class DataPlane:
         self.model = None  # its memory first
         self.model = ServedModel(
             layout, self._config.chunk_kib * 1024, self._config, self._rule,
-            shard=self._shard, shards=self._config.shards,
+            shard=self._shard, shards=self._config.shards, threads=self._config.threads,
         )  # fmt: skip
 
     def reserve(self) -> int:
@@ -208,23 +194,32 @@ class DataPlane:
 
     def _on_init(self, route: bytes, msg: Init, payload: Payload) -> None:
         model = self._require_model(msg)
-        self._check(model, msg, payload)
+        chunk = self._check(model, msg, payload)
+        if msg.codec != chunk.dtype:
+            raise HeaderError(f"init.codec: expected {chunk.dtype}, got {msg.codec}")
         taken = model.shard.init(msg.chunk, _memory(payload))
         self._send(route, Ok(msg.worker, 0, msg.chunk, taken), None)
 
     def _on_pull(self, route: bytes, msg: Pull, _: Payload) -> None:
         model = self._require_model(msg)
-        codec_for(msg.codec, model.chunk(msg.chunk))
+        chunk = model.chunk(msg.chunk)
+        codec = codec_for(msg.codec, chunk)
+        if codec.reply != codec.name:
+            raise HeaderError(f"pull.codec: expected one for parameters, got {msg.codec}")
         if not model.shard.initialized(msg.chunk):
             raise NotReadyError(f"chunk {msg.chunk} has no values yet")
-        out = bytearray(model.chunks[msg.chunk].nbytes)
-        version = model.shard.pull(msg.chunk, msg.worker or None, out)
+        out = bytearray(codec.max_nbytes(chunk.values))
+        version = model.shard.pull(msg.chunk, msg.worker or None, out, codec=codec.core)
         params = Params(msg.worker, 0, msg.chunk, msg.codec, version, 0, 0)
         self._send(route, params, out)
 
     def _on_push(self, route: bytes, msg: PushPull | Push, payload: Payload) -> None:
         model = self._require_model(msg)
-        pushes = self._pushes(model, route, msg, payload)
+        if payload is not None:
+            pushes = [(msg.chunk, self._in_frame(model, msg, payload))]
+        else:
+            assert isinstance(msg, PushPull)
+            pushes = self._in_segment(model, route, msg)
         if self.stopping:
             raise StoppingError(self.stopping)
         if not self._metrics.started:
@@ -232,22 +227,31 @@ class DataPlane:
         for chunk, source in pushes:
             self._push_or_refuse(model, route, msg, chunk, source)
 
-    def _pushes(
-        self, model: ServedModel, route: bytes, msg: PushPull | Push, payload: Payload
-    ) -> Sequence[tuple[int, Source]]:
-        """The chunks of a push and their gradients, all checked before any is applied."""
-        if payload is not None:
-            chunk = self._check(model, msg, payload)
-            if isinstance(msg, PushPull) and (msg.chunks, msg.slab, msg.nbytes) != (1, 0, 0):
-                raise HeaderError("push_pull: expected chunks, slab and nbytes without a payload")
-            return [(msg.chunk, _in_frame(msg, chunk, payload))]
-        assert isinstance(msg, PushPull)
+    def _in_frame(self, model: ServedModel, msg: PushPull | Push, payload: Payload) -> Source:
+        """A gradient that came with its message: parameters that fit go back in its frame."""
+        chunk = self._check(model, msg, payload)
+        if isinstance(msg, PushPull) and (msg.chunks, msg.slab, msg.nbytes) != (1, 0, 0):
+            raise HeaderError("push_pull: expected no chunks, slab and nbytes beside a payload")
+        codec, memory = codec_for(msg.codec, chunk), _memory(payload)
+        if codec.reply == codec.name or isinstance(msg, Push):
+            return Source(memory, codec.core, None, payload, codec.reply)
+        answer = bytearray(chunk.nbytes)
+        return Source(memory, codec.core, answer, answer, codec.reply)
+
+    def _in_segment(
+        self, model: ServedModel, route: bytes, msg: PushPull
+    ) -> list[tuple[int, Source]]:
+        """The gradients of a worker's memory: their parameters go to the same slab.
+
+        All chunks are checked before any is applied.
+        """
         attachment = self._require_attachment(route, msg)
-        if not 1 <= msg.chunks <= msg.chunk + 1 or (msg.chunks > 1 and msg.nbytes):
-            most = 1 if msg.nbytes else msg.chunk + 1
+        most = 1 if msg.nbytes else msg.chunk + 1
+        if not 1 <= msg.chunks <= most:
             raise HeaderError(f"push_pull.chunks: expected 1 to {most}, got {msg.chunks}")
-        chunks = [model.chunk(index) for index in _run(msg)]
-        return [(chunk.index, _in_segment(msg, chunk, attachment)) for chunk in chunks]
+        indices = range(msg.chunk, msg.chunk - msg.chunks, -1)
+        chunks = [model.chunk(index) for index in indices]
+        return [(chunk.index, attachment.source(chunk, msg)) for chunk in chunks]
 
     def _push_or_refuse(
         self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
@@ -267,7 +271,7 @@ class DataPlane:
         try:
             result = model.shard.push(
                 chunk, msg.worker, msg.step, msg.samples, source.memory,
-                isinstance(msg, PushPull),
+                isinstance(msg, PushPull), codec=source.codec, answer=source.answer,
             )  # fmt: skip
         except ValueError as error:
             raise PayloadSizeError(f"chunk {chunk}: {error}") from error
@@ -401,33 +405,6 @@ def _memory(payload: Payload) -> memoryview:
     """The bytes of a received frame; the frame stays theirs, and can be written to."""
     assert isinstance(payload, zmq.Frame)
     return payload.buffer
-
-
-def _in_frame(msg: PushPull | Push, chunk: Chunk, payload: Payload) -> Source:
-    """A gradient that came with its message: the parameters go back in its frame, if they fit."""
-    codec = codec_for(msg.codec, chunk)
-    memory = _memory(payload)
-    if codec.reply == codec.name or isinstance(msg, Push):
-        return Source(memory, codec.core, None, payload, codec.reply)
-    answer = bytearray(chunk.nbytes)
-    return Source(memory, codec.core, answer, answer, codec.reply)
-
-
-def _in_segment(msg: PushPull, chunk: Chunk, attachment: Attachment) -> Source:
-    """A gradient in its worker's memory: the parameters go to its place in the slab."""
-    codec = codec_for(msg.codec, chunk)
-    values = attachment.values(chunk, msg.slab)
-    if codec.core == RAW:
-        if msg.nbytes:
-            raise PayloadSizeError(f"chunk {chunk.index}: {codec.name} lies in the slab; expected "
-                                   f"nbytes 0, got {msg.nbytes}")  # fmt: skip
-        return Source(values, RAW, None, None, chunk.dtype)
-    check_size(chunk, codec, msg.nbytes)
-    return Source(attachment.outbox(chunk, msg.nbytes), codec.core, values, None, chunk.dtype)
-
-
-def _run(msg: PushPull) -> range:
-    return range(msg.chunk, msg.chunk - msg.chunks, -1)
 
 
 def _answers(reply: Reply, asked: Parked) -> bool:

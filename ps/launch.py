@@ -102,6 +102,7 @@ class Launch:
         settings = common_settings(
             self._config, ServerConfig, bind="tcp://127.0.0.1:0", ready_fd=writer,
             run_dir=str(self._run_dir.path), epochs=self._config.epochs or 1,
+            threads=self._config.server_threads,  # the workers' are torch's
         )  # fmt: skip
         with os.fdopen(reader) as ready:
             try:

@@ -91,7 +91,9 @@ class EvaluatorProcess:
         if importlib.util.find_spec("torch") is None:
             return None
         return cls(
-            common_settings(config, EvaluateConfig, run_dir=str(run_dir), ps_ip=None, ps_port=None)
+            common_settings(
+                config, EvaluateConfig, run_dir=str(run_dir), ps_ip=None, ps_port=None, threads=1
+            )
         )
 
     def start(self, address: str) -> None:

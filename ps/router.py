@@ -5,8 +5,8 @@ from typing import Final
 
 import zmq
 
+from ps.attachment import Payload
 from ps.config import ServerConfig
-from ps.data import Payload
 from ps.sockets import bind, data_max_nbytes, data_queue, make_router, receive
 from ps.wire.frames import encode
 from ps.wire.messages import Message, Ok, Params

@@ -19,11 +19,12 @@ import zmq
 from ps import interrupt
 from ps._core import keep_freed_memory
 from ps.addresses import address_of, parse_learners, split_address
+from ps.attachment import Payload
 from ps.catalog import choose_task
 from ps.checkpoint import open_checkpoint, save_checkpoint
 from ps.config import ServerConfig
 from ps.coordinator import ALL_GONE, Coordinator
-from ps.data import DataPlane, Payload
+from ps.data import DataPlane
 from ps.errors import ProtocolError, ShardLostError
 from ps.events import EventLog
 from ps.members import Members

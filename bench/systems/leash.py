@@ -17,6 +17,7 @@ from ps.layout import Layout, Slot
 from worker.client import Client
 from worker.encoding import Encoding
 
+
 @contextmanager
 def serve(trial: Trial) -> Iterator[str]:
     shards = () if trial.shards == 1 else (f"--shards={trial.shards}",)

@@ -1,6 +1,7 @@
 """Any sequence of messages: the shard against a naive model written from DESIGN.md's rules."""
 
-from dataclasses import dataclass, field
+import struct
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,29 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
-from ps._core import ChunkSpec, Nonfinite, Outcome, Reply, SgdOptions, Shard
+from ps._core import ChunkSpec, Nonfinite, Outcome, PushResult, Reply, SgdOptions, Shard
 
 Array = NDArray[Any]
 
 N = 3
+FIRST = 7  # the number of the first chunk
 LR = 0.5
 SPECS = [("f32", "parameter"), ("f64", "parameter"), ("f32", "buffer")]
 DTYPES = {"f32": np.float32, "f64": np.float64}
+
+
+CODECS = ["raw", "bf16", "f16", "int8", "topk"]
+
+
+def written(values: Array, codec: str) -> bytes:
+    """The values as an answer in this codec."""
+    if codec == "raw":
+        return values.tobytes()
+    if codec == "f16":
+        limited = np.where(np.isinf(values), values, np.clip(values, -65504, 65504))
+        return limited.astype(np.float16).tobytes()
+    bits = values.view(np.uint32).astype(np.uint64)  # bf16: half away is up, and then to even
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()
 
 
 @dataclass(frozen=True)
@@ -28,12 +44,33 @@ class Content:
     gradient: list[int]
     nonfinite: bool
     wants_payload: bool
+    codec: str
+    answers_elsewhere: bool
 
-    def payload(self, dtype: Any) -> Array:
-        payload = np.array(self.gradient, dtype)
+    def payload(self, dtype: Any) -> tuple[bytes, Array, int]:
+        """The bytes, what they stand for, and where the first NaN or infinity is, if any."""
+        values = np.array(self.gradient, dtype)
+        place = N - 1
+        if self.codec == "topk":
+            values[:-1] = 0
         if self.nonfinite:
-            payload[-1] = np.inf
-        return payload
+            values[-1] = np.inf
+        if self.codec == "int8":
+            scale = np.inf if self.nonfinite else 1.0
+            return struct.pack(f"<If{N}b", 64, scale, *self.gradient), values, 0
+        if self.codec == "topk":
+            return struct.pack("<If", place, values[-1]), values, place
+        if self.codec == "f16":
+            return values.astype(np.float16).tobytes(), values, place
+        return written(values, self.codec), values, place
+
+    def is_allowed(self, dtype: Any, kind: str) -> bool:
+        if self.codec == "raw":
+            return True
+        in_place = self.wants_payload and not self.answers_elsewhere
+        if in_place and self.codec in ("int8", "topk"):
+            return False
+        return dtype is np.float32 and kind == "parameter"
 
 
 CONTENTS = st.builds(
@@ -42,7 +79,17 @@ CONTENTS = st.builds(
     gradient=st.lists(st.integers(-100, 100), min_size=N, max_size=N),
     nonfinite=st.sampled_from([False] * 9 + [True]),
     wants_payload=st.sampled_from([True, True, False]),
+    codec=st.sampled_from(["raw", *CODECS]),
+    answers_elsewhere=st.booleans(),
 )
+
+
+@dataclass
+class Place:
+    """Memory for an answer, and the codec in which it is to be written."""
+
+    memory: bytearray
+    codec: str
 
 
 @dataclass
@@ -52,7 +99,7 @@ class Waiting:
     worker: int
     step: int
     staleness: int
-    wants_payload: bool
+    place: Place | None  # none if only the word is wanted
 
 
 @dataclass
@@ -63,6 +110,19 @@ class Contribution:
     step: int
     samples: int
     gradient: Array
+    memory: bytearray
+
+
+@dataclass
+class Sent:
+    """A push as the model sees it."""
+
+    worker: int
+    step: int
+    samples: int
+    gradient: Array
+    memory: bytearray
+    place: Place | None
 
 
 @dataclass
@@ -94,7 +154,7 @@ class ModelChunk:
         self.pulled[worker] = self.version
         self.staleness[worker] = 0
 
-    def leave(self, worker: int) -> list[tuple[Any, ...]]:
+    def leave(self, worker: int) -> list[Waiting]:
         self.last_minimum = self.minimum()
         del self.clocks[worker]
         self.waiting = [w for w in self.waiting if w.worker != worker]
@@ -105,43 +165,48 @@ class ModelChunk:
         if worker in self.clocks:
             self.pulled[worker] = self.version
 
-    def push(
-        self, worker: int, step: int, samples: int, gradient: Array, wants_payload: bool
-    ) -> tuple[Outcome, list[tuple[Any, ...]]]:
-        if worker not in self.clocks:
+    def push(self, sent: Sent) -> tuple[Outcome, list[Waiting]]:
+        if sent.worker not in self.clocks:
             return Outcome.NOT_LIVE, []
         if self.values is None:
             return Outcome.UNINITIALIZED, []
-        if step > self.clocks[worker] + 1:
+        if sent.step > self.clocks[sent.worker] + 1:
             return Outcome.GAP, []
-        if step <= self.clocks[worker]:
-            return Outcome.DUPLICATE, self.repeat(worker, step, wants_payload)
-        return self.apply(worker, step, samples, gradient, wants_payload)
+        if sent.step <= self.clocks[sent.worker]:
+            return Outcome.DUPLICATE, self.repeat(sent)
+        return self.apply(sent)
 
-    def repeat(self, worker: int, step: int, wants_payload: bool) -> list[tuple[Any, ...]]:
+    def repeat(self, sent: Sent) -> list[Waiting]:
+        worker, step = sent.worker, sent.step
         for waiting in self.waiting:
             if (waiting.worker, waiting.step) == (worker, step):
-                waiting.wants_payload = wants_payload
+                waiting.place = sent.place
                 return []
-        again = Waiting(worker, step, self.staleness[worker], wants_payload)
+        again = Waiting(worker, step, self.staleness[worker], sent.place)
         if step < self.clocks[worker] or self.admits(worker):
-            return [self.answer(again)]
+            return [again]
         self.waiting.append(again)
         return []
 
-    def apply(
-        self, worker: int, step: int, samples: int, gradient: Array, wants_payload: bool
-    ) -> tuple[Outcome, list[tuple[Any, ...]]]:
-        finite = self.nonfinite is Nonfinite.APPLY or bool(np.isfinite(gradient).all())
+    def apply(self, sent: Sent) -> tuple[Outcome, list[Waiting]]:
+        worker = sent.worker
+        finite = self.nonfinite is Nonfinite.APPLY or bool(np.isfinite(sent.gradient).all())
         self.staleness[worker] = self.version - self.pulled[worker]
-        self.clocks[worker] = step
+        self.clocks[worker] = sent.step
         if finite and self.average:
-            self.contributions.append(Contribution(worker, step, samples, gradient))
+            self.contributions.append(
+                Contribution(worker, sent.step, sent.samples, sent.gradient, sent.memory)
+            )
         elif finite:
-            self.update(gradient)
+            self.update(sent.gradient)
         if finite or self.nonfinite is Nonfinite.SKIP:
-            self.waiting.append(Waiting(worker, step, self.staleness[worker], wants_payload))
+            self.waiting.append(Waiting(worker, sent.step, self.staleness[worker], sent.place))
         return Outcome.APPLIED if finite else Outcome.NONFINITE, self.release()
+
+    def held(self) -> set[int]:
+        """The memory that must not go: by its id."""
+        answers = {id(w.place.memory) for w in self.waiting if w.place is not None}
+        return answers | {id(c.memory) for c in self.contributions if c.samples}
 
     def update(self, gradient: Array) -> None:
         assert self.values is not None
@@ -151,13 +216,13 @@ class ModelChunk:
         else:
             self.values = self.values - self.dtype(LR) * gradient
 
-    def release(self) -> list[tuple[Any, ...]]:
+    def release(self) -> list[Waiting]:
         for step in sorted({c.step for c in self.contributions if c.step <= self.minimum()}):
             self.combine([c for c in self.contributions if c.step == step])
             self.contributions = [c for c in self.contributions if c.step != step]
         released = [w for w in self.waiting if self.admits(w.worker)]
         self.waiting = [w for w in self.waiting if not self.admits(w.worker)]
-        return [self.answer(w) for w in released]
+        return released
 
     def combine(self, contributions: list[Contribution]) -> None:
         weighted = sorted((c for c in contributions if c.samples), key=lambda c: c.worker)
@@ -173,10 +238,21 @@ class ModelChunk:
         self.update(mean)
 
     def answer(self, to: Waiting) -> tuple[Any, ...]:
-        if to.wants_payload:
+        wants_payload = to.place is not None
+        if wants_payload:
             self.pulled[to.worker] = self.version
         lag = self.clocks[to.worker] - self.minimum()
-        return (to.worker, to.step, self.version, lag, to.staleness, to.wants_payload)
+        return (to.worker, to.step, self.version, lag, to.staleness, wants_payload)
+
+
+def is_held(memory: bytearray) -> bool:
+    """A bytearray whose bytes somebody looks at cannot grow."""
+    try:
+        memory.append(0)
+    except BufferError:
+        return True
+    memory.pop()
+    return False
 
 
 class ShardMachine(RuleBasedStateMachine):
@@ -197,9 +273,10 @@ class ShardMachine(RuleBasedStateMachine):
             bound=self.bound,
             average=self.average,
             nonfinite=nonfinite,
+            first_chunk=FIRST,
         )
         self.live: set[int] = set()
-        self.payloads: dict[tuple[int, int, int], Array] = {}  # where each answer is to go
+        self.memory: list[bytearray] = []  # of all pushes
         self.minimums = [0] * len(SPECS)
         for chunk in (0, 1):
             self.init(chunk, 1)
@@ -210,7 +287,7 @@ class ShardMachine(RuleBasedStateMachine):
     def init(self, chunk: int, value: int) -> None:
         model = self.chunks[chunk]
         values = np.full(N, value, model.dtype)
-        assert self.shard.init(chunk, values) == (model.values is None)
+        assert self.shard.init(FIRST + chunk, values) == (model.values is None)
         if model.values is None:
             model.values = values
 
@@ -235,7 +312,7 @@ class ShardMachine(RuleBasedStateMachine):
         self.live.remove(worker)
         replies = self.shard.leave(worker)
         for index, chunk in enumerate(self.chunks):
-            of_chunk = [reply for reply in replies if reply.chunk == index]
+            of_chunk = [reply for reply in replies if reply.chunk == FIRST + index]
             self.check_replies(index, of_chunk, chunk.leave(worker))
 
     @rule(
@@ -247,18 +324,55 @@ class ShardMachine(RuleBasedStateMachine):
     def push(self, chunk: int, worker: int, ahead: int, content: Content) -> None:
         model = self.chunks[chunk]
         step = max(0, model.clocks.get(worker, 0) + ahead)
-        payload = content.payload(model.dtype)
-        outcome, replies = model.push(
-            worker, step, content.samples, payload.copy(), content.wants_payload
-        )
-        self.payloads[chunk, worker, step] = payload
-        result = self.shard.push(
-            chunk, worker, step, content.samples, payload, content.wants_payload
-        )
+        if model.nonfinite is Nonfinite.APPLY and content.codec == "int8":
+            content = replace(content, nonfinite=False)  # 0 times infinity would be NaN
+        payload, gradient, bad = content.payload(model.dtype)
+        memory, elsewhere = bytearray(payload), bytearray(N * model.dtype().nbytes)
+        answer = elsewhere if content.answers_elsewhere else None
+        self.memory += [memory, elsewhere]
+
+        def push() -> PushResult:
+            return self.shard.push(
+                FIRST + chunk, worker, step, content.samples, memory, content.wants_payload,
+                codec=content.codec, answer=answer,
+            )  # fmt: skip
+
+        if not content.is_allowed(model.dtype, model.kind):
+            with pytest.raises(ValueError, match=f"chunk {FIRST + chunk}: codec: expected raw"):
+                push()
+            return
+        place = None
+        if content.wants_payload:
+            place = Place(memory, content.codec) if answer is None else Place(answer, "raw")
+        sent = Sent(worker, step, content.samples, gradient, memory, place)
+        outcome, replies = model.push(sent)
+        result = push()
         assert result.outcome is outcome
         assert result.clock == model.clocks.get(worker, 0)
-        assert result.nonfinite_index == (N - 1 if outcome is Outcome.NONFINITE else None)
+        assert result.nonfinite_index == (bad if outcome is Outcome.NONFINITE else None)
         self.check_replies(chunk, result.replies, replies)
+
+    @rule(chunk=st.integers(0, len(SPECS) - 1), worker=st.integers(1, 4), data=st.data())
+    def push_run(self, chunk: int, worker: int, data: st.DataObject) -> None:
+        """Chunks of one region, from this one down to the first, next to the model's pushes."""
+        wants_payload = data.draw(st.booleans())
+        steps = {self.chunks[index].clocks.get(worker, 0) + 1 for index in range(chunk + 1)}
+        step = data.draw(st.sampled_from(sorted(steps)))
+        region = bytearray(chunk * 64 + N * self.chunks[chunk].dtype().nbytes)
+        for index in range(chunk + 1):
+            values = np.full(N, 10 * index + worker, self.chunks[index].dtype)
+            region[64 * index : 64 * index + values.nbytes] = values.tobytes()
+        self.memory.append(region)
+        results = self.shard.push_run(
+            FIRST + chunk, chunk + 1, worker, step, 1, region, wants_payload
+        )
+        for index, result in zip(range(chunk, -1, -1), results, strict=True):
+            model = self.chunks[index]
+            values = np.full(N, 10 * index + worker, model.dtype)
+            place = Place(region, f"raw at {64 * index}") if wants_payload else None
+            outcome, replies = model.push(Sent(worker, step, 1, values, region, place))
+            assert (result.outcome, result.clock) == (outcome, model.clocks.get(worker, 0))
+            self.check_replies(index, result.replies, replies)
 
     @rule(chunk=st.integers(0, len(SPECS) - 1), worker=st.integers(1, 4))
     def pull(self, chunk: int, worker: int) -> None:
@@ -266,35 +380,44 @@ class ShardMachine(RuleBasedStateMachine):
         if model.values is None:
             return
         out = np.zeros(N, model.dtype)
-        assert self.shard.pull(chunk, worker, out) == model.version
+        assert self.shard.pull(FIRST + chunk, worker, out) == model.version
         assert out.tobytes() == model.values.tobytes()
         model.pull(worker)
 
     @rule(chunk=st.integers(0, len(SPECS) - 1), worker=st.integers(1, 4))
     def unpark(self, chunk: int, worker: int) -> None:
-        self.shard.unpark(chunk, worker)
+        self.shard.unpark(FIRST + chunk, worker)
         model = self.chunks[chunk]
         model.waiting = [w for w in model.waiting if w.worker != worker]
 
-    def check_replies(
-        self, chunk: int, replies: list[Reply], expected: list[tuple[Any, ...]]
-    ) -> None:
+    def check_replies(self, chunk: int, replies: list[Reply], expected: list[Waiting]) -> None:
         model = self.chunks[chunk]
         actual = [(r.worker, r.step, r.version, r.lag, r.staleness, r.has_payload) for r in replies]
-        assert actual == expected
-        for reply in replies:
+        assert actual == [model.answer(waiting) for waiting in expected]
+        for reply, waiting in zip(replies, expected, strict=True):
+            assert reply.chunk == FIRST + chunk
             is_latest = reply.step == model.clocks[reply.worker]
             assert not is_latest or self.bound is None or reply.lag <= self.bound
-            payload = self.payloads.pop((chunk, reply.worker, reply.step))
-            if reply.has_payload:
+            if waiting.place is not None:
                 assert model.values is not None
-                assert payload.tobytes() == model.values.tobytes()
+                codec, _, offset = waiting.place.codec.partition(" at ")
+                answer = written(model.values, codec)
+                at = int(offset or 0)
+                assert waiting.place.memory[at : at + len(answer)] == answer
+
+    @invariant()
+    def memory_is_held_as_long_as_it_is_needed_and_no_longer(self) -> None:
+        if not hasattr(self, "shard"):
+            return
+        held = {id(memory) for memory in self.memory if is_held(memory)}
+        assert held == set().union(*(chunk.held() for chunk in self.chunks))
+        self.memory = [memory for memory in self.memory if id(memory) in held]
 
     @invariant()
     def minimums_never_decrease(self) -> None:
         if not hasattr(self, "shard"):
             return
-        minimums = [self.shard.minimum(chunk) for chunk in range(len(SPECS))]
+        minimums = [self.shard.minimum(FIRST + chunk) for chunk in range(len(SPECS))]
         assert minimums == [chunk.minimum() for chunk in self.chunks]
         assert all(now >= before for now, before in zip(minimums, self.minimums, strict=True))
         self.minimums = minimums
@@ -309,7 +432,7 @@ class ShardMachine(RuleBasedStateMachine):
         for index, chunk in enumerate(self.chunks):
             if chunk.values is not None:
                 out = np.zeros(N, chunk.dtype)
-                assert self.shard.pull(index, None, out) == chunk.version
+                assert self.shard.pull(FIRST + index, None, out) == chunk.version
                 assert out.tobytes() == chunk.values.tobytes()
 
 

@@ -24,6 +24,16 @@ def test_common_settings_take_what_both_have_and_then_the_changes() -> None:
     assert common_settings(launch, ServerConfig).workers == 5
 
 
+@pytest.mark.parametrize("threads", [0, -1, 257])
+def test_a_server_has_as_many_threads_as_the_cores_pool_takes(threads: int) -> None:
+    for config, name in (
+        (ServerConfig(threads=threads), "threads"),
+        (LaunchConfig(dataset="digits", server_threads=threads), "server-threads"),
+    ):
+        with pytest.raises(UsageError, match=f"--{name} {threads}: give a number from 1 to 256"):
+            config.check()
+
+
 @pytest.mark.parametrize("config", [ServerConfig, WorkerConfig, EvaluateConfig])
 def test_the_defaults_are_sound(config: type[Options]) -> None:
     config().check()
