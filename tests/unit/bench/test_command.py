@@ -51,13 +51,13 @@ def test_kernels(tmp_path: Path) -> None:
 
 def test_push_pull(tmp_path: Path) -> None:
     done = bench("push_pull", "--sizes=87e3", "--workers=1,2", "--systems=leash,zmq_echo",
-                 "--codecs=f32,bf16", *TINY, "--json", str(tmp_path / "p.json"),
+                 "--codecs=f32", *TINY, "--json", str(tmp_path / "p.json"),
                  "--picture", str(tmp_path / "p.svg"))  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     rows = rows_of(tmp_path / "p.json")
     told = {(r["system"], r["transport"], r["codec"], r["workers"]) for r in rows}
-    assert {("leash", "tcp", codec, w) for codec in ("f32", "bf16") for w in (1, 2)} <= told
-    assert {("leash", "shm", "f32", 1), ("zmq_echo", "tcp", "f32", 2)} <= told
+    assert {("leash", way, "f32", w) for way in ("tcp", "shm") for w in (1, 2)} <= told
+    assert ("zmq_echo", "tcp", "f32", 2) in told
     assert {"memcpy", "fused_sgd", "tcp_one_way"} <= {row["system"] for row in rows}
     assert (tmp_path / "p.svg").exists()
 
