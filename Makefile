@@ -61,7 +61,7 @@ check: install
 	PYTHON=$(BIN)/python tools/stubs build/stubs/_core.pyi && diff -u ps/_core.pyi build/stubs/_core.pyi
 
 bench: install
-	$(BIN)/python -m bench.push_pull --short
+	$(BIN)/leash bench --short
 
 sanitize: install
 	PYTHON=$(BIN)/python tools/sanitize

@@ -56,7 +56,8 @@ def measure(name: str, config: BenchConfig) -> list[Row]:
     """Runs one benchmark, shows how far it is, and prints its table."""
     benchmark: Benchmark = importlib.import_module(f"bench.{name}")  # type: ignore[assignment]
     # Progress goes to stderr: the table may be read by a program.
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=1)
 
         def doing(what: str, done: float) -> None:

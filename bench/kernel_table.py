@@ -8,6 +8,7 @@ for each system that leaves the same result behind.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -135,23 +136,20 @@ def _first_nonfinite(n: int) -> Runs:
     }
 
 
-def _push(n: int) -> Runs:
+def _push(threads: int) -> Callable[[int], Runs]:
     """All that the core does with a push: check, clock, update, tick, reply."""
-    shard = _core.Shard(
-        [_core.ChunkSpec(values=n, dtype="f32", kind="parameter")], _core.SgdOptions(lr=LR),
-        bound=None, average=False, nonfinite=_core.Nonfinite.RAISE,
-    )  # fmt: skip
-    shard.init(0, _values(n))
-    shard.join(1, 0)
-    g = _values(n)
-    step = 0
 
-    def push() -> None:
-        nonlocal step
-        step += 1
-        shard.push(0, 1, step, 1, g, True)
+    def systems(n: int) -> Runs:
+        shard = _core.Shard(
+            [_core.ChunkSpec(values=n, dtype="f32", kind="parameter")], _core.SgdOptions(lr=LR),
+            bound=None, average=False, nonfinite=_core.Nonfinite.RAISE, threads=threads,
+        )  # fmt: skip
+        shard.init(0, _values(n))
+        shard.join(1, 0)
+        g, steps = _values(n), count(1)
+        return {"leash": lambda: shard.push(0, 1, next(steps), 1, g, True)}
 
-    return {"leash": push}
+    return systems
 
 
 # Codecs. The server decodes within its update; here the decoder and the encoders are by themselves.
@@ -248,7 +246,8 @@ KERNELS: Final = (
     Kernel("accumulate", _accumulate, 8, 4, arrays=2, flops=2, traffic="update"),
     Kernel("first_nonfinite", _first_nonfinite, 4, 0, arrays=1, flops=1, traffic="read"),
     # sgd once more, after a pass of its own that looks for a NaN.
-    Kernel("Shard.push", _push, 12, 8, arrays=2, flops=3, traffic="in_place"),
+    Kernel("Shard.push", _push(1), 12, 8, arrays=2, flops=3, traffic="in_place"),
+    Kernel("Shard.push", _push(2), 12, 8, arrays=2, flops=3, traffic="in_place", threads=2),
     Kernel("encode bf16", _encode_bf16, 4, 2, arrays=1.5, flops=1, traffic="copy"),
     Kernel("decode bf16", _decode_bf16, 2, 4, arrays=1.5, flops=1, traffic="copy"),
     Kernel("encode f16", _encode_f16, 4, 2, arrays=1.5, flops=1, traffic="copy"),

@@ -110,10 +110,8 @@ def compute(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
 
 @contextmanager
 def with_server(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
-    from ps._core import keep_freed_memory
     from worker.optimizer import PSOptimizer
 
-    keep_freed_memory()  # as `leash worker` does
     model, backward = model_of(trial)
     with PSOptimizer(
         model.named_parameters(), address, rank, transport=trial.transport,
@@ -135,8 +133,10 @@ def model_of(trial: Trial) -> tuple[Any, Exchange]:
     """The model, and a function that does forward and backward for one batch."""
     import torch
 
+    from ps._core import keep_freed_memory
     from worker.models import BUILDERS
 
+    keep_freed_memory()  # as `leash worker` does; and so that nobody else pays for page faults
     task = TASKS[trial.case]
     torch.set_num_threads(trial.threads)
     torch.manual_seed(1)

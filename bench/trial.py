@@ -58,10 +58,11 @@ def alone(exchange: Exchange) -> Round:
 
 
 def in_turn(
-    rounds: int, round_s: float, trials: Mapping[Trial, Round], warmup_s: float = WARMUP_S
+    rounds: int, round_s: float, trials: Mapping[Trial, Round], warmup_s: float | None = None
 ) -> dict[Trial, Times]:
     """Goes through all trials, `rounds` times, after a warm-up of each."""
-    warmup = {trial: sum(map(len, go(warmup_s))) for trial, go in trials.items()}
+    before_s = min(WARMUP_S, round_s) if warmup_s is None else warmup_s
+    warmup = {trial: sum(map(len, go(before_s))) for trial, go in trials.items()}
     results: dict[Trial, list[list[list[float]]]] = {trial: [] for trial in trials}
     for _ in range(rounds):
         for trial, go in trials.items():

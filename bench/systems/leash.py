@@ -13,6 +13,7 @@ import numpy as np
 from bench.systems.common import GRADIENT, LR, bytes_of
 from bench.trial import Exchange, Trial
 from ps._core import keep_freed_memory
+from ps.errors import LeashError
 from ps.layout import Layout, Slot
 from worker.client import Client
 from worker.encoding import Encoding
@@ -61,6 +62,8 @@ def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
     layout = Layout([Slot("w", "f32", (trial.nbytes // 4,))])
     client = Client(address, layout, rank=rank, transport=trial.transport,
                     encoding=Encoding(trial.codec))  # fmt: skip
+    if client.welcome.codec != trial.codec:
+        raise LeashError(f"the server took codec {client.welcome.codec}, not {trial.codec}")
     if trial.transport == "shm":
         # The gradient's memory becomes the parameters' memory, in the client's own segment.
         gradients = parameters = client.slabs[0]

@@ -14,6 +14,9 @@ from bench.systems.common import GRADIENT, LR
 from bench.trial import Exchange, Trial
 
 
+HERE = "127.0.0.1"
+
+
 @contextmanager
 def serve(trial: Trial) -> Iterator[str]:
     with server_process(_serve, trial) as address:
@@ -27,6 +30,7 @@ def _serve(trial: Trial, tell: Callable[[str], None]) -> None:
 
     context = ray.init(
         num_cpus=trial.workers + 1, include_dashboard=False, log_to_driver=False,
+        _node_ip_address=HERE,
         object_store_memory=8 * trial.workers * trial.nbytes + (1 << 28),
     )  # fmt: skip
     actor = ray.remote(Parameters).options(name="server", namespace="bench").remote(trial.nbytes)
@@ -55,7 +59,7 @@ class Parameters:
 def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
     import ray
 
-    ray.init(address, namespace="bench", log_to_driver=False)
+    ray.init(address, namespace="bench", log_to_driver=False, _node_ip_address=HERE)
     actor = ray.get_actor("server")
     gradients = np.full(trial.nbytes // 4, GRADIENT, np.float32)
     try:

@@ -14,7 +14,7 @@ from ps import cli, interrupt
 from ps.cli import COMMANDS, parse
 from ps.config import LaunchConfig, ServerConfig, WorkerConfig
 from ps.errors import LeashError, UsageError
-from ps.settings import flag, groups, to_argv
+from ps.settings import flag, groups, is_argument, to_argv
 
 Leash = Callable[..., tuple[int, str, str]]
 
@@ -295,7 +295,8 @@ def test_help_names_every_option_once(leash: Leash, command: str) -> None:
     assert len(options) == len(set(options))
     for _, fields in groups(getattr(configs, COMMANDS[command].config)):
         for field in fields:
-            assert {flag(field.name), *field.metadata["aliases"]} <= set(options)
+            if not is_argument(field):
+                assert {flag(field.name), *field.metadata["aliases"]} <= set(options)
 
 
 def test_every_setting_of_a_command_is_in_one_of_its_groups() -> None:
