@@ -23,9 +23,9 @@ def main() -> None:
     counts = np.memmap(sys.argv[1], np.float64, "r+", shape=COUNTS)
 
     class CountedShard(_core.Shard):
-        def push(self, *args: Any) -> _core.PushResult:
+        def push(self, *args: Any, **kwargs: Any) -> _core.PushResult:
             began_s = time.thread_time()
-            result = super().push(*args)
+            result = super().push(*args, **kwargs)
             counts[0] += time.thread_time() - began_s
             counts[1] += 1
             return result

@@ -52,7 +52,7 @@ class Herd:
         self._init()
 
     def _join(self, address: str, rank: int) -> Member:
-        hello = Hello("worker", rank, f"bench {rank}")
+        hello = Hello("worker", rank, f"bench {rank}", ["f32"])
         welcome, _ = self._control.request(hello, Welcome, payload=self._layout.pack())
         queue, most = data_queue(welcome.window), data_max_nbytes(welcome.chunk_nbytes)
         socket = make_dealer(self._context, queue, most)

@@ -7,6 +7,7 @@ for each system that leaves the same result behind.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -14,12 +15,18 @@ import numpy.typing as npt
 import torch
 
 from ps import _core
-from ps._core import kernels
+from ps._core import codecs, kernels
 
-Runs: TypeAlias = Mapping[str, Callable[[], Any]]  # system ▸ one run of it
+F32: TypeAlias = npt.NDArray[np.float32]
+Run: TypeAlias = Callable[[], Any]
+Runs: TypeAlias = Mapping[str, Run]  # system ▸ one run of it
+Options: TypeAlias = _core.SgdOptions | _core.AdamOptions | _core.AdagradOptions
+TorchOptimizer: TypeAlias = Callable[..., torch.optim.Optimizer]
+Numpy: TypeAlias = Callable[[F32, F32, list[F32], F32], None]
 
 LR: Final = np.float32(1e-6)
-MOMENTUM: Final = np.float32(0.9)
+BLOCK: Final = 256  # of int8
+SECOND: Final = 2  # the number of an update; SGD's first one ignores its buffer
 ISA: Final = _core.instruction_set()
 
 
@@ -39,58 +46,68 @@ def _values(n: int) -> npt.NDArray[np.float32]:
     return np.random.default_rng(1).standard_normal(n, np.float32)
 
 
-def _sgd(n: int) -> Runs:
-    w, g, change = _values(n), _values(n), np.empty(n, np.float32)
-    tw, tg = torch.from_numpy(w), torch.from_numpy(g)
-    options = _core.SgdOptions(lr=LR)
+def _update(
+    options: Options, states: int, torch_optimizer: TorchOptimizer, with_numpy: Numpy | None = None
+) -> Callable[[int], Runs]:
+    """An update of the parameters, which then take the gradient's place.
 
-    def with_torch() -> None:
-        tw.add_(tg, alpha=-float(LR))
-        tg.copy_(tw)
+    Args:
+        states: the buffers that the optimizer keeps.
+        torch_optimizer: given the parameter.
+        with_numpy: given w, g, the buffers, and an array to compute in.
+    """
 
-    def with_numpy() -> None:
-        np.multiply(g, LR, out=change)
+    def systems(n: int) -> Runs:
+        w, g, scratch = _values(n), _values(n), np.empty(n, np.float32)
+        buffers = [np.abs(_values(n)) for _ in range(states)]
+        runs: dict[str, Run] = {
+            "leash": lambda: kernels.update(ISA, w, buffers, g, g, options, SECOND),
+            "torch": _torch_step(torch_optimizer, n, fused=False),
+            "torch_fused": _torch_step(torch_optimizer, n, fused=True),
+        }
+        if with_numpy is not None:
+            runs["numpy"] = lambda: with_numpy(w, g, buffers, scratch)
+        return runs
+
+    return systems
+
+
+def _torch_step(optimizer: TorchOptimizer, n: int, *, fused: bool) -> Run:
+    parameter = torch.from_numpy(_values(n)).requires_grad_()
+    parameter.grad = gradient = torch.from_numpy(_values(n))
+    made = optimizer([parameter], fused=fused)
+
+    def run() -> None:
+        made.step()
+        gradient.copy_(parameter.detach())
+
+    return run
+
+
+def _numpy_sgd(momentum: float, nesterov: bool) -> Numpy:
+    def run(w: F32, g: F32, buffers: list[F32], change: F32) -> None:
+        if not momentum:
+            np.multiply(g, LR, out=change)
+        else:
+            np.multiply(buffers[0], np.float32(momentum), out=buffers[0])
+            np.add(buffers[0], g, out=buffers[0])
+            np.multiply(buffers[0], LR, out=change)
+        if nesterov:
+            np.multiply(buffers[0], np.float32(momentum), out=change)
+            np.add(change, g, out=change)
+            np.multiply(change, LR, out=change)
         np.subtract(w, change, out=w)
         np.copyto(g, w)
 
-    return {
-        "leash": lambda: kernels.sgd(ISA, w, None, g, g, options, False),
-        "torch": with_torch,
-        "numpy": with_numpy,
-    }
+    return run
 
 
-def _momentum(nesterov: bool) -> Callable[[int], Runs]:
-    def systems(n: int) -> Runs:
-        w, g, m, change = _values(n), _values(n), _values(n), np.empty(n, np.float32)
-        parameter = torch.from_numpy(w).requires_grad_()
-        parameter.grad = torch.from_numpy(g)
-        optimizer = torch.optim.SGD(
-            [parameter], lr=float(LR), momentum=float(MOMENTUM), nesterov=nesterov
-        )
-        options = _core.SgdOptions(lr=LR, momentum=MOMENTUM, nesterov=nesterov)
-
-        def with_torch() -> None:
-            optimizer.step()
-            parameter.grad.copy_(parameter.detach())  # type: ignore[union-attr]
-
-        def with_numpy() -> None:
-            np.multiply(m, MOMENTUM, out=m)
-            np.add(m, g, out=m)
-            if nesterov:
-                np.multiply(m, MOMENTUM, out=change)
-                np.add(change, g, out=change)
-            np.multiply(change if nesterov else m, LR, out=change)
-            np.subtract(w, change, out=w)
-            np.copyto(g, w)
-
-        return {
-            "leash": lambda: kernels.sgd(ISA, w, m, g, g, options, False),
-            "torch": with_torch,
-            "numpy": with_numpy,
-        }
-
-    return systems
+def _sgd(momentum: float = 0.0, nesterov: bool = False) -> Callable[[int], Runs]:
+    return _update(
+        _core.SgdOptions(lr=LR, momentum=momentum, nesterov=nesterov), int(momentum > 0),
+        partial(torch.optim.SGD, lr=float(LR), momentum=momentum, nesterov=nesterov),
+        _numpy_sgd(momentum, nesterov),
+    )  # fmt: skip
 
 
 def _accumulate(n: int) -> Runs:
@@ -137,12 +154,107 @@ def _push(n: int) -> Runs:
     return {"leash": push}
 
 
+# Codecs. The server decodes within its update; here the decoder and the encoders are by themselves.
+
+
+def _half(codec: str, dtype: torch.dtype) -> tuple[Callable[[int], Runs], Callable[[int], Runs]]:
+    def encode(n: int) -> Runs:
+        values, payload = _values(n), np.zeros(2 * n, np.uint8)
+        source, target = torch.from_numpy(values), torch.zeros(n, dtype=dtype)
+        return {
+            "leash": lambda: codecs.encode_half(codec, values, payload),
+            "torch": lambda: target.copy_(source),
+        }
+
+    def decode(n: int) -> Runs:
+        payload, out = np.zeros(2 * n, np.uint8), np.zeros(n, np.float32)
+        codecs.encode_half(codec, _values(n), payload)
+        source, target = torch.zeros(n, dtype=dtype), torch.zeros(n)
+        return {
+            "leash": lambda: codecs.decode(codec, payload, out),
+            "torch": lambda: target.copy_(source),
+        }
+
+    return encode, decode
+
+
+def _encode_int8(n: int) -> Runs:
+    gradient, residual = _values(n), np.zeros(n, np.float32)
+    payload = np.zeros(2 * n + 1024, np.uint8)
+    t_gradient, t_residual = torch.from_numpy(_values(n)), torch.zeros(n)
+    rows = n // BLOCK * BLOCK
+
+    def with_torch() -> None:
+        total = (t_gradient + t_residual)[:rows].view(-1, BLOCK)
+        scale = total.abs().amax(1, keepdim=True) / 127
+        quantized = torch.floor(total / scale + torch.rand_like(total)).clamp_(-127, 127)
+        t_residual[:rows] = (total - quantized * scale).view(-1)
+        quantized.to(torch.int8)
+
+    return {
+        "leash": lambda: codecs.encode_int8(gradient, residual, payload, BLOCK, 1),
+        "torch": with_torch,
+    }
+
+
+def _encode_topk(n: int) -> Runs:
+    gradient, residual = _values(n), np.zeros(n, np.float32)
+    payload, k = np.zeros(n + 1024, np.uint8), max(1, n // 100)
+    t_gradient, t_residual = torch.from_numpy(_values(n)), torch.zeros(n)
+
+    def with_torch() -> None:
+        t_residual.add_(t_gradient)
+        _, indices = t_residual.abs().topk(k, sorted=False)
+        indices, _ = indices.sort()
+        t_residual[indices].clone()
+        t_residual[indices] = 0
+
+    return {
+        "leash": lambda: codecs.encode_topk(gradient, residual, payload, k),
+        "torch": with_torch,
+    }
+
+
+def _decode_int8(n: int) -> Runs:
+    payload, out = np.zeros(2 * n + 1024, np.uint8), np.zeros(n, np.float32)
+    residual = np.zeros(n, np.float32)
+    written = payload[: codecs.encode_int8(_values(n), residual, payload, BLOCK, 1)]
+    rows = -(-n // BLOCK)
+    quantized, scale = torch.zeros(rows, BLOCK, dtype=torch.int8), torch.ones(rows, 1)
+    target = torch.zeros(rows, BLOCK)
+    return {
+        "leash": lambda: codecs.decode("int8", written, out),
+        "torch": lambda: torch.mul(quantized, scale, out=target),
+    }
+
+
+_encode_bf16, _decode_bf16 = _half("bf16", torch.bfloat16)
+_encode_f16, _decode_f16 = _half("f16", torch.float16)
+
+_adam = _update(_core.AdamOptions(lr=LR), 2, partial(torch.optim.Adam, lr=float(LR)))
+_adamw = _update(
+    _core.AdamOptions(lr=LR, weight_decay=0.01, decoupled=True), 2,
+    partial(torch.optim.AdamW, lr=float(LR)),
+)  # fmt: skip
+_adagrad = _update(_core.AdagradOptions(lr=LR), 1, partial(torch.optim.Adagrad, lr=float(LR)))
+
 KERNELS: Final = (
-    Kernel("sgd", _sgd, read=8, write=8, arrays=2, flops=2, traffic="in_place"),
-    Kernel("sgd, momentum", _momentum(False), 12, 12, arrays=3, flops=4, traffic="in_place"),
-    Kernel("sgd, nesterov", _momentum(True), 12, 12, arrays=3, flops=6, traffic="in_place"),
+    Kernel("sgd", _sgd(), read=8, write=8, arrays=2, flops=2, traffic="in_place"),
+    Kernel("sgd, momentum", _sgd(0.9), 12, 12, arrays=3, flops=4, traffic="in_place"),
+    Kernel("sgd, nesterov", _sgd(0.9, True), 12, 12, arrays=3, flops=6, traffic="in_place"),
+    Kernel("adam", _adam, 16, 16, arrays=4, flops=12, traffic="in_place"),
+    Kernel("adamw", _adamw, 16, 16, arrays=4, flops=13, traffic="in_place"),
+    Kernel("adagrad", _adagrad, 12, 12, arrays=3, flops=6, traffic="in_place"),
     Kernel("accumulate", _accumulate, 8, 4, arrays=2, flops=2, traffic="update"),
     Kernel("first_nonfinite", _first_nonfinite, 4, 0, arrays=1, flops=1, traffic="read"),
     # sgd once more, after a pass of its own that looks for a NaN.
     Kernel("Shard.push", _push, 12, 8, arrays=2, flops=3, traffic="in_place"),
+    Kernel("encode bf16", _encode_bf16, 4, 2, arrays=1.5, flops=1, traffic="copy"),
+    Kernel("decode bf16", _decode_bf16, 2, 4, arrays=1.5, flops=1, traffic="copy"),
+    Kernel("encode f16", _encode_f16, 4, 2, arrays=1.5, flops=1, traffic="copy"),
+    Kernel("decode f16", _decode_f16, 2, 4, arrays=1.5, flops=1, traffic="copy"),
+    # A block is read twice, from the cache the second time; the residual is read and written.
+    Kernel("encode int8", _encode_int8, 8, 5, arrays=2.25, flops=8, traffic="in_place"),
+    Kernel("decode int8", _decode_int8, 1, 4, arrays=1.25, flops=1, traffic="copy"),
+    Kernel("encode topk", _encode_topk, 8, 4, arrays=2, flops=2, traffic="in_place"),
 )

@@ -50,7 +50,7 @@ NAMES: Final = {
     "numpy": "numpy", "numpy_min": "minimum over an array", "bare": "one bare process",
     "compute": "forward and backward alone", "memory": "memory",
 }  # fmt: skip
-KERNEL_MARKS: Final = "osD^vP*Xhp<>8d"
+KERNEL_MARKS: Final = (*"osD^vP*Xhp<>8dH", *((points, 1, 0) for points in range(3, 9)))
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -257,7 +257,8 @@ def _bar_name(row: Row) -> str:
     if row.system == "bare":
         return "one bare\nprocess"
     plural = "s" if row.workers > 1 else ""
-    return f"{row.workers} worker{plural}" + (",\noverlapped" if "overlap" in row.system else "")
+    overlapped = "\noverlapped" if row.system == "leash_overlap" else ""
+    return f"{row.workers} worker{plural}\n{row.transport}{overlapped}"
 
 
 def _leave_room(figure: Any) -> None:

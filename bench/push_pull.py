@@ -9,7 +9,7 @@ server can beat.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 from bench.command import bench_main
@@ -17,7 +17,6 @@ from bench.crew import crew
 from bench.needs import installed
 from bench.rows import Row, make_row
 from bench.systems import LIMITS, SYSTEMS, System
-from bench.systems.leash import CODECS_BY_TRANSPORT, missing
 from bench.table import size_of
 from bench.trial import Round, Trial, in_turn
 from ps.bench_options import (
@@ -45,9 +44,10 @@ def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Ro
         doing: told what comes next, and how much of the whole is done, from 0 to 1.
     """
     rounds, round_s = config.rounds or (3 if config.short else 5), config.round_s or 0.5
-    groups, lacking = plan(config)
-    for what in lacking:
-        print(f"push_pull: without {what}")
+    systems, missing = systems_of(config)
+    for name in missing:
+        print(f"push_pull: without {name}, which is not installed: pip install {name}")
+    groups = plan(config, systems)
     rows: list[Row] = []
     for i, trials in enumerate(groups):
         first = trials[0]
@@ -65,27 +65,19 @@ def _start(trial: Trial, stack: ExitStack) -> Round:
     return stack.enter_context(crew(trial, system.join, address))
 
 
-def plan(config: BenchConfig) -> tuple[list[list[Trial]], list[str]]:
-    """The trials, in groups that take turns, and what is left out because it is not there."""
-    systems, lacking = _systems(config)
-    groups = []
-    for nbytes, workers in _conditions(config):
-        trials = [
-            trial
-            for name, system in systems.items()
-            for trial in _trials(config, name, system, nbytes, workers)
-        ]
-        lacking |= {missing(trial): None for trial in trials if missing(trial)}
-        groups.append([trial for trial in trials if not missing(trial)])
-    return [group for group in groups if group], list(lacking)
-
-
-def _systems(config: BenchConfig) -> tuple[dict[str, System], dict[str, None]]:
-    """Those that are asked for and here, with the limits; and the names of those that are not."""
+def systems_of(config: BenchConfig) -> tuple[dict[str, System], list[str]]:
+    """Those that are asked for and installed, with the limits; and those that are not installed."""
     asked = parse_words("--systems", config.systems or ",".join(SYSTEMS), tuple(SYSTEMS))
-    lacking = {n: None for n in asked if SYSTEMS[n].needs and not installed(SYSTEMS[n].needs)}
-    here = {name: SYSTEMS[name] for name in asked if name not in lacking}
-    return {**here, **LIMITS}, {f"{name} (not installed)": None for name in lacking}
+    here = {name: SYSTEMS[name] for name in asked if installed(SYSTEMS[name].needs or "numpy")}
+    return {**here, **LIMITS}, [name for name in asked if name not in here]
+
+
+def plan(config: BenchConfig, systems: Mapping[str, System]) -> list[list[Trial]]:
+    """The trials, in groups that take turns."""
+    return [
+        [t for name, system in systems.items() for t in _trials(config, name, system, *condition)]
+        for condition in _conditions(config)
+    ]
 
 
 def _conditions(config: BenchConfig) -> Iterator[tuple[int, int]]:
@@ -117,12 +109,12 @@ def _leash_variants(
     config: BenchConfig, nbytes: int, workers: int
 ) -> Iterator[tuple[str, str, int]]:
     transports = parse_words("--transports", config.transports or ",".join(TRANSPORTS), TRANSPORTS)
-    every = config.codecs or (",".join(CODECS) if workers == 1 else "f32")
     for transport in transports:
-        for codec in parse_words("--codecs", every, CODECS):
-            if codec in CODECS_BY_TRANSPORT[transport]:
-                for shards in _shards(config, nbytes, codec):
-                    yield transport, codec, shards
+        # In shared memory nothing travels, so by default nothing is encoded there.
+        every = ",".join(CODECS) if (transport, workers) == ("tcp", 1) else "f32"
+        for codec in parse_words("--codecs", config.codecs or every, CODECS):
+            for shards in _shards(config, nbytes, codec):
+                yield transport, codec, shards
 
 
 def _shards(config: BenchConfig, nbytes: int, codec: str) -> list[int]:

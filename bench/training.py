@@ -10,7 +10,7 @@ of it that overlapping takes away.
     python -m bench.training [--short] [--workers 1,2] [--json FILE] [--picture FILE]
 """
 
-import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from bench.crew import Join, crew
 from bench.rows import Row, make_row
 from bench.systems.leash import server
 from bench.trial import Exchange, Round, Trial, in_turn
-from ps.bench_options import BenchConfig, parse_counts
+from ps.bench_options import TRANSPORTS, BenchConfig, parse_counts
 
 TITLE = "training, steps/s of all workers together"
 PEERS = ("bare",)
@@ -72,10 +72,10 @@ def trials(model: str, nbytes: int, counts: list[int]) -> Iterator[Trial]:
     common = Trial(bench="training", system="bare", case=model, nbytes=nbytes)
     yield common
     yield replace(common, system="compute")
-    for workers in counts:
-        yield replace(common, system="leash", transport="tcp", workers=workers)
-    if can_overlap():
-        yield replace(common, system="leash_overlap", transport="tcp")
+    for transport, workers in itertools.product(TRANSPORTS, counts):
+        yield replace(common, system="leash", transport=transport, workers=workers)
+    for transport in TRANSPORTS:
+        yield replace(common, system="leash_overlap", transport=transport)
 
 
 def start(trial: Trial, stack: ExitStack) -> Round:
@@ -115,10 +115,13 @@ def with_server(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
 
     keep_freed_memory()  # as `leash worker` does
     model, backward = model_of(trial)
-    chosen: Any = {"overlap": trial.system == "leash_overlap"} if can_overlap() else {}
-    with PSOptimizer(model.named_parameters(), address, rank, **chosen) as optimizer:
+    with PSOptimizer(
+        model.named_parameters(), address, rank, transport=trial.transport,
+        overlap=trial.system == "leash_overlap",
+    ) as optimizer:  # fmt: skip
 
         def step() -> None:
+            optimizer.begin_step()
             backward()
             optimizer.step()
 
@@ -157,22 +160,19 @@ def model_nbytes(model: str) -> int:
 # Overlap.
 
 
-def can_overlap() -> bool:
-    """Can this build send chunks while backward runs?"""
-    from worker.optimizer import PSOptimizer
-
-    return "overlap" in inspect.signature(PSOptimizer.__init__).parameters
-
-
 def with_hidden_shares(rows: list[Row]) -> list[Row]:
     """1 - (overlapped step - compute) / (step - compute), for one worker."""
-    step_s = {row.system: row.median_s for row in rows if row.workers == 1}
-    if "leash_overlap" not in step_s or "leash" not in step_s:
-        return rows
-    exchange_s = step_s["leash"] - step_s["compute"]
-    hidden = 1 - (step_s["leash_overlap"] - step_s["compute"]) / exchange_s
+    step_s = {(row.system, row.transport): row.median_s for row in rows if row.workers == 1}
+    compute_s = step_s["compute", ""]
+
+    def hidden(row: Row) -> float | None:
+        exchange_s = step_s.get(("leash", row.transport), compute_s) - compute_s
+        # Where noise is larger than the exchange, there is nothing to tell.
+        return 1 - (row.median_s - compute_s) / exchange_s if exchange_s > 0 else None
+
     return [
-        replace(row, hidden_share=hidden) if row.system == "leash_overlap" else row for row in rows
+        replace(row, hidden_share=hidden(row)) if row.system == "leash_overlap" else row
+        for row in rows
     ]
 
 

@@ -11,11 +11,14 @@ import typing
 import typing_extensions
 
 __all__: list[str] = [
+    "AdagradOptions",
+    "AdamOptions",
     "ChunkSpec",
     "Nonfinite",
     "Outcome",
     "PushResult",
     "Reply",
+    "Schedule",
     "SgdOptions",
     "Shard",
     "ShardStats",
@@ -47,31 +50,6 @@ class ChunkSpec:
     @property
     def values(self) -> int: ...
 
-class SgdOptions:
-    """
-    The settings of torch.optim.SGD.
-
-    ValueError for what torch.optim.SGD refuses and for values that are not finite.
-    """
-    def __init__(
-        self,
-        lr: typing.SupportsFloat | typing.SupportsIndex,
-        momentum: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        dampening: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        weight_decay: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        nesterov: bool = False,
-    ) -> None: ...
-    @property
-    def dampening(self) -> float: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def momentum(self) -> float: ...
-    @property
-    def nesterov(self) -> bool: ...
-    @property
-    def weight_decay(self) -> float: ...
-
 class Nonfinite(enum.Enum):
     """
     What to do with a push that holds a NaN or an infinity.
@@ -80,6 +58,128 @@ class Nonfinite(enum.Enum):
     APPLY = ...
     RAISE = ...
     SKIP = ...
+
+class SgdOptions:
+    """
+    The settings of torch.optim.SGD.
+
+    ValueError for what torch.optim.SGD refuses and for values that are not finite.
+    """
+    def __init__(
+        self,
+        lr: typing.SupportsFloat | typing.SupportsIndex = 0.001,
+        momentum: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        dampening: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        weight_decay: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None: ...
+    @property
+    def dampening(self) -> float: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def maximize(self) -> bool: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def nesterov(self) -> bool: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+class AdamOptions:
+    """
+    The settings of torch.optim.Adam.
+
+    With decoupled those of torch.optim.AdamW, whose own default of weight_decay is 0.01. ValueError for
+    what torch.optim refuses and for values that are not finite.
+    """
+    def __init__(
+        self,
+        lr: typing.SupportsFloat | typing.SupportsIndex = 0.001,
+        betas: tuple[
+            typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex
+        ] = (0.9, 0.999),
+        eps: typing.SupportsFloat | typing.SupportsIndex = 1e-08,
+        weight_decay: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        decoupled: bool = False,
+    ) -> None: ...
+    @property
+    def amsgrad(self) -> bool: ...
+    @property
+    def betas(self) -> tuple[float, float]: ...
+    @property
+    def decoupled(self) -> bool: ...
+    @property
+    def eps(self) -> float: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def maximize(self) -> bool: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+class AdagradOptions:
+    """
+    The settings of torch.optim.Adagrad.
+
+    ValueError for what torch.optim.Adagrad refuses and for values that are not finite.
+    """
+    def __init__(
+        self,
+        lr: typing.SupportsFloat | typing.SupportsIndex = 0.01,
+        lr_decay: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        weight_decay: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        initial_accumulator_value: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        eps: typing.SupportsFloat | typing.SupportsIndex = 1e-10,
+        *,
+        maximize: bool = False,
+    ) -> None: ...
+    @property
+    def eps(self) -> float: ...
+    @property
+    def initial_accumulator_value(self) -> float: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def lr_decay(self) -> float: ...
+    @property
+    def maximize(self) -> bool: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+class Schedule:
+    """
+    How the learning rate goes with the number of updates.
+
+    decay: 'constant', 'step' (torch's StepLR: step_size, gamma) or 'cosine' (CosineAnnealingLR from 0 to
+    total_updates, down to minimum, where it stays). Before it LinearLR, from warmup_start_factor to 1
+    in warmup_updates; the decay counts from 0 after that.
+    """
+    def __init__(
+        self,
+        decay: str = "constant",
+        *,
+        step_size: typing.SupportsInt | typing.SupportsIndex = 1,
+        gamma: typing.SupportsFloat | typing.SupportsIndex = 0.1,
+        total_updates: typing.SupportsInt | typing.SupportsIndex = 1,
+        minimum: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        warmup_updates: typing.SupportsInt | typing.SupportsIndex = 0,
+        warmup_start_factor: typing.SupportsFloat | typing.SupportsIndex = 0.3333333333333333,
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    def lr(
+        self,
+        base: typing.SupportsFloat | typing.SupportsIndex,
+        version: typing.SupportsInt | typing.SupportsIndex,
+    ) -> float:
+        """
+        The learning rate of the update that follows `version` of them.
+        """
 
 class Outcome(enum.Enum):
     """
@@ -259,31 +359,37 @@ class kernels:
         """
     @staticmethod
     @typing.overload
-    def sgd(
+    def update(
         isa: str,
         w: numpy.typing.NDArray[numpy.float32],
-        momentum: numpy.typing.NDArray[numpy.float32] | None,
+        states: list[numpy.typing.NDArray[numpy.float32]],
         gradient: typing_extensions.Buffer,
         reply: typing_extensions.Buffer | None,
-        options: SgdOptions,
-        first_update: bool,
+        options: SgdOptions | AdamOptions | AdagradOptions,
+        number: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
-        One step of torch.optim.SGD. reply may be gradient.
+        The optimizer's update with this number, from 1. reply may be gradient.
+
+        states: its buffers, in the order of Shard.state_names(). The first update of SGD ignores what its
+        buffer holds.
         """
     @staticmethod
     @typing.overload
-    def sgd(
+    def update(
         isa: str,
         w: numpy.typing.NDArray[numpy.float64],
-        momentum: numpy.typing.NDArray[numpy.float64] | None,
+        states: list[numpy.typing.NDArray[numpy.float64]],
         gradient: typing_extensions.Buffer,
         reply: typing_extensions.Buffer | None,
-        options: SgdOptions,
-        first_update: bool,
+        options: SgdOptions | AdamOptions | AdagradOptions,
+        number: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
-        One step of torch.optim.SGD. reply may be gradient.
+        The optimizer's update with this number, from 1. reply may be gradient.
+
+        states: its buffers, in the order of Shard.state_names(). The first update of SGD ignores what its
+        buffer holds.
         """
 
 class codecs:
@@ -390,17 +496,23 @@ class Shard:
     def __init__(
         self,
         chunks: collections.abc.Sequence[ChunkSpec],
-        options: SgdOptions,
+        options: SgdOptions | AdamOptions | AdagradOptions,
         *,
         bound: typing.SupportsInt | typing.SupportsIndex | None,
         average: bool,
         nonfinite: Nonfinite,
         scale_lr: bool = False,
+        schedule: Schedule = ...,
+        first_chunk: typing.SupportsInt | typing.SupportsIndex = 0,
+        threads: typing.SupportsInt | typing.SupportsIndex = 1,
     ) -> None:
         """
         bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of all
         workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
-        times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1).
+        times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1). schedule: the learning
+        rate by the chunk's version. first_chunk: the number that the first of these chunks has in the whole
+        model; every number taken or given is such a one. threads: how many share the work on a large chunk;
+        they change no bit of a result.
         """
     def clock(
         self,
@@ -414,9 +526,9 @@ class Shard:
         """
         A step that is new on every chunk: the largest minimum, plus one.
         """
-    def has_momentum(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> bool:
+    def has_state(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> bool:
         """
-        True from the first update with momentum on.
+        True from the first update on, if the optimizer has buffers for this chunk.
         """
     def init(
         self, chunk: typing.SupportsInt | typing.SupportsIndex, payload: typing_extensions.Buffer
@@ -439,19 +551,16 @@ class Shard:
 
         Returns the answers to others that waited only for it.
         """
-    def load_momentum(
-        self, chunk: typing.SupportsInt | typing.SupportsIndex, payload: typing_extensions.Buffer
+    def load_state(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        name: str,
+        payload: typing_extensions.Buffer,
     ) -> None:
         """
-        Sets the optimizer's buffer. ValueError without momentum.
+        Sets a buffer of the optimizer. ValueError if it has none of this name.
         """
     def minimum(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> int: ...
-    def momentum(
-        self, chunk: typing.SupportsInt | typing.SupportsIndex, out: typing_extensions.Buffer
-    ) -> None:
-        """
-        Copies the optimizer's buffer into out. ValueError if there is none yet.
-        """
     def parked(self) -> int:
         """
         How many answers wait, on all chunks.
@@ -461,9 +570,10 @@ class Shard:
         chunk: typing.SupportsInt | typing.SupportsIndex,
         worker: typing.SupportsInt | typing.SupportsIndex | None,
         out: typing_extensions.Buffer,
+        codec: str = "raw",
     ) -> int:
         """
-        Copies the parameters into out and returns their version.
+        Writes the parameters into out, as 'raw', 'bf16' or 'f16', and returns their version.
 
         The version becomes the base of the worker's staleness if it is live. ValueError if the chunk has no
         values yet.
@@ -476,14 +586,59 @@ class Shard:
         samples: typing.SupportsInt | typing.SupportsIndex,
         payload: typing_extensions.Buffer,
         wants_payload: bool,
+        *,
+        codec: str = "raw",
+        answer: typing_extensions.Buffer | None = None,
     ) -> PushResult:
         """
         Applies a push exactly once and returns every answer that may go out now.
 
-        Keeps the payload until it is no longer needed. If wants_payload, the payload holds the chunk's
-        parameters when the Reply for this worker and step is returned, by this call or a later one.
+        codec: how the payload is written: 'raw', or for f32 parameters 'bf16', 'f16', 'int8', 'topk'. If
+        wants_payload, the chunk's parameters are there when the Reply for this worker and step is returned,
+        by this call or a later one: raw in `answer`, or without one in the payload, in the payload's codec
+        ('int8' and 'topk' need `answer`). Keeps both until they are no longer needed.
+        """
+    def push_run(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        count: typing.SupportsInt | typing.SupportsIndex,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        step: typing.SupportsInt | typing.SupportsIndex,
+        samples: typing.SupportsInt | typing.SupportsIndex,
+        region: typing_extensions.Buffer,
+        wants_payload: bool,
+    ) -> list[PushResult]:
+        """
+        Pushes chunk, chunk - 1, ... (count of them), whose raw payloads lie in one region.
+
+        The region begins with the lowest of these chunks; each begins at the next multiple of 64 bytes
+        after the one before it. Answers are written in place. Returns the results in the order of the
+        pushes.
         """
     def set_lr(self, lr: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
+    def set_version(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        version: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Goes on from an earlier run's version: the count of updates that the optimizer goes by.
+
+        ValueError once a worker takes part.
+        """
+    def state(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        name: str,
+        out: typing_extensions.Buffer,
+    ) -> None:
+        """
+        Copies a buffer of the optimizer into out. ValueError if there is none yet.
+        """
+    def state_names(self) -> list[str]:
+        """
+        The optimizer's buffers, under torch's names; SGD's is 'momentum'.
+        """
     def stats(self) -> ShardStats: ...
     def unpark(
         self,

@@ -1,6 +1,8 @@
-"""All settings: what they mean, and their defaults, once. They are made of ps.settings."""
+"""All settings: what they mean, and their defaults, once. They are made of ps.settings.
 
-import math
+Those of the optimizer are in ps.optimizer_options.
+"""
+
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
@@ -8,6 +10,7 @@ from ps.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_addr
 from ps.bench_options import BenchConfig as BenchConfig  # noqa: PLC0414  # ps.cli finds it here
 from ps.catalog import choose_task
 from ps.errors import UsageError
+from ps.optimizer_options import OptimizerOptions
 from ps.policy import choose_rule
 from ps.settings import Options, check_not_negative, check_positive, option
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
@@ -36,35 +39,6 @@ class RuleOptions(Options):
     def check(self) -> None:
         super().check()
         choose_rule(self.policy, self.staleness)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerOptions(Options):
-    title: ClassVar[str] = "optimizer (it runs on the server; formulas of torch.optim.SGD)"
-
-    lr: float = option(0.01, "learning rate for the gradient of one worker's batch")
-    momentum: float = option(0.0, "momentum factor")
-    dampening: float = option(0.0, "dampening of the momentum")
-    weight_decay: float = option(0.0, "weight decay (L2)")
-    nesterov: bool = option(False, "Nesterov momentum")
-    lr_scaling: Literal["linear", "none"] = option(
-        "linear",
-        "bsp makes one update of k gradients: linear multiplies its learning rate by k "
-        "(Goyal et al. 2017), none leaves it, as one process on the joint batch would",
-    )
-    nonfinite: Literal["raise", "skip", "apply"] = option(
-        "raise",
-        "a chunk of gradient with a NaN or an infinity in it: end its worker with an error, "
-        "leave the chunk out, or apply it all the same",
-    )
-
-    def check(self) -> None:
-        super().check()
-        check_not_negative(self, "lr", "momentum", "weight_decay")
-        if not math.isfinite(self.dampening):
-            raise UsageError(f"--dampening {self.dampening}: give a finite number")
-        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
-            raise UsageError("--nesterov: needs a --momentum above 0, and no --dampening")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from ps.errors import HeaderError, LayoutError, ProtocolError, shown
 from ps.layout import Layout
 from ps.members import DONE, EVICTED, Member, Members
 from ps.metrics import Metrics
+from ps.optimizer_options import told_settings
 from ps.policy import Rule
 from ps.shards import Shards
 from ps.wire.codecs import CODECS
@@ -253,13 +254,7 @@ class Coordinator:
             "bound": self._rule.bound,
             "workers": len(self._members.ranks),
             "learners": "-".join(map(str, self._members.ranks[:100])),
-            "lr": config.lr,
-            "momentum": config.momentum,
-            "dampening": config.dampening,
-            "weight_decay": config.weight_decay,
-            "nesterov": config.nesterov,
-            "lr_scaling": config.lr_scaling,
-            "nonfinite": config.nonfinite,
+            **told_settings(config),
             "seed": 1 if config.seed is None else config.seed,
             "planned_epochs": config.epochs,
             "model": config.model,

@@ -4,10 +4,10 @@ import os
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
-from ps._core import ChunkSpec, Nonfinite, Outcome, PushResult, Reply, SgdOptions, Shard
-from ps.config import OptimizerOptions
+from ps._core import ChunkSpec, Nonfinite, Outcome, PushResult, Reply, Shard
 from ps.errors import LayoutError, UnknownChunkError
 from ps.layout import Chunk, Layout, assign
+from ps.optimizer_options import OptimizerOptions, core_options, core_schedule
 from ps.policy import Rule
 
 Buffer: TypeAlias = Any  # anything with the buffer protocol
@@ -28,10 +28,11 @@ class ServedModel:
 
         Raises:
             LayoutError: more memory than this host has.
-            UsageError: see `sgd_options`.
+            UsageError, ValueError: see `core_options`.
         """
         if layout.nbytes > _host_memory_nbytes():
             raise _does_not_fit(layout)
+        self.optimizer: Final = options.optimizer
         self.layout: Final = layout
         self.chunk_nbytes: Final = chunk_nbytes
         self.chunks: Final = layout.cut(chunk_nbytes)
@@ -43,11 +44,12 @@ class ServedModel:
             self.shard: Final = _shard_from(
                 first,
                 specs,
-                sgd_options(options),
+                core_options(options),
                 bound=rule.bound,
                 average=rule.policy.average,
                 nonfinite=_NONFINITE[options.nonfinite],
                 scale_lr=rule.policy.average and options.lr_scaling == "linear",
+                schedule=core_schedule(options),
             )
         except MemoryError as error:
             raise _does_not_fit(layout) from error
@@ -66,6 +68,11 @@ class ServedModel:
         return self.shard
 
     @property
+    def state_names(self) -> list[str]:
+        """Of the optimizer's buffers."""
+        return self.shard.state_names()
+
+    @property
     def initialized(self) -> bool:
         """Every chunk of this process has values."""
         return self.shard.initialized_chunks == len(self.own)
@@ -79,21 +86,10 @@ def _host_memory_nbytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def sgd_options(options: OptimizerOptions) -> SgdOptions:
-    """The core's form of these settings; ValueError for what torch.optim.SGD refuses too."""
-    return SgdOptions(
-        lr=options.lr,
-        momentum=options.momentum,
-        dampening=options.dampening,
-        weight_decay=options.weight_decay,
-        nesterov=options.nesterov,
-    )
-
-
 # The core numbers the chunks of a shard from 0; everybody else, by the model.
 
 
-def _shard_from(first: int, specs: list[ChunkSpec], options: SgdOptions, **rule: Any) -> Shard:
+def _shard_from(first: int, specs: list[ChunkSpec], options: Any, **rule: Any) -> Shard:
     return _Renumbered(first, specs, options, **rule) if first else Shard(specs, options, **rule)
 
 
@@ -153,11 +149,14 @@ class _Renumbered(Shard):
     def unpark(self, chunk: Any, worker: Any) -> None:
         super().unpark(chunk - self._first, worker)
 
-    def has_momentum(self, chunk: Any) -> bool:
-        return super().has_momentum(chunk - self._first)
+    def set_version(self, chunk: Any, version: Any) -> None:
+        super().set_version(chunk - self._first, version)
 
-    def momentum(self, chunk: Any, out: Buffer) -> None:
-        super().momentum(chunk - self._first, out)
+    def has_state(self, chunk: Any) -> bool:
+        return super().has_state(chunk - self._first)
 
-    def load_momentum(self, chunk: Any, payload: Buffer) -> None:
-        super().load_momentum(chunk - self._first, payload)
+    def state(self, chunk: Any, name: str, out: Buffer) -> None:
+        super().state(chunk - self._first, name, out)
+
+    def load_state(self, chunk: Any, name: str, payload: Buffer) -> None:
+        super().load_state(chunk - self._first, name, payload)

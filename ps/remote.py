@@ -15,7 +15,7 @@ from ps.link import Link, LinkClosedError
 from ps.processes import spawn_module
 from ps.shard import settings_of
 from ps.wire.frames import TO_COORDINATOR
-from ps.wire.link import PARAMETERS, USAGE, Begin, Done, Failed, Fetch, Has, Load
+from ps.wire.link import PARAMETERS, USAGE, Begin, Done, Failed, Fetch, Has, Load, SetVersion
 from ps.wire.messages import Message
 
 START_S: Final = 30.0  # for a process to begin
@@ -128,14 +128,17 @@ class RemoteShard:
         memoryview(out)[:] = values or b""
         return version
 
-    def has_momentum(self, chunk: int) -> bool:
-        return bool(self.ask(Has(chunk, "momentum"))[0])
+    def set_version(self, chunk: int, version: int) -> None:
+        self.ask(SetVersion(chunk, version))
 
-    def momentum(self, chunk: int, out: Buffer) -> None:
-        memoryview(out)[:] = self.ask(Fetch(chunk, "momentum"))[1] or b""
+    def has_state(self, chunk: int) -> bool:
+        return bool(self.ask(Has(chunk))[0])
 
-    def load_momentum(self, chunk: int, values: Buffer) -> None:
-        self.ask(Load(chunk, "momentum"), values)
+    def state(self, chunk: int, name: str, out: Buffer) -> None:
+        memoryview(out)[:] = self.ask(Fetch(chunk, name))[1] or b""
+
+    def load_state(self, chunk: int, name: str, values: Buffer) -> None:
+        self.ask(Load(chunk, name), values)
 
     # How it is done.
 

@@ -124,7 +124,7 @@ class Server:
 
     def _resume(self, path: str) -> None:
         try:
-            open_checkpoint(path, self.shards.require_layout)
+            open_checkpoint(path, self._config.optimizer, self.shards.require_layout)
             self.shards.count_up()  # so that nobody is asked for first values
         except BaseException:
             self._remote.close()

@@ -52,6 +52,7 @@ from ps.wire.link import (
     Release,
     Reserve,
     Serve,
+    SetVersion,
     Start,
     Stop,
     Unreading,
@@ -110,6 +111,7 @@ class ShardServer:
             Fetch: self._on_fetch,
             Has: self._on_has,
             Load: self._on_load,
+            SetVersion: self._on_set_version,
             CountUp: self._on_count_up,
         }
 
@@ -196,19 +198,23 @@ class ShardServer:
         out = bytearray(model.chunk(msg.chunk).nbytes)
         if msg.state == PARAMETERS:
             return Done(model.shard.pull(msg.chunk, None, out)), out
-        model.shard.momentum(msg.chunk, out)
+        model.shard.state(msg.chunk, msg.state, out)
         return Done(0), out
 
     def _on_has(self, msg: Has, _: Payload) -> Answer:
-        return Done(int(self._require_model().shard.has_momentum(msg.chunk))), None
+        return Done(int(self._require_model().shard.has_state(msg.chunk))), None
 
     def _on_load(self, msg: Load, payload: Payload) -> Answer:
         shard = self._require_model().shard
         assert payload is not None
         if msg.state == PARAMETERS:
             return Done(int(shard.init(msg.chunk, payload))), None
-        shard.load_momentum(msg.chunk, payload)
+        shard.load_state(msg.chunk, msg.state, payload)
         return Done(1), None
+
+    def _on_set_version(self, msg: SetVersion, _: Payload) -> Answer:
+        self._require_model().shard.set_version(msg.chunk, msg.version)
+        return Done(0), None
 
     def _on_count_up(self, _: CountUp, __: Payload) -> Answer:
         self._tell_counts()

@@ -57,6 +57,15 @@ class SharedModel:
     def chunks(self) -> tuple[Chunk, ...]:
         return self.served.chunks
 
+    @property
+    def optimizer(self) -> str:
+        return self.served.optimizer
+
+    @property
+    def state_names(self) -> list[str]:
+        """Of the optimizer's buffers, the same on every shard."""
+        return self.served.state_names
+
     def shard_of(self, chunk: int) -> ChunkStore:
         """Who holds this chunk's numbers."""
         index = bisect.bisect_right(self.served.first_chunks, chunk) - 1

@@ -30,8 +30,11 @@ from worker.staging import gpu_of
 from worker.streaming import StepStream
 from worker.tensors import ModelSlabs, NamedTensors
 
-# What the server's optimizer does; told by `welcome`, shown in param_groups.
-HYPERPARAMETERS: Final = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
+# What the server's optimizer does; told by `welcome`, shown in param_groups, those that it has.
+HYPERPARAMETERS: Final = (
+    "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "betas", "eps",
+    "amsgrad", "lr_decay", "initial_accumulator_value",
+)  # fmt: skip
 
 
 class PSOptimizer(torch.optim.Optimizer):
@@ -106,7 +109,7 @@ class PSOptimizer(torch.optim.Optimizer):
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0  # times that the server went on without this worker
         try:
-            defaults = {name: self.client.settings[name] for name in HYPERPARAMETERS}
+            defaults = _hyperparameters(self.client.settings)
             super().__init__([_unnamed(group, defaults) for group in groups], dict(defaults))
             self._hyperparameters: Final = defaults
             self.client.begin(self._slabs.parameters, on_wait)
@@ -245,6 +248,14 @@ class PSOptimizer(torch.optim.Optimizer):
                         f"PSOptimizer: {name} was changed to {group[name]}; the optimizer runs on "
                         f"the server, so start it with --{name.replace('_', '-')} {group[name]}"
                     )
+
+
+def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the server's optimizer, in the form that torch gives them."""
+    own = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) is not None}
+    if "betas" in own:
+        own["betas"] = tuple(float(beta) for beta in own["betas"].split(","))
+    return own
 
 
 def _reason_of(kind: type[BaseException] | None) -> str:

@@ -1,7 +1,5 @@
 """A `leash server` process, and worker.client.Client."""
 
-import dataclasses
-import inspect
 import os
 import subprocess
 import sys
@@ -10,31 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from bench.systems.common import GRADIENT, LR, bytes_of
 from bench.trial import Exchange, Trial
 from ps._core import keep_freed_memory
-from ps.config import ServerConfig
 from ps.layout import Layout, Slot
 from worker.client import Client
-
-# Shared memory is swapped in place: there is nothing to encode.
-CODECS_BY_TRANSPORT = {"tcp": ("f32", "bf16", "f16", "int8", "topk"), "shm": ("f32",)}
-
-
-def missing(trial: Trial) -> str:
-    """What this build lacks for a trial; empty if nothing."""
-    client = inspect.signature(Client.__init__).parameters
-    server = {field.name for field in dataclasses.fields(ServerConfig)}
-    if trial.system != "leash":
-        return ""
-    if trial.transport != "tcp" and "transport" not in client:
-        return f"transport {trial.transport}"
-    if trial.codec != "f32" and "codec" not in client:
-        return f"codec {trial.codec}"
-    if trial.shards != 1 and "shards" not in server:
-        return "shards"
-    return ""
-
+from worker.encoding import Encoding
 
 @contextmanager
 def serve(trial: Trial) -> Iterator[str]:
@@ -77,17 +58,12 @@ def server(
 def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
     keep_freed_memory()  # as `leash worker` does
     layout = Layout([Slot("w", "f32", (trial.nbytes // 4,))])
-    chosen = {"transport": trial.transport, "codec": trial.codec}
-    known = inspect.signature(Client.__init__).parameters
-    client = Client(
-        address,
-        layout,
-        rank=rank,
-        **{k: v for k, v in chosen.items() if k in known},  # type: ignore[arg-type]
-    )
+    client = Client(address, layout, rank=rank, transport=trial.transport,
+                    encoding=Encoding(trial.codec))  # fmt: skip
     if trial.transport == "shm":
         # The gradient's memory becomes the parameters' memory, in the client's own segment.
-        gradients = parameters = client.slabs[0]  # type: ignore[attr-defined]
+        gradients = parameters = client.slabs[0]
+        gradients.view(np.float32)[:] = GRADIENT
     else:
         gradients, parameters = bytes_of(trial.nbytes, GRADIENT), bytes_of(trial.nbytes, 1.0)
     try:

@@ -32,7 +32,7 @@ def fused_sgd(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
     w = bytes_of(trial.nbytes, 1.0).view(np.float32)
     gradients = bytes_of(trial.nbytes, GRADIENT)
     isa, options = _core.instruction_set(), _core.SgdOptions(lr=LR)
-    yield lambda: _core.kernels.sgd(isa, w, None, gradients, gradients, options, False)
+    yield lambda: _core.kernels.update(isa, w, [], gradients, gradients, options, 1)
 
 
 @contextmanager

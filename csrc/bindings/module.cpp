@@ -12,6 +12,8 @@ PYBIND11_MODULE(_core, m) {
   register_build_info(m);
   register_cpu(m);
   register_settings(m);
+  register_optimizers(m);
+  register_schedule(m);
   register_results(m);
   register_clock(m);
   register_kernels(m);

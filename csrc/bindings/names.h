@@ -1,4 +1,4 @@
-// The words that stand for dtypes, kinds and codecs in Python.
+// The words that stand for choices in Python.
 #pragma once
 
 #include <array>
@@ -9,6 +9,7 @@
 #include "core/chunk.h"
 #include "core/codec.h"
 #include "core/dtype.h"
+#include "core/schedule.h"
 
 namespace leash::bindings {
 
@@ -21,6 +22,9 @@ struct Choice {
 inline constexpr std::array<Choice<Dtype>, 2> kDtypes{{{"f32", Dtype::kF32}, {"f64", Dtype::kF64}}};
 inline constexpr std::array<Choice<Kind>, 2> kKinds{
     {{"parameter", Kind::kParameter}, {"buffer", Kind::kBuffer}}};
+
+inline constexpr std::array<Choice<Decay>, 3> kDecays{
+    {{"constant", Decay::kConstant}, {"step", Decay::kStep}, {"cosine", Decay::kCosine}}};
 
 inline constexpr std::array<Choice<Codec>, 5> kCodecs{{{"raw", Codec::kRaw},
                                                        {"bf16", Codec::kBf16},

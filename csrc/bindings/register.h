@@ -12,7 +12,9 @@ void register_codecs(pybind11::module_& m);
 void register_cpu(pybind11::module_& m);
 void register_errors(pybind11::module_& m);
 void register_kernels(pybind11::module_& m);
+void register_optimizers(pybind11::module_& m);
 void register_results(pybind11::module_& m);
+void register_schedule(pybind11::module_& m);
 void register_settings(pybind11::module_& m);
 void register_shard(pybind11::module_& m);
 

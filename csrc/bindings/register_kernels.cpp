@@ -3,6 +3,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "bindings/array_view.h"
 #include "bindings/buffer_view.h"
@@ -34,21 +35,29 @@ void accumulate(const std::string& isa, Array<T> sum, const py::buffer& payload,
   kernels(isa).of<T>().accumulate(values, view.data(), n, static_cast<T>(weight), first);
 }
 
+// The optimizer's kernel for one update, as a shard would call it.
 template <typename T>
-void sgd(const std::string& isa, Array<T> w, std::optional<Array<T>> momentum,
-         const py::buffer& gradient, const std::optional<py::buffer>& reply,
-         const SgdOptions& options, bool first_update) {
-  if (momentum.has_value() != (options.momentum != 0.0)) {
-    throw std::invalid_argument("momentum: expected a buffer exactly if options.momentum is not 0");
+void update(const std::string& isa, Array<T> w, std::vector<Array<T>> states,
+            const py::buffer& gradient, const std::optional<py::buffer>& reply,
+            const OptimizerOptions& options, std::uint64_t number) {
+  const std::size_t expected = state_names(options).size();
+  if (states.size() != expected) {
+    throw std::invalid_argument("states: expected " + std::to_string(expected) + ", got " +
+                                std::to_string(states.size()));
   }
   const auto n = static_cast<std::size_t>(w.size());
-  T* const values = values_of(w, w.size(), "w");
-  T* const velocity = momentum ? values_of(*momentum, w.size(), "momentum") : nullptr;
+  Stretch<T> stretch{
+      .w = values_of(w, w.size(), "w"), .state = {}, .gradient = nullptr, .reply = nullptr, .n = n};
+  for (std::size_t i = 0; i < expected; ++i) {
+    stretch.state[i] = values_of(states[i], w.size(), "states");
+  }
   const BufferView from(gradient, Access::kRead, n * sizeof(T), "gradient");
   std::optional<BufferView> to;
   if (reply) to.emplace(*reply, Access::kWrite, n * sizeof(T), "reply");
-  kernels(isa).of<T>().sgd(values, velocity, from.data(), to ? to->data() : nullptr, n, options,
-                           first_update);
+  stretch.gradient = from.data();
+  stretch.reply = to ? to->data() : nullptr;
+  const auto step = step_of<T>(options, learning_rate(options), number, number == 1);
+  advance(kernels(isa).of<T>(), step, stretch);
 }
 
 // A name to stand under: a submodule would split the type stub in two.
@@ -60,10 +69,13 @@ void register_for(py::class_<KernelGroup>& group) {
       .def_static("accumulate", accumulate<T>, py::arg("isa"), py::arg("sum").noconvert(),
                   py::arg("payload"), py::arg("weight"), py::arg("first"),
                   "sum = weight * payload if first, else sum += weight * payload.")
-      .def_static("sgd", sgd<T>, py::arg("isa"), py::arg("w").noconvert(),
-                  py::arg("momentum").noconvert().none(true), py::arg("gradient"),
-                  py::arg("reply").none(true), py::arg("options"), py::arg("first_update"),
-                  "One step of torch.optim.SGD. reply may be gradient.");
+      .def_static("update", update<T>, py::arg("isa"), py::arg("w").noconvert(),
+                  py::arg("states").noconvert(), py::arg("gradient"), py::arg("reply").none(true),
+                  py::arg("options"), py::arg("number"),
+                  R"(The optimizer's update with this number, from 1. reply may be gradient.
+
+states: its buffers, in the order of Shard.state_names(). The first update of SGD ignores what its
+buffer holds.)");
 }
 
 }  // namespace

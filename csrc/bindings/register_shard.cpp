@@ -1,7 +1,10 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <string>
+#include <vector>
 
+#include "bindings/names.h"
 #include "bindings/register.h"
 #include "bindings/shared_shard.h"
 
@@ -14,10 +17,13 @@ using Bound = std::optional<std::uint64_t>;
 using MaybeWorker = std::optional<std::uint32_t>;
 
 std::unique_ptr<SharedShard> make_shard(const std::vector<ChunkSpec>& chunks,
-                                        const SgdOptions& options, Bound bound, bool average,
-                                        Nonfinite nonfinite, bool scale_lr) {
-  return std::make_unique<SharedShard>(chunks,
-                                       ShardOptions{options, bound, average, nonfinite, scale_lr});
+                                        const OptimizerOptions& options, Bound bound, bool average,
+                                        Nonfinite nonfinite, bool scale_lr,
+                                        const Schedule& schedule, std::uint32_t first_chunk,
+                                        std::size_t threads) {
+  return std::make_unique<SharedShard>(
+      chunks,
+      ShardOptions{options, bound, average, nonfinite, scale_lr, schedule, first_chunk, threads});
 }
 
 bool init(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
@@ -26,19 +32,33 @@ bool init(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
 }
 
 std::uint64_t pull(SharedShard& self, std::uint32_t chunk, MaybeWorker worker,
-                   const py::buffer& out) {
-  const BufferView values = self.view(chunk, out, Access::kWrite);
-  return self.locked([&](Shard& shard) { return shard.pull(chunk, worker, values.data()); });
+                   const py::buffer& out, const std::string& codec) {
+  return self.pull(chunk, worker, out, value_of(kCodecs, "codec", codec));
 }
 
-void momentum(SharedShard& self, std::uint32_t chunk, const py::buffer& out) {
-  const BufferView values = self.view(chunk, out, Access::kWrite);
-  self.locked([&](Shard& shard) { shard.momentum(chunk, values.data()); });
+PushResult push(SharedShard& self, std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
+                std::uint64_t samples, const py::buffer& payload, bool wants_payload,
+                const std::string& codec, const std::optional<py::buffer>& answer) {
+  return self.push(chunk, worker, step, samples, payload, wants_payload,
+                   value_of(kCodecs, "codec", codec), answer);
 }
 
-void load_momentum(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
+void state(SharedShard& self, std::uint32_t chunk, const std::string& name, const py::buffer& out) {
+  const BufferView values = self.view(chunk, out, Access::kWrite);
+  self.locked([&](Shard& shard) { shard.state(chunk, name, values.data()); });
+}
+
+void load_state(SharedShard& self, std::uint32_t chunk, const std::string& name,
+                const py::buffer& payload) {
   const BufferView values = self.view(chunk, payload, Access::kRead);
-  self.locked([&](Shard& shard) { shard.load_momentum(chunk, values.data()); });
+  self.locked([&](Shard& shard) { shard.load_state(chunk, name, values.data()); });
+}
+
+std::vector<std::string> state_names(SharedShard& self) {
+  return self.locked([](const Shard& shard) {
+    const auto names = shard.state_names();
+    return std::vector<std::string>(names.begin(), names.end());
+  });
 }
 
 // Binds a method that takes no buffers and needs nothing but the lock.
@@ -69,17 +89,22 @@ that the shard does not have, ValueError for a payload that does not fit; nothin
       .def(
           py::init(&make_shard), py::arg("chunks"), py::arg("options"), py::kw_only(),
           py::arg("bound").none(true), py::arg("average"), py::arg("nonfinite"),
-          py::arg("scale_lr") = false,
+          py::arg("scale_lr") = false, py::arg("schedule") = Schedule{}, py::arg("first_chunk") = 0,
+          py::arg("threads") = 1,
           R"(bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of all
 workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
-times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1).)")
+times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1). schedule: the learning
+rate by the chunk's version. first_chunk: the number that the first of these chunks has in the whole
+model; every number taken or given is such a one. threads: how many share the work on a large chunk;
+they change no bit of a result.)")
       .def_property_readonly("chunks", under_lock(&Shard::chunks))
       .def_property_readonly("initialized_chunks", under_lock(&Shard::initialized_chunks))
       .def("initialized", under_lock(&Shard::initialized), py::arg("chunk"))
       .def("init", init, py::arg("chunk"), py::arg("payload"),
            "First values of a chunk, taken once: False if it had values already.")
       .def("pull", pull, py::arg("chunk"), py::arg("worker").none(true), py::arg("out"),
-           R"(Copies the parameters into out and returns their version.
+           py::arg("codec") = "raw",
+           R"(Writes the parameters into out, as 'raw', 'bf16' or 'f16', and returns their version.
 
 The version becomes the base of the worker's staleness if it is live. ValueError if the chunk has no
 values yet.)")
@@ -101,24 +126,42 @@ Returns the answers to others that waited only for it.)")
       .def("version", under_lock(&Shard::version), py::arg("chunk"), "Updates so far.");
 
   shard
-      .def("push", &SharedShard::push, py::arg("chunk"), py::arg("worker"), py::arg("step"),
-           py::arg("samples"), py::arg("payload"), py::arg("wants_payload"),
+      .def("push", push, py::arg("chunk"), py::arg("worker"), py::arg("step"), py::arg("samples"),
+           py::arg("payload"), py::arg("wants_payload"), py::kw_only(), py::arg("codec") = "raw",
+           py::arg("answer").none(true) = py::none(),
            R"(Applies a push exactly once and returns every answer that may go out now.
 
-Keeps the payload until it is no longer needed. If wants_payload, the payload holds the chunk's
-parameters when the Reply for this worker and step is returned, by this call or a later one.)")
+codec: how the payload is written: 'raw', or for f32 parameters 'bf16', 'f16', 'int8', 'topk'. If
+wants_payload, the chunk's parameters are there when the Reply for this worker and step is returned,
+by this call or a later one: raw in `answer`, or without one in the payload, in the payload's codec
+('int8' and 'topk' need `answer`). Keeps both until they are no longer needed.)")
+      .def("push_run", &SharedShard::push_run, py::arg("chunk"), py::arg("count"),
+           py::arg("worker"), py::arg("step"), py::arg("samples"), py::arg("region"),
+           py::arg("wants_payload"),
+           R"(Pushes chunk, chunk - 1, ... (count of them), whose raw payloads lie in one region.
+
+The region begins with the lowest of these chunks; each begins at the next multiple of 64 bytes
+after the one before it. Answers are written in place. Returns the results in the order of the
+pushes.)")
       .def("unpark", &SharedShard::unpark, py::arg("chunk"), py::arg("worker"),
            "Forgets the answers that wait for a worker; a bsp contribution stays in the sum.")
       .def("parked", under_lock(&Shard::parked), "How many answers wait, on all chunks.")
       .def("stats", under_lock(&Shard::stats));
 
   shard
-      .def("has_momentum", under_lock(&Shard::has_momentum), py::arg("chunk"),
-           "True from the first update with momentum on.")
-      .def("momentum", momentum, py::arg("chunk"), py::arg("out"),
-           "Copies the optimizer's buffer into out. ValueError if there is none yet.")
-      .def("load_momentum", load_momentum, py::arg("chunk"), py::arg("payload"),
-           "Sets the optimizer's buffer. ValueError without momentum.");
+      .def("state_names", state_names,
+           R"(The optimizer's buffers, under torch's names; SGD's is 'momentum'.)")
+      .def("has_state", under_lock(&Shard::has_state), py::arg("chunk"),
+           "True from the first update on, if the optimizer has buffers for this chunk.")
+      .def("state", state, py::arg("chunk"), py::arg("name"), py::arg("out"),
+           "Copies a buffer of the optimizer into out. ValueError if there is none yet.")
+      .def("load_state", load_state, py::arg("chunk"), py::arg("name"), py::arg("payload"),
+           "Sets a buffer of the optimizer. ValueError if it has none of this name.")
+      .def(
+          "set_version", under_lock(&Shard::set_version), py::arg("chunk"), py::arg("version"),
+          R"(Goes on from an earlier run's version: the count of updates that the optimizer goes by.
+
+ValueError once a worker takes part.)");
 }
 
 }  // namespace leash::bindings

@@ -1,16 +1,27 @@
 #include "bindings/shared_shard.h"
 
-#include <memory>
+#include <stdexcept>
 #include <string>
+
+#include "core/parameters.h"
 
 namespace py = pybind11;
 
 namespace leash::bindings {
 namespace {
 
-// With the GIL and without the lock: the last reference to a buffer may run any Python code.
-void let_go(const std::vector<void*>& owners) {
-  for (void* owner : owners) delete static_cast<BufferView*>(owner);
+using HeldPointer = std::unique_ptr<Held>;
+
+std::string name_of(std::uint32_t chunk) { return "chunk " + std::to_string(chunk); }
+
+// Calls check(), and says of which chunk its complaint is.
+template <typename Check>
+auto of_chunk(std::uint32_t chunk, Check&& check) {
+  try {
+    return check();
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(name_of(chunk) + ": " + error.what());
+  }
 }
 
 }  // namespace
@@ -21,17 +32,73 @@ SharedShard::~SharedShard() {
 }
 
 PushResult SharedShard::push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
-                             std::uint64_t samples, const py::buffer& payload, bool wants_payload) {
-  // From here on the shard decides how long the payload must live, even if it throws: what it may
-  // still point to must not be freed.
-  auto* const held = new BufferView(view(chunk, payload, Access::kWrite));
-  const Push push{chunk, worker, step, samples, {held->data(), held}, wants_payload};
+                             std::uint64_t samples, const py::buffer& payload, bool wants_payload,
+                             Codec codec, const std::optional<py::buffer>& answer) {
+  const ChunkSpec& spec = shard_.spec(chunk);
+  const bool in_place = wants_payload && !answer;
+  of_chunk(chunk, [&] {
+    check_codec(codec, spec);
+    if (in_place) check_answer_codec(codec, spec);
+  });
+  HeldPointer gradient = hold(chunk, payload, codec, in_place ? Access::kWrite : Access::kRead);
+  HeldPointer other;
+  if (wants_payload && answer) other = hold(chunk, *answer, Codec::kRaw, Access::kWrite);
+  Push push{chunk, worker, step, samples, {{}, gradient.get()}, {}, wants_payload};
+  if (in_place) push.answer = {gradient->view.data(), codec, gradient.get()};
+  if (other) push.answer = {other->view.data(), Codec::kRaw, other.get()};
+
   auto [result, freed] = locked([&](Shard& shard) {
+    push.gradient.encoded = of_chunk(chunk, [&] {
+      return parse(codec, gradient->view.data(), gradient->view.nbytes(), spec.values,
+                   size_of(spec.dtype));
+    });
+    // From here on the shard decides how long the memory must live, even if it throws: what it may
+    // still point to must not be freed.
+    static_cast<void>(gradient.release());
+    static_cast<void>(other.release());
     auto pushed = shard.push(push);
     return std::pair(std::move(pushed), shard.take_freed());
   });
   let_go(freed);
   return std::move(result);
+}
+
+std::vector<PushResult> SharedShard::push_run(std::uint32_t chunk, std::uint32_t count,
+                                              std::uint32_t worker, std::uint64_t step,
+                                              std::uint64_t samples, const py::buffer& region,
+                                              bool wants_payload) {
+  const std::vector<std::size_t> offsets = offsets_of_run(chunk, count);
+  const std::size_t nbytes = offsets.front() + shard_.spec(chunk).nbytes();
+  const std::string what =
+      "chunks " + std::to_string(chunk - count + 1) + " to " + std::to_string(chunk);
+  const Access access = wants_payload ? Access::kWrite : Access::kRead;
+  // Each push gives it back once. It stays the shard's if one of them throws.
+  auto* const held = new Held{BufferView(region, access, nbytes, what), count};
+
+  std::vector<PushResult> results;
+  results.reserve(count);
+  const std::vector<void*> freed = locked([&](Shard& shard) {
+    for (const std::size_t offset : offsets) {
+      const ChunkSpec& spec = shard.spec(chunk);
+      std::byte* const data = held->view.data() + offset;
+      const Encoded encoded{Codec::kRaw, data, spec.nbytes(), spec.values};
+      Push push{chunk--, worker, step, samples, {encoded, held}, {}, wants_payload};
+      if (wants_payload) push.answer = {data, Codec::kRaw, held};
+      results.push_back(shard.push(push));
+    }
+    return shard.take_freed();
+  });
+  let_go(freed);
+  return results;
+}
+
+std::uint64_t SharedShard::pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
+                                const py::buffer& out, Codec codec) {
+  const ChunkSpec& spec = shard_.spec(chunk);
+  of_chunk(chunk, [&] { check_answer_codec(codec, spec); });
+  const BufferView values(out, Access::kWrite, answer_nbytes(codec, spec), name_of(chunk));
+  return locked(
+      [&](Shard& shard) { return shard.pull(chunk, worker, {values.data(), codec, nullptr}); });
 }
 
 std::vector<Reply> SharedShard::leave(std::uint32_t worker) {
@@ -51,7 +118,34 @@ void SharedShard::unpark(std::uint32_t chunk, std::uint32_t worker) {
 }
 
 BufferView SharedShard::view(std::uint32_t chunk, const py::buffer& object, Access access) const {
-  return BufferView(object, access, shard_.spec(chunk).nbytes(), "chunk " + std::to_string(chunk));
+  return BufferView(object, access, shard_.spec(chunk).nbytes(), name_of(chunk));
+}
+
+// Of a payload that is not raw, parse() checks the size.
+std::unique_ptr<Held> SharedShard::hold(std::uint32_t chunk, const py::buffer& object, Codec codec,
+                                        Access access) const {
+  if (codec != Codec::kRaw) {
+    return HeldPointer(new Held{BufferView(object, access, name_of(chunk)), 1});
+  }
+  return HeldPointer(new Held{view(chunk, object, access), 1});
+}
+
+// Where the chunks lie in a region that begins with the last of them: chunk, chunk - 1, ...
+std::vector<std::size_t> SharedShard::offsets_of_run(std::uint32_t chunk,
+                                                     std::uint32_t count) const {
+  if (count == 0 || count > chunk + 1) {
+    throw std::invalid_argument("count: expected 1 to " + std::to_string(chunk + 1) +
+                                " chunks down from chunk " + std::to_string(chunk) + ", got " +
+                                std::to_string(count));
+  }
+  static_cast<void>(shard_.spec(chunk - count + 1));  // there are so many
+  std::vector<std::size_t> offsets(count);
+  std::size_t offset = 0;
+  for (std::uint32_t i = count; i-- > 0;) {
+    offsets[i] = offset;
+    offset += round_up_to_cache_line(shard_.spec(chunk - i).nbytes());
+  }
+  return offsets;
 }
 
 }  // namespace leash::bindings

@@ -4,13 +4,14 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
 #include "bindings/buffer_view.h"
+#include "bindings/held.h"
 #include "core/shard.h"
 
 namespace leash::bindings {
@@ -36,7 +37,13 @@ class SharedShard {
   }
 
   PushResult push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
-                  std::uint64_t samples, const pybind11::buffer& payload, bool wants_payload);
+                  std::uint64_t samples, const pybind11::buffer& payload, bool wants_payload,
+                  Codec codec, const std::optional<pybind11::buffer>& answer);
+  std::vector<PushResult> push_run(std::uint32_t chunk, std::uint32_t count, std::uint32_t worker,
+                                   std::uint64_t step, std::uint64_t samples,
+                                   const pybind11::buffer& region, bool wants_payload);
+  std::uint64_t pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
+                     const pybind11::buffer& out, Codec codec);
   std::vector<Reply> leave(std::uint32_t worker);
   void unpark(std::uint32_t chunk, std::uint32_t worker);
 
@@ -44,6 +51,10 @@ class SharedShard {
   BufferView view(std::uint32_t chunk, const pybind11::buffer& object, Access access) const;
 
  private:
+  std::unique_ptr<Held> hold(std::uint32_t chunk, const pybind11::buffer& object, Codec codec,
+                             Access access) const;
+  std::vector<std::size_t> offsets_of_run(std::uint32_t chunk, std::uint32_t count) const;
+
   Shard shard_;
   std::mutex mutex_;
 };

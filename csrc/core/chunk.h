@@ -1,14 +1,15 @@
 // A chunk: a fixed range of the slab, the unit of application, clock and deduplication.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <unordered_map>
 #include <vector>
 
 #include "core/clock.h"
 #include "core/dtype.h"
+#include "core/optimizer_options.h"
 #include "core/parked.h"
 
 namespace leash {
@@ -38,26 +39,24 @@ struct WorkerView {
 struct Chunk {
   std::uint32_t index;
   ChunkSpec spec;
-  std::byte* values;    // in the slab, aligned to a cache line
-  std::byte* momentum;  // in its own slab; null without momentum and for a buffer
+  std::byte* values;  // in the slab, aligned to a cache line
+  // The optimizer's buffers, each in its own slab; null beyond those that it has, and for a buffer.
+  std::array<std::byte*, kMaxStates> states;
   StalenessClock clock;
 
   bool initialized = false;
-  bool momentum_started = false;
-  std::uint64_t version = 0;  // updates so far
+  bool state_started = false;  // the optimizer's buffers hold something
+  std::uint64_t version = 0;   // updates so far
   std::unordered_map<std::uint32_t, WorkerView> workers = {};
   std::vector<Parked> parked = {};  // in order of arrival
-
-  // REQUIRES: out holds spec.nbytes().
-  void copy_values(std::byte* out) const { std::memcpy(out, values, spec.nbytes()); }
 
   template <typename T>
   T* values_as() const {
     return reinterpret_cast<T*>(values);
   }
   template <typename T>
-  T* momentum_as() const {
-    return reinterpret_cast<T*>(momentum);
+  T* state_as(std::size_t which) const {
+    return reinterpret_cast<T*>(states[which]);
   }
 };
 

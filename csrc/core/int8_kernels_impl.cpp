@@ -1,4 +1,4 @@
-// Compiled once for each instruction set; see kernels_impl.cpp.
+// Compiled once for each instruction set; see kernels_impl.h.
 
 #include <cstddef>
 #include <cstdint>

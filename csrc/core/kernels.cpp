@@ -2,7 +2,7 @@
 
 namespace leash {
 
-// One table from each compilation of kernels_impl.cpp.
+// One table from each compilation of kernels_table.cpp.
 namespace generic {
 extern const Kernels kTable;
 }
@@ -14,6 +14,22 @@ namespace avx512 {
 extern const Kernels kTable;
 }
 #endif
+
+template <typename T>
+void advance(const KernelsFor<T>& kernels, const OptimizerStep<T>& step,
+             const Stretch<T>& stretch) {
+  if (const auto* sgd = std::get_if<SgdStep<T>>(&step)) {
+    kernels.sgd(stretch, *sgd);
+  } else if (const auto* adam = std::get_if<AdamStep<T>>(&step)) {
+    kernels.adam(stretch, *adam);
+  } else {
+    kernels.adagrad(stretch, std::get<AdagradStep<T>>(step));
+  }
+}
+
+template void advance(const KernelsFor<float>&, const OptimizerStep<float>&, const Stretch<float>&);
+template void advance(const KernelsFor<double>&, const OptimizerStep<double>&,
+                      const Stretch<double>&);
 
 const Kernels& kernels_for(InstructionSet isa) {
 #if defined(__x86_64__)

@@ -10,10 +10,23 @@
 #include "core/cpu.h"
 #include "core/half_kernels.h"
 #include "core/int8_kernels.h"
-#include "core/sgd_options.h"
+#include "core/optimizer_step.h"
 #include "core/topk_kernels.h"
 
 namespace leash {
+
+// The part of a chunk that an optimizer's kernel updates, n values everywhere.
+//
+// reply may be null, or the same memory as gradient; no other overlap. gradient and reply may be
+// unaligned.
+template <typename T>
+struct Stretch {
+  T* w;
+  T* state[kMaxStates];  // in the order of state_names(); the others are null
+  const std::byte* gradient;
+  std::byte* reply;  // gets the new w
+  std::size_t n;
+};
 
 template <typename T>
 struct KernelsFor {
@@ -26,19 +39,30 @@ struct KernelsFor {
   void (*accumulate)(T* sum, const std::byte* payload, std::size_t n, T weight,
                      bool first) noexcept;
 
-  // One step of torch.optim.SGD, in one pass over memory:
+  // One step of torch.optim's optimizers, in one pass over memory. In all three g begins as
+  // sign * gradient[i] + weight_decay * w[i], and the last act is reply[i] = w[i].
+
+  // SGD; with momentum = state[0], if that is not null:
   //
-  //   g = gradient[i] + weight_decay * w[i]
-  //   if momentum != 0:
-  //     momentum[i] = first_update ? g : options.momentum * momentum[i] + (1 - dampening) * g
-  //     g = nesterov ? g + options.momentum * momentum[i] : momentum[i]
-  //   reply[i] = w[i] = w[i] - lr * g
+  //   momentum[i] = first ? g : step.momentum * momentum[i] + undampened * g
+  //   g = nesterov ? g + step.momentum * momentum[i] : momentum[i]
+  //   w[i] = w[i] - lr * g
+  void (*sgd)(const Stretch<T>& stretch, const SgdStep<T>& step) noexcept;
+
+  // Adam; with m, v = state[0], state[1], and with amsgrad the largest v so far in state[2]:
   //
-  // The options are rounded to T first, as torch does.
-  // REQUIRES: all hold n values. momentum is null exactly if options.momentum is 0. reply may be
-  // null, or the same memory as gradient; no other overlap. gradient and reply may be unaligned.
-  void (*sgd)(T* w, T* momentum, const std::byte* gradient, std::byte* reply, std::size_t n,
-              const SgdOptions& options, bool first_update) noexcept;
+  //   m[i] = m[i] + gain1 * (g - m[i])
+  //   v[i] = beta2 * v[i] + gain2 * g * g
+  //   largest[i] = max(largest[i], v[i])
+  //   w[i] = keep * w[i] - step_size * m[i] / (sqrt(v[i] or largest[i]) / bias_correction2_sqrt +
+  //   eps)
+  void (*adam)(const Stretch<T>& stretch, const AdamStep<T>& step) noexcept;
+
+  // Adagrad; with sum = state[0]:
+  //
+  //   sum[i] = sum[i] + g * g
+  //   w[i] = w[i] - lr * g / (sqrt(sum[i]) + eps)
+  void (*adagrad)(const Stretch<T>& stretch, const AdagradStep<T>& step) noexcept;
 };
 
 struct Kernels {
@@ -60,6 +84,10 @@ template <>
 inline const KernelsFor<double>& Kernels::of() const {
   return f64;
 }
+
+// Calls the kernel that this step is for. REQUIRES: stretch has the states of its optimizer.
+template <typename T>
+void advance(const KernelsFor<T>& kernels, const OptimizerStep<T>& step, const Stretch<T>& stretch);
 
 // REQUIRES: isa is one of instruction_sets().
 const Kernels& kernels_for(InstructionSet isa);

@@ -5,10 +5,14 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 
 #include "core/chunk.h"
 #include "core/kernels.h"
-#include "core/sgd_options.h"
+#include "core/optimizer_options.h"
+#include "core/parameters.h"
+#include "core/schedule.h"
+#include "core/thread_pool.h"
 
 namespace leash {
 
@@ -17,42 +21,58 @@ struct Contribution {
   std::uint32_t worker;
   std::uint64_t step;
   std::uint64_t samples;
-  const std::byte* payload;
+  Encoded gradient;
 };
 
 class Optimizer {
  public:
   // scale_lr: a mean of k gradients is applied with k times the learning rate, the linear scaling
   // rule of Goyal et al. 2017, arXiv:1706.02677, section 2.1.
-  // Throws std::invalid_argument as validate(options) does.
-  Optimizer(const SgdOptions& options, bool scale_lr, const Kernels& kernels);
+  // Throws std::invalid_argument as validate() does for the options and the schedule.
+  Optimizer(const OptimizerOptions& options, const Schedule& schedule, bool scale_lr,
+            const Kernels& kernels, ThreadPool& pool);
 
   // Throws std::invalid_argument.
   void set_lr(double lr);
-  bool has_momentum() const { return options_.momentum != 0.0; }
 
-  // The index of the first NaN or infinity of a payload for this chunk.
-  std::optional<std::size_t> find_nonfinite(const Chunk& chunk, const std::byte* payload) const;
+  // The buffers that it keeps for each chunk of parameters.
+  std::span<const std::string_view> state_names() const { return leash::state_names(options_); }
+  // Gives these buffers their first values, if they have none. REQUIRES: the chunk has them.
+  void start_state(Chunk& chunk) const;
 
-  // Applies one payload, and writes the new values to reply unless that is null.
-  // REQUIRES: both hold the chunk's nbytes. They may be the same memory.
-  void apply(Chunk& chunk, const std::byte* payload, std::byte* reply) const;
+  // The index of the first NaN or infinity of a gradient for this chunk.
+  std::optional<std::size_t> find_nonfinite(const Chunk& chunk, const Encoded& gradient) const;
 
-  // Applies the mean of the payloads, weighted by samples and summed in the order given, or for a
+  // Applies one gradient, and writes the new values to reply unless that is null.
+  // REQUIRES: reply may be the memory of the gradient if it is in the gradient's codec; otherwise
+  // no overlap.
+  void apply(Chunk& chunk, const Encoded& gradient, const Destination* reply) const;
+
+  // Applies the mean of the gradients, weighted by samples and summed in the order given, or for a
   // buffer the last of them. Writes the new values to every reply.
-  // REQUIRES: at least one contribution, each with samples > 0. A reply may be the memory of a
-  // contribution; no other overlap.
+  // REQUIRES: at least one contribution, each with samples > 0. For each reply, as above.
   void apply_mean(Chunk& chunk, std::span<const Contribution> contributions,
-                  std::span<std::byte* const> replies) const;
+                  std::span<const Destination> replies) const;
+
+  // Writes the values as they are.
+  void write(const Chunk& chunk, const Destination& to) const { write_values(chunk, to, kernels_); }
 
  private:
+  // Counts an update of the chunk, made with lr_factor times the learning rate.
+  template <typename T>
+  OptimizerStep<T> begin_update(Chunk& chunk, double lr_factor) const;
+  void take_values(Chunk& chunk, const Encoded& values) const;
+  template <typename T>
+  void descend(Chunk& chunk, const Encoded& gradient, const Destination* reply) const;
   template <typename T>
   void descend_along_mean(Chunk& chunk, std::span<const Contribution> contributions,
-                          std::span<std::byte* const> replies) const;
+                          std::span<const Destination> replies) const;
 
-  SgdOptions options_;
+  OptimizerOptions options_;
+  Schedule schedule_;
   bool scale_lr_;
   const Kernels& kernels_;
+  ThreadPool& pool_;  // its threads change no bit of a result
 };
 
 }  // namespace leash

@@ -4,17 +4,26 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/codec.h"
+
 namespace leash {
 
-// The memory of a message. The core does not own it.
-struct Frame {
+// The memory of messages is not the core's. An owner stands for it: opaque, and given back through
+// Shard::take_freed() when the memory is no longer needed.
+struct Gradient {
+  Encoded encoded = {};
+  void* owner = nullptr;
+};
+
+// Where a chunk's parameters are to be written.
+struct Destination {
   std::byte* data = nullptr;
-  void* owner = nullptr;  // opaque; comes back through Shard::take_freed()
+  Codec codec = Codec::kRaw;  // or kBf16, kF16
+  void* owner = nullptr;
 };
 
 // A push waits for one of two things, or for both: its answer for the clock, its gradient for the
-// rest of a bsp step. The two may be in one frame; after a duplicate that took over the answer
-// they are in two.
+// rest of a bsp step. Both may be in the same memory, with one owner between them.
 struct Parked {
   std::uint32_t worker;
   std::uint64_t step;
@@ -24,11 +33,11 @@ struct Parked {
   bool wants_payload = false;
   bool answer_written = false;  // by the pass that applied the gradient
   bool released = false;        // by the clock, in the call that looks at it now
-  Frame answer = {};            // where the parameters go; none if only the word is wanted
+  Destination answer = {};      // none if only the word is wanted
 
   bool contributes = false;
   std::uint64_t samples = 0;
-  Frame gradient = {};
+  Gradient gradient = {};
 
   bool idle() const { return !awaits_answer && !contributes; }
 };

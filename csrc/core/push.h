@@ -15,7 +15,8 @@ struct Push {
   std::uint32_t worker;
   std::uint64_t step;     // from 1
   std::uint64_t samples;  // the weight of this gradient in a mean
-  Frame frame;            // the gradient; later, if wanted, the parameters
+  Gradient gradient;      // or a buffer's values
+  Destination answer;     // the gradient's own memory, with its owner, or other
   bool wants_payload;
 };
 
@@ -35,7 +36,7 @@ enum class Outcome : std::uint8_t {
   kNonfinite       // ticked, but not applied: see Nonfinite
 };
 
-// An answer that may go out now. Its frame holds the parameters if has_payload.
+// An answer that may go out now. Its destination holds the parameters if has_payload.
 struct Reply {
   std::uint32_t chunk;
   std::uint32_t worker;

@@ -28,28 +28,38 @@ std::string name_of(const Chunk& chunk) { return "chunk " + std::to_string(chunk
 
 Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
     : options_(options),
-      optimizer_(options.sgd, options.scale_lr, kernels_for(instruction_set())),
+      pool_(options.threads),
+      optimizer_(options.optimizer, options.schedule, options.scale_lr,
+                 kernels_for(instruction_set()), pool_),
       values_(slab_nbytes(specs)) {
   validate(options_);
-  if (optimizer_.has_momentum()) momentum_.emplace(slab_nbytes(specs));
+  for (std::size_t i = 0; i < optimizer_.state_names().size(); ++i) {
+    states_.emplace_back(slab_nbytes(specs));
+  }
   chunks_.reserve(specs.size());
   std::size_t offset = 0;
   for (const ChunkSpec& spec : specs) {
     leash::validate(spec);
-    const bool has_momentum = momentum_ && spec.kind == Kind::kParameter;
-    chunks_.push_back({.index = static_cast<std::uint32_t>(chunks_.size()),
+    std::array<std::byte*, kMaxStates> states{};
+    if (spec.kind == Kind::kParameter) {
+      std::ranges::transform(states_, states.begin(), [&](Slab& s) { return s.data() + offset; });
+    }
+    const auto index = static_cast<std::uint32_t>(options_.first_chunk + chunks_.size());
+    chunks_.push_back({.index = index,
                        .spec = spec,
                        .values = values_.data() + offset,
-                       .momentum = has_momentum ? momentum_->data() + offset : nullptr,
+                       .states = states,
                        .clock = StalenessClock(options_.bound)});
     offset += round_up_to_cache_line(spec.nbytes());
   }
 }
 
 const Chunk& Shard::at(std::uint32_t chunk) const {
-  if (chunk < chunks_.size()) return chunks_[chunk];
-  throw std::out_of_range("chunk " + std::to_string(chunk) + ": this shard has " +
-                          std::to_string(chunks_.size()) + " chunks");
+  const std::size_t place = std::size_t{chunk} - options_.first_chunk;  // wraps if it is below
+  if (place < chunks_.size()) return chunks_[place];
+  std::string which = std::to_string(chunks_.size()) + " chunks";
+  if (options_.first_chunk != 0) which += " from " + std::to_string(options_.first_chunk);
+  throw std::out_of_range("chunk " + std::to_string(chunk) + ": this shard has " + which);
 }
 
 Chunk& Shard::at(std::uint32_t chunk) { return const_cast<Chunk&>(std::as_const(*this).at(chunk)); }
@@ -87,7 +97,7 @@ std::vector<Reply> Shard::leave(std::uint32_t worker) {
     }
     chunk.clock.leave(worker);
     chunk.workers.erase(worker);
-    settle(chunk, replies);
+    settle(chunk, true, replies);
   }
   return replies;
 }
@@ -103,10 +113,10 @@ std::uint64_t Shard::clock(std::uint32_t chunk, std::uint32_t worker) const {
 }
 
 std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
-                          std::byte* out) {
+                          const Destination& out) {
   Chunk& chunk = at(chunk_index);
   if (!chunk.initialized) throw std::invalid_argument(name_of(chunk) + " has no values yet");
-  chunk.copy_values(out);
+  optimizer_.write(chunk, out);
   if (worker) {
     const auto found = chunk.workers.find(*worker);
     if (found != chunk.workers.end()) found->second.pulled_version = chunk.version;
@@ -140,22 +150,44 @@ void Shard::abandon() {
   }
 }
 
-void Shard::momentum(std::uint32_t chunk_index, std::byte* out) const {
-  const Chunk& chunk = at(chunk_index);
-  if (!chunk.momentum_started) throw std::invalid_argument(name_of(chunk) + " has no momentum yet");
-  std::memcpy(out, chunk.momentum, chunk.spec.nbytes());
+std::byte* Shard::state_of(const Chunk& chunk, std::string_view name) const {
+  const auto names = state_names();
+  const auto found = std::ranges::find(names, name);
+  if (found == names.end() || chunk.spec.kind == Kind::kBuffer) {
+    throw std::invalid_argument(name_of(chunk) + " has no " + std::string(name));
+  }
+  return chunk.states[static_cast<std::size_t>(found - names.begin())];
 }
 
-void Shard::load_momentum(std::uint32_t chunk_index, const std::byte* values) {
+void Shard::state(std::uint32_t chunk_index, std::string_view name, std::byte* out) const {
+  const Chunk& chunk = at(chunk_index);
+  const std::byte* const values = state_of(chunk, name);
+  if (!chunk.state_started) {
+    throw std::invalid_argument(name_of(chunk) + " has no " + std::string(name) + " yet");
+  }
+  std::memcpy(out, values, chunk.spec.nbytes());
+}
+
+void Shard::load_state(std::uint32_t chunk_index, std::string_view name, const std::byte* values) {
   Chunk& chunk = at(chunk_index);
-  if (chunk.momentum == nullptr) throw std::invalid_argument(name_of(chunk) + " has no momentum");
-  std::memcpy(chunk.momentum, values, chunk.spec.nbytes());
-  chunk.momentum_started = true;
+  std::byte* const place = state_of(chunk, name);
+  optimizer_.start_state(chunk);
+  std::memcpy(place, values, chunk.spec.nbytes());
+}
+
+void Shard::set_version(std::uint32_t chunk_index, std::uint64_t version) {
+  Chunk& chunk = at(chunk_index);
+  if (members_.size() != 0) {
+    throw std::invalid_argument(name_of(chunk) + ": a version is set before any worker joins");
+  }
+  earlier_updates_ += version - chunk.version;
+  chunk.version = version;
 }
 
 ShardStats Shard::stats() const {
   ShardStats stats = stats_;
   for (const Chunk& chunk : chunks_) stats.updates += chunk.version;
+  stats.updates -= earlier_updates_;
   return stats;
 }
 

@@ -4,32 +4,39 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/chunk.h"
 #include "core/optimizer.h"
+#include "core/optimizer_options.h"
 #include "core/push.h"
-#include "core/sgd_options.h"
 #include "core/slab.h"
 
 namespace leash {
 
 struct ShardOptions {
-  SgdOptions sgd;
+  OptimizerOptions optimizer;
   std::optional<std::uint64_t> bound;  // none for asp, 0 for bsp, s for ssp
   bool average;                        // bsp: one update per step, from the mean of all workers
   Nonfinite nonfinite;
-  bool scale_lr;  // see Optimizer
+  bool scale_lr = false;  // see Optimizer
+  Schedule schedule = {};
+  std::uint32_t first_chunk = 0;  // the number of this shard's first chunk in the whole model
+  std::size_t threads = 1;        // that share the work on a large chunk
 };
 
 // Not synchronised: one call at a time, from any thread. chunks() and spec() never change and need
 // no lock.
 //
-// Frames: the memory of a Push must stay as it is until take_freed() has returned its owner. That
-// happens once for each push, in or after the call that needed the frame last.
+// The memory of a Push must stay as it is until take_freed() has returned its owner. That happens
+// once for each push and each of its owners (one, if the answer goes where the gradient is), in or
+// after the call that needed the memory last.
 //
-// Every function that takes a chunk throws std::out_of_range if there is none such.
+// Chunks are numbered as in the whole model, from options.first_chunk. Every function that takes
+// one throws std::out_of_range if it is not of this shard.
 class Shard {
  public:
   // Throws std::invalid_argument for options that contradict each other, std::bad_alloc.
@@ -62,34 +69,44 @@ class Shard {
   // Under bsp the contributions of a step are combined when the last live worker's has come, in
   // the order of worker ids. One with no samples, or left out as non-finite, is no part of that.
   // A late or repeated push is answered and not applied, and never lets a worker past the bound: if
-  // the answer still waits, the newer frame takes over as its place.
+  // the answer still waits, the newer destination takes over.
+  // REQUIRES: the gradient was parsed for this chunk, and its codec fits it, as the answer's does.
   PushResult push(const Push& push);
 
   // Copies the values out and returns the version, which becomes the base of the worker's
   // staleness if it is live. Throws std::invalid_argument if the chunk has no values.
-  std::uint64_t pull(std::uint32_t chunk, std::optional<std::uint32_t> worker, std::byte* out);
+  // REQUIRES: the destination's codec fits the chunk.
+  std::uint64_t pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
+                     const Destination& out);
 
   // Forgets the answers that wait for a worker on a chunk. A contribution stays in the sum.
   void unpark(std::uint32_t chunk, std::uint32_t worker);
   std::size_t parked() const;  // answers that wait
-  // Forgets all that waits, so that every frame comes back: the last call before the end.
+  // Forgets all that waits, so that every owner comes back: the last call before the end.
   void abandon();
 
-  // The optimizer's buffer, for checkpoints. The last two throw std::invalid_argument if there is
-  // none: before the first update, or without momentum.
-  bool has_momentum(std::uint32_t chunk) const { return at(chunk).momentum_started; }
-  void momentum(std::uint32_t chunk, std::byte* out) const;
-  void load_momentum(std::uint32_t chunk, const std::byte* values);
+  // For checkpoints: the optimizer's buffers, by the names that state_names() gives, for each chunk
+  // of parameters. They hold something from the first update or load_state() on. The last two throw
+  // std::invalid_argument if there is no such buffer, state() also if it holds nothing.
+  std::span<const std::string_view> state_names() const { return optimizer_.state_names(); }
+  bool has_state(std::uint32_t chunk) const { return at(chunk).state_started; }
+  void state(std::uint32_t chunk, std::string_view name, std::byte* out) const;
+  void load_state(std::uint32_t chunk, std::string_view name, const std::byte* values);
+
+  // Goes on from an earlier run's version, which is also the count of updates that the optimizer
+  // and its learning rate go by. Throws std::invalid_argument once a worker takes part.
+  void set_version(std::uint32_t chunk, std::uint64_t version);
 
   void set_lr(double lr) { optimizer_.set_lr(lr); }
   ShardStats stats() const;
 
-  // The owners of frames that are no longer needed since the last call.
+  // The owners of memory that is no longer needed since the last call.
   std::vector<void*> take_freed() { return std::exchange(freed_, {}); }
 
  private:
   const Chunk& at(std::uint32_t chunk) const;
   Chunk& at(std::uint32_t chunk);
+  std::byte* state_of(const Chunk& chunk, std::string_view name) const;
 
   // The parts of push().
   Outcome classify(const Chunk& chunk, const Push& push) const;
@@ -99,29 +116,32 @@ class Shard {
   std::uint64_t note_staleness(Chunk& chunk, std::uint32_t worker);
 
   // The parts of releasing what the clock lets go.
-  void settle(Chunk& chunk, std::vector<Reply>& replies);
+  void settle(Chunk& chunk, bool minimum_moved, std::vector<Reply>& replies);
   bool complete_steps(Chunk& chunk);
   void collect_complete(Chunk& chunk);
   Reply reply_to(Chunk& chunk, const Parked& entry);
 
-  // Each frame is freed when neither the answer nor the gradient of its entry needs it.
-  void park(Chunk& chunk, Parked entry, const Frame& frame);
+  // Each owner is freed when neither the answer nor the gradient of its entry needs it.
+  void park(Chunk& chunk, Parked entry, const Push& push);
   void forget_answer(Parked& entry);
   void forget_gradient(Parked& entry);
-  void free(const Frame& frame);
+  void free_rest(const Push& push, const Parked* entry);
+  void free(void* owner);
 
   ShardOptions options_;
+  ThreadPool pool_;
   Optimizer optimizer_;
   std::vector<Chunk> chunks_;
   Slab values_;
-  std::optional<Slab> momentum_;
+  std::vector<Slab> states_;              // in the order of state_names()
   StalenessClock members_{std::nullopt};  // with the clocks that they joined at
   ShardStats stats_;
+  std::uint64_t earlier_updates_ = 0;  // of versions that were set
   std::vector<void*> freed_;
 
   // Used within one call; kept so that a push allocates nothing.
   std::vector<Contribution> contributions_;
-  std::vector<std::byte*> destinations_;
+  std::vector<Destination> destinations_;
 };
 
 }  // namespace leash

@@ -1,6 +1,8 @@
 // Shard::push, and how it lets waiting answers go.
 
 #include <algorithm>
+#include <functional>
+#include <iterator>
 #include <span>
 #include <utility>
 
@@ -21,7 +23,7 @@ PushResult Shard::push(const Push& push) {
       break;
     default:
       if (result.outcome == Outcome::kGap) ++stats_.gaps;
-      free(push.frame);
+      free_rest(push, nullptr);
   }
   if (chunk.clock.contains(push.worker)) result.clock = chunk.clock.clock(push.worker);
   return result;
@@ -37,7 +39,7 @@ Outcome Shard::classify(const Chunk& chunk, const Push& push) const {
 
 void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
   if (options_.nonfinite != Nonfinite::kApply) {
-    result.nonfinite_index = optimizer_.find_nonfinite(chunk, push.frame.data);
+    result.nonfinite_index = optimizer_.find_nonfinite(chunk, push.gradient.encoded);
   }
   const bool finite = !result.nonfinite_index;
   if (!finite) {
@@ -49,6 +51,7 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
                .staleness = note_staleness(chunk, push.worker),
                .awaits_answer = finite || options_.nonfinite == Nonfinite::kSkip,
                .wants_payload = push.wants_payload};
+  const std::uint64_t minimum = chunk.clock.minimum();
   chunk.clock.tick(push.worker);
 
   if (options_.average) {
@@ -57,10 +60,10 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
   } else if (finite) {
     // The clock already tells whether the answer may go out: if so, one pass writes it too.
     entry.answer_written = push.wants_payload && chunk.clock.admits(push.worker);
-    optimizer_.apply(chunk, push.frame.data, entry.answer_written ? push.frame.data : nullptr);
+    optimizer_.apply(chunk, push.gradient.encoded, entry.answer_written ? &push.answer : nullptr);
   }
-  park(chunk, entry, push.frame);
-  settle(chunk, result.replies);
+  park(chunk, entry, push);
+  settle(chunk, chunk.clock.minimum() != minimum, result.replies);
 }
 
 void Shard::answer_again(Chunk& chunk, const Push& push, std::vector<Reply>& replies) {
@@ -78,13 +81,13 @@ void Shard::answer_again(Chunk& chunk, const Push& push, std::vector<Reply>& rep
                      .wants_payload = push.wants_payload};
   if (push.step == chunk.clock.clock(push.worker)) {
     // Its answer would let the worker go on, so it waits as the first one did.
-    park(chunk, entry, push.frame);
-    settle(chunk, replies);
+    park(chunk, entry, push);
+    settle(chunk, false, replies);
     return;
   }
-  if (push.wants_payload) chunk.copy_values(push.frame.data);
+  if (push.wants_payload) optimizer_.write(chunk, push.answer);
   replies.push_back(reply_to(chunk, entry));
-  free(push.frame);
+  free_rest(push, nullptr);
 }
 
 // A worker that asks again has given up the route of its earlier request.
@@ -92,11 +95,8 @@ void Shard::take_over_answer(Parked& entry, const Push& push) {
   forget_answer(entry);
   entry.awaits_answer = true;
   entry.wants_payload = push.wants_payload;
-  if (push.wants_payload) {
-    entry.answer = push.frame;
-  } else {
-    free(push.frame);
-  }
+  if (push.wants_payload) entry.answer = push.answer;
+  free_rest(push, &entry);
 }
 
 std::uint64_t Shard::note_staleness(Chunk& chunk, std::uint32_t worker) {
@@ -109,22 +109,28 @@ std::uint64_t Shard::note_staleness(Chunk& chunk, std::uint32_t worker) {
   return view.staleness;
 }
 
-void Shard::settle(Chunk& chunk, std::vector<Reply>& replies) {
+void Shard::settle(Chunk& chunk, bool minimum_moved, std::vector<Reply>& replies) {
+  // All that waits waits for the minimum: while it stands still, only the newest entry can go out.
+  const std::size_t newest = std::min<std::size_t>(chunk.parked.size(), 1);
+  const std::span<Parked> entries =
+      std::span(chunk.parked).last(minimum_moved ? chunk.parked.size() : newest);
   destinations_.clear();
-  for (Parked& entry : chunk.parked) {
+  for (Parked& entry : entries) {
     entry.released = entry.awaits_answer && chunk.clock.admits(entry.worker);
     const bool to_write = entry.released && entry.wants_payload && !entry.answer_written;
-    if (to_write) destinations_.push_back(entry.answer.data);
+    if (to_write) destinations_.push_back(entry.answer);
   }
-  if (!complete_steps(chunk)) {
-    for (std::byte* destination : destinations_) chunk.copy_values(destination);
+  if (!minimum_moved || !complete_steps(chunk)) {
+    for (const Destination& destination : destinations_) optimizer_.write(chunk, destination);
   }
-  for (Parked& entry : chunk.parked) {
+  for (Parked& entry : entries) {
     if (!entry.released) continue;
     replies.push_back(reply_to(chunk, entry));
     forget_answer(entry);
   }
-  std::erase_if(chunk.parked, [](const Parked& entry) { return entry.idle(); });
+  const auto begin = chunk.parked.end() - std::ssize(entries);
+  chunk.parked.erase(std::remove_if(begin, chunk.parked.end(), std::mem_fn(&Parked::idle)),
+                     chunk.parked.end());
 }
 
 // Applies the steps that every live worker has reached, one after the other; the last one's pass
@@ -136,7 +142,7 @@ bool Shard::complete_steps(Chunk& chunk) {
                                    [&](const Contribution& c) { return c.step != step->step; });
     const bool is_last = next == contributions_.end();
     optimizer_.apply_mean(chunk, {step, next},
-                          is_last ? destinations_ : std::span<std::byte* const>());
+                          is_last ? destinations_ : std::span<const Destination>());
     step = next;
   }
   for (Parked& entry : chunk.parked) {
@@ -149,7 +155,7 @@ void Shard::collect_complete(Chunk& chunk) {
   contributions_.clear();
   for (const Parked& entry : chunk.parked) {
     if (!entry.contributes || entry.step > chunk.clock.minimum()) continue;
-    contributions_.push_back({entry.worker, entry.step, entry.samples, entry.gradient.data});
+    contributions_.push_back({entry.worker, entry.step, entry.samples, entry.gradient.encoded});
   }
   std::ranges::sort(contributions_, {},
                     [](const Contribution& c) { return std::pair(c.step, c.worker); });
@@ -170,27 +176,37 @@ Reply Shard::reply_to(Chunk& chunk, const Parked& entry) {
           .has_payload = entry.wants_payload};
 }
 
-void Shard::park(Chunk& chunk, Parked entry, const Frame& frame) {
-  if (entry.awaits_answer && entry.wants_payload) entry.answer = frame;
-  if (entry.contributes) entry.gradient = frame;
-  if (entry.answer.owner == nullptr && entry.gradient.owner == nullptr) free(frame);
+void Shard::park(Chunk& chunk, Parked entry, const Push& push) {
+  if (entry.awaits_answer && entry.wants_payload) entry.answer = push.answer;
+  if (entry.contributes) entry.gradient = push.gradient;
+  free_rest(push, &entry);
   if (!entry.idle()) chunk.parked.push_back(entry);
 }
 
 void Shard::forget_answer(Parked& entry) {
   entry.awaits_answer = false;
-  if (entry.answer.owner != entry.gradient.owner) free(entry.answer);
+  if (entry.answer.owner != entry.gradient.owner) free(entry.answer.owner);
   entry.answer = {};
 }
 
 void Shard::forget_gradient(Parked& entry) {
   entry.contributes = false;
-  if (entry.gradient.owner != entry.answer.owner) free(entry.gradient);
+  if (entry.gradient.owner != entry.answer.owner) free(entry.gradient.owner);
   entry.gradient = {};
 }
 
-void Shard::free(const Frame& frame) {
-  if (frame.owner != nullptr) freed_.push_back(frame.owner);
+// What a push brought, but for what the entry keeps.
+void Shard::free_rest(const Push& push, const Parked* entry) {
+  const auto is_kept = [&](void* owner) {
+    return entry != nullptr && (owner == entry->answer.owner || owner == entry->gradient.owner);
+  };
+  if (!is_kept(push.gradient.owner)) free(push.gradient.owner);
+  const bool is_shared = push.answer.owner == push.gradient.owner;
+  if (!is_shared && !is_kept(push.answer.owner)) free(push.answer.owner);
+}
+
+void Shard::free(void* owner) {
+  if (owner != nullptr) freed_.push_back(owner);
 }
 
 }  // namespace leash

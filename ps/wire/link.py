@@ -104,11 +104,19 @@ class Fetch(Message):
 
 @dataclass(frozen=True, slots=True)
 class Has(Message):
-    """Done: 1 if the chunk has this optimizer state, otherwise 0."""
+    """Done: 1 if the chunk has optimizer state, otherwise 0."""
 
     verb = "has"
     chunk: Id
-    state: Word
+
+
+@dataclass(frozen=True, slots=True)
+class SetVersion(Message):
+    """The chunk has seen so many updates: the run goes on from a checkpoint. Done: 0."""
+
+    verb = "set_version"
+    chunk: Id
+    version: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +195,8 @@ class Asked(Message):
 
 
 FROM_COORDINATOR: Final[tuple[type[Message], ...]] = (
-    Begin, Serve, Reserve, Join, Leave, Start, Stop, Hold, Release, Fetch, Has, Load, CountUp,
+    Begin, Serve, Reserve, Join, Leave, Start, Stop, Hold, Release, Fetch, Has, Load, SetVersion,
+    CountUp,
 )  # fmt: skip
 FROM_SHARD: Final[tuple[type[Message], ...]] = (
     Done, Failed, Counts, Happened, Unreading, Asked,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from ps._core import ChunkSpec, SgdOptions
+from ps._core import AdagradOptions, AdamOptions, ChunkSpec, SgdOptions
 
 
 @pytest.mark.parametrize(
@@ -26,12 +26,64 @@ def test_sgd_options_refuse_what_torch_refuses(options: dict[str, Any]) -> None:
         SgdOptions(**options)
 
 
-@pytest.mark.parametrize("name", ["lr", "momentum", "dampening", "weight_decay"])
+@pytest.mark.parametrize(
+    ("options", "of_torch"),
+    [(AdamOptions, torch.optim.Adam), (AdagradOptions, torch.optim.Adagrad)],
+)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lr": -0.1},
+        {"weight_decay": -1.0},
+        {"eps": -1e-8},
+        {"betas": (1.0, 0.9)},
+        {"betas": (0.9, -0.1)},
+        {"lr_decay": -1.0},
+        {"initial_accumulator_value": -1.0},
+    ],
+    ids=str,
+)
+def test_the_others_refuse_what_torch_refuses(
+    options: Any, of_torch: Any, values: dict[str, Any]
+) -> None:
+    if next(iter(values)) not in dir(options):
+        return
+    with pytest.raises(ValueError):
+        of_torch([torch.zeros(1)], **values)
+    with pytest.raises(ValueError, match=r"expected .* got"):
+        options(**values)
+
+
+@pytest.mark.parametrize(
+    ("options", "of_torch"),
+    [
+        (SgdOptions(), torch.optim.SGD),
+        (AdamOptions(), torch.optim.Adam),
+        (AdagradOptions(), torch.optim.Adagrad),
+    ],
+)
+def test_the_defaults_are_those_of_torch(options: Any, of_torch: Any) -> None:
+    defaults = of_torch([torch.zeros(1)]).defaults
+    names = [name for name in dir(options) if name in defaults]
+    assert len(names) >= 6
+    assert {name: getattr(options, name) for name in names} == {n: defaults[n] for n in names}
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (SgdOptions, ["lr", "momentum", "dampening", "weight_decay"]),
+        (AdamOptions, ["lr", "eps", "weight_decay"]),
+        (AdagradOptions, ["lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps"]),
+    ],
+)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_sgd_options_must_be_finite(name: str, value: float) -> None:
-    options: dict[str, Any] = {"lr": 0.1, name: value}
-    with pytest.raises(ValueError, match=f"{name}: expected a finite number"):
-        SgdOptions(**options)
+def test_options_must_be_finite(options: Any, names: list[str], value: float) -> None:
+    for name in names:
+        with pytest.raises(ValueError, match=f"{name}: expected a finite number"):
+            options(**{name: value})
+    with pytest.raises(ValueError, match="beta2: expected a number from 0 to below 1"):
+        AdamOptions(betas=(0.9, value))
 
 
 def test_sgd_options_can_be_read_and_not_changed() -> None:

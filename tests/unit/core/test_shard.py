@@ -11,7 +11,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ps._core import ChunkSpec, Nonfinite, Outcome, PushResult, SgdOptions, Shard
+from ps._core import (
+    AdagradOptions,
+    AdamOptions,
+    ChunkSpec,
+    Nonfinite,
+    Outcome,
+    PushResult,
+    SgdOptions,
+    Shard,
+)
 
 F32 = NDArray[np.float32]
 
@@ -414,7 +423,7 @@ def test_raise_ticks_and_leaves_the_answer_to_the_caller() -> None:
     payload = f32(1, 1, np.nan, np.inf)
     result = push(shard, 1, 1, payload)
     assert (result.outcome, result.nonfinite_index, result.replies) == (Outcome.NONFINITE, 2, [])
-    assert (result.clock, shard.version(0), shard.has_momentum(0)) == (1, 0, False)
+    assert (result.clock, shard.version(0), shard.has_state(0)) == (1, 0, False)
     assert (values_of(shard), shard.parked()) == (f32(0).tolist(), 0)
     assert (shard.stats().nonfinite, shard.stats().applied) == (1, 1)
 
@@ -535,30 +544,111 @@ def test_the_learning_rate_can_change() -> None:
         shard.set_lr(-1.0)
 
 
-# Momentum
+# The optimizer's buffers
 
 
 def test_momentum_survives_a_checkpoint() -> None:
     shard, restored = (make_shard(ASP, momentum=0.5) for _ in range(2))
-    assert not shard.has_momentum(0)
+    assert (shard.state_names(), shard.has_state(0)) == (["momentum"], False)
     with pytest.raises(ValueError, match="chunk 0 has no momentum yet"):
-        shard.momentum(0, f32(0))
+        shard.state(0, "momentum", f32(0))
     push(shard, 1, 1, f32(2))
     buffer = f32(0)
-    shard.momentum(0, buffer)
-    restored.load_momentum(0, buffer.tobytes())
-    assert (buffer.tolist(), restored.has_momentum(0)) == (f32(2).tolist(), True)
+    shard.state(0, "momentum", buffer)
+    restored.load_state(0, "momentum", buffer.tobytes())
+    assert (buffer.tolist(), restored.has_state(0)) == (f32(2).tolist(), True)
     push(restored, 1, 1, f32(2))
     assert values_of(restored) == f32(-3).tolist()
 
 
 def test_without_momentum_there_is_no_buffer_to_load() -> None:
     shard = make_shard(ASP)
+    assert shard.state_names() == []
     with pytest.raises(ValueError, match="chunk 0 has no momentum"):
-        shard.load_momentum(0, f32(0))
+        shard.load_state(0, "momentum", f32(0))
     shard = make_shard(ASP, chunks=(buffers(),), momentum=0.5)
     with pytest.raises(ValueError, match="chunk 0 has no momentum"):
-        shard.load_momentum(0, f32(0))
+        shard.load_state(0, "momentum", f32(0))
+
+
+OPTIMIZERS: list[tuple[Any, type[torch.optim.Optimizer], dict[str, Any], list[str]]] = [
+    (SgdOptions(lr=0.1, momentum=0.9), torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, ["momentum"]),
+    (AdamOptions(), torch.optim.Adam, {}, ["exp_avg", "exp_avg_sq"]),
+    (
+        AdamOptions(amsgrad=True, decoupled=True, weight_decay=0.01),
+        torch.optim.AdamW,
+        {"amsgrad": True},
+        ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
+    ),
+    (
+        AdagradOptions(initial_accumulator_value=0.1),
+        torch.optim.Adagrad,
+        {"initial_accumulator_value": 0.1},
+        ["sum"],
+    ),
+]
+every_optimizer = pytest.mark.parametrize(
+    ("options", "of_torch", "settings", "states"), OPTIMIZERS, ids=lambda value: str(value)[:30]
+)
+
+
+def random_gradient(step: int, n: int = N) -> F32:
+    return np.random.default_rng(step).standard_normal(n).astype(np.float32)
+
+
+@every_optimizer
+@pytest.mark.parametrize("policy", [ASP, BSP], ids=["asp", "bsp"])
+@pytest.mark.parametrize("stop", [None, 1, 12], ids=["whole", "after 1", "after 12"])
+def test_a_run_of_two_parts_matches_torch(
+    options: Any,
+    of_torch: type[torch.optim.Optimizer],
+    settings: dict[str, Any],
+    states: list[str],
+    policy: dict[str, Any],
+    stop: int | None,
+) -> None:
+    n = 5000
+    parameter = torch.ones(n, requires_grad=True)
+    optimizer = of_torch([parameter], **settings)
+    shard = optimized_shard(options, policy, n, np.ones(n, np.float32))
+    assert shard.state_names() == states
+    payload = np.zeros(n, np.float32)
+    first_step = 0
+    for step in range(1, 25):
+        parameter.grad = torch.tensor(random_gradient(step, n))
+        optimizer.step()
+        payload[:] = random_gradient(step, n)
+        shard.push(0, 1, step - first_step, 1, payload, True)
+        np.testing.assert_allclose(payload, parameter.detach().numpy(), rtol=2e-6, atol=2e-6)
+        if step == stop:
+            shard, first_step = moved(shard, options, policy, n), step
+    assert (shard.version(0), shard.stats().updates) == (24, 24 - first_step)
+
+
+def optimized_shard(options: Any, policy: dict[str, Any], n: int, values: F32) -> Shard:
+    shard = Shard([parameters(n)], options, **policy, nonfinite=Nonfinite.RAISE)
+    shard.init(0, values)
+    shard.join(1, 0)
+    return shard
+
+
+def moved(shard: Shard, options: Any, policy: dict[str, Any], n: int) -> Shard:
+    """Another shard with the same values, buffers and version."""
+    values = np.zeros(n, np.float32)
+    again = Shard([parameters(n)], options, **policy, nonfinite=Nonfinite.RAISE)
+    again.set_version(0, shard.pull(0, None, values))
+    again.init(0, values)
+    for name in shard.state_names():
+        shard.state(0, name, values)
+        again.load_state(0, name, values)
+    again.join(1, 0)
+    return again
+
+
+def test_a_version_cannot_be_set_once_somebody_counts_on_it() -> None:
+    shard = make_shard(ASP)
+    with pytest.raises(ValueError, match="chunk 0: a version is set before any worker joins"):
+        shard.set_version(0, 5)
 
 
 # Memory and threads

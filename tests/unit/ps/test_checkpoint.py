@@ -49,20 +49,20 @@ def _dtype(name: str) -> np.dtype[np.generic]:
 
 
 def bytes_of(model: ServedModel) -> list[bytes]:
-    """All parameters, buffers and, where there is any, momentum."""
+    """All parameters, buffers and, where they have begun, buffers of the optimizer."""
     found = []
     for chunk in model.chunks:
         out = bytearray(chunk.nbytes)
         model.shard.pull(chunk.index, None, out)
         found.append(bytes(out))
-        if model.shard.has_momentum(chunk.index):
-            model.shard.momentum(chunk.index, out)
+        for state in model.shard.state_names() if model.shard.has_state(chunk.index) else ():
+            model.shard.state(chunk.index, state, out)
             found.append(bytes(out))
     return found
 
 
 def resumed(path: Path, config: ServerConfig = CONFIG) -> ServedModel:
-    return open_checkpoint(str(path), lambda layout: model_of(layout, config))
+    return open_checkpoint(str(path), config.optimizer, lambda layout: model_of(layout, config))
 
 
 def test_a_checkpoint_brings_back_parameters_buffers_and_momentum(tmp_path: Path) -> None:
@@ -75,14 +75,80 @@ def test_a_checkpoint_brings_back_parameters_buffers_and_momentum(tmp_path: Path
     assert len(bytes_of(again)) == 2 * 3 + 1  # every chunk has momentum but the buffer's
 
 
-def test_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
-    save_checkpoint(trained_model(steps=2), tmp_path / "m.safetensors")
-    again = resumed(tmp_path / "m.safetensors")
+OPTIMIZERS = [
+    CONFIG,
+    replace(CONFIG, momentum=0.0, lr_schedule="step", lr_step_size=1, warmup_updates=2),
+    ServerConfig(chunk_kib=64, optimizer="adam", lr_schedule="cosine", lr_total_updates=4),
+    ServerConfig(chunk_kib=64, optimizer="adamw", amsgrad=True),
+    ServerConfig(chunk_kib=64, optimizer="adagrad", lr_decay=0.1, initial_accumulator_value=0.5),
+]
+every_optimizer = pytest.mark.parametrize(
+    "config", OPTIMIZERS, ids=lambda config: f"{config.optimizer}-{config.lr_schedule}"
+)
+
+
+@every_optimizer
+def test_training_goes_on_as_if_it_had_not_been_interrupted(
+    tmp_path: Path, config: ServerConfig
+) -> None:
+    config.check()
+    save_checkpoint(trained_model(config, steps=2), tmp_path / "m.safetensors")
+    again = resumed(tmp_path / "m.safetensors", config)
     again.shard.join(1, 0)
     for chunk in again.chunks:
         gradient = np.full(chunk.values, 0.25, _dtype(chunk.dtype))
         again.shard.push(chunk.index, 1, 1, 1, bytearray(gradient.tobytes()), True)
-    assert bytes_of(again) == bytes_of(trained_model(steps=3))
+    assert bytes_of(again) == bytes_of(trained_model(config, steps=3))
+    assert {again.shard.version(chunk.index) for chunk in again.chunks} == {3}
+
+
+@every_optimizer
+def test_the_optimizers_buffers_stand_under_torchs_names(
+    tmp_path: Path, config: ServerConfig
+) -> None:
+    model = trained_model(config)
+    save_checkpoint(model, tmp_path / "m.safetensors")
+    tensors = load_file(tmp_path / "m.safetensors")
+    names = [slot.name for slot in LAYOUT.slots]
+    expected = [f"{s}/{n}" for s in model.shard.state_names() for n in names if n != "mean"]
+    assert sorted(tensors) == sorted(names + expected)
+
+
+def test_a_checkpoint_of_another_optimizer_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(trained_model(), path)
+    assert_refused(path, "this run has adam; give --optimizer sgd", OPTIMIZERS[2])
+    save_checkpoint(trained_model(replace(OPTIMIZERS[2], amsgrad=True)), path)
+    assert_refused(path, "holds max_exp_avg_sq, .* none; give --amsgrad", OPTIMIZERS[2])
+    save_checkpoint(trained_model(OPTIMIZERS[2]), path)
+    assert_refused(path, "has no max_exp_avg_sq/w", replace(OPTIMIZERS[2], amsgrad=True))
+
+
+def test_adam_does_not_go_on_without_its_buffers(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    layout = Layout([Slot("w", "f32", (2, 2))]).pack().hex()
+    metadata = {"leash_format": "1", "layout": layout, "version": "5", "optimizer": "adam"}
+    save_file({"w": np.zeros((2, 2), np.float32)}, path, metadata)
+    assert_refused(path, "has no exp_avg/w", OPTIMIZERS[2])
+
+
+@pytest.mark.parametrize("version", ["-1", "99999999999999999999", "one"])
+def test_a_version_that_is_no_count_is_one_line(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "m.safetensors"
+    layout = Layout([Slot("w", "f32", (2, 2))]).pack().hex()
+    save_file({"w": np.zeros((2, 2), np.float32)}, path,
+              {"leash_format": "1", "layout": layout, "version": version})  # fmt: skip
+    assert_refused(path, "not a readable checkpoint")
+
+
+def test_a_file_from_before_there_were_other_optimizers_is_of_sgd(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    layout = Layout([Slot("w", "f32", (2, 2))]).pack().hex()
+    tensor = np.ones((2, 2), np.float32)
+    save_file({"w": tensor, "momentum/w": tensor}, path,
+              {"leash_format": "1", "layout": layout, "version": "7"})  # fmt: skip
+    again = resumed(path)
+    assert (again.shard.version(0), again.shard.has_state(0)) == (7, True)
 
 
 def test_another_size_of_chunks_reads_the_same_values(tmp_path: Path) -> None:
@@ -163,4 +229,8 @@ def test_tensors_that_are_not_the_layouts_are_one_line(
 def test_momentum_for_a_run_without_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_checkpoint(trained_model(), path)
-    assert_refused(path, "chunk 0 has no momentum", replace(CONFIG, momentum=0.0))
+    assert_refused(
+        path,
+        "it holds momentum, of which this run has none; give --momentum",
+        replace(CONFIG, momentum=0.0),
+    )

@@ -1,0 +1,18 @@
+#include "core/kernels_impl.h"
+
+namespace leash::LEASH_KERNELS {
+
+extern const HalfKernels kHalfTable;
+extern const Int8Kernels kInt8Table;
+extern const TopkKernels kTopkTable;
+extern const Kernels kTable;
+const Kernels kTable{
+    .f32 = {first_nonfinite<float>, accumulate<float>, sgd<float>, adam<float>, adagrad<float>},
+    .f64 = {first_nonfinite<double>, accumulate<double>, sgd<double>, adam<double>,
+            adagrad<double>},
+    .half = kHalfTable,
+    .int8 = kInt8Table,
+    .topk = kTopkTable,
+};
+
+}  // namespace leash::LEASH_KERNELS

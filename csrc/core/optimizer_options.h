@@ -1,0 +1,61 @@
+// The settings of torch.optim's SGD, Adam, AdamW and Adagrad, with their names, defaults and
+// checks.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string_view>
+#include <variant>
+
+namespace leash {
+
+struct SgdOptions {
+  double lr = 1e-3;
+  double momentum = 0.0;
+  double dampening = 0.0;
+  double weight_decay = 0.0;
+  bool nesterov = false;
+  bool maximize = false;
+};
+
+// Adam (Kingma and Ba 2015, arXiv:1412.6980), AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101)
+// and AMSGrad (Reddi et al. 2018).
+struct AdamOptions {
+  double lr = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0.0;
+  bool amsgrad = false;
+  bool maximize = false;
+  bool decoupled = false;  // AdamW: decays the parameters themselves, not through the gradient
+};
+
+// Duchi et al. 2011, as torch has it, with a learning rate that decays.
+struct AdagradOptions {
+  double lr = 1e-2;
+  double lr_decay = 0.0;
+  double weight_decay = 0.0;
+  double initial_accumulator_value = 0.0;
+  double eps = 1e-10;
+  bool maximize = false;
+};
+
+using OptimizerOptions = std::variant<SgdOptions, AdamOptions, AdagradOptions>;
+
+// Throw std::invalid_argument, naming the value, if torch.optim would refuse it or if it is not
+// finite.
+void validate(const SgdOptions& options);
+void validate(const AdamOptions& options);
+void validate(const AdagradOptions& options);
+void validate(const OptimizerOptions& options);
+
+double learning_rate(const OptimizerOptions& options);
+void set_learning_rate(OptimizerOptions& options, double lr);
+
+// The most buffers that an optimizer keeps beside the parameters, and the names of those that this
+// one keeps. They are torch's, and stand in checkpoints.
+inline constexpr std::size_t kMaxStates = 3;
+std::span<const std::string_view> state_names(const OptimizerOptions& options);
+
+}  // namespace leash
