@@ -1,16 +1,14 @@
 """The model as a server process keeps it: a layout, its chunks, and the numbers of some of them."""
 
 import os
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, cast
+from typing import Final
 
-from ps._core import ChunkSpec, Nonfinite, Outcome, PushResult, Reply, Shard
+from ps._core import ChunkSpec, Nonfinite, Shard
 from ps.errors import LayoutError, UnknownChunkError
 from ps.layout import Chunk, Layout, assign
 from ps.optimizer_options import OptimizerOptions, core_options, core_schedule
 from ps.policy import Rule
 
-Buffer: TypeAlias = Any  # anything with the buffer protocol
 _NONFINITE: Final = {
     "raise": Nonfinite.RAISE, "skip": Nonfinite.SKIP, "apply": Nonfinite.APPLY,
 }  # fmt: skip
@@ -41,8 +39,7 @@ class ServedModel:
         self.own: Final = self.chunks[first:stop]  # those that this process holds
         specs = [ChunkSpec(values=c.values, dtype=c.dtype, kind=c.kind) for c in self.own]
         try:
-            self.shard: Final = _shard_from(
-                first,
+            self.shard: Final = Shard(
                 specs,
                 core_options(options),
                 bound=rule.bound,
@@ -50,6 +47,7 @@ class ServedModel:
                 nonfinite=_NONFINITE[options.nonfinite],
                 scale_lr=rule.policy.average and options.lr_scaling == "linear",
                 schedule=core_schedule(options),
+                first_chunk=first,
             )
         except MemoryError as error:
             raise _does_not_fit(layout) from error
@@ -84,79 +82,3 @@ def _does_not_fit(layout: Layout) -> LayoutError:
 
 def _host_memory_nbytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-# The core numbers the chunks of a shard from 0; everybody else, by the model.
-
-
-def _shard_from(first: int, specs: list[ChunkSpec], options: Any, **rule: Any) -> Shard:
-    return _Renumbered(first, specs, options, **rule) if first else Shard(specs, options, **rule)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    chunk: int
-    worker: int
-    step: int
-    version: int
-    lag: int
-    staleness: int
-    has_payload: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _PushResult:
-    outcome: Outcome
-    clock: int
-    nonfinite_index: int | None
-    replies: list[Reply]
-
-
-class _Renumbered(Shard):
-    """A shard whose first chunk has another number than 0."""
-
-    def __init__(self, first: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._first: Final = first
-
-    def _by_model(self, replies: list[Reply]) -> list[Reply]:
-        renumbered = [
-            _Reply(
-                r.chunk + self._first, r.worker, r.step, r.version, r.lag, r.staleness,
-                r.has_payload,
-            )
-            for r in replies
-        ]  # fmt: skip
-        return cast(list[Reply], renumbered)
-
-    def init(self, chunk: Any, payload: Buffer) -> bool:
-        return super().init(chunk - self._first, payload)
-
-    def initialized(self, chunk: Any) -> bool:
-        return super().initialized(chunk - self._first)
-
-    def push(self, chunk: Any, *args: Any, **kwargs: Any) -> PushResult:
-        r = super().push(chunk - self._first, *args, **kwargs)
-        replies = self._by_model(r.replies)
-        return cast(PushResult, _PushResult(r.outcome, r.clock, r.nonfinite_index, replies))
-
-    def pull(self, chunk: Any, worker: Any, out: Buffer) -> int:
-        return super().pull(chunk - self._first, worker, out)
-
-    def leave(self, worker: Any) -> list[Reply]:
-        return self._by_model(super().leave(worker))
-
-    def unpark(self, chunk: Any, worker: Any) -> None:
-        super().unpark(chunk - self._first, worker)
-
-    def set_version(self, chunk: Any, version: Any) -> None:
-        super().set_version(chunk - self._first, version)
-
-    def has_state(self, chunk: Any) -> bool:
-        return super().has_state(chunk - self._first)
-
-    def state(self, chunk: Any, name: str, out: Buffer) -> None:
-        super().state(chunk - self._first, name, out)
-
-    def load_state(self, chunk: Any, name: str, payload: Buffer) -> None:
-        super().load_state(chunk - self._first, name, payload)
