@@ -1,7 +1,7 @@
 """The model as a server process keeps it: a layout, its chunks, and the numbers of some of them."""
 
 import os
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 from ps._core import ChunkSpec, Nonfinite, Shard
 from ps.errors import LayoutError, UnknownChunkError
@@ -9,7 +9,6 @@ from ps.layout import Chunk, Layout, assign
 from ps.optimizer_options import OptimizerOptions, core_options, core_schedule
 from ps.policy import Rule
 
-Buffer: TypeAlias = Any  # anything with the buffer protocol
 _NONFINITE: Final = {
     "raise": Nonfinite.RAISE, "skip": Nonfinite.SKIP, "apply": Nonfinite.APPLY,
 }  # fmt: skip

@@ -81,8 +81,9 @@ class RemoteShard:
         except LinkClosedError as error:
             raise self._loss() from error
 
-    def answer(self, wait_s: float = ANSWER_S) -> tuple[int, bytearray | None]:
-        """The answer to the oldest message that has none yet."""
+    def answer(self, wait_s: float | None = None) -> tuple[int, bytearray | None]:
+        """The answer to the oldest message that has none yet; within ANSWER_S by default."""
+        wait_s = ANSWER_S if wait_s is None else wait_s
         deadline_s = time.monotonic() + wait_s
         while not self.lost:
             left_s = deadline_s - time.monotonic()

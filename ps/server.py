@@ -336,6 +336,7 @@ class Server:
             with self.shards.held():
                 save_checkpoint(model, path)
         except ShardLostError as error:
+            self._status = self._status or 1  # the last one of a run that was done
             self._say(f"no checkpoint {path.name}: {error}")
 
     def _write_results(self, run_dir: RunDir) -> None:

@@ -13,7 +13,6 @@ from bench.crew import server_process
 from bench.systems.common import GRADIENT, LR
 from bench.trial import Exchange, Trial
 
-
 HERE = "127.0.0.1"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.processes import LEASH, Child, pusher, server_process
+from support.processes import LEASH, Child, pusher, server_process, still_running
 
 DOWN_WITHIN_S = 5.0
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -76,8 +76,7 @@ def test_a_launcher_killed_with_sigkill_takes_its_processes_along(tmp_path: Path
         family = psutil.Process(launch.process.pid).children(recursive=True)
         assert len(family) == 5  # server, its second shard, evaluator, two workers
         launch.kill()
-        _, alive = psutil.wait_procs(family, DOWN_WITHIN_S)
-        assert alive == []
+        assert still_running(family, DOWN_WITHIN_S) == []
     assert json.loads((run / "summary.json").read_text())["ended"] == "SIGTERM"
 
 

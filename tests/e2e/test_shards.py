@@ -22,7 +22,7 @@ from ps.layout import Layout, Slot
 from ps.rundir import RunDir
 from ps.server import Server
 from support.peers import peers
-from support.processes import Child, pusher, server_process
+from support.processes import Child, pusher, server_process, still_running
 from support.servers import RunningServer, serving
 from worker.client import Client
 from worker.memory import Slab
@@ -56,8 +56,7 @@ def no_shard_is_left() -> Iterator[None]:
     yield
     started = [process for process in psutil.process_iter() if process.pid not in before]
     left = [process for process in started if "ps.shard" in " ".join(words_of(process))]
-    _, alive = psutil.wait_procs(left, DOWN_WITHIN_S)
-    assert alive == []
+    assert still_running(left, DOWN_WITHIN_S) == []
 
 
 def words_of(process: psutil.Process) -> list[str]:
@@ -350,8 +349,7 @@ def test_shards_end_with_a_coordinator_killed_with_sigkill(tmp_path: Path) -> No
         shards = shard_processes(server)
         assert len(shards) == 2
         server.kill()
-        _, alive = psutil.wait_procs(shards, DOWN_WITHIN_S)
-        assert alive == []
+        assert still_running(shards, DOWN_WITHIN_S) == []
 
 
 def test_a_taken_port_of_a_further_shard_is_a_wrong_argument() -> None:

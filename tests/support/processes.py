@@ -119,6 +119,23 @@ def pusher(address: str, rank: int, *, steps: int, **options: float) -> Child:
     return Child([sys.executable, str(PUSHER), *argv])
 
 
+def still_running(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that have not ended in time. One that nobody has reaped yet has ended."""
+    deadline_s = time.monotonic() + timeout_s
+    while left := [process for process in processes if _runs(process)]:
+        if time.monotonic() > deadline_s:
+            break
+        psutil.wait_procs(left, 0.1)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _rest_of(child: Child) -> list[str]:
     child.wait(5)
     return child.lines

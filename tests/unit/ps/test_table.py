@@ -182,3 +182,8 @@ def test_a_terminal_gets_a_live_table_and_keeps_what_was_said() -> None:
     assert "worker 2 was killed" in out.getvalue()
     assert "samples/s" in out.getvalue()
     assert not isinstance(screen_for(Console(file=io.StringIO())), LiveScreen)
+
+
+def test_several_shards_are_told_of() -> None:
+    assert "2 shards" in drawn(run_table(state(shards=2)))
+    assert "shard" not in drawn(run_table(state(shards=1)))
