@@ -14,7 +14,6 @@ from bench.crew import server_process
 from bench.systems.common import GRADIENT, LR
 from bench.trial import Exchange, Trial
 
-
 # A cluster of its own that lives for one benchmark: without tokens, which the head would keep.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
