@@ -50,7 +50,7 @@ NAMES: Final = {
     "numpy": "numpy", "numpy_min": "minimum over an array", "bare": "one bare process",
     "compute": "forward and backward alone", "memory": "memory",
 }  # fmt: skip
-KERNEL_MARKS: Final = (*"osD^vP*Xhp<>8dH", *((points, 1, 0) for points in range(3, 9)))
+KERNEL_MARKS: Final = (*"osD^vP*Xhp<>8dH", *((points, 1, 0) for points in range(4, 10)))
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -58,7 +58,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         figure = PICTURES[rows[0].bench](rows)
-        figure.text(0.995, 0.005, _conditions(rows[0]), ha="right", fontsize=6, color=GREY)
+        figure.text(0.995, 0.995, _conditions(rows[0]), ha="right", va="top", fontsize=6,
+                    color=GREY)  # fmt: skip
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
         plt.close(figure)
 
@@ -161,7 +162,8 @@ def kernels(rows: Sequence[Row]) -> Any:
         face = COLORS[system] if system == "leash" else "white"
         axis.plot([], [], "o", color=COLORS[system], markerfacecolor=face, label=NAMES[system])
     for case in cases:
-        axis.plot([], [], KERNEL_MARKS[cases.index(case)], color=GREY, label=case)
+        axis.plot([], [], linestyle="none", marker=KERNEL_MARKS[cases.index(case)], color=GREY,
+                  label=case)  # fmt: skip
     axis.set(xscale="log", yscale="log", xlabel="operations for each byte of traffic",
              ylabel="10⁹ operations a second")  # fmt: skip
     axis.set_title(f"kernels, {size_of(largest)} of parameters, one thread")
@@ -181,7 +183,8 @@ def _roof(axis: Axes, memory: list[Row], rows: Sequence[Row], points: list[Row])
     lower, upper = ([min(peak, speed * x) for x in xs] for speed in (low, high))
     axis.fill_between(xs, lower, upper, color="#dddddd", linewidth=0)
     axis.plot(xs, upper, color=GREY, linewidth=1.2)
-    about: Any = {"textcoords": "offset points", "color": "#555555", "fontsize": 7}
+    about: Any = {"textcoords": "offset points", "color": "#555555", "fontsize": 7,
+                  "bbox": {"color": "white", "alpha": 0.8, "pad": 1}}  # fmt: skip
     axis.annotate(f"memory: {low:.0f} to {high:.0f} GB/s,\nby the kind of traffic",
                   (peak / high, low * peak / high), (10, -26), **about)  # fmt: skip
     axis.annotate(f"peak: {peak:.0f} (torch.mm)", (xs[-1], peak), (-4, 4), ha="right", **about)
@@ -235,7 +238,11 @@ def training(rows: Sequence[Row]) -> Any:
     """Bars of steps a second, beside one bare process."""
     models = list(dict.fromkeys(row.case for row in rows))
     figure, axes = plt.subplots(
-        1, len(models), figsize=(3.8 * len(models) + 0.6, 3.6), layout="constrained", squeeze=False
+        1,
+        len(models),
+        figsize=(0.6 * len({_bar_name(row) for row in rows}) * len(models) + 1, 3.6),
+        layout="constrained",
+        squeeze=False,
     )
     _leave_room(figure)
     for axis, model in zip(axes[0], models, strict=True):
@@ -262,8 +269,8 @@ def _bar_name(row: Row) -> str:
 
 
 def _leave_room(figure: Any) -> None:
-    """For the conditions, at the bottom."""
-    figure.get_layout_engine().set(rect=(0, 0.04, 1, 0.96))
+    """For the conditions, at the top."""
+    figure.get_layout_engine().set(rect=(0, 0, 1, 0.965))
 
 
 def _plain_y(axis: Axes) -> None:

@@ -87,7 +87,8 @@ def print_table(title: str, rows: Sequence[Row], peers: Sequence[str]) -> None:
     console = Console()
     console.width = WIDEST
     # No column is cut, even in a file.
-    console.width = max(NARROWEST, console.measure(table).maximum)
+    longest = max(map(len, caption(rows).splitlines()))
+    console.width = max(NARROWEST, console.measure(table).maximum, longest)
     console.print(table)
 
 

@@ -3,6 +3,7 @@
 The result is a read-only view of Ray's object store; to copy it into a model would cost more.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,8 @@ from bench.crew import server_process
 from bench.systems.common import GRADIENT, LR
 from bench.trial import Exchange, Trial
 
-HERE = "127.0.0.1"
+# A cluster of its own that lives for one benchmark: without tokens, which the head would keep.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
 @contextmanager
@@ -29,7 +31,6 @@ def _serve(trial: Trial, tell: Callable[[str], None]) -> None:
 
     context = ray.init(
         num_cpus=trial.workers + 1, include_dashboard=False, log_to_driver=False,
-        _node_ip_address=HERE,
         object_store_memory=8 * trial.workers * trial.nbytes + (1 << 28),
     )  # fmt: skip
     actor = ray.remote(Parameters).options(name="server", namespace="bench").remote(trial.nbytes)
@@ -58,7 +59,7 @@ class Parameters:
 def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
     import ray
 
-    ray.init(address, namespace="bench", log_to_driver=False, _node_ip_address=HERE)
+    ray.init(address, namespace="bench", log_to_driver=False)
     actor = ray.get_actor("server")
     gradients = np.full(trial.nbytes // 4, GRADIENT, np.float32)
     try:
