@@ -1,4 +1,7 @@
 // The optimizers that divide by the size of the gradients so far.
+//
+// Their arguments are copied first: a store to the reply, which is bytes, might change an argument
+// for all that the compiler knows, and a loop with such a store does not vectorise.
 
 #include "core/kernels_impl.h"
 
@@ -6,17 +9,13 @@ namespace leash::LEASH_KERNELS {
 namespace {
 
 template <typename T, bool kDecay, bool kAmsgrad, bool kReply>
-void adam_loop(const Stretch<T>& stretch, const AdamStep<T>& step) noexcept {
-  T* const w = stretch.w;
-  T* const exp_avg = stretch.state[0];
-  T* const exp_avg_sq = stretch.state[1];
-  T* const largest = stretch.state[2];
-  const std::byte* const gradient = stretch.gradient;
-  std::byte* const reply = stretch.reply;
+[[gnu::noinline]] void adam_loop(const Stretch<T>& stretch, const AdamStep<T>& step) noexcept {
+  const auto [w, state, gradient, reply, n] = stretch;
+  const auto [exp_avg, exp_avg_sq, largest] = state;
   const auto [step_size, keep, weight_decay, beta2, gain1, gain2, correction, eps, sign, amsgrad] =
       step;
   LEASH_INDEPENDENT
-  for (std::size_t i = 0; i < stretch.n; ++i) {
+  for (std::size_t i = 0; i < n; ++i) {
     T g = sign * load<T>(gradient, i);
     if constexpr (kDecay) g = g + weight_decay * w[i];
     const T m = exp_avg[i] + gain1 * (g - exp_avg[i]);
@@ -45,14 +44,13 @@ void adam_with(const Stretch<T>& stretch, const AdamStep<T>& step) noexcept {
 }
 
 template <typename T, bool kDecay, bool kReply>
-void adagrad_loop(const Stretch<T>& stretch, const AdagradStep<T>& step) noexcept {
-  T* const w = stretch.w;
-  T* const sum = stretch.state[0];
-  const std::byte* const gradient = stretch.gradient;
-  std::byte* const reply = stretch.reply;
+[[gnu::noinline]] void adagrad_loop(const Stretch<T>& stretch,
+                                    const AdagradStep<T>& step) noexcept {
+  const auto [w, state, gradient, reply, n] = stretch;
+  T* const sum = state[0];
   const auto [lr, weight_decay, eps, sign] = step;
   LEASH_INDEPENDENT
-  for (std::size_t i = 0; i < stretch.n; ++i) {
+  for (std::size_t i = 0; i < n; ++i) {
     T g = sign * load<T>(gradient, i);
     if constexpr (kDecay) g = g + weight_decay * w[i];
     const T squares = sum[i] + g * g;

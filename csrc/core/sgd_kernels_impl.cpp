@@ -17,7 +17,7 @@ constexpr unsigned normalized(unsigned parts) {
 }
 
 template <typename T, unsigned kParts>
-void sgd_loop(const Stretch<T>& stretch, const SgdStep<T>& step) noexcept {
+[[gnu::noinline]] void sgd_loop(const Stretch<T>& stretch, const SgdStep<T>& step) noexcept {
   const auto [w, state, gradient, reply, n] = stretch;
   T* const momentum = state[0];
   const auto [lr, weight_decay, momentum_factor, undampened, sign, nesterov, first] = step;

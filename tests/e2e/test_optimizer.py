@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +51,34 @@ def test_one_worker_trains_as_with_torchs_own_sgd(policy: str) -> None:
         assert optimizer.lag == 0
         assert optimizer.wait_seconds >= 0
     train(alone, torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9, nesterov=True))
+    assert_close(model, alone)
+
+
+@pytest.mark.parametrize(
+    ("name", "of_torch", "settings"),
+    [
+        ("adam", torch.optim.Adam, {"amsgrad": True}),
+        ("adamw", torch.optim.AdamW, {"eps": 1e-6}),
+        ("adagrad", torch.optim.Adagrad, {"lr_decay": 0.1}),
+    ],
+)
+def test_one_worker_trains_as_with_torchs_own_optimizer_and_schedule(
+    name: str, of_torch: Any, settings: dict[str, Any]
+) -> None:
+    model, alone = build(), build()
+    with (
+        serving(optimizer=name, lr=0.1, lr_schedule="step", lr_step_size=2, **settings) as server,
+        PSOptimizer(model.named_parameters(), server.address, rank=1) as optimizer,
+    ):
+        train(model, optimizer)
+        (group,) = optimizer.param_groups
+    theirs = of_torch(alone.parameters(), lr=0.1, **settings)
+    shown = {key: value for key, value in group.items() if key not in ("params", "lr")}
+    assert len(shown) >= 5
+    assert shown == {key: theirs.param_groups[0][key] for key in shown}
+    scheduler = torch.optim.lr_scheduler.StepLR(theirs, step_size=2)
+    theirs.register_step_post_hook(lambda *_: scheduler.step())
+    train(alone, theirs)
     assert_close(model, alone)
 
 
