@@ -7,7 +7,7 @@ import zmq
 
 from ps.attachment import Payload
 from ps.config import ServerConfig
-from ps.sockets import bind, data_max_nbytes, data_queue, make_router, receive
+from ps.sockets import COPY_BELOW_NBYTES, bind, data_max_nbytes, data_queue, make_router, receive
 from ps.wire.frames import encode
 from ps.wire.messages import Message, Ok, Params
 
@@ -43,6 +43,7 @@ class DataRouter:
         max_nbytes = data_max_nbytes(config.chunk_kib * 1024)
         self.socket: Final = make_router(context, data_queue(config.window), max_nbytes)
         self.port: Final = bind(self.socket, host, port)
+        self.carries_little: bool = True  # the newest message was a small one
         self._unreading: list[Message] = []  # answers that their peers left no room for
 
     def take(self, handle: Callable[[list[zmq.Frame]], None]) -> None:
@@ -51,6 +52,7 @@ class DataRouter:
             frames = receive(self.socket)
             if not frames:
                 return
+            self.carries_little = len(frames[-1]) < COPY_BELOW_NBYTES
             handle(frames)
 
     def send(self, route: bytes, message: Message, payload: Payload) -> None:

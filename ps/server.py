@@ -138,7 +138,8 @@ class Server:
             self._evaluator.start(self.address)
         try:
             while not self._over():
-                for source in self._sources.wait(int(TICK_S * 1000)):
+                spin = self._data_router.carries_little
+                for source in self._sources.wait(int(TICK_S * 1000), spin=spin):
                     self._serve(source)
                 self._evict_unreading()
                 if self._now() >= self._next_tick_s:

@@ -129,7 +129,7 @@ class ShardServer:
                 if self._held:
                     self._link.has_come(COUNTS_S)
                 else:
-                    sources.wait(int(COUNTS_S * 1000))
+                    sources.wait(int(COUNTS_S * 1000), spin=self._router.carries_little)
                 # First of all, whom to listen to.
                 while self._link.has_come():
                     self._on_link()

@@ -28,11 +28,16 @@ class Waiting:
         if source in self._poller:
             self._poller.unregister(source)
 
-    def wait(self, timeout_ms: int) -> list[Any]:
-        """The sources that have something to read; none if nothing came in time."""
+    def wait(self, timeout_ms: int, *, spin: bool = True) -> list[Any]:
+        """The sources that have something to read; none if nothing came in time.
+
+        Args:
+            spin: whether to look for a moment. Not where much travels: the threads that carry it
+                need the processor.
+        """
         began_s = self._now()
         events = self._poller.poll(0)
-        if self._waited_s < SPIN_S:
+        if spin and self._waited_s < SPIN_S:
             while not events and self._now() - began_s < SPIN_S:
                 events = self._poller.poll(0)
         events = events or self._poller.poll(timeout_ms)

@@ -37,12 +37,11 @@ def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
 
     torch.set_num_threads(1)
     _init(trial, address, rank)
-    gradients = torch.full((trial.nbytes // 4,), GRADIENT)
-    parameters = torch.ones(trial.nbytes // 4)
+    memory = torch.full((trial.nbytes // 4,), GRADIENT)
 
     def exchange() -> None:
-        dist.send(gradients, 0)
-        dist.recv(parameters, 0)
+        dist.send(memory, 0)
+        dist.recv(memory, 0)  # the parameters take the gradient's place, as with Leash
 
     yield exchange
 

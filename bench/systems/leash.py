@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.systems.common import GRADIENT, LR, bytes_of
+from bench.systems.common import GRADIENT, LR
 from bench.trial import Exchange, Trial
 from ps._core import keep_freed_memory
 from ps.errors import LeashError
@@ -64,14 +64,11 @@ def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
                     encoding=Encoding(trial.codec))  # fmt: skip
     if client.welcome.codec != trial.codec:
         raise LeashError(f"the server took codec {client.welcome.codec}, not {trial.codec}")
-    if trial.transport == "shm":
-        # The gradient's memory becomes the parameters' memory, in the client's own segment.
-        gradients = parameters = client.slabs[0]
-        gradients.view(np.float32)[:] = GRADIENT
-    else:
-        gradients, parameters = bytes_of(trial.nbytes, GRADIENT), bytes_of(trial.nbytes, 1.0)
+    # As in training: the parameters take the place of their gradient, in the client's own memory.
+    slab = client.slabs[0]
     try:
-        client.begin(parameters)
-        yield lambda: client.push_pull(gradients, parameters, samples=1)
+        client.begin(slab)
+        slab.view(np.float32)[:] = GRADIENT
+        yield lambda: client.push_pull(slab, slab, samples=1)
     finally:
         client.close()

@@ -1,8 +1,8 @@
 """The ceiling of anything built on pyzmq: the same chunks, sent back as they came.
 
-The same chunk size, window and amount of memory as Leash's: the client goes through as many
-distinct bytes as the model has, and copies each reply into its place, as any client must. No
-header, no optimizer, no clock.
+The same chunk size, window and memory as Leash's: the client goes through as many distinct bytes as
+the model has, and copies each reply into the place that its chunk came from, as any client must.
+No header, no optimizer, no clock.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,17 +48,16 @@ def _serve(tell: Callable[[str], None]) -> None:
 @contextmanager
 def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
     keep_freed_memory()
-    gradients, parameters = bytes_of(trial.nbytes, GRADIENT), bytes_of(trial.nbytes, 1.0)
+    memory = bytes_of(trial.nbytes, GRADIENT)
     starts = range(0, trial.nbytes, CHUNK_NBYTES)
-    chunks = [gradients[start : start + CHUNK_NBYTES] for start in starts]
-    places = [parameters[start : start + CHUNK_NBYTES] for start in starts]
+    chunks = [memory[start : start + CHUNK_NBYTES] for start in starts]
     copy = len(chunks[0]) < COPY_BELOW_NBYTES
     socket = make_dealer(zmq.Context(), QUEUE, MAX_NBYTES)
     socket.connect(address)
 
     def exchange() -> None:
         sent = 0
-        for received, place in enumerate(places):
+        for received, place in enumerate(chunks):
             while sent < len(chunks) and sent < received + WINDOW:
                 socket.send(chunks[sent], copy=copy)
                 sent += 1

@@ -1,5 +1,8 @@
-"""The server's memory: 2 × the model, and workers × the model while every reply is parked."""
+"""Memory. The server's: 2 × the model, and workers × the model while every reply is parked; a
+worker's: the model, two slabs and a window.
+"""
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -7,10 +10,12 @@ import psutil
 import pytest
 
 from ps.control import ControlChannel, request_state
-from support.processes import pusher, server_process
+from support.processes import Child, pusher, server_process
 
 MODEL_NBYTES = 256 * 10**6
 WORKERS = 4
+MEMORY_WORKER = Path(__file__).parents[1] / "support" / "memory_worker.py"
+WORKER_SLACK_NBYTES = 60 * 10**6  # torch's optimizers, which are imported meanwhile
 SLACK_NBYTES = 200 * 10**6  # the interpreter, its libraries, and what ZeroMQ is just receiving
 
 
@@ -36,6 +41,21 @@ def test_with_all_replies_parked_it_is_at_most_the_stated_sum(tmp_path: Path) ->
     # Three are parked: what the fourth would add is still missing.
     assert parked <= (2 + WORKERS - 1) * MODEL_NBYTES + SLACK_NBYTES
     assert parked >= (1 + WORKERS - 1) * MODEL_NBYTES  # or it was not measured while parked
+
+
+@pytest.mark.parametrize("transport", ["tcp", "shm"])
+def test_a_worker_holds_its_model_two_slabs_and_a_window(tmp_path: Path, transport: str) -> None:
+    """One layer is all of it, so its gradient stands in for the model that is in a slab itself."""
+    side = 5000
+    model_nbytes, window_nbytes = 4 * side * side, 16 << 20
+    with server_process(tmp_path / "run", "--workers=1") as (server, address):
+        argv = [sys.executable, str(MEMORY_WORKER), address, transport, str(side)]
+        with Child(argv) as worker:
+            grown = int(worker.read_until("grown ", 120).split()[1])
+            assert worker.wait(60) == 0
+        assert server.wait(60) == 0
+    assert grown <= 3 * model_nbytes + 2 * window_nbytes + WORKER_SLACK_NBYTES
+    assert grown >= 2 * model_nbytes  # or it was not measured
 
 
 def await_parked(address: str, replies: int) -> None:

@@ -1,0 +1,31 @@
+"""A worker with one large layer; prints by how much its peak memory has grown, in bytes."""
+
+import resource
+import sys
+
+import torch
+from torch import nn
+
+from ps._core import keep_freed_memory
+from worker import PSOptimizer
+
+
+def peak_nbytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+address, transport, side = sys.argv[1], sys.argv[2], int(sys.argv[3])
+keep_freed_memory()
+torch.set_num_threads(1)
+nn.Linear(8, 8)(torch.ones(1, 8)).sum().backward()  # what torch needs anyhow
+before = peak_nbytes()
+model = nn.Linear(side, side, bias=False)
+optimizer = PSOptimizer(
+    model.named_parameters(), address, rank=1, transport=transport, overlap=True
+)
+for _ in range(6):
+    optimizer.begin_step(samples=1)
+    model(torch.ones(1, side)).sum().backward()
+    optimizer.step()
+optimizer.close()
+print(f"grown {peak_nbytes() - before}", flush=True)
