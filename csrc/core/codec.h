@@ -1,7 +1,8 @@
 // How the numbers of a payload are written, and how the server reads and writes them.
 //
 //   raw    the chunk's own dtype, little-endian
-//   bf16   the upper half of an f32, rounded to nearest even; a relative error up to 2^-8
+//   bf16   the upper half of an f32, rounded to nearest even; of a normal number, a relative error
+//          up to 2^-8
 //   f16    IEEE 754 binary16, rounded to nearest even; a finite value beyond 65504 becomes 65504.
 //          A relative error up to 2^-11 from 2^-14 on, an absolute one up to 2^-25 below
 //   int8   u32 block | f32 scale for every block values | i8 for every value     value = scale * i8

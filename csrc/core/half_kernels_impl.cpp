@@ -26,11 +26,13 @@ float from_bf16(std::uint16_t half) noexcept {
   return float_of(quieted(static_cast<std::uint32_t>(half) << 16));
 }
 
+// A NaN is not rounded, which could carry into its sign. What is chosen are the terms of the sum,
+// because compilers would pack two finished results each for itself.
 std::uint16_t to_bf16(float value) noexcept {
   const std::uint32_t bits = bits_of(value);
-  const std::uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  const bool nan = (bits & kMagnitude) > kInfinity;
-  return static_cast<std::uint16_t>((nan ? bits | kQuiet : rounded) >> 16);
+  const bool nan = value != value;
+  const std::uint32_t rounding = nan ? 0 : 0x7fff + ((bits >> 16) & 1);
+  return static_cast<std::uint16_t>(((bits + rounding) | (nan ? kQuiet : 0)) >> 16);
 }
 
 // The exponent of f32 exceeds that of f16 by 112. A subnormal is a multiple of 2^-24, which is
@@ -83,20 +85,19 @@ std::size_t decode_f16_vectors(float* out, const std::byte* payload, std::size_t
 }
 
 std::size_t encode_f16_vectors(std::byte* payload, const float* values, std::size_t n) noexcept {
-  const __m256i largest = _mm256_set1_epi32(0x477f'e000);
-  const __m256i infinity = _mm256_set1_epi32(kInfinity);
-  const __m256i magnitude_mask = _mm256_set1_epi32(kMagnitude);
+  const __m256 largest = _mm256_set1_ps(65504.0f);
+  const __m256 smallest = _mm256_set1_ps(-65504.0f);
+  const __m256i twice_infinity = _mm256_set1_epi32(static_cast<std::int32_t>(2 * kInfinity));
   std::size_t i = 0;
   for (; i + 8 <= n; i += 8) {
-    const __m256i bits = _mm256_castps_si256(_mm256_loadu_ps(values + i));
-    const __m256i magnitude = _mm256_and_si256(bits, magnitude_mask);
-    const __m256i finite = _mm256_cmpgt_epi32(infinity, magnitude);
-    const __m256i limited =
-        _mm256_blendv_epi8(magnitude, _mm256_min_epi32(magnitude, largest), finite);
-    const __m256i sign = _mm256_andnot_si256(magnitude_mask, bits);
-    const __m256 value = _mm256_castsi256_ps(_mm256_or_si256(limited, sign));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(payload + 2 * i),
-                     _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+    const __m256 value = _mm256_loadu_ps(values + i);
+    // Of a NaN and a number, min and max give the second.
+    const __m256 limited = _mm256_max_ps(smallest, _mm256_min_ps(largest, value));
+    const __m256i twice = _mm256_slli_epi32(_mm256_castps_si256(value), 1);  // without its sign
+    const __m256 infinite = _mm256_castsi256_ps(_mm256_cmpeq_epi32(twice, twice_infinity));
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(payload + 2 * i),
+        _mm256_cvtps_ph(_mm256_blendv_ps(limited, value, infinite), _MM_FROUND_TO_NEAREST_INT));
   }
   return i;
 }

@@ -77,8 +77,9 @@ void for_each_within(const float* values, std::size_t n, std::uint32_t low, std:
   std::size_t begin = 0;
   for (; n - begin >= kGroup; begin += kGroup) {
     std::uint32_t found = within(values + begin, low, last);
-    for (; found != 0; found &= found - 1)
+    for (; found != 0; found &= found - 1) {
       use_at(begin + static_cast<unsigned>(__builtin_ctz(found)));
+    }
   }
   for (; begin < n; ++begin) {
     const std::uint32_t magnitude = bits_of(values[begin]) & kMagnitude;

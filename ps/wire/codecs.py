@@ -1,43 +1,79 @@
-"""How numbers are written in a payload: one visible table."""
+"""How numbers are written in a payload: one visible table.
+
+docs/wire-format.md, section 3, describes each form byte by byte; the loops are ps._core.codecs.
+"""
 
 from dataclasses import dataclass
 from typing import Final
 
+from ps._core import codecs as core
 from ps.errors import HeaderError, PayloadSizeError
-from ps.layout import Chunk
+from ps.layout import KINDS, Chunk
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
     name: str
     dtype: str  # of the chunks that it can carry
-    value_nbytes: int
+    kinds: tuple[str, ...]  # likewise
+    value_nbytes: int | None  # None: the size differs from payload to payload
+    reply: str  # the codec of the parameters that answer a push in this one
+    core: str  # what the core calls it
 
-    def nbytes(self, values: int) -> int:
-        return values * self.value_nbytes
+    def carries(self, chunk: Chunk) -> bool:
+        return chunk.dtype == self.dtype and chunk.kind in self.kinds
+
+    def max_nbytes(self, values: int) -> int:
+        """The size of a payload of so many values, or that of the largest one."""
+        if self.value_nbytes is not None:
+            return values * self.value_nbytes
+        if self.core == "int8":
+            return core.nbytes("int8", values, block=MIN_INT8_BLOCK)
+        return core.nbytes("topk", values, k=max_topk(values))
 
 
-F32: Final = Codec("f32", "f32", 4)  # IEEE 754 binary32, little-endian
-F64: Final = Codec("f64", "f64", 8)  # IEEE 754 binary64, little-endian
+MIN_INT8_BLOCK: Final = 64  # values that share a scale, a power of two
+MAX_INT8_BLOCK: Final = 65536
 
-CODECS: Final = {codec.name: codec for codec in (F32, F64)}
+
+def max_topk(values: int) -> int:
+    """How many of them topk may carry: with more than half it would be larger than f32."""
+    return max(1, values // 2)
+
+
+_ANY: Final = KINDS
+_GRADIENTS: Final = ("parameter",)  # a buffer's values are never rounded: the newest wins as it is
+
+F32: Final = Codec("f32", "f32", _ANY, 4, reply="f32", core="raw")
+F64: Final = Codec("f64", "f64", _ANY, 8, reply="f64", core="raw")
+BF16: Final = Codec("bf16", "f32", _GRADIENTS, 2, reply="bf16", core="bf16")
+F16: Final = Codec("f16", "f32", _GRADIENTS, 2, reply="f16", core="f16")
+INT8: Final = Codec("int8", "f32", _GRADIENTS, None, reply="f32", core="int8")
+TOPK: Final = Codec("topk", "f32", _GRADIENTS, None, reply="f32", core="topk")
+
+CODECS: Final = {codec.name: codec for codec in (F32, F64, BF16, F16, INT8, TOPK)}
 
 
 def codec_for(name: str, chunk: Chunk) -> Codec:
     """The codec that a header names, if it can carry this chunk; HeaderError otherwise."""
     codec = CODECS.get(name)
-    if codec is None or codec.dtype != chunk.dtype:
-        known = ", ".join(c.name for c in CODECS.values() if c.dtype == chunk.dtype)
-        raise HeaderError(f"chunk {chunk.index} holds {chunk.dtype}: expected codec {known}, "
-                          f"got {name!r}")  # fmt: skip
+    if codec is None or not codec.carries(chunk):
+        known = ", ".join(c.name for c in CODECS.values() if c.carries(chunk))
+        raise HeaderError(f"chunk {chunk.index} holds {chunk.dtype} {chunk.kind}s: "
+                          f"expected codec {known}, got {name!r}")  # fmt: skip
     return codec
 
 
 def check_size(chunk: Chunk, codec: Codec, nbytes: int) -> None:
-    """Raises PayloadSizeError unless `nbytes` is the size of this chunk in this codec."""
-    expected = codec.nbytes(chunk.values)
-    if nbytes != expected:
-        raise PayloadSizeError(
-            f"chunk {chunk.index}: expected {expected} bytes "
-            f"({codec.name}, {chunk.values} values), got {nbytes}"
-        )
+    """Raises PayloadSizeError unless `nbytes` can be the size of this chunk in this codec.
+
+    For int8 and topk it can be anything up to the largest payload; the core checks the rest.
+    """
+    largest = codec.max_nbytes(chunk.values)
+    if nbytes == largest or (codec.value_nbytes is None and nbytes < largest):
+        return
+    at_most = "at most " if codec.value_nbytes is None else ""
+    raise PayloadSizeError(
+        f"chunk {chunk.index}: expected {at_most}{largest} bytes "
+        f"({codec.name}, {chunk.values} values), got {nbytes}"
+    )

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import msgpack
+import numpy as np
 import pytest
 
 from ps import layout, sockets
+from ps._core import codecs as core
 from ps.errors import ERROR_BY_CODE
 from ps.layout import Layout, Slot
 from ps.members import MAX_OBSERVERS
@@ -180,8 +182,29 @@ def test_the_document_has_every_error_code_once_and_no_other() -> None:
 
 def test_the_document_has_every_codec() -> None:
     rows = rows_of(section("3. The model: slots, layout, chunks"), "codec")
-    documented = {row[0].strip("`"): (row[1].split()[0], int(row[2])) for row in rows}
-    assert documented == {c.name: (c.dtype, c.value_nbytes) for c in CODECS.values()}
+    assert [[row[0].strip("`"), *row[1:3], row[3].strip("`")] for row in rows] == [
+        [
+            codec.name,
+            codec.dtype + ("" if codec.kinds == layout.KINDS else ", parameters only"),
+            str(codec.value_nbytes or "varies"),
+            codec.reply,
+        ]
+        for codec in CODECS.values()
+    ]
+
+
+def test_the_example_of_every_codec_is_read_as_the_document_says() -> None:
+    rows = rows_of(section("3. The model: slots, layout, chunks"), "example")
+    assert [row[0].strip("`") for row in rows] == list(CODECS)
+    for name, values, payload in rows:
+        codec, expected = CODECS[name.strip("`")], [float(value) for value in values.split(",")]
+        came = bytes.fromhex(payload.replace("`", ""))
+        if codec.core == "raw":
+            assert np.frombuffer(came, f"<f{codec.value_nbytes}").tolist() == expected
+            continue
+        out = np.zeros(len(expected), np.float32)
+        core.decode(codec.core, came, out)
+        assert out.tolist() == expected
 
 
 def test_the_worked_layout_is_cut_as_the_table_says() -> None:

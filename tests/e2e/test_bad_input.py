@@ -156,7 +156,7 @@ def test_ids_that_fit_nothing_are_refused_by_name(attack: Attack, verb: str) -> 
 
     assert error(chunk=2) == "unknown_chunk"
     assert error(chunk=U32 - 1) == "unknown_chunk"
-    assert error(codec="f16") == "bad_header"
+    assert error(codec="f8") == "bad_header"
     assert error(codec="f64") == "bad_header"
     assert error(worker=2) == "unknown_worker"
     assert error(worker=0) == "unknown_worker"
