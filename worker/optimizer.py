@@ -40,7 +40,7 @@ HYPERPARAMETERS: Final = (
 class PSOptimizer(torch.optim.Optimizer):
     """Trains a model through a parameter server.
 
-    The optimizer itself (SGD) runs on the server: its learning rate and momentum are options of
+    The optimizer itself runs on the server: its kind, learning rate and so on are options of
     ``leash server``. ``param_groups`` shows them; changing them there is an error, not a silent
     no-op. One process trains one model with one PSOptimizer.
 
