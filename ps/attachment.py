@@ -70,6 +70,11 @@ class Attachment:
                                    f"nbytes 0, got {push.nbytes}")  # fmt: skip
         return Source(values, RAW, None, None, chunk.dtype)
 
+    def region(self, first: Chunk, last: Chunk, slab: int) -> memoryview:
+        """The places of neighbours in a slab, from the first byte of one to the last of another."""
+        start = self._map.slab(slab)
+        return self._memory[start + first.start : start + last.stop]
+
     def check(self, push: PushPull) -> None:
         """Raises SegmentError for memory that the segment does not have."""
         if push.slab >= SLABS:

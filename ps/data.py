@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import zmq
 
-from ps._core import Outcome, Reply
+from ps._core import Outcome, PushResult, Reply
 from ps.attachment import Attachment, Payload, Source
 from ps.config import ServerConfig
 from ps.errors import (
@@ -224,6 +224,9 @@ class DataPlane:
             raise StoppingError(self.stopping)
         if not self._metrics.started:
             raise NotReadyError(f"waiting for workers {self._members.missing[:20]}")
+        if isinstance(msg, PushPull) and msg.chunks > 1 and self._is_plain(msg):
+            self._push_run(model, route, msg)
+            return
         for chunk, source in pushes:
             self._push_or_refuse(model, route, msg, chunk, source)
 
@@ -249,8 +252,7 @@ class DataPlane:
         most = 1 if msg.nbytes else msg.chunk + 1
         if not 1 <= msg.chunks <= most:
             raise HeaderError(f"push_pull.chunks: expected 1 to {most}, got {msg.chunks}")
-        indices = range(msg.chunk, msg.chunk - msg.chunks, -1)
-        chunks = [model.chunk(index) for index in indices]
+        chunks = [model.chunk(index) for index in _run(msg)]
         return [(chunk.index, attachment.source(chunk, msg)) for chunk in chunks]
 
     def _push_or_refuse(
@@ -275,13 +277,35 @@ class DataPlane:
             )  # fmt: skip
         except ValueError as error:
             raise PayloadSizeError(f"chunk {chunk}: {error}") from error
+        asked = Parked(route, msg, chunk, source.reply, source.reply_codec, _is_duplicate(result))
+        self._settle(model, asked, result)
+
+    def _is_plain(self, msg: PushPull) -> bool:
+        """None of its chunks needs a closer look, so that one call takes them all."""
+        keys = [(chunk, msg.worker) for chunk in _run(msg)]
+        return self._parked.keys().isdisjoint(keys) and self._nonfinite.keys().isdisjoint(keys)
+
+    def _push_run(self, model: ServedModel, route: bytes, msg: PushPull) -> None:
+        last, first = model.chunk(msg.chunk), model.chunk(msg.chunk - msg.chunks + 1)
+        region = self._attachments[msg.worker].region(first, last, msg.slab)
+        results = model.shard.push_run(
+            msg.chunk, msg.chunks, msg.worker, msg.step, msg.samples, region, True
+        )
+        for chunk, result in zip(_run(msg), results, strict=True):
+            asked = Parked(route, msg, chunk, None, last.dtype, _is_duplicate(result))
+            try:
+                self._settle(model, asked, result)
+            except ProtocolError as error:
+                self._refuse(route, msg, error, chunk)
+
+    def _settle(self, model: ServedModel, asked: Parked, result: PushResult) -> None:
+        """What a push of a chunk has set off."""
+        msg, chunk = asked.request, asked.chunk
         self._require_taken(result.outcome, msg, chunk, result.clock)
-        again = result.outcome is Outcome.DUPLICATE
-        if again:
+        if asked.again:
             self._metrics.duplicate(msg.worker, chunk, msg.step)
         else:
             self._metrics.push(msg.worker, chunk, msg.step, msg.samples)
-        asked = Parked(route, msg, chunk, source.reply, source.reply_codec, again)
         self._answer(result.replies, asked)
         if result.nonfinite_index is not None:
             self._on_nonfinite(model, msg, chunk, result.nonfinite_index)
@@ -405,6 +429,14 @@ def _memory(payload: Payload) -> memoryview:
     """The bytes of a received frame; the frame stays theirs, and can be written to."""
     assert isinstance(payload, zmq.Frame)
     return payload.buffer
+
+
+def _run(msg: PushPull) -> range:
+    return range(msg.chunk, msg.chunk - msg.chunks, -1)
+
+
+def _is_duplicate(result: PushResult) -> bool:
+    return result.outcome is Outcome.DUPLICATE
 
 
 def _answers(reply: Reply, asked: Parked) -> bool:

@@ -7,7 +7,7 @@ import zmq
 
 from ps.attachment import Payload
 from ps.config import ServerConfig
-from ps.sockets import COPY_BELOW_NBYTES, bind, data_max_nbytes, data_queue, make_router, receive
+from ps.sockets import bind, data_max_nbytes, data_queue, has_come, make_router, receive
 from ps.wire.frames import encode
 from ps.wire.messages import Message, Ok, Params
 
@@ -43,17 +43,14 @@ class DataRouter:
         max_nbytes = data_max_nbytes(config.chunk_kib * 1024)
         self.socket: Final = make_router(context, data_queue(config.window), max_nbytes)
         self.port: Final = bind(self.socket, host, port)
-        self.carries_little: bool = True  # the newest message was a small one
         self._unreading: list[Message] = []  # answers that their peers left no room for
 
     def take(self, handle: Callable[[list[zmq.Frame]], None]) -> None:
         """Hands over the messages that have come; a few at once, so that others have their turn."""
         for _ in range(BURST):
-            frames = receive(self.socket)
-            if not frames:
+            if not has_come(self.socket):
                 return
-            self.carries_little = len(frames[-1]) < COPY_BELOW_NBYTES
-            handle(frames)
+            handle(receive(self.socket))
 
     def send(self, route: bytes, message: Message, payload: Payload) -> None:
         if not send(self.socket, route, message, payload):

@@ -36,7 +36,6 @@ from ps.router import DataRouter, send
 from ps.rundir import RunDir
 from ps.shards import Shards
 from ps.sockets import CONTROL_MAX_NBYTES, CONTROL_QUEUE, bind, make_router, parts, receive
-from ps.waiting import Waiting
 from ps.wire.frames import CONTROL, check_payload_count, decode, error_message
 from ps.wire.messages import STOPPED_BY_TIMEOUT, Message
 
@@ -115,11 +114,11 @@ class Server:
         except BaseException:
             self._context.destroy(linger=0)
             raise
-        self._sources = Waiting()
+        self._poller = zmq.Poller()
         for socket in (self._control, self._data_router.socket):
-            self._sources.add(socket)
+            self._poller.register(socket, zmq.POLLIN)
         for shard in self._remote.all:
-            self._sources.add(shard.fd)
+            self._poller.register(shard.fd, zmq.POLLIN)
         local = "127.0.0.1" if host in ("*", "0.0.0.0") else host
         return f"tcp://{local}:{self._control_port}"
 
@@ -138,8 +137,7 @@ class Server:
             self._evaluator.start(self.address)
         try:
             while not self._over():
-                spin = self._data_router.carries_little
-                for source in self._sources.wait(int(TICK_S * 1000), spin=spin):
+                for source, _ in self._poller.poll(int(TICK_S * 1000)):
                     self._serve(source)
                 self._evict_unreading()
                 if self._now() >= self._next_tick_s:
@@ -265,7 +263,8 @@ class Server:
     def _ignore_links(self) -> None:
         """The run is about to end, and a link that has ended would keep the loop awake."""
         for shard in self._remote.all:
-            self._sources.remove(shard.fd)
+            if shard.fd in self._poller:
+                self._poller.unregister(shard.fd)
 
     def _on_control(self, frames: list[zmq.Frame]) -> None:
         route, header, payloads = parts(frames)

@@ -31,7 +31,6 @@ from ps.metrics import Metrics
 from ps.model import ServedModel
 from ps.policy import choose_rule
 from ps.router import DataRouter
-from ps.waiting import Waiting
 from ps.wire.frames import TO_SHARD
 from ps.wire.link import (
     PARAMETERS,
@@ -121,15 +120,15 @@ class ShardServer:
 
     def run(self) -> None:
         """Serves until the link ends."""
-        sources = Waiting()
-        sources.add(self._link.fd)
-        sources.add(self._router.socket)
+        poller = zmq.Poller()
+        poller.register(self._link.fd, zmq.POLLIN)
+        poller.register(self._router.socket, zmq.POLLIN)
         try:
             while True:
                 if self._held:
                     self._link.has_come(COUNTS_S)
                 else:
-                    sources.wait(int(COUNTS_S * 1000), spin=self._router.carries_little)
+                    poller.poll(int(COUNTS_S * 1000))
                 # First of all, whom to listen to.
                 while self._link.has_come():
                     self._on_link()

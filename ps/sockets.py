@@ -80,6 +80,13 @@ def parts(frames: list[zmq.Frame]) -> tuple[bytes, bytes, list[zmq.Frame]]:
     return frames[0].bytes, header, frames[2:]
 
 
+def has_come(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a message can be received at once. Costs less than to try, and to catch the error."""
+    events = socket.getsockopt(zmq.EVENTS)
+    assert isinstance(events, int)
+    return bool(events & zmq.POLLIN)
+
+
 def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
     """Binds to tcp://host:port, port 0 being any free one; returns the port.
 

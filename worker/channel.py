@@ -79,9 +79,14 @@ class DataChannel:
         """Queues a request. Its payload stays as it is until its answer is here."""
         self._waiting.append((request, payload))
 
-    def send(self) -> None:
-        """Sends what the window allows."""
-        while self._waiting and self._requests < self._window and self.connected:
+    def send(self, most: int | None = None) -> None:
+        """Sends what the window allows.
+
+        Args:
+            most: requests that shall be in flight, if that is less.
+        """
+        window = self._window if most is None else min(most, self._window)
+        while self._waiting and self._requests < window and self.connected:
             request, payload = self._waiting.popleft()
             chunks = _chunks_of(request)
             sent = Sent(request, payload, len(chunks))

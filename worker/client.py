@@ -263,6 +263,10 @@ class Client:
 
         Raises: what `push_pull` raises.
         """
+        self._queue(first_ready)
+        self.exchange.advance(self._on_params)
+
+    def _queue(self, first_ready: int) -> None:
         step = self._open_step
         for shard, owned in enumerate(self._owned):
             ready = range(self._unsent[shard] - 1, max(first_ready, owned.start) - 1, -1)
@@ -271,12 +275,11 @@ class Client:
             self._unsent[shard] = ready[-1]
             for request, payload in self.transport.pushes(step, ready):
                 self.exchange.channels[shard].put(request, payload)
-        self.exchange.advance(self._on_params)
 
     def finish_step(self) -> StepInfo:
         """Sends the rest and waits for all answers. Raises what `push_pull` raises."""
         step = self._open_step
-        self.advance(0)
+        self._queue(0)
         wait_s = self.exchange.finish(self._on_params)
         self._step = None
         return StepInfo(

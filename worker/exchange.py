@@ -6,10 +6,17 @@ from typing import Final
 
 import zmq
 
+from ps.sockets import has_come
 from worker.channel import LOOK_MS, DataChannel, OnReply
 
 # Where answers come sooner than this, a worker does not sleep for the last one of a step.
 SPIN_S: Final = 500e-6
+
+
+# Whoever stands by and takes every answer at once keeps no more than this in flight: it lies in the
+# processors' caches then, on its way through four threads. 64 MB over TCP took 36.3 ms with 16 in
+# flight, 30.4 with 8, 28.0 with 4. A worker that computes meanwhile fills its window.
+AT_ONCE: Final = 4
 
 
 class Exchange:
@@ -34,7 +41,7 @@ class Exchange:
         """Sends what the windows allow, and takes the answers that have come. Never waits."""
         for channel in self.channels:
             channel.send()
-            while channel.take(on_reply):
+            while has_come(channel.socket) and channel.take(on_reply):
                 channel.send()
 
     def finish(self, on_reply: OnReply) -> float:
@@ -54,7 +61,7 @@ class Exchange:
         try:
             while busy := [channel for channel in self.channels if not channel.idle]:
                 for channel in busy:
-                    channel.send()
+                    channel.send(AT_ONCE)
                 began_s = time.perf_counter()
                 came = self._take_next(busy, on_reply)
                 self._waited_s = time.perf_counter() - began_s
@@ -92,9 +99,7 @@ class Exchange:
         """
         end_s = time.perf_counter() + SPIN_S
         while time.perf_counter() < end_s:
-            events = socket.getsockopt(zmq.EVENTS)
-            assert isinstance(events, int)
-            if events & zmq.POLLIN:
+            if has_come(socket):
                 return
 
     def _look_around(self, busy: list[DataChannel]) -> None:

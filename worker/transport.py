@@ -21,7 +21,8 @@ from worker.channel import Request
 from worker.encoding import RAW, Encoder, decode_params
 from worker.memory import Slab, SlabMemory
 
-RUN_CHUNKS: Final = 8  # of a segment that one message may name: the server goes on to others soon
+RUN_CHUNKS: Final = 16  # of a segment that one message may name: the server goes on to others soon
+STAND_IN: Final = 0  # the slab that other memory is copied to and from
 
 Push = tuple[Request, Slab | None]
 
@@ -85,25 +86,21 @@ class SegmentTransport:
         self._memory: Final = memory
 
     def pushes(self, step: Step, chunks: range) -> Iterator[Push]:
-        slab = self._slab_of(step.gradients)
-        if step.gradients is not slab:
-            self._copy(chunks, step.gradients, slab)
+        index = self._memory.slab_index(step.gradients)
+        if index is None:
+            index = STAND_IN
+            self._copy(chunks, step.gradients, self._memory.slabs[index])
         for run in self._runs(chunks):
-            yield self._push(step, slab, run), None
+            yield self._push(step, index, run), None
 
     def store(self, step: Step, reply: Params, payload: zmq.Frame | None) -> None:
         if payload is not None:
             raise ProtocolError(f"chunk {reply.chunk}: expected the parameters in the segment")
-        slab = self._slab_of(step.gradients)
-        if self._memory.slab_index(step.parameters) != self._memory.slab_index(slab):
+        index = self._memory.slab_index(step.gradients)
+        if index is None or step.parameters is not step.gradients:
+            slab = self._memory.slabs[STAND_IN if index is None else index]
             answered = range(reply.chunk, reply.chunk - reply.chunks, -1)
             self._copy(answered, slab, step.parameters)
-
-    def _slab_of(self, gradients: Slab) -> Slab:
-        """The slab that this memory is; slab 0 stands in for any other memory."""
-        return (
-            gradients if self._memory.slab_index(gradients) is not None else self._memory.slabs[0]
-        )
 
     def _copy(self, chunks: range, source: Slab, target: Slab) -> None:
         start, stop = self._chunks[chunks[-1]].start, self._chunks[chunks[0]].stop
@@ -122,14 +119,13 @@ class SegmentTransport:
         same = self._encoder.codec_of(self._chunks[chunk]) == codec
         return same and codec in RAW and length < RUN_CHUNKS
 
-    def _push(self, step: Step, slab: Slab, run: range) -> PushPull:
+    def _push(self, step: Step, index: int, run: range) -> PushPull:
         chunk = self._chunks[run[0]]
         codec = self._encoder.codec_of(chunk)
         nbytes = 0
         if codec not in RAW:
+            slab = self._memory.slabs[index]
             nbytes = len(self._encoder.payload(chunk, slab, step.number))
-        index = self._memory.slab_index(slab)
-        assert index is not None
         return PushPull(
             step.worker, step.incarnation, step.number, run[0], codec, step.samples,
             chunks=len(run), slab=index, nbytes=nbytes,
