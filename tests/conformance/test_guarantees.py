@@ -17,6 +17,7 @@ from ps.layout import Layout, Slot
 from support.servers import RunningServer, serving
 from worker.client import Client, Slab, StepInfo
 from worker.encoding import Encoding
+from worker.exchange import AT_ONCE
 from worker.memory import SlabMemory
 
 Numbers = npt.NDArray[np.float32]
@@ -32,7 +33,7 @@ LAYOUT = Layout(
         Slot("m", "f32", (100,), "buffer"),
     ]
 )  # fmt: skip
-CHUNKS = len(LAYOUT.cut(65536))
+assert len(LAYOUT.cut(65536)) > AT_ONCE  # not everything is in flight at once
 VALUES = W + 7
 
 
@@ -186,7 +187,7 @@ def test_the_bound_is_reached_and_never_passed(way: Way) -> None:
 
         with ThreadPoolExecutor(1) as pool:
             running_ahead = pool.submit(run_ahead)
-            await_parked(running, CHUNKS)
+            await_parked(running, AT_ONCE)
             assert lags == [1, 2]  # its third step waits for the others' first
             for worker in others:
                 worker.step(1)
@@ -204,7 +205,7 @@ def test_who_leaves_stops_nobody_and_what_it_left_unfinished_does_not_count(way:
         on_all(team, partial(Worker.step, number=1))
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(stays.step, 2)
-            await_parked(running, CHUNKS)
+            await_parked(running, AT_ONCE)
             leaves.close("stopped")
             waiting.result()
         doubles = stays.pull()[LAYOUT.offsets[2] :][: 11 * 8].view("<f8")

@@ -27,7 +27,9 @@ def test_with_all_replies_parked_it_is_at_most_the_stated_sum(tmp_path: Path) ->
     with server_process(tmp_path / "run", *options) as (server, address), ExitStack() as stack:
         workers = [
             stack.enter_context(
-                pusher(address, rank, steps=2, values=values, hold=int(rank == WORKERS))
+                pusher(
+                    address, rank, steps=2, values=values, hold=int(rank == WORKERS), fill_window=1
+                )
             )
             for rank in range(1, WORKERS + 1)
         ]

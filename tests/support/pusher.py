@@ -16,6 +16,7 @@ parser.add_argument("--steps", type=int, required=True)
 parser.add_argument("--step-s", type=float, default=0.0)  # what a step's computing takes
 parser.add_argument("--values", type=int, default=100_000)
 parser.add_argument("--hold", type=int, default=0)  # 1: wait for a line before the first push
+parser.add_argument("--fill-window", type=int, default=0)  # 1: as a worker that streams
 args = parser.parse_args()
 
 layout = Layout([Slot("w", "f32", (args.values,)), Slot("mean", "f32", (8,), "buffer")])
@@ -29,7 +30,10 @@ if args.hold:
     sys.stdin.readline()
 for _ in range(args.steps):
     time.sleep(args.step_s)
-    info = client.push_pull(gradients, parameters, samples=1)
+    client.begin_step(gradients, parameters, samples=1)
+    if args.fill_window:
+        client.advance(first_ready=0)
+    info = client.finish_step()
     print(f"step {info.step} lag {info.lag}", flush=True)
 client.close("done")
 print("done", flush=True)
