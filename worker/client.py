@@ -266,16 +266,6 @@ class Client:
         self._queue(first_ready)
         self.exchange.advance(self._on_params)
 
-    def _queue(self, first_ready: int) -> None:
-        step = self._open_step
-        for shard, owned in enumerate(self._owned):
-            ready = range(self._unsent[shard] - 1, max(first_ready, owned.start) - 1, -1)
-            if not ready:
-                continue
-            self._unsent[shard] = ready[-1]
-            for request, payload in self.transport.pushes(step, ready):
-                self.exchange.channels[shard].put(request, payload)
-
     def finish_step(self) -> StepInfo:
         """Sends the rest and waits for all answers. Raises what `push_pull` raises."""
         step = self._open_step
@@ -338,6 +328,17 @@ class Client:
     def _open_step(self) -> Step:
         assert self._step is not None, "begin_step comes first"
         return self._step
+
+    def _queue(self, first_ready: int) -> None:
+        """Hands the chunks that have become ready to the channels of their shards."""
+        step = self._open_step
+        for shard, owned in enumerate(self._owned):
+            ready = range(self._unsent[shard] - 1, max(first_ready, owned.start) - 1, -1)
+            if not ready:
+                continue
+            self._unsent[shard] = ready[-1]
+            for request, payload in self.transport.pushes(step, ready):
+                self.exchange.channels[shard].put(request, payload)
 
     def _init(self, parameters: Slab) -> None:
         self._put(
