@@ -12,7 +12,7 @@ from ps.segment import SLABS, SegmentMap, nonce_of, open_segment
 from ps.wire.codecs import check_size, codec_for
 from ps.wire.messages import Attach, PushPull
 
-Payload: TypeAlias = zmq.Frame | bytearray | bytes | None
+Payload: TypeAlias = zmq.Frame | memoryview | bytearray | bytes | None
 RAW: Final = "raw"  # the core's name for f32 and f64
 
 
@@ -22,7 +22,7 @@ class Source:
 
     memory: memoryview  # the gradient, as its codec wrote it
     codec: str  # of the core
-    answer: memoryview | bytearray | None  # for the parameters; None: they replace the gradient
+    answer: memoryview | None  # for the parameters; None: they replace the gradient
     reply: Payload  # what the answer carries; None if its worker has the parameters already
     reply_codec: str
 

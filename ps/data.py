@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+import numpy as np
 import zmq
 
 from ps._core import Outcome, PushResult, Reply
@@ -238,7 +239,7 @@ class DataPlane:
         codec, memory = codec_for(msg.codec, chunk), _memory(payload)
         if codec.reply == codec.name or isinstance(msg, Push):
             return Source(memory, codec.core, None, payload, codec.reply)
-        answer = bytearray(chunk.nbytes)
+        answer = np.empty(chunk.nbytes, np.uint8).data
         return Source(memory, codec.core, answer, answer, codec.reply)
 
     def _in_segment(

@@ -7,7 +7,15 @@ import zmq
 
 from ps.attachment import Payload
 from ps.config import ServerConfig
-from ps.sockets import bind, data_max_nbytes, data_queue, has_come, make_router, receive
+from ps.sockets import (
+    COPY_BELOW_NBYTES,
+    bind,
+    data_max_nbytes,
+    data_queue,
+    has_come,
+    make_router,
+    receive,
+)
 from ps.wire.frames import encode
 from ps.wire.messages import Message, Ok, Params
 
@@ -29,7 +37,9 @@ def send(socket: zmq.Socket[bytes], route: bytes, message: Message, payload: Pay
         socket.send(encode(message), zmq.DONTWAIT)
         return True
     socket.send(encode(message), more)
-    socket.send(payload, zmq.DONTWAIT, copy=not isinstance(payload, zmq.Frame))
+    # Nobody writes to the memory of an answer once it is made, so ZeroMQ may read it where it lies.
+    lies_still = isinstance(payload, zmq.Frame) or len(payload) >= COPY_BELOW_NBYTES
+    socket.send(payload, zmq.DONTWAIT, copy=not lies_still)
     return True
 
 

@@ -32,7 +32,7 @@ def attach_segment(
 
     attach = Attach(worker, incarnation, os.getpid(), memory.fd, memory.nbytes)
     for channel in exchange.channels:
-        channel.put(attach)
+        channel.put([(attach, None)])
     try:
         exchange.finish(on_reply)
     except SegmentError as error:

@@ -7,7 +7,7 @@ comes back, whatever has no answer is sent again; the server knows what it has a
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -25,6 +25,7 @@ RECONNECT_S: Final = 30.0
 Buffer: TypeAlias = Any  # anything with the buffer protocol
 Request: TypeAlias = Init | PushPull | Push | Pull | Attach
 Answer: TypeAlias = Params | Ok | Attached
+Outgoing: TypeAlias = tuple[Request, Buffer | None]
 OnReply: TypeAlias = Callable[[Answer, zmq.Frame | None], None]
 
 ATTACHING: Final = -1  # stands for the chunk of the one request that has none
@@ -56,7 +57,8 @@ class DataChannel:
         self.connected: bool = False
         self.socket: Final = make_dealer(context, data_queue(window), data_max_nbytes(chunk_nbytes))
         self._window: Final = window
-        self._waiting: Final[deque[tuple[Request, Buffer | None]]] = deque()
+        self._waiting: Final[deque[Iterator[Outgoing]]] = deque()
+        self._next: Outgoing | None = None  # the first of those that wait
         self._in_flight: Final[dict[int, Sent]] = {}  # by chunk
         self._requests: int = 0  # in flight
         self._attach: Attach | None = None
@@ -75,9 +77,13 @@ class DataChannel:
         self._monitor.close(linger=0)
         self.socket.close()
 
-    def put(self, request: Request, payload: Buffer | None = None) -> None:
-        """Queues a request. Its payload stays as it is until its answer is here."""
-        self._waiting.append((request, payload))
+    def put(self, requests: Iterable[Outgoing]) -> None:
+        """Queues requests, each with its payload, which stays as it is until its answer is here.
+
+        Args:
+            requests: made when their turn comes: the next chunk is encoded while others travel.
+        """
+        self._waiting.append(iter(requests))
 
     def send(self, most: int | None = None) -> None:
         """Sends what the window allows.
@@ -86,8 +92,9 @@ class DataChannel:
             most: requests that shall be in flight, if that is less.
         """
         window = self._window if most is None else min(most, self._window)
-        while self._waiting and self._requests < window and self.connected:
-            request, payload = self._waiting.popleft()
+        while self._requests < window and self.connected and (outgoing := self._peek()):
+            self._next = None
+            request, payload = outgoing
             chunks = _chunks_of(request)
             sent = Sent(request, payload, len(chunks))
             self._in_flight.update((chunk, sent) for chunk in chunks)
@@ -111,18 +118,27 @@ class DataChannel:
             self._on_frames(frames, on_reply)
         return bool(frames)
 
+    def _peek(self) -> Outgoing | None:
+        """The next request, which stays the next one; None if none waits."""
+        while self._next is None and self._waiting:
+            self._next = next(self._waiting[0], None)
+            if self._next is None:
+                self._waiting.popleft()
+        return self._next
+
     @property
     def idle(self) -> bool:
-        return not (self._waiting or self._in_flight)
+        return not (self._in_flight or self._peek())
 
     @property
     def awaits_last(self) -> bool:
         """One more answer, and nothing is left to do."""
-        return self._requests == 1 and not self._waiting
+        return self._requests == 1 and self._peek() is None
 
     def forget(self) -> None:
         """Drops what is queued and in flight: its answers, if they come, are ignored."""
         self._waiting.clear()
+        self._next = None
         self._in_flight.clear()
         self._requests = 0
 

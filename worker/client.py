@@ -337,8 +337,7 @@ class Client:
             if not ready:
                 continue
             self._unsent[shard] = ready[-1]
-            for request, payload in self.transport.pushes(step, ready):
-                self.exchange.channels[shard].put(request, payload)
+            self.exchange.channels[shard].put(self.transport.pushes(step, ready))
 
     def _init(self, parameters: Slab) -> None:
         self._put(
@@ -351,7 +350,7 @@ class Client:
         """Queues requests, each at the shard that owns its chunk."""
         for request, payload in requests:
             shard = bisect_right(self.welcome.first_chunks, request.chunk) - 1
-            self.exchange.channels[shard].put(request, payload)
+            self.exchange.channels[shard].put([(request, payload)])
 
     def _on_params(self, reply: Answer, payload: zmq.Frame | None) -> None:
         if not isinstance(reply, Params):
