@@ -66,9 +66,10 @@ def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
         raise LeashError(f"the server took codec {client.welcome.codec}, not {trial.codec}")
     # As in training: the parameters take the place of their gradient, in the client's own memory.
     slab = client.slabs[0]
+    numbers = np.random.default_rng(rank).standard_normal(trial.nbytes // 4, np.float32)
+    slab.view(np.float32)[:] = GRADIENT * numbers  # topk would find it hard to choose among equals
     try:
         client.begin(slab)
-        slab.view(np.float32)[:] = GRADIENT
         yield lambda: client.push_pull(slab, slab, samples=1)
     finally:
         client.close()
