@@ -15,8 +15,7 @@ STEP_S = 0.02
 GOES_ON_WITHIN_S = 6.0  # of the killed worker's eviction after 5 s
 
 
-@pytest.mark.parametrize("policy", ["bsp", "ssp"])
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize(("policy", "shards"), [("bsp", 1), ("ssp", 2)])
 def test_the_others_go_on_within_six_seconds_and_finish(
     tmp_path: Path, policy: str, shards: int
 ) -> None:
