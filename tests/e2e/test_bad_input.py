@@ -6,6 +6,7 @@ and the server serves on: after every test a well-behaved worker completes a ste
 
 import math
 import random
+import struct
 from typing import Any
 
 import msgpack
@@ -15,6 +16,7 @@ import zmq
 from support.contract import (
     CHUNK_NBYTES,
     DATA_VERBS,
+    F32_VALUES,
     PACKED_LAYOUT,
     U32,
     U63,
@@ -240,3 +242,55 @@ def test_headers_with_flipped_bits_are_answered(attack: Attack) -> None:
                 flipped[dice.randrange(len(flipped))] ^= 1 << dice.randrange(8)
             answer, _ = attack.peer(verb).ask(bytes(flipped), *payloads)
             assert answer["t"] in ("error", "ok", "beaten", "state", "params")
+
+
+def _topk(*indices: int) -> bytes:
+    return struct.pack(f"<{len(indices)}I{len(indices)}f", *indices, *[1.0] * len(indices))
+
+
+def _int8(block: int, blocks: int, values: int = F32_VALUES, scale: float = 1.0) -> bytes:
+    return struct.pack(f"<I{blocks}f", block, *[scale] * blocks) + b"\x01" * values
+
+
+@pytest.mark.parametrize(
+    ("codec", "payload"),
+    [
+        ("topk", _topk(F32_VALUES)),  # out of range
+        ("topk", _topk(5, 4)),  # unsorted
+        ("topk", _topk(4, 4)),  # doubled
+        ("topk", _topk(1, 2)[:-1]),
+        ("topk", _topk(*range(F32_VALUES // 2 + 1))),  # more than half
+        ("int8", _int8(100, -(-F32_VALUES // 100))),  # no power of two
+        ("int8", _int8(32, F32_VALUES // 32)),  # too small
+        ("int8", _int8(256, F32_VALUES // 256 - 1)),  # a scale is missing
+        ("int8", _int8(256, F32_VALUES // 256, F32_VALUES - 1)),
+        ("int8", b"\0\1"),
+        ("bf16", bytes(2 * F32_VALUES - 2)),
+        ("f16", bytes(4 * F32_VALUES)),
+    ],
+)
+def test_a_payload_that_its_codec_cannot_have_written_is_refused(
+    attack: Attack, codec: str, payload: bytes
+) -> None:
+    worker = attack.worker
+    push = {**worker.push(0, worker.step + 1), "codec": codec}
+    assert attack.data.error(push, payload) == "bad_payload"
+
+
+@pytest.mark.parametrize("codec", ["zip", "", "F32", "f64", "raw"])
+def test_an_unknown_codec_is_refused_by_name(attack: Attack, codec: str) -> None:
+    worker = attack.worker
+    push = {**worker.push(0, worker.step + 1), "codec": codec}
+    assert attack.data.error(push, packed(0, 1.0)) == "bad_header"
+    hello = {"t": "hello", "role": "observer", "worker": 0, "name": "", "codecs": [codec]}
+    assert attack.control.error(hello) == "bad_header"
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8", "topk"])
+def test_first_values_and_pulls_are_raw_or_rounded_never_sparse(attack: Attack, codec: str) -> None:
+    worker = attack.worker
+    nbytes = {"bf16": 2 * F32_VALUES, "int8": F32_VALUES, "topk": 8}[codec]
+    init = worker.header("init", chunk=0, codec=codec)
+    assert attack.data.error(init, bytes(nbytes)) in ("bad_header", "bad_payload")
+    if codec != "bf16":
+        assert attack.data.error(worker.header("pull", chunk=0, codec=codec)) == "bad_header"
