@@ -211,7 +211,8 @@ def scaling(rows: Sequence[Row]) -> Any:
             cost.plot(workers, of_name, style, color=color, label=label if policy == "asp" else "")
     speed.set(title="64 KiB messages a second", xlabel="workers", ylim=(0, None))
     speed.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
-    cost.set(title="server's CPU time for one, µs", xlabel="workers", ylim=(0, None))
+    cost.set(title="server's CPU time for one, µs", xlabel="workers")
+    cost.set_ylim(0, 1.35 * cost.get_ylim()[1])  # room for the legend
     for axis in (speed, cost):
         axis.set(xscale="log")
         axis.set_xticks(sorted({row.workers for row in served}))
