@@ -170,8 +170,8 @@ class TrainingOptions(Options):
     threads: int = option(1, "threads that torch uses in one worker", metavar="N")
     overlap: bool = option(
         True,
-        "send gradients while backward still computes others; a model that runs backward through "
-        "a parameter more than once a step needs --no-overlap",
+        "send gradients while backward still computes others, if the model is more than one chunk; "
+        "one that runs backward through a parameter more than once a step needs --no-overlap",
     )
 
     def check(self) -> None:
