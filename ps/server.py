@@ -350,6 +350,7 @@ class Server:
         }
         outcome = {"ended": self._ended}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
+        self._checkpoint_epochs()  # one that was completed since the last look
         self._save(run_dir.checkpoint("final"))
 
 

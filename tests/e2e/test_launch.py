@@ -78,7 +78,7 @@ def test_batch_norm_statistics_are_shared_and_evaluated_with(tmp_path: Path) -> 
     run = tmp_path / "run"
     launch(
         run, "--policy=ssp", "--workers=2", "--model=resnet18", "--dataset=digits",
-        "--len-train-data=256", "--batch-size=16", "--lr=0.02", "--epochs=2",
+        "--len-train-data=256", "--batch-size=16", "--lr=0.02", "--epochs=4",
     )  # fmt: skip
     statistics = load_file(run / "checkpoints" / "final.safetensors")["bn1.running_var"]
     assert (statistics != 1).all()  # where they began
