@@ -1,16 +1,18 @@
 """Where the server finds a gradient: in a message, or in a worker's segment that it has mapped."""
 
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+import numpy as np
 import zmq
 
-from ps.errors import PayloadSizeError, SegmentError
+from ps.errors import HeaderError, PayloadSizeError, SegmentError
 from ps.layout import Chunk, Layout
 from ps.segment import SLABS, SegmentMap, nonce_of, open_segment
 from ps.wire.codecs import check_size, codec_for
-from ps.wire.messages import Attach, PushPull
+from ps.wire.messages import Attach, Push, PushPull
 
 Payload: TypeAlias = zmq.Frame | memoryview | bytearray | bytes | None
 RAW: Final = "raw"  # the core's name for f32 and f64
@@ -50,37 +52,61 @@ class Attachment:
     def nonce(self) -> str:
         return nonce_of(self._segment)
 
-    def source(self, chunk: Chunk, push: PushPull) -> Source:
-        """The gradient of a chunk that `push` names.
+    def check(self, chunks: Sequence[Chunk], push: PushPull) -> None:
+        """Is the memory that `push` names there, and fit for these chunks?
 
         Raises:
-            HeaderError: a codec that cannot carry this chunk.
+            SegmentError: the segment has no such memory.
+            HeaderError: a codec that cannot carry one of the chunks.
             PayloadSizeError: a size that the codec does not have.
         """
+        if push.slab >= SLABS:
+            raise SegmentError(f"expected slab 0 or 1, got {push.slab}")
+        if push.nbytes and not self._map.has_outbox:
+            raise SegmentError("expected raw values: this segment has no outbox")
+        for chunk in chunks:
+            codec = codec_for(push.codec, chunk)
+            if codec.core != RAW:
+                check_size(chunk, codec, push.nbytes)
+            elif push.nbytes:
+                raise PayloadSizeError(f"chunk {chunk.index}: {codec.name} lies in the slab; "
+                                       f"expected nbytes 0, got {push.nbytes}")  # fmt: skip
+
+    def source(self, chunk: Chunk, push: PushPull) -> Source:
+        """The gradient of a chunk. REQUIRES: `check` has passed it."""
         codec = codec_for(push.codec, chunk)
-        at = self._map.slab(push.slab) + chunk.start
-        values = self._memory[at : at + chunk.nbytes]
-        if codec.core != RAW:
-            check_size(chunk, codec, push.nbytes)
-            at = self._map.outbox(chunk.index, chunk.start)
-            encoded = self._memory[at : at + push.nbytes]
-            return Source(encoded, codec.core, values, None, chunk.dtype)
-        if push.nbytes:
-            raise PayloadSizeError(f"chunk {chunk.index}: {codec.name} lies in the slab; expected "
-                                   f"nbytes 0, got {push.nbytes}")  # fmt: skip
-        return Source(values, RAW, None, None, chunk.dtype)
+        values = self.region(chunk, chunk, push.slab)
+        if codec.core == RAW:
+            return Source(values, RAW, None, None, chunk.dtype)
+        at = self._map.outbox(chunk.index, chunk.start)
+        encoded = self._memory[at : at + push.nbytes]
+        return Source(encoded, codec.core, values, None, chunk.dtype)
 
     def region(self, first: Chunk, last: Chunk, slab: int) -> memoryview:
         """The places of neighbours in a slab, from the first byte of one to the last of another."""
         start = self._map.slab(slab)
         return self._memory[start + first.start : start + last.stop]
 
-    def check(self, push: PushPull) -> None:
-        """Raises SegmentError for memory that the segment does not have."""
-        if push.slab >= SLABS:
-            raise SegmentError(f"expected slab 0 or 1, got {push.slab}")
-        if push.nbytes and not self._map.has_outbox:
-            raise SegmentError("expected raw values: this segment has no outbox")
+
+def source_in_frame(push: PushPull | Push, chunk: Chunk, payload: Payload) -> Source:
+    """A gradient that came with its message: parameters that fit go back in its frame.
+
+    Raises:
+        HeaderError: the push names memory of a segment too.
+    """
+    if isinstance(push, PushPull) and (push.chunks, push.slab, push.nbytes) != (1, 0, 0):
+        raise HeaderError("push_pull: expected no chunks, slab and nbytes beside a payload")
+    codec, memory = codec_for(push.codec, chunk), memory_of(payload)
+    if codec.reply == codec.name or isinstance(push, Push):
+        return Source(memory, codec.core, None, payload, codec.reply)
+    answer = np.empty(chunk.nbytes, np.uint8).data
+    return Source(memory, codec.core, answer, answer, codec.reply)
+
+
+def memory_of(payload: Payload) -> memoryview:
+    """The bytes of a received frame; the frame stays theirs, and can be written to."""
+    assert isinstance(payload, zmq.Frame)
+    return payload.buffer
 
 
 def _map_of(nbytes: int, layout: Layout) -> SegmentMap:

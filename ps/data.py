@@ -5,15 +5,12 @@ workers × model. The core overwrites that frame with the parameters, and the fr
 gradient in a worker's segment waits there, and only headers travel.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
-import numpy as np
 import zmq
 
-from ps._core import Outcome, PushResult, Reply
-from ps.attachment import Attachment, Payload, Source
+from ps._core import Outcome, PushResult
+from ps.attachment import Attachment, Payload, Source, memory_of, source_in_frame
 from ps.config import ServerConfig
 from ps.errors import (
     EvictedError,
@@ -34,6 +31,7 @@ from ps.members import Members
 from ps.metrics import Metrics
 from ps.model import ServedModel
 from ps.policy import Rule
+from ps.replies import Parked, Replies, Send
 from ps.sockets import parts
 from ps.wire.codecs import check_size, codec_for
 from ps.wire.frames import DATA, check_payload_count, decode, error_message
@@ -53,19 +51,6 @@ from ps.wire.messages import (
 )
 
 NEWCOMER: Final = U32_MAX  # no rank: holds a place between `reserve` and `join`
-Send: TypeAlias = Callable[[bytes, Message, Payload], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """A chunk's request whose answer waits."""
-
-    route: bytes
-    request: PushPull | Push
-    chunk: int
-    payload: Payload  # for the answer
-    codec: str  # of that payload
-    again: bool  # a duplicate: if it is answered at once, it was answered and counted before
 
 
 class DataPlane:
@@ -84,8 +69,7 @@ class DataPlane:
         self._send: Final = send
         self._shard: Final = shard
         self._attachments: dict[int, Attachment] = {}  # by worker
-        self._parked: dict[tuple[int, int], Parked] = {}  # by chunk and worker
-        self._unsent: list[tuple[bytes, Params]] = []  # answers from segments, yet to be joined
+        self._replies: Final = Replies(metrics, send)
         # By chunk and worker: the step that was refused last for a NaN, and how.
         self._nonfinite: dict[tuple[int, int], tuple[int, NonfiniteError]] = {}
         self._handlers: Final = {
@@ -128,32 +112,33 @@ class DataPlane:
         assert self.model is not None
         if self.model.own:
             self.model.shard.join(worker, first_step - 1)
-            self._answer(self.model.shard.leave(NEWCOMER))
-            self._send_joined()
+            self._replies.answer(self.model.shard.leave(NEWCOMER))
+            self._replies.flush()
 
     def leave(self, worker: int) -> None:
         """Nobody waits for this worker from now on; what waited only for it goes out."""
         self._attachments.pop(worker, None)
         if self.model is None or worker not in self.model.shard.workers():
             return
-        for table in (self._parked, self._nonfinite):
-            for key in [key for key in table if key[1] == worker]:
-                del table[key]
-        self._answer(self.model.shard.leave(worker))
-        self._send_joined()
+        self._replies.forget(worker)
+        for key in [key for key in self._nonfinite if key[1] == worker]:
+            del self._nonfinite[key]
+        self._replies.answer(self.model.shard.leave(worker))
+        self._replies.flush()
 
     def stop(self, reason: str) -> None:
         """Answers everything that waits with `stopping`, and refuses pushes from now on."""
         self.stopping = reason
-        for (chunk, worker), parked in self._parked.items():
+        for parked in self._replies.take_parked():
             assert self.model is not None
-            self.model.shard.unpark(chunk, worker)
-            self._refuse(parked.route, parked.request, StoppingError(reason), chunk)
-        self._parked.clear()
+            self.model.shard.unpark(parked.chunk, parked.request.worker)
+            self._replies.refuse(
+                parked.route, parked.request, StoppingError(reason), parked.chunk
+            )  # fmt: skip
 
     @property
     def parked(self) -> int:
-        return len(self._parked)
+        return len(self._replies)
 
     @property
     def initialized(self) -> bool:
@@ -179,8 +164,8 @@ class DataPlane:
         try:
             self._handlers[type(message)](route, message, payload)  # type: ignore[operator]
         except ProtocolError as error:
-            self._refuse(route, message, error, getattr(message, "chunk", 0))
-        self._send_joined()
+            self._replies.refuse(route, message, error, getattr(message, "chunk", 0))
+        self._replies.flush()
 
     def _on_attach(self, route: bytes, msg: Attach, _: Payload) -> None:
         model = self._require_model(msg)
@@ -198,7 +183,7 @@ class DataPlane:
         chunk = self._check(model, msg, payload)
         if msg.codec != chunk.dtype:
             raise HeaderError(f"init.codec: expected {chunk.dtype}, got {msg.codec}")
-        taken = model.shard.init(msg.chunk, _memory(payload))
+        taken = model.shard.init(msg.chunk, memory_of(payload))
         self._send(route, Ok(msg.worker, 0, msg.chunk, taken), None)
 
     def _on_pull(self, route: bytes, msg: Pull, _: Payload) -> None:
@@ -215,46 +200,31 @@ class DataPlane:
         self._send(route, params, out)
 
     def _on_push(self, route: bytes, msg: PushPull | Push, payload: Payload) -> None:
+        """All that a push names is checked before anything of it is applied."""
         model = self._require_model(msg)
         if payload is not None:
-            pushes = [(msg.chunk, self._in_frame(model, msg, payload))]
-        else:
-            assert isinstance(msg, PushPull)
-            pushes = self._in_segment(model, route, msg)
-        if self.stopping:
-            raise StoppingError(self.stopping)
-        if not self._metrics.started:
-            raise NotReadyError(f"waiting for workers {self._members.missing[:20]}")
-        if isinstance(msg, PushPull) and msg.chunks > 1 and self._is_plain(msg):
-            self._push_run(model, route, msg)
+            chunk = self._check(model, msg, payload)
+            source = source_in_frame(msg, chunk, payload)
+            self._require_started()
+            self._push(model, route, msg, chunk.index, source)
             return
-        for chunk, source in pushes:
-            self._push_or_refuse(model, route, msg, chunk, source)
-
-    def _in_frame(self, model: ServedModel, msg: PushPull | Push, payload: Payload) -> Source:
-        """A gradient that came with its message: parameters that fit go back in its frame."""
-        chunk = self._check(model, msg, payload)
-        if isinstance(msg, PushPull) and (msg.chunks, msg.slab, msg.nbytes) != (1, 0, 0):
-            raise HeaderError("push_pull: expected no chunks, slab and nbytes beside a payload")
-        codec, memory = codec_for(msg.codec, chunk), _memory(payload)
-        if codec.reply == codec.name or isinstance(msg, Push):
-            return Source(memory, codec.core, None, payload, codec.reply)
-        answer = np.empty(chunk.nbytes, np.uint8).data
-        return Source(memory, codec.core, answer, answer, codec.reply)
-
-    def _in_segment(
-        self, model: ServedModel, route: bytes, msg: PushPull
-    ) -> list[tuple[int, Source]]:
-        """The gradients of a worker's memory: their parameters go to the same slab.
-
-        All chunks are checked before any is applied.
-        """
+        assert isinstance(msg, PushPull)
         attachment = self._require_attachment(route, msg)
+        chunks = self._chunks_in_segment(model, msg)
+        attachment.check(chunks, msg)
+        self._require_started()
+        if len(chunks) > 1 and self._is_plain(msg):
+            self._push_run(model, route, msg, attachment.region(chunks[-1], chunks[0], msg.slab))
+            return
+        for chunk in chunks:
+            self._push_or_refuse(model, route, msg, chunk.index, attachment.source(chunk, msg))
+
+    @staticmethod
+    def _chunks_in_segment(model: ServedModel, msg: PushPull) -> list[Chunk]:
         most = 1 if msg.nbytes else msg.chunk + 1
         if not 1 <= msg.chunks <= most:
             raise HeaderError(f"push_pull.chunks: expected 1 to {most}, got {msg.chunks}")
-        chunks = [model.chunk(index) for index in _run(msg)]
-        return [(chunk.index, attachment.source(chunk, msg)) for chunk in chunks]
+        return [model.chunk(index) for index in _run(msg)]
 
     def _push_or_refuse(
         self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
@@ -262,7 +232,7 @@ class DataPlane:
         try:
             self._push(model, route, msg, chunk, source)
         except ProtocolError as error:
-            self._refuse(route, msg, error, chunk)
+            self._replies.refuse(route, msg, error, chunk)
 
     def _push(
         self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
@@ -284,20 +254,20 @@ class DataPlane:
     def _is_plain(self, msg: PushPull) -> bool:
         """None of its chunks needs a closer look, so that one call takes them all."""
         keys = [(chunk, msg.worker) for chunk in _run(msg)]
-        return self._parked.keys().isdisjoint(keys) and self._nonfinite.keys().isdisjoint(keys)
+        return self._nonfinite.keys().isdisjoint(keys) and not any(map(self._replies.waiting, keys))
 
-    def _push_run(self, model: ServedModel, route: bytes, msg: PushPull) -> None:
-        last, first = model.chunk(msg.chunk), model.chunk(msg.chunk - msg.chunks + 1)
-        region = self._attachments[msg.worker].region(first, last, msg.slab)
+    def _push_run(
+        self, model: ServedModel, route: bytes, msg: PushPull, region: memoryview
+    ) -> None:
         results = model.shard.push_run(
             msg.chunk, msg.chunks, msg.worker, msg.step, msg.samples, region, True
         )
         for chunk, result in zip(_run(msg), results, strict=True):
-            asked = Parked(route, msg, chunk, None, last.dtype, _is_duplicate(result))
+            asked = Parked(route, msg, chunk, None, msg.codec, _is_duplicate(result))
             try:
                 self._settle(model, asked, result)
             except ProtocolError as error:
-                self._refuse(route, msg, error, chunk)
+                self._replies.refuse(route, msg, error, chunk)
 
     def _settle(self, model: ServedModel, asked: Parked, result: PushResult) -> None:
         """What a push of a chunk has set off."""
@@ -307,7 +277,7 @@ class DataPlane:
             self._metrics.duplicate(msg.worker, chunk, msg.step)
         else:
             self._metrics.push(msg.worker, chunk, msg.step, msg.samples)
-        self._answer(result.replies, asked)
+        self._replies.answer(result.replies, asked)
         if result.nonfinite_index is not None:
             self._on_nonfinite(model, msg, chunk, result.nonfinite_index)
 
@@ -317,7 +287,7 @@ class DataPlane:
         slot = model.layout.slot_at(model.chunk(chunk), index)
         self._metrics.nonfinite(msg.worker, chunk, msg.step, slot.name)
         if self._config.nonfinite == "raise":
-            del self._parked[chunk, msg.worker]
+            self._replies.drop((chunk, msg.worker))
             error = NonfiniteError(
                 f"step {msg.step} of worker {msg.worker}: slot {slot.name} has a NaN or an "
                 "infinity in its gradient; nothing of its chunk was applied"
@@ -341,18 +311,23 @@ class DataPlane:
         check_size(chunk, codec_for(msg.codec, chunk), len(payload))
         return chunk
 
+    def _require_started(self) -> None:
+        if self.stopping:
+            raise StoppingError(self.stopping)
+        if not self._metrics.started:
+            raise NotReadyError(f"waiting for workers {self._members.missing[:20]}")
+
     def _require_attachment(self, route: bytes, msg: PushPull) -> Attachment:
         attachment = self._attachments.get(msg.worker)
         if attachment is None:
             raise SegmentError(f"worker {msg.worker}: expected a payload, or attach before")
         if attachment.route != route:
             raise SupersededError(f"worker {msg.worker}: attached over another connection")
-        attachment.check(msg)
         return attachment
 
     def _require_answered(self, msg: PushPull | Push, chunk: int) -> None:
         """A worker that ran ahead of its answers would fill the memory with parked frames."""
-        waiting = self._parked.get((chunk, msg.worker))
+        waiting = self._replies.waiting((chunk, msg.worker))
         if waiting is not None and msg.step == waiting.request.step + 1:
             raise TooManyError(
                 f"chunk {chunk}, worker {msg.worker}: step {waiting.request.step} still waits "
@@ -371,66 +346,6 @@ class DataPlane:
         if outcome is Outcome.NOT_LIVE:
             raise EvictedError(f"worker {msg.worker}: not live; say hello again to go on")
 
-    def _answer(self, replies: list[Reply], asked: Parked | None = None) -> None:
-        """Sends what the core released, and parks what was just asked if it has to wait."""
-        for reply in replies:
-            if asked is not None and _answers(reply, asked):
-                self._send_reply(reply, asked, is_counted=not asked.again)
-                asked = None
-            else:
-                self._send_reply(reply, self._parked.pop((reply.chunk, reply.worker)))
-        if asked is not None:
-            self._park(asked)
-
-    def _park(self, asked: Parked) -> None:
-        key = (asked.chunk, asked.request.worker)
-        before = self._parked.get(key)
-        self._parked[key] = asked
-        if before is not None:
-            # Only a worker that lost its connection asks twice; the old route is dead or a copy.
-            error = SupersededError(f"step {before.request.step} of chunk {key[0]}: asked again")
-            self._refuse(before.route, before.request, error, key[0])
-
-    def _send_reply(self, reply: Reply, parked: Parked, *, is_counted: bool = True) -> None:
-        if is_counted:
-            self._metrics.reply(reply)
-        if isinstance(parked.request, Push):
-            self._send(parked.route, Ok(reply.worker, reply.step, reply.chunk, True), None)
-            return
-        params = Params(
-            reply.worker, reply.step, reply.chunk, parked.codec,
-            reply.version, reply.lag, reply.staleness,
-        )  # fmt: skip
-        if parked.payload is None:
-            self._join(parked.route, params)
-        else:
-            self._send(parked.route, params, parked.payload)
-
-    def _join(self, route: bytes, params: Params) -> None:
-        """Answers about neighbours in a segment go out as one."""
-        if self._unsent:
-            last_route, last = self._unsent[-1]
-            if last_route == route and _precedes(params, last):
-                self._unsent[-1] = (route, _joined(last, params))
-                return
-        self._unsent.append((route, params))
-
-    def _send_joined(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        for route, params in unsent:
-            self._send(route, params, None)
-
-    def _refuse(self, route: bytes, msg: Message, error: ProtocolError, chunk: int = 0) -> None:
-        self._metrics.refused(error)
-        worker, step = (getattr(msg, name, 0) for name in ("worker", "step"))
-        self._send(route, error_message(error, worker, step, chunk), None)
-
-
-def _memory(payload: Payload) -> memoryview:
-    """The bytes of a received frame; the frame stays theirs, and can be written to."""
-    assert isinstance(payload, zmq.Frame)
-    return payload.buffer
-
 
 def _run(msg: PushPull) -> range:
     return range(msg.chunk, msg.chunk - msg.chunks, -1)
@@ -438,24 +353,3 @@ def _run(msg: PushPull) -> range:
 
 def _is_duplicate(result: PushResult) -> bool:
     return result.outcome is Outcome.DUPLICATE
-
-
-def _answers(reply: Reply, asked: Parked) -> bool:
-    return (reply.chunk, reply.worker, reply.step) == (
-        asked.chunk, asked.request.worker, asked.request.step,
-    )  # fmt: skip
-
-
-def _precedes(params: Params, last: Params) -> bool:
-    """`params` is about the chunk just before those of `last`."""
-    return (params.worker, params.step, params.chunk) == (
-        last.worker, last.step, last.chunk - last.chunks,
-    )  # fmt: skip
-
-
-def _joined(last: Params, params: Params) -> Params:
-    """One answer for both: its version is the least, its lag and staleness the largest."""
-    return Params(
-        last.worker, last.step, last.chunk, last.codec, min(last.version, params.version),
-        max(last.lag, params.lag), max(last.staleness, params.staleness), last.chunks + 1,
-    )  # fmt: skip

@@ -115,6 +115,7 @@ class Client:
         except BaseException:
             self._part()
             self._context.destroy(linger=0)
+            self._let_go_of_memory()
             raise
 
     def _join(self) -> None:
@@ -309,6 +310,9 @@ class Client:
             self._control.request(bye, Ok, timeout_s=BYE_TIMEOUT_S)
         self._control.close()
         self._context.destroy(linger=0)
+        self._let_go_of_memory()
+
+    def _let_go_of_memory(self) -> None:
         if self._owns_memory:
             self.memory.close()
 
