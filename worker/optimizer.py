@@ -102,10 +102,14 @@ class PSOptimizer(torch.optim.Optimizer):
             named, buffers, gpu=gpu_of(tensor for _, tensor in named),
             has_outbox=encoding.codec != "f32",
         )  # fmt: skip
-        self.client: Final = Client(
-            server, self._slabs.layout, rank=rank, wait_s=wait_s, transport=transport,
-            encoding=encoding, memory=self._slabs.memory, say=say,
-        )  # fmt: skip
+        try:
+            self.client: Final = Client(
+                server, self._slabs.layout, rank=rank, wait_s=wait_s, transport=transport,
+                encoding=encoding, memory=self._slabs.memory, say=say,
+            )  # fmt: skip
+        except BaseException:
+            self._slabs.close()
+            raise
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0  # times that the server went on without this worker
         try:

@@ -2,7 +2,7 @@
 
 ::
 
-    coordinator ▸ shard   begin serve reserve join start hold fetch has load count
+    coordinator ▸ shard   begin serve reserve join start hold fetch has load set_version count
                           each is answered with done or failed, in their order
                           leave stop release                not answered
     shard ▸ coordinator   counts happened unreading asked   at any time, not answered
