@@ -11,6 +11,7 @@ from ps.bench_options import BenchConfig as BenchConfig  # noqa: PLC0414  # ps.c
 from ps.catalog import choose_task
 from ps.errors import UsageError
 from ps.optimizer_options import OptimizerOptions
+from ps.plan_options import PlanOptions
 from ps.policy import choose_rule
 from ps.settings import Options, check_not_negative, check_positive, flag, option
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
@@ -255,7 +256,9 @@ class RankOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerConfig(ServerOptions, RuleOptions, OptimizerOptions, TaskOptions, RunOptions):
+class ServerConfig(
+    ServerOptions, RuleOptions, PlanOptions, OptimizerOptions, TaskOptions, RunOptions
+):
     """Keep the parameters, and apply what workers push."""
 
 
@@ -293,8 +296,8 @@ class LaunchOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig(
-    LaunchOptions, TaskOptions, RuleOptions, OptimizerOptions, TrainingOptions, TransportOptions,
-    StragglerOptions, RunOptions,
+    LaunchOptions, TaskOptions, RuleOptions, PlanOptions, OptimizerOptions, TrainingOptions,
+    TransportOptions, StragglerOptions, RunOptions,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 

@@ -25,13 +25,14 @@ from ps.errors import StoppingError, UsageError
 from ps.settings import check_positive
 from ps.straggling import parse_allocation
 from ps.wire.messages import STOPPED_BY_TIMEOUT, Report
-from worker.datasets import Dataset, Positions, epoch_order, load_dataset, shares
+from worker.datasets import Dataset, Positions, load_dataset, shares
 from worker.encoding import Encoding
 from worker.models import build_model
 from worker.optimizer import PSOptimizer
 from worker.stragglers import Straggler
 from worker.task import Task, choose_device, resolve_task
 from worker.waiting import Waiting
+from worker.work import Piece, StaticWork, Work
 
 REPORT_S: Final = 0.25
 
@@ -155,6 +156,7 @@ class Trainer:
         self._device: Final = next(model.parameters()).device
         self._loss: Final = loss_for(dataset)
         self._since_report = _MeanLoss()
+        self._of_epoch = _MeanLoss()
         self._next_report_s = now()
         optimizer.client.deadline_s = now() + (config.timeout_s or math.inf)
 
@@ -181,23 +183,25 @@ class Trainer:
         self._seed_dropout()
         self._model.train()
         with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
-            for epoch in range(self._first_epoch(), self._task.epochs + 1):
-                steps = -(-len(self._share) // self._config.batch_size)
-                bar = progress.add_task(f"epoch {epoch} of {self._task.epochs}", total=steps)
-                self._epoch(epoch, partial(progress.advance, bar))
+            for piece in self._work().pieces():
+                steps = -(-len(piece.positions) // piece.batch_size)
+                bar = progress.add_task(f"epoch {piece.epoch} of {self._task.epochs}", total=steps)
+                self._piece(piece, partial(progress.advance, bar))
                 progress.remove_task(bar)
 
-    def _epoch(self, epoch: int, on_step: Callable[[], None]) -> None:
-        """One pass over this worker's share."""
-        order = epoch_order(self._share, self._task.seed, self._config.rank, epoch)
-        mean = _MeanLoss()
+    def _piece(self, piece: Piece, on_step: Callable[[], None]) -> None:
         began_s = self._now()
-        for inputs, targets in self._dataset.train_batches(order, self._config.batch_size):
+        for inputs, targets in self._dataset.train_batches(piece.positions, piece.batch_size):
             loss = self._step(inputs, targets, began_s)
-            mean.add(loss, len(targets))
-            self._report_now_and_then(epoch - 1)
+            self._of_epoch.add(loss, len(targets))
+            self._report_now_and_then(piece.epoch - 1)
             on_step()
             began_s = self._now()
+        if piece.ends_epoch:
+            self._end_epoch(piece.epoch)
+
+    def _end_epoch(self, epoch: int) -> None:
+        mean, self._of_epoch = self._of_epoch, _MeanLoss()
         self.totals.loss_by_epoch.append(mean.value())
         self._report("epoch", epoch)
         waiting = self.totals.wait_s / max(self.totals.wait_s + self.totals.compute_s, 1e-9)
@@ -236,6 +240,13 @@ class Trainer:
         )  # fmt: skip
         client.report(report)
         self._since_report = _MeanLoss()
+
+    def _work(self) -> Work:
+        return StaticWork(
+            self._share, seed=self._task.seed, rank=self._config.rank,
+            first_epoch=self._first_epoch(), epochs=self._task.epochs,
+            batch_size=self._config.batch_size, local_steps=1,
+        )  # fmt: skip
 
     def _first_epoch(self) -> int:
         """A worker that replaces another goes on where the run is."""
