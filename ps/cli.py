@@ -50,6 +50,9 @@ COMMANDS: Final = {
     "evaluate": Command("EvaluateConfig", "worker.evaluator:run", "measure a run's test accuracy"),
     "status": Command("StatusConfig", "ps.status:run", "show how a run stands"),
     "doctor": Command("DoctorConfig", "ps.doctor:run", "check this installation and a server"),
+    "experiment": Command(
+        "ExperimentConfig", "ps.experiments.command:run", "repeat an experiment of several runs"
+    ),
     "bench": Command("BenchConfig", "bench.command:run", "measure, side by side with others"),
 }
 

@@ -10,6 +10,7 @@ from ps.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_addr
 from ps.bench_options import BenchConfig as BenchConfig  # noqa: PLC0414  # ps.cli finds it here
 from ps.catalog import choose_task
 from ps.errors import UsageError
+from ps.experiment_options import ExperimentConfig as ExperimentConfig  # noqa: PLC0414
 from ps.optimizer_options import OptimizerOptions
 from ps.plan_options import PlanOptions
 from ps.policy import choose_rule

@@ -62,8 +62,10 @@ class HelpFormatter(DefaultHelpFormatter):
 
 def new_parser(prog: str, about: str, **settings: Any) -> OneLineParser:
     parser = OneLineParser(
-        prog=prog, description=about, formatter_class=HelpFormatter, add_help=False, **settings
-    )
+        prog=prog, description=about, formatter_class=HelpFormatter, add_help=False,
+        # An option that is told by its beginning alone means another one as soon as there are more.
+        allow_abbrev=False, **settings,
+    )  # fmt: skip
     parser.add_argument("-h", "--help", action="help", help="show this help")
     return parser
 
