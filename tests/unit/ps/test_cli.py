@@ -236,6 +236,8 @@ def wait(_):
         raise
     return 0
 cli.resolve = lambda _: wait
+# Under nohup a process inherits that SIGHUP is ignored, and Leash leaves it so.
+signal.signal(signal.Signals[sys.argv[1]], signal.SIG_DFL)
 cli.main(["doctor"])
 """
 
