@@ -14,6 +14,7 @@ __all__: list[str] = [
     "AdagradOptions",
     "AdamOptions",
     "ChunkSpec",
+    "DelayCompensation",
     "Nonfinite",
     "Outcome",
     "PushResult",
@@ -23,6 +24,7 @@ __all__: list[str] = [
     "Shard",
     "ShardStats",
     "StalenessClock",
+    "StalenessRate",
     "build_info",
     "codecs",
     "instruction_set",
@@ -180,6 +182,45 @@ class Schedule:
         """
         The learning rate of the update that follows `version` of them.
         """
+
+class StalenessRate:
+    """
+    How the learning rate goes with staleness.
+
+    decay: 'none', 'inverse' (1 / max(1, staleness); Zhang et al. 2016, arXiv:1511.05950) or 'poly'
+    ((1 + staleness)^-power; Xie et al. 2019, arXiv:1903.03934).
+    """
+    def __init__(
+        self, decay: str = "none", *, power: typing.SupportsFloat | typing.SupportsIndex = 0.5
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    def factor(self, staleness: typing.SupportsInt | typing.SupportsIndex) -> float:
+        """
+        What the learning rate of such an update is multiplied by.
+        """
+
+class DelayCompensation:
+    """
+    DC-ASGD (Zheng et al. 2017, arXiv:1609.08326).
+
+    A gradient g becomes g + strength * g * g * (w - what its worker had). kind: 'none', 'constant', or
+    'adaptive', which divides the strength by sqrt(mean_square + 1e-7), element by element; there
+    mean_square = decay * mean_square + (1 - decay) * g * g, from 0.
+    """
+    def __init__(
+        self,
+        kind: str = "none",
+        *,
+        strength: typing.SupportsFloat | typing.SupportsIndex = 0.04,
+        decay: typing.SupportsFloat | typing.SupportsIndex = 0.95,
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    @property
+    def decay(self) -> float: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def strength(self) -> float: ...
 
 class Outcome(enum.Enum):
     """
@@ -348,6 +389,38 @@ class kernels:
         sum = weight * payload if first, else sum += weight * payload.
         """
     @staticmethod
+    @typing.overload
+    def compensate(
+        isa: str,
+        w: numpy.typing.NDArray[numpy.float32],
+        backup: numpy.typing.NDArray[numpy.float32],
+        mean_square: numpy.typing.NDArray[numpy.float32] | None,
+        gradient: typing_extensions.Buffer,
+        corrected: numpy.typing.NDArray[numpy.float32],
+        compensation: DelayCompensation,
+    ) -> None:
+        """
+        Writes the gradient with its delay compensated to corrected.
+
+        mean_square: None, but for adaptive compensation, which changes it.
+        """
+    @staticmethod
+    @typing.overload
+    def compensate(
+        isa: str,
+        w: numpy.typing.NDArray[numpy.float64],
+        backup: numpy.typing.NDArray[numpy.float64],
+        mean_square: numpy.typing.NDArray[numpy.float64] | None,
+        gradient: typing_extensions.Buffer,
+        corrected: numpy.typing.NDArray[numpy.float64],
+        compensation: DelayCompensation,
+    ) -> None:
+        """
+        Writes the gradient with its delay compensated to corrected.
+
+        mean_square: None, but for adaptive compensation, which changes it.
+        """
+    @staticmethod
     def first_nonfinite(
         isa: str,
         dtype: str,
@@ -505,6 +578,8 @@ class Shard:
         schedule: Schedule = ...,
         first_chunk: typing.SupportsInt | typing.SupportsIndex = 0,
         threads: typing.SupportsInt | typing.SupportsIndex = 1,
+        staleness_rate: StalenessRate = ...,
+        compensation: DelayCompensation = ...,
     ) -> None:
         """
         bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of all
@@ -512,7 +587,9 @@ class Shard:
         times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1). schedule: the learning
         rate by the chunk's version. first_chunk: the number that the first of these chunks has in the whole
         model; every number taken or given is such a one. threads: how many share the work on a large chunk;
-        they change no bit of a result.
+        they change no bit of a result. staleness_rate: what the learning rate of a stale push is multiplied
+        by. compensation: of SGD alone, and not with average; keeps one copy of the parameters for each live
+        worker.
         """
     def clock(
         self,

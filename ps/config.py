@@ -15,6 +15,7 @@ from ps.optimizer_options import OptimizerOptions
 from ps.plan_options import PlanOptions
 from ps.policy import choose_rule
 from ps.settings import Options, check_not_negative, check_positive, flag, option
+from ps.staleness_options import StalenessOptions, check_softens
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
 
@@ -258,9 +259,14 @@ class RankOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig(
-    ServerOptions, RuleOptions, PlanOptions, OptimizerOptions, TaskOptions, RunOptions
-):
+    ServerOptions, RuleOptions, PlanOptions, OptimizerOptions, StalenessOptions, TaskOptions,
+    RunOptions,
+):  # fmt: skip
     """Keep the parameters, and apply what workers push."""
+
+    def check(self) -> None:
+        super().check()
+        check_softens(self, self.optimizer, choose_rule(self.policy, self.staleness))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,13 +303,14 @@ class LaunchOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig(
-    LaunchOptions, TaskOptions, RuleOptions, PlanOptions, OptimizerOptions, TrainingOptions,
-    TransportOptions, StragglerOptions, RunOptions,
+    LaunchOptions, TaskOptions, RuleOptions, PlanOptions, OptimizerOptions, StalenessOptions,
+    TrainingOptions, TransportOptions, StragglerOptions, RunOptions,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
     def check(self) -> None:
         super().check()
+        check_softens(self, self.optimizer, choose_rule(self.policy, self.staleness))
         parse_slow(self.slow, self.workers)
         parse_heterogeneity(self.heterogeneity, self.workers)
         if self.hetero_allocation is not None:

@@ -92,7 +92,8 @@ class DataPlane:
         self.model = None  # its memory first
         self.model = ServedModel(
             layout, self._config.chunk_kib * 1024, self._config, self._rule,
-            shard=self._shard, shards=self._config.shards, threads=self._config.threads,
+            softened=self._config, shard=self._shard, shards=self._config.shards,
+            threads=self._config.threads,
         )  # fmt: skip
 
     def reserve(self) -> int:

@@ -8,6 +8,12 @@ from ps.errors import LayoutError, UnknownChunkError
 from ps.layout import Chunk, Layout, assign
 from ps.optimizer_options import OptimizerOptions, core_options, core_schedule
 from ps.policy import Rule
+from ps.staleness_options import (
+    UNSOFTENED,
+    StalenessOptions,
+    core_compensation,
+    core_staleness_rate,
+)
 
 _NONFINITE: Final = {
     "raise": Nonfinite.RAISE, "skip": Nonfinite.SKIP, "apply": Nonfinite.APPLY,
@@ -19,9 +25,10 @@ class ServedModel:
 
     def __init__(
         self, layout: Layout, chunk_nbytes: int, options: OptimizerOptions, rule: Rule, *,
-        shard: int = 0, shards: int = 1, threads: int = 1,
+        softened: StalenessOptions = UNSOFTENED, shard: int = 0, shards: int = 1, threads: int = 1,
     ) -> None:  # fmt: skip
         """Args:
+            softened: what becomes of stale updates.
             shard: whose chunks to hold, of how many shards.
             threads: that share the work on a large chunk.
 
@@ -50,6 +57,8 @@ class ServedModel:
                 schedule=core_schedule(options),
                 first_chunk=first,
                 threads=threads,
+                staleness_rate=core_staleness_rate(softened),
+                compensation=core_compensation(softened),
             )
         except MemoryError as error:
             raise _does_not_fit(layout) from error

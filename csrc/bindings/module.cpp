@@ -14,6 +14,7 @@ PYBIND11_MODULE(_core, m) {
   register_settings(m);
   register_optimizers(m);
   register_schedule(m);
+  register_staleness(m);
   register_results(m);
   register_clock(m);
   register_kernels(m);

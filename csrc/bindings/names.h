@@ -10,6 +10,7 @@
 #include "core/codec.h"
 #include "core/dtype.h"
 #include "core/schedule.h"
+#include "core/staleness.h"
 
 namespace leash::bindings {
 
@@ -25,6 +26,16 @@ inline constexpr std::array<Choice<Kind>, 2> kKinds{
 
 inline constexpr std::array<Choice<Decay>, 3> kDecays{
     {{"constant", Decay::kConstant}, {"step", Decay::kStep}, {"cosine", Decay::kCosine}}};
+
+inline constexpr std::array<Choice<StalenessDecay>, 3> kStalenessDecays{
+    {{"none", StalenessDecay::kNone},
+     {"inverse", StalenessDecay::kInverse},
+     {"poly", StalenessDecay::kPolynomial}}};
+
+inline constexpr std::array<Choice<Compensation>, 3> kCompensations{
+    {{"none", Compensation::kNone},
+     {"constant", Compensation::kConstant},
+     {"adaptive", Compensation::kAdaptive}}};
 
 inline constexpr std::array<Choice<Codec>, 5> kCodecs{{{"raw", Codec::kRaw},
                                                        {"bf16", Codec::kBf16},

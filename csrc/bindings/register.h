@@ -16,6 +16,7 @@ void register_optimizers(pybind11::module_& m);
 void register_results(pybind11::module_& m);
 void register_schedule(pybind11::module_& m);
 void register_settings(pybind11::module_& m);
+void register_staleness(pybind11::module_& m);
 void register_shard(pybind11::module_& m);
 
 }  // namespace leash::bindings

@@ -20,10 +20,11 @@ std::unique_ptr<SharedShard> make_shard(const std::vector<ChunkSpec>& chunks,
                                         const OptimizerOptions& options, Bound bound, bool average,
                                         Nonfinite nonfinite, bool scale_lr,
                                         const Schedule& schedule, std::uint32_t first_chunk,
-                                        std::size_t threads) {
+                                        std::size_t threads, const StalenessRate& staleness_rate,
+                                        const DelayCompensation& compensation) {
   return std::make_unique<SharedShard>(
-      chunks,
-      ShardOptions{options, bound, average, nonfinite, scale_lr, schedule, first_chunk, threads});
+      chunks, ShardOptions{options, bound, average, nonfinite, scale_lr, schedule, first_chunk,
+                           threads, staleness_rate, compensation});
 }
 
 bool init(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
@@ -90,13 +91,16 @@ that the shard does not have, ValueError for a payload that does not fit; nothin
           py::init(&make_shard), py::arg("chunks"), py::arg("options"), py::kw_only(),
           py::arg("bound").none(true), py::arg("average"), py::arg("nonfinite"),
           py::arg("scale_lr") = false, py::arg("schedule") = Schedule{}, py::arg("first_chunk") = 0,
-          py::arg("threads") = 1,
+          py::arg("threads") = 1, py::arg("staleness_rate") = StalenessRate{},
+          py::arg("compensation") = DelayCompensation{},
           R"(bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of all
 workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
 times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1). schedule: the learning
 rate by the chunk's version. first_chunk: the number that the first of these chunks has in the whole
 model; every number taken or given is such a one. threads: how many share the work on a large chunk;
-they change no bit of a result.)")
+they change no bit of a result. staleness_rate: what the learning rate of a stale push is multiplied
+by. compensation: of SGD alone, and not with average; keeps one copy of the parameters for each live
+worker.)")
       .def_property_readonly("chunks", under_lock(&Shard::chunks))
       .def_property_readonly("initialized_chunks", under_lock(&Shard::initialized_chunks))
       .def("initialized", under_lock(&Shard::initialized), py::arg("chunk"))

@@ -34,6 +34,9 @@ void validate(const ChunkSpec& spec);
 struct WorkerView {
   std::uint64_t pulled_version;  // of the parameters that it has
   std::uint64_t staleness = 0;   // of its latest step
+  // For delay compensation, else null: a copy of the parameters that it has, once it got any.
+  std::byte* backup = nullptr;
+  bool backed_up = false;
 };
 
 struct Chunk {

@@ -17,6 +17,8 @@ std::size_t first_nonfinite(const std::byte* payload, std::size_t n) noexcept;
 template <typename T>
 void accumulate(T* sum, const std::byte* payload, std::size_t n, T weight, bool first) noexcept;
 template <typename T>
+void compensate(const Delayed<T>& delayed, const DelayStep<T>& step) noexcept;
+template <typename T>
 void sgd(const Stretch<T>& stretch, const SgdStep<T>& step) noexcept;
 template <typename T>
 void adam(const Stretch<T>& stretch, const AdamStep<T>& step) noexcept;

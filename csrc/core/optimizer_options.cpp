@@ -72,6 +72,10 @@ double learning_rate(const OptimizerOptions& options) {
   return std::visit([](const auto& chosen) { return chosen.lr; }, options);
 }
 
+bool maximizes(const OptimizerOptions& options) {
+  return std::visit([](const auto& chosen) { return chosen.maximize; }, options);
+}
+
 void set_learning_rate(OptimizerOptions& options, double lr) {
   std::visit([lr](auto& chosen) { chosen.lr = lr; }, options);
 }

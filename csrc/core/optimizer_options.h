@@ -51,6 +51,7 @@ void validate(const AdagradOptions& options);
 void validate(const OptimizerOptions& options);
 
 double learning_rate(const OptimizerOptions& options);
+bool maximizes(const OptimizerOptions& options);
 void set_learning_rate(OptimizerOptions& options, double lr);
 
 // The most buffers that an optimizer keeps beside the parameters, and the names of those that this

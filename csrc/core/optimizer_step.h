@@ -6,6 +6,7 @@
 #include <variant>
 
 #include "core/optimizer_options.h"
+#include "core/staleness.h"
 
 namespace leash {
 
@@ -37,6 +38,12 @@ struct AdagradStep {
 };
 
 template <typename T>
+struct DelayStep {
+  T lambda;  // negative to maximize: its correction is of the gradient that is followed downwards
+  T decay, gain, eps;  // gain: 1 - decay
+};
+
+template <typename T>
 using OptimizerStep = std::variant<SgdStep<T>, AdamStep<T>, AdagradStep<T>>;
 
 // For the update with this number, from 1, with this learning rate instead of the options'.
@@ -44,5 +51,8 @@ using OptimizerStep = std::variant<SgdStep<T>, AdamStep<T>, AdagradStep<T>>;
 template <typename T>
 OptimizerStep<T> step_of(const OptimizerOptions& options, double lr, std::uint64_t update,
                          bool fresh);
+
+template <typename T>
+DelayStep<T> delay_step_of(const DelayCompensation& compensation, bool maximize);
 
 }  // namespace leash

@@ -20,6 +20,16 @@ void validate(const ShardOptions& options) {
   if (options.average && options.bound != std::optional<std::uint64_t>(0)) {
     throw std::invalid_argument("average: expected bound 0, since a mean waits for every worker");
   }
+  if (options.average && options.compensation.is_on()) {
+    throw std::invalid_argument("compensation: expected 'none', since nothing in a mean is stale");
+  }
+}
+
+Application application_of(const ShardOptions& options) {
+  return {.schedule = options.schedule,
+          .scale_lr = options.scale_lr,
+          .staleness_rate = options.staleness_rate,
+          .compensation = options.compensation};
 }
 
 std::string name_of(const Chunk& chunk) { return "chunk " + std::to_string(chunk.index); }
@@ -29,12 +39,12 @@ std::string name_of(const Chunk& chunk) { return "chunk " + std::to_string(chunk
 Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
     : options_(options),
       pool_(options.threads),
-      optimizer_(options.optimizer, options.schedule, options.scale_lr,
-                 kernels_for(instruction_set()), pool_),
-      values_(slab_nbytes(specs)) {
+      optimizer_(options.optimizer, application_of(options), kernels_for(instruction_set()), pool_),
+      slab_nbytes_(slab_nbytes(specs)),
+      values_(slab_nbytes_) {
   validate(options_);
   for (std::size_t i = 0; i < optimizer_.state_names().size(); ++i) {
-    states_.emplace_back(slab_nbytes(specs));
+    states_.emplace_back(slab_nbytes_);
   }
   chunks_.reserve(specs.size());
   std::size_t offset = 0;
@@ -79,10 +89,17 @@ std::size_t Shard::initialized_chunks() const {
 void Shard::join(std::uint32_t worker, std::uint64_t clock) {
   members_.check_join(worker, clock);  // a small model's shard may have no chunk that could refuse
   for (const Chunk& chunk : chunks_) chunk.clock.check_join(worker, clock);
+  std::byte* const backup = options_.compensation.is_on()
+                                ? backups_.emplace(worker, slab_nbytes_).first->second.data()
+                                : nullptr;
   members_.join(worker, clock);
   for (Chunk& chunk : chunks_) {
     chunk.clock.join(worker, clock);
-    chunk.workers.insert_or_assign(worker, WorkerView{.pulled_version = chunk.version});
+    WorkerView view{.pulled_version = chunk.version};
+    if (backup != nullptr && chunk.spec.kind == Kind::kParameter) {
+      view.backup = backup + (chunk.values - values_.data());
+    }
+    chunk.workers.insert_or_assign(worker, view);
   }
 }
 
@@ -99,6 +116,7 @@ std::vector<Reply> Shard::leave(std::uint32_t worker) {
     chunk.workers.erase(worker);
     settle(chunk, true, replies);
   }
+  backups_.erase(worker);
   return replies;
 }
 
@@ -119,7 +137,10 @@ std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t
   optimizer_.write(chunk, out);
   if (worker) {
     const auto found = chunk.workers.find(*worker);
-    if (found != chunk.workers.end()) found->second.pulled_version = chunk.version;
+    if (found != chunk.workers.end()) {
+      found->second.pulled_version = chunk.version;
+      optimizer_.back_up(chunk, out, found->second);
+    }
   }
   return chunk.version;
 }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct ShardOptions {
   Schedule schedule = {};
   std::uint32_t first_chunk = 0;  // the number of this shard's first chunk in the whole model
   std::size_t threads = 1;        // that share the work on a large chunk
+  StalenessRate staleness_rate = {};
+  DelayCompensation compensation = {};  // one copy of the parameters for each live worker
 };
 
 // Not synchronised: one call at a time, from any thread. chunks() and spec() never change and need
@@ -52,7 +55,7 @@ class Shard {
   std::size_t initialized_chunks() const;
 
   // Throws std::invalid_argument, and changes nothing, if the worker is live or any chunk's
-  // clock refuses it.
+  // clock refuses it; with compensation also std::bad_alloc.
   void join(std::uint32_t worker, std::uint64_t clock);
   // Forgets the worker and all that waits for it; what it pushed for an incomplete bsp step is left
   // out of the mean. Returns the answers that waited only for it. Throws NotLive.
@@ -132,9 +135,11 @@ class Shard {
   ThreadPool pool_;
   Optimizer optimizer_;
   std::vector<Chunk> chunks_;
+  std::size_t slab_nbytes_;
   Slab values_;
-  std::vector<Slab> states_;              // in the order of state_names()
-  StalenessClock members_{std::nullopt};  // with the clocks that they joined at
+  std::vector<Slab> states_;                         // in the order of state_names()
+  std::unordered_map<std::uint32_t, Slab> backups_;  // of each live worker, with compensation
+  StalenessClock members_{std::nullopt};             // with the clocks that they joined at
   ShardStats stats_;
   std::uint64_t earlier_updates_ = 0;  // of versions that were set
   std::vector<void*> freed_;

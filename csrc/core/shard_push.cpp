@@ -60,7 +60,8 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
   } else if (finite) {
     // The clock already tells whether the answer may go out: if so, one pass writes it too.
     entry.answer_written = push.wants_payload && chunk.clock.admits(push.worker);
-    optimizer_.apply(chunk, push.gradient.encoded, entry.answer_written ? &push.answer : nullptr);
+    optimizer_.apply(chunk, push.gradient.encoded, entry.answer_written ? &push.answer : nullptr,
+                     chunk.workers.at(push.worker));
   }
   park(chunk, entry, push);
   settle(chunk, chunk.clock.minimum() != minimum, result.replies);
@@ -163,10 +164,14 @@ void Shard::collect_complete(Chunk& chunk) {
 
 Reply Shard::reply_to(Chunk& chunk, const Parked& entry) {
   const std::uint64_t lag = chunk.clock.lag(entry.worker);
-  // The answer to a step before the latest one lets nobody go on.
+  // The answer to a step before the latest one lets nobody go on, and is not what its worker has.
   const bool lets_go_on = entry.step == chunk.clock.clock(entry.worker);
   if (lets_go_on) stats_.max_lag = std::max(stats_.max_lag, lag);
-  if (entry.wants_payload) chunk.workers.at(entry.worker).pulled_version = chunk.version;
+  if (entry.wants_payload && lets_go_on) {
+    WorkerView& view = chunk.workers.at(entry.worker);
+    view.pulled_version = chunk.version;
+    if (!entry.answer_written) optimizer_.back_up(chunk, entry.answer, view);
+  }
   return {.chunk = chunk.index,
           .worker = entry.worker,
           .step = entry.step,

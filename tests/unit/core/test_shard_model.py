@@ -239,7 +239,7 @@ class ModelChunk:
 
     def answer(self, to: Waiting) -> tuple[Any, ...]:
         wants_payload = to.place is not None
-        if wants_payload:
+        if wants_payload and to.step == self.clocks[to.worker]:
             self.pulled[to.worker] = self.version
         lag = self.clocks[to.worker] - self.minimum()
         return (to.worker, to.step, self.version, lag, to.staleness, wants_payload)
