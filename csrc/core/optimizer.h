@@ -48,9 +48,10 @@ class Optimizer {
   // no overlap.
   void apply(Chunk& chunk, const Encoded& gradient, const Destination* reply) const;
 
-  // Applies the mean of the gradients, weighted by samples and summed in the order given, or for a
-  // buffer the last of them. Writes the new values to every reply.
-  // REQUIRES: at least one contribution, each with samples > 0. For each reply, as above.
+  // Applies the mean of the gradients, weighted by samples and summed in the order given, or, if
+  // the parameters are sums, their plain sum in that order; for a buffer the last of them. Writes
+  // the new values to every reply. REQUIRES: at least one contribution, each with samples > 0. For
+  // each reply, as above.
   void apply_mean(Chunk& chunk, std::span<const Contribution> contributions,
                   std::span<const Destination> replies) const;
 
@@ -58,6 +59,8 @@ class Optimizer {
   void write(const Chunk& chunk, const Destination& to) const { write_values(chunk, to, kernels_); }
 
  private:
+  // The parameters are sums: pushes have the weight 1, and the rate is that of an average.
+  bool sums() const { return std::holds_alternative<SumOptions>(options_); }
   // Counts an update of the chunk, made with lr_factor times the learning rate.
   template <typename T>
   OptimizerStep<T> begin_update(Chunk& chunk, double lr_factor) const;

@@ -35,6 +35,7 @@ Names names_of(const AdamOptions& options) {
   return Names(kAdamStates).first(options.amsgrad ? 3 : 2);
 }
 Names names_of(const AdagradOptions&) { return kAdagradStates; }
+Names names_of(const SumOptions&) { return {}; }
 
 }  // namespace
 
@@ -62,6 +63,11 @@ void validate(const AdagradOptions& options) {
   require_non_negative("weight_decay", options.weight_decay);
   require_non_negative("initial_accumulator_value", options.initial_accumulator_value);
   require_non_negative("eps", options.eps);
+}
+
+void validate(const SumOptions& options) {
+  require(options.lr >= 0.0 && options.lr <= 1.0, "lr", options.lr,
+          "a number from 0 to 1 for sums");
 }
 
 void validate(const OptimizerOptions& options) {
