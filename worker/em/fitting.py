@@ -120,8 +120,8 @@ def fit_together(
     for number in range(fits[0].mixture.n_init):
         _start(fits, number, added)
         while active := [fit for fit in fits if fit.runs]:
-            total = added.total(PARTS, _size(active), lambda parts: _e_steps(active, parts))  # noqa: B023
-            for fit, part in zip(active, _split(active, total), strict=True):
+            total = added.total(PARTS, size_of(active), lambda parts: _e_steps(active, parts))  # noqa: B023
+            for fit, part in zip(active, split(active, total), strict=True):
                 fit.advance(part)
             on_iteration(len(active))
         for fit in fits:
@@ -141,8 +141,8 @@ def _start(fits: Sequence[Fit], number: int, sums: Sums) -> None:
         ]
         return np.concatenate(parts)
 
-    total = sums.total(len(fits), _size(fits), compute)
-    for fit, part in zip(fits, _split(fits, total), strict=True):
+    total = sums.total(len(fits), size_of(fits), compute)
+    for fit, part in zip(fits, split(fits, total), strict=True):
         fit.begin(part)
 
 
@@ -150,9 +150,9 @@ def _e_steps(fits: Sequence[Fit], parts: Sequence[range]) -> Floats:
     return np.concatenate([fit.statistics(parts) for fit in fits])
 
 
-def _size(fits: Sequence[Fit]) -> int:
+def size_of(fits: Sequence[Fit]) -> int:
     return sum(fit.family.size for fit in fits)
 
 
-def _split(fits: Sequence[Fit], total: Floats) -> list[Floats]:
+def split(fits: Sequence[Fit], total: Floats) -> list[Floats]:
     return np.split(total, np.cumsum([fit.family.size for fit in fits])[:-1])
