@@ -25,6 +25,7 @@ __all__: list[str] = [
     "ShardStats",
     "StalenessClock",
     "StalenessRate",
+    "SumOptions",
     "build_info",
     "codecs",
     "instruction_set",
@@ -154,13 +155,24 @@ class AdagradOptions:
     @property
     def weight_decay(self) -> float: ...
 
+class SumOptions:
+    """
+    Parameters that are sums of what is pushed.
+
+    Under bsp w = (1 - lr) * w + lr * (the plain sum of a step's pushes, in the order of worker ids); on
+    arrival the same with one push. ValueError unless lr is from 0 to 1.
+    """
+    def __init__(self, lr: typing.SupportsFloat | typing.SupportsIndex = 1.0) -> None: ...
+    @property
+    def lr(self) -> float: ...
+
 class Schedule:
     """
     How the learning rate goes with the number of updates.
 
-    decay: 'constant', 'step' (torch's StepLR: step_size, gamma) or 'cosine' (CosineAnnealingLR from 0 to
-    total_updates, down to minimum, where it stays). Before it LinearLR, from warmup_start_factor to 1
-    in warmup_updates; the decay counts from 0 after that.
+    decay: 'constant', 'step' (torch's StepLR: step_size, gamma), 'cosine' (CosineAnnealingLR from 0 to
+    total_updates, down to minimum, where it stays) or 'power' (base * (version + offset)**-power). Before
+    it LinearLR, from warmup_start_factor to 1 in warmup_updates; the decay counts from 0 after that.
     """
     def __init__(
         self,
@@ -172,6 +184,8 @@ class Schedule:
         minimum: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         warmup_updates: typing.SupportsInt | typing.SupportsIndex = 0,
         warmup_start_factor: typing.SupportsFloat | typing.SupportsIndex = 0.3333333333333333,
+        power: typing.SupportsFloat | typing.SupportsIndex = 0.6,
+        offset: typing.SupportsFloat | typing.SupportsIndex = 2.0,
     ) -> None: ...
     def __repr__(self) -> str: ...
     def lr(
@@ -438,7 +452,7 @@ class kernels:
         states: list[numpy.typing.NDArray[numpy.float32]],
         gradient: typing_extensions.Buffer,
         reply: typing_extensions.Buffer | None,
-        options: SgdOptions | AdamOptions | AdagradOptions,
+        options: SgdOptions | AdamOptions | AdagradOptions | SumOptions,
         number: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
@@ -455,7 +469,7 @@ class kernels:
         states: list[numpy.typing.NDArray[numpy.float64]],
         gradient: typing_extensions.Buffer,
         reply: typing_extensions.Buffer | None,
-        options: SgdOptions | AdamOptions | AdagradOptions,
+        options: SgdOptions | AdamOptions | AdagradOptions | SumOptions,
         number: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
@@ -569,7 +583,7 @@ class Shard:
     def __init__(
         self,
         chunks: collections.abc.Sequence[ChunkSpec],
-        options: SgdOptions | AdamOptions | AdagradOptions,
+        options: SgdOptions | AdamOptions | AdagradOptions | SumOptions,
         *,
         bound: typing.SupportsInt | typing.SupportsIndex | None,
         average: bool,

@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Literal
 from ps.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
 from ps.bench_options import BenchConfig as BenchConfig  # noqa: PLC0414  # ps.cli finds it here
 from ps.catalog import choose_task
+from ps.em_options import EmConfig as EmConfig  # noqa: PLC0414  # likewise
 from ps.errors import UsageError
 from ps.experiment_options import ExperimentConfig as ExperimentConfig  # noqa: PLC0414
 from ps.optimizer_options import OptimizerOptions

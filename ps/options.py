@@ -104,6 +104,9 @@ def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
         group.add_argument(names[0], action=ActionYesNo(yes_prefix="", no_prefix="no-"), **about)
         return
     metavar = field.metadata["metavar"] or _metavar(field)
+    if field.metadata.get("several"):
+        group.add_argument(*names, nargs="+", action=_Joined, metavar=metavar, **about)
+        return
     if is_argument(field):
         group.add_argument(field.name, nargs="?", type=field.type, metavar=metavar, **about)
         return
@@ -125,6 +128,15 @@ def _plain_type(annotation: Any) -> Any:
 def _choices(annotation: Any) -> tuple[str, ...]:
     plain = _plain_type(annotation)
     return get_args(plain) if get_origin(plain) is Literal else ()
+
+
+class _Joined(Action):
+    """Several words as one text, with commas: ``--k 1 2 10`` is ``--k 1,2,10``."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, words: list[str], option: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, ",".join(words))
 
 
 class _PrintCompletion(Action):

@@ -17,9 +17,16 @@ from ps.errors import UsageError
 T = TypeVar("T")
 
 
-def option(default: T, help: str, *aliases: str, metavar: str | None = None) -> T:  # noqa: A002
-    """A dataclass field that is an option of the command line."""
-    metadata = {"help": help, "aliases": aliases, "metavar": metavar}
+def option(
+    default: T, help: str, *aliases: str, metavar: str | None = None, several: bool = False  # noqa: A002
+) -> T:  # fmt: skip
+    """A dataclass field that is an option of the command line.
+
+    Args:
+        several: a text of values with commas between them, which on the command line may be words
+            of their own.
+    """
+    metadata = {"help": help, "aliases": aliases, "metavar": metavar, "several": several}
     made: T = field(default=default, metadata=metadata)
     return made
 

@@ -24,8 +24,10 @@ inline constexpr std::array<Choice<Dtype>, 2> kDtypes{{{"f32", Dtype::kF32}, {"f
 inline constexpr std::array<Choice<Kind>, 2> kKinds{
     {{"parameter", Kind::kParameter}, {"buffer", Kind::kBuffer}}};
 
-inline constexpr std::array<Choice<Decay>, 3> kDecays{
-    {{"constant", Decay::kConstant}, {"step", Decay::kStep}, {"cosine", Decay::kCosine}}};
+inline constexpr std::array<Choice<Decay>, 4> kDecays{{{"constant", Decay::kConstant},
+                                                       {"step", Decay::kStep},
+                                                       {"cosine", Decay::kCosine},
+                                                       {"power", Decay::kPower}}};
 
 inline constexpr std::array<Choice<StalenessDecay>, 3> kStalenessDecays{
     {{"none", StalenessDecay::kNone},

@@ -61,7 +61,7 @@ struct KernelsFor {
   //   corrected[i] = gradient[i] + strength * (w[i] - backup[i]) * gradient[i] * gradient[i]
   void (*compensate)(const Delayed<T>& delayed, const DelayStep<T>& step) noexcept;
 
-  // One step of torch.optim's optimizers, in one pass over memory. In all three g begins as
+  // One step of torch.optim's optimizers, in one pass over memory. In the first three g begins as
   // sign * gradient[i] + weight_decay * w[i], and the last act is reply[i] = w[i].
 
   // SGD; with momentum = state[0], if that is not null:
@@ -85,6 +85,10 @@ struct KernelsFor {
   //   sum[i] = sum[i] + g * g
   //   w[i] = w[i] - lr * g / (sqrt(sum[i]) + eps)
   void (*adagrad)(const Stretch<T>& stretch, const AdagradStep<T>& step) noexcept;
+
+  // w[i] = keep * w[i] + gain * gradient[i]; with keep = 0 the old w[i] is not read. No sign, no
+  // decay; the last act is as above.
+  void (*sum)(const Stretch<T>& stretch, const SumStep<T>& step) noexcept;
 };
 
 struct Kernels {

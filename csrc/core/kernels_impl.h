@@ -24,6 +24,8 @@ template <typename T>
 void adam(const Stretch<T>& stretch, const AdamStep<T>& step) noexcept;
 template <typename T>
 void adagrad(const Stretch<T>& stretch, const AdagradStep<T>& step) noexcept;
+template <typename T>
+void sum(const Stretch<T>& stretch, const SumStep<T>& step) noexcept;
 
 namespace {
 

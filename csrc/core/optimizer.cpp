@@ -204,9 +204,11 @@ template <typename T>
 void Optimizer::descend_along_mean(Chunk& chunk, std::span<const Contribution> contributions,
                                    std::span<const Destination> replies) const {
   const KernelsFor<T>& kernels = kernels_.of<T>();
+  const bool is_sum = sums();
   const double total = total_samples(contributions);
-  const auto step = begin_update<T>(
-      chunk, application_.scale_lr ? static_cast<double>(contributions.size()) : 1.0);
+  const bool scales = application_.scale_lr && !is_sum;
+  const auto step =
+      begin_update<T>(chunk, scales ? static_cast<double>(contributions.size()) : 1.0);
 
   pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
     alignas(kCacheLine) T sum[kBlockValues];
@@ -214,7 +216,7 @@ void Optimizer::descend_along_mean(Chunk& chunk, std::span<const Contribution> c
     for (std::size_t begin = first; begin < first + count; begin += kBlockValues) {
       const std::size_t n = std::min(kBlockValues, first + count - begin);
       for (const Contribution& c : contributions) {
-        const T weight = static_cast<T>(static_cast<double>(c.samples) / total);
+        const T weight = is_sum ? T{1} : static_cast<T>(static_cast<double>(c.samples) / total);
         const std::byte* const values = read_values(c.gradient, begin, n, decoded, kernels_);
         kernels.accumulate(sum, values, n, weight, &c == &contributions.front());
       }

@@ -61,9 +61,10 @@ class Optimizer {
   void apply(Chunk& chunk, const Encoded& gradient, const Destination* reply,
              WorkerView& worker) const;
 
-  // Applies the mean of the gradients, weighted by samples and summed in the order given, or for a
-  // buffer the last of them. Writes the new values to every reply.
-  // REQUIRES: at least one contribution, each with samples > 0. For each reply, as above.
+  // Applies the mean of the gradients, weighted by samples and summed in the order given, or, if
+  // the parameters are sums, their plain sum in that order; for a buffer the last of them. Writes
+  // the new values to every reply. REQUIRES: at least one contribution, each with samples > 0. For
+  // each reply, as above.
   void apply_mean(Chunk& chunk, std::span<const Contribution> contributions,
                   std::span<const Destination> replies) const;
 
@@ -73,6 +74,8 @@ class Optimizer {
   void back_up(const Chunk& chunk, const Destination& written, WorkerView& worker) const;
 
  private:
+  // The parameters are sums: pushes have the weight 1, and the rate is that of an average.
+  bool sums() const { return std::holds_alternative<SumOptions>(options_); }
   // Counts an update of the chunk, made with lr_factor times the learning rate.
   template <typename T>
   OptimizerStep<T> begin_update(Chunk& chunk, double lr_factor) const;

@@ -40,6 +40,11 @@ AdagradStep<T> make(const AdagradOptions& options, double lr, double update, boo
           .sign = static_cast<T>(options.maximize ? -1 : 1)};
 }
 
+template <typename T>
+SumStep<T> make(const SumOptions&, double lr, double, bool) {
+  return {.keep = static_cast<T>(1.0 - lr), .gain = static_cast<T>(lr)};
+}
+
 }  // namespace
 
 template <typename T>

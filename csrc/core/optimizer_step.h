@@ -44,7 +44,13 @@ struct DelayStep {
 };
 
 template <typename T>
-using OptimizerStep = std::variant<SgdStep<T>, AdamStep<T>, AdagradStep<T>>;
+struct SumStep {
+  T keep;  // 1 - lr
+  T gain;  // lr
+};
+
+template <typename T>
+using OptimizerStep = std::variant<SgdStep<T>, AdamStep<T>, AdagradStep<T>, SumStep<T>>;
 
 // For the update with this number, from 1, with this learning rate instead of the options'.
 // fresh: the optimizer's buffers hold nothing yet.

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from ps._core import AdagradOptions, AdamOptions, SgdOptions
+from ps._core import AdagradOptions, AdamOptions, SgdOptions, SumOptions
 from ps.config import ServerConfig
 from ps.errors import UsageError
 from ps.optimizer_options import core_options, core_schedule, parse_betas, told_settings
@@ -31,6 +31,12 @@ from ps.optimizer_options import core_options, core_schedule, parse_betas, told_
         ({"warmup_start_factor": 0.5}, "--warmup-start-factor: needs --warmup-updates"),
         ({"warmup_updates": 5, "warmup_start_factor": 0.0}, "--warmup-start-factor 0.0: give a"),
         ({"warmup_updates": -1}, "--warmup-updates -1: give a number from 0"),
+        ({"optimizer": "sum", "lr": 1.5}, "--lr 1.5: --optimizer sum takes 0 to 1"),
+        ({"optimizer": "sum", "weight_decay": 0.1}, "--weight-decay: .* does not descend"),
+        ({"optimizer": "sum", "maximize": True}, "--maximize: .* does not descend; leave it out"),
+        ({"optimizer": "sum", "momentum": 0.5}, "--momentum: --optimizer sum has no such option"),
+        ({"lr_power": 0.7}, "--lr-power: .* or give --lr-schedule power"),
+        ({"lr_schedule": "power", "lr_offset": 0.5}, "--lr-offset 0.5: give a number of at least"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_one_line(settings: dict[str, Any], text: str) -> None:
@@ -74,6 +80,17 @@ def test_the_schedule_reaches_the_core() -> None:
     assert [schedule.lr(1.0, version) for version in (0, 2, 4, 13, 14, 24)] == [
         0.5, 0.75, 1.0, 1.0, 0.5, 0.25,
     ]  # fmt: skip
+
+
+def test_sums_and_their_falling_rate_reach_the_core() -> None:
+    config = ServerConfig(
+        optimizer="sum", lr=1.0, lr_schedule="power", lr_power=0.5, lr_offset=4.0
+    )
+    config.check()
+    made = core_options(config)
+    assert isinstance(made, SumOptions)
+    assert made.lr == 1.0
+    assert [core_schedule(config).lr(1.0, version) for version in (0, 5)] == [0.5, 1 / 3]
 
 
 def test_what_does_not_belong_to_the_choice_is_told_as_none() -> None:
