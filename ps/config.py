@@ -210,13 +210,35 @@ class TransportOptions(Options):
 class StragglerOptions(Options):
     title: ClassVar[str] = "stragglers, made on purpose"
 
-    slow: str = option("0", "sleep so long before every step", metavar="SECONDS,...")
+    slow: str = option(
+        "0",
+        "sleep so long before every step: 0.2, a list by rank 0.2,0.3, a distribution exp:0.2, "
+        "pauses such as 0.2+pause:chance=0.02,for=5, or by time 0.2@..60+0.8@60..; all from the "
+        "seed; a list of what has a colon takes / for its commas",
+        metavar="SECONDS,...",
+    )
     heterogeneity: str = option(
         "1", "a worker of heterogeneity r takes 1/r times as long for a step", metavar="R,..."
     )
     hetero_allocation: str | None = option(
         None, "split the data in this proportion, a number per worker", metavar="1.0-0.5"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeScaleOptions(Options):
+    title: ClassVar[str] = "experiments"
+
+    time_scale: float = option(
+        1.0,
+        "how long a second of the experiment takes: 0.1 shortens the delays to a tenth, and takes "
+        "off them what computing takes too long, so that all proportions are kept",
+        metavar="FACTOR",
+    )
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "time_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,15 +279,16 @@ class RankOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig(
-    ServerOptions, RuleOptions, PlanOptions, OptimizerOptions, TaskOptions, RunOptions
-):
+    ServerOptions, RuleOptions, PlanOptions, OptimizerOptions, TaskOptions, RunOptions,
+    TimeScaleOptions,
+):  # fmt: skip
     """Keep the parameters, and apply what workers push."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig(
     ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, TransportOptions,
-    StragglerOptions,
+    StragglerOptions, TimeScaleOptions,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 
@@ -297,7 +320,7 @@ class LaunchOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig(
     LaunchOptions, TaskOptions, RuleOptions, PlanOptions, OptimizerOptions, TrainingOptions,
-    TransportOptions, StragglerOptions, RunOptions,
+    TransportOptions, StragglerOptions, TimeScaleOptions, RunOptions,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
