@@ -50,6 +50,7 @@ COMMANDS: Final = {
     "evaluate": Command("EvaluateConfig", "worker.evaluator:run", "measure a run's test accuracy"),
     "status": Command("StatusConfig", "ps.status:run", "show how a run stands"),
     "doctor": Command("DoctorConfig", "ps.doctor:run", "check this installation and a server"),
+    "simulate": Command("SimulateConfig", "ps.simulate:run", "predict a run before it is paid for"),
     "bench": Command("BenchConfig", "bench.command:run", "measure, side by side with others"),
 }
 

@@ -14,6 +14,12 @@ from ps.optimizer_options import OptimizerOptions
 from ps.plan_options import PlanOptions
 from ps.policy import choose_rule
 from ps.settings import Options, check_not_negative, check_positive, flag, option
+from ps.simulate_options import (
+    ClusterOptions,
+    ComparisonOptions,
+    SimulatedRunOptions,
+    choose_rules,
+)
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
 
@@ -367,6 +373,16 @@ class StatusConfig(ConnectionOptions, StatusOptions):
 
     # Whoever asks how a run stands believes that it runs.
     wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateConfig(SimulatedRunOptions, ClusterOptions, RuleOptions, ComparisonOptions):
+    """Play a run in virtual time: what would these machines do, under this policy or that?"""
+
+    def check(self) -> None:
+        super().check()
+        choose_rules(self.compare, self.policy, self.staleness)
+        self.cluster(self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,11 +60,13 @@ class ClockGate:
         self._updates += 1
         if self._bound is None:
             return [worker]
-        self._waiting[clock - self._bound].append(worker)
-        self._awaited[worker] = clock - self._bound
         released = self._let_go()
-        if clock - self._bound <= self._minimum and worker in self._awaited:
-            released += self._take(clock - self._bound)
+        awaited = clock - self._bound
+        if awaited <= self._minimum:
+            released.append(worker)
+        else:
+            self._waiting[awaited].append(worker)
+            self._awaited[worker] = awaited
         return released
 
     def lag(self, worker: int) -> int:
@@ -79,14 +81,11 @@ class ClockGate:
         minimum = self._clock.minimum()
         while self._minimum < minimum:
             self._minimum += 1
-            released += self._take(self._minimum)
+            workers = self._waiting.pop(self._minimum, [])
+            for worker in workers:
+                del self._awaited[worker]
+            released += workers
         return released
-
-    def _take(self, awaited: int) -> list[int]:
-        workers = self._waiting.pop(awaited, [])
-        for worker in workers:
-            del self._awaited[worker]
-        return workers
 
 
 # By policy: what makes its gate of a rule.

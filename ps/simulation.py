@@ -20,8 +20,9 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from ps.cluster import Cluster, Machine
+from ps.cluster import Cluster
 from ps.gates import Gate
+from ps.machine import Machine
 
 PROGRESS_STEPS: Final = 5000  # between two reports of progress
 
@@ -81,6 +82,7 @@ class _Worker:
     rank: int
     machine: Machine
     life: int = 0  # events of an earlier one mean nothing
+    is_alive: bool = False
     is_member: bool = False  # the others wait for it
     batches: int = 0  # under way
     began_s: float = 0.0
@@ -147,8 +149,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         for worker in self._workers.values():
-            self._gate.join(worker.rank)
-            worker.is_member = True
+            self._join(worker)
         for worker in self._workers.values():
             self._start(worker, 0.0)
         while self._events:
@@ -161,6 +162,10 @@ class Simulation:
         heapq.heappush(self._events, (time_s, next(self._numbers), happens, w, w.life))
 
     # The circle.
+
+    def _join(self, worker: _Worker) -> None:
+        self._gate.join(worker.rank)
+        worker.is_alive = worker.is_member = True
 
     def _start(self, worker: _Worker, now_s: float) -> None:
         """A life begins."""
@@ -197,6 +202,8 @@ class Simulation:
         version = gate.version()
         for rank in ranks:
             worker = self._workers[rank]
+            if not worker.is_alive:
+                continue  # nobody has missed it yet
             worker.version = version
             outcome.max_lag = max(outcome.max_lag, gate.lag(rank))
             self._outbound_free_s = max(now_s, self._outbound_free_s) + self._cluster.transfer_s
@@ -216,14 +223,14 @@ class Simulation:
 
     def _leave(self, worker: _Worker, now_s: float) -> None:
         """It has no more to do."""
-        worker.life += 1
+        self._end_life(worker)
         self._forget(worker, now_s)
 
     def _fail(self, worker: _Worker, now_s: float) -> None:
         failures = self._cluster.failures
         assert failures is not None
         self._outcome.failures += 1
-        worker.life += 1
+        self._end_life(worker)
         self._work.give_back(worker.rank, worker.batches)
         worker.batches = 0
         self._at(now_s + failures.evict_s, self._forget, worker)
@@ -233,9 +240,12 @@ class Simulation:
         # Whoever comes back before it was missed is missed no more.
         self._forget(worker, now_s)
         worker.life += 1
-        self._gate.join(worker.rank)
-        worker.is_member = True
+        self._join(worker)
         self._start(worker, now_s)
+
+    def _end_life(self, worker: _Worker) -> None:
+        worker.life += 1
+        worker.is_alive = False
 
     def _forget(self, worker: _Worker, now_s: float) -> None:
         if worker.is_member:

@@ -35,17 +35,16 @@ EXAMPLES: Final = (
 class Draw:
     """Seconds from a distribution."""
 
-    name: str  # one of DISTRIBUTIONS, or "constant"
+    name: str  # one of DISTRIBUTIONS; "constant"; or "chance", of a pause and how long it is
     parameters: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Some steps stand still for a while."""
+    """Now and then the worker stands still."""
 
+    every_s: float  # between the end of one and the next
     for_s: float
-    every_s: float | None = None  # seconds of running between two pauses; or
-    chance: float | None = None  # the share of the steps that pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +122,11 @@ def _pause(text: str, rest: str) -> Pause:
                      "pause:every=30,for=5 or pause:chance=0.02,for=5")  # fmt: skip
     for_s = _seconds(values["for"], text)
     if "every" in values:
-        return Pause(for_s, every_s=_seconds(values["every"], text))
+        return Pause(_seconds(values["every"], text), for_s)
     chance = _seconds(values["chance"], text)
     if chance > 1:
         raise _wrong(text, "a chance is at most 1", "pause:chance=0.02,for=5")
-    return Pause(for_s, chance=chance)
+    return Draw("chance", (chance, for_s))
 
 
 def _seconds(number: str, text: str) -> float:

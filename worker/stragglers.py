@@ -41,7 +41,9 @@ class Straggler:
             UsageError: `slow` does not follow the grammar, or heterogeneity is outside (0, 1].
         """
         if not 0.0 < heterogeneity <= 1.0:
-            raise UsageError(f"--heterogeneity {heterogeneity:g}: give a number above 0 and at most 1")
+            raise UsageError(
+                f"--heterogeneity {heterogeneity:g}: give a number above 0 and at most 1"
+            )
         self._delays: Final = Delays(parse_slowness(slow), seed=seed, rank=rank)
         self._heterogeneity: Final = heterogeneity
         self._scale: Final = time_scale
