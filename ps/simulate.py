@@ -23,6 +23,7 @@ from ps.simulation import FixedShares, Outcome, SharedWork, Simulation, Step, Wo
 from ps.table import duration, percent
 
 SHOWN_WORKERS: Final = 10  # in a picture
+MIN_WIDTH: Final = 120  # columns
 SHOWN_STEPS: Final = 200  # of each
 
 
@@ -162,7 +163,7 @@ def _show(predictions: list[Prediction], config: SimulateConfig) -> None:
         cells = (_COLUMNS[name](prediction) for name in shown)
         table.add_row(Text(str(prediction.rule), "bold"), *cells)
     # All of it, however narrow the terminal is: a cell that was cut tells nothing.
-    console = Console(width=max(Console().width, 100))
+    console = Console(width=max(Console().width, MIN_WIDTH))
     console.print(table)
 
 

@@ -115,7 +115,7 @@ def _amount(text: str) -> Draw | Pause:
     return Draw(name, values)
 
 
-def _pause(text: str, rest: str) -> Pause:
+def _pause(text: str, rest: str) -> Draw | Pause:
     values = dict(pair.partition("=")[::2] for pair in rest.split(","))
     if values.keys() not in ({"every", "for"}, {"chance", "for"}):
         raise _wrong(text, "a pause has a length, and a time between two or a chance",

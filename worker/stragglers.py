@@ -51,6 +51,7 @@ class Straggler:
         self._now: Final = now
         self._began_s: float | None = None
         self._debt_s = 0.0  # that sleeps have still to pay off
+        self._unpaid_s = 0.0  # what was left of it after the last step's delay
         self._delay_s = 0.0  # the sum so far, at full scale
         self._compute_s = 0.0
 
@@ -60,6 +61,7 @@ class Straggler:
         if self._began_s is None:
             self._began_s = now_s
         self._delay(self._delays.next((now_s - self._began_s) / self._scale))
+        self._unpaid_s = self._debt_s
 
     def after_compute(self, compute_s: float) -> None:
         """Sleep until a computation that took ``compute_s`` seconds has taken 1/r times that."""
@@ -70,12 +72,12 @@ class Straggler:
     def complaint(self) -> str | None:
         """One line, if this machine was too slow for the time scale."""
         wanted_s = self._scale * (self._delay_s + self._compute_s)
-        if self._debt_s <= _NEGLIGIBLE * wanted_s:
+        if self._unpaid_s <= _NEGLIGIBLE * wanted_s:
             return None
         least = self._compute_s / (self._delay_s + self._compute_s)
         return (
             f"--time-scale {self._scale:g}: this worker computes too long for it, and took "
-            f"{1 + self._debt_s / wanted_s:.2f} times as long as it should have; give {least:.2g} "
+            f"{1 + self._unpaid_s / wanted_s:.2f} times as long as it should have; give {least:.2g} "
             "or more"
         )
 
