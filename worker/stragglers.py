@@ -74,11 +74,11 @@ class Straggler:
         wanted_s = self._scale * (self._delay_s + self._compute_s)
         if self._unpaid_s <= _NEGLIGIBLE * wanted_s:
             return None
+        took = 1 + self._unpaid_s / wanted_s
         least = self._compute_s / (self._delay_s + self._compute_s)
         return (
             f"--time-scale {self._scale:g}: this worker computes too long for it, and took "
-            f"{1 + self._unpaid_s / wanted_s:.2f} times as long as it should have; give {least:.2g} "
-            "or more"
+            f"{took:.2f} times as long as it should have; give {least:.2g} or more"
         )
 
     def _delay(self, delay_s: float) -> None:

@@ -83,7 +83,7 @@ def test_what_is_dealt_out_to_a_worker_is_read_there_as_it_was_here(texts: list[
     ],
 )
 def test_a_wrong_one_is_refused_in_one_line_that_shows_a_right_one(text: str, says: str) -> None:
-    with pytest.raises(UsageError, match="^--slow ") as caught:
+    with pytest.raises(UsageError, match=r"^--slow ") as caught:
         parse_slow(text, 1)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
