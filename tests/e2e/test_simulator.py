@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import Any, Final
 
 import pytest
@@ -23,8 +23,8 @@ from support.processes import LEASH, Child
 
 SEED: Final = 3
 WORKERS: Final = 4
-# A worker each of every kind that the laboratory knows, and of about the same speed.
-SLOW: Final = "exp:0.1/0.05@..3+0.15@3../normal:0.1,0.04/0.06+pause:chance=0.05,for=0.8"
+# A worker each of several kinds of slowness, and of about the same speed.
+SLOW: Final = "exp:0.1/uniform:0.05,0.15/normal:0.1,0.04/0.06+pause:chance=0.05,for=0.8"
 BATCH_SIZE: Final = 24
 EPOCHS: Final = 4
 STEPS: Final = EPOCHS * 15  # of every worker: its share of the samples is 359 or 360
@@ -45,7 +45,10 @@ class Seen:
         return self.answered_s[-1] - self.answered_s[0]
 
     def compute(self, rank: int) -> str:
-        """What its batches take beside their delays: the mean, and what the first takes more."""
+        """What its batches take beside their delays, and what the first takes more.
+
+        An exponential distribution that is shifted has their mean and their deviation.
+        """
         delays = Delays(parse_slow(SLOW, WORKERS)[rank - 1], seed=SEED, rank=rank)
         began_s = [0.0, *self.answered_s[:-1]]
         own_s = [
@@ -53,7 +56,8 @@ class Seen:
             for began, pushed in zip(began_s, self.pushed_s, strict=True)
         ]
         mean_s = fmean(own_s[1:])
-        return f"{max(0.0, mean_s)}+{max(0.0, own_s[0] - mean_s)}@..0.001"
+        spread_s = min(mean_s, pstdev(own_s[1:]))
+        return f"{mean_s - spread_s}+exp:{spread_s}+{max(0.0, own_s[0] - mean_s)}@..0.001"
 
 
 def launched(run: Path, *options: str) -> dict[int, Seen]:
