@@ -54,6 +54,7 @@ COMMANDS: Final = {
     "experiment": Command(
         "ExperimentConfig", "ps.experiments.command:run", "repeat an experiment of several runs"
     ),
+    "simulate": Command("SimulateConfig", "ps.simulate:run", "predict a run before it is paid for"),
     "bench": Command("BenchConfig", "bench.command:run", "measure, side by side with others"),
 }
 

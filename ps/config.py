@@ -16,6 +16,12 @@ from ps.optimizer_options import OptimizerOptions
 from ps.plan_options import PlanOptions
 from ps.policy import choose_rule
 from ps.settings import Options, check_not_negative, check_positive, flag, option
+from ps.simulate_options import (
+    ClusterOptions,
+    ComparisonOptions,
+    SimulatedRunOptions,
+    choose_rules,
+)
 from ps.staleness_options import StalenessOptions, check_softens
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
@@ -213,13 +219,35 @@ class TransportOptions(Options):
 class StragglerOptions(Options):
     title: ClassVar[str] = "stragglers, made on purpose"
 
-    slow: str = option("0", "sleep so long before every step", metavar="SECONDS,...")
+    slow: str = option(
+        "0",
+        "sleep so long before every step: 0.2, a list by rank 0.2,0.3, a distribution exp:0.2, "
+        "pauses such as 0.2+pause:chance=0.02,for=5, or by time 0.2@..60+0.8@60..; all from the "
+        "seed; a list of what has a colon takes / for its commas",
+        metavar="SECONDS,...",
+    )
     heterogeneity: str = option(
         "1", "a worker of heterogeneity r takes 1/r times as long for a step", metavar="R,..."
     )
     hetero_allocation: str | None = option(
         None, "split the data in this proportion, a number per worker", metavar="1.0-0.5"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeScaleOptions(Options):
+    title: ClassVar[str] = "experiments"
+
+    time_scale: float = option(
+        1.0,
+        "how long a second of the experiment takes: 0.1 shortens the delays to a tenth, and takes "
+        "off them what computing takes too long, so that all proportions are kept",
+        metavar="FACTOR",
+    )
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "time_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +289,7 @@ class RankOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig(
     ServerOptions, RuleOptions, PlanOptions, OptimizerOptions, StalenessOptions, TaskOptions,
-    RunOptions,
+    RunOptions, TimeScaleOptions,
 ):  # fmt: skip
     """Keep the parameters, and apply what workers push."""
 
@@ -273,7 +301,7 @@ class ServerConfig(
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig(
     ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, TransportOptions,
-    StragglerOptions,
+    StragglerOptions, TimeScaleOptions,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 
@@ -305,7 +333,7 @@ class LaunchOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig(
     LaunchOptions, TaskOptions, RuleOptions, PlanOptions, OptimizerOptions, StalenessOptions,
-    TrainingOptions, TransportOptions, StragglerOptions, RunOptions,
+    TrainingOptions, TransportOptions, StragglerOptions, TimeScaleOptions, RunOptions,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
@@ -353,6 +381,16 @@ class StatusConfig(ConnectionOptions, StatusOptions):
 
     # Whoever asks how a run stands believes that it runs.
     wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateConfig(SimulatedRunOptions, ClusterOptions, RuleOptions, ComparisonOptions):
+    """Play a run in virtual time: what would these machines do, under this policy or that?"""
+
+    def check(self) -> None:
+        super().check()
+        choose_rules(self.compare, self.policy, self.staleness)
+        self.cluster(self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,11 +118,11 @@ class Launch:
     def _start_workers(self, address: str) -> None:
         self._address = address
         config = self._config
-        delays_s = parse_slow(config.slow, config.workers)
+        slownesses = parse_slow(config.slow, config.workers)
         ratios = parse_heterogeneity(config.heterogeneity, config.workers)
-        for rank, (delay_s, ratio) in enumerate(zip(delays_s, ratios, strict=True), start=1):
+        for rank, (slowness, ratio) in enumerate(zip(slownesses, ratios, strict=True), start=1):
             settings = common_settings(
-                config, WorkerConfig, server=address, rank=rank, slow=str(delay_s),
+                config, WorkerConfig, server=address, rank=rank, slow=str(slowness),
                 heterogeneity=str(ratio), timeout_s=None,  # the server keeps the time
             )  # fmt: skip
             with held():

@@ -347,6 +347,7 @@ class Server:
             "model": self._config.model,
             "dataset": self._config.dataset,
             "seed": 1 if self._config.seed is None else self._config.seed,
+            "time_scale": self._config.time_scale,
         }
         outcome = {"ended": self._ended}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})

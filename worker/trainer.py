@@ -61,7 +61,10 @@ def run(config: WorkerConfig) -> int:
     )  # fmt: skip
     try:
         model = make_model(task, dataset, device, dropout=config.dropout)
-        straggler = Straggler(float(config.slow), float(config.heterogeneity))
+        straggler = Straggler(
+            config.slow, float(config.heterogeneity), time_scale=config.time_scale,
+            seed=task.seed, rank=config.rank,
+        )  # fmt: skip
         encoding = Encoding(config.codec, config.int8_block, config.topk_ratio)
         optimizer = PSOptimizer(
             model.named_parameters(), address, config.rank, buffers=model.named_buffers(),
@@ -176,6 +179,8 @@ class Trainer:
             raise
         finally:
             self._optimizer.close(reason)
+        if complaint := self._straggler.complaint():
+            self._say(complaint)
         self._save()
         return 0
 

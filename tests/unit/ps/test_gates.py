@@ -1,0 +1,63 @@
+"""Who is let go when, against a model that looks at everybody every time."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ps.gates import ClockGate
+from ps.policy import choose_rule
+
+RULES = (("bsp", None), ("ssp", 1), ("ssp", 3), ("asp", None))
+
+
+class Naive:
+    """Each worker's clock, who waits, and whom the bound lets go."""
+
+    def __init__(self, bound: int | None) -> None:
+        self.bound = bound
+        self.clocks: dict[int, int] = {}
+        self.waiting: set[int] = set()
+        self.minimum = 0  # it stays when the last one leaves
+
+    def let_go(self) -> set[int]:
+        self.minimum = min(self.clocks.values(), default=self.minimum)
+        free = {
+            worker for worker in self.waiting
+            if self.bound is None or self.clocks[worker] - self.minimum <= self.bound
+        }  # fmt: skip
+        self.waiting -= free
+        return free
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@given(choices=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), max_size=80))
+def test_those_are_let_go_whom_the_bound_lets_go(
+    rule: tuple[str, int | None], choices: list[tuple[int, int]]
+) -> None:
+    chosen = choose_rule(*rule)
+    gate, naive = ClockGate(chosen), Naive(chosen.bound)
+    for choice, worker in choices:
+        if worker not in naive.clocks:
+            gate.join(worker)
+            naive.clocks[worker] = naive.minimum
+        elif choice == 0:
+            del naive.clocks[worker]
+            naive.waiting.discard(worker)
+            assert sorted(gate.leave(worker)) == sorted(naive.let_go())
+        elif worker not in naive.waiting:
+            naive.clocks[worker] += 1
+            naive.waiting.add(worker)
+            assert sorted(gate.tick(worker, 0.0)) == sorted(naive.let_go())
+            assert gate.lag(worker) == naive.clocks[worker] - naive.minimum
+
+
+def test_a_version_is_an_update_of_all_under_bsp_and_of_each_otherwise() -> None:
+    bsp, asp = ClockGate(choose_rule("bsp", None)), ClockGate(choose_rule("asp", None))
+    for gate in (bsp, asp):
+        gate.join(1)
+        gate.join(2)
+        gate.tick(1, 0.0)
+    assert (bsp.version(), asp.version()) == (0, 1)
+    for gate in (bsp, asp):
+        gate.tick(2, 0.0)
+    assert (bsp.version(), asp.version()) == (1, 2)
