@@ -49,6 +49,7 @@ COMMANDS: Final = {
     "worker": Command("WorkerConfig", "worker.trainer:run", "train on a share of the data"),
     "evaluate": Command("EvaluateConfig", "worker.evaluator:run", "measure a run's test accuracy"),
     "status": Command("StatusConfig", "ps.status:run", "show how a run stands"),
+    "report": Command("ReportConfig", "ps.report.command:run", "show runs as a page of pictures"),
     "doctor": Command("DoctorConfig", "ps.doctor:run", "check this installation and a server"),
     "bench": Command("BenchConfig", "bench.command:run", "measure, side by side with others"),
 }

@@ -13,6 +13,7 @@ from ps.errors import UsageError
 from ps.optimizer_options import OptimizerOptions
 from ps.plan_options import PlanOptions
 from ps.policy import choose_rule
+from ps.report_options import ReportConfig as ReportConfig  # noqa: PLC0414
 from ps.settings import Options, check_not_negative, check_positive, flag, option
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
@@ -286,6 +287,7 @@ class LaunchOptions(Options):
     server_threads: int = option(
         1, "threads that share the work on a large chunk in the server", metavar="N"
     )
+    report: bool = option(False, "leave a page of pictures, as leash report does")
 
     def check(self) -> None:
         super().check()

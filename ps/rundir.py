@@ -8,6 +8,7 @@
       summary.json   what it came to
       checkpoints/   final.safetensors, and epoch-N.safetensors where asked for
       tensorboard/   written by the evaluator
+      report.html    the run in pictures and words, and report/ with the pictures alone: leash report
       logs/          what the processes of `leash launch` printed
 """
 
