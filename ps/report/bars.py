@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ps.report.drawing import Key, Picture, new_figure
 from ps.report.lineup import Shown
@@ -20,7 +20,6 @@ from ps.report.words import decimal, percent, seconds
 
 SHARED: Final = ("computing", "exchanging", "waiting")
 MAX_BARS: Final = 40  # of a histogram
-SLOWER: Final = 1.25
 
 
 # Shares of time.
@@ -106,12 +105,12 @@ def pace_picture(run: Run) -> Picture | None:
 
 
 def _draw_pace(axis: Axes, place: int, pace: Pace) -> None:
-    color = RED if pace.ratio >= SLOWER else BLUE
+    color = RED if pace.is_slow else BLUE
     low, high = np.percentile(pace.own_s, [5, 95])
     axis.plot([max(low, 1e-7), max(high, 1e-7)], [place, place], color=color, linewidth=3,
               alpha=0.35, solid_capstyle="round")  # fmt: skip
     axis.plot([pace.median_s], [place], "o", color=color, markersize=6)
-    if pace.ratio >= SLOWER:
+    if pace.is_slow:
         axis.annotate(f"{pace.ratio:.1f} ×", (pace.median_s, place), (0, 6), ha="center",
                       textcoords="offset points", color=color, fontsize=8)  # fmt: skip
 
@@ -123,7 +122,7 @@ def _time_ticks(axis: Axes, chosen: Sequence[Pace]) -> None:
     decades = np.log10(ends.max() / ends.min())
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1,)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: seconds(x)))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def _horizontal(width_in: float, labels: Sequence[str], whose: str) -> tuple[Figure, Axes]:

@@ -22,6 +22,7 @@ from ps.report.run import Floats, Run
 from ps.report.style import BLUE, INK, ORANGE
 
 HEIGHT_IN: Final = 2.7
+SPEED_HEIGHT_IN: Final = 1.9
 LOSS_BINS: Final = 80
 SPEED_BINS: Final = 48
 LOG_FROM: Final = 15.0  # largest over smallest, from which a loss wants a logarithmic axis
@@ -70,7 +71,8 @@ def _keys(shown: Sequence[Shown], name: str) -> tuple[Key, ...]:
     if len(shown) > 1:
         return tuple(dict.fromkeys(Key(s.label, s.color, s.line) for s in shown))
     if name == "loss":
-        return Key("training", ORANGE, "-"), Key("test", BLUE, "-")
+        curves = (("training", ORANGE, training_loss), ("test", BLUE, test_loss))
+        return tuple(Key(w, color, "-") for w, color, of in curves if len(of(shown[0].run)[0]))
     return ()
 
 
@@ -167,8 +169,8 @@ def _scale_loss(axis: Axes, values: Floats) -> None:
 
 
 def _label_last(axis: Axes, x: Floats, y: Floats, text: str) -> None:
-    axis.annotate(text, (x[-1], y[-1]), (0, -9), textcoords="offset points", ha="right", va="top",
-                  color=INK, fontweight="bold")  # fmt: skip
+    axis.annotate(text, (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center",
+                  color=INK, fontweight="bold", annotation_clip=False)  # fmt: skip
 
 
 def speed_picture(shown: Sequence[Shown]) -> Picture | None:
@@ -177,16 +179,18 @@ def speed_picture(shown: Sequence[Shown]) -> Picture | None:
         return None
 
     def make(width_in: float) -> Figure:
-        figure, (axis,) = new_figure(width_in, HEIGHT_IN)
+        figure, (axis,) = new_figure(width_in, HEIGHT_IN if len(shown) > 1 else SPEED_HEIGHT_IN)
         for s, t, per_s in curves:
             if len(shown) == 1:
                 axis.fill_between(t, per_s, color=s.color, alpha=0.15, linewidth=0)
             axis.plot(t, per_s, color=s.color, linestyle=s.line, linewidth=1.6,
                       marker="o" if len(t) == 1 else "")  # fmt: skip
-        axis.set(ylim=(0, None), xlim=(0, None), ylabel="steps/s, all workers")
-        time_axis(axis, max(s.run.seconds for s in shown))
+        longest_s = max(s.run.seconds for s in shown)
+        axis.set(ylim=(0, None), xlim=(0, max(longest_s, 1e-9)), ylabel="steps/s, all workers")
+        time_axis(axis, longest_s)
         if len(shown) == 1:
             mark_changes(axis, shown[0].run.changes)
         return figure
 
-    return Picture("steps-per-second", "Speed", "", make, _keys(shown, "speed"))
+    return Picture("steps-per-second", "Speed", "", make, _keys(shown, "speed"),
+                   is_wide=len(shown) == 1)  # fmt: skip

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, Literal
 
-from ps.report.paces import LONG, Pace, paces
+from ps.report.paces import LONG, SLOWER, Pace, paces
 from ps.report.run import Run
 from ps.report.spending import knows_waiting, spent
 from ps.report.words import listed, percent, seconds
 
-SLOWER: Final = 1.25  # a worker whose median step takes so many typical ones is a straggler
 WORTH_A_WORD: Final = 0.10  # of the workers' time; less is no reason to change anything
 STUMBLING: Final = 0.05  # of a worker's time in steps that stumble, or
 UNEVEN: Final = 1.5  # its 95th percentile over its median, from which steps count as uneven
@@ -57,7 +56,7 @@ def diagnose(run: Run) -> Diagnosis:
     by_worker = paces(run)
     if not knows_waiting(run) or len(by_worker) < len(run.tracks) / 2:
         return _unknown(run)
-    slow = [pace for pace in by_worker.values() if max(_ratios(pace)) >= SLOWER]
+    slow = [pace for pace in by_worker.values() if pace.is_slow]
     costs = _costs(run, by_worker)
     kind = _kind(costs, by_worker)
     headline = _HEADLINES[kind](run, by_worker, slow, costs)
@@ -86,11 +85,16 @@ def _costs(run: Run, by_worker: dict[int, Pace]) -> Costs:
     here_s = sum(float(s.here.sum()) for s in spendings.values())
     total_s = max(here_s + sum(idle_s.values()), 1e-9)
     waiting = sum(float(s.waiting.sum()) for s in spendings.values()) / total_s
-    medians = [pace.median_s for pace in by_worker.values()]
-    is_uneven = max(medians) >= SLOWER * min(medians)
-    lockstep = 1 - fmean(medians) / max(medians) if is_uneven else 0.0
-    persistent = min(waiting, lockstep * here_s / total_s)
+    persistent = min(waiting, _lockstep([*by_worker.values()]) * here_s / total_s)
     return Costs(waiting, persistent, sum(idle_s.values()) / total_s)
+
+
+def _lockstep(all_paces: Sequence[Pace]) -> float:
+    """The share of waiting if all tick as the slowest does: of each half, where there are both."""
+    halves = zip(*(pace.halves for pace in all_paces), strict=True)
+    parts = [[median.settled_s for median in half] for half in halves]
+    parts = parts or [[pace.whole.settled_s for pace in all_paces]]
+    return fmean(1 - fmean(part) / max(part) if max(part) > 0 else 0.0 for part in parts)
 
 
 def _idle_s(run: Run, done_s: float | None) -> float:
@@ -195,11 +199,11 @@ _HEADLINES: Final = {
 def _who(by_worker: dict[int, Pace], slow: Sequence[Pace]) -> str:
     """Who differs, when, and by how much."""
     if not slow:
-        fastest = min(by_worker.values(), key=lambda pace: pace.ratio)
-        if fastest.ratio > 1 / SLOWER:
+        fastest = min(by_worker.values(), key=lambda pace: pace.whole.ratio)
+        if not 0 < fastest.whole.ratio <= 1 / SLOWER:
             return "the workers are of unequal speed"
-        return f"worker {fastest.worker} is persistently {1 / fastest.ratio:.1f} × faster"
-    ratios = sorted(max(_ratios(pace)) for pace in slow)
+        return f"worker {fastest.worker} is persistently {1 / fastest.whole.ratio:.1f} × faster"
+    ratios = sorted(pace.ratio for pace in slow)
     factor = f"{ratios[0]:.1f}"
     if f"{ratios[-1]:.1f}" != factor:
         factor += f" to {ratios[-1]:.1f}"
@@ -213,18 +217,10 @@ def _who(by_worker: dict[int, Pace], slow: Sequence[Pace]) -> str:
     return f"workers {ranks} are {told} {factor} × slower"
 
 
-def _ratios(pace: Pace) -> tuple[float, ...]:
-    """Of both halves where it is slow in one of them alone, otherwise of the whole run."""
-    halves = pace.ratio_by_half
-    differs = len(halves) == 2 and min(halves) < SLOWER <= max(halves)
-    return halves if differs else (pace.ratio,)
-
-
 def _when(pace: Pace) -> str:
-    ratios = _ratios(pace)
-    if len(ratios) == 1:
+    if pace.slow_half is None:
         return "persistently"
-    return f"in the {'first' if ratios[0] > ratios[1] else 'second'} half of the run"
+    return f"in the {('first', 'second')[pace.slow_half]} half of the run"
 
 
 def _stumble(pace: Pace) -> str:
@@ -239,15 +235,23 @@ def _between(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def _parts(costs: Costs) -> str:
+    """What the waiting is made of, and what a bound could win back of it."""
+    if costs.transient < 0.01:
+        return ", because some are lastingly slower: a larger bound wins nothing back."
+    if costs.persistent < 0.01:
+        return ", which a larger bound wins back in part."
+    return (
+        f": {percent(costs.persistent)} because some are lastingly slower, and "
+        f"{percent(costs.transient)} besides. A larger bound wins back this second part at most."
+    )
+
+
 def _details(kind: Kind, by_worker: dict[int, Pace], costs: Costs) -> list[str]:
     lines = []
     if costs.waiting >= 0.01:
         line = f"{percent(costs.waiting)} of the workers' time went into waiting for each other"
-        if kind != "none" and costs.persistent >= 0.01:
-            line += (f": {percent(costs.persistent)} because some are lastingly slower, "
-                     f"{percent(costs.transient)} for other reasons. A larger bound wins back the "
-                     "second part at most")  # fmt: skip
-        lines.append(line + ".")
+        lines.append(line + (_parts(costs) if kind != "none" else "."))
     if costs.done_early >= 0.01:
         lines.append(f"{percent(costs.done_early)} was lost because workers had done their part "
                      "before the last one had.")  # fmt: skip

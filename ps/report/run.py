@@ -61,6 +61,22 @@ class Track:
     reasons: tuple[str, ...]  # why each of those ended; "" if the run ended first
 
     @property
+    def working(self) -> tuple[Interval, ...]:
+        """The same, from the beginning of the first step: before it a worker gets ready.
+
+        Where no step is known, all of the time that it was present.
+        """
+        own_s = self.steps.own_s
+        step_s = float(np.median(own_s)) if len(own_s) else 0.0
+        first = np.searchsorted(self.steps.pushed_s, [start for start, _ in self.present])
+        return tuple(
+            (max(start, float(self.steps.pushed_s[i]) - step_s), stop)
+            if i < len(self.steps.pushed_s) and self.steps.pushed_s[i] <= stop
+            else (start, stop)
+            for i, (start, stop) in zip(first.tolist(), self.present, strict=True)
+        )
+
+    @property
     def done_s(self) -> float | None:
         """When it had done its part; None if it never came to that."""
         ends = zip(self.present, self.reasons, strict=True)

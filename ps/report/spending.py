@@ -46,7 +46,7 @@ def spending(run: Run, track: Track, edges: Floats) -> Spending:
     Where not every step was recorded (`--step-events`), the worker's own account is all there is:
     then the waiting includes the exchanging.
     """
-    here = _covered(track.present, edges)
+    here = _covered(track.working, edges)
     gone = _covered(_absences(run, track), edges)
     if run.step_events == 1:
         waiting = np.minimum(_covered(track.steps.waiting, edges), here)

@@ -170,7 +170,7 @@ def _draw_steps(
         done = spending(run, track, window)
         own_s = float(done.computing[0] + done.exchanging[0])
         travelling = float(done.exchanging[0]) / own_s if own_s > 0 else 0.0
-        for a, b in track.present:
+        for a, b in track.working:
             shapes["computing"].append(_rectangle(a, b - a, lane))
         _add_steps(shapes, track, lane, travelling, (start_s, stop_s))
         _add_absences(shapes, run, track, lane)

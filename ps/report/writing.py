@@ -63,9 +63,8 @@ def _sections(shown: "Sequence[Shown]") -> "list[Section]":
     from ps.report import bars
     from ps.report.curves import curve_pictures, speed_picture
 
-    time = [bars.share_picture(shown), speed_picture(shown)]
-    if len(shown) == 1:
-        time.insert(1, bars.pace_picture(shown[0].run))
+    pace = bars.pace_picture(shown[0].run) if len(shown) == 1 else None
+    time = [speed_picture(shown), bars.share_picture(shown), pace]
     apart = [bars.staleness_picture(shown), bars.lag_picture(shown)]
     return [
         ("What was reached", curve_pictures(shown)),
