@@ -205,7 +205,7 @@ def _histograms(
         return figure
 
     keys = tuple(dict.fromkeys(Key(s.label, s.color) for s, _ in rows)) if len(rows) > 1 else ()
-    return Picture(name, title, note, make, keys)
+    return Picture(name, title, note, make, keys, has_legend=False)
 
 
 def _draw_histogram(axis: Axes, s: Shown, h: Histogram, *, alone: bool) -> None:

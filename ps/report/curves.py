@@ -61,9 +61,12 @@ def _pair(
         return figure
 
     keys = _keys(shown, name)
-    pictures = [Picture(f"{name}-over-time", f"{title} over time", "", over_time, keys)]
+    has_legend = len(shown) == 1  # otherwise the page has one for all
+    pictures = [Picture(f"{name}-over-time", f"{title} over time", "", over_time, keys,
+                        has_legend=has_legend)]  # fmt: skip
     if any(s.run.steps_at(np.zeros(1)) is not None for s in shown):
-        pictures.append(Picture(f"{name}-over-steps", f"{title} over steps", "", over_steps, keys))
+        pictures.append(Picture(f"{name}-over-steps", f"{title} over steps", "", over_steps, keys,
+                                has_legend=has_legend))  # fmt: skip
     return pictures
 
 
@@ -120,7 +123,7 @@ def speed(run: Run) -> Curve:
     pushed_s = run.pushed_s()
     if not len(pushed_s) or run.seconds <= 0:
         return np.empty(0), np.empty(0)
-    bins = int(np.clip(len(pushed_s) // 8, 1, SPEED_BINS))
+    bins = int(np.clip(len(pushed_s) // 20, 1, SPEED_BINS))
     edges = edges_of(run.seconds, bins)
     counts, _ = np.histogram(pushed_s, edges)
     return (edges[:-1] + edges[1:]) / 2, counts * run.step_events / np.diff(edges)
@@ -134,7 +137,8 @@ def _draw_accuracy(
 ) -> None:
     for s in shown:
         x, y = along(s.run, accuracy(s.run))
-        axis.plot(x, y, color=s.color, linestyle=s.line, marker="o", markersize=3, linewidth=1.6)
+        axis.plot(x, y, color=s.color, linestyle=s.line, linewidth=1.6, markersize=3,
+                  marker="o" if len(shown) == 1 or len(x) == 1 else "")  # fmt: skip
         if len(shown) == 1 and len(x):
             _label_last(axis, x, y, f"{y[-1]:.2f} %")
     axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} %"))
@@ -193,4 +197,4 @@ def speed_picture(shown: Sequence[Shown]) -> Picture | None:
         return figure
 
     return Picture("steps-per-second", "Speed", "", make, _keys(shown, "speed"),
-                   is_wide=len(shown) == 1)  # fmt: skip
+                   is_wide=len(shown) == 1, has_legend=False)  # fmt: skip

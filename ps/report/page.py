@@ -4,6 +4,7 @@ Names and settings are whatever people called them: all text goes through `text`
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -20,6 +21,7 @@ from ps.report.style import PAGE_VARIABLES
 from ps.report.words import listed, seconds, setting
 
 Section = tuple[str, Sequence[Picture]]  # title, and what is in it
+OPTION: Final = r"--[a-z-]+(?: (?:auto|weighted|lease|ssp|\d+))?"
 TABLE_FIGURES: Final = (
     "test accuracy", "test loss", "training", "steps/s, all workers", "waiting", "largest lag",
     "mean staleness",
@@ -104,8 +106,13 @@ def _diagnosis(diagnosis: Diagnosis, shown: Shown | None = None) -> str:
     headline = diagnosis.headline if diagnosis.headline.endswith(".") else f"{diagnosis.headline}."
     return (
         f'<div class="card diagnosis {diagnosis.kind}">{name}'
-        f'<p class="headline">{text(headline)}</p>{details}</div>'
+        f'<p class="headline">{_with_options(headline)}</p>{details}</div>'
     )
+
+
+def _with_options(sentence: str) -> str:
+    """Options stand out, and are not broken at a line's end."""
+    return re.sub(OPTION, r'<code class="option">\g<0></code>', text(sentence))
 
 
 def _card(figure: KeyFigure) -> str:

@@ -24,14 +24,31 @@ from ps.report.spending import (
 from ps.report.style import MUTED, STATE_COLORS
 
 MAX_LANES: Final = 64
+MAX_BINS: Final = 160
 VISIBLE_STEPS: Final = 60  # of one worker, that a lane has room for
 CLOSER_STEPS: Final = 10  # of the slowest worker, in the closer look
 STATES: Final = ("waiting", "exchanging", "computing")  # from the bottom of a lane
 LANE: Final = 0.78  # of the space for a lane
 
 
-def timeline_picture(run: Run, longest_s: float, name: str, title: str) -> Picture | None:
-    """The whole run; `longest_s` is where its axis ends. None if nobody was there."""
+def timeline_picture(run: Run) -> Picture | None:
+    """The whole run; None if nobody was there."""
+    return _timeline(run, run.seconds, "timeline", "What each worker did", is_wide=True)
+
+
+def timeline_pictures(runs: Sequence[Run]) -> list[Picture]:
+    """Those of several runs, on time axes of one length; what is said of all is said once."""
+    longest_s = max(run.seconds for run in runs)
+    pictures = [
+        _timeline(run, longest_s, f"timeline-{number}", f"Workers of {run.name}", is_wide=False)
+        for number, run in enumerate(runs, start=1)
+    ]
+    return [picture for picture in pictures if picture is not None]
+
+
+def _timeline(
+    run: Run, longest_s: float, name: str, title: str, *, is_wide: bool
+) -> Picture | None:
     tracks = chosen_tracks(run)
     if not tracks or run.seconds <= 0:
         return None
@@ -49,7 +66,7 @@ def timeline_picture(run: Run, longest_s: float, name: str, title: str) -> Pictu
         return figure
 
     note = "" if exact else "Each lane's height is divided as the worker's time was."
-    return Picture(name, title, _note(run, tracks, note), make, _keys(run), is_wide=True)
+    return Picture(name, title, _note(run, tracks, note), make, _keys(run), is_wide=is_wide)
 
 
 def closer_picture(run: Run) -> Picture | None:
@@ -205,7 +222,9 @@ def _add_absences(shapes: dict[str, list[Any]], run: Run, track: Track, lane: in
 
 
 def _draw_shares(axis: Axes, run: Run, tracks: Sequence[Track]) -> None:
-    bins = int(np.clip(4000 / len(tracks), 60, 160))
+    # A bin holds several steps, or their beat with the bins would look like something.
+    steps = max(len(track.steps.step) for track in tracks) or 4 * MAX_BINS
+    bins = int(min(np.clip(4000 / len(tracks), 60, MAX_BINS), max(steps / 4, 12)))
     edges = edges_of(run.seconds, bins)
     shapes: dict[str, list[Any]] = {state: [] for state in STATE_COLORS}
     for lane, track in enumerate(tracks):
@@ -219,11 +238,12 @@ def _draw_shares(axis: Axes, run: Run, tracks: Sequence[Track]) -> None:
 
 def lane_shapes(done: Spending, edges: Floats, lane: int) -> dict[str, list[Any]]:
     """State ▸ outlines in a lane, which reaches from `lane` + LANE / 2 up to `lane` - LANE / 2."""
-    width_s = np.diff(edges)
-    bottom = np.zeros(len(width_s))
+    # Of the time that is accounted for: a bin in which a worker came is as high as the others.
+    total_s = np.maximum(done.here + done.gone, 1e-12)
+    bottom = np.zeros(len(total_s))
     shapes = {}
     for state in (*STATES, "gone"):
-        top = np.round(np.minimum(bottom + getattr(done, state) / width_s, 1.0), 2)
+        top = np.round(np.minimum(bottom + getattr(done, state) / total_s, 1.0), 2)
         shapes[state] = [
             _outline(edges[a : b + 1], lane + LANE / 2 - LANE * bottom[a:b],
                      lane + LANE / 2 - LANE * top[a:b])

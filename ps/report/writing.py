@@ -68,25 +68,18 @@ def _sections(shown: "Sequence[Shown]") -> "list[Section]":
     apart = [bars.staleness_picture(shown), bars.lag_picture(shown)]
     return [
         ("What was reached", curve_pictures(shown)),
-        ("Where the time went", [*_timelines(shown), *_drawn(time)]),
+        ("Where the time went", [*_drawn(time), *_timelines(shown)]
+         if len(shown) > 1 else [*_timelines(shown), *_drawn(time)]),
         ("How far apart the workers were", _drawn(apart)),
     ]
 
 
 def _timelines(shown: "Sequence[Shown]") -> "list[Picture]":
-    from ps.report.timeline import closer_picture, timeline_picture
+    from ps.report.timeline import closer_picture, timeline_picture, timeline_pictures
 
-    if len(shown) == 1:
-        run = shown[0].run
-        title = "What each worker did"
-        return _drawn(
-            [timeline_picture(run, run.seconds, "timeline", title), closer_picture(run)]
-        )
-    longest_s = max(s.run.seconds for s in shown)
-    return _drawn(
-        timeline_picture(s.run, longest_s, f"timeline-{number}", f"Workers of {s.run.name}")
-        for number, s in enumerate(shown, start=1)
-    )
+    if len(shown) > 1:
+        return timeline_pictures([s.run for s in shown])
+    return _drawn([timeline_picture(shown[0].run), closer_picture(shown[0].run)])
 
 
 def _drawn(pictures: "Iterable[Picture | None]") -> "list[Picture]":
