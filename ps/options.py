@@ -110,8 +110,10 @@ def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
         group.add_argument(names[0], action=ActionYesNo(yes_prefix="", no_prefix="no-"), **about)
         return
     if takes_many(field):
-        about["default"] = list(field.default)
-        group.add_argument(field.name, nargs="*", type=str, metavar=field.name.upper()[:-1], **about)
+        about["default"] = []
+        group.add_argument(
+            field.name, nargs="*", type=str, metavar=field.name.upper()[:-1], **about
+        )
         return
     metavar = field.metadata["metavar"] or _metavar(field)
     if is_argument(field):

@@ -12,9 +12,11 @@ from ps.settings import Options, arguments, option
 class ReportOptions(Options):
     title: ClassVar[str] = "what to show, and where"
 
-    runs: tuple[str, ...] = arguments("run directories, such as runs/NAME; several stand side by side")
+    runs: tuple[str, ...] = arguments(
+        "run directories, such as runs/NAME; several stand side by side"
+    )
     out: str | None = option(
-        None, "write the page here: a folder, or a file that ends in .html; default: into the run's "
+        None, "write the page here: a folder, or a file that ends in .html; default: the run's "
         "folder, or with several runs a new one below ./reports",
         metavar="DIR|FILE.html",
     )  # fmt: skip

@@ -8,7 +8,8 @@
       summary.json   what it came to
       checkpoints/   final.safetensors, and epoch-N.safetensors where asked for
       tensorboard/   written by the evaluator
-      report.html    the run in pictures and words, and report/ with the pictures alone: leash report
+      report.html    by `leash report`: the run in pictures and words
+      report/        its pictures, as PNG files
       logs/          what the processes of `leash launch` printed
 """
 

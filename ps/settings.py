@@ -75,7 +75,7 @@ def to_argv(config: Any) -> list[str]:
     Args:
         config: one of the dataclasses of this module.
     """
-    argv = []
+    argv: list[str] = []
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if value == f.default:

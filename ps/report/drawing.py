@@ -112,8 +112,8 @@ def time_unit(longest_s: float) -> tuple[float, str]:
 def time_axis(axis: Axes, longest_s: float) -> None:
     """The x axis counts seconds since training began, and says so in a fitting unit."""
     factor, unit = time_unit(longest_s)
-    ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(0, longest_s / factor) * factor
-    axis.set_xticks([t for t in ticks if 0 <= t <= longest_s * 1.001] or [0.0])
+    ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(0, longest_s / factor)
+    axis.set_xticks([float(t) * factor for t in ticks if 0 <= t * factor <= 1.001 * longest_s])
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / factor:g}"))
     axis.set_xlabel(f"time, {unit}")
 

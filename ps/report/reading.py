@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
-from ps.errors import UsageError
+from ps.errors import UsageError, shown
 from ps.report.run import Accounts, Change, Evaluated, Floats, Interval, Run, Steps, Track
 
 Event = dict[str, Any]
@@ -28,27 +28,32 @@ def read_run(path: Path, name: str | None = None) -> Run:
     if not events.is_file():
         raise UsageError(f"{path}: holds no run: expected a run directory, with events.jsonl in it")
     reader = EventReader()
-    for number, event in _events(events):
-        try:
+    number = 0
+    try:
+        for number, event in enumerate(_events(events), start=1):
             reader.take(event)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{events}: line {number} is no event: {error!r}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{events}: line {number} is no event: {error!r}") from error
     return reader.run(path, name or path.resolve().name, _config(path), _summary(path))
 
 
-def _events(path: Path) -> Iterator[tuple[int, Event]]:
-    """The events with the numbers of their lines. A line that is no event is an error, unless it is the last: a killed server leaves half."""
+def _events(path: Path) -> Iterator[Event]:
+    """A line that is no event is an error, unless it is the last: a killed server leaves half."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
-            try:
-                event = json.loads(line)
-                if not isinstance(event, dict) or "event" not in event or "t" not in event:
-                    raise ValueError("no event")
-            except ValueError as error:
-                if not line.endswith("\n"):
-                    return
-                raise UsageError(f"{path}: line {number} is no event: {line[:60]!r}") from error
-            yield number, event
+            event = _parsed(line)
+            if event is not None:
+                yield event
+            elif line.endswith("\n"):
+                raise UsageError(f"{path}: line {number} is no event: {shown(line)}")
+
+
+def _parsed(line: str) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event and "t" in event else None
 
 
 def _config(run: Path) -> Event:

@@ -147,11 +147,15 @@ class Run:
     def steps_at(self, t: Floats) -> Floats | None:
         """The pushes of all workers until these times; None if nothing tells."""
         if self.step_events:
-            return np.searchsorted(self.pushed_s(), t, side="right") * float(self.step_events)
+            counts = np.searchsorted(self.pushed_s(), t, side="right")
+            return counts.astype(np.float64) * self.step_events
         told = [track.accounts for track in self.tracks if len(track.accounts.t)]
         if not told:
             return None
-        return np.sum([np.interp(t, [0.0, *a.t], [0.0, *a.step]) for a in told], axis=0)
+        steps: Floats = np.sum(
+            [np.interp(t, [0.0, *a.t], [0.0, *a.step]) for a in told], axis=0, dtype=np.float64
+        )
+        return steps
 
     def wait_fractions(self) -> dict[int, float]:
         """Each worker's own account of its waiting, exchanging included, from the summary."""

@@ -21,7 +21,7 @@ from ps.report.spending import (
     spending,
     spent,
 )
-from ps.report.style import MUTED, STATE_COLORS
+from ps.report.style import STATE_COLORS
 
 MAX_LANES: Final = 64
 MAX_BINS: Final = 160
@@ -114,19 +114,24 @@ def closer_window(run: Run, tracks: Sequence[Track]) -> tuple[float, float] | No
 def _has_few_steps(run: Run, tracks: Sequence[Track], start_s: float, stop_s: float) -> bool:
     if run.step_events != 1:
         return False
-    counts = [np.count_nonzero((t.steps.pushed_s >= start_s) & (t.steps.pushed_s <= stop_s))
-              for t in tracks]  # fmt: skip
+    counts = [
+        int(np.count_nonzero((t.steps.pushed_s >= start_s) & (t.steps.pushed_s <= stop_s)))
+        for t in tracks
+    ]
     return 0 < max(counts, default=0) <= VISIBLE_STEPS
 
 
 def _note(run: Run, tracks: Sequence[Track], how: str) -> str:
     notes = [how]
-    if not knows_waiting(run):
-        notes.append("The events tell only who took part: no step was recorded.")
+    sampled = f"one step in {run.step_events}" if run.step_events else "no step"
+    recorded = f"With --step-events {run.step_events} {sampled} was recorded"
+    if run.step_events != 1 and knows_waiting(run):
+        notes = [f"{recorded}; this is from the workers' own accounts, where waiting includes "
+                 "exchanging."]  # fmt: skip
     elif run.step_events != 1:
-        sampled = f"one step in {run.step_events}" if run.step_events else "no step"
-        notes.append(f"With --step-events {run.step_events} {sampled} was recorded; this is from "
-                     "the workers' own accounts, where waiting includes exchanging.")  # fmt: skip
+        notes = [f"{recorded}: this tells only who took part."]
+    elif not knows_waiting(run):
+        notes = ["No step was taken."]
     if len(tracks) < sum(bool(track.present) for track in run.tracks):
         notes.append(f"{len(tracks)} of {len(run.tracks)} workers, evenly chosen.")
     return " ".join(filter(None, notes))
@@ -232,8 +237,6 @@ def _draw_shares(axis: Axes, run: Run, tracks: Sequence[Track]) -> None:
             shapes[state].extend(outlines)
     for state, outlines in shapes.items():
         _add(axis, outlines, state)
-    if not knows_waiting(run):
-        axis.text(1, 1.01, "no step recorded", transform=axis.transAxes, ha="right", color=MUTED)
 
 
 def lane_shapes(done: Spending, edges: Floats, lane: int) -> dict[str, list[Any]]:

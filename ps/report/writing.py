@@ -68,8 +68,12 @@ def _sections(shown: "Sequence[Shown]") -> "list[Section]":
     apart = [bars.staleness_picture(shown), bars.lag_picture(shown)]
     return [
         ("What was reached", curve_pictures(shown)),
-        ("Where the time went", [*_drawn(time), *_timelines(shown)]
-         if len(shown) > 1 else [*_timelines(shown), *_drawn(time)]),
+        (
+            "Where the time went",
+            [*_drawn(time), *_timelines(shown)]
+            if len(shown) > 1
+            else [*_timelines(shown), *_drawn(time)],
+        ),
         ("How far apart the workers were", _drawn(apart)),
     ]
 

@@ -88,7 +88,9 @@ def test_a_lane_is_divided_as_the_time_was() -> None:
     assert sorted({float(y) for _, y in waiting}) == pytest.approx([3.0, 3 + LANE / 2])
     assert {float(x) for x, _ in waiting} == {0.0, 1.0}
     (computing,) = shapes["computing"]
-    assert {float(y) for _, y in computing} == pytest.approx({3.0, 3 - LANE / 2, 3 + LANE / 2})
+    assert sorted({float(y) for _, y in computing}) == pytest.approx(
+        [3 - LANE / 2, 3.0, 3 + LANE / 2]
+    )
     assert shapes["gone"] == []
 
 
@@ -166,5 +168,5 @@ def test_a_figures_text_is_text_and_its_ids_are_its_own() -> None:
     assert "http" not in first
     assert "var(--blue)" in first
     assert 'id="f' in first
-    ids = [set(part.partition('"')[0] for part in t.split(' id="')[1:]) for t in (first, second)]
+    ids = [{part.partition('"')[0] for part in t.split(' id="')[1:]} for t in (first, second)]
     assert not ids[0] & ids[1]

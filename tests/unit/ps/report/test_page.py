@@ -109,6 +109,13 @@ KINDS: dict[str, tuple[list[Event], Event | None, list[str]]] = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def no_png(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is enough: drawing everything again as PNG files takes as long."""
+    monkeypatch.setattr("ps.report.drawing.write_png", lambda picture, path: None)
+
+
+@pytest.mark.usefixtures("no_png")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_run_has_a_readable_page(tmp_path: Path, kind: str) -> None:
     events, summary, expected = KINDS[kind]
@@ -134,6 +141,7 @@ def test_what_is_on_the_page_lies_beside_it_as_png(tmp_path: Path) -> None:
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("no_png")
 def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path / f"{lr}-{seed}", TWO, {"lr": lr, "seed": seed}, SUMMARY)
@@ -148,6 +156,7 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
         assert f"Workers of {run.name}" in words
 
 
+@pytest.mark.usefixtures("no_png")
 def test_a_policy_that_changed_and_times_at_full_scale_are_shown(tmp_path: Path) -> None:
     change = {"t": 4.0, "event": "policy_changed", "policy": "dssp", "bound": 7}
     summary = {**SUMMARY, "samples_twice": 12}
@@ -160,6 +169,7 @@ def test_a_policy_that_changed_and_times_at_full_scale_are_shown(tmp_path: Path)
     assert "samples used twice 12" in words
 
 
+@pytest.mark.usefixtures("no_png")
 def test_names_and_settings_are_never_markup(tmp_path: Path) -> None:
     evil = "<script>alert('x')&\"$a$"
     config = {"lr": evil, "</style><img src=x onerror=y>": evil}
