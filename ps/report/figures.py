@@ -53,7 +53,7 @@ def _speed(run: Run) -> KeyFigure | None:
     about = f"{count(run.steps)} steps"
     if run.scale != 1:
         about += f", {decimal(run.steps / run.seconds * run.scale)}/s at full scale"
-    return KeyFigure("steps/s, all workers", decimal(run.steps / run.seconds), about)
+    return KeyFigure("steps/s", decimal(run.steps / run.seconds), about)
 
 
 def _waiting(run: Run, diagnosis: Diagnosis) -> KeyFigure | None:

@@ -23,7 +23,7 @@ from ps.report.words import listed, seconds, setting
 Section = tuple[str, Sequence[Picture]]  # title, and what is in it
 OPTION: Final = r"--[a-z-]+(?: (?:auto|weighted|lease|ssp|\d+))?"
 TABLE_FIGURES: Final = (
-    "test accuracy", "test loss", "training", "steps/s, all workers", "waiting", "largest lag",
+    "test accuracy", "test loss", "training", "steps/s", "waiting", "largest lag",
     "mean staleness",
 )  # fmt: skip
 

@@ -28,12 +28,12 @@ def read_run(path: Path, name: str | None = None) -> Run:
     if not events.is_file():
         raise UsageError(f"{path}: holds no run: expected a run directory, with events.jsonl in it")
     reader = EventReader()
-    number = 0
     try:
-        for number, event in enumerate(_events(events), start=1):
+        for event in _events(events):
             reader.take(event)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{events}: line {number} is no event: {error!r}") from error
+        place = f"line {reader.taken + 1}"
+        raise UsageError(f"{events}: {place} is no event: {error!r}") from error
     return reader.run(path, name or path.resolve().name, _config(path), _summary(path))
 
 
@@ -124,6 +124,7 @@ class EventReader:
         self._changes: list[tuple[float, Event]] = []
         self._started: Event | None = None
         self._last_t = 0.0
+        self.taken = 0  # events, so far
 
     def take(self, event: Event) -> None:
         t = self._last_t = float(event["t"])
@@ -146,6 +147,7 @@ class EventReader:
                 self._evaluations.append((t, event))
             case "policy_changed":
                 self._changes.append((t, event))
+        self.taken += 1
 
     def run(self, path: Path, name: str, config: Event, summary: Event) -> Run:
         started = self._started or {}

@@ -233,7 +233,8 @@ def _draw_shares(axis: Axes, run: Run, tracks: Sequence[Track]) -> None:
     edges = edges_of(run.seconds, bins)
     shapes: dict[str, list[Any]] = {state: [] for state in STATE_COLORS}
     for lane, track in enumerate(tracks):
-        for state, outlines in lane_shapes(spending(run, track, edges), edges, lane).items():
+        own = np.unique(np.concatenate([edges, np.clip(np.ravel(track.working), 0, run.seconds)]))
+        for state, outlines in lane_shapes(spending(run, track, own), own, lane).items():
             shapes[state].extend(outlines)
     for state, outlines in shapes.items():
         _add(axis, outlines, state)
@@ -241,7 +242,7 @@ def _draw_shares(axis: Axes, run: Run, tracks: Sequence[Track]) -> None:
 
 def lane_shapes(done: Spending, edges: Floats, lane: int) -> dict[str, list[Any]]:
     """State ▸ outlines in a lane, which reaches from `lane` + LANE / 2 up to `lane` - LANE / 2."""
-    # Of the time that is accounted for: a bin in which a worker came is as high as the others.
+    # Of the time that is accounted for, which is all of a bin, or after the worker's end none.
     total_s = np.maximum(done.here + done.gone, 1e-12)
     bottom = np.zeros(len(total_s))
     shapes = {}

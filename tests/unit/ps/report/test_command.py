@@ -1,5 +1,4 @@
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from support.runs import simulate, write_run
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[list[Path], Path]]]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Path], Path]]:
     """What the command would have written; drawing has tests of its own."""
     asked: list[tuple[list[Path], Path]] = []
 
@@ -23,7 +22,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[list[Path], Pa
         return out
 
     monkeypatch.setattr(command, "write_report", note)
-    yield asked
+    return asked
 
 
 @pytest.mark.parametrize(
