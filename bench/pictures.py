@@ -25,15 +25,8 @@ from matplotlib.ticker import (
 
 from bench.rows import Row
 from bench.table import size_of
+from ps.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, STYLE
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY = (
-    "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#222222", "#888888",
-)  # fmt: skip
-STYLE: Final[Any] = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.markersize": 4,
-    "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "leash", "savefig.dpi": 150,
-}  # fmt: skip
 COLORS: Final = {
     "leash": BLUE, "leash_overlap": SKY, "gloo": ORANGE, "rpc": GREEN, "ray": PURPLE,
     "zmq_echo": GREY, "memcpy": GREY, "fused_sgd": GREY, "tcp_one_way": GREY, "torch": ORANGE,

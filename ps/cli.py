@@ -49,6 +49,7 @@ COMMANDS: Final = {
     "worker": Command("WorkerConfig", "worker.trainer:run", "train on a share of the data"),
     "evaluate": Command("EvaluateConfig", "worker.evaluator:run", "measure a run's test accuracy"),
     "status": Command("StatusConfig", "ps.status:run", "show how a run stands"),
+    "report": Command("ReportConfig", "ps.report.command:run", "show runs as a page of pictures"),
     "em": Command("EmConfig", "worker.em.command:run", "fit mixtures to MNIST's digits by EM"),
     "doctor": Command("DoctorConfig", "ps.doctor:run", "check this installation and a server"),
     "experiment": Command(

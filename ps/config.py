@@ -15,6 +15,7 @@ from ps.experiment_options import ExperimentConfig as ExperimentConfig  # noqa: 
 from ps.optimizer_options import OptimizerOptions
 from ps.plan_options import PlanOptions
 from ps.policy import choose_rule
+from ps.report_options import ReportConfig as ReportConfig  # noqa: PLC0414
 from ps.settings import Options, check_not_negative, check_positive, flag, option
 from ps.simulate_options import (
     ClusterOptions,
@@ -322,6 +323,7 @@ class LaunchOptions(Options):
     server_threads: int = option(
         1, "threads that share the work on a large chunk in the server", metavar="N"
     )
+    report: bool = option(False, "leave a page of pictures, as leash report does")
 
     def check(self) -> None:
         super().check()

@@ -28,6 +28,7 @@ from ps.errors import LeashError, ServerUnreachableError, UsageError
 from ps.interrupt import SIGNALS, held
 from ps.policy import choose_rule
 from ps.processes import Process, spawn, stop_all
+from ps.report.writing import require_matplotlib, write_report
 from ps.rundir import RunDir
 from ps.screen import Screen, screen_for
 from ps.settings import common_settings
@@ -45,10 +46,15 @@ ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
 def run(config: LaunchConfig) -> int:
     """Trains; returns the exit status."""
     rule = choose_rule(config.policy, config.staleness)
+    if config.report:
+        require_matplotlib()
     run_dir = RunDir.at(config.run_dir, rule.policy.name)
     run_dir.write_config(config)
     run_dir.logs.mkdir(exist_ok=True)
-    return Launch(config, run_dir, Console()).run()
+    status = Launch(config, run_dir, Console()).run()
+    if config.report:
+        print(f"report          {write_report([run_dir.path], run_dir.path)}")
+    return status
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from ps.policy import Rule
 from ps.wire.messages import Report
 
 RATE_SPAN_S: Final = 2.0  # samples/s of the live table: over about so many seconds
+TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this often
 
 
 # Errors that say how a run goes, not that somebody sent what can't be.
@@ -37,6 +38,7 @@ class WorkerCounts:
     samples_per_s: float = 0.0
     mark_s: float = 0.0  # when samples_per_s was last worked out, and
     mark_samples: int = 0  # the samples then
+    told_s: float = -math.inf  # when a report of its became an event last
 
     @property
     def wait_fraction(self) -> float:
@@ -162,6 +164,7 @@ class Metrics:
         if (loss := _number(msg.loss)) is not None:  # there was a step to report
             counts.loss = loss
         self._measure_rate(counts)
+        self._tell_training(counts, msg)
         if msg.kind == "epoch":
             counts.epoch = msg.epoch
             self._events.write("epoch", worker=msg.worker, epoch=msg.epoch, loss=counts.loss)
@@ -246,6 +249,17 @@ class Metrics:
             "loss": counts.loss,
             "wait_fraction": round(counts.wait_fraction, 4),
         }
+
+    def _tell_training(self, counts: WorkerCounts, msg: Report) -> None:
+        """Reports come several times a second; a picture of a run needs fewer."""
+        now = self._now()
+        if now - counts.told_s >= TRAINING_EVENT_S:
+            counts.told_s = now
+            self._events.write(
+                "training", worker=msg.worker, step=msg.step, samples=msg.samples,
+                loss=_number(msg.loss), compute_s=_number(msg.compute_s),
+                wait_s=_number(msg.wait_s),
+            )  # fmt: skip
 
     def _measure_rate(self, counts: WorkerCounts) -> None:
         now = self._now()

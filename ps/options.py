@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, Union, get
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from ps.errors import UsageError
-from ps.settings import flag, groups, is_argument
+from ps.settings import flag, groups, is_argument, takes_many
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",
@@ -72,9 +72,7 @@ def new_parser(prog: str, about: str, **settings: Any) -> OneLineParser:
 
 def parser_for(prog: str, config: type[Any]) -> OneLineParser:
     """The parser of a command whose settings are `config`."""
-    words = "".join(
-        f"[{f.name.upper()}] " for _, fs in groups(config) for f in fs if is_argument(f)
-    )
+    words = "".join(_word(f) for _, fs in groups(config) for f in fs if is_argument(f))
     parser = new_parser(
         prog, config.__doc__ or "", usage=f"{prog} {words}[options]", print_config="--print-config"
     )
@@ -91,10 +89,20 @@ def parser_for(prog: str, config: type[Any]) -> OneLineParser:
     return parser
 
 
+def _word(field: "dataclasses.Field[Any]") -> str:
+    """How an argument without a flag stands in the usage line."""
+    name = field.name.upper()
+    return f"{name[:-1]} [{name[:-1]} ...] " if takes_many(field) else f"[{name}] "
+
+
 def config_from(parsed: Any, config: type[Config]) -> Config:
     """The dataclass of what a parser of `parser_for` has parsed."""
-    names = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
-    return config(**{name: getattr(parsed, name) for name in names})
+    return config(
+        **{
+            f.name: tuple(getattr(parsed, f.name)) if takes_many(f) else getattr(parsed, f.name)
+            for f in dataclasses.fields(config)  # type: ignore[arg-type]
+        }
+    )
 
 
 def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
@@ -102,6 +110,12 @@ def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
     about = {"help": field.metadata["help"], "default": field.default}
     if field.type is bool:
         group.add_argument(names[0], action=ActionYesNo(yes_prefix="", no_prefix="no-"), **about)
+        return
+    if takes_many(field):
+        about["default"] = []
+        group.add_argument(
+            field.name, nargs="*", type=str, metavar=field.name.upper()[:-1], **about
+        )
         return
     metavar = field.metadata["metavar"] or _metavar(field)
     if field.metadata.get("several"):

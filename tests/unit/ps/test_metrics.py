@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +74,21 @@ def test_an_end_is_no_refusal(metrics: Metrics) -> None:
     metrics.refused(StoppingError("SIGTERM"))
     metrics.refused(HeaderError("what is this?"))
     assert metrics.summary()["refused_messages"] == 1
+
+
+def test_reports_become_events_once_a_second(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "events.jsonl"
+    events = EventLog(path, now=clock)
+    metrics = Metrics(Rule(ASP, None), events, step_events=0, now=clock)
+    metrics.join(1, 7, "one", first_step=1)
+    for _ in range(10):
+        metrics.report(report(loss=math.nan, compute_s=0.25, wait_s=0.5))
+        clock.now_s += 0.25
+    events.close()
+    training = [row for row in map(json.loads, path.read_text().splitlines())
+                if row["event"] == "training"]  # fmt: skip
+    assert [row["t"] for row in training] == [0.0, 1.0, 2.0]
+    assert training[0] == {
+        "t": 0.0, "event": "training", "worker": 1, "step": 1, "samples": 1, "loss": None,
+        "compute_s": 0.25, "wait_s": 0.5,
+    }  # fmt: skip
