@@ -1,6 +1,7 @@
 """`leash launch --local-steps`, as people run it, and the bytes that it saves."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from ps.audit import audit_run
-from ps.wire.messages import Params
+from ps.wire.messages import Params, PushPull
 from support.processes import LEASH, Child
 from support.servers import serving
 from worker import PSOptimizer
 from worker.channel import DataChannel
 from worker.encoding import Encoding
+from worker.transport import Step, TcpTransport
 
 
 def launch(run: Path, *options: str) -> dict[str, Any]:
@@ -85,32 +87,26 @@ def test_eight_local_steps_take_less_than_a_seventh_of_the_bytes(tmp_path: Path)
 
 
 class Scales:
-    """Weighs every payload that goes over a worker's data sockets, or lies ready for them."""
+    """Weighs the payloads of pushes as they are handed to a worker's sockets, and of answers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pushed = self.answered = 0
-        put, take = DataChannel.put, zmq.Socket.recv_multipart
+        put, store = DataChannel.put, TcpTransport.store
 
-        def weigh_out(channel: DataChannel, requests: Any) -> None:
-            listed = list(requests)
-            self.pushed += sum(
-                len(payload) for request, payload in listed
-                if request.verb == "push_pull" and payload is not None
-            )  # fmt: skip
-            put(channel, listed)
+        def weigh(requests: Iterable[Any]) -> Iterator[Any]:
+            for request, payload in requests:
+                if isinstance(request, PushPull):
+                    self.pushed += len(payload)
+                yield request, payload
 
-        monkeypatch.setattr(DataChannel, "put", weigh_out)
-        self._take = take
-
-    def weigh_in(self, optimizer: PSOptimizer, monkeypatch: pytest.MonkeyPatch) -> None:
-        transport = optimizer.client.transport
-        store = transport.store
-
-        def weigh(step: Any, reply: Params, payload: Any) -> None:
+        def store_weighed(
+            transport: TcpTransport, step: Step, reply: Params, payload: zmq.Frame
+        ) -> None:
             self.answered += len(payload)
-            store(step, reply, payload)
+            store(transport, step, reply, payload)
 
-        monkeypatch.setattr(transport, "store", weigh)
+        monkeypatch.setattr(DataChannel, "put", lambda channel, asked: put(channel, weigh(asked)))
+        monkeypatch.setattr(TcpTransport, "store", store_weighed)
 
 
 @pytest.mark.parametrize("codec", ["f32", "bf16", "int8", "topk"])
@@ -126,7 +122,6 @@ def test_the_bytes_that_a_run_counts_are_those_that_travel(
             transport="tcp", encoding=Encoding(codec),
         ) as optimizer,
     ):  # fmt: skip
-        scales.weigh_in(optimizer, monkeypatch)
         for _ in range(3):
             model(torch.randn(4, 200)).square().mean().backward()
             optimizer.step()
