@@ -149,7 +149,8 @@ class LocalSteps:
         return version
 
     def close(self) -> None:
-        """There is nothing to take back."""
+        """What has not been pushed never will be. Twice does no harm."""
+        self.pending = 0
 
     # How it is done.
 

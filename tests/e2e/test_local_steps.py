@@ -349,6 +349,17 @@ def test_a_nan_that_is_skipped_does_not_stay_in_the_inner_optimizer(inner: Inner
         assert torch.isfinite(flat(model)).all()
 
 
+def test_who_fails_or_is_stopped_pushes_nothing_more() -> None:
+    model = build()
+    with serving(local_steps="4") as server:
+        optimizer = local(model, server, 4)
+        before = served(server)
+        train(model, optimizer, 1, range(3))
+        optimizer.close("failed")
+        optimizer.close()  # twice does no harm, and pushes nothing either
+        assert torch.equal(served(server), before)
+
+
 def no_optimizer(model: nn.Module) -> dict[str, Any]:
     return {"inner": model.parameters()}
 
