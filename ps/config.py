@@ -1,6 +1,6 @@
 """All settings: what they mean, and their defaults, once. They are made of ps.settings.
 
-Those of the optimizer are in ps.optimizer_options.
+Those of the optimizer are in ps.optimizer_options, a worker's own in ps.inner_options.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from ps.catalog import choose_task
 from ps.em_options import EmConfig as EmConfig  # noqa: PLC0414  # likewise
 from ps.errors import UsageError
 from ps.experiment_options import ExperimentConfig as ExperimentConfig  # noqa: PLC0414
+from ps.inner_options import InnerOptions, check_inner_belongs
 from ps.optimizer_options import OptimizerOptions
 from ps.plan_options import PlanOptions
 from ps.policy import choose_rule
@@ -181,8 +182,9 @@ class TrainingOptions(Options):
     threads: int = option(1, "threads that torch uses in one worker", metavar="N")
     overlap: bool = option(
         True,
-        "send gradients while backward still computes others, if the model is more than one chunk; "
-        "one that runs backward through a parameter more than once a step needs --no-overlap",
+        "send gradients while backward still computes others, if the model is more than one chunk "
+        "and there are no local steps; one that runs backward through a parameter more than once a "
+        "step needs --no-overlap",
     )
 
     def check(self) -> None:
@@ -301,7 +303,7 @@ class ServerConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig(
-    ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, TransportOptions,
+    ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, InnerOptions, TransportOptions,
     StragglerOptions, TimeScaleOptions,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
@@ -335,7 +337,7 @@ class LaunchOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig(
     LaunchOptions, TaskOptions, RuleOptions, PlanOptions, OptimizerOptions, StalenessOptions,
-    TrainingOptions, TransportOptions, StragglerOptions, TimeScaleOptions, RunOptions,
+    InnerOptions, TrainingOptions, TransportOptions, StragglerOptions, TimeScaleOptions, RunOptions,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
@@ -344,6 +346,7 @@ class LaunchConfig(
         check_softens(self, self.optimizer, choose_rule(self.policy, self.staleness))
         parse_slow(self.slow, self.workers)
         parse_heterogeneity(self.heterogeneity, self.workers)
+        check_inner_belongs(self, self.local_steps)
         if self.hetero_allocation is not None:
             parse_allocation(self.hetero_allocation, self.workers)
         if self.model is None and self.dataset is None:

@@ -255,6 +255,7 @@ class Coordinator:
             "workers": len(self._members.ranks),
             "learners": "-".join(map(str, self._members.ranks[:100])),
             **told_settings(config),
+            "local_steps": config.local_steps,
             "seed": 1 if config.seed is None else config.seed,
             "planned_epochs": config.epochs,
             "model": config.model,

@@ -17,6 +17,8 @@ class DataCounts:
     max_lag: int = 0
     duplicates: int = 0
     nonfinite_chunks: int = 0
+    bytes_pushed: int = 0  # payloads, wherever they lay
+    bytes_answered: int = 0
     refusals: Counter[str] = field(default_factory=Counter)  # by error code
 
     def reply(self, reply: Reply) -> None:
@@ -40,5 +42,7 @@ def together(parts: Iterable[DataCounts]) -> DataCounts:
         total.max_lag = max(total.max_lag, part.max_lag)
         total.duplicates += part.duplicates
         total.nonfinite_chunks += part.nonfinite_chunks
+        total.bytes_pushed += part.bytes_pushed
+        total.bytes_answered += part.bytes_answered
         total.refusals += part.refusals
     return total

@@ -239,6 +239,7 @@ class DataPlane:
         self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
     ) -> None:
         self._require_answered(msg, chunk)
+        self._metrics.own.bytes_pushed += source.memory.nbytes
         key = (chunk, msg.worker)
         if key in self._nonfinite and self._nonfinite[key][0] == msg.step:
             raise self._nonfinite[key][1]  # asked again: the first answer was lost
@@ -249,7 +250,10 @@ class DataPlane:
             )  # fmt: skip
         except ValueError as error:
             raise PayloadSizeError(f"chunk {chunk}: {error}") from error
-        asked = Parked(route, msg, chunk, source.reply, source.reply_codec, _is_duplicate(result))
+        nbytes = (source.memory if source.answer is None else source.answer).nbytes
+        asked = Parked(
+            route, msg, chunk, source.reply, source.reply_codec, nbytes, _is_duplicate(result)
+        )
         self._settle(model, asked, result)
 
     def _is_plain(self, msg: PushPull) -> bool:
@@ -260,11 +264,13 @@ class DataPlane:
     def _push_run(
         self, model: ServedModel, route: bytes, msg: PushPull, region: memoryview
     ) -> None:
+        self._metrics.own.bytes_pushed += region.nbytes
         results = model.shard.push_run(
             msg.chunk, msg.chunks, msg.worker, msg.step, msg.samples, region, True
         )
         for chunk, result in zip(_run(msg), results, strict=True):
-            asked = Parked(route, msg, chunk, None, msg.codec, _is_duplicate(result))
+            nbytes = model.chunks[chunk].nbytes
+            asked = Parked(route, msg, chunk, None, msg.codec, nbytes, _is_duplicate(result))
             try:
                 self._settle(model, asked, result)
             except ProtocolError as error:

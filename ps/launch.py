@@ -26,6 +26,7 @@ from ps.config import LaunchConfig, ServerConfig, WorkerConfig
 from ps.control import ControlChannel, request_state
 from ps.errors import LeashError, ServerUnreachableError, UsageError
 from ps.interrupt import SIGNALS, held
+from ps.optimizer_options import with_rates
 from ps.policy import choose_rule
 from ps.processes import Process, spawn, stop_all
 from ps.report.writing import require_matplotlib, write_report
@@ -45,6 +46,7 @@ ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
 
 def run(config: LaunchConfig) -> int:
     """Trains; returns the exit status."""
+    config = with_rates(config)
     rule = choose_rule(config.policy, config.staleness)
     if config.report:
         require_matplotlib()

@@ -230,6 +230,8 @@ class Metrics:
             "max_staleness": data.max_staleness,
             "steps_by_worker": {str(w): c.steps for w, c in by_rank},
             "wait_fraction_by_worker": {str(w): round(c.wait_fraction, 4) for w, c in by_rank},
+            "bytes_pushed": data.bytes_pushed,
+            "bytes_answered": data.bytes_answered,
             "duplicate_pushes": data.duplicates,
             "nonfinite_chunks": data.nonfinite_chunks,
             "refused_messages": data.refusals.total(),

@@ -6,7 +6,7 @@ from typing import Final
 from ps._core import ChunkSpec, Nonfinite, Shard
 from ps.errors import LayoutError, UnknownChunkError
 from ps.layout import Chunk, Layout, assign
-from ps.optimizer_options import OptimizerOptions, core_options, core_schedule
+from ps.optimizer_options import OptimizerOptions, core_options, core_schedule, with_rates
 from ps.policy import Rule
 from ps.staleness_options import (
     UNSOFTENED,
@@ -53,7 +53,7 @@ class ServedModel:
                 bound=rule.bound,
                 average=rule.policy.average,
                 nonfinite=_NONFINITE[options.nonfinite],
-                scale_lr=rule.policy.average and options.lr_scaling == "linear",
+                scale_lr=rule.policy.average and with_rates(options).lr_scaling == "linear",
                 schedule=core_schedule(options),
                 first_chunk=first,
                 threads=threads,

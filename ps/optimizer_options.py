@@ -1,11 +1,12 @@
 """The settings of the optimizer and of its learning rate, and what the core makes of them."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 
 from ps._core import AdagradOptions, AdamOptions, Schedule, SgdOptions, SumOptions
 from ps.errors import UsageError
+from ps.plan_options import has_local_steps
 from ps.settings import Options, check_not_negative, check_positive, flag, option
 
 CoreOptions: TypeAlias = SgdOptions | AdamOptions | AdagradOptions | SumOptions
@@ -29,6 +30,9 @@ SCHEDULE_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
 # torch.optim's defaults, where they are not the same for all.
 DEFAULT_WEIGHT_DECAY: Final = {"sgd": 0.0, "adam": 0.0, "adamw": 0.01, "adagrad": 0.0, "sum": 0.0}
 DEFAULT_EPS: Final = {"adam": 1e-8, "adamw": 1e-8, "adagrad": 1e-10}
+DEFAULT_LR: Final = 0.01
+# Of local steps, sgd applies the difference as it comes: alone, a worker's result is the server's.
+DEFAULT_OUTER_LR: Final = {"sgd": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,11 @@ class OptimizerOptions(Options):
         "which one; sum is none: the parameters are sums of what is pushed, kept by (1 - lr) w + "
         "lr (sum of a bsp step's pushes, or one push)",
     )
-    lr: float = option(0.01, "learning rate for the gradient of one worker's batch")
+    lr: float | None = option(
+        None,
+        "learning rate for the gradient of one worker's batch; with --local-steps, for the "
+        "difference that a worker's steps have made. Default: 0.01; of sgd with --local-steps, 1",
+    )
     weight_decay: float | None = option(
         None, "weight decay; adamw's is decoupled, and 0.01 unless given; the others' is L2, and 0"
     )
@@ -76,10 +84,11 @@ class OptimizerOptions(Options):
         metavar="UPDATES",
     )  # fmt: skip
     warmup_start_factor: float = option(1 / 3, "the part of --lr that the warm-up begins with")
-    lr_scaling: Literal["linear", "none"] = option(
-        "linear",
+    lr_scaling: Literal["linear", "none"] | None = option(
+        None,
         "bsp makes one update of k gradients: linear multiplies its learning rate by k "
-        "(Goyal et al. 2017), none leaves it, as one process on the joint batch would",
+        "(Goyal et al. 2017), none leaves it, as one process on the joint batch would. Default: "
+        "linear; with --local-steps none, so that it takes the mean of the workers' results",
     )
     nonfinite: Literal["raise", "skip", "apply"] = option(
         "raise",
@@ -100,6 +109,9 @@ class OptimizerOptions(Options):
             raise UsageError(f"--dampening {self.dampening}: give a finite number")
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise UsageError("--nesterov: needs a --momentum above 0, and no --dampening")
+        if self.maximize and has_local_steps(self):
+            raise UsageError("--maximize: with --local-steps the server would undo what workers "
+                             "have learned; leave one of the two out")  # fmt: skip
         parse_betas(self.betas)
         self._check_sum()
         self._check_schedule()
@@ -110,7 +122,7 @@ class OptimizerOptions(Options):
         for name in ("weight_decay", "maximize"):
             if _is_given(self, name):
                 raise UsageError(f"{flag(name)}: --optimizer sum does not descend; leave it out")
-        if self.lr > 1:
+        if self.lr is not None and self.lr > 1:
             raise UsageError(f"--lr {self.lr}: --optimizer sum takes 0 to 1; 1 is the sum itself")
 
     def _check_schedule(self) -> None:
@@ -142,12 +154,33 @@ def parse_betas(text: str) -> tuple[float, float]:
     raise UsageError(f"--betas {text}: give two numbers from 0 to below 1, such as 0.9,0.999")
 
 
+Optimizing = TypeVar("Optimizing", bound=OptimizerOptions)
+
+
+def with_rates(options: Optimizing) -> Optimizing:
+    """The same, with what `lr` and `lr_scaling` stand for where they were left out."""
+    is_outer = has_local_steps(options)
+    default = DEFAULT_OUTER_LR.get(options.optimizer, DEFAULT_LR) if is_outer else DEFAULT_LR
+    return replace(
+        options,
+        lr=default if options.lr is None else options.lr,
+        lr_scaling=options.lr_scaling or ("none" if is_outer else "linear"),
+    )
+
+
+def learning_rate(options: OptimizerOptions) -> float:
+    """The base of the schedule."""
+    lr = with_rates(options).lr
+    assert lr is not None
+    return lr
+
+
 def core_options(options: OptimizerOptions) -> CoreOptions:
     """The core's form of the optimizer; ValueError for what torch.optim refuses too."""
-    common = {"lr": options.lr, "weight_decay": _weight_decay(options)}
+    common = {"lr": learning_rate(options), "weight_decay": _weight_decay(options)}
     name = options.optimizer
     if name == "sum":
-        return SumOptions(options.lr)
+        return SumOptions(learning_rate(options))
     if name == "sgd":
         return SgdOptions(
             **common, momentum=options.momentum, dampening=options.dampening,
@@ -184,6 +217,7 @@ def told_settings(options: OptimizerOptions) -> dict[str, Any]:
     own = (*OPTIONS_OF[options.optimizer], *SCHEDULE_OPTIONS[options.lr_schedule])
     chosen = {name for names in OPTIONS_OF.values() for name in names}
     chosen.update(name for names in SCHEDULE_OPTIONS.values() for name in names)
+    options = with_rates(options)
     told = {
         f.name: getattr(options, f.name) if f.name in own or f.name not in chosen else None
         for f in fields(OptimizerOptions)

@@ -56,6 +56,16 @@ def parse_local_steps(text: str) -> int | None:
     raise UsageError(f"--local-steps {text}: give auto, or a number from 1 to {MAX_LOCAL_STEPS}")
 
 
+def has_local_steps(options: Options) -> bool:
+    """Whether workers take steps of their own, so that what they push are differences."""
+    return isinstance(options, PlanOptions) and takes_local_steps(options.local_steps)
+
+
+def takes_local_steps(text: str) -> bool:
+    """Whether these are local steps, `auto` included: not one push after every step."""
+    return parse_local_steps(text) != 1
+
+
 def choose_data_plan(options: PlanOptions, policy: str, *, has_allocation: bool) -> str:
     """The data plan of a run: "lease" or "static".
 

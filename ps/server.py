@@ -29,6 +29,7 @@ from ps.errors import ProtocolError, ShardLostError
 from ps.events import EventLog
 from ps.members import Members
 from ps.metrics import Metrics
+from ps.optimizer_options import with_rates
 from ps.policy import choose_rule
 from ps.processes import EvaluatorProcess
 from ps.remote import RemoteShards
@@ -360,7 +361,7 @@ def serve(config: ServerConfig) -> int:
     keep_freed_memory()
     rule = choose_rule(config.policy, config.staleness)
     model, dataset = choose_task(config.model, config.dataset)
-    config = replace(config, model=model, dataset=dataset)
+    config = with_rates(replace(config, model=model, dataset=dataset))
     run_dir = RunDir.at(config.run_dir, rule.policy.name)
     run_dir.write_config(config)
     evaluator = EvaluatorProcess.for_task(config, run_dir.path)

@@ -241,6 +241,7 @@ class ShardServer:
             Counts(
                 self._told_initialized, self._data.parked, counts.replies, counts.staleness_sum,
                 counts.max_staleness, counts.max_lag, counts.duplicates, counts.nonfinite_chunks,
+                counts.bytes_pushed, counts.bytes_answered,
                 dict(counts.refusals), heard[:MAX_HEARD],
             )
         )  # fmt: skip

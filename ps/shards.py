@@ -186,7 +186,8 @@ class Shards:
         self._members.note_heard(counts.heard)
         self._metrics.of_shards[shard] = DataCounts(
             counts.replies, counts.staleness_sum, counts.max_staleness, counts.max_lag,
-            counts.duplicates, counts.nonfinite_chunks, Counter(counts.refusals),
+            counts.duplicates, counts.nonfinite_chunks, counts.bytes_pushed,
+            counts.bytes_answered, Counter(counts.refusals),
         )  # fmt: skip
 
     def count_up(self) -> None:

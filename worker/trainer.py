@@ -22,11 +22,14 @@ from ps.addresses import address_of
 from ps.config import WorkerConfig
 from ps.control import ControlChannel, await_state
 from ps.errors import StoppingError, UsageError
+from ps.inner_options import check_inner_belongs
+from ps.plan_options import parse_local_steps
 from ps.settings import check_positive
 from ps.straggling import parse_allocation
 from ps.wire.messages import STOPPED_BY_TIMEOUT, Report
 from worker.datasets import Dataset, Positions, load_dataset, shares
 from worker.encoding import Encoding
+from worker.inner import inner_optimizer
 from worker.models import build_model
 from worker.optimizer import PSOptimizer
 from worker.stragglers import Straggler
@@ -51,6 +54,7 @@ def run(config: WorkerConfig) -> int:
             channel, config.wait_s, lambda s: waiting.server(address, s, config.wait_s)
         )
     task = resolve_task(config, state)
+    check_inner_belongs(config, state["local_steps"])
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     share_of = _share(config, task)
@@ -66,9 +70,11 @@ def run(config: WorkerConfig) -> int:
             seed=task.seed, rank=config.rank,
         )  # fmt: skip
         encoding = Encoding(config.codec, config.int8_block, config.topk_ratio)
+        inner = inner_optimizer(config, model.parameters(), state["local_steps"])
+        overlap = config.overlap and inner is None
         optimizer = PSOptimizer(
             model.named_parameters(), address, config.rank, buffers=model.named_buffers(),
-            overlap=config.overlap and _spans_chunks(model, state["chunk_nbytes"]),
+            overlap=overlap and _spans_chunks(model, state["chunk_nbytes"]), inner=inner,
             transport=config.transport, encoding=encoding,
             wait_s=config.wait_s, on_wait=waiting.workers, say=say,
         )  # fmt: skip
@@ -107,7 +113,8 @@ def loss_for(dataset: Dataset) -> Loss:
 class Totals:
     """What a worker has done so far."""
 
-    steps: int = 0
+    steps: int = 0  # pushes
+    local_steps: int = 0  # behind them, or still to be pushed
     samples: int = 0
     compute_s: float = 0.0
     wait_s: float = 0.0
@@ -196,12 +203,17 @@ class Trainer:
 
     def _piece(self, piece: Piece, on_step: Callable[[], None]) -> None:
         began_s = self._now()
+        self._optimizer.local_steps = piece.local_steps
         for inputs, targets in self._dataset.train_batches(piece.positions, piece.batch_size):
             loss = self._step(inputs, targets, began_s)
             self._of_epoch.add(loss, len(targets))
             self._report_now_and_then(piece.epoch - 1)
             on_step()
             began_s = self._now()
+        if self._optimizer.pending_steps:
+            self._optimizer.flush()
+            self._count_time(began_s)
+            self.totals.steps += 1
         if piece.ends_epoch:
             self._end_epoch(piece.epoch)
 
@@ -225,12 +237,17 @@ class Trainer:
             torch.cuda.synchronize(self._device)  # or the computing would count as waiting
         self._straggler.after_compute(self._now() - compute_began_s)
         self._optimizer.step()
-        self.totals.steps += 1
+        self._count_time(began_s)
+        self.totals.steps += not self._optimizer.pending_steps
+        self.totals.local_steps += 1
         self.totals.samples += len(targets)
-        self.totals.compute_s += self._now() - began_s - self._optimizer.wait_seconds
-        self.totals.wait_s += self._optimizer.wait_seconds
         self._since_report.add(loss, len(targets))
         return loss.detach()
+
+    def _count_time(self, began_s: float) -> None:
+        """What passed since then was computing, but for what the last push waited."""
+        self.totals.compute_s += self._now() - began_s - self._optimizer.wait_seconds
+        self.totals.wait_s += self._optimizer.wait_seconds
 
     def _report_now_and_then(self, epoch: int) -> None:
         if self._now() >= self._next_report_s:
@@ -250,8 +267,11 @@ class Trainer:
         return StaticWork(
             self._share, seed=self._task.seed, rank=self._config.rank,
             first_epoch=self._first_epoch(), epochs=self._task.epochs,
-            batch_size=self._config.batch_size, local_steps=1,
+            batch_size=self._config.batch_size, local_steps=self._fixed_local_steps(),
         )  # fmt: skip
+
+    def _fixed_local_steps(self) -> int:
+        return parse_local_steps(self._optimizer.client.settings["local_steps"]) or 1
 
     def _first_epoch(self) -> int:
         """A worker that replaces another goes on where the run is."""
@@ -275,6 +295,7 @@ class Trainer:
             "model": self._task.model,
             "dataset": self._task.dataset,
             "steps": totals.steps,
+            "local_steps": totals.local_steps,
             "samples": totals.samples,
             "loss_by_epoch": [None if math.isnan(x) else x for x in totals.loss_by_epoch],
             "compute_seconds": round(totals.compute_s, 3),

@@ -165,6 +165,8 @@ class Counts(Message):
     max_lag: Count
     duplicates: Count
     nonfinite_chunks: Count
+    bytes_pushed: Count
+    bytes_answered: Count
     refusals: Settings  # error code ▸ how many
     heard: Ids  # workers heard of since the last counts
 

@@ -6,7 +6,13 @@ import torch
 from ps._core import AdagradOptions, AdamOptions, SgdOptions, SumOptions
 from ps.config import ServerConfig
 from ps.errors import UsageError
-from ps.optimizer_options import core_options, core_schedule, parse_betas, told_settings
+from ps.optimizer_options import (
+    core_options,
+    core_schedule,
+    parse_betas,
+    told_settings,
+    with_rates,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +36,7 @@ from ps.optimizer_options import core_options, core_schedule, parse_betas, told_
         ({"lr_schedule": "step", "lr_step_size": 0}, "--lr-step-size 0: give a number above 0"),
         ({"warmup_start_factor": 0.5}, "--warmup-start-factor: needs --warmup-updates"),
         ({"warmup_updates": 5, "warmup_start_factor": 0.0}, "--warmup-start-factor 0.0: give a"),
+        ({"maximize": True, "local_steps": "4"}, "--maximize: with --local-steps the server would"),
         ({"warmup_updates": -1}, "--warmup-updates -1: give a number from 0"),
         ({"optimizer": "sum", "lr": 1.5}, "--lr 1.5: --optimizer sum takes 0 to 1"),
         ({"optimizer": "sum", "weight_decay": 0.1}, "--weight-decay: .* does not descend"),
@@ -104,3 +111,27 @@ def test_betas_are_two_numbers() -> None:
     for text in ("", "0.9", "a,b", "0.1,0.2,0.3", "0.9;0.9", "nan,0.9", "-0.1,0.9"):
         with pytest.raises(UsageError, match="--betas"):
             parse_betas(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "lr", "scaling"),
+    [
+        ({}, 0.01, "linear"),
+        ({"optimizer": "adam"}, 0.01, "linear"),
+        ({"local_steps": "8"}, 1.0, "none"),
+        ({"local_steps": "auto"}, 1.0, "none"),
+        ({"local_steps": "1"}, 0.01, "linear"),
+        ({"local_steps": "8", "optimizer": "adam"}, 0.01, "none"),
+        ({"local_steps": "8", "lr": 0.7, "lr_scaling": "linear"}, 0.7, "linear"),
+        ({"lr": 0.0, "lr_scaling": "none"}, 0.0, "none"),
+    ],
+)
+def test_what_is_left_out_of_the_rates_follows_the_local_steps(
+    settings: dict[str, Any], lr: float, scaling: str
+) -> None:
+    config = ServerConfig(**settings)
+    config.check()
+    made, told = core_options(config), told_settings(config)
+    assert (made.lr, told["lr"], told["lr_scaling"]) == (lr, lr, scaling)
+    assert with_rates(with_rates(config)) == with_rates(config)
+    assert (with_rates(config).lr, with_rates(config).lr_scaling) == (lr, scaling)
