@@ -11,7 +11,7 @@ from ps.bench_options import BenchConfig as BenchConfig  # noqa: PLC0414  # ps.c
 from ps.catalog import choose_task
 from ps.errors import UsageError
 from ps.optimizer_options import OptimizerOptions
-from ps.plan_options import PlanOptions
+from ps.plan_options import PlanOptions, choose_data_plan
 from ps.policy import choose_rule
 from ps.settings import Options, check_not_negative, check_positive, flag, option
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
@@ -307,6 +307,7 @@ class LaunchConfig(
         parse_heterogeneity(self.heterogeneity, self.workers)
         if self.hetero_allocation is not None:
             parse_allocation(self.hetero_allocation, self.workers)
+        data_plan_of(self)
         if self.model is None and self.dataset is None:
             raise UsageError("say what to train: for example --dataset digits, or --model "
                              "mnist_cnn --data-dir DIR")  # fmt: skip
@@ -360,6 +361,12 @@ class DoctorConfig(Options):
         super().check()
         if self.server is not None:
             split_address(self.server)
+
+
+def data_plan_of(config: LaunchConfig) -> str:
+    """The data plan of a launch. Raises UsageError for fixed shares together with leases."""
+    policy = choose_rule(config.policy, config.staleness).policy.name
+    return choose_data_plan(config, policy, has_allocation=config.hetero_allocation is not None)
 
 
 def check_shards(shards: int) -> None:

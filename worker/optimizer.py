@@ -168,7 +168,7 @@ class PSOptimizer(torch.optim.Optimizer):
         try:
             self._info = self._stream.finish(samples)
         except EvictedError:
-            self._rejoin()
+            self.rejoin(evicted=True)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -184,9 +184,13 @@ class PSOptimizer(torch.optim.Optimizer):
             )
         super().zero_grad(set_to_none)
 
-    def _rejoin(self) -> None:
-        """Takes part again; the step during which the server went on is lost, and counted so."""
-        self.evictions += 1
+    def rejoin(self, *, evicted: bool = False) -> None:
+        """Says hello again, and takes over the common parameters; a step that was begun is lost.
+
+        Args:
+            evicted: the server had gone on without this worker, which is counted.
+        """
+        self.evictions += evicted
         self.client.rejoin()
         version = self._stream.recover(self.client.pull)
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
