@@ -14,7 +14,7 @@ from ps.errors import UsageError
 from ps.experiment_options import ExperimentConfig as ExperimentConfig  # noqa: PLC0414
 from ps.inner_options import InnerOptions, check_inner_belongs
 from ps.optimizer_options import OptimizerOptions
-from ps.plan_options import PlanOptions
+from ps.plan_options import PlanOptions, choose_data_plan
 from ps.policy import choose_rule
 from ps.report_options import ReportConfig as ReportConfig  # noqa: PLC0414
 from ps.settings import Options, check_not_negative, check_positive, flag, option
@@ -349,6 +349,7 @@ class LaunchConfig(
         check_inner_belongs(self, self.local_steps)
         if self.hetero_allocation is not None:
             parse_allocation(self.hetero_allocation, self.workers)
+        data_plan_of(self)
         if self.model is None and self.dataset is None:
             raise UsageError("say what to train: for example --dataset digits, or --model "
                              "mnist_cnn --data-dir DIR")  # fmt: skip
@@ -412,6 +413,12 @@ class DoctorConfig(Options):
         super().check()
         if self.server is not None:
             split_address(self.server)
+
+
+def data_plan_of(config: LaunchConfig) -> str:
+    """The data plan of a launch. Raises UsageError for fixed shares together with leases."""
+    policy = choose_rule(config.policy, config.staleness).policy.name
+    return choose_data_plan(config, policy, has_allocation=config.hetero_allocation is not None)
 
 
 def check_shards(shards: int) -> None:

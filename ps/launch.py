@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ps.audit import audit_run
-from ps.config import LaunchConfig, ServerConfig, WorkerConfig
+from ps.config import LaunchConfig, ServerConfig, WorkerConfig, data_plan_of
 from ps.control import ControlChannel, request_state
 from ps.errors import LeashError, ServerUnreachableError, UsageError
 from ps.interrupt import SIGNALS, held
@@ -111,6 +111,7 @@ class Launch:
             self._config, ServerConfig, bind="tcp://127.0.0.1:0", ready_fd=writer,
             run_dir=str(self._run_dir.path), epochs=self._config.epochs or 1,
             threads=self._config.server_threads,  # the workers' are torch's
+            data_plan=data_plan_of(self._config),
         )  # fmt: skip
         with os.fdopen(reader) as ready:
             try:

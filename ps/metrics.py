@@ -28,6 +28,8 @@ class WorkerCounts:
 
     steps: int = 0
     samples: int = 0
+    answered: int = 0  # of these samples, those whose step was answered
+    unanswered: int = 0  # those of a step that waits for its answer
     epoch: int = 0  # completed
     lag: int = 0  # of its newest reply
     loss: float | None = None
@@ -47,10 +49,11 @@ class WorkerCounts:
         return wait_s / busy_s if busy_s > 0 else 0.0
 
     def begin_again(self) -> None:
-        """A new incarnation counts its seconds from 0."""
+        """A new incarnation counts its seconds from 0, and its predecessor gets no answers."""
         self.earlier_compute_s += self.compute_s
         self.earlier_wait_s += self.wait_s
         self.compute_s = self.wait_s = 0.0
+        self.unanswered = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Metrics:
         self.workers: dict[int, WorkerCounts] = {}
         self.evaluations: list[Evaluation] = []
         self.epoch: int = 0  # completed by every worker
+        self.samples_twice: int = 0  # leased again though they had been applied
         self.own: Final = DataCounts()  # of this process
         self.of_shards: dict[int, DataCounts] = {}  # of the others, as they told it last
         self.evictions: int = 0
@@ -123,6 +127,7 @@ class Metrics:
             counts = self.workers[worker]
             counts.steps += 1
             counts.samples += samples
+            counts.unanswered = samples
             if self._records(step):
                 self._events.write("push", worker=worker, step=step)
 
@@ -130,7 +135,10 @@ class Metrics:
         """A push was answered."""
         self.own.reply(reply)
         if reply.chunk == 0:
-            self.workers[reply.worker].lag = reply.lag
+            counts = self.workers[reply.worker]
+            counts.lag = reply.lag
+            counts.answered += counts.unanswered
+            counts.unanswered = 0
             if self._records(reply.step):
                 self._events.write(
                     "step", worker=reply.worker, step=reply.step, lag=reply.lag,
@@ -172,7 +180,10 @@ class Metrics:
     def complete_epochs(self, members: Members) -> None:
         """Counts the epochs that every worker that still takes part, or is done, has completed."""
         taking_part = [w for w, m in members.workers.items() if m.state in ("live", "done")]
-        epoch = min((self.workers[worker].epoch for worker in taking_part), default=0)
+        self.complete(min((self.workers[worker].epoch for worker in taking_part), default=0))
+
+    def complete(self, epoch: int) -> None:
+        """This epoch is completed, if it was not."""
         if epoch > self.epoch:
             self.epoch = epoch
             self._events.write("epoch_completed", epoch=epoch)
@@ -220,6 +231,7 @@ class Metrics:
             "epochs": self.epoch,
             "steps": self.steps,
             "samples": self.samples,
+            "samples_twice": self.samples_twice,
             "train_seconds": round(seconds, 3),
             "steps_per_second": round(self.steps / seconds, 2) if seconds > 0 else 0.0,
             "test_accuracy": last.accuracy if last else None,

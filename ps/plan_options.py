@@ -1,11 +1,15 @@
 """The settings of who trains on how much: data plan, batch plan, local steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from ps.errors import UsageError
 from ps.settings import Options, option
 
+LEASE: Final = "lease"
+STATIC: Final = "static"
+WEIGHTED: Final = "weighted"
 AUTO: Final = "auto"
 MAX_LOCAL_STEPS: Final = 1 << 20
 
@@ -36,10 +40,10 @@ class PlanOptions(Options):
         super().check()
         parse_local_steps(self.local_steps)
         for name, adaptive in (
-            ("--batch-plan weighted", self.batch_plan == "weighted"),
+            ("--batch-plan weighted", self.batch_plan == WEIGHTED),
             ("--local-steps auto", self.local_steps == AUTO),
         ):
-            if adaptive and self.data_plan == "static":
+            if adaptive and self.data_plan == STATIC:
                 raise UsageError(f"{name}: needs leases; leave --data-plan static out")
 
 
@@ -76,12 +80,34 @@ def choose_data_plan(options: PlanOptions, policy: str, *, has_allocation: bool)
     Raises:
         UsageError: fixed shares together with leases.
     """
-    adaptive = options.batch_plan == "weighted" or options.local_steps == AUTO
-    if has_allocation and (adaptive or options.data_plan == "lease"):
+    adaptive = options.batch_plan == WEIGHTED or options.local_steps == AUTO
+    if has_allocation and (adaptive or options.data_plan == LEASE):
         raise UsageError("--hetero-allocation: fixes every worker's share, so it goes with "
                          "--data-plan static; leave one of the two out")  # fmt: skip
     if options.data_plan is not None:
         return options.data_plan
     if has_allocation or (policy == "bsp" and not adaptive):
-        return "static"
-    return "lease"
+        return STATIC
+    return LEASE
+
+
+def data_plan_of_worker(told: Mapping[str, Any], *, has_allocation: bool) -> str:
+    """The data plan of one worker: the server's, unless its own share is fixed.
+
+    Args:
+        told: the server's settings.
+        has_allocation: fixed unequal shares were asked for where this worker was started.
+
+    Raises:
+        UsageError: fixed shares, and a server that adapts the work to the speed.
+    """
+    if not has_allocation:
+        return str(told["data_plan"])
+    for name, adaptive in (
+        ("--batch-plan weighted", told["batch_plan"] == WEIGHTED),
+        ("--local-steps auto", told["local_steps"] == AUTO),
+    ):
+        if adaptive:
+            raise UsageError(f"--hetero-allocation: the server was started with {name}, which "
+                             "needs leases; leave one of the two out")  # fmt: skip
+    return STATIC

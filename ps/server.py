@@ -349,6 +349,9 @@ class Server:
             "dataset": self._config.dataset,
             "seed": 1 if self._config.seed is None else self._config.seed,
             "time_scale": self._config.time_scale,
+            "data_plan": self.coordinator.data_plan,
+            "batch_plan": self._config.batch_plan,
+            "local_steps": self._config.local_steps,
         }
         outcome = {"ended": self._ended}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})

@@ -17,11 +17,12 @@ State = dict[str, Any]
 
 MAX_WIDTH: Final = 100  # columns; in a wide terminal a row is still read at one glance
 SHOWN_EPOCHS: Final = 10
+TAKES_PART: Final = ("live", "resting")  # states of a worker
 MUCH_WAITING: Final = 0.3
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _STYLES: Final = {
-    "live": "green", "done": "dim", "awaited": "dim", "stopped": "yellow", "evicted": "red",
-    "failed": "red",
+    "live": "green", "resting": "dim", "done": "dim", "awaited": "dim", "stopped": "yellow",
+    "evicted": "red", "failed": "red",
 }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def with_summary(state: State, summary: dict[str, Any]) -> State:
             "wait_fraction": summary["wait_fraction_by_worker"].get(
                 str(row["worker"]), row["wait_fraction"]
             ),
-            "state": "done" if done and row["state"] == "live" else row["state"],
+            "state": "done" if done and row["state"] in TAKES_PART else row["state"],
         }
         for row in state["table"]
     ]
@@ -76,6 +77,9 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
     if summary["test_accuracy"] is not None:
         lines.append(f"test accuracy   {percent(summary['test_accuracy'], 2)}")
     waits = summary["wait_fraction_by_worker"].items()
+    again = summary.get("samples_twice", 0)
+    if again:
+        lines.append(f"used twice      {again} samples, after a worker had gone")
     return [
         *lines,
         f"speed           {summary['steps_per_second']:.1f} steps/s "
@@ -144,7 +148,8 @@ def _progress(state: State) -> RenderableType:
     grid = Table.grid(expand=True, padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1)
-    completed = [row["epoch"] for row in state["table"] if row["state"] in ("live", "done")]
+    counted = (*TAKES_PART, "done")
+    completed = [row["epoch"] for row in state["table"] if row["state"] in counted]
     total = state["planned_epochs"] * max(1, len(completed))
     bar = ProgressBar(total=total, completed=sum(completed), complete_style="green")
     grid.add_row(epoch_of(state), bar)

@@ -196,7 +196,7 @@ class PSOptimizer(torch.optim.Optimizer):
         try:
             self._note(self._stream.finish(samples))
         except EvictedError:
-            self._rejoin()
+            self.rejoin(evicted=True)
         return loss
 
     def flush(self) -> None:
@@ -210,7 +210,7 @@ class PSOptimizer(torch.optim.Optimizer):
         try:
             self._note(self._stream.flush())
         except EvictedError:
-            self._rejoin()
+            self.rejoin(evicted=True)
 
     @property
     def pending_steps(self) -> int:
@@ -246,9 +246,13 @@ class PSOptimizer(torch.optim.Optimizer):
         """None: the step was a local one, so nobody was waited for."""
         self._info = replace(self._info, wait_s=0.0) if info is None else info
 
-    def _rejoin(self) -> None:
-        """Takes part again; the step during which the server went on is lost, and counted so."""
-        self.evictions += 1
+    def rejoin(self, *, evicted: bool = False) -> None:
+        """Says hello again, and takes over the common parameters; a step that was begun is lost.
+
+        Args:
+            evicted: the server had gone on without this worker, which is counted.
+        """
+        self.evictions += evicted
         self.client.rejoin()
         version = self._stream.recover(self.client.pull)
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)

@@ -15,13 +15,18 @@ class Piece:
     positions: Positions  # in the training split, in the order in which to visit them
     batch_size: int
     local_steps: int  # a worker's own steps between two pushes; what is left at the end is pushed
-    ends_epoch: bool  # it is this worker's last one of the epoch, as far as is known
+    begins_at: int  # samples of the epoch that come before it, out of
+    epoch_samples: int  # so many
 
 
 class Work(Protocol):
     """Where pieces come from. The next one is asked for when all of the last one is pushed."""
 
     def pieces(self) -> Iterator[Piece]: ...
+
+    def is_held(self) -> bool:
+        """The newest piece is this worker's still; otherwise others train on what is left of it."""
+        ...
 
 
 class StaticWork:
@@ -42,4 +47,7 @@ class StaticWork:
         """One for each epoch."""
         for epoch in self._epochs:
             order = epoch_order(self._share, self._seed, self._rank, epoch)
-            yield Piece(epoch, order, self._batch_size, self._local_steps, ends_epoch=True)
+            yield Piece(epoch, order, self._batch_size, self._local_steps, 0, len(order))
+
+    def is_held(self) -> bool:
+        return True

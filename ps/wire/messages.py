@@ -2,7 +2,8 @@
 
 ::
 
-    control   hello ▸ welcome   beat ▸ beaten   report ▸ ok   status ▸ state   bye ▸ ok
+    control   hello ▸ welcome   beat ▸ beaten   lease ▸ leased   report ▸ ok   status ▸ state
+              bye ▸ ok
     data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   echo ▸ echoed
               attach ▸ attached
     both      anything wrong ▸ error
@@ -24,6 +25,12 @@ class Within:
 
 
 STOPPED_BY_TIMEOUT: Final = "timeout"  # a `stopping` that is a good end, not a failure
+# What `leased` says: train on these samples; nothing is left, ask again soon; something is, say
+# hello and ask; the training is over.
+TRAIN: Final = "train"
+REST: Final = "rest"
+RETURN: Final = "return"
+OVER: Final = "over"
 
 WORD_MAX: Final = 64
 U32_MAX: Final = (1 << 32) - 1
@@ -103,6 +110,35 @@ class Beaten(Message):
     epoch: Epoch  # epochs that every worker has completed
     finished: bool  # every worker has said bye: an observer may evaluate for the last time
     stopping: Text  # why the server is about to end; empty while it is not
+
+
+@dataclass(frozen=True, slots=True)
+class Lease(Message):
+    """A worker asks for samples to train on. All that it was leased before is done."""
+
+    verb = "lease"
+    worker: Id
+    incarnation: Count
+    number: Count  # of this request, from 1 with every hello; asked again under the same number
+    samples: Samples  # in the training set
+    epochs: Epoch  # that this worker wants to train for
+    batch_size: Samples  # that it was started with
+    samples_per_s: float  # while it computes, not while it waits; 0 before it is known
+
+
+@dataclass(frozen=True, slots=True)
+class Leased(Message):
+    """Positions in the permutation of an epoch; `order` says what to do where there are none."""
+
+    verb = "leased"
+    worker: Id
+    number: Count  # of the request
+    order: Word  # "train", "rest", "return" or "over"
+    epoch: Epoch  # from 1; 0, like all below, if the order is not to train
+    first: Samples  # position in the permutation, from 0
+    count: Samples
+    batch_size: Samples
+    local_steps: Count  # between two pushes; what is left at the end of the lease is pushed too
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +321,8 @@ class Error(Message):
     clock: Count  # resync: the newest step of this worker that the server has; otherwise 0
 
 
-CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (Hello, Beat, Report, Status, Bye)
+CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (Hello, Beat, Lease, Report, Status, Bye)
 DATA_REQUESTS: Final[tuple[type[Message], ...]] = (Init, PushPull, Push, Pull, Attach, Echo)
 ANSWERS: Final[tuple[type[Message], ...]] = (
-    Welcome, Beaten, State, Ok, Params, Attached, Echoed, Error,
+    Welcome, Beaten, Leased, State, Ok, Params, Attached, Echoed, Error,
 )  # fmt: skip

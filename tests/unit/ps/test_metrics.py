@@ -1,9 +1,12 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from ps._core import Reply
 from ps.errors import HeaderError, StoppingError
 from ps.events import EventLog
 from ps.metrics import Metrics
@@ -92,3 +95,22 @@ def test_reports_become_events_once_a_second(tmp_path: Path, clock: Clock) -> No
         "t": 0.0, "event": "training", "worker": 1, "step": 1, "samples": 1, "loss": None,
         "compute_s": 0.25, "wait_s": 0.5,
     }  # fmt: skip
+def test_samples_are_answered_with_the_reply_of_chunk_0(metrics: Metrics) -> None:
+    counts = metrics.workers[1]
+    metrics.push(1, chunk=1, step=1, samples=5)
+    metrics.push(1, chunk=0, step=1, samples=5)
+    assert (counts.answered, counts.unanswered) == (0, 5)
+    metrics.reply(answer(chunk=1))
+    assert counts.answered == 0
+    metrics.reply(answer(chunk=0))
+    assert (counts.answered, counts.unanswered) == (5, 0)
+
+
+def test_what_a_process_has_no_answer_for_is_not_its_successors(metrics: Metrics) -> None:
+    metrics.push(1, chunk=0, step=1, samples=5)
+    metrics.join(1, 8, "one again", first_step=2)
+    assert metrics.workers[1].unanswered == 0
+
+
+def answer(chunk: int) -> Reply:
+    return cast(Reply, SimpleNamespace(worker=1, step=1, chunk=chunk, lag=0, staleness=0))
