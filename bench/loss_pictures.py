@@ -92,5 +92,5 @@ def _label_sweep(axis: Axes, rows: Sequence[Row], at: float | None) -> None:
 def _loss_axis(axis: Axes) -> None:
     axis.set(yscale="log", ylabel="training loss", ylim=(0.03, 1.15 * HIGHEST))
     ticks = (0.03, 0.1, 0.3, 1, 3, HIGHEST)
-    axis.set_yticks(ticks, [*(f"{tick:g}" for tick in ticks[:-1]), f"≥ {HIGHEST:g}"])
+    axis.set_yticks(ticks, [*(f"{tick:g}" for tick in ticks[:-1]), f"{HIGHEST:g}+"])
     axis.yaxis.set_minor_formatter(NullFormatter())
