@@ -23,6 +23,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
+from bench import loss_pictures
 from bench.rows import Row
 from bench.table import size_of
 from ps.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, STYLE
@@ -276,4 +277,5 @@ def _plain_y(axis: Axes) -> None:
 
 PICTURES: Final[dict[str, Callable[[Sequence[Row]], Any]]] = {
     "push_pull": push_pull, "kernels": kernels, "scaling": scaling, "training": training,
+    "compensation": loss_pictures.compensation,
 }  # fmt: skip
