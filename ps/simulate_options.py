@@ -6,7 +6,8 @@ from typing import ClassVar, Final, Literal
 
 from ps.cluster import Cluster, Failures
 from ps.errors import UsageError
-from ps.policy import POLICIES, Rule, choose_rule
+from ps.gates import GATES
+from ps.policy import Rule, choose_rule
 from ps.settings import Options, check_not_negative, check_positive, flag, option
 from ps.straggling import parse_heterogeneity, parse_slow
 
@@ -150,7 +151,10 @@ def choose_rules(compare: str | None, policy: str | None, staleness: int | None)
         name = "policy" if policy is not None else "staleness"
         raise UsageError(f"--compare {compare}: names the policies; leave {flag(name)} out")
     if is_one:
-        return [choose_rule(policy, staleness)]
+        rule = choose_rule(policy, staleness)
+        if rule.policy.name not in GATES:
+            raise UsageError(f"--policy {policy}: leash simulate knows {', '.join(GATES)}")
+        return [rule]
     return parse_compare(compare or DEFAULT_COMPARE)
 
 
@@ -164,9 +168,9 @@ def parse_compare(text: str) -> list[Rule]:
 
 
 def _rule(words: list[str], text: str) -> Rule:
-    known = words and words[0] in POLICIES
+    known = words and words[0] in GATES
     if not known or len(words) > 2 or not all(word.isdecimal() for word in words[1:]):
-        raise UsageError(f"--compare {text}: expected policies of {', '.join(POLICIES)}, each with "
+        raise UsageError(f"--compare {text}: expected policies of {', '.join(GATES)}, each with "
                          f"its bound if it has one, such as {DEFAULT_COMPARE}")  # fmt: skip
     try:
         return choose_rule(words[0], int(words[1]) if len(words) == 2 else None)

@@ -24,9 +24,9 @@ from support.processes import LEASH, Child
 SEED: Final = 3
 WORKERS: Final = 4
 # A worker each of several kinds of slowness, and of about the same speed.
-SLOW: Final = "exp:0.1/uniform:0.05,0.15/normal:0.1,0.04/0.06+pause:chance=0.05,for=0.8"
+SLOW: Final = "exp:0.2/uniform:0.1,0.3/normal:0.2,0.08/0.12+pause:chance=0.05,for=1.6"
 BATCH_SIZE: Final = 24
-EPOCHS: Final = 4
+EPOCHS: Final = 3
 STEPS: Final = EPOCHS * 15  # of every worker: its share of the samples is 359 or 360
 
 
