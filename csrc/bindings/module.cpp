@@ -16,6 +16,7 @@ PYBIND11_MODULE(_core, m) {
   register_schedule(m);
   register_results(m);
   register_clock(m);
+  register_admission(m);
   register_kernels(m);
   register_codecs(m);
   register_shard(m);

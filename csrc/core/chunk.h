@@ -4,10 +4,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <unordered_map>
 #include <vector>
 
-#include "core/clock.h"
+#include "core/admission.h"
 #include "core/dtype.h"
 #include "core/optimizer_options.h"
 #include "core/parked.h"
@@ -30,25 +29,20 @@ struct ChunkSpec {
 // Throws std::invalid_argument for more values than a chunk can sensibly have.
 void validate(const ChunkSpec& spec);
 
-// What a chunk knows of one live worker.
-struct WorkerView {
-  std::uint64_t pulled_version;  // of the parameters that it has
-  std::uint64_t staleness = 0;   // of its latest step
-};
-
 struct Chunk {
   std::uint32_t index;
   ChunkSpec spec;
   std::byte* values;  // in the slab, aligned to a cache line
   // The optimizer's buffers, each in its own slab; null beyond those that it has, and for a buffer.
   std::array<std::byte*, kMaxStates> states;
-  StalenessClock clock;
+  Admission admission;
 
   bool initialized = false;
-  bool state_started = false;  // the optimizer's buffers hold something
-  std::uint64_t version = 0;   // updates so far
-  std::unordered_map<std::uint32_t, WorkerView> workers = {};
+  bool state_started = false;       // the optimizer's buffers hold something
+  std::uint64_t version = 0;        // updates so far
   std::vector<Parked> parked = {};  // in order of arrival
+
+  const StalenessClock& clock() const { return admission.clock(); }
 
   template <typename T>
   T* values_as() const {

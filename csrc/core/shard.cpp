@@ -16,12 +16,6 @@ std::size_t slab_nbytes(const std::vector<ChunkSpec>& specs) {
   return total;
 }
 
-void validate(const ShardOptions& options) {
-  if (options.average && options.bound != std::optional<std::uint64_t>(0)) {
-    throw std::invalid_argument("average: expected bound 0, since a mean waits for every worker");
-  }
-}
-
 std::string name_of(const Chunk& chunk) { return "chunk " + std::to_string(chunk.index); }
 
 }  // namespace
@@ -32,7 +26,7 @@ Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
       optimizer_(options.optimizer, options.schedule, options.scale_lr,
                  kernels_for(instruction_set()), pool_),
       values_(slab_nbytes(specs)) {
-  validate(options_);
+  validate(options_.rule);
   for (std::size_t i = 0; i < optimizer_.state_names().size(); ++i) {
     states_.emplace_back(slab_nbytes(specs));
   }
@@ -49,7 +43,7 @@ Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
                        .spec = spec,
                        .values = values_.data() + offset,
                        .states = states,
-                       .clock = StalenessClock(options_.bound)});
+                       .admission = Admission(options_.rule)});
     offset += round_up_to_cache_line(spec.nbytes());
   }
 }
@@ -78,12 +72,9 @@ std::size_t Shard::initialized_chunks() const {
 
 void Shard::join(std::uint32_t worker, std::uint64_t clock) {
   members_.check_join(worker, clock);  // a small model's shard may have no chunk that could refuse
-  for (const Chunk& chunk : chunks_) chunk.clock.check_join(worker, clock);
+  for (const Chunk& chunk : chunks_) chunk.clock().check_join(worker, clock);
   members_.join(worker, clock);
-  for (Chunk& chunk : chunks_) {
-    chunk.clock.join(worker, clock);
-    chunk.workers.insert_or_assign(worker, WorkerView{.pulled_version = chunk.version});
-  }
+  for (Chunk& chunk : chunks_) chunk.admission.join(worker, clock, chunk.version);
 }
 
 std::vector<Reply> Shard::leave(std::uint32_t worker) {
@@ -95,21 +86,20 @@ std::vector<Reply> Shard::leave(std::uint32_t worker) {
       forget_answer(entry);
       forget_gradient(entry);
     }
-    chunk.clock.leave(worker);
-    chunk.workers.erase(worker);
-    settle(chunk, true, replies);
+    chunk.admission.leave(worker);
+    settle(chunk, Look::kAtAll, replies);
   }
   return replies;
 }
 
 std::uint64_t Shard::first_step() const {
   std::uint64_t largest = 0;
-  for (const Chunk& chunk : chunks_) largest = std::max(largest, chunk.clock.minimum());
+  for (const Chunk& chunk : chunks_) largest = std::max(largest, chunk.clock().minimum());
   return largest + 1;
 }
 
 std::uint64_t Shard::clock(std::uint32_t chunk, std::uint32_t worker) const {
-  return at(chunk).clock.clock(worker);
+  return at(chunk).clock().clock(worker);
 }
 
 std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
@@ -117,9 +107,8 @@ std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t
   Chunk& chunk = at(chunk_index);
   if (!chunk.initialized) throw std::invalid_argument(name_of(chunk) + " has no values yet");
   optimizer_.write(chunk, out);
-  if (worker) {
-    const auto found = chunk.workers.find(*worker);
-    if (found != chunk.workers.end()) found->second.pulled_version = chunk.version;
+  if (worker && chunk.clock().contains(*worker)) {
+    chunk.admission.note_pull(*worker, chunk.version);
   }
   return chunk.version;
 }
@@ -129,6 +118,7 @@ void Shard::unpark(std::uint32_t chunk_index, std::uint32_t worker) {
   for (Parked& entry : chunk.parked) {
     if (entry.worker == worker) forget_answer(entry);
   }
+  if (chunk.clock().contains(worker)) chunk.admission.go_on(worker);
   std::erase_if(chunk.parked, [](const Parked& entry) { return entry.idle(); });
 }
 
