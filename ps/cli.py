@@ -49,6 +49,7 @@ COMMANDS: Final = {
     "worker": Command("WorkerConfig", "worker.trainer:run", "train on a share of the data"),
     "evaluate": Command("EvaluateConfig", "worker.evaluator:run", "measure a run's test accuracy"),
     "status": Command("StatusConfig", "ps.status:run", "show how a run stands"),
+    "set": Command("SetConfig", "ps.set:run", "change the policy of a run that goes on"),
     "doctor": Command("DoctorConfig", "ps.doctor:run", "check this installation and a server"),
     "bench": Command("BenchConfig", "bench.command:run", "measure, side by side with others"),
 }

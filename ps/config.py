@@ -12,7 +12,7 @@ from ps.catalog import choose_task
 from ps.errors import UsageError
 from ps.optimizer_options import OptimizerOptions
 from ps.plan_options import PlanOptions
-from ps.policy import choose_rule
+from ps.policy import Rule, choose_rule
 from ps.settings import Options, check_not_negative, check_positive, flag, option
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
@@ -35,19 +35,42 @@ def check_threads(config: Options, name: str) -> None:
 class RuleOptions(Options):
     title: ClassVar[str] = "who waits for whom"
 
-    policy: Literal["bsp", "ssp", "asp"] | None = option(
+    policy: Literal["bsp", "ssp", "asp", "dssp", "backup", "drop"] | None = option(
         None,
         "bsp: all wait for all; ssp: nobody runs further ahead than --staleness; asp: nobody "
-        "waits. Without it --staleness decides (0 is bsp); with neither it is ssp",
+        "waits; dssp: ssp whose bound follows the workers' speed, up to --staleness-max; backup: "
+        "bsp that leaves the slowest --backup-workers out; drop: asp that leaves out a gradient "
+        "staler than --staleness. Without it --staleness decides (0 is bsp); with neither it is "
+        "ssp",
     )
     staleness: int | None = option(
-        None, "how many steps a worker may be ahead of the slowest; ssp's default is 3",
+        None,
+        "how many steps a worker may be ahead of the slowest; ssp's default is 3. drop: how many "
+        "updates may come between a worker's pull and its push",
         "--stale-threshold", metavar="STEPS",
     )  # fmt: skip
+    staleness_max: int | None = option(
+        None, "dssp: the bound's upper limit, --staleness being the lower; default: 12 more",
+        metavar="STEPS",
+    )  # fmt: skip
+    backup_workers: int | None = option(
+        None, "backup: how many workers an update does not wait for; default: 1", metavar="N"
+    )
+    bound_unit: Literal["clocks", "versions"] = option(
+        "clocks",
+        "what ssp's bound counts: steps of workers, or the updates since the oldest parameters "
+        "that somebody computes with",
+    )
 
     def check(self) -> None:
         super().check()
-        choose_rule(self.policy, self.staleness)
+        self.rule()
+
+    def rule(self) -> Rule:
+        """Raises UsageError for settings that contradict each other."""
+        return choose_rule(
+            self.policy, self.staleness, self.staleness_max, self.backup_workers, self.bound_unit
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +284,10 @@ class ServerConfig(
 ):
     """Keep the parameters, and apply what workers push."""
 
+    def check(self) -> None:
+        super().check()
+        self.rule().require_workers(len(parse_learners(self.learners, self.workers)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig(
@@ -303,6 +330,7 @@ class LaunchConfig(
 
     def check(self) -> None:
         super().check()
+        self.rule().require_workers(self.workers)
         parse_slow(self.slow, self.workers)
         parse_heterogeneity(self.heterogeneity, self.workers)
         if self.hetero_allocation is not None:
@@ -344,6 +372,18 @@ class StatusConfig(ConnectionOptions, StatusOptions):
 
     # Whoever asks how a run stands believes that it runs.
     wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetConfig(ConnectionOptions, RuleOptions):
+    """Change the policy of a run that goes on. What is not given has its default."""
+
+    wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
+
+    def check(self) -> None:
+        super().check()
+        if self.policy is None and self.staleness is None:
+            raise UsageError("say what to change: for example --policy ssp --staleness 5")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ from typing import Any, Final, TypeAlias
 import msgpack
 
 from ps.config import ServerConfig
-from ps.errors import HeaderError, LayoutError, ProtocolError, shown
+from ps.errors import HeaderError, LayoutError, ProtocolError, UsageError, shown
 from ps.layout import Layout
 from ps.members import DONE, EVICTED, Member, Members
 from ps.metrics import Metrics
 from ps.optimizer_options import told_settings
-from ps.policy import Rule
+from ps.policy import Rule, rule_from_fields
 from ps.shards import Shards
 from ps.wire.codecs import CODECS
 from ps.wire.frames import error_message
@@ -31,6 +31,7 @@ from ps.wire.messages import (
     Message,
     Ok,
     Report,
+    Set,
     State,
     Status,
     Welcome,
@@ -60,7 +61,7 @@ class Coordinator:
     ) -> None:
         self.stopping: str = ""
         self._config: Final = config
-        self._rule: Final = rule
+        self.rule: Rule = rule  # by which the run goes now
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
@@ -71,6 +72,7 @@ class Coordinator:
             Beat: self._on_beat,
             Report: self._on_report,
             Status: self._on_status,
+            Set: self._on_set,
             Bye: self._on_bye,
         }
 
@@ -136,6 +138,21 @@ class Coordinator:
 
     def _on_status(self, _: Status, __: bytes | None) -> Answer:
         return State(), msgpack.packb(self.state())
+
+    def _on_set(self, msg: Set, _: bytes | None) -> Answer:
+        try:
+            rule = rule_from_fields(
+                msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
+            )
+            rule.require_workers(len(self._members.ranks))
+        except UsageError as error:
+            raise HeaderError(f"set: {error}") from error
+        if rule != self.rule:
+            self.rule = rule
+            # First of all: the answers that the new rule lets go come after it in the events.
+            self._metrics.set_rule(rule)
+            self._shards.set_rule(rule)
+        return Ok(0, 0, 0, True), None
 
     def _on_bye(self, msg: Bye, _: bytes | None) -> Answer:
         member = self._members.require_current(msg.worker, msg.incarnation)
@@ -250,8 +267,7 @@ class Coordinator:
     def _settings(self) -> dict[str, Any]:
         config = self._config
         return {
-            "policy": self._rule.policy.name,
-            "bound": self._rule.bound,
+            **self.rule.told(),
             "workers": len(self._members.ranks),
             "learners": "-".join(map(str, self._members.ranks[:100])),
             **told_settings(config),

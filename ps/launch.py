@@ -26,7 +26,6 @@ from ps.config import LaunchConfig, ServerConfig, WorkerConfig
 from ps.control import ControlChannel, request_state
 from ps.errors import LeashError, ServerUnreachableError, UsageError
 from ps.interrupt import SIGNALS, held
-from ps.policy import choose_rule
 from ps.processes import Process, spawn, stop_all
 from ps.rundir import RunDir
 from ps.screen import Screen, screen_for
@@ -44,7 +43,7 @@ ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
 
 def run(config: LaunchConfig) -> int:
     """Trains; returns the exit status."""
-    rule = choose_rule(config.policy, config.staleness)
+    rule = config.rule()
     run_dir = RunDir.at(config.run_dir, rule.policy.name)
     run_dir.write_config(config)
     run_dir.logs.mkdir(exist_ok=True)

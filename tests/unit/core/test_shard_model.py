@@ -1,4 +1,4 @@
-"""Any sequence of messages: the shard against a naive model of all rules, searched and recounted."""
+"""Any sequence of messages: the shard against a naive model of all rules."""
 
 import struct
 from dataclasses import dataclass, field, replace
@@ -353,6 +353,7 @@ RULES = {
     "ssp, dropping": Rule(bound=2, staleness_limit=1),
     "versions": Rule(bound=2, unit="versions"),
 }
+
 
 def is_held(memory: bytearray) -> bool:
     """A bytearray whose bytes somebody looks at cannot grow."""
