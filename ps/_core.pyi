@@ -19,10 +19,13 @@ __all__: list[str] = [
     "Outcome",
     "PushResult",
     "Reply",
+    "Rule",
     "Schedule",
     "SgdOptions",
     "Shard",
     "ShardStats",
+    "SimulatedChunk",
+    "SimulatedPush",
     "StalenessClock",
     "StalenessRate",
     "SumOptions",
@@ -242,6 +245,7 @@ class Outcome(enum.Enum):
     """
 
     APPLIED = ...
+    DROPPED = ...
     DUPLICATE = ...
     GAP = ...
     NONFINITE = ...
@@ -253,10 +257,13 @@ class Reply:
     An answer that may go out now.
 
     Its payload, if it has one, holds the chunk's parameters of that version. lag is the worker's at
-    this moment; staleness is that of the push that is answered.
+    this moment; staleness is that of the push that is answered. dropped: that push was too stale to be
+    applied.
     """
     @property
     def chunk(self) -> int: ...
+    @property
+    def dropped(self) -> bool: ...
     @property
     def has_payload(self) -> bool: ...
     @property
@@ -296,6 +303,11 @@ class ShardStats:
         pushes that ticked
         """
     @property
+    def dropped(self) -> int:
+        """
+        pushes that were too stale to be applied
+        """
+    @property
     def duplicates(self) -> int: ...
     @property
     def gaps(self) -> int: ...
@@ -305,7 +317,10 @@ class ShardStats:
         over the answers that let a worker go on
         """
     @property
-    def max_staleness(self) -> int: ...
+    def max_staleness(self) -> int:
+        """
+        but for those dropped
+        """
     @property
     def mean_staleness(self) -> float: ...
     @property
@@ -340,6 +355,10 @@ class StalenessClock:
         """
         KeyError if it is not live.
         """
+    def is_fastest(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Nobody has a larger clock. KeyError if the worker is not live.
+        """
     def join(
         self,
         worker: typing.SupportsInt | typing.SupportsIndex,
@@ -360,6 +379,12 @@ class StalenessClock:
         """
         The smallest clock of any live worker; the last one there was when nobody is live.
         """
+    def slowest(self) -> int:
+        """
+        Of the workers with the smallest clock, the one that has had it for longest.
+
+        0 if nobody is live.
+        """
     def tick(self, worker: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
         One more step; returns the new clock. KeyError if the worker is not live.
@@ -370,6 +395,150 @@ class StalenessClock:
         """
     @property
     def bound(self) -> int | None: ...
+
+class Rule:
+    """
+    Who waits for whom, and which gradients count.
+
+    | policy        | rule                                          |
+    | ------------- | --------------------------------------------- |
+    | asp           | Rule()                                        |
+    | ssp           | Rule(bound=s), maybe with unit='versions'     |
+    | bsp           | Rule(bound=0, gather='step')                  |
+    | dssp          | Rule(bound=low, bound_max=high)               |
+    | backup        | Rule(gather='round', backup_workers=b)        |
+    | drop          | Rule(staleness_limit=r)                       |
+
+    ValueError for a rule that contradicts itself.
+    """
+    def __init__(
+        self,
+        *,
+        bound: typing.SupportsInt | typing.SupportsIndex | None = None,
+        bound_max: typing.SupportsInt | typing.SupportsIndex | None = None,
+        unit: str = "clocks",
+        gather: str = "each",
+        backup_workers: typing.SupportsInt | typing.SupportsIndex = 0,
+        staleness_limit: typing.SupportsInt | typing.SupportsIndex | None = None,
+    ) -> None:
+        """
+        bound: how far a worker may be ahead of the slowest when it begins a step; None for no limit.
+        bound_max: makes the bound dynamic, between the two. unit: what bound counts: 'clocks', or 'versions'
+        of the chunk. gather: 'each' gradient is an update, or the mean of a 'step', or of a 'round'.
+        backup_workers: a round does not wait for so many of the live workers. staleness_limit: a gradient
+        that is staler is answered and not applied.
+        """
+    @property
+    def backup_workers(self) -> int: ...
+    @property
+    def bound(self) -> int | None: ...
+    @property
+    def bound_max(self) -> int | None: ...
+    @property
+    def gather(self) -> str: ...
+    @property
+    def staleness_limit(self) -> int | None: ...
+    @property
+    def unit(self) -> str: ...
+
+class SimulatedPush:
+    """
+    What a push to a SimulatedChunk set off.
+    """
+    @property
+    def clock(self) -> int:
+        """
+        the worker's, with this push
+        """
+    @property
+    def dropped(self) -> bool:
+        """
+        too stale: not applied
+        """
+    @property
+    def released(self) -> list[int]:
+        """
+        those who begin their next step now, the worker itself perhaps among them
+        """
+    @property
+    def staleness(self) -> int:
+        """
+        updates since it pulled
+        """
+
+class SimulatedChunk:
+    """
+    A chunk without numbers: a rule, in virtual time.
+
+    It decides with the code that decides for a Shard, and counts versions as a Shard does whose pushes
+    are finite, have samples and are answered with parameters. A push costs about a microsecond, whatever
+    the number of workers, and a little for each worker that it releases. For a simulation:
+
+        chunk = SimulatedChunk(Rule(bound=3))
+        for worker in range(1, n + 1): chunk.join(worker, 0)
+        # For the event "worker has computed its step, and the push arrives, at now_s":
+        push = chunk.push(worker, now_s)
+        # Each worker in push.released begins its next step at now_s; if the one that pushed is not
+        # among them, it waits until another call returns it.
+    """
+    def __contains__(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool: ...
+    def __init__(self, rule: Rule) -> None: ...
+    def __len__(self) -> int: ...
+    def clock(self, worker: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        KeyError if it is not live.
+        """
+    def is_waiting(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        KeyError if it is not live.
+        """
+    def join(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        clock: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        ValueError if the worker is live already, or if the clock is below the minimum.
+        """
+    def lag(self, worker: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        clock(worker) - minimum().
+        """
+    def leave(self, worker: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
+        """
+        Returns those who waited only for it. KeyError if it is not live.
+        """
+    def minimum(self) -> int: ...
+    def push(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        now_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> SimulatedPush:
+        """
+        The worker's next step arrives; times do not decrease. KeyError if it is not live.
+
+        A worker that waits must not push.
+        """
+    def set_rule(self, rule: Rule) -> list[int]:
+        """
+        Goes on by another rule; returns those who may go on by it.
+        """
+    def workers(self) -> list[int]:
+        """
+        The live workers, in ascending order.
+        """
+    @property
+    def dropped(self) -> int:
+        """
+        pushes that were not applied
+        """
+    @property
+    def rule(self) -> Rule: ...
+    @property
+    def version(self) -> int:
+        """
+        updates so far
+        """
 
 class kernels:
     """
@@ -585,8 +754,7 @@ class Shard:
         chunks: collections.abc.Sequence[ChunkSpec],
         options: SgdOptions | AdamOptions | AdagradOptions | SumOptions,
         *,
-        bound: typing.SupportsInt | typing.SupportsIndex | None,
-        average: bool,
+        rule: Rule,
         nonfinite: Nonfinite,
         scale_lr: bool = False,
         schedule: Schedule = ...,
@@ -596,8 +764,7 @@ class Shard:
         compensation: DelayCompensation = ...,
     ) -> None:
         """
-        bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of all
-        workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
+        rule: who waits for whom, until set_rule() gives another one. scale_lr: apply a mean of k gradients with k
         times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1). schedule: the learning
         rate by the chunk's version. first_chunk: the number that the first of these chunks has in the whole
         model; every number taken or given is such a one. threads: how many share the work on a large chunk;
@@ -680,6 +847,7 @@ class Shard:
         *,
         codec: str = "raw",
         answer: typing_extensions.Buffer | None = None,
+        now_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     ) -> PushResult:
         """
         Applies a push exactly once and returns every answer that may go out now.
@@ -687,7 +855,8 @@ class Shard:
         codec: how the payload is written: 'raw', or for f32 parameters 'bf16', 'f16', 'int8', 'topk'. If
         wants_payload, the chunk's parameters are there when the Reply for this worker and step is returned,
         by this call or a later one: raw in `answer`, or without one in the payload, in the payload's codec
-        ('int8' and 'topk' need `answer`). Keeps both until they are no longer needed.
+        ('int8' and 'topk' need `answer`). Keeps both until they are no longer needed. now_s: when the push
+        came, in seconds of any clock that does not go back; dynamic bounds alone read it.
         """
     def push_run(
         self,
@@ -698,6 +867,7 @@ class Shard:
         samples: typing.SupportsInt | typing.SupportsIndex,
         region: typing_extensions.Buffer,
         wants_payload: bool,
+        now_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     ) -> list[PushResult]:
         """
         Pushes chunk, chunk - 1, ... (count of them), whose raw payloads lie in one region.
@@ -707,6 +877,13 @@ class Shard:
         pushes.
         """
     def set_lr(self, lr: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
+    def set_rule(self, rule: Rule) -> list[Reply]:
+        """
+        Goes on by another rule, and returns the answers that may go out by it.
+
+        What was gathered for means is applied one by one, in order of arrival, if the new rule takes none;
+        otherwise it is part of the new rule's.
+        """
     def set_version(
         self,
         chunk: typing.SupportsInt | typing.SupportsIndex,
@@ -737,7 +914,7 @@ class Shard:
         worker: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
-        Forgets the answers that wait for a worker; a bsp contribution stays in the sum.
+        Forgets the answers that wait for a worker; its part of a mean stays in it.
         """
     def version(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> int:
         """

@@ -51,6 +51,7 @@ COMMANDS: Final = {
     "status": Command("StatusConfig", "ps.status:run", "show how a run stands"),
     "report": Command("ReportConfig", "ps.report.command:run", "show runs as a page of pictures"),
     "em": Command("EmConfig", "worker.em.command:run", "fit mixtures to MNIST's digits by EM"),
+    "set": Command("SetConfig", "ps.set:run", "change the policy of a run that goes on"),
     "doctor": Command("DoctorConfig", "ps.doctor:run", "check this installation and a server"),
     "experiment": Command(
         "ExperimentConfig", "ps.experiments.command:run", "repeat an experiment of several runs"

@@ -15,7 +15,7 @@ from ps.experiment_options import ExperimentConfig as ExperimentConfig  # noqa: 
 from ps.inner_options import InnerOptions, check_inner_belongs
 from ps.optimizer_options import OptimizerOptions
 from ps.plan_options import PlanOptions, choose_data_plan
-from ps.policy import choose_rule
+from ps.policy import Rule, choose_rule
 from ps.report_options import ReportConfig as ReportConfig  # noqa: PLC0414
 from ps.settings import Options, check_not_negative, check_positive, flag, option
 from ps.simulate_options import (
@@ -46,19 +46,42 @@ def check_threads(config: Options, name: str) -> None:
 class RuleOptions(Options):
     title: ClassVar[str] = "who waits for whom"
 
-    policy: Literal["bsp", "ssp", "asp"] | None = option(
+    policy: Literal["bsp", "ssp", "asp", "dssp", "backup", "drop"] | None = option(
         None,
         "bsp: all wait for all; ssp: nobody runs further ahead than --staleness; asp: nobody "
-        "waits. Without it --staleness decides (0 is bsp); with neither it is ssp",
+        "waits; dssp: ssp whose bound follows the workers' speed, up to --staleness-max; backup: "
+        "bsp that leaves the slowest --backup-workers out; drop: asp that leaves out a gradient "
+        "staler than --staleness. Without it --staleness decides (0 is bsp); with neither it is "
+        "ssp",
     )
     staleness: int | None = option(
-        None, "how many steps a worker may be ahead of the slowest; ssp's default is 3",
+        None,
+        "how many steps a worker may be ahead of the slowest; ssp's default is 3. drop: how many "
+        "updates may come between a worker's pull and its push",
         "--stale-threshold", metavar="STEPS",
     )  # fmt: skip
+    staleness_max: int | None = option(
+        None, "dssp: the bound's upper limit, --staleness being the lower; default: 12 more",
+        metavar="STEPS",
+    )  # fmt: skip
+    backup_workers: int | None = option(
+        None, "backup: how many workers an update does not wait for; default: 1", metavar="N"
+    )
+    bound_unit: Literal["clocks", "versions"] = option(
+        "clocks",
+        "what ssp's bound counts: steps of workers, or the updates since the oldest parameters "
+        "that somebody computes with",
+    )
 
     def check(self) -> None:
         super().check()
-        choose_rule(self.policy, self.staleness)
+        self.rule()
+
+    def rule(self) -> Rule:
+        """Raises UsageError for settings that contradict each other."""
+        return choose_rule(
+            self.policy, self.staleness, self.staleness_max, self.backup_workers, self.bound_unit
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +321,8 @@ class ServerConfig(
 
     def check(self) -> None:
         super().check()
-        check_softens(self, self.optimizer, choose_rule(self.policy, self.staleness))
+        self.rule().require_workers(len(parse_learners(self.learners, self.workers)))
+        check_softens(self, self.optimizer, self.rule())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,7 +367,8 @@ class LaunchConfig(
 
     def check(self) -> None:
         super().check()
-        check_softens(self, self.optimizer, choose_rule(self.policy, self.staleness))
+        self.rule().require_workers(self.workers)
+        check_softens(self, self.optimizer, self.rule())
         parse_slow(self.slow, self.workers)
         parse_heterogeneity(self.heterogeneity, self.workers)
         check_inner_belongs(self, self.local_steps)
@@ -395,8 +420,26 @@ class SimulateConfig(SimulatedRunOptions, ClusterOptions, RuleOptions, Compariso
 
     def check(self) -> None:
         super().check()
-        choose_rules(self.compare, self.policy, self.staleness)
+        for rule in self.rules():
+            rule.require_workers(self.workers)
         self.cluster(self.workers)
+
+    def rules(self) -> list[Rule]:
+        """Those to simulate. Raises UsageError."""
+        is_one = self.policy is not None or self.staleness is not None
+        return choose_rules(self.compare, self.policy, self.rule() if is_one else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetConfig(ConnectionOptions, RuleOptions):
+    """Change the policy of a run that goes on. What is not given has its default."""
+
+    wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
+
+    def check(self) -> None:
+        super().check()
+        if self.policy is None and self.staleness is None:
+            raise UsageError("say what to change: for example --policy ssp --staleness 5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,7 +460,7 @@ class DoctorConfig(Options):
 
 def data_plan_of(config: LaunchConfig) -> str:
     """The data plan of a launch. Raises UsageError for fixed shares together with leases."""
-    policy = choose_rule(config.policy, config.staleness).policy.name
+    policy = config.rule().policy.name
     return choose_data_plan(config, policy, has_allocation=config.hetero_allocation is not None)
 
 

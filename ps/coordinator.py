@@ -20,6 +20,7 @@ from ps.errors import (
     PlanMismatchError,
     ProtocolError,
     StoppingError,
+    UsageError,
     shown,
 )
 from ps.layout import Layout
@@ -28,8 +29,9 @@ from ps.members import DONE, EVICTED, LIVE, Member, Members
 from ps.metrics import Metrics
 from ps.optimizer_options import told_settings
 from ps.plan_options import LEASE, STATIC, WEIGHTED, choose_data_plan, parse_local_steps
-from ps.policy import Rule
+from ps.policy import Rule, rule_from_fields
 from ps.shards import Shards
+from ps.staleness_options import check_softens
 from ps.wire.codecs import CODECS
 from ps.wire.frames import error_message
 from ps.wire.messages import (
@@ -42,6 +44,7 @@ from ps.wire.messages import (
     Message,
     Ok,
     Report,
+    Set,
     State,
     Status,
     Welcome,
@@ -72,7 +75,7 @@ class Coordinator:
     ) -> None:
         self.stopping: str = ""
         self._config: Final = config
-        self._rule: Final = rule
+        self.rule: Rule = rule  # by which the run goes now
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
@@ -89,6 +92,7 @@ class Coordinator:
             Lease: self._on_lease,
             Report: self._on_report,
             Status: self._on_status,
+            Set: self._on_set,
             Bye: self._on_bye,
         }
 
@@ -153,7 +157,7 @@ class Coordinator:
             raise PlanMismatchError("this run has fixed shares: --data-plan static")
         had_rested = self._leases.is_resting(msg.worker)
         leased = self._leases.ask(
-            msg, self._metrics.workers[msg.worker].answered, lockstep=self._rule.policy.average
+            msg, self._metrics.workers[msg.worker].answered, lockstep=self.rule.policy.average
         )
         if self._leases.is_resting(msg.worker) and not had_rested:
             self._rest(member)
@@ -173,6 +177,22 @@ class Coordinator:
 
     def _on_status(self, _: Status, __: bytes | None) -> Answer:
         return State(), msgpack.packb(self.state())
+
+    def _on_set(self, msg: Set, _: bytes | None) -> Answer:
+        try:
+            rule = rule_from_fields(
+                msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
+            )
+            rule.require_workers(len(self._members.ranks))
+            check_softens(self._config, self._config.optimizer, rule)
+        except UsageError as error:
+            raise HeaderError(f"set: {error}") from error
+        if rule != self.rule:
+            self.rule = rule
+            # First of all: the answers that the new rule lets go come after it in the events.
+            self._metrics.set_rule(rule)
+            self._shards.set_rule(rule)
+        return Ok(0, 0, 0, True), None
 
     def _on_bye(self, msg: Bye, _: bytes | None) -> Answer:
         member = self._members.require_current(msg.worker, msg.incarnation)
@@ -270,7 +290,7 @@ class Coordinator:
         if self.stopping or counts is None:
             return  # nobody trains on, or its hello was broken off
         # Under bsp a contribution without an answer was left out of its step's mean.
-        applied = 0 if self._rule.policy.average else counts.unanswered
+        applied = 0 if self.rule.policy.average else counts.unanswered
         self._leases.release(worker, counts.answered, applied)
         self._metrics.samples_twice = self._leases.samples_twice
 
@@ -314,8 +334,7 @@ class Coordinator:
     def _settings(self) -> dict[str, Any]:
         config = self._config
         return {
-            "policy": self._rule.policy.name,
-            "bound": self._rule.bound,
+            **self.rule.told(),
             "workers": len(self._members.ranks),
             "learners": "-".join(map(str, self._members.ranks[:100])),
             **told_settings(config),

@@ -5,6 +5,8 @@ workers × model. The core overwrites that frame with the parameters, and the fr
 gradient in a worker's segment waits there, and only headers travel.
 """
 
+import time
+from collections.abc import Callable
 from typing import Final
 
 import zmq
@@ -58,16 +60,17 @@ class DataPlane:
 
     def __init__(
         self, config: ServerConfig, rule: Rule, members: Members, metrics: Metrics, send: Send,
-        shard: int = 0,
+        shard: int = 0, now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.model: ServedModel | None = None
         self.stopping: str = ""
         self._config: Final = config
-        self._rule: Final = rule
+        self._rule = rule
         self._members: Final = members
         self._metrics: Final = metrics
         self._send: Final = send
         self._shard: Final = shard
+        self._now: Final = now
         self._attachments: dict[int, Attachment] = {}  # by worker
         self._replies: Final = Replies(metrics, send)
         # By chunk and worker: the step that was refused last for a NaN, and how.
@@ -126,6 +129,13 @@ class DataPlane:
             del self._nonfinite[key]
         self._replies.answer(self.model.shard.leave(worker))
         self._replies.flush()
+
+    def set_rule(self, rule: Rule) -> None:
+        """Goes on by this rule; what it lets go goes out."""
+        self._rule = rule
+        if self.model is not None:
+            self._replies.answer(self.model.shard.set_rule(rule.core()))
+            self._replies.flush()
 
     def stop(self, reason: str) -> None:
         """Answers everything that waits with `stopping`, and refuses pushes from now on."""
@@ -247,6 +257,7 @@ class DataPlane:
             result = model.shard.push(
                 chunk, msg.worker, msg.step, msg.samples, source.memory,
                 isinstance(msg, PushPull), codec=source.codec, answer=source.answer,
+                now_s=self._now(),
             )  # fmt: skip
         except ValueError as error:
             raise PayloadSizeError(f"chunk {chunk}: {error}") from error
@@ -266,7 +277,7 @@ class DataPlane:
     ) -> None:
         self._metrics.own.bytes_pushed += region.nbytes
         results = model.shard.push_run(
-            msg.chunk, msg.chunks, msg.worker, msg.step, msg.samples, region, True
+            msg.chunk, msg.chunks, msg.worker, msg.step, msg.samples, region, True, self._now()
         )
         for chunk, result in zip(_run(msg), results, strict=True):
             nbytes = model.chunks[chunk].nbytes

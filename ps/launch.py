@@ -27,7 +27,6 @@ from ps.control import ControlChannel, request_state
 from ps.errors import LeashError, ServerUnreachableError, UsageError
 from ps.interrupt import SIGNALS, held
 from ps.optimizer_options import with_rates
-from ps.policy import choose_rule
 from ps.processes import Process, spawn, stop_all
 from ps.report.writing import require_matplotlib, write_report
 from ps.rundir import RunDir
@@ -47,7 +46,7 @@ ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
 def run(config: LaunchConfig) -> int:
     """Trains; returns the exit status."""
     config = with_rates(config)
-    rule = choose_rule(config.policy, config.staleness)
+    rule = config.rule()
     if config.report:
         require_matplotlib()
     run_dir = RunDir.at(config.run_dir, rule.policy.name)

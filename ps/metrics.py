@@ -82,7 +82,7 @@ class Metrics:
         self.own: Final = DataCounts()  # of this process
         self.of_shards: dict[int, DataCounts] = {}  # of the others, as they told it last
         self.evictions: int = 0
-        self._rule: Final = rule
+        self._rule = rule
         self._events: Final = events
         self._step_events: Final = step_events if events.is_open else 0
         self._now: Final = now
@@ -100,9 +100,14 @@ class Metrics:
         for counts in self.workers.values():
             counts.mark_s = self._started_s
         self._events.write(
-            "started", policy=self._rule.policy.name, bound=self._rule.bound, workers=workers,
-            step_events=self._step_events,
-        )  # fmt: skip
+            "started", **self._rule.told(), workers=workers, step_events=self._step_events
+        )
+
+    def set_rule(self, rule: Rule) -> None:
+        """From now on the run goes by this one."""
+        self._rule = rule
+        self._events.write("policy_changed", **rule.told())
+        self._events.flush()
 
     def end(self) -> None:
         """The last worker has left: the time of training ends here."""
@@ -140,9 +145,10 @@ class Metrics:
             counts.answered += counts.unanswered
             counts.unanswered = 0
             if self._records(reply.step):
+                dropped = {"dropped": True} if reply.dropped else {}
                 self._events.write(
                     "step", worker=reply.worker, step=reply.step, lag=reply.lag,
-                    staleness=reply.staleness,
+                    staleness=reply.staleness, **dropped,
                 )  # fmt: skip
 
     def duplicate(self, worker: int, chunk: int, step: int) -> None:
@@ -246,6 +252,7 @@ class Metrics:
             "bytes_answered": data.bytes_answered,
             "duplicate_pushes": data.duplicates,
             "nonfinite_chunks": data.nonfinite_chunks,
+            "dropped_pushes": data.dropped,
             "refused_messages": data.refusals.total(),
             "evictions": self.evictions,
         }

@@ -50,10 +50,9 @@ class ServedModel:
             self.shard: Final = Shard(
                 specs,
                 core_options(options),
-                bound=rule.bound,
-                average=rule.policy.average,
+                rule=rule.core(),
                 nonfinite=_NONFINITE[options.nonfinite],
-                scale_lr=rule.policy.average and with_rates(options).lr_scaling == "linear",
+                scale_lr=with_rates(options).lr_scaling == "linear",  # of means alone
                 schedule=core_schedule(options),
                 first_chunk=first,
                 threads=threads,

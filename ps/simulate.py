@@ -16,9 +16,8 @@ from rich.text import Text
 
 from ps.config import SimulateConfig
 from ps.errors import LeashError, UsageError
-from ps.gates import GATES
+from ps.gates import Gate
 from ps.policy import Rule
-from ps.simulate_options import choose_rules
 from ps.simulation import FixedShares, Outcome, SharedWork, Simulation, Step, Work
 from ps.table import duration, percent
 
@@ -97,7 +96,7 @@ def predict(
             first_steps.append(step)
 
     simulation = Simulation(
-        config.cluster(config.workers), GATES[rule.policy.name](rule), _work(config, rule),
+        config.cluster(config.workers), Gate(rule), _work(config, rule),
         seed=config.seed, local_steps=config.local_steps,
         on_step=keep if config.plot else None, on_progress=on_progress,
     )  # fmt: skip
@@ -108,11 +107,10 @@ def predict(
 
 
 def _predict_all(config: SimulateConfig) -> list[Prediction]:
-    rules = choose_rules(config.compare, config.policy, config.staleness)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         predictions = []
-        for rule in rules:
+        for rule in config.rules():
             bar = progress.add_task(str(rule), total=_batches(config, rule))
             predictions.append(predict(config, rule, partial(_advance, progress, bar)))
         return predictions

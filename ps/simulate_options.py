@@ -6,14 +6,22 @@ from typing import ClassVar, Final, Literal
 
 from ps.cluster import Cluster, Failures
 from ps.errors import UsageError
-from ps.gates import GATES
-from ps.policy import Rule, choose_rule
+from ps.policy import POLICIES, Rule, choose_rule
 from ps.settings import Options, check_not_negative, check_positive, flag, option
 from ps.straggling import parse_heterogeneity, parse_slow
 
 DEFAULT_STEPS: Final = 1000
 DEFAULT_COMPARE: Final = "bsp, ssp 1, ssp 3, ssp 10, asp"
 DEFAULT_EVICT_S: Final = 5.0
+# Policy ▸ the options that the numbers behind it stand for.
+NUMBERS_OF: Final[dict[str, tuple[str, ...]]] = {
+    "bsp": (),
+    "ssp": ("staleness",),
+    "asp": (),
+    "dssp": ("staleness", "staleness_max"),
+    "backup": ("backup_workers",),
+    "drop": ("staleness",),
+}
 PICTURES: Final = (".svg", ".png", ".pdf")
 
 
@@ -140,40 +148,42 @@ class ComparisonOptions(Options):
             raise UsageError(f"--plot {self.plot}: give a name that ends in {', '.join(PICTURES)}")
 
 
-def choose_rules(compare: str | None, policy: str | None, staleness: int | None) -> list[Rule]:
+def choose_rules(compare: str | None, policy: str | None, rule: Rule | None) -> list[Rule]:
     """The policies to simulate: those of --compare, or the one that --policy asks for.
+
+    Args:
+        policy: as given with --policy.
+        rule: what --policy, --staleness and so on come to; None if none of them was given.
 
     Raises:
         UsageError: both were given, or one of them is wrong.
     """
-    is_one = policy is not None or staleness is not None
-    if compare is not None and is_one:
+    if compare is not None and rule is not None:
         name = "policy" if policy is not None else "staleness"
         raise UsageError(f"--compare {compare}: names the policies; leave {flag(name)} out")
-    if is_one:
-        rule = choose_rule(policy, staleness)
-        if rule.policy.name not in GATES:
-            raise UsageError(f"--policy {policy}: leash simulate knows {', '.join(GATES)}")
-        return [rule]
-    return parse_compare(compare or DEFAULT_COMPARE)
+    return [rule] if rule is not None else parse_compare(compare or DEFAULT_COMPARE)
 
 
 def parse_compare(text: str) -> list[Rule]:
-    """Rules, from ``bsp, ssp 3, asp``.
+    """Rules, from ``bsp, ssp 3, dssp 3 15, backup 2, drop 20, asp``.
 
     Raises:
-        UsageError: an unknown policy, or a bound that it does not take.
+        UsageError: an unknown policy, or numbers that it does not take.
     """
     return [_rule(item.split(), text) for item in text.split(",")]
 
 
 def _rule(words: list[str], text: str) -> Rule:
-    known = words and words[0] in GATES
-    if not known or len(words) > 2 or not all(word.isdecimal() for word in words[1:]):
-        raise UsageError(f"--compare {text}: expected policies of {', '.join(GATES)}, each with "
+    names = NUMBERS_OF.get(words[0]) if words else None
+    if names is None or len(words) > 1 + len(names) or not all(w.isdecimal() for w in words[1:]):
+        raise UsageError(f"--compare {text}: expected policies of {', '.join(POLICIES)}, each with "
                          f"its bound if it has one, such as {DEFAULT_COMPARE}")  # fmt: skip
+    numbers = dict(zip(names, map(int, words[1:]), strict=False))
     try:
-        return choose_rule(words[0], int(words[1]) if len(words) == 2 else None)
+        return choose_rule(
+            words[0], numbers.get("staleness"), numbers.get("staleness_max"),
+            numbers.get("backup_workers"),
+        )  # fmt: skip
     except UsageError as error:
         raise UsageError(f"--compare {text}: {error}") from None
 

@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ps.policy import CLOCKS, Rule
+
 State = dict[str, Any]
 
 MAX_WIDTH: Final = 100  # columns; in a wide terminal a row is still read at one glance
@@ -80,12 +82,14 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
     again = summary.get("samples_twice", 0)
     if again:
         lines.append(f"used twice      {again} samples, after a worker had gone")
+    dropped = summary.get("dropped_pushes", 0)
     return [
         *lines,
         f"speed           {summary['steps_per_second']:.1f} steps/s "
         f"({summary['steps']} steps in {summary['train_seconds']:.1f} s)",
         "waiting         " + ", ".join(f"worker {w}: {percent(share)}" for w, share in waits),
         f"largest lag     {summary['max_lag']}",
+        *([f"dropped         {dropped} gradients of chunks, too stale"] if dropped else []),
     ]
 
 
@@ -106,7 +110,7 @@ def epoch_of(state: State) -> str:
 
 
 def rule_of(state: State) -> str:
-    return f"ssp({state['bound']})" if state["policy"] == "ssp" else str(state["policy"])
+    return str(Rule.from_told(state))
 
 
 def percent(fraction: float, digits: int = 0) -> str:
@@ -167,7 +171,8 @@ def _workers(state: State) -> Table:
     for name in ("epoch", "step", "lag", "waiting", "samples/s", "loss"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in state["table"]:
-        table.add_row(*_worker_cells(row, state["bound"]))
+        counts_clocks = state.get("bound_unit", CLOCKS) == CLOCKS
+        table.add_row(*_worker_cells(row, state["bound"] if counts_clocks else None))
     present = {row["worker"] for row in state["table"]}
     for rank in state["missing"]:
         if rank not in present:

@@ -17,6 +17,7 @@ PYBIND11_MODULE(_core, m) {
   register_staleness(m);
   register_results(m);
   register_clock(m);
+  register_admission(m);
   register_kernels(m);
   register_codecs(m);
   register_shard(m);

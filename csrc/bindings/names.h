@@ -9,6 +9,7 @@
 #include "core/chunk.h"
 #include "core/codec.h"
 #include "core/dtype.h"
+#include "core/rule.h"
 #include "core/schedule.h"
 #include "core/staleness.h"
 
@@ -23,6 +24,11 @@ struct Choice {
 inline constexpr std::array<Choice<Dtype>, 2> kDtypes{{{"f32", Dtype::kF32}, {"f64", Dtype::kF64}}};
 inline constexpr std::array<Choice<Kind>, 2> kKinds{
     {{"parameter", Kind::kParameter}, {"buffer", Kind::kBuffer}}};
+
+inline constexpr std::array<Choice<Unit>, 2> kUnits{
+    {{"clocks", Unit::kClocks}, {"versions", Unit::kVersions}}};
+inline constexpr std::array<Choice<Gather>, 3> kGathers{
+    {{"each", Gather::kEach}, {"step", Gather::kStep}, {"round", Gather::kRound}}};
 
 inline constexpr std::array<Choice<Decay>, 4> kDecays{{{"constant", Decay::kConstant},
                                                        {"step", Decay::kStep},

@@ -5,6 +5,7 @@
 
 namespace leash::bindings {
 
+void register_admission(pybind11::module_& m);
 void register_allocator(pybind11::module_& m);
 void register_build_info(pybind11::module_& m);
 void register_clock(pybind11::module_& m);

@@ -105,13 +105,14 @@ std::optional<std::size_t> Optimizer::find_nonfinite(const Chunk& chunk,
 }
 
 void Optimizer::apply(Chunk& chunk, const Encoded& gradient, const Destination* reply,
-                      WorkerView& worker) const {
+                      std::uint64_t staleness, Backup* backup) const {
   if (chunk.spec.kind == Kind::kBuffer) {
     take_values(chunk, gradient);
     if (reply != nullptr && reply->data != gradient.data) write(chunk, *reply);
     return;
   }
-  with_dtype(chunk.spec.dtype, [&]<typename T>() { descend<T>(chunk, gradient, reply, worker); });
+  with_dtype(chunk.spec.dtype,
+             [&]<typename T>() { descend<T>(chunk, gradient, reply, staleness, backup); });
 }
 
 void Optimizer::apply_mean(Chunk& chunk, std::span<const Contribution> contributions,
@@ -130,11 +131,11 @@ void Optimizer::take_values(Chunk& chunk, const Encoded& values) const {
   std::memcpy(chunk.values, values.data, chunk.spec.nbytes());
 }
 
-void Optimizer::back_up(const Chunk& chunk, const Destination& written, WorkerView& worker) const {
-  if (worker.backup == nullptr) return;
-  worker.backed_up = true;
+void Optimizer::back_up(const Chunk& chunk, const Destination& written, Backup* backup) const {
+  if (backup == nullptr) return;
+  backup->filled = true;
   pool_.split(chunk.spec.values, [&](std::size_t begin, std::size_t n) {
-    read_back(chunk, written, begin, n, worker.backup, kernels_);
+    read_back(chunk, written, begin, n, backup->values, kernels_);
   });
 }
 
@@ -151,11 +152,11 @@ Stretch<T> Optimizer::stretch_of(const Chunk& chunk, std::size_t begin, std::siz
 template <typename T>
 Delayed<T> Optimizer::delayed_of(const Chunk& chunk, std::size_t begin, std::size_t n,
                                  const std::byte* gradient, T* corrected,
-                                 const WorkerView& worker) const {
+                                 const Backup& backup) const {
   const bool is_adaptive = application_.compensation.kind == Compensation::kAdaptive;
   // What it had before its first answer is not known: nothing is corrected.
   const T* const had =
-      worker.backed_up ? reinterpret_cast<const T*>(worker.backup) : chunk.values_as<T>();
+      backup.filled ? reinterpret_cast<const T*>(backup.values) : chunk.values_as<T>();
   return {.w = chunk.values_as<T>() + begin,
           .backup = had + begin,
           .mean_square = is_adaptive ? chunk.state_as<T>(own_states_) + begin : nullptr,
@@ -169,9 +170,9 @@ Delayed<T> Optimizer::delayed_of(const Chunk& chunk, std::size_t begin, std::siz
 // pass over memory.
 template <typename T>
 void Optimizer::descend(Chunk& chunk, const Encoded& gradient, const Destination* reply,
-                        WorkerView& worker) const {
-  const auto step = begin_update<T>(chunk, application_.staleness_rate.factor(worker.staleness));
-  const bool compensates = application_.compensation.is_on();
+                        std::uint64_t staleness, Backup* backup) const {
+  const auto step = begin_update<T>(chunk, application_.staleness_rate.factor(staleness));
+  const bool compensates = application_.compensation.is_on() && backup != nullptr;
   const auto delay = delay_step_of<T>(application_.compensation, maximizes(options_));
   const bool encodes = reply != nullptr && reply->codec != Codec::kRaw;
   std::byte* const raw_reply = raw_data(reply);
@@ -184,18 +185,18 @@ void Optimizer::descend(Chunk& chunk, const Encoded& gradient, const Destination
       const std::size_t n = std::min(longest, first + count - begin);
       const std::byte* values = read_values(gradient, begin, n, decoded, kernels_);
       if (compensates) {
-        kernels_.of<T>().compensate(delayed_of(chunk, begin, n, values, decoded, worker), delay);
+        kernels_.of<T>().compensate(delayed_of(chunk, begin, n, values, decoded, *backup), delay);
         values = reinterpret_cast<const std::byte*>(decoded);
       }
       std::byte* const out = raw_reply == nullptr ? nullptr : raw_reply + begin * sizeof(T);
       advance(kernels_.of<T>(), step, stretch_of<T>(chunk, begin, n, values, out));
       if (encodes) write_values(chunk, *reply, begin, n, kernels_);
       if (compensates && reply != nullptr) {
-        read_back(chunk, *reply, begin, n, worker.backup, kernels_);
+        read_back(chunk, *reply, begin, n, backup->values, kernels_);
       }
     }
   });
-  worker.backed_up = worker.backed_up || (compensates && reply != nullptr);
+  if (compensates && reply != nullptr) backup->filled = true;
 }
 
 // Block by block, so that the sum stays in the first-level cache, and a reply is written while the

@@ -54,12 +54,12 @@ class Optimizer {
   // The index of the first NaN or infinity of a gradient for this chunk.
   std::optional<std::size_t> find_nonfinite(const Chunk& chunk, const Encoded& gradient) const;
 
-  // Applies one gradient of the worker, and writes the new values to reply, and to the worker's
-  // backup if it has one, unless reply is null.
+  // Applies one gradient, so many updates stale, and writes the new values to reply, and to its
+  // worker's backup if there is one, unless reply is null. Without a backup nothing is compensated.
   // REQUIRES: reply may be the memory of the gradient if it is in the gradient's codec; otherwise
-  // no overlap. With compensation the worker has a backup, but for a buffer.
+  // no overlap.
   void apply(Chunk& chunk, const Encoded& gradient, const Destination* reply,
-             WorkerView& worker) const;
+             std::uint64_t staleness, Backup* backup) const;
 
   // Applies the mean of the gradients, weighted by samples and summed in the order given, or, if
   // the parameters are sums, their plain sum in that order; for a buffer the last of them. Writes
@@ -70,8 +70,8 @@ class Optimizer {
 
   // Writes the values as they are.
   void write(const Chunk& chunk, const Destination& to) const { write_values(chunk, to, kernels_); }
-  // Keeps what was just written there as what the worker has, if it has a backup.
-  void back_up(const Chunk& chunk, const Destination& written, WorkerView& worker) const;
+  // Keeps what was just written there as what a worker has, unless backup is null.
+  void back_up(const Chunk& chunk, const Destination& written, Backup* backup) const;
 
  private:
   // The parameters are sums: pushes have the weight 1, and the rate is that of an average.
@@ -82,7 +82,7 @@ class Optimizer {
   void take_values(Chunk& chunk, const Encoded& values) const;
   template <typename T>
   void descend(Chunk& chunk, const Encoded& gradient, const Destination* reply,
-               WorkerView& worker) const;
+               std::uint64_t staleness, Backup* backup) const;
   template <typename T>
   void descend_along_mean(Chunk& chunk, std::span<const Contribution> contributions,
                           std::span<const Destination> replies) const;
@@ -92,7 +92,7 @@ class Optimizer {
                         const std::byte* gradient, std::byte* reply) const;
   template <typename T>
   Delayed<T> delayed_of(const Chunk& chunk, std::size_t begin, std::size_t n,
-                        const std::byte* gradient, T* corrected, const WorkerView& worker) const;
+                        const std::byte* gradient, T* corrected, const Backup& backup) const;
 
   OptimizerOptions options_;
   Application application_;

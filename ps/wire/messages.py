@@ -3,7 +3,7 @@
 ::
 
     control   hello ▸ welcome   beat ▸ beaten   lease ▸ leased   report ▸ ok   status ▸ state
-              bye ▸ ok
+              set ▸ ok   bye ▸ ok
     data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   echo ▸ echoed
               attach ▸ attached
     both      anything wrong ▸ error
@@ -84,7 +84,7 @@ class Welcome(Message):
     data_ports: Ids  # one per shard, on the host of the control socket
     beat_s: float  # say `beat` this often
     evict_s: float  # after this much silence the server goes on without you
-    settings: Settings  # what the run was started with: policy, bound, lr, epochs, seed, ...
+    settings: Settings  # how the run goes now: policy, bound, lr, epochs, seed, ...
     first_chunks: Ids = field(default_factory=lambda: [0])  # of each shard
     codec: Word = "f32"  # the first of hello's that the server knows
 
@@ -174,6 +174,18 @@ class State(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Set(Message):
+    """Anybody may give a run another policy. 0 for what that policy has no use for."""
+
+    verb = "set"
+    policy: Word  # see ps.policy
+    staleness: Count = 0  # ssp: the bound; dssp: the lower limit; drop: the largest applied
+    staleness_max: Count = 0  # dssp: the upper limit
+    backup_workers: Count = 0  # backup: that a round does not wait for
+    bound_unit: Word = "clocks"  # ssp: or "versions"
+
+
+@dataclass(frozen=True, slots=True)
 class Bye(Message):
     """A process leaves; nobody waits for it from now on."""
 
@@ -224,7 +236,7 @@ class PushPull(Message):
     step: Count  # this worker's push number; the first is `welcome`'s first_step
     chunk: Id
     codec: Word
-    samples: Samples  # behind this gradient: its weight in the mean of bsp
+    samples: Samples  # behind this gradient: its weight in a mean
     chunks: Count = 1  # in a segment: so many at once, `chunk` and those before it
     slab: Id = 0  # in a segment: which of the two
     nbytes: Count = 0  # in a segment: of the payload in the outbox; 0 for raw values in the slab
@@ -321,7 +333,9 @@ class Error(Message):
     clock: Count  # resync: the newest step of this worker that the server has; otherwise 0
 
 
-CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (Hello, Beat, Lease, Report, Status, Bye)
+CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (
+    Hello, Beat, Lease, Report, Status, Set, Bye,
+)  # fmt: skip
 DATA_REQUESTS: Final[tuple[type[Message], ...]] = (Init, PushPull, Push, Pull, Attach, Echo)
 ANSWERS: Final[tuple[type[Message], ...]] = (
     Welcome, Beaten, Leased, State, Ok, Params, Attached, Echoed, Error,

@@ -35,7 +35,6 @@ def refusal(cwd: Path, *words: str) -> str:
         ),
         ("launch --dataset digits --workers 2 --hetero-allocation 1-1 --local-steps auto", "leave"),
         ("server --batch-plan weighted --data-plan static", "leave --data-plan static out"),
-        ("launch --dataset digits --local-steps 0", "give auto, or a number from 1"),
         ("launch --dataset digits --nesterov", "needs a --momentum above 0"),
         ("launch --dataset digits --local-steps 0", "give auto, or a number from 1"),
         ("launch --dataset digits --inner-lr 0.1", "needs local steps"),

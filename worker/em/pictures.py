@@ -55,9 +55,7 @@ def draw_means(path: Path, title: str, pictures: Sequence[Floats]) -> None:
 
 def tile(pictures: Sequence[Floats]) -> Floats:
     """Rows of images as one image."""
-    rows = [
-        np.concatenate([np.pad(image, MARGIN) for image in row], axis=1) for row in pictures
-    ]
+    rows = [np.concatenate([np.pad(image, MARGIN) for image in row], axis=1) for row in pictures]
     return np.concatenate(rows)
 
 

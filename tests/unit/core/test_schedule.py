@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from ps._core import AdamOptions, ChunkSpec, Nonfinite, Schedule, Shard
+from ps._core import AdamOptions, ChunkSpec, Nonfinite, Rule, Schedule, Shard
 
 BASE = 0.3
 WARMUP: dict[str, Any] = {"warmup_updates": 7, "warmup_start_factor": 0.2}
@@ -94,7 +94,7 @@ def test_a_whole_training_with_adam_cosine_and_warmup_is_that_of_torch(average: 
     scheduler = after_warmup(SCHEDULES["cosine"][0], optimizer)
     shard = Shard(
         [ChunkSpec(values=n, dtype="f32", kind="parameter")], AdamOptions(lr=BASE),
-        bound=0 if average else None, average=average, nonfinite=Nonfinite.RAISE,
+        rule=Rule(bound=0, gather="step") if average else Rule(), nonfinite=Nonfinite.RAISE,
         schedule=Schedule("cosine", total_updates=30, minimum=0.01, **WARMUP),
     )  # fmt: skip
     shard.init(0, bytes(4 * n))

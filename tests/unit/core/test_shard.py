@@ -18,6 +18,7 @@ from ps._core import (
     Nonfinite,
     Outcome,
     PushResult,
+    Rule,
     SgdOptions,
     Shard,
 )
@@ -25,9 +26,9 @@ from ps._core import (
 F32 = NDArray[np.float32]
 
 N = 5
-ASP: dict[str, Any] = {"bound": None, "average": False}
-SSP1: dict[str, Any] = {"bound": 1, "average": False}
-BSP: dict[str, Any] = {"bound": 0, "average": True}
+ASP: dict[str, Any] = {"rule": Rule()}
+SSP1: dict[str, Any] = {"rule": Rule(bound=1)}
+BSP: dict[str, Any] = {"rule": Rule(bound=0, gather="step")}
 
 
 def f32(*values: float) -> F32:
@@ -258,7 +259,7 @@ def test_a_repeated_push_is_answered_and_not_applied() -> None:
 @pytest.mark.parametrize("policy", [SSP1, BSP], ids=["ssp", "bsp"])
 def test_a_repeated_push_takes_over_the_place_of_the_answer(policy: dict[str, Any]) -> None:
     shard = make_shard(policy)
-    bound = policy["bound"]
+    bound = policy["rule"].bound
     for step in range(1, bound + 1):
         push(shard, 1, step, f32(0))
     first, again = f32(2), f32(99)
@@ -411,8 +412,8 @@ def test_scale_lr_multiplies_by_the_gradients_in_the_mean(scale_lr: bool, expect
 
 
 def test_a_mean_needs_bound_zero() -> None:
-    with pytest.raises(ValueError, match="average: expected bound 0"):
-        Shard([], SgdOptions(lr=1.0), bound=1, average=True, nonfinite=Nonfinite.RAISE)
+    with pytest.raises(ValueError, match="gather 'step': expected bound 0"):
+        Rule(bound=1, gather="step")
 
 
 # Values that are not finite

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps.gates import ClockGate
+from ps.gates import Gate
 from ps.policy import choose_rule
 
 RULES = (("bsp", None), ("ssp", 1), ("ssp", 3), ("asp", None))
@@ -35,7 +35,7 @@ def test_those_are_let_go_whom_the_bound_lets_go(
     rule: tuple[str, int | None], choices: list[tuple[int, int]]
 ) -> None:
     chosen = choose_rule(*rule)
-    gate, naive = ClockGate(chosen), Naive(chosen.bound)
+    gate, naive = Gate(chosen), Naive(chosen.bound)
     for choice, worker in choices:
         if worker not in naive.clocks:
             gate.join(worker)
@@ -52,7 +52,7 @@ def test_those_are_let_go_whom_the_bound_lets_go(
 
 
 def test_a_version_is_an_update_of_all_under_bsp_and_of_each_otherwise() -> None:
-    bsp, asp = ClockGate(choose_rule("bsp", None)), ClockGate(choose_rule("asp", None))
+    bsp, asp = Gate(choose_rule("bsp", None)), Gate(choose_rule("asp", None))
     for gate in (bsp, asp):
         gate.join(1)
         gate.join(2)

@@ -95,6 +95,8 @@ def test_reports_become_events_once_a_second(tmp_path: Path, clock: Clock) -> No
         "t": 0.0, "event": "training", "worker": 1, "step": 1, "samples": 1, "loss": None,
         "compute_s": 0.25, "wait_s": 0.5,
     }  # fmt: skip
+
+
 def test_samples_are_answered_with_the_reply_of_chunk_0(metrics: Metrics) -> None:
     counts = metrics.workers[1]
     metrics.push(1, chunk=1, step=1, samples=5)
