@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ps.errors import HeaderError, PlanMismatchError
-from ps.pacing import Pace, lease_samples, plan_rounds
+from ps.pacing import Pace, last_samples, lease_samples, plan_rounds, samples_together
 from ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 
 
@@ -30,6 +30,7 @@ class Epoch:
         self._size: Final = size
         self._free: Final = deque([range(size)])
         self._done = 0
+        self.last_free: int = 0  # when these were first too few for a round of everybody
 
     @property
     def free(self) -> int:
@@ -162,7 +163,12 @@ class Leases:
         paces = {w: other.pace for w, other in self._holders.items() if not other.resting}
         rounds = plan_rounds(paces, weighted=self._weighted, local_steps=self._local_steps)
         epoch, own = self._epochs[number], rounds[worker]
-        most = lease_samples(worker, epoch.free, paces, rounds, lockstep=lockstep)
+        free, is_last = epoch.free, number == self._planned
+        if is_last and free < samples_together(rounds):
+            epoch.last_free = max(epoch.last_free, free)
+            most = last_samples(worker, free, epoch.last_free, paces, rounds, lockstep=lockstep)
+        else:
+            most = lease_samples(worker, free, paces, rounds, lockstep=lockstep)
         holder.epoch, holder.held = number, epoch.take(most)
         return Leased(
             worker, holder.number, TRAIN, number, holder.held.start, len(holder.held),

@@ -59,28 +59,45 @@ def plan_rounds(paces: Paces, *, weighted: bool, local_steps: int | None) -> dic
     return {worker: Round(batches[worker], steps[worker] or 1) for worker in paces}
 
 
-def lease_samples(
-    worker: int, free: int, paces: Paces, rounds: Rounds, *, lockstep: bool
-) -> int:  # fmt: skip
-    """How many samples this worker is to get now; there may be fewer.
+def lease_samples(worker: int, free: int, paces: Paces, rounds: Rounds, *, lockstep: bool) -> int:
+    """How many samples this worker is to get now, in whole rounds; there may be fewer.
 
     Args:
         free: samples of the epoch that nobody has.
         lockstep: all push equally often, whatever their speed, as under bsp.
     """
-    own, together = rounds[worker], sum(one.samples for one in rounds.values())
-    if free < together:
-        # Not a round for everybody: a share of what is left, so that all come to its end.
-        batches = math.ceil(free * own.samples / together / own.batch_size)
-        return max(1, batches) * own.batch_size
-    if not paces[worker].is_known:
-        return own.samples  # enough to measure it
+    own = rounds[worker]
+    if not all(pace.is_known for pace in paces.values()):
+        return own.samples  # enough to measure it; then the rounds will be others
     if lockstep:
-        share, lease_s = own.samples / together, _slowest_s(paces, rounds)
+        share, round_s = own.samples / samples_together(rounds), _slowest_s(paces, rounds)
     else:
-        share, lease_s = _speed_share(worker, paces), own.samples / paces[worker].samples_per_s
+        share, round_s = _speed_share(worker, paces), own.samples / paces[worker].samples_per_s
     of_what_is_left = free * share / LEFT_FOR_LATER / own.samples
-    return max(1, int(min(of_what_is_left, LEASE_S / lease_s))) * own.samples
+    return max(1, int(min(of_what_is_left, LEASE_S / round_s))) * own.samples
+
+
+def last_samples(
+    worker: int, free: int, at_first: int, paces: Paces, rounds: Rounds, *, lockstep: bool
+) -> int:
+    """The same when there is not a round for everybody any more, and no epoch to go on with.
+
+    Args:
+        free: as in `lease_samples`.
+        at_first: of these, when they were first too few. In lockstep everybody gets a share of
+            that, so that one more push by all of them is the last.
+    """
+    own = rounds[worker]
+    if lockstep:
+        batches = math.ceil(at_first * own.local_steps / samples_together(rounds))
+    else:
+        batches = int(free * _speed_share(worker, paces) / LEFT_FOR_LATER / own.batch_size)
+    return min(max(1, batches), own.local_steps) * own.batch_size
+
+
+def samples_together(rounds: Rounds) -> int:
+    """In a round of everybody."""
+    return sum(one.samples for one in rounds.values())
 
 
 def _weighted_batches(paces: Paces) -> dict[int, int]:
@@ -111,12 +128,11 @@ def _equal_times(paces: Paces, batches: Mapping[int, int]) -> dict[int, int]:
 
 
 def _slowest_s(paces: Paces, rounds: Rounds) -> float:
-    """Seconds that a round takes the slowest worker whose speed is known."""
-    known = (worker for worker, pace in paces.items() if pace.is_known)
-    return max(rounds[worker].samples / paces[worker].samples_per_s for worker in known)
+    """Seconds that a round takes the slowest worker."""
+    return max(rounds[worker].samples / pace.samples_per_s for worker, pace in paces.items())
 
 
 def _speed_share(worker: int, paces: Paces) -> float:
-    """This worker's part of the speed of all; one that is not known counts like the mean."""
-    known = [pace.samples_per_s for pace in paces.values() if pace.is_known]
-    return paces[worker].samples_per_s / (sum(known) / len(known) * len(paces))
+    """This worker's part of the speed of all; 0 if it is not known."""
+    together = sum(pace.samples_per_s for pace in paces.values())
+    return paces[worker].samples_per_s / together if together else 0.0
