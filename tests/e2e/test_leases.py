@@ -12,7 +12,7 @@ import pytest
 
 from ps.audit import audit_run
 from ps.control import ControlChannel, request_state
-from support.contract import joined
+from support.contract import Worker, joined, packed
 from support.peers import peers
 from support.processes import LEASH, Child, server_process
 from support.servers import serving
@@ -77,9 +77,7 @@ def summary_of(run: Path) -> dict[str, Any]:
     ],
     ids=" ".join,
 )
-def test_every_sample_is_used_exactly_once_an_epoch(
-    tmp_path: Path, options: Sequence[str]
-) -> None:
+def test_every_sample_is_used_exactly_once_an_epoch(tmp_path: Path, options: Sequence[str]) -> None:
     write_source(tmp_path)
     run = tmp_path / "run"
     command = [
@@ -136,7 +134,7 @@ def test_the_lease_of_a_killed_worker_is_handed_out_again(
     """The victim sleeps in its first step. The others rest already, or wait for it."""
     write_source(tmp_path)
     run = tmp_path / "run"
-    options = ["--evict-s=1", "--workers=3", f"--policy={policy}", "--data-plan=lease"]
+    options = ["--workers=3", f"--policy={policy}", "--data-plan=lease"]
     if policy == "ssp":
         options.append("--staleness=1")
     with ExitStack() as stack:
@@ -179,8 +177,8 @@ def test_what_was_applied_and_not_answered_is_counted_as_used_twice() -> None:
         assert c2.error(second.header("lease", number=1, **{**lease, "samples": 9})) == (
             "plan_mismatch"
         )
-        first.step = 0
-        push_of_two_steps(first)
+        push_two_steps(first)
+        assert running.server.coordinator.state()["samples_twice"] == 0
         c1.ask(first.header("bye", reason="failed"))
         state = running.server.coordinator.state()
         assert state["samples_twice"] == 1
@@ -188,10 +186,8 @@ def test_what_was_applied_and_not_answered_is_counted_as_used_twice() -> None:
         assert (again["order"], again["first"]) == ("train", 0)
 
 
-def push_of_two_steps(worker: Any) -> None:
+def push_two_steps(worker: Worker) -> None:
     """The first step is answered; of the second one chunk 0 waits."""
-    from support.contract import packed
-
     for step in (1, 2):
         for chunk in (1, 0):
             worker.data.send(worker.push(chunk, step), packed(chunk, 0.25))
@@ -219,8 +215,6 @@ def test_one_that_rests_takes_no_part_until_it_says_hello_again() -> None:
         lease = {"samples": 1, "epochs": 1, "batch_size": 1, "samples_per_s": 0.0}
         assert c1.ask(first.header("lease", number=1, **lease))[0]["order"] == "train"
         assert c2.ask(second.header("lease", number=1, **lease))[0]["order"] == "rest"
-        from support.contract import packed
-
         assert d2.error(second.push(1, 1), packed(1, 1.0)) == "evicted"
         assert c2.ask(second.header("beat"))[0]["t"] == "beaten"
         c1.ask(first.header("bye", reason="failed"))
