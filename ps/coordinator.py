@@ -16,19 +16,16 @@ from ps.config import ServerConfig
 from ps.errors import (
     HeaderError,
     LayoutError,
-    NotReadyError,
-    PlanMismatchError,
     ProtocolError,
     StoppingError,
     UsageError,
     shown,
 )
 from ps.layout import Layout
-from ps.leases import Leases
-from ps.members import DONE, EVICTED, LIVE, Member, Members
+from ps.lease_desk import LeaseDesk
+from ps.members import DONE, EVICTED, Member, Members
 from ps.metrics import Metrics
 from ps.optimizer_options import told_settings
-from ps.plan_options import LEASE, STATIC, WEIGHTED, choose_data_plan, parse_local_steps
 from ps.policy import Rule, rule_from_fields
 from ps.shards import Shards
 from ps.staleness_options import check_softens
@@ -58,7 +55,6 @@ Answer: TypeAlias = tuple[Message, bytes | None]
 Handler: TypeAlias = Callable[[Message, bytes | None], Answer]
 
 ALL_GONE: Final = "all workers are gone"
-RESTING: Final = "resting"
 
 
 class Coordinator:
@@ -80,11 +76,7 @@ class Coordinator:
         self._metrics: Final = metrics
         self._shards: Final = shards
         self._now: Final = now
-        self._data_plan: Final = choose_data_plan(config, rule.policy.name, has_allocation=False)
-        self._leases: Final = Leases(
-            weighted=config.batch_plan == WEIGHTED,
-            local_steps=parse_local_steps(config.local_steps),
-        )
+        self._desk: Final = LeaseDesk(config, rule.policy.name, members, metrics, shards)
         self._deserted_s: float | None = None  # since when no worker has been live
         self._handlers: Final = {
             Hello: self._on_hello,
@@ -147,21 +139,10 @@ class Coordinator:
 
     def _on_lease(self, msg: Lease, _: bytes | None) -> Answer:
         member = self._members.require_current(msg.worker, msg.incarnation)
-        if member.is_observer:
-            raise HeaderError("lease.worker: expected a rank from 1; an observer does not train")
         if self.stopping:
             raise StoppingError(self.stopping)
-        if not self._metrics.started:
-            raise NotReadyError(f"waiting for workers {self._members.missing[:20]}")
-        if self._data_plan != LEASE:
-            raise PlanMismatchError("this run has fixed shares: --data-plan static")
-        had_rested = self._leases.is_resting(msg.worker)
-        leased = self._leases.ask(
-            msg, self._metrics.workers[msg.worker].answered, lockstep=self.rule.policy.average
-        )
-        if self._leases.is_resting(msg.worker) and not had_rested:
-            self._rest(member)
-        self._complete_epochs()
+        leased = self._desk.lease(member, msg, lockstep=self.rule.policy.average)
+        self._desk.complete_epochs()
         return leased, None
 
     def _on_report(self, msg: Report, _: bytes | None) -> Answer:
@@ -172,7 +153,7 @@ class Coordinator:
             self._metrics.evaluate(msg)
         else:
             self._metrics.report(msg)
-            self._complete_epochs()
+            self._desk.complete_epochs()
         return Ok(msg.worker, 0, 0, True), None
 
     def _on_status(self, _: Status, __: bytes | None) -> Answer:
@@ -235,7 +216,7 @@ class Coordinator:
     @property
     def data_plan(self) -> str:
         """What workers train on: leases, if any of them has asked for one."""
-        return LEASE if self._leases.in_use else STATIC
+        return self._desk.data_plan
 
     def evict(self, worker: int) -> None:
         """Leaves a worker behind that broke the contract."""
@@ -274,31 +255,11 @@ class Coordinator:
         self._metrics.leave(member.worker, member.incarnation, state)
         self._shards.leave(member, state)
         if not member.is_observer:
-            self._release(member.worker)
-            self._complete_epochs()
+            if not self.stopping:  # otherwise nobody trains on
+                self._desk.release(member.worker, lockstep=self.rule.policy.average)
+            self._desk.complete_epochs()
             if self._metrics.started and not self._members.live:
                 self._metrics.end()
-
-    def _rest(self, member: Member) -> None:
-        """It stays a member, but nobody waits for its steps: it may have none any more."""
-        self._metrics.leave(member.worker, member.incarnation, RESTING)
-        self._shards.leave(member, RESTING)
-
-    def _release(self, worker: int) -> None:
-        """What this worker was leased and has no answer for is given to others."""
-        counts = self._metrics.workers.get(worker)
-        if self.stopping or counts is None:
-            return  # nobody trains on, or its hello was broken off
-        # Under bsp a contribution without an answer was left out of its step's mean.
-        applied = 0 if self.rule.policy.average else counts.unanswered
-        self._leases.release(worker, counts.answered, applied)
-        self._metrics.samples_twice = self._leases.samples_twice
-
-    def _complete_epochs(self) -> None:
-        if self._leases.in_use:
-            self._metrics.complete(self._leases.completed)
-        else:
-            self._metrics.complete_epochs(self._members)
 
     @property
     def _initializer(self) -> int | None:
@@ -338,7 +299,7 @@ class Coordinator:
             "workers": len(self._members.ranks),
             "learners": "-".join(map(str, self._members.ranks[:100])),
             **told_settings(config),
-            "data_plan": self._data_plan,
+            "data_plan": self._desk.planned,
             "batch_plan": config.batch_plan,
             "local_steps": config.local_steps,
             "seed": 1 if config.seed is None else config.seed,
@@ -348,11 +309,10 @@ class Coordinator:
         }
 
     def _worker_row(self, member: Member) -> dict[str, Any]:
-        is_resting = member.state == LIVE and self._leases.is_resting(member.worker)
         return {
             **self._metrics.worker_state(member.worker),
             "name": member.name,
-            "state": RESTING if is_resting else member.state,
+            "state": self._desk.state_of(member),
             "silence_s": round(self._members.silence_s(member), 1),
         }
 

@@ -172,7 +172,7 @@ def test_what_was_applied_and_not_answered_is_counted_as_used_twice() -> None:
         asked = first.header("lease", number=1, **lease)
         leased, _ = c1.ask(asked)
         assert c1.ask(asked)[0] == leased  # as if the answer had been lost
-        assert (leased["order"], leased["first"], leased["count"]) == ("train", 0, 1)
+        assert (leased["order"], leased["first"], leased["count"]) == ("train", 0, 2)
         assert c2.error(second.header("lease", number=2, **lease)) == "bad_header"
         assert c2.error(second.header("lease", number=1, **{**lease, "samples": 9})) == (
             "plan_mismatch"
@@ -183,7 +183,7 @@ def test_what_was_applied_and_not_answered_is_counted_as_used_twice() -> None:
         state = running.server.coordinator.state()
         assert state["samples_twice"] == 1
         again, _ = c2.ask(second.header("lease", number=1, **lease))
-        assert (again["order"], again["first"]) == ("train", 0)
+        assert (again["order"], again["first"]) == ("train", 1)
 
 
 def push_two_steps(worker: Worker) -> None:
