@@ -59,7 +59,7 @@ class Shard {
   // Throws std::invalid_argument, and changes nothing, if the worker is live or any chunk's
   // clock refuses it; with compensation also std::bad_alloc.
   void join(std::uint32_t worker, std::uint64_t clock);
-  // Forgets the worker and all that waits for it; what it pushed for an incomplete mean is left out.
+  // Forgets the worker and all that waits for it; its part of an incomplete mean is left out.
   // Returns the answers that waited only for it. Throws NotLive.
   std::vector<Reply> leave(std::uint32_t worker);
   std::vector<std::uint32_t> workers() const { return members_.workers(); }  // ascending

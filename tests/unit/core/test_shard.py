@@ -416,6 +416,66 @@ def test_a_mean_needs_bound_zero() -> None:
         Rule(bound=1, gather="step")
 
 
+# Other rules
+
+
+def test_rounds_without_a_spare_worker_are_bsp_to_the_bit() -> None:
+    shards = [make_shard(policy, workers=3) for policy in (BSP, {"rule": Rule(gather="round")})]
+    generator = np.random.default_rng(1)
+    for step in range(1, 6):
+        for worker in generator.permutation([1, 2, 3]):
+            gradient = generator.standard_normal(N).astype(np.float32)
+            released = [
+                [
+                    (r.worker, r.step, r.version, r.lag, r.staleness)
+                    for r in push(shard, int(worker), step, gradient.copy()).replies
+                ]
+                for shard in shards
+            ]
+            assert released[0] == released[1]
+    assert values_of(shards[0]) == values_of(shards[1])
+
+
+def test_a_gradient_that_is_too_stale_is_answered_and_not_applied() -> None:
+    shard = make_shard({"rule": Rule(staleness_limit=1)})
+    for step in (1, 2):
+        push(shard, 1, step, f32(1))
+    late = f32(100)
+    result = push(shard, 2, 1, late)
+    (reply,) = result.replies
+    assert result.outcome is Outcome.DROPPED
+    assert (reply.dropped, reply.staleness, reply.version) == (True, 2, 2)
+    assert late.tolist() == values_of(shard)
+    again = push(shard, 2, 1, f32(100))
+    assert (again.outcome, again.replies[0].dropped) == (Outcome.DUPLICATE, True)
+    stats = shard.stats()
+    assert (stats.dropped, stats.max_staleness, stats.mean_staleness) == (1, 0, 0.0)
+
+
+def test_from_bsp_to_asp_what_waits_is_applied_and_answered() -> None:
+    shard = make_shard(BSP, workers=3)
+    memory = {worker: f32(10**worker) for worker in (2, 1)}
+    for worker, gradient in memory.items():
+        assert push(shard, worker, 1, gradient).replies == []
+    replies = shard.set_rule(Rule())
+    assert [(r.worker, r.step, r.version) for r in replies] == [(2, 1, 2), (1, 1, 2)]
+    assert memory[1].tolist() == memory[2].tolist() == values_of(shard)
+    assert values_of(shard) == f32(-110).tolist()
+    assert [r.worker for r in push(shard, 3, 1, f32(0)).replies] == [3]
+
+
+def test_from_asp_to_bsp_steps_complete_when_all_have_reached_them() -> None:
+    shard = make_shard(ASP)
+    for step in (1, 2):
+        push(shard, 1, step, f32(0))
+    assert shard.set_rule(Rule(bound=0, gather="step")) == []
+    assert push(shard, 1, 3, f32(4)).replies == []
+    for step in (1, 2):  # nobody else has a gradient for them: a mean of one
+        assert [r.worker for r in push(shard, 2, step, f32(0)).replies] == [2]
+    assert sorted(r.worker for r in push(shard, 2, 3, f32(2)).replies) == [1, 2]
+    assert values_of(shard) == f32(-3).tolist()
+
+
 # Values that are not finite
 
 

@@ -106,7 +106,7 @@ def test_a_limit_that_its_policy_does_not_have_is_refused(
 def test_a_round_waits_for_one_worker_at_least() -> None:
     rule = choose_rule("backup", None, None, 2)
     rule.require_workers(3)
-    with pytest.raises(UsageError, match="--backup-workers 2: of 2 workers .* give fewer"):
+    with pytest.raises(UsageError, match=r"--backup-workers 2: of 2 workers .* give fewer"):
         rule.require_workers(2)
 
 
