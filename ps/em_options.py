@@ -71,9 +71,7 @@ class EmServerOptions(Options):
         metavar="tcp://HOST:PORT",
     )  # fmt: skip
     rank: int = option(1, "with --server: this worker's number, from 1", metavar="N")
-    wait_s: float = option(
-        30.0, "with --server: wait so long for it to answer", metavar="SECONDS"
-    )
+    wait_s: float = option(30.0, "with --server: wait so long for it to answer", metavar="SECONDS")
 
     def check(self) -> None:
         super().check()

@@ -10,8 +10,8 @@ from ps.settings import Options, check_not_negative, check_positive, flag, optio
 
 CoreOptions: TypeAlias = SgdOptions | AdamOptions | AdagradOptions | SumOptions
 
-# Optimizer ▸ the options that it has beside lr, which all have, and weight_decay and maximize, which
-# all have that descend.
+# Optimizer ▸ the options that it has beside lr, and beside weight_decay and maximize, which all have
+# that descend.
 OPTIONS_OF: Final[dict[str, tuple[str, ...]]] = {
     "sgd": ("momentum", "dampening", "nesterov"),
     "adam": ("betas", "eps", "amsgrad"),

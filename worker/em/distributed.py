@@ -100,9 +100,7 @@ def divide(runs: Sequence[range], among: Sequence[int]) -> dict[int, list[range]
     """Cuts runs of units into shares of equal size, in order: rank ▸ its runs."""
     units = sum(map(len, runs))
     ends = [position * units // len(among) for position in range(len(among) + 1)]
-    return {
-        rank: _between(runs, *share) for rank, share in zip(among, pairwise(ends), strict=True)
-    }
+    return {rank: _between(runs, *share) for rank, share in zip(among, pairwise(ends), strict=True)}
 
 
 def _between(runs: Sequence[range], begin: int, end: int) -> list[range]:

@@ -120,7 +120,7 @@ def fit_together(
     for number in range(fits[0].mixture.n_init):
         _start(fits, number, added)
         while active := [fit for fit in fits if fit.runs]:
-            total = added.total(PARTS, size_of(active), lambda parts: _e_steps(active, parts))  # noqa: B023
+            total = added.total(PARTS, size_of(active), lambda parts: _e_steps(active, parts))
             for fit, part in zip(active, split(active, total), strict=True):
                 fit.advance(part)
             on_iteration(len(active))

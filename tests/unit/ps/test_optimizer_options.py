@@ -83,9 +83,7 @@ def test_the_schedule_reaches_the_core() -> None:
 
 
 def test_sums_and_their_falling_rate_reach_the_core() -> None:
-    config = ServerConfig(
-        optimizer="sum", lr=1.0, lr_schedule="power", lr_power=0.5, lr_offset=4.0
-    )
+    config = ServerConfig(optimizer="sum", lr=1.0, lr_schedule="power", lr_power=0.5, lr_offset=4.0)
     config.check()
     made = core_options(config)
     assert isinstance(made, SumOptions)
