@@ -16,6 +16,7 @@ BENCHMARKS: Final = {
     ),
     "scaling": ("workers", "rounds", "round_s"),
     "training": ("workers", "rounds", "round_s"),
+    "em": ("workers", "rounds"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
 CODECS: Final = ("f32", "bf16", "f16", "int8", "topk")
@@ -31,7 +32,7 @@ Number = TypeVar("Number", int, float)
 class BenchOptions(Options):
     title: ClassVar[str] = "what to measure"
 
-    benchmark: Literal["all", "kernels", "push_pull", "scaling", "training"] = argument(
+    benchmark: Literal["all", "kernels", "push_pull", "scaling", "training", "em"] = argument(
         "all", "which question to ask (default: all of them)"
     )
     short: bool = option(False, "few sizes and short rounds: a look, not a measurement")

@@ -98,9 +98,7 @@ def test_samples_that_it_makes_are_zeros_and_ones_in_its_proportions() -> None:
 
 def test_a_component_without_samples_stays_what_it_was() -> None:
     means = np.array([[0.5] * 6, [0.2] * 6])
-    ours = BernoulliMixture(
-        2, smoothing=0.0, weights_init=[1.0, 0.0], means_init=means, max_iter=1
-    )
+    ours = BernoulliMixture(2, smoothing=0.0, weights_init=[1.0, 0.0], means_init=means, max_iter=1)
     # ln of the weight 0 that was given; and one iteration is no convergence.
     with np.errstate(divide="ignore"), pytest.warns(ConvergenceWarning):
         ours.fit(coins())

@@ -48,9 +48,7 @@ def test_every_iterations_likelihood_is_scikit_learns(
     )
     # With one sample for each component scikit-learn's first weights have a sum of k / n, not 1.
     first = 0 if start in ("kmeans", "random") else 1
-    np.testing.assert_allclose(
-        ours.lower_bounds_[first:], theirs.lower_bounds_[first:], rtol=1e-9
-    )
+    np.testing.assert_allclose(ours.lower_bounds_[first:], theirs.lower_bounds_[first:], rtol=1e-9)
     assert (ours.n_iter_, ours.converged_) == (theirs.n_iter_, theirs.converged_)
 
 
