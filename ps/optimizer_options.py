@@ -10,8 +10,8 @@ from ps.settings import Options, check_not_negative, check_positive, flag, optio
 
 CoreOptions: TypeAlias = SgdOptions | AdamOptions | AdagradOptions | SumOptions
 
-# Optimizer ▸ the options that it has beside lr, and beside weight_decay and maximize, which all have
-# that descend.
+# Optimizer ▸ the options that it has beside lr, weight_decay and maximize, which all have; but a sum
+# has lr alone.
 OPTIONS_OF: Final[dict[str, tuple[str, ...]]] = {
     "sgd": ("momentum", "dampening", "nesterov"),
     "adam": ("betas", "eps", "amsgrad"),

@@ -112,7 +112,7 @@ def test_all_workers_have_the_same_bits() -> None:
             assert mine.means_.tobytes() == theirs.means_.tobytes()
 
 
-class Lost(Exception):
+class LostError(Exception):
     """A worker that ends in the middle."""
 
 
@@ -131,11 +131,11 @@ def test_the_loss_of_workers_changes_nothing(victims: dict[int, int]) -> None:
             survivors.append(classifier)
             reporters.extend([rank] if sums.reports else [])
             return
-        with pytest.raises(Lost):
+        with pytest.raises(LostError):
             classifier.fit(Leaving(sums, left))
-        raise Lost
+        raise LostError
 
-    with pytest.raises(Lost):
+    with pytest.raises(LostError):
         play("full", 3, part)
     expected = MixtureClassifier(KINDS["full"], samples_for("full")).fit()
     assert len(survivors) == 3 - len(victims)
@@ -154,7 +154,7 @@ class Leaving:
         def last(runs: Sequence[range]) -> Floats:
             found = compute(runs)
             if self._left == 0:
-                raise Lost
+                raise LostError
             return found
 
         total = self._sums.total(units, size, last)
@@ -205,7 +205,7 @@ def test_a_server_that_is_not_for_em_is_named_with_the_command() -> None:
     require_server(fitting, 1, 16_000, online=False)
     with pytest.raises(UsageError, match="--chunk-kib 128"):
         require_server(fitting, 2, 16_000, online=False)
-    with pytest.raises(UsageError, match="--policy ssp .* --lr-schedule power"):
+    with pytest.raises(UsageError, match=r"--policy ssp .* --lr-schedule power"):
         require_server(fitting, 1, 16_000, online=True)
 
 
