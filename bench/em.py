@@ -5,8 +5,8 @@ of 40 dimensions: MNIST's digits in size, drawn at random, since an iteration's 
 on what the samples are. One thread for each process; all take turns.
 
 `numpy` is what one would write down from a textbook: a loop over the components, each with its
-inverse and a quadratic form, vectorised over the samples. `sklearn` is scikit-learn's own two steps.
-`leash` without a transport is one process alone; with one, workers that meet at a server.
+inverse and a quadratic form, vectorised over the samples; `sklearn` is scikit-learn's own two
+steps. `leash` without a transport is one process alone; with one, workers that meet at a server.
 
     python -m bench.em [--short] [--workers 1,2] [--json FILE] [--picture FILE]
 """

@@ -10,7 +10,7 @@ from ps.settings import Options, check_not_negative, check_positive, flag, optio
 
 CoreOptions: TypeAlias = SgdOptions | AdamOptions | AdagradOptions | SumOptions
 
-# Optimizer ▸ the options that it has beside lr, weight_decay and maximize, which all have; but a sum
+# Optimizer ▸ its options beside lr, weight_decay and maximize, which all have; but a sum
 # has lr alone.
 OPTIONS_OF: Final[dict[str, tuple[str, ...]]] = {
     "sgd": ("momentum", "dampening", "nesterov"),
