@@ -20,6 +20,7 @@ NEEDS: Final = {
     "training": "torch",
     "compensation": "torch",
     "scaling": "psutil",
+    "em": "sklearn",
 }
 
 Doing = Callable[[str, float], None]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from bench.command import bench_main
 from bench.rows import Row, make_row
 from bench.trial import Times, Trial
-from ps._core import ChunkSpec, DelayCompensation, Nonfinite, SgdOptions, Shard, StalenessRate
+from ps._core import ChunkSpec, DelayCompensation, Nonfinite, Rule, SgdOptions, Shard, StalenessRate
 from ps.bench_options import BenchConfig
 from worker.datasets.base import DatasetOptions
 from worker.datasets.digits import load_digits
@@ -130,7 +130,7 @@ def train(
     rng = np.random.default_rng(seed)
     shard = Shard(
         [ChunkSpec(values=task.values, dtype="f32", kind="parameter")], SgdOptions(lr=lr),
-        bound=None, average=False, nonfinite=Nonfinite.APPLY, **WAYS[way],
+        rule=Rule(), nonfinite=Nonfinite.APPLY, **WAYS[way],
     )  # fmt: skip
     shard.init(0, task.first_values(seed))
     have = _join(shard, task.values)

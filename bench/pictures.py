@@ -263,6 +263,35 @@ def _bar_name(row: Row) -> str:
     return f"{row.workers} worker{plural}\n{row.transport}{overlapped}"
 
 
+# em.
+
+
+def em(rows: Sequence[Row]) -> Any:
+    """Bars of iterations a second."""
+    cases = list(dict.fromkeys(row.case for row in rows))
+    figure, axes = plt.subplots(
+        1, len(cases), figsize=(4.4 * len(cases), 3.6), layout="constrained", squeeze=False
+    )
+    _leave_room(figure)
+    for axis, case in zip(axes[0], cases, strict=True):
+        of_case = [row for row in rows if row.case == case]
+        for i, row in enumerate(of_case):
+            color = {"leash": BLUE, "numpy": GREEN}.get(row.system, ORANGE)
+            axis.bar(i, 1 / row.median_s, color=color, width=0.7)
+            axis.annotate(f"{1 / row.median_s:.3g}", (i, 1 / row.median_s), (0, 2), ha="center",
+                          textcoords="offset points", fontsize=7)  # fmt: skip
+        axis.set_xticks(range(len(of_case)), [_em_name(row) for row in of_case], fontsize=7)
+        axis.set(title=f"ten mixtures, {case}: iterations/s")
+        axis.grid(axis="x", visible=False)
+    return figure
+
+
+def _em_name(row: Row) -> str:
+    if row.system != "leash":
+        return {"numpy": "numpy", "sklearn": "scikit-\nlearn"}[row.system]
+    return _bar_name(row) if row.transport else "Leash\nalone"
+
+
 def _leave_room(figure: Any) -> None:
     """For the conditions, at the top."""
     figure.get_layout_engine().set(rect=(0, 0, 1, 0.965))
@@ -278,4 +307,5 @@ def _plain_y(axis: Axes) -> None:
 PICTURES: Final[dict[str, Callable[[Sequence[Row]], Any]]] = {
     "push_pull": push_pull, "kernels": kernels, "scaling": scaling, "training": training,
     "compensation": loss_pictures.compensation,
+    "em": em,
 }  # fmt: skip

@@ -28,7 +28,7 @@ class MixtureOptions(Options):
                     metavar="K", several=True)  # fmt: skip
     pca: int = option(40, "gmm: principal components that a sample is made of", metavar="D")
     reg_covar: float = option(
-        0.03, "gmm: added to the diagonals of the covariances; pixels go from 0 to 1"
+        0.04, "gmm: added to the diagonals of the covariances; pixels go from 0 to 1"
     )
     tol: float = option(1e-3, "EM ends when an image's mean log-likelihood changes by less")
     max_iter: int = option(200, "EM ends after so many iterations", metavar="N")

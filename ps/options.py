@@ -147,9 +147,7 @@ def _choices(annotation: Any) -> tuple[str, ...]:
 class _Joined(Action):
     """Several words as one text, with commas: ``--k 1 2 10`` is ``--k 1,2,10``."""
 
-    def __call__(
-        self, parser: Any, namespace: Any, words: list[str], option: str | None = None
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, words: Any, option: str | None = None) -> None:
         setattr(namespace, self.dest, ",".join(words))
 
 

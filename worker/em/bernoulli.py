@@ -35,7 +35,7 @@ class BernoulliFamily(Family):
     def moments(self) -> int:
         return self.components * self.dimensions
 
-    def prepare(self, samples: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def prepare(self, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return samples  # bytes stay bytes: a block at a time becomes float64
 
     def log_joint(self, parameters: Parameters, prepared: Floats) -> Floats:
@@ -103,7 +103,7 @@ class BernoulliMixture(Mixture):
             raise ValueError(f"smoothing: expected a number from 0, got {self.smoothing}")
         return BernoulliFamily(self.n_components, dimensions, self.smoothing)
 
-    def check_samples(self, samples: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def check_samples(self, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
         samples = super().check_samples(samples)
         if not ((samples == 0) | (samples == 1)).all():
             raise ValueError("expected samples of zeros and ones; take pixels > 0.5, for example")
@@ -120,5 +120,6 @@ class BernoulliMixture(Mixture):
         return self.family(d).parameters(weights, means)
 
     def draw(self, component: int, count: int, rng: np.random.RandomState) -> Floats:
-        drawn = rng.random_sample((count, self.n_features_in_)) < self.means_[component]
-        return drawn.astype(np.float64)
+        ones = rng.random_sample((count, self.n_features_in_)) < self.means_[component]
+        drawn: Floats = ones.astype(np.float64)
+        return drawn

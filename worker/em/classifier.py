@@ -69,7 +69,8 @@ class MixtureClassifier:
     def predict(self, samples: Samples) -> npt.NDArray[np.int64]:
         """The most probable class of each sample."""
         scores = [mixture.score_samples(samples) for mixture in self.mixtures]
-        return (np.stack(scores, 1) + self._log_priors).argmax(1)
+        best: npt.NDArray[np.int64] = (np.stack(scores, 1) + self._log_priors).argmax(1)
+        return best
 
     def accuracy(self, samples: Samples, classes: npt.NDArray[np.int64]) -> float:
         return float((self.predict(samples) == classes).mean())

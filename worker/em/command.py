@@ -50,7 +50,7 @@ def _say(text: str) -> None:
 def _alone(config: EmConfig) -> int:
     study = Study(config, _run_dir(config).path, _say)
     for k in config.ks:
-        study.fit(k, lambda classifier, on_iteration: _fit_alone(classifier, on_iteration))
+        study.fit(k, _fit_alone)
         study.evaluate(k)
     study.report()
     return 0

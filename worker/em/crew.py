@@ -5,6 +5,7 @@ The workers' standard output is ours: the one that reports prints what there is 
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Final
@@ -108,14 +109,12 @@ class Crew:
                     del left[rank]
                     if status != 0:
                         self._judge(rank, status, channel, any_left=bool(left))
-                self._wait_for_any(left)
+                self._wait_a_moment(left)
 
-    def _wait_for_any(self, left: dict[int, Process]) -> None:
+    def _wait_a_moment(self, left: dict[int, Process]) -> None:
         for worker in list(left.values())[:1]:
-            try:
+            with suppress(TimeoutExpired):
                 worker.wait(POLL_S)
-            except TimeoutExpired:
-                return
 
     def _judge(self, rank: int, status: int, channel: ControlChannel, *, any_left: bool) -> None:
         """What the end of a worker means: with all of them, or before the start, that of the run.

@@ -9,7 +9,7 @@ samples add up: so a sum over blocks, or over processes, is all that an M-step e
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ class Family(ABC):
         return HEADER + self.components + self.moments
 
     @abstractmethod
-    def prepare(self, samples: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def prepare(self, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Samples (n, d) in the form in which the E-step wants them; row by row the same."""
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Family(ABC):
 
     # What is the same for all.
 
-    def expectation(self, parameters: Parameters, prepared: npt.NDArray[np.generic]) -> Floats:
+    def expectation(self, parameters: Parameters, prepared: npt.NDArray[Any]) -> Floats:
         """The statistics of these samples, block by block, with everything in log space."""
         total = np.zeros(self.size)
         for begin in range(0, len(prepared), BLOCK_ROWS):
@@ -100,7 +100,7 @@ class Family(ABC):
             total[HEADER + self.components :] += self.block_moments(parameters, block, joint)
         return total
 
-    def start(self, prepared: npt.NDArray[np.generic], responsibilities: Floats) -> Floats:
+    def start(self, prepared: npt.NDArray[Any], responsibilities: Floats) -> Floats:
         """Absolute statistics of samples that somebody has divided among the components."""
         total = np.zeros(self.size)
         for begin in range(0, len(prepared), BLOCK_ROWS):
@@ -111,7 +111,7 @@ class Family(ABC):
             total[HEADER + self.components :] += self.absolute_moments(block, share)
         return total
 
-    def log_joint_of(self, parameters: Parameters, prepared: npt.NDArray[np.generic]) -> Floats:
+    def log_joint_of(self, parameters: Parameters, prepared: npt.NDArray[Any]) -> Floats:
         """`log_joint` of any number of samples."""
         blocks = [
             self.log_joint(parameters, np.asarray(prepared[i : i + BLOCK_ROWS], np.float64))

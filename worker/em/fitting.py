@@ -120,14 +120,23 @@ def fit_together(
     for number in range(fits[0].mixture.n_init):
         _start(fits, number, added)
         while active := [fit for fit in fits if fit.runs]:
-            total = added.total(PARTS, size_of(active), lambda parts: _e_steps(active, parts))
-            for fit, part in zip(active, split(active, total), strict=True):
-                fit.advance(part)
+            iteration(active, added)
             on_iteration(len(active))
         for fit in fits:
             fit.keep_if_best()
     for fit in fits:
         fit.finish()
+
+
+def iteration(fits: Sequence[Fit], sums: Sums) -> None:
+    """An E-step and an M-step of each."""
+
+    def compute(parts: Sequence[range]) -> Floats:
+        return np.concatenate([fit.statistics(parts) for fit in fits])
+
+    total = sums.total(PARTS, size_of(fits), compute)
+    for fit, part in zip(fits, split(fits, total), strict=True):
+        fit.advance(part)
 
 
 def _start(fits: Sequence[Fit], number: int, sums: Sums) -> None:
@@ -144,10 +153,6 @@ def _start(fits: Sequence[Fit], number: int, sums: Sums) -> None:
     total = sums.total(len(fits), size_of(fits), compute)
     for fit, part in zip(fits, split(fits, total), strict=True):
         fit.begin(part)
-
-
-def _e_steps(fits: Sequence[Fit], parts: Sequence[range]) -> Floats:
-    return np.concatenate([fit.statistics(parts) for fit in fits])
 
 
 def size_of(fits: Sequence[Fit]) -> int:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg.lapack import dtrtri
+from scipy.linalg.lapack import dpotrf, dtrtri
 
 from worker.em.family import BLOCK_ROWS, HEADER, TINY_COUNT, Family, Floats, Parameters
 from worker.em.mixture import Mixture
@@ -48,7 +48,7 @@ class FullFamily(Family):
     def moments(self) -> int:
         return self.components * (self.dimensions + len(self._upper[0]))
 
-    def prepare(self, samples: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def prepare(self, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.column_stack([samples, np.ones(len(samples))])
 
     def log_joint(self, parameters: Parameters, prepared: Floats) -> Floats:
@@ -131,13 +131,12 @@ class FullFamily(Family):
             np.ascontiguousarray(projection).reshape(self.dimensions + 1, -1),
         )  # fmt: skip
 
-    def _roots(self, covariances: Floats) -> Floats:
+    def _roots(self, covariances: npt.NDArray[Any]) -> Floats:
         roots = np.empty_like(covariances)
         for component, covariance in enumerate(covariances):
-            try:
-                roots[component] = np.linalg.cholesky(covariance)
-            except np.linalg.LinAlgError:
-                raise singular(component, self) from None
+            roots[component], failed = dpotrf(covariance, lower=1, clean=1)
+            if failed:
+                raise singular(component, self)
         return roots
 
     def roots_of_precisions(self, precisions: Floats) -> Floats:
@@ -159,7 +158,7 @@ class DiagonalFamily(Family):
     def moments(self) -> int:
         return 2 * self.components * self.dimensions
 
-    def prepare(self, samples: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def prepare(self, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.column_stack([samples, np.square(samples), np.ones(len(samples))])
 
     def log_joint(self, parameters: Parameters, prepared: Floats) -> Floats:
@@ -241,16 +240,20 @@ class GaussianMixture(Mixture):
         self.precisions_init = precisions_init
 
     def family(self, dimensions: int) -> FullFamily | DiagonalFamily:
-        kinds = {"full": FullFamily, "diag": DiagonalFamily}
+        kinds: dict[str, type[FullFamily | DiagonalFamily]] = {
+            "full": FullFamily,
+            "diag": DiagonalFamily,
+        }
         if self.covariance_type not in kinds:
             raise ValueError(f"covariance_type: expected full or diag, got {self.covariance_type}")
         if not 0 <= self.reg_covar < np.inf:
             raise ValueError(f"reg_covar: expected a number from 0, got {self.reg_covar}")
         return kinds[self.covariance_type](self.n_components, dimensions, self.reg_covar)
 
-    def centre(self, samples: npt.NDArray[np.generic]) -> Floats:
+    def centre(self, samples: npt.NDArray[Any]) -> Floats:
         """Moments are taken about the samples' mean, where they cancel least."""
-        return samples.mean(0, dtype=np.float64)
+        mean: Floats = np.mean(samples, 0, dtype=np.float64)
+        return mean
 
     def with_given(self, parameters: Parameters, centre: Floats) -> Parameters:
         """The start, with what `weights_init`, `means_init` and `precisions_init` say instead."""

@@ -12,10 +12,10 @@ from sklearn.decomposition import PCA
 from ps.em_options import EmConfig
 from ps.errors import UsageError
 from worker.em.family import Floats
+from worker.em.mixture import Samples
 
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
-Samples = npt.NDArray[np.generic]
 
 RAW: Final = Path("MNIST") / "raw"
 SPLITS: Final = ("train", "t10k")

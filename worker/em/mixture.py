@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,8 @@ from sklearn.utils import check_random_state
 
 from worker.em.family import Family, Floats, Parameters, log_sum
 
-Samples = npt.NDArray[np.generic]
-STARTS = ("kmeans", "k-means++", "random", "random_from_data")
+Samples: TypeAlias = npt.NDArray[Any]  # (n, d), of any kind of number
+STARTS: Final = ("kmeans", "k-means++", "random", "random_from_data")
 
 
 class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is untyped
@@ -125,7 +125,7 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
         """
         if start == 0 or not isinstance(self.random_state, (int, np.integer)):
             return self.random_state
-        return int(np.random.SeedSequence([self.random_state, start]).generate_state(1)[0])
+        return int(np.random.SeedSequence([int(self.random_state), start]).generate_state(1)[0])
 
     def responsibilities(self, samples: Samples, start: int) -> Floats:
         """How the samples are divided among the components at first: (n, k)."""
@@ -133,7 +133,8 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
         n, k = len(samples), self.n_components
         if self.init_params == "random":
             drawn: Floats = rng.uniform(size=(n, k))
-            return drawn / drawn.sum(1, keepdims=True)
+            drawn /= drawn.sum(1, keepdims=True)
+            return drawn
         shares = np.zeros((n, k))
         if self.init_params == "kmeans":
             with warnings.catch_warnings():
@@ -172,7 +173,8 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
 
     def predict(self, X: Samples) -> npt.NDArray[np.int64]:  # noqa: N803
         """The most probable component of each sample."""
-        return self.log_joint(X).argmax(1)
+        best: npt.NDArray[np.int64] = self.log_joint(X).argmax(1)
+        return best
 
     def predict_proba(self, X: Samples) -> Floats:  # noqa: N803
         """The probability of each component for each sample, (n, k)."""

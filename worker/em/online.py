@@ -1,11 +1,11 @@
 """Stepwise EM on mini-batches, under ssp.
 
 O. Cappé and E. Moulines, "On-line expectation-maximization algorithm for latent data models", 2009,
-arXiv:0712.4273, section 2.2. The server keeps the running average of the sufficient statistics of a
-sample, s ← (1 - γ) s + γ ŝ with γ = (t + 2)^-0.6 (optimizer `sum`, schedule `power`); a worker makes
-parameters of what it pulled, and pushes the statistics ŝ of its next mini-batch. In the paper t
-counts mini-batches of one process; here it counts those of all, and an s that comes back may lack
-the newest of the others', by the bound.
+arXiv:0712.4273, section 2.2. The server keeps the running average of a sample's sufficient
+statistics, s ← (1 - γ) s + γ ŝ with γ = (t + 2)^-0.6 (optimizer `sum`, schedule `power`); a worker
+makes parameters of what it pulled, and pushes the statistics ŝ of its next mini-batch. In the paper
+t counts the mini-batches of one process; here it counts those of all, and the s that comes back may
+lack the newest of the others', by the bound.
 """
 
 from collections.abc import Callable, Iterator, Sequence

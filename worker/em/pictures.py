@@ -1,4 +1,4 @@
-"""Pictures of a run of EM, without a display: accuracy over k, and what the components look like."""
+"""Pictures of a run of EM, without a display: accuracy over k, and the components' means."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -31,32 +31,32 @@ def draw_accuracy(path: Path, title: str, ks: Sequence[int], accuracies: Sequenc
         f"{100 * accuracies[best]:.2f} %", (ks[best], 100 * accuracies[best]), color=BLUE,
         xytext=(0, 6), textcoords="offset points", ha="center",
     )  # fmt: skip
-    axes.set(title=title, xlabel="components of each digit's mixture",
+    axes.set_title(title, fontsize=9)
+    axes.set(xlabel="components of each digit's mixture",
              ylabel="accuracy on the test images, %", xticks=ks)  # fmt: skip
     axes.margins(y=0.15)
     _save(figure, path)
 
 
 def draw_means(path: Path, title: str, pictures: Sequence[Floats]) -> None:
-    """A row for each digit, with the components' means from the most to the least frequent.
+    """A column for each digit, with the components' means from the most to the least frequent.
 
     Args:
-        pictures: for each digit (k, 28, 28), from 0 to 1, in the order of the row.
+        pictures: for each digit (k, 28, 28), from 0 to 1, in the order of the column.
     """
     tiled = tile(pictures)
     height, width = tiled.shape
-    scale = 9 / max(width, height)
-    figure, axes = _figure((max(2.5, width * scale), height * scale + 0.4))
+    figure, axes = _figure((5.6, 5.6 * height / width + 0.3))
     axes.imshow(1 - tiled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(title)
+    axes.set_title(title, fontsize=9)
     axes.set_axis_off()
     _save(figure, path)
 
 
 def tile(pictures: Sequence[Floats]) -> Floats:
-    """Rows of images as one image."""
-    rows = [np.concatenate([np.pad(image, MARGIN) for image in row], axis=1) for row in pictures]
-    return np.concatenate(rows)
+    """Columns of images as one image."""
+    columns = [np.concatenate([np.pad(image, MARGIN) for image in column]) for column in pictures]
+    return np.concatenate(columns, axis=1)
 
 
 def _figure(size: tuple[float, float]) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from ps._core import (
     DelayCompensation,
     Nonfinite,
     Outcome,
+    Rule,
     SgdOptions,
     Shard,
     StalenessRate,
@@ -28,8 +29,8 @@ Array: TypeAlias = NDArray[Any]
 SIZES = [0, 1, 15, 16, 17, 1023, 1025, 4097]
 TOLERANCE = {np.float32: 2e-6, np.float64: 1e-14}
 NAMES = {np.float32: "f32", np.float64: "f64"}
-ASP: dict[str, Any] = {"bound": None, "average": False}
-SSP: dict[str, Any] = {"bound": 1, "average": False}
+ASP: dict[str, Any] = {"rule": Rule()}
+SSP: dict[str, Any] = {"rule": Rule(bound=1)}
 CONSTANT = DelayCompensation("constant", strength=0.3)
 ADAPTIVE = DelayCompensation("adaptive", strength=0.7, decay=0.9)
 
@@ -309,7 +310,7 @@ def test_a_worker_whose_answer_waited_is_compensated_from_what_the_answer_brough
 def test_a_worker_has_what_its_codec_makes_of_the_parameters(codec: str, bound: int | None) -> None:
     n = 1500
     shard = make_shard(
-        n, np.float32, SgdOptions(lr=1.0), 2, bound=bound,
+        n, np.float32, SgdOptions(lr=1.0), 2, rule=Rule(bound=bound),
         compensation=DelayCompensation("constant", strength=0.5),
     )  # fmt: skip
     sent = random_values(n, np.float32, 1)
@@ -434,4 +435,6 @@ def test_compensation_of_another_optimizer_is_refused(options: Any) -> None:
 
 def test_compensation_of_a_mean_is_refused() -> None:
     with pytest.raises(ValueError, match=r"compensation: expected 'none', .* nothing in a"):
-        make_shard(3, np.float32, SgdOptions(), 1, bound=0, average=True, compensation=CONSTANT)
+        make_shard(
+            3, np.float32, SgdOptions(), 1, rule=Rule(bound=0, gather="step"), compensation=CONSTANT
+        )

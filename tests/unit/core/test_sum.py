@@ -1,18 +1,27 @@
 """Parameters that are sums of what is pushed, against plain numpy."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ps._core import ChunkSpec, Nonfinite, Schedule, Shard, SumOptions, instruction_sets, kernels
+from ps._core import (
+    ChunkSpec,
+    Nonfinite,
+    Rule,
+    Schedule,
+    Shard,
+    SumOptions,
+    instruction_sets,
+    kernels,
+)
 
 Array = NDArray[Any]
 SIZES = [0, 1, 15, 16, 17, 4097]
 DTYPES = {"f32": np.float32, "f64": np.float64}
-BSP: dict[str, Any] = {"bound": 0, "average": True}
-ASP: dict[str, Any] = {"bound": None, "average": False}
+BSP: Final = Rule(bound=0, gather="step")
+ASP: Final = Rule()
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
@@ -21,12 +30,12 @@ def random_values(n: int, dtype: str, seed: int) -> Array:
     return np.random.default_rng(seed).standard_normal(n).astype(DTYPES[dtype])
 
 
-def shard_of(n: int, dtype: str, policy: dict[str, Any], workers: int, lr: float = 1.0,
+def shard_of(n: int, dtype: str, rule: Rule, workers: int, lr: float = 1.0,
              schedule: Schedule | None = None) -> Shard:  # fmt: skip
     """scale_lr is on, as it is by default under bsp: sums must not mind."""
     shard = Shard(
-        [ChunkSpec(values=n, dtype=dtype, kind="parameter")], SumOptions(lr), **policy,
-        nonfinite=Nonfinite.RAISE, scale_lr=policy["average"], schedule=schedule or Schedule(),
+        [ChunkSpec(values=n, dtype=dtype, kind="parameter")], SumOptions(lr), rule=rule,
+        nonfinite=Nonfinite.RAISE, scale_lr=rule.gather == "step", schedule=schedule or Schedule(),
     )  # fmt: skip
     shard.init(0, random_values(n, dtype, seed=99).tobytes())
     for worker in range(1, workers + 1):
