@@ -24,7 +24,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("digits"))
 
 
-def em(*words: str, timeout_s: float = 100.0) -> str:
+def em(*words: str, timeout_s: float = 150.0) -> str:
     """What it prints."""
     done = subprocess.run(
         [*LEASH, "em", *words], capture_output=True, text=True, timeout=timeout_s, check=False
@@ -88,6 +88,7 @@ def test_two_workers_and_a_server_give_the_same(
     assert (summary["policy"], summary["evictions"]) == ("bsp", 0)
 
 
+@pytest.mark.timeout(300)  # several processes in turn, each imports PyTorch
 def test_workers_of_several_hosts_survive_the_loss_of_the_one_that_reports(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def require_same_by_k(found: Path, expected: Path) -> None:
         assert result["log_likelihood"] == pytest.approx(theirs[k]["log_likelihood"], rel=1e-9)
 
 
+@pytest.mark.timeout(300)  # several processes in turn, each imports PyTorch
 @pytest.mark.parametrize("model", ["gmm", "bmm"])
 def test_stepwise_em_learns_nearly_as_much(digits: Path, tmp_path: Path, model: str) -> None:
     common = [f"--path={digits}", "--k=3", f"--model={model}", "--no-pictures"]

@@ -60,8 +60,15 @@ def compensation() -> list[Row]:
     ]  # fmt: skip
 
 
+def em() -> list[Row]:
+    return [
+        *(row("em", system, case="k=10") for system in ("numpy", "sklearn", "leash")),
+        row("em", "leash", case="k=10", transport="tcp", workers=2),
+    ]
+
+
 @pytest.mark.parametrize("ending", [".svg", ".png"])
-@pytest.mark.parametrize("rows", [push_pull, kernels, scaling, training, compensation])
+@pytest.mark.parametrize("rows", [push_pull, kernels, scaling, training, compensation, em])
 def test_every_benchmark_has_a_picture(rows, ending: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "pictures" / f"one{ending}"
     draw(rows(), path)

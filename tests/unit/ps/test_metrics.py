@@ -115,4 +115,6 @@ def test_what_a_process_has_no_answer_for_is_not_its_successors(metrics: Metrics
 
 
 def answer(chunk: int) -> Reply:
-    return cast(Reply, SimpleNamespace(worker=1, step=1, chunk=chunk, lag=0, staleness=0))
+    return cast(
+        Reply, SimpleNamespace(worker=1, step=1, chunk=chunk, lag=0, staleness=0, dropped=False)
+    )
