@@ -476,6 +476,25 @@ def test_from_asp_to_bsp_steps_complete_when_all_have_reached_them() -> None:
     assert values_of(shard) == f32(-3).tolist()
 
 
+def test_from_bsp_to_backup_who_waits_takes_part_in_the_round() -> None:
+    shard = make_shard(BSP, workers=4)
+    push(shard, 1, 1, f32(2))
+    push(shard, 2, 1, f32(4))
+    assert shard.set_rule(Rule(gather="round", backup_workers=1)) == []
+    assert [r.worker for r in push(shard, 4, 1, f32(6)).replies] == [1, 2, 4]
+    assert values_of(shard) == f32(-4).tolist()
+    assert push(shard, 3, 1, f32(8)).outcome is Outcome.DROPPED
+
+
+def test_from_backup_to_bsp_what_was_gathered_waits_for_its_step() -> None:
+    shard = make_shard({"rule": Rule(gather="round", backup_workers=1)}, workers=3)
+    push(shard, 1, 1, f32(2))
+    assert shard.set_rule(Rule(bound=0, gather="step")) == []
+    assert push(shard, 2, 1, f32(4)).replies == []
+    assert [r.worker for r in push(shard, 3, 1, f32(6)).replies] == [1, 2, 3]
+    assert values_of(shard) == f32(-4).tolist()
+
+
 # Values that are not finite
 
 

@@ -463,6 +463,14 @@ class ShardMachine(RuleBasedStateMachine):
         assert result.nonfinite_index == (bad if outcome is Outcome.NONFINITE else None)
         self.check_replies(chunk, result.replies, replies)
 
+    @precondition(lambda self: self.live)
+    @rule(chunk=st.sampled_from([0, 1]), data=st.data(), content=CONTENTS)
+    def push_of_some(self, chunk: int, data: st.DataObject, content: Content) -> None:
+        """The next steps of several workers: what makes answers wait, and means complete."""
+        some = data.draw(st.lists(st.sampled_from(sorted(self.live)), min_size=1, max_size=6))
+        for worker in some:
+            self.push(chunk, worker, 1, content, 1)
+
     @rule(chunk=st.integers(0, len(SPECS) - 1), worker=st.integers(1, 4), data=st.data())
     def push_run(self, chunk: int, worker: int, data: st.DataObject) -> None:
         """Chunks of one region, from this one down to the first, next to the model's pushes."""
