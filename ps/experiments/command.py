@@ -17,6 +17,7 @@ from ps.experiment_options import ExperimentConfig
 from ps.experiments.outcome import as_json, median_rows, read_outcome
 from ps.experiments.plan import Experiment, PlannedRun, load, names
 from ps.experiments.table import outcome_table
+from ps.report.writing import require_matplotlib, write_report
 from ps.rundir import write_atomically
 from ps.settings import to_argv
 
@@ -35,6 +36,7 @@ def run(config: ExperimentConfig) -> int:
     if config.dry_run:
         _print_command_lines(console, experiment, out)
         return 0
+    require_matplotlib()  # rather now than when all runs are over
     console.print(Text(experiment.about), soft_wrap=True)
     for number, planned in enumerate(experiment.runs, start=1):
         title = f"run {number} of {len(experiment.runs)}: {planned.name}"
@@ -95,4 +97,6 @@ def _conclude(console: Console, experiment: Experiment, out: Path) -> None:
     # Where no terminal says how wide it is, no figure is cut off.
     width = console.width if console.is_terminal else WIDTH
     console.print(outcome_table(experiment, median_rows(outcomes)), width=width)
+    report = write_report([out / planned.folder for planned in experiment.runs], out)
     console.print(Text(f"results         {out / 'results.json'}"), soft_wrap=True)
+    console.print(Text(f"report          {report}"), soft_wrap=True)

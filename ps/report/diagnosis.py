@@ -142,7 +142,8 @@ def _persistent(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: C
 def _done_early(run: Run) -> str:
     first = min((track.done_s for track in run.tracks if track.done_s is not None), default=0.0)
     gap = seconds(run.seconds - first)
-    hint = "" if run.config.get("data_plan") == "lease" else "; try --data-plan lease"
+    plan = run.summary.get("data_plan", run.config.get("data_plan"))  # the one that was followed
+    hint = "" if plan == "lease" else "; try --data-plan lease"
     return f"the others had done their shares of the data up to {gap} before the end{hint}"
 
 
