@@ -17,7 +17,6 @@ import pytest
 from ps.config import SimulateConfig
 from ps.delays import Delays
 from ps.simulate import predict
-from ps.simulate_options import choose_rules
 from ps.straggling import parse_slow
 from support.processes import LEASH, Child
 
@@ -94,7 +93,7 @@ def predicted(real: dict[int, Seen], policy: Any, staleness: int | None) -> dict
         policy=policy, staleness=staleness, plot="not drawn.svg",
     )  # fmt: skip
     config.check()
-    (rule,) = choose_rules(None, policy, staleness)
+    (rule,) = config.rules()
     steps = predict(config, rule).first_steps
     of_worker = {r: [s for s in steps if s.worker == r] for r in range(1, WORKERS + 1)}
     assert all(a.answered_s == b.began_s for mine in of_worker.values() for a, b in pairwise(mine))

@@ -61,3 +61,25 @@ def test_a_version_is_an_update_of_all_under_bsp_and_of_each_otherwise() -> None
     for gate in (bsp, asp):
         gate.tick(2, 0.0)
     assert (bsp.version(), asp.version()) == (1, 2)
+
+
+def test_a_dynamic_bound_lets_the_fastest_take_more_steps_while_that_pays() -> None:
+    gate = Gate(choose_rule("dssp", 1, 5))
+    for worker in (1, 2):
+        gate.join(worker)
+    steps = 0
+    while 1 in gate.tick(1, steps * 0.1) and steps < 9:
+        steps += 1
+    # One step is the lower limit; how many more depends on the pace of the slowest, which has none.
+    assert 1 <= steps <= 5
+
+
+def test_a_round_with_a_backup_worker_does_not_wait_for_the_last() -> None:
+    gate = Gate(choose_rule("backup", None, None, 1))
+    for worker in (1, 2, 3):
+        gate.join(worker)
+    assert gate.tick(1, 0.0) == []
+    assert sorted(gate.tick(2, 0.1)) == [1, 2]
+    assert gate.version() == 1
+    assert gate.tick(3, 0.2) == [3]  # too late for the round: answered, and not applied
+    assert gate.version() == 1

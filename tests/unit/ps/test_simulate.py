@@ -79,6 +79,8 @@ def test_matplotlib_is_asked_for_before_anything_is_simulated(
 def test_policies_and_failures_are_read_as_they_are_written() -> None:
     rules = parse_compare("bsp,ssp, ssp 7 ,asp")
     assert [str(rule) for rule in rules] == ["bsp", "ssp(3)", "ssp(7)", "asp"]
+    others = parse_compare("dssp 3 15, backup 2, drop 20")
+    assert [str(rule) for rule in others] == ["dssp(3..15)", "backup(2)", "drop(20)"]
     assert parse_failures("restart=30,mtbf=3600") == Failures(3600.0, 30.0, 5.0)
     assert parse_failures("mtbf=60,restart=3,evict=1") == Failures(60.0, 3.0, 1.0)
 
