@@ -27,7 +27,7 @@ WIDTH: Final = 140
 
 def run(config: ExperimentConfig) -> int:
     """Returns the exit status: 0, or that of the first run that did not come to its end."""
-    console = Console()
+    console = _console()
     if config.name is None:
         _list(console)
         return 0
@@ -44,6 +44,12 @@ def run(config: ExperimentConfig) -> int:
             return status
     _conclude(console, experiment, out)
     return 0
+
+
+def _console() -> Console:
+    """Where no terminal says how wide it is, no figure is cut off."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def _list(console: Console) -> None:
@@ -94,9 +100,7 @@ def _conclude(console: Console, experiment: Experiment, out: Path) -> None:
     ]
     write_atomically(out / "results.json", as_json(outcomes))
     console.print()
-    # Where no terminal says how wide it is, no figure is cut off.
-    width = console.width if console.is_terminal else WIDTH
-    console.print(outcome_table(experiment, median_rows(outcomes)), width=width)
+    console.print(outcome_table(experiment, median_rows(outcomes)))
     report = write_report([out / planned.folder for planned in experiment.runs], out)
     console.print(Text(f"results         {out / 'results.json'}"), soft_wrap=True)
     console.print(Text(f"report          {report}"), soft_wrap=True)

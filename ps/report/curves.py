@@ -48,8 +48,8 @@ def _pair(
 ) -> list[Picture]:
     def over_time(width_in: float) -> Figure:
         figure, (axis,) = new_figure(width_in, HEIGHT_IN)
-        draw(axis, shown, lambda _, curve: curve)
-        time_axis(axis, max(s.run.seconds for s in shown))
+        draw(axis, shown, lambda run, curve: (curve[0] / _scale(shown, run), curve[1]))
+        _common_time_axis(axis, shown)
         if len(shown) == 1:
             mark_changes(axis, shown[0].run.changes)
         return figure
@@ -68,6 +68,17 @@ def _pair(
         pictures.append(Picture(f"{name}-over-steps", f"{title} over steps", "", over_steps, keys,
                                 has_legend=has_legend))  # fmt: skip
     return pictures
+
+
+def _scale(shown: Sequence[Shown], run: Run) -> float:
+    """Beside others a run is drawn at full scale: else the shortest delays would win."""
+    return run.scale if len(shown) > 1 else 1.0
+
+
+def _common_time_axis(axis: Axes, shown: Sequence[Shown]) -> None:
+    time_axis(axis, max(s.run.seconds / _scale(shown, s.run) for s in shown))
+    if len(shown) > 1 and any(s.run.scale != 1 for s in shown):
+        axis.set_xlabel(axis.get_xlabel().replace("time,", "time at full scale,"))
 
 
 def _keys(shown: Sequence[Shown], name: str) -> tuple[Key, ...]:
@@ -184,14 +195,16 @@ def speed_picture(shown: Sequence[Shown]) -> Picture | None:
 
     def make(width_in: float) -> Figure:
         figure, (axis,) = new_figure(width_in, HEIGHT_IN if len(shown) > 1 else SPEED_HEIGHT_IN)
-        for s, t, per_s in curves:
+        for s, measured_s, steps_per_s in curves:
+            scale = _scale(shown, s.run)
+            t, per_s = measured_s / scale, steps_per_s * scale
             if len(shown) == 1:
                 axis.fill_between(t, per_s, color=s.color, alpha=0.15, linewidth=0)
             axis.plot(t, per_s, color=s.color, linestyle=s.line, linewidth=1.6,
                       marker="o" if len(t) == 1 else "")  # fmt: skip
-        longest_s = max(s.run.seconds for s in shown)
+        longest_s = max(s.run.seconds / _scale(shown, s.run) for s in shown)
         axis.set(ylim=(0, None), xlim=(0, max(longest_s, 1e-9)), ylabel="steps/s, all workers")
-        time_axis(axis, longest_s)
+        _common_time_axis(axis, shown)
         if len(shown) == 1:
             mark_changes(axis, shown[0].run.changes)
         return figure
