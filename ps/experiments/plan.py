@@ -27,6 +27,7 @@ import yaml
 from ps.config import LaunchConfig
 from ps.errors import UsageError
 from ps.experiment_options import ExperimentConfig
+from ps.optimizer_options import with_rates
 from ps.settings import flag
 
 FOLDER: Final = Path(__file__).parent
@@ -131,7 +132,7 @@ def _launch_config(path: Path, name: str, settings: dict[str, Any]) -> LaunchCon
     except UsageError as error:
         raise UsageError(f"{path}, run {name}: {error}") from error
     assert isinstance(config, LaunchConfig)
-    return config
+    return with_rates(config)  # as `leash launch` notes them in config.yaml
 
 
 def _word(setting: str, value: Any) -> str:

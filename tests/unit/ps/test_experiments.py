@@ -2,13 +2,14 @@
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import yaml
 from rich.console import Console
 
+from ps import launch
 from ps.errors import UsageError
 from ps.experiment_options import ExperimentConfig
 from ps.experiments import plan
@@ -157,6 +158,17 @@ def test_a_run_that_came_to_its_end_is_not_repeated_and_any_other_is(
     (run_dir / "summary.json").write_text('{"ended": "SIGINT"}')
     assert not _is_there(planned, run_dir)
     assert not run_dir.exists()
+
+
+def test_a_run_is_known_again_by_what_the_launcher_notes(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan.load(ExperimentConfig(name=str(sweep))).runs[0]
+    run_dir = tmp_path / planned.folder
+    monkeypatch.setattr(launch.Launch, "run", lambda _: 0)
+    assert launch.run(replace(planned.config, run_dir=str(run_dir))) == 0
+    (run_dir / "summary.json").write_text('{"ended": "done"}')
+    assert _is_there(planned, run_dir)
 
 
 def test_what_is_no_such_run_is_left_alone(sweep: Path, tmp_path: Path) -> None:
