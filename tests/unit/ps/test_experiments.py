@@ -93,7 +93,7 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, text: str, told: str) 
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
-    with pytest.raises(UsageError, match=r"neither one of .*transient.*, nor a file"):
+    with pytest.raises(UsageError, match=r"neither one of .*demo.*, nor a file"):
         plan.load(ExperimentConfig(name="nope"))
 
 
