@@ -426,7 +426,9 @@ class SimulateConfig(SimulatedRunOptions, ClusterOptions, RuleOptions, Compariso
 
     def rules(self) -> list[Rule]:
         """Those to simulate. Raises UsageError."""
-        is_one = self.policy is not None or self.staleness is not None
+        is_one = (
+            self.policy is not None or self.staleness is not None or self.bound_unit != "clocks"
+        )
         return choose_rules(self.compare, self.policy, self.rule() if is_one else None)
 
 

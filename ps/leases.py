@@ -1,5 +1,8 @@
 """Who trains on which samples: leases of an epoch's permutation.
 
+Used is what was answered: under `drop` and `backup` a push may be answered and left out, and its
+samples are not leased again (`dropped_pushes` counts those pushes).
+
 Every epoch is a permutation of all training samples, which workers compute for themselves from the
 seed and the epoch. A lease is a range of its positions. A position is free, held, or done; done is
 what was answered, so what a worker leaves unanswered when it goes is free again. Without failures
@@ -21,6 +24,8 @@ from typing import Final
 from ps.errors import HeaderError, PlanMismatchError
 from ps.pacing import Pace, last_samples, lease_samples, plan_rounds, samples_together
 from ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
+
+SPEEDS: Final = (1e-6, 1e12)  # samples/s: the slowest and the fastest that is believed
 
 
 class Epoch:
@@ -116,8 +121,7 @@ class Leases:
         self._holders[msg.worker] = holder
         self._finish(holder, len(holder.held))
         holder.number, holder.answered = msg.number, answered
-        speed = msg.samples_per_s
-        holder.pace = Pace(msg.batch_size, speed if math.isfinite(speed) and speed > 0 else 0.0)
+        holder.pace = Pace(msg.batch_size, _believable(msg.samples_per_s))
         holder.answer = self._next(msg.worker, holder, lockstep=lockstep)
         return holder.answer
 
@@ -195,6 +199,13 @@ class Leases:
         while (first := self._epochs.get(self.completed + 1)) and first.is_complete:
             del self._epochs[self.completed + 1]
             self.completed += 1
+
+
+def _believable(samples_per_s: float) -> float:
+    """A speed that sums and quotients can be made of; 0 for one that is not known."""
+    if not math.isfinite(samples_per_s) or samples_per_s <= 0:
+        return 0.0
+    return min(max(samples_per_s, SPEEDS[0]), SPEEDS[1])
 
 
 def _without_work(worker: int, holder: Holder, order: str) -> Leased:

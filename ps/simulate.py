@@ -17,7 +17,7 @@ from rich.text import Text
 from ps.config import SimulateConfig
 from ps.errors import LeashError, UsageError
 from ps.gates import Gate
-from ps.policy import Rule
+from ps.policy import BSP, Rule
 from ps.simulation import FixedShares, Outcome, SharedWork, Simulation, Step, Work
 from ps.table import duration, percent
 
@@ -132,7 +132,7 @@ def _batches(config: SimulateConfig, rule: Rule) -> int:
 
 
 def _is_static(config: SimulateConfig, rule: Rule) -> bool:
-    plan = config.data_plan or ("static" if rule.policy.average else "lease")
+    plan = config.data_plan or ("static" if rule.policy is BSP else "lease")
     return plan == "static"
 
 

@@ -217,12 +217,14 @@ class Trainer:
         for inputs, targets in self._dataset.train_batches(piece.positions, piece.batch_size):
             compute_s = self.totals.compute_s
             loss = self._step(inputs, targets, began_s)
-            self._speed.add(len(targets), self.totals.compute_s - compute_s)
+            held = work.is_held()
+            if held:  # or it was the step in which this worker found itself left behind
+                self._speed.add(len(targets), self.totals.compute_s - compute_s)
             self._of_epoch.add(loss, len(targets))
             self._report_now_and_then(self._epoch - 1)
             done += len(targets)
             progress.update(bar, completed=done)
-            if not work.is_held():
+            if not held:
                 break
             began_s = self._now()
         if self._optimizer.pending_steps:

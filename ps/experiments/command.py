@@ -20,9 +20,11 @@ from ps.experiments.table import outcome_table
 from ps.report.writing import require_matplotlib, write_report
 from ps.rundir import write_atomically
 from ps.settings import to_argv
+from ps.wire.messages import STOPPED_BY_TIMEOUT
 
 OUT: Final = "experiments"
 WIDTH: Final = 140
+GOOD_ENDS: Final = ("done", STOPPED_BY_TIMEOUT)
 
 
 def run(config: ExperimentConfig) -> int:
@@ -87,7 +89,7 @@ def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
     if yaml.safe_load((run_dir / "config.yaml").read_text("utf-8")) != settings:
         raise UsageError(f"{run_dir}: a run with other settings is there; take another --out")
     summary = run_dir / "summary.json"
-    if summary.exists() and json.loads(summary.read_text("utf-8")).get("ended") == "done":
+    if summary.exists() and json.loads(summary.read_text("utf-8")).get("ended") in GOOD_ENDS:
         return True
     shutil.rmtree(run_dir)
     return False

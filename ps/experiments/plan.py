@@ -70,12 +70,12 @@ def load(config: ExperimentConfig) -> Experiment:
     path = _find(config.name)
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: not a file of an experiment: {error}") from error
     _check(path, found)
     runs = tuple(_runs(path, found, config))
     if config.only is not None:
-        words = [word.strip() for word in config.only.split(",")]
+        words = [word for word in map(str.strip, config.only.split(",")) if word]
         runs = tuple(run for run in runs if any(word in run.name for word in words))
     if not runs:
         raise UsageError(f"{path}: no run is left; its runs are {', '.join(found['runs'])}")
@@ -98,9 +98,27 @@ def _check(path: Path, found: Any) -> None:
     if unknown := set(found) - set(KEYS):
         raise UsageError(f"{path}: unknown {', '.join(sorted(unknown))}; expected "
                          f"{', '.join(KEYS)}")  # fmt: skip
+    _check_parts(path, found)
     target = found.get("target_accuracy")
     if target is not None and not (isinstance(target, float) and 0 < target < 1):
         raise UsageError(f"{path}: target_accuracy {target}: give a number such as 0.975")
+
+
+def _check_parts(path: Path, found: dict[str, Any]) -> None:
+    runs = {f"run {name}": own for name, own in found["runs"].items()}
+    for what, value in {
+        **{name: found.get(name) for name in ("base", "published")},
+        **runs,
+    }.items():
+        if not isinstance(value, dict | None):
+            raise UsageError(f"{path}: {what}: expected a map, got {value}")
+    if not all(isinstance(name, str) for name in found["runs"]):
+        raise UsageError(f"{path}: runs: give names that are text, between quotes if need be")
+    if not all(isinstance(s, int | float) for s in (found.get("published") or {}).values()):
+        raise UsageError(f"{path}: published: expected seconds for each name")
+    seeds = found.get("seeds") or []
+    if not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UsageError(f"{path}: seeds {seeds}: expected a list of numbers from 0")
 
 
 def _runs(path: Path, found: dict[str, Any], config: ExperimentConfig) -> Iterator[PlannedRun]:

@@ -83,6 +83,11 @@ def test_options_of_the_command_win_over_the_file(sweep: Path) -> None:
         ("runs: {a: {}}", "run a: say what to train"),
         ("runs: {a: {}}\nbase: {dataset: digits}\ntarget_accuracy: 97.5", "target_accuracy 97.5"),
         ("runs: {a: ", "not a file of an experiment"),
+        ("runs: {a: b}", "run a: expected a map, got b"),
+        ("runs: {a: {}}\nbase: [1]", "base: expected a map"),
+        ("runs: {3: {}}\nbase: {dataset: digits}", "names that are text"),
+        ("runs: {a: {}}\nbase: {dataset: digits}\nseeds: 3", "seeds 3: expected a list"),
+        ("runs: {a: {}}\nbase: {dataset: digits}\npublished: {x: y}", "expected seconds"),
     ],
 )
 def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
