@@ -15,7 +15,13 @@ from bench.table import print_table
 from ps import cli
 from ps.bench_options import BenchConfig
 
-NEEDS: Final = {"kernels": "torch", "training": "torch", "scaling": "psutil"}
+NEEDS: Final = {
+    "kernels": "torch",
+    "training": "torch",
+    "compensation": "torch",
+    "scaling": "psutil",
+    "em": "sklearn",
+}
 
 Doing = Callable[[str, float], None]
 

@@ -142,7 +142,7 @@ def _push(threads: int) -> Callable[[int], Runs]:
     def systems(n: int) -> Runs:
         shard = _core.Shard(
             [_core.ChunkSpec(values=n, dtype="f32", kind="parameter")], _core.SgdOptions(lr=LR),
-            bound=None, average=False, nonfinite=_core.Nonfinite.RAISE, threads=threads,
+            rule=_core.Rule(), nonfinite=_core.Nonfinite.RAISE, threads=threads,
         )  # fmt: skip
         shard.init(0, _values(n))
         shard.join(1, 0)

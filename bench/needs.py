@@ -5,7 +5,7 @@ from typing import Final
 
 from ps.errors import LeashError
 
-EXTRAS: Final = {"torch": "worker", "matplotlib": "bench", "psutil": "bench"}
+EXTRAS: Final = {"torch": "worker", "sklearn": "worker", "matplotlib": "bench", "psutil": "bench"}
 
 
 def installed(package: str) -> bool:

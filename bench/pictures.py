@@ -23,17 +23,11 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
+from bench import loss_pictures
 from bench.rows import Row
 from bench.table import size_of
+from ps.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, STYLE
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY = (
-    "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#222222", "#888888",
-)  # fmt: skip
-STYLE: Final[Any] = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.markersize": 4,
-    "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "leash", "savefig.dpi": 150,
-}  # fmt: skip
 COLORS: Final = {
     "leash": BLUE, "leash_overlap": SKY, "gloo": ORANGE, "rpc": GREEN, "ray": PURPLE,
     "zmq_echo": GREY, "memcpy": GREY, "fused_sgd": GREY, "tcp_one_way": GREY, "torch": ORANGE,
@@ -269,6 +263,35 @@ def _bar_name(row: Row) -> str:
     return f"{row.workers} worker{plural}\n{row.transport}{overlapped}"
 
 
+# em.
+
+
+def em(rows: Sequence[Row]) -> Any:
+    """Bars of iterations a second."""
+    cases = list(dict.fromkeys(row.case for row in rows))
+    figure, axes = plt.subplots(
+        1, len(cases), figsize=(4.4 * len(cases), 3.6), layout="constrained", squeeze=False
+    )
+    _leave_room(figure)
+    for axis, case in zip(axes[0], cases, strict=True):
+        of_case = [row for row in rows if row.case == case]
+        for i, row in enumerate(of_case):
+            color = {"leash": BLUE, "numpy": GREEN}.get(row.system, ORANGE)
+            axis.bar(i, 1 / row.median_s, color=color, width=0.7)
+            axis.annotate(f"{1 / row.median_s:.3g}", (i, 1 / row.median_s), (0, 2), ha="center",
+                          textcoords="offset points", fontsize=7)  # fmt: skip
+        axis.set_xticks(range(len(of_case)), [_em_name(row) for row in of_case], fontsize=7)
+        axis.set(title=f"ten mixtures, {case}: iterations/s")
+        axis.grid(axis="x", visible=False)
+    return figure
+
+
+def _em_name(row: Row) -> str:
+    if row.system != "leash":
+        return {"numpy": "numpy", "sklearn": "scikit-\nlearn"}[row.system]
+    return _bar_name(row) if row.transport else "Leash\nalone"
+
+
 def _leave_room(figure: Any) -> None:
     """For the conditions, at the top."""
     figure.get_layout_engine().set(rect=(0, 0, 1, 0.965))
@@ -283,4 +306,6 @@ def _plain_y(axis: Axes) -> None:
 
 PICTURES: Final[dict[str, Callable[[Sequence[Row]], Any]]] = {
     "push_pull": push_pull, "kernels": kernels, "scaling": scaling, "training": training,
+    "compensation": loss_pictures.compensation,
+    "em": em,
 }  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from bench.needs import installed
 from bench.trial import Times, Trial
@@ -37,6 +38,10 @@ class Row(Trial):
     server_loop_s: float | None = None  # of them the loop's thread
     server_core_s: float | None = None  # of that the compiled core
     hidden_share: float | None = None  # of an exchange, behind backward
+    lr: float | None = None
+    # The training loss of each seed, before the first update and at even distances up to the last;
+    # None where it was no number.
+    losses: list[list[float | None]] | None = None
     commit: str
     cpu: str
     cores: int
@@ -44,7 +49,7 @@ class Row(Trial):
     versions: str
 
 
-def make_row(trial: Trial, times: Times, **figures: float | int | str | None) -> Row:
+def make_row(trial: Trial, times: Times, **figures: Any) -> Row:
     """The row of a trial that has been measured."""
     together = sorted(t for of_worker in times.by_worker for t in of_worker)
     per_s = sum(1 / statistics.median(of_worker) for of_worker in times.by_worker)

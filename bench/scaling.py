@@ -30,7 +30,7 @@ from bench.systems.leash import server
 from bench.trial import Round, Times, Trial, alone, in_turn
 from ps._core import StalenessClock
 from ps.bench_options import BenchConfig, parse_counts
-from ps.policy import POLICIES
+from ps.policy import ASP, BSP, SSP
 
 TITLE = "scaling: one message is a push_pull of 64 KiB; then the clock alone"
 PEERS = ("numpy_min",)
@@ -38,6 +38,8 @@ PEERS = ("numpy_min",)
 ALL_WORKERS, SHORT_WORKERS = "1,2,4,8,16,32,64", "1,4,64"
 CHUNK_NBYTES: Final = 64 * 1024
 CHUNKS: Final = 16
+
+POLICIES: Final = tuple(policy.name for policy in (BSP, SSP, ASP))
 
 CLOCK_WORKERS: Final = (10, 100, 1_000, 10_000, 100_000)
 TICKS: Final = 1_000  # in one repeat

@@ -1,5 +1,6 @@
 """Rows for people: what differs stands in a table, what is the same for all stands below it."""
 
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,17 @@ def _percent(name: str) -> Callable[[Row], str]:
     return text
 
 
+def _last_loss(of_seeds: Callable[[list[float]], float]) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        if row.losses is None:
+            return ""
+        last = [curve[-1] for curve in row.losses]
+        numbers = [loss for loss in last if loss is not None]
+        return f"{of_seeds(numbers):.3f}" if len(numbers) == len(last) else "no number"
+
+    return text
+
+
 COLUMNS: Final = (
     Column("case", lambda row: row.case, left=True),
     Column("size", lambda row: size_of(row.nbytes) if row.nbytes else ""),
@@ -57,6 +69,9 @@ COLUMNS: Final = (
     Column("workers", lambda row: str(row.workers)),
     Column("shards", lambda row: str(row.shards)),
     Column("threads", lambda row: str(row.threads)),
+    Column("loss", _last_loss(statistics.fmean), is_figure=True),
+    Column("lowest", _last_loss(min), is_figure=True),
+    Column("highest", _last_loss(max), is_figure=True),
     Column("repeats", lambda row: str(row.repeats), is_figure=True),
     Column("median ms", _ms("median_s"), is_figure=True),
     Column("p99 ms", _ms("p99_s"), is_figure=True),

@@ -14,15 +14,21 @@ __all__: list[str] = [
     "AdagradOptions",
     "AdamOptions",
     "ChunkSpec",
+    "DelayCompensation",
     "Nonfinite",
     "Outcome",
     "PushResult",
     "Reply",
+    "Rule",
     "Schedule",
     "SgdOptions",
     "Shard",
     "ShardStats",
+    "SimulatedChunk",
+    "SimulatedPush",
     "StalenessClock",
+    "StalenessRate",
+    "SumOptions",
     "build_info",
     "codecs",
     "instruction_set",
@@ -152,13 +158,24 @@ class AdagradOptions:
     @property
     def weight_decay(self) -> float: ...
 
+class SumOptions:
+    """
+    Parameters that are sums of what is pushed.
+
+    Under bsp w = (1 - lr) * w + lr * (the plain sum of a step's pushes, in the order of worker ids); on
+    arrival the same with one push. ValueError unless lr is from 0 to 1.
+    """
+    def __init__(self, lr: typing.SupportsFloat | typing.SupportsIndex = 1.0) -> None: ...
+    @property
+    def lr(self) -> float: ...
+
 class Schedule:
     """
     How the learning rate goes with the number of updates.
 
-    decay: 'constant', 'step' (torch's StepLR: step_size, gamma) or 'cosine' (CosineAnnealingLR from 0 to
-    total_updates, down to minimum, where it stays). Before it LinearLR, from warmup_start_factor to 1
-    in warmup_updates; the decay counts from 0 after that.
+    decay: 'constant', 'step' (torch's StepLR: step_size, gamma), 'cosine' (CosineAnnealingLR from 0 to
+    total_updates, down to minimum, where it stays) or 'power' (base * (version + offset)**-power). Before
+    it LinearLR, from warmup_start_factor to 1 in warmup_updates; the decay counts from 0 after that.
     """
     def __init__(
         self,
@@ -170,6 +187,8 @@ class Schedule:
         minimum: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         warmup_updates: typing.SupportsInt | typing.SupportsIndex = 0,
         warmup_start_factor: typing.SupportsFloat | typing.SupportsIndex = 0.3333333333333333,
+        power: typing.SupportsFloat | typing.SupportsIndex = 0.6,
+        offset: typing.SupportsFloat | typing.SupportsIndex = 2.0,
     ) -> None: ...
     def __repr__(self) -> str: ...
     def lr(
@@ -181,12 +200,52 @@ class Schedule:
         The learning rate of the update that follows `version` of them.
         """
 
+class StalenessRate:
+    """
+    How the learning rate goes with staleness.
+
+    decay: 'none', 'inverse' (1 / max(1, staleness); Zhang et al. 2016, arXiv:1511.05950) or 'poly'
+    ((1 + staleness)^-power; Xie et al. 2019, arXiv:1903.03934).
+    """
+    def __init__(
+        self, decay: str = "none", *, power: typing.SupportsFloat | typing.SupportsIndex = 0.5
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    def factor(self, staleness: typing.SupportsInt | typing.SupportsIndex) -> float:
+        """
+        What the learning rate of such an update is multiplied by.
+        """
+
+class DelayCompensation:
+    """
+    DC-ASGD (Zheng et al. 2017, arXiv:1609.08326).
+
+    A gradient g becomes g + strength * g * g * (w - what its worker had). kind: 'none', 'constant', or
+    'adaptive', which divides the strength by sqrt(mean_square + 1e-7), element by element; there
+    mean_square = decay * mean_square + (1 - decay) * g * g, from 0.
+    """
+    def __init__(
+        self,
+        kind: str = "none",
+        *,
+        strength: typing.SupportsFloat | typing.SupportsIndex = 0.04,
+        decay: typing.SupportsFloat | typing.SupportsIndex = 0.95,
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    @property
+    def decay(self) -> float: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def strength(self) -> float: ...
+
 class Outcome(enum.Enum):
     """
     What became of a push.
     """
 
     APPLIED = ...
+    DROPPED = ...
     DUPLICATE = ...
     GAP = ...
     NONFINITE = ...
@@ -198,10 +257,13 @@ class Reply:
     An answer that may go out now.
 
     Its payload, if it has one, holds the chunk's parameters of that version. lag is the worker's at
-    this moment; staleness is that of the push that is answered.
+    this moment; staleness is that of the push that is answered. dropped: that push was too stale to be
+    applied.
     """
     @property
     def chunk(self) -> int: ...
+    @property
+    def dropped(self) -> bool: ...
     @property
     def has_payload(self) -> bool: ...
     @property
@@ -241,6 +303,11 @@ class ShardStats:
         pushes that ticked
         """
     @property
+    def dropped(self) -> int:
+        """
+        pushes that were too stale to be applied
+        """
+    @property
     def duplicates(self) -> int: ...
     @property
     def gaps(self) -> int: ...
@@ -250,7 +317,10 @@ class ShardStats:
         over the answers that let a worker go on
         """
     @property
-    def max_staleness(self) -> int: ...
+    def max_staleness(self) -> int:
+        """
+        but for those dropped
+        """
     @property
     def mean_staleness(self) -> float: ...
     @property
@@ -285,6 +355,10 @@ class StalenessClock:
         """
         KeyError if it is not live.
         """
+    def is_fastest(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Nobody has a larger clock. KeyError if the worker is not live.
+        """
     def join(
         self,
         worker: typing.SupportsInt | typing.SupportsIndex,
@@ -305,6 +379,12 @@ class StalenessClock:
         """
         The smallest clock of any live worker; the last one there was when nobody is live.
         """
+    def slowest(self) -> int:
+        """
+        Of the workers with the smallest clock, the one that has had it for longest.
+
+        0 if nobody is live.
+        """
     def tick(self, worker: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
         One more step; returns the new clock. KeyError if the worker is not live.
@@ -315,6 +395,150 @@ class StalenessClock:
         """
     @property
     def bound(self) -> int | None: ...
+
+class Rule:
+    """
+    Who waits for whom, and which gradients count.
+
+    | policy        | rule                                          |
+    | ------------- | --------------------------------------------- |
+    | asp           | Rule()                                        |
+    | ssp           | Rule(bound=s), maybe with unit='versions'     |
+    | bsp           | Rule(bound=0, gather='step')                  |
+    | dssp          | Rule(bound=low, bound_max=high)               |
+    | backup        | Rule(gather='round', backup_workers=b)        |
+    | drop          | Rule(staleness_limit=r)                       |
+
+    ValueError for a rule that contradicts itself.
+    """
+    def __init__(
+        self,
+        *,
+        bound: typing.SupportsInt | typing.SupportsIndex | None = None,
+        bound_max: typing.SupportsInt | typing.SupportsIndex | None = None,
+        unit: str = "clocks",
+        gather: str = "each",
+        backup_workers: typing.SupportsInt | typing.SupportsIndex = 0,
+        staleness_limit: typing.SupportsInt | typing.SupportsIndex | None = None,
+    ) -> None:
+        """
+        bound: how far a worker may be ahead of the slowest when it begins a step; None for no limit.
+        bound_max: makes the bound dynamic, between the two. unit: what bound counts: 'clocks', or 'versions'
+        of the chunk. gather: 'each' gradient is an update, or the mean of a 'step', or of a 'round'.
+        backup_workers: a round does not wait for so many of the live workers. staleness_limit: a gradient
+        that is staler is answered and not applied.
+        """
+    @property
+    def backup_workers(self) -> int: ...
+    @property
+    def bound(self) -> int | None: ...
+    @property
+    def bound_max(self) -> int | None: ...
+    @property
+    def gather(self) -> str: ...
+    @property
+    def staleness_limit(self) -> int | None: ...
+    @property
+    def unit(self) -> str: ...
+
+class SimulatedPush:
+    """
+    What a push to a SimulatedChunk set off.
+    """
+    @property
+    def clock(self) -> int:
+        """
+        the worker's, with this push
+        """
+    @property
+    def dropped(self) -> bool:
+        """
+        too stale: not applied
+        """
+    @property
+    def released(self) -> list[int]:
+        """
+        those who begin their next step now, the worker itself perhaps among them
+        """
+    @property
+    def staleness(self) -> int:
+        """
+        updates since it pulled
+        """
+
+class SimulatedChunk:
+    """
+    A chunk without numbers: a rule, in virtual time.
+
+    It decides with the code that decides for a Shard, and counts versions as a Shard does whose pushes
+    are finite, have samples and are answered with parameters. A push costs about a microsecond, whatever
+    the number of workers, and a little for each worker that it releases. For a simulation:
+
+        chunk = SimulatedChunk(Rule(bound=3))
+        for worker in range(1, n + 1): chunk.join(worker, 0)
+        # For the event "worker has computed its step, and the push arrives, at now_s":
+        push = chunk.push(worker, now_s)
+        # Each worker in push.released begins its next step at now_s; if the one that pushed is not
+        # among them, it waits until another call returns it.
+    """
+    def __contains__(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool: ...
+    def __init__(self, rule: Rule) -> None: ...
+    def __len__(self) -> int: ...
+    def clock(self, worker: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        KeyError if it is not live.
+        """
+    def is_waiting(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        KeyError if it is not live.
+        """
+    def join(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        clock: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        ValueError if the worker is live already, or if the clock is below the minimum.
+        """
+    def lag(self, worker: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        clock(worker) - minimum().
+        """
+    def leave(self, worker: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
+        """
+        Returns those who waited only for it. KeyError if it is not live.
+        """
+    def minimum(self) -> int: ...
+    def push(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        now_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> SimulatedPush:
+        """
+        The worker's next step arrives; times do not decrease. KeyError if it is not live.
+
+        A worker that waits must not push.
+        """
+    def set_rule(self, rule: Rule) -> list[int]:
+        """
+        Goes on by another rule; returns those who may go on by it.
+        """
+    def workers(self) -> list[int]:
+        """
+        The live workers, in ascending order.
+        """
+    @property
+    def dropped(self) -> int:
+        """
+        pushes that were not applied
+        """
+    @property
+    def rule(self) -> Rule: ...
+    @property
+    def version(self) -> int:
+        """
+        updates so far
+        """
 
 class kernels:
     """
@@ -348,6 +572,38 @@ class kernels:
         sum = weight * payload if first, else sum += weight * payload.
         """
     @staticmethod
+    @typing.overload
+    def compensate(
+        isa: str,
+        w: numpy.typing.NDArray[numpy.float32],
+        backup: numpy.typing.NDArray[numpy.float32],
+        mean_square: numpy.typing.NDArray[numpy.float32] | None,
+        gradient: typing_extensions.Buffer,
+        corrected: numpy.typing.NDArray[numpy.float32],
+        compensation: DelayCompensation,
+    ) -> None:
+        """
+        Writes the gradient with its delay compensated to corrected.
+
+        mean_square: None, but for adaptive compensation, which changes it.
+        """
+    @staticmethod
+    @typing.overload
+    def compensate(
+        isa: str,
+        w: numpy.typing.NDArray[numpy.float64],
+        backup: numpy.typing.NDArray[numpy.float64],
+        mean_square: numpy.typing.NDArray[numpy.float64] | None,
+        gradient: typing_extensions.Buffer,
+        corrected: numpy.typing.NDArray[numpy.float64],
+        compensation: DelayCompensation,
+    ) -> None:
+        """
+        Writes the gradient with its delay compensated to corrected.
+
+        mean_square: None, but for adaptive compensation, which changes it.
+        """
+    @staticmethod
     def first_nonfinite(
         isa: str,
         dtype: str,
@@ -365,7 +621,7 @@ class kernels:
         states: list[numpy.typing.NDArray[numpy.float32]],
         gradient: typing_extensions.Buffer,
         reply: typing_extensions.Buffer | None,
-        options: SgdOptions | AdamOptions | AdagradOptions,
+        options: SgdOptions | AdamOptions | AdagradOptions | SumOptions,
         number: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
@@ -382,7 +638,7 @@ class kernels:
         states: list[numpy.typing.NDArray[numpy.float64]],
         gradient: typing_extensions.Buffer,
         reply: typing_extensions.Buffer | None,
-        options: SgdOptions | AdamOptions | AdagradOptions,
+        options: SgdOptions | AdamOptions | AdagradOptions | SumOptions,
         number: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
@@ -496,23 +752,25 @@ class Shard:
     def __init__(
         self,
         chunks: collections.abc.Sequence[ChunkSpec],
-        options: SgdOptions | AdamOptions | AdagradOptions,
+        options: SgdOptions | AdamOptions | AdagradOptions | SumOptions,
         *,
-        bound: typing.SupportsInt | typing.SupportsIndex | None,
-        average: bool,
+        rule: Rule,
         nonfinite: Nonfinite,
         scale_lr: bool = False,
         schedule: Schedule = ...,
         first_chunk: typing.SupportsInt | typing.SupportsIndex = 0,
         threads: typing.SupportsInt | typing.SupportsIndex = 1,
+        staleness_rate: StalenessRate = ...,
+        compensation: DelayCompensation = ...,
     ) -> None:
         """
-        bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of all
-        workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
+        rule: who waits for whom, until set_rule() gives another one. scale_lr: apply a mean of k gradients with k
         times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1). schedule: the learning
         rate by the chunk's version. first_chunk: the number that the first of these chunks has in the whole
         model; every number taken or given is such a one. threads: how many share the work on a large chunk;
-        they change no bit of a result.
+        they change no bit of a result. staleness_rate: what the learning rate of a stale push is multiplied
+        by. compensation: of SGD alone, and not with average; keeps one copy of the parameters for each live
+        worker.
         """
     def clock(
         self,
@@ -589,6 +847,7 @@ class Shard:
         *,
         codec: str = "raw",
         answer: typing_extensions.Buffer | None = None,
+        now_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     ) -> PushResult:
         """
         Applies a push exactly once and returns every answer that may go out now.
@@ -596,7 +855,8 @@ class Shard:
         codec: how the payload is written: 'raw', or for f32 parameters 'bf16', 'f16', 'int8', 'topk'. If
         wants_payload, the chunk's parameters are there when the Reply for this worker and step is returned,
         by this call or a later one: raw in `answer`, or without one in the payload, in the payload's codec
-        ('int8' and 'topk' need `answer`). Keeps both until they are no longer needed.
+        ('int8' and 'topk' need `answer`). Keeps both until they are no longer needed. now_s: when the push
+        came, in seconds of any clock that does not go back; dynamic bounds alone read it.
         """
     def push_run(
         self,
@@ -607,6 +867,7 @@ class Shard:
         samples: typing.SupportsInt | typing.SupportsIndex,
         region: typing_extensions.Buffer,
         wants_payload: bool,
+        now_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     ) -> list[PushResult]:
         """
         Pushes chunk, chunk - 1, ... (count of them), whose raw payloads lie in one region.
@@ -616,6 +877,13 @@ class Shard:
         pushes.
         """
     def set_lr(self, lr: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
+    def set_rule(self, rule: Rule) -> list[Reply]:
+        """
+        Goes on by another rule, and returns the answers that may go out by it.
+
+        What was gathered for means is applied one by one, in order of arrival, if the new rule takes none;
+        otherwise it is part of the new rule's.
+        """
     def set_version(
         self,
         chunk: typing.SupportsInt | typing.SupportsIndex,
@@ -646,7 +914,7 @@ class Shard:
         worker: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
-        Forgets the answers that wait for a worker; a bsp contribution stays in the sum.
+        Forgets the answers that wait for a worker; its part of a mean stays in it.
         """
     def version(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> int:
         """

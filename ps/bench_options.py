@@ -16,6 +16,8 @@ BENCHMARKS: Final = {
     ),
     "scaling": ("workers", "rounds", "round_s"),
     "training": ("workers", "rounds", "round_s"),
+    "compensation": (),
+    "em": ("workers", "rounds"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
 CODECS: Final = ("f32", "bf16", "f16", "int8", "topk")
@@ -31,9 +33,9 @@ Number = TypeVar("Number", int, float)
 class BenchOptions(Options):
     title: ClassVar[str] = "what to measure"
 
-    benchmark: Literal["all", "kernels", "push_pull", "scaling", "training"] = argument(
-        "all", "which question to ask (default: all of them)"
-    )
+    benchmark: Literal[
+        "all", "kernels", "push_pull", "scaling", "training", "compensation", "em"
+    ] = argument("all", "which question to ask (default: all of them)")
     short: bool = option(False, "few sizes and short rounds: a look, not a measurement")
     sizes: str | None = option(
         None, "kernels, push_pull: parameters, one way; 87e3 is 87 KB", metavar="BYTES,..."
@@ -61,7 +63,8 @@ class BenchOptions(Options):
     def _check_means_something(self, name: str) -> None:
         if self.benchmark != "all" and name not in BENCHMARKS[self.benchmark]:
             takes = ", ".join(flag(other) for other in BENCHMARKS[self.benchmark])
-            raise UsageError(f"{flag(name)}: means nothing to {self.benchmark}; it takes {takes}")
+            raise UsageError(f"{flag(name)}: means nothing to {self.benchmark}; it takes "
+                             f"{takes or 'none of these'}")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

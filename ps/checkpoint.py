@@ -32,6 +32,7 @@ MENDS: Final = {
     "exp_avg": "give --optimizer adam",
     "exp_avg_sq": "give --optimizer adam",
     "sum": "give --optimizer adagrad",
+    "dc_mean_square": "give --delay-compensation adaptive",
 }
 NUMPY_DTYPES: Final[dict[str, Any]] = {"f32": np.dtype("<f4"), "f64": np.dtype("<f8")}
 
@@ -176,9 +177,11 @@ def _states_to_load(model: WholeModel, version: int, names: set[str]) -> list[st
     wanted = model.state_names
     for state in sorted(there.difference(wanted)):
         raise ValueError(f"it holds {state}, of which this run has none; {MENDS[state]}")
-    # A momentum may begin late. Adam and Adagrad count on buffers that have seen every update.
-    late = model.optimizer == "sgd" or version == 0
-    return [] if late and not there else wanted
+    # The buffers of sgd may begin late, each by itself. Adam and Adagrad count on buffers that have
+    # seen every update.
+    if model.optimizer == "sgd":
+        return [state for state in wanted if state in there]
+    return [] if version == 0 and not there else wanted
 
 
 def _slab_of(

@@ -49,7 +49,14 @@ COMMANDS: Final = {
     "worker": Command("WorkerConfig", "worker.trainer:run", "train on a share of the data"),
     "evaluate": Command("EvaluateConfig", "worker.evaluator:run", "measure a run's test accuracy"),
     "status": Command("StatusConfig", "ps.status:run", "show how a run stands"),
+    "report": Command("ReportConfig", "ps.report.command:run", "show runs as a page of pictures"),
+    "em": Command("EmConfig", "worker.em.command:run", "fit mixtures to MNIST's digits by EM"),
+    "set": Command("SetConfig", "ps.set:run", "change the policy of a run that goes on"),
     "doctor": Command("DoctorConfig", "ps.doctor:run", "check this installation and a server"),
+    "experiment": Command(
+        "ExperimentConfig", "ps.experiments.command:run", "repeat an experiment of several runs"
+    ),
+    "simulate": Command("SimulateConfig", "ps.simulate:run", "predict a run before it is paid for"),
     "bench": Command("BenchConfig", "bench.command:run", "measure, side by side with others"),
 }
 

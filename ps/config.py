@@ -1,6 +1,6 @@
 """All settings: what they mean, and their defaults, once. They are made of ps.settings.
 
-Those of the optimizer are in ps.optimizer_options.
+Those of the optimizer are in ps.optimizer_options, a worker's own in ps.inner_options.
 """
 
 from dataclasses import dataclass
@@ -9,10 +9,22 @@ from typing import ClassVar, Final, Literal
 from ps.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
 from ps.bench_options import BenchConfig as BenchConfig  # noqa: PLC0414  # ps.cli finds it here
 from ps.catalog import choose_task
+from ps.em_options import EmConfig as EmConfig  # noqa: PLC0414  # likewise
 from ps.errors import UsageError
+from ps.experiment_options import ExperimentConfig as ExperimentConfig  # noqa: PLC0414
+from ps.inner_options import InnerOptions, check_inner_belongs
 from ps.optimizer_options import OptimizerOptions
-from ps.policy import choose_rule
+from ps.plan_options import PlanOptions, choose_data_plan
+from ps.policy import Rule, choose_rule
+from ps.report_options import ReportConfig as ReportConfig  # noqa: PLC0414
 from ps.settings import Options, check_not_negative, check_positive, flag, option
+from ps.simulate_options import (
+    ClusterOptions,
+    ComparisonOptions,
+    SimulatedRunOptions,
+    choose_rules,
+)
+from ps.staleness_options import StalenessOptions, check_softens
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
 
@@ -34,19 +46,42 @@ def check_threads(config: Options, name: str) -> None:
 class RuleOptions(Options):
     title: ClassVar[str] = "who waits for whom"
 
-    policy: Literal["bsp", "ssp", "asp"] | None = option(
+    policy: Literal["bsp", "ssp", "asp", "dssp", "backup", "drop"] | None = option(
         None,
         "bsp: all wait for all; ssp: nobody runs further ahead than --staleness; asp: nobody "
-        "waits. Without it --staleness decides (0 is bsp); with neither it is ssp",
+        "waits; dssp: ssp whose bound follows the workers' speed, up to --staleness-max; backup: "
+        "bsp that leaves the slowest --backup-workers out; drop: asp that leaves out a gradient "
+        "staler than --staleness. Without it --staleness decides (0 is bsp); with neither it is "
+        "ssp",
     )
     staleness: int | None = option(
-        None, "how many steps a worker may be ahead of the slowest; ssp's default is 3",
+        None,
+        "how many steps a worker may be ahead of the slowest; ssp's default is 3. drop: how many "
+        "updates may come between a worker's pull and its push",
         "--stale-threshold", metavar="STEPS",
     )  # fmt: skip
+    staleness_max: int | None = option(
+        None, "dssp: the bound's upper limit, --staleness being the lower; default: 12 more",
+        metavar="STEPS",
+    )  # fmt: skip
+    backup_workers: int | None = option(
+        None, "backup: how many workers an update does not wait for; default: 1", metavar="N"
+    )
+    bound_unit: Literal["clocks", "versions"] = option(
+        "clocks",
+        "what ssp's bound counts: steps of workers, or the updates since the oldest parameters "
+        "that somebody computes with",
+    )
 
     def check(self) -> None:
         super().check()
-        choose_rule(self.policy, self.staleness)
+        self.rule()
+
+    def rule(self) -> Rule:
+        """Raises UsageError for settings that contradict each other."""
+        return choose_rule(
+            self.policy, self.staleness, self.staleness_max, self.backup_workers, self.bound_unit
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +205,9 @@ class TrainingOptions(Options):
     threads: int = option(1, "threads that torch uses in one worker", metavar="N")
     overlap: bool = option(
         True,
-        "send gradients while backward still computes others, if the model is more than one chunk; "
-        "one that runs backward through a parameter more than once a step needs --no-overlap",
+        "send gradients while backward still computes others, if the model is more than one chunk "
+        "and there are no local steps; one that runs backward through a parameter more than once a "
+        "step needs --no-overlap",
     )
 
     def check(self) -> None:
@@ -209,13 +245,35 @@ class TransportOptions(Options):
 class StragglerOptions(Options):
     title: ClassVar[str] = "stragglers, made on purpose"
 
-    slow: str = option("0", "sleep so long before every step", metavar="SECONDS,...")
+    slow: str = option(
+        "0",
+        "sleep so long before every step: 0.2, a list by rank 0.2,0.3, a distribution exp:0.2, "
+        "pauses such as 0.2+pause:chance=0.02,for=5, or by time 0.2@..60+0.8@60..; all from the "
+        "seed; a list of what has a colon takes / for its commas",
+        metavar="SECONDS,...",
+    )
     heterogeneity: str = option(
         "1", "a worker of heterogeneity r takes 1/r times as long for a step", metavar="R,..."
     )
     hetero_allocation: str | None = option(
         None, "split the data in this proportion, a number per worker", metavar="1.0-0.5"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeScaleOptions(Options):
+    title: ClassVar[str] = "experiments"
+
+    time_scale: float = option(
+        1.0,
+        "how long a second of the experiment takes: 0.1 shortens the delays to a tenth, and takes "
+        "off them what computing takes too long, so that all proportions are kept",
+        metavar="FACTOR",
+    )
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "time_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,14 +313,22 @@ class RankOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerConfig(ServerOptions, RuleOptions, OptimizerOptions, TaskOptions, RunOptions):
+class ServerConfig(
+    ServerOptions, RuleOptions, PlanOptions, OptimizerOptions, StalenessOptions, TaskOptions,
+    RunOptions, TimeScaleOptions,
+):  # fmt: skip
     """Keep the parameters, and apply what workers push."""
+
+    def check(self) -> None:
+        super().check()
+        self.rule().require_workers(len(parse_learners(self.learners, self.workers)))
+        check_softens(self, self.optimizer, self.rule())
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig(
-    ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, TransportOptions,
-    StragglerOptions,
+    ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, InnerOptions, TransportOptions,
+    StragglerOptions, TimeScaleOptions,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 
@@ -283,6 +349,7 @@ class LaunchOptions(Options):
     server_threads: int = option(
         1, "threads that share the work on a large chunk in the server", metavar="N"
     )
+    report: bool = option(False, "leave a page of pictures, as leash report does")
 
     def check(self) -> None:
         super().check()
@@ -293,17 +360,21 @@ class LaunchOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig(
-    LaunchOptions, TaskOptions, RuleOptions, OptimizerOptions, TrainingOptions, TransportOptions,
-    StragglerOptions, RunOptions,
+    LaunchOptions, TaskOptions, RuleOptions, PlanOptions, OptimizerOptions, StalenessOptions,
+    InnerOptions, TrainingOptions, TransportOptions, StragglerOptions, TimeScaleOptions, RunOptions,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
     def check(self) -> None:
         super().check()
+        self.rule().require_workers(self.workers)
+        check_softens(self, self.optimizer, self.rule())
         parse_slow(self.slow, self.workers)
         parse_heterogeneity(self.heterogeneity, self.workers)
+        check_inner_belongs(self, self.local_steps)
         if self.hetero_allocation is not None:
             parse_allocation(self.hetero_allocation, self.workers)
+        data_plan_of(self)
         if self.model is None and self.dataset is None:
             raise UsageError("say what to train: for example --dataset digits, or --model "
                              "mnist_cnn --data-dir DIR")  # fmt: skip
@@ -344,6 +415,36 @@ class StatusConfig(ConnectionOptions, StatusOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SimulateConfig(SimulatedRunOptions, ClusterOptions, RuleOptions, ComparisonOptions):
+    """Play a run in virtual time: what would these machines do, under this policy or that?"""
+
+    def check(self) -> None:
+        super().check()
+        for rule in self.rules():
+            rule.require_workers(self.workers)
+        self.cluster(self.workers)
+
+    def rules(self) -> list[Rule]:
+        """Those to simulate. Raises UsageError."""
+        is_one = (
+            self.policy is not None or self.staleness is not None or self.bound_unit != "clocks"
+        )
+        return choose_rules(self.compare, self.policy, self.rule() if is_one else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetConfig(ConnectionOptions, RuleOptions):
+    """Change the policy of a run that goes on. What is not given has its default."""
+
+    wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
+
+    def check(self) -> None:
+        super().check()
+        if self.policy is None and self.staleness is None:
+            raise UsageError("say what to change: for example --policy ssp --staleness 5")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoctorConfig(Options):
     """Check this installation, and the way to a server."""
 
@@ -357,6 +458,12 @@ class DoctorConfig(Options):
         super().check()
         if self.server is not None:
             split_address(self.server)
+
+
+def data_plan_of(config: LaunchConfig) -> str:
+    """The data plan of a launch. Raises UsageError for fixed shares together with leases."""
+    policy = config.rule().policy.name
+    return choose_data_plan(config, policy, has_allocation=config.hetero_allocation is not None)
 
 
 def check_shards(shards: int) -> None:

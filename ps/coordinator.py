@@ -13,13 +13,22 @@ from typing import Any, Final, TypeAlias
 import msgpack
 
 from ps.config import ServerConfig
-from ps.errors import HeaderError, LayoutError, ProtocolError, shown
+from ps.errors import (
+    HeaderError,
+    LayoutError,
+    ProtocolError,
+    StoppingError,
+    UsageError,
+    shown,
+)
 from ps.layout import Layout
+from ps.lease_desk import LeaseDesk
 from ps.members import DONE, EVICTED, Member, Members
 from ps.metrics import Metrics
 from ps.optimizer_options import told_settings
-from ps.policy import Rule
+from ps.policy import Rule, rule_from_fields
 from ps.shards import Shards
+from ps.staleness_options import check_softens
 from ps.wire.codecs import CODECS
 from ps.wire.frames import error_message
 from ps.wire.messages import (
@@ -28,9 +37,11 @@ from ps.wire.messages import (
     Beaten,
     Bye,
     Hello,
+    Lease,
     Message,
     Ok,
     Report,
+    Set,
     State,
     Status,
     Welcome,
@@ -60,17 +71,20 @@ class Coordinator:
     ) -> None:
         self.stopping: str = ""
         self._config: Final = config
-        self._rule: Final = rule
+        self.rule: Rule = rule  # by which the run goes now
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
         self._now: Final = now
+        self._desk: Final = LeaseDesk(config, rule.policy.name, members, metrics, shards)
         self._deserted_s: float | None = None  # since when no worker has been live
         self._handlers: Final = {
             Hello: self._on_hello,
             Beat: self._on_beat,
+            Lease: self._on_lease,
             Report: self._on_report,
             Status: self._on_status,
+            Set: self._on_set,
             Bye: self._on_bye,
         }
 
@@ -123,6 +137,14 @@ class Coordinator:
         )
         return beaten, None
 
+    def _on_lease(self, msg: Lease, _: bytes | None) -> Answer:
+        member = self._members.require_current(msg.worker, msg.incarnation)
+        if self.stopping:
+            raise StoppingError(self.stopping)
+        leased = self._desk.lease(member, msg, lockstep=self.rule.policy.average)
+        self._desk.complete_epochs()
+        return leased, None
+
     def _on_report(self, msg: Report, _: bytes | None) -> Answer:
         member = self._members.require_current(msg.worker, msg.incarnation)
         if msg.kind not in REPORT_KINDS or (msg.kind == "evaluation") != member.is_observer:
@@ -131,11 +153,27 @@ class Coordinator:
             self._metrics.evaluate(msg)
         else:
             self._metrics.report(msg)
-            self._metrics.complete_epochs(self._members)
+            self._desk.complete_epochs()
         return Ok(msg.worker, 0, 0, True), None
 
     def _on_status(self, _: Status, __: bytes | None) -> Answer:
         return State(), msgpack.packb(self.state())
+
+    def _on_set(self, msg: Set, _: bytes | None) -> Answer:
+        try:
+            rule = rule_from_fields(
+                msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
+            )
+            rule.require_workers(len(self._members.ranks))
+            check_softens(self._config, self._config.optimizer, rule)
+        except UsageError as error:
+            raise HeaderError(f"set: {error}") from error
+        if rule != self.rule:
+            self.rule = rule
+            # First of all: the answers that the new rule lets go come after it in the events.
+            self._metrics.set_rule(rule)
+            self._shards.set_rule(rule)
+        return Ok(0, 0, 0, True), None
 
     def _on_bye(self, msg: Bye, _: bytes | None) -> Answer:
         member = self._members.require_current(msg.worker, msg.incarnation)
@@ -175,6 +213,11 @@ class Coordinator:
         gone = not self._members.live and not self._members.observers
         return gone and (self.finished or bool(self.stopping))
 
+    @property
+    def data_plan(self) -> str:
+        """What workers train on: leases, if any of them has asked for one."""
+        return self._desk.data_plan
+
     def evict(self, worker: int) -> None:
         """Leaves a worker behind that broke the contract."""
         member = self._members.workers.get(worker)
@@ -212,7 +255,9 @@ class Coordinator:
         self._metrics.leave(member.worker, member.incarnation, state)
         self._shards.leave(member, state)
         if not member.is_observer:
-            self._metrics.complete_epochs(self._members)
+            if not self.stopping:  # otherwise nobody trains on
+                self._desk.release(member.worker, lockstep=self.rule.policy.average)
+            self._desk.complete_epochs()
             if self._metrics.started and not self._members.live:
                 self._metrics.end()
 
@@ -250,11 +295,13 @@ class Coordinator:
     def _settings(self) -> dict[str, Any]:
         config = self._config
         return {
-            "policy": self._rule.policy.name,
-            "bound": self._rule.bound,
+            **self.rule.told(),
             "workers": len(self._members.ranks),
             "learners": "-".join(map(str, self._members.ranks[:100])),
             **told_settings(config),
+            "data_plan": self._desk.planned,
+            "batch_plan": config.batch_plan,
+            "local_steps": config.local_steps,
             "seed": 1 if config.seed is None else config.seed,
             "planned_epochs": config.epochs,
             "model": config.model,
@@ -265,7 +312,7 @@ class Coordinator:
         return {
             **self._metrics.worker_state(member.worker),
             "name": member.name,
-            "state": member.state,
+            "state": self._desk.state_of(member),
             "silence_s": round(self._members.silence_s(member), 1),
         }
 

@@ -5,6 +5,8 @@ workers × model. The core overwrites that frame with the parameters, and the fr
 gradient in a worker's segment waits there, and only headers travel.
 """
 
+import time
+from collections.abc import Callable
 from typing import Final
 
 import zmq
@@ -58,16 +60,17 @@ class DataPlane:
 
     def __init__(
         self, config: ServerConfig, rule: Rule, members: Members, metrics: Metrics, send: Send,
-        shard: int = 0,
+        shard: int = 0, now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.model: ServedModel | None = None
         self.stopping: str = ""
         self._config: Final = config
-        self._rule: Final = rule
+        self._rule = rule
         self._members: Final = members
         self._metrics: Final = metrics
         self._send: Final = send
         self._shard: Final = shard
+        self._now: Final = now
         self._attachments: dict[int, Attachment] = {}  # by worker
         self._replies: Final = Replies(metrics, send)
         # By chunk and worker: the step that was refused last for a NaN, and how.
@@ -92,7 +95,8 @@ class DataPlane:
         self.model = None  # its memory first
         self.model = ServedModel(
             layout, self._config.chunk_kib * 1024, self._config, self._rule,
-            shard=self._shard, shards=self._config.shards, threads=self._config.threads,
+            softened=self._config, shard=self._shard, shards=self._config.shards,
+            threads=self._config.threads,
         )  # fmt: skip
 
     def reserve(self) -> int:
@@ -125,6 +129,13 @@ class DataPlane:
             del self._nonfinite[key]
         self._replies.answer(self.model.shard.leave(worker))
         self._replies.flush()
+
+    def set_rule(self, rule: Rule) -> None:
+        """Goes on by this rule; what it lets go goes out."""
+        self._rule = rule
+        if self.model is not None:
+            self._replies.answer(self.model.shard.set_rule(rule.core()))
+            self._replies.flush()
 
     def stop(self, reason: str) -> None:
         """Answers everything that waits with `stopping`, and refuses pushes from now on."""
@@ -238,6 +249,7 @@ class DataPlane:
         self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
     ) -> None:
         self._require_answered(msg, chunk)
+        self._metrics.own.bytes_pushed += source.memory.nbytes
         key = (chunk, msg.worker)
         if key in self._nonfinite and self._nonfinite[key][0] == msg.step:
             raise self._nonfinite[key][1]  # asked again: the first answer was lost
@@ -245,10 +257,14 @@ class DataPlane:
             result = model.shard.push(
                 chunk, msg.worker, msg.step, msg.samples, source.memory,
                 isinstance(msg, PushPull), codec=source.codec, answer=source.answer,
+                now_s=self._now(),
             )  # fmt: skip
         except ValueError as error:
             raise PayloadSizeError(f"chunk {chunk}: {error}") from error
-        asked = Parked(route, msg, chunk, source.reply, source.reply_codec, _is_duplicate(result))
+        nbytes = (source.memory if source.answer is None else source.answer).nbytes
+        asked = Parked(
+            route, msg, chunk, source.reply, source.reply_codec, nbytes, _is_duplicate(result)
+        )
         self._settle(model, asked, result)
 
     def _is_plain(self, msg: PushPull) -> bool:
@@ -259,11 +275,13 @@ class DataPlane:
     def _push_run(
         self, model: ServedModel, route: bytes, msg: PushPull, region: memoryview
     ) -> None:
+        self._metrics.own.bytes_pushed += region.nbytes
         results = model.shard.push_run(
-            msg.chunk, msg.chunks, msg.worker, msg.step, msg.samples, region, True
+            msg.chunk, msg.chunks, msg.worker, msg.step, msg.samples, region, True, self._now()
         )
         for chunk, result in zip(_run(msg), results, strict=True):
-            asked = Parked(route, msg, chunk, None, msg.codec, _is_duplicate(result))
+            nbytes = model.chunks[chunk].nbytes
+            asked = Parked(route, msg, chunk, None, msg.codec, nbytes, _is_duplicate(result))
             try:
                 self._settle(model, asked, result)
             except ProtocolError as error:

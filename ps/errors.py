@@ -12,6 +12,7 @@
         ├── PayloadSizeError    bad_payload      the payload's size does not fit the header
         ├── LayoutError         bad_layout       not a layout
         ├── LayoutMismatchError layout_mismatch  a layout, but another model's
+        ├── PlanMismatchError   plan_mismatch    other data, or other epochs, than the run's
         ├── UnknownChunkError   unknown_chunk    the model has no such chunk
         ├── UnknownWorkerError  unknown_worker   said no hello, or its rank is not in this run
         ├── NotReadyError       not_ready        no model yet, or its values have not come
@@ -72,6 +73,10 @@ class LayoutMismatchError(ProtocolError):
     code = "layout_mismatch"
 
 
+class PlanMismatchError(ProtocolError):
+    code = "plan_mismatch"
+
+
 class UnknownChunkError(ProtocolError):
     code = "unknown_chunk"
 
@@ -128,9 +133,9 @@ class ShardLostError(StoppingError):
 
 _ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (
     ProtocolError, HeaderError, FrameCountError, PayloadSizeError, LayoutError,
-    LayoutMismatchError, UnknownChunkError, UnknownWorkerError, NotReadyError, FencedError,
-    EvictedError, ResyncError, NonfiniteError, TooManyError, SegmentError, SupersededError,
-    StoppingError,
+    LayoutMismatchError, PlanMismatchError, UnknownChunkError, UnknownWorkerError, NotReadyError,
+    FencedError, EvictedError, ResyncError, NonfiniteError, TooManyError, SegmentError,
+    SupersededError, StoppingError,
 )  # fmt: skip
 ERROR_BY_CODE: Final = {cls.code: cls for cls in _ON_THE_WIRE}
 

@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.text import Text
 
 from ps.audit import audit_run
-from ps.config import LaunchConfig, ServerConfig, WorkerConfig
+from ps.config import LaunchConfig, ServerConfig, WorkerConfig, data_plan_of
 from ps.control import ControlChannel, request_state
 from ps.errors import LeashError, ServerUnreachableError, UsageError
 from ps.interrupt import SIGNALS, held
-from ps.policy import choose_rule
+from ps.optimizer_options import with_rates
 from ps.processes import Process, spawn, stop_all
+from ps.report.writing import require_matplotlib, write_report
 from ps.rundir import RunDir
 from ps.screen import Screen, screen_for
 from ps.settings import common_settings
@@ -44,11 +45,17 @@ ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
 
 def run(config: LaunchConfig) -> int:
     """Trains; returns the exit status."""
-    rule = choose_rule(config.policy, config.staleness)
+    config = with_rates(config)
+    rule = config.rule()
+    if config.report:
+        require_matplotlib()
     run_dir = RunDir.at(config.run_dir, rule.policy.name)
     run_dir.write_config(config)
     run_dir.logs.mkdir(exist_ok=True)
-    return Launch(config, run_dir, Console()).run()
+    status = Launch(config, run_dir, Console()).run()
+    if config.report:
+        print(f"report          {write_report([run_dir.path], run_dir.path)}")
+    return status
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,7 @@ class Launch:
             self._config, ServerConfig, bind="tcp://127.0.0.1:0", ready_fd=writer,
             run_dir=str(self._run_dir.path), epochs=self._config.epochs or 1,
             threads=self._config.server_threads,  # the workers' are torch's
+            data_plan=data_plan_of(self._config),
         )  # fmt: skip
         with os.fdopen(reader) as ready:
             try:
@@ -118,11 +126,11 @@ class Launch:
     def _start_workers(self, address: str) -> None:
         self._address = address
         config = self._config
-        delays_s = parse_slow(config.slow, config.workers)
+        slownesses = parse_slow(config.slow, config.workers)
         ratios = parse_heterogeneity(config.heterogeneity, config.workers)
-        for rank, (delay_s, ratio) in enumerate(zip(delays_s, ratios, strict=True), start=1):
+        for rank, (slowness, ratio) in enumerate(zip(slownesses, ratios, strict=True), start=1):
             settings = common_settings(
-                config, WorkerConfig, server=address, rank=rank, slow=str(delay_s),
+                config, WorkerConfig, server=address, rank=rank, slow=str(slowness),
                 heterogeneity=str(ratio), timeout_s=None,  # the server keeps the time
             )  # fmt: skip
             with held():

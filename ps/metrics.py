@@ -15,6 +15,7 @@ from ps.policy import Rule
 from ps.wire.messages import Report
 
 RATE_SPAN_S: Final = 2.0  # samples/s of the live table: over about so many seconds
+TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this often
 
 
 # Errors that say how a run goes, not that somebody sent what can't be.
@@ -27,6 +28,8 @@ class WorkerCounts:
 
     steps: int = 0
     samples: int = 0
+    answered: int = 0  # of these samples, those whose step was answered
+    unanswered: int = 0  # those of a step that waits for its answer
     epoch: int = 0  # completed
     lag: int = 0  # of its newest reply
     loss: float | None = None
@@ -37,6 +40,7 @@ class WorkerCounts:
     samples_per_s: float = 0.0
     mark_s: float = 0.0  # when samples_per_s was last worked out, and
     mark_samples: int = 0  # the samples then
+    told_s: float = -math.inf  # when a report of its became an event last
 
     @property
     def wait_fraction(self) -> float:
@@ -45,10 +49,11 @@ class WorkerCounts:
         return wait_s / busy_s if busy_s > 0 else 0.0
 
     def begin_again(self) -> None:
-        """A new incarnation counts its seconds from 0."""
+        """A new incarnation counts its seconds from 0, and its predecessor gets no answers."""
         self.earlier_compute_s += self.compute_s
         self.earlier_wait_s += self.wait_s
         self.compute_s = self.wait_s = 0.0
+        self.unanswered = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +78,11 @@ class Metrics:
         self.workers: dict[int, WorkerCounts] = {}
         self.evaluations: list[Evaluation] = []
         self.epoch: int = 0  # completed by every worker
+        self.samples_twice: int = 0  # leased again though they had been applied
         self.own: Final = DataCounts()  # of this process
         self.of_shards: dict[int, DataCounts] = {}  # of the others, as they told it last
         self.evictions: int = 0
-        self._rule: Final = rule
+        self._rule = rule
         self._events: Final = events
         self._step_events: Final = step_events if events.is_open else 0
         self._now: Final = now
@@ -94,9 +100,14 @@ class Metrics:
         for counts in self.workers.values():
             counts.mark_s = self._started_s
         self._events.write(
-            "started", policy=self._rule.policy.name, bound=self._rule.bound, workers=workers,
-            step_events=self._step_events,
-        )  # fmt: skip
+            "started", **self._rule.told(), workers=workers, step_events=self._step_events
+        )
+
+    def set_rule(self, rule: Rule) -> None:
+        """From now on the run goes by this one."""
+        self._rule = rule
+        self._events.write("policy_changed", **rule.told())
+        self._events.flush()
 
     def end(self) -> None:
         """The last worker has left: the time of training ends here."""
@@ -121,6 +132,7 @@ class Metrics:
             counts = self.workers[worker]
             counts.steps += 1
             counts.samples += samples
+            counts.unanswered = samples
             if self._records(step):
                 self._events.write("push", worker=worker, step=step)
 
@@ -128,11 +140,15 @@ class Metrics:
         """A push was answered."""
         self.own.reply(reply)
         if reply.chunk == 0:
-            self.workers[reply.worker].lag = reply.lag
+            counts = self.workers[reply.worker]
+            counts.lag = reply.lag
+            counts.answered += counts.unanswered
+            counts.unanswered = 0
             if self._records(reply.step):
+                dropped = {"dropped": True} if reply.dropped else {}
                 self._events.write(
                     "step", worker=reply.worker, step=reply.step, lag=reply.lag,
-                    staleness=reply.staleness,
+                    staleness=reply.staleness, **dropped,
                 )  # fmt: skip
 
     def duplicate(self, worker: int, chunk: int, step: int) -> None:
@@ -162,6 +178,7 @@ class Metrics:
         if (loss := _number(msg.loss)) is not None:  # there was a step to report
             counts.loss = loss
         self._measure_rate(counts)
+        self._tell_training(counts, msg)
         if msg.kind == "epoch":
             counts.epoch = msg.epoch
             self._events.write("epoch", worker=msg.worker, epoch=msg.epoch, loss=counts.loss)
@@ -169,7 +186,10 @@ class Metrics:
     def complete_epochs(self, members: Members) -> None:
         """Counts the epochs that every worker that still takes part, or is done, has completed."""
         taking_part = [w for w, m in members.workers.items() if m.state in ("live", "done")]
-        epoch = min((self.workers[worker].epoch for worker in taking_part), default=0)
+        self.complete(min((self.workers[worker].epoch for worker in taking_part), default=0))
+
+    def complete(self, epoch: int) -> None:
+        """This epoch is completed, if it was not."""
         if epoch > self.epoch:
             self.epoch = epoch
             self._events.write("epoch_completed", epoch=epoch)
@@ -217,6 +237,7 @@ class Metrics:
             "epochs": self.epoch,
             "steps": self.steps,
             "samples": self.samples,
+            "samples_twice": self.samples_twice,
             "train_seconds": round(seconds, 3),
             "steps_per_second": round(self.steps / seconds, 2) if seconds > 0 else 0.0,
             "test_accuracy": last.accuracy if last else None,
@@ -227,8 +248,11 @@ class Metrics:
             "max_staleness": data.max_staleness,
             "steps_by_worker": {str(w): c.steps for w, c in by_rank},
             "wait_fraction_by_worker": {str(w): round(c.wait_fraction, 4) for w, c in by_rank},
+            "bytes_pushed": data.bytes_pushed,
+            "bytes_answered": data.bytes_answered,
             "duplicate_pushes": data.duplicates,
             "nonfinite_chunks": data.nonfinite_chunks,
+            "dropped_pushes": data.dropped,
             "refused_messages": data.refusals.total(),
             "evictions": self.evictions,
         }
@@ -246,6 +270,17 @@ class Metrics:
             "loss": counts.loss,
             "wait_fraction": round(counts.wait_fraction, 4),
         }
+
+    def _tell_training(self, counts: WorkerCounts, msg: Report) -> None:
+        """Reports come several times a second; a picture of a run needs fewer."""
+        now = self._now()
+        if now - counts.told_s >= TRAINING_EVENT_S:
+            counts.told_s = now
+            self._events.write(
+                "training", worker=msg.worker, step=msg.step, samples=msg.samples,
+                loss=_number(msg.loss), compute_s=_number(msg.compute_s),
+                wait_s=_number(msg.wait_s),
+            )  # fmt: skip
 
     def _measure_rate(self, counts: WorkerCounts) -> None:
         now = self._now()

@@ -6,8 +6,14 @@ from typing import Final
 from ps._core import ChunkSpec, Nonfinite, Shard
 from ps.errors import LayoutError, UnknownChunkError
 from ps.layout import Chunk, Layout, assign
-from ps.optimizer_options import OptimizerOptions, core_options, core_schedule
+from ps.optimizer_options import OptimizerOptions, core_options, core_schedule, with_rates
 from ps.policy import Rule
+from ps.staleness_options import (
+    UNSOFTENED,
+    StalenessOptions,
+    core_compensation,
+    core_staleness_rate,
+)
 
 _NONFINITE: Final = {
     "raise": Nonfinite.RAISE, "skip": Nonfinite.SKIP, "apply": Nonfinite.APPLY,
@@ -19,9 +25,10 @@ class ServedModel:
 
     def __init__(
         self, layout: Layout, chunk_nbytes: int, options: OptimizerOptions, rule: Rule, *,
-        shard: int = 0, shards: int = 1, threads: int = 1,
+        softened: StalenessOptions = UNSOFTENED, shard: int = 0, shards: int = 1, threads: int = 1,
     ) -> None:  # fmt: skip
         """Args:
+            softened: what becomes of stale updates.
             shard: whose chunks to hold, of how many shards.
             threads: that share the work on a large chunk.
 
@@ -43,13 +50,14 @@ class ServedModel:
             self.shard: Final = Shard(
                 specs,
                 core_options(options),
-                bound=rule.bound,
-                average=rule.policy.average,
+                rule=rule.core(),
                 nonfinite=_NONFINITE[options.nonfinite],
-                scale_lr=rule.policy.average and options.lr_scaling == "linear",
+                scale_lr=with_rates(options).lr_scaling == "linear",  # of means alone
                 schedule=core_schedule(options),
                 first_chunk=first,
                 threads=threads,
+                staleness_rate=core_staleness_rate(softened),
+                compensation=core_compensation(softened),
             )
         except MemoryError as error:
             raise _does_not_fit(layout) from error

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, Union, get
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from ps.errors import UsageError
-from ps.settings import flag, groups, is_argument
+from ps.settings import flag, groups, is_argument, takes_many
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",
@@ -62,17 +62,17 @@ class HelpFormatter(DefaultHelpFormatter):
 
 def new_parser(prog: str, about: str, **settings: Any) -> OneLineParser:
     parser = OneLineParser(
-        prog=prog, description=about, formatter_class=HelpFormatter, add_help=False, **settings
-    )
+        prog=prog, description=about, formatter_class=HelpFormatter, add_help=False,
+        # An option that is told by its beginning alone means another one as soon as there are more.
+        allow_abbrev=False, **settings,
+    )  # fmt: skip
     parser.add_argument("-h", "--help", action="help", help="show this help")
     return parser
 
 
 def parser_for(prog: str, config: type[Any]) -> OneLineParser:
     """The parser of a command whose settings are `config`."""
-    words = "".join(
-        f"[{f.name.upper()}] " for _, fs in groups(config) for f in fs if is_argument(f)
-    )
+    words = "".join(_word(f) for _, fs in groups(config) for f in fs if is_argument(f))
     parser = new_parser(
         prog, config.__doc__ or "", usage=f"{prog} {words}[options]", print_config="--print-config"
     )
@@ -89,10 +89,20 @@ def parser_for(prog: str, config: type[Any]) -> OneLineParser:
     return parser
 
 
+def _word(field: "dataclasses.Field[Any]") -> str:
+    """How an argument without a flag stands in the usage line."""
+    name = field.name.upper()
+    return f"{name[:-1]} [{name[:-1]} ...] " if takes_many(field) else f"[{name}] "
+
+
 def config_from(parsed: Any, config: type[Config]) -> Config:
     """The dataclass of what a parser of `parser_for` has parsed."""
-    names = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
-    return config(**{name: getattr(parsed, name) for name in names})
+    return config(
+        **{
+            f.name: tuple(getattr(parsed, f.name)) if takes_many(f) else getattr(parsed, f.name)
+            for f in dataclasses.fields(config)  # type: ignore[arg-type]
+        }
+    )
 
 
 def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
@@ -101,7 +111,16 @@ def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
     if field.type is bool:
         group.add_argument(names[0], action=ActionYesNo(yes_prefix="", no_prefix="no-"), **about)
         return
+    if takes_many(field):
+        about["default"] = []
+        group.add_argument(
+            field.name, nargs="*", type=str, metavar=field.name.upper()[:-1], **about
+        )
+        return
     metavar = field.metadata["metavar"] or _metavar(field)
+    if field.metadata.get("several"):
+        group.add_argument(*names, nargs="+", action=_Joined, metavar=metavar, **about)
+        return
     if is_argument(field):
         group.add_argument(field.name, nargs="?", type=field.type, metavar=metavar, **about)
         return
@@ -123,6 +142,13 @@ def _plain_type(annotation: Any) -> Any:
 def _choices(annotation: Any) -> tuple[str, ...]:
     plain = _plain_type(annotation)
     return get_args(plain) if get_origin(plain) is Literal else ()
+
+
+class _Joined(Action):
+    """Several words as one text, with commas: ``--k 1 2 10`` is ``--k 1,2,10``."""
+
+    def __call__(self, parser: Any, namespace: Any, words: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, ",".join(words))
 
 
 class _PrintCompletion(Action):

@@ -1,23 +1,49 @@
-"""Who waits for whom: one visible table, thin over the C++ clock.
+"""Who waits for whom, and which gradients count: one visible table, thin over the C++ core.
 
-| policy | the reply to the push for step c goes out when | the update is                       |
-| ------ | ---------------------------------------------- | ----------------------------------- |
-| asp    | at once                                        | applied on arrival                  |
-| ssp    | the smallest clock ≥ c − bound                 | applied on arrival                  |
-| bsp    | all clocks ≥ c (bound 0)                       | the sample-weighted mean of a step  |
+| policy | the reply to the push for step c goes out when | the update is                      |
+| ------ | ---------------------------------------------- | ---------------------------------- |
+| bsp    | all clocks ≥ c (bound 0)                       | the sample-weighted mean of a step |
+| ssp    | the smallest clock ≥ c − bound                 | applied on arrival                 |
+| asp    | at once                                        | applied on arrival                 |
+| dssp   | as ssp, with a bound that moves between two    | applied on arrival                 |
+| backup | all but b live workers have sent a gradient of | the sample-weighted mean of those; |
+|        | the same version, or if this one is staler     | a staler gradient is dropped       |
+| drop   | at once                                        | applied on arrival, or dropped if  |
+|        |                                                | its staleness is beyond a limit    |
 
-ssp: Ho et al. 2013, "More Effective Distributed ML via a Stale Synchronous Parallel Parameter
-Server", section 3. asp has no bound; bsp is bound 0 with one update a step.
+| policy | paper                                                                                 |
+| ------ | ------------------------------------------------------------------------------------- |
+| bsp    | Valiant 1990, "A Bridging Model for Parallel Computation"                             |
+| ssp    | Ho et al. 2013, "More Effective Distributed ML via a Stale Synchronous Parallel       |
+|        | Parameter Server", section 3                                                          |
+| asp    | Recht et al. 2011, "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic        |
+|        | Gradient Descent", there without a server                                             |
+| dssp   | Zhao et al. 2019, "Dynamic Stale Synchronous Parallel Distributed Training for Deep   |
+|        | Learning", algorithms 1 and 2                                                         |
+| backup | Chen et al. 2016, "Revisiting Distributed Synchronous SGD", section 3                 |
+| drop   | Maranjyan et al. 2025, "Ringmaster ASGD: The First Asynchronous SGD with Optimal Time |
+|        | Complexity", algorithm 4; its threshold is this limit plus 1                          |
+
+A bound may count versions of the chunk instead of clocks: csrc/core/admission.h says what that
+guarantees. All of it is decided per chunk, by the core.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from ps import _core
 from ps.errors import UsageError
 
 DEFAULT_BOUND: Final = 3
+DEFAULT_DYNAMIC_STEPS: Final = 12  # from dssp's lower limit to its upper one, as in the paper
+DEFAULT_BACKUP_WORKERS: Final = 1
+MAX_DYNAMIC_STEPS: Final = 1024  # of the core
 # A bound that no run reaches is none: users of the SSP demo write one for asp.
 UNREACHABLE_BOUND: Final = 10_000
+MAX_COUNT: Final = (1 << 31) - 1
+CLOCKS: Final = "clocks"
+VERSIONS: Final = "versions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,57 +51,197 @@ class Policy:
     """Which replies wait, and how gradients become an update."""
 
     name: str
-    bounded: bool  # has a bound above 0 that its user chooses
-    average: bool  # one update a step, from the mean of all workers' gradients
+    paper: str
+    bounded: bool = False  # has a bound above 0 that its user chooses
+    average: bool = False  # an update is a mean of several workers' gradients
+    drops: bool = False  # some gradients are answered and not applied
 
 
-ASP: Final = Policy("asp", bounded=False, average=False)
-SSP: Final = Policy("ssp", bounded=True, average=False)
-BSP: Final = Policy("bsp", bounded=False, average=True)
+BSP: Final = Policy("bsp", "Valiant 1990", average=True)
+SSP: Final = Policy("ssp", "Ho et al. 2013", bounded=True)
+ASP: Final = Policy("asp", "Recht et al. 2011")
+DSSP: Final = Policy("dssp", "Zhao et al. 2019", bounded=True)
+BACKUP: Final = Policy("backup", "Chen et al. 2016", average=True, drops=True)
+DROP: Final = Policy("drop", "Maranjyan et al. 2025", drops=True)
 
-POLICIES: Final = {policy.name: policy for policy in (BSP, SSP, ASP)}
+POLICIES: Final = {policy.name: policy for policy in (BSP, SSP, ASP, DSSP, BACKUP, DROP)}
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A policy with its bound, as a run uses it."""
+    """A policy with its limits, as a run uses it."""
 
     policy: Policy
-    bound: int | None  # None: nobody ever waits
+    bound: int | None  # None: nobody waits for it
+    bound_max: int | None = None  # dssp: the upper limit; `bound` is the lower one
+    bound_unit: str = CLOCKS
+    backup_workers: int = 0
+    staleness_limit: int | None = None  # drop: the largest that is applied
 
     def __str__(self) -> str:
-        return f"{self.policy.name}({self.bound})" if self.policy.bounded else self.policy.name
+        if self.policy is DSSP:
+            return f"dssp({self.bound}..{self.bound_max})"
+        if self.policy is SSP:
+            return f"ssp({self.bound}{' versions' if self.bound_unit == VERSIONS else ''})"
+        if self.policy is BACKUP:
+            return f"backup({self.backup_workers})"
+        return f"drop({self.staleness_limit})" if self.policy is DROP else self.policy.name
+
+    def told(self) -> dict[str, Any]:
+        """As `welcome`, `state`, summary.json and events tell it."""
+        return {
+            "policy": self.policy.name,
+            "bound": self.bound,
+            "bound_max": self.bound_max,
+            "bound_unit": self.bound_unit,
+            "backup_workers": self.backup_workers,
+            "staleness_limit": self.staleness_limit,
+        }
+
+    def core(self) -> _core.Rule:
+        """The same for the core."""
+        gather = {BSP: "step", BACKUP: "round"}.get(self.policy, "each")
+        return _core.Rule(
+            bound=self.bound, bound_max=self.bound_max, unit=self.bound_unit, gather=gather,
+            backup_workers=self.backup_workers, staleness_limit=self.staleness_limit,
+        )  # fmt: skip
+
+    @classmethod
+    def from_told(cls, told: Mapping[str, Any]) -> "Rule":
+        """The rule that `told` has told of; what is missing there has its default."""
+        return cls(
+            POLICIES[told["policy"]], told["bound"], told.get("bound_max"),
+            told.get("bound_unit", CLOCKS), told.get("backup_workers", 0),
+            told.get("staleness_limit"),
+        )  # fmt: skip
+
+    def require_workers(self, workers: int) -> None:
+        """Raises UsageError if a run of so many workers cannot go by this rule."""
+        if self.backup_workers >= workers:
+            raise UsageError(
+                f"--backup-workers {self.backup_workers}: of {workers} "
+                f"worker{'s' * (workers > 1)} at least one must be waited for; give fewer"
+            )
 
 
-def choose_rule(policy: str | None, staleness: int | None) -> Rule:
+def choose_rule(
+    policy: str | None,
+    staleness: int | None,
+    staleness_max: int | None = None,
+    backup_workers: int | None = None,
+    bound_unit: str = CLOCKS,
+) -> Rule:
     """The rule that a command line asks for.
 
     Without a policy the bound decides: 0 is bsp, one too large to be reached is asp, any other
     is ssp; with neither, it is ssp with a bound of 3.
 
+    Args:
+        staleness: the bound; dssp's lower limit; of drop, the largest staleness that is applied.
+        staleness_max: dssp's upper limit.
+        backup_workers: of backup, how many of the workers a round does not wait for.
+        bound_unit: what the bound of ssp counts.
+
     Raises:
-        UsageError: a negative bound, or a bound that contradicts the policy.
+        UsageError: a number that cannot be, or one that contradicts the policy.
     """
-    if staleness is not None and staleness < 0:
-        raise UsageError(f"--staleness {staleness}: a bound counts steps, so give 0 or more")
-    if policy is None:
-        return _rule_of_bound(DEFAULT_BOUND if staleness is None else staleness)
-    chosen = POLICIES[policy]
+    _check_number("--staleness", staleness, "a bound counts steps, so give 0 or more")
+    _check_number("--staleness-max", staleness_max, "a bound counts steps, so give 0 or more")
+    _check_number("--backup-workers", backup_workers, "give 0 or more")
+    chosen = POLICIES[policy] if policy is not None else _policy_of_bound(staleness)
+    if staleness_max is not None and chosen is not DSSP:
+        raise UsageError(f"--staleness-max {staleness_max}: is dssp's upper limit; add --policy "
+                         "dssp, or leave it out")  # fmt: skip
+    if backup_workers is not None and chosen is not BACKUP:
+        raise UsageError(f"--backup-workers {backup_workers}: add --policy backup, or leave it out")
+    if bound_unit != CLOCKS and chosen is not SSP:
+        raise UsageError(f"--bound-unit {bound_unit}: goes with --policy ssp and a --staleness of "
+                         "1 or more; leave it out")  # fmt: skip
     if chosen is SSP:
-        bound = DEFAULT_BOUND if staleness is None else staleness
-        if bound == 0:
-            raise UsageError(
-                "--policy ssp needs --staleness 1 or more; a bound of 0 is --policy bsp"
-            )
-        return Rule(SSP, bound)
-    if staleness is not None and staleness != (0 if chosen is BSP else None):
-        kind = "bsp has a bound of 0" if chosen is BSP else "asp has no bound"
-        raise UsageError(f"--policy {policy} --staleness {staleness}: {kind}; leave --staleness "
-                         "out, or take --policy ssp")  # fmt: skip
-    return Rule(chosen, 0 if chosen is BSP else None)
+        return _ssp(staleness, bound_unit)
+    if chosen is DSSP:
+        return _dssp(staleness, staleness_max)
+    if chosen is DROP:
+        return _drop(staleness)
+    return _without_staleness(chosen, staleness, backup_workers, named=policy is not None)
 
 
-def _rule_of_bound(bound: int) -> Rule:
+def _check_number(name: str, value: int | None, mend: str) -> None:
+    if value is not None and value < 0:
+        raise UsageError(f"{name} {value}: {mend}")
+    if value is not None and value > MAX_COUNT:
+        raise UsageError(f"{name} {value}: give at most {MAX_COUNT}")
+
+
+def _policy_of_bound(staleness: int | None) -> Policy:
+    bound = DEFAULT_BOUND if staleness is None else staleness
     if bound == 0:
-        return Rule(BSP, 0)
-    return Rule(ASP, None) if bound >= UNREACHABLE_BOUND else Rule(SSP, bound)
+        return BSP
+    return ASP if bound >= UNREACHABLE_BOUND else SSP
+
+
+def _ssp(staleness: int | None, bound_unit: str) -> Rule:
+    bound = DEFAULT_BOUND if staleness is None else staleness
+    if bound == 0:
+        raise UsageError("--policy ssp needs --staleness 1 or more; a bound of 0 is --policy bsp")
+    return Rule(SSP, bound, bound_unit=bound_unit)
+
+
+def _dssp(staleness: int | None, staleness_max: int | None) -> Rule:
+    low = DEFAULT_BOUND if staleness is None else staleness
+    high = low + DEFAULT_DYNAMIC_STEPS if staleness_max is None else staleness_max
+    if not low <= high <= low + MAX_DYNAMIC_STEPS:
+        raise UsageError(f"--staleness-max {high}: give at least --staleness, which is {low}, and "
+                         f"at most {low + MAX_DYNAMIC_STEPS}")  # fmt: skip
+    return Rule(DSSP, low, bound_max=high)
+
+
+def _drop(staleness: int | None) -> Rule:
+    if staleness is None:
+        raise UsageError("--policy drop needs --staleness R, the largest staleness that is "
+                         "applied; twice the number of workers is a start")  # fmt: skip
+    return Rule(DROP, None, staleness_limit=staleness)
+
+
+def _without_staleness(
+    policy: Policy, staleness: int | None, backup_workers: int | None, *, named: bool
+) -> Rule:
+    """bsp, asp and backup. One that nobody named was chosen by the staleness."""
+    if named and staleness is not None and (policy is not BSP or staleness != 0):
+        kind = "bsp has a bound of 0" if policy is BSP else f"{policy.name} has no bound"
+        raise UsageError(f"--policy {policy.name} --staleness {staleness}: {kind}; leave "
+                         "--staleness out, or take --policy ssp")  # fmt: skip
+    if policy is BACKUP:
+        spare = DEFAULT_BACKUP_WORKERS if backup_workers is None else backup_workers
+        return Rule(BACKUP, None, backup_workers=spare)
+    return Rule(policy, 0 if policy is BSP else None)
+
+
+# As messages carry it: without nil.
+
+
+def rule_from_fields(
+    policy: str, staleness: int, staleness_max: int, backup_workers: int, bound_unit: str
+) -> Rule:
+    """The rule of `set`, where 0 stands for what a policy has no use for. Raises UsageError."""
+    if policy not in POLICIES:
+        raise UsageError(f"policy {policy!r}: expected one of {', '.join(POLICIES)}")
+    if bound_unit not in (CLOCKS, VERSIONS):
+        raise UsageError(f"bound_unit {bound_unit!r}: expected {CLOCKS} or {VERSIONS}")
+    chosen = POLICIES[policy]
+    return choose_rule(
+        policy,
+        staleness if staleness or chosen in (SSP, DSSP, DROP) else None,
+        staleness_max if staleness_max or chosen is DSSP else None,
+        backup_workers if backup_workers or chosen is BACKUP else None,
+        bound_unit,
+    )
+
+
+def fields_of_rule(rule: Rule) -> tuple[str, int, int, int, str]:
+    """What `rule_from_fields` makes this rule of again."""
+    staleness = rule.staleness_limit if rule.policy is DROP else rule.bound
+    return (
+        rule.policy.name, staleness or 0, rule.bound_max or 0, rule.backup_workers,
+        rule.bound_unit,
+    )  # fmt: skip

@@ -24,6 +24,7 @@ class Parked:
     chunk: int
     payload: Payload  # for the answer
     codec: str  # of that payload
+    nbytes: int  # of the parameters, in that payload or in a segment
     again: bool  # a duplicate: if it is answered at once, it was answered and counted before
 
 
@@ -97,6 +98,7 @@ class Replies:
         if isinstance(parked.request, Push):
             self._send(parked.route, Ok(reply.worker, reply.step, reply.chunk, True), None)
             return
+        self._metrics.own.bytes_answered += parked.nbytes
         params = Params(
             reply.worker, reply.step, reply.chunk, parked.codec,
             reply.version, reply.lag, reply.staleness,

@@ -8,6 +8,8 @@
       summary.json   what it came to
       checkpoints/   final.safetensors, and epoch-N.safetensors where asked for
       tensorboard/   written by the evaluator
+      report.html    by `leash report`: the run in pictures and words
+      report/        its pictures, as PNG files
       logs/          what the processes of `leash launch` printed
 """
 

@@ -29,7 +29,8 @@ from ps.errors import ProtocolError, ShardLostError
 from ps.events import EventLog
 from ps.members import Members
 from ps.metrics import Metrics
-from ps.policy import choose_rule
+from ps.optimizer_options import with_rates
+from ps.policy import Rule
 from ps.processes import EvaluatorProcess
 from ps.remote import RemoteShards
 from ps.router import DataRouter, send
@@ -66,7 +67,7 @@ class Server:
             UsageError: a setting that cannot be, a port that is taken.
             ShardLostError: a process of the server did not come up.
         """
-        self.rule: Final = choose_rule(config.policy, config.staleness)
+        rule = config.rule()
         ranks = parse_learners(config.learners, config.workers)
         self._config: Final = config
         self._run_dir: Final = run_dir
@@ -78,15 +79,15 @@ class Server:
         events = EventLog(run_dir.events if run_dir else None, now)
         self._events: Final = events
         self.members: Final = Members(ranks, config.evict_s, now)
-        self.metrics: Final = Metrics(self.rule, events, config.step_events, now)
+        self.metrics: Final = Metrics(rule, events, config.step_events, now)
         self.data: Final = DataPlane(
-            config, self.rule, self.members, self.metrics, self._data_router.send
+            config, rule, self.members, self.metrics, self._data_router.send, now=now
         )
         self.shards: Final = Shards(
             self.data, self.data_port, self._remote, self.members, self.metrics
         )
         self.coordinator: Final = Coordinator(
-            config, self.rule, self.members, self.metrics, self.shards, now
+            config, rule, self.members, self.metrics, self.shards, now
         )
         self._signal = 0
         self._ended = "failed"  # unless the loop comes to its end
@@ -100,6 +101,11 @@ class Server:
             self._resume(config.resume)
 
     # Life.
+
+    @property
+    def rule(self) -> Rule:
+        """By which the run goes now."""
+        return self.coordinator.rule
 
     def _listen(self) -> str:
         """Makes and binds the sockets; returns the address at which a local process finds us."""
@@ -293,7 +299,10 @@ class Server:
         if not self.metrics.started:
             self._show("missing", self.members.missing, lambda m: f"waiting for workers {m}")
             return
-        self._show("rule", str(self.rule), lambda r: f"started, {r}")
+        started = "rule" in self._shown
+        self._show(
+            "rule", str(self.rule), lambda r: f"from now on {r}" if started else f"started, {r}"
+        )
         self._show("epoch", self.metrics.epoch, lambda e: f"epoch {e} is complete")
         for evaluation in self.metrics.evaluations[-1:]:
             kind, figure = "loss", evaluation.loss
@@ -341,12 +350,15 @@ class Server:
 
     def _write_results(self, run_dir: RunDir) -> None:
         settings = {
-            "policy": self.rule.policy.name,
-            "bound": self.rule.bound,
+            **self.rule.told(),
             "workers": len(self.members.ranks),
             "model": self._config.model,
             "dataset": self._config.dataset,
             "seed": 1 if self._config.seed is None else self._config.seed,
+            "time_scale": self._config.time_scale,
+            "data_plan": self.coordinator.data_plan,
+            "batch_plan": self._config.batch_plan,
+            "local_steps": self._config.local_steps,
         }
         outcome = {"ended": self._ended}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
@@ -357,9 +369,9 @@ class Server:
 def serve(config: ServerConfig) -> int:
     """`leash server`: one run, as a process of its own."""
     keep_freed_memory()
-    rule = choose_rule(config.policy, config.staleness)
+    rule = config.rule()
     model, dataset = choose_task(config.model, config.dataset)
-    config = replace(config, model=model, dataset=dataset)
+    config = with_rates(replace(config, model=model, dataset=dataset))
     run_dir = RunDir.at(config.run_dir, rule.policy.name)
     run_dir.write_config(config)
     evaluator = EvaluatorProcess.for_task(config, run_dir.path)

@@ -17,9 +17,16 @@ from ps.errors import UsageError
 T = TypeVar("T")
 
 
-def option(default: T, help: str, *aliases: str, metavar: str | None = None) -> T:  # noqa: A002
-    """A dataclass field that is an option of the command line."""
-    metadata = {"help": help, "aliases": aliases, "metavar": metavar}
+def option(
+    default: T, help: str, *aliases: str, metavar: str | None = None, several: bool = False  # noqa: A002
+) -> T:  # fmt: skip
+    """A dataclass field that is an option of the command line.
+
+    Args:
+        several: a text of values with commas between them, which on the command line may be words
+            of their own.
+    """
+    metadata = {"help": help, "aliases": aliases, "metavar": metavar, "several": several}
     made: T = field(default=default, metadata=metadata)
     return made
 
@@ -29,6 +36,17 @@ def argument(default: T, help: str) -> T:  # noqa: A002
     metadata = {"help": help, "aliases": (), "metavar": None, "positional": True}
     made: T = field(default=default, metadata=metadata)
     return made
+
+
+def arguments(help: str) -> tuple[str, ...]:  # noqa: A002
+    """A dataclass field that is all words of the command line that have no flag."""
+    metadata = {"help": help, "aliases": (), "metavar": None, "positional": True, "many": True}
+    made: tuple[str, ...] = field(default=(), metadata=metadata)
+    return made
+
+
+def takes_many(f: "dataclasses.Field[Any]") -> bool:
+    return bool(f.metadata.get("many"))
 
 
 def is_argument(f: "dataclasses.Field[Any]") -> bool:
@@ -64,12 +82,14 @@ def to_argv(config: Any) -> list[str]:
     Args:
         config: one of the dataclasses of this module.
     """
-    argv = []
+    argv: list[str] = []
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if value == f.default:
             continue
-        if is_argument(f):
+        if takes_many(f):
+            argv.extend(map(str, value))
+        elif is_argument(f):
             argv.append(str(value))
         elif isinstance(value, bool):
             argv.append(flag(f.name) if value else "--no-" + f.name.replace("_", "-"))

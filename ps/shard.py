@@ -29,7 +29,7 @@ from ps.link import Link, LinkClosedError
 from ps.members import Members
 from ps.metrics import Metrics
 from ps.model import ServedModel
-from ps.policy import choose_rule
+from ps.policy import rule_from_fields
 from ps.router import DataRouter
 from ps.wire.frames import TO_SHARD
 from ps.wire.link import (
@@ -51,6 +51,7 @@ from ps.wire.link import (
     Release,
     Reserve,
     Serve,
+    SetRule,
     SetVersion,
     Start,
     Stop,
@@ -84,7 +85,7 @@ class ShardServer:
 
     def __init__(self, link: Link, begin: Begin, config: ServerConfig) -> None:
         """Raises UsageError: its port is taken."""
-        rule = choose_rule(config.policy, config.staleness)
+        rule = config.rule()
         host, _ = split_address(address_of(config.bind, config.ps_ip, config.ps_port))
         self._link: Final = link
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
@@ -104,6 +105,7 @@ class ShardServer:
             Join: self._on_join,
             Leave: self._on_leave,
             Start: self._on_start,
+            SetRule: self._on_set_rule,
             Stop: self._on_stop,
             Hold: self._on_hold,
             Release: self._on_release,
@@ -180,6 +182,14 @@ class ShardServer:
         self._metrics.start([])
         return Done(0), None
 
+    def _on_set_rule(self, msg: SetRule, _: Payload) -> Answer:
+        self._data.set_rule(
+            rule_from_fields(
+                msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
+            )
+        )
+        return Done(0), None
+
     def _on_stop(self, msg: Stop, _: Payload) -> Answer:
         self._data.stop(msg.reason)
         return None
@@ -241,6 +251,7 @@ class ShardServer:
             Counts(
                 self._told_initialized, self._data.parked, counts.replies, counts.staleness_sum,
                 counts.max_staleness, counts.max_lag, counts.duplicates, counts.nonfinite_chunks,
+                counts.bytes_pushed, counts.bytes_answered, counts.dropped,
                 dict(counts.refusals), heard[:MAX_HEARD],
             )
         )  # fmt: skip

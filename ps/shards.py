@@ -24,6 +24,7 @@ from ps.layout import Chunk, Layout
 from ps.members import Member, Members
 from ps.metrics import Metrics
 from ps.model import ServedModel
+from ps.policy import Rule, fields_of_rule
 from ps.remote import Notice, RemoteShard, RemoteShards
 from ps.wire.link import (
     Asked,
@@ -36,6 +37,7 @@ from ps.wire.link import (
     Release,
     Reserve,
     Serve,
+    SetRule,
     Start,
     Stop,
     Unreading,
@@ -154,6 +156,11 @@ class Shards:
         """Training begins. When this returns, every shard knows."""
         self._remote.ask(Start())
 
+    def set_rule(self, rule: Rule) -> None:
+        """When this returns, every shard goes by this rule."""
+        self._remote.ask(SetRule(*fields_of_rule(rule)))
+        self._data.set_rule(rule)
+
     def stop(self, reason: str) -> None:
         self._data.stop(reason)
         self._remote.tell(Stop(reason))
@@ -186,7 +193,8 @@ class Shards:
         self._members.note_heard(counts.heard)
         self._metrics.of_shards[shard] = DataCounts(
             counts.replies, counts.staleness_sum, counts.max_staleness, counts.max_lag,
-            counts.duplicates, counts.nonfinite_chunks, Counter(counts.refusals),
+            counts.duplicates, counts.nonfinite_chunks, counts.bytes_pushed,
+            counts.bytes_answered, counts.dropped, Counter(counts.refusals),
         )  # fmt: skip
 
     def count_up(self) -> None:

@@ -3,18 +3,25 @@
 import math
 
 from ps.errors import UsageError
+from ps.slowness import Slowness, parse_slowness, split_by_worker
 
 
-def parse_slow(text: str, workers: int) -> list[float]:
-    """Seconds to sleep before each step, for each worker: from ``0.2``, or ``0,0,0,0.05``.
+def parse_slow(text: str, workers: int, flag: str = "--slow") -> list[Slowness]:
+    """Each worker's slowness, from one for all, or one for each; ps.slowness has the grammar.
 
     Raises:
-        UsageError: not numbers, a negative one, or neither one nor `workers` of them.
+        UsageError: it does not follow the grammar, or is neither one nor `workers` of them.
     """
-    delays_s = _per_worker(text, "--slow", workers)
-    if not all(math.isfinite(delay_s) and delay_s >= 0 for delay_s in delays_s):
-        raise UsageError(f"--slow {text}: give seconds, 0 or more")
-    return delays_s
+    items = split_by_worker(text)
+    if len(items) not in (1, workers):
+        raise UsageError(f"{flag} {text}: expected one for all, or {workers} with commas between "
+                         "(with / where one has a colon), one for each worker; "
+                         f"got {len(items)}")  # fmt: skip
+    try:
+        slownesses = [parse_slowness(item) for item in items]
+    except UsageError as error:
+        raise UsageError(f"{flag} {error}") from None
+    return slownesses * (workers // len(items))
 
 
 def parse_heterogeneity(text: str, workers: int) -> list[float]:

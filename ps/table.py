@@ -13,15 +13,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ps.policy import CLOCKS, Rule
+
 State = dict[str, Any]
 
 MAX_WIDTH: Final = 100  # columns; in a wide terminal a row is still read at one glance
 SHOWN_EPOCHS: Final = 10
+TAKES_PART: Final = ("live", "resting")  # states of a worker
 MUCH_WAITING: Final = 0.3
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _STYLES: Final = {
-    "live": "green", "done": "dim", "awaited": "dim", "stopped": "yellow", "evicted": "red",
-    "failed": "red",
+    "live": "green", "resting": "dim", "done": "dim", "awaited": "dim", "stopped": "yellow",
+    "evicted": "red", "failed": "red",
 }  # fmt: skip
 
 
@@ -60,7 +63,7 @@ def with_summary(state: State, summary: dict[str, Any]) -> State:
             "wait_fraction": summary["wait_fraction_by_worker"].get(
                 str(row["worker"]), row["wait_fraction"]
             ),
-            "state": "done" if done and row["state"] == "live" else row["state"],
+            "state": "done" if done and row["state"] in TAKES_PART else row["state"],
         }
         for row in state["table"]
     ]
@@ -76,12 +79,17 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
     if summary["test_accuracy"] is not None:
         lines.append(f"test accuracy   {percent(summary['test_accuracy'], 2)}")
     waits = summary["wait_fraction_by_worker"].items()
+    again = summary.get("samples_twice", 0)
+    if again:
+        lines.append(f"used twice      {again} samples, after a worker had gone")
+    dropped = summary.get("dropped_pushes", 0)
     return [
         *lines,
         f"speed           {summary['steps_per_second']:.1f} steps/s "
         f"({summary['steps']} steps in {summary['train_seconds']:.1f} s)",
         "waiting         " + ", ".join(f"worker {w}: {percent(share)}" for w, share in waits),
         f"largest lag     {summary['max_lag']}",
+        *([f"dropped         {dropped} gradients of chunks, too stale"] if dropped else []),
     ]
 
 
@@ -102,7 +110,7 @@ def epoch_of(state: State) -> str:
 
 
 def rule_of(state: State) -> str:
-    return f"ssp({state['bound']})" if state["policy"] == "ssp" else str(state["policy"])
+    return str(Rule.from_told(state))
 
 
 def percent(fraction: float, digits: int = 0) -> str:
@@ -144,7 +152,8 @@ def _progress(state: State) -> RenderableType:
     grid = Table.grid(expand=True, padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1)
-    completed = [row["epoch"] for row in state["table"] if row["state"] in ("live", "done")]
+    counted = (*TAKES_PART, "done")
+    completed = [row["epoch"] for row in state["table"] if row["state"] in counted]
     total = state["planned_epochs"] * max(1, len(completed))
     bar = ProgressBar(total=total, completed=sum(completed), complete_style="green")
     grid.add_row(epoch_of(state), bar)
@@ -162,7 +171,8 @@ def _workers(state: State) -> Table:
     for name in ("epoch", "step", "lag", "waiting", "samples/s", "loss"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in state["table"]:
-        table.add_row(*_worker_cells(row, state["bound"]))
+        counts_clocks = state.get("bound_unit", CLOCKS) == CLOCKS
+        table.add_row(*_worker_cells(row, state["bound"] if counts_clocks else None))
     present = {row["worker"] for row in state["table"]}
     for rank in state["missing"]:
         if rank not in present:

@@ -1,5 +1,12 @@
+import os
+
 from hypothesis import settings
+
+from support.processes import OWNER
 
 # A test has a time limit; a single example on a busy machine has none.
 settings.register_profile("leash", deadline=None)
 settings.load_profile("leash")
+
+# What a test leaves behind is told from what others do on this machine, and other workers of xdist.
+os.environ[OWNER] = str(os.getpid())

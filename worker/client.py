@@ -27,7 +27,14 @@ import zmq
 
 from ps.addresses import split_address
 from ps.control import ControlChannel, request_state
-from ps.errors import LayoutMismatchError, LeashError, ProtocolError, StoppingError, UsageError
+from ps.errors import (
+    LayoutMismatchError,
+    LeashError,
+    ProtocolError,
+    ServerUnreachableError,
+    StoppingError,
+    UsageError,
+)
 from ps.layout import Chunk, Layout
 from ps.wire.messages import (
     STOPPED_BY_TIMEOUT,
@@ -35,6 +42,8 @@ from ps.wire.messages import (
     Bye,
     Hello,
     Init,
+    Lease,
+    Leased,
     Ok,
     Params,
     Pull,
@@ -132,6 +141,7 @@ class Client:
             raise LayoutMismatchError(difference)
         self.chunks: tuple[Chunk, ...] = self.layout.cut(self.welcome.chunk_nbytes)
         self.steps: int = self.welcome.first_step - 1
+        self._leases = 0  # asked for since hello
         self._step: Step | None = None
         self._agree_on_codec()
         self._connect()
@@ -285,6 +295,30 @@ class Client:
         """Says hello again after an eviction; pull before the next push."""
         self._part()
         self._join()
+
+    def lease(self, samples: int, epochs: int, batch_size: int, samples_per_s: float) -> Leased:
+        """Asks for samples to train on. Whoever asks has done all that it was leased before.
+
+        Args:
+            samples: in the training set.
+            epochs: to train for.
+            batch_size: that this worker was started with.
+            samples_per_s: while it computes; 0 before it is known.
+
+        Raises:
+            EvictedError: the server went on without this worker; `rejoin` helps.
+            LeashError: whatever else ends this worker's part.
+        """
+        self._leases += 1
+        request = Lease(
+            self.rank, self._incarnation, self._leases, samples, epochs, batch_size, samples_per_s
+        )
+        while True:
+            self.check()
+            # A request whose answer was lost is asked again under its number, until the beats find
+            # the server lost.
+            with suppress(ServerUnreachableError):
+                return self._control.request(request, Leased)[0]
 
     def report(self, report: Report) -> None:
         """Tells the server something, soon."""

@@ -79,6 +79,11 @@ class Liveness:
                 on_wait(self._beaten)
             return self._beaten
 
+    def pause(self, seconds: float) -> None:
+        """Lets some time pass, but none in which there is news."""
+        with self._changed:
+            self._changed.wait(seconds)
+
     def _run(self) -> None:
         channel = ControlChannel(self._address)
         try:

@@ -11,11 +11,20 @@ beforehand how many samples are behind them:
 optimizer.begin_step(samples=len(targets))
 loss_of(model(inputs), targets).backward()
 optimizer.step()
+
+With an optimizer of your own inside, step() is a step of that one, and every eighth is followed by
+a push of what the eight have changed:
+
+inner = torch.optim.AdamW(model.parameters(), lr=1e-3)
+optimizer = PSOptimizer(
+    model.named_parameters(), server="tcp://10.0.0.1:29500", rank=1, inner=inner, local_steps=8
+)
 """
 
 import atexit
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final
 
@@ -26,6 +35,8 @@ from ps.errors import EvictedError, UsageError
 from ps.wire.messages import Beaten
 from worker.client import Client, StepInfo
 from worker.encoding import Encoding
+from worker.groups import named_groups, unnamed
+from worker.local import NO_INNER, LocalSteps, check_local
 from worker.staging import gpu_of
 from worker.streaming import StepStream
 from worker.tensors import ModelSlabs, NamedTensors
@@ -56,6 +67,9 @@ class PSOptimizer(torch.optim.Optimizer):
     - With ``overlap``, a gradient is sent as soon as backward has computed it, and its ``grad`` is
       None from then on. What changes or reads gradients before step() (clipping, several backward
       passes that add up, ``zero_grad`` between backward and step) needs ``overlap=False``.
+
+    With an inner optimizer neither of the first two holds: gradients are left to ``zero_grad``, and
+    parameters stay where they are.
     """
 
     def __init__(
@@ -66,6 +80,8 @@ class PSOptimizer(torch.optim.Optimizer):
         *,
         buffers: NamedTensors = (),
         overlap: bool = False,
+        inner: torch.optim.Optimizer | None = None,
+        local_steps: int = 1,
         transport: str = "auto",
         encoding: Encoding | None = None,
         wait_s: float = 30.0,
@@ -82,6 +98,10 @@ class PSOptimizer(torch.optim.Optimizer):
             buffers: ``model.named_buffers()``, if they shall be shared too (batch-norm
                 statistics): after each step every worker has those that were pushed last.
             overlap: send gradients while backward computes others; see `begin_step`.
+            inner: an optimizer over these parameters, which takes this worker's steps. What it
+                changes is pushed, and applied by the server's optimizer as if it were a gradient:
+                with sgd, lr 1, as it is. Its rate may be scheduled as ever; its state stays here.
+            local_steps: how many steps of `inner` make one push.
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
             encoding: the codec in which gradients travel, and its settings; f32 by default.
@@ -90,13 +110,14 @@ class PSOptimizer(torch.optim.Optimizer):
             say: shows a line, such as why shared memory is not possible; stderr by default.
 
         Raises:
-            UsageError: parameters without names, nothing to train, or transport "shm" where it is
-                not possible.
+            UsageError: parameters without names, nothing to train, transport "shm" where it is
+                not possible, or an `inner` that steps over something else.
             ServerUnreachableError: no server answered.
             ProtocolError: the server refuses, and says why.
         """
-        groups = _named_groups(params)
+        groups = named_groups(params)
         named = [pair for group in groups for pair in group["params"]]
+        check_local(inner, local_steps, named, overlap=overlap)
         encoding = encoding or Encoding()
         self._slabs: Final = ModelSlabs(
             named, buffers, gpu=gpu_of(tensor for _, tensor in named),
@@ -114,11 +135,16 @@ class PSOptimizer(torch.optim.Optimizer):
         self.evictions: int = 0  # times that the server went on without this worker
         try:
             defaults = _hyperparameters(self.client.settings)
-            super().__init__([_unnamed(group, defaults) for group in groups], dict(defaults))
+            super().__init__([unnamed(group, defaults) for group in groups], dict(defaults))
             self._hyperparameters: Final = defaults
             self.client.begin(self._slabs.parameters, on_wait)
             self._slabs.scatter()
-            self._stream: Final = StepStream(self._slabs, self.client, overlap=overlap)
+            self._stream: Final[StepStream | LocalSteps] = (
+                StepStream(self._slabs, self.client, overlap=overlap)
+                if inner is None
+                else LocalSteps(self._slabs, self.client, inner, local_steps,
+                                heals=self.client.settings.get("nonfinite") == "skip")
+            )  # fmt: skip
         except BaseException:
             self.client.close("failed")
             self._slabs.close()
@@ -148,6 +174,8 @@ class PSOptimizer(torch.optim.Optimizer):
     ) -> float | Tensor | None:
         """Pushes the gradients, pulls the parameters, and honours the bound while it waits.
 
+        With an inner optimizer: takes one of its steps, and does so after every `local_steps`.
+
         Args:
             closure: computes the loss again and returns it, as in every torch optimizer.
             samples: as in `begin_step`, if that was not called; 1 if left out there too.
@@ -166,10 +194,40 @@ class PSOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         try:
-            self._info = self._stream.finish(samples)
+            self._note(self._stream.finish(samples))
         except EvictedError:
-            self._rejoin()
+            self.rejoin(evicted=True)
         return loss
+
+    def flush(self) -> None:
+        """Pushes the local steps that have not been pushed; nothing to do without any.
+
+        Raises: what `step` raises.
+        """
+        if not self.pending_steps:
+            return
+        assert isinstance(self._stream, LocalSteps)
+        try:
+            self._note(self._stream.flush())
+        except EvictedError:
+            self.rejoin(evicted=True)
+
+    @property
+    def pending_steps(self) -> int:
+        """Local steps that have not been pushed yet."""
+        return self._stream.pending if isinstance(self._stream, LocalSteps) else 0
+
+    @property
+    def local_steps(self) -> int:
+        """Steps that make one push. With an inner optimizer it may be changed at any time."""
+        return self._stream.every if isinstance(self._stream, LocalSteps) else 1
+
+    @local_steps.setter
+    def local_steps(self, local_steps: int) -> None:
+        if isinstance(self._stream, LocalSteps):
+            self._stream.every = local_steps
+        elif local_steps != 1:
+            raise UsageError(NO_INNER.format(local_steps))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch.
@@ -184,9 +242,17 @@ class PSOptimizer(torch.optim.Optimizer):
             )
         super().zero_grad(set_to_none)
 
-    def _rejoin(self) -> None:
-        """Takes part again; the step during which the server went on is lost, and counted so."""
-        self.evictions += 1
+    def _note(self, info: StepInfo | None) -> None:
+        """None: the step was a local one, so nobody was waited for."""
+        self._info = replace(self._info, wait_s=0.0) if info is None else info
+
+    def rejoin(self, *, evicted: bool = False) -> None:
+        """Says hello again, and takes over the common parameters; a step that was begun is lost.
+
+        Args:
+            evicted: the server had gone on without this worker, which is counted.
+        """
+        self.evictions += evicted
         self.client.rejoin()
         version = self._stream.recover(self.client.pull)
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
@@ -218,13 +284,19 @@ class PSOptimizer(torch.optim.Optimizer):
     def close(self, reason: str = "done") -> None:
         """Leaves the run: nobody waits for this worker from now on.
 
+        With the reason "done", local steps that have not been pushed are, unless the run is over.
+
         Args:
             reason: "done", "stopped" or "failed"; it stands in the run's events.
         """
         atexit.unregister(self._close_at_exit)
-        self._stream.close()
-        self.client.close(reason)
-        self._slabs.close()
+        try:
+            if reason == "done":
+                self.flush()
+        finally:
+            self._stream.close()
+            self.client.close(reason)
+            self._slabs.close()
 
     def _close_at_exit(self) -> None:
         last: BaseException | None = getattr(sys, "last_value", None)
@@ -267,28 +339,3 @@ def _reason_of(kind: type[BaseException] | None) -> str:
     if kind is None:
         return "done"
     return "failed" if issubclass(kind, Exception) else "stopped"
-
-
-def _named_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
-    """The groups, each with a list of (name, tensor) as its params."""
-    given = list(params)
-    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
-    named = [{**group, "params": list(group["params"])} for group in groups]
-    for group in named:
-        for pair in group["params"]:
-            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-                raise UsageError(
-                    "PSOptimizer needs the parameters' names: pass model.named_parameters()"
-                )
-    return named
-
-
-def _unnamed(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """A group as torch takes it. Options of its own would need an optimizer of its own."""
-    for name, value in group.items():
-        if name != "params" and value != defaults.get(name):
-            raise UsageError(
-                f"PSOptimizer: a group's own {name} is not supported; the optimizer runs on the "
-                "server, with one set of options"
-            )
-    return {**group, "params": [tensor for _, tensor in group["params"]]}

@@ -1,47 +1,90 @@
-"""Workers made slow on purpose, so that one machine can play a fast and a slow one."""
+"""Workers made slow on purpose, so that one machine can play a fast and a slow one.
 
-import math
+With a time scale of k a run takes k times as long, and its proportions are kept: a step that would
+compute for c seconds and be delayed for d takes k (c + d). Computing can't be made faster, so the
+(1 - k) c seconds by which it takes too long become a debt, which the sleeps pay off.
+"""
+
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Final
 
+from ps.delays import Delays
 from ps.errors import UsageError
+from ps.slowness import parse_slowness
+
+_NEGLIGIBLE: Final = 0.01  # a debt of so small a share of the run
 
 
-@dataclass(frozen=True)
 class Straggler:
-    """What slows one worker down. The defaults slow nothing.
+    """What slows one worker down. The defaults slow nothing."""
 
-    Raises:
-        UsageError: a negative delay, or a heterogeneity outside (0, 1].
-    """
+    def __init__(
+        self,
+        slow: str = "0",
+        heterogeneity: float = 1.0,
+        *,
+        time_scale: float = 1.0,
+        seed: int = 1,
+        rank: int = 1,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            slow: the worker's own item of --slow.
+            heterogeneity: r, above 0 and at most 1: it takes 1/r times as long to compute.
+            time_scale: how long a second of the experiment takes here.
+            seed: of the run; it repeats the delays.
 
-    slow_s: float = 0.0  # slept before every step
-    heterogeneity: float = 1.0  # r: this worker takes 1/r times as long to compute
-    sleep: Callable[[float], None] = time.sleep
-
-    def __post_init__(self) -> None:
-        _require_delay(self.slow_s, "--slow")
-        if not 0.0 < self.heterogeneity <= 1.0:
+        Raises:
+            UsageError: `slow` does not follow the grammar, or heterogeneity is outside (0, 1].
+        """
+        if not 0.0 < heterogeneity <= 1.0:
             raise UsageError(
-                f"--heterogeneity: expected a number above 0 and at most 1, "
-                f"got {self.heterogeneity:g}"
+                f"--heterogeneity {heterogeneity:g}: give a number above 0 and at most 1"
             )
+        self._delays: Final = Delays(parse_slowness(slow), seed=seed, rank=rank)
+        self._heterogeneity: Final = heterogeneity
+        self._scale: Final = time_scale
+        self._sleep: Final = sleep
+        self._now: Final = now
+        self._began_s: float | None = None
+        self._debt_s = 0.0  # that sleeps have still to pay off
+        self._unpaid_s = 0.0  # what was left of it after the last step's delay
+        self._delay_s = 0.0  # the sum so far, at full scale
+        self._compute_s = 0.0
 
     def before_step(self) -> None:
-        """Sleep the fixed delay."""
-        self._sleep(self.slow_s)
+        """Sleep the step's delay."""
+        now_s = self._now()
+        if self._began_s is None:
+            self._began_s = now_s
+        self._delay(self._delays.next((now_s - self._began_s) / self._scale))
+        self._unpaid_s = self._debt_s
 
     def after_compute(self, compute_s: float) -> None:
         """Sleep until a computation that took ``compute_s`` seconds has taken 1/r times that."""
-        self._sleep(compute_s * (1.0 / self.heterogeneity - 1.0))
+        self._compute_s += compute_s
+        self._debt_s += (1.0 - self._scale) * compute_s
+        self._delay(compute_s * (1.0 / self._heterogeneity - 1.0))
 
-    def _sleep(self, duration_s: float) -> None:
+    def complaint(self) -> str | None:
+        """One line, if this machine was too slow for the time scale."""
+        wanted_s = self._scale * (self._delay_s + self._compute_s)
+        if self._unpaid_s <= _NEGLIGIBLE * wanted_s:
+            return None
+        took = 1 + self._unpaid_s / wanted_s
+        least = self._compute_s / (self._delay_s + self._compute_s)
+        return (
+            f"--time-scale {self._scale:g}: this worker computes too long for it, and took "
+            f"{took:.2f} times as long as it should have; give {least:.2g} or more"
+        )
+
+    def _delay(self, delay_s: float) -> None:
+        self._delay_s += delay_s
+        due_s = self._scale * delay_s - self._debt_s
+        self._debt_s = max(0.0, -due_s)
         # Even sleep(0) gives the processor away, and would slow a worker that shall not be slow.
-        if duration_s > 0.0:
-            self.sleep(duration_s)
-
-
-def _require_delay(delay_s: float, flag: str) -> None:
-    if not (math.isfinite(delay_s) and delay_s >= 0.0):
-        raise UsageError(f"{flag}: expected seconds, 0 or more, got {delay_s:g}")
+        if due_s > 0.0:
+            self._sleep(due_s)

@@ -145,7 +145,7 @@ class StepStream:
             LeashError: whatever else ended this worker's part, during backward or now.
         """
         self._require_sound()
-        samples = self._agreed(samples)
+        samples = agreed_samples(self._samples, samples)
         with self._remembering():
             if self._evicted is not None:
                 raise self._evicted
@@ -173,15 +173,6 @@ class StepStream:
         self._hooks.clear()
 
     # How it is done.
-
-    def _agreed(self, samples: int | None) -> int:
-        if self._samples is None:
-            return 1 if samples is None else samples
-        if samples not in (None, self._samples):
-            raise UsageError(
-                f"step(samples={samples}): begin_step was told {self._samples}; leave it out here"
-            )
-        return self._samples
 
     def _exchange(self, samples: int) -> StepInfo:
         self._open(samples)
@@ -265,3 +256,12 @@ class StepStream:
     def _require_sound(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def agreed_samples(told: int | None, samples: int | None) -> int:
+    """The samples behind a step: as `begin_step` was told, or else step(); 1 if neither was."""
+    if told is None:
+        return 1 if samples is None else samples
+    if samples not in (None, told):
+        raise UsageError(f"step(samples={samples}): begin_step was told {told}; leave it out here")
+    return told

@@ -12,6 +12,15 @@ then the two slabs change places:
     step 2  gradients ▸ ...           parameters ▸ forward
 
 Backward reads parameters in one slab while answers come into the other.
+
+With local steps the slabs keep their places. A round of them begins with the common parameters in
+both; what it has changed is the difference of the two, which is written where it is pushed from:
+
+::
+
+            slab A                    slab B
+    begin   parameters ▸ trained      the same, as they came
+    end     parameters, H steps on    B - A ▸ pushed, answered: parameters ▸ copied to A
 """
 
 from collections import Counter
@@ -186,6 +195,39 @@ class ModelSlabs:
                 place.tensor.copy_(place.values)
         if self.staging is not None and staged:
             self.staging.receive(staged)
+
+    # Rounds of local steps.
+
+    @torch.no_grad()
+    def begin_round(self) -> None:
+        """The common parameters lie in the slab of gradients: takes them over, and keeps them."""
+        self.settle()
+        for place in self.places:
+            if place.tensor.dtype.itemsize < place.gradient.dtype.itemsize:
+                # The model begins with rounded values, so the round does: rounding is no progress.
+                place.gradient.copy_(place.gradient.to(place.tensor.dtype))
+        self.parameters[:] = self.gradients
+        for place in self.places:
+            # A model that was moved or converted since has left its slab for good.
+            place.is_view = place.is_view and _is_at(place.tensor, place.values)
+            if place.is_view:
+                torch.autograd.graph.increment_version(place.tensor)
+        self.scatter()
+
+    @torch.no_grad()
+    def end_round(self) -> None:
+        """Slab of gradients: how far each parameter was moved, downwards; and buffers' values."""
+        for slot, place in enumerate(self.places):
+            if self.staging is not None and self.staging.holds(place.tensor):
+                self.staging.send(slot, place.tensor.detach(), place.values)
+            elif not _is_at(place.tensor, place.values):
+                place.values.copy_(place.tensor)
+        self.settle()
+        for place in self.places:
+            if place.is_parameter:
+                place.gradient.sub_(place.values)
+            else:
+                place.gradient.copy_(place.values)
 
     def settle(self) -> None:
         """Waits until no copy uses a slab, so that either may be overwritten out of turn."""

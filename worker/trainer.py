@@ -6,14 +6,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
@@ -22,16 +21,21 @@ from ps.addresses import address_of
 from ps.config import WorkerConfig
 from ps.control import ControlChannel, await_state
 from ps.errors import StoppingError, UsageError
+from ps.inner_options import check_inner_belongs
+from ps.plan_options import STATIC, data_plan_of_worker, parse_local_steps
 from ps.settings import check_positive
 from ps.straggling import parse_allocation
 from ps.wire.messages import STOPPED_BY_TIMEOUT, Report
-from worker.datasets import Dataset, Positions, epoch_order, load_dataset, shares
+from worker.datasets import Dataset, Positions, load_dataset, shares
 from worker.encoding import Encoding
+from worker.inner import inner_optimizer
+from worker.leasing import LeaseWork, Speed
 from worker.models import build_model
 from worker.optimizer import PSOptimizer
 from worker.stragglers import Straggler
 from worker.task import Task, choose_device, resolve_task
 from worker.waiting import Waiting
+from worker.work import Piece, StaticWork, Work
 
 REPORT_S: Final = 0.25
 
@@ -50,27 +54,33 @@ def run(config: WorkerConfig) -> int:
             channel, config.wait_s, lambda s: waiting.server(address, s, config.wait_s)
         )
     task = resolve_task(config, state)
+    check_inner_belongs(config, state["local_steps"])
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     share_of = _share(config, task)
+    plan = data_plan_of_worker(state, has_allocation=config.hetero_allocation is not None)
     dataset = load_dataset(
         task.dataset, data_dir=task.data_dir, download=config.download, seed=task.seed, test=False,
-        limit=config.len_train_data, keep=share_of, image_size=config.image_size,
-        loader_workers=config.loader_workers,
+        limit=config.len_train_data, keep=share_of if plan == STATIC else None,
+        image_size=config.image_size, loader_workers=config.loader_workers,
     )  # fmt: skip
     try:
         model = make_model(task, dataset, device, dropout=config.dropout)
-        straggler = Straggler(float(config.slow), float(config.heterogeneity))
+        straggler = Straggler(
+            config.slow, float(config.heterogeneity), time_scale=config.time_scale,
+            seed=task.seed, rank=config.rank,
+        )  # fmt: skip
         encoding = Encoding(config.codec, config.int8_block, config.topk_ratio)
+        inner = inner_optimizer(config, model.parameters(), state["local_steps"])
+        overlap = config.overlap and inner is None
         optimizer = PSOptimizer(
             model.named_parameters(), address, config.rank, buffers=model.named_buffers(),
-            overlap=config.overlap and _spans_chunks(model, state["chunk_nbytes"]),
+            overlap=overlap and _spans_chunks(model, state["chunk_nbytes"]), inner=inner,
             transport=config.transport, encoding=encoding,
             wait_s=config.wait_s, on_wait=waiting.workers, say=say,
         )  # fmt: skip
-        trainer = Trainer(
-            config, task, dataset, share_of(dataset.train_size), model, optimizer, straggler, say
-        )
+        share = share_of(dataset.train_size) if plan == STATIC else None
+        trainer = Trainer(config, task, dataset, share, model, optimizer, straggler, say)
         return trainer.run()
     finally:
         dataset.close()
@@ -103,7 +113,8 @@ def loss_for(dataset: Dataset) -> Loss:
 class Totals:
     """What a worker has done so far."""
 
-    steps: int = 0
+    steps: int = 0  # pushes
+    local_steps: int = 0  # behind them, or still to be pushed
     samples: int = 0
     compute_s: float = 0.0
     wait_s: float = 0.0
@@ -135,18 +146,22 @@ class Trainer:
         config: WorkerConfig,
         task: Task,
         dataset: Dataset,
-        share: Positions,
+        share: Positions | None,
         model: nn.Module,
         optimizer: PSOptimizer,
         straggler: Straggler,
         say: Callable[[str], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Args:
+        share: of the training samples; None for leases.
+        """
         self.totals: Final = Totals()
         self._config: Final = config
         self._task: Final = task
         self._dataset: Final = dataset
         self._share: Final = share
+        self._speed: Final = Speed()
         self._model: Final = model
         self._optimizer: Final = optimizer
         self._straggler: Final = straggler
@@ -155,6 +170,8 @@ class Trainer:
         self._device: Final = next(model.parameters()).device
         self._loss: Final = loss_for(dataset)
         self._since_report = _MeanLoss()
+        self._epoch = 0  # that this worker is in
+        self._of_epoch = _MeanLoss()
         self._next_report_s = now()
         optimizer.client.deadline_s = now() + (config.timeout_s or math.inf)
 
@@ -174,34 +191,58 @@ class Trainer:
             raise
         finally:
             self._optimizer.close(reason)
+        if complaint := self._straggler.complaint():
+            self._say(complaint)
         self._save()
         return 0
 
     def _train(self) -> None:
         self._seed_dropout()
         self._model.train()
+        work = self._work()
         with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
-            for epoch in range(self._first_epoch(), self._task.epochs + 1):
-                steps = -(-len(self._share) // self._config.batch_size)
-                bar = progress.add_task(f"epoch {epoch} of {self._task.epochs}", total=steps)
-                self._epoch(epoch, partial(progress.advance, bar))
-                progress.remove_task(bar)
+            bar = progress.add_task("")
+            for piece in work.pieces():
+                if piece.epoch > self._epoch:
+                    self._end_epoch()
+                    self._epoch = piece.epoch
+                about = f"epoch {piece.epoch} of {self._task.epochs}"
+                progress.update(bar, description=about, total=piece.epoch_samples)
+                self._piece(piece, work, progress, bar)
+        self._end_epoch()
 
-    def _epoch(self, epoch: int, on_step: Callable[[], None]) -> None:
-        """One pass over this worker's share."""
-        order = epoch_order(self._share, self._task.seed, self._config.rank, epoch)
-        mean = _MeanLoss()
-        began_s = self._now()
-        for inputs, targets in self._dataset.train_batches(order, self._config.batch_size):
+    def _piece(self, piece: Piece, work: Work, progress: Progress, bar: TaskID) -> None:
+        done, began_s = piece.begins_at, self._now()
+        self._optimizer.local_steps = piece.local_steps
+        for inputs, targets in self._dataset.train_batches(piece.positions, piece.batch_size):
+            compute_s = self.totals.compute_s
             loss = self._step(inputs, targets, began_s)
-            mean.add(loss, len(targets))
-            self._report_now_and_then(epoch - 1)
-            on_step()
+            held = work.is_held()
+            if held:  # or it was the step in which this worker found itself left behind
+                self._speed.add(len(targets), self.totals.compute_s - compute_s)
+            self._of_epoch.add(loss, len(targets))
+            self._report_now_and_then(self._epoch - 1)
+            done += len(targets)
+            progress.update(bar, completed=done)
+            if not held:
+                break
             began_s = self._now()
+        if self._optimizer.pending_steps:
+            self._optimizer.flush()
+            self._count_time(began_s)
+            self.totals.steps += 1
+
+    def _end_epoch(self) -> None:
+        """The epoch that this worker is in is over for it."""
+        if not self._epoch:
+            return
+        mean, self._of_epoch = self._of_epoch, _MeanLoss()
         self.totals.loss_by_epoch.append(mean.value())
-        self._report("epoch", epoch)
+        self._report("epoch", self._epoch)
         waiting = self.totals.wait_s / max(self.totals.wait_s + self.totals.compute_s, 1e-9)
-        self._say(f"epoch {epoch}: loss {mean.value():.4f}, {waiting:.0%} of the time waiting")
+        self._say(
+            f"epoch {self._epoch}: loss {mean.value():.4f}, {waiting:.0%} of the time waiting"
+        )
 
     def _step(self, inputs: Tensor, targets: Tensor, began_s: float) -> Tensor:
         self._straggler.before_step()
@@ -216,12 +257,17 @@ class Trainer:
             torch.cuda.synchronize(self._device)  # or the computing would count as waiting
         self._straggler.after_compute(self._now() - compute_began_s)
         self._optimizer.step()
-        self.totals.steps += 1
+        self._count_time(began_s)
+        self.totals.steps += not self._optimizer.pending_steps
+        self.totals.local_steps += 1
         self.totals.samples += len(targets)
-        self.totals.compute_s += self._now() - began_s - self._optimizer.wait_seconds
-        self.totals.wait_s += self._optimizer.wait_seconds
         self._since_report.add(loss, len(targets))
         return loss.detach()
+
+    def _count_time(self, began_s: float) -> None:
+        """What passed since then was computing, but for what the last push waited."""
+        self.totals.compute_s += self._now() - began_s - self._optimizer.wait_seconds
+        self.totals.wait_s += self._optimizer.wait_seconds
 
     def _report_now_and_then(self, epoch: int) -> None:
         if self._now() >= self._next_report_s:
@@ -236,6 +282,22 @@ class Trainer:
         )  # fmt: skip
         client.report(report)
         self._since_report = _MeanLoss()
+
+    def _work(self) -> Work:
+        batch_size = self._config.batch_size
+        if self._share is None:
+            return LeaseWork(
+                self._optimizer, self._speed, size=self._dataset.train_size,
+                epochs=self._task.epochs, batch_size=batch_size,
+            )  # fmt: skip
+        return StaticWork(
+            self._share, seed=self._task.seed, rank=self._config.rank,
+            first_epoch=self._first_epoch(), epochs=self._task.epochs, batch_size=batch_size,
+            local_steps=self._fixed_local_steps(),
+        )  # fmt: skip
+
+    def _fixed_local_steps(self) -> int:
+        return parse_local_steps(self._optimizer.client.settings["local_steps"]) or 1
 
     def _first_epoch(self) -> int:
         """A worker that replaces another goes on where the run is."""
@@ -259,6 +321,7 @@ class Trainer:
             "model": self._task.model,
             "dataset": self._task.dataset,
             "steps": totals.steps,
+            "local_steps": totals.local_steps,
             "samples": totals.samples,
             "loss_by_epoch": [None if math.isnan(x) else x for x in totals.loss_by_epoch],
             "compute_seconds": round(totals.compute_s, 3),

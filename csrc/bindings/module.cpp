@@ -14,8 +14,10 @@ PYBIND11_MODULE(_core, m) {
   register_settings(m);
   register_optimizers(m);
   register_schedule(m);
+  register_staleness(m);
   register_results(m);
   register_clock(m);
+  register_admission(m);
   register_kernels(m);
   register_codecs(m);
   register_shard(m);

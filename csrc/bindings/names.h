@@ -9,7 +9,9 @@
 #include "core/chunk.h"
 #include "core/codec.h"
 #include "core/dtype.h"
+#include "core/rule.h"
 #include "core/schedule.h"
+#include "core/staleness.h"
 
 namespace leash::bindings {
 
@@ -23,8 +25,25 @@ inline constexpr std::array<Choice<Dtype>, 2> kDtypes{{{"f32", Dtype::kF32}, {"f
 inline constexpr std::array<Choice<Kind>, 2> kKinds{
     {{"parameter", Kind::kParameter}, {"buffer", Kind::kBuffer}}};
 
-inline constexpr std::array<Choice<Decay>, 3> kDecays{
-    {{"constant", Decay::kConstant}, {"step", Decay::kStep}, {"cosine", Decay::kCosine}}};
+inline constexpr std::array<Choice<Unit>, 2> kUnits{
+    {{"clocks", Unit::kClocks}, {"versions", Unit::kVersions}}};
+inline constexpr std::array<Choice<Gather>, 3> kGathers{
+    {{"each", Gather::kEach}, {"step", Gather::kStep}, {"round", Gather::kRound}}};
+
+inline constexpr std::array<Choice<Decay>, 4> kDecays{{{"constant", Decay::kConstant},
+                                                       {"step", Decay::kStep},
+                                                       {"cosine", Decay::kCosine},
+                                                       {"power", Decay::kPower}}};
+
+inline constexpr std::array<Choice<StalenessDecay>, 3> kStalenessDecays{
+    {{"none", StalenessDecay::kNone},
+     {"inverse", StalenessDecay::kInverse},
+     {"poly", StalenessDecay::kPolynomial}}};
+
+inline constexpr std::array<Choice<Compensation>, 3> kCompensations{
+    {{"none", Compensation::kNone},
+     {"constant", Compensation::kConstant},
+     {"adaptive", Compensation::kAdaptive}}};
 
 inline constexpr std::array<Choice<Codec>, 5> kCodecs{{{"raw", Codec::kRaw},
                                                        {"bf16", Codec::kBf16},

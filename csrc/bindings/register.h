@@ -5,6 +5,7 @@
 
 namespace leash::bindings {
 
+void register_admission(pybind11::module_& m);
 void register_allocator(pybind11::module_& m);
 void register_build_info(pybind11::module_& m);
 void register_clock(pybind11::module_& m);
@@ -16,6 +17,7 @@ void register_optimizers(pybind11::module_& m);
 void register_results(pybind11::module_& m);
 void register_schedule(pybind11::module_& m);
 void register_settings(pybind11::module_& m);
+void register_staleness(pybind11::module_& m);
 void register_shard(pybind11::module_& m);
 
 }  // namespace leash::bindings

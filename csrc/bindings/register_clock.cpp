@@ -25,6 +25,12 @@ A bound of None is asp, 0 is bsp, s is ssp. The minimum never decreases.)")
       .def("lag", &StalenessClock::lag, py::arg("worker"), "clock(worker) - minimum().")
       .def("admits", &StalenessClock::admits, py::arg("worker"),
            "Is the lag within the bound: may the worker begin its next step?")
+      .def("slowest", &StalenessClock::slowest,
+           R"(Of the workers with the smallest clock, the one that has had it for longest.
+
+0 if nobody is live.)")
+      .def("is_fastest", &StalenessClock::is_fastest, py::arg("worker"),
+           "Nobody has a larger clock. KeyError if the worker is not live.")
       .def("workers", &StalenessClock::workers, "The live workers, in ascending order.")
       .def("__len__", &StalenessClock::size)
       .def("__contains__", &StalenessClock::contains, py::arg("worker"));

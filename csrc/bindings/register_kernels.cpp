@@ -60,6 +60,22 @@ void update(const std::string& isa, Array<T> w, std::vector<Array<T>> states,
   advance(kernels(isa).of<T>(), step, stretch);
 }
 
+template <typename T>
+void compensate(const std::string& isa, Array<T> w, Array<T> backup,
+                std::optional<Array<T>> mean_square, const py::buffer& gradient, Array<T> corrected,
+                const DelayCompensation& compensation) {
+  const auto n = static_cast<std::size_t>(w.size());
+  const BufferView from(gradient, Access::kRead, n * sizeof(T), "gradient");
+  const Delayed<T> delayed{
+      .w = values_of(w, w.size(), "w"),
+      .backup = values_of(backup, w.size(), "backup"),
+      .mean_square = mean_square ? values_of(*mean_square, w.size(), "mean_square") : nullptr,
+      .gradient = from.data(),
+      .corrected = values_of(corrected, w.size(), "corrected"),
+      .n = n};
+  kernels(isa).of<T>().compensate(delayed, delay_step_of<T>(compensation, false));
+}
+
 // A name to stand under: a submodule would split the type stub in two.
 struct KernelGroup {};
 
@@ -69,6 +85,12 @@ void register_for(py::class_<KernelGroup>& group) {
       .def_static("accumulate", accumulate<T>, py::arg("isa"), py::arg("sum").noconvert(),
                   py::arg("payload"), py::arg("weight"), py::arg("first"),
                   "sum = weight * payload if first, else sum += weight * payload.")
+      .def_static("compensate", compensate<T>, py::arg("isa"), py::arg("w").noconvert(),
+                  py::arg("backup").noconvert(), py::arg("mean_square").noconvert().none(true),
+                  py::arg("gradient"), py::arg("corrected").noconvert(), py::arg("compensation"),
+                  R"(Writes the gradient with its delay compensated to corrected.
+
+mean_square: None, but for adaptive compensation, which changes it.)")
       .def_static("update", update<T>, py::arg("isa"), py::arg("w").noconvert(),
                   py::arg("states").noconvert(), py::arg("gradient"), py::arg("reply").none(true),
                   py::arg("options"), py::arg("number"),

@@ -34,6 +34,12 @@ AdagradOptions make_adagrad(double lr, double lr_decay, double weight_decay,
   return options;
 }
 
+SumOptions make_sum(double lr) {
+  const SumOptions options{lr};
+  validate(options);
+  return options;
+}
+
 }  // namespace
 
 void register_optimizers(py::module_& m) {
@@ -79,6 +85,13 @@ ValueError for what torch.optim.Adagrad refuses and for values that are not fini
       .def_readonly("initial_accumulator_value", &AdagradOptions::initial_accumulator_value)
       .def_readonly("eps", &AdagradOptions::eps)
       .def_readonly("maximize", &AdagradOptions::maximize);
+
+  py::class_<SumOptions>(m, "SumOptions", R"(Parameters that are sums of what is pushed.
+
+Under bsp w = (1 - lr) * w + lr * (the plain sum of a step's pushes, in the order of worker ids); on
+arrival the same with one push. ValueError unless lr is from 0 to 1.)")
+      .def(py::init(&make_sum), py::arg("lr") = 1.0)
+      .def_readonly("lr", &SumOptions::lr);
 }
 
 }  // namespace leash::bindings

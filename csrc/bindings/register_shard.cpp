@@ -13,17 +13,17 @@ namespace py = pybind11;
 namespace leash::bindings {
 namespace {
 
-using Bound = std::optional<std::uint64_t>;
 using MaybeWorker = std::optional<std::uint32_t>;
 
 std::unique_ptr<SharedShard> make_shard(const std::vector<ChunkSpec>& chunks,
-                                        const OptimizerOptions& options, Bound bound, bool average,
+                                        const OptimizerOptions& options, const Rule& rule,
                                         Nonfinite nonfinite, bool scale_lr,
                                         const Schedule& schedule, std::uint32_t first_chunk,
-                                        std::size_t threads) {
+                                        std::size_t threads, const StalenessRate& staleness_rate,
+                                        const DelayCompensation& compensation) {
   return std::make_unique<SharedShard>(
-      chunks,
-      ShardOptions{options, bound, average, nonfinite, scale_lr, schedule, first_chunk, threads});
+      chunks, ShardOptions{options, rule, nonfinite, scale_lr, schedule, first_chunk, threads,
+                           staleness_rate, compensation});
 }
 
 bool init(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
@@ -38,9 +38,9 @@ std::uint64_t pull(SharedShard& self, std::uint32_t chunk, MaybeWorker worker,
 
 PushResult push(SharedShard& self, std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
                 std::uint64_t samples, const py::buffer& payload, bool wants_payload,
-                const std::string& codec, const std::optional<py::buffer>& answer) {
+                const std::string& codec, const std::optional<py::buffer>& answer, double now_s) {
   return self.push(chunk, worker, step, samples, payload, wants_payload,
-                   value_of(kCodecs, "codec", codec), answer);
+                   value_of(kCodecs, "codec", codec), answer, now_s);
 }
 
 void state(SharedShard& self, std::uint32_t chunk, const std::string& name, const py::buffer& out) {
@@ -88,15 +88,17 @@ that the shard does not have, ValueError for a payload that does not fit; nothin
   shard
       .def(
           py::init(&make_shard), py::arg("chunks"), py::arg("options"), py::kw_only(),
-          py::arg("bound").none(true), py::arg("average"), py::arg("nonfinite"),
-          py::arg("scale_lr") = false, py::arg("schedule") = Schedule{}, py::arg("first_chunk") = 0,
-          py::arg("threads") = 1,
-          R"(bound: None for asp, 0 for bsp, s for ssp. average: one update per step, from the mean of all
-workers' gradients weighted by samples; needs bound 0. scale_lr: apply a mean of k gradients with k
+          py::arg("rule"), py::arg("nonfinite"), py::arg("scale_lr") = false,
+          py::arg("schedule") = Schedule{}, py::arg("first_chunk") = 0, py::arg("threads") = 1,
+          py::arg("staleness_rate") = StalenessRate{},
+          py::arg("compensation") = DelayCompensation{},
+          R"(rule: who waits for whom, until set_rule() gives another one. scale_lr: apply a mean of k gradients with k
 times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1). schedule: the learning
 rate by the chunk's version. first_chunk: the number that the first of these chunks has in the whole
 model; every number taken or given is such a one. threads: how many share the work on a large chunk;
-they change no bit of a result.)")
+they change no bit of a result. staleness_rate: what the learning rate of a stale push is multiplied
+by. compensation: of SGD alone, and not with average; keeps one copy of the parameters for each live
+worker.)")
       .def_property_readonly("chunks", under_lock(&Shard::chunks))
       .def_property_readonly("initialized_chunks", under_lock(&Shard::initialized_chunks))
       .def("initialized", under_lock(&Shard::initialized), py::arg("chunk"))
@@ -128,23 +130,29 @@ Returns the answers to others that waited only for it.)")
   shard
       .def("push", push, py::arg("chunk"), py::arg("worker"), py::arg("step"), py::arg("samples"),
            py::arg("payload"), py::arg("wants_payload"), py::kw_only(), py::arg("codec") = "raw",
-           py::arg("answer").none(true) = py::none(),
+           py::arg("answer").none(true) = py::none(), py::arg("now_s") = 0.0,
            R"(Applies a push exactly once and returns every answer that may go out now.
 
 codec: how the payload is written: 'raw', or for f32 parameters 'bf16', 'f16', 'int8', 'topk'. If
 wants_payload, the chunk's parameters are there when the Reply for this worker and step is returned,
 by this call or a later one: raw in `answer`, or without one in the payload, in the payload's codec
-('int8' and 'topk' need `answer`). Keeps both until they are no longer needed.)")
+('int8' and 'topk' need `answer`). Keeps both until they are no longer needed. now_s: when the push
+came, in seconds of any clock that does not go back; dynamic bounds alone read it.)")
       .def("push_run", &SharedShard::push_run, py::arg("chunk"), py::arg("count"),
            py::arg("worker"), py::arg("step"), py::arg("samples"), py::arg("region"),
-           py::arg("wants_payload"),
+           py::arg("wants_payload"), py::arg("now_s") = 0.0,
            R"(Pushes chunk, chunk - 1, ... (count of them), whose raw payloads lie in one region.
 
 The region begins with the lowest of these chunks; each begins at the next multiple of 64 bytes
 after the one before it. Answers are written in place. Returns the results in the order of the
 pushes.)")
       .def("unpark", &SharedShard::unpark, py::arg("chunk"), py::arg("worker"),
-           "Forgets the answers that wait for a worker; a bsp contribution stays in the sum.")
+           "Forgets the answers that wait for a worker; its part of a mean stays in it.")
+      .def("set_rule", &SharedShard::set_rule, py::arg("rule"),
+           R"(Goes on by another rule, and returns the answers that may go out by it.
+
+What was gathered for means is applied one by one, in order of arrival, if the new rule takes none;
+otherwise it is part of the new rule's.)")
       .def("parked", under_lock(&Shard::parked), "How many answers wait, on all chunks.")
       .def("stats", under_lock(&Shard::stats));
 

@@ -33,7 +33,7 @@ SharedShard::~SharedShard() {
 
 PushResult SharedShard::push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
                              std::uint64_t samples, const py::buffer& payload, bool wants_payload,
-                             Codec codec, const std::optional<py::buffer>& answer) {
+                             Codec codec, const std::optional<py::buffer>& answer, double now_s) {
   const ChunkSpec& spec = shard_.spec(chunk);
   const bool in_place = wants_payload && !answer;
   of_chunk(chunk, [&] {
@@ -43,7 +43,7 @@ PushResult SharedShard::push(std::uint32_t chunk, std::uint32_t worker, std::uin
   HeldPointer gradient = hold(chunk, payload, codec, in_place ? Access::kWrite : Access::kRead);
   HeldPointer other;
   if (wants_payload && answer) other = hold(chunk, *answer, Codec::kRaw, Access::kWrite);
-  Push push{chunk, worker, step, samples, {{}, gradient.get()}, {}, wants_payload};
+  Push push{chunk, worker, step, samples, {{}, gradient.get()}, {}, wants_payload, now_s};
   if (in_place) push.answer = {gradient->view.data(), codec, gradient.get()};
   if (other) push.answer = {other->view.data(), Codec::kRaw, other.get()};
 
@@ -66,7 +66,7 @@ PushResult SharedShard::push(std::uint32_t chunk, std::uint32_t worker, std::uin
 std::vector<PushResult> SharedShard::push_run(std::uint32_t chunk, std::uint32_t count,
                                               std::uint32_t worker, std::uint64_t step,
                                               std::uint64_t samples, const py::buffer& region,
-                                              bool wants_payload) {
+                                              bool wants_payload, double now_s) {
   const std::vector<std::size_t> offsets = offsets_of_run(chunk, count);
   const std::size_t nbytes = offsets.front() + shard_.spec(chunk).nbytes();
   const std::string what =
@@ -82,7 +82,7 @@ std::vector<PushResult> SharedShard::push_run(std::uint32_t chunk, std::uint32_t
       const ChunkSpec& spec = shard.spec(chunk);
       std::byte* const data = held->view.data() + offset;
       const Encoded encoded{Codec::kRaw, data, spec.nbytes(), spec.values};
-      Push push{chunk--, worker, step, samples, {encoded, held}, {}, wants_payload};
+      Push push{chunk--, worker, step, samples, {encoded, held}, {}, wants_payload, now_s};
       if (wants_payload) push.answer = {data, Codec::kRaw, held};
       results.push_back(shard.push(push));
     }
@@ -104,6 +104,15 @@ std::uint64_t SharedShard::pull(std::uint32_t chunk, std::optional<std::uint32_t
 std::vector<Reply> SharedShard::leave(std::uint32_t worker) {
   auto [replies, freed] = locked([&](Shard& shard) {
     auto released = shard.leave(worker);
+    return std::pair(std::move(released), shard.take_freed());
+  });
+  let_go(freed);
+  return std::move(replies);
+}
+
+std::vector<Reply> SharedShard::set_rule(const Rule& rule) {
+  auto [replies, freed] = locked([&](Shard& shard) {
+    auto released = shard.set_rule(rule);
     return std::pair(std::move(released), shard.take_freed());
   });
   let_go(freed);

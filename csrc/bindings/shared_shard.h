@@ -38,13 +38,15 @@ class SharedShard {
 
   PushResult push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
                   std::uint64_t samples, const pybind11::buffer& payload, bool wants_payload,
-                  Codec codec, const std::optional<pybind11::buffer>& answer);
+                  Codec codec, const std::optional<pybind11::buffer>& answer, double now_s);
   std::vector<PushResult> push_run(std::uint32_t chunk, std::uint32_t count, std::uint32_t worker,
                                    std::uint64_t step, std::uint64_t samples,
-                                   const pybind11::buffer& region, bool wants_payload);
+                                   const pybind11::buffer& region, bool wants_payload,
+                                   double now_s);
   std::uint64_t pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
                      const pybind11::buffer& out, Codec codec);
   std::vector<Reply> leave(std::uint32_t worker);
+  std::vector<Reply> set_rule(const Rule& rule);
   void unpark(std::uint32_t chunk, std::uint32_t worker);
 
   // The bytes of an argument, which must be as many as the chunk has.

@@ -7,7 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/clock.h"
+#include "core/admission.h"
 #include "core/dtype.h"
 #include "core/optimizer_options.h"
 #include "core/parked.h"
@@ -30,10 +30,10 @@ struct ChunkSpec {
 // Throws std::invalid_argument for more values than a chunk can sensibly have.
 void validate(const ChunkSpec& spec);
 
-// What a chunk knows of one live worker.
-struct WorkerView {
-  std::uint64_t pulled_version;  // of the parameters that it has
-  std::uint64_t staleness = 0;   // of its latest step
+// For delay compensation: a copy of the parameters that a live worker has, once it got any.
+struct Backup {
+  std::byte* values;
+  bool filled = false;
 };
 
 struct Chunk {
@@ -42,13 +42,21 @@ struct Chunk {
   std::byte* values;  // in the slab, aligned to a cache line
   // The optimizer's buffers, each in its own slab; null beyond those that it has, and for a buffer.
   std::array<std::byte*, kMaxStates> states;
-  StalenessClock clock;
+  Admission admission;
 
   bool initialized = false;
-  bool state_started = false;  // the optimizer's buffers hold something
-  std::uint64_t version = 0;   // updates so far
-  std::unordered_map<std::uint32_t, WorkerView> workers = {};
+  bool state_started = false;       // the optimizer's buffers hold something
+  std::uint64_t version = 0;        // updates so far
   std::vector<Parked> parked = {};  // in order of arrival
+  std::unordered_map<std::uint32_t, Backup> backups = {};  // by worker, with compensation
+
+  const StalenessClock& clock() const { return admission.clock(); }
+
+  // What is known of the parameters that a worker has; null without compensation.
+  Backup* backup_of(std::uint32_t worker) {
+    const auto found = backups.find(worker);
+    return found == backups.end() ? nullptr : &found->second;
+  }
 
   template <typename T>
   T* values_as() const {

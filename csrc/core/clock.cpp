@@ -11,9 +11,9 @@ namespace leash {
 namespace {
 
 // Works for the map as it is and for the map as const.
-auto& bucket_in(auto& bucket_of, std::uint32_t worker) {
-  const auto found = bucket_of.find(worker);
-  if (found == bucket_of.end()) throw NotLive(worker);
+auto& place_in(auto& places, std::uint32_t worker) {
+  const auto found = places.find(worker);
+  if (found == places.end()) throw NotLive(worker);
   return found->second;
 }
 
@@ -38,25 +38,24 @@ void StalenessClock::join(std::uint32_t worker, std::uint64_t clock) {
   check_join(worker, clock);
   auto bucket = std::ranges::find_if(buckets_, [&](const Bucket& b) { return b.clock >= clock; });
   if (bucket == buckets_.end() || bucket->clock != clock) bucket = insert(bucket, clock);
-  ++bucket->workers;
-  bucket_of_.emplace(worker, bucket);
+  enter(places_.emplace(worker, Place{.worker = worker}).first->second, bucket);
 }
 
 void StalenessClock::leave(std::uint32_t worker) {
-  const auto bucket = bucket_in(bucket_of_, worker);
+  Place& place = place_in(places_, worker);
   last_minimum_ = minimum();
-  remove_one(bucket);
-  bucket_of_.erase(worker);
+  exit(place);
+  places_.erase(worker);
 }
 
 std::uint64_t StalenessClock::tick(std::uint32_t worker) {
-  auto& bucket = bucket_in(bucket_of_, worker);
-  bucket = advance(bucket);
-  return bucket->clock;
+  Place& place = place_in(places_, worker);
+  advance(place);
+  return place.bucket->clock;
 }
 
 std::uint64_t StalenessClock::clock(std::uint32_t worker) const {
-  return bucket_in(bucket_of_, worker)->clock;
+  return place_in(places_, worker).bucket->clock;
 }
 
 std::uint64_t StalenessClock::minimum() const {
@@ -70,38 +69,57 @@ bool StalenessClock::admits(std::uint32_t worker) const {
   return !bound_ || ahead <= *bound_;
 }
 
+std::uint32_t StalenessClock::slowest() const {
+  return buckets_.empty() ? 0 : buckets_.front().first->worker;
+}
+
+bool StalenessClock::is_fastest(std::uint32_t worker) const {
+  return std::next(place_in(places_, worker).bucket) == buckets_.end();
+}
+
 std::vector<std::uint32_t> StalenessClock::workers() const {
   std::vector<std::uint32_t> live;
   live.reserve(size());
-  for (const auto& [worker, bucket] : bucket_of_) live.push_back(worker);
+  for (const auto& [worker, place] : places_) live.push_back(worker);
   std::ranges::sort(live);
   return live;
 }
 
-StalenessClock::Buckets::iterator StalenessClock::advance(Buckets::iterator from) {
+void StalenessClock::advance(Place& place) {
+  const Buckets::iterator from = place.bucket;
   const std::uint64_t clock = from->clock + 1;
   const auto next = std::next(from);
   const bool exists = next != buckets_.end() && next->clock == clock;
-  if (!exists && from->workers == 1) {
+  if (!exists && from->first == from->last) {  // it is alone there
     from->clock = clock;
-    return from;
+    return;
   }
   const auto to = exists ? next : insert(next, clock);
-  ++to->workers;
-  remove_one(from);
-  return to;
+  exit(place);
+  enter(place, to);
+}
+
+void StalenessClock::enter(Place& place, Buckets::iterator bucket) {
+  place.bucket = bucket;
+  place.previous = bucket->last;
+  place.next = nullptr;
+  (bucket->last == nullptr ? bucket->first : bucket->last->next) = &place;
+  bucket->last = &place;
+}
+
+void StalenessClock::exit(Place& place) {
+  const Buckets::iterator bucket = place.bucket;
+  (place.previous == nullptr ? bucket->first : place.previous->next) = place.next;
+  (place.next == nullptr ? bucket->last : place.next->previous) = place.previous;
+  if (bucket->first == nullptr) spare_.splice(spare_.begin(), buckets_, bucket);
 }
 
 StalenessClock::Buckets::iterator StalenessClock::insert(Buckets::iterator before,
                                                          std::uint64_t clock) {
-  if (spare_.empty()) return buckets_.insert(before, Bucket{clock, 0});
+  if (spare_.empty()) return buckets_.insert(before, Bucket{.clock = clock});
   buckets_.splice(before, spare_, spare_.begin());
-  *std::prev(before) = Bucket{clock, 0};
+  *std::prev(before) = Bucket{.clock = clock};
   return std::prev(before);
-}
-
-void StalenessClock::remove_one(Buckets::iterator bucket) {
-  if (--bucket->workers == 0) spare_.splice(spare_.begin(), buckets_, bucket);
 }
 
 }  // namespace leash

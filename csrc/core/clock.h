@@ -14,7 +14,7 @@ namespace leash {
 // order:
 //
 //   buckets_     {clock 4: 1 worker} - {clock 5: 3 workers} - {clock 7: 1 worker}
-//   bucket_of_   worker -> its bucket
+//   places_      worker -> its bucket, and its neighbours there, in the order in which they came
 //
 // The first bucket is the minimum, and a tick moves a worker to the next bucket at most. So both
 // cost one hash look-up and a constant number of links, however many workers there are. Buckets
@@ -28,7 +28,7 @@ class StalenessClock {
   // 0 for bsp, s for ssp.
   explicit StalenessClock(std::optional<std::uint64_t> bound);
 
-  // The map holds positions in the list: a copy would point into the original.
+  // The places point at each other, and into the list: a copy would point into the original.
   StalenessClock(const StalenessClock&) = delete;
   StalenessClock& operator=(const StalenessClock&) = delete;
   StalenessClock(StalenessClock&&) = default;
@@ -53,27 +53,43 @@ class StalenessClock {
   std::uint64_t lag(std::uint32_t worker) const;
   bool admits(std::uint32_t worker) const;
 
+  // Of the workers with the smallest clock, the one that has had it for longest. 0 if nobody is
+  // live.
+  std::uint32_t slowest() const;
+  // Nobody has a larger clock. Throws NotLive.
+  bool is_fastest(std::uint32_t worker) const;
+
   std::optional<std::uint64_t> bound() const { return bound_; }
-  std::size_t size() const { return bucket_of_.size(); }
-  bool contains(std::uint32_t worker) const { return bucket_of_.contains(worker); }
+  void set_bound(std::optional<std::uint64_t> bound) { bound_ = bound; }
+  std::size_t size() const { return places_.size(); }
+  bool contains(std::uint32_t worker) const { return places_.contains(worker); }
   std::vector<std::uint32_t> workers() const;  // in ascending order
 
  private:
+  struct Place;
   struct Bucket {
     std::uint64_t clock;
-    std::size_t workers;
+    Place* first = nullptr;
+    Place* last = nullptr;
   };
   using Buckets = std::list<Bucket>;
+  struct Place {
+    std::uint32_t worker;
+    Buckets::iterator bucket = {};
+    Place* previous = nullptr;
+    Place* next = nullptr;
+  };
 
-  Buckets::iterator advance(Buckets::iterator from);
+  void advance(Place& place);
+  void enter(Place& place, Buckets::iterator bucket);
+  void exit(Place& place);  // an empty bucket goes
   Buckets::iterator insert(Buckets::iterator before, std::uint64_t clock);
-  void remove_one(Buckets::iterator bucket);
 
   std::optional<std::uint64_t> bound_;
   std::uint64_t last_minimum_ = 0;  // of the time when somebody was live
   Buckets buckets_;
   Buckets spare_;
-  std::unordered_map<std::uint32_t, Buckets::iterator> bucket_of_;
+  std::unordered_map<std::uint32_t, Place> places_;
 };
 
 }  // namespace leash

@@ -22,8 +22,10 @@ void advance(const KernelsFor<T>& kernels, const OptimizerStep<T>& step,
     kernels.sgd(stretch, *sgd);
   } else if (const auto* adam = std::get_if<AdamStep<T>>(&step)) {
     kernels.adam(stretch, *adam);
+  } else if (const auto* adagrad = std::get_if<AdagradStep<T>>(&step)) {
+    kernels.adagrad(stretch, *adagrad);
   } else {
-    kernels.adagrad(stretch, std::get<AdagradStep<T>>(step));
+    kernels.sum(stretch, std::get<SumStep<T>>(step));
   }
 }
 

@@ -28,6 +28,20 @@ struct Stretch {
   std::size_t n;
 };
 
+// A part of a gradient that was computed on older parameters than w, n values everywhere.
+//
+// mean_square is null but for adaptive compensation. gradient may be unaligned, and may be the
+// memory of corrected; no other overlap.
+template <typename T>
+struct Delayed {
+  const T* w;
+  const T* backup;  // what the worker had
+  T* mean_square;
+  const std::byte* gradient;
+  T* corrected;
+  std::size_t n;
+};
+
 template <typename T>
 struct KernelsFor {
   // The index of the first NaN or infinity among n values; n if there is none.
@@ -39,7 +53,15 @@ struct KernelsFor {
   void (*accumulate)(T* sum, const std::byte* payload, std::size_t n, T weight,
                      bool first) noexcept;
 
-  // One step of torch.optim's optimizers, in one pass over memory. In all three g begins as
+  // Delay compensation, as staleness.h has it, before a step of SGD that takes `corrected` as its
+  // gradient; with lambda for the strength where there is no mean_square:
+  //
+  //   mean_square[i] = decay * mean_square[i] + gain * gradient[i] * gradient[i]
+  //   strength = lambda / sqrt(mean_square[i] + eps)
+  //   corrected[i] = gradient[i] + strength * (w[i] - backup[i]) * gradient[i] * gradient[i]
+  void (*compensate)(const Delayed<T>& delayed, const DelayStep<T>& step) noexcept;
+
+  // One step of torch.optim's optimizers, in one pass over memory. In the first three g begins as
   // sign * gradient[i] + weight_decay * w[i], and the last act is reply[i] = w[i].
 
   // SGD; with momentum = state[0], if that is not null:
@@ -63,6 +85,10 @@ struct KernelsFor {
   //   sum[i] = sum[i] + g * g
   //   w[i] = w[i] - lr * g / (sqrt(sum[i]) + eps)
   void (*adagrad)(const Stretch<T>& stretch, const AdagradStep<T>& step) noexcept;
+
+  // w[i] = keep * w[i] + gain * gradient[i]; with keep = 0 the old w[i] is not read. No sign, no
+  // decay; the last act is as above.
+  void (*sum)(const Stretch<T>& stretch, const SumStep<T>& step) noexcept;
 };
 
 struct Kernels {

@@ -17,11 +17,15 @@ std::size_t first_nonfinite(const std::byte* payload, std::size_t n) noexcept;
 template <typename T>
 void accumulate(T* sum, const std::byte* payload, std::size_t n, T weight, bool first) noexcept;
 template <typename T>
+void compensate(const Delayed<T>& delayed, const DelayStep<T>& step) noexcept;
+template <typename T>
 void sgd(const Stretch<T>& stretch, const SgdStep<T>& step) noexcept;
 template <typename T>
 void adam(const Stretch<T>& stretch, const AdamStep<T>& step) noexcept;
 template <typename T>
 void adagrad(const Stretch<T>& stretch, const AdagradStep<T>& step) noexcept;
+template <typename T>
+void sum(const Stretch<T>& stretch, const SumStep<T>& step) noexcept;
 
 namespace {
 

@@ -7,9 +7,10 @@ extern const Int8Kernels kInt8Table;
 extern const TopkKernels kTopkTable;
 extern const Kernels kTable;
 const Kernels kTable{
-    .f32 = {first_nonfinite<float>, accumulate<float>, sgd<float>, adam<float>, adagrad<float>},
-    .f64 = {first_nonfinite<double>, accumulate<double>, sgd<double>, adam<double>,
-            adagrad<double>},
+    .f32 = {first_nonfinite<float>, accumulate<float>, compensate<float>, sgd<float>, adam<float>,
+            adagrad<float>, sum<float>},
+    .f64 = {first_nonfinite<double>, accumulate<double>, compensate<double>, sgd<double>,
+            adam<double>, adagrad<double>, sum<double>},
     .half = kHalfTable,
     .int8 = kInt8Table,
     .topk = kTopkTable,

@@ -35,6 +35,7 @@ Names names_of(const AdamOptions& options) {
   return Names(kAdamStates).first(options.amsgrad ? 3 : 2);
 }
 Names names_of(const AdagradOptions&) { return kAdagradStates; }
+Names names_of(const SumOptions&) { return {}; }
 
 }  // namespace
 
@@ -64,12 +65,28 @@ void validate(const AdagradOptions& options) {
   require_non_negative("eps", options.eps);
 }
 
+void validate(const SumOptions& options) {
+  require(options.lr >= 0.0 && options.lr <= 1.0, "lr", options.lr,
+          "a number from 0 to 1 for sums");
+}
+
 void validate(const OptimizerOptions& options) {
   std::visit([](const auto& chosen) { validate(chosen); }, options);
 }
 
 double learning_rate(const OptimizerOptions& options) {
   return std::visit([](const auto& chosen) { return chosen.lr; }, options);
+}
+
+bool maximizes(const OptimizerOptions& options) {
+  const auto of = [](const auto& chosen) {
+    if constexpr (requires { chosen.maximize; }) {
+      return chosen.maximize;
+    } else {
+      return false;  // a sum goes nowhere
+    }
+  };
+  return std::visit(of, options);
 }
 
 void set_learning_rate(OptimizerOptions& options, double lr) {

@@ -1,5 +1,5 @@
 // The settings of torch.optim's SGD, Adam, AdamW and Adagrad, with their names, defaults and
-// checks.
+// checks; and of sums.
 #pragma once
 
 #include <cstddef>
@@ -41,16 +41,27 @@ struct AdagradOptions {
   bool maximize = false;
 };
 
-using OptimizerOptions = std::variant<SgdOptions, AdamOptions, AdagradOptions>;
+// No descent: parameters that are sums of what is pushed, such as sufficient statistics. Under bsp
+// w = (1 - lr) * w + lr * (the plain sum of a step's pushes, in the order of worker ids); on
+// arrival the same with one push. With lr 1 they are the sum itself; with a rate that falls, the
+// running average of stochastic approximation (Cappe and Moulines 2009, arXiv:0712.4273, equation
+// 10).
+struct SumOptions {
+  double lr = 1.0;
+};
+
+using OptimizerOptions = std::variant<SgdOptions, AdamOptions, AdagradOptions, SumOptions>;
 
 // Throw std::invalid_argument, naming the value, if torch.optim would refuse it or if it is not
 // finite.
 void validate(const SgdOptions& options);
 void validate(const AdamOptions& options);
 void validate(const AdagradOptions& options);
+void validate(const SumOptions& options);
 void validate(const OptimizerOptions& options);
 
 double learning_rate(const OptimizerOptions& options);
+bool maximizes(const OptimizerOptions& options);
 void set_learning_rate(OptimizerOptions& options, double lr);
 
 // The most buffers that an optimizer keeps beside the parameters, and the names of those that this

@@ -6,6 +6,7 @@
 #include <variant>
 
 #include "core/optimizer_options.h"
+#include "core/staleness.h"
 
 namespace leash {
 
@@ -37,12 +38,27 @@ struct AdagradStep {
 };
 
 template <typename T>
-using OptimizerStep = std::variant<SgdStep<T>, AdamStep<T>, AdagradStep<T>>;
+struct DelayStep {
+  T lambda;  // negative to maximize: its correction is of the gradient that is followed downwards
+  T decay, gain, eps;  // gain: 1 - decay
+};
+
+template <typename T>
+struct SumStep {
+  T keep;  // 1 - lr
+  T gain;  // lr
+};
+
+template <typename T>
+using OptimizerStep = std::variant<SgdStep<T>, AdamStep<T>, AdagradStep<T>, SumStep<T>>;
 
 // For the update with this number, from 1, with this learning rate instead of the options'.
 // fresh: the optimizer's buffers hold nothing yet.
 template <typename T>
 OptimizerStep<T> step_of(const OptimizerOptions& options, double lr, std::uint64_t update,
                          bool fresh);
+
+template <typename T>
+DelayStep<T> delay_step_of(const DelayCompensation& compensation, bool maximize);
 
 }  // namespace leash

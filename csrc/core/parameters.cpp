@@ -33,6 +33,21 @@ void write_values(const Chunk& chunk, const Destination& to, std::size_t begin, 
   }
 }
 
+// A raw answer is what the chunk has, which the processor still has too.
+void read_back(const Chunk& chunk, const Destination& answer, std::size_t begin, std::size_t n,
+               std::byte* values, const Kernels& kernels) {
+  if (answer.codec == Codec::kRaw) {
+    const std::size_t width = size_of(chunk.spec.dtype);
+    std::memcpy(values + begin * width, chunk.values + begin * width, n * width);
+  } else {
+    const Encoded encoded{.codec = answer.codec,
+                          .data = answer.data,
+                          .nbytes = answer_nbytes(answer.codec, chunk.spec),
+                          .values = chunk.spec.values};
+    decode(encoded, begin, n, reinterpret_cast<float*>(values) + begin, kernels);
+  }
+}
+
 void write_values(const Chunk& chunk, const Destination& to, const Kernels& kernels) {
   write_values(chunk, to, 0, chunk.spec.values, kernels);
 }

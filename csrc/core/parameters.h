@@ -27,6 +27,11 @@ void write_values(const Chunk& chunk, const Destination& to, std::size_t begin, 
                   const Kernels& kernels);
 void write_values(const Chunk& chunk, const Destination& to, const Kernels& kernels);
 
+// What a worker makes of an answer, the n values from `begin`, to their place in `values`, which is
+// an array of the chunk's dtype. REQUIRES: the answer holds the chunk's values as they are.
+void read_back(const Chunk& chunk, const Destination& answer, std::size_t begin, std::size_t n,
+               std::byte* values, const Kernels& kernels);
+
 // The n values of a gradient from `begin`: as they lie there if they are raw, else decoded into
 // scratch, which holds n.
 template <typename T>

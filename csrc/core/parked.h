@@ -22,17 +22,18 @@ struct Destination {
   void* owner = nullptr;
 };
 
-// A push waits for one of two things, or for both: its answer for the clock, its gradient for the
-// rest of a bsp step. Both may be in the same memory, with one owner between them.
+// A push waits for one of two things, or for both: its answer for the rule, its gradient for the
+// rest of a mean. Both may be in the same memory, with one owner between them.
 struct Parked {
   std::uint32_t worker;
   std::uint64_t step;
   std::uint64_t staleness;
+  bool dropped = false;  // for its staleness
 
   bool awaits_answer = false;
   bool wants_payload = false;
   bool answer_written = false;  // by the pass that applied the gradient
-  bool released = false;        // by the clock, in the call that looks at it now
+  bool released = false;        // by the rule, in the call that looks at it now
   Destination answer = {};      // none if only the word is wanted
 
   bool contributes = false;

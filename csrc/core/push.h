@@ -18,6 +18,7 @@ struct Push {
   Gradient gradient;      // or a buffer's values
   Destination answer;     // the gradient's own memory, with its owner, or other
   bool wants_payload;
+  double now_s = 0.0;  // when it came; read by dynamic bounds alone
 };
 
 // What to do with a push that holds a NaN or an infinity.
@@ -28,7 +29,8 @@ enum class Nonfinite : std::uint8_t {
 };
 
 enum class Outcome : std::uint8_t {
-  kApplied,        // ticked; under bsp the update itself may come with a later push
+  kApplied,        // ticked; where means are taken, the update itself may come with a later push
+  kDropped,        // ticked, but too stale to be applied: answered
   kDuplicate,      // ticked before: answered, not applied
   kGap,            // a step is missing before this one: nothing changed
   kNotLive,        // no such worker: nothing changed
@@ -44,6 +46,7 @@ struct Reply {
   std::uint64_t version;    // of the chunk
   std::uint64_t lag;        // of the worker, now
   std::uint64_t staleness;  // of the push that is answered; of a late duplicate, the latest
+  bool dropped;             // that push, or of a late duplicate the latest, was
   bool has_payload;
 };
 
@@ -60,10 +63,11 @@ struct ShardStats {
   std::uint64_t duplicates = 0;
   std::uint64_t gaps = 0;
   std::uint64_t nonfinite = 0;  // pushes with such a value
-  std::uint64_t max_lag = 0;    // over all answers that let a worker go on
+  std::uint64_t dropped = 0;    // pushes that were too stale; not counted in what follows
   std::uint64_t max_staleness = 0;
   std::uint64_t staleness_sum = 0;
   std::uint64_t staleness_count = 0;
+  std::uint64_t max_lag = 0;  // over all answers that let a worker go on
 
   double mean_staleness() const {
     if (staleness_count == 0) return 0.0;

@@ -27,6 +27,8 @@ double decayed(const Schedule& schedule, double base, std::uint64_t update) {
       const double height = (1.0 + std::cos(std::numbers::pi * part)) / 2.0;
       return schedule.minimum + (base - schedule.minimum) * height;
     }
+    case Decay::kPower:
+      return base * std::pow(static_cast<double>(update) + schedule.offset, -schedule.power);
     case Decay::kConstant:
       break;
   }
@@ -50,6 +52,10 @@ void validate(const Schedule& schedule) {
           "a finite number of at least 0");
   require(schedule.warmup_start_factor > 0.0 && schedule.warmup_start_factor <= 1.0,
           "warmup_start_factor", schedule.warmup_start_factor, "above 0, at most 1");
+  require(std::isfinite(schedule.power) && schedule.power >= 0.0, "power", schedule.power,
+          "a finite number of at least 0");
+  require(std::isfinite(schedule.offset) && schedule.offset >= 1.0, "offset", schedule.offset,
+          "a finite number of at least 1");
 }
 
 }  // namespace leash

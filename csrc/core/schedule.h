@@ -8,8 +8,9 @@ namespace leash {
 
 enum class Decay : std::uint8_t {
   kConstant,
-  kStep,   // StepLR: times gamma after every step_size updates
-  kCosine  // CosineAnnealingLR: down to `minimum` in total_updates, as half a wave
+  kStep,    // StepLR: times gamma after every step_size updates
+  kCosine,  // CosineAnnealingLR: down to `minimum` in total_updates, as half a wave
+  kPower    // base * (updates + offset)^-power, stochastic approximation's (not one of torch's)
 };
 
 // A warm-up, and then the decay, which counts from 0 when the warm-up is over: torch's
@@ -23,6 +24,8 @@ struct Schedule {
   std::uint64_t warmup_updates =
       0;  // LinearLR, from warmup_start_factor times the base to the base
   double warmup_start_factor = 1.0 / 3.0;
+  double power = 0.6;
+  double offset = 2.0;
 
   // The learning rate of the update that makes `version + 1` of them. Once a cosine has come down
   // it stays there; torch's would rise again.

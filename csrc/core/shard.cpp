@@ -16,25 +16,33 @@ std::size_t slab_nbytes(const std::vector<ChunkSpec>& specs) {
   return total;
 }
 
-void validate(const ShardOptions& options) {
-  if (options.average && options.bound != std::optional<std::uint64_t>(0)) {
-    throw std::invalid_argument("average: expected bound 0, since a mean waits for every worker");
-  }
+Application application_of(const ShardOptions& options) {
+  return {.schedule = options.schedule,
+          .scale_lr = options.scale_lr,
+          .staleness_rate = options.staleness_rate,
+          .compensation = options.compensation};
 }
 
 std::string name_of(const Chunk& chunk) { return "chunk " + std::to_string(chunk.index); }
 
 }  // namespace
 
+void validate(const ShardOptions& options) {
+  validate(options.rule);
+  if (options.rule.gather != Gather::kEach && options.compensation.is_on()) {
+    throw std::invalid_argument("compensation: expected 'none', since nothing in a mean is stale");
+  }
+}
+
 Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
     : options_(options),
       pool_(options.threads),
-      optimizer_(options.optimizer, options.schedule, options.scale_lr,
-                 kernels_for(instruction_set()), pool_),
-      values_(slab_nbytes(specs)) {
+      optimizer_(options.optimizer, application_of(options), kernels_for(instruction_set()), pool_),
+      slab_nbytes_(slab_nbytes(specs)),
+      values_(slab_nbytes_) {
   validate(options_);
   for (std::size_t i = 0; i < optimizer_.state_names().size(); ++i) {
-    states_.emplace_back(slab_nbytes(specs));
+    states_.emplace_back(slab_nbytes_);
   }
   chunks_.reserve(specs.size());
   std::size_t offset = 0;
@@ -49,7 +57,7 @@ Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
                        .spec = spec,
                        .values = values_.data() + offset,
                        .states = states,
-                       .clock = StalenessClock(options_.bound)});
+                       .admission = Admission(options_.rule)});
     offset += round_up_to_cache_line(spec.nbytes());
   }
 }
@@ -78,11 +86,15 @@ std::size_t Shard::initialized_chunks() const {
 
 void Shard::join(std::uint32_t worker, std::uint64_t clock) {
   members_.check_join(worker, clock);  // a small model's shard may have no chunk that could refuse
-  for (const Chunk& chunk : chunks_) chunk.clock.check_join(worker, clock);
+  for (const Chunk& chunk : chunks_) chunk.clock().check_join(worker, clock);
+  std::byte* const backup = options_.compensation.is_on()
+                                ? backups_.emplace(worker, slab_nbytes_).first->second.data()
+                                : nullptr;
   members_.join(worker, clock);
   for (Chunk& chunk : chunks_) {
-    chunk.clock.join(worker, clock);
-    chunk.workers.insert_or_assign(worker, WorkerView{.pulled_version = chunk.version});
+    chunk.admission.join(worker, clock, chunk.version);
+    if (backup == nullptr || chunk.spec.kind != Kind::kParameter) continue;
+    chunk.backups.insert_or_assign(worker, Backup{backup + (chunk.values - values_.data())});
   }
 }
 
@@ -95,21 +107,22 @@ std::vector<Reply> Shard::leave(std::uint32_t worker) {
       forget_answer(entry);
       forget_gradient(entry);
     }
-    chunk.clock.leave(worker);
-    chunk.workers.erase(worker);
-    settle(chunk, true, replies);
+    chunk.admission.leave(worker);
+    chunk.backups.erase(worker);
+    settle(chunk, Look::kAtAll, replies);
   }
+  backups_.erase(worker);
   return replies;
 }
 
 std::uint64_t Shard::first_step() const {
   std::uint64_t largest = 0;
-  for (const Chunk& chunk : chunks_) largest = std::max(largest, chunk.clock.minimum());
+  for (const Chunk& chunk : chunks_) largest = std::max(largest, chunk.clock().minimum());
   return largest + 1;
 }
 
 std::uint64_t Shard::clock(std::uint32_t chunk, std::uint32_t worker) const {
-  return at(chunk).clock.clock(worker);
+  return at(chunk).clock().clock(worker);
 }
 
 std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
@@ -117,9 +130,9 @@ std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t
   Chunk& chunk = at(chunk_index);
   if (!chunk.initialized) throw std::invalid_argument(name_of(chunk) + " has no values yet");
   optimizer_.write(chunk, out);
-  if (worker) {
-    const auto found = chunk.workers.find(*worker);
-    if (found != chunk.workers.end()) found->second.pulled_version = chunk.version;
+  if (worker && chunk.clock().contains(*worker)) {
+    chunk.admission.note_pull(*worker, chunk.version);
+    optimizer_.back_up(chunk, out, chunk.backup_of(*worker));
   }
   return chunk.version;
 }
@@ -129,6 +142,7 @@ void Shard::unpark(std::uint32_t chunk_index, std::uint32_t worker) {
   for (Parked& entry : chunk.parked) {
     if (entry.worker == worker) forget_answer(entry);
   }
+  if (chunk.clock().contains(worker)) chunk.admission.go_on(worker);
   std::erase_if(chunk.parked, [](const Parked& entry) { return entry.idle(); });
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -19,14 +20,18 @@ namespace leash {
 
 struct ShardOptions {
   OptimizerOptions optimizer;
-  std::optional<std::uint64_t> bound;  // none for asp, 0 for bsp, s for ssp
-  bool average;                        // bsp: one update per step, from the mean of all workers
+  Rule rule;
   Nonfinite nonfinite;
   bool scale_lr = false;  // see Optimizer
   Schedule schedule = {};
   std::uint32_t first_chunk = 0;  // the number of this shard's first chunk in the whole model
   std::size_t threads = 1;        // that share the work on a large chunk
+  StalenessRate staleness_rate = {};
+  DelayCompensation compensation = {};  // one copy of the parameters for each live worker
 };
+
+// Throws std::invalid_argument for options that contradict each other.
+void validate(const ShardOptions& options);
 
 // Not synchronised: one call at a time, from any thread. chunks() and spec() never change and need
 // no lock.
@@ -52,26 +57,32 @@ class Shard {
   std::size_t initialized_chunks() const;
 
   // Throws std::invalid_argument, and changes nothing, if the worker is live or any chunk's
-  // clock refuses it.
+  // clock refuses it; with compensation also std::bad_alloc.
   void join(std::uint32_t worker, std::uint64_t clock);
-  // Forgets the worker and all that waits for it; what it pushed for an incomplete bsp step is left
-  // out of the mean. Returns the answers that waited only for it. Throws NotLive.
+  // Forgets the worker and all that waits for it; its part of an incomplete mean is left out.
+  // Returns the answers that waited only for it. Throws NotLive.
   std::vector<Reply> leave(std::uint32_t worker);
   std::vector<std::uint32_t> workers() const { return members_.workers(); }  // ascending
 
   // A step that is new on every chunk: the largest of their minimums, plus one.
   std::uint64_t first_step() const;
   std::uint64_t clock(std::uint32_t chunk, std::uint32_t worker) const;  // throws NotLive
-  std::uint64_t minimum(std::uint32_t chunk) const { return at(chunk).clock.minimum(); }
+  std::uint64_t minimum(std::uint32_t chunk) const { return at(chunk).clock().minimum(); }
   std::uint64_t version(std::uint32_t chunk) const { return at(chunk).version; }
 
-  // Applies a push exactly once, ticks, and releases every answer that the clock lets go.
-  // Under bsp the contributions of a step are combined when the last live worker's has come, in
-  // the order of worker ids. One with no samples, or left out as non-finite, is no part of that.
+  // Applies a push exactly once, ticks, and releases every answer that the rule lets go.
+  // Contributions to a mean are combined, in the order of worker ids, when the last one that the
+  // rule waits for has come. One with no samples, or left out as non-finite, is no part of that.
   // A late or repeated push is answered and not applied, and never lets a worker past the bound: if
   // the answer still waits, the newer destination takes over.
   // REQUIRES: the gradient was parsed for this chunk, and its codec fits it, as the answer's does.
   PushResult push(const Push& push);
+
+  // Goes on by another rule: what waits is judged by it at once, and the answers that may go out
+  // are returned. Contributions to incomplete means were accepted when they came, and stay so:
+  // they are applied one by one, in order of arrival, if no means are taken from now on; otherwise
+  // they wait for the new rule's. Throws as validate() does, and has changed nothing then.
+  std::vector<Reply> set_rule(const Rule& rule);
 
   // Copies the values out and returns the version, which becomes the base of the worker's
   // staleness if it is live. Throws std::invalid_argument if the chunk has no values.
@@ -111,14 +122,17 @@ class Shard {
   // The parts of push().
   Outcome classify(const Chunk& chunk, const Push& push) const;
   void apply(Chunk& chunk, const Push& push, PushResult& result);
+  void check_finite(const Chunk& chunk, const Push& push, PushResult& result);
+  bool let_go_on(Chunk& chunk, const Push& push);
   void answer_again(Chunk& chunk, const Push& push, std::vector<Reply>& replies);
   void take_over_answer(Parked& entry, const Push& push);
-  std::uint64_t note_staleness(Chunk& chunk, std::uint32_t worker);
+  void note_arrival(const Arrival& arrival);
 
-  // The parts of releasing what the clock lets go.
-  void settle(Chunk& chunk, bool minimum_moved, std::vector<Reply>& replies);
-  bool complete_steps(Chunk& chunk);
-  void collect_complete(Chunk& chunk);
+  // The parts of releasing what the rule lets go.
+  enum class Look : std::uint8_t { kAtNewest, kAtAll };
+  void settle(Chunk& chunk, Look look, std::vector<Reply>& replies);
+  bool apply_means(Chunk& chunk, bool round_closed);
+  void apply_gathered(Chunk& chunk);
   Reply reply_to(Chunk& chunk, const Parked& entry);
 
   // Each owner is freed when neither the answer nor the gradient of its entry needs it.
@@ -132,9 +146,11 @@ class Shard {
   ThreadPool pool_;
   Optimizer optimizer_;
   std::vector<Chunk> chunks_;
+  std::size_t slab_nbytes_;
   Slab values_;
-  std::vector<Slab> states_;              // in the order of state_names()
-  StalenessClock members_{std::nullopt};  // with the clocks that they joined at
+  std::vector<Slab> states_;                         // in the order of state_names()
+  std::unordered_map<std::uint32_t, Slab> backups_;  // of each live worker, with compensation
+  StalenessClock members_{std::nullopt};             // with the clocks that they joined at
   ShardStats stats_;
   std::uint64_t earlier_updates_ = 0;  // of versions that were set
   std::vector<void*> freed_;
@@ -142,6 +158,7 @@ class Shard {
   // Used within one call; kept so that a push allocates nothing.
   std::vector<Contribution> contributions_;
   std::vector<Destination> destinations_;
+  std::vector<std::uint32_t> released_;
 };
 
 }  // namespace leash

@@ -2,7 +2,8 @@
 
 ::
 
-    coordinator ▸ shard   begin serve reserve join start hold fetch has load set_version count
+    coordinator ▸ shard   begin serve reserve join start set hold fetch has load set_version
+                          count
                           each is answered with done or failed, in their order
                           leave stop release                not answered
     shard ▸ coordinator   counts happened unreading asked   at any time, not answered
@@ -71,6 +72,18 @@ class Start(Message):
     """Everybody who is expected has come."""
 
     verb = "start"
+
+
+@dataclass(frozen=True, slots=True)
+class SetRule(Message):
+    """Go on by another rule. The fields are those of the control socket's `set`."""
+
+    verb = "set"
+    policy: Word
+    staleness: Count
+    staleness_max: Count
+    backup_workers: Count
+    bound_unit: Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +178,9 @@ class Counts(Message):
     max_lag: Count
     duplicates: Count
     nonfinite_chunks: Count
+    bytes_pushed: Count
+    bytes_answered: Count
+    dropped: Count
     refusals: Settings  # error code ▸ how many
     heard: Ids  # workers heard of since the last counts
 
@@ -195,8 +211,8 @@ class Asked(Message):
 
 
 FROM_COORDINATOR: Final[tuple[type[Message], ...]] = (
-    Begin, Serve, Reserve, Join, Leave, Start, Stop, Hold, Release, Fetch, Has, Load, SetVersion,
-    CountUp,
+    Begin, Serve, Reserve, Join, Leave, Start, SetRule, Stop, Hold, Release, Fetch, Has, Load,
+    SetVersion, CountUp,
 )  # fmt: skip
 FROM_SHARD: Final[tuple[type[Message], ...]] = (
     Done, Failed, Counts, Happened, Unreading, Asked,

@@ -2,7 +2,8 @@
 
 ::
 
-    control   hello ▸ welcome   beat ▸ beaten   report ▸ ok   status ▸ state   bye ▸ ok
+    control   hello ▸ welcome   beat ▸ beaten   lease ▸ leased   report ▸ ok   status ▸ state
+              set ▸ ok   bye ▸ ok
     data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   echo ▸ echoed
               attach ▸ attached
     both      anything wrong ▸ error
@@ -24,6 +25,12 @@ class Within:
 
 
 STOPPED_BY_TIMEOUT: Final = "timeout"  # a `stopping` that is a good end, not a failure
+# What `leased` says: train on these samples; nothing is left, ask again soon; something is, say
+# hello and ask; the training is over.
+TRAIN: Final = "train"
+REST: Final = "rest"
+RETURN: Final = "return"
+OVER: Final = "over"
 
 WORD_MAX: Final = 64
 U32_MAX: Final = (1 << 32) - 1
@@ -77,7 +84,7 @@ class Welcome(Message):
     data_ports: Ids  # one per shard, on the host of the control socket
     beat_s: float  # say `beat` this often
     evict_s: float  # after this much silence the server goes on without you
-    settings: Settings  # what the run was started with: policy, bound, lr, epochs, seed, ...
+    settings: Settings  # how the run goes now: policy, bound, lr, epochs, seed, ...
     first_chunks: Ids = field(default_factory=lambda: [0])  # of each shard
     codec: Word = "f32"  # the first of hello's that the server knows
 
@@ -103,6 +110,35 @@ class Beaten(Message):
     epoch: Epoch  # epochs that every worker has completed
     finished: bool  # every worker has said bye: an observer may evaluate for the last time
     stopping: Text  # why the server is about to end; empty while it is not
+
+
+@dataclass(frozen=True, slots=True)
+class Lease(Message):
+    """A worker asks for samples to train on. All that it was leased before is done."""
+
+    verb = "lease"
+    worker: Id
+    incarnation: Count
+    number: Count  # of this request, from 1 with every hello; asked again under the same number
+    samples: Samples  # in the training set
+    epochs: Epoch  # that this worker wants to train for
+    batch_size: Samples  # that it was started with
+    samples_per_s: float  # while it computes, not while it waits; 0 before it is known
+
+
+@dataclass(frozen=True, slots=True)
+class Leased(Message):
+    """Positions in the permutation of an epoch; `order` says what to do where there are none."""
+
+    verb = "leased"
+    worker: Id
+    number: Count  # of the request
+    order: Word  # "train", "rest", "return" or "over"
+    epoch: Epoch  # from 1; 0, like all below, if the order is not to train
+    first: Samples  # position in the permutation, from 0
+    count: Samples
+    batch_size: Samples
+    local_steps: Count  # between two pushes; what is left at the end of the lease is pushed too
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +171,18 @@ class State(Message):
 
     verb = "state"
     payload = True
+
+
+@dataclass(frozen=True, slots=True)
+class Set(Message):
+    """Anybody may give a run another policy. 0 for what that policy has no use for."""
+
+    verb = "set"
+    policy: Word  # see ps.policy
+    staleness: Count = 0  # ssp: the bound; dssp: the lower limit; drop: the largest applied
+    staleness_max: Count = 0  # dssp: the upper limit
+    backup_workers: Count = 0  # backup: that a round does not wait for
+    bound_unit: Word = "clocks"  # ssp: or "versions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +236,7 @@ class PushPull(Message):
     step: Count  # this worker's push number; the first is `welcome`'s first_step
     chunk: Id
     codec: Word
-    samples: Samples  # behind this gradient: its weight in the mean of bsp
+    samples: Samples  # behind this gradient: its weight in a mean
     chunks: Count = 1  # in a segment: so many at once, `chunk` and those before it
     slab: Id = 0  # in a segment: which of the two
     nbytes: Count = 0  # in a segment: of the payload in the outbox; 0 for raw values in the slab
@@ -285,8 +333,10 @@ class Error(Message):
     clock: Count  # resync: the newest step of this worker that the server has; otherwise 0
 
 
-CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (Hello, Beat, Report, Status, Bye)
+CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (
+    Hello, Beat, Lease, Report, Status, Set, Bye,
+)  # fmt: skip
 DATA_REQUESTS: Final[tuple[type[Message], ...]] = (Init, PushPull, Push, Pull, Attach, Echo)
 ANSWERS: Final[tuple[type[Message], ...]] = (
-    Welcome, Beaten, State, Ok, Params, Attached, Echoed, Error,
+    Welcome, Beaten, Leased, State, Ok, Params, Attached, Echoed, Error,
 )  # fmt: skip

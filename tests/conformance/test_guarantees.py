@@ -14,6 +14,7 @@ import pytest
 
 from ps.control import ControlChannel, request_state
 from ps.layout import Layout, Slot
+from ps.wire.messages import Ok, Set
 from support.servers import RunningServer, serving
 from worker.client import Client, Slab, StepInfo
 from worker.encoding import Encoding
@@ -211,6 +212,79 @@ def test_who_leaves_stops_nobody_and_what_it_left_unfinished_does_not_count(way:
         doubles = stays.pull()[LAYOUT.offsets[2] :][: 11 * 8].view("<f8")
         np.testing.assert_allclose(doubles, -LR * (1.5 + 1.0), rtol=1e-15)
         stays.close()
+        assert running.join() == 0
+
+
+# The policies that leave something out, and a change of the policy: over ways that differ.
+
+FEW_WAYS = [
+    Way("tcp", "f32", 2),
+    Way("tcp", "topk", 1),
+    Way("shm", "f32", 1),
+    Way("shm", "int8", 2),
+]
+few_ways = pytest.mark.parametrize("way", FEW_WAYS, ids=str)
+
+
+def doubles_of(worker: Worker) -> npt.NDArray[np.float64]:
+    """What the server has of the slot whose gradient is the worker's rank, sent as it is."""
+    return worker.pull()[LAYOUT.offsets[2] :][: 11 * 8].view("<f8")
+
+
+@few_ways
+def test_a_round_goes_on_without_the_slowest_whose_gradient_is_left_out(way: Way) -> None:
+    with a_run(way, policy="backup", lr_scaling="none") as (running, team):
+        first, second, late = team
+        on_all([first, second], partial(Worker.step, number=1))
+        np.testing.assert_allclose(doubles_of(first), -LR * 1.5, rtol=1e-15)
+        assert late.step(1).staleness == 1
+        np.testing.assert_allclose(doubles_of(first), -LR * 1.5, rtol=1e-15)
+        on_all([first, late], partial(Worker.step, number=2))
+        np.testing.assert_allclose(doubles_of(first), -LR * (1.5 + 2.0), rtol=1e-15)
+        on_all(team, Worker.close)
+        assert running.join() == 0
+        dropped = running.server.metrics.summary()["dropped_pushes"]
+        assert dropped == len(LAYOUT.cut(65536))
+
+
+@few_ways
+def test_a_gradient_beyond_the_limit_is_left_out_and_nobody_waits(way: Way) -> None:
+    with a_run(way, workers=2, policy="drop", staleness=2) as (running, team):
+        ahead, late = team
+        for number in range(1, 4):
+            ahead.step(number)
+        assert late.step(1).staleness == 3
+        assert late.step(2).staleness == 0
+        np.testing.assert_allclose(doubles_of(ahead), -LR * (3 * 1.0 + 2.0), rtol=1e-15)
+        on_all(team, Worker.close)
+        assert running.join() == 0
+        summary = running.server.metrics.summary()
+        assert (summary["dropped_pushes"], summary["max_staleness"]) == (len(LAYOUT.cut(65536)), 0)
+
+
+@few_ways
+def test_a_change_of_the_policy_answers_whoever_waits_and_loses_no_gradient(way: Way) -> None:
+    with (
+        a_run(way, workers=2, policy="bsp", lr_scaling="none") as (running, team),
+        ControlChannel(running.address) as channel,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        waits, late = team
+        waiting = pool.submit(waits.step, 1)
+        await_parked(running, AT_ONCE)
+        channel.request(Set("asp"), Ok)
+        waiting.result()
+        np.testing.assert_allclose(doubles_of(waits), -LR * 1.0, rtol=1e-15)
+        channel.request(Set("bsp"), Ok)
+        waiting = pool.submit(waits.step, 2)
+        await_parked(running, AT_ONCE)
+        for number in (1, 2):
+            late.step(number)
+        waiting.result()
+        np.testing.assert_allclose(doubles_of(waits), -LR * (1.0 + 2.0 + 1.5), rtol=1e-15)
+        state = request_state(channel)
+        assert (state["policy"], state["bound"]) == ("bsp", 0)
+        on_all(team, Worker.close)
         assert running.join() == 0
 
 

@@ -25,7 +25,7 @@ from support.contract import (
     valid_messages,
 )  # fmt: skip
 
-CONTROL_VERBS = ("hello", "beat", "report", "status", "bye")
+CONTROL_VERBS = ("hello", "beat", "lease", "report", "status", "bye")
 VERBS = (*CONTROL_VERBS, *DATA_VERBS)
 WRONG_FOR: dict[type, list[Any]] = {
     int: [-1, U63, 2**64 - 1, 1.0, "1", True, None, [], {}, b"1"],

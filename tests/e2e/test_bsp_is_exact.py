@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from support.servers import serving
 from worker import PSOptimizer
+from worker.leasing import LeaseWork, Speed
 
 STEPS = 20
 BATCH = 12  # of all workers together
@@ -120,6 +122,60 @@ def test_in_double_precision_only_the_order_of_sums_differs(workers: int) -> Non
 def test_unequal_parts_of_a_batch_count_by_their_samples() -> None:
     together = train_together(2, OPTIONS[1], torch.float64, weights=[3, 1])
     assert relative_difference(together, train_alone(OPTIONS[1], torch.float64)) < 1e-14
+
+
+def test_weighted_batches_make_the_mean_over_their_samples() -> None:
+    """Worker 1 says that it is three times as fast, and gets three times the batch."""
+    batches, together = train_by_leases({1: 300.0, 2: 100.0})
+    sizes = [[len(part) for part in parts] for parts in batches]
+    assert sizes.count([9, 3]) > SAMPLES // 20
+    model = build_model(torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), **OPTIONS[1])  # type: ignore[arg-type]
+    for parts in batches:
+        positions = [position for part in parts for position in part]
+        train_step(model, optimizer.zero_grad, optimizer.step, *samples_at(positions))
+    assert relative_difference(together, flat(model)) < 1e-13
+
+
+SAMPLES = 120
+
+
+def samples_at(positions: list[int]) -> tuple[Tensor, Tensor]:
+    inputs, targets = zip(*(batch(position, torch.float64) for position in positions), strict=True)
+    return torch.stack([x[0] for x in inputs]), torch.stack([y[0] for y in targets])
+
+
+def train_by_leases(speeds: dict[int, float]) -> tuple[list[list[list[int]]], Tensor]:
+    """What every worker trained on in each step, by rank; and the parameters in the end."""
+    steps: dict[int, dict[int, list[int]]] = {}
+    models = {rank: build_model(torch.float64) for rank in speeds}
+    settings = {"workers": len(speeds), "policy": "bsp", "lr_scaling": "none"}
+
+    def work(rank: int) -> Tensor:
+        model, speed = models[rank], Speed()
+        speed.add(int(speeds[rank]), 1.0)
+        with PSOptimizer(model.named_parameters(), server.address, rank) as optimizer:
+            leases = LeaseWork(optimizer, speed, size=SAMPLES, epochs=2, batch_size=6)
+            for piece in leases.pieces():
+                positions = piece.positions.tolist()
+                for first in range(0, len(positions), piece.batch_size):
+                    part = positions[first : first + piece.batch_size]
+                    train_step(
+                        model, optimizer.zero_grad, partial(optimizer.step, samples=len(part)),
+                        *samples_at(part),
+                    )  # fmt: skip
+                    steps.setdefault(optimizer.client.steps, {})[rank] = part
+            return flat(model)
+
+    with (
+        serving(batch_plan="weighted", **settings, **OPTIONS[1]) as server,
+        ThreadPoolExecutor(len(speeds)) as pool,
+    ):
+        results = list(pool.map(work, sorted(speeds)))
+        assert server.join() == 0
+    by_step = [[part for _, part in sorted(parts.items())] for _, parts in sorted(steps.items())]
+    trained_last = max(steps[max(steps)])
+    return by_step, results[trained_last - 1]
 
 
 def test_linear_scaling_is_one_process_with_k_times_the_learning_rate() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.processes import LEASH, Child, pusher, server_process, still_running
+from support.processes import LEASH, Child, own_processes, pusher, server_process, still_running
 
 DOWN_WITHIN_S = 5.0
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -20,13 +20,10 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 @pytest.fixture(autouse=True)
 def no_orphans() -> Iterator[None]:
     """Every process that a test started is gone when it ends."""
-    before = {p.pid for p in psutil.process_iter()}
+    before = {p.pid for p in own_processes()}
     yield
-    left = [
-        p.cmdline() for p in psutil.process_iter()
-        if p.pid not in before and {"ps.cli", "ps.shard"} & set(_words(p))
-    ]  # fmt: skip
-    assert left == []
+    left = [p for p in own_processes() if p.pid not in before]
+    assert [_words(p) for p in left if {"ps.cli", "ps.shard"} & set(_words(p))] == []
 
 
 def _words(process: psutil.Process) -> list[str]:

@@ -55,6 +55,23 @@ def test_one_worker_trains_as_with_torchs_own_sgd(policy: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "softened", [{"delay_compensation": "adaptive"}, {"staleness_lr": "inverse"}], ids=str
+)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_softens_staleness_changes_nothing_for_one_worker(
+    softened: dict[str, Any], shards: int
+) -> None:
+    model, alone = build(), build()
+    with (
+        serving(policy="asp", lr=0.1, momentum=0.9, shards=shards, **softened) as server,
+        PSOptimizer(model.named_parameters(), server.address, rank=1) as optimizer,
+    ):
+        train(model, optimizer)
+    train(alone, torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9))
+    assert_close(model, alone)
+
+
+@pytest.mark.parametrize(
     ("name", "of_torch", "settings"),
     [
         ("adam", torch.optim.Adam, {"amsgrad": True}),

@@ -22,7 +22,7 @@ from ps.layout import Layout, Slot
 from ps.rundir import RunDir
 from ps.server import Server
 from support.peers import peers
-from support.processes import Child, pusher, server_process, still_running
+from support.processes import Child, own_processes, pusher, server_process, still_running
 from support.servers import RunningServer, serving
 from worker.client import Client
 from worker.memory import Slab
@@ -52,9 +52,9 @@ def weights(parameters: Slab) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def no_shard_is_left() -> Iterator[None]:
-    before = {process.pid for process in psutil.process_iter()}
+    before = {process.pid for process in own_processes()}
     yield
-    started = [process for process in psutil.process_iter() if process.pid not in before]
+    started = [process for process in own_processes() if process.pid not in before]
     left = [process for process in started if "ps.shard" in " ".join(words_of(process))]
     assert still_running(left, DOWN_WITHIN_S) == []
 

@@ -29,7 +29,17 @@ def refusal(cwd: Path, *words: str) -> str:
         ("launch --dataset digits --policy asp --staleness 3", "leave --staleness out"),
         ("launch --dataset digits --workers 0", "give a number above 0"),
         ("launch --dataset digits --workers 2 --slow 0,0,1", "one for each worker"),
+        (
+            "launch --dataset digits --workers 2 --hetero-allocation 1-1 --data-plan lease",
+            "leave one",
+        ),
+        ("launch --dataset digits --workers 2 --hetero-allocation 1-1 --local-steps auto", "leave"),
+        ("server --batch-plan weighted --data-plan static", "leave --data-plan static out"),
         ("launch --dataset digits --nesterov", "needs a --momentum above 0"),
+        ("launch --dataset digits --local-steps 0", "give auto, or a number from 1"),
+        ("launch --dataset digits --inner-lr 0.1", "needs local steps"),
+        ("launch --dataset digits --local-steps 4 --inner-lr=-1", "give a number from 0"),
+        ("server --local-steps 4 --maximize", "leave one of the two out"),
         ("launch", "--dataset digits"),
         ("launch --dataset mnist --workers 1", "give --data-dir"),
         ("launch --dataset mnist --workers 1 --data-dir nowhere", "nowhere"),
@@ -55,6 +65,7 @@ def test_a_busy_port_is_named(tmp_path: Path) -> None:
     [
         (["--rank=3", "--dataset=digits"], "the workers of this run are 1, 2"),
         (["--rank=1", "--dataset=digits", "--device=cuda:7"], "take --device cpu"),
+        (["--rank=1", "--dataset=digits", "--inner-lr=0.1"], "start the run with --local-steps"),
         (["--rank=1"], "nothing to train: give --model or --dataset"),
         (["--rank=1", "--model=alexnet_cifar", "--dataset=digits"], "needs samples of"),
         (["--rank=1", "--model=no_such:build", "--dataset=digits"], "no module 'no_such'"),
@@ -69,6 +80,16 @@ def test_what_only_a_running_server_can_tell(tmp_path: Path, options: list[str],
     assert told.returncode == 2, told.stderr
     (line,) = told.stderr.splitlines()
     assert says in line
+
+
+def test_fixed_shares_are_refused_where_the_work_follows_the_speed(tmp_path: Path) -> None:
+    options = ("--workers=2", "--batch-plan=weighted")
+    with server_process(tmp_path / "run", *options) as (_, address):
+        line = refusal(
+            tmp_path, "worker", f"--server={address}", "--dataset=digits",
+            "--hetero-allocation=1-0.5",
+        )  # fmt: skip
+    assert "--batch-plan weighted, which needs leases; leave one of the two out" in line
 
 
 def test_unreadable_data_is_named(tmp_path: Path) -> None:

@@ -114,9 +114,11 @@ def valid_messages(worker: Worker) -> dict[str, tuple[Header, tuple[bytes, ...]]
         "kind": "training", "epoch": 0, "step": 1, "samples": 1, "loss": 1.0, "accuracy": 0.0,
         "compute_s": 1.0, "wait_s": 1.0,
     }  # fmt: skip
+    lease = {"number": 1, "samples": 9, "epochs": 1, "batch_size": 1, "samples_per_s": 0.0}
     return {
         "hello": (hello, (PACKED_LAYOUT,)),
         "beat": (worker.header("beat"), ()),
+        "lease": (worker.header("lease", **lease), ()),
         "report": (worker.header("report", **report), ()),
         "status": ({"t": "status"}, ()),
         "bye": (worker.header("bye", reason="done"), ()),

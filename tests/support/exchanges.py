@@ -62,6 +62,13 @@ class PromptExchange:
         }
         return StepInfo(1, 1, 0, 0, 0.0)
 
+    def push_pull(self, gradients: Slab, parameters: Slab, samples: int) -> StepInfo:
+        self.begin_step(gradients, parameters, samples)
+        return self.finish_step()
+
+    def check(self) -> None:
+        self._fail()
+
     def _send(self, first_ready: int) -> None:
         assert self._weights is not None
         for chunk in self.chunks[first_ready : len(self.chunks) - len(self.sent)][::-1]:

@@ -15,6 +15,7 @@ import psutil
 
 PUSHER = Path(__file__).with_name("pusher.py")
 LEASH = (sys.executable, "-m", "ps.cli")
+OWNER = "LEASH_TEST_OWNER"  # in the environment of every process that a test has started
 
 
 class Child:
@@ -117,6 +118,18 @@ def pusher(address: str, rank: int, *, steps: int, **options: float) -> Child:
     given = {"server": address, "rank": rank, "steps": steps, **options}
     argv = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     return Child([sys.executable, str(PUSHER), *argv])
+
+
+def own_processes() -> list[psutil.Process]:
+    """Those that run and that this process's tests have started, however far down."""
+    return [process for process in psutil.process_iter() if _is_own(process)]
+
+
+def _is_own(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # it is ending, or another user's
+        if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            return process.environ().get(OWNER) == str(os.getpid())
+    return False
 
 
 def still_running(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:

@@ -20,7 +20,7 @@ from worker.datasets.digits import load_digits
 from worker.datasets.imagefolder import load_imagefolder
 from worker.datasets.mnist import load_mnist
 from worker.datasets.plugin import load_plugin
-from worker.datasets.splits import epoch_order, shares
+from worker.datasets.splits import epoch_order, permutation, shares
 from worker.datasets.synthetic import load_synthetic
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Positions",
     "epoch_order",
     "load_dataset",
+    "permutation",
     "shares",
 ]
 

@@ -28,9 +28,9 @@ def load_mnist(options: DatasetOptions) -> Dataset:
         _download(folder)
     train = test = None
     if options.train:
-        train = training_samples(*_read_split(folder, "train"), options, SCALE)
+        train = training_samples(*read_split(folder, "train"), options, SCALE)
     if options.test:
-        test = Samples(*_read_split(folder, "t10k"), SCALE)
+        test = Samples(*read_split(folder, "t10k"), SCALE)
     return InMemoryDataset("mnist", train, test, sample_shape=(1, 28, 28), classes=10)
 
 
@@ -40,7 +40,7 @@ def _download(folder: Path) -> None:
         datasets.MNIST(root=folder, download=True)
 
 
-def _read_split(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
+def read_split(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
     """Images (n, 1, 28, 28) of uint8 and labels (n,) of int64, of consistent sizes.
 
     torchvision's readers without its ``MNIST`` class: that wants all four files, and prefers an

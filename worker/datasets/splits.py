@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 
@@ -14,6 +15,7 @@ from worker.datasets.base import Positions
 # First words of the seeds. Without them (seed) and (seed, 0) would be the same seed to numpy.
 _SHARES: Final = 1
 _EPOCH_ORDER: Final = 2
+_PERMUTATION: Final = 3
 
 
 def shares(n: int, weights: Sequence[float], seed: int) -> list[Positions]:
@@ -37,3 +39,15 @@ def epoch_order(share: Positions, seed: int, rank: int, epoch: int) -> Positions
     """The positions of ``share`` in the order in which worker ``rank`` visits them in ``epoch``."""
     entropy = np.random.SeedSequence([_EPOCH_ORDER, seed, rank, epoch])
     return np.random.default_rng(entropy).permutation(share)
+
+
+@lru_cache(maxsize=2)  # a worker may be given back what is left of the epoch before
+def permutation(n: int, seed: int, epoch: int) -> Positions:
+    """All of ``n`` positions in the order of ``epoch``: leases are ranges of it. Not to be changed.
+
+    Whoever knows these three numbers knows the order, so only ranges travel.
+    """
+    entropy = np.random.SeedSequence([_PERMUTATION, seed, epoch])
+    order = np.random.default_rng(entropy).permutation(n)
+    order.flags.writeable = False
+    return order

@@ -86,6 +86,17 @@ def test_training(tmp_path: Path) -> None:
     assert {"bare", "compute", "leash", "leash_overlap"} == {row["system"] for row in rows}
 
 
+def test_em(tmp_path: Path) -> None:
+    done = bench("em", "--short", "--rounds=1", "--workers=2", "--json", str(tmp_path / "e.json"),
+                 "--picture", str(tmp_path / "e.svg"))  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = rows_of(tmp_path / "e.json")
+    told = {(row["system"], row["transport"], row["workers"]) for row in rows}
+    assert told == {("numpy", "", 1), ("sklearn", "", 1), ("leash", "", 1), ("leash", "tcp", 2),
+                    ("leash", "shm", 2)}  # fmt: skip
+    assert (tmp_path / "e.svg").exists()
+
+
 # Wrong words.
 
 

@@ -52,8 +52,23 @@ def training() -> list[Row]:
     ]
 
 
+def compensation() -> list[Row]:
+    curves: list[list[float | None]] = [[2.0, 1.0, 0.5], [2.0, None, 20.0]]
+    return [
+        replace(row("compensation", system, case=f"lr {lr}"), lr=lr, losses=curves, repeats=4)
+        for lr in (0.1, 0.2) for system in ("asp", "lr/τ")
+    ]  # fmt: skip
+
+
+def em() -> list[Row]:
+    return [
+        *(row("em", system, case="k=10") for system in ("numpy", "sklearn", "leash")),
+        row("em", "leash", case="k=10", transport="tcp", workers=2),
+    ]
+
+
 @pytest.mark.parametrize("ending", [".svg", ".png"])
-@pytest.mark.parametrize("rows", [push_pull, kernels, scaling, training])
+@pytest.mark.parametrize("rows", [push_pull, kernels, scaling, training, compensation, em])
 def test_every_benchmark_has_a_picture(rows, ending: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "pictures" / f"one{ending}"
     draw(rows(), path)

@@ -71,7 +71,7 @@ def test_a_worker_cannot_join_twice_or_below_the_minimum_or_as_zero() -> None:
     assert clock.workers() == [1]
 
 
-@pytest.mark.parametrize("method", ["leave", "tick", "clock", "lag", "admits"])
+@pytest.mark.parametrize("method", ["leave", "tick", "clock", "lag", "admits", "is_fastest"])
 def test_a_worker_that_is_not_live_is_a_key_error(method: str) -> None:
     with pytest.raises(KeyError, match="worker 7 is not live"):
         getattr(clock_of(0, w1=0), method)(7)
@@ -90,7 +90,11 @@ class ClockMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = StalenessClock(2)
         self.clocks: dict[int, int] = {}
+        self.moments: dict[int, int] = {}  # when each came to its clock
         self.minimum = 0
+
+    def came(self, worker: int) -> None:
+        self.moments[worker] = 1 + max(self.moments.values(), default=0)
 
     def update_minimum(self) -> None:
         previous = self.minimum
@@ -106,6 +110,7 @@ class ClockMachine(RuleBasedStateMachine):
             return
         self.clock.join(worker, value)
         self.clocks[worker] = value
+        self.came(worker)
         self.update_minimum()
 
     @precondition(lambda self: self.clocks)
@@ -115,6 +120,7 @@ class ClockMachine(RuleBasedStateMachine):
         for _ in range(times):
             self.clocks[worker] += 1
             assert self.clock.tick(worker) == self.clocks[worker]
+            self.came(worker)
         self.update_minimum()
 
     @precondition(lambda self: self.clocks)
@@ -130,7 +136,10 @@ class ClockMachine(RuleBasedStateMachine):
         assert self.clock.workers() == sorted(self.clocks)
         assert len(self.clock) == len(self.clocks)
         assert self.clock.minimum() == self.minimum
+        slowest = min(self.clocks, key=lambda w: (self.clocks[w], self.moments[w]), default=0)
+        assert self.clock.slowest() == slowest
         for worker, value in self.clocks.items():
+            assert self.clock.is_fastest(worker) == (value == max(self.clocks.values()))
             assert self.clock.clock(worker) == value
             assert self.clock.lag(worker) == value - self.minimum
             assert self.clock.admits(worker) == (value - self.minimum <= 2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from ps._core import AdamOptions, ChunkSpec, Nonfinite, Schedule, Shard
+from ps._core import AdamOptions, ChunkSpec, Nonfinite, Rule, Schedule, Shard
 
 BASE = 0.3
 WARMUP: dict[str, Any] = {"warmup_updates": 7, "warmup_start_factor": 0.2}
@@ -54,6 +54,14 @@ def test_a_cosine_stays_down_where_torchs_would_rise_again() -> None:
     assert [schedule.lr(BASE, version) for version in (30, 31, 60, 2**60)] == [0.01] * 4
 
 
+def test_a_power_falls_with_the_updates_as_stochastic_approximation_has_it() -> None:
+    schedule = Schedule("power", power=0.7, offset=3.0)
+    for version in (0, 1, 10, 10_000):
+        assert schedule.lr(BASE, version) == pytest.approx(BASE / (version + 3) ** 0.7, rel=1e-15)
+    after_warmup = Schedule("power", power=0.7, offset=3.0, warmup_updates=4)
+    assert after_warmup.lr(BASE, 14) == schedule.lr(BASE, 10)
+
+
 def test_without_a_schedule_the_learning_rate_is_constant() -> None:
     assert [Schedule().lr(BASE, version) for version in (0, 1, 2**60)] == [BASE] * 3
 
@@ -61,12 +69,14 @@ def test_without_a_schedule_the_learning_rate_is_constant() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"decay": "linear"}, "decay: expected 'constant' 'step' 'cosine', got 'linear'"),
+        ({"decay": "linear"}, "decay: expected 'constant' 'step' 'cosine' 'power', got 'linear'"),
         ({"step_size": 0}, "step_size: expected at least 1, got 0"),
         ({"total_updates": 0}, "total_updates: expected at least 1, got 0"),
         ({"gamma": float("nan")}, "gamma: expected a finite number of at least 0, got nan"),
         ({"minimum": -1.0}, "minimum: expected a finite number of at least 0, got -1"),
         ({"warmup_start_factor": 0.0}, "warmup_start_factor: expected above 0, at most 1, got 0"),
+        ({"power": -0.5}, "power: expected a finite number of at least 0, got -0.5"),
+        ({"offset": 0.0}, "offset: expected a finite number of at least 1, got 0"),
     ],
 )
 def test_a_schedule_says_what_it_expected(values: dict[str, Any], text: str) -> None:
@@ -84,7 +94,7 @@ def test_a_whole_training_with_adam_cosine_and_warmup_is_that_of_torch(average: 
     scheduler = after_warmup(SCHEDULES["cosine"][0], optimizer)
     shard = Shard(
         [ChunkSpec(values=n, dtype="f32", kind="parameter")], AdamOptions(lr=BASE),
-        bound=0 if average else None, average=average, nonfinite=Nonfinite.RAISE,
+        rule=Rule(bound=0, gather="step") if average else Rule(), nonfinite=Nonfinite.RAISE,
         schedule=Schedule("cosine", total_updates=30, minimum=0.01, **WARMUP),
     )  # fmt: skip
     shard.init(0, bytes(4 * n))

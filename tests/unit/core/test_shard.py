@@ -18,6 +18,7 @@ from ps._core import (
     Nonfinite,
     Outcome,
     PushResult,
+    Rule,
     SgdOptions,
     Shard,
 )
@@ -25,9 +26,9 @@ from ps._core import (
 F32 = NDArray[np.float32]
 
 N = 5
-ASP: dict[str, Any] = {"bound": None, "average": False}
-SSP1: dict[str, Any] = {"bound": 1, "average": False}
-BSP: dict[str, Any] = {"bound": 0, "average": True}
+ASP: dict[str, Any] = {"rule": Rule()}
+SSP1: dict[str, Any] = {"rule": Rule(bound=1)}
+BSP: dict[str, Any] = {"rule": Rule(bound=0, gather="step")}
 
 
 def f32(*values: float) -> F32:
@@ -258,7 +259,7 @@ def test_a_repeated_push_is_answered_and_not_applied() -> None:
 @pytest.mark.parametrize("policy", [SSP1, BSP], ids=["ssp", "bsp"])
 def test_a_repeated_push_takes_over_the_place_of_the_answer(policy: dict[str, Any]) -> None:
     shard = make_shard(policy)
-    bound = policy["bound"]
+    bound = policy["rule"].bound
     for step in range(1, bound + 1):
         push(shard, 1, step, f32(0))
     first, again = f32(2), f32(99)
@@ -411,8 +412,87 @@ def test_scale_lr_multiplies_by_the_gradients_in_the_mean(scale_lr: bool, expect
 
 
 def test_a_mean_needs_bound_zero() -> None:
-    with pytest.raises(ValueError, match="average: expected bound 0"):
-        Shard([], SgdOptions(lr=1.0), bound=1, average=True, nonfinite=Nonfinite.RAISE)
+    with pytest.raises(ValueError, match="gather 'step': expected bound 0"):
+        Rule(bound=1, gather="step")
+
+
+# Other rules
+
+
+def test_rounds_without_a_spare_worker_are_bsp_to_the_bit() -> None:
+    shards = [make_shard(policy, workers=3) for policy in (BSP, {"rule": Rule(gather="round")})]
+    generator = np.random.default_rng(1)
+    for step in range(1, 6):
+        for worker in generator.permutation([1, 2, 3]):
+            gradient = generator.standard_normal(N).astype(np.float32)
+            released = [
+                [
+                    (r.worker, r.step, r.version, r.lag, r.staleness)
+                    for r in push(shard, int(worker), step, gradient.copy()).replies
+                ]
+                for shard in shards
+            ]
+            assert released[0] == released[1]
+    assert values_of(shards[0]) == values_of(shards[1])
+
+
+def test_a_gradient_that_is_too_stale_is_answered_and_not_applied() -> None:
+    shard = make_shard({"rule": Rule(staleness_limit=1)})
+    for step in (1, 2):
+        push(shard, 1, step, f32(1))
+    late = f32(100)
+    result = push(shard, 2, 1, late)
+    (reply,) = result.replies
+    assert result.outcome is Outcome.DROPPED
+    assert (reply.dropped, reply.staleness, reply.version) == (True, 2, 2)
+    assert late.tolist() == values_of(shard)
+    again = push(shard, 2, 1, f32(100))
+    assert (again.outcome, again.replies[0].dropped) == (Outcome.DUPLICATE, True)
+    stats = shard.stats()
+    assert (stats.dropped, stats.max_staleness, stats.mean_staleness) == (1, 0, 0.0)
+
+
+def test_from_bsp_to_asp_what_waits_is_applied_and_answered() -> None:
+    shard = make_shard(BSP, workers=3)
+    memory = {worker: f32(10**worker) for worker in (2, 1)}
+    for worker, gradient in memory.items():
+        assert push(shard, worker, 1, gradient).replies == []
+    replies = shard.set_rule(Rule())
+    assert [(r.worker, r.step, r.version) for r in replies] == [(2, 1, 2), (1, 1, 2)]
+    assert memory[1].tolist() == memory[2].tolist() == values_of(shard)
+    assert values_of(shard) == f32(-110).tolist()
+    assert [r.worker for r in push(shard, 3, 1, f32(0)).replies] == [3]
+
+
+def test_from_asp_to_bsp_steps_complete_when_all_have_reached_them() -> None:
+    shard = make_shard(ASP)
+    for step in (1, 2):
+        push(shard, 1, step, f32(0))
+    assert shard.set_rule(Rule(bound=0, gather="step")) == []
+    assert push(shard, 1, 3, f32(4)).replies == []
+    for step in (1, 2):  # nobody else has a gradient for them: a mean of one
+        assert [r.worker for r in push(shard, 2, step, f32(0)).replies] == [2]
+    assert sorted(r.worker for r in push(shard, 2, 3, f32(2)).replies) == [1, 2]
+    assert values_of(shard) == f32(-3).tolist()
+
+
+def test_from_bsp_to_backup_who_waits_takes_part_in_the_round() -> None:
+    shard = make_shard(BSP, workers=4)
+    push(shard, 1, 1, f32(2))
+    push(shard, 2, 1, f32(4))
+    assert shard.set_rule(Rule(gather="round", backup_workers=1)) == []
+    assert [r.worker for r in push(shard, 4, 1, f32(6)).replies] == [1, 2, 4]
+    assert values_of(shard) == f32(-4).tolist()
+    assert push(shard, 3, 1, f32(8)).outcome is Outcome.DROPPED
+
+
+def test_from_backup_to_bsp_what_was_gathered_waits_for_its_step() -> None:
+    shard = make_shard({"rule": Rule(gather="round", backup_workers=1)}, workers=3)
+    push(shard, 1, 1, f32(2))
+    assert shard.set_rule(Rule(bound=0, gather="step")) == []
+    assert push(shard, 2, 1, f32(4)).replies == []
+    assert [r.worker for r in push(shard, 3, 1, f32(6)).replies] == [1, 2, 3]
+    assert values_of(shard) == f32(-4).tolist()
 
 
 # Values that are not finite

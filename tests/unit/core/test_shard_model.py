@@ -1,4 +1,4 @@
-"""Any sequence of messages: the shard against a naive model written from DESIGN.md's rules."""
+"""Any sequence of messages: the shard against a naive model of all rules."""
 
 import struct
 from dataclasses import dataclass, field, replace
@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from numpy.typing import NDArray
 
-from ps._core import ChunkSpec, Nonfinite, Outcome, PushResult, Reply, SgdOptions, Shard
+from ps._core import ChunkSpec, Nonfinite, Outcome, PushResult, Reply, Rule, SgdOptions, Shard
 
 Array = NDArray[Any]
 
@@ -99,12 +106,13 @@ class Waiting:
     worker: int
     step: int
     staleness: int
+    dropped: bool
     place: Place | None  # none if only the word is wanted
 
 
 @dataclass
 class Contribution:
-    """A push that is part of an incomplete bsp step."""
+    """A push that is part of an incomplete mean."""
 
     worker: int
     step: int
@@ -123,6 +131,7 @@ class Sent:
     gradient: Array
     memory: bytearray
     place: Place | None
+    now_s: float
 
 
 @dataclass
@@ -131,14 +140,19 @@ class ModelChunk:
 
     dtype: Any
     kind: str
-    bound: int | None
-    average: bool
+    rule: Rule
     nonfinite: Nonfinite
     values: Array | None = None
     version: int = 0
     clocks: dict[int, int] = field(default_factory=dict)
     pulled: dict[int, int] = field(default_factory=dict)
     staleness: dict[int, int] = field(default_factory=dict)
+    dropped: dict[int, bool] = field(default_factory=dict)
+    pushed_s: dict[int, list[float]] = field(default_factory=dict)  # when, from the first
+    since: dict[int, int] = field(default_factory=dict)  # who came to its clock in which order
+    granted: dict[int, int] = field(default_factory=dict)  # the clock up to which it may go on
+    in_round: set[int] = field(default_factory=set)
+    moments: int = 0
     last_minimum: int = 0
     waiting: list[Waiting] = field(default_factory=list)
     contributions: list[Contribution] = field(default_factory=list)
@@ -146,19 +160,53 @@ class ModelChunk:
     def minimum(self) -> int:
         return min(self.clocks.values(), default=self.last_minimum)
 
+    def lag(self, worker: int) -> int:
+        return self.clocks[worker] - self.minimum()
+
     def admits(self, worker: int) -> bool:
-        return self.bound is None or self.clocks[worker] - self.minimum() <= self.bound
+        """May this worker go on, of which nothing is known but that it does not compute?"""
+        rule = self.rule
+        if rule.gather == "round":
+            return worker not in self.in_round
+        if rule.bound is None:
+            return True
+        if rule.unit == "clocks":
+            granted = rule.bound_max is not None and self.clocks[worker] <= self.granted[worker]
+            return self.lag(worker) <= rule.bound or granted
+        idle = {waiting.worker for waiting in self.waiting} | {worker}
+        computing = [self.pulled[w] for w in self.clocks if w not in idle]
+        return self.version - min(computing, default=self.version) <= rule.bound
 
     def join(self, worker: int, clock: int) -> None:
         self.clocks[worker] = clock
         self.pulled[worker] = self.version
         self.staleness[worker] = 0
+        self.dropped[worker] = False
+        self.pushed_s[worker] = []
+        self.granted[worker] = 0
+        self.moments += 1
+        self.since[worker] = self.moments
 
     def leave(self, worker: int) -> list[Waiting]:
         self.last_minimum = self.minimum()
         del self.clocks[worker]
         self.waiting = [w for w in self.waiting if w.worker != worker]
         self.contributions = [c for c in self.contributions if c.worker != worker]
+        self.in_round.discard(worker)
+        return self.release()
+
+    def set_rule(self, rule: Rule) -> list[Waiting]:
+        before, self.rule = self.rule.gather, rule
+        if rule.gather == "each":
+            for contribution in self.contributions:
+                if contribution.samples:
+                    self.update(contribution.gradient)
+            self.contributions = []
+        if (before, rule.gather) == ("step", "round"):
+            self.in_round = {w.worker for w in self.waiting}
+        elif (before, rule.gather) != ("round", "round"):
+            self.in_round = set()
+        self.granted = dict.fromkeys(self.clocks, 0)
         return self.release()
 
     def pull(self, worker: int) -> None:
@@ -182,26 +230,57 @@ class ModelChunk:
             if (waiting.worker, waiting.step) == (worker, step):
                 waiting.place = sent.place
                 return []
-        again = Waiting(worker, step, self.staleness[worker], sent.place)
-        if step < self.clocks[worker] or self.admits(worker):
+        again = Waiting(worker, step, self.staleness[worker], self.dropped[worker], sent.place)
+        if step < self.clocks[worker]:
             return [again]
         self.waiting.append(again)
-        return []
+        return self.release()
 
     def apply(self, sent: Sent) -> tuple[Outcome, list[Waiting]]:
-        worker = sent.worker
-        finite = self.nonfinite is Nonfinite.APPLY or bool(np.isfinite(sent.gradient).all())
+        worker, gather = sent.worker, self.rule.gather
         self.staleness[worker] = self.version - self.pulled[worker]
-        self.clocks[worker] = sent.step
-        if finite and self.average:
+        dropped = self.staleness[worker] > self.staleness_limit()
+        finite = self.nonfinite is Nonfinite.APPLY or bool(np.isfinite(sent.gradient).all())
+        answered = finite or dropped or self.nonfinite is Nonfinite.SKIP
+        self.dropped[worker] = dropped
+        self.arrive(sent)
+        if gather == "round" and not dropped:
+            self.in_round.add(worker)
+        if finite and not dropped and gather != "each":
             self.contributions.append(
                 Contribution(worker, sent.step, sent.samples, sent.gradient, sent.memory)
             )
-        elif finite:
+        elif finite and not dropped:
             self.update(sent.gradient)
-        if finite or self.nonfinite is Nonfinite.SKIP:
-            self.waiting.append(Waiting(worker, sent.step, self.staleness[worker], sent.place))
+        if answered:
+            staleness = self.staleness[worker]
+            self.waiting.append(Waiting(worker, sent.step, staleness, dropped, sent.place))
+        if dropped:
+            return Outcome.DROPPED, self.release()
         return Outcome.APPLIED if finite else Outcome.NONFINITE, self.release()
+
+    def staleness_limit(self) -> float:
+        if self.rule.gather == "round":
+            return 0
+        limit = self.rule.staleness_limit
+        return np.inf if limit is None else limit
+
+    def arrive(self, sent: Sent) -> None:
+        worker, rule = sent.worker, self.rule
+        self.clocks[worker] = sent.step
+        self.pushed_s[worker].append(sent.now_s)
+        self.moments += 1
+        self.since[worker] = self.moments
+        if rule.bound_max is None or rule.bound is None:
+            return
+        fastest = self.clocks[worker] == max(self.clocks.values())
+        beyond = rule.bound < self.lag(worker) <= rule.bound_max
+        if fastest and beyond and self.granted[worker] < sent.step:
+            slowest = min(self.clocks, key=lambda w: (self.clocks[w], self.since[w]))
+            most = rule.bound_max - self.lag(worker) + 1
+            extra = extra_steps(self.pushed_s[worker], self.pushed_s[slowest], most)
+            if extra:
+                self.granted[worker] = sent.step + extra - 1
 
     def held(self) -> set[int]:
         """The memory that must not go: by its id."""
@@ -217,11 +296,18 @@ class ModelChunk:
             self.values = self.values - self.dtype(LR) * gradient
 
     def release(self) -> list[Waiting]:
-        for step in sorted({c.step for c in self.contributions if c.step <= self.minimum()}):
-            self.combine([c for c in self.contributions if c.step == step])
-            self.contributions = [c for c in self.contributions if c.step != step]
-        released = [w for w in self.waiting if self.admits(w.worker)]
-        self.waiting = [w for w in self.waiting if not self.admits(w.worker)]
+        if self.rule.gather == "step":
+            for step in sorted({c.step for c in self.contributions if c.step <= self.minimum()}):
+                self.combine([c for c in self.contributions if c.step == step])
+                self.contributions = [c for c in self.contributions if c.step != step]
+        if self.rule.gather == "round" and self.in_round:
+            awaited = max(1, len(self.clocks) - self.rule.backup_workers)
+            if len(self.in_round) >= awaited:
+                self.combine(self.contributions)
+                self.contributions, self.in_round = [], set()
+        admitted = {w.worker for w in self.waiting if self.admits(w.worker)}
+        released = [w for w in self.waiting if w.worker in admitted]
+        self.waiting = [w for w in self.waiting if w.worker not in admitted]
         return released
 
     def combine(self, contributions: list[Contribution]) -> None:
@@ -239,10 +325,34 @@ class ModelChunk:
 
     def answer(self, to: Waiting) -> tuple[Any, ...]:
         wants_payload = to.place is not None
-        if wants_payload:
+        if wants_payload and to.step == self.clocks[to.worker]:
             self.pulled[to.worker] = self.version
         lag = self.clocks[to.worker] - self.minimum()
-        return (to.worker, to.step, self.version, lag, to.staleness, wants_payload)
+        return (to.worker, to.step, self.version, lag, to.staleness, to.dropped, wants_payload)
+
+
+def extra_steps(fastest_s: list[float], slowest_s: list[float], most: int) -> int:
+    """Algorithm 2 of Zhao et al. 2019, as it is written there."""
+    if min(len(fastest_s), len(slowest_s)) < 2:
+        return 0
+    fast, slow = fastest_s[-1] - fastest_s[-2], slowest_s[-1] - slowest_s[-2]
+    ready = [fastest_s[-1] + extra * fast for extra in range(most + 1)]
+    pushes = [slowest_s[-1] + count * slow for count in range(1, most + 2)]
+    waits = [min(abs(push - moment) for push in pushes) for moment in ready]
+    return waits.index(min(waits))
+
+
+RULES = {
+    "bsp": Rule(bound=0, gather="step"),
+    "ssp": Rule(bound=1),
+    "asp": Rule(),
+    "dssp": Rule(bound=1, bound_max=4),
+    "backup": Rule(gather="round", backup_workers=1),
+    "backup, none to spare": Rule(gather="round"),
+    "drop": Rule(staleness_limit=2),
+    "ssp, dropping": Rule(bound=2, staleness_limit=1),
+    "versions": Rule(bound=2, unit="versions"),
+}
 
 
 def is_held(memory: bytearray) -> bool:
@@ -258,24 +368,23 @@ def is_held(memory: bytearray) -> bool:
 class ShardMachine(RuleBasedStateMachine):
     """The shard beside one model for each chunk."""
 
-    bound: int | None
-    average = False
+    first_rule: str
 
     @initialize(nonfinite=st.sampled_from(list(Nonfinite)), workers=st.integers(0, 3))
     def start(self, nonfinite: Nonfinite, workers: int) -> None:
         self.chunks = [
-            ModelChunk(DTYPES[dtype], kind, self.bound, self.average, nonfinite)
+            ModelChunk(DTYPES[dtype], kind, RULES[self.first_rule], nonfinite)
             for dtype, kind in SPECS
         ]
         self.shard = Shard(
             [ChunkSpec(values=N, dtype=dtype, kind=kind) for dtype, kind in SPECS],
             SgdOptions(lr=LR),
-            bound=self.bound,
-            average=self.average,
+            rule=RULES[self.first_rule],
             nonfinite=nonfinite,
             first_chunk=FIRST,
         )
         self.live: set[int] = set()
+        self.now_s = 0
         self.memory: list[bytearray] = []  # of all pushes
         self.minimums = [0] * len(SPECS)
         for chunk in (0, 1):
@@ -320,8 +429,10 @@ class ShardMachine(RuleBasedStateMachine):
         worker=st.integers(1, 4),
         ahead=st.sampled_from([1, 1, 1, 1, 1, 0, 0, -1, 2]),
         content=CONTENTS,
+        elapsed_s=st.sampled_from([0, 1, 1, 1, 2, 7]),
     )
-    def push(self, chunk: int, worker: int, ahead: int, content: Content) -> None:
+    def push(self, chunk: int, worker: int, ahead: int, content: Content, elapsed_s: int) -> None:
+        self.now_s += elapsed_s
         model = self.chunks[chunk]
         step = max(0, model.clocks.get(worker, 0) + ahead)
         if model.nonfinite is Nonfinite.APPLY and content.codec == "int8":
@@ -334,7 +445,7 @@ class ShardMachine(RuleBasedStateMachine):
         def push() -> PushResult:
             return self.shard.push(
                 FIRST + chunk, worker, step, content.samples, memory, content.wants_payload,
-                codec=content.codec, answer=answer,
+                codec=content.codec, answer=answer, now_s=self.now_s,
             )  # fmt: skip
 
         if not content.is_allowed(model.dtype, model.kind):
@@ -344,13 +455,21 @@ class ShardMachine(RuleBasedStateMachine):
         place = None
         if content.wants_payload:
             place = Place(memory, content.codec) if answer is None else Place(answer, "raw")
-        sent = Sent(worker, step, content.samples, gradient, memory, place)
+        sent = Sent(worker, step, content.samples, gradient, memory, place, self.now_s)
         outcome, replies = model.push(sent)
         result = push()
         assert result.outcome is outcome
         assert result.clock == model.clocks.get(worker, 0)
         assert result.nonfinite_index == (bad if outcome is Outcome.NONFINITE else None)
         self.check_replies(chunk, result.replies, replies)
+
+    @precondition(lambda self: self.live)
+    @rule(chunk=st.sampled_from([0, 1]), data=st.data(), content=CONTENTS)
+    def push_of_some(self, chunk: int, data: st.DataObject, content: Content) -> None:
+        """The next steps of several workers: what makes answers wait, and means complete."""
+        some = data.draw(st.lists(st.sampled_from(sorted(self.live)), min_size=1, max_size=6))
+        for worker in some:
+            self.push(chunk, worker, 1, content, 1)
 
     @rule(chunk=st.integers(0, len(SPECS) - 1), worker=st.integers(1, 4), data=st.data())
     def push_run(self, chunk: int, worker: int, data: st.DataObject) -> None:
@@ -364,13 +483,14 @@ class ShardMachine(RuleBasedStateMachine):
             region[64 * index : 64 * index + values.nbytes] = values.tobytes()
         self.memory.append(region)
         results = self.shard.push_run(
-            FIRST + chunk, chunk + 1, worker, step, 1, region, wants_payload
+            FIRST + chunk, chunk + 1, worker, step, 1, region, wants_payload, self.now_s
         )
         for index, result in zip(range(chunk, -1, -1), results, strict=True):
             model = self.chunks[index]
             values = np.full(N, 10 * index + worker, model.dtype)
             place = Place(region, f"raw at {64 * index}") if wants_payload else None
-            outcome, replies = model.push(Sent(worker, step, 1, values, region, place))
+            sent = Sent(worker, step, 1, values, region, place, self.now_s)
+            outcome, replies = model.push(sent)
             assert (result.outcome, result.clock) == (outcome, model.clocks.get(worker, 0))
             self.check_replies(index, result.replies, replies)
 
@@ -392,18 +512,26 @@ class ShardMachine(RuleBasedStateMachine):
 
     def check_replies(self, chunk: int, replies: list[Reply], expected: list[Waiting]) -> None:
         model = self.chunks[chunk]
-        actual = [(r.worker, r.step, r.version, r.lag, r.staleness, r.has_payload) for r in replies]
+        actual = [
+            (r.worker, r.step, r.version, r.lag, r.staleness, r.dropped, r.has_payload)
+            for r in replies
+        ]
         assert actual == [model.answer(waiting) for waiting in expected]
         for reply, waiting in zip(replies, expected, strict=True):
             assert reply.chunk == FIRST + chunk
-            is_latest = reply.step == model.clocks[reply.worker]
-            assert not is_latest or self.bound is None or reply.lag <= self.bound
+            self.check_bound(model.rule, reply, is_latest=reply.step == model.clocks[reply.worker])
             if waiting.place is not None:
                 assert model.values is not None
                 codec, _, offset = waiting.place.codec.partition(" at ")
                 answer = written(model.values, codec)
                 at = int(offset or 0)
                 assert waiting.place.memory[at : at + len(answer)] == answer
+
+    @staticmethod
+    def check_bound(rule: Rule, reply: Reply, *, is_latest: bool) -> None:
+        bound = rule.bound if rule.bound_max is None else rule.bound_max
+        if is_latest and bound is not None and rule.unit == "clocks":
+            assert reply.lag <= bound
 
     @invariant()
     def memory_is_held_as_long_as_it_is_needed_and_no_longer(self) -> None:
@@ -436,21 +564,27 @@ class ShardMachine(RuleBasedStateMachine):
                 assert out.tobytes() == chunk.values.tobytes()
 
 
-class BspMachine(ShardMachine):
-    bound = 0
-    average = True
+class ChangingMachine(ShardMachine):
+    """The rule is changed at any moment, to any other."""
+
+    @rule(name=st.sampled_from(sorted(RULES)))
+    def set_rule(self, name: str) -> None:
+        replies = self.shard.set_rule(RULES[name])
+        for index, chunk in enumerate(self.chunks):
+            of_chunk = [reply for reply in replies if reply.chunk == FIRST + index]
+            self.check_replies(index, of_chunk, chunk.set_rule(RULES[name]))
 
 
-class SspMachine(ShardMachine):
-    bound = 1
+@pytest.mark.parametrize("name", RULES)
+def test_any_sequence_of_messages_under_one_rule(name: str) -> None:
+    machine = type("Machine", (ShardMachine,), {"first_rule": name})
+    run_state_machine_as_test(
+        machine, settings=settings(deadline=None, stateful_step_count=60, max_examples=50)
+    )
 
 
-class AspMachine(ShardMachine):
-    bound = None
-
-
-TestBsp = BspMachine.TestCase
-TestSsp = SspMachine.TestCase
-TestAsp = AspMachine.TestCase
-for case in (TestBsp, TestSsp, TestAsp):
-    case.settings = settings(deadline=None, stateful_step_count=60)
+def test_any_sequence_of_messages_and_of_rules() -> None:
+    machine = type("Machine", (ChangingMachine,), {"first_rule": "bsp"})
+    run_state_machine_as_test(
+        machine, settings=settings(deadline=None, stateful_step_count=60, max_examples=200)
+    )

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ps._core import AdamOptions, ChunkSpec, Nonfinite, Outcome, SgdOptions, Shard, codecs
+from ps._core import AdamOptions, ChunkSpec, Nonfinite, Outcome, Rule, SgdOptions, Shard, codecs
 
 F32 = NDArray[np.float32]
-ASP: dict[str, Any] = {"bound": None, "average": False}
-SSP1: dict[str, Any] = {"bound": 1, "average": False}
-BSP: dict[str, Any] = {"bound": 0, "average": True}
+ASP: dict[str, Any] = {"rule": Rule()}
+SSP1: dict[str, Any] = {"rule": Rule(bound=1)}
+BSP: dict[str, Any] = {"rule": Rule(bound=0, gather="step")}
 CODECS = ["bf16", "f16", "int8", "topk"]
 SIZES = [1, 15, 64, 1023, 1024, 1025, 5000]
 

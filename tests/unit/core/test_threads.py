@@ -13,14 +13,15 @@ from ps._core import (
     ChunkSpec,
     Nonfinite,
     Outcome,
+    Rule,
     SgdOptions,
     Shard,
     codecs,
 )
 
 F32 = NDArray[np.float32]
-ASP: dict[str, Any] = {"bound": None, "average": False}
-BSP: dict[str, Any] = {"bound": 0, "average": True}
+ASP: dict[str, Any] = {"rule": Rule()}
+BSP: dict[str, Any] = {"rule": Rule(bound=0, gather="step")}
 SIZES = [100, 65_535, 65_536, 65_537, 70_001, 262_144]  # about where work begins to be shared
 OPTIONS = [
     SgdOptions(lr=0.1, momentum=0.9, nesterov=True),

@@ -27,7 +27,7 @@ CONFIG = ServerConfig(lr=0.5, momentum=0.9, chunk_kib=64)
 
 
 def model_of(layout: Layout, config: ServerConfig) -> ServedModel:
-    return ServedModel(layout, config.chunk_kib * 1024, config, RULE)
+    return ServedModel(layout, config.chunk_kib * 1024, config, RULE, softened=config)
 
 
 def trained_model(config: ServerConfig = CONFIG, steps: int = 2) -> ServedModel:
@@ -81,6 +81,9 @@ OPTIMIZERS = [
     ServerConfig(chunk_kib=64, optimizer="adam", lr_schedule="cosine", lr_total_updates=4),
     ServerConfig(chunk_kib=64, optimizer="adamw", amsgrad=True),
     ServerConfig(chunk_kib=64, optimizer="adagrad", lr_decay=0.1, initial_accumulator_value=0.5),
+    replace(
+        CONFIG, policy="asp", delay_compensation="adaptive", lr_schedule="step", lr_step_size=3
+    ),
 ]
 every_optimizer = pytest.mark.parametrize(
     "config", OPTIMIZERS, ids=lambda config: f"{config.optimizer}-{config.lr_schedule}"
@@ -122,6 +125,26 @@ def test_a_checkpoint_of_another_optimizer_says_what_to_do(tmp_path: Path) -> No
     assert_refused(path, "holds max_exp_avg_sq, .* none; give --amsgrad", OPTIMIZERS[2])
     save_checkpoint(trained_model(OPTIMIZERS[2]), path)
     assert_refused(path, "has no max_exp_avg_sq/w", replace(OPTIMIZERS[2], amsgrad=True))
+
+
+def test_compensation_may_begin_with_a_checkpoint_that_knows_nothing_of_it(tmp_path: Path) -> None:
+    config = replace(CONFIG, policy="asp", delay_compensation="adaptive")
+    save_checkpoint(trained_model(), tmp_path / "m.safetensors")
+    again = resumed(tmp_path / "m.safetensors", config)
+    momentum, squares = bytearray(4 * 16_384), bytearray(b"\1" * 4 * 16_384)
+    again.shard.state(0, "momentum", momentum)
+    again.shard.state(0, "dc_mean_square", squares)
+    assert any(momentum)
+    assert not any(squares)
+
+
+def test_a_checkpoint_with_compensation_says_what_to_do(tmp_path: Path) -> None:
+    config = replace(CONFIG, policy="asp", delay_compensation="adaptive")
+    save_checkpoint(trained_model(config), tmp_path / "m.safetensors")
+    assert_refused(
+        tmp_path / "m.safetensors", "holds dc_mean_square, .* give --delay-compensation adaptive",
+        CONFIG,
+    )  # fmt: skip
 
 
 def test_adam_does_not_go_on_without_its_buffers(tmp_path: Path) -> None:

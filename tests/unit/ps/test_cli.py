@@ -114,7 +114,7 @@ def test_the_command_line_wins_over_a_file(tmp_path: Path) -> None:
         ("launch --polcy ssp", r"leash launch: unknown option --polcy; did you mean --policy\? "
                                r"\(see leash launch --help\)"),
         ("launch extra", r"leash launch: unknown argument extra \(see leash launch --help\)"),
-        ("server --policy foo", "leash server: --policy foo: expected one of bsp, ssp, asp"),
+        ("server --policy foo", "leash server: --policy foo: expected one of bsp, .*, drop"),
         ("server --lr-scaling foo", "leash server: --lr-scaling foo: expected one of linear, none"),
         ("server --epochs x", "leash server: --epochs x: expected a whole number"),
         ("server --test-bsz x", "leash server: --test-bsz x: expected a whole number"),
@@ -145,6 +145,11 @@ def test_the_command_line_wins_over_a_file(tmp_path: Path) -> None:
         ("launch --dataset digits --workers 3 --slow 0,1", "leash launch: --slow 0,1: .* 3 .*"),
         ("launch --dataset digits --slow x", "leash launch: --slow x: expected numbers, .*"),
         ("launch --dataset digits --hetero-allocation 1-1-1", "leash launch: --hetero-.*"),
+        ("server --policy drop", "leash server: --policy drop needs --staleness R, .*"),
+        ("server --workers 2 --policy backup --backup-workers 2", "leash server: .* give fewer"),
+        ("set", "leash set: say what to change: .*"),
+        ("set --policy dssp --staleness-max 1", "leash set: --staleness-max 1: give at least .*"),
+        ("set --policy bsp --server nowhere", "leash set: address 'nowhere': write it as .*"),
         ("launch --dataset digits --batch-size 0", "leash launch: --batch-size 0: .* above 0"),
         ("doctor --server nowhere", "leash doctor: address 'nowhere': write it as .*"),
     ],
@@ -182,7 +187,9 @@ def test_a_wrong_file_is_answered_with_one_line_and_status_2(
 def test_a_wrong_argument_of_a_real_process_leaves_one_line_and_no_traceback() -> None:
     done = python_m("ps", "--policy", "foo")
     assert done.returncode == 2
-    assert done.stderr == "leash server: --policy foo: expected one of bsp, ssp, asp\n"
+    assert done.stderr == (
+        "leash server: --policy foo: expected one of bsp, ssp, asp, dssp, backup, drop\n"
+    )
 
 
 # How a command ends.

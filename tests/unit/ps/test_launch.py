@@ -86,7 +86,14 @@ def test_a_run_is_trained_and_leaves_all_that_a_run_leaves(tmp_path: Path) -> No
     ]  # fmt: skip
     _, again = parse(["launch", "--config", str(run_dir / "config.yaml")])
     assert again == LaunchConfig(
-        dataset="digits", workers=2, lr=0.1, batch_size=100, epochs=2, slow="0,0.01", staleness=2
+        dataset="digits",
+        workers=2,
+        lr=0.1,
+        batch_size=100,
+        epochs=2,
+        slow="0,0.01",
+        staleness=2,
+        lr_scaling="linear",
     )
 
 

@@ -1,8 +1,12 @@
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from ps._core import Reply
 from ps.errors import HeaderError, StoppingError
 from ps.events import EventLog
 from ps.metrics import Metrics
@@ -73,3 +77,44 @@ def test_an_end_is_no_refusal(metrics: Metrics) -> None:
     metrics.refused(StoppingError("SIGTERM"))
     metrics.refused(HeaderError("what is this?"))
     assert metrics.summary()["refused_messages"] == 1
+
+
+def test_reports_become_events_once_a_second(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "events.jsonl"
+    events = EventLog(path, now=clock)
+    metrics = Metrics(Rule(ASP, None), events, step_events=0, now=clock)
+    metrics.join(1, 7, "one", first_step=1)
+    for _ in range(10):
+        metrics.report(report(loss=math.nan, compute_s=0.25, wait_s=0.5))
+        clock.now_s += 0.25
+    events.close()
+    training = [row for row in map(json.loads, path.read_text().splitlines())
+                if row["event"] == "training"]  # fmt: skip
+    assert [row["t"] for row in training] == [0.0, 1.0, 2.0]
+    assert training[0] == {
+        "t": 0.0, "event": "training", "worker": 1, "step": 1, "samples": 1, "loss": None,
+        "compute_s": 0.25, "wait_s": 0.5,
+    }  # fmt: skip
+
+
+def test_samples_are_answered_with_the_reply_of_chunk_0(metrics: Metrics) -> None:
+    counts = metrics.workers[1]
+    metrics.push(1, chunk=1, step=1, samples=5)
+    metrics.push(1, chunk=0, step=1, samples=5)
+    assert (counts.answered, counts.unanswered) == (0, 5)
+    metrics.reply(answer(chunk=1))
+    assert counts.answered == 0
+    metrics.reply(answer(chunk=0))
+    assert (counts.answered, counts.unanswered) == (5, 0)
+
+
+def test_what_a_process_has_no_answer_for_is_not_its_successors(metrics: Metrics) -> None:
+    metrics.push(1, chunk=0, step=1, samples=5)
+    metrics.join(1, 8, "one again", first_step=2)
+    assert metrics.workers[1].unanswered == 0
+
+
+def answer(chunk: int) -> Reply:
+    return cast(
+        Reply, SimpleNamespace(worker=1, step=1, chunk=chunk, lag=0, staleness=0, dropped=False)
+    )

@@ -3,10 +3,16 @@ from typing import Any
 import pytest
 import torch
 
-from ps._core import AdagradOptions, AdamOptions, SgdOptions
+from ps._core import AdagradOptions, AdamOptions, SgdOptions, SumOptions
 from ps.config import ServerConfig
 from ps.errors import UsageError
-from ps.optimizer_options import core_options, core_schedule, parse_betas, told_settings
+from ps.optimizer_options import (
+    core_options,
+    core_schedule,
+    parse_betas,
+    told_settings,
+    with_rates,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +36,14 @@ from ps.optimizer_options import core_options, core_schedule, parse_betas, told_
         ({"lr_schedule": "step", "lr_step_size": 0}, "--lr-step-size 0: give a number above 0"),
         ({"warmup_start_factor": 0.5}, "--warmup-start-factor: needs --warmup-updates"),
         ({"warmup_updates": 5, "warmup_start_factor": 0.0}, "--warmup-start-factor 0.0: give a"),
+        ({"maximize": True, "local_steps": "4"}, "--maximize: with --local-steps the server would"),
         ({"warmup_updates": -1}, "--warmup-updates -1: give a number from 0"),
+        ({"optimizer": "sum", "lr": 1.5}, "--lr 1.5: --optimizer sum takes 0 to 1"),
+        ({"optimizer": "sum", "weight_decay": 0.1}, "--weight-decay: .* does not descend"),
+        ({"optimizer": "sum", "maximize": True}, "--maximize: .* does not descend; leave it out"),
+        ({"optimizer": "sum", "momentum": 0.5}, "--momentum: --optimizer sum has no such option"),
+        ({"lr_power": 0.7}, "--lr-power: .* or give --lr-schedule power"),
+        ({"lr_schedule": "power", "lr_offset": 0.5}, "--lr-offset 0.5: give a number of at least"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_one_line(settings: dict[str, Any], text: str) -> None:
@@ -76,6 +89,15 @@ def test_the_schedule_reaches_the_core() -> None:
     ]  # fmt: skip
 
 
+def test_sums_and_their_falling_rate_reach_the_core() -> None:
+    config = ServerConfig(optimizer="sum", lr=1.0, lr_schedule="power", lr_power=0.5, lr_offset=4.0)
+    config.check()
+    made = core_options(config)
+    assert isinstance(made, SumOptions)
+    assert made.lr == 1.0
+    assert [core_schedule(config).lr(1.0, version) for version in (0, 5)] == [0.5, 1 / 3]
+
+
 def test_what_does_not_belong_to_the_choice_is_told_as_none() -> None:
     told = told_settings(ServerConfig(optimizer="adam"))
     assert (told["optimizer"], told["betas"], told["momentum"]) == ("adam", "0.9,0.999", None)
@@ -87,3 +109,27 @@ def test_betas_are_two_numbers() -> None:
     for text in ("", "0.9", "a,b", "0.1,0.2,0.3", "0.9;0.9", "nan,0.9", "-0.1,0.9"):
         with pytest.raises(UsageError, match="--betas"):
             parse_betas(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "lr", "scaling"),
+    [
+        ({}, 0.01, "linear"),
+        ({"optimizer": "adam"}, 0.01, "linear"),
+        ({"local_steps": "8"}, 1.0, "none"),
+        ({"local_steps": "auto"}, 1.0, "none"),
+        ({"local_steps": "1"}, 0.01, "linear"),
+        ({"local_steps": "8", "optimizer": "adam"}, 0.01, "none"),
+        ({"local_steps": "8", "lr": 0.7, "lr_scaling": "linear"}, 0.7, "linear"),
+        ({"lr": 0.0, "lr_scaling": "none"}, 0.0, "none"),
+    ],
+)
+def test_what_is_left_out_of_the_rates_follows_the_local_steps(
+    settings: dict[str, Any], lr: float, scaling: str
+) -> None:
+    config = ServerConfig(**settings)
+    config.check()
+    made, told = core_options(config), told_settings(config)
+    assert (made.lr, told["lr"], told["lr_scaling"]) == (lr, lr, scaling)
+    assert with_rates(with_rates(config)) == with_rates(config)
+    assert (with_rates(config).lr, with_rates(config).lr_scaling) == (lr, scaling)

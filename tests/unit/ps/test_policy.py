@@ -1,12 +1,38 @@
+from typing import Any
+
 import pytest
 
+from ps import policy as policies
+from ps._core import Rule as CoreRule
 from ps.errors import UsageError
-from ps.policy import ASP, BSP, POLICIES, SSP, UNREACHABLE_BOUND, Rule, choose_rule
+from ps.policy import (
+    ASP,
+    BACKUP,
+    BSP,
+    DROP,
+    DSSP,
+    POLICIES,
+    SSP,
+    UNREACHABLE_BOUND,
+    Rule,
+    choose_rule,
+    fields_of_rule,
+    rule_from_fields,
+)
+
+EVERY = [
+    choose_rule("bsp", None), choose_rule("ssp", 5), choose_rule("asp", None),
+    choose_rule("ssp", 4, bound_unit="versions"), choose_rule("dssp", 0, 0),
+    choose_rule("dssp", 2, 9), choose_rule("backup", None, None, 0),
+    choose_rule("backup", None, None, 2), choose_rule("drop", 0), choose_rule("drop", 8),
+]  # fmt: skip
 
 
-def test_the_table_has_the_three_policies() -> None:
-    assert list(POLICIES) == ["bsp", "ssp", "asp"]
-    assert [p.name for p in POLICIES.values() if p.average] == ["bsp"]
+def test_each_policy_of_the_table_names_a_paper_that_the_docstring_tells_of() -> None:
+    assert list(POLICIES) == ["bsp", "ssp", "asp", "dssp", "backup", "drop"]
+    assert [p.name for p in POLICIES.values() if p.average] == ["bsp", "backup"]
+    for policy in POLICIES.values():
+        assert f"| {policy.name:6} | {policy.paper}," in (policies.__doc__ or "")
 
 
 @pytest.mark.parametrize(
@@ -23,6 +49,10 @@ def test_the_table_has_the_three_policies() -> None:
         ("bsp", None, Rule(BSP, 0)),
         ("bsp", 0, Rule(BSP, 0)),
         ("asp", None, Rule(ASP, None)),
+        ("dssp", None, Rule(DSSP, 3, bound_max=15)),
+        ("dssp", 5, Rule(DSSP, 5, bound_max=17)),
+        ("backup", None, Rule(BACKUP, None, backup_workers=1)),
+        ("drop", 8, Rule(DROP, None, staleness_limit=8)),
     ],
 )
 def test_policy_and_bound_make_a_rule(
@@ -40,15 +70,76 @@ def test_policy_and_bound_make_a_rule(
         ("bsp", 1, "leave --staleness out"),
         ("asp", 0, "leave --staleness out"),
         ("asp", 3, "leave --staleness out"),
+        ("backup", 3, "leave --staleness out"),
+        ("drop", None, "--policy drop needs --staleness R"),
+        ("ssp", 1 << 31, "give at most 2147483647"),
     ],
 )
 def test_a_contradiction_is_refused_in_one_line_that_names_the_mend(
-    policy: str | None, staleness: int, mend: str
+    policy: str | None, staleness: int | None, mend: str
 ) -> None:
     with pytest.raises(UsageError, match=mend) as raised:
         choose_rule(policy, staleness)
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "mend"),
+    [
+        ({"policy": "dssp", "staleness": 5, "staleness_max": 4}, "at least --staleness, .* 5"),
+        ({"policy": "dssp", "staleness": 0, "staleness_max": 1025}, "at most 1024"),
+        ({"policy": "ssp", "staleness_max": 4}, "--staleness-max 4: .* add --policy dssp"),
+        ({"policy": None, "backup_workers": 1}, "--backup-workers 1: add --policy backup"),
+        ({"policy": "backup", "backup_workers": -1}, "--backup-workers -1: give 0 or more"),
+        ({"policy": "asp", "bound_unit": "versions"}, "--bound-unit versions: goes with .* ssp"),
+        ({"policy": "dssp", "bound_unit": "versions"}, "--bound-unit versions: goes with .* ssp"),
+    ],
+)
+def test_a_limit_that_its_policy_does_not_have_is_refused(
+    settings: dict[str, Any], mend: str
+) -> None:
+    with pytest.raises(UsageError, match=mend) as raised:
+        choose_rule(**{"staleness": None, **settings})
+    assert "\n" not in str(raised.value)
+
+
+def test_a_round_waits_for_one_worker_at_least() -> None:
+    rule = choose_rule("backup", None, None, 2)
+    rule.require_workers(3)
+    with pytest.raises(UsageError, match=r"--backup-workers 2: of 2 workers .* give fewer"):
+        rule.require_workers(2)
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=str)
+def test_a_rule_is_told_and_sent_without_a_loss(rule: Rule) -> None:
+    assert Rule.from_told(rule.told()) == rule
+    assert rule_from_fields(*fields_of_rule(rule)) == rule
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=str)
+def test_every_rule_is_one_of_the_core(rule: Rule) -> None:
+    core: CoreRule = rule.core()
+    assert (core.bound, core.bound_max, core.unit) == (rule.bound, rule.bound_max, rule.bound_unit)
+    assert (core.gather == "each") != rule.policy.average
+    assert core.backup_workers == rule.backup_workers
+    assert core.staleness_limit == rule.staleness_limit
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [("none", 0, 0, 0, "clocks"), ("ssp", 3, 0, 0, "miles"), ("asp", 3, 0, 0, "clocks"),
+     ("ssp", 3, 0, 2, "clocks"), ("bsp", 0, 5, 0, "clocks"), ("ssp", 0, 0, 0, "clocks")],
+)  # fmt: skip
+def test_what_no_command_line_would_send_is_refused(
+    fields: tuple[str, int, int, int, str],
+) -> None:
+    with pytest.raises(UsageError):
+        rule_from_fields(*fields)
+
+
 def test_a_rule_is_shown_with_its_bound_where_it_has_one() -> None:
     assert [str(choose_rule(None, s)) for s in (0, 3, 99999)] == ["bsp", "ssp(3)", "asp"]
+    assert list(map(str, EVERY[3:])) == [
+        "ssp(4 versions)", "dssp(0..0)", "dssp(2..9)", "backup(0)", "backup(2)", "drop(0)",
+        "drop(8)",
+    ]  # fmt: skip

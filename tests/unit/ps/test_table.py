@@ -146,6 +146,18 @@ def test_the_result_names_accuracy_speed_waiting_and_lag() -> None:
     assert result_lines({**SUMMARY, "ended": "timeout"})[0] == "ended early     timeout"
 
 
+def test_what_was_used_twice_is_told_of() -> None:
+    lines = result_lines({**SUMMARY, "ended": "done", "samples_twice": 7})
+    assert "used twice      7 samples, after a worker had gone" in lines
+
+
+def test_one_that_rests_takes_part_and_is_done_in_the_end() -> None:
+    shown = state(table=[row(1), row(2, state="resting")])
+    assert "resting" in drawn(run_table(shown))
+    last = with_summary(shown, {**SUMMARY, "ended": "done"})
+    assert [r["state"] for r in last["table"]] == ["done", "done"]
+
+
 def test_without_a_terminal_a_line_comes_with_every_epoch_and_every_ten_seconds() -> None:
     out, now = io.StringIO(), [0.0]
     screen = Screen(Console(file=out, width=80), now=lambda: now[0])

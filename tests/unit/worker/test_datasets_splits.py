@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ps.errors import UsageError
-from worker.datasets import epoch_order, shares
+from worker.datasets import epoch_order, permutation, shares
 
 SHARES_OF_7 = [[6, 1], [4, 0], [3, 2, 5]]
 
@@ -61,3 +61,15 @@ def test_each_seed_rank_and_epoch_has_an_order_of_its_own() -> None:
     assert len(orders) == 12
     again = epoch_order(share, 1, 2, 0).tolist()
     assert again == epoch_order(share, 1, 2, 0).tolist()
+
+
+def test_an_epochs_permutation_depends_on_seed_and_epoch_and_holds_every_position() -> None:
+    orders = {tuple(permutation(50, seed, epoch).tolist()) for seed in (0, 1) for epoch in (1, 2)}
+    assert len(orders) == 4
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert not np.array_equal(permutation(50, 1, 1), epoch_order(np.arange(50), 1, 1, 1))
+
+
+def test_a_permutation_is_the_same_forever() -> None:
+    # Written down once: all workers of a run must have the same, whatever their release.
+    assert permutation(7, seed=1, epoch=1).tolist() == [5, 4, 3, 0, 2, 6, 1]

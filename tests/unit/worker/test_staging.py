@@ -1,71 +1,15 @@
 """The order of copies between a GPU and the slabs, with a GPU that copies as late as it may."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from support.exchanges import PromptExchange
-from worker.memory import Slab
+from support.gpus import LazyGpu
 from worker.staging import Staging, gpu_of
 from worker.streaming import StepStream
 from worker.tensors import ModelSlabs
-
-
-@dataclass
-class LazyEvent:
-    gpu: "LazyGpu"
-    at: int  # operations of the copying stream before it
-
-    def query(self) -> bool:
-        return self.gpu.done >= self.at
-
-    def synchronize(self) -> None:
-        self.gpu.run(self.at)
-
-
-@dataclass
-class LazyGpu:
-    """Holds every tensor; a copy happens only when somebody waits for it, or `run` is called."""
-
-    log: list[str] = field(default_factory=list)
-    waiting: list[Callable[[], object]] = field(default_factory=list)
-    done: int = 0
-    registered: list[int] = field(default_factory=list)
-
-    def holds(self, tensor: Tensor) -> bool:
-        return True
-
-    def register(self, slab: Slab) -> None:
-        self.registered.append(slab.ctypes.data)
-
-    def unregister(self, slab: Slab) -> None:
-        self.registered.remove(slab.ctypes.data)
-
-    def follow_compute(self) -> None:
-        self.log.append("follow")
-
-    def hold_compute(self) -> None:
-        # What is computed from now on sees the copies: here, that is the very next line.
-        self.log.append("hold")
-        self.run(len(self.waiting))
-
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        self.log.append("copy")
-        held = source.detach()  # as record_stream does: the memory is not given away
-        self.waiting.append(lambda: target.detach().copy_(held))
-
-    def mark(self) -> LazyEvent:
-        self.log.append("mark")
-        return LazyEvent(self, len(self.waiting))
-
-    def run(self, until: int) -> None:
-        while self.done < until:
-            self.waiting[self.done]()
-            self.done += 1
 
 
 def staged(model: nn.Module, *, overlap: bool) -> tuple[StepStream, PromptExchange, LazyGpu]:

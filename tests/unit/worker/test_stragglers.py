@@ -1,32 +1,62 @@
+from dataclasses import dataclass, field
+from typing import Any
+
 import pytest
 
 from ps.errors import UsageError
 from worker.stragglers import Straggler
 
 
+@dataclass
+class Clock:
+    """Time that passes when somebody sleeps or computes, and keeps what was slept."""
+
+    now_s: float = 0.0
+    slept: list[float] = field(default_factory=list)
+
+    def now(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now_s += seconds
+
+
+def straggler(clock: Clock, slow: str = "0", heterogeneity: float = 1.0, **more: Any) -> Straggler:
+    return Straggler(slow, heterogeneity, sleep=clock.sleep, now=clock.now, **more)
+
+
+def play(clock: Clock, made: Straggler, steps: int, compute_s: float) -> float:
+    """So many steps; returns how long they took."""
+    began_s = clock.now_s
+    for _ in range(steps):
+        made.before_step()
+        clock.now_s += compute_s
+        made.after_compute(compute_s)
+    return clock.now_s - began_s
+
+
 def test_a_slow_worker_sleeps_its_delay_before_each_step() -> None:
-    slept: list[float] = []
-    straggler = Straggler(slow_s=0.05, sleep=slept.append)
-    straggler.before_step()
-    straggler.before_step()
-    assert slept == [0.05, 0.05]
+    clock = Clock()
+    made = straggler(clock, "0.05")
+    made.before_step()
+    made.before_step()
+    assert clock.slept == [0.05, 0.05]
 
 
 @pytest.mark.parametrize("heterogeneity", [0.25, 0.5, 1.0])
 def test_a_worker_of_heterogeneity_r_takes_1_over_r_times_its_own_time(
     heterogeneity: float,
 ) -> None:
-    slept: list[float] = []
-    Straggler(heterogeneity=heterogeneity, sleep=slept.append).after_compute(0.3)
-    assert 0.3 + sum(slept) == pytest.approx(0.3 / heterogeneity)
+    clock = Clock()
+    straggler(clock, heterogeneity=heterogeneity).after_compute(0.3)
+    assert 0.3 + sum(clock.slept) == pytest.approx(0.3 / heterogeneity)
 
 
 def test_a_worker_that_is_not_slow_never_sleeps() -> None:
-    slept: list[float] = []
-    straggler = Straggler(sleep=slept.append)
-    straggler.before_step()
-    straggler.after_compute(0.3)
-    assert slept == []
+    clock = Clock()
+    play(clock, straggler(clock), 3, 0.3)
+    assert clock.slept == []
 
 
 @pytest.mark.parametrize("heterogeneity", [0.0, -1.0, 1.01, float("nan"), float("inf")])
@@ -35,7 +65,64 @@ def test_heterogeneity_outside_0_to_1_is_refused(heterogeneity: float) -> None:
         Straggler(heterogeneity=heterogeneity)
 
 
-@pytest.mark.parametrize("slow_s", [-0.1, float("nan"), float("inf")])
-def test_a_delay_that_is_no_duration_is_refused(slow_s: float) -> None:
-    with pytest.raises(UsageError, match="--slow"):
-        Straggler(slow_s=slow_s)
+@pytest.mark.parametrize("slow", ["-0.1", "nan", "inf", "exp"])
+def test_a_delay_that_is_no_duration_is_refused(slow: str) -> None:
+    with pytest.raises(UsageError):
+        Straggler(slow)
+
+
+# The time scale.
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.1])
+@pytest.mark.parametrize(
+    ("slow", "heterogeneity"), [("0.9", 1.0), ("exp:0.9", 1.0), ("0.7", 0.5), ("0", 0.05)]
+)
+def test_a_scaled_run_takes_its_scale_times_as_long(
+    slow: str, heterogeneity: float, scale: float
+) -> None:
+    """The oracle is the same run at full scale, with the same draws."""
+    clock, full = Clock(), Clock()
+    steps, compute_s = 500, 0.05
+    took_s = play(clock, straggler(clock, slow, heterogeneity, time_scale=scale), steps, compute_s)
+    whole_s = play(full, straggler(full, slow, heterogeneity), steps, compute_s)
+    # What is left to pay at the end is at most a few steps' computing.
+    assert took_s == pytest.approx(scale * whole_s, abs=5 * compute_s)
+
+
+def test_a_debt_carries_over_to_a_step_that_can_pay_it() -> None:
+    clock = Clock()
+    made = straggler(clock, "0@..4+10@4..", time_scale=0.5)
+    for _ in range(3):  # at 0, 1 and 2 s of the clock; the third is 4 s into the experiment
+        made.before_step()
+        clock.now_s += 1.0
+        made.after_compute(1.0)
+    # Half of ten seconds, less the half of both seconds that were computed before.
+    assert clock.slept == pytest.approx([5.0 - 1.0])
+
+
+def test_a_debt_that_cannot_be_paid_is_told_at_the_end_with_a_scale_that_can() -> None:
+    clock = Clock()
+    made = straggler(clock, "0.1", time_scale=0.1)
+    play(clock, made, 100, 0.1)
+    complaint = made.complaint()
+    assert complaint is not None
+    assert "4.96 times as long" in complaint  # before the last step 9.91 s, and 2 s were wanted
+    assert "give 0.5 or more" in complaint
+    assert "\n" not in complaint
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_where_the_delays_pay_for_it_nobody_complains(scale: float) -> None:
+    clock = Clock()
+    made = straggler(clock, "0.2", time_scale=scale)
+    play(clock, made, 5, 0.1)
+    assert made.complaint() is None
+
+
+def test_pauses_and_changes_are_in_seconds_of_the_experiment() -> None:
+    clock = Clock()
+    made = straggler(clock, "1@..9.5+3@9.5..", time_scale=0.1)
+    took_s = play(clock, made, 20, 0.0)
+    # Ten seconds of 1 s each, then ten steps of 3 s, a tenth of it all.
+    assert took_s == pytest.approx(0.1 * (10 * 1 + 10 * 3))

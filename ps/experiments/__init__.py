@@ -1,0 +1,8 @@
+"""`leash experiment`: runs that belong together, one after the other, and what they come to.
+
+::
+
+    NAME.yaml ─▸ plan.py: the runs ─▸ command.py: each of them ─▸ outcome.py: a row for each
+                                                                     │
+                       results.json, a table (table.py), report.html ◄┘
+"""

@@ -1,0 +1,108 @@
+"""`leash experiment`: runs one after the other, then a table and a report."""
+
+import json
+import shlex
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Final
+
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from ps import launch
+from ps.errors import UsageError
+from ps.experiment_options import ExperimentConfig
+from ps.experiments.outcome import as_json, median_rows, read_outcome
+from ps.experiments.plan import Experiment, PlannedRun, load, names
+from ps.experiments.table import outcome_table
+from ps.report.writing import require_matplotlib, write_report
+from ps.rundir import write_atomically
+from ps.settings import to_argv
+from ps.wire.messages import STOPPED_BY_TIMEOUT
+
+OUT: Final = "experiments"
+WIDTH: Final = 140
+GOOD_ENDS: Final = ("done", STOPPED_BY_TIMEOUT)
+
+
+def run(config: ExperimentConfig) -> int:
+    """Returns the exit status: 0, or that of the first run that did not come to its end."""
+    console = _console()
+    if config.name is None:
+        _list(console)
+        return 0
+    experiment = load(config)
+    out = Path(config.out or Path(OUT, experiment.name))
+    if config.dry_run:
+        _print_command_lines(console, experiment, out)
+        return 0
+    require_matplotlib()  # rather now than when all runs are over
+    console.print(Text(experiment.about), soft_wrap=True)
+    for number, planned in enumerate(experiment.runs, start=1):
+        title = f"run {number} of {len(experiment.runs)}: {planned.name}"
+        if status := _run_one(console, title, planned, out / planned.folder):
+            return status
+    _conclude(console, experiment, out)
+    return 0
+
+
+def _console() -> Console:
+    """Where no terminal says how wide it is, no figure is cut off."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
+def _list(console: Console) -> None:
+    for name, about in names().items():
+        console.print(Text.assemble((f"{name:12}", "bold"), " ".join(about.split())))
+    console.print(Text("\nleash experiment NAME, or a file such as sweep.yaml"))
+
+
+def _print_command_lines(console: Console, experiment: Experiment, out: Path) -> None:
+    for planned in experiment.runs:
+        settings = replace(planned.config, run_dir=str(out / planned.folder))
+        line = shlex.join(["leash", "launch", *to_argv(settings)])
+        console.print(Text(line), soft_wrap=True)
+
+
+def _run_one(console: Console, title: str, planned: PlannedRun, run_dir: Path) -> int:
+    if _is_there(planned, run_dir):
+        console.print(Text(f"{title}: is there already"), soft_wrap=True)
+        return 0
+    console.print(Text(f"\n{title}", "bold"), soft_wrap=True)
+    return launch.run(replace(planned.config, run_dir=str(run_dir)))
+
+
+def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
+    """Whether this run has come to its end before; what is left of one that has not is removed.
+
+    Raises:
+        UsageError: what is there is another run, or something else.
+    """
+    if not run_dir.exists():
+        return False
+    if not (run_dir / "config.yaml").exists():
+        raise UsageError(f"{run_dir}: not the folder of a run; take another --out")
+    settings = {name: value for name, value in asdict(planned.config).items() if name != "run_dir"}
+    if yaml.safe_load((run_dir / "config.yaml").read_text("utf-8")) != settings:
+        raise UsageError(f"{run_dir}: a run with other settings is there; take another --out")
+    summary = run_dir / "summary.json"
+    if summary.exists() and json.loads(summary.read_text("utf-8")).get("ended") in GOOD_ENDS:
+        return True
+    shutil.rmtree(run_dir)
+    return False
+
+
+def _conclude(console: Console, experiment: Experiment, out: Path) -> None:
+    outcomes = [
+        read_outcome(planned.name, out / planned.folder, experiment.target_accuracy)
+        for planned in experiment.runs
+    ]
+    write_atomically(out / "results.json", as_json(outcomes))
+    console.print()
+    console.print(outcome_table(experiment, median_rows(outcomes)))
+    report = write_report([out / planned.folder for planned in experiment.runs], out)
+    console.print(Text(f"results         {out / 'results.json'}"), soft_wrap=True)
+    console.print(Text(f"report          {report}"), soft_wrap=True)

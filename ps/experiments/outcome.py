@@ -1,0 +1,127 @@
+"""What the runs of an experiment came to: one row for each, or for each group of seeds."""
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run. Seconds are those of an experiment at full scale: measured ones / time scale."""
+
+    name: str
+    seed: int | None
+    epochs: int
+    seconds: float  # from the first step to the end of the last epoch
+    seconds_to_target: float | None  # to the end of the first epoch that reached it
+    accuracy: float | None  # of the test set, after the last epoch
+    wait_share: float  # of the workers' time, between a push and its answer
+    batches_per_second: float  # of --batch-size samples, all workers together
+    mean_staleness: float
+    max_lag: int
+
+    @property
+    def part(self) -> str:
+        """What stands before the colon in its name; runs of one part are compared."""
+        return self.name.rpartition(": ")[0]
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        return self.seconds / max(1, self.epochs)
+
+
+def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> Outcome:
+    """The outcome of a run that is over.
+
+    Args:
+        target_accuracy: 0 to 1.
+
+    Raises:
+        FileNotFoundError: the run left no summary.
+    """
+    summary = json.loads((run_dir / "summary.json").read_text("utf-8"))
+    settings = _settings(run_dir)
+    scale = float(settings.get("time_scale") or 1.0)
+    ends_s = _epoch_ends(run_dir / "events.jsonl")
+    seconds = (ends_s[-1] if ends_s else summary["train_seconds"]) / scale
+    waits = summary["wait_fraction_by_worker"].values()
+    batch_size = settings.get("batch_size") or 1
+    return Outcome(
+        name=name,
+        seed=summary.get("seed"),
+        epochs=summary["epochs"],
+        seconds=seconds,
+        seconds_to_target=_time_of(target_accuracy, summary, ends_s, scale),
+        accuracy=summary["test_accuracy"],
+        wait_share=statistics.fmean(waits) if waits else 0.0,
+        batches_per_second=summary["samples"] / batch_size / max(seconds, 1e-9),
+        mean_staleness=summary["mean_staleness"],
+        max_lag=summary["max_lag"],
+    )
+
+
+def median_rows(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """For each name one row: the medians over its seeds, in the order of first appearance."""
+    by_name: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_name.setdefault(outcome.name, []).append(outcome)
+    return [_median(rows) for rows in by_name.values()]
+
+
+def as_json(outcomes: Iterable[Outcome]) -> str:
+    rows = [
+        {**asdict(outcome), "seconds_per_epoch": outcome.seconds_per_epoch} for outcome in outcomes
+    ]
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def _median(rows: list[Outcome]) -> Outcome:
+    if len(rows) == 1:
+        return rows[0]
+
+    def middle(name: str) -> Any:
+        values = [getattr(row, name) for row in rows]
+        return None if None in values else statistics.median(values)
+
+    first = rows[0]
+    figures = {
+        name: middle(name)
+        for name in ("seconds", "seconds_to_target", "accuracy", "wait_share",
+                     "batches_per_second", "mean_staleness")
+    }  # fmt: skip
+    most = max(row.max_lag for row in rows)
+    return Outcome(first.name, None, first.epochs, **figures, max_lag=most)
+
+
+def _settings(run_dir: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
+    return settings
+
+
+def _epoch_ends(events: Path) -> list[float]:
+    """Seconds from the start to the end of each epoch."""
+    started_s = 0.0
+    ends_s: list[float] = []
+    with events.open(encoding="utf-8") as lines:
+        for line in lines:
+            if '"event": "started"' in line:
+                started_s = json.loads(line)["t"]
+            elif '"event": "epoch_completed"' in line:
+                event = json.loads(line)
+                # One event may tell of several epochs, if they were short.
+                ends_s += [event["t"] - started_s] * (event["epoch"] - len(ends_s))
+    return ends_s
+
+
+def _time_of(
+    target: float | None, summary: dict[str, Any], ends_s: list[float], scale: float
+) -> float | None:
+    if target is None:
+        return None
+    by_epoch = zip(summary["test_accuracy_by_epoch"], ends_s, strict=False)
+    return next((s / scale for acc, s in by_epoch if acc is not None and acc >= target), None)

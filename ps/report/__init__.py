@@ -1,0 +1,9 @@
+"""`leash report`: what runs leave, as one page of pictures and words.
+
+::
+
+    reading ─▸ run ─▸ spending, paces ─▸ diagnosis ─────────────┐
+                  └─▸ curves, timeline, bars ─▸ drawing ─▸ page ◄┘ ─▸ report.html, report/*.png
+
+Only curves, timeline, bars, drawing and page need matplotlib.
+"""

@@ -1,0 +1,33 @@
+"""The `leash report` command."""
+
+import time
+import webbrowser
+from pathlib import Path
+from typing import Final
+
+from ps.config import ReportConfig
+from ps.report.writing import require_matplotlib, write_report
+
+REPORTS: Final = "reports"
+
+
+def run(config: ReportConfig) -> int:
+    """Writes the page, says where it is, and shows it if that was asked for."""
+    require_matplotlib()
+    runs = [Path(run) for run in config.runs]
+    page = write_report(runs, _place(runs, config.out))
+    print(f"report          {page}")
+    if config.open:
+        webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+def _place(runs: list[Path], out: str | None) -> Path:
+    """Where the page goes: as told, into the run's own folder, or a new one for several runs."""
+    if out is not None:
+        return Path(out)
+    if len(runs) == 1:
+        return runs[0]
+    stem = time.strftime("%Y%m%d-%H%M%S")
+    taken = (Path(REPORTS, stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
+    return next(path for path in taken if not path.exists())

@@ -1,0 +1,56 @@
+"""Numbers as people read them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+NONE: Final = "–"
+
+
+def seconds(value: float) -> str:
+    """``0.0523`` ▸ ``52 ms``; a step's time or a run's."""
+    if value >= 7200:
+        return f"{value / 3600:.1f} h"
+    if value >= 600:
+        return f"{value / 60:.0f} min"
+    for limit, factor, unit in ((0.9995, 1, "s"), (0.9995e-3, 1e3, "ms"), (0.0, 1e6, "µs")):
+        if value >= limit:
+            return f"{_three_digits(value * factor)} {unit}"
+    return f"{value:g} s"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    if 0 < share < 0.005 and digits == 0:
+        return "under 1 %"
+    return f"{100 * share:.{digits}f} %"
+
+
+def count(value: float) -> str:
+    """``60000`` ▸ ``60,000``, with a narrow space."""
+    return f"{value:,.0f}".replace(",", "\u202f")
+
+
+def decimal(value: float) -> str:
+    return _three_digits(value)
+
+
+def listed(words: Sequence[str]) -> str:
+    """``["1", "2", "3"]`` ▸ ``1, 2 and 3``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def setting(value: Any) -> str:
+    """A value from config.yaml."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _three_digits(value: float) -> str:
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{min(digits, 6)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,90 @@
+"""Runs ▸ one page, and PNG files beside it."""
+
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ps.errors import UsageError
+from ps.report.reading import read_runs
+from ps.rundir import write_atomically
+
+if TYPE_CHECKING:
+    from ps.report.drawing import Picture
+    from ps.report.lineup import Shown
+    from ps.report.page import Section
+
+
+def require_matplotlib() -> None:
+    """Raises UsageError, with what to install, where there is nothing to draw with."""
+    if find_spec("matplotlib") is None:
+        raise UsageError(
+            'a report needs matplotlib, which is not installed: pip install "leash[report]"'
+        )
+
+
+def write_report(runs: Sequence[Path], out: Path) -> Path:
+    """Writes the report of these run directories; returns the page's path.
+
+    Args:
+        runs: one, or several to stand side by side. Those that differ in the seed alone share a
+            colour.
+        out: the page, if it ends in .html; otherwise a folder for report.html. The PNG files go
+            to a folder beside the page, with its name less the ending.
+
+    Raises:
+        UsageError: one of the runs is none, `out` cannot be written, or matplotlib is missing.
+    """
+    require_matplotlib()
+    read = read_runs(runs)
+    from ps.report.diagnosis import diagnose
+    from ps.report.drawing import report_style, write_png
+    from ps.report.lineup import line_up
+    from ps.report.page import page
+
+    file = out if out.suffix == ".html" else out / "report.html"
+    pictures = file.with_suffix("")
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+        shown = line_up(read)
+        with report_style():
+            sections = _sections(shown)
+            html = page(shown, [diagnose(run) for run in read], sections)
+            for _, of_section in sections:
+                for picture in of_section:
+                    write_png(picture, pictures / f"{picture.name}.png")
+        write_atomically(file, html)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot write the report there: {error}") from error
+    return file
+
+
+def _sections(shown: "Sequence[Shown]") -> "list[Section]":
+    from ps.report import bars
+    from ps.report.curves import curve_pictures, speed_picture
+
+    pace = bars.pace_picture(shown[0].run) if len(shown) == 1 else None
+    time = [speed_picture(shown), bars.share_picture(shown), pace]
+    apart = [bars.staleness_picture(shown), bars.lag_picture(shown)]
+    return [
+        ("What was reached", curve_pictures(shown)),
+        (
+            "Where the time went",
+            [*_drawn(time), *_timelines(shown)]
+            if len(shown) > 1
+            else [*_timelines(shown), *_drawn(time)],
+        ),
+        ("How far apart the workers were", _drawn(apart)),
+    ]
+
+
+def _timelines(shown: "Sequence[Shown]") -> "list[Picture]":
+    from ps.report.timeline import closer_picture, timeline_picture, timeline_pictures
+
+    if len(shown) > 1:
+        return timeline_pictures([s.run for s in shown])
+    return _drawn([timeline_picture(shown[0].run), closer_picture(shown[0].run)])
+
+
+def _drawn(pictures: "Iterable[Picture | None]") -> "list[Picture]":
+    return [picture for picture in pictures if picture is not None]

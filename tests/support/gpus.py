@@ -1,0 +1,61 @@
+"""A GPU for tests on a machine that has none."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from worker.memory import Slab
+
+
+@dataclass
+class LazyEvent:
+    gpu: "LazyGpu"
+    at: int  # operations of the copying stream before it
+
+    def query(self) -> bool:
+        return self.gpu.done >= self.at
+
+    def synchronize(self) -> None:
+        self.gpu.run(self.at)
+
+
+@dataclass
+class LazyGpu:
+    """Holds every tensor; a copy happens only when somebody waits for it, or `run` is called."""
+
+    log: list[str] = field(default_factory=list)
+    waiting: list[Callable[[], object]] = field(default_factory=list)
+    done: int = 0
+    registered: list[int] = field(default_factory=list)
+
+    def holds(self, tensor: Tensor) -> bool:
+        return True
+
+    def register(self, slab: Slab) -> None:
+        self.registered.append(slab.ctypes.data)
+
+    def unregister(self, slab: Slab) -> None:
+        self.registered.remove(slab.ctypes.data)
+
+    def follow_compute(self) -> None:
+        self.log.append("follow")
+
+    def hold_compute(self) -> None:
+        # What is computed from now on sees the copies: here, that is the very next line.
+        self.log.append("hold")
+        self.run(len(self.waiting))
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        self.log.append("copy")
+        held = source.detach()  # as record_stream does: the memory is not given away
+        self.waiting.append(lambda: target.detach().copy_(held))
+
+    def mark(self) -> LazyEvent:
+        self.log.append("mark")
+        return LazyEvent(self, len(self.waiting))
+
+    def run(self, until: int) -> None:
+        while self.done < until:
+            self.waiting[self.done]()
+            self.done += 1

@@ -1,0 +1,180 @@
+"""Diagnoses of runs whose slowness is known, because the test made it."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from ps.report.diagnosis import Diagnosis, diagnose
+from ps.report.reading import read_run
+from support.runs import Event, simulate, write_run
+
+
+def steady(seconds: float) -> Callable[[int], float]:
+    return lambda _: seconds
+
+
+def exponential(mean_s: float, seed: int) -> Callable[[int], float]:
+    draw = random.Random(seed)
+    return lambda _: draw.expovariate(1 / mean_s)
+
+
+def of(
+    tmp_path: Path, events: Sequence[Event], config: Event | None = None, steps: int = 100
+) -> Diagnosis:
+    return diagnose(read_run(write_run(tmp_path / "run", events, config, {"steps": steps})))
+
+
+def test_a_lastingly_slow_worker_is_named_with_its_factor_and_a_cure(tmp_path: Path) -> None:
+    times = [steady(0.1), steady(0.1), steady(0.1), steady(0.31)]
+    told = of(tmp_path, simulate(times, steps=100, bound=3))
+    assert told.kind == "persistent"
+    assert told.stragglers == (4,)
+    assert told.headline == (
+        "worker 4 is persistently 3.1 × slower: bounds cannot hide that; "
+        "try --local-steps auto or --batch-plan weighted"
+    )
+
+
+@pytest.mark.parametrize("bound", [0, 3])
+def test_in_lockstep_all_wait_for_the_slowest(tmp_path: Path, bound: int) -> None:
+    """Each tick takes 0.4 s, of which the workers need 0.1, 0.2 and 0.4 s."""
+    times = [steady(0.1), steady(0.2), steady(0.4)]
+    told = of(tmp_path, simulate(times, steps=400, bound=bound))
+    expected = 1 - fmean([0.1, 0.2, 0.4]) / 0.4
+    assert told.costs.waiting == pytest.approx(expected, abs=0.01)
+    assert told.costs.persistent == pytest.approx(expected, abs=0.01)
+    assert told.costs.transient < 0.01
+
+
+def test_several_slow_workers_share_a_sentence(tmp_path: Path) -> None:
+    times = [steady(0.1)] * 4 + [steady(0.2), steady(0.25), steady(0.4)]
+    told = of(tmp_path, simulate(times, steps=60, bound=0))
+    assert told.headline.startswith("workers 5, 6 and 7 are persistently 2.0 to 4.0 × slower: ")
+
+
+def test_one_fast_worker_is_no_straggler_but_waits(tmp_path: Path) -> None:
+    told = of(tmp_path, simulate([steady(0.1), steady(0.5), steady(0.5)], steps=60, bound=0))
+    assert told.stragglers == ()
+    assert told.headline.startswith("worker 1 is persistently 5.0 × faster: bounds cannot hide")
+
+
+def test_steps_that_stumble_call_for_a_larger_bound(tmp_path: Path) -> None:
+    times = [exponential(0.2, seed) for seed in range(10)]
+    told = of(tmp_path, simulate(times, steps=300, bound=0))
+    assert told.kind == "transient"
+    assert "stumble now and then" in told.headline
+    assert told.headline.endswith("a larger bound hides that; try --policy ssp --staleness 10")
+    # bsp's limit for exponential steps: the mean of 10 over the mean of their largest, 1 / H(10).
+    assert told.costs.waiting == pytest.approx(1 - 1 / sum(1 / k for k in range(1, 11)), abs=0.02)
+    assert told.costs.transient > 0.8 * told.costs.waiting
+
+
+def test_both_kinds_are_told_apart_in_one_run(tmp_path: Path) -> None:
+    times = [*(exponential(0.2, seed) for seed in range(5)), exponential(0.5, 9)]
+    told = of(tmp_path, simulate(times, steps=300, bound=0))
+    assert told.kind == "both"
+    assert told.stragglers == (6,)
+    assert "bounds cannot hide that" in told.headline
+    assert "Besides, steps stumble now and then" in told.headline
+
+
+def test_what_was_slow_in_one_half_is_not_called_persistent(tmp_path: Path) -> None:
+    times = [steady(0.1), steady(0.1), lambda step: 0.1 if step <= 150 else 0.4]
+    told = of(tmp_path, simulate(times, steps=200, bound=0))
+    assert told.headline.startswith("worker 3 is in the second half of the run 4.0 × slower: ")
+
+
+def test_even_workers_are_left_in_peace(tmp_path: Path) -> None:
+    told = of(tmp_path, simulate([steady(0.1), steady(0.105)], steps=100, bound=3))
+    assert told.kind == "none"
+    assert told.headline == (
+        "no stragglers: a step takes every worker about the same time (100 ms to 105 ms), and "
+        "4 % of their time went into waiting"
+    ).replace("4 %", f"{100 * told.costs.waiting:.0f} %")
+
+
+def test_fixed_shares_under_asp_leave_the_fast_idle_at_the_end(tmp_path: Path) -> None:
+    """Two workers are done after 10 s, the third after 30 s: 40 of 90 s are lost."""
+    events = simulate([steady(0.1), steady(0.1), steady(0.3)], steps=100, bound=None)
+    told = of(tmp_path, events, {"data_plan": "static"})
+    assert told.kind == "persistent"
+    assert told.costs.done_early == pytest.approx(40 / 90, abs=0.01)
+    assert told.headline == (
+        "worker 3 is persistently 3.0 × slower: the others had done their shares of the data up "
+        "to 20 s before the end; try --data-plan lease"
+    )
+
+
+def test_a_straggler_that_costs_nothing_is_told_calmly(tmp_path: Path) -> None:
+    """Under asp each does steps as fast as it can, and all end at about the same time."""
+    events = [
+        event
+        for event in simulate([steady(0.1), steady(0.1), steady(0.3)], steps=100, bound=None)
+        if event["t"] <= 11 and event["event"] != "left"
+    ]
+    told = of(tmp_path, events)
+    assert told.kind == "none"
+    assert told.headline == (
+        "worker 3 is persistently 3.0 × slower, and this run copes: 0 % of the workers' time was "
+        "lost to it"
+    )
+
+
+def test_advice_that_was_taken_already_is_not_given_again(tmp_path: Path) -> None:
+    events = simulate([steady(0.1), steady(0.1), steady(0.4)], steps=60, bound=0)
+    told = of(tmp_path, events, {"local_steps": "auto"})
+    assert "try --local-steps auto" not in told.headline
+
+
+def test_waiting_among_even_workers_points_to_the_exchange(tmp_path: Path) -> None:
+    """Each reply comes 30 ms late, whoever asks."""
+    events = simulate([steady(0.05), steady(0.05)], steps=100, bound=None)
+    delays = {"push": 0.0, "step": 0.0}
+    late: list[Event] = []
+    for event in events:
+        if event["event"] == "push":
+            delays[str(event["worker"])] = 0.03 * event["step"]
+        shift = delays.get(str(event.get("worker")), 0.0)
+        before = 0.03 if event["event"] == "push" else 0.0
+        late.append({**event, "t": event["t"] + max(0.0, shift - before)})
+    told = of(tmp_path, sorted(late, key=lambda event: float(event["t"])))
+    assert told.kind == "exchange"
+    assert told.costs.waiting == pytest.approx(3 / 8, abs=0.02)
+
+
+def test_one_worker_has_nobody_to_wait_for(tmp_path: Path) -> None:
+    told = of(tmp_path, simulate([steady(0.1)], steps=10, bound=0))
+    assert (told.kind, told.headline) == (
+        "none", "One worker alone: there was nobody to wait for.",
+    )  # fmt: skip
+
+
+def test_no_step_no_diagnosis(tmp_path: Path) -> None:
+    started = simulate([steady(1.0)] * 2, steps=1, bound=0)[:4]
+    assert of(tmp_path, started, steps=0).kind == "unknown"
+
+
+def test_without_recorded_steps_the_workers_accounts_tell(tmp_path: Path) -> None:
+    """Once a second: worker 2 computes all the time, worker 1 a third of it; a step is 0.3 s."""
+    events: list[Event] = simulate([steady(1.0)] * 2, steps=1, bound=0)[:4]
+    events[-1] = {**events[-1], "step_events": 0}
+    for second in range(1, 21):
+        for worker, compute_s in ((1, second / 3), (2, float(second))):
+            events.append({
+                "t": 1.0 + second, "event": "training", "worker": worker, "step": second * 10 // 3,
+                "samples": 1, "loss": 0.5, "compute_s": compute_s, "wait_s": second - compute_s,
+            })  # fmt: skip
+    told = of(tmp_path, events)
+    assert told.headline.startswith("worker 2 is persistently 3.0 × slower: bounds cannot hide")
+    assert told.costs.waiting == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_without_anything_recorded_the_summary_is_all_there_is(tmp_path: Path) -> None:
+    events = simulate([steady(1.0)] * 2, steps=1, bound=0)[:4]
+    summary = {"steps": 10, "wait_fraction_by_worker": {"1": 0.5, "2": 0.1}}
+    told = diagnose(read_run(write_run(tmp_path / "run", events, None, summary)))
+    assert told.kind == "unknown"
+    assert "30 % waiting and exchanging" in told.headline

@@ -1,0 +1,238 @@
+"""EM over a server and workers, which are threads here, against EM in one process."""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+
+from ps.errors import LeashError, UsageError
+from support.servers import serving
+from worker.client import Client
+from worker.em import BernoulliMixture, GaussianMixture
+from worker.em.classifier import MixtureClassifier
+from worker.em.distributed import (
+    WorkerSums,
+    chunk_kib_for,
+    divide,
+    require_server,
+    server_words,
+    statistics_layout,
+)
+from worker.em.family import Floats
+from worker.em.mixture import Mixture
+from worker.em.online import fit_online
+
+KINDS: dict[str, Mixture] = {
+    "full": GaussianMixture(3, reg_covar=0.1, random_state=1),
+    "diag": GaussianMixture(4, covariance_type="diag", reg_covar=0.1, random_state=1),
+    "bernoulli": BernoulliMixture(3, random_state=1),
+}
+PATIENCE_S = 60.0
+
+Samples = list[NDArray[Any]]
+Play = Callable[[int, Client, MixtureClassifier], None]
+
+
+def samples_for(kind: str) -> Samples:
+    pixels, labels = load_digits(return_X_y=True)
+    table = (pixels > 8).astype(np.uint8) if kind == "bernoulli" else pixels[:, 18:30]
+    return [table[labels == digit] for digit in range(4)]
+
+
+def play(
+    kind: str, workers: int, part: Play, mixture: Mixture | None = None, **settings: Any
+) -> list[MixtureClassifier]:
+    """Every worker fits its own classifier; raises what a worker raised."""
+    samples, chosen = samples_for(kind), mixture or KINDS[kind]
+    classifiers = [MixtureClassifier(chosen, samples) for _ in range(workers)]
+    size = sum(fit.family.size for fit in classifiers[0].fits)
+    words = server_words(workers, size, online=bool(settings.pop("online", False)))
+    failures: list[BaseException] = []
+
+    def live(rank: int, address: str) -> None:
+        layout = statistics_layout(workers, size)
+        client = Client(address, layout, rank=rank, say=lambda _: None)
+        reason = "failed"
+        try:
+            part(rank, client, classifiers[rank - 1])
+            reason = "done"
+        except BaseException as failure:
+            failures.append(failure)
+        finally:
+            client.close(reason)
+
+    with serving(**{**words, **settings}) as running, ExitStack() as stack:
+        threads = [
+            threading.Thread(target=live, args=(rank, running.address))
+            for rank in range(1, workers + 1)
+        ]
+        for thread in threads:
+            thread.start()
+            stack.callback(thread.join, PATIENCE_S)
+    if failures:
+        raise failures[0]
+    return classifiers
+
+
+def in_step(_: int, client: Client, classifier: MixtureClassifier) -> None:
+    sums = WorkerSums(client, client.settings["workers"])
+    client.begin(client.slabs[0])
+    classifier.fit(sums)
+
+
+def require_same(found: MixtureClassifier, expected: MixtureClassifier) -> None:
+    for mine, theirs in zip(found.mixtures, expected.mixtures, strict=True):
+        assert (mine.n_iter_, mine.converged_) == (theirs.n_iter_, theirs.converged_)
+        np.testing.assert_allclose(mine.lower_bounds_, theirs.lower_bounds_, rtol=1e-9)
+        for name in ("weights_", "means_", "covariances_"):
+            if hasattr(theirs, name):
+                np.testing.assert_allclose(
+                    getattr(mine, name), getattr(theirs, name), rtol=1e-9, atol=1e-12
+                )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_gives_what_one_process_gives(kind: str, workers: int) -> None:
+    expected = MixtureClassifier(KINDS[kind], samples_for(kind)).fit()
+    for found in play(kind, workers, in_step):
+        require_same(found, expected)
+
+
+def test_all_workers_have_the_same_bits() -> None:
+    first, *others = play("full", 3, in_step)
+    for other in others:
+        for mine, theirs in zip(first.mixtures, other.mixtures, strict=True):
+            assert mine.means_.tobytes() == theirs.means_.tobytes()
+
+
+class LostError(Exception):
+    """A worker that ends in the middle."""
+
+
+@pytest.mark.parametrize("victims", [{2: 0}, {1: 1}, {3: 6}, {1: 4, 2: 9}, {2: 5, 3: 5}], ids=str)
+def test_the_loss_of_workers_changes_nothing(victims: dict[int, int]) -> None:
+    """Rank ▸ the sums that it takes part in before it is gone, the start being the first."""
+    survivors: list[MixtureClassifier] = []
+    reporters: list[int] = []
+
+    def part(rank: int, client: Client, classifier: MixtureClassifier) -> None:
+        sums = WorkerSums(client, 3)
+        client.begin(client.slabs[0])
+        left = victims.get(rank)
+        if left is None:
+            classifier.fit(sums)
+            survivors.append(classifier)
+            reporters.extend([rank] if sums.reports else [])
+            return
+        with pytest.raises(LostError):
+            classifier.fit(Leaving(sums, left))
+        raise LostError
+
+    with pytest.raises(LostError):
+        play("full", 3, part)
+    expected = MixtureClassifier(KINDS["full"], samples_for("full")).fit()
+    assert len(survivors) == 3 - len(victims)
+    for survivor in survivors:
+        require_same(survivor, expected)
+    assert reporters == [min({1, 2, 3} - set(victims))]
+
+
+class Leaving:
+    """Computes its share once more, and is gone before it pushes it."""
+
+    def __init__(self, sums: WorkerSums, left: int) -> None:
+        self._sums, self._left = sums, left
+
+    def total(self, units: int, size: int, compute: Callable[[Sequence[range]], Floats]) -> Floats:
+        def last(runs: Sequence[range]) -> Floats:
+            found = compute(runs)
+            if self._left == 0:
+                raise LostError
+            return found
+
+        total = self._sums.total(units, size, last)
+        self._left -= 1
+        return total
+
+
+def test_a_latecomer_is_told_that_its_share_is_taken() -> None:
+    def part(_: int, client: Client, __: MixtureClassifier) -> None:
+        sums = WorkerSums(client, 1)
+        client.begin(client.slabs[0])
+        sums.total(10, 3, lambda runs: np.ones(3))
+        again = Client(client.address, client.layout, rank=1, say=lambda _: None)
+        with pytest.raises(LeashError, match="this run has begun"):
+            WorkerSums(again, 1)
+        again.close("done")
+
+    play("full", 1, part)
+
+
+def test_shares_are_equal_runs_in_order() -> None:
+    assert divide([range(10)], [1, 2, 5]) == {1: [range(3)], 2: [range(3, 6)], 5: [range(6, 10)]}
+    assert divide([range(4), range(8, 10)], [2, 3]) == {
+        2: [range(3)], 3: [range(3, 4), range(8, 10)],
+    }  # fmt: skip
+    assert divide([range(1)], [1, 2]) == {1: [], 2: [range(1)]}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7, 100])
+def test_whatever_is_divided_is_divided_once(workers: int) -> None:
+    rng = np.random.default_rng(workers)
+    edges = np.sort(rng.choice(1000, 12, replace=False)).tolist()
+    runs = [range(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    shares = divide(runs, list(range(1, workers + 1)))
+    units = [unit for rank in sorted(shares) for run in shares[rank] for unit in run]
+    assert units == [unit for run in runs for unit in run]
+    sizes = [sum(map(len, share)) for share in shares.values()]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_server_that_is_not_for_em_is_named_with_the_command() -> None:
+    settings = {"workers": 2, "learners": "1-2", "policy": "ssp", "optimizer": "sgd", "lr": 0.01,
+                "lr_schedule": "constant"}  # fmt: skip
+    wanted = r"leash server --policy bsp --optimizer sum --lr 1.0 --workers 2 --chunk-kib 128"
+    with pytest.raises(UsageError, match=wanted):
+        require_server(settings, 1, 16_000, online=False)
+    fitting = {**settings, **server_words(2, 16_000, online=False)}
+    require_server(fitting, 1, 16_000, online=False)
+    with pytest.raises(UsageError, match="--chunk-kib 128"):
+        require_server(fitting, 2, 16_000, online=False)
+    with pytest.raises(UsageError, match=r"--policy ssp .* --lr-schedule power"):
+        require_server(fitting, 1, 16_000, online=True)
+
+
+def test_a_chunk_holds_all_statistics() -> None:
+    for workers, size in ((1, 1), (2, 8190), (2, 8191), (100, 10**6)):
+        layout = statistics_layout(workers, size)
+        assert len(layout.cut(1024 * chunk_kib_for(workers, size))) == 1
+
+
+# Stepwise.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_stepwise_em_comes_near_to_where_batches_end(kind: str, workers: int) -> None:
+    """From a start that is far from the end: one sample for each component."""
+    batch = MixtureClassifier(far(kind), samples_for(kind)).fit()
+
+    def part(_: int, client: Client, classifier: MixtureClassifier) -> None:
+        fit_online(classifier.fits, client, workers, passes=8, batch_size=20, seed=1)
+
+    for found in play(kind, workers, part, far(kind), online=True):
+        for mine, theirs in zip(found.mixtures, batch.mixtures, strict=True):
+            first, last = theirs.lower_bounds_[0], theirs.lower_bound_
+            assert mine.lower_bound_ - first > 0.8 * (last - first) > 0
+
+
+def far(kind: str) -> Mixture:
+    mixture: Mixture = clone(KINDS[kind]).set_params(init_params="random_from_data")
+    return mixture

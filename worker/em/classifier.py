@@ -1,0 +1,76 @@
+"""A mixture for each class, and Bayes' rule."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone
+
+from ps.em_options import EmConfig
+from worker.em.bernoulli import BernoulliMixture
+from worker.em.family import Floats
+from worker.em.fitting import Fit, Sums, fit_together
+from worker.em.gaussian import GaussianMixture
+from worker.em.mixture import Mixture, Samples
+
+
+def mixture_for(config: EmConfig, components: int) -> Mixture:
+    """What the settings ask for, not fitted yet."""
+    if config.model == "bmm":
+        return BernoulliMixture(
+            components, tol=config.tol, max_iter=config.max_iter, n_init=config.n_init,
+            random_state=config.seed,
+        )  # fmt: skip
+    return GaussianMixture(
+        components, covariance_type=config.covariance, tol=config.tol,
+        reg_covar=config.reg_covar, max_iter=config.max_iter, n_init=config.n_init,
+        random_state=config.seed,
+    )  # fmt: skip
+
+
+class MixtureClassifier:
+    """ln p(x | class) + ln p(class), with p(x | class) a mixture and p(class) its frequency."""
+
+    def __init__(self, mixture: Mixture, samples_by_class: Sequence[Samples]) -> None:
+        """Args:
+            mixture: is cloned for each class.
+            samples_by_class: at least as many for each class as the mixture has components.
+
+        Raises:
+            ValueError: settings or samples that cannot be.
+        """
+        self.fits: Final = [Fit(clone(mixture), samples) for samples in samples_by_class]
+        counts = np.array([len(fit.samples) for fit in self.fits])
+        self._log_priors: Final[Floats] = np.log(counts / counts.sum())
+
+    @property
+    def mixtures(self) -> list[Mixture]:
+        return [fit.mixture for fit in self.fits]
+
+    @property
+    def iterations(self) -> int:
+        """Of all mixtures together."""
+        return sum(mixture.n_iter_ for mixture in self.mixtures)
+
+    @property
+    def log_likelihood(self) -> float:
+        """Of a training sample within its class, on average."""
+        bounds = [mixture.lower_bound_ for mixture in self.mixtures]
+        return float(np.exp(self._log_priors) @ bounds)
+
+    def fit(
+        self, sums: Sums | None = None, on_iteration: Callable[[int], None] = lambda _: None
+    ) -> "MixtureClassifier":
+        """Fits all mixtures; the arguments are those of `fit_together`."""
+        fit_together(self.fits, sums, on_iteration)
+        return self
+
+    def predict(self, samples: Samples) -> npt.NDArray[np.int64]:
+        """The most probable class of each sample."""
+        scores = [mixture.score_samples(samples) for mixture in self.mixtures]
+        best: npt.NDArray[np.int64] = (np.stack(scores, 1) + self._log_priors).argmax(1)
+        return best
+
+    def accuracy(self, samples: Samples, classes: npt.NDArray[np.int64]) -> float:
+        return float((self.predict(samples) == classes).mean())

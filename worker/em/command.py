@@ -1,0 +1,133 @@
+"""`leash em`: alone, as the one who starts a server and workers, or as one of the workers."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from threadpoolctl import threadpool_limits
+
+from ps.control import ControlChannel, await_state
+from ps.em_options import EmConfig
+from ps.errors import UsageError
+from ps.rundir import RunDir
+from worker.client import Client
+from worker.em.classifier import MixtureClassifier, mixture_for
+from worker.em.crew import Crew
+from worker.em.distributed import WorkerSums, require_server, statistics_layout
+from worker.em.images import CLASSES, require_files
+from worker.em.online import fit_online
+from worker.em.study import RESULTS, Study
+from worker.waiting import Waiting
+
+STANDING: Final = ("live", "done")  # states of workers that came, or come, to the end
+
+
+def run(config: EmConfig) -> int:
+    """Fits, tells, draws; returns the exit status."""
+    require_files(config.path or "")
+    if config.workers is not None:
+        return Crew(config, _run_dir(config).path).run()
+    with threadpool_limits(config.threads):
+        if config.server is not None:
+            return _take_part(config, config.server)
+        return _alone(config)
+
+
+def _run_dir(config: EmConfig) -> RunDir:
+    if config.run_dir is not None and Path(config.run_dir, RESULTS).exists():
+        raise UsageError(f"--run-dir {config.run_dir}: a run has left its results there; take "
+                         "another")  # fmt: skip
+    run_dir = RunDir.at(config.run_dir, "em")
+    run_dir.write_config(config)
+    return run_dir
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _alone(config: EmConfig) -> int:
+    study = Study(config, _run_dir(config).path, _say)
+    for k in config.ks:
+        study.fit(k, _fit_alone)
+        study.evaluate(k)
+    study.report()
+    return 0
+
+
+def _fit_alone(classifier: MixtureClassifier, on_iteration: Callable[[int], None]) -> None:
+    classifier.fit(on_iteration=on_iteration)
+
+
+def _take_part(config: EmConfig, address: str) -> int:
+    """One worker of a run. All compute the same mixtures; one of them tells."""
+    waiting = Waiting(lambda text: _say(f"leash em, worker {config.rank}: {text}"))
+    with ControlChannel(address) as channel:
+        state = await_state(
+            channel, config.wait_s, lambda s: waiting.server(address, s, config.wait_s)
+        )
+    workers = state["workers"]
+    out = Path(config.run_dir) if config.run_dir is not None else _run_dir(config).path
+    out.mkdir(parents=True, exist_ok=True)
+    study = Study(config, out, _say)
+    size = CLASSES * mixture_for(config, max(config.ks)).family(study.dimensions).size
+    client = Client(
+        address, statistics_layout(workers, size), rank=config.rank, wait_s=config.wait_s,
+        say=lambda _: None,
+    )  # fmt: skip
+    reason = "stopped"
+    try:
+        require_server(client.settings, len(client.chunks), size, online=config.online)
+        if config.online:
+            _online(config, study, client, workers)
+        else:
+            _in_step(config, study, client, workers, waiting)
+        reason = "done"
+    except Exception:
+        reason = "failed"
+        raise
+    finally:
+        client.close(reason)
+    return 0
+
+
+def _in_step(
+    config: EmConfig, study: Study, client: Client, workers: int, waiting: Waiting
+) -> None:
+    sums = WorkerSums(client, workers)
+    client.begin(client.slabs[0], waiting.workers)
+    for k in config.ks:
+        study.fit(k, partial(_fit_with, sums))
+        if sums.reports:
+            study.evaluate(k)
+    # Nobody leaves before somebody has told of everything: whoever does it may die at it.
+    while not sums.agree(done=_reported(study, sums)):
+        pass
+
+
+def _fit_with(
+    sums: WorkerSums, classifier: MixtureClassifier, on_iteration: Callable[[int], None]
+) -> None:
+    classifier.fit(sums, on_iteration)
+
+
+def _reported(study: Study, sums: WorkerSums) -> bool:
+    if sums.reports:
+        study.report()
+    return sums.reports
+
+
+def _online(config: EmConfig, study: Study, client: Client, workers: int) -> None:
+    (k,) = config.ks
+
+    def fitting(classifier: MixtureClassifier, on_step: Callable[[int], None]) -> None:
+        fit_online(
+            classifier.fits, client, workers, passes=config.passes,
+            batch_size=config.batch_size, seed=config.seed, on_step=on_step,
+        )  # fmt: skip
+
+    study.fit(k, fitting)
+    standing = [row["worker"] for row in client.state()["table"] if row["state"] in STANDING]
+    if client.rank == min(standing):
+        study.report()

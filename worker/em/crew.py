@@ -1,0 +1,144 @@
+"""A server and the workers of `leash em --workers N`, as processes of this machine.
+
+The workers' standard output is ours: the one that reports prints what there is to tell.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from subprocess import TimeoutExpired
+from typing import Final
+
+from ps.config import ServerConfig
+from ps.control import ControlChannel, request_state
+from ps.em_options import PIXELS, EmConfig
+from ps.errors import LeashError, ServerUnreachableError, UsageError
+from ps.interrupt import held
+from ps.launch import last_words
+from ps.processes import Process, spawn, stop_all
+from ps.settings import common_settings
+from worker.em.classifier import mixture_for
+from worker.em.distributed import server_words
+from worker.em.images import CLASSES
+
+POLL_S: Final = 0.2
+STOP_GRACE_S: Final = 3.5
+
+
+class Crew:
+    """The processes of one run."""
+
+    def __init__(
+        self, config: EmConfig, out: Path,
+        say: Callable[[str], None] = lambda text: print(text, flush=True),
+    ) -> None:  # fmt: skip
+        """Args:
+        out: the run directory; it exists.
+        """
+        self._config: Final = config
+        self._out: Final = out
+        self._say: Final = say
+        self._logs: Final = out / "logs"
+        self._workers: dict[int, Process] = {}  # by rank
+        self._server: Process | None = None
+
+    def run(self) -> int:
+        """Returns 0 if any worker came to the end.
+
+        Raises:
+            UsageError, LeashError: none did; the text is the last line of one.
+        """
+        self._logs.mkdir(exist_ok=True)
+        try:
+            address = self._start_server()
+            for rank in range(1, self._ranks + 1):
+                self._start_worker(rank, address)
+            self._watch(address)
+        finally:
+            with held():
+                server = [self._server] if self._server else []
+                stop_all([*self._workers.values(), *server], STOP_GRACE_S)
+        return 0
+
+    @property
+    def _ranks(self) -> int:
+        assert self._config.workers is not None
+        return self._config.workers
+
+    def _start_server(self) -> str:
+        """Returns its address, as soon as it listens."""
+        config = self._config
+        dimensions = PIXELS if config.model == "bmm" else config.pca
+        size = CLASSES * mixture_for(config, max(config.ks)).family(dimensions).size
+        words = server_words(self._ranks, size, online=config.online, staleness=config.staleness)
+        reader, writer = os.pipe()
+        settings = ServerConfig(
+            bind="tcp://127.0.0.1:0", ready_fd=writer, run_dir=str(self._out / "server"),
+            seed=config.seed, **words,
+        )  # fmt: skip
+        with os.fdopen(reader) as ready:
+            try:
+                with held(), self._log("server").open("wb") as log:
+                    self._server = spawn("server", settings, stdout=log, stderr=log,
+                                         pass_fds=(writer,))  # fmt: skip
+            finally:
+                os.close(writer)
+            address = ready.read()
+        if not address:
+            self._server.wait()
+            raise LeashError(f"server: {self._last_words('server')}")
+        return address
+
+    def _start_worker(self, rank: int, address: str) -> None:
+        settings = common_settings(
+            self._config, EmConfig, server=address, rank=rank, workers=None, run_dir=str(self._out)
+        )
+        name = f"worker-{rank}"
+        with held(), self._log(name).open("wb") as log:
+            self._workers[rank] = spawn("em", settings, stderr=log)
+
+    def _watch(self, address: str) -> None:
+        """Until all workers have ended. The loss of one costs nothing but time."""
+        left = dict(self._workers)
+        with ControlChannel(address) as channel:
+            while left:
+                for rank, worker in list(left.items()):
+                    if (status := worker.poll()) is None:
+                        continue
+                    del left[rank]
+                    if status != 0:
+                        self._judge(rank, status, channel, any_left=bool(left))
+                self._wait_a_moment(left)
+
+    def _wait_a_moment(self, left: dict[int, Process]) -> None:
+        for worker in list(left.values())[:1]:
+            with suppress(TimeoutExpired):
+                worker.wait(POLL_S)
+
+    def _judge(self, rank: int, status: int, channel: ControlChannel, *, any_left: bool) -> None:
+        """What the end of a worker means: with all of them, or before the start, that of the run.
+
+        Raises:
+            UsageError, LeashError: its last words.
+        """
+        others_done = any(worker.poll() == 0 for worker in self._workers.values())
+        how = "was killed" if status < 0 else self._last_words(f"worker-{rank}")
+        if others_done or (status < 0 and any_left and _has_started(channel)):
+            self._say(f"worker {rank} {how}; the others take over its share")
+            return
+        text = f"worker {rank} {how}" if status < 0 else how
+        raise (UsageError if status == 2 else LeashError)(f"{text} (see {self._logs})")
+
+    def _last_words(self, name: str) -> str:
+        return last_words(self._log(name).read_text(errors="replace"))
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+
+def _has_started(channel: ControlChannel) -> bool:
+    try:
+        return bool(request_state(channel)["started"])
+    except ServerUnreachableError:
+        return False

@@ -1,0 +1,132 @@
+"""EM over the workers of a run: statistics are summed by the server, under bsp.
+
+Each step is one push_pull of one chunk::
+
+    present     (workers)  a one from each that takes part in this step
+    statistics  (size)     what it has computed
+
+The server's optimizer is `sum`, so what comes back is the sum over all whose push was part of the
+step, the same bits for everybody. A worker that died is missing in `present`; what it should have
+computed is divided among the others, who add it in a step of its own before anybody goes on. So the
+statistics are always those of all samples, each counted once, whoever dies and whenever.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from ps.errors import LeashError, UsageError
+from ps.layout import Layout, Slot
+from worker.client import Client
+from worker.em.family import Floats
+from worker.em.fitting import Compute
+
+CHUNK_STEP_KIB: Final = 64
+F64_NBYTES: Final = 8
+
+
+def statistics_layout(workers: int, size: int) -> Layout:
+    """What a run for EM serves."""
+    return Layout([Slot("present", "f64", (workers,)), Slot("statistics", "f64", (size,))])
+
+
+def chunk_kib_for(workers: int, size: int) -> int:
+    """A chunk that holds all of it: so a step counts as a whole, or not at all."""
+    return CHUNK_STEP_KIB * -(-(workers + size) * F64_NBYTES // (CHUNK_STEP_KIB * 1024))
+
+
+def server_words(workers: int, size: int, *, online: bool, staleness: int = 3) -> dict[str, Any]:
+    """The settings of a server that serves EM, beside its address."""
+    common = {
+        "workers": workers, "optimizer": "sum", "lr": 1.0,
+        "chunk_kib": chunk_kib_for(workers, size), "step_events": 0,
+    }  # fmt: skip
+    if online:
+        return {**common, "policy": "ssp", "staleness": staleness, "lr_schedule": "power"}
+    return {**common, "policy": "bsp"}
+
+
+class WorkerSums:
+    """The sums of all workers of a run; one of these in each. Implements `fitting.Sums`."""
+
+    def __init__(self, client: Client, workers: int) -> None:
+        """Begins the run. REQUIRES: the client's layout is `statistics_layout(workers, …)`.
+
+        Raises:
+            LeashError: the run has begun without this worker, or ended.
+        """
+        self._client: Final = client
+        self._workers: Final = workers
+        self._slab: Final = client.slabs[0]
+        self._values: Final[Floats] = self._slab.view(np.float64)
+        self._present: list[int] = list(range(1, workers + 1))
+        if client.steps:
+            raise LeashError("this run has begun: the others have taken over this worker's share")
+
+    @property
+    def reports(self) -> bool:
+        """Whether it is this worker's part to tell of the results: one of those present does."""
+        return self._present[0] == self._client.rank
+
+    def total(self, units: int, size: int, compute: Compute) -> Floats:
+        total = np.zeros(size)
+        missing: list[range] = [range(units)]
+        while missing:
+            shares = divide(missing, self._present)
+            before = self._present
+            total += self._step(compute(shares[self._client.rank]))
+            lost = [rank for rank in before if rank not in self._present]
+            missing = [run for rank in lost for run in shares[rank]]
+        return total
+
+    def agree(self, done: bool) -> bool:
+        """Whether anybody present is done."""
+        return bool(self._step(np.array([float(done)]))[0])
+
+    def _step(self, statistics: Floats) -> Floats:
+        """One step; returns the sum, and notes whose statistics are in it."""
+        values, workers, end = self._values, self._workers, self._workers + len(statistics)
+        values[:] = 0  # what the last answer brought is not to be pushed again
+        values[self._client.rank - 1] = 1
+        values[workers:end] = statistics
+        self._client.push_pull(self._slab, self._slab, samples=1)
+        self._present = [int(rank) + 1 for rank in np.flatnonzero(values[:workers])]
+        return values[workers:end].copy()
+
+
+def divide(runs: Sequence[range], among: Sequence[int]) -> dict[int, list[range]]:
+    """Cuts runs of units into shares of equal size, in order: rank ▸ its runs."""
+    units = sum(map(len, runs))
+    ends = [position * units // len(among) for position in range(len(among) + 1)]
+    return {rank: _between(runs, *share) for rank, share in zip(among, pairwise(ends), strict=True)}
+
+
+def _between(runs: Sequence[range], begin: int, end: int) -> list[range]:
+    """The units from number `begin` to before number `end`, counted over all runs."""
+    parts = []
+    for run in runs:
+        part = run[max(0, begin) : max(0, end)]
+        if part:
+            parts.append(part)
+        begin, end = begin - len(run), end - len(run)
+    return parts
+
+
+def require_server(settings: dict[str, Any], chunks: int, size: int, *, online: bool) -> None:
+    """Raises UsageError, with the command, unless the server was started for EM."""
+    workers = settings["workers"]
+    wanted = server_words(workers, size, online=online)
+    names = ("policy", "optimizer", "lr", *(["lr_schedule"] if online else []))
+    fits = all(settings.get(name) == wanted[name] for name in names)
+    constant = online or settings.get("lr_schedule") == "constant"
+    ranks = settings["learners"] == "-".join(map(str, range(1, min(workers, 100) + 1)))
+    if fits and constant and ranks and chunks == 1:
+        return
+    words = " ".join(
+        f"--{name.replace('_', '-')} {wanted[name]}"
+        for name in ("policy", "optimizer", "lr", "lr_schedule", "workers", "chunk_kib")
+        if name in wanted
+    )
+    raise UsageError(f"this server is not one for EM: start it with leash server {words}")

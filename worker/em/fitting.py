@@ -1,0 +1,163 @@
+"""EM for several mixtures at once: each iteration is one sum of sufficient statistics.
+
+Who holds the samples is the business of a `Sums`: this process alone, or workers that meet at a
+parameter server (worker.em.distributed). The loop is the same for both.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeAlias
+
+import numpy as np
+
+from worker.em.family import Floats, Parameters
+from worker.em.mixture import Mixture, Samples
+
+# A mixture's samples are cut into so many parts of equal size. A worker's share is a run of parts.
+PARTS: Final = 840
+
+Compute: TypeAlias = Callable[[Sequence[range]], Floats]
+
+
+class Sums(Protocol):
+    """Adds up what all who take part have computed."""
+
+    def total(self, units: int, size: int, compute: Compute) -> Floats:
+        """The sum over all units.
+
+        Args:
+            units: how many there are to be divided among those who take part.
+            size: the length of the vectors.
+            compute: the sum over some of the units.
+        """
+
+
+class Alone:
+    """This process has all of the samples."""
+
+    def total(self, units: int, size: int, compute: Compute) -> Floats:
+        return compute([range(units)])
+
+
+class Fit:
+    """One mixture on its way: its samples, and the parameters so far."""
+
+    def __init__(self, mixture: Mixture, samples: Samples) -> None:
+        """Raises ValueError for settings or samples that cannot be."""
+        self.mixture: Final = mixture
+        self.samples: Final = mixture.check_samples(samples)
+        mixture.check_settings(len(self.samples))
+        self.family: Final = mixture.family(self.samples.shape[1])
+        self.centre: Final = mixture.centre(self.samples)
+        centred = self.samples - self.centre if self.centre.any() else self.samples
+        self.prepared: Final = self.family.prepare(centred)
+        self.parameters: Parameters | None = None
+        self.lower_bounds: list[float] = []
+        self.converged = False
+        self._best: tuple[list[float], bool, Parameters] | None = None
+
+    @property
+    def runs(self) -> bool:
+        return not self.converged and len(self.lower_bounds) < self.mixture.max_iter
+
+    def start(self, number: int) -> Floats:
+        """The statistics with which the start of this number begins."""
+        return self.family.start(self.prepared, self.mixture.responsibilities(self.samples, number))
+
+    def begin(self, statistics: Floats) -> None:
+        """Takes a start. Raises ValueError if a component has no proper distribution."""
+        started = self.family.maximisation(statistics, None)
+        self.parameters = self.mixture.with_given(started, self.centre)
+        self.lower_bounds, self.converged = [], False
+
+    def statistics(self, parts: Sequence[range]) -> Floats:
+        """The E-step over some parts of the samples."""
+        assert self.parameters is not None
+        total = np.zeros(self.family.size)
+        for run in parts:
+            rows = slice(run.start * len(self.samples) // PARTS,
+                         run.stop * len(self.samples) // PARTS)  # fmt: skip
+            total += self.family.expectation(self.parameters, self.prepared[rows])
+        return total
+
+    def advance(self, statistics: Floats) -> None:
+        """The M-step, and whether that was the last one."""
+        lower_bound = float(statistics[0] / statistics[1])
+        before = self.lower_bounds[-1] if self.lower_bounds else -np.inf
+        self.parameters = self.family.maximisation(statistics, self.parameters)
+        self.lower_bounds.append(lower_bound)
+        self.converged = abs(lower_bound - before) < self.mixture.tol
+
+    def keep_if_best(self) -> None:
+        """The start with the highest log-likelihood is the one that counts."""
+        assert self.parameters is not None
+        if self._best is None or self.lower_bounds[-1] > self._best[0][-1]:
+            self._best = (self.lower_bounds, self.converged, self.parameters)
+
+    def finish(self) -> None:
+        """Gives the mixture what it is to have after `fit`."""
+        assert self._best is not None
+        bounds, converged, parameters = self._best
+        mixture = self.mixture
+        mixture.lower_bounds_, mixture.lower_bound_ = bounds, bounds[-1]
+        mixture.n_iter_, mixture.converged_ = len(bounds), converged
+        mixture.take(parameters, self.centre)
+
+
+def fit_together(
+    fits: Sequence[Fit], sums: Sums | None = None,
+    on_iteration: Callable[[int], None] = lambda _: None,
+) -> None:  # fmt: skip
+    """Fits all mixtures, each until it has converged, with one sum for all in each iteration.
+
+    Args:
+        sums: where the statistics are added up; this process alone by default.
+        on_iteration: called with the number of mixtures that took part.
+
+    Raises:
+        ValueError: a component has collapsed.
+    """
+    added = sums or Alone()
+    for number in range(fits[0].mixture.n_init):
+        _start(fits, number, added)
+        while active := [fit for fit in fits if fit.runs]:
+            iteration(active, added)
+            on_iteration(len(active))
+        for fit in fits:
+            fit.keep_if_best()
+    for fit in fits:
+        fit.finish()
+
+
+def iteration(fits: Sequence[Fit], sums: Sums) -> None:
+    """An E-step and an M-step of each."""
+
+    def compute(parts: Sequence[range]) -> Floats:
+        return np.concatenate([fit.statistics(parts) for fit in fits])
+
+    total = sums.total(PARTS, size_of(fits), compute)
+    for fit, part in zip(fits, split(fits, total), strict=True):
+        fit.advance(part)
+
+
+def _start(fits: Sequence[Fit], number: int, sums: Sums) -> None:
+    """A start is computed by one who takes part, and is alike for all."""
+
+    def compute(chosen: Sequence[range]) -> Floats:
+        mine = {position for run in chosen for position in run}
+        parts = [
+            fit.start(number) if position in mine else np.zeros(fit.family.size)
+            for position, fit in enumerate(fits)
+        ]
+        return np.concatenate(parts)
+
+    total = sums.total(len(fits), size_of(fits), compute)
+    for fit, part in zip(fits, split(fits, total), strict=True):
+        fit.begin(part)
+
+
+def size_of(fits: Sequence[Fit]) -> int:
+    return sum(fit.family.size for fit in fits)
+
+
+def split(fits: Sequence[Fit], total: Floats) -> list[Floats]:
+    return np.split(total, np.cumsum([fit.family.size for fit in fits])[:-1])

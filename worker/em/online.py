@@ -1,0 +1,105 @@
+"""Stepwise EM on mini-batches, under ssp.
+
+O. Cappé and E. Moulines, "On-line expectation-maximization algorithm for latent data models", 2009,
+arXiv:0712.4273, section 2.2. The server keeps the running average of a sample's sufficient
+statistics, s ← (1 - γ) s + γ ŝ with γ = (t + 2)^-0.6 (optimizer `sum`, schedule `power`); a worker
+makes parameters of what it pulled, and pushes the statistics ŝ of its next mini-batch. In the paper
+t counts the mini-batches of one process; here it counts those of all, and the s that comes back may
+lack the newest of the others', by the bound.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.client import Client
+from worker.em.family import Floats
+from worker.em.fitting import PARTS, Fit, size_of, split
+
+Positions = npt.NDArray[np.int64]
+
+
+def fit_online(
+    fits: Sequence[Fit], client: Client, workers: int, *, passes: int, batch_size: int, seed: int,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> None:  # fmt: skip
+    """Fits all mixtures; each worker of the run calls this, with its own client.
+
+    Args:
+        passes: over this worker's share.
+        batch_size: samples of each mixture in a step.
+        on_step: called with the number of mixtures.
+
+    Raises:
+        ValueError: a component has collapsed.
+    """
+    average = _Average(fits, client, workers)
+    average.begin()
+    for number in range(1, passes + 1):
+        for batches in _batches(fits, client.rank, workers, batch_size, [seed, number]):
+            average.push(batches)
+            on_step(len(fits))
+    average.pull()
+    for fit in fits:
+        _end(fit, passes)
+
+
+class _Average:
+    """The statistics of a sample, on average, as the server keeps them; one slab of them here."""
+
+    def __init__(self, fits: Sequence[Fit], client: Client, workers: int) -> None:
+        self._fits: Final = fits
+        self._client: Final = client
+        self._slab: Final = client.slabs[0]
+        values: Floats = self._slab.view(np.float64)
+        self._values: Final = values[workers : workers + size_of(fits)]
+        self._parts: Final = split(fits, self._values)  # views
+
+    def begin(self) -> None:
+        """The start is everybody's first value: all compute the same, and one is asked for it."""
+        for fit, part in zip(self._fits, self._parts, strict=True):
+            part[:] = fit.start(0) / len(fit.samples)
+        self._client.begin(self._slab)
+        self._take()
+
+    def push(self, batches: Sequence[Positions]) -> None:
+        for fit, part, batch in zip(self._fits, self._parts, batches, strict=True):
+            assert fit.parameters is not None
+            found = fit.family.expectation(fit.parameters, fit.prepared[batch])
+            part[:] = fit.family.to_absolute(found, fit.parameters) / max(len(batch), 1)
+        self._client.push_pull(self._slab, self._slab, samples=1)
+        self._take()
+
+    def pull(self) -> None:
+        self._client.pull(self._slab)
+        self._take()
+
+    def _take(self) -> None:
+        """What came is made into parameters."""
+        for fit, part in zip(self._fits, self._parts, strict=True):
+            fit.parameters = fit.family.maximisation(part * len(fit.samples), None)
+
+
+def _batches(
+    fits: Sequence[Fit], rank: int, workers: int, batch_size: int, entropy: list[int]
+) -> Iterator[list[Positions]]:
+    """Each of this worker's samples once: mini-batches of all mixtures side by side."""
+    rng = np.random.default_rng([*entropy, rank])
+    first, stop = ((rank - 1 + i) * PARTS // workers for i in (0, 1))
+    orders = []
+    for fit in fits:
+        begin, end = (part * len(fit.samples) // PARTS for part in (first, stop))
+        orders.append(begin + rng.permutation(end - begin))
+    steps = max(1, -(-max(map(len, orders)) // batch_size))
+    yield from map(list, zip(*(np.array_split(order, steps) for order in orders), strict=True))
+
+
+def _end(fit: Fit, passes: int) -> None:
+    """There is no test of convergence; the bound is that of the end."""
+    found = fit.statistics([range(PARTS)])
+    fit.lower_bounds, fit.converged = [float(found[0] / found[1])], False
+    fit.keep_if_best()
+    fit.finish()
+    fit.mixture.n_iter_ = passes

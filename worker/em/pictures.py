@@ -1,0 +1,73 @@
+"""Pictures of a run of EM, without a display: accuracy over k, and the components' means."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from worker.em.family import Floats
+
+MISSING: Final = "no pictures: matplotlib is missing: pip install 'leash[bench]'"
+BLUE, GREY = "#0072b2", "#888888"
+STYLE: Final[Any] = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.color": "#e4e4e4", "axes.axisbelow": True, "savefig.dpi": 120,
+}  # fmt: skip
+MARGIN: Final = 2  # pixels between two images
+
+
+def can_draw() -> bool:
+    return find_spec("matplotlib") is not None
+
+
+def draw_accuracy(path: Path, title: str, ks: Sequence[int], accuracies: Sequence[float]) -> None:
+    """Accuracy over the number of components."""
+    figure, axes = _figure((5.6, 3.4))
+    axes.plot(ks, [100 * accuracy for accuracy in accuracies], "o-", color=BLUE)
+    best = int(np.argmax(accuracies))
+    axes.annotate(
+        f"{100 * accuracies[best]:.2f} %", (ks[best], 100 * accuracies[best]), color=BLUE,
+        xytext=(0, 6), textcoords="offset points", ha="center",
+    )  # fmt: skip
+    axes.set_title(title, fontsize=9)
+    axes.set(xlabel="components of each digit's mixture",
+             ylabel="accuracy on the test images, %", xticks=ks)  # fmt: skip
+    axes.margins(y=0.15)
+    _save(figure, path)
+
+
+def draw_means(path: Path, title: str, pictures: Sequence[Floats]) -> None:
+    """A column for each digit, with the components' means from the most to the least frequent.
+
+    Args:
+        pictures: for each digit (k, 28, 28), from 0 to 1, in the order of the column.
+    """
+    tiled = tile(pictures)
+    height, width = tiled.shape
+    figure, axes = _figure((5.6, 5.6 * height / width + 0.3))
+    axes.imshow(1 - tiled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    axes.set_axis_off()
+    _save(figure, path)
+
+
+def tile(pictures: Sequence[Floats]) -> Floats:
+    """Columns of images as one image."""
+    columns = [np.concatenate([np.pad(image, MARGIN) for image in column]) for column in pictures]
+    return np.concatenate(columns, axis=1)
+
+
+def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        return figure, figure.subplots()
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=STYLE["savefig.dpi"])

@@ -1,0 +1,186 @@
+"""One run of `leash em`: mixtures of several sizes in turn, their accuracies, what they leave."""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ps.em_options import EmConfig
+from ps.errors import LeashError
+from ps.rundir import write_atomically
+from worker.em.classifier import MixtureClassifier, mixture_for
+from worker.em.images import CLASSES, Features, Images, features_for, load_images, require_enough
+from worker.em.mixture import Samples
+from worker.em.pictures import MISSING, can_draw, draw_accuracy, draw_means
+
+Fitting = Callable[[MixtureClassifier, Callable[[int], None]], None]
+
+RESULTS: Final = "em.json"
+NAMES: Final = {"gmm": "Gaussians", "bmm": "Bernoullis"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What mixtures of one size came to."""
+
+    k: int
+    accuracy: float  # on the test images
+    log_likelihood: float  # of a training image within its digit, on average
+    iterations: int  # of all digits together; passes, if online
+    converged: bool  # all of them
+    fit_seconds: float  # with the start
+    em_seconds: float  # without it
+    iterations_per_s: float
+
+
+class Study:
+    """Images, and the mixtures that are fitted to them."""
+
+    def __init__(
+        self, config: EmConfig, out: Path, say: Callable[[str], None],
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:  # fmt: skip
+        """Reads the images and makes samples of them.
+
+        Args:
+            out: an existing folder for what is left behind.
+
+        Raises:
+            UsageError: missing or damaged files, fewer images than components.
+        """
+        self._config: Final = config
+        self._out: Final = out
+        self._say: Final = say
+        self._now: Final = now
+        images = load_images(config.path or "", config.len_train_data)
+        require_enough(images, max(config.ks))
+        self._features: Final[Features] = features_for(config, images)
+        self._test: Final = self._features.samples(images.test)
+        self._images: Final[Images] = images
+        train = self._features.samples(images.train)
+        self._by_digit: Final[list[Samples]] = [
+            train[images.positions(digit)] for digit in range(CLASSES)
+        ]
+        self.results: Final[dict[int, Result]] = {}
+        self._fitted: Final[dict[int, tuple[MixtureClassifier, float, float]]] = {}
+
+    @property
+    def dimensions(self) -> int:
+        return int(self._test.shape[1])
+
+    def fit(self, k: int, fitting: Fitting) -> None:
+        """Fits mixtures of k components.
+
+        Raises:
+            LeashError: a component has collapsed.
+        """
+        classifier = MixtureClassifier(mixture_for(self._config, k), self._by_digit)
+        began_s = self._now()
+        em_began_s: list[float] = []
+        with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
+            bar = progress.add_task(f"k = {k}: the start", total=None)
+
+            def on_iteration(active: int) -> None:
+                em_began_s.append(self._now())
+                progress.update(bar, advance=1,
+                                description=f"k = {k}: {active} digits, iteration")  # fmt: skip
+
+            try:
+                fitting(classifier, on_iteration)
+            except ValueError as error:
+                raise LeashError(f"k = {k}: {error}; here --reg-covar and --k") from error
+        ended_s = self._now()
+        self._fitted[k] = (classifier, ended_s - began_s, _em_seconds(em_began_s))
+
+    def evaluate(self, k: int) -> None:
+        """Measures the accuracy, tells of it, and writes it and the mixtures down."""
+        classifier, fit_s, em_s = self._fitted[k]
+        result = Result(
+            k, classifier.accuracy(self._test, self._images.test_labels),
+            classifier.log_likelihood, classifier.iterations,
+            all(mixture.converged_ for mixture in classifier.mixtures),
+            round(fit_s, 3), round(em_s, 3), round(classifier.iterations / max(em_s, 1e-9), 2),
+        )  # fmt: skip
+        self.results[k] = result
+        self._say(
+            f"k = {k:<3} accuracy {result.accuracy:.4f}   {result.iterations} iterations of a "
+            f"mixture, {result.fit_seconds:.1f} s, {result.iterations_per_s:.0f}/s"
+        )
+        self._write()
+        self._write_mixtures(k, classifier)
+
+    def report(self) -> None:
+        """Evaluates what nobody has yet, then the table and the pictures."""
+        for k in self._fitted:
+            if k not in self.results:
+                self.evaluate(k)
+        Console().print(self._table())
+        if self._config.pictures:
+            self._draw()
+        self._say(f"results, mixtures{' and pictures' if self._config.pictures else ''} in "
+                  f"{self._out}")  # fmt: skip
+
+    def _write(self) -> None:
+        told = {
+            "settings": dataclasses.asdict(self._config),
+            "results": [dataclasses.asdict(result) for result in self.results.values()],
+        }
+        write_atomically(self._out / RESULTS, json.dumps(told, indent=1) + "\n")
+
+    def _write_mixtures(self, k: int, classifier: MixtureClassifier) -> None:
+        arrays: dict[str, Any] = {}
+        for name in ("weights_", "means_", "covariances_"):
+            if hasattr(classifier.mixtures[0], name):
+                parts = [getattr(mixture, name) for mixture in classifier.mixtures]
+                arrays[name.rstrip("_")] = np.stack(parts)
+        np.savez(self._out / f"mixtures-k{k}.npz", **arrays)
+
+    @property
+    def title(self) -> str:
+        config = self._config
+        if config.model == "bmm":
+            return "MNIST, a mixture of Bernoullis for each digit"
+        kind = {"full": "full", "diag": "diagonal"}[config.covariance]
+        return f"MNIST, a mixture of Gaussians for each digit, {kind} covariance, {config.pca} PCs"
+
+    def _table(self) -> Table:
+        table = Table(title=self.title)
+        for name in ("k", "accuracy", "log-likelihood", "iterations", "seconds", "iterations/s"):
+            table.add_column(name, justify="right")
+        for r in self.results.values():
+            table.add_row(
+                str(r.k), f"{r.accuracy:.4f}", f"{r.log_likelihood:.3f}", str(r.iterations),
+                f"{r.fit_seconds:.1f}", f"{r.iterations_per_s:.1f}",
+            )  # fmt: skip
+        return table
+
+    def _draw(self) -> None:
+        if not can_draw():
+            self._say(MISSING)
+            return
+        results = sorted(self.results.values(), key=lambda result: result.k)
+        draw_accuracy(self._out / "accuracy.png", self.title, [r.k for r in results],
+                      [r.accuracy for r in results])  # fmt: skip
+        k = results[-1].k
+        mixtures = self._fitted[k][0].mixtures
+        draw_means(
+            self._out / f"means-k{k}.png", f"{self.title}: the means",
+            [self._features.pictures(m.means_[np.argsort(-m.weights_)]) for m in mixtures],
+        )  # fmt: skip
+
+
+def _em_seconds(iteration_ends_s: list[float]) -> float:
+    """From the end of the first iteration, scaled to all of them: the start is not EM's."""
+    if len(iteration_ends_s) < 2:
+        return 0.0
+    timed_s = iteration_ends_s[-1] - iteration_ends_s[0]
+    return timed_s * len(iteration_ends_s) / (len(iteration_ends_s) - 1)
