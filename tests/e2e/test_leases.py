@@ -152,7 +152,10 @@ def test_the_lease_of_a_killed_worker_is_handed_out_again(
             assert child.wait(60) == 0, "\n".join(child.lines)
     counts, summary = seen(tmp_path), summary_of(run)
     assert sorted(counts) == list(range(SAMPLES))
-    assert counts.total() == SAMPLES + 10  # the victim had read a batch, and no more
+    assert counts.total() in (
+        SAMPLES,
+        SAMPLES + 10,
+    )  # the victim had read its first batch, or not yet
     assert (summary["epochs"], summary["evictions"]) == (1, 1)
     assert summary["samples"] == SAMPLES  # of that batch nothing was pushed
     assert summary["samples_twice"] == 0
