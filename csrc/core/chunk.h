@@ -45,9 +45,9 @@ struct Chunk {
   Admission admission;
 
   bool initialized = false;
-  bool state_started = false;       // the optimizer's buffers hold something
-  std::uint64_t version = 0;        // updates so far
-  std::vector<Parked> parked = {};  // in order of arrival
+  bool state_started = false;                              // the optimizer's buffers hold something
+  std::uint64_t version = 0;                               // updates so far
+  std::vector<Parked> parked = {};                         // in order of arrival
   std::unordered_map<std::uint32_t, Backup> backups = {};  // by worker, with compensation
 
   const StalenessClock& clock() const { return admission.clock(); }
