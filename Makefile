@@ -49,9 +49,9 @@ demo: install
 	$(BIN)/leash launch --workers 4 --policy ssp --staleness 3 --dataset digits --epochs 25 \
 		--batch-size 16 --lr 0.05 --momentum 0.5 --slow 0,0,0,0.05
 
-# Half of the tests wait for processes of their own: two at a time take little longer than one.
+# Most of the tests wait for processes of their own, so that several at a time cost little.
 test: install
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 3
 
 check: install
 	$(BIN)/ruff check $(PY_DIRS)
