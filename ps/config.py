@@ -15,15 +15,10 @@ from ps.experiment_options import ExperimentConfig as ExperimentConfig  # noqa: 
 from ps.inner_options import InnerOptions, check_inner_belongs
 from ps.optimizer_options import OptimizerOptions
 from ps.plan_options import PlanOptions, choose_data_plan
-from ps.policy import Rule, choose_rule
 from ps.report_options import ReportConfig as ReportConfig  # noqa: PLC0414
+from ps.rule_options import RuleOptions
 from ps.settings import Options, check_not_negative, check_positive, flag, option
-from ps.simulate_options import (
-    ClusterOptions,
-    ComparisonOptions,
-    SimulatedRunOptions,
-    choose_rules,
-)
+from ps.simulate_options import SimulateConfig as SimulateConfig  # noqa: PLC0414
 from ps.staleness_options import StalenessOptions, check_softens
 from ps.straggling import parse_allocation, parse_heterogeneity, parse_slow
 from ps.wire.messages import EPOCH_MAX
@@ -40,48 +35,6 @@ def check_threads(config: Options, name: str) -> None:
     threads = getattr(config, name)
     if not 1 <= threads <= MAX_SERVER_THREADS:
         raise UsageError(f"{flag(name)} {threads}: give a number from 1 to {MAX_SERVER_THREADS}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuleOptions(Options):
-    title: ClassVar[str] = "who waits for whom"
-
-    policy: Literal["bsp", "ssp", "asp", "dssp", "backup", "drop"] | None = option(
-        None,
-        "bsp: all wait for all; ssp: nobody runs further ahead than --staleness; asp: nobody "
-        "waits; dssp: ssp whose bound follows the workers' speed, up to --staleness-max; backup: "
-        "bsp that leaves the slowest --backup-workers out; drop: asp that leaves out a gradient "
-        "staler than --staleness. Without it --staleness decides (0 is bsp); with neither it is "
-        "ssp",
-    )
-    staleness: int | None = option(
-        None,
-        "how many steps a worker may be ahead of the slowest; ssp's default is 3. drop: how many "
-        "updates may come between a worker's pull and its push",
-        "--stale-threshold", metavar="STEPS",
-    )  # fmt: skip
-    staleness_max: int | None = option(
-        None, "dssp: the bound's upper limit, --staleness being the lower; default: 12 more",
-        metavar="STEPS",
-    )  # fmt: skip
-    backup_workers: int | None = option(
-        None, "backup: how many workers an update does not wait for; default: 1", metavar="N"
-    )
-    bound_unit: Literal["clocks", "versions"] = option(
-        "clocks",
-        "what ssp's bound counts: steps of workers, or the updates since the oldest parameters "
-        "that somebody computes with",
-    )
-
-    def check(self) -> None:
-        super().check()
-        self.rule()
-
-    def rule(self) -> Rule:
-        """Raises UsageError for settings that contradict each other."""
-        return choose_rule(
-            self.policy, self.staleness, self.staleness_max, self.backup_workers, self.bound_unit
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,24 +365,6 @@ class StatusConfig(ConnectionOptions, StatusOptions):
 
     # Whoever asks how a run stands believes that it runs.
     wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimulateConfig(SimulatedRunOptions, ClusterOptions, RuleOptions, ComparisonOptions):
-    """Play a run in virtual time: what would these machines do, under this policy or that?"""
-
-    def check(self) -> None:
-        super().check()
-        for rule in self.rules():
-            rule.require_workers(self.workers)
-        self.cluster(self.workers)
-
-    def rules(self) -> list[Rule]:
-        """Those to simulate. Raises UsageError."""
-        is_one = (
-            self.policy is not None or self.staleness is not None or self.bound_unit != "clocks"
-        )
-        return choose_rules(self.compare, self.policy, self.rule() if is_one else None)
 
 
 @dataclass(frozen=True, kw_only=True)

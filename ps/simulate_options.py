@@ -7,6 +7,7 @@ from typing import ClassVar, Final, Literal
 from ps.cluster import Cluster, Failures
 from ps.errors import UsageError
 from ps.policy import POLICIES, Rule, choose_rule
+from ps.rule_options import RuleOptions
 from ps.settings import Options, check_not_negative, check_positive, flag, option
 from ps.straggling import parse_heterogeneity, parse_slow
 
@@ -206,3 +207,21 @@ def parse_failures(text: str) -> Failures:
     if not (failures.mtbf_s > 0 and failures.restart_s >= 0 and failures.evict_s >= 0):
         raise UsageError(f"--failures {text}: give an mtbf above 0, and no time below 0")
     return failures
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateConfig(SimulatedRunOptions, ClusterOptions, RuleOptions, ComparisonOptions):
+    """Play a run in virtual time: what would these machines do, under this policy or that?"""
+
+    def check(self) -> None:
+        super().check()
+        for rule in self.rules():
+            rule.require_workers(self.workers)
+        self.cluster(self.workers)
+
+    def rules(self) -> list[Rule]:
+        """Those to simulate. Raises UsageError."""
+        is_one = (
+            self.policy is not None or self.staleness is not None or self.bound_unit != "clocks"
+        )
+        return choose_rules(self.compare, self.policy, self.rule() if is_one else None)

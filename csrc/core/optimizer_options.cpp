@@ -1,22 +1,11 @@
 #include "core/optimizer_options.h"
 
 #include <cmath>
-#include <sstream>
-#include <stdexcept>
+
+#include "core/require.h"
 
 namespace leash {
 namespace {
-
-void require(bool fits, const char* name, double value, const char* expected) {
-  if (fits) return;
-  std::ostringstream message;
-  message << name << ": expected " << expected << ", got " << value;
-  throw std::invalid_argument(message.str());
-}
-
-void require_non_negative(const char* name, double value) {
-  require(std::isfinite(value) && value >= 0.0, name, value, "a finite number of at least 0");
-}
 
 void require_beta(const char* name, double value) {
   require(value >= 0.0 && value < 1.0, name, value, "a number from 0 to below 1");

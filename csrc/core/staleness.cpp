@@ -2,25 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <sstream>
-#include <stdexcept>
+
+#include "core/require.h"
 
 namespace leash {
-namespace {
-
-void require(bool fits, const char* name, double value, const char* expected) {
-  if (fits) return;
-  std::ostringstream message;
-  message << name << ": expected " << expected << ", got " << value;
-  throw std::invalid_argument(message.str());
-}
-
-void require_non_negative(const char* name, double value) {
-  require(std::isfinite(value) && value >= 0.0, name, value, "a finite number of at least 0");
-}
-
-}  // namespace
-
 double StalenessRate::factor(std::uint64_t staleness) const {
   const auto updates = static_cast<double>(staleness);
   switch (decay) {
