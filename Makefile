@@ -49,9 +49,11 @@ demo: install
 	$(BIN)/leash launch --workers 4 --policy ssp --staleness 3 --dataset digits --epochs 25 \
 		--batch-size 16 --lr 0.05 --momentum 0.5 --slow 0,0,0,0.05
 
-# Most of the tests wait for processes of their own, so that several at a time cost little.
+# Most of the tests wait for processes of their own, so that several at a time cost little; those that
+# compare real times come afterwards.
 test: install
-	$(BIN)/pytest --numprocesses 3
+	$(BIN)/pytest --numprocesses 3 --dist worksteal -m "not alone"
+	$(BIN)/pytest -m alone
 
 check: install
 	$(BIN)/ruff check $(PY_DIRS)

@@ -22,6 +22,7 @@ optimizer = PSOptimizer(
 """
 
 import atexit
+import inspect
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -40,6 +41,11 @@ from worker.local import NO_INNER, LocalSteps, check_local
 from worker.staging import gpu_of
 from worker.streaming import StepStream
 from worker.tensors import ModelSlabs, NamedTensors
+
+# torch keeps these two out of its compiler, and to do so imports the compiler when they are first
+# called: 1.5 s of processor time at every worker's start. Nothing here would be compiled anyway.
+_ADD_PARAM_GROUP: Final = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+_ZERO_GRAD: Final = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
 # What the server's optimizer does; told by `welcome`, shown in param_groups, those that it has.
 HYPERPARAMETERS: Final = (
@@ -240,7 +246,7 @@ class PSOptimizer(torch.optim.Optimizer):
                 "zero_grad() between backward and step(): with overlap the gradients are on their "
                 "way; call it before backward, or make PSOptimizer with overlap=False"
             )
-        super().zero_grad(set_to_none)
+        _ZERO_GRAD(self, set_to_none)
 
     def _note(self, info: StepInfo | None) -> None:
         """None: the step was a local one, so nobody was waited for."""
@@ -314,7 +320,7 @@ class PSOptimizer(torch.optim.Optimizer):
         """As in torch, but only while the optimizer is being made: a run has one layout."""
         if hasattr(self, "_hyperparameters"):
             raise UsageError("PSOptimizer: parameters cannot be added once the run has begun")
-        super().add_param_group(param_group)
+        _ADD_PARAM_GROUP(self, param_group)
 
     def _check_hyperparameters(self) -> None:
         for group in self.param_groups:

@@ -1,6 +1,8 @@
 """PSOptimizer, as somebody's own loop uses it, against a live server."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -52,6 +54,28 @@ def test_one_worker_trains_as_with_torchs_own_sgd(policy: str) -> None:
         assert optimizer.wait_seconds >= 0
     train(alone, torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9, nesterov=True))
     assert_close(model, alone)
+
+
+LOOP = """
+import sys
+import torch
+from worker import PSOptimizer
+
+model = torch.nn.Linear(2, 2)
+with PSOptimizer(model.named_parameters(), sys.argv[1], rank=1) as optimizer:
+    optimizer.zero_grad()
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+print(optimizer.version, "torch._dynamo" in sys.modules)
+"""
+
+
+def test_a_workers_start_does_not_wait_for_torchs_compiler() -> None:
+    """Its import takes 1.5 s, and torch's own optimizers do it when they are made."""
+    with serving() as server:
+        argv = [sys.executable, "-c", LOOP, server.address]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "1 False\n", done.stderr
 
 
 @pytest.mark.parametrize(

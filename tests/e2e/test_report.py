@@ -10,7 +10,7 @@ def test_a_launch_ends_with_a_page_that_names_the_slow_worker(tmp_path: Path) ->
     run = tmp_path / "run"
     words = (
         "--report", f"--run-dir={run}", "--workers=3", "--policy=ssp", "--staleness=2",
-        "--dataset=digits", "--epochs=4", "--batch-size=16", "--slow=0.01,0.01,0.2",
+        "--dataset=digits", "--epochs=2", "--batch-size=16", "--slow=0.01,0.01,0.2",
     )  # fmt: skip
     with Child([*LEASH, "launch", *words]) as child:
         assert child.wait(110) == 0, "\n".join(child.lines)

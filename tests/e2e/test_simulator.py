@@ -103,6 +103,7 @@ def predicted(real: dict[int, Seen], policy: Any, staleness: int | None) -> dict
     }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("rule", [("bsp", None), ("ssp", 3), ("asp", None)], ids=str)
 def test_speed_and_waiting_are_predicted(tmp_path: Path, rule: tuple[str, int | None]) -> None:
     policy, staleness = rule
