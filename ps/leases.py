@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ps.errors import HeaderError, PlanMismatchError
-from ps.pacing import Pace, last_samples, lease_samples, plan_rounds, samples_together
+from ps.pacing import Pace, RoundPlanner, last_samples, lease_samples, samples_together
 from ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 
 SPEEDS: Final = (1e-6, 1e12)  # samples/s: the slowest and the fastest that is believed
@@ -83,8 +83,7 @@ class Leases:
         """
         self.completed: int = 0  # epochs
         self.samples_twice: int = 0  # were applied, and given to somebody else all the same
-        self._weighted: Final = weighted
-        self._local_steps: Final = local_steps
+        self._planner: Final = RoundPlanner(weighted=weighted, local_steps=local_steps)
         self._size = 0  # samples of an epoch; told by the first request, as is
         self._planned = 0  # how many epochs there are
         self._begun = 0
@@ -165,7 +164,7 @@ class Leases:
         if holder.resting:
             return _without_work(worker, holder, RETURN)
         paces = {w: other.pace for w, other in self._holders.items() if not other.resting}
-        rounds = plan_rounds(paces, weighted=self._weighted, local_steps=self._local_steps)
+        rounds = self._planner.plan(paces, lockstep=lockstep)
         epoch, own = self._epochs[number], rounds[worker]
         free, is_last = epoch.free, number == self._planned
         if is_last and free < samples_together(rounds):

@@ -11,9 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 LEASE_S: Final = 2.0  # of work in a lease: soon measured again, and little is lost with a worker
 LEFT_FOR_LATER: Final = 2  # a lease is at most its worker's share of 1 / so much of what is left
-ROUND_STEPS: Final = 3  # of the slowest worker in a round: then rounding costs the others little
+# Lengths of a round, in steps of the slowest worker: the longer it is, the less rounding costs the
+# others, and the rarer are the pushes. Where staleness is one round or more, as under ssp, longer
+# rounds are staler ones, and only the first of these is good.
+LENGTHS: Final = np.linspace(3.0, 5.0, 41)
+WORTH_A_CHANGE: Final = 1.02  # by so much faster another length has to be; speeds are never exact
 ROUNDING: Final = 0.05  # of a step that a round may take too long; a measured time is never exact
 MAX_AUTO_STEPS: Final = 64  # in a round, however fast a worker is beside the slowest
 LEAST_BATCH: Final = 1 / 16  # of --batch-size: a smaller batch is all overhead
@@ -47,16 +54,51 @@ Paces = Mapping[int, Pace]  # of the workers that take part, by rank
 Rounds = Mapping[int, Round]
 
 
-def plan_rounds(paces: Paces, *, weighted: bool, local_steps: int | None) -> dict[int, Round]:
-    """Each worker's round.
+class RoundPlanner:
+    """Each worker's round, as the workers' speeds are known by and by."""
 
-    Args:
+    def __init__(self, *, weighted: bool, local_steps: int | None) -> None:
+        """Args:
         weighted: batches in proportion to the speeds; otherwise each worker its own.
         local_steps: of every worker; None for as many as let all push at about the same time.
-    """
-    batches = _weighted_batches(paces) if weighted else {w: p.batch_size for w, p in paces.items()}
-    steps = dict.fromkeys(paces, local_steps) if local_steps else _equal_times(paces, batches)
-    return {worker: Round(batches[worker], steps[worker] or 1) for worker in paces}
+        """
+        self._weighted: Final = weighted
+        self._local_steps: Final = local_steps
+        self._length = 0  # which of LENGTHS rounds have now
+
+    def plan(self, paces: Paces, *, lockstep: bool) -> dict[int, Round]:
+        """The rounds of these workers.
+
+        Args:
+            lockstep: all push equally often, whatever their speed, as under bsp.
+        """
+        if self._weighted:
+            batches = _weighted_batches(paces)
+        else:
+            batches = {worker: pace.batch_size for worker, pace in paces.items()}
+        if self._local_steps is None:
+            steps = self._equal_times(paces, batches, lengths=LENGTHS if lockstep else LENGTHS[:1])
+        else:
+            steps = dict.fromkeys(paces, self._local_steps)
+        return {worker: Round(batches[worker], steps[worker]) for worker in paces}
+
+    def _equal_times(
+        self, paces: Paces, batches: Mapping[int, int], *, lengths: npt.NDArray[np.float64]
+    ) -> dict[int, int]:
+        """As many steps for each as fit into a round, which is as long as suits them all best."""
+        if not all(pace.is_known for pace in paces.values()):
+            return dict.fromkeys(paces, 1)
+        samples = np.array([batches[worker] for worker in paces])
+        step_s = samples / np.array([pace.samples_per_s for pace in paces.values()])
+        fitting = np.floor(lengths[:, None] * (step_s.max() / step_s) + ROUNDING)
+        steps = np.minimum(fitting, MAX_AUTO_STEPS)  # by length and worker
+        samples_per_s = steps @ samples / (steps * step_s).max(axis=1)
+        best = int(samples_per_s.argmax())
+        kept = min(self._length, len(lengths) - 1)
+        if samples_per_s[best] > WORTH_A_CHANGE * samples_per_s[kept]:
+            kept = best
+        self._length = kept
+        return {worker: int(n) for worker, n in zip(paces, steps[self._length], strict=True)}
 
 
 def lease_samples(worker: int, free: int, paces: Paces, rounds: Rounds, *, lockstep: bool) -> int:
@@ -112,18 +154,6 @@ def _weighted_batches(paces: Paces) -> dict[int, int]:
     return {
         worker: max(least, round(mean * pace.samples_per_s / mean_speed))
         for worker, pace in paces.items()
-    }
-
-
-def _equal_times(paces: Paces, batches: Mapping[int, int]) -> dict[int, int]:
-    """As many steps for each as fit into the time of the slowest one's round."""
-    if not all(pace.is_known for pace in paces.values()):
-        return dict.fromkeys(paces, 1)
-    step_s = {worker: batches[worker] / pace.samples_per_s for worker, pace in paces.items()}
-    round_s = ROUND_STEPS * max(step_s.values())
-    return {
-        worker: min(MAX_AUTO_STEPS, int(round_s / seconds + ROUNDING))
-        for worker, seconds in step_s.items()
     }
 
 

@@ -1,7 +1,7 @@
 """Answers to pushes: parked until the policy lets them go, joined with neighbours, and sent."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from ps._core import Reply
@@ -25,7 +25,7 @@ class Parked:
     payload: Payload  # for the answer
     codec: str  # of that payload
     nbytes: int  # of the parameters, in that payload or in a segment
-    again: bool  # a duplicate: if it is answered at once, it was answered and counted before
+    again: bool  # a duplicate; of one that is parked: its step was answered and counted before
 
 
 class Replies:
@@ -68,7 +68,8 @@ class Replies:
                 self._send_reply(reply, asked, is_counted=not asked.again)
                 asked = None
             else:
-                self._send_reply(reply, self._parked.pop((reply.chunk, reply.worker)))
+                parked = self._parked.pop((reply.chunk, reply.worker))
+                self._send_reply(reply, parked, is_counted=not parked.again)
         if asked is not None:
             self._park(asked)
 
@@ -86,13 +87,15 @@ class Replies:
     def _park(self, asked: Parked) -> None:
         key = (asked.chunk, asked.request.worker)
         before = self._parked.get(key)
+        if before is not None and not before.again:
+            asked = replace(asked, again=False)  # neither of the two was answered yet
         self._parked[key] = asked
         if before is not None:
             # Only a worker that lost its connection asks twice; the old route is dead or a copy.
             error = SupersededError(f"step {before.request.step} of chunk {key[0]}: asked again")
             self.refuse(before.route, before.request, error, key[0])
 
-    def _send_reply(self, reply: Reply, parked: Parked, *, is_counted: bool = True) -> None:
+    def _send_reply(self, reply: Reply, parked: Parked, *, is_counted: bool) -> None:
         if is_counted:
             self._metrics.reply(reply)
         if isinstance(parked.request, Push):

@@ -65,9 +65,11 @@ class RunDir:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
     def write_config(self, config: Any) -> None:
-        """All settings of a command, defaults included; but not this folder, which is taken."""
-        if (self.path / "config.yaml").exists():
-            return  # the launcher's: it has this server's settings and its workers' too
+        """All settings of a command, defaults included; but not this folder, which is taken.
+
+        What a run left that was killed is replaced, and so is the server's by its launcher's, which
+        has the workers' settings too.
+        """
         settings = dataclasses.asdict(config)
         del settings["run_dir"]
         write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))

@@ -20,7 +20,7 @@ class Plane:
 
     def __init__(self, policy: str, *, shard: int = 0, shards: int = 1) -> None:
         rule, members = choose_rule(policy, None), Members([1, 2], 1.0)
-        metrics = Metrics(rule, EventLog(None), 0)
+        self.metrics = metrics = Metrics(rule, EventLog(None), 0)
         self.answered: list[int] = []  # steps
         config = ServerConfig(chunk_kib=64, shards=shards)
         self.plane = DataPlane(config, rule, members, metrics, self.send, shard)
@@ -71,6 +71,20 @@ def test_a_kept_place_makes_others_wait_and_is_given_up_for_a_later_one() -> Non
     assert sorted(set(own.answered)) == [9, 10, 11]
     own.plane.join(2, 10)
     assert sorted(set(own.answered)) == [9, 10, 11, 12]
+
+
+def test_an_answer_repeated_under_a_stricter_policy_counts_once() -> None:
+    own = Plane("asp")
+    own.plane.join(1, own.plane.reserve())
+    own.plane.reserve()
+    own.push(1, 2, 3)
+    own.plane.set_rule(choose_rule("ssp", 1))
+    own.answered.clear()
+    own.push(3)
+    assert (own.answered, own.plane.parked) == ([], len(own.model.own))
+    own.plane.join(2, 4)
+    assert set(own.answered) == {3}
+    assert own.metrics.own.replies == 3 * len(own.model.own)
 
 
 def test_a_shard_without_chunks_has_room_for_everybody() -> None:

@@ -170,7 +170,12 @@ def test_a_run_is_known_again_by_what_the_launcher_notes(
 ) -> None:
     planned = plan.load(ExperimentConfig(name=str(sweep))).runs[0]
     run_dir = tmp_path / planned.folder
-    monkeypatch.setattr(launch.Launch, "run", lambda _: 0)
+
+    def note(self: launch.Launch) -> int:
+        self._run_dir.write_config(self._config)
+        return 0
+
+    monkeypatch.setattr(launch.Launch, "run", note)
     assert launch.run(replace(planned.config, run_dir=str(run_dir))) == 0
     (run_dir / "summary.json").write_text('{"ended": "done"}')
     assert _is_there(planned, run_dir)
