@@ -26,6 +26,10 @@ SPEED_HEIGHT_IN: Final = 1.9
 LOSS_BINS: Final = 80
 SPEED_BINS: Final = 48
 LOG_FROM: Final = 15.0  # largest over smallest, from which a loss wants a logarithmic axis
+# The same for errors, so that 98 and 99 % are as far apart as 80 and 90 %; where ticks may be.
+LOG_ERRORS_FROM: Final = 8.0
+LEAST_ERROR: Final = 0.01  # percent; 100 % has no place on such an axis
+ACCURACY_TICKS: Final = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99)
 
 Curve = tuple[Floats, Floats]  # x, y
 
@@ -146,14 +150,30 @@ def speed(run: Run) -> Curve:
 def _draw_accuracy(
     axis: Axes, shown: Sequence[Shown], along: Callable[[Run, Curve], Curve]
 ) -> None:
+    values = [np.empty(0)]
     for s in shown:
         x, y = along(s.run, accuracy(s.run))
+        values.append(y)
         axis.plot(x, y, color=s.color, linestyle=s.line, linewidth=1.6, markersize=3,
                   marker="o" if len(shown) == 1 or len(x) == 1 else "")  # fmt: skip
         if len(shown) == 1 and len(x):
             _label_last(axis, x, y, f"{y[-1]:.2f} %")
+    _scale_accuracy(axis, np.concatenate(values))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} %"))
     axis.set_xlim(left=0)
+
+
+def _scale_accuracy(axis: Axes, values: Floats) -> None:
+    """Logarithmic in the errors, where these differ much: else all good runs look alike."""
+    errors = np.maximum(100.0 - values, LEAST_ERROR)
+    if not len(errors) or errors.max() < LOG_ERRORS_FROM * errors.min():
+        return
+    axis.set_yscale("function", functions=(
+        lambda y: -np.log10(np.maximum(100.0 - y, LEAST_ERROR)), lambda v: 100.0 - 10.0**-v,
+    ))  # fmt: skip
+    lowest, highest = 100.0 - 1.15 * errors.max(), 100.0 - errors.min() / 1.15
+    axis.set_ylim(max(0.0, lowest), highest)
+    axis.set_yticks([tick for tick in ACCURACY_TICKS if lowest <= tick <= highest])
 
 
 def _draw_loss(axis: Axes, shown: Sequence[Shown], along: Callable[[Run, Curve], Curve]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ps.report.bars import histogram, lag_picture, share_picture, staleness_picture
-from ps.report.curves import accuracy, binned_mean, speed, training_loss
+from ps.report.curves import accuracy, binned_mean, curve_pictures, speed, training_loss
 from ps.report.drawing import PAGE_VARIABLES, Picture, new_figure, report_style, svg_of
 from ps.report.lineup import differing_settings, line_up, mattering_settings
 from ps.report.reading import read_run, read_runs
@@ -50,6 +50,33 @@ def test_accuracy_is_of_the_evaluations_that_have_one(tmp_path: Path) -> None:
     x, y = accuracy(read_run(write_run(tmp_path / "run", events)))
     assert x == pytest.approx([0.4, 1.0])
     assert y == pytest.approx([50, 75])
+
+
+@pytest.mark.parametrize(
+    ("reached", "ticks"),
+    [
+        ((0.78, 0.951, 0.984), [80, 90, 95, 98]),  # errors of 22 and 1.6 %
+        ((0.78, 1.0), [80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99]),
+        ((0.97, 0.975, 0.984), None),
+        ((1.0,), None),
+    ],
+)
+def test_accuracies_far_apart_are_drawn_by_their_errors(
+    tmp_path: Path, reached: tuple[float, ...], ticks: list[float] | None
+) -> None:
+    events: list[Event] = simulate([lambda _: 0.1], steps=10, bound=0)
+    for epoch, value in enumerate(reached, start=1):
+        events.append({"t": 1.0 + 0.1 * epoch, "event": "evaluated", "epoch": epoch,
+                       "accuracy": value, "loss": 1.0})  # fmt: skip
+    run = write_run(tmp_path / "run", events)
+    picture, *_ = curve_pictures(line_up([read_run(run)]))
+    with report_style():
+        (axis,) = picture.make(4.3).axes
+    assert (axis.get_yscale() == "function") is (ticks is not None)
+    if ticks is not None:
+        assert axis.get_yticks().tolist() == ticks
+        heights = axis.transData.transform([(0, 80), (0, 90), (0, 98), (0, 99)])[:, 1]
+        assert heights[1] - heights[0] == pytest.approx(heights[3] - heights[2])
 
 
 def test_training_loss_is_the_mean_of_what_the_workers_told(tmp_path: Path) -> None:
