@@ -171,7 +171,7 @@ class Leases:
             epoch.last_free = max(epoch.last_free, free)
             most = last_samples(worker, free, epoch.last_free, paces, rounds, lockstep=lockstep)
         else:
-            most = lease_samples(worker, free, paces, rounds, lockstep=lockstep)
+            most = lease_samples(worker, holder.number, free, paces, rounds, lockstep=lockstep)
         holder.epoch, holder.held = number, epoch.take(most)
         return Leased(
             worker, holder.number, TRAIN, number, holder.held.start, len(holder.held),

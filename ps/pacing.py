@@ -101,10 +101,14 @@ class RoundPlanner:
         return {worker: int(n) for worker, n in zip(paces, steps[self._length], strict=True)}
 
 
-def lease_samples(worker: int, free: int, paces: Paces, rounds: Rounds, *, lockstep: bool) -> int:
+def lease_samples(
+    worker: int, number: int, free: int, paces: Paces, rounds: Rounds, *, lockstep: bool
+) -> int:
     """How many samples this worker is to get now, in whole rounds; there may be fewer.
 
     Args:
+        number: of its lease, from 1. What a worker's first steps took tells little of its speed, so
+            it is soon asked again: its first leases are a round, two, four, and so on.
         free: samples of the epoch that nobody has.
         lockstep: all push equally often, whatever their speed, as under bsp.
     """
@@ -116,7 +120,8 @@ def lease_samples(worker: int, free: int, paces: Paces, rounds: Rounds, *, locks
     else:
         share, round_s = _speed_share(worker, paces), own.samples / paces[worker].samples_per_s
     of_what_is_left = free * share / LEFT_FOR_LATER / own.samples
-    return max(1, int(min(of_what_is_left, LEASE_S / round_s))) * own.samples
+    most = min(of_what_is_left, LEASE_S / round_s, 2.0 ** min(number - 1, 60))
+    return max(1, int(most)) * own.samples
 
 
 def last_samples(

@@ -1,8 +1,13 @@
 """Workers made slow on purpose, so that one machine can play a fast and a slow one.
 
-With a time scale of k a run takes k times as long, and its proportions are kept: a step that would
-compute for c seconds and be delayed for d takes k (c + d). Computing can't be made faster, so the
-(1 - k) c seconds by which it takes too long become a debt, which the sleeps pay off.
+A worker of heterogeneity r takes c / r for what this machine computes in c seconds. With a time
+scale of k a run takes k times as long, and its proportions are kept: a step that would compute for
+c / r and be delayed for d takes k (c / r + d).
+
+Computing can't be made faster: where k / r is less than 1, the (1 - k / r) c seconds by which it
+takes too long become a debt, which the sleeps pay off. Where it is more, the rest is slept, by and
+by: as much at a time as the newest steps need on average. Otherwise what disturbs this machine for
+a moment would be multiplied by k / r, and be more than what disturbs a slow machine.
 """
 
 import time
@@ -14,6 +19,7 @@ from ps.errors import UsageError
 from ps.slowness import parse_slowness
 
 _NEGLIGIBLE: Final = 0.01  # a debt of so small a share of the run
+_NEWEST: Final = 100  # steps, of which the mean is taken
 
 
 class Straggler:
@@ -47,9 +53,13 @@ class Straggler:
         self._delays: Final = Delays(parse_slowness(slow), seed=seed, rank=rank)
         self._heterogeneity: Final = heterogeneity
         self._scale: Final = time_scale
+        self._stretch: Final = time_scale / heterogeneity - 1.0  # slept for a second of computing
         self._sleep: Final = sleep
         self._now: Final = now
         self._began_s: float | None = None
+        self._steps = 0  # that were computed
+        self._mean_s = 0.0  # what the newest of them took
+        self._owed_s = 0.0  # of sleep that makes computing slower, so far not slept
         self._debt_s = 0.0  # that sleeps have still to pay off
         self._unpaid_s = 0.0  # what was left of it after the last step's delay
         self._delay_s = 0.0  # the sum so far, at full scale
@@ -60,14 +70,24 @@ class Straggler:
         now_s = self._now()
         if self._began_s is None:
             self._began_s = now_s
-        self._delay(self._delays.next((now_s - self._began_s) / self._scale))
+        delay_s = self._delays.next((now_s - self._began_s) / self._scale)
+        self._delay_s += delay_s
+        self._pay(self._scale * delay_s)
         self._unpaid_s = self._debt_s
 
     def after_compute(self, compute_s: float) -> None:
-        """Sleep until a computation that took ``compute_s`` seconds has taken 1/r times that."""
+        """Sleep until a computation of ``compute_s`` seconds has taken what it should."""
         self._compute_s += compute_s
-        self._debt_s += (1.0 - self._scale) * compute_s
-        self._delay(compute_s * (1.0 / self._heterogeneity - 1.0))
+        self._delay_s += compute_s * (1.0 / self._heterogeneity - 1.0)
+        if self._stretch <= 0.0:
+            self._debt_s -= self._stretch * compute_s
+            return
+        self._steps += 1
+        self._mean_s += (compute_s - self._mean_s) / min(self._steps, _NEWEST)
+        self._owed_s += self._stretch * compute_s
+        due_s = min(self._owed_s, self._stretch * self._mean_s)
+        self._owed_s -= due_s
+        self._pay(due_s)
 
     def complaint(self) -> str | None:
         """One line, if this machine was too slow for the time scale."""
@@ -81,9 +101,9 @@ class Straggler:
             f"{took:.2f} times as long as it should have; give {least:.2g} or more"
         )
 
-    def _delay(self, delay_s: float) -> None:
-        self._delay_s += delay_s
-        due_s = self._scale * delay_s - self._debt_s
+    def _pay(self, due_s: float) -> None:
+        """Sleeps for so long, less what earlier computing took too long."""
+        due_s -= self._debt_s
         self._debt_s = max(0.0, -due_s)
         # Even sleep(0) gives the processor away, and would slow a worker that shall not be slow.
         if due_s > 0.0:

@@ -115,14 +115,14 @@ def test_a_fixed_number_of_local_steps_is_everybodys() -> None:
 def test_a_lease_is_one_round_until_all_speeds_are_known() -> None:
     crew = paces(1e6, 0.0)
     rounds = rounds_of(crew, weighted=False, local_steps=8)
-    assert lease_samples(1, 10**6, crew, rounds, lockstep=False) == 800
+    assert lease_samples(1, 99, 10**6, crew, rounds, lockstep=False) == 800
 
 
 @pytest.mark.parametrize(("worker", "samples"), [(1, 2000), (2, 1000)])
 def test_a_lease_is_a_moments_work_at_the_workers_own_speed(worker: int, samples: int) -> None:
     crew = paces(1000.0, 500.0)
     rounds = rounds_of(crew, weighted=False, local_steps=1)
-    assert lease_samples(worker, 10**6, crew, rounds, lockstep=False) == samples
+    assert lease_samples(worker, 99, 10**6, crew, rounds, lockstep=False) == samples
     assert samples == LEASE_S * crew[worker].samples_per_s
 
 
@@ -132,13 +132,23 @@ def test_a_lease_is_at_most_half_of_the_workers_share_of_what_is_left(
 ) -> None:
     crew = paces(10_000.0, 5000.0)
     rounds = rounds_of(crew, weighted=False, local_steps=1)
-    assert lease_samples(worker, 3000, crew, rounds, lockstep=False) == samples
+    assert lease_samples(worker, 99, 3000, crew, rounds, lockstep=False) == samples
+
+
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_the_first_leases_are_short_because_little_is_known_of_a_workers_speed(
+    lockstep: bool,
+) -> None:
+    crew = paces(1000.0, 1000.0)
+    rounds = rounds_of(crew, weighted=False, local_steps=1)
+    sizes = [lease_samples(1, n, 10**6, crew, rounds, lockstep=lockstep) for n in range(1, 8)]
+    assert sizes == [100, 200, 400, 800, 1600, 2000, 2000]
 
 
 def test_in_lockstep_all_get_as_many_rounds_as_the_slowest_has_time_for() -> None:
     crew = paces(1000.0, 250.0)
     rounds = rounds_of(crew, weighted=False, local_steps=1)
-    sizes = [lease_samples(w, 10**6, crew, rounds, lockstep=True) for w in crew]
+    sizes = [lease_samples(w, 99, 10**6, crew, rounds, lockstep=True) for w in crew]
     assert sizes == [500, 500]  # 2 s at 0.4 s a step
 
 

@@ -53,6 +53,25 @@ def test_a_worker_of_heterogeneity_r_takes_1_over_r_times_its_own_time(
     assert 0.3 + sum(clock.slept) == pytest.approx(0.3 / heterogeneity)
 
 
+def test_what_disturbs_one_step_is_not_multiplied() -> None:
+    """One step in ten computes five times as long; the sleeps beside it stay as they are."""
+    clock = Clock()
+    made = straggler(clock, heterogeneity=0.25)
+    computed_s = [0.5 if step % 10 == 9 else 0.1 for step in range(400)]
+    for compute_s in computed_s:
+        play(clock, made, 1, compute_s)
+    assert sum(computed_s) + sum(clock.slept) == pytest.approx(sum(computed_s) / 0.25, rel=0.02)
+    later = clock.slept[200:]
+    assert max(later) < 1.1 * min(later)
+
+
+def test_a_first_step_that_takes_long_is_paid_for_once() -> None:
+    clock = Clock()
+    made = straggler(clock, heterogeneity=0.5)
+    took_s = play(clock, made, 1, 3.0) + play(clock, made, 100, 0.1)
+    assert took_s == pytest.approx(2 * 13.0)
+
+
 def test_a_worker_that_is_not_slow_never_sleeps() -> None:
     clock = Clock()
     play(clock, straggler(clock), 3, 0.3)
