@@ -197,7 +197,7 @@ def test_what_was_applied_and_not_answered_is_counted_as_used_twice() -> None:
     ):
         first, second = joined(running, 1, c1, d1), joined(running, 2, c2, d2)
         first.init()
-        lease = {"samples": 100, "epochs": 1, "batch_size": 1, "samples_per_s": 1.0}
+        lease = {"samples": 100, "epochs": 1, "batch_size": 2, "samples_per_s": 1.0}
         asked = first.header("lease", number=1, **lease)
         leased, _ = c1.ask(asked)
         assert c1.ask(asked)[0] == leased  # as if the answer had been lost
