@@ -69,7 +69,10 @@ class ServerOptions(Options):
         0, "evaluators to wait for before the start, beside the workers", metavar="N"
     )
     ready_fd: int | None = option(
-        None, "write the address to this open file descriptor when listening", metavar="FD"
+        None,
+        "write the address to this open file descriptor when listening, and leave "
+        "config.yaml to whoever reads it",
+        metavar="FD",
     )
 
     def check(self) -> None:

@@ -50,6 +50,7 @@ def run(config: LaunchConfig) -> int:
     if config.report:
         require_matplotlib()
     run_dir = RunDir.at(config.run_dir, rule.policy.name)
+    run_dir.write_config(config)
     run_dir.logs.mkdir(exist_ok=True)
     status = Launch(config, run_dir, Console()).run()
     if config.report:
@@ -88,9 +89,7 @@ class Launch:
         try:
             with screen_for(self._console) as screen:
                 try:
-                    address = self._start_server(screen)
-                    self._run_dir.write_config(self._config)
-                    self._start_workers(address)
+                    self._start_workers(self._start_server(screen))
                     self._watch(screen)
                     self._see_workers_out()
                 finally:

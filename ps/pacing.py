@@ -3,7 +3,8 @@
 A **round** is what a worker does between two pushes: its local steps, of a batch each. A lease is a
 number of rounds. Leases follow guided self-scheduling (Polychronopoulos and Kuck 1987, section 4):
 a part of what is left, so they are large at first and small when the end is near, where a large one
-would keep the others waiting. Here the part is in proportion to the worker's speed.
+would keep the others waiting. Here the part is in proportion to the worker's speed, and the first
+leases of a worker are of 1, 2, 4, … rounds, since little is known of its speed by then.
 """
 
 import math

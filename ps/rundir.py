@@ -67,8 +67,7 @@ class RunDir:
     def write_config(self, config: Any) -> None:
         """All settings of a command, defaults included; but not this folder, which is taken.
 
-        What a run left that was killed is replaced, and so is the server's by its launcher's, which
-        has the workers' settings too.
+        What a run left that was killed is replaced.
         """
         settings = dataclasses.asdict(config)
         del settings["run_dir"]

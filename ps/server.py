@@ -373,7 +373,8 @@ def serve(config: ServerConfig) -> int:
     model, dataset = choose_task(config.model, config.dataset)
     config = with_rates(replace(config, model=model, dataset=dataset))
     run_dir = RunDir.at(config.run_dir, rule.policy.name)
-    run_dir.write_config(config)
+    if config.ready_fd is None:  # whoever starts a server with one writes its config.yaml
+        run_dir.write_config(config)
     evaluator = EvaluatorProcess.for_task(config, run_dir.path)
     if evaluator is not None:
         config = replace(config, observers=config.observers + 1)

@@ -6,8 +6,9 @@ c / r and be delayed for d takes k (c / r + d).
 
 Computing can't be made faster: where k / r is less than 1, the (1 - k / r) c seconds by which it
 takes too long become a debt, which the sleeps pay off. Where it is more, the rest is slept, by and
-by: as much at a time as the newest steps need on average. Otherwise what disturbs this machine for
-a moment would be multiplied by k / r, and be more than what disturbs a slow machine.
+by: after a step as much as its samples need, by the mean of the newest steps, and a little of what
+is still owed. Otherwise what disturbs this machine for a moment would be multiplied by k / r, and
+be more than what disturbs a slow machine.
 """
 
 import time
@@ -19,7 +20,7 @@ from ps.errors import UsageError
 from ps.slowness import parse_slowness
 
 _NEGLIGIBLE: Final = 0.01  # a debt of so small a share of the run
-_NEWEST: Final = 100  # steps, of which the mean is taken
+_FORGETTING: Final = 0.01  # of older steps, with each new one; and so much is paid of what is owed
 
 
 class Straggler:
@@ -57,8 +58,9 @@ class Straggler:
         self._sleep: Final = sleep
         self._now: Final = now
         self._began_s: float | None = None
-        self._steps = 0  # that were computed
-        self._mean_s = 0.0  # what the newest of them took
+        self._has_computed = False
+        self._newest_s = 0.0  # of computing; the newest steps weigh most
+        self._newest_samples = 0.0  # of these steps
         self._owed_s = 0.0  # of sleep that makes computing slower, so far not slept
         self._debt_s = 0.0  # that sleeps have still to pay off
         self._unpaid_s = 0.0  # what was left of it after the last step's delay
@@ -75,19 +77,27 @@ class Straggler:
         self._pay(self._scale * delay_s)
         self._unpaid_s = self._debt_s
 
-    def after_compute(self, compute_s: float) -> None:
-        """Sleep until a computation of ``compute_s`` seconds has taken what it should."""
+    def after_compute(self, compute_s: float, samples: int) -> None:
+        """Sleep what is due, now that so many samples took ``compute_s`` seconds."""
         self._compute_s += compute_s
         self._delay_s += compute_s * (1.0 / self._heterogeneity - 1.0)
         if self._stretch <= 0.0:
             self._debt_s -= self._stretch * compute_s
             return
-        self._steps += 1
-        self._mean_s += (compute_s - self._mean_s) / min(self._steps, _NEWEST)
         self._owed_s += self._stretch * compute_s
-        due_s = min(self._owed_s, self._stretch * self._mean_s)
+        usual_s = self._usual_s(compute_s, samples)
+        due_s = min(self._owed_s, self._stretch * usual_s + _FORGETTING * self._owed_s)
         self._owed_s -= due_s
         self._pay(due_s)
+
+    def _usual_s(self, compute_s: float, samples: int) -> float:
+        """What so many samples take by the mean; the first step allocates, and is no measure."""
+        if not self._has_computed:
+            self._has_computed = True
+            return compute_s
+        self._newest_s += compute_s - _FORGETTING * self._newest_s
+        self._newest_samples += samples - _FORGETTING * self._newest_samples
+        return self._newest_s / self._newest_samples * samples
 
     def complaint(self) -> str | None:
         """One line, if this machine was too slow for the time scale."""

@@ -255,7 +255,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # or the computing would count as waiting
-        self._straggler.after_compute(self._now() - compute_began_s)
+        self._straggler.after_compute(self._now() - compute_began_s, len(targets))
         self._optimizer.step()
         self._count_time(began_s)
         self.totals.steps += not self._optimizer.pending_steps

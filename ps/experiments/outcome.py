@@ -21,6 +21,7 @@ class Outcome:
     seconds_to_target: float | None  # to the end of the first epoch that reached it
     accuracy: float | None  # of the test set, after the last epoch
     wait_share: float  # of the workers' time, between a push and its answer
+    limit_ratio: float | None  # of what it takes if nobody ever waits; None if cut short
     batches_per_second: float  # of --batch-size samples, all workers together
     mean_staleness: float
     max_lag: int
@@ -47,8 +48,10 @@ def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> Out
     summary = json.loads((run_dir / "summary.json").read_text("utf-8"))
     settings = _settings(run_dir)
     scale = float(settings.get("time_scale") or 1.0)
-    ends_s = _epoch_ends(run_dir / "events.jsonl")
-    seconds = (ends_s[-1] if ends_s else summary["train_seconds"]) / scale
+    ends_s, samples_per_s = _read_events(run_dir / "events.jsonl")
+    measured_s = ends_s[-1] if ends_s else summary["train_seconds"]
+    limit_s = summary["samples"] / samples_per_s if samples_per_s else 0.0
+    seconds = measured_s / scale
     waits = summary["wait_fraction_by_worker"].values()
     batch_size = settings.get("batch_size") or 1
     return Outcome(
@@ -59,6 +62,7 @@ def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> Out
         seconds_to_target=_time_of(target_accuracy, summary, ends_s, scale),
         accuracy=summary["test_accuracy"],
         wait_share=statistics.fmean(waits) if waits else 0.0,
+        limit_ratio=measured_s / limit_s if limit_s and summary["ended"] == "done" else None,
         batches_per_second=summary["samples"] / batch_size / max(seconds, 1e-9),
         mean_staleness=summary["mean_staleness"],
         max_lag=summary["max_lag"],
@@ -91,7 +95,7 @@ def _median(rows: list[Outcome]) -> Outcome:
     first = rows[0]
     figures = {
         name: middle(name)
-        for name in ("seconds", "seconds_to_target", "accuracy", "wait_share",
+        for name in ("seconds", "seconds_to_target", "accuracy", "wait_share", "limit_ratio",
                      "batches_per_second", "mean_staleness")
     }  # fmt: skip
     most = max(row.max_lag for row in rows)
@@ -103,19 +107,28 @@ def _settings(run_dir: Path) -> dict[str, Any]:
     return settings
 
 
-def _epoch_ends(events: Path) -> list[float]:
-    """Seconds from the start to the end of each epoch."""
+def _read_events(events: Path) -> tuple[list[float], float]:
+    """Seconds from the start to the end of each epoch, and the work-conserving rate.
+
+    That is the samples a second of all workers together if nobody ever waits: for each of them what
+    it trained on over the time that it computed, as it told itself; 0.0 if nobody did.
+    """
     started_s = 0.0
     ends_s: list[float] = []
+    rates: dict[int, float] = {}
     with events.open(encoding="utf-8") as lines:
         for line in lines:
             if '"event": "started"' in line:
                 started_s = json.loads(line)["t"]
+            elif '"event": "training"' in line:
+                event = json.loads(line)
+                if event["compute_s"]:
+                    rates[event["worker"]] = event["samples"] / event["compute_s"]
             elif '"event": "epoch_completed"' in line:
                 event = json.loads(line)
                 # One event may tell of several epochs, if they were short.
                 ends_s += [event["t"] - started_s] * (event["epoch"] - len(ends_s))
-    return ends_s
+    return ends_s, sum(rates.values())
 
 
 def _time_of(

@@ -16,7 +16,7 @@ def outcome_table(experiment: Experiment, rows: Sequence[Outcome]) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
     table.add_column("run", no_wrap=True)
     for title in ("s/epoch", "seconds", *_target_titles(target), "accuracy %", "waiting",
-                  "batches/s", "staleness", "max lag"):  # fmt: skip
+                  "÷ limit", "batches/s", "staleness", "max lag"):  # fmt: skip
         table.add_column(title, justify="right", no_wrap=True)
     first = rows[0]
     for row in rows:
@@ -43,6 +43,7 @@ def _cells(row: Outcome, first: Outcome, target: float | None) -> list[str]:
         *cells,
         "" if row.accuracy is None else f"{100 * row.accuracy:.2f}",
         percent(row.wait_share),
+        "" if row.limit_ratio is None else f"{row.limit_ratio:.2f}",
         f"{row.batches_per_second:.1f}",
         f"{row.mean_staleness:.1f}",
         str(row.max_lag),

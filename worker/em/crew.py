@@ -17,6 +17,7 @@ from ps.errors import LeashError, ServerUnreachableError, UsageError
 from ps.interrupt import held
 from ps.launch import last_words
 from ps.processes import Process, spawn, stop_all
+from ps.rundir import RunDir
 from ps.settings import common_settings
 from worker.em.classifier import mixture_for
 from worker.em.distributed import server_words
@@ -73,10 +74,12 @@ class Crew:
         size = CLASSES * mixture_for(config, max(config.ks)).family(dimensions).size
         words = server_words(self._ranks, size, online=config.online, staleness=config.staleness)
         reader, writer = os.pipe()
+        run_dir = RunDir(self._out / "server")
         settings = ServerConfig(
-            bind="tcp://127.0.0.1:0", ready_fd=writer, run_dir=str(self._out / "server"),
+            bind="tcp://127.0.0.1:0", ready_fd=writer, run_dir=str(run_dir.path),
             seed=config.seed, **words,
         )  # fmt: skip
+        run_dir.write_config(settings)
         with os.fdopen(reader) as ready:
             try:
                 with held(), self._log("server").open("wb") as log:

@@ -39,8 +39,8 @@ def sweep(tmp_path: Path) -> Path:
 def outcome(name: str, seconds: float, **changes: object) -> Outcome:
     figures = {
         "seed": 1, "epochs": 2, "seconds": seconds, "seconds_to_target": seconds / 2,
-        "accuracy": 0.97, "wait_share": 0.25, "batches_per_second": 20.0, "mean_staleness": 1.0,
-        "max_lag": 3,
+        "accuracy": 0.97, "wait_share": 0.25, "limit_ratio": 1.25, "batches_per_second": 20.0,
+        "mean_staleness": 1.0, "max_lag": 3,
     }  # fmt: skip
     return Outcome(name, **{**figures, **changes})  # type: ignore[arg-type]
 
@@ -111,11 +111,14 @@ def test_an_outcome_is_in_seconds_of_full_scale(tmp_path: Path) -> None:
     summary = {
         "seed": 1, "epochs": 3, "samples": 600, "train_seconds": 9.0, "mean_staleness": 2.0,
         "wait_fraction_by_worker": {"1": 0.1, "2": 0.5}, "test_accuracy": 0.95, "max_lag": 3,
-        "test_accuracy_by_epoch": [0.5, None, 0.95],
+        "test_accuracy_by_epoch": [0.5, None, 0.95], "ended": "done",
     }  # fmt: skip
     events = [
         {"t": 1.0, "event": "started"},
+        {"t": 1.5, "event": "training", "worker": 1, "samples": 50, "compute_s": 0.0},
         {"t": 2.0, "event": "epoch_completed", "epoch": 1},
+        {"t": 4.0, "event": "training", "worker": 1, "samples": 300, "compute_s": 2.0},
+        {"t": 4.0, "event": "training", "worker": 2, "samples": 200, "compute_s": 2.0},
         {"t": 5.0, "event": "epoch_completed", "epoch": 3},  # two at once
     ]
     (tmp_path / "summary.json").write_text(json.dumps(summary))
@@ -127,6 +130,7 @@ def test_an_outcome_is_in_seconds_of_full_scale(tmp_path: Path) -> None:
     assert found.seconds_per_epoch == pytest.approx(40 / 3)
     assert found.wait_share == pytest.approx(0.3)
     assert found.batches_per_second == pytest.approx(6 / 40)
+    assert found.limit_ratio == pytest.approx(4 / (600 / (300 / 2 + 200 / 2)))
 
 
 def test_seeds_come_down_to_their_medians_and_a_miss_stays_a_miss() -> None:
@@ -170,12 +174,7 @@ def test_a_run_is_known_again_by_what_the_launcher_notes(
 ) -> None:
     planned = plan.load(ExperimentConfig(name=str(sweep))).runs[0]
     run_dir = tmp_path / planned.folder
-
-    def note(self: launch.Launch) -> int:
-        self._run_dir.write_config(self._config)
-        return 0
-
-    monkeypatch.setattr(launch.Launch, "run", note)
+    monkeypatch.setattr(launch.Launch, "run", lambda self: 0)
     assert launch.run(replace(planned.config, run_dir=str(run_dir))) == 0
     (run_dir / "summary.json").write_text('{"ended": "done"}')
     assert _is_there(planned, run_dir)

@@ -105,10 +105,14 @@ def test_a_worker_that_cannot_begin_ends_the_launch_with_its_own_line(tmp_path: 
 
 
 def test_a_server_that_cannot_begin_ends_the_launch_with_its_own_line(tmp_path: Path) -> None:
-    with launched(tmp_path / "run", *TRAIN, "--resume", str(tmp_path / "none")) as process:
+    run_dir = tmp_path / "run"
+    with launched(run_dir, *TRAIN, "--resume", str(tmp_path / "none")) as process:
         _, err = process.communicate(timeout=100)
     assert process.returncode in (1, 2)
     assert re.fullmatch(r"leash launch: .*none.*\n", err)
+    # What it leaves says which run it was to be.
+    _, again = parse(["launch", "--config", str(run_dir / "config.yaml")])
+    assert again.resume == str(tmp_path / "none")
 
 
 def test_a_run_directory_that_cannot_be_is_named_before_anything_starts(tmp_path: Path) -> None:
