@@ -43,6 +43,7 @@ class Attachment:
             SegmentError: it is not what `attach` says, or not ours to open.
         """
         self.incarnation: Final = request.incarnation
+        self.number: Final = request.number
         self.route: Final = route
         self._map: Final = _map_of(request.nbytes, layout)
         self._segment: Final[mmap.mmap] = open_segment(request.pid, request.fd, request.nbytes)
@@ -51,6 +52,10 @@ class Attachment:
     @property
     def nonce(self) -> str:
         return nonce_of(self._segment)
+
+    def is_newer_than(self, request: Attach) -> bool:
+        """That request came late, over a connection that was lost."""
+        return self.incarnation == request.incarnation and self.number > request.number
 
     def check(self, chunks: Sequence[Chunk], push: PushPull) -> None:
         """Is the memory that `push` names there, and fit for these chunks?

@@ -182,9 +182,12 @@ class DataPlane:
         model = self._require_model(msg)
         if msg.worker == 0:
             raise UnknownWorkerError("an observer only reads")
+        before = self._attachments.get(msg.worker)
+        if before is not None and before.is_newer_than(msg):
+            raise SupersededError(f"worker {msg.worker}: attached again since")
         attachment = Attachment(msg, route, model.layout)
         self._attachments[msg.worker] = attachment
-        self._send(route, Attached(msg.worker, attachment.nonce), None)
+        self._send(route, Attached(msg.worker, attachment.nonce, msg.number), None)
 
     def _on_echo(self, route: bytes, _: Echo, payload: Payload) -> None:
         self._send(route, Echoed(), payload)

@@ -3,12 +3,18 @@
 A chunk's answer is also the proof that its request was read to the end, so a gradient is sent
 from where it lies and may be overwritten once its answer is here. When the connection breaks and
 comes back, whatever has no answer is sent again; the server knows what it has applied.
+
+In a segment that is not enough. Who is told late of two reconnections sends twice over the second
+of them, and a copy that the server handles after the first one's answer is taken would put old
+parameters in the place of the next gradient. So each connection begins with an `attach` of a new
+number, all requests follow it, and until it is answered no other answer counts: what answers one of
+these requests then has no copy behind it.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import zmq
@@ -62,6 +68,8 @@ class DataChannel:
         self._in_flight: Final[dict[int, Sent]] = {}  # by chunk
         self._requests: int = 0  # in flight
         self._attach: Attach | None = None
+        self._attaches = 0  # that were sent
+        self._is_attaching = False  # the newest of them has no answer yet
         self._monitor = self.socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
@@ -141,6 +149,7 @@ class DataChannel:
         self._next = None
         self._in_flight.clear()
         self._requests = 0
+        self._is_attaching = False
 
     def keep_attached(self, attach: Attach) -> None:
         """This segment is the server's too, over every connection to come."""
@@ -155,8 +164,7 @@ class DataChannel:
         Raises:
             ServerUnreachableError: the connection is gone and does not come back.
         """
-        while self._monitor.poll(0 if self.connected else wait_ms):
-            self._on_connection()
+        self._attend_connection(wait_ms)
         if self.connected:
             return
         now = time.monotonic()
@@ -167,6 +175,10 @@ class DataChannel:
             )
 
     def _send(self, sent: Sent) -> None:
+        if isinstance(sent.request, Attach):
+            self._attaches += 1
+            self._is_attaching = True
+            sent.request = replace(sent.request, number=self._attaches)
         flags = zmq.DONTWAIT | (zmq.SNDMORE if sent.payload is not None else 0)
         try:
             self.socket.send(encode(sent.request), flags)
@@ -174,14 +186,20 @@ class DataChannel:
                 copies = len(sent.payload) < COPY_BELOW_NBYTES
                 self.socket.send(sent.payload, zmq.DONTWAIT, copy=copies)
         except zmq.Again:
-            return  # the connection has just broken; `_on_connection` sends it again
+            return  # the connection has just broken; `_resume` sends it again
 
-    def _on_connection(self) -> None:
-        event = recv_monitor_message(self._monitor)["event"]
-        self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-        if not self.connected:
-            return
-        self._lost_s = None
+    def _attend_connection(self, wait_ms: int = 0) -> None:
+        """Sees what has become of the connection since this was called last."""
+        is_new = False
+        while self._monitor.poll(0 if self.connected else wait_ms):
+            event = recv_monitor_message(self._monitor)["event"]
+            self.connected = is_new = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        if is_new:
+            self._lost_s = None
+            self._resume()
+
+    def _resume(self) -> None:
+        """Sends over a new connection what has no answer."""
         if self._attach is not None and self._in_flight.get(ATTACHING) is None:
             # The server takes a segment's gradients only over the connection that attached it.
             self._send(Sent(self._attach, None, 1))
@@ -197,6 +215,10 @@ class DataChannel:
             return
         if not isinstance(message, (Params, Ok, Attached)):
             raise ProtocolError(f"{self.address}: unexpected {message.verb}")
+        if isinstance(message, Attached):
+            self._is_attaching &= message.number != self._attaches
+        if self._is_attaching:
+            return
         # An answer to a request that was sent twice may come twice.
         if self._is_awaited(message):
             on_reply(message, payloads[0] if payloads else None)
@@ -222,6 +244,11 @@ class DataChannel:
         error = error_from(message)
         if not isinstance(error, SupersededError):
             raise error
+        if self._attach is not None:
+            # It went over a connection that is not attached, since the news of it are still to be
+            # read, or a newer copy of ours is behind it.
+            self._attend_connection()
+            return
         # A copy that went over the broken connection came in after the one that is in flight, and
         # took its place: the answer would go nowhere.
         sent = self._sent_for(message.chunk, message)

@@ -295,6 +295,7 @@ class Attach(Message):
     pid: Id  # the worker's process, and
     fd: Id  # the descriptor that is the segment there
     nbytes: Count
+    number: Count = 0  # grows with each that this process sends
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +305,7 @@ class Attached(Message):
     verb = "attached"
     worker: Id
     nonce: Word  # 32 hex digits
+    number: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

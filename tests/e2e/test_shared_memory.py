@@ -133,6 +133,16 @@ def test_a_copy_over_another_connection_is_refused_and_writes_nothing(attack: At
         assert memory[PAGE : PAGE + CHUNK_NBYTES] == packed(0, 3.0)
 
 
+def test_an_attach_that_comes_late_is_refused(attack: Attack) -> None:
+    worker = attack.worker
+    with segment() as (fields, _), peers(attack.running.data_address) as (newer,):
+        newer.ask(worker.header("attach", **fields, number=2))
+        late = worker.header("attach", **fields, number=1)
+        assert attack.data.error(late) == "superseded"
+        assert attack.data.error(pushed(worker, worker.step + 1)) == "superseded"
+        assert newer.ask(worker.header("attach", **fields, number=3))[0]["number"] == 3
+
+
 @pytest.mark.parametrize("slab", [0, 1])
 def test_the_parameters_take_the_place_of_the_gradient(slab: int) -> None:
     settings: dict[str, Any] = {"workers": 1, "lr": LR, "chunk_kib": 64}
