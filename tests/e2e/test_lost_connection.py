@@ -61,8 +61,13 @@ class Cutter:
             thread.join(5)
 
 
-@pytest.mark.parametrize(("policy", "shards"), [("bsp", 1), ("asp", 1), ("asp", 2)])
-def test_every_step_counts_once_though_its_connection_breaks(policy: str, shards: int) -> None:
+@pytest.mark.parametrize(
+    ("policy", "shards", "transport"),
+    [("bsp", 1, "shm"), ("asp", 1, "shm"), ("asp", 2, "shm"), ("asp", 2, "tcp")],
+)
+def test_every_step_counts_once_though_its_connection_breaks(
+    policy: str, shards: int, transport: str
+) -> None:
     layout = Layout([Slot("w", "f32", (VALUES,))])
     gradients, parameters = (np.zeros(layout.nbytes, np.uint8) for _ in range(2))
     gradients.view("<f4")[:] = -1
@@ -71,7 +76,7 @@ def test_every_step_counts_once_though_its_connection_breaks(policy: str, shards
         ports = running.server.shards.ports
         cutters = [Cutter(port) for port in ports]
         ports[:] = [cutter.port for cutter in cutters]
-        client = Client(running.address, layout, rank=1)
+        client = Client(running.address, layout, rank=1, transport=transport)
         cuts = 0
         try:
             client.begin(parameters)
