@@ -24,7 +24,7 @@
 | drop   | Maranjyan et al. 2025, "Ringmaster ASGD: The First Asynchronous SGD with Optimal Time |
 |        | Complexity", algorithm 4; its threshold is this limit plus 1                          |
 
-A bound may count versions of the chunk instead of clocks: csrc/core/admission.h says what that
+A bound may count versions of the chunk instead of clocks: csrc/core/admission/admission.h says what that
 guarantees. All of it is decided per chunk, by the core.
 """
 

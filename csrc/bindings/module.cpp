@@ -1,7 +1,7 @@
 #include <pybind11/pybind11.h>
 
-#include "bindings/register.h"
-#include "core/cpu.h"
+#include "bindings/register/register.h"
+#include "core/kernels/cpu.h"
 
 PYBIND11_MODULE(_core, m) {
   using namespace leash::bindings;

@@ -6,12 +6,12 @@
 #include <string>
 #include <string_view>
 
-#include "core/chunk.h"
-#include "core/codec.h"
-#include "core/dtype.h"
-#include "core/rule.h"
-#include "core/schedule.h"
-#include "core/staleness.h"
+#include "core/admission/rule.h"
+#include "core/base/dtype.h"
+#include "core/codecs/codec.h"
+#include "core/optimizer/schedule.h"
+#include "core/optimizer/staleness.h"
+#include "core/shard/chunk.h"
 
 namespace leash::bindings {
 

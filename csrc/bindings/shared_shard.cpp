@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "core/parameters.h"
+#include "core/shard/parameters.h"
 
 namespace py = pybind11;
 

@@ -12,7 +12,7 @@
 
 #include "bindings/buffer_view.h"
 #include "bindings/held.h"
-#include "core/shard.h"
+#include "core/shard/shard.h"
 
 namespace leash::bindings {
 

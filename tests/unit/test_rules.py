@@ -61,7 +61,7 @@ def test_nothing_runs_code_that_a_peer_could_send(path: Path) -> None:
 
 
 def test_the_core_knows_neither_python_nor_zeromq() -> None:
-    files = [*(ROOT / "csrc" / "core").glob("*.h"), *(ROOT / "csrc" / "core").glob("*.cpp")]
+    files = [*(ROOT / "csrc" / "core").rglob("*.h"), *(ROOT / "csrc" / "core").rglob("*.cpp")]
     assert len(files) > 10
     for path in files:
         included = [line for line in path.read_text("utf-8").splitlines() if "#include" in line]

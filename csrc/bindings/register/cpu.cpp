@@ -1,0 +1,28 @@
+#include "core/kernels/cpu.h"
+
+#include <pybind11/stl.h>
+
+#include <string_view>
+#include <vector>
+
+#include "bindings/register/register.h"
+
+namespace leash::bindings {
+namespace {
+
+std::vector<std::string_view> names() {
+  std::vector<std::string_view> names;
+  for (InstructionSet isa : instruction_sets()) names.push_back(name_of(isa));
+  return names;
+}
+
+}  // namespace
+
+void register_cpu(pybind11::module_& m) {
+  m.def(
+      "instruction_set", [] { return name_of(instruction_set()); },
+      "The instruction set in use: the fastest, or the one that LEASH_ISA names.");
+  m.def("instruction_sets", names, "Those that this CPU can run, the slowest first.");
+}
+
+}  // namespace leash::bindings

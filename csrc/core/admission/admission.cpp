@@ -1,0 +1,213 @@
+#include "core/admission/admission.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <utility>
+
+namespace leash {
+
+Admission::Admission(const Rule& rule) : rule_(rule), clock_(std::nullopt) {
+  validate(rule_);
+  apply_bound();
+}
+
+// The clock knows the bound that counts clocks.
+void Admission::apply_bound() {
+  clock_.set_bound(rule_.unit == Unit::kClocks ? rule_.bound : std::nullopt);
+}
+
+void Admission::set_rule(const Rule& rule) {
+  validate(rule);
+  const Gather before = std::exchange(rule_, rule).gather;
+  apply_bound();
+  if (rule_.gather != Gather::kRound || before == Gather::kEach) {
+    ++round_;
+    arrived_ = 0;
+  }
+  computing_.clear();
+  for (auto& [worker, view] : views_) {
+    view.granted_clock = 0;
+    view.computing = false;
+    if (!view.waiting) {
+      start_computing(view);
+    } else if (before == Gather::kStep && rule_.gather == Gather::kRound) {
+      view.round = round_;
+      ++arrived_;
+    }
+  }
+  round_closed_ = true;  // whoever waits for something else than the round is to be let go
+}
+
+void Admission::join(std::uint32_t worker, std::uint64_t clock, std::uint64_t version) {
+  clock_.join(worker, clock);
+  View view{.pulled_version = version};
+  start_computing(view);
+  views_.insert_or_assign(worker, view);
+}
+
+void Admission::leave(std::uint32_t worker) {
+  clock_.leave(worker);
+  const auto found = views_.find(worker);
+  stop_computing(found->second);
+  if (is_in_round(found->second)) --arrived_;
+  views_.erase(found);
+}
+
+Arrival Admission::arrive(std::uint32_t worker, double now_s, std::uint64_t version) {
+  const std::uint64_t clock = clock_.tick(worker);
+  View& view = views_.at(worker);
+  view.staleness = version - view.pulled_version;
+  view.dropped = rule_.gather == Gather::kRound
+                     ? view.staleness > 0
+                     : rule_.staleness_limit && view.staleness > *rule_.staleness_limit;
+  view.pushed_s = {now_s, view.pushed_s[0]};
+  ++view.pushes;
+  stop_computing(view);
+  if (rule_.gather == Gather::kRound && !view.dropped && !is_in_round(view)) {
+    view.round = round_;
+    ++arrived_;
+  }
+  if (rule_.bound_max) grant(worker, view);
+  if (view.waiting) park(worker);  // for an earlier step
+  return {.clock = clock, .staleness = view.staleness, .dropped = view.dropped};
+}
+
+void Admission::grant(std::uint32_t worker, View& view) {
+  const std::uint64_t clock = clock_.clock(worker);
+  const std::uint64_t lag = clock_.lag(worker);
+  const bool asks = lag > *rule_.bound && lag <= *rule_.bound_max && clock > view.granted_clock;
+  if (!asks || !clock_.is_fastest(worker)) return;
+  const View& slowest = views_.at(clock_.slowest());
+  const std::uint64_t extra = extra_steps(view, slowest, *rule_.bound_max - lag + 1);
+  if (extra > 0) view.granted_clock = clock + extra - 1;  // the step that begins now is the first
+}
+
+// Algorithm 2 of the paper; in place of its inner loop, the one push of the slowest worker that can
+// be the nearest.
+std::uint64_t Admission::extra_steps(const View& fastest, const View& slowest,
+                                     std::uint64_t most) const {
+  if (fastest.pushes < 2 || slowest.pushes < 2) return 0;
+  const double fast_s = fastest.pushed_s[0] - fastest.pushed_s[1];
+  const double slow_s = slowest.pushed_s[0] - slowest.pushed_s[1];
+  const double last_push = static_cast<double>(most) + 1.0;
+  std::uint64_t best = 0;
+  double least_s = std::numeric_limits<double>::infinity();
+  for (std::uint64_t extra = 0; extra <= most; ++extra) {
+    const double ready_s = fastest.pushed_s[0] + static_cast<double>(extra) * fast_s;
+    const double pushes = slow_s > 0 ? (ready_s - slowest.pushed_s[0]) / slow_s : 1.0;
+    const double nearest = std::clamp(std::round(pushes), 1.0, last_push);
+    const double wait_s = std::abs(slowest.pushed_s[0] + nearest * slow_s - ready_s);
+    if (wait_s < least_s) {
+      best = extra;
+      least_s = wait_s;
+    }
+  }
+  return best;
+}
+
+bool Admission::admits(std::uint32_t worker, std::uint64_t version) const {
+  if (rule_.gather == Gather::kRound) return !is_in_round(views_.at(worker));
+  if (rule_.unit == Unit::kVersions) return versions_allow(version);
+  if (clock_.admits(worker)) return true;
+  return rule_.bound_max && clock_.clock(worker) <= views_.at(worker).granted_clock;
+}
+
+bool Admission::versions_allow(std::uint64_t version) const {
+  return computing_.empty() || version - computing_.begin()->first <= *rule_.bound;
+}
+
+void Admission::park(std::uint32_t worker) {
+  View& view = views_.at(worker);
+  const std::uint64_t clock = clock_.clock(worker);
+  stop_computing(view);
+  if (view.waiting && view.parked_clock == clock) return;
+  view.waiting = true;
+  view.parked_clock = clock;
+  waiting_[clock].push_back(worker);
+}
+
+bool Admission::wake(std::uint32_t worker) {
+  return std::exchange(views_.at(worker).waiting, false);
+}
+
+void Admission::suspend(std::uint32_t worker) { stop_computing(views_.at(worker)); }
+
+bool Admission::close_round() {
+  if (rule_.gather != Gather::kRound || arrived_ == 0) return false;
+  const std::size_t live = clock_.size();
+  const std::size_t awaited = live > rule_.backup_workers ? live - rule_.backup_workers : 1;
+  if (arrived_ < awaited) return false;
+  ++round_;
+  arrived_ = 0;
+  round_closed_ = true;
+  return true;
+}
+
+void Admission::release(std::uint64_t version, std::vector<std::uint32_t>& released) {
+  constexpr std::uint64_t kAll = std::numeric_limits<std::uint64_t>::max();
+  const bool round_closed = std::exchange(round_closed_, false);
+  if (waiting_.empty()) return;
+  if (rule_.gather == Gather::kRound) {
+    if (round_closed) release_outside_round(released);
+  } else if (rule_.unit == Unit::kVersions) {
+    if (versions_allow(version)) release_up_to(kAll, released);
+  } else {
+    const std::uint64_t minimum = clock_.minimum();
+    const bool is_limited = rule_.bound && *rule_.bound < kAll - minimum;
+    release_up_to(is_limited ? minimum + *rule_.bound : kAll, released);
+  }
+}
+
+void Admission::release_up_to(std::uint64_t clock, std::vector<std::uint32_t>& released) {
+  while (!waiting_.empty() && waiting_.begin()->first <= clock) {
+    for (const std::uint32_t worker : waiting_.begin()->second) {
+      const auto found = views_.find(worker);
+      if (found == views_.end() || !found->second.waiting) continue;
+      if (found->second.parked_clock != waiting_.begin()->first) continue;
+      found->second.waiting = false;
+      released.push_back(worker);
+    }
+    waiting_.erase(waiting_.begin());
+  }
+}
+
+void Admission::release_outside_round(std::vector<std::uint32_t>& released) {
+  const std::size_t first = released.size();
+  release_up_to(std::numeric_limits<std::uint64_t>::max(), released);
+  const auto in_round = [&](std::uint32_t worker) { return is_in_round(views_.at(worker)); };
+  const auto begin = released.begin() + static_cast<std::ptrdiff_t>(first);
+  const auto stays = std::stable_partition(begin, released.end(), std::not_fn(in_round));
+  std::for_each(stays, released.end(), [&](std::uint32_t worker) { park(worker); });
+  released.erase(stays, released.end());
+}
+
+void Admission::go_on(std::uint32_t worker) {
+  View& view = views_.at(worker);
+  view.waiting = false;
+  start_computing(view);
+}
+
+void Admission::note_pull(std::uint32_t worker, std::uint64_t version) {
+  View& view = views_.at(worker);
+  const bool computing = view.computing;
+  stop_computing(view);
+  view.pulled_version = version;
+  if (computing) start_computing(view);
+}
+
+void Admission::start_computing(View& view) {
+  if (rule_.unit != Unit::kVersions || view.computing) return;
+  view.computing = true;
+  ++computing_[view.pulled_version];
+}
+
+void Admission::stop_computing(View& view) {
+  if (!view.computing) return;
+  view.computing = false;
+  const auto found = computing_.find(view.pulled_version);
+  if (--found->second == 0) computing_.erase(found);
+}
+
+}  // namespace leash

@@ -1,0 +1,72 @@
+// How the numbers of a payload are written, and how the server reads and writes them.
+//
+//   raw    the chunk's own dtype, little-endian
+//   bf16   the upper half of an f32, rounded to nearest even; of a normal number, a relative error
+//          up to 2^-8
+//   f16    IEEE 754 binary16, rounded to nearest even; a finite value beyond 65504 becomes 65504.
+//          A relative error up to 2^-11 from 2^-14 on, an absolute one up to 2^-25 below
+//   int8   u32 block | f32 scale for every block values | i8 for every value     value = scale * i8
+//   topk   u32 index, ascending, k times | f32 value, k times                    the others are 0
+//
+// All but raw carry f32 parameters only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "core/kernels/kernels.h"
+
+namespace leash {
+
+enum class Codec : std::uint8_t { kRaw, kBf16, kF16, kInt8, kTopk };
+
+// The smallest and largest number of values that share a scale of int8; a power of two.
+inline constexpr std::uint32_t kMinInt8Block = 64;
+inline constexpr std::uint32_t kMaxInt8Block = 65536;
+bool is_int8_block(std::uint32_t block);
+
+// Of int8, a scale that is not 0 is at least the smallest normal number, and at most so large that
+// scale * -128 is finite; a larger one counts as infinite.
+inline constexpr float kMinInt8Scale = 0x1p-126f;
+inline constexpr float kMaxInt8Scale = 0x1.fffffep+120f;
+
+// The sizes of payloads.
+inline constexpr std::size_t kHalfNbytes = 2;                      // of each value
+inline constexpr std::size_t kTopkNbytes = 8;                      // of each value that is sent
+std::size_t int8_nbytes(std::size_t values, std::uint32_t block);  // REQUIRES: is_int8_block(block)
+
+// The largest k of topk: with more than half of the values it would be larger than raw.
+inline constexpr std::size_t max_topk(std::size_t values) { return values == 1 ? 1 : values / 2; }
+
+// A payload that was checked once. Whatever decides how it is read later is kept here, so memory
+// that its sender changes meanwhile gives other numbers, and never leads outside of any array.
+struct Encoded {
+  Codec codec = Codec::kRaw;
+  const std::byte* data = nullptr;
+  std::size_t nbytes = 0;
+  std::size_t values = 0;   // of the chunk that it stands for
+  std::uint32_t block = 0;  // int8: values that share a scale
+};
+
+// Checks size and structure: of int8 its block, of topk its k, and that its indices ascend and are
+// below `values`. data may be unaligned. Throws std::invalid_argument that says what was expected
+// and what came.
+Encoded parse(Codec codec, const std::byte* data, std::size_t nbytes, std::size_t values,
+              std::size_t value_nbytes);
+
+// The index, in the chunk, of the first value that is NaN or infinite; of int8 the first value of
+// the block whose scale is, or is so large that scale * -128 could be. Where there is none, decode
+// gives finite values only. REQUIRES: encoded.codec is not kRaw.
+std::optional<std::size_t> find_nonfinite(const Encoded& encoded);
+
+// out[0..n) = the values [begin, begin + n). REQUIRES: begin + n <= encoded.values, codec not kRaw.
+void decode(const Encoded& encoded, std::size_t begin, std::size_t n, float* out,
+            const Kernels& kernels) noexcept;
+
+// Writes n values in bf16 or f16. out may be unaligned; no overlap.
+// REQUIRES: codec is kBf16 or kF16; out holds 2 * n bytes.
+void encode_half(Codec codec, const float* values, std::size_t n, std::byte* out,
+                 const Kernels& kernels) noexcept;
+
+}  // namespace leash

@@ -1,0 +1,55 @@
+#include "core/shard/parameters.h"
+
+#include <cstring>
+#include <stdexcept>
+
+namespace leash {
+
+void check_codec(Codec codec, const ChunkSpec& spec) {
+  if (codec == Codec::kRaw) return;
+  if (spec.dtype == Dtype::kF32 && spec.kind == Kind::kParameter) return;
+  throw std::invalid_argument("codec: expected raw, since the others carry f32 parameters only");
+}
+
+void check_answer_codec(Codec codec, const ChunkSpec& spec) {
+  check_codec(codec, spec);
+  if (codec != Codec::kInt8 && codec != Codec::kTopk) return;
+  throw std::invalid_argument(
+      "codec: expected raw, bf16 or f16 for an answer, since int8 and topk carry gradients only");
+}
+
+std::size_t answer_nbytes(Codec codec, const ChunkSpec& spec) {
+  return codec == Codec::kRaw ? spec.nbytes() : kHalfNbytes * spec.values;
+}
+
+void write_values(const Chunk& chunk, const Destination& to, std::size_t begin, std::size_t n,
+                  const Kernels& kernels) {
+  if (to.codec == Codec::kRaw) {
+    const std::size_t width = size_of(chunk.spec.dtype);
+    std::memcpy(to.data + begin * width, chunk.values + begin * width, n * width);
+  } else {
+    encode_half(to.codec, chunk.values_as<float>() + begin, n, to.data + begin * kHalfNbytes,
+                kernels);
+  }
+}
+
+// A raw answer is what the chunk has, which the processor still has too.
+void read_back(const Chunk& chunk, const Destination& answer, std::size_t begin, std::size_t n,
+               std::byte* values, const Kernels& kernels) {
+  if (answer.codec == Codec::kRaw) {
+    const std::size_t width = size_of(chunk.spec.dtype);
+    std::memcpy(values + begin * width, chunk.values + begin * width, n * width);
+  } else {
+    const Encoded encoded{.codec = answer.codec,
+                          .data = answer.data,
+                          .nbytes = answer_nbytes(answer.codec, chunk.spec),
+                          .values = chunk.spec.values};
+    decode(encoded, begin, n, reinterpret_cast<float*>(values) + begin, kernels);
+  }
+}
+
+void write_values(const Chunk& chunk, const Destination& to, const Kernels& kernels) {
+  write_values(chunk, to, 0, chunk.spec.values, kernels);
+}
+
+}  // namespace leash

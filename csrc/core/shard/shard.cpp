@@ -1,0 +1,208 @@
+#include "core/shard/shard.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace leash {
+namespace {
+
+// Chunks lie end to end, each from the start of a cache line.
+std::size_t slab_nbytes(const std::vector<ChunkSpec>& specs) {
+  std::size_t total = 0;
+  for (const ChunkSpec& spec : specs) total += round_up_to_cache_line(spec.nbytes());
+  return total;
+}
+
+Application application_of(const ShardOptions& options) {
+  return {.schedule = options.schedule,
+          .scale_lr = options.scale_lr,
+          .staleness_rate = options.staleness_rate,
+          .compensation = options.compensation};
+}
+
+std::string name_of(const Chunk& chunk) { return "chunk " + std::to_string(chunk.index); }
+
+}  // namespace
+
+void validate(const ShardOptions& options) {
+  validate(options.rule);
+  if (options.rule.gather != Gather::kEach && options.compensation.is_on()) {
+    throw std::invalid_argument("compensation: expected 'none', since nothing in a mean is stale");
+  }
+}
+
+Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
+    : options_(options),
+      pool_(options.threads),
+      optimizer_(options.optimizer, application_of(options), kernels_for(instruction_set()), pool_),
+      slab_nbytes_(slab_nbytes(specs)),
+      values_(slab_nbytes_) {
+  validate(options_);
+  for (std::size_t i = 0; i < optimizer_.state_names().size(); ++i) {
+    states_.emplace_back(slab_nbytes_);
+  }
+  chunks_.reserve(specs.size());
+  std::size_t offset = 0;
+  for (const ChunkSpec& spec : specs) {
+    leash::validate(spec);
+    std::array<std::byte*, kMaxStates> states{};
+    if (spec.kind == Kind::kParameter) {
+      std::ranges::transform(states_, states.begin(), [&](Slab& s) { return s.data() + offset; });
+    }
+    const auto index = static_cast<std::uint32_t>(options_.first_chunk + chunks_.size());
+    chunks_.push_back({.index = index,
+                       .spec = spec,
+                       .values = values_.data() + offset,
+                       .states = states,
+                       .admission = Admission(options_.rule)});
+    offset += round_up_to_cache_line(spec.nbytes());
+  }
+}
+
+const Chunk& Shard::at(std::uint32_t chunk) const {
+  const std::size_t place = std::size_t{chunk} - options_.first_chunk;  // wraps if it is below
+  if (place < chunks_.size()) return chunks_[place];
+  std::string which = std::to_string(chunks_.size()) + " chunks";
+  if (options_.first_chunk != 0) which += " from " + std::to_string(options_.first_chunk);
+  throw std::out_of_range("chunk " + std::to_string(chunk) + ": this shard has " + which);
+}
+
+Chunk& Shard::at(std::uint32_t chunk) { return const_cast<Chunk&>(std::as_const(*this).at(chunk)); }
+
+bool Shard::init(std::uint32_t chunk_index, const std::byte* values) {
+  Chunk& chunk = at(chunk_index);
+  if (chunk.initialized) return false;
+  std::memcpy(chunk.values, values, chunk.spec.nbytes());
+  chunk.initialized = true;
+  return true;
+}
+
+std::size_t Shard::initialized_chunks() const {
+  return static_cast<std::size_t>(std::ranges::count_if(chunks_, &Chunk::initialized));
+}
+
+void Shard::join(std::uint32_t worker, std::uint64_t clock) {
+  members_.check_join(worker, clock);  // a small model's shard may have no chunk that could refuse
+  for (const Chunk& chunk : chunks_) chunk.clock().check_join(worker, clock);
+  std::byte* const backup = options_.compensation.is_on()
+                                ? backups_.emplace(worker, slab_nbytes_).first->second.data()
+                                : nullptr;
+  members_.join(worker, clock);
+  for (Chunk& chunk : chunks_) {
+    chunk.admission.join(worker, clock, chunk.version);
+    if (backup == nullptr || chunk.spec.kind != Kind::kParameter) continue;
+    chunk.backups.insert_or_assign(worker, Backup{backup + (chunk.values - values_.data())});
+  }
+}
+
+std::vector<Reply> Shard::leave(std::uint32_t worker) {
+  members_.leave(worker);
+  std::vector<Reply> replies;
+  for (Chunk& chunk : chunks_) {
+    for (Parked& entry : chunk.parked) {
+      if (entry.worker != worker) continue;
+      forget_answer(entry);
+      forget_gradient(entry);
+    }
+    chunk.admission.leave(worker);
+    chunk.backups.erase(worker);
+    settle(chunk, Look::kAtAll, replies);
+  }
+  backups_.erase(worker);
+  return replies;
+}
+
+std::uint64_t Shard::first_step() const {
+  std::uint64_t largest = 0;
+  for (const Chunk& chunk : chunks_) largest = std::max(largest, chunk.clock().minimum());
+  return largest + 1;
+}
+
+std::uint64_t Shard::clock(std::uint32_t chunk, std::uint32_t worker) const {
+  return at(chunk).clock().clock(worker);
+}
+
+std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
+                          const Destination& out) {
+  Chunk& chunk = at(chunk_index);
+  if (!chunk.initialized) throw std::invalid_argument(name_of(chunk) + " has no values yet");
+  optimizer_.write(chunk, out);
+  if (worker && chunk.clock().contains(*worker)) {
+    chunk.admission.note_pull(*worker, chunk.version);
+    optimizer_.back_up(chunk, out, chunk.backup_of(*worker));
+  }
+  return chunk.version;
+}
+
+void Shard::unpark(std::uint32_t chunk_index, std::uint32_t worker) {
+  Chunk& chunk = at(chunk_index);
+  for (Parked& entry : chunk.parked) {
+    if (entry.worker == worker) forget_answer(entry);
+  }
+  if (chunk.clock().contains(worker)) chunk.admission.go_on(worker);
+  std::erase_if(chunk.parked, [](const Parked& entry) { return entry.idle(); });
+}
+
+std::size_t Shard::parked() const {
+  std::size_t waiting = 0;
+  for (const Chunk& chunk : chunks_) {
+    for (const Parked& entry : chunk.parked) waiting += entry.awaits_answer ? 1 : 0;
+  }
+  return waiting;
+}
+
+void Shard::abandon() {
+  for (Chunk& chunk : chunks_) {
+    for (Parked& entry : chunk.parked) {
+      forget_answer(entry);
+      forget_gradient(entry);
+    }
+    chunk.parked.clear();
+  }
+}
+
+std::byte* Shard::state_of(const Chunk& chunk, std::string_view name) const {
+  const auto names = state_names();
+  const auto found = std::ranges::find(names, name);
+  if (found == names.end() || chunk.spec.kind == Kind::kBuffer) {
+    throw std::invalid_argument(name_of(chunk) + " has no " + std::string(name));
+  }
+  return chunk.states[static_cast<std::size_t>(found - names.begin())];
+}
+
+void Shard::state(std::uint32_t chunk_index, std::string_view name, std::byte* out) const {
+  const Chunk& chunk = at(chunk_index);
+  const std::byte* const values = state_of(chunk, name);
+  if (!chunk.state_started) {
+    throw std::invalid_argument(name_of(chunk) + " has no " + std::string(name) + " yet");
+  }
+  std::memcpy(out, values, chunk.spec.nbytes());
+}
+
+void Shard::load_state(std::uint32_t chunk_index, std::string_view name, const std::byte* values) {
+  Chunk& chunk = at(chunk_index);
+  std::byte* const place = state_of(chunk, name);
+  optimizer_.start_state(chunk);
+  std::memcpy(place, values, chunk.spec.nbytes());
+}
+
+void Shard::set_version(std::uint32_t chunk_index, std::uint64_t version) {
+  Chunk& chunk = at(chunk_index);
+  if (members_.size() != 0) {
+    throw std::invalid_argument(name_of(chunk) + ": a version is set before any worker joins");
+  }
+  earlier_updates_ += version - chunk.version;
+  chunk.version = version;
+}
+
+ShardStats Shard::stats() const {
+  ShardStats stats = stats_;
+  for (const Chunk& chunk : chunks_) stats.updates += chunk.version;
+  stats.updates -= earlier_updates_;
+  return stats;
+}
+
+}  // namespace leash
