@@ -16,7 +16,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
-PY_DIRS := ps worker tests bench examples tools setup.py
+PY_DIRS := leash ps worker tests bench examples tools setup.py
 
 .PHONY: help install demo test check bench sanitize clean
 .DEFAULT_GOAL := help

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench.trial import Exchange
+from leash.bench.harness.trial import Exchange
 
 F32: TypeAlias = npt.NDArray[np.float32]
 Loop: TypeAlias = Callable[[F32, F32], None]

@@ -9,11 +9,11 @@ from typing import Final, Protocol
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.needs import require
-from bench.rows import Row, write_json
-from bench.table import print_table
-from ps import cli
-from ps.bench_options import BenchConfig
+from leash.bench.harness.needs import require
+from leash.bench.harness.rows import Row, write_json
+from leash.bench.show.table import print_table
+from leash.ps import cli
+from leash.ps.options.bench import BenchConfig
 
 NEEDS: Final = {
     "kernels": "torch",
@@ -52,7 +52,7 @@ def run(config: BenchConfig) -> int:
         if config.json is not None:
             write_json(_place(config, config.json, f"{name}.json"), rows)
         if config.picture is not None:
-            from bench.pictures import draw
+            from leash.bench.show.pictures import draw
 
             draw(rows, _place(config, config.picture, f"{name}.svg"))
     return 0
@@ -60,7 +60,7 @@ def run(config: BenchConfig) -> int:
 
 def measure(name: str, config: BenchConfig) -> list[Row]:
     """Runs one benchmark, shows how far it is, and prints its table."""
-    benchmark: Benchmark = importlib.import_module(f"bench.{name}")  # type: ignore[assignment]
+    benchmark: Benchmark = importlib.import_module(f"leash.bench.{name}")  # type: ignore[assignment]
     # Progress goes to stderr: the table may be read by a program.
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

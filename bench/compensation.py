@@ -6,7 +6,7 @@ seed, so they finish in a changing order and every update is 15 others old on av
 the losses depends on the machine's speed. The sweep goes over learning rates and ways; the edge is
 the largest rate at which plain asp ends, with every seed, below the loss that it began with.
 
-    python -m bench.compensation [--short] [--json FILE] [--picture FILE]
+    python -m leash.bench.compensation [--short] [--json FILE] [--picture FILE]
 """
 
 import heapq
@@ -20,13 +20,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bench.command import bench_main
-from bench.rows import Row, make_row
-from bench.trial import Times, Trial
-from ps._core import ChunkSpec, DelayCompensation, Nonfinite, Rule, SgdOptions, Shard, StalenessRate
-from ps.bench_options import BenchConfig
-from worker.datasets.base import DatasetOptions
-from worker.datasets.digits import load_digits
+from leash.bench.command import bench_main
+from leash.bench.harness.rows import Row, make_row
+from leash.bench.harness.trial import Times, Trial
+from leash.ps._core import (
+    ChunkSpec,
+    DelayCompensation,
+    Nonfinite,
+    Rule,
+    SgdOptions,
+    Shard,
+    StalenessRate,
+)
+from leash.ps.options.bench import BenchConfig
+from leash.worker.datasets.base import DatasetOptions
+from leash.worker.datasets.digits import load_digits
 
 TITLE = "training loss after so many updates of 16 workers under asp"
 PEERS = ()
@@ -55,7 +63,7 @@ F32 = npt.NDArray[np.float32]
 
 
 def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
-    """All rows; bench.push_pull says what the arguments are."""
+    """All rows; leash.bench.push_pull says what the arguments are."""
     torch.set_num_threads(1)
     task = Task()
     rates = SHORT_RATES if config.short else RATES

@@ -8,7 +8,7 @@ on what the samples are. One thread for each process; all take turns.
 inverse and a quadratic form, vectorised over the samples; `sklearn` is scikit-learn's own two
 steps. `leash` without a transport is one process alone; with one, workers that meet at a server.
 
-    python -m bench.em [--short] [--workers 1,2] [--json FILE] [--picture FILE]
+    python -m leash.bench.em [--short] [--workers 1,2] [--json FILE] [--picture FILE]
 """
 
 import itertools
@@ -20,12 +20,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.command import bench_main
-from bench.crew import Join, crew
-from bench.rows import Row, make_row
-from bench.systems.leash import server
-from bench.trial import Exchange, Round, Times, Trial, in_turn
-from ps.bench_options import TRANSPORTS, BenchConfig, parse_counts
+from leash.bench.command import bench_main
+from leash.bench.harness.crew import Join, crew
+from leash.bench.harness.rows import Row, make_row
+from leash.bench.harness.trial import Exchange, Round, Times, Trial, in_turn
+from leash.bench.systems.leash import server
+from leash.ps.options.bench import TRANSPORTS, BenchConfig, parse_counts
 
 TITLE = "EM, iterations/s of ten mixtures together"
 PEERS = ("numpy", "sklearn")
@@ -42,7 +42,7 @@ Floats = NDArray[np.float64]
 
 
 def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
-    """All rows; bench.push_pull says what the arguments are. Rounds are counted, not timed."""
+    """All rows; leash.bench.push_pull explains the arguments. Rounds are counted, not timed."""
     counts = parse_counts("--workers", config.workers or ALL_WORKERS)
     rounds = config.rounds or (2 if config.short else 7)
     components = SHORT_COMPONENTS if config.short else ALL_COMPONENTS
@@ -69,7 +69,7 @@ def trials(k: int, counts: list[int]) -> Iterator[Trial]:
 def start(trial: Trial, stack: ExitStack) -> Round:
     if not trial.transport:
         return stack.enter_context(crew(trial, ALONE[trial.system], ""))
-    from worker.em.distributed import server_words
+    from leash.worker.em.distributed import server_words
 
     words = server_words(trial.workers, size_of(components_of(trial)), online=False)
     del words["step_events"]  # said by `server` itself
@@ -89,7 +89,7 @@ def per_iteration(times: Times) -> Times:
 
 @contextmanager
 def alone(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
-    from worker.em.fitting import Alone
+    from leash.worker.em.fitting import Alone
 
     fits = started_fits(components_of(trial))
     with one_thread():
@@ -98,8 +98,8 @@ def alone(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
 
 @contextmanager
 def with_server(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
-    from worker.client import Client
-    from worker.em.distributed import WorkerSums, statistics_layout
+    from leash.worker.client.client import Client
+    from leash.worker.em.distributed import WorkerSums, statistics_layout
 
     k = components_of(trial)
     fits = started_fits(k)
@@ -173,8 +173,8 @@ def first_parameters(samples: Floats, k: int) -> tuple[Floats, Floats, Floats]:
 
 
 def started_fits(k: int) -> list[Any]:
-    from worker.em import GaussianMixture
-    from worker.em.fitting import Fit
+    from leash.worker.em import GaussianMixture
+    from leash.worker.em.fitting import Fit
 
     fits = []
     for samples in data():
@@ -191,7 +191,7 @@ def started_fits(k: int) -> list[Any]:
 
 
 def iterate(fits: Sequence[Any], sums: Any) -> None:
-    from worker.em.fitting import iteration
+    from leash.worker.em.fitting import iteration
 
     for _ in range(ITERATIONS):
         iteration(fits, sums)
@@ -227,7 +227,7 @@ def components_of(trial: Trial) -> int:
 
 def size_of(k: int) -> int:
     """Of the statistics of all mixtures."""
-    from worker.em.gaussian import FullFamily
+    from leash.worker.em.gaussian import FullFamily
 
     return DIGITS * FullFamily(k, DIMENSIONS, REG_COVAR).size
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ps import _core
-from ps._core import codecs, kernels
+from leash.ps import _core
+from leash.ps._core import codecs, kernels
 
 F32: TypeAlias = npt.NDArray[np.float32]
 Run: TypeAlias = Callable[[], Any]
@@ -39,7 +39,7 @@ class Kernel:
     write: float
     arrays: float
     flops: int
-    traffic: str  # its kind, of bench.bandwidth.REFERENCES
+    traffic: str  # its kind, of leash.bench.bandwidth.REFERENCES
     threads: int = 1
 
 

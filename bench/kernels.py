@@ -3,7 +3,7 @@
 One thread, unless a row says otherwise; torch and numpy leave the same result behind, with as many
 passes over memory as they need for it.
 
-    python -m bench.kernels [--short] [--sizes 1e6,64e6] [--json FILE] [--picture FILE]
+    python -m leash.bench.kernels [--short] [--sizes 1e6,64e6] [--json FILE] [--picture FILE]
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from bench.bandwidth import REFERENCES, reference
-from bench.command import bench_main
-from bench.kernel_table import KERNELS, Kernel
-from bench.rows import Row, make_row
-from bench.table import size_of
-from bench.trial import Trial, alone, in_turn
-from ps.bench_options import BenchConfig, parse_sizes
+from leash.bench.bandwidth import REFERENCES, reference
+from leash.bench.command import bench_main
+from leash.bench.harness.rows import Row, make_row
+from leash.bench.harness.trial import Trial, alone, in_turn
+from leash.bench.kernel_table import KERNELS, Kernel
+from leash.bench.show.table import size_of
+from leash.ps.options.bench import BenchConfig, parse_sizes
 
 TITLE = "kernels"
 PEERS = ("memcpy", "torch", "numpy")
@@ -29,7 +29,7 @@ PEAK_SIDE = 1024
 
 
 def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
-    """All rows; bench.push_pull says what the arguments are."""
+    """All rows; leash.bench.push_pull says what the arguments are."""
     torch.set_num_threads(1)
     sizes = parse_sizes(config.sizes or (SHORT_SIZES if config.short else ALL_SIZES))
     rounds, round_s = config.rounds or (2 if config.short else 5), config.round_s or 0.05

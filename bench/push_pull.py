@@ -5,21 +5,21 @@ number of workers, is up at the same time, and they take turns, round by round: 
 transport and codec; others, which do the same with other means; and the limits that no parameter
 server can beat.
 
-    python -m bench.push_pull [--short] [--sizes 87e3,64e6] [--workers 1,2] [--json FILE] ...
+    python -m leash.bench.push_pull [--short] [--sizes 87e3,64e6] [--workers 1,2] [--json FILE] ...
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
-from bench.command import bench_main
-from bench.crew import crew
-from bench.needs import installed
-from bench.rows import Row, make_row
-from bench.systems import LIMITS, SYSTEMS, System
-from bench.table import size_of
-from bench.trial import Round, Trial, in_turn
-from ps.bench_options import (
+from leash.bench.command import bench_main
+from leash.bench.harness.crew import crew
+from leash.bench.harness.needs import installed
+from leash.bench.harness.rows import Row, make_row
+from leash.bench.harness.trial import Round, Trial, in_turn
+from leash.bench.show.table import size_of
+from leash.bench.systems import LIMITS, SYSTEMS, System
+from leash.ps.options.bench import (
     CODECS,
     TRANSPORTS,
     BenchConfig,

@@ -1,12 +1,12 @@
 """What does one more worker cost the server?
 
-Three policies, from 1 to 64 workers, which one process simulates (bench.herd): each pushes 16
+Three policies, from 1 to 64 workers, which one process simulates (harness/herd.py): each pushes 16
 chunks of 64 KiB a step. The operating system tells the CPU time of the server's threads; the loop's
-thread is the one that runs Python, and bench.counted_server tells what of that is the core. What is
-left of it is Python's share, with pyzmq's side of the sockets. Then the clock alone, for up to
-100,000 workers.
+thread is the one that runs Python, and harness/counted_server.py tells what of that is the core.
+What is left of it is Python's share, with pyzmq's side of the sockets. Then the clock alone, for up
+to 100,000 workers.
 
-    python -m bench.scaling [--short] [--workers 1,4,64] [--json FILE] [--picture FILE]
+    python -m leash.bench.scaling [--short] [--workers 1,4,64] [--json FILE] [--picture FILE]
 """
 
 import itertools
@@ -21,16 +21,16 @@ from typing import Final
 import numpy as np
 import psutil
 
-from bench.command import bench_main
-from bench.counted_server import COUNTS
-from bench.herd import Herd
-from bench.rows import Row, make_row
-from bench.systems.common import LR
-from bench.systems.leash import server
-from bench.trial import Round, Times, Trial, alone, in_turn
-from ps._core import StalenessClock
-from ps.bench_options import BenchConfig, parse_counts
-from ps.policy import ASP, BSP, SSP
+from leash.bench.command import bench_main
+from leash.bench.harness.counted_server import COUNTS
+from leash.bench.harness.herd import Herd
+from leash.bench.harness.rows import Row, make_row
+from leash.bench.harness.trial import Round, Times, Trial, alone, in_turn
+from leash.bench.systems.common import LR
+from leash.bench.systems.leash import server
+from leash.ps._core import StalenessClock
+from leash.ps.options.bench import BenchConfig, parse_counts
+from leash.ps.policy import ASP, BSP, SSP
 
 TITLE = "scaling: one message is a push_pull of 64 KiB; then the clock alone"
 PEERS = ("numpy_min",)
@@ -46,7 +46,7 @@ TICKS: Final = 1_000  # in one repeat
 
 
 def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
-    """All rows; bench.push_pull says what the arguments are."""
+    """All rows; leash.bench.push_pull says what the arguments are."""
     counts = parse_counts(
         "--workers", config.workers or (SHORT_WORKERS if config.short else ALL_WORKERS)
     )
@@ -129,7 +129,7 @@ def counted_server(policy: str, workers: int) -> Iterator[tuple[str, Callable[[]
         # Simulated workers give no sign of life but their pushes.
         options = (f"--policy={policy}", f"--workers={workers}", "--evict-s=3600", f"--lr={LR}",
                    f"--chunk-kib={CHUNK_NBYTES // 1024}")  # fmt: skip
-        module = ("bench.counted_server", f"{folder}/counts")
+        module = ("leash.bench.harness.counted_server", f"{folder}/counts")
         with server(*options, module=module) as (address, pid):
             process = psutil.Process(pid)
 

@@ -7,7 +7,7 @@ Synthetic tensors of the data sets' shapes, one thread of torch's for each proce
 `compute` is forward and backward alone. What is left of a step is the exchange; hidden is the share
 of it that overlapping takes away.
 
-    python -m bench.training [--short] [--workers 1,2] [--json FILE] [--picture FILE]
+    python -m leash.bench.training [--short] [--workers 1,2] [--json FILE] [--picture FILE]
 """
 
 import itertools
@@ -16,12 +16,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from bench.command import bench_main
-from bench.crew import Join, crew
-from bench.rows import Row, make_row
-from bench.systems.leash import server
-from bench.trial import Exchange, Round, Trial, in_turn
-from ps.bench_options import TRANSPORTS, BenchConfig, parse_counts
+from leash.bench.command import bench_main
+from leash.bench.harness.crew import Join, crew
+from leash.bench.harness.rows import Row, make_row
+from leash.bench.harness.trial import Exchange, Round, Trial, in_turn
+from leash.bench.systems.leash import server
+from leash.ps.options.bench import TRANSPORTS, BenchConfig, parse_counts
 
 TITLE = "training, steps/s of all workers together"
 PEERS = ("bare",)
@@ -47,7 +47,7 @@ SHORT_TASKS: Final = ("mnist_cnn",)
 
 
 def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
-    """All rows; bench.push_pull says what the arguments are."""
+    """All rows; leash.bench.push_pull says what the arguments are."""
     counts = parse_counts(
         "--workers", config.workers or (SHORT_WORKERS if config.short else ALL_WORKERS)
     )
@@ -110,7 +110,7 @@ def compute(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
 
 @contextmanager
 def with_server(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
-    from worker.optimizer import PSOptimizer
+    from leash.worker.optim.optimizer import PSOptimizer
 
     model, backward = model_of(trial)
     with PSOptimizer(
@@ -133,8 +133,8 @@ def model_of(trial: Trial) -> tuple[Any, Exchange]:
     """The model, and a function that does forward and backward for one batch."""
     import torch
 
-    from ps._core import keep_freed_memory
-    from worker.models import BUILDERS
+    from leash.ps._core import keep_freed_memory
+    from leash.worker.models import BUILDERS
 
     keep_freed_memory()  # as `leash worker` does; and so that nobody else pays for page faults
     task = TASKS[trial.case]

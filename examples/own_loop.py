@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from worker import PSOptimizer  # 1
+from leash.worker import PSOptimizer
 
 
 def main() -> None:

@@ -1,6 +1,9 @@
 """The server side of Leash, and all that both sides share.
 
-This package never imports PyTorch or ``worker``: a server host needs neither.
+This package never imports PyTorch or ``leash.worker``: a server host needs neither.
 """
 
-__version__ = "0.1.0"
+if __name__ == "ps":  # the folder, found from the root of a checkout
+    from leash._alias import alias
+
+    alias(__name__)

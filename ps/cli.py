@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from ps import interrupt
+from leash.ps import interrupt
 
 if TYPE_CHECKING:
-    from ps.options import OneLineParser
-    from ps.settings import Options
+    from leash.ps.options.base import Options
+    from leash.ps.options.parser import OneLineParser
 
 PROG: Final = "leash"
 ABOUT: Final = (
@@ -38,26 +38,44 @@ examples:
 class Command:
     """One word after `leash`."""
 
-    config: str  # the dataclass of ps.config that holds its settings
+    config: str  # the dataclass of leash.ps.options.commands that holds its settings
     target: str  # module:function, which takes them and returns the exit status
     about: str
 
 
 COMMANDS: Final = {
-    "launch": Command("LaunchConfig", "ps.launch:run", "train on this machine: server and workers"),
-    "server": Command("ServerConfig", "ps.server:serve", "keep the parameters of a run"),
-    "worker": Command("WorkerConfig", "worker.trainer:run", "train on a share of the data"),
-    "evaluate": Command("EvaluateConfig", "worker.evaluator:run", "measure a run's test accuracy"),
-    "status": Command("StatusConfig", "ps.status:run", "show how a run stands"),
-    "report": Command("ReportConfig", "ps.report.command:run", "show runs as a page of pictures"),
-    "em": Command("EmConfig", "worker.em.command:run", "fit mixtures to MNIST's digits by EM"),
-    "set": Command("SetConfig", "ps.set:run", "change the policy of a run that goes on"),
-    "doctor": Command("DoctorConfig", "ps.doctor:run", "check this installation and a server"),
-    "experiment": Command(
-        "ExperimentConfig", "ps.experiments.command:run", "repeat an experiment of several runs"
+    "launch": Command(
+        "LaunchConfig", "leash.ps.commands.launch:run", "train on this machine: server and workers"
     ),
-    "simulate": Command("SimulateConfig", "ps.simulate:run", "predict a run before it is paid for"),
-    "bench": Command("BenchConfig", "bench.command:run", "measure, side by side with others"),
+    "server": Command("ServerConfig", "leash.ps.server.loop:serve", "keep the parameters of a run"),
+    "worker": Command(
+        "WorkerConfig", "leash.worker.train.trainer:run", "train on a share of the data"
+    ),
+    "evaluate": Command(
+        "EvaluateConfig", "leash.worker.train.evaluator:run", "measure a run's test accuracy"
+    ),
+    "status": Command("StatusConfig", "leash.ps.commands.status:run", "show how a run stands"),
+    "report": Command(
+        "ReportConfig", "leash.ps.report.command:run", "show runs as a page of pictures"
+    ),
+    "em": Command(
+        "EmConfig", "leash.worker.em.command:run", "fit mixtures to MNIST's digits by EM"
+    ),
+    "set": Command(
+        "SetConfig", "leash.ps.commands.set:run", "change the policy of a run that goes on"
+    ),
+    "doctor": Command(
+        "DoctorConfig", "leash.ps.commands.doctor:run", "check this installation and a server"
+    ),
+    "experiment": Command(
+        "ExperimentConfig",
+        "leash.ps.experiments.command:run",
+        "repeat an experiment of several runs",
+    ),
+    "simulate": Command(
+        "SimulateConfig", "leash.ps.simulate.command:run", "predict a run before it is paid for"
+    ),
+    "bench": Command("BenchConfig", "leash.bench.command:run", "measure, side by side with others"),
 }
 
 
@@ -88,8 +106,8 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         UsageError: a wrong argument.
         SystemExit: --help or its like was asked for, and has been printed.
     """
-    from ps import config as configs
-    from ps.options import config_from
+    from leash.ps.options import commands as configs
+    from leash.ps.options.parser import config_from
 
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command
@@ -99,9 +117,9 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
 
 def build_parser() -> "OneLineParser":
     """The parser of `leash`, with one below it for each command."""
-    from ps import __version__
-    from ps import config as configs
-    from ps.options import add_completion, new_parser, parser_for
+    from leash import __version__
+    from leash.ps.options import commands as configs
+    from leash.ps.options.parser import add_completion, new_parser, parser_for
 
     parser = new_parser(PROG, ABOUT, usage=f"{PROG} COMMAND [options]", epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}",
@@ -126,7 +144,7 @@ def resolve(target: str) -> Callable[[Any], int]:
 
 def _status_of(error: BaseException, words: Sequence[str]) -> int:
     """The exit status for what ended a command; says what is to be said, in one line."""
-    from ps.errors import LeashError, UsageError
+    from leash.ps.errors import LeashError, UsageError
 
     # Code that was interrupted may raise anything; what ended it is the signal all the same.
     if (number := interrupt.received()) is not None:

@@ -24,16 +24,16 @@
 | drop   | Maranjyan et al. 2025, "Ringmaster ASGD: The First Asynchronous SGD with Optimal Time |
 |        | Complexity", algorithm 4; its threshold is this limit plus 1                          |
 
-A bound may count versions of the chunk instead of clocks: csrc/core/admission/admission.h says what that
-guarantees. All of it is decided per chunk, by the core.
+A bound may count versions of the chunk instead of clocks: csrc/core/admission/admission.h says what
+that guarantees. All of it is decided per chunk, by the core.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ps import _core
-from ps.errors import UsageError
+from leash.ps import _core
+from leash.ps.errors import UsageError
 
 DEFAULT_BOUND: Final = 3
 DEFAULT_DYNAMIC_STEPS: Final = 12  # from dssp's lower limit to its upper one, as in the paper

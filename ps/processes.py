@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-from ps import interrupt
-from ps.config import EvaluateConfig, ServerConfig
-from ps.settings import common_settings, to_argv
+from leash.ps import interrupt
+from leash.ps.options.base import common_settings, to_argv
+from leash.ps.options.commands import EvaluateConfig, ServerConfig
 
 Process = subprocess.Popen[bytes]
 
@@ -32,7 +32,7 @@ def spawn(
     It gets a session of its own, so that Ctrl-C reaches its parent alone, which ends it in order.
     Its standard input is a pipe that closes with its parent: see `interrupt.end_with_parent`.
     """
-    argv = [sys.executable, "-m", "ps.cli", command, *to_argv(config)]
+    argv = [sys.executable, "-m", "leash.ps.cli", command, *to_argv(config)]
     return subprocess.Popen(
         argv,
         stdin=subprocess.PIPE,

@@ -2,8 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "worker":  # the folder, found from the root of a checkout
+    from leash._alias import alias
+
+    alias(__name__)
+
 if TYPE_CHECKING:
-    from worker.optimizer import PSOptimizer
+    from leash.worker.optim.optimizer import PSOptimizer
 
 __all__ = ["PSOptimizer"]
 
@@ -11,7 +16,7 @@ __all__ = ["PSOptimizer"]
 def __getattr__(name: str) -> Any:
     # PyTorch takes seconds to import: only who asks for the optimizer pays for it.
     if name == "PSOptimizer":
-        from worker.optimizer import PSOptimizer
+        from leash.worker.optim.optimizer import PSOptimizer
 
         return PSOptimizer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import sys
 
-from ps.cli import main
+from leash.ps.cli import main
 
 if __name__ == "__main__":
     main(["worker", *sys.argv[1:]])

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, channels_last, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from ps.catalog import MODELS, choose, is_reference
-from ps.errors import UsageError
-from worker import plugins
-from worker.vision import import_torchvision
+from leash.ps.errors import UsageError
+from leash.ps.options.catalog import MODELS, choose, is_reference
+from leash.worker import plugins
+from leash.worker.vision import import_torchvision
 
 Shape = tuple[int, ...]  # of one sample; an image is (channels, height, width)
 
@@ -35,7 +35,7 @@ class ModelSpec:
 def build_model(name: str, sample_shape: Shape, classes: int, *, dropout: bool = True) -> nn.Module:
     """The model called ``name``, freshly initialised from torch's random state.
 
-    ``name`` is an entry of `ps.catalog.MODELS`, an alias, or ``module:function``: a function
+    ``name`` is one of leash.ps.options.catalog, an alias, or ``module:function``: a function
     without arguments that returns an ``nn.Module``. ``dropout=False`` sets the probability of every
     dropout module to 0, which makes a training step a function of its batch alone.
 
@@ -257,4 +257,4 @@ BUILDERS: Final = {
         needs="at least one number",
         fits=lambda shape: all(side > 0 for side in shape),
     ),
-}  # by the names of ps.catalog.MODELS
+}  # by the names of leash.ps.options.catalog.MODELS

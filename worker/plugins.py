@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from ps.errors import UsageError
+from leash.ps.errors import UsageError
 
 
 def call(reference: str, kind: str) -> object:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import torch
 
-from ps.errors import UsageError
+from leash.ps.errors import UsageError
 
 MISSING_SCHEMAS: Final = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from bench.crew import server_process
-from bench.systems.common import GRADIENT, LR, free_port
-from bench.trial import Exchange, Trial
+from leash.bench.harness.crew import server_process
+from leash.bench.harness.trial import Exchange, Trial
+from leash.bench.systems.common import GRADIENT, LR, free_port
 
 
 @contextmanager

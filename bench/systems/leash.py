@@ -1,4 +1,4 @@
-"""A `leash server` process, and worker.client.Client."""
+"""A `leash server` process, and leash.worker.client.client.Client."""
 
 import os
 import subprocess
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.systems.common import GRADIENT, LR
-from bench.trial import Exchange, Trial
-from ps._core import keep_freed_memory
-from ps.errors import LeashError
-from ps.layout import Layout, Slot
-from worker.client import Client
-from worker.encoding import Encoding
+from leash.bench.harness.trial import Exchange, Trial
+from leash.bench.systems.common import GRADIENT, LR
+from leash.ps._core import keep_freed_memory
+from leash.ps.errors import LeashError
+from leash.ps.wire.layout import Layout, Slot
+from leash.worker.client.client import Client
+from leash.worker.client.encoding import Encoding
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def serve(trial: Trial) -> Iterator[str]:
 
 @contextmanager
 def server(
-    *options: str, module: tuple[str, ...] = ("ps.cli", "server")
+    *options: str, module: tuple[str, ...] = ("leash.ps.cli", "server")
 ) -> Iterator[tuple[str, int]]:
     """A server with these options, on ports that the system chooses; its address and process id.
 

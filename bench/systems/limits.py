@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from bench.crew import server_process
-from bench.systems.common import GRADIENT, LR, bytes_of
-from bench.trial import Exchange, Trial
-from ps import _core
+from leash.bench.harness.crew import server_process
+from leash.bench.harness.trial import Exchange, Trial
+from leash.bench.systems.common import GRADIENT, LR, bytes_of
+from leash.ps import _core
 
 READ_NBYTES = 1 << 20
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.crew import server_process
-from bench.systems.common import GRADIENT, LR
-from bench.trial import Exchange, Trial
+from leash.bench.harness.crew import server_process
+from leash.bench.harness.trial import Exchange, Trial
+from leash.bench.systems.common import GRADIENT, LR
 
 # A cluster of its own that lives for one benchmark: without tokens, which the head would keep.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bench.crew import server_process
-from bench.systems.common import GRADIENT, LR, free_port
-from bench.trial import Exchange, Trial
+from leash.bench.harness.crew import server_process
+from leash.bench.harness.trial import Exchange, Trial
+from leash.bench.systems.common import GRADIENT, LR, free_port
 
 _parameters: Any = None  # a tensor, in the server's process
 

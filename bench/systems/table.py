@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from bench.crew import Join
-from bench.systems import gloo, leash, limits, ray, rpc, zmq_echo
-from bench.trial import Trial
+from leash.bench.harness.crew import Join
+from leash.bench.harness.trial import Trial
+from leash.bench.systems import gloo, leash, limits, ray, rpc, zmq_echo
 
 
 @dataclass(frozen=True, slots=True)

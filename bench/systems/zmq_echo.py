@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import numpy as np
 import zmq
 
-from bench.crew import server_process
-from bench.systems.common import CHUNK_NBYTES, GRADIENT, WINDOW, bytes_of
-from bench.trial import Exchange, Trial
-from ps._core import keep_freed_memory
-from ps.sockets import (
+from leash.bench.harness.crew import server_process
+from leash.bench.harness.trial import Exchange, Trial
+from leash.bench.systems.common import CHUNK_NBYTES, GRADIENT, WINDOW, bytes_of
+from leash.ps._core import keep_freed_memory
+from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
     bind,
     data_max_nbytes,

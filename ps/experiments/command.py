@@ -11,16 +11,16 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from ps import launch
-from ps.errors import UsageError
-from ps.experiment_options import ExperimentConfig
-from ps.experiments.outcome import as_json, median_rows, read_outcome
-from ps.experiments.plan import Experiment, PlannedRun, load, names
-from ps.experiments.table import outcome_table
-from ps.report.writing import require_matplotlib, write_report
-from ps.rundir import write_atomically
-from ps.settings import to_argv
-from ps.wire.messages import STOPPED_BY_TIMEOUT
+from leash.ps.commands import launch
+from leash.ps.errors import UsageError
+from leash.ps.experiments.options import ExperimentConfig
+from leash.ps.experiments.outcome import as_json, median_rows, read_outcome
+from leash.ps.experiments.plan import Experiment, PlannedRun, load, names
+from leash.ps.experiments.table import outcome_table
+from leash.ps.options.base import to_argv
+from leash.ps.report.writing import require_matplotlib, write_report
+from leash.ps.runs.rundir import write_atomically
+from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
 
 OUT: Final = "experiments"
 WIDTH: Final = 140

@@ -24,11 +24,11 @@ from typing import Any, Final
 
 import yaml
 
-from ps.config import LaunchConfig
-from ps.errors import UsageError
-from ps.experiment_options import ExperimentConfig
-from ps.optimizer_options import with_rates
-from ps.settings import flag
+from leash.ps.errors import UsageError
+from leash.ps.experiments.options import ExperimentConfig
+from leash.ps.options.base import flag
+from leash.ps.options.commands import LaunchConfig
+from leash.ps.options.optimizer import with_rates
 
 FOLDER: Final = Path(__file__).parent
 KEYS: Final = ("about", "target_accuracy", "base", "runs", "seeds", "published")
@@ -141,7 +141,7 @@ def _runs(path: Path, found: dict[str, Any], config: ExperimentConfig) -> Iterat
 
 def _launch_config(path: Path, name: str, settings: dict[str, Any]) -> LaunchConfig:
     """The settings as `leash launch` would read them."""
-    from ps import cli
+    from leash.ps import cli
 
     words = [_word(setting, value) for setting, value in settings.items() if value is not None]
     try:

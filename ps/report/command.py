@@ -5,8 +5,8 @@ import webbrowser
 from pathlib import Path
 from typing import Final
 
-from ps.config import ReportConfig
-from ps.report.writing import require_matplotlib, write_report
+from leash.ps.options.commands import ReportConfig
+from leash.ps.report.writing import require_matplotlib, write_report
 
 REPORTS: Final = "reports"
 

@@ -10,15 +10,15 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
-from ps import __version__
-from ps.config import LaunchConfig, ServerConfig
-from ps.report.diagnosis import Diagnosis
-from ps.report.drawing import NARROW_IN, WIDE_IN, Key, Picture, svg_of
-from ps.report.figures import KeyFigure, key_figures, value_of
-from ps.report.lineup import Shown, differing_settings, effective, mattering_settings
-from ps.report.run import Run
-from ps.report.style import PAGE_VARIABLES
-from ps.report.words import listed, seconds, setting
+from leash import __version__
+from leash.ps.options.commands import LaunchConfig, ServerConfig
+from leash.ps.report.analysis.diagnosis import Diagnosis
+from leash.ps.report.analysis.figures import KeyFigure, key_figures, value_of
+from leash.ps.report.analysis.run import Run
+from leash.ps.report.pictures.drawing import NARROW_IN, WIDE_IN, Key, Picture, svg_of
+from leash.ps.report.pictures.lineup import Shown, differing_settings, effective, mattering_settings
+from leash.ps.report.pictures.style import PAGE_VARIABLES
+from leash.ps.words import listed, seconds, setting
 
 Section = tuple[str, Sequence[Picture]]  # title, and what is in it
 OPTION: Final = r"--[a-z-]+(?: (?:auto|weighted|lease|ssp|\d+))?"
@@ -40,7 +40,7 @@ def page(
     runs = [s.run for s in shown]
     top = _one(runs[0], diagnoses[0]) if len(runs) == 1 else _several(shown, diagnoses)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    style = files("ps.report").joinpath("page.css").read_text("utf-8")
+    style = files("leash.ps.report").joinpath("page.css").read_text("utf-8")
     return "\n".join([
         "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',

@@ -5,14 +5,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ps.errors import UsageError
-from ps.report.reading import read_runs
-from ps.rundir import write_atomically
+from leash.ps.errors import UsageError
+from leash.ps.report.analysis.reading import read_runs
+from leash.ps.runs.rundir import write_atomically
 
 if TYPE_CHECKING:
-    from ps.report.drawing import Picture
-    from ps.report.lineup import Shown
-    from ps.report.page import Section
+    from leash.ps.report.page import Section
+    from leash.ps.report.pictures.drawing import Picture
+    from leash.ps.report.pictures.lineup import Shown
 
 
 def require_matplotlib() -> None:
@@ -37,10 +37,10 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     """
     require_matplotlib()
     read = read_runs(runs)
-    from ps.report.diagnosis import diagnose
-    from ps.report.drawing import report_style, write_png
-    from ps.report.lineup import line_up
-    from ps.report.page import page
+    from leash.ps.report.analysis.diagnosis import diagnose
+    from leash.ps.report.page import page
+    from leash.ps.report.pictures.drawing import report_style, write_png
+    from leash.ps.report.pictures.lineup import line_up
 
     file = out if out.suffix == ".html" else out / "report.html"
     pictures = file.with_suffix("")
@@ -60,8 +60,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
 
 
 def _sections(shown: "Sequence[Shown]") -> "list[Section]":
-    from ps.report import bars
-    from ps.report.curves import curve_pictures, speed_picture
+    from leash.ps.report.pictures import bars
+    from leash.ps.report.pictures.curves import curve_pictures, speed_picture
 
     pace = bars.pace_picture(shown[0].run) if len(shown) == 1 else None
     time = [speed_picture(shown), bars.share_picture(shown), pace]
@@ -79,7 +79,11 @@ def _sections(shown: "Sequence[Shown]") -> "list[Section]":
 
 
 def _timelines(shown: "Sequence[Shown]") -> "list[Picture]":
-    from ps.report.timeline import closer_picture, timeline_picture, timeline_pictures
+    from leash.ps.report.pictures.timeline import (
+        closer_picture,
+        timeline_picture,
+        timeline_pictures,
+    )
 
     if len(shown) > 1:
         return timeline_pictures([s.run for s in shown])

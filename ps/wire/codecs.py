@@ -1,14 +1,15 @@
 """How numbers are written in a payload: one visible table.
 
-docs/wire-format.md, section 3, describes each form byte by byte; the loops are ps._core.codecs.
+docs/wire-format.md, section 3, describes each form byte by byte; the loops are
+leash.ps._core.codecs.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-from ps._core import codecs as core
-from ps.errors import HeaderError, PayloadSizeError
-from ps.layout import KINDS, Chunk
+from leash.ps._core import codecs as core
+from leash.ps.errors import HeaderError, PayloadSizeError
+from leash.ps.wire.layout import KINDS, Chunk
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from ps.errors import (
+from leash.ps.errors import (
     ERROR_BY_CODE,
     FrameCountError,
     HeaderError,
@@ -24,8 +24,7 @@ from ps.errors import (
     ResyncError,
     shown,
 )
-from ps.wire.link import FROM_COORDINATOR, FROM_SHARD
-from ps.wire.messages import (
+from leash.ps.wire.messages import (
     ANSWERS,
     CONTROL_REQUESTS,
     DATA_REQUESTS,
@@ -35,6 +34,7 @@ from ps.wire.messages import (
     Message,
     Within,
 )
+from leash.ps.wire.shard_messages import FROM_COORDINATOR, FROM_SHARD
 
 VERSION: Final = 1
 MAX_HEADER_NBYTES: Final = 4096

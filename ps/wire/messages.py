@@ -178,7 +178,7 @@ class Set(Message):
     """Anybody may give a run another policy. 0 for what that policy has no use for."""
 
     verb = "set"
-    policy: Word  # see ps.policy
+    policy: Word  # see leash.ps.policy
     staleness: Count = 0  # ssp: the bound; dssp: the lower limit; drop: the largest applied
     staleness_max: Count = 0  # dssp: the upper limit
     backup_workers: Count = 0  # backup: that a round does not wait for
@@ -287,7 +287,7 @@ class Params(Message):
 
 @dataclass(frozen=True, slots=True)
 class Attach(Message):
-    """The worker's memory, for a server on its host to map; ps.segment says what is where."""
+    """The worker's memory, for a server on its host to map: see leash.ps.wire.segment."""
 
     verb = "attach"
     worker: Id
@@ -327,7 +327,7 @@ class Error(Message):
     """A request that changed nothing (but see `nonfinite`), and why."""
 
     verb = "error"
-    code: Word  # see ps.errors
+    code: Word  # see leash.ps.errors
     text: Text  # what was expected and what came
     worker: Id
     step: Count

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ps.control import ControlChannel, request_state
-from ps.layout import Layout, Slot
-from ps.wire.messages import Ok, Set
+from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.layout import Layout, Slot
+from leash.ps.wire.messages import Ok, Set
+from leash.worker.client.client import Client, Slab, StepInfo
+from leash.worker.client.encoding import Encoding
+from leash.worker.client.exchange import AT_ONCE
+from leash.worker.client.memory import SlabMemory
 from support.servers import RunningServer, serving
-from worker.client import Client, Slab, StepInfo
-from worker.encoding import Encoding
-from worker.exchange import AT_ONCE
-from worker.memory import SlabMemory
 
 Numbers = npt.NDArray[np.float32]
 

@@ -13,14 +13,13 @@ import msgpack
 import numpy as np
 import pytest
 
-from ps import layout, sockets
-from ps._core import codecs as core
-from ps.errors import ERROR_BY_CODE
-from ps.layout import Layout, Slot
-from ps.members import MAX_OBSERVERS
-from ps.wire import frames, messages
-from ps.wire.codecs import CODECS
-from ps.wire.messages import ANSWERS, CONTROL_REQUESTS, DATA_REQUESTS, Message
+from leash.ps._core import codecs as core
+from leash.ps.errors import ERROR_BY_CODE
+from leash.ps.shard.members import MAX_OBSERVERS
+from leash.ps.wire import frames, layout, messages, sockets
+from leash.ps.wire.codecs import CODECS
+from leash.ps.wire.layout import Layout, Slot
+from leash.ps.wire.messages import ANSWERS, CONTROL_REQUESTS, DATA_REQUESTS, Message
 from support.peers import Peer, peers
 from support.servers import serving
 

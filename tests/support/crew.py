@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ps.leases import Leases
-from ps.wire.messages import OVER, REST, TRAIN, Lease, Leased
+from leash.ps.server.leases import Leases
+from leash.ps.wire.messages import OVER, REST, TRAIN, Lease, Leased
 
 REST_S = 0.05
 

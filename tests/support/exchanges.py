@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ps.layout import Chunk, Layout
-from worker.client import StepInfo
-from worker.memory import Slab
+from leash.ps.wire.layout import Chunk, Layout
+from leash.worker.client.client import StepInfo
+from leash.worker.client.memory import Slab
 
 Floats = npt.NDArray[np.float32]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from worker.memory import Slab
+from leash.worker.client.memory import Slab
 
 
 @dataclass

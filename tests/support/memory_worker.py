@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ps._core import keep_freed_memory
-from worker import PSOptimizer
+from leash.ps._core import keep_freed_memory
+from leash.worker import PSOptimizer
 
 
 def peak_nbytes() -> int:

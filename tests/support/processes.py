@@ -14,7 +14,7 @@ from types import TracebackType
 import psutil
 
 PUSHER = Path(__file__).with_name("pusher.py")
-LEASH = (sys.executable, "-m", "ps.cli")
+LEASH = (sys.executable, "-m", "leash.ps.cli")
 OWNER = "LEASH_TEST_OWNER"  # in the environment of every process that a test has started
 
 

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from ps.layout import Layout, Slot
-from worker.client import Client
+from leash.ps.wire.layout import Layout, Slot
+from leash.worker.client.client import Client
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--server", required=True)

@@ -1,4 +1,4 @@
-"""A real server for tests: `ps.server.Server` in a thread, on ports chosen by the system."""
+"""A real server for tests: a `Server` in a thread, on ports chosen by the system."""
 
 import signal
 import threading
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ps.config import ServerConfig
-from ps.rundir import RunDir
-from ps.server import Server
+from leash.ps.options.commands import ServerConfig
+from leash.ps.runs.rundir import RunDir
+from leash.ps.server.loop import Server
 
 END_S = 10.0
 

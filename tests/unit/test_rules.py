@@ -34,14 +34,14 @@ def calls(path: Path) -> Iterator[str]:
 
 def test_importing_all_of_ps_imports_neither_torch_nor_worker() -> None:
     modules = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        ".".join(("leash", *path.relative_to(ROOT).with_suffix("").parts))
         for path in sources("ps")
         if path.stem not in ("__init__", "__main__")
     ]
-    assert "ps.server" in modules
+    assert "leash.ps.server.loop" in modules
     script = (
         f"import sys, {', '.join(modules)}\n"
-        "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'worker')])"
+        "print([m for m in sys.modules if m.startswith(('torch', 'leash.worker', 'leash.bench'))])"
     )
     told = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ps.catalog import DATASETS, choose, is_reference
-from worker.datasets.base import (
+from leash.ps.options.catalog import DATASETS, choose, is_reference
+from leash.worker.datasets.base import (
     DEFAULT_IMAGE_SIZE,
     DEFAULT_SYNTHETIC_CLASSES,
     DEFAULT_SYNTHETIC_SHAPE,
@@ -15,13 +15,13 @@ from worker.datasets.base import (
     DatasetOptions,
     Positions,
 )
-from worker.datasets.cifar10 import load_cifar10
-from worker.datasets.digits import load_digits
-from worker.datasets.imagefolder import load_imagefolder
-from worker.datasets.mnist import load_mnist
-from worker.datasets.plugin import load_plugin
-from worker.datasets.splits import epoch_order, permutation, shares
-from worker.datasets.synthetic import load_synthetic
+from leash.worker.datasets.cifar10 import load_cifar10
+from leash.worker.datasets.digits import load_digits
+from leash.worker.datasets.imagefolder import load_imagefolder
+from leash.worker.datasets.mnist import load_mnist
+from leash.worker.datasets.plugin import load_plugin
+from leash.worker.datasets.splits import epoch_order, permutation, shares
+from leash.worker.datasets.synthetic import load_synthetic
 
 __all__ = [
     "Batch",
@@ -40,7 +40,7 @@ LOADERS: Final[dict[str, Callable[[DatasetOptions], Dataset]]] = {
     "cifar10": load_cifar10,
     "imagefolder": load_imagefolder,
     "synthetic": load_synthetic,
-}  # by the names of ps.catalog.DATASETS
+}  # by the names of leash.ps.options.catalog.DATASETS
 
 
 def load_dataset(
@@ -59,7 +59,7 @@ def load_dataset(
     synthetic_classes: int = DEFAULT_SYNTHETIC_CLASSES,
     synthetic_size: int = DEFAULT_SYNTHETIC_SIZE,
 ) -> Dataset:
-    """The dataset called ``name``: an entry of `ps.catalog.DATASETS`, or ``module:function``.
+    """The dataset called ``name``: one of leash.ps.options.catalog, or ``module:function``.
 
     Args:
         data_dir: the folder with its files.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ps.errors import UsageError
+from leash.ps.errors import UsageError
 
 Positions = npt.NDArray[np.int64]  # of samples in the training split, from 0
 Batch = tuple[Tensor, Tensor]  # (samples, labels or targets), of equal length

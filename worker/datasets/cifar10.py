@@ -21,17 +21,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ps.errors import UsageError
-from worker.datasets.base import Dataset, DatasetOptions
-from worker.datasets.files import data_dir, downloading, not_found, reading
-from worker.datasets.memory import (
+from leash.ps.errors import UsageError
+from leash.worker.datasets.base import Dataset, DatasetOptions
+from leash.worker.datasets.files import data_dir, downloading, not_found, reading
+from leash.worker.datasets.memory import (
     InMemoryDataset,
     PixelScale,
     Samples,
     rows_by_position,
     training_samples,
 )
-from worker.vision import import_torchvision
+from leash.worker.vision import import_torchvision
 
 CLASSES: Final = (
     "airplane",

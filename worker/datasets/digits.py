@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ps.errors import UsageError
-from worker.datasets.base import Dataset, DatasetOptions, Positions
-from worker.datasets.memory import InMemoryDataset, Samples, training_samples
+from leash.ps.errors import UsageError
+from leash.worker.datasets.base import Dataset, DatasetOptions, Positions
+from leash.worker.datasets.memory import InMemoryDataset, Samples, training_samples
 
 TEST_FRACTION: Final = 0.2
 SPLIT_SEED: Final = 1797  # the split's own: runs with different seeds share one test set

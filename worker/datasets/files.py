@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from ps.errors import UsageError
-from worker.datasets.base import DatasetOptions
-from worker.plugins import one_line
+from leash.ps.errors import UsageError
+from leash.worker.datasets.base import DatasetOptions
+from leash.worker.plugins import one_line
 
 DOWNLOADABLE: Final = ("mnist", "cifar10")
 DOWNLOAD_DIR: Final = Path("data")  # below the working directory, where --data-dir is not given

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from ps.errors import UsageError
-from worker.datasets.base import Dataset, DatasetOptions
-from worker.datasets.files import data_dir, not_found, reading
-from worker.datasets.mapstyle import MapStyleDataset
-from worker.vision import import_torchvision
+from leash.ps.errors import UsageError
+from leash.worker.datasets.base import Dataset, DatasetOptions
+from leash.worker.datasets.files import data_dir, not_found, reading
+from leash.worker.datasets.mapstyle import MapStyleDataset
+from leash.worker.vision import import_torchvision
 
 TEST_FOLDERS: Final = ("test", "val")
 # Of ImageNet, as is usual for photographs.
@@ -55,7 +55,7 @@ class ImageFiles:
     """A map-style dataset of image files: (3×S×S float32, label).
 
     Not torchvision's ``ImageFolder`` itself: a spawned loader process would import torchvision to
-    receive it, and that import may fail (`worker.vision`). This one travels as paths.
+    receive it, and that import may fail (`leash.worker.vision`). This one travels as paths.
     """
 
     def __init__(self, files: list[tuple[str, int]], classes: list[str], image_size: int) -> None:

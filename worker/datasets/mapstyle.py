@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
-from ps.errors import UsageError
-from worker.datasets.base import Batch, Dataset, Positions, in_batches
+from leash.ps.errors import UsageError
+from leash.worker.datasets.base import Batch, Dataset, Positions, in_batches
 
 
 class MapStyle(Protocol):

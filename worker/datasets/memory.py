@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.datasets.base import Batch, Dataset, DatasetOptions, Positions, in_batches
+from leash.worker.datasets.base import Batch, Dataset, DatasetOptions, Positions, in_batches
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Final
 
 from torch import Tensor
 
-from ps.errors import UsageError
-from worker.datasets.base import Dataset, DatasetOptions
-from worker.datasets.files import data_dir, downloading, not_found, reading
-from worker.datasets.memory import InMemoryDataset, PixelScale, Samples, training_samples
-from worker.vision import import_torchvision
+from leash.ps.errors import UsageError
+from leash.worker.datasets.base import Dataset, DatasetOptions
+from leash.worker.datasets.files import data_dir, downloading, not_found, reading
+from leash.worker.datasets.memory import InMemoryDataset, PixelScale, Samples, training_samples
+from leash.worker.vision import import_torchvision
 
 RAW: Final = Path("MNIST") / "raw"  # torchvision's layout
 SCALE: Final = PixelScale(mean=(0.1307,), std=(0.3081,))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from ps.errors import UsageError
-from worker import plugins
-from worker.datasets.base import Dataset, DatasetOptions
-from worker.datasets.mapstyle import MapStyle, MapStyleDataset
-from worker.datasets.memory import InMemoryDataset, Samples, training_samples
+from leash.ps.errors import UsageError
+from leash.worker import plugins
+from leash.worker.datasets.base import Dataset, DatasetOptions
+from leash.worker.datasets.mapstyle import MapStyle, MapStyleDataset
+from leash.worker.datasets.memory import InMemoryDataset, Samples, training_samples
 
 TensorPair = tuple[Tensor, Tensor]
 

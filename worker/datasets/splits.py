@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from ps.errors import UsageError
-from worker.datasets.base import Positions
+from leash.ps.errors import UsageError
+from leash.worker.datasets.base import Positions
 
 # First words of the seeds. Without them (seed) and (seed, 0) would be the same seed to numpy.
 _SHARES: Final = 1

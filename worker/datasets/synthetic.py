@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from worker.datasets.base import Batch, Dataset, DatasetOptions, Positions, in_batches
+from leash.worker.datasets.base import Batch, Dataset, DatasetOptions, Positions, in_batches
 
 TEST_FRACTION: Final = 0.2
 # Images of noise per split. A sample is its class's image plus one of these, made when its batch is

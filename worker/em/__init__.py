@@ -1,6 +1,6 @@
 """Mixture models by EM, alone or through the parameter server."""
 
-from worker.em.bernoulli import BernoulliMixture
-from worker.em.gaussian import GaussianMixture
+from leash.worker.em.bernoulli import BernoulliMixture
+from leash.worker.em.gaussian import GaussianMixture
 
 __all__ = ["BernoulliMixture", "GaussianMixture"]

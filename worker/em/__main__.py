@@ -1,8 +1,8 @@
-"""`python -m worker.em …` is `leash em …`."""
+"""`python -m leash.worker.em …` is `leash em …`."""
 
 import sys
 
-from ps.cli import main
+from leash.ps.cli import main
 
 if __name__ == "__main__":
     main(["em", *sys.argv[1:]])

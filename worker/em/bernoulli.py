@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from worker.em.family import TINY_COUNT, Family, Floats, Parameters
-from worker.em.mixture import Mixture
+from leash.worker.em.family import TINY_COUNT, Family, Floats, Parameters
+from leash.worker.em.mixture import Mixture
 
 # Without smoothing, a variable that never varies would make anything else impossible.
 FURTHEST: Final = 1e-10
@@ -110,7 +110,7 @@ class BernoulliMixture(Mixture):
         return samples
 
     def with_given(self, parameters: Parameters, centre: Floats) -> Parameters:
-        from worker.em.gaussian import given
+        from leash.worker.em.gaussian import given
 
         k, d = parameters.means.shape
         weights = given("weights_init", self.weights_init, (k,), parameters.weights)

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 
-from ps.em_options import EmConfig
-from worker.em.bernoulli import BernoulliMixture
-from worker.em.family import Floats
-from worker.em.fitting import Fit, Sums, fit_together
-from worker.em.gaussian import GaussianMixture
-from worker.em.mixture import Mixture, Samples
+from leash.ps.options.em import EmConfig
+from leash.worker.em.bernoulli import BernoulliMixture
+from leash.worker.em.family import Floats
+from leash.worker.em.fitting import Fit, Sums, fit_together
+from leash.worker.em.gaussian import GaussianMixture
+from leash.worker.em.mixture import Mixture, Samples
 
 
 def mixture_for(config: EmConfig, components: int) -> Mixture:

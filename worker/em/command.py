@@ -7,18 +7,18 @@ from typing import Final
 
 from threadpoolctl import threadpool_limits
 
-from ps.control import ControlChannel, await_state
-from ps.em_options import EmConfig
-from ps.errors import UsageError
-from ps.rundir import RunDir
-from worker.client import Client
-from worker.em.classifier import MixtureClassifier, mixture_for
-from worker.em.crew import Crew
-from worker.em.distributed import WorkerSums, require_server, statistics_layout
-from worker.em.images import CLASSES, require_files
-from worker.em.online import fit_online
-from worker.em.study import RESULTS, Study
-from worker.waiting import Waiting
+from leash.ps.errors import UsageError
+from leash.ps.options.em import EmConfig
+from leash.ps.runs.rundir import RunDir
+from leash.ps.wire.control import ControlChannel, await_state
+from leash.worker.client.client import Client
+from leash.worker.em.classifier import MixtureClassifier, mixture_for
+from leash.worker.em.crew import Crew
+from leash.worker.em.distributed import WorkerSums, require_server, statistics_layout
+from leash.worker.em.images import CLASSES, require_files
+from leash.worker.em.online import fit_online
+from leash.worker.em.study import RESULTS, Study
+from leash.worker.train.waiting import Waiting
 
 STANDING: Final = ("live", "done")  # states of workers that came, or come, to the end
 

@@ -10,18 +10,18 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Final
 
-from ps.config import ServerConfig
-from ps.control import ControlChannel, request_state
-from ps.em_options import PIXELS, EmConfig
-from ps.errors import LeashError, ServerUnreachableError, UsageError
-from ps.interrupt import held
-from ps.launch import last_words
-from ps.processes import Process, spawn, stop_all
-from ps.rundir import RunDir
-from ps.settings import common_settings
-from worker.em.classifier import mixture_for
-from worker.em.distributed import server_words
-from worker.em.images import CLASSES
+from leash.ps.commands.launch import last_words
+from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
+from leash.ps.interrupt import held
+from leash.ps.options.base import common_settings
+from leash.ps.options.commands import ServerConfig
+from leash.ps.options.em import PIXELS, EmConfig
+from leash.ps.processes import Process, spawn, stop_all
+from leash.ps.runs.rundir import RunDir
+from leash.ps.wire.control import ControlChannel, request_state
+from leash.worker.em.classifier import mixture_for
+from leash.worker.em.distributed import server_words
+from leash.worker.em.images import CLASSES
 
 POLL_S: Final = 0.2
 STOP_GRACE_S: Final = 3.5

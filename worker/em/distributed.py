@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from ps.errors import LeashError, UsageError
-from ps.layout import Layout, Slot
-from worker.client import Client
-from worker.em.family import Floats
-from worker.em.fitting import Compute
+from leash.ps.errors import LeashError, UsageError
+from leash.ps.wire.layout import Layout, Slot
+from leash.worker.client.client import Client
+from leash.worker.em.family import Floats
+from leash.worker.em.fitting import Compute
 
 CHUNK_STEP_KIB: Final = 64
 F64_NBYTES: Final = 8

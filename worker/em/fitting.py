@@ -1,7 +1,7 @@
 """EM for several mixtures at once: each iteration is one sum of sufficient statistics.
 
 Who holds the samples is the business of a `Sums`: this process alone, or workers that meet at a
-parameter server (worker.em.distributed). The loop is the same for both.
+parameter server (leash.worker.em.distributed). The loop is the same for both.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 
-from worker.em.family import Floats, Parameters
-from worker.em.mixture import Mixture, Samples
+from leash.worker.em.family import Floats, Parameters
+from leash.worker.em.mixture import Mixture, Samples
 
 # A mixture's samples are cut into so many parts of equal size. A worker's share is a run of parts.
 PARTS: Final = 840

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg.lapack import dpotrf, dtrtri
 
-from worker.em.family import BLOCK_ROWS, HEADER, TINY_COUNT, Family, Floats, Parameters
-from worker.em.mixture import Mixture
+from leash.worker.em.family import BLOCK_ROWS, HEADER, TINY_COUNT, Family, Floats, Parameters
+from leash.worker.em.mixture import Mixture
 
 LOG_2PI: Final = float(np.log(2 * np.pi))
 

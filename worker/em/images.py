@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.decomposition import PCA
 
-from ps.em_options import EmConfig
-from ps.errors import UsageError
-from worker.em.family import Floats
-from worker.em.mixture import Samples
+from leash.ps.errors import UsageError
+from leash.ps.options.em import EmConfig
+from leash.worker.em.family import Floats
+from leash.worker.em.mixture import Samples
 
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -65,7 +65,7 @@ def load_images(path: str, limit: int | None = None) -> Images:
         UsageError: files are missing or damaged, or a digit has no image.
     """
     folder = require_files(path)
-    from worker.datasets.mnist import read_split  # imports torch
+    from leash.worker.datasets.mnist import read_split  # imports torch
 
     parts = []
     for split in SPLITS:

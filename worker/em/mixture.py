@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils import check_random_state
 
-from worker.em.family import Family, Floats, Parameters, log_sum
+from leash.worker.em.family import Family, Floats, Parameters, log_sum
 
 Samples: TypeAlias = npt.NDArray[Any]  # (n, d), of any kind of number
 STARTS: Final = ("kmeans", "k-means++", "random", "random_from_data")
@@ -103,7 +103,7 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
             ValueError: a setting that cannot be, fewer samples than components, samples that are
                 not finite, or a component that has collapsed.
         """
-        from worker.em.fitting import Fit, fit_together
+        from leash.worker.em.fitting import Fit, fit_together
 
         fit_together([Fit(self, X)])
         if not self.converged_:

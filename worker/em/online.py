@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from worker.client import Client
-from worker.em.family import Floats
-from worker.em.fitting import PARTS, Fit, size_of, split
+from leash.worker.client.client import Client
+from leash.worker.em.family import Floats
+from leash.worker.em.fitting import PARTS, Fit, size_of, split
 
 Positions = npt.NDArray[np.int64]
 

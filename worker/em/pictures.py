@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from worker.em.family import Floats
+from leash.worker.em.family import Floats
 
 MISSING: Final = "no pictures: matplotlib is missing: pip install 'leash[bench]'"
 BLUE, GREY = "#0072b2", "#888888"

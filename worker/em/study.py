@@ -14,13 +14,20 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ps.em_options import EmConfig
-from ps.errors import LeashError
-from ps.rundir import write_atomically
-from worker.em.classifier import MixtureClassifier, mixture_for
-from worker.em.images import CLASSES, Features, Images, features_for, load_images, require_enough
-from worker.em.mixture import Samples
-from worker.em.pictures import MISSING, can_draw, draw_accuracy, draw_means
+from leash.ps.errors import LeashError
+from leash.ps.options.em import EmConfig
+from leash.ps.runs.rundir import write_atomically
+from leash.worker.em.classifier import MixtureClassifier, mixture_for
+from leash.worker.em.images import (
+    CLASSES,
+    Features,
+    Images,
+    features_for,
+    load_images,
+    require_enough,
+)
+from leash.worker.em.mixture import Samples
+from leash.worker.em.pictures import MISSING, can_draw, draw_accuracy, draw_means
 
 Fitting = Callable[[MixtureClassifier, Callable[[int], None]], None]
 

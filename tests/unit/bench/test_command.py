@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from bench import command, needs
-from bench.rows import Row
-from ps.cli import parse
-from ps.config import BenchConfig
-from ps.errors import LeashError
-from ps.settings import to_argv
+from leash.bench import command
+from leash.bench.harness import needs
+from leash.bench.harness.rows import Row
+from leash.ps.cli import parse
+from leash.ps.errors import LeashError
+from leash.ps.options.base import to_argv
+from leash.ps.options.commands import BenchConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ("--rounds=1", "--round-s=0.02")
@@ -21,7 +22,7 @@ TINY = ("--rounds=1", "--round-s=0.02")
 
 def bench(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "ps.cli", "bench", *words], capture_output=True, text=True,
+        [sys.executable, "-m", "leash.ps.cli", "bench", *words], capture_output=True, text=True,
         timeout=100, check=False, cwd=ROOT,
     )  # fmt: skip
 
@@ -120,7 +121,7 @@ def test_em(tmp_path: Path) -> None:
 def test_a_wrong_argument_is_one_line_and_status_2(
     words: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ps import cli, interrupt
+    from leash.ps import cli, interrupt
 
     monkeypatch.setattr(interrupt, "raise_on_signals", lambda: None)
     monkeypatch.setattr(interrupt, "ignore_signals", lambda: None)
@@ -133,7 +134,8 @@ def test_a_wrong_argument_is_one_line_and_status_2(
 
 def test_python_m_bench_takes_the_same_options() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "bench.kernels", "--systems=leash"], capture_output=True, text=True,
+        [sys.executable, "-m", "leash.bench.kernels", "--systems=leash"],
+        capture_output=True, text=True,
         timeout=60, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 2

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import command, compensation
-from bench.loss_pictures import edge
-from bench.rows import Row, make_row
-from bench.table import print_table
-from bench.trial import Times, Trial
-from ps.config import BenchConfig
+from leash.bench import command, compensation
+from leash.bench.harness.rows import Row, make_row
+from leash.bench.harness.trial import Times, Trial
+from leash.bench.show.loss_pictures import edge
+from leash.bench.show.table import print_table
+from leash.ps.options.commands import BenchConfig
 
 
 def row(lr: float, last: float | None, system: str = "asp") -> Row:

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.pictures import draw
-from bench.rows import Row, make_row
-from bench.trial import Times, Trial
+from leash.bench.harness.rows import Row, make_row
+from leash.bench.harness.trial import Times, Trial
+from leash.bench.show.pictures import draw
 
 
 def row(bench: str, system: str, seconds: float = 0.5, **conditions: object) -> Row:

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.rows import Row, make_row, read_json, write_json
-from bench.table import caption, print_table, size_of
-from bench.trial import Times, Trial, alone, in_turn
+from leash.bench.harness.rows import Row, make_row, read_json, write_json
+from leash.bench.harness.trial import Times, Trial, alone, in_turn
+from leash.bench.show.table import caption, print_table, size_of
 
 KEYS = {
     "bench", "system", "transport", "codec", "nbytes", "workers", "shards", "median_s", "p99_s",

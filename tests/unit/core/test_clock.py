@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ps._core import StalenessClock
+from leash.ps._core import StalenessClock
 
 
 def clock_of(bound: int | None, **clocks: int) -> StalenessClock:

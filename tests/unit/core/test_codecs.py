@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ps._core import codecs, instruction_sets
+from leash.ps._core import codecs, instruction_sets
 
 Floats = NDArray[np.float32]
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ps import _core
+from leash.ps import _core
 
 
 def import_core(isa: str) -> subprocess.CompletedProcess[str]:
@@ -40,6 +40,6 @@ def test_an_unknown_instruction_set_fails_the_import_with_the_choices() -> None:
 
 
 def test_build_info_names_the_version_of_the_package() -> None:
-    from ps import __version__
+    from leash import __version__
 
     assert _core.build_info()["version"] == __version__

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ps._core import codecs, instruction_sets
+from leash.ps._core import codecs, instruction_sets
 
 Floats = NDArray[np.float32]
 Encode = Callable[[Floats, Floats, int], Floats]  # gradient, residual, seed ▸ what is decoded

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ps._core import instruction_sets, kernels
+from leash.ps._core import instruction_sets, kernels
 
 Array = NDArray[Any]
 

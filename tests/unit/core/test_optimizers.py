@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ps._core import AdagradOptions, AdamOptions, SgdOptions, instruction_sets, kernels
+from leash.ps._core import AdagradOptions, AdamOptions, SgdOptions, instruction_sets, kernels
 
 Array: TypeAlias = NDArray[Any]
 Options: TypeAlias = SgdOptions | AdamOptions | AdagradOptions

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from ps._core import AdamOptions, ChunkSpec, Nonfinite, Rule, Schedule, Shard
+from leash.ps._core import AdamOptions, ChunkSpec, Nonfinite, Rule, Schedule, Shard
 
 BASE = 0.3
 WARMUP: dict[str, Any] = {"warmup_updates": 7, "warmup_start_factor": 0.2}

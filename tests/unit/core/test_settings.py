@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from ps._core import AdagradOptions, AdamOptions, ChunkSpec, SgdOptions
+from leash.ps._core import AdagradOptions, AdamOptions, ChunkSpec, SgdOptions
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 from numpy.typing import NDArray
 
-from ps._core import ChunkSpec, Nonfinite, Outcome, PushResult, Reply, Rule, SgdOptions, Shard
+from leash.ps._core import ChunkSpec, Nonfinite, Outcome, PushResult, Reply, Rule, SgdOptions, Shard
 
 Array = NDArray[Any]
 

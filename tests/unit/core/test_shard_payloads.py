@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ps._core import AdamOptions, ChunkSpec, Nonfinite, Outcome, Rule, SgdOptions, Shard, codecs
+from leash.ps._core import (
+    AdamOptions,
+    ChunkSpec,
+    Nonfinite,
+    Outcome,
+    Rule,
+    SgdOptions,
+    Shard,
+    codecs,
+)
 
 F32 = NDArray[np.float32]
 ASP: dict[str, Any] = {"rule": Rule()}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps._core import (
+from leash.ps._core import (
     ChunkSpec,
     Nonfinite,
     Outcome,

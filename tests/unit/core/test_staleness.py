@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ps._core import (
+from leash.ps._core import (
     AdagradOptions,
     AdamOptions,
     ChunkSpec,

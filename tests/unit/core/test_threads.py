@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ps._core import (
+from leash.ps._core import (
     AdagradOptions,
     AdamOptions,
     ChunkSpec,

@@ -10,11 +10,11 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from ps import cli, interrupt
-from ps.cli import COMMANDS, parse
-from ps.config import LaunchConfig, ServerConfig, WorkerConfig
-from ps.errors import LeashError, UsageError
-from ps.settings import flag, groups, is_argument, to_argv
+from leash.ps import cli, interrupt
+from leash.ps.cli import COMMANDS, parse
+from leash.ps.errors import LeashError, UsageError
+from leash.ps.options.base import flag, groups, is_argument, to_argv
+from leash.ps.options.commands import LaunchConfig, ServerConfig, WorkerConfig
 
 Leash = Callable[..., tuple[int, str, str]]
 
@@ -229,7 +229,7 @@ def test_an_unexpected_error_keeps_its_traceback(
 
 _INTERRUPTED = """
 import signal, sys, threading
-from ps import cli, interrupt
+from leash.ps import cli, interrupt
 class Unlucky:  # what is raised in a __del__ is swallowed
     def __del__(self): signal.raise_signal(signal.Signals[sys.argv[1]])
 def wait(_):
@@ -262,7 +262,7 @@ def test_a_signal_ends_a_command_quietly(name: str, how: str) -> None:
 def test_a_signal_waits_for_the_end_of_what_must_not_be_left_half_done() -> None:
     script = """
 import signal
-from ps import interrupt
+from leash.ps import interrupt
 interrupt.raise_on_signals()
 try:
     with interrupt.held():
@@ -295,7 +295,7 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_option_once(leash: Leash, command: str) -> None:
-    from ps import config as configs
+    from leash.ps.options import commands as configs
 
     status, out, _ = leash(command, "--help")
     assert status == 0
@@ -311,7 +311,7 @@ def test_help_names_every_option_once(leash: Leash, command: str) -> None:
 def test_every_setting_of_a_command_is_in_one_of_its_groups() -> None:
     import dataclasses
 
-    from ps import config as configs
+    from leash.ps.options import commands as configs
 
     for command in COMMANDS.values():
         config = getattr(configs, command.config)
@@ -328,7 +328,7 @@ def test_help_lists_the_commands_and_shows_examples(leash: Leash) -> None:
 
 
 def test_version_is_printed(leash: Leash) -> None:
-    from ps import __version__
+    from leash import __version__
 
     assert leash("--version") == (0, f"leash {__version__}\n", "")
 
@@ -344,7 +344,7 @@ def test_completion_is_a_script_that_bash_reads(leash: Leash, option: str) -> No
 def test_the_command_line_imports_neither_torch_nor_zeromq() -> None:
     script = """
 import sys
-from ps import cli
+from leash.ps import cli
 cli.parse(["launch", "--dataset", "digits"])[1].check()
 print([name for name in ("torch", "worker", "zmq", "numpy", "rich") if name in sys.modules])
 """

@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from ps import policy as policies
-from ps._core import Rule as CoreRule
-from ps.errors import UsageError
-from ps.policy import (
+from leash.ps import policy as policies
+from leash.ps._core import Rule as CoreRule
+from leash.ps.errors import UsageError
+from leash.ps.policy import (
     ASP,
     BACKUP,
     BSP,

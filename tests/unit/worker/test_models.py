@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from ps.catalog import MODELS
-from ps.errors import UsageError
-from worker.models import ChannelsLastConv2d, build_model
+from leash.ps.errors import UsageError
+from leash.ps.options.catalog import MODELS
+from leash.worker.models import ChannelsLastConv2d, build_model
 
 PARAMETERS = [
     ("mnist_cnn", (1, 28, 28), 10, 21_840),  # PyTorch's example

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from ps.errors import UsageError
-from worker import plugins
+from leash.ps.errors import UsageError
+from leash.worker import plugins
 
 
 @pytest.fixture

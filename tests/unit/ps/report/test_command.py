@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from ps.cli import parse, run
-from ps.config import LaunchConfig, ReportConfig
-from ps.errors import UsageError
-from ps.options import config_from, parser_for
-from ps.report import command
-from ps.settings import to_argv
+from leash.ps.cli import parse, run
+from leash.ps.errors import UsageError
+from leash.ps.options.base import to_argv
+from leash.ps.options.commands import LaunchConfig, ReportConfig
+from leash.ps.options.parser import config_from, parser_for
+from leash.ps.report import command
 from support.runs import simulate, write_run
 
 
@@ -88,7 +88,8 @@ def test_without_matplotlib_one_line_names_what_to_install(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        "ps.report.writing.find_spec", lambda name: None if name == "matplotlib" else found(name)
+        "leash.ps.report.writing.find_spec",
+        lambda name: None if name == "matplotlib" else found(name),
     )
     wanted = r'needs matplotlib, .*: pip install "leash\[report\]"'
     with pytest.raises(UsageError, match=wanted):

@@ -7,8 +7,8 @@ from statistics import fmean
 
 import pytest
 
-from ps.report.diagnosis import Diagnosis, diagnose
-from ps.report.reading import read_run
+from leash.ps.report.analysis.diagnosis import Diagnosis, diagnose
+from leash.ps.report.analysis.reading import read_run
 from support.runs import Event, simulate, write_run
 
 

@@ -6,15 +6,27 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from ps.report.bars import histogram, lag_picture, share_picture, staleness_picture
-from ps.report.curves import accuracy, binned_mean, curve_pictures, speed, training_loss
-from ps.report.drawing import PAGE_VARIABLES, Picture, new_figure, report_style, svg_of
-from ps.report.lineup import differing_settings, line_up, mattering_settings
-from ps.report.reading import read_run, read_runs
-from ps.report.run import Run
-from ps.report.spending import Spending
-from ps.report.style import LINE_STYLES, RUN_COLORS, STATE_COLORS
-from ps.report.timeline import (
+from leash.ps.report.analysis.reading import read_run, read_runs
+from leash.ps.report.analysis.run import Run
+from leash.ps.report.analysis.spending import Spending
+from leash.ps.report.pictures.bars import histogram, lag_picture, share_picture, staleness_picture
+from leash.ps.report.pictures.curves import (
+    accuracy,
+    binned_mean,
+    curve_pictures,
+    speed,
+    training_loss,
+)
+from leash.ps.report.pictures.drawing import (
+    PAGE_VARIABLES,
+    Picture,
+    new_figure,
+    report_style,
+    svg_of,
+)
+from leash.ps.report.pictures.lineup import differing_settings, line_up, mattering_settings
+from leash.ps.report.pictures.style import LINE_STYLES, RUN_COLORS, STATE_COLORS
+from leash.ps.report.pictures.timeline import (
     LANE,
     MAX_LANES,
     chosen_tracks,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ps.errors import UsageError
-from ps.report.writing import write_report
+from leash.ps.errors import UsageError
+from leash.ps.report.writing import write_report
 from support.runs import Event, simulate, write_run
 
 VOID = {"meta", "br", "path", "use", "rect", "line"}
@@ -112,7 +112,7 @@ KINDS: dict[str, tuple[list[Event], Event | None, list[str]]] = {
 @pytest.fixture
 def no_png(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page is enough: drawing everything again as PNG files takes as long."""
-    monkeypatch.setattr("ps.report.drawing.write_png", lambda picture, path: None)
+    monkeypatch.setattr("leash.ps.report.pictures.drawing.write_png", lambda picture, path: None)
 
 
 @pytest.mark.usefixtures("no_png")

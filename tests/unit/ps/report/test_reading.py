@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ps.errors import UsageError
-from ps.report.paces import paces
-from ps.report.reading import read_run, read_runs
-from ps.report.run import Run
-from ps.report.spending import spending, spent
+from leash.ps.errors import UsageError
+from leash.ps.report.analysis.paces import paces
+from leash.ps.report.analysis.reading import read_run, read_runs
+from leash.ps.report.analysis.run import Run
+from leash.ps.report.analysis.spending import spending, spent
 from support.runs import Event, simulate, write_run
 
 

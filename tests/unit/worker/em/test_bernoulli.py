@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from worker.em import BernoulliMixture
+from leash.worker.em import BernoulliMixture
 
 Array = NDArray[np.float64]
 

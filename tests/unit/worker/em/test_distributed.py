@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 
-from ps.errors import LeashError, UsageError
-from support.servers import serving
-from worker.client import Client
-from worker.em import BernoulliMixture, GaussianMixture
-from worker.em.classifier import MixtureClassifier
-from worker.em.distributed import (
+from leash.ps.errors import LeashError, UsageError
+from leash.worker.client.client import Client
+from leash.worker.em import BernoulliMixture, GaussianMixture
+from leash.worker.em.classifier import MixtureClassifier
+from leash.worker.em.distributed import (
     WorkerSums,
     chunk_kib_for,
     divide,
@@ -24,9 +23,10 @@ from worker.em.distributed import (
     server_words,
     statistics_layout,
 )
-from worker.em.family import Floats
-from worker.em.mixture import Mixture
-from worker.em.online import fit_online
+from leash.worker.em.family import Floats
+from leash.worker.em.mixture import Mixture
+from leash.worker.em.online import fit_online
+from support.servers import serving
 
 KINDS: dict[str, Mixture] = {
     "full": GaussianMixture(3, reg_covar=0.1, random_state=1),

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture as Oracle
 
-from worker.em import GaussianMixture
+from leash.worker.em import GaussianMixture
 
 Array = NDArray[np.float64]
 KINDS = ["full", "diag"]

@@ -1,0 +1,38 @@
+"""A `leash server` that counts the CPU time of its compiled core: for leash.bench.scaling alone.
+
+    python -m leash.bench.harness.counted_server COUNTS --workers=4 ...
+
+COUNTS is a file of two f64, mapped by the one who asks: the CPU seconds of the loop's thread inside
+Shard.push, and the number of calls. To count costs about a microsecond a call, which is in Python's
+share. The rest of the options are those of `leash server`.
+"""
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+import leash.ps.shard.model
+from leash.ps import _core, cli
+
+COUNTS = (2,)
+
+
+def main() -> None:
+    counts = np.memmap(sys.argv[1], np.float64, "r+", shape=COUNTS)
+
+    class CountedShard(_core.Shard):
+        def push(self, *args: Any, **kwargs: Any) -> _core.PushResult:
+            began_s = time.thread_time()
+            result = super().push(*args, **kwargs)
+            counts[0] += time.thread_time() - began_s
+            counts[1] += 1
+            return result
+
+    setattr(leash.ps.shard.model, "Shard", CountedShard)  # noqa: B010
+    cli.main(["server", *sys.argv[2:]])
+
+
+if __name__ == "__main__":
+    main()

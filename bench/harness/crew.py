@@ -1,0 +1,127 @@
+"""Worker processes that go through each round together.
+
+Every worker of every system is a process of its own, also where there is only one: none inherits
+what another has left in memory, in torch, or in a cache.
+"""
+
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.connection import Connection
+from threading import BrokenBarrierError
+from typing import Any, Final, TypeAlias
+
+from leash.bench.harness.trial import Exchange, Round, Trial, timed
+from leash.ps.errors import LeashError
+
+# After a fork, a ZeroMQ context or a thread of torch's in the child is poison.
+SPAWN: Final = multiprocessing.get_context("spawn")
+START_S: Final = 120.0
+TOGETHER_S: Final = 60.0  # for the others to come to the same round
+END_S: Final = 10.0
+
+Join: TypeAlias = Callable[[Trial, str, int], AbstractContextManager[Exchange]]
+
+
+@contextmanager
+def crew(trial: Trial, join: Join, address: str) -> Iterator[Round]:
+    """The workers of a trial, which have joined; gives the function that runs a round.
+
+    Args:
+        join: called in each worker's process with trial, address and rank.
+    """
+    barrier = SPAWN.Barrier(trial.workers)
+    members = [_start(trial, join, address, rank + 1, barrier) for rank in range(trial.workers)]
+    pipes = [pipe for _, pipe in members]
+
+    def round_(seconds: float) -> list[list[float]]:
+        for pipe in pipes:
+            pipe.send(seconds)
+        return [_receive(pipe, trial) for pipe in pipes]
+
+    try:
+        for pipe in pipes:
+            _receive(pipe, trial)  # it has joined
+        yield round_
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process, _ in members:
+            end(process)
+
+
+def _start(trial: Trial, join: Join, address: str, rank: int, barrier: Any) -> tuple[Any, Any]:
+    here, there = SPAWN.Pipe()
+    process = SPAWN.Process(
+        target=work, args=(there, barrier, trial, join, address, rank), daemon=True
+    )
+    process.start()
+    there.close()
+    return process, here
+
+
+def work(
+    pipe: "Connection[Any, Any]", barrier: Any, trial: Trial, join: Join, address: str, rank: int
+) -> None:
+    """A worker's process: rounds until the pipe is closed."""
+    _be_quiet()
+    with join(trial, address, rank) as exchange:
+        pipe.send([])
+        while True:
+            try:
+                seconds: float = pipe.recv()
+                barrier.wait(TOGETHER_S)
+            except (EOFError, BrokenBarrierError):
+                return
+            pipe.send(timed(exchange, seconds))
+
+
+def _receive(pipe: Any, trial: Trial) -> list[float]:
+    try:
+        if not pipe.poll(START_S):
+            raise LeashError(f"{trial.system}: a worker has said nothing for {START_S:.0f} s")
+        times: list[float] = pipe.recv()
+    except EOFError:
+        raise LeashError(f"{trial.system}: a worker has ended too early; see above") from None
+    return times
+
+
+@contextmanager
+def server_process(serve: Callable[..., None], *args: Any) -> Iterator[str]:
+    """A process that serves; gives the address that it tells first.
+
+    Args:
+        serve: called there with `args` and a function that tells the address.
+    """
+    here, there = SPAWN.Pipe()
+    process = SPAWN.Process(target=_serve, args=(serve, args, there), daemon=True)
+    process.start()
+    there.close()
+    try:
+        yield here.recv()
+    finally:
+        here.close()
+        process.terminate()  # it has nothing to tidy up
+        end(process)
+
+
+def _serve(serve: Callable[..., None], args: tuple[Any, ...], pipe: Any) -> None:
+    _be_quiet()
+    serve(*args, pipe.send)
+
+
+def _be_quiet() -> None:
+    """Whoever started us ends us, and torch does not complain of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    warnings.simplefilter("ignore")
+
+
+def end(process: Any) -> None:
+    process.join(END_S)
+    if process.is_alive():
+        process.kill()
+        process.join()

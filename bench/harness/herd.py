@@ -1,0 +1,131 @@
+"""Many workers simulated by one thread: what they send and wait for, without what they compute.
+
+Each has its own connection, so the server sees as many peers as it would in earnest. A worker
+pushes all chunks of a step, and begins the next step when the last answer is there.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import zmq
+
+from leash.bench.systems.common import GRADIENT, bytes_of
+from leash.ps.errors import LeashError
+from leash.ps.options.addresses import split_address
+from leash.ps.wire.control import ControlChannel
+from leash.ps.wire.frames import REPLIES, decode, encode, error_from
+from leash.ps.wire.layout import Layout, Slot
+from leash.ps.wire.messages import Bye, Error, Hello, Init, Ok, PushPull, Welcome
+from leash.ps.wire.sockets import data_max_nbytes, data_queue, make_dealer, receive
+
+ANSWER_S: Final = 30.0
+
+
+class Member:
+    """One simulated worker."""
+
+    def __init__(self, rank: int, incarnation: int, socket: "zmq.Socket[bytes]") -> None:
+        self.rank: Final = rank
+        self.incarnation: Final = incarnation
+        self.socket: Final = socket
+        self.step = 0
+        self.in_flight = 0
+
+
+class Herd:
+    """`workers` of them, of a model of `chunks` chunks."""
+
+    def __init__(self, address: str, workers: int, chunks: int, chunk_nbytes: int) -> None:
+        self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
+        self._control: Final = ControlChannel(address, self._context)
+        self._layout: Final = Layout([Slot("w", "f32", (chunks * chunk_nbytes // 4,))])
+        self._chunks: Final = range(chunks)
+        self._gradient: Final = bytes_of(chunk_nbytes, GRADIENT)
+        self._members: Final = [self._join(address, rank + 1) for rank in range(workers)]
+        self._poller: Final = zmq.Poller()
+        for member in self._members:
+            self._poller.register(member.socket, zmq.POLLIN)
+        self._in_flight = 0  # of all of them
+        self._newest_step = 0
+        self._by_socket: Final = {member.socket: member for member in self._members}
+        self._init()
+
+    def _join(self, address: str, rank: int) -> Member:
+        hello = Hello("worker", rank, f"bench {rank}", ["f32"])
+        welcome, _ = self._control.request(hello, Welcome, payload=self._layout.pack())
+        queue, most = data_queue(welcome.window), data_max_nbytes(welcome.chunk_nbytes)
+        socket = make_dealer(self._context, queue, most)
+        host, _ = split_address(address)
+        socket.connect(f"tcp://{host}:{welcome.data_ports[0]}")
+        assert len(self._chunks) <= welcome.window
+        return Member(rank, welcome.incarnation, socket)
+
+    def _init(self) -> None:
+        first = self._members[0]
+        for chunk in self._chunks:
+            init = Init(first.rank, first.incarnation, chunk, "f32")
+            first.socket.send(encode(init), zmq.SNDMORE)
+            first.socket.send(self._gradient)
+        self._expect(first)
+        while first.in_flight:
+            self._read(first)
+
+    def go(self, until: Callable[[], bool]) -> int:
+        """Pushes and pulls until told; then lets every begun step come to its end.
+
+        Args:
+            until: called now and then; true to come to an end.
+
+        Returns:
+            The messages that were answered.
+        """
+        answered, stops = 0, False
+        for member in self._members:
+            self._push(member)
+        while self._in_flight:
+            ready = self._poller.poll(int(ANSWER_S * 1000))
+            if not ready:
+                raise LeashError(f"the server has not answered for {ANSWER_S:.0f} s")
+            stops = stops or until()
+            for socket, _ in ready:
+                member = self._by_socket[socket]
+                answered += self._read(member)
+                # Nobody may be left behind: the others' last answers would wait for it.
+                if not member.in_flight and (not stops or member.step < self._newest_step):
+                    self._push(member)
+        return answered
+
+    def _push(self, member: Member) -> None:
+        member.step += 1
+        for chunk in reversed(self._chunks):
+            push = PushPull(member.rank, member.incarnation, member.step, chunk, "f32", 1)
+            member.socket.send(encode(push), zmq.SNDMORE)
+            member.socket.send(self._gradient)
+        self._newest_step = max(self._newest_step, member.step)
+        self._expect(member)
+
+    def _expect(self, member: Member) -> None:
+        member.in_flight += len(self._chunks)
+        self._in_flight += len(self._chunks)
+
+    def _read(self, member: Member) -> int:
+        """The answers that have come to one worker; returns their number."""
+        answers = 0
+        while member.in_flight and (frames := receive(member.socket)):
+            message = decode(frames[0].bytes, REPLIES)
+            if isinstance(message, Error):
+                raise error_from(message)
+            if len(frames) > 1:  # a worker would copy it to its place
+                np.frombuffer(frames[1].buffer, np.uint8)
+            member.in_flight -= 1
+            answers += 1
+        self._in_flight -= answers
+        return answers
+
+    def close(self) -> None:
+        for member in self._members:
+            member.socket.close(linger=0)
+            self._control.request(Bye(member.rank, member.incarnation, "done"), Ok)
+        self._control.close()
+        self._context.destroy(linger=0)

@@ -1,0 +1,113 @@
+"""What every benchmark leaves: rows with their conditions, as JSON."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from leash.bench.harness.needs import installed
+from leash.bench.harness.trial import Times, Trial
+from leash.ps import _core
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Trial):
+    """One measurement. Sizes in bytes, times in seconds, GB are 10^9 bytes.
+
+    A figure that its benchmark does not measure is None.
+    """
+
+    warmup: int
+    repeats: int
+    median_s: float
+    p99_s: float
+    per_s: float  # of all workers together: the sum of 1 / the median of each
+    gbytes_per_s: float  # nbytes × per_s
+    traffic_nbytes: int | None = None  # that a kernel has to read and write, in all
+    flops: int | None = None
+    bandwidth_share: float | None = None  # of what memory can do for that kind of traffic
+    reference: str | None = None  # how that was measured
+    server_cpu_s: float | None = None  # of all threads of the server, for one message
+    server_loop_s: float | None = None  # of them the loop's thread
+    server_core_s: float | None = None  # of that the compiled core
+    hidden_share: float | None = None  # of an exchange, behind backward
+    lr: float | None = None
+    # The training loss of each seed, before the first update and at even distances up to the last;
+    # None where it was no number.
+    losses: list[list[float | None]] | None = None
+    commit: str
+    cpu: str
+    cores: int
+    instruction_set: str
+    versions: str
+
+
+def make_row(trial: Trial, times: Times, **figures: Any) -> Row:
+    """The row of a trial that has been measured."""
+    together = sorted(t for of_worker in times.by_worker for t in of_worker)
+    per_s = sum(1 / statistics.median(of_worker) for of_worker in times.by_worker)
+    measured = {
+        "warmup": times.warmup,
+        "repeats": len(together),
+        "median_s": statistics.median(together),
+        "p99_s": together[min(len(together) - 1, int(0.99 * len(together)))],
+        "per_s": per_s,
+        "gbytes_per_s": trial.nbytes * per_s / 1e9,
+    }
+    return Row(**asdict(trial), **measured, **figures, **conditions())  # type: ignore[arg-type]
+
+
+@cache
+def conditions() -> dict[str, str | int]:
+    """What holds for every row of a run."""
+    return {
+        "commit": _commit(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "instruction_set": _core.instruction_set(),
+        "versions": _versions(),
+    }
+
+
+def _commit() -> str:
+    """The commit that was measured, with a + where the tree has changes."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=Path(__file__).parent,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except FileNotFoundError:  # no git
+        return "unknown"
+    return told.stdout.strip() or "unknown"
+
+
+def _cpu() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text("utf-8").splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> str:
+    modules = {"numpy": "numpy", "zmq": "pyzmq", "torch": "torch"}
+    told = [f"{name} {version(name)}" for module, name in modules.items() if installed(module)]
+    return ", ".join([f"Python {platform.python_version()}", *told])
+
+
+def write_json(path: Path, rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
+
+
+def read_json(path: Path) -> list[Row]:
+    """The rows of a file of `write_json`."""
+    return [Row(**row) for row in json.loads(path.read_text("utf-8"))]

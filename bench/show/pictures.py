@@ -1,0 +1,311 @@
+"""Rows ▸ pictures, without a display. Colours are told apart by everybody (Okabe and Ito 2008).
+
+A line's colour says whose it is, its style how it travels, its mark how it is written; what cannot
+be beaten is grey.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+
+mpl.use("agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from leash.bench.harness.rows import Row
+from leash.bench.show import loss_pictures
+from leash.bench.show.table import size_of
+from leash.ps.report.pictures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, STYLE
+
+COLORS: Final = {
+    "leash": BLUE, "leash_overlap": SKY, "gloo": ORANGE, "rpc": GREEN, "ray": PURPLE,
+    "zmq_echo": GREY, "memcpy": GREY, "fused_sgd": GREY, "tcp_one_way": GREY, "torch": ORANGE,
+    "torch_fused": RED, "numpy": GREEN, "numpy_min": GREEN, "bare": BLACK, "compute": GREY,
+    "bsp": RED, "ssp": BLUE, "asp": GREEN,
+}  # fmt: skip
+LIMIT_STYLES: Final = {"memcpy": "-", "fused_sgd": "--", "tcp_one_way": "-.", "zmq_echo": ":"}
+CODEC_COLORS: Final = {"f32": BLUE, "bf16": SKY, "f16": PURPLE, "int8": RED, "topk": BLACK}
+CODEC_MARKS: Final = {"f32": "o", "bf16": "s", "f16": "D", "int8": "^", "topk": "v"}
+NAMES: Final = {
+    "leash": "Leash", "leash_overlap": "Leash, overlapped", "gloo": "gloo", "rpc": "torch RPC",
+    "ray": "Ray", "zmq_echo": "pyzmq echo", "memcpy": "memcpy", "fused_sgd": "the update alone",
+    "tcp_one_way": "TCP, one way", "torch": "torch", "torch_fused": "torch, fused",
+    "numpy": "numpy", "numpy_min": "minimum over an array", "bare": "one bare process",
+    "compute": "forward and backward alone", "memory": "memory",
+}  # fmt: skip
+KERNEL_MARKS: Final = (*"osD^vP*Xhp<>8dH", *((points, 1, 0) for points in range(4, 10)))
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draws the rows of one benchmark into this file; its ending says how."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        figure = PICTURES[rows[0].bench](rows)
+        figure.text(0.995, 0.995, _conditions(rows[0]), ha="right", va="top", fontsize=6,
+                    color=GREY)  # fmt: skip
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        plt.close(figure)
+
+
+def _conditions(row: Row) -> str:
+    return f"{row.cpu}, {row.cores} cores, commit {row.commit}"
+
+
+# push_pull.
+
+
+def push_pull(rows: Sequence[Row]) -> Any:
+    """Throughput over size, for one worker and one server; then over workers, where measured."""
+    one = [row for row in rows if (row.workers, row.shards) == (1, 1)] or list(rows)
+    many_sizes = sorted({row.nbytes for row in rows if row.workers > 1})
+    figure, axes = plt.subplots(
+        1, 1 + len(many_sizes), figsize=(7.2 if not many_sizes else 5 + 2.6 * len(many_sizes), 4.8),
+        layout="constrained", squeeze=False, width_ratios=[1.7, *(1 for _ in many_sizes)],
+    )  # fmt: skip
+    _leave_room(figure)
+    _over(axes[0][0], one, "nbytes", lambda x: size_of(round(x)))
+    axes[0][0].set(title="one worker, one server", xlabel="size of the parameters",
+                   ylabel="GB/s of parameters, each way")  # fmt: skip
+    for axis, nbytes in zip(axes[0][1:], many_sizes, strict=True):
+        of_size = [row for row in rows if row.nbytes == nbytes]
+        several = {_line_key(row) for row in of_size if row.workers > 1}
+        _over(axis, [r for r in of_size if _line_key(r) in several], "workers", lambda x: f"{x:g}")
+        axis.set(title=f"{size_of(nbytes)}, all workers together", xlabel="workers")
+    lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", fontsize=7,
+                  ncols=4 if not many_sizes else 6)  # fmt: skip
+    return figure
+
+
+def _line_key(row: Row) -> tuple[str | int, ...]:
+    """What tells lines apart: Leash's first, the limits' last."""
+    systems = ("leash", "gloo", "rpc", "ray", *LIMIT_STYLES)
+    codecs = tuple(CODEC_COLORS)
+    return systems.index(row.system), row.transport, codecs.index(row.codec), row.shards
+
+
+def _over(axis: Axes, rows: Iterable[Row], name: str, text: Callable[[float], str]) -> None:
+    """Throughput over the figure of that name, one line for each way."""
+    ordered = sorted(rows, key=lambda row: (*_line_key(row), getattr(row, name)))
+    for _, group in groupby(ordered, _line_key):
+        line = list(group)
+        xs, ys = [getattr(row, name) for row in line], [row.gbytes_per_s for row in line]
+        axis.plot(xs, ys, **_line(line[0]))
+    axis.set(xscale="log", yscale="log")
+    _plain_y(axis)
+    axis.set_xticks(sorted({getattr(row, name) for row in ordered}))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text(x)))
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def _line(row: Row) -> dict[str, Any]:
+    if _is_limit(row):
+        return {
+            "color": GREY, "linestyle": LIMIT_STYLES[row.system], "label": NAMES[row.system],
+            "linewidth": 1.2,
+        }  # fmt: skip
+    if row.system != "leash":
+        return {"color": COLORS[row.system], "marker": "x", "label": NAMES[row.system],
+                "linewidth": 1.5}  # fmt: skip
+    shards = "" if row.shards == 1 else f", {row.shards} shards"
+    return {
+        "color": CODEC_COLORS[row.codec], "marker": CODEC_MARKS[row.codec], "linewidth": 2,
+        "linestyle": "-" if row.transport == "tcp" else (0, (4, 1)),
+        "markerfacecolor": "white" if row.shards > 1 else None,
+        "label": f"Leash, {row.transport}, {row.codec}{shards}",
+    }  # fmt: skip
+
+
+def _is_limit(row: Row) -> bool:
+    return row.system in LIMIT_STYLES
+
+
+# kernels.
+
+
+def kernels(rows: Sequence[Row]) -> Any:
+    """A roofline: what is computed a second over how much is computed for a byte."""
+    largest = max(row.nbytes for row in rows if row.traffic_nbytes)
+    drawn = [row for row in rows if row.nbytes == largest and row.threads == 1]
+    points = [row for row in drawn if row.flops and row.traffic_nbytes and row.case != "peak"]
+    cases = [case for case, _ in groupby(points, attrgetter("case"))]
+    figure, axis = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    _leave_room(figure)
+    _roof(axis, [row for row in drawn if row.system in ("memory", "memcpy")], rows, points)
+    for row in points:
+        assert row.flops is not None
+        assert row.traffic_nbytes is not None
+        axis.plot(
+            row.flops / row.traffic_nbytes, row.flops / row.median_s / 1e9, linestyle="none",
+            marker=KERNEL_MARKS[cases.index(row.case)], color=COLORS[row.system], markersize=7,
+            markerfacecolor=COLORS[row.system] if row.system == "leash" else "white",
+        )  # fmt: skip
+    systems = list(dict.fromkeys(row.system for row in points))
+    for system in systems:
+        face = COLORS[system] if system == "leash" else "white"
+        axis.plot([], [], "o", color=COLORS[system], markerfacecolor=face, label=NAMES[system])
+    for case in cases:
+        axis.plot([], [], linestyle="none", marker=KERNEL_MARKS[cases.index(case)], color=GREY,
+                  label=case)  # fmt: skip
+    axis.set(xscale="log", yscale="log", xlabel="operations for each byte of traffic",
+             ylabel="10⁹ operations a second")  # fmt: skip
+    axis.set_title(f"kernels, {size_of(largest)} of parameters, one thread")
+    _plain_y(axis)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _roof(axis: Axes, memory: list[Row], rows: Sequence[Row], points: list[Row]) -> None:
+    """Memory's slope, from the slowest to the fastest kind of traffic, and the processor's peak."""
+    speeds = [row.traffic_nbytes / row.median_s / 1e9 for row in memory if row.traffic_nbytes]
+    peak = max(row.flops / row.median_s / 1e9 for row in rows if row.case == "peak" and row.flops)
+    left = min(row.flops / row.traffic_nbytes for row in points if row.flops and row.traffic_nbytes)
+    low, high = min(speeds), max(speeds)
+    xs = [left / 2, peak / high, peak / low, 2 * peak / low]
+    lower, upper = ([min(peak, speed * x) for x in xs] for speed in (low, high))
+    axis.fill_between(xs, lower, upper, color="#dddddd", linewidth=0)
+    axis.plot(xs, upper, color=GREY, linewidth=1.2)
+    about: Any = {"textcoords": "offset points", "color": "#555555", "fontsize": 7,
+                  "bbox": {"color": "white", "alpha": 0.8, "pad": 1}}  # fmt: skip
+    axis.annotate(f"memory: {low:.0f} to {high:.0f} GB/s,\nby the kind of traffic",
+                  (peak / high, low * peak / high), (10, -26), **about)  # fmt: skip
+    axis.annotate(f"peak: {peak:.0f} (torch.mm)", (xs[-1], peak), (-4, 4), ha="right", **about)
+
+
+# scaling.
+
+
+def scaling(rows: Sequence[Row]) -> Any:
+    """Messages a second and CPU time for each, over workers; and the clock alone."""
+    figure, (speed, cost, clock) = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
+    _leave_room(figure)
+    served = [row for row in rows if row.case != "clock"]
+    for policy in dict.fromkeys(row.case for row in served):
+        of_policy = [row for row in served if row.case == policy]
+        workers = [row.workers for row in of_policy]
+        color = COLORS[policy]
+        speed.plot(workers, [row.per_s for row in of_policy], "o-", color=color, label=policy)
+        for name, style, label in (
+            ("server_cpu_s", "o-", "all threads"), ("server_loop_s", "s--", "the loop's thread"),
+            ("server_core_s", "^:", "of it the core"),
+        ):  # fmt: skip
+            of_name = [1e6 * getattr(row, name) for row in of_policy]
+            cost.plot(workers, of_name, style, color=color, label=label if policy == "asp" else "")
+    speed.set(title="64 KiB messages a second", xlabel="workers", ylim=(0, None))
+    speed.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
+    cost.set(title="server's CPU time for one, µs", xlabel="workers")
+    cost.set_ylim(0, 1.35 * cost.get_ylim()[1])  # room for the legend
+    for axis in (speed, cost):
+        axis.set(xscale="log")
+        axis.set_xticks(sorted({row.workers for row in served}))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+    for system in ("numpy_min", "leash"):
+        of_system = [row for row in rows if (row.case, row.system) == ("clock", system)]
+        label = "Leash's clock" if system == "leash" else NAMES[system]
+        clock.plot([row.workers for row in of_system], [1e9 * row.median_s for row in of_system],
+                   "o-", color=COLORS[system], label=label)  # fmt: skip
+    clock.set(title="a tick of the clock, ns", xlabel="workers", xscale="log", yscale="log")
+    _plain_y(clock)
+    clock.set_xticks(sorted({row.workers for row in rows if row.case == "clock"}))
+    clock.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    for axis in (speed, cost, clock):
+        axis.legend(fontsize=7)
+    return figure
+
+
+# training.
+
+
+def training(rows: Sequence[Row]) -> Any:
+    """Bars of steps a second, beside one bare process."""
+    models = list(dict.fromkeys(row.case for row in rows))
+    figure, axes = plt.subplots(
+        1,
+        len(models),
+        figsize=(0.6 * len({_bar_name(row) for row in rows}) * len(models) + 1, 3.6),
+        layout="constrained",
+        squeeze=False,
+    )
+    _leave_room(figure)
+    for axis, model in zip(axes[0], models, strict=True):
+        of_model = [row for row in rows if row.case == model and row.system != "compute"]
+        bare = next((row.per_s for row in of_model if row.system == "bare"), None)
+        for i, row in enumerate(of_model):
+            axis.bar(i, row.per_s, color=COLORS[row.system], width=0.7)
+            ratio = f"\n× {row.per_s / bare:.2f}" if bare and row.system != "bare" else ""
+            axis.annotate(f"{row.per_s:.3g}{ratio}", (i, row.per_s), (0, 2), ha="center",
+                          textcoords="offset points", fontsize=7)  # fmt: skip
+        axis.set_xticks(range(len(of_model)), [_bar_name(row) for row in of_model], fontsize=7)
+        highest = max(row.per_s for row in of_model)
+        axis.set(title=f"{model}, steps/s of all workers", ylim=(0, 1.2 * highest))
+        axis.grid(axis="x", visible=False)
+    return figure
+
+
+def _bar_name(row: Row) -> str:
+    if row.system == "bare":
+        return "one bare\nprocess"
+    plural = "s" if row.workers > 1 else ""
+    overlapped = "\noverlapped" if row.system == "leash_overlap" else ""
+    return f"{row.workers} worker{plural}\n{row.transport}{overlapped}"
+
+
+# em.
+
+
+def em(rows: Sequence[Row]) -> Any:
+    """Bars of iterations a second."""
+    cases = list(dict.fromkeys(row.case for row in rows))
+    figure, axes = plt.subplots(
+        1, len(cases), figsize=(4.4 * len(cases), 3.6), layout="constrained", squeeze=False
+    )
+    _leave_room(figure)
+    for axis, case in zip(axes[0], cases, strict=True):
+        of_case = [row for row in rows if row.case == case]
+        for i, row in enumerate(of_case):
+            color = {"leash": BLUE, "numpy": GREEN}.get(row.system, ORANGE)
+            axis.bar(i, 1 / row.median_s, color=color, width=0.7)
+            axis.annotate(f"{1 / row.median_s:.3g}", (i, 1 / row.median_s), (0, 2), ha="center",
+                          textcoords="offset points", fontsize=7)  # fmt: skip
+        axis.set_xticks(range(len(of_case)), [_em_name(row) for row in of_case], fontsize=7)
+        axis.set(title=f"ten mixtures, {case}: iterations/s")
+        axis.grid(axis="x", visible=False)
+    return figure
+
+
+def _em_name(row: Row) -> str:
+    if row.system != "leash":
+        return {"numpy": "numpy", "sklearn": "scikit-\nlearn"}[row.system]
+    return _bar_name(row) if row.transport else "Leash\nalone"
+
+
+def _leave_room(figure: Any) -> None:
+    """For the conditions, at the top."""
+    figure.get_layout_engine().set(rect=(0, 0, 1, 0.965))
+
+
+def _plain_y(axis: Axes) -> None:
+    """A logarithmic axis with its numbers written out."""
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+PICTURES: Final[dict[str, Callable[[Sequence[Row]], Any]]] = {
+    "push_pull": push_pull, "kernels": kernels, "scaling": scaling, "training": training,
+    "compensation": loss_pictures.compensation,
+    "em": em,
+}  # fmt: skip

@@ -1,0 +1,162 @@
+"""Rows for people: what differs stands in a table, what is the same for all stands below it."""
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from leash.bench.harness.rows import Row
+
+NARROWEST: Final = 80
+WIDEST: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column, told as a condition below the table where all rows agree."""
+
+    title: str
+    text: Callable[[Row], str]  # empty where the row has nothing to say
+    left: bool = False
+    is_figure: bool = False  # never a condition
+
+
+def _ms(name: str) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        ms: float = getattr(row, name) * 1e3
+        return f"{ms:.3f}" if ms >= 0.01 else f"{ms:.2g}"
+
+    return text
+
+
+def _us(name: str) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        value = getattr(row, name)
+        return "" if value is None else f"{value * 1e6:.1f}"
+
+    return text
+
+
+def _percent(name: str) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        value = getattr(row, name)
+        return "" if value is None else f"{value:.0%}"
+
+    return text
+
+
+def _last_loss(of_seeds: Callable[[list[float]], float]) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        if row.losses is None:
+            return ""
+        last = [curve[-1] for curve in row.losses]
+        numbers = [loss for loss in last if loss is not None]
+        return f"{of_seeds(numbers):.3f}" if len(numbers) == len(last) else "no number"
+
+    return text
+
+
+COLUMNS: Final = (
+    Column("case", lambda row: row.case, left=True),
+    Column("size", lambda row: size_of(row.nbytes) if row.nbytes else ""),
+    Column("system", lambda row: row.system, left=True),
+    Column("transport", lambda row: row.transport, left=True),
+    Column("codec", lambda row: row.codec, left=True),
+    Column("workers", lambda row: str(row.workers)),
+    Column("shards", lambda row: str(row.shards)),
+    Column("threads", lambda row: str(row.threads)),
+    Column("loss", _last_loss(statistics.fmean), is_figure=True),
+    Column("lowest", _last_loss(min), is_figure=True),
+    Column("highest", _last_loss(max), is_figure=True),
+    Column("repeats", lambda row: str(row.repeats), is_figure=True),
+    Column("median ms", _ms("median_s"), is_figure=True),
+    Column("p99 ms", _ms("p99_s"), is_figure=True),
+    Column("/s", lambda row: f"{row.per_s:,.1f}", is_figure=True),
+    Column("GB/s", lambda row: f"{row.gbytes_per_s:.3f}" if row.nbytes else "", is_figure=True),
+    Column("of bandwidth", _percent("bandwidth_share"), is_figure=True),
+    Column("server CPU µs", _us("server_cpu_s"), is_figure=True),
+    Column("loop µs", _us("server_loop_s"), is_figure=True),
+    Column("core µs", _us("server_core_s"), is_figure=True),
+    Column("hidden", _percent("hidden_share"), is_figure=True),
+)
+
+
+def print_table(title: str, rows: Sequence[Row], peers: Sequence[str]) -> None:
+    """Every row, with its ratio to each peer that was measured in the same run.
+
+    Args:
+        peers: systems, in the order of their columns.
+    """
+    table = Table(title=title, caption=caption(rows))
+    columns = [c for c in (*COLUMNS, *_ratios(rows, peers)) if _differs(c, rows)]
+    for column in columns:
+        table.add_column(column.title, justify="left" if column.left else "right")
+    many = Counter(map(_where, rows))
+    for row, following in zip(rows, (*rows[1:], rows[-1]), strict=True):
+        ends = _where(following) != _where(row) and many[_where(row)] + many[_where(following)] > 2
+        table.add_row(*(column.text(row) for column in columns), end_section=ends)
+    console = Console()
+    console.width = WIDEST
+    # No column is cut, even in a file.
+    longest = max(map(len, caption(rows).splitlines()))
+    console.width = max(NARROWEST, console.measure(table).maximum, longest)
+    console.print(table)
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """The conditions: what holds for all rows."""
+    same = [
+        f"{c.title} {text}"
+        for c in COLUMNS
+        if not c.is_figure and not _differs(c, rows) and (text := c.text(rows[0]))
+    ]
+    row = rows[0]
+    return (
+        f"{', '.join(same)}\n{row.cpu}, {row.cores} cores, {row.instruction_set}; "
+        f"{row.versions}; commit {row.commit}"
+    )
+
+
+def size_of(nbytes: int) -> str:
+    """87000 ▸ 87 KB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.3g} {unit}"
+    return f"{nbytes} B"
+
+
+def _differs(column: Column, rows: Sequence[Row]) -> bool:
+    texts = {column.text(row) for row in rows}
+    return texts != {""} if column.is_figure else len(texts) > 1
+
+
+def _ratios(rows: Sequence[Row], peers: Sequence[str]) -> list[Column]:
+    return [
+        Column(f"× {peer}", _ratio(rows, peer), is_figure=True)
+        for peer in peers
+        if any(row.system == peer for row in rows)
+    ]
+
+
+def _ratio(rows: Sequence[Row], peer: str) -> Callable[[Row], str]:
+    """How many times as often as that peer, in the same case, at the same size and number.
+
+    A peer of which there is only ever one is compared with any number.
+    """
+    per_s = {_where(row): row.per_s for row in rows if row.system == peer}
+    only_one = all(workers == 1 for _, _, workers in per_s)
+
+    def text(row: Row) -> str:
+        case, nbytes, workers = _where(row)
+        base = per_s.get((case, nbytes, 1 if only_one else workers))
+        return "" if base is None or row.system == peer else f"{row.per_s / base:.2f}"
+
+    return text
+
+
+def _where(row: Row) -> tuple[str, int, int]:
+    return row.case, row.nbytes, row.workers

@@ -1,0 +1,5 @@
+"""Another name of leash.ps."""
+
+from leash._alias import alias
+
+alias(__name__)

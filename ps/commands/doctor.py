@@ -1,0 +1,217 @@
+"""`leash doctor`: is this installation sound, and the way to a server? In five seconds."""
+
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+from subprocess import PIPE
+from typing import Final, Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from leash import __version__
+from leash.ps.commands.probe import Probe
+from leash.ps.commands.run_table import State, plain_line
+from leash.ps.errors import LeashError
+from leash.ps.options.commands import DoctorConfig
+from leash.ps.wire.control import ControlChannel, request_state
+
+Verdict = Literal["ok", "info", "warn", "fail"]
+STYLES: Final = {"ok": "green", "info": "dim", "warn": "yellow", "fail": "bold red"}
+OLDEST_MSGPACK: Final = (1, 2, 3)
+STATUS_TIMEOUT_S: Final = 1.5
+ALL_S: Final = 4.5  # for everything
+LATE: Final = "which did not answer in time; the machine may be busy"
+NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia")
+MIB: Final = 1 << 20
+
+# Runs in a process of its own: `ps` never imports PyTorch, and it takes seconds.
+_ASK_TORCH: Final = """
+import json, torch
+device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+print(json.dumps([torch.__version__, torch.version.cuda, device]), flush=True)
+from leash.worker.vision import import_torchvision
+print(json.dumps(import_torchvision().__version__), flush=True)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the diagnosis."""
+
+    verdict: Verdict
+    what: str
+    found: str
+    mend: str = ""
+
+
+def run(config: DoctorConfig) -> int:
+    """Prints the checks; returns 1 if one failed."""
+    console, failed = Console(), False
+    deadline_s = time.monotonic() + ALL_S
+    # PyTorch last: while it is imported, it would take the processor from the measurements.
+    for check in chain(host_checks(), server_checks(config.server), torch_checks(deadline_s)):
+        show(check, console)
+        failed = failed or check.verdict == "fail"
+    return int(failed)
+
+
+def show(check: Check, console: Console) -> None:
+    line = Text.assemble(
+        (f"{check.verdict:<5}", STYLES[check.verdict]), (f"{check.what:<12}", "bold"), check.found
+    )
+    console.print(line, soft_wrap=True)
+    if check.mend:
+        console.print(Text(f"{'':17}▸ {check.mend}", "yellow"), soft_wrap=True)
+
+
+# This host.
+
+
+def host_checks() -> Iterator[Check]:
+    yield python_check()
+    yield Check("ok", "leash", __version__)
+    yield core_check()
+    yield zmq_check()
+    yield msgpack_check(version("msgpack"))
+    yield Check("ok", "numpy", version("numpy"))
+    yield machine_check()
+
+
+def python_check() -> Check:
+    found = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info < (3, 10):  # noqa: UP036  # whoever got here has forced the installation
+        return Check("fail", "python", found, "take Python 3.10 or newer")
+    return Check("ok", "python", found)
+
+
+def core_check() -> Check:
+    """The compiled core."""
+    try:
+        core = importlib.import_module("leash.ps._core")
+    except ImportError as error:
+        return Check("fail", "core", f"does not import: {error}", "build it: make install")
+    others = ", ".join(core.instruction_sets())
+    built = core.build_info()
+    found = f"{core.instruction_set()} (of {others}), {built['build_type']} by {built['compiler']}"
+    if built["sanitized"] or built["build_type"] == "Debug":
+        return Check("warn", "core", found, "slow; for real runs build it with make install")
+    return Check("ok", "core", found)
+
+
+def zmq_check() -> Check:
+    zmq = importlib.import_module("zmq")
+    return Check("ok", "pyzmq", f"{zmq.pyzmq_version()} with libzmq {zmq.zmq_version()}")
+
+
+def msgpack_check(found: str) -> Check:
+    numbers = tuple(int(part) for part in found.split(".")[:3] if part.isdecimal())
+    if numbers < OLDEST_MSGPACK:
+        return Check("warn", "msgpack", f"{found}: it leaks memory and can be crashed by a peer",
+                     "pip install 'msgpack>=1.2.3'")  # fmt: skip
+    return Check("ok", "msgpack", found)
+
+
+def machine_check() -> Check:
+    memory_nbytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    cores = len(os.sched_getaffinity(0))
+    return Check("ok", "machine", f"{cores} cores, {memory_nbytes / (1 << 30):.0f} GiB memory, "
+                                  f"{platform.machine()}")  # fmt: skip
+
+
+def torch_checks(deadline_s: float) -> Iterator[Check]:
+    if not _installed("torch"):
+        yield Check("info", "torch", "not installed: fine for a server's host",
+                    "for workers: pip install 'leash[worker]'")  # fmt: skip
+        return
+    answers, complaint = _ask_torch(max(0.0, deadline_s - time.monotonic()))
+    yield torch_check(answers, complaint)
+    yield torchvision_check(answers, complaint)
+
+
+def _ask_torch(timeout_s: float) -> tuple[list[str], str]:
+    """The lines that it printed in time, and the last line of what went wrong."""
+    command = [sys.executable, "-c", _ASK_TORCH]
+    with subprocess.Popen(command, text=True, stdout=PIPE, stderr=PIPE) as process:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, _ = process.communicate()
+            err = LATE
+        except BaseException:
+            process.kill()
+            raise
+    return out.splitlines(), (err.strip().splitlines() or [""])[-1]
+
+
+def torch_check(answers: list[str], complaint: str) -> Check:
+    if not answers and complaint == LATE:
+        return Check("warn", "torch", f"{version('torch')}, {complaint}", "ask again")
+    if not answers:
+        mend = "install it anew: pip install --force-reinstall torch"
+        return Check("fail", "torch", f"{version('torch')}: {complaint}", mend)
+    torch, cuda, device = json.loads(answers[0])
+    if device is not None:
+        return Check("ok", "torch", f"{torch}, CUDA {cuda} on {device}")
+    if not NVIDIA_DRIVER.exists():
+        return Check("ok", "torch", f"{torch}, no GPU on this machine")
+    mend = "update the NVIDIA driver" if cuda else "install a CUDA build: see pytorch.org"
+    return Check("warn", "torch", f"{torch}, which cannot use this machine's GPU", mend)
+
+
+def torchvision_check(answers: list[str], complaint: str) -> Check:
+    if not _installed("torchvision"):
+        return Check("info", "torchvision", "not installed: needed for mnist, cifar10, imagefolder",
+                     "pip install 'leash[worker]'")  # fmt: skip
+    if len(answers) < 2:
+        mend = "needed for mnist, cifar10, imagefolder"
+        return Check("warn", "torchvision", f"{version('torchvision')}, {complaint}", mend)
+    return Check("ok", "torchvision", json.loads(answers[1]))
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+# The way to a server.
+
+
+def server_checks(address: str | None) -> Iterator[Check]:
+    if address is None:
+        yield Check("info", "server", "not asked for: --server tcp://HOST:PORT checks one")
+        return
+    try:
+        with ControlChannel(address) as channel:
+            state = request_state(channel, STATUS_TIMEOUT_S)
+        yield Check("ok", "server", f"answers at {address}: {plain_line(state)}")
+        yield from link_checks(address, state)
+    except LeashError as error:
+        found, _, mend = str(error).partition(": ")
+        yield Check("fail", "server", found, mend)
+
+
+def link_checks(address: str, state: State) -> Iterator[Check]:
+    payload_nbytes = min(MIB, state["chunk_nbytes"])
+    for shard, port in enumerate(state["data_ports"]):
+        with Probe(address, port, state["chunk_nbytes"]) as probe:
+            round_trip_ms = 1e3 * probe.round_trip_s()
+            yield Check("ok", "round trip", f"{round_trip_ms:.2f} ms to {probe.address}")
+            if shard:
+                continue  # the same way, to another port
+            rate = probe.bytes_per_s(payload_nbytes)
+            yield Check("ok", "bandwidth", f"{rate / 1e9:.2f} GB/s each way at the same time, in "
+                                           f"messages of {payload_nbytes // 1024} KiB")  # fmt: skip

@@ -1,0 +1,285 @@
+"""`leash launch`: a server and its workers as processes of this machine, watched to their end.
+
+::
+
+    start the server ─▸ its address, through a pipe ─▸ start the workers ─▸ watch ─▸ result
+                                                                              │
+    whatever happens on the way: SIGTERM to all, SIGKILL to whoever is left ◄─┘
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import STDOUT, TimeoutExpired
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from leash.ps.commands.live_screen import Screen, screen_for
+from leash.ps.commands.run_table import State, result_lines, with_summary
+from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
+from leash.ps.interrupt import SIGNALS, held
+from leash.ps.options.base import common_settings
+from leash.ps.options.commands import LaunchConfig, ServerConfig, WorkerConfig, data_plan_of
+from leash.ps.options.optimizer import with_rates
+from leash.ps.processes import Process, spawn, stop_all
+from leash.ps.report.writing import require_matplotlib, write_report
+from leash.ps.runs.audit import audit_run
+from leash.ps.runs.rundir import RunDir
+from leash.ps.slowness.by_rank import parse_heterogeneity, parse_slow
+from leash.ps.wire.control import ControlChannel, request_state
+
+POLL_S: Final = 0.5
+# The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
+STOP_GRACE_S: Final = 3.5
+AUDIT_MAX_NBYTES: Final = 100 << 20  # a few seconds' reading
+WORKER_END_S: Final = 3.0  # for a worker to end after its bye
+ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
+
+
+def run(config: LaunchConfig) -> int:
+    """Trains; returns the exit status."""
+    config = with_rates(config)
+    rule = config.rule()
+    if config.report:
+        require_matplotlib()
+    run_dir = RunDir.at(config.run_dir, rule.policy.name)
+    run_dir.write_config(config)
+    run_dir.logs.mkdir(exist_ok=True)
+    status = Launch(config, run_dir, Console()).run()
+    if config.report:
+        print(f"report          {write_report([run_dir.path], run_dir.path)}")
+    return status
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A process that ended as it should not."""
+
+    who: str  # "server" or "worker 2"
+    words: str  # its own, if it had any
+    status: int  # 2: a wrong argument
+
+
+class Launch:
+    """The processes of one run."""
+
+    def __init__(self, config: LaunchConfig, run_dir: RunDir, console: Console) -> None:
+        self._config: Final = config
+        self._run_dir: Final = run_dir
+        self._console: Final = console
+        self._server: Process | None = None
+        self._workers: dict[int, Process] = {}  # by rank
+        self._ended: set[int] = set()  # the ranks whose end has been dealt with
+        self._state: State | None = None  # what the server said last
+        self._gave_up = False  # the server was told to end, because no worker is left
+
+    def run(self) -> int:
+        """Returns 0, or the server's exit status if somebody asked the server to end.
+
+        Raises:
+            UsageError, LeashError: a process failed; the text is its own last line.
+        """
+        try:
+            with screen_for(self._console) as screen:
+                try:
+                    self._start_workers(self._start_server(screen))
+                    self._watch(screen)
+                    self._see_workers_out()
+                finally:
+                    self._stop()
+                    self._show_end(screen)
+        finally:
+            self._print_result()
+        return self._status()
+
+    # Start.
+
+    def _start_server(self, screen: Screen) -> str:
+        """Starts the server, and waits until it listens; returns its address."""
+        shards = f" of {self._config.shards} shards" if self._config.shards > 1 else ""
+        screen.say(f"starting a server{shards} and {self._config.workers} workers")
+        reader, writer = os.pipe()
+        settings = common_settings(
+            self._config, ServerConfig, bind="tcp://127.0.0.1:0", ready_fd=writer,
+            run_dir=str(self._run_dir.path), epochs=self._config.epochs or 1,
+            threads=self._config.server_threads,  # the workers' are torch's
+            data_plan=data_plan_of(self._config),
+        )  # fmt: skip
+        with os.fdopen(reader) as ready:
+            try:
+                with held():
+                    self._server = self._spawn("server", settings, "server", writer)
+            finally:
+                os.close(writer)
+            address = ready.read()  # to the end of file, which comes when the server dies, too
+        if not address:
+            raise self._error([self._failure("server", self._server.wait())])
+        return address
+
+    def _start_workers(self, address: str) -> None:
+        self._address = address
+        config = self._config
+        slownesses = parse_slow(config.slow, config.workers)
+        ratios = parse_heterogeneity(config.heterogeneity, config.workers)
+        for rank, (slowness, ratio) in enumerate(zip(slownesses, ratios, strict=True), start=1):
+            settings = common_settings(
+                config, WorkerConfig, server=address, rank=rank, slow=str(slowness),
+                heterogeneity=str(ratio), timeout_s=None,  # the server keeps the time
+            )  # fmt: skip
+            with held():
+                self._workers[rank] = self._spawn("worker", settings, f"worker-{rank}")
+
+    def _spawn(self, command: str, settings: Any, name: str, *pass_fds: int) -> Process:
+        with self._log(name).open("wb") as log:
+            return spawn(command, settings, stdout=log, stderr=STDOUT, pass_fds=pass_fds)
+
+    # Watch.
+
+    def _watch(self, screen: Screen) -> None:
+        """Shows how the run stands, until the server has ended."""
+        assert self._server is not None
+        with ControlChannel(self._address) as channel:
+            while self._server.poll() is None:
+                # First the processes, then the state: so it is never older than an end.
+                ended = self._newly_ended()
+                with suppress(ServerUnreachableError):
+                    self._state = request_state(channel, POLL_S)
+                    screen.show(self._state)
+                self._judge(ended, screen)
+                with suppress(TimeoutExpired):
+                    self._server.wait(POLL_S)
+
+    def _newly_ended(self) -> dict[int, int]:
+        """Rank ▸ exit status of the workers that ended since this was asked last."""
+        statuses = {
+            rank: status
+            for rank, worker in self._workers.items()
+            if rank not in self._ended and (status := worker.poll()) is not None
+        }
+        self._ended.update(statuses)
+        return statuses
+
+    def _judge(self, ended: dict[int, int], screen: Screen) -> None:
+        """What the end of these workers means for the run."""
+        if self._state is not None and self._state["stopping"]:
+            return
+        lost = {rank: status for rank, status in ended.items() if status != 0}
+        if lost and not (self._state and self._state["started"]):
+            # It will never start: the server waits for all of its workers.
+            raise self._error([self._failure(f"worker-{r}", status) for r, status in lost.items()])
+        for rank, status in lost.items():
+            how = "was killed" if _from_outside(status) else "failed"
+            screen.say(f"worker {rank} {how}; the run goes on without it")
+        if self._nobody_can_go_on() and not self._gave_up:
+            assert self._server is not None
+            self._gave_up = True
+            self._server.terminate()
+
+    def _nobody_can_go_on(self) -> bool:
+        """All workers have ended, and none came through: the server would wait for their return."""
+        return all(worker.poll() not in (None, 0) for worker in self._workers.values())
+
+    # End.
+
+    def _see_workers_out(self) -> None:
+        """The server has ended; its workers write their last lines."""
+        assert self._server is not None
+        if self._server.returncode == 0:
+            deadline_s = time.monotonic() + WORKER_END_S
+            for worker in self._workers.values():
+                with suppress(TimeoutExpired):
+                    worker.wait(max(0.0, deadline_s - time.monotonic()))
+
+    def _stop(self) -> None:
+        with held():
+            server = [self._server] if self._server else []
+            stop_all([*self._workers.values(), *server], STOP_GRACE_S)
+
+    def _summary(self) -> dict[str, Any] | None:
+        try:
+            summary: dict[str, Any] = json.loads(self._run_dir.summary.read_text())
+        except FileNotFoundError:
+            return None
+        return summary
+
+    def _show_end(self, screen: Screen) -> None:
+        if self._state and self._state["started"] and (summary := self._summary()):
+            screen.show(with_summary(self._state, summary))
+
+    def _print_result(self) -> None:
+        summary = self._summary()
+        lines = result_lines(summary) if summary and summary["steps"] else []
+        if lines and self._config.step_events == 1:
+            lines.append(f"re-checked      {self._audit()}")
+        for line in (*lines, f"run directory   {self._run_dir.path}"):
+            self._console.print(Text(line), soft_wrap=True)
+
+    def _audit(self) -> str:
+        """What the run's own events say of the bound and of the order of steps."""
+        if self._run_dir.events.stat().st_size > AUDIT_MAX_NBYTES:
+            return "no: events.jsonl is too long for now; leash.ps.runs.audit takes any length"
+        violations = audit_run(self._run_dir.path)
+        if violations:
+            return f"{len(violations)} violations in events.jsonl, the first: {violations[0]}"
+        return "from events.jsonl: the bound was kept, and every step taken once and in order"
+
+    def _status(self) -> int:
+        assert self._server is not None
+        status = self._server.wait()
+        if status in ASKED_TO_END and not self._gave_up:
+            return status
+        if status != 0 and not self._gave_up:
+            raise self._error([self._failure("server", status)])
+        failures = [
+            self._failure(f"worker-{rank}", worker.returncode)
+            for rank, worker in self._workers.items()
+            if worker.returncode != 0 and (self._gave_up or not _from_outside(worker.returncode))
+        ]
+        if failures:
+            raise self._error(failures)
+        return 0
+
+    # What a process said.
+
+    def _failure(self, name: str, status: int) -> Failure:
+        who = name.replace("-", " ")
+        if _from_outside(status):
+            started = self._state is not None and self._state["started"]
+            return Failure(who, "killed" if started else "killed before the run began", 1)
+        return Failure(who, last_words(self._log(name).read_text(errors="replace")), status)
+
+    def _error(self, failures: Sequence[Failure]) -> LeashError:
+        """One error for all of them: those that fail alike share their words."""
+        if wrong := [failure.words for failure in failures if failure.status == 2]:
+            return UsageError("; ".join(dict.fromkeys(wrong)))
+        who: dict[str, list[str]] = {}
+        for failure in failures:
+            who.setdefault(failure.words, []).append(failure.who)
+        lines = (f"{', '.join(names)}: {words}" for words, names in who.items())
+        return LeashError(f"{'; '.join(lines)} (see {self._run_dir.logs})")
+
+    def _log(self, name: str) -> Path:
+        return self._run_dir.logs / f"{name}.log"
+
+
+def last_words(log: str) -> str:
+    """The line of a log that says why its process ended, less the `leash COMMAND: ` before it."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    if not lines:
+        return "ended without a word"
+    if "the evaluator ended with status" in lines[-1]:
+        # The evaluator shares its server's log, and has said more.
+        lines = [line for line in lines if line.startswith("leash evaluate: ")] or lines
+    return re.sub(r"^leash [\w ]+: ", "", lines[-1])
+
+
+def _from_outside(status: int) -> bool:
+    """Ended by a signal: of its own accord no process of Leash does."""
+    return status < 0 or status in ASKED_TO_END

@@ -1,0 +1,87 @@
+"""What the way to a server gives: round trip and bandwidth, by `echo` over its data socket."""
+
+import time
+from types import TracebackType
+from typing import Final
+
+import zmq
+
+from leash.ps.errors import ServerUnreachableError
+from leash.ps.options.addresses import split_address
+from leash.ps.wire.frames import check_payload_count, decode_as, encode
+from leash.ps.wire.messages import Echo, Echoed
+from leash.ps.wire.sockets import data_max_nbytes, data_queue, make_dealer
+
+TIMEOUT_S: Final = 1.0  # without an answer for so long: nobody is there
+ECHOES: Final = 50
+IN_FLIGHT: Final = 8
+SPAN_S: Final = 0.8  # of a measurement, at most
+
+
+class Probe:
+    """A connection to the data socket of one server."""
+
+    def __init__(self, control_address: str, data_port: int, chunk_nbytes: int) -> None:
+        """Args:
+        control_address: tcp://HOST:PORT of the control socket; the data socket is on that host.
+        chunk_nbytes: the largest payload that the server takes.
+        """
+        host, _ = split_address(control_address)
+        self.address: Final = f"tcp://{host}:{data_port}"
+        self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
+        self._socket: Final = make_dealer(
+            self._context, data_queue(IN_FLIGHT), data_max_nbytes(chunk_nbytes)
+        )
+        self._socket.connect(self.address)
+
+    def __enter__(self) -> "Probe":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._context.destroy(linger=0)
+
+    def round_trip_s(self) -> float:
+        """The median time from a small message to its answer. Raises ServerUnreachableError."""
+        times_s: list[float] = []
+        end_s = time.perf_counter() + SPAN_S
+        while len(times_s) < ECHOES and (not times_s or time.perf_counter() < end_s):
+            began_s = time.perf_counter()
+            self._send(b"\0")
+            self._receive(1)
+            times_s.append(time.perf_counter() - began_s)
+        return sorted(times_s)[len(times_s) // 2]
+
+    def bytes_per_s(self, payload_nbytes: int) -> float:
+        """Payload per second, each way at the same time. Raises ServerUnreachableError."""
+        payload = bytes(payload_nbytes)
+        began_s = time.perf_counter()
+        for _ in range(IN_FLIGHT):
+            self._send(payload)
+        received = 0
+        while time.perf_counter() - began_s < SPAN_S:
+            self._receive(payload_nbytes)
+            self._send(payload)
+            received += 1
+        for _ in range(IN_FLIGHT):
+            self._receive(payload_nbytes)
+        return (received + IN_FLIGHT) * payload_nbytes / (time.perf_counter() - began_s)
+
+    def _send(self, payload: bytes) -> None:
+        self._await(zmq.POLLOUT)
+        self._socket.send(encode(Echo()), zmq.SNDMORE)
+        self._socket.send(payload, copy=False)
+
+    def _receive(self, nbytes: int) -> None:
+        self._await(zmq.POLLIN)
+        header, *payloads = self._socket.recv_multipart(copy=False)
+        check_payload_count(decode_as(Echoed, bytes(header.buffer)), len(payloads))
+        assert len(payloads[0].buffer) == nbytes
+
+    def _await(self, readiness: int) -> None:
+        if not self._socket.poll(int(TIMEOUT_S * 1000), readiness):
+            raise ServerUnreachableError(
+                f"the data socket {self.address} does not answer: open this port, too"
+            )

@@ -1,0 +1,222 @@
+"""How a run stands, as a table for a terminal, and as one line for where there is none.
+
+Both are made from the payload of `state` alone; docs/wire-format.md lists its keys.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.constrain import Constrain
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from leash.ps.policy import CLOCKS, Rule
+
+State = dict[str, Any]
+
+MAX_WIDTH: Final = 100  # columns; in a wide terminal a row is still read at one glance
+SHOWN_EPOCHS: Final = 10
+TAKES_PART: Final = ("live", "resting")  # states of a worker
+MUCH_WAITING: Final = 0.3
+_SPARKS: Final = "▁▂▃▄▅▆▇█"
+_STYLES: Final = {
+    "live": "green", "resting": "dim", "done": "dim", "awaited": "dim", "stopped": "yellow",
+    "evicted": "red", "failed": "red",
+}  # fmt: skip
+
+
+def run_table(state: State) -> RenderableType:
+    """The whole picture: what runs, a row for each worker, the test accuracy by epoch."""
+    parts = [_header(state), _progress(state), Text(), _workers(state)]
+    if any(accuracy is not None for accuracy in state["test_accuracy_by_epoch"]):
+        parts += [Text(), _accuracies(state["test_accuracy_by_epoch"])]
+    return Constrain(Group(*parts), MAX_WIDTH)
+
+
+def plain_line(state: State) -> str:
+    """The same in one line."""
+    if not state["started"]:
+        return waiting_for(state)
+    lags = " ".join(str(row["lag"]) for row in state["table"] if row["state"] == "live")
+    parts = [
+        epoch_of(state),
+        f"{state['steps']} steps",
+        f"{state['steps_per_second']:.1f}/s",
+        f"lags {lags}" if lags else "no worker is live",
+    ]
+    if state["test_accuracy"] is not None:
+        parts.append(f"test accuracy {percent(state['test_accuracy'], 1)}")
+    return ", ".join(parts)
+
+
+def with_summary(state: State, summary: dict[str, Any]) -> State:
+    """The last picture of a run: what `state` said last, with the figures of its summary.json."""
+    done = summary["ended"] == "done"
+    rows = [
+        {
+            **row,
+            "step": summary["steps_by_worker"].get(str(row["worker"]), row["step"]),
+            "epoch": max(row["epoch"], summary["epochs"]) if done else row["epoch"],
+            "wait_fraction": summary["wait_fraction_by_worker"].get(
+                str(row["worker"]), row["wait_fraction"]
+            ),
+            "state": "done" if done and row["state"] in TAKES_PART else row["state"],
+        }
+        for row in state["table"]
+    ]
+    ended = {"finished": done, "stopping": "" if done else summary["ended"], "table": rows}
+    return {**state, **summary, **ended}
+
+
+def result_lines(summary: dict[str, Any]) -> list[str]:
+    """What a run came to, in a few lines."""
+    lines = []
+    if summary["ended"] != "done":
+        lines.append(f"ended early     {summary['ended']}")
+    if summary["test_accuracy"] is not None:
+        lines.append(f"test accuracy   {percent(summary['test_accuracy'], 2)}")
+    waits = summary["wait_fraction_by_worker"].items()
+    again = summary.get("samples_twice", 0)
+    if again:
+        lines.append(f"used twice      {again} samples, after a worker had gone")
+    dropped = summary.get("dropped_pushes", 0)
+    return [
+        *lines,
+        f"speed           {summary['steps_per_second']:.1f} steps/s "
+        f"({summary['steps']} steps in {summary['train_seconds']:.1f} s)",
+        "waiting         " + ", ".join(f"worker {w}: {percent(share)}" for w, share in waits),
+        f"largest lag     {summary['max_lag']}",
+        *([f"dropped         {dropped} gradients of chunks, too stale"] if dropped else []),
+    ]
+
+
+def waiting_for(state: State) -> str:
+    """Whom a run that has not started waits for."""
+    missing = ", ".join(map(str, state["missing"]))
+    if not missing:
+        return "starting: waiting for the evaluator"
+    return f"starting: waiting for worker{'s' if len(state['missing']) > 1 else ''} {missing}"
+
+
+def epoch_of(state: State) -> str:
+    """The epoch that the slowest worker is in, of how many."""
+    planned = state["planned_epochs"]
+    if planned is None:
+        return f"epoch {state['epochs'] + 1}"
+    return f"epoch {min(state['epochs'] + 1, planned)} of {planned}"
+
+
+def rule_of(state: State) -> str:
+    return str(Rule.from_told(state))
+
+
+def percent(fraction: float, digits: int = 0) -> str:
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """3723 ▸ 1:02:03"""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# The parts of the picture.
+
+
+def _header(state: State) -> RenderableType:
+    task = " on ".join(name for name in (state["model"], state["dataset"]) if name)
+    grid = Table.grid(expand=True, padding=(0, 1))
+    grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    grid.add_column(justify="right", no_wrap=True)
+    shards = f"  {state['shards']} shards" if state.get("shards", 1) > 1 else ""
+    left = Text.assemble((rule_of(state), "bold"), f"  {task}" if task else "", shards)
+    rate = f"{state['steps_per_second']:.1f} steps/s"
+    right = Text.assemble((duration(state["train_seconds"]), "dim"), "  ", (rate, "bold"))
+    grid.add_row(left, right if state["started"] else Text())
+    return grid
+
+
+def _progress(state: State) -> RenderableType:
+    if not state["started"]:
+        return Text(waiting_for(state), style="yellow")
+    if state["stopping"]:
+        return Text(f"ending: {state['stopping']}", style="yellow")
+    if state["finished"]:
+        return Text(f"finished after {state['epochs']} epochs", style="green")
+    if state["planned_epochs"] is None:
+        return Text(epoch_of(state))
+    grid = Table.grid(expand=True, padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    counted = (*TAKES_PART, "done")
+    completed = [row["epoch"] for row in state["table"] if row["state"] in counted]
+    total = state["planned_epochs"] * max(1, len(completed))
+    bar = ProgressBar(total=total, completed=sum(completed), complete_style="green")
+    grid.add_row(epoch_of(state), bar)
+    return grid
+
+
+def _workers(state: State) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, expand=True,
+        header_style="dim", border_style="dim",
+    )  # fmt: skip
+    table.add_column("worker", justify="right", no_wrap=True)
+    table.add_column("process", ratio=1, min_width=8, no_wrap=True, overflow="ellipsis")
+    table.add_column("state", no_wrap=True)
+    for name in ("epoch", "step", "lag", "waiting", "samples/s", "loss"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in state["table"]:
+        counts_clocks = state.get("bound_unit", CLOCKS) == CLOCKS
+        table.add_row(*_worker_cells(row, state["bound"] if counts_clocks else None))
+    present = {row["worker"] for row in state["table"]}
+    for rank in state["missing"]:
+        if rank not in present:
+            table.add_row(str(rank), "", Text("awaited", _STYLES["awaited"]))
+    return table
+
+
+def _worker_cells(row: dict[str, Any], bound: int | None) -> list[RenderableType]:
+    at_bound = bool(bound) and row["lag"] >= bound  # a bound of 0 has no lag to tell of
+    waiting = row["wait_fraction"]
+    return [
+        str(row["worker"]),
+        Text(row["name"], "dim"),
+        Text(row["state"], _STYLES.get(row["state"], "")),
+        str(row["epoch"]),
+        str(row["step"]),
+        Text(str(row["lag"]), "bold yellow" if at_bound else ""),
+        Text(percent(waiting), "yellow" if waiting > MUCH_WAITING else ""),
+        f"{row['samples_per_s']:.0f}",
+        "" if row["loss"] is None else f"{row['loss']:.4f}",
+    ]
+
+
+def _accuracies(by_epoch: Sequence[float | None]) -> Table:
+    """The newest epochs' figures, and a small curve of them."""
+    first = max(0, len(by_epoch) - SHOWN_EPOCHS)
+    shown = by_epoch[first:]
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column()
+    for _ in shown:
+        grid.add_column(justify="right")
+    numbers = (str(first + n) for n in range(1, len(shown) + 1))
+    figures = ("-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in shown)
+    grid.add_row("epoch", *numbers, style="dim")
+    grid.add_row("test accuracy %", *figures)
+    grid.add_row("", *_sparks(shown), style="green")
+    return grid
+
+
+def _sparks(values: Sequence[float | None]) -> list[str]:
+    known = [value for value in values if value is not None]
+    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+    top = len(_SPARKS) - 1
+    return [
+        " " if value is None else _SPARKS[round(top * (value - low) / span) if span else top]
+        for value in values
+    ]

@@ -1,0 +1,64 @@
+"""`leash status`: how a run stands, from anywhere."""
+
+import json
+import math
+import threading
+from typing import Any, Final
+
+from rich.console import Console
+
+from leash.ps.commands.live_screen import Screen, screen_for
+from leash.ps.commands.run_table import State, run_table
+from leash.ps.errors import ServerUnreachableError, UsageError
+from leash.ps.options.addresses import address_of
+from leash.ps.options.commands import StatusConfig
+from leash.ps.wire.control import ControlChannel, request_state
+
+WATCH_S: Final = 0.5
+
+
+def run(config: StatusConfig) -> int:
+    """Prints a table, or JSON, once or until the run ends."""
+    address = address_of(config.server, config.ps_ip, config.ps_port)
+    console = Console()
+    with ControlChannel(address) as channel:
+        state = _first_state(channel, config.wait_s)
+        if config.watch:
+            with screen_for(console) as screen:
+                _watch(channel, config.wait_s, state, screen)
+        elif config.json:
+            print(json.dumps(_plain(state), indent=1))
+        else:
+            console.print(run_table(state))
+    return 0
+
+
+def _first_state(channel: ControlChannel, wait_s: float) -> State:
+    """Raises UsageError if nobody answers: then it is the address that is wrong."""
+    try:
+        return request_state(channel, wait_s)
+    except ServerUnreachableError as error:
+        raise UsageError(str(error)) from error
+
+
+def _watch(channel: ControlChannel, wait_s: float, state: State, screen: Screen) -> None:
+    """Shows the state twice a second, until the run is over or its server gone."""
+    pause = threading.Event()
+    screen.show(state)
+    while not state["finished"]:
+        pause.wait(WATCH_S)
+        try:
+            state = request_state(channel, wait_s)
+        except ServerUnreachableError:
+            screen.say("the server has ended")
+            return
+        screen.show(state)
+
+
+def _plain(value: Any) -> Any:
+    """The same with null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

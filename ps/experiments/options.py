@@ -1,0 +1,39 @@
+"""The settings of `leash experiment`."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from leash.ps.options.base import Options, argument, check_not_negative, check_positive, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig(Options):
+    """Repeat an experiment: several runs, one after the other, a table and a report."""
+
+    title: ClassVar[str] = "experiment"
+
+    name: str | None = argument(
+        None, "an experiment's name, or a file such as sweep.yaml; without it they are listed"
+    )
+    out: str | None = option(
+        None, "the runs, table and report go here; runs that are there already are not repeated. "
+        "Default: experiments/NAME", metavar="DIR",
+    )  # fmt: skip
+    only: str | None = option(
+        None, "only the runs whose names hold one of these words", metavar="WORD,..."
+    )
+    data_dir: str | None = option(None, "folder of the data set", metavar="DIR")
+    download: bool = option(False, "fetch the data set when it is not there")
+    epochs: int | None = option(
+        None, "passes over the data, instead of the experiment's own number", metavar="N"
+    )
+    time_scale: float | None = option(
+        None, "artificial slowness in this scale, instead of the experiment's own", metavar="SCALE"
+    )
+    seed: int | None = option(None, "instead of the experiment's own seeds", metavar="N")
+    dry_run: bool = option(False, "print the command line of each run, and run nothing")
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "epochs", "time_scale")
+        check_not_negative(self, "seed")

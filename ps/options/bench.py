@@ -1,0 +1,140 @@
+"""The settings of `leash bench`: which benchmarks there are, and what each can be asked to vary."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final, Literal, TypeVar
+
+from leash.ps.errors import UsageError
+from leash.ps.options.base import Options, argument, check_positive, flag, option
+
+# Benchmark ▸ the options that mean something to it; --short, --json and --picture go with all.
+BENCHMARKS: Final = {
+    "kernels": ("sizes", "rounds", "round_s"),
+    "push_pull": (
+        "sizes", "workers", "shards", "transports", "codecs", "systems", "rounds", "round_s",
+    ),
+    "scaling": ("workers", "rounds", "round_s"),
+    "training": ("workers", "rounds", "round_s"),
+    "compensation": (),
+    "em": ("workers", "rounds"),
+}  # fmt: skip
+TRANSPORTS: Final = ("tcp", "shm")
+CODECS: Final = ("f32", "bf16", "f16", "int8", "topk")
+SYSTEMS: Final = ("leash", "gloo", "rpc", "ray", "zmq_echo")
+PICTURES: Final = (".png", ".svg")
+SMALLEST_NBYTES: Final = 4
+LARGEST_NBYTES: Final = 1 << 36
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Options):
+    title: ClassVar[str] = "what to measure"
+
+    benchmark: Literal[
+        "all", "kernels", "push_pull", "scaling", "training", "compensation", "em"
+    ] = argument("all", "which question to ask (default: all of them)")
+    short: bool = option(False, "few sizes and short rounds: a look, not a measurement")
+    sizes: str | None = option(
+        None, "kernels, push_pull: parameters, one way; 87e3 is 87 KB", metavar="BYTES,..."
+    )
+    workers: str | None = option(None, "how many workers", metavar="1,2,4,8")
+    shards: str | None = option(None, "push_pull: how many server processes", metavar="1,2")
+    transports: str | None = option(None, "push_pull: some of these", metavar=",".join(TRANSPORTS))
+    codecs: str | None = option(None, "push_pull: some of these", metavar=",".join(CODECS))
+    systems: str | None = option(None, "push_pull: some of these", metavar=",".join(SYSTEMS))
+    rounds: int | None = option(None, "of each system, in turn", metavar="N")
+    round_s: float | None = option(None, "length of a round", metavar="SECONDS")
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "rounds", "round_s")
+        for name in set().union(*BENCHMARKS.values()):
+            if getattr(self, name) is not None:
+                self._check_means_something(name)
+        parse_sizes(self.sizes or "1e6")
+        parse_counts("--workers", self.workers or "1")
+        parse_counts("--shards", self.shards or "1")
+        for name, known in (("transports", TRANSPORTS), ("codecs", CODECS), ("systems", SYSTEMS)):
+            parse_words(flag(name), getattr(self, name) or known[0], known)
+
+    def _check_means_something(self, name: str) -> None:
+        if self.benchmark != "all" and name not in BENCHMARKS[self.benchmark]:
+            takes = ", ".join(flag(other) for other in BENCHMARKS[self.benchmark])
+            raise UsageError(f"{flag(name)}: means nothing to {self.benchmark}; it takes "
+                             f"{takes or 'none of these'}")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOutputOptions(Options):
+    title: ClassVar[str] = "what to leave"
+
+    json: str | None = option(
+        None, "write the rows here; with all, a folder for a file of each", metavar="FILE"
+    )
+    picture: str | None = option(
+        None, "draw the rows here, png or svg; with all, a folder for an svg of each",
+        metavar="FILE",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(BenchOptions, BenchOutputOptions):
+    """Measure this installation, side by side with others, in one run."""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("json", "picture"):
+            if (path := getattr(self, name)) is not None:
+                self._check_place(flag(name), Path(path))
+        if self.picture and self.benchmark != "all" and Path(self.picture).suffix not in PICTURES:
+            raise UsageError(f"--picture {self.picture}: give a name that ends in .png or .svg")
+
+    def _check_place(self, option_flag: str, path: Path) -> None:
+        if self.benchmark == "all" and path.is_file():
+            raise UsageError(f"{option_flag} {path}: is a file; all benchmarks need a folder")
+        if self.benchmark != "all" and path.is_dir():
+            raise UsageError(f"{option_flag} {path}: is a folder; give the name of a file")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The benchmarks to run, in their order."""
+        return tuple(BENCHMARKS) if self.benchmark == "all" else (self.benchmark,)
+
+
+def parse_sizes(text: str) -> list[int]:
+    """Whole numbers of 4-byte values, in bytes, from ``87e3,4e6``.
+
+    Raises:
+        UsageError: not numbers, or a size that no model has.
+    """
+    sizes = _parse("--sizes", text, float, "numbers of bytes, such as 87e3,4e6")
+    if not all(SMALLEST_NBYTES <= size <= LARGEST_NBYTES for size in sizes):
+        raise UsageError(f"--sizes {text}: give bytes, from {SMALLEST_NBYTES} to {LARGEST_NBYTES}")
+    return [int(size) // 4 * 4 for size in sizes]
+
+
+def parse_counts(option_flag: str, text: str) -> list[int]:
+    """Numbers above 0, from ``1,2,4``. Raises UsageError for anything else."""
+    counts = _parse(option_flag, text, int, "whole numbers, such as 1,2")
+    if min(counts) < 1:
+        raise UsageError(f"{option_flag} {text}: give numbers above 0")
+    return counts
+
+
+def parse_words(option_flag: str, text: str, known: tuple[str, ...]) -> list[str]:
+    """Some of the words that are known, from ``tcp,shm``. Raises UsageError for another."""
+    words = text.split(",")
+    for word in words:
+        if word not in known:
+            raise UsageError(f"{option_flag} {text}: expected some of {', '.join(known)}")
+    return words
+
+
+def _parse(option_flag: str, text: str, number: Callable[[str], Number], what: str) -> list[Number]:
+    try:
+        return [number(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option_flag} {text}: expected {what}") from None

@@ -1,0 +1,267 @@
+"""Options made of the dataclasses of this package, and what is wrong with an argument, in one line.
+
+jsonargparse parses; this module says which options there are and how its complaints are worded.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+from argparse import SUPPRESS, Action, _SubParsersAction
+from collections.abc import Callable
+from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, Union, get_args, get_origin
+
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
+
+from leash.ps.errors import UsageError
+from leash.ps.options.base import flag, groups, is_argument, takes_many
+
+_MEANING: Final = {
+    int: "a whole number", float: "a number", bool: "true or false",
+    str: "a text; in a YAML file put it between quotes",  # on a command line all is text
+}  # fmt: skip
+SHELLS: Final = ("bash", "zsh", "tcsh")
+
+Config = TypeVar("Config")
+Found: TypeAlias = "re.Match[str]"
+
+
+class OneLineParser(ArgumentParser):
+    """Raises UsageError, with one line that names the mend, where others print their usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(_one_line(self, message)) from ex
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Each option once, its value once, and its default where there is one to tell."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, max_help_position=30, **settings)  # type: ignore[no-untyped-call]
+
+    def _get_help_string(self, action: Action) -> str:
+        default = "yes" if action.default is True else action.default
+        tells = default not in (None, False, SUPPRESS) and bool(action.option_strings)
+        return (action.help or "") + (f" (default: {default})" if tells else "")
+
+    def _format_action(self, action: Action) -> str:
+        if isinstance(action, _SubParsersAction):  # its commands alone, without a line above them
+            return "".join(map(self._format_action, self._iter_indented_subactions(action)))
+        return super()._format_action(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        if not action.option_strings or action.nargs == 0 or isinstance(action, ActionYesNo):
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        # jsonargparse begins the value of --print-config, "[=flags]", with a backspace.
+        return f"{', '.join(action.option_strings)} {value}".replace(" \b", "")
+
+
+def new_parser(prog: str, about: str, **settings: Any) -> OneLineParser:
+    parser = OneLineParser(
+        prog=prog, description=about, formatter_class=HelpFormatter, add_help=False,
+        # An option that is told by its beginning alone means another one as soon as there are more.
+        allow_abbrev=False, **settings,
+    )  # fmt: skip
+    parser.add_argument("-h", "--help", action="help", help="show this help")
+    return parser
+
+
+def parser_for(prog: str, config: type[Any]) -> OneLineParser:
+    """The parser of a command whose settings are `config`."""
+    words = "".join(_word(f) for _, fs in groups(config) for f in fs if is_argument(f))
+    parser = new_parser(
+        prog, config.__doc__ or "", usage=f"{prog} {words}[options]", print_config="--print-config"
+    )
+    parser.add_argument(
+        "--config", action="config", metavar="FILE.yaml",
+        help="read settings from this file, such as a run's config.yaml; "
+        "options after it on the command line win",
+    )  # fmt: skip
+    parser._option_string_actions["--print-config"].help = "print all settings as YAML, and end"
+    for title, fields in groups(config):
+        group = parser.add_argument_group(title)
+        for field in fields:
+            _add_option(group, field)
+    return parser
+
+
+def _word(field: "dataclasses.Field[Any]") -> str:
+    """How an argument without a flag stands in the usage line."""
+    name = field.name.upper()
+    return f"{name[:-1]} [{name[:-1]} ...] " if takes_many(field) else f"[{name}] "
+
+
+def config_from(parsed: Any, config: type[Config]) -> Config:
+    """The dataclass of what a parser of `parser_for` has parsed."""
+    return config(
+        **{
+            f.name: tuple(getattr(parsed, f.name)) if takes_many(f) else getattr(parsed, f.name)
+            for f in dataclasses.fields(config)  # type: ignore[arg-type]
+        }
+    )
+
+
+def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
+    names = [flag(field.name), *field.metadata["aliases"]]
+    about = {"help": field.metadata["help"], "default": field.default}
+    if field.type is bool:
+        group.add_argument(names[0], action=ActionYesNo(yes_prefix="", no_prefix="no-"), **about)
+        return
+    if takes_many(field):
+        about["default"] = []
+        group.add_argument(
+            field.name, nargs="*", type=str, metavar=field.name.upper()[:-1], **about
+        )
+        return
+    metavar = field.metadata["metavar"] or _metavar(field)
+    if field.metadata.get("several"):
+        group.add_argument(*names, nargs="+", action=_Joined, metavar=metavar, **about)
+        return
+    if is_argument(field):
+        group.add_argument(field.name, nargs="?", type=field.type, metavar=metavar, **about)
+        return
+    group.add_argument(*names, type=field.type, metavar=metavar, **about)
+
+
+def _metavar(field: "dataclasses.Field[Any]") -> str:
+    choices = _choices(field.type)
+    return f"{{{','.join(choices)}}}" if choices else field.name.rpartition("_")[2].upper()
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type without its None."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return annotation
+    return next(arg for arg in get_args(annotation) if arg is not types.NoneType)
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    plain = _plain_type(annotation)
+    return get_args(plain) if get_origin(plain) is Literal else ()
+
+
+class _Joined(Action):
+    """Several words as one text, with commas: ``--k 1 2 10`` is ``--k 1,2,10``."""
+
+    def __call__(self, parser: Any, namespace: Any, words: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, ",".join(words))
+
+
+class _PrintCompletion(Action):
+    """Prints the completion script of a shell, and ends."""
+
+    def __call__(self, parser: Any, _: Any, shell: Any, option: str | None = None) -> NoReturn:
+        print(parser.get_completion_script(f"shtab-{shell}"))
+        raise SystemExit(0)
+
+
+def add_completion(parser: OneLineParser) -> None:
+    # The second name is the one that jsonargparse gave this option for years.
+    parser.add_argument(
+        "--print-completion", "--print_shtab", action=_PrintCompletion, choices=SHELLS,
+        dest=SUPPRESS, default=SUPPRESS, help="print the completion script of this shell",
+    )  # fmt: skip
+
+
+# What is wrong, in one line.
+
+
+def _one_line(parser: OneLineParser, message: str) -> str:
+    """The messages of jsonargparse and argparse, reworded."""
+    for pattern, reword in _WORDINGS:
+        if found := re.match(pattern, message, re.DOTALL):
+            return reword(parser, found)
+    return f"{_flat(message)} {_see_help(parser)}"
+
+
+def _wrong_value(parser: OneLineParser, found: Found) -> str:
+    *command, dest = found[1].split(".")
+    chosen = _below(parser, command[0] if command else "")
+    action = next((a for a in chosen._actions if a.dest == dest), None)
+    value = re.search(r"(?:Got|Given) value: (.*)", found[2], re.DOTALL)
+    hint = getattr(action, "_typehint", None)
+    if action is None or value is None or hint is None:
+        return f"{flag(dest)}: {_flat(found[2])}"
+    given = set(action.option_strings) & {word.partition("=")[0] for word in parser.args or ()}
+    name = flag(dest) if action.option_strings else dest
+    return f"{given.pop() if given else name} {_flat(value[1])}: expected {_expected(hint)}"
+
+
+def _misused_option(parser: OneLineParser, found: Found) -> str:
+    complaint = re.sub("ignored explicit argument .*", "takes no value", found[2])
+    return f"{found[1]}: {_flat(complaint)} {_see_help(parser)}"
+
+
+def _unknown_argument(parser: OneLineParser, found: Found) -> str:
+    chosen = _below(parser, (parser.args or [""])[0])
+    known = [name for action in chosen._actions for name in action.option_strings]
+    kind = "option" if found[1].startswith("-") else "argument"
+    return _unknown(kind, found[1], known, chosen)
+
+
+def _unknown_command(parser: OneLineParser, found: Found) -> str:
+    return _unknown("command", found[1], _commands(parser), parser)
+
+
+def _unknown_setting(parser: OneLineParser, found: Found) -> str:
+    chosen = _below(parser, found[1])
+    return _unknown("setting", found[2], [action.dest for action in chosen._actions], chosen)
+
+
+def _no_command(parser: OneLineParser, _: Found) -> str:
+    return f"give a command: {', '.join(_commands(parser))} {_see_help(parser)}"
+
+
+def _wrong_file(_: OneLineParser, found: Found) -> str:
+    return f"--config: not a file of settings: {_flat(found[0])}"
+
+
+_WORDINGS: Final[tuple[tuple[str, Callable[[OneLineParser, Found], str]], ...]] = (
+    (r'Parser key "([\w.]+)":\s*(.*)', _wrong_value),
+    (r"argument COMMAND: invalid choice: '(.*?)'", _unknown_command),
+    (r"argument (-[^:/]+)\S*: (.*)", _misused_option),
+    (r"unrecognized arguments: (\S+)", _unknown_argument),
+    (r"Subcommand '(\w+)' does not accept option '(.*?)'", _unknown_setting),
+    (r'expected "command"', _no_command),
+    (r"(Problems parsing|Unexpected) config.*", _wrong_file),
+)
+
+
+def _expected(annotation: Any) -> str:
+    if choices := _choices(annotation):
+        return f"one of {', '.join(choices)}"
+    plain = _plain_type(annotation)
+    return _MEANING.get(plain, str(plain))
+
+
+def _unknown(kind: str, word: str, known: list[str], parser: OneLineParser) -> str:
+    """For a word that nobody knows: the nearest that somebody does."""
+    name = word.partition("=")[0]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown {kind} {name}{hint} {_see_help(parser)}"
+
+
+def _commands(parser: OneLineParser) -> list[str]:
+    return list(parser._subcommands_action.choices) if parser._subcommands_action else []
+
+
+def _below(parser: OneLineParser, word: str) -> OneLineParser:
+    """The parser of the command that this word names, or the same one."""
+    commands = parser._subcommands_action
+    found: OneLineParser = (
+        commands.choices[word] if commands and word in commands.choices else parser
+    )
+    return found
+
+
+def _see_help(parser: OneLineParser) -> str:
+    return f"(see {parser.prog} --help)"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,49 @@
+"""The settings of who waits for whom."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from leash.ps.options.base import Options, option
+from leash.ps.policy import Rule, choose_rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions(Options):
+    title: ClassVar[str] = "who waits for whom"
+
+    policy: Literal["bsp", "ssp", "asp", "dssp", "backup", "drop"] | None = option(
+        None,
+        "bsp: all wait for all; ssp: nobody runs further ahead than --staleness; asp: nobody "
+        "waits; dssp: ssp whose bound follows the workers' speed, up to --staleness-max; backup: "
+        "bsp that leaves the slowest --backup-workers out; drop: asp that leaves out a gradient "
+        "staler than --staleness. Without it --staleness decides (0 is bsp); with neither it is "
+        "ssp",
+    )
+    staleness: int | None = option(
+        None,
+        "how many steps a worker may be ahead of the slowest; ssp's default is 3. drop: how many "
+        "updates may come between a worker's pull and its push",
+        "--stale-threshold", metavar="STEPS",
+    )  # fmt: skip
+    staleness_max: int | None = option(
+        None, "dssp: the bound's upper limit, --staleness being the lower; default: 12 more",
+        metavar="STEPS",
+    )  # fmt: skip
+    backup_workers: int | None = option(
+        None, "backup: how many workers an update does not wait for; default: 1", metavar="N"
+    )
+    bound_unit: Literal["clocks", "versions"] = option(
+        "clocks",
+        "what ssp's bound counts: steps of workers, or the updates since the oldest parameters "
+        "that somebody computes with",
+    )
+
+    def check(self) -> None:
+        super().check()
+        self.rule()
+
+    def rule(self) -> Rule:
+        """Raises UsageError for settings that contradict each other."""
+        return choose_rule(
+            self.policy, self.staleness, self.staleness_max, self.backup_workers, self.bound_unit
+        )

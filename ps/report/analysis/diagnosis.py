@@ -1,0 +1,263 @@
+"""Which kind of slowness a run suffers from, what it costs, and what would help.
+
+If every worker always took its median time m, a bound would let all tick as often as the slowest:
+the share 1 - mean(m) / max(m) of their time would go into waiting, whatever the bound is. So much
+of the waiting is laid to persistent slowness; what is beyond it, to steps that stumble now and
+then, which a larger bound hides. Workers that were done before the last are time lost, too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Final, Literal
+
+from leash.ps.report.analysis.paces import LONG, SLOWER, Pace, paces
+from leash.ps.report.analysis.run import Run
+from leash.ps.report.analysis.spending import knows_waiting, spent
+from leash.ps.words import listed, percent, seconds
+
+WORTH_A_WORD: Final = 0.10  # of the workers' time; less is no reason to change anything
+STUMBLING: Final = 0.05  # of a worker's time in steps that stumble, or
+UNEVEN: Final = 1.5  # its 95th percentile over its median, from which steps count as uneven
+NAMED: Final = 5  # workers; more are counted
+
+Kind = Literal["none", "persistent", "transient", "both", "exchange", "unknown"]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Shares of all workers' time, from 0 to 1."""
+
+    waiting: float = 0.0  # for each other
+    persistent: float = 0.0  # of it, because some are lastingly slower
+    done_early: float = 0.0  # nothing left to do while others went on
+
+    @property
+    def transient(self) -> float:
+        """Of the waiting, what a larger bound could win back at most."""
+        return max(0.0, self.waiting - self.persistent)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    kind: Kind
+    headline: str  # one sentence, with what to try
+    details: tuple[str, ...] = ()
+    costs: Costs = Costs()
+    stragglers: tuple[int, ...] = ()  # ranks
+
+
+def diagnose(run: Run) -> Diagnosis:
+    """What this run suffers from."""
+    if not run.steps:
+        return Diagnosis("unknown", "No step was taken, so there is nothing to tell.")
+    if len(run.tracks) == 1:
+        return Diagnosis("none", "One worker alone: there was nobody to wait for.")
+    by_worker = paces(run)
+    if not knows_waiting(run) or len(by_worker) < len(run.tracks) / 2:
+        return _unknown(run)
+    slow = [pace for pace in by_worker.values() if pace.is_slow]
+    costs = _costs(run, by_worker)
+    kind = _kind(costs, by_worker)
+    headline = _HEADLINES[kind](run, by_worker, slow, costs)
+    return Diagnosis(
+        kind, headline, tuple(_details(kind, by_worker, costs)), costs,
+        tuple(pace.worker for pace in slow),
+    )  # fmt: skip
+
+
+def _unknown(run: Run) -> Diagnosis:
+    shares = run.wait_fractions()
+    told = f" The workers' own accounts: {percent(fmean(shares.values()))} waiting and exchanging."
+    return Diagnosis(
+        "unknown",
+        "Too little was recorded to tell who was slow: --step-events 1 records every step."
+        + (told if shares else ""),
+    )
+
+
+# What it costs.
+
+
+def _costs(run: Run, by_worker: dict[int, Pace]) -> Costs:
+    spendings = spent(run)
+    idle_s = {track.worker: _idle_s(run, track.done_s) for track in run.tracks}
+    here_s = sum(float(s.here.sum()) for s in spendings.values())
+    total_s = max(here_s + sum(idle_s.values()), 1e-9)
+    waiting = sum(float(s.waiting.sum()) for s in spendings.values()) / total_s
+    persistent = min(waiting, _lockstep([*by_worker.values()]) * here_s / total_s)
+    return Costs(waiting, persistent, sum(idle_s.values()) / total_s)
+
+
+def _lockstep(all_paces: Sequence[Pace]) -> float:
+    """The share of waiting if all tick as the slowest does: of each half, where there are both."""
+    halves = zip(*(pace.halves for pace in all_paces), strict=True)
+    parts = [[median.settled_s for median in half] for half in halves]
+    parts = parts or [[pace.whole.settled_s for pace in all_paces]]
+    return fmean(1 - fmean(part) / max(part) if max(part) > 0 else 0.0 for part in parts)
+
+
+def _idle_s(run: Run, done_s: float | None) -> float:
+    return max(0.0, run.seconds - done_s) if done_s is not None else 0.0
+
+
+def _kind(costs: Costs, by_worker: dict[int, Pace]) -> Kind:
+    lasting = costs.persistent + costs.done_early >= WORTH_A_WORD
+    passing = costs.transient >= WORTH_A_WORD
+    if lasting and passing:
+        # A part that is a quarter of the other is no second cause, but what a model leaves over.
+        minor = min(costs.transient, costs.persistent + costs.done_early)
+        if 4 * minor > max(costs.transient, costs.persistent + costs.done_early):
+            return "both" if _stumbles(by_worker) else "persistent"
+        lasting = costs.persistent + costs.done_early > costs.transient
+    if lasting:
+        return "persistent"
+    if passing:
+        return "transient" if _stumbles(by_worker) else "exchange"
+    return "none"
+
+
+def _stumbles(by_worker: dict[int, Pace]) -> bool:
+    return any(p.stumbling_share >= STUMBLING or p.spread >= UNEVEN for p in by_worker.values())
+
+
+# Headlines.
+
+
+def _persistent(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: Costs) -> str:
+    if costs.done_early > costs.persistent:
+        return f"{_who(by_worker, slow)}: {_done_early(run)}"
+    adaptive = [
+        option
+        for option, setting, value in (
+            ("--local-steps auto", "local_steps", "auto"),
+            ("--batch-plan weighted", "batch_plan", "weighted"),
+        )
+        if run.config.get(setting) != value
+    ]
+    hint = f"; try {' or '.join(adaptive)}" if len(adaptive) == 2 else ", nor could its plan"
+    return f"{_who(by_worker, slow)}: bounds cannot hide that{hint}"
+
+
+def _done_early(run: Run) -> str:
+    first = min((track.done_s for track in run.tracks if track.done_s is not None), default=0.0)
+    gap = seconds(run.seconds - first)
+    plan = run.summary.get("data_plan", run.config.get("data_plan"))  # the one that was followed
+    hint = "" if plan == "lease" else "; try --data-plan lease"
+    return f"the others had done their shares of the data up to {gap} before the end{hint}"
+
+
+def _transient(run: Run, by_worker: dict[int, Pace], _: list[Pace], __: Costs) -> str:
+    worst = max(by_worker.values(), key=lambda pace: (pace.stumbling_share, pace.spread))
+    return f"steps stumble now and then ({_stumble(worst)}): {_wider(run)}"
+
+
+def _wider(run: Run) -> str:
+    bound = (run.changes[-1].bound if run.changes else run.bound) or 0
+    staleness = f"--staleness {10 if bound < 10 else 2 * bound}"
+    policy = "--policy ssp " if bound == 0 else ""
+    return f"a larger bound hides that; try {policy}{staleness}"
+
+
+def _both(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: Costs) -> str:
+    return (
+        f"{_persistent(run, by_worker, slow, costs)}. Besides, "
+        f"{_transient(run, by_worker, slow, costs)}"
+    )
+
+
+def _exchange(_: Run, by_worker: dict[int, Pace], __: list[Pace], costs: Costs) -> str:
+    typical_s = min(pace.median_s for pace in by_worker.values())
+    return (
+        f"no stragglers, yet {percent(costs.waiting)} of the time went into waiting: a step's own "
+        f"work takes only {seconds(typical_s)}, so taking turns costs as much; try a larger "
+        "--batch-size, or --local-steps 8"
+    )
+
+
+def _none(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: Costs) -> str:
+    lost = f"{percent(costs.waiting + costs.done_early)} of the workers' time was lost to it"
+    if slow:
+        return f"{_who(by_worker, slow)}, and this run copes: {lost}"
+    if _stumbles(by_worker):
+        return f"no stragglers: steps vary, and this run copes: {lost}"
+    medians = sorted(pace.median_s for pace in by_worker.values())
+    return (
+        f"no stragglers: a step takes every worker about the same time ({_between(medians)}), and "
+        f"{percent(costs.waiting)} of their time went into waiting"
+    )
+
+
+_HEADLINES: Final = {
+    "persistent": _persistent, "transient": _transient, "both": _both, "exchange": _exchange,
+    "none": _none,
+}  # fmt: skip
+
+
+# Words.
+
+
+def _who(by_worker: dict[int, Pace], slow: Sequence[Pace]) -> str:
+    """Who differs, when, and by how much."""
+    if not slow:
+        fastest = min(by_worker.values(), key=lambda pace: pace.whole.ratio)
+        if not 0 < fastest.whole.ratio <= 1 / SLOWER:
+            return "the workers are of unequal speed"
+        return f"worker {fastest.worker} is persistently {1 / fastest.whole.ratio:.1f} × faster"
+    ratios = sorted(pace.ratio for pace in slow)
+    factor = f"{ratios[0]:.1f}"
+    if f"{ratios[-1]:.1f}" != factor:
+        factor += f" to {ratios[-1]:.1f}"
+    when = {_when(pace) for pace in slow}
+    told = when.pop() if len(when) == 1 else "at least for a time"
+    if len(slow) == 1:
+        return f"worker {slow[0].worker} is {told} {factor} × slower"
+    if len(slow) > NAMED:
+        return f"{len(slow)} of {len(by_worker)} workers are {told} {factor} × slower"
+    ranks = listed([str(pace.worker) for pace in slow])
+    return f"workers {ranks} are {told} {factor} × slower"
+
+
+def _when(pace: Pace) -> str:
+    if pace.slow_half is None:
+        return "persistently"
+    return f"in the {('first', 'second')[pace.slow_half]} half of the run"
+
+
+def _stumble(pace: Pace) -> str:
+    if pace.stumbling_share >= STUMBLING:
+        return (f"worker {pace.worker} spends {percent(pace.stumbling_share)} of its computing in "
+                f"steps longer than {LONG:.0f} × its median")  # fmt: skip
+    return f"worker {pace.worker}'s slowest 5 % take over {pace.spread:.1f} × its median"
+
+
+def _between(values: Sequence[float]) -> str:
+    low, high = seconds(values[0]), seconds(values[-1])
+    return low if low == high else f"{low} to {high}"
+
+
+def _parts(costs: Costs) -> str:
+    """What the waiting is made of, and what a bound could win back of it."""
+    if costs.transient < 0.01:
+        return ", because some are lastingly slower: a larger bound wins nothing back."
+    if costs.persistent < 0.01:
+        return ", which a larger bound wins back in part."
+    return (
+        f": {percent(costs.persistent)} because some are lastingly slower, and "
+        f"{percent(costs.transient)} besides. A larger bound wins back this second part at most."
+    )
+
+
+def _details(kind: Kind, by_worker: dict[int, Pace], costs: Costs) -> list[str]:
+    lines = []
+    if costs.waiting >= 0.01:
+        line = f"{percent(costs.waiting)} of the workers' time went into waiting for each other"
+        lines.append(line + (_parts(costs) if kind != "none" else "."))
+    if costs.done_early >= 0.01:
+        lines.append(f"{percent(costs.done_early)} was lost because workers had done their part "
+                     "before the last one had.")  # fmt: skip
+    if kind != "none":
+        medians = sorted(pace.median_s for pace in by_worker.values())
+        lines.append(f"A step's own work, without waiting, takes {_between(medians)} (medians of "
+                     "the workers).")  # fmt: skip
+    return lines

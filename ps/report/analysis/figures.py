@@ -1,0 +1,102 @@
+"""The figures at the top of a page: what a run came to, in numbers."""
+
+from dataclasses import dataclass
+
+from leash.ps.report.analysis.diagnosis import Diagnosis
+from leash.ps.report.analysis.run import Run
+from leash.ps.words import NONE, count, decimal, percent, seconds
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    name: str
+    value: str
+    about: str = ""  # a few words below it
+
+
+def key_figures(run: Run, diagnosis: Diagnosis) -> list[KeyFigure]:
+    """Those of which the run tells, the most asked for first."""
+    figures = [
+        _accuracy(run), _loss(run), _time(run), _speed(run), _waiting(run, diagnosis), _lag(run),
+        _staleness(run), *_troubles(run),
+    ]  # fmt: skip
+    return [figure for figure in figures if figure is not None]
+
+
+def _accuracy(run: Run) -> KeyFigure | None:
+    known = [e.accuracy for e in run.evaluations if e.accuracy is not None]
+    if not known:
+        return None
+    best = f"best {percent(max(known), 2)}" if max(known) > known[-1] else ""
+    return KeyFigure("test accuracy", percent(known[-1], 2), best)
+
+
+def _loss(run: Run) -> KeyFigure | None:
+    known = [e.loss for e in run.evaluations if e.loss is not None]
+    return KeyFigure("test loss", decimal(known[-1])) if known else None
+
+
+def _time(run: Run) -> KeyFigure | None:
+    if not run.started:
+        return None
+    epochs = run.summary.get("epochs")
+    about = f"{epochs} epoch{'s' if epochs != 1 else ''}" if epochs else ""
+    if run.scale != 1:
+        full = seconds(run.seconds / run.scale)
+        about = ", ".join(filter(None, (about, f"{full} at full scale")))
+    return KeyFigure("training", seconds(run.seconds), about)
+
+
+def _speed(run: Run) -> KeyFigure | None:
+    if not run.steps or run.seconds <= 0:
+        return None
+    about = f"{count(run.steps)} steps"
+    if run.scale != 1:
+        about += f", {decimal(run.steps / run.seconds * run.scale)}/s at full scale"
+    return KeyFigure("steps/s", decimal(run.steps / run.seconds), about)
+
+
+def _waiting(run: Run, diagnosis: Diagnosis) -> KeyFigure | None:
+    if diagnosis.kind != "unknown":
+        early = diagnosis.costs.done_early
+        about = f"and {percent(early)} idle at the end" if early >= 0.01 else "of the workers' time"
+        return KeyFigure("waiting", percent(diagnosis.costs.waiting), about)
+    shares = run.wait_fractions()
+    if not shares:
+        return None
+    return KeyFigure("waiting", percent(sum(shares.values()) / len(shares)), "and exchanging")
+
+
+def _lag(run: Run) -> KeyFigure | None:
+    if (lag := run.summary.get("max_lag")) is None:
+        return None
+    bound = f"bound {run.bound}" if run.bound is not None else "no bound"
+    return KeyFigure("largest lag", count(lag), bound if not run.changes else "the policy changed")
+
+
+def _staleness(run: Run) -> KeyFigure | None:
+    if (mean := run.summary.get("mean_staleness")) is None:
+        return None
+    largest = run.summary.get("max_staleness")
+    return KeyFigure("mean staleness", decimal(mean), f"at most {largest}" if largest else "")
+
+
+def _troubles(run: Run) -> list[KeyFigure | None]:
+    dropped = sum(track.steps.dropped for track in run.tracks)
+    summary = run.summary
+    return [
+        _if_any("samples used twice", summary.get("samples_twice"), "after a worker was lost"),
+        _if_any("gradients dropped", summary.get("dropped", dropped), "staler than allowed"),
+        _if_any("workers left behind", summary.get("evictions"), "silent for too long"),
+        _if_any("refused chunks", summary.get("nonfinite_chunks"), "not finite"),
+    ]
+
+
+def _if_any(name: str, value: object, about: str) -> KeyFigure | None:
+    if not isinstance(value, int | float) or not value:
+        return None
+    return KeyFigure(name, count(value), about)
+
+
+def value_of(figures: list[KeyFigure], name: str) -> str:
+    return next((figure.value for figure in figures if figure.name == name), NONE)

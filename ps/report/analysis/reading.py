@@ -1,0 +1,221 @@
+"""A run directory ▸ `Run`. The events are read as a stream: a million of them take seconds."""
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import yaml
+
+from leash.ps.errors import UsageError, shown
+from leash.ps.report.analysis.run import (
+    Accounts,
+    Change,
+    Evaluated,
+    Floats,
+    Interval,
+    Run,
+    Steps,
+    Track,
+)
+
+Event = dict[str, Any]
+STEP_COLUMNS: Final = ("step", "pushed_s", "replied_s", "began_s", "lag", "staleness")
+ACCOUNT_COLUMNS: Final = ("t", "step", "loss", "compute_s", "wait_s")
+
+
+def read_run(path: Path, name: str | None = None) -> Run:
+    """What this run directory holds.
+
+    Raises:
+        UsageError: it is no run directory, or one of its files is damaged.
+    """
+    events = path / "events.jsonl"
+    if not events.is_file():
+        raise UsageError(f"{path}: holds no run: expected a run directory, with events.jsonl in it")
+    reader = EventReader()
+    try:
+        for event in _events(events):
+            reader.take(event)
+    except (KeyError, TypeError, ValueError) as error:
+        place = f"line {reader.taken + 1}"
+        raise UsageError(f"{events}: {place} is no event: {error!r}") from error
+    return reader.run(path, name or path.resolve().name, _config(path), _summary(path))
+
+
+def _events(path: Path) -> Iterator[Event]:
+    """A line that is no event is an error, unless it is the last: a killed server leaves half."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            event = _parsed(line)
+            if event is not None:
+                yield event
+            elif line.endswith("\n"):
+                raise UsageError(f"{path}: line {number} is no event: {shown(line)}")
+
+
+def _parsed(line: str) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event and "t" in event else None
+
+
+def _config(run: Path) -> Event:
+    path = run / "config.yaml"
+    try:
+        settings = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: no file of settings: {error}") from error
+    return settings if isinstance(settings, dict) else {}
+
+
+def _summary(run: Path) -> Event:
+    path = run / "summary.json"
+    try:
+        summary = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UsageError(f"{path}: no summary: {error}") from error
+    return summary if isinstance(summary, dict) else {}
+
+
+def _table(columns: tuple[str, ...]) -> dict[str, "array[float]"]:
+    return {name: array("d") for name in columns}
+
+
+@dataclass
+class _Growing:
+    """A worker's track while the events go by."""
+
+    steps: dict[str, "array[float]"] = field(default_factory=lambda: _table(STEP_COLUMNS))
+    accounts: dict[str, "array[float]"] = field(default_factory=lambda: _table(ACCOUNT_COLUMNS))
+    present: list[Interval] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    here_since: float | None = None
+    pushed: tuple[int, float] | None = None  # step and time of the push that has no reply yet
+    replied: tuple[int, float] | None = None  # of the newest reply of this process
+    dropped: int = 0
+
+    def leave(self, t: float, reason: str) -> None:
+        if self.here_since is not None:
+            self.present.append((self.here_since, t))
+            self.reasons.append(reason)
+        self.here_since = self.pushed = self.replied = None
+
+    def reply(self, t: float, event: Event) -> None:
+        step = event["step"]
+        if self.pushed is None or self.pushed[0] != step:
+            return  # its push was before the file began, or went to an older process
+        follows = self.replied is not None and self.replied[0] == step - 1
+        began_s = self.replied[1] if follows and self.replied else np.nan
+        row = (step, self.pushed[1], t, began_s, event.get("lag", 0), event.get("staleness", 0))
+        for name, value in zip(STEP_COLUMNS, row, strict=True):
+            self.steps[name].append(value)
+        self.dropped += bool(event.get("dropped"))
+        self.pushed, self.replied = None, (step, t)
+
+    def account(self, t: float, event: Event) -> None:
+        row = (t, *(event.get(name) for name in ACCOUNT_COLUMNS[1:]))
+        for name, value in zip(ACCOUNT_COLUMNS, row, strict=True):
+            self.accounts[name].append(np.nan if value is None else value)
+
+
+class EventReader:
+    """Takes events in their order; in the end it knows the run."""
+
+    def __init__(self) -> None:
+        self._growing: dict[int, _Growing] = {}
+        self._evaluations: list[tuple[float, Event]] = []
+        self._changes: list[tuple[float, Event]] = []
+        self._started: Event | None = None
+        self._last_t = 0.0
+        self.taken = 0  # events, so far
+
+    def take(self, event: Event) -> None:
+        t = self._last_t = float(event["t"])
+        worker = event.get("worker")
+        match event["event"]:
+            case "push":
+                self._of(worker).pushed = (event["step"], t)
+            case "step":
+                self._of(worker).reply(t, event)
+            case "training":
+                self._of(worker).account(t, event)
+            case "joined" if worker:
+                self._of(worker).leave(t, "replaced")
+                self._of(worker).here_since = t
+            case "left" if worker:
+                self._of(worker).leave(t, str(event.get("reason", "")))
+            case "started":
+                self._started = event
+            case "evaluated":
+                self._evaluations.append((t, event))
+            case "policy_changed":
+                self._changes.append((t, event))
+        self.taken += 1
+
+    def run(self, path: Path, name: str, config: Event, summary: Event) -> Run:
+        started = self._started or {}
+        zero_s = float(started.get("t", 0.0))
+        end_s = self._end_s()
+        tracks = [_track(rank, g, zero_s, end_s) for rank, g in sorted(self._growing.items())]
+        policy = started.get("policy", summary.get("policy", config.get("policy")))
+        return Run(
+            path=path, name=name, config=config, summary=summary, policy=policy,
+            bound=started.get("bound", summary.get("bound")), started=bool(started),
+            seconds=max(0.0, end_s - zero_s) if started else 0.0,
+            step_events=int(started.get("step_events", 1)), tracks=tuple(tracks),
+            evaluations=tuple(_evaluated(t - zero_s, e) for t, e in self._evaluations),
+            changes=tuple(_change(t - zero_s, e) for t, e in self._changes),
+            is_cut=summary.get("ended", "done") != "done" or not summary,
+        )  # fmt: skip
+
+    def _of(self, worker: Any) -> _Growing:
+        return self._growing.setdefault(int(worker), _Growing())
+
+    def _end_s(self) -> float:
+        """The last worker's end; the end of the file if somebody was still there."""
+        growing = self._growing.values()
+        if any(g.here_since is not None for g in growing):
+            return self._last_t
+        return max((g.present[-1][1] for g in growing if g.present), default=self._last_t)
+
+
+def _track(worker: int, growing: _Growing, zero_s: float, end_s: float) -> Track:
+    growing.leave(end_s, "")
+    steps = {name: _array(growing.steps[name]) for name in STEP_COLUMNS}
+    for name in ("pushed_s", "replied_s", "began_s"):
+        steps[name] = steps[name] - zero_s
+    accounts = {name: _array(growing.accounts[name]) for name in ACCOUNT_COLUMNS}
+    accounts["t"] = accounts["t"] - zero_s
+    present = tuple((max(0.0, a - zero_s), max(0.0, b - zero_s)) for a, b in growing.present)
+    return Track(
+        worker, Steps(**steps, dropped=growing.dropped), Accounts(**accounts), present,
+        tuple(growing.reasons),
+    )  # fmt: skip
+
+
+def _array(column: "array[float]") -> Floats:
+    return np.array(column, dtype=np.float64)
+
+
+def _evaluated(t: float, event: Event) -> Evaluated:
+    return Evaluated(t, int(event.get("epoch", 0)), event.get("accuracy"), event.get("loss"))
+
+
+def _change(t: float, event: Event) -> Change:
+    return Change(t, str(event.get("policy", "?")), event.get("bound"))
+
+
+def read_runs(paths: Iterable[Path]) -> list[Run]:
+    """These runs, each with a name that tells it from the others."""
+    paths = list(paths)
+    names = [path.resolve().name for path in paths]
+    return [
+        read_run(path, name if names.count(name) == 1 else "/".join(path.resolve().parts[-2:]))
+        for path, name in zip(paths, names, strict=True)
+    ]

@@ -1,0 +1,221 @@
+"""Shares of time, step times, and histograms: how workers and runs compare."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from leash.ps.report.analysis.paces import Pace, paces
+from leash.ps.report.analysis.run import Floats, Run
+from leash.ps.report.analysis.spending import knows_exchanging, knows_waiting, spent
+from leash.ps.report.pictures.drawing import Key, Picture, new_figure
+from leash.ps.report.pictures.lineup import Shown
+from leash.ps.report.pictures.style import BLUE, INK, MUTED, RED, STATE_COLORS
+from leash.ps.report.pictures.timeline import chosen_tracks, state_keys
+from leash.ps.words import decimal, percent, seconds
+
+SHARED: Final = ("computing", "exchanging", "waiting")
+MAX_BARS: Final = 40  # of a histogram
+
+
+# Shares of time.
+
+
+def share_picture(shown: Sequence[Shown]) -> Picture | None:
+    """Computing, exchanging, waiting: of each worker, or the means of several runs."""
+    rows = _run_shares(shown) if len(shown) > 1 else _worker_shares(shown[0].run)
+    if not rows:
+        return None
+    known = [s.run for s in shown if knows_waiting(s.run)]
+    whose = "worker" if len(shown) == 1 else ""
+
+    def make(width_in: float) -> Figure:
+        figure, axis = _horizontal(width_in, [label for label, _ in rows], whose)
+        for place, (_, shares) in enumerate(rows):
+            left = 0.0
+            for state, share in zip(SHARED, shares, strict=True):
+                axis.barh(place, share, left=left, height=0.72, color=STATE_COLORS[state])
+                left += share
+            axis.annotate(percent(shares[-1]), (1, place), (4, 0), va="center", color=INK,
+                          textcoords="offset points", annotation_clip=False)  # fmt: skip
+        axis.set(xlim=(0, 1), xlabel="share of the time in the run; the figure is what was waited")
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+        axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        return figure
+
+    keys = state_keys(known[0]) if known else (Key("waiting", STATE_COLORS["waiting"]),)
+    return Picture("time-shares", "Where the time went", "", make, keys)
+
+
+def _worker_shares(run: Run) -> list[tuple[str, tuple[float, ...]]]:
+    ranks = [track.worker for track in chosen_tracks(run)]
+    if not knows_waiting(run):
+        return _from_summary(run, ranks)
+    done = spent(run)
+    return [(str(w), tuple(done[w].share(state) for state in SHARED)) for w in ranks]
+
+
+def _from_summary(run: Run, ranks: Sequence[int]) -> list[tuple[str, tuple[float, ...]]]:
+    told = run.wait_fractions()
+    return [(str(w), (1 - told[w], 0.0, told[w])) for w in ranks if w in told]
+
+
+def _run_shares(shown: Sequence[Shown]) -> list[tuple[str, tuple[float, ...]]]:
+    rows = []
+    for s in shown:
+        shares = [of_worker for _, of_worker in _worker_shares(s.run)]
+        if shares:
+            rows.append((s.run.name, tuple(np.mean(shares, axis=0).tolist())))
+    return rows
+
+
+def shares_tell_exchanging(shown: Sequence[Shown]) -> bool:
+    return any(knows_exchanging(s.run) for s in shown)
+
+
+# Step times.
+
+
+def pace_picture(run: Run) -> Picture | None:
+    """Each worker's step times without waiting: persistent slowness moves the dot, transient
+    slowness draws the line out."""
+    by_worker = paces(run)
+    chosen = [by_worker[t.worker] for t in chosen_tracks(run) if t.worker in by_worker]
+    if not chosen:
+        return None
+
+    def make(width_in: float) -> Figure:
+        figure, axis = _horizontal(width_in, [str(pace.worker) for pace in chosen], "worker")
+        for place, pace in enumerate(chosen):
+            _draw_pace(axis, place, pace)
+        axis.set(xscale="log", xlabel="a step's own time, without waiting")
+        _time_ticks(axis, chosen)
+        return figure
+
+    return Picture(
+        "step-times", "How long a step takes each worker",
+        "The dot is the median, the line reaches from the fastest to the slowest 5 %. A dot to the "
+        "right is persistent slowness; a long line is transient slowness.",
+        make,
+    )  # fmt: skip
+
+
+def _draw_pace(axis: Axes, place: int, pace: Pace) -> None:
+    color = RED if pace.is_slow else BLUE
+    low, high = np.percentile(pace.own_s, [5, 95])
+    axis.plot([max(low, 1e-7), max(high, 1e-7)], [place, place], color=color, linewidth=3,
+              alpha=0.35, solid_capstyle="round")  # fmt: skip
+    axis.plot([pace.median_s], [place], "o", color=color, markersize=6)
+    if pace.is_slow:
+        axis.annotate(f"{pace.ratio:.1f} ×", (pace.median_s, place), (0, 6), ha="center",
+                      textcoords="offset points", color=color, fontsize=8)  # fmt: skip
+
+
+def _time_ticks(axis: Axes, chosen: Sequence[Pace]) -> None:
+    ends = np.concatenate([np.percentile(pace.own_s, [5, 95]) for pace in chosen])
+    ends = np.maximum(ends, 1e-7)
+    axis.set_xlim(ends.min() / 1.5, ends.max() * 1.5)
+    decades = np.log10(ends.max() / ends.min())
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1,)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: seconds(x)))
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def _horizontal(width_in: float, labels: Sequence[str], whose: str) -> tuple[Figure, Axes]:
+    bar_in = float(np.interp(len(labels), [1, 8, 64], [0.4, 0.27, 0.12]))
+    figure, (axis,) = new_figure(width_in, max(1.6, 0.8 + bar_in * len(labels)))
+    every = 1 if len(labels) <= 24 else 4
+    axis.set_yticks(range(len(labels)), [w if i % every == 0 else "" for i, w in enumerate(labels)])
+    axis.set(ylim=(len(labels) - 0.4, -0.6), ylabel=whose)
+    axis.grid(axis="y", visible=False)
+    return figure, axis
+
+
+# Histograms.
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Shares of steps; bar i reaches over the whole numbers from starts[i] to starts[i+1] - 1."""
+
+    starts: Floats  # one more than shares
+    shares: Floats
+    mean: float
+
+
+def histogram(values: Floats, largest: float) -> Histogram | None:
+    """Of whole numbers from 0 to `largest`, in at most MAX_BARS bars of one width."""
+    if not len(values):
+        return None
+    width = max(1, int(np.ceil((largest + 1) / MAX_BARS)))
+    starts = np.arange(0, largest + 1 + width, width, dtype=np.float64)
+    counts, _ = np.histogram(values, starts)
+    return Histogram(starts, counts / len(values), float(values.mean()))
+
+
+def _all(run: Run, name: str) -> Floats:
+    columns: list[Floats] = [getattr(track.steps, name) for track in run.tracks]
+    return np.concatenate(columns) if columns else np.empty(0)
+
+
+def staleness_picture(shown: Sequence[Shown]) -> Picture | None:
+    return _histograms(
+        shown, "staleness", "Staleness", "updates between a pull and the push after it",
+        "How many updates, by anyone, reached the parameters while a gradient was computed.",
+        lambda _: None,
+    )  # fmt: skip
+
+
+def lag_picture(shown: Sequence[Shown]) -> Picture | None:
+    return _histograms(
+        shown, "lag", "Lag", "steps ahead of the slowest worker",
+        "How far a worker was ahead when it began a step. The bound is the dashed line.",
+        lambda run: run.bound if not run.changes else None,
+    )  # fmt: skip
+
+
+def _histograms(
+    shown: Sequence[Shown],
+    name: str,
+    title: str,
+    label: str,
+    note: str,
+    bound_of: Callable[[Run], int | None],
+) -> Picture | None:
+    values = [_all(s.run, name) for s in shown]
+    largest = max((float(v.max()) for v in values if len(v)), default=-1.0)
+    rows = [(s, h) for s, v in zip(shown, values, strict=True) if (h := histogram(v, largest))]
+    if not rows:
+        return None
+
+    def make(width_in: float) -> Figure:
+        height_in = 2.5 if len(rows) == 1 else 0.7 + 0.62 * len(rows)
+        figure, axes = new_figure(width_in, height_in, len(rows), sharex=True)
+        for axis, (s, h) in zip(axes, rows, strict=True):
+            _draw_histogram(axis, s, h, alone=len(rows) == 1)
+            if (bound := bound_of(s.run)) is not None:
+                axis.axvline(bound + 0.5, color=MUTED, linewidth=1.2, linestyle=(0, (3, 2)))
+        axes[-1].set_xlabel(label)
+        axes[-1].set_xlim(-0.6, max(largest, *(bound_of(s.run) or 0 for s, _ in rows)) + 1)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        return figure
+
+    keys = tuple(dict.fromkeys(Key(s.label, s.color) for s, _ in rows)) if len(rows) > 1 else ()
+    return Picture(name, title, note, make, keys, has_legend=False)
+
+
+def _draw_histogram(axis: Axes, s: Shown, h: Histogram, *, alone: bool) -> None:
+    width = float(h.starts[1] - h.starts[0])
+    axis.bar(h.starts[:-1] + (width - 1) / 2, h.shares, width * 0.86, color=s.color)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
+    mean = f"mean {decimal(h.mean)}"
+    if alone:
+        axis.set_ylabel("share of the steps")
+        axis.set_title(mean, loc="right", color=MUTED, fontsize=8.5)
+        return
+    axis.set_yticks([])
+    axis.set_title(f"{s.run.name}: {mean}", color=INK, fontsize=8, pad=2)

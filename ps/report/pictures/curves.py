@@ -1,0 +1,233 @@
+"""What was reached over time and over steps: accuracy, loss, speed."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from leash.ps.report.analysis.run import Floats, Run
+from leash.ps.report.pictures.drawing import (
+    Key,
+    Picture,
+    count_axis,
+    edges_of,
+    mark_changes,
+    new_figure,
+    time_axis,
+)
+from leash.ps.report.pictures.lineup import Shown
+from leash.ps.report.pictures.style import BLUE, INK, ORANGE
+
+HEIGHT_IN: Final = 2.7
+SPEED_HEIGHT_IN: Final = 1.9
+LOSS_BINS: Final = 80
+SPEED_BINS: Final = 48
+LOG_FROM: Final = 15.0  # largest over smallest, from which a loss wants a logarithmic axis
+# The same for errors, so that 98 and 99 % are as far apart as 80 and 90 %; where ticks may be.
+LOG_ERRORS_FROM: Final = 8.0
+LEAST_ERROR: Final = 0.01  # percent; 100 % has no place on such an axis
+ACCURACY_TICKS: Final = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99)
+
+Curve = tuple[Floats, Floats]  # x, y
+
+
+def curve_pictures(shown: Sequence[Shown]) -> list[Picture]:
+    """Accuracy and loss, each over time and over steps, as far as the runs tell of them."""
+    pictures = []
+    if any(len(accuracy(s.run)[0]) for s in shown):
+        pictures += _pair(shown, "accuracy", "Test accuracy", _draw_accuracy)
+    if any(len(c(s.run)[0]) for s in shown for c in (test_loss, training_loss)):
+        pictures += _pair(shown, "loss", "Loss", _draw_loss)
+    return pictures
+
+
+def _pair(
+    shown: Sequence[Shown],
+    name: str,
+    title: str,
+    draw: Callable[[Axes, Sequence[Shown], Callable[[Run, Curve], Curve]], None],
+) -> list[Picture]:
+    def over_time(width_in: float) -> Figure:
+        figure, (axis,) = new_figure(width_in, HEIGHT_IN)
+        draw(axis, shown, lambda run, curve: (curve[0] / _scale(shown, run), curve[1]))
+        _common_time_axis(axis, shown)
+        if len(shown) == 1:
+            mark_changes(axis, shown[0].run.changes)
+        return figure
+
+    def over_steps(width_in: float) -> Figure:
+        figure, (axis,) = new_figure(width_in, HEIGHT_IN)
+        draw(axis, shown, _by_steps)
+        count_axis(axis, "steps of all workers")
+        return figure
+
+    keys = _keys(shown, name)
+    has_legend = len(shown) == 1  # otherwise the page has one for all
+    pictures = [Picture(f"{name}-over-time", f"{title} over time", "", over_time, keys,
+                        has_legend=has_legend)]  # fmt: skip
+    if any(s.run.steps_at(np.zeros(1)) is not None for s in shown):
+        pictures.append(Picture(f"{name}-over-steps", f"{title} over steps", "", over_steps, keys,
+                                has_legend=has_legend))  # fmt: skip
+    return pictures
+
+
+def _scale(shown: Sequence[Shown], run: Run) -> float:
+    """Beside others a run is drawn at full scale: else the shortest delays would win."""
+    return run.scale if len(shown) > 1 else 1.0
+
+
+def _common_time_axis(axis: Axes, shown: Sequence[Shown]) -> None:
+    time_axis(axis, max(s.run.seconds / _scale(shown, s.run) for s in shown))
+    if len(shown) > 1 and any(s.run.scale != 1 for s in shown):
+        axis.set_xlabel(axis.get_xlabel().replace("time,", "time at full scale,"))
+
+
+def _keys(shown: Sequence[Shown], name: str) -> tuple[Key, ...]:
+    if len(shown) > 1:
+        return tuple(dict.fromkeys(Key(s.label, s.color, s.line) for s in shown))
+    if name == "loss":
+        curves = (("training", ORANGE, training_loss), ("test", BLUE, test_loss))
+        return tuple(Key(w, color, "-") for w, color, of in curves if len(of(shown[0].run)[0]))
+    return ()
+
+
+def _by_steps(run: Run, curve: Curve) -> Curve:
+    steps = run.steps_at(curve[0])
+    return (steps, curve[1]) if steps is not None else (np.empty(0), np.empty(0))
+
+
+# Data.
+
+
+def accuracy(run: Run) -> Curve:
+    """Percent over seconds."""
+    return _evaluated([(e.t, 100 * e.accuracy) for e in run.evaluations if e.accuracy is not None])
+
+
+def test_loss(run: Run) -> Curve:
+    return _evaluated([(e.t, e.loss) for e in run.evaluations if e.loss is not None])
+
+
+def _evaluated(points: Sequence[tuple[float, float]]) -> Curve:
+    table = np.array(points, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def training_loss(run: Run) -> Curve:
+    """The mean of what all workers told, in bins of time."""
+    t = np.concatenate([track.accounts.t for track in run.tracks] or [np.empty(0)])
+    loss = np.concatenate([track.accounts.loss for track in run.tracks] or [np.empty(0)])
+    known = np.isfinite(loss)
+    return binned_mean(t[known], loss[known], edges_of(run.seconds, LOSS_BINS))
+
+
+def binned_mean(t: Floats, values: Floats, edges: Floats) -> Curve:
+    """The mean time and value in each bin that has any."""
+    place = np.clip(np.searchsorted(edges, t, side="right") - 1, 0, len(edges) - 2)
+    counts = np.bincount(place, minlength=len(edges) - 1)
+    has = counts > 0
+    mean_t = np.bincount(place, t, len(edges) - 1)[has] / counts[has]
+    return mean_t, np.bincount(place, values, len(edges) - 1)[has] / counts[has]
+
+
+def speed(run: Run) -> Curve:
+    """Steps a second of all workers, over seconds; empty where no step was recorded."""
+    pushed_s = run.pushed_s()
+    if not len(pushed_s) or run.seconds <= 0:
+        return np.empty(0), np.empty(0)
+    bins = int(np.clip(len(pushed_s) // 20, 1, SPEED_BINS))
+    edges = edges_of(run.seconds, bins)
+    counts, _ = np.histogram(pushed_s, edges)
+    return (edges[:-1] + edges[1:]) / 2, counts * run.step_events / np.diff(edges)
+
+
+# Drawing.
+
+
+def _draw_accuracy(
+    axis: Axes, shown: Sequence[Shown], along: Callable[[Run, Curve], Curve]
+) -> None:
+    values = [np.empty(0)]
+    for s in shown:
+        x, y = along(s.run, accuracy(s.run))
+        values.append(y)
+        axis.plot(x, y, color=s.color, linestyle=s.line, linewidth=1.6, markersize=3,
+                  marker="o" if len(shown) == 1 or len(x) == 1 else "")  # fmt: skip
+        if len(shown) == 1 and len(x):
+            _label_last(axis, x, y, f"{y[-1]:.2f} %")
+    _scale_accuracy(axis, np.concatenate(values))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} %"))
+    axis.set_xlim(left=0)
+
+
+def _scale_accuracy(axis: Axes, values: Floats) -> None:
+    """Logarithmic in the errors, where these differ much: else all good runs look alike."""
+    errors = np.maximum(100.0 - values, LEAST_ERROR)
+    if not len(errors) or errors.max() < LOG_ERRORS_FROM * errors.min():
+        return
+    axis.set_yscale("function", functions=(
+        lambda y: -np.log10(np.maximum(100.0 - y, LEAST_ERROR)), lambda v: 100.0 - 10.0**-v,
+    ))  # fmt: skip
+    lowest, highest = 100.0 - 1.15 * errors.max(), 100.0 - errors.min() / 1.15
+    axis.set_ylim(max(0.0, lowest), highest)
+    axis.set_yticks([tick for tick in ACCURACY_TICKS if lowest <= tick <= highest])
+
+
+def _draw_loss(axis: Axes, shown: Sequence[Shown], along: Callable[[Run, Curve], Curve]) -> None:
+    values = [np.empty(0)]
+    for s in shown:
+        curves = [(training_loss(s.run), ORANGE, 1.2), (test_loss(s.run), BLUE, 1.6)]
+        if len(shown) > 1:
+            curves = [(curves[1 if len(curves[1][0][0]) else 0][0], s.color, 1.6)]
+        for curve, color, width in curves:
+            x, y = along(s.run, curve)
+            marker = "o" if curve is not curves[0][0] or len(y) < 2 else ""
+            axis.plot(x, y, color=color, linestyle=s.line, linewidth=width, marker=marker,
+                      markersize=3)  # fmt: skip
+            values.append(y)
+    _scale_loss(axis, np.concatenate(values))
+    axis.set_xlim(left=0)
+
+
+def _scale_loss(axis: Axes, values: Floats) -> None:
+    axis.set_ylabel("mean per sample")
+    if len(values) and values.min() > 0 and values.max() > LOG_FROM * values.min():
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    elif len(values) and values.min() >= 0:
+        axis.set_ylim(bottom=0)
+
+
+def _label_last(axis: Axes, x: Floats, y: Floats, text: str) -> None:
+    axis.annotate(text, (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center",
+                  color=INK, fontweight="bold", annotation_clip=False)  # fmt: skip
+
+
+def speed_picture(shown: Sequence[Shown]) -> Picture | None:
+    curves = [(s, *speed(s.run)) for s in shown]
+    if not any(len(t) for _, t, _ in curves):
+        return None
+
+    def make(width_in: float) -> Figure:
+        figure, (axis,) = new_figure(width_in, HEIGHT_IN if len(shown) > 1 else SPEED_HEIGHT_IN)
+        for s, measured_s, steps_per_s in curves:
+            scale = _scale(shown, s.run)
+            t, per_s = measured_s / scale, steps_per_s * scale
+            if len(shown) == 1:
+                axis.fill_between(t, per_s, color=s.color, alpha=0.15, linewidth=0)
+            axis.plot(t, per_s, color=s.color, linestyle=s.line, linewidth=1.6,
+                      marker="o" if len(t) == 1 else "")  # fmt: skip
+        longest_s = max(s.run.seconds / _scale(shown, s.run) for s in shown)
+        axis.set(ylim=(0, None), xlim=(0, max(longest_s, 1e-9)), ylabel="steps/s, all workers")
+        _common_time_axis(axis, shown)
+        if len(shown) == 1:
+            mark_changes(axis, shown[0].run.changes)
+        return figure
+
+    return Picture("steps-per-second", "Speed", "", make, _keys(shown, "speed"),
+                   is_wide=len(shown) == 1, has_legend=False)  # fmt: skip

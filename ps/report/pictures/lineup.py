@@ -1,0 +1,96 @@
+"""Runs side by side: their colours, what tells them apart, and which are seeds of the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from leash.ps.report.analysis.run import Run
+from leash.ps.report.pictures.style import LINE_STYLES, RUN_COLORS
+from leash.ps.words import setting
+
+# Where a run lies and how it is watched makes it no other run; a seed makes it another try of one.
+BOOKKEEPING: Final = (
+    "run_dir", "report", "resume", "checkpoint_epochs", "step_events", "data_dir", "download",
+    "bind", "ps_ip", "ps_port", "ready_fd", "test_batch_size", "loader_workers",
+)  # fmt: skip
+SEED: Final = "seed"
+ABSENT: Final = "–"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run with the colour and the line that it has in every figure."""
+
+    run: Run
+    label: str  # what it shares with other seeds of the same settings
+    color: str
+    line: Any  # a line style of matplotlib
+
+
+def line_up(runs: Sequence[Run]) -> list[Shown]:
+    """Runs that differ in their seed alone share a label, a colour and a line."""
+    variants = _variants(runs)
+    labels = list(dict.fromkeys(variants))
+    return [
+        Shown(
+            run, label, RUN_COLORS[labels.index(label) % len(RUN_COLORS)],
+            LINE_STYLES[labels.index(label) // len(RUN_COLORS) % len(LINE_STYLES)],
+        )
+        for run, label in zip(runs, variants, strict=True)
+    ]  # fmt: skip
+
+
+def _variants(runs: Sequence[Run]) -> list[str]:
+    """The runs' names, unless some differ in the seed alone: then what else tells them apart."""
+    settings = {k: v for k, v in differing_settings(runs).items() if k != SEED}
+    keys = [tuple(values[i] for values in settings.values()) for i in range(len(runs))]
+    if len(set(keys)) == len(runs) or len(set(keys)) == 1:
+        return [run.name for run in runs]
+    names = list(settings)
+    return [
+        ", ".join(_said(name, value) for name, value in zip(names, key, strict=True)
+                  if value != ABSENT)
+        for key in keys
+    ]  # fmt: skip
+
+
+def _said(name: str, value: str) -> str:
+    return value if name == "policy" else f"{name.replace('_', ' ')} {value}"
+
+
+def effective(run: Run) -> dict[str, Any]:
+    """A run's settings; where the server has chosen one, what it chose."""
+    chosen: dict[str, Any] = {
+        name: run.summary[name]
+        for name in ("model", "dataset", "workers", "seed")
+        if name in run.summary
+    }
+    chosen["policy"] = run.policy
+    if run.bound is not None and run.policy != "bsp":
+        chosen["staleness"] = run.bound
+    return {k: v for k, v in {**run.config, **chosen}.items() if k not in BOOKKEEPING}
+
+
+def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Setting ▸ its value in each run, for those that are not the same in all."""
+    of_runs = [effective(run) for run in runs]
+    names = dict.fromkeys(name for of_run in of_runs for name in of_run)
+    table = {
+        name: [setting(of_run[name]) if name in of_run else ABSENT for of_run in of_runs]
+        for name in names
+    }
+    return {name: values for name, values in table.items() if len(set(values)) > 1}
+
+
+FIRST: Final = (
+    "policy", "staleness", "workers", "model", "dataset", "epochs", "batch_size", "lr",
+    "momentum", "seed",
+)  # fmt: skip
+
+
+def mattering_settings(run: Run, defaults: dict[str, Any]) -> dict[str, str]:
+    """What makes this run what it is: the usual questions, then what is not as by default."""
+    settings = effective(run)
+    changed = [name for name in settings if settings[name] != defaults.get(name)]
+    names = dict.fromkeys([*(name for name in FIRST if name in settings), *changed])
+    return {name: setting(settings[name]) for name in names if settings[name] is not None}

@@ -1,0 +1,104 @@
+"""Re-checks a run from its events: was the bound kept, was every step taken once and in order?
+
+It knows nothing of the server's own clocks. It replays joins, leaves, pushes and changes of the
+policy with dictionaries, and looks at every reply that went out:
+
+- the lag that was told is the true one, and within the bound of the policy at that moment: of dssp
+  within its upper limit;
+- a gradient was dropped if, and only if, the staleness that was told is beyond the policy's limit:
+  of backup 0, of drop the one that was given;
+- under a bound in versions, the staleness that was told is at most bound + N - 1, N being the
+  workers that took part since this worker's reply before (csrc/core/admission/admission.h says why).
+
+What it takes as told is the staleness itself: events do not record pulls, nor which gradients were
+finite. Nor does it know who contributed to which mean, or why dssp granted just so many steps.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from leash.ps.policy import ASP, BACKUP, CLOCKS, Rule
+
+Event = dict[str, Any]
+UNTOLD: Final = Rule(ASP, None)
+
+
+def audit_run(run_dir: Path) -> list[str]:
+    """The violations in the events of a run directory, in words; an empty list is a clean run.
+
+    Raises:
+        ValueError: the run recorded only some of its steps (`--step-events`).
+    """
+    with (run_dir / "events.jsonl").open(encoding="utf-8") as events:
+        return audit(json.loads(line) for line in events)
+
+
+def audit(events: Iterable[Event]) -> list[str]:
+    """The violations in a sequence of events; see `audit_run`."""
+    replay = Replay()
+    return [f"{event}: {violation}" for event in events for violation in replay.take(event)]
+
+
+@dataclass(slots=True)
+class Replay:
+    """A run up to some event."""
+
+    rule: Rule = UNTOLD
+    clocks: dict[int, int] = field(default_factory=dict)  # of the live workers
+    # Of each worker that had a reply under this rule: how many took part since, itself included.
+    peers: dict[int, int] = field(default_factory=dict)
+    pushed: dict[int, tuple[Rule, int | None]] = field(default_factory=dict)  # rule and peers then
+
+    def take(self, event: Event) -> Iterator[str]:
+        """Goes one event further; yields what it violates."""
+        match event:
+            case {"event": "started", "step_events": step_events}:
+                if step_events != 1:
+                    raise ValueError("only a run with --step-events 1 can be re-checked")
+                self.rule = Rule.from_told(event)
+            case {"event": "policy_changed"}:
+                self.rule = Rule.from_told(event)
+                self.peers.clear()
+            case {"event": "joined", "worker": worker, "first_step": first_step} if worker:
+                self.clocks[worker] = first_step - 1
+                self.peers = {other: count + 1 for other, count in self.peers.items()}
+            case {"event": "left", "worker": worker}:
+                self.clocks.pop(worker, None)
+                self.peers.pop(worker, None)
+            case {"event": "push", "worker": worker, "step": number}:
+                yield from self._push(worker, number)
+            case {"event": "step", "worker": worker, "lag": lag, "staleness": staleness}:
+                yield from self._lag(worker, lag)
+                yield from self._staleness(worker, staleness, bool(event.get("dropped")))
+                self.peers[worker] = len(self.clocks)
+
+    def _push(self, worker: int, number: int) -> Iterator[str]:
+        expected = self.clocks.get(worker, -1) + 1
+        if number != expected:
+            yield f"expected step {expected}"
+        self.clocks[worker] = number
+        self.pushed[worker] = self.rule, self.peers.get(worker)
+
+    def _lag(self, worker: int, lag: int) -> Iterator[str]:
+        true_lag = self.clocks[worker] - min(self.clocks.values())
+        if lag != true_lag:
+            yield f"the lag was {true_lag}"
+        bound = self.rule.bound if self.rule.bound_max is None else self.rule.bound_max
+        if bound is not None and self.rule.bound_unit == CLOCKS and true_lag > bound:
+            yield f"lag {true_lag} is beyond the bound {bound}"
+
+    def _staleness(self, worker: int, staleness: int, dropped: bool) -> Iterator[str]:
+        # A gradient is judged when it comes, its reply when it goes: the rule may have changed.
+        rule, peers = self.pushed.get(worker, (self.rule, None))
+        limit = 0 if rule.policy is BACKUP else rule.staleness_limit
+        if dropped != (limit is not None and staleness > limit):
+            is_dropped = "was" if dropped else "was not"
+            yield f"a gradient of staleness {staleness} {is_dropped} dropped under {rule}"
+        if rule.bound_unit == CLOCKS or rule.bound is None or peers is None:
+            return
+        most = rule.bound + peers - 1
+        if staleness > most:
+            yield f"staleness {staleness} is beyond {most}, which {rule} allows"

@@ -1,0 +1,213 @@
+"""Checkpoints: the parameters in safetensors, under the names of the model's slots.
+
+::
+
+    metadata  leash_format = "1"; version = the smallest over the chunks; optimizer = its name;
+              layout = the layout's msgpack form in hex; layout_hash = its SHA-256
+    tensors   SLOT         parameters and buffers
+              STATE/SLOT   the optimizer's buffers, once they have begun, such as momentum/SLOT
+
+docs/checkpoint-format.md is the contract. A file is written beside its place and then moved there,
+so that whoever looks sees the old one or the new one, whole.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from leash.ps.errors import CheckpointError, LayoutError
+from leash.ps.wire.layout import Chunk, Layout, Slot
+
+FORMAT: Final = "1"
+# What to do about a buffer in the file that the run's optimizer does not have.
+MENDS: Final = {
+    "momentum": "give --momentum",
+    "max_exp_avg_sq": "give --amsgrad",
+    "exp_avg": "give --optimizer adam",
+    "exp_avg_sq": "give --optimizer adam",
+    "sum": "give --optimizer adagrad",
+    "dc_mean_square": "give --delay-compensation adaptive",
+}
+NUMPY_DTYPES: Final[dict[str, Any]] = {"f32": np.dtype("<f4"), "f64": np.dtype("<f8")}
+
+Slab = npt.NDArray[np.uint8]
+
+
+class ChunkStore(Protocol):
+    """Who holds a chunk's numbers: a shard of this process, or of another."""
+
+    def init(self, chunk: int, payload: Any, /) -> bool: ...
+    def pull(self, chunk: int, worker: None, out: Any, /) -> int: ...
+    def set_version(self, chunk: int, version: int, /) -> None: ...
+    def has_state(self, chunk: int, /) -> bool: ...
+    def state(self, chunk: int, name: str, out: Any, /) -> None: ...
+    def load_state(self, chunk: int, name: str, payload: Any, /) -> None: ...
+
+
+class WholeModel(Protocol):
+    """A model of which all chunks can be reached."""
+
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def chunks(self) -> tuple[Chunk, ...]: ...
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def state_names(self) -> list[str]: ...
+    def shard_of(self, chunk: int) -> ChunkStore: ...
+
+
+M = TypeVar("M", bound=WholeModel)
+
+
+def save_checkpoint(model: WholeModel, path: Path) -> None:
+    """Writes the parameters, the buffers and the optimizer's own buffers to `path`, atomically."""
+    slab = np.zeros(model.layout.nbytes, np.uint8)
+    versions = [
+        model.shard_of(c.index).pull(c.index, None, slab[c.start : c.stop].data)
+        for c in model.chunks
+    ]
+    tensors = dict(tensors_of(model.layout, slab))
+    if all(model.shard_of(c.index).has_state(c.index) for c in _parameter_chunks(model)):
+        for state in model.state_names:
+            tensors.update(_state_tensors(model, state))
+    metadata = {
+        "leash_format": FORMAT,
+        "version": str(min(versions)),
+        "optimizer": model.optimizer,
+        "layout_hash": model.layout.hash,
+        "layout": model.layout.pack().hex(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    save_file(tensors, unfinished, metadata)
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> M:
+    """A model with the values that the checkpoint at `path` holds.
+
+    Args:
+        optimizer: the run's own, whose buffers the checkpoint may hold.
+        serve: makes a model of that layout.
+
+    Raises:
+        CheckpointError: no such file, or not a whole checkpoint; the text is one line.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("leash_format") != FORMAT:
+                raise CheckpointError(
+                    f"--resume {path}: not a checkpoint of Leash, format {FORMAT}"
+                )
+            layout = Layout.unpack(bytes.fromhex(metadata.get("layout", "")))
+            _check_optimizer(metadata, path, optimizer)
+            model = serve(layout)
+            _load(model, _version_in(metadata), file.keys(), file.get_tensor)
+            return model
+    except FileNotFoundError as error:
+        raise CheckpointError(f"--resume {path}: there is no such file") from error
+    except (SafetensorError, OSError, ValueError, LayoutError) as error:
+        raise CheckpointError(f"--resume {path}: not a readable checkpoint: {error}") from error
+
+
+def tensors_of(layout: Layout, slab: Slab) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Name ▸ tensor for every slot, as views of the slab."""
+    for slot, offset in zip(layout.slots, layout.offsets, strict=True):
+        flat = slab[offset : offset + slot.nbytes].view(NUMPY_DTYPES[slot.dtype])
+        yield slot.name, flat.reshape(slot.shape)
+
+
+def _state_tensors(model: WholeModel, state: str) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    slab = np.zeros(model.layout.nbytes, np.uint8)
+    for chunk in _parameter_chunks(model):
+        model.shard_of(chunk.index).state(chunk.index, state, slab[chunk.start : chunk.stop].data)
+    kinds = {slot.name: slot.kind for slot in model.layout.slots}
+    for name, tensor in tensors_of(model.layout, slab):
+        if kinds[name] == "parameter":
+            yield f"{state}/{name}", tensor
+
+
+def _check_optimizer(metadata: dict[str, str], path: str, optimizer: str) -> None:
+    name = metadata.get("optimizer", "sgd")  # the only one there was when this was not written
+    if name != optimizer:
+        raise CheckpointError(
+            f"--resume {path}: it is of --optimizer {name}, and this run has "
+            f"{optimizer}; give --optimizer {name}"
+        )
+
+
+def _version_in(metadata: dict[str, str]) -> int:
+    version = int(metadata.get("version", "0"))
+    if not 0 <= version < 1 << 63:
+        raise ValueError(f"version: expected a count, got {version}")
+    return version
+
+
+def _load(
+    model: WholeModel, version: int, keys: list[str], read: Callable[[str], npt.NDArray[Any]]
+) -> None:
+    names = set(keys)
+    values = _slab_of(model.layout, "", names, read)
+    for chunk in model.chunks:
+        model.shard_of(chunk.index).init(chunk.index, values[chunk.start : chunk.stop].data)
+        model.shard_of(chunk.index).set_version(chunk.index, version)
+    for state in _states_to_load(model, version, names):
+        values = _slab_of(model.layout, state + "/", names, read)
+        for chunk in _parameter_chunks(model):
+            model.shard_of(chunk.index).load_state(
+                chunk.index, state, values[chunk.start : chunk.stop].data
+            )
+
+
+def _states_to_load(model: WholeModel, version: int, names: set[str]) -> list[str]:
+    """The optimizer's buffers that the file must have: all or none."""
+    slots = {slot.name for slot in model.layout.slots}
+    there = {name.split("/")[0] for name in names - slots}.intersection(MENDS)
+    wanted = model.state_names
+    for state in sorted(there.difference(wanted)):
+        raise ValueError(f"it holds {state}, of which this run has none; {MENDS[state]}")
+    # The buffers of sgd may begin late, each by itself. Adam and Adagrad count on buffers that have
+    # seen every update.
+    if model.optimizer == "sgd":
+        return [state for state in wanted if state in there]
+    return [] if version == 0 and not there else wanted
+
+
+def _slab_of(
+    layout: Layout, prefix: str, names: set[str], read: Callable[[str], npt.NDArray[Any]]
+) -> Slab:
+    """The values of all slots; of the parameters alone where there is a prefix."""
+    slab = np.zeros(layout.nbytes, np.uint8)
+    views = dict(tensors_of(layout, slab))
+    for slot in layout.slots:
+        if not prefix or slot.kind == "parameter":
+            views[slot.name][...] = _checked(slot, prefix + slot.name, names, read)
+    return slab
+
+
+def _checked(
+    slot: Slot, name: str, names: set[str], read: Callable[[str], npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    if name not in names:
+        raise ValueError(f"it has no {name}, which its layout names")
+    tensor = read(name)
+    if tensor.shape != slot.shape or tensor.dtype != NUMPY_DTYPES[slot.dtype]:
+        raise ValueError(
+            f"{name}: expected {slot.dtype} {slot.shape}, got {tensor.dtype} {tensor.shape}"
+        )
+    return tensor
+
+
+def _parameter_chunks(model: WholeModel) -> list[Chunk]:
+    return [chunk for chunk in model.chunks if chunk.kind == "parameter"]

@@ -1,0 +1,43 @@
+"""events.jsonl: what happened in a run, one event a line.
+
+    {"t": 12.081, "event": "step", "worker": 2, "step": 40, "lag": 1, "staleness": 3}
+
+`t` is seconds since the server began to listen. The events of steps are those of chunk 0, the
+last to be sent of every step: a "push" when it is counted, a "step" when its reply goes out. With
+`--step-events 1` the file is a complete record, from which audit.py re-checks the bound. About once a
+second a worker's own account is a "training" event: its loss, and the seconds that it computed
+and waited so far. `leash report` (leash.ps.report) draws what the file tells.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+
+class EventLog:
+    """Appends events to a file; without a path it forgets them."""
+
+    def __init__(self, path: Path | None, now: Callable[[], float] = time.monotonic) -> None:
+        self._now: Final = now
+        self._began_s: Final = now()
+        self._file: TextIO | None = path.open("w", encoding="utf-8") if path else None
+
+    @property
+    def is_open(self) -> bool:
+        return self._file is not None
+
+    def write(self, event: str, **details: Any) -> None:
+        if self._file is not None:
+            row = {"t": round(self._now() - self._began_s, 6), "event": event, **details}
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,326 @@
+"""The control socket's side of the server: who takes part, and how the run stands.
+
+::
+
+    waiting ──every expected worker is here──▸ started ──all have left──▸ finished ──▸ closed
+                                                  └──stop(reason)────────────────────▸ closed
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import msgpack
+
+from leash.ps.errors import (
+    HeaderError,
+    LayoutError,
+    ProtocolError,
+    StoppingError,
+    UsageError,
+    shown,
+)
+from leash.ps.options.commands import ServerConfig
+from leash.ps.options.optimizer import told_settings
+from leash.ps.options.staleness import check_softens
+from leash.ps.policy import Rule, rule_from_fields
+from leash.ps.server.lease_desk import LeaseDesk
+from leash.ps.server.shards import Shards
+from leash.ps.shard.members import DONE, EVICTED, Member, Members
+from leash.ps.shard.metrics import Metrics
+from leash.ps.wire.codecs import CODECS
+from leash.ps.wire.frames import error_message
+from leash.ps.wire.layout import Layout
+from leash.ps.wire.messages import (
+    STOPPED_BY_TIMEOUT,
+    Beat,
+    Beaten,
+    Bye,
+    Hello,
+    Lease,
+    Message,
+    Ok,
+    Report,
+    Set,
+    State,
+    Status,
+    Welcome,
+)
+
+MAX_MISSING: Final = 256
+BEATS_PER_EVICTION: Final = 5
+BYE_REASONS: Final = (DONE, "stopped", "failed")
+REPORT_KINDS: Final = ("training", "epoch", "evaluation")
+Answer: TypeAlias = tuple[Message, bytes | None]
+Handler: TypeAlias = Callable[[Message, bytes | None], Answer]
+
+ALL_GONE: Final = "all workers are gone"
+
+
+class Coordinator:
+    """Answers control messages; no sockets, so that it can be tested without any."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        rule: Rule,
+        members: Members,
+        metrics: Metrics,
+        shards: Shards,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stopping: str = ""
+        self._config: Final = config
+        self.rule: Rule = rule  # by which the run goes now
+        self._members: Final = members
+        self._metrics: Final = metrics
+        self._shards: Final = shards
+        self._now: Final = now
+        self._desk: Final = LeaseDesk(config, rule.policy.name, members, metrics, shards)
+        self._deserted_s: float | None = None  # since when no worker has been live
+        self._handlers: Final = {
+            Hello: self._on_hello,
+            Beat: self._on_beat,
+            Lease: self._on_lease,
+            Report: self._on_report,
+            Status: self._on_status,
+            Set: self._on_set,
+            Bye: self._on_bye,
+        }
+
+    def answer(self, message: Message, payload: bytes | None) -> Answer:
+        """The answer to a control message, with its payload."""
+        try:
+            handler: Handler = self._handlers[type(message)]  # type: ignore[assignment]
+            return handler(message, payload)
+        except ProtocolError as error:
+            self._metrics.refused(error)
+            return error_message(error, getattr(message, "worker", 0)), None
+
+    # Messages.
+
+    def _on_hello(self, msg: Hello, payload: bytes | None) -> Answer:
+        if (msg.role == "observer") != (msg.worker == 0) or msg.role not in ("worker", "observer"):
+            raise HeaderError(
+                "hello: expected role worker with a rank from 1, or role observer with worker 0, "
+                f"got {msg.role!r} and {msg.worker}"
+            )
+        if msg.role == "worker" and payload is None:
+            raise LayoutError("hello: expected the worker's layout as payload")
+        # All of the checks come first: a hello that is refused must not choose the run's model.
+        codec = _agreed_codec(msg.codecs)
+        self._members.require_room(msg.worker)
+        layout = Layout.unpack(payload) if payload is not None else None
+        if layout is not None:
+            self._shards.require_layout(layout)
+        member, before = self._members.hello(msg.worker, msg.name)
+        if before is not None:
+            self._leave(before, "replaced")
+        first_step = self._shards.join(member)
+        self._metrics.join(member.worker, member.incarnation, member.name, first_step)
+        self._start_if_complete()
+        return self._welcome(member, first_step, codec), self._layout_payload()
+
+    def _on_beat(self, msg: Beat, _: bytes | None) -> Answer:
+        member = self._members.require_current(msg.worker, msg.incarnation)
+        # Time that is over ends the training; an observer has the last evaluation before it.
+        ends_now = not (member.is_observer and self.stopping == STOPPED_BY_TIMEOUT)
+        missing = [] if self._metrics.started else self._members.missing[:MAX_MISSING]
+        beaten = Beaten(
+            self._metrics.started,
+            missing,
+            self._initializer == msg.worker,
+            self._shards.initialized,
+            self._metrics.epoch,
+            self.finished,
+            self.stopping if ends_now else "",
+        )
+        return beaten, None
+
+    def _on_lease(self, msg: Lease, _: bytes | None) -> Answer:
+        member = self._members.require_current(msg.worker, msg.incarnation)
+        if self.stopping:
+            raise StoppingError(self.stopping)
+        leased = self._desk.lease(member, msg, lockstep=self.rule.policy.average)
+        self._desk.complete_epochs()
+        return leased, None
+
+    def _on_report(self, msg: Report, _: bytes | None) -> Answer:
+        member = self._members.require_current(msg.worker, msg.incarnation)
+        if msg.kind not in REPORT_KINDS or (msg.kind == "evaluation") != member.is_observer:
+            raise HeaderError(f"report.kind: not for this process: {msg.kind!r}")
+        if member.is_observer:
+            self._metrics.evaluate(msg)
+        else:
+            self._metrics.report(msg)
+            self._desk.complete_epochs()
+        return Ok(msg.worker, 0, 0, True), None
+
+    def _on_status(self, _: Status, __: bytes | None) -> Answer:
+        return State(), msgpack.packb(self.state())
+
+    def _on_set(self, msg: Set, _: bytes | None) -> Answer:
+        try:
+            rule = rule_from_fields(
+                msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
+            )
+            rule.require_workers(len(self._members.ranks))
+            check_softens(self._config, self._config.optimizer, rule)
+        except UsageError as error:
+            raise HeaderError(f"set: {error}") from error
+        if rule != self.rule:
+            self.rule = rule
+            # First of all: the answers that the new rule lets go come after it in the events.
+            self._metrics.set_rule(rule)
+            self._shards.set_rule(rule)
+        return Ok(0, 0, 0, True), None
+
+    def _on_bye(self, msg: Bye, _: bytes | None) -> Answer:
+        member = self._members.require_current(msg.worker, msg.incarnation)
+        if msg.reason not in BYE_REASONS:
+            raise HeaderError(f"bye.reason: expected one of {', '.join(BYE_REASONS)}, "
+                              f"got {msg.reason!r}")  # fmt: skip
+        self._leave(member, msg.reason)
+        return Ok(msg.worker, 0, 0, True), None
+
+    # Time.
+
+    def tick(self) -> None:
+        """Leaves the silent behind. To be called a few times a second."""
+        for member in self._members.silent():
+            self._leave(member, EVICTED)
+        if not self._metrics.started or self._members.live:
+            self._deserted_s = None
+        elif self._deserted_s is None:
+            self._deserted_s = self._now()
+
+    @property
+    def deserted(self) -> bool:
+        """All workers have left before their end, and none has come back in time."""
+        if self._deserted_s is None or self.finished:
+            return False
+        return self._now() - self._deserted_s > self._config.rejoin_s
+
+    @property
+    def finished(self) -> bool:
+        """Training is over: nobody is live any more, and somebody came to the end."""
+        over = self._members.any_done or bool(self.stopping)
+        return self._metrics.started and not self._members.live and over
+
+    @property
+    def closed(self) -> bool:
+        """Nobody is left who wants something."""
+        gone = not self._members.live and not self._members.observers
+        return gone and (self.finished or bool(self.stopping))
+
+    @property
+    def data_plan(self) -> str:
+        """What workers train on: leases, if any of them has asked for one."""
+        return self._desk.data_plan
+
+    def evict(self, worker: int) -> None:
+        """Leaves a worker behind that broke the contract."""
+        member = self._members.workers.get(worker)
+        if member is not None and member in self._members.live:
+            self._leave(member, EVICTED)
+
+    # For people.
+
+    def state(self) -> dict[str, Any]:
+        """How the run stands: the payload of `state`; docs/wire-format.md lists its keys."""
+        summary = self._metrics.summary()
+        rows = [self._worker_row(member) for _, member in sorted(self._members.workers.items())]
+        return {
+            **summary,
+            **self._settings(),
+            "learners": "-".join(map(str, self._members.ranks)),
+            "started": self._metrics.started,
+            "finished": self.finished,
+            "stopping": self.stopping,
+            "missing": [] if self._metrics.started else self._members.missing,
+            "observers": len(self._members.observers),
+            "shards": self._config.shards,
+            "data_ports": self._shards.ports,
+            "chunk_nbytes": self._config.chunk_kib * 1024,
+            "initialized": self._shards.initialized,
+            "model_nbytes": self._shards.layout.nbytes if self._shards.layout else 0,
+            "parked": self._shards.parked,
+            "table": rows,
+        }
+
+    # How it is done.
+
+    def _leave(self, member: Member, state: str) -> None:
+        self._members.leave(member, state)
+        self._metrics.leave(member.worker, member.incarnation, state)
+        self._shards.leave(member, state)
+        if not member.is_observer:
+            if not self.stopping:  # otherwise nobody trains on
+                self._desk.release(member.worker, lockstep=self.rule.policy.average)
+            self._desk.complete_epochs()
+            if self._metrics.started and not self._members.live:
+                self._metrics.end()
+
+    @property
+    def _initializer(self) -> int | None:
+        """The rank whose values every chunk begins with: the lowest live one."""
+        live = self._members.live
+        awaited = self._metrics.started and not self._shards.initialized
+        return live[0].worker if awaited and live else None
+
+    def _start_if_complete(self) -> None:
+        complete = len(self._members.observers) >= self._config.observers
+        if not self._metrics.started and not self._members.missing and complete:
+            self._metrics.start([m.worker for m in self._members.live])
+            self._shards.start()
+
+    def _welcome(self, member: Member, first_step: int, codec: str) -> Welcome:
+        return Welcome(
+            member.worker,
+            member.incarnation,
+            first_step,
+            chunk_nbytes=self._config.chunk_kib * 1024,
+            window=self._config.window,
+            data_ports=self._shards.ports,
+            beat_s=self._config.evict_s / BEATS_PER_EVICTION,
+            evict_s=float(self._config.evict_s),
+            settings=self._settings(),
+            first_chunks=self._shards.first_chunks,
+            codec=codec,
+        )
+
+    def _layout_payload(self) -> bytes | None:
+        return self._shards.layout.pack() if self._shards.layout else None
+
+    def _settings(self) -> dict[str, Any]:
+        config = self._config
+        return {
+            **self.rule.told(),
+            "workers": len(self._members.ranks),
+            "learners": "-".join(map(str, self._members.ranks[:100])),
+            **told_settings(config),
+            "data_plan": self._desk.planned,
+            "batch_plan": config.batch_plan,
+            "local_steps": config.local_steps,
+            "seed": 1 if config.seed is None else config.seed,
+            "planned_epochs": config.epochs,
+            "model": config.model,
+            "dataset": config.dataset,
+        }
+
+    def _worker_row(self, member: Member) -> dict[str, Any]:
+        return {
+            **self._metrics.worker_state(member.worker),
+            "name": member.name,
+            "state": self._desk.state_of(member),
+            "silence_s": round(self._members.silence_s(member), 1),
+        }
+
+
+def _agreed_codec(offered: list[str]) -> str:
+    """The first codec for gradients that both sides know; HeaderError if there is none."""
+    known = [name for name, codec in CODECS.items() if codec.dtype == "f32"]
+    for name in offered:
+        if name in known:
+            return name
+    raise HeaderError(f"hello.codecs: expected one of {', '.join(known)}, got {shown(offered)}")

@@ -1,0 +1,211 @@
+"""Who trains on which samples: leases of an epoch's permutation.
+
+Used is what was answered: under `drop` and `backup` a push may be answered and left out, and its
+samples are not leased again (`dropped_pushes` counts those pushes).
+
+Every epoch is a permutation of all training samples, which workers compute for themselves from the
+seed and the epoch. A lease is a range of its positions. A position is free, held, or done; done is
+what was answered, so what a worker leaves unanswered when it goes is free again. Without failures
+every sample is therefore used exactly once an epoch, with them at least once.
+
+::
+
+    train ──▸ asks again: all of it is done ──▸ train, of this epoch or of the next
+                                            ├─▸ rest: nothing is left, but others have not finished
+                                            │     └─▸ return: somebody has gone; say hello, and ask
+                                            └─▸ over
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from leash.ps.errors import HeaderError, PlanMismatchError
+from leash.ps.server.pacing import Pace, RoundPlanner, last_samples, lease_samples, samples_together
+from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
+
+SPEEDS: Final = (1e-6, 1e12)  # samples/s: the slowest and the fastest that is believed
+
+
+class Epoch:
+    """The positions of one epoch's permutation."""
+
+    def __init__(self, size: int) -> None:
+        self._size: Final = size
+        self._free: Final = deque([range(size)])
+        self._done = 0
+        self.last_free: int = 0  # when these were first too few for a round of everybody
+
+    @property
+    def free(self) -> int:
+        """How many nobody has."""
+        return sum(map(len, self._free))
+
+    @property
+    def is_complete(self) -> bool:
+        return self._done == self._size
+
+    def take(self, most: int) -> range:
+        """Free positions, at most so many. REQUIRES: some are free."""
+        first = self._free.popleft()
+        if first[most:]:
+            self._free.appendleft(first[most:])
+        return first[:most]
+
+    def finish(self, held: range, done: int) -> None:
+        """The first `done` of these are done; the others are free again, and the next to go."""
+        self._done += done
+        if held[done:]:
+            self._free.appendleft(held[done:])
+
+
+@dataclass(slots=True)
+class Holder:
+    """A worker that asks for leases."""
+
+    pace: Pace
+    number: int = 0  # of its newest request
+    answer: Leased | None = None  # to that request
+    epoch: int = 0  # of what it holds
+    held: range = range(0)
+    answered: int = 0  # samples of this worker that were answered before it got this
+    resting: bool = False
+
+
+class Leases:
+    """The leases of one run. No sockets, no time: what changes them are requests and leaves."""
+
+    def __init__(self, *, weighted: bool, local_steps: int | None) -> None:
+        """Args:
+        weighted: batches in proportion to the workers' speeds.
+        local_steps: steps between two pushes; None for as many as let all push together.
+        """
+        self.completed: int = 0  # epochs
+        self.samples_twice: int = 0  # were applied, and given to somebody else all the same
+        self._planner: Final = RoundPlanner(weighted=weighted, local_steps=local_steps)
+        self._size = 0  # samples of an epoch; told by the first request, as is
+        self._planned = 0  # how many epochs there are
+        self._begun = 0
+        self._epochs: dict[int, Epoch] = {}  # begun and not completed
+        self._holders: dict[int, Holder] = {}
+
+    @property
+    def in_use(self) -> bool:
+        """Somebody has asked for a lease."""
+        return self._size > 0
+
+    def is_resting(self, worker: int) -> bool:
+        """There was nothing left for this worker when it asked last, and it waits."""
+        return worker in self._holders and self._holders[worker].resting
+
+    def ask(self, msg: Lease, answered: int, *, lockstep: bool) -> Leased:
+        """The answer to a request; the same one if it was asked before.
+
+        Args:
+            answered: samples of this worker's steps that were answered so far.
+            lockstep: all push equally often, whatever their speed, as under bsp.
+
+        Raises:
+            HeaderError: a number that cannot be.
+            PlanMismatchError: other data, or another number of epochs, than the run's.
+        """
+        self._agree(msg)
+        newcomer = Holder(Pace(msg.batch_size))
+        holder = self._holders.get(msg.worker, newcomer)
+        if msg.number == holder.number and holder.answer is not None:
+            return holder.answer
+        if msg.number != holder.number + 1:
+            raise HeaderError(f"lease.number: expected {holder.number + 1}, got {msg.number}")
+        self._holders[msg.worker] = holder
+        self._finish(holder, len(holder.held))
+        holder.number, holder.answered = msg.number, answered
+        holder.pace = Pace(msg.batch_size, _believable(msg.samples_per_s))
+        holder.answer = self._next(msg.worker, holder, lockstep=lockstep)
+        return holder.answer
+
+    def release(self, worker: int, answered: int, applied: int) -> None:
+        """This worker has gone: what it held and had no answer for is free again.
+
+        Args:
+            answered: as in `ask`.
+            applied: samples of its step that was applied and has no answer.
+        """
+        holder = self._holders.pop(worker, None)
+        if holder is None:
+            return
+        left = len(holder.held) - (answered - holder.answered)
+        self.samples_twice += max(0, min(applied, left))
+        self._finish(holder, len(holder.held) - max(0, left))
+
+    # How it is done.
+
+    def _agree(self, msg: Lease) -> None:
+        for name in ("samples", "epochs", "batch_size"):
+            if getattr(msg, name) < 1:
+                raise HeaderError(f"lease.{name}: expected 1 or more, got 0")
+        if not self.in_use:
+            self._size, self._planned = msg.samples, msg.epochs
+        for what, own, theirs in (
+            ("training samples", self._size, msg.samples),
+            ("epochs", self._planned, msg.epochs),
+        ):
+            if own != theirs:
+                raise PlanMismatchError(
+                    f"worker {msg.worker}: this run has {own} {what}, got {theirs}; give every "
+                    "worker the same data and the same --epochs"
+                )
+
+    def _next(self, worker: int, holder: Holder, *, lockstep: bool) -> Leased:
+        number = self._epoch_with_work()
+        if number is None:
+            holder.resting = self.completed < self._planned
+            return _without_work(worker, holder, REST if holder.resting else OVER)
+        if holder.resting:
+            return _without_work(worker, holder, RETURN)
+        paces = {w: other.pace for w, other in self._holders.items() if not other.resting}
+        rounds = self._planner.plan(paces, lockstep=lockstep)
+        epoch, own = self._epochs[number], rounds[worker]
+        free, is_last = epoch.free, number == self._planned
+        if is_last and free < samples_together(rounds):
+            epoch.last_free = max(epoch.last_free, free)
+            most = last_samples(worker, free, epoch.last_free, paces, rounds, lockstep=lockstep)
+        else:
+            most = lease_samples(worker, holder.number, free, paces, rounds, lockstep=lockstep)
+        holder.epoch, holder.held = number, epoch.take(most)
+        return Leased(
+            worker, holder.number, TRAIN, number, holder.held.start, len(holder.held),
+            own.batch_size, own.local_steps,
+        )  # fmt: skip
+
+    def _epoch_with_work(self) -> int | None:
+        """The lowest one with free positions: whoever has finished one goes on with the next."""
+        for number, epoch in sorted(self._epochs.items()):
+            if epoch.free:
+                return number
+        if self._begun == self._planned:
+            return None
+        self._begun += 1
+        self._epochs[self._begun] = Epoch(self._size)
+        return self._begun
+
+    def _finish(self, holder: Holder, done: int) -> None:
+        """The first so many of what it holds are done, and it holds nothing any more."""
+        if not holder.held:
+            return
+        self._epochs[holder.epoch].finish(holder.held, done)
+        holder.held = range(0)
+        while (first := self._epochs.get(self.completed + 1)) and first.is_complete:
+            del self._epochs[self.completed + 1]
+            self.completed += 1
+
+
+def _believable(samples_per_s: float) -> float:
+    """A speed that sums and quotients can be made of; 0 for one that is not known."""
+    if not math.isfinite(samples_per_s) or samples_per_s <= 0:
+        return 0.0
+    return min(max(samples_per_s, SPEEDS[0]), SPEEDS[1])
+
+
+def _without_work(worker: int, holder: Holder, order: str) -> Leased:
+    return Leased(worker, holder.number, order, 0, 0, 0, 0, 0)

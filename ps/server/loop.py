@@ -1,0 +1,391 @@
+"""The server: two ROUTER sockets and one loop, which hands every message to its handler.
+
+The loop takes one message of each socket in turn: control messages are few and small, and a sign of
+life that waits behind gradients would look like silence. One thread does it all; the core releases
+the GIL. Further shards are processes of their own: see leash.ps.server.shards.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import zmq
+
+from leash.ps import interrupt
+from leash.ps._core import keep_freed_memory
+from leash.ps.errors import ProtocolError, ShardLostError
+from leash.ps.options.addresses import address_of, parse_learners, split_address
+from leash.ps.options.catalog import choose_task
+from leash.ps.options.commands import ServerConfig
+from leash.ps.options.optimizer import with_rates
+from leash.ps.policy import Rule
+from leash.ps.processes import EvaluatorProcess
+from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
+from leash.ps.runs.events import EventLog
+from leash.ps.runs.rundir import RunDir
+from leash.ps.server.coordinator import ALL_GONE, Coordinator
+from leash.ps.server.remote_shards import RemoteShards
+from leash.ps.server.shards import Shards
+from leash.ps.shard.data_plane import DataPlane
+from leash.ps.shard.mapped_segments import Payload
+from leash.ps.shard.members import Members
+from leash.ps.shard.metrics import Metrics
+from leash.ps.shard.router import DataRouter, send
+from leash.ps.wire.frames import CONTROL, check_payload_count, decode, error_message
+from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Message
+from leash.ps.wire.sockets import (
+    CONTROL_MAX_NBYTES,
+    CONTROL_QUEUE,
+    bind,
+    make_router,
+    parts,
+    receive,
+)
+
+TICK_S: Final = 0.2
+GRACE_S: Final = 2.0  # for the others to say bye once the server is stopping
+PROGRESS_S: Final = 10.0
+AWAY_S: Final = 1.0  # between two ticks: then the loop has been held up
+
+
+class Server:
+    """One run. Binds when made; `run` serves until the run is over."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        run_dir: RunDir | None,
+        *,
+        evaluator: EvaluatorProcess | None = None,
+        say: Callable[[str], None] = lambda text: print(f"leash server: {text}", flush=True),
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Args:
+            run_dir: where the run leaves its files; None for nowhere.
+            evaluator: the observer to start once the server listens, and to wait for.
+            say: shows a line of progress.
+
+        Raises:
+            UsageError: a setting that cannot be, a port that is taken.
+            ShardLostError: a process of the server did not come up.
+        """
+        rule = config.rule()
+        ranks = parse_learners(config.learners, config.workers)
+        self._config: Final = config
+        self._run_dir: Final = run_dir
+        self._evaluator: Final = evaluator
+        self._say: Final = say
+        self._now: Final = now
+        self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
+        self.address: Final = self._listen()
+        events = EventLog(run_dir.events if run_dir else None, now)
+        self._events: Final = events
+        self.members: Final = Members(ranks, config.evict_s, now)
+        self.metrics: Final = Metrics(rule, events, config.step_events, now)
+        self.data: Final = DataPlane(
+            config, rule, self.members, self.metrics, self._data_router.send, now=now
+        )
+        self.shards: Final = Shards(
+            self.data, self.data_port, self._remote, self.members, self.metrics
+        )
+        self.coordinator: Final = Coordinator(
+            config, rule, self.members, self.metrics, self.shards, now
+        )
+        self._signal = 0
+        self._ended = "failed"  # unless the loop comes to its end
+        self._status = 0
+        self._stop_deadline_s: float | None = None
+        self._next_tick_s = self._next_progress_s = now()
+        self._looked_s = time.monotonic()
+        self._checkpointed_epoch = 0
+        self._shown: dict[str, Any] = {}
+        if config.resume is not None:
+            self._resume(config.resume)
+
+    # Life.
+
+    @property
+    def rule(self) -> Rule:
+        """By which the run goes now."""
+        return self.coordinator.rule
+
+    def _listen(self) -> str:
+        """Makes and binds the sockets; returns the address at which a local process finds us."""
+        config = self._config
+        host, port = split_address(address_of(config.bind, config.ps_ip, config.ps_port))
+        self._control = make_router(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES)
+        try:
+            self._control_port = bind(self._control, host, port)
+            self._data_router = DataRouter(self._context, config, host, port + 1 if port else 0)
+            self.data_port = self._data_router.port
+            self._remote = RemoteShards(config, port + 2 if port else 0)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self._poller = zmq.Poller()
+        for socket in (self._control, self._data_router.socket):
+            self._poller.register(socket, zmq.POLLIN)
+        for shard in self._remote.all:
+            self._poller.register(shard.fd, zmq.POLLIN)
+        local = "127.0.0.1" if host in ("*", "0.0.0.0") else host
+        return f"tcp://{local}:{self._control_port}"
+
+    def _resume(self, path: str) -> None:
+        try:
+            open_checkpoint(path, self._config.optimizer, self.shards.require_layout)
+            self.shards.count_up()  # so that nobody is asked for first values
+        except BaseException:
+            self._remote.close()
+            self._context.destroy(linger=0)
+            raise
+
+    def run(self) -> int:
+        """Serves until the run is over; returns the exit status."""
+        if self._evaluator:
+            self._evaluator.start(self.address)
+        try:
+            while not self._over():
+                for source, _ in self._poller.poll(int(TICK_S * 1000)):
+                    self._serve(source)
+                self._evict_unreading()
+                if self._now() >= self._next_tick_s:
+                    self._tick()
+            self._count_up()
+            self._ended = self.coordinator.stopping or "done"
+        finally:
+            self._close()
+        return self._status
+
+    def stop(self, reason: str, status: int) -> None:
+        """Ends the run soon: tells everybody, and gives them a moment to say bye."""
+        if not self.coordinator.stopping:
+            self.coordinator.stopping = reason
+            self._status = status
+            self.shards.stop(reason)
+            self._stop_deadline_s = self._now() + GRACE_S
+
+    def announce(self) -> None:
+        """Says where the server listens; --ready-fd is for a program that waits for it."""
+        shards = f", {self._config.shards} shards" if self._config.shards > 1 else ""
+        workers = len(self.members.ranks)
+        self._say(f"listening at {self.address}, {workers} workers, {self.rule}{shards}")
+        if self._config.ready_fd is not None:
+            os.write(self._config.ready_fd, self.address.encode())
+            os.close(self._config.ready_fd)
+
+    def stop_on_signals(self) -> None:
+        """From now on SIGINT, SIGTERM and SIGHUP end the run, with status 130, 143 and 129."""
+
+        def on_signal(number: int, _: FrameType | None) -> None:
+            self.stop_soon(number)
+
+        for number in interrupt.SIGNALS:
+            signal.signal(number, on_signal)
+
+    def stop_soon(self, number: int) -> None:
+        """Ends the run as that signal would. From any thread, or a signal handler."""
+        self._signal = number  # the loop acts on it: a message may be half sent just now
+
+    def _over(self) -> bool:
+        """Everybody has left, or the grace is over; a good end also has its last evaluation."""
+        if self.coordinator.closed or self._stop_deadline_s is None:
+            return self.coordinator.closed
+        waits_for_evaluation = self._status == 0 and not self.members.live
+        return self._now() > self._stop_deadline_s and not waits_for_evaluation
+
+    def _tick(self) -> None:
+        self._next_tick_s = self._now() + TICK_S
+        self._excuse_own_silence()
+        self.coordinator.tick()
+        self._attend_shards()
+        if self._signal:
+            self.stop(signal.Signals(self._signal).name, 128 + self._signal)
+        if self.coordinator.deserted:
+            self.stop(ALL_GONE, 1)
+        timeout_s = self._config.timeout_s
+        if timeout_s is not None and self.metrics.train_seconds > timeout_s:
+            self.stop(STOPPED_BY_TIMEOUT, 0)
+        self._look_after_evaluator()
+        self._checkpoint_epochs()
+        self._show_progress()
+
+    def _excuse_own_silence(self) -> None:
+        """Beats may wait in the queue while we write a checkpoint, or our host does not run us."""
+        looked_s, self._looked_s = self._looked_s, time.monotonic()
+        if self._looked_s - looked_s > AWAY_S:
+            self.members.excuse(self._looked_s - looked_s)
+
+    def _attend_shards(self) -> None:
+        """Takes what they tell; without all of them there is no whole model to train."""
+        self.shards.attend()
+        if self.shards.lost:
+            self.stop(self.shards.lost, 1)
+        if self.shards.asked:
+            who, number = self.shards.asked
+            self.stop(f"{who} was told to end: {signal.Signals(number).name}", 128 + number)
+
+    def _count_up(self) -> None:
+        """What the summary says is what all shards have counted, to the last message."""
+        try:
+            self.shards.count_up()
+        except ShardLostError:
+            self._attend_shards()
+
+    def _look_after_evaluator(self) -> None:
+        """Without it a run does not start; once it has, nobody who trains stops for it."""
+        failure = self._evaluator.failure() if self._evaluator else None
+        if failure is None:
+            return
+        told = f"the evaluator ended with status {failure}"
+        if not self.metrics.started:
+            self.stop(told, failure)
+        else:
+            self._show("evaluator", f"{told}; the run goes on without it", str)
+
+    def _close(self) -> None:
+        try:
+            self._say_end()
+            if self._run_dir:
+                self._write_results(self._run_dir)
+            self._events.close()
+        finally:
+            self._context.destroy(linger=200)
+            self._remote.close()
+            if self._evaluator:
+                self._evaluator.stop()
+
+    # Messages.
+
+    def _serve(self, source: zmq.Socket[bytes] | int) -> None:
+        """Takes what has come to a socket, or all that a shard has told on its link."""
+        if isinstance(source, int):
+            self._attend_shards()
+            if self.shards.lost:
+                self._ignore_links()
+        elif source is self._control:
+            if frames := receive(source):
+                self._on_control(frames)
+        else:
+            self._data_router.take(self.data.receive)
+
+    def _ignore_links(self) -> None:
+        """The run is about to end, and a link that has ended would keep the loop awake."""
+        for shard in self._remote.all:
+            if shard.fd in self._poller:
+                self._poller.unregister(shard.fd)
+
+    def _on_control(self, frames: list[zmq.Frame]) -> None:
+        route, header, payloads = parts(frames)
+        answer: Message
+        payload: Payload = None
+        try:
+            message = decode(header, CONTROL)
+            check_payload_count(message, len(payloads))
+        except ProtocolError as error:
+            self.metrics.refused(error)
+            answer = error_message(error)
+        else:
+            answer, payload = self.coordinator.answer(
+                message, payloads[0].bytes if payloads else None
+            )
+        send(self._control, route, answer, payload)
+
+    def _evict_unreading(self) -> None:
+        """Leaves workers behind whose answers could not be sent."""
+        for worker in (*self._data_router.take_unreading(), *self.shards.take_unreading()):
+            self.coordinator.evict(worker)
+
+    # What people see, and what stays.
+
+    def _show_progress(self) -> None:
+        if not self.metrics.started:
+            self._show("missing", self.members.missing, lambda m: f"waiting for workers {m}")
+            return
+        started = "rule" in self._shown
+        self._show(
+            "rule", str(self.rule), lambda r: f"from now on {r}" if started else f"started, {r}"
+        )
+        self._show("epoch", self.metrics.epoch, lambda e: f"epoch {e} is complete")
+        for evaluation in self.metrics.evaluations[-1:]:
+            kind, figure = "loss", evaluation.loss
+            if evaluation.accuracy is not None:
+                kind, figure = "accuracy", evaluation.accuracy
+            told = "not finite" if figure is None else f"{figure:.4f}"
+            self._show("evaluation", f"test {kind} {told} after epoch {evaluation.epoch}", str)
+        if self._now() >= self._next_progress_s:
+            self._next_progress_s = self._now() + PROGRESS_S
+            rate = self.metrics.steps / max(self.metrics.train_seconds, 1e-9)
+            live = len(self.members.live)
+            self._say(f"{self.metrics.steps} steps, {rate:.1f}/s, {live} workers")
+
+    def _show(self, what: str, value: Any, text: Callable[[Any], str]) -> None:
+        """Says something when it has changed since it was last said."""
+        if value and self._shown.get(what) != value:
+            self._say(text(value))
+        self._shown[what] = value
+
+    def _say_end(self) -> None:
+        why = self.coordinator.stopping
+        self._say(f"ended after {self.metrics.steps} steps" + (f": {why}" if why else ""))
+
+    def _checkpoint_epochs(self) -> None:
+        every = self._config.checkpoint_epochs
+        if (
+            every
+            and self._run_dir
+            and self.metrics.epoch // every > self._checkpointed_epoch // every
+        ):
+            self._checkpointed_epoch = self.metrics.epoch
+            self._save(self._run_dir.checkpoint(f"epoch-{self.metrics.epoch}"))
+
+    def _save(self, path: Path) -> None:
+        """Writes a checkpoint of the whole model, if all of it has values and is there."""
+        model = self.shards.model
+        if model is None or not self.shards.initialized:
+            return
+        try:
+            with self.shards.held():
+                save_checkpoint(model, path)
+        except ShardLostError as error:
+            self._status = self._status or 1  # the last one of a run that was done
+            self._say(f"no checkpoint {path.name}: {error}")
+
+    def _write_results(self, run_dir: RunDir) -> None:
+        settings = {
+            **self.rule.told(),
+            "workers": len(self.members.ranks),
+            "model": self._config.model,
+            "dataset": self._config.dataset,
+            "seed": 1 if self._config.seed is None else self._config.seed,
+            "time_scale": self._config.time_scale,
+            "data_plan": self.coordinator.data_plan,
+            "batch_plan": self._config.batch_plan,
+            "local_steps": self._config.local_steps,
+        }
+        outcome = {"ended": self._ended}
+        run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
+        self._checkpoint_epochs()  # one that was completed since the last look
+        self._save(run_dir.checkpoint("final"))
+
+
+def serve(config: ServerConfig) -> int:
+    """`leash server`: one run, as a process of its own."""
+    keep_freed_memory()
+    rule = config.rule()
+    model, dataset = choose_task(config.model, config.dataset)
+    config = with_rates(replace(config, model=model, dataset=dataset))
+    run_dir = RunDir.at(config.run_dir, rule.policy.name)
+    if config.ready_fd is None:  # whoever starts a server with one writes its config.yaml
+        run_dir.write_config(config)
+    evaluator = EvaluatorProcess.for_task(config, run_dir.path)
+    if evaluator is not None:
+        config = replace(config, observers=config.observers + 1)
+    server = Server(config, run_dir, evaluator=evaluator)
+    server.stop_on_signals()
+    server.announce()
+    return server.run()

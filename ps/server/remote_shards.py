@@ -1,0 +1,256 @@
+"""The shards beside the coordinator, as the coordinator sees them: their processes and links."""
+
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from leash.ps.errors import ERROR_BY_CODE, LeashError, ProtocolError, ShardLostError, UsageError
+from leash.ps.options.commands import ServerConfig
+from leash.ps.processes import spawn_module
+from leash.ps.shard.process import settings_of
+from leash.ps.wire.frames import TO_COORDINATOR
+from leash.ps.wire.messages import Message
+from leash.ps.wire.shard_link import Link, LinkClosedError
+from leash.ps.wire.shard_messages import (
+    PARAMETERS,
+    USAGE,
+    Begin,
+    Done,
+    Failed,
+    Fetch,
+    Has,
+    Load,
+    SetVersion,
+)
+
+START_S: Final = 30.0  # for a process to begin
+ANSWER_S: Final = 5.0  # a shard that is silent for longer is lost
+REAP_S: Final = 1.0  # from the end of a link to that of its process
+LOOK_S: Final = 0.2  # between two looks at a process that is waited for
+
+Payload = bytes | bytearray | memoryview | None
+Buffer = Any  # anything with the buffer protocol
+Notice = tuple["RemoteShard", Message, bytearray | None]  # what a shard told unasked
+
+
+class RemoteShard:
+    """Asks the shard, and hands on what it tells of itself. For one thread."""
+
+    def __init__(
+        self, index: int, on_notice: Callable[["RemoteShard", Message, bytearray | None], None]
+    ) -> None:
+        """Starts the process; `begin` and `await_port` are the next calls.
+
+        Args:
+            on_notice: gets what the shard tells unasked; must not ask it anything.
+        """
+        near, far = socket.socketpair()
+        self.index: Final = index
+        self.lost: str = ""  # why, once it is
+        self.how: str = ""  # the same, without its name
+        self._on_notice: Final = on_notice
+        self._link: Final = Link(near, TO_COORDINATOR, ANSWER_S)
+        self._heard_s = time.monotonic()
+        with far:
+            self._process: Final = spawn_module("leash.ps.shard.process", far.fileno())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def fd(self) -> int:
+        """Readable when there is something to take."""
+        return self._link.fd
+
+    def begin(self, config: ServerConfig, port: int) -> None:
+        self.tell(Begin(self.index, port), settings_of(config))
+
+    def await_port(self) -> int:
+        """The port of its data socket. Raises UsageError, ShardLostError."""
+        return self.answer(START_S)[0]
+
+    # Asking. All of these raise ShardLostError.
+
+    def ask(self, message: Message, payload: Payload = None) -> tuple[int, bytearray | None]:
+        """The value of the answer, and its payload. Raises what the shard failed with."""
+        self.tell(message, payload)
+        return self.answer()
+
+    def tell(self, message: Message, payload: Payload = None) -> None:
+        """Sends; `answer` takes the answer, if the message has one."""
+        if self.lost:
+            raise ShardLostError(self.lost)
+        try:
+            self._link.send(message, payload)
+        except LinkClosedError as error:
+            raise self._loss() from error
+
+    def answer(self, wait_s: float | None = None) -> tuple[int, bytearray | None]:
+        """The answer to the oldest message that has none yet; within ANSWER_S by default."""
+        wait_s = ANSWER_S if wait_s is None else wait_s
+        deadline_s = time.monotonic() + wait_s
+        while not self.lost:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise self._loss(f"no answer for {wait_s:.0f} s")
+            if self._link.has_come(min(left_s, LOOK_S)):
+                message, payload = self._receive()
+                if isinstance(message, Done):
+                    return message.value, payload
+                if isinstance(message, Failed):
+                    raise _error_from(message)
+                self._on_notice(self, message, payload)
+        raise ShardLostError(self.lost)
+
+    def take_notices(self) -> None:
+        """Hands on what has come; afterwards `lost` tells whether the shard is still there."""
+        with suppress(ShardLostError):
+            while not self.lost and self._link.has_come():
+                message, payload = self._receive()
+                assert not isinstance(message, (Done, Failed)), "nobody asked"
+                self._on_notice(self, message, payload)
+            if not self.lost and time.monotonic() - self._heard_s > ANSWER_S:
+                raise self._loss(f"silent for {ANSWER_S:.0f} s")
+
+    def let_go(self) -> None:
+        """Closes the link: the process ends by itself."""
+        self._link.close()
+
+    def reap(self) -> None:
+        """Waits for the end of a process that was let go, for a moment."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(REAP_S)
+        self._process.kill()  # nothing to a process that has ended
+        self._process.wait()
+
+    # Its chunks, for checkpoints: as those of a shard of leash.ps._core.
+
+    def init(self, chunk: int, values: Buffer) -> bool:
+        return bool(self.ask(Load(chunk, PARAMETERS), values)[0])
+
+    def pull(self, chunk: int, worker: None, out: Buffer) -> int:
+        version, values = self.ask(Fetch(chunk, PARAMETERS))
+        memoryview(out)[:] = values or b""
+        return version
+
+    def set_version(self, chunk: int, version: int) -> None:
+        self.ask(SetVersion(chunk, version))
+
+    def has_state(self, chunk: int) -> bool:
+        return bool(self.ask(Has(chunk))[0])
+
+    def state(self, chunk: int, name: str, out: Buffer) -> None:
+        memoryview(out)[:] = self.ask(Fetch(chunk, name))[1] or b""
+
+    def load_state(self, chunk: int, name: str, values: Buffer) -> None:
+        self.ask(Load(chunk, name), values)
+
+    # How it is done.
+
+    def _receive(self) -> tuple[Message, bytearray | None]:
+        try:
+            received = self._link.receive()
+        except LinkClosedError as error:
+            raise self._loss() from error
+        self._heard_s = time.monotonic()
+        return received
+
+    def _loss(self, how: str = "") -> ShardLostError:
+        """It is lost: by the end of its process, or as `how` says; then its process is ended."""
+        if not how:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(REAP_S)
+            how = _end_of(self._process.returncode)
+        self._process.kill()  # nothing to a process that has ended
+        self.how = how
+        self.lost = f"shard {self.index} (process {self.pid}) was lost: {how}"
+        return ShardLostError(self.lost)
+
+
+class RemoteShards:
+    """All of them: started together, asked together."""
+
+    def __init__(self, config: ServerConfig, first_port: int) -> None:
+        """Starts the processes, and waits until they listen.
+
+        Args:
+            first_port: of shard 1; the others follow. 0 for free ports.
+
+        Raises:
+            UsageError: a port is taken. ShardLostError: a process did not come up.
+        """
+        self.notices: Final[deque[Notice]] = deque()  # what was told and not taken yet
+        self.all: Final[list[RemoteShard]] = []
+        try:
+            for index in range(1, config.shards):
+                self.all.append(RemoteShard(index, lambda *told: self.notices.append(told)))
+                self.all[-1].begin(config, first_port + index - 1 if first_port else 0)
+            self.ports: Final = [shard.await_port() for shard in self.all]
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, message: Message, payload: Payload = None) -> list[int]:
+        """The answers of all to the same request, on which they work at the same time.
+
+        Raises what the first one failed with, once all have answered.
+        """
+        if self.lost:
+            raise ShardLostError(self.lost.lost)
+        self.tell(message, payload)
+        outcomes = [_outcome_of(shard) for shard in self.all]
+        for outcome in outcomes:
+            if isinstance(outcome, LeashError):
+                raise outcome
+        return [outcome for outcome in outcomes if isinstance(outcome, int)]
+
+    def tell(self, message: Message, payload: Payload = None) -> None:
+        """To those that are still there; `lost` says whether all of them are."""
+        for shard in self.all:
+            with suppress(ShardLostError):
+                shard.tell(message, payload)
+
+    def take_notices(self) -> Iterator[Notice]:
+        for shard in self.all:
+            shard.take_notices()
+        while self.notices:
+            yield self.notices.popleft()
+
+    @property
+    def lost(self) -> RemoteShard | None:
+        """The first one that is lost."""
+        return next((shard for shard in self.all if shard.lost), None)
+
+    def close(self) -> None:
+        for shard in self.all:
+            shard.let_go()
+        for shard in self.all:
+            shard.reap()
+
+
+def _outcome_of(shard: RemoteShard) -> int | LeashError:
+    """What it answers, or failed with."""
+    try:
+        return shard.answer()[0]
+    except LeashError as error:
+        return error
+
+
+def _end_of(status: int | None) -> str:
+    if status is None:
+        return "it does not read or write"
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"it ended with status {status}"
+
+
+def _error_from(message: Failed) -> ProtocolError | UsageError:
+    if message.code == USAGE:
+        return UsageError(message.text)
+    return ERROR_BY_CODE.get(message.code, ProtocolError)(message.text)

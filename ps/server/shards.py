@@ -1,0 +1,232 @@
+"""All shards of a run as one: that of the coordinator's own process, and those of others.
+
+A newcomer needs a first step that is new on every chunk of every shard. That takes two rounds:
+each shard keeps a place for it at the largest clock that all of its chunks have reached, then the
+newcomer joins all of them at the largest of these. A kept place holds its chunks' minimum back, so
+no chunk gets beyond that step in between, however fast the others push.
+"""
+
+import bisect
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import msgpack
+
+from leash.ps.errors import LayoutMismatchError
+from leash.ps.policy import Rule, fields_of_rule
+from leash.ps.runs.checkpoint import ChunkStore
+from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
+from leash.ps.shard.data_counts import DataCounts
+from leash.ps.shard.data_plane import DataPlane
+from leash.ps.shard.members import Member, Members
+from leash.ps.shard.metrics import Metrics
+from leash.ps.shard.model import ServedModel
+from leash.ps.wire.layout import Chunk, Layout
+from leash.ps.wire.shard_messages import (
+    Asked,
+    Counts,
+    CountUp,
+    Happened,
+    Hold,
+    Join,
+    Leave,
+    Release,
+    Reserve,
+    Serve,
+    SetRule,
+    Start,
+    Stop,
+    Unreading,
+)
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """The whole model, wherever its chunks are: a leash.ps.runs.checkpoint.WholeModel."""
+
+    served: ServedModel  # as this process has it
+    others: list[RemoteShard]
+
+    @property
+    def layout(self) -> Layout:
+        return self.served.layout
+
+    @property
+    def chunks(self) -> tuple[Chunk, ...]:
+        return self.served.chunks
+
+    @property
+    def optimizer(self) -> str:
+        return self.served.optimizer
+
+    @property
+    def state_names(self) -> list[str]:
+        """Of the optimizer's buffers, the same on every shard."""
+        return self.served.state_names
+
+    def shard_of(self, chunk: int) -> ChunkStore:
+        """Who holds this chunk's numbers."""
+        index = bisect.bisect_right(self.served.first_chunks, chunk) - 1
+        return self.others[index - 1] if index else self.served.shard
+
+
+class Shards:
+    """What the coordinator tells its shards, and what they tell it.
+
+    What waits for an answer raises ShardLostError; a loss is in `lost` in any case, for the loop.
+    """
+
+    def __init__(
+        self, data: DataPlane, data_port: int, remote: RemoteShards, members: Members,
+        metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self.ports: Final = [data_port, *remote.ports]
+        self.asked: tuple[str, int] | None = None  # a shard got this signal to end
+        self._data: Final = data
+        self._remote: Final = remote
+        self._members: Final = members
+        self._metrics: Final = metrics
+        self._counts: dict[int, Counts] = {}  # the newest, by shard
+        self._unreading: list[int] = []
+        self._told_of_loss = False
+
+    # The model.
+
+    def require_layout(self, layout: Layout) -> SharedModel:
+        """The model of this layout: made now if it is the first, the same ever after.
+
+        Raises:
+            LayoutMismatchError: another model than the run's.
+            LayoutError: no memory for it.
+        """
+        if self._data.model is None:
+            self._remote.ask(Serve(), layout.pack())
+            self._data.serve(layout)
+        elif difference := self._data.model.layout.first_difference(layout):
+            raise LayoutMismatchError(difference)
+        assert self.model is not None
+        return self.model
+
+    @property
+    def model(self) -> SharedModel | None:
+        served = self._data.model
+        return SharedModel(served, self._remote.all) if served else None
+
+    @property
+    def layout(self) -> Layout | None:
+        return self._data.model.layout if self._data.model else None
+
+    @property
+    def first_chunks(self) -> list[int]:
+        """Of each shard; until there is a model, only that there is a first one."""
+        return self._data.model.first_chunks if self._data.model else [0]
+
+    @property
+    def initialized(self) -> bool:
+        """Every chunk of the model has its first values."""
+        told = (shard.index in self._counts for shard in self._remote.all)
+        others = all(told) and all(counts.initialized for counts in self._counts.values())
+        return self._data.initialized and others
+
+    # Who takes part.
+
+    def join(self, member: Member) -> int:
+        """Counts a newcomer from now on; returns its first step, 0 for an observer."""
+        first_step = 0 if member.is_observer else self._first_step()
+        join = Join(member.worker, member.incarnation, member.name, first_step)
+        self._remote.ask(join)
+        if not member.is_observer:
+            self._data.join(member.worker, first_step)
+        return first_step
+
+    def _first_step(self) -> int:
+        return max([self._data.reserve(), *self._remote.ask(Reserve())])
+
+    def leave(self, member: Member, state: str) -> None:
+        """Nobody waits for this process from now on, on any shard."""
+        self._remote.tell(Leave(member.worker, member.incarnation, state))
+        if not member.is_observer:
+            self._data.leave(member.worker)
+
+    def start(self) -> None:
+        """Training begins. When this returns, every shard knows."""
+        self._remote.ask(Start())
+
+    def set_rule(self, rule: Rule) -> None:
+        """When this returns, every shard goes by this rule."""
+        self._remote.ask(SetRule(*fields_of_rule(rule)))
+        self._data.set_rule(rule)
+
+    def stop(self, reason: str) -> None:
+        self._data.stop(reason)
+        self._remote.tell(Stop(reason))
+
+    # What the other shards tell.
+
+    def attend(self) -> None:
+        """Takes what they have told since this was called last. To be called often."""
+        for notice in self._remote.take_notices():
+            self._on_notice(notice)
+        lost = self._remote.lost
+        if lost and not self._told_of_loss:
+            self._told_of_loss = True
+            self._metrics.shard_lost(lost.index, lost.pid, lost.how)
+
+    def _on_notice(self, notice: Notice) -> None:
+        shard, message, payload = notice
+        match message:
+            case Counts():
+                self._on_counts(shard.index, message)
+            case Happened():
+                self._metrics.happened(message.event, msgpack.unpackb(payload or b"\x80"))
+            case Unreading():
+                self._unreading.append(message.worker)
+            case Asked():
+                self.asked = f"shard {shard.index} (process {shard.pid})", message.signal
+
+    def _on_counts(self, shard: int, counts: Counts) -> None:
+        self._counts[shard] = counts
+        self._members.note_heard(counts.heard)
+        self._metrics.of_shards[shard] = DataCounts(
+            counts.replies, counts.staleness_sum, counts.max_staleness, counts.max_lag,
+            counts.duplicates, counts.nonfinite_chunks, counts.bytes_pushed,
+            counts.bytes_answered, counts.dropped, Counter(counts.refusals),
+        )  # fmt: skip
+
+    def count_up(self) -> None:
+        """Everybody's newest counts are here when this returns."""
+        self._remote.ask(CountUp())
+        self.attend()
+
+    def take_unreading(self) -> list[int]:
+        """The workers that did not read another shard's answers, since this was asked last."""
+        workers, self._unreading = self._unreading, []
+        return workers
+
+    @property
+    def lost(self) -> str:
+        """Which shard is lost, and how; empty while all are there."""
+        lost = self._remote.lost
+        return lost.lost if lost else ""
+
+    @property
+    def processes(self) -> list[int]:
+        """The process of each shard."""
+        return [os.getpid(), *(shard.pid for shard in self._remote.all)]
+
+    @property
+    def parked(self) -> int:
+        return self._data.parked + sum(counts.parked for counts in self._counts.values())
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No shard takes a message of a worker in here: what is read belongs together."""
+        try:
+            self._remote.ask(Hold())
+            yield
+        finally:
+            self._remote.tell(Release())

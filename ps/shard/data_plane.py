@@ -1,0 +1,376 @@
+"""The data socket's side of the server: chunks in, chunks out.
+
+A reply that must wait stays parked as the frame in which its gradient came: memory is at most
+workers × model. The core overwrites that frame with the parameters, and the frame goes back. A
+gradient in a worker's segment waits there, and only headers travel.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import zmq
+
+from leash.ps._core import Outcome, PushResult
+from leash.ps.errors import (
+    EvictedError,
+    HeaderError,
+    NonfiniteError,
+    NotReadyError,
+    PayloadSizeError,
+    ProtocolError,
+    ResyncError,
+    SegmentError,
+    StoppingError,
+    SupersededError,
+    TooManyError,
+    UnknownWorkerError,
+)
+from leash.ps.options.commands import ServerConfig
+from leash.ps.policy import Rule
+from leash.ps.shard.mapped_segments import Attachment, Payload, Source, memory_of, source_in_frame
+from leash.ps.shard.members import Members
+from leash.ps.shard.metrics import Metrics
+from leash.ps.shard.model import ServedModel
+from leash.ps.shard.replies import Parked, Replies, Send
+from leash.ps.wire.codecs import check_size, codec_for
+from leash.ps.wire.frames import DATA, check_payload_count, decode, error_message
+from leash.ps.wire.layout import Chunk, Layout
+from leash.ps.wire.messages import (
+    U32_MAX,
+    Attach,
+    Attached,
+    Echo,
+    Echoed,
+    Init,
+    Message,
+    Ok,
+    Params,
+    Pull,
+    Push,
+    PushPull,
+)
+from leash.ps.wire.sockets import parts
+
+NEWCOMER: Final = U32_MAX  # no rank: holds a place between `reserve` and `join`
+
+
+class DataPlane:
+    """Handles what comes over the data socket. One thread."""
+
+    def __init__(
+        self, config: ServerConfig, rule: Rule, members: Members, metrics: Metrics, send: Send,
+        shard: int = 0, now: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.model: ServedModel | None = None
+        self.stopping: str = ""
+        self._config: Final = config
+        self._rule = rule
+        self._members: Final = members
+        self._metrics: Final = metrics
+        self._send: Final = send
+        self._shard: Final = shard
+        self._now: Final = now
+        self._attachments: dict[int, Attachment] = {}  # by worker
+        self._replies: Final = Replies(metrics, send)
+        # By chunk and worker: the step that was refused last for a NaN, and how.
+        self._nonfinite: dict[tuple[int, int], tuple[int, NonfiniteError]] = {}
+        self._handlers: Final = {
+            Init: self._on_init,
+            PushPull: self._on_push,
+            Push: self._on_push,
+            Pull: self._on_pull,
+            Attach: self._on_attach,
+            Echo: self._on_echo,
+        }
+
+    # Membership, told by the coordinator.
+
+    def serve(self, layout: Layout) -> None:
+        """Makes this shard's part of a model of that layout, instead of the one it has.
+
+        Raises:
+            LayoutError: it does not fit into this host's memory.
+        """
+        self.model = None  # its memory first
+        self.model = ServedModel(
+            layout, self._config.chunk_kib * 1024, self._config, self._rule,
+            softened=self._config, shard=self._shard, shards=self._config.shards,
+            threads=self._config.threads,
+        )  # fmt: skip
+
+    def reserve(self) -> int:
+        """Keeps a place for a newcomer; returns a step that is new on every chunk, and stays so.
+
+        The place is at the largest of the chunks' minimums: none of them gets beyond it.
+        """
+        assert self.model is not None
+        if not self.model.own:
+            return 1
+        first_step = self.model.shard.first_step()
+        self.model.shard.join(NEWCOMER, first_step - 1)
+        return first_step
+
+    def join(self, worker: int, first_step: int) -> None:
+        """Counts this worker from now on, in the place that was kept, or further on."""
+        assert self.model is not None
+        if self.model.own:
+            self.model.shard.join(worker, first_step - 1)
+            self._replies.answer(self.model.shard.leave(NEWCOMER))
+            self._replies.flush()
+
+    def leave(self, worker: int) -> None:
+        """Nobody waits for this worker from now on; what waited only for it goes out."""
+        self._attachments.pop(worker, None)
+        if self.model is None or worker not in self.model.shard.workers():
+            return
+        self._replies.forget(worker)
+        for key in [key for key in self._nonfinite if key[1] == worker]:
+            del self._nonfinite[key]
+        self._replies.answer(self.model.shard.leave(worker))
+        self._replies.flush()
+
+    def set_rule(self, rule: Rule) -> None:
+        """Goes on by this rule; what it lets go goes out."""
+        self._rule = rule
+        if self.model is not None:
+            self._replies.answer(self.model.shard.set_rule(rule.core()))
+            self._replies.flush()
+
+    def stop(self, reason: str) -> None:
+        """Answers everything that waits with `stopping`, and refuses pushes from now on."""
+        self.stopping = reason
+        for parked in self._replies.take_parked():
+            assert self.model is not None
+            self.model.shard.unpark(parked.chunk, parked.request.worker)
+            self._replies.refuse(
+                parked.route, parked.request, StoppingError(reason), parked.chunk
+            )  # fmt: skip
+
+    @property
+    def parked(self) -> int:
+        return len(self._replies)
+
+    @property
+    def initialized(self) -> bool:
+        """There is a model, and every chunk of this shard has its first values."""
+        return self.model is not None and self.model.initialized
+
+    # Messages.
+
+    def receive(self, frames: list[zmq.Frame]) -> None:
+        """Takes one message from the socket: route, header, and what came after it."""
+        route, header, payloads = parts(frames)
+        try:
+            message = decode(header, DATA)
+            check_payload_count(message, len(payloads))
+        except ProtocolError as error:
+            self._metrics.refused(error)
+            self._send(route, error_message(error), None)
+        else:
+            self.handle(route, message, payloads[0] if payloads else None)
+
+    def handle(self, route: bytes, message: Message, payload: Payload) -> None:
+        """Answers one message, now or when the policy lets it."""
+        try:
+            self._handlers[type(message)](route, message, payload)  # type: ignore[operator]
+        except ProtocolError as error:
+            self._replies.refuse(route, message, error, getattr(message, "chunk", 0))
+        self._replies.flush()
+
+    def _on_attach(self, route: bytes, msg: Attach, _: Payload) -> None:
+        model = self._require_model(msg)
+        if msg.worker == 0:
+            raise UnknownWorkerError("an observer only reads")
+        before = self._attachments.get(msg.worker)
+        if before is not None and before.is_newer_than(msg):
+            raise SupersededError(f"worker {msg.worker}: attached again since")
+        attachment = Attachment(msg, route, model.layout)
+        self._attachments[msg.worker] = attachment
+        self._send(route, Attached(msg.worker, attachment.nonce, msg.number), None)
+
+    def _on_echo(self, route: bytes, _: Echo, payload: Payload) -> None:
+        self._send(route, Echoed(), payload)
+
+    def _on_init(self, route: bytes, msg: Init, payload: Payload) -> None:
+        model = self._require_model(msg)
+        chunk = self._check(model, msg, payload)
+        if msg.codec != chunk.dtype:
+            raise HeaderError(f"init.codec: expected {chunk.dtype}, got {msg.codec}")
+        taken = model.shard.init(msg.chunk, memory_of(payload))
+        self._send(route, Ok(msg.worker, 0, msg.chunk, taken), None)
+
+    def _on_pull(self, route: bytes, msg: Pull, _: Payload) -> None:
+        model = self._require_model(msg)
+        chunk = model.chunk(msg.chunk)
+        codec = codec_for(msg.codec, chunk)
+        if codec.reply != codec.name:
+            raise HeaderError(f"pull.codec: expected one for parameters, got {msg.codec}")
+        if not model.shard.initialized(msg.chunk):
+            raise NotReadyError(f"chunk {msg.chunk} has no values yet")
+        out = bytearray(codec.max_nbytes(chunk.values))
+        version = model.shard.pull(msg.chunk, msg.worker or None, out, codec=codec.core)
+        params = Params(msg.worker, 0, msg.chunk, msg.codec, version, 0, 0)
+        self._send(route, params, out)
+
+    def _on_push(self, route: bytes, msg: PushPull | Push, payload: Payload) -> None:
+        """All that a push names is checked before anything of it is applied."""
+        model = self._require_model(msg)
+        if payload is not None:
+            chunk = self._check(model, msg, payload)
+            source = source_in_frame(msg, chunk, payload)
+            self._require_started()
+            self._push(model, route, msg, chunk.index, source)
+            return
+        assert isinstance(msg, PushPull)
+        attachment = self._require_attachment(route, msg)
+        chunks = self._chunks_in_segment(model, msg)
+        attachment.check(chunks, msg)
+        self._require_started()
+        if len(chunks) > 1 and self._is_plain(msg):
+            self._push_run(model, route, msg, attachment.region(chunks[-1], chunks[0], msg.slab))
+            return
+        for chunk in chunks:
+            self._push_or_refuse(model, route, msg, chunk.index, attachment.source(chunk, msg))
+
+    @staticmethod
+    def _chunks_in_segment(model: ServedModel, msg: PushPull) -> list[Chunk]:
+        most = 1 if msg.nbytes else msg.chunk + 1
+        if not 1 <= msg.chunks <= most:
+            raise HeaderError(f"push_pull.chunks: expected 1 to {most}, got {msg.chunks}")
+        return [model.chunk(index) for index in _run(msg)]
+
+    def _push_or_refuse(
+        self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
+    ) -> None:
+        try:
+            self._push(model, route, msg, chunk, source)
+        except ProtocolError as error:
+            self._replies.refuse(route, msg, error, chunk)
+
+    def _push(
+        self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
+    ) -> None:
+        self._require_answered(msg, chunk)
+        self._metrics.own.bytes_pushed += source.memory.nbytes
+        key = (chunk, msg.worker)
+        if key in self._nonfinite and self._nonfinite[key][0] == msg.step:
+            raise self._nonfinite[key][1]  # asked again: the first answer was lost
+        try:
+            result = model.shard.push(
+                chunk, msg.worker, msg.step, msg.samples, source.memory,
+                isinstance(msg, PushPull), codec=source.codec, answer=source.answer,
+                now_s=self._now(),
+            )  # fmt: skip
+        except ValueError as error:
+            raise PayloadSizeError(f"chunk {chunk}: {error}") from error
+        nbytes = (source.memory if source.answer is None else source.answer).nbytes
+        asked = Parked(
+            route, msg, chunk, source.reply, source.reply_codec, nbytes, _is_duplicate(result)
+        )
+        self._settle(model, asked, result)
+
+    def _is_plain(self, msg: PushPull) -> bool:
+        """None of its chunks needs a closer look, so that one call takes them all."""
+        keys = [(chunk, msg.worker) for chunk in _run(msg)]
+        return self._nonfinite.keys().isdisjoint(keys) and not any(map(self._replies.waiting, keys))
+
+    def _push_run(
+        self, model: ServedModel, route: bytes, msg: PushPull, region: memoryview
+    ) -> None:
+        self._metrics.own.bytes_pushed += region.nbytes
+        results = model.shard.push_run(
+            msg.chunk, msg.chunks, msg.worker, msg.step, msg.samples, region, True, self._now()
+        )
+        for chunk, result in zip(_run(msg), results, strict=True):
+            nbytes = model.chunks[chunk].nbytes
+            asked = Parked(route, msg, chunk, None, msg.codec, nbytes, _is_duplicate(result))
+            try:
+                self._settle(model, asked, result)
+            except ProtocolError as error:
+                self._replies.refuse(route, msg, error, chunk)
+
+    def _settle(self, model: ServedModel, asked: Parked, result: PushResult) -> None:
+        """What a push of a chunk has set off."""
+        msg, chunk = asked.request, asked.chunk
+        self._require_taken(result.outcome, msg, chunk, result.clock)
+        if asked.again:
+            self._metrics.duplicate(msg.worker, chunk, msg.step)
+        else:
+            self._metrics.push(msg.worker, chunk, msg.step, msg.samples)
+        self._replies.answer(result.replies, asked)
+        if result.nonfinite_index is not None:
+            self._on_nonfinite(model, msg, chunk, result.nonfinite_index)
+
+    def _on_nonfinite(
+        self, model: ServedModel, msg: PushPull | Push, chunk: int, index: int
+    ) -> None:
+        slot = model.layout.slot_at(model.chunk(chunk), index)
+        self._metrics.nonfinite(msg.worker, chunk, msg.step, slot.name)
+        if self._config.nonfinite == "raise":
+            self._replies.drop((chunk, msg.worker))
+            error = NonfiniteError(
+                f"step {msg.step} of worker {msg.worker}: slot {slot.name} has a NaN or an "
+                "infinity in its gradient; nothing of its chunk was applied"
+            )
+            self._nonfinite[chunk, msg.worker] = (msg.step, error)
+            raise error
+
+    # How it is done.
+
+    def _require_model(self, msg: Init | PushPull | Push | Pull | Attach) -> ServedModel:
+        self._members.require_current(msg.worker, msg.incarnation)
+        if self.model is None:
+            raise NotReadyError("no model yet: no worker has said hello")
+        return self.model
+
+    def _check(self, model: ServedModel, msg: Init | PushPull | Push, payload: Payload) -> Chunk:
+        if msg.worker == 0:
+            raise UnknownWorkerError("an observer only reads")
+        chunk = model.chunk(msg.chunk)
+        assert payload is not None
+        check_size(chunk, codec_for(msg.codec, chunk), len(payload))
+        return chunk
+
+    def _require_started(self) -> None:
+        if self.stopping:
+            raise StoppingError(self.stopping)
+        if not self._metrics.started:
+            raise NotReadyError(f"waiting for workers {self._members.missing[:20]}")
+
+    def _require_attachment(self, route: bytes, msg: PushPull) -> Attachment:
+        attachment = self._attachments.get(msg.worker)
+        if attachment is None:
+            raise SegmentError(f"worker {msg.worker}: expected a payload, or attach before")
+        if attachment.route != route:
+            raise SupersededError(f"worker {msg.worker}: attached over another connection")
+        return attachment
+
+    def _require_answered(self, msg: PushPull | Push, chunk: int) -> None:
+        """A worker that ran ahead of its answers would fill the memory with parked frames."""
+        waiting = self._replies.waiting((chunk, msg.worker))
+        if waiting is not None and msg.step == waiting.request.step + 1:
+            raise TooManyError(
+                f"chunk {chunk}, worker {msg.worker}: step {waiting.request.step} still waits "
+                f"for its answer, got step {msg.step}"
+            )
+
+    @staticmethod
+    def _require_taken(outcome: Outcome, msg: PushPull | Push, chunk: int, clock: int) -> None:
+        if outcome is Outcome.GAP:
+            raise ResyncError(
+                f"chunk {chunk}, worker {msg.worker}: expected step {clock + 1}, got {msg.step}",
+                clock,
+            )
+        if outcome is Outcome.UNINITIALIZED:
+            raise NotReadyError(f"chunk {chunk} has no values yet: send init first")
+        if outcome is Outcome.NOT_LIVE:
+            raise EvictedError(f"worker {msg.worker}: not live; say hello again to go on")
+
+
+def _run(msg: PushPull) -> range:
+    return range(msg.chunk, msg.chunk - msg.chunks, -1)
+
+
+def _is_duplicate(result: PushResult) -> bool:
+    return result.outcome is Outcome.DUPLICATE

@@ -1,0 +1,165 @@
+"""Who takes part: hello, signs of life, eviction, bye; and incarnations.
+
+A rank has one live process at a time: the one that said hello last. Its incarnation is in all of
+its messages, so a message of its predecessor is told apart and refused.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from leash.ps.errors import EvictedError, FencedError, TooManyError, UnknownWorkerError
+
+LIVE: Final = "live"
+EVICTED: Final = "evicted"
+DONE: Final = "done"
+MAX_OBSERVERS: Final = 64
+
+
+@dataclass(slots=True)
+class Member:
+    """One process that said hello."""
+
+    worker: int  # its rank; 0 for an observer
+    incarnation: int
+    name: str
+    heard_s: float  # when it was last heard of, on the server's clock
+    state: str = LIVE  # then "evicted", or the reason of its bye: "done", "stopped", "failed"
+
+    @property
+    def is_observer(self) -> bool:
+        return self.worker == 0
+
+    def __str__(self) -> str:
+        who = "observer" if self.is_observer else f"worker {self.worker}"
+        return f"{who} ({self.name})" if self.name else who
+
+
+class Members:
+    """The processes of a run, by rank and incarnation."""
+
+    def __init__(
+        self,
+        ranks: Iterable[int],
+        evict_s: float,
+        now: Callable[[], float] = time.monotonic,
+        wall_time_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        """Args:
+        ranks: the workers that the run expects.
+        evict_s: seconds of silence after which a member counts as gone.
+        now: seconds on a clock that never goes back.
+        wall_time_us: microseconds since 1970; incarnations begin there, so that no message to an
+            earlier server ever fits this one.
+        """
+        self.ranks: Final = tuple(sorted(ranks))
+        self.evict_s: Final = evict_s
+        self.workers: dict[int, Member] = {}  # the newest of each rank
+        self.observers: dict[int, Member] = {}  # by incarnation, the live ones
+        self._now: Final = now
+        self._incarnations: Final = itertools.count(wall_time_us())
+
+    def require_room(self, worker: int) -> None:
+        """Is there a place for a newcomer of this rank, 0 for an observer?
+
+        Raises:
+            UnknownWorkerError: the rank is not in this run.
+            TooManyError: too many observers.
+        """
+        if worker == 0:
+            if len(self.observers) >= MAX_OBSERVERS:
+                raise TooManyError(f"expected at most {MAX_OBSERVERS} observers")
+        elif worker not in self.ranks:
+            ranks = ", ".join(map(str, self.ranks[:20]))
+            raise UnknownWorkerError(f"rank {worker} is not among the workers of this run: {ranks}")
+
+    def hello(self, worker: int, name: str) -> tuple[Member, Member | None]:
+        """A newcomer, and the live process of its rank whose place it takes, if there is one.
+
+        Raises what `require_room` raises.
+        """
+        self.require_room(worker)
+        return self.admit(worker, next(self._incarnations), name)
+
+    def admit(self, worker: int, incarnation: int, name: str) -> tuple[Member, Member | None]:
+        """The same for one whose incarnation was given by the coordinator."""
+        member = Member(worker, incarnation, name, self._now())
+        if member.is_observer:
+            self.observers[member.incarnation] = member
+            return member, None
+        before = self.workers.get(worker)
+        self.workers[worker] = member
+        return member, before if before and before.state == LIVE else None
+
+    def find(self, worker: int, incarnation: int) -> Member | None:
+        """The live member of this incarnation, if there is one."""
+        member = self.workers.get(worker) if worker else self.observers.get(incarnation)
+        return member if member and member.incarnation == incarnation else None
+
+    def require_current(self, worker: int, incarnation: int) -> Member:
+        """The live member that sent this, noted as heard of.
+
+        Raises:
+            UnknownWorkerError: it never said hello to this server.
+            EvictedError: it was silent for too long, or has said bye.
+            FencedError: a newer process has its rank.
+        """
+        member = self.workers.get(worker) if worker else self.observers.get(incarnation)
+        if member is None or incarnation > member.incarnation:
+            raise UnknownWorkerError(f"worker {worker}, incarnation {incarnation}: say hello first")
+        if incarnation < member.incarnation:
+            raise FencedError(
+                f"worker {worker}: another process ({member.name}) has taken this rank: expected "
+                f"incarnation {member.incarnation}, got {incarnation}"
+            )
+        if member.state != LIVE:
+            raise EvictedError(f"worker {worker}: {member.state}; say hello again to go on")
+        member.heard_s = self._now()
+        return member
+
+    def leave(self, member: Member, state: str) -> None:
+        """From now on nobody waits for this member."""
+        member.state = state
+        self.observers.pop(member.incarnation, None)
+
+    def silent(self) -> list[Member]:
+        """The live members that were not heard of for `evict_s` seconds."""
+        deadline = self._now() - self.evict_s
+        everybody = (*self.workers.values(), *self.observers.values())
+        return [m for m in everybody if m.state == LIVE and m.heard_s < deadline]
+
+    def excuse(self, seconds: float) -> None:
+        """Nobody is blamed for a time in which the server itself did not listen."""
+        for member in (*self.workers.values(), *self.observers.values()):
+            member.heard_s += seconds
+
+    def note_heard(self, workers: Iterable[int]) -> None:
+        """These live workers gave a sign of life, to another shard."""
+        for worker in workers:
+            member = self.workers.get(worker)
+            if member is not None and member.state == LIVE:
+                member.heard_s = self._now()
+
+    def heard_since(self, then_s: float) -> list[int]:
+        """The live workers that were heard of after `then_s`."""
+        return [m.worker for m in self.live if m.heard_s > then_s]
+
+    def silence_s(self, member: Member) -> float:
+        return self._now() - member.heard_s
+
+    @property
+    def live(self) -> list[Member]:
+        """The live workers, by rank."""
+        return [m for _, m in sorted(self.workers.items()) if m.state == LIVE]
+
+    @property
+    def missing(self) -> list[int]:
+        """The expected ranks that have no live process."""
+        live = {m.worker for m in self.live}
+        return [rank for rank in self.ranks if rank not in live]
+
+    @property
+    def any_done(self) -> bool:
+        return any(m.state == DONE for m in self.workers.values())

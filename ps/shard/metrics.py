@@ -1,0 +1,298 @@
+"""What a run counts, as numbers for people (`state`), for files (`summary`) and as events."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from leash.ps._core import Reply
+from leash.ps.errors import ProtocolError
+from leash.ps.policy import Rule
+from leash.ps.runs.events import EventLog
+from leash.ps.shard.data_counts import DataCounts, together
+from leash.ps.shard.members import Members
+from leash.ps.wire.messages import Report
+
+RATE_SPAN_S: Final = 2.0  # samples/s of the live table: over about so many seconds
+TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this often
+
+
+# Errors that say how a run goes, not that somebody sent what can't be.
+NO_REFUSALS: Final = ("stopping", "superseded", "nonfinite")
+
+
+@dataclass(slots=True)
+class WorkerCounts:
+    """One rank's counts over all of its incarnations."""
+
+    steps: int = 0
+    samples: int = 0
+    answered: int = 0  # of these samples, those whose step was answered
+    unanswered: int = 0  # those of a step that waits for its answer
+    epoch: int = 0  # completed
+    lag: int = 0  # of its newest reply
+    loss: float | None = None
+    compute_s: float = 0.0  # of this incarnation, and
+    wait_s: float = 0.0
+    earlier_compute_s: float = 0.0  # of those before it
+    earlier_wait_s: float = 0.0
+    samples_per_s: float = 0.0
+    mark_s: float = 0.0  # when samples_per_s was last worked out, and
+    mark_samples: int = 0  # the samples then
+    told_s: float = -math.inf  # when a report of its became an event last
+
+    @property
+    def wait_fraction(self) -> float:
+        wait_s = self.earlier_wait_s + self.wait_s
+        busy_s = self.earlier_compute_s + self.compute_s + wait_s
+        return wait_s / busy_s if busy_s > 0 else 0.0
+
+    def begin_again(self) -> None:
+        """A new incarnation counts its seconds from 0, and its predecessor gets no answers."""
+        self.earlier_compute_s += self.compute_s
+        self.earlier_wait_s += self.wait_s
+        self.compute_s = self.wait_s = 0.0
+        self.unanswered = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    epoch: int
+    accuracy: float | None  # None for a regression
+    loss: float | None  # None where it is not finite
+    samples: int
+    seconds: float  # of training when it arrived
+
+
+class Metrics:
+    """Counters of one run. Every change is one call, and one event where it is worth a line."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        events: EventLog,
+        step_events: int,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.workers: dict[int, WorkerCounts] = {}
+        self.evaluations: list[Evaluation] = []
+        self.epoch: int = 0  # completed by every worker
+        self.samples_twice: int = 0  # leased again though they had been applied
+        self.own: Final = DataCounts()  # of this process
+        self.of_shards: dict[int, DataCounts] = {}  # of the others, as they told it last
+        self.evictions: int = 0
+        self._rule = rule
+        self._events: Final = events
+        self._step_events: Final = step_events if events.is_open else 0
+        self._now: Final = now
+        self._started_s: float | None = None
+        self._ended_s: float | None = None
+
+    # What happens.
+
+    @property
+    def started(self) -> bool:
+        return self._started_s is not None
+
+    def start(self, workers: list[int]) -> None:
+        self._started_s = self._now()
+        for counts in self.workers.values():
+            counts.mark_s = self._started_s
+        self._events.write(
+            "started", **self._rule.told(), workers=workers, step_events=self._step_events
+        )
+
+    def set_rule(self, rule: Rule) -> None:
+        """From now on the run goes by this one."""
+        self._rule = rule
+        self._events.write("policy_changed", **rule.told())
+        self._events.flush()
+
+    def end(self) -> None:
+        """The last worker has left: the time of training ends here."""
+        if self._ended_s is None:
+            self._ended_s = self._now()
+
+    def join(self, worker: int, incarnation: int, name: str, first_step: int) -> None:
+        if worker:
+            self.workers.setdefault(worker, WorkerCounts(mark_s=self._now())).begin_again()
+            self._ended_s = None  # if all had left, the training goes on with this one
+        self._events.write(
+            "joined", worker=worker, incarnation=incarnation, name=name, first_step=first_step
+        )
+
+    def leave(self, worker: int, incarnation: int, reason: str) -> None:
+        self.evictions += worker > 0 and reason == "evicted"
+        self._events.write("left", worker=worker, incarnation=incarnation, reason=reason)
+
+    def push(self, worker: int, chunk: int, step: int, samples: int) -> None:
+        """A chunk was counted. Chunk 0 is the last of a step."""
+        if chunk == 0:
+            counts = self.workers[worker]
+            counts.steps += 1
+            counts.samples += samples
+            counts.unanswered = samples
+            if self._records(step):
+                self._events.write("push", worker=worker, step=step)
+
+    def reply(self, reply: Reply) -> None:
+        """A push was answered."""
+        self.own.reply(reply)
+        if reply.chunk == 0:
+            counts = self.workers[reply.worker]
+            counts.lag = reply.lag
+            counts.answered += counts.unanswered
+            counts.unanswered = 0
+            if self._records(reply.step):
+                dropped = {"dropped": True} if reply.dropped else {}
+                self._events.write(
+                    "step", worker=reply.worker, step=reply.step, lag=reply.lag,
+                    staleness=reply.staleness, **dropped,
+                )  # fmt: skip
+
+    def duplicate(self, worker: int, chunk: int, step: int) -> None:
+        self.own.duplicates += 1
+        self._events.write("duplicate", worker=worker, chunk=chunk, step=step)
+
+    def nonfinite(self, worker: int, chunk: int, step: int, slot: str) -> None:
+        self.own.nonfinite_chunks += 1
+        self._events.write("nonfinite", worker=worker, chunk=chunk, step=step, slot=slot)
+
+    def refused(self, error: ProtocolError) -> None:
+        if error.code not in NO_REFUSALS:
+            self.own.refusals[error.code] += 1
+
+    def happened(self, event: str, details: dict[str, Any]) -> None:
+        """Another shard has an event to tell of."""
+        self._events.write(event, **details)
+
+    def shard_lost(self, shard: int, process: int, how: str) -> None:
+        self._events.write("shard_lost", shard=shard, process=process, how=how)
+        self._events.flush()
+
+    def report(self, msg: Report) -> None:
+        """What a worker tells of its training: its loss, and how it spends its time."""
+        counts = self.workers[msg.worker]
+        counts.compute_s, counts.wait_s = msg.compute_s, msg.wait_s
+        if (loss := _number(msg.loss)) is not None:  # there was a step to report
+            counts.loss = loss
+        self._measure_rate(counts)
+        self._tell_training(counts, msg)
+        if msg.kind == "epoch":
+            counts.epoch = msg.epoch
+            self._events.write("epoch", worker=msg.worker, epoch=msg.epoch, loss=counts.loss)
+
+    def complete_epochs(self, members: Members) -> None:
+        """Counts the epochs that every worker that still takes part, or is done, has completed."""
+        taking_part = [w for w, m in members.workers.items() if m.state in ("live", "done")]
+        self.complete(min((self.workers[worker].epoch for worker in taking_part), default=0))
+
+    def complete(self, epoch: int) -> None:
+        """This epoch is completed, if it was not."""
+        if epoch > self.epoch:
+            self.epoch = epoch
+            self._events.write("epoch_completed", epoch=epoch)
+            self._events.flush()
+
+    def evaluate(self, msg: Report) -> None:
+        accuracy, loss = _number(msg.accuracy), _number(msg.loss)
+        evaluation = Evaluation(msg.epoch, accuracy, loss, msg.samples, self.train_seconds)
+        self.evaluations.append(evaluation)
+        self._events.write(
+            "evaluated", epoch=msg.epoch, accuracy=accuracy, loss=loss, samples=msg.samples
+        )
+
+    # What it comes to.
+
+    @property
+    def data(self) -> DataCounts:
+        """The counts of all shards."""
+        return together([self.own, *self.of_shards.values()])
+
+    @property
+    def train_seconds(self) -> float:
+        if self._started_s is None:
+            return 0.0
+        return (self._now() if self._ended_s is None else self._ended_s) - self._started_s
+
+    @property
+    def steps(self) -> int:
+        return sum(counts.steps for counts in self.workers.values())
+
+    @property
+    def samples(self) -> int:
+        return sum(counts.samples for counts in self.workers.values())
+
+    def accuracy_by_epoch(self) -> list[float | None]:
+        """The test accuracy after each epoch; None for one that went by too fast to be caught."""
+        newest = {e.epoch: e.accuracy for e in self.evaluations}
+        return [newest.get(epoch) for epoch in range(1, self.epoch + 1)]
+
+    def summary(self) -> dict[str, Any]:
+        """The counted part of summary.json."""
+        seconds, last = self.train_seconds, self.evaluations[-1] if self.evaluations else None
+        by_rank, data = sorted(self.workers.items()), self.data
+        return {
+            "epochs": self.epoch,
+            "steps": self.steps,
+            "samples": self.samples,
+            "samples_twice": self.samples_twice,
+            "train_seconds": round(seconds, 3),
+            "steps_per_second": round(self.steps / seconds, 2) if seconds > 0 else 0.0,
+            "test_accuracy": last.accuracy if last else None,
+            "test_loss": last.loss if last else None,
+            "test_accuracy_by_epoch": self.accuracy_by_epoch(),
+            "max_lag": data.max_lag,
+            "mean_staleness": round(data.mean_staleness, 3),
+            "max_staleness": data.max_staleness,
+            "steps_by_worker": {str(w): c.steps for w, c in by_rank},
+            "wait_fraction_by_worker": {str(w): round(c.wait_fraction, 4) for w, c in by_rank},
+            "bytes_pushed": data.bytes_pushed,
+            "bytes_answered": data.bytes_answered,
+            "duplicate_pushes": data.duplicates,
+            "nonfinite_chunks": data.nonfinite_chunks,
+            "dropped_pushes": data.dropped,
+            "refused_messages": data.refusals.total(),
+            "evictions": self.evictions,
+        }
+
+    def worker_state(self, worker: int) -> dict[str, Any]:
+        """One row of the live table."""
+        counts = self.workers[worker]
+        return {
+            "worker": worker,
+            "step": counts.steps,
+            "epoch": counts.epoch,
+            "lag": counts.lag,
+            "samples": counts.samples,
+            "samples_per_s": round(counts.samples_per_s, 1),
+            "loss": counts.loss,
+            "wait_fraction": round(counts.wait_fraction, 4),
+        }
+
+    def _tell_training(self, counts: WorkerCounts, msg: Report) -> None:
+        """Reports come several times a second; a picture of a run needs fewer."""
+        now = self._now()
+        if now - counts.told_s >= TRAINING_EVENT_S:
+            counts.told_s = now
+            self._events.write(
+                "training", worker=msg.worker, step=msg.step, samples=msg.samples,
+                loss=_number(msg.loss), compute_s=_number(msg.compute_s),
+                wait_s=_number(msg.wait_s),
+            )  # fmt: skip
+
+    def _measure_rate(self, counts: WorkerCounts) -> None:
+        now = self._now()
+        if now - counts.mark_s >= RATE_SPAN_S:
+            new_samples = counts.samples - counts.mark_samples
+            counts.samples_per_s = new_samples / (now - counts.mark_s)
+            counts.mark_s, counts.mark_samples = now, counts.samples
+
+    def _records(self, step: int) -> bool:
+        return self._step_events > 0 and step % self._step_events == 0
+
+
+def _number(value: float) -> float | None:
+    """None for what JSON has no number for."""
+    return value if math.isfinite(value) else None

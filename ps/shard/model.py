@@ -1,0 +1,94 @@
+"""The model as a server process keeps it: a layout, its chunks, and the numbers of some of them."""
+
+import os
+from typing import Final
+
+from leash.ps._core import ChunkSpec, Nonfinite, Shard
+from leash.ps.errors import LayoutError, UnknownChunkError
+from leash.ps.options.optimizer import OptimizerOptions, core_options, core_schedule, with_rates
+from leash.ps.options.staleness import (
+    UNSOFTENED,
+    StalenessOptions,
+    core_compensation,
+    core_staleness_rate,
+)
+from leash.ps.policy import Rule
+from leash.ps.wire.layout import Chunk, Layout, assign
+
+_NONFINITE: Final = {
+    "raise": Nonfinite.RAISE, "skip": Nonfinite.SKIP, "apply": Nonfinite.APPLY,
+}  # fmt: skip
+
+
+class ServedModel:
+    """Layout and chunks of a run, and one of its shards."""
+
+    def __init__(
+        self, layout: Layout, chunk_nbytes: int, options: OptimizerOptions, rule: Rule, *,
+        softened: StalenessOptions = UNSOFTENED, shard: int = 0, shards: int = 1, threads: int = 1,
+    ) -> None:  # fmt: skip
+        """Args:
+            softened: what becomes of stale updates.
+            shard: whose chunks to hold, of how many shards.
+            threads: that share the work on a large chunk.
+
+        Raises:
+            LayoutError: more memory than this host has.
+            UsageError, ValueError: see `core_options`.
+        """
+        if layout.nbytes > _host_memory_nbytes():
+            raise _does_not_fit(layout)
+        self.optimizer: Final = options.optimizer
+        self.layout: Final = layout
+        self.chunk_nbytes: Final = chunk_nbytes
+        self.chunks: Final = layout.cut(chunk_nbytes)
+        self.first_chunks: Final = assign(self.chunks, shards)
+        first, stop = [*self.first_chunks, len(self.chunks)][shard : shard + 2]
+        self.own: Final = self.chunks[first:stop]  # those that this process holds
+        specs = [ChunkSpec(values=c.values, dtype=c.dtype, kind=c.kind) for c in self.own]
+        try:
+            self.shard: Final = Shard(
+                specs,
+                core_options(options),
+                rule=rule.core(),
+                nonfinite=_NONFINITE[options.nonfinite],
+                scale_lr=with_rates(options).lr_scaling == "linear",  # of means alone
+                schedule=core_schedule(options),
+                first_chunk=first,
+                threads=threads,
+                staleness_rate=core_staleness_rate(softened),
+                compensation=core_compensation(softened),
+            )
+        except MemoryError as error:
+            raise _does_not_fit(layout) from error
+
+    def chunk(self, index: int) -> Chunk:
+        """Raises UnknownChunkError if the model has no such chunk, or it is another shard's."""
+        if not self.own:
+            raise UnknownChunkError(f"chunk {index}: this shard has no chunk at all")
+        first = self.own[0].index
+        if not first <= index < first + len(self.own):
+            raise UnknownChunkError(f"chunk {index}: expected {first} to {self.own[-1].index}")
+        return self.chunks[index]
+
+    def shard_of(self, chunk: int) -> Shard:
+        """Who holds this chunk's numbers."""
+        return self.shard
+
+    @property
+    def state_names(self) -> list[str]:
+        """Of the optimizer's buffers."""
+        return self.shard.state_names()
+
+    @property
+    def initialized(self) -> bool:
+        """Every chunk of this process has values."""
+        return self.shard.initialized_chunks == len(self.own)
+
+
+def _does_not_fit(layout: Layout) -> LayoutError:
+    return LayoutError(f"a model of {layout.nbytes} bytes does not fit into this server's memory")
+
+
+def _host_memory_nbytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

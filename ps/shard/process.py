@@ -1,0 +1,305 @@
+"""A shard beside the coordinator: a process with chunks, a data socket and clocks of its own.
+
+Started by leash.ps.server.remote_shards, it knows what the coordinator tells it over its link: the
+settings, the model, who takes part. Workers find here what they find at shard 0's data socket. It
+never evicts anybody, and ends when its link does.
+"""
+
+import dataclasses
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+import msgpack
+import zmq
+
+from leash.ps import interrupt
+from leash.ps._core import keep_freed_memory
+from leash.ps.errors import LeashError, ProtocolError, UsageError
+from leash.ps.options.addresses import address_of, parse_learners, split_address
+from leash.ps.options.commands import ServerConfig
+from leash.ps.policy import rule_from_fields
+from leash.ps.runs.events import EventLog
+from leash.ps.shard.data_plane import DataPlane
+from leash.ps.shard.members import Members
+from leash.ps.shard.metrics import Metrics
+from leash.ps.shard.model import ServedModel
+from leash.ps.shard.router import DataRouter
+from leash.ps.wire.frames import TO_SHARD
+from leash.ps.wire.layout import Layout
+from leash.ps.wire.messages import Message
+from leash.ps.wire.shard_link import Link, LinkClosedError
+from leash.ps.wire.shard_messages import (
+    PARAMETERS,
+    USAGE,
+    Asked,
+    Begin,
+    Counts,
+    CountUp,
+    Done,
+    Failed,
+    Fetch,
+    Happened,
+    Has,
+    Hold,
+    Join,
+    Leave,
+    Load,
+    Release,
+    Reserve,
+    Serve,
+    SetRule,
+    SetVersion,
+    Start,
+    Stop,
+    Unreading,
+)
+
+TOLD: Final = ("duplicate", "nonfinite")  # what the coordinator does not see itself
+COUNTS_S: Final = 0.25  # between two counts, which are also the signs of life
+MAX_HEARD: Final = 256
+LINGER_MS: Final = 200  # for the last answers
+
+Payload = bytearray | None
+Answer = tuple[Message, Payload] | None
+
+
+class LinkedEvents(EventLog):
+    """Tells the coordinator of events instead of writing them."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(None)
+        self._link: Final = link
+
+    def write(self, event: str, **details: Any) -> None:
+        if event in TOLD:
+            self._link.send(Happened(event), msgpack.packb(details))
+
+
+class ShardServer:
+    """One shard. Listens when made; `run` serves until the coordinator is gone."""
+
+    def __init__(self, link: Link, begin: Begin, config: ServerConfig) -> None:
+        """Raises UsageError: its port is taken."""
+        rule = config.rule()
+        host, _ = split_address(address_of(config.bind, config.ps_ip, config.ps_port))
+        self._link: Final = link
+        self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
+        self._router: Final = DataRouter(self._context, config, host, begin.port)
+        self._members: Final = Members(parse_learners(config.learners, config.workers), 0.0)
+        self._metrics: Final = Metrics(rule, LinkedEvents(link), 0)
+        self._data: Final = DataPlane(
+            config, rule, self._members, self._metrics, self._router.send, begin.shard
+        )
+        self._held = False  # what workers send stays in its queues
+        self._told_initialized = False
+        self._counted_s = 0.0  # when the coordinator was last told of the counts
+        self._signal = 0
+        self._handlers: Final[dict[type[Message], Callable[[Any, Payload], Answer]]] = {
+            Serve: self._on_serve,
+            Reserve: self._on_reserve,
+            Join: self._on_join,
+            Leave: self._on_leave,
+            Start: self._on_start,
+            SetRule: self._on_set_rule,
+            Stop: self._on_stop,
+            Hold: self._on_hold,
+            Release: self._on_release,
+            Fetch: self._on_fetch,
+            Has: self._on_has,
+            Load: self._on_load,
+            SetVersion: self._on_set_version,
+            CountUp: self._on_count_up,
+        }
+
+    @property
+    def port(self) -> int:
+        return self._router.port
+
+    def run(self) -> None:
+        """Serves until the link ends."""
+        poller = zmq.Poller()
+        poller.register(self._link.fd, zmq.POLLIN)
+        poller.register(self._router.socket, zmq.POLLIN)
+        try:
+            while True:
+                if self._held:
+                    self._link.has_come(COUNTS_S)
+                else:
+                    poller.poll(int(COUNTS_S * 1000))
+                # First of all, whom to listen to.
+                while self._link.has_come():
+                    self._on_link()
+                if not self._held:
+                    self._router.take(self._data.receive)
+                self._tell()
+        except LinkClosedError:
+            return  # the coordinator has ended, in whatever way
+        finally:
+            self._context.destroy(linger=LINGER_MS)
+
+    def on_signal(self, number: int, _: FrameType | None) -> None:
+        self._signal = number  # the loop tells the coordinator, which ends the run in order
+
+    # What the coordinator tells.
+
+    def _on_link(self) -> None:
+        message, payload = self._link.receive()
+        try:
+            answer = self._handlers[type(message)](message, payload)
+        except ProtocolError as error:
+            answer = Failed(error.code, str(error)[:512]), None
+        if answer is not None:
+            self._link.send(*answer)
+
+    def _on_serve(self, _: Serve, payload: Payload) -> Answer:
+        self._data.serve(Layout.unpack(bytes(payload or b"")))
+        return Done(0), None
+
+    def _on_reserve(self, _: Reserve, __: Payload) -> Answer:
+        return Done(self._data.reserve()), None
+
+    def _on_join(self, msg: Join, _: Payload) -> Answer:
+        self._members.admit(msg.worker, msg.incarnation, msg.name)
+        if msg.worker:
+            self._data.join(msg.worker, msg.first_step)
+        return Done(0), None
+
+    def _on_leave(self, msg: Leave, _: Payload) -> Answer:
+        member = self._members.find(msg.worker, msg.incarnation)
+        if member is None:
+            return None  # its hello was broken off: another shard is lost
+        self._members.leave(member, msg.state)
+        if msg.worker:
+            self._data.leave(msg.worker)
+        return None
+
+    def _on_start(self, _: Start, __: Payload) -> Answer:
+        self._metrics.start([])
+        return Done(0), None
+
+    def _on_set_rule(self, msg: SetRule, _: Payload) -> Answer:
+        self._data.set_rule(
+            rule_from_fields(
+                msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
+            )
+        )
+        return Done(0), None
+
+    def _on_stop(self, msg: Stop, _: Payload) -> Answer:
+        self._data.stop(msg.reason)
+        return None
+
+    def _on_hold(self, _: Hold, __: Payload) -> Answer:
+        self._held = True
+        return Done(0), None
+
+    def _on_release(self, _: Release, __: Payload) -> Answer:
+        self._held = False
+        return None
+
+    def _on_fetch(self, msg: Fetch, _: Payload) -> Answer:
+        model = self._require_model()
+        out = bytearray(model.chunk(msg.chunk).nbytes)
+        if msg.state == PARAMETERS:
+            return Done(model.shard.pull(msg.chunk, None, out)), out
+        model.shard.state(msg.chunk, msg.state, out)
+        return Done(0), out
+
+    def _on_has(self, msg: Has, _: Payload) -> Answer:
+        return Done(int(self._require_model().shard.has_state(msg.chunk))), None
+
+    def _on_load(self, msg: Load, payload: Payload) -> Answer:
+        shard = self._require_model().shard
+        assert payload is not None
+        if msg.state == PARAMETERS:
+            return Done(int(shard.init(msg.chunk, payload))), None
+        shard.load_state(msg.chunk, msg.state, payload)
+        return Done(1), None
+
+    def _on_set_version(self, msg: SetVersion, _: Payload) -> Answer:
+        self._require_model().shard.set_version(msg.chunk, msg.version)
+        return Done(0), None
+
+    def _on_count_up(self, _: CountUp, __: Payload) -> Answer:
+        self._tell_counts()
+        return Done(0), None
+
+    # What the coordinator hears.
+
+    def _tell(self) -> None:
+        for worker in self._router.take_unreading():
+            self._link.send(Unreading(worker))
+        if self._signal:
+            self._link.send(Asked(self._signal))
+            self._signal = 0
+        now_s = time.monotonic()
+        # Whoever begins a run waits until all chunks have their values.
+        is_news = not self._told_initialized and self._data.initialized
+        if is_news or now_s - self._counted_s >= COUNTS_S:
+            self._tell_counts()
+
+    def _tell_counts(self) -> None:
+        counts = self._metrics.own
+        heard = self._members.heard_since(self._counted_s)
+        self._told_initialized, self._counted_s = self._data.initialized, time.monotonic()
+        self._link.send(
+            Counts(
+                self._told_initialized, self._data.parked, counts.replies, counts.staleness_sum,
+                counts.max_staleness, counts.max_lag, counts.duplicates, counts.nonfinite_chunks,
+                counts.bytes_pushed, counts.bytes_answered, counts.dropped,
+                dict(counts.refusals), heard[:MAX_HEARD],
+            )
+        )  # fmt: skip
+
+    def _require_model(self) -> ServedModel:
+        assert self._data.model is not None, "the coordinator gives a model first"
+        return self._data.model
+
+
+def begin(link: Link) -> ShardServer:
+    """Waits for the settings, and listens. Raises UsageError, after the coordinator was told."""
+    message, payload = link.receive()
+    assert isinstance(message, Begin)
+    config = ServerConfig(**msgpack.unpackb(payload or b"\x80"))
+    try:
+        server = ShardServer(link, message, config)
+    except UsageError as error:
+        link.send(Failed(USAGE, str(error)[:512]))
+        raise
+    link.send(Done(server.port))
+    return server
+
+
+def settings_of(config: ServerConfig) -> bytes:
+    """The payload of `begin`."""
+    packed: bytes = msgpack.packb(dataclasses.asdict(config))
+    return packed
+
+
+def main(fd: int) -> int:
+    """Serves one shard over the link that was inherited as `fd`; returns the exit status."""
+    keep_freed_memory()
+    # Until the loop runs, the end of the link is the one thing that ends this process.
+    interrupt.ignore_signals()
+    link = Link(socket.socket(fileno=fd), TO_SHARD, None)
+    try:
+        server = begin(link)
+        for number in interrupt.SIGNALS:
+            signal.signal(number, server.on_signal)
+        server.run()
+    except LinkClosedError:
+        return 0
+    except LeashError:
+        return 2
+    finally:
+        link.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

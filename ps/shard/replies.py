@@ -1,0 +1,142 @@
+"""Answers to pushes: parked until the policy lets them go, joined with neighbours, and sent."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from leash.ps._core import Reply
+from leash.ps.errors import ProtocolError, SupersededError
+from leash.ps.shard.mapped_segments import Payload
+from leash.ps.shard.metrics import Metrics
+from leash.ps.wire.frames import error_message
+from leash.ps.wire.messages import Message, Ok, Params, Push, PushPull
+
+Send: TypeAlias = Callable[[bytes, Message, Payload], None]
+Key: TypeAlias = tuple[int, int]  # chunk and worker
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A chunk's request whose answer waits."""
+
+    route: bytes
+    request: PushPull | Push
+    chunk: int
+    payload: Payload  # for the answer
+    codec: str  # of that payload
+    nbytes: int  # of the parameters, in that payload or in a segment
+    again: bool  # a duplicate; of one that is parked: its step was answered and counted before
+
+
+class Replies:
+    """What was asked and has no answer yet. One thread."""
+
+    def __init__(self, metrics: Metrics, send: Send) -> None:
+        self._metrics: Final = metrics
+        self._send: Final = send
+        self._parked: dict[Key, Parked] = {}
+        self._unsent: list[tuple[bytes, Params]] = []  # from segments, yet to be joined
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def waiting(self, key: Key) -> Parked | None:
+        """The request of a worker, for a chunk, that waits."""
+        return self._parked.get(key)
+
+    def drop(self, key: Key) -> None:
+        """This request gets another answer."""
+        del self._parked[key]
+
+    def forget(self, worker: int) -> None:
+        """Nobody is there to hear the answers."""
+        for key in [key for key in self._parked if key[1] == worker]:
+            del self._parked[key]
+
+    def take_parked(self) -> list[Parked]:
+        """All that waits, which waits no longer."""
+        parked, self._parked = list(self._parked.values()), {}
+        return parked
+
+    def answer(self, replies: list[Reply], asked: Parked | None = None) -> None:
+        """Sends what the core released, and parks what was just asked if it has to wait.
+
+        Answers whose parameters lie in a segment go out with the next `flush`.
+        """
+        for reply in replies:
+            if asked is not None and _answers(reply, asked):
+                self._send_reply(reply, asked, is_counted=not asked.again)
+                asked = None
+            else:
+                parked = self._parked.pop((reply.chunk, reply.worker))
+                self._send_reply(reply, parked, is_counted=not parked.again)
+        if asked is not None:
+            self._park(asked)
+
+    def flush(self) -> None:
+        """Sends what was joined."""
+        unsent, self._unsent = self._unsent, []
+        for route, params in unsent:
+            self._send(route, params, None)
+
+    def refuse(self, route: bytes, msg: Message, error: ProtocolError, chunk: int) -> None:
+        self._metrics.refused(error)
+        worker, step = (getattr(msg, name, 0) for name in ("worker", "step"))
+        self._send(route, error_message(error, worker, step, chunk), None)
+
+    def _park(self, asked: Parked) -> None:
+        key = (asked.chunk, asked.request.worker)
+        before = self._parked.get(key)
+        if before is not None and not before.again:
+            asked = replace(asked, again=False)  # neither of the two was answered yet
+        self._parked[key] = asked
+        if before is not None:
+            # Only a worker that lost its connection asks twice; the old route is dead or a copy.
+            error = SupersededError(f"step {before.request.step} of chunk {key[0]}: asked again")
+            self.refuse(before.route, before.request, error, key[0])
+
+    def _send_reply(self, reply: Reply, parked: Parked, *, is_counted: bool) -> None:
+        if is_counted:
+            self._metrics.reply(reply)
+        if isinstance(parked.request, Push):
+            self._send(parked.route, Ok(reply.worker, reply.step, reply.chunk, True), None)
+            return
+        self._metrics.own.bytes_answered += parked.nbytes
+        params = Params(
+            reply.worker, reply.step, reply.chunk, parked.codec,
+            reply.version, reply.lag, reply.staleness,
+        )  # fmt: skip
+        if parked.payload is None:
+            self._join(parked.route, params)
+        else:
+            self._send(parked.route, params, parked.payload)
+
+    def _join(self, route: bytes, params: Params) -> None:
+        """Answers about neighbours in a segment go out as one."""
+        if self._unsent:
+            last_route, last = self._unsent[-1]
+            if last_route == route and _precedes(params, last):
+                self._unsent[-1] = (route, _joined(last, params))
+                return
+        self._unsent.append((route, params))
+
+
+def _answers(reply: Reply, asked: Parked) -> bool:
+    return (reply.chunk, reply.worker, reply.step) == (
+        asked.chunk, asked.request.worker, asked.request.step,
+    )  # fmt: skip
+
+
+def _precedes(params: Params, last: Params) -> bool:
+    """`params` is about the chunk just before those of `last`."""
+    return (params.worker, params.step, params.chunk) == (
+        last.worker, last.step, last.chunk - last.chunks,
+    )  # fmt: skip
+
+
+def _joined(last: Params, params: Params) -> Params:
+    """One answer for both: its version is the least, its lag and staleness the largest."""
+    return Params(
+        last.worker, last.step, last.chunk, last.codec, min(last.version, params.version),
+        max(last.lag, params.lag), max(last.staleness, params.staleness), last.chunks + 1,
+    )  # fmt: skip

@@ -1,0 +1,227 @@
+"""The settings of `leash simulate`: how much is done, on what machines, under which policies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final, Literal
+
+from leash.ps.errors import UsageError
+from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
+from leash.ps.options.rule import RuleOptions
+from leash.ps.policy import POLICIES, Rule, choose_rule
+from leash.ps.simulate.cluster import Cluster, Failures
+from leash.ps.slowness.by_rank import parse_heterogeneity, parse_slow
+
+DEFAULT_STEPS: Final = 1000
+DEFAULT_COMPARE: Final = "bsp, ssp 1, ssp 3, ssp 10, asp"
+DEFAULT_EVICT_S: Final = 5.0
+# Policy ▸ the options that the numbers behind it stand for.
+NUMBERS_OF: Final[dict[str, tuple[str, ...]]] = {
+    "bsp": (),
+    "ssp": ("staleness",),
+    "asp": (),
+    "dssp": ("staleness", "staleness_max"),
+    "backup": ("backup_workers",),
+    "drop": ("staleness",),
+}
+PICTURES: Final = (".svg", ".png", ".pdf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedRunOptions(Options):
+    title: ClassVar[str] = "what is done"
+
+    workers: int = option(10, "how many workers take part", metavar="N")
+    steps: int | None = option(
+        None, f"batches of a worker, on average; default: {DEFAULT_STEPS}, or as --samples has it",
+        metavar="N",
+    )  # fmt: skip
+    samples: int | None = option(
+        None, "size of the data set, instead of --steps: the table has the time of an epoch, too",
+        metavar="N",
+    )  # fmt: skip
+    batch_size: int = option(32, "with --samples: samples in a batch", metavar="N")
+    epochs: int = option(1, "with --samples: passes over the data", metavar="N")
+    data_plan: Literal["lease", "static"] | None = option(
+        None,
+        "lease: who is free takes the next batch; static: equal shares. Default: static under bsp, "
+        "otherwise lease",
+    )
+    local_steps: int = option(1, "batches between two pushes", metavar="N")
+    seed: int = option(1, "of all that is drawn; --slow is what it is in a run with this seed")
+
+    def check(self) -> None:
+        super().check()
+        names = ("workers", "steps", "samples", "batch_size", "epochs", "local_steps")
+        check_positive(self, *names)
+        check_not_negative(self, "seed")
+        if self.steps is not None and self.samples is not None:
+            raise UsageError(f"--samples {self.samples}: says how much is done, as --steps "
+                             f"{self.steps} does; leave one of the two out")  # fmt: skip
+
+    @property
+    def total_batches(self) -> int:
+        if self.samples is None:
+            return self.workers * (self.steps or DEFAULT_STEPS)
+        return self.epochs * -(-self.samples // self.batch_size)
+
+    @property
+    def batches_each(self) -> int:
+        """With equal shares; the last batch of each share may be a small one."""
+        if self.samples is None:
+            return self.steps or DEFAULT_STEPS
+        share = -(-self.samples // self.workers)
+        return self.epochs * -(-share // self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions(Options):
+    title: ClassVar[str] = "the cluster (times are in seconds, and written as --slow is)"
+
+    compute: str = option("0", "what a batch takes by itself", metavar="SECONDS,...")
+    slow: str = option(
+        "0",
+        "what delays a worker beside that: 0.2, a list by rank 0.2,0.3, a distribution exp:0.2, "
+        "pauses such as 0.2+pause:chance=0.02,for=5, or by time 0.2@..60+0.8@60..; a list of what "
+        "has a colon takes / for its commas",
+        metavar="SECONDS,...",
+    )
+    heterogeneity: str = option(
+        "1", "a worker of heterogeneity r takes 1/r times as long to compute", metavar="R,..."
+    )
+    network: str = option("0", "what a message takes, one way", metavar="SECONDS,...")
+    model_mb: float = option(
+        0.0, "size of what travels each way, through the one link of the server", metavar="MB"
+    )
+    bandwidth_gbit: float = option(10.0, "of that link, each way", metavar="GBIT/S")
+    server_us: float = option(0.0, "what the server works on a push", metavar="MICROSECONDS")
+    failures: str | None = option(
+        None,
+        "a worker fails once in mtbf seconds, on average, is missed after evict seconds (5 if left "
+        "out), and is back after restart seconds",
+        metavar="mtbf=3600,restart=30",
+    )
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "bandwidth_gbit")
+        check_not_negative(self, "model_mb", "server_us")
+        if self.failures is not None:
+            parse_failures(self.failures)
+        nothing = {self.compute, self.slow, self.network} <= {"0", "0.0"}
+        if nothing and not (self.model_mb or self.server_us):
+            raise UsageError("nothing takes time: say what a batch takes, such as --compute 0.05, "
+                             "or exp:0.05")  # fmt: skip
+
+    def cluster(self, workers: int) -> Cluster:
+        """
+        Raises:
+            UsageError: a list that does not fit so many workers.
+        """
+        failures = parse_failures(self.failures) if self.failures else None
+        return Cluster(
+            compute=parse_slow(self.compute, workers, "--compute"),
+            slow=parse_slow(self.slow, workers),
+            ratios=parse_heterogeneity(self.heterogeneity, workers),
+            network=parse_slow(self.network, workers, "--network"),
+            server_s=self.server_us / 1e6,
+            transfer_s=self.model_mb * 8e-3 / self.bandwidth_gbit,
+            failures=failures,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonOptions(Options):
+    title: ClassVar[str] = "what to show"
+
+    compare: str | None = option(
+        None, f"several policies, with their bounds; the default is {DEFAULT_COMPARE}",
+        metavar="POLICY BOUND,...",
+    )  # fmt: skip
+    json: bool = option(False, "print the rows as JSON")
+    plot: str | None = option(
+        None, "draw how the first ten workers fare: .svg, .png or .pdf", metavar="FILE"
+    )
+
+    def check(self) -> None:
+        super().check()
+        parse_compare(self.compare or DEFAULT_COMPARE)
+        if self.plot is not None and Path(self.plot).suffix not in PICTURES:
+            raise UsageError(f"--plot {self.plot}: give a name that ends in {', '.join(PICTURES)}")
+
+
+def choose_rules(compare: str | None, policy: str | None, rule: Rule | None) -> list[Rule]:
+    """The policies to simulate: those of --compare, or the one that --policy asks for.
+
+    Args:
+        policy: as given with --policy.
+        rule: what --policy, --staleness and so on come to; None if none of them was given.
+
+    Raises:
+        UsageError: both were given, or one of them is wrong.
+    """
+    if compare is not None and rule is not None:
+        name = "policy" if policy is not None else "staleness"
+        raise UsageError(f"--compare {compare}: names the policies; leave {flag(name)} out")
+    return [rule] if rule is not None else parse_compare(compare or DEFAULT_COMPARE)
+
+
+def parse_compare(text: str) -> list[Rule]:
+    """Rules, from ``bsp, ssp 3, dssp 3 15, backup 2, drop 20, asp``.
+
+    Raises:
+        UsageError: an unknown policy, or numbers that it does not take.
+    """
+    return [_rule(item.split(), text) for item in text.split(",")]
+
+
+def _rule(words: list[str], text: str) -> Rule:
+    names = NUMBERS_OF.get(words[0]) if words else None
+    if names is None or len(words) > 1 + len(names) or not all(w.isdecimal() for w in words[1:]):
+        raise UsageError(f"--compare {text}: expected policies of {', '.join(POLICIES)}, each with "
+                         f"its bound if it has one, such as {DEFAULT_COMPARE}")  # fmt: skip
+    numbers = dict(zip(names, map(int, words[1:]), strict=False))
+    try:
+        return choose_rule(
+            words[0], numbers.get("staleness"), numbers.get("staleness_max"),
+            numbers.get("backup_workers"),
+        )  # fmt: skip
+    except UsageError as error:
+        raise UsageError(f"--compare {text}: {error}") from None
+
+
+def parse_failures(text: str) -> Failures:
+    """How workers fail, from ``mtbf=3600,restart=30``.
+
+    Raises:
+        UsageError: another form, or a time that cannot be.
+    """
+    given = dict(pair.partition("=")[::2] for pair in text.split(","))
+    try:
+        values = {name: float(value) for name, value in given.items()}
+    except ValueError:
+        values = {}
+    if not {"mtbf", "restart"} <= values.keys() <= {"mtbf", "restart", "evict"}:
+        raise UsageError(f"--failures {text}: expected seconds, such as mtbf=3600,restart=30 or "
+                         "mtbf=3600,restart=30,evict=5")  # fmt: skip
+    failures = Failures(values["mtbf"], values["restart"], values.get("evict", DEFAULT_EVICT_S))
+    if not (failures.mtbf_s > 0 and failures.restart_s >= 0 and failures.evict_s >= 0):
+        raise UsageError(f"--failures {text}: give an mtbf above 0, and no time below 0")
+    return failures
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateConfig(SimulatedRunOptions, ClusterOptions, RuleOptions, ComparisonOptions):
+    """Play a run in virtual time: what would these machines do, under this policy or that?"""
+
+    def check(self) -> None:
+        super().check()
+        for rule in self.rules():
+            rule.require_workers(self.workers)
+        self.cluster(self.workers)
+
+    def rules(self) -> list[Rule]:
+        """Those to simulate. Raises UsageError."""
+        is_one = (
+            self.policy is not None or self.staleness is not None or self.bound_unit != "clocks"
+        )
+        return choose_rules(self.compare, self.policy, self.rule() if is_one else None)

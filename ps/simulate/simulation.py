@@ -1,0 +1,266 @@
+"""A run in virtual time: workers, a server and a policy's clock, and nothing that computes.
+
+The life of a worker is a circle of events; only where it waits does the policy have a say:
+
+::
+
+    begin ─▸ (delay, compute) ─▸ pushed ─▸ (network) ─▸ arrive: the server's queue, the gate's tick
+      ▴                                                                  │
+      └──── answered ◂─ (network) ◂─ the server's link ◂─ let go ◂───────┘ perhaps not at once
+
+One event of the queue is a whole step: an arrival. What lies between two arrivals is added up.
+"""
+
+import heapq
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from leash.ps.simulate.cluster import Cluster
+from leash.ps.simulate.machine import Machine
+from leash.ps.simulate.reply_gate import Gate
+
+PROGRESS_STEPS: Final = 5000  # between two reports of progress
+
+
+class Work(Protocol):
+    """Who takes which batches."""
+
+    def take(self, rank: int, most: int) -> int:
+        """So many batches, at most, for this worker; 0 when it has no more to do."""
+
+    def give_back(self, rank: int, batches: int) -> None:
+        """A worker died over these."""
+
+
+class FixedShares:
+    """As many batches for each: --data-plan static."""
+
+    def __init__(self, workers: int, batches_each: int) -> None:
+        self._left: Final = [0, *[batches_each] * workers]  # by rank
+
+    def take(self, rank: int, most: int) -> int:
+        taken = min(most, self._left[rank])
+        self._left[rank] -= taken
+        return taken
+
+    def give_back(self, rank: int, batches: int) -> None:
+        self._left[rank] += batches
+
+
+class SharedWork:
+    """Who is free takes the next: --data-plan lease."""
+
+    def __init__(self, batches: int) -> None:
+        self._left = batches
+
+    def take(self, rank: int, most: int) -> int:
+        taken = min(most, self._left)
+        self._left -= taken
+        return taken
+
+    def give_back(self, rank: int, batches: int) -> None:
+        self._left += batches
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One push of a worker and its answer, in seconds of the run."""
+
+    worker: int
+    began_s: float
+    pushed_s: float
+    answered_s: float
+
+
+@dataclass(slots=True)
+class _Worker:
+    rank: int
+    machine: Machine
+    life: int = 0  # events of an earlier one mean nothing
+    is_alive: bool = False
+    is_member: bool = False  # the others wait for it
+    batches: int = 0  # under way
+    began_s: float = 0.0
+    pushed_s: float = 0.0
+    version: int = 0  # updates that its parameters have seen
+    steps: int = 0
+    busy_s: float = 0.0
+    waited_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a simulated run came to."""
+
+    seconds: float = 0.0
+    batches: int = 0
+    pushes: int = 0
+    max_lag: int = 0
+    staleness_sum: int = 0
+    failures: int = 0
+    wait_fractions: list[float] = field(default_factory=list)  # of each worker, by rank
+    wait_fraction: float = 0.0  # of all their time together
+    step_s: "array[float]" = field(default_factory=lambda: array("d"))  # each push, to its answer
+
+    @property
+    def mean_staleness(self) -> float:
+        return self.staleness_sum / max(1, self.pushes)
+
+    def step_percentile(self, percent: float) -> float:
+        return float(np.percentile(self.step_s, percent)) if self.step_s else 0.0
+
+
+class Simulation:
+    """One run."""
+
+    def __init__(
+        self, cluster: Cluster, gate: Gate, work: Work, *, seed: int = 1, local_steps: int = 1,
+        on_step: Callable[[Step], None] | None = None,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            local_steps: batches between two pushes.
+            on_step: told of every step that was answered.
+            on_progress: told now and then how many batches are done.
+        """
+        self._cluster: Final = cluster
+        self._gate: Final = gate
+        self._work: Final = work
+        self._local_steps: Final = local_steps
+        self._on_step: Final = on_step
+        self._on_progress: Final = on_progress
+        # Kept for the length of a chunk of the model: it is worked on while the next one arrives.
+        self._service_s: Final = max(cluster.server_s, cluster.transfer_s)
+        self._workers: Final = {
+            rank: _Worker(rank, Machine(cluster, rank, seed))
+            for rank in range(1, cluster.workers + 1)
+        }
+        self._events: Final[list[Any]] = []  # (time, tie-breaker, what happens, to whom, in life)
+        self._numbers: Final = count()
+        self._inbound_free_s = 0.0  # the server's link, and its work on what came
+        self._outbound_free_s = 0.0
+        self._outcome: Final = Outcome()
+
+    def run(self) -> Outcome:
+        for worker in self._workers.values():
+            self._join(worker)
+        for worker in self._workers.values():
+            self._start(worker, 0.0)
+        while self._events:
+            now_s, _, happens, worker, life = heapq.heappop(self._events)
+            if worker.life == life:
+                happens(worker, now_s)
+        return self._result()
+
+    def _at(self, time_s: float, happens: Callable[[_Worker, float], None], w: _Worker) -> None:
+        heapq.heappush(self._events, (time_s, next(self._numbers), happens, w, w.life))
+
+    # The circle.
+
+    def _join(self, worker: _Worker) -> None:
+        self._gate.join(worker.rank)
+        worker.is_alive = worker.is_member = True
+
+    def _start(self, worker: _Worker, now_s: float) -> None:
+        """A life begins."""
+        worker.version = self._gate.version()
+        if self._cluster.failures:
+            self._at(now_s + worker.machine.life_s(), self._fail, worker)
+        self._begin(worker, now_s)
+
+    def _begin(self, worker: _Worker, now_s: float) -> None:
+        worker.batches = self._work.take(worker.rank, self._local_steps)
+        if not worker.batches:
+            self._at(now_s, self._leave, worker)
+            return
+        machine = worker.machine
+        worker.began_s = now_s
+        worker.pushed_s = pushed_s = now_s + machine.work_s(now_s, worker.batches)
+        self._at(pushed_s + machine.travel_s(pushed_s), self._arrive, worker)
+
+    def _arrive(self, worker: _Worker, now_s: float) -> None:
+        self._inbound_free_s = now_s = max(now_s, self._inbound_free_s) + self._service_s
+        outcome = self._outcome
+        outcome.staleness_sum += self._gate.version() - worker.version
+        outcome.batches += worker.batches
+        outcome.pushes += 1
+        if outcome.pushes % PROGRESS_STEPS == 0:
+            self._on_progress(outcome.batches)
+        worker.steps += 1
+        worker.batches = 0
+        self._answer(self._gate.tick(worker.rank, now_s), now_s)
+
+    def _answer(self, ranks: Sequence[int], now_s: float) -> None:
+        outcome, gate = self._outcome, self._gate
+        # All that is let go at one time sees the same parameters.
+        version = gate.version()
+        for rank in ranks:
+            worker = self._workers[rank]
+            if not worker.is_alive:
+                continue  # nobody has missed it yet
+            worker.version = version
+            outcome.max_lag = max(outcome.max_lag, gate.lag(rank))
+            self._outbound_free_s = max(now_s, self._outbound_free_s) + self._cluster.transfer_s
+            left_s = self._outbound_free_s
+            self._answered(worker, left_s + worker.machine.travel_s(left_s))
+
+    def _answered(self, worker: _Worker, now_s: float) -> None:
+        worker.busy_s += worker.pushed_s - worker.began_s
+        worker.waited_s += now_s - worker.pushed_s
+        self._outcome.step_s.append(now_s - worker.began_s)
+        self._outcome.seconds = max(self._outcome.seconds, now_s)
+        if self._on_step:
+            self._on_step(Step(worker.rank, worker.began_s, worker.pushed_s, now_s))
+        self._begin(worker, now_s)
+
+    # Those who go, and come back.
+
+    def _leave(self, worker: _Worker, now_s: float) -> None:
+        """It has no more to do."""
+        self._end_life(worker)
+        self._forget(worker, now_s)
+
+    def _fail(self, worker: _Worker, now_s: float) -> None:
+        failures = self._cluster.failures
+        assert failures is not None
+        self._outcome.failures += 1
+        self._end_life(worker)
+        self._work.give_back(worker.rank, worker.batches)
+        worker.batches = 0
+        self._at(now_s + failures.evict_s, self._forget, worker)
+        self._at(now_s + failures.restart_s, self._return, worker)
+
+    def _return(self, worker: _Worker, now_s: float) -> None:
+        # Whoever comes back before it was missed is missed no more.
+        self._forget(worker, now_s)
+        worker.life += 1
+        self._join(worker)
+        self._start(worker, now_s)
+
+    def _end_life(self, worker: _Worker) -> None:
+        worker.life += 1
+        worker.is_alive = False
+
+    def _forget(self, worker: _Worker, now_s: float) -> None:
+        if worker.is_member:
+            worker.is_member = False
+            self._answer(self._gate.leave(worker.rank), now_s)
+
+    def _result(self) -> Outcome:
+        outcome, workers = self._outcome, self._workers.values()
+        outcome.wait_fractions = [_share(w.waited_s, w.busy_s) for w in workers]
+        outcome.wait_fraction = _share(
+            sum(w.waited_s for w in workers), sum(w.busy_s for w in workers)
+        )
+        self._on_progress(outcome.batches)
+        return outcome
+
+
+def _share(waited_s: float, busy_s: float) -> float:
+    return waited_s / (waited_s + busy_s) if waited_s > 0.0 else 0.0

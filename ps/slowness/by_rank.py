@@ -1,0 +1,70 @@
+"""The numbers of --slow, --heterogeneity and --hetero-allocation, as people write them."""
+
+import math
+
+from leash.ps.errors import UsageError
+from leash.ps.slowness.grammar import Slowness, parse_slowness, split_by_worker
+
+
+def parse_slow(text: str, workers: int, flag: str = "--slow") -> list[Slowness]:
+    """Each worker's slowness, from one for all, or one for each, in the grammar of grammar.py.
+
+    Raises:
+        UsageError: it does not follow the grammar, or is neither one nor `workers` of them.
+    """
+    items = split_by_worker(text)
+    if len(items) not in (1, workers):
+        raise UsageError(f"{flag} {text}: expected one for all, or {workers} with commas between "
+                         "(with / where one has a colon), one for each worker; "
+                         f"got {len(items)}")  # fmt: skip
+    try:
+        slownesses = [parse_slowness(item) for item in items]
+    except UsageError as error:
+        raise UsageError(f"{flag} {error}") from None
+    return slownesses * (workers // len(items))
+
+
+def parse_heterogeneity(text: str, workers: int) -> list[float]:
+    """Each worker's r, from ``0.5``, or ``1,1,0.5``; it takes 1/r times as long for a step.
+
+    Raises:
+        UsageError: not numbers above 0 and at most 1, or neither one nor `workers` of them.
+    """
+    ratios = _per_worker(text, "--heterogeneity", workers)
+    if not all(0 < ratio <= 1 for ratio in ratios):
+        raise UsageError(f"--heterogeneity {text}: give numbers above 0 and at most 1")
+    return ratios
+
+
+def parse_allocation(text: str, workers: int) -> list[float]:
+    """Each worker's share of the samples, as proportions, from ``1.0-0.5``.
+
+    Raises:
+        UsageError: not positive numbers, or not `workers` of them.
+    """
+    flag = "--hetero-allocation"
+    shares = _numbers(text, "-", flag)
+    if not all(math.isfinite(share) and share > 0 for share in shares):
+        raise UsageError(f"{flag} {text}: give numbers above 0")
+    if len(shares) != workers:
+        raise UsageError(f"{flag} {text}: expected {workers} numbers with dashes between, "
+                         f"one for each worker, got {len(shares)}")  # fmt: skip
+    return shares
+
+
+def _per_worker(text: str, flag: str, workers: int) -> list[float]:
+    numbers = _numbers(text, ",", flag)
+    if len(numbers) == 1:
+        return numbers * workers
+    if len(numbers) != workers:
+        raise UsageError(f"{flag} {text}: expected one number for all, or {workers} with commas "
+                         f"between, one for each worker; got {len(numbers)}")  # fmt: skip
+    return numbers
+
+
+def _numbers(text: str, separator: str, flag: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(separator)]
+    except ValueError:
+        example = "1.0-0.5" if separator == "-" else "0,0.05"
+        raise UsageError(f"{flag} {text}: expected numbers, such as {example}") from None

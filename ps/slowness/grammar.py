@@ -1,0 +1,168 @@
+"""How slow a worker is, as people write it: the grammar of --slow, --compute and --network.
+
+::
+
+    slowness  =  term { "+" term }                      terms add up
+    term      =  amount [ "@" [FROM] ".." [UNTIL] ]     only between these seconds of the run
+    amount    =  SECONDS
+              |  "exp:" MEAN
+              |  "normal:" MEAN "," DEVIATION           cut off at 0
+              |  "uniform:" LOW "," HIGH
+              |  "pareto:" SHAPE "," SCALE              SCALE is the smallest; the mean is
+                                                        SHAPE * SCALE / (SHAPE - 1)
+              |  "pause:every=" SECONDS ",for=" SECONDS     the first at a random moment
+              |  "pause:chance=" SHARE ",for=" SECONDS      in so large a share of the steps
+
+For a worker each, slownesses are separated by "/"; where none has a colon, by "," too. No character
+of it means anything to a shell. leash.ps.slowness.delays draws the numbers.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from leash.ps.errors import UsageError
+
+EXAMPLES: Final = (
+    "0.2, exp:0.2, pareto:2,0.1, normal:0.3,0.05, uniform:0.1,0.3, pause:every=30,for=5, "
+    "0.2+pause:chance=0.02,for=5 or 0.2@..60+0.8@60.."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Seconds from a distribution."""
+
+    name: str  # one of DISTRIBUTIONS; "constant"; or "chance", of a pause and how long it is
+    parameters: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Now and then the worker stands still."""
+
+    every_s: float  # between the end of one and the next
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One of the things that add up, and when in the run it does."""
+
+    amount: Draw | Pause
+    from_s: float = 0.0
+    until_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Slowness:
+    """What slows one worker down."""
+
+    text: str
+    terms: tuple[Term, ...]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_slowness(text: str) -> Slowness:
+    """The slowness of one worker.
+
+    Raises:
+        UsageError: it does not follow the grammar; the text shows a form that does.
+    """
+    # A plus sign may also be that of an exponent, as in 1e+3.
+    return Slowness(text, tuple(_term(part) for part in re.split(r"(?<![eE])\+", text)))
+
+
+def split_by_worker(text: str) -> list[str]:
+    """The items of a list by rank, or the one that is for all workers."""
+    return text.split("/" if "/" in text or ":" in text else ",")
+
+
+def _term(text: str) -> Term:
+    amount, at, window = text.partition("@")
+    if not at:
+        return Term(_amount(text))
+    start, dots, end = window.partition("..")
+    if not dots or not (start or end):
+        raise _wrong(text, "a time is FROM..UNTIL in seconds", "0.2@..60+0.8@60..")
+    from_s = _seconds(start, text) if start else 0.0
+    until_s = _seconds(end, text) if end else math.inf
+    if from_s >= until_s:
+        raise _wrong(text, "it ends before it begins", "0.8@60..120")
+    return Term(_amount(amount), from_s, until_s)
+
+
+def _amount(text: str) -> Draw | Pause:
+    name, colon, rest = text.partition(":")
+    if not colon:
+        return Draw("constant", (_seconds(text, text),))
+    if name == "pause":
+        return _pause(text, rest)
+    if name not in DISTRIBUTIONS:
+        known = ", ".join([*DISTRIBUTIONS, "pause"])
+        raise UsageError(f"{text}: no such slowness; there are {known}, such as {EXAMPLES}")
+    form = DISTRIBUTIONS[name]
+    numbers = rest.split(",")
+    if len(numbers) != len(form.parameters):
+        raise _wrong(text, f"{name} takes {' and '.join(form.parameters)}", form.example)
+    values = tuple(_seconds(number, text) for number in numbers)
+    if not form.is_possible(*values):
+        raise _wrong(text, form.condition, form.example)
+    return Draw(name, values)
+
+
+def _pause(text: str, rest: str) -> Draw | Pause:
+    values = dict(pair.partition("=")[::2] for pair in rest.split(","))
+    if values.keys() not in ({"every", "for"}, {"chance", "for"}):
+        raise _wrong(text, "a pause has a length, and a time between two or a chance",
+                     "pause:every=30,for=5 or pause:chance=0.02,for=5")  # fmt: skip
+    for_s = _seconds(values["for"], text)
+    if "every" in values:
+        return Pause(_seconds(values["every"], text), for_s)
+    chance = _seconds(values["chance"], text)
+    if chance > 1:
+        raise _wrong(text, "a chance is at most 1", "pause:chance=0.02,for=5")
+    return Draw("chance", (chance, for_s))
+
+
+def _seconds(number: str, text: str) -> float:
+    try:
+        value = float(number)
+    except ValueError:
+        raise UsageError(f"{text}: expected numbers, such as {EXAMPLES}") from None
+    if not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"{text}: give seconds, 0 or more")
+    return value
+
+
+def _wrong(text: str, why: str, example: str) -> UsageError:
+    return UsageError(f"{text}: {why}, such as {example}")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a distribution is written."""
+
+    parameters: tuple[str, ...]
+    example: str
+    is_possible: Callable[..., bool] = lambda *_: True
+    condition: str = ""
+
+
+# The names that leash.ps.slowness.delays knows how to draw.
+DISTRIBUTIONS: Final = {
+    "exp": Form(("its mean",), "exp:0.2"),
+    "normal": Form(("its mean", "its deviation"), "normal:0.3,0.05"),
+    "uniform": Form(
+        ("its smallest", "its largest"), "uniform:0.1,0.3",
+        lambda low, high: low <= high, "the smallest comes first",
+    ),
+    "pareto": Form(
+        ("its shape", "its scale"), "pareto:2,0.1",
+        lambda shape, _: shape > 1, "with a shape of 1 or less it has no mean",
+    ),
+}  # fmt: skip

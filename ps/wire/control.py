@@ -1,0 +1,155 @@
+"""A small client of the control socket: one request, one answer."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import msgpack
+import zmq
+
+from leash.ps.errors import ServerUnreachableError, UsageError
+from leash.ps.wire.frames import check_payload_count, decode_as, encode
+from leash.ps.wire.messages import Message, State, Status
+from leash.ps.wire.sockets import CONTROL_MAX_NBYTES, CONTROL_QUEUE, make_dealer
+
+DEFAULT_TIMEOUT_S: Final = 5.0
+WAIT_SLICE_S: Final = 0.5  # how often somebody who waits for a server hears of it
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class ControlChannel:
+    """Asks one server. Connects with the first request.
+
+    REQUIRES: used by one thread at a time; sockets are not thread-safe.
+    """
+
+    def __init__(
+        self, address: str, context: "zmq.Context[zmq.Socket[bytes]] | None" = None
+    ) -> None:
+        """Args:
+        address: tcp://HOST:PORT of the control socket.
+        context: whose sockets to use; None for a context of this channel's own.
+        """
+        self.address: Final = address
+        self._owns_context: Final = context is None
+        self._context: Final[zmq.Context[zmq.Socket[bytes]]] = context or zmq.Context()
+        self._socket: zmq.Socket[bytes] | None = None
+
+    def request(
+        self,
+        message: Message,
+        expected: type[Answer],
+        payload: bytes | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> tuple[Answer, bytes | None]:
+        """Sends a message and waits for its answer; returns the answer and its payload.
+
+        Raises:
+            ServerUnreachableError: no answer in time.
+            ProtocolError: what an `error` stands for, or HeaderError for another answer.
+            UsageError: not an address.
+        """
+        try:
+            header, *payloads = self._exchange(message, payload, timeout_s)
+        except BaseException:
+            # The answer may still come, and would pass for the next request's.
+            self._disconnect()
+            raise
+        answer = decode_as(expected, header)
+        check_payload_count(answer, len(payloads))
+        return answer, payloads[0] if payloads else None
+
+    def close(self) -> None:
+        """Lets go of the connection. Twice does no harm."""
+        self._disconnect()
+        if self._owns_context:
+            self._context.term()
+
+    def __enter__(self) -> "ControlChannel":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.close()
+
+    def _exchange(self, message: Message, payload: bytes | None, timeout_s: float) -> list[bytes]:
+        deadline_s = time.monotonic() + timeout_s
+        socket = self._connected()
+        # Sockets are IMMEDIATE: one can be written to once its connection stands.
+        for readiness in (zmq.POLLOUT, zmq.POLLIN):
+            left_s = max(0.0, deadline_s - time.monotonic())
+            if not socket.poll(int(left_s * 1000), readiness):
+                raise self._unreachable(timeout_s, connected=readiness == zmq.POLLIN)
+            if readiness == zmq.POLLOUT:
+                frames = [encode(message)] if payload is None else [encode(message), payload]
+                try:
+                    socket.send_multipart(frames, zmq.DONTWAIT)
+                except zmq.Again as error:  # the connection has just broken
+                    raise self._unreachable(timeout_s, connected=False) from error
+        return socket.recv_multipart(zmq.DONTWAIT)
+
+    def _unreachable(self, timeout_s: float, *, connected: bool) -> ServerUnreachableError:
+        mend = (
+            "something listens there but does not answer; is it a leash server?"
+            if connected
+            else "start one with leash server, or give its address with --server tcp://HOST:PORT"
+        )
+        return ServerUnreachableError(
+            f"no server answers at {self.address} (waited {timeout_s:g} s): {mend}"
+        )
+
+    def _connected(self) -> zmq.Socket[bytes]:
+        if self._socket is None:
+            socket = make_dealer(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES)
+            try:
+                socket.connect(self.address)
+            except zmq.ZMQError as error:
+                socket.close(linger=0)
+                raise UsageError(
+                    f"address {self.address!r}: {error}; write it as tcp://HOST:PORT"
+                ) from error
+            self._socket = socket
+        return self._socket
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._socket.close(linger=0)  # whoever asked has its answer, or waits no longer
+            self._socket = None
+
+
+def request_state(channel: ControlChannel, timeout_s: float = DEFAULT_TIMEOUT_S) -> dict[str, Any]:
+    """How the run stands: the payload of `state`; docs/wire-format.md lists its keys."""
+    _, payload = channel.request(Status(), State, timeout_s=timeout_s)
+    state: dict[str, Any] = msgpack.unpackb(payload or b"\x80", max_map_len=1024)
+    return state
+
+
+def await_state(
+    channel: ControlChannel, wait_s: float, on_wait: Callable[[float], None]
+) -> dict[str, Any]:
+    """How the run stands, as soon as the server answers.
+
+    Args:
+        wait_s: seconds to wait at most.
+        on_wait: called about every half second with the seconds waited so far.
+
+    Raises:
+        UsageError: no answer in time; whoever waits for a server has been told where it is.
+    """
+    began_s = time.monotonic()
+    while True:
+        waited_s = time.monotonic() - began_s
+        try:
+            return request_state(channel, min(WAIT_SLICE_S, max(0.0, wait_s - waited_s)))
+        except ServerUnreachableError as error:
+            waited_s = time.monotonic() - began_s
+            if waited_s >= wait_s:
+                raise UsageError(
+                    f"no server answers at {channel.address} (waited {wait_s:g} s): start one with "
+                    "leash server, or give its address with --server tcp://HOST:PORT"
+                ) from error
+            on_wait(waited_s)

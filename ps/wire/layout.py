@@ -1,0 +1,237 @@
+"""What a model looks like from outside: names ▸ offsets ▸ chunks ▸ shards.
+
+::
+
+    slab   │ parameters f32 ┆ parameters f64 ┆ buffers f32 ┆ buffers f64 │
+    slots  │ conv.w │ conv.b │ fc.w ...                                   │
+    chunks │ 0      │ 1      │ 2 ...   (1 MiB each; the last of a group is shorter)
+
+Slots of one kind and dtype form a group, laid end to end in the order in which they were given;
+each group begins at a multiple of 64 bytes. A chunk never crosses from one group into the next,
+so it holds numbers of one dtype and one kind.
+"""
+
+import bisect
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import msgpack
+
+from leash.ps.errors import LayoutError, shown
+
+ALIGNMENT_NBYTES: Final = 64
+DTYPE_NBYTES: Final = {"f32": 4, "f64": 8}
+KINDS: Final = ("parameter", "buffer")
+GROUPS: Final = tuple(itertools.product(KINDS, DTYPE_NBYTES))  # the order of groups in the slab
+
+MAX_LAYOUT_NBYTES: Final = 1 << 20  # of the msgpack form, as `hello` carries it
+MAX_SLOTS: Final = 1 << 16
+MAX_NAME_LENGTH: Final = 512
+MAX_DIMENSIONS: Final = 32
+MAX_SLAB_NBYTES: Final = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One named tensor of a model."""
+
+    name: str
+    dtype: str  # "f32" or "f64", as the server keeps it
+    shape: tuple[int, ...]
+    kind: str = "parameter"  # or "buffer": pushed as values, the newest wins
+
+    @property
+    def values(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.values * DTYPE_NBYTES[self.dtype]
+
+    def __str__(self) -> str:
+        shape = "×".join(map(str, self.shape)) or "scalar"
+        return f"{self.kind} {self.name} {self.dtype} {shape}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A fixed range of the slab: the unit of transport, application, clock and deduplication."""
+
+    index: int
+    kind: str
+    dtype: str
+    start: int  # byte offset in the slab
+    values: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.values * DTYPE_NBYTES[self.dtype]
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.nbytes
+
+
+class Layout:
+    """The ordered slots of a model, laid end to end in one flat array of bytes."""
+
+    def __init__(self, slots: Iterable[Slot]) -> None:
+        """Orders the slots by group, and keeps their order within each group.
+
+        Raises:
+            LayoutError: two slots of one name, an unknown dtype or kind, no value at all, a size
+                beyond the limits.
+        """
+        given = tuple(slots)
+        _check_slots(given)
+        self.slots: Final = tuple(
+            slot for group in GROUPS for slot in given if (slot.kind, slot.dtype) == group
+        )
+        self.offsets: Final = tuple(self._place())
+        self.nbytes: Final = max(
+            (o + s.nbytes for o, s in zip(self.offsets, self.slots, strict=True)), default=0
+        )
+        if not 1 <= self.nbytes <= MAX_SLAB_NBYTES:
+            raise LayoutError(f"expected a slab of 1 to {MAX_SLAB_NBYTES} bytes, got {self.nbytes}")
+
+    def _place(self) -> Iterable[int]:
+        end, group = 0, None
+        for slot in self.slots:
+            if (slot.kind, slot.dtype) != group:
+                group = (slot.kind, slot.dtype)
+                end = -(-end // ALIGNMENT_NBYTES) * ALIGNMENT_NBYTES
+            yield end
+            end += slot.nbytes
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the msgpack form, in hex: the layout's name."""
+        return hashlib.sha256(self.pack()).hexdigest()
+
+    def cut(self, chunk_nbytes: int) -> tuple[Chunk, ...]:
+        """The chunks, in the order of the slab.
+
+        Args:
+            chunk_nbytes: size of every chunk but the last of each group; a multiple of 64.
+        """
+        assert chunk_nbytes > 0
+        assert chunk_nbytes % ALIGNMENT_NBYTES == 0
+        chunks: list[Chunk] = []
+        for kind, dtype in GROUPS:
+            start, stop = self._group_range(kind, dtype)
+            for at in range(start, stop, chunk_nbytes):
+                values = min(chunk_nbytes, stop - at) // DTYPE_NBYTES[dtype]
+                chunks.append(Chunk(len(chunks), kind, dtype, at, values))
+        return tuple(chunks)
+
+    def _group_range(self, kind: str, dtype: str) -> tuple[int, int]:
+        members = [
+            (offset, offset + slot.nbytes)
+            for offset, slot in zip(self.offsets, self.slots, strict=True)
+            if (slot.kind, slot.dtype) == (kind, dtype)
+        ]
+        return (members[0][0], members[-1][1]) if members else (0, 0)
+
+    def slot_at(self, chunk: Chunk, index: int) -> Slot:
+        """The slot to which value `index` of `chunk` belongs."""
+        at = chunk.start + index * DTYPE_NBYTES[chunk.dtype]
+        for offset, slot in zip(self.offsets, self.slots, strict=True):
+            if offset <= at < offset + slot.nbytes:
+                return slot
+        raise AssertionError(f"value {index} of chunk {chunk.index} lies in no slot")
+
+    def first_difference(self, other: "Layout") -> str | None:
+        """In words, the first slot in which `other` differs from this layout; None if it fits."""
+        pairs = itertools.zip_longest(self.slots, other.slots)
+        for position, (mine, theirs) in enumerate(pairs):
+            if mine != theirs:
+                return f"slot {position}: expected {mine or 'none'}, got {theirs or 'none'}"
+        return None
+
+    def pack(self) -> bytes:
+        """The layout as msgpack: a list of [name, dtype, shape, kind]."""
+        rows = [[s.name, s.dtype, list(s.shape), s.kind] for s in self.slots]
+        packed: bytes = msgpack.packb(rows)
+        return packed
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Layout":
+        """The inverse of `pack`, for what a peer sent.
+
+        Raises:
+            LayoutError: anything but a well-formed layout, its slots in the order of the groups.
+        """
+        if len(data) > MAX_LAYOUT_NBYTES:
+            raise LayoutError(
+                f"expected a layout of at most {MAX_LAYOUT_NBYTES} bytes, got {len(data)}"
+            )
+        try:
+            rows = msgpack.unpackb(
+                data,
+                max_array_len=MAX_SLOTS,
+                max_map_len=0,
+                max_ext_len=0,
+                max_bin_len=0,
+                max_str_len=4 * MAX_NAME_LENGTH,
+            )
+        except (ValueError, msgpack.UnpackException) as error:
+            raise LayoutError(f"expected a layout in msgpack: {error}") from error
+        if not isinstance(rows, list):
+            raise LayoutError(f"expected a list of slots, got {type(rows).__name__}")
+        layout = cls(_slot_from_row(row) for row in rows)
+        if layout.pack() != data:
+            raise LayoutError(
+                "expected slots in the order of their groups, in the shortest msgpack form"
+            )
+        return layout
+
+
+def assign(chunks: Sequence[Chunk], shards: int) -> list[int]:
+    """The number of each shard's first chunk; its last one comes before the next shard's first.
+
+    Shard k begins behind the chunks whose middle lies within the first k/shards of all bytes, but
+    not before chunk 1: chunk 0 is shard 0's. A shard may be left without any.
+    """
+    ends = list(itertools.accumulate(chunk.nbytes for chunk in chunks))
+    middles = [2 * end - chunk.nbytes for chunk, end in zip(chunks, ends, strict=True)]  # doubled
+    # Whole numbers throughout: everybody cuts alike.
+    cuts = (2 * k * ends[-1] // shards for k in range(1, shards))
+    return [0, *(max(1, bisect.bisect_right(middles, cut)) for cut in cuts)]
+
+
+def _slot_from_row(row: Any) -> Slot:
+    match row:
+        case [str(name), str(dtype), list(shape), str(kind)]:
+            if len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in shape):
+                return Slot(name, dtype, tuple(shape), kind)
+    raise LayoutError(f"expected [name, dtype, shape, kind], got {shown(row)}")
+
+
+def _check_slots(slots: tuple[Slot, ...]) -> None:
+    if not 1 <= len(slots) <= MAX_SLOTS:
+        raise LayoutError(f"expected 1 to {MAX_SLOTS} slots, got {len(slots)}")
+    seen: set[str] = set()
+    for slot in slots:
+        if not 1 <= len(slot.name) <= MAX_NAME_LENGTH:
+            raise LayoutError(
+                f"expected a name of 1 to {MAX_NAME_LENGTH} characters, got {slot.name!r:.80}"
+            )
+        if slot.name in seen:
+            raise LayoutError(f"slot {slot.name}: there are two of this name")
+        if slot.dtype not in DTYPE_NBYTES:
+            raise LayoutError(f"slot {slot.name}: expected dtype f32 or f64, got {slot.dtype!r}")
+        if slot.kind not in KINDS:
+            raise LayoutError(
+                f"slot {slot.name}: expected kind parameter or buffer, got {slot.kind!r}"
+            )
+        if len(slot.shape) > MAX_DIMENSIONS:
+            raise LayoutError(
+                f"slot {slot.name}: expected at most {MAX_DIMENSIONS} dimensions, "
+                f"got {len(slot.shape)}"
+            )
+        seen.add(slot.name)

@@ -1,0 +1,121 @@
+"""Memory that a worker shares with a server on its host.
+
+::
+
+    page 0   nonce   16 random bytes of the worker; the server tells what it reads here
+    slab 0   gradients in, parameters out: a chunk's values are swapped where they lie
+    slab 1   the same; a worker that changes slabs at every step copies nothing
+    outbox   gradients as a codec wrote them, each chunk's at a place of its own; if there is one
+
+Each part begins on a page. The worker makes the segment with memfd_create: it has no name, so
+nothing stays behind however its processes end. It is sealed: its size is fixed for ever, so no
+access to a mapping of it can fail. The server opens it as /proc/PID/fd/FD, which the kernel grants
+to processes of the same user in the same process namespace.
+"""
+
+import fcntl
+import mmap
+import os
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from leash.ps.errors import SegmentError
+
+PAGE_NBYTES: Final = 4096
+NONCE_NBYTES: Final = 16
+SLABS: Final = 2
+OUTBOX_MARGIN_NBYTES: Final = 64  # by which a chunk in a codec may be longer than in f32
+MIN_CHUNK_NBYTES: Final = 64 * 1024
+MAX_GROUPS: Final = 4
+SEALS: Final = 0x1 | 0x2 | 0x4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW of linux/fcntl.h
+SEALED_AGAINST_WRITING: Final = 0x8 | 0x10
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentMap:
+    """What is where in the segment of a model whose slab has `slab_nbytes`."""
+
+    slab_nbytes: int
+    has_outbox: bool
+
+    def slab(self, index: int) -> int:
+        """The first byte of slab 0 or 1, or of the outbox, which comes after them."""
+        return PAGE_NBYTES + index * _pages(self.slab_nbytes)
+
+    def outbox(self, chunk: int, chunk_start: int) -> int:
+        """Where this chunk's payload begins in the outbox, from the segment's first byte."""
+        return self.slab(SLABS) + chunk_start + OUTBOX_MARGIN_NBYTES * chunk
+
+    @property
+    def outbox_nbytes(self) -> int:
+        chunks = self.slab_nbytes // MIN_CHUNK_NBYTES + MAX_GROUPS
+        return _pages(self.slab_nbytes + OUTBOX_MARGIN_NBYTES * chunks) if self.has_outbox else 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.slab(SLABS) + self.outbox_nbytes
+
+
+def create_segment(nbytes: int, nonce: bytes) -> tuple[int, mmap.mmap]:
+    """A new sealed segment: its file descriptor, and a mapping of it.
+
+    Raises:
+        OSError: no memory, or a system without memfd_create.
+    """
+    assert len(nonce) == NONCE_NBYTES
+    if not hasattr(os, "memfd_create"):
+        raise OSError("this system has no memfd_create")
+    fd = os.memfd_create("leash", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, nbytes)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+        memory = mmap.mmap(fd, nbytes)
+    except BaseException:
+        os.close(fd)
+        raise
+    memory[:NONCE_NBYTES] = nonce
+    return fd, memory
+
+
+def open_segment(pid: int, fd: int, nbytes: int) -> mmap.mmap:
+    """A mapping of another process's segment, which stays whatever that process does.
+
+    Raises:
+        SegmentError: there is no such file, it is not ours to open, it is no sealed segment, or
+            has another size.
+    """
+    path = f"/proc/{pid}/fd/{fd}"
+    try:
+        # Looked at before it is opened: to open a pipe or a device would be more than to look.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise SegmentError(f"expected shared memory, got another kind of file: {path}")
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise SegmentError(f"the worker's memory cannot be opened here: {error}") from error
+    try:
+        return _mapped(handle, nbytes)
+    finally:
+        os.close(handle)
+
+
+def nonce_of(segment: mmap.mmap) -> str:
+    """What proves that both sides see the same memory, in hex."""
+    return segment[:NONCE_NBYTES].hex()
+
+
+def _mapped(handle: int, nbytes: int) -> mmap.mmap:
+    try:
+        seals = fcntl.fcntl(handle, fcntl.F_GET_SEALS)
+        if seals & SEALS != SEALS or seals & SEALED_AGAINST_WRITING:
+            raise SegmentError(f"expected memory of a fixed size, with seals {SEALS}, got {seals}")
+        came = os.fstat(handle).st_size
+        if came != nbytes:
+            raise SegmentError(f"expected a segment of {nbytes} bytes, got {came}")
+        return mmap.mmap(handle, nbytes)
+    except (OSError, ValueError) as error:
+        raise SegmentError(f"the worker's memory cannot be mapped: {error}") from error
+
+
+def _pages(nbytes: int) -> int:
+    return -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES

@@ -1,0 +1,219 @@
+"""What the coordinator and its other shards say to each other, on one stream for each shard.
+
+::
+
+    coordinator ▸ shard   begin serve reserve join start set hold fetch has load set_version
+                          count
+                          each is answered with done or failed, in their order
+                          leave stop release                not answered
+    shard ▸ coordinator   counts happened unreading asked   at any time, not answered
+
+Both ends are of one version and one installation: this is no part of docs/wire-format.md. The types
+are checked all the same, as those of any message.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from leash.ps.wire.messages import Count, Id, Ids, Message, Settings, Text, Word
+
+PARAMETERS: Final = ""  # as the name of a chunk's state: not the optimizer's, but the values
+USAGE: Final = "usage"  # as the code of a failure: a wrong argument
+
+
+@dataclass(frozen=True, slots=True)
+class Begin(Message):
+    """Listen. Payload: the server's settings, a msgpack map. Done: the port."""
+
+    verb = "begin"
+    payload = True
+    shard: Id
+    port: Id  # 0 for any
+
+
+@dataclass(frozen=True, slots=True)
+class Serve(Message):
+    """Make your part of this model, instead of what you have. Payload: its layout."""
+
+    verb = "serve"
+    payload = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve(Message):
+    """Keep a place for a newcomer. Done: a step that is new on every chunk, and stays so."""
+
+    verb = "reserve"
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Message):
+    """Somebody takes part from now on; a worker takes the place that was kept."""
+
+    verb = "join"
+    worker: Id  # 0 for an observer
+    incarnation: Count
+    name: Text
+    first_step: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Leave(Message):
+    """Nobody waits for this process from now on."""
+
+    verb = "leave"
+    worker: Id
+    incarnation: Count
+    state: Word
+
+
+@dataclass(frozen=True, slots=True)
+class Start(Message):
+    """Everybody who is expected has come."""
+
+    verb = "start"
+
+
+@dataclass(frozen=True, slots=True)
+class SetRule(Message):
+    """Go on by another rule. The fields are those of the control socket's `set`."""
+
+    verb = "set"
+    policy: Word
+    staleness: Count
+    staleness_max: Count
+    backup_workers: Count
+    bound_unit: Word
+
+
+@dataclass(frozen=True, slots=True)
+class Stop(Message):
+    """The run is about to end: refuse what waits and what comes."""
+
+    verb = "stop"
+    reason: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Hold(Message):
+    """Take no message of a worker until `release`."""
+
+    verb = "hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Message):
+    verb = "release"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(Message):
+    """Done: the chunk's version. Its payload: the chunk's values, or this optimizer state."""
+
+    verb = "fetch"
+    chunk: Id
+    state: Word
+
+
+@dataclass(frozen=True, slots=True)
+class Has(Message):
+    """Done: 1 if the chunk has optimizer state, otherwise 0."""
+
+    verb = "has"
+    chunk: Id
+
+
+@dataclass(frozen=True, slots=True)
+class SetVersion(Message):
+    """The chunk has seen so many updates: the run goes on from a checkpoint. Done: 0."""
+
+    verb = "set_version"
+    chunk: Id
+    version: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Load(Message):
+    """Payload: values for a chunk, or for this optimizer state. Done: 1 if they were taken."""
+
+    verb = "load"
+    payload = True
+    chunk: Id
+    state: Word
+
+
+@dataclass(frozen=True, slots=True)
+class CountUp(Message):
+    """Send your newest `counts` before you answer."""
+
+    verb = "count"
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Message):
+    verb = "done"
+    payload = None
+    value: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Message):
+    """The last request changed nothing, and why."""
+
+    verb = "failed"
+    code: Word  # of a ProtocolError, or USAGE
+    text: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Counts(Message):
+    """What this shard has counted so far: also its sign of life."""
+
+    verb = "counts"
+    initialized: bool  # every chunk of its has values
+    parked: Count
+    replies: Count
+    staleness_sum: Count
+    max_staleness: Count
+    max_lag: Count
+    duplicates: Count
+    nonfinite_chunks: Count
+    bytes_pushed: Count
+    bytes_answered: Count
+    dropped: Count
+    refusals: Settings  # error code ▸ how many
+    heard: Ids  # workers heard of since the last counts
+
+
+@dataclass(frozen=True, slots=True)
+class Happened(Message):
+    """Something that is worth a line in events.jsonl. Payload: its details, a msgpack map."""
+
+    verb = "happened"
+    payload = True
+    event: Word
+
+
+@dataclass(frozen=True, slots=True)
+class Unreading(Message):
+    """This worker does not read its answers."""
+
+    verb = "unreading"
+    worker: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Message):
+    """Somebody sent this shard a signal to end."""
+
+    verb = "asked"
+    signal: Id
+
+
+FROM_COORDINATOR: Final[tuple[type[Message], ...]] = (
+    Begin, Serve, Reserve, Join, Leave, Start, SetRule, Stop, Hold, Release, Fetch, Has, Load,
+    SetVersion, CountUp,
+)  # fmt: skip
+FROM_SHARD: Final[tuple[type[Message], ...]] = (
+    Done, Failed, Counts, Happened, Unreading, Asked,
+)  # fmt: skip

@@ -1,0 +1,272 @@
+"""Gradients in shared memory: what may be attached, what may be pushed, and what is left behind.
+
+The peers know pyzmq and msgpack, and make their segments from docs/wire-format.md, section 14.
+"""
+
+import fcntl
+import mmap
+import os
+import signal
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from leash.ps.errors import UsageError
+from leash.ps.wire.layout import Layout, Slot
+from leash.worker.client.client import Client
+from leash.worker.client.memory import SlabMemory
+from support.contract import CHUNK_NBYTES, LR, Attack, Worker, joined, packed
+from support.peers import Header, peers
+from support.processes import pusher, server_process
+from support.servers import serving
+
+PAGE = 4096
+SLAB = CHUNK_NBYTES + 24  # of support.contract's layout
+PAGES = -(-SLAB // PAGE) * PAGE
+PLAIN_NBYTES = PAGE + 2 * PAGES
+NONCE = bytes(range(16))
+SEALED = 1 | 2 | 4
+
+
+@contextmanager
+def segment(
+    nbytes: int = PLAIN_NBYTES, seals: int = SEALED
+) -> Iterator[tuple[dict[str, int], mmap.mmap]]:
+    """A segment, and the fields of the `attach` that names it."""
+    fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, nbytes)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        memory = mmap.mmap(fd, nbytes)
+        memory[:16] = NONCE
+        yield {"pid": os.getpid(), "fd": fd, "nbytes": nbytes}, memory
+    finally:
+        os.close(fd)
+
+
+def pushed(worker: Worker, step: int, **fields: Any) -> Header:
+    return worker.push(0, step, **fields)
+
+
+def test_the_server_tells_what_it_reads_in_the_segment(attack: Attack) -> None:
+    with segment() as (fields, _):
+        answer, payload = attack.data.ask(attack.worker.header("attach", **fields))
+    assert (answer["t"], answer["nonce"], payload) == ("attached", NONCE.hex(), None)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "seals"),
+    [
+        (PLAIN_NBYTES - PAGE, SEALED), (PAGE, SEALED), (PLAIN_NBYTES + PAGE, SEALED),
+        (PLAIN_NBYTES, 0), (PLAIN_NBYTES, 1 | 4), (PLAIN_NBYTES, 1 | 2), (PLAIN_NBYTES, 2 | 4),
+    ],
+)  # fmt: skip
+def test_a_segment_too_small_or_not_sealed_is_refused(
+    attack: Attack, nbytes: int, seals: int
+) -> None:
+    with segment(nbytes, seals) as (fields, _):
+        for told in (nbytes, PLAIN_NBYTES):
+            request = attack.worker.header("attach", **{**fields, "nbytes": told})
+            assert attack.data.error(request) == "bad_segment"
+
+
+def test_a_segment_that_is_gone_or_is_something_else_is_refused(attack: Attack) -> None:
+    with segment() as (fields, _):
+        places = [{"pid": 2**31 - 1}, {"fd": 2**31 - 1}, {"pid": 0}, {"fd": 0}, {"fd": 1}]
+        wrong = [{**fields, **place} for place in places]
+    with open("/dev/zero", "rb") as device, open(__file__, "rb") as file:
+        wrong += [fields, {**fields, "fd": device.fileno()}, {**fields, "fd": file.fileno()}]
+        for place in wrong:
+            assert attack.data.error(attack.worker.header("attach", **place)) == "bad_segment"
+
+
+def test_a_push_without_payload_and_without_segment_is_refused() -> None:
+    settings: dict[str, Any] = {"workers": 1, "lr": LR, "chunk_kib": 64}
+    with serving(**settings) as running, peers(running.address, running.data_address) as sockets:
+        worker = joined(running, 1, *sockets)
+        worker.init()
+        assert worker.data.error(pushed(worker, 1)) == "bad_segment"
+        worker.require_unchanged()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"slab": 2}, "bad_segment"),
+        ({"chunks": 0}, "bad_header"),
+        ({"chunks": 2}, "bad_header"),  # chunk 0 and the one before it
+        ({"chunks": 2**62}, "bad_header"),
+        ({"nbytes": CHUNK_NBYTES}, "bad_segment"),  # there is no outbox
+        ({"codec": "f64"}, "bad_header"),
+        ({"codec": "zip"}, "bad_header"),
+        ({"chunk": 7}, "unknown_chunk"),
+    ],
+)
+def test_a_push_of_memory_that_is_not_there_is_refused(
+    attack: Attack, fields: dict[str, Any], code: str
+) -> None:
+    with segment() as (place, _):
+        attack.data.ask(attack.worker.header("attach", **place))
+        push = {**pushed(attack.worker, attack.worker.step + 1), **fields}
+        assert attack.data.error(push) == code
+
+
+def test_a_payload_may_not_name_memory_too(attack: Attack) -> None:
+    for fields in ({"slab": 1}, {"chunks": 2}, {"nbytes": 1}):
+        push = pushed(attack.worker, attack.worker.step + 1, **fields)
+        assert attack.data.error(push, packed(0, 1.0)) == "bad_header"
+
+
+def test_a_copy_over_another_connection_is_refused_and_writes_nothing(attack: Attack) -> None:
+    worker = attack.worker
+    with segment() as (fields, memory), peers(attack.running.data_address) as (newer,):
+        attack.data.ask(worker.header("attach", **fields))
+        newer.ask(worker.header("attach", **fields))
+        memory[PAGE : PAGE + CHUNK_NBYTES] = packed(0, 3.0)
+        assert attack.data.error(pushed(worker, worker.step + 1)) == "superseded"
+        assert memory[PAGE : PAGE + CHUNK_NBYTES] == packed(0, 3.0)
+
+
+def test_an_attach_that_comes_late_is_refused(attack: Attack) -> None:
+    worker = attack.worker
+    with segment() as (fields, _), peers(attack.running.data_address) as (newer,):
+        newer.ask(worker.header("attach", **fields, number=2))
+        late = worker.header("attach", **fields, number=1)
+        assert attack.data.error(late) == "superseded"
+        assert attack.data.error(pushed(worker, worker.step + 1)) == "superseded"
+        assert newer.ask(worker.header("attach", **fields, number=3))[0]["number"] == 3
+
+
+@pytest.mark.parametrize("slab", [0, 1])
+def test_the_parameters_take_the_place_of_the_gradient(slab: int) -> None:
+    settings: dict[str, Any] = {"workers": 1, "lr": LR, "chunk_kib": 64}
+    with serving(**settings) as running, peers(running.address, running.data_address) as sockets:
+        worker = joined(running, 1, *sockets)
+        worker.init()
+        with segment() as (fields, memory):
+            worker.data.ask(worker.header("attach", **fields))
+            at = PAGE + slab * PAGES
+            memory[at : at + CHUNK_NBYTES] = packed(0, 0.25)
+            answer, payload = worker.data.ask(pushed(worker, 1, slab=slab))
+            assert (answer["t"], payload) == ("params", None)
+            assert memory[at : at + CHUNK_NBYTES] == packed(0, 1.0 - LR * 0.25)
+            other = PAGE + (1 - slab) * PAGES
+            assert memory[other : other + SLAB] == bytes(SLAB)
+
+
+def test_neighbours_are_pushed_and_answered_together() -> None:
+    layout = Layout([Slot("w", "f32", (5 * CHUNK_NBYTES // 4,))])
+    with serving(lr=1.0, chunk_kib=64, policy="asp") as running:
+        client = Client(running.address, layout, rank=1, transport="shm")
+        client.begin(client.slabs[1])
+        client.slabs[0].view("<f4")[:] = np.arange(layout.nbytes // 4)
+        info = client.push_pull(client.slabs[0], client.slabs[0], samples=1)
+        np.testing.assert_array_equal(
+            client.slabs[0].view("<f4"), -np.arange(layout.nbytes // 4, dtype="<f4")
+        )
+        assert (info.step, info.version) == (1, 1)
+        assert running.server.metrics.summary()["refused_messages"] == 0
+        client.close()
+
+
+def test_memory_that_changes_meanwhile_gives_other_numbers_and_nothing_worse(
+    attack: Attack,
+) -> None:
+    """A worker writes to its gradient while the server reads it."""
+    settings: dict[str, Any] = {"workers": 1, "lr": LR, "chunk_kib": 64, "nonfinite": "skip"}
+    with serving(**settings) as running, peers(running.address, running.data_address) as sockets:
+        worker = joined(running, 1, *sockets)
+        worker.init()
+        with segment() as (fields, memory):
+            worker.data.ask(worker.header("attach", **fields))
+            for step in range(1, 50):
+                worker.data.send(pushed(worker, step))
+                memory[PAGE : PAGE + CHUNK_NBYTES] = struct.pack("<f", float(step)) * 16384
+                assert worker.data.receive()[0]["t"] == "params"
+        assert running.server.metrics.summary()["refused_messages"] == 0
+
+
+def test_without_shared_memory_auto_says_so_in_one_line_and_shm_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layout, said = Layout([Slot("w", "f32", (4,))]), []  # type: Layout, list[str]
+    with serving() as running:
+        memory = SlabMemory(layout.nbytes)
+        memory.close()  # its descriptor is gone, as in another container
+        monkeypatch.setattr(memory, "fd", 2**30)
+        with pytest.raises(UsageError, match=r"--transport shm: .*; take --transport auto or tcp"):
+            Client(running.address, layout, rank=1, transport="shm", memory=memory)
+        client = Client(running.address, layout, rank=1, memory=memory, say=said.append)
+        monkeypatch.setattr(memory, "fd", None)
+        client.begin(np.zeros(layout.nbytes, np.uint8))
+        gradients = np.ones(4, "<f4").view(np.uint8)
+        assert client.push_pull(gradients, gradients, samples=1).step == 1
+        assert client.transport.name == "tcp"
+        assert len(said) == 1
+        assert said[0].startswith("no shared memory with this server, so TCP: ")
+        client.close()
+
+
+def test_memory_of_another_process_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server finds a segment of the right size under that number, but not this one."""
+    layout, said = Layout([Slot("w", "f32", (4,))]), []  # type: Layout, list[str]
+    memory, other = SlabMemory(layout.nbytes), SlabMemory(layout.nbytes)
+    with serving() as running:
+        mine = memory.fd
+        monkeypatch.setattr(memory, "fd", other.fd)
+        client = Client(running.address, layout, rank=1, memory=memory, say=said.append)
+        assert client.transport.name == "tcp"
+        assert "other memory" in said[0]
+        client.close()
+        monkeypatch.setattr(memory, "fd", mine)
+    memory.close()
+    other.close()
+
+
+def test_a_worker_killed_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = names_in_shm()
+    with (
+        server_process(tmp_path / "run", "--workers=2", "--policy=asp", "--evict-s=1") as (
+            server, address,
+        ),
+        pusher(address, 1, steps=10**6, step_s=0.001) as first,
+        pusher(address, 2, steps=50, step_s=0.001) as second,
+    ):  # fmt: skip
+        first.read_until("step 5 ")
+        assert names_in_shm() <= before
+        first.process.send_signal(signal.SIGKILL)
+        assert second.wait() == 0, second.lines
+        server.read_until("ended")
+        assert server.wait() == 0
+    assert names_in_shm() <= before
+
+
+def names_in_shm() -> set[Path]:
+    """But for those of data loaders, which other tests may use at the same time."""
+    return {
+        path for path in Path("/dev/shm").iterdir() if not path.name.startswith(("sem.", "torch_"))
+    }
+
+
+def test_the_server_lets_go_of_the_memory_of_workers_that_left() -> None:
+    layout = Layout([Slot("w", "f32", (CHUNK_NBYTES,))])
+
+    def mapped() -> int:
+        maps = psutil.Process().memory_maps(grouped=False)
+        return sum("memfd:leash" in place.path for place in maps)
+
+    start = mapped()
+    with serving(workers=2) as running:
+        for rank in (1, 2, 1, 2):  # each later one takes the place of an earlier one
+            client = Client(running.address, layout, rank=rank, transport="shm")
+            client.close("stopped")
+            del client
+        state_before_end = mapped()
+    assert state_before_end <= start + 4
+    assert mapped() <= start

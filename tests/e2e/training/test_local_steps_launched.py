@@ -1,0 +1,154 @@
+"""`leash launch --local-steps`, as people run it, and the bytes that it saves."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+import zmq
+from safetensors.numpy import load_file
+from torch import nn
+
+from leash.ps.runs.audit import audit_run
+from leash.ps.wire.messages import Params, PushPull
+from leash.worker import PSOptimizer
+from leash.worker.client.channel import DataChannel
+from leash.worker.client.encoding import Encoding
+from leash.worker.client.transport import Step, TcpTransport
+from support.processes import LEASH, Child
+from support.servers import serving
+
+
+def launch(run: Path, *options: str) -> dict[str, Any]:
+    """Its summary."""
+    argv = [*LEASH, "launch", f"--run-dir={run}", "--workers=2", "--dataset=digits", *options]
+    with Child(argv) as child:
+        status = child.wait(100)
+    assert status == 0, "\n".join(child.lines)
+    assert audit_run(run) == []
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return summary
+
+
+def bytes_per_sample(summary: dict[str, Any]) -> float:
+    total: float = summary["bytes_pushed"] + summary["bytes_answered"]
+    return total / summary["samples"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--policy=bsp", "--transport=shm", "--momentum=0.9", "--nesterov", "--lr=0.7"),
+        ("--policy=ssp", "--staleness=2", "--transport=tcp", "--codec=bf16"),
+        ("--policy=asp", "--shards=2", "--inner-optimizer=adamw"),
+        ("--policy=ssp", "--transport=shm", "--codec=int8", "--inner-momentum=0.5"),
+    ],
+    ids=str,
+)
+def test_digits_train_to_their_accuracy_with_local_steps(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    summary = launch(
+        tmp_path / "run", *options, "--local-steps=4", "--epochs=8", "--batch-size=16",
+        "--slow=0,0.002", "--data-plan=static",
+    )  # fmt: skip
+    assert summary["samples"] == 8 * 1438
+    # 719 samples each, in 45 batches: 11 rounds of four, and one batch that is left.
+    assert summary["steps"] == 2 * 8 * 12
+    assert summary["test_accuracy"] > 0.85
+    assert summary["evictions"] == summary["refused_messages"] == 0
+
+
+def test_batch_norm_statistics_travel_with_local_steps_too(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    summary = launch(
+        run, "--policy=ssp", "--model=resnet18", "--len-train-data=256", "--batch-size=16",
+        "--inner-lr=0.02", "--epochs=4", "--local-steps=4", "--data-plan=static",
+    )  # fmt: skip
+    statistics = load_file(run / "checkpoints" / "final.safetensors")["bn1.running_var"]
+    assert (statistics != 1).all()  # where they began
+    assert summary["test_accuracy"] > 0.5
+
+
+def test_eight_local_steps_take_less_than_a_seventh_of_the_bytes(tmp_path: Path) -> None:
+    """And by themselves they learn: the server's rate is 1 then, and bsp takes the mean."""
+    options = ("--policy=bsp", "--epochs=2", "--batch-size=8")
+    plain = launch(tmp_path / "plain", *options)
+    local = launch(tmp_path / "local", *options, "--local-steps=8")
+    assert bytes_per_sample(plain) > 7 * bytes_per_sample(local)
+    assert plain["samples"] == local["samples"]
+    settings = [yaml.safe_load((tmp_path / run / "config.yaml").read_text())
+                for run in ("plain", "local")]  # fmt: skip
+    assert [(s["lr"], s["lr_scaling"]) for s in settings] == [(0.01, "linear"), (1.0, "none")]
+    assert local["test_accuracy"] > 0.8
+
+
+class Scales:
+    """Weighs the payloads of pushes as they are handed to a worker's sockets, and of answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pushed = self.answered = 0
+        put, store = DataChannel.put, TcpTransport.store
+
+        def weigh(requests: Iterable[Any]) -> Iterator[Any]:
+            for request, payload in requests:
+                if isinstance(request, PushPull):
+                    self.pushed += len(payload)
+                yield request, payload
+
+        def store_weighed(
+            transport: TcpTransport, step: Step, reply: Params, payload: zmq.Frame
+        ) -> None:
+            self.answered += len(payload)
+            store(transport, step, reply, payload)
+
+        monkeypatch.setattr(DataChannel, "put", lambda channel, asked: put(channel, weigh(asked)))
+        monkeypatch.setattr(TcpTransport, "store", store_weighed)
+
+
+@pytest.mark.parametrize("codec", ["f32", "bf16", "int8", "topk"])
+def test_the_bytes_that_a_run_counts_are_those_that_travel(
+    codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(nn.Linear(200, 100), nn.BatchNorm1d(100), nn.Linear(100, 3))
+    scales = Scales(monkeypatch)
+    with (
+        serving(chunk_kib=64, lr=0.01) as server,
+        PSOptimizer(
+            model.named_parameters(), server.address, 1, buffers=model.named_buffers(),
+            transport="tcp", encoding=Encoding(codec),
+        ) as optimizer,
+    ):  # fmt: skip
+        for _ in range(3):
+            model(torch.randn(4, 200)).square().mean().backward()
+            optimizer.step()
+        counted = server.server.metrics.summary()
+    assert scales.pushed > 0
+    assert (counted["bytes_pushed"], counted["bytes_answered"]) == (scales.pushed, scales.answered)
+
+
+@pytest.mark.parametrize("codec", ["f32", "bf16", "int8"])
+def test_bytes_in_shared_memory_count_as_those_of_a_message(codec: str) -> None:
+    counted = []
+    for transport in ("tcp", "shm"):
+        torch.manual_seed(1)
+        model = nn.Linear(300, 100)
+        with (
+            serving(chunk_kib=64, lr=0.01) as server,
+            PSOptimizer(
+                model.named_parameters(), server.address, 1, transport=transport,
+                encoding=Encoding(codec),
+            ) as optimizer,
+        ):  # fmt: skip
+            model(torch.ones(4, 300)).square().mean().backward()
+            optimizer.step()
+            summary = server.server.metrics.summary()
+            counted.append((summary["bytes_pushed"], summary["bytes_answered"]))
+    tcp, shm = counted
+    assert shm[0] == tcp[0] > 0
+    # Answers to a segment are written there as they are; the others in the codec, where it fits.
+    assert shm[1] == 4 * 100 * 301
+    assert tcp[1] == (shm[1] // 2 if codec == "bf16" else shm[1])

@@ -1,0 +1,61 @@
+from dataclasses import dataclass
+
+import pytest
+
+from leash.ps.errors import UsageError
+from leash.ps.options.catalog import DATASETS, MODELS, choose, choose_task
+
+
+@dataclass(frozen=True)
+class Fruit:
+    name: str
+    aliases: tuple[str, ...] = ()
+
+
+FRUITS = {fruit.name: fruit for fruit in (Fruit("green_apple", ("GrannySmith",)), Fruit("pear"))}
+
+
+@pytest.mark.parametrize("spelling", ["green_apple", "Green-Apple", "GREENAPPLE", "granny_smith"])
+def test_case_and_separators_do_not_matter(spelling: str) -> None:
+    assert choose(spelling, FRUITS, "fruit").name == "green_apple"
+
+
+def test_an_unknown_name_brings_the_nearest_and_all_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"'paer'.*did you mean pear\?.*green_apple, pear"):
+        choose("paer", FRUITS, "fruit")
+
+
+def test_a_name_like_no_other_brings_the_known_ones_only() -> None:
+    with pytest.raises(UsageError, match="known are green_apple, pear") as caught:
+        choose("zzz", FRUITS, "fruit")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_every_known_pair_names_entries_of_the_two_tables() -> None:
+    assert {known.dataset for known in MODELS.values()} <= DATASETS.keys()
+    assert {known.model for known in DATASETS.values()} <= MODELS.keys()
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "pair"),
+    [
+        ("MnistCNN", None, ("mnist_cnn", "mnist")),
+        (None, "digits", ("linear", "digits")),
+        ("lenet", "digits", ("lenet", "digits")),
+        ("nets:build", "mnist", ("nets:build", "mnist")),
+        ("nets:build", "nets:data", ("nets:build", "nets:data")),
+        (None, None, (None, None)),
+    ],
+)
+def test_a_model_and_a_data_set_follow_from_each_other(
+    model: str | None, dataset: str | None, pair: tuple[str | None, str | None]
+) -> None:
+    assert choose_task(model, dataset) == pair
+
+
+@pytest.mark.parametrize(("model", "dataset"), [("nets:build", None), (None, "nets:data")])
+def test_nothing_follows_from_somebodys_own_function(
+    model: str | None, dataset: str | None
+) -> None:
+    with pytest.raises(UsageError, match="too, a name or module:function"):
+        choose_task(model, dataset)

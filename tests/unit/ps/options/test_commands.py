@@ -1,0 +1,107 @@
+from dataclasses import dataclass
+
+import pytest
+
+from leash.ps.errors import UsageError
+from leash.ps.options.addresses import address_of, parse_learners, split_address
+from leash.ps.options.base import (
+    Options,
+    check_not_negative,
+    check_positive,
+    common_settings,
+    to_argv,
+)
+from leash.ps.options.commands import EvaluateConfig, LaunchConfig, ServerConfig, WorkerConfig
+
+
+def test_defaults_need_no_command_line() -> None:
+    assert to_argv(ServerConfig()) == []
+
+
+def test_a_command_line_holds_what_differs_from_the_defaults() -> None:
+    config = WorkerConfig(rank=2, dropout=False, download=True)
+    assert set(to_argv(config)) == {"--rank=2", "--no-dropout", "--download"}
+
+
+def test_common_settings_take_what_both_have_and_then_the_changes() -> None:
+    launch = LaunchConfig(dataset="digits", batch_size=7, workers=5, lr=0.5)
+    worker = common_settings(launch, WorkerConfig, rank=3, batch_size=8)
+    assert worker == WorkerConfig(dataset="digits", batch_size=8, rank=3)
+    assert common_settings(launch, ServerConfig).workers == 5
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257])
+def test_a_server_has_as_many_threads_as_the_cores_pool_takes(threads: int) -> None:
+    for config, name in (
+        (ServerConfig(threads=threads), "threads"),
+        (LaunchConfig(dataset="digits", server_threads=threads), "server-threads"),
+    ):
+        with pytest.raises(UsageError, match=f"--{name} {threads}: give a number from 1 to 256"):
+            config.check()
+
+
+@pytest.mark.parametrize("config", [ServerConfig, WorkerConfig, EvaluateConfig])
+def test_the_defaults_are_sound(config: type[Options]) -> None:
+    config().check()
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("tcp://127.0.0.1:29500", ("127.0.0.1", 29500)),
+        ("tcp://host.example:0", ("host.example", 0)),
+        ("tcp://*:*", ("*", 0)),
+    ],
+)
+def test_an_address_has_a_host_and_a_port(address: str, parts: tuple[str, int]) -> None:
+    assert split_address(address) == parts
+
+
+@pytest.mark.parametrize(
+    "address", ["", "host", "host:1", "tcp://host", "tcp://:1", "tcp://h:x", "tcp://h:65536",
+                "ipc:///tmp/x", "tcp://h:-1"]
+)  # fmt: skip
+def test_anything_else_is_no_address(address: str) -> None:
+    with pytest.raises(UsageError, match="write it as tcp://HOST:PORT"):
+        split_address(address)
+
+
+def test_ip_and_port_replace_those_of_the_address() -> None:
+    assert address_of("tcp://a:1", None, None) == "tcp://a:1"
+    assert address_of("tcp://a:1", "b", None) == "tcp://b:1"
+    assert address_of("tcp://a:1", None, 0) == "tcp://a:0"
+    assert address_of("tcp://a:1", "b", 2) == "tcp://b:2"
+
+
+def test_learners_are_ranks_with_dashes_or_the_first_n() -> None:
+    assert parse_learners("1-2-7", 99) == (1, 2, 7)
+    assert parse_learners(None, 3) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("text", ["", "0-1", "1-", "1,2", "a", "1-1"])
+def test_other_learners_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--learners"):
+        parse_learners(text, 1)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    some_value: float | None
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_not_positive(value: float) -> None:
+    with pytest.raises(UsageError, match=r"--some-value .*: give a number above 0"):
+        check_positive(Numbers(value), "some_value")
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_negative(value: float) -> None:
+    with pytest.raises(UsageError, match=r"--some-value .*: give a number from 0"):
+        check_not_negative(Numbers(value), "some_value")
+
+
+def test_settings_that_are_not_given_are_not_checked() -> None:
+    check_positive(Numbers(None), "some_value")
+    check_not_negative(Numbers(None), "some_value")
+    check_not_negative(Numbers(0), "some_value")

@@ -1,0 +1,69 @@
+from typing import Any
+
+import pytest
+
+from leash.ps.errors import UsageError
+from leash.ps.options.base import common_settings
+from leash.ps.options.commands import LaunchConfig, WorkerConfig
+from leash.ps.options.inner import InnerOptions, check_inner_belongs
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"inner_lr": -0.1}, "--inner-lr -0.1: give a number from 0"),
+        ({"inner_weight_decay": float("nan")}, "--inner-weight-decay nan: give a number from 0"),
+        ({"inner_momentum": -1.0}, "--inner-momentum -1.0: give a number from 0"),
+        ({"inner_optimizer": "adam", "inner_momentum": 0.9}, "--inner-momentum: --inner-optimizer "
+         "adam has no such option; leave it out, or give --inner-optimizer sgd"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        WorkerConfig(**settings).check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "lr", "weight_decay"),
+    [
+        ({}, 0.01, 0.0),
+        ({"inner_optimizer": "adam"}, 0.001, 0.0),
+        ({"inner_optimizer": "adamw"}, 0.001, 0.01),
+        ({"inner_optimizer": "adamw", "inner_lr": 0.5, "inner_weight_decay": 0.0}, 0.5, 0.0),
+        ({"inner_lr": 0.0}, 0.0, 0.0),
+    ],
+)
+def test_what_is_left_out_follows_the_inner_optimizer(
+    settings: dict[str, Any], lr: float, weight_decay: float
+) -> None:
+    options = InnerOptions(**settings)
+    assert (options.chosen_inner_lr, options.chosen_inner_weight_decay) == (lr, weight_decay)
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"inner_optimizer": "adam"}, "--inner-optimizer"),
+        ({"inner_lr": 0.1}, "--inner-lr"),
+        ({"inner_momentum": 0.5}, "--inner-momentum"),
+        ({"inner_weight_decay": 0.0}, "--inner-weight-decay"),
+    ],
+)
+def test_an_inner_option_needs_local_steps(settings: dict[str, Any], flag: str) -> None:
+    with pytest.raises(UsageError, match=f"{flag}: needs local steps"):
+        check_inner_belongs(WorkerConfig(**settings), "1")
+    with pytest.raises(UsageError, match=f"{flag}: needs local steps"):
+        LaunchConfig(dataset="digits", **settings).check()
+    for local_steps in ("2", "auto"):
+        check_inner_belongs(WorkerConfig(**settings), local_steps)
+        LaunchConfig(dataset="digits", local_steps=local_steps, **settings).check()
+
+
+def test_without_any_of_them_a_run_needs_no_local_steps() -> None:
+    check_inner_belongs(WorkerConfig(), "1")
+
+
+def test_a_launch_hands_them_to_its_workers() -> None:
+    launch = LaunchConfig(dataset="digits", local_steps="4", inner_optimizer="adam", inner_lr=0.1)
+    worker = common_settings(launch, WorkerConfig)
+    assert (worker.inner_optimizer, worker.inner_lr) == ("adam", 0.1)

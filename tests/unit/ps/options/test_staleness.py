@@ -1,0 +1,71 @@
+from typing import Any
+
+import pytest
+
+from leash.ps.errors import UsageError
+from leash.ps.options.commands import LaunchConfig, ServerConfig
+from leash.ps.options.staleness import core_compensation, core_staleness_rate
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"staleness_power": 0.3}, "--staleness-power: needs --staleness-lr poly"),
+        ({"staleness_lr": "inverse", "staleness_power": 0.3}, "--staleness-power: needs"),
+        ({"staleness_lr": "poly", "staleness_power": -1.0}, "--staleness-power -1.0: give a number "
+         "from 0"),
+        ({"dc_lambda": 0.1}, "--dc-lambda: needs --delay-compensation constant or adaptive"),
+        ({"delay_compensation": "constant", "dc_lambda": -0.1}, "--dc-lambda -0.1: give a number"),
+        ({"delay_compensation": "constant", "dc_decay": 0.9}, "--dc-decay: needs "
+         "--delay-compensation adaptive"),
+        ({"delay_compensation": "adaptive", "dc_decay": 1.0}, "--dc-decay 1.0: give a number "
+         "from 0 to below 1"),
+        ({"delay_compensation": "adaptive", "optimizer": "adam"}, "--delay-compensation adaptive: "
+         "corrects sgd alone, not adam; leave it out, or give --optimizer sgd"),
+        ({"delay_compensation": "constant", "policy": "bsp"}, "--delay-compensation constant: "
+         "nothing is stale under bsp; leave it out, or give --policy ssp or asp"),
+        ({"staleness_lr": "inverse", "staleness": 0}, "--staleness-lr inverse: nothing is stale "
+         "under bsp; leave it out, or give --policy ssp or asp"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("config", [ServerConfig, LaunchConfig])
+def test_what_does_not_go_together_is_one_line(
+    config: Any, settings: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(UsageError, match=text) as raised:
+        config(**settings, dataset="digits").check()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "adagrad"])
+@pytest.mark.parametrize("policy", ["ssp", "asp"])
+def test_the_rate_goes_with_every_optimizer(policy: Any, optimizer: Any) -> None:
+    ServerConfig(policy=policy, optimizer=optimizer, staleness_lr="poly").check()
+
+
+def test_the_rate_reaches_the_core() -> None:
+    rates = [
+        core_staleness_rate(config)
+        for config in (
+            ServerConfig(), ServerConfig(staleness_lr="inverse"), ServerConfig(staleness_lr="poly"),
+            ServerConfig(staleness_lr="poly", staleness_power=1.0),
+        )
+    ]  # fmt: skip
+    assert [rate.factor(3) for rate in rates] == [1.0, 1 / 3, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ("none", 0.0, 0.95)),
+        ({"delay_compensation": "constant"}, ("constant", 0.04, 0.95)),
+        ({"delay_compensation": "adaptive"}, ("adaptive", 2.0, 0.95)),
+        ({"delay_compensation": "adaptive", "dc_lambda": 0.0, "dc_decay": 0.5},
+         ("adaptive", 0.0, 0.5)),
+    ],
+)  # fmt: skip
+def test_the_compensation_reaches_the_core(
+    settings: dict[str, Any], expected: tuple[str, float, float]
+) -> None:
+    made = core_compensation(ServerConfig(**settings))
+    assert (made.kind, made.strength, made.decay) == expected

@@ -1,0 +1,264 @@
+"""Leases against a model of every position, and against the clock of simulated workers."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from leash.ps.errors import HeaderError, PlanMismatchError
+from leash.ps.server.leases import Leases
+from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
+from support.crew import Crew
+
+SIZE = 60
+BATCH = 10
+EPOCHS = 2
+
+
+def request(worker: int, number: int, speed: float = 0.0, **changes: int) -> Lease:
+    plain = Lease(worker, 7, number, SIZE, 1, BATCH, speed)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def positions(order: Leased) -> range:
+    return range(order.first, order.first + order.count)
+
+
+class Asker:
+    """A worker that asks, and gets an answer to everything that it pushes."""
+
+    def __init__(self, leases: Leases, worker: int, *, epochs: int = 1) -> None:
+        self.leases, self.worker, self.epochs = leases, worker, epochs
+        self.number = self.answered = 0
+
+    def ask(self, speed: float = 0.0) -> Leased:
+        self.number += 1
+        message = request(self.worker, self.number, speed, epochs=self.epochs)
+        order = self.leases.ask(message, self.answered, lockstep=False)
+        self.answered += order.count
+        return order
+
+    def leave(self, unanswered: int = 0, applied: int = 0) -> None:
+        """It goes, and this many of the samples of its lease were not answered."""
+        self.leases.release(self.worker, self.answered - unanswered, applied)
+
+
+@pytest.fixture
+def leases() -> Leases:
+    return Leases(weighted=False, local_steps=1)
+
+
+def test_two_workers_get_every_position_once(leases: Leases) -> None:
+    first, second = Asker(leases, 1), Asker(leases, 2)
+    seen: Counter[int] = Counter()
+    orders = [first.ask(), second.ask()]
+    while orders[-1].order == TRAIN:
+        seen.update(positions(orders[-1]))
+        orders.append((first if len(orders) % 2 else second).ask(100.0))
+        if len(orders) == 3:
+            seen.update(positions(orders[0]))
+    assert seen == Counter(range(SIZE))
+
+
+def test_who_finds_nothing_left_goes_on_with_the_next_epoch(leases: Leases) -> None:
+    slow, fast = Asker(leases, 1, epochs=2), Asker(leases, 2, epochs=2)
+    held = slow.ask()
+    epochs = [fast.ask().epoch for _ in range(7)]
+    assert held.epoch == 1
+    assert epochs == [1] * 5 + [2] * 2
+    assert leases.completed == 0  # of the first one a lease is still held
+    assert slow.ask().epoch == 2
+    assert leases.completed == 1
+
+
+def test_who_finds_nothing_left_of_the_last_epoch_rests_until_all_is_done(leases: Leases) -> None:
+    slow, fast = Asker(leases, 1), Asker(leases, 2)
+    slow.ask()
+    orders = [fast.ask().order for _ in range(7)]
+    assert orders == [TRAIN] * 5 + [REST] * 2
+    assert leases.is_resting(2)
+    assert not leases.is_resting(1)
+    assert slow.ask().order == fast.ask().order == OVER
+    assert leases.completed == 1
+
+
+def test_what_a_worker_leaves_unanswered_goes_to_one_that_rests(leases: Leases) -> None:
+    """It has to say hello first, since nobody waits for its steps any more."""
+    victim, other = Asker(leases, 1), Asker(leases, 2)
+    lost = victim.ask()
+    for _ in range(6):
+        order = other.ask()
+    assert order.order == REST
+    victim.leave(unanswered=4, applied=3)
+    assert leases.samples_twice == 3
+    assert other.ask().order == RETURN
+    other.leave()  # its hello ends what it was before
+    again = Asker(leases, 2)
+    assert positions(again.ask()) == positions(lost)[-4:]
+    assert again.ask().order == OVER
+
+
+def test_a_repeated_request_gets_the_same_answer(leases: Leases) -> None:
+    first = leases.ask(request(1, 1), 0, lockstep=False)
+    assert leases.ask(request(1, 1), 0, lockstep=False) is first
+    second = leases.ask(request(1, 2), first.count, lockstep=False)
+    assert second.first == first.count
+
+
+@pytest.mark.parametrize("number", [0, 2, 5])
+def test_a_number_that_cannot_be_is_refused(leases: Leases, number: int) -> None:
+    with pytest.raises(HeaderError, match=f"expected 1, got {number}"):
+        leases.ask(request(1, number), 0, lockstep=False)
+    assert not leases.is_resting(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"samples": 59}, "60 training samples, got 59"),
+        ({"epochs": 2}, "1 epochs, got 2"),
+    ],
+)
+def test_another_task_than_the_runs_is_refused(
+    leases: Leases, changes: dict[str, int], says: str
+) -> None:
+    leases.ask(request(1, 1), 0, lockstep=False)
+    with pytest.raises(PlanMismatchError, match=says):
+        leases.ask(request(2, 1, **changes), 0, lockstep=False)
+
+
+@pytest.mark.parametrize("name", ["samples", "epochs", "batch_size"])
+def test_nothing_to_train_on_is_refused(leases: Leases, name: str) -> None:
+    with pytest.raises(HeaderError, match=f"lease.{name}: expected 1 or more"):
+        leases.ask(request(1, 1, **{name: 0}), 0, lockstep=False)
+    assert not leases.in_use
+
+
+def test_a_speed_that_is_none_counts_as_unknown(leases: Leases) -> None:
+    for number, speed in enumerate((float("nan"), -1.0, 0.0), start=1):
+        order = leases.ask(request(1, number, speed), (number - 1) * BATCH, lockstep=False)
+        assert order.count == BATCH
+
+
+class LeasesModel(RuleBasedStateMachine):
+    """Three workers ask, are answered, and go in the middle of anything."""
+
+    workers = st.integers(1, 3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leases = Leases(weighted=False, local_steps=2)
+        self.held: dict[int, tuple[int, list[int]]] = {}  # worker ▸ epoch, positions to do
+        self.numbers: Counter[int] = Counter()
+        self.answered: Counter[int] = Counter()
+        self.done: Counter[tuple[int, int]] = Counter()
+
+    @rule(worker=workers, samples=st.integers(1, 25))
+    def is_answered(self, worker: int, samples: int) -> None:
+        epoch, left = self.held.get(worker, (0, []))
+        self.done.update((epoch, position) for position in left[:samples])
+        self.answered[worker] += len(left[:samples])
+        self.held[worker] = (epoch, left[samples:])
+
+    @rule(worker=workers, speed=st.sampled_from([0.0, 1.0, 30.0, 1e6]), lockstep=st.booleans())
+    def asks(self, worker: int, speed: float, lockstep: bool) -> None:
+        self.is_answered(worker, SIZE)
+        self.numbers[worker] += 1
+        message = request(worker, self.numbers[worker], speed, epochs=EPOCHS)
+        order = self.leases.ask(message, self.answered[worker], lockstep=lockstep)
+        if order.order == RETURN:
+            self.goes(worker)
+        elif order.order == TRAIN:
+            assert order.count
+            taken = {(e, p) for e, rest in self.held.values() for p in rest} | self.done.keys()
+            assert not taken & {(order.epoch, p) for p in positions(order)}
+            self.held[worker] = (order.epoch, list(positions(order)))
+        else:
+            held = sum(len(rest) for _, rest in self.held.values())
+            assert self.done.total() + held == EPOCHS * SIZE
+            # Answered is not enough: whoever holds something says that it is done by asking.
+            assert (order.order == OVER) == (self.leases.completed == EPOCHS)
+            self.held.pop(worker, None)
+            assert order.order == OVER or self.held
+
+    @rule(worker=workers)
+    def goes(self, worker: int) -> None:
+        self.leases.release(worker, self.answered[worker], 0)
+        self.numbers[worker] = 0
+        self.held.pop(worker, None)
+
+    @precondition(lambda self: self.leases.in_use)
+    @invariant()
+    def epochs_complete_in_their_order_and_only_when_done(self) -> None:
+        for epoch in range(1, self.leases.completed + 1):
+            assert sum(1 for e, _ in self.done if e == epoch) == SIZE
+        assert set(self.done.values()) <= {1}
+
+
+TestLeasesModel = LeasesModel.TestCase
+TestLeasesModel.settings = settings(max_examples=40, stateful_step_count=40)
+
+
+# In virtual time.
+
+TEN_SLEEPS = dict(enumerate((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2), start=1))
+BATCHES = 600  # of 100 samples: MNIST
+
+
+def limit_s(step_s: dict[int, float], batches: int) -> float:
+    """No plan is faster: everybody works all the time."""
+    return batches / sum(1 / seconds for seconds in step_s.values())
+
+
+def test_ten_unequal_workers_finish_an_epoch_within_5_percent_of_the_limit() -> None:
+    crew = Crew(Leases(weighted=False, local_steps=1), TEN_SLEEPS, 100 * BATCHES)
+    assert crew.run() < 1.05 * limit_s(TEN_SLEEPS, BATCHES)
+    assert crew.seen == Counter((1, position) for position in range(100 * BATCHES))
+
+
+@pytest.mark.parametrize("bound", [0, 3])
+def test_local_steps_let_bsp_and_ssp_finish_ten_epochs_near_the_limit(bound: int) -> None:
+    crew = Crew(
+        Leases(weighted=False, local_steps=None), TEN_SLEEPS, 100 * BATCHES, epochs=10, bound=bound
+    )
+    assert crew.run() < 1.1 * limit_s(TEN_SLEEPS, 10 * BATCHES)
+    assert set(crew.seen.values()) == {1}
+    assert len(crew.seen) == 10 * 100 * BATCHES
+
+
+def test_without_local_steps_a_bound_lets_the_slowest_set_the_pace() -> None:
+    """The simulation would notice: the limit is not reached whatever the plan."""
+    crew = Crew(Leases(weighted=False, local_steps=1), TEN_SLEEPS, 100 * BATCHES, bound=3)
+    assert crew.run() > 2 * limit_s(TEN_SLEEPS, BATCHES)
+
+
+@pytest.mark.parametrize("bound", [0, 3, None])
+def test_weighted_batches_finish_an_epoch_near_the_limit(bound: int | None) -> None:
+    step_s = {1: 0.1, 2: 0.2, 3: 0.4}  # --heterogeneity 1,0.5,0.25
+    crew = Crew(
+        Leases(weighted=True, local_steps=1), step_s, 100 * BATCHES, bound=bound, scales=True
+    )
+    assert crew.run() < 1.05 * limit_s(step_s, BATCHES)
+    assert crew.samples[1] / crew.samples[3] == pytest.approx(4, rel=0.05)
+    assert max(crew.rounds.values()) < 1.05 * min(crew.rounds.values())
+
+
+@pytest.mark.parametrize("bound", [0, 2, None])
+def test_a_run_of_one_worker_more_than_there_are_samples_ends(bound: int | None) -> None:
+    step_s = dict.fromkeys(range(1, 6), 1.0)
+    crew = Crew(Leases(weighted=False, local_steps=1), step_s, 4, 1, epochs=3, bound=bound)
+    crew.run()
+    assert crew.samples.total() == 12
+
+
+def test_leases_are_short_and_become_smaller_towards_the_end() -> None:
+    crew = Crew(Leases(weighted=False, local_steps=1), TEN_SLEEPS, 100 * BATCHES)
+    crew.run()
+    of_first = [order.count for order in crew.orders if order.worker == 1 and order.count]
+    assert max(of_first) == 1000  # 2 s of work
+    assert of_first[-1] == 100
+    after_the_largest = of_first[of_first.index(1000) :]
+    assert after_the_largest == sorted(after_the_largest, reverse=True)

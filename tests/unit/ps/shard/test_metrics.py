@@ -1,0 +1,120 @@
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from leash.ps._core import Reply
+from leash.ps.errors import HeaderError, StoppingError
+from leash.ps.policy import ASP, Rule
+from leash.ps.runs.events import EventLog
+from leash.ps.shard.metrics import Metrics
+from leash.ps.wire.messages import Report
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def metrics(clock: Clock) -> Metrics:
+    made = Metrics(Rule(ASP, None), EventLog(None), step_events=1, now=clock)
+    made.join(1, 7, "one", first_step=1)
+    made.start([1])
+    return made
+
+
+def report(kind: str = "training", **fields: float) -> Report:
+    values = {"loss": 0.5, "accuracy": 0.0, "compute_s": 0.0, "wait_s": 0.0, **fields}
+    worker = 0 if kind == "evaluation" else 1
+    return Report(worker, 7, kind, 1, 1, 1, **values)
+
+
+def test_the_time_of_training_ends_with_the_last_worker(metrics: Metrics, clock: Clock) -> None:
+    clock.now_s += 8
+    metrics.end()
+    clock.now_s += 100
+    assert metrics.train_seconds == 8
+
+
+def test_it_goes_on_when_a_worker_comes_back(metrics: Metrics, clock: Clock) -> None:
+    clock.now_s += 8
+    metrics.end()
+    clock.now_s += 2
+    metrics.join(1, 8, "one again", first_step=5)
+    clock.now_s += 5
+    assert metrics.train_seconds == 15
+
+
+def test_waiting_is_shared_out_over_all_incarnations_of_a_rank(metrics: Metrics) -> None:
+    metrics.report(report(compute_s=6.0, wait_s=2.0))
+    metrics.join(1, 8, "one again", first_step=5)
+    metrics.report(report(compute_s=0.0, wait_s=2.0))
+    assert metrics.summary()["wait_fraction_by_worker"] == {"1": 0.4}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_json_has_no_number_for_is_null(metrics: Metrics, value: float) -> None:
+    metrics.evaluate(report("evaluation", accuracy=math.nan, loss=value))
+    metrics.epoch = 1
+    summary = metrics.summary()
+    assert summary["test_accuracy"] is summary["test_loss"] is None
+    assert summary["test_accuracy_by_epoch"] == [None]
+    json.dumps(summary, allow_nan=False)
+
+
+def test_an_end_is_no_refusal(metrics: Metrics) -> None:
+    metrics.refused(StoppingError("SIGTERM"))
+    metrics.refused(HeaderError("what is this?"))
+    assert metrics.summary()["refused_messages"] == 1
+
+
+def test_reports_become_events_once_a_second(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "events.jsonl"
+    events = EventLog(path, now=clock)
+    metrics = Metrics(Rule(ASP, None), events, step_events=0, now=clock)
+    metrics.join(1, 7, "one", first_step=1)
+    for _ in range(10):
+        metrics.report(report(loss=math.nan, compute_s=0.25, wait_s=0.5))
+        clock.now_s += 0.25
+    events.close()
+    training = [row for row in map(json.loads, path.read_text().splitlines())
+                if row["event"] == "training"]  # fmt: skip
+    assert [row["t"] for row in training] == [0.0, 1.0, 2.0]
+    assert training[0] == {
+        "t": 0.0, "event": "training", "worker": 1, "step": 1, "samples": 1, "loss": None,
+        "compute_s": 0.25, "wait_s": 0.5,
+    }  # fmt: skip
+
+
+def test_samples_are_answered_with_the_reply_of_chunk_0(metrics: Metrics) -> None:
+    counts = metrics.workers[1]
+    metrics.push(1, chunk=1, step=1, samples=5)
+    metrics.push(1, chunk=0, step=1, samples=5)
+    assert (counts.answered, counts.unanswered) == (0, 5)
+    metrics.reply(answer(chunk=1))
+    assert counts.answered == 0
+    metrics.reply(answer(chunk=0))
+    assert (counts.answered, counts.unanswered) == (5, 0)
+
+
+def test_what_a_process_has_no_answer_for_is_not_its_successors(metrics: Metrics) -> None:
+    metrics.push(1, chunk=0, step=1, samples=5)
+    metrics.join(1, 8, "one again", first_step=2)
+    assert metrics.workers[1].unanswered == 0
+
+
+def answer(chunk: int) -> Reply:
+    return cast(
+        Reply, SimpleNamespace(worker=1, step=1, chunk=chunk, lag=0, staleness=0, dropped=False)
+    )

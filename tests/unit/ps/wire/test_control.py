@@ -1,0 +1,162 @@
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import msgpack
+import pytest
+import zmq
+
+from leash.ps.errors import (
+    FencedError,
+    FrameCountError,
+    HeaderError,
+    ServerUnreachableError,
+    UsageError,
+)
+from leash.ps.wire.control import ControlChannel, await_state, request_state
+from leash.ps.wire.frames import CONTROL, decode, encode
+from leash.ps.wire.messages import Beat, Beaten, Error, Message, Ok, State, Status
+
+Frames = list[bytes]
+Answer = Callable[[Message], list[Frames]]
+
+SOON_S = 0.1
+BEAT = Beat(1, 1)
+OK = encode(Ok(1, 0, 0, True))
+STATE = [encode(State()), msgpack.packb({"steps": 7})]
+
+
+@contextmanager
+def server(answer: Answer) -> Iterator[str]:
+    """A ROUTER that gives these answers to each request; yields its address."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+
+    def serve() -> None:
+        try:
+            while True:
+                route, header, *_ = router.recv_multipart()
+                for frames in answer(decode(header, CONTROL)):
+                    router.send_multipart([route, *frames])
+        except zmq.ContextTerminated:
+            router.close(linger=0)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"tcp://127.0.0.1:{port}"
+    finally:
+        context.term()
+        thread.join()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address at which nobody listens: its port is taken by a socket that does not."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_a_request_brings_its_answer_and_payload() -> None:
+    with server(lambda _: [STATE]) as address, ControlChannel(address) as channel:
+        assert channel.request(Status(), State) == (State(), STATE[1])
+        assert request_state(channel) == {"steps": 7}
+
+
+def test_an_error_is_raised_as_what_it_stands_for() -> None:
+    error = encode(Error("fenced", "another process", 1, 0, 0, 0))
+    with (
+        server(lambda _: [[error]]) as address,
+        ControlChannel(address) as channel,
+        pytest.raises(FencedError, match="another process"),
+    ):
+        channel.request(BEAT, Beaten)
+
+
+def test_an_answer_of_another_kind_is_refused() -> None:
+    with (
+        server(lambda _: [[OK]]) as address,
+        ControlChannel(address) as channel,
+        pytest.raises(HeaderError, match="expected one of beaten, error, got 'ok'"),
+    ):
+        channel.request(BEAT, Beaten)
+
+
+def test_a_payload_too_many_is_refused() -> None:
+    with (
+        server(lambda _: [[OK, b"x"]]) as address,
+        ControlChannel(address) as channel,
+        pytest.raises(FrameCountError),
+    ):
+        channel.request(BEAT, Ok)
+
+
+def test_nobody_answers_in_one_line_with_address_and_mend(nobody: str) -> None:
+    with ControlChannel(nobody) as channel, pytest.raises(ServerUnreachableError) as caught:
+        channel.request(Status(), State, timeout_s=SOON_S)
+    assert str(caught.value) == (
+        f"no server answers at {nobody} (waited 0.1 s): start one with leash server, or give its "
+        "address with --server tcp://HOST:PORT"
+    )
+
+
+def test_a_server_that_listens_and_is_silent_is_told_from_none() -> None:
+    with (
+        server(lambda _: []) as address,
+        ControlChannel(address) as channel,
+        pytest.raises(ServerUnreachableError, match="something listens there"),
+    ):
+        channel.request(Status(), State, timeout_s=SOON_S * 5)
+
+
+def test_a_late_answer_is_not_taken_for_the_next_ones() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    answers: list[Message] = []
+    try:
+        with ControlChannel(f"tcp://127.0.0.1:{port}", context) as channel:
+            with pytest.raises(ServerUnreachableError):
+                channel.request(BEAT, Ok, timeout_s=SOON_S * 5)
+            asker = threading.Thread(target=lambda: answers.append(channel.request(BEAT, Ok)[0]))
+            asker.start()
+            first, _ = router.recv_multipart()
+            second, _ = router.recv_multipart()
+            with suppress(zmq.ZMQError):  # whoever asked first is gone
+                router.send_multipart([first, encode(Ok(1, 0, 0, False))])
+            router.send_multipart([second, OK])
+            asker.join()
+    finally:
+        context.destroy(linger=0)
+    assert first != second
+    assert answers == [Ok(1, 0, 0, True)]
+
+
+def test_what_is_no_address_is_a_wrong_argument() -> None:
+    with ControlChannel("nowhere") as channel, pytest.raises(UsageError, match="tcp://HOST:PORT"):
+        channel.request(Status(), State)
+
+
+def test_who_waits_for_a_server_hears_of_it_and_then_gives_up(nobody: str) -> None:
+    heard: list[float] = []
+    with (
+        ControlChannel(nobody) as channel,
+        pytest.raises(UsageError, match=f"no server answers at {nobody} .waited 0.7 s"),
+    ):
+        await_state(channel, 0.7, heard.append)
+    assert heard
+    assert max(heard) < 0.7
+
+
+def test_a_server_that_comes_later_is_found() -> None:
+    with server(lambda _: [STATE]) as address, ControlChannel(address) as channel:
+        assert await_state(channel, 5.0, lambda _: None) == {"steps": 7}
+
+
+def test_closing_twice_does_no_harm() -> None:
+    channel = ControlChannel("tcp://127.0.0.1:1")
+    channel.close()
+    channel.close()

@@ -1,0 +1,161 @@
+"""The order of copies between a GPU and the slabs, with a GPU that copies as late as it may."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from leash.worker.optim.slabs import ModelSlabs
+from leash.worker.optim.staging import Staging, gpu_of
+from leash.worker.optim.streaming import StepStream
+from support.exchanges import PromptExchange
+from support.gpus import LazyGpu
+
+
+def staged(model: nn.Module, *, overlap: bool) -> tuple[StepStream, PromptExchange, LazyGpu]:
+    gpu = LazyGpu()
+    slabs = ModelSlabs(model.named_parameters(), model.named_buffers(), gpu=gpu)
+    # On a GPU no tensor is a view of a slab.
+    for place in slabs.places:
+        place.is_view = False
+        place.tensor.data = place.tensor.detach().clone()
+    exchange = PromptExchange(slabs.layout)
+    exchange.start(slabs.parameters)
+    return StepStream(slabs, exchange, overlap=overlap), exchange, gpu
+
+
+def build() -> nn.Module:
+    torch.manual_seed(4)
+    return nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 4))
+
+
+def loss_of(model: nn.Module) -> Tensor:
+    out: Tensor = model(torch.linspace(-1, 1, 128).view(8, 16)).square().mean()
+    return out
+
+
+def test_a_copy_follows_the_computing_and_is_marked_behind_it() -> None:
+    gpu = LazyGpu()
+    staging = Staging(gpu, [np.zeros(64, np.uint8)])
+    staging.send(0, torch.ones(2), torch.zeros(2))
+    assert gpu.log == ["follow", "copy", "mark"]
+
+
+def test_slots_arrive_in_their_order_and_only_once_copied() -> None:
+    gpu = LazyGpu()
+    staging = Staging(gpu, [np.zeros(64, np.uint8)])
+    places = [torch.zeros(2) for _ in range(3)]
+    for slot, place in enumerate(places):
+        staging.send(slot, torch.ones(2), place)
+    assert list(staging.arrived()) == []
+    gpu.run(2)
+    assert list(staging.arrived()) == [0, 1]
+    assert not places[2].any()
+    assert list(staging.await_all()) == [2]
+    assert places[2].all()
+    assert list(staging.arrived()) == []
+
+
+def test_parameters_come_after_the_computing_that_reads_them_and_before_the_next() -> None:
+    gpu = LazyGpu()
+    staging = Staging(gpu, [np.zeros(64, np.uint8)])
+    staging.receive([(torch.ones(2), torch.zeros(2)), (torch.ones(3), torch.zeros(3))])
+    assert gpu.log == ["follow", "copy", "copy", "hold", "mark"]
+
+
+def test_closing_waits_for_the_copies_and_gives_the_pages_back() -> None:
+    gpu = LazyGpu()
+    staging = Staging(gpu, [np.zeros(64, np.uint8), np.zeros(64, np.uint8)])
+    assert len(gpu.registered) == 2
+    place = torch.zeros(2)
+    staging.send(0, torch.ones(2), place)
+    staging.close()
+    assert place.all()
+    assert gpu.registered == []
+
+
+def test_no_chunk_leaves_before_its_copy_is_done() -> None:
+    model = build()
+    stream, exchange, _ = staged(model, overlap=True)
+    stream.begin(8)
+    loss_of(model).backward()  # type: ignore[no-untyped-call]
+    assert exchange.sent == []  # nothing has been copied yet
+    assert all(parameter.grad is None for parameter in model.parameters())
+    stream.finish()
+    assert exchange.sent_early == len(exchange.chunks)  # each as soon as it was copied
+
+
+def test_later_hooks_send_what_was_copied_meanwhile() -> None:
+    model = build()
+    stream, exchange, gpu = staged(model, overlap=True)
+    seen: list[int] = []
+
+    def copy_all(*_: object) -> None:
+        gpu.run(len(gpu.waiting))
+        seen.append(len(exchange.sent))
+
+    model[1].register_full_backward_hook(copy_all)
+    stream.begin(8)
+    loss_of(model).backward()  # type: ignore[no-untyped-call]
+    assert seen == [0]
+    assert 0 < len(exchange.sent) < len(exchange.chunks)
+    stream.finish()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_staged_model_trains_as_one_on_the_processor(overlap: bool) -> None:
+    model, plain = build(), build()
+    stream, _, _ = staged(model, overlap=overlap)
+    slabs = ModelSlabs(plain.named_parameters(), plain.named_buffers())
+    exchange = PromptExchange(slabs.layout)
+    exchange.start(slabs.parameters)
+    reference = StepStream(slabs, exchange, overlap=False)
+    for _ in range(3):
+        for each, trained in ((stream, model), (reference, plain)):
+            each.begin(8)
+            loss_of(trained).backward()  # type: ignore[no-untyped-call]
+            each.finish()
+    for mine, other in zip(model.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_a_missing_gradient_is_zeroed_only_when_the_slab_is_read_no_more() -> None:
+    gpu = LazyGpu()
+    model = nn.Linear(2, 2, bias=False)
+    slabs = ModelSlabs(model.named_parameters(), gpu=gpu)
+    assert slabs.staging is not None
+    late = torch.zeros(2, 2)
+    gpu.hold_compute = lambda: None  # type: ignore[method-assign]
+    slabs.places[0].gradient.fill_(5.0)
+    slabs.staging.receive([(slabs.places[0].gradient, late)])
+    assert slabs.take(0)
+    assert (late == 5.0).all()
+    assert not slabs.places[0].gradient.any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_real_gpu_sends_its_gradients_and_takes_the_parameters(
+    overlap: bool, dtype: torch.dtype
+) -> None:
+    model = build().to("cuda", dtype)
+    slabs = ModelSlabs(
+        model.named_parameters(), model.named_buffers(), gpu=gpu_of(model.parameters())
+    )
+    exchange = PromptExchange(slabs.layout, early_nan=True)
+    exchange.start(slabs.parameters)
+    stream = StepStream(slabs, exchange, overlap=overlap)
+    inputs = torch.linspace(-1, 1, 128, device="cuda", dtype=dtype).view(8, 16)
+    for _ in range(3):
+        stream.begin(8)
+        loss = model(inputs).square().mean()
+        expected = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        loss.backward()
+        stream.finish()
+        for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
+            sent = torch.from_numpy(exchange.gradients[name])
+            torch.testing.assert_close(sent, gradient.float().cpu())
+            place = next(place for place in slabs.places if place.slot.name == name)
+            assert torch.equal(parameter.detach().cpu(), place.values.to(dtype))
+    slabs.close()

@@ -1,0 +1,407 @@
+"""A process's part in a run: hello, push, pull, report, bye. Knows numpy, not torch.
+
+client = Client(address, layout, rank=1)
+client.begin(parameters)                        # waits for the others; fills the slab
+info = client.push_pull(gradients, parameters, samples=100)
+client.close("done")
+
+A step may also be a stream, in which chunks leave as they become ready:
+
+client.begin_step(gradients, parameters, samples=100)
+client.advance(first_ready=7)                   # the chunks from 7 to the last; never waits
+info = client.finish_step()
+"""
+
+import math
+import os
+import socket
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import zmq
+
+from leash.ps.errors import (
+    LayoutMismatchError,
+    LeashError,
+    ProtocolError,
+    ServerUnreachableError,
+    StoppingError,
+    UsageError,
+)
+from leash.ps.options.addresses import split_address
+from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.layout import Chunk, Layout
+from leash.ps.wire.messages import (
+    STOPPED_BY_TIMEOUT,
+    Beaten,
+    Bye,
+    Hello,
+    Init,
+    Lease,
+    Leased,
+    Ok,
+    Params,
+    Pull,
+    Report,
+    Welcome,
+)
+from leash.worker.client.attach import attach_segment
+from leash.worker.client.channel import Answer, DataChannel
+from leash.worker.client.encoding import Encoder, Encoding
+from leash.worker.client.exchange import Exchange
+from leash.worker.client.liveness import Liveness
+from leash.worker.client.memory import Slab, SlabMemory
+from leash.worker.client.transport import (
+    SegmentTransport,
+    Step,
+    TcpTransport,
+    Transport,
+    store_payload,
+)
+
+BYE_TIMEOUT_S: Final = 1.0
+OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What happened to one step."""
+
+    step: int
+    version: int  # updates that the model had seen when the replies went out; least over chunks
+    lag: int  # steps ahead of the slowest worker; largest over chunks
+    staleness: int  # updates by others since this worker's last pull; largest over chunks
+    wait_s: float  # spent waiting for replies
+
+
+class Client:
+    """One worker or observer in one run. For one thread; beats come from another."""
+
+    def __init__(
+        self, address: str, layout: Layout, *, rank: int = 0, wait_s: float = 30.0,
+        name: str | None = None, transport: str = "auto", encoding: Encoding | None = None,
+        memory: SlabMemory | None = None, say: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Says hello.
+
+        Args:
+            address: of the control socket, tcp://HOST:PORT.
+            layout: of this process's model; the run has one layout.
+            rank: the worker's number, from 1; 0 for an observer.
+            wait_s: seconds to wait for the server to answer.
+            transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
+                takes shared memory where that is possible.
+            encoding: the codec in which gradients travel, and its settings; f32 by default.
+            memory: whose slabs are to be shared with the server; other memory is copied to and
+                from there. With an outbox if the codec is not f32.
+            say: shows a line, such as why shared memory is not possible; stderr by default.
+
+        Raises:
+            ServerUnreachableError: no server answered.
+            ProtocolError: the server refuses, and says why.
+            UsageError: transport "shm" where it is not possible.
+        """
+        self.address: Final = address
+        self.layout: Final = layout
+        self.rank: Final = rank
+        self._wait_s: Final = wait_s
+        self._name: Final = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._wants: Final = transport if rank else "tcp"
+        self._encoding = encoding or Encoding()
+        self._owns_memory: Final = memory is None
+        self.memory: Final = memory or SlabMemory(
+            layout.nbytes, has_outbox=self._encoding.codec != "f32"
+        )
+        self.encoder = Encoder(self._encoding, rank, self.memory)
+        self._say: Final = say or _say_on_stderr
+        self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
+        self._control: Final = ControlChannel(address, self._context)
+        self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
+        self._closed = False
+        self._liveness: Liveness | None = None
+        self._exchange: Exchange | None = None
+        try:
+            self._join()
+        except BaseException:
+            self._part()
+            self._context.destroy(linger=0)
+            self._let_go_of_memory()
+            raise
+
+    def _join(self) -> None:
+        role = "worker" if self.rank else "observer"
+        codec = self._encoding.codec
+        codecs = [codec] if codec == "f32" else [codec, "f32"]
+        answer, payload = self._control.request(
+            Hello(role, self.rank, self._name, codecs), Welcome, payload=self.layout.pack(),
+            timeout_s=self._wait_s,
+        )  # fmt: skip
+        self.welcome: Welcome = answer
+        served = Layout.unpack(payload or b"")
+        if difference := served.first_difference(self.layout):
+            raise LayoutMismatchError(difference)
+        self.chunks: tuple[Chunk, ...] = self.layout.cut(self.welcome.chunk_nbytes)
+        self.steps: int = self.welcome.first_step - 1
+        self._leases = 0  # asked for since hello
+        self._step: Step | None = None
+        self._agree_on_codec()
+        self._connect()
+        self.transport: Transport = self._choose_transport()
+
+    def _connect(self) -> None:
+        welcome = self.welcome
+        beat_s = welcome.beat_s if self.rank else min(OBSERVER_BEAT_S, welcome.beat_s)
+        self._liveness = Liveness(self.address, self.rank, welcome.incarnation, beat_s)
+        self._liveness.start()
+        host, _ = split_address(self.address)
+        channels = [
+            DataChannel(self._context, f"tcp://{host}:{port}", welcome.window, welcome.chunk_nbytes)
+            for port in welcome.data_ports
+        ]
+        self._exchange = Exchange(channels, self.check)
+        ends = [*welcome.first_chunks[1:], len(self.chunks)]
+        self._owned: tuple[range, ...] = tuple(map(range, welcome.first_chunks, ends))
+
+    def _choose_transport(self) -> Transport:
+        if self._wants == "tcp":
+            return TcpTransport(self.chunks, self.encoder)
+        why_not = attach_segment(self.exchange, self.memory, self.rank, self._incarnation)
+        if why_not is None:
+            return SegmentTransport(self.chunks, self.encoder, self.memory)
+        if self._wants == "shm":
+            raise UsageError(f"--transport shm: {why_not}; take --transport auto or tcp")
+        self._say(f"no shared memory with this server, so TCP: {why_not}")
+        return TcpTransport(self.chunks, self.encoder)
+
+    def _agree_on_codec(self) -> None:
+        """What error feedback holds back stays with this process when it says hello again."""
+        agreed = self.welcome.codec
+        if agreed != self._encoding.codec:
+            self._say(f"the server does not know {self._encoding.codec}: {agreed} instead")
+            self._encoding = Encoding(agreed)
+            self.encoder = Encoder(self._encoding, self.rank, self.memory)
+
+    def _part(self) -> None:
+        if self._exchange is not None:
+            self._exchange.close()
+        if self._liveness is not None:
+            self._liveness.stop()
+
+    @property
+    def liveness(self) -> Liveness:
+        assert self._liveness is not None
+        return self._liveness
+
+    @property
+    def exchange(self) -> Exchange:
+        assert self._exchange is not None
+        return self._exchange
+
+    @property
+    def slabs(self) -> list[Slab]:
+        """The two slabs of this worker's memory, which a server on this host may share."""
+        return self.memory.slabs
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the server was started with."""
+        return self.welcome.settings
+
+    # Taking part.
+
+    def begin(
+        self, parameters: Slab, on_wait: Callable[[Beaten | None], None] = lambda _: None
+    ) -> None:
+        """Waits until every worker is here, then fills `parameters` with the common values.
+
+        Args:
+            parameters: a slab of this layout with this process's first values: they become
+                everybody's if the server asks this worker for them.
+            on_wait: called about twice a second while waiting.
+        """
+        ready = self.liveness.wait_until(
+            lambda b: b.started and (b.initialize or b.initialized), on_wait
+        )
+        if ready.initialize and not ready.initialized:
+            self._init(parameters)
+        self.pull(parameters)
+
+    def pull(self, parameters: Slab) -> int:
+        """Fills `parameters` with the values as they are now; returns their least version."""
+        versions = []
+
+        def on_reply(reply: Answer, payload: zmq.Frame | None) -> None:
+            assert isinstance(reply, Params)
+            store_payload(self.chunks, reply, payload, parameters)
+            versions.append(reply.version)
+
+        self._put((Pull(self.rank, self._incarnation, c.index, c.dtype), None) for c in self.chunks)
+        self.exchange.finish(on_reply)
+        return min(versions)
+
+    def push_pull(self, gradients: Slab, parameters: Slab, samples: int) -> StepInfo:
+        """Pushes a step's gradients and waits for the parameters that the policy grants.
+
+        Args:
+            gradients: a slab of this layout; chunks of buffers hold values instead. Unchanged
+                by others until this returns.
+            parameters: a slab of this layout, overwritten chunk by chunk; may be `gradients`.
+            samples: behind this gradient: its weight in the mean of bsp.
+
+        Raises:
+            NonfiniteError: a NaN or infinity in the gradient, named by step and slot.
+            EvictedError: the server went on without this worker; `rejoin` helps.
+            LeashError: whatever else ends this worker's part.
+        """
+        self.begin_step(gradients, parameters, samples)
+        return self.finish_step()
+
+    def begin_step(self, gradients: Slab, parameters: Slab, samples: int) -> None:
+        """Opens a step. The arguments are those of `push_pull`."""
+        self.check()
+        self.exchange.forget()  # of a step that was broken off
+        self.steps += 1
+        self._step = Step(
+            self.rank, self._incarnation, self.steps, samples, gradients, parameters
+        )  # fmt: skip
+        self._replies: list[Params] = []
+        self._unsent: list[int] = [owned.stop for owned in self._owned]  # chunks from here on left
+
+    def advance(self, first_ready: int) -> None:
+        """Sends what may go, in the fixed order; takes the answers that have come. Never waits.
+
+        Args:
+            first_ready: the gradients of this chunk and all behind it are complete.
+
+        Raises: what `push_pull` raises.
+        """
+        self._queue(first_ready)
+        self.exchange.advance(self._on_params)
+
+    def finish_step(self) -> StepInfo:
+        """Sends the rest and waits for all answers. Raises what `push_pull` raises."""
+        step = self._open_step
+        self._queue(0)
+        wait_s = self.exchange.finish(self._on_params)
+        self._step = None
+        return StepInfo(
+            step.number,
+            min(r.version for r in self._replies),
+            max(r.lag for r in self._replies),
+            max(r.staleness for r in self._replies),
+            wait_s,
+        )
+
+    def rejoin(self) -> None:
+        """Says hello again after an eviction; pull before the next push."""
+        self._part()
+        self._join()
+
+    def lease(self, samples: int, epochs: int, batch_size: int, samples_per_s: float) -> Leased:
+        """Asks for samples to train on. Whoever asks has done all that it was leased before.
+
+        Args:
+            samples: in the training set.
+            epochs: to train for.
+            batch_size: that this worker was started with.
+            samples_per_s: while it computes; 0 before it is known.
+
+        Raises:
+            EvictedError: the server went on without this worker; `rejoin` helps.
+            LeashError: whatever else ends this worker's part.
+        """
+        self._leases += 1
+        request = Lease(
+            self.rank, self._incarnation, self._leases, samples, epochs, batch_size, samples_per_s
+        )
+        while True:
+            self.check()
+            # A request whose answer was lost is asked again under its number, until the beats find
+            # the server lost.
+            with suppress(ServerUnreachableError):
+                return self._control.request(request, Leased)[0]
+
+    def report(self, report: Report) -> None:
+        """Tells the server something, soon."""
+        self.liveness.tell(report)
+
+    def state(self) -> dict[str, Any]:
+        """How the run stands."""
+        return request_state(self._control)
+
+    def close(self, reason: str = "done") -> None:
+        """Says bye, unless the server is gone, and ends all threads and sockets.
+
+        Args:
+            reason: "done", "stopped" or "failed".
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._part()
+        # A server that is gone, or has left us behind, needs no bye.
+        with suppress(LeashError):
+            bye = Bye(self.rank, self._incarnation, reason)
+            self._control.request(bye, Ok, timeout_s=BYE_TIMEOUT_S)
+        self._control.close()
+        self._context.destroy(linger=0)
+        self._let_go_of_memory()
+
+    def _let_go_of_memory(self) -> None:
+        if self._owns_memory:
+            self.memory.close()
+
+    def check(self) -> None:
+        """Raises what ends this process's part in the run: the server's word, or its own time."""
+        self.liveness.check()
+        if time.monotonic() > self.deadline_s:
+            raise StoppingError(STOPPED_BY_TIMEOUT)
+
+    # How it is done.
+
+    @property
+    def _incarnation(self) -> int:
+        return self.welcome.incarnation
+
+    @property
+    def _open_step(self) -> Step:
+        assert self._step is not None, "begin_step comes first"
+        return self._step
+
+    def _queue(self, first_ready: int) -> None:
+        """Hands the chunks that have become ready to the channels of their shards."""
+        step = self._open_step
+        for shard, owned in enumerate(self._owned):
+            ready = range(self._unsent[shard] - 1, max(first_ready, owned.start) - 1, -1)
+            if not ready:
+                continue
+            self._unsent[shard] = ready[-1]
+            self.exchange.channels[shard].put(self.transport.pushes(step, ready))
+
+    def _init(self, parameters: Slab) -> None:
+        self._put(
+            (Init(self.rank, self._incarnation, c.index, c.dtype), parameters[c.start : c.stop])
+            for c in self.chunks
+        )
+        self.exchange.finish(lambda _, __: None)
+
+    def _put(self, requests: Iterable[tuple[Any, Any]]) -> None:
+        """Queues requests, each at the shard that owns its chunk."""
+        for request, payload in requests:
+            shard = bisect_right(self.welcome.first_chunks, request.chunk) - 1
+            self.exchange.channels[shard].put([(request, payload)])
+
+    def _on_params(self, reply: Answer, payload: zmq.Frame | None) -> None:
+        if not isinstance(reply, Params):
+            raise ProtocolError(f"unexpected {reply.verb}")
+        self.transport.store(self._open_step, reply, payload)
+        self._replies.append(reply)
+
+
+def _say_on_stderr(text: str) -> None:
+    print(f"leash: {text}", file=sys.stderr, flush=True)

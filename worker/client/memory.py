@@ -1,0 +1,69 @@
+"""A worker's slabs: in memory that a server on its host may map, where the system can do that."""
+
+import mmap
+import os
+import secrets
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from leash.ps.wire.segment import NONCE_NBYTES, SLABS, SegmentMap, create_segment
+
+Slab = npt.NDArray[np.uint8]
+
+
+class SlabMemory:
+    """Two slabs, and an outbox for payloads that a codec wrote; zero at first."""
+
+    def __init__(self, slab_nbytes: int, *, has_outbox: bool = False) -> None:
+        """Args:
+        slab_nbytes: of the layout.
+        has_outbox: for a codec other than raw numbers.
+        """
+        self.map: Final = SegmentMap(slab_nbytes, has_outbox)
+        self.nbytes: Final = self.map.nbytes
+        self._nonce: Final = secrets.token_bytes(NONCE_NBYTES)
+        self.fd: int | None = None
+        self.why_private: str = ""  # why no other process can map it
+        self._memory = self._allocate()
+        whole: Slab = np.frombuffer(self._memory, np.uint8)
+        self.slabs: Final = [
+            whole[self.map.slab(i) : self.map.slab(i) + slab_nbytes] for i in range(SLABS)
+        ]
+        self._whole: Final = whole
+        self._places: Final = [_address_of(slab) for slab in self.slabs]
+
+    def _allocate(self) -> mmap.mmap:
+        try:
+            self.fd, memory = create_segment(self.nbytes, self._nonce)
+        except OSError as error:
+            self.why_private = str(error)
+            memory = mmap.mmap(-1, self.nbytes)
+        return memory
+
+    @property
+    def nonce(self) -> str:
+        """What a server reads that has mapped this memory, in hex."""
+        return self._nonce.hex()
+
+    def slab_index(self, slab: Slab) -> int | None:
+        """Which of the two slabs this is; None for other memory."""
+        place = _address_of(slab)
+        return self._places.index(place) if place in self._places else None
+
+    def outbox(self, chunk: int, chunk_start: int, nbytes: int) -> Slab:
+        """The place of a chunk's payload, with room for `nbytes`."""
+        at = self.map.outbox(chunk, chunk_start)
+        return self._whole[at : at + nbytes]
+
+    def close(self) -> None:
+        """Lets go of the descriptor; the memory lives as long as somebody uses it."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+
+def _address_of(slab: Slab) -> int:
+    place: int = slab.__array_interface__["data"][0]  # a tenth of what `ctypes.data` costs
+    return place

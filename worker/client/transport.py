@@ -1,0 +1,144 @@
+"""How a step's gradients get to the server, and the parameters back: over TCP, or where they lie.
+
+::
+
+    tcp   header + payload      ─▸   header + payload, copied into its place
+    shm   header                ─▸   header; the server has swapped the parameters in
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import zmq
+
+from leash.ps.errors import ProtocolError
+from leash.ps.wire.codecs import check_size, codec_for
+from leash.ps.wire.layout import Chunk
+from leash.ps.wire.messages import Params, PushPull
+from leash.worker.client.channel import Request
+from leash.worker.client.encoding import RAW, Encoder, decode_params
+from leash.worker.client.memory import Slab, SlabMemory
+
+RUN_CHUNKS: Final = 16  # of a segment that one message may name: the server goes on to others soon
+STAND_IN: Final = 0  # the slab that other memory is copied to and from
+
+Push = tuple[Request, Slab | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step pushes, and where it wants the parameters."""
+
+    worker: int
+    incarnation: int
+    number: int
+    samples: int
+    gradients: Slab
+    parameters: Slab  # may be the same memory: a chunk's parameters replace its gradient
+
+    def push(self, chunk: int, codec: str) -> PushPull:
+        return PushPull(
+            self.worker, self.incarnation, self.number, chunk, codec, self.samples
+        )  # fmt: skip
+
+
+class Transport(Protocol):
+    """One way of the two."""
+
+    name: str
+
+    def pushes(self, step: Step, chunks: range) -> Iterator[Push]:
+        """The requests that push these chunks, in their order: from the last to the first."""
+
+    def store(self, step: Step, reply: Params, payload: zmq.Frame | None) -> None:
+        """Brings an answer's parameters to their place."""
+
+
+class TcpTransport:
+    """Every chunk is a message with a payload."""
+
+    name = "tcp"
+
+    def __init__(self, chunks: tuple[Chunk, ...], encoder: Encoder) -> None:
+        self._chunks: Final = chunks
+        self._encoder: Final = encoder
+
+    def pushes(self, step: Step, chunks: range) -> Iterator[Push]:
+        for index in chunks:
+            chunk = self._chunks[index]
+            payload = self._encoder.payload(chunk, step.gradients, step.number)
+            yield step.push(index, self._encoder.codec_of(chunk)), payload
+
+    def store(self, step: Step, reply: Params, payload: zmq.Frame | None) -> None:
+        store_payload(self._chunks, reply, payload, step.parameters)
+
+
+class SegmentTransport:
+    """A message names chunks in memory that the server has mapped too."""
+
+    name = "shm"
+
+    def __init__(self, chunks: tuple[Chunk, ...], encoder: Encoder, memory: SlabMemory) -> None:
+        self._chunks: Final = chunks
+        self._encoder: Final = encoder
+        self._memory: Final = memory
+
+    def pushes(self, step: Step, chunks: range) -> Iterator[Push]:
+        index = self._memory.slab_index(step.gradients)
+        if index is None:
+            index = STAND_IN
+            self._copy(chunks, step.gradients, self._memory.slabs[index])
+        for run in self._runs(chunks):
+            yield self._push(step, index, run), None
+
+    def store(self, step: Step, reply: Params, payload: zmq.Frame | None) -> None:
+        if payload is not None:
+            raise ProtocolError(f"chunk {reply.chunk}: expected the parameters in the segment")
+        index = self._memory.slab_index(step.gradients)
+        if index is None or step.parameters is not step.gradients:
+            slab = self._memory.slabs[STAND_IN if index is None else index]
+            answered = range(reply.chunk, reply.chunk - reply.chunks, -1)
+            self._copy(answered, slab, step.parameters)
+
+    def _copy(self, chunks: range, source: Slab, target: Slab) -> None:
+        start, stop = self._chunks[chunks[-1]].start, self._chunks[chunks[0]].stop
+        target[start:stop] = source[start:stop]
+
+    def _runs(self, chunks: range) -> Iterator[range]:
+        """Neighbours of one codec, at most RUN_CHUNKS of them; one chunk where it is encoded."""
+        begin = 0
+        for end in range(1, len(chunks) + 1):
+            if end == len(chunks) or not self._continues(chunks[begin], chunks[end], end - begin):
+                yield chunks[begin:end]
+                begin = end
+
+    def _continues(self, first: int, chunk: int, length: int) -> bool:
+        codec = self._encoder.codec_of(self._chunks[first])
+        same = self._encoder.codec_of(self._chunks[chunk]) == codec
+        return same and codec in RAW and length < RUN_CHUNKS
+
+    def _push(self, step: Step, index: int, run: range) -> PushPull:
+        chunk = self._chunks[run[0]]
+        codec = self._encoder.codec_of(chunk)
+        nbytes = 0
+        if codec not in RAW:
+            slab = self._memory.slabs[index]
+            nbytes = len(self._encoder.payload(chunk, slab, step.number))
+        return PushPull(
+            step.worker, step.incarnation, step.number, run[0], codec, step.samples,
+            chunks=len(run), slab=index, nbytes=nbytes,
+        )  # fmt: skip
+
+
+def store_payload(
+    chunks: tuple[Chunk, ...], reply: Params, payload: zmq.Frame | None, parameters: Slab
+) -> None:
+    """Copies an answer's payload to its chunk's place in a slab."""
+    chunk = chunks[reply.chunk]
+    if payload is None:
+        raise ProtocolError(f"chunk {reply.chunk}: expected its parameters as payload")
+    check_size(chunk, codec_for(reply.codec, chunk), len(payload))
+    came = np.frombuffer(payload.buffer, np.uint8)
+    decode_params(reply.codec, came, parameters[chunk.start : chunk.stop])

@@ -1,0 +1,209 @@
+"""Local steps: a worker's own optimizer takes several, and one exchange brings home what they did.
+
+::
+
+    step      1    2    3    4 ─▸ push: start - now ─▸ answer: the common parameters, next start
+    inner     ▪    ▪    ▪    ▪
+
+Local SGD (Stich 2019, arXiv:1805.09767) where the server applies the difference as it comes; DiLoCo
+(Douillard et al. 2023, arXiv:2311.08105, algorithm 1) with AdamW inside and Nesterov outside. To
+the server the difference is a gradient like any other. The inner optimizer's state stays here.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from leash.ps.errors import EvictedError, LeashError, UsageError
+from leash.worker.client.client import StepInfo
+from leash.worker.client.memory import Slab
+from leash.worker.optim.slabs import ModelSlabs, Place
+from leash.worker.optim.streaming import agreed_samples
+
+NO_INNER: Final = "local_steps={}: needs an inner optimizer; make PSOptimizer with inner=..."
+
+
+class RoundClient(Protocol):
+    """Of leash.worker.client.client.Client, what a round needs."""
+
+    def check(self) -> None: ...
+    def push_pull(self, gradients: Slab, parameters: Slab, samples: int) -> StepInfo: ...
+
+
+class LocalSteps:
+    """Rounds of an inner optimizer's steps, each of them one step to the server."""
+
+    overlap: Final = False  # there is no difference before the last step
+    is_open: Final = False  # nothing has been sent that backward could still change
+
+    def __init__(
+        self,
+        slabs: ModelSlabs,
+        client: RoundClient,
+        inner: torch.optim.Optimizer,
+        every: int,
+        *,
+        heals: bool = False,
+    ) -> None:
+        """Begins the first round with the parameters in the slab of parameters.
+
+        Args:
+            inner: steps over tensors of `slabs`.
+            every: steps in a round.
+            heals: NaNs are left out by the server and the run goes on, so none may stay in here.
+
+        Raises:
+            UsageError: `inner` steps over something else, or `every` is less than 1.
+        """
+        self.inner: Final = inner
+        self.every = every
+        self.pending: int = 0  # steps of this round, taken and not pushed
+        self._slabs: Final = slabs
+        self._client: Final = client
+        self._heals: Final = heals
+        self._told: int | None = None  # the samples behind the next step
+        self._samples = 0  # behind this round
+        self._failure: LeashError | None = None  # ended this for good
+        slabs.gradients[:] = slabs.parameters
+        slabs.begin_round()
+
+    @property
+    def every(self) -> int:
+        """Steps in a round. May be changed at any time."""
+        return self._every
+
+    @every.setter
+    def every(self, every: int) -> None:
+        if every < 1:
+            raise UsageError(f"local_steps={every}: give a number from 1")
+        self._every = every
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether `begin` was called for the next step."""
+        return self._told is not None
+
+    def begin(self, samples: int) -> None:
+        """Tells how many samples are behind the next step."""
+        self._require_sound()
+        self._told = samples
+
+    def finish(self, samples: int | None = None) -> StepInfo | None:
+        """Takes a step of the inner optimizer; the last one of a round is followed by `flush`.
+
+        Args:
+            samples: behind this step, if `begin` was not told; 1 if neither was.
+
+        Returns:
+            What happened to the round; None if it goes on.
+
+        Raises:
+            EvictedError: the server went on without this worker, and the round is lost; `recover`.
+            LeashError: whatever else ended this worker's part.
+        """
+        self._require_sound()
+        self._samples += agreed_samples(self._told, samples)
+        self._told = None
+        self.inner.step()
+        self.pending += 1
+        with self._remembering():
+            self._client.check()  # a round may take long, and nobody else would ask
+        return self.flush() if self.pending >= self._every else None
+
+    def flush(self) -> StepInfo | None:
+        """Ends the round: pushes what has changed, and takes over the common parameters.
+
+        Returns:
+            What happened to it; None if it has no step yet, so that there was nothing to push.
+
+        Raises: what `finish` raises.
+        """
+        self._require_sound()
+        if not self.pending:
+            return None
+        began_s = time.perf_counter()
+        self._slabs.end_round()
+        gathered_s = time.perf_counter() - began_s if self._slabs.staging is not None else 0.0
+        broken = self._broken() if self._heals else []
+        with self._remembering():
+            slab = self._slabs.gradients
+            info = self._client.push_pull(slab, slab, self._samples)
+        self._heal(broken)
+        self._begin_round()
+        return replace(info, wait_s=info.wait_s + gathered_s)
+
+    def recover(self, pull: Callable[[Slab], int]) -> int:
+        """Forgets a round that was lost, and takes over the common parameters.
+
+        Args:
+            pull: fills a slab with them and returns their version.
+        """
+        self._slabs.settle()
+        version = pull(self._slabs.gradients)
+        self._begin_round()
+        return version
+
+    def close(self) -> None:
+        """What has not been pushed never will be. Twice does no harm."""
+        self.pending = 0
+
+    # How it is done.
+
+    def _begin_round(self) -> None:
+        self._slabs.begin_round()
+        self.pending = self._samples = 0
+
+    def _broken(self) -> list[Place]:
+        """The parameters whose difference has a NaN or an infinity in it."""
+        parameters = (place for place in self._slabs.places if place.is_parameter)
+        return [place for place in parameters if not torch.isfinite(place.gradient).all()]
+
+    def _heal(self, broken: list[Place]) -> None:
+        """The server left these out; a NaN in a momentum would make each further round one."""
+        for place in broken:
+            for value in self.inner.state.get(place.tensor, {}).values():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    value.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        """Keeps an error, so that nothing goes on after it: the round cannot be pushed any more."""
+        try:
+            yield
+        except EvictedError:
+            raise
+        except LeashError as failure:
+            self._failure, self.pending = failure, 0
+            raise
+
+    def _require_sound(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+def check_local(
+    inner: Any, local_steps: int, named: list[tuple[str, Tensor]], *, overlap: bool
+) -> None:
+    """Raises UsageError for what does not go together: before a server hears of it."""
+    if inner is None:
+        if local_steps != 1:
+            raise UsageError(NO_INNER.format(local_steps))
+        return
+    if not isinstance(inner, torch.optim.Optimizer):
+        raise UsageError(f"inner: expected an optimizer of torch, got {type(inner).__name__}")
+    if overlap:
+        raise UsageError("overlap=True: with an inner optimizer there is nothing to send before "
+                         "its last step; leave overlap out")  # fmt: skip
+    shared = {id(tensor) for _, tensor in named}
+    for group in inner.param_groups:
+        for tensor in group["params"]:
+            if id(tensor) not in shared:
+                raise UsageError(
+                    f"inner: it steps over a tensor of shape {tuple(tensor.shape)} that is not "
+                    "among params; make both of the same model"
+                )

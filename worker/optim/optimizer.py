@@ -1,0 +1,347 @@
+"""PSOptimizer: a torch optimizer whose step is a push and a pull.
+
+optimizer = PSOptimizer(model.named_parameters(), server="tcp://10.0.0.1:29500", rank=1)
+...
+loss.backward()
+optimizer.step()
+
+With ``overlap=True`` gradients travel while backward still computes others; it has to be told
+beforehand how many samples are behind them:
+
+optimizer.begin_step(samples=len(targets))
+loss_of(model(inputs), targets).backward()
+optimizer.step()
+
+With an optimizer of your own inside, step() is a step of that one, and every eighth is followed by
+a push of what the eight have changed:
+
+inner = torch.optim.AdamW(model.parameters(), lr=1e-3)
+optimizer = PSOptimizer(
+    model.named_parameters(), server="tcp://10.0.0.1:29500", rank=1, inner=inner, local_steps=8
+)
+"""
+
+import atexit
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from leash.ps.errors import EvictedError, UsageError
+from leash.ps.wire.messages import Beaten
+from leash.worker.client.client import Client, StepInfo
+from leash.worker.client.encoding import Encoding
+from leash.worker.optim.local_steps import NO_INNER, LocalSteps, check_local
+from leash.worker.optim.param_groups import named_groups, unnamed
+from leash.worker.optim.slabs import ModelSlabs, NamedTensors
+from leash.worker.optim.staging import gpu_of
+from leash.worker.optim.streaming import StepStream
+
+# torch keeps these two out of its compiler, and to do so imports the compiler when they are first
+# called: 1.5 s of processor time at every worker's start. Nothing here would be compiled anyway.
+_ADD_PARAM_GROUP: Final = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+_ZERO_GRAD: Final = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+# What the server's optimizer does; told by `welcome`, shown in param_groups, those that it has.
+HYPERPARAMETERS: Final = (
+    "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "betas", "eps",
+    "amsgrad", "lr_decay", "initial_accumulator_value",
+)  # fmt: skip
+
+
+class PSOptimizer(torch.optim.Optimizer):
+    """Trains a model through a parameter server.
+
+    The optimizer itself runs on the server: its kind, learning rate and so on are options of
+    ``leash server``. ``param_groups`` shows them; changing them there is an error, not a silent
+    no-op. One process trains one model with one PSOptimizer.
+
+    What differs from torch's own optimizers:
+
+    - step() uses the gradients up: afterwards every ``grad`` is None.
+    - On the processor, parameters in 32 or 64 bits lie in memory that the network reads and writes,
+      in turn in one of two places: ``data_ptr()`` changes with every step. A tensor that shares a
+      parameter's memory (``detach()``, ``data``, an entry of ``state_dict()``) is good until the
+      next step; clone what is to be kept. Everything that goes through the parameter itself works
+      as ever: in-place changes, ``load_state_dict``, tied weights. A parameter that is not
+      contiguous, or shares memory with another, stays where it is and is copied, as on a GPU.
+    - With ``overlap``, a gradient is sent as soon as backward has computed it, and its ``grad`` is
+      None from then on. What changes or reads gradients before step() (clipping, several backward
+      passes that add up, ``zero_grad`` between backward and step) needs ``overlap=False``.
+
+    With an inner optimizer neither of the first two holds: gradients are left to ``zero_grad``, and
+    parameters stay where they are.
+    """
+
+    def __init__(
+        self,
+        params: NamedTensors | Iterable[dict[str, Any]],
+        server: str,
+        rank: int,
+        *,
+        buffers: NamedTensors = (),
+        overlap: bool = False,
+        inner: torch.optim.Optimizer | None = None,
+        local_steps: int = 1,
+        transport: str = "auto",
+        encoding: Encoding | None = None,
+        wait_s: float = 30.0,
+        on_wait: Callable[[Beaten | None], None] = lambda _: None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Joins the run, waits for the other workers, and takes over the common parameters.
+
+        Args:
+            params: ``model.named_parameters()``; or groups, dicts whose ``params`` are such pairs.
+                On CPU or GPU, of 16, 32 or 64-bit floating point.
+            server: address of the server, tcp://HOST:PORT.
+            rank: this worker's number, from 1, unique in the run.
+            buffers: ``model.named_buffers()``, if they shall be shared too (batch-norm
+                statistics): after each step every worker has those that were pushed last.
+            overlap: send gradients while backward computes others; see `begin_step`.
+            inner: an optimizer over these parameters, which takes this worker's steps. What it
+                changes is pushed, and applied by the server's optimizer as if it were a gradient:
+                with sgd, lr 1, as it is. Its rate may be scheduled as ever; its state stays here.
+            local_steps: how many steps of `inner` make one push.
+            transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
+                takes shared memory where that is possible.
+            encoding: the codec in which gradients travel, and its settings; f32 by default.
+            wait_s: seconds to wait for the server to answer.
+            on_wait: called about twice a second while the other workers are missing.
+            say: shows a line, such as why shared memory is not possible; stderr by default.
+
+        Raises:
+            UsageError: parameters without names, nothing to train, transport "shm" where it is
+                not possible, or an `inner` that steps over something else.
+            ServerUnreachableError: no server answered.
+            ProtocolError: the server refuses, and says why.
+        """
+        groups = named_groups(params)
+        named = [pair for group in groups for pair in group["params"]]
+        check_local(inner, local_steps, named, overlap=overlap)
+        encoding = encoding or Encoding()
+        self._slabs: Final = ModelSlabs(
+            named, buffers, gpu=gpu_of(tensor for _, tensor in named),
+            has_outbox=encoding.codec != "f32",
+        )  # fmt: skip
+        try:
+            self.client: Final = Client(
+                server, self._slabs.layout, rank=rank, wait_s=wait_s, transport=transport,
+                encoding=encoding, memory=self._slabs.memory, say=say,
+            )  # fmt: skip
+        except BaseException:
+            self._slabs.close()
+            raise
+        self._info = StepInfo(0, 0, 0, 0, 0.0)
+        self.evictions: int = 0  # times that the server went on without this worker
+        try:
+            defaults = _hyperparameters(self.client.settings)
+            super().__init__([unnamed(group, defaults) for group in groups], dict(defaults))
+            self._hyperparameters: Final = defaults
+            self.client.begin(self._slabs.parameters, on_wait)
+            self._slabs.scatter()
+            self._stream: Final[StepStream | LocalSteps] = (
+                StepStream(self._slabs, self.client, overlap=overlap)
+                if inner is None
+                else LocalSteps(self._slabs, self.client, inner, local_steps,
+                                heals=self.client.settings.get("nonfinite") == "skip")
+            )  # fmt: skip
+        except BaseException:
+            self.client.close("failed")
+            self._slabs.close()
+            raise
+        # A script that ends without close() must not keep the others waiting.
+        atexit.register(self._close_at_exit)
+
+    def begin_step(self, *, samples: int = 1) -> None:
+        """With overlap: says what the gradients weigh that the next backward sends.
+
+        Call it before every backward. Without overlap it may be left out, and step() told instead.
+
+        Args:
+            samples: behind these gradients; only their proportion between workers matters, and
+                only under bsp.
+
+        Raises:
+            UsageError: gradients of a step that has no step() yet were sent already.
+            LeashError: what ended this worker's part during the last backward.
+        """
+        self._check_hyperparameters()
+        self._stream.begin(samples)
+
+    # torch marks step() as untyped-overloaded; one signature serves both of its uses.
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float | Tensor] | None = None, *, samples: int | None = None
+    ) -> float | Tensor | None:
+        """Pushes the gradients, pulls the parameters, and honours the bound while it waits.
+
+        With an inner optimizer: takes one of its steps, and does so after every `local_steps`.
+
+        Args:
+            closure: computes the loss again and returns it, as in every torch optimizer.
+            samples: as in `begin_step`, if that was not called; 1 if left out there too.
+
+        Raises:
+            NonfiniteError: a NaN or an infinity in a gradient, with step and slot.
+            UsageError: a value in ``param_groups`` was changed; with overlap, a gradient was
+                computed twice.
+            LeashError: the server ended the run, or is gone.
+        """
+        self._check_hyperparameters()
+        loss = None
+        if closure is not None:
+            if self._stream.overlap and not self._stream.is_begun:
+                self._stream.begin(1 if samples is None else samples)
+            with torch.enable_grad():
+                loss = closure()
+        try:
+            self._note(self._stream.finish(samples))
+        except EvictedError:
+            self.rejoin(evicted=True)
+        return loss
+
+    def flush(self) -> None:
+        """Pushes the local steps that have not been pushed; nothing to do without any.
+
+        Raises: what `step` raises.
+        """
+        if not self.pending_steps:
+            return
+        assert isinstance(self._stream, LocalSteps)
+        try:
+            self._note(self._stream.flush())
+        except EvictedError:
+            self.rejoin(evicted=True)
+
+    @property
+    def pending_steps(self) -> int:
+        """Local steps that have not been pushed yet."""
+        return self._stream.pending if isinstance(self._stream, LocalSteps) else 0
+
+    @property
+    def local_steps(self) -> int:
+        """Steps that make one push. With an inner optimizer it may be changed at any time."""
+        return self._stream.every if isinstance(self._stream, LocalSteps) else 1
+
+    @local_steps.setter
+    def local_steps(self, local_steps: int) -> None:
+        if isinstance(self._stream, LocalSteps):
+            self._stream.every = local_steps
+        elif local_steps != 1:
+            raise UsageError(NO_INNER.format(local_steps))
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch.
+
+        Raises:
+            UsageError: with overlap, when gradients of this step were sent already.
+        """
+        if self._stream.is_open:
+            raise UsageError(
+                "zero_grad() between backward and step(): with overlap the gradients are on their "
+                "way; call it before backward, or make PSOptimizer with overlap=False"
+            )
+        _ZERO_GRAD(self, set_to_none)
+
+    def _note(self, info: StepInfo | None) -> None:
+        """None: the step was a local one, so nobody was waited for."""
+        self._info = replace(self._info, wait_s=0.0) if info is None else info
+
+    def rejoin(self, *, evicted: bool = False) -> None:
+        """Says hello again, and takes over the common parameters; a step that was begun is lost.
+
+        Args:
+            evicted: the server had gone on without this worker, which is counted.
+        """
+        self.evictions += evicted
+        self.client.rejoin()
+        version = self._stream.recover(self.client.pull)
+        self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
+
+    # What happened in the last step.
+
+    @property
+    def wait_seconds(self) -> float:
+        """Seconds that the last step spent waiting for replies, after backward."""
+        return self._info.wait_s
+
+    @property
+    def lag(self) -> int:
+        """Steps that this worker is ahead of the slowest."""
+        return self._info.lag
+
+    @property
+    def staleness(self) -> int:
+        """Updates by others between this worker's last two exchanges."""
+        return self._info.staleness
+
+    @property
+    def version(self) -> int:
+        """Updates that the parameters have seen, by anyone."""
+        return self._info.version
+
+    # The end.
+
+    def close(self, reason: str = "done") -> None:
+        """Leaves the run: nobody waits for this worker from now on.
+
+        With the reason "done", local steps that have not been pushed are, unless the run is over.
+
+        Args:
+            reason: "done", "stopped" or "failed"; it stands in the run's events.
+        """
+        atexit.unregister(self._close_at_exit)
+        try:
+            if reason == "done":
+                self.flush()
+        finally:
+            self._stream.close()
+            self.client.close(reason)
+            self._slabs.close()
+
+    def _close_at_exit(self) -> None:
+        last: BaseException | None = getattr(sys, "last_value", None)
+        self.close(_reason_of(type(last) if last is not None else None))
+
+    def __enter__(self) -> "PSOptimizer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        self.close(_reason_of(kind))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch, but only while the optimizer is being made: a run has one layout."""
+        if hasattr(self, "_hyperparameters"):
+            raise UsageError("PSOptimizer: parameters cannot be added once the run has begun")
+        _ADD_PARAM_GROUP(self, param_group)
+
+    def _check_hyperparameters(self) -> None:
+        for group in self.param_groups:
+            for name, value in self._hyperparameters.items():
+                if group[name] != value:
+                    raise UsageError(
+                        f"PSOptimizer: {name} was changed to {group[name]}; the optimizer runs on "
+                        f"the server, so start it with --{name.replace('_', '-')} {group[name]}"
+                    )
+
+
+def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the server's optimizer, in the form that torch gives them."""
+    own = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) is not None}
+    if "betas" in own:
+        own["betas"] = tuple(float(beta) for beta in own["betas"].split(","))
+    return own
+
+
+def _reason_of(kind: type[BaseException] | None) -> str:
+    """The reason of a bye, from what ended the loop; a signal is no Exception."""
+    if kind is None:
+        return "done"
+    return "failed" if issubclass(kind, Exception) else "stopped"

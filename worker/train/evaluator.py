@@ -1,0 +1,169 @@
+"""`leash evaluate`: an observer that measures test accuracy, so that no trainer stops for it.
+
+It pulls the parameters when every worker has completed an epoch, evaluates them, and reports. The
+training goes on meanwhile, so an epoch's figure is that of the moment just after its end. When it
+is still busy as two epochs end, the first of them has no figure.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from leash.ps.errors import StoppingError
+from leash.ps.options.addresses import address_of
+from leash.ps.options.base import check_positive
+from leash.ps.options.commands import EvaluateConfig
+from leash.ps.wire.control import ControlChannel, await_state
+from leash.ps.wire.messages import Beaten, Report
+from leash.worker.client.client import Client
+from leash.worker.datasets import Dataset, load_dataset
+from leash.worker.optim.slabs import ModelSlabs
+from leash.worker.train.task import choose_device, resolve_task
+from leash.worker.train.trainer import loss_for, make_model
+
+BOARD_S: Final = 1.0  # between two points of a TensorBoard curve
+
+
+def run(config: EvaluateConfig) -> int:
+    """Evaluates until the run is over."""
+    check_positive(config, "test_batch_size", "threads", "wait_s")
+    address = address_of(config.server, config.ps_ip, config.ps_port)
+    with ControlChannel(address) as channel:
+        state = await_state(channel, config.wait_s, lambda _: None)
+    task = resolve_task(config, state)
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
+    dataset = load_dataset(
+        task.dataset, data_dir=task.data_dir, download=config.download, seed=task.seed,
+        train=False, image_size=config.image_size, loader_workers=config.loader_workers,
+    )  # fmt: skip
+    model = make_model(task, dataset, device)
+    slabs = ModelSlabs(model.named_parameters(), model.named_buffers())
+    client = Client(address, slabs.layout, wait_s=config.wait_s, memory=slabs.memory)
+    try:
+        Evaluator(config, client, slabs, model, dataset).run()
+    except StoppingError as stopping:
+        print(f"leash evaluate: the server has ended: {stopping}", flush=True)
+    finally:
+        client.close()
+        slabs.close()
+        dataset.close()
+    return 0
+
+
+class Evaluator:
+    """One observer's watch over one run."""
+
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        client: Client,
+        slabs: ModelSlabs,
+        model: nn.Module,
+        dataset: Dataset,
+    ) -> None:
+        self._config: Final = config
+        self._client: Final = client
+        self._slabs: Final = slabs
+        self._model: Final = model
+        self._dataset: Final = dataset
+        self._board: Final = Board(config.run_dir)
+
+    def run(self) -> None:
+        """Returns after the evaluation that follows the last worker's bye."""
+        try:
+            beaten = self._await_epoch(0)
+            while not beaten.finished:
+                self._evaluate(beaten.epoch)
+                beaten = self._await_epoch(beaten.epoch)
+            if beaten.initialized:
+                self._evaluate(beaten.epoch)
+        finally:
+            self._board.close()
+
+    def _await_epoch(self, seen: int) -> Beaten:
+        return self._client.liveness.wait_until(
+            lambda b: b.finished or b.epoch > seen, lambda _: self._watch()
+        )
+
+    def _evaluate(self, epoch: int) -> None:
+        version = self._client.pull(self._slabs.parameters)
+        self._slabs.scatter()
+        loss, accuracy = evaluate(self._model, self._dataset, self._config.test_batch_size)
+        welcome = self._client.welcome
+        report = Report(
+            0, welcome.incarnation, "evaluation", epoch, version, self._dataset.test_size,
+            loss, accuracy, 0.0, 0.0,
+        )  # fmt: skip
+        self._client.report(report)
+        self._board.add("test/loss", loss, epoch)
+        self._board.add("test/accuracy", accuracy, epoch)
+
+    def _watch(self) -> None:
+        """Draws how the training goes, about once a second."""
+        if self._board.is_due():
+            self._board.add_state(self._client.state())
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, dataset: Dataset, batch_size: int) -> tuple[float, float]:
+    """Mean loss and accuracy (0 to 1) over the test set; NaN for an accuracy without classes."""
+    was_training, device = model.training, next(model.parameters()).device
+    loss_of, total_loss, correct, samples = loss_for(dataset), 0.0, 0, 0
+    model.eval()
+    for inputs, targets in dataset.test_batches(batch_size):
+        outputs = model(inputs.to(device))
+        wanted = targets.to(device)
+        total_loss += float(loss_of(outputs, wanted)) * len(targets)
+        if dataset.classes:
+            correct += int((outputs.argmax(1) == wanted).sum())
+        samples += len(targets)
+    model.train(was_training)
+    mean = total_loss / samples if samples else math.nan
+    accuracy = correct / samples if samples and dataset.classes else math.nan
+    return mean if math.isfinite(mean) else math.nan, accuracy
+
+
+class Board:
+    """TensorBoard curves, below the run directory if there is one and TensorBoard is installed."""
+
+    def __init__(self, run_dir: str | None, now: Callable[[], float] = time.monotonic) -> None:
+        self._now: Final = now
+        self._next_s = 0.0
+        self._writer: Any = None
+        if run_dir is None:
+            return
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError:
+            print("leash evaluate: no TensorBoard files: pip install tensorboard", flush=True)
+            return
+        self._writer = SummaryWriter(str(Path(run_dir, "tensorboard")))
+
+    def is_due(self) -> bool:
+        return self._writer is not None and self._now() >= self._next_s
+
+    def add(self, name: str, value: float, step: int) -> None:
+        if self._writer is not None and math.isfinite(value):
+            self._writer.add_scalar(name, value, step)
+
+    def add_state(self, state: dict[str, Any]) -> None:
+        """One point of every curve of the training, over the steps of all workers."""
+        self._next_s = self._now() + BOARD_S
+        step = state["steps"]
+        self.add("train/steps_per_second", state["steps_per_second"], step)
+        for row in state["table"]:
+            worker = row["worker"]
+            self.add(f"lag/worker_{worker}", row["lag"], step)
+            self.add(f"waiting/worker_{worker}", row["wait_fraction"], step)
+            if row["loss"] is not None:
+                self.add(f"train_loss/worker_{worker}", row["loss"], step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

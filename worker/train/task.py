@@ -1,0 +1,70 @@
+"""What a process trains or evaluates: its own options first, then the server's, then defaults."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leash.ps.errors import UsageError
+from leash.ps.options.addresses import parse_learners
+from leash.ps.options.catalog import choose_task
+from leash.ps.options.commands import TaskOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    model: str
+    dataset: str
+    data_dir: Path | None
+    epochs: int
+    seed: int
+    ranks: tuple[int, ...]  # that take part, ascending; a worker's share goes by its place here
+
+
+def resolve_task(options: TaskOptions, settings: dict[str, Any]) -> Task:
+    """The task of a process.
+
+    Args:
+        options: what its command line says.
+        settings: what the server was started with.
+
+    Raises:
+        UsageError: neither says which model and data, or a number is out of range.
+    """
+    # Its own model with the server's data set, or the other way round, is no pair.
+    own = (options.model, options.dataset)
+    model, dataset = choose_task(*(own if any(own) else (settings["model"], settings["dataset"])))
+    if model is None or dataset is None:
+        raise UsageError("nothing to train: give --model or --dataset, such as --dataset digits")
+    epochs = options.epochs if options.epochs is not None else settings["planned_epochs"] or 1
+    if epochs < 1:
+        raise UsageError(f"--epochs {epochs}: give 1 or more")
+    return Task(
+        model,
+        dataset,
+        Path(options.data_dir) if options.data_dir is not None else None,
+        epochs,
+        options.seed if options.seed is not None else settings["seed"],
+        tuple(sorted(parse_learners(settings["learners"], 0))),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        UsageError: no device of torch, or one that this machine does not have.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: expected cpu, cuda, or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name}: torch finds {torch.cuda.device_count()} GPUs here; "
+            "take --device cpu, or see leash doctor"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: expected cpu, cuda, or cuda:N")
+    return device

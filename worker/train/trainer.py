@@ -1,0 +1,349 @@
+"""The loop of `leash worker`: batch, forward, backward, push and pull."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import Progress, TaskID
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from leash.ps._core import keep_freed_memory
+from leash.ps.errors import StoppingError, UsageError
+from leash.ps.options.addresses import address_of
+from leash.ps.options.base import check_positive
+from leash.ps.options.commands import WorkerConfig
+from leash.ps.options.inner import check_inner_belongs
+from leash.ps.options.plan import STATIC, data_plan_of_worker, parse_local_steps
+from leash.ps.slowness.by_rank import parse_allocation
+from leash.ps.wire.control import ControlChannel, await_state
+from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
+from leash.worker.client.encoding import Encoding
+from leash.worker.datasets import Dataset, Positions, load_dataset, shares
+from leash.worker.models import build_model
+from leash.worker.optim.optimizer import PSOptimizer
+from leash.worker.train.inner import inner_optimizer
+from leash.worker.train.leasing import LeaseWork, Speed
+from leash.worker.train.straggler import Straggler
+from leash.worker.train.task import Task, choose_device, resolve_task
+from leash.worker.train.waiting import Waiting
+from leash.worker.train.work import Piece, StaticWork, Work
+
+REPORT_S: Final = 0.25
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def run(config: WorkerConfig) -> int:
+    """`leash worker`: trains until its epochs, its time or the run are over."""
+    keep_freed_memory()
+    check_positive(config, "batch_size", "threads", "wait_s", "timeout_s")
+    say = _speaker(config.rank)
+    address = address_of(config.server, config.ps_ip, config.ps_port)
+    with ControlChannel(address) as channel:
+        waiting = Waiting(say)
+        state = await_state(
+            channel, config.wait_s, lambda s: waiting.server(address, s, config.wait_s)
+        )
+    task = resolve_task(config, state)
+    check_inner_belongs(config, state["local_steps"])
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
+    share_of = _share(config, task)
+    plan = data_plan_of_worker(state, has_allocation=config.hetero_allocation is not None)
+    dataset = load_dataset(
+        task.dataset, data_dir=task.data_dir, download=config.download, seed=task.seed, test=False,
+        limit=config.len_train_data, keep=share_of if plan == STATIC else None,
+        image_size=config.image_size, loader_workers=config.loader_workers,
+    )  # fmt: skip
+    try:
+        model = make_model(task, dataset, device, dropout=config.dropout)
+        straggler = Straggler(
+            config.slow, float(config.heterogeneity), time_scale=config.time_scale,
+            seed=task.seed, rank=config.rank,
+        )  # fmt: skip
+        encoding = Encoding(config.codec, config.int8_block, config.topk_ratio)
+        inner = inner_optimizer(config, model.parameters(), state["local_steps"])
+        overlap = config.overlap and inner is None
+        optimizer = PSOptimizer(
+            model.named_parameters(), address, config.rank, buffers=model.named_buffers(),
+            overlap=overlap and _spans_chunks(model, state["chunk_nbytes"]), inner=inner,
+            transport=config.transport, encoding=encoding,
+            wait_s=config.wait_s, on_wait=waiting.workers, say=say,
+        )  # fmt: skip
+        share = share_of(dataset.train_size) if plan == STATIC else None
+        trainer = Trainer(config, task, dataset, share, model, optimizer, straggler, say)
+        return trainer.run()
+    finally:
+        dataset.close()
+
+
+def _spans_chunks(model: nn.Module, chunk_nbytes: int) -> bool:
+    """Whether the gradients are more than one chunk, so that the first can leave before the last.
+
+    Otherwise there is nothing to hide, and the hooks cost a step of mnist_cnn a millisecond.
+    """
+    return sum(4 * parameter.numel() for parameter in model.parameters()) > chunk_nbytes
+
+
+def make_model(
+    task: Task, dataset: Dataset, device: torch.device, *, dropout: bool = True
+) -> nn.Module:
+    """The task's model, with the same first values in every process of the run."""
+    torch.manual_seed(task.seed)
+    return build_model(task.model, dataset.sample_shape, dataset.classes, dropout=dropout).to(
+        device
+    )
+
+
+def loss_for(dataset: Dataset) -> Loss:
+    """Cross-entropy for classes, mean squared error for a regression."""
+    return F.cross_entropy if dataset.classes else F.mse_loss
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a worker has done so far."""
+
+    steps: int = 0  # pushes
+    local_steps: int = 0  # behind them, or still to be pushed
+    samples: int = 0
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+    loss_by_epoch: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _MeanLoss:
+    """A mean over samples, kept as a tensor: reading it out makes a GPU wait."""
+
+    total: Tensor | float = 0.0
+    samples: int = 0
+
+    def add(self, loss: Tensor, samples: int) -> None:
+        self.total = self.total + loss.detach() * samples
+        self.samples += samples
+
+    def value(self) -> float:
+        """NaN if there was nothing to average, or it has overflowed."""
+        mean = float(self.total) / self.samples if self.samples else math.nan
+        return mean if math.isfinite(mean) else math.nan
+
+
+class Trainer:
+    """One worker's training, from its first batch to its bye."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        task: Task,
+        dataset: Dataset,
+        share: Positions | None,
+        model: nn.Module,
+        optimizer: PSOptimizer,
+        straggler: Straggler,
+        say: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Args:
+        share: of the training samples; None for leases.
+        """
+        self.totals: Final = Totals()
+        self._config: Final = config
+        self._task: Final = task
+        self._dataset: Final = dataset
+        self._share: Final = share
+        self._speed: Final = Speed()
+        self._model: Final = model
+        self._optimizer: Final = optimizer
+        self._straggler: Final = straggler
+        self._say: Final = say
+        self._now: Final = now
+        self._device: Final = next(model.parameters()).device
+        self._loss: Final = loss_for(dataset)
+        self._since_report = _MeanLoss()
+        self._epoch = 0  # that this worker is in
+        self._of_epoch = _MeanLoss()
+        self._next_report_s = now()
+        optimizer.client.deadline_s = now() + (config.timeout_s or math.inf)
+
+    def run(self) -> int:
+        """Trains; returns the exit status. Whatever happens, the server hears a bye."""
+        reason = "stopped"  # by a signal, unless it turns out otherwise
+        try:
+            self._train()
+            reason = "done"
+        except StoppingError as stopping:
+            if str(stopping) != STOPPED_BY_TIMEOUT:
+                raise
+            reason = "done"
+            self._say("the time is over")
+        except Exception:
+            reason = "failed"
+            raise
+        finally:
+            self._optimizer.close(reason)
+        if complaint := self._straggler.complaint():
+            self._say(complaint)
+        self._save()
+        return 0
+
+    def _train(self) -> None:
+        self._seed_dropout()
+        self._model.train()
+        work = self._work()
+        with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
+            bar = progress.add_task("")
+            for piece in work.pieces():
+                if piece.epoch > self._epoch:
+                    self._end_epoch()
+                    self._epoch = piece.epoch
+                about = f"epoch {piece.epoch} of {self._task.epochs}"
+                progress.update(bar, description=about, total=piece.epoch_samples)
+                self._piece(piece, work, progress, bar)
+        self._end_epoch()
+
+    def _piece(self, piece: Piece, work: Work, progress: Progress, bar: TaskID) -> None:
+        done, began_s = piece.begins_at, self._now()
+        self._optimizer.local_steps = piece.local_steps
+        for inputs, targets in self._dataset.train_batches(piece.positions, piece.batch_size):
+            compute_s = self.totals.compute_s
+            loss = self._step(inputs, targets, began_s)
+            held = work.is_held()
+            if held:  # or it was the step in which this worker found itself left behind
+                self._speed.add(len(targets), self.totals.compute_s - compute_s)
+            self._of_epoch.add(loss, len(targets))
+            self._report_now_and_then(self._epoch - 1)
+            done += len(targets)
+            progress.update(bar, completed=done)
+            if not held:
+                break
+            began_s = self._now()
+        if self._optimizer.pending_steps:
+            self._optimizer.flush()
+            self._count_time(began_s)
+            self.totals.steps += 1
+
+    def _end_epoch(self) -> None:
+        """The epoch that this worker is in is over for it."""
+        if not self._epoch:
+            return
+        mean, self._of_epoch = self._of_epoch, _MeanLoss()
+        self.totals.loss_by_epoch.append(mean.value())
+        self._report("epoch", self._epoch)
+        waiting = self.totals.wait_s / max(self.totals.wait_s + self.totals.compute_s, 1e-9)
+        self._say(
+            f"epoch {self._epoch}: loss {mean.value():.4f}, {waiting:.0%} of the time waiting"
+        )
+
+    def _step(self, inputs: Tensor, targets: Tensor, began_s: float) -> Tensor:
+        self._straggler.before_step()
+        compute_began_s = self._now()
+        inputs = inputs.to(self._device, non_blocking=True)
+        targets = targets.to(self._device, non_blocking=True)
+        self._optimizer.zero_grad()
+        self._optimizer.begin_step(samples=len(targets))
+        loss = self._loss(self._model(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # or the computing would count as waiting
+        self._straggler.after_compute(self._now() - compute_began_s, len(targets))
+        self._optimizer.step()
+        self._count_time(began_s)
+        self.totals.steps += not self._optimizer.pending_steps
+        self.totals.local_steps += 1
+        self.totals.samples += len(targets)
+        self._since_report.add(loss, len(targets))
+        return loss.detach()
+
+    def _count_time(self, began_s: float) -> None:
+        """What passed since then was computing, but for what the last push waited."""
+        self.totals.compute_s += self._now() - began_s - self._optimizer.wait_seconds
+        self.totals.wait_s += self._optimizer.wait_seconds
+
+    def _report_now_and_then(self, epoch: int) -> None:
+        if self._now() >= self._next_report_s:
+            self._next_report_s = self._now() + REPORT_S
+            self._report("training", epoch)
+
+    def _report(self, kind: str, epoch: int) -> None:
+        totals, client = self.totals, self._optimizer.client
+        report = Report(
+            self._config.rank, client.welcome.incarnation, kind, epoch, client.steps,
+            totals.samples, self._since_report.value(), 0.0, totals.compute_s, totals.wait_s,
+        )  # fmt: skip
+        client.report(report)
+        self._since_report = _MeanLoss()
+
+    def _work(self) -> Work:
+        batch_size = self._config.batch_size
+        if self._share is None:
+            return LeaseWork(
+                self._optimizer, self._speed, size=self._dataset.train_size,
+                epochs=self._task.epochs, batch_size=batch_size,
+            )  # fmt: skip
+        return StaticWork(
+            self._share, seed=self._task.seed, rank=self._config.rank,
+            first_epoch=self._first_epoch(), epochs=self._task.epochs, batch_size=batch_size,
+            local_steps=self._fixed_local_steps(),
+        )  # fmt: skip
+
+    def _fixed_local_steps(self) -> int:
+        return parse_local_steps(self._optimizer.client.settings["local_steps"]) or 1
+
+    def _first_epoch(self) -> int:
+        """A worker that replaces another goes on where the run is."""
+        beaten = self._optimizer.client.liveness.beaten
+        return 1 + (beaten.epoch if beaten is not None else 0)
+
+    def _seed_dropout(self) -> None:
+        # Alike in every run, and another for every worker; no other seed is made like this one.
+        entropy = np.random.SeedSequence([0, self._task.seed, self._config.rank])
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
+
+    def _save(self) -> None:
+        """`--save-path`: what this worker did, and the parameters that it ended with."""
+        if self._config.save_path is None:
+            return
+        folder = Path(self._config.save_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        totals = self.totals
+        summary = {
+            "rank": self._config.rank,
+            "model": self._task.model,
+            "dataset": self._task.dataset,
+            "steps": totals.steps,
+            "local_steps": totals.local_steps,
+            "samples": totals.samples,
+            "loss_by_epoch": [None if math.isnan(x) else x for x in totals.loss_by_epoch],
+            "compute_seconds": round(totals.compute_s, 3),
+            "wait_seconds": round(totals.wait_s, 3),
+            "evictions": self._optimizer.evictions,
+        }
+        stem = folder / f"worker-{self._config.rank}"
+        stem.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
+        save_model(self._model, str(stem.with_suffix(".safetensors")))
+
+
+def _share(config: WorkerConfig, task: Task) -> Callable[[int], Positions]:
+    """From the size of the training split to this worker's positions in it."""
+    if config.rank not in task.ranks:
+        ranks = ", ".join(map(str, task.ranks))
+        raise UsageError(f"--rank {config.rank}: the workers of this run are {ranks}")
+    count, place = len(task.ranks), task.ranks.index(config.rank)
+    weights = [1.0] * count
+    if config.hetero_allocation is not None:
+        weights = parse_allocation(config.hetero_allocation, count)
+    return lambda size: shares(size, weights, task.seed)[place]
+
+
+def _speaker(rank: int) -> Callable[[str], None]:
+    return lambda text: print(f"leash worker {rank}: {text}", flush=True)
