@@ -25,7 +25,8 @@ from leash.bench.harness.crew import Join, crew
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Exchange, Round, Times, Trial, in_turn
 from leash.bench.systems.leash import server
-from leash.ps.options.bench import TRANSPORTS, BenchConfig, parse_counts
+from leash.ps.options.base import parse_counts
+from leash.ps.options.bench import TRANSPORTS, BenchConfig
 
 TITLE = "EM, iterations/s of ten mixtures together"
 PEERS = ("numpy", "sklearn")
@@ -98,7 +99,7 @@ def alone(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
 
 @contextmanager
 def with_server(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
-    from leash.worker.client.client import Client
+    from leash.worker.client import Client
     from leash.worker.em.distributed import WorkerSums, statistics_layout
 
     k = components_of(trial)

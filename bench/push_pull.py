@@ -19,14 +19,8 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Round, Trial, in_turn
 from leash.bench.show.table import size_of
 from leash.bench.systems import LIMITS, SYSTEMS, System
-from leash.ps.options.bench import (
-    CODECS,
-    TRANSPORTS,
-    BenchConfig,
-    parse_counts,
-    parse_sizes,
-    parse_words,
-)
+from leash.ps.options.base import parse_counts
+from leash.ps.options.bench import CODECS, TRANSPORTS, BenchConfig, parse_sizes, parse_words
 
 TITLE = "push_pull, processes on one machine"
 PEERS = ("gloo", "rpc", "ray", "zmq_echo", "fused_sgd")

@@ -26,10 +26,11 @@ from leash.bench.harness.counted_server import COUNTS
 from leash.bench.harness.herd import Herd
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Round, Times, Trial, alone, in_turn
-from leash.bench.systems.common import LR
+from leash.bench.harness.workload import LR
 from leash.bench.systems.leash import server
 from leash.ps._core import StalenessClock
-from leash.ps.options.bench import BenchConfig, parse_counts
+from leash.ps.options.base import parse_counts
+from leash.ps.options.bench import BenchConfig
 from leash.ps.policy import ASP, BSP, SSP
 
 TITLE = "scaling: one message is a push_pull of 64 KiB; then the clock alone"

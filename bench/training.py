@@ -21,7 +21,8 @@ from leash.bench.harness.crew import Join, crew
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Exchange, Round, Trial, in_turn
 from leash.bench.systems.leash import server
-from leash.ps.options.bench import TRANSPORTS, BenchConfig, parse_counts
+from leash.ps.options.base import parse_counts
+from leash.ps.options.bench import TRANSPORTS, BenchConfig
 
 TITLE = "training, steps/s of all workers together"
 PEERS = ("bare",)

@@ -12,6 +12,8 @@ Importing this package imports nothing else: each name below is imported when it
 
 from typing import TYPE_CHECKING, Any, Final
 
+from leash._version import __version__
+
 if TYPE_CHECKING:
     from leash.ps.errors import (
         CheckpointError,
@@ -38,13 +40,11 @@ if TYPE_CHECKING:
         UnknownWorkerError,
         UsageError,
     )
-    from leash.worker.client.client import Client, StepInfo
+    from leash.worker.client import Client, StepInfo
     from leash.worker.client.encoding import Encoding
     from leash.worker.em.bernoulli import BernoulliMixture
     from leash.worker.em.gaussian import GaussianMixture
     from leash.worker.optim.optimizer import PSOptimizer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BernoulliMixture",

@@ -8,7 +8,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -36,47 +36,39 @@ examples:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One word after `leash`."""
+    """One word after `leash`. Both places are module:name, below `leash`."""
 
-    config: str  # the dataclass of leash.ps.options.commands that holds its settings
-    target: str  # module:function, which takes them and returns the exit status
+    config: str  # the dataclass that holds its settings
+    target: str  # the function that takes them and returns the exit status
     about: str
 
 
 COMMANDS: Final = {
-    "launch": Command(
-        "LaunchConfig", "leash.ps.commands.launch:run", "train on this machine: server and workers"
-    ),
-    "server": Command("ServerConfig", "leash.ps.server.loop:serve", "keep the parameters of a run"),
-    "worker": Command(
-        "WorkerConfig", "leash.worker.train.trainer:run", "train on a share of the data"
-    ),
-    "evaluate": Command(
-        "EvaluateConfig", "leash.worker.train.evaluator:run", "measure a run's test accuracy"
-    ),
-    "status": Command("StatusConfig", "leash.ps.commands.status:run", "show how a run stands"),
-    "report": Command(
-        "ReportConfig", "leash.ps.report.command:run", "show runs as a page of pictures"
-    ),
-    "em": Command(
-        "EmConfig", "leash.worker.em.command:run", "fit mixtures to MNIST's digits by EM"
-    ),
-    "set": Command(
-        "SetConfig", "leash.ps.commands.set:run", "change the policy of a run that goes on"
-    ),
-    "doctor": Command(
-        "DoctorConfig", "leash.ps.commands.doctor:run", "check this installation and a server"
-    ),
-    "experiment": Command(
-        "ExperimentConfig",
-        "leash.ps.experiments.command:run",
-        "repeat an experiment of several runs",
-    ),
-    "simulate": Command(
-        "SimulateConfig", "leash.ps.simulate.command:run", "predict a run before it is paid for"
-    ),
-    "bench": Command("BenchConfig", "leash.bench.command:run", "measure, side by side with others"),
-}
+    "launch": Command("ps.options.commands:LaunchConfig", "ps.commands.launch:run",
+                      "train on this machine: server and workers"),
+    "server": Command("ps.options.commands:ServerConfig", "ps.server.loop:serve",
+                      "keep the parameters of a run"),
+    "worker": Command("ps.options.commands:WorkerConfig", "worker.train.command:run",
+                      "train on a share of the data"),
+    "evaluate": Command("ps.options.commands:EvaluateConfig", "worker.train.evaluator:run",
+                        "measure a run's test accuracy"),
+    "status": Command("ps.options.commands:StatusConfig", "ps.commands.status:run",
+                      "show how a run stands"),
+    "report": Command("ps.report.options:ReportConfig", "ps.report.command:run",
+                      "show runs as a page of pictures"),
+    "em": Command("ps.options.em:EmConfig", "worker.em.command:run",
+                  "fit mixtures to MNIST's digits by EM"),
+    "set": Command("ps.options.commands:SetConfig", "ps.commands.set:run",
+                   "change the policy of a run that goes on"),
+    "doctor": Command("ps.options.commands:DoctorConfig", "ps.commands.doctor:run",
+                      "check this installation and a server"),
+    "experiment": Command("ps.experiments.options:ExperimentConfig", "ps.experiments.command:run",
+                          "repeat an experiment of several runs"),
+    "simulate": Command("ps.simulate.options:SimulateConfig", "ps.simulate.command:run",
+                        "predict a run before it is paid for"),
+    "bench": Command("ps.options.bench:BenchConfig", "bench.command:run",
+                     "measure, side by side with others"),
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -96,7 +88,8 @@ def run(words: Sequence[str]) -> int:
     """Runs the command that these words name; returns its exit status."""
     name, config = parse(words)
     config.check()
-    return resolve(COMMANDS[name].target)(config)
+    status: int = resolve(COMMANDS[name].target)(config)
+    return status
 
 
 def parse(words: Sequence[str]) -> "tuple[str, Options]":
@@ -106,19 +99,17 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         UsageError: a wrong argument.
         SystemExit: --help or its like was asked for, and has been printed.
     """
-    from leash.ps.options import commands as configs
     from leash.ps.options.parser import config_from
 
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command
-    settings: type[Options] = getattr(configs, COMMANDS[name].config)
-    return name, config_from(parsed[name], settings)
+    settings: Options = config_from(parsed[name], resolve(COMMANDS[name].config))
+    return name, settings
 
 
 def build_parser() -> "OneLineParser":
     """The parser of `leash`, with one below it for each command."""
-    from leash import __version__
-    from leash.ps.options import commands as configs
+    from leash._version import __version__
     from leash.ps.options.parser import add_completion, new_parser, parser_for
 
     parser = new_parser(PROG, ABOUT, usage=f"{PROG} COMMAND [options]", epilog=EXAMPLES)
@@ -129,17 +120,16 @@ def build_parser() -> "OneLineParser":
         dest="command", title="commands", description=None, metavar="COMMAND"
     )
     for name, command in COMMANDS.items():
-        below = parser_for(f"{PROG} {name}", getattr(configs, command.config))
+        below = parser_for(f"{PROG} {name}", resolve(command.config))
         commands.add_subcommand(name, below, help=command.about)
         below.prog = f"{PROG} {name}"  # without the "[options]" that argparse puts in between
     return parser
 
 
-def resolve(target: str) -> Callable[[Any], int]:
-    """The function that ``module:function`` names."""
-    module, _, function = target.partition(":")
-    found: Callable[[Any], int] = getattr(importlib.import_module(module), function)
-    return found
+def resolve(place: str) -> Any:
+    """What ``module:name`` names, below `leash`."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"leash.{module}"), name)
 
 
 def _status_of(error: BaseException, words: Sequence[str]) -> int:

@@ -1,40 +1,47 @@
 """Processes that Leash starts: spawned, never forked, and never left behind."""
 
-import importlib.util
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any, Final
 
 from leash.ps import interrupt
-from leash.ps.options.base import common_settings, to_argv
-from leash.ps.options.commands import EvaluateConfig, ServerConfig
 
 Process = subprocess.Popen[bytes]
 
-EVALUATOR_GRACE_S: Final = 1.0
+# First in a program for `python -c`. Otherwise Python searches the working directory first, and
+# takes a user's random.py there for the module of that name. (-P does the same from 3.11 on.)
+WITHOUT_WORKING_DIRECTORY: Final = "import sys; sys.path = [place for place in sys.path if place]"
+_RUN_MODULE: Final = (
+    f"{WITHOUT_WORKING_DIRECTORY}; "
+    "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
+
+def module_argv(module: str, *words: str) -> list[str]:
+    """`python -m MODULE WORDS` as a command line, without the working directory on its path."""
+    return [sys.executable, "-c", _RUN_MODULE, module, *words]
 
 
 def spawn(
     command: str,
-    config: Any,
+    words: Sequence[str],
     *,
     stdout: int | IO[Any] | None = None,
     stderr: int | IO[Any] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Process:
-    """Starts `leash COMMAND` with these settings as a process.
+    """Starts `leash COMMAND WORDS` as a process.
 
     It gets a session of its own, so that Ctrl-C reaches its parent alone, which ends it in order.
     Its standard input is a pipe that closes with its parent: see `interrupt.end_with_parent`.
     """
-    argv = [sys.executable, "-m", "leash.ps.cli", command, *to_argv(config)]
     return subprocess.Popen(
-        argv,
+        module_argv("leash.ps.cli", command, *words),
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,
@@ -51,7 +58,7 @@ def spawn_module(module: str, inherited_fd: int) -> Process:
     Like all processes of Leash it gets a session of its own.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", module, str(inherited_fd)],
+        module_argv(module, str(inherited_fd)),
         stdin=subprocess.DEVNULL,
         pass_fds=[inherited_fd],
         start_new_session=True,
@@ -76,35 +83,12 @@ def stop_all(processes: Sequence[Process], grace_s: float) -> None:
             process.stdin.close()
 
 
-class EvaluatorProcess:
-    """The observer that measures test accuracy beside a server: `leash evaluate`."""
-
-    def __init__(self, config: EvaluateConfig) -> None:
-        self._config: Final = config
-        self._process: Process | None = None
-
-    @classmethod
-    def for_task(cls, config: ServerConfig, run_dir: Path) -> "EvaluatorProcess | None":
-        """The evaluator of a server that knows its task and has PyTorch; otherwise None."""
-        if config.model is None and config.dataset is None:
-            return None
-        if importlib.util.find_spec("torch") is None:
-            return None
-        return cls(
-            common_settings(
-                config, EvaluateConfig, run_dir=str(run_dir), ps_ip=None, ps_port=None, threads=1
-            )
-        )
-
-    def start(self, address: str) -> None:
-        settings = common_settings(self._config, EvaluateConfig, server=address)
-        self._process = spawn("evaluate", settings)
-
-    def failure(self) -> int | None:
-        """Its exit status, if it has ended with one that is not 0."""
-        status = self._process.poll() if self._process else None
-        return abs(status) if status else None
-
-    def stop(self) -> None:
-        if self._process:
-            stop_all([self._process], EVALUATOR_GRACE_S)
+def last_words(log: str) -> str:
+    """The line of a log that says why its process ended, less the `leash COMMAND: ` before it."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    if not lines:
+        return "ended without a word"
+    if "the evaluator ended with status" in lines[-1]:
+        # The evaluator shares its server's log, and has said more.
+        lines = [line for line in lines if line.startswith("leash evaluate: ")] or lines
+    return re.sub(r"^leash [\w ]+: ", "", lines[-1])

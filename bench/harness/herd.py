@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import zmq
 
-from leash.bench.systems.common import GRADIENT, bytes_of
+from leash.bench.harness.workload import GRADIENT, bytes_of
 from leash.ps.errors import LeashError
 from leash.ps.options.addresses import split_address
 from leash.ps.wire.control import ControlChannel

@@ -1,1 +1,1 @@
-"""TBD."""
+"""What shows rows to people: tables and pictures."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 
 from leash.bench.harness.crew import server_process
 from leash.bench.harness.trial import Exchange, Trial
-from leash.bench.systems.common import GRADIENT, LR, free_port
+from leash.bench.harness.workload import GRADIENT, LR, free_port
 
 
 @contextmanager

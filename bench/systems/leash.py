@@ -2,20 +2,19 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
 from leash.bench.harness.trial import Exchange, Trial
-from leash.bench.systems.common import GRADIENT, LR
+from leash.bench.harness.workload import GRADIENT, LR
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError
+from leash.ps.processes import module_argv
 from leash.ps.wire.layout import Layout, Slot
-from leash.worker.client.client import Client
+from leash.worker.client import Client
 from leash.worker.client.encoding import Encoding
 
 
@@ -40,10 +39,9 @@ def server(
     with tempfile.TemporaryDirectory() as folder:
         reader, writer = os.pipe()
         process = subprocess.Popen(
-            [sys.executable, "-m", *module, "--bind=tcp://127.0.0.1:0", f"--run-dir={folder}/run",
+            [*module_argv(*module), "--bind=tcp://127.0.0.1:0", f"--run-dir={folder}/run",
              "--step-events=0", f"--ready-fd={writer}", *options],
             pass_fds=(writer,), stdout=subprocess.DEVNULL,
-            cwd=Path(__file__).parents[2],
         )  # fmt: skip
         os.close(writer)
         try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from leash.bench.harness.crew import server_process
 from leash.bench.harness.trial import Exchange, Trial
-from leash.bench.systems.common import GRADIENT, LR, bytes_of
+from leash.bench.harness.workload import GRADIENT, LR, bytes_of
 from leash.ps import _core
 
 READ_NBYTES = 1 << 20

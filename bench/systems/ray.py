@@ -12,7 +12,7 @@ import numpy as np
 
 from leash.bench.harness.crew import server_process
 from leash.bench.harness.trial import Exchange, Trial
-from leash.bench.systems.common import GRADIENT, LR
+from leash.bench.harness.workload import GRADIENT, LR
 
 # A cluster of its own that lives for one benchmark: without tokens, which the head would keep.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")

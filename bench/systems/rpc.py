@@ -12,7 +12,7 @@ from typing import Any
 
 from leash.bench.harness.crew import server_process
 from leash.bench.harness.trial import Exchange, Trial
-from leash.bench.systems.common import GRADIENT, LR, free_port
+from leash.bench.harness.workload import GRADIENT, LR, free_port
 
 _parameters: Any = None  # a tensor, in the server's process
 

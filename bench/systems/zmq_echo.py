@@ -13,7 +13,7 @@ import zmq
 
 from leash.bench.harness.crew import server_process
 from leash.bench.harness.trial import Exchange, Trial
-from leash.bench.systems.common import CHUNK_NBYTES, GRADIENT, WINDOW, bytes_of
+from leash.bench.harness.workload import CHUNK_NBYTES, GRADIENT, WINDOW, bytes_of
 from leash.ps._core import keep_freed_memory
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,

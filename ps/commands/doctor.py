@@ -18,11 +18,12 @@ from typing import Final, Literal
 from rich.console import Console
 from rich.text import Text
 
-from leash import __version__
+from leash._version import __version__
 from leash.ps.commands.probe import Probe
 from leash.ps.commands.run_table import State, plain_line
 from leash.ps.errors import LeashError
 from leash.ps.options.commands import DoctorConfig
+from leash.ps.processes import WITHOUT_WORKING_DIRECTORY
 from leash.ps.wire.control import ControlChannel, request_state
 
 Verdict = Literal["ok", "info", "warn", "fail"]
@@ -140,7 +141,7 @@ def torch_checks(deadline_s: float) -> Iterator[Check]:
 
 def _ask_torch(timeout_s: float) -> tuple[list[str], str]:
     """The lines that it printed in time, and the last line of what went wrong."""
-    command = [sys.executable, "-c", _ASK_TORCH]
+    command = [sys.executable, "-c", f"{WITHOUT_WORKING_DIRECTORY}\n{_ASK_TORCH}"]
     with subprocess.Popen(command, text=True, stdout=PIPE, stderr=PIPE) as process:
         try:
             out, err = process.communicate(timeout=timeout_s)

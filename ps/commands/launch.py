@@ -9,7 +9,6 @@
 
 import json
 import os
-import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,10 +24,10 @@ from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import State, result_lines, with_summary
 from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
 from leash.ps.interrupt import SIGNALS, held
-from leash.ps.options.base import common_settings
+from leash.ps.options.base import common_settings, to_argv
 from leash.ps.options.commands import LaunchConfig, ServerConfig, WorkerConfig, data_plan_of
 from leash.ps.options.optimizer import with_rates
-from leash.ps.processes import Process, spawn, stop_all
+from leash.ps.processes import Process, last_words, spawn, stop_all
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
@@ -138,7 +137,7 @@ class Launch:
 
     def _spawn(self, command: str, settings: Any, name: str, *pass_fds: int) -> Process:
         with self._log(name).open("wb") as log:
-            return spawn(command, settings, stdout=log, stderr=STDOUT, pass_fds=pass_fds)
+            return spawn(command, to_argv(settings), stdout=log, stderr=STDOUT, pass_fds=pass_fds)
 
     # Watch.
 
@@ -267,17 +266,6 @@ class Launch:
 
     def _log(self, name: str) -> Path:
         return self._run_dir.logs / f"{name}.log"
-
-
-def last_words(log: str) -> str:
-    """The line of a log that says why its process ended, less the `leash COMMAND: ` before it."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    if not lines:
-        return "ended without a word"
-    if "the evaluator ended with status" in lines[-1]:
-        # The evaluator shares its server's log, and has said more.
-        lines = [line for line in lines if line.startswith("leash evaluate: ")] or lines
-    return re.sub(r"^leash [\w ]+: ", "", lines[-1])
 
 
 def _from_outside(status: int) -> bool:

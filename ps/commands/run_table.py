@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leash.ps.policy import CLOCKS, Rule
+from leash.ps.words import duration, percent
 
 State = dict[str, Any]
 
@@ -111,17 +112,6 @@ def epoch_of(state: State) -> str:
 
 def rule_of(state: State) -> str:
     return str(Rule.from_told(state))
-
-
-def percent(fraction: float, digits: int = 0) -> str:
-    return f"{100 * fraction:.{digits}f} %"
-
-
-def duration(seconds: float) -> str:
-    """3723 ▸ 1:02:03"""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 # The parts of the picture.

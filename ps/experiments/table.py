@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from leash.ps.commands.run_table import percent
 from leash.ps.experiments.outcome import Outcome
 from leash.ps.experiments.plan import Experiment
+from leash.ps.words import percent
 
 
 def outcome_table(experiment: Experiment, rows: Sequence[Outcome]) -> Table:

@@ -8,7 +8,7 @@ parser.py makes options of them, and `to_argv` makes a command line of a datacla
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -123,3 +123,21 @@ def check_not_negative(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not 0 <= value < math.inf:
             raise UsageError(f"{flag(name)} {value}: give a number from 0")
+
+
+Number = TypeVar("Number", int, float)
+
+
+def parse_counts(option_flag: str, text: str) -> list[int]:
+    """Numbers above 0, from ``1,2,4``. Raises UsageError for anything else."""
+    counts = _parse(option_flag, text, int, "whole numbers, such as 1,2")
+    if min(counts) < 1:
+        raise UsageError(f"{option_flag} {text}: give numbers above 0")
+    return counts
+
+
+def _parse(option_flag: str, text: str, number: Callable[[str], Number], what: str) -> list[Number]:
+    try:
+        return [number(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option_flag} {text}: expected {what}") from None

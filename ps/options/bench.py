@@ -1,12 +1,19 @@
 """The settings of `leash bench`: which benchmarks there are, and what each can be asked to vary."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final, Literal, TypeVar
+from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.base import Options, argument, check_positive, flag, option
+from leash.ps.options.base import (
+    Options,
+    _parse,
+    argument,
+    check_positive,
+    flag,
+    option,
+    parse_counts,
+)
 
 # Benchmark ▸ the options that mean something to it; --short, --json and --picture go with all.
 BENCHMARKS: Final = {
@@ -25,8 +32,6 @@ SYSTEMS: Final = ("leash", "gloo", "rpc", "ray", "zmq_echo")
 PICTURES: Final = (".png", ".svg")
 SMALLEST_NBYTES: Final = 4
 LARGEST_NBYTES: Final = 1 << 36
-
-Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +121,6 @@ def parse_sizes(text: str) -> list[int]:
     return [int(size) // 4 * 4 for size in sizes]
 
 
-def parse_counts(option_flag: str, text: str) -> list[int]:
-    """Numbers above 0, from ``1,2,4``. Raises UsageError for anything else."""
-    counts = _parse(option_flag, text, int, "whole numbers, such as 1,2")
-    if min(counts) < 1:
-        raise UsageError(f"{option_flag} {text}: give numbers above 0")
-    return counts
-
-
 def parse_words(option_flag: str, text: str, known: tuple[str, ...]) -> list[str]:
     """Some of the words that are known, from ``tcp,shm``. Raises UsageError for another."""
     words = text.split(",")
@@ -131,10 +128,3 @@ def parse_words(option_flag: str, text: str, known: tuple[str, ...]) -> list[str
         if word not in known:
             raise UsageError(f"{option_flag} {text}: expected some of {', '.join(known)}")
     return words
-
-
-def _parse(option_flag: str, text: str, number: Callable[[str], Number], what: str) -> list[Number]:
-    try:
-        return [number(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{option_flag} {text}: expected {what}") from None

@@ -5,8 +5,14 @@ from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import split_address
-from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
-from leash.ps.options.bench import parse_counts
+from leash.ps.options.base import (
+    Options,
+    check_not_negative,
+    check_positive,
+    flag,
+    option,
+    parse_counts,
+)
 
 PIXELS: Final = 28 * 28
 DEFAULT_KS: Final = "1,2,3,4,5,6,7,8,9,10,15,20"

@@ -5,7 +5,7 @@ import webbrowser
 from pathlib import Path
 from typing import Final
 
-from leash.ps.options.commands import ReportConfig
+from leash.ps.report.options import ReportConfig
 from leash.ps.report.writing import require_matplotlib, write_report
 
 REPORTS: Final = "reports"

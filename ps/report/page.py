@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
-from leash import __version__
+from leash._version import __version__
 from leash.ps.options.commands import LaunchConfig, ServerConfig
 from leash.ps.report.analysis.diagnosis import Diagnosis
 from leash.ps.report.analysis.figures import KeyFigure, key_figures, value_of

@@ -24,15 +24,14 @@ from leash.ps.options.catalog import choose_task
 from leash.ps.options.commands import ServerConfig
 from leash.ps.options.optimizer import with_rates
 from leash.ps.policy import Rule
-from leash.ps.processes import EvaluatorProcess
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
+from leash.ps.server.evaluator_process import EvaluatorProcess
 from leash.ps.server.remote_shards import RemoteShards
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_plane import DataPlane
-from leash.ps.shard.mapped_segments import Payload
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.router import DataRouter, send
@@ -41,6 +40,7 @@ from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Message
 from leash.ps.wire.sockets import (
     CONTROL_MAX_NBYTES,
     CONTROL_QUEUE,
+    Payload,
     bind,
     make_router,
     parts,

@@ -28,7 +28,7 @@ from leash.ps.errors import (
 )
 from leash.ps.options.commands import ServerConfig
 from leash.ps.policy import Rule
-from leash.ps.shard.mapped_segments import Attachment, Payload, Source, memory_of, source_in_frame
+from leash.ps.shard.mapped_segments import Attachment, Source, memory_of, source_in_frame
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel
@@ -50,7 +50,7 @@ from leash.ps.wire.messages import (
     Push,
     PushPull,
 )
-from leash.ps.wire.sockets import parts
+from leash.ps.wire.sockets import Payload, parts
 
 NEWCOMER: Final = U32_MAX  # no rank: holds a place between `reserve` and `join`
 

@@ -3,7 +3,7 @@
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import zmq
@@ -13,8 +13,8 @@ from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import Attach, Push, PushPull
 from leash.ps.wire.segment import SLABS, SegmentMap, nonce_of, open_segment
+from leash.ps.wire.sockets import Payload
 
-Payload: TypeAlias = zmq.Frame | memoryview | bytearray | bytes | None
 RAW: Final = "raw"  # the core's name for f32 and f64
 
 

@@ -6,10 +6,10 @@ from typing import Final, TypeAlias
 
 from leash.ps._core import Reply
 from leash.ps.errors import ProtocolError, SupersededError
-from leash.ps.shard.mapped_segments import Payload
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.frames import error_message
 from leash.ps.wire.messages import Message, Ok, Params, Push, PushPull
+from leash.ps.wire.sockets import Payload
 
 Send: TypeAlias = Callable[[bytes, Message, Payload], None]
 Key: TypeAlias = tuple[int, int]  # chunk and worker

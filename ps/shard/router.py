@@ -6,11 +6,11 @@ from typing import Final
 import zmq
 
 from leash.ps.options.commands import ServerConfig
-from leash.ps.shard.mapped_segments import Payload
 from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import Message, Ok, Params
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
+    Payload,
     bind,
     data_max_nbytes,
     data_queue,

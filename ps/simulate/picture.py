@@ -8,30 +8,26 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from leash.ps.commands.run_table import percent
+from leash.ps.report.pictures.style import BLUE, STYLE
+from leash.ps.simulate.prediction import Prediction
 from leash.ps.simulate.simulation import Step
+from leash.ps.words import percent
 
-if TYPE_CHECKING:
-    from leash.ps.simulate.command import Prediction
-
-BLUE, ORANGE, GREY = "#0072b2", "#f3c96b", "#666666"
-STYLE: Final[Any] = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "svg.fonttype": "none", "svg.hashsalt": "leash", "savefig.dpi": 150,
-}  # fmt: skip
+PALE_ORANGE, GREY = "#f3c96b", "#666666"
+WITHOUT_GRID: Final[Any] = {**STYLE, "axes.grid": False}
 SHOWN_MEDIANS: Final = 14  # a timeline is about so many steps long
 
 
-def draw(predictions: "Sequence[Prediction]", path: Path) -> None:
+def draw(predictions: Sequence[Prediction], path: Path) -> None:
     """A row for each policy: a timeline of its first workers, and its steps/s."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(WITHOUT_GRID):
         figure = Figure(figsize=(9, 0.9 + 1.25 * len(predictions)), layout="constrained")
         axes = figure.subplots(
             len(predictions), 2, squeeze=False, sharex="col", width_ratios=[3.2, 1]
@@ -48,13 +44,13 @@ def draw(predictions: "Sequence[Prediction]", path: Path) -> None:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _span_s(predictions: "Sequence[Prediction]") -> float:
+def _span_s(predictions: Sequence[Prediction]) -> float:
     wanted_s = SHOWN_MEDIANS * median(p.outcome.step_percentile(50) for p in predictions)
     known_s = min(max(step.answered_s for step in p.first_steps) for p in predictions)
     return min(wanted_s, known_s)
 
 
-def _draw_timeline(axes: Axes, prediction: "Prediction", span_s: float) -> None:
+def _draw_timeline(axes: Axes, prediction: Prediction, span_s: float) -> None:
     by_worker = groupby(sorted(prediction.first_steps, key=attrgetter("worker")),
                         key=attrgetter("worker"))  # fmt: skip
     for worker, steps in by_worker:
@@ -72,10 +68,10 @@ def _draw_worker(axes: Axes, worker: int, steps: list[Step]) -> None:
     waiting = [(step.pushed_s, step.answered_s - step.pushed_s) for step in steps]
     axes.broken_barh(computing, place, color=BLUE, edgecolor="white", linewidth=0.4,
                      label=labels[0])  # fmt: skip
-    axes.broken_barh(waiting, place, color=ORANGE, linewidth=0, label=labels[1])
+    axes.broken_barh(waiting, place, color=PALE_ORANGE, linewidth=0, label=labels[1])
 
 
-def _draw_speed(axes: Axes, prediction: "Prediction") -> None:
+def _draw_speed(axes: Axes, prediction: Prediction) -> None:
     speed = prediction.steps_per_second
     axes.barh([0], [speed], height=0.5, color=BLUE)
     axes.text(speed, 0, f" {speed:.1f}", va="center")

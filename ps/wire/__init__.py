@@ -1,1 +1,4 @@
-"""The wire: messages as types, messages as frames, numbers as bytes."""
+"""What travels: messages as types and as frames, numbers as bytes, and the sockets that carry them.
+
+docs/wire-format.md is the contract. Imports: nothing but ps itself.
+"""

@@ -1,6 +1,6 @@
 """How both sides set up their sockets, with the reasons."""
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import zmq
 
@@ -105,3 +105,6 @@ def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
     endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(endpoint, bytes)
     return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
+
+
+Payload: TypeAlias = zmq.Frame | memoryview | bytearray | bytes | None

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leash.ps.wire.layout import Chunk, Layout
-from leash.worker.client.client import StepInfo
+from leash.worker.client import StepInfo
 from leash.worker.client.memory import Slab
 
 Floats = npt.NDArray[np.float32]

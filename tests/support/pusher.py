@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from leash.ps.wire.layout import Layout, Slot
-from leash.worker.client.client import Client
+from leash.worker.client import Client
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--server", required=True)

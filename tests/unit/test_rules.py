@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("ps", "worker", "bench", "examples", "tools")
+PACKAGES = ("leash", "ps", "worker", "bench", "examples", "tools")
 BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 BANNED_CALLS = {"eval", "exec", "recv_pyobj", "send_pyobj", "torch.load"}
 

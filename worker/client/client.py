@@ -50,7 +50,6 @@ from leash.ps.wire.messages import (
     Report,
     Welcome,
 )
-from leash.worker.client.attach import attach_segment
 from leash.worker.client.channel import Answer, DataChannel
 from leash.worker.client.encoding import Encoder, Encoding
 from leash.worker.client.exchange import Exchange
@@ -61,6 +60,7 @@ from leash.worker.client.transport import (
     Step,
     TcpTransport,
     Transport,
+    attach_segment,
     store_payload,
 )
 

@@ -6,6 +6,7 @@
     shm   header                ─▸   header; the server has swapped the parameters in
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -13,12 +14,13 @@ from typing import Final, Protocol
 import numpy as np
 import zmq
 
-from leash.ps.errors import ProtocolError
+from leash.ps.errors import ProtocolError, SegmentError
 from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.layout import Chunk
-from leash.ps.wire.messages import Params, PushPull
-from leash.worker.client.channel import Request
+from leash.ps.wire.messages import Attach, Attached, Params, PushPull
+from leash.worker.client.channel import Answer, Request
 from leash.worker.client.encoding import RAW, Encoder, decode_params
+from leash.worker.client.exchange import Exchange
 from leash.worker.client.memory import Slab, SlabMemory
 
 RUN_CHUNKS: Final = 16  # of a segment that one message may name: the server goes on to others soon
@@ -142,3 +144,36 @@ def store_payload(
     check_size(chunk, codec_for(reply.codec, chunk), len(payload))
     came = np.frombuffer(payload.buffer, np.uint8)
     decode_params(reply.codec, came, parameters[chunk.start : chunk.stop])
+
+
+def attach_segment(
+    exchange: Exchange, memory: SlabMemory, worker: int, incarnation: int
+) -> str | None:
+    """Asks every shard to map `memory`; returns why that is not possible, or None if it is done.
+
+    That a shard tells the nonce which it has read proves it: no name of a host, no address.
+    """
+    if memory.fd is None:
+        return memory.why_private
+    nonces: list[str] = []
+
+    def on_reply(reply: Answer, _: zmq.Frame | None) -> None:
+        if not isinstance(reply, Attached):
+            raise ProtocolError(f"unexpected {reply.verb}")
+        nonces.append(reply.nonce)
+
+    attach = Attach(worker, incarnation, os.getpid(), memory.fd, memory.nbytes)
+    for channel in exchange.channels:
+        channel.put([(attach, None)])
+    try:
+        exchange.finish(on_reply)
+    except SegmentError as error:
+        return str(error)
+    if any(nonce != memory.nonce for nonce in nonces):
+        return NOT_THE_SAME
+    for channel in exchange.channels:
+        channel.keep_attached(attach)
+    return None
+
+
+NOT_THE_SAME: Final = "the server sees other memory there than this process"

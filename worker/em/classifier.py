@@ -9,10 +9,10 @@ from sklearn.base import clone
 
 from leash.ps.options.em import EmConfig
 from leash.worker.em.bernoulli import BernoulliMixture
-from leash.worker.em.family import Floats
+from leash.worker.em.family import Floats, Samples
 from leash.worker.em.fitting import Fit, Sums, fit_together
 from leash.worker.em.gaussian import GaussianMixture
-from leash.worker.em.mixture import Mixture, Samples
+from leash.worker.em.mixture import Mixture
 
 
 def mixture_for(config: EmConfig, components: int) -> Mixture:
@@ -40,13 +40,10 @@ class MixtureClassifier:
         Raises:
             ValueError: settings or samples that cannot be.
         """
-        self.fits: Final = [Fit(clone(mixture), samples) for samples in samples_by_class]
+        self.mixtures: Final[list[Mixture]] = [clone(mixture) for _ in samples_by_class]
+        self.fits: Final = list(map(Fit, self.mixtures, samples_by_class))
         counts = np.array([len(fit.samples) for fit in self.fits])
         self._log_priors: Final[Floats] = np.log(counts / counts.sum())
-
-    @property
-    def mixtures(self) -> list[Mixture]:
-        return [fit.mixture for fit in self.fits]
 
     @property
     def iterations(self) -> int:

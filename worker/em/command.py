@@ -11,7 +11,7 @@ from leash.ps.errors import UsageError
 from leash.ps.options.em import EmConfig
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, await_state
-from leash.worker.client.client import Client
+from leash.worker.client import Client
 from leash.worker.em.classifier import MixtureClassifier, mixture_for
 from leash.worker.em.crew import Crew
 from leash.worker.em.distributed import WorkerSums, require_server, statistics_layout

@@ -10,13 +10,12 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Final
 
-from leash.ps.commands.launch import last_words
 from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
 from leash.ps.interrupt import held
-from leash.ps.options.base import common_settings
+from leash.ps.options.base import common_settings, to_argv
 from leash.ps.options.commands import ServerConfig
 from leash.ps.options.em import PIXELS, EmConfig
-from leash.ps.processes import Process, spawn, stop_all
+from leash.ps.processes import Process, last_words, spawn, stop_all
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.worker.em.classifier import mixture_for
@@ -83,7 +82,7 @@ class Crew:
         with os.fdopen(reader) as ready:
             try:
                 with held(), self._log("server").open("wb") as log:
-                    self._server = spawn("server", settings, stdout=log, stderr=log,
+                    self._server = spawn("server", to_argv(settings), stdout=log, stderr=log,
                                          pass_fds=(writer,))  # fmt: skip
             finally:
                 os.close(writer)
@@ -99,7 +98,7 @@ class Crew:
         )
         name = f"worker-{rank}"
         with held(), self._log(name).open("wb") as log:
-            self._workers[rank] = spawn("em", settings, stderr=log)
+            self._workers[rank] = spawn("em", to_argv(settings), stderr=log)
 
     def _watch(self, address: str) -> None:
         """Until all workers have ended. The loss of one costs nothing but time."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.wire.layout import Layout, Slot
-from leash.worker.client.client import Client
+from leash.worker.client import Client
 from leash.worker.em.family import Floats
 from leash.worker.em.fitting import Compute
 

@@ -138,3 +138,6 @@ def log_sum(joint: Floats) -> Floats:
     largest = joint.max(1)
     summed: Floats = largest + np.log(np.exp(joint - largest[:, None]).sum(1))
     return summed
+
+
+Samples: TypeAlias = npt.NDArray[Any]  # (n, d), of any kind of number

@@ -9,8 +9,7 @@ from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 
-from leash.worker.em.family import Floats, Parameters
-from leash.worker.em.mixture import Mixture, Samples
+from leash.worker.em.family import Family, Floats, Parameters, Samples
 
 # A mixture's samples are cut into so many parts of equal size. A worker's share is a run of parts.
 PARTS: Final = 840
@@ -38,10 +37,30 @@ class Alone:
         return compute([range(units)])
 
 
+class Fittable(Protocol):
+    """Of a mixture, what fitting it needs: its settings, its formulas, and where results go."""
+
+    tol: float
+    max_iter: int
+    n_init: int
+    lower_bounds_: list[float]
+    lower_bound_: float
+    n_iter_: int
+    converged_: bool
+
+    def check_samples(self, samples: Samples) -> Samples: ...
+    def check_settings(self, samples: int) -> None: ...
+    def family(self, dimensions: int) -> Family: ...
+    def centre(self, samples: Samples) -> Floats: ...
+    def responsibilities(self, samples: Samples, start: int) -> Floats: ...
+    def with_given(self, parameters: Parameters, centre: Floats) -> Parameters: ...
+    def take(self, parameters: Parameters, centre: Floats) -> None: ...
+
+
 class Fit:
     """One mixture on its way: its samples, and the parameters so far."""
 
-    def __init__(self, mixture: Mixture, samples: Samples) -> None:
+    def __init__(self, mixture: Fittable, samples: Samples) -> None:
         """Raises ValueError for settings or samples that cannot be."""
         self.mixture: Final = mixture
         self.samples: Final = mixture.check_samples(samples)

@@ -11,8 +11,7 @@ from sklearn.decomposition import PCA
 
 from leash.ps.errors import UsageError
 from leash.ps.options.em import EmConfig
-from leash.worker.em.family import Floats
-from leash.worker.em.mixture import Samples
+from leash.worker.em.family import Floats, Samples
 
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,8 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils import check_random_state
 
-from leash.worker.em.family import Family, Floats, Parameters, log_sum
+from leash.worker.em.family import Family, Floats, Parameters, Samples, log_sum
 
-Samples: TypeAlias = npt.NDArray[Any]  # (n, d), of any kind of number
 STARTS: Final = ("kmeans", "k-means++", "random", "random_from_data")
 
 

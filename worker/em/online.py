@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from leash.worker.client.client import Client
+from leash.worker.client import Client
 from leash.worker.em.family import Floats
 from leash.worker.em.fitting import PARTS, Fit, size_of, split
 

@@ -18,6 +18,7 @@ from leash.ps.errors import LeashError
 from leash.ps.options.em import EmConfig
 from leash.ps.runs.rundir import write_atomically
 from leash.worker.em.classifier import MixtureClassifier, mixture_for
+from leash.worker.em.family import Samples
 from leash.worker.em.images import (
     CLASSES,
     Features,
@@ -26,7 +27,6 @@ from leash.worker.em.images import (
     load_images,
     require_enough,
 )
-from leash.worker.em.mixture import Samples
 from leash.worker.em.pictures import MISSING, can_draw, draw_accuracy, draw_means
 
 Fitting = Callable[[MixtureClassifier, Callable[[int], None]], None]

@@ -1,1 +1,4 @@
-"""TBD."""
+"""PSOptimizer: where a gradient leaves torch, and parameters come back.
+
+Imports: the client.
+"""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from leash.ps.errors import EvictedError, LeashError, UsageError
-from leash.worker.client.client import StepInfo
+from leash.worker.client import StepInfo
 from leash.worker.client.memory import Slab
 from leash.worker.optim.slabs import ModelSlabs, Place
 from leash.worker.optim.streaming import agreed_samples

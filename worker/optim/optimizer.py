@@ -34,7 +34,7 @@ from torch import Tensor
 
 from leash.ps.errors import EvictedError, UsageError
 from leash.ps.wire.messages import Beaten
-from leash.worker.client.client import Client, StepInfo
+from leash.worker.client import Client, StepInfo
 from leash.worker.client.encoding import Encoding
 from leash.worker.optim.local_steps import NO_INNER, LocalSteps, check_local
 from leash.worker.optim.param_groups import named_groups, unnamed

@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from leash.ps.errors import EvictedError, LeashError, UsageError
 from leash.ps.wire.layout import Chunk, Layout
-from leash.worker.client.client import StepInfo
+from leash.worker.client import StepInfo
 from leash.worker.client.memory import Slab
 from leash.worker.optim.slabs import ModelSlabs
 

@@ -1,1 +1,4 @@
-"""TBD."""
+"""`leash worker` and `leash evaluate`: a task, pieces of work, the loop.
+
+Imports: the optimizer, the client, data sets and models.
+"""

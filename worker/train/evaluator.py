@@ -20,11 +20,10 @@ from leash.ps.options.base import check_positive
 from leash.ps.options.commands import EvaluateConfig
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.ps.wire.messages import Beaten, Report
-from leash.worker.client.client import Client
+from leash.worker.client import Client
 from leash.worker.datasets import Dataset, load_dataset
 from leash.worker.optim.slabs import ModelSlabs
-from leash.worker.train.task import choose_device, resolve_task
-from leash.worker.train.trainer import loss_for, make_model
+from leash.worker.train.task import choose_device, loss_for, make_model, resolve_task
 
 BOARD_S: Final = 1.0  # between two points of a TensorBoard curve
 

@@ -1,15 +1,20 @@
 """What a process trains or evaluates: its own options first, then the server's, then defaults."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import parse_learners
 from leash.ps.options.catalog import choose_task
-from leash.ps.options.commands import TaskOptions
+from leash.ps.options.task import TaskOptions
+from leash.worker.datasets import Dataset
+from leash.worker.models import build_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +73,21 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"--device {name}: expected cpu, cuda, or cuda:N")
     return device
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def make_model(
+    task: Task, dataset: Dataset, device: torch.device, *, dropout: bool = True
+) -> nn.Module:
+    """The task's model, with the same first values in every process of the run."""
+    torch.manual_seed(task.seed)
+    return build_model(task.model, dataset.sample_shape, dataset.classes, dropout=dropout).to(
+        device
+    )
+
+
+def loss_for(dataset: Dataset) -> Loss:
+    """Cross-entropy for classes, mean squared error for a regression."""
+    return F.cross_entropy if dataset.classes else F.mse_loss

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import pytest
 
-from leash.ps.options.commands import SimulateConfig
-from leash.ps.simulate.command import predict
+from leash.ps.simulate.options import SimulateConfig
+from leash.ps.simulate.prediction import predict
 from leash.ps.slowness.by_rank import parse_slow
 from leash.ps.slowness.delays import Delays
 from support.processes import LEASH, Child

@@ -14,7 +14,7 @@ import zmq
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Error, Params, PushPull
-from leash.worker.client.client import Client
+from leash.worker.client import Client
 from support.servers import serving
 
 VALUES = 64

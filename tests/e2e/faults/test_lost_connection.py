@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leash.ps.wire.layout import Layout, Slot
-from leash.worker.client.client import Client
+from leash.worker.client import Client
 from support.servers import serving
 
 STEPS = 150

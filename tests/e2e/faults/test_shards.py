@@ -21,7 +21,7 @@ from leash.ps.options.commands import ServerConfig
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.loop import Server
 from leash.ps.wire.layout import Layout, Slot
-from leash.worker.client.client import Client
+from leash.worker.client import Client
 from leash.worker.client.memory import Slab
 from support.peers import peers
 from support.processes import Child, own_processes, pusher, server_process, still_running

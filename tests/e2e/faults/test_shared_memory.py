@@ -19,7 +19,7 @@ import pytest
 
 from leash.ps.errors import UsageError
 from leash.ps.wire.layout import Layout, Slot
-from leash.worker.client.client import Client
+from leash.worker.client import Client
 from leash.worker.client.memory import SlabMemory
 from support.contract import CHUNK_NBYTES, LR, Attack, Worker, joined, packed
 from support.peers import Header, peers

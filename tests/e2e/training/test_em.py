@@ -120,7 +120,7 @@ def test_workers_of_several_hosts_survive_the_loss_of_the_one_that_reports(
 
 
 def mixture_for_size() -> int:
-    from leash.ps.options.commands import EmConfig
+    from leash.ps.options.em import EmConfig
 
     return mixture_for(EmConfig(path="x"), 8).family(8).size
 

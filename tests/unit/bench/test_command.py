@@ -14,7 +14,7 @@ from leash.bench.harness.rows import Row
 from leash.ps.cli import parse
 from leash.ps.errors import LeashError
 from leash.ps.options.base import to_argv
-from leash.ps.options.commands import BenchConfig
+from leash.ps.options.bench import BenchConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ("--rounds=1", "--round-s=0.02")

@@ -12,7 +12,7 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Times, Trial
 from leash.bench.show.loss_pictures import edge
 from leash.bench.show.table import print_table
-from leash.ps.options.commands import BenchConfig
+from leash.ps.options.bench import BenchConfig
 
 
 def row(lr: float, last: float | None, system: str = "asp") -> Row:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from leash.ps import cli, interrupt
-from leash.ps.cli import COMMANDS, parse
+from leash.ps.cli import COMMANDS, parse, resolve
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.options.base import flag, groups, is_argument, to_argv
 from leash.ps.options.commands import LaunchConfig, ServerConfig, WorkerConfig
@@ -283,8 +283,8 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     os.close(reader)
     with os.fdopen(writer, "wb") as nobody_reads:
         done = subprocess.run(
-            [sys.executable, "-c", "from ps import cli\n"
-             "cli.resolve = lambda _: lambda _: print('x' * 100_000)\ncli.main(['doctor'])"],
+            [sys.executable, "-c", "from leash.ps import cli\n"
+             "cli.run = lambda _: print('x' * 100_000)\ncli.main(['doctor'])"],
             stdout=nobody_reads, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
@@ -295,14 +295,12 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_option_once(leash: Leash, command: str) -> None:
-    from leash.ps.options import commands as configs
-
     status, out, _ = leash(command, "--help")
     assert status == 0
     invocations = [line.partition("   ")[0] for line in re.findall(r"^  (-.*)$", out, re.MULTILINE)]
     options = re.findall(r"--[\w-]+", " ".join(invocations))
     assert len(options) == len(set(options))
-    for _, fields in groups(getattr(configs, COMMANDS[command].config)):
+    for _, fields in groups(resolve(COMMANDS[command].config)):
         for field in fields:
             if not is_argument(field):
                 assert {flag(field.name), *field.metadata["aliases"]} <= set(options)
@@ -311,10 +309,8 @@ def test_help_names_every_option_once(leash: Leash, command: str) -> None:
 def test_every_setting_of_a_command_is_in_one_of_its_groups() -> None:
     import dataclasses
 
-    from leash.ps.options import commands as configs
-
     for command in COMMANDS.values():
-        config = getattr(configs, command.config)
+        config = resolve(command.config)
         grouped = [field.name for _, fields in groups(config) for field in fields]
         assert sorted(grouped) == sorted(f.name for f in dataclasses.fields(config))
 

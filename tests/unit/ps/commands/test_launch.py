@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from leash.ps.cli import parse
-from leash.ps.commands.launch import last_words
 from leash.ps.options.commands import LaunchConfig
+from leash.ps.processes import last_words
 
 DOWN_S: Final = 5.0
 TRAIN: Final = ("--dataset", "digits", "--workers", "2", "--lr", "0.1", "--batch-size", "100")

@@ -5,14 +5,8 @@ import pytest
 from rich.console import Console
 
 from leash.ps.commands.live_screen import LiveScreen, Screen, screen_for
-from leash.ps.commands.run_table import (
-    MAX_WIDTH,
-    duration,
-    plain_line,
-    result_lines,
-    run_table,
-    with_summary,
-)
+from leash.ps.commands.run_table import MAX_WIDTH, plain_line, result_lines, run_table, with_summary
+from leash.ps.words import duration
 
 SUMMARY = {
     "epochs": 3, "steps": 4810, "samples": 481_000, "train_seconds": 63.4,

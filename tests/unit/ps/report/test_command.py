@@ -6,9 +6,10 @@ import pytest
 from leash.ps.cli import parse, run
 from leash.ps.errors import UsageError
 from leash.ps.options.base import to_argv
-from leash.ps.options.commands import LaunchConfig, ReportConfig
+from leash.ps.options.commands import LaunchConfig
 from leash.ps.options.parser import config_from, parser_for
 from leash.ps.report import command
+from leash.ps.report.options import ReportConfig
 from support.runs import simulate, write_run
 
 

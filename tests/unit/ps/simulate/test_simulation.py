@@ -8,10 +8,9 @@ from typing import Any, Final
 import pytest
 
 from leash.ps.errors import LeashError
-from leash.ps.options.commands import SimulateConfig
 from leash.ps.policy import Rule
-from leash.ps.simulate.command import Prediction, predict
-from leash.ps.simulate.options import parse_compare
+from leash.ps.simulate.options import SimulateConfig, parse_compare
+from leash.ps.simulate.prediction import Prediction, predict
 from leash.ps.simulate.simulation import Step
 
 SLEEPS: Final = "0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0,1.2"

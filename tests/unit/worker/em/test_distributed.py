@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 
 from leash.ps.errors import LeashError, UsageError
-from leash.worker.client.client import Client
+from leash.worker.client import Client
 from leash.worker.em import BernoulliMixture, GaussianMixture
 from leash.worker.em.classifier import MixtureClassifier
 from leash.worker.em.distributed import (

@@ -1,4 +1,4 @@
-"""What the systems agree on."""
+"""What every system is given to do, so that their figures can be compared."""
 
 import socket
 from typing import Final

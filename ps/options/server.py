@@ -1,0 +1,109 @@
+"""The settings of a server, and of the run that it keeps."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from leash.ps.errors import UsageError
+from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
+from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
+
+MAX_SHARDS: Final = 64
+
+
+SHARDS_HELP: Final = "server processes that share the model, 1 to 64; workers talk to all of them"
+
+
+MAX_SERVER_THREADS: Final = 256  # of the core's ThreadPool
+
+
+def check_threads(config: Options, name: str) -> None:
+    """Raises UsageError for a number of threads that the core's pool does not take."""
+    threads = getattr(config, name)
+    if not 1 <= threads <= MAX_SERVER_THREADS:
+        raise UsageError(f"{flag(name)} {threads}: give a number from 1 to {MAX_SERVER_THREADS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions(Options):
+    title: ClassVar[str] = "server"
+
+    bind: str = option(
+        DEFAULT_ADDRESS,
+        "where to listen; port P takes control messages and P+1 data, each further shard the next; "
+        "0 or * takes free ports",
+        metavar="tcp://IP:PORT",
+    )
+    workers: int = option(1, "how many workers take part, with the ranks 1 to N", metavar="N")
+    learners: str | None = option(
+        None, "the ranks that take part, instead of --workers", metavar="1-2-3"
+    )
+    ps_ip: str | None = option(None, "the host part of the address alone", metavar="IP")
+    ps_port: int | None = option(None, "the port of the address alone", metavar="PORT")
+    this_rank: int = option(0, "rank of the server; always 0", metavar="0")
+    evict_s: float = option(
+        5.0, "a worker silent for so long is left behind, until it says hello again",
+        metavar="SECONDS",
+    )  # fmt: skip
+    rejoin_s: float = option(
+        30.0, "when every worker is gone, wait so long for one to come back", metavar="SECONDS"
+    )
+    chunk_kib: int = option(1024, "size of a chunk; a multiple of 64", metavar="KIB")
+    threads: int = option(1, "threads that share the work on a large chunk", metavar="N")
+    window: int = option(16, "chunks that one worker may have in flight", metavar="CHUNKS")
+    shards: int = option(1, SHARDS_HELP, metavar="N")
+    observers: int = option(
+        0, "evaluators to wait for before the start, beside the workers", metavar="N"
+    )
+    ready_fd: int | None = option(
+        None,
+        "write the address to this open file descriptor when listening, and leave "
+        "config.yaml to whoever reads it",
+        metavar="FD",
+    )
+
+    def check(self) -> None:
+        super().check()
+        split_address(address_of(self.bind, self.ps_ip, self.ps_port))
+        parse_learners(self.learners, self.workers)
+        check_positive(self, "workers", "evict_s", "rejoin_s", "window")
+        check_threads(self, "threads")
+        check_not_negative(self, "observers")
+        check_shards(self.shards)
+        if self.chunk_kib < 64 or self.chunk_kib % 64:
+            raise UsageError(f"--chunk-kib {self.chunk_kib}: give a multiple of 64")
+        if self.this_rank != 0:
+            raise UsageError(f"--this-rank {self.this_rank}: the server's rank is 0; "
+                             "leash worker takes the others")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    title: ClassVar[str] = "run"
+
+    run_dir: str | None = option(
+        None, "what the run leaves goes here; default: runs/DATE-TIME-POLICY",
+        "--save-path", metavar="DIR",
+    )  # fmt: skip
+    resume: str | None = option(
+        None, "begin with the values of this checkpoint", metavar="FILE.safetensors"
+    )
+    checkpoint_epochs: int = option(
+        0, "write a checkpoint every N epochs; one is always written at the end", metavar="N"
+    )
+    step_events: int = option(
+        1, "record every Nth step of each worker in events.jsonl; 0 records none", metavar="N"
+    )
+    timeout_s: float | None = option(
+        None, "end cleanly after so long a training", "--timeout", metavar="SECONDS"
+    )
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "timeout_s")
+        check_not_negative(self, "checkpoint_epochs", "step_events")
+
+
+def check_shards(shards: int) -> None:
+    """Raises UsageError for a number of shards that no run can have."""
+    if not 1 <= shards <= MAX_SHARDS:
+        raise UsageError(f"--shards {shards}: give 1 to {MAX_SHARDS}")

@@ -1,0 +1,96 @@
+"""One run, played in virtual time, and what it comes to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from leash.ps.errors import LeashError
+from leash.ps.policy import BSP, Rule
+from leash.ps.simulate.options import SimulateConfig
+from leash.ps.simulate.reply_gate import Gate
+from leash.ps.simulate.simulation import FixedShares, Outcome, SharedWork, Simulation, Step, Work
+
+SHOWN_WORKERS: Final = 10  # in a picture
+
+
+SHOWN_STEPS: Final = 200  # of each
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A run that was simulated."""
+
+    rule: Rule
+    outcome: Outcome
+    epochs: int | None  # None: the run was not measured in epochs
+    first_steps: list[Step]  # of the first workers, for a picture
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.outcome.batches / self.outcome.seconds
+
+    @property
+    def epoch_s(self) -> float | None:
+        return self.outcome.seconds / self.epochs if self.epochs else None
+
+    def row(self) -> dict[str, Any]:
+        """As JSON has it; names are those of summary.json where it has them too."""
+        outcome = self.outcome
+        waits = enumerate(outcome.wait_fractions, start=1)
+        return {
+            "policy": self.rule.policy.name,
+            "bound": self.rule.bound,
+            "steps": outcome.batches,
+            "pushes": outcome.pushes,
+            "train_seconds": round(outcome.seconds, 6),
+            "epoch_seconds": None if self.epoch_s is None else round(self.epoch_s, 6),
+            "steps_per_second": round(self.steps_per_second, 4),
+            "wait_fraction": round(outcome.wait_fraction, 4),
+            "wait_fraction_by_worker": {str(rank): round(share, 4) for rank, share in waits},
+            "max_lag": outcome.max_lag,
+            "mean_staleness": round(outcome.mean_staleness, 3),
+            "step_p50_seconds": round(outcome.step_percentile(50), 6),
+            "step_p99_seconds": round(outcome.step_percentile(99), 6),
+            "failures": outcome.failures,
+        }
+
+
+def predict(
+    config: SimulateConfig, rule: Rule, on_progress: Callable[[int], None] = lambda _: None
+) -> Prediction:
+    """Plays one run.
+
+    Raises:
+        LeashError: it took no time at all.
+    """
+    first_steps: list[Step] = []
+
+    def keep(step: Step) -> None:
+        if step.worker <= SHOWN_WORKERS and len(first_steps) < SHOWN_WORKERS * SHOWN_STEPS:
+            first_steps.append(step)
+
+    simulation = Simulation(
+        config.cluster(config.workers), Gate(rule), _work(config, rule),
+        seed=config.seed, local_steps=config.local_steps,
+        on_step=keep if config.plot else None, on_progress=on_progress,
+    )  # fmt: skip
+    outcome = simulation.run()
+    if outcome.seconds == 0.0:
+        raise LeashError("the whole run took no time: say what a batch takes, with --compute")
+    return Prediction(rule, outcome, config.epochs if config.samples else None, first_steps)
+
+
+def _work(config: SimulateConfig, rule: Rule) -> Work:
+    if _is_static(config, rule):
+        return FixedShares(config.workers, config.batches_each)
+    return SharedWork(config.total_batches)
+
+
+def batches_of(config: SimulateConfig, rule: Rule) -> int:
+    static = _is_static(config, rule)
+    return config.workers * config.batches_each if static else config.total_batches
+
+
+def _is_static(config: SimulateConfig, rule: Rule) -> bool:
+    plan = config.data_plan or ("static" if rule.policy is BSP else "lease")
+    return plan == "static"

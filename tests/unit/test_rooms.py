@@ -1,0 +1,134 @@
+"""The rooms of the Python code: which folder may import which, and that there are no circles.
+
+A new arrow between two folders fails here. Where it is right, it is added to the table, and to the
+docstring of the folder that it starts from.
+"""
+
+import subprocess
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_FILES = 16  # in a folder
+MOST_MODULES_OF_PS = 8  # that are in no room
+
+# Folder ▸ those that it imports. `ps` is its modules that are in no room, but for the command line,
+# `leash` the front door, and `leash._` what stands beside it.
+ARROWS: dict[str, set[str]] = {
+    "leash": {"leash._", "ps", "worker.client", "worker.em", "worker.optim"},
+    "leash._": set(),
+    "ps": {"leash._"},
+    "ps.cli": {"leash._", "ps", "ps.options"},
+    "ps.wire": {"ps"},
+    "ps.slowness": {"ps"},
+    "ps.options": {"ps", "ps.slowness", "ps.wire"},
+    "ps.runs": {"ps", "ps.wire"},
+    "ps.shard": {"ps", "ps.options", "ps.runs", "ps.wire"},
+    "ps.server": {"ps", "ps.options", "ps.runs", "ps.shard", "ps.wire"},
+    "ps.report.analysis": {"ps"},
+    "ps.report.pictures": {"ps", "ps.report.analysis"},
+    "ps.report": {
+        "leash._", "ps", "ps.options", "ps.report.analysis", "ps.report.pictures", "ps.runs",
+    },
+    "ps.simulate": {"ps", "ps.options", "ps.report.pictures", "ps.slowness"},
+    "ps.commands": {
+        "leash._", "ps", "ps.options", "ps.report", "ps.runs", "ps.slowness", "ps.wire",
+    },
+    "ps.experiments": {
+        "ps", "ps.cli", "ps.commands", "ps.options", "ps.report", "ps.runs", "ps.wire",
+    },
+    "worker": {"leash._", "ps", "ps.cli", "ps.options", "worker.optim"},
+    "worker.client": {"ps", "ps.options", "ps.wire"},
+    "worker.optim": {"ps", "ps.wire", "worker.client"},
+    "worker.datasets": {"ps", "ps.options", "worker"},
+    "worker.train": {
+        "ps", "ps.options", "ps.slowness", "ps.wire", "worker", "worker.client", "worker.datasets",
+        "worker.optim",
+    },
+    "worker.em": {
+        "ps", "ps.cli", "ps.options", "ps.runs", "ps.wire", "worker.client", "worker.datasets",
+        "worker.train",
+    },
+    "bench": {
+        "bench.harness", "bench.show", "bench.systems", "ps", "ps.cli", "ps.options", "worker",
+        "worker.client", "worker.datasets", "worker.em", "worker.optim",
+    },
+    "bench.harness": {"ps", "ps.cli", "ps.options", "ps.shard", "ps.wire"},
+    "bench.systems": {"bench.harness", "ps", "ps.wire", "worker.client"},
+    "bench.show": {"bench.harness", "ps.report.pictures"},
+}  # fmt: skip
+
+
+def room(module: str) -> str:
+    """The folder of a module, as the table names it."""
+    if module in ("leash.ps.cli", "leash.ps.__main__"):
+        return "ps.cli"
+    if module.startswith("leash._"):
+        return "leash._"
+    path = ROOT.joinpath(*module.split(".")[1:])
+    folder = module if path.is_dir() else module.rpartition(".")[0]
+    return folder.removeprefix("leash.")
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("leash", cache_dir=None)
+
+
+def arrows(graph: grimp.ImportGraph) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for module in graph.modules:
+        imported = {room(other) for other in graph.find_modules_directly_imported_by(module)}
+        found.setdefault(room(module), set()).update(imported - {room(module)})
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Those that depend on one another in a circle, if any do."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
+
+
+def test_the_graph_has_every_module(graph: grimp.ImportGraph) -> None:
+    files = [path for folder in ("ps", "worker", "bench") for path in (ROOT / folder).rglob("*.py")]
+    assert len(graph.modules) == len(files) + len(list((ROOT / "leash").glob("*.py")))
+
+
+def test_each_folder_imports_what_the_table_says(graph: grimp.ImportGraph) -> None:
+    assert arrows(graph) == ARROWS
+
+
+def test_no_modules_import_one_another_in_a_circle(graph: grimp.ImportGraph) -> None:
+    assert circle({m: graph.find_modules_directly_imported_by(m) for m in graph.modules}) == []
+
+
+def test_no_folders_import_one_another_in_a_circle(graph: grimp.ImportGraph) -> None:
+    assert circle(arrows(graph)) == []
+
+
+def test_no_folder_is_crowded() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    crowded: dict[str, int] = {}
+    for name in filter(None, tracked):
+        folder = str(Path(name).parent)
+        if not folder.startswith(("docs", ".")):
+            crowded[folder] = crowded.get(folder, 0) + 1
+    assert {folder: n for folder, n in crowded.items() if n > MOST_FILES} == {}
+
+
+def test_few_modules_of_ps_are_in_no_room() -> None:
+    assert len(list((ROOT / "ps").glob("*.py"))) <= MOST_MODULES_OF_PS

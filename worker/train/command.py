@@ -1,0 +1,109 @@
+"""`leash worker`: from its settings to a trainer that runs."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from leash.ps._core import keep_freed_memory
+from leash.ps.errors import UsageError
+from leash.ps.options.addresses import address_of
+from leash.ps.options.base import check_positive
+from leash.ps.options.commands import WorkerConfig
+from leash.ps.options.inner import InnerOptions, check_inner_belongs
+from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
+from leash.ps.slowness.by_rank import parse_allocation
+from leash.ps.wire.control import ControlChannel, await_state
+from leash.worker.client.encoding import Encoding
+from leash.worker.datasets import Positions, load_dataset, shares
+from leash.worker.optim.optimizer import PSOptimizer
+from leash.worker.train.straggler import Straggler
+from leash.worker.train.task import Task, choose_device, make_model, resolve_task
+from leash.worker.train.trainer import Trainer
+from leash.worker.train.waiting import Waiting
+
+
+def run(config: WorkerConfig) -> int:
+    """`leash worker`: trains until its epochs, its time or the run are over."""
+    keep_freed_memory()
+    check_positive(config, "batch_size", "threads", "wait_s", "timeout_s")
+    say = _speaker(config.rank)
+    address = address_of(config.server, config.ps_ip, config.ps_port)
+    with ControlChannel(address) as channel:
+        waiting = Waiting(say)
+        state = await_state(
+            channel, config.wait_s, lambda s: waiting.server(address, s, config.wait_s)
+        )
+    task = resolve_task(config, state)
+    check_inner_belongs(config, state["local_steps"])
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
+    share_of = _share(config, task)
+    plan = data_plan_of_worker(state, has_allocation=config.hetero_allocation is not None)
+    dataset = load_dataset(
+        task.dataset, data_dir=task.data_dir, download=config.download, seed=task.seed, test=False,
+        limit=config.len_train_data, keep=share_of if plan == STATIC else None,
+        image_size=config.image_size, loader_workers=config.loader_workers,
+    )  # fmt: skip
+    try:
+        model = make_model(task, dataset, device, dropout=config.dropout)
+        straggler = Straggler(
+            config.slow, float(config.heterogeneity), time_scale=config.time_scale,
+            seed=task.seed, rank=config.rank,
+        )  # fmt: skip
+        encoding = Encoding(config.codec, config.int8_block, config.topk_ratio)
+        inner = inner_optimizer(config, model.parameters(), state["local_steps"])
+        overlap = config.overlap and inner is None
+        optimizer = PSOptimizer(
+            model.named_parameters(), address, config.rank, buffers=model.named_buffers(),
+            overlap=overlap and _spans_chunks(model, state["chunk_nbytes"]), inner=inner,
+            transport=config.transport, encoding=encoding,
+            wait_s=config.wait_s, on_wait=waiting.workers, say=say,
+        )  # fmt: skip
+        share = share_of(dataset.train_size) if plan == STATIC else None
+        trainer = Trainer(config, task, dataset, share, model, optimizer, straggler, say)
+        return trainer.run()
+    finally:
+        dataset.close()
+
+
+def _spans_chunks(model: nn.Module, chunk_nbytes: int) -> bool:
+    """Whether the gradients are more than one chunk, so that the first can leave before the last.
+
+    Otherwise there is nothing to hide, and the hooks cost a step of mnist_cnn a millisecond.
+    """
+    return sum(4 * parameter.numel() for parameter in model.parameters()) > chunk_nbytes
+
+
+def _share(config: WorkerConfig, task: Task) -> Callable[[int], Positions]:
+    """From the size of the training split to this worker's positions in it."""
+    if config.rank not in task.ranks:
+        ranks = ", ".join(map(str, task.ranks))
+        raise UsageError(f"--rank {config.rank}: the workers of this run are {ranks}")
+    count, place = len(task.ranks), task.ranks.index(config.rank)
+    weights = [1.0] * count
+    if config.hetero_allocation is not None:
+        weights = parse_allocation(config.hetero_allocation, count)
+    return lambda size: shares(size, weights, task.seed)[place]
+
+
+def _speaker(rank: int) -> Callable[[str], None]:
+    return lambda text: print(f"leash worker {rank}: {text}", flush=True)
+
+
+def inner_optimizer(
+    options: InnerOptions, parameters: Iterable[nn.Parameter], local_steps: str
+) -> torch.optim.Optimizer | None:
+    """The one of a run with local steps; None for one without.
+
+    Args:
+        local_steps: of the run, as `--local-steps` takes it.
+    """
+    if not takes_local_steps(local_steps):
+        return None
+    lr, weight_decay = options.chosen_inner_lr, options.chosen_inner_weight_decay
+    if options.inner_optimizer == "sgd":
+        momentum = options.inner_momentum
+        return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+    kind = torch.optim.AdamW if options.inner_optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr, weight_decay=weight_decay)
