@@ -13,7 +13,7 @@ from leash.bench.harness.needs import require
 from leash.bench.harness.rows import Row, write_json
 from leash.bench.show.table import print_table
 from leash.ps import cli
-from leash.ps.options.bench import BenchConfig
+from leash.ps.options.bench import BenchOptions
 
 NEEDS: Final = {
     "kernels": "torch",
@@ -33,32 +33,32 @@ class Benchmark(Protocol):
     PEERS: tuple[str, ...]  # ratios to these are shown
 
     @staticmethod
-    def measure(config: BenchConfig, doing: Doing) -> list[Row]: ...
+    def measure(options: BenchOptions, doing: Doing) -> list[Row]: ...
 
 
-def run(config: BenchConfig) -> int:
+def run(options: BenchOptions) -> int:
     """Runs what was chosen; returns the exit status.
 
     Raises:
         LeashError: a package is missing.
     """
-    for name in config.chosen:
+    for name in options.chosen:
         if name in NEEDS:
             require(NEEDS[name], name)
-    if config.picture is not None:
+    if options.picture is not None:
         require("matplotlib", "--picture")
-    for name in config.chosen:
-        rows = measure(name, config)
-        if config.json is not None:
-            write_json(_place(config, config.json, f"{name}.json"), rows)
-        if config.picture is not None:
+    for name in options.chosen:
+        rows = measure(name, options)
+        if options.json is not None:
+            write_json(_place(options, options.json, f"{name}.json"), rows)
+        if options.picture is not None:
             from leash.bench.show.pictures import draw
 
-            draw(rows, _place(config, config.picture, f"{name}.svg"))
+            draw(rows, _place(options, options.picture, f"{name}.svg"))
     return 0
 
 
-def measure(name: str, config: BenchConfig) -> list[Row]:
+def measure(name: str, options: BenchOptions) -> list[Row]:
     """Runs one benchmark, shows how far it is, and prints its table."""
     benchmark: Benchmark = importlib.import_module(f"leash.bench.{name}")  # type: ignore[assignment]
     # Progress goes to stderr: the table may be read by a program.
@@ -69,13 +69,13 @@ def measure(name: str, config: BenchConfig) -> list[Row]:
         def doing(what: str, done: float) -> None:
             progress.update(task, description=f"{name}: {what}", completed=done)
 
-        rows = benchmark.measure(config, doing)
+        rows = benchmark.measure(options, doing)
     print_table(benchmark.TITLE, rows, benchmark.PEERS)
     return rows
 
 
-def _place(config: BenchConfig, path: str, name: str) -> Path:
-    return Path(path) / name if config.benchmark == "all" else Path(path)
+def _place(options: BenchOptions, path: str, name: str) -> Path:
+    return Path(path) / name if options.benchmark == "all" else Path(path)
 
 
 def bench_main(name: str, argv: Sequence[str] | None) -> int:

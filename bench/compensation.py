@@ -32,7 +32,7 @@ from leash.ps._core import (
     Shard,
     StalenessRate,
 )
-from leash.ps.options.bench import BenchConfig
+from leash.ps.options.bench import BenchOptions
 from leash.worker.datasets.base import DatasetOptions
 from leash.worker.datasets.digits import load_digits
 
@@ -62,12 +62,12 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
 F32 = npt.NDArray[np.float32]
 
 
-def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
+def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """All rows; leash.bench.push_pull says what the arguments are."""
     torch.set_num_threads(1)
     task = Task()
-    rates = SHORT_RATES if config.short else RATES
-    updates = SHORT_UPDATES if config.short else UPDATES
+    rates = SHORT_RATES if options.short else RATES
+    updates = SHORT_UPDATES if options.short else UPDATES
     rows = []
     for i, lr in enumerate(rates):
         for k, way in enumerate(WAYS):

@@ -26,7 +26,7 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Exchange, Round, Times, Trial, in_turn
 from leash.bench.systems.leash import server
 from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import TRANSPORTS, BenchConfig
+from leash.ps.options.bench import TRANSPORTS, BenchOptions
 
 TITLE = "EM, iterations/s of ten mixtures together"
 PEERS = ("numpy", "sklearn")
@@ -42,11 +42,11 @@ REG_COVAR: Final = 0.03
 Floats = NDArray[np.float64]
 
 
-def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
+def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """All rows; leash.bench.push_pull explains the arguments. Rounds are counted, not timed."""
-    counts = parse_counts("--workers", config.workers or ALL_WORKERS)
-    rounds = config.rounds or (2 if config.short else 7)
-    components = SHORT_COMPONENTS if config.short else ALL_COMPONENTS
+    counts = parse_counts("--workers", options.workers or ALL_WORKERS)
+    rounds = options.rounds or (2 if options.short else 7)
+    components = SHORT_COMPONENTS if options.short else ALL_COMPONENTS
     rows: list[Row] = []
     for i, k in enumerate(components):
         doing(f"k = {k}", i / len(components))

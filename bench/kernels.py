@@ -18,7 +18,7 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Trial, alone, in_turn
 from leash.bench.kernel_table import KERNELS, Kernel
 from leash.bench.show.table import size_of
-from leash.ps.options.bench import BenchConfig, parse_sizes
+from leash.ps.options.bench import BenchOptions, parse_sizes
 
 TITLE = "kernels"
 PEERS = ("memcpy", "torch", "numpy")
@@ -28,11 +28,11 @@ WARMUP_S = 0.02
 PEAK_SIDE = 1024
 
 
-def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
+def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """All rows; leash.bench.push_pull says what the arguments are."""
     torch.set_num_threads(1)
-    sizes = parse_sizes(config.sizes or (SHORT_SIZES if config.short else ALL_SIZES))
-    rounds, round_s = config.rounds or (2 if config.short else 5), config.round_s or 0.05
+    sizes = parse_sizes(options.sizes or (SHORT_SIZES if options.short else ALL_SIZES))
+    rounds, round_s = options.rounds or (2 if options.short else 5), options.round_s or 0.05
     rows = [peak(rounds, round_s)]
     for i, nbytes in enumerate(sizes):
         for k, kernel in enumerate(KERNELS):

@@ -20,7 +20,7 @@ from leash.bench.harness.trial import Round, Trial, in_turn
 from leash.bench.show.table import size_of
 from leash.bench.systems import LIMITS, SYSTEMS, System
 from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import CODECS, TRANSPORTS, BenchConfig, parse_sizes, parse_words
+from leash.ps.options.bench import CODECS, TRANSPORTS, BenchOptions, parse_sizes, parse_words
 
 TITLE = "push_pull, processes on one machine"
 PEERS = ("gloo", "rpc", "ray", "zmq_echo", "fused_sgd")
@@ -31,17 +31,17 @@ MANY_SIZES = (4_000_000, 64_000_000)
 MANY_WORKERS, MANY_SHARDS = "1,2,4,8", "1,2"
 
 
-def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
+def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """All rows.
 
     Args:
         doing: told what comes next, and how much of the whole is done, from 0 to 1.
     """
-    rounds, round_s = config.rounds or (3 if config.short else 5), config.round_s or 0.5
-    systems, missing = systems_of(config)
+    rounds, round_s = options.rounds or (3 if options.short else 5), options.round_s or 0.5
+    systems, missing = systems_of(options)
     for name in missing:
         print(f"push_pull: without {name}, which is not installed: pip install {name}")
-    groups = plan(config, systems)
+    groups = plan(options, systems)
     rows: list[Row] = []
     for i, trials in enumerate(groups):
         first = trials[0]
@@ -59,26 +59,26 @@ def _start(trial: Trial, stack: ExitStack) -> Round:
     return stack.enter_context(crew(trial, system.join, address))
 
 
-def systems_of(config: BenchConfig) -> tuple[dict[str, System], list[str]]:
+def systems_of(options: BenchOptions) -> tuple[dict[str, System], list[str]]:
     """Those that are asked for and installed, with the limits; and those that are not installed."""
-    asked = parse_words("--systems", config.systems or ",".join(SYSTEMS), tuple(SYSTEMS))
+    asked = parse_words("--systems", options.systems or ",".join(SYSTEMS), tuple(SYSTEMS))
     here = {name: SYSTEMS[name] for name in asked if installed(SYSTEMS[name].needs or "numpy")}
     return {**here, **LIMITS}, [name for name in asked if name not in here]
 
 
-def plan(config: BenchConfig, systems: Mapping[str, System]) -> list[list[Trial]]:
+def plan(options: BenchOptions, systems: Mapping[str, System]) -> list[list[Trial]]:
     """The trials, in groups that take turns."""
     return [
-        [t for name, system in systems.items() for t in _trials(config, name, system, *condition)]
-        for condition in _conditions(config)
+        [t for name, system in systems.items() for t in _trials(options, name, system, *condition)]
+        for condition in _conditions(options)
     ]
 
 
-def _conditions(config: BenchConfig) -> Iterator[tuple[int, int]]:
+def _conditions(options: BenchOptions) -> Iterator[tuple[int, int]]:
     """Sizes and numbers of workers. By default, all sizes with one and two of them with more."""
-    sizes = parse_sizes(config.sizes or (SHORT_SIZES if config.short else ALL_SIZES))
-    if config.workers is not None or config.short:
-        yield from itertools.product(sizes, parse_counts("--workers", config.workers or "1"))
+    sizes = parse_sizes(options.sizes or (SHORT_SIZES if options.short else ALL_SIZES))
+    if options.workers is not None or options.short:
+        yield from itertools.product(sizes, parse_counts("--workers", options.workers or "1"))
         return
     yield from ((nbytes, 1) for nbytes in sizes)
     many = [n for n in parse_counts("--workers", MANY_WORKERS) if n > 1]
@@ -86,7 +86,7 @@ def _conditions(config: BenchConfig) -> Iterator[tuple[int, int]]:
 
 
 def _trials(
-    config: BenchConfig, name: str, system: System, nbytes: int, workers: int
+    options: BenchOptions, name: str, system: System, nbytes: int, workers: int
 ) -> Iterator[Trial]:
     if system.only_one and workers > 1:
         return
@@ -94,27 +94,27 @@ def _trials(
         yield Trial(bench="push_pull", system=name, transport=_transport_of(name), nbytes=nbytes,
                     workers=workers)  # fmt: skip
         return
-    for transport, codec, shards in _leash_variants(config, nbytes, workers):
+    for transport, codec, shards in _leash_variants(options, nbytes, workers):
         yield Trial(bench="push_pull", system=name, transport=transport, codec=codec,
                     nbytes=nbytes, workers=workers, shards=shards)  # fmt: skip
 
 
 def _leash_variants(
-    config: BenchConfig, nbytes: int, workers: int
+    options: BenchOptions, nbytes: int, workers: int
 ) -> Iterator[tuple[str, str, int]]:
-    transports = parse_words("--transports", config.transports or ",".join(TRANSPORTS), TRANSPORTS)
+    transports = parse_words("--transports", options.transports or ",".join(TRANSPORTS), TRANSPORTS)
     for transport in transports:
         # In shared memory nothing travels, so by default nothing is encoded there.
         every = ",".join(CODECS) if (transport, workers) == ("tcp", 1) else "f32"
-        for codec in parse_words("--codecs", config.codecs or every, CODECS):
-            for shards in _shards(config, nbytes, codec):
+        for codec in parse_words("--codecs", options.codecs or every, CODECS):
+            for shards in _shards(options, nbytes, codec):
                 yield transport, codec, shards
 
 
-def _shards(config: BenchConfig, nbytes: int, codec: str) -> list[int]:
-    if config.shards is not None:
-        return parse_counts("--shards", config.shards)
-    alone = config.short or codec != "f32" or nbytes not in MANY_SIZES
+def _shards(options: BenchOptions, nbytes: int, codec: str) -> list[int]:
+    if options.shards is not None:
+        return parse_counts("--shards", options.shards)
+    alone = options.short or codec != "f32" or nbytes not in MANY_SIZES
     return [1] if alone else parse_counts("--shards", MANY_SHARDS)
 
 

@@ -30,7 +30,7 @@ from leash.bench.harness.workload import LR
 from leash.bench.systems.leash import server
 from leash.ps._core import StalenessClock
 from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import BenchConfig
+from leash.ps.options.bench import BenchOptions
 from leash.ps.policy import ASP, BSP, SSP
 
 TITLE = "scaling: one message is a push_pull of 64 KiB; then the clock alone"
@@ -46,12 +46,12 @@ CLOCK_WORKERS: Final = (10, 100, 1_000, 10_000, 100_000)
 TICKS: Final = 1_000  # in one repeat
 
 
-def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
+def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """All rows; leash.bench.push_pull says what the arguments are."""
     counts = parse_counts(
-        "--workers", config.workers or (SHORT_WORKERS if config.short else ALL_WORKERS)
+        "--workers", options.workers or (SHORT_WORKERS if options.short else ALL_WORKERS)
     )
-    rounds, round_s = config.rounds or (2 if config.short else 5), config.round_s or 0.5
+    rounds, round_s = options.rounds or (2 if options.short else 5), options.round_s or 0.5
     rows = measure_servers(counts, rounds, round_s, doing)
     for workers in CLOCK_WORKERS:
         doing(f"the clock, workers {workers}", 1.0)

@@ -22,7 +22,7 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Exchange, Round, Trial, in_turn
 from leash.bench.systems.leash import server
 from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import TRANSPORTS, BenchConfig
+from leash.ps.options.bench import TRANSPORTS, BenchOptions
 
 TITLE = "training, steps/s of all workers together"
 PEERS = ("bare",)
@@ -47,13 +47,13 @@ TASKS: Final = {
 SHORT_TASKS: Final = ("mnist_cnn",)
 
 
-def measure(config: BenchConfig, doing: Callable[[str, float], None]) -> list[Row]:
+def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """All rows; leash.bench.push_pull says what the arguments are."""
     counts = parse_counts(
-        "--workers", config.workers or (SHORT_WORKERS if config.short else ALL_WORKERS)
+        "--workers", options.workers or (SHORT_WORKERS if options.short else ALL_WORKERS)
     )
-    rounds, round_s = config.rounds or (2 if config.short else 5), config.round_s or 2.0
-    models = SHORT_TASKS if config.short else tuple(TASKS)
+    rounds, round_s = options.rounds or (2 if options.short else 5), options.round_s or 2.0
+    models = SHORT_TASKS if options.short else tuple(TASKS)
     rows: list[Row] = []
     for i, model in enumerate(models):
         doing(model, i / len(models))

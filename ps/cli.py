@@ -8,7 +8,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -38,35 +38,35 @@ examples:
 class Command:
     """One word after `leash`. Both places are module:name, below `leash`."""
 
-    config: str  # the dataclass that holds its settings
+    options: str  # the dataclass that holds its settings
     target: str  # the function that takes them and returns the exit status
     about: str
 
 
 COMMANDS: Final = {
-    "launch": Command("ps.options.commands:LaunchConfig", "ps.commands.launch:run",
+    "launch": Command("ps.options.commands:LaunchOptions", "ps.commands.launch:run",
                       "train on this machine: server and workers"),
-    "server": Command("ps.options.commands:ServerConfig", "ps.server.loop:serve",
+    "server": Command("ps.options.commands:ServerOptions", "ps.server.loop:serve",
                       "keep the parameters of a run"),
-    "worker": Command("ps.options.commands:WorkerConfig", "worker.train.command:run",
+    "worker": Command("ps.options.commands:WorkerOptions", "worker.train.command:run",
                       "train on a share of the data"),
-    "evaluate": Command("ps.options.commands:EvaluateConfig", "worker.train.evaluator:run",
+    "evaluate": Command("ps.options.commands:EvaluateOptions", "worker.train.evaluator:run",
                         "measure a run's test accuracy"),
-    "status": Command("ps.options.commands:StatusConfig", "ps.commands.status:run",
+    "status": Command("ps.options.commands:StatusOptions", "ps.commands.status:run",
                       "show how a run stands"),
-    "report": Command("ps.report.options:ReportConfig", "ps.report.command:run",
+    "report": Command("ps.report.options:ReportOptions", "ps.report.command:run",
                       "show runs as a page of pictures"),
-    "em": Command("ps.options.em:EmConfig", "worker.em.command:run",
+    "em": Command("ps.options.em:EmOptions", "worker.em.command:run",
                   "fit mixtures to MNIST's digits by EM"),
-    "set": Command("ps.options.commands:SetConfig", "ps.commands.set:run",
+    "set": Command("ps.options.commands:SetOptions", "ps.commands.set:run",
                    "change the policy of a run that goes on"),
-    "doctor": Command("ps.options.commands:DoctorConfig", "ps.commands.doctor:run",
+    "doctor": Command("ps.options.commands:DoctorOptions", "ps.commands.doctor:run",
                       "check this installation and a server"),
-    "experiment": Command("ps.experiments.options:ExperimentConfig", "ps.experiments.command:run",
+    "experiment": Command("ps.experiments.options:ExperimentOptions", "ps.experiments.command:run",
                           "repeat an experiment of several runs"),
-    "simulate": Command("ps.simulate.options:SimulateConfig", "ps.simulate.command:run",
+    "simulate": Command("ps.simulate.options:SimulateOptions", "ps.simulate.command:run",
                         "predict a run before it is paid for"),
-    "bench": Command("ps.options.bench:BenchConfig", "bench.command:run",
+    "bench": Command("ps.options.bench:BenchOptions", "bench.command:run",
                      "measure, side by side with others"),
 }  # fmt: skip
 
@@ -86,10 +86,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(words: Sequence[str]) -> int:
     """Runs the command that these words name; returns its exit status."""
-    name, config = parse(words)
-    config.check()
-    status: int = resolve(COMMANDS[name].target)(config)
-    return status
+    name, options = parse(words)
+    options.check()
+    return resolve(COMMANDS[name].target)(options)
 
 
 def parse(words: Sequence[str]) -> "tuple[str, Options]":
@@ -99,12 +98,11 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         UsageError: a wrong argument.
         SystemExit: --help or its like was asked for, and has been printed.
     """
-    from leash.ps.options.parser import config_from
+    from leash.ps.options.parser import options_from
 
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command
-    settings: Options = config_from(parsed[name], resolve(COMMANDS[name].config))
-    return name, settings
+    return name, options_from(parsed[name], options_of(COMMANDS[name]))
 
 
 def build_parser() -> "OneLineParser":
@@ -120,13 +118,25 @@ def build_parser() -> "OneLineParser":
         dest="command", title="commands", description=None, metavar="COMMAND"
     )
     for name, command in COMMANDS.items():
-        below = parser_for(f"{PROG} {name}", resolve(command.config))
+        below = parser_for(f"{PROG} {name}", options_of(command))
         commands.add_subcommand(name, below, help=command.about)
         below.prog = f"{PROG} {name}"  # without the "[options]" that argparse puts in between
     return parser
 
 
-def resolve(place: str) -> Any:
+def resolve(target: str) -> Callable[[Any], int]:
+    """The function of a command."""
+    function: Callable[[Any], int] = _named(target)
+    return function
+
+
+def options_of(command: Command) -> "type[Options]":
+    """The dataclass of a command's options."""
+    options: type[Options] = _named(command.options)
+    return options
+
+
+def _named(place: str) -> Any:
     """What ``module:name`` names, below `leash`."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(f"leash.{module}"), name)

@@ -22,7 +22,7 @@ from leash._version import __version__
 from leash.ps.commands.probe import Probe
 from leash.ps.commands.run_table import State, plain_line
 from leash.ps.errors import LeashError
-from leash.ps.options.commands import DoctorConfig
+from leash.ps.options.commands import DoctorOptions
 from leash.ps.processes import WITHOUT_WORKING_DIRECTORY
 from leash.ps.wire.control import ControlChannel, request_state
 
@@ -55,12 +55,12 @@ class Check:
     mend: str = ""
 
 
-def run(config: DoctorConfig) -> int:
+def run(options: DoctorOptions) -> int:
     """Prints the checks; returns 1 if one failed."""
     console, failed = Console(), False
     deadline_s = time.monotonic() + ALL_S
     # PyTorch last: while it is imported, it would take the processor from the measurements.
-    for check in chain(host_checks(), server_checks(config.server), torch_checks(deadline_s)):
+    for check in chain(host_checks(), server_checks(options.server), torch_checks(deadline_s)):
         show(check, console)
         failed = failed or check.verdict == "fail"
     return int(failed)

@@ -24,8 +24,8 @@ from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import State, result_lines, with_summary
 from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
 from leash.ps.interrupt import SIGNALS, held
-from leash.ps.options.base import common_settings, to_argv
-from leash.ps.options.commands import LaunchConfig, ServerConfig, WorkerConfig, data_plan_of
+from leash.ps.options.base import common_options, to_argv
+from leash.ps.options.commands import LaunchOptions, ServerOptions, WorkerOptions, data_plan_of
 from leash.ps.options.optimizer import with_rates
 from leash.ps.processes import Process, last_words, spawn, stop_all
 from leash.ps.report.writing import require_matplotlib, write_report
@@ -42,17 +42,17 @@ WORKER_END_S: Final = 3.0  # for a worker to end after its bye
 ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
 
 
-def run(config: LaunchConfig) -> int:
+def run(options: LaunchOptions) -> int:
     """Trains; returns the exit status."""
-    config = with_rates(config)
-    rule = config.rule()
-    if config.report:
+    options = with_rates(options)
+    rule = options.rule()
+    if options.report:
         require_matplotlib()
-    run_dir = RunDir.at(config.run_dir, rule.policy.name)
-    run_dir.write_config(config)
+    run_dir = RunDir.at(options.run_dir, rule.policy.name)
+    run_dir.write_config(options)
     run_dir.logs.mkdir(exist_ok=True)
-    status = Launch(config, run_dir, Console()).run()
-    if config.report:
+    status = Launch(options, run_dir, Console()).run()
+    if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")
     return status
 
@@ -69,8 +69,8 @@ class Failure:
 class Launch:
     """The processes of one run."""
 
-    def __init__(self, config: LaunchConfig, run_dir: RunDir, console: Console) -> None:
-        self._config: Final = config
+    def __init__(self, options: LaunchOptions, run_dir: RunDir, console: Console) -> None:
+        self._options: Final = options
         self._run_dir: Final = run_dir
         self._console: Final = console
         self._server: Process | None = None
@@ -102,19 +102,19 @@ class Launch:
 
     def _start_server(self, screen: Screen) -> str:
         """Starts the server, and waits until it listens; returns its address."""
-        shards = f" of {self._config.shards} shards" if self._config.shards > 1 else ""
-        screen.say(f"starting a server{shards} and {self._config.workers} workers")
+        shards = f" of {self._options.shards} shards" if self._options.shards > 1 else ""
+        screen.say(f"starting a server{shards} and {self._options.workers} workers")
         reader, writer = os.pipe()
-        settings = common_settings(
-            self._config, ServerConfig, bind="tcp://127.0.0.1:0", ready_fd=writer,
-            run_dir=str(self._run_dir.path), epochs=self._config.epochs or 1,
-            threads=self._config.server_threads,  # the workers' are torch's
-            data_plan=data_plan_of(self._config),
+        options = common_options(
+            self._options, ServerOptions, bind="tcp://127.0.0.1:0", ready_fd=writer,
+            run_dir=str(self._run_dir.path), epochs=self._options.epochs or 1,
+            threads=self._options.server_threads,  # the workers' are torch's
+            data_plan=data_plan_of(self._options),
         )  # fmt: skip
         with os.fdopen(reader) as ready:
             try:
                 with held():
-                    self._server = self._spawn("server", settings, "server", writer)
+                    self._server = self._spawn("server", options, "server", writer)
             finally:
                 os.close(writer)
             address = ready.read()  # to the end of file, which comes when the server dies, too
@@ -124,20 +124,20 @@ class Launch:
 
     def _start_workers(self, address: str) -> None:
         self._address = address
-        config = self._config
-        slownesses = parse_slow(config.slow, config.workers)
-        ratios = parse_heterogeneity(config.heterogeneity, config.workers)
+        options = self._options
+        slownesses = parse_slow(options.slow, options.workers)
+        ratios = parse_heterogeneity(options.heterogeneity, options.workers)
         for rank, (slowness, ratio) in enumerate(zip(slownesses, ratios, strict=True), start=1):
-            settings = common_settings(
-                config, WorkerConfig, server=address, rank=rank, slow=str(slowness),
+            own = common_options(
+                options, WorkerOptions, server=address, rank=rank, slow=str(slowness),
                 heterogeneity=str(ratio), timeout_s=None,  # the server keeps the time
             )  # fmt: skip
             with held():
-                self._workers[rank] = self._spawn("worker", settings, f"worker-{rank}")
+                self._workers[rank] = self._spawn("worker", own, f"worker-{rank}")
 
-    def _spawn(self, command: str, settings: Any, name: str, *pass_fds: int) -> Process:
+    def _spawn(self, command: str, options: Any, name: str, *pass_fds: int) -> Process:
         with self._log(name).open("wb") as log:
-            return spawn(command, to_argv(settings), stdout=log, stderr=STDOUT, pass_fds=pass_fds)
+            return spawn(command, to_argv(options), stdout=log, stderr=STDOUT, pass_fds=pass_fds)
 
     # Watch.
 
@@ -215,7 +215,7 @@ class Launch:
     def _print_result(self) -> None:
         summary = self._summary()
         lines = result_lines(summary) if summary and summary["steps"] else []
-        if lines and self._config.step_events == 1:
+        if lines and self._options.step_events == 1:
             lines.append(f"re-checked      {self._audit()}")
         for line in (*lines, f"run directory   {self._run_dir.path}"):
             self._console.print(Text(line), soft_wrap=True)

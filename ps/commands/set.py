@@ -2,22 +2,22 @@
 
 from leash.ps.errors import HeaderError, ServerUnreachableError, UsageError
 from leash.ps.options.addresses import address_of
-from leash.ps.options.commands import SetConfig
+from leash.ps.options.commands import SetOptions
 from leash.ps.policy import fields_of_rule
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import Ok, Set
 
 
-def run(config: SetConfig) -> int:
+def run(options: SetOptions) -> int:
     """Tells the server; returns when every shard goes by the new rule.
 
     Raises:
         UsageError: nobody answers at this address, or the run cannot go by this rule.
     """
-    rule = config.rule()
-    with ControlChannel(address_of(config.server, config.ps_ip, config.ps_port)) as channel:
+    rule = options.rule()
+    with ControlChannel(address_of(options.server, options.ps_ip, options.ps_port)) as channel:
         try:
-            channel.request(Set(*fields_of_rule(rule)), Ok, timeout_s=config.wait_s)
+            channel.request(Set(*fields_of_rule(rule)), Ok, timeout_s=options.wait_s)
         except (ServerUnreachableError, HeaderError) as error:
             raise UsageError(str(error)) from error
     print(f"the run goes by {rule} now")

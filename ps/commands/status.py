@@ -11,22 +11,22 @@ from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import State, run_table
 from leash.ps.errors import ServerUnreachableError, UsageError
 from leash.ps.options.addresses import address_of
-from leash.ps.options.commands import StatusConfig
+from leash.ps.options.commands import StatusOptions
 from leash.ps.wire.control import ControlChannel, request_state
 
 WATCH_S: Final = 0.5
 
 
-def run(config: StatusConfig) -> int:
+def run(options: StatusOptions) -> int:
     """Prints a table, or JSON, once or until the run ends."""
-    address = address_of(config.server, config.ps_ip, config.ps_port)
+    address = address_of(options.server, options.ps_ip, options.ps_port)
     console = Console()
     with ControlChannel(address) as channel:
-        state = _first_state(channel, config.wait_s)
-        if config.watch:
+        state = _first_state(channel, options.wait_s)
+        if options.watch:
             with screen_for(console) as screen:
-                _watch(channel, config.wait_s, state, screen)
-        elif config.json:
+                _watch(channel, options.wait_s, state, screen)
+        elif options.json:
             print(json.dumps(_plain(state), indent=1))
         else:
             console.print(run_table(state))

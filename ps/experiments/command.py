@@ -13,7 +13,7 @@ from rich.text import Text
 
 from leash.ps.commands import launch
 from leash.ps.errors import UsageError
-from leash.ps.experiments.options import ExperimentConfig
+from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import as_json, median_rows, read_outcome
 from leash.ps.experiments.plan import Experiment, PlannedRun, load, names
 from leash.ps.experiments.table import outcome_table
@@ -27,15 +27,15 @@ WIDTH: Final = 140
 GOOD_ENDS: Final = ("done", STOPPED_BY_TIMEOUT)
 
 
-def run(config: ExperimentConfig) -> int:
+def run(options: ExperimentOptions) -> int:
     """Returns the exit status: 0, or that of the first run that did not come to its end."""
     console = _console()
-    if config.name is None:
+    if options.name is None:
         _list(console)
         return 0
-    experiment = load(config)
-    out = Path(config.out or Path(OUT, experiment.name))
-    if config.dry_run:
+    experiment = load(options)
+    out = Path(options.out or Path(OUT, experiment.name))
+    if options.dry_run:
         _print_command_lines(console, experiment, out)
         return 0
     require_matplotlib()  # rather now than when all runs are over
@@ -62,7 +62,7 @@ def _list(console: Console) -> None:
 
 def _print_command_lines(console: Console, experiment: Experiment, out: Path) -> None:
     for planned in experiment.runs:
-        settings = replace(planned.config, run_dir=str(out / planned.folder))
+        settings = replace(planned.options, run_dir=str(out / planned.folder))
         line = shlex.join(["leash", "launch", *to_argv(settings)])
         console.print(Text(line), soft_wrap=True)
 
@@ -72,7 +72,7 @@ def _run_one(console: Console, title: str, planned: PlannedRun, run_dir: Path) -
         console.print(Text(f"{title}: is there already"), soft_wrap=True)
         return 0
     console.print(Text(f"\n{title}", "bold"), soft_wrap=True)
-    return launch.run(replace(planned.config, run_dir=str(run_dir)))
+    return launch.run(replace(planned.options, run_dir=str(run_dir)))
 
 
 def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
@@ -85,7 +85,7 @@ def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
         return False
     if not (run_dir / "config.yaml").exists():
         raise UsageError(f"{run_dir}: not the folder of a run; take another --out")
-    settings = {name: value for name, value in asdict(planned.config).items() if name != "run_dir"}
+    settings = {name: value for name, value in asdict(planned.options).items() if name != "run_dir"}
     if yaml.safe_load((run_dir / "config.yaml").read_text("utf-8")) != settings:
         raise UsageError(f"{run_dir}: a run with other settings is there; take another --out")
     summary = run_dir / "summary.json"

@@ -1,4 +1,4 @@
-"""The settings of `leash experiment`."""
+"""The options of `leash experiment`."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,7 +7,7 @@ from leash.ps.options.base import Options, argument, check_not_negative, check_p
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentConfig(Options):
+class ExperimentOptions(Options):
     """Repeat an experiment: several runs, one after the other, a table and a report."""
 
     title: ClassVar[str] = "experiment"

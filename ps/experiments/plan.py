@@ -25,9 +25,9 @@ from typing import Any, Final
 import yaml
 
 from leash.ps.errors import UsageError
-from leash.ps.experiments.options import ExperimentConfig
+from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.options.base import flag
-from leash.ps.options.commands import LaunchConfig
+from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.optimizer import with_rates
 
 FOLDER: Final = Path(__file__).parent
@@ -40,7 +40,7 @@ class PlannedRun:
 
     name: str  # "PART: row", or a row alone; the same for every seed
     folder: str  # its run directory's name
-    config: LaunchConfig
+    options: LaunchOptions
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,22 @@ def names() -> dict[str, str]:
     }
 
 
-def load(config: ExperimentConfig) -> Experiment:
+def load(options: ExperimentOptions) -> Experiment:
     """The experiment that these settings ask for.
 
     Raises:
         UsageError: no such experiment, or something in its file that cannot be.
     """
-    assert config.name is not None
-    path = _find(config.name)
+    assert options.name is not None
+    path = _find(options.name)
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: not a file of an experiment: {error}") from error
     _check(path, found)
-    runs = tuple(_runs(path, found, config))
-    if config.only is not None:
-        words = [word for word in map(str.strip, config.only.split(",")) if word]
+    runs = tuple(_runs(path, found, options))
+    if options.only is not None:
+        words = [word for word in map(str.strip, options.only.split(",")) if word]
         runs = tuple(run for run in runs if any(word in run.name for word in words))
     if not runs:
         raise UsageError(f"{path}: no run is left; its runs are {', '.join(found['runs'])}")
@@ -121,12 +121,12 @@ def _check_parts(path: Path, found: dict[str, Any]) -> None:
         raise UsageError(f"{path}: seeds {seeds}: expected a list of numbers from 0")
 
 
-def _runs(path: Path, found: dict[str, Any], config: ExperimentConfig) -> Iterator[PlannedRun]:
-    seeds = [config.seed] if config.seed is not None else found.get("seeds") or [None]
+def _runs(path: Path, found: dict[str, Any], options: ExperimentOptions) -> Iterator[PlannedRun]:
+    seeds = [options.seed] if options.seed is not None else found.get("seeds") or [None]
     changes = {
-        name: getattr(config, name)
+        name: getattr(options, name)
         for name in ("data_dir", "download", "epochs", "time_scale")
-        if getattr(config, name)
+        if getattr(options, name)
     }
     for name, own in found["runs"].items():
         settings = {**(found.get("base") or {}), **(own or {}), **changes}
@@ -139,18 +139,18 @@ def _runs(path: Path, found: dict[str, Any], config: ExperimentConfig) -> Iterat
             yield PlannedRun(name, folder + suffix, planned)
 
 
-def _launch_config(path: Path, name: str, settings: dict[str, Any]) -> LaunchConfig:
+def _launch_config(path: Path, name: str, settings: dict[str, Any]) -> LaunchOptions:
     """The settings as `leash launch` would read them."""
     from leash.ps import cli
 
     words = [_word(setting, value) for setting, value in settings.items() if value is not None]
     try:
-        _, config = cli.parse(["launch", *words])
-        config.check()
+        _, options = cli.parse(["launch", *words])
+        options.check()
     except UsageError as error:
         raise UsageError(f"{path}, run {name}: {error}") from error
-    assert isinstance(config, LaunchConfig)
-    return with_rates(config)  # as `leash launch` notes them in config.yaml
+    assert isinstance(options, LaunchOptions)
+    return with_rates(options)  # as `leash launch` notes them in config.yaml
 
 
 def _word(setting: str, value: Any) -> str:

@@ -1,6 +1,6 @@
-"""What a command's settings are made of.
+"""What a command's options are made of.
 
-A command's settings are one frozen dataclass, put together from groups. A field's metadata holds
+A command's options are one frozen dataclass, put together from groups. A field's metadata holds
 its help, its other names on the command line, and the word that stands for its value in `--help`;
 parser.py makes options of them, and `to_argv` makes a command line of a dataclass again.
 """
@@ -55,20 +55,20 @@ def is_argument(f: "dataclasses.Field[Any]") -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """One group of settings, or all groups of a command."""
+    """One group of options, or all groups of a command."""
 
     def check(self) -> None:
         """Raises UsageError for a value that cannot be: before anything heavy is imported."""
 
 
-def groups(config: type[Any]) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
+def groups(options: type[Any]) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
     """The option groups of a command, as (title, fields), in the order of its bases."""
-    own = [base for base in (config, *config.__mro__[1:]) if "title" in vars(base)]
-    order = [base for base in config.__bases__ if base in own] or own
+    own = [base for base in (options, *options.__mro__[1:]) if "title" in vars(base)]
+    order = [base for base in options.__bases__ if base in own] or own
     for base in order:
         title: str = vars(base)["title"]
         names = inspect.get_annotations(base).keys()
-        yield title, [f for f in dataclasses.fields(config) if f.name in names]
+        yield title, [f for f in dataclasses.fields(options) if f.name in names]
 
 
 def flag(name: str) -> str:
@@ -76,15 +76,15 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def to_argv(config: Any) -> list[str]:
-    """The command line that gives these settings: what differs from the defaults, as --name=value.
+def to_argv(options: Any) -> list[str]:
+    """The command line that gives these options: what differs from the defaults, as --name=value.
 
     Args:
-        config: one of the dataclasses of this module.
+        options: one of the dataclasses of this module.
     """
     argv: list[str] = []
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
+    for f in dataclasses.fields(options):
+        value = getattr(options, f.name)
         if value == f.default:
             continue
         if takes_many(f):
@@ -98,7 +98,7 @@ def to_argv(config: Any) -> list[str]:
     return argv
 
 
-def common_settings(source: Any, target: type[T], **changes: Any) -> T:
+def common_options(source: Any, target: type[T], **changes: Any) -> T:
     """A `target` with every field that `source` has too, and these changes."""
     names = {f.name for f in dataclasses.fields(source)}
     shared = {
@@ -109,18 +109,18 @@ def common_settings(source: Any, target: type[T], **changes: Any) -> T:
     return target(**{**shared, **changes})
 
 
-def check_positive(config: Any, *names: str) -> None:
-    """Raises UsageError for the first of these settings that is given and not above 0."""
+def check_positive(options: Any, *names: str) -> None:
+    """Raises UsageError for the first of these options that is given and not above 0."""
     for name in names:
-        value = getattr(config, name)
+        value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{flag(name)} {value}: give a number above 0")
 
 
-def check_not_negative(config: Any, *names: str) -> None:
-    """Raises UsageError for the first of these settings that is given and not 0 or more."""
+def check_not_negative(options: Any, *names: str) -> None:
+    """Raises UsageError for the first of these options that is given and not 0 or more."""
     for name in names:
-        value = getattr(config, name)
+        value = getattr(options, name)
         if value is not None and not 0 <= value < math.inf:
             raise UsageError(f"{flag(name)} {value}: give a number from 0")
 

@@ -1,4 +1,4 @@
-"""The settings of `leash bench`: which benchmarks there are, and what each can be asked to vary."""
+"""The options of `leash bench`: which benchmarks there are, and what each can be asked to vary."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ LARGEST_NBYTES: Final = 1 << 36
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(Options):
+class BenchGroup(Options):
     title: ClassVar[str] = "what to measure"
 
     benchmark: Literal[
@@ -73,7 +73,7 @@ class BenchOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOutputOptions(Options):
+class BenchOutputGroup(Options):
     title: ClassVar[str] = "what to leave"
 
     json: str | None = option(
@@ -86,7 +86,7 @@ class BenchOutputOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig(BenchOptions, BenchOutputOptions):
+class BenchOptions(BenchGroup, BenchOutputGroup):
     """Measure this installation, side by side with others, in one run."""
 
     def check(self) -> None:

@@ -6,33 +6,33 @@ from typing import ClassVar
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import parse_learners, split_address
 from leash.ps.options.base import Options, check_positive, option
-from leash.ps.options.inner import InnerOptions, check_inner_belongs
-from leash.ps.options.optimizer import OptimizerOptions
-from leash.ps.options.plan import PlanOptions, choose_data_plan
-from leash.ps.options.rule import RuleOptions
+from leash.ps.options.inner import InnerGroup, check_inner_belongs
+from leash.ps.options.optimizer import OptimizerGroup
+from leash.ps.options.plan import PlanGroup, choose_data_plan
+from leash.ps.options.rule import RuleGroup
 from leash.ps.options.server import (
     SHARDS_HELP,
-    RunOptions,
-    ServerOptions,
+    RunGroup,
+    ServerGroup,
     check_shards,
     check_threads,
 )
-from leash.ps.options.staleness import StalenessOptions, check_softens
-from leash.ps.options.task import TaskOptions, TimeScaleOptions
+from leash.ps.options.staleness import StalenessGroup, check_softens
+from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.options.worker import (
-    ConnectionOptions,
-    RankOptions,
-    StragglerOptions,
-    TrainingOptions,
-    TransportOptions,
+    ConnectionGroup,
+    RankGroup,
+    SlownessGroup,
+    TrainingGroup,
+    TransportGroup,
 )
 from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerConfig(
-    ServerOptions, RuleOptions, PlanOptions, OptimizerOptions, StalenessOptions, TaskOptions,
-    RunOptions, TimeScaleOptions,
+class ServerOptions(
+    ServerGroup, RuleGroup, PlanGroup, OptimizerGroup, StalenessGroup, TaskGroup,
+    RunGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Keep the parameters, and apply what workers push."""
 
@@ -43,9 +43,9 @@ class ServerConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerConfig(
-    ConnectionOptions, RankOptions, TaskOptions, TrainingOptions, InnerOptions, TransportOptions,
-    StragglerOptions, TimeScaleOptions,
+class WorkerOptions(
+    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, InnerGroup, TransportGroup,
+    SlownessGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 
@@ -58,7 +58,7 @@ class WorkerConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaunchOptions(Options):
+class LaunchGroup(Options):
     title: ClassVar[str] = "launch"
 
     workers: int = option(2, "how many workers to start on this machine", metavar="N")
@@ -76,9 +76,9 @@ class LaunchOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaunchConfig(
-    LaunchOptions, TaskOptions, RuleOptions, PlanOptions, OptimizerOptions, StalenessOptions,
-    InnerOptions, TrainingOptions, TransportOptions, StragglerOptions, TimeScaleOptions, RunOptions,
+class LaunchOptions(
+    LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, StalenessGroup,
+    InnerGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup, RunGroup,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
@@ -98,7 +98,7 @@ class LaunchConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Options):
+class EvaluateGroup(Options):
     title: ClassVar[str] = "evaluation"
 
     run_dir: str | None = option(None, "write TensorBoard files below this folder", metavar="DIR")
@@ -111,12 +111,12 @@ class EvaluateOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(ConnectionOptions, TaskOptions, EvaluateOptions):
+class EvaluateOptions(ConnectionGroup, TaskGroup, EvaluateGroup):
     """Watch a run as an observer, and measure the test accuracy after each epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatusOptions(Options):
+class StatusGroup(Options):
     title: ClassVar[str] = "status"
 
     json: bool = option(False, "print the state as JSON")
@@ -124,7 +124,7 @@ class StatusOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatusConfig(ConnectionOptions, StatusOptions):
+class StatusOptions(ConnectionGroup, StatusGroup):
     """Show how a run stands."""
 
     # Whoever asks how a run stands believes that it runs.
@@ -132,7 +132,7 @@ class StatusConfig(ConnectionOptions, StatusOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetConfig(ConnectionOptions, RuleOptions):
+class SetOptions(ConnectionGroup, RuleGroup):
     """Change the policy of a run that goes on. What is not given has its default."""
 
     wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
@@ -144,7 +144,7 @@ class SetConfig(ConnectionOptions, RuleOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig(Options):
+class DoctorOptions(Options):
     """Check this installation, and the way to a server."""
 
     title: ClassVar[str] = "what to check"
@@ -159,7 +159,7 @@ class DoctorConfig(Options):
             split_address(self.server)
 
 
-def data_plan_of(config: LaunchConfig) -> str:
+def data_plan_of(options: LaunchOptions) -> str:
     """The data plan of a launch. Raises UsageError for fixed shares together with leases."""
-    policy = config.rule().policy.name
-    return choose_data_plan(config, policy, has_allocation=config.hetero_allocation is not None)
+    policy = options.rule().policy.name
+    return choose_data_plan(options, policy, has_allocation=options.hetero_allocation is not None)

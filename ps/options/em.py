@@ -1,4 +1,4 @@
-"""The settings of `leash em`: mixtures by EM on MNIST, alone and through a server."""
+"""The options of `leash em`: mixtures by EM on MNIST, alone and through a server."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
@@ -19,7 +19,7 @@ DEFAULT_KS: Final = "1,2,3,4,5,6,7,8,9,10,15,20"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureOptions(Options):
+class MixtureGroup(Options):
     title: ClassVar[str] = "mixtures, one for each digit"
 
     path: str | None = option(
@@ -58,7 +58,7 @@ class MixtureOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmServerOptions(Options):
+class EmServerGroup(Options):
     title: ClassVar[str] = "through a server"
 
     workers: int | None = option(
@@ -90,7 +90,7 @@ class EmServerOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmOutputOptions(Options):
+class EmOutputGroup(Options):
     title: ClassVar[str] = "what to leave"
 
     run_dir: str | None = option(
@@ -101,7 +101,7 @@ class EmOutputOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmConfig(MixtureOptions, EmServerOptions, EmOutputOptions):
+class EmOptions(MixtureGroup, EmServerGroup, EmOutputGroup):
     """Fit a mixture to each of MNIST's digits by EM, and tell the digits apart with them."""
 
     def check(self) -> None:

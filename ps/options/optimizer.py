@@ -1,4 +1,4 @@
-"""The settings of the optimizer and of its learning rate, and what the core makes of them."""
+"""The options of the optimizer and of its learning rate, and what the core makes of them."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -36,7 +36,7 @@ DEFAULT_OUTER_LR: Final = {"sgd": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerOptions(Options):
+class OptimizerGroup(Options):
     title: ClassVar[str] = "optimizer (it runs on the server; formulas of torch.optim)"
 
     optimizer: Literal["sgd", "adam", "adamw", "adagrad", "sum"] = option(
@@ -154,7 +154,7 @@ def parse_betas(text: str) -> tuple[float, float]:
     raise UsageError(f"--betas {text}: give two numbers from 0 to below 1, such as 0.9,0.999")
 
 
-Optimizing = TypeVar("Optimizing", bound=OptimizerOptions)
+Optimizing = TypeVar("Optimizing", bound=OptimizerGroup)
 
 
 def with_rates(options: Optimizing) -> Optimizing:
@@ -168,14 +168,14 @@ def with_rates(options: Optimizing) -> Optimizing:
     )
 
 
-def learning_rate(options: OptimizerOptions) -> float:
+def learning_rate(options: OptimizerGroup) -> float:
     """The base of the schedule."""
     lr = with_rates(options).lr
     assert lr is not None
     return lr
 
 
-def core_options(options: OptimizerOptions) -> CoreOptions:
+def core_options(options: OptimizerGroup) -> CoreOptions:
     """The core's form of the optimizer; ValueError for what torch.optim refuses too."""
     common = {"lr": learning_rate(options), "weight_decay": _weight_decay(options)}
     name = options.optimizer
@@ -197,7 +197,7 @@ def core_options(options: OptimizerOptions) -> CoreOptions:
     )  # fmt: skip
 
 
-def core_schedule(options: OptimizerOptions) -> Schedule:
+def core_schedule(options: OptimizerGroup) -> Schedule:
     """The core's form of the learning rate's schedule."""
     return Schedule(
         options.lr_schedule,
@@ -212,7 +212,7 @@ def core_schedule(options: OptimizerOptions) -> Schedule:
     )
 
 
-def told_settings(options: OptimizerOptions) -> dict[str, Any]:
+def told_settings(options: OptimizerGroup) -> dict[str, Any]:
     """What `welcome` and `state` tell of them: None for what does not belong to the choice."""
     own = (*OPTIONS_OF[options.optimizer], *SCHEDULE_OPTIONS[options.lr_schedule])
     chosen = {name for names in OPTIONS_OF.values() for name in names}
@@ -220,30 +220,28 @@ def told_settings(options: OptimizerOptions) -> dict[str, Any]:
     options = with_rates(options)
     told = {
         f.name: getattr(options, f.name) if f.name in own or f.name not in chosen else None
-        for f in fields(OptimizerOptions)
+        for f in fields(OptimizerGroup)
     }
     if told["eps"] is None and "eps" in own:
         told["eps"] = _eps(options)
     return {**told, "weight_decay": _weight_decay(options)}
 
 
-def _weight_decay(options: OptimizerOptions) -> float:
+def _weight_decay(options: OptimizerGroup) -> float:
     default = DEFAULT_WEIGHT_DECAY[options.optimizer]
     return default if options.weight_decay is None else options.weight_decay
 
 
-def _eps(options: OptimizerOptions) -> float:
+def _eps(options: OptimizerGroup) -> float:
     return DEFAULT_EPS[options.optimizer] if options.eps is None else options.eps
 
 
-def _is_given(options: OptimizerOptions, name: str) -> bool:
-    default = next(f.default for f in fields(OptimizerOptions) if f.name == name)
+def _is_given(options: OptimizerGroup, name: str) -> bool:
+    default = next(f.default for f in fields(OptimizerGroup) if f.name == name)
     return bool(getattr(options, name) != default)
 
 
-def _check_belongs(
-    options: OptimizerOptions, table: dict[str, tuple[str, ...]], choice: str
-) -> None:
+def _check_belongs(options: OptimizerGroup, table: dict[str, tuple[str, ...]], choice: str) -> None:
     """Raises UsageError for an option that was given and is one of another choice."""
     chosen = getattr(options, choice)
     for name in dict.fromkeys(name for names in table.values() for name in names):

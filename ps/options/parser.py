@@ -70,11 +70,11 @@ def new_parser(prog: str, about: str, **settings: Any) -> OneLineParser:
     return parser
 
 
-def parser_for(prog: str, config: type[Any]) -> OneLineParser:
-    """The parser of a command whose settings are `config`."""
-    words = "".join(_word(f) for _, fs in groups(config) for f in fs if is_argument(f))
+def parser_for(prog: str, options: type[Any]) -> OneLineParser:
+    """The parser of a command that takes these options."""
+    words = "".join(_word(f) for _, fs in groups(options) for f in fs if is_argument(f))
     parser = new_parser(
-        prog, config.__doc__ or "", usage=f"{prog} {words}[options]", print_config="--print-config"
+        prog, options.__doc__ or "", usage=f"{prog} {words}[options]", print_config="--print-config"
     )
     parser.add_argument(
         "--config", action="config", metavar="FILE.yaml",
@@ -82,7 +82,7 @@ def parser_for(prog: str, config: type[Any]) -> OneLineParser:
         "options after it on the command line win",
     )  # fmt: skip
     parser._option_string_actions["--print-config"].help = "print all settings as YAML, and end"
-    for title, fields in groups(config):
+    for title, fields in groups(options):
         group = parser.add_argument_group(title)
         for field in fields:
             _add_option(group, field)
@@ -95,12 +95,12 @@ def _word(field: "dataclasses.Field[Any]") -> str:
     return f"{name[:-1]} [{name[:-1]} ...] " if takes_many(field) else f"[{name}] "
 
 
-def config_from(parsed: Any, config: type[Config]) -> Config:
+def options_from(parsed: Any, options: type[Config]) -> Config:
     """The dataclass of what a parser of `parser_for` has parsed."""
-    return config(
+    return options(
         **{
             f.name: tuple(getattr(parsed, f.name)) if takes_many(f) else getattr(parsed, f.name)
-            for f in dataclasses.fields(config)  # type: ignore[arg-type]
+            for f in dataclasses.fields(options)  # type: ignore[arg-type]
         }
     )
 

@@ -1,4 +1,4 @@
-"""The settings of who trains on how much: data plan, batch plan, local steps."""
+"""The options of who trains on how much: data plan, batch plan, local steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MAX_LOCAL_STEPS: Final = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(Options):
+class PlanGroup(Options):
     title: ClassVar[str] = "who trains on how much"
 
     data_plan: Literal["lease", "static"] | None = option(
@@ -62,7 +62,7 @@ def parse_local_steps(text: str) -> int | None:
 
 def has_local_steps(options: Options) -> bool:
     """Whether workers take steps of their own, so that what they push are differences."""
-    return isinstance(options, PlanOptions) and takes_local_steps(options.local_steps)
+    return isinstance(options, PlanGroup) and takes_local_steps(options.local_steps)
 
 
 def takes_local_steps(text: str) -> bool:
@@ -70,7 +70,7 @@ def takes_local_steps(text: str) -> bool:
     return parse_local_steps(text) != 1
 
 
-def choose_data_plan(options: PlanOptions, policy: str, *, has_allocation: bool) -> str:
+def choose_data_plan(options: PlanGroup, policy: str, *, has_allocation: bool) -> str:
     """The data plan of a run: "lease" or "static".
 
     Args:

@@ -1,4 +1,4 @@
-"""The settings of who waits for whom."""
+"""The options of who waits for whom."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -8,7 +8,7 @@ from leash.ps.policy import Rule, choose_rule
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuleOptions(Options):
+class RuleGroup(Options):
     title: ClassVar[str] = "who waits for whom"
 
     policy: Literal["bsp", "ssp", "asp", "dssp", "backup", "drop"] | None = option(
@@ -43,7 +43,7 @@ class RuleOptions(Options):
         self.rule()
 
     def rule(self) -> Rule:
-        """Raises UsageError for settings that contradict each other."""
+        """Raises UsageError for options that contradict each other."""
         return choose_rule(
             self.policy, self.staleness, self.staleness_max, self.backup_workers, self.bound_unit
         )

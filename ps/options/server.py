@@ -1,4 +1,4 @@
-"""The settings of a server, and of the run that it keeps."""
+"""The options of a server, and of the run that it keeps."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -16,15 +16,15 @@ SHARDS_HELP: Final = "server processes that share the model, 1 to 64; workers ta
 MAX_SERVER_THREADS: Final = 256  # of the core's ThreadPool
 
 
-def check_threads(config: Options, name: str) -> None:
+def check_threads(options: Options, name: str) -> None:
     """Raises UsageError for a number of threads that the core's pool does not take."""
-    threads = getattr(config, name)
+    threads = getattr(options, name)
     if not 1 <= threads <= MAX_SERVER_THREADS:
         raise UsageError(f"{flag(name)} {threads}: give a number from 1 to {MAX_SERVER_THREADS}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerOptions(Options):
+class ServerGroup(Options):
     title: ClassVar[str] = "server"
 
     bind: str = option(
@@ -77,7 +77,7 @@ class ServerOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(Options):
+class RunGroup(Options):
     title: ClassVar[str] = "run"
 
     run_dir: str | None = option(

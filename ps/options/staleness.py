@@ -15,7 +15,7 @@ DEFAULT_DC_DECAY: Final = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
-class StalenessOptions(Options):
+class StalenessGroup(Options):
     title: ClassVar[str] = "stale updates, softened (under policies that have any)"
 
     staleness_lr: Literal["none", "inverse", "poly"] = option(
@@ -56,11 +56,11 @@ class StalenessOptions(Options):
             raise UsageError(f"--dc-decay {self.dc_decay}: give a number from 0 to below 1")
 
 
-UNSOFTENED: Final = StalenessOptions()
+UNSOFTENED: Final = StalenessGroup()
 
 
-def check_softens(options: StalenessOptions, optimizer: str, rule: Rule) -> None:
-    """Raises UsageError for settings that this optimizer or this policy cannot follow."""
+def check_softens(options: StalenessGroup, optimizer: str, rule: Rule) -> None:
+    """Raises UsageError for options that this optimizer or this policy cannot follow."""
     given = [
         (name, value)
         for name, value in (
@@ -78,13 +78,13 @@ def check_softens(options: StalenessOptions, optimizer: str, rule: Rule) -> None
                          f"not {optimizer}; leave it out, or give --optimizer sgd")  # fmt: skip
 
 
-def core_staleness_rate(options: StalenessOptions) -> StalenessRate:
+def core_staleness_rate(options: StalenessGroup) -> StalenessRate:
     """The core's form of `--staleness-lr`."""
     power = DEFAULT_POWER if options.staleness_power is None else options.staleness_power
     return StalenessRate(options.staleness_lr, power=power)
 
 
-def core_compensation(options: StalenessOptions) -> DelayCompensation:
+def core_compensation(options: StalenessGroup) -> DelayCompensation:
     """The core's form of `--delay-compensation`."""
     kind = options.delay_compensation
     strength = options.dc_lambda

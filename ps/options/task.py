@@ -1,4 +1,4 @@
-"""The settings of what is trained: model, data, and how long a second of an experiment takes."""
+"""The options of what is trained: model, data, and how long a second of an experiment takes."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +10,7 @@ from leash.ps.wire.messages import EPOCH_MAX
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskOptions(Options):
+class TaskGroup(Options):
     title: ClassVar[str] = "model and data"
 
     model: str | None = option(
@@ -44,7 +44,7 @@ class TaskOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimeScaleOptions(Options):
+class TimeScaleGroup(Options):
     title: ClassVar[str] = "experiments"
 
     time_scale: float = option(

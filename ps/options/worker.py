@@ -1,4 +1,4 @@
-"""The settings of a worker: its place in the run, its training, how its gradients travel."""
+"""The options of a worker: its place in the run, its training, how its gradients travel."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
@@ -14,7 +14,7 @@ TOPK_RATIO_MAX: Final = 0.5  # beyond it the indices cost more than they save
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(Options):
+class TrainingGroup(Options):
     title: ClassVar[str] = "training"
 
     batch_size: int = option(32, "samples in a worker's step", metavar="N")
@@ -34,7 +34,7 @@ class TrainingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransportOptions(Options):
+class TransportGroup(Options):
     title: ClassVar[str] = "transport"
 
     transport: Literal["auto", "tcp", "shm"] = option(
@@ -60,7 +60,7 @@ class TransportOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StragglerOptions(Options):
+class SlownessGroup(Options):
     title: ClassVar[str] = "stragglers, made on purpose"
 
     slow: str = option(
@@ -79,7 +79,7 @@ class StragglerOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConnectionOptions(Options):
+class ConnectionGroup(Options):
     title: ClassVar[str] = "connection"
 
     server: str = option(DEFAULT_ADDRESS, "address of the server", metavar="tcp://HOST:PORT")
@@ -94,7 +94,7 @@ class ConnectionOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankOptions(Options):
+class RankGroup(Options):
     title: ClassVar[str] = "worker"
 
     rank: int = option(1, "this worker's number, from 1", "--this-rank", metavar="N")

@@ -5,19 +5,19 @@ import webbrowser
 from pathlib import Path
 from typing import Final
 
-from leash.ps.report.options import ReportConfig
+from leash.ps.report.options import ReportOptions
 from leash.ps.report.writing import require_matplotlib, write_report
 
 REPORTS: Final = "reports"
 
 
-def run(config: ReportConfig) -> int:
+def run(options: ReportOptions) -> int:
     """Writes the page, says where it is, and shows it if that was asked for."""
     require_matplotlib()
-    runs = [Path(run) for run in config.runs]
-    page = write_report(runs, _place(runs, config.out))
+    runs = [Path(run) for run in options.runs]
+    page = write_report(runs, _place(runs, options.out))
     print(f"report          {page}")
-    if config.open:
+    if options.open:
         webbrowser.open(page.resolve().as_uri())
     return 0
 

@@ -1,4 +1,4 @@
-"""The settings of `leash report`."""
+"""The options of `leash report`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from leash.ps.options.base import Options, arguments, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions(Options):
+class ReportGroup(Options):
     title: ClassVar[str] = "what to show, and where"
 
     runs: tuple[str, ...] = arguments(
@@ -31,5 +31,5 @@ class ReportOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig(ReportOptions):
+class ReportOptions(ReportGroup):
     """Show runs as one page: what they reached, where their time went, and why."""

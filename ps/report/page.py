@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Final
 
 from leash._version import __version__
-from leash.ps.options.commands import LaunchConfig, ServerConfig
+from leash.ps.options.commands import LaunchOptions, ServerOptions
 from leash.ps.report.analysis.diagnosis import Diagnosis
 from leash.ps.report.analysis.figures import KeyFigure, key_figures, value_of
 from leash.ps.report.analysis.run import Run
@@ -209,8 +209,8 @@ def _settings(runs: Sequence[Run]) -> str:
 
 def _own_settings(run: Run) -> str:
     defaults = {
-        f.name: f.default for config in (ServerConfig, LaunchConfig)
-        for f in dataclasses.fields(config)
+        f.name: f.default for options in (ServerOptions, LaunchOptions)
+        for f in dataclasses.fields(options)
     }  # fmt: skip
     mattering = mattering_settings(run, defaults)
     if not mattering:

@@ -64,12 +64,12 @@ class RunDir:
     def checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
-    def write_config(self, config: Any) -> None:
+    def write_config(self, options: Any) -> None:
         """All settings of a command, defaults included; but not this folder, which is taken.
 
         What a run left that was killed is replaced.
         """
-        settings = dataclasses.asdict(config)
+        settings = dataclasses.asdict(options)
         del settings["run_dir"]
         write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 

@@ -20,7 +20,7 @@ from leash.ps.errors import (
     UsageError,
     shown,
 )
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.options.optimizer import told_settings
 from leash.ps.options.staleness import check_softens
 from leash.ps.policy import Rule, rule_from_fields
@@ -62,7 +62,7 @@ class Coordinator:
 
     def __init__(
         self,
-        config: ServerConfig,
+        options: ServerOptions,
         rule: Rule,
         members: Members,
         metrics: Metrics,
@@ -70,13 +70,13 @@ class Coordinator:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stopping: str = ""
-        self._config: Final = config
+        self._options: Final = options
         self.rule: Rule = rule  # by which the run goes now
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
         self._now: Final = now
-        self._desk: Final = LeaseDesk(config, rule.policy.name, members, metrics, shards)
+        self._desk: Final = LeaseDesk(options, rule.policy.name, members, metrics, shards)
         self._deserted_s: float | None = None  # since when no worker has been live
         self._handlers: Final = {
             Hello: self._on_hello,
@@ -165,7 +165,7 @@ class Coordinator:
                 msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
             )
             rule.require_workers(len(self._members.ranks))
-            check_softens(self._config, self._config.optimizer, rule)
+            check_softens(self._options, self._options.optimizer, rule)
         except UsageError as error:
             raise HeaderError(f"set: {error}") from error
         if rule != self.rule:
@@ -199,7 +199,7 @@ class Coordinator:
         """All workers have left before their end, and none has come back in time."""
         if self._deserted_s is None or self.finished:
             return False
-        return self._now() - self._deserted_s > self._config.rejoin_s
+        return self._now() - self._deserted_s > self._options.rejoin_s
 
     @property
     def finished(self) -> bool:
@@ -239,9 +239,9 @@ class Coordinator:
             "stopping": self.stopping,
             "missing": [] if self._metrics.started else self._members.missing,
             "observers": len(self._members.observers),
-            "shards": self._config.shards,
+            "shards": self._options.shards,
             "data_ports": self._shards.ports,
-            "chunk_nbytes": self._config.chunk_kib * 1024,
+            "chunk_nbytes": self._options.chunk_kib * 1024,
             "initialized": self._shards.initialized,
             "model_nbytes": self._shards.layout.nbytes if self._shards.layout else 0,
             "parked": self._shards.parked,
@@ -269,7 +269,7 @@ class Coordinator:
         return live[0].worker if awaited and live else None
 
     def _start_if_complete(self) -> None:
-        complete = len(self._members.observers) >= self._config.observers
+        complete = len(self._members.observers) >= self._options.observers
         if not self._metrics.started and not self._members.missing and complete:
             self._metrics.start([m.worker for m in self._members.live])
             self._shards.start()
@@ -279,11 +279,11 @@ class Coordinator:
             member.worker,
             member.incarnation,
             first_step,
-            chunk_nbytes=self._config.chunk_kib * 1024,
-            window=self._config.window,
+            chunk_nbytes=self._options.chunk_kib * 1024,
+            window=self._options.window,
             data_ports=self._shards.ports,
-            beat_s=self._config.evict_s / BEATS_PER_EVICTION,
-            evict_s=float(self._config.evict_s),
+            beat_s=self._options.evict_s / BEATS_PER_EVICTION,
+            evict_s=float(self._options.evict_s),
             settings=self._settings(),
             first_chunks=self._shards.first_chunks,
             codec=codec,
@@ -293,19 +293,19 @@ class Coordinator:
         return self._shards.layout.pack() if self._shards.layout else None
 
     def _settings(self) -> dict[str, Any]:
-        config = self._config
+        options = self._options
         return {
             **self.rule.told(),
             "workers": len(self._members.ranks),
             "learners": "-".join(map(str, self._members.ranks[:100])),
-            **told_settings(config),
+            **told_settings(options),
             "data_plan": self._desk.planned,
-            "batch_plan": config.batch_plan,
-            "local_steps": config.local_steps,
-            "seed": 1 if config.seed is None else config.seed,
-            "planned_epochs": config.epochs,
-            "model": config.model,
-            "dataset": config.dataset,
+            "batch_plan": options.batch_plan,
+            "local_steps": options.local_steps,
+            "seed": 1 if options.seed is None else options.seed,
+            "planned_epochs": options.epochs,
+            "model": options.model,
+            "dataset": options.dataset,
         }
 
     def _worker_row(self, member: Member) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from leash.ps.errors import HeaderError, NotReadyError, PlanMismatchError
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.options.plan import LEASE, STATIC, WEIGHTED, choose_data_plan, parse_local_steps
 from leash.ps.server.leases import Leases
 from leash.ps.server.shards import Shards
@@ -18,15 +18,20 @@ class LeaseDesk:
     """What requests for leases, and leaves, do to a run. No sockets."""
 
     def __init__(
-        self, config: ServerConfig, policy: str, members: Members, metrics: Metrics, shards: Shards
+        self,
+        options: ServerOptions,
+        policy: str,
+        members: Members,
+        metrics: Metrics,
+        shards: Shards,
     ) -> None:
-        self.planned: Final = choose_data_plan(config, policy, has_allocation=False)
+        self.planned: Final = choose_data_plan(options, policy, has_allocation=False)
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
         self._leases: Final = Leases(
-            weighted=config.batch_plan == WEIGHTED,
-            local_steps=parse_local_steps(config.local_steps),
+            weighted=options.batch_plan == WEIGHTED,
+            local_steps=parse_local_steps(options.local_steps),
         )
 
     @property

@@ -21,7 +21,7 @@ from leash.ps._core import keep_freed_memory
 from leash.ps.errors import ProtocolError, ShardLostError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.options.optimizer import with_rates
 from leash.ps.policy import Rule
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
@@ -58,7 +58,7 @@ class Server:
 
     def __init__(
         self,
-        config: ServerConfig,
+        options: ServerOptions,
         run_dir: RunDir | None,
         *,
         evaluator: EvaluatorProcess | None = None,
@@ -74,9 +74,9 @@ class Server:
             UsageError: a setting that cannot be, a port that is taken.
             ShardLostError: a process of the server did not come up.
         """
-        rule = config.rule()
-        ranks = parse_learners(config.learners, config.workers)
-        self._config: Final = config
+        rule = options.rule()
+        ranks = parse_learners(options.learners, options.workers)
+        self._options: Final = options
         self._run_dir: Final = run_dir
         self._evaluator: Final = evaluator
         self._say: Final = say
@@ -85,16 +85,16 @@ class Server:
         self.address: Final = self._listen()
         events = EventLog(run_dir.events if run_dir else None, now)
         self._events: Final = events
-        self.members: Final = Members(ranks, config.evict_s, now)
-        self.metrics: Final = Metrics(rule, events, config.step_events, now)
+        self.members: Final = Members(ranks, options.evict_s, now)
+        self.metrics: Final = Metrics(rule, events, options.step_events, now)
         self.data: Final = DataPlane(
-            config, rule, self.members, self.metrics, self._data_router.send, now=now
+            options, rule, self.members, self.metrics, self._data_router.send, now=now
         )
         self.shards: Final = Shards(
             self.data, self.data_port, self._remote, self.members, self.metrics
         )
         self.coordinator: Final = Coordinator(
-            config, rule, self.members, self.metrics, self.shards, now
+            options, rule, self.members, self.metrics, self.shards, now
         )
         self._signal = 0
         self._ended = "failed"  # unless the loop comes to its end
@@ -104,8 +104,8 @@ class Server:
         self._looked_s = time.monotonic()
         self._checkpointed_epoch = 0
         self._shown: dict[str, Any] = {}
-        if config.resume is not None:
-            self._resume(config.resume)
+        if options.resume is not None:
+            self._resume(options.resume)
 
     # Life.
 
@@ -116,14 +116,14 @@ class Server:
 
     def _listen(self) -> str:
         """Makes and binds the sockets; returns the address at which a local process finds us."""
-        config = self._config
-        host, port = split_address(address_of(config.bind, config.ps_ip, config.ps_port))
+        options = self._options
+        host, port = split_address(address_of(options.bind, options.ps_ip, options.ps_port))
         self._control = make_router(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES)
         try:
             self._control_port = bind(self._control, host, port)
-            self._data_router = DataRouter(self._context, config, host, port + 1 if port else 0)
+            self._data_router = DataRouter(self._context, options, host, port + 1 if port else 0)
             self.data_port = self._data_router.port
-            self._remote = RemoteShards(config, port + 2 if port else 0)
+            self._remote = RemoteShards(options, port + 2 if port else 0)
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -137,7 +137,7 @@ class Server:
 
     def _resume(self, path: str) -> None:
         try:
-            open_checkpoint(path, self._config.optimizer, self.shards.require_layout)
+            open_checkpoint(path, self._options.optimizer, self.shards.require_layout)
             self.shards.count_up()  # so that nobody is asked for first values
         except BaseException:
             self._remote.close()
@@ -171,12 +171,12 @@ class Server:
 
     def announce(self) -> None:
         """Says where the server listens; --ready-fd is for a program that waits for it."""
-        shards = f", {self._config.shards} shards" if self._config.shards > 1 else ""
+        shards = f", {self._options.shards} shards" if self._options.shards > 1 else ""
         workers = len(self.members.ranks)
         self._say(f"listening at {self.address}, {workers} workers, {self.rule}{shards}")
-        if self._config.ready_fd is not None:
-            os.write(self._config.ready_fd, self.address.encode())
-            os.close(self._config.ready_fd)
+        if self._options.ready_fd is not None:
+            os.write(self._options.ready_fd, self.address.encode())
+            os.close(self._options.ready_fd)
 
     def stop_on_signals(self) -> None:
         """From now on SIGINT, SIGTERM and SIGHUP end the run, with status 130, 143 and 129."""
@@ -207,7 +207,7 @@ class Server:
             self.stop(signal.Signals(self._signal).name, 128 + self._signal)
         if self.coordinator.deserted:
             self.stop(ALL_GONE, 1)
-        timeout_s = self._config.timeout_s
+        timeout_s = self._options.timeout_s
         if timeout_s is not None and self.metrics.train_seconds > timeout_s:
             self.stop(STOPPED_BY_TIMEOUT, 0)
         self._look_after_evaluator()
@@ -334,7 +334,7 @@ class Server:
         self._say(f"ended after {self.metrics.steps} steps" + (f": {why}" if why else ""))
 
     def _checkpoint_epochs(self) -> None:
-        every = self._config.checkpoint_epochs
+        every = self._options.checkpoint_epochs
         if (
             every
             and self._run_dir
@@ -359,13 +359,13 @@ class Server:
         settings = {
             **self.rule.told(),
             "workers": len(self.members.ranks),
-            "model": self._config.model,
-            "dataset": self._config.dataset,
-            "seed": 1 if self._config.seed is None else self._config.seed,
-            "time_scale": self._config.time_scale,
+            "model": self._options.model,
+            "dataset": self._options.dataset,
+            "seed": 1 if self._options.seed is None else self._options.seed,
+            "time_scale": self._options.time_scale,
             "data_plan": self.coordinator.data_plan,
-            "batch_plan": self._config.batch_plan,
-            "local_steps": self._config.local_steps,
+            "batch_plan": self._options.batch_plan,
+            "local_steps": self._options.local_steps,
         }
         outcome = {"ended": self._ended}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
@@ -373,19 +373,19 @@ class Server:
         self._save(run_dir.checkpoint("final"))
 
 
-def serve(config: ServerConfig) -> int:
+def serve(options: ServerOptions) -> int:
     """`leash server`: one run, as a process of its own."""
     keep_freed_memory()
-    rule = config.rule()
-    model, dataset = choose_task(config.model, config.dataset)
-    config = with_rates(replace(config, model=model, dataset=dataset))
-    run_dir = RunDir.at(config.run_dir, rule.policy.name)
-    if config.ready_fd is None:  # whoever starts a server with one writes its config.yaml
-        run_dir.write_config(config)
-    evaluator = EvaluatorProcess.for_task(config, run_dir.path)
+    rule = options.rule()
+    model, dataset = choose_task(options.model, options.dataset)
+    options = with_rates(replace(options, model=model, dataset=dataset))
+    run_dir = RunDir.at(options.run_dir, rule.policy.name)
+    if options.ready_fd is None:  # whoever starts a server with one writes its config.yaml
+        run_dir.write_config(options)
+    evaluator = EvaluatorProcess.for_task(options, run_dir.path)
     if evaluator is not None:
-        config = replace(config, observers=config.observers + 1)
-    server = Server(config, run_dir, evaluator=evaluator)
+        options = replace(options, observers=options.observers + 1)
+    server = Server(options, run_dir, evaluator=evaluator)
     server.stop_on_signals()
     server.announce()
     return server.run()

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from leash.ps.errors import ERROR_BY_CODE, LeashError, ProtocolError, ShardLostError, UsageError
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.processes import spawn_module
 from leash.ps.shard.process import settings_of
 from leash.ps.wire.frames import TO_COORDINATOR
@@ -68,8 +68,8 @@ class RemoteShard:
         """Readable when there is something to take."""
         return self._link.fd
 
-    def begin(self, config: ServerConfig, port: int) -> None:
-        self.tell(Begin(self.index, port), settings_of(config))
+    def begin(self, options: ServerOptions, port: int) -> None:
+        self.tell(Begin(self.index, port), settings_of(options))
 
     def await_port(self) -> int:
         """The port of its data socket. Raises UsageError, ShardLostError."""
@@ -176,7 +176,7 @@ class RemoteShard:
 class RemoteShards:
     """All of them: started together, asked together."""
 
-    def __init__(self, config: ServerConfig, first_port: int) -> None:
+    def __init__(self, options: ServerOptions, first_port: int) -> None:
         """Starts the processes, and waits until they listen.
 
         Args:
@@ -188,9 +188,9 @@ class RemoteShards:
         self.notices: Final[deque[Notice]] = deque()  # what was told and not taken yet
         self.all: Final[list[RemoteShard]] = []
         try:
-            for index in range(1, config.shards):
+            for index in range(1, options.shards):
                 self.all.append(RemoteShard(index, lambda *told: self.notices.append(told)))
-                self.all[-1].begin(config, first_port + index - 1 if first_port else 0)
+                self.all[-1].begin(options, first_port + index - 1 if first_port else 0)
             self.ports: Final = [shard.await_port() for shard in self.all]
         except BaseException:
             self.close()

@@ -26,7 +26,7 @@ from leash.ps.errors import (
     TooManyError,
     UnknownWorkerError,
 )
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.shard.mapped_segments import Attachment, Source, memory_of, source_in_frame
 from leash.ps.shard.members import Members
@@ -59,12 +59,12 @@ class DataPlane:
     """Handles what comes over the data socket. One thread."""
 
     def __init__(
-        self, config: ServerConfig, rule: Rule, members: Members, metrics: Metrics, send: Send,
+        self, options: ServerOptions, rule: Rule, members: Members, metrics: Metrics, send: Send,
         shard: int = 0, now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.model: ServedModel | None = None
         self.stopping: str = ""
-        self._config: Final = config
+        self._options: Final = options
         self._rule = rule
         self._members: Final = members
         self._metrics: Final = metrics
@@ -94,9 +94,9 @@ class DataPlane:
         """
         self.model = None  # its memory first
         self.model = ServedModel(
-            layout, self._config.chunk_kib * 1024, self._config, self._rule,
-            softened=self._config, shard=self._shard, shards=self._config.shards,
-            threads=self._config.threads,
+            layout, self._options.chunk_kib * 1024, self._options, self._rule,
+            softened=self._options, shard=self._shard, shards=self._options.shards,
+            threads=self._options.threads,
         )  # fmt: skip
 
     def reserve(self) -> int:
@@ -307,7 +307,7 @@ class DataPlane:
     ) -> None:
         slot = model.layout.slot_at(model.chunk(chunk), index)
         self._metrics.nonfinite(msg.worker, chunk, msg.step, slot.name)
-        if self._config.nonfinite == "raise":
+        if self._options.nonfinite == "raise":
             self._replies.drop((chunk, msg.worker))
             error = NonfiniteError(
                 f"step {msg.step} of worker {msg.worker}: slot {slot.name} has a NaN or an "

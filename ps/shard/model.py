@@ -5,10 +5,10 @@ from typing import Final
 
 from leash.ps._core import ChunkSpec, Nonfinite, Shard
 from leash.ps.errors import LayoutError, UnknownChunkError
-from leash.ps.options.optimizer import OptimizerOptions, core_options, core_schedule, with_rates
+from leash.ps.options.optimizer import OptimizerGroup, core_options, core_schedule, with_rates
 from leash.ps.options.staleness import (
     UNSOFTENED,
-    StalenessOptions,
+    StalenessGroup,
     core_compensation,
     core_staleness_rate,
 )
@@ -24,8 +24,8 @@ class ServedModel:
     """Layout and chunks of a run, and one of its shards."""
 
     def __init__(
-        self, layout: Layout, chunk_nbytes: int, options: OptimizerOptions, rule: Rule, *,
-        softened: StalenessOptions = UNSOFTENED, shard: int = 0, shards: int = 1, threads: int = 1,
+        self, layout: Layout, chunk_nbytes: int, options: OptimizerGroup, rule: Rule, *,
+        softened: StalenessGroup = UNSOFTENED, shard: int = 0, shards: int = 1, threads: int = 1,
     ) -> None:  # fmt: skip
         """Args:
             softened: what becomes of stale updates.

@@ -21,7 +21,7 @@ from leash.ps import interrupt
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError, ProtocolError, UsageError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.policy import rule_from_fields
 from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_plane import DataPlane
@@ -83,17 +83,17 @@ class LinkedEvents(EventLog):
 class ShardServer:
     """One shard. Listens when made; `run` serves until the coordinator is gone."""
 
-    def __init__(self, link: Link, begin: Begin, config: ServerConfig) -> None:
+    def __init__(self, link: Link, begin: Begin, options: ServerOptions) -> None:
         """Raises UsageError: its port is taken."""
-        rule = config.rule()
-        host, _ = split_address(address_of(config.bind, config.ps_ip, config.ps_port))
+        rule = options.rule()
+        host, _ = split_address(address_of(options.bind, options.ps_ip, options.ps_port))
         self._link: Final = link
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
-        self._router: Final = DataRouter(self._context, config, host, begin.port)
-        self._members: Final = Members(parse_learners(config.learners, config.workers), 0.0)
+        self._router: Final = DataRouter(self._context, options, host, begin.port)
+        self._members: Final = Members(parse_learners(options.learners, options.workers), 0.0)
         self._metrics: Final = Metrics(rule, LinkedEvents(link), 0)
         self._data: Final = DataPlane(
-            config, rule, self._members, self._metrics, self._router.send, begin.shard
+            options, rule, self._members, self._metrics, self._router.send, begin.shard
         )
         self._held = False  # what workers send stays in its queues
         self._told_initialized = False
@@ -265,9 +265,9 @@ def begin(link: Link) -> ShardServer:
     """Waits for the settings, and listens. Raises UsageError, after the coordinator was told."""
     message, payload = link.receive()
     assert isinstance(message, Begin)
-    config = ServerConfig(**msgpack.unpackb(payload or b"\x80"))
+    options = ServerOptions(**msgpack.unpackb(payload or b"\x80"))
     try:
-        server = ShardServer(link, message, config)
+        server = ShardServer(link, message, options)
     except UsageError as error:
         link.send(Failed(USAGE, str(error)[:512]))
         raise
@@ -275,9 +275,9 @@ def begin(link: Link) -> ShardServer:
     return server
 
 
-def settings_of(config: ServerConfig) -> bytes:
+def settings_of(options: ServerOptions) -> bytes:
     """The payload of `begin`."""
-    packed: bytes = msgpack.packb(dataclasses.asdict(config))
+    packed: bytes = msgpack.packb(dataclasses.asdict(options))
     return packed
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 import zmq
 
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import Message, Ok, Params
 from leash.ps.wire.sockets import (
@@ -47,11 +47,11 @@ class DataRouter:
     """The data socket of one shard."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], config: ServerConfig, host: str, port: int
+        self, context: zmq.Context[zmq.Socket[bytes]], options: ServerOptions, host: str, port: int
     ) -> None:
         """Listens. Raises UsageError: the port is taken, or the address not one of this host."""
-        max_nbytes = data_max_nbytes(config.chunk_kib * 1024)
-        self.socket: Final = make_router(context, data_queue(config.window), max_nbytes)
+        max_nbytes = data_max_nbytes(options.chunk_kib * 1024)
+        self.socket: Final = make_router(context, data_queue(options.window), max_nbytes)
         self.port: Final = bind(self.socket, host, port)
         self._unreading: list[Message] = []  # answers that their peers left no room for
 

@@ -1,11 +1,7 @@
 """What a simulated cluster is made of: its workers, its network, its failures."""
 
 from dataclasses import dataclass
-from typing import Final
 
-import numpy as np
-
-from leash.ps.slowness.delays import COMPUTING, FAILING, SLEEPING, TRAVELLING, Delays, seed_for
 from leash.ps.slowness.grammar import Slowness
 
 
@@ -33,38 +29,3 @@ class Cluster:
     @property
     def workers(self) -> int:
         return len(self.slow)
-
-
-class Machine:
-    """One worker's random numbers."""
-
-    def __init__(self, cluster: Cluster, rank: int, seed: int) -> None:
-        place = rank - 1
-        slow = Delays(cluster.slow[place], seed=seed, rank=rank, use=SLEEPING)
-        compute = Delays(cluster.compute[place], seed=seed, rank=rank, use=COMPUTING)
-        network = Delays(cluster.network[place], seed=seed, rank=rank, use=TRAVELLING)
-        self._slow_s: Final = slow.next
-        self._compute_s: Final = compute.next
-        # How long a message takes that leaves now, one way.
-        self.travel_s: Final = network.next
-        self._stretch: Final = 1.0 / cluster.ratios[place]
-        self._failures: Final = cluster.failures
-        self._generator: Final = (
-            np.random.Generator(np.random.PCG64(seed_for(seed, rank, FAILING)))
-            if cluster.failures
-            else None
-        )
-
-    def work_s(self, now_s: float, batches: int) -> float:
-        """How long so many batches take that begin now."""
-        done_s = now_s
-        for _ in range(batches):
-            done_s += self._slow_s(done_s)
-            done_s += self._compute_s(done_s) * self._stretch
-        return done_s - now_s
-
-    def life_s(self) -> float:
-        """How long it takes until it fails."""
-        assert self._generator
-        assert self._failures
-        return float(self._generator.exponential(self._failures.mtbf_s))

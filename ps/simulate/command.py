@@ -14,36 +14,36 @@ from rich.table import Table
 from rich.text import Text
 
 from leash.ps.errors import UsageError
-from leash.ps.simulate.options import SimulateConfig
+from leash.ps.simulate.options import SimulateOptions
 from leash.ps.simulate.prediction import Prediction, batches_of, predict
 from leash.ps.words import duration, percent
 
 MIN_WIDTH: Final = 120  # columns
 
 
-def run(config: SimulateConfig) -> int:
+def run(options: SimulateOptions) -> int:
     """Prints a table, or JSON; draws where asked to. Returns the exit status."""
-    if config.plot is not None:
-        _require_matplotlib(config.plot)
-    predictions = _predict_all(config)
-    if config.json:
+    if options.plot is not None:
+        _require_matplotlib(options.plot)
+    predictions = _predict_all(options)
+    if options.json:
         print(json.dumps([prediction.row() for prediction in predictions], indent=1))
     else:
-        _show(predictions, config)
-    if config.plot is not None:
+        _show(predictions, options)
+    if options.plot is not None:
         from leash.ps.simulate.picture import draw
 
-        draw(predictions, Path(config.plot))
+        draw(predictions, Path(options.plot))
     return 0
 
 
-def _predict_all(config: SimulateConfig) -> list[Prediction]:
+def _predict_all(options: SimulateOptions) -> list[Prediction]:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         predictions = []
-        for rule in config.rules():
-            bar = progress.add_task(str(rule), total=batches_of(config, rule))
-            predictions.append(predict(config, rule, partial(_advance, progress, bar)))
+        for rule in options.rules():
+            bar = progress.add_task(str(rule), total=batches_of(options, rule))
+            predictions.append(predict(options, rule, partial(_advance, progress, bar)))
         return predictions
 
 
@@ -62,14 +62,14 @@ def _require_matplotlib(path: str) -> None:
 # The table.
 
 
-def _show(predictions: list[Prediction], config: SimulateConfig) -> None:
+def _show(predictions: list[Prediction], options: SimulateOptions) -> None:
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0), pad_edge=False,
         header_style="dim", border_style="dim",
     )  # fmt: skip
     table.add_column("policy", no_wrap=True)
-    shown = [column for column in _COLUMNS if column != "epoch" or config.samples]
-    shown = [column for column in shown if column != "failures" or config.failures]
+    shown = [column for column in _COLUMNS if column != "epoch" or options.samples]
+    shown = [column for column in shown if column != "failures" or options.failures]
     for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
     for prediction in predictions:

@@ -1,4 +1,4 @@
-"""The settings of `leash simulate`: how much is done, on what machines, under which policies."""
+"""The options of `leash simulate`: how much is done, on what machines, under which policies."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
-from leash.ps.options.rule import RuleOptions
+from leash.ps.options.rule import RuleGroup
 from leash.ps.policy import POLICIES, Rule, choose_rule
 from leash.ps.simulate.cluster import Cluster, Failures
 from leash.ps.slowness.by_rank import parse_heterogeneity, parse_slow
@@ -27,7 +27,7 @@ PICTURES: Final = (".svg", ".png", ".pdf")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimulatedRunOptions(Options):
+class SimulatedRunGroup(Options):
     title: ClassVar[str] = "what is done"
 
     workers: int = option(10, "how many workers take part", metavar="N")
@@ -74,7 +74,7 @@ class SimulatedRunOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterOptions(Options):
+class ClusterGroup(Options):
     title: ClassVar[str] = "the cluster (times are in seconds, and written as --slow is)"
 
     compute: str = option("0", "what a batch takes by itself", metavar="SECONDS,...")
@@ -130,7 +130,7 @@ class ClusterOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonOptions(Options):
+class ComparisonGroup(Options):
     title: ClassVar[str] = "what to show"
 
     compare: str | None = option(
@@ -210,7 +210,7 @@ def parse_failures(text: str) -> Failures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimulateConfig(SimulatedRunOptions, ClusterOptions, RuleOptions, ComparisonOptions):
+class SimulateOptions(SimulatedRunGroup, ClusterGroup, RuleGroup, ComparisonGroup):
     """Play a run in virtual time: what would these machines do, under this policy or that?"""
 
     def check(self) -> None:

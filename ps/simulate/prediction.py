@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from leash.ps.errors import LeashError
 from leash.ps.policy import BSP, Rule
-from leash.ps.simulate.options import SimulateConfig
+from leash.ps.simulate.options import SimulateOptions
 from leash.ps.simulate.reply_gate import Gate
 from leash.ps.simulate.simulation import FixedShares, Outcome, SharedWork, Simulation, Step, Work
 
@@ -56,7 +56,7 @@ class Prediction:
 
 
 def predict(
-    config: SimulateConfig, rule: Rule, on_progress: Callable[[int], None] = lambda _: None
+    options: SimulateOptions, rule: Rule, on_progress: Callable[[int], None] = lambda _: None
 ) -> Prediction:
     """Plays one run.
 
@@ -70,27 +70,27 @@ def predict(
             first_steps.append(step)
 
     simulation = Simulation(
-        config.cluster(config.workers), Gate(rule), _work(config, rule),
-        seed=config.seed, local_steps=config.local_steps,
-        on_step=keep if config.plot else None, on_progress=on_progress,
+        options.cluster(options.workers), Gate(rule), _work(options, rule),
+        seed=options.seed, local_steps=options.local_steps,
+        on_step=keep if options.plot else None, on_progress=on_progress,
     )  # fmt: skip
     outcome = simulation.run()
     if outcome.seconds == 0.0:
         raise LeashError("the whole run took no time: say what a batch takes, with --compute")
-    return Prediction(rule, outcome, config.epochs if config.samples else None, first_steps)
+    return Prediction(rule, outcome, options.epochs if options.samples else None, first_steps)
 
 
-def _work(config: SimulateConfig, rule: Rule) -> Work:
-    if _is_static(config, rule):
-        return FixedShares(config.workers, config.batches_each)
-    return SharedWork(config.total_batches)
+def _work(options: SimulateOptions, rule: Rule) -> Work:
+    if _is_static(options, rule):
+        return FixedShares(options.workers, options.batches_each)
+    return SharedWork(options.total_batches)
 
 
-def batches_of(config: SimulateConfig, rule: Rule) -> int:
-    static = _is_static(config, rule)
-    return config.workers * config.batches_each if static else config.total_batches
+def batches_of(options: SimulateOptions, rule: Rule) -> int:
+    static = _is_static(options, rule)
+    return options.workers * options.batches_each if static else options.total_batches
 
 
-def _is_static(config: SimulateConfig, rule: Rule) -> bool:
-    plan = config.data_plan or ("static" if rule.policy is BSP else "lease")
+def _is_static(options: SimulateOptions, rule: Rule) -> bool:
+    plan = options.data_plan or ("static" if rule.policy is BSP else "lease")
     return plan == "static"

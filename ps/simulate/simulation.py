@@ -20,7 +20,8 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from leash.ps.simulate.cluster import Cluster, Machine
+from leash.ps.simulate.cluster import Cluster
+from leash.ps.simulate.machine import Machine
 from leash.ps.simulate.reply_gate import Gate
 
 PROGRESS_STEPS: Final = 5000  # between two reports of progress

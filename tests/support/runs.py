@@ -54,15 +54,15 @@ def simulate(
 def write_run(
     path: Path,
     events: Sequence[Event],
-    config: Event | None = None,
+    options: Event | None = None,
     summary: Event | None = None,
 ) -> Path:
     """A run directory; None leaves a file out."""
     path.mkdir(parents=True)
     lines = [json.dumps(event) + "\n" for event in events]
     (path / "events.jsonl").write_text("".join(lines))
-    if config is not None:
-        (path / "config.yaml").write_text(yaml.safe_dump(config))
+    if options is not None:
+        (path / "config.yaml").write_text(yaml.safe_dump(options))
     if summary is not None:
         (path / "summary.json").write_text(json.dumps(summary))
     return path

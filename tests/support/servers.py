@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.loop import Server
 
@@ -82,9 +82,9 @@ class RunningServer:
 def serving(*, run_dir: RunDir | None = None, **settings: Any) -> Iterator[RunningServer]:
     """A server with these settings, ended in any case; an error in its loop fails the test."""
     clock, said = SkippingClock(), []  # type: SkippingClock, list[str]
-    config = ServerConfig(**{"bind": "tcp://127.0.0.1:0", **settings})
-    config.check()
-    running = RunningServer(Server(config, run_dir, say=said.append, now=clock), clock, said)
+    options = ServerOptions(**{"bind": "tcp://127.0.0.1:0", **settings})
+    options.check()
+    running = RunningServer(Server(options, run_dir, say=said.append, now=clock), clock, said)
     try:
         yield running
     finally:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 
-from leash.ps.options.em import EmConfig
+from leash.ps.options.em import EmOptions
 from leash.worker.em.bernoulli import BernoulliMixture
 from leash.worker.em.family import Floats, Samples
 from leash.worker.em.fitting import Fit, Sums, fit_together
@@ -15,17 +15,17 @@ from leash.worker.em.gaussian import GaussianMixture
 from leash.worker.em.mixture import Mixture
 
 
-def mixture_for(config: EmConfig, components: int) -> Mixture:
+def mixture_for(options: EmOptions, components: int) -> Mixture:
     """What the settings ask for, not fitted yet."""
-    if config.model == "bmm":
+    if options.model == "bmm":
         return BernoulliMixture(
-            components, tol=config.tol, max_iter=config.max_iter, n_init=config.n_init,
-            random_state=config.seed,
+            components, tol=options.tol, max_iter=options.max_iter, n_init=options.n_init,
+            random_state=options.seed,
         )  # fmt: skip
     return GaussianMixture(
-        components, covariance_type=config.covariance, tol=config.tol,
-        reg_covar=config.reg_covar, max_iter=config.max_iter, n_init=config.n_init,
-        random_state=config.seed,
+        components, covariance_type=options.covariance, tol=options.tol,
+        reg_covar=options.reg_covar, max_iter=options.max_iter, n_init=options.n_init,
+        random_state=options.seed,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from threadpoolctl import threadpool_limits
 
 from leash.ps.errors import UsageError
-from leash.ps.options.em import EmConfig
+from leash.ps.options.em import EmOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.worker.client import Client
@@ -23,23 +23,23 @@ from leash.worker.train.waiting import Waiting
 STANDING: Final = ("live", "done")  # states of workers that came, or come, to the end
 
 
-def run(config: EmConfig) -> int:
+def run(options: EmOptions) -> int:
     """Fits, tells, draws; returns the exit status."""
-    require_files(config.path or "")
-    if config.workers is not None:
-        return Crew(config, _run_dir(config).path).run()
-    with threadpool_limits(config.threads):
-        if config.server is not None:
-            return _take_part(config, config.server)
-        return _alone(config)
+    require_files(options.path or "")
+    if options.workers is not None:
+        return Crew(options, _run_dir(options).path).run()
+    with threadpool_limits(options.threads):
+        if options.server is not None:
+            return _take_part(options, options.server)
+        return _alone(options)
 
 
-def _run_dir(config: EmConfig) -> RunDir:
-    if config.run_dir is not None and Path(config.run_dir, RESULTS).exists():
-        raise UsageError(f"--run-dir {config.run_dir}: a run has left its results there; take "
+def _run_dir(options: EmOptions) -> RunDir:
+    if options.run_dir is not None and Path(options.run_dir, RESULTS).exists():
+        raise UsageError(f"--run-dir {options.run_dir}: a run has left its results there; take "
                          "another")  # fmt: skip
-    run_dir = RunDir.at(config.run_dir, "em")
-    run_dir.write_config(config)
+    run_dir = RunDir.at(options.run_dir, "em")
+    run_dir.write_config(options)
     return run_dir
 
 
@@ -47,9 +47,9 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _alone(config: EmConfig) -> int:
-    study = Study(config, _run_dir(config).path, _say)
-    for k in config.ks:
+def _alone(options: EmOptions) -> int:
+    study = Study(options, _run_dir(options).path, _say)
+    for k in options.ks:
         study.fit(k, _fit_alone)
         study.evaluate(k)
     study.report()
@@ -60,29 +60,29 @@ def _fit_alone(classifier: MixtureClassifier, on_iteration: Callable[[int], None
     classifier.fit(on_iteration=on_iteration)
 
 
-def _take_part(config: EmConfig, address: str) -> int:
+def _take_part(options: EmOptions, address: str) -> int:
     """One worker of a run. All compute the same mixtures; one of them tells."""
-    waiting = Waiting(lambda text: _say(f"leash em, worker {config.rank}: {text}"))
+    waiting = Waiting(lambda text: _say(f"leash em, worker {options.rank}: {text}"))
     with ControlChannel(address) as channel:
         state = await_state(
-            channel, config.wait_s, lambda s: waiting.server(address, s, config.wait_s)
+            channel, options.wait_s, lambda s: waiting.server(address, s, options.wait_s)
         )
     workers = state["workers"]
-    out = Path(config.run_dir) if config.run_dir is not None else _run_dir(config).path
+    out = Path(options.run_dir) if options.run_dir is not None else _run_dir(options).path
     out.mkdir(parents=True, exist_ok=True)
-    study = Study(config, out, _say)
-    size = CLASSES * mixture_for(config, max(config.ks)).family(study.dimensions).size
+    study = Study(options, out, _say)
+    size = CLASSES * mixture_for(options, max(options.ks)).family(study.dimensions).size
     client = Client(
-        address, statistics_layout(workers, size), rank=config.rank, wait_s=config.wait_s,
+        address, statistics_layout(workers, size), rank=options.rank, wait_s=options.wait_s,
         say=lambda _: None,
     )  # fmt: skip
     reason = "stopped"
     try:
-        require_server(client.settings, len(client.chunks), size, online=config.online)
-        if config.online:
-            _online(config, study, client, workers)
+        require_server(client.settings, len(client.chunks), size, online=options.online)
+        if options.online:
+            _online(options, study, client, workers)
         else:
-            _in_step(config, study, client, workers, waiting)
+            _in_step(options, study, client, workers, waiting)
         reason = "done"
     except Exception:
         reason = "failed"
@@ -93,11 +93,11 @@ def _take_part(config: EmConfig, address: str) -> int:
 
 
 def _in_step(
-    config: EmConfig, study: Study, client: Client, workers: int, waiting: Waiting
+    options: EmOptions, study: Study, client: Client, workers: int, waiting: Waiting
 ) -> None:
     sums = WorkerSums(client, workers)
     client.begin(client.slabs[0], waiting.workers)
-    for k in config.ks:
+    for k in options.ks:
         study.fit(k, partial(_fit_with, sums))
         if sums.reports:
             study.evaluate(k)
@@ -118,13 +118,13 @@ def _reported(study: Study, sums: WorkerSums) -> bool:
     return sums.reports
 
 
-def _online(config: EmConfig, study: Study, client: Client, workers: int) -> None:
-    (k,) = config.ks
+def _online(options: EmOptions, study: Study, client: Client, workers: int) -> None:
+    (k,) = options.ks
 
     def fitting(classifier: MixtureClassifier, on_step: Callable[[int], None]) -> None:
         fit_online(
-            classifier.fits, client, workers, passes=config.passes,
-            batch_size=config.batch_size, seed=config.seed, on_step=on_step,
+            classifier.fits, client, workers, passes=options.passes,
+            batch_size=options.batch_size, seed=options.seed, on_step=on_step,
         )  # fmt: skip
 
     study.fit(k, fitting)

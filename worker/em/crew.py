@@ -12,9 +12,9 @@ from typing import Final
 
 from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
 from leash.ps.interrupt import held
-from leash.ps.options.base import common_settings, to_argv
-from leash.ps.options.commands import ServerConfig
-from leash.ps.options.em import PIXELS, EmConfig
+from leash.ps.options.base import common_options, to_argv
+from leash.ps.options.commands import ServerOptions
+from leash.ps.options.em import PIXELS, EmOptions
 from leash.ps.processes import Process, last_words, spawn, stop_all
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state
@@ -30,13 +30,13 @@ class Crew:
     """The processes of one run."""
 
     def __init__(
-        self, config: EmConfig, out: Path,
+        self, options: EmOptions, out: Path,
         say: Callable[[str], None] = lambda text: print(text, flush=True),
     ) -> None:  # fmt: skip
         """Args:
         out: the run directory; it exists.
         """
-        self._config: Final = config
+        self._options: Final = options
         self._out: Final = out
         self._say: Final = say
         self._logs: Final = out / "logs"
@@ -63,26 +63,26 @@ class Crew:
 
     @property
     def _ranks(self) -> int:
-        assert self._config.workers is not None
-        return self._config.workers
+        assert self._options.workers is not None
+        return self._options.workers
 
     def _start_server(self) -> str:
         """Returns its address, as soon as it listens."""
-        config = self._config
-        dimensions = PIXELS if config.model == "bmm" else config.pca
-        size = CLASSES * mixture_for(config, max(config.ks)).family(dimensions).size
-        words = server_words(self._ranks, size, online=config.online, staleness=config.staleness)
+        options = self._options
+        dimensions = PIXELS if options.model == "bmm" else options.pca
+        size = CLASSES * mixture_for(options, max(options.ks)).family(dimensions).size
+        words = server_words(self._ranks, size, online=options.online, staleness=options.staleness)
         reader, writer = os.pipe()
         run_dir = RunDir(self._out / "server")
-        settings = ServerConfig(
+        server = ServerOptions(
             bind="tcp://127.0.0.1:0", ready_fd=writer, run_dir=str(run_dir.path),
-            seed=config.seed, **words,
+            seed=options.seed, **words,
         )  # fmt: skip
-        run_dir.write_config(settings)
+        run_dir.write_config(server)
         with os.fdopen(reader) as ready:
             try:
                 with held(), self._log("server").open("wb") as log:
-                    self._server = spawn("server", to_argv(settings), stdout=log, stderr=log,
+                    self._server = spawn("server", to_argv(server), stdout=log, stderr=log,
                                          pass_fds=(writer,))  # fmt: skip
             finally:
                 os.close(writer)
@@ -93,12 +93,13 @@ class Crew:
         return address
 
     def _start_worker(self, rank: int, address: str) -> None:
-        settings = common_settings(
-            self._config, EmConfig, server=address, rank=rank, workers=None, run_dir=str(self._out)
-        )
+        options = common_options(
+            self._options, EmOptions, server=address, rank=rank, workers=None,
+            run_dir=str(self._out),
+        )  # fmt: skip
         name = f"worker-{rank}"
         with held(), self._log(name).open("wb") as log:
-            self._workers[rank] = spawn("em", to_argv(settings), stderr=log)
+            self._workers[rank] = spawn("em", to_argv(options), stderr=log)
 
     def _watch(self, address: str) -> None:
         """Until all workers have ended. The loss of one costs nothing but time."""

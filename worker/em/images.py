@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sklearn.decomposition import PCA
 
 from leash.ps.errors import UsageError
-from leash.ps.options.em import EmConfig
+from leash.ps.options.em import EmOptions
 from leash.worker.em.family import Floats, Samples
 
 Bytes = npt.NDArray[np.uint8]
@@ -131,5 +131,5 @@ class Ink(Features):
         return means.reshape(-1, 28, 28)
 
 
-def features_for(config: EmConfig, images: Images) -> Features:
-    return Ink() if config.model == "bmm" else Components(images.train, config.pca)
+def features_for(options: EmOptions, images: Images) -> Features:
+    return Ink() if options.model == "bmm" else Components(images.train, options.pca)

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from leash.ps.errors import LeashError
-from leash.ps.options.em import EmConfig
+from leash.ps.options.em import EmOptions
 from leash.ps.runs.rundir import write_atomically
 from leash.worker.em.classifier import MixtureClassifier, mixture_for
 from leash.worker.em.family import Samples
@@ -53,7 +53,7 @@ class Study:
     """Images, and the mixtures that are fitted to them."""
 
     def __init__(
-        self, config: EmConfig, out: Path, say: Callable[[str], None],
+        self, options: EmOptions, out: Path, say: Callable[[str], None],
         now: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         """Reads the images and makes samples of them.
@@ -64,13 +64,13 @@ class Study:
         Raises:
             UsageError: missing or damaged files, fewer images than components.
         """
-        self._config: Final = config
+        self._options: Final = options
         self._out: Final = out
         self._say: Final = say
         self._now: Final = now
-        images = load_images(config.path or "", config.len_train_data)
-        require_enough(images, max(config.ks))
-        self._features: Final[Features] = features_for(config, images)
+        images = load_images(options.path or "", options.len_train_data)
+        require_enough(images, max(options.ks))
+        self._features: Final[Features] = features_for(options, images)
         self._test: Final = self._features.samples(images.test)
         self._images: Final[Images] = images
         train = self._features.samples(images.train)
@@ -90,7 +90,7 @@ class Study:
         Raises:
             LeashError: a component has collapsed.
         """
-        classifier = MixtureClassifier(mixture_for(self._config, k), self._by_digit)
+        classifier = MixtureClassifier(mixture_for(self._options, k), self._by_digit)
         began_s = self._now()
         em_began_s: list[float] = []
         with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
@@ -131,14 +131,14 @@ class Study:
             if k not in self.results:
                 self.evaluate(k)
         Console().print(self._table())
-        if self._config.pictures:
+        if self._options.pictures:
             self._draw()
-        self._say(f"results, mixtures{' and pictures' if self._config.pictures else ''} in "
+        self._say(f"results, mixtures{' and pictures' if self._options.pictures else ''} in "
                   f"{self._out}")  # fmt: skip
 
     def _write(self) -> None:
         told = {
-            "settings": dataclasses.asdict(self._config),
+            "settings": dataclasses.asdict(self._options),
             "results": [dataclasses.asdict(result) for result in self.results.values()],
         }
         write_atomically(self._out / RESULTS, json.dumps(told, indent=1) + "\n")
@@ -153,11 +153,11 @@ class Study:
 
     @property
     def title(self) -> str:
-        config = self._config
-        if config.model == "bmm":
+        options = self._options
+        if options.model == "bmm":
             return "MNIST, a mixture of Bernoullis for each digit"
-        kind = {"full": "full", "diag": "diagonal"}[config.covariance]
-        return f"MNIST, a mixture of Gaussians for each digit, {kind} covariance, {config.pca} PCs"
+        kind = {"full": "full", "diag": "diagonal"}[options.covariance]
+        return f"MNIST, a mixture of Gaussians for each digit, {kind} covariance, {options.pca} PCs"
 
     def _table(self) -> Table:
         table = Table(title=self.title)

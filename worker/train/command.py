@@ -9,8 +9,8 @@ from leash.ps._core import keep_freed_memory
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive
-from leash.ps.options.commands import WorkerConfig
-from leash.ps.options.inner import InnerOptions, check_inner_belongs
+from leash.ps.options.commands import WorkerOptions
+from leash.ps.options.inner import InnerGroup, check_inner_belongs
 from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
 from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
@@ -23,45 +23,45 @@ from leash.worker.train.trainer import Trainer
 from leash.worker.train.waiting import Waiting
 
 
-def run(config: WorkerConfig) -> int:
+def run(options: WorkerOptions) -> int:
     """`leash worker`: trains until its epochs, its time or the run are over."""
     keep_freed_memory()
-    check_positive(config, "batch_size", "threads", "wait_s", "timeout_s")
-    say = _speaker(config.rank)
-    address = address_of(config.server, config.ps_ip, config.ps_port)
+    check_positive(options, "batch_size", "threads", "wait_s", "timeout_s")
+    say = _speaker(options.rank)
+    address = address_of(options.server, options.ps_ip, options.ps_port)
     with ControlChannel(address) as channel:
         waiting = Waiting(say)
         state = await_state(
-            channel, config.wait_s, lambda s: waiting.server(address, s, config.wait_s)
+            channel, options.wait_s, lambda s: waiting.server(address, s, options.wait_s)
         )
-    task = resolve_task(config, state)
-    check_inner_belongs(config, state["local_steps"])
-    device = choose_device(config.device)
-    torch.set_num_threads(config.threads)
-    share_of = _share(config, task)
-    plan = data_plan_of_worker(state, has_allocation=config.hetero_allocation is not None)
+    task = resolve_task(options, state)
+    check_inner_belongs(options, state["local_steps"])
+    device = choose_device(options.device)
+    torch.set_num_threads(options.threads)
+    share_of = _share(options, task)
+    plan = data_plan_of_worker(state, has_allocation=options.hetero_allocation is not None)
     dataset = load_dataset(
-        task.dataset, data_dir=task.data_dir, download=config.download, seed=task.seed, test=False,
-        limit=config.len_train_data, keep=share_of if plan == STATIC else None,
-        image_size=config.image_size, loader_workers=config.loader_workers,
+        task.dataset, data_dir=task.data_dir, download=options.download, seed=task.seed, test=False,
+        limit=options.len_train_data, keep=share_of if plan == STATIC else None,
+        image_size=options.image_size, loader_workers=options.loader_workers,
     )  # fmt: skip
     try:
-        model = make_model(task, dataset, device, dropout=config.dropout)
+        model = make_model(task, dataset, device, dropout=options.dropout)
         straggler = Straggler(
-            config.slow, float(config.heterogeneity), time_scale=config.time_scale,
-            seed=task.seed, rank=config.rank,
+            options.slow, float(options.heterogeneity), time_scale=options.time_scale,
+            seed=task.seed, rank=options.rank,
         )  # fmt: skip
-        encoding = Encoding(config.codec, config.int8_block, config.topk_ratio)
-        inner = inner_optimizer(config, model.parameters(), state["local_steps"])
-        overlap = config.overlap and inner is None
+        encoding = Encoding(options.codec, options.int8_block, options.topk_ratio)
+        inner = inner_optimizer(options, model.parameters(), state["local_steps"])
+        overlap = options.overlap and inner is None
         optimizer = PSOptimizer(
-            model.named_parameters(), address, config.rank, buffers=model.named_buffers(),
+            model.named_parameters(), address, options.rank, buffers=model.named_buffers(),
             overlap=overlap and _spans_chunks(model, state["chunk_nbytes"]), inner=inner,
-            transport=config.transport, encoding=encoding,
-            wait_s=config.wait_s, on_wait=waiting.workers, say=say,
+            transport=options.transport, encoding=encoding,
+            wait_s=options.wait_s, on_wait=waiting.workers, say=say,
         )  # fmt: skip
         share = share_of(dataset.train_size) if plan == STATIC else None
-        trainer = Trainer(config, task, dataset, share, model, optimizer, straggler, say)
+        trainer = Trainer(options, task, dataset, share, model, optimizer, straggler, say)
         return trainer.run()
     finally:
         dataset.close()
@@ -75,15 +75,15 @@ def _spans_chunks(model: nn.Module, chunk_nbytes: int) -> bool:
     return sum(4 * parameter.numel() for parameter in model.parameters()) > chunk_nbytes
 
 
-def _share(config: WorkerConfig, task: Task) -> Callable[[int], Positions]:
+def _share(options: WorkerOptions, task: Task) -> Callable[[int], Positions]:
     """From the size of the training split to this worker's positions in it."""
-    if config.rank not in task.ranks:
+    if options.rank not in task.ranks:
         ranks = ", ".join(map(str, task.ranks))
-        raise UsageError(f"--rank {config.rank}: the workers of this run are {ranks}")
-    count, place = len(task.ranks), task.ranks.index(config.rank)
+        raise UsageError(f"--rank {options.rank}: the workers of this run are {ranks}")
+    count, place = len(task.ranks), task.ranks.index(options.rank)
     weights = [1.0] * count
-    if config.hetero_allocation is not None:
-        weights = parse_allocation(config.hetero_allocation, count)
+    if options.hetero_allocation is not None:
+        weights = parse_allocation(options.hetero_allocation, count)
     return lambda size: shares(size, weights, task.seed)[place]
 
 
@@ -92,7 +92,7 @@ def _speaker(rank: int) -> Callable[[str], None]:
 
 
 def inner_optimizer(
-    options: InnerOptions, parameters: Iterable[nn.Parameter], local_steps: str
+    options: InnerGroup, parameters: Iterable[nn.Parameter], local_steps: str
 ) -> torch.optim.Optimizer | None:
     """The one of a run with local steps; None for one without.
 

@@ -17,7 +17,7 @@ from torch import nn
 from leash.ps.errors import StoppingError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive
-from leash.ps.options.commands import EvaluateConfig
+from leash.ps.options.commands import EvaluateOptions
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.ps.wire.messages import Beaten, Report
 from leash.worker.client import Client
@@ -28,24 +28,24 @@ from leash.worker.train.task import choose_device, loss_for, make_model, resolve
 BOARD_S: Final = 1.0  # between two points of a TensorBoard curve
 
 
-def run(config: EvaluateConfig) -> int:
+def run(options: EvaluateOptions) -> int:
     """Evaluates until the run is over."""
-    check_positive(config, "test_batch_size", "threads", "wait_s")
-    address = address_of(config.server, config.ps_ip, config.ps_port)
+    check_positive(options, "test_batch_size", "threads", "wait_s")
+    address = address_of(options.server, options.ps_ip, options.ps_port)
     with ControlChannel(address) as channel:
-        state = await_state(channel, config.wait_s, lambda _: None)
-    task = resolve_task(config, state)
-    device = choose_device(config.device)
-    torch.set_num_threads(config.threads)
+        state = await_state(channel, options.wait_s, lambda _: None)
+    task = resolve_task(options, state)
+    device = choose_device(options.device)
+    torch.set_num_threads(options.threads)
     dataset = load_dataset(
-        task.dataset, data_dir=task.data_dir, download=config.download, seed=task.seed,
-        train=False, image_size=config.image_size, loader_workers=config.loader_workers,
+        task.dataset, data_dir=task.data_dir, download=options.download, seed=task.seed,
+        train=False, image_size=options.image_size, loader_workers=options.loader_workers,
     )  # fmt: skip
     model = make_model(task, dataset, device)
     slabs = ModelSlabs(model.named_parameters(), model.named_buffers())
-    client = Client(address, slabs.layout, wait_s=config.wait_s, memory=slabs.memory)
+    client = Client(address, slabs.layout, wait_s=options.wait_s, memory=slabs.memory)
     try:
-        Evaluator(config, client, slabs, model, dataset).run()
+        Evaluator(options, client, slabs, model, dataset).run()
     except StoppingError as stopping:
         print(f"leash evaluate: the server has ended: {stopping}", flush=True)
     finally:
@@ -60,18 +60,18 @@ class Evaluator:
 
     def __init__(
         self,
-        config: EvaluateConfig,
+        options: EvaluateOptions,
         client: Client,
         slabs: ModelSlabs,
         model: nn.Module,
         dataset: Dataset,
     ) -> None:
-        self._config: Final = config
+        self._options: Final = options
         self._client: Final = client
         self._slabs: Final = slabs
         self._model: Final = model
         self._dataset: Final = dataset
-        self._board: Final = Board(config.run_dir)
+        self._board: Final = Board(options.run_dir)
 
     def run(self) -> None:
         """Returns after the evaluation that follows the last worker's bye."""
@@ -93,7 +93,7 @@ class Evaluator:
     def _evaluate(self, epoch: int) -> None:
         version = self._client.pull(self._slabs.parameters)
         self._slabs.scatter()
-        loss, accuracy = evaluate(self._model, self._dataset, self._config.test_batch_size)
+        loss, accuracy = evaluate(self._model, self._dataset, self._options.test_batch_size)
         welcome = self._client.welcome
         report = Report(
             0, welcome.incarnation, "evaluation", epoch, version, self._dataset.test_size,

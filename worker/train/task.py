@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import parse_learners
 from leash.ps.options.catalog import choose_task
-from leash.ps.options.task import TaskOptions
+from leash.ps.options.task import TaskGroup
 from leash.worker.datasets import Dataset
 from leash.worker.models import build_model
 
@@ -27,7 +27,7 @@ class Task:
     ranks: tuple[int, ...]  # that take part, ascending; a worker's share goes by its place here
 
 
-def resolve_task(options: TaskOptions, settings: dict[str, Any]) -> Task:
+def resolve_task(options: TaskGroup, settings: dict[str, Any]) -> Task:
     """The task of a process.
 
     Args:

@@ -16,7 +16,7 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from leash.ps.errors import StoppingError
-from leash.ps.options.commands import WorkerConfig
+from leash.ps.options.commands import WorkerOptions
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
 from leash.worker.datasets import Dataset, Positions
@@ -63,7 +63,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: WorkerConfig,
+        options: WorkerOptions,
         task: Task,
         dataset: Dataset,
         share: Positions | None,
@@ -77,7 +77,7 @@ class Trainer:
         share: of the training samples; None for leases.
         """
         self.totals: Final = Totals()
-        self._config: Final = config
+        self._options: Final = options
         self._task: Final = task
         self._dataset: Final = dataset
         self._share: Final = share
@@ -93,7 +93,7 @@ class Trainer:
         self._epoch = 0  # that this worker is in
         self._of_epoch = _MeanLoss()
         self._next_report_s = now()
-        optimizer.client.deadline_s = now() + (config.timeout_s or math.inf)
+        optimizer.client.deadline_s = now() + (options.timeout_s or math.inf)
 
     def run(self) -> int:
         """Trains; returns the exit status. Whatever happens, the server hears a bye."""
@@ -197,21 +197,21 @@ class Trainer:
     def _report(self, kind: str, epoch: int) -> None:
         totals, client = self.totals, self._optimizer.client
         report = Report(
-            self._config.rank, client.welcome.incarnation, kind, epoch, client.steps,
+            self._options.rank, client.welcome.incarnation, kind, epoch, client.steps,
             totals.samples, self._since_report.value(), 0.0, totals.compute_s, totals.wait_s,
         )  # fmt: skip
         client.report(report)
         self._since_report = _MeanLoss()
 
     def _work(self) -> Work:
-        batch_size = self._config.batch_size
+        batch_size = self._options.batch_size
         if self._share is None:
             return LeaseWork(
                 self._optimizer, self._speed, size=self._dataset.train_size,
                 epochs=self._task.epochs, batch_size=batch_size,
             )  # fmt: skip
         return StaticWork(
-            self._share, seed=self._task.seed, rank=self._config.rank,
+            self._share, seed=self._task.seed, rank=self._options.rank,
             first_epoch=self._first_epoch(), epochs=self._task.epochs, batch_size=batch_size,
             local_steps=self._fixed_local_steps(),
         )  # fmt: skip
@@ -226,18 +226,18 @@ class Trainer:
 
     def _seed_dropout(self) -> None:
         # Alike in every run, and another for every worker; no other seed is made like this one.
-        entropy = np.random.SeedSequence([0, self._task.seed, self._config.rank])
+        entropy = np.random.SeedSequence([0, self._task.seed, self._options.rank])
         torch.manual_seed(int(entropy.generate_state(1)[0]))
 
     def _save(self) -> None:
         """`--save-path`: what this worker did, and the parameters that it ended with."""
-        if self._config.save_path is None:
+        if self._options.save_path is None:
             return
-        folder = Path(self._config.save_path)
+        folder = Path(self._options.save_path)
         folder.mkdir(parents=True, exist_ok=True)
         totals = self.totals
         summary = {
-            "rank": self._config.rank,
+            "rank": self._options.rank,
             "model": self._task.model,
             "dataset": self._task.dataset,
             "steps": totals.steps,
@@ -248,6 +248,6 @@ class Trainer:
             "wait_seconds": round(totals.wait_s, 3),
             "evictions": self._optimizer.evictions,
         }
-        stem = folder / f"worker-{self._config.rank}"
+        stem = folder / f"worker-{self._options.rank}"
         stem.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         save_model(self._model, str(stem.with_suffix(".safetensors")))

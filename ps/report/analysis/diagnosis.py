@@ -133,7 +133,7 @@ def _persistent(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: C
             ("--local-steps auto", "local_steps", "auto"),
             ("--batch-plan weighted", "batch_plan", "weighted"),
         )
-        if run.config.get(setting) != value
+        if run.options.get(setting) != value
     ]
     hint = f"; try {' or '.join(adaptive)}" if len(adaptive) == 2 else ", nor could its plan"
     return f"{_who(by_worker, slow)}: bounds cannot hide that{hint}"
@@ -142,7 +142,7 @@ def _persistent(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: C
 def _done_early(run: Run) -> str:
     first = min((track.done_s for track in run.tracks if track.done_s is not None), default=0.0)
     gap = seconds(run.seconds - first)
-    plan = run.summary.get("data_plan", run.config.get("data_plan"))  # the one that was followed
+    plan = run.summary.get("data_plan", run.options.get("data_plan"))  # the one that was followed
     hint = "" if plan == "lease" else "; try --data-plan lease"
     return f"the others had done their shares of the data up to {gap} before the end{hint}"
 

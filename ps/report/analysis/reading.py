@@ -43,7 +43,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
     except (KeyError, TypeError, ValueError) as error:
         place = f"line {reader.taken + 1}"
         raise UsageError(f"{events}: {place} is no event: {error!r}") from error
-    return reader.run(path, name or path.resolve().name, _config(path), _summary(path))
+    return reader.run(path, name or path.resolve().name, _options(path), _summary(path))
 
 
 def _events(path: Path) -> Iterator[Event]:
@@ -65,7 +65,7 @@ def _parsed(line: str) -> Event | None:
     return event if isinstance(event, dict) and "event" in event and "t" in event else None
 
 
-def _config(run: Path) -> Event:
+def _options(run: Path) -> Event:
     path = run / "config.yaml"
     try:
         settings = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
@@ -158,14 +158,14 @@ class EventReader:
                 self._changes.append((t, event))
         self.taken += 1
 
-    def run(self, path: Path, name: str, config: Event, summary: Event) -> Run:
+    def run(self, path: Path, name: str, options: Event, summary: Event) -> Run:
         started = self._started or {}
         zero_s = float(started.get("t", 0.0))
         end_s = self._end_s()
         tracks = [_track(rank, g, zero_s, end_s) for rank, g in sorted(self._growing.items())]
-        policy = started.get("policy", summary.get("policy", config.get("policy")))
+        policy = started.get("policy", summary.get("policy", options.get("policy")))
         return Run(
-            path=path, name=name, config=config, summary=summary, policy=policy,
+            path=path, name=name, options=options, summary=summary, policy=policy,
             bound=started.get("bound", summary.get("bound")), started=bool(started),
             seconds=max(0.0, end_s - zero_s) if started else 0.0,
             step_events=int(started.get("step_events", 1)), tracks=tuple(tracks),

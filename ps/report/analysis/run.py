@@ -106,7 +106,7 @@ class Run:
 
     path: Path
     name: str
-    config: dict[str, Any]  # empty where the file is missing; so is the summary
+    options: dict[str, Any]  # empty where the file is missing; so is the summary
     summary: dict[str, Any]
     policy: str | None
     bound: int | None
@@ -121,7 +121,7 @@ class Run:
     @property
     def scale(self) -> float:
         """Seconds of this run for each second at full scale."""
-        scale = self.config.get("time_scale")
+        scale = self.options.get("time_scale")
         return float(scale) if isinstance(scale, int | float) and scale > 0 else 1.0
 
     @property

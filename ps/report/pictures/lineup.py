@@ -68,7 +68,7 @@ def effective(run: Run) -> dict[str, Any]:
     chosen["policy"] = run.policy
     if run.bound is not None and run.policy != "bsp":
         chosen["staleness"] = run.bound
-    return {k: v for k, v in {**run.config, **chosen}.items() if k not in BOOKKEEPING}
+    return {k: v for k, v in {**run.options, **chosen}.items() if k not in BOOKKEEPING}
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:

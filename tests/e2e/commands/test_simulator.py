@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from leash.ps.simulate.options import SimulateConfig
+from leash.ps.simulate.options import SimulateOptions
 from leash.ps.simulate.prediction import predict
 from leash.ps.slowness.by_rank import parse_slow
 from leash.ps.slowness.delays import Delays
@@ -87,14 +87,14 @@ def figures(workers: dict[int, Seen]) -> tuple[float, float]:
 
 
 def predicted(real: dict[int, Seen], policy: Any, staleness: int | None) -> dict[int, Seen]:
-    config = SimulateConfig(
+    options = SimulateOptions(
         workers=WORKERS, slow=SLOW, steps=STEPS, data_plan="static", seed=SEED,
         compute="/".join(real[rank].compute(rank) for rank in sorted(real)),
         policy=policy, staleness=staleness, plot="not drawn.svg",
     )  # fmt: skip
-    config.check()
-    (rule,) = config.rules()
-    steps = predict(config, rule).first_steps
+    options.check()
+    (rule,) = options.rules()
+    steps = predict(options, rule).first_steps
     of_worker = {r: [s for s in steps if s.worker == r] for r in range(1, WORKERS + 1)}
     assert all(a.answered_s == b.began_s for mine in of_worker.values() for a, b in pairwise(mine))
     return {

@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from leash.ps.errors import EvictedError, UsageError
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.loop import Server
 from leash.ps.wire.layout import Layout, Slot
@@ -358,9 +358,9 @@ def test_a_taken_port_of_a_further_shard_is_a_wrong_argument() -> None:
     for _ in range(20):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            config = ServerConfig(bind=f"tcp://127.0.0.1:{port - 2}", shards=2)
+            options = ServerOptions(bind=f"tcp://127.0.0.1:{port - 2}", shards=2)
             with pytest.raises(UsageError) as raised:
-                Server(config, None)
+                Server(options, None)
         if f"port {port} is taken" in str(raised.value):
             return  # the two before it are free in most cases
     raise AssertionError(str(raised.value))

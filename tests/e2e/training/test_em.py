@@ -120,9 +120,9 @@ def test_workers_of_several_hosts_survive_the_loss_of_the_one_that_reports(
 
 
 def mixture_for_size() -> int:
-    from leash.ps.options.em import EmConfig
+    from leash.ps.options.em import EmOptions
 
-    return mixture_for(EmConfig(path="x"), 8).family(8).size
+    return mixture_for(EmOptions(path="x"), 8).family(8).size
 
 
 def require_same_by_k(found: Path, expected: Path) -> None:

@@ -14,7 +14,7 @@ from leash.bench.harness.rows import Row
 from leash.ps.cli import parse
 from leash.ps.errors import LeashError
 from leash.ps.options.base import to_argv
-from leash.ps.options.bench import BenchConfig
+from leash.ps.options.bench import BenchOptions
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ("--rounds=1", "--round-s=0.02")
@@ -143,21 +143,21 @@ def test_python_m_bench_takes_the_same_options() -> None:
 
 
 def test_settings_come_back_from_their_own_command_line() -> None:
-    config = BenchConfig(benchmark="push_pull", sizes="87e3", short=True, systems="leash,gloo")
-    assert parse(["bench", *to_argv(config)]) == ("bench", config)
+    options = BenchOptions(benchmark="push_pull", sizes="87e3", short=True, systems="leash,gloo")
+    assert parse(["bench", *to_argv(options)]) == ("bench", options)
 
 
 @pytest.mark.parametrize(
-    ("missing", "config", "extra"),
+    ("missing", "options", "extra"),
     [
-        ("torch", BenchConfig(benchmark="kernels"), "worker"),
-        ("matplotlib", BenchConfig(benchmark="push_pull", picture="a.svg"), "bench"),
-        ("psutil", BenchConfig(benchmark="scaling"), "bench"),
+        ("torch", BenchOptions(benchmark="kernels"), "worker"),
+        ("matplotlib", BenchOptions(benchmark="push_pull", picture="a.svg"), "bench"),
+        ("psutil", BenchOptions(benchmark="scaling"), "bench"),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(
-    missing: str, config: BenchConfig, extra: str, monkeypatch: pytest.MonkeyPatch
+    missing: str, options: BenchOptions, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(needs, "find_spec", lambda name: None if name == missing else object())
     with pytest.raises(LeashError, match=rf"needs {missing}, .* 'leash\[{extra}\]'"):
-        command.run(config)
+        command.run(options)

@@ -12,7 +12,7 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Times, Trial
 from leash.bench.show.loss_pictures import edge
 from leash.bench.show.table import print_table
-from leash.ps.options.bench import BenchConfig
+from leash.ps.options.bench import BenchOptions
 
 
 def row(lr: float, last: float | None, system: str = "asp") -> Row:
@@ -26,10 +26,10 @@ def test_it_trains_and_leaves_rows_and_a_picture(
     monkeypatch.setattr(compensation, "SHORT_UPDATES", 100)
     monkeypatch.setattr(compensation, "SHORT_RATES", (0.05,))
     json_file, picture = tmp_path / "c.json", tmp_path / "c.svg"
-    config = BenchConfig(
+    options = BenchOptions(
         benchmark="compensation", short=True, json=str(json_file), picture=str(picture)
     )
-    assert command.run(config) == 0
+    assert command.run(options) == 0
     rows = json.loads(json_file.read_text("utf-8"))
     assert [row["system"] for row in rows] == list(compensation.WAYS)
     for told in rows:

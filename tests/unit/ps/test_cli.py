@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from leash.ps import cli, interrupt
-from leash.ps.cli import COMMANDS, parse, resolve
+from leash.ps.cli import COMMANDS, options_of, parse
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.options.base import flag, groups, is_argument, to_argv
-from leash.ps.options.commands import LaunchConfig, ServerConfig, WorkerConfig
+from leash.ps.options.commands import LaunchOptions, ServerOptions, WorkerOptions
 
 Leash = Callable[..., tuple[int, str, str]]
 
@@ -53,23 +53,23 @@ DEMO_WORKER: Final = """worker --ps-ip=127.0.0.1 --ps-port=29500 --data-dir=DIR 
 
 
 def test_the_demos_server_command_line_means_what_it_says() -> None:
-    _, config = parse(DEMO_SERVER.split())
-    assert config == ServerConfig(
+    _, options = parse(DEMO_SERVER.split())
+    assert options == ServerOptions(
         ps_ip="127.0.0.1", ps_port=29500, data_dir="DIR", learners="1-2-3", epochs=1,
         model="MnistCNN", staleness=0, run_dir="OUT", timeout_s=10_000, len_train_data=60_000,
         test_batch_size=500,
     )  # fmt: skip
-    config.check()
+    options.check()
 
 
 def test_the_demos_worker_command_line_means_what_it_says() -> None:
-    _, config = parse(DEMO_WORKER.split())
-    assert config == WorkerConfig(
+    _, options = parse(DEMO_WORKER.split())
+    assert options == WorkerOptions(
         ps_ip="127.0.0.1", ps_port=29500, data_dir="DIR", rank=1, learners="1-2-3",
         model="MnistCNN", epochs=1, save_path="OUT", slow="0.2", heterogeneity="0.5",
         hetero_allocation="1.0-0.5-0.5", timeout_s=60, test_batch_size=500, len_train_data=100,
     )  # fmt: skip
-    config.check()
+    options.check()
 
 
 @pytest.mark.parametrize(("package", "command"), [("ps", "server"), ("worker", "worker")])
@@ -80,26 +80,26 @@ def test_python_m_package_is_the_leash_command(package: str, command: str) -> No
 
 
 def test_settings_come_back_from_their_own_command_line() -> None:
-    config = LaunchConfig(
+    options = LaunchOptions(
         policy="bsp", workers=3, dataset="digits", slow="0,0,0.5", nesterov=True, momentum=0.9,
         dropout=False, hetero_allocation="1.0-0.5-0.5", run_dir="a b", seed=7,
     )  # fmt: skip
-    assert parse(["launch", *to_argv(config)]) == ("launch", config)
+    assert parse(["launch", *to_argv(options)]) == ("launch", options)
 
 
 def test_settings_come_back_from_a_file(tmp_path: Path) -> None:
-    config = LaunchConfig(dataset="digits", slow="0.5", staleness=2, lr=0.5, dropout=False)
+    options = LaunchOptions(dataset="digits", slow="0.5", staleness=2, lr=0.5, dropout=False)
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump({"dataset": "digits", "slow": "0.5", "staleness": 2, "lr": 0.5,
                                     "dropout": False, "seed": None}))  # fmt: skip
-    assert parse(["launch", "--config", str(file)]) == ("launch", config)
+    assert parse(["launch", "--config", str(file)]) == ("launch", options)
 
 
 def test_the_command_line_wins_over_a_file(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("dataset: digits\nworkers: 8\n")
-    _, config = parse(["launch", "--config", str(file), "--workers", "2"])
-    assert config == LaunchConfig(dataset="digits", workers=2)
+    _, options = parse(["launch", "--config", str(file), "--workers", "2"])
+    assert options == LaunchOptions(dataset="digits", workers=2)
 
 
 # Wrong words.
@@ -300,7 +300,7 @@ def test_help_names_every_option_once(leash: Leash, command: str) -> None:
     invocations = [line.partition("   ")[0] for line in re.findall(r"^  (-.*)$", out, re.MULTILINE)]
     options = re.findall(r"--[\w-]+", " ".join(invocations))
     assert len(options) == len(set(options))
-    for _, fields in groups(resolve(COMMANDS[command].config)):
+    for _, fields in groups(options_of(COMMANDS[command])):
         for field in fields:
             if not is_argument(field):
                 assert {flag(field.name), *field.metadata["aliases"]} <= set(options)
@@ -310,9 +310,9 @@ def test_every_setting_of_a_command_is_in_one_of_its_groups() -> None:
     import dataclasses
 
     for command in COMMANDS.values():
-        config = resolve(command.config)
-        grouped = [field.name for _, fields in groups(config) for field in fields]
-        assert sorted(grouped) == sorted(f.name for f in dataclasses.fields(config))
+        options = options_of(command)
+        grouped = [field.name for _, fields in groups(options) for field in fields]
+        assert sorted(grouped) == sorted(f.name for f in dataclasses.fields(options))
 
 
 def test_help_lists_the_commands_and_shows_examples(leash: Leash) -> None:

@@ -21,7 +21,7 @@ from leash.ps.commands.doctor import (
 from leash.ps.commands.probe import Probe
 from leash.ps.commands.status import run as run_status
 from leash.ps.errors import ServerUnreachableError, UsageError
-from leash.ps.options.commands import DoctorConfig, ServerConfig, StatusConfig
+from leash.ps.options.commands import DoctorOptions, ServerOptions, StatusOptions
 from leash.ps.server.loop import Server
 
 
@@ -29,7 +29,7 @@ from leash.ps.server.loop import Server
 def address() -> Iterator[str]:
     """Where a real server, without workers, listens."""
     quiet = lambda _: None  # noqa: E731
-    server = Server(ServerConfig(bind="tcp://127.0.0.1:0", chunk_kib=256), None, say=quiet)
+    server = Server(ServerOptions(bind="tcp://127.0.0.1:0", chunk_kib=256), None, say=quiet)
     thread = threading.Thread(target=server.run)
     thread.start()
     yield server.address
@@ -46,7 +46,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_torch")
 def test_a_sound_host_gets_status_0(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.run(DoctorConfig()) == 0
+    assert doctor.run(DoctorOptions()) == 0
     out = capsys.readouterr().out
     for what in ("python", "leash", "core", "pyzmq", "msgpack", "numpy", "machine"):
         assert f"ok   {what}" in out
@@ -58,7 +58,7 @@ def test_a_sound_host_gets_status_0(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_server_that_answers_is_measured(
     address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert doctor.run(DoctorConfig(server=address)) == 0
+    assert doctor.run(DoctorOptions(server=address)) == 0
     out = capsys.readouterr().out
     assert f"ok   server      answers at {address}: starting: waiting for worker 1" in out
     assert "ok   round trip" in out
@@ -70,7 +70,7 @@ def test_a_server_that_does_not_answer_fails_with_its_mend(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doctor, "STATUS_TIMEOUT_S", 0.1)
-    assert doctor.run(DoctorConfig(server="tcp://127.0.0.1:1")) == 1
+    assert doctor.run(DoctorOptions(server="tcp://127.0.0.1:1")) == 1
     out = capsys.readouterr().out
     assert "fail server      no server answers at tcp://127.0.0.1:1" in out
     assert "▸ start one with leash server" in out
@@ -164,10 +164,10 @@ def test_status_as_json_is_the_servers_state(address: str) -> None:
 
 
 def test_status_is_a_table(address: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_status(StatusConfig(server=address)) == 0
+    assert run_status(StatusOptions(server=address)) == 0
     assert "starting: waiting for worker 1" in capsys.readouterr().out
 
 
 def test_status_of_no_server_is_a_wrong_argument() -> None:
     with pytest.raises(UsageError, match=r"no server answers at tcp://127\.0\.0\.1:1"):
-        run_status(StatusConfig(server="tcp://127.0.0.1:1", wait_s=0.1))
+        run_status(StatusOptions(server="tcp://127.0.0.1:1", wait_s=0.1))

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from leash.ps.cli import parse
-from leash.ps.options.commands import LaunchConfig
+from leash.ps.options.commands import LaunchOptions
 from leash.ps.processes import last_words
 
 DOWN_S: Final = 5.0
@@ -85,7 +85,7 @@ def test_a_run_is_trained_and_leaves_all_that_a_run_leaves(tmp_path: Path) -> No
         "server.log", "worker-1.log", "worker-2.log",
     ]  # fmt: skip
     _, again = parse(["launch", "--config", str(run_dir / "config.yaml")])
-    assert again == LaunchConfig(
+    assert again == LaunchOptions(
         dataset="digits",
         workers=2,
         lr=0.1,

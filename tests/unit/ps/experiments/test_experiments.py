@@ -13,7 +13,7 @@ from leash.ps.commands import launch
 from leash.ps.errors import UsageError
 from leash.ps.experiments import plan
 from leash.ps.experiments.command import _is_there
-from leash.ps.experiments.options import ExperimentConfig
+from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import Outcome, median_rows, read_outcome
 from leash.ps.experiments.table import outcome_table
 
@@ -47,29 +47,29 @@ def outcome(name: str, seconds: float, **changes: object) -> Outcome:
 
 @pytest.mark.parametrize("name", plan.names())
 def test_every_experiment_that_leash_brings_along_can_be_read(name: str) -> None:
-    experiment = plan.load(ExperimentConfig(name=name))
+    experiment = plan.load(ExperimentOptions(name=name))
     assert experiment.about
     folders = [run.folder for run in experiment.runs]
     assert len(set(folders)) == len(folders)
 
 
 def test_each_run_has_the_common_settings_and_its_own_for_every_seed(sweep: Path) -> None:
-    runs = plan.load(ExperimentConfig(name=str(sweep))).runs
-    assert [(run.name, run.folder, run.config.seed) for run in runs] == [
+    runs = plan.load(ExperimentOptions(name=str(sweep))).runs
+    assert [(run.name, run.folder, run.options.seed) for run in runs] == [
         ("fixed: bsp", "fixed-bsp-seed-1", 1),
         ("fixed: bsp", "fixed-bsp-seed-2", 2),
         ("fixed: ssp 3", "fixed-ssp-3-seed-1", 1),
         ("fixed: ssp 3", "fixed-ssp-3-seed-2", 2),
     ]
-    assert {run.config.slow for run in runs} == {"0,0.5"}
-    assert [run.config.staleness for run in runs] == [None, None, 3, 3]
+    assert {run.options.slow for run in runs} == {"0,0.5"}
+    assert [run.options.staleness for run in runs] == [None, None, 3, 3]
 
 
 def test_options_of_the_command_win_over_the_file(sweep: Path) -> None:
-    config = ExperimentConfig(name=str(sweep), epochs=7, seed=5, only="ssp", data_dir="there")
-    (run,) = plan.load(config).runs
-    assert (run.name, run.config.epochs, run.config.seed) == ("fixed: ssp 3", 7, 5)
-    assert run.config.data_dir == "there"
+    options = ExperimentOptions(name=str(sweep), epochs=7, seed=5, only="ssp", data_dir="there")
+    (run,) = plan.load(options).runs
+    assert (run.name, run.options.epochs, run.options.seed) == ("fixed: ssp 3", 7, 5)
+    assert run.options.data_dir == "there"
 
 
 @pytest.mark.parametrize(
@@ -94,17 +94,17 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, text: str, told: str) 
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
     with pytest.raises(UsageError, match=told):
-        plan.load(ExperimentConfig(name=str(path)))
+        plan.load(ExperimentOptions(name=str(path)))
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
     with pytest.raises(UsageError, match=r"neither one of .*demo.*, nor a file"):
-        plan.load(ExperimentConfig(name="nope"))
+        plan.load(ExperimentOptions(name="nope"))
 
 
 def test_words_that_fit_no_run_are_answered_with_the_runs(sweep: Path) -> None:
     with pytest.raises(UsageError, match="its runs are fixed: bsp, fixed: ssp 3"):
-        plan.load(ExperimentConfig(name=str(sweep), only="dssp"))
+        plan.load(ExperimentOptions(name=str(sweep), only="dssp"))
 
 
 def test_an_outcome_is_in_seconds_of_full_scale(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_seeds_come_down_to_their_medians_and_a_miss_stays_a_miss() -> None:
 
 
 def test_the_table_compares_with_the_first_run_of_each_part(sweep: Path) -> None:
-    experiment = plan.load(ExperimentConfig(name=str(sweep)))
+    experiment = plan.load(ExperimentOptions(name=str(sweep)))
     rows = [outcome("x: a", 10.0), outcome("x: b", 4.0), outcome("y: a", 3.0)]
     console = Console(width=140, file=io.StringIO())
     console.print(outcome_table(experiment, rows))
@@ -156,11 +156,11 @@ def test_the_table_compares_with_the_first_run_of_each_part(sweep: Path) -> None
 def test_a_run_that_came_to_its_end_is_not_repeated_and_any_other_is(
     sweep: Path, tmp_path: Path
 ) -> None:
-    planned = plan.load(ExperimentConfig(name=str(sweep))).runs[0]
+    planned = plan.load(ExperimentOptions(name=str(sweep))).runs[0]
     run_dir = tmp_path / planned.folder
     assert not _is_there(planned, run_dir)
     run_dir.mkdir()
-    settings = {k: v for k, v in asdict(planned.config).items() if k != "run_dir"}
+    settings = {k: v for k, v in asdict(planned.options).items() if k != "run_dir"}
     (run_dir / "config.yaml").write_text(yaml.safe_dump(settings))
     (run_dir / "summary.json").write_text('{"ended": "done"}')
     assert _is_there(planned, run_dir)
@@ -172,16 +172,16 @@ def test_a_run_that_came_to_its_end_is_not_repeated_and_any_other_is(
 def test_a_run_is_known_again_by_what_the_launcher_notes(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned = plan.load(ExperimentConfig(name=str(sweep))).runs[0]
+    planned = plan.load(ExperimentOptions(name=str(sweep))).runs[0]
     run_dir = tmp_path / planned.folder
     monkeypatch.setattr(launch.Launch, "run", lambda self: 0)
-    assert launch.run(replace(planned.config, run_dir=str(run_dir))) == 0
+    assert launch.run(replace(planned.options, run_dir=str(run_dir))) == 0
     (run_dir / "summary.json").write_text('{"ended": "done"}')
     assert _is_there(planned, run_dir)
 
 
 def test_what_is_no_such_run_is_left_alone(sweep: Path, tmp_path: Path) -> None:
-    planned = plan.load(ExperimentConfig(name=str(sweep))).runs[0]
+    planned = plan.load(ExperimentOptions(name=str(sweep))).runs[0]
     run_dir = tmp_path / "other"
     run_dir.mkdir()
     with pytest.raises(UsageError, match="not the folder of a run"):

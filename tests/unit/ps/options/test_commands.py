@@ -8,41 +8,41 @@ from leash.ps.options.base import (
     Options,
     check_not_negative,
     check_positive,
-    common_settings,
+    common_options,
     to_argv,
 )
-from leash.ps.options.commands import EvaluateConfig, LaunchConfig, ServerConfig, WorkerConfig
+from leash.ps.options.commands import EvaluateOptions, LaunchOptions, ServerOptions, WorkerOptions
 
 
 def test_defaults_need_no_command_line() -> None:
-    assert to_argv(ServerConfig()) == []
+    assert to_argv(ServerOptions()) == []
 
 
 def test_a_command_line_holds_what_differs_from_the_defaults() -> None:
-    config = WorkerConfig(rank=2, dropout=False, download=True)
-    assert set(to_argv(config)) == {"--rank=2", "--no-dropout", "--download"}
+    options = WorkerOptions(rank=2, dropout=False, download=True)
+    assert set(to_argv(options)) == {"--rank=2", "--no-dropout", "--download"}
 
 
 def test_common_settings_take_what_both_have_and_then_the_changes() -> None:
-    launch = LaunchConfig(dataset="digits", batch_size=7, workers=5, lr=0.5)
-    worker = common_settings(launch, WorkerConfig, rank=3, batch_size=8)
-    assert worker == WorkerConfig(dataset="digits", batch_size=8, rank=3)
-    assert common_settings(launch, ServerConfig).workers == 5
+    launch = LaunchOptions(dataset="digits", batch_size=7, workers=5, lr=0.5)
+    worker = common_options(launch, WorkerOptions, rank=3, batch_size=8)
+    assert worker == WorkerOptions(dataset="digits", batch_size=8, rank=3)
+    assert common_options(launch, ServerOptions).workers == 5
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257])
 def test_a_server_has_as_many_threads_as_the_cores_pool_takes(threads: int) -> None:
-    for config, name in (
-        (ServerConfig(threads=threads), "threads"),
-        (LaunchConfig(dataset="digits", server_threads=threads), "server-threads"),
+    for options, name in (
+        (ServerOptions(threads=threads), "threads"),
+        (LaunchOptions(dataset="digits", server_threads=threads), "server-threads"),
     ):
         with pytest.raises(UsageError, match=f"--{name} {threads}: give a number from 1 to 256"):
-            config.check()
+            options.check()
 
 
-@pytest.mark.parametrize("config", [ServerConfig, WorkerConfig, EvaluateConfig])
-def test_the_defaults_are_sound(config: type[Options]) -> None:
-    config().check()
+@pytest.mark.parametrize("options", [ServerOptions, WorkerOptions, EvaluateOptions])
+def test_the_defaults_are_sound(options: type[Options]) -> None:
+    options().check()
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from leash.ps.errors import UsageError
-from leash.ps.options.base import common_settings
-from leash.ps.options.commands import LaunchConfig, WorkerConfig
-from leash.ps.options.inner import InnerOptions, check_inner_belongs
+from leash.ps.options.base import common_options
+from leash.ps.options.commands import LaunchOptions, WorkerOptions
+from leash.ps.options.inner import InnerGroup, check_inner_belongs
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from leash.ps.options.inner import InnerOptions, check_inner_belongs
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        WorkerConfig(**settings).check()
+        WorkerOptions(**settings).check()
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_what_cannot_be_is_one_line(settings: dict[str, Any], text: str) -> None
 def test_what_is_left_out_follows_the_inner_optimizer(
     settings: dict[str, Any], lr: float, weight_decay: float
 ) -> None:
-    options = InnerOptions(**settings)
+    options = InnerGroup(**settings)
     assert (options.chosen_inner_lr, options.chosen_inner_weight_decay) == (lr, weight_decay)
 
 
@@ -51,19 +51,19 @@ def test_what_is_left_out_follows_the_inner_optimizer(
 )
 def test_an_inner_option_needs_local_steps(settings: dict[str, Any], flag: str) -> None:
     with pytest.raises(UsageError, match=f"{flag}: needs local steps"):
-        check_inner_belongs(WorkerConfig(**settings), "1")
+        check_inner_belongs(WorkerOptions(**settings), "1")
     with pytest.raises(UsageError, match=f"{flag}: needs local steps"):
-        LaunchConfig(dataset="digits", **settings).check()
+        LaunchOptions(dataset="digits", **settings).check()
     for local_steps in ("2", "auto"):
-        check_inner_belongs(WorkerConfig(**settings), local_steps)
-        LaunchConfig(dataset="digits", local_steps=local_steps, **settings).check()
+        check_inner_belongs(WorkerOptions(**settings), local_steps)
+        LaunchOptions(dataset="digits", local_steps=local_steps, **settings).check()
 
 
 def test_without_any_of_them_a_run_needs_no_local_steps() -> None:
-    check_inner_belongs(WorkerConfig(), "1")
+    check_inner_belongs(WorkerOptions(), "1")
 
 
 def test_a_launch_hands_them_to_its_workers() -> None:
-    launch = LaunchConfig(dataset="digits", local_steps="4", inner_optimizer="adam", inner_lr=0.1)
-    worker = common_settings(launch, WorkerConfig)
+    launch = LaunchOptions(dataset="digits", local_steps="4", inner_optimizer="adam", inner_lr=0.1)
+    worker = common_options(launch, WorkerOptions)
     assert (worker.inner_optimizer, worker.inner_lr) == ("adam", 0.1)

@@ -5,7 +5,7 @@ import torch
 
 from leash.ps._core import AdagradOptions, AdamOptions, SgdOptions, SumOptions
 from leash.ps.errors import UsageError
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.options.optimizer import (
     core_options,
     core_schedule,
@@ -48,7 +48,7 @@ from leash.ps.options.optimizer import (
 )  # fmt: skip
 def test_what_does_not_go_together_is_one_line(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text) as raised:
-        ServerConfig(**settings).check()
+        ServerOptions(**settings).check()
     assert "\n" not in str(raised.value)
 
 
@@ -56,9 +56,9 @@ def test_what_does_not_go_together_is_one_line(settings: dict[str, Any], text: s
 def test_unless_given_everything_but_the_learning_rate_is_as_in_torch(name: str) -> None:
     of_torch = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "adagrad": "Adagrad"}[name]
     defaults = getattr(torch.optim, of_torch)([torch.zeros(1)]).defaults
-    config = ServerConfig(optimizer=name)  # type: ignore[arg-type]
-    config.check()
-    made, told = core_options(config), told_settings(config)
+    options = ServerOptions(optimizer=name)  # type: ignore[arg-type]
+    options.check()
+    made, told = core_options(options), told_settings(options)
     names = [n for n in dir(made) if n in defaults and n != "lr"]
     assert {n: getattr(made, n) for n in names} == {n: defaults[n] for n in names}
     assert {n: told[n] for n in names if n != "betas"} == {
@@ -67,39 +67,41 @@ def test_unless_given_everything_but_the_learning_rate_is_as_in_torch(name: str)
 
 
 def test_the_settings_reach_the_core() -> None:
-    sgd = core_options(ServerConfig(momentum=0.9, nesterov=True, weight_decay=0.1, maximize=True))
+    sgd = core_options(ServerOptions(momentum=0.9, nesterov=True, weight_decay=0.1, maximize=True))
     assert isinstance(sgd, SgdOptions)
     assert (sgd.momentum, sgd.nesterov, sgd.weight_decay, sgd.maximize) == (0.9, True, 0.1, True)
-    adam = core_options(ServerConfig(optimizer="adamw", betas="0.8,0.9", eps=0.1, amsgrad=True))
+    adam = core_options(ServerOptions(optimizer="adamw", betas="0.8,0.9", eps=0.1, amsgrad=True))
     assert isinstance(adam, AdamOptions)
     assert (adam.betas, adam.eps, adam.amsgrad, adam.decoupled) == ((0.8, 0.9), 0.1, True, True)
-    adagrad = core_options(ServerConfig(optimizer="adagrad", lr_decay=0.2, lr=0.3))
+    adagrad = core_options(ServerOptions(optimizer="adagrad", lr_decay=0.2, lr=0.3))
     assert isinstance(adagrad, AdagradOptions)
     assert (adagrad.lr_decay, adagrad.lr, adagrad.eps) == (0.2, 0.3, 1e-10)
 
 
 def test_the_schedule_reaches_the_core() -> None:
-    config = ServerConfig(
+    options = ServerOptions(
         lr_schedule="step", lr_step_size=10, lr_gamma=0.5, warmup_updates=4, warmup_start_factor=0.5
     )
-    config.check()
-    schedule = core_schedule(config)
+    options.check()
+    schedule = core_schedule(options)
     assert [schedule.lr(1.0, version) for version in (0, 2, 4, 13, 14, 24)] == [
         0.5, 0.75, 1.0, 1.0, 0.5, 0.25,
     ]  # fmt: skip
 
 
 def test_sums_and_their_falling_rate_reach_the_core() -> None:
-    config = ServerConfig(optimizer="sum", lr=1.0, lr_schedule="power", lr_power=0.5, lr_offset=4.0)
-    config.check()
-    made = core_options(config)
+    options = ServerOptions(
+        optimizer="sum", lr=1.0, lr_schedule="power", lr_power=0.5, lr_offset=4.0
+    )
+    options.check()
+    made = core_options(options)
     assert isinstance(made, SumOptions)
     assert made.lr == 1.0
-    assert [core_schedule(config).lr(1.0, version) for version in (0, 5)] == [0.5, 1 / 3]
+    assert [core_schedule(options).lr(1.0, version) for version in (0, 5)] == [0.5, 1 / 3]
 
 
 def test_what_does_not_belong_to_the_choice_is_told_as_none() -> None:
-    told = told_settings(ServerConfig(optimizer="adam"))
+    told = told_settings(ServerOptions(optimizer="adam"))
     assert (told["optimizer"], told["betas"], told["momentum"]) == ("adam", "0.9,0.999", None)
     assert (told["lr_schedule"], told["lr_gamma"], told["lr_min"]) == ("constant", None, None)
 
@@ -127,9 +129,9 @@ def test_betas_are_two_numbers() -> None:
 def test_what_is_left_out_of_the_rates_follows_the_local_steps(
     settings: dict[str, Any], lr: float, scaling: str
 ) -> None:
-    config = ServerConfig(**settings)
-    config.check()
-    made, told = core_options(config), told_settings(config)
+    options = ServerOptions(**settings)
+    options.check()
+    made, told = core_options(options), told_settings(options)
     assert (made.lr, told["lr"], told["lr_scaling"]) == (lr, lr, scaling)
-    assert with_rates(with_rates(config)) == with_rates(config)
-    assert (with_rates(config).lr, with_rates(config).lr_scaling) == (lr, scaling)
+    assert with_rates(with_rates(options)) == with_rates(options)
+    assert (with_rates(options).lr, with_rates(options).lr_scaling) == (lr, scaling)

@@ -1,9 +1,9 @@
 import pytest
 
 from leash.ps.errors import UsageError
-from leash.ps.options.commands import LaunchConfig
+from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.plan import (
-    PlanOptions,
+    PlanGroup,
     choose_data_plan,
     data_plan_of_worker,
     parse_local_steps,
@@ -16,22 +16,22 @@ TOLD = {"data_plan": "lease", "batch_plan": "equal", "local_steps": "1"}
     ("policy", "plan"), [("bsp", "static"), ("ssp", "lease"), ("asp", "lease")]
 )
 def test_bsp_has_fixed_shares_and_the_others_leases(policy: str, plan: str) -> None:
-    assert choose_data_plan(PlanOptions(), policy, has_allocation=False) == plan
-    assert choose_data_plan(PlanOptions(), policy, has_allocation=True) == "static"
+    assert choose_data_plan(PlanGroup(), policy, has_allocation=False) == plan
+    assert choose_data_plan(PlanGroup(), policy, has_allocation=True) == "static"
 
 
 @pytest.mark.parametrize(
-    "options", [PlanOptions(batch_plan="weighted"), PlanOptions(local_steps="auto")]
+    "options", [PlanGroup(batch_plan="weighted"), PlanGroup(local_steps="auto")]
 )
-def test_what_follows_the_speed_takes_leases(options: PlanOptions) -> None:
+def test_what_follows_the_speed_takes_leases(options: PlanGroup) -> None:
     assert choose_data_plan(options, "bsp", has_allocation=False) == "lease"
     with pytest.raises(UsageError, match="leave one of the two out"):
         choose_data_plan(options, "bsp", has_allocation=True)
 
 
 def test_a_plan_that_was_asked_for_is_taken() -> None:
-    assert choose_data_plan(PlanOptions(data_plan="lease"), "bsp", has_allocation=False) == "lease"
-    static = PlanOptions(data_plan="static")
+    assert choose_data_plan(PlanGroup(data_plan="lease"), "bsp", has_allocation=False) == "lease"
+    static = PlanGroup(data_plan="static")
     assert choose_data_plan(static, "asp", has_allocation=False) == "static"
 
 
@@ -59,6 +59,6 @@ def test_local_steps_as_numbers() -> None:
 
 
 def test_a_launch_refuses_fixed_shares_together_with_leases_at_once() -> None:
-    config = LaunchConfig(dataset="digits", workers=2, hetero_allocation="1-1", data_plan="lease")
+    options = LaunchOptions(dataset="digits", workers=2, hetero_allocation="1-1", data_plan="lease")
     with pytest.raises(UsageError, match="leave one of the two out"):
-        config.check()
+        options.check()

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from leash.ps.errors import UsageError
-from leash.ps.options.commands import LaunchConfig, ServerConfig
+from leash.ps.options.commands import LaunchOptions, ServerOptions
 from leash.ps.options.staleness import core_compensation, core_staleness_rate
 
 
@@ -28,27 +28,28 @@ from leash.ps.options.staleness import core_compensation, core_staleness_rate
          "under bsp; leave it out, or give --policy ssp or asp"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("config", [ServerConfig, LaunchConfig])
+@pytest.mark.parametrize("options", [ServerOptions, LaunchOptions])
 def test_what_does_not_go_together_is_one_line(
-    config: Any, settings: dict[str, Any], text: str
+    options: Any, settings: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(UsageError, match=text) as raised:
-        config(**settings, dataset="digits").check()
+        options(**settings, dataset="digits").check()
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "adagrad"])
 @pytest.mark.parametrize("policy", ["ssp", "asp"])
 def test_the_rate_goes_with_every_optimizer(policy: Any, optimizer: Any) -> None:
-    ServerConfig(policy=policy, optimizer=optimizer, staleness_lr="poly").check()
+    ServerOptions(policy=policy, optimizer=optimizer, staleness_lr="poly").check()
 
 
 def test_the_rate_reaches_the_core() -> None:
     rates = [
-        core_staleness_rate(config)
-        for config in (
-            ServerConfig(), ServerConfig(staleness_lr="inverse"), ServerConfig(staleness_lr="poly"),
-            ServerConfig(staleness_lr="poly", staleness_power=1.0),
+        core_staleness_rate(options)
+        for options in (
+            ServerOptions(), ServerOptions(staleness_lr="inverse"),
+            ServerOptions(staleness_lr="poly"),
+            ServerOptions(staleness_lr="poly", staleness_power=1.0),
         )
     ]  # fmt: skip
     assert [rate.factor(3) for rate in rates] == [1.0, 1 / 3, 0.5, 0.25]
@@ -67,5 +68,5 @@ def test_the_rate_reaches_the_core() -> None:
 def test_the_compensation_reaches_the_core(
     settings: dict[str, Any], expected: tuple[str, float, float]
 ) -> None:
-    made = core_compensation(ServerConfig(**settings))
+    made = core_compensation(ServerOptions(**settings))
     assert (made.kind, made.strength, made.decay) == expected

@@ -6,10 +6,10 @@ import pytest
 from leash.ps.cli import parse, run
 from leash.ps.errors import UsageError
 from leash.ps.options.base import to_argv
-from leash.ps.options.commands import LaunchConfig
-from leash.ps.options.parser import config_from, parser_for
+from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.parser import options_from, parser_for
 from leash.ps.report import command
-from leash.ps.report.options import ReportConfig
+from leash.ps.report.options import ReportOptions
 from support.runs import simulate, write_run
 
 
@@ -55,13 +55,13 @@ def test_several_runs_get_a_folder_of_their_own(
 
 
 def test_settings_come_back_from_their_own_command_line() -> None:
-    config = ReportConfig(runs=("a", "b c"), out="d", open=True)
-    assert parse(["report", *to_argv(config)]) == ("report", config)
+    options = ReportOptions(runs=("a", "b c"), out="d", open=True)
+    assert parse(["report", *to_argv(options)]) == ("report", options)
 
 
 def test_the_launcher_has_a_switch_for_it() -> None:
-    parsed = parser_for("leash launch", LaunchConfig).parse_args(["--report"])
-    assert config_from(parsed, LaunchConfig).report is True
+    parsed = parser_for("leash launch", LaunchOptions).parse_args(["--report"])
+    assert options_from(parsed, LaunchOptions).report is True
 
 
 @pytest.mark.parametrize(

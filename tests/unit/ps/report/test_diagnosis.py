@@ -22,9 +22,9 @@ def exponential(mean_s: float, seed: int) -> Callable[[int], float]:
 
 
 def of(
-    tmp_path: Path, events: Sequence[Event], config: Event | None = None, steps: int = 100
+    tmp_path: Path, events: Sequence[Event], options: Event | None = None, steps: int = 100
 ) -> Diagnosis:
-    return diagnose(read_run(write_run(tmp_path / "run", events, config, {"steps": steps})))
+    return diagnose(read_run(write_run(tmp_path / "run", events, options, {"steps": steps})))
 
 
 def test_a_lastingly_slow_worker_is_named_with_its_factor_and_a_cure(tmp_path: Path) -> None:

@@ -37,9 +37,9 @@ from leash.ps.report.pictures.timeline import (
 from support.runs import Event, simulate, write_run
 
 
-def a_run(path: Path, **config: object) -> Path:
+def a_run(path: Path, **options: object) -> Path:
     events = simulate([lambda _: 0.1, lambda _: 0.3], steps=40, bound=2)
-    return write_run(path, events, config, {"steps": 80})
+    return write_run(path, events, options, {"steps": 80})
 
 
 def drawn(picture: Picture | None) -> list[object]:

@@ -172,8 +172,8 @@ def test_a_policy_that_changed_and_times_at_full_scale_are_shown(tmp_path: Path)
 @pytest.mark.usefixtures("no_png")
 def test_names_and_settings_are_never_markup(tmp_path: Path) -> None:
     evil = "<script>alert('x')&\"$a$"
-    config = {"lr": evil, "</style><img src=x onerror=y>": evil}
-    runs = [write_run(tmp_path / n, TWO, {**config, "seed": n}, {**SUMMARY, "ended": evil})
+    options = {"lr": evil, "</style><img src=x onerror=y>": evil}
+    runs = [write_run(tmp_path / n, TWO, {**options, "seed": n}, {**SUMMARY, "ended": evil})
             for n in (evil, "other")]  # fmt: skip
     for chosen in (runs, runs[:1]):
         assert evil in check(write_report(chosen, tmp_path / "out"))

@@ -132,4 +132,4 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
 
 
 def test_the_scale_of_time_is_known(tmp_path: Path) -> None:
-    assert run_of(tmp_path, two_unequal(), config={"time_scale": 0.1}).scale == 0.1
+    assert run_of(tmp_path, two_unequal(), options={"time_scale": 0.1}).scale == 0.1

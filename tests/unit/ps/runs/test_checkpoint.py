@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.errors import CheckpointError
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.shard.model import ServedModel
@@ -23,16 +23,16 @@ LAYOUT = Layout(
         Slot("mean", "f32", (5,), "buffer"),
     ]
 )
-CONFIG = ServerConfig(lr=0.5, momentum=0.9, chunk_kib=64)
+CONFIG = ServerOptions(lr=0.5, momentum=0.9, chunk_kib=64)
 
 
-def model_of(layout: Layout, config: ServerConfig) -> ServedModel:
-    return ServedModel(layout, config.chunk_kib * 1024, config, RULE, softened=config)
+def model_of(layout: Layout, options: ServerOptions) -> ServedModel:
+    return ServedModel(layout, options.chunk_kib * 1024, options, RULE, softened=options)
 
 
-def trained_model(config: ServerConfig = CONFIG, steps: int = 2) -> ServedModel:
+def trained_model(options: ServerOptions = CONFIG, steps: int = 2) -> ServedModel:
     """Counts up as first values, then some steps."""
-    model = model_of(LAYOUT, config)
+    model = model_of(LAYOUT, options)
     values = np.arange(40_000)
     for chunk in model.chunks:
         model.shard.init(chunk.index, values[: chunk.values].astype(_dtype(chunk.dtype)).tobytes())
@@ -61,8 +61,8 @@ def bytes_of(model: ServedModel) -> list[bytes]:
     return found
 
 
-def resumed(path: Path, config: ServerConfig = CONFIG) -> ServedModel:
-    return open_checkpoint(str(path), config.optimizer, lambda layout: model_of(layout, config))
+def resumed(path: Path, options: ServerOptions = CONFIG) -> ServedModel:
+    return open_checkpoint(str(path), options.optimizer, lambda layout: model_of(layout, options))
 
 
 def test_a_checkpoint_brings_back_parameters_buffers_and_momentum(tmp_path: Path) -> None:
@@ -78,38 +78,38 @@ def test_a_checkpoint_brings_back_parameters_buffers_and_momentum(tmp_path: Path
 OPTIMIZERS = [
     CONFIG,
     replace(CONFIG, momentum=0.0, lr_schedule="step", lr_step_size=1, warmup_updates=2),
-    ServerConfig(chunk_kib=64, optimizer="adam", lr_schedule="cosine", lr_total_updates=4),
-    ServerConfig(chunk_kib=64, optimizer="adamw", amsgrad=True),
-    ServerConfig(chunk_kib=64, optimizer="adagrad", lr_decay=0.1, initial_accumulator_value=0.5),
+    ServerOptions(chunk_kib=64, optimizer="adam", lr_schedule="cosine", lr_total_updates=4),
+    ServerOptions(chunk_kib=64, optimizer="adamw", amsgrad=True),
+    ServerOptions(chunk_kib=64, optimizer="adagrad", lr_decay=0.1, initial_accumulator_value=0.5),
     replace(
         CONFIG, policy="asp", delay_compensation="adaptive", lr_schedule="step", lr_step_size=3
     ),
 ]
 every_optimizer = pytest.mark.parametrize(
-    "config", OPTIMIZERS, ids=lambda config: f"{config.optimizer}-{config.lr_schedule}"
+    "options", OPTIMIZERS, ids=lambda options: f"{options.optimizer}-{options.lr_schedule}"
 )
 
 
 @every_optimizer
 def test_training_goes_on_as_if_it_had_not_been_interrupted(
-    tmp_path: Path, config: ServerConfig
+    tmp_path: Path, options: ServerOptions
 ) -> None:
-    config.check()
-    save_checkpoint(trained_model(config, steps=2), tmp_path / "m.safetensors")
-    again = resumed(tmp_path / "m.safetensors", config)
+    options.check()
+    save_checkpoint(trained_model(options, steps=2), tmp_path / "m.safetensors")
+    again = resumed(tmp_path / "m.safetensors", options)
     again.shard.join(1, 0)
     for chunk in again.chunks:
         gradient = np.full(chunk.values, 0.25, _dtype(chunk.dtype))
         again.shard.push(chunk.index, 1, 1, 1, bytearray(gradient.tobytes()), True)
-    assert bytes_of(again) == bytes_of(trained_model(config, steps=3))
+    assert bytes_of(again) == bytes_of(trained_model(options, steps=3))
     assert {again.shard.version(chunk.index) for chunk in again.chunks} == {3}
 
 
 @every_optimizer
 def test_the_optimizers_buffers_stand_under_torchs_names(
-    tmp_path: Path, config: ServerConfig
+    tmp_path: Path, options: ServerOptions
 ) -> None:
-    model = trained_model(config)
+    model = trained_model(options)
     save_checkpoint(model, tmp_path / "m.safetensors")
     tensors = load_file(tmp_path / "m.safetensors")
     names = [slot.name for slot in LAYOUT.slots]
@@ -128,9 +128,9 @@ def test_a_checkpoint_of_another_optimizer_says_what_to_do(tmp_path: Path) -> No
 
 
 def test_compensation_may_begin_with_a_checkpoint_that_knows_nothing_of_it(tmp_path: Path) -> None:
-    config = replace(CONFIG, policy="asp", delay_compensation="adaptive")
+    options = replace(CONFIG, policy="asp", delay_compensation="adaptive")
     save_checkpoint(trained_model(), tmp_path / "m.safetensors")
-    again = resumed(tmp_path / "m.safetensors", config)
+    again = resumed(tmp_path / "m.safetensors", options)
     momentum, squares = bytearray(4 * 16_384), bytearray(b"\1" * 4 * 16_384)
     again.shard.state(0, "momentum", momentum)
     again.shard.state(0, "dc_mean_square", squares)
@@ -139,8 +139,8 @@ def test_compensation_may_begin_with_a_checkpoint_that_knows_nothing_of_it(tmp_p
 
 
 def test_a_checkpoint_with_compensation_says_what_to_do(tmp_path: Path) -> None:
-    config = replace(CONFIG, policy="asp", delay_compensation="adaptive")
-    save_checkpoint(trained_model(config), tmp_path / "m.safetensors")
+    options = replace(CONFIG, policy="asp", delay_compensation="adaptive")
+    save_checkpoint(trained_model(options), tmp_path / "m.safetensors")
     assert_refused(
         tmp_path / "m.safetensors", "holds dc_mean_square, .* give --delay-compensation adaptive",
         CONFIG,
@@ -191,21 +191,21 @@ def test_the_file_holds_tensors_by_the_names_of_the_slots(tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, momentum=0.0)])
+@pytest.mark.parametrize("options", [CONFIG, replace(CONFIG, momentum=0.0)])
 def test_before_the_first_update_and_without_momentum_there_is_none(
-    tmp_path: Path, config: ServerConfig
+    tmp_path: Path, options: ServerOptions
 ) -> None:
-    steps = 0 if config.momentum else 2
-    model = trained_model(config, steps)
+    steps = 0 if options.momentum else 2
+    model = trained_model(options, steps)
     save_checkpoint(model, tmp_path / "m.safetensors")
     assert not [name for name in load_file(tmp_path / "m.safetensors") if "momentum" in name]
-    assert bytes_of(resumed(tmp_path / "m.safetensors", config)) == bytes_of(model)
+    assert bytes_of(resumed(tmp_path / "m.safetensors", options)) == bytes_of(model)
 
 
-def assert_refused(path: Path, text: str, config: ServerConfig = CONFIG) -> None:
+def assert_refused(path: Path, text: str, options: ServerOptions = CONFIG) -> None:
     """In one line."""
     with pytest.raises(CheckpointError, match=text) as raised:
-        resumed(path, config)
+        resumed(path, options)
     assert "\n" not in str(raised.value)
 
 

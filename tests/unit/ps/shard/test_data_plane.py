@@ -3,7 +3,7 @@
 import pytest
 import zmq
 
-from leash.ps.options.commands import ServerConfig
+from leash.ps.options.commands import ServerOptions
 from leash.ps.policy import choose_rule
 from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_plane import DataPlane, Payload
@@ -22,8 +22,8 @@ class Plane:
         rule, members = choose_rule(policy, None), Members([1, 2], 1.0)
         self.metrics = metrics = Metrics(rule, EventLog(None), 0)
         self.answered: list[int] = []  # steps
-        config = ServerConfig(chunk_kib=64, shards=shards)
-        self.plane = DataPlane(config, rule, members, metrics, self.send, shard)
+        options = ServerOptions(chunk_kib=64, shards=shards)
+        self.plane = DataPlane(options, rule, members, metrics, self.send, shard)
         self.plane.serve(LAYOUT)
         assert self.plane.model is not None
         self.model = self.plane.model

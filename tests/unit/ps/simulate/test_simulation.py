@@ -9,7 +9,7 @@ import pytest
 
 from leash.ps.errors import LeashError
 from leash.ps.policy import Rule
-from leash.ps.simulate.options import SimulateConfig, parse_compare
+from leash.ps.simulate.options import SimulateOptions, parse_compare
 from leash.ps.simulate.prediction import Prediction, predict
 from leash.ps.simulate.simulation import Step
 
@@ -19,9 +19,9 @@ ALL: Final = parse_compare("bsp, ssp 1, ssp 3, ssp 10, ssp 20, asp")
 
 
 def simulated(rule: Rule, **settings: Any) -> Prediction:
-    config = SimulateConfig(**settings)
-    config.check()
-    return predict(config, rule)
+    options = SimulateOptions(**settings)
+    options.check()
+    return predict(options, rule)
 
 
 # Closed forms.
@@ -116,8 +116,8 @@ def test_a_seed_repeats_a_run_and_another_is_another() -> None:
 
 
 def test_steps_of_a_worker_follow_each_other_and_the_bound_is_kept_between_all() -> None:
-    config = SimulateConfig(slow="exp:0.2", network="exp:0.02", steps=20, plot="unused.svg")
-    steps = predict(config, SSP3).first_steps
+    options = SimulateOptions(slow="exp:0.2", network="exp:0.02", steps=20, plot="unused.svg")
+    steps = predict(options, SSP3).first_steps
     assert len(steps) == 200
     by_worker: dict[int, list[Step]] = {}
     for step in steps:
