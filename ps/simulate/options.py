@@ -113,9 +113,16 @@ class ClusterGroup(Options):
                              "or exp:0.05")  # fmt: skip
 
     def cluster(self, workers: int) -> Cluster:
-        """
+        """Makes the machines and the network that these options describe.
+
+        Args:
+            workers: how many workers, with the ranks from 1.
+
+        Returns:
+            The cluster.
+
         Raises:
-            UsageError: a list that does not fit so many workers.
+            UsageError: a list does not fit so many workers.
         """
         failures = parse_failures(self.failures) if self.failures else None
         return Cluster(

@@ -62,8 +62,13 @@ class DataChannel:
         window: int,
         chunk_nbytes: int,
     ) -> None:
-        """Args:
-        window: requests that may be in flight.
+        """Begins to connect; requests wait until the connection stands.
+
+        Args:
+            context: makes the sockets.
+            address: tcp://HOST:PORT of the shard's data socket.
+            window: how many requests may be in flight.
+            chunk_nbytes: the size of a chunk, from which the largest answer follows.
         """
         self.address: Final = address
         self.connected: bool = False

@@ -23,8 +23,11 @@ class Exchange:
     """Requests out, answers in, over one channel for each shard. For one thread."""
 
     def __init__(self, channels: Sequence[DataChannel], check: Callable[[], None]) -> None:
-        """Args:
-        check: raises when this worker takes part no more; called while waiting.
+        """Polls the channels together.
+
+        Args:
+            channels: one for each shard, in the order of the shards.
+            check: raises when this worker takes part no more; called while waiting.
         """
         self.channels: Final = tuple(channels)
         self._check: Final = check

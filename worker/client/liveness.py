@@ -22,8 +22,13 @@ class Liveness:
     """Beats until stopped, and carries reports. `start` once, `stop` in the end."""
 
     def __init__(self, address: str, worker: int, incarnation: int, beat_s: float) -> None:
-        """Args:
-        beat_s: seconds between two beats once training has started.
+        """Makes the thread, which `start` starts.
+
+        Args:
+            address: tcp://HOST:PORT of the control socket.
+            worker: the rank; 0 for an observer.
+            incarnation: from the answer to this process's hello.
+            beat_s: seconds between two beats once training has started.
         """
         self._address: Final = address
         self._beat: Final = Beat(worker, incarnation)

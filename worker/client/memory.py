@@ -17,9 +17,11 @@ class SlabMemory:
     """Two slabs, and an outbox for payloads that a codec wrote; zero at first."""
 
     def __init__(self, slab_nbytes: int, *, has_outbox: bool = False) -> None:
-        """Args:
-        slab_nbytes: of the layout.
-        has_outbox: for a codec other than raw numbers.
+        """Allocates the memory: shared if the system can do that, otherwise private.
+
+        Args:
+            slab_nbytes: the size of one slab.
+            has_outbox: whether a codec other than raw numbers needs one.
         """
         self.map: Final = SegmentMap(slab_nbytes, has_outbox)
         self.nbytes: Final = self.map.nbytes

@@ -33,12 +33,14 @@ class MixtureClassifier:
     """ln p(x | class) + ln p(class), with p(x | class) a mixture and p(class) its frequency."""
 
     def __init__(self, mixture: Mixture, samples_by_class: Sequence[Samples]) -> None:
-        """Args:
+        """Makes a mixture for each class, not fitted yet.
+
+        Args:
             mixture: is cloned for each class.
             samples_by_class: at least as many for each class as the mixture has components.
 
         Raises:
-            ValueError: settings or samples that cannot be.
+            ValueError: settings or samples cannot be.
         """
         self.mixtures: Final[list[Mixture]] = [clone(mixture) for _ in samples_by_class]
         self.fits: Final = list(map(Fit, self.mixtures, samples_by_class))

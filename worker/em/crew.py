@@ -27,14 +27,18 @@ STOP_GRACE_S: Final = 3.5
 
 
 class Crew:
-    """The processes of one run."""
+    """The server and the workers of one run, as processes of this machine."""
 
     def __init__(
         self, options: EmOptions, out: Path,
         say: Callable[[str], None] = lambda text: print(text, flush=True),
     ) -> None:  # fmt: skip
-        """Args:
-        out: the run directory; it exists.
+        """Notes what to start; `run` starts it.
+
+        Args:
+            options: what the command was started with.
+            out: the run directory; it exists.
+            say: shows a line of progress.
         """
         self._options: Final = options
         self._out: Final = out

@@ -44,9 +44,14 @@ class LeaseWork:
     def __init__(
         self, optimizer: PSOptimizer, speed: Speed, *, size: int, epochs: int, batch_size: int
     ) -> None:
-        """Args:
-        size: samples in the training split.
-        batch_size: that this worker was started with.
+        """Holds no lease yet.
+
+        Args:
+            optimizer: whose client asks for leases.
+            speed: of this worker, which the server is told with every request.
+            size: how many samples the training split has.
+            epochs: how many this worker wants to train for.
+            batch_size: that this worker was started with.
         """
         self._optimizer: Final = optimizer
         self._speed: Final = speed

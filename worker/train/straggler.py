@@ -37,12 +37,16 @@ class Straggler:
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """
+        """Owes nothing yet.
+
         Args:
             slow: the worker's own item of --slow.
             heterogeneity: r, above 0 and at most 1: it takes 1/r times as long to compute.
-            time_scale: how long a second of the experiment takes here.
+            time_scale: how many seconds a second of the experiment takes here.
             seed: of the run; it repeats the delays.
+            rank: of the worker; each draws delays of its own.
+            sleep: sleeps for so many seconds.
+            now: seconds on a clock that never goes back.
 
         Raises:
             UsageError: `slow` does not follow the grammar, or heterogeneity is outside (0, 1].

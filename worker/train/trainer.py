@@ -73,8 +73,18 @@ class Trainer:
         say: Callable[[str], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args:
-        share: of the training samples; None for leases.
+        """Begins nothing yet, except that the time of ``--timeout`` runs from here.
+
+        Args:
+            options: what the worker was started with.
+            task: what to train, on what, for how long.
+            dataset: where the batches come from.
+            share: this worker's part of the training samples; None if the server leases them out.
+            model: on the device on which to train it.
+            optimizer: of the model's parameters; it has joined the run.
+            straggler: slows this worker down.
+            say: shows a line of progress.
+            now: seconds on a clock that never goes back.
         """
         self.totals: Final = Totals()
         self._options: Final = options
