@@ -42,8 +42,8 @@ from leash.worker.optim.slabs import ModelSlabs, NamedTensors
 from leash.worker.optim.staging import gpu_of
 from leash.worker.optim.streaming import StepStream
 
-# torch keeps these two out of its compiler, and to do so imports the compiler when they are first
-# called: 1.5 s of processor time at every worker's start. Nothing here would be compiled anyway.
+# torch wraps these two to keep them out of its compiler, and the wrapper imports the compiler when
+# it is first called: 1.5 s of processor time at every worker's start. Nothing here is compiled.
 _ADD_PARAM_GROUP: Final = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 _ZERO_GRAD: Final = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
