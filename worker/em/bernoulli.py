@@ -12,7 +12,8 @@ import numpy.typing as npt
 from leash.worker.em.family import TINY_COUNT, Family, Floats, Parameters
 from leash.worker.em.mixture import Mixture
 
-# Without smoothing, a variable that never varies would make anything else impossible.
+# How close a probability may come to 0 or 1. Without smoothing, a variable that never varied would
+# otherwise make every sample in which it does impossible.
 FURTHEST: Final = 1e-10
 
 
@@ -30,7 +31,7 @@ class BernoulliParameters(Parameters):
 
 
 class BernoulliFamily(Family):
-    """The log-probability is linear in x, and its moments are those of first order."""
+    """Bernoulli variables: ln p(x) is linear in x, so first moments are all that is needed."""
 
     def __init__(self, components: int, dimensions: int, smoothing: float) -> None:
         super().__init__(components, dimensions)
@@ -65,7 +66,7 @@ class BernoulliFamily(Family):
         counts = self.counts(statistics) + TINY_COUNT
         ones = self.own(statistics).reshape(self.components, -1) + self.smoothing
         if about is not None:
-            # A component that lost all of its samples stays what it was.
+            # A component that has lost all of its samples keeps its means.
             ones = ones + TINY_COUNT * about.means
         means = ones / (counts + 2 * self.smoothing)[:, None]
         return self.parameters(self.weights(statistics), means)

@@ -48,11 +48,11 @@ class DiagonalParameters(Parameters):
 
 
 class FullFamily(Family):
-    """Full covariances.
+    """Gaussians with full covariances.
 
-    Second moments are taken of whitened samples: with y = (x - mean) @ whitening, the M-step needs
-    Σ r y yᵀ. That is the identity times a count once EM has converged, so nothing cancels; and y is
-    what the E-step has computed already.
+    The second moments are those of whitened samples: with y = (x - mean) @ whitening, the M-step
+    needs Σ r y yᵀ. Once EM has converged, that is the identity times a count, so nothing cancels;
+    and the E-step has computed y already.
     """
 
     def __init__(self, components: int, dimensions: int, reg_covar: float) -> None:
@@ -60,7 +60,7 @@ class FullFamily(Family):
         self.reg_covar: Final = reg_covar
         self._upper: Final = np.triu_indices(dimensions)  # of a symmetric matrix
         self._memory: Final = np.empty((BLOCK_ROWS, components, dimensions))
-        self._whitened = self._memory  # the part that belongs to the block that was seen last
+        self._whitened = self._memory  # the part of it that `log_joint` has filled last
 
     @property
     def moments(self) -> int:
@@ -125,7 +125,7 @@ class FullFamily(Family):
             covariances = second - means[:, :, None] * means[:, None, :]
         else:
             assert isinstance(about, FullParameters)
-            # A component that lost all of its samples stays where it was.
+            # A component that has lost all of its samples stays where it was.
             moved = first / counts[:, None] - about.means * (1 - TINY_COUNT / counts)[:, None]
             shift = (moved[:, None, :] @ about.whitening)[:, 0]
             spread = second - shift[:, :, None] * shift[:, None, :]
@@ -176,7 +176,7 @@ class FullFamily(Family):
 
 
 class DiagonalFamily(Family):
-    """Diagonal covariances: the log-density is linear in [x, x², 1]."""
+    """Gaussians with diagonal covariances: their log-density is linear in [x, x², 1]."""
 
     def __init__(self, components: int, dimensions: int, reg_covar: float) -> None:
         super().__init__(components, dimensions)
@@ -210,7 +210,7 @@ class DiagonalFamily(Family):
         averages = self.own(statistics).reshape(self.components, -1) / counts[:, None]
         means, squares = averages[:, : self.dimensions], averages[:, self.dimensions :]
         if about is not None:
-            # A component that lost all of its samples stays where it was.
+            # A component that has lost all of its samples stays where it was.
             lost = TINY_COUNT / counts
             means = means + lost[:, None] * about.means
             squares = squares + lost[:, None] * np.square(about.means)

@@ -1,4 +1,4 @@
-"""What all mixtures have in common: scikit-learn's interface over EM."""
+"""The base of all mixtures: scikit-learn's interface over EM."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -227,7 +227,7 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
         shares = np.zeros((n, k))
         if self.init_params == "kmeans":
             with warnings.catch_warnings():
-                # Fewer distinct samples than clusters: some are empty, which EM bears.
+                # With fewer distinct samples than clusters some clusters are empty; EM bears that.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 found = KMeans(k, n_init=1, random_state=rng).fit(samples)
             shares[np.arange(n), found.labels_] = 1
