@@ -100,7 +100,8 @@ class Chunk:
 class Layout:
     """The ordered slots of a model, laid end to end in one flat array of bytes.
 
-    Example:
+    Examples:
+        >>> from leash.ps.wire.layout import Layout, Slot
         >>> layout = Layout([Slot("w", "f32", (10, 3)), Slot("mean", "f32", (3,), "buffer")])
         >>> layout.offsets, layout.nbytes
         ((0, 128), 140)

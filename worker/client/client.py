@@ -113,6 +113,8 @@ class Client:
         ...     weights[:] = 2 * (weights - 1)  # the gradient of (weights - 1)²
         ...     info = client.push_pull(slab, slab, samples=1)
         >>> client.close()
+        >>> [f"{weight:.2f}" for weight in weights]
+        ['0.89', '0.89', '0.89', '0.89']
 
     Attributes:
         address: of the server's control socket, tcp://HOST:PORT.

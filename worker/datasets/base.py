@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leash.ps.errors import UsageError
 
-Positions = npt.NDArray[np.int64]  # of samples in the training split, from 0
+Positions = npt.NDArray[np.int64]  # each the place of a sample in the training split, from 0
 Batch = tuple[Tensor, Tensor]  # (samples, labels or targets), of equal length
 
 DEFAULT_IMAGE_SIZE: Final = 64

@@ -94,6 +94,8 @@ class PSOptimizer(torch.optim.Optimizer):
         ...         loss = torch.nn.functional.mse_loss(model(inputs), targets)
         ...         loss.backward()
         ...         _ = optimizer.step(samples=len(inputs))
+        >>> f"{loss.item():.3f}"
+        '0.000'
 
     Attributes:
         client: this worker's part in the run, below torch.
