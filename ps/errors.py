@@ -3,7 +3,8 @@
 ::
 
     LeashError
-    ├── UsageError              a wrong argument; the text is one line that names the mend
+    ├── UsageError              a wrong argument, so a ValueError too; one line names the mend
+    │   ├── ArgumentError       the same, where the argument has a name and an option of that name
     │   └── CheckpointError     a checkpoint that cannot be read, or is none
     ├── ServerUnreachableError  nobody answers at the address, or the server went silent
     └── ProtocolError           what a peer sent cannot be honoured; each has a code on the wire
@@ -35,8 +36,26 @@ class LeashError(Exception):
     """Root of the tree."""
 
 
-class UsageError(LeashError):
+class UsageError(LeashError, ValueError):
     """A wrong argument. Its text is one line that names the mend; exit status 2."""
+
+
+class ArgumentError(UsageError):
+    """A wrong value of one argument of a function: ``transport='shm': …``.
+
+    Where a command has an option of the same name, it says `as_option` instead.
+    """
+
+    def __init__(self, name: str, value: object, mend: str) -> None:
+        super().__init__(f"{name}={value!r}: {mend}")
+        self.name: Final = name
+        self.value: Final = value
+        self.mend: Final = mend
+
+    @property
+    def as_option(self) -> str:
+        """The text for whoever typed a command: ``--transport shm: …``."""
+        return f"--{self.name.replace('_', '-')} {self.value}: {self.mend}"
 
 
 class ServerUnreachableError(LeashError):

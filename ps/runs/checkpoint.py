@@ -115,6 +115,8 @@ def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> 
             model = serve(layout)
             _load(model, _version_in(metadata), file.keys(), file.get_tensor)
             return model
+    except CheckpointError:
+        raise
     except FileNotFoundError as error:
         raise CheckpointError(f"--resume {path}: there is no such file") from error
     except (SafetensorError, OSError, ValueError, LayoutError) as error:

@@ -12,6 +12,7 @@ import numpy as np
 import leash.ps._core as core
 from leash.ps.wire.codecs import CODECS, max_topk
 from leash.ps.wire.layout import Chunk
+from leash.ps.wire.limits import check_encoding
 from leash.worker.client.memory import Slab, SlabMemory
 
 RAW: Final = ("f32", "f64")
@@ -25,6 +26,9 @@ class Encoding:
     codec: str = "f32"
     int8_block: int = 256  # values that share a scale
     topk_ratio: float = 0.01  # of a chunk's values that are sent
+
+    def __post_init__(self) -> None:
+        check_encoding(self.codec, self.int8_block, self.topk_ratio)
 
 
 class Encoder:

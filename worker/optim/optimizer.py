@@ -32,7 +32,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from leash.ps.errors import EvictedError, UsageError
+from leash.ps.errors import ArgumentError, EvictedError, UsageError
 from leash.ps.wire.messages import Beaten
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.encoding import Encoding
@@ -121,6 +121,8 @@ class PSOptimizer(torch.optim.Optimizer):
             ServerUnreachableError: no server answered.
             ProtocolError: the server refuses, and says why.
         """
+        if rank == 0:
+            raise ArgumentError("rank", rank, "give this worker's number, from 1")
         groups = named_groups(params)
         named = [pair for group in groups for pair in group["params"]]
         check_local(inner, local_steps, named, overlap=overlap)
