@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "core/shard/parameters.h"
+#include "core/optimizer/chunk_values.h"
 
 namespace py = pybind11;
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "bindings/buffer_view.h"
-#include "bindings/held.h"
+#include "bindings/counted_buffer.h"
 #include "core/shard/shard.h"
 
 namespace leash::bindings {

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "bindings/names.h"
+#include "bindings/choices.h"
 #include "bindings/register/register.h"
 #include "core/admission/rule.h"
 #include "core/admission/simulated_chunk.h"

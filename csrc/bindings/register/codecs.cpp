@@ -7,7 +7,7 @@
 
 #include "bindings/array_view.h"
 #include "bindings/buffer_view.h"
-#include "bindings/names.h"
+#include "bindings/choices.h"
 #include "bindings/register/register.h"
 #include "core/codecs/codec.h"
 #include "core/codecs/encode.h"

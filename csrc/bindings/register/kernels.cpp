@@ -9,7 +9,7 @@
 
 #include "bindings/array_view.h"
 #include "bindings/buffer_view.h"
-#include "bindings/names.h"
+#include "bindings/choices.h"
 #include "bindings/register/register.h"
 
 namespace py = pybind11;

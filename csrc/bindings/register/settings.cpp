@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "bindings/names.h"
+#include "bindings/choices.h"
 #include "bindings/register/register.h"
 #include "core/shard/chunk.h"
 #include "core/shard/push.h"

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "bindings/names.h"
+#include "bindings/choices.h"
 #include "bindings/register/register.h"
 #include "bindings/shared_shard.h"
 

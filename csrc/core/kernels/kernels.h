@@ -11,7 +11,7 @@
 #include "core/kernels/codecs/int8.h"
 #include "core/kernels/codecs/topk.h"
 #include "core/kernels/cpu.h"
-#include "core/optimizer/optimizer_step.h"
+#include "core/kernels/optimizers/arguments.h"
 
 namespace leash {
 

@@ -10,11 +10,11 @@
 
 #include "core/base/thread_pool.h"
 #include "core/kernels/kernels.h"
+#include "core/optimizer/chunk_values.h"
 #include "core/optimizer/optimizer_options.h"
 #include "core/optimizer/schedule.h"
 #include "core/optimizer/staleness.h"
 #include "core/shard/chunk.h"
-#include "core/shard/parameters.h"
 
 namespace leash {
 

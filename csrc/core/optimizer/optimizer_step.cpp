@@ -1,6 +1,6 @@
-#include "core/optimizer/optimizer_step.h"
-
 #include <cmath>
+
+#include "core/kernels/optimizers/arguments.h"
 
 namespace leash {
 namespace {

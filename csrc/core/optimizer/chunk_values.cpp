@@ -1,4 +1,4 @@
-#include "core/shard/parameters.h"
+#include "core/optimizer/chunk_values.h"
 
 #include <cstring>
 #include <stdexcept>
