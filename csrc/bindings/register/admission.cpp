@@ -18,8 +18,8 @@ Rule make_rule(Limit bound, Limit bound_max, const std::string& unit, const std:
                std::uint64_t backup_workers, Limit staleness_limit) {
   const Rule rule{bound,
                   bound_max,
-                  value_of(kUnits, "unit", unit),
-                  value_of(kGathers, "gather", gather),
+                  value_in(kBoundUnits, "unit", unit),
+                  value_in(kGathers, "gather", gather),
                   backup_workers,
                   staleness_limit};
   validate(rule);
@@ -51,7 +51,7 @@ backup_workers: a round does not wait for so many of the live workers. staleness
 that is staler is answered and not applied.)")
       .def_readonly("bound", &Rule::bound)
       .def_readonly("bound_max", &Rule::bound_max)
-      .def_property_readonly("unit", [](const Rule& r) { return name_in(kUnits, r.unit); })
+      .def_property_readonly("unit", [](const Rule& r) { return name_in(kBoundUnits, r.unit); })
       .def_property_readonly("gather", [](const Rule& r) { return name_in(kGathers, r.gather); })
       .def_readonly("backup_workers", &Rule::backup_workers)
       .def_readonly("staleness_limit", &Rule::staleness_limit);

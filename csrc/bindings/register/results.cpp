@@ -3,6 +3,7 @@
 
 #include "bindings/register/register.h"
 #include "core/shard/push.h"
+#include "core/shard/stats.h"
 
 namespace py = pybind11;
 

@@ -13,7 +13,7 @@ namespace {
 Schedule make_schedule(const std::string& decay, std::uint64_t step_size, double gamma,
                        std::uint64_t total_updates, double minimum, std::uint64_t warmup_updates,
                        double warmup_start_factor, double power, double offset) {
-  const Schedule schedule{value_of(kDecays, "decay", decay),
+  const Schedule schedule{value_in(kScheduleDecays, "decay", decay),
                           step_size,
                           gamma,
                           total_updates,
@@ -44,7 +44,7 @@ it LinearLR, from warmup_start_factor to 1 in warmup_updates; the decay counts f
       .def("lr", &Schedule::lr, py::arg("base"), py::arg("version"),
            "The learning rate of the update that follows `version` of them.")
       .def("__repr__", [](const Schedule& s) {
-        return "Schedule('" + std::string(name_in(kDecays, s.decay)) + "')";
+        return "Schedule('" + std::string(name_in(kScheduleDecays, s.decay)) + "')";
       });
 }
 

@@ -4,7 +4,7 @@
 
 #include "bindings/choices.h"
 #include "bindings/register/register.h"
-#include "core/shard/chunk.h"
+#include "core/optimizer/chunk_values.h"
 #include "core/shard/push.h"
 
 namespace py = pybind11;
@@ -13,7 +13,8 @@ namespace leash::bindings {
 namespace {
 
 ChunkSpec make_chunk_spec(std::size_t values, const std::string& dtype, const std::string& kind) {
-  const ChunkSpec spec{values, value_of(kDtypes, "dtype", dtype), value_of(kKinds, "kind", kind)};
+  const ChunkSpec spec{values, value_in(kDtypes, "dtype", dtype),
+                       value_in(kChunkKinds, "kind", kind)};
   validate(spec);
   return spec;
 }
@@ -28,7 +29,8 @@ values).)")
       .def(py::init(&make_chunk_spec), py::arg("values"), py::arg("dtype"), py::arg("kind"))
       .def_readonly("values", &ChunkSpec::values)
       .def_property_readonly("dtype", [](const ChunkSpec& s) { return name_in(kDtypes, s.dtype); })
-      .def_property_readonly("kind", [](const ChunkSpec& s) { return name_in(kKinds, s.kind); })
+      .def_property_readonly("kind",
+                             [](const ChunkSpec& s) { return name_in(kChunkKinds, s.kind); })
       .def_property_readonly("nbytes", &ChunkSpec::nbytes);
 
   py::native_enum<Nonfinite>(m, "Nonfinite", "enum.Enum",

@@ -33,14 +33,14 @@ bool init(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
 
 std::uint64_t pull(SharedShard& self, std::uint32_t chunk, MaybeWorker worker,
                    const py::buffer& out, const std::string& codec) {
-  return self.pull(chunk, worker, out, value_of(kCodecs, "codec", codec));
+  return self.pull(chunk, worker, out, value_in(kCodecs, "codec", codec));
 }
 
 PushResult push(SharedShard& self, std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
                 std::uint64_t samples, const py::buffer& payload, bool wants_payload,
                 const std::string& codec, const std::optional<py::buffer>& answer, double now_s) {
   return self.push(chunk, worker, step, samples, payload, wants_payload,
-                   value_of(kCodecs, "codec", codec), answer, now_s);
+                   value_in(kCodecs, "codec", codec), answer, now_s);
 }
 
 void state(SharedShard& self, std::uint32_t chunk, const std::string& name, const py::buffer& out) {

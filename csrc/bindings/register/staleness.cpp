@@ -11,13 +11,13 @@ namespace leash::bindings {
 namespace {
 
 StalenessRate make_rate(const std::string& decay, double power) {
-  const StalenessRate rate{value_of(kStalenessDecays, "decay", decay), power};
+  const StalenessRate rate{value_in(kStalenessDecays, "decay", decay), power};
   validate(rate);
   return rate;
 }
 
 DelayCompensation make_compensation(const std::string& kind, double strength, double decay) {
-  const DelayCompensation compensation{value_of(kCompensations, "kind", kind), strength, decay};
+  const DelayCompensation compensation{value_in(kCompensationKinds, "kind", kind), strength, decay};
   validate(compensation);
   return compensation;
 }
@@ -48,11 +48,11 @@ mean_square = decay * mean_square + (1 - decay) * g * g, from 0.)")
       .def(py::init(&make_compensation), py::arg("kind") = "none", py::kw_only(),
            py::arg("strength") = off.lambda, py::arg("decay") = off.decay)
       .def_property_readonly(
-          "kind", [](const DelayCompensation& c) { return name_in(kCompensations, c.kind); })
+          "kind", [](const DelayCompensation& c) { return name_in(kCompensationKinds, c.kind); })
       .def_readonly("strength", &DelayCompensation::lambda)
       .def_readonly("decay", &DelayCompensation::decay)
       .def("__repr__", [](const DelayCompensation& c) {
-        return "DelayCompensation('" + std::string(name_in(kCompensations, c.kind)) + "')";
+        return "DelayCompensation('" + std::string(name_in(kCompensationKinds, c.kind)) + "')";
       });
 }
 

@@ -10,14 +10,14 @@
 namespace leash {
 namespace {
 
-// Works for the map as it is and for the map as const.
+// A template, so that one function serves the map and the const map.
 auto& place_in(auto& places, std::uint32_t worker) {
   const auto found = places.find(worker);
   if (found == places.end()) throw NotLive(worker);
   return found->second;
 }
 
-[[noreturn]] void refuse(std::uint32_t worker, const std::string& reason) {
+[[noreturn]] void refuse_join(std::uint32_t worker, const std::string& reason) {
   throw std::invalid_argument("worker " + std::to_string(worker) + ": " + reason);
 }
 
@@ -26,11 +26,11 @@ auto& place_in(auto& places, std::uint32_t worker) {
 StalenessClock::StalenessClock(std::optional<std::uint64_t> bound) : bound_(bound) {}
 
 void StalenessClock::check_join(std::uint32_t worker, std::uint64_t clock) const {
-  if (worker == 0) refuse(worker, "expected an id of at least 1");
-  if (contains(worker)) refuse(worker, "is live already");
+  if (worker == 0) refuse_join(worker, "expected an id of at least 1");
+  if (contains(worker)) refuse_join(worker, "is live already");
   if (clock < minimum()) {
-    refuse(worker, "expected a clock of at least " + std::to_string(minimum()) +
-                       ", the smallest there is, got " + std::to_string(clock));
+    refuse_join(worker, "expected a clock of at least " + std::to_string(minimum()) +
+                            ", the smallest there is, got " + std::to_string(clock));
   }
 }
 
@@ -90,7 +90,7 @@ void StalenessClock::advance(Place& place) {
   const std::uint64_t clock = from->clock + 1;
   const auto next = std::next(from);
   const bool exists = next != buckets_.end() && next->clock == clock;
-  if (!exists && from->first == from->last) {  // it is alone there
+  if (!exists && from->first == from->last) {  // alone in its bucket, which moves along
     from->clock = clock;
     return;
   }

@@ -1,4 +1,5 @@
-// Looking for values that are not finite, and sums.
+// Reductions: the search for a value that is not finite, and the weighted sum of gradients.
+// Compiled once for each instruction set; see kernels_impl.h.
 
 #include <cstdint>
 

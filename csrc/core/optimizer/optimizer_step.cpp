@@ -1,6 +1,6 @@
-#include <cmath>
+#include "core/optimizer/optimizer_step.h"
 
-#include "core/kernels/optimizers/arguments.h"
+#include <cmath>
 
 namespace leash {
 namespace {
@@ -41,22 +41,22 @@ AdagradStep<T> make(const AdagradOptions& options, double lr, double update, boo
 }
 
 template <typename T>
-SumStep<T> make(const SumOptions&, double lr, double, bool) {
+RunningAverageStep<T> make(const SumOptions&, double lr, double, bool) {
   return {.keep = static_cast<T>(1.0 - lr), .gain = static_cast<T>(lr)};
 }
 
 }  // namespace
 
 template <typename T>
-DelayStep<T> delay_step_of(const DelayCompensation& compensation, bool maximize) {
+CompensationStep<T> compensation_step_of(const DelayCompensation& compensation, bool maximize) {
   return {.lambda = static_cast<T>(maximize ? -compensation.lambda : compensation.lambda),
           .decay = static_cast<T>(compensation.decay),
           .gain = static_cast<T>(1.0 - compensation.decay),
           .eps = static_cast<T>(kCompensationEpsilon)};
 }
 
-template DelayStep<float> delay_step_of(const DelayCompensation&, bool);
-template DelayStep<double> delay_step_of(const DelayCompensation&, bool);
+template CompensationStep<float> compensation_step_of(const DelayCompensation&, bool);
+template CompensationStep<double> compensation_step_of(const DelayCompensation&, bool);
 
 template <typename T>
 OptimizerStep<T> step_of(const OptimizerOptions& options, double lr, std::uint64_t update,

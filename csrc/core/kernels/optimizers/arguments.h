@@ -1,14 +1,45 @@
-// What the kernels need to know of one update: the options, rounded to the numbers' own type T as
-// torch rounds them. What depends on the count of updates is computed in double before that.
+// What the kernels of the optimizers take: the values that one call changes, and the numbers that
+// describe one update.
+//
+// The numbers are an optimizer's options, rounded to the values' own type T as torch rounds them.
+// Whatever depends on the count of updates was computed in double before it was rounded
+// (optimizer/optimizer_step.h).
 #pragma once
 
-#include <cstdint>
-#include <variant>
-
-#include "core/optimizer/optimizer_options.h"
-#include "core/optimizer/staleness.h"
+#include <cstddef>
 
 namespace leash {
+
+// The most buffers that any optimizer keeps beside the parameters (Adam with amsgrad does).
+inline constexpr std::size_t kMaxStates = 3;
+
+// A range of a chunk that one call updates. Every pointer leads to n values.
+//
+// reply may be null, or the same memory as gradient; nothing else overlaps. gradient and reply may
+// be unaligned.
+template <typename T>
+struct UpdateRange {
+  T* w;                       // the parameters
+  T* state[kMaxStates];       // the optimizer's buffers, in the order of state_names(), then nulls
+  const std::byte* gradient;  // T, unaligned
+  std::byte* reply;           // receives the new w; unaligned
+  std::size_t n;
+};
+
+// A range of a gradient that a worker computed on older parameters than w. Every pointer leads to
+// n values.
+//
+// mean_square is null except for adaptive compensation. gradient may be unaligned, and may be the
+// memory of corrected; nothing else overlaps.
+template <typename T>
+struct CompensationRange {
+  const T* w;       // the parameters now
+  const T* backup;  // the parameters that the worker had
+  T* mean_square;
+  const std::byte* gradient;
+  T* corrected;  // receives the gradient to apply
+  std::size_t n;
+};
 
 template <typename T>
 struct SgdStep {
@@ -38,27 +69,17 @@ struct AdagradStep {
 };
 
 template <typename T>
-struct DelayStep {
-  T lambda;  // negative to maximize: its correction is of the gradient that is followed downwards
-  T decay, gain, eps;  // gain: 1 - decay
-};
-
-template <typename T>
-struct SumStep {
+struct RunningAverageStep {
   T keep;  // 1 - lr
   T gain;  // lr
 };
 
 template <typename T>
-using OptimizerStep = std::variant<SgdStep<T>, AdamStep<T>, AdagradStep<T>, SumStep<T>>;
-
-// For the update with this number, from 1, with this learning rate instead of the options'.
-// fresh: the optimizer's buffers hold nothing yet.
-template <typename T>
-OptimizerStep<T> step_of(const OptimizerOptions& options, double lr, std::uint64_t update,
-                         bool fresh);
-
-template <typename T>
-DelayStep<T> delay_step_of(const DelayCompensation& compensation, bool maximize);
+struct CompensationStep {
+  T lambda;  // negative to maximize, since its gradient then points the other way
+  T decay;
+  T gain;  // 1 - decay
+  T eps;
+};
 
 }  // namespace leash

@@ -1,13 +1,16 @@
-#include "core/kernels/kernels_impl.h"
+// Delay compensation. Compiled once for each instruction set; see kernels_impl.h.
+
+#include "core/kernels/optimizers/optimizers_impl.h"
 
 namespace leash::LEASH_KERNELS {
 namespace {
 
-// lambda * delta comes first: where nothing has changed the correction is 0, however large g is.
+// lambda is multiplied by the change of w first, so that where nothing has changed the correction
+// is 0, however large g is: g * g alone may be infinite.
 template <typename T>
-[[gnu::noinline]] void correct_by_constant(const Delayed<T>& delayed,
-                                           const DelayStep<T>& step) noexcept {
-  const auto [w, backup, mean_square, gradient, corrected, n] = delayed;
+[[gnu::noinline]] void correct_by_constant(const CompensationRange<T>& range,
+                                           const CompensationStep<T>& step) noexcept {
+  const auto [w, backup, mean_square, gradient, corrected, n] = range;
   const T lambda = step.lambda;
   LEASH_INDEPENDENT
   for (std::size_t i = 0; i < n; ++i) {
@@ -17,9 +20,9 @@ template <typename T>
 }
 
 template <typename T>
-[[gnu::noinline]] void correct_by_mean_square(const Delayed<T>& delayed,
-                                              const DelayStep<T>& step) noexcept {
-  const auto [w, backup, mean_square, gradient, corrected, n] = delayed;
+[[gnu::noinline]] void correct_by_mean_square(const CompensationRange<T>& range,
+                                              const CompensationStep<T>& step) noexcept {
+  const auto [w, backup, mean_square, gradient, corrected, n] = range;
   const auto [lambda, decay, gain, eps] = step;
   LEASH_INDEPENDENT
   for (std::size_t i = 0; i < n; ++i) {
@@ -34,15 +37,17 @@ template <typename T>
 }  // namespace
 
 template <typename T>
-void compensate(const Delayed<T>& delayed, const DelayStep<T>& step) noexcept {
-  if (delayed.mean_square != nullptr) {
-    correct_by_mean_square(delayed, step);
+void compensate(const CompensationRange<T>& range, const CompensationStep<T>& step) noexcept {
+  if (range.mean_square != nullptr) {
+    correct_by_mean_square(range, step);
   } else {
-    correct_by_constant(delayed, step);
+    correct_by_constant(range, step);
   }
 }
 
-template void compensate<float>(const Delayed<float>&, const DelayStep<float>&) noexcept;
-template void compensate<double>(const Delayed<double>&, const DelayStep<double>&) noexcept;
+template void compensate<float>(const CompensationRange<float>&,
+                                const CompensationStep<float>&) noexcept;
+template void compensate<double>(const CompensationRange<double>&,
+                                 const CompensationStep<double>&) noexcept;
 
 }  // namespace leash::LEASH_KERNELS
