@@ -3,7 +3,7 @@
 #include <string>
 
 #include "bindings/choices.h"
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 #include "core/admission/rule.h"
 #include "core/admission/simulated_chunk.h"
 

@@ -2,7 +2,7 @@
 
 #include <pybind11/stl.h>
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 
 namespace py = pybind11;
 

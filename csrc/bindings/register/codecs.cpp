@@ -8,7 +8,7 @@
 #include "bindings/array_view.h"
 #include "bindings/buffer_view.h"
 #include "bindings/choices.h"
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 #include "core/codecs/codec.h"
 #include "core/codecs/encode.h"
 

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 
 namespace leash::bindings {
 namespace {

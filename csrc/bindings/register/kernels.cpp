@@ -10,7 +10,7 @@
 #include "bindings/array_view.h"
 #include "bindings/buffer_view.h"
 #include "bindings/choices.h"
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 #include "core/optimizer/optimizer_step.h"
 
 namespace py = pybind11;

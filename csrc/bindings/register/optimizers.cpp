@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 #include "core/optimizer/optimizer_options.h"
 
 namespace py = pybind11;

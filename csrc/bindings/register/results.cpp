@@ -1,7 +1,7 @@
 #include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 #include "core/shard/push.h"
 #include "core/shard/stats.h"
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "bindings/choices.h"
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 #include "bindings/shared_shard.h"
 
 namespace py = pybind11;

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "bindings/choices.h"
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 
 namespace py = pybind11;
 
