@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "core/kernels/kernels.h"
+
 namespace leash {
 namespace {
 
