@@ -129,12 +129,12 @@ struct CodecGroup {};
 
 void register_codecs(py::module_& m) {
   const auto isa = py::arg("isa") = py::none();
-  py::class_<CodecGroup>(m, "codecs", R"(How f32 values become payloads, and payloads values.
+  py::class_<CodecGroup>(m, "codecs", R"(Encodes f32 values as payloads, and decodes payloads.
 
 A codec is one of bf16, f16, int8, topk. Values, gradients and residuals are contiguous float32
-arrays, never converted; a residual and `out` are changed in place. A payload is any contiguous
-buffer, and may be unaligned; one to write to may be larger than needed. What was encoded begins at
-its first byte, and the number of its bytes is returned.
+arrays, which are never converted; a residual and `out` are changed in place. A payload is any
+contiguous buffer, and may be unaligned. To encode, it may be larger than needed: the codec writes
+from its first byte on, and the number of bytes is returned.
 
 isa is one of instruction_sets(), by default the one in use. All give the same bits.)")
       .def_static("nbytes", payload_nbytes, py::arg("codec"), py::arg("values"), py::kw_only(),
@@ -145,28 +145,33 @@ isa is one of instruction_sets(), by default the one in use. All give the same b
                   R"(Writes values in bf16 or f16, rounded to nearest even.
 
 A finite value beyond 65504 becomes 65504 in f16.)")
-      .def_static("encode_int8", encode_int8, py::arg("gradient").noconvert(),
-                  py::arg("residual").noconvert(), py::arg("out"), py::arg("block"),
-                  py::arg("seed"), py::kw_only(), isa,
-                  R"(Writes gradient + residual in 8 bits each; the error becomes the residual.
+      .def_static(
+          "encode_int8", encode_int8, py::arg("gradient").noconvert(),
+          py::arg("residual").noconvert(), py::arg("out"), py::arg("block"), py::arg("seed"),
+          py::kw_only(), isa,
+          R"(Writes gradient + residual in 8 bits for each value; the error becomes the residual.
 
-`block` values, a power of two from 64 to 65536, share a scale, their largest magnitude / 127. Each
-is rounded up or down at random such that its mean is right; `seed` should differ from push to push
-and chunk to chunk. Sources: Alistarh et al. 2017, QSGD, arXiv:1610.02132; Karimireddy et al. 2019,
-error feedback, arXiv:1901.09847.)")
-      .def_static("encode_topk", encode_topk, py::arg("gradient").noconvert(),
-                  py::arg("residual").noconvert(), py::arg("out"), py::arg("k"), py::kw_only(), isa,
-                  R"(Writes the k largest of gradient + residual; the others become the residual.
+`block` values, a power of two from 64 to 65536, share a scale, their largest magnitude / 127.
+Each is rounded up or down at random, such that its mean is right; `seed` should differ from push
+to push and from chunk to chunk. Sources: Alistarh et al. 2017, QSGD, arXiv:1610.02132;
+Karimireddy et al. 2019, error feedback, arXiv:1901.09847.)")
+      .def_static(
+          "encode_topk", encode_topk, py::arg("gradient").noconvert(),
+          py::arg("residual").noconvert(), py::arg("out"), py::arg("k"), py::kw_only(), isa,
+          R"(Writes the k largest values of gradient + residual; the others become the residual.
 
-At most half of the values; of equal ones the first. Source: Stich et al. 2018, arXiv:1809.07599.)")
+k is at most half of the values. Of equal ones, the first are sent. Source: Stich et al. 2018,
+arXiv:1809.07599.)")
       .def_static("decode", decode, py::arg("codec"), py::arg("payload"),
                   py::arg("out").noconvert(), py::kw_only(), py::arg("begin") = 0,
                   py::arg("values") = py::none(), isa,
-                  R"(Checks the payload of a chunk of `values`, by default all of out, and fills out
-with those from `begin` on. Raises ValueError for a payload that is not well formed.)")
-      .def_static(
-          "find_nonfinite", find_nonfinite, py::arg("codec"), py::arg("payload"), py::arg("values"),
-          R"(The index of the first NaN or infinity; of int8, of the first value in its block.
+                  R"(Checks the payload of a chunk, and fills out with its values from `begin` on.
+
+values: how many the chunk has, by default as many as out. Raises ValueError for a payload that
+is not well formed.)")
+      .def_static("find_nonfinite", find_nonfinite, py::arg("codec"), py::arg("payload"),
+                  py::arg("values"),
+                  R"(The index of the first NaN or infinity; of int8, of its block's first value.
 
 Raises ValueError for a payload that is not well formed.)");
 }

@@ -23,7 +23,7 @@ void register_cpu(pybind11::module_& m) {
       "instruction_set", [] { return name_of(instruction_set()); },
       "The instruction set in use: the fastest, or the one that LEASH_ISA names.");
   m.def("instruction_sets", instruction_set_names,
-        "Those that this CPU can run, the slowest first.");
+        "The instruction sets that this CPU runs, the slowest first.");
 }
 
 }  // namespace leash::bindings

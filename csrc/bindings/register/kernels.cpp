@@ -92,25 +92,26 @@ void register_for(py::class_<KernelGroup>& group) {
       .def_static("compensate", compensate<T>, py::arg("isa"), py::arg("w").noconvert(),
                   py::arg("backup").noconvert(), py::arg("mean_square").noconvert().none(true),
                   py::arg("gradient"), py::arg("corrected").noconvert(), py::arg("compensation"),
-                  R"(Writes the gradient with its delay compensated to corrected.
+                  R"(Compensates the delay of a gradient, and writes the result to corrected.
 
-mean_square: None, but for adaptive compensation, which changes it.)")
+mean_square: None, except for adaptive compensation, which changes it.)")
       .def_static("update", update<T>, py::arg("isa"), py::arg("w").noconvert(),
                   py::arg("states").noconvert(), py::arg("gradient"), py::arg("reply").none(true),
                   py::arg("options"), py::arg("number"),
-                  R"(The optimizer's update with this number, from 1. reply may be gradient.
+                  R"(Makes one update with the optimizer of these options. reply may be gradient.
 
-states: its buffers, in the order of Shard.state_names(). The first update of SGD ignores what its
-buffer holds.)");
+number: which update this is, from 1. states: the optimizer's buffers, in the order of
+Shard.state_names(). The first update of SGD ignores what its buffer holds.)");
 }
 
 }  // namespace
 
 void register_kernels(py::module_& m) {
-  py::class_<KernelGroup> group(m, "kernels", R"(The loops, for tests and benchmarks.
+  py::class_<KernelGroup> group(m, "kernels",
+                                R"(The core's loops over numbers, for tests and benchmarks.
 
-isa is one of instruction_sets(). Arrays are changed in place, never converted; payloads are bytes
-and may be unaligned.)");
+isa is one of instruction_sets(). Arrays are changed in place and never converted. Payloads are
+bytes, and may be unaligned.)");
   group.def_static("first_nonfinite", first_nonfinite, py::arg("isa"), py::arg("dtype"),
                    py::arg("payload"), py::arg("n"),
                    "The index of the first NaN or infinity, n if there is none.");

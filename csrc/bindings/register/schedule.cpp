@@ -30,11 +30,12 @@ Schedule make_schedule(const std::string& decay, std::uint64_t step_size, double
 
 void register_schedule(py::module_& m) {
   const Schedule defaults;
-  py::class_<Schedule>(m, "Schedule", R"(How the learning rate goes with the number of updates.
+  py::class_<Schedule>(m, "Schedule", R"(The learning rate as a function of the number of updates.
 
-decay: 'constant', 'step' (torch's StepLR: step_size, gamma), 'cosine' (CosineAnnealingLR from 0 to
-total_updates, down to minimum, where it stays) or 'power' (base * (version + offset)**-power). Before
-it LinearLR, from warmup_start_factor to 1 in warmup_updates; the decay counts from 0 after that.)")
+decay: 'constant', 'step' (torch's StepLR: step_size, gamma), 'cosine' (CosineAnnealingLR from 0
+to total_updates, down to minimum, where it stays) or 'power' (base * (version +
+offset)**-power). A warm-up comes first (LinearLR, from warmup_start_factor to 1 in
+warmup_updates), and the decay counts updates from its end.)")
       .def(py::init(&make_schedule), py::arg("decay") = "constant", py::kw_only(),
            py::arg("step_size") = defaults.step_size, py::arg("gamma") = defaults.gamma,
            py::arg("total_updates") = defaults.total_updates, py::arg("minimum") = defaults.minimum,
@@ -42,7 +43,7 @@ it LinearLR, from warmup_start_factor to 1 in warmup_updates; the decay counts f
            py::arg("warmup_start_factor") = defaults.warmup_start_factor,
            py::arg("power") = defaults.power, py::arg("offset") = defaults.offset)
       .def("lr", &Schedule::lr, py::arg("base"), py::arg("version"),
-           "The learning rate of the update that follows `version` of them.")
+           "The learning rate of the update that follows `version` others.")
       .def("__repr__", [](const Schedule& s) {
         return "Schedule('" + std::string(name_in(kScheduleDecays, s.decay)) + "')";
       });

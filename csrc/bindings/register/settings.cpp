@@ -34,10 +34,10 @@ values).)")
       .def_property_readonly("nbytes", &ChunkSpec::nbytes);
 
   py::native_enum<Nonfinite>(m, "Nonfinite", "enum.Enum",
-                             "What to do with a push that holds a NaN or an infinity.")
-      .value("RAISE", Nonfinite::kRaise, "tick, change nothing, leave the answer to the caller")
-      .value("SKIP", Nonfinite::kSkip, "tick, change nothing, answer as usual")
-      .value("APPLY", Nonfinite::kApply, "do not look")
+                             "What the shard does with a push that holds a NaN or an infinity.")
+      .value("RAISE", Nonfinite::kRaise, "do not apply it; the caller answers")
+      .value("SKIP", Nonfinite::kSkip, "do not apply it, and answer as usual")
+      .value("APPLY", Nonfinite::kApply, "apply it: no value is looked at")
       .finalize();
 }
 

@@ -1,5 +1,5 @@
 // The loops of the codecs bf16 and f16. As all kernels, they give the same bits on every
-// instruction set. That includes a NaN, which keeps its bits, except that its quiet bit is set.
+// instruction set, also for a NaN: they set its quiet bit.
 #pragma once
 
 #include <cstddef>
