@@ -28,7 +28,7 @@ from bench.rows import Row, make_row
 from bench.systems.common import LR
 from bench.systems.leash import server
 from bench.trial import Round, Times, Trial, alone, in_turn
-from ps._core import StalenessClock
+from ps._core import StepClock
 from ps.bench_options import BenchConfig, parse_counts
 from ps.policy import ASP, BSP, SSP
 
@@ -163,7 +163,7 @@ def _clock_row(trial: Trial, times: Times) -> Row:
 
 
 def ticks(workers: int, ranks: list[int]) -> Callable[[], None]:
-    clock = StalenessClock(None)
+    clock = StepClock(None)
     for worker in range(1, workers + 1):
         clock.join(worker, 0)
     turn = _turns(ranks)

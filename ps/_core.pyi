@@ -26,7 +26,7 @@ __all__: list[str] = [
     "ShardStats",
     "SimulatedChunk",
     "SimulatedPush",
-    "StalenessClock",
+    "StepClock",
     "StalenessRate",
     "SumOptions",
     "build_info",
@@ -338,7 +338,7 @@ class ShardStats:
         versions, over all chunks
         """
 
-class StalenessClock:
+class StepClock:
     """
     How many steps each live worker has done.
 

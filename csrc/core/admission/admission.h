@@ -54,14 +54,14 @@ class Admission {
   explicit Admission(const Rule& rule);  // throws as validate() does
 
   const Rule& rule() const { return rule_; }
-  const StalenessClock& clock() const { return clock_; }
+  const StepClock& clock() const { return clock_; }
 
   // Replaces the rule, also for the workers that wait: the owner calls release() next. If the old
   // rule gathered by steps and the new one does by rounds, those who wait have sent their gradient
   // for the round. Throws as validate() does.
   void set_rule(const Rule& rule);
 
-  // The worker has the chunk's parameters of this version. Throws as StalenessClock::join() does.
+  // The worker has the chunk's parameters of this version. Throws as StepClock::join() does.
   void join(std::uint32_t worker, std::uint64_t clock, std::uint64_t version);
   void leave(std::uint32_t worker);  // throws NotLive
 
@@ -124,7 +124,7 @@ class Admission {
   void release_outside_round(std::vector<std::uint32_t>& released);
 
   Rule rule_;
-  StalenessClock clock_;
+  StepClock clock_;
   std::unordered_map<std::uint32_t, WorkerState> workers_;
   // The workers that wait, by their clocks. An entry is out of date, and is skipped, unless the
   // worker's state says `waiting` with the same parked_clock.

@@ -22,18 +22,18 @@ namespace leash {
 //
 // The minimum never decreases, whoever joins or leaves.
 // Not synchronised: the owner locks.
-class StalenessClock {
+class StepClock {
  public:
   // bound: how far a worker's clock may be ahead of the minimum when it begins a step; without one,
   // any number of steps.
-  explicit StalenessClock(std::optional<std::uint64_t> bound);
+  explicit StepClock(std::optional<std::uint64_t> bound);
 
   // Places hold pointers to each other and into the list; those of a copy would lead to the
   // original.
-  StalenessClock(const StalenessClock&) = delete;
-  StalenessClock& operator=(const StalenessClock&) = delete;
-  StalenessClock(StalenessClock&&) = default;
-  StalenessClock& operator=(StalenessClock&&) = default;
+  StepClock(const StepClock&) = delete;
+  StepClock& operator=(const StepClock&) = delete;
+  StepClock(StepClock&&) = default;
+  StepClock& operator=(StepClock&&) = default;
 
   // Throws std::invalid_argument if worker is 0 or live already, or if clock < minimum().
   // Takes time in proportion to the number of buckets below `clock`.

@@ -24,7 +24,7 @@ class SimulatedChunk {
  public:
   explicit SimulatedChunk(const Rule& rule) : admission_(rule) {}
 
-  // They throw as StalenessClock's functions do. leave() and set_rule() return the workers that go
+  // They throw as StepClock's functions do. leave() and set_rule() return the workers that go
   // on because of the call.
   void join(std::uint32_t worker, std::uint64_t clock) { admission_.join(worker, clock, version_); }
   std::vector<std::uint32_t> leave(std::uint32_t worker);
@@ -34,7 +34,7 @@ class SimulatedChunk {
   SimulatedPush push(std::uint32_t worker, double now_s);
 
   bool is_waiting(std::uint32_t worker) const;  // throws NotLive
-  const StalenessClock& clock() const { return admission_.clock(); }
+  const StepClock& clock() const { return admission_.clock(); }
   const Rule& rule() const { return admission_.rule(); }
   std::uint64_t version() const { return version_; }
   std::uint64_t dropped() const { return dropped_; }

@@ -24,7 +24,7 @@ struct Chunk : ChunkValues {
   std::vector<Parked> parked = {};                         // in order of arrival
   std::unordered_map<std::uint32_t, Backup> backups = {};  // by worker; empty without compensation
 
-  const StalenessClock& clock() const { return admission.clock(); }
+  const StepClock& clock() const { return admission.clock(); }
 
   // The copy of the parameters that the worker got last; null without compensation.
   Backup* backup_of(std::uint32_t worker) {

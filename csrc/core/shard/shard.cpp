@@ -62,7 +62,7 @@ Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
 }
 
 const Chunk& Shard::at(std::uint32_t chunk) const {
-  const std::size_t place = std::size_t{chunk} - options_.first_chunk;  // wraps if it is below
+  const std::size_t place = std::size_t{chunk} - options_.first_chunk;  // wraps around if it is below
   if (place < chunks_.size()) return chunks_[place];
   std::string which = std::to_string(chunks_.size()) + " chunks";
   if (options_.first_chunk != 0) which += " from " + std::to_string(options_.first_chunk);
@@ -84,7 +84,7 @@ std::size_t Shard::initialized_chunks() const {
 }
 
 void Shard::join(std::uint32_t worker, std::uint64_t clock) {
-  members_.check_join(worker, clock);  // a small model's shard may have no chunk that could refuse
+  members_.check_join(worker, clock);  // a shard without chunks would refuse nothing
   for (const Chunk& chunk : chunks_) chunk.clock().check_join(worker, clock);
   std::byte* const backup = options_.compensation.is_on()
                                 ? backups_.emplace(worker, slab_nbytes_).first->second.data()
@@ -127,8 +127,9 @@ std::uint64_t Shard::clock(std::uint32_t chunk, std::uint32_t worker) const {
 std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
                           const Destination& out) {
   Chunk& chunk = at(chunk_index);
-  if (!chunk.initialized)
+  if (!chunk.initialized) {
     throw std::invalid_argument(chunk_name(chunk.index) + " has no values yet");
+  }
   optimizer_.write(chunk, out);
   if (worker && chunk.clock().contains(*worker)) {
     chunk.admission.note_pull(*worker, chunk.version);

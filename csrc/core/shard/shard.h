@@ -161,7 +161,7 @@ class Shard {
   Slab values_;
   std::vector<Slab> states_;                         // in the order of state_names()
   std::unordered_map<std::uint32_t, Slab> backups_;  // by live worker; empty without compensation
-  StalenessClock members_{std::nullopt};  // the live workers, at the clocks they joined at
+  StepClock members_{std::nullopt};  // the live workers, at the clocks they joined at
   ShardStats stats_;
   std::uint64_t earlier_updates_ = 0;  // versions that set_version() set: not this shard's updates
   std::vector<void*> freed_;           // what take_freed() will return

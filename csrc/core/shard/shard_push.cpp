@@ -25,7 +25,7 @@ PushResult Shard::push(const Push& push) {
       if (result.outcome == Outcome::kGap) ++stats_.gaps;
       give_back_rest(push, nullptr);
   }
-  const StalenessClock& clock = chunk.clock();
+  const StepClock& clock = chunk.clock();
   if (clock.contains(push.worker)) result.clock = clock.clock(push.worker);
   return result;
 }
@@ -70,7 +70,7 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
   if (entry.awaits_answer) {
     any_may_go |= let_go_on(chunk, push);
   } else if (!chunk.admission.is_waiting(push.worker)) {
-    chunk.admission.go_on(push.worker);  // its caller answers it, in words of its own
+    chunk.admission.go_on(push.worker);  // the caller answers its push
   }
   park(chunk, entry, push);
   release_answers(chunk, any_may_go ? Candidates::kAll : Candidates::kNewest, result.replies);
@@ -218,8 +218,8 @@ std::vector<Reply> Shard::set_rule(const Rule& rule) {
   return replies;
 }
 
-// Applies the gradients that were kept for a mean one by one, in order of arrival. The new rule
-// takes no means.
+// Applies the gradients that were kept for a mean one by one, in order of arrival, for a new rule
+// that takes no means.
 void Shard::apply_gathered(Chunk& chunk) {
   for (Parked& entry : chunk.parked) {
     if (!entry.contributes) continue;
