@@ -62,7 +62,7 @@ Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
 }
 
 const Chunk& Shard::at(std::uint32_t chunk) const {
-  const std::size_t place = std::size_t{chunk} - options_.first_chunk;  // wraps around if it is below
+  const std::size_t place = std::size_t{chunk} - options_.first_chunk;  // wraps if it is below
   if (place < chunks_.size()) return chunks_[place];
   std::string which = std::to_string(chunks_.size()) + " chunks";
   if (options_.first_chunk != 0) which += " from " + std::to_string(options_.first_chunk);
