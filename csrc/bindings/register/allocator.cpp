@@ -1,6 +1,6 @@
 #include "core/base/allocator.h"
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 
 namespace leash::bindings {
 

@@ -2,7 +2,7 @@
 
 #include <exception>
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 
 namespace leash::bindings {
 
