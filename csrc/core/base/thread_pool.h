@@ -15,7 +15,8 @@ namespace leash {
 // For one caller at a time. Neither throws nor lets anything through that throws.
 class ThreadPool {
  public:
-  // Throws std::invalid_argument for less than 1 or more than kMostThreads, std::system_error.
+  // Throws std::invalid_argument for less than 1 or more than kMostThreads, and std::system_error
+  // if a thread cannot start; those that had started have ended then.
   explicit ThreadPool(std::size_t threads);
   ~ThreadPool();
 
@@ -48,6 +49,7 @@ class ThreadPool {
 
   void run(std::size_t n, const void* context, Call call);
   void serve();
+  void join() noexcept;  // ends the threads
   bool work_on_one_piece();
 
   // The call that is being worked on. Written while nobody has a piece of it.
