@@ -36,6 +36,17 @@ class SharedShard {
     return std::forward<Use>(use)(shard_);
   }
 
+  // The same, and then lets go of the buffers that the shard needs no longer.
+  template <typename Use>
+  void locked_and_let_go(Use&& use) {
+    std::vector<void*> freed;
+    locked([&](Shard& shard) {
+      std::forward<Use>(use)(shard);
+      shard.take_freed(freed);
+    });
+    let_go(freed);
+  }
+
   PushResult push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
                   std::uint64_t samples, const pybind11::buffer& payload, bool wants_payload,
                   Codec codec, const std::optional<pybind11::buffer>& answer, double now_s);
@@ -43,8 +54,8 @@ class SharedShard {
                                    std::uint64_t step, std::uint64_t samples,
                                    const pybind11::buffer& region, bool wants_payload,
                                    double now_s);
-  std::uint64_t pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
-                     const pybind11::buffer& out, Codec codec);
+  PullResult pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
+                  const pybind11::buffer& out, Codec codec);
   std::vector<Reply> leave(std::uint32_t worker);
   std::vector<Reply> set_rule(const Rule& rule);
   void unpark(std::uint32_t chunk, std::uint32_t worker);

@@ -4,12 +4,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <unordered_map>
 #include <vector>
 
 #include "core/admission/clock.h"
 #include "core/admission/rule.h"
+#include "core/base/recycling_map.h"
 
 namespace leash {
 
@@ -32,7 +32,7 @@ struct Arrival {
 //
 // With no lock, no memory of messages and no time of its own, it serves a Shard and a simulation
 // alike. The cost of a call does not grow with the number of workers, but for the ones released,
-// with one logarithm where bounds count versions.
+// with one logarithm where bounds count versions. A steady state allocates nothing.
 //
 // A dynamic bound (Zhao et al. 2019, "Dynamic Stale Synchronous Parallel Distributed Training for
 // Deep Learning", algorithms 1 and 2) asks, when the fastest worker is beyond the lower limit, how
@@ -114,8 +114,9 @@ class Admission {
   StalenessClock clock_;
   std::unordered_map<std::uint32_t, View> views_;
   // By the clock at which they wait. An entry counts if the worker's view says the same.
-  std::map<std::uint64_t, std::vector<std::uint32_t>> waiting_;
-  std::map<std::uint64_t, std::size_t> computing_;  // how many with each version, for kVersions
+  RecyclingMap<std::uint64_t, std::vector<std::uint32_t>> waiting_;
+  // How many with each version, for kVersions.
+  RecyclingMap<std::uint64_t, std::size_t> computing_;
   std::uint64_t round_ = 1;
   std::size_t arrived_ = 0;  // live workers that are in the round
   bool round_closed_ = false;

@@ -51,10 +51,16 @@ struct Reply {
 };
 
 struct PushResult {
-  Outcome outcome;
+  Outcome outcome = Outcome::kNotLive;
   std::vector<Reply> replies = {};  // in the order in which the pushes came
   std::uint64_t clock = 0;          // the worker's, on this chunk, now; 0 if it is not live
   std::optional<std::size_t> nonfinite_index = {};  // of the first such value in the chunk
+};
+
+struct PullResult {
+  std::uint64_t version = 0;  // of the chunk
+  // Where a bound counts versions, the worker that pulls may be the one that others waited for.
+  std::vector<Reply> replies = {};
 };
 
 struct ShardStats {

@@ -125,16 +125,18 @@ std::uint64_t Shard::clock(std::uint32_t chunk, std::uint32_t worker) const {
   return at(chunk).clock().clock(worker);
 }
 
-std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
-                          const Destination& out) {
+PullResult Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
+                       const Destination& out) {
   Chunk& chunk = at(chunk_index);
   if (!chunk.initialized) throw std::invalid_argument(name_of(chunk) + " has no values yet");
   optimizer_.write(chunk, out);
+  PullResult result{.version = chunk.version};
   if (worker && chunk.clock().contains(*worker)) {
     chunk.admission.note_pull(*worker, chunk.version);
     optimizer_.back_up(chunk, out, chunk.backup_of(*worker));
+    settle(chunk, Look::kAtNewest, result.replies);
   }
-  return chunk.version;
+  return result;
 }
 
 void Shard::unpark(std::uint32_t chunk_index, std::uint32_t worker) {

@@ -36,6 +36,9 @@ void validate(const ShardOptions& options);
 // Not synchronised: one call at a time, from any thread. chunks() and spec() never change and need
 // no lock.
 //
+// In a steady state push() and take_freed() allocate nothing, if they are given what they filled
+// before: every list has then reached its largest size.
+//
 // The memory of a Push must stay as it is until take_freed() has returned its owner. That happens
 // once for each push and each of its owners (one, if the answer goes where the gradient is), in or
 // after the call that needed the memory last.
@@ -75,8 +78,9 @@ class Shard {
   // rule waits for has come. One with no samples, or left out as non-finite, is no part of that.
   // A late or repeated push is answered and not applied, and never lets a worker past the bound: if
   // the answer still waits, the newer destination takes over.
+  // What the result held is lost, but for its memory, which is used again.
   // REQUIRES: the gradient was parsed for this chunk, and its codec fits it, as the answer's does.
-  PushResult push(const Push& push);
+  void push(const Push& push, PushResult& result);
 
   // Goes on by another rule: what waits is judged by it at once, and the answers that may go out
   // are returned. Contributions to incomplete means were accepted when they came, and stay so:
@@ -85,10 +89,10 @@ class Shard {
   std::vector<Reply> set_rule(const Rule& rule);
 
   // Copies the values out and returns the version, which becomes the base of the worker's
-  // staleness if it is live. Throws std::invalid_argument if the chunk has no values.
+  // staleness if it is live, and the answers that the rule lets go because of that. Throws
+  // std::invalid_argument if the chunk has no values.
   // REQUIRES: the destination's codec fits the chunk.
-  std::uint64_t pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
-                     const Destination& out);
+  PullResult pull(std::uint32_t chunk, std::optional<std::uint32_t> worker, const Destination& out);
 
   // Forgets the answers that wait for a worker on a chunk. A contribution stays in the sum.
   void unpark(std::uint32_t chunk, std::uint32_t worker);
@@ -111,8 +115,12 @@ class Shard {
   void set_lr(double lr) { optimizer_.set_lr(lr); }
   ShardStats stats() const;
 
-  // The owners of memory that is no longer needed since the last call.
-  std::vector<void*> take_freed() { return std::exchange(freed_, {}); }
+  // The owners of memory that is no longer needed since the last call, in place of what was in
+  // `freed`, whose own memory the next ones use.
+  void take_freed(std::vector<void*>& freed) {
+    freed.clear();
+    freed.swap(freed_);
+  }
 
  private:
   const Chunk& at(std::uint32_t chunk) const;
