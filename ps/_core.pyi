@@ -835,12 +835,13 @@ class Shard:
         worker: typing.SupportsInt | typing.SupportsIndex | None,
         out: typing_extensions.Buffer,
         codec: str = "raw",
-    ) -> int:
+    ) -> tuple[int, list[Reply]]:
         """
         Writes the parameters into out, as 'raw', 'bf16' or 'f16', and returns their version.
 
-        The version becomes the base of the worker's staleness if it is live. ValueError if the chunk has no
-        values yet.
+        The version becomes the base of the worker's staleness if it is live. So, where a bound counts
+        versions, others may have waited for this pull: the answers that go out now are returned beside the
+        version. ValueError if the chunk has no values yet.
         """
     def push(
         self,
@@ -951,7 +952,7 @@ def instruction_sets() -> list[str]:
     The instruction sets that this CPU runs, the slowest first.
     """
 
-def keep_freed_memory() -> None:
+def keep_freed_memory() -> bool:
     """
-    From now on this process keeps the memory that it frees, up to a few hundred megabytes, instead of paying for it again in page faults. For a process of Leash's own.
+    From now on this process keeps the memory that it frees, up to a few hundred megabytes, instead of paying for it again in page faults. False if malloc refuses, or is not glibc's. For a process of Leash's own.
     """

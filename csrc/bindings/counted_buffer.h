@@ -15,14 +15,40 @@ struct CountedBuffer {
   std::size_t references;
 };
 
-// Drops a reference for each owner that Shard::take_freed() returned, and with the last one the
-// buffer. REQUIRES: the caller holds the GIL and not the shard's lock, since to drop a buffer may
-// run any Python code.
-inline void drop_references(const std::vector<void*>& owners) {
-  for (void* owner : owners) {
-    auto* const buffer = static_cast<CountedBuffer*>(owner);
-    if (--buffer->references == 0) delete buffer;
-  }
+// Drops references, and with the last one the buffer. REQUIRES: the caller holds the GIL and not
+// the shard's lock, since to drop a buffer may run any Python code.
+inline void drop_references(CountedBuffer* buffer, std::size_t references = 1) {
+  buffer->references -= references;
+  if (buffer->references == 0) delete buffer;
 }
+
+// Drops one for each owner that Shard::take_freed() returned. REQUIRES: the same.
+inline void drop_references(const std::vector<void*>& owners) {
+  for (void* owner : owners) drop_references(static_cast<CountedBuffer*>(owner));
+}
+
+// The references to a buffer that nobody has taken over yet. The destructor drops those that are
+// left, also if an exception calls it.
+class UnclaimedReferences {
+ public:
+  UnclaimedReferences(CountedBuffer* buffer, std::size_t references)
+      : buffer_(buffer), left_(references) {}
+  ~UnclaimedReferences() {
+    if (left_ != 0) drop_references(buffer_, left_);
+  }
+
+  UnclaimedReferences(const UnclaimedReferences&) = delete;
+  UnclaimedReferences& operator=(const UnclaimedReferences&) = delete;
+
+  // The caller takes over one reference.
+  CountedBuffer* claim() {
+    --left_;
+    return buffer_;
+  }
+
+ private:
+  CountedBuffer* buffer_;
+  std::size_t left_;
+};
 
 }  // namespace leash::bindings

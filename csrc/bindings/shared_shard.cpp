@@ -27,7 +27,9 @@ auto of_chunk(std::uint32_t chunk, Check&& check) {
 
 SharedShard::~SharedShard() {
   shard_.abandon();
-  drop_references(shard_.take_freed());
+  std::vector<void*> freed;
+  shard_.take_freed(freed);
+  drop_references(freed);
 }
 
 PushResult SharedShard::push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
@@ -47,7 +49,8 @@ PushResult SharedShard::push(std::uint32_t chunk, std::uint32_t worker, std::uin
   if (in_place) push.answer = {gradient->view.data(), codec, gradient.get()};
   if (other) push.answer = {other->view.data(), Codec::kRaw, other.get()};
 
-  auto [result, freed] = locked([&](Shard& shard) {
+  PushResult result;
+  locked_then_drop([&](Shard& shard) {
     push.gradient.encoded = of_chunk(chunk, [&] {
       return parse(codec, gradient->view.data(), gradient->view.nbytes(), spec.values,
                    size_of(spec.dtype));
@@ -56,11 +59,9 @@ PushResult SharedShard::push(std::uint32_t chunk, std::uint32_t worker, std::uin
     // the shard may still point to it then, so it must not be freed.
     static_cast<void>(gradient.release());
     static_cast<void>(other.release());
-    auto pushed = shard.push(push);
-    return std::pair(std::move(pushed), shard.take_freed());
+    shard.push(push, result);
   });
-  drop_references(freed);
-  return std::move(result);
+  return result;
 }
 
 std::vector<PushResult> SharedShard::push_run(std::uint32_t chunk, std::uint32_t count,
@@ -72,58 +73,49 @@ std::vector<PushResult> SharedShard::push_run(std::uint32_t chunk, std::uint32_t
   const std::string what =
       "chunks " + std::to_string(chunk - count + 1) + " to " + std::to_string(chunk);
   const Access access = wants_payload ? Access::kWrite : Access::kRead;
-  // Each push gives it back once. If one of them throws, the shard keeps it.
+  std::vector<PushResult> results(count);
+  // Each push gives its reference back once. If one of them throws, its own stays the shard's.
   auto* const buffer = new CountedBuffer{BufferView(region, access, nbytes, what), count};
-
-  std::vector<PushResult> results;
-  results.reserve(count);
-  const std::vector<void*> freed = locked([&](Shard& shard) {
-    for (const std::size_t offset : offsets) {
+  UnclaimedReferences references(buffer, count);
+  locked_then_drop([&](Shard& shard) {
+    for (std::uint32_t i = 0; i < count; ++i, --chunk) {
       const ChunkSpec& spec = shard.spec(chunk);
-      std::byte* const data = buffer->view.data() + offset;
+      std::byte* const data = buffer->view.data() + offsets[i];
       const Encoded encoded{Codec::kRaw, data, spec.nbytes(), spec.values};
-      Push push{chunk--, worker, step, samples, {encoded, buffer}, {}, wants_payload, now_s};
+      Push push{chunk, worker,        step, samples, {encoded, references.claim()},
+                {},    wants_payload, now_s};
       if (wants_payload) push.answer = {data, Codec::kRaw, buffer};
-      results.push_back(shard.push(push));
+      shard.push(push, results[i]);
     }
-    return shard.take_freed();
   });
-  drop_references(freed);
   return results;
 }
 
-std::uint64_t SharedShard::pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
-                                const py::buffer& out, Codec codec) {
+PullResult SharedShard::pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
+                             const py::buffer& out, Codec codec) {
   const ChunkSpec& spec = shard_.spec(chunk);
   of_chunk(chunk, [&] { check_answer_codec(codec, spec); });
   const BufferView values(out, Access::kWrite, answer_nbytes(codec, spec), chunk_name(chunk));
-  return locked(
-      [&](Shard& shard) { return shard.pull(chunk, worker, {values.data(), codec, nullptr}); });
+  PullResult result;
+  locked_then_drop(
+      [&](Shard& shard) { result = shard.pull(chunk, worker, {values.data(), codec, nullptr}); });
+  return result;
 }
 
 std::vector<Reply> SharedShard::leave(std::uint32_t worker) {
-  auto [replies, freed] = locked([&](Shard& shard) {
-    auto released = shard.leave(worker);
-    return std::pair(std::move(released), shard.take_freed());
-  });
-  drop_references(freed);
-  return std::move(replies);
+  std::vector<Reply> replies;
+  locked_then_drop([&](Shard& shard) { replies = shard.leave(worker); });
+  return replies;
 }
 
 std::vector<Reply> SharedShard::set_rule(const Rule& rule) {
-  auto [replies, freed] = locked([&](Shard& shard) {
-    auto released = shard.set_rule(rule);
-    return std::pair(std::move(released), shard.take_freed());
-  });
-  drop_references(freed);
-  return std::move(replies);
+  std::vector<Reply> replies;
+  locked_then_drop([&](Shard& shard) { replies = shard.set_rule(rule); });
+  return replies;
 }
 
 void SharedShard::unpark(std::uint32_t chunk, std::uint32_t worker) {
-  drop_references(locked([&](Shard& shard) {
-    shard.unpark(chunk, worker);
-    return shard.take_freed();
-  }));
+  locked_then_drop([&](Shard& shard) { shard.unpark(chunk, worker); });
 }
 
 BufferView SharedShard::view(std::uint32_t chunk, const py::buffer& object, Access access) const {

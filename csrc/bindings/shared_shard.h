@@ -36,6 +36,17 @@ class SharedShard {
     return std::forward<Use>(use)(shard_);
   }
 
+  // Calls use(shard) in the same way, and then drops the references that the shard has given back.
+  template <typename Use>
+  void locked_then_drop(Use&& use) {
+    std::vector<void*> freed;
+    locked([&](Shard& shard) {
+      std::forward<Use>(use)(shard);
+      shard.take_freed(freed);
+    });
+    drop_references(freed);
+  }
+
   // These do what the Shard's functions of the same names do, with buffers checked for the chunk.
   // push_run() pushes chunk, chunk - 1, ... (`count` of them), whose raw values lie in one region.
   PushResult push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
@@ -45,8 +56,8 @@ class SharedShard {
                                    std::uint64_t step, std::uint64_t samples,
                                    const pybind11::buffer& region, bool wants_payload,
                                    double now_s);
-  std::uint64_t pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
-                     const pybind11::buffer& out, Codec codec);
+  PullResult pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
+                  const pybind11::buffer& out, Codec codec);
   std::vector<Reply> leave(std::uint32_t worker);
   std::vector<Reply> set_rule(const Rule& rule);
   void unpark(std::uint32_t chunk, std::uint32_t worker);

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/choices.h"
@@ -31,9 +32,11 @@ bool init(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
   return self.locked([&](Shard& shard) { return shard.init(chunk, values.data()); });
 }
 
-std::uint64_t pull(SharedShard& self, std::uint32_t chunk, MaybeWorker worker,
-                   const py::buffer& out, const std::string& codec) {
-  return self.pull(chunk, worker, out, value_in(kCodecs, "codec", codec));
+std::pair<std::uint64_t, std::vector<Reply>> pull(SharedShard& self, std::uint32_t chunk,
+                                                  MaybeWorker worker, const py::buffer& out,
+                                                  const std::string& codec) {
+  PullResult pulled = self.pull(chunk, worker, out, value_in(kCodecs, "codec", codec));
+  return {pulled.version, std::move(pulled.replies)};
 }
 
 PushResult push(SharedShard& self, std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
@@ -109,8 +112,9 @@ costs one copy of the parameters for each live worker.)")
            py::arg("codec") = "raw",
            R"(Writes the parameters into out, as 'raw', 'bf16' or 'f16', and returns their version.
 
-The version becomes the base of the worker's staleness if it is live. ValueError if the chunk has no
-values yet.)")
+The version becomes the base of the worker's staleness if it is live. So, where a bound counts
+versions, others may have waited for this pull: the answers that go out now are returned beside the
+version. ValueError if the chunk has no values yet.)")
       .def("set_lr", under_lock(&Shard::set_lr), py::arg("lr"));
 
   shard

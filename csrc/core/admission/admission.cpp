@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <utility>
 
@@ -115,7 +114,7 @@ bool Admission::admits(std::uint32_t worker, std::uint64_t version) const {
 }
 
 bool Admission::versions_allow(std::uint64_t version) const {
-  return computing_.empty() || version - computing_.begin()->first <= *rule_.bound;
+  return computing_.empty() || version - computing_.first().first <= *rule_.bound;
 }
 
 void Admission::park(std::uint32_t worker) {
@@ -161,26 +160,29 @@ void Admission::release(std::uint64_t version, std::vector<std::uint32_t>& relea
 }
 
 void Admission::release_up_to(std::uint64_t clock, std::vector<std::uint32_t>& released) {
-  while (!waiting_.empty() && waiting_.begin()->first <= clock) {
-    for (const std::uint32_t worker : waiting_.begin()->second) {
+  while (!waiting_.empty() && waiting_.first().first <= clock) {
+    const auto& [parked_clock, waiting] = waiting_.first();
+    for (const std::uint32_t worker : waiting) {
       const auto found = workers_.find(worker);
       if (found == workers_.end() || !found->second.waiting) continue;
-      if (found->second.parked_clock != waiting_.begin()->first) continue;
+      if (found->second.parked_clock != parked_clock) continue;
       found->second.waiting = false;
       released.push_back(worker);
     }
-    waiting_.erase(waiting_.begin());
+    waiting_.erase(std::uint64_t{parked_clock});
   }
 }
 
 void Admission::release_outside_round(std::vector<std::uint32_t>& released) {
   const std::size_t first = released.size();
   release_up_to(std::numeric_limits<std::uint64_t>::max(), released);
-  const auto in_round = [&](std::uint32_t worker) { return is_in_round(workers_.at(worker)); };
   const auto begin = released.begin() + static_cast<std::ptrdiff_t>(first);
-  const auto stays = std::stable_partition(begin, released.end(), std::not_fn(in_round));
-  std::for_each(stays, released.end(), [&](std::uint32_t worker) { park(worker); });
-  released.erase(stays, released.end());
+  const auto parked_again = [&](std::uint32_t worker) {
+    const bool stays = is_in_round(workers_.at(worker));
+    if (stays) park(worker);
+    return stays;
+  };
+  released.erase(std::remove_if(begin, released.end(), parked_again), released.end());
 }
 
 void Admission::go_on(std::uint32_t worker) {
@@ -206,8 +208,7 @@ void Admission::start_computing(WorkerState& state) {
 void Admission::stop_computing(WorkerState& state) {
   if (!state.computing) return;
   state.computing = false;
-  const auto found = computing_.find(state.pulled_version);
-  if (--found->second == 0) computing_.erase(found);
+  if (--computing_[state.pulled_version] == 0) computing_.erase(state.pulled_version);
 }
 
 }  // namespace leash

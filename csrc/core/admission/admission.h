@@ -5,12 +5,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <unordered_map>
 #include <vector>
 
 #include "core/admission/clock.h"
 #include "core/admission/rule.h"
+#include "core/base/recycling_map.h"
 
 namespace leash {
 
@@ -34,7 +34,7 @@ struct Arrival {
 // Not synchronised: the owner locks. It holds no messages and reads no time, so that a Shard and a
 // simulation use the same code. The cost of a call does not grow with the number of workers, except
 // with the number of those that it releases, and with the logarithm of their number where the bound
-// counts versions.
+// counts versions. In a steady state no call allocates.
 //
 // A dynamic bound (Zhao et al. 2019, "Dynamic Stale Synchronous Parallel Distributed Training for
 // Deep Learning", algorithms 1 and 2) asks, when the fastest worker is beyond the lower limit, how
@@ -128,9 +128,9 @@ class Admission {
   std::unordered_map<std::uint32_t, WorkerState> workers_;
   // The workers that wait, by their clocks. An entry is out of date, and is skipped, unless the
   // worker's state says `waiting` with the same parked_clock.
-  std::map<std::uint64_t, std::vector<std::uint32_t>> waiting_;
+  RecyclingMap<std::uint64_t, std::vector<std::uint32_t>> waiting_;
   // With BoundUnit::kVersions: how many workers compute with each version.
-  std::map<std::uint64_t, std::size_t> computing_;
+  RecyclingMap<std::uint64_t, std::size_t> computing_;
   std::uint64_t round_ = 1;
   std::size_t arrived_ = 0;  // how many live workers have sent a gradient for the round
   // Those who waited for a round are to be let go by the next release().

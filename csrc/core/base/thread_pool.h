@@ -16,7 +16,8 @@ namespace leash {
 // and neither may the function that it calls.
 class ThreadPool {
  public:
-  // Throws std::invalid_argument for less than 1 or more than kMostThreads, std::system_error.
+  // Throws std::invalid_argument for less than 1 or more than kMostThreads, and std::system_error
+  // if a thread cannot start; those that had started have ended then.
   explicit ThreadPool(std::size_t threads);
   ~ThreadPool();
 
@@ -51,6 +52,7 @@ class ThreadPool {
 
   void run(std::size_t n, const void* context, Call call);
   void serve();
+  void join() noexcept;  // ends the threads
   bool work_on_one_piece();
 
   // The call of split() that is being worked on. The caller writes these while no thread works.

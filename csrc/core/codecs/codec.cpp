@@ -107,10 +107,13 @@ std::optional<std::size_t> first_nonfinite_int8(const Encoded& e) {
   return std::nullopt;
 }
 
+// The sender may have changed the index since parse() checked it, so it is checked again: what is
+// returned is some index of the chunk.
 std::optional<std::size_t> first_nonfinite_topk(const Encoded& e) {
   for (std::size_t place = 0; place < topk_count(e); ++place) {
     const auto bits = load<std::uint32_t>(topk_values(e), place);
-    if ((bits & kInfinity) == kInfinity) return load<std::uint32_t>(e.data, place);
+    if ((bits & kInfinity) != kInfinity) continue;
+    return std::min<std::size_t>(read_once(e.data, place), e.values - 1);
   }
   return std::nullopt;
 }

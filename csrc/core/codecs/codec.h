@@ -59,7 +59,8 @@ Encoded parse(Codec codec, const std::byte* data, std::size_t nbytes, std::size_
 
 // The index, in the chunk, of the first value that is NaN or infinite; of int8 the first value of
 // the block whose scale is, or is so large that scale * -128 could be. Where there is none, decode
-// gives finite values only. REQUIRES: encoded.codec is not kRaw.
+// gives finite values only, unless the sender changes the payload in between. Whatever it changes,
+// the index is below encoded.values. REQUIRES: encoded.codec is not kRaw.
 std::optional<std::size_t> find_nonfinite(const Encoded& encoded);
 
 // Writes the values [begin, begin + n) to out[0..n).

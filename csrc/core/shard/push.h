@@ -54,10 +54,17 @@ struct Reply {
 };
 
 struct PushResult {
-  Outcome outcome;
+  Outcome outcome = Outcome::kNotLive;
   std::vector<Reply> replies = {};  // in the order in which the pushes came
   std::uint64_t clock = 0;  // the worker's on this chunk, after the push; 0 if it is not live
   std::optional<std::size_t> nonfinite_index = {};  // where the chunk's first NaN or infinity is
+};
+
+struct PullResult {
+  std::uint64_t version = 0;  // the chunk's
+  // Answers that the pull lets go: where a bound counts versions, others may have waited for the
+  // worker that pulls.
+  std::vector<Reply> replies = {};
 };
 
 }  // namespace leash

@@ -124,18 +124,20 @@ std::uint64_t Shard::clock(std::uint32_t chunk, std::uint32_t worker) const {
   return at(chunk).clock().clock(worker);
 }
 
-std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
-                          const Destination& out) {
+PullResult Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
+                       const Destination& out) {
   Chunk& chunk = at(chunk_index);
   if (!chunk.initialized) {
     throw std::invalid_argument(chunk_name(chunk.index) + " has no values yet");
   }
   optimizer_.write(chunk, out);
+  PullResult result{.version = chunk.version};
   if (worker && chunk.clock().contains(*worker)) {
     chunk.admission.note_pull(*worker, chunk.version);
     optimizer_.back_up(chunk, out, chunk.backup_of(*worker));
+    release_answers(chunk, Candidates::kNewest, result.replies);
   }
-  return chunk.version;
+  return result;
 }
 
 void Shard::unpark(std::uint32_t chunk_index, std::uint32_t worker) {

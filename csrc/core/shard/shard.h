@@ -38,6 +38,9 @@ void validate(const ShardOptions& options);
 // Not synchronised: the caller makes one call at a time, from any thread. chunks() and spec() read
 // nothing that changes, and may be called at any time.
 //
+// In a steady state push() and take_freed() allocate nothing, if the caller passes them what they
+// filled before: every list has then reached its largest size.
+//
 // Whoever calls push() owns the memory of the Push, and leaves it as it is until take_freed()
 // returns its owner. Each push's owners come back once each (one owner, if the answer goes where
 // the gradient is), in the call that needed the memory last or a later one.
@@ -73,8 +76,9 @@ class Shard {
   std::uint64_t minimum(std::uint32_t chunk) const { return at(chunk).clock().minimum(); }
   std::uint64_t version(std::uint32_t chunk) const { return at(chunk).version; }
 
-  // Applies a push exactly once, ticks the worker's clock, and returns every answer that may go out
-  // now.
+  // Applies a push exactly once, ticks the worker's clock, and puts every answer that may go out
+  // now into the result. What the result held before is lost, except its memory, which is used
+  // again.
   //
   // Where the rule takes means, the gradient is kept until the last one that the rule waits for has
   // come; they are then combined in the order of worker ids. A gradient with no samples, or one
@@ -84,7 +88,7 @@ class Shard {
   // answer to its first copy still waits, it waits for the newer destination instead.
   // REQUIRES: the gradient was parsed for this chunk, check_codec() accepts its codec, and
   // check_answer_codec() the answer's.
-  PushResult push(const Push& push);
+  void push(const Push& push, PushResult& result);
 
   // Replaces the rule. The new rule applies at once, also to workers that already wait; returns the
   // answers that it lets go. Gradients of incomplete means were accepted when they came, and are
@@ -93,10 +97,10 @@ class Shard {
   std::vector<Reply> set_rule(const Rule& rule);
 
   // Writes the chunk's values to the destination and returns their version, from which the worker's
-  // staleness is then counted if it is live. Throws std::invalid_argument if the chunk has no
-  // values. REQUIRES: check_answer_codec() accepts the destination's codec.
-  std::uint64_t pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
-                     const Destination& out);
+  // staleness is then counted if it is live, with the answers that the rule lets go because of
+  // that. Throws std::invalid_argument if the chunk has no values. REQUIRES: check_answer_codec()
+  // accepts the destination's codec.
+  PullResult pull(std::uint32_t chunk, std::optional<std::uint32_t> worker, const Destination& out);
 
   // Forgets the answers that wait for a worker on a chunk. Its gradients stay in their means.
   void unpark(std::uint32_t chunk, std::uint32_t worker);
@@ -120,8 +124,12 @@ class Shard {
   void set_lr(double lr) { optimizer_.set_lr(lr); }
   ShardStats stats() const;
 
-  // Returns the owners whose memory was needed at the last call and is not any more.
-  std::vector<void*> take_freed() { return std::exchange(freed_, {}); }
+  // Puts the owners whose memory was needed at the last call and is not any more in place of what
+  // `freed` held. The list's own memory is used for the next ones.
+  void take_freed(std::vector<void*>& freed) {
+    freed.clear();
+    freed.swap(freed_);
+  }
 
  private:
   const Chunk& at(std::uint32_t chunk) const;

@@ -10,9 +10,12 @@
 
 namespace leash {
 
-PushResult Shard::push(const Push& push) {
+void Shard::push(const Push& push, PushResult& result) {
   Chunk& chunk = at(push.chunk);
-  PushResult result{.outcome = classify(chunk, push)};
+  result.outcome = classify(chunk, push);
+  result.replies.clear();
+  result.clock = 0;
+  result.nonfinite_index.reset();
   switch (result.outcome) {
     case Outcome::kApplied:
       apply(chunk, push, result);
@@ -27,7 +30,6 @@ PushResult Shard::push(const Push& push) {
   }
   const StepClock& clock = chunk.clock();
   if (clock.contains(push.worker)) result.clock = clock.clock(push.worker);
-  return result;
 }
 
 Outcome Shard::classify(const Chunk& chunk, const Push& push) const {
