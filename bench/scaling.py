@@ -28,7 +28,7 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Round, Times, Trial, alone, in_turn
 from leash.bench.harness.workload import LR
 from leash.bench.systems.leash import server
-from leash.ps._core import StalenessClock
+from leash.ps._core import StepClock
 from leash.ps.options.base import parse_counts
 from leash.ps.options.bench import BenchOptions
 from leash.ps.policy import ASP, BSP, SSP
@@ -164,7 +164,7 @@ def _clock_row(trial: Trial, times: Times) -> Row:
 
 
 def ticks(workers: int, ranks: list[int]) -> Callable[[], None]:
-    clock = StalenessClock(None)
+    clock = StepClock(None)
     for worker in range(1, workers + 1):
         clock.join(worker, 0)
     turn = _turns(ranks)

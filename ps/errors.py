@@ -3,7 +3,8 @@
 ::
 
     LeashError
-    ├── UsageError              a wrong argument; the text is one line that names the mend
+    ├── UsageError              a wrong argument, so a ValueError too; one line names the mend
+    │   ├── ArgumentError       the same, where the argument has a name and an option of that name
     │   └── CheckpointError     a checkpoint that cannot be read, or is none
     ├── ServerUnreachableError  nobody answers at the address, or the server went silent
     └── ProtocolError           what a peer sent cannot be honoured; each has a code on the wire
@@ -39,13 +40,45 @@ class LeashError(Exception):
     """
 
 
-class UsageError(LeashError):
+class UsageError(LeashError, ValueError):
     """An argument, an option or a file that the user gave cannot be used.
 
     Constructors and commands raise it before a run begins, and `PSOptimizer.step` when a value in
     ``param_groups`` was changed. Its text is one line that names the mend. A command that ends with
     it has exit status 2.
     """
+
+
+class ArgumentError(UsageError):
+    """An argument of a function has a value that it cannot have.
+
+    Functions of the library raise it, `PSOptimizer`, `Client` and `Encoding` among them. Its text
+    names the argument, its value and the mend: ``transport='shm': …``. A command that has an option
+    of the same name says `as_option` instead.
+
+    Attributes:
+        name: of the argument.
+        value: that it was given.
+        mend: what to give instead, or why it cannot be.
+    """
+
+    def __init__(self, name: str, value: object, mend: str) -> None:
+        """Makes the text from its parts.
+
+        Args:
+            name: of the argument.
+            value: that it was given.
+            mend: what to give instead, or why it cannot be.
+        """
+        super().__init__(f"{name}={value!r}: {mend}")
+        self.name: Final = name
+        self.value: Final = value
+        self.mend: Final = mend
+
+    @property
+    def as_option(self) -> str:
+        """The text for people who typed a command: ``--transport shm: …``."""
+        return f"--{self.name.replace('_', '-')} {self.value}: {self.mend}"
 
 
 class ServerUnreachableError(LeashError):

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import torch
 
+from leash._extras import install_command
 from leash.ps.errors import UsageError
 
 MISSING_SCHEMAS: Final = (
@@ -38,7 +39,7 @@ def import_torchvision() -> Any:
     try:
         return importlib.import_module("torchvision")
     except ModuleNotFoundError as error:
-        raise UsageError("torchvision is missing: pip install 'leash[worker]'") from error
+        raise UsageError(f"torchvision is missing: {install_command('torchvision')}") from error
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise UsageError(

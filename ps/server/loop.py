@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import zmq
 
+from leash._log import logged
 from leash.ps import interrupt
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import ProtocolError, ShardLostError
@@ -83,7 +84,7 @@ class Server:
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._evaluator: Final = evaluator
-        self._say: Final = say
+        self._say: Final = logged(say, __name__)
         self._now: Final = now
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self.address: Final = self._listen()

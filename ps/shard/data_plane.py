@@ -209,9 +209,10 @@ class DataPlane:
         if not model.shard.initialized(msg.chunk):
             raise NotReadyError(f"chunk {msg.chunk} has no values yet")
         out = bytearray(codec.max_nbytes(chunk.values))
-        version = model.shard.pull(msg.chunk, msg.worker or None, out, codec=codec.core)
+        version, replies = model.shard.pull(msg.chunk, msg.worker or None, out, codec=codec.core)
         params = Params(msg.worker, 0, msg.chunk, msg.codec, version, 0, 0)
         self._send(route, params, out)
+        self._replies.answer(replies)  # to others that waited for this worker to pull
 
     def _on_push(self, route: bytes, msg: PushPull | Push, payload: Payload) -> None:
         """All that a push names is checked before anything of it is applied."""

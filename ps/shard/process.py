@@ -206,7 +206,7 @@ class ShardServer:
         model = self._require_model()
         out = bytearray(model.chunk(msg.chunk).nbytes)
         if msg.state == PARAMETERS:
-            return Done(model.shard.pull(msg.chunk, None, out)), out
+            return Done(model.shard.pull(msg.chunk, None, out)[0]), out
         model.shard.state(msg.chunk, msg.state, out)
         return Done(0), out
 

@@ -98,7 +98,7 @@ class ControlChannel:
         mend = (
             "something listens there but does not answer; is it a leash server?"
             if connected
-            else "start one with leash server, or give its address with --server tcp://HOST:PORT"
+            else "start one with leash server, or give its address, tcp://HOST:PORT"
         )
         return ServerUnreachableError(
             f"no server answers at {self.address} (waited {timeout_s:g} s): {mend}"

@@ -14,10 +14,10 @@ A step may also be a stream, in which chunks leave as they become ready::
     info = client.finish_step()
 """
 
+import logging
 import math
 import os
 import socket
-import sys
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
@@ -27,15 +27,16 @@ from typing import Any, Final
 
 import zmq
 
+from leash._log import logged, say_on_stderr
 from leash.ps.errors import (
+    ArgumentError,
     LayoutMismatchError,
     LeashError,
     ProtocolError,
     ServerUnreachableError,
     StoppingError,
-    UsageError,
 )
-from leash.ps.options.addresses import split_address
+from leash.ps.options.addresses import MAX_RANK, split_address
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
@@ -67,6 +68,7 @@ from leash.worker.client.transport import (
 )
 
 BYE_TIMEOUT_S: Final = 1.0
+TRANSPORTS: Final = ("auto", "tcp", "shm")
 OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
 
 
@@ -147,14 +149,17 @@ class Client:
             encoding: the codec in which gradients travel, and its settings; f32 by default.
             memory: whose slabs are to be shared with the server; by default this client makes it.
                 Other slabs are copied to and from there. It has an outbox if the codec is not f32.
-            say: shows a line, such as why shared memory is not possible; stderr by default.
+            say: shows a line, such as why shared memory is not possible. By default it appears on
+                stderr, unless the logger "leash" has a handler.
 
         Raises:
             ServerUnreachableError: no server answered.
             LayoutMismatchError: the run has another model.
             ProtocolError: the server refuses, and says why.
-            UsageError: the transport is "shm", and it is not possible here.
+            ArgumentError: the address, the rank, the transport or `wait_s` cannot be, or the
+                transport is "shm" and that is not possible here.
         """
+        _check_arguments(address, rank, transport, wait_s)
         self.address: Final = address
         self.layout: Final = layout
         self.rank: Final = rank
@@ -167,7 +172,7 @@ class Client:
             layout.nbytes, has_outbox=self._encoding.codec != "f32"
         )
         self.encoder = Encoder(self._encoding, rank, self.memory)
-        self._say: Final = say or _say_on_stderr
+        self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._control: Final = ControlChannel(address, self._context)
         self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
@@ -223,7 +228,7 @@ class Client:
         if why_not is None:
             return SegmentTransport(self.chunks, self.encoder, self.memory)
         if self._wants == "shm":
-            raise UsageError(f"--transport shm: {why_not}; take --transport auto or tcp")
+            raise ArgumentError("transport", "shm", f"{why_not}; take auto or tcp")
         self._say(f"no shared memory with this server, so TCP: {why_not}")
         return TcpTransport(self.chunks, self.encoder)
 
@@ -521,5 +526,11 @@ class Client:
         self._replies.append(reply)
 
 
-def _say_on_stderr(text: str) -> None:
-    print(f"leash: {text}", file=sys.stderr, flush=True)
+def _check_arguments(address: str, rank: int, transport: str, wait_s: float) -> None:
+    split_address(address)
+    if not isinstance(rank, int) or not 0 <= rank <= MAX_RANK:
+        raise ArgumentError("rank", rank, f"give a whole number from 1 to {MAX_RANK}")
+    if transport not in TRANSPORTS:
+        raise ArgumentError("transport", transport, f"take one of {', '.join(TRANSPORTS)}")
+    if not wait_s > 0:
+        raise ArgumentError("wait_s", wait_s, "give a number of seconds above 0")

@@ -12,6 +12,7 @@ import numpy as np
 import leash.ps._core as core
 from leash.ps.wire.codecs import CODECS, max_topk
 from leash.ps.wire.layout import Chunk
+from leash.ps.wire.limits import check_encoding
 from leash.worker.client.memory import Slab, SlabMemory
 
 RAW: Final = ("f32", "f64")
@@ -29,11 +30,17 @@ class Encoding:
             (error feedback: Karimireddy et al. 2019, arXiv:1901.09847, algorithm 2).
         int8_block: how many values share a scale: a power of two from 64 to 65,536.
         topk_ratio: the share of a chunk's values that are sent, above 0 and at most 0.5.
+
+    Raises:
+        ArgumentError: the codec is unknown, or a setting is outside these limits.
     """
 
     codec: str = "f32"
     int8_block: int = 256
     topk_ratio: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_encoding(self.codec, self.int8_block, self.topk_ratio)
 
 
 class Encoder:

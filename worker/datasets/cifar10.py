@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from leash._log import logged
 from leash.ps.errors import UsageError
 from leash.worker.datasets.base import Dataset, DatasetOptions
 from leash.worker.datasets.files import data_dir, downloading, not_found, reading
@@ -54,6 +55,8 @@ SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 
 # Decoding runs at about 12,000 images a second. More images than this take long enough to say so.
 SILENT_IMAGES: Final = 20_000
+
+_say: Final = logged(lambda text: print(text, file=sys.stderr), __name__)
 
 
 def load_cifar10(options: DatasetOptions) -> Dataset:
@@ -201,7 +204,7 @@ def _announced(names: list[PurePosixPath], where: Path) -> Iterable[PurePosixPat
         return names
     text = f"decoding {len(names):,} images of {where}"
     if not sys.stderr.isatty():
-        print(text, file=sys.stderr)
+        _say(text)
         return names
     from rich.console import Console
     from rich.progress import track

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from leash._extras import install_command
 from leash.ps.errors import UsageError
 from leash.worker.datasets.base import Dataset, DatasetOptions, Positions
 from leash.worker.datasets.memory import InMemoryDataset, Samples, training_samples
@@ -41,7 +42,7 @@ def _read() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Reads pixels (1797, 64) from 0 to 16, and digits (1797,)."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:
-        raise UsageError("dataset digits: scikit-learn is missing: pip install 'leash[worker]'")
+        raise UsageError(f"dataset digits: scikit-learn is missing: {install_command('sklearn')}")
     # Read without importing scikit-learn, which takes a worker 1.1 s of processor time.
     path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     if path.is_file():

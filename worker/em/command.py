@@ -7,6 +7,7 @@ from typing import Final
 
 from threadpoolctl import threadpool_limits
 
+from leash._log import logged
 from leash.ps.errors import UsageError
 from leash.ps.options.em import EmOptions
 from leash.ps.runs.rundir import RunDir
@@ -21,6 +22,9 @@ from leash.worker.em.study import RESULTS, Study
 from leash.worker.train.waiting import Waiting
 
 STANDING: Final = ("live", "done")  # the states of workers that were not lost
+
+
+_say: Final = logged(partial(print, flush=True), __name__)
 
 
 def run(options: EmOptions) -> int:
@@ -46,10 +50,6 @@ def _run_dir(options: EmOptions) -> RunDir:
     run_dir = RunDir.at(options.run_dir, "em")
     run_dir.write_config(options)
     return run_dir
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _alone(options: EmOptions) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Final
 
+from leash._log import logged
 from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
 from leash.ps.interrupt import held
 from leash.ps.options.base import common_options, to_argv
@@ -42,7 +43,7 @@ class Crew:
         """
         self._options: Final = options
         self._out: Final = out
-        self._say: Final = say
+        self._say: Final = logged(say, __name__)
         self._logs: Final = out / "logs"
         self._workers: dict[int, Process] = {}  # by rank
         self._server: Process | None = None

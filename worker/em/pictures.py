@@ -1,15 +1,15 @@
 """Pictures of a run of EM, without a display: accuracy over k, and the components' means."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from leash._extras import install_command, is_installed
 from leash.worker.em.family import Floats
 
-MISSING: Final = "no pictures: matplotlib is missing: pip install 'leash[bench]'"
+MISSING: Final = f"no pictures: matplotlib is missing: {install_command('matplotlib')}"
 BLUE, GREY = "#0072b2", "#888888"
 STYLE: Final[Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
@@ -20,7 +20,7 @@ MARGIN: Final = 2  # pixels between two images
 
 def can_draw() -> bool:
     """Whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
+    return is_installed("matplotlib")
 
 
 def draw_accuracy(path: Path, title: str, ks: Sequence[int], accuracies: Sequence[float]) -> None:

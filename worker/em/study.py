@@ -126,6 +126,8 @@ class Study:
 
             try:
                 fitting(classifier, on_iteration)
+            except LeashError:
+                raise
             except ValueError as error:
                 raise LeashError(f"k = {k}: {error}; here --reg-covar and --k") from error
         ended_s = self._now()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from leash._log import logged
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
@@ -93,7 +94,7 @@ def _share(options: WorkerOptions, task: Task) -> Callable[[int], Positions]:
 
 
 def _speaker(rank: int) -> Callable[[str], None]:
-    return lambda text: print(f"leash worker {rank}: {text}", flush=True)
+    return logged(lambda text: print(f"leash worker {rank}: {text}", flush=True), __name__)
 
 
 def inner_optimizer(

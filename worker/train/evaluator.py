@@ -14,6 +14,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from leash._extras import install_command
+from leash._log import logged
 from leash.ps.errors import StoppingError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive
@@ -26,6 +28,8 @@ from leash.worker.optim.slabs import ModelSlabs
 from leash.worker.train.task import choose_device, loss_for, make_model, resolve_task
 
 BOARD_S: Final = 1.0  # seconds between two points of a TensorBoard curve
+
+_say: Final = logged(lambda text: print(f"leash evaluate: {text}", flush=True), __name__)
 
 
 def run(options: EvaluateOptions) -> int:
@@ -52,7 +56,7 @@ def run(options: EvaluateOptions) -> int:
     try:
         Evaluator(options, client, slabs, model, dataset).run()
     except StoppingError as stopping:
-        print(f"leash evaluate: the server has ended: {stopping}", flush=True)
+        _say(f"the server has ended: {stopping}")
     finally:
         client.close()
         slabs.close()
@@ -164,7 +168,7 @@ class Board:
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
-            print("leash evaluate: no TensorBoard files: pip install tensorboard", flush=True)
+            _say(f"no TensorBoard files: {install_command('tensorboard')}")
             return
         self._writer = SummaryWriter(str(Path(run_dir, "tensorboard")))
 

@@ -40,6 +40,8 @@ def read_run(path: Path, name: str | None = None) -> Run:
     try:
         for event in _events(events):
             reader.take(event)
+    except UsageError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         place = f"line {reader.taken + 1}"
         raise UsageError(f"{events}: {place} is no event: {error!r}") from error
