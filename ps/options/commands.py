@@ -139,8 +139,8 @@ class SetOptions(ConnectionGroup, RuleGroup):
 
     def check(self) -> None:
         super().check()
-        if self.policy is None and self.staleness is None:
-            raise UsageError("say what to change: for example --policy ssp --staleness 5")
+        if self.policy is None and self.bound is None:
+            raise UsageError("say what to change: for example --policy ssp --bound 5")
 
 
 @dataclass(frozen=True, kw_only=True)
