@@ -15,8 +15,8 @@ from leash.ps.commands import launch
 from leash.ps.errors import UsageError
 from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import as_json, median_rows, read_outcome
+from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.experiments.plan import Experiment, PlannedRun, load, names
-from leash.ps.experiments.table import outcome_table
 from leash.ps.options.base import to_argv
 from leash.ps.options.old_names import BOUND, MAX_STALENESS, with_new_names
 from leash.ps.report.writing import require_matplotlib, write_report

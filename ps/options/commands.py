@@ -6,7 +6,7 @@ from typing import ClassVar
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import parse_learners, split_address
 from leash.ps.options.base import Options, check_positive, option
-from leash.ps.options.inner import InnerGroup, check_inner_belongs
+from leash.ps.options.inner_optimizer import InnerGroup, check_inner_belongs
 from leash.ps.options.optimizer import OptimizerGroup
 from leash.ps.options.plan import PlanGroup, choose_data_plan
 from leash.ps.options.rule import RuleGroup

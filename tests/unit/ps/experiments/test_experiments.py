@@ -15,7 +15,7 @@ from leash.ps.experiments import plan
 from leash.ps.experiments.command import _is_there
 from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import Outcome, median_rows, read_outcome
-from leash.ps.experiments.table import outcome_table
+from leash.ps.experiments.outcome_table import outcome_table
 
 SWEEP = """
 about: a sweep
