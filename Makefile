@@ -46,7 +46,7 @@ $(VENV)/.core: $(VENV)/.dependencies $(SOURCES)
 	@touch $@
 
 demo: install
-	$(BIN)/leash launch --workers 4 --policy ssp --staleness 3 --dataset digits --epochs 25 \
+	$(BIN)/leash launch --workers 4 --policy ssp --bound 3 --dataset digits --epochs 25 \
 		--batch-size 16 --lr 0.05 --momentum 0.5 --slow 0,0,0,0.05
 
 # Most of the tests wait for processes of their own, so that several at a time cost little; those that

@@ -6,7 +6,7 @@ from typing import ClassVar
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import parse_learners, split_address
 from leash.ps.options.base import Options, check_positive, option
-from leash.ps.options.inner import InnerGroup, check_inner_belongs
+from leash.ps.options.inner_optimizer import InnerGroup, check_inner_belongs
 from leash.ps.options.optimizer import OptimizerGroup
 from leash.ps.options.plan import PlanGroup, choose_data_plan
 from leash.ps.options.rule import RuleGroup
@@ -139,8 +139,8 @@ class SetOptions(ConnectionGroup, RuleGroup):
 
     def check(self) -> None:
         super().check()
-        if self.policy is None and self.staleness is None:
-            raise UsageError("say what to change: for example --policy ssp --staleness 5")
+        if self.policy is None and self.bound is None:
+            raise UsageError("say what to change: for example --policy ssp --bound 5")
 
 
 @dataclass(frozen=True, kw_only=True)

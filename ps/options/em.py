@@ -68,8 +68,8 @@ class EmServerGroup(Options):
     online: bool = option(
         False, "stepwise EM on mini-batches under ssp (Cappé and Moulines 2009), for one --k"
     )
-    staleness: int = option(3, "online: steps a worker may be ahead of the slowest",
-                            metavar="STEPS")  # fmt: skip
+    bound: int = option(3, "online: steps a worker may be ahead of the slowest",
+                        "--staleness", "--stale-threshold", metavar="STEPS")  # fmt: skip
     passes: int = option(10, "online: passes over the images", metavar="N")
     batch_size: int = option(200, "online: images of each digit in a worker's step", metavar="N")
     server: str | None = option(
@@ -81,7 +81,7 @@ class EmServerGroup(Options):
 
     def check(self) -> None:
         super().check()
-        check_positive(self, "workers", "staleness", "passes", "batch_size", "rank", "wait_s")
+        check_positive(self, "workers", "bound", "passes", "batch_size", "rank", "wait_s")
         if self.server is not None:
             split_address(self.server)
             if self.workers is not None:

@@ -17,11 +17,11 @@ DEFAULT_EVICT_S: Final = 5.0
 # Policy ▸ the options that the numbers behind it stand for.
 NUMBERS_OF: Final[dict[str, tuple[str, ...]]] = {
     "bsp": (),
-    "ssp": ("staleness",),
+    "ssp": ("bound",),
     "asp": (),
-    "dssp": ("staleness", "staleness_max"),
+    "dssp": ("bound", "bound_max"),
     "backup": ("backup_workers",),
-    "drop": ("staleness",),
+    "drop": ("max_staleness",),
 }
 PICTURES: Final = (".svg", ".png", ".pdf")
 
@@ -154,13 +154,13 @@ def choose_rules(compare: str | None, policy: str | None, rule: Rule | None) -> 
 
     Args:
         policy: as given with --policy.
-        rule: what --policy, --staleness and so on come to; None if none of them was given.
+        rule: what --policy, --bound and so on come to; None if none of them was given.
 
     Raises:
         UsageError: both were given, or one of them is wrong.
     """
     if compare is not None and rule is not None:
-        name = "policy" if policy is not None else "staleness"
+        name = "policy" if policy is not None else "bound"
         raise UsageError(f"--compare {compare}: names the policies; leave {flag(name)} out")
     return [rule] if rule is not None else parse_compare(compare or DEFAULT_COMPARE)
 
@@ -182,8 +182,8 @@ def _rule(words: list[str], text: str) -> Rule:
     numbers = dict(zip(names, map(int, words[1:]), strict=False))
     try:
         return choose_rule(
-            words[0], numbers.get("staleness"), numbers.get("staleness_max"),
-            numbers.get("backup_workers"),
+            words[0], numbers.get("bound"), numbers.get("bound_max"),
+            numbers.get("backup_workers"), max_staleness=numbers.get("max_staleness"),
         )  # fmt: skip
     except UsageError as error:
         raise UsageError(f"--compare {text}: {error}") from None
@@ -221,7 +221,5 @@ class SimulateOptions(SimulatedRunGroup, ClusterGroup, RuleGroup, ComparisonGrou
 
     def rules(self) -> list[Rule]:
         """Those to simulate. Raises UsageError."""
-        is_one = (
-            self.policy is not None or self.staleness is not None or self.bound_unit != "clocks"
-        )
+        is_one = self.policy is not None or self.bound is not None or self.bound_unit != "clocks"
         return choose_rules(self.compare, self.policy, self.rule() if is_one else None)

@@ -21,8 +21,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from leash.ps.simulate.cluster import Cluster
-from leash.ps.simulate.machine import Machine
 from leash.ps.simulate.reply_gate import Gate
+from leash.ps.simulate.worker_times import Machine
 
 PROGRESS_STEPS: Final = 5000  # between two reports of progress
 

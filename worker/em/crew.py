@@ -72,7 +72,7 @@ class Crew:
         options = self._options
         dimensions = PIXELS if options.model == "bmm" else options.pca
         size = CLASSES * mixture_for(options, max(options.ks)).family(dimensions).size
-        words = server_words(self._ranks, size, online=options.online, staleness=options.staleness)
+        words = server_words(self._ranks, size, online=options.online, bound=options.bound)
         reader, writer = os.pipe()
         run_dir = RunDir(self._out / "server")
         server = ServerOptions(

@@ -37,14 +37,14 @@ def chunk_kib_for(workers: int, size: int) -> int:
     return CHUNK_STEP_KIB * -(-(workers + size) * F64_NBYTES // (CHUNK_STEP_KIB * 1024))
 
 
-def server_words(workers: int, size: int, *, online: bool, staleness: int = 3) -> dict[str, Any]:
+def server_words(workers: int, size: int, *, online: bool, bound: int = 3) -> dict[str, Any]:
     """The settings of a server that serves EM, beside its address."""
     common = {
         "workers": workers, "optimizer": "sum", "lr": 1.0,
         "chunk_kib": chunk_kib_for(workers, size), "step_events": 0,
     }  # fmt: skip
     if online:
-        return {**common, "policy": "ssp", "staleness": staleness, "lr_schedule": "power"}
+        return {**common, "policy": "ssp", "bound": bound, "lr_schedule": "power"}
     return {**common, "policy": "bsp"}
 
 

@@ -11,14 +11,14 @@ from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive
 from leash.ps.options.commands import WorkerOptions
-from leash.ps.options.inner import InnerGroup, check_inner_belongs
+from leash.ps.options.inner_optimizer import InnerGroup, check_inner_belongs
 from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
 from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.worker.client.encoding import Encoding
 from leash.worker.datasets import Positions, load_dataset, shares
 from leash.worker.optim.optimizer import PSOptimizer
-from leash.worker.train.straggler import Straggler
+from leash.worker.train.slowdown import Straggler
 from leash.worker.train.task import Task, choose_device, make_model, resolve_task
 from leash.worker.train.trainer import Trainer
 from leash.worker.train.waiting import Waiting

@@ -22,7 +22,7 @@ from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
 from leash.worker.datasets import Dataset, Positions
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.leasing import LeaseWork, Speed
-from leash.worker.train.straggler import Straggler
+from leash.worker.train.slowdown import Straggler
 from leash.worker.train.task import Task, loss_for
 from leash.worker.train.work import Piece, StaticWork, Work
 

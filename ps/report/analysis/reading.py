@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from leash.ps.errors import UsageError, shown
+from leash.ps.options.old_names import with_new_names
 from leash.ps.report.analysis.run import (
     Accounts,
     Change,
@@ -73,7 +74,7 @@ def _options(run: Path) -> Event:
         settings = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: no file of settings: {error}") from error
-    return settings if isinstance(settings, dict) else {}
+    return with_new_names(settings) if isinstance(settings, dict) else {}
 
 
 def _summary(run: Path) -> Event:

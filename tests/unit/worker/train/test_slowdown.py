@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from leash.ps.errors import UsageError
-from leash.worker.train.straggler import Straggler
+from leash.worker.train.slowdown import Straggler
 
 
 @dataclass
