@@ -18,12 +18,12 @@ from typing import Any, Final
 import numpy as np
 
 from leash.ps.errors import LeashError, UsageError
+from leash.ps.options.server import CHUNK_STEP_KIB
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
 from leash.worker.em.family import Floats
 from leash.worker.em.fitting import Compute
 
-CHUNK_STEP_KIB: Final = 64
 F64_NBYTES: Final = 8
 
 

@@ -30,6 +30,16 @@ def test_common_settings_take_what_both_have_and_then_the_changes() -> None:
     assert common_options(launch, ServerOptions).workers == 5
 
 
+def test_a_chunk_of_a_kib_has_1024_bytes() -> None:
+    assert ServerOptions(chunk_kib=64).chunk_nbytes == 65_536
+
+
+@pytest.mark.parametrize("chunk_kib", [0, 32, 100])
+def test_a_chunk_is_a_multiple_of_64_kib(chunk_kib: int) -> None:
+    with pytest.raises(UsageError, match=f"--chunk-kib {chunk_kib}: give a multiple of 64"):
+        ServerOptions(chunk_kib=chunk_kib).check()
+
+
 @pytest.mark.parametrize("threads", [0, -1, 257])
 def test_a_server_has_as_many_threads_as_the_cores_pool_takes(threads: int) -> None:
     for options, name in (
