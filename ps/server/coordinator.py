@@ -302,7 +302,7 @@ class Coordinator:
             "data_plan": self._desk.planned,
             "batch_plan": options.batch_plan,
             "local_steps": options.local_steps,
-            "seed": 1 if options.seed is None else options.seed,
+            "seed": options.chosen_seed,
             "planned_epochs": options.epochs,
             "model": options.model,
             "dataset": options.dataset,

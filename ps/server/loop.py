@@ -361,7 +361,7 @@ class Server:
             "workers": len(self.members.ranks),
             "model": self._options.model,
             "dataset": self._options.dataset,
-            "seed": 1 if self._options.seed is None else self._options.seed,
+            "seed": self._options.chosen_seed,
             "time_scale": self._options.time_scale,
             "data_plan": self.coordinator.data_plan,
             "batch_plan": self._options.batch_plan,

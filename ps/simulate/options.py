@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
+from leash.ps.options.base import (
+    DEFAULT_SEED,
+    Options,
+    check_not_negative,
+    check_positive,
+    flag,
+    option,
+)
 from leash.ps.options.rule import RuleGroup
 from leash.ps.policy import POLICIES, Rule, choose_rule
 from leash.ps.simulate.cluster import Cluster, Failures
@@ -47,7 +54,9 @@ class SimulatedRunGroup(Options):
         "otherwise lease",
     )
     local_steps: int = option(1, "batches between two pushes", metavar="N")
-    seed: int = option(1, "of all that is drawn; --slow is what it is in a run with this seed")
+    seed: int = option(
+        DEFAULT_SEED, "of all that is drawn; --slow is what it is in a run with this seed"
+    )
 
     def check(self) -> None:
         super().check()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from leash.ps.errors import UsageError
+from leash.ps.options.base import DEFAULT_SEED
 from leash.ps.slowness.delays import Delays
 from leash.ps.slowness.grammar import parse_slowness
 
@@ -32,7 +33,7 @@ class Straggler:
         heterogeneity: float = 1.0,
         *,
         time_scale: float = 1.0,
-        seed: int = 1,
+        seed: int = DEFAULT_SEED,
         rank: int = 1,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.monotonic,

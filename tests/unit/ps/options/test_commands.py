@@ -12,6 +12,8 @@ from leash.ps.options.base import (
     to_argv,
 )
 from leash.ps.options.commands import EvaluateOptions, LaunchOptions, ServerOptions, WorkerOptions
+from leash.ps.options.em import EmOptions
+from leash.ps.simulate.options import SimulateOptions
 
 
 def test_defaults_need_no_command_line() -> None:
@@ -28,6 +30,17 @@ def test_common_settings_take_what_both_have_and_then_the_changes() -> None:
     worker = common_options(launch, WorkerOptions, rank=3, batch_size=8)
     assert worker == WorkerOptions(dataset="digits", batch_size=8, rank=3)
     assert common_options(launch, ServerOptions).workers == 5
+
+
+@pytest.mark.parametrize(("given", "chosen"), [(None, 1), (0, 0), (7, 7)])
+def test_a_run_that_is_given_no_seed_has_1_and_one_that_is_given_0_keeps_it(
+    given: int | None, chosen: int
+) -> None:
+    assert ServerOptions(seed=given).chosen_seed == chosen
+
+
+def test_whatever_is_drawn_begins_with_the_same_seed() -> None:
+    assert EmOptions().seed == SimulateOptions().seed == ServerOptions().chosen_seed
 
 
 def test_a_chunk_of_a_kib_has_1024_bytes() -> None:
