@@ -20,11 +20,12 @@ from leash.ps.errors import (
     UsageError,
     shown,
 )
+from leash.ps.options.addresses import told_learners
 from leash.ps.options.commands import ServerOptions
-from leash.ps.options.optimizer import told_settings
 from leash.ps.options.staleness import check_softens
 from leash.ps.policy import Rule, rule_from_fields
 from leash.ps.server.lease_desk import LeaseDesk
+from leash.ps.server.settings import run_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.members import DONE, EVICTED, Member, Members
 from leash.ps.shard.metrics import Metrics
@@ -233,7 +234,7 @@ class Coordinator:
         return {
             **summary,
             **self._settings(),
-            "learners": "-".join(map(str, self._members.ranks)),
+            "learners": told_learners(self._members.ranks, None),
             "started": self._metrics.started,
             "finished": self.finished,
             "stopping": self.stopping,
@@ -293,20 +294,7 @@ class Coordinator:
         return self._shards.layout.pack() if self._shards.layout else None
 
     def _settings(self) -> dict[str, Any]:
-        options = self._options
-        return {
-            **self.rule.told(),
-            "workers": len(self._members.ranks),
-            "learners": "-".join(map(str, self._members.ranks[:100])),
-            **told_settings(options),
-            "data_plan": self._desk.planned,
-            "batch_plan": options.batch_plan,
-            "local_steps": options.local_steps,
-            "seed": options.chosen_seed,
-            "planned_epochs": options.epochs,
-            "model": options.model,
-            "dataset": options.dataset,
-        }
+        return run_settings(self._options, self.rule, self._members.ranks, self._desk.planned)
 
     def _worker_row(self, member: Member) -> dict[str, Any]:
         return {

@@ -30,6 +30,7 @@ from leash.ps.runs.rundir import RunDir
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess
 from leash.ps.server.remote_shards import RemoteShards
+from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_plane import DataPlane
 from leash.ps.shard.members import Members
@@ -356,17 +357,9 @@ class Server:
             self._say(f"no checkpoint {path.name}: {error}")
 
     def _write_results(self, run_dir: RunDir) -> None:
-        settings = {
-            **self.rule.told(),
-            "workers": len(self.members.ranks),
-            "model": self._options.model,
-            "dataset": self._options.dataset,
-            "seed": self._options.chosen_seed,
-            "time_scale": self._options.time_scale,
-            "data_plan": self.coordinator.data_plan,
-            "batch_plan": self._options.batch_plan,
-            "local_steps": self._options.local_steps,
-        }
+        settings = summary_settings(
+            self._options, self.rule, self.members.ranks, self.coordinator.data_plan
+        )
         outcome = {"ended": self._ended}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
         self._checkpoint_epochs()  # one that was completed since the last look
