@@ -27,7 +27,7 @@ from leash.ps.policy import Rule, rule_from_fields
 from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.server.settings import run_settings
 from leash.ps.server.shards import Shards
-from leash.ps.shard.members import DONE, EVICTED, Member, Members
+from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.codecs import CODECS
 from leash.ps.wire.frames import error_message
@@ -47,10 +47,10 @@ from leash.ps.wire.messages import (
     Status,
     Welcome,
 )
+from leash.ps.words import BYE_REASONS, EVICTED, REPLACED
 
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
-BYE_REASONS: Final = (DONE, "stopped", "failed")
 REPORT_KINDS: Final = ("training", "epoch", "evaluation")
 Answer: TypeAlias = tuple[Message, bytes | None]
 Handler: TypeAlias = Callable[[Message, bytes | None], Answer]
@@ -116,7 +116,7 @@ class Coordinator:
             self._shards.require_layout(layout)
         member, before = self._members.hello(msg.worker, msg.name)
         if before is not None:
-            self._leave(before, "replaced")
+            self._leave(before, REPLACED)
         first_step = self._shards.join(member)
         self._metrics.join(member.worker, member.incarnation, member.name, first_step)
         self._start_if_complete()

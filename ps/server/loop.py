@@ -47,6 +47,7 @@ from leash.ps.wire.sockets import (
     parts,
     receive,
 )
+from leash.ps.words import DONE, FAILED
 
 TICK_S: Final = 0.2
 GRACE_S: Final = 2.0  # for the others to say bye once the server is stopping
@@ -98,7 +99,7 @@ class Server:
             options, rule, self.members, self.metrics, self.shards, now
         )
         self._signal = 0
-        self._ended = "failed"  # unless the loop comes to its end
+        self._ended = FAILED  # unless the loop comes to its end
         self._status = 0
         self._stop_deadline_s: float | None = None
         self._next_tick_s = self._next_progress_s = now()
@@ -157,7 +158,7 @@ class Server:
                 if self._now() >= self._next_tick_s:
                     self._tick()
             self._count_up()
-            self._ended = self.coordinator.stopping or "done"
+            self._ended = self.coordinator.stopping or DONE
         finally:
             self._close()
         return self._status

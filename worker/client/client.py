@@ -50,6 +50,7 @@ from leash.ps.wire.messages import (
     Report,
     Welcome,
 )
+from leash.ps.words import DONE
 from leash.worker.client.channel import Answer, DataChannel
 from leash.worker.client.encoding import Encoder, Encoding
 from leash.worker.client.exchange import Exchange
@@ -334,7 +335,7 @@ class Client:
         """How the run stands."""
         return request_state(self._control)
 
-    def close(self, reason: str = "done") -> None:
+    def close(self, reason: str = DONE) -> None:
         """Says bye, unless the server is gone, and ends all threads and sockets.
 
         Args:

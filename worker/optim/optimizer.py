@@ -34,6 +34,7 @@ from torch import Tensor
 
 from leash.ps.errors import EvictedError, UsageError
 from leash.ps.wire.messages import Beaten
+from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.encoding import Encoding
 from leash.worker.optim.local_steps import NO_INNER, LocalSteps, check_local
@@ -152,7 +153,7 @@ class PSOptimizer(torch.optim.Optimizer):
                                 heals=self.client.settings.get("nonfinite") == "skip")
             )  # fmt: skip
         except BaseException:
-            self.client.close("failed")
+            self.client.close(FAILED)
             self._slabs.close()
             raise
         # A script that ends without close() must not keep the others waiting.
@@ -287,7 +288,7 @@ class PSOptimizer(torch.optim.Optimizer):
 
     # The end.
 
-    def close(self, reason: str = "done") -> None:
+    def close(self, reason: str = DONE) -> None:
         """Leaves the run: nobody waits for this worker from now on.
 
         With the reason "done", local steps that have not been pushed are, unless the run is over.
@@ -297,7 +298,7 @@ class PSOptimizer(torch.optim.Optimizer):
         """
         atexit.unregister(self._close_at_exit)
         try:
-            if reason == "done":
+            if reason == DONE:
                 self.flush()
         finally:
             self._stream.close()
@@ -343,5 +344,5 @@ def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
 def _reason_of(kind: type[BaseException] | None) -> str:
     """The reason of a bye, from what ended the loop; a signal is no Exception."""
     if kind is None:
-        return "done"
-    return "failed" if issubclass(kind, Exception) else "stopped"
+        return DONE
+    return FAILED if issubclass(kind, Exception) else STOPPED

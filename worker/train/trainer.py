@@ -19,6 +19,7 @@ from leash.ps.errors import StoppingError
 from leash.ps.options.commands import WorkerOptions
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
+from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.datasets import Dataset, Positions
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.leasing import LeaseWork, Speed
@@ -97,17 +98,17 @@ class Trainer:
 
     def run(self) -> int:
         """Trains; returns the exit status. Whatever happens, the server hears a bye."""
-        reason = "stopped"  # by a signal, unless it turns out otherwise
+        reason = STOPPED  # by a signal, unless it turns out otherwise
         try:
             self._train()
-            reason = "done"
+            reason = DONE
         except StoppingError as stopping:
             if str(stopping) != STOPPED_BY_TIMEOUT:
                 raise
-            reason = "done"
+            reason = DONE
             self._say("the time is over")
         except Exception:
-            reason = "failed"
+            reason = FAILED
             raise
         finally:
             self._optimizer.close(reason)
