@@ -45,7 +45,7 @@ ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
 def run(options: LaunchOptions) -> int:
     """Trains; returns the exit status."""
     options = with_rates(options)
-    rule = options.rule()
+    rule = options.rule
     if options.report:
         require_matplotlib()
     run_dir = RunDir.at(options.run_dir, rule.policy.name)

@@ -38,8 +38,8 @@ class ServerOptions(
 
     def check(self) -> None:
         super().check()
-        self.rule().require_workers(len(parse_learners(self.learners, self.workers)))
-        check_softens(self, self.optimizer, self.rule())
+        self.rule.require_workers(len(parse_learners(self.learners, self.workers)))
+        check_softens(self, self.optimizer, self.rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,8 @@ class LaunchOptions(
 
     def check(self) -> None:
         super().check()
-        self.rule().require_workers(self.workers)
-        check_softens(self, self.optimizer, self.rule())
+        self.rule.require_workers(self.workers)
+        check_softens(self, self.optimizer, self.rule)
         parse_slow(self.slow, self.workers)
         parse_heterogeneity(self.heterogeneity, self.workers)
         check_inner_belongs(self, self.local_steps)
@@ -161,5 +161,5 @@ class DoctorOptions(Options):
 
 def data_plan_of(options: LaunchOptions) -> str:
     """The data plan of a launch. Raises UsageError for fixed shares together with leases."""
-    policy = options.rule().policy.name
+    policy = options.rule.policy.name
     return choose_data_plan(options, policy, has_allocation=options.hetero_allocation is not None)

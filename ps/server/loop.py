@@ -76,7 +76,7 @@ class Server:
             UsageError: a setting that cannot be, a port that is taken.
             ShardLostError: a process of the server did not come up.
         """
-        rule = options.rule()
+        rule = options.rule
         ranks = parse_learners(options.learners, options.workers)
         self._options: Final = options
         self._run_dir: Final = run_dir
@@ -370,7 +370,7 @@ class Server:
 def serve(options: ServerOptions) -> int:
     """`leash server`: one run, as a process of its own."""
     keep_freed_memory()
-    rule = options.rule()
+    rule = options.rule
     model, dataset = choose_task(options.model, options.dataset)
     options = with_rates(replace(options, model=model, dataset=dataset))
     run_dir = RunDir.at(options.run_dir, rule.policy.name)

@@ -233,4 +233,4 @@ class SimulateOptions(SimulatedRunGroup, ClusterGroup, RuleGroup, ComparisonGrou
         is_one = (
             self.policy is not None or self.staleness is not None or self.bound_unit != "clocks"
         )
-        return choose_rules(self.compare, self.policy, self.rule() if is_one else None)
+        return choose_rules(self.compare, self.policy, self.rule if is_one else None)

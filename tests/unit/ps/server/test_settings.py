@@ -10,7 +10,7 @@ OPTIONS = ServerOptions(
     batch_plan="weighted", local_steps="8", lr=0.5,
 )  # fmt: skip
 RANKS = (1, 2, 3)
-RULE = OPTIONS.rule()
+RULE = OPTIONS.rule
 
 
 def test_workers_are_told_of_the_rule_the_task_and_the_optimizer() -> None:
