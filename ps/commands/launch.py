@@ -31,7 +31,6 @@ from leash.ps.processes import Process, last_words, spawn, stop_all
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
-from leash.ps.slowness.by_rank import parse_heterogeneity, parse_slow
 from leash.ps.wire.control import ControlChannel, request_state
 
 POLL_S: Final = 0.5
@@ -44,12 +43,11 @@ ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
 
 def run(options: LaunchOptions) -> int:
     """Trains; returns the exit status."""
-    options = with_rates(options)
-    rule = options.rule
     if options.report:
         require_matplotlib()
-    run_dir = RunDir.at(options.run_dir, rule.policy.name)
-    run_dir.write_config(options)
+    run_dir = RunDir.at(options.run_dir, options.rule.policy.name)
+    # The server works its rates out for itself, by the same function; here they are written down.
+    run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
     status = Launch(options, run_dir, Console()).run()
     if options.report:
@@ -125,11 +123,10 @@ class Launch:
     def _start_workers(self, address: str) -> None:
         self._address = address
         options = self._options
-        slownesses = parse_slow(options.slow, options.workers)
-        ratios = parse_heterogeneity(options.heterogeneity, options.workers)
-        for rank, (slowness, ratio) in enumerate(zip(slownesses, ratios, strict=True), start=1):
+        by_worker = zip(options.slownesses, options.ratios, strict=True)
+        for rank, (slowness, ratio) in enumerate(by_worker, start=1):
             own = common_options(
-                options, WorkerOptions, server=address, rank=rank, slow=str(slowness),
+                options, WorkerOptions, server=address, rank=rank, slow=slowness.text,
                 heterogeneity=str(ratio), timeout_s=None,  # the server keeps the time
             )  # fmt: skip
             with held():

@@ -1,6 +1,7 @@
 """The options of `leash simulate`: how much is done, on what machines, under which policies."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
@@ -121,22 +122,6 @@ class ClusterGroup(Options):
             raise UsageError("nothing takes time: say what a batch takes, such as --compute 0.05, "
                              "or exp:0.05")  # fmt: skip
 
-    def cluster(self, workers: int) -> Cluster:
-        """
-        Raises:
-            UsageError: a list that does not fit so many workers.
-        """
-        failures = parse_failures(self.failures) if self.failures else None
-        return Cluster(
-            compute=parse_slow(self.compute, workers, "--compute"),
-            slow=parse_slow(self.slow, workers),
-            ratios=parse_heterogeneity(self.heterogeneity, workers),
-            network=parse_slow(self.network, workers, "--network"),
-            server_s=self.server_us / 1e6,
-            transfer_s=self.model_mb * 8e-3 / self.bandwidth_gbit,
-            failures=failures,
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonGroup(Options):
@@ -226,7 +211,21 @@ class SimulateOptions(SimulatedRunGroup, ClusterGroup, RuleGroup, ComparisonGrou
         super().check()
         for rule in self.rules():
             rule.require_workers(self.workers)
-        self.cluster(self.workers)
+        _ = self.cluster  # which says what is wrong with it
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The machines that play. Raises UsageError: a list that does not fit so many workers."""
+        failures = parse_failures(self.failures) if self.failures else None
+        return Cluster(
+            compute=parse_slow(self.compute, self.workers, "--compute"),
+            slow=parse_slow(self.slow, self.workers),
+            ratios=parse_heterogeneity(self.heterogeneity, self.workers),
+            network=parse_slow(self.network, self.workers, "--network"),
+            server_s=self.server_us / 1e6,
+            transfer_s=self.model_mb * 8e-3 / self.bandwidth_gbit,
+            failures=failures,
+        )
 
     def rules(self) -> list[Rule]:
         """Those to simulate. Raises UsageError."""

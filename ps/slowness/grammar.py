@@ -58,9 +58,9 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Slowness:
-    """What slows one worker down."""
+    """What slows one worker down, read from text once: who needs it is handed this."""
 
-    text: str
+    text: str  # as it was written, which is what a child process gets as its own --slow
     terms: tuple[Term, ...]
 
     def __str__(self) -> str:
@@ -166,3 +166,5 @@ DISTRIBUTIONS: Final = {
         lambda shape, _: shape > 1, "with a shape of 1 or less it has no mean",
     ),
 }  # fmt: skip
+
+NOT_SLOWED: Final = parse_slowness("0")
