@@ -18,6 +18,7 @@ from leash.ps.options.rule import RuleGroup
 from leash.ps.policy import POLICIES, Rule, choose_rule
 from leash.ps.simulate.cluster import Cluster, Failures
 from leash.ps.slowness.by_rank import parse_heterogeneity, parse_slow
+from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP
 
 DEFAULT_STEPS: Final = 1000
 DEFAULT_COMPARE: Final = "bsp, ssp 1, ssp 3, ssp 10, asp"
@@ -90,9 +91,7 @@ class ClusterGroup(Options):
     compute: str = option("0", "what a batch takes by itself", metavar="SECONDS,...")
     slow: str = option(
         "0",
-        "what delays a worker beside that: 0.2, a list by rank 0.2,0.3, a distribution exp:0.2, "
-        "pauses such as 0.2+pause:chance=0.02,for=5, or by time 0.2@..60+0.8@60..; a list of what "
-        "has a colon takes / for its commas",
+        f"what delays a worker beside that: {FORMS_HELP}; {SEPARATORS_HELP}",
         metavar="SECONDS,...",
     )
     heterogeneity: str = option(

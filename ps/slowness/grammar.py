@@ -29,6 +29,12 @@ EXAMPLES: Final = (
     "0.2, exp:0.2, pareto:2,0.1, normal:0.3,0.05, uniform:0.1,0.3, pause:every=30,for=5, "
     "0.2+pause:chance=0.02,for=5 or 0.2@..60+0.8@60.."
 )
+# For the help of --slow.
+FORMS_HELP: Final = (
+    "0.2, a list by rank 0.2,0.3, a distribution exp:0.2, pauses such as "
+    "0.2+pause:chance=0.02,for=5, or by time 0.2@..60+0.8@60.."
+)
+SEPARATORS_HELP: Final = "a list of what has a colon takes / for its commas"
 
 
 @dataclass(frozen=True, slots=True)
