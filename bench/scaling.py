@@ -1,10 +1,10 @@
 """What does one more worker cost the server?
 
-Three policies, from 1 to 64 workers, which one process simulates (harness/simulated_workers.py): each pushes 16
-chunks of 64 KiB a step. The operating system tells the CPU time of the server's threads; the loop's
-thread is the one that runs Python, and harness/counted_server.py tells what of that is the core.
-What is left of it is Python's share, with pyzmq's side of the sockets. Then the clock alone, for up
-to 100,000 workers.
+Three policies, from 1 to 64 workers, which one process simulates (harness/simulated_workers.py):
+each pushes 16 chunks of 64 KiB a step. The operating system tells the CPU time of the server's
+threads; the loop's thread is the one that runs Python, and harness/counted_server.py tells what of
+that is the core. What is left of it is Python's share, with pyzmq's side of the sockets. Then the
+clock alone, for up to 100,000 workers.
 
     python -m leash.bench.scaling [--short] [--workers 1,4,64] [--json FILE] [--picture FILE]
 """

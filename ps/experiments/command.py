@@ -22,10 +22,11 @@ from leash.ps.options.old_names import BOUND, MAX_STALENESS, with_new_names
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import write_atomically
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
+from leash.ps.words import DONE
 
 OUT: Final = "experiments"
 WIDTH: Final = 140
-GOOD_ENDS: Final = ("done", STOPPED_BY_TIMEOUT)
+GOOD_ENDS: Final = (DONE, STOPPED_BY_TIMEOUT)
 
 
 def run(options: ExperimentOptions) -> int:

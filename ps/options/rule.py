@@ -1,6 +1,7 @@
 """The options of who waits for whom."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 from leash.ps.options.base import Options, option
@@ -44,10 +45,15 @@ class RuleGroup(Options):
 
     def check(self) -> None:
         super().check()
-        self.rule()
+        _ = self.rule  # which says what is wrong with it
 
+    @cached_property
     def rule(self) -> Rule:
-        """Raises UsageError for options that contradict each other."""
+        """The rule that these options come to: worked out once, and then kept.
+
+        Raises:
+            UsageError: they contradict each other.
+        """
         return choose_rule(
             self.policy, self.bound, self.bound_max, self.backup_workers, self.bound_unit,
             self.max_staleness,

@@ -7,11 +7,10 @@ from leash.ps.options.commands import ServerOptions
 from leash.ps.options.plan import LEASE, STATIC, WEIGHTED, choose_data_plan, parse_local_steps
 from leash.ps.server.leases import Leases
 from leash.ps.server.shards import Shards
-from leash.ps.shard.members import LIVE, Member, Members
+from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.messages import Lease, Leased
-
-RESTING: Final = "resting"
+from leash.ps.words import LIVE, RESTING
 
 
 class LeaseDesk:

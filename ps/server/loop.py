@@ -31,6 +31,7 @@ from leash.ps.runs.rundir import RunDir
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess
 from leash.ps.server.remote_shards import RemoteShards
+from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_plane import DataPlane
 from leash.ps.shard.members import Members
@@ -47,6 +48,7 @@ from leash.ps.wire.sockets import (
     parts,
     receive,
 )
+from leash.ps.words import DONE, FAILED
 
 TICK_S: Final = 0.2
 GRACE_S: Final = 2.0  # for the others to say bye once the server is stopping
@@ -75,7 +77,7 @@ class Server:
             UsageError: a setting that cannot be, a port that is taken.
             ShardLostError: a process of the server did not come up.
         """
-        rule = options.rule()
+        rule = options.rule
         ranks = parse_learners(options.learners, options.workers)
         self._options: Final = options
         self._run_dir: Final = run_dir
@@ -98,7 +100,7 @@ class Server:
             options, rule, self.members, self.metrics, self.shards, now
         )
         self._signal = 0
-        self._ended = "failed"  # unless the loop comes to its end
+        self._ended = FAILED  # unless the loop comes to its end
         self._status = 0
         self._stop_deadline_s: float | None = None
         self._next_tick_s = self._next_progress_s = now()
@@ -157,7 +159,7 @@ class Server:
                 if self._now() >= self._next_tick_s:
                     self._tick()
             self._count_up()
-            self._ended = self.coordinator.stopping or "done"
+            self._ended = self.coordinator.stopping or DONE
         finally:
             self._close()
         return self._status
@@ -357,17 +359,9 @@ class Server:
             self._say(f"no checkpoint {path.name}: {error}")
 
     def _write_results(self, run_dir: RunDir) -> None:
-        settings = {
-            **self.rule.told(),
-            "workers": len(self.members.ranks),
-            "model": self._options.model,
-            "dataset": self._options.dataset,
-            "seed": 1 if self._options.seed is None else self._options.seed,
-            "time_scale": self._options.time_scale,
-            "data_plan": self.coordinator.data_plan,
-            "batch_plan": self._options.batch_plan,
-            "local_steps": self._options.local_steps,
-        }
+        settings = summary_settings(
+            self._options, self.rule, self.members.ranks, self.coordinator.data_plan
+        )
         outcome = {"ended": self._ended}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
         self._checkpoint_epochs()  # one that was completed since the last look
@@ -377,7 +371,7 @@ class Server:
 def serve(options: ServerOptions) -> int:
     """`leash server`: one run, as a process of its own."""
     keep_freed_memory()
-    rule = options.rule()
+    rule = options.rule
     model, dataset = choose_task(options.model, options.dataset)
     options = with_rates(replace(options, model=model, dataset=dataset))
     run_dir = RunDir.at(options.run_dir, rule.policy.name)

@@ -94,7 +94,7 @@ class DataPlane:
         """
         self.model = None  # its memory first
         self.model = ServedModel(
-            layout, self._options.chunk_kib * 1024, self._options, self._rule,
+            layout, self._options.chunk_nbytes, self._options, self._rule,
             softened=self._options, shard=self._shard, shards=self._options.shards,
             threads=self._options.threads,
         )  # fmt: skip

@@ -13,6 +13,7 @@ from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_counts import DataCounts, together
 from leash.ps.shard.members import Members
 from leash.ps.wire.messages import Report
+from leash.ps.words import DONE, EVICTED, LIVE
 
 RATE_SPAN_S: Final = 2.0  # samples/s of the live table: over about so many seconds
 TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this often
@@ -123,7 +124,7 @@ class Metrics:
         )
 
     def leave(self, worker: int, incarnation: int, reason: str) -> None:
-        self.evictions += worker > 0 and reason == "evicted"
+        self.evictions += worker > 0 and reason == EVICTED
         self._events.write("left", worker=worker, incarnation=incarnation, reason=reason)
 
     def push(self, worker: int, chunk: int, step: int, samples: int) -> None:
@@ -185,7 +186,7 @@ class Metrics:
 
     def complete_epochs(self, members: Members) -> None:
         """Counts the epochs that every worker that still takes part, or is done, has completed."""
-        taking_part = [w for w, m in members.workers.items() if m.state in ("live", "done")]
+        taking_part = [w for w, m in members.workers.items() if m.state in (LIVE, DONE)]
         self.complete(min((self.workers[worker].epoch for worker in taking_part), default=0))
 
     def complete(self, epoch: int) -> None:

@@ -85,7 +85,7 @@ class ShardServer:
 
     def __init__(self, link: Link, begin: Begin, options: ServerOptions) -> None:
         """Raises UsageError: its port is taken."""
-        rule = options.rule()
+        rule = options.rule
         host, _ = split_address(address_of(options.bind, options.ps_ip, options.ps_port))
         self._link: Final = link
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()

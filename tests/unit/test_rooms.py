@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "ps.report.pictures": {"ps", "ps.report.analysis"},
     "ps.report": {"ps", "ps.options", "ps.report.analysis", "ps.report.pictures", "ps.runs"},
     "ps.simulate": {"ps", "ps.options", "ps.report.pictures", "ps.slowness"},
-    "ps.commands": {"ps", "ps.options", "ps.report", "ps.runs", "ps.slowness", "ps.wire"},
+    "ps.commands": {"ps", "ps.options", "ps.report", "ps.runs", "ps.wire"},
     "ps.experiments": {
         "ps", "ps.cli", "ps.commands", "ps.options", "ps.report", "ps.runs", "ps.wire",
     },

@@ -26,6 +26,7 @@ from leash.ps.wire.layout import Chunk, Layout
 from leash.worker.client import StepInfo
 from leash.worker.client.memory import Slab
 from leash.worker.optim.slabs import ModelSlabs
+from leash.worker.optim.step_path import NO_INNER, agreed_samples
 
 TWICE: Final = (
     "a gradient was computed twice in one step, which has been sent in part: call step() after "
@@ -91,6 +92,8 @@ class StepStream:
     that called backward waits for it meanwhile, so the client is never used by two at once.
     """
 
+    pending: Final = 0  # every step is a push
+
     def __init__(self, slabs: ModelSlabs, client: StepClient, *, overlap: bool) -> None:
         self.overlap: Final = overlap
         self._slabs: Final = slabs
@@ -120,6 +123,16 @@ class StepStream:
         return lambda _: self._slabs.keep_gradient(self._slabs.places[slot])
 
     # The step.
+
+    @property
+    def every(self) -> int:
+        """Steps that make one push: 1, and no other number."""
+        return 1
+
+    @every.setter
+    def every(self, every: int) -> None:
+        if every != 1:
+            raise UsageError(NO_INNER.format(every))
 
     @property
     def is_begun(self) -> bool:
@@ -153,6 +166,9 @@ class StepStream:
         self._slabs.flip()
         self._reset()
         return info
+
+    def flush(self) -> None:
+        """Nothing to do: no step is ever pending."""
 
     def recover(self, pull: Callable[[Slab], int]) -> int:
         """Forgets a step that was lost, and takes over the common parameters.
@@ -256,12 +272,3 @@ class StepStream:
     def _require_sound(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-def agreed_samples(told: int | None, samples: int | None) -> int:
-    """The samples behind a step: as `begin_step` was told, or else step(); 1 if neither was."""
-    if told is None:
-        return 1 if samples is None else samples
-    if samples not in (None, told):
-        raise UsageError(f"step(samples={samples}): begin_step was told {told}; leave it out here")
-    return told

@@ -49,7 +49,7 @@ def run(options: WorkerOptions) -> int:
     try:
         model = make_model(task, dataset, device, dropout=options.dropout)
         straggler = Straggler(
-            options.slow, float(options.heterogeneity), time_scale=options.time_scale,
+            options.slowness, options.ratio, time_scale=options.time_scale,
             seed=task.seed, rank=options.rank,
         )  # fmt: skip
         encoding = Encoding(options.codec, options.int8_block, options.topk_ratio)

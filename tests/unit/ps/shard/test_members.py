@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leash.ps.errors import EvictedError, FencedError, TooManyError, UnknownWorkerError
-from leash.ps.shard.members import DONE, EVICTED, LIVE, MAX_OBSERVERS, Members
+from leash.ps.shard.members import MAX_OBSERVERS, Members
+from leash.ps.words import DONE, EVICTED, LIVE
 
 EVICT_S = 5.0
 
