@@ -68,13 +68,17 @@ class Server:
         say: Callable[[str], None] = lambda text: print(f"leash server: {text}", flush=True),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args:
+        """Binds the sockets and starts the further shards; `run` serves.
+
+        Args:
+            options: what the server was started with.
             run_dir: where the run leaves its files; None for nowhere.
             evaluator: the observer to start once the server listens, and to wait for.
             say: shows a line of progress.
+            now: seconds on a clock that never goes back.
 
         Raises:
-            UsageError: a setting that cannot be, a port that is taken.
+            UsageError: a setting cannot be, or a port is taken.
             ShardLostError: a process of the server did not come up.
         """
         rule = options.rule

@@ -45,12 +45,14 @@ class Members:
         now: Callable[[], float] = time.monotonic,
         wall_time_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        """Args:
-        ranks: the workers that the run expects.
-        evict_s: seconds of silence after which a member counts as gone.
-        now: seconds on a clock that never goes back.
-        wall_time_us: microseconds since 1970; incarnations begin there, so that no message to an
-            earlier server ever fits this one.
+        """Begins with nobody.
+
+        Args:
+            ranks: the workers that the run expects.
+            evict_s: seconds of silence after which a member counts as gone.
+            now: seconds on a clock that never goes back.
+            wall_time_us: microseconds since 1970; incarnations begin there, so that no message to
+                an earlier server ever fits this one.
         """
         self.ranks: Final = tuple(sorted(ranks))
         self.evict_s: Final = evict_s

@@ -27,14 +27,22 @@ class ServedModel:
         self, layout: Layout, chunk_nbytes: int, options: OptimizerGroup, rule: Rule, *,
         softened: StalenessGroup = UNSOFTENED, shard: int = 0, shards: int = 1, threads: int = 1,
     ) -> None:  # fmt: skip
-        """Args:
+        """Makes a shard for the chunks of its own, without values.
+
+        Args:
+            layout: of the whole model.
+            chunk_nbytes: size of every chunk but the last of each group.
+            options: the optimizer and its settings.
+            rule: who waits for whom.
             softened: what becomes of stale updates.
-            shard: whose chunks to hold, of how many shards.
-            threads: that share the work on a large chunk.
+            shard: whose chunks to hold, from 0.
+            shards: how many there are.
+            threads: how many share the work on a large chunk.
 
         Raises:
-            LayoutError: more memory than this host has.
-            UsageError, ValueError: see `core_options`.
+            LayoutError: the model needs more memory than this host has.
+            UsageError: see `core_options`.
+            ValueError: see `core_options`.
         """
         if layout.nbytes > _host_memory_nbytes():
             raise _does_not_fit(layout)

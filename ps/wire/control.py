@@ -28,9 +28,11 @@ class ControlChannel:
     def __init__(
         self, address: str, context: "zmq.Context[zmq.Socket[bytes]] | None" = None
     ) -> None:
-        """Args:
-        address: tcp://HOST:PORT of the control socket.
-        context: whose sockets to use; None for a context of this channel's own.
+        """Notes whom to ask; nothing is connected yet.
+
+        Args:
+            address: tcp://HOST:PORT of the control socket.
+            context: whose sockets to use; None for a context of this channel's own.
         """
         self.address: Final = address
         self._owns_context: Final = context is None

@@ -1,4 +1,4 @@
-"""`leash em`: alone, as the one who starts a server and workers, or as one of the workers."""
+"""`leash em`: fits alone, or starts a server and workers, or is one of the workers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,14 +22,19 @@ from leash.worker.em.online import fit_online
 from leash.worker.em.study import RESULTS, Study
 from leash.worker.train.waiting import Waiting
 
-STANDING: Final = (LIVE, DONE)  # states of workers that came, or come, to the end
+STANDING: Final = (LIVE, DONE)  # the states of workers that were not lost
 
 
 _say: Final = logged(partial(print, flush=True), __name__)
 
 
 def run(options: EmOptions) -> int:
-    """Fits, tells, draws; returns the exit status."""
+    """Fits the mixtures, tells their accuracies and draws them; returns the exit status.
+
+    Raises:
+        UsageError: the options do not fit each other, the images or the server.
+        LeashError: a component has collapsed, or the run has ended without this worker.
+    """
     require_files(options.path or "")
     if options.workers is not None:
         return Crew(options, _run_dir(options).path).run()
@@ -62,7 +67,7 @@ def _fit_alone(classifier: MixtureClassifier, on_iteration: Callable[[int], None
 
 
 def _take_part(options: EmOptions, address: str) -> int:
-    """One worker of a run. All compute the same mixtures; one of them tells."""
+    """Runs one worker. All workers compute the same mixtures; one of them tells the results."""
     waiting = Waiting(lambda text: _say(f"leash em, worker {options.rank}: {text}"))
     with ControlChannel(address) as channel:
         state = await_state(
@@ -102,7 +107,7 @@ def _in_step(
         study.fit(k, partial(_fit_with, sums))
         if sums.reports:
             study.evaluate(k)
-    # Nobody leaves before somebody has told of everything: whoever does it may die at it.
+    # Nobody leaves before one worker has told all results: if it dies meanwhile, another does.
     while not sums.agree(done=_reported(study, sums)):
         pass
 

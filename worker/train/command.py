@@ -25,7 +25,12 @@ from leash.worker.train.waiting import Waiting
 
 
 def run(options: WorkerOptions) -> int:
-    """`leash worker`: trains until its epochs, its time or the run are over."""
+    """Trains until this worker's epochs, its time or the run are over; returns the exit status.
+
+    Raises:
+        UsageError: the options do not fit each other, the run or this machine.
+        LeashError: whatever else ends this worker's part.
+    """
     keep_freed_memory()
     check_positive(options, "batch_size", "threads", "wait_s", "timeout_s")
     say = _speaker(options.rank)
@@ -71,13 +76,13 @@ def run(options: WorkerOptions) -> int:
 def _spans_chunks(model: nn.Module, chunk_nbytes: int) -> bool:
     """Whether the gradients are more than one chunk, so that the first can leave before the last.
 
-    Otherwise there is nothing to hide, and the hooks cost a step of mnist_cnn a millisecond.
+    With one chunk, overlap hides nothing, and its hooks cost a step of mnist_cnn a millisecond.
     """
     return sum(4 * parameter.numel() for parameter in model.parameters()) > chunk_nbytes
 
 
 def _share(options: WorkerOptions, task: Task) -> Callable[[int], Positions]:
-    """From the size of the training split to this worker's positions in it."""
+    """Makes the function from the size of the training split to this worker's positions in it."""
     if options.rank not in task.ranks:
         ranks = ", ".join(map(str, task.ranks))
         raise UsageError(f"--rank {options.rank}: the workers of this run are {ranks}")
@@ -95,10 +100,15 @@ def _speaker(rank: int) -> Callable[[str], None]:
 def inner_optimizer(
     options: InnerGroup, parameters: Iterable[nn.Parameter], local_steps: str
 ) -> torch.optim.Optimizer | None:
-    """The one of a run with local steps; None for one without.
+    """Makes the optimizer that takes a worker's local steps.
 
     Args:
-        local_steps: of the run, as `--local-steps` takes it.
+        options: its kind, rate, momentum and weight decay.
+        parameters: the model's.
+        local_steps: how many there are between two pushes, as `--local-steps` takes it.
+
+    Returns:
+        That optimizer; None if the run has no local steps, so that every step is a push.
     """
     if not takes_local_steps(local_steps):
         return None
