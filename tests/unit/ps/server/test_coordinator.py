@@ -33,7 +33,7 @@ from leash.ps.wire.messages import (
     Status,
     Welcome,
 )
-from leash.ps.wire.shard_messages import Join, Leave, SetRule, Start
+from leash.ps.wire.shard_messages import Join, Leave, Reserve, SetRule, Start
 from support.sockless import (
     FIRST_INCARNATION,
     LAYOUT,
@@ -680,6 +680,64 @@ def test_one_that_broke_the_contract_is_left_behind_at_once() -> None:
     server.coordinator.evict(9)
     assert len(server.events.kept) == events
     assert server.coordinator.state()["evictions"] == 1
+
+
+def lost_while_one_joins(verb: type[Message], *, returns: bool) -> SocklessServer:
+    """Shard 1 is lost when worker 2 says hello, and was told this much of it.
+
+    Args:
+        verb: what it is told last, or would have been.
+        returns: worker 2 takes part for the second time.
+    """
+    server = make_server(shards=2)
+    server.hello(1)
+    if returns:
+        server.hello(2)
+        server.init()
+        server.evict(2)
+
+    def lose(message: Message) -> None:
+        if isinstance(message, verb):
+            server.far.all[0].lose("killed by SIGKILL")
+
+    server.far.on_the_way = lose
+    error = server.refusal(Hello("worker", 2, ""), PACKED)
+    assert error.code == "stopping"
+    assert error.text == server.shards.lost == "shard 1 (process 70001) was lost: killed by SIGKILL"
+    return server
+
+
+@pytest.mark.parametrize("verb", CONTROL_REQUESTS)
+@pytest.mark.parametrize("told", [Reserve, Join])
+@pytest.mark.parametrize("returns", [False, True])
+def test_after_a_hello_that_was_broken_off_everybody_is_answered(
+    returns: bool, told: type[Message], verb: type[Message]
+) -> None:
+    """The run is about to end, in order: nobody may bring its loop down meanwhile."""
+    server = lost_while_one_joins(told, returns=returns)
+    for _ in range(2):
+        server.ask(make_request(verb, 1, server.incarnation(1)), PACKED)
+        if verb is Hello:  # refused, and its predecessor has been replaced all the same
+            assert states(server) == {}
+            return
+    assert states(server) == {1: "stopped" if verb is Bye else "live"}
+
+
+def test_two_newcomers_to_a_run_that_has_lost_a_shard_are_both_told() -> None:
+    server = lost_while_one_joins(Join, returns=False)
+    for _ in range(2):
+        assert server.refusal(Hello("worker", 2, ""), PACKED).code == "stopping"
+        assert server.refusal(Hello("observer", 0, ""), PACKED).code == "stopping"
+    assert server.coordinator.state()["observers"] == 0
+
+
+def test_a_hello_that_was_broken_off_starts_no_run_and_leaves_nobody_to_wait_for() -> None:
+    server = lost_while_one_joins(Join, returns=False)
+    assert not server.coordinator.state()["started"]
+    assert server.beat(1).missing == [2]
+    server.coordinator.stopping = server.shards.lost
+    server.bye(1, "stopped")
+    assert server.coordinator.closed
 
 
 # The end.
