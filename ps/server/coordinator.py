@@ -16,6 +16,7 @@ from leash.ps.errors import (
     HeaderError,
     LayoutError,
     ProtocolError,
+    ShardLostError,
     StoppingError,
     UsageError,
     shown,
@@ -117,7 +118,11 @@ class Coordinator:
         member, before = self._members.hello(msg.worker, msg.name)
         if before is not None:
             self._leave(before, REPLACED)
-        first_step = self._shards.join(member)
+        try:
+            first_step = self._shards.join(member)
+        except ShardLostError:
+            self._members.forget(member)  # no shard counts it, and nothing is counted of it
+            raise
         self._metrics.join(member.worker, member.incarnation, member.name, first_step)
         self._start_if_complete()
         return self._welcome(member, first_step, codec), self._layout_payload()

@@ -60,9 +60,7 @@ class LeaseDesk:
 
     def release(self, worker: int, *, lockstep: bool) -> None:
         """What this worker was leased and has no answer for is given to others."""
-        counts = self._metrics.workers.get(worker)
-        if counts is None:
-            return  # its hello was broken off
+        counts = self._metrics.workers[worker]
         # Under bsp a contribution without an answer was left out of its step's mean.
         applied = 0 if lockstep else counts.unanswered
         self._leases.release(worker, counts.answered, applied)

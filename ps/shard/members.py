@@ -93,6 +93,13 @@ class Members:
         self.workers[worker] = member
         return member, before if before and before.state == LIVE else None
 
+    def forget(self, member: Member) -> None:
+        """Takes back a newcomer whose hello could not be honoured after all."""
+        if member.is_observer:
+            del self.observers[member.incarnation]
+        else:
+            del self.workers[member.worker]
+
     def find(self, worker: int, incarnation: int) -> Member | None:
         """The live member of this incarnation, if there is one."""
         member = self.workers.get(worker) if worker else self.observers.get(incarnation)
