@@ -227,9 +227,7 @@ TEST_CASE("a mean has the same bits whatever the order in which its parts came")
     std::ranges::shuffle(order, dice);
     Team team(options_of(kBsp), {parameters(kN)}, kWorkers);
     for (const std::uint32_t worker : order) {
-      std::vector<std::byte> payload;
-      for (const float value : gradients[worker - 1]) append(payload, value);
-      team.push_payload(0, worker, 1, Codec::kRaw, payload, worker);
+      team.push_payload(0, worker, 1, Codec::kRaw, bytes_of(gradients[worker - 1]), worker);
     }
     const std::vector<float> values = team.values();
     REQUIRE(std::memcmp(values.data(), expected.data(), kN * sizeof(float)) == 0);

@@ -100,7 +100,7 @@ TEST_CASE("few values are one range on the caller, of none too") {
 TEST_CASE("a pool is used again and again, and every call sees what the one before it wrote") {
   ThreadPool pool(4);
   std::vector<std::uint32_t> values(kLong, 0);
-  constexpr std::uint32_t kCalls = 100;
+  constexpr std::uint32_t kCalls = 30;
   for (std::uint32_t call = 1; call <= kCalls; ++call) {
     const std::size_t n = kLong - call;  // each time other ranges, on other threads
     pool.split(n, [&](std::size_t begin, std::size_t count) {

@@ -28,6 +28,11 @@ void append(std::vector<std::byte>& bytes, T value) {
   bytes.insert(bytes.end(), begin, begin + sizeof(T));
 }
 
+inline std::vector<std::byte> bytes_of(const std::vector<float>& values) {
+  const auto* const begin = reinterpret_cast<const std::byte*>(values.data());
+  return {begin, begin + values.size() * sizeof(float)};
+}
+
 // In memory that ends where the values end.
 inline std::vector<float> decoded(const Encoded& encoded, std::size_t begin, std::size_t n) {
   const auto out = std::make_unique<float[]>(n);

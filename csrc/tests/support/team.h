@@ -79,9 +79,8 @@ class Team {
   // The push of f32 values, all of them the same.
   PushResult push(std::uint32_t worker, std::uint64_t step, float value, std::uint32_t chunk = 0,
                   std::uint64_t samples = 1) {
-    std::vector<std::byte> payload;
-    for (std::size_t i = 0; i < shard.spec(chunk).values; ++i) append(payload, value);
-    return push_payload(chunk, worker, step, Codec::kRaw, payload, samples);
+    const std::vector<float> values(shard.spec(chunk).values, value);
+    return push_payload(chunk, worker, step, Codec::kRaw, bytes_of(values), samples);
   }
 
   std::vector<float> values(std::uint32_t chunk = 0) {
