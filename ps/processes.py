@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
 from ps import interrupt
+from ps._core import keep_freed_memory
 from ps.config import EvaluateConfig, ServerConfig
 from ps.settings import common_settings, to_argv
 
@@ -57,6 +58,12 @@ def spawn_module(module: str, inherited_fd: int) -> Process:
         start_new_session=True,
         env={"OMP_NUM_THREADS": "1", **os.environ},
     )
+
+
+def keep_memory(say: Callable[[str], None]) -> None:
+    """Has this process keep the memory that it frees; says so if malloc refuses."""
+    if not keep_freed_memory():
+        say("this host's malloc keeps no freed memory for us: large messages take longer")
 
 
 def stop_all(processes: Sequence[Process], grace_s: float) -> None:

@@ -17,7 +17,6 @@ from typing import Any, Final
 import zmq
 
 from ps import interrupt
-from ps._core import keep_freed_memory
 from ps.addresses import address_of, parse_learners, split_address
 from ps.attachment import Payload
 from ps.catalog import choose_task
@@ -25,13 +24,14 @@ from ps.checkpoint import open_checkpoint, save_checkpoint
 from ps.config import ServerConfig
 from ps.coordinator import ALL_GONE, Coordinator
 from ps.data import DataPlane
-from ps.errors import ProtocolError, ShardLostError
+from ps.errors import ProtocolError
 from ps.events import EventLog
 from ps.members import Members
 from ps.metrics import Metrics
+from ps.model import require_threads
 from ps.optimizer_options import with_rates
 from ps.policy import Rule
-from ps.processes import EvaluatorProcess
+from ps.processes import EvaluatorProcess, keep_memory
 from ps.remote import RemoteShards
 from ps.router import DataRouter, send
 from ps.rundir import RunDir
@@ -46,6 +46,10 @@ PROGRESS_S: Final = 10.0
 AWAY_S: Final = 1.0  # between two ticks: then the loop has been held up
 
 
+def _say(text: str) -> None:
+    print(f"leash server: {text}", flush=True)
+
+
 class Server:
     """One run. Binds when made; `run` serves until the run is over."""
 
@@ -55,7 +59,7 @@ class Server:
         run_dir: RunDir | None,
         *,
         evaluator: EvaluatorProcess | None = None,
-        say: Callable[[str], None] = lambda text: print(f"leash server: {text}", flush=True),
+        say: Callable[[str], None] = _say,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
@@ -64,10 +68,11 @@ class Server:
             say: shows a line of progress.
 
         Raises:
-            UsageError: a setting that cannot be, a port that is taken.
+            UsageError: a setting that cannot be, a port that is taken, threads that cannot start.
             ShardLostError: a process of the server did not come up.
         """
         rule = config.rule()
+        require_threads(config.threads)
         ranks = parse_learners(config.learners, config.workers)
         self._config: Final = config
         self._run_dir: Final = run_dir
@@ -226,7 +231,7 @@ class Server:
         """What the summary says is what all shards have counted, to the last message."""
         try:
             self.shards.count_up()
-        except ShardLostError:
+        except ProtocolError:
             self._attend_shards()
 
     def _look_after_evaluator(self) -> None:
@@ -279,9 +284,10 @@ class Server:
         try:
             message = decode(header, CONTROL)
             check_payload_count(message, len(payloads))
-        except ProtocolError as error:
-            self.metrics.refused(error)
-            answer = error_message(error)
+        except Exception as error:
+            refusal = self.metrics.refusal(error)
+            self.metrics.refused(refusal)
+            answer = error_message(refusal)
         else:
             answer, payload = self.coordinator.answer(
                 message, payloads[0].bytes if payloads else None
@@ -344,7 +350,7 @@ class Server:
         try:
             with self.shards.held():
                 save_checkpoint(model, path)
-        except ShardLostError as error:
+        except ProtocolError as error:
             self._status = self._status or 1  # the last one of a run that was done
             self._say(f"no checkpoint {path.name}: {error}")
 
@@ -368,7 +374,7 @@ class Server:
 
 def serve(config: ServerConfig) -> int:
     """`leash server`: one run, as a process of its own."""
-    keep_freed_memory()
+    keep_memory(_say)
     rule = config.rule()
     model, dataset = choose_task(config.model, config.dataset)
     config = with_rates(replace(config, model=model, dataset=dataset))

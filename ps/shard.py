@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -22,13 +23,13 @@ from ps._core import keep_freed_memory
 from ps.addresses import address_of, parse_learners, split_address
 from ps.config import ServerConfig
 from ps.data import DataPlane
-from ps.errors import LeashError, ProtocolError, UsageError
+from ps.errors import LeashError, UsageError
 from ps.events import EventLog
 from ps.layout import Layout
 from ps.link import Link, LinkClosedError
 from ps.members import Members
 from ps.metrics import Metrics
-from ps.model import ServedModel
+from ps.model import ServedModel, require_threads
 from ps.policy import rule_from_fields
 from ps.router import DataRouter
 from ps.wire.frames import TO_SHARD
@@ -60,6 +61,7 @@ from ps.wire.link import (
 from ps.wire.messages import Message
 
 TOLD: Final = ("duplicate", "nonfinite")  # what the coordinator does not see itself
+UNANSWERED: Final = (Leave, Stop, Release)  # what the coordinator tells, and does not ask
 COUNTS_S: Final = 0.25  # between two counts, which are also the signs of life
 MAX_HEARD: Final = 256
 LINGER_MS: Final = 200  # for the last answers
@@ -77,15 +79,17 @@ class LinkedEvents(EventLog):
 
     def write(self, event: str, **details: Any) -> None:
         if event in TOLD:
-            self._link.send(Happened(event), msgpack.packb(details))
+            with suppress(LinkClosedError):  # the loop reads the end of the link itself
+                self._link.send(Happened(event), msgpack.packb(details))
 
 
 class ShardServer:
     """One shard. Listens when made; `run` serves until the coordinator is gone."""
 
     def __init__(self, link: Link, begin: Begin, config: ServerConfig) -> None:
-        """Raises UsageError: its port is taken."""
+        """Raises UsageError: its port is taken, or its threads cannot start."""
         rule = config.rule()
+        require_threads(config.threads)
         host, _ = split_address(address_of(config.bind, config.ps_ip, config.ps_port))
         self._link: Final = link
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
@@ -151,8 +155,11 @@ class ShardServer:
         message, payload = self._link.receive()
         try:
             answer = self._handlers[type(message)](message, payload)
-        except ProtocolError as error:
-            answer = Failed(error.code, str(error)[:512]), None
+        except Exception as error:
+            refusal = self._metrics.refusal(error)
+            self._metrics.refused(refusal)
+            failed = Failed(refusal.code, str(refusal)[:512]), None
+            answer = None if isinstance(message, UNANSWERED) else failed
         if answer is not None:
             self._link.send(*answer)
 
@@ -283,7 +290,7 @@ def settings_of(config: ServerConfig) -> bytes:
 
 def main(fd: int) -> int:
     """Serves one shard over the link that was inherited as `fd`; returns the exit status."""
-    keep_freed_memory()
+    keep_freed_memory()  # if malloc refuses, the coordinator has said it
     # Until the loop runs, the end of the link is the one thing that ends this process.
     interrupt.ignore_signals()
     link = Link(socket.socket(fileno=fd), TO_SHARD, None)

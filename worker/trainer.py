@@ -16,13 +16,13 @@ from rich.progress import Progress, TaskID
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from ps._core import keep_freed_memory
 from ps.addresses import address_of
 from ps.config import WorkerConfig
 from ps.control import ControlChannel, await_state
 from ps.errors import StoppingError, UsageError
 from ps.inner_options import check_inner_belongs
 from ps.plan_options import STATIC, data_plan_of_worker, parse_local_steps
+from ps.processes import keep_memory
 from ps.settings import check_positive
 from ps.straggling import parse_allocation
 from ps.wire.messages import STOPPED_BY_TIMEOUT, Report
@@ -44,9 +44,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def run(config: WorkerConfig) -> int:
     """`leash worker`: trains until its epochs, its time or the run are over."""
-    keep_freed_memory()
     check_positive(config, "batch_size", "threads", "wait_s", "timeout_s")
     say = _speaker(config.rank)
+    keep_memory(say)
     address = address_of(config.server, config.ps_ip, config.ps_port)
     with ControlChannel(address) as channel:
         waiting = Waiting(say)
