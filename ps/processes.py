@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import IO, Any, Final
 
 from leash.ps import interrupt
+from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError, UsageError
 
 Process = subprocess.Popen[bytes]
@@ -71,6 +72,12 @@ def spawn_module(module: str, inherited_fd: int) -> Process:
         start_new_session=True,
         env={"OMP_NUM_THREADS": "1", **os.environ},
     )
+
+
+def keep_memory(say: Callable[[str], None]) -> None:
+    """Has this process keep the memory that it frees; says so if malloc refuses."""
+    if not keep_freed_memory():
+        say("this host's malloc keeps no freed memory for us: large messages take longer")
 
 
 class ReadyPipe:

@@ -15,7 +15,6 @@ import msgpack
 from leash.ps.errors import (
     HeaderError,
     LayoutError,
-    ProtocolError,
     ShardLostError,
     StoppingError,
     UsageError,
@@ -91,13 +90,14 @@ class Coordinator:
         }
 
     def answer(self, message: Message, payload: bytes | None) -> Answer:
-        """The answer to a control message, with its payload."""
+        """The answer to a control message, with its payload. No message ends the run."""
         try:
             handler: Handler = self._handlers[type(message)]  # type: ignore[assignment]
             return handler(message, payload)
-        except ProtocolError as error:
-            self._metrics.refused(error)
-            return error_message(error, getattr(message, "worker", 0)), None
+        except Exception as error:
+            refusal = self._metrics.refusal(error)
+            self._metrics.refused(refusal)
+            return error_message(refusal, getattr(message, "worker", 0)), None
 
     # Messages.
 

@@ -18,13 +18,13 @@ import zmq
 
 from leash._log import logged
 from leash.ps import interrupt
-from leash.ps._core import keep_freed_memory
-from leash.ps.errors import ProtocolError, ShardLostError
+from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.commands import ServerOptions
 from leash.ps.options.optimizer import with_rates
 from leash.ps.policy import Rule
+from leash.ps.processes import keep_memory
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
@@ -36,6 +36,7 @@ from leash.ps.server.shards import Shards
 from leash.ps.shard.data_plane import DataPlane
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
+from leash.ps.shard.model import require_threads
 from leash.ps.shard.router import DataRouter, send
 from leash.ps.wire.frames import CONTROL, check_payload_count, decode, error_message
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Message
@@ -56,6 +57,10 @@ PROGRESS_S: Final = 10.0
 AWAY_S: Final = 1.0  # between two ticks: then the loop has been held up
 
 
+def _say(text: str) -> None:
+    print(f"leash server: {text}", flush=True)
+
+
 class Server:
     """One run. Binds when made; `run` serves until the run is over."""
 
@@ -65,7 +70,7 @@ class Server:
         run_dir: RunDir | None,
         *,
         evaluator: EvaluatorProcess | None = None,
-        say: Callable[[str], None] = lambda text: print(f"leash server: {text}", flush=True),
+        say: Callable[[str], None] = _say,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Binds the sockets and starts the further shards; `run` serves.
@@ -78,10 +83,11 @@ class Server:
             now: seconds on a clock that never goes back.
 
         Raises:
-            UsageError: a setting cannot be, or a port is taken.
+            UsageError: a setting cannot be, or a port is taken, or threads cannot start.
             ShardLostError: a process of the server did not come up.
         """
         rule = options.rule
+        require_threads(options.threads)
         ranks = parse_learners(options.learners, options.workers)
         self._options: Final = options
         self._run_dir: Final = run_dir
@@ -240,7 +246,7 @@ class Server:
         """What the summary says is what all shards have counted, to the last message."""
         try:
             self.shards.count_up()
-        except ShardLostError:
+        except ProtocolError:
             self._attend_shards()
 
     def _look_after_evaluator(self) -> None:
@@ -293,9 +299,10 @@ class Server:
         try:
             message = decode(header, CONTROL)
             check_payload_count(message, len(payloads))
-        except ProtocolError as error:
-            self.metrics.refused(error)
-            answer = error_message(error)
+        except Exception as error:
+            refusal = self.metrics.refusal(error)
+            self.metrics.refused(refusal)
+            answer = error_message(refusal)
         else:
             answer, payload = self.coordinator.answer(
                 message, payloads[0].bytes if payloads else None
@@ -358,7 +365,7 @@ class Server:
         try:
             with self.shards.held():
                 save_checkpoint(model, path)
-        except ShardLostError as error:
+        except ProtocolError as error:
             self._status = self._status or 1  # the last one of a run that was done
             self._say(f"no checkpoint {path.name}: {error}")
 
@@ -374,7 +381,7 @@ class Server:
 
 def serve(options: ServerOptions) -> int:
     """`leash server`: one run, as a process of its own."""
-    keep_freed_memory()
+    keep_memory(logged(_say, __name__))
     rule = options.rule
     model, dataset = choose_task(options.model, options.dataset)
     options = with_rates(replace(options, model=model, dataset=dataset))

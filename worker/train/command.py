@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from leash._log import logged
-from leash.ps._core import keep_freed_memory
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive
 from leash.ps.options.commands import WorkerOptions
 from leash.ps.options.inner_optimizer import InnerGroup, check_inner_belongs
 from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
+from leash.ps.processes import keep_memory
 from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.worker.client.encoding import Encoding
@@ -31,9 +31,9 @@ def run(options: WorkerOptions) -> int:
         UsageError: the options do not fit each other, the run or this machine.
         LeashError: whatever else ends this worker's part.
     """
-    keep_freed_memory()
     check_positive(options, "batch_size", "threads", "wait_s", "timeout_s")
     say = _speaker(options.rank)
+    keep_memory(say)
     address = address_of(options.server, options.ps_ip, options.ps_port)
     with ControlChannel(address) as channel:
         waiting = Waiting(say)
