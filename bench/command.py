@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from leash.bench.harness.needs import require
 from leash.bench.harness.rows import Row, write_json
-from leash.bench.show.table import print_table
+from leash.bench.show.row_table import print_table
 from leash.ps import cli
 from leash.ps.options.bench import BenchOptions
 

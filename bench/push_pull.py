@@ -17,7 +17,7 @@ from leash.bench.command import bench_main
 from leash.bench.harness.crew import crew
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Round, Trial, in_turn
-from leash.bench.show.table import size_of
+from leash.bench.show.row_table import size_of
 from leash.bench.systems import LIMITS, SYSTEMS, System
 from leash.ps.options.base import parse_counts
 from leash.ps.options.bench import CODECS, TRANSPORTS, BenchOptions, parse_sizes, parse_words

@@ -1,10 +1,10 @@
 """What does one more worker cost the server?
 
-Three policies, from 1 to 64 workers, which one process simulates (harness/herd.py): each pushes 16
-chunks of 64 KiB a step. The operating system tells the CPU time of the server's threads; the loop's
-thread is the one that runs Python, and harness/counted_server.py tells what of that is the core.
-What is left of it is Python's share, with pyzmq's side of the sockets. Then the clock alone, for up
-to 100,000 workers.
+Three policies, from 1 to 64 workers, which one process simulates (harness/simulated_workers.py):
+each pushes 16 chunks of 64 KiB a step. The operating system tells the CPU time of the server's
+threads; the loop's thread is the one that runs Python, and harness/counted_server.py tells what of
+that is the core. What is left of it is Python's share, with pyzmq's side of the sockets. Then the
+clock alone, for up to 100,000 workers.
 
     python -m leash.bench.scaling [--short] [--workers 1,4,64] [--json FILE] [--picture FILE]
 """
@@ -23,8 +23,8 @@ import psutil
 
 from leash.bench.command import bench_main
 from leash.bench.harness.counted_server import COUNTS
-from leash.bench.harness.herd import Herd
 from leash.bench.harness.rows import Row, make_row
+from leash.bench.harness.simulated_workers import Herd
 from leash.bench.harness.trial import Round, Times, Trial, alone, in_turn
 from leash.bench.harness.workload import LR
 from leash.bench.systems.leash import server

@@ -2,7 +2,7 @@
 
 Start the server, then this script once per worker, on as many machines as you like:
 
-    leash server --workers 2 --policy ssp --staleness 3 --lr 0.1 --momentum 0.5
+    leash server --workers 2 --policy ssp --bound 3 --lr 0.1 --momentum 0.5
     python examples/own_loop.py --rank 1 &
     python examples/own_loop.py --rank 2
 """

@@ -28,7 +28,7 @@ ABOUT: Final = (
 )
 EXAMPLES: Final = """\
 examples:
-  leash launch --workers 4 --policy ssp --staleness 3 --dataset digits --slow 0,0,0,0.05
+  leash launch --workers 4 --policy ssp --bound 3 --dataset digits --slow 0,0,0,0.05
   leash server --bind tcp://0.0.0.0:29500 --workers 2
   leash worker --server tcp://HOST:29500 --rank 1 --dataset digits
 
@@ -107,10 +107,14 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         UsageError: a wrong argument.
         SystemExit: --help or its like was asked for, and has been printed.
     """
+    from leash.ps.options.old_names import for_drop
     from leash.ps.options.parser import options_from
+    from leash.ps.policy import DROP
 
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command
+    if getattr(parsed[name], "policy", None) == DROP.name and for_drop(words) != list(words):
+        parsed = build_parser().parse_args(for_drop(words))
     return name, options_from(parsed[name], options_of(COMMANDS[name]))
 
 

@@ -126,10 +126,11 @@ class Rule:
 
 def choose_rule(
     policy: str | None,
-    staleness: int | None,
-    staleness_max: int | None = None,
+    bound: int | None,
+    bound_max: int | None = None,
     backup_workers: int | None = None,
     bound_unit: str = CLOCKS,
+    max_staleness: int | None = None,
 ) -> Rule:
     """The rule that a command line asks for.
 
@@ -137,33 +138,42 @@ def choose_rule(
     is ssp; with neither, it is ssp with a bound of 3.
 
     Args:
-        staleness: the bound; dssp's lower limit; of drop, the largest staleness that is applied.
-        staleness_max: dssp's upper limit.
+        bound: the largest lag; dssp's lower limit of it.
+        bound_max: dssp's upper limit.
         backup_workers: of backup, how many of the workers a round does not wait for.
         bound_unit: what the bound of ssp counts.
+        max_staleness: of drop, the largest staleness that is applied.
 
     Raises:
         UsageError: a number that cannot be, or one that contradicts the policy.
     """
-    _check_number("--staleness", staleness, "a bound counts steps, so give 0 or more")
-    _check_number("--staleness-max", staleness_max, "a bound counts steps, so give 0 or more")
+    _check_number("--bound", bound, "a bound counts steps, so give 0 or more")
+    _check_number("--bound-max", bound_max, "a bound counts steps, so give 0 or more")
     _check_number("--backup-workers", backup_workers, "give 0 or more")
-    chosen = POLICIES[policy] if policy is not None else _policy_of_bound(staleness)
-    if staleness_max is not None and chosen is not DSSP:
-        raise UsageError(f"--staleness-max {staleness_max}: is dssp's upper limit; add --policy "
-                         "dssp, or leave it out")  # fmt: skip
+    _check_number("--max-staleness", max_staleness, "staleness counts updates, so give 0 or more")
+    chosen = POLICIES[policy] if policy is not None else _policy_of_bound(bound)
+    if bound_max is not None and chosen is not DSSP:
+        raise UsageError(f"--bound-max {bound_max}: is dssp's upper limit; add --policy dssp, or "
+                         "leave it out")  # fmt: skip
     if backup_workers is not None and chosen is not BACKUP:
         raise UsageError(f"--backup-workers {backup_workers}: add --policy backup, or leave it out")
     if bound_unit != CLOCKS and chosen is not SSP:
-        raise UsageError(f"--bound-unit {bound_unit}: goes with --policy ssp and a --staleness of "
-                         "1 or more; leave it out")  # fmt: skip
+        raise UsageError(f"--bound-unit {bound_unit}: goes with --policy ssp and a --bound of 1 or "
+                         "more; leave it out")  # fmt: skip
+    if max_staleness is not None and chosen is not DROP:
+        raise UsageError(f"--max-staleness {max_staleness}: is drop's limit; add --policy drop, or "
+                         "leave it out")  # fmt: skip
     if chosen is SSP:
-        return _ssp(staleness, bound_unit)
+        return _ssp(bound, bound_unit)
     if chosen is DSSP:
-        return _dssp(staleness, staleness_max)
+        return _dssp(bound, bound_max)
+    _check_unbounded(chosen, bound, named=policy is not None)
     if chosen is DROP:
-        return _drop(staleness)
-    return _without_staleness(chosen, staleness, backup_workers, named=policy is not None)
+        return _drop(max_staleness)
+    if chosen is BACKUP:
+        spare = DEFAULT_BACKUP_WORKERS if backup_workers is None else backup_workers
+        return Rule(BACKUP, None, backup_workers=spare)
+    return Rule(chosen, 0 if chosen is BSP else None)
 
 
 def _check_number(name: str, value: int | None, mend: str) -> None:
@@ -173,75 +183,80 @@ def _check_number(name: str, value: int | None, mend: str) -> None:
         raise UsageError(f"{name} {value}: give at most {MAX_COUNT}")
 
 
-def _policy_of_bound(staleness: int | None) -> Policy:
-    bound = DEFAULT_BOUND if staleness is None else staleness
+def _policy_of_bound(given: int | None) -> Policy:
+    bound = DEFAULT_BOUND if given is None else given
     if bound == 0:
         return BSP
     return ASP if bound >= UNREACHABLE_BOUND else SSP
 
 
-def _ssp(staleness: int | None, bound_unit: str) -> Rule:
-    bound = DEFAULT_BOUND if staleness is None else staleness
+def _ssp(given: int | None, bound_unit: str) -> Rule:
+    bound = DEFAULT_BOUND if given is None else given
     if bound == 0:
-        raise UsageError("--policy ssp needs --staleness 1 or more; a bound of 0 is --policy bsp")
+        raise UsageError("--policy ssp needs --bound 1 or more; a bound of 0 is --policy bsp")
     return Rule(SSP, bound, bound_unit=bound_unit)
 
 
-def _dssp(staleness: int | None, staleness_max: int | None) -> Rule:
-    low = DEFAULT_BOUND if staleness is None else staleness
-    high = low + DEFAULT_DYNAMIC_STEPS if staleness_max is None else staleness_max
+def _dssp(given: int | None, given_max: int | None) -> Rule:
+    low = DEFAULT_BOUND if given is None else given
+    high = low + DEFAULT_DYNAMIC_STEPS if given_max is None else given_max
     if not low <= high <= low + MAX_DYNAMIC_STEPS:
-        raise UsageError(f"--staleness-max {high}: give at least --staleness, which is {low}, and "
+        raise UsageError(f"--bound-max {high}: give at least --bound, which is {low}, and "
                          f"at most {low + MAX_DYNAMIC_STEPS}")  # fmt: skip
     return Rule(DSSP, low, bound_max=high)
 
 
-def _drop(staleness: int | None) -> Rule:
-    if staleness is None:
-        raise UsageError("--policy drop needs --staleness R, the largest staleness that is "
+def _drop(max_staleness: int | None) -> Rule:
+    if max_staleness is None:
+        raise UsageError("--policy drop needs --max-staleness R, the largest staleness that is "
                          "applied; twice the number of workers is a start")  # fmt: skip
-    return Rule(DROP, None, staleness_limit=staleness)
+    return Rule(DROP, None, staleness_limit=max_staleness)
 
 
-def _without_staleness(
-    policy: Policy, staleness: int | None, backup_workers: int | None, *, named: bool
-) -> Rule:
-    """bsp, asp and backup. One that nobody named was chosen by the staleness."""
-    if named and staleness is not None and (policy is not BSP or staleness != 0):
-        kind = "bsp has a bound of 0" if policy is BSP else f"{policy.name} has no bound"
-        raise UsageError(f"--policy {policy.name} --staleness {staleness}: {kind}; leave "
-                         "--staleness out, or take --policy ssp")  # fmt: skip
-    if policy is BACKUP:
-        spare = DEFAULT_BACKUP_WORKERS if backup_workers is None else backup_workers
-        return Rule(BACKUP, None, backup_workers=spare)
-    return Rule(policy, 0 if policy is BSP else None)
+def _check_unbounded(policy: Policy, bound: int | None, *, named: bool) -> None:
+    """Raises UsageError for a bound beside a policy without one. The bound may have chosen it."""
+    if not named or bound is None or (policy is BSP and bound == 0):
+        return
+    kind = "bsp has a bound of 0" if policy is BSP else f"{policy.name} has no bound"
+    instead = "give --max-staleness" if policy is DROP else "take --policy ssp"
+    raise UsageError(f"--policy {policy.name} --bound {bound}: {kind}; leave --bound out, or "
+                     f"{instead}")  # fmt: skip
 
 
 # As messages carry it: without nil.
 
 
 def rule_from_fields(
-    policy: str, staleness: int, staleness_max: int, backup_workers: int, bound_unit: str
+    policy: str, limit: int, bound_max: int, backup_workers: int, bound_unit: str
 ) -> Rule:
-    """The rule of `set`, where 0 stands for what a policy has no use for. Raises UsageError."""
+    """The rule of `set`, where 0 stands for what a policy has no use for.
+
+    Args:
+        limit: the message's field `staleness`: drop's largest staleness, otherwise the bound.
+        bound_max: its field `staleness_max`.
+
+    Raises:
+        UsageError: the fields contradict each other, or name no policy.
+    """
     if policy not in POLICIES:
         raise UsageError(f"policy {policy!r}: expected one of {', '.join(POLICIES)}")
     if bound_unit not in (CLOCKS, VERSIONS):
         raise UsageError(f"bound_unit {bound_unit!r}: expected {CLOCKS} or {VERSIONS}")
     chosen = POLICIES[policy]
+    given = limit if limit or chosen in (SSP, DSSP, DROP) else None
     return choose_rule(
         policy,
-        staleness if staleness or chosen in (SSP, DSSP, DROP) else None,
-        staleness_max if staleness_max or chosen is DSSP else None,
+        None if chosen is DROP else given,
+        bound_max if bound_max or chosen is DSSP else None,
         backup_workers if backup_workers or chosen is BACKUP else None,
         bound_unit,
+        given if chosen is DROP else None,
     )
 
 
 def fields_of_rule(rule: Rule) -> tuple[str, int, int, int, str]:
     """What `rule_from_fields` makes this rule of again."""
-    staleness = rule.staleness_limit if rule.policy is DROP else rule.bound
+    limit = rule.staleness_limit if rule.policy is DROP else rule.bound
     return (
-        rule.policy.name, staleness or 0, rule.bound_max or 0, rule.backup_workers,
-        rule.bound_unit,
+        rule.policy.name, limit or 0, rule.bound_max or 0, rule.backup_workers, rule.bound_unit,
     )  # fmt: skip

@@ -25,7 +25,7 @@ from matplotlib.ticker import (
 
 from leash.bench.harness.rows import Row
 from leash.bench.show import loss_pictures
-from leash.bench.show.table import size_of
+from leash.bench.show.row_table import size_of
 from leash.ps.report.pictures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, STYLE
 
 COLORS: Final = {

@@ -4,6 +4,6 @@ An exchange is the same for everybody: `nbytes` of gradients go to another proce
 w -= lr * g, and the parameters are back in this process's memory when it returns.
 """
 
-from leash.bench.systems.table import LIMITS, SYSTEMS, System
+from leash.bench.systems.registry import LIMITS, SYSTEMS, System
 
 __all__ = ["LIMITS", "SYSTEMS", "System"]

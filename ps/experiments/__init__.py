@@ -4,5 +4,5 @@
 
     NAME.yaml ─▸ plan.py: the runs ─▸ command.py: each of them ─▸ outcome.py: a row for each
                                                                      │
-                       results.json, a table (table.py), report.html ◄┘
+                       results.json, a table (outcome_table.py), report.html ◄┘
 """

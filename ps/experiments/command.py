@@ -15,16 +15,18 @@ from leash.ps.commands import launch
 from leash.ps.errors import UsageError
 from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import as_json, median_rows, read_outcome
+from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.experiments.plan import Experiment, PlannedRun, load, names
-from leash.ps.experiments.table import outcome_table
 from leash.ps.options.base import to_argv
+from leash.ps.options.old_names import BOUND, MAX_STALENESS, with_new_names
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import write_atomically
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
+from leash.ps.words import DONE
 
 OUT: Final = "experiments"
 WIDTH: Final = 140
-GOOD_ENDS: Final = ("done", STOPPED_BY_TIMEOUT)
+GOOD_ENDS: Final = (DONE, STOPPED_BY_TIMEOUT)
 
 
 def run(options: ExperimentOptions) -> int:
@@ -86,7 +88,9 @@ def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
     if not (run_dir / "config.yaml").exists():
         raise UsageError(f"{run_dir}: not the folder of a run; take another --out")
     settings = {name: value for name, value in asdict(planned.options).items() if name != "run_dir"}
-    if yaml.safe_load((run_dir / "config.yaml").read_text("utf-8")) != settings:
+    there = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
+    # A release that called both of them staleness left one of them out.
+    if {BOUND: None, MAX_STALENESS: None, **with_new_names(there)} != settings:
         raise UsageError(f"{run_dir}: a run with other settings is there; take another --out")
     summary = run_dir / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("ended") in GOOD_ENDS:

@@ -7,7 +7,7 @@
     base: {dataset: mnist, workers: 10, slow: [0.2, 0.4], ...}   # settings of every run
     runs:                           # name ▸ settings of its own
       bsp: {policy: bsp}            # the first is what others are compared with
-      ssp 3: {policy: ssp, staleness: 3}
+      ssp 3: {policy: ssp, bound: 3}
     seeds: [1, 2, 3]                # every run with each of them; may be left out
     published: {bsp, logged: 401}   # seconds to the target, as others have told of them
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Final, Literal
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import split_address
 from leash.ps.options.base import (
+    DEFAULT_SEED,
     Options,
     check_not_negative,
     check_positive,
@@ -39,7 +40,7 @@ class MixtureGroup(Options):
     tol: float = option(1e-3, "EM ends when an image's mean log-likelihood changes by less")
     max_iter: int = option(200, "EM ends after so many iterations", metavar="N")
     n_init: int = option(1, "starts, of which the likeliest counts", metavar="N")
-    seed: int = option(1, "of the starts, and of the order of samples with --online")
+    seed: int = option(DEFAULT_SEED, "of the starts, and of the order of samples with --online")
     len_train_data: int | None = option(None, "use only the first N training images", metavar="N")
     threads: int = option(1, "threads that one process computes with", metavar="N")
 
@@ -68,8 +69,8 @@ class EmServerGroup(Options):
     online: bool = option(
         False, "stepwise EM on mini-batches under ssp (Cappé and Moulines 2009), for one --k"
     )
-    staleness: int = option(3, "online: steps a worker may be ahead of the slowest",
-                            metavar="STEPS")  # fmt: skip
+    bound: int = option(3, "online: steps a worker may be ahead of the slowest",
+                        "--staleness", "--stale-threshold", metavar="STEPS")  # fmt: skip
     passes: int = option(10, "online: passes over the images", metavar="N")
     batch_size: int = option(200, "online: images of each digit in a worker's step", metavar="N")
     server: str | None = option(
@@ -81,7 +82,7 @@ class EmServerGroup(Options):
 
     def check(self) -> None:
         super().check()
-        check_positive(self, "workers", "staleness", "passes", "batch_size", "rank", "wait_s")
+        check_positive(self, "workers", "bound", "passes", "batch_size", "rank", "wait_s")
         if self.server is not None:
             split_address(self.server)
             if self.workers is not None:

@@ -9,12 +9,20 @@ import re
 import types
 from argparse import SUPPRESS, Action, _SubParsersAction
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, Union, get_args, get_origin
 
-from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
+import yaml
+from jsonargparse import (  # type: ignore[attr-defined]  # it exports ActionConfigFile undeclared
+    ActionConfigFile,
+    ActionYesNo,
+    ArgumentParser,
+    DefaultHelpFormatter,
+)
 
 from leash.ps.errors import UsageError
 from leash.ps.options.base import flag, groups, is_argument, takes_many
+from leash.ps.options.old_names import with_new_names
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",
@@ -77,7 +85,7 @@ def parser_for(prog: str, options: type[Any]) -> OneLineParser:
         prog, options.__doc__ or "", usage=f"{prog} {words}[options]", print_config="--print-config"
     )
     parser.add_argument(
-        "--config", action="config", metavar="FILE.yaml",
+        "--config", action=_SettingsFile, metavar="FILE.yaml",
         help="read settings from this file, such as a run's config.yaml; "
         "options after it on the command line win",
     )  # fmt: skip
@@ -142,6 +150,24 @@ def _plain_type(annotation: Any) -> Any:
 def _choices(annotation: Any) -> tuple[str, ...]:
     plain = _plain_type(annotation)
     return get_args(plain) if get_origin(plain) is Literal else ()
+
+
+class _SettingsFile(ActionConfigFile):
+    """Reads a file of settings; one that an earlier release has written, by today's names."""
+
+    def __call__(self, parser: Any, cfg: Any, path: Any, option: str | None = None) -> None:
+        super().__call__(parser, cfg, _by_new_names(path), option)  # type: ignore[no-untyped-call]
+
+
+def _by_new_names(path: str) -> str:
+    """This file, or the text of one with today's names. What is wrong is left to the parser."""
+    try:
+        settings = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return path
+    if not isinstance(settings, dict) or (renamed := with_new_names(settings)) == settings:
+        return path
+    return yaml.safe_dump(renamed)
 
 
 class _Joined(Action):

@@ -1,6 +1,7 @@
 """The options of who waits for whom."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 from leash.ps.options.base import Options, option
@@ -13,22 +14,26 @@ class RuleGroup(Options):
 
     policy: Literal["bsp", "ssp", "asp", "dssp", "backup", "drop"] | None = option(
         None,
-        "bsp: all wait for all; ssp: nobody runs further ahead than --staleness; asp: nobody "
-        "waits; dssp: ssp whose bound follows the workers' speed, up to --staleness-max; backup: "
-        "bsp that leaves the slowest --backup-workers out; drop: asp that leaves out a gradient "
-        "staler than --staleness. Without it --staleness decides (0 is bsp); with neither it is "
-        "ssp",
+        "bsp: all wait for all; ssp: nobody runs further ahead than --bound; asp: nobody waits; "
+        "dssp: ssp whose bound follows the workers' speed, up to --bound-max; backup: bsp that "
+        "leaves the slowest --backup-workers out; drop: asp that leaves out a gradient staler than "
+        "--max-staleness. Without it --bound decides (0 is bsp); with neither it is ssp",
     )
-    staleness: int | None = option(
+    bound: int | None = option(
         None,
-        "how many steps a worker may be ahead of the slowest; ssp's default is 3. drop: how many "
-        "updates may come between a worker's pull and its push",
-        "--stale-threshold", metavar="STEPS",
+        "the largest lag: how many steps a worker may be ahead of the slowest; ssp's default is 3",
+        "--staleness", "--stale-threshold", metavar="STEPS",
     )  # fmt: skip
-    staleness_max: int | None = option(
-        None, "dssp: the bound's upper limit, --staleness being the lower; default: 12 more",
-        metavar="STEPS",
+    bound_max: int | None = option(
+        None, "dssp: the bound's upper limit, --bound being the lower; default: 12 more",
+        "--staleness-max", metavar="STEPS",
     )  # fmt: skip
+    max_staleness: int | None = option(
+        None,
+        "drop: the largest staleness that is applied: how many updates may come between a worker's "
+        "pull and its push (--staleness is another name for it under drop)",
+        metavar="UPDATES",
+    )
     backup_workers: int | None = option(
         None, "backup: how many workers an update does not wait for; default: 1", metavar="N"
     )
@@ -40,10 +45,16 @@ class RuleGroup(Options):
 
     def check(self) -> None:
         super().check()
-        self.rule()
+        _ = self.rule  # which says what is wrong with it
 
+    @cached_property
     def rule(self) -> Rule:
-        """Raises UsageError for options that contradict each other."""
+        """The rule that these options come to: worked out once, and then kept.
+
+        Raises:
+            UsageError: they contradict each other.
+        """
         return choose_rule(
-            self.policy, self.staleness, self.staleness_max, self.backup_workers, self.bound_unit
-        )
+            self.policy, self.bound, self.bound_max, self.backup_workers, self.bound_unit,
+            self.max_staleness,
+        )  # fmt: skip

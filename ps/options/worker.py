@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
 from leash.ps.options.base import Options, check_positive, option
+from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP
 from leash.ps.wire.limits import check_encoding
 
 
@@ -55,9 +56,7 @@ class SlownessGroup(Options):
 
     slow: str = option(
         "0",
-        "sleep so long before every step: 0.2, a list by rank 0.2,0.3, a distribution exp:0.2, "
-        "pauses such as 0.2+pause:chance=0.02,for=5, or by time 0.2@..60+0.8@60..; all from the "
-        "seed; a list of what has a colon takes / for its commas",
+        f"sleep so long before every step: {FORMS_HELP}; all from the seed; {SEPARATORS_HELP}",
         metavar="SECONDS,...",
     )
     heterogeneity: str = option(

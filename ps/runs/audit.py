@@ -8,7 +8,8 @@ policy with dictionaries, and looks at every reply that went out:
 - a gradient was dropped if, and only if, the staleness that was told is beyond the policy's limit:
   of backup 0, of drop the one that was given;
 - under a bound in versions, the staleness that was told is at most bound + N - 1, N being the
-  workers that took part since this worker's reply before (csrc/core/admission/admission.h says why).
+  workers that took part since this worker's reply before (csrc/core/admission/admission.h says
+  why).
 
 What it takes as told is the staleness itself: events do not record pulls, nor which gradients were
 finite. Nor does it know who contributed to which mean, or why dssp granted just so many steps.

@@ -4,9 +4,9 @@
 
 `t` is seconds since the server began to listen. The events of steps are those of chunk 0, the
 last to be sent of every step: a "push" when it is counted, a "step" when its reply goes out. With
-`--step-events 1` the file is a complete record, from which audit.py re-checks the bound. About once a
-second a worker's own account is a "training" event: its loss, and the seconds that it computed
-and waited so far. `leash report` (leash.ps.report) draws what the file tells.
+`--step-events 1` the file is a complete record, from which audit.py re-checks the bound. About
+once a second a worker's own account is a "training" event: its loss, and the seconds that it
+computed and waited so far. `leash report` (leash.ps.report) draws what the file tells.
 """
 
 import json

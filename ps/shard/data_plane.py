@@ -94,7 +94,7 @@ class DataPlane:
         """
         self.model = None  # its memory first
         self.model = ServedModel(
-            layout, self._options.chunk_kib * 1024, self._options, self._rule,
+            layout, self._options.chunk_nbytes, self._options, self._rule,
             softened=self._options, shard=self._shard, shards=self._options.shards,
             threads=self._options.threads,
         )  # fmt: skip
@@ -164,18 +164,20 @@ class DataPlane:
         try:
             message = decode(header, DATA)
             check_payload_count(message, len(payloads))
-        except ProtocolError as error:
-            self._metrics.refused(error)
-            self._send(route, error_message(error), None)
+        except Exception as error:
+            refusal = self._metrics.refusal(error)
+            self._metrics.refused(refusal)
+            self._send(route, error_message(refusal), None)
         else:
             self.handle(route, message, payloads[0] if payloads else None)
 
     def handle(self, route: bytes, message: Message, payload: Payload) -> None:
-        """Answers one message, now or when the policy lets it."""
+        """Answers one message, now or when the policy lets it. No message ends the run."""
         try:
             self._handlers[type(message)](route, message, payload)  # type: ignore[operator]
-        except ProtocolError as error:
-            self._replies.refuse(route, message, error, getattr(message, "chunk", 0))
+        except Exception as error:
+            refusal = self._metrics.refusal(error)
+            self._replies.refuse(route, message, refusal, getattr(message, "chunk", 0))
         self._replies.flush()
 
     def _on_attach(self, route: bytes, msg: Attach, _: Payload) -> None:

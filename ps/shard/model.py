@@ -3,8 +3,9 @@
 import os
 from typing import Final
 
-from leash.ps._core import ChunkSpec, Nonfinite, Shard
-from leash.ps.errors import LayoutError, UnknownChunkError
+from leash.ps._core import ChunkSpec, Nonfinite, SgdOptions, Shard
+from leash.ps._core import Rule as CoreRule
+from leash.ps.errors import LayoutError, TooManyError, UnknownChunkError, UsageError
 from leash.ps.options.optimizer import OptimizerGroup, core_options, core_schedule, with_rates
 from leash.ps.options.staleness import (
     UNSOFTENED,
@@ -41,6 +42,7 @@ class ServedModel:
 
         Raises:
             LayoutError: the model needs more memory than this host has.
+            TooManyError: more threads are asked for than can start.
             UsageError: see `core_options`.
             ValueError: see `core_options`.
         """
@@ -69,6 +71,8 @@ class ServedModel:
             )
         except MemoryError as error:
             raise _does_not_fit(layout) from error
+        except OSError as error:
+            raise TooManyError(f"this server lacks room for its threads: {error}") from error
 
     def chunk(self, index: int) -> Chunk:
         """Raises UnknownChunkError if the model has no such chunk, or it is another shard's."""
@@ -92,6 +96,18 @@ class ServedModel:
     def initialized(self) -> bool:
         """Every chunk of this process has values."""
         return self.shard.initialized_chunks == len(self.own)
+
+
+def require_threads(threads: int) -> None:
+    """Starts so many threads, as a shard does, and ends them.
+
+    Raises:
+        UsageError: they cannot start on this host, or within its limits for this process.
+    """
+    try:
+        Shard([], SgdOptions(), rule=CoreRule(), nonfinite=Nonfinite.RAISE, threads=threads)
+    except (OSError, MemoryError) as error:
+        raise UsageError(f"--threads {threads}: {error}; give a smaller number") from error
 
 
 def _does_not_fit(layout: Layout) -> LayoutError:

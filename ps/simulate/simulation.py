@@ -20,9 +20,10 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from leash.ps.options.base import DEFAULT_SEED
 from leash.ps.simulate.cluster import Cluster
-from leash.ps.simulate.machine import Machine
 from leash.ps.simulate.reply_gate import Gate
+from leash.ps.simulate.worker_times import Machine
 
 PROGRESS_STEPS: Final = 5000  # between two reports of progress
 
@@ -119,8 +120,8 @@ class Simulation:
     """One run."""
 
     def __init__(
-        self, cluster: Cluster, gate: Gate, work: Work, *, seed: int = 1, local_steps: int = 1,
-        on_step: Callable[[Step], None] | None = None,
+        self, cluster: Cluster, gate: Gate, work: Work, *, seed: int = DEFAULT_SEED,
+        local_steps: int = 1, on_step: Callable[[Step], None] | None = None,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:  # fmt: skip
         """Begins at time 0, with nothing done.

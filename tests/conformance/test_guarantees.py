@@ -177,7 +177,7 @@ def test_two_bsp_runs_are_bitwise_equal(way: Way) -> None:
 @every_way
 def test_the_bound_is_reached_and_never_passed(way: Way) -> None:
     bound = 2
-    with a_run(way, policy="ssp", staleness=bound) as (running, team):
+    with a_run(way, policy="ssp", bound=bound) as (running, team):
         runner, *others = team
         lags: list[int] = []
 
@@ -249,7 +249,7 @@ def test_a_round_goes_on_without_the_slowest_whose_gradient_is_left_out(way: Way
 
 @few_ways
 def test_a_gradient_beyond_the_limit_is_left_out_and_nobody_waits(way: Way) -> None:
-    with a_run(way, workers=2, policy="drop", staleness=2) as (running, team):
+    with a_run(way, workers=2, policy="drop", max_staleness=2) as (running, team):
         ahead, late = team
         for number in range(1, 4):
             ahead.step(number)

@@ -35,7 +35,7 @@ def pair() -> Iterator[Pair]:
     settings: dict[str, Any] = {
         "workers": 2,
         "policy": "ssp",
-        "staleness": 1,
+        "bound": 1,
         "chunk_kib": 64,
         "lr": LR,
     }

@@ -28,11 +28,11 @@ ARROWS: dict[str, set[str]] = {
     "ps.runs": {"ps", "ps.wire"},
     "ps.shard": {"ps", "ps.options", "ps.runs", "ps.wire"},
     "ps.server": {"ps", "ps.options", "ps.runs", "ps.shard", "ps.wire"},
-    "ps.report.analysis": {"ps"},
+    "ps.report.analysis": {"ps", "ps.options"},
     "ps.report.pictures": {"ps", "ps.report.analysis"},
     "ps.report": {"ps", "ps.options", "ps.report.analysis", "ps.report.pictures", "ps.runs"},
     "ps.simulate": {"ps", "ps.options", "ps.report.pictures", "ps.slowness"},
-    "ps.commands": {"ps", "ps.options", "ps.report", "ps.runs", "ps.slowness", "ps.wire"},
+    "ps.commands": {"ps", "ps.options", "ps.report", "ps.runs", "ps.wire"},
     "ps.experiments": {
         "ps", "ps.cli", "ps.commands", "ps.options", "ps.report", "ps.runs", "ps.wire",
     },

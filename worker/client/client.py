@@ -53,6 +53,7 @@ from leash.ps.wire.messages import (
     Report,
     Welcome,
 )
+from leash.ps.words import DONE
 from leash.worker.client.channel import Answer, DataChannel
 from leash.worker.client.encoding import Encoder, Encoding
 from leash.worker.client.exchange import Exchange
@@ -224,7 +225,7 @@ class Client:
     def _choose_transport(self) -> Transport:
         if self._wants == "tcp":
             return TcpTransport(self.chunks, self.encoder)
-        why_not = attach_segment(self.exchange, self.memory, self.rank, self._incarnation)
+        why_not = attach_segment(self.exchange, self.memory, self.rank, self.incarnation)
         if why_not is None:
             return SegmentTransport(self.chunks, self.encoder, self.memory)
         if self._wants == "shm":
@@ -272,6 +273,17 @@ class Client:
         """What the run goes by, as the server told when this process said hello last."""
         return self.welcome.settings
 
+    @property
+    def incarnation(self) -> int:
+        """The number of this process's newest hello, which is in all of its messages."""
+        return self.welcome.incarnation
+
+    @property
+    def epoch(self) -> int:
+        """The epochs that every worker has completed, as the newest beat told; 0 before any."""
+        beaten = self.liveness.beaten
+        return beaten.epoch if beaten is not None else 0
+
     # Taking part.
 
     def begin(
@@ -287,12 +299,27 @@ class Client:
         Raises:
             LeashError: whatever ends this process's part, such as a server that stops.
         """
-        ready = self.liveness.wait_until(
-            lambda b: b.started and (b.initialize or b.initialized), on_wait
-        )
+        ready = self.wait_until(lambda b: b.started and (b.initialize or b.initialized), on_wait)
         if ready.initialize and not ready.initialized:
             self._init(parameters)
         self.pull(parameters)
+
+    def wait_until(
+        self, is_reached: Callable[[Beaten], bool], on_wait: Callable[[Beaten | None], None]
+    ) -> Beaten:
+        """Waits for an answer to a beat that satisfies `is_reached`; returns it.
+
+        Args:
+            on_wait: called about twice a second while waiting, with the newest answer.
+
+        Raises:
+            LeashError: what ended this process's part in the run.
+        """
+        return self.liveness.wait_until(is_reached, on_wait)
+
+    def pause(self, seconds: float) -> None:
+        """Lets some time pass, but none in which a beat brings news."""
+        self.liveness.pause(seconds)
 
     def pull(self, parameters: Slab) -> int:
         """Fills a slab with the values of all chunks as they are now.
@@ -314,7 +341,7 @@ class Client:
             store_payload(self.chunks, reply, payload, parameters)
             versions.append(reply.version)
 
-        self._put((Pull(self.rank, self._incarnation, c.index, c.dtype), None) for c in self.chunks)
+        self._put((Pull(self.rank, self.incarnation, c.index, c.dtype), None) for c in self.chunks)
         self.exchange.finish(on_reply)
         return min(versions)
 
@@ -355,7 +382,7 @@ class Client:
         self.exchange.forget()  # of a step that was broken off
         self.steps += 1
         self._step = Step(
-            self.rank, self._incarnation, self.steps, samples, gradients, parameters
+            self.rank, self.incarnation, self.steps, samples, gradients, parameters
         )  # fmt: skip
         self._replies: list[Params] = []
         # By shard: the chunks from this number on have been queued.
@@ -422,7 +449,7 @@ class Client:
         """
         self._leases += 1
         request = Lease(
-            self.rank, self._incarnation, self._leases, samples, epochs, batch_size, samples_per_s
+            self.rank, self.incarnation, self._leases, samples, epochs, batch_size, samples_per_s
         )
         while True:
             self.check()
@@ -450,7 +477,7 @@ class Client:
         """
         return request_state(self._control)
 
-    def close(self, reason: str = "done") -> None:
+    def close(self, reason: str = DONE) -> None:
         """Says bye, unless the server is gone, and ends all threads and sockets.
 
         A second call does nothing.
@@ -464,7 +491,7 @@ class Client:
         self._part()
         # A server that is gone, or has left us behind, needs no bye.
         with suppress(LeashError):
-            bye = Bye(self.rank, self._incarnation, reason)
+            bye = Bye(self.rank, self.incarnation, reason)
             self._control.request(bye, Ok, timeout_s=BYE_TIMEOUT_S)
         self._control.close()
         self._context.destroy(linger=0)
@@ -488,10 +515,6 @@ class Client:
     # How it is done.
 
     @property
-    def _incarnation(self) -> int:
-        return self.welcome.incarnation
-
-    @property
     def _open_step(self) -> Step:
         assert self._step is not None, "begin_step comes first"
         return self._step
@@ -508,7 +531,7 @@ class Client:
 
     def _init(self, parameters: Slab) -> None:
         self._put(
-            (Init(self.rank, self._incarnation, c.index, c.dtype), parameters[c.start : c.stop])
+            (Init(self.rank, self.incarnation, c.index, c.dtype), parameters[c.start : c.stop])
             for c in self.chunks
         )
         self.exchange.finish(lambda _, __: None)

@@ -12,6 +12,7 @@ from leash.ps.errors import UsageError
 from leash.ps.options.em import EmOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, await_state
+from leash.ps.words import DONE, FAILED, LIVE, STOPPED
 from leash.worker.client import Client
 from leash.worker.em.classifier import MixtureClassifier, mixture_for
 from leash.worker.em.crew import Crew
@@ -21,7 +22,7 @@ from leash.worker.em.online import fit_online
 from leash.worker.em.study import RESULTS, Study
 from leash.worker.train.waiting import Waiting
 
-STANDING: Final = ("live", "done")  # the states of workers that were not lost
+STANDING: Final = (LIVE, DONE)  # the states of workers that were not lost
 
 
 _say: Final = logged(partial(print, flush=True), __name__)
@@ -81,16 +82,16 @@ def _take_part(options: EmOptions, address: str) -> int:
         address, statistics_layout(workers, size), rank=options.rank, wait_s=options.wait_s,
         say=lambda _: None,
     )  # fmt: skip
-    reason = "stopped"
+    reason = STOPPED
     try:
         require_server(client.settings, len(client.chunks), size, online=options.online)
         if options.online:
             _online(options, study, client, workers)
         else:
             _in_step(options, study, client, workers, waiting)
-        reason = "done"
+        reason = DONE
     except Exception:
-        reason = "failed"
+        reason = FAILED
         raise
     finally:
         client.close(reason)

@@ -3,7 +3,6 @@
 The workers write to this process's standard output: the one that reports prints the results there.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from leash.ps.interrupt import held
 from leash.ps.options.base import common_options, to_argv
 from leash.ps.options.commands import ServerOptions
 from leash.ps.options.em import PIXELS, EmOptions
-from leash.ps.processes import Process, last_words, spawn, stop_all
+from leash.ps.processes import FREE_PORT, Process, ServerProcess, last_words, spawn, stop_all
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.worker.em.classifier import mixture_for
@@ -80,26 +79,16 @@ class Crew:
         options = self._options
         dimensions = PIXELS if options.model == "bmm" else options.pca
         size = CLASSES * mixture_for(options, max(options.ks)).family(dimensions).size
-        words = server_words(self._ranks, size, online=options.online, staleness=options.staleness)
-        reader, writer = os.pipe()
+        words = server_words(self._ranks, size, online=options.online, bound=options.bound)
         run_dir = RunDir(self._out / "server")
         server = ServerOptions(
-            bind="tcp://127.0.0.1:0", ready_fd=writer, run_dir=str(run_dir.path),
-            seed=options.seed, **words,
+            bind=FREE_PORT, run_dir=str(run_dir.path), seed=options.seed, **words,
         )  # fmt: skip
         run_dir.write_config(server)
-        with os.fdopen(reader) as ready:
-            try:
-                with held(), self._log("server").open("wb") as log:
-                    self._server = spawn("server", to_argv(server), stdout=log, stderr=log,
-                                         pass_fds=(writer,))  # fmt: skip
-            finally:
-                os.close(writer)
-            address = ready.read()
-        if not address:
-            self._server.wait()
-            raise LeashError(f"server: {self._last_words('server')}")
-        return address
+        with held():
+            started = ServerProcess(to_argv(server), self._log("server"))
+            self._server = started.process
+        return started.await_address()
 
     def _start_worker(self, rank: int, address: str) -> None:
         options = common_options(

@@ -18,12 +18,13 @@ from typing import Any, Final
 import numpy as np
 
 from leash.ps.errors import LeashError, UsageError
+from leash.ps.options.addresses import told_learners
+from leash.ps.options.server import CHUNK_STEP_KIB
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
 from leash.worker.em.family import Floats
 from leash.worker.em.fitting import Compute
 
-CHUNK_STEP_KIB: Final = 64
 F64_NBYTES: Final = 8
 
 
@@ -45,14 +46,14 @@ def chunk_kib_for(workers: int, size: int) -> int:
     return CHUNK_STEP_KIB * -(-(workers + size) * F64_NBYTES // (CHUNK_STEP_KIB * 1024))
 
 
-def server_words(workers: int, size: int, *, online: bool, staleness: int = 3) -> dict[str, Any]:
+def server_words(workers: int, size: int, *, online: bool, bound: int = 3) -> dict[str, Any]:
     """Lists the options with which a server serves EM, without its address.
 
     Args:
         workers: how many take part.
         size: the length of a vector of statistics.
         online: whether workers push mini-batches, under ssp, instead of all samples, under bsp.
-        staleness: the bound of ssp.
+        bound: the bound of ssp.
 
     Returns:
         The options by name.
@@ -62,7 +63,7 @@ def server_words(workers: int, size: int, *, online: bool, staleness: int = 3) -
         "chunk_kib": chunk_kib_for(workers, size), "step_events": 0,
     }  # fmt: skip
     if online:
-        return {**common, "policy": "ssp", "staleness": staleness, "lr_schedule": "power"}
+        return {**common, "policy": "ssp", "bound": bound, "lr_schedule": "power"}
     return {**common, "policy": "bsp"}
 
 
@@ -174,7 +175,7 @@ def require_server(settings: dict[str, Any], chunks: int, size: int, *, online: 
     names = ("policy", "optimizer", "lr", *(["lr_schedule"] if online else []))
     fits = all(settings.get(name) == wanted[name] for name in names)
     constant = online or settings.get("lr_schedule") == "constant"
-    ranks = settings["learners"] == "-".join(map(str, range(1, min(workers, 100) + 1)))
+    ranks = settings["learners"] == told_learners(range(1, workers + 1))
     if fits and constant and ranks and chunks == 1:
         return
     words = " ".join(

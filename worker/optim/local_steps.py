@@ -24,9 +24,7 @@ from leash.ps.errors import EvictedError, LeashError, UsageError
 from leash.worker.client import StepInfo
 from leash.worker.client.memory import Slab
 from leash.worker.optim.slabs import ModelSlabs, Place
-from leash.worker.optim.streaming import agreed_samples
-
-NO_INNER: Final = "local_steps={}: needs an inner optimizer; make PSOptimizer with inner=..."
+from leash.worker.optim.step_path import NO_INNER, agreed_samples
 
 
 class RoundClient(Protocol):

@@ -34,12 +34,14 @@ from torch import Tensor
 
 from leash.ps.errors import ArgumentError, EvictedError, UsageError
 from leash.ps.wire.messages import Beaten
+from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.encoding import Encoding
-from leash.worker.optim.local_steps import NO_INNER, LocalSteps, check_local
+from leash.worker.optim.local_steps import LocalSteps, check_local
 from leash.worker.optim.param_groups import named_groups, unnamed
 from leash.worker.optim.slabs import ModelSlabs, NamedTensors
 from leash.worker.optim.staging import gpu_of
+from leash.worker.optim.step_path import StepPath
 from leash.worker.optim.streaming import StepStream
 
 # torch wraps these two to keep them out of its compiler, and the wrapper imports the compiler when
@@ -174,14 +176,14 @@ class PSOptimizer(torch.optim.Optimizer):
             self._hyperparameters: Final = defaults
             self.client.begin(self._slabs.parameters, on_wait)
             self._slabs.scatter()
-            self._stream: Final[StepStream | LocalSteps] = (
+            self._path: Final[StepPath] = (
                 StepStream(self._slabs, self.client, overlap=overlap)
                 if inner is None
                 else LocalSteps(self._slabs, self.client, inner, local_steps,
                                 heals=self.client.settings.get("nonfinite") == "skip")
             )  # fmt: skip
         except BaseException:
-            self.client.close("failed")
+            self.client.close(FAILED)
             self._slabs.close()
             raise
         # A script that ends without close() must not keep the others waiting.
@@ -203,7 +205,7 @@ class PSOptimizer(torch.optim.Optimizer):
             LeashError: what ended this worker's part during the last backward.
         """
         self._check_hyperparameters()
-        self._stream.begin(samples)
+        self._path.begin(samples)
 
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
     def step(  # type: ignore[override]
@@ -231,12 +233,12 @@ class PSOptimizer(torch.optim.Optimizer):
         self._check_hyperparameters()
         loss = None
         if closure is not None:
-            if self._stream.overlap and not self._stream.is_begun:
-                self._stream.begin(1 if samples is None else samples)
+            if self._path.overlap and not self._path.is_begun:
+                self._path.begin(1 if samples is None else samples)
             with torch.enable_grad():
                 loss = closure()
         try:
-            self._note(self._stream.finish(samples))
+            self._note(self._path.finish(samples))
         except EvictedError:
             self.rejoin(evicted=True)
         return loss
@@ -249,16 +251,15 @@ class PSOptimizer(torch.optim.Optimizer):
         """
         if not self.pending_steps:
             return
-        assert isinstance(self._stream, LocalSteps)
         try:
-            self._note(self._stream.flush())
+            self._note(self._path.flush())
         except EvictedError:
             self.rejoin(evicted=True)
 
     @property
     def pending_steps(self) -> int:
         """How many local steps have not been pushed yet; 0 without an inner optimizer."""
-        return self._stream.pending if isinstance(self._stream, LocalSteps) else 0
+        return self._path.pending
 
     @property
     def local_steps(self) -> int:
@@ -267,14 +268,11 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             UsageError: it was set to less than 1, or without an inner optimizer to more.
         """
-        return self._stream.every if isinstance(self._stream, LocalSteps) else 1
+        return self._path.every
 
     @local_steps.setter
     def local_steps(self, local_steps: int) -> None:
-        if isinstance(self._stream, LocalSteps):
-            self._stream.every = local_steps
-        elif local_steps != 1:
-            raise UsageError(NO_INNER.format(local_steps))
+        self._path.every = local_steps
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients, as torch's optimizers do; needed only with an inner optimizer.
@@ -285,7 +283,7 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             UsageError: with overlap, gradients of this step were sent already.
         """
-        if self._stream.is_open:
+        if self._path.is_open:
             raise UsageError(
                 "zero_grad() between backward and step(): with overlap the gradients are on their "
                 "way; call it before backward, or make PSOptimizer with overlap=False"
@@ -309,7 +307,7 @@ class PSOptimizer(torch.optim.Optimizer):
         """
         self.evictions += evicted
         self.client.rejoin()
-        version = self._stream.recover(self.client.pull)
+        version = self._path.recover(self.client.pull)
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
     # What happened in the last step.
@@ -336,7 +334,7 @@ class PSOptimizer(torch.optim.Optimizer):
 
     # The end.
 
-    def close(self, reason: str = "done") -> None:
+    def close(self, reason: str = DONE) -> None:
         """Leaves the run: nobody waits for this worker from now on.
 
         With the reason "done" it first pushes the local steps that have not been pushed. A ``with``
@@ -350,10 +348,10 @@ class PSOptimizer(torch.optim.Optimizer):
         """
         atexit.unregister(self._close_at_exit)
         try:
-            if reason == "done":
+            if reason == DONE:
                 self.flush()
         finally:
-            self._stream.close()
+            self._path.close()
             self.client.close(reason)
             self._slabs.close()
 
@@ -405,5 +403,5 @@ def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
 def _reason_of(kind: type[BaseException] | None) -> str:
     """Turns what ended a training loop into the reason of a bye; a signal is no Exception."""
     if kind is None:
-        return "done"
-    return "failed" if issubclass(kind, Exception) else "stopped"
+        return DONE
+    return FAILED if issubclass(kind, Exception) else STOPPED

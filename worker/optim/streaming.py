@@ -26,6 +26,7 @@ from leash.ps.wire.layout import Chunk, Layout
 from leash.worker.client import StepInfo
 from leash.worker.client.memory import Slab
 from leash.worker.optim.slabs import ModelSlabs
+from leash.worker.optim.step_path import NO_INNER, agreed_samples
 
 TWICE: Final = (
     "a gradient was computed twice in one step, which has been sent in part: call step() after "
@@ -114,6 +115,8 @@ class StepStream:
         is_open: whether a part of the step has been taken.
     """
 
+    pending: Final = 0  # every step is a push
+
     def __init__(self, slabs: ModelSlabs, client: StepClient, *, overlap: bool) -> None:
         """Hooks into the backward pass of every parameter.
 
@@ -150,6 +153,16 @@ class StepStream:
         return lambda _: self._slabs.keep_gradient(self._slabs.places[slot])
 
     # The step.
+
+    @property
+    def every(self) -> int:
+        """Steps that make one push: 1, and no other number."""
+        return 1
+
+    @every.setter
+    def every(self, every: int) -> None:
+        if every != 1:
+            raise UsageError(NO_INNER.format(every))
 
     @property
     def is_begun(self) -> bool:
@@ -195,6 +208,9 @@ class StepStream:
         self._slabs.flip()
         self._reset()
         return info
+
+    def flush(self) -> None:
+        """Nothing to do: no step is ever pending."""
 
     def recover(self, pull: Callable[[Slab], int]) -> int:
         """Forgets a step that was lost, and takes over the common parameters.
@@ -302,23 +318,3 @@ class StepStream:
     def _require_sound(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-def agreed_samples(told: int | None, samples: int | None) -> int:
-    """Decides how many samples are behind a step.
-
-    Args:
-        told: what `begin_step` was told; None if it was not called.
-        samples: what step() was told; None if nothing.
-
-    Returns:
-        The one that was told; 1 if neither was.
-
-    Raises:
-        UsageError: both were told, and they differ.
-    """
-    if told is None:
-        return 1 if samples is None else samples
-    if samples not in (None, told):
-        raise UsageError(f"step(samples={samples}): begin_step was told {told}; leave it out here")
-    return told

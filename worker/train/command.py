@@ -6,19 +6,19 @@ import torch
 from torch import nn
 
 from leash._log import logged
-from leash.ps._core import keep_freed_memory
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive
 from leash.ps.options.commands import WorkerOptions
-from leash.ps.options.inner import InnerGroup, check_inner_belongs
+from leash.ps.options.inner_optimizer import InnerGroup, check_inner_belongs
 from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
+from leash.ps.processes import keep_memory
 from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.worker.client.encoding import Encoding
 from leash.worker.datasets import Positions, load_dataset, shares
 from leash.worker.optim.optimizer import PSOptimizer
-from leash.worker.train.straggler import Straggler
+from leash.worker.train.slowdown import Straggler
 from leash.worker.train.task import Task, choose_device, make_model, resolve_task
 from leash.worker.train.trainer import Trainer
 from leash.worker.train.waiting import Waiting
@@ -31,9 +31,9 @@ def run(options: WorkerOptions) -> int:
         UsageError: the options do not fit each other, the run or this machine.
         LeashError: whatever else ends this worker's part.
     """
-    keep_freed_memory()
     check_positive(options, "batch_size", "threads", "wait_s", "timeout_s")
     say = _speaker(options.rank)
+    keep_memory(say)
     address = address_of(options.server, options.ps_ip, options.ps_port)
     with ControlChannel(address) as channel:
         waiting = Waiting(say)
@@ -54,7 +54,7 @@ def run(options: WorkerOptions) -> int:
     try:
         model = make_model(task, dataset, device, dropout=options.dropout)
         straggler = Straggler(
-            options.slow, float(options.heterogeneity), time_scale=options.time_scale,
+            options.slowness, options.ratio, time_scale=options.time_scale,
             seed=task.seed, rank=options.rank,
         )  # fmt: skip
         encoding = Encoding(options.codec, options.int8_block, options.topk_ratio)

@@ -95,7 +95,7 @@ class Evaluator:
             self._board.close()
 
     def _await_epoch(self, seen: int) -> Beaten:
-        return self._client.liveness.wait_until(
+        return self._client.wait_until(
             lambda b: b.finished or b.epoch > seen, lambda _: self._watch()
         )
 
@@ -103,9 +103,8 @@ class Evaluator:
         version = self._client.pull(self._slabs.parameters)
         self._slabs.scatter()
         loss, accuracy = evaluate(self._model, self._dataset, self._options.test_batch_size)
-        welcome = self._client.welcome
         report = Report(
-            0, welcome.incarnation, "evaluation", epoch, version, self._dataset.test_size,
+            0, self._client.incarnation, "evaluation", epoch, version, self._dataset.test_size,
             loss, accuracy, 0.0, 0.0,
         )  # fmt: skip
         self._client.report(report)

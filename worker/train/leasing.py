@@ -59,12 +59,13 @@ class LeaseWork:
             batch_size: that this worker was started with.
         """
         self._optimizer: Final = optimizer
+        self._client: Final = optimizer.client
         self._speed: Final = speed
         self._size: Final = size
         self._epochs: Final = epochs
         self._batch_size: Final = batch_size
         # The server's seed, whatever this worker's own is: all workers need the same permutation.
-        self._seed: Final = int(optimizer.client.settings["seed"])
+        self._seed: Final = int(self._client.settings["seed"])
         self._incarnation = 0  # of this worker when it got its newest lease
 
     def pieces(self) -> Iterator[Piece]:
@@ -78,23 +79,22 @@ class LeaseWork:
 
     def is_held(self) -> bool:
         """Whether this worker still has its lease: it loses it when it has to say hello again."""
-        return self._optimizer.client.welcome.incarnation == self._incarnation
+        return self._client.incarnation == self._incarnation
 
     def _next(self) -> Leased:
         """Asks until the server says to train, or that the training is over."""
-        client = self._optimizer.client
         while True:
             try:
-                leased = client.lease(
+                leased = self._client.lease(
                     self._size, self._epochs, self._batch_size, self._speed.samples_per_s
                 )
             except EvictedError:
                 self._optimizer.rejoin(evicted=True)
                 continue
-            self._incarnation = client.welcome.incarnation
+            self._incarnation = self._client.incarnation
             if leased.order == RETURN:
                 self._optimizer.rejoin()
             elif leased.order == REST:
-                client.liveness.pause(REST_S)
+                self._client.pause(REST_S)
             else:
                 return leased

@@ -19,10 +19,11 @@ from leash.ps.errors import StoppingError
 from leash.ps.options.commands import WorkerOptions
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
+from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.datasets import Dataset, Positions
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.leasing import LeaseWork, Speed
-from leash.worker.train.straggler import Straggler
+from leash.worker.train.slowdown import Straggler
 from leash.worker.train.task import Task, loss_for
 from leash.worker.train.work import Piece, StaticWork, Work
 
@@ -107,6 +108,7 @@ class Trainer:
         self._speed: Final = Speed()
         self._model: Final = model
         self._optimizer: Final = optimizer
+        self._client: Final = optimizer.client
         self._straggler: Final = straggler
         self._say: Final = say
         self._now: Final = now
@@ -116,7 +118,7 @@ class Trainer:
         self._epoch = 0  # the epoch that this worker is in; 0 before the first
         self._of_epoch = _MeanLoss()
         self._next_report_s = now()
-        optimizer.client.deadline_s = now() + (options.timeout_s or math.inf)
+        self._client.deadline_s = now() + (options.timeout_s or math.inf)
 
     def run(self) -> int:
         """Trains until all work is done. Whatever happens, the server hears a bye.
@@ -128,17 +130,17 @@ class Trainer:
             StoppingError: the server ends the run, other than because its time is over.
             LeashError: whatever else ends this worker's part.
         """
-        reason = "stopped"  # by a signal, unless it turns out otherwise
+        reason = STOPPED  # by a signal, unless it turns out otherwise
         try:
             self._train()
-            reason = "done"
+            reason = DONE
         except StoppingError as stopping:
             if str(stopping) != STOPPED_BY_TIMEOUT:
                 raise
-            reason = "done"
+            reason = DONE
             self._say("the time is over")
         except Exception:
-            reason = "failed"
+            reason = FAILED
             raise
         finally:
             self._optimizer.close(reason)
@@ -226,9 +228,9 @@ class Trainer:
             self._report("training", epoch)
 
     def _report(self, kind: str, epoch: int) -> None:
-        totals, client = self.totals, self._optimizer.client
+        totals, client = self.totals, self._client
         report = Report(
-            self._options.rank, client.welcome.incarnation, kind, epoch, client.steps,
+            self._options.rank, client.incarnation, kind, epoch, client.steps,
             totals.samples, self._since_report.value(), 0.0, totals.compute_s, totals.wait_s,
         )  # fmt: skip
         client.report(report)
@@ -248,12 +250,11 @@ class Trainer:
         )  # fmt: skip
 
     def _fixed_local_steps(self) -> int:
-        return parse_local_steps(self._optimizer.client.settings["local_steps"]) or 1
+        return parse_local_steps(self._client.settings["local_steps"]) or 1
 
     def _first_epoch(self) -> int:
         """The epoch to begin with: a worker that replaces another goes on where the run is."""
-        beaten = self._optimizer.client.liveness.beaten
-        return 1 + (beaten.epoch if beaten is not None else 0)
+        return 1 + self._client.epoch
 
     def _seed_dropout(self) -> None:
         # The same seed in every run, and another for every worker. No other seed of a training run

@@ -154,9 +154,9 @@ def _transient(run: Run, by_worker: dict[int, Pace], _: list[Pace], __: Costs) -
 
 def _wider(run: Run) -> str:
     bound = (run.changes[-1].bound if run.changes else run.bound) or 0
-    staleness = f"--staleness {10 if bound < 10 else 2 * bound}"
+    wider = f"--bound {10 if bound < 10 else 2 * bound}"
     policy = "--policy ssp " if bound == 0 else ""
-    return f"a larger bound hides that; try {policy}{staleness}"
+    return f"a larger bound hides that; try {policy}{wider}"
 
 
 def _both(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: Costs) -> str:

@@ -67,7 +67,7 @@ def effective(run: Run) -> dict[str, Any]:
     }
     chosen["policy"] = run.policy
     if run.bound is not None and run.policy != "bsp":
-        chosen["staleness"] = run.bound
+        chosen["bound"] = run.bound
     return {k: v for k, v in {**run.options, **chosen}.items() if k not in BOOKKEEPING}
 
 
@@ -83,8 +83,8 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 FIRST: Final = (
-    "policy", "staleness", "workers", "model", "dataset", "epochs", "batch_size", "lr",
-    "momentum", "seed",
+    "policy", "bound", "max_staleness", "workers", "model", "dataset", "epochs", "batch_size",
+    "lr", "momentum", "seed",
 )  # fmt: skip
 
 

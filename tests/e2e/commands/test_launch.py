@@ -10,6 +10,8 @@ from safetensors.numpy import load_file
 from leash.ps.runs.audit import audit_run
 from support.processes import LEASH, Child
 
+BEFORE = Path(__file__).parents[2] / "support" / "before"
+
 
 def launch(run: Path, *options: str, timeout_s: float = 100.0) -> Child:
     with Child([*LEASH, "launch", f"--run-dir={run}", *options]) as child:
@@ -23,9 +25,16 @@ def summary_of(run: Path) -> dict[str, object]:
     return summary
 
 
+def require_equal_weights(*runs: Path) -> None:
+    results = [load_file(run / "checkpoints" / "final.safetensors") for run in runs]
+    assert results[0].keys() == results[1].keys()
+    for name, tensor in results[0].items():
+        assert tensor.tobytes() == results[1][name].tobytes(), name
+
+
 @pytest.mark.parametrize(
     "rule",
-    [("--policy=bsp",), ("--policy=ssp", "--staleness=2"), ("--policy=asp", "--shards=2")],
+    [("--policy=bsp",), ("--policy=ssp", "--bound=2"), ("--policy=asp", "--shards=2")],
     ids=str,
 )
 def test_digits_train_to_their_accuracy_with_one_slow_worker(
@@ -56,10 +65,16 @@ def test_the_settings_that_a_run_leaves_repeat_it_bit_by_bit(tmp_path: Path) -> 
     )  # fmt: skip
     assert yaml.safe_load((first / "config.yaml").read_text())["seed"] == 5
     launch(second, f"--config={first / 'config.yaml'}")
-    results = [load_file(run / "checkpoints" / "final.safetensors") for run in (first, second)]
-    assert results[0].keys() == results[1].keys()
-    for name, tensor in results[0].items():
-        assert tensor.tobytes() == results[1][name].tobytes(), name
+    require_equal_weights(first, second)
+
+
+def test_the_settings_of_a_run_of_before_repeat_it_bit_by_bit(tmp_path: Path) -> None:
+    """The file has the old names, `staleness` and `staleness_max`; the command line the new."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    launch(old, f"--config={BEFORE / 'bsp.yaml'}", "--seed=5")
+    launch(new, "--policy=bsp", "--bound=0", "--dataset=digits", "--workers=2", "--epochs=2",
+           "--seed=5")  # fmt: skip
+    require_equal_weights(old, new)
 
 
 def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path) -> None:

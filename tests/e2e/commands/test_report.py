@@ -9,7 +9,7 @@ from support.processes import LEASH, Child
 def test_a_launch_ends_with_a_page_that_names_the_slow_worker(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = (
-        "--report", f"--run-dir={run}", "--workers=3", "--policy=ssp", "--staleness=2",
+        "--report", f"--run-dir={run}", "--workers=3", "--policy=ssp", "--bound=2",
         "--dataset=digits", "--epochs=2", "--batch-size=16", "--slow=0.01,0.01,0.2",
     )  # fmt: skip
     with Child([*LEASH, "launch", *words]) as child:

@@ -14,10 +14,11 @@ STEPS = 60
 CHANGES = {
     "--policy=bsp": {"policy": "bsp", "bound": 0},
     "--policy=backup --backup-workers=2": {"policy": "backup", "backup_workers": 2},
-    "--policy=dssp --staleness=1 --staleness-max=6": {"policy": "dssp", "bound_max": 6},
-    "--policy=drop --staleness=1": {"policy": "drop", "staleness_limit": 1},
-    "--policy=ssp --staleness=2 --bound-unit=versions": {"bound_unit": "versions"},
-    "--staleness=5": {"policy": "ssp", "bound": 5, "bound_unit": "clocks"},
+    "--policy=dssp --bound=1 --bound-max=6": {"policy": "dssp", "bound_max": 6},
+    "--policy=drop --max-staleness=1": {"policy": "drop", "staleness_limit": 1},
+    "--policy=ssp --bound=2 --bound-unit=versions": {"bound_unit": "versions"},
+    "--policy=drop --staleness=2": {"policy": "drop", "staleness_limit": 2},
+    "--bound=5": {"policy": "ssp", "bound": 5, "bound_unit": "clocks"},
 }
 
 

@@ -86,11 +86,11 @@ def figures(workers: dict[int, Seen]) -> tuple[float, float]:
     return WORKERS * (STEPS - 1) / (ended_s - began_s), waited_s / lasted_s
 
 
-def predicted(real: dict[int, Seen], policy: Any, staleness: int | None) -> dict[int, Seen]:
+def predicted(real: dict[int, Seen], policy: Any, bound: int | None) -> dict[int, Seen]:
     options = SimulateOptions(
         workers=WORKERS, slow=SLOW, steps=STEPS, data_plan="static", seed=SEED,
         compute="/".join(real[rank].compute(rank) for rank in sorted(real)),
-        policy=policy, staleness=staleness, plot="not drawn.svg",
+        policy=policy, bound=bound, plot="not drawn.svg",
     )  # fmt: skip
     options.check()
     (rule,) = options.rules()
@@ -106,11 +106,11 @@ def predicted(real: dict[int, Seen], policy: Any, staleness: int | None) -> dict
 @pytest.mark.alone
 @pytest.mark.parametrize("rule", [("bsp", None), ("ssp", 3), ("asp", None)], ids=str)
 def test_speed_and_waiting_are_predicted(tmp_path: Path, rule: tuple[str, int | None]) -> None:
-    policy, staleness = rule
-    bound = [f"--staleness={staleness}"] if staleness else []
-    real = launched(tmp_path / "run", f"--policy={policy}", *bound)
+    policy, bound = rule
+    bounds = [f"--bound={bound}"] if bound else []
+    real = launched(tmp_path / "run", f"--policy={policy}", *bounds)
     speed, waiting = figures(real)
-    told_speed, told_waiting = figures(predicted(real, policy, staleness))
+    told_speed, told_waiting = figures(predicted(real, policy, bound))
     assert told_speed == pytest.approx(speed, rel=0.1)
     # Nobody waits under asp: there is no tenth of it.
     assert told_waiting == pytest.approx(waiting, rel=0.1, abs=0.01)

@@ -25,8 +25,9 @@ def refusal(cwd: Path, *words: str) -> str:
     [
         ("launch --model resnet19 --dataset digits", "did you mean resnet18?"),
         ("server --model nets:build", "give --dataset too"),
-        ("launch --dataset digits --staleness=-1", "give 0 or more"),
-        ("launch --dataset digits --policy asp --staleness 3", "leave --staleness out"),
+        ("launch --dataset digits --bound=-1", "give 0 or more"),
+        ("launch --dataset digits --policy drop --bound 3", "give --max-staleness"),
+        ("launch --dataset digits --policy asp --staleness 3", "leave --bound out"),
         ("launch --dataset digits --workers 0", "give a number above 0"),
         ("launch --dataset digits --workers 2 --slow 0,0,1", "one for each worker"),
         (

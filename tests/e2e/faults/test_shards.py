@@ -92,7 +92,7 @@ def test_nobody_is_further_ahead_than_the_bound_on_any_shard(policy: str, bound:
             assert client.push_pull(gradients, parameters, samples=1).lag <= bound
         client.close()
 
-    settings = {"workers": 2, "policy": policy, "staleness": bound, "chunk_kib": 64}
+    settings = {"workers": 2, "policy": policy, "bound": bound, "chunk_kib": 64}
     with serving(**settings, shards=SHARDS) as running, ThreadPoolExecutor(2) as pool:
         list(pool.map(work, [running.address] * 2, (1, 2), (0.0, 0.003)))
         assert running.join() == 0

@@ -96,7 +96,7 @@ def summary_of(run: Path) -> dict[str, Any]:
     "options",
     [
         ("--policy=asp",),
-        ("--policy=ssp", "--staleness=2", "--shards=2"),
+        ("--policy=ssp", "--bound=2", "--shards=2"),
         ("--policy=bsp", "--data-plan=lease"),
         ("--policy=bsp", "--batch-plan=weighted"),
     ],
@@ -164,7 +164,7 @@ def test_the_lease_of_a_killed_worker_is_handed_out_again(
     run = tmp_path / "run"
     options = ["--workers=3", f"--policy={policy}", "--data-plan=lease"]
     if policy == "ssp":
-        options.append("--staleness=1")
+        options.append("--bound=1")
     with ExitStack() as stack:
         server, address = stack.enter_context(server_process(run, *options))
         with gate(tmp_path, 3):
@@ -190,7 +190,7 @@ def test_the_lease_of_a_killed_worker_is_handed_out_again(
 
 def test_what_was_applied_and_not_answered_is_counted_as_used_twice() -> None:
     """ssp(1): the first worker's second step waits for the second worker when the first goes."""
-    settings: dict[str, Any] = {"workers": 2, "policy": "ssp", "staleness": 1, "chunk_kib": 64}
+    settings: dict[str, Any] = {"workers": 2, "policy": "ssp", "bound": 1, "chunk_kib": 64}
     with (
         serving(**settings, lr=0.5) as running,
         peers(*[running.address, running.data_address] * 2) as (c1, d1, c2, d2),

@@ -42,7 +42,7 @@ def bytes_per_sample(summary: dict[str, Any]) -> float:
     "options",
     [
         ("--policy=bsp", "--transport=shm", "--momentum=0.9", "--nesterov", "--lr=0.7"),
-        ("--policy=ssp", "--staleness=2", "--transport=tcp", "--codec=bf16"),
+        ("--policy=ssp", "--bound=2", "--transport=tcp", "--codec=bf16"),
         ("--policy=asp", "--shards=2", "--inner-optimizer=adamw"),
         ("--policy=ssp", "--transport=shm", "--codec=int8", "--inner-momentum=0.5"),
     ],

@@ -5,7 +5,7 @@ import pytest
 
 from leash.bench.harness.rows import Row, make_row, read_json, write_json
 from leash.bench.harness.trial import Times, Trial, alone, in_turn
-from leash.bench.show.table import caption, print_table, size_of
+from leash.bench.show.row_table import caption, print_table, size_of
 
 KEYS = {
     "bench", "system", "transport", "codec", "nbytes", "workers", "shards", "median_s", "p99_s",

@@ -56,7 +56,7 @@ def test_the_demos_server_command_line_means_what_it_says() -> None:
     _, options = parse(DEMO_SERVER.split())
     assert options == ServerOptions(
         ps_ip="127.0.0.1", ps_port=29500, data_dir="DIR", learners="1-2-3", epochs=1,
-        model="MnistCNN", staleness=0, run_dir="OUT", timeout_s=10_000, len_train_data=60_000,
+        model="MnistCNN", bound=0, run_dir="OUT", timeout_s=10_000, len_train_data=60_000,
         test_batch_size=500,
     )  # fmt: skip
     options.check()
@@ -88,9 +88,9 @@ def test_settings_come_back_from_their_own_command_line() -> None:
 
 
 def test_settings_come_back_from_a_file(tmp_path: Path) -> None:
-    options = LaunchOptions(dataset="digits", slow="0.5", staleness=2, lr=0.5, dropout=False)
+    options = LaunchOptions(dataset="digits", slow="0.5", bound=2, lr=0.5, dropout=False)
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump({"dataset": "digits", "slow": "0.5", "staleness": 2, "lr": 0.5,
+    file.write_text(yaml.safe_dump({"dataset": "digits", "slow": "0.5", "bound": 2, "lr": 0.5,
                                     "dropout": False, "seed": None}))  # fmt: skip
     assert parse(["launch", "--config", str(file)]) == ("launch", options)
 
@@ -122,10 +122,10 @@ def test_the_command_line_wins_over_a_file(tmp_path: Path) -> None:
         ("server --lr", r"leash server: --lr: expected one argument \(see leash server --help\)"),
         ("server --nesterov=1", r"leash server: --nesterov: takes no value .*"),
         ("server --config none.yaml", "leash server: --config: File .*none.yaml'"),
-        ("server --stale-threshold=-1", "leash server: --staleness -1: .* give 0 or more"),
-        ("server --policy bsp --staleness 3", "leash server: --policy bsp --staleness 3: .*"),
-        ("server --policy asp --staleness 3", "leash server: --policy asp --staleness 3: .*"),
-        ("server --policy ssp --staleness 0", "leash server: --policy ssp needs --staleness 1 .*"),
+        ("server --stale-threshold=-1", "leash server: --bound -1: .* give 0 or more"),
+        ("server --policy bsp --bound 3", "leash server: --policy bsp --bound 3: .*"),
+        ("server --policy asp --staleness 3", "leash server: --policy asp --bound 3: .*"),
+        ("server --policy ssp --staleness 0", "leash server: --policy ssp needs --bound 1 .*"),
         ("server --bind here", "leash server: address 'here': write it as tcp://HOST:PORT, .*"),
         ("server --ps-port 70000", "leash server: --ps-port 70000: .* from 0 to 65535"),
         ("server --learners 1-x", "leash server: --learners 1-x: write ranks .* such as 1-2-3"),
@@ -145,10 +145,10 @@ def test_the_command_line_wins_over_a_file(tmp_path: Path) -> None:
         ("launch --dataset digits --workers 3 --slow 0,1", "leash launch: --slow 0,1: .* 3 .*"),
         ("launch --dataset digits --slow x", "leash launch: --slow x: expected numbers, .*"),
         ("launch --dataset digits --hetero-allocation 1-1-1", "leash launch: --hetero-.*"),
-        ("server --policy drop", "leash server: --policy drop needs --staleness R, .*"),
+        ("server --policy drop", "leash server: --policy drop needs --max-staleness R, .*"),
         ("server --workers 2 --policy backup --backup-workers 2", "leash server: .* give fewer"),
         ("set", "leash set: say what to change: .*"),
-        ("set --policy dssp --staleness-max 1", "leash set: --staleness-max 1: give at least .*"),
+        ("set --policy dssp --staleness-max 1", "leash set: --bound-max 1: give at least .*"),
         ("set --policy bsp --server nowhere", "leash set: address 'nowhere': write it as .*"),
         ("launch --dataset digits --batch-size 0", "leash launch: --batch-size 0: .* above 0"),
         ("doctor --server nowhere", "leash doctor: address 'nowhere': write it as .*"),

@@ -24,7 +24,8 @@ EVERY = [
     choose_rule("bsp", None), choose_rule("ssp", 5), choose_rule("asp", None),
     choose_rule("ssp", 4, bound_unit="versions"), choose_rule("dssp", 0, 0),
     choose_rule("dssp", 2, 9), choose_rule("backup", None, None, 0),
-    choose_rule("backup", None, None, 2), choose_rule("drop", 0), choose_rule("drop", 8),
+    choose_rule("backup", None, None, 2), choose_rule("drop", None, max_staleness=0),
+    choose_rule("drop", None, max_staleness=8),
 ]  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def test_each_policy_of_the_table_names_a_paper_that_the_docstring_tells_of() ->
 
 
 @pytest.mark.parametrize(
-    ("policy", "staleness", "rule"),
+    ("policy", "bound", "rule"),
     [
         (None, None, Rule(SSP, 3)),
         (None, 0, Rule(BSP, 0)),
@@ -52,43 +53,48 @@ def test_each_policy_of_the_table_names_a_paper_that_the_docstring_tells_of() ->
         ("dssp", None, Rule(DSSP, 3, bound_max=15)),
         ("dssp", 5, Rule(DSSP, 5, bound_max=17)),
         ("backup", None, Rule(BACKUP, None, backup_workers=1)),
-        ("drop", 8, Rule(DROP, None, staleness_limit=8)),
     ],
 )
-def test_policy_and_bound_make_a_rule(
-    policy: str | None, staleness: int | None, rule: Rule
-) -> None:
-    assert choose_rule(policy, staleness) == rule
+def test_policy_and_bound_make_a_rule(policy: str | None, bound: int | None, rule: Rule) -> None:
+    assert choose_rule(policy, bound) == rule
+
+
+def test_drop_has_a_limit_of_staleness_and_no_bound() -> None:
+    rule = choose_rule("drop", None, max_staleness=8)
+    assert (rule.policy, rule.bound, rule.staleness_limit) == (DROP, None, 8)
 
 
 @pytest.mark.parametrize(
-    ("policy", "staleness", "mend"),
+    ("policy", "bound", "mend"),
     [
         (None, -1, "give 0 or more"),
         ("ssp", -1, "give 0 or more"),
         ("ssp", 0, "--policy bsp"),
-        ("bsp", 1, "leave --staleness out"),
-        ("asp", 0, "leave --staleness out"),
-        ("asp", 3, "leave --staleness out"),
-        ("backup", 3, "leave --staleness out"),
-        ("drop", None, "--policy drop needs --staleness R"),
+        ("bsp", 1, "leave --bound out"),
+        ("asp", 0, "leave --bound out"),
+        ("asp", 3, "leave --bound out"),
+        ("backup", 3, "leave --bound out"),
+        ("drop", None, "--policy drop needs --max-staleness R"),
+        ("drop", 8, "--bound 8: drop has no bound; leave --bound out, or give --max-staleness"),
         ("ssp", 1 << 31, "give at most 2147483647"),
     ],
 )
 def test_a_contradiction_is_refused_in_one_line_that_names_the_mend(
-    policy: str | None, staleness: int | None, mend: str
+    policy: str | None, bound: int | None, mend: str
 ) -> None:
     with pytest.raises(UsageError, match=mend) as raised:
-        choose_rule(policy, staleness)
+        choose_rule(policy, bound)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("settings", "mend"),
     [
-        ({"policy": "dssp", "staleness": 5, "staleness_max": 4}, "at least --staleness, .* 5"),
-        ({"policy": "dssp", "staleness": 0, "staleness_max": 1025}, "at most 1024"),
-        ({"policy": "ssp", "staleness_max": 4}, "--staleness-max 4: .* add --policy dssp"),
+        ({"policy": "dssp", "bound": 5, "bound_max": 4}, "at least --bound, .* 5"),
+        ({"policy": "dssp", "bound": 0, "bound_max": 1025}, "at most 1024"),
+        ({"policy": "ssp", "bound_max": 4}, "--bound-max 4: .* add --policy dssp"),
+        ({"policy": "ssp", "max_staleness": 4}, "--max-staleness 4: .* add --policy drop"),
+        ({"policy": "drop", "max_staleness": -1}, "--max-staleness -1: .* give 0 or more"),
         ({"policy": None, "backup_workers": 1}, "--backup-workers 1: add --policy backup"),
         ({"policy": "backup", "backup_workers": -1}, "--backup-workers -1: give 0 or more"),
         ({"policy": "asp", "bound_unit": "versions"}, "--bound-unit versions: goes with .* ssp"),
@@ -99,7 +105,7 @@ def test_a_limit_that_its_policy_does_not_have_is_refused(
     settings: dict[str, Any], mend: str
 ) -> None:
     with pytest.raises(UsageError, match=mend) as raised:
-        choose_rule(**{"staleness": None, **settings})
+        choose_rule(**{"bound": None, **settings})
     assert "\n" not in str(raised.value)
 
 

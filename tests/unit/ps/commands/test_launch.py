@@ -73,7 +73,7 @@ def read_until(process: Process, pattern: str) -> str:
 
 def test_a_run_is_trained_and_leaves_all_that_a_run_leaves(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    with launched(run_dir, *TRAIN, "--epochs", "2", "--slow", "0,0.01", "--staleness", "2") as p:
+    with launched(run_dir, *TRAIN, "--epochs", "2", "--slow", "0,0.01", "--bound", "2") as p:
         out, err = p.communicate(timeout=100)
     assert (p.returncode, err) == (0, "")
     assert "starting: waiting for worker" in out
@@ -92,7 +92,7 @@ def test_a_run_is_trained_and_leaves_all_that_a_run_leaves(tmp_path: Path) -> No
         batch_size=100,
         epochs=2,
         slow="0,0.01",
-        staleness=2,
+        bound=2,
         lr_scaling="linear",
     )
 

@@ -15,7 +15,7 @@ from leash.ps.experiments import plan
 from leash.ps.experiments.command import _is_there
 from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import Outcome, median_rows, read_outcome
-from leash.ps.experiments.table import outcome_table
+from leash.ps.experiments.outcome_table import outcome_table
 
 SWEEP = """
 about: a sweep
@@ -23,7 +23,7 @@ target_accuracy: 0.9
 base: {dataset: digits, workers: 2, slow: [0, 0.5]}
 runs:
   "fixed: bsp": {policy: bsp}
-  "fixed: ssp 3": {policy: ssp, staleness: 3}
+  "fixed: ssp 3": {policy: ssp, bound: 3}
 seeds: [1, 2]
 published: {somebody: 401}
 """
@@ -62,7 +62,7 @@ def test_each_run_has_the_common_settings_and_its_own_for_every_seed(sweep: Path
         ("fixed: ssp 3", "fixed-ssp-3-seed-2", 2),
     ]
     assert {run.options.slow for run in runs} == {"0,0.5"}
-    assert [run.options.staleness for run in runs] == [None, None, 3, 3]
+    assert [run.options.bound for run in runs] == [None, None, 3, 3]
 
 
 def test_options_of_the_command_win_over_the_file(sweep: Path) -> None:
@@ -79,7 +79,7 @@ def test_options_of_the_command_win_over_the_file(sweep: Path) -> None:
         ("runs: {}", "expected a map with runs"),
         ("runs: {a: {}}\nbase: {dataset: digits}\nextra: 1", "unknown extra"),
         ("runs: {a: {stalenes: 1}}\nbase: {dataset: digits}", "run a: unknown option --stalenes"),
-        ("runs: {a: {staleness: -1}}\nbase: {dataset: digits}", "run a: --staleness -1"),
+        ("runs: {a: {bound: -1}}\nbase: {dataset: digits}", "run a: --bound -1"),
         ("runs: {a: {}}", "run a: say what to train"),
         ("runs: {a: {}}\nbase: {dataset: digits}\ntarget_accuracy: 97.5", "target_accuracy 97.5"),
         ("runs: {a: ", "not a file of an experiment"),

@@ -24,7 +24,7 @@ from leash.ps.options.staleness import core_compensation, core_staleness_rate
          "corrects sgd alone, not adam; leave it out, or give --optimizer sgd"),
         ({"delay_compensation": "constant", "policy": "bsp"}, "--delay-compensation constant: "
          "nothing is stale under bsp; leave it out, or give --policy ssp or asp"),
-        ({"staleness_lr": "inverse", "staleness": 0}, "--staleness-lr inverse: nothing is stale "
+        ({"staleness_lr": "inverse", "bound": 0}, "--staleness-lr inverse: nothing is stale "
          "under bsp; leave it out, or give --policy ssp or asp"),
     ],
 )  # fmt: skip

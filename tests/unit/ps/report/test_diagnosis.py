@@ -66,7 +66,7 @@ def test_steps_that_stumble_call_for_a_larger_bound(tmp_path: Path) -> None:
     told = of(tmp_path, simulate(times, steps=300, bound=0))
     assert told.kind == "transient"
     assert "stumble now and then" in told.headline
-    assert told.headline.endswith("a larger bound hides that; try --policy ssp --staleness 10")
+    assert told.headline.endswith("a larger bound hides that; try --policy ssp --bound 10")
     # bsp's limit for exponential steps: the mean of 10 over the mean of their largest, 1 / H(10).
     assert told.costs.waiting == pytest.approx(1 - 1 / sum(1 / k for k in range(1, 11)), abs=0.02)
     assert told.costs.transient > 0.8 * told.costs.waiting

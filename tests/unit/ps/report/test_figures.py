@@ -187,7 +187,7 @@ def test_settings_that_differ_are_those_and_no_bookkeeping(tmp_path: Path) -> No
 def test_settings_that_matter_are_the_usual_and_the_changed(tmp_path: Path) -> None:
     (run,) = some_runs(tmp_path, [{"lr": 0.1, "codec": "bf16", "nesterov": False, "eps": None}])
     mattering = mattering_settings(run, {"lr": 0.1, "codec": "f32", "nesterov": False})
-    assert mattering == {"policy": "ssp", "staleness": "2", "lr": "0.1", "codec": "bf16"}
+    assert mattering == {"policy": "ssp", "bound": "2", "lr": "0.1", "codec": "bf16"}
 
 
 def test_every_colour_of_a_figure_has_another_in_the_dark() -> None:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leash.ps._core import StepClock
-from leash.ps.runs.audit import audit, audit_run
 from leash.ps.policy import choose_rule
+from leash.ps.runs.audit import audit, audit_run
 
 Event = dict[str, Any]
 
@@ -34,8 +34,8 @@ def step(worker: int, number: int, lag: int, **more: Any) -> Event:
     return {**told, **more}
 
 
-def rule(event: str, policy: str, *limits: Any) -> Event:
-    told = choose_rule(policy, *(limits or (None,))).told()
+def rule(event: str, policy: str, *limits: Any, max_staleness: int | None = None) -> Event:
+    told = choose_rule(policy, *(limits or (None,)), max_staleness=max_staleness).told()
     return {"event": event, **told, "workers": [], "step_events": 1}
 
 
@@ -85,16 +85,16 @@ def test_the_upper_limit_is_what_dssp_is_held_to() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "limits", "staleness", "dropped"),
+    ("policy", "limit", "staleness", "dropped"),
     [
-        ("drop", (2,), 2, False), ("drop", (2,), 3, True), ("backup", (), 0, False),
-        ("backup", (), 1, True), ("asp", (), 99, False),
+        ("drop", 2, 2, False), ("drop", 2, 3, True), ("backup", None, 0, False),
+        ("backup", None, 1, True), ("asp", None, 99, False),
     ],
 )  # fmt: skip
 def test_what_is_dropped_is_what_is_too_stale(
-    policy: str, limits: tuple[int, ...], staleness: int, dropped: bool
+    policy: str, limit: int | None, staleness: int, dropped: bool
 ) -> None:
-    events = [joined(1), rule("started", policy, *limits), push(1, 1)]
+    events = [joined(1), rule("started", policy, max_staleness=limit), push(1, 1)]
     told = {"staleness": staleness, "dropped": dropped}
     assert audit([*events, step(1, 1, lag=0, **told)]) == []
     (violation,) = audit([*events, step(1, 1, lag=0, **{**told, "dropped": not dropped})])

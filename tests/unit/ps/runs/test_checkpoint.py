@@ -7,12 +7,12 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
-from leash.ps.options.commands import ServerOptions
 from leash.ps.errors import CheckpointError
-from leash.ps.wire.layout import Layout, Slot
-from leash.ps.shard.model import ServedModel
+from leash.ps.options.commands import ServerOptions
 from leash.ps.policy import choose_rule
+from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
+from leash.ps.shard.model import ServedModel
+from leash.ps.wire.layout import Layout, Slot
 
 RULE = choose_rule("asp", None)
 LAYOUT = Layout(
@@ -27,7 +27,7 @@ CONFIG = ServerOptions(lr=0.5, momentum=0.9, chunk_kib=64)
 
 
 def model_of(layout: Layout, options: ServerOptions) -> ServedModel:
-    return ServedModel(layout, options.chunk_kib * 1024, options, RULE, softened=options)
+    return ServedModel(layout, options.chunk_nbytes, options, RULE, softened=options)
 
 
 def trained_model(options: ServerOptions = CONFIG, steps: int = 2) -> ServedModel:

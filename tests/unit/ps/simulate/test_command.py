@@ -102,7 +102,7 @@ def test_policies_and_failures_are_read_as_they_are_written() -> None:
         (["--slow=1", "--compare=bsp,,asp"], "such as bsp, ssp 1"),
         (["--slow=1", "--compare=asp 3"], "such as bsp, ssp 1"),
         (["--slow=1", "--compare=bsp", "--policy=asp"], "leave --policy out"),
-        (["--slow=1", "--staleness=-1"], "give 0 or more"),
+        (["--slow=1", "--bound=-1"], "give 0 or more"),
         (["--slow=1", "--plot=a.gif"], "give a name that ends in .svg, .png, .pdf"),
     ],
     ids=str,

@@ -5,7 +5,7 @@ import pytest
 from leash.ps.errors import UsageError
 from leash.ps.options.base import common_options
 from leash.ps.options.commands import LaunchOptions, WorkerOptions
-from leash.ps.options.inner import InnerGroup, check_inner_belongs
+from leash.ps.options.inner_optimizer import InnerGroup, check_inner_belongs
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from collections.abc import Callable
 from typing import Final
 
 from leash.ps.errors import UsageError
+from leash.ps.options.base import DEFAULT_SEED
 from leash.ps.slowness.delays import Delays
-from leash.ps.slowness.grammar import parse_slowness
+from leash.ps.slowness.grammar import NOT_SLOWED, Slowness
 
 _NEGLIGIBLE: Final = 0.01  # nobody hears of a debt that is a smaller share of the run
 _FORGETTING: Final = 0.01  # each step takes away this share of older steps, and of what is owed
@@ -30,11 +31,11 @@ class Straggler:
 
     def __init__(
         self,
-        slow: str = "0",
+        slow: Slowness = NOT_SLOWED,
         heterogeneity: float = 1.0,
         *,
         time_scale: float = 1.0,
-        seed: int = 1,
+        seed: int = DEFAULT_SEED,
         rank: int = 1,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.monotonic,
@@ -42,7 +43,7 @@ class Straggler:
         """Owes nothing yet.
 
         Args:
-            slow: the worker's own item of --slow.
+            slow: the worker's own.
             heterogeneity: r, above 0 and at most 1: it takes 1/r times as long to compute.
             time_scale: how many seconds a second of the experiment takes here.
             seed: of the run; it repeats the delays.
@@ -51,13 +52,13 @@ class Straggler:
             now: seconds on a clock that never goes back.
 
         Raises:
-            UsageError: `slow` does not follow the grammar, or heterogeneity is outside (0, 1].
+            UsageError: heterogeneity is outside (0, 1].
         """
         if not 0.0 < heterogeneity <= 1.0:
             raise UsageError(
                 f"--heterogeneity {heterogeneity:g}: give a number above 0 and at most 1"
             )
-        self._delays: Final = Delays(parse_slowness(slow), seed=seed, rank=rank)
+        self._delays: Final = Delays(slow, seed=seed, rank=rank)
         self._heterogeneity: Final = heterogeneity
         self._scale: Final = time_scale
         self._stretch: Final = time_scale / heterogeneity - 1.0  # sleep for a second of computing

@@ -1,0 +1,10 @@
+"""What a run leaves in its directory, and how it is re-checked.
+
+| file | module |
+| --- | --- |
+| config.yaml, summary.json, logs/ | rundir.py |
+| events.jsonl | events.py writes it, audit.py re-checks the bound from it |
+| checkpoints/ | checkpoint.py |
+
+Imports: the wire, for the layout of a model.
+"""
