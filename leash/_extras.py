@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from typing import Final
 
-# By the names under which they are imported; pyproject.toml has the same by the names of projects.
+# The key is the name under which a package is imported; pyproject.toml lists the projects' names.
 EXTRAS: Final = {
     "torch": "torch",
     "torchvision": "datasets",

@@ -307,10 +307,14 @@ class Client:
     def wait_until(
         self, is_reached: Callable[[Beaten], bool], on_wait: Callable[[Beaten | None], None]
     ) -> Beaten:
-        """Waits for an answer to a beat that satisfies `is_reached`; returns it.
+        """Waits for an answer to a beat that says what the caller waits for.
 
         Args:
-            on_wait: called about twice a second while waiting, with the newest answer.
+            is_reached: says of an answer whether it is the one.
+            on_wait: called about twice a second with the newest answer, or None before the first.
+
+        Returns:
+            The answer that satisfies `is_reached`.
 
         Raises:
             LeashError: what ended this process's part in the run.
@@ -318,7 +322,11 @@ class Client:
         return self.liveness.wait_until(is_reached, on_wait)
 
     def pause(self, seconds: float) -> None:
-        """Lets some time pass, but none in which a beat brings news."""
+        """Waits for the answer to a beat, but not for longer than this.
+
+        Args:
+            seconds: at most so many.
+        """
         self.liveness.pause(seconds)
 
     def pull(self, parameters: Slab) -> int:
