@@ -18,7 +18,6 @@ from leash.ps.errors import (
     NonfiniteError,
     NotReadyError,
     PayloadSizeError,
-    ProtocolError,
     ResyncError,
     SegmentError,
     StoppingError,
@@ -248,8 +247,8 @@ class DataPlane:
     ) -> None:
         try:
             self._push(model, route, msg, chunk, source)
-        except ProtocolError as error:
-            self._replies.refuse(route, msg, error, chunk)
+        except Exception as error:
+            self._replies.refuse(route, msg, self._metrics.refusal(error), chunk)
 
     def _push(
         self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
@@ -290,8 +289,8 @@ class DataPlane:
             asked = Parked(route, msg, chunk, None, msg.codec, nbytes, _is_duplicate(result))
             try:
                 self._settle(model, asked, result)
-            except ProtocolError as error:
-                self._replies.refuse(route, msg, error, chunk)
+            except Exception as error:  # the chunks after it have answers for others
+                self._replies.refuse(route, msg, self._metrics.refusal(error), chunk)
 
     def _settle(self, model: ServedModel, asked: Parked, result: PushResult) -> None:
         """What a push of a chunk has set off."""

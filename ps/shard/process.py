@@ -157,9 +157,10 @@ class ShardServer:
             answer = self._handlers[type(message)](message, payload)
         except Exception as error:
             refusal = self._metrics.refusal(error)
-            self._metrics.refused(refusal)
-            failed = Failed(refusal.code, str(refusal)[:512]), None
-            answer = None if isinstance(message, UNANSWERED) else failed
+            if isinstance(message, UNANSWERED):
+                self._metrics.refused(refusal)
+                return
+            answer = Failed(refusal.code, str(refusal)[:512]), None  # counted by who asked
         if answer is not None:
             self._link.send(*answer)
 
