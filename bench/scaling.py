@@ -1,8 +1,9 @@
 """What does one more worker cost the server?
 
-Three policies, from 1 to 64 workers, which one process simulates (harness/simulated_workers.py): each pushes 16
-chunks of 64 KiB a step. The operating system tells the CPU time of the server's threads; the loop's
-thread is the one that runs Python, and harness/counted_server.py tells what of that is the core.
+Three policies, from 1 to 64 workers, which one process simulates (harness/simulated_workers.py):
+each pushes 16 chunks of 64 KiB a step. The operating system tells the CPU time of the server's
+threads; the loop's thread is the one that runs Python, and harness/counted_server.py tells what of
+that is the core.
 What is left of it is Python's share, with pyzmq's side of the sockets. Then the clock alone, for up
 to 100,000 workers.
 
@@ -24,7 +25,7 @@ import psutil
 from leash.bench.command import bench_main
 from leash.bench.harness.counted_server import COUNTS
 from leash.bench.harness.rows import Row, make_row
-from leash.bench.harness.simulated_workers import Herd
+from leash.bench.harness.simulated_workers import SimulatedWorkers
 from leash.bench.harness.trial import Round, Times, Trial, alone, in_turn
 from leash.bench.harness.workload import LR
 from leash.bench.systems.leash import server
@@ -90,7 +91,7 @@ def measure_servers(
                           nbytes=CHUNK_NBYTES, workers=workers)  # fmt: skip
             doing(f"{policy}, workers {workers}", len(running) / (2 * len(counts) * len(POLICIES)))
             used[trial] = Used()
-            running[trial] = stack.enter_context(herd_of(trial, used[trial]))
+            running[trial] = stack.enter_context(rounds_of(trial, used[trial]))
         doing("rounds", 0.5)
         times = in_turn(rounds, round_s, running)
     return [
@@ -105,16 +106,16 @@ def measure_servers(
 
 
 @contextmanager
-def herd_of(trial: Trial, used: Used) -> Iterator[Round]:
+def rounds_of(trial: Trial, used: Used) -> Iterator[Round]:
     """A server and its simulated workers; what their rounds use is added to `used`."""
     with (
         counted_server(trial.case, trial.workers) as (address, used_so_far),
-        closing(Herd(address, trial.workers, CHUNKS, CHUNK_NBYTES)) as herd,
+        closing(SimulatedWorkers(address, trial.workers, CHUNKS, CHUNK_NBYTES)) as workers,
     ):
 
         def round_(seconds: float) -> list[list[float]]:
             before, began_s = used_so_far(), time.perf_counter()
-            answered = herd.go(lambda: time.perf_counter() > began_s + seconds)
+            answered = workers.go(lambda: time.perf_counter() > began_s + seconds)
             elapsed_s = time.perf_counter() - began_s
             used.add(before, used_so_far(), answered)
             return [[elapsed_s / answered]]  # for one message

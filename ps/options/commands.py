@@ -6,7 +6,7 @@ from typing import ClassVar
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import parse_learners, split_address
 from leash.ps.options.base import Options, check_positive, option
-from leash.ps.options.inner_optimizer import InnerGroup, check_inner_belongs
+from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
 from leash.ps.options.optimizer import OptimizerGroup
 from leash.ps.options.plan import PlanGroup, choose_data_plan
 from leash.ps.options.rule import RuleGroup
@@ -44,7 +44,7 @@ class ServerOptions(
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions(
-    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, InnerGroup, TransportGroup,
+    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, InnerOptimizerGroup, TransportGroup,
     SlownessGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
@@ -78,7 +78,7 @@ class LaunchGroup(Options):
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions(
     LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, StalenessGroup,
-    InnerGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup, RunGroup,
+    InnerOptimizerGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup, RunGroup,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 

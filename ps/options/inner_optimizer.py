@@ -16,7 +16,7 @@ DEFAULT_INNER_WEIGHT_DECAY: Final = {"sgd": 0.0, "adam": 0.0, "adamw": 0.01}
 
 
 @dataclass(frozen=True, kw_only=True)
-class InnerGroup(Options):
+class InnerOptimizerGroup(Options):
     title: ClassVar[str] = "local steps (each worker's own optimizer, of torch.optim)"
 
     inner_optimizer: Literal["sgd", "adam", "adamw"] = option(
@@ -52,7 +52,7 @@ class InnerGroup(Options):
         return default if self.inner_weight_decay is None else self.inner_weight_decay
 
 
-def check_inner_belongs(options: InnerGroup, local_steps: str) -> None:
+def check_inner_belongs(options: InnerOptimizerGroup, local_steps: str) -> None:
     """Raises UsageError for an option of the inner optimizer in a run that has none.
 
     Args:
@@ -61,6 +61,6 @@ def check_inner_belongs(options: InnerGroup, local_steps: str) -> None:
     if takes_local_steps(local_steps):
         return
     for name in INNER_OPTIONS:
-        if getattr(options, name) != getattr(InnerGroup, name):
+        if getattr(options, name) != getattr(InnerOptimizerGroup, name):
             raise UsageError(f"{flag(name)}: needs local steps; leave it out, or start the run "
                              "with --local-steps N, such as 8")  # fmt: skip

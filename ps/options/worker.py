@@ -61,7 +61,7 @@ class TransportGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class SlownessGroup(Options):
-    title: ClassVar[str] = "stragglers, made on purpose"
+    title: ClassVar[str] = "slowness, made on purpose"
 
     slow: str = option(
         "0",

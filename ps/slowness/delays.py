@@ -1,6 +1,6 @@
 """A worker's delays, drawn one after the other; grammar.py says what there is to draw.
 
-The laboratory's workers and the simulator use the same draws: what a run suffers is what is
+Slow workers and the simulator use the same draws: what a run suffers is what is
 predicted for its seed.
 """
 

@@ -23,8 +23,8 @@ _NEGLIGIBLE: Final = 0.01  # a debt of so small a share of the run
 _FORGETTING: Final = 0.01  # of older steps, with each new one; and so much is paid of what is owed
 
 
-class Straggler:
-    """What slows one worker down. The defaults slow nothing."""
+class Slowdown:
+    """Makes one worker slow, by sleeping. With the defaults it never sleeps."""
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ class Diagnosis:
     headline: str  # one sentence, with what to try
     details: tuple[str, ...] = ()
     costs: Costs = Costs()
-    stragglers: tuple[int, ...] = ()  # ranks
+    slow_workers: tuple[int, ...] = ()  # ranks
 
 
 def diagnose(run: Run) -> Diagnosis:
@@ -169,7 +169,7 @@ def _both(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: Costs) 
 def _exchange(_: Run, by_worker: dict[int, Pace], __: list[Pace], costs: Costs) -> str:
     typical_s = min(pace.median_s for pace in by_worker.values())
     return (
-        f"no stragglers, yet {percent(costs.waiting)} of the time went into waiting: a step's own "
+        f"no worker is slow, yet {percent(costs.waiting)} of the time went into waiting: a step's own "
         f"work takes only {seconds(typical_s)}, so taking turns costs as much; try a larger "
         "--batch-size, or --local-steps 8"
     )
@@ -180,10 +180,10 @@ def _none(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: Costs) 
     if slow:
         return f"{_who(by_worker, slow)}, and this run copes: {lost}"
     if _stumbles(by_worker):
-        return f"no stragglers: steps vary, and this run copes: {lost}"
+        return f"no worker is slow: steps vary, and this run copes: {lost}"
     medians = sorted(pace.median_s for pace in by_worker.values())
     return (
-        f"no stragglers: a step takes every worker about the same time ({_between(medians)}), and "
+        f"no worker is slow: a step takes every worker about the same time ({_between(medians)}), and "
         f"{percent(costs.waiting)} of their time went into waiting"
     )
 

@@ -10,7 +10,7 @@ from leash.ps.report.analysis.run import Floats, Run, Track
 from leash.ps.report.analysis.spending import told_compute_s
 
 FEW: Final = 5  # steps that say nothing of a median yet
-SLOWER: Final = 1.25  # a worker whose median step takes so many typical ones is a straggler
+SLOWER: Final = 1.25  # a worker whose median step takes so many typical ones is slow
 SURE: Final = 3.0  # standard errors
 LONG: Final = 3.0  # a step longer than so many medians is a stumble
 
