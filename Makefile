@@ -4,7 +4,7 @@
 #   make test       the whole test suite
 #   make check      linters, types, formatting, stubs
 #   make bench      a short version of every benchmark
-#   make sanitize   the C++ core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make sanitize   the core's tests under sanitizers: of addresses, undefined behaviour, threads
 #   make install    the set-up alone: .venv with everything in it, and the compiled core
 #   make clean      remove what was built
 
@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
-SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py
+SOURCES := $(shell find csrc -path csrc/tests -prune -o -type f -print) CMakeLists.txt setup.py
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 PY_DIRS := leash ps worker tests bench examples tools setup.py
 

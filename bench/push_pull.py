@@ -12,9 +12,9 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
+from leash._extras import is_installed
 from leash.bench.command import bench_main
 from leash.bench.harness.crew import crew
-from leash.bench.harness.needs import installed
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Round, Trial, in_turn
 from leash.bench.show.row_table import size_of
@@ -62,7 +62,7 @@ def _start(trial: Trial, stack: ExitStack) -> Round:
 def systems_of(options: BenchOptions) -> tuple[dict[str, System], list[str]]:
     """Those that are asked for and installed, with the limits; and those that are not installed."""
     asked = parse_words("--systems", options.systems or ",".join(SYSTEMS), tuple(SYSTEMS))
-    here = {name: SYSTEMS[name] for name in asked if installed(SYSTEMS[name].needs or "numpy")}
+    here = {name: SYSTEMS[name] for name in asked if is_installed(SYSTEMS[name].needs or "numpy")}
     return {**here, **LIMITS}, [name for name in asked if name not in here]
 
 

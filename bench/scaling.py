@@ -3,9 +3,8 @@
 Three policies, from 1 to 64 workers, which one process simulates (harness/simulated_workers.py):
 each pushes 16 chunks of 64 KiB a step. The operating system tells the CPU time of the server's
 threads; the loop's thread is the one that runs Python, and harness/counted_server.py tells what of
-that is the core.
-What is left of it is Python's share, with pyzmq's side of the sockets. Then the clock alone, for up
-to 100,000 workers.
+that is the core. What is left of it is Python's share, with pyzmq's side of the sockets. Then the
+clock alone, for up to 100,000 workers.
 
     python -m leash.bench.scaling [--short] [--workers 1,4,64] [--json FILE] [--picture FILE]
 """
@@ -29,7 +28,7 @@ from leash.bench.harness.simulated_workers import SimulatedWorkers
 from leash.bench.harness.trial import Round, Times, Trial, alone, in_turn
 from leash.bench.harness.workload import LR
 from leash.bench.systems.leash import server
-from leash.ps._core import StalenessClock
+from leash.ps._core import StepClock
 from leash.ps.options.base import parse_counts
 from leash.ps.options.bench import BenchOptions
 from leash.ps.policy import ASP, BSP, SSP
@@ -165,7 +164,7 @@ def _clock_row(trial: Trial, times: Times) -> Row:
 
 
 def ticks(workers: int, ranks: list[int]) -> Callable[[], None]:
-    clock = StalenessClock(None)
+    clock = StepClock(None)
     for worker in range(1, workers + 1):
         clock.join(worker, 0)
     turn = _turns(ranks)

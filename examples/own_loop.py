@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from leash.worker import PSOptimizer
+from leash import PSOptimizer
 
 
 def main() -> None:

@@ -7,15 +7,18 @@
     loss.backward()
     optimizer.step()  # push the gradients, pull the parameters, honour the bound
 
-Importing this package imports nothing else: each name below is imported when it is first used.
+Importing this package is cheap: each name below is imported when it is first used. What Leash says
+also goes to the loggers below "leash", which are silent until a script gives them a handler.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from leash._version import __version__
 
 if TYPE_CHECKING:
     from leash.ps.errors import (
+        ArgumentError,
         CheckpointError,
         EvictedError,
         FencedError,
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from leash.worker.optim.optimizer import PSOptimizer
 
 __all__ = [
+    "ArgumentError",
     "BernoulliMixture",
     "CheckpointError",
     "Client",
@@ -90,18 +94,24 @@ _HOMES: Final = {
 }
 
 
+logging.getLogger("leash").addHandler(logging.NullHandler())
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'leash' has no attribute {name!r}")
     import importlib
 
+    from leash._extras import install_command, package_of
+
     try:
         value = getattr(importlib.import_module(_HOMES.get(name, "leash.ps.errors")), name)
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        package = package_of(error)
+        if package is None:
             raise
         raise ImportError(
-            f"leash.{name} needs PyTorch: pip install 'leash[torch]'", name="torch"
+            f"leash.{name} needs {package}: {install_command(package)}", name=package
         ) from error
     globals()[name] = value
     return value

@@ -26,8 +26,8 @@ __all__: list[str] = [
     "ShardStats",
     "SimulatedChunk",
     "SimulatedPush",
-    "StalenessClock",
     "StalenessRate",
+    "StepClock",
     "SumOptions",
     "build_info",
     "codecs",
@@ -58,7 +58,7 @@ class ChunkSpec:
 
 class Nonfinite(enum.Enum):
     """
-    What to do with a push that holds a NaN or an infinity.
+    What the shard does with a push that holds a NaN or an infinity.
     """
 
     APPLY = ...
@@ -160,7 +160,7 @@ class AdagradOptions:
 
 class SumOptions:
     """
-    Parameters that are sums of what is pushed.
+    For parameters that are sums of what is pushed.
 
     Under bsp w = (1 - lr) * w + lr * (the plain sum of a step's pushes, in the order of worker ids); on
     arrival the same with one push. ValueError unless lr is from 0 to 1.
@@ -171,11 +171,12 @@ class SumOptions:
 
 class Schedule:
     """
-    How the learning rate goes with the number of updates.
+    The learning rate as a function of the number of updates.
 
-    decay: 'constant', 'step' (torch's StepLR: step_size, gamma), 'cosine' (CosineAnnealingLR from 0 to
-    total_updates, down to minimum, where it stays) or 'power' (base * (version + offset)**-power). Before
-    it LinearLR, from warmup_start_factor to 1 in warmup_updates; the decay counts from 0 after that.
+    decay: 'constant', 'step' (torch's StepLR: step_size, gamma), 'cosine' (CosineAnnealingLR from 0
+    to total_updates, down to minimum, where it stays) or 'power' (base * (version +
+    offset)**-power). A warm-up comes first (LinearLR, from warmup_start_factor to 1 in
+    warmup_updates), and the decay counts updates from its end.
     """
     def __init__(
         self,
@@ -197,12 +198,12 @@ class Schedule:
         version: typing.SupportsInt | typing.SupportsIndex,
     ) -> float:
         """
-        The learning rate of the update that follows `version` of them.
+        The learning rate of the update that follows `version` others.
         """
 
 class StalenessRate:
     """
-    How the learning rate goes with staleness.
+    The factor of a stale update's learning rate.
 
     decay: 'none', 'inverse' (1 / max(1, staleness); Zhang et al. 2016, arXiv:1511.05950) or 'poly'
     ((1 + staleness)^-power; Xie et al. 2019, arXiv:1903.03934).
@@ -213,16 +214,17 @@ class StalenessRate:
     def __repr__(self) -> str: ...
     def factor(self, staleness: typing.SupportsInt | typing.SupportsIndex) -> float:
         """
-        What the learning rate of such an update is multiplied by.
+        The factor for an update of this staleness.
         """
 
 class DelayCompensation:
     """
     DC-ASGD (Zheng et al. 2017, arXiv:1609.08326).
 
-    A gradient g becomes g + strength * g * g * (w - what its worker had). kind: 'none', 'constant', or
-    'adaptive', which divides the strength by sqrt(mean_square + 1e-7), element by element; there
-    mean_square = decay * mean_square + (1 - decay) * g * g, from 0.
+    A gradient g becomes g + strength * g * g * (w - w_old), where w_old are the parameters that its
+    worker had. kind: 'none', 'constant', or 'adaptive', which divides the strength by
+    sqrt(mean_square + 1e-7), element by element; there mean_square = decay * mean_square + (1 -
+    decay) * g * g, from 0.
     """
     def __init__(
         self,
@@ -256,8 +258,8 @@ class Reply:
     """
     An answer that may go out now.
 
-    Its payload, if it has one, holds the chunk's parameters of that version. lag is the worker's at
-    this moment; staleness is that of the push that is answered. dropped: that push was too stale to be
+    If has_payload, the parameters of that version are written where the push wanted them. lag: the
+    worker's, now. staleness: that of the push that is answered. dropped: that push was too stale to be
     applied.
     """
     @property
@@ -279,10 +281,10 @@ class Reply:
 
 class PushResult:
     """
-    What a push set off.
+    The result of a push.
 
-    clock is the worker's on this chunk after the call, 0 if it is not live. nonfinite_index is the
-    place of the first NaN or infinity in the chunk.
+    clock: the worker's on this chunk after the call; 0 if it is not live. nonfinite_index: the place of
+    the first NaN or infinity in the chunk.
     """
     @property
     def clock(self) -> int: ...
@@ -300,7 +302,7 @@ class ShardStats:
     @property
     def applied(self) -> int:
         """
-        pushes that ticked
+        pushes for which a clock ticked
         """
     @property
     def dropped(self) -> int:
@@ -319,7 +321,7 @@ class ShardStats:
     @property
     def max_staleness(self) -> int:
         """
-        but for those dropped
+        of the pushes that were not dropped
         """
     @property
     def mean_staleness(self) -> float: ...
@@ -335,21 +337,21 @@ class ShardStats:
     @property
     def updates(self) -> int:
         """
-        versions, over all chunks
+        updates of all chunks together
         """
 
-class StalenessClock:
+class StepClock:
     """
-    How many steps each live worker has done.
+    Counts the steps of each live worker, and bounds how far one may be ahead.
 
-    A bound of None is asp, 0 is bsp, s is ssp. The minimum never decreases.
+    bound: None for asp, 0 for bsp, s for ssp. The minimum never decreases.
     """
     def __contains__(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool: ...
     def __init__(self, bound: typing.SupportsInt | typing.SupportsIndex | None) -> None: ...
     def __len__(self) -> int: ...
     def admits(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool:
         """
-        Is the lag within the bound: may the worker begin its next step?
+        Whether the lag is within the bound, so that the worker may begin its next step.
         """
     def clock(self, worker: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
@@ -357,7 +359,7 @@ class StalenessClock:
         """
     def is_fastest(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool:
         """
-        Nobody has a larger clock. KeyError if the worker is not live.
+        Whether no worker has a larger clock. KeyError if the worker is not live.
         """
     def join(
         self,
@@ -377,17 +379,17 @@ class StalenessClock:
         """
     def minimum(self) -> int:
         """
-        The smallest clock of any live worker; the last one there was when nobody is live.
+        The smallest clock of any live worker; while none is live, the last minimum there was.
         """
     def slowest(self) -> int:
         """
         Of the workers with the smallest clock, the one that has had it for longest.
 
-        0 if nobody is live.
+        0 if no worker is live.
         """
     def tick(self, worker: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
-        One more step; returns the new clock. KeyError if the worker is not live.
+        Counts one more step; returns the new clock. KeyError if the worker is not live.
         """
     def workers(self) -> list[int]:
         """
@@ -422,11 +424,11 @@ class Rule:
         staleness_limit: typing.SupportsInt | typing.SupportsIndex | None = None,
     ) -> None:
         """
-        bound: how far a worker may be ahead of the slowest when it begins a step; None for no limit.
-        bound_max: makes the bound dynamic, between the two. unit: what bound counts: 'clocks', or 'versions'
-        of the chunk. gather: 'each' gradient is an update, or the mean of a 'step', or of a 'round'.
-        backup_workers: a round does not wait for so many of the live workers. staleness_limit: a gradient
-        that is staler is answered and not applied.
+        bound: how far a worker may be ahead of the slowest when it begins a step; None for
+        no limit. bound_max: makes the bound dynamic, between the two. unit: what the bound counts,
+        'clocks', or 'versions' of the chunk. gather: what is an update, 'each' gradient, or the mean of
+        those of a 'step' or of a 'round'. backup_workers: how many of the live workers a round does not
+        wait for. staleness_limit: a gradient that is staler is answered and not applied.
         """
     @property
     def backup_workers(self) -> int: ...
@@ -443,36 +445,36 @@ class Rule:
 
 class SimulatedPush:
     """
-    What a push to a SimulatedChunk set off.
+    The result of a push to a SimulatedChunk.
     """
     @property
     def clock(self) -> int:
         """
-        the worker's, with this push
+        the worker's, this push included
         """
     @property
     def dropped(self) -> bool:
         """
-        too stale: not applied
+        the push was too stale to be applied
         """
     @property
     def released(self) -> list[int]:
         """
-        those who begin their next step now, the worker itself perhaps among them
+        the workers that begin their next step now, perhaps with the one that pushed
         """
     @property
     def staleness(self) -> int:
         """
-        updates since it pulled
+        updates since the worker pulled
         """
 
 class SimulatedChunk:
     """
-    A chunk without numbers: a rule, in virtual time.
+    A chunk without parameters, for simulations in virtual time.
 
-    It decides with the code that decides for a Shard, and counts versions as a Shard does whose pushes
-    are finite, have samples and are answered with parameters. A push costs about a microsecond, whatever
-    the number of workers, and a little for each worker that it releases. For a simulation:
+    It decides with the code of a Shard, and counts versions as a Shard does whose pushes are finite,
+    have samples and are answered with parameters. A push takes about a microsecond, whatever the
+    number of workers, and a little for each worker that it releases. For a simulation:
 
         chunk = SimulatedChunk(Rule(bound=3))
         for worker in range(1, n + 1): chunk.join(worker, 0)
@@ -506,7 +508,7 @@ class SimulatedChunk:
         """
     def leave(self, worker: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
         """
-        Returns those who waited only for it. KeyError if it is not live.
+        Returns the workers that waited only for it. KeyError if it is not live.
         """
     def minimum(self) -> int: ...
     def push(
@@ -515,13 +517,13 @@ class SimulatedChunk:
         now_s: typing.SupportsFloat | typing.SupportsIndex,
     ) -> SimulatedPush:
         """
-        The worker's next step arrives; times do not decrease. KeyError if it is not live.
+        The worker pushes its next step. KeyError if it is not live.
 
-        A worker that waits must not push.
+        now_s must not be less than at any earlier push. A worker that waits must not push.
         """
     def set_rule(self, rule: Rule) -> list[int]:
         """
-        Goes on by another rule; returns those who may go on by it.
+        Replaces the rule; returns the workers that it lets go on.
         """
     def workers(self) -> list[int]:
         """
@@ -542,10 +544,10 @@ class SimulatedChunk:
 
 class kernels:
     """
-    The loops, for tests and benchmarks.
+    The core's loops over numbers, for tests and benchmarks.
 
-    isa is one of instruction_sets(). Arrays are changed in place, never converted; payloads are bytes
-    and may be unaligned.
+    isa is one of instruction_sets(). Arrays are changed in place and never converted. Payloads are
+    bytes, and may be unaligned.
     """
     @staticmethod
     @typing.overload
@@ -583,9 +585,9 @@ class kernels:
         compensation: DelayCompensation,
     ) -> None:
         """
-        Writes the gradient with its delay compensated to corrected.
+        Compensates the delay of a gradient, and writes the result to corrected.
 
-        mean_square: None, but for adaptive compensation, which changes it.
+        mean_square: None, except for adaptive compensation, which changes it.
         """
     @staticmethod
     @typing.overload
@@ -599,9 +601,9 @@ class kernels:
         compensation: DelayCompensation,
     ) -> None:
         """
-        Writes the gradient with its delay compensated to corrected.
+        Compensates the delay of a gradient, and writes the result to corrected.
 
-        mean_square: None, but for adaptive compensation, which changes it.
+        mean_square: None, except for adaptive compensation, which changes it.
         """
     @staticmethod
     def first_nonfinite(
@@ -625,10 +627,10 @@ class kernels:
         number: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
-        The optimizer's update with this number, from 1. reply may be gradient.
+        Makes one update with the optimizer of these options. reply may be gradient.
 
-        states: its buffers, in the order of Shard.state_names(). The first update of SGD ignores what its
-        buffer holds.
+        number: which update this is, from 1. states: the optimizer's buffers, in the order of
+        Shard.state_names(). The first update of SGD ignores what its buffer holds.
         """
     @staticmethod
     @typing.overload
@@ -642,20 +644,20 @@ class kernels:
         number: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
-        The optimizer's update with this number, from 1. reply may be gradient.
+        Makes one update with the optimizer of these options. reply may be gradient.
 
-        states: its buffers, in the order of Shard.state_names(). The first update of SGD ignores what its
-        buffer holds.
+        number: which update this is, from 1. states: the optimizer's buffers, in the order of
+        Shard.state_names(). The first update of SGD ignores what its buffer holds.
         """
 
 class codecs:
     """
-    How f32 values become payloads, and payloads values.
+    Encodes f32 values as payloads, and decodes payloads.
 
     A codec is one of bf16, f16, int8, topk. Values, gradients and residuals are contiguous float32
-    arrays, never converted; a residual and `out` are changed in place. A payload is any contiguous
-    buffer, and may be unaligned; one to write to may be larger than needed. What was encoded begins at
-    its first byte, and the number of its bytes is returned.
+    arrays, which are never converted; a residual and `out` are changed in place. A payload is any
+    contiguous buffer, and may be unaligned. To encode, it may be larger than needed: the codec writes
+    from its first byte on, and the number of bytes is returned.
 
     isa is one of instruction_sets(), by default the one in use. All give the same bits.
     """
@@ -670,8 +672,10 @@ class codecs:
         isa: str | None = None,
     ) -> None:
         """
-        Checks the payload of a chunk of `values`, by default all of out, and fills out
-        with those from `begin` on. Raises ValueError for a payload that is not well formed.
+        Checks the payload of a chunk, and fills out with its values from `begin` on.
+
+        values: how many the chunk has, by default as many as out. Raises ValueError for a payload that
+        is not well formed.
         """
     @staticmethod
     def encode_half(
@@ -697,12 +701,12 @@ class codecs:
         isa: str | None = None,
     ) -> int:
         """
-        Writes gradient + residual in 8 bits each; the error becomes the residual.
+        Writes gradient + residual in 8 bits for each value; the error becomes the residual.
 
-        `block` values, a power of two from 64 to 65536, share a scale, their largest magnitude / 127. Each
-        is rounded up or down at random such that its mean is right; `seed` should differ from push to push
-        and chunk to chunk. Sources: Alistarh et al. 2017, QSGD, arXiv:1610.02132; Karimireddy et al. 2019,
-        error feedback, arXiv:1901.09847.
+        `block` values, a power of two from 64 to 65536, share a scale, their largest magnitude / 127.
+        Each is rounded up or down at random, such that its mean is right; `seed` should differ from push
+        to push and from chunk to chunk. Sources: Alistarh et al. 2017, QSGD, arXiv:1610.02132;
+        Karimireddy et al. 2019, error feedback, arXiv:1901.09847.
         """
     @staticmethod
     def encode_topk(
@@ -714,9 +718,10 @@ class codecs:
         isa: str | None = None,
     ) -> int:
         """
-        Writes the k largest of gradient + residual; the others become the residual.
+        Writes the k largest values of gradient + residual; the others become the residual.
 
-        At most half of the values; of equal ones the first. Source: Stich et al. 2018, arXiv:1809.07599.
+        k is at most half of the values. Of equal ones, the first are sent. Source: Stich et al. 2018,
+        arXiv:1809.07599.
         """
     @staticmethod
     def find_nonfinite(
@@ -725,7 +730,7 @@ class codecs:
         values: typing.SupportsInt | typing.SupportsIndex,
     ) -> int | None:
         """
-        The index of the first NaN or infinity; of int8, of the first value in its block.
+        The index of the first NaN or infinity; of int8, of its block's first value.
 
         Raises ValueError for a payload that is not well formed.
         """
@@ -745,9 +750,10 @@ class Shard:
     """
     A run of chunks: parameters, optimizer state, clocks.
 
-    May be called from any thread. A payload is any contiguous buffer of exactly the chunk's nbytes,
-    taken as little-endian numbers of the chunk's dtype; it is never converted. IndexError for a chunk
-    that the shard does not have, ValueError for a payload that does not fit; nothing has changed then.
+    Any thread may call it. A payload is any contiguous buffer of exactly the chunk's nbytes, read as
+    little-endian numbers of the chunk's dtype and never converted. Raises IndexError for a chunk
+    that the shard does not have, ValueError for a payload that does not fit; nothing has changed
+    then.
     """
     def __init__(
         self,
@@ -764,13 +770,13 @@ class Shard:
         compensation: DelayCompensation = ...,
     ) -> None:
         """
-        rule: who waits for whom, until set_rule() gives another one. scale_lr: apply a mean of k gradients with k
-        times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1). schedule: the learning
-        rate by the chunk's version. first_chunk: the number that the first of these chunks has in the whole
-        model; every number taken or given is such a one. threads: how many share the work on a large chunk;
-        they change no bit of a result. staleness_rate: what the learning rate of a stale push is multiplied
-        by. compensation: of SGD alone, and not with average; keeps one copy of the parameters for each live
-        worker.
+        rule: who waits for whom, until set_rule() replaces it. scale_lr: apply a mean of k
+        gradients with k times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1).
+        schedule: the learning rate by the chunk's version. first_chunk: the number that the first of
+        these chunks has in the whole model; every method numbers chunks in this way. threads: how many
+        share the work on a large chunk; they change no bit of a result. staleness_rate: the factor of a
+        stale push's learning rate. compensation: only for SGD, and only if every gradient is an update;
+        costs one copy of the parameters for each live worker.
         """
     def clock(
         self,
@@ -792,7 +798,7 @@ class Shard:
         self, chunk: typing.SupportsInt | typing.SupportsIndex, payload: typing_extensions.Buffer
     ) -> bool:
         """
-        First values of a chunk, taken once: False if it had values already.
+        Copies a chunk's first values. Changes nothing, and returns False, if it has values already.
         """
     def initialized(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> bool: ...
     def join(
@@ -801,13 +807,13 @@ class Shard:
         clock: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
-        On every chunk or, with a ValueError, on none.
+        Joins every chunk or, with a ValueError, none.
         """
     def leave(self, worker: typing.SupportsInt | typing.SupportsIndex) -> list[Reply]:
         """
-        Forgets the worker and what waits for it; KeyError if it is not live.
+        Forgets the worker, its waiting answers and its gradients in means.
 
-        Returns the answers to others that waited only for it.
+        Returns the answers to others that waited only for it. KeyError if it is not live.
         """
     def load_state(
         self,
@@ -829,12 +835,13 @@ class Shard:
         worker: typing.SupportsInt | typing.SupportsIndex | None,
         out: typing_extensions.Buffer,
         codec: str = "raw",
-    ) -> int:
+    ) -> tuple[int, list[Reply]]:
         """
         Writes the parameters into out, as 'raw', 'bf16' or 'f16', and returns their version.
 
-        The version becomes the base of the worker's staleness if it is live. ValueError if the chunk has no
-        values yet.
+        The version becomes the base of the worker's staleness if it is live. So, where a bound counts
+        versions, others may have waited for this pull: the answers that go out now are returned beside the
+        version. ValueError if the chunk has no values yet.
         """
     def push(
         self,
@@ -852,11 +859,12 @@ class Shard:
         """
         Applies a push exactly once and returns every answer that may go out now.
 
-        codec: how the payload is written: 'raw', or for f32 parameters 'bf16', 'f16', 'int8', 'topk'. If
-        wants_payload, the chunk's parameters are there when the Reply for this worker and step is returned,
-        by this call or a later one: raw in `answer`, or without one in the payload, in the payload's codec
-        ('int8' and 'topk' need `answer`). Keeps both until they are no longer needed. now_s: when the push
-        came, in seconds of any clock that does not go back; dynamic bounds alone read it.
+        codec: the payload's, 'raw' or, for f32 parameters, 'bf16', 'f16', 'int8' or 'topk'. If
+        wants_payload, the chunk's parameters are written before the Reply for this worker and step is
+        returned, by this call or a later one: raw to `answer` or, without one, to the payload in the
+        payload's codec ('int8' and 'topk' need `answer`). The shard keeps both buffers until it needs
+        them no longer. now_s: when the push came, in seconds of any clock that does not go back; only
+        dynamic bounds read it.
         """
     def push_run(
         self,
@@ -873,16 +881,16 @@ class Shard:
         Pushes chunk, chunk - 1, ... (count of them), whose raw payloads lie in one region.
 
         The region begins with the lowest of these chunks; each begins at the next multiple of 64 bytes
-        after the one before it. Answers are written in place. Returns the results in the order of the
-        pushes.
+        after the one before it. The answers are written to the same places. Returns the results in the
+        order of the pushes.
         """
     def set_lr(self, lr: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
     def set_rule(self, rule: Rule) -> list[Reply]:
         """
-        Goes on by another rule, and returns the answers that may go out by it.
+        Replaces the rule, and returns the answers that the new one lets go.
 
-        What was gathered for means is applied one by one, in order of arrival, if the new rule takes none;
-        otherwise it is part of the new rule's.
+        Gradients that wait for a mean are applied one by one, in order of arrival, if the new rule takes no
+        means; otherwise they wait for its means.
         """
     def set_version(
         self,
@@ -890,7 +898,7 @@ class Shard:
         version: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
-        Goes on from an earlier run's version: the count of updates that the optimizer goes by.
+        Sets the version at which an earlier run ended, the count of updates so far.
 
         ValueError once a worker takes part.
         """
@@ -914,11 +922,11 @@ class Shard:
         worker: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
-        Forgets the answers that wait for a worker; its part of a mean stays in it.
+        Forgets the answers that wait for a worker; its gradients stay in their means.
         """
     def version(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
-        Updates so far.
+        The count of updates.
         """
     def workers(self) -> list[int]:
         """
@@ -941,10 +949,10 @@ def instruction_set() -> str:
 
 def instruction_sets() -> list[str]:
     """
-    Those that this CPU can run, the slowest first.
+    The instruction sets that this CPU runs, the slowest first.
     """
 
-def keep_freed_memory() -> None:
+def keep_freed_memory() -> bool:
     """
-    From now on this process keeps the memory that it frees, up to a few hundred megabytes, instead of paying for it again in page faults. For a process of Leash's own.
+    From now on this process keeps the memory that it frees, up to a few hundred megabytes, instead of paying for it again in page faults. False if malloc refuses, or is not glibc's. For a process of Leash's own.
     """

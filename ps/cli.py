@@ -5,6 +5,7 @@ wrong argument is answered before anything heavy is loaded.
 """
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -12,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from leash._extras import install_command, package_of
 from leash.ps import interrupt
 
 if TYPE_CHECKING:
+    from leash.ps.errors import LeashError
     from leash.ps.options.base import Options
     from leash.ps.options.parser import OneLineParser
 
@@ -88,7 +91,13 @@ def run(words: Sequence[str]) -> int:
     """Runs the command that these words name; returns its exit status."""
     name, options = parse(words)
     options.check()
-    return resolve(COMMANDS[name].target)(options)
+    try:
+        return resolve(COMMANDS[name].target)(options)
+    except ModuleNotFoundError as error:
+        package = package_of(error)
+        if package is None:
+            raise
+        raise _missing(package) from error
 
 
 def parse(words: Sequence[str]) -> "tuple[str, Options]":
@@ -98,8 +107,8 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         UsageError: a wrong argument.
         SystemExit: --help or its like was asked for, and has been printed.
     """
-    from leash.ps.options.old_names import for_drop
     from leash.ps.options.parser import options_from
+    from leash.ps.options.rule import for_drop
     from leash.ps.policy import DROP
 
     parsed = build_parser().parse_args(list(words))
@@ -146,9 +155,15 @@ def _named(place: str) -> Any:
     return getattr(importlib.import_module(f"leash.{module}"), name)
 
 
+def _missing(package: str) -> "LeashError":
+    from leash.ps.errors import LeashError
+
+    return LeashError(f"{package} is not installed: {install_command(package)}")
+
+
 def _status_of(error: BaseException, words: Sequence[str]) -> int:
     """The exit status for what ended a command; says what is to be said, in one line."""
-    from leash.ps.errors import LeashError, UsageError
+    from leash.ps.errors import ArgumentError, LeashError, UsageError
 
     # Code that was interrupted may raise anything; what ended it is the signal all the same.
     if (number := interrupt.received()) is not None:
@@ -161,7 +176,10 @@ def _status_of(error: BaseException, words: Sequence[str]) -> int:
     if not isinstance(error, LeashError):
         raise error
     command = f"{PROG} {words[0]}" if words and words[0] in COMMANDS else PROG
-    print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
+    text = error.as_option if isinstance(error, ArgumentError) else str(error)
+    line = " ".join(text.split())
+    logging.getLogger(__name__).error("%s", line)
+    print(f"{command}: {line}", file=sys.stderr)
     return 2 if isinstance(error, UsageError) else 1
 
 

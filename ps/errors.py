@@ -3,7 +3,8 @@
 ::
 
     LeashError
-    ├── UsageError              a wrong argument; the text is one line that names the mend
+    ├── UsageError              a wrong argument, so a ValueError too; one line names the mend
+    │   ├── ArgumentError       the same, where the argument has a name and an option of that name
     │   └── CheckpointError     a checkpoint that cannot be read, or is none
     ├── ServerUnreachableError  nobody answers at the address, or the server went silent
     └── ProtocolError           what a peer sent cannot be honoured; each has a code on the wire
@@ -32,103 +33,275 @@ from typing import ClassVar, Final
 
 
 class LeashError(Exception):
-    """Root of the tree."""
+    """Every error that Leash raises on purpose is one of these.
+
+    Catch it around training to tell Leash's failures from your own. Its text says what was
+    expected, what came, and where.
+    """
 
 
-class UsageError(LeashError):
-    """A wrong argument. Its text is one line that names the mend; exit status 2."""
+class UsageError(LeashError, ValueError):
+    """An argument, an option or a file that the user gave cannot be used.
+
+    Constructors and commands raise it before a run begins, and `PSOptimizer.step` when a value in
+    ``param_groups`` was changed. Its text is one line that names the mend. A command that ends with
+    it has exit status 2.
+    """
+
+
+class ArgumentError(UsageError):
+    """A wrong value of one argument of a function: ``transport='shm': …``.
+
+    Where a command has an option of the same name, it says `as_option` instead.
+    """
+
+    def __init__(self, name: str, value: object, mend: str) -> None:
+        super().__init__(f"{name}={value!r}: {mend}")
+        self.name: Final = name
+        self.value: Final = value
+        self.mend: Final = mend
+
+    @property
+    def as_option(self) -> str:
+        """The text for whoever typed a command: ``--transport shm: …``."""
+        return f"--{self.name.replace('_', '-')} {self.value}: {self.mend}"
 
 
 class ServerUnreachableError(LeashError):
-    """No server answers at the address, or it has been silent for too long."""
+    """No server answers at the address, or the server has been silent for too long.
+
+    A worker's process raises it: while it joins, when nobody answered within ``wait_s``; later,
+    when beats stay without an answer or a connection does not come back. Check the address, the
+    port and the firewall (``leash doctor`` does), and whether the server still runs.
+    """
 
 
 class CheckpointError(UsageError):
-    """A checkpoint that cannot be read, or is none."""
+    """The file that ``leash server --resume`` names is no checkpoint of this run.
+
+    The server raises it at its start: the file is missing, damaged or of another kind, or its
+    ``--optimizer`` is another than the run's. The text names the file; give another one.
+    """
 
 
 class ProtocolError(LeashError):
-    """What a peer sent cannot be honoured. ``code`` names it on the wire."""
+    """What a peer sent cannot be honoured.
+
+    A server raises it while it handles a request and sends it back as an ``error``; the process
+    that made the request raises it again, with the same class and text. Either side also raises it
+    for an answer that does not belong to what was asked.
+
+    Attributes:
+        code: the class's name on the wire, as ``docs/wire-format.md`` lists them. A code that this
+            version does not know is raised as a plain ProtocolError.
+    """
 
     code: ClassVar[str] = "protocol"
 
 
 class HeaderError(ProtocolError):
+    """A header is not one of this protocol, or one of its fields cannot be.
+
+    Whoever receives the message raises it: for another version, an unknown verb, a field that is
+    missing, unknown, of another type or out of range, or a codec that cannot carry the chunk. The
+    text names the field. Between a client and a server of Leash it means that their versions
+    differ: install the same one on both sides.
+    """
+
     code = "bad_header"
 
 
 class FrameCountError(ProtocolError):
+    """A message has more or fewer frames than its verb has.
+
+    Whoever receives the message raises it. Only a program other than Leash's own client sends such
+    a message: mend that program.
+    """
+
     code = "bad_frames"
 
 
 class PayloadSizeError(ProtocolError):
+    """A payload's size does not fit its chunk and codec, or its contents are not well-formed.
+
+    Whoever receives the payload raises it, before a number of it is used. The text names the chunk,
+    the size that was expected and the one that came: mend the program that sent it.
+    """
+
     code = "bad_payload"
 
 
 class LayoutError(ProtocolError):
+    """Something is not a layout, or is one that the server has no memory for.
+
+    `Layout` raises it for two slots of one name, an unknown dtype or kind, and sizes beyond its
+    limits; a server for a ``hello`` without a well-formed layout, or with a model that its memory
+    cannot hold. The text names the slot or the size: rename the tensor, or take a larger host.
+    """
+
     code = "bad_layout"
 
 
 class LayoutMismatchError(ProtocolError):
+    """A process has another model than the run that it wants to join.
+
+    The server raises it at ``hello``, and a client when the served layout is not its own. The text
+    names the first slot that differs: train the same model, with the same dtypes, everywhere.
+    """
+
     code = "layout_mismatch"
 
 
 class PlanMismatchError(ProtocolError):
+    """A worker asks for samples of other data, or for other epochs, than the run has.
+
+    The server raises it when a worker asks for a lease: the size of the training set or the number
+    of epochs differs from what the first worker told, or the run has fixed shares
+    (``--data-plan static``). The text names both numbers: start all workers with the same data.
+    """
+
     code = "plan_mismatch"
 
 
 class UnknownChunkError(ProtocolError):
+    """The model has no chunk of this number, or another shard owns it.
+
+    A shard raises it; the text names the chunks that it has. Only a program other than Leash's own
+    client asks for such a chunk: mend that program.
+    """
+
     code = "unknown_chunk"
 
 
 class UnknownWorkerError(ProtocolError):
+    """The server does not know the worker that a message names.
+
+    The server raises it when the rank is not among those of the run, when this process has not said
+    hello to it (the server was started anew meanwhile, for example), or when an observer pushes.
+    Take one of the ranks that the text names, or join again.
+    """
+
     code = "unknown_worker"
 
 
 class NotReadyError(ProtocolError):
+    """A request came before the server could answer it.
+
+    The server raises it while it has no model, while a chunk has no values, or while workers of the
+    run are missing; the text names them. Wait and ask again: `Client.begin` does so.
+    """
+
     code = "not_ready"
 
 
 class FencedError(ProtocolError):
+    """A newer process has taken this worker's place.
+
+    The server raises it for every message of the older process. It means that two processes were
+    started with the same rank; the text names the newer one. End this one, or give it a rank of its
+    own.
+    """
+
     code = "fenced"
 
 
 class EvictedError(ProtocolError):
+    """The server goes on without this worker, which was silent for too long or has said bye.
+
+    The server raises it when the worker pushes or asks for a lease; the step that it pushed is
+    lost. `PSOptimizer.step` deals with it by itself. Who uses a `Client` calls `Client.rejoin`,
+    pulls, and goes on. If it happens often, raise the server's ``--evict-s``.
+    """
+
     code = "evicted"
 
 
 class ResyncError(ProtocolError):
-    """A gap in a worker's steps. ``clock`` is what the server has applied of that worker."""
+    """A worker's push leaves out a step.
+
+    A shard raises it for a push whose step is more than one above the worker's clock. Leash's own
+    client never causes it. To go on, say hello again and pull.
+
+    Attributes:
+        clock: the newest step of this worker that the chunk has taken.
+    """
 
     code = "resync"
 
     def __init__(self, text: str, clock: int = 0) -> None:
+        """Keeps the clock beside the text.
+
+        Args:
+            text: the chunk and the worker, the step that was expected and the one that came.
+            clock: the newest step of this worker that the chunk has taken.
+        """
         super().__init__(text)
         self.clock = clock
 
 
 class NonfiniteError(ProtocolError):
+    """A gradient has a NaN or an infinity in it.
+
+    A shard raises it for a push, unless the server was started with ``--nonfinite skip`` or
+    ``apply``. Nothing of that chunk was applied, but the step counts, so nobody waits for it. The
+    text names the step, the worker and the slot: lower the learning rate, clip gradients, or choose
+    another ``--nonfinite``.
+    """
+
     code = "nonfinite"
 
 
 class TooManyError(ProtocolError):
+    """A limit of the server is reached.
+
+    The server raises it for one observer too many, and for a push of a chunk whose push before
+    still waits for its answer. End observers that are no longer needed, or wait for that answer, as
+    Leash's own client does.
+    """
+
     code = "too_many"
 
 
 class SegmentError(ProtocolError):
+    """The server cannot share the memory that a worker offers it.
+
+    The server raises it when a worker attaches: the memory is gone, belongs to another user, is not
+    sealed or has another size; and for a push without a payload from a worker that has attached
+    none. A client with transport "auto" then takes TCP, and one with "shm" raises `UsageError`.
+    """
+
     code = "bad_segment"
 
 
 class SupersededError(ProtocolError):
+    """The same request came again, and the newer copy waits for the answer now.
+
+    A shard raises it for the older copy, after a connection broke and everything without an answer
+    was sent again. Leash's own client deals with it by itself.
+    """
+
     code = "superseded"
 
 
 class StoppingError(ProtocolError):
+    """The run is ending, so this process's part in it is over.
+
+    The server raises it for pushes and leases once it is about to end, and says why; a client
+    raises it when a beat brings this word, or when its own deadline has passed. A run that has
+    reached its ``--timeout`` ends with the text "timeout", which is no failure. Close the client or
+    optimizer, and end.
+    """
+
     code = "stopping"
 
 
 class ShardLostError(StoppingError):
-    """A process of the server is gone, or no longer answers. Its text names it."""
+    """A process of the server is gone, or no longer answers.
+
+    The coordinator raises it when a shard's process ends or falls silent, and ends the run, since
+    that shard's chunks are lost; workers hear of it as a `StoppingError`. The text names the shard
+    and how its process ended. Start the server again, with ``--resume`` if there is a checkpoint.
+    """
 
 
 _ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (
@@ -144,5 +317,5 @@ _SHORT.maxstring = _SHORT.maxother = 60
 
 
 def shown(value: object) -> str:
-    """What a peer sent, for an error's text: short, and however deep it is nested."""
+    """Quotes what a peer sent in an error's text: in a few words, however deep it is nested."""
     return _SHORT.repr(value)[:80]

@@ -5,13 +5,21 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, Final
 
 from leash.ps import interrupt
+from leash.ps._core import keep_freed_memory
+from leash.ps.errors import LeashError, UsageError
 
 Process = subprocess.Popen[bytes]
+
+FREE_PORT: Final = "tcp://127.0.0.1:0"  # for --bind: one that the system chooses, on this machine
+ASKED_TO_END: Final = tuple(128 + number for number in interrupt.SIGNALS)  # exit statuses
 
 # First in a program for `python -c`. Otherwise Python searches the working directory first, and
 # takes a user's random.py there for the module of that name. (-P does the same from 3.11 on.)
@@ -66,6 +74,78 @@ def spawn_module(module: str, inherited_fd: int) -> Process:
     )
 
 
+def keep_memory(say: Callable[[str], None]) -> None:
+    """Has this process keep the memory that it frees; says so if malloc refuses."""
+    if not keep_freed_memory():
+        say("this host's malloc keeps no freed memory for us: large messages take longer")
+
+
+class ReadyPipe:
+    """Brings the address of a server that is being started, once it listens.
+
+    ::
+
+        with ReadyPipe() as ready:
+            server = spawn("server", [*words, *ready.words], pass_fds=ready.fds)
+        address = ready.await_address()
+    """
+
+    def __enter__(self) -> "ReadyPipe":
+        self._reader, self._writer = os.pipe()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        os.close(self._writer)  # the server has it now, so the pipe ends when the server does
+        if kind is not None:
+            os.close(self._reader)
+
+    @property
+    def words(self) -> list[str]:
+        """What the server's command line has to say of it."""
+        return [f"--ready-fd={self._writer}"]
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """What the server has to inherit."""
+        return (self._writer,)
+
+    def await_address(self) -> str:
+        """The server's address; "" if it has ended before it listened. To be called once."""
+        with os.fdopen(self._reader) as ready:
+            return ready.read()
+
+
+class ServerProcess:
+    """A `leash server` of this machine, whose output goes to a log."""
+
+    def __init__(self, words: Sequence[str], log: Path) -> None:
+        """Starts it. REQUIRES: signals are `held`, until somebody knows of `process`.
+
+        Args:
+            words: its options.
+        """
+        self._log: Final = log
+        with ReadyPipe() as ready, log.open("wb") as output:
+            self.process: Final = spawn(
+                "server", [*words, *ready.words],
+                stdout=output, stderr=subprocess.STDOUT, pass_fds=ready.fds,
+            )  # fmt: skip
+        self._ready: Final = ready
+
+    def await_address(self) -> str:
+        """Waits until it listens; returns where.
+
+        Raises:
+            UsageError, LeashError: it has ended instead; the text is its own last line.
+        """
+        if address := self._ready.await_address():
+            return address
+        failure = failure_of("server", self.process.wait(), self._log, has_begun=False)
+        raise error_of([failure], self._log.parent)
+
+
 def stop_all(processes: Sequence[Process], grace_s: float) -> None:
     """SIGTERM to all at once, SIGKILL to whoever is still there after `grace_s` seconds."""
     running = [p for p in processes if p.poll() is None]
@@ -92,3 +172,41 @@ def last_words(log: str) -> str:
         # The evaluator shares its server's log, and has said more.
         lines = [line for line in lines if line.startswith("leash evaluate: ")] or lines
     return re.sub(r"^leash [\w ]+: ", "", lines[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A process that ended as it should not."""
+
+    who: str  # "server" or "worker 2"
+    words: str  # its own, if it had any
+    status: int  # 2: a wrong argument
+
+
+def failure_of(who: str, status: int, log: Path, *, has_begun: bool) -> Failure:
+    """What the end of a process comes to.
+
+    Args:
+        status: its exit status, which is not 0.
+        log: what it has printed.
+        has_begun: the run that it was part of, which matters for one that was killed.
+    """
+    if from_outside(status):
+        return Failure(who, "killed" if has_begun else "killed before the run began", 1)
+    return Failure(who, last_words(log.read_text(errors="replace")), status)
+
+
+def error_of(failures: Sequence[Failure], logs: Path) -> LeashError:
+    """One error for all of them: those that fail alike share their words."""
+    if wrong := [failure.words for failure in failures if failure.status == 2]:
+        return UsageError("; ".join(dict.fromkeys(wrong)))
+    who: dict[str, list[str]] = {}
+    for failure in failures:
+        who.setdefault(failure.words, []).append(failure.who)
+    lines = (f"{', '.join(names)}: {words}" for words, names in who.items())
+    return LeashError(f"{'; '.join(lines)} (see {logs})")
+
+
+def from_outside(status: int) -> bool:
+    """Ended by a signal: of its own accord no process of Leash does."""
+    return status < 0 or status in ASKED_TO_END

@@ -1,10 +1,24 @@
-"""Numbers as people read them."""
+"""What the states of a worker and the ends of a run are called, and numbers as people read them."""
 
 import math
 from collections.abc import Sequence
 from typing import Any, Final
 
 NONE: Final = "–"
+
+# The states of a member, in `state` and in events. Whoever has left did so with one of these:
+DONE: Final = "done"  # came to its end; a run that did so has ended in the same word
+STOPPED: Final = "stopped"  # was told to end
+FAILED: Final = "failed"
+EVICTED: Final = "evicted"  # was silent for too long, or broke the contract
+REPLACED: Final = "replaced"  # another process has its rank
+# Those who have not left:
+LIVE: Final = "live"
+RESTING: Final = "resting"  # live, and nothing is left for it to train on
+AWAITED: Final = "awaited"  # expected, and has not said hello
+
+BYE_REASONS: Final = (DONE, STOPPED, FAILED)  # those that a process gives itself
+TAKES_PART: Final = (LIVE, RESTING)
 
 
 def seconds(value: float) -> str:

@@ -14,7 +14,7 @@ __all__ = ["PSOptimizer"]
 
 
 def __getattr__(name: str) -> Any:
-    # PyTorch takes seconds to import: only who asks for the optimizer pays for it.
+    # PyTorch takes seconds to import, so it is imported only for those who ask for the optimizer.
     if name == "PSOptimizer":
         from leash.worker.optim.optimizer import PSOptimizer
 

@@ -1,4 +1,4 @@
-"""The models that `--model` names. Each gives logits or log-probabilities, one row per sample.
+"""The models that `--model` names. Each returns logits or log-probabilities, one row per sample.
 
 The loss is ``torch.nn.functional.cross_entropy``. It takes both: log-softmax of log-probabilities
 changes nothing.
@@ -19,28 +19,41 @@ from leash.worker.vision import import_torchvision
 
 Shape = tuple[int, ...]  # of one sample; an image is (channels, height, width)
 
-# Up to this size ResNet's first layers must not shrink the image: its body shrinks it 8 times more.
+# ResNet's first layers must not shrink images up to this size, which its body shrinks 8 times more.
 SMALL_IMAGE_PIXELS: Final = 64
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model: how to build it and what it can take."""
+    """Tells how to build one model, and which samples it takes.
 
-    build: Callable[[Shape, int], nn.Module]  # (sample shape, number of classes)
-    needs: str  # completes "needs samples of …"
+    Attributes:
+        build: makes the model for a sample shape and a number of classes.
+        needs: completes the sentence "needs samples of …".
+        fits: says whether the model takes samples of a shape.
+    """
+
+    build: Callable[[Shape, int], nn.Module]
+    needs: str
     fits: Callable[[Shape], bool]
 
 
 def build_model(name: str, sample_shape: Shape, classes: int, *, dropout: bool = True) -> nn.Module:
-    """The model called ``name``, freshly initialised from torch's random state.
+    """Builds the model called ``name``, with first values from torch's random state.
 
-    ``name`` is one of leash.ps.options.catalog, an alias, or ``module:function``: a function
-    without arguments that returns an ``nn.Module``. ``dropout=False`` sets the probability of every
-    dropout module to 0, which makes a training step a function of its batch alone.
+    Args:
+        name: one of leash.ps.options.catalog, an alias, or ``module:function``: a function without
+            arguments that returns an ``nn.Module``.
+        sample_shape: of one sample, without the batch dimension.
+        classes: how many it is to tell apart; 0 for a regression.
+        dropout: False sets the probability of every dropout module to 0, which makes a training
+            step a function of its batch alone.
+
+    Returns:
+        The model.
 
     Raises:
-        UsageError: unknown name, a function that gives no module, or a model that cannot take
+        UsageError: the name is unknown, the function returns no module, or the model cannot take
             samples of this shape or so many classes.
     """
     if is_reference(name):
@@ -94,7 +107,7 @@ class ChannelsLastConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # `.to`, not `.contiguous`: of one channel, the latter keeps strides that oneDNN takes for
+        # `.to`, not `.contiguous`: for one channel the latter keeps strides that oneDNN takes for
         # channels_first, and the gain is lost.
         weight = self.weight.to(memory_format=channels_last)
         return F.conv2d(
@@ -205,7 +218,7 @@ class Linear(nn.Module):
 
 
 def _resnet18(sample_shape: Shape, classes: int) -> nn.Module:
-    """torchvision's ResNet-18 (He et al., 2016); small images get the usual CIFAR stem.
+    """Builds torchvision's ResNet-18 (He et al., 2016), with the usual CIFAR stem for small images.
 
     That stem is a 3×3 convolution with stride 1 and no max-pooling: 11,173,962 parameters on
     3×32×32 with 10 classes.
@@ -222,7 +235,7 @@ def _resnet18(sample_shape: Shape, classes: int) -> nn.Module:
 
 def _stem(channels: int, *, kernel_size: int, stride: int) -> nn.Conv2d:
     conv = nn.Conv2d(channels, 64, kernel_size, stride, padding=kernel_size // 2, bias=False)
-    # As torchvision initialises the convolution that this one replaces.
+    # torchvision initialises the convolution that this one replaces in the same way.
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 

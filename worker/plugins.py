@@ -1,4 +1,4 @@
-"""Somebody's own model or data: what ``module:function`` on the command line means."""
+"""A user's own model or data: finds what ``module:function`` on the command line names."""
 
 import importlib
 import os
@@ -9,10 +9,18 @@ from leash.ps.errors import UsageError
 
 
 def call(reference: str, kind: str) -> object:
-    """What the function at ``module:function`` returns when called without arguments.
+    """Calls the function at ``module:function`` without arguments.
+
+    Args:
+        reference: ``module:function``.
+        kind: "model" or "dataset", for the error's text.
+
+    Returns:
+        What it returns.
 
     Raises:
-        UsageError: one line, whatever goes wrong on the way; the cause is chained to it.
+        UsageError: anything has failed on the way; its text is one line, and the cause is chained
+            to it.
     """
     function = resolve(reference, kind)
     try:
@@ -22,10 +30,17 @@ def call(reference: str, kind: str) -> object:
 
 
 def resolve(reference: str, kind: str) -> Callable[[], object]:
-    """The function that ``module:function`` names. The working directory is searched last.
+    """Finds the function that ``module:function`` names. The working directory is searched last.
+
+    Args:
+        reference: ``module:function``.
+        kind: "model" or "dataset", for the error's text.
+
+    Returns:
+        The function.
 
     Raises:
-        UsageError: no such module, or it does not import, or has no such function.
+        UsageError: there is no such module, it does not import, or it has no such function.
     """
     module_name, _, function_name = reference.partition(":")
     if not module_name or not function_name:
@@ -43,14 +58,14 @@ def resolve(reference: str, kind: str) -> Callable[[], object]:
 
 
 def one_line(error: BaseException) -> str:
-    """The type and the first line of an error's text, to be quoted in a one-line message."""
+    """Shortens an error to its type and the first line of its text, for a one-line message."""
     first = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _search_working_directory() -> None:
     # `python -m worker` searches it, the `leash` command does not; both shall find the user's file.
-    # Last, so that a file there named like a library's module does not take that one's place.
+    # It comes last, so that a file there that is named like a library's module does not hide it.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
 

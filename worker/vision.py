@@ -1,7 +1,7 @@
-"""The one way to import torchvision.
+"""Imports torchvision, also beside a PyTorch that it was not built for.
 
 PyPI's torchvision is built for CUDA. Beside a CPU build of PyTorch its C++ extension does not load,
-so nobody defines the operators ``torchvision::nms`` and ``torchvision::qnms``, and the import ends
+so nothing defines the operators ``torchvision::nms`` and ``torchvision::qnms``, and the import ends
 in ``RuntimeError: operator torchvision::nms does not exist``. Leash uses torchvision's readers,
 transforms and architectures, none of which needs an operator: with the two schemas defined, though
 not implemented, the import succeeds.
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import torch
 
+from leash._extras import install_command
 from leash.ps.errors import UsageError
 
 MISSING_SCHEMAS: Final = (
@@ -27,9 +28,10 @@ MISSING_SCHEMAS: Final = (
 
 @cache
 def import_torchvision() -> Any:
-    """torchvision, with ``datasets``, ``models`` and ``transforms``.
+    """Imports torchvision, with ``datasets``, ``models`` and ``transforms``.
 
-    Typed ``Any``: torchvision ships no types.
+    Returns:
+        The module. Its type is ``Any``, since torchvision ships no types.
 
     Raises:
         UsageError: torchvision is not installed, or does not fit this PyTorch.
@@ -37,7 +39,7 @@ def import_torchvision() -> Any:
     try:
         return importlib.import_module("torchvision")
     except ModuleNotFoundError as error:
-        raise UsageError("torchvision is missing: pip install 'leash[worker]'") from error
+        raise UsageError(f"torchvision is missing: {install_command('torchvision')}") from error
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise UsageError(

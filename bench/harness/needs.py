@@ -1,15 +1,7 @@
 """What a benchmark needs beside a server's packages, asked for in one line."""
 
-from importlib.util import find_spec
-from typing import Final
-
+from leash._extras import install_command, is_installed
 from leash.ps.errors import LeashError
-
-EXTRAS: Final = {"torch": "worker", "sklearn": "worker", "matplotlib": "bench", "psutil": "bench"}
-
-
-def installed(package: str) -> bool:
-    return find_spec(package) is not None
 
 
 def require(package: str, what: str) -> None:
@@ -18,8 +10,7 @@ def require(package: str, what: str) -> None:
     Args:
         what: needs it, such as "--picture".
     """
-    if not installed(package):
+    if not is_installed(package):
         raise LeashError(
-            f"{what} needs {package}, which is not installed: pip install "
-            f"'leash[{EXTRAS[package]}]'"
+            f"{what} needs {package}, which is not installed: {install_command(package)}"
         )

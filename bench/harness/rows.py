@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from leash.bench.harness.needs import installed
+from leash._extras import is_installed
 from leash.bench.harness.trial import Times, Trial
 from leash.ps import _core
 
@@ -99,7 +99,7 @@ def _cpu() -> str:
 
 def _versions() -> str:
     modules = {"numpy": "numpy", "zmq": "pyzmq", "torch": "torch"}
-    told = [f"{name} {version(name)}" for module, name in modules.items() if installed(module)]
+    told = [f"{name} {version(name)}" for module, name in modules.items() if is_installed(module)]
     return ", ".join([f"Python {platform.python_version()}", *told])
 
 

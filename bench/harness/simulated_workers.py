@@ -18,6 +18,7 @@ from leash.ps.wire.frames import REPLIES, decode, encode, error_from
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Bye, Error, Hello, Init, Ok, PushPull, Welcome
 from leash.ps.wire.sockets import data_max_nbytes, data_queue, make_dealer, receive
+from leash.ps.words import DONE
 
 ANSWER_S: Final = 30.0
 
@@ -126,6 +127,6 @@ class SimulatedWorkers:
     def close(self) -> None:
         for worker in self._workers:
             worker.socket.close(linger=0)
-            self._control.request(Bye(worker.rank, worker.incarnation, "done"), Ok)
+            self._control.request(Bye(worker.rank, worker.incarnation, DONE), Ok)
         self._control.close()
         self._context.destroy(linger=0)

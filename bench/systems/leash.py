@@ -1,6 +1,5 @@
 """A `leash server` process, and leash.worker.client.client.Client."""
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from leash.bench.harness.trial import Exchange, Trial
 from leash.bench.harness.workload import GRADIENT, LR
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError
-from leash.ps.processes import module_argv
+from leash.ps.processes import FREE_PORT, ReadyPipe, module_argv
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
 from leash.worker.client.encoding import Encoding
@@ -37,16 +36,16 @@ def server(
     The run directory, with the last values, is removed in the end.
     """
     with tempfile.TemporaryDirectory() as folder:
-        reader, writer = os.pipe()
-        process = subprocess.Popen(
-            [*module_argv(*module), "--bind=tcp://127.0.0.1:0", f"--run-dir={folder}/run",
-             "--step-events=0", f"--ready-fd={writer}", *options],
-            pass_fds=(writer,), stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(writer)
+        with ReadyPipe() as ready:
+            process = subprocess.Popen(
+                [*module_argv(*module), f"--bind={FREE_PORT}", f"--run-dir={folder}/run",
+                 "--step-events=0", *ready.words, *options],
+                pass_fds=ready.fds, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
         try:
-            with os.fdopen(reader) as ready:
-                address = ready.read()
+            address = ready.await_address()
+            if not address:
+                raise LeashError("the server has ended before it listened; see above")
             yield address, process.pid
             process.wait(60)
         finally:

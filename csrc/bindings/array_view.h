@@ -9,22 +9,24 @@
 
 namespace leash::bindings {
 
-// As an argument, with py::arg(...).noconvert(): only an array of this dtype, contiguous.
+// An argument of this type, with py::arg(...).noconvert(), accepts only a contiguous array of this
+// dtype.
 template <typename T>
 using Array = pybind11::array_t<T, pybind11::array::c_style>;
 
-// Checks what array_t does not: that the array is aligned.
+// Returns `values`. Throws ValueError unless they are aligned, which array_t does not check.
 template <typename T>
-const T* aligned(const T* values, const char* name) {
+const T* checked_aligned(const T* values, const char* name) {
   if (reinterpret_cast<std::uintptr_t>(values) % alignof(T) == 0) return values;
   throw std::invalid_argument(std::string(name) + ": expected aligned memory");
 }
 
-// Also that it can be written to, and has n values.
+// Returns the values, to be changed. Throws ValueError unless the array is aligned, can be written
+// to and has n values.
 template <typename T>
-T* values_of(Array<T>& array, pybind11::ssize_t n, const char* name) {
+T* checked_values(Array<T>& array, pybind11::ssize_t n, const char* name) {
   T* const values = array.mutable_data();
-  aligned(values, name);
+  checked_aligned(values, name);
   if (array.size() == n) return values;
   throw std::invalid_argument(std::string(name) + ": expected " + std::to_string(n) +
                               " values, got " + std::to_string(array.size()));

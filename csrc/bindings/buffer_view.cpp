@@ -16,7 +16,7 @@ BufferView::BufferView(const py::buffer& object, Access access, const std::strin
   }
 }
 
-// Once the constructor that it calls is through, an exception calls the destructor.
+// If this throws, the destructor still runs: the constructor that it calls has returned by then.
 BufferView::BufferView(const py::buffer& object, Access access, std::size_t expected,
                        const std::string& what)
     : BufferView(object, access, what) {

@@ -10,8 +10,8 @@ namespace leash::bindings {
 
 enum class Access { kRead, kWrite };
 
-// Any contiguous buffer will do, whatever the type of its items. It is never copied or converted.
-// Made and destroyed with the GIL held; in between, data() may be used without.
+// Accepts any contiguous buffer, whatever the type of its items, and never copies or converts it.
+// Constructor and destructor need the GIL; data() may be used without.
 class BufferView {
  public:
   // Throws ValueError, beginning with `what`, if the object is not contiguous, or is read-only

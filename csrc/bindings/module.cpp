@@ -1,6 +1,6 @@
 #include <pybind11/pybind11.h>
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 #include "core/kernels/cpu.h"
 
 PYBIND11_MODULE(_core, m) {

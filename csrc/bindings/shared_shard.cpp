@@ -3,24 +3,23 @@
 #include <stdexcept>
 #include <string>
 
-#include "core/shard/parameters.h"
+#include "core/codecs/codec.h"
+#include "core/optimizer/chunk_values.h"
 
 namespace py = pybind11;
 
 namespace leash::bindings {
 namespace {
 
-using HeldPointer = std::unique_ptr<Held>;
+using BufferPointer = std::unique_ptr<CountedBuffer>;
 
-std::string name_of(std::uint32_t chunk) { return "chunk " + std::to_string(chunk); }
-
-// Calls check(), and says of which chunk its complaint is.
+// Calls check(), and puts the chunk's name before the message of what it throws.
 template <typename Check>
 auto of_chunk(std::uint32_t chunk, Check&& check) {
   try {
     return check();
   } catch (const std::invalid_argument& error) {
-    throw std::invalid_argument(name_of(chunk) + ": " + error.what());
+    throw std::invalid_argument(chunk_name(chunk) + ": " + error.what());
   }
 }
 
@@ -28,7 +27,9 @@ auto of_chunk(std::uint32_t chunk, Check&& check) {
 
 SharedShard::~SharedShard() {
   shard_.abandon();
-  let_go(shard_.take_freed());
+  std::vector<void*> freed;
+  shard_.take_freed(freed);
+  drop_references(freed);
 }
 
 PushResult SharedShard::push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
@@ -40,27 +41,27 @@ PushResult SharedShard::push(std::uint32_t chunk, std::uint32_t worker, std::uin
     check_codec(codec, spec);
     if (in_place) check_answer_codec(codec, spec);
   });
-  HeldPointer gradient = hold(chunk, payload, codec, in_place ? Access::kWrite : Access::kRead);
-  HeldPointer other;
-  if (wants_payload && answer) other = hold(chunk, *answer, Codec::kRaw, Access::kWrite);
+  BufferPointer gradient =
+      count_buffer(chunk, payload, codec, in_place ? Access::kWrite : Access::kRead);
+  BufferPointer other;
+  if (wants_payload && answer) other = count_buffer(chunk, *answer, Codec::kRaw, Access::kWrite);
   Push push{chunk, worker, step, samples, {{}, gradient.get()}, {}, wants_payload, now_s};
   if (in_place) push.answer = {gradient->view.data(), codec, gradient.get()};
   if (other) push.answer = {other->view.data(), Codec::kRaw, other.get()};
 
-  auto [result, freed] = locked([&](Shard& shard) {
+  PushResult result;
+  locked_then_drop([&](Shard& shard) {
     push.gradient.encoded = of_chunk(chunk, [&] {
       return parse(codec, gradient->view.data(), gradient->view.nbytes(), spec.values,
                    size_of(spec.dtype));
     });
-    // From here on the shard decides how long the memory must live, even if it throws: what it may
-    // still point to must not be freed.
+    // From here on the shard says how long the memory must live. That holds even if push() throws:
+    // the shard may still point to it then, so it must not be freed.
     static_cast<void>(gradient.release());
     static_cast<void>(other.release());
-    auto pushed = shard.push(push);
-    return std::pair(std::move(pushed), shard.take_freed());
+    shard.push(push, result);
   });
-  let_go(freed);
-  return std::move(result);
+  return result;
 }
 
 std::vector<PushResult> SharedShard::push_run(std::uint32_t chunk, std::uint32_t count,
@@ -72,74 +73,66 @@ std::vector<PushResult> SharedShard::push_run(std::uint32_t chunk, std::uint32_t
   const std::string what =
       "chunks " + std::to_string(chunk - count + 1) + " to " + std::to_string(chunk);
   const Access access = wants_payload ? Access::kWrite : Access::kRead;
-  // Each push gives it back once. It stays the shard's if one of them throws.
-  auto* const held = new Held{BufferView(region, access, nbytes, what), count};
-
-  std::vector<PushResult> results;
-  results.reserve(count);
-  const std::vector<void*> freed = locked([&](Shard& shard) {
-    for (const std::size_t offset : offsets) {
+  std::vector<PushResult> results(count);
+  // Each push gives its reference back once. If one of them throws, its own stays the shard's.
+  auto* const buffer = new CountedBuffer{BufferView(region, access, nbytes, what), count};
+  UnclaimedReferences references(buffer, count);
+  locked_then_drop([&](Shard& shard) {
+    for (std::uint32_t i = 0; i < count; ++i, --chunk) {
       const ChunkSpec& spec = shard.spec(chunk);
-      std::byte* const data = held->view.data() + offset;
+      std::byte* const data = buffer->view.data() + offsets[i];
       const Encoded encoded{Codec::kRaw, data, spec.nbytes(), spec.values};
-      Push push{chunk--, worker, step, samples, {encoded, held}, {}, wants_payload, now_s};
-      if (wants_payload) push.answer = {data, Codec::kRaw, held};
-      results.push_back(shard.push(push));
+      Push push{chunk, worker,        step, samples, {encoded, references.claim()},
+                {},    wants_payload, now_s};
+      if (wants_payload) push.answer = {data, Codec::kRaw, buffer};
+      shard.push(push, results[i]);
     }
-    return shard.take_freed();
   });
-  let_go(freed);
   return results;
 }
 
-std::uint64_t SharedShard::pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
-                                const py::buffer& out, Codec codec) {
+PullResult SharedShard::pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
+                             const py::buffer& out, Codec codec) {
   const ChunkSpec& spec = shard_.spec(chunk);
   of_chunk(chunk, [&] { check_answer_codec(codec, spec); });
-  const BufferView values(out, Access::kWrite, answer_nbytes(codec, spec), name_of(chunk));
-  return locked(
-      [&](Shard& shard) { return shard.pull(chunk, worker, {values.data(), codec, nullptr}); });
+  const BufferView values(out, Access::kWrite, answer_nbytes(codec, spec), chunk_name(chunk));
+  PullResult result;
+  locked_then_drop(
+      [&](Shard& shard) { result = shard.pull(chunk, worker, {values.data(), codec, nullptr}); });
+  return result;
 }
 
 std::vector<Reply> SharedShard::leave(std::uint32_t worker) {
-  auto [replies, freed] = locked([&](Shard& shard) {
-    auto released = shard.leave(worker);
-    return std::pair(std::move(released), shard.take_freed());
-  });
-  let_go(freed);
-  return std::move(replies);
+  std::vector<Reply> replies;
+  locked_then_drop([&](Shard& shard) { replies = shard.leave(worker); });
+  return replies;
 }
 
 std::vector<Reply> SharedShard::set_rule(const Rule& rule) {
-  auto [replies, freed] = locked([&](Shard& shard) {
-    auto released = shard.set_rule(rule);
-    return std::pair(std::move(released), shard.take_freed());
-  });
-  let_go(freed);
-  return std::move(replies);
+  std::vector<Reply> replies;
+  locked_then_drop([&](Shard& shard) { replies = shard.set_rule(rule); });
+  return replies;
 }
 
 void SharedShard::unpark(std::uint32_t chunk, std::uint32_t worker) {
-  let_go(locked([&](Shard& shard) {
-    shard.unpark(chunk, worker);
-    return shard.take_freed();
-  }));
+  locked_then_drop([&](Shard& shard) { shard.unpark(chunk, worker); });
 }
 
 BufferView SharedShard::view(std::uint32_t chunk, const py::buffer& object, Access access) const {
-  return BufferView(object, access, shard_.spec(chunk).nbytes(), name_of(chunk));
+  return BufferView(object, access, shard_.spec(chunk).nbytes(), chunk_name(chunk));
 }
 
-// Of a payload that is not raw, parse() checks the size.
-std::unique_ptr<Held> SharedShard::hold(std::uint32_t chunk, const py::buffer& object, Codec codec,
-                                        Access access) const {
+// Checks the size of a raw payload. parse() checks that of any other.
+std::unique_ptr<CountedBuffer> SharedShard::count_buffer(std::uint32_t chunk,
+                                                         const py::buffer& object, Codec codec,
+                                                         Access access) const {
   if (codec != Codec::kRaw) {
-    return HeldPointer(new Held{BufferView(object, access, name_of(chunk)), 1});
+    return BufferPointer(new CountedBuffer{BufferView(object, access, chunk_name(chunk)), 1});
   }
-  return HeldPointer(new Held{view(chunk, object, access), 1});
+  return BufferPointer(new CountedBuffer{view(chunk, object, access), 1});
 }
 
-// Where the chunks lie in a region that begins with the last of them: chunk, chunk - 1, ...
+// The offsets of chunk, chunk - 1, ... in a region that begins with the lowest of these chunks.
 std::vector<std::size_t> SharedShard::offsets_of_run(std::uint32_t chunk,
                                                      std::uint32_t count) const {
   if (count == 0 || count > chunk + 1) {
@@ -147,7 +140,7 @@ std::vector<std::size_t> SharedShard::offsets_of_run(std::uint32_t chunk,
                                 " chunks down from chunk " + std::to_string(chunk) + ", got " +
                                 std::to_string(count));
   }
-  static_cast<void>(shard_.spec(chunk - count + 1));  // there are so many
+  static_cast<void>(shard_.spec(chunk - count + 1));  // throws if there are not so many
   std::vector<std::size_t> offsets(count);
   std::size_t offset = 0;
   for (std::uint32_t i = count; i-- > 0;) {

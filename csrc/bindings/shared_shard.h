@@ -1,4 +1,4 @@
-// A Shard as Python sees it: safe to use from several threads, and safe in its memory.
+// A Shard as Python sees it: any thread may call it, and it keeps the buffers alive that it needs.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -11,14 +11,14 @@
 #include <vector>
 
 #include "bindings/buffer_view.h"
-#include "bindings/held.h"
+#include "bindings/counted_buffer.h"
 #include "core/shard/shard.h"
 
 namespace leash::bindings {
 
-// Every call checks its arguments, releases the GIL, then takes the lock, and gives them back in
-// the opposite order. Nobody waits for one of the two while holding the other: that would stop
-// every Python thread for the length of a push, or for ever.
+// Every call checks its arguments, then releases the GIL, then takes the lock; at its end it
+// releases the lock, then takes the GIL again. So no thread waits for one of the two while it holds
+// the other: that would stop every Python thread for the length of a push, or forever.
 class SharedShard {
  public:
   SharedShard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
@@ -28,7 +28,7 @@ class SharedShard {
   SharedShard(const SharedShard&) = delete;
   SharedShard& operator=(const SharedShard&) = delete;
 
-  // Calls use(shard), without the GIL and with the lock.
+  // Returns use(shard), which runs without the GIL and with the lock.
   template <typename Use>
   auto locked(Use&& use) {
     pybind11::gil_scoped_release without_gil;
@@ -36,6 +36,19 @@ class SharedShard {
     return std::forward<Use>(use)(shard_);
   }
 
+  // Calls use(shard) in the same way, and then drops the references that the shard has given back.
+  template <typename Use>
+  void locked_then_drop(Use&& use) {
+    std::vector<void*> freed;
+    locked([&](Shard& shard) {
+      std::forward<Use>(use)(shard);
+      shard.take_freed(freed);
+    });
+    drop_references(freed);
+  }
+
+  // These do what the Shard's functions of the same names do, with buffers checked for the chunk.
+  // push_run() pushes chunk, chunk - 1, ... (`count` of them), whose raw values lie in one region.
   PushResult push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
                   std::uint64_t samples, const pybind11::buffer& payload, bool wants_payload,
                   Codec codec, const std::optional<pybind11::buffer>& answer, double now_s);
@@ -43,18 +56,18 @@ class SharedShard {
                                    std::uint64_t step, std::uint64_t samples,
                                    const pybind11::buffer& region, bool wants_payload,
                                    double now_s);
-  std::uint64_t pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
-                     const pybind11::buffer& out, Codec codec);
+  PullResult pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
+                  const pybind11::buffer& out, Codec codec);
   std::vector<Reply> leave(std::uint32_t worker);
   std::vector<Reply> set_rule(const Rule& rule);
   void unpark(std::uint32_t chunk, std::uint32_t worker);
 
-  // The bytes of an argument, which must be as many as the chunk has.
+  // The bytes of an argument. Throws ValueError unless they are as many as the chunk has.
   BufferView view(std::uint32_t chunk, const pybind11::buffer& object, Access access) const;
 
  private:
-  std::unique_ptr<Held> hold(std::uint32_t chunk, const pybind11::buffer& object, Codec codec,
-                             Access access) const;
+  std::unique_ptr<CountedBuffer> count_buffer(std::uint32_t chunk, const pybind11::buffer& object,
+                                              Codec codec, Access access) const;
   std::vector<std::size_t> offsets_of_run(std::uint32_t chunk, std::uint32_t count) const;
 
   Shard shard_;

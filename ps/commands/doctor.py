@@ -18,6 +18,7 @@ from typing import Final, Literal
 from rich.console import Console
 from rich.text import Text
 
+from leash._extras import install_command
 from leash._version import __version__
 from leash.ps.commands.probe import Probe
 from leash.ps.commands.run_table import State, plain_line
@@ -132,7 +133,7 @@ def machine_check() -> Check:
 def torch_checks(deadline_s: float) -> Iterator[Check]:
     if not _installed("torch"):
         yield Check("info", "torch", "not installed: fine for a server's host",
-                    "for workers: pip install 'leash[worker]'")  # fmt: skip
+                    f"for workers: {install_command('torch')}")  # fmt: skip
         return
     answers, complaint = _ask_torch(max(0.0, deadline_s - time.monotonic()))
     yield torch_check(answers, complaint)
@@ -173,7 +174,7 @@ def torch_check(answers: list[str], complaint: str) -> Check:
 def torchvision_check(answers: list[str], complaint: str) -> Check:
     if not _installed("torchvision"):
         return Check("info", "torchvision", "not installed: needed for mnist, cifar10, imagefolder",
-                     "pip install 'leash[worker]'")  # fmt: skip
+                     install_command("torchvision"))  # fmt: skip
     if len(answers) < 2:
         mend = "needed for mnist, cifar10, imagefolder"
         return Check("warn", "torchvision", f"{version('torchvision')}, {complaint}", mend)

@@ -8,11 +8,9 @@
 """
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from subprocess import STDOUT, TimeoutExpired
 from typing import Any, Final
@@ -22,16 +20,26 @@ from rich.text import Text
 
 from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import State, result_lines, with_summary
-from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
-from leash.ps.interrupt import SIGNALS, held
+from leash.ps.errors import LeashError, ServerUnreachableError
+from leash.ps.interrupt import held
 from leash.ps.options.base import common_options, to_argv
 from leash.ps.options.commands import LaunchOptions, ServerOptions, WorkerOptions, data_plan_of
 from leash.ps.options.optimizer import with_rates
-from leash.ps.processes import Process, last_words, spawn, stop_all
+from leash.ps.processes import (
+    ASKED_TO_END,
+    FREE_PORT,
+    Failure,
+    Process,
+    ServerProcess,
+    error_of,
+    failure_of,
+    from_outside,
+    spawn,
+    stop_all,
+)
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
-from leash.ps.slowness.by_rank import parse_heterogeneity, parse_slow
 from leash.ps.wire.control import ControlChannel, request_state
 
 POLL_S: Final = 0.5
@@ -39,31 +47,20 @@ POLL_S: Final = 0.5
 STOP_GRACE_S: Final = 3.5
 AUDIT_MAX_NBYTES: Final = 100 << 20  # a few seconds' reading
 WORKER_END_S: Final = 3.0  # for a worker to end after its bye
-ASKED_TO_END: Final = tuple(128 + number for number in SIGNALS)
 
 
 def run(options: LaunchOptions) -> int:
     """Trains; returns the exit status."""
-    options = with_rates(options)
-    rule = options.rule()
     if options.report:
         require_matplotlib()
-    run_dir = RunDir.at(options.run_dir, rule.policy.name)
-    run_dir.write_config(options)
+    run_dir = RunDir.at(options.run_dir, options.rule.policy.name)
+    # The server works its rates out for itself, by the same function; here they are written down.
+    run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
     status = Launch(options, run_dir, Console()).run()
     if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")
     return status
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A process that ended as it should not."""
-
-    who: str  # "server" or "worker 2"
-    words: str  # its own, if it had any
-    status: int  # 2: a wrong argument
 
 
 class Launch:
@@ -104,40 +101,32 @@ class Launch:
         """Starts the server, and waits until it listens; returns its address."""
         shards = f" of {self._options.shards} shards" if self._options.shards > 1 else ""
         screen.say(f"starting a server{shards} and {self._options.workers} workers")
-        reader, writer = os.pipe()
         options = common_options(
-            self._options, ServerOptions, bind="tcp://127.0.0.1:0", ready_fd=writer,
+            self._options, ServerOptions, bind=FREE_PORT,
             run_dir=str(self._run_dir.path), epochs=self._options.epochs or 1,
             threads=self._options.server_threads,  # the workers' are torch's
             data_plan=data_plan_of(self._options),
         )  # fmt: skip
-        with os.fdopen(reader) as ready:
-            try:
-                with held():
-                    self._server = self._spawn("server", options, "server", writer)
-            finally:
-                os.close(writer)
-            address = ready.read()  # to the end of file, which comes when the server dies, too
-        if not address:
-            raise self._error([self._failure("server", self._server.wait())])
-        return address
+        with held():
+            server = ServerProcess(to_argv(options), self._log("server"))
+            self._server = server.process
+        return server.await_address()
 
     def _start_workers(self, address: str) -> None:
         self._address = address
         options = self._options
-        slownesses = parse_slow(options.slow, options.workers)
-        ratios = parse_heterogeneity(options.heterogeneity, options.workers)
-        for rank, (slowness, ratio) in enumerate(zip(slownesses, ratios, strict=True), start=1):
+        by_worker = zip(options.slownesses, options.ratios, strict=True)
+        for rank, (slowness, ratio) in enumerate(by_worker, start=1):
             own = common_options(
-                options, WorkerOptions, server=address, rank=rank, slow=str(slowness),
+                options, WorkerOptions, server=address, rank=rank, slow=slowness.text,
                 heterogeneity=str(ratio), timeout_s=None,  # the server keeps the time
             )  # fmt: skip
             with held():
                 self._workers[rank] = self._spawn("worker", own, f"worker-{rank}")
 
-    def _spawn(self, command: str, options: Any, name: str, *pass_fds: int) -> Process:
+    def _spawn(self, command: str, options: Any, name: str) -> Process:
         with self._log(name).open("wb") as log:
-            return spawn(command, to_argv(options), stdout=log, stderr=STDOUT, pass_fds=pass_fds)
+            return spawn(command, to_argv(options), stdout=log, stderr=STDOUT)
 
     # Watch.
 
@@ -174,7 +163,7 @@ class Launch:
             # It will never start: the server waits for all of its workers.
             raise self._error([self._failure(f"worker-{r}", status) for r, status in lost.items()])
         for rank, status in lost.items():
-            how = "was killed" if _from_outside(status) else "failed"
+            how = "was killed" if from_outside(status) else "failed"
             screen.say(f"worker {rank} {how}; the run goes on without it")
         if self._nobody_can_go_on() and not self._gave_up:
             assert self._server is not None
@@ -239,7 +228,7 @@ class Launch:
         failures = [
             self._failure(f"worker-{rank}", worker.returncode)
             for rank, worker in self._workers.items()
-            if worker.returncode != 0 and (self._gave_up or not _from_outside(worker.returncode))
+            if worker.returncode != 0 and (self._gave_up or not from_outside(worker.returncode))
         ]
         if failures:
             raise self._error(failures)
@@ -248,26 +237,11 @@ class Launch:
     # What a process said.
 
     def _failure(self, name: str, status: int) -> Failure:
-        who = name.replace("-", " ")
-        if _from_outside(status):
-            started = self._state is not None and self._state["started"]
-            return Failure(who, "killed" if started else "killed before the run began", 1)
-        return Failure(who, last_words(self._log(name).read_text(errors="replace")), status)
+        has_begun = self._state is not None and self._state["started"]
+        return failure_of(name.replace("-", " "), status, self._log(name), has_begun=has_begun)
 
     def _error(self, failures: Sequence[Failure]) -> LeashError:
-        """One error for all of them: those that fail alike share their words."""
-        if wrong := [failure.words for failure in failures if failure.status == 2]:
-            return UsageError("; ".join(dict.fromkeys(wrong)))
-        who: dict[str, list[str]] = {}
-        for failure in failures:
-            who.setdefault(failure.words, []).append(failure.who)
-        lines = (f"{', '.join(names)}: {words}" for words, names in who.items())
-        return LeashError(f"{'; '.join(lines)} (see {self._run_dir.logs})")
+        return error_of(failures, self._run_dir.logs)
 
     def _log(self, name: str) -> Path:
         return self._run_dir.logs / f"{name}.log"
-
-
-def _from_outside(status: int) -> bool:
-    """Ended by a signal: of its own accord no process of Leash does."""
-    return status < 0 or status in ASKED_TO_END

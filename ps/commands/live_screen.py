@@ -1,5 +1,6 @@
 """Where a running command shows how the run stands: a live table, or lines where there is none."""
 
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from leash.ps.commands.run_table import State, epoch_of, plain_line, run_table
 
+_LOG: Final = logging.getLogger(__name__)
 LINE_S: Final = 10.0  # between two lines of progress when nothing else changes
 EPOCH_LINE_S: Final = 2.0  # between those of two epochs
 
@@ -44,7 +46,8 @@ class Screen:
             self.say(plain_line(state))
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Shows a line that stays, and logs it."""
+        _LOG.info("%s", line)
         self._console.print(Text(line), soft_wrap=True)
 
 

@@ -22,9 +22,12 @@ class Probe:
     """A connection to the data socket of one server."""
 
     def __init__(self, control_address: str, data_port: int, chunk_nbytes: int) -> None:
-        """Args:
-        control_address: tcp://HOST:PORT of the control socket; the data socket is on that host.
-        chunk_nbytes: the largest payload that the server takes.
+        """Connects to the data socket, without waiting for it.
+
+        Args:
+            control_address: tcp://HOST:PORT of the control socket; the data socket is on that host.
+            data_port: the port of the data socket.
+            chunk_nbytes: the largest payload that the server takes.
         """
         host, _ = split_address(control_address)
         self.address: Final = f"tcp://{host}:{data_port}"

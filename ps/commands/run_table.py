@@ -14,18 +14,29 @@ from rich.table import Table
 from rich.text import Text
 
 from leash.ps.policy import CLOCKS, Rule
-from leash.ps.words import duration, percent
+from leash.ps.words import (
+    AWAITED,
+    DONE,
+    EVICTED,
+    FAILED,
+    LIVE,
+    REPLACED,
+    RESTING,
+    STOPPED,
+    TAKES_PART,
+    duration,
+    percent,
+)
 
 State = dict[str, Any]
 
 MAX_WIDTH: Final = 100  # columns; in a wide terminal a row is still read at one glance
 SHOWN_EPOCHS: Final = 10
-TAKES_PART: Final = ("live", "resting")  # states of a worker
 MUCH_WAITING: Final = 0.3
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _STYLES: Final = {
-    "live": "green", "resting": "dim", "done": "dim", "awaited": "dim", "stopped": "yellow",
-    "evicted": "red", "failed": "red",
+    LIVE: "green", RESTING: "dim", DONE: "dim", AWAITED: "dim", STOPPED: "yellow",
+    EVICTED: "red", REPLACED: "red", FAILED: "red",
 }  # fmt: skip
 
 
@@ -41,7 +52,7 @@ def plain_line(state: State) -> str:
     """The same in one line."""
     if not state["started"]:
         return waiting_for(state)
-    lags = " ".join(str(row["lag"]) for row in state["table"] if row["state"] == "live")
+    lags = " ".join(str(row["lag"]) for row in state["table"] if row["state"] == LIVE)
     parts = [
         epoch_of(state),
         f"{state['steps']} steps",
@@ -55,7 +66,7 @@ def plain_line(state: State) -> str:
 
 def with_summary(state: State, summary: dict[str, Any]) -> State:
     """The last picture of a run: what `state` said last, with the figures of its summary.json."""
-    done = summary["ended"] == "done"
+    done = summary["ended"] == DONE
     rows = [
         {
             **row,
@@ -64,7 +75,7 @@ def with_summary(state: State, summary: dict[str, Any]) -> State:
             "wait_fraction": summary["wait_fraction_by_worker"].get(
                 str(row["worker"]), row["wait_fraction"]
             ),
-            "state": "done" if done and row["state"] in TAKES_PART else row["state"],
+            "state": DONE if done and row["state"] in TAKES_PART else row["state"],
         }
         for row in state["table"]
     ]
@@ -75,7 +86,7 @@ def with_summary(state: State, summary: dict[str, Any]) -> State:
 def result_lines(summary: dict[str, Any]) -> list[str]:
     """What a run came to, in a few lines."""
     lines = []
-    if summary["ended"] != "done":
+    if summary["ended"] != DONE:
         lines.append(f"ended early     {summary['ended']}")
     if summary["test_accuracy"] is not None:
         lines.append(f"test accuracy   {percent(summary['test_accuracy'], 2)}")
@@ -142,7 +153,7 @@ def _progress(state: State) -> RenderableType:
     grid = Table.grid(expand=True, padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1)
-    counted = (*TAKES_PART, "done")
+    counted = (*TAKES_PART, DONE)
     completed = [row["epoch"] for row in state["table"] if row["state"] in counted]
     total = state["planned_epochs"] * max(1, len(completed))
     bar = ProgressBar(total=total, completed=sum(completed), complete_style="green")
@@ -166,7 +177,7 @@ def _workers(state: State) -> Table:
     present = {row["worker"] for row in state["table"]}
     for rank in state["missing"]:
         if rank not in present:
-            table.add_row(str(rank), "", Text("awaited", _STYLES["awaited"]))
+            table.add_row(str(rank), "", Text(AWAITED, _STYLES[AWAITED]))
     return table
 
 

@@ -14,7 +14,7 @@ def run(options: SetOptions) -> int:
     Raises:
         UsageError: nobody answers at this address, or the run cannot go by this rule.
     """
-    rule = options.rule()
+    rule = options.rule
     with ControlChannel(address_of(options.server, options.ps_ip, options.ps_port)) as channel:
         try:
             channel.request(Set(*fields_of_rule(rule)), Ok, timeout_s=options.wait_s)

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from leash.ps.words import DONE
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -62,7 +64,7 @@ def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> Out
         seconds_to_target=_time_of(target_accuracy, summary, ends_s, scale),
         accuracy=summary["test_accuracy"],
         wait_share=statistics.fmean(waits) if waits else 0.0,
-        limit_ratio=measured_s / limit_s if limit_s and summary["ended"] == "done" else None,
+        limit_ratio=measured_s / limit_s if limit_s and summary["ended"] == DONE else None,
         batches_per_second=summary["samples"] / batch_size / max(seconds, 1e-9),
         mean_staleness=summary["mean_staleness"],
         max_lag=summary["max_lag"],

@@ -1,5 +1,6 @@
 """Addresses and ranks, as people write them."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from leash.ps.errors import UsageError
@@ -8,6 +9,7 @@ from leash.ps.wire.messages import U32_MAX
 MAX_RANK: Final = (
     U32_MAX - 1
 )  # the one above it keeps a place for newcomers: see leash.ps.shard.data_plane
+MAX_TOLD_LEARNERS: Final = 100  # as many ranks as a `welcome` names
 DEFAULT_PORT: Final = 29500
 DEFAULT_ADDRESS: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 
@@ -55,3 +57,12 @@ def parse_learners(text: str | None, workers: int) -> tuple[int, ...]:
     if len(set(ranks)) != len(ranks):
         raise UsageError(f"--learners {text}: a rank stands there twice")
     return ranks
+
+
+def told_learners(ranks: Sequence[int], most: int | None = MAX_TOLD_LEARNERS) -> str:
+    """The ranks that take part, as `parse_learners` reads them.
+
+    Args:
+        most: names so many of them, and leaves the others out; None for all.
+    """
+    return "-".join(map(str, ranks[:most]))

@@ -10,11 +10,13 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from leash.ps.errors import UsageError
 
 T = TypeVar("T")
+
+DEFAULT_SEED: Final = 1  # of a run, a prediction or a study that is given none
 
 
 def option(

@@ -1,6 +1,7 @@
 """What each command takes: the groups of its options, and what must hold between them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from leash.ps.errors import UsageError
@@ -27,6 +28,7 @@ from leash.ps.options.worker import (
     TransportGroup,
 )
 from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
+from leash.ps.slowness.grammar import Slowness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,8 @@ class ServerOptions(
 
     def check(self) -> None:
         super().check()
-        self.rule().require_workers(len(parse_learners(self.learners, self.workers)))
-        check_softens(self, self.optimizer, self.rule())
+        self.rule.require_workers(len(parse_learners(self.learners, self.workers)))
+        check_softens(self, self.optimizer, self.rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +53,19 @@ class WorkerOptions(
 
     def check(self) -> None:
         super().check()
-        parse_slow(self.slow, 1)
-        parse_heterogeneity(self.heterogeneity, 1)
+        _ = self.slowness, self.ratio  # which say what is wrong with them
         if self.hetero_allocation is not None and self.learners is not None:
             parse_allocation(self.hetero_allocation, len(parse_learners(self.learners, 1)))
+
+    @cached_property
+    def slowness(self) -> Slowness:
+        """What slows this worker down, from --slow. Raises UsageError."""
+        return parse_slow(self.slow, 1)[0]
+
+    @cached_property
+    def ratio(self) -> float:
+        """This worker's r, from --heterogeneity. Raises UsageError."""
+        return parse_heterogeneity(self.heterogeneity, 1)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +95,9 @@ class LaunchOptions(
 
     def check(self) -> None:
         super().check()
-        self.rule().require_workers(self.workers)
-        check_softens(self, self.optimizer, self.rule())
-        parse_slow(self.slow, self.workers)
-        parse_heterogeneity(self.heterogeneity, self.workers)
+        self.rule.require_workers(self.workers)
+        check_softens(self, self.optimizer, self.rule)
+        _ = self.slownesses, self.ratios  # which say what is wrong with them
         check_inner_belongs(self, self.local_steps)
         if self.hetero_allocation is not None:
             parse_allocation(self.hetero_allocation, self.workers)
@@ -95,6 +105,16 @@ class LaunchOptions(
         if self.model is None and self.dataset is None:
             raise UsageError("say what to train: for example --dataset digits, or --model "
                              "mnist_cnn --data-dir DIR")  # fmt: skip
+
+    @cached_property
+    def slownesses(self) -> list[Slowness]:
+        """What slows each worker down, by rank, from --slow. Raises UsageError."""
+        return parse_slow(self.slow, self.workers)
+
+    @cached_property
+    def ratios(self) -> list[float]:
+        """Each worker's r, by rank, from --heterogeneity. Raises UsageError."""
+        return parse_heterogeneity(self.heterogeneity, self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,5 +181,5 @@ class DoctorOptions(Options):
 
 def data_plan_of(options: LaunchOptions) -> str:
     """The data plan of a launch. Raises UsageError for fixed shares together with leases."""
-    policy = options.rule().policy.name
+    policy = options.rule.policy.name
     return choose_data_plan(options, policy, has_allocation=options.hetero_allocation is not None)

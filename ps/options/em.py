@@ -6,6 +6,7 @@ from typing import ClassVar, Final, Literal
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import split_address
 from leash.ps.options.base import (
+    DEFAULT_SEED,
     Options,
     check_not_negative,
     check_positive,
@@ -39,7 +40,7 @@ class MixtureGroup(Options):
     tol: float = option(1e-3, "EM ends when an image's mean log-likelihood changes by less")
     max_iter: int = option(200, "EM ends after so many iterations", metavar="N")
     n_init: int = option(1, "starts, of which the likeliest counts", metavar="N")
-    seed: int = option(1, "of the starts, and of the order of samples with --online")
+    seed: int = option(DEFAULT_SEED, "of the starts, and of the order of samples with --online")
     len_train_data: int | None = option(None, "use only the first N training images", metavar="N")
     threads: int = option(1, "threads that one process computes with", metavar="N")
 

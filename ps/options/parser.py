@@ -22,7 +22,7 @@ from jsonargparse import (  # type: ignore[attr-defined]  # it exports ActionCon
 
 from leash.ps.errors import UsageError
 from leash.ps.options.base import flag, groups, is_argument, takes_many
-from leash.ps.options.old_names import with_new_names
+from leash.ps.options.rule import with_new_names
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",

@@ -16,6 +16,9 @@ SHARDS_HELP: Final = "server processes that share the model, 1 to 64; workers ta
 MAX_SERVER_THREADS: Final = 256  # of the core's ThreadPool
 
 
+CHUNK_STEP_KIB: Final = 64
+
+
 def check_threads(options: Options, name: str) -> None:
     """Raises UsageError for a number of threads that the core's pool does not take."""
     threads = getattr(options, name)
@@ -47,7 +50,7 @@ class ServerGroup(Options):
     rejoin_s: float = option(
         30.0, "when every worker is gone, wait so long for one to come back", metavar="SECONDS"
     )
-    chunk_kib: int = option(1024, "size of a chunk; a multiple of 64", metavar="KIB")
+    chunk_kib: int = option(1024, f"size of a chunk; a multiple of {CHUNK_STEP_KIB}", metavar="KIB")
     threads: int = option(1, "threads that share the work on a large chunk", metavar="N")
     window: int = option(16, "chunks that one worker may have in flight", metavar="CHUNKS")
     shards: int = option(1, SHARDS_HELP, metavar="N")
@@ -69,11 +72,16 @@ class ServerGroup(Options):
         check_threads(self, "threads")
         check_not_negative(self, "observers")
         check_shards(self.shards)
-        if self.chunk_kib < 64 or self.chunk_kib % 64:
-            raise UsageError(f"--chunk-kib {self.chunk_kib}: give a multiple of 64")
+        if self.chunk_kib < CHUNK_STEP_KIB or self.chunk_kib % CHUNK_STEP_KIB:
+            raise UsageError(f"--chunk-kib {self.chunk_kib}: give a multiple of {CHUNK_STEP_KIB}")
         if self.this_rank != 0:
             raise UsageError(f"--this-rank {self.this_rank}: the server's rank is 0; "
                              "leash worker takes the others")  # fmt: skip
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """The size of a chunk in bytes, as the wire and the core count it."""
+        return self.chunk_kib * 1024
 
 
 @dataclass(frozen=True, kw_only=True)

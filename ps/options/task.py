@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from leash.ps.errors import UsageError
-from leash.ps.options.base import Options, check_not_negative, check_positive, option
+from leash.ps.options.base import (
+    DEFAULT_SEED,
+    Options,
+    check_not_negative,
+    check_positive,
+    option,
+)
 from leash.ps.options.catalog import choose_task
 from leash.ps.wire.messages import EPOCH_MAX
 
@@ -28,7 +34,8 @@ class TaskGroup(Options):
     image_size: int = option(64, "imagefolder: side of the square images", metavar="PIXELS")
     loader_workers: int = option(2, "imagefolder: processes that read images", metavar="N")
     seed: int | None = option(
-        None, "of initial values, data order and dropout; default: the server's, or 1"
+        None,
+        f"of initial values, data order and dropout; default: the server's, or {DEFAULT_SEED}",
     )
     epochs: int | None = option(
         None, "passes over the training data; default: the server's, or 1", metavar="N"
@@ -41,6 +48,11 @@ class TaskGroup(Options):
         check_not_negative(self, "loader_workers", "seed")
         if self.epochs is not None and self.epochs > EPOCH_MAX:
             raise UsageError(f"--epochs {self.epochs}: give at most {EPOCH_MAX}")
+
+    @property
+    def chosen_seed(self) -> int:
+        """The seed of a run that is started with these options."""
+        return DEFAULT_SEED if self.seed is None else self.seed
 
 
 @dataclass(frozen=True, kw_only=True)

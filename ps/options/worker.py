@@ -1,16 +1,13 @@
 """The options of a worker: its place in the run, its training, how its gradients travel."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
 from leash.ps.options.base import Options, check_positive, option
-
-INT8_BLOCKS: Final = (64, 65536)  # smallest and largest
-
-
-TOPK_RATIO_MAX: Final = 0.5  # beyond it the indices cost more than they save
+from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP
+from leash.ps.wire.limits import check_encoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +47,7 @@ class TransportGroup(Options):
 
     def check(self) -> None:
         super().check()
-        block = self.int8_block
-        if not INT8_BLOCKS[0] <= block <= INT8_BLOCKS[1] or block & (block - 1):
-            raise UsageError(f"--int8-block {block}: give a power of two from {INT8_BLOCKS[0]} to "
-                             f"{INT8_BLOCKS[1]}")  # fmt: skip
-        if not 0 < self.topk_ratio <= TOPK_RATIO_MAX:
-            raise UsageError(f"--topk-ratio {self.topk_ratio}: give a number above 0, and at most "
-                             f"{TOPK_RATIO_MAX}")  # fmt: skip
+        check_encoding(self.codec, self.int8_block, self.topk_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +56,7 @@ class SlownessGroup(Options):
 
     slow: str = option(
         "0",
-        "sleep so long before every step: 0.2, a list by rank 0.2,0.3, a distribution exp:0.2, "
-        "pauses such as 0.2+pause:chance=0.02,for=5, or by time 0.2@..60+0.8@60..; all from the "
-        "seed; a list of what has a colon takes / for its commas",
+        f"sleep so long before every step: {FORMS_HELP}; all from the seed; {SEPARATORS_HELP}",
         metavar="SECONDS,...",
     )
     heterogeneity: str = option(

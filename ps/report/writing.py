@@ -1,10 +1,10 @@
 """Runs ▸ one page, and PNG files beside it."""
 
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from leash._extras import install_command, is_installed
 from leash.ps.errors import UsageError
 from leash.ps.report.analysis.reading import read_runs
 from leash.ps.runs.rundir import write_atomically
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def require_matplotlib() -> None:
     """Raises UsageError, with what to install, where there is nothing to draw with."""
-    if find_spec("matplotlib") is None:
+    if not is_installed("matplotlib"):
         raise UsageError(
-            'a report needs matplotlib, which is not installed: pip install "leash[report]"'
+            "a report needs matplotlib, which is not installed: " + install_command("matplotlib")
         )
 
 

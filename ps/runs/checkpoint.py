@@ -21,6 +21,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from leash.ps._core import Reply
 from leash.ps.errors import CheckpointError, LayoutError
 from leash.ps.wire.layout import Chunk, Layout, Slot
 
@@ -43,7 +44,7 @@ class ChunkStore(Protocol):
     """Who holds a chunk's numbers: a shard of this process, or of another."""
 
     def init(self, chunk: int, payload: Any, /) -> bool: ...
-    def pull(self, chunk: int, worker: None, out: Any, /) -> int: ...
+    def pull(self, chunk: int, worker: None, out: Any, /) -> tuple[int, list[Reply]]: ...
     def set_version(self, chunk: int, version: int, /) -> None: ...
     def has_state(self, chunk: int, /) -> bool: ...
     def state(self, chunk: int, name: str, out: Any, /) -> None: ...
@@ -71,7 +72,7 @@ def save_checkpoint(model: WholeModel, path: Path) -> None:
     """Writes the parameters, the buffers and the optimizer's own buffers to `path`, atomically."""
     slab = np.zeros(model.layout.nbytes, np.uint8)
     versions = [
-        model.shard_of(c.index).pull(c.index, None, slab[c.start : c.stop].data)
+        model.shard_of(c.index).pull(c.index, None, slab[c.start : c.stop].data)[0]
         for c in model.chunks
     ]
     tensors = dict(tensors_of(model.layout, slab))
@@ -115,6 +116,8 @@ def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> 
             model = serve(layout)
             _load(model, _version_in(metadata), file.keys(), file.get_tensor)
             return model
+    except CheckpointError:
+        raise
     except FileNotFoundError as error:
         raise CheckpointError(f"--resume {path}: there is no such file") from error
     except (SafetensorError, OSError, ValueError, LayoutError) as error:

@@ -4,6 +4,7 @@
 - coordinator.py answers hello, beat, report and bye: who takes part, when a run starts and ends.
 - leases.py, pacing.py and lease_desk.py grant ranges of the data: which are free, how large, to
   whom.
+- settings.py says what a run was started with, for workers and for summary.json.
 - shards.py and remote_shards.py are the other processes of the server, as this one sees them.
 
 Imports: what every shard has (ps/shard), runs, options, the wire.

@@ -15,18 +15,19 @@ import msgpack
 from leash.ps.errors import (
     HeaderError,
     LayoutError,
-    ProtocolError,
+    ShardLostError,
     StoppingError,
     UsageError,
     shown,
 )
+from leash.ps.options.addresses import told_learners
 from leash.ps.options.commands import ServerOptions
-from leash.ps.options.optimizer import told_settings
 from leash.ps.options.staleness import check_softens
 from leash.ps.policy import Rule, rule_from_fields
 from leash.ps.server.lease_desk import LeaseDesk
+from leash.ps.server.settings import run_settings
 from leash.ps.server.shards import Shards
-from leash.ps.shard.members import DONE, EVICTED, Member, Members
+from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.codecs import CODECS
 from leash.ps.wire.frames import error_message
@@ -46,10 +47,10 @@ from leash.ps.wire.messages import (
     Status,
     Welcome,
 )
+from leash.ps.words import BYE_REASONS, EVICTED, REPLACED
 
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
-BYE_REASONS: Final = (DONE, "stopped", "failed")
 REPORT_KINDS: Final = ("training", "epoch", "evaluation")
 Answer: TypeAlias = tuple[Message, bytes | None]
 Handler: TypeAlias = Callable[[Message, bytes | None], Answer]
@@ -89,13 +90,14 @@ class Coordinator:
         }
 
     def answer(self, message: Message, payload: bytes | None) -> Answer:
-        """The answer to a control message, with its payload."""
+        """The answer to a control message, with its payload. No message ends the run."""
         try:
             handler: Handler = self._handlers[type(message)]  # type: ignore[assignment]
             return handler(message, payload)
-        except ProtocolError as error:
-            self._metrics.refused(error)
-            return error_message(error, getattr(message, "worker", 0)), None
+        except Exception as error:
+            refusal = self._metrics.refusal(error)
+            self._metrics.refused(refusal)
+            return error_message(refusal, getattr(message, "worker", 0)), None
 
     # Messages.
 
@@ -115,8 +117,12 @@ class Coordinator:
             self._shards.require_layout(layout)
         member, before = self._members.hello(msg.worker, msg.name)
         if before is not None:
-            self._leave(before, "replaced")
-        first_step = self._shards.join(member)
+            self._leave(before, REPLACED)
+        try:
+            first_step = self._shards.join(member)
+        except ShardLostError:
+            self._members.forget(member)  # no shard counts it, and nothing is counted of it
+            raise
         self._metrics.join(member.worker, member.incarnation, member.name, first_step)
         self._start_if_complete()
         return self._welcome(member, first_step, codec), self._layout_payload()
@@ -233,7 +239,7 @@ class Coordinator:
         return {
             **summary,
             **self._settings(),
-            "learners": "-".join(map(str, self._members.ranks)),
+            "learners": told_learners(self._members.ranks, None),
             "started": self._metrics.started,
             "finished": self.finished,
             "stopping": self.stopping,
@@ -241,7 +247,7 @@ class Coordinator:
             "observers": len(self._members.observers),
             "shards": self._options.shards,
             "data_ports": self._shards.ports,
-            "chunk_nbytes": self._options.chunk_kib * 1024,
+            "chunk_nbytes": self._options.chunk_nbytes,
             "initialized": self._shards.initialized,
             "model_nbytes": self._shards.layout.nbytes if self._shards.layout else 0,
             "parked": self._shards.parked,
@@ -279,7 +285,7 @@ class Coordinator:
             member.worker,
             member.incarnation,
             first_step,
-            chunk_nbytes=self._options.chunk_kib * 1024,
+            chunk_nbytes=self._options.chunk_nbytes,
             window=self._options.window,
             data_ports=self._shards.ports,
             beat_s=self._options.evict_s / BEATS_PER_EVICTION,
@@ -293,20 +299,7 @@ class Coordinator:
         return self._shards.layout.pack() if self._shards.layout else None
 
     def _settings(self) -> dict[str, Any]:
-        options = self._options
-        return {
-            **self.rule.told(),
-            "workers": len(self._members.ranks),
-            "learners": "-".join(map(str, self._members.ranks[:100])),
-            **told_settings(options),
-            "data_plan": self._desk.planned,
-            "batch_plan": options.batch_plan,
-            "local_steps": options.local_steps,
-            "seed": 1 if options.seed is None else options.seed,
-            "planned_epochs": options.epochs,
-            "model": options.model,
-            "dataset": options.dataset,
-        }
+        return run_settings(self._options, self.rule, self._members.ranks, self._desk.planned)
 
     def _worker_row(self, member: Member) -> dict[str, Any]:
         return {

@@ -7,11 +7,10 @@ from leash.ps.options.commands import ServerOptions
 from leash.ps.options.plan import LEASE, STATIC, WEIGHTED, choose_data_plan, parse_local_steps
 from leash.ps.server.leases import Leases
 from leash.ps.server.shards import Shards
-from leash.ps.shard.members import LIVE, Member, Members
+from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.messages import Lease, Leased
-
-RESTING: Final = "resting"
+from leash.ps.words import LIVE, RESTING
 
 
 class LeaseDesk:
@@ -61,9 +60,7 @@ class LeaseDesk:
 
     def release(self, worker: int, *, lockstep: bool) -> None:
         """What this worker was leased and has no answer for is given to others."""
-        counts = self._metrics.workers.get(worker)
-        if counts is None:
-            return  # its hello was broken off
+        counts = self._metrics.workers[worker]
         # Under bsp a contribution without an answer was left out of its step's mean.
         applied = 0 if lockstep else counts.unanswered
         self._leases.release(worker, counts.answered, applied)

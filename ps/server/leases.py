@@ -77,9 +77,11 @@ class Leases:
     """The leases of one run. No sockets, no time: what changes them are requests and leaves."""
 
     def __init__(self, *, weighted: bool, local_steps: int | None) -> None:
-        """Args:
-        weighted: batches in proportion to the workers' speeds.
-        local_steps: steps between two pushes; None for as many as let all push together.
+        """Begins with nothing granted.
+
+        Args:
+            weighted: batches are in proportion to the workers' speeds.
+            local_steps: steps between two pushes; None for as many as let all push together.
         """
         self.completed: int = 0  # epochs
         self.samples_twice: int = 0  # were applied, and given to somebody else all the same

@@ -16,24 +16,27 @@ from typing import Any, Final
 
 import zmq
 
+from leash._log import logged
 from leash.ps import interrupt
-from leash.ps._core import keep_freed_memory
-from leash.ps.errors import ProtocolError, ShardLostError
+from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.commands import ServerOptions
 from leash.ps.options.optimizer import with_rates
 from leash.ps.policy import Rule
+from leash.ps.processes import keep_memory
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess
 from leash.ps.server.remote_shards import RemoteShards
+from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_plane import DataPlane
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
+from leash.ps.shard.model import require_threads
 from leash.ps.shard.router import DataRouter, send
 from leash.ps.wire.frames import CONTROL, check_payload_count, decode, error_message
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Message
@@ -46,11 +49,16 @@ from leash.ps.wire.sockets import (
     parts,
     receive,
 )
+from leash.ps.words import DONE, FAILED
 
 TICK_S: Final = 0.2
 GRACE_S: Final = 2.0  # for the others to say bye once the server is stopping
 PROGRESS_S: Final = 10.0
 AWAY_S: Final = 1.0  # between two ticks: then the loop has been held up
+
+
+def _say(text: str) -> None:
+    print(f"leash server: {text}", flush=True)
 
 
 class Server:
@@ -62,24 +70,29 @@ class Server:
         run_dir: RunDir | None,
         *,
         evaluator: EvaluatorProcess | None = None,
-        say: Callable[[str], None] = lambda text: print(f"leash server: {text}", flush=True),
+        say: Callable[[str], None] = _say,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args:
+        """Binds the sockets and starts the further shards; `run` serves.
+
+        Args:
+            options: what the server was started with.
             run_dir: where the run leaves its files; None for nowhere.
             evaluator: the observer to start once the server listens, and to wait for.
             say: shows a line of progress.
+            now: seconds on a clock that never goes back.
 
         Raises:
-            UsageError: a setting that cannot be, a port that is taken.
+            UsageError: a setting cannot be, or a port is taken, or threads cannot start.
             ShardLostError: a process of the server did not come up.
         """
-        rule = options.rule()
+        rule = options.rule
+        require_threads(options.threads)
         ranks = parse_learners(options.learners, options.workers)
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._evaluator: Final = evaluator
-        self._say: Final = say
+        self._say: Final = logged(say, __name__)
         self._now: Final = now
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self.address: Final = self._listen()
@@ -97,7 +110,7 @@ class Server:
             options, rule, self.members, self.metrics, self.shards, now
         )
         self._signal = 0
-        self._ended = "failed"  # unless the loop comes to its end
+        self._ended = FAILED  # unless the loop comes to its end
         self._status = 0
         self._stop_deadline_s: float | None = None
         self._next_tick_s = self._next_progress_s = now()
@@ -156,7 +169,7 @@ class Server:
                 if self._now() >= self._next_tick_s:
                     self._tick()
             self._count_up()
-            self._ended = self.coordinator.stopping or "done"
+            self._ended = self.coordinator.stopping or DONE
         finally:
             self._close()
         return self._status
@@ -233,7 +246,7 @@ class Server:
         """What the summary says is what all shards have counted, to the last message."""
         try:
             self.shards.count_up()
-        except ShardLostError:
+        except ProtocolError:
             self._attend_shards()
 
     def _look_after_evaluator(self) -> None:
@@ -286,9 +299,10 @@ class Server:
         try:
             message = decode(header, CONTROL)
             check_payload_count(message, len(payloads))
-        except ProtocolError as error:
-            self.metrics.refused(error)
-            answer = error_message(error)
+        except Exception as error:
+            refusal = self.metrics.refusal(error)
+            self.metrics.refused(refusal)
+            answer = error_message(refusal)
         else:
             answer, payload = self.coordinator.answer(
                 message, payloads[0].bytes if payloads else None
@@ -351,22 +365,14 @@ class Server:
         try:
             with self.shards.held():
                 save_checkpoint(model, path)
-        except ShardLostError as error:
+        except ProtocolError as error:
             self._status = self._status or 1  # the last one of a run that was done
             self._say(f"no checkpoint {path.name}: {error}")
 
     def _write_results(self, run_dir: RunDir) -> None:
-        settings = {
-            **self.rule.told(),
-            "workers": len(self.members.ranks),
-            "model": self._options.model,
-            "dataset": self._options.dataset,
-            "seed": 1 if self._options.seed is None else self._options.seed,
-            "time_scale": self._options.time_scale,
-            "data_plan": self.coordinator.data_plan,
-            "batch_plan": self._options.batch_plan,
-            "local_steps": self._options.local_steps,
-        }
+        settings = summary_settings(
+            self._options, self.rule, self.members.ranks, self.coordinator.data_plan
+        )
         outcome = {"ended": self._ended}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
         self._checkpoint_epochs()  # one that was completed since the last look
@@ -375,8 +381,8 @@ class Server:
 
 def serve(options: ServerOptions) -> int:
     """`leash server`: one run, as a process of its own."""
-    keep_freed_memory()
-    rule = options.rule()
+    keep_memory(logged(_say, __name__))
+    rule = options.rule
     model, dataset = choose_task(options.model, options.dataset)
     options = with_rates(replace(options, model=model, dataset=dataset))
     run_dir = RunDir.at(options.run_dir, rule.policy.name)

@@ -59,9 +59,11 @@ class RoundPlanner:
     """Each worker's round, as the workers' speeds are known by and by."""
 
     def __init__(self, *, weighted: bool, local_steps: int | None) -> None:
-        """Args:
-        weighted: batches in proportion to the speeds; otherwise each worker its own.
-        local_steps: of every worker; None for as many as let all push at about the same time.
+        """Begins with the shortest rounds.
+
+        Args:
+            weighted: batches are in proportion to the speeds; otherwise each worker has its own.
+            local_steps: of every worker; None for as many as let all push at about the same time.
         """
         self._weighted: Final = weighted
         self._local_steps: Final = local_steps

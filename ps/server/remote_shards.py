@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
+from leash.ps._core import Reply
 from leash.ps.errors import ERROR_BY_CODE, LeashError, ProtocolError, ShardLostError, UsageError
 from leash.ps.options.commands import ServerOptions
 from leash.ps.processes import spawn_module
@@ -134,10 +135,10 @@ class RemoteShard:
     def init(self, chunk: int, values: Buffer) -> bool:
         return bool(self.ask(Load(chunk, PARAMETERS), values)[0])
 
-    def pull(self, chunk: int, worker: None, out: Buffer) -> int:
+    def pull(self, chunk: int, worker: None, out: Buffer) -> tuple[int, list[Reply]]:
         version, values = self.ask(Fetch(chunk, PARAMETERS))
         memoryview(out)[:] = values or b""
-        return version
+        return version, []  # a pull by no worker lets nobody go on
 
     def set_version(self, chunk: int, version: int) -> None:
         self.ask(SetVersion(chunk, version))

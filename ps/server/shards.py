@@ -144,7 +144,8 @@ class Shards:
         return first_step
 
     def _first_step(self) -> int:
-        return max([self._data.reserve(), *self._remote.ask(Reserve())])
+        elsewhere = self._remote.ask(Reserve())  # first: nothing is kept here if a shard is lost
+        return max([self._data.reserve(), *elsewhere])
 
     def leave(self, member: Member, state: str) -> None:
         """Nobody waits for this process from now on, on any shard."""

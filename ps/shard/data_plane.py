@@ -94,7 +94,7 @@ class DataPlane:
         """
         self.model = None  # its memory first
         self.model = ServedModel(
-            layout, self._options.chunk_kib * 1024, self._options, self._rule,
+            layout, self._options.chunk_nbytes, self._options, self._rule,
             softened=self._options, shard=self._shard, shards=self._options.shards,
             threads=self._options.threads,
         )  # fmt: skip
@@ -164,18 +164,20 @@ class DataPlane:
         try:
             message = decode(header, DATA)
             check_payload_count(message, len(payloads))
-        except ProtocolError as error:
-            self._metrics.refused(error)
-            self._send(route, error_message(error), None)
+        except Exception as error:
+            refusal = self._metrics.refusal(error)
+            self._metrics.refused(refusal)
+            self._send(route, error_message(refusal), None)
         else:
             self.handle(route, message, payloads[0] if payloads else None)
 
     def handle(self, route: bytes, message: Message, payload: Payload) -> None:
-        """Answers one message, now or when the policy lets it."""
+        """Answers one message, now or when the policy lets it. No message ends the run."""
         try:
             self._handlers[type(message)](route, message, payload)  # type: ignore[operator]
-        except ProtocolError as error:
-            self._replies.refuse(route, message, error, getattr(message, "chunk", 0))
+        except Exception as error:
+            refusal = self._metrics.refusal(error)
+            self._replies.refuse(route, message, refusal, getattr(message, "chunk", 0))
         self._replies.flush()
 
     def _on_attach(self, route: bytes, msg: Attach, _: Payload) -> None:
@@ -209,9 +211,10 @@ class DataPlane:
         if not model.shard.initialized(msg.chunk):
             raise NotReadyError(f"chunk {msg.chunk} has no values yet")
         out = bytearray(codec.max_nbytes(chunk.values))
-        version = model.shard.pull(msg.chunk, msg.worker or None, out, codec=codec.core)
+        version, replies = model.shard.pull(msg.chunk, msg.worker or None, out, codec=codec.core)
         params = Params(msg.worker, 0, msg.chunk, msg.codec, version, 0, 0)
         self._send(route, params, out)
+        self._replies.answer(replies)  # to others that waited for this worker to pull
 
     def _on_push(self, route: bytes, msg: PushPull | Push, payload: Payload) -> None:
         """All that a push names is checked before anything of it is applied."""

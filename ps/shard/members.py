@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from leash.ps.errors import EvictedError, FencedError, TooManyError, UnknownWorkerError
+from leash.ps.words import DONE, LIVE
 
-LIVE: Final = "live"
-EVICTED: Final = "evicted"
-DONE: Final = "done"
 MAX_OBSERVERS: Final = 64
 
 
@@ -26,7 +24,7 @@ class Member:
     incarnation: int
     name: str
     heard_s: float  # when it was last heard of, on the server's clock
-    state: str = LIVE  # then "evicted", or the reason of its bye: "done", "stopped", "failed"
+    state: str = LIVE  # then how it left: see leash.ps.words
 
     @property
     def is_observer(self) -> bool:
@@ -47,12 +45,14 @@ class Members:
         now: Callable[[], float] = time.monotonic,
         wall_time_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        """Args:
-        ranks: the workers that the run expects.
-        evict_s: seconds of silence after which a member counts as gone.
-        now: seconds on a clock that never goes back.
-        wall_time_us: microseconds since 1970; incarnations begin there, so that no message to an
-            earlier server ever fits this one.
+        """Begins with nobody.
+
+        Args:
+            ranks: the workers that the run expects.
+            evict_s: seconds of silence after which a member counts as gone.
+            now: seconds on a clock that never goes back.
+            wall_time_us: microseconds since 1970; incarnations begin there, so that no message to
+                an earlier server ever fits this one.
         """
         self.ranks: Final = tuple(sorted(ranks))
         self.evict_s: Final = evict_s
@@ -92,6 +92,13 @@ class Members:
         before = self.workers.get(worker)
         self.workers[worker] = member
         return member, before if before and before.state == LIVE else None
+
+    def forget(self, member: Member) -> None:
+        """Takes back a newcomer whose hello could not be honoured after all."""
+        if member.is_observer:
+            del self.observers[member.incarnation]
+        else:
+            del self.workers[member.worker]
 
     def find(self, worker: int, incarnation: int) -> Member | None:
         """The live member of this incarnation, if there is one."""

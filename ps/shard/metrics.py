@@ -1,7 +1,9 @@
 """What a run counts, as numbers for people (`state`), for files (`summary`) and as events."""
 
+import logging
 import math
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +15,9 @@ from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_counts import DataCounts, together
 from leash.ps.shard.members import Members
 from leash.ps.wire.messages import Report
+from leash.ps.words import DONE, EVICTED, LIVE
+
+LOG: Final = logging.getLogger("leash.server")
 
 RATE_SPAN_S: Final = 2.0  # samples/s of the live table: over about so many seconds
 TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this often
@@ -82,6 +87,7 @@ class Metrics:
         self.own: Final = DataCounts()  # of this process
         self.of_shards: dict[int, DataCounts] = {}  # of the others, as they told it last
         self.evictions: int = 0
+        self._failed_at: Final[set[tuple[str, str, int]]] = set()
         self._rule = rule
         self._events: Final = events
         self._step_events: Final = step_events if events.is_open else 0
@@ -123,7 +129,7 @@ class Metrics:
         )
 
     def leave(self, worker: int, incarnation: int, reason: str) -> None:
-        self.evictions += worker > 0 and reason == "evicted"
+        self.evictions += worker > 0 and reason == EVICTED
         self._events.write("left", worker=worker, incarnation=incarnation, reason=reason)
 
     def push(self, worker: int, chunk: int, step: int, samples: int) -> None:
@@ -163,6 +169,21 @@ class Metrics:
         if error.code not in NO_REFUSALS:
             self.own.refusals[error.code] += 1
 
+    def refusal(self, error: Exception) -> ProtocolError:
+        """What a peer is told whose message led to this error.
+
+        One that is no ProtocolError is a defect of ours. It is logged, once for each place in the
+        code; whoever sends the answer counts it with `refused`, under the code `protocol`.
+        """
+        if isinstance(error, ProtocolError):
+            return error
+        name, frame = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+        place = (name, frame.filename, frame.lineno or 0)
+        if place not in self._failed_at:
+            self._failed_at.add(place)
+            LOG.error("a message could not be handled; the run goes on", exc_info=error)
+        return ProtocolError(f"the server failed at this message, as its log tells: {name}")
+
     def happened(self, event: str, details: dict[str, Any]) -> None:
         """Another shard has an event to tell of."""
         self._events.write(event, **details)
@@ -185,7 +206,7 @@ class Metrics:
 
     def complete_epochs(self, members: Members) -> None:
         """Counts the epochs that every worker that still takes part, or is done, has completed."""
-        taking_part = [w for w, m in members.workers.items() if m.state in ("live", "done")]
+        taking_part = [w for w, m in members.workers.items() if m.state in (LIVE, DONE)]
         self.complete(min((self.workers[worker].epoch for worker in taking_part), default=0))
 
     def complete(self, epoch: int) -> None:
@@ -254,6 +275,7 @@ class Metrics:
             "nonfinite_chunks": data.nonfinite_chunks,
             "dropped_pushes": data.dropped,
             "refused_messages": data.refusals.total(),
+            "failed_messages": data.refusals[ProtocolError.code],
             "evictions": self.evictions,
         }
 

@@ -3,8 +3,9 @@
 import os
 from typing import Final
 
-from leash.ps._core import ChunkSpec, Nonfinite, Shard
-from leash.ps.errors import LayoutError, UnknownChunkError
+from leash.ps._core import ChunkSpec, Nonfinite, SgdOptions, Shard
+from leash.ps._core import Rule as CoreRule
+from leash.ps.errors import LayoutError, TooManyError, UnknownChunkError, UsageError
 from leash.ps.options.optimizer import OptimizerGroup, core_options, core_schedule, with_rates
 from leash.ps.options.staleness import (
     UNSOFTENED,
@@ -27,14 +28,23 @@ class ServedModel:
         self, layout: Layout, chunk_nbytes: int, options: OptimizerGroup, rule: Rule, *,
         softened: StalenessGroup = UNSOFTENED, shard: int = 0, shards: int = 1, threads: int = 1,
     ) -> None:  # fmt: skip
-        """Args:
+        """Makes a shard for the chunks of its own, without values.
+
+        Args:
+            layout: of the whole model.
+            chunk_nbytes: size of every chunk but the last of each group.
+            options: the optimizer and its settings.
+            rule: who waits for whom.
             softened: what becomes of stale updates.
-            shard: whose chunks to hold, of how many shards.
-            threads: that share the work on a large chunk.
+            shard: whose chunks to hold, from 0.
+            shards: how many there are.
+            threads: how many share the work on a large chunk.
 
         Raises:
-            LayoutError: more memory than this host has.
-            UsageError, ValueError: see `core_options`.
+            LayoutError: the model needs more memory than this host has.
+            TooManyError: more threads are asked for than can start.
+            UsageError: see `core_options`.
+            ValueError: see `core_options`.
         """
         if layout.nbytes > _host_memory_nbytes():
             raise _does_not_fit(layout)
@@ -61,6 +71,8 @@ class ServedModel:
             )
         except MemoryError as error:
             raise _does_not_fit(layout) from error
+        except OSError as error:
+            raise TooManyError(f"this server lacks room for its threads: {error}") from error
 
     def chunk(self, index: int) -> Chunk:
         """Raises UnknownChunkError if the model has no such chunk, or it is another shard's."""
@@ -84,6 +96,18 @@ class ServedModel:
     def initialized(self) -> bool:
         """Every chunk of this process has values."""
         return self.shard.initialized_chunks == len(self.own)
+
+
+def require_threads(threads: int) -> None:
+    """Starts so many threads, as a shard does, and ends them.
+
+    Raises:
+        UsageError: they cannot start on this host, or within its limits for this process.
+    """
+    try:
+        Shard([], SgdOptions(), rule=CoreRule(), nonfinite=Nonfinite.RAISE, threads=threads)
+    except (OSError, MemoryError) as error:
+        raise UsageError(f"--threads {threads}: {error}; give a smaller number") from error
 
 
 def _does_not_fit(layout: Layout) -> LayoutError:

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ import zmq
 
 from leash.ps import interrupt
 from leash.ps._core import keep_freed_memory
-from leash.ps.errors import LeashError, ProtocolError, UsageError
+from leash.ps.errors import LeashError, UsageError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.commands import ServerOptions
 from leash.ps.policy import rule_from_fields
@@ -27,7 +28,7 @@ from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_plane import DataPlane
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
-from leash.ps.shard.model import ServedModel
+from leash.ps.shard.model import ServedModel, require_threads
 from leash.ps.shard.router import DataRouter
 from leash.ps.wire.frames import TO_SHARD
 from leash.ps.wire.layout import Layout
@@ -60,6 +61,7 @@ from leash.ps.wire.shard_messages import (
 )
 
 TOLD: Final = ("duplicate", "nonfinite")  # what the coordinator does not see itself
+UNANSWERED: Final = (Leave, Stop, Release)  # what the coordinator tells, and does not ask
 COUNTS_S: Final = 0.25  # between two counts, which are also the signs of life
 MAX_HEARD: Final = 256
 LINGER_MS: Final = 200  # for the last answers
@@ -77,15 +79,17 @@ class LinkedEvents(EventLog):
 
     def write(self, event: str, **details: Any) -> None:
         if event in TOLD:
-            self._link.send(Happened(event), msgpack.packb(details))
+            with suppress(LinkClosedError):  # the loop reads the end of the link itself
+                self._link.send(Happened(event), msgpack.packb(details))
 
 
 class ShardServer:
     """One shard. Listens when made; `run` serves until the coordinator is gone."""
 
     def __init__(self, link: Link, begin: Begin, options: ServerOptions) -> None:
-        """Raises UsageError: its port is taken."""
-        rule = options.rule()
+        """Raises UsageError: its port is taken, or its threads cannot start."""
+        rule = options.rule
+        require_threads(options.threads)
         host, _ = split_address(address_of(options.bind, options.ps_ip, options.ps_port))
         self._link: Final = link
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
@@ -151,8 +155,11 @@ class ShardServer:
         message, payload = self._link.receive()
         try:
             answer = self._handlers[type(message)](message, payload)
-        except ProtocolError as error:
-            answer = Failed(error.code, str(error)[:512]), None
+        except Exception as error:
+            refusal = self._metrics.refusal(error)
+            self._metrics.refused(refusal)
+            failed = Failed(refusal.code, str(refusal)[:512]), None
+            answer = None if isinstance(message, UNANSWERED) else failed
         if answer is not None:
             self._link.send(*answer)
 
@@ -206,7 +213,7 @@ class ShardServer:
         model = self._require_model()
         out = bytearray(model.chunk(msg.chunk).nbytes)
         if msg.state == PARAMETERS:
-            return Done(model.shard.pull(msg.chunk, None, out)), out
+            return Done(model.shard.pull(msg.chunk, None, out)[0]), out
         model.shard.state(msg.chunk, msg.state, out)
         return Done(0), out
 
@@ -283,7 +290,7 @@ def settings_of(options: ServerOptions) -> bytes:
 
 def main(fd: int) -> int:
     """Serves one shard over the link that was inherited as `fd`; returns the exit status."""
-    keep_freed_memory()
+    keep_freed_memory()  # if malloc refuses, the coordinator has said it
     # Until the loop runs, the end of the link is the one thing that ends this process.
     interrupt.ignore_signals()
     link = Link(socket.socket(fileno=fd), TO_SHARD, None)

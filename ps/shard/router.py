@@ -50,7 +50,7 @@ class DataRouter:
         self, context: zmq.Context[zmq.Socket[bytes]], options: ServerOptions, host: str, port: int
     ) -> None:
         """Listens. Raises UsageError: the port is taken, or the address not one of this host."""
-        max_nbytes = data_max_nbytes(options.chunk_kib * 1024)
+        max_nbytes = data_max_nbytes(options.chunk_nbytes)
         self.socket: Final = make_router(context, data_queue(options.window), max_nbytes)
         self.port: Final = bind(self.socket, host, port)
         self._unreading: list[Message] = []  # answers that their peers left no room for

@@ -13,6 +13,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
+from leash._extras import install_command, is_installed
 from leash.ps.errors import UsageError
 from leash.ps.simulate.options import SimulateOptions
 from leash.ps.simulate.prediction import Prediction, batches_of, predict
@@ -52,11 +53,9 @@ def _advance(progress: Progress, bar: TaskID, batches: int) -> None:
 
 
 def _require_matplotlib(path: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
+    if not is_installed("matplotlib"):
         raise UsageError(f"--plot {path}: needs matplotlib, which is not installed: "
-                         "pip install 'leash[bench]'")  # fmt: skip
+                         f"{install_command('matplotlib')}")  # fmt: skip
 
 
 # The table.

@@ -1,15 +1,24 @@
 """The options of `leash simulate`: how much is done, on what machines, under which policies."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
+from leash.ps.options.base import (
+    DEFAULT_SEED,
+    Options,
+    check_not_negative,
+    check_positive,
+    flag,
+    option,
+)
 from leash.ps.options.rule import RuleGroup
 from leash.ps.policy import POLICIES, Rule, choose_rule
 from leash.ps.simulate.cluster import Cluster, Failures
 from leash.ps.slowness.by_rank import parse_heterogeneity, parse_slow
+from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP
 
 DEFAULT_STEPS: Final = 1000
 DEFAULT_COMPARE: Final = "bsp, ssp 1, ssp 3, ssp 10, asp"
@@ -47,7 +56,9 @@ class SimulatedRunGroup(Options):
         "otherwise lease",
     )
     local_steps: int = option(1, "batches between two pushes", metavar="N")
-    seed: int = option(1, "of all that is drawn; --slow is what it is in a run with this seed")
+    seed: int = option(
+        DEFAULT_SEED, "of all that is drawn; --slow is what it is in a run with this seed"
+    )
 
     def check(self) -> None:
         super().check()
@@ -80,9 +91,7 @@ class ClusterGroup(Options):
     compute: str = option("0", "what a batch takes by itself", metavar="SECONDS,...")
     slow: str = option(
         "0",
-        "what delays a worker beside that: 0.2, a list by rank 0.2,0.3, a distribution exp:0.2, "
-        "pauses such as 0.2+pause:chance=0.02,for=5, or by time 0.2@..60+0.8@60..; a list of what "
-        "has a colon takes / for its commas",
+        f"what delays a worker beside that: {FORMS_HELP}; {SEPARATORS_HELP}",
         metavar="SECONDS,...",
     )
     heterogeneity: str = option(
@@ -111,22 +120,6 @@ class ClusterGroup(Options):
         if nothing and not (self.model_mb or self.server_us):
             raise UsageError("nothing takes time: say what a batch takes, such as --compute 0.05, "
                              "or exp:0.05")  # fmt: skip
-
-    def cluster(self, workers: int) -> Cluster:
-        """
-        Raises:
-            UsageError: a list that does not fit so many workers.
-        """
-        failures = parse_failures(self.failures) if self.failures else None
-        return Cluster(
-            compute=parse_slow(self.compute, workers, "--compute"),
-            slow=parse_slow(self.slow, workers),
-            ratios=parse_heterogeneity(self.heterogeneity, workers),
-            network=parse_slow(self.network, workers, "--network"),
-            server_s=self.server_us / 1e6,
-            transfer_s=self.model_mb * 8e-3 / self.bandwidth_gbit,
-            failures=failures,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +210,23 @@ class SimulateOptions(SimulatedRunGroup, ClusterGroup, RuleGroup, ComparisonGrou
         super().check()
         for rule in self.rules():
             rule.require_workers(self.workers)
-        self.cluster(self.workers)
+        _ = self.cluster  # which says what is wrong with it
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The machines that play. Raises UsageError: a list that does not fit so many workers."""
+        failures = parse_failures(self.failures) if self.failures else None
+        return Cluster(
+            compute=parse_slow(self.compute, self.workers, "--compute"),
+            slow=parse_slow(self.slow, self.workers),
+            ratios=parse_heterogeneity(self.heterogeneity, self.workers),
+            network=parse_slow(self.network, self.workers, "--network"),
+            server_s=self.server_us / 1e6,
+            transfer_s=self.model_mb * 8e-3 / self.bandwidth_gbit,
+            failures=failures,
+        )
 
     def rules(self) -> list[Rule]:
         """Those to simulate. Raises UsageError."""
         is_one = self.policy is not None or self.bound is not None or self.bound_unit != "clocks"
-        return choose_rules(self.compare, self.policy, self.rule() if is_one else None)
+        return choose_rules(self.compare, self.policy, self.rule if is_one else None)

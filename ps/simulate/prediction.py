@@ -70,7 +70,7 @@ def predict(
             first_steps.append(step)
 
     simulation = Simulation(
-        options.cluster(options.workers), Gate(rule), _work(options, rule),
+        options.cluster, Gate(rule), _work(options, rule),
         seed=options.seed, local_steps=options.local_steps,
         on_step=keep if options.plot else None, on_progress=on_progress,
     )  # fmt: skip

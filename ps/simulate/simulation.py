@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from leash.ps.options.base import DEFAULT_SEED
 from leash.ps.simulate.cluster import Cluster
 from leash.ps.simulate.reply_gate import Gate
 from leash.ps.simulate.worker_times import WorkerTimes
@@ -119,15 +120,20 @@ class Simulation:
     """One run."""
 
     def __init__(
-        self, cluster: Cluster, gate: Gate, work: Work, *, seed: int = 1, local_steps: int = 1,
-        on_step: Callable[[Step], None] | None = None,
+        self, cluster: Cluster, gate: Gate, work: Work, *, seed: int = DEFAULT_SEED,
+        local_steps: int = 1, on_step: Callable[[Step], None] | None = None,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:  # fmt: skip
-        """
+        """Begins at time 0, with nothing done.
+
         Args:
-            local_steps: batches between two pushes.
-            on_step: told of every step that was answered.
-            on_progress: told now and then how many batches are done.
+            cluster: the machines, and the network between them and the server.
+            gate: decides when a reply may go out.
+            work: hands out batches.
+            seed: of the machines' delays.
+            local_steps: how many batches a worker computes between two pushes.
+            on_step: is told of every step that was answered.
+            on_progress: is told now and then how many batches are done.
         """
         self._cluster: Final = cluster
         self._gate: Final = gate

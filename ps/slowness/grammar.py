@@ -29,6 +29,12 @@ EXAMPLES: Final = (
     "0.2, exp:0.2, pareto:2,0.1, normal:0.3,0.05, uniform:0.1,0.3, pause:every=30,for=5, "
     "0.2+pause:chance=0.02,for=5 or 0.2@..60+0.8@60.."
 )
+# For the help of --slow.
+FORMS_HELP: Final = (
+    "0.2, a list by rank 0.2,0.3, a distribution exp:0.2, pauses such as "
+    "0.2+pause:chance=0.02,for=5, or by time 0.2@..60+0.8@60.."
+)
+SEPARATORS_HELP: Final = "a list of what has a colon takes / for its commas"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +64,9 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Slowness:
-    """What slows one worker down."""
+    """What slows one worker down, read from text once: who needs it is handed this."""
 
-    text: str
+    text: str  # as it was written, which is what a child process gets as its own --slow
     terms: tuple[Term, ...]
 
     def __str__(self) -> str:
@@ -166,3 +172,5 @@ DISTRIBUTIONS: Final = {
         lambda shape, _: shape > 1, "with a shape of 1 or less it has no mean",
     ),
 }  # fmt: skip
+
+NOT_SLOWED: Final = parse_slowness("0")

@@ -10,6 +10,7 @@ from typing import Final
 from leash.ps._core import codecs as core
 from leash.ps.errors import HeaderError, PayloadSizeError
 from leash.ps.wire.layout import KINDS, Chunk
+from leash.ps.wire.limits import MIN_INT8_BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,6 @@ class Codec:
         if self.core == "int8":
             return core.nbytes("int8", values, block=MIN_INT8_BLOCK)
         return core.nbytes("topk", values, k=max_topk(values))
-
-
-MIN_INT8_BLOCK: Final = 64  # values that share a scale, a power of two
-MAX_INT8_BLOCK: Final = 65536
 
 
 def max_topk(values: int) -> int:

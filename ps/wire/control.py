@@ -28,9 +28,11 @@ class ControlChannel:
     def __init__(
         self, address: str, context: "zmq.Context[zmq.Socket[bytes]] | None" = None
     ) -> None:
-        """Args:
-        address: tcp://HOST:PORT of the control socket.
-        context: whose sockets to use; None for a context of this channel's own.
+        """Notes whom to ask; nothing is connected yet.
+
+        Args:
+            address: tcp://HOST:PORT of the control socket.
+            context: whose sockets to use; None for a context of this channel's own.
         """
         self.address: Final = address
         self._owns_context: Final = context is None
@@ -96,7 +98,7 @@ class ControlChannel:
         mend = (
             "something listens there but does not answer; is it a leash server?"
             if connected
-            else "start one with leash server, or give its address with --server tcp://HOST:PORT"
+            else "start one with leash server, or give its address, tcp://HOST:PORT"
         )
         return ServerUnreachableError(
             f"no server answers at {self.address} (waited {timeout_s:g} s): {mend}"

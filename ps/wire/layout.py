@@ -38,19 +38,29 @@ MAX_SLAB_NBYTES: Final = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One named tensor of a model."""
+    """One named tensor of a model.
+
+    Attributes:
+        name: unique in the layout, of 1 to 512 characters.
+        dtype: "f32" or "f64", as the server keeps it.
+        shape: as the tensor's; () for a scalar.
+        kind: "parameter", which is pushed as a gradient; or "buffer", which is pushed as values, of
+            which the newest win.
+    """
 
     name: str
-    dtype: str  # "f32" or "f64", as the server keeps it
+    dtype: str
     shape: tuple[int, ...]
-    kind: str = "parameter"  # or "buffer": pushed as values, the newest wins
+    kind: str = "parameter"
 
     @property
     def values(self) -> int:
+        """How many numbers the tensor holds."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """How many bytes of a slab the tensor takes."""
         return self.values * DTYPE_NBYTES[self.dtype]
 
     def __str__(self) -> str:
@@ -60,32 +70,57 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A fixed range of the slab: the unit of transport, application, clock and deduplication."""
+    """A fixed range of the slab: the unit of transport, application, clock and deduplication.
+
+    Attributes:
+        index: the chunk's place among the layout's chunks, from 0, in the order of the slab.
+        kind: "parameter" or "buffer", the kind of all slots in it.
+        dtype: "f32" or "f64", the dtype of all slots in it.
+        start: the offset of its first byte in the slab.
+        values: how many numbers it holds.
+    """
 
     index: int
     kind: str
     dtype: str
-    start: int  # byte offset in the slab
+    start: int
     values: int
 
     @property
     def nbytes(self) -> int:
+        """How many bytes of the slab the chunk takes."""
         return self.values * DTYPE_NBYTES[self.dtype]
 
     @property
     def stop(self) -> int:
+        """The offset of the first byte in the slab that is behind the chunk."""
         return self.start + self.nbytes
 
 
 class Layout:
-    """The ordered slots of a model, laid end to end in one flat array of bytes."""
+    """The ordered slots of a model, laid end to end in one flat array of bytes.
+
+    Examples:
+        >>> from leash.ps.wire.layout import Layout, Slot
+        >>> layout = Layout([Slot("w", "f32", (10, 3)), Slot("mean", "f32", (3,), "buffer")])
+        >>> layout.offsets, layout.nbytes
+        ((0, 128), 140)
+
+    Attributes:
+        slots: the slots in the order of the slab.
+        offsets: the byte offset of each slot in the slab.
+        nbytes: the size of the slab, up to the end of the last slot.
+    """
 
     def __init__(self, slots: Iterable[Slot]) -> None:
         """Orders the slots by group, and keeps their order within each group.
 
+        Args:
+            slots: the tensors of the model, 1 to 65,536 of them, each under a name of its own.
+
         Raises:
-            LayoutError: two slots of one name, an unknown dtype or kind, no value at all, a size
-                beyond the limits.
+            LayoutError: two slots have one name, a dtype or kind is unknown, there is no value at
+                all, or a size is beyond the limits.
         """
         given = tuple(slots)
         _check_slots(given)
@@ -114,10 +149,14 @@ class Layout:
         return hashlib.sha256(self.pack()).hexdigest()
 
     def cut(self, chunk_nbytes: int) -> tuple[Chunk, ...]:
-        """The chunks, in the order of the slab.
+        """Cuts the slab into chunks.
 
         Args:
             chunk_nbytes: size of every chunk but the last of each group; a multiple of 64.
+
+        Returns:
+            The chunks in the order of the slab. None of them crosses from one group of slots, those
+            of one kind and dtype, into the next.
         """
         assert chunk_nbytes > 0
         assert chunk_nbytes % ALIGNMENT_NBYTES == 0
@@ -138,7 +177,15 @@ class Layout:
         return (members[0][0], members[-1][1]) if members else (0, 0)
 
     def slot_at(self, chunk: Chunk, index: int) -> Slot:
-        """The slot to which value `index` of `chunk` belongs."""
+        """Finds the slot to which one number of a chunk belongs.
+
+        Args:
+            chunk: one of this layout's chunks.
+            index: of the number within the chunk, from 0.
+
+        Returns:
+            That slot.
+        """
         at = chunk.start + index * DTYPE_NBYTES[chunk.dtype]
         for offset, slot in zip(self.offsets, self.slots, strict=True):
             if offset <= at < offset + slot.nbytes:
@@ -146,7 +193,15 @@ class Layout:
         raise AssertionError(f"value {index} of chunk {chunk.index} lies in no slot")
 
     def first_difference(self, other: "Layout") -> str | None:
-        """In words, the first slot in which `other` differs from this layout; None if it fits."""
+        """Says in words in which slot another layout differs from this one first.
+
+        Args:
+            other: the layout to compare with this one.
+
+        Returns:
+            The slot's position, what this layout has there, and what the other has; None if the two
+            are the same.
+        """
         pairs = itertools.zip_longest(self.slots, other.slots)
         for position, (mine, theirs) in enumerate(pairs):
             if mine != theirs:
@@ -154,17 +209,28 @@ class Layout:
         return None
 
     def pack(self) -> bytes:
-        """The layout as msgpack: a list of [name, dtype, shape, kind]."""
+        """Writes the layout as msgpack.
+
+        Returns:
+            A list of [name, dtype, shape, kind], packed; `hello` and `welcome` carry it.
+        """
         rows = [[s.name, s.dtype, list(s.shape), s.kind] for s in self.slots]
         packed: bytes = msgpack.packb(rows)
         return packed
 
     @classmethod
     def unpack(cls, data: bytes) -> "Layout":
-        """The inverse of `pack`, for what a peer sent.
+        """Reads what `pack` wrote, and doubts it, since a peer may have sent it.
+
+        Args:
+            data: the layout as msgpack, of at most 1 MiB.
+
+        Returns:
+            The layout.
 
         Raises:
-            LayoutError: anything but a well-formed layout, its slots in the order of the groups.
+            LayoutError: `data` is anything but a well-formed layout, with its slots in the order of
+                the groups.
         """
         if len(data) > MAX_LAYOUT_NBYTES:
             raise LayoutError(

@@ -72,21 +72,35 @@ class Hello(Message):
 
 @dataclass(frozen=True, slots=True)
 class Welcome(Message):
-    """What the newcomer must know. Payload: the model's layout, once the server has one."""
+    """The server tells a newcomer what it must know. Payload: the layout, once there is one.
+
+    Attributes:
+        worker: the rank that said hello; 0 for an observer.
+        incarnation: a number that grows with every hello; it goes into every message from now on.
+        first_step: the number of this worker's first push.
+        chunk_nbytes: the size of a chunk, but for the last of each group.
+        window: how many requests may be in flight on one data socket.
+        data_ports: the port of each shard's data socket, on the host of the control socket.
+        beat_s: seconds between two beats.
+        evict_s: seconds of silence after which the server goes on without this process.
+        settings: what the run goes by now, word by word: policy, bound, lr, epochs, seed and so on.
+        first_chunks: the number of each shard's first chunk.
+        codec: the first of hello's codecs that the server knows.
+    """
 
     verb = "welcome"
     payload = None
     worker: Id
-    incarnation: Count  # grows with every hello; goes into every message from now on
-    first_step: Count  # the number of this worker's first push
+    incarnation: Count
+    first_step: Count
     chunk_nbytes: Count
-    window: Id  # requests that may be in flight on one data socket
-    data_ports: Ids  # one per shard, on the host of the control socket
-    beat_s: float  # say `beat` this often
-    evict_s: float  # after this much silence the server goes on without you
-    settings: Settings  # how the run goes now: policy, bound, lr, epochs, seed, ...
-    first_chunks: Ids = field(default_factory=lambda: [0])  # of each shard
-    codec: Word = "f32"  # the first of hello's that the server knows
+    window: Id
+    data_ports: Ids
+    beat_s: float
+    evict_s: float
+    settings: Settings
+    first_chunks: Ids = field(default_factory=lambda: [0])
+    codec: Word = "f32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +114,26 @@ class Beat(Message):
 
 @dataclass(frozen=True, slots=True)
 class Beaten(Message):
-    """How the run stands."""
+    """The server answers a beat with how the run stands.
+
+    Attributes:
+        started: every expected worker is here, or has been.
+        missing: before that, the ranks that are not here, at most 256 of them.
+        initialize: this worker is to send the first values of every chunk.
+        initialized: every chunk has its first values.
+        epoch: how many epochs every worker has completed.
+        finished: every worker has said bye, so an observer may evaluate for the last time.
+        stopping: why the server is about to end; empty while it is not.
+    """
 
     verb = "beaten"
-    started: bool  # every expected worker is here
-    missing: Ids  # before that, the expected workers that are not, at most 256 of them
-    initialize: bool  # you are to send the first values of every chunk
-    initialized: bool  # every chunk has its first values
-    epoch: Epoch  # epochs that every worker has completed
-    finished: bool  # every worker has said bye: an observer may evaluate for the last time
-    stopping: Text  # why the server is about to end; empty while it is not
+    started: bool
+    missing: Ids
+    initialize: bool
+    initialized: bool
+    epoch: Epoch
+    finished: bool
+    stopping: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +152,29 @@ class Lease(Message):
 
 @dataclass(frozen=True, slots=True)
 class Leased(Message):
-    """Positions in the permutation of an epoch; `order` says what to do where there are none."""
+    """The server grants a worker positions in an epoch's permutation, or says why there are none.
+
+    Attributes:
+        worker: the rank that asked.
+        number: the request that this answers.
+        order: "train" on these positions; "rest", nothing is left for now, so ask again soon;
+            "return", say hello again and ask, because something is left; "over", the training is.
+        epoch: from 1. This and all fields below are 0 unless the order is to train.
+        first: the first position in the epoch's permutation, from 0.
+        count: how many positions from there on.
+        batch_size: samples of one step.
+        local_steps: steps between two pushes; those left at the end of the lease are pushed too.
+    """
 
     verb = "leased"
     worker: Id
-    number: Count  # of the request
-    order: Word  # "train", "rest", "return" or "over"
-    epoch: Epoch  # from 1; 0, like all below, if the order is not to train
-    first: Samples  # position in the permutation, from 0
+    number: Count
+    order: Word
+    epoch: Epoch
+    first: Samples
     count: Samples
     batch_size: Samples
-    local_steps: Count  # between two pushes; what is left at the end of the lease is pushed too
+    local_steps: Count
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,13 @@ class Link:
     def __init__(
         self, end: socket.socket, expected: Mapping[str, type[Message]], timeout_s: float | None
     ) -> None:
-        """Args:
-        expected: the messages that may come.
-        timeout_s: how long the other end may take to read or write a message that it has begun.
+        """Takes over one end of a pair of sockets.
+
+        Args:
+            end: the socket, which belongs to this link from now on.
+            expected: the messages that may come, by verb.
+            timeout_s: how many seconds the other end may take to read or write a message that it
+                has begun; None for any number.
         """
         self._end: Final = end
         self._expected: Final = expected

@@ -66,3 +66,11 @@ def test_the_core_knows_neither_python_nor_zeromq() -> None:
     for path in files:
         included = [line for line in path.read_text("utf-8").splitlines() if "#include" in line]
         assert not [i for i in included if any(w in i for w in ("Python.h", "pybind11", "zmq"))]
+
+
+@pytest.mark.parametrize(
+    "path", sources("tests", *PACKAGES), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_nothing_imports_a_name_that_may_be_a_users_own(path: Path) -> None:
+    # test_users_files.py asks for the names of before in a script of its own.
+    assert not {"ps", "worker", "bench"} & {name.split(".")[0] for name in imports(path)}

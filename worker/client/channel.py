@@ -1,14 +1,15 @@
 """The data connection of a worker to one shard: a queue of requests, a window of them in flight.
 
-A chunk's answer is also the proof that its request was read to the end, so a gradient is sent
-from where it lies and may be overwritten once its answer is here. When the connection breaks and
-comes back, whatever has no answer is sent again; the server knows what it has applied.
+A chunk's answer proves that the server has read its request to the end. So a gradient is sent from
+where it lies, and may be overwritten once its answer is here. When the connection breaks and comes
+back, the channel sends again whatever has no answer; the server knows what it has applied.
 
-In a segment that is not enough. Who is told late of two reconnections sends twice over the second
-of them, and a copy that the server handles after the first one's answer is taken would put old
-parameters in the place of the next gradient. So each connection begins with an `attach` of a new
-number, all requests follow it, and until it is answered no other answer counts: what answers one of
-these requests then has no copy behind it.
+In a segment that is not enough. A channel that hears late of two reconnections sends its requests
+twice over the second of them. The server may then handle the second copy after the channel has
+taken the answer to the first, and would write old parameters over the next gradient. So each
+connection begins with an `attach` of a new number, all requests follow it, and the channel ignores
+every other answer until that one is answered. A request whose answer it takes then has no copy
+left on its way.
 """
 
 import time
@@ -31,8 +32,8 @@ from leash.ps.wire.sockets import (
     receive,
 )
 
-LOOK_MS: Final = 200  # between two looks at whether this worker still takes part
-RECONNECT_S: Final = 30.0
+LOOK_MS: Final = 200  # a waiting worker looks so often whether it still takes part
+RECONNECT_S: Final = 30.0  # a connection that is gone for so long is lost
 
 Buffer: TypeAlias = Any  # anything with the buffer protocol
 Request: TypeAlias = Init | PushPull | Push | Pull | Attach
@@ -40,20 +41,26 @@ Answer: TypeAlias = Params | Ok | Attached
 Outgoing: TypeAlias = tuple[Request, Buffer | None]
 OnReply: TypeAlias = Callable[[Answer, zmq.Frame | None], None]
 
-ATTACHING: Final = -1  # stands for the chunk of the one request that has none
+ATTACHING: Final = -1  # an `attach` has no chunk: it is in flight under this number
 
 
 @dataclass(slots=True)
 class Sent:
-    """A request in flight."""
+    """A request in flight, with its payload, in case it has to be sent again."""
 
     request: Request
     payload: Buffer | None
-    unanswered: int  # chunks
+    unanswered: int  # how many of its chunks have no answer yet
 
 
 class DataChannel:
-    """One DEALER to one shard. For one thread."""
+    """One DEALER socket to one shard, which one thread uses.
+
+    Attributes:
+        address: tcp://HOST:PORT of the shard's data socket.
+        connected: whether the connection stands, as far as this thread has looked.
+        socket: for polling; everything else goes through the methods.
+    """
 
     def __init__(
         self,
@@ -62,20 +69,25 @@ class DataChannel:
         window: int,
         chunk_nbytes: int,
     ) -> None:
-        """Args:
-        window: requests that may be in flight.
+        """Begins to connect; requests wait until the connection stands.
+
+        Args:
+            context: makes the sockets.
+            address: tcp://HOST:PORT of the shard's data socket.
+            window: how many requests may be in flight.
+            chunk_nbytes: the size of a chunk, from which the largest answer follows.
         """
         self.address: Final = address
         self.connected: bool = False
         self.socket: Final = make_dealer(context, data_queue(window), data_max_nbytes(chunk_nbytes))
         self._window: Final = window
         self._waiting: Final[deque[Iterator[Outgoing]]] = deque()
-        self._next: Outgoing | None = None  # the first of those that wait
+        self._next: Outgoing | None = None  # the first request that waits, once it was looked at
         self._in_flight: Final[dict[int, Sent]] = {}  # by chunk
-        self._requests: int = 0  # in flight
-        self._attach: Attach | None = None
-        self._attaches = 0  # that were sent
-        self._is_attaching = False  # the newest of them has no answer yet
+        self._requests: int = 0  # how many are in flight; one may carry several chunks
+        self._attach: Attach | None = None  # begins every connection, once there is a segment
+        self._attaches = 0  # how many were sent
+        self._is_attaching = False  # whether the newest of them has no answer yet
         self._monitor = self.socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
@@ -84,7 +96,7 @@ class DataChannel:
         self.socket.setsockopt(zmq.RCVTIMEO, LOOK_MS)
 
     def close(self) -> None:
-        """Twice does no harm."""
+        """Closes the sockets; a second call does nothing."""
         if self.socket.closed:
             return
         self.socket.disable_monitor()
@@ -95,15 +107,16 @@ class DataChannel:
         """Queues requests, each with its payload, which stays as it is until its answer is here.
 
         Args:
-            requests: made when their turn comes: the next chunk is encoded while others travel.
+            requests: are drawn when their turn comes, so that the next chunk is encoded while
+                others travel.
         """
         self._waiting.append(iter(requests))
 
     def send(self, most: int | None = None) -> None:
-        """Sends what the window allows.
+        """Sends as many of the queued requests as the window allows.
 
         Args:
-            most: requests that shall be in flight, if that is less.
+            most: how many requests may be in flight, if that is less than the window.
         """
         window = self._window if most is None else min(most, self._window)
         while self._requests < window and self.connected and (outgoing := self._peek()):
@@ -120,12 +133,13 @@ class DataChannel:
 
         Args:
             on_reply: gets the answer and its payload, which is valid during the call.
+            flags: zmq.DONTWAIT, or 0 to wait for up to `LOOK_MS`.
 
         Returns:
             Whether one came.
 
         Raises:
-            ProtocolError: what the server answered.
+            ProtocolError: the server refused a request, or its answer is not one to what was asked.
         """
         frames = receive(self.socket, flags)
         if frames:
@@ -133,7 +147,7 @@ class DataChannel:
         return bool(frames)
 
     def _peek(self) -> Outgoing | None:
-        """The next request, which stays the next one; None if none waits."""
+        """The request that is to be sent next, without taking it; None if none waits."""
         while self._next is None and self._waiting:
             self._next = next(self._waiting[0], None)
             if self._next is None:
@@ -142,15 +156,16 @@ class DataChannel:
 
     @property
     def idle(self) -> bool:
+        """Whether no request waits to be sent or answered."""
         return not (self._in_flight or self._peek())
 
     @property
     def awaits_last(self) -> bool:
-        """One more answer, and nothing is left to do."""
+        """Whether one more answer leaves nothing to do."""
         return self._requests == 1 and self._peek() is None
 
     def forget(self) -> None:
-        """Drops what is queued and in flight: its answers, if they come, are ignored."""
+        """Drops what is queued and in flight; `take` ignores the answers that still come."""
         self._waiting.clear()
         self._next = None
         self._in_flight.clear()
@@ -158,17 +173,21 @@ class DataChannel:
         self._is_attaching = False
 
     def keep_attached(self, attach: Attach) -> None:
-        """This segment is the server's too, over every connection to come."""
+        """Notes a segment that the server has mapped: every new connection attaches it again.
+
+        Args:
+            attach: the request that named the segment.
+        """
         self._attach = attach
 
     def look_around(self, wait_ms: int = 0) -> None:
-        """No answer for a while: does the connection stand?
+        """Looks after the connection, when no answer has come for a while.
 
         Args:
-            wait_ms: for the connection to be made, where there is none.
+            wait_ms: how long to wait for the connection, where there is none.
 
         Raises:
-            ServerUnreachableError: the connection is gone and does not come back.
+            ServerUnreachableError: there has been no connection for `RECONNECT_S` seconds.
         """
         self._attend_connection(wait_ms)
         if self.connected:
@@ -195,7 +214,7 @@ class DataChannel:
             return  # the connection has just broken; `_resume` sends it again
 
     def _attend_connection(self, wait_ms: int = 0) -> None:
-        """Sees what has become of the connection since this was called last."""
+        """Reads what happened to the connection since the last call, and resumes on a new one."""
         is_new = False
         while self._monitor.poll(0 if self.connected else wait_ms):
             event = recv_monitor_message(self._monitor)["event"]
@@ -205,7 +224,7 @@ class DataChannel:
             self._resume()
 
     def _resume(self) -> None:
-        """Sends over a new connection what has no answer."""
+        """Sends everything that has no answer over a new connection."""
         if self._attach is not None and self._in_flight.get(ATTACHING) is None:
             # The server takes a segment's gradients only over the connection that attached it.
             self._send(Sent(self._attach, None, 1))
@@ -225,7 +244,7 @@ class DataChannel:
             self._is_attaching &= message.number != self._attaches
         if self._is_attaching:
             return
-        # An answer to a request that was sent twice may come twice.
+        # A request that was sent twice may be answered twice; the second answer is ignored.
         if self._is_awaited(message):
             on_reply(message, payloads[0] if payloads else None)
             self._settle(message)
@@ -234,7 +253,7 @@ class DataChannel:
         return all(self._sent_for(chunk, message) for chunk in _chunks_of(message))
 
     def _sent_for(self, chunk: int, message: Any) -> Sent | None:
-        """The request in flight that this answers."""
+        """The request in flight that a message answers for a chunk; None if there is none."""
         sent = self._in_flight.get(chunk)
         if sent is None or getattr(message, "step", 0) != getattr(sent.request, "step", 0):
             return None
@@ -251,19 +270,19 @@ class DataChannel:
         if not isinstance(error, SupersededError):
             raise error
         if self._attach is not None:
-            # It went over a connection that is not attached, since the news of it are still to be
-            # read, or a newer copy of ours is behind it.
+            # Either the request went over a new connection before this thread had read of it, so
+            # before the `attach`; or a newer copy of the request follows and will be answered.
             self._attend_connection()
             return
-        # A copy that went over the broken connection came in after the one that is in flight, and
-        # took its place: the answer would go nowhere.
+        # A copy that went over the broken connection reached the server after the one that is in
+        # flight, and took its place there. Its answer would go nowhere, so the request goes again.
         sent = self._sent_for(message.chunk, message)
         if sent is not None:
             self._send(sent)
 
 
 def _chunks_of(message: Any) -> range:
-    """The chunks that a request or an answer is about: the first named, then those before it."""
+    """The chunks that a message is about: the one that it names, then those before it."""
     if isinstance(message, (Attach, Attached)):
         return range(ATTACHING, ATTACHING + 1)
     return range(message.chunk, message.chunk - getattr(message, "chunks", 1), -1)

@@ -1,21 +1,23 @@
 """A process's part in a run: hello, push, pull, report, bye. Knows numpy, not torch.
 
-client = Client(address, layout, rank=1)
-client.begin(parameters)                        # waits for the others; fills the slab
-info = client.push_pull(gradients, parameters, samples=100)
-client.close("done")
+::
 
-A step may also be a stream, in which chunks leave as they become ready:
+    client = Client(address, layout, rank=1)
+    client.begin(parameters)                        # waits for the others; fills the slab
+    info = client.push_pull(gradients, parameters, samples=100)
+    client.close("done")
 
-client.begin_step(gradients, parameters, samples=100)
-client.advance(first_ready=7)                   # the chunks from 7 to the last; never waits
-info = client.finish_step()
+A step may also be a stream, in which chunks leave as they become ready::
+
+    client.begin_step(gradients, parameters, samples=100)
+    client.advance(first_ready=7)                   # the chunks from 7 to the last; never waits
+    info = client.finish_step()
 """
 
+import logging
 import math
 import os
 import socket
-import sys
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
@@ -25,15 +27,16 @@ from typing import Any, Final
 
 import zmq
 
+from leash._log import logged, say_on_stderr
 from leash.ps.errors import (
+    ArgumentError,
     LayoutMismatchError,
     LeashError,
     ProtocolError,
     ServerUnreachableError,
     StoppingError,
-    UsageError,
 )
-from leash.ps.options.addresses import split_address
+from leash.ps.options.addresses import MAX_RANK, split_address
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
@@ -50,6 +53,7 @@ from leash.ps.wire.messages import (
     Report,
     Welcome,
 )
+from leash.ps.words import DONE
 from leash.worker.client.channel import Answer, DataChannel
 from leash.worker.client.encoding import Encoder, Encoding
 from leash.worker.client.exchange import Exchange
@@ -65,47 +69,96 @@ from leash.worker.client.transport import (
 )
 
 BYE_TIMEOUT_S: Final = 1.0
+TRANSPORTS: Final = ("auto", "tcp", "shm")
 OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
 
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """What happened to one step."""
+    """What happened to one step of a worker, by the replies to its push.
+
+    Attributes:
+        step: the number of the push, from 1.
+        version: how many updates the model had seen when the replies went out; the least over
+            chunks.
+        lag: how many steps this worker was ahead of the slowest; the largest over chunks.
+        staleness: how many updates by others came between this worker's last pull and this push;
+            the largest over chunks.
+        wait_s: seconds spent waiting for the replies.
+    """
 
     step: int
-    version: int  # updates that the model had seen when the replies went out; least over chunks
-    lag: int  # steps ahead of the slowest worker; largest over chunks
-    staleness: int  # updates by others since this worker's last pull; largest over chunks
-    wait_s: float  # spent waiting for replies
+    version: int
+    lag: int
+    staleness: int
+    wait_s: float
 
 
 class Client:
-    """One worker or observer in one run. For one thread; beats come from another."""
+    """One worker or observer in one run: the protocol, over slabs of bytes instead of tensors.
+
+    `PSOptimizer` is built on it. Use it for training without torch, or to watch a run. A client
+    belongs to one thread; another, which it starts, sends its beats. Slabs are flat arrays of
+    uint8 with the layout's ``nbytes``.
+
+    Examples:
+        With a server on this host, started by ``leash server --lr 0.1``:
+
+        >>> import numpy as np
+        >>> from leash import Client
+        >>> from leash.ps.wire.layout import Layout, Slot
+        >>> layout = Layout([Slot("weights", "f32", (4,))])
+        >>> client = Client("tcp://127.0.0.1:29500", layout, rank=1)
+        >>> slab = np.zeros(layout.nbytes, np.uint8)
+        >>> weights = slab.view(np.float32)
+        >>> client.begin(slab)
+        >>> for _ in range(10):
+        ...     weights[:] = 2 * (weights - 1)  # the gradient of (weights - 1)²
+        ...     info = client.push_pull(slab, slab, samples=1)
+        >>> client.close()
+        >>> [f"{weight:.2f}" for weight in weights]
+        ['0.89', '0.89', '0.89', '0.89']
+
+    Attributes:
+        address: of the server's control socket, tcp://HOST:PORT.
+        layout: what a slab holds.
+        rank: the worker's number, from 1; 0 for an observer.
+        memory: the two slabs, and the outbox of a codec, that a server on this host may map.
+        encoder: writes gradients in the codec that was agreed on.
+        welcome: what the server told when this process said hello last.
+        chunks: the layout's chunks, in the order of the slab.
+        steps: how many steps this worker has begun to push.
+        deadline_s: on ``time.monotonic()``; from then on `check` ends this worker's part.
+        transport: how gradients travel now.
+    """
 
     def __init__(
         self, address: str, layout: Layout, *, rank: int = 0, wait_s: float = 30.0,
         name: str | None = None, transport: str = "auto", encoding: Encoding | None = None,
         memory: SlabMemory | None = None, say: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
-        """Says hello.
+        """Joins the run: says hello, connects to every shard, and begins to send beats.
 
         Args:
             address: of the control socket, tcp://HOST:PORT.
             layout: of this process's model; the run has one layout.
             rank: the worker's number, from 1; 0 for an observer.
             wait_s: seconds to wait for the server to answer.
+            name: tells people which process this is; host and process number by default.
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
             encoding: the codec in which gradients travel, and its settings; f32 by default.
-            memory: whose slabs are to be shared with the server; other memory is copied to and
-                from there. With an outbox if the codec is not f32.
+            memory: whose slabs are to be shared with the server; by default this client makes it.
+                Other slabs are copied to and from there. It has an outbox if the codec is not f32.
             say: shows a line, such as why shared memory is not possible; stderr by default.
 
         Raises:
             ServerUnreachableError: no server answered.
+            LayoutMismatchError: the run has another model.
             ProtocolError: the server refuses, and says why.
-            UsageError: transport "shm" where it is not possible.
+            UsageError: the transport is "shm", and it is not possible here.
         """
+        _check_arguments(address, rank, transport, wait_s)
         self.address: Final = address
         self.layout: Final = layout
         self.rank: Final = rank
@@ -118,7 +171,7 @@ class Client:
             layout.nbytes, has_outbox=self._encoding.codec != "f32"
         )
         self.encoder = Encoder(self._encoding, rank, self.memory)
-        self._say: Final = say or _say_on_stderr
+        self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._control: Final = ControlChannel(address, self._context)
         self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
@@ -147,7 +200,7 @@ class Client:
             raise LayoutMismatchError(difference)
         self.chunks: tuple[Chunk, ...] = self.layout.cut(self.welcome.chunk_nbytes)
         self.steps: int = self.welcome.first_step - 1
-        self._leases = 0  # asked for since hello
+        self._leases = 0  # how many this worker has asked for since its hello
         self._step: Step | None = None
         self._agree_on_codec()
         self._connect()
@@ -170,16 +223,20 @@ class Client:
     def _choose_transport(self) -> Transport:
         if self._wants == "tcp":
             return TcpTransport(self.chunks, self.encoder)
-        why_not = attach_segment(self.exchange, self.memory, self.rank, self._incarnation)
+        why_not = attach_segment(self.exchange, self.memory, self.rank, self.incarnation)
         if why_not is None:
             return SegmentTransport(self.chunks, self.encoder, self.memory)
         if self._wants == "shm":
-            raise UsageError(f"--transport shm: {why_not}; take --transport auto or tcp")
+            raise ArgumentError("transport", "shm", f"{why_not}; take auto or tcp")
         self._say(f"no shared memory with this server, so TCP: {why_not}")
         return TcpTransport(self.chunks, self.encoder)
 
     def _agree_on_codec(self) -> None:
-        """What error feedback holds back stays with this process when it says hello again."""
+        """Takes the codec that the server knows.
+
+        Where that is the same as before, what error feedback holds back stays with this process
+        when it says hello again.
+        """
         agreed = self.welcome.codec
         if agreed != self._encoding.codec:
             self._say(f"the server does not know {self._encoding.codec}: {agreed} instead")
@@ -194,11 +251,13 @@ class Client:
 
     @property
     def liveness(self) -> Liveness:
+        """The thread that sends beats and reports; a new one after `rejoin`."""
         assert self._liveness is not None
         return self._liveness
 
     @property
     def exchange(self) -> Exchange:
+        """The data connections to all shards; new ones after `rejoin`."""
         assert self._exchange is not None
         return self._exchange
 
@@ -209,8 +268,19 @@ class Client:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the server was started with."""
+        """What the run goes by, as the server told when this process said hello last."""
         return self.welcome.settings
+
+    @property
+    def incarnation(self) -> int:
+        """The number of this process's newest hello, which is in all of its messages."""
+        return self.welcome.incarnation
+
+    @property
+    def epoch(self) -> int:
+        """The epochs that every worker has completed, as the newest beat told; 0 before any."""
+        beaten = self.liveness.beaten
+        return beaten.epoch if beaten is not None else 0
 
     # Taking part.
 
@@ -222,17 +292,46 @@ class Client:
         Args:
             parameters: a slab of this layout with this process's first values: they become
                 everybody's if the server asks this worker for them.
-            on_wait: called about twice a second while waiting.
+            on_wait: called about twice a second while waiting, with the newest answer to a beat.
+
+        Raises:
+            LeashError: whatever ends this process's part, such as a server that stops.
         """
-        ready = self.liveness.wait_until(
-            lambda b: b.started and (b.initialize or b.initialized), on_wait
-        )
+        ready = self.wait_until(lambda b: b.started and (b.initialize or b.initialized), on_wait)
         if ready.initialize and not ready.initialized:
             self._init(parameters)
         self.pull(parameters)
 
+    def wait_until(
+        self, is_reached: Callable[[Beaten], bool], on_wait: Callable[[Beaten | None], None]
+    ) -> Beaten:
+        """Waits for an answer to a beat that satisfies `is_reached`; returns it.
+
+        Args:
+            on_wait: called about twice a second while waiting, with the newest answer.
+
+        Raises:
+            LeashError: what ended this process's part in the run.
+        """
+        return self.liveness.wait_until(is_reached, on_wait)
+
+    def pause(self, seconds: float) -> None:
+        """Lets some time pass, but none in which a beat brings news."""
+        self.liveness.pause(seconds)
+
     def pull(self, parameters: Slab) -> int:
-        """Fills `parameters` with the values as they are now; returns their least version."""
+        """Fills a slab with the values of all chunks as they are now.
+
+        Args:
+            parameters: a slab of this layout, overwritten chunk by chunk.
+
+        Returns:
+            The least version of a chunk: how many updates it has seen, by anyone.
+
+        Raises:
+            NotReadyError: the chunks have no values yet; `begin` waits for them.
+            LeashError: whatever else ends this process's part.
+        """
         versions = []
 
         def on_reply(reply: Answer, payload: zmq.Frame | None) -> None:
@@ -240,7 +339,7 @@ class Client:
             store_payload(self.chunks, reply, payload, parameters)
             versions.append(reply.version)
 
-        self._put((Pull(self.rank, self._incarnation, c.index, c.dtype), None) for c in self.chunks)
+        self._put((Pull(self.rank, self.incarnation, c.index, c.dtype), None) for c in self.chunks)
         self.exchange.finish(on_reply)
         return min(versions)
 
@@ -251,7 +350,10 @@ class Client:
             gradients: a slab of this layout; chunks of buffers hold values instead. Unchanged
                 by others until this returns.
             parameters: a slab of this layout, overwritten chunk by chunk; may be `gradients`.
-            samples: behind this gradient: its weight in the mean of bsp.
+            samples: how many there are behind this gradient, its weight in the mean of bsp.
+
+        Returns:
+            What happened to the step.
 
         Raises:
             NonfiniteError: a NaN or infinity in the gradient, named by step and slot.
@@ -262,15 +364,27 @@ class Client:
         return self.finish_step()
 
     def begin_step(self, gradients: Slab, parameters: Slab, samples: int) -> None:
-        """Opens a step. The arguments are those of `push_pull`."""
+        """Opens a step whose chunks `advance` sends as they become ready.
+
+        A step that is still open is forgotten.
+
+        Args:
+            gradients: a slab of this layout, as in `push_pull`; complete from the end on.
+            parameters: a slab of this layout, overwritten chunk by chunk; may be `gradients`.
+            samples: how many there are behind this gradient, its weight in the mean of bsp.
+
+        Raises:
+            LeashError: what has ended this worker's part.
+        """
         self.check()
         self.exchange.forget()  # of a step that was broken off
         self.steps += 1
         self._step = Step(
-            self.rank, self._incarnation, self.steps, samples, gradients, parameters
+            self.rank, self.incarnation, self.steps, samples, gradients, parameters
         )  # fmt: skip
         self._replies: list[Params] = []
-        self._unsent: list[int] = [owned.stop for owned in self._owned]  # chunks from here on left
+        # By shard: the chunks from this number on have been queued.
+        self._unsent: list[int] = [owned.stop for owned in self._owned]
 
     def advance(self, first_ready: int) -> None:
         """Sends what may go, in the fixed order; takes the answers that have come. Never waits.
@@ -278,13 +392,21 @@ class Client:
         Args:
             first_ready: the gradients of this chunk and all behind it are complete.
 
-        Raises: what `push_pull` raises.
+        Raises:
+            LeashError: what `push_pull` raises.
         """
         self._queue(first_ready)
         self.exchange.advance(self._on_params)
 
     def finish_step(self) -> StepInfo:
-        """Sends the rest and waits for all answers. Raises what `push_pull` raises."""
+        """Sends the rest of the open step, and waits for all answers.
+
+        Returns:
+            What happened to the step.
+
+        Raises:
+            LeashError: what `push_pull` raises.
+        """
         step = self._open_step
         self._queue(0)
         wait_s = self.exchange.finish(self._on_params)
@@ -298,26 +420,34 @@ class Client:
         )
 
     def rejoin(self) -> None:
-        """Says hello again after an eviction; pull before the next push."""
+        """Says hello again after an eviction; pull before the next push.
+
+        Raises:
+            LeashError: what joining raises: nobody answers, or the server refuses.
+        """
         self._part()
         self._join()
 
     def lease(self, samples: int, epochs: int, batch_size: int, samples_per_s: float) -> Leased:
-        """Asks for samples to train on. Whoever asks has done all that it was leased before.
+        """Asks for samples to train on. By asking, a worker says that it has done its last lease.
 
         Args:
-            samples: in the training set.
-            epochs: to train for.
+            samples: how many the training set has.
+            epochs: how many this worker wants to train for.
             batch_size: that this worker was started with.
-            samples_per_s: while it computes; 0 before it is known.
+            samples_per_s: its speed while it computes; 0 before it is known.
+
+        Returns:
+            A range of an epoch's permutation, or what to do instead.
 
         Raises:
+            PlanMismatchError: the run has other data, another number of epochs, or fixed shares.
             EvictedError: the server went on without this worker; `rejoin` helps.
             LeashError: whatever else ends this worker's part.
         """
         self._leases += 1
         request = Lease(
-            self.rank, self._incarnation, self._leases, samples, epochs, batch_size, samples_per_s
+            self.rank, self.incarnation, self._leases, samples, epochs, batch_size, samples_per_s
         )
         while True:
             self.check()
@@ -327,15 +457,28 @@ class Client:
                 return self._control.request(request, Leased)[0]
 
     def report(self, report: Report) -> None:
-        """Tells the server something, soon."""
+        """Hands a report to the thread of beats, which sends it soon. Never waits.
+
+        Args:
+            report: replaces a training report that has not gone out yet.
+        """
         self.liveness.tell(report)
 
     def state(self) -> dict[str, Any]:
-        """How the run stands."""
+        """Asks the server how the run stands.
+
+        Returns:
+            The map that ``leash status --json`` shows; ``docs/wire-format.md`` lists its keys.
+
+        Raises:
+            ServerUnreachableError: no answer in time.
+        """
         return request_state(self._control)
 
-    def close(self, reason: str = "done") -> None:
+    def close(self, reason: str = DONE) -> None:
         """Says bye, unless the server is gone, and ends all threads and sockets.
+
+        A second call does nothing.
 
         Args:
             reason: "done", "stopped" or "failed".
@@ -346,7 +489,7 @@ class Client:
         self._part()
         # A server that is gone, or has left us behind, needs no bye.
         with suppress(LeashError):
-            bye = Bye(self.rank, self._incarnation, reason)
+            bye = Bye(self.rank, self.incarnation, reason)
             self._control.request(bye, Ok, timeout_s=BYE_TIMEOUT_S)
         self._control.close()
         self._context.destroy(linger=0)
@@ -357,16 +500,17 @@ class Client:
             self.memory.close()
 
     def check(self) -> None:
-        """Raises what ends this process's part in the run: the server's word, or its own time."""
+        """Raises what has ended this process's part in the run, if anything has.
+
+        Raises:
+            StoppingError: the server is about to end, or `deadline_s` has passed.
+            LeashError: what the thread of beats met, such as a server that no longer answers.
+        """
         self.liveness.check()
         if time.monotonic() > self.deadline_s:
             raise StoppingError(STOPPED_BY_TIMEOUT)
 
     # How it is done.
-
-    @property
-    def _incarnation(self) -> int:
-        return self.welcome.incarnation
 
     @property
     def _open_step(self) -> Step:
@@ -385,7 +529,7 @@ class Client:
 
     def _init(self, parameters: Slab) -> None:
         self._put(
-            (Init(self.rank, self._incarnation, c.index, c.dtype), parameters[c.start : c.stop])
+            (Init(self.rank, self.incarnation, c.index, c.dtype), parameters[c.start : c.stop])
             for c in self.chunks
         )
         self.exchange.finish(lambda _, __: None)
@@ -403,5 +547,11 @@ class Client:
         self._replies.append(reply)
 
 
-def _say_on_stderr(text: str) -> None:
-    print(f"leash: {text}", file=sys.stderr, flush=True)
+def _check_arguments(address: str, rank: int, transport: str, wait_s: float) -> None:
+    split_address(address)
+    if not isinstance(rank, int) or not 0 <= rank <= MAX_RANK:
+        raise ArgumentError("rank", rank, f"give a whole number from 1 to {MAX_RANK}")
+    if transport not in TRANSPORTS:
+        raise ArgumentError("transport", transport, f"take one of {', '.join(TRANSPORTS)}")
+    if not wait_s > 0:
+        raise ArgumentError("wait_s", wait_s, "give a number of seconds above 0")

@@ -1,4 +1,4 @@
-"""A gradient in the codec of the run, with what rounding left over added to the next one.
+"""Writes gradients in the codec of the run, and adds what rounding left over to the next ones.
 
 Error feedback: Karimireddy et al. 2019, "Error Feedback Fixes SignSGD and other Gradient
 Compression Schemes", arXiv:1901.09847, algorithm 2.
@@ -12,6 +12,7 @@ import numpy as np
 import leash.ps._core as core
 from leash.ps.wire.codecs import CODECS, max_topk
 from leash.ps.wire.layout import Chunk
+from leash.ps.wire.limits import check_encoding
 from leash.worker.client.memory import Slab, SlabMemory
 
 RAW: Final = ("f32", "f64")
@@ -20,20 +21,40 @@ WITH_FEEDBACK: Final = ("int8", "topk")
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A codec and its settings."""
+    """The codec in which a worker's gradients travel, and the codec's settings.
+
+    Attributes:
+        codec: "f32", as they are; "f16" or "bf16", rounded to half the bytes, as the parameters
+            are then too; "int8", rounded to a byte each, with a scale for each block; "topk", only
+            those of largest magnitude. What int8 and topk leave out is added to the next gradient
+            (error feedback: Karimireddy et al. 2019, arXiv:1901.09847, algorithm 2).
+        int8_block: how many values share a scale: a power of two from 64 to 65,536.
+        topk_ratio: the share of a chunk's values that are sent, above 0 and at most 0.5.
+    """
 
     codec: str = "f32"
-    int8_block: int = 256  # values that share a scale
-    topk_ratio: float = 0.01  # of a chunk's values that are sent
+    int8_block: int = 256
+    topk_ratio: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_encoding(self.codec, self.int8_block, self.topk_ratio)
 
 
 class Encoder:
-    """Writes chunks in their codec, into the outbox of a worker's memory."""
+    """Writes chunks in their codec, into the outbox of a worker's memory.
+
+    Attributes:
+        residual: what rounding has left over of each value so far, laid out like a slab; empty for
+            a codec without error feedback.
+    """
 
     def __init__(self, encoding: Encoding, worker: int, memory: SlabMemory) -> None:
-        """Args:
-        worker: the rank; two workers round their gradients differently.
-        memory: with an outbox, unless the codec is f32.
+        """Begins with nothing left over.
+
+        Args:
+            encoding: the codec and its settings.
+            worker: the rank; two workers round their gradients differently.
+            memory: with an outbox, unless the codec is f32.
         """
         self._encoding: Final = encoding
         self._worker: Final = worker
@@ -42,12 +63,21 @@ class Encoder:
         self.residual: Final[Slab] = np.zeros(memory.map.slab_nbytes if keeps_rest else 0, np.uint8)
 
     def codec_of(self, chunk: Chunk) -> str:
-        """The codec in which this chunk travels: buffers and double precision travel raw."""
+        """Chooses the codec in which a chunk travels: buffers and double precision travel raw."""
         fits = chunk.kind == "parameter" and chunk.dtype == "f32"
         return self._encoding.codec if fits else chunk.dtype
 
     def payload(self, chunk: Chunk, gradients: Slab, step: int) -> Slab:
-        """The chunk's part of `gradients` as it travels: a view of it, or of the outbox."""
+        """Brings a chunk into the form in which it travels.
+
+        Args:
+            chunk: which part of `gradients`.
+            gradients: a slab.
+            step: the number of the push; it seeds the rounding.
+
+        Returns:
+            The payload: a view of `gradients` if the chunk travels raw, otherwise of the outbox.
+        """
         codec, values = self.codec_of(chunk), gradients[chunk.start : chunk.stop]
         if codec in RAW:
             return values
@@ -70,7 +100,7 @@ class Encoder:
         return _f32(self.residual[chunk.start : chunk.stop])
 
     def _seed(self, chunk: Chunk, step: int) -> int:
-        """Another for every worker, step and chunk, and the same in every run."""
+        """Seeds the rounding: differently for each worker, step and chunk, alike in every run."""
         mixed = np.random.SeedSequence([self._worker, step, chunk.index]).generate_state(
             1, np.uint64
         )
@@ -78,10 +108,15 @@ class Encoder:
 
 
 def decode_params(codec: str, payload: Slab, values: Slab) -> None:
-    """Writes the numbers of a `params` payload to `values`, a part of a slab.
+    """Writes the numbers of a `params` payload to a part of a slab.
+
+    Args:
+        codec: of the payload.
+        payload: as it came.
+        values: where the numbers go, as raw f32 or f64.
 
     Raises:
-        ValueError: a payload of another size.
+        ValueError: the payload has another size than these numbers in this codec.
     """
     if codec in RAW:
         values[:] = payload

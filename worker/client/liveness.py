@@ -1,7 +1,8 @@
 """A worker's signs of life, from a thread of its own with a socket of its own.
 
-A step may take minutes and hold this process busy; it is no death. What the server answers (how
-the run stands, or that it goes on without us) is kept for the training thread to look at.
+A step may take minutes and keep the training thread busy; the server must not take that for death.
+This thread keeps what the server answers (how the run stands, or that it goes on without this
+worker) for the training thread to look at.
 """
 
 import threading
@@ -13,17 +14,22 @@ from leash.ps.errors import LeashError, StoppingError
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import Beat, Beaten, Ok, Report
 
-START_BEAT_S: Final = 0.05  # until training starts: a newcomer wants to know soon
+START_BEAT_S: Final = 0.05  # between two beats before training starts, which is to be heard soon
 ANSWER_TIMEOUT_S: Final = 10.0  # a server silent for longer is lost
-STOP_S: Final = 2.0  # what was told last has this long to go out
+STOP_S: Final = 2.0  # `stop` waits so long for the last reports to go out
 
 
 class Liveness:
-    """Beats until stopped, and carries reports. `start` once, `stop` in the end."""
+    """Beats until stopped, and carries reports. Call `start` once, and `stop` in the end."""
 
     def __init__(self, address: str, worker: int, incarnation: int, beat_s: float) -> None:
-        """Args:
-        beat_s: seconds between two beats once training has started.
+        """Makes the thread, which `start` starts.
+
+        Args:
+            address: tcp://HOST:PORT of the control socket.
+            worker: the rank; 0 for an observer.
+            incarnation: from the answer to this process's hello.
+            beat_s: seconds between two beats once training has started.
         """
         self._address: Final = address
         self._beat: Final = Beat(worker, incarnation)
@@ -36,10 +42,11 @@ class Liveness:
         self._thread = threading.Thread(target=self._run, name="leash-liveness", daemon=True)
 
     def start(self) -> None:
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread, when what was told has gone out or has waited for too long."""
+        """Ends the thread, after the reports that wait have gone out, or after `STOP_S` seconds."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -47,7 +54,11 @@ class Liveness:
             self._thread.join(STOP_S)
 
     def tell(self, report: Report) -> None:
-        """Sends a report soon. A training report that has not gone out yet is replaced."""
+        """Queues a report, which the thread sends soon.
+
+        Args:
+            report: takes the place of a training report that has not gone out yet.
+        """
         with self._changed:
             if self._reports and self._reports[-1].kind == report.kind == "training":
                 self._reports.pop()
@@ -55,19 +66,30 @@ class Liveness:
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raises what ended this worker's part in the run, if anything has."""
+        """Raises what ended this worker's part in the run, if anything has.
+
+        Raises:
+            LeashError: what the thread met, such as a server that stops or no longer answers.
+        """
         if self._failure is not None:
             raise self._failure
 
     @property
     def beaten(self) -> Beaten | None:
-        """The server's newest answer to a beat."""
+        """The server's newest answer to a beat; None before the first."""
         return self._beaten
 
     def wait_until(
         self, is_reached: Callable[[Beaten], bool], on_wait: Callable[[Beaten | None], None]
     ) -> Beaten:
-        """Waits for an answer that satisfies `is_reached`; calls `on_wait` twice a second.
+        """Waits for an answer to a beat that says what the caller waits for.
+
+        Args:
+            is_reached: says of an answer whether it is the one.
+            on_wait: called twice a second with the newest answer, or None before the first.
+
+        Returns:
+            The answer that satisfies `is_reached`.
 
         Raises:
             LeashError: what ended this worker's part in the run.
@@ -80,7 +102,7 @@ class Liveness:
             return self._beaten
 
     def pause(self, seconds: float) -> None:
-        """Lets some time pass, but none in which there is news."""
+        """Waits for an answer, an error or the end of the thread, but not longer than this."""
         with self._changed:
             self._changed.wait(seconds)
 

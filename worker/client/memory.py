@@ -1,4 +1,4 @@
-"""A worker's slabs: in memory that a server on its host may map, where the system can do that."""
+"""A worker's two slabs, in memory that a server on the same host may map."""
 
 import mmap
 import os
@@ -14,18 +14,28 @@ Slab = npt.NDArray[np.uint8]
 
 
 class SlabMemory:
-    """Two slabs, and an outbox for payloads that a codec wrote; zero at first."""
+    """Two slabs, and an outbox for payloads that a codec wrote; all bytes are zero at first.
+
+    Attributes:
+        map: says where slabs and outbox lie in the memory.
+        nbytes: the size of all of it.
+        fd: the descriptor under which a server can map it; None if no other process can.
+        why_private: why no other process can map it; empty if one can.
+        slabs: the two slabs, as views.
+    """
 
     def __init__(self, slab_nbytes: int, *, has_outbox: bool = False) -> None:
-        """Args:
-        slab_nbytes: of the layout.
-        has_outbox: for a codec other than raw numbers.
+        """Allocates the memory: shared if the system can do that, otherwise private.
+
+        Args:
+            slab_nbytes: the size of one slab.
+            has_outbox: whether a codec other than raw numbers needs one.
         """
         self.map: Final = SegmentMap(slab_nbytes, has_outbox)
         self.nbytes: Final = self.map.nbytes
         self._nonce: Final = secrets.token_bytes(NONCE_NBYTES)
         self.fd: int | None = None
-        self.why_private: str = ""  # why no other process can map it
+        self.why_private: str = ""
         self._memory = self._allocate()
         whole: Slab = np.frombuffer(self._memory, np.uint8)
         self.slabs: Final = [
@@ -44,21 +54,30 @@ class SlabMemory:
 
     @property
     def nonce(self) -> str:
-        """What a server reads that has mapped this memory, in hex."""
+        """The bytes, in hex, that a server reads in this memory and sends back as a proof."""
         return self._nonce.hex()
 
     def slab_index(self, slab: Slab) -> int | None:
-        """Which of the two slabs this is; None for other memory."""
+        """Tells which of the two slabs an array is; None if it is other memory."""
         place = _address_of(slab)
         return self._places.index(place) if place in self._places else None
 
     def outbox(self, chunk: int, chunk_start: int, nbytes: int) -> Slab:
-        """The place of a chunk's payload, with room for `nbytes`."""
+        """Finds the place of a chunk's payload in the outbox.
+
+        Args:
+            chunk: the chunk's index.
+            chunk_start: its offset in a slab.
+            nbytes: how much room the payload needs.
+
+        Returns:
+            A view of that many bytes.
+        """
         at = self.map.outbox(chunk, chunk_start)
         return self._whole[at : at + nbytes]
 
     def close(self) -> None:
-        """Lets go of the descriptor; the memory lives as long as somebody uses it."""
+        """Closes the descriptor; the memory itself lives as long as somebody uses it."""
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None

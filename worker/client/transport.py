@@ -23,43 +23,71 @@ from leash.worker.client.encoding import RAW, Encoder, decode_params
 from leash.worker.client.exchange import Exchange
 from leash.worker.client.memory import Slab, SlabMemory
 
-RUN_CHUNKS: Final = 16  # of a segment that one message may name: the server goes on to others soon
-STAND_IN: Final = 0  # the slab that other memory is copied to and from
+RUN_CHUNKS: Final = 16  # one message names no more chunks, so the server soon gets to other workers
+STAND_IN: Final = 0  # memory outside the slabs is copied to and from the slab of this index
 
 Push = tuple[Request, Slab | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step pushes, and where it wants the parameters."""
+    """What one step pushes, and where its answers go.
+
+    Attributes:
+        worker: the rank.
+        incarnation: of this process, from the answer to its hello.
+        number: of the step, from 1.
+        samples: how many are behind the gradients.
+        gradients: the slab that is pushed.
+        parameters: the slab that the answers are written to. It may be the same memory: a chunk's
+            parameters then replace its gradient.
+    """
 
     worker: int
     incarnation: int
     number: int
     samples: int
     gradients: Slab
-    parameters: Slab  # may be the same memory: a chunk's parameters replace its gradient
+    parameters: Slab
 
     def push(self, chunk: int, codec: str) -> PushPull:
+        """Makes the header that pushes one chunk, whose payload is in this codec."""
         return PushPull(
             self.worker, self.incarnation, self.number, chunk, codec, self.samples
         )  # fmt: skip
 
 
 class Transport(Protocol):
-    """One way of the two."""
+    """How gradients get to the server and parameters back: one of the two ways."""
 
     name: str
 
     def pushes(self, step: Step, chunks: range) -> Iterator[Push]:
-        """The requests that push these chunks, in their order: from the last to the first."""
+        """Makes the requests that push some chunks.
+
+        Args:
+            step: to which the chunks belong.
+            chunks: their indices, from the last to the first.
+
+        Returns:
+            Each request with its payload, in this order; each is made when its turn comes.
+        """
 
     def store(self, step: Step, reply: Params, payload: zmq.Frame | None) -> None:
-        """Brings an answer's parameters to their place."""
+        """Brings an answer's parameters to their place in the step's slab of parameters.
+
+        Args:
+            step: that is answered.
+            reply: the answer's header.
+            payload: the parameters; None if they lie in the segment.
+
+        Raises:
+            ProtocolError: the parameters came in another way than this one.
+        """
 
 
 class TcpTransport:
-    """Every chunk is a message with a payload."""
+    """Sends every chunk as a message with a payload."""
 
     name = "tcp"
 
@@ -78,7 +106,7 @@ class TcpTransport:
 
 
 class SegmentTransport:
-    """A message names chunks in memory that the server has mapped too."""
+    """Sends messages that name chunks in memory that the server has mapped too."""
 
     name = "shm"
 
@@ -109,7 +137,11 @@ class SegmentTransport:
         target[start:stop] = source[start:stop]
 
     def _runs(self, chunks: range) -> Iterator[range]:
-        """Neighbours of one codec, at most RUN_CHUNKS of them; one chunk where it is encoded."""
+        """Cuts the chunks into runs that one message each can name.
+
+        A run is of raw chunks of one codec, at most RUN_CHUNKS of them; a chunk that a codec
+        rewrites is a run of its own.
+        """
         begin = 0
         for end in range(1, len(chunks) + 1):
             if end == len(chunks) or not self._continues(chunks[begin], chunks[end], end - begin):
@@ -137,7 +169,17 @@ class SegmentTransport:
 def store_payload(
     chunks: tuple[Chunk, ...], reply: Params, payload: zmq.Frame | None, parameters: Slab
 ) -> None:
-    """Copies an answer's payload to its chunk's place in a slab."""
+    """Copies an answer's payload to its chunk's place in a slab.
+
+    Args:
+        chunks: the layout's.
+        reply: the answer's header, which names chunk and codec.
+        payload: the parameters.
+        parameters: the slab.
+
+    Raises:
+        ProtocolError: there is no payload, or its size is not the chunk's.
+    """
     chunk = chunks[reply.chunk]
     if payload is None:
         raise ProtocolError(f"chunk {reply.chunk}: expected its parameters as payload")
@@ -149,9 +191,19 @@ def store_payload(
 def attach_segment(
     exchange: Exchange, memory: SlabMemory, worker: int, incarnation: int
 ) -> str | None:
-    """Asks every shard to map `memory`; returns why that is not possible, or None if it is done.
+    """Asks every shard to map a worker's memory.
 
-    That a shard tells the nonce which it has read proves it: no name of a host, no address.
+    A shard answers with the nonce that it has read there. That proves that it sees the same memory;
+    names of hosts and addresses would prove nothing.
+
+    Args:
+        exchange: connects this worker with the shards.
+        memory: the worker's slabs.
+        worker: the rank.
+        incarnation: of this process, from the answer to its hello.
+
+    Returns:
+        Why it is not possible; None if it is done.
     """
     if memory.fd is None:
         return memory.why_private

@@ -59,9 +59,10 @@ def load_dataset(
     synthetic_classes: int = DEFAULT_SYNTHETIC_CLASSES,
     synthetic_size: int = DEFAULT_SYNTHETIC_SIZE,
 ) -> Dataset:
-    """The dataset called ``name``: one of leash.ps.options.catalog, or ``module:function``.
+    """Loads the dataset called ``name``.
 
     Args:
+        name: one of leash.ps.options.catalog, or ``module:function``.
         data_dir: the folder with its files.
         download: fetch them first, where they can be fetched.
         seed: of a synthetic dataset; no other depends on it.
@@ -77,8 +78,11 @@ def load_dataset(
         synthetic_classes: how many.
         synthetic_size: training samples; the test split has a fifth as many.
 
+    Returns:
+        The dataset; a split that was not asked for is empty.
+
     Raises:
-        UsageError: unknown name, wrong argument, or files that are absent or unreadable.
+        UsageError: the name is unknown, an argument cannot be, or files are absent or unreadable.
     """
     options = DatasetOptions(
         data_dir=data_dir,

@@ -1,4 +1,4 @@
-"""What a dataset is to the trainer, and what it may be asked when it is loaded."""
+"""The interface of datasets, as the trainer uses it, and the options for loading one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leash.ps.errors import UsageError
 
-Positions = npt.NDArray[np.int64]  # of samples in the training split, from 0
+Positions = npt.NDArray[np.int64]  # each the place of a sample in the training split, from 0
 Batch = tuple[Tensor, Tensor]  # (samples, labels or targets), of equal length
 
 DEFAULT_IMAGE_SIZE: Final = 64
@@ -25,51 +25,69 @@ class Dataset(ABC):
     """Training and test samples, cut into batches.
 
     A split that was not asked for has size 0 and gives no batches.
+
+    Attributes:
+        name: as ``--dataset`` takes it.
+        sample_shape: of one sample, without the batch dimension.
+        classes: how many there are; 0 for a regression.
+        train_size: samples of the training split that are used.
+        test_size: samples of the test split.
     """
 
     name: str
-    sample_shape: tuple[int, ...]  # of one sample, without the batch dimension
-    classes: int  # 0: regression
+    sample_shape: tuple[int, ...]
+    classes: int
     train_size: int
     test_size: int
 
     @abstractmethod
     def train_batches(self, positions: Positions, batch_size: int) -> Iterator[Batch]:
-        """The training samples at ``positions``, in that order; the last batch may be smaller.
+        """Gives the training samples at some positions, in that order.
 
-        A batch is float32 of shape (batch, *sample_shape) and int64 labels of shape (batch,); a
-        user's own dataset may give other types.
+        Args:
+            positions: in the training split, from 0.
+            batch_size: samples of a batch; the last one may have fewer.
+
+        Returns:
+            Batches of samples, float32 of shape (batch, *sample_shape), and labels, int64 of shape
+            (batch,). A user's own dataset may give other types.
 
         Raises:
-            IndexError: a position that is outside the split, or that ``keep`` left out.
+            IndexError: a position is outside the split, or ``keep`` left it out.
         """
 
     @abstractmethod
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """All test samples, in a fixed order; types and shapes are those of `train_batches`."""
+        """Gives all test samples, in a fixed order.
+
+        Args:
+            batch_size: samples of a batch; the last one may have fewer.
+
+        Returns:
+            Batches as `train_batches` gives them.
+        """
 
     def close(self) -> None:  # noqa: B027 - most datasets have nothing to end
-        """End the loader processes, if there are any."""
+        """Ends the loader processes, if there are any."""
 
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """What `load_dataset` was asked for. Each dataset reads those that concern it."""
+    """The arguments of `load_dataset`, each documented there. A dataset reads what concerns it."""
 
     data_dir: Path | None = None
     download: bool = False
     seed: int = 0
-    train: bool = True  # False: an evaluator, which needs no training samples
-    test: bool = True  # False: a worker, which needs no test samples
-    limit: int | None = None  # train on the first `limit` samples only
-    # From the size of the training split to the positions that will be asked for. Ten workers on
-    # one machine hold, and decode, one copy of the data together instead of ten.
+    train: bool = True
+    test: bool = True
+    limit: int | None = None
+    # With it ten workers on one machine hold, and decode, one copy of the data together, not ten.
     keep: Callable[[int], Positions] | None = None
-    image_size: int = DEFAULT_IMAGE_SIZE  # pixels per side
-    loader_workers: int = 0  # processes that read samples; 0: read in this one
+    image_size: int = DEFAULT_IMAGE_SIZE
+    loader_workers: int = 0
     synthetic_shape: tuple[int, ...] = DEFAULT_SYNTHETIC_SHAPE
     synthetic_classes: int = DEFAULT_SYNTHETIC_CLASSES
-    synthetic_size: int = DEFAULT_SYNTHETIC_SIZE  # training samples; a fifth of it for the test
+    synthetic_size: int = DEFAULT_SYNTHETIC_SIZE
 
     def __post_init__(self) -> None:
         _require_at_least(1, self.limit, "--len-train-data")
@@ -81,11 +99,11 @@ class DatasetOptions:
             _require_at_least(1, side, "--synthetic-shape")
 
     def train_size(self, available: int) -> int:
-        """How many of the ``available`` training samples to use."""
+        """How many of so many available training samples to use."""
         return available if self.limit is None else min(self.limit, available)
 
     def kept(self, train_size: int) -> Positions | None:
-        """The positions to hold in memory, ascending; None is all of them."""
+        """The positions to hold in memory, ascending; None for all of them."""
         return None if self.keep is None else np.unique(self.keep(train_size))
 
 
@@ -93,7 +111,7 @@ Sliceable = TypeVar("Sliceable", Tensor, list[int])
 
 
 def in_batches(positions: Sliceable, batch_size: int) -> Iterator[Sliceable]:
-    """Cut into pieces of ``batch_size``; the last one may be smaller."""
+    """Cuts positions into pieces of ``batch_size``; the last one may be smaller."""
     for start in range(0, len(positions), batch_size):
         yield positions[start : start + batch_size]
 

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from leash._log import logged
 from leash.ps.errors import UsageError
 from leash.worker.datasets.base import Dataset, DatasetOptions
 from leash.worker.datasets.files import data_dir, downloading, not_found, reading
@@ -52,12 +53,18 @@ TAR_NAME: Final = "cifar10-images.tar"
 CONTENTS: Final = f"{BATCHES_DIR}, {TAR_NAME} or train/CLASS"
 SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 
-# Decoding runs at about 12,000 images a second; beyond a few seconds of it, say so.
+# Decoding runs at about 12,000 images a second. More images than this take long enough to say so.
 SILENT_IMAGES: Final = 20_000
+
+_say: Final = logged(lambda text: print(text, file=sys.stderr), __name__)
 
 
 def load_cifar10(options: DatasetOptions) -> Dataset:
-    """Images of 3×32×32 in 10 classes."""
+    """Loads images of 3×32×32 in 10 classes.
+
+    Raises:
+        UsageError: the files are absent, unreadable, or not CIFAR-10.
+    """
     folder = data_dir("cifar10", options, CONTENTS)
     if options.download or (folder / BATCHES_DIR).is_dir():
         return _load_batches(folder, options)
@@ -96,7 +103,13 @@ def _dataset(train: Samples | None, test: Samples | None) -> Dataset:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files in a folder or an archive, named ``SPLIT/CLASS/FILE``."""
+    """Image files in a folder or an archive, named ``SPLIT/CLASS/FILE``.
+
+    Attributes:
+        where: the folder or archive, for errors.
+        names: of all files in it.
+        open: opens the file of a name.
+    """
 
     where: Path
     names: list[PurePosixPath]
@@ -145,7 +158,7 @@ def _load_files(files: ImageFiles, options: DatasetOptions) -> Dataset:
 
 
 def _split_names(files: ImageFiles, split: str) -> list[PurePosixPath]:
-    """The images of a split; a name's place in the list is its position."""
+    """Lists the images of a split; a name's place in the list is its position."""
     names = [
         name
         for name in files.names
@@ -162,7 +175,7 @@ def _split_names(files: ImageFiles, split: str) -> list[PurePosixPath]:
 
 
 def _decode_split(files: ImageFiles, names: list[PurePosixPath]) -> Samples:
-    # One array that the images are written into, not a list of them that is then copied.
+    # Each image goes straight into its place in one array: a list of them would have to be copied.
     pixels = np.empty((len(names), 3, 32, 32), np.uint8)
     for row, name in enumerate(_announced(names, files.where)):
         pixels[row] = _decode(files, name)
@@ -173,7 +186,7 @@ def _decode_split(files: ImageFiles, names: list[PurePosixPath]) -> Samples:
 def _decode(
     files: ImageFiles, name: PurePosixPath
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """One image as (3, 32, 32)."""
+    """Decodes one image into an array (3, 32, 32)."""
     with reading("cifar10", files.where / name), files.open(name) as stream:
         image = Image.open(stream).convert("RGB")
         if image.size != (32, 32):
@@ -186,12 +199,12 @@ def _decode(
 
 
 def _announced(names: list[PurePosixPath], where: Path) -> Iterable[PurePosixPath]:
-    """The names again; where they take more than a few seconds, stderr says so."""
+    """Gives the names again; if decoding takes more than a few seconds, stderr shows progress."""
     if len(names) <= SILENT_IMAGES:
         return names
     text = f"decoding {len(names):,} images of {where}"
     if not sys.stderr.isatty():
-        print(text, file=sys.stderr)
+        _say(text)
         return names
     from rich.console import Console
     from rich.progress import track

@@ -9,16 +9,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from leash._extras import install_command
 from leash.ps.errors import UsageError
 from leash.worker.datasets.base import Dataset, DatasetOptions, Positions
 from leash.worker.datasets.memory import InMemoryDataset, Samples, training_samples
 
 TEST_FRACTION: Final = 0.2
-SPLIT_SEED: Final = 1797  # the split's own: runs with different seeds share one test set
+SPLIT_SEED: Final = 1797  # fixed, so that runs with different seeds share one test set
 
 
 def load_digits(options: DatasetOptions) -> Dataset:
-    """Images of 1×8×8, float32, scaled to zero mean and unit deviation over the training split."""
+    """Loads images of 1×8×8, scaled to zero mean and unit deviation over the training split.
+
+    Raises:
+        UsageError: scikit-learn, which has the images, is not installed.
+    """
     pixels, digits = _read()
     train, test = _stratified_split(digits)
     scaled = (pixels - pixels[train].mean()) / pixels[train].std()
@@ -34,10 +39,10 @@ def load_digits(options: DatasetOptions) -> Dataset:
 
 
 def _read() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Pixels (1797, 64) from 0 to 16, and digits (1797,)."""
+    """Reads pixels (1797, 64) from 0 to 16, and digits (1797,)."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:
-        raise UsageError("dataset digits: scikit-learn is missing: pip install 'leash[worker]'")
+        raise UsageError(f"dataset digits: scikit-learn is missing: {install_command('sklearn')}")
     # Read without importing scikit-learn, which takes a worker 1.1 s of processor time.
     path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     if path.is_file():
@@ -48,7 +53,7 @@ def _read() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
 
 
 def _read_by_scikit_learn() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    # Where the file lies is scikit-learn's own business; this is its public door.
+    # scikit-learn may put the file elsewhere at any time; this is its public function.
     from sklearn.datasets import load_digits as load
 
     pixels, digits = load(return_X_y=True)
@@ -56,7 +61,7 @@ def _read_by_scikit_learn() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int
 
 
 def _stratified_split(labels: npt.NDArray[np.int64]) -> tuple[Positions, Positions]:
-    """Rows of the training and of the test split, each shuffled; every class is in both."""
+    """Chooses the rows of the training and of the test split; every class is in both."""
     rng = np.random.default_rng(SPLIT_SEED)
     train, test = [], []
     for label in np.unique(labels):

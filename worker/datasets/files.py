@@ -1,4 +1,4 @@
-"""What all datasets that lie in files share: where to look, and one line when that fails."""
+"""Helps datasets that lie in files: finds their folder, and turns failures into one line."""
 
 import fcntl
 from collections.abc import Iterator
@@ -15,12 +15,18 @@ DOWNLOAD_DIR: Final = Path("data")  # below the working directory, where --data-
 
 
 def data_dir(dataset: str, options: DatasetOptions, contents: str) -> Path:
-    """The folder of ``--data-dir``; for ``--download`` it is made if need be.
+    """Finds the folder of ``--data-dir``; makes it, if need be, for ``--download``.
 
-    ``contents`` says in the error's text what the folder should hold.
+    Args:
+        dataset: its name, for the error's text.
+        options: what was asked for.
+        contents: what the folder should hold, for the error's text.
+
+    Returns:
+        The folder.
 
     Raises:
-        UsageError: not given, or not a folder.
+        UsageError: it was not given, or is not a folder.
     """
     if options.download:
         folder = options.data_dir or DOWNLOAD_DIR
@@ -37,7 +43,7 @@ def data_dir(dataset: str, options: DatasetOptions, contents: str) -> Path:
 
 
 def not_found(dataset: str, folder: Path, contents: str) -> UsageError:
-    """The error for a folder that lacks what the dataset needs."""
+    """Makes the error for a folder that lacks what the dataset needs."""
     return UsageError(
         f"dataset {dataset}: no {contents} in {folder}; give its folder as --data-dir"
         f"{_or_download(dataset)}"
@@ -50,10 +56,17 @@ def _or_download(dataset: str) -> str:
 
 @contextmanager
 def reading(dataset: str, path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises about ``path`` into one line.
+    """Turns whatever a reader raises about a file into one line.
 
-    Everything: torchvision's and pillow's readers tell of a damaged file by a dozen types, from
-    AssertionError to RuntimeError.
+    It catches everything: torchvision's and pillow's readers raise a dozen types for a damaged
+    file, from AssertionError to RuntimeError.
+
+    Args:
+        dataset: its name, for the error's text.
+        path: of the file.
+
+    Raises:
+        UsageError: the reader has failed.
     """
     try:
         yield
@@ -65,7 +78,15 @@ def reading(dataset: str, path: Path) -> Iterator[None]:
 
 @contextmanager
 def downloading(dataset: str, folder: Path) -> Iterator[None]:
-    """Keep other processes of this machine from the same download, and fail in one line."""
+    """Lets one process of this machine download at a time, and turns failures into one line.
+
+    Args:
+        dataset: its name, for the error's text.
+        folder: where the files go.
+
+    Raises:
+        UsageError: the download has failed.
+    """
     try:
         # Ten workers start at once. The first one downloads, the others then find the files.
         with (folder / ".leash-download.lock").open("w") as lock:

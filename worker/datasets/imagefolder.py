@@ -21,14 +21,19 @@ from leash.worker.datasets.mapstyle import MapStyleDataset
 from leash.worker.vision import import_torchvision
 
 TEST_FOLDERS: Final = ("test", "val")
-# Of ImageNet, as is usual for photographs.
+# Mean and deviation of ImageNet's channels, as is usual for photographs.
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
 
 
 def load_imagefolder(options: DatasetOptions) -> Dataset:
-    """Images of 3×S×S with S = ``image_size``: the shorter side is resized to S, then the middle
-    is cut out."""
+    """Loads images of 3×S×S with S = ``image_size``.
+
+    The shorter side of each is resized to S, then the middle is cut out.
+
+    Raises:
+        UsageError: a folder is absent or unreadable, or train and test have different classes.
+    """
     if options.download:
         raise UsageError("dataset imagefolder: nothing to --download; give --data-dir")
     folder = data_dir("imagefolder", options, "train/CLASS/*")
@@ -88,7 +93,7 @@ class ImageFiles:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state.pop("_pipeline", None)  # torchvision's; built anew where this arrives
+        state.pop("_pipeline", None)  # the process that gets this builds torchvision's part anew
         return state
 
 

@@ -20,11 +20,7 @@ class MapStyle(Protocol):
 
 
 class MapStyleDataset(Dataset):
-    """Splits of `MapStyle`; None for a split that was not asked for.
-
-    ``train_size`` is how many of the training samples to use. ``loader_workers`` processes read
-    ahead, and stay from epoch to epoch until `close`.
-    """
+    """A dataset that is read sample by sample."""
 
     def __init__(
         self,
@@ -37,6 +33,18 @@ class MapStyleDataset(Dataset):
         train_size: int,
         loader_workers: int,
     ) -> None:
+        """Starts no process yet.
+
+        Args:
+            name: as ``--dataset`` takes it.
+            train: the training split; None if it was not asked for.
+            test: the test split; None if it was not asked for.
+            sample_shape: of one sample.
+            classes: how many there are; 0 for a regression.
+            train_size: how many of the training samples to use.
+            loader_workers: how many processes read ahead; they stay from epoch to epoch until
+                `close`. 0 reads in this process.
+        """
         self.name = name
         self.sample_shape = tuple(sample_shape)
         self.classes = classes
@@ -50,7 +58,7 @@ class MapStyleDataset(Dataset):
             return iter(())
         indices: list[int] = positions.tolist()
         for position in indices:
-            # Ours, and before anything is read: a list would take -1 for its last element.
+            # Checked here, before anything is read: a list would take -1 for its last element.
             if not 0 <= position < self.train_size:
                 raise IndexError(f"position {position} is outside the {self.train_size} samples")
         return self._train.batches(indices, batch_size)
@@ -67,14 +75,14 @@ class MapStyleDataset(Dataset):
 
 
 class _Reader:
-    """One split, and the loader over it."""
+    """Reads one split through one loader."""
 
     def __init__(self, samples: MapStyle, loader_workers: int) -> None:
         self._batches: list[list[int]] = []
         self._loader: DataLoader[Batch] | None = DataLoader(
             samples,  # type: ignore[arg-type]  # a protocol to us, a base class to torch
-            # One loader, and so one set of processes, for all epochs: it asks this list anew
-            # whenever it is iterated.
+            # The loader asks this list anew whenever it is iterated. So one loader, and one set of
+            # processes, serves all epochs.
             batch_sampler=self._batches,
             num_workers=loader_workers,
             persistent_workers=loader_workers > 0,
@@ -99,7 +107,7 @@ class _Reader:
 
 
 def _own_line(error: UsageError) -> str:
-    # From a loader process an error comes with that process's traceback for its text, which ends
-    # with what the error said there.
+    # The text of an error from a loader process is that process's traceback, whose last line is
+    # what the error said there.
     last = str(error).strip().splitlines()[-1]
     return last.removeprefix(f"{UsageError.__module__}.{UsageError.__qualname__}: ")

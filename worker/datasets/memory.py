@@ -11,7 +11,7 @@ from leash.worker.datasets.base import Batch, Dataset, DatasetOptions, Positions
 
 @dataclass(frozen=True)
 class PixelScale:
-    """From bytes to numbers of about zero mean and unit deviation; one pair per channel.
+    """Turns bytes into numbers of about zero mean and unit deviation, channel by channel.
 
     Bit for bit what torchvision's ``ToTensor`` and ``Normalize`` give, but for a whole batch: per
     image, they cost more than a training step of a small CNN.
@@ -21,32 +21,42 @@ class PixelScale:
     std: tuple[float, ...]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Scale uint8 (batch, channels, height, width) to float32 of the same shape."""
+        """Scales uint8 (batch, channels, height, width) to float32 of the same shape."""
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
         return pixels.float().div_(255).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One split.
+    """The samples of one split.
 
     Images stay bytes until their batch is asked for. To gather 100 MNIST images and scale them
     takes 0.055 ms, no longer than to gather them as float32 (a fourth of the memory traffic pays
     for the arithmetic), and ten workers hold 47 MB each instead of 188.
+
+    Attributes:
+        x: (rows, *sample_shape).
+        y: (rows,), or (rows, *target_shape) for a regression.
+        scale: turns bytes into numbers; None if `x` is to stay as it is.
+        row_of: the row of each position, -1 for one that was not kept; None if they are the same.
     """
 
-    x: Tensor  # (rows, *sample_shape)
-    y: Tensor  # (rows,), or (rows, *target_shape) for regression
+    x: Tensor
+    y: Tensor
     scale: PixelScale | None = None
-    row_of: Tensor | None = None  # position ▸ row, -1: not kept; None: they are the same
+    row_of: Tensor | None = None
 
     @property
     def size(self) -> int:
-        """Positions in the split, whether kept or not."""
+        """How many positions the split has, whether they were kept or not."""
         return len(self.y if self.row_of is None else self.row_of)
 
     def batches(self, positions: Tensor, batch_size: int) -> Iterator[Batch]:
-        """The samples at these int64 positions, in this order."""
+        """Gives the samples at these int64 positions, in this order.
+
+        Raises:
+            IndexError: a position was not kept.
+        """
         for chosen in in_batches(positions, batch_size):
             yield self._at(self._rows(chosen))
 
@@ -65,7 +75,7 @@ class Samples:
 
 
 class InMemoryDataset(Dataset):
-    """Splits of `Samples`; None for a split that was not asked for."""
+    """A dataset that fits into memory."""
 
     def __init__(
         self,
@@ -76,6 +86,15 @@ class InMemoryDataset(Dataset):
         sample_shape: Sequence[int],
         classes: int,
     ) -> None:
+        """Keeps the samples.
+
+        Args:
+            name: as ``--dataset`` takes it.
+            train: the training split; None if it was not asked for.
+            test: the test split; None if it was not asked for.
+            sample_shape: of one sample.
+            classes: how many there are; 0 for a regression.
+        """
         self.name = name
         self.sample_shape = tuple(sample_shape)
         self.classes = classes
@@ -99,7 +118,17 @@ class InMemoryDataset(Dataset):
 def training_samples(
     x: Tensor, y: Tensor, options: DatasetOptions, scale: PixelScale | None = None
 ) -> Samples:
-    """Of a whole training split, what ``options`` limit it to and keep."""
+    """Takes from a whole training split what the options limit it to and keep.
+
+    Args:
+        x: the samples, (n, *sample_shape).
+        y: their labels or targets, (n, …).
+        options: what was asked for.
+        scale: turns bytes into numbers.
+
+    Returns:
+        The samples that are kept.
+    """
     size = options.train_size(len(y))
     kept = options.kept(size)
     if kept is None:
@@ -109,7 +138,7 @@ def training_samples(
 
 
 def rows_by_position(kept: Positions, size: int) -> Tensor:
-    """`Samples.row_of`, for rows that hold the ``kept`` positions of a split of ``size``."""
+    """Makes `Samples.row_of` for rows that hold the ``kept`` positions of ``size`` in all."""
     row_of = torch.full((size,), -1)
     row_of[torch.from_numpy(kept)] = torch.arange(len(kept))
     return row_of

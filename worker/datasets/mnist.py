@@ -1,9 +1,11 @@
 """MNIST (LeCun, Cortes, Burges), from its uncompressed IDX files::
 
-DATA_DIR/MNIST/raw/train-images-idx3-ubyte    60,000 images of 28×28 bytes
-                  /train-labels-idx1-ubyte
-                  /t10k-images-idx3-ubyte     10,000 images
-                  /t10k-labels-idx1-ubyte
+    DATA_DIR/MNIST/raw/train-images-idx3-ubyte    60,000 images of 28×28 bytes
+                      /train-labels-idx1-ubyte
+                      /t10k-images-idx3-ubyte     10,000 images
+                      /t10k-labels-idx1-ubyte
+
+With ``--download`` torchvision fetches them first.
 """
 
 from pathlib import Path
@@ -22,7 +24,11 @@ SCALE: Final = PixelScale(mean=(0.1307,), std=(0.3081,))
 
 
 def load_mnist(options: DatasetOptions) -> Dataset:
-    """Images of 1×28×28 in 10 classes; positions are those of the files."""
+    """Loads images of 1×28×28 in 10 classes; positions are those of the files.
+
+    Raises:
+        UsageError: the files are absent, unreadable, or not MNIST.
+    """
     folder = data_dir("mnist", options, str(RAW))
     if options.download:
         _download(folder)
@@ -41,10 +47,20 @@ def _download(folder: Path) -> None:
 
 
 def read_split(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
-    """Images (n, 1, 28, 28) of uint8 and labels (n,) of int64, of consistent sizes.
+    """Reads one split.
 
-    torchvision's readers without its ``MNIST`` class: that wants all four files, and prefers an
-    old ``processed/*.pt``, which it unpickles.
+    It uses torchvision's readers without its ``MNIST`` class: that wants all four files, and
+    prefers an old ``processed/*.pt``, which it unpickles.
+
+    Args:
+        folder: holds MNIST/raw.
+        prefix: "train" or "t10k".
+
+    Returns:
+        Images (n, 1, 28, 28) of uint8, and labels (n,) of int64.
+
+    Raises:
+        UsageError: a file is absent or damaged, or the two do not fit each other.
     """
     reader = import_torchvision().datasets.mnist
     images_path = _existing(folder, f"{prefix}-images-idx3-ubyte")

@@ -1,4 +1,4 @@
-"""Somebody's own dataset: ``module:function``, which returns a pair (train, test).
+"""A user's own dataset: ``module:function`` names a function that returns a pair (train, test).
 
 Each is a map-style torch dataset of pairs (sample, label or target), or a pair of tensors (samples,
 labels or targets) of equal length.
@@ -20,13 +20,20 @@ TensorPair = tuple[Tensor, Tensor]
 
 
 def load_plugin(reference: str, options: DatasetOptions) -> Dataset:
-    """The dataset that the function at ``module:function`` returns when called without arguments.
+    """Calls a user's function without arguments, and makes a dataset of what it returns.
 
     Its training split says which shape a sample has and how many classes there are: as many as
     its ``.classes``, else the largest label plus one; 0 where the targets are floating-point.
 
+    Args:
+        reference: ``module:function``.
+        options: what was asked for.
+
+    Returns:
+        The dataset.
+
     Raises:
-        UsageError: anything else comes back.
+        UsageError: the function is absent or fails, or returns something else.
     """
     train, test = _require_pair(reference, plugins.call(reference, "dataset"))
     train_pair, test_pair = _as_tensors(train), _as_tensors(test)

@@ -1,4 +1,4 @@
-"""Who trains on which samples, and in which order: functions of the seed and nothing else."""
+"""Which worker trains on which samples, in which order: functions of the seed and nothing else."""
 
 import math
 from collections.abc import Sequence
@@ -12,19 +12,27 @@ import numpy as np
 from leash.ps.errors import UsageError
 from leash.worker.datasets.base import Positions
 
-# First words of the seeds. Without them (seed) and (seed, 0) would be the same seed to numpy.
+# The first word of each kind of seed: without it numpy would take (seed) for the same as (seed, 0).
 _SHARES: Final = 1
 _EPOCH_ORDER: Final = 2
 _PERMUTATION: Final = 3
 
 
 def shares(n: int, weights: Sequence[float], seed: int) -> list[Positions]:
-    """Cut one permutation of ``n`` positions in proportion to ``weights``, one share each.
+    """Cuts one permutation of ``n`` positions into shares, in proportion to weights.
 
     Every position is in exactly one share. Equal weights give sizes that differ by at most one.
 
+    Args:
+        n: how many samples the training split has.
+        weights: one for each share, above 0.
+        seed: of the permutation.
+
+    Returns:
+        A share for each weight.
+
     Raises:
-        UsageError: no weights, or one that is not a positive number.
+        UsageError: there are no weights, or one is not a positive number.
     """
     if not weights or not all(math.isfinite(weight) and weight > 0 for weight in weights):
         raise UsageError(f"shares of the samples: expected positive numbers, got {list(weights)}")
@@ -36,16 +44,24 @@ def shares(n: int, weights: Sequence[float], seed: int) -> list[Positions]:
 
 
 def epoch_order(share: Positions, seed: int, rank: int, epoch: int) -> Positions:
-    """The positions of ``share`` in the order in which worker ``rank`` visits them in ``epoch``."""
+    """Orders the positions of a share as the worker ``rank`` visits them in ``epoch``."""
     entropy = np.random.SeedSequence([_EPOCH_ORDER, seed, rank, epoch])
     return np.random.default_rng(entropy).permutation(share)
 
 
 @lru_cache(maxsize=2)  # a worker may be given back what is left of the epoch before
 def permutation(n: int, seed: int, epoch: int) -> Positions:
-    """All of ``n`` positions in the order of ``epoch``: leases are ranges of it. Not to be changed.
+    """Orders all ``n`` positions for an epoch; leases are ranges of this order.
 
-    Whoever knows these three numbers knows the order, so only ranges travel.
+    A process that knows these three numbers knows the order, so that only ranges travel.
+
+    Args:
+        n: how many samples the training split has.
+        seed: of the run.
+        epoch: from 1.
+
+    Returns:
+        (n,), read-only.
     """
     entropy = np.random.SeedSequence([_PERMUTATION, seed, epoch])
     order = np.random.default_rng(entropy).permutation(n)

@@ -9,21 +9,22 @@ from torch import Tensor
 from leash.worker.datasets.base import Batch, Dataset, DatasetOptions, Positions, in_batches
 
 TEST_FRACTION: Final = 0.2
-# Images of noise per split. A sample is its class's image plus one of these, made when its batch is
-# asked for: 10,000 samples of 3×224×224 would take 6 GB.
+# How many images of noise a split has. A sample is its class's image plus one of these, added when
+# its batch is asked for: 10,000 samples of 3×224×224 would take 6 GB.
 NOISES: Final = 64
-# Against noise of deviation 1. In d numbers two classes lie 0.2·√(2d) apart: 16 deviations for
-# 3×32×32, so a line separates them, yet a model needs more than one step to find it.
+# The deviation of the classes' images; that of the noise is 1. In d numbers two classes lie
+# 0.2·√(2d) apart: 16 deviations for 3×32×32, so a line separates them, yet a model needs more than
+# one step to find it.
 CLASS_DEVIATION: Final = 0.2
 
 
 def load_synthetic(options: DatasetOptions) -> Dataset:
-    """Gaussian samples in classes that a linear model can separate; a function of the seed."""
+    """Makes Gaussian samples, from the seed alone, in classes that a linear model can separate."""
     return SyntheticDataset(options)
 
 
 class SyntheticDataset(Dataset):
-    """Position p has the label p mod classes."""
+    """Random images around an image for each class; position p has the label p mod classes."""
 
     def __init__(self, options: DatasetOptions) -> None:
         self.name = "synthetic"
@@ -52,6 +53,7 @@ class SyntheticDataset(Dataset):
     def _batches(self, positions: Tensor, noises: Tensor, batch_size: int) -> Iterator[Batch]:
         for chosen in in_batches(positions, batch_size):
             labels = chosen % self.classes
-            # Divided first: else a class whose number shares factors with 64 saw few noises.
+            # The division comes first: without it the samples of a class would share few noises if
+            # the number of classes had factors in common with 64.
             noise = noises.index_select(0, (chosen // self.classes) % NOISES)
             yield noise.add_(self._centres.index_select(0, labels)), labels

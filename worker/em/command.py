@@ -1,4 +1,4 @@
-"""`leash em`: alone, as the one who starts a server and workers, or as one of the workers."""
+"""`leash em`: fits alone, or starts a server and workers, or is one of the workers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,10 +7,12 @@ from typing import Final
 
 from threadpoolctl import threadpool_limits
 
+from leash._log import logged
 from leash.ps.errors import UsageError
 from leash.ps.options.em import EmOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, await_state
+from leash.ps.words import DONE, FAILED, LIVE, STOPPED
 from leash.worker.client import Client
 from leash.worker.em.classifier import MixtureClassifier, mixture_for
 from leash.worker.em.crew import Crew
@@ -20,11 +22,19 @@ from leash.worker.em.online import fit_online
 from leash.worker.em.study import RESULTS, Study
 from leash.worker.train.waiting import Waiting
 
-STANDING: Final = ("live", "done")  # states of workers that came, or come, to the end
+STANDING: Final = (LIVE, DONE)  # the states of workers that were not lost
+
+
+_say: Final = logged(partial(print, flush=True), __name__)
 
 
 def run(options: EmOptions) -> int:
-    """Fits, tells, draws; returns the exit status."""
+    """Fits the mixtures, tells their accuracies and draws them; returns the exit status.
+
+    Raises:
+        UsageError: the options do not fit each other, the images or the server.
+        LeashError: a component has collapsed, or the run has ended without this worker.
+    """
     require_files(options.path or "")
     if options.workers is not None:
         return Crew(options, _run_dir(options).path).run()
@@ -43,10 +53,6 @@ def _run_dir(options: EmOptions) -> RunDir:
     return run_dir
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
 def _alone(options: EmOptions) -> int:
     study = Study(options, _run_dir(options).path, _say)
     for k in options.ks:
@@ -61,7 +67,7 @@ def _fit_alone(classifier: MixtureClassifier, on_iteration: Callable[[int], None
 
 
 def _take_part(options: EmOptions, address: str) -> int:
-    """One worker of a run. All compute the same mixtures; one of them tells."""
+    """Runs one worker. All workers compute the same mixtures; one of them tells the results."""
     waiting = Waiting(lambda text: _say(f"leash em, worker {options.rank}: {text}"))
     with ControlChannel(address) as channel:
         state = await_state(
@@ -76,16 +82,16 @@ def _take_part(options: EmOptions, address: str) -> int:
         address, statistics_layout(workers, size), rank=options.rank, wait_s=options.wait_s,
         say=lambda _: None,
     )  # fmt: skip
-    reason = "stopped"
+    reason = STOPPED
     try:
         require_server(client.settings, len(client.chunks), size, online=options.online)
         if options.online:
             _online(options, study, client, workers)
         else:
             _in_step(options, study, client, workers, waiting)
-        reason = "done"
+        reason = DONE
     except Exception:
-        reason = "failed"
+        reason = FAILED
         raise
     finally:
         client.close(reason)
@@ -101,7 +107,7 @@ def _in_step(
         study.fit(k, partial(_fit_with, sums))
         if sums.reports:
             study.evaluate(k)
-    # Nobody leaves before somebody has told of everything: whoever does it may die at it.
+    # Nobody leaves before one worker has told all results: if it dies meanwhile, another does.
     while not sums.agree(done=_reported(study, sums)):
         pass
 

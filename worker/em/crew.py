@@ -1,53 +1,61 @@
 """A server and the workers of `leash em --workers N`, as processes of this machine.
 
-The workers' standard output is ours: the one that reports prints what there is to tell.
+The workers write to this process's standard output: the one that reports prints the results there.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Final
 
+from leash._log import logged
 from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
 from leash.ps.interrupt import held
 from leash.ps.options.base import common_options, to_argv
 from leash.ps.options.commands import ServerOptions
 from leash.ps.options.em import PIXELS, EmOptions
-from leash.ps.processes import Process, last_words, spawn, stop_all
+from leash.ps.processes import FREE_PORT, Process, ServerProcess, last_words, spawn, stop_all
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.worker.em.classifier import mixture_for
 from leash.worker.em.distributed import server_words
 from leash.worker.em.images import CLASSES
 
-POLL_S: Final = 0.2
-STOP_GRACE_S: Final = 3.5
+POLL_S: Final = 0.2  # seconds between two looks at the workers
+STOP_GRACE_S: Final = 3.5  # seconds that a process has to end by itself
 
 
 class Crew:
-    """The processes of one run."""
+    """The server and the workers of one run, as processes of this machine."""
 
     def __init__(
         self, options: EmOptions, out: Path,
         say: Callable[[str], None] = lambda text: print(text, flush=True),
     ) -> None:  # fmt: skip
-        """Args:
-        out: the run directory; it exists.
+        """Notes what to start; `run` starts it.
+
+        Args:
+            options: what the command was started with.
+            out: the run directory; it exists.
+            say: shows a line of progress.
         """
         self._options: Final = options
         self._out: Final = out
-        self._say: Final = say
+        self._say: Final = logged(say, __name__)
         self._logs: Final = out / "logs"
         self._workers: dict[int, Process] = {}  # by rank
         self._server: Process | None = None
 
     def run(self) -> int:
-        """Returns 0 if any worker came to the end.
+        """Starts all processes, watches them, and ends those that are left.
+
+        Returns:
+            0, which means that a worker came to the end.
 
         Raises:
-            UsageError, LeashError: none did; the text is the last line of one.
+            UsageError: a worker was started wrongly; the text is its last line.
+            LeashError: no worker came to the end; the text is the last line of one.
         """
         self._logs.mkdir(exist_ok=True)
         try:
@@ -67,30 +75,20 @@ class Crew:
         return self._options.workers
 
     def _start_server(self) -> str:
-        """Returns its address, as soon as it listens."""
+        """Starts the server, and returns its address as soon as it listens."""
         options = self._options
         dimensions = PIXELS if options.model == "bmm" else options.pca
         size = CLASSES * mixture_for(options, max(options.ks)).family(dimensions).size
         words = server_words(self._ranks, size, online=options.online, bound=options.bound)
-        reader, writer = os.pipe()
         run_dir = RunDir(self._out / "server")
         server = ServerOptions(
-            bind="tcp://127.0.0.1:0", ready_fd=writer, run_dir=str(run_dir.path),
-            seed=options.seed, **words,
+            bind=FREE_PORT, run_dir=str(run_dir.path), seed=options.seed, **words,
         )  # fmt: skip
         run_dir.write_config(server)
-        with os.fdopen(reader) as ready:
-            try:
-                with held(), self._log("server").open("wb") as log:
-                    self._server = spawn("server", to_argv(server), stdout=log, stderr=log,
-                                         pass_fds=(writer,))  # fmt: skip
-            finally:
-                os.close(writer)
-            address = ready.read()
-        if not address:
-            self._server.wait()
-            raise LeashError(f"server: {self._last_words('server')}")
-        return address
+        with held():
+            started = ServerProcess(to_argv(server), self._log("server"))
+            self._server = started.process
+        return started.await_address()
 
     def _start_worker(self, rank: int, address: str) -> None:
         options = common_options(
@@ -102,7 +100,7 @@ class Crew:
             self._workers[rank] = spawn("em", to_argv(options), stderr=log)
 
     def _watch(self, address: str) -> None:
-        """Until all workers have ended. The loss of one costs nothing but time."""
+        """Waits until all workers have ended. Losing one of several costs nothing but time."""
         left = dict(self._workers)
         with ControlChannel(address) as channel:
             while left:
@@ -120,10 +118,14 @@ class Crew:
                 worker.wait(POLL_S)
 
     def _judge(self, rank: int, status: int, channel: ControlChannel, *, any_left: bool) -> None:
-        """What the end of a worker means: with all of them, or before the start, that of the run.
+        """Judges a worker that has failed.
+
+        If others go on or are done, they take over its share. If it was the last, or the training
+        had not begun, the run has failed.
 
         Raises:
-            UsageError, LeashError: its last words.
+            UsageError: the run has failed, because the worker was started wrongly.
+            LeashError: the run has failed; the text is the worker's last line.
         """
         others_done = any(worker.poll() == 0 for worker in self._workers.values())
         how = "was killed" if status < 0 else self._last_words(f"worker-{rank}")

@@ -5,10 +5,10 @@ Each step is one push_pull of one chunk::
     present     (workers)  a one from each that takes part in this step
     statistics  (size)     what it has computed
 
-The server's optimizer is `sum`, so what comes back is the sum over all whose push was part of the
-step, the same bits for everybody. A worker that died is missing in `present`; what it should have
-computed is divided among the others, who add it in a step of its own before anybody goes on. So the
-statistics are always those of all samples, each counted once, whoever dies and whenever.
+The server's optimizer is `sum`, so the answer is the sum over all workers whose push was part of
+the step, the same bits for everybody. A worker that died is missing in `present`. The others divide
+what it should have computed among themselves, and add it in a further step before anybody goes on.
+So the statistics are always those of all samples, each counted once, whoever dies and whenever.
 """
 
 from collections.abc import Sequence
@@ -18,27 +18,46 @@ from typing import Any, Final
 import numpy as np
 
 from leash.ps.errors import LeashError, UsageError
+from leash.ps.options.addresses import told_learners
+from leash.ps.options.server import CHUNK_STEP_KIB
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
 from leash.worker.em.family import Floats
 from leash.worker.em.fitting import Compute
 
-CHUNK_STEP_KIB: Final = 64
 F64_NBYTES: Final = 8
 
 
 def statistics_layout(workers: int, size: int) -> Layout:
-    """What a run for EM serves."""
+    """Lays out what the server of a run for EM serves.
+
+    Args:
+        workers: how many take part.
+        size: the length of a vector of statistics.
+
+    Returns:
+        A layout of two slots, `present` and `statistics`.
+    """
     return Layout([Slot("present", "f64", (workers,)), Slot("statistics", "f64", (size,))])
 
 
 def chunk_kib_for(workers: int, size: int) -> int:
-    """A chunk that holds all of it: so a step counts as a whole, or not at all."""
+    """The size of a chunk that holds the whole layout, so that a step counts as a whole or not."""
     return CHUNK_STEP_KIB * -(-(workers + size) * F64_NBYTES // (CHUNK_STEP_KIB * 1024))
 
 
 def server_words(workers: int, size: int, *, online: bool, bound: int = 3) -> dict[str, Any]:
-    """The settings of a server that serves EM, beside its address."""
+    """Lists the options with which a server serves EM, without its address.
+
+    Args:
+        workers: how many take part.
+        size: the length of a vector of statistics.
+        online: whether workers push mini-batches, under ssp, instead of all samples, under bsp.
+        bound: the bound of ssp.
+
+    Returns:
+        The options by name.
+    """
     common = {
         "workers": workers, "optimizer": "sum", "lr": 1.0,
         "chunk_kib": chunk_kib_for(workers, size), "step_events": 0,
@@ -49,13 +68,17 @@ def server_words(workers: int, size: int, *, online: bool, bound: int = 3) -> di
 
 
 class WorkerSums:
-    """The sums of all workers of a run; one of these in each. Implements `fitting.Sums`."""
+    """Adds up what all workers of a run compute; each worker has one. Implements `fitting.Sums`."""
 
     def __init__(self, client: Client, workers: int) -> None:
-        """Begins the run. REQUIRES: the client's layout is `statistics_layout(workers, …)`.
+        """Takes part from the first step on.
+
+        Args:
+            client: its layout is `statistics_layout(workers, …)`.
+            workers: how many take part.
 
         Raises:
-            LeashError: the run has begun without this worker, or ended.
+            LeashError: the run has begun without this worker.
         """
         self._client: Final = client
         self._workers: Final = workers
@@ -67,10 +90,23 @@ class WorkerSums:
 
     @property
     def reports(self) -> bool:
-        """Whether it is this worker's part to tell of the results: one of those present does."""
+        """Whether this worker is the one to tell the results: the first of those present."""
         return self._present[0] == self._client.rank
 
     def total(self, units: int, size: int, compute: Compute) -> Floats:
+        """The sum over all units, computed by all workers; a lost worker's share by the others.
+
+        Args:
+            units: how many there are to be divided among the workers.
+            size: the length of the vectors.
+            compute: the sum over some of the units.
+
+        Returns:
+            (size,), the same bits for every worker.
+
+        Raises:
+            LeashError: what ends this worker's part.
+        """
         total = np.zeros(size)
         missing: list[range] = [range(units)]
         while missing:
@@ -82,13 +118,13 @@ class WorkerSums:
         return total
 
     def agree(self, done: bool) -> bool:
-        """Whether anybody present is done."""
+        """Whether any of the workers that are present is done, this one included."""
         return bool(self._step(np.array([float(done)]))[0])
 
     def _step(self, statistics: Floats) -> Floats:
-        """One step; returns the sum, and notes whose statistics are in it."""
+        """Takes one step: returns the sum, and notes whose statistics are in it."""
         values, workers, end = self._values, self._workers, self._workers + len(statistics)
-        values[:] = 0  # what the last answer brought is not to be pushed again
+        values[:] = 0  # the slab still holds the last answer, which is not to be pushed again
         values[self._client.rank - 1] = 1
         values[workers:end] = statistics
         self._client.push_pull(self._slab, self._slab, samples=1)
@@ -97,7 +133,15 @@ class WorkerSums:
 
 
 def divide(runs: Sequence[range], among: Sequence[int]) -> dict[int, list[range]]:
-    """Cuts runs of units into shares of equal size, in order: rank ▸ its runs."""
+    """Cuts runs of units into shares of about equal size.
+
+    Args:
+        runs: the units, in order.
+        among: the ranks that get a share.
+
+    Returns:
+        By rank, the runs of its share.
+    """
     units = sum(map(len, runs))
     ends = [position * units // len(among) for position in range(len(among) + 1)]
     return {rank: _between(runs, *share) for rank, share in zip(among, pairwise(ends), strict=True)}
@@ -115,13 +159,23 @@ def _between(runs: Sequence[range], begin: int, end: int) -> list[range]:
 
 
 def require_server(settings: dict[str, Any], chunks: int, size: int, *, online: bool) -> None:
-    """Raises UsageError, with the command, unless the server was started for EM."""
+    """Refuses a server that was not started for EM.
+
+    Args:
+        settings: what it was started with.
+        chunks: how many chunks its model has; EM needs one.
+        size: the length of a vector of statistics.
+        online: whether workers are to push mini-batches.
+
+    Raises:
+        UsageError: the server was started for something else; the text names the command.
+    """
     workers = settings["workers"]
     wanted = server_words(workers, size, online=online)
     names = ("policy", "optimizer", "lr", *(["lr_schedule"] if online else []))
     fits = all(settings.get(name) == wanted[name] for name in names)
     constant = online or settings.get("lr_schedule") == "constant"
-    ranks = settings["learners"] == "-".join(map(str, range(1, min(workers, 100) + 1)))
+    ranks = settings["learners"] == told_learners(range(1, workers + 1))
     if fits and constant and ranks and chunks == 1:
         return
     words = " ".join(

@@ -1,7 +1,7 @@
 """EM for several mixtures at once: each iteration is one sum of sufficient statistics.
 
-Who holds the samples is the business of a `Sums`: this process alone, or workers that meet at a
-parameter server (leash.worker.em.distributed). The loop is the same for both.
+A `Sums` knows who holds the samples: this process alone, or workers that meet at a parameter server
+(leash.worker.em.distributed). The loop is the same for both.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,14 +11,14 @@ import numpy as np
 
 from leash.worker.em.family import Family, Floats, Parameters, Samples
 
-# A mixture's samples are cut into so many parts of equal size. A worker's share is a run of parts.
+# A mixture's samples are cut into so many parts of equal size; a worker's share is a run of them.
 PARTS: Final = 840
 
 Compute: TypeAlias = Callable[[Sequence[range]], Floats]
 
 
 class Sums(Protocol):
-    """Adds up what all who take part have computed."""
+    """Adds up what all processes that take part have computed."""
 
     def total(self, units: int, size: int, compute: Compute) -> Floats:
         """The sum over all units.
@@ -27,18 +27,25 @@ class Sums(Protocol):
             units: how many there are to be divided among those who take part.
             size: the length of the vectors.
             compute: the sum over some of the units.
+
+        Returns:
+            (size,).
         """
 
 
 class Alone:
-    """This process has all of the samples."""
+    """Computes all units in this process, which has all of the samples."""
 
     def total(self, units: int, size: int, compute: Compute) -> Floats:
+        """The sum over all units, by one call of `compute`."""
         return compute([range(units)])
 
 
 class Fittable(Protocol):
-    """Of a mixture, what fitting it needs: its settings, its formulas, and where results go."""
+    """The part of a mixture that fitting uses: settings, formulas, and where the results go.
+
+    `leash.worker.em.mixture.Mixture` documents each.
+    """
 
     tol: float
     max_iter: int
@@ -58,10 +65,29 @@ class Fittable(Protocol):
 
 
 class Fit:
-    """One mixture on its way: its samples, and the parameters so far."""
+    """A mixture that is being fitted: its samples, and the parameters so far.
+
+    Attributes:
+        mixture: gets the results from `finish`.
+        samples: (n, d).
+        family: the mixture's formulas.
+        centre: (d,), what was subtracted from all samples.
+        prepared: the samples as the E-step takes them.
+        parameters: of the newest M-step; None before the start.
+        lower_bounds: the mean log-likelihood of a sample after each iteration of this start.
+        converged: whether this start has converged.
+    """
 
     def __init__(self, mixture: Fittable, samples: Samples) -> None:
-        """Raises ValueError for settings or samples that cannot be."""
+        """Checks the settings, and prepares the samples.
+
+        Args:
+            mixture: to be fitted.
+            samples: (n, d).
+
+        Raises:
+            ValueError: a setting or a sample cannot be.
+        """
         self.mixture: Final = mixture
         self.samples: Final = mixture.check_samples(samples)
         mixture.check_settings(len(self.samples))
@@ -76,20 +102,28 @@ class Fit:
 
     @property
     def runs(self) -> bool:
+        """Whether this start needs a further iteration."""
         return not self.converged and len(self.lower_bounds) < self.mixture.max_iter
 
     def start(self, number: int) -> Floats:
-        """The statistics with which the start of this number begins."""
+        """Computes the statistics with which the start of this number, from 0, begins."""
         return self.family.start(self.prepared, self.mixture.responsibilities(self.samples, number))
 
     def begin(self, statistics: Floats) -> None:
-        """Takes a start. Raises ValueError if a component has no proper distribution."""
+        """Begins a start.
+
+        Args:
+            statistics: as `start` computed them.
+
+        Raises:
+            ValueError: a component has no proper distribution.
+        """
         started = self.family.maximisation(statistics, None)
         self.parameters = self.mixture.with_given(started, self.centre)
         self.lower_bounds, self.converged = [], False
 
     def statistics(self, parts: Sequence[range]) -> Floats:
-        """The E-step over some parts of the samples."""
+        """Takes the E-step over some of the `PARTS` parts of the samples."""
         assert self.parameters is not None
         total = np.zeros(self.family.size)
         for run in parts:
@@ -99,7 +133,14 @@ class Fit:
         return total
 
     def advance(self, statistics: Floats) -> None:
-        """The M-step, and whether that was the last one."""
+        """Takes the M-step, and notes whether EM has converged.
+
+        Args:
+            statistics: of all samples.
+
+        Raises:
+            ValueError: a component has collapsed.
+        """
         lower_bound = float(statistics[0] / statistics[1])
         before = self.lower_bounds[-1] if self.lower_bounds else -np.inf
         self.parameters = self.family.maximisation(statistics, self.parameters)
@@ -107,13 +148,13 @@ class Fit:
         self.converged = abs(lower_bound - before) < self.mixture.tol
 
     def keep_if_best(self) -> None:
-        """The start with the highest log-likelihood is the one that counts."""
+        """Keeps this start's result if its log-likelihood is the highest so far."""
         assert self.parameters is not None
         if self._best is None or self.lower_bounds[-1] > self._best[0][-1]:
             self._best = (self.lower_bounds, self.converged, self.parameters)
 
     def finish(self) -> None:
-        """Gives the mixture what it is to have after `fit`."""
+        """Gives the mixture the results of the best start."""
         assert self._best is not None
         bounds, converged, parameters = self._best
         mixture = self.mixture
@@ -129,7 +170,8 @@ def fit_together(
     """Fits all mixtures, each until it has converged, with one sum for all in each iteration.
 
     Args:
-        sums: where the statistics are added up; this process alone by default.
+        fits: the mixtures and their samples.
+        sums: adds up the statistics; this process alone by default.
         on_iteration: called with the number of mixtures that took part.
 
     Raises:
@@ -148,7 +190,7 @@ def fit_together(
 
 
 def iteration(fits: Sequence[Fit], sums: Sums) -> None:
-    """An E-step and an M-step of each."""
+    """Takes an E-step and an M-step of each mixture, with one sum for all."""
 
     def compute(parts: Sequence[range]) -> Floats:
         return np.concatenate([fit.statistics(parts) for fit in fits])
@@ -159,7 +201,7 @@ def iteration(fits: Sequence[Fit], sums: Sums) -> None:
 
 
 def _start(fits: Sequence[Fit], number: int, sums: Sums) -> None:
-    """A start is computed by one who takes part, and is alike for all."""
+    """Begins the start of this number: one process computes each mixture's, and all take it."""
 
     def compute(chosen: Sequence[range]) -> Floats:
         mine = {position for run in chosen for position in run}
@@ -175,8 +217,10 @@ def _start(fits: Sequence[Fit], number: int, sums: Sums) -> None:
 
 
 def size_of(fits: Sequence[Fit]) -> int:
+    """The length of the vector that holds the statistics of all mixtures end to end."""
     return sum(fit.family.size for fit in fits)
 
 
 def split(fits: Sequence[Fit], total: Floats) -> list[Floats]:
+    """Cuts such a vector into the statistics of each mixture: views."""
     return np.split(total, np.cumsum([fit.family.size for fit in fits])[:-1])

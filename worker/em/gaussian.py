@@ -1,4 +1,8 @@
-"""Mixtures of Gaussians with full or diagonal covariances."""
+"""Mixtures of Gaussians with full or diagonal covariances.
+
+C. Bishop, Pattern Recognition and Machine Learning, 2006, section 9.2.2: the E-step is equation
+9.23, the M-step 9.24 to 9.26.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,26 +19,40 @@ LOG_2PI: Final = float(np.log(2 * np.pi))
 
 @dataclass(frozen=True, eq=False)
 class FullParameters(Parameters):
-    """Gaussians; covariance = root @ root.T, and precision = whitening @ whitening.T."""
+    """Gaussians; covariance = root @ root.T, and precision = whitening @ whitening.T.
 
-    root: Floats  # (k, d, d), lower triangles
-    whitening: Floats  # (k, d, d), upper triangles: the transposed inverse of root
-    log_peak: Floats  # (k,): ln of weight × density at the mean
-    projection: Floats  # (d + 1, k * d): [x, 1] @ projection is the whitened x - mean
+    Attributes:
+        root: (k, d, d), lower triangles.
+        whitening: (k, d, d), upper triangles: the transposed inverse of root.
+        log_peak: (k,), ln of weight × density at the mean.
+        projection: (d + 1, k * d); [x, 1] @ projection is the whitened x - mean.
+    """
+
+    root: Floats
+    whitening: Floats
+    log_peak: Floats
+    projection: Floats
 
 
 @dataclass(frozen=True, eq=False)
 class DiagonalParameters(Parameters):
-    variances: Floats  # (k, d)
-    projection: Floats  # (2 * d + 1, k): [x, x², 1] @ projection is ln of weight × density
+    """Gaussians whose variables are independent of each other.
+
+    Attributes:
+        variances: (k, d).
+        projection: (2 * d + 1, k); [x, x², 1] @ projection is ln of weight × density.
+    """
+
+    variances: Floats
+    projection: Floats
 
 
 class FullFamily(Family):
-    """Full covariances.
+    """Gaussians with full covariances.
 
-    Second moments are taken of whitened samples: with y = (x - mean) @ whitening, the M-step needs
-    Σ r y yᵀ. That is the identity times a count once EM has converged, so nothing cancels; and y is
-    what the E-step has computed already.
+    The second moments are those of whitened samples: with y = (x - mean) @ whitening, the M-step
+    needs Σ r y yᵀ. Once EM has converged, that is the identity times a count, so nothing cancels;
+    and the E-step has computed y already.
     """
 
     def __init__(self, components: int, dimensions: int, reg_covar: float) -> None:
@@ -42,7 +60,7 @@ class FullFamily(Family):
         self.reg_covar: Final = reg_covar
         self._upper: Final = np.triu_indices(dimensions)  # of a symmetric matrix
         self._memory: Final = np.empty((BLOCK_ROWS, components, dimensions))
-        self._whitened = self._memory  # the part that belongs to the block that was seen last
+        self._whitened = self._memory  # the part of it that `log_joint` has filled last
 
     @property
     def moments(self) -> int:
@@ -107,7 +125,7 @@ class FullFamily(Family):
             covariances = second - means[:, :, None] * means[:, None, :]
         else:
             assert isinstance(about, FullParameters)
-            # A component that lost all of its samples stays where it was.
+            # A component that has lost all of its samples stays where it was.
             moved = first / counts[:, None] - about.means * (1 - TINY_COUNT / counts)[:, None]
             shift = (moved[:, None, :] @ about.whitening)[:, 0]
             spread = second - shift[:, :, None] * shift[:, None, :]
@@ -117,7 +135,16 @@ class FullFamily(Family):
         return self.parameters(self.weights(statistics), means, self._roots(covariances))
 
     def parameters(self, weights: Floats, means: Floats, root: Floats) -> FullParameters:
-        """All that the E-step wants, from lower triangular roots of the covariances (k, d, d)."""
+        """Derives all that the E-step wants.
+
+        Args:
+            weights: (k,), of sum 1.
+            means: (k, d).
+            root: (k, d, d), lower triangles whose root @ root.T are the covariances.
+
+        Returns:
+            The parameters of k Gaussians.
+        """
         whitening = np.stack([dtrtri(part, lower=1)[0].T for part in root])
         offsets = -(means[:, None, :] @ whitening)  # (k, 1, d)
         projection = np.concatenate([whitening, offsets], axis=1).transpose(1, 0, 2)
@@ -140,6 +167,7 @@ class FullFamily(Family):
         return roots
 
     def roots_of_precisions(self, precisions: Floats) -> Floats:
+        """Inverts precisions (k, d, d), and factors the covariances: lower triangles (k, d, d)."""
         return self._roots(np.linalg.inv(precisions))
 
     def free_parameters(self) -> int:
@@ -148,7 +176,7 @@ class FullFamily(Family):
 
 
 class DiagonalFamily(Family):
-    """Diagonal covariances: the log-density is linear in [x, x², 1]."""
+    """Gaussians with diagonal covariances: their log-density is linear in [x, x², 1]."""
 
     def __init__(self, components: int, dimensions: int, reg_covar: float) -> None:
         super().__init__(components, dimensions)
@@ -182,7 +210,7 @@ class DiagonalFamily(Family):
         averages = self.own(statistics).reshape(self.components, -1) / counts[:, None]
         means, squares = averages[:, : self.dimensions], averages[:, self.dimensions :]
         if about is not None:
-            # A component that lost all of its samples stays where it was.
+            # A component that has lost all of its samples stays where it was.
             lost = TINY_COUNT / counts
             means = means + lost[:, None] * about.means
             squares = squares + lost[:, None] * np.square(about.means)
@@ -192,6 +220,7 @@ class DiagonalFamily(Family):
         return self.parameters(self.weights(statistics), means, variances)
 
     def parameters(self, weights: Floats, means: Floats, variances: Floats) -> DiagonalParameters:
+        """Derives all that the E-step wants from weights (k,), means and variances (k, d)."""
         constant = np.log(weights) - 0.5 * (
             np.square(means) / variances + np.log(variances) + LOG_2PI
         ).sum(1)
@@ -203,6 +232,7 @@ class DiagonalFamily(Family):
 
 
 def singular(component: int, family: FullFamily | DiagonalFamily) -> ValueError:
+    """The error for a component whose covariance has no root, and what to do about it."""
     return ValueError(
         f"component {component + 1} of {family.components}: its covariance is not positive "
         f"definite; it has collapsed onto too few samples. Raise reg_covar (now "
@@ -211,19 +241,32 @@ def singular(component: int, family: FullFamily | DiagonalFamily) -> ValueError:
 
 
 class GaussianMixture(Mixture):
-    """A mixture of Gaussians, fitted by EM: scikit-learn's interface and its results.
+    """A mixture of Gaussians, fitted by EM, with the interface and the results of scikit-learn.
 
-    Args:
-        covariance_type: "full" or "diag".
-        tol: EM ends when the mean log-likelihood of a sample changes by less.
-        reg_covar: is added to the diagonal of every covariance.
-        init_params: who divides the samples at first: "kmeans", "k-means++", "random" or
-            "random_from_data"; the first start of a seed is that of scikit-learn.
-        weights_init, means_init, precisions_init: (k,), (k, d), and (k, d, d) or (k, d): the
-            start itself; what is left out comes from `init_params`.
+    It fits in one process; ``leash em`` fits the same mixtures over the workers of a run. The
+    formulas are those of C. Bishop, Pattern Recognition and Machine Learning, 2006, section 9.2.2,
+    equations 9.23 to 9.26. Below, k is the number of components and d that of features.
 
-    After `fit`: weights_, means_, covariances_, precisions_, precisions_cholesky_, converged_,
-    n_iter_, lower_bound_, lower_bounds_ as in scikit-learn.
+    Examples:
+        >>> import numpy as np
+        >>> from leash import GaussianMixture
+        >>> samples = np.concatenate([np.random.randn(100, 2), 9 + np.random.randn(100, 2)])
+        >>> mixture = GaussianMixture(2, random_state=1).fit(samples)
+        >>> mixture.weights_.round(1).tolist()
+        [0.5, 0.5]
+
+    Attributes:
+        weights_: (k,), how frequent each component is; of sum 1.
+        means_: (k, d).
+        covariances_: (k, d, d); (k, d) if they are diagonal.
+        precisions_: the inverses of the covariances, in the same shape.
+        precisions_cholesky_: upper triangles whose product with their transposes are the
+            precisions; the square roots of diagonal ones.
+        converged_: whether EM ended because it had converged.
+        n_iter_: how many iterations the best start took.
+        lower_bound_: the mean log-likelihood of a sample at the end.
+        lower_bounds_: the same after each iteration.
+        n_features_in_: d, as `fit` saw it.
     """
 
     def __init__(
@@ -232,6 +275,22 @@ class GaussianMixture(Mixture):
         weights_init: Any = None, means_init: Any = None, precisions_init: Any = None,
         random_state: Any = None,
     ) -> None:  # fmt: skip
+        """Keeps the settings; `fit` checks them.
+
+        Args:
+            n_components: k, how many Gaussians.
+            covariance_type: "full" or "diag".
+            tol: EM ends when the mean log-likelihood of a sample changes by less.
+            reg_covar: is added to the diagonal of every covariance.
+            max_iter: after so many iterations EM ends in any case.
+            n_init: how many starts to try; the one that ends with the highest likelihood counts.
+            init_params: divides the samples at first: "kmeans", "k-means++", "random" or
+                "random_from_data"; the first start of a seed is that of scikit-learn.
+            weights_init: (k,), the weights to start with, instead of those of `init_params`.
+            means_init: (k, d), the means to start with.
+            precisions_init: (k, d, d), or (k, d) for "diag", the precisions to start with.
+            random_state: a seed, a numpy RandomState, or None for another start every time.
+        """
         super().__init__(n_components, tol, max_iter, n_init, init_params, random_state)
         self.covariance_type = covariance_type
         self.reg_covar = reg_covar
@@ -240,6 +299,17 @@ class GaussianMixture(Mixture):
         self.precisions_init = precisions_init
 
     def family(self, dimensions: int) -> FullFamily | DiagonalFamily:
+        """Makes the formulas of this kind of covariances.
+
+        Args:
+            dimensions: how many features a sample has.
+
+        Returns:
+            The family of these mixtures.
+
+        Raises:
+            ValueError: `covariance_type` or `reg_covar` cannot be.
+        """
         kinds: dict[str, type[FullFamily | DiagonalFamily]] = {
             "full": FullFamily,
             "diag": DiagonalFamily,
@@ -251,12 +321,30 @@ class GaussianMixture(Mixture):
         return kinds[self.covariance_type](self.n_components, dimensions, self.reg_covar)
 
     def centre(self, samples: npt.NDArray[Any]) -> Floats:
-        """Moments are taken about the samples' mean, where they cancel least."""
+        """Takes the samples' mean for their centre: moments about it cancel least.
+
+        Args:
+            samples: (n, d).
+
+        Returns:
+            (d,), what is subtracted from all samples while EM goes on.
+        """
         mean: Floats = np.mean(samples, 0, dtype=np.float64)
         return mean
 
     def with_given(self, parameters: Parameters, centre: Floats) -> Parameters:
-        """The start, with what `weights_init`, `means_init` and `precisions_init` say instead."""
+        """Puts `weights_init`, `means_init` and `precisions_init` in the place of a start's own.
+
+        Args:
+            parameters: what `init_params` has led to.
+            centre: (d,), what was subtracted from all samples.
+
+        Returns:
+            The parameters that EM begins with.
+
+        Raises:
+            ValueError: what the user gave has another shape, or cannot be.
+        """
         k, d = parameters.means.shape
         weights = given("weights_init", self.weights_init, (k,), parameters.weights)
         if abs(weights.sum() - 1) > 1e-6 or weights.min() < 0:
@@ -277,6 +365,12 @@ class GaussianMixture(Mixture):
         return family.parameters(weights, means, variances)
 
     def take(self, parameters: Parameters, centre: Floats) -> None:
+        """Sets the attributes that a fitted mixture has.
+
+        Args:
+            parameters: of the best start.
+            centre: (d,), what was subtracted from all samples.
+        """
         super().take(parameters, centre)
         if isinstance(parameters, FullParameters):
             self.covariances_ = parameters.root @ parameters.root.transpose(0, 2, 1)
@@ -289,6 +383,16 @@ class GaussianMixture(Mixture):
             self.precisions_ = 1 / parameters.variances
 
     def draw(self, component: int, count: int, rng: np.random.RandomState) -> Floats:
+        """Draws samples of one Gaussian of a fitted mixture.
+
+        Args:
+            component: which one, from 0.
+            count: how many samples.
+            rng: where the randomness comes from.
+
+        Returns:
+            (count, d).
+        """
         normal = rng.standard_normal((count, self.n_features_in_))
         if self.covariance_type == "full":
             spread = normal @ np.linalg.cholesky(self.covariances_[component]).T
@@ -299,7 +403,20 @@ class GaussianMixture(Mixture):
 
 
 def given(name: str, value: Any, shape: tuple[int, ...], otherwise: Floats | None) -> Any:
-    """What the user gave, checked; ValueError if its shape is another."""
+    """Checks what the user gave for a start.
+
+    Args:
+        name: of the argument, for the error's text.
+        value: what was given; None for nothing.
+        shape: that it must have.
+        otherwise: what to take if nothing was given.
+
+    Returns:
+        `value` as float64, or `otherwise`.
+
+    Raises:
+        ValueError: it has another shape, or a number in it is not finite.
+    """
     if value is None:
         return otherwise
     numbers = np.asarray(value, np.float64)

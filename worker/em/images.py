@@ -1,4 +1,4 @@
-"""MNIST as EM wants it: flat images, and the features that mixtures are fitted to."""
+"""MNIST for EM: flat images, and the features that mixtures are fitted to."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ Labels = npt.NDArray[np.int64]
 RAW: Final = Path("MNIST") / "raw"
 SPLITS: Final = ("train", "t10k")
 KINDS: Final = ("images-idx3-ubyte", "labels-idx1-ubyte")
-INK: Final = 0.5  # of white, from which a pixel is a one
+INK: Final = 0.5  # a pixel brighter than this share of white is a one
 CLASSES: Final = 10
 BLOCK_ROWS: Final = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Both splits; images (n, 784) of bytes, labels (n,)."""
+    """Both splits of MNIST: images (n, 784) of bytes, and labels (n,)."""
 
     train: Bytes
     train_labels: Labels
@@ -34,15 +34,21 @@ class Images:
     test_labels: Labels
 
     def positions(self, digit: int) -> npt.NDArray[np.intp]:
-        """Where this digit is in the training split."""
+        """Finds the rows of the training split that are of this digit."""
         return np.flatnonzero(self.train_labels == digit)
 
 
 def require_files(path: str) -> Path:
-    """The folder, if all four files are there: before anything heavy is imported or started.
+    """Checks that all four files are there, before anything heavy is imported or started.
+
+    Args:
+        path: the folder that holds MNIST/raw.
+
+    Returns:
+        The folder.
 
     Raises:
-        UsageError: what is missing, images or labels.
+        UsageError: a file is missing; the text names it.
     """
     folder = Path(path)
     for split in SPLITS:
@@ -58,10 +64,14 @@ def load_images(path: str, limit: int | None = None) -> Images:
     """Reads MNIST.
 
     Args:
-        limit: use only so many training images.
+        path: the folder that holds MNIST/raw.
+        limit: how many training images to use; all by default.
+
+    Returns:
+        Both splits.
 
     Raises:
-        UsageError: files are missing or damaged, or a digit has no image.
+        UsageError: files are missing or damaged.
     """
     folder = require_files(path)
     from leash.worker.datasets.mnist import read_split  # imports torch
@@ -75,7 +85,11 @@ def load_images(path: str, limit: int | None = None) -> Images:
 
 
 def require_enough(images: Images, components: int) -> None:
-    """Raises UsageError for a digit with fewer training images than components."""
+    """Refuses more components than some digit has training images.
+
+    Raises:
+        UsageError: the text names the digit.
+    """
     counts = np.bincount(images.train_labels, minlength=CLASSES)
     digit = int(counts.argmin())
     if counts[digit] < components:
@@ -84,26 +98,34 @@ def require_enough(images: Images, components: int) -> None:
 
 
 class Features(ABC):
-    """Images ▸ samples of a mixture, and means of a mixture ▸ images."""
+    """Makes samples of images, and images of a mixture's means."""
 
     @abstractmethod
     def samples(self, images: Bytes) -> Samples:
-        """(n, 784) bytes ▸ (n, d)."""
+        """Makes samples (n, d) of images (n, 784)."""
 
     @abstractmethod
     def pictures(self, means: Floats) -> Floats:
-        """(k, d) ▸ (k, 28, 28), from 0 to 1."""
+        """Makes images (k, 28, 28), from 0 to 1, of means (k, d)."""
 
 
 class Components(Features):
-    """Principal components of pixels from 0 to 1, of all digits together."""
+    """Takes the principal components of the pixels, those of all digits together."""
 
     def __init__(self, images: Bytes, dimensions: int) -> None:
-        """Raises UsageError if there are fewer images than dimensions."""
+        """Computes the principal axes.
+
+        Args:
+            images: (n, 784), of the training split.
+            dimensions: how many axes, at most n.
+
+        Raises:
+            UsageError: there are fewer images than dimensions.
+        """
         if len(images) < dimensions:
             raise UsageError(f"--pca {dimensions}: give at most the number of training images, "
                              f"{len(images)}")  # fmt: skip
-        # In float32 half a gigabyte less is held; the components are a choice of axes, no result.
+        # float32 saves half a gigabyte, and costs nothing: the axes are a choice, not a result.
         pixels = images.astype(np.float32) / np.float32(255)
         self._pca: Final = PCA(dimensions, svd_solver="covariance_eigh").fit(pixels)
         self._axes: Final[Floats] = self._pca.components_.astype(np.float64)
@@ -122,7 +144,7 @@ class Components(Features):
 
 
 class Ink(Features):
-    """Pixels that are ink or paper, as bytes of 1 or 0."""
+    """Takes each pixel for ink or paper: a byte of 1 or 0."""
 
     def samples(self, images: Bytes) -> Samples:
         return (images > INK * 255).astype(np.uint8)
@@ -132,4 +154,5 @@ class Ink(Features):
 
 
 def features_for(options: EmOptions, images: Images) -> Features:
+    """Makes the features that the chosen kind of mixture is fitted to."""
     return Ink() if options.model == "bmm" else Components(images.train, options.pca)

@@ -1,4 +1,4 @@
-"""What all mixtures have in common: scikit-learn's interface over EM."""
+"""The base of all mixtures: scikit-learn's interface over EM."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ STARTS: Final = ("kmeans", "k-means++", "random", "random_from_data")
 
 
 class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is untyped
-    """A mixture density. Samples are rows; all that is public is as in scikit-learn."""
+    """A mixture density whose interface is scikit-learn's: samples are rows."""
 
     weights_: Floats
     means_: Floats
@@ -42,22 +42,69 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
 
     @abstractmethod
     def family(self, dimensions: int) -> Family:
-        """Raises ValueError for a setting that cannot be."""
+        """Makes the formulas of this kind of mixture.
+
+        Args:
+            dimensions: how many features a sample has.
+
+        Returns:
+            The family of these mixtures.
+
+        Raises:
+            ValueError: a setting cannot be.
+        """
 
     @abstractmethod
     def with_given(self, parameters: Parameters, centre: Floats) -> Parameters:
-        """The start, with what the user gave instead; ValueError if that cannot be."""
+        """Puts what the user gave for the start in the place of what a start led to.
+
+        Args:
+            parameters: what `init_params` has led to.
+            centre: (d,), what was subtracted from all samples.
+
+        Returns:
+            The parameters that EM begins with.
+
+        Raises:
+            ValueError: what the user gave cannot be.
+        """
 
     @abstractmethod
     def draw(self, component: int, count: int, rng: np.random.RandomState) -> Floats:
-        """Samples of one component."""
+        """Draws samples of one component of a fitted mixture.
+
+        Args:
+            component: which one, from 0.
+            count: how many samples.
+            rng: where the randomness comes from.
+
+        Returns:
+            (count, d).
+        """
 
     def centre(self, samples: Samples) -> Floats:
-        """What is taken off all samples while EM goes on."""
+        """Chooses what is subtracted from all samples while EM goes on.
+
+        Args:
+            samples: (n, d).
+
+        Returns:
+            (d,); zeros, unless a kind of mixture knows better.
+        """
         return np.zeros(samples.shape[1])
 
     def check_samples(self, samples: Samples) -> Samples:
-        """Raises ValueError for what is no table of finite numbers."""
+        """Refuses samples that are no table of finite numbers.
+
+        Args:
+            samples: (n, d), of any kind of number.
+
+        Returns:
+            The samples as an array.
+
+        Raises:
+            ValueError: they have another shape or dtype, or a number is not finite.
+        """
         samples = np.asarray(samples)
         if samples.ndim != 2 or 0 in samples.shape:
             raise ValueError(f"expected samples as rows of a table, got shape {samples.shape}")
@@ -68,7 +115,12 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
         return samples
 
     def take(self, parameters: Parameters, centre: Floats) -> None:
-        """Sets what `fit` leaves behind."""
+        """Sets the attributes that a fitted mixture has.
+
+        Args:
+            parameters: of the best start.
+            centre: (d,), what was subtracted from all samples.
+        """
         self._family = self.family(parameters.means.shape[1])
         self._parameters, self._centre = parameters, centre
         self.n_features_in_ = parameters.means.shape[1]
@@ -78,7 +130,14 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
     # Fitting.
 
     def check_settings(self, samples: int) -> None:
-        """Raises ValueError for a setting that cannot be, or too few samples."""
+        """Refuses settings that cannot be, or that ask for more components than samples.
+
+        Args:
+            samples: how many there are.
+
+        Raises:
+            ValueError: the text names the setting, what was expected and what came.
+        """
         for name, least in (("n_components", 1), ("max_iter", 1), ("n_init", 1)):
             value = getattr(self, name)
             if not isinstance(value, (int, np.integer)) or value < least:
@@ -96,11 +155,18 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
             )
 
     def fit(self, X: Samples, y: Any = None) -> "Mixture":  # noqa: N803
-        """Fits the mixture to samples (n, d).
+        """Fits the mixture to samples by EM; warns if that has not converged.
+
+        Args:
+            X: (n, d), the samples.
+            y: ignored; scikit-learn's interface has it.
+
+        Returns:
+            This mixture.
 
         Raises:
-            ValueError: a setting that cannot be, fewer samples than components, samples that are
-                not finite, or a component that has collapsed.
+            ValueError: a setting cannot be, there are fewer samples than components, a sample is
+                not finite, or a component has collapsed.
         """
         from leash.worker.em.fitting import Fit, fit_together
 
@@ -114,20 +180,44 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
         return self
 
     def fit_predict(self, X: Samples, y: Any = None) -> npt.NDArray[np.int64]:  # noqa: N803
-        """Fits, and tells for each sample its most probable component."""
+        """Fits the mixture, and tells for each sample its most probable component.
+
+        Args:
+            X: (n, d), the samples.
+            y: ignored; scikit-learn's interface has it.
+
+        Returns:
+            (n,), components from 0.
+
+        Raises:
+            ValueError: what `fit` raises.
+        """
         return self.fit(X, y).predict(X)
 
     def seed_of_start(self, start: int) -> Any:
-        """Of the start with this number, from 0: alike in every process, if there is a seed.
+        """Derives the seed of one of the `n_init` starts: alike in every process, if there is one.
 
-        The first is what scikit-learn would use.
+        Args:
+            start: its number, from 0.
+
+        Returns:
+            For the first start `random_state` itself, as scikit-learn would use it.
         """
         if start == 0 or not isinstance(self.random_state, (int, np.integer)):
             return self.random_state
         return int(np.random.SeedSequence([int(self.random_state), start]).generate_state(1)[0])
 
     def responsibilities(self, samples: Samples, start: int) -> Floats:
-        """How the samples are divided among the components at first: (n, k)."""
+        """Divides the samples among the components at first, as `init_params` says.
+
+        Args:
+            samples: (n, d).
+            start: which of the `n_init` starts, from 0.
+
+        Returns:
+            (n, k), the share of each component in each sample; of sum 1 over the components, or 0
+            for samples that the start leaves out.
+        """
         rng = check_random_state(self.seed_of_start(start))
         n, k = len(samples), self.n_components
         if self.init_params == "random":
@@ -137,7 +227,7 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
         shares = np.zeros((n, k))
         if self.init_params == "kmeans":
             with warnings.catch_warnings():
-                # Fewer distinct samples than clusters: some are empty, which EM bears.
+                # With fewer distinct samples than clusters some clusters are empty; EM bears that.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 found = KMeans(k, n_init=1, random_state=rng).fit(samples)
             shares[np.arange(n), found.labels_] = 1
@@ -151,7 +241,18 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
     # What a fitted mixture tells.
 
     def log_joint(self, samples: Samples) -> Floats:
-        """ln p(x, component), (n, k)."""
+        """Computes ln p(x, component).
+
+        Args:
+            samples: (n, d).
+
+        Returns:
+            (n, k).
+
+        Raises:
+            NotFittedError: `fit` was not called yet.
+            ValueError: the samples have another number of features, or are not finite.
+        """
         if not hasattr(self, "_parameters"):
             raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit first")
         samples = self.check_samples(samples)
@@ -163,26 +264,66 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
         return self._family.log_joint_of(self._parameters, self._family.prepare(centred))
 
     def score_samples(self, X: Samples) -> Floats:  # noqa: N803
-        """The log-likelihood of each sample."""
+        """Computes the log-likelihood of each sample.
+
+        Args:
+            X: (n, d), the samples.
+
+        Returns:
+            (n,), natural logarithms.
+        """
         return log_sum(self.log_joint(X))
 
     def score(self, X: Samples, y: Any = None) -> float:  # noqa: N803
-        """The mean log-likelihood of a sample."""
+        """Computes the mean log-likelihood of a sample.
+
+        Args:
+            X: (n, d), the samples.
+            y: ignored; scikit-learn's interface has it.
+
+        Returns:
+            A natural logarithm.
+        """
         return float(self.score_samples(X).mean())
 
     def predict(self, X: Samples) -> npt.NDArray[np.int64]:  # noqa: N803
-        """The most probable component of each sample."""
+        """Tells the most probable component of each sample.
+
+        Args:
+            X: (n, d), the samples.
+
+        Returns:
+            (n,), components from 0.
+        """
         best: npt.NDArray[np.int64] = self.log_joint(X).argmax(1)
         return best
 
     def predict_proba(self, X: Samples) -> Floats:  # noqa: N803
-        """The probability of each component for each sample, (n, k)."""
+        """Computes the probability of each component for each sample.
+
+        Args:
+            X: (n, d), the samples.
+
+        Returns:
+            (n, k), of sum 1 over the components.
+        """
         joint = self.log_joint(X)
         shares: Floats = np.exp(joint - log_sum(joint)[:, None])
         return shares
 
     def sample(self, n_samples: int = 1) -> tuple[Floats, npt.NDArray[np.int64]]:
-        """New samples, and the component of each."""
+        """Draws new samples.
+
+        Args:
+            n_samples: how many, from 1.
+
+        Returns:
+            The samples (n_samples, d), and the component of each (n_samples,).
+
+        Raises:
+            NotFittedError: `fit` was not called yet.
+            ValueError: `n_samples` is less than 1.
+        """
         if n_samples < 1:
             raise ValueError(f"n_samples: expected a number from 1, got {n_samples}")
         if not hasattr(self, "_parameters"):
@@ -193,10 +334,24 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
         return np.concatenate(drawn), np.repeat(np.arange(self.n_components), counts)
 
     def bic(self, X: Samples) -> float:  # noqa: N803
-        """The Bayesian information criterion on these samples: the lower the better."""
+        """Computes the Bayesian information criterion (Schwarz 1978): the lower the better.
+
+        Args:
+            X: (n, d), the samples.
+
+        Returns:
+            -2 ln L + p ln n, with p free parameters.
+        """
         free = self._family.free_parameters()
         return float(-2 * self.score_samples(X).sum() + free * np.log(len(X)))
 
     def aic(self, X: Samples) -> float:  # noqa: N803
-        """Akaike's information criterion on these samples: the lower the better."""
+        """Computes Akaike's information criterion (1974): the lower the better.
+
+        Args:
+            X: (n, d), the samples.
+
+        Returns:
+            -2 ln L + 2 p, with p free parameters.
+        """
         return float(-2 * self.score_samples(X).sum() + 2 * self._family.free_parameters())

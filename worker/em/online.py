@@ -2,10 +2,10 @@
 
 O. Cappé and E. Moulines, "On-line expectation-maximization algorithm for latent data models", 2009,
 arXiv:0712.4273, section 2.2. The server keeps the running average of a sample's sufficient
-statistics, s ← (1 - γ) s + γ ŝ with γ = (t + 2)^-0.6 (optimizer `sum`, schedule `power`); a worker
+statistics, s ← (1 - γ) s + γ ŝ with γ = (t + 2)^-0.6 (optimizer `sum`, schedule `power`). A worker
 makes parameters of what it pulled, and pushes the statistics ŝ of its next mini-batch. In the paper
-t counts the mini-batches of one process; here it counts those of all, and the s that comes back may
-lack the newest of the others', by the bound.
+t counts the mini-batches of one process; here it counts those of all workers, and the s that a
+worker pulls may lack the newest mini-batches of the others, as far as the bound allows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +28,12 @@ def fit_online(
     """Fits all mixtures; each worker of the run calls this, with its own client.
 
     Args:
-        passes: over this worker's share.
+        fits: the mixtures and their samples, the same in every worker.
+        client: of this worker.
+        workers: how many take part.
+        passes: how often to go over this worker's share.
         batch_size: samples of each mixture in a step.
+        seed: of the order of samples.
         on_step: called with the number of mixtures.
 
     Raises:
@@ -47,7 +51,7 @@ def fit_online(
 
 
 class _Average:
-    """The statistics of a sample, on average, as the server keeps them; one slab of them here."""
+    """The average statistics of a sample: the server keeps them, and a slab here has a copy."""
 
     def __init__(self, fits: Sequence[Fit], client: Client, workers: int) -> None:
         self._fits: Final = fits
@@ -58,7 +62,7 @@ class _Average:
         self._parts: Final = split(fits, self._values)  # views
 
     def begin(self) -> None:
-        """The start is everybody's first value: all compute the same, and one is asked for it."""
+        """Makes the start the first value: all workers compute the same, and one sends it."""
         for fit, part in zip(self._fits, self._parts, strict=True):
             part[:] = fit.start(0) / len(fit.samples)
         self._client.begin(self._slab)
@@ -77,7 +81,7 @@ class _Average:
         self._take()
 
     def _take(self) -> None:
-        """What came is made into parameters."""
+        """Makes parameters of the statistics that the server sent."""
         for fit, part in zip(self._fits, self._parts, strict=True):
             fit.parameters = fit.family.maximisation(part * len(fit.samples), None)
 
@@ -85,7 +89,7 @@ class _Average:
 def _batches(
     fits: Sequence[Fit], rank: int, workers: int, batch_size: int, entropy: list[int]
 ) -> Iterator[list[Positions]]:
-    """Each of this worker's samples once: mini-batches of all mixtures side by side."""
+    """Gives each of this worker's samples once, in mini-batches of all mixtures side by side."""
     rng = np.random.default_rng([*entropy, rank])
     first, stop = ((rank - 1 + i) * PARTS // workers for i in (0, 1))
     orders = []
@@ -97,7 +101,7 @@ def _batches(
 
 
 def _end(fit: Fit, passes: int) -> None:
-    """There is no test of convergence; the bound is that of the end."""
+    """Ends a fit without a test of convergence: its lower bound is that of the end."""
     found = fit.statistics([range(PARTS)])
     fit.lower_bounds, fit.converged = [float(found[0] / found[1])], False
     fit.keep_if_best()

@@ -1,15 +1,15 @@
 """Pictures of a run of EM, without a display: accuracy over k, and the components' means."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from leash._extras import install_command, is_installed
 from leash.worker.em.family import Floats
 
-MISSING: Final = "no pictures: matplotlib is missing: pip install 'leash[bench]'"
+MISSING: Final = f"no pictures: matplotlib is missing: {install_command('matplotlib')}"
 BLUE, GREY = "#0072b2", "#888888"
 STYLE: Final[Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
@@ -19,11 +19,12 @@ MARGIN: Final = 2  # pixels between two images
 
 
 def can_draw() -> bool:
-    return find_spec("matplotlib") is not None
+    """Whether matplotlib is installed."""
+    return is_installed("matplotlib")
 
 
 def draw_accuracy(path: Path, title: str, ks: Sequence[int], accuracies: Sequence[float]) -> None:
-    """Accuracy over the number of components."""
+    """Draws the accuracies, from 0 to 1, over the numbers of components, and writes the picture."""
     figure, axes = _figure((5.6, 3.4))
     axes.plot(ks, [100 * accuracy for accuracy in accuracies], "o-", color=BLUE)
     best = int(np.argmax(accuracies))
@@ -39,10 +40,12 @@ def draw_accuracy(path: Path, title: str, ks: Sequence[int], accuracies: Sequenc
 
 
 def draw_means(path: Path, title: str, pictures: Sequence[Floats]) -> None:
-    """A column for each digit, with the components' means from the most to the least frequent.
+    """Draws a column of the components' means for each digit, and writes the picture.
 
     Args:
-        pictures: for each digit (k, 28, 28), from 0 to 1, in the order of the column.
+        path: of the picture.
+        title: above it.
+        pictures: for each digit (k, 28, 28), from 0 to 1, the most frequent component first.
     """
     tiled = tile(pictures)
     height, width = tiled.shape
@@ -54,7 +57,7 @@ def draw_means(path: Path, title: str, pictures: Sequence[Floats]) -> None:
 
 
 def tile(pictures: Sequence[Floats]) -> Floats:
-    """Columns of images as one image."""
+    """Puts columns of images together into one image."""
     columns = [np.concatenate([np.pad(image, MARGIN) for image in column]) for column in pictures]
     return np.concatenate(columns, axis=1)
 

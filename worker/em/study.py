@@ -1,4 +1,4 @@
-"""One run of `leash em`: mixtures of several sizes in turn, their accuracies, what they leave."""
+"""One run of `leash em`: fits mixtures of several sizes in turn, and tells their accuracies."""
 
 import dataclasses
 import json
@@ -37,20 +37,35 @@ NAMES: Final = {"gmm": "Gaussians", "bmm": "Bernoullis"}
 
 @dataclass(frozen=True)
 class Result:
-    """What mixtures of one size came to."""
+    """The results of mixtures of one size.
+
+    Attributes:
+        k: how many components each digit's mixture has.
+        accuracy: on the test images, from 0 to 1.
+        log_likelihood: of a training image within its digit, on average.
+        iterations: how many all digits took together; passes, if online.
+        converged: whether all digits' mixtures have converged.
+        fit_seconds: how long fitting took, with the start.
+        em_seconds: how long it took without the start.
+        iterations_per_s: iterations in a second of `em_seconds`.
+    """
 
     k: int
-    accuracy: float  # on the test images
-    log_likelihood: float  # of a training image within its digit, on average
-    iterations: int  # of all digits together; passes, if online
-    converged: bool  # all of them
-    fit_seconds: float  # with the start
-    em_seconds: float  # without it
+    accuracy: float
+    log_likelihood: float
+    iterations: int
+    converged: bool
+    fit_seconds: float
+    em_seconds: float
     iterations_per_s: float
 
 
 class Study:
-    """Images, and the mixtures that are fitted to them."""
+    """Fits mixtures to the images of each digit, and writes down what came of it.
+
+    Attributes:
+        results: by the number of components.
+    """
 
     def __init__(
         self, options: EmOptions, out: Path, say: Callable[[str], None],
@@ -59,10 +74,13 @@ class Study:
         """Reads the images and makes samples of them.
 
         Args:
-            out: an existing folder for what is left behind.
+            options: of ``leash em``.
+            out: an existing folder for the results.
+            say: shows a line.
+            now: seconds on a clock that never goes back.
 
         Raises:
-            UsageError: missing or damaged files, fewer images than components.
+            UsageError: files are missing or damaged, or a digit has fewer images than components.
         """
         self._options: Final = options
         self._out: Final = out
@@ -82,10 +100,15 @@ class Study:
 
     @property
     def dimensions(self) -> int:
+        """How many features a sample has."""
         return int(self._test.shape[1])
 
     def fit(self, k: int, fitting: Fitting) -> None:
         """Fits mixtures of k components.
+
+        Args:
+            k: how many components each digit's mixture gets.
+            fitting: fits a classifier, and calls its second argument after each iteration.
 
         Raises:
             LeashError: a component has collapsed.
@@ -103,13 +126,15 @@ class Study:
 
             try:
                 fitting(classifier, on_iteration)
+            except LeashError:
+                raise
             except ValueError as error:
                 raise LeashError(f"k = {k}: {error}; here --reg-covar and --k") from error
         ended_s = self._now()
         self._fitted[k] = (classifier, ended_s - began_s, _em_seconds(em_began_s))
 
     def evaluate(self, k: int) -> None:
-        """Measures the accuracy, tells of it, and writes it and the mixtures down."""
+        """Measures the accuracy of the mixtures of k components, says it, and writes all down."""
         classifier, fit_s, em_s = self._fitted[k]
         result = Result(
             k, classifier.accuracy(self._test, self._images.test_labels),
@@ -126,7 +151,7 @@ class Study:
         self._write_mixtures(k, classifier)
 
     def report(self) -> None:
-        """Evaluates what nobody has yet, then the table and the pictures."""
+        """Evaluates what was not evaluated yet, then shows the table and draws the pictures."""
         for k in self._fitted:
             if k not in self.results:
                 self.evaluate(k)
@@ -153,6 +178,7 @@ class Study:
 
     @property
     def title(self) -> str:
+        """Says in a line what was fitted to what, for the table and the pictures."""
         options = self._options
         if options.model == "bmm":
             return "MNIST, a mixture of Bernoullis for each digit"
@@ -186,7 +212,7 @@ class Study:
 
 
 def _em_seconds(iteration_ends_s: list[float]) -> float:
-    """From the end of the first iteration, scaled to all of them: the start is not EM's."""
+    """How long all iterations took, from those behind the first: the start is no part of EM."""
     if len(iteration_ends_s) < 2:
         return 0.0
     timed_s = iteration_ends_s[-1] - iteration_ends_s[0]

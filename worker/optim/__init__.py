@@ -1,4 +1,4 @@
-"""PSOptimizer: where a gradient leaves torch, and parameters come back.
+"""PSOptimizer: gradients leave torch here, and parameters come back.
 
 Imports: the client.
 """

@@ -1,13 +1,14 @@
-"""Local steps: a worker's own optimizer takes several, and one exchange brings home what they did.
+"""Local steps: a worker's own optimizer takes several, and one push sends what they have changed.
 
 ::
 
     step      1    2    3    4 ─▸ push: start - now ─▸ answer: the common parameters, next start
     inner     ▪    ▪    ▪    ▪
 
-Local SGD (Stich 2019, arXiv:1805.09767) where the server applies the difference as it comes; DiLoCo
-(Douillard et al. 2023, arXiv:2311.08105, algorithm 1) with AdamW inside and Nesterov outside. To
-the server the difference is a gradient like any other. The inner optimizer's state stays here.
+This is local SGD (Stich 2019, arXiv:1805.09767) if the server applies the difference as it comes,
+and DiLoCo (Douillard et al. 2023, arXiv:2311.08105, algorithm 1) with AdamW inside and Nesterov
+momentum outside. The server takes the difference for a gradient like any other. The inner
+optimizer's state stays in this process.
 """
 
 import time
@@ -23,23 +24,33 @@ from leash.ps.errors import EvictedError, LeashError, UsageError
 from leash.worker.client import StepInfo
 from leash.worker.client.memory import Slab
 from leash.worker.optim.slabs import ModelSlabs, Place
-from leash.worker.optim.streaming import agreed_samples
-
-NO_INNER: Final = "local_steps={}: needs an inner optimizer; make PSOptimizer with inner=..."
+from leash.worker.optim.step_path import NO_INNER, agreed_samples
 
 
 class RoundClient(Protocol):
-    """Of leash.worker.client.client.Client, what a round needs."""
+    """The methods of `leash.worker.client.client.Client` that a round calls."""
 
-    def check(self) -> None: ...
-    def push_pull(self, gradients: Slab, parameters: Slab, samples: int) -> StepInfo: ...
+    def check(self) -> None:
+        """Raises what has ended this worker's part in the run, if anything has."""
+        ...
+
+    def push_pull(self, gradients: Slab, parameters: Slab, samples: int) -> StepInfo:
+        """Pushes a slab of gradients, and fills a slab with the parameters that come back."""
+        ...
 
 
 class LocalSteps:
-    """Rounds of an inner optimizer's steps, each of them one step to the server."""
+    """Takes an inner optimizer's steps in rounds; the server sees each round as one step.
 
-    overlap: Final = False  # there is no difference before the last step
-    is_open: Final = False  # nothing has been sent that backward could still change
+    Attributes:
+        overlap: False: before a round's last step there is no difference to send.
+        is_open: False: nothing has been sent that backward could still change.
+        inner: the optimizer that takes the steps.
+        pending: how many steps this round has taken and not pushed.
+    """
+
+    overlap: Final = False
+    is_open: Final = False
 
     def __init__(
         self,
@@ -53,28 +64,31 @@ class LocalSteps:
         """Begins the first round with the parameters in the slab of parameters.
 
         Args:
+            slabs: hold the model's tensors.
+            client: pushes the rounds.
             inner: steps over tensors of `slabs`.
-            every: steps in a round.
-            heals: NaNs are left out by the server and the run goes on, so none may stay in here.
+            every: how many steps make a round.
+            heals: whether the server leaves out what has a NaN and goes on, so that none may stay
+                in the inner optimizer's state.
 
         Raises:
-            UsageError: `inner` steps over something else, or `every` is less than 1.
+            UsageError: `every` is less than 1.
         """
         self.inner: Final = inner
         self.every = every
-        self.pending: int = 0  # steps of this round, taken and not pushed
+        self.pending: int = 0
         self._slabs: Final = slabs
         self._client: Final = client
         self._heals: Final = heals
-        self._told: int | None = None  # the samples behind the next step
-        self._samples = 0  # behind this round
-        self._failure: LeashError | None = None  # ended this for good
+        self._told: int | None = None  # how many samples are behind the next step, from `begin`
+        self._samples = 0  # how many are behind this round so far
+        self._failure: LeashError | None = None  # an error after which no step is taken any more
         slabs.gradients[:] = slabs.parameters
         slabs.begin_round()
 
     @property
     def every(self) -> int:
-        """Steps in a round. May be changed at any time."""
+        """How many steps make a round. It may be changed at any time."""
         return self._every
 
     @every.setter
@@ -89,21 +103,22 @@ class LocalSteps:
         return self._told is not None
 
     def begin(self, samples: int) -> None:
-        """Tells how many samples are behind the next step."""
+        """Notes how many samples are behind the next step."""
         self._require_sound()
         self._told = samples
 
     def finish(self, samples: int | None = None) -> StepInfo | None:
-        """Takes a step of the inner optimizer; the last one of a round is followed by `flush`.
+        """Takes a step of the inner optimizer, and calls `flush` after the last one of a round.
 
         Args:
-            samples: behind this step, if `begin` was not told; 1 if neither was.
+            samples: how many are behind this step, if `begin` was not told; 1 if neither was.
 
         Returns:
             What happened to the round; None if it goes on.
 
         Raises:
-            EvictedError: the server went on without this worker, and the round is lost; `recover`.
+            EvictedError: the server went on without this worker, and the round is lost; call
+                `recover`.
             LeashError: whatever else ended this worker's part.
         """
         self._require_sound()
@@ -121,7 +136,9 @@ class LocalSteps:
         Returns:
             What happened to it; None if it has no step yet, so that there was nothing to push.
 
-        Raises: what `finish` raises.
+        Raises:
+            EvictedError: as from `finish`.
+            LeashError: as from `finish`.
         """
         self._require_sound()
         if not self.pending:
@@ -142,6 +159,9 @@ class LocalSteps:
 
         Args:
             pull: fills a slab with them and returns their version.
+
+        Returns:
+            That version.
         """
         self._slabs.settle()
         version = pull(self._slabs.gradients)
@@ -149,7 +169,7 @@ class LocalSteps:
         return version
 
     def close(self) -> None:
-        """What has not been pushed never will be. Twice does no harm."""
+        """Forgets the steps that have not been pushed; a second call does nothing."""
         self.pending = 0
 
     # How it is done.
@@ -164,7 +184,14 @@ class LocalSteps:
         return [place for place in parameters if not torch.isfinite(place.gradient).all()]
 
     def _heal(self, broken: list[Place]) -> None:
-        """The server left these out; a NaN in a momentum would make each further round one."""
+        """Sets NaNs and infinities in the inner optimizer's state to 0.
+
+        The server left these parameters out; a NaN in their momentum would spoil every round to
+        come.
+
+        Args:
+            broken: the parameters whose difference was not finite.
+        """
         for place in broken:
             for value in self.inner.state.get(place.tensor, {}).values():
                 if isinstance(value, Tensor) and value.is_floating_point():
@@ -172,7 +199,7 @@ class LocalSteps:
 
     @contextmanager
     def _remembering(self) -> Iterator[None]:
-        """Keeps an error, so that nothing goes on after it: the round cannot be pushed any more."""
+        """Keeps an error that ends this worker's part, so that every later call raises it again."""
         try:
             yield
         except EvictedError:
@@ -189,7 +216,18 @@ class LocalSteps:
 def check_local(
     inner: Any, local_steps: int, named: list[tuple[str, Tensor]], *, overlap: bool
 ) -> None:
-    """Raises UsageError for what does not go together: before a server hears of it."""
+    """Refuses arguments of PSOptimizer that do not go together, before a server hears of them.
+
+    Args:
+        inner: what was given for an inner optimizer, if anything.
+        local_steps: how many steps were asked for between two pushes.
+        named: the parameters that are shared.
+        overlap: whether gradients are to leave during backward.
+
+    Raises:
+        UsageError: there are local steps without an inner optimizer, or overlap with one; or it is
+            no optimizer of torch, or steps over a tensor that is not shared.
+    """
     if inner is None:
         if local_steps != 1:
             raise UsageError(NO_INNER.format(local_steps))

@@ -1,24 +1,24 @@
-"""PSOptimizer: a torch optimizer whose step is a push and a pull.
+"""PSOptimizer: a torch optimizer whose step is a push and a pull::
 
-optimizer = PSOptimizer(model.named_parameters(), server="tcp://10.0.0.1:29500", rank=1)
-...
-loss.backward()
-optimizer.step()
+    optimizer = PSOptimizer(model.named_parameters(), server="tcp://10.0.0.1:29500", rank=1)
+    ...
+    loss.backward()
+    optimizer.step()
 
 With ``overlap=True`` gradients travel while backward still computes others; it has to be told
-beforehand how many samples are behind them:
+beforehand how many samples are behind them::
 
-optimizer.begin_step(samples=len(targets))
-loss_of(model(inputs), targets).backward()
-optimizer.step()
+    optimizer.begin_step(samples=len(targets))
+    loss_of(model(inputs), targets).backward()
+    optimizer.step()
 
 With an optimizer of your own inside, step() is a step of that one, and every eighth is followed by
-a push of what the eight have changed:
+a push of what the eight have changed::
 
-inner = torch.optim.AdamW(model.parameters(), lr=1e-3)
-optimizer = PSOptimizer(
-    model.named_parameters(), server="tcp://10.0.0.1:29500", rank=1, inner=inner, local_steps=8
-)
+    inner = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = PSOptimizer(
+        model.named_parameters(), server="tcp://10.0.0.1:29500", rank=1, inner=inner, local_steps=8
+    )
 """
 
 import atexit
@@ -32,22 +32,25 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from leash.ps.errors import EvictedError, UsageError
+from leash.ps.errors import ArgumentError, EvictedError, UsageError
 from leash.ps.wire.messages import Beaten
+from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.encoding import Encoding
-from leash.worker.optim.local_steps import NO_INNER, LocalSteps, check_local
+from leash.worker.optim.local_steps import LocalSteps, check_local
 from leash.worker.optim.param_groups import named_groups, unnamed
 from leash.worker.optim.slabs import ModelSlabs, NamedTensors
 from leash.worker.optim.staging import gpu_of
+from leash.worker.optim.step_path import StepPath
 from leash.worker.optim.streaming import StepStream
 
-# torch keeps these two out of its compiler, and to do so imports the compiler when they are first
-# called: 1.5 s of processor time at every worker's start. Nothing here would be compiled anyway.
+# torch wraps these two to keep them out of its compiler, and the wrapper imports the compiler when
+# it is first called: 1.5 s of processor time at every worker's start. Nothing here is compiled.
 _ADD_PARAM_GROUP: Final = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 _ZERO_GRAD: Final = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
-# What the server's optimizer does; told by `welcome`, shown in param_groups, those that it has.
+# The settings of the server's optimizer, of those that it has: `welcome` tells them, and
+# param_groups shows them.
 HYPERPARAMETERS: Final = (
     "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "betas", "eps",
     "amsgrad", "lr_decay", "initial_accumulator_value",
@@ -55,7 +58,7 @@ HYPERPARAMETERS: Final = (
 
 
 class PSOptimizer(torch.optim.Optimizer):
-    """Trains a model through a parameter server.
+    """Trains a torch model through a parameter server: step() pushes gradients, pulls parameters.
 
     The optimizer itself runs on the server: its kind, learning rate and so on are options of
     ``leash server``. ``param_groups`` shows them; changing them there is an error, not a silent
@@ -75,7 +78,30 @@ class PSOptimizer(torch.optim.Optimizer):
       passes that add up, ``zero_grad`` between backward and step) needs ``overlap=False``.
 
     With an inner optimizer neither of the first two holds: gradients are left to ``zero_grad``, and
-    parameters stay where they are.
+    parameters stay where they are. That is local SGD (Stich 2019, arXiv:1805.09767), or DiLoCo
+    (Douillard et al. 2023, arXiv:2311.08105, algorithm 1) with AdamW inside and Nesterov momentum
+    at the server.
+
+    Examples:
+        With a server on this host, started by ``leash server --lr 0.1``:
+
+        >>> import torch
+        >>> from leash import PSOptimizer
+        >>> model = torch.nn.Linear(4, 1)
+        >>> address = "tcp://127.0.0.1:29500"
+        >>> with PSOptimizer(model.named_parameters(), address, rank=1) as optimizer:
+        ...     for _ in range(50):
+        ...         inputs = torch.randn(32, 4)
+        ...         targets = inputs.sum(1, keepdim=True)
+        ...         loss = torch.nn.functional.mse_loss(model(inputs), targets)
+        ...         loss.backward()
+        ...         _ = optimizer.step(samples=len(inputs))
+        >>> f"{loss.item():.3f}"
+        '0.000'
+
+    Attributes:
+        client: this worker's part in the run, below torch.
+        evictions: how many times the server went on without this worker, which then came back.
     """
 
     def __init__(
@@ -107,7 +133,7 @@ class PSOptimizer(torch.optim.Optimizer):
             inner: an optimizer over these parameters, which takes this worker's steps. What it
                 changes is pushed, and applied by the server's optimizer as if it were a gradient:
                 with sgd, lr 1, as it is. Its rate may be scheduled as ever; its state stays here.
-            local_steps: how many steps of `inner` make one push.
+            local_steps: how many steps of `inner` make one push; 1 without `inner`.
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
             encoding: the codec in which gradients travel, and its settings; f32 by default.
@@ -116,11 +142,14 @@ class PSOptimizer(torch.optim.Optimizer):
             say: shows a line, such as why shared memory is not possible; stderr by default.
 
         Raises:
-            UsageError: parameters without names, nothing to train, transport "shm" where it is
-                not possible, or an `inner` that steps over something else.
+            UsageError: parameters have no names, or are not floating-point; there is nothing to
+                train; a group has options of its own; the transport is "shm" where that is not
+                possible; or `inner` steps over something else.
             ServerUnreachableError: no server answered.
             ProtocolError: the server refuses, and says why.
         """
+        if rank == 0:
+            raise ArgumentError("rank", rank, "give this worker's number, from 1")
         groups = named_groups(params)
         named = [pair for group in groups for pair in group["params"]]
         check_local(inner, local_steps, named, overlap=overlap)
@@ -138,41 +167,43 @@ class PSOptimizer(torch.optim.Optimizer):
             self._slabs.close()
             raise
         self._info = StepInfo(0, 0, 0, 0, 0.0)
-        self.evictions: int = 0  # times that the server went on without this worker
+        self.evictions: int = 0
         try:
             defaults = _hyperparameters(self.client.settings)
             super().__init__([unnamed(group, defaults) for group in groups], dict(defaults))
             self._hyperparameters: Final = defaults
             self.client.begin(self._slabs.parameters, on_wait)
             self._slabs.scatter()
-            self._stream: Final[StepStream | LocalSteps] = (
+            self._path: Final[StepPath] = (
                 StepStream(self._slabs, self.client, overlap=overlap)
                 if inner is None
                 else LocalSteps(self._slabs, self.client, inner, local_steps,
                                 heals=self.client.settings.get("nonfinite") == "skip")
             )  # fmt: skip
         except BaseException:
-            self.client.close("failed")
+            self.client.close(FAILED)
             self._slabs.close()
             raise
         # A script that ends without close() must not keep the others waiting.
         atexit.register(self._close_at_exit)
 
     def begin_step(self, *, samples: int = 1) -> None:
-        """With overlap: says what the gradients weigh that the next backward sends.
+        """Says how many samples are behind the gradients that the next backward computes.
 
-        Call it before every backward. Without overlap it may be left out, and step() told instead.
+        With overlap, call it before every backward, which sends them. Without overlap you may leave
+        it out, and tell step() instead.
 
         Args:
-            samples: behind these gradients; only their proportion between workers matters, and
-                only under bsp.
+            samples: how many are behind these gradients; only their proportion between workers
+                matters, and only under bsp.
 
         Raises:
-            UsageError: gradients of a step that has no step() yet were sent already.
+            UsageError: gradients were sent already that no step() has followed yet; or a value in
+                ``param_groups`` was changed.
             LeashError: what ended this worker's part during the last backward.
         """
         self._check_hyperparameters()
-        self._stream.begin(samples)
+        self._path.begin(samples)
 
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
     def step(  # type: ignore[override]
@@ -180,14 +211,19 @@ class PSOptimizer(torch.optim.Optimizer):
     ) -> float | Tensor | None:
         """Pushes the gradients, pulls the parameters, and honours the bound while it waits.
 
-        With an inner optimizer: takes one of its steps, and does so after every `local_steps`.
+        With an inner optimizer it is a step of that one, and every `local_steps` of them are
+        followed by a push of what they have changed. A worker that the server went on without joins
+        again and takes over the common parameters; its step is lost, and `evictions` counts it.
 
         Args:
             closure: computes the loss again and returns it, as in every torch optimizer.
             samples: as in `begin_step`, if that was not called; 1 if left out there too.
 
+        Returns:
+            What `closure` returned; None without it.
+
         Raises:
-            NonfiniteError: a NaN or an infinity in a gradient, with step and slot.
+            NonfiniteError: a NaN or an infinity is in a gradient; the text names step and slot.
             UsageError: a value in ``param_groups`` was changed; with overlap, a gradient was
                 computed twice.
             LeashError: the server ended the run, or is gone.
@@ -195,53 +231,57 @@ class PSOptimizer(torch.optim.Optimizer):
         self._check_hyperparameters()
         loss = None
         if closure is not None:
-            if self._stream.overlap and not self._stream.is_begun:
-                self._stream.begin(1 if samples is None else samples)
+            if self._path.overlap and not self._path.is_begun:
+                self._path.begin(1 if samples is None else samples)
             with torch.enable_grad():
                 loss = closure()
         try:
-            self._note(self._stream.finish(samples))
+            self._note(self._path.finish(samples))
         except EvictedError:
             self.rejoin(evicted=True)
         return loss
 
     def flush(self) -> None:
-        """Pushes the local steps that have not been pushed; nothing to do without any.
+        """Pushes the local steps that have not been pushed; does nothing if there are none.
 
-        Raises: what `step` raises.
+        Raises:
+            LeashError: what `step` raises.
         """
         if not self.pending_steps:
             return
-        assert isinstance(self._stream, LocalSteps)
         try:
-            self._note(self._stream.flush())
+            self._note(self._path.flush())
         except EvictedError:
             self.rejoin(evicted=True)
 
     @property
     def pending_steps(self) -> int:
-        """Local steps that have not been pushed yet."""
-        return self._stream.pending if isinstance(self._stream, LocalSteps) else 0
+        """How many local steps have not been pushed yet; 0 without an inner optimizer."""
+        return self._path.pending
 
     @property
     def local_steps(self) -> int:
-        """Steps that make one push. With an inner optimizer it may be changed at any time."""
-        return self._stream.every if isinstance(self._stream, LocalSteps) else 1
+        """How many steps make one push; with an inner optimizer it may be changed at any time.
+
+        Raises:
+            UsageError: it was set to less than 1, or without an inner optimizer to more.
+        """
+        return self._path.every
 
     @local_steps.setter
     def local_steps(self, local_steps: int) -> None:
-        if isinstance(self._stream, LocalSteps):
-            self._stream.every = local_steps
-        elif local_steps != 1:
-            raise UsageError(NO_INNER.format(local_steps))
+        self._path.every = local_steps
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As in torch.
+        """Forgets the gradients, as torch's optimizers do; needed only with an inner optimizer.
+
+        Args:
+            set_to_none: makes every ``grad`` None; otherwise sets it to zeros.
 
         Raises:
-            UsageError: with overlap, when gradients of this step were sent already.
+            UsageError: with overlap, gradients of this step were sent already.
         """
-        if self._stream.is_open:
+        if self._path.is_open:
             raise UsageError(
                 "zero_grad() between backward and step(): with overlap the gradients are on their "
                 "way; call it before backward, or make PSOptimizer with overlap=False"
@@ -249,58 +289,67 @@ class PSOptimizer(torch.optim.Optimizer):
         _ZERO_GRAD(self, set_to_none)
 
     def _note(self, info: StepInfo | None) -> None:
-        """None: the step was a local one, so nobody was waited for."""
+        """Keeps what happened in a step; None stands for a local one, which waited for nobody."""
         self._info = replace(self._info, wait_s=0.0) if info is None else info
 
     def rejoin(self, *, evicted: bool = False) -> None:
         """Says hello again, and takes over the common parameters; a step that was begun is lost.
 
+        `step` and `flush` do this by themselves after an eviction.
+
         Args:
-            evicted: the server had gone on without this worker, which is counted.
+            evicted: the server had gone on without this worker, so `evictions` grows by one.
+
+        Raises:
+            LeashError: nobody answers, or the server refuses.
         """
         self.evictions += evicted
         self.client.rejoin()
-        version = self._stream.recover(self.client.pull)
+        version = self._path.recover(self.client.pull)
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
     # What happened in the last step.
 
     @property
     def wait_seconds(self) -> float:
-        """Seconds that the last step spent waiting for replies, after backward."""
+        """Seconds that the last step waited for replies after backward; 0 if it was a local one."""
         return self._info.wait_s
 
     @property
     def lag(self) -> int:
-        """Steps that this worker is ahead of the slowest."""
+        """How many steps this worker was ahead of the slowest when its last push was answered."""
         return self._info.lag
 
     @property
     def staleness(self) -> int:
-        """Updates by others between this worker's last two exchanges."""
+        """How many updates by others came between this worker's last two exchanges."""
         return self._info.staleness
 
     @property
     def version(self) -> int:
-        """Updates that the parameters have seen, by anyone."""
+        """How many updates this worker's parameters have seen, by anyone."""
         return self._info.version
 
     # The end.
 
-    def close(self, reason: str = "done") -> None:
+    def close(self, reason: str = DONE) -> None:
         """Leaves the run: nobody waits for this worker from now on.
 
-        With the reason "done", local steps that have not been pushed are, unless the run is over.
+        With the reason "done" it first pushes the local steps that have not been pushed. A ``with``
+        block calls it at its end, and the interpreter at its exit; a second call does nothing.
 
         Args:
-            reason: "done", "stopped" or "failed"; it stands in the run's events.
+            reason: "done", "stopped" or "failed"; the server writes it into the run's events.
+
+        Raises:
+            LeashError: what `flush` raises; the run is left all the same.
         """
         atexit.unregister(self._close_at_exit)
         try:
-            if reason == "done":
+            if reason == DONE:
                 self.flush()
         finally:
-            self._stream.close()
+            self._path.close()
             self.client.close(reason)
             self._slabs.close()
 
@@ -317,7 +366,16 @@ class PSOptimizer(torch.optim.Optimizer):
         self.close(_reason_of(kind))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch, but only while the optimizer is being made: a run has one layout."""
+        """Adds a group of parameters, but only while the optimizer is being made.
+
+        Afterwards the run has its layout, which does not change.
+
+        Args:
+            param_group: as torch takes it.
+
+        Raises:
+            UsageError: the run has begun.
+        """
         if hasattr(self, "_hyperparameters"):
             raise UsageError("PSOptimizer: parameters cannot be added once the run has begun")
         _ADD_PARAM_GROUP(self, param_group)
@@ -333,7 +391,7 @@ class PSOptimizer(torch.optim.Optimizer):
 
 
 def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of the server's optimizer, in the form that torch gives them."""
+    """The hyperparameters of the server's optimizer, in the form that torch gives them."""
     own = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) is not None}
     if "betas" in own:
         own["betas"] = tuple(float(beta) for beta in own["betas"].split(","))
@@ -341,7 +399,7 @@ def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reason_of(kind: type[BaseException] | None) -> str:
-    """The reason of a bye, from what ended the loop; a signal is no Exception."""
+    """Turns what ended a training loop into the reason of a bye; a signal is no Exception."""
     if kind is None:
-        return "done"
-    return "failed" if issubclass(kind, Exception) else "stopped"
+        return DONE
+    return FAILED if issubclass(kind, Exception) else STOPPED

@@ -7,7 +7,17 @@ from leash.ps.errors import UsageError
 
 
 def named_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
-    """The groups, each with a list of (name, tensor) as its params."""
+    """Brings what PSOptimizer was given for parameters into one form.
+
+    Args:
+        params: pairs of name and tensor, or groups whose ``params`` are such pairs.
+
+    Returns:
+        The groups, each with a list of pairs as its ``params``.
+
+    Raises:
+        UsageError: a parameter has no name.
+    """
     given = list(params)
     groups = given if given and isinstance(given[0], dict) else [{"params": given}]
     named = [{**group, "params": list(group["params"])} for group in groups]
@@ -21,7 +31,19 @@ def named_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def unnamed(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """A group as torch takes it. Options of its own would need an optimizer of its own."""
+    """Brings a group into the form that torch takes, without names.
+
+    Args:
+        group: as `named_groups` gives it.
+        defaults: the hyperparameters of the server's optimizer.
+
+    Returns:
+        The group, with a list of tensors as its ``params``.
+
+    Raises:
+        UsageError: the group has an option of its own, which the server's one optimizer cannot
+            follow.
+    """
     for name, value in group.items():
         if name != "params" and value != defaults.get(name):
             raise UsageError(

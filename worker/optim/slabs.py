@@ -1,4 +1,4 @@
-"""The one place where torch memory meets bytes.
+"""Torch tensors become bytes here, and nowhere else.
 
 Two slabs hold a model: one its parameters, the other their gradients. Where torch allows it, the
 model's tensors *are* views of the first, and a gradient moves into the second as soon as it has
@@ -14,7 +14,8 @@ then the two slabs change places:
 Backward reads parameters in one slab while answers come into the other.
 
 With local steps the slabs keep their places. A round of them begins with the common parameters in
-both; what it has changed is the difference of the two, which is written where it is pushed from:
+both. At its end the difference of the two says what the round has changed; it is written to slab B,
+from which it is pushed:
 
 ::
 
@@ -44,25 +45,41 @@ _NUMPY_DTYPES: Final = {"f32": np.float32, "f64": np.float64}
 
 @dataclass(slots=True)
 class Place:
-    """One of the model's tensors, and its place in either slab, of the slot's dtype and shape."""
+    """One of the model's tensors, and its place in either slab, of the slot's dtype and shape.
+
+    Attributes:
+        slot: what the layout says of the tensor.
+        tensor: the model's own.
+        values: its place in the slab of parameters.
+        gradient: its place in the slab of gradients.
+        is_view: whether the tensor's memory is `values`. A tensor that is no view is copied.
+    """
 
     slot: Slot
     tensor: Tensor
-    values: Tensor  # in the slab of parameters
-    gradient: Tensor  # in the slab of gradients
-    is_view: bool  # the tensor's memory is `values`; others are copied
+    values: Tensor
+    gradient: Tensor
+    is_view: bool
 
     @property
     def is_parameter(self) -> bool:
+        """Whether it is trained; otherwise it is a buffer."""
         return self.slot.kind == "parameter"
 
     def source(self) -> Tensor | None:
-        """What is pushed: a gradient, or a buffer's values."""
+        """What the tensor pushes: a parameter's gradient, or a buffer's values."""
         return self.tensor.grad if self.is_parameter else self.tensor
 
 
 class ModelSlabs:
-    """A model's tensors, their layout, and the two slabs."""
+    """A model's tensors, their layout, and the two slabs.
+
+    Attributes:
+        layout: says what is where in a slab.
+        memory: holds the two slabs.
+        staging: copies between a GPU and the slabs; None without a GPU.
+        places: the model's tensors and their places, in the order of the layout's slots.
+    """
 
     def __init__(
         self,
@@ -79,12 +96,13 @@ class ModelSlabs:
                 travels as f32, which is how the server keeps it.
             buffers: as ``model.named_buffers()`` gives them. Those that hold no floating-point
                 numbers stay with this worker.
-            gpu: carries the tensors that it holds without making anybody wait. Without it all
+            gpu: copies the tensors that lie on it without making anybody wait. Without it all
                 copies are plain ones.
-            has_outbox: for gradients that a codec rewrites.
+            has_outbox: whether a codec rewrites gradients and needs room for them.
 
         Raises:
-            UsageError: no parameters, or one that is neither of 16, 32 nor 64-bit floating point.
+            UsageError: there are no parameters, or one is neither of 16, 32 nor 64-bit floating
+                point.
         """
         tensors: dict[str, Tensor] = {}
         slots = []
@@ -100,7 +118,7 @@ class ModelSlabs:
         self.layout: Final = Layout(slots)
         self.memory: Final = SlabMemory(self.layout.nbytes, has_outbox=has_outbox)
         self.staging: Final = Staging(gpu, self.memory.slabs) if gpu is not None else None
-        self._now = 0  # which of the two slabs holds the parameters
+        self._now = 0  # the index of the slab that holds the parameters
         self.places: Final = self._make_places(tensors)
 
     def _make_places(self, tensors: dict[str, Tensor]) -> tuple[Place, ...]:
@@ -123,28 +141,37 @@ class ModelSlabs:
 
     @property
     def gradients(self) -> Slab:
-        """The other one."""
+        """The slab that gradients are pushed from and answers are written to."""
         return self.memory.slabs[1 - self._now]
 
     # Gradients ▸ slab.
 
     @torch.no_grad()
     def keep_gradient(self, place: Place) -> None:
-        """Moves a fresh gradient into its place, and lets further ones be added to it there.
+        """Moves a fresh gradient into its place, where backward adds further ones to it.
 
-        For after a parameter's backward, when its gradient is still in the processor's cache.
+        It is called right after backward has computed the gradient, which is then still in the
+        processor's cache.
+
+        Args:
+            place: of the parameter.
         """
         gradient = place.tensor.grad
         if not place.is_view or gradient is None or gradient.requires_grad:
             return  # copied when it is pushed
         if not _is_at(gradient, place.gradient):
             place.gradient.copy_(_dense(gradient))
-            # Not the place itself: what is done to `grad.data` must not move it.
+            # Not the place itself: who assigns to `grad.data` must not move it.
             place.tensor.grad = place.gradient.detach()
 
     @torch.no_grad()
     def take(self, slot: int) -> bool:
-        """Brings what a slot pushes into its place: its gradient, 0 if missing; a buffer's values.
+        """Brings what a slot pushes into its place in the slab of gradients.
+
+        A parameter pushes its gradient, or zeros if it has none; a buffer pushes its values.
+
+        Args:
+            slot: its place in `places`.
 
         Returns:
             Whether it lies there by now; if not, `staging` tells when.
@@ -165,18 +192,18 @@ class ModelSlabs:
     # Slab ▸ parameters.
 
     def flip(self) -> None:
-        """The slabs change places: what the answers overwrote are now the model's parameters.
+        """Exchanges the slabs: what the answers have written becomes the model's parameters.
 
-        Gradients are gone with it: every parameter's ``grad`` is None.
+        The gradients are gone then: every parameter's ``grad`` is None.
         """
         self._now = 1 - self._now
         for place in self.places:
             place.values, place.gradient = place.gradient, place.values
             place.tensor.grad = None
-            # A model that was moved or converted since has left its slab for good.
+            # A tensor that was moved or converted since then has left its slab for good.
             if place.is_view and _is_like(place.tensor, place.values):
                 place.tensor.data = place.values
-                # As every optimizer's step does: a graph of the step before is refused by backward.
+                # As every optimizer's step does: so backward refuses a graph of the step before.
                 torch.autograd.graph.increment_version(place.tensor)
             else:
                 place.is_view = False
@@ -184,7 +211,7 @@ class ModelSlabs:
 
     @torch.no_grad()
     def scatter(self) -> None:
-        """Slab of parameters ▸ those of the model's tensors that are not views of it."""
+        """Copies the slab of parameters to those of the model's tensors that are no views of it."""
         staged = []
         for place in self.places:
             if place.is_view:
@@ -200,15 +227,16 @@ class ModelSlabs:
 
     @torch.no_grad()
     def begin_round(self) -> None:
-        """The common parameters lie in the slab of gradients: takes them over, and keeps them."""
+        """Makes the values in the slab of gradients the model's parameters too."""
         self.settle()
         for place in self.places:
             if place.tensor.dtype.itemsize < place.gradient.dtype.itemsize:
-                # The model begins with rounded values, so the round does: rounding is no progress.
+                # The model begins with rounded values. So must the round, or it would push the
+                # rounding as if it were progress.
                 place.gradient.copy_(place.gradient.to(place.tensor.dtype))
         self.parameters[:] = self.gradients
         for place in self.places:
-            # A model that was moved or converted since has left its slab for good.
+            # A tensor that was moved or converted since then has left its slab for good.
             place.is_view = place.is_view and _is_at(place.tensor, place.values)
             if place.is_view:
                 torch.autograd.graph.increment_version(place.tensor)
@@ -216,7 +244,11 @@ class ModelSlabs:
 
     @torch.no_grad()
     def end_round(self) -> None:
-        """Slab of gradients: how far each parameter was moved, downwards; and buffers' values."""
+        """Fills the slab of gradients with what a round pushes.
+
+        For a parameter that is its value at the round's beginning minus the one now; for a buffer,
+        its value.
+        """
         for slot, place in enumerate(self.places):
             if self.staging is not None and self.staging.holds(place.tensor):
                 self.staging.send(slot, place.tensor.detach(), place.values)
@@ -230,12 +262,12 @@ class ModelSlabs:
                 place.gradient.copy_(place.values)
 
     def settle(self) -> None:
-        """Waits until no copy uses a slab, so that either may be overwritten out of turn."""
+        """Waits until no copy uses a slab, so that either may be overwritten at any time."""
         if self.staging is not None:
             self.staging.drop()
 
     def close(self) -> None:
-        """Lets go of the memory, which lives as long as the model. Twice does no harm."""
+        """Closes the memory, which lives on as long as the model; a second call does nothing."""
         if self.staging is not None:
             self.staging.close()
         self.memory.close()
@@ -251,7 +283,7 @@ def _dtype_of(name: str, tensor: Tensor) -> str:
 
 
 def _view(slab: Slab, offset: int, slot: Slot) -> Tensor:
-    """A slot's place. Its storage is this slot alone: a copy of a model copies no whole slab."""
+    """Makes a slot's place. Its storage is this slot alone: a copied model copies no whole slab."""
     numbers = slab[offset : offset + slot.nbytes].view(_NUMPY_DTYPES[slot.dtype])
     return torch.from_numpy(numbers).view(slot.shape)
 
@@ -263,8 +295,8 @@ def _storage_of(tensor: Tensor) -> tuple[torch.device, int]:
 def _may_be_view(tensor: Tensor) -> bool:
     """Whether a tensor can move into a slab without anybody noticing.
 
-    Not one that is part of something larger, whose other part would stay behind; and no subclass,
-    which may keep its memory elsewhere.
+    One that shares its storage cannot: the rest of the storage would stay behind. Nor can one of a
+    subclass, which may keep its numbers elsewhere.
     """
     return (
         type(tensor) in (Tensor, nn.Parameter)

@@ -1,4 +1,4 @@
-"""The way between a GPU and the slabs: page-locked memory, and a CUDA stream of its own.
+"""Copies between a GPU and the slabs, through page-locked memory and on a CUDA stream of its own.
 
 ::
 
@@ -7,10 +7,10 @@
                                                                           │
     this thread        ... event k is over: its chunk may be sent ...  slab ▸ parameters
 
-The slabs themselves are the page-locked memory: no second buffer lies in between. Whatever is
-copied follows the computing stream, so that a gradient is complete when it is read and nobody reads
-a parameter any more when it is overwritten. All copies go through one stream, hence happen in the
-order in which they were asked for.
+The slabs themselves are the page-locked memory: no second buffer lies in between. The copying
+stream follows the computing stream, so that a gradient is complete when it is read, and nobody
+reads a parameter any more when it is overwritten. All copies go through one stream, hence happen in
+the order in which they were asked for.
 """
 
 from collections import deque
@@ -28,37 +28,42 @@ class Event(Protocol):
     """A point in the copying stream."""
 
     def query(self) -> bool:
-        """Whether everything before it is done."""
+        """Whether everything before this point is done."""
         ...
 
     def synchronize(self) -> None:
-        """Waits until everything before it is done."""
+        """Waits until everything before this point is done."""
         ...
 
 
 class Gpu(Protocol):
-    """What staging asks of CUDA, so that a test can stand in for it."""
+    """What staging asks of CUDA; a test passes an imitation."""
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether the tensor lies on this GPU."""
         ...
 
     def register(self, slab: Slab) -> None:
-        """Locks the slab's pages. They begin on one, and stay where they are until `unregister`.
+        """Locks the slab's pages, which stay where they are until `unregister`.
+
+        Args:
+            slab: begins at the begin of a page.
 
         Raises:
             UsageError: the system does not allow it.
         """
         ...
 
-    def unregister(self, slab: Slab) -> None: ...
+    def unregister(self, slab: Slab) -> None:
+        """Unlocks the slab's pages; does nothing if they are not locked."""
+        ...
 
     def follow_compute(self) -> None:
-        """The copying stream waits for what the computing stream was given so far."""
+        """Makes the copying stream wait for what the computing stream was given so far."""
         ...
 
     def hold_compute(self) -> None:
-        """The computing stream waits for what the copying stream was given so far."""
+        """Makes the computing stream wait for what the copying stream was given so far."""
         ...
 
     def copy(self, target: Tensor, source: Tensor) -> None:
@@ -66,7 +71,7 @@ class Gpu(Protocol):
         ...
 
     def mark(self) -> Event:
-        """The point that the copying stream has been given work up to."""
+        """Marks the point in the copying stream that is behind all work given so far."""
         ...
 
 
@@ -86,7 +91,7 @@ class TorchGpu:
         with torch.cuda.device(self._device):
             status = int(_cudart().cudaHostRegister(address, slab.nbytes, 0))
         if status != 0:
-            # No going on without: CUDA reports this error once more, at whatever comes next.
+            # It cannot go on without: CUDA would report this error again at whatever comes next.
             raise UsageError(
                 f"CUDA cannot lock {slab.nbytes} bytes of memory (error {status}): free some, "
                 "see ulimit -l, or take --device cpu"
@@ -109,7 +114,7 @@ class TorchGpu:
     def copy(self, target: Tensor, source: Tensor) -> None:
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
-        # Its memory may be freed by now, but must not be given away before it was read.
+        # Its owner may free the tensor now, but torch must not reuse its memory before it was read.
         (source if source.is_cuda else target).record_stream(self._stream)
 
     def mark(self) -> Event:
@@ -122,15 +127,31 @@ def _cudart() -> Any:
 
 
 def gpu_of(tensors: Iterable[Tensor]) -> TorchGpu | None:
-    """The GPU of the first tensor that lies on one. Those on further GPUs are copied plainly."""
+    """Finds the GPU of the first tensor that lies on one; tensors on others are copied plainly.
+
+    Args:
+        tensors: a model's.
+
+    Returns:
+        That GPU; None if no tensor lies on one.
+    """
     device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
     return None if device is None else TorchGpu(device)
 
 
 class Staging:
-    """Copies in flight between one GPU and the slabs. For one thread at a time."""
+    """The copies in flight between one GPU and the slabs. One thread at a time uses it."""
 
     def __init__(self, gpu: Gpu, slabs: Sequence[Slab]) -> None:
+        """Locks the pages of the slabs.
+
+        Args:
+            gpu: where the other ends of the copies are.
+            slabs: each begins at the begin of a page.
+
+        Raises:
+            UsageError: the system does not allow so much locked memory.
+        """
         self._gpu: Final = gpu
         self._slabs: Final = tuple(slabs)
         self._leaving: Final[deque[tuple[int, Event]]] = deque()
@@ -139,26 +160,29 @@ class Staging:
             gpu.register(slab)
 
     def holds(self, tensor: Tensor) -> bool:
-        """Whether this tensor takes this way."""
+        """Whether the tensor lies on this GPU, so that `send` and `receive` copy it."""
         return self._gpu.holds(tensor)
 
     @torch.no_grad()
     def send(self, slot: int, source: Tensor, place: Tensor) -> None:
         """Begins to copy a slot into its place in a slab, once it has been computed.
 
-        `place` belongs to the copy until `arrived` or `await_all` gives the slot back.
+        Args:
+            slot: the number under which `arrived` or `await_all` gives it back.
+            source: on the GPU.
+            place: in a slab; nobody else may use it until the slot is given back.
         """
         self._gpu.follow_compute()
         self._gpu.copy(place, source)
         self._leaving.append((slot, self._gpu.mark()))
 
     def arrived(self) -> Iterator[int]:
-        """The slots that have come to lie in the slab since the last call. Never waits."""
+        """Gives back the slots that have arrived in the slab since the last call. Never waits."""
         while self._leaving and self._leaving[0][1].query():
             yield self._leaving.popleft()[0]
 
     def await_all(self) -> Iterator[int]:
-        """The slots that are still on their way, each as soon as it lies in the slab."""
+        """Gives back the slots that are still on their way, each as soon as it has arrived."""
         while self._leaving:
             self._leaving[0][1].synchronize()
             yield self._leaving.popleft()[0]
@@ -168,7 +192,7 @@ class Staging:
         """Begins to copy places of a slab into the model's tensors, which wait for it on the GPU.
 
         Args:
-            pairs: place and tensor. The places must not change until `settle` was called.
+            pairs: place and tensor. Nobody may change the places until `settle` was called.
         """
         self._gpu.follow_compute()
         for place, tensor in pairs:
@@ -177,7 +201,7 @@ class Staging:
         self._coming = self._gpu.mark()
 
     def settle(self) -> None:
-        """Waits until nothing that was received is still being read from a slab."""
+        """Waits until the copies that `receive` began have read the slab."""
         if self._coming is not None:
             self._coming.synchronize()
             self._coming = None
@@ -188,7 +212,7 @@ class Staging:
         self.settle()
 
     def close(self) -> None:
-        """Gives the slabs' pages back. Twice does no harm."""
+        """Waits for every copy, and unlocks the slabs' pages; a second call does nothing."""
         self.drop()
         for slab in self._slabs:
             self._gpu.unregister(slab)

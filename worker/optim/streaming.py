@@ -1,4 +1,4 @@
-"""A step's gradients leave while backward still computes the next ones.
+"""Sends a step's gradients while backward still computes further ones.
 
 ::
 
@@ -26,6 +26,7 @@ from leash.ps.wire.layout import Chunk, Layout
 from leash.worker.client import StepInfo
 from leash.worker.client.memory import Slab
 from leash.worker.optim.slabs import ModelSlabs
+from leash.worker.optim.step_path import NO_INNER, agreed_samples
 
 TWICE: Final = (
     "a gradient was computed twice in one step, which has been sent in part: call step() after "
@@ -39,19 +40,38 @@ NOT_BEGUN: Final = (
 
 
 class StepClient(Protocol):
-    """Of leash.worker.client.client.Client, what a step needs."""
+    """The part of `leash.worker.client.client.Client` that a step uses."""
 
     chunks: tuple[Chunk, ...]
 
-    def begin_step(self, gradients: Slab, parameters: Slab, samples: int) -> None: ...
-    def advance(self, first_ready: int) -> None: ...
-    def finish_step(self) -> StepInfo: ...
+    def begin_step(self, gradients: Slab, parameters: Slab, samples: int) -> None:
+        """Opens a step over a slab of gradients and one for the parameters that come back."""
+        ...
+
+    def advance(self, first_ready: int) -> None:
+        """Sends what may go, now that the chunks from this one on are complete. Never waits."""
+        ...
+
+    def finish_step(self) -> StepInfo:
+        """Sends the rest, and waits for all answers."""
+        ...
 
 
 class Progress:
-    """Which chunks of a step are complete."""
+    """Knows which chunks of a step are complete.
+
+    Attributes:
+        chunks: the layout's.
+        first_ready: from this chunk to the last, all chunks are complete.
+    """
 
     def __init__(self, layout: Layout, chunks: tuple[Chunk, ...]) -> None:
+        """Finds the chunks that each slot has a part in; no chunk is complete yet.
+
+        Args:
+            layout: of the model.
+            chunks: as `layout` was cut.
+        """
         starts = [chunk.start for chunk in chunks]
         self._chunks_of: Final = [
             range(bisect_right(starts, offset) - 1, bisect_left(starts, offset + slot.nbytes))
@@ -59,7 +79,7 @@ class Progress:
             else range(0)
             for offset, slot in zip(layout.offsets, layout.slots, strict=True)
         ]
-        slots = [0] * len(chunks)  # that each chunk has a part of
+        slots = [0] * len(chunks)  # how many slots have a part in each chunk
         for span in self._chunks_of:
             for chunk in span:
                 slots[chunk] += 1
@@ -68,12 +88,12 @@ class Progress:
         self.restart()
 
     def restart(self) -> None:
-        """A new step: nothing is complete."""
+        """Begins a new step, of which no chunk is complete."""
         self._missing = self._slots.copy()
-        self.first_ready = len(self.chunks)  # from here to the end, all chunks are complete
+        self.first_ready = len(self.chunks)
 
     def complete(self, slot: int) -> None:
-        """Notes that a slot's numbers are in the slab. Once a step for each slot."""
+        """Notes that a slot's numbers are in the slab; to be called once a step for each slot."""
         for chunk in self._chunks_of[slot]:
             self._missing[chunk] -= 1
             assert self._missing[chunk] >= 0
@@ -82,33 +102,46 @@ class Progress:
 
 
 class StepStream:
-    """The way of a step's gradients from backward to the server, and of the parameters back.
+    """Brings a step's gradients from backward to the server, and the parameters back.
 
-    With overlap a gradient belongs to the stream as soon as it has been computed, and ``grad`` is
-    None from then on. Without, it stays readable until `finish`.
+    With overlap the stream takes a gradient as soon as backward has computed it, and ``grad`` is
+    None from then on. Without overlap it stays readable until `finish`.
 
-    Hooks run in the thread that runs backward: torch's own, for parameters on a GPU. The thread
-    that called backward waits for it meanwhile, so the client is never used by two at once.
+    Hooks run in the thread that runs backward, which for parameters on a GPU is one of torch's. The
+    thread that called backward waits for that one, so two threads never use the client at once.
+
+    Attributes:
+        overlap: whether gradients leave during backward.
+        is_open: whether a part of the step has been taken.
     """
 
+    pending: Final = 0  # every step is a push
+
     def __init__(self, slabs: ModelSlabs, client: StepClient, *, overlap: bool) -> None:
+        """Hooks into the backward pass of every parameter.
+
+        Args:
+            slabs: hold the model's tensors.
+            client: pushes the steps.
+            overlap: whether gradients leave during backward.
+        """
         self.overlap: Final = overlap
         self._slabs: Final = slabs
         self._client: Final = client
         self._hooks: Final[dict[int, RemovableHandle]] = {}
-        self._failure: LeashError | None = None  # ended the stream for good
+        self._failure: LeashError | None = None  # an error after which no step is taken any more
         self._progress = Progress(slabs.layout, client.chunks)
         self._reset()
         self._add_hooks()
 
     def _reset(self) -> None:
-        self.is_open: bool = False  # part of the step has been taken
-        self._samples: int | None = None  # told by `begin`
-        self._taken: set[int] = set()  # slots that were read; they are in the slab, or on their way
+        self.is_open: bool = False
+        self._samples: int | None = None  # how many are behind the step, from `begin`
+        self._taken: set[int] = set()  # slots that were read: they are in the slab or on their way
         self._evicted: EvictedError | None = None
 
     def _add_hooks(self) -> None:
-        """To parameters that need a gradient, by now."""
+        """Hooks into the parameters that need a gradient by now and have no hook yet."""
         for slot, place in enumerate(self._slabs.places):
             if place.is_parameter and place.tensor.requires_grad and slot not in self._hooks:
                 register: Any = place.tensor.register_post_accumulate_grad_hook
@@ -122,12 +155,30 @@ class StepStream:
     # The step.
 
     @property
+    def every(self) -> int:
+        """Steps that make one push: 1, and no other number."""
+        return 1
+
+    @every.setter
+    def every(self, every: int) -> None:
+        if every != 1:
+            raise UsageError(NO_INNER.format(every))
+
+    @property
     def is_begun(self) -> bool:
         """Whether `begin` was called for the next step."""
         return self._samples is not None
 
     def begin(self, samples: int) -> None:
-        """Tells how many samples are behind the gradients that backward is about to compute."""
+        """Notes how many samples are behind the gradients that backward is about to compute.
+
+        Args:
+            samples: how many.
+
+        Raises:
+            UsageError: gradients were sent already that no `finish` has followed yet.
+            LeashError: what ended this worker's part before.
+        """
         self._require_sound()
         if self.is_open:
             raise UsageError(TWICE)
@@ -138,10 +189,14 @@ class StepStream:
         """Sends what has not been sent, waits for all answers, and makes them the parameters.
 
         Args:
-            samples: behind the gradients, if `begin` was not told; 1 if neither was.
+            samples: how many are behind the gradients, if `begin` was not told; 1 if neither was.
+
+        Returns:
+            What happened to the step.
 
         Raises:
-            EvictedError: the server went on without this worker, and the step is lost; `recover`.
+            EvictedError: the server went on without this worker, and the step is lost; call
+                `recover`.
             LeashError: whatever else ended this worker's part, during backward or now.
         """
         self._require_sound()
@@ -154,11 +209,17 @@ class StepStream:
         self._reset()
         return info
 
+    def flush(self) -> None:
+        """Nothing to do: no step is ever pending."""
+
     def recover(self, pull: Callable[[Slab], int]) -> int:
         """Forgets a step that was lost, and takes over the common parameters.
 
         Args:
             pull: fills a slab with them and returns their version.
+
+        Returns:
+            That version.
         """
         self._slabs.settle()
         version = pull(self._slabs.gradients)
@@ -167,7 +228,7 @@ class StepStream:
         return version
 
     def close(self) -> None:
-        """Takes the hooks off. Twice does no harm."""
+        """Removes the hooks; a second call does nothing."""
         for hook in self._hooks.values():
             hook.remove()
         self._hooks.clear()
@@ -184,7 +245,7 @@ class StepStream:
         return replace(info, wait_s=info.wait_s + staged_s)
 
     def _open(self, samples: int) -> None:
-        """Begins the step on the wire, with everything that does not wait for backward."""
+        """Opens the step, and takes the slots that backward will not compute."""
         if self.is_open:
             return
         gradients = self._slabs.gradients
@@ -204,7 +265,7 @@ class StepStream:
             self._progress.complete(slot)
 
     def _await_copies(self) -> float:
-        """Sends what comes from a GPU as it comes; returns the seconds spent waiting for it."""
+        """Sends the copies from a GPU as they arrive; returns the seconds that took."""
         if self._slabs.staging is None:
             return 0.0
         began_s = time.perf_counter()
@@ -214,13 +275,14 @@ class StepStream:
         return time.perf_counter() - began_s
 
     def _on_gradient(self, slot: int) -> None:
-        """A gradient has been computed, during backward: takes it, and sends what is complete."""
+        """Takes a gradient that backward has just computed, and sends the chunks it completes."""
         tensor = self._slabs.places[slot].tensor
         try:
             if self._evicted is None and self._failure is None:
                 self._stream(slot)
         finally:
-            # A second backward makes another, instead of adding to the one that is being sent.
+            # So that a second backward makes a new gradient and adds nothing to this one, which is
+            # being sent.
             tensor.grad = None
 
     def _stream(self, slot: int) -> None:
@@ -229,7 +291,7 @@ class StepStream:
         if slot in self._taken:
             self._failure = UsageError(TWICE)
             raise self._failure
-        # What ends this worker's part comes out of step(), where a loop expects it.
+        # `finish` raises what ends this worker's part: a training loop expects it from step().
         with suppress(LeashError), self._remembering():
             self._open(self._samples)
             self._take(slot)
@@ -243,7 +305,7 @@ class StepStream:
 
     @contextmanager
     def _remembering(self) -> Iterator[None]:
-        """Keeps an error, so that nothing goes on after it."""
+        """Keeps an error, so that every later call of this step raises it again."""
         try:
             yield
         except EvictedError as evicted:
@@ -256,12 +318,3 @@ class StepStream:
     def _require_sound(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-def agreed_samples(told: int | None, samples: int | None) -> int:
-    """The samples behind a step: as `begin_step` was told, or else step(); 1 if neither was."""
-    if told is None:
-        return 1 if samples is None else samples
-    if samples not in (None, told):
-        raise UsageError(f"step(samples={samples}): begin_step was told {told}; leave it out here")
-    return told

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from leash.ps._core import keep_freed_memory
+from leash._log import logged
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive
 from leash.ps.options.commands import WorkerOptions
 from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
 from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
+from leash.ps.processes import keep_memory
 from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.worker.client.encoding import Encoding
@@ -24,10 +25,15 @@ from leash.worker.train.waiting import Waiting
 
 
 def run(options: WorkerOptions) -> int:
-    """`leash worker`: trains until its epochs, its time or the run are over."""
-    keep_freed_memory()
+    """Trains until this worker's epochs, its time or the run are over; returns the exit status.
+
+    Raises:
+        UsageError: the options do not fit each other, the run or this machine.
+        LeashError: whatever else ends this worker's part.
+    """
     check_positive(options, "batch_size", "threads", "wait_s", "timeout_s")
     say = _speaker(options.rank)
+    keep_memory(say)
     address = address_of(options.server, options.ps_ip, options.ps_port)
     with ControlChannel(address) as channel:
         waiting = Waiting(say)
@@ -48,7 +54,7 @@ def run(options: WorkerOptions) -> int:
     try:
         model = make_model(task, dataset, device, dropout=options.dropout)
         slowdown = Slowdown(
-            options.slow, float(options.heterogeneity), time_scale=options.time_scale,
+            options.slowness, options.ratio, time_scale=options.time_scale,
             seed=task.seed, rank=options.rank,
         )  # fmt: skip
         encoding = Encoding(options.codec, options.int8_block, options.topk_ratio)
@@ -70,13 +76,13 @@ def run(options: WorkerOptions) -> int:
 def _spans_chunks(model: nn.Module, chunk_nbytes: int) -> bool:
     """Whether the gradients are more than one chunk, so that the first can leave before the last.
 
-    Otherwise there is nothing to hide, and the hooks cost a step of mnist_cnn a millisecond.
+    With one chunk, overlap hides nothing, and its hooks cost a step of mnist_cnn a millisecond.
     """
     return sum(4 * parameter.numel() for parameter in model.parameters()) > chunk_nbytes
 
 
 def _share(options: WorkerOptions, task: Task) -> Callable[[int], Positions]:
-    """From the size of the training split to this worker's positions in it."""
+    """Makes the function from the size of the training split to this worker's positions in it."""
     if options.rank not in task.ranks:
         ranks = ", ".join(map(str, task.ranks))
         raise UsageError(f"--rank {options.rank}: the workers of this run are {ranks}")
@@ -88,16 +94,21 @@ def _share(options: WorkerOptions, task: Task) -> Callable[[int], Positions]:
 
 
 def _speaker(rank: int) -> Callable[[str], None]:
-    return lambda text: print(f"leash worker {rank}: {text}", flush=True)
+    return logged(lambda text: print(f"leash worker {rank}: {text}", flush=True), __name__)
 
 
 def inner_optimizer(
     options: InnerOptimizerGroup, parameters: Iterable[nn.Parameter], local_steps: str
 ) -> torch.optim.Optimizer | None:
-    """The one of a run with local steps; None for one without.
+    """Makes the optimizer that takes a worker's local steps.
 
     Args:
-        local_steps: of the run, as `--local-steps` takes it.
+        options: its kind, rate, momentum and weight decay.
+        parameters: the model's.
+        local_steps: how many there are between two pushes, as `--local-steps` takes it.
+
+    Returns:
+        That optimizer; None if the run has no local steps, so that every step is a push.
     """
     if not takes_local_steps(local_steps):
         return None

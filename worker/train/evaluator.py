@@ -1,8 +1,8 @@
 """`leash evaluate`: an observer that measures test accuracy, so that no trainer stops for it.
 
 It pulls the parameters when every worker has completed an epoch, evaluates them, and reports. The
-training goes on meanwhile, so an epoch's figure is that of the moment just after its end. When it
-is still busy as two epochs end, the first of them has no figure.
+training goes on meanwhile, so an epoch's figure is that of the moment just after its end. If two
+epochs end while the evaluator is still busy with an earlier one, only the second has a figure.
 """
 
 import math
@@ -14,6 +14,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from leash._extras import install_command
+from leash._log import logged
 from leash.ps.errors import StoppingError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive
@@ -25,11 +27,18 @@ from leash.worker.datasets import Dataset, load_dataset
 from leash.worker.optim.slabs import ModelSlabs
 from leash.worker.train.task import choose_device, loss_for, make_model, resolve_task
 
-BOARD_S: Final = 1.0  # between two points of a TensorBoard curve
+BOARD_S: Final = 1.0  # seconds between two points of a TensorBoard curve
+
+_say: Final = logged(lambda text: print(f"leash evaluate: {text}", flush=True), __name__)
 
 
 def run(options: EvaluateOptions) -> int:
-    """Evaluates until the run is over."""
+    """Evaluates until the run is over; returns the exit status.
+
+    Raises:
+        UsageError: the options do not fit each other, the run or this machine.
+        LeashError: the server is gone, or refuses.
+    """
     check_positive(options, "test_batch_size", "threads", "wait_s")
     address = address_of(options.server, options.ps_ip, options.ps_port)
     with ControlChannel(address) as channel:
@@ -47,7 +56,7 @@ def run(options: EvaluateOptions) -> int:
     try:
         Evaluator(options, client, slabs, model, dataset).run()
     except StoppingError as stopping:
-        print(f"leash evaluate: the server has ended: {stopping}", flush=True)
+        _say(f"the server has ended: {stopping}")
     finally:
         client.close()
         slabs.close()
@@ -56,7 +65,7 @@ def run(options: EvaluateOptions) -> int:
 
 
 class Evaluator:
-    """One observer's watch over one run."""
+    """Watches one run, and evaluates its parameters after every epoch."""
 
     def __init__(
         self,
@@ -74,7 +83,7 @@ class Evaluator:
         self._board: Final = Board(options.run_dir)
 
     def run(self) -> None:
-        """Returns after the evaluation that follows the last worker's bye."""
+        """Evaluates after every epoch, and returns after the evaluation behind the last bye."""
         try:
             beaten = self._await_epoch(0)
             while not beaten.finished:
@@ -86,7 +95,7 @@ class Evaluator:
             self._board.close()
 
     def _await_epoch(self, seen: int) -> Beaten:
-        return self._client.liveness.wait_until(
+        return self._client.wait_until(
             lambda b: b.finished or b.epoch > seen, lambda _: self._watch()
         )
 
@@ -94,9 +103,8 @@ class Evaluator:
         version = self._client.pull(self._slabs.parameters)
         self._slabs.scatter()
         loss, accuracy = evaluate(self._model, self._dataset, self._options.test_batch_size)
-        welcome = self._client.welcome
         report = Report(
-            0, welcome.incarnation, "evaluation", epoch, version, self._dataset.test_size,
+            0, self._client.incarnation, "evaluation", epoch, version, self._dataset.test_size,
             loss, accuracy, 0.0, 0.0,
         )  # fmt: skip
         self._client.report(report)
@@ -104,14 +112,24 @@ class Evaluator:
         self._board.add("test/accuracy", accuracy, epoch)
 
     def _watch(self) -> None:
-        """Draws how the training goes, about once a second."""
+        """Adds the state of the training to TensorBoard's curves, about once a second."""
         if self._board.is_due():
             self._board.add_state(self._client.state())
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: Dataset, batch_size: int) -> tuple[float, float]:
-    """Mean loss and accuracy (0 to 1) over the test set; NaN for an accuracy without classes."""
+    """Evaluates a model on the whole test set.
+
+    Args:
+        model: is put into evaluation mode, and back into its own afterwards.
+        dataset: whose test split to use.
+        batch_size: samples that go through the model together.
+
+    Returns:
+        The mean loss, NaN if it has overflowed; and the accuracy from 0 to 1, NaN if there are no
+        classes.
+    """
     was_training, device = model.training, next(model.parameters()).device
     loss_of, total_loss, correct, samples = loss_for(dataset), 0.0, 0, 0
     model.eval()
@@ -129,9 +147,18 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int) -> tuple[float
 
 
 class Board:
-    """TensorBoard curves, below the run directory if there is one and TensorBoard is installed."""
+    """Writes TensorBoard curves below the run directory.
+
+    Without a run directory, or without TensorBoard, it writes nothing.
+    """
 
     def __init__(self, run_dir: str | None, now: Callable[[], float] = time.monotonic) -> None:
+        """Opens the curves; says so on standard output if TensorBoard is missing.
+
+        Args:
+            run_dir: where to write; None for nowhere.
+            now: seconds on a clock that never goes back.
+        """
         self._now: Final = now
         self._next_s = 0.0
         self._writer: Any = None
@@ -140,19 +167,25 @@ class Board:
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
-            print("leash evaluate: no TensorBoard files: pip install tensorboard", flush=True)
+            _say(f"no TensorBoard files: {install_command('tensorboard')}")
             return
         self._writer = SummaryWriter(str(Path(run_dir, "tensorboard")))
 
     def is_due(self) -> bool:
+        """Whether it is time for the next point of the training's curves."""
         return self._writer is not None and self._now() >= self._next_s
 
     def add(self, name: str, value: float, step: int) -> None:
+        """Adds a point to a curve, unless its value is not finite."""
         if self._writer is not None and math.isfinite(value):
             self._writer.add_scalar(name, value, step)
 
     def add_state(self, state: dict[str, Any]) -> None:
-        """One point of every curve of the training, over the steps of all workers."""
+        """Adds a point to every curve of the training, over the steps of all workers.
+
+        Args:
+            state: the run's, as `Client.state` returns it.
+        """
         self._next_s = self._now() + BOARD_S
         step = state["steps"]
         self.add("train/steps_per_second", state["steps_per_second"], step)
@@ -164,5 +197,6 @@ class Board:
                 self.add(f"train_loss/worker_{worker}", row["loss"], step)
 
     def close(self) -> None:
+        """Writes what is left."""
         if self._writer is not None:
             self._writer.close()

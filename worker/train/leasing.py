@@ -1,4 +1,4 @@
-"""Work by leases: ranges of an epoch, handed out by the server as they are needed."""
+"""Work by leases: the server hands out ranges of an epoch as workers need them."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -9,14 +9,14 @@ from leash.worker.datasets import permutation
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.work import Piece
 
-REST_S: Final = 0.05  # between two requests of a worker for which nothing is left
-FORGETTING: Final = 0.95  # what a step weighs in the speed when the next one has been made
+REST_S: Final = 0.05  # a worker for which nothing is left asks again after so many seconds
+FORGETTING: Final = 0.95  # each new step multiplies the weight of all older ones by this
 
 
 class Speed:
-    """Samples a second while computing: a mean over the newest twenty steps or so.
+    """Measures how many samples a second a worker computes: a mean over about twenty steps.
 
-    The first step is left out once there is another: it allocates, and is no measure.
+    The first step, which allocates, is no measure: it counts only until there is another.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,12 @@ class Speed:
         self._seconds = 0.0
 
     def add(self, samples: int, seconds: float) -> None:
-        """A step was made, in so many seconds without waiting."""
+        """Notes a step.
+
+        Args:
+            samples: how many it had.
+            seconds: how long it computed, without waiting for anybody.
+        """
         self._steps += 1
         if self._steps == 2:
             self._samples = self._seconds = 0.0
@@ -34,31 +39,37 @@ class Speed:
 
     @property
     def samples_per_s(self) -> float:
-        """0 before the first step."""
+        """The speed; 0 before the first step."""
         return self._samples / self._seconds if self._seconds > 0 else 0.0
 
 
 class LeaseWork:
-    """Asks for the next lease when all of the last one is pushed and answered."""
+    """Asks for the next lease once all samples of the last one are pushed and answered."""
 
     def __init__(
         self, optimizer: PSOptimizer, speed: Speed, *, size: int, epochs: int, batch_size: int
     ) -> None:
-        """Args:
-        size: samples in the training split.
-        batch_size: that this worker was started with.
+        """Holds no lease yet.
+
+        Args:
+            optimizer: whose client asks for leases.
+            speed: of this worker, which the server is told with every request.
+            size: how many samples the training split has.
+            epochs: how many this worker wants to train for.
+            batch_size: that this worker was started with.
         """
         self._optimizer: Final = optimizer
+        self._client: Final = optimizer.client
         self._speed: Final = speed
         self._size: Final = size
         self._epochs: Final = epochs
         self._batch_size: Final = batch_size
-        # The server's, whatever this worker's own is: one seed, one permutation.
-        self._seed: Final = int(optimizer.client.settings["seed"])
-        self._incarnation = 0  # that was given the newest lease
+        # The server's seed, whatever this worker's own is: all workers need the same permutation.
+        self._seed: Final = int(self._client.settings["seed"])
+        self._incarnation = 0  # of this worker when it got its newest lease
 
     def pieces(self) -> Iterator[Piece]:
-        """Until every epoch is done, by whomever."""
+        """Gives the samples of one lease after the other, until all epochs are done."""
         while (leased := self._next()).order != OVER:
             order = permutation(self._size, self._seed, leased.epoch)
             yield Piece(
@@ -67,24 +78,23 @@ class LeaseWork:
             )  # fmt: skip
 
     def is_held(self) -> bool:
-        """Whoever had to say hello again has lost its lease."""
-        return self._optimizer.client.welcome.incarnation == self._incarnation
+        """Whether this worker still has its lease: it loses it when it has to say hello again."""
+        return self._client.incarnation == self._incarnation
 
     def _next(self) -> Leased:
-        """The next order to train, or that all is over."""
-        client = self._optimizer.client
+        """Asks until the server says to train, or that the training is over."""
         while True:
             try:
-                leased = client.lease(
+                leased = self._client.lease(
                     self._size, self._epochs, self._batch_size, self._speed.samples_per_s
                 )
             except EvictedError:
                 self._optimizer.rejoin(evicted=True)
                 continue
-            self._incarnation = client.welcome.incarnation
+            self._incarnation = self._client.incarnation
             if leased.order == RETURN:
                 self._optimizer.rejoin()
             elif leased.order == REST:
-                client.liveness.pause(REST_S)
+                self._client.pause(REST_S)
             else:
                 return leased

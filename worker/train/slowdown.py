@@ -1,14 +1,16 @@
 """Workers made slow on purpose, so that one machine can play a fast and a slow one.
 
-A worker of heterogeneity r takes c / r for what this machine computes in c seconds. With a time
-scale of k a run takes k times as long, and its proportions are kept: a step that would compute for
+A worker of heterogeneity r takes c / r seconds for what this machine computes in c seconds. With a
+time scale of k a run takes k times as long, and its proportions stay: a step that would compute for
 c / r and be delayed for d takes k (c / r + d).
 
-Computing can't be made faster: where k / r is less than 1, the (1 - k / r) c seconds by which it
-takes too long become a debt, which the sleeps pay off. Where it is more, the rest is slept, by and
-by: after a step as much as its samples need, by the mean of the newest steps, and a little of what
-is still owed. Otherwise what disturbs this machine for a moment would be multiplied by k / r, and
-be more than what disturbs a slow machine.
+Nothing makes this machine compute faster. So where k / r is less than 1, each step computes for
+(1 - k / r) c seconds too long; the worker keeps them as a debt and shortens its sleeps by it. Where
+k / r is more than 1, the worker sleeps for the difference, spread over several steps: after each it
+sleeps for what so many samples need by the mean of the newest steps, and for a little of what it
+still owes. If it slept for each step's own difference at once, k / r would multiply every moment in
+which something else disturbs this machine, and the worker would be disturbed more than a slow
+machine is.
 """
 
 import time
@@ -16,59 +18,64 @@ from collections.abc import Callable
 from typing import Final
 
 from leash.ps.errors import UsageError
+from leash.ps.options.base import DEFAULT_SEED
 from leash.ps.slowness.delays import Delays
-from leash.ps.slowness.grammar import parse_slowness
+from leash.ps.slowness.grammar import NOT_SLOWED, Slowness
 
-_NEGLIGIBLE: Final = 0.01  # a debt of so small a share of the run
-_FORGETTING: Final = 0.01  # of older steps, with each new one; and so much is paid of what is owed
+_NEGLIGIBLE: Final = 0.01  # nobody hears of a debt that is a smaller share of the run
+_FORGETTING: Final = 0.01  # each step takes away this share of older steps, and of what is owed
 
 
 class Slowdown:
-    """Makes one worker slow, by sleeping. With the defaults it never sleeps."""
+    """Slows one worker down by sleeping. With its defaults it never sleeps."""
 
     def __init__(
         self,
-        slow: str = "0",
+        slow: Slowness = NOT_SLOWED,
         heterogeneity: float = 1.0,
         *,
         time_scale: float = 1.0,
-        seed: int = 1,
+        seed: int = DEFAULT_SEED,
         rank: int = 1,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """
+        """Owes nothing yet.
+
         Args:
-            slow: the worker's own item of --slow.
+            slow: the worker's own.
             heterogeneity: r, above 0 and at most 1: it takes 1/r times as long to compute.
-            time_scale: how long a second of the experiment takes here.
+            time_scale: how many seconds a second of the experiment takes here.
             seed: of the run; it repeats the delays.
+            rank: of the worker; each draws delays of its own.
+            sleep: sleeps for so many seconds.
+            now: seconds on a clock that never goes back.
 
         Raises:
-            UsageError: `slow` does not follow the grammar, or heterogeneity is outside (0, 1].
+            UsageError: heterogeneity is outside (0, 1].
         """
         if not 0.0 < heterogeneity <= 1.0:
             raise UsageError(
                 f"--heterogeneity {heterogeneity:g}: give a number above 0 and at most 1"
             )
-        self._delays: Final = Delays(parse_slowness(slow), seed=seed, rank=rank)
+        self._delays: Final = Delays(slow, seed=seed, rank=rank)
         self._heterogeneity: Final = heterogeneity
         self._scale: Final = time_scale
-        self._stretch: Final = time_scale / heterogeneity - 1.0  # slept for a second of computing
+        self._stretch: Final = time_scale / heterogeneity - 1.0  # sleep for a second of computing
         self._sleep: Final = sleep
         self._now: Final = now
         self._began_s: float | None = None
         self._has_computed = False
-        self._newest_s = 0.0  # of computing; the newest steps weigh most
-        self._newest_samples = 0.0  # of these steps
-        self._owed_s = 0.0  # of sleep that makes computing slower, so far not slept
-        self._debt_s = 0.0  # that sleeps have still to pay off
-        self._unpaid_s = 0.0  # what was left of it after the last step's delay
-        self._delay_s = 0.0  # the sum so far, at full scale
-        self._compute_s = 0.0
+        self._newest_s = 0.0  # how long steps computed; the newest weigh most
+        self._newest_samples = 0.0  # how many samples these steps had
+        self._owed_s = 0.0  # sleep that computing is to be slower by, and that was not slept yet
+        self._debt_s = 0.0  # how much too long computing took, less what sleeps have made up for
+        self._unpaid_s = 0.0  # the debt after the last step's delay
+        self._delay_s = 0.0  # the sum of all delays, at full scale
+        self._compute_s = 0.0  # the sum of all computing
 
     def before_step(self) -> None:
-        """Sleep the step's delay."""
+        """Sleeps for the next step's delay."""
         now_s = self._now()
         if self._began_s is None:
             self._began_s = now_s
@@ -78,7 +85,12 @@ class Slowdown:
         self._unpaid_s = self._debt_s
 
     def after_compute(self, compute_s: float, samples: int) -> None:
-        """Sleep what is due, now that so many samples took ``compute_s`` seconds."""
+        """Sleeps for what makes computing slower.
+
+        Args:
+            compute_s: how many seconds the step has computed.
+            samples: how many samples the step had.
+        """
         self._compute_s += compute_s
         self._delay_s += compute_s * (1.0 / self._heterogeneity - 1.0)
         if self._stretch <= 0.0:
@@ -91,7 +103,7 @@ class Slowdown:
         self._pay(due_s)
 
     def _usual_s(self, compute_s: float, samples: int) -> float:
-        """What so many samples take by the mean; the first step allocates, and is no measure."""
+        """How long so many samples take by the mean, without the first step, which allocates."""
         if not self._has_computed:
             self._has_computed = True
             return compute_s
@@ -100,7 +112,7 @@ class Slowdown:
         return self._newest_s / self._newest_samples * samples
 
     def complaint(self) -> str | None:
-        """One line, if this machine was too slow for the time scale."""
+        """Says in one line that this machine was too slow for the time scale; None if not."""
         wanted_s = self._scale * (self._delay_s + self._compute_s)
         if self._unpaid_s <= _NEGLIGIBLE * wanted_s:
             return None
@@ -112,9 +124,9 @@ class Slowdown:
         )
 
     def _pay(self, due_s: float) -> None:
-        """Sleeps for so long, less what earlier computing took too long."""
+        """Sleeps for so long, less the debt, which that pays off."""
         due_s -= self._debt_s
         self._debt_s = max(0.0, -due_s)
-        # Even sleep(0) gives the processor away, and would slow a worker that shall not be slow.
+        # Even sleep(0) gives the processor away, and would slow down a worker that is to be fast.
         if due_s > 0.0:
             self._sleep(due_s)

@@ -1,4 +1,4 @@
-"""What a process trains or evaluates: its own options first, then the server's, then defaults."""
+"""What a process trains or evaluates: its own options say it, else the server's, else defaults."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,20 +19,34 @@ from leash.worker.models import build_model
 
 @dataclass(frozen=True, slots=True)
 class Task:
+    """What to train, on what, and for how long.
+
+    Attributes:
+        model: a name of the catalog, or ``module:function``.
+        dataset: the same.
+        data_dir: the folder with the data set's files, if it needs any.
+        epochs: how many a worker trains for.
+        seed: of the model's first values and of the order of samples.
+        ranks: the workers that take part, ascending; a worker's share goes by its place here.
+    """
+
     model: str
     dataset: str
     data_dir: Path | None
     epochs: int
     seed: int
-    ranks: tuple[int, ...]  # that take part, ascending; a worker's share goes by its place here
+    ranks: tuple[int, ...]
 
 
 def resolve_task(options: TaskGroup, settings: dict[str, Any]) -> Task:
-    """The task of a process.
+    """Decides what a process trains or evaluates.
 
     Args:
         options: what its command line says.
         settings: what the server was started with.
+
+    Returns:
+        The task.
 
     Raises:
         UsageError: neither says which model and data, or a number is out of range.
@@ -56,10 +70,16 @@ def resolve_task(options: TaskGroup, settings: dict[str, Any]) -> Task:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this name.
+    """Finds the device of this name.
+
+    Args:
+        name: "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        The device as torch knows it.
 
     Raises:
-        UsageError: no device of torch, or one that this machine does not have.
+        UsageError: it is no device of torch, or this machine does not have it.
     """
     try:
         device = torch.device(name)
@@ -81,7 +101,20 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def make_model(
     task: Task, dataset: Dataset, device: torch.device, *, dropout: bool = True
 ) -> nn.Module:
-    """The task's model, with the same first values in every process of the run."""
+    """Builds the task's model, with the same first values in every process of the run.
+
+    Args:
+        task: names the model and the seed.
+        dataset: whose samples it takes, and whose classes it tells apart.
+        device: where it is to be.
+        dropout: False switches every dropout off.
+
+    Returns:
+        The model.
+
+    Raises:
+        UsageError: there is no such model, or it cannot take these samples.
+    """
     torch.manual_seed(task.seed)
     return build_model(task.model, dataset.sample_shape, dataset.classes, dropout=dropout).to(
         device
@@ -89,5 +122,5 @@ def make_model(
 
 
 def loss_for(dataset: Dataset) -> Loss:
-    """Cross-entropy for classes, mean squared error for a regression."""
+    """Chooses the loss: cross-entropy for classes, mean squared error for a regression."""
     return F.cross_entropy if dataset.classes else F.mse_loss

@@ -19,6 +19,7 @@ from leash.ps.errors import StoppingError
 from leash.ps.options.commands import WorkerOptions
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
+from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.datasets import Dataset, Positions
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.leasing import LeaseWork, Speed
@@ -26,15 +27,24 @@ from leash.worker.train.slowdown import Slowdown
 from leash.worker.train.task import Task, loss_for
 from leash.worker.train.work import Piece, StaticWork, Work
 
-REPORT_S: Final = 0.25
+REPORT_S: Final = 0.25  # seconds between two reports of the training
 
 
 @dataclass(slots=True)
 class Totals:
-    """What a worker has done so far."""
+    """What a worker has done so far.
 
-    steps: int = 0  # pushes
-    local_steps: int = 0  # behind them, or still to be pushed
+    Attributes:
+        steps: how many pushes.
+        local_steps: how many steps are behind these pushes, or still to be pushed.
+        samples: how many it has trained on; one that it saw twice counts twice.
+        compute_s: seconds spent computing, data included.
+        wait_s: seconds spent waiting for the answers to pushes.
+        loss_by_epoch: the mean loss of each epoch; NaN for one without samples.
+    """
+
+    steps: int = 0
+    local_steps: int = 0
     samples: int = 0
     compute_s: float = 0.0
     wait_s: float = 0.0
@@ -43,7 +53,7 @@ class Totals:
 
 @dataclass(slots=True)
 class _MeanLoss:
-    """A mean over samples, kept as a tensor: reading it out makes a GPU wait."""
+    """A mean over samples. Its sum stays a tensor until `value`, for which the GPU must finish."""
 
     total: Tensor | float = 0.0
     samples: int = 0
@@ -53,13 +63,17 @@ class _MeanLoss:
         self.samples += samples
 
     def value(self) -> float:
-        """NaN if there was nothing to average, or it has overflowed."""
+        """The mean; NaN if there was nothing to average, or it has overflowed."""
         mean = float(self.total) / self.samples if self.samples else math.nan
         return mean if math.isfinite(mean) else math.nan
 
 
 class Trainer:
-    """One worker's training, from its first batch to its bye."""
+    """Trains one worker's model, from its first batch to its bye.
+
+    Attributes:
+        totals: what it has done so far.
+    """
 
     def __init__(
         self,
@@ -73,8 +87,18 @@ class Trainer:
         say: Callable[[str], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args:
-        share: of the training samples; None for leases.
+        """Begins nothing yet, except that the time of ``--timeout`` runs from here.
+
+        Args:
+            options: what the worker was started with.
+            task: what to train, on what, for how long.
+            dataset: where the batches come from.
+            share: this worker's part of the training samples; None if the server leases them out.
+            model: on the device on which to train it.
+            optimizer: of the model's parameters; it has joined the run.
+            slowdown: slows this worker down.
+            say: shows a line of progress.
+            now: seconds on a clock that never goes back.
         """
         self.totals: Final = Totals()
         self._options: Final = options
@@ -84,30 +108,39 @@ class Trainer:
         self._speed: Final = Speed()
         self._model: Final = model
         self._optimizer: Final = optimizer
+        self._client: Final = optimizer.client
         self._slowdown: Final = slowdown
         self._say: Final = say
         self._now: Final = now
         self._device: Final = next(model.parameters()).device
         self._loss: Final = loss_for(dataset)
         self._since_report = _MeanLoss()
-        self._epoch = 0  # that this worker is in
+        self._epoch = 0  # the epoch that this worker is in; 0 before the first
         self._of_epoch = _MeanLoss()
         self._next_report_s = now()
-        optimizer.client.deadline_s = now() + (options.timeout_s or math.inf)
+        self._client.deadline_s = now() + (options.timeout_s or math.inf)
 
     def run(self) -> int:
-        """Trains; returns the exit status. Whatever happens, the server hears a bye."""
-        reason = "stopped"  # by a signal, unless it turns out otherwise
+        """Trains until all work is done. Whatever happens, the server hears a bye.
+
+        Returns:
+            The exit status, 0.
+
+        Raises:
+            StoppingError: the server ends the run, other than because its time is over.
+            LeashError: whatever else ends this worker's part.
+        """
+        reason = STOPPED  # by a signal, unless it turns out otherwise
         try:
             self._train()
-            reason = "done"
+            reason = DONE
         except StoppingError as stopping:
             if str(stopping) != STOPPED_BY_TIMEOUT:
                 raise
-            reason = "done"
+            reason = DONE
             self._say("the time is over")
         except Exception:
-            reason = "failed"
+            reason = FAILED
             raise
         finally:
             self._optimizer.close(reason)
@@ -138,7 +171,7 @@ class Trainer:
             compute_s = self.totals.compute_s
             loss = self._step(inputs, targets, began_s)
             held = work.is_held()
-            if held:  # or it was the step in which this worker found itself left behind
+            if held:  # if not, it was in this step that the worker found itself evicted
                 self._speed.add(len(targets), self.totals.compute_s - compute_s)
             self._of_epoch.add(loss, len(targets))
             self._report_now_and_then(self._epoch - 1)
@@ -153,7 +186,7 @@ class Trainer:
             self.totals.steps += 1
 
     def _end_epoch(self) -> None:
-        """The epoch that this worker is in is over for it."""
+        """Ends the epoch that this worker is in: reports its loss and says it."""
         if not self._epoch:
             return
         mean, self._of_epoch = self._of_epoch, _MeanLoss()
@@ -174,7 +207,7 @@ class Trainer:
         loss = self._loss(self._model(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # or the computing would count as waiting
+            torch.cuda.synchronize(self._device)  # without it, computing would count as waiting
         self._slowdown.after_compute(self._now() - compute_began_s, len(targets))
         self._optimizer.step()
         self._count_time(began_s)
@@ -185,7 +218,7 @@ class Trainer:
         return loss.detach()
 
     def _count_time(self, began_s: float) -> None:
-        """What passed since then was computing, but for what the last push waited."""
+        """Counts the time since then: what the last push waited, and the rest as computing."""
         self.totals.compute_s += self._now() - began_s - self._optimizer.wait_seconds
         self.totals.wait_s += self._optimizer.wait_seconds
 
@@ -195,9 +228,9 @@ class Trainer:
             self._report("training", epoch)
 
     def _report(self, kind: str, epoch: int) -> None:
-        totals, client = self.totals, self._optimizer.client
+        totals, client = self.totals, self._client
         report = Report(
-            self._options.rank, client.welcome.incarnation, kind, epoch, client.steps,
+            self._options.rank, client.incarnation, kind, epoch, client.steps,
             totals.samples, self._since_report.value(), 0.0, totals.compute_s, totals.wait_s,
         )  # fmt: skip
         client.report(report)
@@ -217,20 +250,20 @@ class Trainer:
         )  # fmt: skip
 
     def _fixed_local_steps(self) -> int:
-        return parse_local_steps(self._optimizer.client.settings["local_steps"]) or 1
+        return parse_local_steps(self._client.settings["local_steps"]) or 1
 
     def _first_epoch(self) -> int:
-        """A worker that replaces another goes on where the run is."""
-        beaten = self._optimizer.client.liveness.beaten
-        return 1 + (beaten.epoch if beaten is not None else 0)
+        """The epoch to begin with: a worker that replaces another goes on where the run is."""
+        return 1 + self._client.epoch
 
     def _seed_dropout(self) -> None:
-        # Alike in every run, and another for every worker; no other seed is made like this one.
+        # The same seed in every run, and another for every worker. No other seed of a training run
+        # begins with the word 0.
         entropy = np.random.SeedSequence([0, self._task.seed, self._options.rank])
         torch.manual_seed(int(entropy.generate_state(1)[0]))
 
     def _save(self) -> None:
-        """`--save-path`: what this worker did, and the parameters that it ended with."""
+        """Writes what this worker did and the parameters that it ended with to `--save-path`."""
         if self._options.save_path is None:
             return
         folder = Path(self._options.save_path)

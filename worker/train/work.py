@@ -1,4 +1,4 @@
-"""What a worker trains on next: pieces of work, from a plan."""
+"""What a worker trains on next: pieces of work, here from a fixed share of the data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,33 +9,55 @@ from leash.worker.datasets import Positions, epoch_order
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Samples to train on, one batch after the other."""
+    """Samples to train on, one batch after the other.
 
-    epoch: int  # that they belong to, from 1
-    positions: Positions  # in the training split, in the order in which to visit them
+    Attributes:
+        epoch: the epoch that they belong to, from 1.
+        positions: in the training split, in the order in which to visit them.
+        batch_size: samples of one step; the last may have fewer.
+        local_steps: steps between two pushes; those left at the end of the piece are pushed too.
+        begins_at: how many samples of the epoch come before this piece.
+        epoch_samples: how many samples the epoch has.
+    """
+
+    epoch: int
+    positions: Positions
     batch_size: int
-    local_steps: int  # a worker's own steps between two pushes; what is left at the end is pushed
-    begins_at: int  # samples of the epoch that come before it, out of
-    epoch_samples: int  # so many
+    local_steps: int
+    begins_at: int
+    epoch_samples: int
 
 
 class Work(Protocol):
-    """Where pieces come from. The next one is asked for when all of the last one is pushed."""
+    """Gives a worker pieces of work; it asks for the next when all of the last one is pushed."""
 
-    def pieces(self) -> Iterator[Piece]: ...
+    def pieces(self) -> Iterator[Piece]:
+        """Gives one piece after the other, until the training is over for this worker."""
+        ...
 
     def is_held(self) -> bool:
-        """The newest piece is this worker's still; otherwise others train on what is left of it."""
+        """Whether the newest piece is still this worker's; if not, others train on its rest."""
         ...
 
 
 class StaticWork:
-    """A fixed share of the data, in another order every epoch."""
+    """Gives a fixed share of the data, in another order every epoch."""
 
     def __init__(
         self, share: Positions, *, seed: int, rank: int, first_epoch: int, epochs: int,
         batch_size: int, local_steps: int,
     ) -> None:  # fmt: skip
+        """Begins with the first epoch that is left.
+
+        Args:
+            share: this worker's positions in the training split.
+            seed: of the orders.
+            rank: the worker's; each has orders of its own.
+            first_epoch: to begin with, from 1.
+            epochs: the number of the last epoch.
+            batch_size: samples of one step.
+            local_steps: steps between two pushes.
+        """
         self._share: Final = share
         self._seed: Final = seed
         self._rank: Final = rank
@@ -44,10 +66,11 @@ class StaticWork:
         self._local_steps: Final = local_steps
 
     def pieces(self) -> Iterator[Piece]:
-        """One for each epoch."""
+        """Gives one piece for each epoch: the whole share."""
         for epoch in self._epochs:
             order = epoch_order(self._share, self._seed, self._rank, epoch)
             yield Piece(epoch, order, self._batch_size, self._local_steps, 0, len(order))
 
     def is_held(self) -> bool:
+        """True: nobody else ever gets this share."""
         return True

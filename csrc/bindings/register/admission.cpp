@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "bindings/names.h"
-#include "bindings/register/register.h"
+#include "bindings/choices.h"
+#include "bindings/register.h"
 #include "core/admission/rule.h"
 #include "core/admission/simulated_chunk.h"
 
@@ -18,8 +18,8 @@ Rule make_rule(Limit bound, Limit bound_max, const std::string& unit, const std:
                std::uint64_t backup_workers, Limit staleness_limit) {
   const Rule rule{bound,
                   bound_max,
-                  value_of(kUnits, "unit", unit),
-                  value_of(kGathers, "gather", gather),
+                  value_in(kBoundUnits, "unit", unit),
+                  value_in(kGathers, "gather", gather),
                   backup_workers,
                   staleness_limit};
   validate(rule);
@@ -39,19 +39,18 @@ void register_rule(py::module_& m) {
 | drop          | Rule(staleness_limit=r)                       |
 
 ValueError for a rule that contradicts itself.)")
-      .def(
-          py::init(&make_rule), py::kw_only(), py::arg("bound").none(true) = py::none(),
-          py::arg("bound_max").none(true) = py::none(), py::arg("unit") = "clocks",
-          py::arg("gather") = "each", py::arg("backup_workers") = 0,
-          py::arg("staleness_limit").none(true) = py::none(),
-          R"(bound: how far a worker may be ahead of the slowest when it begins a step; None for no limit.
-bound_max: makes the bound dynamic, between the two. unit: what bound counts: 'clocks', or 'versions'
-of the chunk. gather: 'each' gradient is an update, or the mean of a 'step', or of a 'round'.
-backup_workers: a round does not wait for so many of the live workers. staleness_limit: a gradient
-that is staler is answered and not applied.)")
+      .def(py::init(&make_rule), py::kw_only(), py::arg("bound").none(true) = py::none(),
+           py::arg("bound_max").none(true) = py::none(), py::arg("unit") = "clocks",
+           py::arg("gather") = "each", py::arg("backup_workers") = 0,
+           py::arg("staleness_limit").none(true) = py::none(),
+           R"(bound: how far a worker may be ahead of the slowest when it begins a step; None for
+no limit. bound_max: makes the bound dynamic, between the two. unit: what the bound counts,
+'clocks', or 'versions' of the chunk. gather: what is an update, 'each' gradient, or the mean of
+those of a 'step' or of a 'round'. backup_workers: how many of the live workers a round does not
+wait for. staleness_limit: a gradient that is staler is answered and not applied.)")
       .def_readonly("bound", &Rule::bound)
       .def_readonly("bound_max", &Rule::bound_max)
-      .def_property_readonly("unit", [](const Rule& r) { return name_in(kUnits, r.unit); })
+      .def_property_readonly("unit", [](const Rule& r) { return name_in(kBoundUnits, r.unit); })
       .def_property_readonly("gather", [](const Rule& r) { return name_in(kGathers, r.gather); })
       .def_readonly("backup_workers", &Rule::backup_workers)
       .def_readonly("staleness_limit", &Rule::staleness_limit);
@@ -59,23 +58,23 @@ that is staler is answered and not applied.)")
 
 }  // namespace
 
-// Without a lock of their own: every call is short and keeps the GIL.
+// These classes have no lock: every call is short and keeps the GIL.
 void register_admission(py::module_& m) {
   register_rule(m);
 
-  py::class_<SimulatedPush>(m, "SimulatedPush", "What a push to a SimulatedChunk set off.")
-      .def_readonly("clock", &SimulatedPush::clock, "the worker's, with this push")
-      .def_readonly("staleness", &SimulatedPush::staleness, "updates since it pulled")
-      .def_readonly("dropped", &SimulatedPush::dropped, "too stale: not applied")
+  py::class_<SimulatedPush>(m, "SimulatedPush", "The result of a push to a SimulatedChunk.")
+      .def_readonly("clock", &SimulatedPush::clock, "the worker's, this push included")
+      .def_readonly("staleness", &SimulatedPush::staleness, "updates since the worker pulled")
+      .def_readonly("dropped", &SimulatedPush::dropped, "the push was too stale to be applied")
       .def_readonly("released", &SimulatedPush::released,
-                    "those who begin their next step now, the worker itself perhaps among them");
+                    "the workers that begin their next step now, perhaps with the one that pushed");
 
   py::class_<SimulatedChunk>(m, "SimulatedChunk",
-                             R"(A chunk without numbers: a rule, in virtual time.
+                             R"(A chunk without parameters, for simulations in virtual time.
 
-It decides with the code that decides for a Shard, and counts versions as a Shard does whose pushes
-are finite, have samples and are answered with parameters. A push costs about a microsecond, whatever
-the number of workers, and a little for each worker that it releases. For a simulation:
+It decides with the code of a Shard, and counts versions as a Shard does whose pushes are finite,
+have samples and are answered with parameters. A push takes about a microsecond, whatever the
+number of workers, and a little for each worker that it releases. For a simulation:
 
     chunk = SimulatedChunk(Rule(bound=3))
     for worker in range(1, n + 1): chunk.join(worker, 0)
@@ -88,13 +87,13 @@ the number of workers, and a little for each worker that it releases. For a simu
       .def("join", &SimulatedChunk::join, py::arg("worker"), py::arg("clock"),
            "ValueError if the worker is live already, or if the clock is below the minimum.")
       .def("leave", &SimulatedChunk::leave, py::arg("worker"),
-           "Returns those who waited only for it. KeyError if it is not live.")
+           "Returns the workers that waited only for it. KeyError if it is not live.")
       .def("push", &SimulatedChunk::push, py::arg("worker"), py::arg("now_s"),
-           R"(The worker's next step arrives; times do not decrease. KeyError if it is not live.
+           R"(The worker pushes its next step. KeyError if it is not live.
 
-A worker that waits must not push.)")
+now_s must not be less than at any earlier push. A worker that waits must not push.)")
       .def("set_rule", &SimulatedChunk::set_rule, py::arg("rule"),
-           "Goes on by another rule; returns those who may go on by it.")
+           "Replaces the rule; returns the workers that it lets go on.")
       .def("is_waiting", &SimulatedChunk::is_waiting, py::arg("worker"),
            "KeyError if it is not live.")
       .def_property_readonly("rule", &SimulatedChunk::rule, py::return_value_policy::copy)

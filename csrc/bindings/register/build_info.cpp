@@ -4,7 +4,7 @@
 #include <string>
 #include <variant>
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 
 #ifndef LEASH_SANITIZED
 #define LEASH_SANITIZED 0

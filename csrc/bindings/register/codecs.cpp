@@ -7,8 +7,8 @@
 
 #include "bindings/array_view.h"
 #include "bindings/buffer_view.h"
-#include "bindings/names.h"
-#include "bindings/register/register.h"
+#include "bindings/choices.h"
+#include "bindings/register.h"
 #include "core/codecs/codec.h"
 #include "core/codecs/encode.h"
 
@@ -17,12 +17,8 @@ namespace py = pybind11;
 namespace leash::bindings {
 namespace {
 
-const Kernels& kernels(const std::optional<std::string>& isa) {
-  return kernels_for(isa ? instruction_set_named(*isa) : instruction_set());
-}
-
 Codec encoded_codec(const std::string& name) {
-  const Codec codec = value_of(kCodecs, "codec", name);
+  const Codec codec = value_in(kCodecs, "codec", name);
   if (codec != Codec::kRaw) return codec;
   throw std::invalid_argument("codec: raw is the values themselves");
 }
@@ -41,7 +37,8 @@ std::size_t checked_k(std::size_t k, std::size_t values) {
                               std::to_string(values) + " values, got " + std::to_string(k));
 }
 
-std::size_t nbytes(const std::string& codec, std::size_t values, std::size_t block, std::size_t k) {
+std::size_t payload_nbytes(const std::string& codec, std::size_t values, std::size_t block,
+                           std::size_t k) {
   switch (encoded_codec(codec)) {
     case Codec::kInt8:
       return int8_nbytes(values, checked_block(block));
@@ -52,8 +49,8 @@ std::size_t nbytes(const std::string& codec, std::size_t values, std::size_t blo
   }
 }
 
-// The beginning of a buffer that may be larger.
-std::byte* room(const BufferView& out, std::size_t nbytes) {
+// The beginning of a buffer. Throws ValueError unless it holds at least so many bytes.
+std::byte* checked_room(const BufferView& out, std::size_t nbytes) {
   if (out.nbytes() >= nbytes) return out.data();
   throw std::invalid_argument("out: expected at least " + std::to_string(nbytes) + " bytes, got " +
                               std::to_string(out.nbytes()));
@@ -66,10 +63,10 @@ std::size_t encode_half(const std::string& codec, const Array<float>& values, co
     throw std::invalid_argument("codec: expected 'bf16' 'f16', got '" + codec + "'");
   }
   const auto n = static_cast<std::size_t>(values.size());
-  const float* const from = aligned(values.data(), "values");
+  const float* const from = checked_aligned(values.data(), "values");
   const BufferView view(out, Access::kWrite, "out");
-  std::byte* const to = room(view, kHalfNbytes * n);
-  const Kernels& loops = kernels(isa);
+  std::byte* const to = checked_room(view, kHalfNbytes * n);
+  const Kernels& loops = kernels_named(isa);
   py::gil_scoped_release without_gil;
   leash::encode_half(half, from, n, to, loops);
   return kHalfNbytes * n;
@@ -79,12 +76,12 @@ std::size_t encode_int8(const Array<float>& gradient, Array<float> residual, con
                         std::size_t block, std::uint64_t seed,
                         const std::optional<std::string>& isa) {
   const auto n = static_cast<std::size_t>(gradient.size());
-  const float* const from = aligned(gradient.data(), "gradient");
-  float* const rest = values_of(residual, gradient.size(), "residual");
+  const float* const from = checked_aligned(gradient.data(), "gradient");
+  float* const rest = checked_values(residual, gradient.size(), "residual");
   const std::uint32_t checked = checked_block(block);
   const BufferView view(out, Access::kWrite, "out");
-  std::byte* const to = room(view, int8_nbytes(n, checked));
-  const Kernels& loops = kernels(isa);
+  std::byte* const to = checked_room(view, int8_nbytes(n, checked));
+  const Kernels& loops = kernels_named(isa);
   py::gil_scoped_release without_gil;
   return leash::encode_int8(from, rest, n, checked, seed, to, loops);
 }
@@ -92,11 +89,11 @@ std::size_t encode_int8(const Array<float>& gradient, Array<float> residual, con
 std::size_t encode_topk(const Array<float>& gradient, Array<float> residual, const py::buffer& out,
                         std::size_t k, const std::optional<std::string>& isa) {
   const auto n = static_cast<std::size_t>(gradient.size());
-  const float* const from = aligned(gradient.data(), "gradient");
-  float* const rest = values_of(residual, gradient.size(), "residual");
+  const float* const from = checked_aligned(gradient.data(), "gradient");
+  float* const rest = checked_values(residual, gradient.size(), "residual");
   const BufferView view(out, Access::kWrite, "out");
-  std::byte* const to = room(view, kTopkNbytes * checked_k(k, n));
-  const Kernels& loops = kernels(isa);
+  std::byte* const to = checked_room(view, kTopkNbytes * checked_k(k, n));
+  const Kernels& loops = kernels_named(isa);
   py::gil_scoped_release without_gil;
   return leash::encode_topk(from, rest, n, k, to, loops);
 }
@@ -109,10 +106,10 @@ void decode(const std::string& codec, const py::buffer& payload, Array<float> ou
   if (begin > all || n > all - begin) {
     throw std::invalid_argument("out: expected at most the values after begin");
   }
-  float* const to = values_of(out, out.size(), "out");
+  float* const to = checked_values(out, out.size(), "out");
   const BufferView view(payload, Access::kRead, "payload");
   const Codec known = encoded_codec(codec);
-  const Kernels& loops = kernels(isa);
+  const Kernels& loops = kernels_named(isa);
   py::gil_scoped_release without_gil;
   leash::decode(parse(known, view.data(), view.nbytes(), all, sizeof(float)), begin, n, to, loops);
 }
@@ -125,22 +122,22 @@ std::optional<std::size_t> find_nonfinite(const std::string& codec, const py::bu
   return leash::find_nonfinite(parse(known, view.data(), view.nbytes(), values, sizeof(float)));
 }
 
-// A name to stand under, as that of the kernels.
+// The class that Python sees the codecs in, as for the kernels.
 struct CodecGroup {};
 
 }  // namespace
 
 void register_codecs(py::module_& m) {
   const auto isa = py::arg("isa") = py::none();
-  py::class_<CodecGroup>(m, "codecs", R"(How f32 values become payloads, and payloads values.
+  py::class_<CodecGroup>(m, "codecs", R"(Encodes f32 values as payloads, and decodes payloads.
 
 A codec is one of bf16, f16, int8, topk. Values, gradients and residuals are contiguous float32
-arrays, never converted; a residual and `out` are changed in place. A payload is any contiguous
-buffer, and may be unaligned; one to write to may be larger than needed. What was encoded begins at
-its first byte, and the number of its bytes is returned.
+arrays, which are never converted; a residual and `out` are changed in place. A payload is any
+contiguous buffer, and may be unaligned. To encode, it may be larger than needed: the codec writes
+from its first byte on, and the number of bytes is returned.
 
 isa is one of instruction_sets(), by default the one in use. All give the same bits.)")
-      .def_static("nbytes", nbytes, py::arg("codec"), py::arg("values"), py::kw_only(),
+      .def_static("nbytes", payload_nbytes, py::arg("codec"), py::arg("values"), py::kw_only(),
                   py::arg("block") = 0, py::arg("k") = 0,
                   "The size of a payload; int8 needs its block, topk its k.")
       .def_static("encode_half", encode_half, py::arg("codec"), py::arg("values").noconvert(),
@@ -148,28 +145,33 @@ isa is one of instruction_sets(), by default the one in use. All give the same b
                   R"(Writes values in bf16 or f16, rounded to nearest even.
 
 A finite value beyond 65504 becomes 65504 in f16.)")
-      .def_static("encode_int8", encode_int8, py::arg("gradient").noconvert(),
-                  py::arg("residual").noconvert(), py::arg("out"), py::arg("block"),
-                  py::arg("seed"), py::kw_only(), isa,
-                  R"(Writes gradient + residual in 8 bits each; the error becomes the residual.
+      .def_static(
+          "encode_int8", encode_int8, py::arg("gradient").noconvert(),
+          py::arg("residual").noconvert(), py::arg("out"), py::arg("block"), py::arg("seed"),
+          py::kw_only(), isa,
+          R"(Writes gradient + residual in 8 bits for each value; the error becomes the residual.
 
-`block` values, a power of two from 64 to 65536, share a scale, their largest magnitude / 127. Each
-is rounded up or down at random such that its mean is right; `seed` should differ from push to push
-and chunk to chunk. Sources: Alistarh et al. 2017, QSGD, arXiv:1610.02132; Karimireddy et al. 2019,
-error feedback, arXiv:1901.09847.)")
-      .def_static("encode_topk", encode_topk, py::arg("gradient").noconvert(),
-                  py::arg("residual").noconvert(), py::arg("out"), py::arg("k"), py::kw_only(), isa,
-                  R"(Writes the k largest of gradient + residual; the others become the residual.
+`block` values, a power of two from 64 to 65536, share a scale, their largest magnitude / 127.
+Each is rounded up or down at random, such that its mean is right; `seed` should differ from push
+to push and from chunk to chunk. Sources: Alistarh et al. 2017, QSGD, arXiv:1610.02132;
+Karimireddy et al. 2019, error feedback, arXiv:1901.09847.)")
+      .def_static(
+          "encode_topk", encode_topk, py::arg("gradient").noconvert(),
+          py::arg("residual").noconvert(), py::arg("out"), py::arg("k"), py::kw_only(), isa,
+          R"(Writes the k largest values of gradient + residual; the others become the residual.
 
-At most half of the values; of equal ones the first. Source: Stich et al. 2018, arXiv:1809.07599.)")
+k is at most half of the values. Of equal ones, the first are sent. Source: Stich et al. 2018,
+arXiv:1809.07599.)")
       .def_static("decode", decode, py::arg("codec"), py::arg("payload"),
                   py::arg("out").noconvert(), py::kw_only(), py::arg("begin") = 0,
                   py::arg("values") = py::none(), isa,
-                  R"(Checks the payload of a chunk of `values`, by default all of out, and fills out
-with those from `begin` on. Raises ValueError for a payload that is not well formed.)")
-      .def_static(
-          "find_nonfinite", find_nonfinite, py::arg("codec"), py::arg("payload"), py::arg("values"),
-          R"(The index of the first NaN or infinity; of int8, of the first value in its block.
+                  R"(Checks the payload of a chunk, and fills out with its values from `begin` on.
+
+values: how many the chunk has, by default as many as out. Raises ValueError for a payload that
+is not well formed.)")
+      .def_static("find_nonfinite", find_nonfinite, py::arg("codec"), py::arg("payload"),
+                  py::arg("values"),
+                  R"(The index of the first NaN or infinity; of int8, of its block's first value.
 
 Raises ValueError for a payload that is not well formed.)");
 }

@@ -5,12 +5,12 @@
 #include <string_view>
 #include <vector>
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 
 namespace leash::bindings {
 namespace {
 
-std::vector<std::string_view> names() {
+std::vector<std::string_view> instruction_set_names() {
   std::vector<std::string_view> names;
   for (InstructionSet isa : instruction_sets()) names.push_back(name_of(isa));
   return names;
@@ -22,7 +22,8 @@ void register_cpu(pybind11::module_& m) {
   m.def(
       "instruction_set", [] { return name_of(instruction_set()); },
       "The instruction set in use: the fastest, or the one that LEASH_ISA names.");
-  m.def("instruction_sets", names, "Those that this CPU can run, the slowest first.");
+  m.def("instruction_sets", instruction_set_names,
+        "The instruction sets that this CPU runs, the slowest first.");
 }
 
 }  // namespace leash::bindings

@@ -1,8 +1,9 @@
 #include "core/base/errors.h"
 
 #include <exception>
+#include <system_error>
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 
 namespace leash::bindings {
 
@@ -12,6 +13,8 @@ void register_errors(pybind11::module_&) {
       if (pending) std::rethrow_exception(pending);
     } catch (const NotLive& error) {
       pybind11::set_error(PyExc_KeyError, error.what());
+    } catch (const std::system_error& error) {
+      pybind11::set_error(PyExc_OSError, error.what());
     }
   });
 }

@@ -9,34 +9,34 @@
 
 #include "bindings/array_view.h"
 #include "bindings/buffer_view.h"
-#include "bindings/names.h"
-#include "bindings/register/register.h"
+#include "bindings/choices.h"
+#include "bindings/register.h"
+#include "core/optimizer/optimizer_step.h"
 
 namespace py = pybind11;
 
 namespace leash::bindings {
 namespace {
 
-const Kernels& kernels(const std::string& isa) { return kernels_for(instruction_set_named(isa)); }
-
 std::size_t first_nonfinite(const std::string& isa, const std::string& dtype,
                             const py::buffer& payload, std::size_t n) {
-  const Dtype type = value_of(kDtypes, "dtype", dtype);
+  const Dtype type = value_in(kDtypes, "dtype", dtype);
   const BufferView view(payload, Access::kRead, n * size_of(type), "payload");
-  return with_dtype(
-      type, [&]<typename T>() { return kernels(isa).of<T>().first_nonfinite(view.data(), n); });
+  return with_dtype(type, [&]<typename T>() {
+    return kernels_named(isa).of<T>().first_nonfinite(view.data(), n);
+  });
 }
 
 template <typename T>
 void accumulate(const std::string& isa, Array<T> sum, const py::buffer& payload, double weight,
                 bool first) {
   const auto n = static_cast<std::size_t>(sum.size());
-  T* const values = values_of(sum, sum.size(), "sum");
+  T* const values = checked_values(sum, sum.size(), "sum");
   const BufferView view(payload, Access::kRead, n * sizeof(T), "payload");
-  kernels(isa).of<T>().accumulate(values, view.data(), n, static_cast<T>(weight), first);
+  kernels_named(isa).of<T>().accumulate(values, view.data(), n, static_cast<T>(weight), first);
 }
 
-// The optimizer's kernel for one update, as a shard would call it.
+// Calls the optimizer's kernel for one update, as a shard would.
 template <typename T>
 void update(const std::string& isa, Array<T> w, std::vector<Array<T>> states,
             const py::buffer& gradient, const std::optional<py::buffer>& reply,
@@ -47,18 +47,21 @@ void update(const std::string& isa, Array<T> w, std::vector<Array<T>> states,
                                 std::to_string(states.size()));
   }
   const auto n = static_cast<std::size_t>(w.size());
-  Stretch<T> stretch{
-      .w = values_of(w, w.size(), "w"), .state = {}, .gradient = nullptr, .reply = nullptr, .n = n};
+  UpdateRange<T> range{.w = checked_values(w, w.size(), "w"),
+                       .state = {},
+                       .gradient = nullptr,
+                       .reply = nullptr,
+                       .n = n};
   for (std::size_t i = 0; i < expected; ++i) {
-    stretch.state[i] = values_of(states[i], w.size(), "states");
+    range.state[i] = checked_values(states[i], w.size(), "states");
   }
   const BufferView from(gradient, Access::kRead, n * sizeof(T), "gradient");
   std::optional<BufferView> to;
   if (reply) to.emplace(*reply, Access::kWrite, n * sizeof(T), "reply");
-  stretch.gradient = from.data();
-  stretch.reply = to ? to->data() : nullptr;
+  range.gradient = from.data();
+  range.reply = to ? to->data() : nullptr;
   const auto step = step_of<T>(options, learning_rate(options), number, number == 1);
-  advance(kernels(isa).of<T>(), step, stretch);
+  apply_step(kernels_named(isa).of<T>(), step, range);
 }
 
 template <typename T>
@@ -67,17 +70,17 @@ void compensate(const std::string& isa, Array<T> w, Array<T> backup,
                 const DelayCompensation& compensation) {
   const auto n = static_cast<std::size_t>(w.size());
   const BufferView from(gradient, Access::kRead, n * sizeof(T), "gradient");
-  const Delayed<T> delayed{
-      .w = values_of(w, w.size(), "w"),
-      .backup = values_of(backup, w.size(), "backup"),
-      .mean_square = mean_square ? values_of(*mean_square, w.size(), "mean_square") : nullptr,
+  const CompensationRange<T> range{
+      .w = checked_values(w, w.size(), "w"),
+      .backup = checked_values(backup, w.size(), "backup"),
+      .mean_square = mean_square ? checked_values(*mean_square, w.size(), "mean_square") : nullptr,
       .gradient = from.data(),
-      .corrected = values_of(corrected, w.size(), "corrected"),
+      .corrected = checked_values(corrected, w.size(), "corrected"),
       .n = n};
-  kernels(isa).of<T>().compensate(delayed, delay_step_of<T>(compensation, false));
+  kernels_named(isa).of<T>().compensate(range, compensation_step_of<T>(compensation, false));
 }
 
-// A name to stand under: a submodule would split the type stub in two.
+// The class that Python sees the kernels in. A submodule would split the type stub in two.
 struct KernelGroup {};
 
 template <typename T>
@@ -89,25 +92,26 @@ void register_for(py::class_<KernelGroup>& group) {
       .def_static("compensate", compensate<T>, py::arg("isa"), py::arg("w").noconvert(),
                   py::arg("backup").noconvert(), py::arg("mean_square").noconvert().none(true),
                   py::arg("gradient"), py::arg("corrected").noconvert(), py::arg("compensation"),
-                  R"(Writes the gradient with its delay compensated to corrected.
+                  R"(Compensates the delay of a gradient, and writes the result to corrected.
 
-mean_square: None, but for adaptive compensation, which changes it.)")
+mean_square: None, except for adaptive compensation, which changes it.)")
       .def_static("update", update<T>, py::arg("isa"), py::arg("w").noconvert(),
                   py::arg("states").noconvert(), py::arg("gradient"), py::arg("reply").none(true),
                   py::arg("options"), py::arg("number"),
-                  R"(The optimizer's update with this number, from 1. reply may be gradient.
+                  R"(Makes one update with the optimizer of these options. reply may be gradient.
 
-states: its buffers, in the order of Shard.state_names(). The first update of SGD ignores what its
-buffer holds.)");
+number: which update this is, from 1. states: the optimizer's buffers, in the order of
+Shard.state_names(). The first update of SGD ignores what its buffer holds.)");
 }
 
 }  // namespace
 
 void register_kernels(py::module_& m) {
-  py::class_<KernelGroup> group(m, "kernels", R"(The loops, for tests and benchmarks.
+  py::class_<KernelGroup> group(m, "kernels",
+                                R"(The core's loops over numbers, for tests and benchmarks.
 
-isa is one of instruction_sets(). Arrays are changed in place, never converted; payloads are bytes
-and may be unaligned.)");
+isa is one of instruction_sets(). Arrays are changed in place and never converted. Payloads are
+bytes, and may be unaligned.)");
   group.def_static("first_nonfinite", first_nonfinite, py::arg("isa"), py::arg("dtype"),
                    py::arg("payload"), py::arg("n"),
                    "The index of the first NaN or infinity, n if there is none.");

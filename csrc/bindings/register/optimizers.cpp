@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 #include "core/optimizer/optimizer_options.h"
 
 namespace py = pybind11;
@@ -86,7 +86,7 @@ ValueError for what torch.optim.Adagrad refuses and for values that are not fini
       .def_readonly("eps", &AdagradOptions::eps)
       .def_readonly("maximize", &AdagradOptions::maximize);
 
-  py::class_<SumOptions>(m, "SumOptions", R"(Parameters that are sums of what is pushed.
+  py::class_<SumOptions>(m, "SumOptions", R"(For parameters that are sums of what is pushed.
 
 Under bsp w = (1 - lr) * w + lr * (the plain sum of a step's pushes, in the order of worker ids); on
 arrival the same with one push. ValueError unless lr is from 0 to 1.)")

@@ -1,8 +1,9 @@
 #include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
 
-#include "bindings/register/register.h"
+#include "bindings/register.h"
 #include "core/shard/push.h"
+#include "core/shard/stats.h"
 
 namespace py = pybind11;
 
@@ -21,8 +22,8 @@ void register_results(py::module_& m) {
 
   py::class_<Reply>(m, "Reply", R"(An answer that may go out now.
 
-Its payload, if it has one, holds the chunk's parameters of that version. lag is the worker's at
-this moment; staleness is that of the push that is answered. dropped: that push was too stale to be
+If has_payload, the parameters of that version are written where the push wanted them. lag: the
+worker's, now. staleness: that of the push that is answered. dropped: that push was too stale to be
 applied.)")
       .def_readonly("chunk", &Reply::chunk)
       .def_readonly("worker", &Reply::worker)
@@ -33,24 +34,25 @@ applied.)")
       .def_readonly("dropped", &Reply::dropped)
       .def_readonly("has_payload", &Reply::has_payload);
 
-  py::class_<PushResult>(m, "PushResult", R"(What a push set off.
+  py::class_<PushResult>(m, "PushResult", R"(The result of a push.
 
-clock is the worker's on this chunk after the call, 0 if it is not live. nonfinite_index is the
-place of the first NaN or infinity in the chunk.)")
+clock: the worker's on this chunk after the call; 0 if it is not live. nonfinite_index: the place of
+the first NaN or infinity in the chunk.)")
       .def_readonly("outcome", &PushResult::outcome)
       .def_readonly("replies", &PushResult::replies)
       .def_readonly("clock", &PushResult::clock)
       .def_readonly("nonfinite_index", &PushResult::nonfinite_index);
 
   py::class_<ShardStats>(m, "ShardStats", "Counts since the shard was made.")
-      .def_readonly("applied", &ShardStats::applied, "pushes that ticked")
-      .def_readonly("updates", &ShardStats::updates, "versions, over all chunks")
+      .def_readonly("applied", &ShardStats::applied, "pushes for which a clock ticked")
+      .def_readonly("updates", &ShardStats::updates, "updates of all chunks together")
       .def_readonly("duplicates", &ShardStats::duplicates)
       .def_readonly("gaps", &ShardStats::gaps)
       .def_readonly("nonfinite", &ShardStats::nonfinite, "pushes with a NaN or an infinity")
       .def_readonly("dropped", &ShardStats::dropped, "pushes that were too stale to be applied")
       .def_readonly("max_lag", &ShardStats::max_lag, "over the answers that let a worker go on")
-      .def_readonly("max_staleness", &ShardStats::max_staleness, "but for those dropped")
+      .def_readonly("max_staleness", &ShardStats::max_staleness,
+                    "of the pushes that were not dropped")
       .def_readonly("staleness_sum", &ShardStats::staleness_sum)
       .def_readonly("staleness_count", &ShardStats::staleness_count)
       .def_property_readonly("mean_staleness", &ShardStats::mean_staleness);

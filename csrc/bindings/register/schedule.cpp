@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "bindings/names.h"
-#include "bindings/register/register.h"
+#include "bindings/choices.h"
+#include "bindings/register.h"
 
 namespace py = pybind11;
 
@@ -13,7 +13,7 @@ namespace {
 Schedule make_schedule(const std::string& decay, std::uint64_t step_size, double gamma,
                        std::uint64_t total_updates, double minimum, std::uint64_t warmup_updates,
                        double warmup_start_factor, double power, double offset) {
-  const Schedule schedule{value_of(kDecays, "decay", decay),
+  const Schedule schedule{value_in(kScheduleDecays, "decay", decay),
                           step_size,
                           gamma,
                           total_updates,
@@ -30,11 +30,12 @@ Schedule make_schedule(const std::string& decay, std::uint64_t step_size, double
 
 void register_schedule(py::module_& m) {
   const Schedule defaults;
-  py::class_<Schedule>(m, "Schedule", R"(How the learning rate goes with the number of updates.
+  py::class_<Schedule>(m, "Schedule", R"(The learning rate as a function of the number of updates.
 
-decay: 'constant', 'step' (torch's StepLR: step_size, gamma), 'cosine' (CosineAnnealingLR from 0 to
-total_updates, down to minimum, where it stays) or 'power' (base * (version + offset)**-power). Before
-it LinearLR, from warmup_start_factor to 1 in warmup_updates; the decay counts from 0 after that.)")
+decay: 'constant', 'step' (torch's StepLR: step_size, gamma), 'cosine' (CosineAnnealingLR from 0
+to total_updates, down to minimum, where it stays) or 'power' (base * (version +
+offset)**-power). A warm-up comes first (LinearLR, from warmup_start_factor to 1 in
+warmup_updates), and the decay counts updates from its end.)")
       .def(py::init(&make_schedule), py::arg("decay") = "constant", py::kw_only(),
            py::arg("step_size") = defaults.step_size, py::arg("gamma") = defaults.gamma,
            py::arg("total_updates") = defaults.total_updates, py::arg("minimum") = defaults.minimum,
@@ -42,9 +43,9 @@ it LinearLR, from warmup_start_factor to 1 in warmup_updates; the decay counts f
            py::arg("warmup_start_factor") = defaults.warmup_start_factor,
            py::arg("power") = defaults.power, py::arg("offset") = defaults.offset)
       .def("lr", &Schedule::lr, py::arg("base"), py::arg("version"),
-           "The learning rate of the update that follows `version` of them.")
+           "The learning rate of the update that follows `version` others.")
       .def("__repr__", [](const Schedule& s) {
-        return "Schedule('" + std::string(name_in(kDecays, s.decay)) + "')";
+        return "Schedule('" + std::string(name_in(kScheduleDecays, s.decay)) + "')";
       });
 }
 

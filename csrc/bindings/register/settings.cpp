@@ -2,9 +2,9 @@
 
 #include <string>
 
-#include "bindings/names.h"
-#include "bindings/register/register.h"
-#include "core/shard/chunk.h"
+#include "bindings/choices.h"
+#include "bindings/register.h"
+#include "core/optimizer/chunk_values.h"
 #include "core/shard/push.h"
 
 namespace py = pybind11;
@@ -13,7 +13,8 @@ namespace leash::bindings {
 namespace {
 
 ChunkSpec make_chunk_spec(std::size_t values, const std::string& dtype, const std::string& kind) {
-  const ChunkSpec spec{values, value_of(kDtypes, "dtype", dtype), value_of(kKinds, "kind", kind)};
+  const ChunkSpec spec{values, value_in(kDtypes, "dtype", dtype),
+                       value_in(kChunkKinds, "kind", kind)};
   validate(spec);
   return spec;
 }
@@ -28,14 +29,15 @@ values).)")
       .def(py::init(&make_chunk_spec), py::arg("values"), py::arg("dtype"), py::arg("kind"))
       .def_readonly("values", &ChunkSpec::values)
       .def_property_readonly("dtype", [](const ChunkSpec& s) { return name_in(kDtypes, s.dtype); })
-      .def_property_readonly("kind", [](const ChunkSpec& s) { return name_in(kKinds, s.kind); })
+      .def_property_readonly("kind",
+                             [](const ChunkSpec& s) { return name_in(kChunkKinds, s.kind); })
       .def_property_readonly("nbytes", &ChunkSpec::nbytes);
 
   py::native_enum<Nonfinite>(m, "Nonfinite", "enum.Enum",
-                             "What to do with a push that holds a NaN or an infinity.")
-      .value("RAISE", Nonfinite::kRaise, "tick, change nothing, leave the answer to the caller")
-      .value("SKIP", Nonfinite::kSkip, "tick, change nothing, answer as usual")
-      .value("APPLY", Nonfinite::kApply, "do not look")
+                             "What the shard does with a push that holds a NaN or an infinity.")
+      .value("RAISE", Nonfinite::kRaise, "do not apply it; the caller answers")
+      .value("SKIP", Nonfinite::kSkip, "do not apply it, and answer as usual")
+      .value("APPLY", Nonfinite::kApply, "apply it: no value is looked at")
       .finalize();
 }
 

@@ -2,10 +2,11 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "bindings/names.h"
-#include "bindings/register/register.h"
+#include "bindings/choices.h"
+#include "bindings/register.h"
 #include "bindings/shared_shard.h"
 
 namespace py = pybind11;
@@ -31,16 +32,18 @@ bool init(SharedShard& self, std::uint32_t chunk, const py::buffer& payload) {
   return self.locked([&](Shard& shard) { return shard.init(chunk, values.data()); });
 }
 
-std::uint64_t pull(SharedShard& self, std::uint32_t chunk, MaybeWorker worker,
-                   const py::buffer& out, const std::string& codec) {
-  return self.pull(chunk, worker, out, value_of(kCodecs, "codec", codec));
+std::pair<std::uint64_t, std::vector<Reply>> pull(SharedShard& self, std::uint32_t chunk,
+                                                  MaybeWorker worker, const py::buffer& out,
+                                                  const std::string& codec) {
+  PullResult pulled = self.pull(chunk, worker, out, value_in(kCodecs, "codec", codec));
+  return {pulled.version, std::move(pulled.replies)};
 }
 
 PushResult push(SharedShard& self, std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
                 std::uint64_t samples, const py::buffer& payload, bool wants_payload,
                 const std::string& codec, const std::optional<py::buffer>& answer, double now_s) {
   return self.push(chunk, worker, step, samples, payload, wants_payload,
-                   value_of(kCodecs, "codec", codec), answer, now_s);
+                   value_in(kCodecs, "codec", codec), answer, now_s);
 }
 
 void state(SharedShard& self, std::uint32_t chunk, const std::string& name, const py::buffer& out) {
@@ -61,7 +64,7 @@ std::vector<std::string> state_names(SharedShard& self) {
   });
 }
 
-// Binds a method that takes no buffers and needs nothing but the lock.
+// A binding for a method that takes no buffers: it calls the method with the lock.
 template <typename Result, typename... Args>
 auto under_lock(Result (Shard::*method)(Args...)) {
   return [method](SharedShard& self, Args... args) -> Result {
@@ -81,51 +84,53 @@ auto under_lock(Result (Shard::*method)(Args...) const) {
 void register_shard(py::module_& m) {
   py::class_<SharedShard> shard(m, "Shard", R"(A run of chunks: parameters, optimizer state, clocks.
 
-May be called from any thread. A payload is any contiguous buffer of exactly the chunk's nbytes,
-taken as little-endian numbers of the chunk's dtype; it is never converted. IndexError for a chunk
-that the shard does not have, ValueError for a payload that does not fit; nothing has changed then.)");
+Any thread may call it. A payload is any contiguous buffer of exactly the chunk's nbytes, read as
+little-endian numbers of the chunk's dtype and never converted. Raises IndexError for a chunk
+that the shard does not have, ValueError for a payload that does not fit; nothing has changed
+then.)");
 
   shard
-      .def(
-          py::init(&make_shard), py::arg("chunks"), py::arg("options"), py::kw_only(),
-          py::arg("rule"), py::arg("nonfinite"), py::arg("scale_lr") = false,
-          py::arg("schedule") = Schedule{}, py::arg("first_chunk") = 0, py::arg("threads") = 1,
-          py::arg("staleness_rate") = StalenessRate{},
-          py::arg("compensation") = DelayCompensation{},
-          R"(rule: who waits for whom, until set_rule() gives another one. scale_lr: apply a mean of k gradients with k
-times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1). schedule: the learning
-rate by the chunk's version. first_chunk: the number that the first of these chunks has in the whole
-model; every number taken or given is such a one. threads: how many share the work on a large chunk;
-they change no bit of a result. staleness_rate: what the learning rate of a stale push is multiplied
-by. compensation: of SGD alone, and not with average; keeps one copy of the parameters for each live
-worker.)")
+      .def(py::init(&make_shard), py::arg("chunks"), py::arg("options"), py::kw_only(),
+           py::arg("rule"), py::arg("nonfinite"), py::arg("scale_lr") = false,
+           py::arg("schedule") = Schedule{}, py::arg("first_chunk") = 0, py::arg("threads") = 1,
+           py::arg("staleness_rate") = StalenessRate{},
+           py::arg("compensation") = DelayCompensation{},
+           R"(rule: who waits for whom, until set_rule() replaces it. scale_lr: apply a mean of k
+gradients with k times the learning rate (Goyal et al. 2017, arXiv:1706.02677, section 2.1).
+schedule: the learning rate by the chunk's version. first_chunk: the number that the first of
+these chunks has in the whole model; every method numbers chunks in this way. threads: how many
+share the work on a large chunk; they change no bit of a result. staleness_rate: the factor of a
+stale push's learning rate. compensation: only for SGD, and only if every gradient is an update;
+costs one copy of the parameters for each live worker.)")
       .def_property_readonly("chunks", under_lock(&Shard::chunks))
       .def_property_readonly("initialized_chunks", under_lock(&Shard::initialized_chunks))
       .def("initialized", under_lock(&Shard::initialized), py::arg("chunk"))
       .def("init", init, py::arg("chunk"), py::arg("payload"),
-           "First values of a chunk, taken once: False if it had values already.")
+           "Copies a chunk's first values. Changes nothing, and returns False, if it has values "
+           "already.")
       .def("pull", pull, py::arg("chunk"), py::arg("worker").none(true), py::arg("out"),
            py::arg("codec") = "raw",
            R"(Writes the parameters into out, as 'raw', 'bf16' or 'f16', and returns their version.
 
-The version becomes the base of the worker's staleness if it is live. ValueError if the chunk has no
-values yet.)")
+The version becomes the base of the worker's staleness if it is live. So, where a bound counts
+versions, others may have waited for this pull: the answers that go out now are returned beside the
+version. ValueError if the chunk has no values yet.)")
       .def("set_lr", under_lock(&Shard::set_lr), py::arg("lr"));
 
   shard
       .def("join", under_lock(&Shard::join), py::arg("worker"), py::arg("clock"),
-           "On every chunk or, with a ValueError, on none.")
+           "Joins every chunk or, with a ValueError, none.")
       .def("leave", &SharedShard::leave, py::arg("worker"),
-           R"(Forgets the worker and what waits for it; KeyError if it is not live.
+           R"(Forgets the worker, its waiting answers and its gradients in means.
 
-Returns the answers to others that waited only for it.)")
+Returns the answers to others that waited only for it. KeyError if it is not live.)")
       .def("workers", under_lock(&Shard::workers), "The live workers, in ascending order.")
       .def("first_step", under_lock(&Shard::first_step),
            "A step that is new on every chunk: the largest minimum, plus one.")
       .def("clock", under_lock(&Shard::clock), py::arg("chunk"), py::arg("worker"),
            "KeyError if the worker is not live.")
       .def("minimum", under_lock(&Shard::minimum), py::arg("chunk"))
-      .def("version", under_lock(&Shard::version), py::arg("chunk"), "Updates so far.");
+      .def("version", under_lock(&Shard::version), py::arg("chunk"), "The count of updates.");
 
   shard
       .def("push", push, py::arg("chunk"), py::arg("worker"), py::arg("step"), py::arg("samples"),
@@ -133,26 +138,27 @@ Returns the answers to others that waited only for it.)")
            py::arg("answer").none(true) = py::none(), py::arg("now_s") = 0.0,
            R"(Applies a push exactly once and returns every answer that may go out now.
 
-codec: how the payload is written: 'raw', or for f32 parameters 'bf16', 'f16', 'int8', 'topk'. If
-wants_payload, the chunk's parameters are there when the Reply for this worker and step is returned,
-by this call or a later one: raw in `answer`, or without one in the payload, in the payload's codec
-('int8' and 'topk' need `answer`). Keeps both until they are no longer needed. now_s: when the push
-came, in seconds of any clock that does not go back; dynamic bounds alone read it.)")
+codec: the payload's, 'raw' or, for f32 parameters, 'bf16', 'f16', 'int8' or 'topk'. If
+wants_payload, the chunk's parameters are written before the Reply for this worker and step is
+returned, by this call or a later one: raw to `answer` or, without one, to the payload in the
+payload's codec ('int8' and 'topk' need `answer`). The shard keeps both buffers until it needs
+them no longer. now_s: when the push came, in seconds of any clock that does not go back; only
+dynamic bounds read it.)")
       .def("push_run", &SharedShard::push_run, py::arg("chunk"), py::arg("count"),
            py::arg("worker"), py::arg("step"), py::arg("samples"), py::arg("region"),
            py::arg("wants_payload"), py::arg("now_s") = 0.0,
            R"(Pushes chunk, chunk - 1, ... (count of them), whose raw payloads lie in one region.
 
 The region begins with the lowest of these chunks; each begins at the next multiple of 64 bytes
-after the one before it. Answers are written in place. Returns the results in the order of the
-pushes.)")
+after the one before it. The answers are written to the same places. Returns the results in the
+order of the pushes.)")
       .def("unpark", &SharedShard::unpark, py::arg("chunk"), py::arg("worker"),
-           "Forgets the answers that wait for a worker; its part of a mean stays in it.")
+           "Forgets the answers that wait for a worker; its gradients stay in their means.")
       .def("set_rule", &SharedShard::set_rule, py::arg("rule"),
-           R"(Goes on by another rule, and returns the answers that may go out by it.
+           R"(Replaces the rule, and returns the answers that the new one lets go.
 
-What was gathered for means is applied one by one, in order of arrival, if the new rule takes none;
-otherwise it is part of the new rule's.)")
+Gradients that wait for a mean are applied one by one, in order of arrival, if the new rule takes no
+means; otherwise they wait for its means.)")
       .def("parked", under_lock(&Shard::parked), "How many answers wait, on all chunks.")
       .def("stats", under_lock(&Shard::stats));
 
@@ -165,9 +171,8 @@ otherwise it is part of the new rule's.)")
            "Copies a buffer of the optimizer into out. ValueError if there is none yet.")
       .def("load_state", load_state, py::arg("chunk"), py::arg("name"), py::arg("payload"),
            "Sets a buffer of the optimizer. ValueError if it has none of this name.")
-      .def(
-          "set_version", under_lock(&Shard::set_version), py::arg("chunk"), py::arg("version"),
-          R"(Goes on from an earlier run's version: the count of updates that the optimizer goes by.
+      .def("set_version", under_lock(&Shard::set_version), py::arg("chunk"), py::arg("version"),
+           R"(Sets the version at which an earlier run ended, the count of updates so far.
 
 ValueError once a worker takes part.)");
 }

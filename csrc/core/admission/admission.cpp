@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <utility>
 
@@ -13,9 +12,9 @@ Admission::Admission(const Rule& rule) : rule_(rule), clock_(std::nullopt) {
   apply_bound();
 }
 
-// The clock knows the bound that counts clocks.
+// The clock checks a bound that counts clocks; versions_allow() checks one that counts versions.
 void Admission::apply_bound() {
-  clock_.set_bound(rule_.unit == Unit::kClocks ? rule_.bound : std::nullopt);
+  clock_.set_bound(rule_.unit == BoundUnit::kClocks ? rule_.bound : std::nullopt);
 }
 
 void Admission::set_rule(const Rule& rule) {
@@ -27,66 +26,66 @@ void Admission::set_rule(const Rule& rule) {
     arrived_ = 0;
   }
   computing_.clear();
-  for (auto& [worker, view] : views_) {
-    view.granted_clock = 0;
-    view.computing = false;
-    if (!view.waiting) {
-      start_computing(view);
+  for (auto& [worker, state] : workers_) {
+    state.granted_clock = 0;
+    state.computing = false;
+    if (!state.waiting) {
+      start_computing(state);
     } else if (before == Gather::kStep && rule_.gather == Gather::kRound) {
-      view.round = round_;
+      state.round = round_;
       ++arrived_;
     }
   }
-  round_closed_ = true;  // whoever waits for something else than the round is to be let go
+  round_closed_ = true;  // whoever does not wait for the new round is released
 }
 
 void Admission::join(std::uint32_t worker, std::uint64_t clock, std::uint64_t version) {
   clock_.join(worker, clock);
-  View view{.pulled_version = version};
-  start_computing(view);
-  views_.insert_or_assign(worker, view);
+  WorkerState state{.pulled_version = version};
+  start_computing(state);
+  workers_.insert_or_assign(worker, state);
 }
 
 void Admission::leave(std::uint32_t worker) {
   clock_.leave(worker);
-  const auto found = views_.find(worker);
+  const auto found = workers_.find(worker);
   stop_computing(found->second);
   if (is_in_round(found->second)) --arrived_;
-  views_.erase(found);
+  workers_.erase(found);
 }
 
 Arrival Admission::arrive(std::uint32_t worker, double now_s, std::uint64_t version) {
   const std::uint64_t clock = clock_.tick(worker);
-  View& view = views_.at(worker);
-  view.staleness = version - view.pulled_version;
-  view.dropped = rule_.gather == Gather::kRound
-                     ? view.staleness > 0
-                     : rule_.staleness_limit && view.staleness > *rule_.staleness_limit;
-  view.pushed_s = {now_s, view.pushed_s[0]};
-  ++view.pushes;
-  stop_computing(view);
-  if (rule_.gather == Gather::kRound && !view.dropped && !is_in_round(view)) {
-    view.round = round_;
+  WorkerState& state = workers_.at(worker);
+  state.staleness = version - state.pulled_version;
+  state.dropped = rule_.gather == Gather::kRound
+                      ? state.staleness > 0
+                      : rule_.staleness_limit && state.staleness > *rule_.staleness_limit;
+  state.pushed_s = {now_s, state.pushed_s[0]};
+  ++state.pushes;
+  stop_computing(state);
+  if (rule_.gather == Gather::kRound && !state.dropped && !is_in_round(state)) {
+    state.round = round_;
     ++arrived_;
   }
-  if (rule_.bound_max) grant(worker, view);
-  if (view.waiting) park(worker);  // for an earlier step
-  return {.clock = clock, .staleness = view.staleness, .dropped = view.dropped};
+  if (rule_.bound_max) grant(worker, state);
+  if (state.waiting) park(worker);  // it waits on, from now on for this step's answer
+  return {.clock = clock, .staleness = state.staleness, .dropped = state.dropped};
 }
 
-void Admission::grant(std::uint32_t worker, View& view) {
+void Admission::grant(std::uint32_t worker, WorkerState& state) {
   const std::uint64_t clock = clock_.clock(worker);
   const std::uint64_t lag = clock_.lag(worker);
-  const bool asks = lag > *rule_.bound && lag <= *rule_.bound_max && clock > view.granted_clock;
+  const bool asks = lag > *rule_.bound && lag <= *rule_.bound_max && clock > state.granted_clock;
   if (!asks || !clock_.is_fastest(worker)) return;
-  const View& slowest = views_.at(clock_.slowest());
-  const std::uint64_t extra = extra_steps(view, slowest, *rule_.bound_max - lag + 1);
-  if (extra > 0) view.granted_clock = clock + extra - 1;  // the step that begins now is the first
+  const WorkerState& slowest = workers_.at(clock_.slowest());
+  const std::uint64_t extra = extra_steps(state, slowest, *rule_.bound_max - lag + 1);
+  if (extra > 0) state.granted_clock = clock + extra - 1;  // counting the step that begins now
 }
 
-// Algorithm 2 of the paper; in place of its inner loop, the one push of the slowest worker that can
-// be the nearest.
-std::uint64_t Admission::extra_steps(const View& fastest, const View& slowest,
+// Algorithm 2 of the paper that admission.h cites. Its inner loop tries every push of the slowest
+// worker; here the one that can be the nearest is computed.
+std::uint64_t Admission::extra_steps(const WorkerState& fastest, const WorkerState& slowest,
                                      std::uint64_t most) const {
   if (fastest.pushes < 2 || slowest.pushes < 2) return 0;
   const double fast_s = fastest.pushed_s[0] - fastest.pushed_s[1];
@@ -108,31 +107,31 @@ std::uint64_t Admission::extra_steps(const View& fastest, const View& slowest,
 }
 
 bool Admission::admits(std::uint32_t worker, std::uint64_t version) const {
-  if (rule_.gather == Gather::kRound) return !is_in_round(views_.at(worker));
-  if (rule_.unit == Unit::kVersions) return versions_allow(version);
+  if (rule_.gather == Gather::kRound) return !is_in_round(workers_.at(worker));
+  if (rule_.unit == BoundUnit::kVersions) return versions_allow(version);
   if (clock_.admits(worker)) return true;
-  return rule_.bound_max && clock_.clock(worker) <= views_.at(worker).granted_clock;
+  return rule_.bound_max && clock_.clock(worker) <= workers_.at(worker).granted_clock;
 }
 
 bool Admission::versions_allow(std::uint64_t version) const {
-  return computing_.empty() || version - computing_.begin()->first <= *rule_.bound;
+  return computing_.empty() || version - computing_.first().first <= *rule_.bound;
 }
 
 void Admission::park(std::uint32_t worker) {
-  View& view = views_.at(worker);
+  WorkerState& state = workers_.at(worker);
   const std::uint64_t clock = clock_.clock(worker);
-  stop_computing(view);
-  if (view.waiting && view.parked_clock == clock) return;
-  view.waiting = true;
-  view.parked_clock = clock;
+  stop_computing(state);
+  if (state.waiting && state.parked_clock == clock) return;
+  state.waiting = true;
+  state.parked_clock = clock;
   waiting_[clock].push_back(worker);
 }
 
 bool Admission::wake(std::uint32_t worker) {
-  return std::exchange(views_.at(worker).waiting, false);
+  return std::exchange(workers_.at(worker).waiting, false);
 }
 
-void Admission::suspend(std::uint32_t worker) { stop_computing(views_.at(worker)); }
+void Admission::suspend(std::uint32_t worker) { stop_computing(workers_.at(worker)); }
 
 bool Admission::close_round() {
   if (rule_.gather != Gather::kRound || arrived_ == 0) return false;
@@ -151,7 +150,7 @@ void Admission::release(std::uint64_t version, std::vector<std::uint32_t>& relea
   if (waiting_.empty()) return;
   if (rule_.gather == Gather::kRound) {
     if (round_closed) release_outside_round(released);
-  } else if (rule_.unit == Unit::kVersions) {
+  } else if (rule_.unit == BoundUnit::kVersions) {
     if (versions_allow(version)) release_up_to(kAll, released);
   } else {
     const std::uint64_t minimum = clock_.minimum();
@@ -161,53 +160,55 @@ void Admission::release(std::uint64_t version, std::vector<std::uint32_t>& relea
 }
 
 void Admission::release_up_to(std::uint64_t clock, std::vector<std::uint32_t>& released) {
-  while (!waiting_.empty() && waiting_.begin()->first <= clock) {
-    for (const std::uint32_t worker : waiting_.begin()->second) {
-      const auto found = views_.find(worker);
-      if (found == views_.end() || !found->second.waiting) continue;
-      if (found->second.parked_clock != waiting_.begin()->first) continue;
+  while (!waiting_.empty() && waiting_.first().first <= clock) {
+    const auto& [parked_clock, waiting] = waiting_.first();
+    for (const std::uint32_t worker : waiting) {
+      const auto found = workers_.find(worker);
+      if (found == workers_.end() || !found->second.waiting) continue;
+      if (found->second.parked_clock != parked_clock) continue;
       found->second.waiting = false;
       released.push_back(worker);
     }
-    waiting_.erase(waiting_.begin());
+    waiting_.erase(std::uint64_t{parked_clock});
   }
 }
 
 void Admission::release_outside_round(std::vector<std::uint32_t>& released) {
   const std::size_t first = released.size();
   release_up_to(std::numeric_limits<std::uint64_t>::max(), released);
-  const auto in_round = [&](std::uint32_t worker) { return is_in_round(views_.at(worker)); };
   const auto begin = released.begin() + static_cast<std::ptrdiff_t>(first);
-  const auto stays = std::stable_partition(begin, released.end(), std::not_fn(in_round));
-  std::for_each(stays, released.end(), [&](std::uint32_t worker) { park(worker); });
-  released.erase(stays, released.end());
+  const auto parked_again = [&](std::uint32_t worker) {
+    const bool stays = is_in_round(workers_.at(worker));
+    if (stays) park(worker);
+    return stays;
+  };
+  released.erase(std::remove_if(begin, released.end(), parked_again), released.end());
 }
 
 void Admission::go_on(std::uint32_t worker) {
-  View& view = views_.at(worker);
-  view.waiting = false;
-  start_computing(view);
+  WorkerState& state = workers_.at(worker);
+  state.waiting = false;
+  start_computing(state);
 }
 
 void Admission::note_pull(std::uint32_t worker, std::uint64_t version) {
-  View& view = views_.at(worker);
-  const bool computing = view.computing;
-  stop_computing(view);
-  view.pulled_version = version;
-  if (computing) start_computing(view);
+  WorkerState& state = workers_.at(worker);
+  const bool computing = state.computing;
+  stop_computing(state);
+  state.pulled_version = version;
+  if (computing) start_computing(state);
 }
 
-void Admission::start_computing(View& view) {
-  if (rule_.unit != Unit::kVersions || view.computing) return;
-  view.computing = true;
-  ++computing_[view.pulled_version];
+void Admission::start_computing(WorkerState& state) {
+  if (rule_.unit != BoundUnit::kVersions || state.computing) return;
+  state.computing = true;
+  ++computing_[state.pulled_version];
 }
 
-void Admission::stop_computing(View& view) {
-  if (!view.computing) return;
-  view.computing = false;
-  const auto found = computing_.find(view.pulled_version);
-  if (--found->second == 0) computing_.erase(found);
+void Admission::stop_computing(WorkerState& state) {
+  if (!state.computing) return;
+  state.computing = false;
+  if (--computing_[state.pulled_version] == 0) computing_.erase(state.pulled_version);
 }
 
 }  // namespace leash

@@ -1,4 +1,4 @@
-// For a chunk: how many steps of each worker have been applied to it, and who may go on.
+// Counts, for one chunk, the steps of each live worker, and bounds how far one may be ahead.
 #pragma once
 
 #include <cstddef>
@@ -10,53 +10,54 @@
 
 namespace leash {
 
-// The live workers stand in buckets, one for each clock value that some worker has, in ascending
-// order:
+// A worker's clock is the number of its steps. The live workers stand in buckets, one for each
+// clock value that some worker has, in ascending order:
 //
 //   buckets_     {clock 4: 1 worker} - {clock 5: 3 workers} - {clock 7: 1 worker}
 //   places_      worker -> its bucket, and its neighbours there, in the order in which they came
 //
-// The first bucket is the minimum, and a tick moves a worker to the next bucket at most. So both
-// cost one hash look-up and a constant number of links, however many workers there are. Buckets
-// are kept for reuse: a steady state allocates nothing.
+// The first bucket holds the minimum, and a tick moves a worker by one bucket at most. So both cost
+// one hash look-up and a constant number of links, however many workers there are. Empty buckets
+// are kept for reuse, so that ticks allocate nothing once there are enough.
 //
 // The minimum never decreases, whoever joins or leaves.
 // Not synchronised: the owner locks.
-class StalenessClock {
+class StepClock {
  public:
-  // How far a worker's clock may be ahead of the minimum when it begins a step: none for asp,
-  // 0 for bsp, s for ssp.
-  explicit StalenessClock(std::optional<std::uint64_t> bound);
+  // bound: how far a worker's clock may be ahead of the minimum when it begins a step; without one,
+  // any number of steps.
+  explicit StepClock(std::optional<std::uint64_t> bound);
 
-  // The places point at each other, and into the list: a copy would point into the original.
-  StalenessClock(const StalenessClock&) = delete;
-  StalenessClock& operator=(const StalenessClock&) = delete;
-  StalenessClock(StalenessClock&&) = default;
-  StalenessClock& operator=(StalenessClock&&) = default;
+  // Places hold pointers to each other and into the list; those of a copy would lead to the
+  // original.
+  StepClock(const StepClock&) = delete;
+  StepClock& operator=(const StepClock&) = delete;
+  StepClock(StepClock&&) = default;
+  StepClock& operator=(StepClock&&) = default;
 
   // Throws std::invalid_argument if worker is 0 or live already, or if clock < minimum().
-  // Cost: one step for each different clock below `clock`.
+  // Takes time in proportion to the number of buckets below `clock`.
   void join(std::uint32_t worker, std::uint64_t clock);
-  void check_join(std::uint32_t worker, std::uint64_t clock) const;  // throws as join would
+  void check_join(std::uint32_t worker, std::uint64_t clock) const;  // throws what join() would
 
   // These three throw NotLive.
   void leave(std::uint32_t worker);
   std::uint64_t tick(std::uint32_t worker);  // returns the new clock
   std::uint64_t clock(std::uint32_t worker) const;
 
-  // The smallest clock of any live worker. When nobody is live: the last minimum there was, 0 at
-  // first.
+  // The smallest clock of any live worker. While no worker is live, the last minimum there was; 0
+  // before the first one joined.
   std::uint64_t minimum() const;
 
-  // clock(worker) - minimum(), and whether that is within the bound: may the worker begin its
-  // next step? Throw NotLive.
+  // lag() is clock(worker) - minimum(). admits() says whether that is within the bound, so that the
+  // worker may begin its next step. Both throw NotLive.
   std::uint64_t lag(std::uint32_t worker) const;
   bool admits(std::uint32_t worker) const;
 
-  // Of the workers with the smallest clock, the one that has had it for longest. 0 if nobody is
+  // Of the workers with the smallest clock, the one that has had it for longest. 0 if no worker is
   // live.
   std::uint32_t slowest() const;
-  // Nobody has a larger clock. Throws NotLive.
+  // Whether no worker has a larger clock. Throws NotLive.
   bool is_fastest(std::uint32_t worker) const;
 
   std::optional<std::uint64_t> bound() const { return bound_; }
@@ -82,13 +83,13 @@ class StalenessClock {
 
   void advance(Place& place);
   void enter(Place& place, Buckets::iterator bucket);
-  void exit(Place& place);  // an empty bucket goes
+  void exit(Place& place);  // moves the bucket to spare_ if it is empty then
   Buckets::iterator insert(Buckets::iterator before, std::uint64_t clock);
 
   std::optional<std::uint64_t> bound_;
-  std::uint64_t last_minimum_ = 0;  // of the time when somebody was live
+  std::uint64_t last_minimum_ = 0;  // at the last leave()
   Buckets buckets_;
-  Buckets spare_;
+  Buckets spare_;  // empty ones, for reuse
   std::unordered_map<std::uint32_t, Place> places_;
 };
 

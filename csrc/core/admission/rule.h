@@ -1,5 +1,5 @@
-// What a policy comes to: who waits for whom, and which gradients count. ps/policy.py is the table
-// that names the combinations.
+// The rule that a policy stands for: who waits for whom, and which gradients count. ps/policy.py is
+// the table from the names of policies to rules.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,13 @@
 
 namespace leash {
 
-enum class Unit : std::uint8_t {
-  kClocks,   // a worker may go on while its clock - the smallest clock <= bound
-  kVersions  // ... while the chunk's version - the oldest that somebody computes with <= bound
+// What a bound counts.
+enum class BoundUnit : std::uint8_t {
+  kClocks,   // a worker goes on while its clock - the smallest clock <= bound
+  kVersions  // a worker goes on while the version - the oldest that a worker computes with <= bound
 };
 
+// How gradients become updates.
 enum class Gather : std::uint8_t {
   kEach,  // every gradient is an update, on arrival
   kStep,  // the mean of a step's gradients, when every live worker has reached that step
@@ -19,17 +21,17 @@ enum class Gather : std::uint8_t {
 };
 
 struct Rule {
-  std::optional<std::uint64_t> bound = {};  // none: nobody waits for it
-  // The bound is dynamic, between `bound` and this: see Admission.
+  std::optional<std::uint64_t> bound = {};  // none: workers never wait for slower ones
+  // Makes the bound dynamic, between `bound` and this: see Admission.
   std::optional<std::uint64_t> bound_max = {};
-  Unit unit = Unit::kClocks;
+  BoundUnit unit = BoundUnit::kClocks;
   Gather gather = Gather::kEach;
-  std::uint64_t backup_workers = 0;  // a round does not wait for so many of the live workers
-  // A gradient that is staler is answered and not applied.
+  std::uint64_t backup_workers = 0;  // how many of the live workers a round does not wait for
+  // A push that is staler than this is answered and not applied.
   std::optional<std::uint64_t> staleness_limit = {};
 };
 
-// How far apart the limits of a dynamic bound may be: each decision looks at all that lies between.
+// How far apart the limits of a dynamic bound may be: each decision tries every value between them.
 inline constexpr std::uint64_t kMaxDynamicSteps = 1024;
 
 // Throws std::invalid_argument for a rule that contradicts itself.

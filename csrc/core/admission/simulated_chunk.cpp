@@ -14,7 +14,7 @@ SimulatedPush SimulatedChunk::push(std::uint32_t worker, double now_s) {
   }
   const bool goes_on = admission_.admits(worker, version_);
   if (!goes_on) admission_.park(worker);
-  settle(result.released);
+  release_workers(result.released);
   if (goes_on) {
     admission_.note_pull(worker, version_);
     admission_.go_on(worker);
@@ -27,7 +27,7 @@ std::vector<std::uint32_t> SimulatedChunk::leave(std::uint32_t worker) {
   admission_.leave(worker);
   std::erase_if(gathered_, [&](const auto& entry) { return entry.second == worker; });
   std::vector<std::uint32_t> released;
-  settle(released);
+  release_workers(released);
   return released;
 }
 
@@ -39,16 +39,16 @@ std::vector<std::uint32_t> SimulatedChunk::set_rule(const Rule& rule) {
   }
   admission_.set_rule(rule);
   std::vector<std::uint32_t> released;
-  settle(released);
+  release_workers(released);
   return released;
 }
 
 bool SimulatedChunk::is_waiting(std::uint32_t worker) const {
-  static_cast<void>(clock().clock(worker));  // throws
+  static_cast<void>(clock().clock(worker));  // throws NotLive
   return admission_.is_waiting(worker);
 }
 
-void SimulatedChunk::settle(std::vector<std::uint32_t>& released) {
+void SimulatedChunk::release_workers(std::vector<std::uint32_t>& released) {
   count_means(admission_.close_round());
   admission_.release(version_, released);
   for (const std::uint32_t worker : released) {
@@ -57,7 +57,8 @@ void SimulatedChunk::settle(std::vector<std::uint32_t>& released) {
   }
 }
 
-// Under Gather::kStep each complete step is an update, and under kRound each round that is closed.
+// Counts an update for each step that is complete under Gather::kStep, and for a round that was
+// closed under kRound.
 void SimulatedChunk::count_means(bool round_closed) {
   if (rule().gather == Gather::kStep) {
     while (!gathered_.empty() && gathered_.begin()->first <= clock().minimum()) {

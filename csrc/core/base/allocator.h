@@ -3,7 +3,8 @@
 
 namespace leash {
 
-// From now on freed memory stays with this process, up to a few hundred megabytes.
+// From now on freed memory stays with this process, up to a few hundred megabytes. Returns false if
+// malloc has refused any part of that, or is not glibc's.
 //
 // A message of a megabyte is allocated and freed thousands of times a second. By default glibc
 // gives each back to the system and pays for the next one in page faults: a third of the processor
@@ -11,6 +12,6 @@ namespace leash {
 // are.
 //
 // REQUIRES: called early, while the process has one thread.
-void keep_freed_memory() noexcept;
+bool keep_freed_memory() noexcept;
 
 }  // namespace leash

@@ -1,4 +1,4 @@
-// The two kinds of number that a chunk can hold.
+// The types of number that a chunk can hold: a chunk has one of them.
 #pragma once
 
 #include <bit>
@@ -7,7 +7,7 @@
 
 namespace leash {
 
-// Payloads are little-endian on the wire, and are used as they come.
+// Payloads are little-endian on the wire, and the core reads them without converting them.
 static_assert(std::endian::native == std::endian::little);
 
 enum class Dtype : std::uint8_t { kF32, kF64 };
@@ -16,7 +16,7 @@ inline constexpr std::size_t size_of(Dtype dtype) {
   return dtype == Dtype::kF32 ? sizeof(float) : sizeof(double);
 }
 
-// Calls `use.operator()<float>()` or `use.operator()<double>()`.
+// Returns `use.operator()<float>()` or `use.operator()<double>()`.
 template <typename Use>
 decltype(auto) with_dtype(Dtype dtype, Use&& use) {
   if (dtype == Dtype::kF32) return use.template operator()<float>();

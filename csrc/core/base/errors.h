@@ -3,6 +3,7 @@
 //   std::invalid_argument   a value that does not fit          ValueError in Python
 //   std::out_of_range       no such chunk                      IndexError
 //   NotLive                 no such worker                     KeyError
+//   std::system_error       a thread that cannot start         OSError
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// An f32 as an integer, and back. Without a name to its namespace, as in unaligned.h.
+// The bits of an f32 as an integer, and back. The namespace has no name, for the reason that
+// unaligned.h gives.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +8,8 @@
 namespace leash {
 namespace {
 
-constexpr std::uint32_t kMagnitude = 0x7fff'ffff;  // all but the sign; NaN is above infinity
+constexpr std::uint32_t kMagnitude =
+    0x7fff'ffff;  // all bits but the sign; those of a NaN are above those of infinity
 constexpr std::uint32_t kInfinity = 0x7f80'0000;
 constexpr std::uint32_t kQuietNan = 0x7fc0'0000;
 

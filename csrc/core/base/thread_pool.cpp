@@ -4,6 +4,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 namespace leash {
 namespace {
@@ -37,10 +38,22 @@ ThreadPool::ThreadPool(std::size_t threads) {
                                 ", got " + std::to_string(threads));
   }
   threads_.reserve(threads - 1);
-  while (threads_.size() + 1 < threads) threads_.emplace_back([this] { serve(); });
+  try {
+    while (threads_.size() + 1 < threads) threads_.emplace_back([this] { serve(); });
+  } catch (const std::system_error& error) {
+    const std::string which =
+        std::to_string(threads_.size() + 2) + " of " + std::to_string(threads);
+    join();
+    throw std::system_error(error.code(), "thread " + which + " cannot start");
+  } catch (...) {
+    join();
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { join(); }
+
+void ThreadPool::join() noexcept {
   untaken_.store(kStop, std::memory_order_release);
   untaken_.notify_all();
   for (std::thread& thread : threads_) thread.join();

@@ -1,15 +1,17 @@
-// Numbers in memory of any alignment, and what the loops over them tell the compiler.
+// Reads and writes numbers in memory of any alignment; and LEASH_INDEPENDENT, for the loops that
+// do.
 //
-// The namespace has no name, so each file has functions of its own. A shared inline function could
-// be emitted out of line, and the linker could give the copy of one instruction set to code that
-// must run on every CPU.
+// The namespace has no name, so each file has its own copies of these functions. If the files
+// shared inline functions, the compiler could emit one out of line, and the linker could give the
+// copy of one instruction set to code that must run on every processor.
 #pragma once
 
 #include <cstddef>
 #include <cstring>
 
-// No value depends on an earlier one: each is read before it is written in the same round. This
-// allows arguments to be the same memory, which __restrict would not.
+// Tells the compiler that no iteration of the loop that follows depends on an earlier one. An
+// iteration may write what it has read before, so two arguments may be the same memory, which
+// __restrict would forbid.
 #if defined(__clang__)
 #define LEASH_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -19,6 +21,7 @@
 namespace leash {
 namespace {
 
+// The i-th T of the payload.
 template <typename T>
 T load(const std::byte* payload, std::size_t i) noexcept {
   T value;

@@ -16,7 +16,7 @@ std::size_t blocks_of(std::size_t values, std::size_t block) {
   return values / block + (values % block != 0);
 }
 
-// Where the parts of a payload begin.
+// Where the parts of a payload begin, and how many values topk sends.
 const std::byte* int8_scales(const Encoded& e) { return e.data + sizeof(e.block); }
 const std::byte* int8_values(const Encoded& e) {
   return int8_scales(e) + sizeof(float) * blocks_of(e.values, e.block);
@@ -26,45 +26,47 @@ const std::byte* topk_values(const Encoded& e) {
   return e.data + sizeof(std::uint32_t) * topk_count(e);
 }
 
-// Reads once, and keeps the compiler from reading again after the value was checked: a sender that
-// shares this memory could have changed it in between.
+// Reads a value once: keeps the compiler from reading it again after it was checked. A sender that
+// shares this memory could change it in between.
 std::uint32_t read_once(const std::byte* payload, std::size_t i) noexcept {
   auto value = load<std::uint32_t>(payload, i);
   asm volatile("" : "+r"(value));
   return value;
 }
 
-[[noreturn]] void refuse(const char* codec, const std::string& expected, const std::string& got) {
+[[noreturn]] void refuse_payload(const char* codec, const std::string& expected,
+                                 const std::string& got) {
   throw std::invalid_argument(std::string(codec) + ": expected " + expected + ", got " + got);
 }
 
 void require_nbytes(const char* codec, std::size_t nbytes, std::size_t expected) {
   if (nbytes == expected) return;
-  refuse(codec, std::to_string(expected) + " bytes", std::to_string(nbytes));
+  refuse_payload(codec, std::to_string(expected) + " bytes", std::to_string(nbytes));
 }
 
 std::uint32_t parse_int8(const std::byte* data, std::size_t nbytes, std::size_t values) {
   if (nbytes < sizeof(std::uint32_t)) {
-    refuse("int8", "at least 4 bytes", std::to_string(nbytes));
+    refuse_payload("int8", "at least 4 bytes", std::to_string(nbytes));
   }
   const std::uint32_t block = read_once(data, 0);
   if (!is_int8_block(block)) {
-    refuse("int8", "a block of a power of two from 64 to 65536", std::to_string(block));
+    refuse_payload("int8", "a block of a power of two from 64 to 65536", std::to_string(block));
   }
   require_nbytes("int8", nbytes, int8_nbytes(values, block));
   return block;
 }
 
 void parse_topk(const std::byte* data, std::size_t nbytes, std::size_t values) {
-  if (nbytes % kTopkNbytes != 0) refuse("topk", "a multiple of 8 bytes", std::to_string(nbytes));
+  if (nbytes % kTopkNbytes != 0)
+    refuse_payload("topk", "a multiple of 8 bytes", std::to_string(nbytes));
   const std::size_t count = nbytes / kTopkNbytes;
   if (count > max_topk(values)) {
-    refuse(
+    refuse_payload(
         "topk",
         "at most " + std::to_string(max_topk(values)) + " of " + std::to_string(values) + " values",
         std::to_string(count));
   }
-  std::size_t least = 0;  // that the next index may be
+  std::size_t least = 0;  // the next index must not be below it
   for (std::size_t place = 0; place < count; ++place) {
     const std::uint32_t index = read_once(data, place);
     if (index < least || index >= values) {
@@ -76,7 +78,7 @@ void parse_topk(const std::byte* data, std::size_t nbytes, std::size_t values) {
   }
 }
 
-// Whole blocks first: a loop that may leave at every value does not vectorise.
+// Tests whole blocks: a loop that may end at every value does not vectorise.
 std::optional<std::size_t> first_nonfinite_half(const Encoded& e, std::uint16_t exponent) {
   constexpr std::size_t kBlock = 1024;
   const auto nonfinite_at = [&](std::size_t i) -> bool {
@@ -105,10 +107,13 @@ std::optional<std::size_t> first_nonfinite_int8(const Encoded& e) {
   return std::nullopt;
 }
 
+// The sender may have changed the index since parse() checked it, so it is checked again: what is
+// returned is some index of the chunk.
 std::optional<std::size_t> first_nonfinite_topk(const Encoded& e) {
   for (std::size_t place = 0; place < topk_count(e); ++place) {
     const auto bits = load<std::uint32_t>(topk_values(e), place);
-    if ((bits & kInfinity) == kInfinity) return load<std::uint32_t>(e.data, place);
+    if ((bits & kInfinity) != kInfinity) continue;
+    return std::min<std::size_t>(read_once(e.data, place), e.values - 1);
   }
   return std::nullopt;
 }
@@ -125,8 +130,8 @@ void decode_int8(const Encoded& e, std::size_t begin, std::size_t n, float* out,
   }
 }
 
-// The place of the first index that is at least `begin`, if the indices still ascend; otherwise
-// some place up to the count.
+// The place of the first index that is at least `begin`. If the sender has changed the indices, so
+// that they no longer ascend, some place up to the count.
 std::size_t lower_bound(const Encoded& e, std::size_t begin) noexcept {
   std::size_t low = 0;
   std::size_t high = topk_count(e);
@@ -144,7 +149,8 @@ std::size_t lower_bound(const Encoded& e, std::size_t begin) noexcept {
 void decode_topk(const Encoded& e, std::size_t begin, std::size_t n, float* out) noexcept {
   std::memset(out, 0, n * sizeof(float));
   for (std::size_t place = lower_bound(e, begin); place < topk_count(e); ++place) {
-    const std::size_t at = read_once(e.data, place) - begin;  // wraps if it is below
+    const std::size_t at =
+        read_once(e.data, place) - begin;  // wraps around if the index is below begin
     if (at >= n) return;
     out[at] = load<float>(topk_values(e), place);
   }

@@ -19,7 +19,7 @@ RoundingKey key_of(std::uint64_t seed) {
   return {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
 }
 
-// Writes one block's values and returns its scale.
+// Writes the values of one block, and returns its scale.
 float quantize_block(std::byte* out, const float* gradient, float* residual, std::size_t n,
                      RoundingKey key, std::uint32_t first_index, const Int8Kernels& kernels) {
   const std::uint32_t largest = kernels.add(residual, gradient, n);
@@ -37,13 +37,14 @@ float quantize_block(std::byte* out, const float* gradient, float* residual, std
   return scale;
 }
 
-// A radix select: the magnitude of the k-th largest value, found digit by digit.
+// Finds the magnitude of the k-th largest value digit by digit (a radix select).
 class Selection {
  public:
   Selection(std::size_t k, const TopkKernels& kernels) : kernels_(kernels), needed_(k) {}
 
-  // Adds, and counts the first digit. Values below the k-th largest so far are not counted: they
-  // are not among the largest whatever follows. A few blocks on, that is most of them.
+  // Adds the gradient to the residual, and counts the first digit of the sums. It leaves out values
+  // below the k-th largest so far, which cannot be among the k largest of all; after a few blocks
+  // these are most of the values.
   void add(float* residual, const float* gradient, std::size_t n) {
     constexpr std::size_t kBlock = 8192;
     digit_ = {0, kMagnitude, 20, 2047};
@@ -54,28 +55,29 @@ class Selection {
       kernels_.count(residual + begin, size, digit_, counts_.data());
       digit_.low = bucket().index << digit_.shift;
     }
-    settle();
+    narrow();
   }
 
-  // Counts the next digit of those that agree with the k-th largest so far.
+  // Counts the next digit of the values whose digits so far are those of the k-th largest.
   void refine(const float* values, std::size_t n, unsigned shift) {
     digit_ = {digit_.low, digit_.last, shift, 1023};
     counts_.fill(0);
     kernels_.count(values, n, digit_, counts_.data());
-    settle();
+    narrow();
   }
 
-  // After the last digit: the magnitude, and how many of the values equal to it are needed.
+  // After the last digit: the k-th largest magnitude, and how many values of this magnitude are
+  // among the k largest.
   std::uint32_t magnitude() const { return digit_.low; }
   std::size_t ties() const { return needed_; }
 
  private:
   struct Bucket {
-    std::uint32_t index;  // 0 if fewer than needed are counted
-    std::size_t above;    // counted in higher ones
+    std::uint32_t index;  // 0 if fewer values were counted than are needed
+    std::size_t above;    // how many values were counted in higher buckets
   };
 
-  // Where the last one that is needed is.
+  // The bucket that holds the last of the values that are needed.
   Bucket bucket() const {
     std::size_t above = 0;
     std::uint32_t index = digit_.mask;
@@ -83,7 +85,8 @@ class Selection {
     return {index, above};
   }
 
-  void settle() {
+  // Narrows the range to the bucket of the k-th largest.
+  void narrow() {
     const auto [index, above] = bucket();
     const std::uint32_t prefix = digit_.last & ~((digit_.mask << digit_.shift) | below());
     digit_.low = prefix | (index << digit_.shift);

@@ -10,14 +10,15 @@ enum class InstructionSet { kGeneric, kAvx2, kAvx512 };
 
 std::string_view name_of(InstructionSet isa);
 
-// Those that this build holds and this processor runs, the slowest first.
+// The instruction sets that this build has kernels for and this processor runs, the slowest first.
 std::span<const InstructionSet> instruction_sets();
 
-// The one called `name`. Throws std::runtime_error, naming the choices, if this CPU has none such.
+// The one called `name`. Throws std::runtime_error, naming the choices, if it is none of
+// instruction_sets().
 InstructionSet instruction_set_named(std::string_view name);
 
-// The one in use: the fastest, or the one that the environment variable LEASH_ISA names.
-// Decided at the first call. Throws as instruction_set_named does.
+// The one in use: the fastest, or the one that the environment variable LEASH_ISA names, which is
+// read at the first call. Throws as instruction_set_named() does.
 InstructionSet instruction_set();
 
 }  // namespace leash

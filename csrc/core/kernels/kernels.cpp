@@ -2,7 +2,7 @@
 
 namespace leash {
 
-// One table from each compilation of kernels_table.cpp.
+// Each compilation of kernels_table.cpp defines one.
 namespace generic {
 extern const Kernels kTable;
 }
@@ -16,22 +16,23 @@ extern const Kernels kTable;
 #endif
 
 template <typename T>
-void advance(const KernelsFor<T>& kernels, const OptimizerStep<T>& step,
-             const Stretch<T>& stretch) {
+void apply_step(const KernelsFor<T>& kernels, const OptimizerStep<T>& step,
+                const UpdateRange<T>& range) {
   if (const auto* sgd = std::get_if<SgdStep<T>>(&step)) {
-    kernels.sgd(stretch, *sgd);
+    kernels.sgd(range, *sgd);
   } else if (const auto* adam = std::get_if<AdamStep<T>>(&step)) {
-    kernels.adam(stretch, *adam);
+    kernels.adam(range, *adam);
   } else if (const auto* adagrad = std::get_if<AdagradStep<T>>(&step)) {
-    kernels.adagrad(stretch, *adagrad);
+    kernels.adagrad(range, *adagrad);
   } else {
-    kernels.sum(stretch, std::get<SumStep<T>>(step));
+    kernels.running_average(range, std::get<RunningAverageStep<T>>(step));
   }
 }
 
-template void advance(const KernelsFor<float>&, const OptimizerStep<float>&, const Stretch<float>&);
-template void advance(const KernelsFor<double>&, const OptimizerStep<double>&,
-                      const Stretch<double>&);
+template void apply_step(const KernelsFor<float>&, const OptimizerStep<float>&,
+                         const UpdateRange<float>&);
+template void apply_step(const KernelsFor<double>&, const OptimizerStep<double>&,
+                         const UpdateRange<double>&);
 
 const Kernels& kernels_for(InstructionSet isa) {
 #if defined(__x86_64__)

@@ -1,4 +1,8 @@
+// Compiled once for each instruction set, as kernels_impl.h explains: the table of its kernels.
+
+#include "core/kernels/kernels.h"
 #include "core/kernels/kernels_impl.h"
+#include "core/kernels/optimizers/optimizers_impl.h"
 
 namespace leash::LEASH_KERNELS {
 
@@ -8,9 +12,9 @@ extern const TopkKernels kTopkTable;
 extern const Kernels kTable;
 const Kernels kTable{
     .f32 = {first_nonfinite<float>, accumulate<float>, compensate<float>, sgd<float>, adam<float>,
-            adagrad<float>, sum<float>},
+            adagrad<float>, running_average<float>},
     .f64 = {first_nonfinite<double>, accumulate<double>, compensate<double>, sgd<double>,
-            adam<double>, adagrad<double>, sum<double>},
+            adam<double>, adagrad<double>, running_average<double>},
     .half = kHalfTable,
     .int8 = kInt8Table,
     .topk = kTopkTable,

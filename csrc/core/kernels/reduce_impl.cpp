@@ -1,4 +1,5 @@
-// Looking for values that are not finite, and sums.
+// Reductions: the search for a value that is not finite, and the weighted sum of gradients.
+// Compiled once for each instruction set; see kernels_impl.h.
 
 #include <cstdint>
 
@@ -20,8 +21,8 @@ struct Bits<double> {
   static constexpr Word kExponent = 0x7ff0'0000'0000'0000;
 };
 
-// An exponent of ones marks both NaN and infinity. Integers, because a comparison of floats that
-// may trap does not vectorise.
+// NaN and infinity both have an exponent of ones. This compares integers, because a comparison of
+// floats, which may trap, does not vectorise.
 template <typename T>
 bool nonfinite_at(const std::byte* payload, std::size_t i) noexcept {
   constexpr auto kExponent = Bits<T>::kExponent;
@@ -37,7 +38,7 @@ bool any_nonfinite(const std::byte* payload, std::size_t begin, std::size_t end)
 
 }  // namespace
 
-// Whole blocks first: a loop that may leave at every value does not vectorise.
+// Tests whole blocks: a loop that may end at every value does not vectorise.
 template <typename T>
 std::size_t first_nonfinite(const std::byte* payload, std::size_t n) noexcept {
   constexpr std::size_t kBlock = 1024;

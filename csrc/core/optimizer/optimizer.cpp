@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "core/base/slab.h"
+#include "core/optimizer/optimizer_step.h"
 
 namespace leash {
 namespace {
@@ -18,37 +19,37 @@ double total_samples(std::span<const Contribution> contributions) {
 }
 
 // Sets `least` to the value if that is lower.
-void lower(std::atomic<std::size_t>& least, std::size_t value) {
+void store_minimum(std::atomic<std::size_t>& least, std::size_t value) {
   std::size_t old = least;
   while (value < old && !least.compare_exchange_weak(old, value)) {
   }
 }
 
-// Where a direct copy of the values is to be written, if anywhere.
+// Where the kernel itself can write the new values: in a raw reply. Null without one.
 std::byte* raw_data(const Destination* reply) {
   return reply == nullptr || reply->codec != Codec::kRaw ? nullptr : reply->data;
 }
 
 }  // namespace
 
-Optimizer::Optimizer(const OptimizerOptions& options, const Application& application,
+Optimizer::Optimizer(const OptimizerOptions& options, const UpdateOptions& update_options,
                      const Kernels& kernels, ThreadPool& pool)
     : options_(options),
-      application_(application),
+      update_options_(update_options),
       own_states_(leash::state_names(options).size()),
       kernels_(kernels),
       pool_(pool) {
   validate(options_);
-  validate(application_.schedule);
-  validate(application_.staleness_rate);
-  validate(application_.compensation);
+  validate(update_options_.schedule);
+  validate(update_options_.staleness_rate);
+  validate(update_options_.compensation);
   const auto own = leash::state_names(options_);
   state_names_.assign(own.begin(), own.end());
-  if (!application_.compensation.is_on()) return;
+  if (!update_options_.compensation.is_on()) return;
   if (!std::holds_alternative<SgdOptions>(options_)) {
     throw std::invalid_argument("compensation: expected 'none', since it corrects SGD only");
   }
-  if (application_.compensation.kind == Compensation::kAdaptive) {
+  if (update_options_.compensation.kind == CompensationKind::kAdaptive) {
     state_names_.push_back("dc_mean_square");
   }
 }
@@ -60,7 +61,7 @@ void Optimizer::set_lr(double lr) {
   options_ = changed;
 }
 
-void Optimizer::start_state(Chunk& chunk) const {
+void Optimizer::start_state(ChunkValues& chunk) const {
   if (chunk.state_started) return;
   chunk.state_started = true;
   const auto* adagrad = std::get_if<AdagradOptions>(&options_);
@@ -73,23 +74,23 @@ void Optimizer::start_state(Chunk& chunk) const {
 }
 
 template <typename T>
-OptimizerStep<T> Optimizer::begin_update(Chunk& chunk, double lr_factor) const {
+OptimizerStep<T> Optimizer::begin_update(ChunkValues& chunk, double lr_factor) const {
   const bool fresh = !chunk.state_started;
   const bool is_plain_sgd =
       std::holds_alternative<SgdOptions>(options_) && state_names_.size() == own_states_;
   if (is_plain_sgd) {
-    // Its buffer begins with the first gradient, in the pass that comes.
+    // The kernel starts its buffer, with this update's gradient.
     chunk.state_started = chunk.states[0] != nullptr;
   } else {
     start_state(chunk);
   }
-  const double base = application_.schedule.lr(learning_rate(options_), chunk.version);
+  const double base = update_options_.schedule.lr(learning_rate(options_), chunk.version);
   const double lr = base * lr_factor;
   ++chunk.version;
   return step_of<T>(options_, lr, chunk.version, fresh);
 }
 
-std::optional<std::size_t> Optimizer::find_nonfinite(const Chunk& chunk,
+std::optional<std::size_t> Optimizer::find_nonfinite(const ChunkValues& chunk,
                                                      const Encoded& gradient) const {
   if (gradient.codec != Codec::kRaw) return leash::find_nonfinite(gradient);
   const std::size_t n = chunk.spec.values;
@@ -98,40 +99,41 @@ std::optional<std::size_t> Optimizer::find_nonfinite(const Chunk& chunk,
     pool_.split(n, [&](std::size_t begin, std::size_t count) {
       const std::byte* const values = gradient.data + begin * sizeof(T);
       const std::size_t found = kernels_.of<T>().first_nonfinite(values, count);
-      if (found < count) lower(first, begin + found);
+      if (found < count) store_minimum(first, begin + found);
     });
   });
   return first == n ? std::nullopt : std::optional(first.load());
 }
 
-void Optimizer::apply(Chunk& chunk, const Encoded& gradient, const Destination* reply,
+void Optimizer::apply(ChunkValues& chunk, const Encoded& gradient, const Destination* reply,
                       std::uint64_t staleness, Backup* backup) const {
-  if (chunk.spec.kind == Kind::kBuffer) {
-    take_values(chunk, gradient);
+  if (chunk.spec.kind == ChunkKind::kBuffer) {
+    replace_values(chunk, gradient);
     if (reply != nullptr && reply->data != gradient.data) write(chunk, *reply);
     return;
   }
   with_dtype(chunk.spec.dtype,
-             [&]<typename T>() { descend<T>(chunk, gradient, reply, staleness, backup); });
+             [&]<typename T>() { update<T>(chunk, gradient, reply, staleness, backup); });
 }
 
-void Optimizer::apply_mean(Chunk& chunk, std::span<const Contribution> contributions,
+void Optimizer::apply_mean(ChunkValues& chunk, std::span<const Contribution> contributions,
                            std::span<const Destination> replies) const {
-  if (chunk.spec.kind == Kind::kBuffer) {
-    take_values(chunk, contributions.back().gradient);
+  if (chunk.spec.kind == ChunkKind::kBuffer) {
+    replace_values(chunk, contributions.back().gradient);
     for (const Destination& reply : replies) write(chunk, reply);
     return;
   }
   with_dtype(chunk.spec.dtype,
-             [&]<typename T>() { descend_along_mean<T>(chunk, contributions, replies); });
+             [&]<typename T>() { update_by_mean<T>(chunk, contributions, replies); });
 }
 
-void Optimizer::take_values(Chunk& chunk, const Encoded& values) const {
+void Optimizer::replace_values(ChunkValues& chunk, const Encoded& values) const {
   ++chunk.version;
   std::memcpy(chunk.values, values.data, chunk.spec.nbytes());
 }
 
-void Optimizer::back_up(const Chunk& chunk, const Destination& written, Backup* backup) const {
+void Optimizer::back_up(const ChunkValues& chunk, const Destination& written,
+                        Backup* backup) const {
   if (backup == nullptr) return;
   backup->filled = true;
   pool_.split(chunk.spec.values, [&](std::size_t begin, std::size_t n) {
@@ -139,22 +141,22 @@ void Optimizer::back_up(const Chunk& chunk, const Destination& written, Backup* 
   });
 }
 
-// The n values of the chunk from `begin`.
 template <typename T>
-Stretch<T> Optimizer::stretch_of(const Chunk& chunk, std::size_t begin, std::size_t n,
-                                 const std::byte* gradient, std::byte* reply) const {
-  Stretch<T> stretch{
+UpdateRange<T> Optimizer::update_range(const ChunkValues& chunk, std::size_t begin, std::size_t n,
+                                       const std::byte* gradient, std::byte* reply) const {
+  UpdateRange<T> range{
       .w = chunk.values_as<T>() + begin, .state = {}, .gradient = gradient, .reply = reply, .n = n};
-  for (std::size_t i = 0; i < own_states_; ++i) stretch.state[i] = chunk.state_as<T>(i) + begin;
-  return stretch;
+  for (std::size_t i = 0; i < own_states_; ++i) range.state[i] = chunk.state_as<T>(i) + begin;
+  return range;
 }
 
 template <typename T>
-Delayed<T> Optimizer::delayed_of(const Chunk& chunk, std::size_t begin, std::size_t n,
-                                 const std::byte* gradient, T* corrected,
-                                 const Backup& backup) const {
-  const bool is_adaptive = application_.compensation.kind == Compensation::kAdaptive;
-  // What it had before its first answer is not known: nothing is corrected.
+CompensationRange<T> Optimizer::compensation_range(const ChunkValues& chunk, std::size_t begin,
+                                                   std::size_t n, const std::byte* gradient,
+                                                   T* corrected, const Backup& backup) const {
+  const bool is_adaptive = update_options_.compensation.kind == CompensationKind::kAdaptive;
+  // The parameters that a worker had before its first answer are not known. With the present ones
+  // in their place the correction is 0.
   const T* const had =
       backup.filled ? reinterpret_cast<const T*>(backup.values) : chunk.values_as<T>();
   return {.w = chunk.values_as<T>() + begin,
@@ -165,15 +167,17 @@ Delayed<T> Optimizer::delayed_of(const Chunk& chunk, std::size_t begin, std::siz
           .n = n};
 }
 
-// Raw to raw is one long loop. Everything else goes block by block, so that what was decoded or
-// corrected, and what is to be encoded or backed up, is in the first-level cache: it stays one
-// pass over memory.
+// A raw gradient with a raw reply or none, and no compensation, takes one call of the kernel in
+// each thread. Everything else goes block by block. What was decoded or corrected, and what is
+// still to be encoded or backed up, then stays in the first-level cache, so that the update remains
+// one pass over memory.
 template <typename T>
-void Optimizer::descend(Chunk& chunk, const Encoded& gradient, const Destination* reply,
-                        std::uint64_t staleness, Backup* backup) const {
-  const auto step = begin_update<T>(chunk, application_.staleness_rate.factor(staleness));
-  const bool compensates = application_.compensation.is_on() && backup != nullptr;
-  const auto delay = delay_step_of<T>(application_.compensation, maximizes(options_));
+void Optimizer::update(ChunkValues& chunk, const Encoded& gradient, const Destination* reply,
+                       std::uint64_t staleness, Backup* backup) const {
+  const auto step = begin_update<T>(chunk, update_options_.staleness_rate.factor(staleness));
+  const bool compensates = update_options_.compensation.is_on() && backup != nullptr;
+  const auto compensation =
+      compensation_step_of<T>(update_options_.compensation, maximizes(options_));
   const bool encodes = reply != nullptr && reply->codec != Codec::kRaw;
   std::byte* const raw_reply = raw_data(reply);
   const bool is_raw = gradient.codec == Codec::kRaw && !encodes && !compensates;
@@ -185,11 +189,12 @@ void Optimizer::descend(Chunk& chunk, const Encoded& gradient, const Destination
       const std::size_t n = std::min(longest, first + count - begin);
       const std::byte* values = read_values(gradient, begin, n, decoded, kernels_);
       if (compensates) {
-        kernels_.of<T>().compensate(delayed_of(chunk, begin, n, values, decoded, *backup), delay);
+        kernels_.of<T>().compensate(compensation_range(chunk, begin, n, values, decoded, *backup),
+                                    compensation);
         values = reinterpret_cast<const std::byte*>(decoded);
       }
       std::byte* const out = raw_reply == nullptr ? nullptr : raw_reply + begin * sizeof(T);
-      advance(kernels_.of<T>(), step, stretch_of<T>(chunk, begin, n, values, out));
+      apply_step(kernels_.of<T>(), step, update_range<T>(chunk, begin, n, values, out));
       if (encodes) write_values(chunk, *reply, begin, n, kernels_);
       if (compensates && reply != nullptr) {
         read_back(chunk, *reply, begin, n, backup->values, kernels_);
@@ -199,15 +204,15 @@ void Optimizer::descend(Chunk& chunk, const Encoded& gradient, const Destination
   if (compensates && reply != nullptr) backup->filled = true;
 }
 
-// Block by block, so that the sum stays in the first-level cache, and a reply is written while the
-// gradient that lay in the same memory is still there too.
+// Goes block by block: the sum stays in the first-level cache, and a reply is written to the memory
+// of a gradient while that is in the cache too.
 template <typename T>
-void Optimizer::descend_along_mean(Chunk& chunk, std::span<const Contribution> contributions,
-                                   std::span<const Destination> replies) const {
+void Optimizer::update_by_mean(ChunkValues& chunk, std::span<const Contribution> contributions,
+                               std::span<const Destination> replies) const {
   const KernelsFor<T>& kernels = kernels_.of<T>();
   const bool is_sum = sums();
   const double total = total_samples(contributions);
-  const bool scales = application_.scale_lr && !is_sum;
+  const bool scales = update_options_.scale_lr && !is_sum;
   const auto step =
       begin_update<T>(chunk, scales ? static_cast<double>(contributions.size()) : 1.0);
 
@@ -222,7 +227,7 @@ void Optimizer::descend_along_mean(Chunk& chunk, std::span<const Contribution> c
         kernels.accumulate(sum, values, n, weight, &c == &contributions.front());
       }
       const auto* const mean = reinterpret_cast<const std::byte*>(sum);
-      advance(kernels, step, stretch_of<T>(chunk, begin, n, mean, nullptr));
+      apply_step(kernels, step, update_range<T>(chunk, begin, n, mean, nullptr));
       for (const Destination& reply : replies) write_values(chunk, reply, begin, n, kernels_);
     }
   });

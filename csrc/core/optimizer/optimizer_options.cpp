@@ -7,24 +7,20 @@
 namespace leash {
 namespace {
 
-void require_beta(const char* name, double value) {
-  require(value >= 0.0 && value < 1.0, name, value, "a number from 0 to below 1");
-}
-
 using Names = std::span<const std::string_view>;
 
 constexpr std::string_view kSgdStates[] = {"momentum"};
 constexpr std::string_view kAdamStates[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
 constexpr std::string_view kAdagradStates[] = {"sum"};
 
-Names names_of(const SgdOptions& options) {
+Names state_names_of(const SgdOptions& options) {
   return Names(kSgdStates).first(options.momentum != 0.0 ? 1 : 0);
 }
-Names names_of(const AdamOptions& options) {
+Names state_names_of(const AdamOptions& options) {
   return Names(kAdamStates).first(options.amsgrad ? 3 : 2);
 }
-Names names_of(const AdagradOptions&) { return kAdagradStates; }
-Names names_of(const SumOptions&) { return {}; }
+Names state_names_of(const AdagradOptions&) { return kAdagradStates; }
+Names state_names_of(const SumOptions&) { return {}; }
 
 }  // namespace
 
@@ -40,8 +36,8 @@ void validate(const SgdOptions& options) {
 
 void validate(const AdamOptions& options) {
   require_non_negative("lr", options.lr);
-  require_beta("beta1", options.beta1);
-  require_beta("beta2", options.beta2);
+  require_below_one("beta1", options.beta1);
+  require_below_one("beta2", options.beta2);
   require_non_negative("eps", options.eps);
   require_non_negative("weight_decay", options.weight_decay);
 }
@@ -72,7 +68,7 @@ bool maximizes(const OptimizerOptions& options) {
     if constexpr (requires { chosen.maximize; }) {
       return chosen.maximize;
     } else {
-      return false;  // a sum goes nowhere
+      return false;  // a running average follows no gradient
     }
   };
   return std::visit(of, options);
@@ -83,7 +79,7 @@ void set_learning_rate(OptimizerOptions& options, double lr) {
 }
 
 Names state_names(const OptimizerOptions& options) {
-  return std::visit([](const auto& chosen) { return names_of(chosen); }, options);
+  return std::visit([](const auto& chosen) { return state_names_of(chosen); }, options);
 }
 
 }  // namespace leash

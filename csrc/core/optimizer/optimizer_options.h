@@ -1,8 +1,7 @@
-// The settings of torch.optim's SGD, Adam, AdamW and Adagrad, with their names, defaults and
-// checks; and of sums.
+// The options of torch.optim's SGD, Adam, AdamW and Adagrad, with torch's names, defaults and
+// checks; and those of sums, which torch does not have.
 #pragma once
 
-#include <cstddef>
 #include <span>
 #include <string_view>
 #include <variant>
@@ -31,7 +30,7 @@ struct AdamOptions {
   bool decoupled = false;  // AdamW: decays the parameters themselves, not through the gradient
 };
 
-// Duchi et al. 2011, as torch has it, with a learning rate that decays.
+// Adagrad (Duchi et al. 2011) as torch has it, with a learning rate that decays.
 struct AdagradOptions {
   double lr = 1e-2;
   double lr_decay = 0.0;
@@ -41,19 +40,19 @@ struct AdagradOptions {
   bool maximize = false;
 };
 
-// No descent: parameters that are sums of what is pushed, such as sufficient statistics. Under bsp
-// w = (1 - lr) * w + lr * (the plain sum of a step's pushes, in the order of worker ids); on
-// arrival the same with one push. With lr 1 they are the sum itself; with a rate that falls, the
-// running average of stochastic approximation (Cappe and Moulines 2009, arXiv:0712.4273, equation
-// 10).
+// For parameters that are sums of what is pushed, such as sufficient statistics. No gradient is
+// followed: under bsp w = (1 - lr) * w + lr * (the plain sum of a step's pushes, in the order of
+// worker ids), and on arrival the same with one push. With lr 1 the parameters are the sum itself;
+// with a falling lr they are the running average of stochastic approximation (Cappe and Moulines
+// 2009, arXiv:0712.4273, equation 10).
 struct SumOptions {
   double lr = 1.0;
 };
 
 using OptimizerOptions = std::variant<SgdOptions, AdamOptions, AdagradOptions, SumOptions>;
 
-// Throw std::invalid_argument, naming the value, if torch.optim would refuse it or if it is not
-// finite.
+// Each throws std::invalid_argument, naming the option, if torch.optim would refuse its value or if
+// the value is not finite.
 void validate(const SgdOptions& options);
 void validate(const AdamOptions& options);
 void validate(const AdagradOptions& options);
@@ -64,9 +63,8 @@ double learning_rate(const OptimizerOptions& options);
 bool maximizes(const OptimizerOptions& options);
 void set_learning_rate(OptimizerOptions& options, double lr);
 
-// The most buffers that an optimizer keeps beside the parameters, and the names of those that this
-// one keeps. They are torch's, and stand in checkpoints.
-inline constexpr std::size_t kMaxStates = 3;
+// The names of the buffers that this optimizer keeps beside the parameters, at most kMaxStates.
+// They are torch's names, and checkpoints use them.
 std::span<const std::string_view> state_names(const OptimizerOptions& options);
 
 }  // namespace leash

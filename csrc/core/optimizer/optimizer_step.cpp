@@ -6,7 +6,7 @@ namespace leash {
 namespace {
 
 template <typename T>
-SgdStep<T> make(const SgdOptions& options, double lr, double, bool fresh) {
+SgdStep<T> make_step(const SgdOptions& options, double lr, double, bool fresh) {
   return {.lr = static_cast<T>(lr),
           .weight_decay = static_cast<T>(options.weight_decay),
           .momentum = static_cast<T>(options.momentum),
@@ -17,7 +17,7 @@ SgdStep<T> make(const SgdOptions& options, double lr, double, bool fresh) {
 }
 
 template <typename T>
-AdamStep<T> make(const AdamOptions& options, double lr, double update, bool) {
+AdamStep<T> make_step(const AdamOptions& options, double lr, double update, bool) {
   const double correction1 = 1.0 - std::pow(options.beta1, update);
   const double correction2 = 1.0 - std::pow(options.beta2, update);
   return {.step_size = static_cast<T>(lr / correction1),
@@ -33,7 +33,7 @@ AdamStep<T> make(const AdamOptions& options, double lr, double update, bool) {
 }
 
 template <typename T>
-AdagradStep<T> make(const AdagradOptions& options, double lr, double update, bool) {
+AdagradStep<T> make_step(const AdagradOptions& options, double lr, double update, bool) {
   return {.lr = static_cast<T>(lr / (1.0 + (update - 1.0) * options.lr_decay)),
           .weight_decay = static_cast<T>(options.weight_decay),
           .eps = static_cast<T>(options.eps),
@@ -41,29 +41,29 @@ AdagradStep<T> make(const AdagradOptions& options, double lr, double update, boo
 }
 
 template <typename T>
-SumStep<T> make(const SumOptions&, double lr, double, bool) {
+RunningAverageStep<T> make_step(const SumOptions&, double lr, double, bool) {
   return {.keep = static_cast<T>(1.0 - lr), .gain = static_cast<T>(lr)};
 }
 
 }  // namespace
 
 template <typename T>
-DelayStep<T> delay_step_of(const DelayCompensation& compensation, bool maximize) {
+CompensationStep<T> compensation_step_of(const DelayCompensation& compensation, bool maximize) {
   return {.lambda = static_cast<T>(maximize ? -compensation.lambda : compensation.lambda),
           .decay = static_cast<T>(compensation.decay),
           .gain = static_cast<T>(1.0 - compensation.decay),
           .eps = static_cast<T>(kCompensationEpsilon)};
 }
 
-template DelayStep<float> delay_step_of(const DelayCompensation&, bool);
-template DelayStep<double> delay_step_of(const DelayCompensation&, bool);
+template CompensationStep<float> compensation_step_of(const DelayCompensation&, bool);
+template CompensationStep<double> compensation_step_of(const DelayCompensation&, bool);
 
 template <typename T>
 OptimizerStep<T> step_of(const OptimizerOptions& options, double lr, std::uint64_t update,
                          bool fresh) {
   return std::visit(
       [&](const auto& chosen) -> OptimizerStep<T> {
-        return make<T>(chosen, lr, static_cast<double>(update), fresh);
+        return make_step<T>(chosen, lr, static_cast<double>(update), fresh);
       },
       options);
 }

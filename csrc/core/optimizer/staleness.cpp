@@ -6,6 +6,7 @@
 #include "core/base/require.h"
 
 namespace leash {
+
 double StalenessRate::factor(std::uint64_t staleness) const {
   const auto updates = static_cast<double>(staleness);
   switch (decay) {
@@ -23,8 +24,7 @@ void validate(const StalenessRate& rate) { require_non_negative("power", rate.po
 
 void validate(const DelayCompensation& compensation) {
   require_non_negative("strength", compensation.lambda);
-  require(compensation.decay >= 0.0 && compensation.decay < 1.0, "decay", compensation.decay,
-          "a number from 0 to below 1");
+  require_below_one("decay", compensation.decay);
 }
 
 }  // namespace leash

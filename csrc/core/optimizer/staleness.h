@@ -1,4 +1,5 @@
-// How the update of a worker that computed on old parameters is softened.
+// What softens the update of a worker that computed on old parameters: a lower learning rate, or a
+// corrected gradient.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,7 @@ enum class StalenessDecay : std::uint8_t {
   kPolynomial  // (1 + staleness)^-power: Xie et al. 2019, arXiv:1903.03934
 };
 
-// What the learning rate of an update is multiplied by.
+// The factor of an update's learning rate.
 struct StalenessRate {
   StalenessDecay decay = StalenessDecay::kNone;
   double power = 0.5;
@@ -19,7 +20,7 @@ struct StalenessRate {
   double factor(std::uint64_t staleness) const;
 };
 
-enum class Compensation : std::uint8_t { kNone, kConstant, kAdaptive };
+enum class CompensationKind : std::uint8_t { kNone, kConstant, kAdaptive };
 
 // DC-ASGD (Zheng et al. 2017, arXiv:1609.08326, algorithm 2): a gradient g at the parameters that
 // its worker had is corrected, to first order, for what the others have changed since. The square
@@ -30,11 +31,11 @@ enum class Compensation : std::uint8_t { kNone, kConstant, kAdaptive };
 // adaptive divides lambda by sqrt(mean_square + kCompensationEpsilon), element by element, where
 // mean_square = decay * mean_square + (1 - decay) * g * g begins at 0.
 struct DelayCompensation {
-  Compensation kind = Compensation::kNone;
+  CompensationKind kind = CompensationKind::kNone;
   double lambda = 0.04;
   double decay = 0.95;
 
-  bool is_on() const { return kind != Compensation::kNone; }
+  bool is_on() const { return kind != CompensationKind::kNone; }
 };
 
 inline constexpr double kCompensationEpsilon = 1e-7;

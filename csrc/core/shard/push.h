@@ -1,4 +1,4 @@
-// What a push brings, and what it sets off.
+// The argument and the result of Shard::push().
 #pragma once
 
 #include <cstddef>
@@ -6,73 +6,65 @@
 #include <optional>
 #include <vector>
 
-#include "core/shard/parked.h"
+#include "core/codecs/memory.h"
 
 namespace leash {
 
+// A gradient of one worker for one chunk, or the new values of a buffer.
 struct Push {
   std::uint32_t chunk;
   std::uint32_t worker;
-  std::uint64_t step;     // from 1
+  std::uint64_t step;     // the number of this worker's push to this chunk, from 1
   std::uint64_t samples;  // the weight of this gradient in a mean
-  Gradient gradient;      // or a buffer's values
-  Destination answer;     // the gradient's own memory, with its owner, or other
-  bool wants_payload;
-  double now_s = 0.0;  // when it came; read by dynamic bounds alone
+  Gradient gradient;
+  Destination answer;  // may be the gradient's own memory, with the same owner
+  bool wants_payload;  // the answer carries the parameters
+  double now_s = 0.0;  // when the push came; only dynamic bounds read it
 };
 
-// What to do with a push that holds a NaN or an infinity.
+// What the shard does with a push that holds a NaN or an infinity. In every case the worker's clock
+// ticks.
 enum class Nonfinite : std::uint8_t {
-  kRaise,  // tick, change nothing, leave the answer to the caller
-  kSkip,   // tick, change nothing, answer as usual
-  kApply   // do not look
+  kRaise,  // does not apply it; the caller answers
+  kSkip,   // does not apply it, and answers as usual
+  kApply   // applies it: no value is looked at
 };
 
 enum class Outcome : std::uint8_t {
-  kApplied,        // ticked; where means are taken, the update itself may come with a later push
-  kDropped,        // ticked, but too stale to be applied: answered
-  kDuplicate,      // ticked before: answered, not applied
+  kApplied,        // the clock ticked; where means are taken, the update may come with a later push
+  kDropped,        // the clock ticked; the push is too stale: answered, not applied
+  kDuplicate,      // the clock had ticked for it before: answered, not applied
   kGap,            // a step is missing before this one: nothing changed
   kNotLive,        // no such worker: nothing changed
   kUninitialized,  // the chunk has no values: nothing changed
-  kNonfinite       // ticked, but not applied: see Nonfinite
+  kNonfinite       // the clock ticked; not applied: see Nonfinite
 };
 
-// An answer that may go out now. Its destination holds the parameters if has_payload.
+// An answer that may go out now. If has_payload, the parameters are written at its destination.
 struct Reply {
   std::uint32_t chunk;
   std::uint32_t worker;
   std::uint64_t step;
-  std::uint64_t version;    // of the chunk
-  std::uint64_t lag;        // of the worker, now
-  std::uint64_t staleness;  // of the push that is answered; of a late duplicate, the latest
-  bool dropped;             // that push, or of a late duplicate the latest, was
+  std::uint64_t version;  // the chunk's
+  std::uint64_t lag;      // the worker's, now
+  // Those of the push that is answered; if it repeats an older one, of the worker's latest push.
+  std::uint64_t staleness;
+  bool dropped;
   bool has_payload;
 };
 
 struct PushResult {
-  Outcome outcome;
+  Outcome outcome = Outcome::kNotLive;
   std::vector<Reply> replies = {};  // in the order in which the pushes came
-  std::uint64_t clock = 0;          // the worker's, on this chunk, now; 0 if it is not live
-  std::optional<std::size_t> nonfinite_index = {};  // of the first such value in the chunk
+  std::uint64_t clock = 0;  // the worker's on this chunk, after the push; 0 if it is not live
+  std::optional<std::size_t> nonfinite_index = {};  // where the chunk's first NaN or infinity is
 };
 
-struct ShardStats {
-  std::uint64_t applied = 0;  // pushes that ticked
-  std::uint64_t updates = 0;  // versions, over all chunks
-  std::uint64_t duplicates = 0;
-  std::uint64_t gaps = 0;
-  std::uint64_t nonfinite = 0;  // pushes with such a value
-  std::uint64_t dropped = 0;    // pushes that were too stale; not counted in what follows
-  std::uint64_t max_staleness = 0;
-  std::uint64_t staleness_sum = 0;
-  std::uint64_t staleness_count = 0;
-  std::uint64_t max_lag = 0;  // over all answers that let a worker go on
-
-  double mean_staleness() const {
-    if (staleness_count == 0) return 0.0;
-    return static_cast<double>(staleness_sum) / static_cast<double>(staleness_count);
-  }
+struct PullResult {
+  std::uint64_t version = 0;  // the chunk's
+  // Answers that the pull lets go: where a bound counts versions, others may have waited for the
+  // worker that pulls.
+  std::vector<Reply> replies = {};
 };
 
 }  // namespace leash

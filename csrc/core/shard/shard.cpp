@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "core/kernels/kernels.h"
+
 namespace leash {
 namespace {
 
@@ -16,14 +18,12 @@ std::size_t slab_nbytes(const std::vector<ChunkSpec>& specs) {
   return total;
 }
 
-Application application_of(const ShardOptions& options) {
+UpdateOptions update_options_of(const ShardOptions& options) {
   return {.schedule = options.schedule,
           .scale_lr = options.scale_lr,
           .staleness_rate = options.staleness_rate,
           .compensation = options.compensation};
 }
-
-std::string name_of(const Chunk& chunk) { return "chunk " + std::to_string(chunk.index); }
 
 }  // namespace
 
@@ -37,7 +37,8 @@ void validate(const ShardOptions& options) {
 Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
     : options_(options),
       pool_(options.threads),
-      optimizer_(options.optimizer, application_of(options), kernels_for(instruction_set()), pool_),
+      optimizer_(options.optimizer, update_options_of(options), kernels_for(instruction_set()),
+                 pool_),
       slab_nbytes_(slab_nbytes(specs)),
       values_(slab_nbytes_) {
   validate(options_);
@@ -49,15 +50,13 @@ Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
   for (const ChunkSpec& spec : specs) {
     leash::validate(spec);
     std::array<std::byte*, kMaxStates> states{};
-    if (spec.kind == Kind::kParameter) {
+    if (spec.kind == ChunkKind::kParameter) {
       std::ranges::transform(states_, states.begin(), [&](Slab& s) { return s.data() + offset; });
     }
     const auto index = static_cast<std::uint32_t>(options_.first_chunk + chunks_.size());
-    chunks_.push_back({.index = index,
-                       .spec = spec,
-                       .values = values_.data() + offset,
-                       .states = states,
-                       .admission = Admission(options_.rule)});
+    chunks_.push_back({{.spec = spec, .values = values_.data() + offset, .states = states},
+                       index,
+                       Admission(options_.rule)});
     offset += round_up_to_cache_line(spec.nbytes());
   }
 }
@@ -67,7 +66,7 @@ const Chunk& Shard::at(std::uint32_t chunk) const {
   if (place < chunks_.size()) return chunks_[place];
   std::string which = std::to_string(chunks_.size()) + " chunks";
   if (options_.first_chunk != 0) which += " from " + std::to_string(options_.first_chunk);
-  throw std::out_of_range("chunk " + std::to_string(chunk) + ": this shard has " + which);
+  throw std::out_of_range(chunk_name(chunk) + ": this shard has " + which);
 }
 
 Chunk& Shard::at(std::uint32_t chunk) { return const_cast<Chunk&>(std::as_const(*this).at(chunk)); }
@@ -85,7 +84,7 @@ std::size_t Shard::initialized_chunks() const {
 }
 
 void Shard::join(std::uint32_t worker, std::uint64_t clock) {
-  members_.check_join(worker, clock);  // a small model's shard may have no chunk that could refuse
+  members_.check_join(worker, clock);  // a shard without chunks would refuse nothing
   for (const Chunk& chunk : chunks_) chunk.clock().check_join(worker, clock);
   std::byte* const backup = options_.compensation.is_on()
                                 ? backups_.emplace(worker, slab_nbytes_).first->second.data()
@@ -93,7 +92,7 @@ void Shard::join(std::uint32_t worker, std::uint64_t clock) {
   members_.join(worker, clock);
   for (Chunk& chunk : chunks_) {
     chunk.admission.join(worker, clock, chunk.version);
-    if (backup == nullptr || chunk.spec.kind != Kind::kParameter) continue;
+    if (backup == nullptr || chunk.spec.kind != ChunkKind::kParameter) continue;
     chunk.backups.insert_or_assign(worker, Backup{backup + (chunk.values - values_.data())});
   }
 }
@@ -109,7 +108,7 @@ std::vector<Reply> Shard::leave(std::uint32_t worker) {
     }
     chunk.admission.leave(worker);
     chunk.backups.erase(worker);
-    settle(chunk, Look::kAtAll, replies);
+    release_answers(chunk, Candidates::kAll, replies);
   }
   backups_.erase(worker);
   return replies;
@@ -125,16 +124,20 @@ std::uint64_t Shard::clock(std::uint32_t chunk, std::uint32_t worker) const {
   return at(chunk).clock().clock(worker);
 }
 
-std::uint64_t Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
-                          const Destination& out) {
+PullResult Shard::pull(std::uint32_t chunk_index, std::optional<std::uint32_t> worker,
+                       const Destination& out) {
   Chunk& chunk = at(chunk_index);
-  if (!chunk.initialized) throw std::invalid_argument(name_of(chunk) + " has no values yet");
+  if (!chunk.initialized) {
+    throw std::invalid_argument(chunk_name(chunk.index) + " has no values yet");
+  }
   optimizer_.write(chunk, out);
+  PullResult result{.version = chunk.version};
   if (worker && chunk.clock().contains(*worker)) {
     chunk.admission.note_pull(*worker, chunk.version);
     optimizer_.back_up(chunk, out, chunk.backup_of(*worker));
+    release_answers(chunk, Candidates::kNewest, result.replies);
   }
-  return chunk.version;
+  return result;
 }
 
 void Shard::unpark(std::uint32_t chunk_index, std::uint32_t worker) {
@@ -167,8 +170,8 @@ void Shard::abandon() {
 std::byte* Shard::state_of(const Chunk& chunk, std::string_view name) const {
   const auto names = state_names();
   const auto found = std::ranges::find(names, name);
-  if (found == names.end() || chunk.spec.kind == Kind::kBuffer) {
-    throw std::invalid_argument(name_of(chunk) + " has no " + std::string(name));
+  if (found == names.end() || chunk.spec.kind == ChunkKind::kBuffer) {
+    throw std::invalid_argument(chunk_name(chunk.index) + " has no " + std::string(name));
   }
   return chunk.states[static_cast<std::size_t>(found - names.begin())];
 }
@@ -177,7 +180,7 @@ void Shard::state(std::uint32_t chunk_index, std::string_view name, std::byte* o
   const Chunk& chunk = at(chunk_index);
   const std::byte* const values = state_of(chunk, name);
   if (!chunk.state_started) {
-    throw std::invalid_argument(name_of(chunk) + " has no " + std::string(name) + " yet");
+    throw std::invalid_argument(chunk_name(chunk.index) + " has no " + std::string(name) + " yet");
   }
   std::memcpy(out, values, chunk.spec.nbytes());
 }
@@ -192,7 +195,8 @@ void Shard::load_state(std::uint32_t chunk_index, std::string_view name, const s
 void Shard::set_version(std::uint32_t chunk_index, std::uint64_t version) {
   Chunk& chunk = at(chunk_index);
   if (members_.size() != 0) {
-    throw std::invalid_argument(name_of(chunk) + ": a version is set before any worker joins");
+    throw std::invalid_argument(chunk_name(chunk.index) +
+                                ": a version is set before any worker joins");
   }
   earlier_updates_ += version - chunk.version;
   chunk.version = version;

@@ -1,4 +1,5 @@
-// A contiguous run of chunks: their slab, optimizer state and clocks, and one call per message.
+// A contiguous run of chunks, with the parameters, the optimizer's buffers and the clocks. A
+// message of a worker is one call.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +16,7 @@
 #include "core/optimizer/optimizer_options.h"
 #include "core/shard/chunk.h"
 #include "core/shard/push.h"
+#include "core/shard/stats.h"
 
 namespace leash {
 
@@ -22,26 +24,29 @@ struct ShardOptions {
   OptimizerOptions optimizer;
   Rule rule;
   Nonfinite nonfinite;
-  bool scale_lr = false;  // see Optimizer
+  bool scale_lr = false;  // as in UpdateOptions, like schedule, staleness_rate and compensation
   Schedule schedule = {};
   std::uint32_t first_chunk = 0;  // the number of this shard's first chunk in the whole model
-  std::size_t threads = 1;        // that share the work on a large chunk
+  std::size_t threads = 1;        // how many share the work on a large chunk
   StalenessRate staleness_rate = {};
-  DelayCompensation compensation = {};  // one copy of the parameters for each live worker
+  DelayCompensation compensation = {};  // costs one copy of the parameters for each live worker
 };
 
 // Throws std::invalid_argument for options that contradict each other.
 void validate(const ShardOptions& options);
 
-// Not synchronised: one call at a time, from any thread. chunks() and spec() never change and need
-// no lock.
+// Not synchronised: the caller makes one call at a time, from any thread. chunks() and spec() read
+// nothing that changes, and may be called at any time.
 //
-// The memory of a Push must stay as it is until take_freed() has returned its owner. That happens
-// once for each push and each of its owners (one, if the answer goes where the gradient is), in or
-// after the call that needed the memory last.
+// In a steady state push() and take_freed() allocate nothing, if the caller passes them what they
+// filled before: every list has then reached its largest size.
 //
-// Chunks are numbered as in the whole model, from options.first_chunk. Every function that takes
-// one throws std::out_of_range if it is not of this shard.
+// Whoever calls push() owns the memory of the Push, and leaves it as it is until take_freed()
+// returns its owner. Each push's owners come back once each (one owner, if the answer goes where
+// the gradient is), in the call that needed the memory last or a later one.
+//
+// Chunks are numbered as in the whole model, from options.first_chunk. Every function that takes a
+// number throws std::out_of_range if that chunk is not of this shard.
 class Shard {
  public:
   // Throws std::invalid_argument for options that contradict each other, std::bad_alloc.
@@ -50,7 +55,8 @@ class Shard {
   std::size_t chunks() const { return chunks_.size(); }
   const ChunkSpec& spec(std::uint32_t chunk) const { return at(chunk).spec; }
 
-  // First values of a chunk, taken once: false if it had values already.
+  // Copies a chunk's first values, and returns true. Returns false, and changes nothing, if the
+  // chunk has values already.
   // REQUIRES: values holds the chunk's nbytes. The same for every pointer below.
   bool init(std::uint32_t chunk, const std::byte* values);
   bool initialized(std::uint32_t chunk) const { return at(chunk).initialized; }
@@ -59,8 +65,8 @@ class Shard {
   // Throws std::invalid_argument, and changes nothing, if the worker is live or any chunk's
   // clock refuses it; with compensation also std::bad_alloc.
   void join(std::uint32_t worker, std::uint64_t clock);
-  // Forgets the worker and all that waits for it; its part of an incomplete mean is left out.
-  // Returns the answers that waited only for it. Throws NotLive.
+  // Forgets the worker, its waiting answers and its gradients in incomplete means. Returns the
+  // answers to others that waited only for it. Throws NotLive.
   std::vector<Reply> leave(std::uint32_t worker);
   std::vector<std::uint32_t> workers() const { return members_.workers(); }  // ascending
 
@@ -70,49 +76,60 @@ class Shard {
   std::uint64_t minimum(std::uint32_t chunk) const { return at(chunk).clock().minimum(); }
   std::uint64_t version(std::uint32_t chunk) const { return at(chunk).version; }
 
-  // Applies a push exactly once, ticks, and releases every answer that the rule lets go.
-  // Contributions to a mean are combined, in the order of worker ids, when the last one that the
-  // rule waits for has come. One with no samples, or left out as non-finite, is no part of that.
-  // A late or repeated push is answered and not applied, and never lets a worker past the bound: if
-  // the answer still waits, the newer destination takes over.
-  // REQUIRES: the gradient was parsed for this chunk, and its codec fits it, as the answer's does.
-  PushResult push(const Push& push);
+  // Applies a push exactly once, ticks the worker's clock, and puts every answer that may go out
+  // now into the result. What the result held before is lost, except its memory, which is used
+  // again.
+  //
+  // Where the rule takes means, the gradient is kept until the last one that the rule waits for has
+  // come; they are then combined in the order of worker ids. A gradient with no samples, or one
+  // that was left out as non-finite, has no part in the mean.
+  //
+  // A repeated push is answered and not applied, and never lets a worker past the bound: if the
+  // answer to its first copy still waits, it waits for the newer destination instead.
+  // REQUIRES: the gradient was parsed for this chunk, check_codec() accepts its codec, and
+  // check_answer_codec() the answer's.
+  void push(const Push& push, PushResult& result);
 
-  // Goes on by another rule: what waits is judged by it at once, and the answers that may go out
-  // are returned. Contributions to incomplete means were accepted when they came, and stay so:
-  // they are applied one by one, in order of arrival, if no means are taken from now on; otherwise
-  // they wait for the new rule's. Throws as validate() does, and has changed nothing then.
+  // Replaces the rule. The new rule applies at once, also to workers that already wait; returns the
+  // answers that it lets go. Gradients of incomplete means were accepted when they came, and are
+  // not lost: if the new rule takes no means they are applied one by one, in order of arrival,
+  // otherwise they wait for its means. Throws as validate() does, and has changed nothing then.
   std::vector<Reply> set_rule(const Rule& rule);
 
-  // Copies the values out and returns the version, which becomes the base of the worker's
-  // staleness if it is live. Throws std::invalid_argument if the chunk has no values.
-  // REQUIRES: the destination's codec fits the chunk.
-  std::uint64_t pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
-                     const Destination& out);
+  // Writes the chunk's values to the destination and returns their version, from which the worker's
+  // staleness is then counted if it is live, with the answers that the rule lets go because of
+  // that. Throws std::invalid_argument if the chunk has no values. REQUIRES: check_answer_codec()
+  // accepts the destination's codec.
+  PullResult pull(std::uint32_t chunk, std::optional<std::uint32_t> worker, const Destination& out);
 
-  // Forgets the answers that wait for a worker on a chunk. A contribution stays in the sum.
+  // Forgets the answers that wait for a worker on a chunk. Its gradients stay in their means.
   void unpark(std::uint32_t chunk, std::uint32_t worker);
-  std::size_t parked() const;  // answers that wait
-  // Forgets all that waits, so that every owner comes back: the last call before the end.
+  std::size_t parked() const;  // how many answers wait
+  // Forgets everything that waits, so that take_freed() returns every owner. To be called last.
   void abandon();
 
-  // For checkpoints: the optimizer's buffers, by the names that state_names() gives, for each chunk
-  // of parameters. They hold something from the first update or load_state() on. The last two throw
-  // std::invalid_argument if there is no such buffer, state() also if it holds nothing.
+  // The optimizer's buffers, for checkpoints. Each chunk of parameters has one for every name of
+  // state_names(); from its first update or load_state() on, has_state() is true and they hold
+  // something. state() and load_state() throw std::invalid_argument if the chunk has no such
+  // buffer, state() also if it holds nothing.
   std::span<const std::string_view> state_names() const { return optimizer_.state_names(); }
   bool has_state(std::uint32_t chunk) const { return at(chunk).state_started; }
   void state(std::uint32_t chunk, std::string_view name, std::byte* out) const;
   void load_state(std::uint32_t chunk, std::string_view name, const std::byte* values);
 
-  // Goes on from an earlier run's version, which is also the count of updates that the optimizer
-  // and its learning rate go by. Throws std::invalid_argument once a worker takes part.
+  // Sets the version at which an earlier run ended. It is also the count of updates from which
+  // optimizer and learning rate go on. Throws std::invalid_argument once a worker takes part.
   void set_version(std::uint32_t chunk, std::uint64_t version);
 
   void set_lr(double lr) { optimizer_.set_lr(lr); }
   ShardStats stats() const;
 
-  // The owners of memory that is no longer needed since the last call.
-  std::vector<void*> take_freed() { return std::exchange(freed_, {}); }
+  // Puts the owners whose memory was needed at the last call and is not any more in place of what
+  // `freed` held. The list's own memory is used for the next ones.
+  void take_freed(std::vector<void*>& freed) {
+    freed.clear();
+    freed.swap(freed_);
+  }
 
  private:
   const Chunk& at(std::uint32_t chunk) const;
@@ -126,21 +143,23 @@ class Shard {
   bool let_go_on(Chunk& chunk, const Push& push);
   void answer_again(Chunk& chunk, const Push& push, std::vector<Reply>& replies);
   void take_over_answer(Parked& entry, const Push& push);
-  void note_arrival(const Arrival& arrival);
+  void count_arrival(const Arrival& arrival);
 
-  // The parts of releasing what the rule lets go.
-  enum class Look : std::uint8_t { kAtNewest, kAtAll };
-  void settle(Chunk& chunk, Look look, std::vector<Reply>& replies);
+  // Which entries of Chunk::parked a call may have set free: only the one that it has added, or
+  // any.
+  enum class Candidates : std::uint8_t { kNewest, kAll };
+  // Applies the means that are complete, then appends every answer that the rule lets go.
+  void release_answers(Chunk& chunk, Candidates candidates, std::vector<Reply>& replies);
   bool apply_means(Chunk& chunk, bool round_closed);
   void apply_gathered(Chunk& chunk);
   Reply reply_to(Chunk& chunk, const Parked& entry);
 
-  // Each owner is freed when neither the answer nor the gradient of its entry needs it.
+  // An owner is given back as soon as neither the answer nor the gradient of its entry needs it.
   void park(Chunk& chunk, Parked entry, const Push& push);
   void forget_answer(Parked& entry);
   void forget_gradient(Parked& entry);
-  void free_rest(const Push& push, const Parked* entry);
-  void free(void* owner);
+  void give_back_rest(const Push& push, const Parked* entry);
+  void give_back(void* owner);
 
   ShardOptions options_;
   ThreadPool pool_;
@@ -149,13 +168,13 @@ class Shard {
   std::size_t slab_nbytes_;
   Slab values_;
   std::vector<Slab> states_;                         // in the order of state_names()
-  std::unordered_map<std::uint32_t, Slab> backups_;  // of each live worker, with compensation
-  StalenessClock members_{std::nullopt};             // with the clocks that they joined at
+  std::unordered_map<std::uint32_t, Slab> backups_;  // by live worker; empty without compensation
+  StepClock members_{std::nullopt};  // the live workers, at the clocks they joined at
   ShardStats stats_;
-  std::uint64_t earlier_updates_ = 0;  // of versions that were set
-  std::vector<void*> freed_;
+  std::uint64_t earlier_updates_ = 0;  // versions that set_version() set: not this shard's updates
+  std::vector<void*> freed_;           // what take_freed() will return
 
-  // Used within one call; kept so that a push allocates nothing.
+  // Each is used within one call, and kept for the next, which then need not allocate it.
   std::vector<Contribution> contributions_;
   std::vector<Destination> destinations_;
   std::vector<std::uint32_t> released_;

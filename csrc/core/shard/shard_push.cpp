@@ -1,4 +1,4 @@
-// Shard::push, and how it lets waiting answers go.
+// Shard::push(), set_rule(), and how both release answers that wait.
 
 #include <algorithm>
 #include <functional>
@@ -10,9 +10,12 @@
 
 namespace leash {
 
-PushResult Shard::push(const Push& push) {
+void Shard::push(const Push& push, PushResult& result) {
   Chunk& chunk = at(push.chunk);
-  PushResult result{.outcome = classify(chunk, push)};
+  result.outcome = classify(chunk, push);
+  result.replies.clear();
+  result.clock = 0;
+  result.nonfinite_index.reset();
   switch (result.outcome) {
     case Outcome::kApplied:
       apply(chunk, push, result);
@@ -23,11 +26,10 @@ PushResult Shard::push(const Push& push) {
       break;
     default:
       if (result.outcome == Outcome::kGap) ++stats_.gaps;
-      free_rest(push, nullptr);
+      give_back_rest(push, nullptr);
   }
-  const StalenessClock& clock = chunk.clock();
+  const StepClock& clock = chunk.clock();
   if (clock.contains(push.worker)) result.clock = clock.clock(push.worker);
-  return result;
 }
 
 Outcome Shard::classify(const Chunk& chunk, const Push& push) const {
@@ -41,7 +43,7 @@ Outcome Shard::classify(const Chunk& chunk, const Push& push) const {
 void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
   const std::uint64_t minimum = chunk.clock().minimum();
   const Arrival arrival = chunk.admission.arrive(push.worker, push.now_s, chunk.version);
-  note_arrival(arrival);
+  count_arrival(arrival);
   if (arrival.dropped) {
     result.outcome = Outcome::kDropped;
   } else {
@@ -59,20 +61,21 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
                .contributes = counts && gathers && push.samples > 0,
                .samples = push.samples};
   if (updates) {
-    // It is known already whether the answer may go out: if so, one pass writes it too.
+    // Whether the answer may go out is known already. If so, the pass that applies the gradient
+    // writes the answer too.
     const bool goes_on = chunk.admission.admits(push.worker, chunk.version + 1);
     entry.answer_written = push.wants_payload && goes_on;
     optimizer_.apply(chunk, push.gradient.encoded, entry.answer_written ? &push.answer : nullptr,
                      arrival.staleness, chunk.backup_of(push.worker));
   }
-  bool look_at_all = chunk.clock().minimum() != minimum;
+  bool any_may_go = chunk.clock().minimum() != minimum;
   if (entry.awaits_answer) {
-    look_at_all |= let_go_on(chunk, push);
+    any_may_go |= let_go_on(chunk, push);
   } else if (!chunk.admission.is_waiting(push.worker)) {
-    chunk.admission.go_on(push.worker);  // whatever its caller says to it
+    chunk.admission.go_on(push.worker);  // the caller answers its push
   }
   park(chunk, entry, push);
-  settle(chunk, look_at_all ? Look::kAtAll : Look::kAtNewest, result.replies);
+  release_answers(chunk, any_may_go ? Candidates::kAll : Candidates::kNewest, result.replies);
 }
 
 void Shard::check_finite(const Chunk& chunk, const Push& push, PushResult& result) {
@@ -83,7 +86,8 @@ void Shard::check_finite(const Chunk& chunk, const Push& push, PushResult& resul
   result.outcome = Outcome::kNonfinite;
 }
 
-// Lets the worker go on, or makes it wait. Returns whether earlier answers to it go out too.
+// Lets the worker go on, or makes it wait. Returns whether answers to its earlier steps, which wait
+// too, go out with this one.
 bool Shard::let_go_on(Chunk& chunk, const Push& push) {
   if (!chunk.admission.admits(push.worker, chunk.version)) {
     chunk.admission.park(push.worker);
@@ -107,28 +111,28 @@ void Shard::answer_again(Chunk& chunk, const Push& push, std::vector<Reply>& rep
                      .awaits_answer = true,
                      .wants_payload = push.wants_payload};
   if (push.step == chunk.clock().clock(push.worker)) {
-    // Its answer would let the worker go on, so it waits as the first one did.
+    // This answer lets the worker go on, so it waits as the answer to the first copy did.
     chunk.admission.suspend(push.worker);
-    const bool look_at_all = let_go_on(chunk, push);
+    const bool any_may_go = let_go_on(chunk, push);
     park(chunk, entry, push);
-    settle(chunk, look_at_all ? Look::kAtAll : Look::kAtNewest, replies);
+    release_answers(chunk, any_may_go ? Candidates::kAll : Candidates::kNewest, replies);
     return;
   }
   if (push.wants_payload) optimizer_.write(chunk, push.answer);
   replies.push_back(reply_to(chunk, entry));
-  free_rest(push, nullptr);
+  give_back_rest(push, nullptr);
 }
 
-// A worker that asks again has given up the route of its earlier request.
+// The newer request replaces the earlier one, whose answer the worker no longer expects.
 void Shard::take_over_answer(Parked& entry, const Push& push) {
   forget_answer(entry);
   entry.awaits_answer = true;
   entry.wants_payload = push.wants_payload;
   if (push.wants_payload) entry.answer = push.answer;
-  free_rest(push, &entry);
+  give_back_rest(push, &entry);
 }
 
-void Shard::note_arrival(const Arrival& arrival) {
+void Shard::count_arrival(const Arrival& arrival) {
   ++stats_.applied;
   if (arrival.dropped) {
     ++stats_.dropped;
@@ -139,22 +143,22 @@ void Shard::note_arrival(const Arrival& arrival) {
   ++stats_.staleness_count;
 }
 
-void Shard::settle(Chunk& chunk, Look look, std::vector<Reply>& replies) {
+void Shard::release_answers(Chunk& chunk, Candidates candidates, std::vector<Reply>& replies) {
   const bool round_closed = chunk.admission.close_round();
   released_.clear();
   chunk.admission.release(chunk.version, released_);
-  // While nobody else is released, only the newest entry can go out.
-  const bool at_all = look == Look::kAtAll || round_closed || !released_.empty();
+  // As long as nobody else is released, only the newest entry can go out.
+  const bool any_may_go = candidates == Candidates::kAll || round_closed || !released_.empty();
   const std::size_t newest = std::min<std::size_t>(chunk.parked.size(), 1);
   const std::span<Parked> entries =
-      std::span(chunk.parked).last(at_all ? chunk.parked.size() : newest);
+      std::span(chunk.parked).last(any_may_go ? chunk.parked.size() : newest);
   destinations_.clear();
   for (Parked& entry : entries) {
     entry.released = entry.awaits_answer && !chunk.admission.is_waiting(entry.worker);
     const bool to_write = entry.released && entry.wants_payload && !entry.answer_written;
     if (to_write) destinations_.push_back(entry.answer);
   }
-  if (!at_all || !apply_means(chunk, round_closed)) {
+  if (!any_may_go || !apply_means(chunk, round_closed)) {
     for (const Destination& destination : destinations_) optimizer_.write(chunk, destination);
   }
   for (Parked& entry : entries) {
@@ -168,16 +172,16 @@ void Shard::settle(Chunk& chunk, Look look, std::vector<Reply>& replies) {
                      chunk.parked.end());
 }
 
-// Applies the mean of a round that is closed, or those of the steps that every live worker has
-// reached, one after the other; the last one's pass writes the answers too. Returns whether there
-// was any.
+// Applies the mean of the round that was closed, or else the mean of each step that every live
+// worker has reached, one after the other. The pass of the last mean writes the answers, too.
+// Returns whether there was any mean.
 bool Shard::apply_means(Chunk& chunk, bool round_closed) {
   const bool by_step = chunk.admission.rule().gather == Gather::kStep;
   if (!by_step && !round_closed) return false;
   const auto is_complete = [&](const Parked& entry) {
     return entry.contributes && (!by_step || entry.step <= chunk.clock().minimum());
   };
-  // A round is one mean, of whatever steps.
+  // All gradients of a round are one mean, whatever their steps.
   const auto mean_of = [&](const Contribution& c) { return by_step ? c.step : 0; };
   contributions_.clear();
   for (const Parked& entry : chunk.parked) {
@@ -211,12 +215,13 @@ std::vector<Reply> Shard::set_rule(const Rule& rule) {
   for (Chunk& chunk : chunks_) {
     if (rule.gather == Gather::kEach) apply_gathered(chunk);
     chunk.admission.set_rule(rule);
-    settle(chunk, Look::kAtAll, replies);
+    release_answers(chunk, Candidates::kAll, replies);
   }
   return replies;
 }
 
-// One by one, in order of arrival: there will be no mean that they could be part of.
+// Applies the gradients that were kept for a mean one by one, in order of arrival, for a new rule
+// that takes no means.
 void Shard::apply_gathered(Chunk& chunk) {
   for (Parked& entry : chunk.parked) {
     if (!entry.contributes) continue;
@@ -228,7 +233,8 @@ void Shard::apply_gathered(Chunk& chunk) {
 
 Reply Shard::reply_to(Chunk& chunk, const Parked& entry) {
   const std::uint64_t lag = chunk.clock().lag(entry.worker);
-  // The answer to a step before the latest one lets nobody go on, and is not what its worker has.
+  // The answer to an earlier step than the latest lets nobody go on: its worker waits for the
+  // answer to the latest.
   const bool lets_go_on = entry.step == chunk.clock().clock(entry.worker);
   if (lets_go_on) stats_.max_lag = std::max(stats_.max_lag, lag);
   if (entry.wants_payload && lets_go_on) {
@@ -250,33 +256,33 @@ Reply Shard::reply_to(Chunk& chunk, const Parked& entry) {
 void Shard::park(Chunk& chunk, Parked entry, const Push& push) {
   if (entry.awaits_answer && entry.wants_payload) entry.answer = push.answer;
   if (entry.contributes) entry.gradient = push.gradient;
-  free_rest(push, &entry);
+  give_back_rest(push, &entry);
   if (!entry.idle()) chunk.parked.push_back(entry);
 }
 
 void Shard::forget_answer(Parked& entry) {
   entry.awaits_answer = false;
-  if (entry.answer.owner != entry.gradient.owner) free(entry.answer.owner);
+  if (entry.answer.owner != entry.gradient.owner) give_back(entry.answer.owner);
   entry.answer = {};
 }
 
 void Shard::forget_gradient(Parked& entry) {
   entry.contributes = false;
-  if (entry.gradient.owner != entry.answer.owner) free(entry.gradient.owner);
+  if (entry.gradient.owner != entry.answer.owner) give_back(entry.gradient.owner);
   entry.gradient = {};
 }
 
-// What a push brought, but for what the entry keeps.
-void Shard::free_rest(const Push& push, const Parked* entry) {
+// Gives back the owners of a push that the entry, if there is one, does not keep.
+void Shard::give_back_rest(const Push& push, const Parked* entry) {
   const auto is_kept = [&](void* owner) {
     return entry != nullptr && (owner == entry->answer.owner || owner == entry->gradient.owner);
   };
-  if (!is_kept(push.gradient.owner)) free(push.gradient.owner);
+  if (!is_kept(push.gradient.owner)) give_back(push.gradient.owner);
   const bool is_shared = push.answer.owner == push.gradient.owner;
-  if (!is_shared && !is_kept(push.answer.owner)) free(push.answer.owner);
+  if (!is_shared && !is_kept(push.answer.owner)) give_back(push.answer.owner);
 }
 
-void Shard::free(void* owner) {
+void Shard::give_back(void* owner) {
   if (owner != nullptr) freed_.push_back(owner);
 }
 

@@ -169,8 +169,8 @@ def _both(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: Costs) 
 def _exchange(_: Run, by_worker: dict[int, Pace], __: list[Pace], costs: Costs) -> str:
     typical_s = min(pace.median_s for pace in by_worker.values())
     return (
-        f"no worker is slow, yet {percent(costs.waiting)} of the time went into waiting: a step's own "
-        f"work takes only {seconds(typical_s)}, so taking turns costs as much; try a larger "
+        f"no worker is slow, yet {percent(costs.waiting)} of the time went into waiting: a step's "
+        f"own work takes only {seconds(typical_s)}, so taking turns costs as much; try a larger "
         "--batch-size, or --local-steps 8"
     )
 
@@ -183,8 +183,8 @@ def _none(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: Costs) 
         return f"no worker is slow: steps vary, and this run copes: {lost}"
     medians = sorted(pace.median_s for pace in by_worker.values())
     return (
-        f"no worker is slow: a step takes every worker about the same time ({_between(medians)}), and "
-        f"{percent(costs.waiting)} of their time went into waiting"
+        f"no worker is slow: a step takes every worker about the same time ({_between(medians)}), "
+        f"and {percent(costs.waiting)} of their time went into waiting"
     )
 
 

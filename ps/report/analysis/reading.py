@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from leash.ps.errors import UsageError, shown
-from leash.ps.options.old_names import with_new_names
+from leash.ps.options.rule import with_new_names
 from leash.ps.report.analysis.run import (
     Accounts,
     Change,
@@ -22,6 +22,7 @@ from leash.ps.report.analysis.run import (
     Steps,
     Track,
 )
+from leash.ps.words import DONE, REPLACED
 
 Event = dict[str, Any]
 STEP_COLUMNS: Final = ("step", "pushed_s", "replied_s", "began_s", "lag", "staleness")
@@ -41,6 +42,8 @@ def read_run(path: Path, name: str | None = None) -> Run:
     try:
         for event in _events(events):
             reader.take(event)
+    except UsageError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         place = f"line {reader.taken + 1}"
         raise UsageError(f"{events}: {place} is no event: {error!r}") from error
@@ -147,7 +150,7 @@ class EventReader:
             case "training":
                 self._of(worker).account(t, event)
             case "joined" if worker:
-                self._of(worker).leave(t, "replaced")
+                self._of(worker).leave(t, REPLACED)
                 self._of(worker).here_since = t
             case "left" if worker:
                 self._of(worker).leave(t, str(event.get("reason", "")))
@@ -172,7 +175,7 @@ class EventReader:
             step_events=int(started.get("step_events", 1)), tracks=tuple(tracks),
             evaluations=tuple(_evaluated(t - zero_s, e) for t, e in self._evaluations),
             changes=tuple(_change(t - zero_s, e) for t, e in self._changes),
-            is_cut=summary.get("ended", "done") != "done" or not summary,
+            is_cut=summary.get("ended", DONE) != DONE or not summary,
         )  # fmt: skip
 
     def _of(self, worker: Any) -> _Growing:

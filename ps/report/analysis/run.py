@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leash.ps.words import DONE
+
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
@@ -80,7 +82,7 @@ class Track:
     def done_s(self) -> float | None:
         """When it had done its part; None if it never came to that."""
         ends = zip(self.present, self.reasons, strict=True)
-        return next((stop for (_, stop), reason in ends if reason == "done"), None)
+        return next((stop for (_, stop), reason in ends if reason == DONE), None)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leash.ps.report.analysis.run import Accounts, Floats, Interval, Run, Track
+from leash.ps.words import DONE
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _absences(run: Run, track: Track) -> list[Interval]:
     """From each of its ends to its return, or to the end of the run; not after it was done."""
     returns = [start for start, _ in track.present[1:]] + [run.seconds]
     ends = zip(track.present, track.reasons, returns, strict=True)
-    return [(stop, back) for (_, stop), reason, back in ends if reason != "done" and back > stop]
+    return [(stop, back) for (_, stop), reason, back in ends if reason != DONE and back > stop]
 
 
 def _running_total(values: Floats) -> Floats:

@@ -29,6 +29,7 @@ from leash.ps.report.pictures.drawing import (
     time_axis,
 )
 from leash.ps.report.pictures.style import STATE_COLORS
+from leash.ps.words import DONE
 
 MAX_LANES: Final = 64
 MAX_BINS: Final = 160
@@ -229,7 +230,7 @@ def _add_steps(
 def _add_absences(shapes: dict[str, list[Any]], run: Run, track: Track, lane: int) -> None:
     returns = [start for start, _ in track.present[1:]] + [run.seconds]
     for (_, stop), reason, back in zip(track.present, track.reasons, returns, strict=True):
-        if reason != "done":
+        if reason != DONE:
             shapes["gone"].append(_rectangle(stop, back - stop, lane))
 
 

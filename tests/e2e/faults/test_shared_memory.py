@@ -200,7 +200,7 @@ def test_without_shared_memory_auto_says_so_in_one_line_and_shm_is_an_error(
         memory = SlabMemory(layout.nbytes)
         memory.close()  # its descriptor is gone, as in another container
         monkeypatch.setattr(memory, "fd", 2**30)
-        with pytest.raises(UsageError, match=r"--transport shm: .*; take --transport auto or tcp"):
+        with pytest.raises(UsageError, match=r"transport='shm': .*; take auto or tcp"):
             Client(running.address, layout, rank=1, transport="shm", memory=memory)
         client = Client(running.address, layout, rank=1, memory=memory, say=said.append)
         monkeypatch.setattr(memory, "fd", None)

@@ -5,11 +5,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from leash.ps._core import StalenessClock
+from leash.ps._core import StepClock
 
 
-def clock_of(bound: int | None, **clocks: int) -> StalenessClock:
-    clock = StalenessClock(bound)
+def clock_of(bound: int | None, **clocks: int) -> StepClock:
+    clock = StepClock(bound)
     for name, value in clocks.items():
         clock.join(int(name.removeprefix("w")), value)
     return clock
@@ -53,7 +53,7 @@ def test_the_slowest_worker_leaving_advances_the_minimum() -> None:
 
 def test_the_last_minimum_stays_when_nobody_is_live() -> None:
     clock = clock_of(2, w1=3)
-    assert (StalenessClock(None).minimum(), clock.minimum()) == (0, 3)
+    assert (StepClock(None).minimum(), clock.minimum()) == (0, 3)
     clock.leave(1)
     assert (clock.minimum(), len(clock), clock.workers()) == (3, 0, [])
     with pytest.raises(ValueError, match="expected a clock of at least 3"):
@@ -88,7 +88,7 @@ class ClockMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = StalenessClock(2)
+        self.clock = StepClock(2)
         self.clocks: dict[int, int] = {}
         self.moments: dict[int, int] = {}  # when each came to its clock
         self.minimum = 0

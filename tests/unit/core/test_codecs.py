@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from leash.ps._core import codecs, instruction_sets
+from support.values import random_values, unaligned
 
 Floats = NDArray[np.float32]
 
@@ -25,15 +26,6 @@ every_isa = pytest.mark.parametrize("isa", instruction_sets())
 every_size = pytest.mark.parametrize("n", SIZES)
 every_codec = pytest.mark.parametrize("codec", CODECS)
 both_halves = pytest.mark.parametrize("codec", ["bf16", "f16"])
-
-
-def random_values(n: int, seed: int = 0) -> Floats:
-    return np.random.default_rng(seed).standard_normal(n).astype(np.float32)
-
-
-def unaligned(payload: bytes) -> memoryview:
-    """The same bytes at an odd address."""
-    return memoryview(bytearray(b"\0" + payload))[1:]
 
 
 def encode_half(codec: str, values: Floats, isa: str | None = None) -> bytes:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from leash.ps._core import codecs, instruction_sets
+from support.values import random_values
 
 Floats = NDArray[np.float32]
 Encode = Callable[[Floats, Floats, int], Floats]  # gradient, residual, seed ▸ what is decoded
@@ -21,10 +22,6 @@ SIZES = [1, 15, 16, 17, 31, 32, 33, 4097, 20000]
 
 every_isa = pytest.mark.parametrize("isa", instruction_sets())
 every_size = pytest.mark.parametrize("n", SIZES)
-
-
-def random_values(n: int, seed: int = 0) -> Floats:
-    return np.random.default_rng(seed).standard_normal(n).astype(np.float32)
 
 
 def decode(codec: str, payload: memoryview, n: int) -> Floats:
@@ -68,7 +65,7 @@ def scales_of(values: Floats, block: int) -> Floats:
 def test_int8_is_one_of_the_two_neighbours_and_keeps_the_error(
     n: int, block: int, isa: str
 ) -> None:
-    gradient, residual = random_values(n, 1), random_values(n, 2)
+    gradient, residual = random_values(n, seed=1), random_values(n, seed=2)
     e, scales = gradient + residual, scales_of(gradient + residual, block)
     decoded = through_int8(gradient, residual, 7, block, isa)
     assert (np.abs(e - decoded) < scales * (1 + 1e-4)).all()
@@ -79,7 +76,7 @@ def test_int8_is_one_of_the_two_neighbours_and_keeps_the_error(
 
 @given(seed=st.integers(0, 2**64 - 1), n=st.integers(1, 3000), power=st.integers(-120, 120))
 def test_every_instruction_set_rounds_alike(seed: int, n: int, power: int) -> None:
-    gradient = random_values(n, seed % 1000) * np.float32(2.0**power)
+    gradient = random_values(n, seed=seed % 1000) * np.float32(2.0**power)
     kept = [np.zeros(n, np.float32) for _ in instruction_sets()]
     made = [
         through_int8(gradient, residual, seed, 256, isa).tobytes()
@@ -127,7 +124,7 @@ def test_roundings_of_neighbours_and_of_neighbouring_seeds_are_unrelated() -> No
 
 
 def test_int8_is_unbiased() -> None:
-    gradient, seeds = random_values(1000, 3), 2000
+    gradient, seeds = random_values(1000, seed=3), 2000
     total = np.zeros(1000)
     for seed in range(seeds):
         total += through_int8(gradient, np.zeros_like(gradient), seed, 1024)
@@ -185,7 +182,7 @@ def assert_takes_the_largest(e: Floats, k: int, isa: str | None = None) -> None:
 @every_size
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.1, 0.5])
 def test_topk_sends_what_torch_finds(n: int, share: float, isa: str) -> None:
-    gradient, residual = random_values(n, 1), random_values(n, 2)
+    gradient, residual = random_values(n, seed=1), random_values(n, seed=2)
     e, k = gradient + residual, int(n * share)
     decoded = through_topk(gradient, residual, k, isa)
     chosen = decoded != 0
@@ -241,7 +238,7 @@ def test_nan_and_infinity_are_sent_and_never_kept() -> None:
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
 def test_what_topk_leaves_out_is_within_the_stated_bound(share: float) -> None:
     for seed in range(20):
-        e = random_values(1000, seed)
+        e = random_values(1000, seed=seed)
         residual = np.zeros_like(e)
         through_topk(e, residual, int(1000 * share))
         assert np.sum(residual**2) <= (1 - share) * np.sum(e**2)
@@ -257,7 +254,7 @@ def test_what_was_decoded_and_the_residual_are_all_that_was_pushed(encode: Encod
     steps, n = 200, 1000
     residual, pushed, decoded = np.zeros(n, np.float32), np.zeros(n), np.zeros(n)
     for step in range(steps):
-        gradient = random_values(n, step)
+        gradient = random_values(n, seed=step)
         pushed += gradient
         decoded += encode(gradient, residual, step)
     # Each step rounds a residual, which is a few dozen at most, to a relative 2^-24, twice.
@@ -268,7 +265,7 @@ def test_what_was_decoded_and_the_residual_are_all_that_was_pushed(encode: Encod
 def test_sgd_on_a_quadratic_converges(encode: Encode) -> None:
     rng = np.random.default_rng(0)
     n = 500
-    target, curvature = random_values(n, 1), rng.uniform(0.5, 2.0, n).astype(np.float32)
+    target, curvature = random_values(n, seed=1), rng.uniform(0.5, 2.0, n).astype(np.float32)
     w, residual = np.zeros(n, np.float32), np.zeros(n, np.float32)
     for step in range(3000):
         gradient = curvature * (w - target)

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from leash.ps._core import instruction_sets, kernels
+from support.values import random_values, unaligned
 
 Array = NDArray[Any]
 
@@ -16,17 +17,6 @@ DTYPES = [np.float32, np.float64]
 every_isa = pytest.mark.parametrize("isa", instruction_sets())
 every_size = pytest.mark.parametrize("n", SIZES)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
-
-
-def random_values(n: int, dtype: Any, seed: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(n).astype(dtype)
-
-
-def unaligned(values: Array) -> memoryview:
-    """The same bytes at an odd address."""
-    memory = bytearray(1 + values.nbytes)
-    memory[1:] = values.tobytes()
-    return memoryview(memory)[1:]
 
 
 @every_isa

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from leash.ps._core import AdagradOptions, AdamOptions, SgdOptions, instruction_sets, kernels
+from support.values import random_values, unaligned
 
 Array: TypeAlias = NDArray[Any]
 Options: TypeAlias = SgdOptions | AdamOptions | AdagradOptions
@@ -86,17 +87,6 @@ CASES = [
 every_isa = pytest.mark.parametrize("isa", instruction_sets())
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
-
-
-def random_values(n: int, dtype: Any, seed: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(n).astype(dtype)
-
-
-def unaligned(values: Array) -> memoryview:
-    """The same bytes at an odd address."""
-    memory = bytearray(1 + values.nbytes)
-    memory[1:] = values.tobytes()
-    return memoryview(memory)[1:]
 
 
 def core_steps(case: Case, isa: str, n: int, dtype: Any, steps: int = STEPS) -> list[Array]:

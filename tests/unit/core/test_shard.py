@@ -154,7 +154,7 @@ def test_chunks_do_not_touch_each_other() -> None:
     shard = make_shard(ASP, workers=1, chunks=chunks)
     shard.push(1, 1, 1, 1, np.ones(3), True)
     out = np.zeros(3)
-    assert shard.pull(1, None, out) == 1
+    assert shard.pull(1, None, out) == (1, [])
     assert (out.tolist(), values_of(shard, 0), values_of(shard, 2)) == (
         [-1.0] * 3,
         [0.0] * N,
@@ -716,7 +716,7 @@ def moved(shard: Shard, options: Any, policy: dict[str, Any], n: int) -> Shard:
     """Another shard with the same values, buffers and version."""
     values = np.zeros(n, np.float32)
     again = Shard([parameters(n)], options, **policy, nonfinite=Nonfinite.RAISE)
-    again.set_version(0, shard.pull(0, None, values))
+    again.set_version(0, shard.pull(0, None, values)[0])
     again.init(0, values)
     for name in shard.state_names():
         shard.state(0, name, values)

@@ -209,9 +209,11 @@ class ModelChunk:
         self.granted = dict.fromkeys(self.clocks, 0)
         return self.release()
 
-    def pull(self, worker: int) -> None:
-        if worker in self.clocks:
-            self.pulled[worker] = self.version
+    def pull(self, worker: int) -> list[Waiting]:
+        if worker not in self.clocks:
+            return []
+        self.pulled[worker] = self.version
+        return self.release()
 
     def push(self, sent: Sent) -> tuple[Outcome, list[Waiting]]:
         if sent.worker not in self.clocks:
@@ -500,9 +502,10 @@ class ShardMachine(RuleBasedStateMachine):
         if model.values is None:
             return
         out = np.zeros(N, model.dtype)
-        assert self.shard.pull(FIRST + chunk, worker, out) == model.version
+        version, replies = self.shard.pull(FIRST + chunk, worker, out)
+        assert version == model.version
         assert out.tobytes() == model.values.tobytes()
-        model.pull(worker)
+        self.check_replies(chunk, replies, model.pull(worker))
 
     @rule(chunk=st.integers(0, len(SPECS) - 1), worker=st.integers(1, 4))
     def unpark(self, chunk: int, worker: int) -> None:
@@ -542,6 +545,12 @@ class ShardMachine(RuleBasedStateMachine):
         self.memory = [memory for memory in self.memory if id(memory) in held]
 
     @invariant()
+    def nobody_waits_who_may_go_on(self) -> None:
+        """Whatever call made it so has answered."""
+        for chunk in getattr(self, "chunks", []):
+            assert not [w for w in chunk.waiting if chunk.admits(w.worker)]
+
+    @invariant()
     def minimums_never_decrease(self) -> None:
         if not hasattr(self, "shard"):
             return
@@ -560,7 +569,7 @@ class ShardMachine(RuleBasedStateMachine):
         for index, chunk in enumerate(self.chunks):
             if chunk.values is not None:
                 out = np.zeros(N, chunk.dtype)
-                assert self.shard.pull(FIRST + index, None, out) == chunk.version
+                assert self.shard.pull(FIRST + index, None, out) == (chunk.version, [])
                 assert out.tobytes() == chunk.values.tobytes()
 
 

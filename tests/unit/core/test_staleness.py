@@ -23,6 +23,7 @@ from leash.ps._core import (
     instruction_sets,
     kernels,
 )
+from support.values import random_values, unaligned
 
 Array: TypeAlias = NDArray[Any]
 
@@ -37,17 +38,6 @@ ADAPTIVE = DelayCompensation("adaptive", strength=0.7, decay=0.9)
 every_isa = pytest.mark.parametrize("isa", instruction_sets())
 every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 every_kind = pytest.mark.parametrize("kind", ["constant", "adaptive"])
-
-
-def random_values(n: int, dtype: Any, seed: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(n).astype(dtype)
-
-
-def unaligned(values: Array) -> memoryview:
-    """The same bytes at an odd address."""
-    memory = bytearray(1 + values.nbytes)
-    memory[1:] = values.tobytes()
-    return memoryview(memory)[1:]
 
 
 # The learning rate

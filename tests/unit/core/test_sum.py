@@ -16,6 +16,7 @@ from leash.ps._core import (
     instruction_sets,
     kernels,
 )
+from support.values import random_values
 
 Array = NDArray[Any]
 SIZES = [0, 1, 15, 16, 17, 4097]
@@ -26,10 +27,6 @@ ASP: Final = Rule()
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
-def random_values(n: int, dtype: str, seed: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(n).astype(DTYPES[dtype])
-
-
 def shard_of(n: int, dtype: str, rule: Rule, workers: int, lr: float = 1.0,
              schedule: Schedule | None = None) -> Shard:  # fmt: skip
     """scale_lr is on, as it is by default under bsp: sums must not mind."""
@@ -37,7 +34,7 @@ def shard_of(n: int, dtype: str, rule: Rule, workers: int, lr: float = 1.0,
         [ChunkSpec(values=n, dtype=dtype, kind="parameter")], SumOptions(lr), rule=rule,
         nonfinite=Nonfinite.RAISE, scale_lr=rule.gather == "step", schedule=schedule or Schedule(),
     )  # fmt: skip
-    shard.init(0, random_values(n, dtype, seed=99).tobytes())
+    shard.init(0, random_values(n, DTYPES[dtype], seed=99).tobytes())
     for worker in range(1, workers + 1):
         shard.join(worker, 0)
     return shard
@@ -49,7 +46,7 @@ def test_the_kernel_is_the_formula_on_every_instruction_set(dtype: str, lr: floa
     of = DTYPES[dtype]
     for n in SIZES:
         for isa in instruction_sets():
-            w, pushed = random_values(n, dtype, 0), random_values(n, dtype, 1)
+            w, pushed = random_values(n, DTYPES[dtype], 0), random_values(n, DTYPES[dtype], 1)
             expected = of(1 - lr) * w + of(lr) * pushed
             reply = np.zeros(n, of)
             kernels.update(isa, w, [], pushed, reply, SumOptions(lr), 1)
@@ -69,7 +66,7 @@ def test_with_a_rate_of_one_nothing_of_the_old_value_is_left(dtype: str) -> None
 def test_bsp_is_the_plain_sum_in_the_order_of_worker_ids(dtype: str) -> None:
     n = 1500  # more than a block
     shard = shard_of(n, dtype, BSP, workers=3)
-    pushed = {worker: random_values(n, dtype, worker) for worker in (1, 2, 3)}
+    pushed = {worker: random_values(n, DTYPES[dtype], worker) for worker in (1, 2, 3)}
     for worker in (3, 1, 2):  # whoever comes first
         # Samples weigh a mean, not a sum.
         last = shard.push(0, worker, 1, 10 * worker, pushed[worker].copy(), True)
@@ -82,7 +79,7 @@ def test_bsp_is_the_plain_sum_in_the_order_of_worker_ids(dtype: str) -> None:
 
 def test_one_that_left_is_no_part_of_the_sum() -> None:
     shard = shard_of(4, "f64", BSP, workers=3)
-    pushed = {worker: random_values(4, "f64", worker) for worker in (1, 2, 3)}
+    pushed = {worker: random_values(4, np.float64, worker) for worker in (1, 2, 3)}
     replies = {worker: pushed[worker].copy() for worker in pushed}
     shard.push(0, 1, 1, 1, replies[1], True)
     shard.push(0, 3, 1, 1, replies[3], True)
@@ -97,9 +94,9 @@ def test_on_arrival_it_is_the_running_average_of_stochastic_approximation(dtype:
     n = 17
     schedule = Schedule("power", power=0.6, offset=2.0)
     shard = shard_of(n, dtype, ASP, workers=2, schedule=schedule)
-    of, expected = DTYPES[dtype], random_values(n, dtype, seed=99)
+    of, expected = DTYPES[dtype], random_values(n, DTYPES[dtype], seed=99)
     for update in range(12):
-        worker, pushed = 1 + update % 2, random_values(n, dtype, update)
+        worker, pushed = 1 + update % 2, random_values(n, DTYPES[dtype], update)
         rate = (update + 2.0) ** -0.6
         expected = of(1 - rate) * expected + of(rate) * pushed
         reply = pushed.copy()

@@ -14,9 +14,10 @@
 namespace leash::LEASH_KERNELS {
 namespace {
 
-constexpr std::uint32_t kQuiet = 0x0040'0000;  // the bit of an f32 that tells a quiet NaN
+constexpr std::uint32_t kQuiet = 0x0040'0000;  // the bit of an f32 that makes a NaN a quiet one
 
-// Every case is computed and one chosen, because a loop with branches does not vectorise.
+// These functions compute every case and then choose one, because a loop with branches does not
+// vectorise.
 
 std::uint32_t quieted(std::uint32_t bits) noexcept {
   return (bits & kMagnitude) > kInfinity ? bits | kQuiet : bits;
@@ -26,8 +27,8 @@ float from_bf16(std::uint16_t half) noexcept {
   return float_of(quieted(static_cast<std::uint32_t>(half) << 16));
 }
 
-// A NaN is not rounded, which could carry into its sign. What is chosen are the terms of the sum,
-// because compilers would pack two finished results each for itself.
+// A NaN is not rounded, since a carry could reach its sign. The function chooses between the terms
+// of the sum rather than between two sums, because compilers would pack each of the two by itself.
 std::uint16_t to_bf16(float value) noexcept {
   const std::uint32_t bits = bits_of(value);
   const bool nan = value != value;
@@ -35,8 +36,8 @@ std::uint16_t to_bf16(float value) noexcept {
   return static_cast<std::uint16_t>(((bits + rounding) | (nan ? kQuiet : 0)) >> 16);
 }
 
-// The exponent of f32 exceeds that of f16 by 112. A subnormal is a multiple of 2^-24, which is
-// what an integer can be turned into without touching a subnormal f32.
+// The exponent of f32 exceeds that of f16 by 112. A subnormal f16 is an integer times 2^-24, and
+// that product is a normal f32.
 float from_f16(std::uint16_t half) noexcept {
   const std::uint32_t magnitude = half & 0x7fffu;
   const std::uint32_t normal = (magnitude << 13) + (112u << 23);
@@ -46,7 +47,8 @@ float from_f16(std::uint16_t half) noexcept {
   return float_of(quieted(bits) | static_cast<std::uint32_t>(half & 0x8000u) << 16);
 }
 
-// The spacing of f32 from 0.5 on is 2^-24, that of a subnormal f16: adding 0.5 rounds to it.
+// From 0.5 to 1, values of f32 are 2^-24 apart, as subnormal values of f16 are. Adding 0.5
+// therefore rounds a value to a subnormal f16.
 std::uint16_t to_f16(float value) noexcept {
   constexpr std::uint32_t kSmallestNormal = 0x3880'0000;  // 2^-14
   constexpr std::uint32_t kLargest = 0x477f'e000;         // 65504
@@ -70,9 +72,10 @@ void encode_bf16(std::byte* __restrict payload, const float* __restrict values,
   for (std::size_t i = 0; i < n; ++i) store(payload, i, to_bf16(values[i]));
 }
 
-// Processors convert f16 themselves, with the same bits as above. These do whole vectors from the
-// beginning, and return how many values that was. Eight values a vector reach the speed of memory,
-// so there is no longer form for avx512.
+// Processors have instructions that convert f16, and give the same bits as the functions above.
+// These two functions convert whole vectors from the beginning, and return how many values that
+// was. With eight values in a vector they are as fast as memory, so AVX-512 has no longer form of
+// its own.
 #if defined(__F16C__)
 
 std::size_t decode_f16_vectors(float* out, const std::byte* payload, std::size_t n) noexcept {
@@ -91,7 +94,7 @@ std::size_t encode_f16_vectors(std::byte* payload, const float* values, std::siz
   std::size_t i = 0;
   for (; i + 8 <= n; i += 8) {
     const __m256 value = _mm256_loadu_ps(values + i);
-    // Of a NaN and a number, min and max give the second.
+    // If either argument is a NaN, min and max return the second one.
     const __m256 limited = _mm256_max_ps(smallest, _mm256_min_ps(largest, value));
     const __m256i twice = _mm256_slli_epi32(_mm256_castps_si256(value), 1);  // without its sign
     const __m256 infinite = _mm256_castsi256_ps(_mm256_cmpeq_epi32(twice, twice_infinity));

@@ -1,4 +1,4 @@
-// The loops of the codec int8, over values that share one scale.
+// The loops of the codec int8. One call works on values that share a scale.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +6,7 @@
 
 namespace leash {
 
-// What the random numbers of one payload are made from, together with the index of a value.
+// The key of one payload. The random number of a value is a hash of the key and the value's index.
 struct RoundingKey {
   std::uint32_t first;
   std::uint32_t second;
@@ -16,20 +16,20 @@ struct Int8Kernels {
   // out[i] = scale * payload[i], each an int8. REQUIRES: both hold n values and do not overlap.
   void (*decode)(float* out, const std::byte* payload, std::size_t n, float scale) noexcept;
 
-  // residual[i] += values[i]. Returns the largest bits of any |residual[i]|, 0 if n is 0: an
-  // infinity has more than any finite value, a NaN more than infinity.
+  // residual[i] += values[i]. Returns the bits of the largest |residual[i]|, or 0 if n is 0. The
+  // bits are compared as integers, so infinity is above every finite value, and NaN above infinity.
   // REQUIRES: both hold n values and do not overlap.
   std::uint32_t (*add)(float* residual, const float* values, std::size_t n) noexcept;
 
-  // With a random u in (0, 1) for each value, the same for the same key and index:
+  // For each value, with a random u in (0, 1) that depends on key and index alone:
   //
   //   payload[i] = sign of residual[i] * min(floor(|residual[i]| / scale + u), 127)
   //   residual[i] -= scale * payload[i]
   //
-  // u has 16 bits and is never 0, so a 0 stays 0, and the mean over u of what is written is off by
-  // at most 2^-16 of the scale.
-  // REQUIRES: both hold n values and do not overlap; scale is a normal number, and
-  // |residual[i]| <= 127 * scale but for rounding.
+  // first_index is the index of residual[0]. u has 16 random bits, and lies strictly between 0 and
+  // 1, so that a 0 stays 0. The mean of what is written, over all u, is off by at most 2^-16 *
+  // scale. REQUIRES: both hold n values and do not overlap; scale is a normal number, and
+  // |residual[i]| <= 127 * scale, up to rounding.
   void (*quantize)(std::byte* payload, float* residual, std::size_t n, float scale, RoundingKey key,
                    std::uint32_t first_index) noexcept;
 };

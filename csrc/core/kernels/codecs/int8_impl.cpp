@@ -17,7 +17,7 @@ void decode(float* __restrict out, const std::byte* __restrict payload, std::siz
   }
 }
 
-// Signed integers, because not every instruction set compares unsigned ones.
+// Compares signed integers, because not every instruction set compares unsigned ones.
 std::uint32_t add(float* __restrict residual, const float* __restrict values,
                   std::size_t n) noexcept {
   std::int32_t largest = 0;
@@ -30,8 +30,9 @@ std::uint32_t add(float* __restrict residual, const float* __restrict values,
   return static_cast<std::uint32_t>(largest);
 }
 
-// A hash of the index: multiplications and shifts in the manner of Chris Wellons' lowbias32, with
-// the key put in before each. Only its upper bits are used, so the last shift is left out.
+// Hashes the index with multiplications and shifts in the manner of Chris Wellons' lowbias32, and
+// mixes a part of the key in before each multiplication. Its caller uses the upper bits only, so
+// the last shift is left out.
 std::uint32_t random_bits(RoundingKey key, std::uint32_t index) noexcept {
   std::uint32_t x = index ^ key.first;
   x ^= x >> 16;
@@ -42,7 +43,8 @@ std::uint32_t random_bits(RoundingKey key, std::uint32_t index) noexcept {
   return x;
 }
 
-// (2k + 1) / 2^17 for a 16-bit k. Up to 127, the sum with it is exact or rounds at its last bit.
+// (2k + 1) / 2^17 for a random k of 16 bits. Its sum with a number up to 127 is exact or is rounded
+// in the last bit.
 float random_fraction(RoundingKey key, std::uint32_t index) noexcept {
   const std::uint32_t odd = (random_bits(key, index) >> 15) | 1;
   return static_cast<float>(static_cast<std::int32_t>(odd)) * 0x1p-17f;
@@ -55,7 +57,7 @@ void quantize(std::byte* __restrict payload, float* __restrict residual, std::si
     const float value = residual[i];
     const std::uint32_t bits = bits_of(value);
     const float u = random_fraction(key, first_index + static_cast<std::uint32_t>(i));
-    // What is rounded down is positive, so a conversion that cuts off is a floor.
+    // The sum is positive, so the conversion, which cuts off, is a floor.
     auto q = static_cast<std::int32_t>(float_of(bits & kMagnitude) * inverse + u);
     q = q < 127 ? q : 127;
     const std::int32_t sign = -static_cast<std::int32_t>(bits >> 31);

@@ -1,5 +1,5 @@
-// The loops of the codec topk. A magnitude is the bits of |value| as an integer: it orders finite
-// values by size, infinity above them, and NaN above infinity.
+// The loops of the codec topk. They compare magnitudes: the bits of |value| as an integer, which
+// order finite values by size, infinity above them, and NaN above infinity.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace leash {
 
-// Magnitudes from `low` to `last`, and some of their bits: (magnitude >> shift) & mask.
+// One digit of the magnitudes from `low` to `last`: the bits (magnitude >> shift) & mask.
 struct Digit {
   std::uint32_t low;
   std::uint32_t last;
@@ -19,14 +19,14 @@ struct TopkKernels {
   // residual[i] += values[i]. REQUIRES: both hold n values and do not overlap.
   void (*add)(float* residual, const float* values, std::size_t n) noexcept;
 
-  // ++counts[the digit] for each of n values whose magnitude is in the range.
-  // REQUIRES: counts holds mask + 1.
+  // For each of n values whose magnitude is in the range, increments counts[its digit].
+  // REQUIRES: counts has mask + 1 elements.
   void (*count)(const float* values, std::size_t n, const Digit& digit,
                 std::uint32_t* counts) noexcept;
 
-  // Moves every value above the magnitude `least`, and the first `ties` that are equal to it, from
-  // residual to the payload: index and value, one after the other, 0 in its place.
-  // REQUIRES: indices and values, which may be unaligned, have room for all of them.
+  // Moves every value above the magnitude `least`, and the first `ties` values of that magnitude,
+  // out of the residual, where 0 takes their place: appends each one's index to indices, and the
+  // value to values. Both may be unaligned. REQUIRES: both have room for all that is moved.
   void (*take)(float* residual, std::size_t n, std::uint32_t least, std::size_t ties,
                std::byte* indices, std::byte* values) noexcept;
 };

@@ -14,10 +14,12 @@
 namespace leash::LEASH_KERNELS {
 namespace {
 
-// Few values are of interest, so most groups of this many are passed over after one test.
+// Values are tested in groups of this many. Few values are in the range, so that most groups are
+// skipped after one test.
 constexpr std::size_t kGroup = 32;
 
-// A bit for each value of a group, from the lowest on: whether low <= magnitude <= last.
+// Returns a bit for each value of a group, the lowest for the first one: whether low <= magnitude
+// <= last.
 #if defined(__AVX512F__)
 
 std::uint32_t within(const float* values, std::uint32_t low, std::uint32_t last) noexcept {

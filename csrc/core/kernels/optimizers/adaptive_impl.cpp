@@ -1,23 +1,25 @@
-// The optimizers that divide by the size of the gradients so far.
+// Adam and Adagrad, which divide a step by the size of the gradients so far. Compiled once for each
+// instruction set; see kernels_impl.h.
 //
-// Their arguments are copied first: a store to the reply, which is bytes, might change an argument
-// for all that the compiler knows, and a loop with such a store does not vectorise.
+// Each loop copies its arguments to local variables first. The reply is an array of bytes, so the
+// compiler has to assume that a store to it changes an argument that is read through a reference,
+// and would not vectorise the loop.
 
-#include "core/kernels/kernels_impl.h"
+#include "core/kernels/optimizers/optimizers_impl.h"
 
 namespace leash::LEASH_KERNELS {
 namespace {
 
-template <typename T, bool kDecay, bool kAmsgrad, bool kReply>
-[[gnu::noinline]] void adam_loop(const Stretch<T>& stretch, const AdamStep<T>& step) noexcept {
-  const auto [w, state, gradient, reply, n] = stretch;
+template <typename T, bool kWeightDecay, bool kAmsgrad, bool kReply>
+[[gnu::noinline]] void adam_loop(const UpdateRange<T>& range, const AdamStep<T>& step) noexcept {
+  const auto [w, state, gradient, reply, n] = range;
   const auto [exp_avg, exp_avg_sq, largest] = state;
   const auto [step_size, keep, weight_decay, beta2, gain1, gain2, correction, eps, sign, amsgrad] =
       step;
   LEASH_INDEPENDENT
   for (std::size_t i = 0; i < n; ++i) {
     T g = sign * load<T>(gradient, i);
-    if constexpr (kDecay) g = g + weight_decay * w[i];
+    if constexpr (kWeightDecay) g = g + weight_decay * w[i];
     const T m = exp_avg[i] + gain1 * (g - exp_avg[i]);
     const T v = beta2 * exp_avg_sq[i] + gain2 * g * g;
     exp_avg[i] = m;
@@ -34,25 +36,25 @@ template <typename T, bool kDecay, bool kAmsgrad, bool kReply>
   }
 }
 
-template <typename T, bool kDecay, bool kAmsgrad>
-void adam_with(const Stretch<T>& stretch, const AdamStep<T>& step) noexcept {
-  if (stretch.reply != nullptr) {
-    adam_loop<T, kDecay, kAmsgrad, true>(stretch, step);
+template <typename T, bool kWeightDecay, bool kAmsgrad>
+void adam_with(const UpdateRange<T>& range, const AdamStep<T>& step) noexcept {
+  if (range.reply != nullptr) {
+    adam_loop<T, kWeightDecay, kAmsgrad, true>(range, step);
   } else {
-    adam_loop<T, kDecay, kAmsgrad, false>(stretch, step);
+    adam_loop<T, kWeightDecay, kAmsgrad, false>(range, step);
   }
 }
 
-template <typename T, bool kDecay, bool kReply>
-[[gnu::noinline]] void adagrad_loop(const Stretch<T>& stretch,
+template <typename T, bool kWeightDecay, bool kReply>
+[[gnu::noinline]] void adagrad_loop(const UpdateRange<T>& range,
                                     const AdagradStep<T>& step) noexcept {
-  const auto [w, state, gradient, reply, n] = stretch;
+  const auto [w, state, gradient, reply, n] = range;
   T* const sum = state[0];
   const auto [lr, weight_decay, eps, sign] = step;
   LEASH_INDEPENDENT
   for (std::size_t i = 0; i < n; ++i) {
     T g = sign * load<T>(gradient, i);
-    if constexpr (kDecay) g = g + weight_decay * w[i];
+    if constexpr (kWeightDecay) g = g + weight_decay * w[i];
     const T squares = sum[i] + g * g;
     sum[i] = squares;
     const T updated = w[i] - lr * g / (square_root(squares) + eps);
@@ -61,40 +63,38 @@ template <typename T, bool kDecay, bool kReply>
   }
 }
 
-template <typename T, bool kDecay>
-void adagrad_with(const Stretch<T>& stretch, const AdagradStep<T>& step) noexcept {
-  if (stretch.reply != nullptr) {
-    adagrad_loop<T, kDecay, true>(stretch, step);
+template <typename T, bool kWeightDecay>
+void adagrad_with(const UpdateRange<T>& range, const AdagradStep<T>& step) noexcept {
+  if (range.reply != nullptr) {
+    adagrad_loop<T, kWeightDecay, true>(range, step);
   } else {
-    adagrad_loop<T, kDecay, false>(stretch, step);
+    adagrad_loop<T, kWeightDecay, false>(range, step);
   }
 }
 
 }  // namespace
 
 template <typename T>
-void adam(const Stretch<T>& stretch, const AdamStep<T>& step) noexcept {
+void adam(const UpdateRange<T>& range, const AdamStep<T>& step) noexcept {
   if (step.weight_decay != 0) {
-    step.amsgrad ? adam_with<T, true, true>(stretch, step)
-                 : adam_with<T, true, false>(stretch, step);
+    step.amsgrad ? adam_with<T, true, true>(range, step) : adam_with<T, true, false>(range, step);
   } else {
-    step.amsgrad ? adam_with<T, false, true>(stretch, step)
-                 : adam_with<T, false, false>(stretch, step);
+    step.amsgrad ? adam_with<T, false, true>(range, step) : adam_with<T, false, false>(range, step);
   }
 }
 
 template <typename T>
-void adagrad(const Stretch<T>& stretch, const AdagradStep<T>& step) noexcept {
+void adagrad(const UpdateRange<T>& range, const AdagradStep<T>& step) noexcept {
   if (step.weight_decay != 0) {
-    adagrad_with<T, true>(stretch, step);
+    adagrad_with<T, true>(range, step);
   } else {
-    adagrad_with<T, false>(stretch, step);
+    adagrad_with<T, false>(range, step);
   }
 }
 
-template void adam<float>(const Stretch<float>&, const AdamStep<float>&) noexcept;
-template void adam<double>(const Stretch<double>&, const AdamStep<double>&) noexcept;
-template void adagrad<float>(const Stretch<float>&, const AdagradStep<float>&) noexcept;
-template void adagrad<double>(const Stretch<double>&, const AdagradStep<double>&) noexcept;
+template void adam<float>(const UpdateRange<float>&, const AdamStep<float>&) noexcept;
+template void adam<double>(const UpdateRange<double>&, const AdamStep<double>&) noexcept;
+template void adagrad<float>(const UpdateRange<float>&, const AdagradStep<float>&) noexcept;
+template void adagrad<double>(const UpdateRange<double>&, const AdagradStep<double>&) noexcept;
 
 }  // namespace leash::LEASH_KERNELS

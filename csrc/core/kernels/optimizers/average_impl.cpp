@@ -1,14 +1,17 @@
-#include "core/kernels/kernels_impl.h"
+// The running average. Compiled once for each instruction set; see kernels_impl.h.
+
+#include "core/kernels/optimizers/optimizers_impl.h"
 
 namespace leash::LEASH_KERNELS {
 namespace {
 
 template <typename T, bool kKeep, bool kReply>
-[[gnu::noinline]] void sum_loop(const Stretch<T>& stretch, const SumStep<T>& step) noexcept {
-  T* const w = stretch.w;
-  const std::byte* const gradient = stretch.gradient;
-  std::byte* const reply = stretch.reply;
-  const std::size_t n = stretch.n;
+[[gnu::noinline]] void average_loop(const UpdateRange<T>& range,
+                                    const RunningAverageStep<T>& step) noexcept {
+  T* const w = range.w;
+  const std::byte* const gradient = range.gradient;
+  std::byte* const reply = range.reply;
+  const std::size_t n = range.n;
   const auto [keep, gain] = step;
   LEASH_INDEPENDENT
   for (std::size_t i = 0; i < n; ++i) {
@@ -21,26 +24,28 @@ template <typename T, bool kKeep, bool kReply>
 }
 
 template <typename T, bool kKeep>
-void sum_with(const Stretch<T>& stretch, const SumStep<T>& step) noexcept {
-  if (stretch.reply != nullptr) {
-    sum_loop<T, kKeep, true>(stretch, step);
+void average_with(const UpdateRange<T>& range, const RunningAverageStep<T>& step) noexcept {
+  if (range.reply != nullptr) {
+    average_loop<T, kKeep, true>(range, step);
   } else {
-    sum_loop<T, kKeep, false>(stretch, step);
+    average_loop<T, kKeep, false>(range, step);
   }
 }
 
 }  // namespace
 
 template <typename T>
-void sum(const Stretch<T>& stretch, const SumStep<T>& step) noexcept {
+void running_average(const UpdateRange<T>& range, const RunningAverageStep<T>& step) noexcept {
   if (step.keep != 0) {
-    sum_with<T, true>(stretch, step);
+    average_with<T, true>(range, step);
   } else {
-    sum_with<T, false>(stretch, step);
+    average_with<T, false>(range, step);
   }
 }
 
-template void sum<float>(const Stretch<float>&, const SumStep<float>&) noexcept;
-template void sum<double>(const Stretch<double>&, const SumStep<double>&) noexcept;
+template void running_average<float>(const UpdateRange<float>&,
+                                     const RunningAverageStep<float>&) noexcept;
+template void running_average<double>(const UpdateRange<double>&,
+                                      const RunningAverageStep<double>&) noexcept;
 
 }  // namespace leash::LEASH_KERNELS

@@ -1,4 +1,5 @@
 import io
+import re
 from typing import Any
 
 import pytest
@@ -150,6 +151,17 @@ def test_the_result_names_accuracy_speed_waiting_and_lag() -> None:
 def test_what_was_used_twice_is_told_of() -> None:
     lines = result_lines({**SUMMARY, "ended": "done", "samples_twice": 7})
     assert "used twice      7 samples, after a worker had gone" in lines
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["live", "resting", "done", "awaited", "stopped", "evicted", "replaced", "failed"],
+)
+def test_every_state_of_a_worker_is_shown_in_a_style_of_its_own(word: str) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=True, color_system="standard")
+    console.print(run_table(state(table=[row(1, state=word)])))
+    assert re.search(rf"\x1b\[[0-9;]+m{word}", out.getvalue())
 
 
 def test_one_that_rests_takes_part_and_is_done_in_the_end() -> None:

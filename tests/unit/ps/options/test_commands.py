@@ -1,8 +1,12 @@
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from leash.ps.errors import UsageError
+from leash.ps.options import commands, rule
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.base import (
     Options,
@@ -11,7 +15,15 @@ from leash.ps.options.base import (
     common_options,
     to_argv,
 )
-from leash.ps.options.commands import EvaluateOptions, LaunchOptions, ServerOptions, WorkerOptions
+from leash.ps.options.commands import (
+    EvaluateOptions,
+    LaunchOptions,
+    ServerOptions,
+    WorkerOptions,
+    data_plan_of,
+)
+from leash.ps.options.em import EmOptions
+from leash.ps.simulate.options import SimulateOptions
 
 
 def test_defaults_need_no_command_line() -> None:
@@ -28,6 +40,27 @@ def test_common_settings_take_what_both_have_and_then_the_changes() -> None:
     worker = common_options(launch, WorkerOptions, rank=3, batch_size=8)
     assert worker == WorkerOptions(dataset="digits", batch_size=8, rank=3)
     assert common_options(launch, ServerOptions).workers == 5
+
+
+@pytest.mark.parametrize(("given", "chosen"), [(None, 1), (0, 0), (7, 7)])
+def test_a_run_that_is_given_no_seed_has_1_and_one_that_is_given_0_keeps_it(
+    given: int | None, chosen: int
+) -> None:
+    assert ServerOptions(seed=given).chosen_seed == chosen
+
+
+def test_whatever_is_drawn_begins_with_the_same_seed() -> None:
+    assert EmOptions().seed == SimulateOptions().seed == ServerOptions().chosen_seed
+
+
+def test_a_chunk_of_a_kib_has_1024_bytes() -> None:
+    assert ServerOptions(chunk_kib=64).chunk_nbytes == 65_536
+
+
+@pytest.mark.parametrize("chunk_kib", [0, 32, 100])
+def test_a_chunk_is_a_multiple_of_64_kib(chunk_kib: int) -> None:
+    with pytest.raises(UsageError, match=f"--chunk-kib {chunk_kib}: give a multiple of 64"):
+        ServerOptions(chunk_kib=chunk_kib).check()
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257])
@@ -105,3 +138,33 @@ def test_settings_that_are_not_given_are_not_checked() -> None:
     check_positive(Numbers(None), "some_value")
     check_not_negative(Numbers(None), "some_value")
     check_not_negative(Numbers(0), "some_value")
+
+
+def test_what_options_say_of_the_rule_and_of_slowness_is_worked_out_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: Counter[str] = Counter()
+    for module, name in (
+        (rule, "choose_rule"), (commands, "parse_slow"), (commands, "parse_heterogeneity"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, counted(getattr(module, name), calls))
+    options = LaunchOptions(dataset="digits", workers=2, slow="0/exp:0.1", policy="asp")
+    options.check()
+    assert data_plan_of(options) == "lease"
+    assert [slowness.text for slowness in options.slownesses] == ["0", "exp:0.1"]
+    assert (options.rule.policy.name, options.ratios) == ("asp", [1.0, 1.0])
+    assert calls == {"choose_rule": 1, "parse_slow": 1, "parse_heterogeneity": 1}
+
+
+def counted(function: Callable[..., Any], calls: Counter[str]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        calls[function.__name__] += 1
+        return function(*args)
+
+    return call
+
+
+def test_options_with_a_change_work_their_own_rule_out() -> None:
+    asp = ServerOptions(policy="asp")
+    assert asp.rule.policy.name == "asp"
+    assert replace(asp, policy="bsp").rule.policy.name == "bsp"

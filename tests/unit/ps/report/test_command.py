@@ -1,4 +1,3 @@
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -87,12 +86,8 @@ def test_a_wrong_argument_is_named(
 def test_without_matplotlib_one_line_names_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        "leash.ps.report.writing.find_spec",
-        lambda name: None if name == "matplotlib" else found(name),
-    )
-    wanted = r'needs matplotlib, .*: pip install "leash\[report\]"'
+    monkeypatch.setattr("leash.ps.report.writing.is_installed", lambda name: name != "matplotlib")
+    wanted = r"needs matplotlib, .*: pip install 'leash\[report\]'"
     with pytest.raises(UsageError, match=wanted):
         run(["report", str(write_run(tmp_path / "run", simulate([lambda _: 0.1], 3, 0)))])
     with pytest.raises(UsageError, match=wanted):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leash.ps._core import StalenessClock
+from leash.ps._core import StepClock
 from leash.ps.policy import choose_rule
 from leash.ps.runs.audit import audit, audit_run
 
@@ -122,7 +122,7 @@ def test_a_change_of_the_policy_counts_from_its_event_on() -> None:
 
 @given(st.lists(st.integers(1, 3), max_size=60), st.integers(0, 3))
 def test_what_the_clock_admits_is_clean(turns: list[int], bound: int) -> None:
-    clock = StalenessClock(bound)
+    clock = StepClock(bound)
     events = [joined(w) for w in (1, 2, 3)] + [started(bound)]
     for worker in (1, 2, 3):
         clock.join(worker, 0)

@@ -27,7 +27,7 @@ CONFIG = ServerOptions(lr=0.5, momentum=0.9, chunk_kib=64)
 
 
 def model_of(layout: Layout, options: ServerOptions) -> ServedModel:
-    return ServedModel(layout, options.chunk_kib * 1024, options, RULE, softened=options)
+    return ServedModel(layout, options.chunk_nbytes, options, RULE, softened=options)
 
 
 def trained_model(options: ServerOptions = CONFIG, steps: int = 2) -> ServedModel:

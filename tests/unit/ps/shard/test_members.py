@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leash.ps.errors import EvictedError, FencedError, TooManyError, UnknownWorkerError
-from leash.ps.shard.members import DONE, EVICTED, LIVE, MAX_OBSERVERS, Members
+from leash.ps.shard.members import MAX_OBSERVERS, Members
+from leash.ps.words import DONE, EVICTED, LIVE
 
 EVICT_S = 5.0
 
@@ -111,6 +112,17 @@ def test_observers_are_told_apart_by_their_incarnations(members: Members) -> Non
     with pytest.raises(UnknownWorkerError):
         members.require_current(0, first.incarnation)
     assert members.live == []
+
+
+@pytest.mark.parametrize("worker", [0, 2])
+def test_a_newcomer_that_is_forgotten_was_never_there(members: Members, worker: int) -> None:
+    others = [members.hello(rank, "")[0] for rank in (0, 1)]
+    member, _ = members.hello(worker, "")
+    members.forget(member)
+    assert members.missing == [2, 3]
+    assert list(members.observers.values()) == others[:1]
+    with pytest.raises(UnknownWorkerError):
+        members.require_current(worker, member.incarnation)
 
 
 def test_observers_have_a_limit(members: Members) -> None:

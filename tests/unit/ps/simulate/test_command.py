@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -65,10 +64,7 @@ def test_a_picture_is_drawn(simulate: Leash, tmp_path: Path, ending: str) -> Non
 def test_matplotlib_is_asked_for_before_anything_is_simulated(
     simulate: Leash, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def find(name: str, *_: object) -> ModuleSpec | None:
-        return None if name == "matplotlib" else ModuleSpec(name, None)
-
-    monkeypatch.setattr("importlib.util.find_spec", find)
+    monkeypatch.setattr("leash.ps.simulate.command.is_installed", lambda name: name != "matplotlib")
     monkeypatch.setitem(sys.modules, "leash.ps.simulate.picture", None)
     status, out, err = simulate("--slow=exp:0.2", "--plot", str(tmp_path / "a.svg"))
     assert (status, out) == (2, "")

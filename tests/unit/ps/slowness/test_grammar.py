@@ -66,6 +66,8 @@ def test_what_is_dealt_out_to_a_worker_is_read_there_as_it_was_here(texts: list[
         ("", "such as 0.2, exp:0.2"),
         ("-1", "give seconds, 0 or more"),
         ("nan", "give seconds, 0 or more"),
+        ("inf", "give seconds, 0 or more"),
+        ("exp", "such as 0.2, exp:0.2"),
         ("0.2++1", "expected numbers"),
         ("gamma:2", "there are exp, normal, uniform, pareto, pause"),
         ("exp:", "expected numbers"),

@@ -99,7 +99,7 @@ def test_nobody_answers_in_one_line_with_address_and_mend(nobody: str) -> None:
         channel.request(Status(), State, timeout_s=SOON_S)
     assert str(caught.value) == (
         f"no server answers at {nobody} (waited 0.1 s): start one with leash server, or give its "
-        "address with --server tcp://HOST:PORT"
+        "address, tcp://HOST:PORT"
     )
 
 

@@ -19,14 +19,6 @@ class FakeClient:
     pauses: int = 0
     asked: list[tuple[float, ...]] = field(default_factory=list)
 
-    @property
-    def welcome(self) -> "FakeClient":
-        return self
-
-    @property
-    def liveness(self) -> "FakeClient":
-        return self
-
     def pause(self, _: float) -> None:
         self.pauses += 1
 

@@ -1,13 +1,22 @@
-#include "core/shard/parameters.h"
+#include "core/optimizer/chunk_values.h"
 
 #include <cstring>
 #include <stdexcept>
+#include <string>
 
 namespace leash {
 
+void validate(const ChunkSpec& spec) {
+  // Far above any message, and so low that no sum of sizes overflows.
+  constexpr std::size_t kMost = std::size_t{1} << 32;
+  if (spec.values <= kMost) return;
+  throw std::invalid_argument("values: expected at most " + std::to_string(kMost) + ", got " +
+                              std::to_string(spec.values));
+}
+
 void check_codec(Codec codec, const ChunkSpec& spec) {
   if (codec == Codec::kRaw) return;
-  if (spec.dtype == Dtype::kF32 && spec.kind == Kind::kParameter) return;
+  if (spec.dtype == Dtype::kF32 && spec.kind == ChunkKind::kParameter) return;
   throw std::invalid_argument("codec: expected raw, since the others carry f32 parameters only");
 }
 
@@ -22,7 +31,7 @@ std::size_t answer_nbytes(Codec codec, const ChunkSpec& spec) {
   return codec == Codec::kRaw ? spec.nbytes() : kHalfNbytes * spec.values;
 }
 
-void write_values(const Chunk& chunk, const Destination& to, std::size_t begin, std::size_t n,
+void write_values(const ChunkValues& chunk, const Destination& to, std::size_t begin, std::size_t n,
                   const Kernels& kernels) {
   if (to.codec == Codec::kRaw) {
     const std::size_t width = size_of(chunk.spec.dtype);
@@ -33,9 +42,9 @@ void write_values(const Chunk& chunk, const Destination& to, std::size_t begin, 
   }
 }
 
-// A raw answer is what the chunk has, which the processor still has too.
-void read_back(const Chunk& chunk, const Destination& answer, std::size_t begin, std::size_t n,
-               std::byte* values, const Kernels& kernels) {
+// A raw answer equals the chunk's own values, and those are still in the processor's cache.
+void read_back(const ChunkValues& chunk, const Destination& answer, std::size_t begin,
+               std::size_t n, std::byte* values, const Kernels& kernels) {
   if (answer.codec == Codec::kRaw) {
     const std::size_t width = size_of(chunk.spec.dtype);
     std::memcpy(values + begin * width, chunk.values + begin * width, n * width);
@@ -48,7 +57,7 @@ void read_back(const Chunk& chunk, const Destination& answer, std::size_t begin,
   }
 }
 
-void write_values(const Chunk& chunk, const Destination& to, const Kernels& kernels) {
+void write_values(const ChunkValues& chunk, const Destination& to, const Kernels& kernels) {
   write_values(chunk, to, 0, chunk.spec.values, kernels);
 }
 

@@ -1,4 +1,4 @@
-// Each concept of the core has one file that binds it.
+// Each function adds one concept of the core to the Python module, and has a file of its own.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,0 +1,51 @@
+"""What a run was started with, as its server tells it to workers and leaves it in summary.json."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from leash.ps.options.addresses import told_learners
+from leash.ps.options.commands import ServerOptions
+from leash.ps.options.optimizer import told_settings
+from leash.ps.policy import Rule
+
+# The settings that summary.json repeats, beside those of the rule.
+IN_SUMMARY: Final = (
+    "workers", "model", "dataset", "seed", "time_scale", "data_plan", "batch_plan", "local_steps",
+)  # fmt: skip
+
+
+def run_settings(
+    options: ServerOptions, rule: Rule, ranks: Sequence[int], data_plan: str
+) -> dict[str, Any]:
+    """The settings that `welcome` and `state` tell; docs/wire-format.md lists them.
+
+    Args:
+        rule: by which the run goes now: `leash set` may have changed it since the start.
+        ranks: of the workers that the run expects.
+        data_plan: what the workers train on.
+    """
+    return {
+        **rule.told(),
+        "workers": len(ranks),
+        "learners": told_learners(ranks),
+        **told_settings(options),
+        "data_plan": data_plan,
+        "batch_plan": options.batch_plan,
+        "local_steps": options.local_steps,
+        "seed": options.chosen_seed,
+        "planned_epochs": options.epochs,
+        "model": options.model,
+        "dataset": options.dataset,
+    }
+
+
+def summary_settings(
+    options: ServerOptions, rule: Rule, ranks: Sequence[int], data_plan: str
+) -> dict[str, Any]:
+    """The settings in summary.json: some of those that were told, and what workers need not know.
+
+    The arguments are those of `run_settings`.
+    """
+    told = run_settings(options, rule, ranks, data_plan)
+    known = {**told, "time_scale": options.time_scale}
+    return {name: known[name] for name in (*rule.told(), *IN_SUMMARY)}

@@ -1,0 +1,67 @@
+"""How a server that is being started tells where it listens, and how processes end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leash.ps.errors import LeashError, UsageError
+from leash.ps.processes import (
+    FREE_PORT,
+    Failure,
+    ReadyPipe,
+    ServerProcess,
+    error_of,
+    failure_of,
+    stop_all,
+)
+from leash.ps.wire.control import ControlChannel, request_state
+
+TELLS = "import os, sys; os.write(int(sys.argv[1].partition('=')[2]), b'tcp://here:1')"
+
+
+@pytest.mark.parametrize(("program", "address"), [(TELLS, "tcp://here:1"), ("", "")])
+def test_the_pipe_brings_the_address_or_the_end_of_one_that_has_told_none(
+    program: str, address: str
+) -> None:
+    with ReadyPipe() as ready:
+        process = subprocess.Popen([sys.executable, "-c", program, *ready.words],
+                                   pass_fds=ready.fds)  # fmt: skip
+    assert ready.await_address() == address
+    assert process.wait(30) == 0
+
+
+def test_a_server_is_found_at_the_address_that_it_has_told(tmp_path: Path) -> None:
+    words = [f"--bind={FREE_PORT}", f"--run-dir={tmp_path / 'run'}", "--workers=3"]
+    server = ServerProcess(words, tmp_path / "server.log")
+    try:
+        with ControlChannel(server.await_address()) as channel:
+            assert request_state(channel)["workers"] == 3
+    finally:
+        stop_all([server.process], 10.0)
+
+
+def test_a_server_that_ends_instead_has_its_own_last_words(tmp_path: Path) -> None:
+    server = ServerProcess(["--workers=0"], tmp_path / "server.log")
+    with pytest.raises(UsageError, match=r"^--workers 0: give 1 or more$"):
+        server.await_address()
+    stop_all([server.process], 10.0)
+
+
+@pytest.mark.parametrize("status", [-9, 130, 143])
+def test_one_that_was_killed_needs_no_log(status: int, tmp_path: Path) -> None:
+    log = tmp_path / "none.log"
+    before = failure_of("worker 1", status, log, has_begun=False)
+    assert before == Failure("worker 1", "killed before the run began", 1)
+    assert failure_of("worker 1", status, log, has_begun=True).words == "killed"
+
+
+def test_those_that_fail_alike_share_their_words_and_a_wrong_argument_goes_first() -> None:
+    alike = [Failure("worker 1", "killed", 1), Failure("worker 2", "killed", 1)]
+    other = Failure("server", "no memory", 1)
+    error = error_of([*alike, other], Path("run/logs"))
+    assert str(error) == "worker 1, worker 2: killed; server: no memory (see run/logs)"
+    assert type(error) is LeashError
+    wrong = error_of([*alike, Failure("worker 3", "--lr x: expected a number", 2)], Path("logs"))
+    assert (type(wrong), str(wrong)) == (UsageError, "--lr x: expected a number")
