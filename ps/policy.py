@@ -87,7 +87,7 @@ class Rule:
             return f"backup({self.backup_workers})"
         return f"drop({self.staleness_limit})" if self.policy is DROP else self.policy.name
 
-    def told(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """As `welcome`, `state`, summary.json and events tell it."""
         return {
             "policy": self.policy.name,
@@ -107,7 +107,7 @@ class Rule:
         )  # fmt: skip
 
     @classmethod
-    def from_told(cls, told: Mapping[str, Any]) -> "Rule":
+    def from_settings(cls, told: Mapping[str, Any]) -> "Rule":
         """The rule that `told` has told of; what is missing there has its default."""
         return cls(
             POLICIES[told["policy"]], told["bound"], told.get("bound_max"),
@@ -226,7 +226,7 @@ def _check_unbounded(policy: Policy, bound: int | None, *, named: bool) -> None:
 # As messages carry it: without nil.
 
 
-def rule_from_fields(
+def rule_from_message(
     policy: str, limit: int, bound_max: int, backup_workers: int, bound_unit: str
 ) -> Rule:
     """The rule of `set`, where 0 stands for what a policy has no use for.
@@ -254,8 +254,8 @@ def rule_from_fields(
     )
 
 
-def fields_of_rule(rule: Rule) -> tuple[str, int, int, int, str]:
-    """What `rule_from_fields` makes this rule of again."""
+def message_fields(rule: Rule) -> tuple[str, int, int, int, str]:
+    """What `rule_from_message` makes this rule of again."""
     limit = rule.staleness_limit if rule.policy is DROP else rule.bound
     return (
         rule.policy.name, limit or 0, rule.bound_max or 0, rule.backup_workers, rule.bound_unit,

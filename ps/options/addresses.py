@@ -9,7 +9,7 @@ from leash.ps.wire.messages import U32_MAX
 MAX_RANK: Final = (
     U32_MAX - 1
 )  # the one above it keeps a place for newcomers: see leash.ps.shard.data_plane
-MAX_TOLD_LEARNERS: Final = 100  # as many ranks as a `welcome` names
+MAX_SHOWN_LEARNERS: Final = 100  # as many ranks as a `welcome` names
 DEFAULT_PORT: Final = 29500
 DEFAULT_ADDRESS: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 
@@ -59,7 +59,7 @@ def parse_learners(text: str | None, workers: int) -> tuple[int, ...]:
     return ranks
 
 
-def told_learners(ranks: Sequence[int], most: int | None = MAX_TOLD_LEARNERS) -> str:
+def shown_learners(ranks: Sequence[int], most: int | None = MAX_SHOWN_LEARNERS) -> str:
     """The ranks that take part, as `parse_learners` reads them.
 
     Args:

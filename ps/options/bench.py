@@ -14,6 +14,7 @@ from leash.ps.options.base import (
     option,
     parse_counts,
 )
+from leash.ps.wire.limits import CODEC_NAMES
 
 # Benchmark ▸ the options that mean something to it; --short, --json and --picture go with all.
 BENCHMARKS: Final = {
@@ -27,9 +28,8 @@ BENCHMARKS: Final = {
     "em": ("workers", "rounds"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
-CODECS: Final = ("f32", "bf16", "f16", "int8", "topk")
 SYSTEMS: Final = ("leash", "gloo", "rpc", "ray", "zmq_echo")
-PICTURES: Final = (".png", ".svg")
+PICTURE_SUFFIXES: Final = (".png", ".svg")
 SMALLEST_NBYTES: Final = 4
 LARGEST_NBYTES: Final = 1 << 36
 
@@ -48,7 +48,7 @@ class BenchGroup(Options):
     workers: str | None = option(None, "how many workers", metavar="1,2,4,8")
     shards: str | None = option(None, "push_pull: how many server processes", metavar="1,2")
     transports: str | None = option(None, "push_pull: some of these", metavar=",".join(TRANSPORTS))
-    codecs: str | None = option(None, "push_pull: some of these", metavar=",".join(CODECS))
+    codecs: str | None = option(None, "push_pull: some of these", metavar=",".join(CODEC_NAMES))
     systems: str | None = option(None, "push_pull: some of these", metavar=",".join(SYSTEMS))
     rounds: int | None = option(None, "of each system, in turn", metavar="N")
     round_s: float | None = option(None, "length of a round", metavar="SECONDS")
@@ -62,7 +62,11 @@ class BenchGroup(Options):
         parse_sizes(self.sizes or "1e6")
         parse_counts("--workers", self.workers or "1")
         parse_counts("--shards", self.shards or "1")
-        for name, known in (("transports", TRANSPORTS), ("codecs", CODECS), ("systems", SYSTEMS)):
+        for name, known in (
+            ("transports", TRANSPORTS),
+            ("codecs", CODEC_NAMES),
+            ("systems", SYSTEMS),
+        ):
             parse_words(flag(name), getattr(self, name) or known[0], known)
 
     def _check_means_something(self, name: str) -> None:
@@ -94,7 +98,11 @@ class BenchOptions(BenchGroup, BenchOutputGroup):
         for name in ("json", "picture"):
             if (path := getattr(self, name)) is not None:
                 self._check_place(flag(name), Path(path))
-        if self.picture and self.benchmark != "all" and Path(self.picture).suffix not in PICTURES:
+        if (
+            self.picture
+            and self.benchmark != "all"
+            and Path(self.picture).suffix not in PICTURE_SUFFIXES
+        ):
             raise UsageError(f"--picture {self.picture}: give a name that ends in .png or .svg")
 
     def _check_place(self, option_flag: str, path: Path) -> None:

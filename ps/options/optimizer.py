@@ -212,7 +212,7 @@ def core_schedule(options: OptimizerGroup) -> Schedule:
     )
 
 
-def told_settings(options: OptimizerGroup) -> dict[str, Any]:
+def optimizer_settings(options: OptimizerGroup) -> dict[str, Any]:
     """What `welcome` and `state` tell of them: None for what does not belong to the choice."""
     own = (*OPTIONS_OF[options.optimizer], *SCHEDULE_OPTIONS[options.lr_schedule])
     chosen = {name for names in OPTIONS_OF.values() for name in names}

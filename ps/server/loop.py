@@ -301,7 +301,7 @@ class Server:
             check_payload_count(message, len(payloads))
         except Exception as error:
             refusal = self.metrics.refusal(error)
-            self.metrics.refused(refusal)
+            self.metrics.count_refusal(refusal)
             answer = error_message(refusal)
         else:
             answer, payload = self.coordinator.answer(

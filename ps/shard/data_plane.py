@@ -28,7 +28,7 @@ from leash.ps.errors import (
 )
 from leash.ps.options.commands import ServerOptions
 from leash.ps.policy import Rule
-from leash.ps.shard.mapped_segments import Attachment, Source, memory_of, source_in_frame
+from leash.ps.shard.mapped_segments import Attachment, GradientSource, memory_of, source_in_frame
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel
@@ -86,7 +86,7 @@ class DataPlane:
 
     # Membership, told by the coordinator.
 
-    def serve(self, layout: Layout) -> None:
+    def make_model(self, layout: Layout) -> None:
         """Makes this shard's part of a model of that layout, instead of the one it has.
 
         Raises:
@@ -166,7 +166,7 @@ class DataPlane:
             check_payload_count(message, len(payloads))
         except Exception as error:
             refusal = self._metrics.refusal(error)
-            self._metrics.refused(refusal)
+            self._metrics.count_refusal(refusal)
             self._send(route, error_message(refusal), None)
         else:
             self.handle(route, message, payloads[0] if payloads else None)
@@ -244,7 +244,12 @@ class DataPlane:
         return [model.chunk(index) for index in _run(msg)]
 
     def _push_or_refuse(
-        self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
+        self,
+        model: ServedModel,
+        route: bytes,
+        msg: PushPull | Push,
+        chunk: int,
+        source: GradientSource,
     ) -> None:
         try:
             self._push(model, route, msg, chunk, source)
@@ -252,7 +257,12 @@ class DataPlane:
             self._replies.refuse(route, msg, error, chunk)
 
     def _push(
-        self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
+        self,
+        model: ServedModel,
+        route: bytes,
+        msg: PushPull | Push,
+        chunk: int,
+        source: GradientSource,
     ) -> None:
         self._require_answered(msg, chunk)
         self._metrics.own.bytes_pushed += source.memory.nbytes
@@ -298,9 +308,9 @@ class DataPlane:
         msg, chunk = asked.request, asked.chunk
         self._require_taken(result.outcome, msg, chunk, result.clock)
         if asked.again:
-            self._metrics.duplicate(msg.worker, chunk, msg.step)
+            self._metrics.count_duplicate(msg.worker, chunk, msg.step)
         else:
-            self._metrics.push(msg.worker, chunk, msg.step, msg.samples)
+            self._metrics.count_push(msg.worker, chunk, msg.step, msg.samples)
         self._replies.answer(result.replies, asked)
         if result.nonfinite_index is not None:
             self._on_nonfinite(model, msg, chunk, result.nonfinite_index)
@@ -309,7 +319,7 @@ class DataPlane:
         self, model: ServedModel, msg: PushPull | Push, chunk: int, index: int
     ) -> None:
         slot = model.layout.slot_at(model.chunk(chunk), index)
-        self._metrics.nonfinite(msg.worker, chunk, msg.step, slot.name)
+        self._metrics.count_nonfinite(msg.worker, chunk, msg.step, slot.name)
         if self._options.nonfinite == "raise":
             self._replies.drop((chunk, msg.worker))
             error = NonfiniteError(

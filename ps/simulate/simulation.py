@@ -95,7 +95,7 @@ class _Worker:
 
 
 @dataclass(slots=True)
-class Outcome:
+class SimulationTotals:
     """What a simulated run came to."""
 
     seconds: float = 0.0
@@ -151,9 +151,9 @@ class Simulation:
         self._numbers: Final = count()
         self._inbound_free_s = 0.0  # the server's link, and its work on what came
         self._outbound_free_s = 0.0
-        self._outcome: Final = Outcome()
+        self._outcome: Final = SimulationTotals()
 
-    def run(self) -> Outcome:
+    def run(self) -> SimulationTotals:
         for worker in self._workers.values():
             self._join(worker)
         for worker in self._workers.values():
@@ -258,7 +258,7 @@ class Simulation:
             worker.is_member = False
             self._answer(self._gate.leave(worker.rank), now_s)
 
-    def _result(self) -> Outcome:
+    def _result(self) -> SimulationTotals:
         outcome, workers = self._outcome, self._workers.values()
         outcome.wait_fractions = [_share(w.waited_s, w.busy_s) for w in workers]
         outcome.wait_fraction = _share(

@@ -22,9 +22,9 @@ from leash.ps.report.analysis.run import (
     Steps,
     Track,
 )
+from leash.ps.runs.events import Event
 from leash.ps.words import DONE, REPLACED
 
-Event = dict[str, Any]
 STEP_COLUMNS: Final = ("step", "pushed_s", "replied_s", "began_s", "lag", "staleness")
 ACCOUNT_COLUMNS: Final = ("t", "step", "loss", "compute_s", "wait_s")
 

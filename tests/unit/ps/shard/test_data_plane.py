@@ -24,7 +24,7 @@ class Plane:
         self.answered: list[int] = []  # steps
         options = ServerOptions(chunk_kib=64, shards=shards)
         self.plane = DataPlane(options, rule, members, metrics, self.send, shard)
-        self.plane.serve(LAYOUT)
+        self.plane.make_model(LAYOUT)
         assert self.plane.model is not None
         self.model = self.plane.model
         for chunk in self.model.own:
