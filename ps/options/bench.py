@@ -16,7 +16,7 @@ from leash.ps.options.base import (
 )
 from leash.ps.wire.limits import CODEC_NAMES
 
-# Benchmark ▸ the options that mean something to it; --short, --json and --picture go with all.
+# Benchmark ▸ the options that it takes; all of them take --short, --json and --picture.
 BENCHMARKS: Final = {
     "kernels": ("sizes", "rounds", "round_s"),
     "push_pull": (
@@ -36,6 +36,8 @@ LARGEST_NBYTES: Final = 1 << 36
 
 @dataclass(frozen=True, kw_only=True)
 class BenchGroup(Options):
+    """The options that say what to measure."""
+
     title: ClassVar[str] = "what to measure"
 
     benchmark: Literal[
@@ -78,6 +80,8 @@ class BenchGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOutputGroup(Options):
+    """The options that say where the rows go."""
+
     title: ClassVar[str] = "what to leave"
 
     json: str | None = option(
@@ -113,12 +117,12 @@ class BenchOptions(BenchGroup, BenchOutputGroup):
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The benchmarks to run, in their order."""
+        """The benchmarks to run, in the order of `BENCHMARKS`."""
         return tuple(BENCHMARKS) if self.benchmark == "all" else (self.benchmark,)
 
 
 def parse_sizes(text: str) -> list[int]:
-    """Whole numbers of 4-byte values, in bytes, from ``87e3,4e6``.
+    """Reads sizes in bytes from ``87e3,4e6``, and rounds them to whole 4-byte values.
 
     Raises:
         UsageError: not numbers, or a size that no model has.
@@ -130,7 +134,7 @@ def parse_sizes(text: str) -> list[int]:
 
 
 def parse_words(option_flag: str, text: str, known: tuple[str, ...]) -> list[str]:
-    """Some of the words that are known, from ``tcp,shm``. Raises UsageError for another."""
+    """Reads words from ``tcp,shm``. Raises UsageError for one that is not among `known`."""
     words = text.split(",")
     for word in words:
         if word not in known:

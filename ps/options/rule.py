@@ -22,6 +22,8 @@ BOUND, BOUND_MAX, MAX_STALENESS = "bound", "bound_max", "max_staleness"
 
 @dataclass(frozen=True, kw_only=True)
 class RuleGroup(Options):
+    """The options that choose a policy and its limits."""
+
     title: ClassVar[str] = "who waits for whom"
 
     policy: Literal["bsp", "ssp", "asp", "dssp", "backup", "drop"] | None = option(
@@ -57,14 +59,14 @@ class RuleGroup(Options):
 
     def check(self) -> None:
         super().check()
-        _ = self.rule  # which says what is wrong with it
+        _ = self.rule  # making it raises UsageError if the options contradict each other
 
     @cached_property
     def rule(self) -> Rule:
-        """The rule that these options come to: worked out once, and then kept.
+        """The rule that these options make; worked out once.
 
         Raises:
-            UsageError: they contradict each other.
+            UsageError: the options contradict each other.
         """
         return choose_rule(
             self.policy, self.bound, self.bound_max, self.backup_workers, self.bound_unit,
@@ -73,10 +75,10 @@ class RuleGroup(Options):
 
 
 def with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a file that any release may have written, by today's names.
+    """Renames the settings of a file, which any release may have written, to today's names.
 
     Raises:
-        UsageError: a file gives one setting by two of its names.
+        UsageError: the file gives one setting under two names.
     """
     of_bound = MAX_STALENESS if settings.get("policy") == DROP.name else BOUND
     new_names = {**dict.fromkeys(OLD_BOUND, of_bound), OLD_BOUND_MAX: BOUND_MAX}
@@ -91,10 +93,10 @@ def with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def for_drop(words: Sequence[str]) -> list[str]:
-    """The words of a command line whose policy is drop, `--staleness` as `--max-staleness`.
+    """Puts `--max-staleness` for `--staleness` in a command line whose policy is drop.
 
     Raises:
-        UsageError: both are given.
+        UsageError: the command line gives both.
     """
     new_flag = flag(MAX_STALENESS)
     flags = [word.partition("=")[0] for word in words]
