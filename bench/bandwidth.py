@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from leash.bench.harness.trial import Exchange
+from leash.bench.harness.workload import F32
 
-F32: TypeAlias = npt.NDArray[np.float32]
 Loop: TypeAlias = Callable[[F32, F32], None]
 
 

@@ -48,7 +48,7 @@ def run(options: BenchOptions) -> int:
     if options.picture is not None:
         require("matplotlib", "--picture")
     for name in options.chosen:
-        rows = measure(name, options)
+        rows = run_benchmark(name, options)
         if options.json is not None:
             write_json(_place(options, options.json, f"{name}.json"), rows)
         if options.picture is not None:
@@ -58,7 +58,7 @@ def run(options: BenchOptions) -> int:
     return 0
 
 
-def measure(name: str, options: BenchOptions) -> list[Row]:
+def run_benchmark(name: str, options: BenchOptions) -> list[Row]:
     """Runs one benchmark, shows how far it is, and prints its table."""
     benchmark: Benchmark = importlib.import_module(f"leash.bench.{name}")  # type: ignore[assignment]
     # Progress goes to stderr: the table may be read by a program.

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from leash.bench.command import bench_main
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Times, Trial
+from leash.bench.harness.workload import F32
 from leash.ps._core import (
     ChunkSpec,
     DelayCompensation,
@@ -59,13 +60,11 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     "dc adaptive, λ 2": {"compensation": DelayCompensation("adaptive", strength=2.0, decay=0.95)},
 }
 
-F32 = npt.NDArray[np.float32]
-
 
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """All rows; leash.bench.push_pull says what the arguments are."""
     torch.set_num_threads(1)
-    task = Task()
+    task = DigitsTask()
     rates = SHORT_RATES if options.short else RATES
     updates = SHORT_UPDATES if options.short else UPDATES
     rows = []
@@ -76,7 +75,7 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
     return rows
 
 
-def measure_way(task: "Task", way: str, lr: float, updates: int) -> Row:
+def measure_way(task: "DigitsTask", way: str, lr: float, updates: int) -> Row:
     """One training for each seed."""
     times: list[float] = []
     losses = [train(task, way, lr, updates, seed, times) for seed in SEEDS]
@@ -84,7 +83,7 @@ def measure_way(task: "Task", way: str, lr: float, updates: int) -> Row:
     return make_row(trial, Times(0, (times,)), lr=lr, losses=losses)
 
 
-class Task:
+class DigitsTask:
     """A network, the training samples, and the loss at parameters that lie in one flat array."""
 
     def __init__(self) -> None:
@@ -132,7 +131,7 @@ class Task:
 
 
 def train(
-    task: Task, way: str, lr: float, updates: int, seed: int, times: list[float]
+    task: DigitsTask, way: str, lr: float, updates: int, seed: int, times: list[float]
 ) -> list[float | None]:
     """The loss before the first update and at POINTS later ones; notes each update's seconds."""
     rng = np.random.default_rng(seed)
@@ -182,7 +181,7 @@ def _join(shard: Shard, values: int) -> dict[int, F32]:
     return have
 
 
-def _loss_of(task: Task, shard: Shard) -> float | None:
+def _loss_of(task: DigitsTask, shard: Shard) -> float | None:
     parameters: F32 = np.empty(task.values, np.float32)
     shard.pull(0, None, parameters)
     return task.loss(parameters)

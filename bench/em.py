@@ -36,7 +36,7 @@ SAMPLES: Final = 6000  # of one digit
 DIMENSIONS: Final = 40
 ITERATIONS: Final = 3  # that are timed as one
 ALL_COMPONENTS, SHORT_COMPONENTS = (10, 20), (10,)
-ALL_WORKERS: Final = "1,2"
+EM_WORKERS: Final = "1,2"
 REG_COVAR: Final = 0.03
 
 Floats = NDArray[np.float64]
@@ -44,21 +44,21 @@ Floats = NDArray[np.float64]
 
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """All rows; leash.bench.push_pull explains the arguments. Rounds are counted, not timed."""
-    counts = parse_counts("--workers", options.workers or ALL_WORKERS)
+    counts = parse_counts("--workers", options.workers or EM_WORKERS)
     rounds = options.rounds or (2 if options.short else 7)
     components = SHORT_COMPONENTS if options.short else ALL_COMPONENTS
     rows: list[Row] = []
     for i, k in enumerate(components):
         doing(f"k = {k}", i / len(components))
         with ExitStack() as stack:
-            running = {trial: start(trial, stack) for trial in trials(k, counts)}
+            running = {trial: start_em(trial, stack) for trial in em_trials(k, counts)}
             # Under bsp all must do the same number of steps: each round is one exchange.
             times = in_turn(rounds, 0.0, running, warmup_s=0.0)
         rows += [make_row(trial, per_iteration(times[trial])) for trial in running]
     return rows
 
 
-def trials(k: int, counts: list[int]) -> Iterator[Trial]:
+def em_trials(k: int, counts: list[int]) -> Iterator[Trial]:
     common = Trial(bench="em", system="numpy", case=f"k={k}", codec="")
     yield common
     yield replace(common, system="sklearn")
@@ -67,16 +67,16 @@ def trials(k: int, counts: list[int]) -> Iterator[Trial]:
         yield replace(common, system="leash", transport=transport, workers=workers)
 
 
-def start(trial: Trial, stack: ExitStack) -> Round:
+def start_em(trial: Trial, stack: ExitStack) -> Round:
     if not trial.transport:
-        return stack.enter_context(crew(trial, ALONE[trial.system], ""))
+        return stack.enter_context(crew(trial, WITHOUT_SERVER[trial.system], ""))
     from leash.worker.em.distributed import server_words
 
-    words = server_words(trial.workers, size_of(components_of(trial)), online=False)
+    words = server_words(trial.workers, em_size(components_of(trial)), online=False)
     del words["step_events"]  # said by `server` itself
     options = [f"--{name.replace('_', '-')}={value}" for name, value in words.items()]
     address, _ = stack.enter_context(server(*options))
-    return stack.enter_context(crew(trial, with_server, address))
+    return stack.enter_context(crew(trial, em_worker, address))
 
 
 def per_iteration(times: Times) -> Times:
@@ -89,7 +89,7 @@ def per_iteration(times: Times) -> Times:
 
 
 @contextmanager
-def alone(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
+def leash_alone(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
     from leash.worker.em.fitting import Alone
 
     fits = started_fits(components_of(trial))
@@ -98,13 +98,13 @@ def alone(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
 
 
 @contextmanager
-def with_server(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
+def em_worker(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
     from leash.worker.client import Client
     from leash.worker.em.distributed import WorkerSums, statistics_layout
 
     k = components_of(trial)
     fits = started_fits(k)
-    layout = statistics_layout(trial.workers, size_of(k))
+    layout = statistics_layout(trial.workers, em_size(k))
     client = Client(address, layout, rank=rank, transport=trial.transport)
     try:
         sums = WorkerSums(client, trial.workers)
@@ -154,7 +154,11 @@ def scikit_learn(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
         yield iterations
 
 
-ALONE: Final[dict[str, Join]] = {"leash": alone, "numpy": textbook, "sklearn": scikit_learn}
+WITHOUT_SERVER: Final[dict[str, Join]] = {
+    "leash": leash_alone,
+    "numpy": textbook,
+    "sklearn": scikit_learn,
+}
 
 
 def data() -> list[Floats]:
@@ -226,7 +230,7 @@ def components_of(trial: Trial) -> int:
     return int(trial.case.removeprefix("k="))
 
 
-def size_of(k: int) -> int:
+def em_size(k: int) -> int:
     """Of the statistics of all mixtures."""
     from leash.worker.em.gaussian import FullFamily
 

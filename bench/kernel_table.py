@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from leash.bench.harness.workload import F32
 from leash.ps import _core
 from leash.ps._core import codecs, kernels
 
-F32: TypeAlias = npt.NDArray[np.float32]
 Run: TypeAlias = Callable[[], Any]
 Runs: TypeAlias = Mapping[str, Run]  # system ▸ one run of it
 Options: TypeAlias = _core.SgdOptions | _core.AdamOptions | _core.AdagradOptions
 TorchOptimizer: TypeAlias = Callable[..., torch.optim.Optimizer]
 Numpy: TypeAlias = Callable[[F32, F32, list[F32], F32], None]
 
-LR: Final = np.float32(1e-6)
+KERNEL_LR: Final = np.float32(1e-6)
 BLOCK: Final = 256  # of int8
 SECOND: Final = 2  # the number of an update; SGD's first one ignores its buffer
 ISA: Final = _core.instruction_set()
@@ -88,15 +88,15 @@ def _torch_step(optimizer: TorchOptimizer, n: int, *, fused: bool) -> Run:
 def _numpy_sgd(momentum: float, nesterov: bool) -> Numpy:
     def run(w: F32, g: F32, buffers: list[F32], change: F32) -> None:
         if not momentum:
-            np.multiply(g, LR, out=change)
+            np.multiply(g, KERNEL_LR, out=change)
         else:
             np.multiply(buffers[0], np.float32(momentum), out=buffers[0])
             np.add(buffers[0], g, out=buffers[0])
-            np.multiply(buffers[0], LR, out=change)
+            np.multiply(buffers[0], KERNEL_LR, out=change)
         if nesterov:
             np.multiply(buffers[0], np.float32(momentum), out=change)
             np.add(change, g, out=change)
-            np.multiply(change, LR, out=change)
+            np.multiply(change, KERNEL_LR, out=change)
         np.subtract(w, change, out=w)
         np.copyto(g, w)
 
@@ -105,8 +105,8 @@ def _numpy_sgd(momentum: float, nesterov: bool) -> Numpy:
 
 def _sgd(momentum: float = 0.0, nesterov: bool = False) -> Callable[[int], Runs]:
     return _update(
-        _core.SgdOptions(lr=LR, momentum=momentum, nesterov=nesterov), int(momentum > 0),
-        partial(torch.optim.SGD, lr=float(LR), momentum=momentum, nesterov=nesterov),
+        _core.SgdOptions(lr=KERNEL_LR, momentum=momentum, nesterov=nesterov), int(momentum > 0),
+        partial(torch.optim.SGD, lr=float(KERNEL_LR), momentum=momentum, nesterov=nesterov),
         _numpy_sgd(momentum, nesterov),
     )  # fmt: skip
 
@@ -116,12 +116,12 @@ def _accumulate(n: int) -> Runs:
     t_total, tg = torch.from_numpy(total), torch.from_numpy(g)
 
     def with_numpy() -> None:
-        np.multiply(g, LR, out=change)
+        np.multiply(g, KERNEL_LR, out=change)
         np.add(total, change, out=total)
 
     return {
-        "leash": lambda: kernels.accumulate(ISA, total, g, float(LR), False),
-        "torch": lambda: t_total.add_(tg, alpha=float(LR)),
+        "leash": lambda: kernels.accumulate(ISA, total, g, float(KERNEL_LR), False),
+        "torch": lambda: t_total.add_(tg, alpha=float(KERNEL_LR)),
         "numpy": with_numpy,
     }
 
@@ -141,7 +141,8 @@ def _push(threads: int) -> Callable[[int], Runs]:
 
     def systems(n: int) -> Runs:
         shard = _core.Shard(
-            [_core.ChunkSpec(values=n, dtype="f32", kind="parameter")], _core.SgdOptions(lr=LR),
+            [_core.ChunkSpec(values=n, dtype="f32", kind="parameter")],
+            _core.SgdOptions(lr=KERNEL_LR),
             rule=_core.Rule(), nonfinite=_core.Nonfinite.RAISE, threads=threads,
         )  # fmt: skip
         shard.init(0, _values(n))
@@ -229,12 +230,14 @@ def _decode_int8(n: int) -> Runs:
 _encode_bf16, _decode_bf16 = _half("bf16", torch.bfloat16)
 _encode_f16, _decode_f16 = _half("f16", torch.float16)
 
-_adam = _update(_core.AdamOptions(lr=LR), 2, partial(torch.optim.Adam, lr=float(LR)))
+_adam = _update(_core.AdamOptions(lr=KERNEL_LR), 2, partial(torch.optim.Adam, lr=float(KERNEL_LR)))
 _adamw = _update(
-    _core.AdamOptions(lr=LR, weight_decay=0.01, decoupled=True), 2,
-    partial(torch.optim.AdamW, lr=float(LR)),
+    _core.AdamOptions(lr=KERNEL_LR, weight_decay=0.01, decoupled=True), 2,
+    partial(torch.optim.AdamW, lr=float(KERNEL_LR)),
 )  # fmt: skip
-_adagrad = _update(_core.AdagradOptions(lr=LR), 1, partial(torch.optim.Adagrad, lr=float(LR)))
+_adagrad = _update(
+    _core.AdagradOptions(lr=KERNEL_LR), 1, partial(torch.optim.Adagrad, lr=float(KERNEL_LR))
+)
 
 KERNELS: Final = (
     Kernel("sgd", _sgd(), read=8, write=8, arrays=2, flops=2, traffic="in_place"),

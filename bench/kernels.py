@@ -23,15 +23,15 @@ from leash.ps.options.bench import BenchOptions, parse_sizes
 TITLE = "kernels"
 PEERS = ("memcpy", "torch", "numpy")
 
-ALL_SIZES, SHORT_SIZES = "1e6,4e6,16e6,64e6,256e6", "1e6,64e6"
-WARMUP_S = 0.02
+KERNEL_SIZES, SHORT_KERNEL_SIZES = "1e6,4e6,16e6,64e6,256e6", "1e6,64e6"
+KERNEL_WARMUP_S = 0.02
 PEAK_SIDE = 1024
 
 
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """All rows; leash.bench.push_pull says what the arguments are."""
     torch.set_num_threads(1)
-    sizes = parse_sizes(options.sizes or (SHORT_SIZES if options.short else ALL_SIZES))
+    sizes = parse_sizes(options.sizes or (SHORT_KERNEL_SIZES if options.short else KERNEL_SIZES))
     rounds, round_s = options.rounds or (2 if options.short else 5), options.round_s or 0.05
     rows = [peak(rounds, round_s)]
     for i, nbytes in enumerate(sizes):
@@ -54,7 +54,7 @@ def measure_kernel(kernel: Kernel, nbytes: int, rounds: int, round_s: float) -> 
               threads=1 if system == "memcpy" else kernel.threads): alone(run)
         for system, run in runs.items()
     }  # fmt: skip
-    times = in_turn(rounds, round_s, trials, WARMUP_S)
+    times = in_turn(rounds, round_s, trials, KERNEL_WARMUP_S)
     rows = {trial.system: make_row(trial, times[trial]) for trial in trials}
     bandwidth = moved / rows["memory"].median_s
     return [_with_traffic(kernel, row, moved, bandwidth) for row in rows.values()]
@@ -79,7 +79,7 @@ def peak(rounds: int, round_s: float) -> Row:
     """What this processor computes when memory does not hold it up: the roof of the picture."""
     a, b, c = (torch.ones(PEAK_SIDE, PEAK_SIDE) for _ in range(3))
     trial = Trial(bench="kernels", system="torch_mm", case="peak", nbytes=4 * PEAK_SIDE**2)
-    times = in_turn(rounds, round_s, {trial: alone(lambda: torch.mm(a, b, out=c))}, WARMUP_S)
+    times = in_turn(rounds, round_s, {trial: alone(lambda: torch.mm(a, b, out=c))}, KERNEL_WARMUP_S)
     return make_row(trial, times[trial], flops=2 * PEAK_SIDE**3)
 
 

@@ -20,12 +20,13 @@ from leash.bench.harness.trial import Round, Trial, in_turn
 from leash.bench.show.row_table import size_of
 from leash.bench.systems import LIMITS, SYSTEMS, System
 from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import CODECS, TRANSPORTS, BenchOptions, parse_sizes, parse_words
+from leash.ps.options.bench import TRANSPORTS, BenchOptions, parse_sizes, parse_words
+from leash.ps.wire.limits import CODEC_NAMES
 
 TITLE = "push_pull, processes on one machine"
 PEERS = ("gloo", "rpc", "ray", "zmq_echo", "fused_sgd")
 
-ALL_SIZES, SHORT_SIZES = "87e3,4e6,64e6,256e6", "87e3,4e6"
+EXCHANGE_SIZES, SHORT_EXCHANGE_SIZES = "87e3,4e6,64e6,256e6", "87e3,4e6"
 # More workers and shards are a question of their own, asked at two sizes, without codecs.
 MANY_SIZES = (4_000_000, 64_000_000)
 MANY_WORKERS, MANY_SHARDS = "1,2,4,8", "1,2"
@@ -76,7 +77,9 @@ def plan(options: BenchOptions, systems: Mapping[str, System]) -> list[list[Tria
 
 def _conditions(options: BenchOptions) -> Iterator[tuple[int, int]]:
     """Sizes and numbers of workers. By default, all sizes with one and two of them with more."""
-    sizes = parse_sizes(options.sizes or (SHORT_SIZES if options.short else ALL_SIZES))
+    sizes = parse_sizes(
+        options.sizes or (SHORT_EXCHANGE_SIZES if options.short else EXCHANGE_SIZES)
+    )
     if options.workers is not None or options.short:
         yield from itertools.product(sizes, parse_counts("--workers", options.workers or "1"))
         return
@@ -105,8 +108,8 @@ def _leash_variants(
     transports = parse_words("--transports", options.transports or ",".join(TRANSPORTS), TRANSPORTS)
     for transport in transports:
         # In shared memory nothing travels, so by default nothing is encoded there.
-        every = ",".join(CODECS) if (transport, workers) == ("tcp", 1) else "f32"
-        for codec in parse_words("--codecs", options.codecs or every, CODECS):
+        every = ",".join(CODEC_NAMES) if (transport, workers) == ("tcp", 1) else "f32"
+        for codec in parse_words("--codecs", options.codecs or every, CODEC_NAMES):
             for shards in _shards(options, nbytes, codec):
                 yield transport, codec, shards
 

@@ -24,7 +24,7 @@ import psutil
 from leash.bench.command import bench_main
 from leash.bench.harness.counted_server import COUNTS
 from leash.bench.harness.rows import Row, make_row
-from leash.bench.harness.simulated_workers import Herd
+from leash.bench.harness.simulated_workers import SimulatedWorkers
 from leash.bench.harness.trial import Round, Times, Trial, alone, in_turn
 from leash.bench.harness.workload import LR
 from leash.bench.systems.leash import server
@@ -36,8 +36,8 @@ from leash.ps.policy import ASP, BSP, SSP
 TITLE = "scaling: one message is a push_pull of 64 KiB; then the clock alone"
 PEERS = ("numpy_min",)
 
-ALL_WORKERS, SHORT_WORKERS = "1,2,4,8,16,32,64", "1,4,64"
-CHUNK_NBYTES: Final = 64 * 1024
+SCALING_WORKERS, SHORT_SCALING_WORKERS = "1,2,4,8,16,32,64", "1,4,64"
+MESSAGE_NBYTES: Final = 64 * 1024
 CHUNKS: Final = 16
 
 POLICIES: Final = tuple(policy.name for policy in (BSP, SSP, ASP))
@@ -49,7 +49,8 @@ TICKS: Final = 1_000  # in one repeat
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """All rows; leash.bench.push_pull says what the arguments are."""
     counts = parse_counts(
-        "--workers", options.workers or (SHORT_WORKERS if options.short else ALL_WORKERS)
+        "--workers",
+        options.workers or (SHORT_SCALING_WORKERS if options.short else SCALING_WORKERS),
     )
     rounds, round_s = options.rounds or (2 if options.short else 5), options.round_s or 0.5
     rows = measure_servers(counts, rounds, round_s, doing)
@@ -87,10 +88,10 @@ def measure_servers(
     with ExitStack() as stack:
         for workers, policy in itertools.product(counts, POLICIES):
             trial = Trial(bench="scaling", system="leash", case=policy, transport="tcp",
-                          nbytes=CHUNK_NBYTES, workers=workers)  # fmt: skip
+                          nbytes=MESSAGE_NBYTES, workers=workers)  # fmt: skip
             doing(f"{policy}, workers {workers}", len(running) / (2 * len(counts) * len(POLICIES)))
             used[trial] = Used()
-            running[trial] = stack.enter_context(herd_of(trial, used[trial]))
+            running[trial] = stack.enter_context(rounds_of(trial, used[trial]))
         doing("rounds", 0.5)
         times = in_turn(rounds, round_s, running)
     return [
@@ -105,16 +106,16 @@ def measure_servers(
 
 
 @contextmanager
-def herd_of(trial: Trial, used: Used) -> Iterator[Round]:
+def rounds_of(trial: Trial, used: Used) -> Iterator[Round]:
     """A server and its simulated workers; what their rounds use is added to `used`."""
     with (
         counted_server(trial.case, trial.workers) as (address, used_so_far),
-        closing(Herd(address, trial.workers, CHUNKS, CHUNK_NBYTES)) as herd,
+        closing(SimulatedWorkers(address, trial.workers, CHUNKS, MESSAGE_NBYTES)) as workers,
     ):
 
         def round_(seconds: float) -> list[list[float]]:
             before, began_s = used_so_far(), time.perf_counter()
-            answered = herd.go(lambda: time.perf_counter() > began_s + seconds)
+            answered = workers.go(lambda: time.perf_counter() > began_s + seconds)
             elapsed_s = time.perf_counter() - began_s
             used.add(before, used_so_far(), answered)
             return [[elapsed_s / answered]]  # for one message
@@ -129,7 +130,7 @@ def counted_server(policy: str, workers: int) -> Iterator[tuple[str, Callable[[]
         counts = np.memmap(Path(folder) / "counts", np.float64, "w+", shape=COUNTS)
         # Simulated workers give no sign of life but their pushes.
         options = (f"--policy={policy}", f"--workers={workers}", "--evict-s=3600", f"--lr={LR}",
-                   f"--chunk-kib={CHUNK_NBYTES // 1024}")  # fmt: skip
+                   f"--chunk-kib={MESSAGE_NBYTES // 1024}")  # fmt: skip
         module = ("leash.bench.harness.counted_server", f"{folder}/counts")
         with server(*options, module=module) as (address, pid):
             process = psutil.Process(pid)

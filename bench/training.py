@@ -27,12 +27,12 @@ from leash.ps.options.bench import TRANSPORTS, BenchOptions
 TITLE = "training, steps/s of all workers together"
 PEERS = ("bare",)
 
-ALL_WORKERS, SHORT_WORKERS = "1,2,4", "1,2"
-LR: Final = 0.01
+TRAINING_WORKERS, SHORT_TRAINING_WORKERS = "1,2,4", "1,2"
+TRAINING_LR: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TrainingTask:
     """A model, and a batch of its data set's shape."""
 
     shape: tuple[int, ...]  # of a sample
@@ -41,8 +41,8 @@ class Task:
 
 
 TASKS: Final = {
-    "mnist_cnn": Task((1, 28, 28), batch_size=100),
-    "resnet18": Task((3, 32, 32), batch_size=16),
+    "mnist_cnn": TrainingTask((1, 28, 28), batch_size=100),
+    "resnet18": TrainingTask((3, 32, 32), batch_size=16),
 }
 SHORT_TASKS: Final = ("mnist_cnn",)
 
@@ -50,7 +50,8 @@ SHORT_TASKS: Final = ("mnist_cnn",)
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """All rows; leash.bench.push_pull says what the arguments are."""
     counts = parse_counts(
-        "--workers", options.workers or (SHORT_WORKERS if options.short else ALL_WORKERS)
+        "--workers",
+        options.workers or (SHORT_TRAINING_WORKERS if options.short else TRAINING_WORKERS),
     )
     rounds, round_s = options.rounds or (2 if options.short else 5), options.round_s or 2.0
     models = SHORT_TASKS if options.short else tuple(TASKS)
@@ -64,12 +65,14 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
 def measure_model(model: str, counts: list[int], rounds: int, round_s: float) -> list[Row]:
     nbytes = model_nbytes(model)
     with ExitStack() as stack:
-        running = {trial: start(trial, stack) for trial in trials(model, nbytes, counts)}
+        running = {
+            trial: start_training(trial, stack) for trial in training_trials(model, nbytes, counts)
+        }
         times = in_turn(rounds, round_s, running)
     return with_hidden_shares([make_row(trial, times[trial]) for trial in running])
 
 
-def trials(model: str, nbytes: int, counts: list[int]) -> Iterator[Trial]:
+def training_trials(model: str, nbytes: int, counts: list[int]) -> Iterator[Trial]:
     common = Trial(bench="training", system="bare", case=model, nbytes=nbytes)
     yield common
     yield replace(common, system="compute")
@@ -79,12 +82,17 @@ def trials(model: str, nbytes: int, counts: list[int]) -> Iterator[Trial]:
         yield replace(common, system="leash_overlap", transport=transport)
 
 
-def start(trial: Trial, stack: ExitStack) -> Round:
-    if trial.system in ALONE:
-        return stack.enter_context(crew(trial, ALONE[trial.system], ""))
-    options = ("--policy=asp", f"--workers={trial.workers}", f"--lr={LR}", "--nonfinite=apply")
+def start_training(trial: Trial, stack: ExitStack) -> Round:
+    if trial.system in BASELINES:
+        return stack.enter_context(crew(trial, BASELINES[trial.system], ""))
+    options = (
+        "--policy=asp",
+        f"--workers={trial.workers}",
+        f"--lr={TRAINING_LR}",
+        "--nonfinite=apply",
+    )
     address, _ = stack.enter_context(server(*options))
-    return stack.enter_context(crew(trial, with_server, address))
+    return stack.enter_context(crew(trial, training_worker, address))
 
 
 # In a worker's process: what is timed is a step.
@@ -95,7 +103,7 @@ def bare(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
     import torch
 
     model, backward = model_of(trial)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    optimizer = torch.optim.SGD(model.parameters(), lr=TRAINING_LR)
 
     def step() -> None:
         backward()
@@ -110,7 +118,7 @@ def compute(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
 
 
 @contextmanager
-def with_server(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
+def training_worker(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
     from leash.worker.optim.optimizer import PSOptimizer
 
     model, backward = model_of(trial)
@@ -127,7 +135,7 @@ def with_server(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
         yield step
 
 
-ALONE: Final[dict[str, Join]] = {"bare": bare, "compute": compute}
+BASELINES: Final[dict[str, Join]] = {"bare": bare, "compute": compute}
 
 
 def model_of(trial: Trial) -> tuple[Any, Exchange]:

@@ -35,6 +35,17 @@ def logged(say: Say, name: str, level: int = logging.INFO) -> Say:
     return show_and_log
 
 
+def show_errors(name: str) -> None:
+    """Has this process write what is logged as an error below `name` to stderr, with tracebacks.
+
+    For processes of our own, whose stderr is their log: there nothing is to be silent that is wrong.
+    """
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    handler.setFormatter(logging.Formatter("leash: %(message)s"))
+    logging.getLogger(name).addHandler(handler)
+
+
 def say_on_stderr(text: str) -> None:
     """Shows a line on stderr, unless a handler of the user's gets it: a library's default `say`."""
     if not _is_routed():

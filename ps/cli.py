@@ -1,4 +1,4 @@
-"""The `leash` command: translates words into calls, nothing else.
+"""The `leash` command: translates words of a command line into calls, and does nothing else.
 
 A command's module is imported when the command runs, so `leash server` never sees PyTorch, and a
 wrong argument is answered before anything heavy is loaded.
@@ -39,9 +39,9 @@ examples:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One word after `leash`. Both places are module:name, below `leash`."""
+    """What one word after `leash` stands for; both places are module:name, below `leash`."""
 
-    options: str  # the dataclass that holds its settings
+    options: str  # the dataclass of its options
     target: str  # the function that takes them and returns the exit status
     about: str
 
@@ -101,14 +101,14 @@ def run(words: Sequence[str]) -> int:
 
 
 def parse(words: Sequence[str]) -> "tuple[str, Options]":
-    """The command that these words name, and its settings.
+    """Finds the command that these words name, and reads its options.
 
     Raises:
         UsageError: a wrong argument.
         SystemExit: --help or its like was asked for, and has been printed.
     """
-    from leash.ps.options.old_names import for_drop
     from leash.ps.options.parser import options_from
+    from leash.ps.options.rule import for_drop
     from leash.ps.policy import DROP
 
     parsed = build_parser().parse_args(list(words))
@@ -119,7 +119,7 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
 
 
 def build_parser() -> "OneLineParser":
-    """The parser of `leash`, with one below it for each command."""
+    """Makes the parser of `leash`, with one below it for each command."""
     from leash._version import __version__
     from leash.ps.options.parser import add_completion, new_parser, parser_for
 
@@ -138,19 +138,19 @@ def build_parser() -> "OneLineParser":
 
 
 def resolve(target: str) -> Callable[[Any], int]:
-    """The function of a command."""
+    """Imports the function that a command runs."""
     function: Callable[[Any], int] = _named(target)
     return function
 
 
 def options_of(command: Command) -> "type[Options]":
-    """The dataclass of a command's options."""
+    """Imports the dataclass of a command's options."""
     options: type[Options] = _named(command.options)
     return options
 
 
 def _named(place: str) -> Any:
-    """What ``module:name`` names, below `leash`."""
+    """Imports what ``module:name`` names, below `leash`."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(f"leash.{module}"), name)
 
@@ -162,15 +162,15 @@ def _missing(package: str) -> "LeashError":
 
 
 def _status_of(error: BaseException, words: Sequence[str]) -> int:
-    """The exit status for what ended a command; says what is to be said, in one line."""
+    """Gives the exit status for the error that ended a command, and prints its text in one line."""
     from leash.ps.errors import ArgumentError, LeashError, UsageError
 
-    # Code that was interrupted may raise anything; what ended it is the signal all the same.
+    # Code that a signal interrupts may raise any error; the status is the signal's all the same.
     if (number := interrupt.received()) is not None:
         return 128 + number
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    if isinstance(error, BrokenPipeError):  # whoever read has seen enough, such as `head`
+    if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     if not isinstance(error, LeashError):

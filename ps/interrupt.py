@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as one exception, raised in the main thread, once."""
+"""Turns SIGINT, SIGTERM and SIGHUP into one exception, raised once, in the main thread."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ _held = False
 
 
 class Interrupted(BaseException):
-    """The process was asked to end. Like KeyboardInterrupt it is no Exception."""
+    """A signal asked this process to end. Like KeyboardInterrupt, it is no Exception."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -27,22 +27,22 @@ class Interrupted(BaseException):
 
 
 def raise_on_signals() -> None:
-    """From now on the first of these signals raises Interrupted in the main thread.
+    """Lets the first of these signals raise Interrupted in the main thread, from now on.
 
-    Those that follow are ignored: the cleaning up that the first one began takes seconds at most,
-    and must not be cut short.
+    The process ignores those that follow: after the first it cleans up, which takes seconds at
+    most, and nothing may cut that short.
     """
     for number in SIGNALS:
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-            continue  # under nohup
+            continue  # nohup has the process ignore this signal
         signal.signal(number, _on_signal)
     sys.unraisablehook = _on_unraisable
 
 
 def end_with_parent() -> None:
-    """If a process of Leash started this one: SIGTERM to ourselves when it is gone.
+    """Sends this process SIGTERM when the process of Leash that started it is gone.
 
-    Its end closes the pipe at our standard input, even where `kill -9` left it no time to tell us.
+    The parent's end closes the pipe at our standard input, even if `kill -9` ended it.
     """
     if os.environ.pop(FOLLOWS_PARENT, None) is not None:
         threading.Thread(target=_await_parents_end, name="leash-parent", daemon=True).start()
@@ -56,7 +56,7 @@ def _await_parents_end() -> None:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """A signal that comes in here is raised at the end: for what must not be left half done."""
+    """Holds signals back within this context, for work that must not stop half done."""
     global _held
     before = _received
     _held = True
@@ -69,12 +69,12 @@ def held() -> Iterator[None]:
 
 
 def received() -> int | None:
-    """The signal that came, if one did."""
+    """The number of the signal that came; None if none did."""
     return _received
 
 
 def ignore_signals() -> None:
-    """The exit status is decided; a signal would only disturb the interpreter's end."""
+    """Ignores signals from now on: the exit status is decided, and the interpreter is ending."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -88,7 +88,7 @@ def _on_signal(number: int, _: FrameType | None) -> None:
 
 
 def _on_unraisable(lost: "sys.UnraisableHookArgs") -> None:
-    """Raises again what came up in a place that swallows exceptions, such as a __del__."""
+    """Raises Interrupted again if it came up where Python swallows exceptions, as in a __del__."""
     global _received
     if isinstance(lost.exc_value, Interrupted):
         _received = None

@@ -1,4 +1,4 @@
-"""Who waits for whom, and which gradients count: one visible table, thin over the C++ core.
+"""The policies as one table: who waits for whom, and which gradients count.
 
 | policy | the reply to the push for step c goes out when | the update is                      |
 | ------ | ---------------------------------------------- | ---------------------------------- |
@@ -25,7 +25,7 @@
 |        | Complexity", algorithm 4; its threshold is this limit plus 1                          |
 
 A bound may count versions of the chunk instead of clocks: csrc/core/admission/admission.h says what
-that guarantees. All of it is decided per chunk, by the core.
+that guarantees. The C++ core decides, for each chunk by itself.
 """
 
 from collections.abc import Mapping
@@ -36,10 +36,12 @@ from leash.ps import _core
 from leash.ps.errors import UsageError
 
 DEFAULT_BOUND: Final = 3
-DEFAULT_DYNAMIC_STEPS: Final = 12  # from dssp's lower limit to its upper one, as in the paper
+DEFAULT_DYNAMIC_STEPS: Final = (
+    12  # how far dssp's upper limit is above its lower one, as in the paper
+)
 DEFAULT_BACKUP_WORKERS: Final = 1
-MAX_DYNAMIC_STEPS: Final = 1024  # of the core
-# A bound that no run reaches is none: users of the SSP demo write one for asp.
+MAX_DYNAMIC_STEPS: Final = 1024  # the core takes no more
+# No run reaches this bound, so it means asp, as users of the SSP demo mean it.
 UNREACHABLE_BOUND: Final = 10_000
 MAX_COUNT: Final = (1 << 31) - 1
 CLOCKS: Final = "clocks"
@@ -53,8 +55,8 @@ class Policy:
     name: str
     paper: str
     bounded: bool = False  # has a bound above 0 that its user chooses
-    average: bool = False  # an update is a mean of several workers' gradients
-    drops: bool = False  # some gradients are answered and not applied
+    average: bool = False  # one update is the mean of several workers' gradients
+    drops: bool = False  # the server answers some gradients without applying them
 
 
 BSP: Final = Policy("bsp", "Valiant 1990", average=True)
@@ -69,14 +71,14 @@ POLICIES: Final = {policy.name: policy for policy in (BSP, SSP, ASP, DSSP, BACKU
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A policy with its limits, as a run uses it."""
+    """A policy together with its limits: what a run goes by."""
 
     policy: Policy
-    bound: int | None  # None: nobody waits for it
+    bound: int | None  # None: the policy has no bound
     bound_max: int | None = None  # dssp: the upper limit; `bound` is the lower one
     bound_unit: str = CLOCKS
     backup_workers: int = 0
-    staleness_limit: int | None = None  # drop: the largest that is applied
+    staleness_limit: int | None = None  # drop: the server applies no gradient staler than this
 
     def __str__(self) -> str:
         if self.policy is DSSP:
@@ -87,8 +89,8 @@ class Rule:
             return f"backup({self.backup_workers})"
         return f"drop({self.staleness_limit})" if self.policy is DROP else self.policy.name
 
-    def told(self) -> dict[str, Any]:
-        """As `welcome`, `state`, summary.json and events tell it."""
+    def settings(self) -> dict[str, Any]:
+        """The rule as settings, under the keys of `welcome`, `state`, summary.json and events."""
         return {
             "policy": self.policy.name,
             "bound": self.bound,
@@ -99,7 +101,7 @@ class Rule:
         }
 
     def core(self) -> _core.Rule:
-        """The same for the core."""
+        """Makes the core's form of this rule."""
         gather = {BSP: "step", BACKUP: "round"}.get(self.policy, "each")
         return _core.Rule(
             bound=self.bound, bound_max=self.bound_max, unit=self.bound_unit, gather=gather,
@@ -107,16 +109,16 @@ class Rule:
         )  # fmt: skip
 
     @classmethod
-    def from_told(cls, told: Mapping[str, Any]) -> "Rule":
-        """The rule that `told` has told of; what is missing there has its default."""
+    def from_settings(cls, settings: Mapping[str, Any]) -> "Rule":
+        """Makes the rule of what `settings` gave; a key that is missing stands for its default."""
         return cls(
-            POLICIES[told["policy"]], told["bound"], told.get("bound_max"),
-            told.get("bound_unit", CLOCKS), told.get("backup_workers", 0),
-            told.get("staleness_limit"),
+            POLICIES[settings["policy"]], settings["bound"], settings.get("bound_max"),
+            settings.get("bound_unit", CLOCKS), settings.get("backup_workers", 0),
+            settings.get("staleness_limit"),
         )  # fmt: skip
 
     def require_workers(self, workers: int) -> None:
-        """Raises UsageError if a run of so many workers cannot go by this rule."""
+        """Raises UsageError if a run with this number of workers cannot go by this rule."""
         if self.backup_workers >= workers:
             raise UsageError(
                 f"--backup-workers {self.backup_workers}: of {workers} "
@@ -132,20 +134,21 @@ def choose_rule(
     bound_unit: str = CLOCKS,
     max_staleness: int | None = None,
 ) -> Rule:
-    """The rule that a command line asks for.
+    """Makes the rule that a command line asks for.
 
     Without a policy the bound decides: 0 is bsp, one too large to be reached is asp, any other
     is ssp; with neither, it is ssp with a bound of 3.
 
     Args:
-        bound: the largest lag; dssp's lower limit of it.
-        bound_max: dssp's upper limit.
-        backup_workers: of backup, how many of the workers a round does not wait for.
-        bound_unit: what the bound of ssp counts.
-        max_staleness: of drop, the largest staleness that is applied.
+        policy: its name; None lets the bound decide.
+        bound: the largest lag; under dssp the lower limit of the bound.
+        bound_max: dssp: the upper limit of the bound.
+        backup_workers: backup: how many workers a round does not wait for.
+        bound_unit: ssp: what the bound counts.
+        max_staleness: drop: the server applies no gradient staler than this.
 
     Raises:
-        UsageError: a number that cannot be, or one that contradicts the policy.
+        UsageError: a number is out of its range, or contradicts the policy.
     """
     _check_number("--bound", bound, "a bound counts steps, so give 0 or more")
     _check_number("--bound-max", bound_max, "a bound counts steps, so give 0 or more")
@@ -214,7 +217,7 @@ def _drop(max_staleness: int | None) -> Rule:
 
 
 def _check_unbounded(policy: Policy, bound: int | None, *, named: bool) -> None:
-    """Raises UsageError for a bound beside a policy without one. The bound may have chosen it."""
+    """Raises UsageError for a bound beside a named policy that has none."""
     if not named or bound is None or (policy is BSP and bound == 0):
         return
     kind = "bsp has a bound of 0" if policy is BSP else f"{policy.name} has no bound"
@@ -223,17 +226,17 @@ def _check_unbounded(policy: Policy, bound: int | None, *, named: bool) -> None:
                      f"{instead}")  # fmt: skip
 
 
-# As messages carry it: without nil.
+# The rule as the message `set` carries it: 0 stands for None.
 
 
-def rule_from_fields(
+def rule_from_message(
     policy: str, limit: int, bound_max: int, backup_workers: int, bound_unit: str
 ) -> Rule:
-    """The rule of `set`, where 0 stands for what a policy has no use for.
+    """Makes the rule of a `set` message, in which 0 stands for a limit that the policy lacks.
 
     Args:
-        limit: the message's field `staleness`: drop's largest staleness, otherwise the bound.
-        bound_max: its field `staleness_max`.
+        limit: the field `staleness`: under drop the largest staleness, otherwise the bound.
+        bound_max: the field `staleness_max`.
 
     Raises:
         UsageError: the fields contradict each other, or name no policy.
@@ -254,8 +257,8 @@ def rule_from_fields(
     )
 
 
-def fields_of_rule(rule: Rule) -> tuple[str, int, int, int, str]:
-    """What `rule_from_fields` makes this rule of again."""
+def message_fields(rule: Rule) -> tuple[str, int, int, int, str]:
+    """The fields of the `set` message from which `rule_from_message` makes this rule again."""
     limit = rule.staleness_limit if rule.policy is DROP else rule.bound
     return (
         rule.policy.name, limit or 0, rule.bound_max or 0, rule.backup_workers, rule.bound_unit,

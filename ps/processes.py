@@ -1,4 +1,4 @@
-"""Processes that Leash starts: spawned, never forked, and never left behind."""
+"""Starts and ends the processes of Leash: spawns them, never forks, and leaves none behind."""
 
 import os
 import re
@@ -18,7 +18,9 @@ from leash.ps.errors import LeashError, UsageError
 
 Process = subprocess.Popen[bytes]
 
-FREE_PORT: Final = "tcp://127.0.0.1:0"  # for --bind: one that the system chooses, on this machine
+FREE_PORT: Final = (
+    "tcp://127.0.0.1:0"  # for --bind: this machine alone, on a port that the system chooses
+)
 ASKED_TO_END: Final = tuple(128 + number for number in interrupt.SIGNALS)  # exit statuses
 
 # First in a program for `python -c`. Otherwise Python searches the working directory first, and
@@ -31,7 +33,7 @@ _RUN_MODULE: Final = (
 
 
 def module_argv(module: str, *words: str) -> list[str]:
-    """`python -m MODULE WORDS` as a command line, without the working directory on its path."""
+    """The command line of `python -m MODULE WORDS`, which does not search the working directory."""
     return [sys.executable, "-c", _RUN_MODULE, module, *words]
 
 
@@ -55,13 +57,13 @@ def spawn(
         stderr=stderr,
         pass_fds=pass_fds,
         start_new_session=True,
-        # One computing thread a process unless it says otherwise: N processes share the cores.
+        # One computing thread for each process, unless it asks for more: they share the cores.
         env={"OMP_NUM_THREADS": "1", **os.environ, interrupt.FOLLOWS_PARENT: "1"},
     )
 
 
 def spawn_module(module: str, inherited_fd: int) -> Process:
-    """Starts `python -m MODULE FD` with one more open file, by whose end it sees that of ours.
+    """Starts `python -m MODULE FD`; the process inherits FD and sees our end by its end.
 
     Like all processes of Leash it gets a session of its own.
     """
@@ -75,7 +77,7 @@ def spawn_module(module: str, inherited_fd: int) -> Process:
 
 
 def keep_memory(say: Callable[[str], None]) -> None:
-    """Has this process keep the memory that it frees; says so if malloc refuses."""
+    """Makes malloc keep the memory that this process frees; warns if malloc refuses."""
     if not keep_freed_memory():
         say("this host's malloc keeps no freed memory for us: large messages take longer")
 
@@ -103,22 +105,22 @@ class ReadyPipe:
 
     @property
     def words(self) -> list[str]:
-        """What the server's command line has to say of it."""
+        """The words to add to the server's command line."""
         return [f"--ready-fd={self._writer}"]
 
     @property
     def fds(self) -> tuple[int, ...]:
-        """What the server has to inherit."""
+        """The file descriptors that the server has to inherit."""
         return (self._writer,)
 
     def await_address(self) -> str:
-        """The server's address; "" if it has ended before it listened. To be called once."""
+        """Waits for the address; "" if the server ended before it listened. Call it once."""
         with os.fdopen(self._reader) as ready:
             return ready.read()
 
 
 class ServerProcess:
-    """A `leash server` of this machine, whose output goes to a log."""
+    """A `leash server` on this machine, whose output goes to a log file."""
 
     def __init__(self, words: Sequence[str], log: Path) -> None:
         """Starts it. REQUIRES: signals are `held`, until somebody knows of `process`.
@@ -147,7 +149,7 @@ class ServerProcess:
 
 
 def stop_all(processes: Sequence[Process], grace_s: float) -> None:
-    """SIGTERM to all at once, SIGKILL to whoever is still there after `grace_s` seconds."""
+    """Sends SIGTERM to all at once, and SIGKILL to those still there after `grace_s` seconds."""
     running = [p for p in processes if p.poll() is None]
     for process in running:
         process.terminate()
@@ -156,7 +158,7 @@ def stop_all(processes: Sequence[Process], grace_s: float) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
     for process in running:
-        process.kill()  # nothing to a process that has ended
+        process.kill()  # has no effect on a process that has ended
         process.wait()
     for process in processes:
         if process.stdin is not None:
@@ -169,7 +171,7 @@ def last_words(log: str) -> str:
     if not lines:
         return "ended without a word"
     if "the evaluator ended with status" in lines[-1]:
-        # The evaluator shares its server's log, and has said more.
+        # The evaluator writes to its server's log, and has said more than the server.
         lines = [line for line in lines if line.startswith("leash evaluate: ")] or lines
     return re.sub(r"^leash [\w ]+: ", "", lines[-1])
 
@@ -178,18 +180,18 @@ def last_words(log: str) -> str:
 class Failure:
     """A process that ended as it should not."""
 
-    who: str  # "server" or "worker 2"
-    words: str  # its own, if it had any
+    who: str  # "server", or "worker 2"
+    words: str  # its last line, without the command's name; empty if it wrote none
     status: int  # 2: a wrong argument
 
 
 def failure_of(who: str, status: int, log: Path, *, has_begun: bool) -> Failure:
-    """What the end of a process comes to.
+    """Makes the error for a process that has ended.
 
     Args:
         status: its exit status, which is not 0.
         log: what it has printed.
-        has_begun: the run that it was part of, which matters for one that was killed.
+        has_begun: whether its run had begun, which the text says of a process that was killed.
     """
     if from_outside(status):
         return Failure(who, "killed" if has_begun else "killed before the run began", 1)
@@ -197,7 +199,7 @@ def failure_of(who: str, status: int, log: Path, *, has_begun: bool) -> Failure:
 
 
 def error_of(failures: Sequence[Failure], logs: Path) -> LeashError:
-    """One error for all of them: those that fail alike share their words."""
+    """Makes one error for all of them; processes that failed with the same words share a line."""
     if wrong := [failure.words for failure in failures if failure.status == 2]:
         return UsageError("; ".join(dict.fromkeys(wrong)))
     who: dict[str, list[str]] = {}
@@ -208,5 +210,5 @@ def error_of(failures: Sequence[Failure], logs: Path) -> LeashError:
 
 
 def from_outside(status: int) -> bool:
-    """Ended by a signal: of its own accord no process of Leash does."""
+    """Whether a signal from outside ended the process: Leash ends none in this way by itself."""
     return status < 0 or status in ASKED_TO_END

@@ -1,4 +1,4 @@
-"""What the states of a worker and the ends of a run are called, and numbers as people read them."""
+"""The names of a worker's states and of a run's ends, and numbers as people read them."""
 
 import math
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from typing import Any, Final
 
 NONE: Final = "–"
 
-# The states of a member, in `state` and in events. Whoever has left did so with one of these:
-DONE: Final = "done"  # came to its end; a run that did so has ended in the same word
-STOPPED: Final = "stopped"  # was told to end
+# The states of a member, in `state` and in events. A member that has left has one of these:
+DONE: Final = "done"  # did all of its work; a run that did so ends with the same word
+STOPPED: Final = "stopped"  # ended because it was asked to
 FAILED: Final = "failed"
 EVICTED: Final = "evicted"  # was silent for too long, or broke the contract
 REPLACED: Final = "replaced"  # another process has its rank
-# Those who have not left:
+# One that has not left has one of these:
 LIVE: Final = "live"
 RESTING: Final = "resting"  # live, and nothing is left for it to train on
 AWAITED: Final = "awaited"  # expected, and has not said hello
@@ -22,7 +22,7 @@ TAKES_PART: Final = (LIVE, RESTING)
 
 
 def seconds(value: float) -> str:
-    """``0.0523`` ▸ ``52 ms``; a step's time or a run's."""
+    """Writes the time of a step or a run: ``0.0523`` ▸ ``52 ms``."""
     if value >= 7200:
         return f"{value / 3600:.1f} h"
     if value >= 600:
@@ -34,17 +34,19 @@ def seconds(value: float) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
+    """Writes a share from 0 to 1 in percent; one that is above 0 never as 0 %."""
     if 0 < share < 0.005 and digits == 0:
         return "under 1 %"
     return f"{100 * share:.{digits}f} %"
 
 
 def count(value: float) -> str:
-    """``60000`` ▸ ``60,000``, with a narrow space."""
+    """Writes a count with a narrow space between thousands."""
     return f"{value:,.0f}".replace(",", "\u202f")
 
 
 def decimal(value: float) -> str:
+    """Writes a number with as many digits as its size needs."""
     return _three_digits(value)
 
 
@@ -54,7 +56,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def setting(value: Any) -> str:
-    """A value from config.yaml."""
+    """Writes a value of config.yaml."""
     if value is None:
         return NONE
     if isinstance(value, bool):

@@ -23,7 +23,7 @@ from leash.ps.words import DONE
 ANSWER_S: Final = 30.0
 
 
-class Member:
+class SimulatedWorker:
     """One simulated worker."""
 
     def __init__(self, rank: int, incarnation: int, socket: "zmq.Socket[bytes]") -> None:
@@ -34,8 +34,8 @@ class Member:
         self.in_flight = 0
 
 
-class Herd:
-    """`workers` of them, of a model of `chunks` chunks."""
+class SimulatedWorkers:
+    """`workers` of them, which share a model of `chunks` chunks."""
 
     def __init__(self, address: str, workers: int, chunks: int, chunk_nbytes: int) -> None:
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
@@ -43,16 +43,16 @@ class Herd:
         self._layout: Final = Layout([Slot("w", "f32", (chunks * chunk_nbytes // 4,))])
         self._chunks: Final = range(chunks)
         self._gradient: Final = bytes_of(chunk_nbytes, GRADIENT)
-        self._members: Final = [self._join(address, rank + 1) for rank in range(workers)]
+        self._workers: Final = [self._join(address, rank + 1) for rank in range(workers)]
         self._poller: Final = zmq.Poller()
-        for member in self._members:
-            self._poller.register(member.socket, zmq.POLLIN)
+        for worker in self._workers:
+            self._poller.register(worker.socket, zmq.POLLIN)
         self._in_flight = 0  # of all of them
         self._newest_step = 0
-        self._by_socket: Final = {member.socket: member for member in self._members}
+        self._by_socket: Final = {worker.socket: worker for worker in self._workers}
         self._init()
 
-    def _join(self, address: str, rank: int) -> Member:
+    def _join(self, address: str, rank: int) -> SimulatedWorker:
         hello = Hello("worker", rank, f"bench {rank}", ["f32"])
         welcome, _ = self._control.request(hello, Welcome, payload=self._layout.pack())
         queue, most = data_queue(welcome.window), data_max_nbytes(welcome.chunk_nbytes)
@@ -60,10 +60,10 @@ class Herd:
         host, _ = split_address(address)
         socket.connect(f"tcp://{host}:{welcome.data_ports[0]}")
         assert len(self._chunks) <= welcome.window
-        return Member(rank, welcome.incarnation, socket)
+        return SimulatedWorker(rank, welcome.incarnation, socket)
 
     def _init(self) -> None:
-        first = self._members[0]
+        first = self._workers[0]
         for chunk in self._chunks:
             init = Init(first.rank, first.incarnation, chunk, "f32")
             first.socket.send(encode(init), zmq.SNDMORE)
@@ -82,51 +82,51 @@ class Herd:
             The messages that were answered.
         """
         answered, stops = 0, False
-        for member in self._members:
-            self._push(member)
+        for worker in self._workers:
+            self._push(worker)
         while self._in_flight:
             ready = self._poller.poll(int(ANSWER_S * 1000))
             if not ready:
                 raise LeashError(f"the server has not answered for {ANSWER_S:.0f} s")
             stops = stops or until()
             for socket, _ in ready:
-                member = self._by_socket[socket]
-                answered += self._read(member)
+                worker = self._by_socket[socket]
+                answered += self._read(worker)
                 # Nobody may be left behind: the others' last answers would wait for it.
-                if not member.in_flight and (not stops or member.step < self._newest_step):
-                    self._push(member)
+                if not worker.in_flight and (not stops or worker.step < self._newest_step):
+                    self._push(worker)
         return answered
 
-    def _push(self, member: Member) -> None:
-        member.step += 1
+    def _push(self, worker: SimulatedWorker) -> None:
+        worker.step += 1
         for chunk in reversed(self._chunks):
-            push = PushPull(member.rank, member.incarnation, member.step, chunk, "f32", 1)
-            member.socket.send(encode(push), zmq.SNDMORE)
-            member.socket.send(self._gradient)
-        self._newest_step = max(self._newest_step, member.step)
-        self._expect(member)
+            push = PushPull(worker.rank, worker.incarnation, worker.step, chunk, "f32", 1)
+            worker.socket.send(encode(push), zmq.SNDMORE)
+            worker.socket.send(self._gradient)
+        self._newest_step = max(self._newest_step, worker.step)
+        self._expect(worker)
 
-    def _expect(self, member: Member) -> None:
-        member.in_flight += len(self._chunks)
+    def _expect(self, worker: SimulatedWorker) -> None:
+        worker.in_flight += len(self._chunks)
         self._in_flight += len(self._chunks)
 
-    def _read(self, member: Member) -> int:
+    def _read(self, worker: SimulatedWorker) -> int:
         """The answers that have come to one worker; returns their number."""
         answers = 0
-        while member.in_flight and (frames := receive(member.socket)):
+        while worker.in_flight and (frames := receive(worker.socket)):
             message = decode(frames[0].bytes, REPLIES)
             if isinstance(message, Error):
                 raise error_from(message)
             if len(frames) > 1:  # a worker would copy it to its place
                 np.frombuffer(frames[1].buffer, np.uint8)
-            member.in_flight -= 1
+            worker.in_flight -= 1
             answers += 1
         self._in_flight -= answers
         return answers
 
     def close(self) -> None:
-        for member in self._members:
-            member.socket.close(linger=0)
-            self._control.request(Bye(member.rank, member.incarnation, DONE), Ok)
+        for worker in self._workers:
+            worker.socket.close(linger=0)
+            self._control.request(Bye(worker.rank, worker.incarnation, DONE), Ok)
         self._control.close()
         self._context.destroy(linger=0)

@@ -1,7 +1,7 @@
 """What every system is given to do, so that their figures can be compared."""
 
 import socket
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ LR: Final = 1e-6
 GRADIENT: Final = 1e-3
 CHUNK_NBYTES: Final = 1 << 20
 WINDOW: Final = 16
+
+
+F32: TypeAlias = npt.NDArray[np.float32]
 
 
 def bytes_of(nbytes: int, value: float) -> npt.NDArray[np.uint8]:

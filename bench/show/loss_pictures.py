@@ -17,7 +17,7 @@ LOOKS: Final = (
     ("#009e73", "P"),
 )  # fmt: skip
 HIGHEST: Final = 10.0  # a loss above it has diverged, however far
-GREY: Final = "#888888"
+EDGE_GREY: Final = "#888888"
 
 Curves = npt.NDArray[np.float64]  # (seeds, points)
 
@@ -86,7 +86,7 @@ def _label_sweep(axis: Axes, rows: Sequence[Row], at: float | None) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.xaxis.set_minor_locator(NullLocator())
     if at is not None:
-        axis.axvline(at, color=GREY, linestyle=":", linewidth=1, zorder=0)
+        axis.axvline(at, color=EDGE_GREY, linestyle=":", linewidth=1, zorder=0)
 
 
 def _loss_axis(axis: Axes) -> None:

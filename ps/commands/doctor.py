@@ -21,7 +21,7 @@ from rich.text import Text
 from leash._extras import install_command
 from leash._version import __version__
 from leash.ps.commands.probe import Probe
-from leash.ps.commands.run_table import State, plain_line
+from leash.ps.commands.run_table import RunState, plain_line
 from leash.ps.errors import LeashError
 from leash.ps.options.commands import DoctorOptions
 from leash.ps.processes import WITHOUT_WORKING_DIRECTORY
@@ -47,7 +47,7 @@ print(json.dumps(import_torchvision().__version__), flush=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Finding:
     """One line of the diagnosis."""
 
     verdict: Verdict
@@ -67,7 +67,7 @@ def run(options: DoctorOptions) -> int:
     return int(failed)
 
 
-def show(check: Check, console: Console) -> None:
+def show(check: Finding, console: Console) -> None:
     line = Text.assemble(
         (f"{check.verdict:<5}", STYLES[check.verdict]), (f"{check.what:<12}", "bold"), check.found
     )
@@ -79,61 +79,61 @@ def show(check: Check, console: Console) -> None:
 # This host.
 
 
-def host_checks() -> Iterator[Check]:
+def host_checks() -> Iterator[Finding]:
     yield python_check()
-    yield Check("ok", "leash", __version__)
+    yield Finding("ok", "leash", __version__)
     yield core_check()
     yield zmq_check()
     yield msgpack_check(version("msgpack"))
-    yield Check("ok", "numpy", version("numpy"))
+    yield Finding("ok", "numpy", version("numpy"))
     yield machine_check()
 
 
-def python_check() -> Check:
+def python_check() -> Finding:
     found = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info < (3, 10):  # noqa: UP036  # whoever got here has forced the installation
-        return Check("fail", "python", found, "take Python 3.10 or newer")
-    return Check("ok", "python", found)
+        return Finding("fail", "python", found, "take Python 3.10 or newer")
+    return Finding("ok", "python", found)
 
 
-def core_check() -> Check:
+def core_check() -> Finding:
     """The compiled core."""
     try:
         core = importlib.import_module("leash.ps._core")
     except ImportError as error:
-        return Check("fail", "core", f"does not import: {error}", "build it: make install")
+        return Finding("fail", "core", f"does not import: {error}", "build it: make install")
     others = ", ".join(core.instruction_sets())
     built = core.build_info()
     found = f"{core.instruction_set()} (of {others}), {built['build_type']} by {built['compiler']}"
     if built["sanitized"] or built["build_type"] == "Debug":
-        return Check("warn", "core", found, "slow; for real runs build it with make install")
-    return Check("ok", "core", found)
+        return Finding("warn", "core", found, "slow; for real runs build it with make install")
+    return Finding("ok", "core", found)
 
 
-def zmq_check() -> Check:
+def zmq_check() -> Finding:
     zmq = importlib.import_module("zmq")
-    return Check("ok", "pyzmq", f"{zmq.pyzmq_version()} with libzmq {zmq.zmq_version()}")
+    return Finding("ok", "pyzmq", f"{zmq.pyzmq_version()} with libzmq {zmq.zmq_version()}")
 
 
-def msgpack_check(found: str) -> Check:
+def msgpack_check(found: str) -> Finding:
     numbers = tuple(int(part) for part in found.split(".")[:3] if part.isdecimal())
     if numbers < OLDEST_MSGPACK:
-        return Check("warn", "msgpack", f"{found}: it leaks memory and can be crashed by a peer",
-                     "pip install 'msgpack>=1.2.3'")  # fmt: skip
-    return Check("ok", "msgpack", found)
+        return Finding("warn", "msgpack", f"{found}: it leaks memory and can be crashed by a peer",
+                       "pip install 'msgpack>=1.2.3'")  # fmt: skip
+    return Finding("ok", "msgpack", found)
 
 
-def machine_check() -> Check:
+def machine_check() -> Finding:
     memory_nbytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     cores = len(os.sched_getaffinity(0))
-    return Check("ok", "machine", f"{cores} cores, {memory_nbytes / (1 << 30):.0f} GiB memory, "
-                                  f"{platform.machine()}")  # fmt: skip
+    return Finding("ok", "machine", f"{cores} cores, {memory_nbytes / (1 << 30):.0f} GiB memory, "
+                   f"{platform.machine()}")  # fmt: skip
 
 
-def torch_checks(deadline_s: float) -> Iterator[Check]:
+def torch_checks(deadline_s: float) -> Iterator[Finding]:
     if not _installed("torch"):
-        yield Check("info", "torch", "not installed: fine for a server's host",
-                    f"for workers: {install_command('torch')}")  # fmt: skip
+        yield Finding("info", "torch", "not installed: fine for a server's host",
+                      f"for workers: {install_command('torch')}")  # fmt: skip
         return
     answers, complaint = _ask_torch(max(0.0, deadline_s - time.monotonic()))
     yield torch_check(answers, complaint)
@@ -156,29 +156,29 @@ def _ask_torch(timeout_s: float) -> tuple[list[str], str]:
     return out.splitlines(), (err.strip().splitlines() or [""])[-1]
 
 
-def torch_check(answers: list[str], complaint: str) -> Check:
+def torch_check(answers: list[str], complaint: str) -> Finding:
     if not answers and complaint == LATE:
-        return Check("warn", "torch", f"{version('torch')}, {complaint}", "ask again")
+        return Finding("warn", "torch", f"{version('torch')}, {complaint}", "ask again")
     if not answers:
         mend = "install it anew: pip install --force-reinstall torch"
-        return Check("fail", "torch", f"{version('torch')}: {complaint}", mend)
+        return Finding("fail", "torch", f"{version('torch')}: {complaint}", mend)
     torch, cuda, device = json.loads(answers[0])
     if device is not None:
-        return Check("ok", "torch", f"{torch}, CUDA {cuda} on {device}")
+        return Finding("ok", "torch", f"{torch}, CUDA {cuda} on {device}")
     if not NVIDIA_DRIVER.exists():
-        return Check("ok", "torch", f"{torch}, no GPU on this machine")
+        return Finding("ok", "torch", f"{torch}, no GPU on this machine")
     mend = "update the NVIDIA driver" if cuda else "install a CUDA build: see pytorch.org"
-    return Check("warn", "torch", f"{torch}, which cannot use this machine's GPU", mend)
+    return Finding("warn", "torch", f"{torch}, which cannot use this machine's GPU", mend)
 
 
-def torchvision_check(answers: list[str], complaint: str) -> Check:
+def torchvision_check(answers: list[str], complaint: str) -> Finding:
     if not _installed("torchvision"):
-        return Check("info", "torchvision", "not installed: needed for mnist, cifar10, imagefolder",
-                     install_command("torchvision"))  # fmt: skip
+        found = "not installed: needed for mnist, cifar10, imagefolder"
+        return Finding("info", "torchvision", found, install_command("torchvision"))
     if len(answers) < 2:
         mend = "needed for mnist, cifar10, imagefolder"
-        return Check("warn", "torchvision", f"{version('torchvision')}, {complaint}", mend)
-    return Check("ok", "torchvision", json.loads(answers[1]))
+        return Finding("warn", "torchvision", f"{version('torchvision')}, {complaint}", mend)
+    return Finding("ok", "torchvision", json.loads(answers[1]))
 
 
 def _installed(package: str) -> bool:
@@ -192,28 +192,28 @@ def _installed(package: str) -> bool:
 # The way to a server.
 
 
-def server_checks(address: str | None) -> Iterator[Check]:
+def server_checks(address: str | None) -> Iterator[Finding]:
     if address is None:
-        yield Check("info", "server", "not asked for: --server tcp://HOST:PORT checks one")
+        yield Finding("info", "server", "not asked for: --server tcp://HOST:PORT checks one")
         return
     try:
         with ControlChannel(address) as channel:
             state = request_state(channel, STATUS_TIMEOUT_S)
-        yield Check("ok", "server", f"answers at {address}: {plain_line(state)}")
+        yield Finding("ok", "server", f"answers at {address}: {plain_line(state)}")
         yield from link_checks(address, state)
     except LeashError as error:
         found, _, mend = str(error).partition(": ")
-        yield Check("fail", "server", found, mend)
+        yield Finding("fail", "server", found, mend)
 
 
-def link_checks(address: str, state: State) -> Iterator[Check]:
+def link_checks(address: str, state: RunState) -> Iterator[Finding]:
     payload_nbytes = min(MIB, state["chunk_nbytes"])
     for shard, port in enumerate(state["data_ports"]):
         with Probe(address, port, state["chunk_nbytes"]) as probe:
             round_trip_ms = 1e3 * probe.round_trip_s()
-            yield Check("ok", "round trip", f"{round_trip_ms:.2f} ms to {probe.address}")
+            yield Finding("ok", "round trip", f"{round_trip_ms:.2f} ms to {probe.address}")
             if shard:
                 continue  # the same way, to another port
             rate = probe.bytes_per_s(payload_nbytes)
-            yield Check("ok", "bandwidth", f"{rate / 1e9:.2f} GB/s each way at the same time, in "
-                                           f"messages of {payload_nbytes // 1024} KiB")  # fmt: skip
+            yield Finding("ok", "bandwidth", f"{rate / 1e9:.2f} GB/s each way at the same time, in "
+                          f"messages of {payload_nbytes // 1024} KiB")  # fmt: skip

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from leash.ps.commands.live_screen import Screen, screen_for
-from leash.ps.commands.run_table import State, result_lines, with_summary
+from leash.ps.commands.run_table import RunState, result_lines, with_summary
 from leash.ps.errors import LeashError, ServerUnreachableError
 from leash.ps.interrupt import held
 from leash.ps.options.base import common_options, to_argv
@@ -73,7 +73,7 @@ class Launch:
         self._server: Process | None = None
         self._workers: dict[int, Process] = {}  # by rank
         self._ended: set[int] = set()  # the ranks whose end has been dealt with
-        self._state: State | None = None  # what the server said last
+        self._state: RunState | None = None  # what the server said last
         self._gave_up = False  # the server was told to end, because no worker is left
 
     def run(self) -> int:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from leash.ps.commands.run_table import State, epoch_of, plain_line, run_table
+from leash.ps.commands.run_table import RunState, epoch_of, plain_line, run_table
 
 _LOG: Final = logging.getLogger(__name__)
 LINE_S: Final = 10.0  # between two lines of progress when nothing else changes
@@ -37,7 +37,7 @@ class Screen:
     ) -> None:  # fmt: skip
         pass
 
-    def show(self, state: State) -> None:
+    def show(self, state: RunState) -> None:
         """How the run stands now."""
         news, since_s = _news(state), self._now() - self._line_s
         is_due = since_s >= EPOCH_LINE_S or not state["started"] or not self._had_started
@@ -51,7 +51,7 @@ class Screen:
         self._console.print(Text(line), soft_wrap=True)
 
 
-def _news(state: State) -> str:
+def _news(state: RunState) -> str:
     """What is worth a line when it changes: before the start anything, then the epoch."""
     return epoch_of(state) if state["started"] else plain_line(state)
 
@@ -74,7 +74,7 @@ class LiveScreen(Screen):
     ) -> None:  # fmt: skip
         self._live.stop()
 
-    def show(self, state: State) -> None:
+    def show(self, state: RunState) -> None:
         self._live.update(run_table(state), refresh=True)
 
 

@@ -28,7 +28,7 @@ from leash.ps.words import (
     percent,
 )
 
-State = dict[str, Any]
+RunState = dict[str, Any]
 
 MAX_WIDTH: Final = 100  # columns; in a wide terminal a row is still read at one glance
 SHOWN_EPOCHS: Final = 10
@@ -40,7 +40,7 @@ _STYLES: Final = {
 }  # fmt: skip
 
 
-def run_table(state: State) -> RenderableType:
+def run_table(state: RunState) -> RenderableType:
     """The whole picture: what runs, a row for each worker, the test accuracy by epoch."""
     parts = [_header(state), _progress(state), Text(), _workers(state)]
     if any(accuracy is not None for accuracy in state["test_accuracy_by_epoch"]):
@@ -48,7 +48,7 @@ def run_table(state: State) -> RenderableType:
     return Constrain(Group(*parts), MAX_WIDTH)
 
 
-def plain_line(state: State) -> str:
+def plain_line(state: RunState) -> str:
     """The same in one line."""
     if not state["started"]:
         return waiting_for(state)
@@ -64,7 +64,7 @@ def plain_line(state: State) -> str:
     return ", ".join(parts)
 
 
-def with_summary(state: State, summary: dict[str, Any]) -> State:
+def with_summary(state: RunState, summary: dict[str, Any]) -> RunState:
     """The last picture of a run: what `state` said last, with the figures of its summary.json."""
     done = summary["ended"] == DONE
     rows = [
@@ -105,7 +105,7 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def waiting_for(state: State) -> str:
+def waiting_for(state: RunState) -> str:
     """Whom a run that has not started waits for."""
     missing = ", ".join(map(str, state["missing"]))
     if not missing:
@@ -113,7 +113,7 @@ def waiting_for(state: State) -> str:
     return f"starting: waiting for worker{'s' if len(state['missing']) > 1 else ''} {missing}"
 
 
-def epoch_of(state: State) -> str:
+def epoch_of(state: RunState) -> str:
     """The epoch that the slowest worker is in, of how many."""
     planned = state["planned_epochs"]
     if planned is None:
@@ -121,14 +121,14 @@ def epoch_of(state: State) -> str:
     return f"epoch {min(state['epochs'] + 1, planned)} of {planned}"
 
 
-def rule_of(state: State) -> str:
-    return str(Rule.from_told(state))
+def rule_of(state: RunState) -> str:
+    return str(Rule.from_settings(state))
 
 
 # The parts of the picture.
 
 
-def _header(state: State) -> RenderableType:
+def _header(state: RunState) -> RenderableType:
     task = " on ".join(name for name in (state["model"], state["dataset"]) if name)
     grid = Table.grid(expand=True, padding=(0, 1))
     grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
@@ -141,7 +141,7 @@ def _header(state: State) -> RenderableType:
     return grid
 
 
-def _progress(state: State) -> RenderableType:
+def _progress(state: RunState) -> RenderableType:
     if not state["started"]:
         return Text(waiting_for(state), style="yellow")
     if state["stopping"]:
@@ -161,7 +161,7 @@ def _progress(state: State) -> RenderableType:
     return grid
 
 
-def _workers(state: State) -> Table:
+def _workers(state: RunState) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, expand=True,
         header_style="dim", border_style="dim",

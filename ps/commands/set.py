@@ -3,7 +3,7 @@
 from leash.ps.errors import HeaderError, ServerUnreachableError, UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.commands import SetOptions
-from leash.ps.policy import fields_of_rule
+from leash.ps.policy import message_fields
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import Ok, Set
 
@@ -17,7 +17,7 @@ def run(options: SetOptions) -> int:
     rule = options.rule
     with ControlChannel(address_of(options.server, options.ps_ip, options.ps_port)) as channel:
         try:
-            channel.request(Set(*fields_of_rule(rule)), Ok, timeout_s=options.wait_s)
+            channel.request(Set(*message_fields(rule)), Ok, timeout_s=options.wait_s)
         except (ServerUnreachableError, HeaderError) as error:
             raise UsageError(str(error)) from error
     print(f"the run goes by {rule} now")

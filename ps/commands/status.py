@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from leash.ps.commands.live_screen import Screen, screen_for
-from leash.ps.commands.run_table import State, run_table
+from leash.ps.commands.run_table import RunState, run_table
 from leash.ps.errors import ServerUnreachableError, UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.commands import StatusOptions
@@ -33,7 +33,7 @@ def run(options: StatusOptions) -> int:
     return 0
 
 
-def _first_state(channel: ControlChannel, wait_s: float) -> State:
+def _first_state(channel: ControlChannel, wait_s: float) -> RunState:
     """Raises UsageError if nobody answers: then it is the address that is wrong."""
     try:
         return request_state(channel, wait_s)
@@ -41,7 +41,7 @@ def _first_state(channel: ControlChannel, wait_s: float) -> State:
         raise UsageError(str(error)) from error
 
 
-def _watch(channel: ControlChannel, wait_s: float, state: State, screen: Screen) -> None:
+def _watch(channel: ControlChannel, wait_s: float, state: RunState, screen: Screen) -> None:
     """Shows the state twice a second, until the run is over or its server gone."""
     pause = threading.Event()
     screen.show(state)

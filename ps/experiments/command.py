@@ -18,7 +18,7 @@ from leash.ps.experiments.outcome import as_json, median_rows, read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.experiments.plan import Experiment, PlannedRun, load, names
 from leash.ps.options.base import to_argv
-from leash.ps.options.old_names import BOUND, MAX_STALENESS, with_new_names
+from leash.ps.options.rule import BOUND, MAX_STALENESS, with_new_names
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import write_atomically
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT

@@ -13,7 +13,7 @@ from leash.ps.words import DONE
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """One run. Seconds are those of an experiment at full scale: measured ones / time scale."""
 
     name: str
@@ -38,7 +38,7 @@ class Outcome:
         return self.seconds / max(1, self.epochs)
 
 
-def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> Outcome:
+def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> RunOutcome:
     """The outcome of a run that is over.
 
     Args:
@@ -56,7 +56,7 @@ def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> Out
     seconds = measured_s / scale
     waits = summary["wait_fraction_by_worker"].values()
     batch_size = settings.get("batch_size") or 1
-    return Outcome(
+    return RunOutcome(
         name=name,
         seed=summary.get("seed"),
         epochs=summary["epochs"],
@@ -71,22 +71,22 @@ def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> Out
     )
 
 
-def median_rows(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def median_rows(outcomes: Sequence[RunOutcome]) -> list[RunOutcome]:
     """For each name one row: the medians over its seeds, in the order of first appearance."""
-    by_name: dict[str, list[Outcome]] = {}
+    by_name: dict[str, list[RunOutcome]] = {}
     for outcome in outcomes:
         by_name.setdefault(outcome.name, []).append(outcome)
     return [_median(rows) for rows in by_name.values()]
 
 
-def as_json(outcomes: Iterable[Outcome]) -> str:
+def as_json(outcomes: Iterable[RunOutcome]) -> str:
     rows = [
         {**asdict(outcome), "seconds_per_epoch": outcome.seconds_per_epoch} for outcome in outcomes
     ]
     return json.dumps(rows, indent=1) + "\n"
 
 
-def _median(rows: list[Outcome]) -> Outcome:
+def _median(rows: list[RunOutcome]) -> RunOutcome:
     if len(rows) == 1:
         return rows[0]
 
@@ -101,7 +101,7 @@ def _median(rows: list[Outcome]) -> Outcome:
                      "batches_per_second", "mean_staleness")
     }  # fmt: skip
     most = max(row.max_lag for row in rows)
-    return Outcome(first.name, None, first.epochs, **figures, max_lag=most)
+    return RunOutcome(first.name, None, first.epochs, **figures, max_lag=most)
 
 
 def _settings(run_dir: Path) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from leash.ps.experiments.outcome import Outcome
+from leash.ps.experiments.outcome import RunOutcome
 from leash.ps.experiments.plan import Experiment
 from leash.ps.words import percent
 
 
-def outcome_table(experiment: Experiment, rows: Sequence[Outcome]) -> Table:
+def outcome_table(experiment: Experiment, rows: Sequence[RunOutcome]) -> Table:
     """One row for each; what others have published stands below a line."""
     target = experiment.target_accuracy
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
@@ -35,7 +35,7 @@ def _target_titles(target: float | None) -> list[str]:
     return [] if target is None else [f"to {percent(target, 1)}", "speed-up"]
 
 
-def _cells(row: Outcome, first: Outcome, target: float | None) -> list[str]:
+def _cells(row: RunOutcome, first: RunOutcome, target: float | None) -> list[str]:
     cells = [row.name, f"{row.seconds_per_epoch:.1f}", f"{row.seconds:.1f}"]
     if target is not None:
         cells += [_number(row.seconds_to_target, 1), _speed_up(row, first)]
@@ -50,7 +50,7 @@ def _cells(row: Outcome, first: Outcome, target: float | None) -> list[str]:
     ]
 
 
-def _speed_up(row: Outcome, first: Outcome) -> str:
+def _speed_up(row: RunOutcome, first: RunOutcome) -> str:
     if row.seconds_to_target is None or first.seconds_to_target is None:
         return ""
     return f"{first.seconds_to_target / row.seconds_to_target:.2f} ×"

@@ -1,4 +1,4 @@
-"""What can be set: every option with its help and its default, once, and the parser made of them.
+"""Every option, once, with its help and its default, and the parser that is made of them.
 
 Imports: the wire's limits, and the grammar of slowness.
 """

@@ -8,14 +8,14 @@ from leash.ps.wire.messages import U32_MAX
 
 MAX_RANK: Final = (
     U32_MAX - 1
-)  # the one above it keeps a place for newcomers: see leash.ps.shard.data_plane
-MAX_TOLD_LEARNERS: Final = 100  # as many ranks as a `welcome` names
+)  # leash.ps.shard.data_plane uses the rank above it, to keep a place for a newcomer
+MAX_SHOWN_LEARNERS: Final = 100  # a `welcome` names no more ranks than this
 DEFAULT_PORT: Final = 29500
 DEFAULT_ADDRESS: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 
 
 def address_of(address: str, ps_ip: str | None, ps_port: int | None) -> str:
-    """The address, with host and port replaced by those of --ps-ip and --ps-port.
+    """Puts the host of --ps-ip and the port of --ps-port into an address.
 
     Raises:
         UsageError: not of the form tcp://HOST:PORT.
@@ -27,7 +27,7 @@ def address_of(address: str, ps_ip: str | None, ps_port: int | None) -> str:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """tcp://HOST:PORT ▸ (HOST, PORT); a port of * is 0. Raises UsageError for anything else."""
+    """Splits tcp://HOST:PORT into (HOST, PORT), * being port 0; UsageError for another form."""
     scheme, _, rest = address.partition("://")
     host, _, port = rest.rpartition(":")
     port = "0" if port == "*" else port
@@ -39,10 +39,10 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def parse_learners(text: str | None, workers: int) -> tuple[int, ...]:
-    """The ranks that take part: of "1-2-3" if given, otherwise 1 to `workers`.
+    """Reads the ranks that take part: from a text such as "1-2-3", or 1 to `workers` without one.
 
     Raises:
-        UsageError: no rank, a rank twice, or one that is no number from 1.
+        UsageError: the text names no rank, a rank twice, or something that is no number from 1.
     """
     if text is None:
         if workers < 1:
@@ -59,10 +59,10 @@ def parse_learners(text: str | None, workers: int) -> tuple[int, ...]:
     return ranks
 
 
-def told_learners(ranks: Sequence[int], most: int | None = MAX_TOLD_LEARNERS) -> str:
-    """The ranks that take part, as `parse_learners` reads them.
+def shown_learners(ranks: Sequence[int], most: int | None = MAX_SHOWN_LEARNERS) -> str:
+    """Writes the ranks that take part, as `parse_learners` reads them.
 
     Args:
-        most: names so many of them, and leaves the others out; None for all.
+        most: how many to write; the others are left out. None writes all.
     """
     return "-".join(map(str, ranks[:most]))

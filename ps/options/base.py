@@ -1,8 +1,9 @@
-"""What a command's options are made of.
+"""The parts of which a command's options are made.
 
-A command's options are one frozen dataclass, put together from groups. A field's metadata holds
-its help, its other names on the command line, and the word that stands for its value in `--help`;
-parser.py makes options of them, and `to_argv` makes a command line of a dataclass again.
+A command's options are one frozen dataclass, which inherits from groups of options. A field's
+metadata holds its help, its other names on the command line, and the word that stands for its value
+in `--help`. parser.py makes a parser of these fields, and `to_argv` makes a command line of the
+dataclass again.
 """
 
 import dataclasses
@@ -16,17 +17,20 @@ from leash.ps.errors import UsageError
 
 T = TypeVar("T")
 
-DEFAULT_SEED: Final = 1  # of a run, a prediction or a study that is given none
+DEFAULT_SEED: Final = 1  # for a run, a prediction or a study without --seed
 
 
 def option(
     default: T, help: str, *aliases: str, metavar: str | None = None, several: bool = False  # noqa: A002
 ) -> T:  # fmt: skip
-    """A dataclass field that is an option of the command line.
+    """Makes a dataclass field that is an option of the command line.
 
     Args:
-        several: a text of values with commas between them, which on the command line may be words
-            of their own.
+        default: what the field holds where the option is not given.
+        help: what `--help` says of it.
+        aliases: other flags for it.
+        metavar: stands for its value in `--help`.
+        several: the value is a list with commas, which may also be several words.
     """
     metadata = {"help": help, "aliases": aliases, "metavar": metavar, "several": several}
     made: T = field(default=default, metadata=metadata)
@@ -34,37 +38,39 @@ def option(
 
 
 def argument(default: T, help: str) -> T:  # noqa: A002
-    """A dataclass field that is a word of its own on the command line, without a flag."""
+    """Makes a dataclass field whose value is one word of the command line without a flag."""
     metadata = {"help": help, "aliases": (), "metavar": None, "positional": True}
     made: T = field(default=default, metadata=metadata)
     return made
 
 
 def arguments(help: str) -> tuple[str, ...]:  # noqa: A002
-    """A dataclass field that is all words of the command line that have no flag."""
+    """Makes a dataclass field that takes all words of the command line without a flag."""
     metadata = {"help": help, "aliases": (), "metavar": None, "positional": True, "many": True}
     made: tuple[str, ...] = field(default=(), metadata=metadata)
     return made
 
 
 def takes_many(f: "dataclasses.Field[Any]") -> bool:
+    """Whether this field takes all words without a flag."""
     return bool(f.metadata.get("many"))
 
 
 def is_argument(f: "dataclasses.Field[Any]") -> bool:
+    """Whether this field takes words without a flag."""
     return bool(f.metadata.get("positional"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """One group of options, or all groups of a command."""
+    """The base of a group of options, and of a command's options, which are several groups."""
 
     def check(self) -> None:
-        """Raises UsageError for a value that cannot be: before anything heavy is imported."""
+        """Raises UsageError for a value that no run can have, before anything heavy is imported."""
 
 
 def groups(options: type[Any]) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
-    """The option groups of a command, as (title, fields), in the order of its bases."""
+    """Yields the groups of a command's options, as (title, fields), in the order of its bases."""
     own = [base for base in (options, *options.__mro__[1:]) if "title" in vars(base)]
     order = [base for base in options.__bases__ if base in own] or own
     for base in order:
@@ -74,15 +80,15 @@ def groups(options: type[Any]) -> Iterator[tuple[str, list[dataclasses.Field[Any
 
 
 def flag(name: str) -> str:
-    """The option of a field: ``lr_scaling`` ▸ ``--lr-scaling``."""
+    """The flag of a field: ``lr_scaling`` ▸ ``--lr-scaling``."""
     return "--" + name.replace("_", "-")
 
 
 def to_argv(options: Any) -> list[str]:
-    """The command line that gives these options: what differs from the defaults, as --name=value.
+    """Makes the command line that gives these options; it leaves out those that have their default.
 
     Args:
-        options: one of the dataclasses of this module.
+        options: a dataclass whose fields `option` and its like have made.
     """
     argv: list[str] = []
     for f in dataclasses.fields(options):
@@ -101,7 +107,7 @@ def to_argv(options: Any) -> list[str]:
 
 
 def common_options(source: Any, target: type[T], **changes: Any) -> T:
-    """A `target` with every field that `source` has too, and these changes."""
+    """Makes a `target` with the values of all fields that `source` has too, and with `changes`."""
     names = {f.name for f in dataclasses.fields(source)}
     shared = {
         f.name: getattr(source, f.name)
@@ -131,7 +137,7 @@ Number = TypeVar("Number", int, float)
 
 
 def parse_counts(option_flag: str, text: str) -> list[int]:
-    """Numbers above 0, from ``1,2,4``. Raises UsageError for anything else."""
+    """Reads numbers above 0 from ``1,2,4``. Raises UsageError for anything else."""
     counts = _parse(option_flag, text, int, "whole numbers, such as 1,2")
     if min(counts) < 1:
         raise UsageError(f"{option_flag} {text}: give numbers above 0")

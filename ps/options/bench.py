@@ -14,8 +14,9 @@ from leash.ps.options.base import (
     option,
     parse_counts,
 )
+from leash.ps.wire.limits import CODEC_NAMES
 
-# Benchmark ▸ the options that mean something to it; --short, --json and --picture go with all.
+# Benchmark ▸ the options that it takes; all of them take --short, --json and --picture.
 BENCHMARKS: Final = {
     "kernels": ("sizes", "rounds", "round_s"),
     "push_pull": (
@@ -27,15 +28,16 @@ BENCHMARKS: Final = {
     "em": ("workers", "rounds"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
-CODECS: Final = ("f32", "bf16", "f16", "int8", "topk")
 SYSTEMS: Final = ("leash", "gloo", "rpc", "ray", "zmq_echo")
-PICTURES: Final = (".png", ".svg")
+PICTURE_SUFFIXES: Final = (".png", ".svg")
 SMALLEST_NBYTES: Final = 4
 LARGEST_NBYTES: Final = 1 << 36
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchGroup(Options):
+    """The options that say what to measure."""
+
     title: ClassVar[str] = "what to measure"
 
     benchmark: Literal[
@@ -48,7 +50,7 @@ class BenchGroup(Options):
     workers: str | None = option(None, "how many workers", metavar="1,2,4,8")
     shards: str | None = option(None, "push_pull: how many server processes", metavar="1,2")
     transports: str | None = option(None, "push_pull: some of these", metavar=",".join(TRANSPORTS))
-    codecs: str | None = option(None, "push_pull: some of these", metavar=",".join(CODECS))
+    codecs: str | None = option(None, "push_pull: some of these", metavar=",".join(CODEC_NAMES))
     systems: str | None = option(None, "push_pull: some of these", metavar=",".join(SYSTEMS))
     rounds: int | None = option(None, "of each system, in turn", metavar="N")
     round_s: float | None = option(None, "length of a round", metavar="SECONDS")
@@ -62,7 +64,11 @@ class BenchGroup(Options):
         parse_sizes(self.sizes or "1e6")
         parse_counts("--workers", self.workers or "1")
         parse_counts("--shards", self.shards or "1")
-        for name, known in (("transports", TRANSPORTS), ("codecs", CODECS), ("systems", SYSTEMS)):
+        for name, known in (
+            ("transports", TRANSPORTS),
+            ("codecs", CODEC_NAMES),
+            ("systems", SYSTEMS),
+        ):
             parse_words(flag(name), getattr(self, name) or known[0], known)
 
     def _check_means_something(self, name: str) -> None:
@@ -74,6 +80,8 @@ class BenchGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOutputGroup(Options):
+    """The options that say where the rows go."""
+
     title: ClassVar[str] = "what to leave"
 
     json: str | None = option(
@@ -94,7 +102,11 @@ class BenchOptions(BenchGroup, BenchOutputGroup):
         for name in ("json", "picture"):
             if (path := getattr(self, name)) is not None:
                 self._check_place(flag(name), Path(path))
-        if self.picture and self.benchmark != "all" and Path(self.picture).suffix not in PICTURES:
+        if (
+            self.picture
+            and self.benchmark != "all"
+            and Path(self.picture).suffix not in PICTURE_SUFFIXES
+        ):
             raise UsageError(f"--picture {self.picture}: give a name that ends in .png or .svg")
 
     def _check_place(self, option_flag: str, path: Path) -> None:
@@ -105,12 +117,12 @@ class BenchOptions(BenchGroup, BenchOutputGroup):
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The benchmarks to run, in their order."""
+        """The benchmarks to run, in the order of `BENCHMARKS`."""
         return tuple(BENCHMARKS) if self.benchmark == "all" else (self.benchmark,)
 
 
 def parse_sizes(text: str) -> list[int]:
-    """Whole numbers of 4-byte values, in bytes, from ``87e3,4e6``.
+    """Reads sizes in bytes from ``87e3,4e6``, and rounds them to whole 4-byte values.
 
     Raises:
         UsageError: not numbers, or a size that no model has.
@@ -122,7 +134,7 @@ def parse_sizes(text: str) -> list[int]:
 
 
 def parse_words(option_flag: str, text: str, known: tuple[str, ...]) -> list[str]:
-    """Some of the words that are known, from ``tcp,shm``. Raises UsageError for another."""
+    """Reads words from ``tcp,shm``. Raises UsageError for one that is not among `known`."""
     words = text.split(",")
     for word in words:
         if word not in known:

@@ -1,5 +1,6 @@
-"""The names of models and data sets, and which goes with which. No code of theirs is here, so a
-wrong name is refused at once, by a launcher or a server that has no PyTorch.
+"""The names of models and data sets, and which model goes with which data set.
+
+Their code is elsewhere, so a launcher or a server without PyTorch can refuse a wrong name.
 """
 
 import difflib
@@ -11,7 +12,7 @@ from leash.ps.errors import UsageError
 
 
 class Named(Protocol):
-    """An entry of a table of choices."""
+    """An entry of a table of choices, which has one name and may have others."""
 
     @property
     def name(self) -> str: ...
@@ -22,16 +23,20 @@ class Named(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
+    """A model that comes with Leash."""
+
     name: str
-    dataset: str  # the one that it is known for
+    dataset: str  # the data set that people train it on
     aliases: tuple[str, ...]
     about: str
 
 
 @dataclass(frozen=True, slots=True)
 class KnownDataset:
+    """A data set that comes with Leash."""
+
     name: str
-    model: str  # a good one to begin with
+    model: str  # a good model to begin with
     aliases: tuple[str, ...]
     about: str
 
@@ -67,7 +72,7 @@ Choice = TypeVar("Choice", bound=Named)
 
 
 def choose(name: str, table: Mapping[str, Choice], kind: str) -> Choice:
-    """The entry of ``table`` that has this name or alias; case, ``_`` and ``-`` do not matter.
+    """Finds the entry of ``table`` with this name or alias; case, ``_`` and ``-`` do not matter.
 
     ``kind`` says what is chosen ("model", "dataset") in the error's text.
 
@@ -90,17 +95,17 @@ def choose(name: str, table: Mapping[str, Choice], kind: str) -> Choice:
 
 
 def is_reference(name: str) -> bool:
-    """Whether ``name`` is meant as ``module:function``."""
+    """Whether ``name`` is written as ``module:function``, a user's own model or data."""
     return ":" in name
 
 
 def choose_task(model: str | None, dataset: str | None) -> tuple[str | None, str | None]:
-    """The full names of model and data set; one that is not given follows from the other.
+    """Completes the names of model and data set: the one that is not given follows from the other.
 
     Both stay None where neither is given: a server need not know what its workers train.
 
     Raises:
-        UsageError: an unknown name, or one that nothing follows from.
+        UsageError: a name is unknown, or the other one does not follow from it.
     """
     if model is not None and not is_reference(model):
         known_model = choose(model, MODELS, "model")

@@ -1,4 +1,4 @@
-"""What each command takes: the groups of its options, and what must hold between them."""
+"""The options of each command: which groups it takes, and checks that concern several groups."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,7 +7,7 @@ from typing import ClassVar
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import parse_learners, split_address
 from leash.ps.options.base import Options, check_positive, option
-from leash.ps.options.inner_optimizer import InnerGroup, check_inner_belongs
+from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
 from leash.ps.options.optimizer import OptimizerGroup
 from leash.ps.options.plan import PlanGroup, choose_data_plan
 from leash.ps.options.rule import RuleGroup
@@ -46,30 +46,32 @@ class ServerOptions(
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions(
-    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, InnerGroup, TransportGroup,
+    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, InnerOptimizerGroup, TransportGroup,
     SlownessGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 
     def check(self) -> None:
         super().check()
-        _ = self.slowness, self.ratio  # which say what is wrong with them
+        _ = self.slowness, self.ratio  # reading them raises UsageError if they are wrong
         if self.hetero_allocation is not None and self.learners is not None:
             parse_allocation(self.hetero_allocation, len(parse_learners(self.learners, 1)))
 
     @cached_property
     def slowness(self) -> Slowness:
-        """What slows this worker down, from --slow. Raises UsageError."""
+        """This worker's slowness, from --slow. Raises UsageError."""
         return parse_slow(self.slow, 1)[0]
 
     @cached_property
     def ratio(self) -> float:
-        """This worker's r, from --heterogeneity. Raises UsageError."""
+        """This worker's heterogeneity. Raises UsageError."""
         return parse_heterogeneity(self.heterogeneity, 1)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchGroup(Options):
+    """The options of `leash launch` alone."""
+
     title: ClassVar[str] = "launch"
 
     workers: int = option(2, "how many workers to start on this machine", metavar="N")
@@ -89,7 +91,7 @@ class LaunchGroup(Options):
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions(
     LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, StalenessGroup,
-    InnerGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup, RunGroup,
+    InnerOptimizerGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup, RunGroup,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
@@ -97,7 +99,7 @@ class LaunchOptions(
         super().check()
         self.rule.require_workers(self.workers)
         check_softens(self, self.optimizer, self.rule)
-        _ = self.slownesses, self.ratios  # which say what is wrong with them
+        _ = self.slownesses, self.ratios  # reading them raises UsageError if they are wrong
         check_inner_belongs(self, self.local_steps)
         if self.hetero_allocation is not None:
             parse_allocation(self.hetero_allocation, self.workers)
@@ -108,17 +110,19 @@ class LaunchOptions(
 
     @cached_property
     def slownesses(self) -> list[Slowness]:
-        """What slows each worker down, by rank, from --slow. Raises UsageError."""
+        """Each worker's slowness, by rank, from --slow. Raises UsageError."""
         return parse_slow(self.slow, self.workers)
 
     @cached_property
     def ratios(self) -> list[float]:
-        """Each worker's r, by rank, from --heterogeneity. Raises UsageError."""
+        """Each worker's heterogeneity, by rank. Raises UsageError."""
         return parse_heterogeneity(self.heterogeneity, self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateGroup(Options):
+    """The options of `leash evaluate` alone."""
+
     title: ClassVar[str] = "evaluation"
 
     run_dir: str | None = option(None, "write TensorBoard files below this folder", metavar="DIR")
@@ -137,6 +141,8 @@ class EvaluateOptions(ConnectionGroup, TaskGroup, EvaluateGroup):
 
 @dataclass(frozen=True, kw_only=True)
 class StatusGroup(Options):
+    """The options of `leash status` alone."""
+
     title: ClassVar[str] = "status"
 
     json: bool = option(False, "print the state as JSON")
@@ -147,7 +153,7 @@ class StatusGroup(Options):
 class StatusOptions(ConnectionGroup, StatusGroup):
     """Show how a run stands."""
 
-    # Whoever asks how a run stands believes that it runs.
+    # Shorter than a worker's: who asks how a run stands believes that its server is up.
     wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
 
 
@@ -180,6 +186,6 @@ class DoctorOptions(Options):
 
 
 def data_plan_of(options: LaunchOptions) -> str:
-    """The data plan of a launch. Raises UsageError for fixed shares together with leases."""
+    """Chooses the data plan of a launch. Raises UsageError for fixed shares beside leases."""
     policy = options.rule.policy.name
     return choose_data_plan(options, policy, has_allocation=options.hetero_allocation is not None)

@@ -1,4 +1,4 @@
-"""The options of `leash em`: mixtures by EM on MNIST, alone and through a server."""
+"""The options of `leash em`, which fits mixtures to MNIST by EM, alone or through a server."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
@@ -21,6 +21,8 @@ DEFAULT_KS: Final = "1,2,3,4,5,6,7,8,9,10,15,20"
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureGroup(Options):
+    """The options of the mixtures and of their fitting."""
+
     title: ClassVar[str] = "mixtures, one for each digit"
 
     path: str | None = option(
@@ -60,6 +62,8 @@ class MixtureGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EmServerGroup(Options):
+    """The options of EM through a server."""
+
     title: ClassVar[str] = "through a server"
 
     workers: int | None = option(
@@ -92,6 +96,8 @@ class EmServerGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EmOutputGroup(Options):
+    """The options of the results."""
+
     title: ClassVar[str] = "what to leave"
 
     run_dir: str | None = option(

@@ -1,4 +1,4 @@
-"""The options of a worker's own optimizer, for the steps between two pushes."""
+"""The options of the optimizer with which a worker takes its own steps between two pushes."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
@@ -10,13 +10,15 @@ from leash.ps.options.plan import takes_local_steps
 INNER_OPTIONS: Final = (
     "inner_optimizer", "inner_lr", "inner_momentum", "inner_weight_decay"
 )  # fmt: skip
-# torch.optim's defaults, but for sgd's rate, which has none to follow but Leash's own.
+# The defaults of torch.optim. It has none for sgd's rate, so that one is Leash's default.
 DEFAULT_INNER_LR: Final = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001}
 DEFAULT_INNER_WEIGHT_DECAY: Final = {"sgd": 0.0, "adam": 0.0, "adamw": 0.01}
 
 
 @dataclass(frozen=True, kw_only=True)
-class InnerGroup(Options):
+class InnerOptimizerGroup(Options):
+    """The options of a worker's own optimizer."""
+
     title: ClassVar[str] = "local steps (each worker's own optimizer, of torch.optim)"
 
     inner_optimizer: Literal["sgd", "adam", "adamw"] = option(
@@ -43,16 +45,18 @@ class InnerGroup(Options):
 
     @property
     def chosen_inner_lr(self) -> float:
+        """The rate of these steps: as given, or the default of their optimizer."""
         default = DEFAULT_INNER_LR[self.inner_optimizer]
         return default if self.inner_lr is None else self.inner_lr
 
     @property
     def chosen_inner_weight_decay(self) -> float:
+        """The weight decay of these steps: as given, or the default of their optimizer."""
         default = DEFAULT_INNER_WEIGHT_DECAY[self.inner_optimizer]
         return default if self.inner_weight_decay is None else self.inner_weight_decay
 
 
-def check_inner_belongs(options: InnerGroup, local_steps: str) -> None:
+def check_inner_belongs(options: InnerOptimizerGroup, local_steps: str) -> None:
     """Raises UsageError for an option of the inner optimizer in a run that has none.
 
     Args:
@@ -61,6 +65,6 @@ def check_inner_belongs(options: InnerGroup, local_steps: str) -> None:
     if takes_local_steps(local_steps):
         return
     for name in INNER_OPTIONS:
-        if getattr(options, name) != getattr(InnerGroup, name):
+        if getattr(options, name) != getattr(InnerOptimizerGroup, name):
             raise UsageError(f"{flag(name)}: needs local steps; leave it out, or start the run "
                              "with --local-steps N, such as 8")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The options of the optimizer and of its learning rate, and what the core makes of them."""
+"""The options of the server's optimizer and its learning rate, and their form for the core."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -20,23 +20,25 @@ OPTIONS_OF: Final[dict[str, tuple[str, ...]]] = {
     "adagrad": ("lr_decay", "initial_accumulator_value", "eps"),
     "sum": (),
 }
-# Schedule ▸ its options.
+# Schedule ▸ the options that it has.
 SCHEDULE_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "constant": (),
     "step": ("lr_step_size", "lr_gamma"),
     "cosine": ("lr_total_updates", "lr_min"),
     "power": ("lr_power", "lr_offset"),
 }
-# torch.optim's defaults, where they are not the same for all.
+# The defaults of torch.optim where they differ between optimizers.
 DEFAULT_WEIGHT_DECAY: Final = {"sgd": 0.0, "adam": 0.0, "adamw": 0.01, "adagrad": 0.0, "sum": 0.0}
 DEFAULT_EPS: Final = {"adam": 1e-8, "adamw": 1e-8, "adagrad": 1e-10}
 DEFAULT_LR: Final = 0.01
-# Of local steps, sgd applies the difference as it comes: alone, a worker's result is the server's.
+# With local steps a rate of 1 has sgd add each difference as it is.
 DEFAULT_OUTER_LR: Final = {"sgd": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerGroup(Options):
+    """The options of the server's optimizer and its learning rate."""
+
     title: ClassVar[str] = "optimizer (it runs on the server; formulas of torch.optim)"
 
     optimizer: Literal["sgd", "adam", "adamw", "adagrad", "sum"] = option(
@@ -158,7 +160,7 @@ Optimizing = TypeVar("Optimizing", bound=OptimizerGroup)
 
 
 def with_rates(options: Optimizing) -> Optimizing:
-    """The same, with what `lr` and `lr_scaling` stand for where they were left out."""
+    """Fills in `lr` and `lr_scaling` where they were left out."""
     is_outer = has_local_steps(options)
     default = DEFAULT_OUTER_LR.get(options.optimizer, DEFAULT_LR) if is_outer else DEFAULT_LR
     return replace(
@@ -169,14 +171,14 @@ def with_rates(options: Optimizing) -> Optimizing:
 
 
 def learning_rate(options: OptimizerGroup) -> float:
-    """The base of the schedule."""
+    """The learning rate with which the schedule begins."""
     lr = with_rates(options).lr
     assert lr is not None
     return lr
 
 
 def core_options(options: OptimizerGroup) -> CoreOptions:
-    """The core's form of the optimizer; ValueError for what torch.optim refuses too."""
+    """Makes the core's form of the optimizer; ValueError for what torch.optim refuses too."""
     common = {"lr": learning_rate(options), "weight_decay": _weight_decay(options)}
     name = options.optimizer
     if name == "sum":
@@ -198,7 +200,7 @@ def core_options(options: OptimizerGroup) -> CoreOptions:
 
 
 def core_schedule(options: OptimizerGroup) -> Schedule:
-    """The core's form of the learning rate's schedule."""
+    """Makes the core's form of the schedule of the learning rate."""
     return Schedule(
         options.lr_schedule,
         step_size=options.lr_step_size or 1,
@@ -212,19 +214,19 @@ def core_schedule(options: OptimizerGroup) -> Schedule:
     )
 
 
-def told_settings(options: OptimizerGroup) -> dict[str, Any]:
-    """What `welcome` and `state` tell of them: None for what does not belong to the choice."""
+def optimizer_settings(options: OptimizerGroup) -> dict[str, Any]:
+    """The options as `welcome` and `state` send them: None for one that the choice lacks."""
     own = (*OPTIONS_OF[options.optimizer], *SCHEDULE_OPTIONS[options.lr_schedule])
     chosen = {name for names in OPTIONS_OF.values() for name in names}
     chosen.update(name for names in SCHEDULE_OPTIONS.values() for name in names)
     options = with_rates(options)
-    told = {
+    settings = {
         f.name: getattr(options, f.name) if f.name in own or f.name not in chosen else None
         for f in fields(OptimizerGroup)
     }
-    if told["eps"] is None and "eps" in own:
-        told["eps"] = _eps(options)
-    return {**told, "weight_decay": _weight_decay(options)}
+    if settings["eps"] is None and "eps" in own:
+        settings["eps"] = _eps(options)
+    return {**settings, "weight_decay": _weight_decay(options)}
 
 
 def _weight_decay(options: OptimizerGroup) -> float:
@@ -242,7 +244,7 @@ def _is_given(options: OptimizerGroup, name: str) -> bool:
 
 
 def _check_belongs(options: OptimizerGroup, table: dict[str, tuple[str, ...]], choice: str) -> None:
-    """Raises UsageError for an option that was given and is one of another choice."""
+    """Raises UsageError for an option that was given but belongs to another choice."""
     chosen = getattr(options, choice)
     for name in dict.fromkeys(name for names in table.values() for name in names):
         if name not in table[chosen] and _is_given(options, name):

@@ -1,6 +1,6 @@
-"""Options made of the dataclasses of this package, and what is wrong with an argument, in one line.
+"""Makes parsers from the dataclasses of this package, and words what is wrong in one line.
 
-jsonargparse parses; this module says which options there are and how its complaints are worded.
+jsonargparse parses; this module tells it which options there are, and rewords its complaints.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ from jsonargparse import (  # type: ignore[attr-defined]  # it exports ActionCon
 
 from leash.ps.errors import UsageError
 from leash.ps.options.base import flag, groups, is_argument, takes_many
-from leash.ps.options.old_names import with_new_names
+from leash.ps.options.rule import with_new_names
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",
-    str: "a text; in a YAML file put it between quotes",  # on a command line all is text
+    str: "a text; in a YAML file put it between quotes",  # on a command line every value is text
 }  # fmt: skip
 SHELLS: Final = ("bash", "zsh", "tcsh")
 
@@ -35,14 +35,14 @@ Found: TypeAlias = "re.Match[str]"
 
 
 class OneLineParser(ArgumentParser):
-    """Raises UsageError, with one line that names the mend, where others print their usage."""
+    """A parser that raises UsageError with one line, where argparse prints the usage and exits."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(_one_line(self, message)) from ex
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """Each option once, its value once, and its default where there is one to tell."""
+    """Writes each option once, with its value once, and with its default if it has one."""
 
     def __init__(self, prog: str, **settings: Any) -> None:
         super().__init__(prog, max_help_position=30, **settings)  # type: ignore[no-untyped-call]
@@ -53,7 +53,9 @@ class HelpFormatter(DefaultHelpFormatter):
         return (action.help or "") + (f" (default: {default})" if tells else "")
 
     def _format_action(self, action: Action) -> str:
-        if isinstance(action, _SubParsersAction):  # its commands alone, without a line above them
+        if isinstance(
+            action, _SubParsersAction
+        ):  # argparse would write one more line above the commands
             return "".join(map(self._format_action, self._iter_indented_subactions(action)))
         return super()._format_action(action)
 
@@ -69,9 +71,10 @@ class HelpFormatter(DefaultHelpFormatter):
 
 
 def new_parser(prog: str, about: str, **settings: Any) -> OneLineParser:
+    """Makes a parser with `--help` and without options of its own."""
     parser = OneLineParser(
         prog=prog, description=about, formatter_class=HelpFormatter, add_help=False,
-        # An option that is told by its beginning alone means another one as soon as there are more.
+        # An abbreviated option would mean another one as soon as a new option begins alike.
         allow_abbrev=False, **settings,
     )  # fmt: skip
     parser.add_argument("-h", "--help", action="help", help="show this help")
@@ -79,7 +82,7 @@ def new_parser(prog: str, about: str, **settings: Any) -> OneLineParser:
 
 
 def parser_for(prog: str, options: type[Any]) -> OneLineParser:
-    """The parser of a command that takes these options."""
+    """Makes the parser of a command that takes these options."""
     words = "".join(_word(f) for _, fs in groups(options) for f in fs if is_argument(f))
     parser = new_parser(
         prog, options.__doc__ or "", usage=f"{prog} {words}[options]", print_config="--print-config"
@@ -98,13 +101,13 @@ def parser_for(prog: str, options: type[Any]) -> OneLineParser:
 
 
 def _word(field: "dataclasses.Field[Any]") -> str:
-    """How an argument without a flag stands in the usage line."""
+    """Writes an argument without a flag for the usage line."""
     name = field.name.upper()
     return f"{name[:-1]} [{name[:-1]} ...] " if takes_many(field) else f"[{name}] "
 
 
 def options_from(parsed: Any, options: type[Config]) -> Config:
-    """The dataclass of what a parser of `parser_for` has parsed."""
+    """Makes the dataclass from what a parser of `parser_for` has parsed."""
     return options(
         **{
             f.name: tuple(getattr(parsed, f.name)) if takes_many(f) else getattr(parsed, f.name)
@@ -141,7 +144,7 @@ def _metavar(field: "dataclasses.Field[Any]") -> str:
 
 
 def _plain_type(annotation: Any) -> Any:
-    """The type without its None."""
+    """The type of an annotation, without its None."""
     if get_origin(annotation) not in (Union, types.UnionType):
         return annotation
     return next(arg for arg in get_args(annotation) if arg is not types.NoneType)
@@ -153,14 +156,17 @@ def _choices(annotation: Any) -> tuple[str, ...]:
 
 
 class _SettingsFile(ActionConfigFile):
-    """Reads a file of settings; one that an earlier release has written, by today's names."""
+    """Reads a file of settings, also one that an earlier release wrote under other names."""
 
     def __call__(self, parser: Any, cfg: Any, path: Any, option: str | None = None) -> None:
         super().__call__(parser, cfg, _by_new_names(path), option)  # type: ignore[no-untyped-call]
 
 
 def _by_new_names(path: str) -> str:
-    """This file, or the text of one with today's names. What is wrong is left to the parser."""
+    """The path of the file; if it has names of before, its text with today's names instead.
+
+    A file that cannot be read is left to the parser, which says what is wrong with it.
+    """
     try:
         settings = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -171,7 +177,7 @@ def _by_new_names(path: str) -> str:
 
 
 class _Joined(Action):
-    """Several words as one text, with commas: ``--k 1 2 10`` is ``--k 1,2,10``."""
+    """Joins several words with commas: ``--k 1 2 10`` is ``--k 1,2,10``."""
 
     def __call__(self, parser: Any, namespace: Any, words: Any, option: str | None = None) -> None:
         setattr(namespace, self.dest, ",".join(words))
@@ -186,6 +192,7 @@ class _PrintCompletion(Action):
 
 
 def add_completion(parser: OneLineParser) -> None:
+    """Adds the option that prints a completion script for a shell."""
     # The second name is the one that jsonargparse gave this option for years.
     parser.add_argument(
         "--print-completion", "--print_shtab", action=_PrintCompletion, choices=SHELLS,
@@ -193,11 +200,11 @@ def add_completion(parser: OneLineParser) -> None:
     )  # fmt: skip
 
 
-# What is wrong, in one line.
+# Wording what is wrong, in one line.
 
 
 def _one_line(parser: OneLineParser, message: str) -> str:
-    """The messages of jsonargparse and argparse, reworded."""
+    """Rewords a message of jsonargparse or argparse."""
     for pattern, reword in _WORDINGS:
         if found := re.match(pattern, message, re.DOTALL):
             return reword(parser, found)
@@ -265,7 +272,7 @@ def _expected(annotation: Any) -> str:
 
 
 def _unknown(kind: str, word: str, known: list[str], parser: OneLineParser) -> str:
-    """For a word that nobody knows: the nearest that somebody does."""
+    """Says that a word is unknown, and which known one is nearest."""
     name = word.partition("=")[0]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
@@ -277,7 +284,7 @@ def _commands(parser: OneLineParser) -> list[str]:
 
 
 def _below(parser: OneLineParser, word: str) -> OneLineParser:
-    """The parser of the command that this word names, or the same one."""
+    """The parser of the command that this word names; this parser if it names none."""
     commands = parser._subcommands_action
     found: OneLineParser = (
         commands.choices[word] if commands and word in commands.choices else parser

@@ -16,6 +16,8 @@ MAX_LOCAL_STEPS: Final = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class PlanGroup(Options):
+    """The options of who trains on how much."""
+
     title: ClassVar[str] = "who trains on how much"
 
     data_plan: Literal["lease", "static"] | None = option(
@@ -61,21 +63,21 @@ def parse_local_steps(text: str) -> int | None:
 
 
 def has_local_steps(options: Options) -> bool:
-    """Whether workers take steps of their own, so that what they push are differences."""
+    """Whether workers take local steps, so that they push differences instead of gradients."""
     return isinstance(options, PlanGroup) and takes_local_steps(options.local_steps)
 
 
 def takes_local_steps(text: str) -> bool:
-    """Whether these are local steps, `auto` included: not one push after every step."""
+    """Whether `--local-steps` asks for more than one step between two pushes; `auto` does."""
     return parse_local_steps(text) != 1
 
 
 def choose_data_plan(options: PlanGroup, policy: str, *, has_allocation: bool) -> str:
-    """The data plan of a run: "lease" or "static".
+    """Chooses the data plan of a run, "lease" or "static".
 
     Args:
-        policy: of the run, by name.
-        has_allocation: fixed unequal shares were asked for.
+        policy: the name of the run's policy.
+        has_allocation: whether `--hetero-allocation` fixes unequal shares.
 
     Raises:
         UsageError: fixed shares together with leases.
@@ -91,21 +93,21 @@ def choose_data_plan(options: PlanGroup, policy: str, *, has_allocation: bool) -
     return LEASE
 
 
-def data_plan_of_worker(told: Mapping[str, Any], *, has_allocation: bool) -> str:
-    """The data plan of one worker: the server's, unless its own share is fixed.
+def data_plan_of_worker(settings: Mapping[str, Any], *, has_allocation: bool) -> str:
+    """Chooses the data plan of one worker: the server's, unless its own share is fixed.
 
     Args:
-        told: the server's settings.
-        has_allocation: fixed unequal shares were asked for where this worker was started.
+        settings: of the server, from `welcome`.
+        has_allocation: whether this worker was started with `--hetero-allocation`.
 
     Raises:
         UsageError: fixed shares, and a server that adapts the work to the speed.
     """
     if not has_allocation:
-        return str(told["data_plan"])
+        return str(settings["data_plan"])
     for name, adaptive in (
-        ("--batch-plan weighted", told["batch_plan"] == WEIGHTED),
-        ("--local-steps auto", told["local_steps"] == AUTO),
+        ("--batch-plan weighted", settings["batch_plan"] == WEIGHTED),
+        ("--local-steps auto", settings["local_steps"] == AUTO),
     ):
         if adaptive:
             raise UsageError(f"--hetero-allocation: the server was started with {name}, which "

@@ -13,14 +13,14 @@ MAX_SHARDS: Final = 64
 SHARDS_HELP: Final = "server processes that share the model, 1 to 64; workers talk to all of them"
 
 
-MAX_SERVER_THREADS: Final = 256  # of the core's ThreadPool
+MAX_SERVER_THREADS: Final = 256  # the core's ThreadPool takes no more
 
 
 CHUNK_STEP_KIB: Final = 64
 
 
 def check_threads(options: Options, name: str) -> None:
-    """Raises UsageError for a number of threads that the core's pool does not take."""
+    """Raises UsageError unless the core's pool can have this number of threads."""
     threads = getattr(options, name)
     if not 1 <= threads <= MAX_SERVER_THREADS:
         raise UsageError(f"{flag(name)} {threads}: give a number from 1 to {MAX_SERVER_THREADS}")
@@ -28,6 +28,8 @@ def check_threads(options: Options, name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerGroup(Options):
+    """The options of a server's process: where it listens, for whom, with what memory."""
+
     title: ClassVar[str] = "server"
 
     bind: str = option(
@@ -86,6 +88,8 @@ class ServerGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RunGroup(Options):
+    """The options of what a run leaves, and when it ends."""
+
     title: ClassVar[str] = "run"
 
     run_dir: str | None = option(
@@ -112,6 +116,6 @@ class RunGroup(Options):
 
 
 def check_shards(shards: int) -> None:
-    """Raises UsageError for a number of shards that no run can have."""
+    """Raises UsageError unless a run can have this number of shards."""
     if not 1 <= shards <= MAX_SHARDS:
         raise UsageError(f"--shards {shards}: give 1 to {MAX_SHARDS}")

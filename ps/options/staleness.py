@@ -1,4 +1,4 @@
-"""The settings that soften stale updates, and what the core makes of them."""
+"""The options that soften stale updates, and their form for the core."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
@@ -8,7 +8,7 @@ from leash.ps.errors import UsageError
 from leash.ps.options.base import Options, check_not_negative, option
 from leash.ps.policy import Rule
 
-# Kind of compensation ▸ the strength that its authors trained CIFAR-10 with.
+# Kind of compensation ▸ the strength with which its authors trained CIFAR-10.
 DEFAULT_DC_LAMBDA: Final = {"constant": 0.04, "adaptive": 2.0}
 DEFAULT_POWER: Final = 0.5
 DEFAULT_DC_DECAY: Final = 0.95
@@ -16,6 +16,8 @@ DEFAULT_DC_DECAY: Final = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class StalenessGroup(Options):
+    """The options that soften stale updates."""
+
     title: ClassVar[str] = "stale updates, softened (under policies that have any)"
 
     staleness_lr: Literal["none", "inverse", "poly"] = option(
@@ -60,7 +62,7 @@ UNSOFTENED: Final = StalenessGroup()
 
 
 def check_softens(options: StalenessGroup, optimizer: str, rule: Rule) -> None:
-    """Raises UsageError for options that this optimizer or this policy cannot follow."""
+    """Raises UsageError for options that do not go with this optimizer or this policy."""
     given = [
         (name, value)
         for name, value in (
@@ -79,13 +81,13 @@ def check_softens(options: StalenessGroup, optimizer: str, rule: Rule) -> None:
 
 
 def core_staleness_rate(options: StalenessGroup) -> StalenessRate:
-    """The core's form of `--staleness-lr`."""
+    """Makes the core's form of `--staleness-lr`."""
     power = DEFAULT_POWER if options.staleness_power is None else options.staleness_power
     return StalenessRate(options.staleness_lr, power=power)
 
 
 def core_compensation(options: StalenessGroup) -> DelayCompensation:
-    """The core's form of `--delay-compensation`."""
+    """Makes the core's form of `--delay-compensation`."""
     kind = options.delay_compensation
     strength = options.dc_lambda
     if strength is None:

@@ -17,6 +17,8 @@ from leash.ps.wire.messages import EPOCH_MAX
 
 @dataclass(frozen=True, kw_only=True)
 class TaskGroup(Options):
+    """The options of model and data."""
+
     title: ClassVar[str] = "model and data"
 
     model: str | None = option(
@@ -57,6 +59,8 @@ class TaskGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class TimeScaleGroup(Options):
+    """The option that plays an experiment with slow workers faster or slower."""
+
     title: ClassVar[str] = "experiments"
 
     time_scale: float = option(

@@ -12,6 +12,8 @@ from leash.ps.wire.limits import check_encoding
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingGroup(Options):
+    """The options of how a worker computes."""
+
     title: ClassVar[str] = "training"
 
     batch_size: int = option(32, "samples in a worker's step", metavar="N")
@@ -32,6 +34,8 @@ class TrainingGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class TransportGroup(Options):
+    """The options of how gradients travel."""
+
     title: ClassVar[str] = "transport"
 
     transport: Literal["auto", "tcp", "shm"] = option(
@@ -52,7 +56,9 @@ class TransportGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class SlownessGroup(Options):
-    title: ClassVar[str] = "stragglers, made on purpose"
+    """The options that make workers slow on purpose."""
+
+    title: ClassVar[str] = "slowness, made on purpose"
 
     slow: str = option(
         "0",
@@ -69,6 +75,8 @@ class SlownessGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionGroup(Options):
+    """The options that say where the server is."""
+
     title: ClassVar[str] = "connection"
 
     server: str = option(DEFAULT_ADDRESS, "address of the server", metavar="tcp://HOST:PORT")
@@ -84,6 +92,8 @@ class ConnectionGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RankGroup(Options):
+    """The options of a worker's place in the run."""
+
     title: ClassVar[str] = "worker"
 
     rank: int = option(1, "this worker's number, from 1", "--this-rank", metavar="N")

@@ -19,11 +19,11 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from leash.ps.policy import ASP, BACKUP, CLOCKS, Rule
+from leash.ps.runs.events import Event
 
-Event = dict[str, Any]
 UNTOLD: Final = Rule(ASP, None)
 
 
@@ -59,9 +59,9 @@ class Replay:
             case {"event": "started", "step_events": step_events}:
                 if step_events != 1:
                     raise ValueError("only a run with --step-events 1 can be re-checked")
-                self.rule = Rule.from_told(event)
+                self.rule = Rule.from_settings(event)
             case {"event": "policy_changed"}:
-                self.rule = Rule.from_told(event)
+                self.rule = Rule.from_settings(event)
                 self.peers.clear()
             case {"event": "joined", "worker": worker, "first_step": first_step} if worker:
                 self.clocks[worker] = first_step - 1

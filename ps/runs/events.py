@@ -13,7 +13,9 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, TypeAlias
+
+Event: TypeAlias = dict[str, Any]  # one line of the file
 
 
 class EventLog:

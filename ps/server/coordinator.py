@@ -20,10 +20,10 @@ from leash.ps.errors import (
     UsageError,
     shown,
 )
-from leash.ps.options.addresses import told_learners
+from leash.ps.options.addresses import shown_learners
 from leash.ps.options.commands import ServerOptions
 from leash.ps.options.staleness import check_softens
-from leash.ps.policy import Rule, rule_from_fields
+from leash.ps.policy import Rule, rule_from_message
 from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.server.settings import run_settings
 from leash.ps.server.shards import Shards
@@ -52,8 +52,8 @@ from leash.ps.words import BYE_REASONS, EVICTED, REPLACED
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
 REPORT_KINDS: Final = ("training", "epoch", "evaluation")
-Answer: TypeAlias = tuple[Message, bytes | None]
-Handler: TypeAlias = Callable[[Message, bytes | None], Answer]
+ControlAnswer: TypeAlias = tuple[Message, bytes | None]
+Handler: TypeAlias = Callable[[Message, bytes | None], ControlAnswer]
 
 ALL_GONE: Final = "all workers are gone"
 
@@ -89,19 +89,19 @@ class Coordinator:
             Bye: self._on_bye,
         }
 
-    def answer(self, message: Message, payload: bytes | None) -> Answer:
+    def answer(self, message: Message, payload: bytes | None) -> ControlAnswer:
         """The answer to a control message, with its payload. No message ends the run."""
         try:
             handler: Handler = self._handlers[type(message)]  # type: ignore[assignment]
             return handler(message, payload)
         except Exception as error:
             refusal = self._metrics.refusal(error)
-            self._metrics.refused(refusal)
+            self._metrics.count_refusal(refusal)
             return error_message(refusal, getattr(message, "worker", 0)), None
 
     # Messages.
 
-    def _on_hello(self, msg: Hello, payload: bytes | None) -> Answer:
+    def _on_hello(self, msg: Hello, payload: bytes | None) -> ControlAnswer:
         if (msg.role == "observer") != (msg.worker == 0) or msg.role not in ("worker", "observer"):
             raise HeaderError(
                 "hello: expected role worker with a rank from 1, or role observer with worker 0, "
@@ -127,7 +127,7 @@ class Coordinator:
         self._start_if_complete()
         return self._welcome(member, first_step, codec), self._layout_payload()
 
-    def _on_beat(self, msg: Beat, _: bytes | None) -> Answer:
+    def _on_beat(self, msg: Beat, _: bytes | None) -> ControlAnswer:
         member = self._members.require_current(msg.worker, msg.incarnation)
         # Time that is over ends the training; an observer has the last evaluation before it.
         ends_now = not (member.is_observer and self.stopping == STOPPED_BY_TIMEOUT)
@@ -143,7 +143,7 @@ class Coordinator:
         )
         return beaten, None
 
-    def _on_lease(self, msg: Lease, _: bytes | None) -> Answer:
+    def _on_lease(self, msg: Lease, _: bytes | None) -> ControlAnswer:
         member = self._members.require_current(msg.worker, msg.incarnation)
         if self.stopping:
             raise StoppingError(self.stopping)
@@ -151,7 +151,7 @@ class Coordinator:
         self._desk.complete_epochs()
         return leased, None
 
-    def _on_report(self, msg: Report, _: bytes | None) -> Answer:
+    def _on_report(self, msg: Report, _: bytes | None) -> ControlAnswer:
         member = self._members.require_current(msg.worker, msg.incarnation)
         if msg.kind not in REPORT_KINDS or (msg.kind == "evaluation") != member.is_observer:
             raise HeaderError(f"report.kind: not for this process: {msg.kind!r}")
@@ -162,12 +162,12 @@ class Coordinator:
             self._desk.complete_epochs()
         return Ok(msg.worker, 0, 0, True), None
 
-    def _on_status(self, _: Status, __: bytes | None) -> Answer:
+    def _on_status(self, _: Status, __: bytes | None) -> ControlAnswer:
         return State(), msgpack.packb(self.state())
 
-    def _on_set(self, msg: Set, _: bytes | None) -> Answer:
+    def _on_set(self, msg: Set, _: bytes | None) -> ControlAnswer:
         try:
-            rule = rule_from_fields(
+            rule = rule_from_message(
                 msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
             )
             rule.require_workers(len(self._members.ranks))
@@ -181,7 +181,7 @@ class Coordinator:
             self._shards.set_rule(rule)
         return Ok(0, 0, 0, True), None
 
-    def _on_bye(self, msg: Bye, _: bytes | None) -> Answer:
+    def _on_bye(self, msg: Bye, _: bytes | None) -> ControlAnswer:
         member = self._members.require_current(msg.worker, msg.incarnation)
         if msg.reason not in BYE_REASONS:
             raise HeaderError(f"bye.reason: expected one of {', '.join(BYE_REASONS)}, "
@@ -239,7 +239,7 @@ class Coordinator:
         return {
             **summary,
             **self._settings(),
-            "learners": told_learners(self._members.ranks, None),
+            "learners": shown_learners(self._members.ranks, None),
             "started": self._metrics.started,
             "finished": self.finished,
             "stopping": self.stopping,

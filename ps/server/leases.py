@@ -28,7 +28,7 @@ from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 SPEEDS: Final = (1e-6, 1e12)  # samples/s: the slowest and the fastest that is believed
 
 
-class Epoch:
+class EpochPositions:
     """The positions of one epoch's permutation."""
 
     def __init__(self, size: int) -> None:
@@ -89,7 +89,7 @@ class Leases:
         self._size = 0  # samples of an epoch; told by the first request, as is
         self._planned = 0  # how many epochs there are
         self._begun = 0
-        self._epochs: dict[int, Epoch] = {}  # begun and not completed
+        self._epochs: dict[int, EpochPositions] = {}  # begun and not completed
         self._holders: dict[int, Holder] = {}
 
     @property
@@ -188,7 +188,7 @@ class Leases:
         if self._begun == self._planned:
             return None
         self._begun += 1
-        self._epochs[self._begun] = Epoch(self._size)
+        self._epochs[self._begun] = EpochPositions(self._size)
         return self._begun
 
     def _finish(self, holder: Holder, done: int) -> None:

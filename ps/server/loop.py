@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import zmq
 
-from leash._log import logged
+from leash._log import logged, show_errors
 from leash.ps import interrupt
 from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
@@ -301,7 +301,7 @@ class Server:
             check_payload_count(message, len(payloads))
         except Exception as error:
             refusal = self.metrics.refusal(error)
-            self.metrics.refused(refusal)
+            self.metrics.count_refusal(refusal)
             answer = error_message(refusal)
         else:
             answer, payload = self.coordinator.answer(
@@ -381,6 +381,7 @@ class Server:
 
 def serve(options: ServerOptions) -> int:
     """`leash server`: one run, as a process of its own."""
+    show_errors("leash.ps.shard")
     keep_memory(logged(_say, __name__))
     rule = options.rule
     model, dataset = choose_task(options.model, options.dataset)

@@ -16,7 +16,7 @@ from leash.ps.processes import spawn_module
 from leash.ps.shard.process import settings_of
 from leash.ps.wire.frames import TO_COORDINATOR
 from leash.ps.wire.messages import Message
-from leash.ps.wire.shard_link import Link, LinkClosedError
+from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload, SentPayload
 from leash.ps.wire.shard_messages import (
     PARAMETERS,
     USAGE,
@@ -34,16 +34,15 @@ ANSWER_S: Final = 5.0  # a shard that is silent for longer is lost
 REAP_S: Final = 1.0  # from the end of a link to that of its process
 LOOK_S: Final = 0.2  # between two looks at a process that is waited for
 
-Payload = bytes | bytearray | memoryview | None
 Buffer = Any  # anything with the buffer protocol
-Notice = tuple["RemoteShard", Message, bytearray | None]  # what a shard told unasked
+Notice = tuple["RemoteShard", Message, ReceivedPayload]  # what a shard told unasked
 
 
 class RemoteShard:
     """Asks the shard, and hands on what it tells of itself. For one thread."""
 
     def __init__(
-        self, index: int, on_notice: Callable[["RemoteShard", Message, bytearray | None], None]
+        self, index: int, on_notice: Callable[["RemoteShard", Message, ReceivedPayload], None]
     ) -> None:
         """Starts the process; `begin` and `await_port` are the next calls.
 
@@ -74,17 +73,17 @@ class RemoteShard:
 
     def await_port(self) -> int:
         """The port of its data socket. Raises UsageError, ShardLostError."""
-        return self.answer(START_S)[0]
+        return self.await_answer(START_S)[0]
 
     # Asking. All of these raise ShardLostError.
 
-    def ask(self, message: Message, payload: Payload = None) -> tuple[int, bytearray | None]:
+    def ask(self, message: Message, payload: SentPayload = None) -> tuple[int, ReceivedPayload]:
         """The value of the answer, and its payload. Raises what the shard failed with."""
         self.tell(message, payload)
-        return self.answer()
+        return self.await_answer()
 
-    def tell(self, message: Message, payload: Payload = None) -> None:
-        """Sends; `answer` takes the answer, if the message has one."""
+    def tell(self, message: Message, payload: SentPayload = None) -> None:
+        """Sends; `await_answer` takes the answer, if the message has one."""
         if self.lost:
             raise ShardLostError(self.lost)
         try:
@@ -92,7 +91,7 @@ class RemoteShard:
         except LinkClosedError as error:
             raise self._loss() from error
 
-    def answer(self, wait_s: float | None = None) -> tuple[int, bytearray | None]:
+    def await_answer(self, wait_s: float | None = None) -> tuple[int, ReceivedPayload]:
         """The answer to the oldest message that has none yet; within ANSWER_S by default."""
         wait_s = ANSWER_S if wait_s is None else wait_s
         deadline_s = time.monotonic() + wait_s
@@ -154,7 +153,7 @@ class RemoteShard:
 
     # How it is done.
 
-    def _receive(self) -> tuple[Message, bytearray | None]:
+    def _receive(self) -> tuple[Message, ReceivedPayload]:
         try:
             received = self._link.receive()
         except LinkClosedError as error:
@@ -197,7 +196,7 @@ class RemoteShards:
             self.close()
             raise
 
-    def ask(self, message: Message, payload: Payload = None) -> list[int]:
+    def ask(self, message: Message, payload: SentPayload = None) -> list[int]:
         """The answers of all to the same request, on which they work at the same time.
 
         Raises what the first one failed with, once all have answered.
@@ -211,7 +210,7 @@ class RemoteShards:
                 raise outcome
         return [outcome for outcome in outcomes if isinstance(outcome, int)]
 
-    def tell(self, message: Message, payload: Payload = None) -> None:
+    def tell(self, message: Message, payload: SentPayload = None) -> None:
         """To those that are still there; `lost` says whether all of them are."""
         for shard in self.all:
             with suppress(ShardLostError):
@@ -238,7 +237,7 @@ class RemoteShards:
 def _outcome_of(shard: RemoteShard) -> int | LeashError:
     """What it answers, or failed with."""
     try:
-        return shard.answer()[0]
+        return shard.await_answer()[0]
     except LeashError as error:
         return error
 

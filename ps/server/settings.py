@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from leash.ps.options.addresses import told_learners
+from leash.ps.options.addresses import shown_learners
 from leash.ps.options.commands import ServerOptions
-from leash.ps.options.optimizer import told_settings
+from leash.ps.options.optimizer import optimizer_settings
 from leash.ps.policy import Rule
 
 # The settings that summary.json repeats, beside those of the rule.
@@ -25,10 +25,10 @@ def run_settings(
         data_plan: what the workers train on.
     """
     return {
-        **rule.told(),
+        **rule.settings(),
         "workers": len(ranks),
-        "learners": told_learners(ranks),
-        **told_settings(options),
+        "learners": shown_learners(ranks),
+        **optimizer_settings(options),
         "data_plan": data_plan,
         "batch_plan": options.batch_plan,
         "local_steps": options.local_steps,
@@ -48,4 +48,4 @@ def summary_settings(
     """
     told = run_settings(options, rule, ranks, data_plan)
     known = {**told, "time_scale": options.time_scale}
-    return {name: known[name] for name in (*rule.told(), *IN_SUMMARY)}
+    return {name: known[name] for name in (*rule.settings(), *IN_SUMMARY)}

@@ -17,7 +17,7 @@ from typing import Final
 import msgpack
 
 from leash.ps.errors import LayoutMismatchError
-from leash.ps.policy import Rule, fields_of_rule
+from leash.ps.policy import Rule, message_fields
 from leash.ps.runs.checkpoint import ChunkStore
 from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.shard.data_counts import DataCounts
@@ -92,7 +92,7 @@ class Shards:
         self._metrics: Final = metrics
         self._counts: dict[int, Counts] = {}  # the newest, by shard
         self._unreading: list[int] = []
-        self._told_of_loss = False
+        self._noted_loss = False
 
     # The model.
 
@@ -105,7 +105,7 @@ class Shards:
         """
         if self._data.model is None:
             self._remote.ask(Serve(), layout.pack())
-            self._data.serve(layout)
+            self._data.make_model(layout)
         elif difference := self._data.model.layout.first_difference(layout):
             raise LayoutMismatchError(difference)
         assert self.model is not None
@@ -159,7 +159,7 @@ class Shards:
 
     def set_rule(self, rule: Rule) -> None:
         """When this returns, every shard goes by this rule."""
-        self._remote.ask(SetRule(*fields_of_rule(rule)))
+        self._remote.ask(SetRule(*message_fields(rule)))
         self._data.set_rule(rule)
 
     def stop(self, reason: str) -> None:
@@ -173,8 +173,8 @@ class Shards:
         for notice in self._remote.take_notices():
             self._on_notice(notice)
         lost = self._remote.lost
-        if lost and not self._told_of_loss:
-            self._told_of_loss = True
+        if lost and not self._noted_loss:
+            self._noted_loss = True
             self._metrics.shard_lost(lost.index, lost.pid, lost.how)
 
     def _on_notice(self, notice: Notice) -> None:

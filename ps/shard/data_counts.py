@@ -22,7 +22,7 @@ class DataCounts:
     dropped: int = 0  # replies to pushes that were too stale to be applied
     refusals: Counter[str] = field(default_factory=Counter)  # by error code
 
-    def reply(self, reply: Reply) -> None:
+    def count_reply(self, reply: Reply) -> None:
         self.replies += 1
         self.max_lag = max(self.max_lag, reply.lag)
         if reply.dropped:

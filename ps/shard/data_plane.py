@@ -27,7 +27,7 @@ from leash.ps.errors import (
 )
 from leash.ps.options.commands import ServerOptions
 from leash.ps.policy import Rule
-from leash.ps.shard.mapped_segments import Attachment, Source, memory_of, source_in_frame
+from leash.ps.shard.mapped_segments import Attachment, GradientSource, memory_of, source_in_frame
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel
@@ -85,7 +85,7 @@ class DataPlane:
 
     # Membership, told by the coordinator.
 
-    def serve(self, layout: Layout) -> None:
+    def make_model(self, layout: Layout) -> None:
         """Makes this shard's part of a model of that layout, instead of the one it has.
 
         Raises:
@@ -165,7 +165,7 @@ class DataPlane:
             check_payload_count(message, len(payloads))
         except Exception as error:
             refusal = self._metrics.refusal(error)
-            self._metrics.refused(refusal)
+            self._metrics.count_refusal(refusal)
             self._send(route, error_message(refusal), None)
         else:
             self.handle(route, message, payloads[0] if payloads else None)
@@ -243,7 +243,12 @@ class DataPlane:
         return [model.chunk(index) for index in _run(msg)]
 
     def _push_or_refuse(
-        self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
+        self,
+        model: ServedModel,
+        route: bytes,
+        msg: PushPull | Push,
+        chunk: int,
+        source: GradientSource,
     ) -> None:
         try:
             self._push(model, route, msg, chunk, source)
@@ -251,7 +256,12 @@ class DataPlane:
             self._replies.refuse(route, msg, self._metrics.refusal(error), chunk)
 
     def _push(
-        self, model: ServedModel, route: bytes, msg: PushPull | Push, chunk: int, source: Source
+        self,
+        model: ServedModel,
+        route: bytes,
+        msg: PushPull | Push,
+        chunk: int,
+        source: GradientSource,
     ) -> None:
         self._require_answered(msg, chunk)
         self._metrics.own.bytes_pushed += source.memory.nbytes
@@ -297,9 +307,9 @@ class DataPlane:
         msg, chunk = asked.request, asked.chunk
         self._require_taken(result.outcome, msg, chunk, result.clock)
         if asked.again:
-            self._metrics.duplicate(msg.worker, chunk, msg.step)
+            self._metrics.count_duplicate(msg.worker, chunk, msg.step)
         else:
-            self._metrics.push(msg.worker, chunk, msg.step, msg.samples)
+            self._metrics.count_push(msg.worker, chunk, msg.step, msg.samples)
         self._replies.answer(result.replies, asked)
         if result.nonfinite_index is not None:
             self._on_nonfinite(model, msg, chunk, result.nonfinite_index)
@@ -308,7 +318,7 @@ class DataPlane:
         self, model: ServedModel, msg: PushPull | Push, chunk: int, index: int
     ) -> None:
         slot = model.layout.slot_at(model.chunk(chunk), index)
-        self._metrics.nonfinite(msg.worker, chunk, msg.step, slot.name)
+        self._metrics.count_nonfinite(msg.worker, chunk, msg.step, slot.name)
         if self._options.nonfinite == "raise":
             self._replies.drop((chunk, msg.worker))
             error = NonfiniteError(

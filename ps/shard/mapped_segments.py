@@ -19,7 +19,7 @@ RAW: Final = "raw"  # the core's name for f32 and f64
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class GradientSource:
     """Where a chunk's gradient lies, and where its parameters go."""
 
     memory: memoryview  # the gradient, as its codec wrote it
@@ -77,15 +77,15 @@ class Attachment:
                 raise PayloadSizeError(f"chunk {chunk.index}: {codec.name} lies in the slab; "
                                        f"expected nbytes 0, got {push.nbytes}")  # fmt: skip
 
-    def source(self, chunk: Chunk, push: PushPull) -> Source:
+    def source(self, chunk: Chunk, push: PushPull) -> GradientSource:
         """The gradient of a chunk. REQUIRES: `check` has passed it."""
         codec = codec_for(push.codec, chunk)
         values = self.region(chunk, chunk, push.slab)
         if codec.core == RAW:
-            return Source(values, RAW, None, None, chunk.dtype)
+            return GradientSource(values, RAW, None, None, chunk.dtype)
         at = self._map.outbox(chunk.index, chunk.start)
         encoded = self._memory[at : at + push.nbytes]
-        return Source(encoded, codec.core, values, None, chunk.dtype)
+        return GradientSource(encoded, codec.core, values, None, chunk.dtype)
 
     def region(self, first: Chunk, last: Chunk, slab: int) -> memoryview:
         """The places of neighbours in a slab, from the first byte of one to the last of another."""
@@ -93,7 +93,7 @@ class Attachment:
         return self._memory[start + first.start : start + last.stop]
 
 
-def source_in_frame(push: PushPull | Push, chunk: Chunk, payload: Payload) -> Source:
+def source_in_frame(push: PushPull | Push, chunk: Chunk, payload: Payload) -> GradientSource:
     """A gradient that came with its message: parameters that fit go back in its frame.
 
     Raises:
@@ -103,9 +103,9 @@ def source_in_frame(push: PushPull | Push, chunk: Chunk, payload: Payload) -> So
         raise HeaderError("push_pull: expected no chunks, slab and nbytes beside a payload")
     codec, memory = codec_for(push.codec, chunk), memory_of(payload)
     if codec.reply == codec.name or isinstance(push, Push):
-        return Source(memory, codec.core, None, payload, codec.reply)
+        return GradientSource(memory, codec.core, None, payload, codec.reply)
     answer = np.empty(chunk.nbytes, np.uint8).data
-    return Source(memory, codec.core, answer, answer, codec.reply)
+    return GradientSource(memory, codec.core, answer, answer, codec.reply)
 
 
 def memory_of(payload: Payload) -> memoryview:

@@ -17,7 +17,7 @@ from leash.ps.shard.members import Members
 from leash.ps.wire.messages import Report
 from leash.ps.words import DONE, EVICTED, LIVE
 
-LOG: Final = logging.getLogger("leash.server")
+LOG: Final = logging.getLogger(__name__)
 
 RATE_SPAN_S: Final = 2.0  # samples/s of the live table: over about so many seconds
 TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this often
@@ -106,13 +106,13 @@ class Metrics:
         for counts in self.workers.values():
             counts.mark_s = self._started_s
         self._events.write(
-            "started", **self._rule.told(), workers=workers, step_events=self._step_events
+            "started", **self._rule.settings(), workers=workers, step_events=self._step_events
         )
 
     def set_rule(self, rule: Rule) -> None:
         """From now on the run goes by this one."""
         self._rule = rule
-        self._events.write("policy_changed", **rule.told())
+        self._events.write("policy_changed", **rule.settings())
         self._events.flush()
 
     def end(self) -> None:
@@ -132,7 +132,7 @@ class Metrics:
         self.evictions += worker > 0 and reason == EVICTED
         self._events.write("left", worker=worker, incarnation=incarnation, reason=reason)
 
-    def push(self, worker: int, chunk: int, step: int, samples: int) -> None:
+    def count_push(self, worker: int, chunk: int, step: int, samples: int) -> None:
         """A chunk was counted. Chunk 0 is the last of a step."""
         if chunk == 0:
             counts = self.workers[worker]
@@ -142,9 +142,9 @@ class Metrics:
             if self._records(step):
                 self._events.write("push", worker=worker, step=step)
 
-    def reply(self, reply: Reply) -> None:
+    def count_reply(self, reply: Reply) -> None:
         """A push was answered."""
-        self.own.reply(reply)
+        self.own.count_reply(reply)
         if reply.chunk == 0:
             counts = self.workers[reply.worker]
             counts.lag = reply.lag
@@ -157,15 +157,15 @@ class Metrics:
                     staleness=reply.staleness, **dropped,
                 )  # fmt: skip
 
-    def duplicate(self, worker: int, chunk: int, step: int) -> None:
+    def count_duplicate(self, worker: int, chunk: int, step: int) -> None:
         self.own.duplicates += 1
         self._events.write("duplicate", worker=worker, chunk=chunk, step=step)
 
-    def nonfinite(self, worker: int, chunk: int, step: int, slot: str) -> None:
+    def count_nonfinite(self, worker: int, chunk: int, step: int, slot: str) -> None:
         self.own.nonfinite_chunks += 1
         self._events.write("nonfinite", worker=worker, chunk=chunk, step=step, slot=slot)
 
-    def refused(self, error: ProtocolError) -> None:
+    def count_refusal(self, error: ProtocolError) -> None:
         if error.code not in NO_REFUSALS:
             self.own.refusals[error.code] += 1
 
@@ -173,7 +173,7 @@ class Metrics:
         """What a peer is told whose message led to this error.
 
         One that is no ProtocolError is a defect of ours. It is logged, once for each place in the
-        code; whoever sends the answer counts it with `refused`, under the code `protocol`.
+        code; whoever sends the answer counts it with `count_refusal`, under the code `protocol`.
         """
         if isinstance(error, ProtocolError):
             return error

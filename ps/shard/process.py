@@ -18,12 +18,13 @@ from typing import Any, Final
 import msgpack
 import zmq
 
+from leash._log import show_errors
 from leash.ps import interrupt
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.commands import ServerOptions
-from leash.ps.policy import rule_from_fields
+from leash.ps.policy import rule_from_message
 from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_plane import DataPlane
 from leash.ps.shard.members import Members
@@ -33,7 +34,7 @@ from leash.ps.shard.router import DataRouter
 from leash.ps.wire.frames import TO_SHARD
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import Message
-from leash.ps.wire.shard_link import Link, LinkClosedError
+from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload
 from leash.ps.wire.shard_messages import (
     PARAMETERS,
     USAGE,
@@ -60,14 +61,13 @@ from leash.ps.wire.shard_messages import (
     Unreading,
 )
 
-TOLD: Final = ("duplicate", "nonfinite")  # what the coordinator does not see itself
+FORWARDED_EVENTS: Final = ("duplicate", "nonfinite")  # what the coordinator does not see itself
 UNANSWERED: Final = (Leave, Stop, Release)  # what the coordinator tells, and does not ask
 COUNTS_S: Final = 0.25  # between two counts, which are also the signs of life
 MAX_HEARD: Final = 256
-LINGER_MS: Final = 200  # for the last answers
+LAST_ANSWERS_MS: Final = 200  # for the last answers
 
-Payload = bytearray | None
-Answer = tuple[Message, Payload] | None
+LinkAnswer = tuple[Message, ReceivedPayload] | None
 
 
 class LinkedEvents(EventLog):
@@ -78,7 +78,7 @@ class LinkedEvents(EventLog):
         self._link: Final = link
 
     def write(self, event: str, **details: Any) -> None:
-        if event in TOLD:
+        if event in FORWARDED_EVENTS:
             with suppress(LinkClosedError):  # the loop reads the end of the link itself
                 self._link.send(Happened(event), msgpack.packb(details))
 
@@ -100,10 +100,10 @@ class ShardServer:
             options, rule, self._members, self._metrics, self._router.send, begin.shard
         )
         self._held = False  # what workers send stays in its queues
-        self._told_initialized = False
+        self._reported_initialized = False
         self._counted_s = 0.0  # when the coordinator was last told of the counts
         self._signal = 0
-        self._handlers: Final[dict[type[Message], Callable[[Any, Payload], Answer]]] = {
+        self._handlers: Final[dict[type[Message], Callable[[Any, ReceivedPayload], LinkAnswer]]] = {
             Serve: self._on_serve,
             Reserve: self._on_reserve,
             Join: self._on_join,
@@ -144,7 +144,7 @@ class ShardServer:
         except LinkClosedError:
             return  # the coordinator has ended, in whatever way
         finally:
-            self._context.destroy(linger=LINGER_MS)
+            self._context.destroy(linger=LAST_ANSWERS_MS)
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
         self._signal = number  # the loop tells the coordinator, which ends the run in order
@@ -158,26 +158,26 @@ class ShardServer:
         except Exception as error:
             refusal = self._metrics.refusal(error)
             if isinstance(message, UNANSWERED):
-                self._metrics.refused(refusal)
+                self._metrics.count_refusal(refusal)
                 return
             answer = Failed(refusal.code, str(refusal)[:512]), None  # counted by who asked
         if answer is not None:
             self._link.send(*answer)
 
-    def _on_serve(self, _: Serve, payload: Payload) -> Answer:
-        self._data.serve(Layout.unpack(bytes(payload or b"")))
+    def _on_serve(self, _: Serve, payload: ReceivedPayload) -> LinkAnswer:
+        self._data.make_model(Layout.unpack(bytes(payload or b"")))
         return Done(0), None
 
-    def _on_reserve(self, _: Reserve, __: Payload) -> Answer:
+    def _on_reserve(self, _: Reserve, __: ReceivedPayload) -> LinkAnswer:
         return Done(self._data.reserve()), None
 
-    def _on_join(self, msg: Join, _: Payload) -> Answer:
+    def _on_join(self, msg: Join, _: ReceivedPayload) -> LinkAnswer:
         self._members.admit(msg.worker, msg.incarnation, msg.name)
         if msg.worker:
             self._data.join(msg.worker, msg.first_step)
         return Done(0), None
 
-    def _on_leave(self, msg: Leave, _: Payload) -> Answer:
+    def _on_leave(self, msg: Leave, _: ReceivedPayload) -> LinkAnswer:
         member = self._members.find(msg.worker, msg.incarnation)
         if member is None:
             return None  # its hello was broken off: another shard is lost
@@ -186,31 +186,31 @@ class ShardServer:
             self._data.leave(msg.worker)
         return None
 
-    def _on_start(self, _: Start, __: Payload) -> Answer:
+    def _on_start(self, _: Start, __: ReceivedPayload) -> LinkAnswer:
         self._metrics.start([])
         return Done(0), None
 
-    def _on_set_rule(self, msg: SetRule, _: Payload) -> Answer:
+    def _on_set_rule(self, msg: SetRule, _: ReceivedPayload) -> LinkAnswer:
         self._data.set_rule(
-            rule_from_fields(
+            rule_from_message(
                 msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
             )
         )
         return Done(0), None
 
-    def _on_stop(self, msg: Stop, _: Payload) -> Answer:
+    def _on_stop(self, msg: Stop, _: ReceivedPayload) -> LinkAnswer:
         self._data.stop(msg.reason)
         return None
 
-    def _on_hold(self, _: Hold, __: Payload) -> Answer:
+    def _on_hold(self, _: Hold, __: ReceivedPayload) -> LinkAnswer:
         self._held = True
         return Done(0), None
 
-    def _on_release(self, _: Release, __: Payload) -> Answer:
+    def _on_release(self, _: Release, __: ReceivedPayload) -> LinkAnswer:
         self._held = False
         return None
 
-    def _on_fetch(self, msg: Fetch, _: Payload) -> Answer:
+    def _on_fetch(self, msg: Fetch, _: ReceivedPayload) -> LinkAnswer:
         model = self._require_model()
         out = bytearray(model.chunk(msg.chunk).nbytes)
         if msg.state == PARAMETERS:
@@ -218,10 +218,10 @@ class ShardServer:
         model.shard.state(msg.chunk, msg.state, out)
         return Done(0), out
 
-    def _on_has(self, msg: Has, _: Payload) -> Answer:
+    def _on_has(self, msg: Has, _: ReceivedPayload) -> LinkAnswer:
         return Done(int(self._require_model().shard.has_state(msg.chunk))), None
 
-    def _on_load(self, msg: Load, payload: Payload) -> Answer:
+    def _on_load(self, msg: Load, payload: ReceivedPayload) -> LinkAnswer:
         shard = self._require_model().shard
         assert payload is not None
         if msg.state == PARAMETERS:
@@ -229,11 +229,11 @@ class ShardServer:
         shard.load_state(msg.chunk, msg.state, payload)
         return Done(1), None
 
-    def _on_set_version(self, msg: SetVersion, _: Payload) -> Answer:
+    def _on_set_version(self, msg: SetVersion, _: ReceivedPayload) -> LinkAnswer:
         self._require_model().shard.set_version(msg.chunk, msg.version)
         return Done(0), None
 
-    def _on_count_up(self, _: CountUp, __: Payload) -> Answer:
+    def _on_count_up(self, _: CountUp, __: ReceivedPayload) -> LinkAnswer:
         self._tell_counts()
         return Done(0), None
 
@@ -247,17 +247,17 @@ class ShardServer:
             self._signal = 0
         now_s = time.monotonic()
         # Whoever begins a run waits until all chunks have their values.
-        is_news = not self._told_initialized and self._data.initialized
+        is_news = not self._reported_initialized and self._data.initialized
         if is_news or now_s - self._counted_s >= COUNTS_S:
             self._tell_counts()
 
     def _tell_counts(self) -> None:
         counts = self._metrics.own
         heard = self._members.heard_since(self._counted_s)
-        self._told_initialized, self._counted_s = self._data.initialized, time.monotonic()
+        self._reported_initialized, self._counted_s = self._data.initialized, time.monotonic()
         self._link.send(
             Counts(
-                self._told_initialized, self._data.parked, counts.replies, counts.staleness_sum,
+                self._reported_initialized, self._data.parked, counts.replies, counts.staleness_sum,
                 counts.max_staleness, counts.max_lag, counts.duplicates, counts.nonfinite_chunks,
                 counts.bytes_pushed, counts.bytes_answered, counts.dropped,
                 dict(counts.refusals), heard[:MAX_HEARD],
@@ -289,8 +289,9 @@ def settings_of(options: ServerOptions) -> bytes:
     return packed
 
 
-def main(fd: int) -> int:
+def serve_shard(fd: int) -> int:
     """Serves one shard over the link that was inherited as `fd`; returns the exit status."""
+    show_errors("leash.ps.shard")
     keep_freed_memory()  # if malloc refuses, the coordinator has said it
     # Until the loop runs, the end of the link is the one thing that ends this process.
     interrupt.ignore_signals()
@@ -310,4 +311,4 @@ def main(fd: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(serve_shard(int(sys.argv[1])))

@@ -12,7 +12,7 @@ from leash.ps.wire.messages import Message, Ok, Params, Push, PushPull
 from leash.ps.wire.sockets import Payload
 
 Send: TypeAlias = Callable[[bytes, Message, Payload], None]
-Key: TypeAlias = tuple[int, int]  # chunk and worker
+ChunkAndWorker: TypeAlias = tuple[int, int]  # chunk and worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +34,17 @@ class Replies:
     def __init__(self, metrics: Metrics, send: Send) -> None:
         self._metrics: Final = metrics
         self._send: Final = send
-        self._parked: dict[Key, Parked] = {}
+        self._parked: dict[ChunkAndWorker, Parked] = {}
         self._unsent: list[tuple[bytes, Params]] = []  # from segments, yet to be joined
 
     def __len__(self) -> int:
         return len(self._parked)
 
-    def waiting(self, key: Key) -> Parked | None:
+    def waiting(self, key: ChunkAndWorker) -> Parked | None:
         """The request of a worker, for a chunk, that waits."""
         return self._parked.get(key)
 
-    def drop(self, key: Key) -> None:
+    def drop(self, key: ChunkAndWorker) -> None:
         """This request gets another answer."""
         del self._parked[key]
 
@@ -80,7 +80,7 @@ class Replies:
             self._send(route, params, None)
 
     def refuse(self, route: bytes, msg: Message, error: ProtocolError, chunk: int) -> None:
-        self._metrics.refused(error)
+        self._metrics.count_refusal(error)
         worker, step = (getattr(msg, name, 0) for name in ("worker", "step"))
         self._send(route, error_message(error, worker, step, chunk), None)
 
@@ -97,7 +97,7 @@ class Replies:
 
     def _send_reply(self, reply: Reply, parked: Parked, *, is_counted: bool) -> None:
         if is_counted:
-            self._metrics.reply(reply)
+            self._metrics.count_reply(reply)
         if isinstance(parked.request, Push):
             self._send(parked.route, Ok(reply.worker, reply.step, reply.chunk, True), None)
             return

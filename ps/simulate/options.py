@@ -32,7 +32,7 @@ NUMBERS_OF: Final[dict[str, tuple[str, ...]]] = {
     "backup": ("backup_workers",),
     "drop": ("max_staleness",),
 }
-PICTURES: Final = (".svg", ".png", ".pdf")
+PLOT_SUFFIXES: Final = (".svg", ".png", ".pdf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +138,10 @@ class ComparisonGroup(Options):
     def check(self) -> None:
         super().check()
         parse_compare(self.compare or DEFAULT_COMPARE)
-        if self.plot is not None and Path(self.plot).suffix not in PICTURES:
-            raise UsageError(f"--plot {self.plot}: give a name that ends in {', '.join(PICTURES)}")
+        if self.plot is not None and Path(self.plot).suffix not in PLOT_SUFFIXES:
+            raise UsageError(
+                f"--plot {self.plot}: give a name that ends in {', '.join(PLOT_SUFFIXES)}"
+            )
 
 
 def choose_rules(compare: str | None, policy: str | None, rule: Rule | None) -> list[Rule]:

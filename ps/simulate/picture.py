@@ -19,7 +19,7 @@ from leash.ps.simulate.prediction import Prediction
 from leash.ps.simulate.simulation import Step
 from leash.ps.words import percent
 
-PALE_ORANGE, GREY = "#f3c96b", "#666666"
+PALE_ORANGE, TEXT_GREY = "#f3c96b", "#666666"
 WITHOUT_GRID: Final[Any] = {**STYLE, "axes.grid": False}
 SHOWN_MEDIANS: Final = 14  # a timeline is about so many steps long
 
@@ -76,6 +76,6 @@ def _draw_speed(axes: Axes, prediction: Prediction) -> None:
     axes.barh([0], [speed], height=0.5, color=BLUE)
     axes.text(speed, 0, f" {speed:.1f}", va="center")
     waiting = percent(prediction.outcome.wait_fraction)
-    axes.text(0, 0.42, f"{waiting} of the time waiting", fontsize=7.5, va="center", color=GREY)
+    axes.text(0, 0.42, f"{waiting} of the time waiting", fontsize=7.5, va="center", color=TEXT_GREY)
     axes.set_ylim(0.7, -0.7)
     axes.set_yticks([])

@@ -8,7 +8,14 @@ from leash.ps.errors import LeashError
 from leash.ps.policy import BSP, Rule
 from leash.ps.simulate.options import SimulateOptions
 from leash.ps.simulate.reply_gate import Gate
-from leash.ps.simulate.simulation import FixedShares, Outcome, SharedWork, Simulation, Step, Work
+from leash.ps.simulate.simulation import (
+    FixedShares,
+    SharedWork,
+    Simulation,
+    SimulationTotals,
+    Step,
+    Work,
+)
 
 SHOWN_WORKERS: Final = 10  # in a picture
 
@@ -21,7 +28,7 @@ class Prediction:
     """A run that was simulated."""
 
     rule: Rule
-    outcome: Outcome
+    outcome: SimulationTotals
     epochs: int | None  # None: the run was not measured in epochs
     first_steps: list[Step]  # of the first workers, for a picture
 

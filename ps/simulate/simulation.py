@@ -23,7 +23,7 @@ import numpy as np
 from leash.ps.options.base import DEFAULT_SEED
 from leash.ps.simulate.cluster import Cluster
 from leash.ps.simulate.reply_gate import Gate
-from leash.ps.simulate.worker_times import Machine
+from leash.ps.simulate.worker_times import WorkerTimes
 
 PROGRESS_STEPS: Final = 5000  # between two reports of progress
 
@@ -81,7 +81,7 @@ class Step:
 @dataclass(slots=True)
 class _Worker:
     rank: int
-    machine: Machine
+    times: WorkerTimes
     life: int = 0  # events of an earlier one mean nothing
     is_alive: bool = False
     is_member: bool = False  # the others wait for it
@@ -95,7 +95,7 @@ class _Worker:
 
 
 @dataclass(slots=True)
-class Outcome:
+class SimulationTotals:
     """What a simulated run came to."""
 
     seconds: float = 0.0
@@ -144,16 +144,16 @@ class Simulation:
         # Kept for the length of a chunk of the model: it is worked on while the next one arrives.
         self._service_s: Final = max(cluster.server_s, cluster.transfer_s)
         self._workers: Final = {
-            rank: _Worker(rank, Machine(cluster, rank, seed))
+            rank: _Worker(rank, WorkerTimes(cluster, rank, seed))
             for rank in range(1, cluster.workers + 1)
         }
         self._events: Final[list[Any]] = []  # (time, tie-breaker, what happens, to whom, in life)
         self._numbers: Final = count()
         self._inbound_free_s = 0.0  # the server's link, and its work on what came
         self._outbound_free_s = 0.0
-        self._outcome: Final = Outcome()
+        self._outcome: Final = SimulationTotals()
 
-    def run(self) -> Outcome:
+    def run(self) -> SimulationTotals:
         for worker in self._workers.values():
             self._join(worker)
         for worker in self._workers.values():
@@ -177,7 +177,7 @@ class Simulation:
         """A life begins."""
         worker.version = self._gate.version()
         if self._cluster.failures:
-            self._at(now_s + worker.machine.life_s(), self._fail, worker)
+            self._at(now_s + worker.times.life_s(), self._fail, worker)
         self._begin(worker, now_s)
 
     def _begin(self, worker: _Worker, now_s: float) -> None:
@@ -185,10 +185,10 @@ class Simulation:
         if not worker.batches:
             self._at(now_s, self._leave, worker)
             return
-        machine = worker.machine
+        times = worker.times
         worker.began_s = now_s
-        worker.pushed_s = pushed_s = now_s + machine.work_s(now_s, worker.batches)
-        self._at(pushed_s + machine.travel_s(pushed_s), self._arrive, worker)
+        worker.pushed_s = pushed_s = now_s + times.work_s(now_s, worker.batches)
+        self._at(pushed_s + times.travel_s(pushed_s), self._arrive, worker)
 
     def _arrive(self, worker: _Worker, now_s: float) -> None:
         self._inbound_free_s = now_s = max(now_s, self._inbound_free_s) + self._service_s
@@ -214,7 +214,7 @@ class Simulation:
             outcome.max_lag = max(outcome.max_lag, gate.lag(rank))
             self._outbound_free_s = max(now_s, self._outbound_free_s) + self._cluster.transfer_s
             left_s = self._outbound_free_s
-            self._answered(worker, left_s + worker.machine.travel_s(left_s))
+            self._answered(worker, left_s + worker.times.travel_s(left_s))
 
     def _answered(self, worker: _Worker, now_s: float) -> None:
         worker.busy_s += worker.pushed_s - worker.began_s
@@ -258,7 +258,7 @@ class Simulation:
             worker.is_member = False
             self._answer(self._gate.leave(worker.rank), now_s)
 
-    def _result(self) -> Outcome:
+    def _result(self) -> SimulationTotals:
         outcome, workers = self._outcome, self._workers.values()
         outcome.wait_fractions = [_share(w.waited_s, w.busy_s) for w in workers]
         outcome.wait_fraction = _share(

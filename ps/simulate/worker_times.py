@@ -8,8 +8,8 @@ from leash.ps.simulate.cluster import Cluster
 from leash.ps.slowness.delays import COMPUTING, FAILING, SLEEPING, TRAVELLING, Delays, seed_for
 
 
-class Machine:
-    """One worker's random numbers."""
+class WorkerTimes:
+    """The times of one worker, drawn one after the other from the seed."""
 
     def __init__(self, cluster: Cluster, rank: int, seed: int) -> None:
         place = rank - 1

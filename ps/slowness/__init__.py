@@ -1,4 +1,8 @@
 """Slowness made on purpose: what `--slow` means, who is how slow, and the draws from the seed.
 
-Workers and the simulator share it. Imports: nothing but ps itself.
+A worker is *slow*. Its *slowness* is what an option says of it, in the grammar of grammar.py; its
+*delays* are the numbers that delays.py draws from a slowness, one for each step. In a real worker a
+`Slowdown` (leash.worker.train.slowdown) sleeps for them; the simulator adds them to its clock.
+
+Imports: nothing but ps itself.
 """

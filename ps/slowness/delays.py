@@ -1,6 +1,6 @@
 """A worker's delays, drawn one after the other; grammar.py says what there is to draw.
 
-The laboratory's workers and the simulator use the same draws: what a run suffers is what is
+Slow workers and the simulator use the same draws: what a run suffers is what is
 predicted for its seed.
 """
 
@@ -22,7 +22,7 @@ _NOTHING: Final = Draw("constant", (0.0,))
 _BLOCK: Final = 64  # numbers drawn at a time: a single one costs nearly as much
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
-Source: TypeAlias = Callable[[float], float]  # seconds of the run so far ▸ seconds of delay
+DelayAt: TypeAlias = Callable[[float], float]  # seconds of the run so far ▸ seconds of delay
 
 
 class Delays:
@@ -35,27 +35,27 @@ class Delays:
             if term.amount != _NOTHING
         ]
         # Seconds that the step is delayed which begins so many seconds after the run began.
-        self.next: Final[Source] = _sum_of(sources)
+        self.next: Final[DelayAt] = _sum_of(sources)
 
 
 def seed_for(seed: int, rank: int, use: int, number: int = 0) -> np.random.SeedSequence:
     return np.random.SeedSequence([_DELAYS, seed, rank, use, number])
 
 
-def _sum_of(sources: list[Source]) -> Source:
+def _sum_of(sources: list[DelayAt]) -> DelayAt:
     if len(sources) < 2:
         return sources[0] if sources else lambda _: 0.0
     return lambda at_s: sum([source(at_s) for source in sources], 0.0)
 
 
-def _source(term: Term, seed: np.random.SeedSequence) -> Source:
+def _source(term: Term, seed: np.random.SeedSequence) -> DelayAt:
     source = _always(term.amount, term.from_s, seed)
     if (term.from_s, term.until_s) == (0.0, math.inf):
         return source
     return lambda at_s: source(at_s) if term.from_s <= at_s < term.until_s else 0.0
 
 
-def _always(amount: Draw | Pause, from_s: float, seed: np.random.SeedSequence) -> Source:
+def _always(amount: Draw | Pause, from_s: float, seed: np.random.SeedSequence) -> DelayAt:
     if isinstance(amount, Pause):
         return _now_and_then(amount, from_s, _generator(seed))
     if amount.name == "constant":
@@ -68,11 +68,11 @@ def _generator(seed: np.random.SeedSequence) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
 
-def _constant(delay_s: float) -> Source:
+def _constant(delay_s: float) -> DelayAt:
     return lambda _: delay_s
 
 
-def _now_and_then(pause: Pause, from_s: float, generator: np.random.Generator) -> Source:
+def _now_and_then(pause: Pause, from_s: float, generator: np.random.Generator) -> DelayAt:
     # Were the first pauses of all workers at the same time, nobody would wait for anybody.
     due_s = from_s + generator.uniform(0.0, pause.every_s)
 

@@ -25,7 +25,7 @@ from typing import Final
 
 from leash.ps.errors import UsageError
 
-EXAMPLES: Final = (
+SLOWNESS_EXAMPLES: Final = (
     "0.2, exp:0.2, pareto:2,0.1, normal:0.3,0.05, uniform:0.1,0.3, pause:every=30,for=5, "
     "0.2+pause:chance=0.02,for=5 or 0.2@..60+0.8@60.."
 )
@@ -110,7 +110,9 @@ def _amount(text: str) -> Draw | Pause:
         return _pause(text, rest)
     if name not in DISTRIBUTIONS:
         known = ", ".join([*DISTRIBUTIONS, "pause"])
-        raise UsageError(f"{text}: no such slowness; there are {known}, such as {EXAMPLES}")
+        raise UsageError(
+            f"{text}: no such slowness; there are {known}, such as {SLOWNESS_EXAMPLES}"
+        )
     form = DISTRIBUTIONS[name]
     numbers = rest.split(",")
     if len(numbers) != len(form.parameters):
@@ -139,7 +141,7 @@ def _seconds(number: str, text: str) -> float:
     try:
         value = float(number)
     except ValueError:
-        raise UsageError(f"{text}: expected numbers, such as {EXAMPLES}") from None
+        raise UsageError(f"{text}: expected numbers, such as {SLOWNESS_EXAMPLES}") from None
     if not (math.isfinite(value) and value >= 0):
         raise UsageError(f"{text}: give seconds, 0 or more")
     return value

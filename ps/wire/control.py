@@ -16,7 +16,7 @@ from leash.ps.wire.sockets import CONTROL_MAX_NBYTES, CONTROL_QUEUE, make_dealer
 DEFAULT_TIMEOUT_S: Final = 5.0
 WAIT_SLICE_S: Final = 0.5  # how often somebody who waits for a server hears of it
 
-Answer = TypeVar("Answer", bound=Message)
+AnswerT = TypeVar("AnswerT", bound=Message)
 
 
 class ControlChannel:
@@ -42,10 +42,10 @@ class ControlChannel:
     def request(
         self,
         message: Message,
-        expected: type[Answer],
+        expected: type[AnswerT],
         payload: bytes | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-    ) -> tuple[Answer, bytes | None]:
+    ) -> tuple[AnswerT, bytes | None]:
         """Sends a message and waits for its answer; returns the answer and its payload.
 
         Raises:

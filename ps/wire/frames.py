@@ -43,8 +43,8 @@ _LIMITS: Final = {
     "max_ext_len": 0,
 }  # fmt: skip
 
-M = TypeVar("M", bound=Message)
-Check = Callable[[Any], bool]
+MessageT = TypeVar("MessageT", bound=Message)
+FieldCheck = Callable[[Any], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,13 @@ class _Codec:
     name_set: frozenset[str]
     required: frozenset[str]
     defaults: Mapping[str, Any]  # of the fields that may be left out
-    checks: Mapping[str, tuple[Check, str]]  # by field: the test, and what was expected in words
+    checks: Mapping[
+        str, tuple[FieldCheck, str]
+    ]  # by field: the test, and what was expected in words
     values: Callable[[Message], tuple[Any, ...]]
 
 
-def _check_for(hint: Any) -> tuple[Check, str]:
+def _check_for(hint: Any) -> tuple[FieldCheck, str]:
     """The test for one annotation, and its meaning in words."""
     base = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     span = hint.__metadata__[0] if hasattr(hint, "__metadata__") else Within(0, U63_MAX)
@@ -184,7 +186,7 @@ def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:
     return cls(**fields_by_name)
 
 
-def decode_as(cls: type[M], header: bytes) -> M:
+def decode_as(cls: type[MessageT], header: bytes) -> MessageT:
     """The message of a header that must be of type `cls`; an `error` from the peer is raised."""
     message = decode(header, {cls.verb: cls, Error.verb: Error})
     if isinstance(message, Error):

@@ -14,13 +14,16 @@ import select
 import socket
 import struct
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 from leash.ps.errors import LeashError
 from leash.ps.wire.frames import check_payload_count, decode, encode
 from leash.ps.wire.messages import Message
 
 PREFIX: Final = struct.Struct("<IQ")
+
+SentPayload: TypeAlias = bytes | bytearray | memoryview | None
+ReceivedPayload: TypeAlias = bytearray | None
 
 
 class LinkClosedError(LeashError):
@@ -51,7 +54,7 @@ class Link:
     def fd(self) -> int:
         return self._end.fileno()
 
-    def send(self, message: Message, payload: bytes | bytearray | memoryview | None = None) -> None:
+    def send(self, message: Message, payload: SentPayload = None) -> None:
         """Waits while the other end has much to read. Raises LinkClosedError."""
         header = encode(message)
         nbytes = memoryview(payload).nbytes if payload is not None else 0
@@ -66,7 +69,7 @@ class Link:
         """Is there a message to receive, or the end?"""
         return bool(self._poll.poll(max(0.0, timeout_s) * 1000))
 
-    def receive(self) -> tuple[Message, bytearray | None]:
+    def receive(self) -> tuple[Message, ReceivedPayload]:
         """The next message and its payload. Raises LinkClosedError, also at the end."""
         header_nbytes, payload_nbytes = PREFIX.unpack(self._read(PREFIX.size))
         message = decode(bytes(self._read(header_nbytes)), self._expected)

@@ -9,7 +9,7 @@ import zmq
 from leash.ps.errors import LeashError, ShardLostError
 from leash.ps.options.addresses import parse_learners
 from leash.ps.options.commands import ServerOptions
-from leash.ps.policy import Rule, rule_from_fields
+from leash.ps.policy import Rule, rule_from_message
 from leash.ps.runs.events import EventLog
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.shards import Shards
@@ -108,7 +108,7 @@ class FarShard:
             raise failure
         match message:
             case Serve():
-                self.plane.serve(Layout.unpack(payload or b""))
+                self.plane.make_model(Layout.unpack(payload or b""))
             case Reserve():
                 return self.plane.reserve()
             case Join():
@@ -125,7 +125,7 @@ class FarShard:
                 self.metrics.start([])
             case SetRule(policy, staleness, staleness_max, backup_workers, bound_unit):
                 self.plane.set_rule(
-                    rule_from_fields(policy, staleness, staleness_max, backup_workers, bound_unit)
+                    rule_from_message(policy, staleness, staleness_max, backup_workers, bound_unit)
                 )
             case Stop():
                 self.plane.stop(message.reason)

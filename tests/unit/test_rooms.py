@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "ps.runs": {"ps", "ps.wire"},
     "ps.shard": {"ps", "ps.options", "ps.runs", "ps.wire"},
     "ps.server": {"ps", "ps.options", "ps.runs", "ps.shard", "ps.wire"},
-    "ps.report.analysis": {"ps", "ps.options"},
+    "ps.report.analysis": {"ps", "ps.options", "ps.runs"},
     "ps.report.pictures": {"ps", "ps.report.analysis"},
     "ps.report": {"ps", "ps.options", "ps.report.analysis", "ps.report.pictures", "ps.runs"},
     "ps.simulate": {"ps", "ps.options", "ps.report.pictures", "ps.slowness"},

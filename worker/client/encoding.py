@@ -15,7 +15,7 @@ from leash.ps.wire.layout import Chunk
 from leash.ps.wire.limits import check_encoding
 from leash.worker.client.memory import Slab, SlabMemory
 
-RAW: Final = ("f32", "f64")
+UNCODED: Final = ("f32", "f64")
 WITH_FEEDBACK: Final = ("int8", "topk")
 
 
@@ -82,7 +82,7 @@ class Encoder:
             The payload: a view of `gradients` if the chunk travels raw, otherwise of the outbox.
         """
         codec, values = self.codec_of(chunk), gradients[chunk.start : chunk.stop]
-        if codec in RAW:
+        if codec in UNCODED:
             return values
         out = self._memory.outbox(chunk.index, chunk.start, CODECS[codec].max_nbytes(chunk.values))
         if codec == "int8":
@@ -121,7 +121,7 @@ def decode_params(codec: str, payload: Slab, values: Slab) -> None:
     Raises:
         ValueError: the payload has another size than these numbers in this codec.
     """
-    if codec in RAW:
+    if codec in UNCODED:
         values[:] = payload
     else:
         core.codecs.decode(codec, payload.data, _f32(values))

@@ -19,7 +19,7 @@ from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.layout import Chunk
 from leash.ps.wire.messages import Attach, Attached, Params, PushPull
 from leash.worker.client.channel import Answer, Request
-from leash.worker.client.encoding import RAW, Encoder, decode_params
+from leash.worker.client.encoding import UNCODED, Encoder, decode_params
 from leash.worker.client.exchange import Exchange
 from leash.worker.client.memory import Slab, SlabMemory
 
@@ -151,13 +151,13 @@ class SegmentTransport:
     def _continues(self, first: int, chunk: int, length: int) -> bool:
         codec = self._encoder.codec_of(self._chunks[first])
         same = self._encoder.codec_of(self._chunks[chunk]) == codec
-        return same and codec in RAW and length < RUN_CHUNKS
+        return same and codec in UNCODED and length < RUN_CHUNKS
 
     def _push(self, step: Step, index: int, run: range) -> PushPull:
         chunk = self._chunks[run[0]]
         codec = self._encoder.codec_of(chunk)
         nbytes = 0
-        if codec not in RAW:
+        if codec not in UNCODED:
             slab = self._memory.slabs[index]
             nbytes = len(self._encoder.payload(chunk, slab, step.number))
         return PushPull(

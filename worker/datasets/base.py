@@ -15,6 +15,7 @@ from leash.ps.errors import UsageError
 Positions = npt.NDArray[np.int64]  # each the place of a sample in the training split, from 0
 Batch = tuple[Tensor, Tensor]  # (samples, labels or targets), of equal length
 
+TEST_FRACTION: Final = 0.2  # of the samples, where a data set has no test split of its own
 DEFAULT_IMAGE_SIZE: Final = 64
 DEFAULT_SYNTHETIC_SHAPE: Final = (3, 32, 32)
 DEFAULT_SYNTHETIC_CLASSES: Final = 10

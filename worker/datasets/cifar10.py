@@ -28,7 +28,7 @@ from leash.worker.datasets.files import data_dir, downloading, not_found, readin
 from leash.worker.datasets.memory import (
     InMemoryDataset,
     PixelScale,
-    Samples,
+    StoredSamples,
     rows_by_position,
     training_samples,
 )
@@ -46,7 +46,7 @@ CLASSES: Final = (
     "ship",
     "truck",
 )  # index = label
-SCALE: Final = PixelScale(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+CIFAR10_SCALE: Final = PixelScale(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 
 BATCHES_DIR: Final = "cifar-10-batches-py"
 TAR_NAME: Final = "cifar10-images.tar"
@@ -82,9 +82,9 @@ def _load_batches(folder: Path, options: DatasetOptions) -> Dataset:
         with downloading("cifar10", folder):
             import_torchvision().datasets.CIFAR10(root=folder, download=True)
     if options.train:
-        train = training_samples(*_read_batches(folder, train=True), options, SCALE)
+        train = training_samples(*_read_batches(folder, train=True), options, CIFAR10_SCALE)
     if options.test:
-        test = Samples(*_read_batches(folder, train=False), SCALE)
+        test = StoredSamples(*_read_batches(folder, train=False), CIFAR10_SCALE)
     return _dataset(train, test)
 
 
@@ -97,12 +97,12 @@ def _read_batches(folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
     return pixels, torch.tensor(split.targets)
 
 
-def _dataset(train: Samples | None, test: Samples | None) -> Dataset:
+def _dataset(train: StoredSamples | None, test: StoredSamples | None) -> Dataset:
     return InMemoryDataset("cifar10", train, test, sample_shape=(3, 32, 32), classes=len(CLASSES))
 
 
 @dataclass(frozen=True)
-class ImageFiles:
+class CifarFiles:
     """Image files in a folder or an archive, named ``SPLIT/CLASS/FILE``.
 
     Attributes:
@@ -117,7 +117,7 @@ class ImageFiles:
 
 
 @contextmanager
-def _open_tar(path: Path) -> Iterator[ImageFiles]:
+def _open_tar(path: Path) -> Iterator[CifarFiles]:
     with reading("cifar10", path), tarfile.open(path) as tar:
         members = {
             PurePosixPath(member.name): member for member in tar if member.isfile()
@@ -128,20 +128,20 @@ def _open_tar(path: Path) -> Iterator[ImageFiles]:
             assert stream is not None  # it is None for what is no file
             return stream
 
-        yield ImageFiles(path, list(members), open_member)
+        yield CifarFiles(path, list(members), open_member)
 
 
-def _list_folder(folder: Path) -> ImageFiles:
+def _list_folder(folder: Path) -> CifarFiles:
     with reading("cifar10", folder):
         names = [
             PurePosixPath(path.relative_to(folder).as_posix())
             for split in ("train", "test")
             for path in (folder / split).glob("*/*")
         ]
-    return ImageFiles(folder, names, lambda name: (folder / name).open("rb"))
+    return CifarFiles(folder, names, lambda name: (folder / name).open("rb"))
 
 
-def _load_files(files: ImageFiles, options: DatasetOptions) -> Dataset:
+def _load_files(files: CifarFiles, options: DatasetOptions) -> Dataset:
     train = test = None
     if options.train:
         names = _split_names(files, "train")
@@ -151,13 +151,13 @@ def _load_files(files: ImageFiles, options: DatasetOptions) -> Dataset:
             train = _decode_split(files, names[:size])
         else:
             part = _decode_split(files, [names[position] for position in kept])
-            train = Samples(part.x, part.y, SCALE, rows_by_position(kept, size))
+            train = StoredSamples(part.x, part.y, CIFAR10_SCALE, rows_by_position(kept, size))
     if options.test:
         test = _decode_split(files, _split_names(files, "test"))
     return _dataset(train, test)
 
 
-def _split_names(files: ImageFiles, split: str) -> list[PurePosixPath]:
+def _split_names(files: CifarFiles, split: str) -> list[PurePosixPath]:
     """Lists the images of a split; a name's place in the list is its position."""
     names = [
         name
@@ -174,17 +174,19 @@ def _split_names(files: ImageFiles, split: str) -> list[PurePosixPath]:
     return sorted(names, key=lambda name: (name.parts[2], name.parts[1]))
 
 
-def _decode_split(files: ImageFiles, names: list[PurePosixPath]) -> Samples:
+def _decode_split(files: CifarFiles, names: list[PurePosixPath]) -> StoredSamples:
     # Each image goes straight into its place in one array: a list of them would have to be copied.
     pixels = np.empty((len(names), 3, 32, 32), np.uint8)
     for row, name in enumerate(_announced(names, files.where)):
         pixels[row] = _decode(files, name)
     labels = [CLASSES.index(name.parts[1]) for name in names]
-    return Samples(torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64), SCALE)
+    return StoredSamples(
+        torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64), CIFAR10_SCALE
+    )
 
 
 def _decode(
-    files: ImageFiles, name: PurePosixPath
+    files: CifarFiles, name: PurePosixPath
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Decodes one image into an array (3, 32, 32)."""
     with reading("cifar10", files.where / name), files.open(name) as stream:

@@ -11,10 +11,9 @@ import torch
 
 from leash._extras import install_command
 from leash.ps.errors import UsageError
-from leash.worker.datasets.base import Dataset, DatasetOptions, Positions
-from leash.worker.datasets.memory import InMemoryDataset, Samples, training_samples
+from leash.worker.datasets.base import TEST_FRACTION, Dataset, DatasetOptions, Positions
+from leash.worker.datasets.memory import InMemoryDataset, StoredSamples, training_samples
 
-TEST_FRACTION: Final = 0.2
 SPLIT_SEED: Final = 1797  # fixed, so that runs with different seeds share one test set
 
 
@@ -32,7 +31,7 @@ def load_digits(options: DatasetOptions) -> Dataset:
     return InMemoryDataset(
         "digits",
         training_samples(x[train], y[train], options) if options.train else None,
-        Samples(x[test], y[test]) if options.test else None,
+        StoredSamples(x[test], y[test]) if options.test else None,
         sample_shape=(1, 8, 8),
         classes=10,
     )

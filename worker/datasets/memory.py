@@ -27,7 +27,7 @@ class PixelScale:
 
 
 @dataclass(frozen=True)
-class Samples:
+class StoredSamples:
     """The samples of one split.
 
     Images stay bytes until their batch is asked for. To gather 100 MNIST images and scale them
@@ -80,8 +80,8 @@ class InMemoryDataset(Dataset):
     def __init__(
         self,
         name: str,
-        train: Samples | None,
-        test: Samples | None,
+        train: StoredSamples | None,
+        test: StoredSamples | None,
         *,
         sample_shape: Sequence[int],
         classes: int,
@@ -117,7 +117,7 @@ class InMemoryDataset(Dataset):
 
 def training_samples(
     x: Tensor, y: Tensor, options: DatasetOptions, scale: PixelScale | None = None
-) -> Samples:
+) -> StoredSamples:
     """Takes from a whole training split what the options limit it to and keep.
 
     Args:
@@ -132,13 +132,13 @@ def training_samples(
     size = options.train_size(len(y))
     kept = options.kept(size)
     if kept is None:
-        return Samples(x[:size], y[:size], scale)
+        return StoredSamples(x[:size], y[:size], scale)
     rows = torch.from_numpy(kept)
-    return Samples(x[rows], y[rows], scale, rows_by_position(kept, size))
+    return StoredSamples(x[rows], y[rows], scale, rows_by_position(kept, size))
 
 
 def rows_by_position(kept: Positions, size: int) -> Tensor:
-    """Makes `Samples.row_of` for rows that hold the ``kept`` positions of ``size`` in all."""
+    """Makes `StoredSamples.row_of` for rows that hold the ``kept`` positions of ``size`` in all."""
     row_of = torch.full((size,), -1)
     row_of[torch.from_numpy(kept)] = torch.arange(len(kept))
     return row_of

@@ -16,11 +16,16 @@ from torch import Tensor
 from leash.ps.errors import UsageError
 from leash.worker.datasets.base import Dataset, DatasetOptions
 from leash.worker.datasets.files import data_dir, downloading, not_found, reading
-from leash.worker.datasets.memory import InMemoryDataset, PixelScale, Samples, training_samples
+from leash.worker.datasets.memory import (
+    InMemoryDataset,
+    PixelScale,
+    StoredSamples,
+    training_samples,
+)
 from leash.worker.vision import import_torchvision
 
-RAW: Final = Path("MNIST") / "raw"  # torchvision's layout
-SCALE: Final = PixelScale(mean=(0.1307,), std=(0.3081,))
+RAW_FOLDER: Final = Path("MNIST") / "raw"  # torchvision's layout
+MNIST_SCALE: Final = PixelScale(mean=(0.1307,), std=(0.3081,))
 
 
 def load_mnist(options: DatasetOptions) -> Dataset:
@@ -29,14 +34,14 @@ def load_mnist(options: DatasetOptions) -> Dataset:
     Raises:
         UsageError: the files are absent, unreadable, or not MNIST.
     """
-    folder = data_dir("mnist", options, str(RAW))
+    folder = data_dir("mnist", options, str(RAW_FOLDER))
     if options.download:
         _download(folder)
     train = test = None
     if options.train:
-        train = training_samples(*read_split(folder, "train"), options, SCALE)
+        train = training_samples(*read_split(folder, "train"), options, MNIST_SCALE)
     if options.test:
-        test = Samples(*read_split(folder, "t10k"), SCALE)
+        test = StoredSamples(*read_split(folder, "t10k"), MNIST_SCALE)
     return InMemoryDataset("mnist", train, test, sample_shape=(1, 28, 28), classes=10)
 
 
@@ -74,9 +79,9 @@ def read_split(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
 
 
 def _existing(folder: Path, name: str) -> Path:
-    path = folder / RAW / name
+    path = folder / RAW_FOLDER / name
     if not path.exists():
-        raise not_found("mnist", folder, str(RAW / name))
+        raise not_found("mnist", folder, str(RAW_FOLDER / name))
     return path
 
 

@@ -14,7 +14,7 @@ from leash.ps.errors import UsageError
 from leash.worker import plugins
 from leash.worker.datasets.base import Dataset, DatasetOptions
 from leash.worker.datasets.mapstyle import MapStyle, MapStyleDataset
-from leash.worker.datasets.memory import InMemoryDataset, Samples, training_samples
+from leash.worker.datasets.memory import InMemoryDataset, StoredSamples, training_samples
 
 TensorPair = tuple[Tensor, Tensor]
 
@@ -57,7 +57,7 @@ def _in_memory(
     return InMemoryDataset(
         reference,
         training_samples(x, y, options) if options.train else None,
-        Samples(*test) if options.test else None,
+        StoredSamples(*test) if options.test else None,
         sample_shape=x.shape[1:],
         classes=0 if y.is_floating_point() else int(y.max()) + 1,
     )

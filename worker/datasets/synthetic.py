@@ -6,9 +6,15 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from leash.worker.datasets.base import Batch, Dataset, DatasetOptions, Positions, in_batches
+from leash.worker.datasets.base import (
+    TEST_FRACTION,
+    Batch,
+    Dataset,
+    DatasetOptions,
+    Positions,
+    in_batches,
+)
 
-TEST_FRACTION: Final = 0.2
 # How many images of noise a split has. A sample is its class's image plus one of these, added when
 # its batch is asked for: 10,000 samples of 3×224×224 would take 6 GB.
 NOISES: Final = 64

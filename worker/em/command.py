@@ -17,7 +17,7 @@ from leash.worker.client import Client
 from leash.worker.em.classifier import MixtureClassifier, mixture_for
 from leash.worker.em.crew import Crew
 from leash.worker.em.distributed import WorkerSums, require_server, statistics_layout
-from leash.worker.em.images import CLASSES, require_files
+from leash.worker.em.images import DIGITS, require_files
 from leash.worker.em.online import fit_online
 from leash.worker.em.study import RESULTS, Study
 from leash.worker.train.waiting import Waiting
@@ -77,7 +77,7 @@ def _take_part(options: EmOptions, address: str) -> int:
     out = Path(options.run_dir) if options.run_dir is not None else _run_dir(options).path
     out.mkdir(parents=True, exist_ok=True)
     study = Study(options, out, _say)
-    size = CLASSES * mixture_for(options, max(options.ks)).family(study.dimensions).size
+    size = DIGITS * mixture_for(options, max(options.ks)).family(study.dimensions).size
     client = Client(
         address, statistics_layout(workers, size), rank=options.rank, wait_s=options.wait_s,
         say=lambda _: None,

@@ -20,7 +20,7 @@ from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.worker.em.classifier import mixture_for
 from leash.worker.em.distributed import server_words
-from leash.worker.em.images import CLASSES
+from leash.worker.em.images import DIGITS
 
 POLL_S: Final = 0.2  # seconds between two looks at the workers
 STOP_GRACE_S: Final = 3.5  # seconds that a process has to end by itself
@@ -78,7 +78,7 @@ class Crew:
         """Starts the server, and returns its address as soon as it listens."""
         options = self._options
         dimensions = PIXELS if options.model == "bmm" else options.pca
-        size = CLASSES * mixture_for(options, max(options.ks)).family(dimensions).size
+        size = DIGITS * mixture_for(options, max(options.ks)).family(dimensions).size
         words = server_words(self._ranks, size, online=options.online, bound=options.bound)
         run_dir = RunDir(self._out / "server")
         server = ServerOptions(

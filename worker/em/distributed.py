@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from leash.ps.errors import LeashError, UsageError
-from leash.ps.options.addresses import told_learners
+from leash.ps.options.addresses import shown_learners
 from leash.ps.options.server import CHUNK_STEP_KIB
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
@@ -175,7 +175,7 @@ def require_server(settings: dict[str, Any], chunks: int, size: int, *, online: 
     names = ("policy", "optimizer", "lr", *(["lr_schedule"] if online else []))
     fits = all(settings.get(name) == wanted[name] for name in names)
     constant = online or settings.get("lr_schedule") == "constant"
-    ranks = settings["learners"] == told_learners(range(1, workers + 1))
+    ranks = settings["learners"] == shown_learners(range(1, workers + 1))
     if fits and constant and ranks and chunks == 1:
         return
     words = " ".join(

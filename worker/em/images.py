@@ -16,12 +16,12 @@ from leash.worker.em.family import Floats, Samples
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
-RAW: Final = Path("MNIST") / "raw"
+MNIST_RAW: Final = Path("MNIST") / "raw"
 SPLITS: Final = ("train", "t10k")
 KINDS: Final = ("images-idx3-ubyte", "labels-idx1-ubyte")
 INK: Final = 0.5  # a pixel brighter than this share of white is a one
-CLASSES: Final = 10
-BLOCK_ROWS: Final = 4096
+DIGITS: Final = 10
+PROJECTED_ROWS: Final = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def require_files(path: str) -> Path:
     folder = Path(path)
     for split in SPLITS:
         for kind in KINDS:
-            name = RAW / f"{split}-{kind}"
+            name = MNIST_RAW / f"{split}-{kind}"
             if not (folder / name).is_file():
                 raise UsageError(f"--path {folder}: no {name} there; give the folder that holds "
                                  "MNIST/raw with images and labels")  # fmt: skip
@@ -90,7 +90,7 @@ def require_enough(images: Images, components: int) -> None:
     Raises:
         UsageError: the text names the digit.
     """
-    counts = np.bincount(images.train_labels, minlength=CLASSES)
+    counts = np.bincount(images.train_labels, minlength=DIGITS)
     digit = int(counts.argmin())
     if counts[digit] < components:
         raise UsageError(f"--k {components}: digit {digit} has only {counts[digit]} training "
@@ -133,8 +133,8 @@ class Components(Features):
 
     def samples(self, images: Bytes) -> Samples:
         blocks = [
-            (images[i : i + BLOCK_ROWS] / 255 - self._mean) @ self._axes.T
-            for i in range(0, len(images), BLOCK_ROWS)
+            (images[i : i + PROJECTED_ROWS] / 255 - self._mean) @ self._axes.T
+            for i in range(0, len(images), PROJECTED_ROWS)
         ]
         return np.concatenate(blocks)
 

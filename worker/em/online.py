@@ -18,7 +18,7 @@ from leash.worker.client import Client
 from leash.worker.em.family import Floats
 from leash.worker.em.fitting import PARTS, Fit, size_of, split
 
-Positions = npt.NDArray[np.int64]
+SampleIndices = npt.NDArray[np.int64]
 
 
 def fit_online(
@@ -68,7 +68,7 @@ class _Average:
         self._client.begin(self._slab)
         self._take()
 
-    def push(self, batches: Sequence[Positions]) -> None:
+    def push(self, batches: Sequence[SampleIndices]) -> None:
         for fit, part, batch in zip(self._fits, self._parts, batches, strict=True):
             assert fit.parameters is not None
             found = fit.family.expectation(fit.parameters, fit.prepared[batch])
@@ -88,7 +88,7 @@ class _Average:
 
 def _batches(
     fits: Sequence[Fit], rank: int, workers: int, batch_size: int, entropy: list[int]
-) -> Iterator[list[Positions]]:
+) -> Iterator[list[SampleIndices]]:
     """Gives each of this worker's samples once, in mini-batches of all mixtures side by side."""
     rng = np.random.default_rng([*entropy, rank])
     first, stop = ((rank - 1 + i) * PARTS // workers for i in (0, 1))

@@ -20,7 +20,7 @@ from leash.ps.runs.rundir import write_atomically
 from leash.worker.em.classifier import MixtureClassifier, mixture_for
 from leash.worker.em.family import Samples
 from leash.worker.em.images import (
-    CLASSES,
+    DIGITS,
     Features,
     Images,
     features_for,
@@ -93,7 +93,7 @@ class Study:
         self._images: Final[Images] = images
         train = self._features.samples(images.train)
         self._by_digit: Final[list[Samples]] = [
-            train[images.positions(digit)] for digit in range(CLASSES)
+            train[images.positions(digit)] for digit in range(DIGITS)
         ]
         self.results: Final[dict[int, Result]] = {}
         self._fitted: Final[dict[int, tuple[MixtureClassifier, float, float]]] = {}

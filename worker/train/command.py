@@ -10,7 +10,7 @@ from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive
 from leash.ps.options.commands import WorkerOptions
-from leash.ps.options.inner_optimizer import InnerGroup, check_inner_belongs
+from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
 from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
 from leash.ps.processes import keep_memory
 from leash.ps.slowness.by_rank import parse_allocation
@@ -18,7 +18,7 @@ from leash.ps.wire.control import ControlChannel, await_state
 from leash.worker.client.encoding import Encoding
 from leash.worker.datasets import Positions, load_dataset, shares
 from leash.worker.optim.optimizer import PSOptimizer
-from leash.worker.train.slowdown import Straggler
+from leash.worker.train.slowdown import Slowdown
 from leash.worker.train.task import Task, choose_device, make_model, resolve_task
 from leash.worker.train.trainer import Trainer
 from leash.worker.train.waiting import Waiting
@@ -53,7 +53,7 @@ def run(options: WorkerOptions) -> int:
     )  # fmt: skip
     try:
         model = make_model(task, dataset, device, dropout=options.dropout)
-        straggler = Straggler(
+        slowdown = Slowdown(
             options.slowness, options.ratio, time_scale=options.time_scale,
             seed=task.seed, rank=options.rank,
         )  # fmt: skip
@@ -67,7 +67,7 @@ def run(options: WorkerOptions) -> int:
             wait_s=options.wait_s, on_wait=waiting.workers, say=say,
         )  # fmt: skip
         share = share_of(dataset.train_size) if plan == STATIC else None
-        trainer = Trainer(options, task, dataset, share, model, optimizer, straggler, say)
+        trainer = Trainer(options, task, dataset, share, model, optimizer, slowdown, say)
         return trainer.run()
     finally:
         dataset.close()
@@ -98,7 +98,7 @@ def _speaker(rank: int) -> Callable[[str], None]:
 
 
 def inner_optimizer(
-    options: InnerGroup, parameters: Iterable[nn.Parameter], local_steps: str
+    options: InnerOptimizerGroup, parameters: Iterable[nn.Parameter], local_steps: str
 ) -> torch.optim.Optimizer | None:
     """Makes the optimizer that takes a worker's local steps.
 

@@ -26,7 +26,7 @@ _NEGLIGIBLE: Final = 0.01  # nobody hears of a debt that is a smaller share of t
 _FORGETTING: Final = 0.01  # each step takes away this share of older steps, and of what is owed
 
 
-class Straggler:
+class Slowdown:
     """Slows one worker down by sleeping. With its defaults it never sleeps."""
 
     def __init__(

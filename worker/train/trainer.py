@@ -23,7 +23,7 @@ from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.datasets import Dataset, Positions
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.leasing import LeaseWork, Speed
-from leash.worker.train.slowdown import Straggler
+from leash.worker.train.slowdown import Slowdown
 from leash.worker.train.task import Task, loss_for
 from leash.worker.train.work import Piece, StaticWork, Work
 
@@ -83,7 +83,7 @@ class Trainer:
         share: Positions | None,
         model: nn.Module,
         optimizer: PSOptimizer,
-        straggler: Straggler,
+        slowdown: Slowdown,
         say: Callable[[str], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,7 +96,7 @@ class Trainer:
             share: this worker's part of the training samples; None if the server leases them out.
             model: on the device on which to train it.
             optimizer: of the model's parameters; it has joined the run.
-            straggler: slows this worker down.
+            slowdown: slows this worker down.
             say: shows a line of progress.
             now: seconds on a clock that never goes back.
         """
@@ -109,7 +109,7 @@ class Trainer:
         self._model: Final = model
         self._optimizer: Final = optimizer
         self._client: Final = optimizer.client
-        self._straggler: Final = straggler
+        self._slowdown: Final = slowdown
         self._say: Final = say
         self._now: Final = now
         self._device: Final = next(model.parameters()).device
@@ -144,7 +144,7 @@ class Trainer:
             raise
         finally:
             self._optimizer.close(reason)
-        if complaint := self._straggler.complaint():
+        if complaint := self._slowdown.complaint():
             self._say(complaint)
         self._save()
         return 0
@@ -198,7 +198,7 @@ class Trainer:
         )
 
     def _step(self, inputs: Tensor, targets: Tensor, began_s: float) -> Tensor:
-        self._straggler.before_step()
+        self._slowdown.before_step()
         compute_began_s = self._now()
         inputs = inputs.to(self._device, non_blocking=True)
         targets = targets.to(self._device, non_blocking=True)
@@ -208,7 +208,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # without it, computing would count as waiting
-        self._straggler.after_compute(self._now() - compute_began_s, len(targets))
+        self._slowdown.after_compute(self._now() - compute_began_s, len(targets))
         self._optimizer.step()
         self._count_time(began_s)
         self.totals.steps += not self._optimizer.pending_steps

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, Literal
 
-from leash.ps.report.analysis.paces import LONG, SLOWER, Pace, paces
+from leash.ps.report.analysis.paces import LONG, SLOWER, StepPace, paces
 from leash.ps.report.analysis.run import Run
 from leash.ps.report.analysis.spending import knows_waiting, spent
 from leash.ps.words import listed, percent, seconds
@@ -44,7 +44,7 @@ class Diagnosis:
     headline: str  # one sentence, with what to try
     details: tuple[str, ...] = ()
     costs: Costs = Costs()
-    stragglers: tuple[int, ...] = ()  # ranks
+    slow_workers: tuple[int, ...] = ()  # ranks
 
 
 def diagnose(run: Run) -> Diagnosis:
@@ -79,7 +79,7 @@ def _unknown(run: Run) -> Diagnosis:
 # What it costs.
 
 
-def _costs(run: Run, by_worker: dict[int, Pace]) -> Costs:
+def _costs(run: Run, by_worker: dict[int, StepPace]) -> Costs:
     spendings = spent(run)
     idle_s = {track.worker: _idle_s(run, track.done_s) for track in run.tracks}
     here_s = sum(float(s.here.sum()) for s in spendings.values())
@@ -89,7 +89,7 @@ def _costs(run: Run, by_worker: dict[int, Pace]) -> Costs:
     return Costs(waiting, persistent, sum(idle_s.values()) / total_s)
 
 
-def _lockstep(all_paces: Sequence[Pace]) -> float:
+def _lockstep(all_paces: Sequence[StepPace]) -> float:
     """The share of waiting if all tick as the slowest does: of each half, where there are both."""
     halves = zip(*(pace.halves for pace in all_paces), strict=True)
     parts = [[median.settled_s for median in half] for half in halves]
@@ -101,7 +101,7 @@ def _idle_s(run: Run, done_s: float | None) -> float:
     return max(0.0, run.seconds - done_s) if done_s is not None else 0.0
 
 
-def _kind(costs: Costs, by_worker: dict[int, Pace]) -> Kind:
+def _kind(costs: Costs, by_worker: dict[int, StepPace]) -> Kind:
     lasting = costs.persistent + costs.done_early >= WORTH_A_WORD
     passing = costs.transient >= WORTH_A_WORD
     if lasting and passing:
@@ -117,14 +117,16 @@ def _kind(costs: Costs, by_worker: dict[int, Pace]) -> Kind:
     return "none"
 
 
-def _stumbles(by_worker: dict[int, Pace]) -> bool:
+def _stumbles(by_worker: dict[int, StepPace]) -> bool:
     return any(p.stumbling_share >= STUMBLING or p.spread >= UNEVEN for p in by_worker.values())
 
 
 # Headlines.
 
 
-def _persistent(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: Costs) -> str:
+def _persistent(
+    run: Run, by_worker: dict[int, StepPace], slow: list[StepPace], costs: Costs
+) -> str:
     if costs.done_early > costs.persistent:
         return f"{_who(by_worker, slow)}: {_done_early(run)}"
     adaptive = [
@@ -147,7 +149,7 @@ def _done_early(run: Run) -> str:
     return f"the others had done their shares of the data up to {gap} before the end{hint}"
 
 
-def _transient(run: Run, by_worker: dict[int, Pace], _: list[Pace], __: Costs) -> str:
+def _transient(run: Run, by_worker: dict[int, StepPace], _: list[StepPace], __: Costs) -> str:
     worst = max(by_worker.values(), key=lambda pace: (pace.stumbling_share, pace.spread))
     return f"steps stumble now and then ({_stumble(worst)}): {_wider(run)}"
 
@@ -159,32 +161,32 @@ def _wider(run: Run) -> str:
     return f"a larger bound hides that; try {policy}{wider}"
 
 
-def _both(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: Costs) -> str:
+def _both(run: Run, by_worker: dict[int, StepPace], slow: list[StepPace], costs: Costs) -> str:
     return (
         f"{_persistent(run, by_worker, slow, costs)}. Besides, "
         f"{_transient(run, by_worker, slow, costs)}"
     )
 
 
-def _exchange(_: Run, by_worker: dict[int, Pace], __: list[Pace], costs: Costs) -> str:
+def _exchange(_: Run, by_worker: dict[int, StepPace], __: list[StepPace], costs: Costs) -> str:
     typical_s = min(pace.median_s for pace in by_worker.values())
     return (
-        f"no stragglers, yet {percent(costs.waiting)} of the time went into waiting: a step's own "
-        f"work takes only {seconds(typical_s)}, so taking turns costs as much; try a larger "
+        f"no worker is slow, yet {percent(costs.waiting)} of the time went into waiting: a step's "
+        f"own work takes only {seconds(typical_s)}, so taking turns costs as much; try a larger "
         "--batch-size, or --local-steps 8"
     )
 
 
-def _none(run: Run, by_worker: dict[int, Pace], slow: list[Pace], costs: Costs) -> str:
+def _none(run: Run, by_worker: dict[int, StepPace], slow: list[StepPace], costs: Costs) -> str:
     lost = f"{percent(costs.waiting + costs.done_early)} of the workers' time was lost to it"
     if slow:
         return f"{_who(by_worker, slow)}, and this run copes: {lost}"
     if _stumbles(by_worker):
-        return f"no stragglers: steps vary, and this run copes: {lost}"
+        return f"no worker is slow: steps vary, and this run copes: {lost}"
     medians = sorted(pace.median_s for pace in by_worker.values())
     return (
-        f"no stragglers: a step takes every worker about the same time ({_between(medians)}), and "
-        f"{percent(costs.waiting)} of their time went into waiting"
+        f"no worker is slow: a step takes every worker about the same time ({_between(medians)}), "
+        f"and {percent(costs.waiting)} of their time went into waiting"
     )
 
 
@@ -197,7 +199,7 @@ _HEADLINES: Final = {
 # Words.
 
 
-def _who(by_worker: dict[int, Pace], slow: Sequence[Pace]) -> str:
+def _who(by_worker: dict[int, StepPace], slow: Sequence[StepPace]) -> str:
     """Who differs, when, and by how much."""
     if not slow:
         fastest = min(by_worker.values(), key=lambda pace: pace.whole.ratio)
@@ -218,13 +220,13 @@ def _who(by_worker: dict[int, Pace], slow: Sequence[Pace]) -> str:
     return f"workers {ranks} are {told} {factor} × slower"
 
 
-def _when(pace: Pace) -> str:
+def _when(pace: StepPace) -> str:
     if pace.slow_half is None:
         return "persistently"
     return f"in the {('first', 'second')[pace.slow_half]} half of the run"
 
 
-def _stumble(pace: Pace) -> str:
+def _stumble(pace: StepPace) -> str:
     if pace.stumbling_share >= STUMBLING:
         return (f"worker {pace.worker} spends {percent(pace.stumbling_share)} of its computing in "
                 f"steps longer than {LONG:.0f} × its median")  # fmt: skip
@@ -248,7 +250,7 @@ def _parts(costs: Costs) -> str:
     )
 
 
-def _details(kind: Kind, by_worker: dict[int, Pace], costs: Costs) -> list[str]:
+def _details(kind: Kind, by_worker: dict[int, StepPace], costs: Costs) -> list[str]:
     lines = []
     if costs.waiting >= 0.01:
         line = f"{percent(costs.waiting)} of the workers' time went into waiting for each other"

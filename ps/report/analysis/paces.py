@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 
 from leash.ps.report.analysis.run import Floats, Run, Track
-from leash.ps.report.analysis.spending import told_compute_s
+from leash.ps.report.analysis.spending import reported_compute_s
 
 FEW: Final = 5  # steps that say nothing of a median yet
-SLOWER: Final = 1.25  # a worker whose median step takes so many typical ones is a straggler
+SLOWER: Final = 1.25  # a worker whose median step takes so many typical ones is slow
 SURE: Final = 3.0  # standard errors
 LONG: Final = 3.0  # a step longer than so many medians is a stumble
 
@@ -43,7 +43,7 @@ class Median:
 
 
 @dataclass(frozen=True)
-class Pace:
+class StepPace:
     """One worker's step times, without what it waited."""
 
     worker: int
@@ -86,7 +86,7 @@ class Pace:
         return float(np.percentile(self.own_s, 95)) / self.median_s if self.median_s > 0 else 1.0
 
 
-def paces(run: Run) -> dict[int, Pace]:
+def paces(run: Run) -> dict[int, StepPace]:
     """Worker ▸ its pace, of those whose step times are known."""
     times = {track.worker: step_times(run, track) for track in run.tracks}
     middle_s = run.seconds / 2
@@ -94,7 +94,7 @@ def paces(run: Run) -> dict[int, Pace]:
     first = _medians({w: own[t < middle_s] for w, (t, own) in times.items()}, fewest=FEW)
     second = _medians({w: own[t >= middle_s] for w, (t, own) in times.items()}, fewest=FEW)
     halves = (first, second) if whole.keys() == first.keys() == second.keys() else ()
-    return {w: Pace(w, times[w][1], whole[w], tuple(half[w] for half in halves)) for w in whole}
+    return {w: StepPace(w, times[w][1], whole[w], tuple(half[w] for half in halves)) for w in whole}
 
 
 def typical(medians: dict[int, float]) -> float:
@@ -114,7 +114,7 @@ def step_times(run: Run, track: Track) -> tuple[Floats, Floats]:
     accounts = track.accounts
     steps = np.diff(accounts.step)
     known = steps > 0
-    means = np.diff(told_compute_s(accounts))[known] / steps[known]
+    means = np.diff(reported_compute_s(accounts))[known] / steps[known]
     return accounts.t[1:][known], np.maximum(means, 0.0)
 
 

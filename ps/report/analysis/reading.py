@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from leash.ps.errors import UsageError, shown
-from leash.ps.options.old_names import with_new_names
+from leash.ps.options.rule import with_new_names
 from leash.ps.report.analysis.run import (
     Accounts,
     Change,
@@ -22,9 +22,9 @@ from leash.ps.report.analysis.run import (
     Steps,
     Track,
 )
+from leash.ps.runs.events import Event
 from leash.ps.words import DONE, REPLACED
 
-Event = dict[str, Any]
 STEP_COLUMNS: Final = ("step", "pushed_s", "replied_s", "began_s", "lag", "staleness")
 ACCOUNT_COLUMNS: Final = ("t", "step", "loss", "compute_s", "wait_s")
 

@@ -98,11 +98,11 @@ def _running_total(values: Floats) -> Floats:
     return np.cumsum(np.where(steps < 0, values, steps))
 
 
-def told_wait_s(accounts: Accounts) -> Floats:
+def reported_wait_s(accounts: Accounts) -> Floats:
     return _running_total(accounts.wait_s)
 
 
-def told_compute_s(accounts: Accounts) -> Floats:
+def reported_compute_s(accounts: Accounts) -> Floats:
     return _running_total(accounts.compute_s)
 
 
@@ -110,7 +110,7 @@ def _waited(track: Track, edges: Floats) -> Floats:
     accounts = track.accounts
     if not len(accounts.t):
         return np.zeros(len(edges) - 1)
-    told = np.interp(edges, [0.0, *accounts.t], [0.0, *told_wait_s(accounts)])
+    told = np.interp(edges, [0.0, *accounts.t], [0.0, *reported_wait_s(accounts)])
     return np.diff(told)
 
 
@@ -120,5 +120,5 @@ def _exchanging(track: Track, edges: Floats) -> Floats:
         return np.zeros(len(edges) - 1)
     parked = np.cumsum(_covered(track.steps.waiting, np.array([-np.inf, *accounts.t])))
     # An account may be as old as a wait is long: only what stays is exchanging.
-    total = np.maximum.accumulate(np.maximum(told_wait_s(accounts) - parked, 0.0))
+    total = np.maximum.accumulate(np.maximum(reported_wait_s(accounts) - parked, 0.0))
     return np.diff(np.interp(edges, [0.0, *accounts.t], [0.0, *total]))

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from leash.ps.report.analysis.paces import Pace, paces
+from leash.ps.report.analysis.paces import StepPace, paces
 from leash.ps.report.analysis.run import Floats, Run
 from leash.ps.report.analysis.spending import knows_exchanging, knows_waiting, spent
 from leash.ps.report.pictures.drawing import Key, Picture, new_figure
@@ -104,7 +104,7 @@ def pace_picture(run: Run) -> Picture | None:
     )  # fmt: skip
 
 
-def _draw_pace(axis: Axes, place: int, pace: Pace) -> None:
+def _draw_pace(axis: Axes, place: int, pace: StepPace) -> None:
     color = RED if pace.is_slow else BLUE
     low, high = np.percentile(pace.own_s, [5, 95])
     axis.plot([max(low, 1e-7), max(high, 1e-7)], [place, place], color=color, linewidth=3,
@@ -115,7 +115,7 @@ def _draw_pace(axis: Axes, place: int, pace: Pace) -> None:
                       textcoords="offset points", color=color, fontsize=8)  # fmt: skip
 
 
-def _time_ticks(axis: Axes, chosen: Sequence[Pace]) -> None:
+def _time_ticks(axis: Axes, chosen: Sequence[StepPace]) -> None:
     ends = np.concatenate([np.percentile(pace.own_s, [5, 95]) for pace in chosen])
     ends = np.maximum(ends, 1e-7)
     axis.set_xlim(ends.min() / 1.5, ends.max() * 1.5)

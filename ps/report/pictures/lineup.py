@@ -14,7 +14,7 @@ BOOKKEEPING: Final = (
     "bind", "ps_ip", "ps_port", "ready_fd", "test_batch_size", "loader_workers",
 )  # fmt: skip
 SEED: Final = "seed"
-ABSENT: Final = "–"
+NOT_SET: Final = "–"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _variants(runs: Sequence[Run]) -> list[str]:
     names = list(settings)
     return [
         ", ".join(_said(name, value) for name, value in zip(names, key, strict=True)
-                  if value != ABSENT)
+                  if value != NOT_SET)
         for key in keys
     ]  # fmt: skip
 
@@ -76,7 +76,7 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     of_runs = [effective(run) for run in runs]
     names = dict.fromkeys(name for of_run in of_runs for name in of_run)
     table = {
-        name: [setting(of_run[name]) if name in of_run else ABSENT for of_run in of_runs]
+        name: [setting(of_run[name]) if name in of_run else NOT_SET for of_run in of_runs]
         for name in names
     }
     return {name: values for name, values in table.items() if len(set(values)) > 1}

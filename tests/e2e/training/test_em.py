@@ -11,7 +11,7 @@ import pytest
 
 from leash.worker.em.classifier import mixture_for
 from leash.worker.em.distributed import chunk_kib_for, server_words
-from leash.worker.em.images import CLASSES
+from leash.worker.em.images import DIGITS
 from support.data import DATA, needs_mnist
 from support.mnist import write_digits
 from support.processes import LEASH, Child, server_process
@@ -97,7 +97,7 @@ def test_workers_of_several_hosts_survive_the_loss_of_the_one_that_reports(
     expected = tmp_path / "alone"
     em(*words, f"--out={expected}")
     out = tmp_path / "run"
-    size = CLASSES * mixture_for_size()
+    size = DIGITS * mixture_for_size()
     options = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in server_words(3, size, online=False).items()
@@ -239,6 +239,6 @@ def test_a_server_for_something_else_is_named(digits: Path, tmp_path: Path) -> N
         line = refusal(
             tmp_path, f"--path={digits}", f"--server={address}", "--k=2", "--pca=8", "--out=out"
         )
-    kib = chunk_kib_for(1, CLASSES * 2 * 48)
+    kib = chunk_kib_for(1, DIGITS * 2 * 48)
     assert "this server is not one for EM: start it with leash server --policy bsp" in line
     assert f"--chunk-kib {kib}" in line

@@ -16,8 +16,8 @@ from leash.ps.policy import (
     UNREACHABLE_BOUND,
     Rule,
     choose_rule,
-    fields_of_rule,
-    rule_from_fields,
+    message_fields,
+    rule_from_message,
 )
 
 EVERY = [
@@ -118,8 +118,8 @@ def test_a_round_waits_for_one_worker_at_least() -> None:
 
 @pytest.mark.parametrize("rule", EVERY, ids=str)
 def test_a_rule_is_told_and_sent_without_a_loss(rule: Rule) -> None:
-    assert Rule.from_told(rule.told()) == rule
-    assert rule_from_fields(*fields_of_rule(rule)) == rule
+    assert Rule.from_settings(rule.settings()) == rule
+    assert rule_from_message(*message_fields(rule)) == rule
 
 
 @pytest.mark.parametrize("rule", EVERY, ids=str)
@@ -140,7 +140,7 @@ def test_what_no_command_line_would_send_is_refused(
     fields: tuple[str, int, int, int, str],
 ) -> None:
     with pytest.raises(UsageError):
-        rule_from_fields(*fields)
+        rule_from_message(*fields)
 
 
 def test_a_rule_is_shown_with_its_bound_where_it_has_one() -> None:

@@ -5,7 +5,7 @@ import pytest
 from leash.ps.errors import UsageError
 from leash.ps.options.base import common_options
 from leash.ps.options.commands import LaunchOptions, WorkerOptions
-from leash.ps.options.inner_optimizer import InnerGroup, check_inner_belongs
+from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_what_cannot_be_is_one_line(settings: dict[str, Any], text: str) -> None
 def test_what_is_left_out_follows_the_inner_optimizer(
     settings: dict[str, Any], lr: float, weight_decay: float
 ) -> None:
-    options = InnerGroup(**settings)
+    options = InnerOptimizerGroup(**settings)
     assert (options.chosen_inner_lr, options.chosen_inner_weight_decay) == (lr, weight_decay)
 
 

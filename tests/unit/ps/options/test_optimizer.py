@@ -9,8 +9,8 @@ from leash.ps.options.commands import ServerOptions
 from leash.ps.options.optimizer import (
     core_options,
     core_schedule,
+    optimizer_settings,
     parse_betas,
-    told_settings,
     with_rates,
 )
 
@@ -58,7 +58,7 @@ def test_unless_given_everything_but_the_learning_rate_is_as_in_torch(name: str)
     defaults = getattr(torch.optim, of_torch)([torch.zeros(1)]).defaults
     options = ServerOptions(optimizer=name)  # type: ignore[arg-type]
     options.check()
-    made, told = core_options(options), told_settings(options)
+    made, told = core_options(options), optimizer_settings(options)
     names = [n for n in dir(made) if n in defaults and n != "lr"]
     assert {n: getattr(made, n) for n in names} == {n: defaults[n] for n in names}
     assert {n: told[n] for n in names if n != "betas"} == {
@@ -101,7 +101,7 @@ def test_sums_and_their_falling_rate_reach_the_core() -> None:
 
 
 def test_what_does_not_belong_to_the_choice_is_told_as_none() -> None:
-    told = told_settings(ServerOptions(optimizer="adam"))
+    told = optimizer_settings(ServerOptions(optimizer="adam"))
     assert (told["optimizer"], told["betas"], told["momentum"]) == ("adam", "0.9,0.999", None)
     assert (told["lr_schedule"], told["lr_gamma"], told["lr_min"]) == ("constant", None, None)
 
@@ -131,7 +131,7 @@ def test_what_is_left_out_of_the_rates_follows_the_local_steps(
 ) -> None:
     options = ServerOptions(**settings)
     options.check()
-    made, told = core_options(options), told_settings(options)
+    made, told = core_options(options), optimizer_settings(options)
     assert (made.lr, told["lr"], told["lr_scaling"]) == (lr, lr, scaling)
     assert with_rates(with_rates(options)) == with_rates(options)
     assert (with_rates(options).lr, with_rates(options).lr_scaling) == (lr, scaling)

@@ -31,7 +31,7 @@ def test_a_lastingly_slow_worker_is_named_with_its_factor_and_a_cure(tmp_path: P
     times = [steady(0.1), steady(0.1), steady(0.1), steady(0.31)]
     told = of(tmp_path, simulate(times, steps=100, bound=3))
     assert told.kind == "persistent"
-    assert told.stragglers == (4,)
+    assert told.slow_workers == (4,)
     assert told.headline == (
         "worker 4 is persistently 3.1 × slower: bounds cannot hide that; "
         "try --local-steps auto or --batch-plan weighted"
@@ -55,9 +55,9 @@ def test_several_slow_workers_share_a_sentence(tmp_path: Path) -> None:
     assert told.headline.startswith("workers 5, 6 and 7 are persistently 2.0 to 4.0 × slower: ")
 
 
-def test_one_fast_worker_is_no_straggler_but_waits(tmp_path: Path) -> None:
+def test_beside_one_fast_worker_nobody_is_slow_but_it_waits(tmp_path: Path) -> None:
     told = of(tmp_path, simulate([steady(0.1), steady(0.5), steady(0.5)], steps=60, bound=0))
-    assert told.stragglers == ()
+    assert told.slow_workers == ()
     assert told.headline.startswith("worker 1 is persistently 5.0 × faster: bounds cannot hide")
 
 
@@ -76,7 +76,7 @@ def test_both_kinds_are_told_apart_in_one_run(tmp_path: Path) -> None:
     times = [*(exponential(0.2, seed) for seed in range(5)), exponential(0.5, 9)]
     told = of(tmp_path, simulate(times, steps=300, bound=0))
     assert told.kind == "both"
-    assert told.stragglers == (6,)
+    assert told.slow_workers == (6,)
     assert "bounds cannot hide that" in told.headline
     assert "Besides, steps stumble now and then" in told.headline
 
@@ -91,7 +91,7 @@ def test_even_workers_are_left_in_peace(tmp_path: Path) -> None:
     told = of(tmp_path, simulate([steady(0.1), steady(0.105)], steps=100, bound=3))
     assert told.kind == "none"
     assert told.headline == (
-        "no stragglers: a step takes every worker about the same time (100 ms to 105 ms), and "
+        "no worker is slow: a step takes every worker about the same time (100 ms to 105 ms), and "
         "4 % of their time went into waiting"
     ).replace("4 %", f"{100 * told.costs.waiting:.0f} %")
 
@@ -108,7 +108,7 @@ def test_fixed_shares_under_asp_leave_the_fast_idle_at_the_end(tmp_path: Path) -
     )
 
 
-def test_a_straggler_that_costs_nothing_is_told_calmly(tmp_path: Path) -> None:
+def test_a_slow_worker_that_costs_nothing_is_told_calmly(tmp_path: Path) -> None:
     """Under asp each does steps as fast as it can, and all end at about the same time."""
     events = [
         event

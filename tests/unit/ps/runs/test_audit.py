@@ -35,7 +35,7 @@ def step(worker: int, number: int, lag: int, **more: Any) -> Event:
 
 
 def rule(event: str, policy: str, *limits: Any, max_staleness: int | None = None) -> Event:
-    told = choose_rule(policy, *(limits or (None,)), max_staleness=max_staleness).told()
+    told = choose_rule(policy, *(limits or (None,)), max_staleness=max_staleness).settings()
     return {"event": event, **told, "workers": [], "step_events": 1}
 
 

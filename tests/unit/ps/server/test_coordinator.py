@@ -506,9 +506,9 @@ def test_from_a_set_on_everybody_is_told_the_new_policy(policy: str) -> None:
     assert server.ask(message) == Ok(0, 0, 0, True)
     expected = choose_rule(policy, bound, message.staleness_max or None)
     assert server.coordinator.rule == expected
-    assert server.hello(1).settings.items() >= expected.told().items()
-    assert server.coordinator.state().items() >= expected.told().items()
-    assert server.events.named("policy_changed") == [expected.told()]
+    assert server.hello(1).settings.items() >= expected.settings().items()
+    assert server.coordinator.state().items() >= expected.settings().items()
+    assert server.events.named("policy_changed") == [expected.settings()]
     assert [m for m in server.far.told if isinstance(m, SetRule)] == [
         SetRule(
             policy, message.staleness, message.staleness_max, message.backup_workers, "clocks"

@@ -15,7 +15,7 @@ RULE = OPTIONS.rule
 
 def test_workers_are_told_of_the_rule_the_task_and_the_optimizer() -> None:
     told = run_settings(OPTIONS, RULE, RANKS, "lease")
-    assert {**told, **RULE.told()} == told
+    assert {**told, **RULE.settings()} == told
     wanted = {
         "workers": 3, "learners": "1-2-3", "data_plan": "lease", "batch_plan": "weighted",
         "local_steps": "8", "seed": 1, "planned_epochs": 4, "model": "mlp", "dataset": "digits",
@@ -30,7 +30,7 @@ def test_the_summary_repeats_what_workers_were_told_and_adds_the_time_scale() ->
     kept = summary_settings(OPTIONS, RULE, RANKS, "lease")
     assert kept.pop("time_scale") == 0.5
     assert list(kept) == [
-        *RULE.told(), "workers", "model", "dataset", "seed", "data_plan", "batch_plan",
+        *RULE.settings(), "workers", "model", "dataset", "seed", "data_plan", "batch_plan",
         "local_steps",
     ]  # fmt: skip
     assert kept == {name: told[name] for name in kept}

@@ -31,7 +31,7 @@ class Plane:
         self.refused: list[str] = []  # codes
         options = ServerOptions(chunk_kib=64, shards=shards)
         self.plane = DataPlane(options, rule, members, metrics, self.send, shard)
-        self.plane.serve(LAYOUT)
+        self.plane.make_model(LAYOUT)
         assert self.plane.model is not None
         self.model = self.plane.model
         for chunk in self.model.own:
@@ -140,7 +140,7 @@ def test_a_failure_is_refused_counted_and_logged_once_and_ends_nothing(
     assert own.metrics.summary()["failed_messages"] == 2 * chunks
     assert own.metrics.summary()["refused_messages"] == 2 * chunks
     failures = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [record.name for record in failures] == ["leash.server"]
+    assert [record.name for record in failures] == ["leash.ps.shard.metrics"]
     assert failures[0].exc_info is not None
     own.push(2)
     assert own.answered[-1] == 2

@@ -74,8 +74,8 @@ def test_what_json_has_no_number_for_is_null(metrics: Metrics, value: float) -> 
 
 
 def test_an_end_is_no_refusal(metrics: Metrics) -> None:
-    metrics.refused(StoppingError("SIGTERM"))
-    metrics.refused(HeaderError("what is this?"))
+    metrics.count_refusal(StoppingError("SIGTERM"))
+    metrics.count_refusal(HeaderError("what is this?"))
     assert metrics.summary()["refused_messages"] == 1
 
 
@@ -99,17 +99,17 @@ def test_reports_become_events_once_a_second(tmp_path: Path, clock: Clock) -> No
 
 def test_samples_are_answered_with_the_reply_of_chunk_0(metrics: Metrics) -> None:
     counts = metrics.workers[1]
-    metrics.push(1, chunk=1, step=1, samples=5)
-    metrics.push(1, chunk=0, step=1, samples=5)
+    metrics.count_push(1, chunk=1, step=1, samples=5)
+    metrics.count_push(1, chunk=0, step=1, samples=5)
     assert (counts.answered, counts.unanswered) == (0, 5)
-    metrics.reply(answer(chunk=1))
+    metrics.count_reply(answer(chunk=1))
     assert counts.answered == 0
-    metrics.reply(answer(chunk=0))
+    metrics.count_reply(answer(chunk=0))
     assert (counts.answered, counts.unanswered) == (5, 0)
 
 
 def test_what_a_process_has_no_answer_for_is_not_its_successors(metrics: Metrics) -> None:
-    metrics.push(1, chunk=0, step=1, samples=5)
+    metrics.count_push(1, chunk=0, step=1, samples=5)
     metrics.join(1, 8, "one again", first_step=2)
     assert metrics.workers[1].unanswered == 0
 

@@ -81,7 +81,7 @@ def test_a_request_that_it_fails_at_is_answered_and_the_loop_goes_on(
         assert coordinator.ask(Serve(), LAYOUT.pack()) == Done(0)
         assert coordinator.ask(Reserve()) == Done(1)
     failures = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [record.name for record in failures] == ["leash.server"]  # once
+    assert [record.name for record in failures] == ["leash.ps.shard.metrics"]  # once
 
 
 @pytest.mark.parametrize("told", [Leave(1, 1, "done"), Stop("SIGTERM"), Release()], ids=repr)

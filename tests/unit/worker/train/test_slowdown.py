@@ -5,7 +5,7 @@ import pytest
 
 from leash.ps.errors import UsageError
 from leash.ps.slowness.grammar import parse_slowness
-from leash.worker.train.slowdown import Straggler
+from leash.worker.train.slowdown import Slowdown
 
 
 @dataclass
@@ -23,11 +23,11 @@ class Clock:
         self.now_s += seconds
 
 
-def straggler(clock: Clock, slow: str = "0", heterogeneity: float = 1.0, **more: Any) -> Straggler:
-    return Straggler(parse_slowness(slow), heterogeneity, sleep=clock.sleep, now=clock.now, **more)
+def slowdown(clock: Clock, slow: str = "0", heterogeneity: float = 1.0, **more: Any) -> Slowdown:
+    return Slowdown(parse_slowness(slow), heterogeneity, sleep=clock.sleep, now=clock.now, **more)
 
 
-def play(clock: Clock, made: Straggler, steps: int, compute_s: float, samples: int = 100) -> float:
+def play(clock: Clock, made: Slowdown, steps: int, compute_s: float, samples: int = 100) -> float:
     """So many steps; returns how long they took."""
     began_s = clock.now_s
     for _ in range(steps):
@@ -39,7 +39,7 @@ def play(clock: Clock, made: Straggler, steps: int, compute_s: float, samples: i
 
 def test_a_slow_worker_sleeps_its_delay_before_each_step() -> None:
     clock = Clock()
-    made = straggler(clock, "0.05")
+    made = slowdown(clock, "0.05")
     made.before_step()
     made.before_step()
     assert clock.slept == [0.05, 0.05]
@@ -50,14 +50,14 @@ def test_a_worker_of_heterogeneity_r_takes_1_over_r_times_its_own_time(
     heterogeneity: float,
 ) -> None:
     clock = Clock()
-    straggler(clock, heterogeneity=heterogeneity).after_compute(0.3, 100)
+    slowdown(clock, heterogeneity=heterogeneity).after_compute(0.3, 100)
     assert 0.3 + sum(clock.slept) == pytest.approx(0.3 / heterogeneity)
 
 
 def test_what_disturbs_one_step_is_not_multiplied() -> None:
     """One step in ten computes five times as long; all sleep nearly the same."""
     clock = Clock()
-    made = straggler(clock, heterogeneity=0.25)
+    made = slowdown(clock, heterogeneity=0.25)
     computed_s = [0.5 if step % 10 == 9 else 0.1 for step in range(800)]
     for compute_s in computed_s:
         play(clock, made, 1, compute_s)
@@ -68,14 +68,14 @@ def test_what_disturbs_one_step_is_not_multiplied() -> None:
 
 def test_steps_that_grow_are_paid_in_full() -> None:
     clock = Clock()
-    made = straggler(clock, heterogeneity=0.25)
+    made = slowdown(clock, heterogeneity=0.25)
     took_s = play(clock, made, 200, 0.1) + play(clock, made, 600, 0.2)
     assert took_s == pytest.approx(4 * (200 * 0.1 + 600 * 0.2), rel=0.005)
 
 
 def test_a_first_step_that_takes_long_is_paid_for_once_and_at_once() -> None:
     clock = Clock()
-    made = straggler(clock, heterogeneity=0.5)
+    made = slowdown(clock, heterogeneity=0.5)
     assert play(clock, made, 1, 3.0) == pytest.approx(6.0)
     for _ in range(100):
         assert play(clock, made, 1, 0.1) == pytest.approx(0.2)
@@ -83,7 +83,7 @@ def test_a_first_step_that_takes_long_is_paid_for_once_and_at_once() -> None:
 
 def test_another_batch_size_is_felt_at_once() -> None:
     clock = Clock()
-    made = straggler(clock, heterogeneity=0.25)
+    made = slowdown(clock, heterogeneity=0.25)
     play(clock, made, 50, 0.1, samples=100)
     for _ in range(50):
         assert play(clock, made, 1, 0.05, samples=50) == pytest.approx(4 * 0.05)
@@ -91,14 +91,14 @@ def test_another_batch_size_is_felt_at_once() -> None:
 
 def test_a_worker_that_is_not_slow_never_sleeps() -> None:
     clock = Clock()
-    play(clock, straggler(clock), 3, 0.3)
+    play(clock, slowdown(clock), 3, 0.3)
     assert clock.slept == []
 
 
 @pytest.mark.parametrize("heterogeneity", [0.0, -1.0, 1.01, float("nan"), float("inf")])
 def test_heterogeneity_outside_0_to_1_is_refused(heterogeneity: float) -> None:
     with pytest.raises(UsageError, match="heterogeneity"):
-        Straggler(heterogeneity=heterogeneity)
+        Slowdown(heterogeneity=heterogeneity)
 
 
 # The time scale.
@@ -114,15 +114,15 @@ def test_a_scaled_run_takes_its_scale_times_as_long(
     """The oracle is the same run at full scale, with the same draws."""
     clock, full = Clock(), Clock()
     steps, compute_s = 500, 0.05
-    took_s = play(clock, straggler(clock, slow, heterogeneity, time_scale=scale), steps, compute_s)
-    whole_s = play(full, straggler(full, slow, heterogeneity), steps, compute_s)
+    took_s = play(clock, slowdown(clock, slow, heterogeneity, time_scale=scale), steps, compute_s)
+    whole_s = play(full, slowdown(full, slow, heterogeneity), steps, compute_s)
     # What is left to pay at the end is at most a few steps' computing.
     assert took_s == pytest.approx(scale * whole_s, abs=5 * compute_s)
 
 
 def test_a_debt_carries_over_to_a_step_that_can_pay_it() -> None:
     clock = Clock()
-    made = straggler(clock, "0@..4+10@4..", time_scale=0.5)
+    made = slowdown(clock, "0@..4+10@4..", time_scale=0.5)
     for _ in range(3):  # at 0, 1 and 2 s of the clock; the third is 4 s into the experiment
         made.before_step()
         clock.now_s += 1.0
@@ -133,7 +133,7 @@ def test_a_debt_carries_over_to_a_step_that_can_pay_it() -> None:
 
 def test_a_debt_that_cannot_be_paid_is_told_at_the_end_with_a_scale_that_can() -> None:
     clock = Clock()
-    made = straggler(clock, "0.1", time_scale=0.1)
+    made = slowdown(clock, "0.1", time_scale=0.1)
     play(clock, made, 100, 0.1)
     complaint = made.complaint()
     assert complaint is not None
@@ -145,14 +145,14 @@ def test_a_debt_that_cannot_be_paid_is_told_at_the_end_with_a_scale_that_can() -
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
 def test_where_the_delays_pay_for_it_nobody_complains(scale: float) -> None:
     clock = Clock()
-    made = straggler(clock, "0.2", time_scale=scale)
+    made = slowdown(clock, "0.2", time_scale=scale)
     play(clock, made, 5, 0.1)
     assert made.complaint() is None
 
 
 def test_pauses_and_changes_are_in_seconds_of_the_experiment() -> None:
     clock = Clock()
-    made = straggler(clock, "1@..9.5+3@9.5..", time_scale=0.1)
+    made = slowdown(clock, "1@..9.5+3@9.5..", time_scale=0.1)
     took_s = play(clock, made, 20, 0.0)
     # Ten seconds of 1 s each, then ten steps of 3 s, a tenth of it all.
     assert took_s == pytest.approx(0.1 * (10 * 1 + 10 * 3))

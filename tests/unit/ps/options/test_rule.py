@@ -13,7 +13,7 @@ from leash.ps.experiments.command import _is_there
 from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.em import EmOptions
-from leash.ps.options.old_names import for_drop, with_new_names
+from leash.ps.options.rule import for_drop, with_new_names
 from leash.ps.report.analysis.reading import read_run
 from leash.ps.report.pictures.lineup import effective
 from support.runs import simulate, write_run
