@@ -87,7 +87,7 @@ class FarShard:
     def __init__(
         self, index: int, options: ServerOptions, clock: StillClock, send: Callable[..., None]
     ) -> None:
-        rule = options.rule()
+        rule = options.rule
         self.index = index
         self.pid = 70_000 + index
         self.lost = self.how = ""
@@ -222,9 +222,10 @@ class SocklessServer:
         """Args:
         settings: further options of the server.
         """
-        self.options = ServerOptions(policy=policy, staleness=bound, chunk_kib=64, **settings)
+        limit = {"max_staleness" if policy == "drop" else "bound": bound}
+        self.options = ServerOptions(policy=policy, chunk_kib=64, **limit, **settings)
         self.options.check()
-        self.rule: Rule = self.options.rule()
+        self.rule: Rule = self.options.rule
         self.clock = StillClock()
         self.events = KeptEvents()
         self.sent: list[Message] = []  # over the data sockets of all shards
