@@ -19,7 +19,7 @@ from leash.ps.options.commands import WorkerOptions
 from leash.ps.wire.messages import OVER, STOPPED_BY_TIMEOUT, TRAIN, Leased, Report
 from leash.worker.datasets import Positions, epoch_order, permutation
 from leash.worker.datasets.base import Batch
-from leash.worker.datasets.memory import InMemoryDataset, Samples
+from leash.worker.datasets.memory import InMemoryDataset, StoredSamples
 from leash.worker.train.task import Task
 from leash.worker.train.trainer import Trainer
 
@@ -57,7 +57,7 @@ class TinyDataset(InMemoryDataset):
         made = torch.Generator().manual_seed(1)
         self.x = torch.randn(SIZE, 3, generator=made)
         self.y = torch.arange(SIZE) % classes if classes else torch.randn(SIZE, 2, generator=made)
-        samples = Samples(self.x, self.y)
+        samples = StoredSamples(self.x, self.y)
         super().__init__("tiny", samples, None, sample_shape=(3,), classes=classes)
         self.read_s = READ_S
         self.batches: list[list[int]] = []
