@@ -273,6 +273,7 @@ def test_a_run_with_local_steps_has_the_inner_optimizer_that_was_asked_for(
 ) -> None:
     parameters = [torch.nn.Parameter(torch.zeros(3))]
     inner = command.inner_optimizer(WorkerOptions(**options), parameters, local_steps)
+    assert inner is not None
     assert type(inner) is kind
     assert inner.param_groups[0].items() >= expected.items()
 
