@@ -344,7 +344,9 @@ def test_one_that_takes_anothers_place_goes_on_where_the_run_is() -> None:
 def test_one_that_comes_when_all_epochs_are_done_trains_on_nothing_and_is_done() -> None:
     training = make_training(epochs=2, completed=2)
     assert training.run() == 0
-    assert training.dataset.batches == training.client.reports == training.said == []
+    assert not training.dataset.batches
+    assert not training.client.reports
+    assert not training.said
     assert training.optimizer.closed == ["done"]
 
 
@@ -399,7 +401,7 @@ def test_what_passes_between_two_steps_is_nobodys_computing() -> None:
         training.clock.now_s += 1000.0
         report(message)
 
-    training.client.report = report_slowly  # type: ignore[method-assign]
+    training.client.report = report_slowly  # type: ignore[assignment, method-assign]
     training.run()
     assert training.trainer.totals.compute_s == 3 * STEP_S
 
