@@ -264,7 +264,7 @@ class Metrics:
         return sum(counts.samples for counts in self.workers.values())
 
     def accuracy_by_epoch(self) -> list[float | None]:
-        """The test accuracy after each epoch; None for one that was over too soon to be measured."""
+        """The test accuracy after each epoch; None for one that ended too soon to be measured."""
         newest = {e.epoch: e.accuracy for e in self.evaluations}
         return [newest.get(epoch) for epoch in range(1, self.epoch + 1)]
 

@@ -59,7 +59,7 @@ class DataRouter:
         self._unreading: list[Message] = []  # answers for which their peers left no room
 
     def take(self, handle: Callable[[list[zmq.Frame]], None]) -> None:
-        """Hands over messages that have come, a few at a time: other sockets get a turn."""
+        """Hands over messages that have come, a few at a time, as other sockets wait."""
         for _ in range(BURST):
             if not has_come(self.socket):
                 return
