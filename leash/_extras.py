@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from typing import Final
 
-# By the names under which they are imported; pyproject.toml has the same by the names of projects.
+# The key is the name under which a package is imported; pyproject.toml lists the projects' names.
 EXTRAS: Final = {
     "torch": "torch",
     "torchvision": "datasets",
@@ -18,16 +18,16 @@ EXTRAS: Final = {
 
 
 def package_of(error: ModuleNotFoundError) -> str | None:
-    """The package of an extra that was not found, if it was one."""
+    """The package that was not found, if an extra brings it; otherwise None."""
     package = (error.name or "").partition(".")[0]
     return package if package in EXTRAS else None
 
 
 def is_installed(package: str) -> bool:
-    """Whether this package can be imported; it is not."""
+    """Whether this package is installed, without importing it."""
     return find_spec(package) is not None
 
 
 def install_command(package: str) -> str:
-    """What to type to get this package: ``pip install 'leash[torch]'``."""
+    """The command that installs this package: ``pip install 'leash[torch]'``."""
     return f"pip install 'leash[{EXTRAS[package]}]'"

@@ -1,8 +1,8 @@
 """What Leash says: a line for people, and the same line for `logging`, under the logger "leash".
 
-The logger is silent until somebody gives it, or the root logger, a handler. A library that was
-given no way to show its lines writes them to stderr only as long as nobody has: no line appears
-twice.
+The logger is silent until somebody gives it, or the root logger, a handler. Where a caller of the
+library gives no `say`, a line goes to stderr only as long as there is no such handler, so that none
+appears twice.
 """
 
 import logging
@@ -16,10 +16,15 @@ _ROOT: Final = logging.getLogger("leash")
 
 
 def logged(say: Say, name: str, level: int = logging.INFO) -> Say:
-    """A function that shows a line with `say`, and logs it.
+    """Makes a function that shows a line with `say`, and logs it.
 
     Args:
+        say: shows a line to people.
         name: of the logger, such as ``__name__``.
+        level: at which the line is logged.
+
+    Returns:
+        That function.
     """
     logger = logging.getLogger(name)
 
@@ -30,8 +35,19 @@ def logged(say: Say, name: str, level: int = logging.INFO) -> Say:
     return show_and_log
 
 
+def show_errors(name: str) -> None:
+    """Has this process write what is logged as an error below `name` to stderr, with tracebacks.
+
+    For processes of our own, whose stderr is their log: there nothing is to be silent that is wrong.
+    """
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    handler.setFormatter(logging.Formatter("leash: %(message)s"))
+    logging.getLogger(name).addHandler(handler)
+
+
 def say_on_stderr(text: str) -> None:
-    """What a library says that was given no `say`: on stderr, unless logging shows it."""
+    """Shows a line on stderr, unless a handler of the user's gets it: a library's default `say`."""
     if not _is_routed():
         print(f"leash: {text}", file=sys.stderr, flush=True)
 

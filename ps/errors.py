@@ -50,12 +50,26 @@ class UsageError(LeashError, ValueError):
 
 
 class ArgumentError(UsageError):
-    """A wrong value of one argument of a function: ``transport='shm': …``.
+    """An argument of a function has a value that it cannot have.
 
-    Where a command has an option of the same name, it says `as_option` instead.
+    Functions of the library raise it, `PSOptimizer`, `Client` and `Encoding` among them. Its text
+    names the argument, its value and the mend: ``transport='shm': …``. A command that has an option
+    of the same name says `as_option` instead.
+
+    Attributes:
+        name: of the argument.
+        value: that it was given.
+        mend: what to give instead, or why it cannot be.
     """
 
     def __init__(self, name: str, value: object, mend: str) -> None:
+        """Makes the text from its parts.
+
+        Args:
+            name: of the argument.
+            value: that it was given.
+            mend: what to give instead, or why it cannot be.
+        """
         super().__init__(f"{name}={value!r}: {mend}")
         self.name: Final = name
         self.value: Final = value
@@ -63,7 +77,7 @@ class ArgumentError(UsageError):
 
     @property
     def as_option(self) -> str:
-        """The text for whoever typed a command: ``--transport shm: …``."""
+        """The text for people who typed a command: ``--transport shm: …``."""
         return f"--{self.name.replace('_', '-')} {self.value}: {self.mend}"
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import zmq
 
-from leash._log import logged
+from leash._log import logged, show_errors
 from leash.ps import interrupt
 from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
@@ -381,6 +381,7 @@ class Server:
 
 def serve(options: ServerOptions) -> int:
     """Runs `leash server`: serves one run, and returns the exit status."""
+    show_errors("leash.ps.shard")
     keep_memory(logged(_say, __name__))
     rule = options.rule
     model, dataset = choose_task(options.model, options.dataset)

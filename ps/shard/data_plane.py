@@ -18,7 +18,6 @@ from leash.ps.errors import (
     NonfiniteError,
     NotReadyError,
     PayloadSizeError,
-    ProtocolError,
     ResyncError,
     SegmentError,
     StoppingError,
@@ -254,8 +253,8 @@ class DataPlane:
     ) -> None:
         try:
             self._push(model, route, msg, chunk, source)
-        except ProtocolError as error:
-            self._replies.refuse(route, msg, error, chunk)
+        except Exception as error:
+            self._replies.refuse(route, msg, self._metrics.refusal(error), chunk)
 
     def _push(
         self,
@@ -301,8 +300,8 @@ class DataPlane:
             asked = Parked(route, msg, chunk, None, msg.codec, nbytes, _is_duplicate(result))
             try:
                 self._settle(model, asked, result)
-            except ProtocolError as error:
-                self._replies.refuse(route, msg, error, chunk)
+            except Exception as error:  # the chunks after it have answers for others
+                self._replies.refuse(route, msg, self._metrics.refusal(error), chunk)
 
     def _settle(self, model: ServedModel, asked: Parked, result: PushResult) -> None:
         """Counts a push of one chunk, and sends or parks the replies that follow from it."""

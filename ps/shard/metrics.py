@@ -17,7 +17,7 @@ from leash.ps.shard.members import Members
 from leash.ps.wire.messages import Report
 from leash.ps.words import DONE, EVICTED, LIVE
 
-LOG: Final = logging.getLogger("leash.server")
+LOG: Final = logging.getLogger(__name__)
 
 RATE_SPAN_S: Final = 2.0  # samples/s of the live table is a mean over about so many seconds
 TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this often

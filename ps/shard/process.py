@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgpack
 import zmq
 
+from leash._log import show_errors
 from leash.ps import interrupt
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError, UsageError
@@ -158,9 +159,10 @@ class ShardServer:
             answer = self._handlers[type(message)](message, payload)
         except Exception as error:
             refusal = self._metrics.refusal(error)
-            self._metrics.count_refusal(refusal)
-            failed = Failed(refusal.code, str(refusal)[:512]), None
-            answer = None if isinstance(message, UNANSWERED) else failed
+            if isinstance(message, UNANSWERED):
+                self._metrics.count_refusal(refusal)
+                return
+            answer = Failed(refusal.code, str(refusal)[:512]), None  # counted by who asked
         if answer is not None:
             self._link.send(*answer)
 
@@ -291,6 +293,7 @@ def settings_of(options: ServerOptions) -> bytes:
 
 def serve_shard(fd: int) -> int:
     """Serves one shard over the link that was inherited as `fd`; returns the exit status."""
+    show_errors("leash.ps.shard")
     keep_freed_memory()  # if malloc refuses, the coordinator has warned already
     # Until the loop runs, only the end of the link ends this process.
     interrupt.ignore_signals()

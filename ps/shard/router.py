@@ -68,8 +68,8 @@ class DataRouter:
     def send(self, route: bytes, message: Message, payload: Payload) -> None:
         """Sends an answer; notes its worker if that does not read."""
         if not send(self.socket, route, message, payload):
-            # A peer that reads leaves room, since it has few requests in flight. This one is evicted
-            # later: to do it now would release further answers while these are being sent.
+            # A peer that reads leaves room, since it has few requests in flight. This one is to be
+            # evicted later: now, that would release further answers while these are being sent.
             self._unreading.append(message)
 
     def take_unreading(self) -> list[int]:

@@ -48,3 +48,17 @@ def test_a_library_s_line_goes_to_stderr_or_to_the_script_s_handler(name: str) -
     handler = f"logging.getLogger({name!r}).addHandler(logging.StreamHandler(sys.stdout))"
     assert told_by(say.format(set_up="")) == ("", "leash: no shared memory\n")
     assert told_by(say.format(set_up=handler)) == ("no shared memory\n", "")
+
+
+def test_a_server_s_process_writes_its_own_failures_to_stderr() -> None:
+    out, err = told_by(
+        "import logging, leash._log\n"
+        "leash._log.show_errors('leash.ps.shard')\n"
+        "logging.getLogger('leash.ps.shard.metrics').info('hidden')\n"
+        "try:\n    1 / 0\n"
+        "except ZeroDivisionError as error:\n"
+        "    logging.getLogger('leash.ps.shard.metrics').error('it failed', exc_info=error)\n"
+    )
+    assert out == ""
+    assert err.startswith("leash: it failed\nTraceback")
+    assert err.endswith("ZeroDivisionError: division by zero\n")

@@ -158,7 +158,7 @@ except ImportError as error:
     print(type(error).__name__, error)
 """
     told = in_a_fresh_process(script)
-    assert told == "ImportError leash.PSOptimizer needs PyTorch: pip install 'leash[torch]'"
+    assert told == "ImportError leash.PSOptimizer needs torch: pip install 'leash[torch]'"
 
 
 def test_without_torch_the_client_works() -> None:

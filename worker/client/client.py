@@ -150,13 +150,15 @@ class Client:
             encoding: the codec in which gradients travel, and its settings; f32 by default.
             memory: whose slabs are to be shared with the server; by default this client makes it.
                 Other slabs are copied to and from there. It has an outbox if the codec is not f32.
-            say: shows a line, such as why shared memory is not possible; stderr by default.
+            say: shows a line, such as why shared memory is not possible. By default it appears on
+                stderr, unless the logger "leash" has a handler.
 
         Raises:
             ServerUnreachableError: no server answered.
             LayoutMismatchError: the run has another model.
             ProtocolError: the server refuses, and says why.
-            UsageError: the transport is "shm", and it is not possible here.
+            ArgumentError: the address, the rank, the transport or `wait_s` cannot be, or the
+                transport is "shm" and that is not possible here.
         """
         _check_arguments(address, rank, transport, wait_s)
         self.address: Final = address
@@ -305,10 +307,14 @@ class Client:
     def wait_until(
         self, is_reached: Callable[[Beaten], bool], on_wait: Callable[[Beaten | None], None]
     ) -> Beaten:
-        """Waits for an answer to a beat that satisfies `is_reached`; returns it.
+        """Waits for an answer to a beat that says what the caller waits for.
 
         Args:
-            on_wait: called about twice a second while waiting, with the newest answer.
+            is_reached: says of an answer whether it is the one.
+            on_wait: called about twice a second with the newest answer, or None before the first.
+
+        Returns:
+            The answer that satisfies `is_reached`.
 
         Raises:
             LeashError: what ended this process's part in the run.
@@ -316,7 +322,11 @@ class Client:
         return self.liveness.wait_until(is_reached, on_wait)
 
     def pause(self, seconds: float) -> None:
-        """Lets some time pass, but none in which a beat brings news."""
+        """Waits for the answer to a beat, but not for longer than this.
+
+        Args:
+            seconds: at most so many.
+        """
         self.liveness.pause(seconds)
 
     def pull(self, parameters: Slab) -> int:

@@ -30,6 +30,9 @@ class Encoding:
             (error feedback: Karimireddy et al. 2019, arXiv:1901.09847, algorithm 2).
         int8_block: how many values share a scale: a power of two from 64 to 65,536.
         topk_ratio: the share of a chunk's values that are sent, above 0 and at most 0.5.
+
+    Raises:
+        ArgumentError: the codec is unknown, or a setting is outside these limits.
     """
 
     codec: str = "f32"

@@ -139,12 +139,14 @@ class PSOptimizer(torch.optim.Optimizer):
             encoding: the codec in which gradients travel, and its settings; f32 by default.
             wait_s: seconds to wait for the server to answer.
             on_wait: called about twice a second while the other workers are missing.
-            say: shows a line, such as why shared memory is not possible; stderr by default.
+            say: shows a line, such as why shared memory is not possible. By default it appears on
+                stderr, unless the logger "leash" has a handler.
 
         Raises:
             UsageError: parameters have no names, or are not floating-point; there is nothing to
-                train; a group has options of its own; the transport is "shm" where that is not
-                possible; or `inner` steps over something else.
+                train; a group has options of its own; or `inner` steps over something else.
+            ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
+                the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
             ProtocolError: the server refuses, and says why.
         """

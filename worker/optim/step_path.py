@@ -15,52 +15,63 @@ NO_INNER: Final = "local_steps={}: needs an inner optimizer; make PSOptimizer wi
 
 
 class StepPath(Protocol):
-    """From a step's gradients to the common parameters that answer them."""
+    """Brings a step's gradients to the server, and the common parameters back.
 
-    every: int  # steps that make one push; setting one that cannot be raises UsageError
+    Attributes:
+        every: how many steps make one push; to set it to what cannot be raises UsageError.
+    """
+
+    every: int
 
     @property
     def overlap(self) -> bool:
-        """Gradients are sent while backward computes others, so `begin` comes before backward."""
+        """Whether gradients leave during backward, so that `begin` has to come before it."""
         ...
 
     @property
     def is_open(self) -> bool:
-        """Part of the next step has been taken, so that its gradients can't be changed any more."""
+        """Whether a part of the next step has been taken, whose gradients are fixed by now."""
         ...
 
     @property
     def is_begun(self) -> bool:
-        """`begin` was called for the next step."""
+        """Whether `begin` was called for the next step."""
         ...
 
     @property
     def pending(self) -> int:
-        """Steps that have been taken and not pushed."""
+        """How many steps have been taken and not pushed."""
         ...
 
     def begin(self, samples: int) -> None:
-        """Tells how many samples are behind the next step."""
+        """Notes how many samples are behind the next step."""
         ...
 
     def finish(self, samples: int | None = None) -> StepInfo | None:
         """Takes the step, and pushes if it is time to.
 
         Args:
-            samples: behind the step, if `begin` was not told; 1 if neither was.
+            samples: how many are behind the step, if `begin` was not told; 1 if neither was.
 
         Returns:
             What happened to the push; None if there was none.
 
         Raises:
             EvictedError: the server went on without this worker, and what was not answered is
-                lost; `recover`.
+                lost; call `recover`.
             LeashError: whatever else ended this worker's part.
         """
         ...
 
     def flush(self) -> StepInfo | None:
-        """Pushes the steps that are pending. Returns and raises what `finish` does."""
+        """Pushes the steps that are pending, if there are any.
+
+        Returns:
+            What happened to the push; None if there was none.
+
+        Raises:
+            LeashError: what `finish` raises.
+        """
         ...
 
     def recover(self, pull: Callable[[Slab], int]) -> int:
@@ -68,16 +79,33 @@ class StepPath(Protocol):
 
         Args:
             pull: fills a slab with them and returns their version.
+
+        Returns:
+            That version.
         """
         ...
 
     def close(self) -> None:
-        """Lets go of the model: what is pending is never pushed. Twice does no harm."""
+        """Forgets the steps that are pending, and lets go of the model.
+
+        A second call does nothing.
+        """
         ...
 
 
 def agreed_samples(told: int | None, samples: int | None) -> int:
-    """The samples behind a step: as `begin_step` was told, or else step(); 1 if neither was."""
+    """Decides how many samples are behind a step.
+
+    Args:
+        told: what `begin_step` was told; None if it was not called.
+        samples: what step() was told; None if nothing.
+
+    Returns:
+        The one that was told; 1 if neither was.
+
+    Raises:
+        UsageError: both were told, and they differ.
+    """
     if told is None:
         return 1 if samples is None else samples
     if samples not in (None, told):

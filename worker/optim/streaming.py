@@ -156,7 +156,7 @@ class StepStream:
 
     @property
     def every(self) -> int:
-        """Steps that make one push: 1, and no other number."""
+        """How many steps make one push: 1, and no other number."""
         return 1
 
     @every.setter

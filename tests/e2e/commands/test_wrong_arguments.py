@@ -1,5 +1,6 @@
 """A wrong argument ends in one line that says what to do, and exit status 2."""
 
+import re
 import socket
 import subprocess
 from pathlib import Path
@@ -52,6 +53,21 @@ def refusal(cwd: Path, *words: str) -> str:
 )
 def test_it_is_refused_in_one_line(tmp_path: Path, words: str, says: str) -> None:
     assert says in refusal(tmp_path, *words.split())
+
+
+@pytest.mark.parametrize("command", ["server --threads 256", "launch --server-threads 256"])
+def test_threads_that_cannot_start_are_one_line(tmp_path: Path, command: str) -> None:
+    words = [*command.split(), "--dataset=digits", "--workers=1", "--run-dir=run"]
+    # 256 threads would need 2 GiB of address space for their stacks.
+    limited = 'ulimit -v 2000000; exec "$@"'
+    told = subprocess.run(
+        ["bash", "-c", limited, "bash", *LEASH, *words],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert told.returncode == 2, told.stdout + told.stderr
+    assert "Traceback" not in told.stdout + told.stderr
+    (line,) = [line for line in told.stderr.splitlines() if "cannot start" in line]
+    assert re.search(r"--threads 256: thread \d+ of 256 cannot start: .*; give a smaller", line)
 
 
 def test_a_busy_port_is_named(tmp_path: Path) -> None:

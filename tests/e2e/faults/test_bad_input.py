@@ -7,7 +7,7 @@ and the server serves on: after every test a well-behaved worker completes a ste
 import math
 import random
 import struct
-from typing import Any
+from typing import Any, NoReturn
 
 import msgpack
 import pytest
@@ -242,6 +242,29 @@ def test_headers_with_flipped_bits_are_answered(attack: Attack) -> None:
                 flipped[dice.randrange(len(flipped))] ^= 1 << dice.randrange(8)
             answer, _ = attack.peer(verb).ask(bytes(flipped), *payloads)
             assert answer["t"] in ("error", "ok", "beaten", "state", "params")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_message_at_which_the_server_itself_fails_is_refused_and_ends_nothing(
+    attack: Attack, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = attack.running.server
+    before = server.metrics.summary()["failed_messages"]
+
+    def fail(*_: Any) -> NoReturn:
+        raise AssertionError("a defect")
+
+    header, payloads = valid_messages(attack.worker)[verb]
+    with monkeypatch.context() as broken:
+        for plane in (server.coordinator, server.data):
+            for message in plane._handlers:
+                broken.setitem(plane._handlers, message, fail)  # type: ignore[arg-type]
+        assert attack.peer(verb).error(header, *payloads) == "protocol"
+    with monkeypatch.context() as broken:
+        for module in ("leash.ps.server.loop", "leash.ps.shard.data_plane"):
+            broken.setattr(f"{module}.decode", fail)
+        assert attack.peer(verb).error(header, *payloads) == "protocol"
+    assert server.metrics.summary()["failed_messages"] == before + 2
 
 
 def _topk(*indices: int) -> bytes:

@@ -4,11 +4,14 @@ The peers know pyzmq and msgpack, and make their segments from docs/wire-format.
 """
 
 import fcntl
+import itertools
+import math
 import mmap
 import os
 import signal
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from leash.ps.errors import UsageError
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
 from leash.worker.client.memory import SlabMemory
-from support.contract import CHUNK_NBYTES, LR, Attack, Worker, joined, packed
+from support.contract import CHUNK_NBYTES, LR, U32, Attack, Worker, joined, packed
 from support.peers import Header, peers
 from support.processes import pusher, server_process
 from support.servers import serving
@@ -190,6 +193,82 @@ def test_memory_that_changes_meanwhile_gives_other_numbers_and_nothing_worse(
                 memory[PAGE : PAGE + CHUNK_NBYTES] = struct.pack("<f", float(step)) * 16384
                 assert worker.data.receive()[0]["t"] == "params"
         assert running.server.metrics.summary()["refused_messages"] == 0
+
+
+def _flipping(
+    memory: mmap.mmap, places: list[int], rows: list[tuple[int, ...]]
+) -> Callable[[], None]:
+    """Writes each row of words to the places, in turn, from a thread. Returns what ends that."""
+    ended = threading.Event()
+
+    def flip() -> None:
+        for row in itertools.cycle(rows):
+            for at, word in zip(places, row, strict=True):
+                struct.pack_into("<I", memory, at, word)
+            if ended.is_set():
+                return
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+
+    def end() -> None:
+        ended.set()
+        thread.join()
+
+    return end
+
+
+NAN = 0x7FC00000
+TOPK = struct.pack("<2I2f", 3, 5, math.nan, math.nan)
+INT8 = struct.pack("<I256f", 64, *[1.0] * 256) + bytes(16384)
+
+
+@pytest.mark.parametrize(
+    ("codec", "payload", "places", "rows"),
+    [
+        # Indices, while their values are NaN, so that the server looks for their slot.
+        ("topk", TOPK, [0], [(3,), (U32 - 1,), (4,), (CHUNK_NBYTES,)]),
+        ("topk", TOPK, [0, 4], [(3, 5), (U32 - 2, U32 - 1), (5, 3), (6, 7)]),
+        # The block that says where everything else lies, and scales.
+        ("int8", INT8, [0], [(64,), (128,), (1,), (0,)]),
+        ("int8", INT8, [4, 8], [(NAN, 0), (0, NAN)]),
+        ("bf16", bytes(2 * 16384), [0, 32764], [(NAN, 0), (0, 1)]),
+        ("f16", bytes(2 * 16384), [0, 32764], [(NAN, 0), (0, 1)]),
+    ],
+    ids=["topk, an index", "topk, both", "int8, its block", "int8, scales", "bf16", "f16"],
+)
+@pytest.mark.parametrize("nonfinite", ["raise", "skip"])
+def test_a_payload_that_flips_while_it_is_read_ends_no_server(
+    codec: str,
+    payload: bytes,
+    places: list[int],
+    rows: list[tuple[int, ...]],
+    nonfinite: str,
+) -> None:
+    settings: dict[str, Any] = {"workers": 1, "lr": LR, "chunk_kib": 64, "nonfinite": nonfinite}
+    outbox_nbytes = -(-(SLAB + 64 * (SLAB // CHUNK_NBYTES + 4)) // PAGE) * PAGE
+    with serving(**settings) as running, peers(running.address, running.data_address) as sockets:
+        worker = joined(running, 1, *sockets)
+        worker.init()
+        with segment(PLAIN_NBYTES + outbox_nbytes) as (fields, memory):
+            worker.data.ask(worker.header("attach", **fields))
+            at = PLAIN_NBYTES  # the outbox begins with chunk 0's payload
+            memory[at : at + len(payload)] = payload
+            end = _flipping(memory, [at + place for place in places], rows)
+            try:
+                step = 1
+                for _ in range(100):
+                    push = {**pushed(worker, step, nbytes=len(payload)), "codec": codec}
+                    answer, _ = worker.data.ask(push)
+                    code = answer.get("code")
+                    assert (answer["t"], code) in [
+                        ("params", None), ("error", "bad_payload"), ("error", "nonfinite"),
+                    ]  # fmt: skip
+                    step += code != "bad_payload"
+            finally:
+                end()
+        assert step > 1
+        assert running.server.metrics.summary()["failed_messages"] == 0
 
 
 def test_without_shared_memory_auto_says_so_in_one_line_and_shm_is_an_error(

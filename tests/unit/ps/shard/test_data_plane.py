@@ -1,4 +1,6 @@
-"""A place kept for a newcomer: no chunk's clock gets beyond it until the newcomer is there."""
+"""The data plane without sockets: places for newcomers, pulls that others wait for, failures."""
+
+import logging
 
 import pytest
 import zmq
@@ -10,7 +12,7 @@ from leash.ps.shard.data_plane import DataPlane, Payload
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.layout import Layout, Slot
-from leash.ps.wire.messages import Message, Ok, Push
+from leash.ps.wire.messages import Error, Message, Ok, Params, Pull, Push
 
 LAYOUT = Layout([Slot("w", "f32", (4,)), Slot("sums", "f64", (2,))])
 
@@ -18,10 +20,15 @@ LAYOUT = Layout([Slot("w", "f32", (4,)), Slot("sums", "f64", (2,))])
 class Plane:
     """A data plane whose answers are kept, with one worker that pushes."""
 
-    def __init__(self, policy: str, *, shard: int = 0, shards: int = 1) -> None:
-        rule, members = choose_rule(policy, None), Members([1, 2], 1.0)
+    def __init__(
+        self, policy: str, *, shard: int = 0, shards: int = 1, bound_unit: str = "clocks"
+    ) -> None:
+        rule = choose_rule(policy, None, bound_unit=bound_unit)
+        self.members = members = Members([1, 2], 1.0)
         self.metrics = metrics = Metrics(rule, EventLog(None), 0)
         self.answered: list[int] = []  # steps
+        self.pulled: list[int] = []  # versions
+        self.refused: list[str] = []  # codes
         options = ServerOptions(chunk_kib=64, shards=shards)
         self.plane = DataPlane(options, rule, members, metrics, self.send, shard)
         self.plane.make_model(LAYOUT)
@@ -34,8 +41,13 @@ class Plane:
         metrics.start([1])
 
     def send(self, route: bytes, message: Message, payload: Payload) -> None:
-        assert isinstance(message, Ok), message
-        self.answered.append(message.step)
+        if isinstance(message, Error):
+            self.refused.append(message.code)
+        elif isinstance(message, Ok):
+            self.answered.append(message.step)
+        else:
+            assert isinstance(message, Params), message
+            self.pulled.append(message.version)
 
     def push(self, *steps: int) -> None:
         for step in steps:
@@ -95,3 +107,40 @@ def test_a_shard_without_chunks_has_room_for_everybody() -> None:
         assert own.plane.reserve() == 1
         own.plane.join(1, first_step)
         own.plane.leave(1)
+
+
+def test_a_pull_answers_those_who_waited_for_it() -> None:
+    """Under a bound in versions the worker that pulls is no longer the one with old parameters."""
+    own = Plane("ssp", bound_unit="versions")  # bound 3
+    other = own.members.hello(2, "pulls")[0].incarnation
+    own.metrics.join(2, other, "pulls", 1)
+    for worker in (1, 2):
+        own.plane.join(worker, own.plane.reserve())
+    own.push(1, 2, 3, 4)
+    assert (sorted(set(own.answered)), own.plane.parked) == ([1, 2, 3], len(own.model.own))
+    for chunk in own.model.own:
+        own.plane.handle(b"2", Pull(2, other, chunk.index, chunk.dtype), None)
+    assert (sorted(set(own.answered)), own.plane.parked) == ([1, 2, 3, 4], 0)
+    assert own.pulled == [4] * len(own.model.own)
+    own.push(5)
+    assert own.answered[-1] == 5
+
+
+def test_a_failure_is_refused_counted_and_logged_once_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Plane("asp")
+    own.plane.join(1, own.plane.reserve())
+    own.push(1)
+    with monkeypatch.context() as broken:
+        broken.setattr(own.members, "require_current", lambda *_: {}["no such key"])
+        own.push(2, 3)
+    chunks = len(own.model.own)
+    assert own.refused == ["protocol"] * 2 * chunks
+    assert own.metrics.summary()["failed_messages"] == 2 * chunks
+    assert own.metrics.summary()["refused_messages"] == 2 * chunks
+    failures = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.name for record in failures] == ["leash.ps.shard.metrics"]
+    assert failures[0].exc_info is not None
+    own.push(2)
+    assert own.answered[-1] == 2
