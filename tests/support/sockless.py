@@ -87,7 +87,7 @@ class FarShard:
     def __init__(
         self, index: int, options: ServerOptions, clock: StillClock, send: Callable[..., None]
     ) -> None:
-        rule = options.rule()
+        rule = options.rule
         self.index = index
         self.pid = 70_000 + index
         self.lost = self.how = ""
@@ -220,11 +220,13 @@ class SocklessServer:
 
     def __init__(self, policy: str = "ssp", bound: int | None = None, **settings: Any) -> None:
         """Args:
+        bound: the limit of the policy: of drop that of staleness, otherwise that of lag.
         settings: further options of the server.
         """
-        self.options = ServerOptions(policy=policy, staleness=bound, chunk_kib=64, **settings)
+        limit = {"max_staleness" if policy == "drop" else "bound": bound}
+        self.options = ServerOptions(policy=policy, chunk_kib=64, **limit, **settings)
         self.options.check()
-        self.rule: Rule = self.options.rule()
+        self.rule: Rule = self.options.rule
         self.clock = StillClock()
         self.events = KeptEvents()
         self.sent: list[Message] = []  # over the data sockets of all shards
