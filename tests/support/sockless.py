@@ -221,6 +221,7 @@ class SocklessServer:
 
     def __init__(self, policy: str = "ssp", bound: int | None = None, **settings: Any) -> None:
         """Args:
+        bound: the limit of the policy: of drop that of staleness, otherwise that of lag.
         settings: further options of the server.
         """
         limit = "max_staleness" if policy == "drop" else "bound"

@@ -504,8 +504,10 @@ def test_from_a_set_on_everybody_is_told_the_new_policy(policy: str) -> None:
     server.start()
     message, bound = SETS[policy]
     assert server.ask(message) == Ok(0, 0, 0, True)
-    limit = {"max_staleness": bound, "bound": None} if policy == "drop" else {"bound": bound}
-    expected = choose_rule(policy, bound_max=message.staleness_max or None, **limit)
+    if policy == "drop":
+        expected = choose_rule(policy, None, max_staleness=bound)
+    else:
+        expected = choose_rule(policy, bound, message.staleness_max or None)
     assert server.coordinator.rule == expected
     assert server.hello(1).settings.items() >= expected.settings().items()
     assert server.coordinator.state().items() >= expected.settings().items()
