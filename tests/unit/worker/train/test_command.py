@@ -73,12 +73,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
     def limit_threads(threads: int) -> None:
         made.threads = threads
 
-    monkeypatch.setattr(command, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(command, "keep_memory", lambda _: None)
     monkeypatch.setattr(command, "ControlChannel", FakeChannel)
     monkeypatch.setattr(command, "load_dataset", load)
     monkeypatch.setattr(command, "PSOptimizer", join)
     monkeypatch.setattr(command, "Trainer", train)
-    monkeypatch.setattr(command, "Straggler", slow)
+    monkeypatch.setattr(command, "Slowdown", slow)
     monkeypatch.setattr(torch, "set_num_threads", limit_threads)
     with torch.random.fork_rng(devices=[]):  # making a model seeds torch
         yield made

@@ -120,7 +120,7 @@ class FakeClient:
 
     settings: dict[str, Any]
     leases: list[Leased]
-    completed: int | None = None  # epochs of the run, by the newest beat
+    completed: int = 0  # epochs of the run, by the newest beat
     incarnation: int = 7
     steps: int = 0
     deadline_s: float = 0.0
@@ -128,18 +128,8 @@ class FakeClient:
     asked: list[tuple[float, ...]] = field(default_factory=list)
 
     @property
-    def welcome(self) -> "FakeClient":
-        return self
-
-    @property
-    def liveness(self) -> "FakeClient":
-        return self
-
-    @property
-    def beaten(self) -> Any:
-        if self.completed is None:
-            return None
-        return type("Beaten", (), {"epoch": self.completed})()
+    def epoch(self) -> int:
+        return self.completed
 
     def report(self, report: Report) -> None:
         self.reports.append(report)
@@ -233,7 +223,7 @@ def make_training(
     share: Positions = WHOLE_SPLIT,
     leases: list[Leased] | None = None,
     epochs: int = 2,
-    completed: int | None = None,
+    completed: int = 0,
     local_steps: str = "1",
     seed: int = SEED,
     rank: int = RANK,
