@@ -68,7 +68,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
 
     def slow(*told: Any, **more: Any) -> str:
         made.slowed = (*told, more)
-        return "the straggler"
+        return "the slowdown"
 
     def limit_threads(threads: int) -> None:
         made.threads = threads
@@ -180,9 +180,11 @@ def test_a_worker_joins_with_what_its_options_say_and_ends_with_its_trainers_sta
     assert joined["encoding"] == Encoding("topk", 256, 0.25)
     assert sum(p.numel() for p in joined["parameters"].values()) == PARAMETERS
     assert worker.threads == 3
-    assert worker.slowed == ("0.5", 0.25, {"time_scale": 2.0, "seed": 11, "rank": 7})
-    model, optimizer, straggler, _ = worker.trained.rest
-    assert (optimizer, straggler) == ("the optimizer", "the straggler")
+    slowness, ratio, more = worker.slowed
+    assert (str(slowness), ratio) == ("0.5", 0.25)
+    assert more == {"time_scale": 2.0, "seed": 11, "rank": 7}
+    model, optimizer, slowdown, _ = worker.trained.rest
+    assert (optimizer, slowdown) == ("the optimizer", "the slowdown")
     assert dict(model.named_parameters()).keys() == joined["parameters"].keys()
 
 
