@@ -241,7 +241,8 @@ def test_the_documents_name_all_of_these() -> None:
 # These tests can fail.
 
 WRONG: Final = """
-`ps/nowhere.py`, `ps/policy.py`, `nowhere.py`, `ps/gone/`, `ps/*.nothing`, `ps/*.py`, `worker.py`, [a page](nowhere.md)
+`ps/nowhere.py`, `ps/policy.py`, `nowhere.py`, `ps/gone/`, `ps/*.nothing`, `ps/*.py`, `worker.py`,
+[a page](nowhere.md)
 
 ```
 leash server --bound 3 \\
