@@ -46,7 +46,7 @@ def count(value: float) -> str:
 
 
 def decimal(value: float) -> str:
-    """Writes a number with as many digits as its size needs."""
+    """Writes a number with about three digits."""
     return _three_digits(value)
 
 
@@ -73,7 +73,7 @@ def _three_digits(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3723 ▸ 1:02:03"""
+    """Writes whole seconds as on a clock: 3723 ▸ 1:02:03."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

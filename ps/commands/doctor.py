@@ -1,4 +1,4 @@
-"""`leash doctor`: is this installation sound, and the way to a server? In five seconds."""
+"""`leash doctor`: checks an installation, and the way to a server, within five seconds."""
 
 import importlib
 import json
@@ -31,12 +31,12 @@ Verdict = Literal["ok", "info", "warn", "fail"]
 STYLES: Final = {"ok": "green", "info": "dim", "warn": "yellow", "fail": "bold red"}
 OLDEST_MSGPACK: Final = (1, 2, 3)
 STATUS_TIMEOUT_S: Final = 1.5
-ALL_S: Final = 4.5  # for everything
+ALL_S: Final = 4.5  # all checks together take no longer
 LATE: Final = "which did not answer in time; the machine may be busy"
 NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia")
 MIB: Final = 1 << 20
 
-# Runs in a process of its own: `ps` never imports PyTorch, and it takes seconds.
+# A process of its own runs this: `ps` never imports PyTorch, and the import takes seconds.
 _ASK_TORCH: Final = """
 import json, torch
 device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -60,7 +60,7 @@ def run(options: DoctorOptions) -> int:
     """Prints the checks; returns 1 if one failed."""
     console, failed = Console(), False
     deadline_s = time.monotonic() + ALL_S
-    # PyTorch last: while it is imported, it would take the processor from the measurements.
+    # PyTorch comes last: its import would take the processor from the measurements.
     for check in chain(host_checks(), server_checks(options.server), torch_checks(deadline_s)):
         show(check, console)
         failed = failed or check.verdict == "fail"
@@ -68,6 +68,7 @@ def run(options: DoctorOptions) -> int:
 
 
 def show(check: Finding, console: Console) -> None:
+    """Prints one finding, and below it what mends it."""
     line = Text.assemble(
         (f"{check.verdict:<5}", STYLES[check.verdict]), (f"{check.what:<12}", "bold"), check.found
     )
@@ -80,6 +81,7 @@ def show(check: Finding, console: Console) -> None:
 
 
 def host_checks() -> Iterator[Finding]:
+    """Checks what Leash needs of this host."""
     yield python_check()
     yield Finding("ok", "leash", __version__)
     yield core_check()
@@ -97,7 +99,7 @@ def python_check() -> Finding:
 
 
 def core_check() -> Finding:
-    """The compiled core."""
+    """Checks that the compiled core imports, and that it was built for speed."""
     try:
         core = importlib.import_module("leash.ps._core")
     except ImportError as error:
@@ -131,6 +133,7 @@ def machine_check() -> Finding:
 
 
 def torch_checks(deadline_s: float) -> Iterator[Finding]:
+    """Checks PyTorch and torchvision, if they answer before the deadline."""
     if not _installed("torch"):
         yield Finding("info", "torch", "not installed: fine for a server's host",
                       f"for workers: {install_command('torch')}")  # fmt: skip
@@ -141,7 +144,7 @@ def torch_checks(deadline_s: float) -> Iterator[Finding]:
 
 
 def _ask_torch(timeout_s: float) -> tuple[list[str], str]:
-    """The lines that it printed in time, and the last line of what went wrong."""
+    """Asks PyTorch; gives the lines that it printed in time, and the last line of its error."""
     command = [sys.executable, "-c", f"{WITHOUT_WORKING_DIRECTORY}\n{_ASK_TORCH}"]
     with subprocess.Popen(command, text=True, stdout=PIPE, stderr=PIPE) as process:
         try:
@@ -193,6 +196,7 @@ def _installed(package: str) -> bool:
 
 
 def server_checks(address: str | None) -> Iterator[Finding]:
+    """Checks that a server answers at this address, if one was given."""
     if address is None:
         yield Finding("info", "server", "not asked for: --server tcp://HOST:PORT checks one")
         return
@@ -207,13 +211,14 @@ def server_checks(address: str | None) -> Iterator[Finding]:
 
 
 def link_checks(address: str, state: RunState) -> Iterator[Finding]:
+    """Measures the way to each data socket of the server."""
     payload_nbytes = min(MIB, state["chunk_nbytes"])
     for shard, port in enumerate(state["data_ports"]):
         with Probe(address, port, state["chunk_nbytes"]) as probe:
             round_trip_ms = 1e3 * probe.round_trip_s()
             yield Finding("ok", "round trip", f"{round_trip_ms:.2f} ms to {probe.address}")
             if shard:
-                continue  # the same way, to another port
+                continue  # another port of a way that was measured
             rate = probe.bytes_per_s(payload_nbytes)
             yield Finding("ok", "bandwidth", f"{rate / 1e9:.2f} GB/s each way at the same time, in "
                           f"messages of {payload_nbytes // 1024} KiB")  # fmt: skip

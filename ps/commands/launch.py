@@ -1,4 +1,4 @@
-"""`leash launch`: a server and its workers as processes of this machine, watched to their end.
+"""`leash launch`: starts a server and its workers on this machine, and watches them to the end.
 
 ::
 
@@ -45,16 +45,16 @@ from leash.ps.wire.control import ControlChannel, request_state
 POLL_S: Final = 0.5
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
-AUDIT_MAX_NBYTES: Final = 100 << 20  # a few seconds' reading
-WORKER_END_S: Final = 3.0  # for a worker to end after its bye
+AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few seconds
+WORKER_END_S: Final = 3.0  # a worker may take so long to end after its bye
 
 
 def run(options: LaunchOptions) -> int:
-    """Trains; returns the exit status."""
+    """Trains, and returns the exit status."""
     if options.report:
         require_matplotlib()
     run_dir = RunDir.at(options.run_dir, options.rule.policy.name)
-    # The server works its rates out for itself, by the same function; here they are written down.
+    # The server works its rates out by the same function; config.yaml notes what they are.
     run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
     status = Launch(options, run_dir, Console()).run()
@@ -64,7 +64,7 @@ def run(options: LaunchOptions) -> int:
 
 
 class Launch:
-    """The processes of one run."""
+    """Starts, watches and ends the processes of one run."""
 
     def __init__(self, options: LaunchOptions, run_dir: RunDir, console: Console) -> None:
         self._options: Final = options
@@ -72,15 +72,15 @@ class Launch:
         self._console: Final = console
         self._server: Process | None = None
         self._workers: dict[int, Process] = {}  # by rank
-        self._ended: set[int] = set()  # the ranks whose end has been dealt with
-        self._state: RunState | None = None  # what the server said last
-        self._gave_up = False  # the server was told to end, because no worker is left
+        self._ended: set[int] = set()  # the ranks of workers whose end was noticed
+        self._state: RunState | None = None  # the newest answer of the server
+        self._gave_up = False  # the launcher asked the server to end, because no worker is left
 
     def run(self) -> int:
-        """Returns 0, or the server's exit status if somebody asked the server to end.
+        """Runs to the end; returns 0, or the server's status if somebody asked the server to end.
 
         Raises:
-            UsageError, LeashError: a process failed; the text is its own last line.
+            UsageError, LeashError: a process failed; the text is the last line that it printed.
         """
         try:
             with screen_for(self._console) as screen:
@@ -104,7 +104,7 @@ class Launch:
         options = common_options(
             self._options, ServerOptions, bind=FREE_PORT,
             run_dir=str(self._run_dir.path), epochs=self._options.epochs or 1,
-            threads=self._options.server_threads,  # the workers' are torch's
+            threads=self._options.server_threads,  # a launch's `threads` are torch's
             data_plan=data_plan_of(self._options),
         )  # fmt: skip
         with held():
@@ -119,7 +119,7 @@ class Launch:
         for rank, (slowness, ratio) in enumerate(by_worker, start=1):
             own = common_options(
                 options, WorkerOptions, server=address, rank=rank, slow=slowness.text,
-                heterogeneity=str(ratio), timeout_s=None,  # the server keeps the time
+                heterogeneity=str(ratio), timeout_s=None,  # the server ends the run in time
             )  # fmt: skip
             with held():
                 self._workers[rank] = self._spawn("worker", own, f"worker-{rank}")
@@ -131,11 +131,11 @@ class Launch:
     # Watch.
 
     def _watch(self, screen: Screen) -> None:
-        """Shows how the run stands, until the server has ended."""
+        """Shows how the run stands, again and again, until the server has ended."""
         assert self._server is not None
         with ControlChannel(self._address) as channel:
             while self._server.poll() is None:
-                # First the processes, then the state: so it is never older than an end.
+                # Processes first, so that the state that is shown is never older than an end.
                 ended = self._newly_ended()
                 with suppress(ServerUnreachableError):
                     self._state = request_state(channel, POLL_S)
@@ -145,7 +145,7 @@ class Launch:
                     self._server.wait(POLL_S)
 
     def _newly_ended(self) -> dict[int, int]:
-        """Rank ▸ exit status of the workers that ended since this was asked last."""
+        """Rank ▸ exit status of the workers that have ended since the last call."""
         statuses = {
             rank: status
             for rank, worker in self._workers.items()
@@ -155,12 +155,12 @@ class Launch:
         return statuses
 
     def _judge(self, ended: dict[int, int], screen: Screen) -> None:
-        """What the end of these workers means for the run."""
+        """Decides what the end of these workers means for the run."""
         if self._state is not None and self._state["stopping"]:
             return
         lost = {rank: status for rank, status in ended.items() if status != 0}
         if lost and not (self._state and self._state["started"]):
-            # It will never start: the server waits for all of its workers.
+            # The server waits for all of its workers, so this run would never start.
             raise self._error([self._failure(f"worker-{r}", status) for r, status in lost.items()])
         for rank, status in lost.items():
             how = "was killed" if from_outside(status) else "failed"
@@ -171,13 +171,13 @@ class Launch:
             self._server.terminate()
 
     def _nobody_can_go_on(self) -> bool:
-        """All workers have ended, and none came through: the server would wait for their return."""
+        """Whether all workers ended before they were done; the server would wait for them."""
         return all(worker.poll() not in (None, 0) for worker in self._workers.values())
 
     # End.
 
     def _see_workers_out(self) -> None:
-        """The server has ended; its workers write their last lines."""
+        """Waits, after the server's end, while the workers write their last lines."""
         assert self._server is not None
         if self._server.returncode == 0:
             deadline_s = time.monotonic() + WORKER_END_S
@@ -210,7 +210,7 @@ class Launch:
             self._console.print(Text(line), soft_wrap=True)
 
     def _audit(self) -> str:
-        """What the run's own events say of the bound and of the order of steps."""
+        """Re-checks the bound and the order of steps from the run's events."""
         if self._run_dir.events.stat().st_size > AUDIT_MAX_NBYTES:
             return "no: events.jsonl is too long for now; leash.ps.runs.audit takes any length"
         violations = audit_run(self._run_dir.path)
@@ -234,7 +234,7 @@ class Launch:
             raise self._error(failures)
         return 0
 
-    # What a process said.
+    # What a process printed.
 
     def _failure(self, name: str, status: int) -> Failure:
         has_begun = self._state is not None and self._state["started"]

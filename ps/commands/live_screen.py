@@ -1,4 +1,4 @@
-"""Where a running command shows how the run stands: a live table, or lines where there is none."""
+"""Shows how a run stands while it goes on: as a live table, or line by line without a terminal."""
 
 import logging
 import time
@@ -13,19 +13,21 @@ from rich.text import Text
 from leash.ps.commands.run_table import RunState, epoch_of, plain_line, run_table
 
 _LOG: Final = logging.getLogger(__name__)
-LINE_S: Final = 10.0  # between two lines of progress when nothing else changes
-EPOCH_LINE_S: Final = 2.0  # between those of two epochs
+LINE_S: Final = 10.0  # a line of progress comes at least this often
+EPOCH_LINE_S: Final = 2.0  # lines of short epochs come no more often than this
 
 
 class Screen:
-    """Lines on stdout: one for a new epoch, though not for each of many short ones, and one every
-    ten seconds."""
+    """Prints lines: one for a new epoch, though not for each of many short ones.
+
+    When nothing changes, it prints one every ten seconds.
+    """
 
     def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
         self._console: Final = console
         self._now: Final = now
-        self._shown = ""  # the news of the newest line, and
-        self._line_s = 0.0  # when it was written
+        self._shown = ""  # what the newest line said
+        self._line_s = 0.0  # when it said so
         self._had_started = False
 
     def __enter__(self) -> "Screen":
@@ -38,7 +40,7 @@ class Screen:
         pass
 
     def show(self, state: RunState) -> None:
-        """How the run stands now."""
+        """Shows how the run stands now."""
         news, since_s = _news(state), self._now() - self._line_s
         is_due = since_s >= EPOCH_LINE_S or not state["started"] or not self._had_started
         if (news != self._shown and is_due) or since_s >= LINE_S:
@@ -52,16 +54,16 @@ class Screen:
 
 
 def _news(state: RunState) -> str:
-    """What is worth a line when it changes: before the start anything, then the epoch."""
+    """The part of a state that is worth a line when it changes: once started, the epoch."""
     return epoch_of(state) if state["started"] else plain_line(state)
 
 
 class LiveScreen(Screen):
-    """A table that is drawn over itself; lines that stay go above it."""
+    """Draws a table over itself again and again; lines that stay go above it."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        # Drawn when there is something new, by the thread that has it: no other thread is needed.
+        # `show` draws, in its caller's thread; no thread of rich's own is needed.
         self._live: Final = Live(console=console, auto_refresh=False)
 
     def __enter__(self) -> "LiveScreen":
@@ -79,5 +81,5 @@ class LiveScreen(Screen):
 
 
 def screen_for(console: Console) -> Screen:
-    """The screen that fits a console."""
+    """Chooses the screen for a console: a live table on a terminal, otherwise lines."""
     return LiveScreen(console) if console.is_terminal else Screen(console)

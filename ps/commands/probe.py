@@ -1,4 +1,4 @@
-"""What the way to a server gives: round trip and bandwidth, by `echo` over its data socket."""
+"""Measures round trip and bandwidth on the way to a server, by `echo` over its data socket."""
 
 import time
 from types import TracebackType
@@ -12,10 +12,10 @@ from leash.ps.wire.frames import check_payload_count, decode_as, encode
 from leash.ps.wire.messages import Echo, Echoed
 from leash.ps.wire.sockets import data_max_nbytes, data_queue, make_dealer
 
-TIMEOUT_S: Final = 1.0  # without an answer for so long: nobody is there
+TIMEOUT_S: Final = 1.0  # a server that is silent for longer is not there
 ECHOES: Final = 50
 IN_FLIGHT: Final = 8
-SPAN_S: Final = 0.8  # of a measurement, at most
+SPAN_S: Final = 0.8  # a measurement takes no longer
 
 
 class Probe:
@@ -47,7 +47,7 @@ class Probe:
         self._context.destroy(linger=0)
 
     def round_trip_s(self) -> float:
-        """The median time from a small message to its answer. Raises ServerUnreachableError."""
+        """Measures the median time from a small message to its answer; ServerUnreachableError."""
         times_s: list[float] = []
         end_s = time.perf_counter() + SPAN_S
         while len(times_s) < ECHOES and (not times_s or time.perf_counter() < end_s):
@@ -58,7 +58,7 @@ class Probe:
         return sorted(times_s)[len(times_s) // 2]
 
     def bytes_per_s(self, payload_nbytes: int) -> float:
-        """Payload per second, each way at the same time. Raises ServerUnreachableError."""
+        """Measures the payload per second, each way at once. Raises ServerUnreachableError."""
         payload = bytes(payload_nbytes)
         began_s = time.perf_counter()
         for _ in range(IN_FLIGHT):

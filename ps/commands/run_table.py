@@ -1,4 +1,4 @@
-"""How a run stands, as a table for a terminal, and as one line for where there is none.
+"""Writes how a run stands: as a table for a terminal, or as one line where there is none.
 
 Both are made from the payload of `state` alone; docs/wire-format.md lists its keys.
 """
@@ -30,7 +30,7 @@ from leash.ps.words import (
 
 RunState = dict[str, Any]
 
-MAX_WIDTH: Final = 100  # columns; in a wide terminal a row is still read at one glance
+MAX_WIDTH: Final = 100  # columns, so that a row is read at one glance in a wide terminal too
 SHOWN_EPOCHS: Final = 10
 MUCH_WAITING: Final = 0.3
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
@@ -41,7 +41,7 @@ _STYLES: Final = {
 
 
 def run_table(state: RunState) -> RenderableType:
-    """The whole picture: what runs, a row for each worker, the test accuracy by epoch."""
+    """The table: what runs, a row for each worker, the test accuracy by epoch."""
     parts = [_header(state), _progress(state), Text(), _workers(state)]
     if any(accuracy is not None for accuracy in state["test_accuracy_by_epoch"]):
         parts += [Text(), _accuracies(state["test_accuracy_by_epoch"])]
@@ -49,7 +49,7 @@ def run_table(state: RunState) -> RenderableType:
 
 
 def plain_line(state: RunState) -> str:
-    """The same in one line."""
+    """One line that says how the run stands."""
     if not state["started"]:
         return waiting_for(state)
     lags = " ".join(str(row["lag"]) for row in state["table"] if row["state"] == LIVE)
@@ -65,7 +65,7 @@ def plain_line(state: RunState) -> str:
 
 
 def with_summary(state: RunState, summary: dict[str, Any]) -> RunState:
-    """The last picture of a run: what `state` said last, with the figures of its summary.json."""
+    """The state to show when a run has ended: the last one, with the figures of summary.json."""
     done = summary["ended"] == DONE
     rows = [
         {
@@ -84,7 +84,7 @@ def with_summary(state: RunState, summary: dict[str, Any]) -> RunState:
 
 
 def result_lines(summary: dict[str, Any]) -> list[str]:
-    """What a run came to, in a few lines."""
+    """The results of a run, in a few lines."""
     lines = []
     if summary["ended"] != DONE:
         lines.append(f"ended early     {summary['ended']}")
@@ -106,7 +106,7 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def waiting_for(state: RunState) -> str:
-    """Whom a run that has not started waits for."""
+    """Says for whom a run waits that has not started."""
     missing = ", ".join(map(str, state["missing"]))
     if not missing:
         return "starting: waiting for the evaluator"
@@ -114,7 +114,7 @@ def waiting_for(state: RunState) -> str:
 
 
 def epoch_of(state: RunState) -> str:
-    """The epoch that the slowest worker is in, of how many."""
+    """Says in which epoch the slowest worker is, and how many there are."""
     planned = state["planned_epochs"]
     if planned is None:
         return f"epoch {state['epochs'] + 1}"
@@ -122,10 +122,11 @@ def epoch_of(state: RunState) -> str:
 
 
 def rule_of(state: RunState) -> str:
+    """Writes the rule by which the run goes."""
     return str(Rule.from_settings(state))
 
 
-# The parts of the picture.
+# The parts of the table.
 
 
 def _header(state: RunState) -> RenderableType:
@@ -182,7 +183,7 @@ def _workers(state: RunState) -> Table:
 
 
 def _worker_cells(row: dict[str, Any], bound: int | None) -> list[RenderableType]:
-    at_bound = bool(bound) and row["lag"] >= bound  # a bound of 0 has no lag to tell of
+    at_bound = bool(bound) and row["lag"] >= bound  # under a bound of 0 every lag is at the bound
     waiting = row["wait_fraction"]
     return [
         str(row["worker"]),
@@ -198,7 +199,7 @@ def _worker_cells(row: dict[str, Any], bound: int | None) -> list[RenderableType
 
 
 def _accuracies(by_epoch: Sequence[float | None]) -> Table:
-    """The newest epochs' figures, and a small curve of them."""
+    """The accuracies of the newest epochs, and a small curve of them."""
     first = max(0, len(by_epoch) - SHOWN_EPOCHS)
     shown = by_epoch[first:]
     grid = Table.grid(padding=(0, 2, 0, 0))

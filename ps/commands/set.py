@@ -1,4 +1,4 @@
-"""`leash set`: another policy for a run that goes on."""
+"""`leash set`: gives a run that goes on another policy."""
 
 from leash.ps.errors import HeaderError, ServerUnreachableError, UsageError
 from leash.ps.options.addresses import address_of
@@ -9,10 +9,10 @@ from leash.ps.wire.messages import Ok, Set
 
 
 def run(options: SetOptions) -> int:
-    """Tells the server; returns when every shard goes by the new rule.
+    """Sends the new rule to the server, and returns when every shard goes by it.
 
     Raises:
-        UsageError: nobody answers at this address, or the run cannot go by this rule.
+        UsageError: no server answers at this address, or the run cannot go by this rule.
     """
     rule = options.rule
     with ControlChannel(address_of(options.server, options.ps_ip, options.ps_port)) as channel:

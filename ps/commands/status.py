@@ -1,4 +1,4 @@
-"""`leash status`: how a run stands, from anywhere."""
+"""`leash status`: asks a server how its run stands."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def run(options: StatusOptions) -> int:
 
 
 def _first_state(channel: ControlChannel, wait_s: float) -> RunState:
-    """Raises UsageError if nobody answers: then it is the address that is wrong."""
+    """Asks for the state; raises UsageError if nobody answers, since the address must be wrong."""
     try:
         return request_state(channel, wait_s)
     except ServerUnreachableError as error:
@@ -42,7 +42,7 @@ def _first_state(channel: ControlChannel, wait_s: float) -> RunState:
 
 
 def _watch(channel: ControlChannel, wait_s: float, state: RunState, screen: Screen) -> None:
-    """Shows the state twice a second, until the run is over or its server gone."""
+    """Shows the state twice a second, until the run is over or the server has gone."""
     pause = threading.Event()
     screen.show(state)
     while not state["finished"]:
@@ -56,7 +56,7 @@ def _watch(channel: ControlChannel, wait_s: float, state: RunState, screen: Scre
 
 
 def _plain(value: Any) -> Any:
-    """The same with null for numbers that JSON does not have."""
+    """Puts null for numbers that JSON does not have."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""`leash experiment`: runs that belong together, one after the other, and what they come to.
+"""`leash experiment`: trains several runs one after the other, and compares their results.
 
 ::
 

@@ -1,4 +1,4 @@
-"""`leash experiment`: runs one after the other, then a table and a report."""
+"""`leash experiment`: trains the runs one after the other, then makes a table and a report."""
 
 import json
 import shlex
@@ -30,7 +30,7 @@ GOOD_ENDS: Final = (DONE, STOPPED_BY_TIMEOUT)
 
 
 def run(options: ExperimentOptions) -> int:
-    """Returns the exit status: 0, or that of the first run that did not come to its end."""
+    """Repeats an experiment; returns 0, or the exit status of the first run that failed."""
     console = _console()
     if options.name is None:
         _list(console)
@@ -40,7 +40,7 @@ def run(options: ExperimentOptions) -> int:
     if options.dry_run:
         _print_command_lines(console, experiment, out)
         return 0
-    require_matplotlib()  # rather now than when all runs are over
+    require_matplotlib()  # now, not only when all runs are over
     console.print(Text(experiment.about), soft_wrap=True)
     for number, planned in enumerate(experiment.runs, start=1):
         title = f"run {number} of {len(experiment.runs)}: {planned.name}"
@@ -51,7 +51,7 @@ def run(options: ExperimentOptions) -> int:
 
 
 def _console() -> Console:
-    """Where no terminal says how wide it is, no figure is cut off."""
+    """Makes a console; one without a terminal is wide enough for every column."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)
 
@@ -78,10 +78,10 @@ def _run_one(console: Console, title: str, planned: PlannedRun, run_dir: Path) -
 
 
 def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
-    """Whether this run has come to its end before; what is left of one that has not is removed.
+    """Whether an earlier call finished this run; removes what is left of a run that did not finish.
 
     Raises:
-        UsageError: what is there is another run, or something else.
+        UsageError: the folder holds another run, or something else.
     """
     if not run_dir.exists():
         return False
@@ -89,7 +89,7 @@ def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
         raise UsageError(f"{run_dir}: not the folder of a run; take another --out")
     settings = {name: value for name, value in asdict(planned.options).items() if name != "run_dir"}
     there = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
-    # A release that called both of them staleness left one of them out.
+    # Earlier releases had one setting for the two, so their files lack one of them.
     if {BOUND: None, MAX_STALENESS: None, **with_new_names(there)} != settings:
         raise UsageError(f"{run_dir}: a run with other settings is there; take another --out")
     summary = run_dir / "summary.json"

@@ -1,4 +1,4 @@
-"""What the runs of an experiment came to: one row for each, or for each group of seeds."""
+"""The results of an experiment: one row for each run, or for the runs that differ in the seed."""
 
 import json
 import statistics
@@ -14,7 +14,7 @@ from leash.ps.words import DONE
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """One run. Seconds are those of an experiment at full scale: measured ones / time scale."""
+    """The result of one run. Its seconds are those at full scale: measured ones / time scale."""
 
     name: str
     seed: int | None
@@ -22,27 +22,30 @@ class RunOutcome:
     seconds: float  # from the first step to the end of the last epoch
     seconds_to_target: float | None  # to the end of the first epoch that reached it
     accuracy: float | None  # of the test set, after the last epoch
-    wait_share: float  # of the workers' time, between a push and its answer
-    limit_ratio: float | None  # of what it takes if nobody ever waits; None if cut short
+    wait_share: float  # share of the workers' time between a push and its answer
+    limit_ratio: float | None  # to its time if nobody ever waited; None if it was cut short
     batches_per_second: float  # of --batch-size samples, all workers together
     mean_staleness: float
     max_lag: int
 
     @property
     def part(self) -> str:
-        """What stands before the colon in its name; runs of one part are compared."""
+        """The words before the colon in the run's name; the table compares runs of one part."""
         return self.name.rpartition(": ")[0]
 
     @property
     def seconds_per_epoch(self) -> float:
+        """The mean over the epochs."""
         return self.seconds / max(1, self.epochs)
 
 
 def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> RunOutcome:
-    """The outcome of a run that is over.
+    """Reads the result of a run that is over.
 
     Args:
-        target_accuracy: 0 to 1.
+        name: of the run in its experiment.
+        run_dir: where the run left its files.
+        target_accuracy: from 0 to 1; None if no accuracy is aimed at.
 
     Raises:
         FileNotFoundError: the run left no summary.
@@ -72,7 +75,7 @@ def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> Run
 
 
 def median_rows(outcomes: Sequence[RunOutcome]) -> list[RunOutcome]:
-    """For each name one row: the medians over its seeds, in the order of first appearance."""
+    """Makes one row for each name, of the medians over its seeds, in the order of appearance."""
     by_name: dict[str, list[RunOutcome]] = {}
     for outcome in outcomes:
         by_name.setdefault(outcome.name, []).append(outcome)
@@ -80,6 +83,7 @@ def median_rows(outcomes: Sequence[RunOutcome]) -> list[RunOutcome]:
 
 
 def as_json(outcomes: Iterable[RunOutcome]) -> str:
+    """Writes the rows of results.json."""
     rows = [
         {**asdict(outcome), "seconds_per_epoch": outcome.seconds_per_epoch} for outcome in outcomes
     ]
@@ -110,10 +114,11 @@ def _settings(run_dir: Path) -> dict[str, Any]:
 
 
 def _read_events(events: Path) -> tuple[list[float], float]:
-    """Seconds from the start to the end of each epoch, and the work-conserving rate.
+    """Reads when each epoch ended, in seconds since the start, and the work-conserving rate.
 
-    That is the samples a second of all workers together if nobody ever waits: for each of them what
-    it trained on over the time that it computed, as it told itself; 0.0 if nobody did.
+    The rate is how many samples a second all workers together would train on if nobody ever waited:
+    the sum, over the workers, of the samples over the seconds of computing that a worker reported.
+    It is 0.0 if no worker reported any.
     """
     started_s = 0.0
     ends_s: list[float] = []
@@ -128,7 +133,7 @@ def _read_events(events: Path) -> tuple[list[float], float]:
                     rates[event["worker"]] = event["samples"] / event["compute_s"]
             elif '"event": "epoch_completed"' in line:
                 event = json.loads(line)
-                # One event may tell of several epochs, if they were short.
+                # One event may stand for several epochs, if they were short.
                 ends_s += [event["t"] - started_s] * (event["epoch"] - len(ends_s))
     return ends_s, sum(rates.values())
 

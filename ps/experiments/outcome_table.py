@@ -1,4 +1,4 @@
-"""The rows of an experiment for people."""
+"""Writes the results of an experiment as a table."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from leash.ps.words import percent
 
 
 def outcome_table(experiment: Experiment, rows: Sequence[RunOutcome]) -> Table:
-    """One row for each; what others have published stands below a line."""
+    """Makes the table: a row for each result, and below a line what others have published."""
     target = experiment.target_accuracy
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
     table.add_column("run", no_wrap=True)

@@ -1,15 +1,15 @@
-"""An experiment as a YAML file says it, and the runs that it is made of.
+"""Reads an experiment from its YAML file, and makes the runs of it.
 
 ::
 
     about: what it shows, in a sentence
-    target_accuracy: 0.975          # "time to 97.5 %"; may be left out
+    target_accuracy: 0.975          # for "time to 97.5 %"; may be left out
     base: {dataset: mnist, workers: 10, slow: [0.2, 0.4], ...}   # settings of every run
     runs:                           # name ▸ settings of its own
       bsp: {policy: bsp}            # the first is what others are compared with
       ssp 3: {policy: ssp, bound: 3}
     seeds: [1, 2, 3]                # every run with each of them; may be left out
-    published: {bsp, logged: 401}   # seconds to the target, as others have told of them
+    published: {bsp, logged: 401}   # seconds to the target that others have published
 
 A name such as "transient: bsp" puts a run into a part of the table; the first run of each part is
 what the others of that part are compared with. A setting is an option of `leash launch` with its
@@ -45,6 +45,8 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Experiment:
+    """An experiment, and the runs that it consists of."""
+
     name: str
     about: str
     target_accuracy: float | None  # 0 to 1
@@ -53,7 +55,7 @@ class Experiment:
 
 
 def names() -> dict[str, str]:
-    """The experiments that Leash brings along: name ▸ what it shows."""
+    """The experiments that come with Leash: name ▸ what it shows."""
     return {
         path.stem: str(yaml.safe_load(path.read_text("utf-8"))["about"]).strip()
         for path in sorted(FOLDER.glob("*.yaml"))
@@ -61,10 +63,10 @@ def names() -> dict[str, str]:
 
 
 def load(options: ExperimentOptions) -> Experiment:
-    """The experiment that these settings ask for.
+    """Reads the experiment that these options name.
 
     Raises:
-        UsageError: no such experiment, or something in its file that cannot be.
+        UsageError: there is no such experiment, or its file is wrong.
     """
     assert options.name is not None
     path = _find(options.name)
@@ -140,7 +142,7 @@ def _runs(path: Path, found: dict[str, Any], options: ExperimentOptions) -> Iter
 
 
 def _launch_config(path: Path, name: str, settings: dict[str, Any]) -> LaunchOptions:
-    """The settings as `leash launch` would read them."""
+    """Reads the settings of a run as `leash launch` would."""
     from leash.ps import cli
 
     words = [_word(setting, value) for setting, value in settings.items() if value is not None]

@@ -11,8 +11,7 @@ from leash.ps.options.plan import has_local_steps
 
 CoreOptions: TypeAlias = SgdOptions | AdamOptions | AdagradOptions | SumOptions
 
-# Optimizer ▸ the options that it has beside lr, which all have, and weight_decay and maximize,
-# which all have that descend.
+# Optimizer ▸ its own options. All have lr too, and all but `sum` weight_decay and maximize.
 OPTIONS_OF: Final[dict[str, tuple[str, ...]]] = {
     "sgd": ("momentum", "dampening", "nesterov"),
     "adam": ("betas", "eps", "amsgrad"),

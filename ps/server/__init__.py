@@ -1,9 +1,9 @@
-"""What the first process of a server has alone: the loop over both sockets, and all decisions.
+"""The first process of a server: it alone has the control socket, and decides about the run.
 
-- loop.py waits for messages and for time, and hands each to who deals with it.
+- loop.py waits for messages and for time, and calls the handler of each.
 - coordinator.py answers hello, beat, report and bye: who takes part, when a run starts and ends.
-- leases.py, pacing.py and lease_desk.py grant ranges of the data: which are free, how large, to
-  whom.
+- leases.py, pacing.py and lease_desk.py grant ranges of the data: leases.py knows which are free,
+  pacing.py how large they are to be, lease_desk.py what a grant means for the members.
 - settings.py says what a run was started with, for workers and for summary.json.
 - shards.py and remote_shards.py are the other processes of the server, as this one sees them.
 

@@ -1,4 +1,4 @@
-"""The control socket's side of the server: who takes part, and how the run stands.
+"""Answers the control socket's messages: decides who takes part, and knows how the run stands.
 
 ::
 
@@ -59,7 +59,7 @@ ALL_GONE: Final = "all workers are gone"
 
 
 class Coordinator:
-    """Answers control messages; no sockets, so that it can be tested without any."""
+    """Answers control messages. It has no sockets, so that tests need none."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Coordinator:
     ) -> None:
         self.stopping: str = ""
         self._options: Final = options
-        self.rule: Rule = rule  # by which the run goes now
+        self.rule: Rule = rule  # the one that the run goes by now
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
@@ -90,7 +90,7 @@ class Coordinator:
         }
 
     def answer(self, message: Message, payload: bytes | None) -> ControlAnswer:
-        """The answer to a control message, with its payload. No message ends the run."""
+        """Answers a control message, with a payload if it has one. No message ends the run."""
         try:
             handler: Handler = self._handlers[type(message)]  # type: ignore[assignment]
             return handler(message, payload)
@@ -109,7 +109,7 @@ class Coordinator:
             )
         if msg.role == "worker" and payload is None:
             raise LayoutError("hello: expected the worker's layout as payload")
-        # All of the checks come first: a hello that is refused must not choose the run's model.
+        # All checks come first: a hello that is refused must not choose the run's model.
         codec = _agreed_codec(msg.codecs)
         self._members.require_room(msg.worker)
         layout = Layout.unpack(payload) if payload is not None else None
@@ -121,7 +121,7 @@ class Coordinator:
         try:
             first_step = self._shards.join(member)
         except ShardLostError:
-            self._members.forget(member)  # no shard counts it, and nothing is counted of it
+            self._members.forget(member)  # no shard waits for it, and metrics do not know it
             raise
         self._metrics.join(member.worker, member.incarnation, member.name, first_step)
         self._start_if_complete()
@@ -129,7 +129,7 @@ class Coordinator:
 
     def _on_beat(self, msg: Beat, _: bytes | None) -> ControlAnswer:
         member = self._members.require_current(msg.worker, msg.incarnation)
-        # Time that is over ends the training; an observer has the last evaluation before it.
+        # A timeout ends the workers' training at once; an observer first evaluates once more.
         ends_now = not (member.is_observer and self.stopping == STOPPED_BY_TIMEOUT)
         missing = [] if self._metrics.started else self._members.missing[:MAX_MISSING]
         beaten = Beaten(
@@ -176,7 +176,7 @@ class Coordinator:
             raise HeaderError(f"set: {error}") from error
         if rule != self.rule:
             self.rule = rule
-            # First of all: the answers that the new rule lets go come after it in the events.
+            # First, so that its event comes before those of the replies that it releases.
             self._metrics.set_rule(rule)
             self._shards.set_rule(rule)
         return Ok(0, 0, 0, True), None
@@ -192,7 +192,7 @@ class Coordinator:
     # Time.
 
     def tick(self) -> None:
-        """Leaves the silent behind. To be called a few times a second."""
+        """Evicts members that have been silent for too long. Call it a few times a second."""
         for member in self._members.silent():
             self._leave(member, EVICTED)
         if not self._metrics.started or self._members.live:
@@ -202,30 +202,30 @@ class Coordinator:
 
     @property
     def deserted(self) -> bool:
-        """All workers have left before their end, and none has come back in time."""
+        """Whether all workers have left before they were done, and none has come back in time."""
         if self._deserted_s is None or self.finished:
             return False
         return self._now() - self._deserted_s > self._options.rejoin_s
 
     @property
     def finished(self) -> bool:
-        """Training is over: nobody is live any more, and somebody came to the end."""
+        """Whether training is over: no worker is live any more, and one of them was done."""
         over = self._members.any_done or bool(self.stopping)
         return self._metrics.started and not self._members.live and over
 
     @property
     def closed(self) -> bool:
-        """Nobody is left who wants something."""
+        """Whether the run is over and all observers have left too, so that the server may end."""
         gone = not self._members.live and not self._members.observers
         return gone and (self.finished or bool(self.stopping))
 
     @property
     def data_plan(self) -> str:
-        """What workers train on: leases, if any of them has asked for one."""
+        """The data plan that the workers follow: leases, if any of them has asked for one."""
         return self._desk.data_plan
 
     def evict(self, worker: int) -> None:
-        """Leaves a worker behind that broke the contract."""
+        """Evicts a worker that broke the contract."""
         member = self._members.workers.get(worker)
         if member is not None and member in self._members.live:
             self._leave(member, EVICTED)
@@ -261,7 +261,7 @@ class Coordinator:
         self._metrics.leave(member.worker, member.incarnation, state)
         self._shards.leave(member, state)
         if not member.is_observer:
-            if not self.stopping:  # otherwise nobody trains on
+            if not self.stopping:  # a run that is stopping has nobody to give them to
                 self._desk.release(member.worker, lockstep=self.rule.policy.average)
             self._desk.complete_epochs()
             if self._metrics.started and not self._members.live:
@@ -269,7 +269,7 @@ class Coordinator:
 
     @property
     def _initializer(self) -> int | None:
-        """The rank whose values every chunk begins with: the lowest live one."""
+        """The rank that is to send the first values of every chunk: the lowest live one."""
         live = self._members.live
         awaited = self._metrics.started and not self._shards.initialized
         return live[0].worker if awaited and live else None
@@ -311,7 +311,7 @@ class Coordinator:
 
 
 def _agreed_codec(offered: list[str]) -> str:
-    """The first codec for gradients that both sides know; HeaderError if there is none."""
+    """Chooses the first offered codec for gradients that this server knows, or HeaderError."""
     known = [name for name, codec in CODECS.items() if codec.dtype == "f32"]
     for name in offered:
         if name in known:

@@ -1,4 +1,4 @@
-"""The observer that a server starts beside itself."""
+"""Starts the observer that measures test accuracy beside a server."""
 
 import importlib.util
 from pathlib import Path
@@ -15,7 +15,7 @@ EVALUATOR_GRACE_S: Final = 1.0
 
 
 class EvaluatorProcess:
-    """The observer that measures test accuracy beside a server: `leash evaluate`."""
+    """A process of `leash evaluate`, which measures test accuracy beside a server."""
 
     def __init__(self, options: EvaluateOptions) -> None:
         self._options: Final = options
@@ -23,7 +23,7 @@ class EvaluatorProcess:
 
     @classmethod
     def for_task(cls, options: ServerOptions, run_dir: Path) -> "EvaluatorProcess | None":
-        """The evaluator of a server that knows its task and has PyTorch; otherwise None."""
+        """Makes the evaluator of a server that knows its task and has PyTorch; otherwise None."""
         if options.model is None and options.dataset is None:
             return None
         if importlib.util.find_spec("torch") is None:
@@ -35,6 +35,7 @@ class EvaluatorProcess:
         )
 
     def start(self, address: str) -> None:
+        """Starts the process, for the server at this address."""
         options = common_options(self._options, EvaluateOptions, server=address)
         self._process = spawn("evaluate", to_argv(options))
 
@@ -44,5 +45,6 @@ class EvaluatorProcess:
         return abs(status) if status else None
 
     def stop(self) -> None:
+        """Ends the process, if it was started."""
         if self._process:
             stop_all([self._process], EVALUATOR_GRACE_S)

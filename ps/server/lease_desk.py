@@ -1,4 +1,4 @@
-"""Leases as the coordinator gives them: to members, by what their answered steps tell."""
+"""Grants leases to members, by which of their steps were answered."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ from leash.ps.words import LIVE, RESTING
 
 
 class LeaseDesk:
-    """What requests for leases, and leaves, do to a run. No sockets."""
+    """Applies requests for leases, and leaves of workers, to the run. It has no sockets."""
 
     def __init__(
         self,
@@ -35,14 +35,14 @@ class LeaseDesk:
 
     @property
     def data_plan(self) -> str:
-        """What workers train on: leases, if any of them has asked for one."""
+        """The data plan that the workers follow: leases, if any of them has asked for one."""
         return LEASE if self._leases.in_use else STATIC
 
     def lease(self, member: Member, msg: Lease, *, lockstep: bool) -> Leased:
-        """The answer to a worker's request.
+        """Answers a worker's request for a lease.
 
         Raises:
-            HeaderError, PlanMismatchError: a request that cannot be honoured in this run.
+            HeaderError, PlanMismatchError: this run cannot honour the request.
             NotReadyError: the training has not begun.
         """
         if member.is_observer:
@@ -59,26 +59,26 @@ class LeaseDesk:
         return leased
 
     def release(self, worker: int, *, lockstep: bool) -> None:
-        """What this worker was leased and has no answer for is given to others."""
+        """Frees the samples that this worker was leased and has no answer for."""
         counts = self._metrics.workers[worker]
-        # Under bsp a contribution without an answer was left out of its step's mean.
+        # Under bsp the step's mean leaves out a gradient whose worker has gone before the answer.
         applied = 0 if lockstep else counts.unanswered
         self._leases.release(worker, counts.answered, applied)
         self._metrics.samples_twice = self._leases.samples_twice
 
     def complete_epochs(self) -> None:
-        """Counts the epochs that are completed, by leases or, where there are none, by reports."""
+        """Counts completed epochs: by the leases, or by the workers' reports if there are none."""
         if self._leases.in_use:
             self._metrics.complete(self._leases.completed)
         else:
             self._metrics.complete_epochs(self._members)
 
     def state_of(self, member: Member) -> str:
-        """A member's state, for people."""
+        """The state of a member as people see it: a resting one is also told."""
         is_resting = member.state == LIVE and self._leases.is_resting(member.worker)
         return RESTING if is_resting else member.state
 
     def _rest(self, member: Member) -> None:
-        """It stays a member, but nobody waits for its steps: it may have none any more."""
+        """Has nobody wait for this member's steps: it may take none any more."""
         self._metrics.leave(member.worker, member.incarnation, RESTING)
         self._shards.leave(member, RESTING)

@@ -1,18 +1,19 @@
-"""Who trains on which samples: leases of an epoch's permutation.
-
-Used is what was answered: under `drop` and `backup` a push may be answered and left out, and its
-samples are not leased again (`dropped_pushes` counts those pushes).
+"""Decides who trains on which samples, by leases of an epoch's permutation.
 
 Every epoch is a permutation of all training samples, which workers compute for themselves from the
-seed and the epoch. A lease is a range of its positions. A position is free, held, or done; done is
-what was answered, so what a worker leaves unanswered when it goes is free again. Without failures
-every sample is therefore used exactly once an epoch, with them at least once.
+seed and the epoch. A lease is a range of its positions. A position is free, held by a worker, or
+done, which it is once the server has answered the push with it. When a worker goes, its positions
+without an answer are free again. So without failures every sample is used exactly once an epoch,
+and with failures at least once.
+
+Under `drop` and `backup` the server may answer a push and leave its gradient out. Those samples
+count as used and are not leased again; `dropped_pushes` counts such pushes.
 
 ::
 
-    train ──▸ asks again: all of it is done ──▸ train, of this epoch or of the next
+    train ──▸ asks again: all of it is done ──▸ train, in this epoch or the next
                                             ├─▸ rest: nothing is left, but others have not finished
-                                            │     └─▸ return: somebody has gone; say hello, and ask
+                                            │     └─▸ return: a worker has gone; say hello, and ask
                                             └─▸ over
 """
 
@@ -25,36 +26,37 @@ from leash.ps.errors import HeaderError, PlanMismatchError
 from leash.ps.server.pacing import Pace, RoundPlanner, last_samples, lease_samples, samples_together
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 
-SPEEDS: Final = (1e-6, 1e12)  # samples/s: the slowest and the fastest that is believed
+SPEEDS: Final = (1e-6, 1e12)  # samples/s: a reported speed is brought into this range
 
 
 class EpochPositions:
-    """The positions of one epoch's permutation."""
+    """Knows which positions of one epoch's permutation are free, and how many are done."""
 
     def __init__(self, size: int) -> None:
         self._size: Final = size
         self._free: Final = deque([range(size)])
         self._done = 0
-        self.last_free: int = 0  # when these were first too few for a round of everybody
+        self.last_free: int = 0  # how many were free when they first made no round for everybody
 
     @property
     def free(self) -> int:
-        """How many nobody has."""
+        """How many positions are free."""
         return sum(map(len, self._free))
 
     @property
     def is_complete(self) -> bool:
+        """Whether all positions are done."""
         return self._done == self._size
 
     def take(self, most: int) -> range:
-        """Free positions, at most so many. REQUIRES: some are free."""
+        """Takes a range of free positions, `most` at most. REQUIRES: some are free."""
         first = self._free.popleft()
         if first[most:]:
             self._free.appendleft(first[most:])
         return first[:most]
 
     def finish(self, held: range, done: int) -> None:
-        """The first `done` of these are done; the others are free again, and the next to go."""
+        """Notes that the first `done` of these are done; the others are the next to be taken."""
         self._done += done
         if held[done:]:
             self._free.appendleft(held[done:])
@@ -62,19 +64,19 @@ class EpochPositions:
 
 @dataclass(slots=True)
 class Holder:
-    """A worker that asks for leases."""
+    """What a worker that asks for leases holds, and how fast it is."""
 
     pace: Pace
-    number: int = 0  # of its newest request
-    answer: Leased | None = None  # to that request
-    epoch: int = 0  # of what it holds
+    number: int = 0  # number of its newest request
+    answer: Leased | None = None  # the answer to that request
+    epoch: int = 0  # the epoch of what it holds
     held: range = range(0)
-    answered: int = 0  # samples of this worker that were answered before it got this
+    answered: int = 0  # this worker's answered samples when it got what it holds
     resting: bool = False
 
 
 class Leases:
-    """The leases of one run. No sockets, no time: what changes them are requests and leaves."""
+    """The leases of one run. Only requests and leaves change them; no sockets, no clock."""
 
     def __init__(self, *, weighted: bool, local_steps: int | None) -> None:
         """Begins with nothing granted.
@@ -83,34 +85,35 @@ class Leases:
             weighted: batches are in proportion to the workers' speeds.
             local_steps: steps between two pushes; None for as many as let all push together.
         """
-        self.completed: int = 0  # epochs
-        self.samples_twice: int = 0  # were applied, and given to somebody else all the same
+        self.completed: int = 0  # how many epochs are
+        self.samples_twice: int = 0  # how many were applied, and then leased to another worker
         self._planner: Final = RoundPlanner(weighted=weighted, local_steps=local_steps)
-        self._size = 0  # samples of an epoch; told by the first request, as is
+        self._size = 0  # samples of an epoch; the first request says how many, and also
         self._planned = 0  # how many epochs there are
         self._begun = 0
-        self._epochs: dict[int, EpochPositions] = {}  # begun and not completed
+        self._epochs: dict[int, EpochPositions] = {}  # those that have begun and are not completed
         self._holders: dict[int, Holder] = {}
 
     @property
     def in_use(self) -> bool:
-        """Somebody has asked for a lease."""
+        """Whether any worker has asked for a lease."""
         return self._size > 0
 
     def is_resting(self, worker: int) -> bool:
-        """There was nothing left for this worker when it asked last, and it waits."""
+        """Whether nothing was left for this worker when it asked last, so that it rests."""
         return worker in self._holders and self._holders[worker].resting
 
     def ask(self, msg: Lease, answered: int, *, lockstep: bool) -> Leased:
-        """The answer to a request; the same one if it was asked before.
+        """Answers a request; one that comes again gets the same answer.
 
         Args:
-            answered: samples of this worker's steps that were answered so far.
-            lockstep: all push equally often, whatever their speed, as under bsp.
+            msg: the request.
+            answered: how many samples of this worker were answered so far.
+            lockstep: whether all push equally often, whatever their speed, as under bsp.
 
         Raises:
-            HeaderError: a number that cannot be.
-            PlanMismatchError: other data, or another number of epochs, than the run's.
+            HeaderError: a number in it is out of its range or order.
+            PlanMismatchError: its data, or its number of epochs, is not the run's.
         """
         self._agree(msg)
         newcomer = Holder(Pace(msg.batch_size))
@@ -127,11 +130,12 @@ class Leases:
         return holder.answer
 
     def release(self, worker: int, answered: int, applied: int) -> None:
-        """This worker has gone: what it held and had no answer for is free again.
+        """Frees what this worker held and had no answer for: it has gone.
 
         Args:
+            worker: its rank.
             answered: as in `ask`.
-            applied: samples of its step that was applied and has no answer.
+            applied: the samples of its step that was applied and has no answer.
         """
         holder = self._holders.pop(worker, None)
         if holder is None:
@@ -181,7 +185,7 @@ class Leases:
         )  # fmt: skip
 
     def _epoch_with_work(self) -> int | None:
-        """The lowest one with free positions: whoever has finished one goes on with the next."""
+        """The lowest epoch with free positions; begins the next one if none has any."""
         for number, epoch in sorted(self._epochs.items()):
             if epoch.free:
                 return number
@@ -192,7 +196,7 @@ class Leases:
         return self._begun
 
     def _finish(self, holder: Holder, done: int) -> None:
-        """The first so many of what it holds are done, and it holds nothing any more."""
+        """Notes that the first `done` of what it holds are done; it then holds nothing."""
         if not holder.held:
             return
         self._epochs[holder.epoch].finish(holder.held, done)
@@ -203,7 +207,7 @@ class Leases:
 
 
 def _believable(samples_per_s: float) -> float:
-    """A speed that sums and quotients can be made of; 0 for one that is not known."""
+    """Makes a reported speed finite and not negative; 0 stands for an unknown one."""
     if not math.isfinite(samples_per_s) or samples_per_s <= 0:
         return 0.0
     return min(max(samples_per_s, SPEEDS[0]), SPEEDS[1])

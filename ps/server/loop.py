@@ -1,8 +1,8 @@
-"""The server: two ROUTER sockets and one loop, which hands every message to its handler.
+"""The server's loop: it takes messages from two ROUTER sockets, and calls their handlers.
 
-The loop takes one message of each socket in turn: control messages are few and small, and a sign of
-life that waits behind gradients would look like silence. One thread does it all; the core releases
-the GIL. Further shards are processes of their own: see leash.ps.server.shards.
+The loop takes messages of both sockets in turn: control messages are few and small, and a sign of
+life that waits behind gradients would look like silence. One thread does all of it; the core
+releases the GIL. Further shards are processes of their own: see leash.ps.server.shards.
 """
 
 import os
@@ -52,9 +52,9 @@ from leash.ps.wire.sockets import (
 from leash.ps.words import DONE, FAILED
 
 TICK_S: Final = 0.2
-GRACE_S: Final = 2.0  # for the others to say bye once the server is stopping
+GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 PROGRESS_S: Final = 10.0
-AWAY_S: Final = 1.0  # between two ticks: then the loop has been held up
+AWAY_S: Final = 1.0  # a loop that did not tick for longer was held up
 
 
 def _say(text: str) -> None:
@@ -62,7 +62,7 @@ def _say(text: str) -> None:
 
 
 class Server:
-    """One run. Binds when made; `run` serves until the run is over."""
+    """The server of one run. It binds its sockets when made; `run` serves until the run is over."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Server:
             options, rule, self.members, self.metrics, self.shards, now
         )
         self._signal = 0
-        self._ended = FAILED  # unless the loop comes to its end
+        self._ended = FAILED  # until the loop ends as it should
         self._status = 0
         self._stop_deadline_s: float | None = None
         self._next_tick_s = self._next_progress_s = now()
@@ -124,7 +124,7 @@ class Server:
 
     @property
     def rule(self) -> Rule:
-        """By which the run goes now."""
+        """The rule that the run goes by now."""
         return self.coordinator.rule
 
     def _listen(self) -> str:
@@ -151,7 +151,7 @@ class Server:
     def _resume(self, path: str) -> None:
         try:
             open_checkpoint(path, self._options.optimizer, self.shards.require_layout)
-            self.shards.count_up()  # so that nobody is asked for first values
+            self.shards.count_up()  # so that no worker is asked for first values
         except BaseException:
             self._remote.close()
             self._context.destroy(linger=0)
@@ -183,7 +183,7 @@ class Server:
             self._stop_deadline_s = self._now() + GRACE_S
 
     def announce(self) -> None:
-        """Says where the server listens; --ready-fd is for a program that waits for it."""
+        """Prints where the server listens, and writes it to the descriptor of --ready-fd."""
         shards = f", {self._options.shards} shards" if self._options.shards > 1 else ""
         workers = len(self.members.ranks)
         self._say(f"listening at {self.address}, {workers} workers, {self.rule}{shards}")
@@ -192,7 +192,7 @@ class Server:
             os.close(self._options.ready_fd)
 
     def stop_on_signals(self) -> None:
-        """From now on SIGINT, SIGTERM and SIGHUP end the run, with status 130, 143 and 129."""
+        """Lets SIGINT, SIGTERM and SIGHUP end the run from now on, with status 130, 143 and 129."""
 
         def on_signal(number: int, _: FrameType | None) -> None:
             self.stop_soon(number)
@@ -202,10 +202,10 @@ class Server:
 
     def stop_soon(self, number: int) -> None:
         """Ends the run as that signal would. From any thread, or a signal handler."""
-        self._signal = number  # the loop acts on it: a message may be half sent just now
+        self._signal = number  # the loop acts on it, since a message may be half sent just now
 
     def _over(self) -> bool:
-        """Everybody has left, or the grace is over; a good end also has its last evaluation."""
+        """Whether all have left, or the grace is over; a good end also waits for its evaluation."""
         if self.coordinator.closed or self._stop_deadline_s is None:
             return self.coordinator.closed
         waits_for_evaluation = self._status == 0 and not self.members.live
@@ -228,13 +228,13 @@ class Server:
         self._show_progress()
 
     def _excuse_own_silence(self) -> None:
-        """Beats may wait in the queue while we write a checkpoint, or our host does not run us."""
+        """Excuses the silence of members while this loop was held up, as by a checkpoint."""
         looked_s, self._looked_s = self._looked_s, time.monotonic()
         if self._looked_s - looked_s > AWAY_S:
             self.members.excuse(self._looked_s - looked_s)
 
     def _attend_shards(self) -> None:
-        """Takes what they tell; without all of them there is no whole model to train."""
+        """Takes what the other shards tell; ends the run if one of them is lost."""
         self.shards.attend()
         if self.shards.lost:
             self.stop(self.shards.lost, 1)
@@ -243,14 +243,14 @@ class Server:
             self.stop(f"{who} was told to end: {signal.Signals(number).name}", 128 + number)
 
     def _count_up(self) -> None:
-        """What the summary says is what all shards have counted, to the last message."""
+        """Has all shards send their newest counts, so that the summary has every message."""
         try:
             self.shards.count_up()
         except ProtocolError:
             self._attend_shards()
 
     def _look_after_evaluator(self) -> None:
-        """Without it a run does not start; once it has, nobody who trains stops for it."""
+        """Looks whether the evaluator has failed: that ends only a run that has not started."""
         failure = self._evaluator.failure() if self._evaluator else None
         if failure is None:
             return
@@ -275,7 +275,7 @@ class Server:
     # Messages.
 
     def _serve(self, source: zmq.Socket[bytes] | int) -> None:
-        """Takes what has come to a socket, or all that a shard has told on its link."""
+        """Takes what has come: to a socket, or on the links of the other shards."""
         if isinstance(source, int):
             self._attend_shards()
             if self.shards.lost:
@@ -287,7 +287,7 @@ class Server:
             self._data_router.take(self.data.receive)
 
     def _ignore_links(self) -> None:
-        """The run is about to end, and a link that has ended would keep the loop awake."""
+        """Stops polling the links: one that has ended would keep the loop awake."""
         for shard in self._remote.all:
             if shard.fd in self._poller:
                 self._poller.unregister(shard.fd)
@@ -310,7 +310,7 @@ class Server:
         send(self._control, route, answer, payload)
 
     def _evict_unreading(self) -> None:
-        """Leaves workers behind whose answers could not be sent."""
+        """Evicts workers that do not read, so that their answers could not be sent."""
         for worker in (*self._data_router.take_unreading(), *self.shards.take_unreading()):
             self.coordinator.evict(worker)
 
@@ -338,7 +338,7 @@ class Server:
             self._say(f"{self.metrics.steps} steps, {rate:.1f}/s, {live} workers")
 
     def _show(self, what: str, value: Any, text: Callable[[Any], str]) -> None:
-        """Says something when it has changed since it was last said."""
+        """Says `text(value)` if the value is another than when this was called last."""
         if value and self._shown.get(what) != value:
             self._say(text(value))
         self._shown[what] = value
@@ -366,7 +366,7 @@ class Server:
             with self.shards.held():
                 save_checkpoint(model, path)
         except ProtocolError as error:
-            self._status = self._status or 1  # the last one of a run that was done
+            self._status = self._status or 1  # also for the last checkpoint of a run that was done
             self._say(f"no checkpoint {path.name}: {error}")
 
     def _write_results(self, run_dir: RunDir) -> None:
@@ -375,19 +375,21 @@ class Server:
         )
         outcome = {"ended": self._ended}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
-        self._checkpoint_epochs()  # one that was completed since the last look
+        self._checkpoint_epochs()  # an epoch may have completed since the last tick
         self._save(run_dir.checkpoint("final"))
 
 
 def serve(options: ServerOptions) -> int:
-    """`leash server`: one run, as a process of its own."""
+    """Runs `leash server`: serves one run, and returns the exit status."""
     show_errors("leash.ps.shard")
     keep_memory(logged(_say, __name__))
     rule = options.rule
     model, dataset = choose_task(options.model, options.dataset)
     options = with_rates(replace(options, model=model, dataset=dataset))
     run_dir = RunDir.at(options.run_dir, rule.policy.name)
-    if options.ready_fd is None:  # whoever starts a server with one writes its config.yaml
+    if (
+        options.ready_fd is None
+    ):  # a program that starts a server with one writes config.yaml itself
         run_dir.write_config(options)
     evaluator = EvaluatorProcess.for_task(options, run_dir.path)
     if evaluator is not None:

@@ -1,10 +1,10 @@
-"""How much work a worker gets at a time, from how fast each of them is.
+"""Decides how much work a worker gets at a time, from how fast each of them is.
 
-A **round** is what a worker does between two pushes: its local steps, of a batch each. A lease is a
-number of rounds. Leases follow guided self-scheduling (Polychronopoulos and Kuck 1987, section 4):
-a part of what is left, so they are large at first and small when the end is near, where a large one
-would keep the others waiting. Here the part is in proportion to the worker's speed, and the first
-leases of a worker are of 1, 2, 4, … rounds, since little is known of its speed by then.
+A **round** is what a worker does between two pushes: its local steps, of a batch each. A lease is
+several rounds. Leases follow guided self-scheduling (Polychronopoulos and Kuck 1987, section 4): a
+lease is a part of what is left, so leases are large at first and small near the end, where a large
+one would keep the others waiting. Here that part is in proportion to the worker's speed. A worker's
+first leases have 1, 2, 4, … rounds, since its speed is hardly known by then.
 """
 
 import math
@@ -15,48 +15,50 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-LEASE_S: Final = 2.0  # of work in a lease: soon measured again, and little is lost with a worker
-LEFT_FOR_LATER: Final = 2  # a lease is at most its worker's share of 1 / so much of what is left
-# Lengths of a round, in steps of the slowest worker: the longer it is, the less rounding costs the
-# others, and the rarer are the pushes. Where staleness is one round or more, as under ssp, longer
-# rounds are staler ones, and only the first of these is good.
+LEASE_S: Final = 2.0  # of work at most: speeds are measured again soon, and a loss costs little
+LEFT_FOR_LATER: Final = 2  # leases share out this part of what is left: 1 / LEFT_FOR_LATER
+# The lengths that a round may have, in steps of the slowest worker. A longer round costs the others
+# less by rounding, and pushes are rarer. But where a push is stale by a round or more, as under
+# ssp, longer rounds make it staler, so only the first length is used.
 LENGTHS: Final = np.linspace(3.0, 5.0, 41)
-WORTH_A_CHANGE: Final = 1.02  # by so much faster another length has to be; speeds are never exact
-ROUNDING: Final = 0.05  # of a step that a round may take too long; a measured time is never exact
-MAX_AUTO_STEPS: Final = 64  # in a round, however fast a worker is beside the slowest
-LEAST_BATCH: Final = 1 / 16  # of --batch-size: a smaller batch is all overhead
+WORTH_A_CHANGE: Final = 1.02  # another length must be so much faster, since speeds are not exact
+ROUNDING: Final = 0.05  # a round may be too long by this part of a step: times are not exact
+MAX_AUTO_STEPS: Final = 64  # a round has no more, however fast its worker is
+LEAST_BATCH: Final = 1 / 16  # no batch is a smaller part of --batch-size: it would be overhead
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How a worker gets on, by its own account."""
+    """A worker's batch size, and the speed that it reports."""
 
-    batch_size: int  # that it was started with
-    samples_per_s: float = 0.0  # while it computes; 0 before it is known
+    batch_size: int  # as the worker was started
+    samples_per_s: float = 0.0  # while it computes; 0 while that is unknown
 
     @property
     def is_known(self) -> bool:
+        """Whether the worker has reported a speed."""
         return self.samples_per_s > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What a worker does between two pushes."""
+    """The batch size and the local steps of a worker between two pushes."""
 
     batch_size: int
     local_steps: int
 
     @property
     def samples(self) -> int:
+        """The samples that the worker trains on in this round."""
         return self.batch_size * self.local_steps
 
 
-Paces = Mapping[int, Pace]  # of the workers that take part, by rank
+Paces = Mapping[int, Pace]  # those of the workers that take part, by rank
 Rounds = Mapping[int, Round]
 
 
 class RoundPlanner:
-    """Each worker's round, as the workers' speeds are known by and by."""
+    """Plans each worker's round, again and again as speeds become known."""
 
     def __init__(self, *, weighted: bool, local_steps: int | None) -> None:
         """Begins with the shortest rounds.
@@ -67,13 +69,14 @@ class RoundPlanner:
         """
         self._weighted: Final = weighted
         self._local_steps: Final = local_steps
-        self._length = 0  # which of LENGTHS rounds have now
+        self._length = 0  # the index in LENGTHS of the rounds' length now
 
     def plan(self, paces: Paces, *, lockstep: bool) -> dict[int, Round]:
-        """The rounds of these workers.
+        """Plans the next rounds of these workers.
 
         Args:
-            lockstep: all push equally often, whatever their speed, as under bsp.
+            paces: of the workers that take part.
+            lockstep: whether all push equally often, whatever their speed, as under bsp.
         """
         if self._weighted:
             batches = _weighted_batches(paces)
@@ -88,13 +91,13 @@ class RoundPlanner:
     def _equal_times(
         self, paces: Paces, batches: Mapping[int, int], *, lengths: npt.NDArray[np.float64]
     ) -> dict[int, int]:
-        """As many steps for each as fit into a round, which is as long as suits them all best."""
+        """Chooses the length of a round that is best for all, and the steps that fit into it."""
         if not all(pace.is_known for pace in paces.values()):
             return dict.fromkeys(paces, 1)
         samples = np.array([batches[worker] for worker in paces])
         step_s = samples / np.array([pace.samples_per_s for pace in paces.values()])
         fitting = np.floor(lengths[:, None] * (step_s.max() / step_s) + ROUNDING)
-        steps = np.minimum(fitting, MAX_AUTO_STEPS)  # by length and worker
+        steps = np.minimum(fitting, MAX_AUTO_STEPS)  # rows are lengths, columns are workers
         samples_per_s = steps @ samples / (steps * step_s).max(axis=1)
         best = int(samples_per_s.argmax())
         kept = min(self._length, len(lengths) - 1)
@@ -107,17 +110,20 @@ class RoundPlanner:
 def lease_samples(
     worker: int, number: int, free: int, paces: Paces, rounds: Rounds, *, lockstep: bool
 ) -> int:
-    """How many samples this worker is to get now, in whole rounds; there may be fewer.
+    """Decides how many samples this worker is to get now, in whole rounds; fewer may be left.
 
     Args:
-        number: of its lease, from 1. What a worker's first steps took tells little of its speed, so
-            it is soon asked again: its first leases are a round, two, four, and so on.
-        free: samples of the epoch that nobody has.
-        lockstep: all push equally often, whatever their speed, as under bsp.
+        worker: its rank.
+        number: of the lease, from 1. A worker's first steps say little about its speed, so its
+            first leases are short: one round, two, four, and so on.
+        free: how many samples of the epoch no worker has.
+        paces: of the workers that take part.
+        rounds: of these workers.
+        lockstep: whether all push equally often, whatever their speed, as under bsp.
     """
     own = rounds[worker]
     if not all(pace.is_known for pace in paces.values()):
-        return own.samples  # enough to measure it; then the rounds will be others
+        return own.samples  # enough to measure its speed; the next rounds follow from it
     if lockstep:
         share, round_s = own.samples / samples_together(rounds), _slowest_s(paces, rounds)
     else:
@@ -130,12 +136,16 @@ def lease_samples(
 def last_samples(
     worker: int, free: int, at_first: int, paces: Paces, rounds: Rounds, *, lockstep: bool
 ) -> int:
-    """The same when there is not a round for everybody any more, and no epoch to go on with.
+    """Decides the same when too little is left for a round of all, and no epoch follows.
 
     Args:
+        worker: its rank.
         free: as in `lease_samples`.
-        at_first: of these, when they were first too few. In lockstep everybody gets a share of
-            that, so that one more push by all of them is the last.
+        at_first: how many were free when they were first too few. In lockstep each worker gets a
+            share of that number, so that each pushes once more.
+        paces: of the workers that take part.
+        rounds: of these workers.
+        lockstep: as in `lease_samples`.
     """
     own = rounds[worker]
     if lockstep:
@@ -146,18 +156,18 @@ def last_samples(
 
 
 def samples_together(rounds: Rounds) -> int:
-    """In a round of everybody."""
+    """The samples of one round of all workers."""
     return sum(one.samples for one in rounds.values())
 
 
 def _weighted_batches(paces: Paces) -> dict[int, int]:
-    """In proportion to the speeds, with the mean that the workers were started with."""
+    """Sizes batches in proportion to the speeds; their mean stays as the workers were started."""
     mean = sum(pace.batch_size for pace in paces.values()) / len(paces)
     if not all(pace.is_known for pace in paces.values()):
         return {worker: pace.batch_size for worker, pace in paces.items()}
     mean_speed = sum(pace.samples_per_s for pace in paces.values()) / len(paces)
-    # Where a step takes its time whatever its batch, slower means smaller means slower: the least
-    # batch is where that ends.
+    # If a step takes the same time whatever its batch, a smaller batch lowers the measured speed,
+    # which shrinks the batch again. The least batch ends that.
     least = max(1, round(mean * LEAST_BATCH))
     return {
         worker: max(least, round(mean * pace.samples_per_s / mean_speed))
@@ -166,11 +176,11 @@ def _weighted_batches(paces: Paces) -> dict[int, int]:
 
 
 def _slowest_s(paces: Paces, rounds: Rounds) -> float:
-    """Seconds that a round takes the slowest worker."""
+    """The seconds that a round takes the slowest worker."""
     return max(rounds[worker].samples / pace.samples_per_s for worker, pace in paces.items())
 
 
 def _speed_share(worker: int, paces: Paces) -> float:
-    """This worker's part of the speed of all; 0 if it is not known."""
+    """This worker's share of the speed of all; 0 while speeds are unknown."""
     together = sum(pace.samples_per_s for pace in paces.values())
     return paces[worker].samples_per_s / together if together else 0.0

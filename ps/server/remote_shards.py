@@ -1,4 +1,4 @@
-"""The shards beside the coordinator, as the coordinator sees them: their processes and links."""
+"""The coordinator's side of the other shards: their processes, and the links to them."""
 
 import signal
 import socket
@@ -29,17 +29,17 @@ from leash.ps.wire.shard_messages import (
     SetVersion,
 )
 
-START_S: Final = 30.0  # for a process to begin
+START_S: Final = 30.0  # a process may take so long to listen
 ANSWER_S: Final = 5.0  # a shard that is silent for longer is lost
-REAP_S: Final = 1.0  # from the end of a link to that of its process
-LOOK_S: Final = 0.2  # between two looks at a process that is waited for
+REAP_S: Final = 1.0  # a process may take so long to end after its link
+LOOK_S: Final = 0.2  # a link that waits looks so often whether its process has ended
 
 Buffer = Any  # anything with the buffer protocol
-Notice = tuple["RemoteShard", Message, ReceivedPayload]  # what a shard told unasked
+Notice = tuple["RemoteShard", Message, ReceivedPayload]  # what a shard sends unasked
 
 
 class RemoteShard:
-    """Asks the shard, and hands on what it tells of itself. For one thread."""
+    """Asks one shard, and hands on what that shard sends unasked. For one thread."""
 
     def __init__(
         self, index: int, on_notice: Callable[["RemoteShard", Message, ReceivedPayload], None]
@@ -47,11 +47,12 @@ class RemoteShard:
         """Starts the process; `begin` and `await_port` are the next calls.
 
         Args:
-            on_notice: gets what the shard tells unasked; must not ask it anything.
+            index: the shard's number, from 1.
+            on_notice: gets what the shard sends unasked; must not ask it anything.
         """
         near, far = socket.socketpair()
         self.index: Final = index
-        self.lost: str = ""  # why, once it is
+        self.lost: str = ""  # once it is lost: a sentence with its name and how it was lost
         self.how: str = ""  # the same, without its name
         self._on_notice: Final = on_notice
         self._link: Final = Link(near, TO_COORDINATOR, ANSWER_S)
@@ -65,25 +66,26 @@ class RemoteShard:
 
     @property
     def fd(self) -> int:
-        """Readable when there is something to take."""
+        """The file descriptor that is readable when there is something to take."""
         return self._link.fd
 
     def begin(self, options: ServerOptions, port: int) -> None:
+        """Sends the settings; the shard then listens at this port, 0 being any free one."""
         self.tell(Begin(self.index, port), settings_of(options))
 
     def await_port(self) -> int:
-        """The port of its data socket. Raises UsageError, ShardLostError."""
+        """Waits for the port of its data socket. Raises UsageError, ShardLostError."""
         return self.await_answer(START_S)[0]
 
     # Asking. All of these raise ShardLostError.
 
     def ask(self, message: Message, payload: SentPayload = None) -> tuple[int, ReceivedPayload]:
-        """The value of the answer, and its payload. Raises what the shard failed with."""
+        """The answer's value and payload. Raises what the shard failed with."""
         self.tell(message, payload)
         return self.await_answer()
 
     def tell(self, message: Message, payload: SentPayload = None) -> None:
-        """Sends; `await_answer` takes the answer, if the message has one."""
+        """Sends a message; `await_answer` takes the answer, if it has one."""
         if self.lost:
             raise ShardLostError(self.lost)
         try:
@@ -92,7 +94,7 @@ class RemoteShard:
             raise self._loss() from error
 
     def await_answer(self, wait_s: float | None = None) -> tuple[int, ReceivedPayload]:
-        """The answer to the oldest message that has none yet; within ANSWER_S by default."""
+        """Takes the answer to the oldest message without one; waits for ANSWER_S by default."""
         wait_s = ANSWER_S if wait_s is None else wait_s
         deadline_s = time.monotonic() + wait_s
         while not self.lost:
@@ -109,7 +111,7 @@ class RemoteShard:
         raise ShardLostError(self.lost)
 
     def take_notices(self) -> None:
-        """Hands on what has come; afterwards `lost` tells whether the shard is still there."""
+        """Hands on what has come; afterwards `lost` says whether the shard is still there."""
         with suppress(ShardLostError):
             while not self.lost and self._link.has_come():
                 message, payload = self._receive()
@@ -119,17 +121,17 @@ class RemoteShard:
                 raise self._loss(f"silent for {ANSWER_S:.0f} s")
 
     def let_go(self) -> None:
-        """Closes the link: the process ends by itself."""
+        """Closes the link, so that the process ends by itself."""
         self._link.close()
 
     def reap(self) -> None:
-        """Waits for the end of a process that was let go, for a moment."""
+        """Waits a moment for the end of a process that was let go; then kills it."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(REAP_S)
-        self._process.kill()  # nothing to a process that has ended
+        self._process.kill()  # has no effect on a process that has ended
         self._process.wait()
 
-    # Its chunks, for checkpoints: as those of a shard of leash.ps._core.
+    # The methods of leash.ps.runs.checkpoint.ChunkStore: a checkpoint reads and writes its chunks.
 
     def init(self, chunk: int, values: Buffer) -> bool:
         return bool(self.ask(Load(chunk, PARAMETERS), values)[0])
@@ -137,7 +139,7 @@ class RemoteShard:
     def pull(self, chunk: int, worker: None, out: Buffer) -> tuple[int, list[Reply]]:
         version, values = self.ask(Fetch(chunk, PARAMETERS))
         memoryview(out)[:] = values or b""
-        return version, []  # a pull by no worker lets nobody go on
+        return version, []  # a pull without a worker releases no reply
 
     def set_version(self, chunk: int, version: int) -> None:
         self.ask(SetVersion(chunk, version))
@@ -162,30 +164,31 @@ class RemoteShard:
         return received
 
     def _loss(self, how: str = "") -> ShardLostError:
-        """It is lost: by the end of its process, or as `how` says; then its process is ended."""
+        """Notes that the shard is lost, and how; kills the process if it has not ended."""
         if not how:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(REAP_S)
             how = _end_of(self._process.returncode)
-        self._process.kill()  # nothing to a process that has ended
+        self._process.kill()  # has no effect on a process that has ended
         self.how = how
         self.lost = f"shard {self.index} (process {self.pid}) was lost: {how}"
         return ShardLostError(self.lost)
 
 
 class RemoteShards:
-    """All of them: started together, asked together."""
+    """All shards but the coordinator's own: they are started and asked together."""
 
     def __init__(self, options: ServerOptions, first_port: int) -> None:
         """Starts the processes, and waits until they listen.
 
         Args:
-            first_port: of shard 1; the others follow. 0 for free ports.
+            options: of the server.
+            first_port: the port of shard 1; the others take the next ones. 0 takes free ports.
 
         Raises:
             UsageError: a port is taken. ShardLostError: a process did not come up.
         """
-        self.notices: Final[deque[Notice]] = deque()  # what was told and not taken yet
+        self.notices: Final[deque[Notice]] = deque()  # what shards sent unasked, until it is taken
         self.all: Final[list[RemoteShard]] = []
         try:
             for index in range(1, options.shards):
@@ -197,9 +200,9 @@ class RemoteShards:
             raise
 
     def ask(self, message: Message, payload: SentPayload = None) -> list[int]:
-        """The answers of all to the same request, on which they work at the same time.
+        """Asks all shards the same; they work on it at the same time. Gives their answers.
 
-        Raises what the first one failed with, once all have answered.
+        Raises what the first of them failed with, once all have answered.
         """
         if self.lost:
             raise ShardLostError(self.lost.lost)
@@ -211,12 +214,13 @@ class RemoteShards:
         return [outcome for outcome in outcomes if isinstance(outcome, int)]
 
     def tell(self, message: Message, payload: SentPayload = None) -> None:
-        """To those that are still there; `lost` says whether all of them are."""
+        """Sends a message to all shards that are still there; `lost` says whether one is not."""
         for shard in self.all:
             with suppress(ShardLostError):
                 shard.tell(message, payload)
 
     def take_notices(self) -> Iterator[Notice]:
+        """Yields what shards have sent unasked since the last call."""
         for shard in self.all:
             shard.take_notices()
         while self.notices:
@@ -224,10 +228,11 @@ class RemoteShards:
 
     @property
     def lost(self) -> RemoteShard | None:
-        """The first one that is lost."""
+        """The first shard that is lost; None if all are there."""
         return next((shard for shard in self.all if shard.lost), None)
 
     def close(self) -> None:
+        """Lets all processes go, and waits for their end."""
         for shard in self.all:
             shard.let_go()
         for shard in self.all:
@@ -235,7 +240,7 @@ class RemoteShards:
 
 
 def _outcome_of(shard: RemoteShard) -> int | LeashError:
-    """What it answers, or failed with."""
+    """Takes the answer of one shard, or the error that it failed with."""
     try:
         return shard.await_answer()[0]
     except LeashError as error:

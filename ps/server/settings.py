@@ -1,4 +1,4 @@
-"""What a run was started with, as its server tells it to workers and leaves it in summary.json."""
+"""The settings that a run was started with: those for workers, and those for summary.json."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -8,7 +8,7 @@ from leash.ps.options.commands import ServerOptions
 from leash.ps.options.optimizer import optimizer_settings
 from leash.ps.policy import Rule
 
-# The settings that summary.json repeats, beside those of the rule.
+# The settings that summary.json has beside those of the rule.
 IN_SUMMARY: Final = (
     "workers", "model", "dataset", "seed", "time_scale", "data_plan", "batch_plan", "local_steps",
 )  # fmt: skip
@@ -17,10 +17,11 @@ IN_SUMMARY: Final = (
 def run_settings(
     options: ServerOptions, rule: Rule, ranks: Sequence[int], data_plan: str
 ) -> dict[str, Any]:
-    """The settings that `welcome` and `state` tell; docs/wire-format.md lists them.
+    """Collects the settings for `welcome` and `state`; docs/wire-format.md lists them.
 
     Args:
-        rule: by which the run goes now: `leash set` may have changed it since the start.
+        options: what the server was started with.
+        rule: the one that the run goes by now; `leash set` may have changed it since the start.
         ranks: of the workers that the run expects.
         data_plan: what the workers train on.
     """
@@ -42,10 +43,10 @@ def run_settings(
 def summary_settings(
     options: ServerOptions, rule: Rule, ranks: Sequence[int], data_plan: str
 ) -> dict[str, Any]:
-    """The settings in summary.json: some of those that were told, and what workers need not know.
+    """Collects the settings for summary.json: some of `run_settings`, and the time scale.
 
     The arguments are those of `run_settings`.
     """
-    told = run_settings(options, rule, ranks, data_plan)
-    known = {**told, "time_scale": options.time_scale}
+    settings = run_settings(options, rule, ranks, data_plan)
+    known = {**settings, "time_scale": options.time_scale}
     return {name: known[name] for name in (*rule.settings(), *IN_SUMMARY)}

@@ -1,9 +1,9 @@
-"""All shards of a run as one: that of the coordinator's own process, and those of others.
+"""All shards of a run as one: the one in the coordinator's process, and those in others.
 
-A newcomer needs a first step that is new on every chunk of every shard. That takes two rounds:
-each shard keeps a place for it at the largest clock that all of its chunks have reached, then the
-newcomer joins all of them at the largest of these. A kept place holds its chunks' minimum back, so
-no chunk gets beyond that step in between, however fast the others push.
+A newcomer needs a first step that is new on every chunk of every shard. That takes two rounds.
+First each shard keeps a place for the newcomer, at the largest clock that all of its chunks have
+reached. Then the newcomer joins all shards at the largest of these clocks. A kept place holds back
+the minimum of its chunks, so no chunk gets beyond that step in between, however fast others push.
 """
 
 import bisect
@@ -46,9 +46,9 @@ from leash.ps.wire.shard_messages import (
 
 @dataclass(frozen=True)
 class SharedModel:
-    """The whole model, wherever its chunks are: a leash.ps.runs.checkpoint.WholeModel."""
+    """The whole model over all shards. Implements leash.ps.runs.checkpoint.WholeModel."""
 
-    served: ServedModel  # as this process has it
+    served: ServedModel  # this process's part
     others: list[RemoteShard]
 
     @property
@@ -65,19 +65,19 @@ class SharedModel:
 
     @property
     def state_names(self) -> list[str]:
-        """Of the optimizer's buffers, the same on every shard."""
+        """The names of the optimizer's buffers, the same on every shard."""
         return self.served.state_names
 
     def shard_of(self, chunk: int) -> ChunkStore:
-        """Who holds this chunk's numbers."""
+        """The shard that holds this chunk's numbers."""
         index = bisect.bisect_right(self.served.first_chunks, chunk) - 1
         return self.others[index - 1] if index else self.served.shard
 
 
 class Shards:
-    """What the coordinator tells its shards, and what they tell it.
+    """Passes on what the coordinator tells its shards, and takes what they tell it.
 
-    What waits for an answer raises ShardLostError; a loss is in `lost` in any case, for the loop.
+    A method that waits for an answer raises ShardLostError; `lost` has the loss too, for the loop.
     """
 
     def __init__(
@@ -85,23 +85,25 @@ class Shards:
         metrics: Metrics,
     ) -> None:  # fmt: skip
         self.ports: Final = [data_port, *remote.ports]
-        self.asked: tuple[str, int] | None = None  # a shard got this signal to end
+        self.asked: tuple[str, int] | None = (
+            None  # the shard that got a signal to end, and the signal
+        )
         self._data: Final = data
         self._remote: Final = remote
         self._members: Final = members
         self._metrics: Final = metrics
-        self._counts: dict[int, Counts] = {}  # the newest, by shard
+        self._counts: dict[int, Counts] = {}  # the newest of each shard
         self._unreading: list[int] = []
         self._noted_loss = False
 
     # The model.
 
     def require_layout(self, layout: Layout) -> SharedModel:
-        """The model of this layout: made now if it is the first, the same ever after.
+        """Gives the run's model: makes it if this layout is the first, and checks every later one.
 
         Raises:
-            LayoutMismatchError: another model than the run's.
-            LayoutError: no memory for it.
+            LayoutMismatchError: the layout is another model's than the run's.
+            LayoutError: there is no memory for the model.
         """
         if self._data.model is None:
             self._remote.ask(Serve(), layout.pack())
@@ -122,12 +124,12 @@ class Shards:
 
     @property
     def first_chunks(self) -> list[int]:
-        """Of each shard; until there is a model, only that there is a first one."""
+        """The number of each shard's first chunk; [0] until there is a model."""
         return self._data.model.first_chunks if self._data.model else [0]
 
     @property
     def initialized(self) -> bool:
-        """Every chunk of the model has its first values."""
+        """Whether every chunk of the model has its first values."""
         told = (shard.index in self._counts for shard in self._remote.all)
         others = all(told) and all(counts.initialized for counts in self._counts.values())
         return self._data.initialized and others
@@ -135,7 +137,7 @@ class Shards:
     # Who takes part.
 
     def join(self, member: Member) -> int:
-        """Counts a newcomer from now on; returns its first step, 0 for an observer."""
+        """Has all shards count a newcomer from now on; gives its first step, 0 for an observer."""
         first_step = 0 if member.is_observer else self._first_step()
         join = Join(member.worker, member.incarnation, member.name, first_step)
         self._remote.ask(join)
@@ -144,32 +146,35 @@ class Shards:
         return first_step
 
     def _first_step(self) -> int:
-        elsewhere = self._remote.ask(Reserve())  # first: nothing is kept here if a shard is lost
+        elsewhere = self._remote.ask(
+            Reserve()
+        )  # first, so that nothing is kept here if a shard is lost
         return max([self._data.reserve(), *elsewhere])
 
     def leave(self, member: Member, state: str) -> None:
-        """Nobody waits for this process from now on, on any shard."""
+        """Has nobody wait for this process from now on, on any shard."""
         self._remote.tell(Leave(member.worker, member.incarnation, state))
         if not member.is_observer:
             self._data.leave(member.worker)
 
     def start(self) -> None:
-        """Training begins. When this returns, every shard knows."""
+        """Begins training: when this returns, every shard knows."""
         self._remote.ask(Start())
 
     def set_rule(self, rule: Rule) -> None:
-        """When this returns, every shard goes by this rule."""
+        """Changes the rule: when this returns, every shard goes by the new one."""
         self._remote.ask(SetRule(*message_fields(rule)))
         self._data.set_rule(rule)
 
     def stop(self, reason: str) -> None:
+        """Has all shards refuse pushes from now on, for this reason."""
         self._data.stop(reason)
         self._remote.tell(Stop(reason))
 
     # What the other shards tell.
 
     def attend(self) -> None:
-        """Takes what they have told since this was called last. To be called often."""
+        """Takes what they have sent since the last call. Call it often."""
         for notice in self._remote.take_notices():
             self._on_notice(notice)
         lost = self._remote.lost
@@ -199,33 +204,34 @@ class Shards:
         )  # fmt: skip
 
     def count_up(self) -> None:
-        """Everybody's newest counts are here when this returns."""
+        """Has all shards send their newest counts, and takes them."""
         self._remote.ask(CountUp())
         self.attend()
 
     def take_unreading(self) -> list[int]:
-        """The workers that did not read another shard's answers, since this was asked last."""
+        """Takes the workers that have not read another shard's answers since the last call."""
         workers, self._unreading = self._unreading, []
         return workers
 
     @property
     def lost(self) -> str:
-        """Which shard is lost, and how; empty while all are there."""
+        """Says which shard is lost, and how; empty while all are there."""
         lost = self._remote.lost
         return lost.lost if lost else ""
 
     @property
     def processes(self) -> list[int]:
-        """The process of each shard."""
+        """The process id of each shard."""
         return [os.getpid(), *(shard.pid for shard in self._remote.all)]
 
     @property
     def parked(self) -> int:
+        """How many replies wait, on all shards together."""
         return self._data.parked + sum(counts.parked for counts in self._counts.values())
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """No shard takes a message of a worker in here: what is read belongs together."""
+        """Has no shard take a message of a worker in this context, so that reads are consistent."""
         try:
             self._remote.ask(Hold())
             yield

@@ -1,9 +1,9 @@
-"""What every process of a server has: the data socket, its handlers, and the chunks that it serves.
+"""The part that every process of a server has: a data socket, its handlers, and chunks to serve.
 
-- data_plane.py checks a push and has it applied; the core decides whether it is new.
+- data_plane.py checks a push and has the core apply it; the core decides whether it is new.
 - replies.py sends what the core releases: this is where a reply goes out.
 - mapped_segments.py finds a gradient in a message, or in memory shared with its worker.
-- members.py knows who takes part, and evicts who is silent.
+- members.py knows who takes part, and who has been silent for too long.
 
 Imports: runs (events), options, the wire.
 """

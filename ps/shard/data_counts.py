@@ -1,4 +1,4 @@
-"""What one shard counts; what they count together."""
+"""The counts of a shard's data socket, and their sums over all shards."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -17,12 +17,13 @@ class DataCounts:
     max_lag: int = 0
     duplicates: int = 0
     nonfinite_chunks: int = 0
-    bytes_pushed: int = 0  # payloads, wherever they lay
+    bytes_pushed: int = 0  # in payloads, or in segments
     bytes_answered: int = 0
     dropped: int = 0  # replies to pushes that were too stale to be applied
-    refusals: Counter[str] = field(default_factory=Counter)  # by error code
+    refusals: Counter[str] = field(default_factory=Counter)  # error code ▸ how many
 
     def count_reply(self, reply: Reply) -> None:
+        """Counts the answer to a push."""
         self.replies += 1
         self.max_lag = max(self.max_lag, reply.lag)
         if reply.dropped:
@@ -33,12 +34,12 @@ class DataCounts:
 
     @property
     def mean_staleness(self) -> float:
-        """Of what was applied."""
+        """The mean over the pushes that were applied."""
         return self.staleness_sum / max(1, self.replies - self.dropped)
 
 
 def together(parts: Iterable[DataCounts]) -> DataCounts:
-    """The counts of all shards."""
+    """Adds up the counts of all shards."""
     total = DataCounts()
     for part in parts:
         total.replies += part.replies

@@ -1,8 +1,8 @@
-"""The data socket's side of the server: chunks in, chunks out.
+"""Handles the messages of a data socket: gradients come in, parameters go out.
 
-A reply that must wait stays parked as the frame in which its gradient came: memory is at most
-workers × model. The core overwrites that frame with the parameters, and the frame goes back. A
-gradient in a worker's segment waits there, and only headers travel.
+A request whose reply must wait stays parked, with the frame in which its gradient came, so parked
+frames take at most workers × model of memory. The core overwrites that frame with the parameters,
+and the frame goes back. For a gradient in a worker's segment only headers travel.
 """
 
 import time
@@ -51,11 +51,11 @@ from leash.ps.wire.messages import (
 )
 from leash.ps.wire.sockets import Payload, parts
 
-NEWCOMER: Final = U32_MAX  # no rank: holds a place between `reserve` and `join`
+NEWCOMER: Final = U32_MAX  # no worker's rank: it holds a place between `reserve` and `join`
 
 
 class DataPlane:
-    """Handles what comes over the data socket. One thread."""
+    """Handles the messages of one data socket. For one thread."""
 
     def __init__(
         self, options: ServerOptions, rule: Rule, members: Members, metrics: Metrics, send: Send,
@@ -70,9 +70,9 @@ class DataPlane:
         self._send: Final = send
         self._shard: Final = shard
         self._now: Final = now
-        self._attachments: dict[int, Attachment] = {}  # by worker
+        self._attachments: dict[int, Attachment] = {}  # worker ▸ its segment
         self._replies: Final = Replies(metrics, send)
-        # By chunk and worker: the step that was refused last for a NaN, and how.
+        # (chunk, worker) ▸ the step that was refused last for a NaN, and the error.
         self._nonfinite: dict[tuple[int, int], tuple[int, NonfiniteError]] = {}
         self._handlers: Final = {
             Init: self._on_init,
@@ -83,15 +83,15 @@ class DataPlane:
             Echo: self._on_echo,
         }
 
-    # Membership, told by the coordinator.
+    # What the coordinator decides.
 
     def make_model(self, layout: Layout) -> None:
-        """Makes this shard's part of a model of that layout, instead of the one it has.
+        """Makes this shard's part of a model of that layout, in place of the one that it has.
 
         Raises:
-            LayoutError: it does not fit into this host's memory.
+            LayoutError: the model does not fit into this host's memory.
         """
-        self.model = None  # its memory first
+        self.model = None  # frees its memory first
         self.model = ServedModel(
             layout, self._options.chunk_nbytes, self._options, self._rule,
             softened=self._options, shard=self._shard, shards=self._options.shards,
@@ -99,9 +99,9 @@ class DataPlane:
         )  # fmt: skip
 
     def reserve(self) -> int:
-        """Keeps a place for a newcomer; returns a step that is new on every chunk, and stays so.
+        """Keeps a place for a newcomer; returns a step that is new on every chunk, and remains so.
 
-        The place is at the largest of the chunks' minimums: none of them gets beyond it.
+        The place is at the largest of the chunks' minimums, and no chunk gets beyond it.
         """
         assert self.model is not None
         if not self.model.own:
@@ -111,7 +111,7 @@ class DataPlane:
         return first_step
 
     def join(self, worker: int, first_step: int) -> None:
-        """Counts this worker from now on, in the place that was kept, or further on."""
+        """Counts this worker from now on, in the kept place or at a later step."""
         assert self.model is not None
         if self.model.own:
             self.model.shard.join(worker, first_step - 1)
@@ -119,7 +119,7 @@ class DataPlane:
             self._replies.flush()
 
     def leave(self, worker: int) -> None:
-        """Nobody waits for this worker from now on; what waited only for it goes out."""
+        """Has nobody wait for this worker from now on; sends replies that waited only for it."""
         self._attachments.pop(worker, None)
         if self.model is None or worker not in self.model.shard.workers():
             return
@@ -130,14 +130,14 @@ class DataPlane:
         self._replies.flush()
 
     def set_rule(self, rule: Rule) -> None:
-        """Goes on by this rule; what it lets go goes out."""
+        """Goes by this rule from now on, and sends the replies that it releases."""
         self._rule = rule
         if self.model is not None:
             self._replies.answer(self.model.shard.set_rule(rule.core()))
             self._replies.flush()
 
     def stop(self, reason: str) -> None:
-        """Answers everything that waits with `stopping`, and refuses pushes from now on."""
+        """Answers all parked requests with `stopping`, and refuses pushes from now on."""
         self.stopping = reason
         for parked in self._replies.take_parked():
             assert self.model is not None
@@ -148,17 +148,18 @@ class DataPlane:
 
     @property
     def parked(self) -> int:
+        """How many requests wait for their reply."""
         return len(self._replies)
 
     @property
     def initialized(self) -> bool:
-        """There is a model, and every chunk of this shard has its first values."""
+        """Whether there is a model, and every chunk of this shard has its first values."""
         return self.model is not None and self.model.initialized
 
     # Messages.
 
     def receive(self, frames: list[zmq.Frame]) -> None:
-        """Takes one message from the socket: route, header, and what came after it."""
+        """Handles one message of the socket, given as its frames."""
         route, header, payloads = parts(frames)
         try:
             message = decode(header, DATA)
@@ -213,10 +214,10 @@ class DataPlane:
         version, replies = model.shard.pull(msg.chunk, msg.worker or None, out, codec=codec.core)
         params = Params(msg.worker, 0, msg.chunk, msg.codec, version, 0, 0)
         self._send(route, params, out)
-        self._replies.answer(replies)  # to others that waited for this worker to pull
+        self._replies.answer(replies)  # to workers that waited for this one to pull
 
     def _on_push(self, route: bytes, msg: PushPull | Push, payload: Payload) -> None:
-        """All that a push names is checked before anything of it is applied."""
+        """Checks all that a push names, then has the core apply it."""
         model = self._require_model(msg)
         if payload is not None:
             chunk = self._check(model, msg, payload)
@@ -267,7 +268,7 @@ class DataPlane:
         self._metrics.own.bytes_pushed += source.memory.nbytes
         key = (chunk, msg.worker)
         if key in self._nonfinite and self._nonfinite[key][0] == msg.step:
-            raise self._nonfinite[key][1]  # asked again: the first answer was lost
+            raise self._nonfinite[key][1]  # the worker asks again because it lost the first answer
         try:
             result = model.shard.push(
                 chunk, msg.worker, msg.step, msg.samples, source.memory,
@@ -283,7 +284,7 @@ class DataPlane:
         self._settle(model, asked, result)
 
     def _is_plain(self, msg: PushPull) -> bool:
-        """None of its chunks needs a closer look, so that one call takes them all."""
+        """Whether none of its chunks needs a closer look, so that one call can take them all."""
         keys = [(chunk, msg.worker) for chunk in _run(msg)]
         return self._nonfinite.keys().isdisjoint(keys) and not any(map(self._replies.waiting, keys))
 
@@ -303,7 +304,7 @@ class DataPlane:
                 self._replies.refuse(route, msg, self._metrics.refusal(error), chunk)
 
     def _settle(self, model: ServedModel, asked: Parked, result: PushResult) -> None:
-        """What a push of a chunk has set off."""
+        """Counts a push of one chunk, and sends or parks the replies that follow from it."""
         msg, chunk = asked.request, asked.chunk
         self._require_taken(result.outcome, msg, chunk, result.clock)
         if asked.again:
@@ -359,7 +360,7 @@ class DataPlane:
         return attachment
 
     def _require_answered(self, msg: PushPull | Push, chunk: int) -> None:
-        """A worker that ran ahead of its answers would fill the memory with parked frames."""
+        """Refuses a push ahead of its answers: such pushes would fill the memory with frames."""
         waiting = self._replies.waiting((chunk, msg.worker))
         if waiting is not None and msg.step == waiting.request.step + 1:
             raise TooManyError(

@@ -1,4 +1,4 @@
-"""Where the server finds a gradient: in a message, or in a worker's segment that it has mapped."""
+"""Finds a gradient: in the message that pushed it, or in a worker's segment that is mapped here."""
 
 import mmap
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from leash.ps.wire.messages import Attach, Push, PushPull
 from leash.ps.wire.segment import SLABS, SegmentMap, nonce_of, open_segment
 from leash.ps.wire.sockets import Payload
 
-RAW: Final = "raw"  # the core's name for f32 and f64
+RAW: Final = "raw"  # what the core calls f32 and f64
 
 
 @dataclass(frozen=True, slots=True)
 class GradientSource:
-    """Where a chunk's gradient lies, and where its parameters go."""
+    """The memory in which a chunk's gradient lies, and the one for its parameters."""
 
     memory: memoryview  # the gradient, as its codec wrote it
-    codec: str  # of the core
-    answer: memoryview | None  # for the parameters; None: they replace the gradient
-    reply: Payload  # what the answer carries; None if its worker has the parameters already
+    codec: str  # what the core calls that codec
+    answer: memoryview | None  # the parameters go here; None: they replace the gradient
+    reply: Payload  # the payload of the answer; None if the parameters lie in the worker's segment
     reply_codec: str
 
 
 class Attachment:
-    """Where the chunks of one worker process lie. Over one connection, and no other.
+    """The mapped segment of one worker process, for pushes over the connection that attached it.
 
     An old copy of a push may still come in over a connection that was lost. It names memory in
     which its worker may have newer numbers by now, so it is refused.
@@ -40,7 +40,7 @@ class Attachment:
         """Maps the segment.
 
         Raises:
-            SegmentError: it is not what `attach` says, or not ours to open.
+            SegmentError: the segment is not what `attach` says, or not ours to open.
         """
         self.incarnation: Final = request.incarnation
         self.number: Final = request.number
@@ -51,19 +51,20 @@ class Attachment:
 
     @property
     def nonce(self) -> str:
+        """What the server reads at the start of the segment, in hex."""
         return nonce_of(self._segment)
 
     def is_newer_than(self, request: Attach) -> bool:
-        """That request came late, over a connection that was lost."""
+        """Whether that request came late, over a connection that was lost."""
         return self.incarnation == request.incarnation and self.number > request.number
 
     def check(self, chunks: Sequence[Chunk], push: PushPull) -> None:
-        """Is the memory that `push` names there, and fit for these chunks?
+        """Checks that the memory which `push` names is there, and fit for these chunks.
 
         Raises:
             SegmentError: the segment has no such memory.
-            HeaderError: a codec that cannot carry one of the chunks.
-            PayloadSizeError: a size that the codec does not have.
+            HeaderError: its codec cannot carry one of the chunks.
+            PayloadSizeError: its size is not one of that codec.
         """
         if push.slab >= SLABS:
             raise SegmentError(f"expected slab 0 or 1, got {push.slab}")
@@ -78,7 +79,7 @@ class Attachment:
                                        f"expected nbytes 0, got {push.nbytes}")  # fmt: skip
 
     def source(self, chunk: Chunk, push: PushPull) -> GradientSource:
-        """The gradient of a chunk. REQUIRES: `check` has passed it."""
+        """Finds the gradient of a chunk. REQUIRES: `check` has passed this push."""
         codec = codec_for(push.codec, chunk)
         values = self.region(chunk, chunk, push.slab)
         if codec.core == RAW:
@@ -88,16 +89,16 @@ class Attachment:
         return GradientSource(encoded, codec.core, values, None, chunk.dtype)
 
     def region(self, first: Chunk, last: Chunk, slab: int) -> memoryview:
-        """The places of neighbours in a slab, from the first byte of one to the last of another."""
+        """The part of a slab from the first byte of one chunk to the last byte of another."""
         start = self._map.slab(slab)
         return self._memory[start + first.start : start + last.stop]
 
 
 def source_in_frame(push: PushPull | Push, chunk: Chunk, payload: Payload) -> GradientSource:
-    """A gradient that came with its message: parameters that fit go back in its frame.
+    """Finds a gradient that came in a message; parameters of the same size go back in its frame.
 
     Raises:
-        HeaderError: the push names memory of a segment too.
+        HeaderError: the push also names memory of a segment.
     """
     if isinstance(push, PushPull) and (push.chunks, push.slab, push.nbytes) != (1, 0, 0):
         raise HeaderError("push_pull: expected no chunks, slab and nbytes beside a payload")
@@ -109,7 +110,7 @@ def source_in_frame(push: PushPull | Push, chunk: Chunk, payload: Payload) -> Gr
 
 
 def memory_of(payload: Payload) -> memoryview:
-    """The bytes of a received frame; the frame stays theirs, and can be written to."""
+    """The bytes of a received frame, without a copy; the frame can be written to."""
     assert isinstance(payload, zmq.Frame)
     return payload.buffer
 

@@ -1,7 +1,7 @@
-"""Who takes part: hello, signs of life, eviction, bye; and incarnations.
+"""Knows who takes part in a run: from hello, by signs of life, to eviction or bye.
 
 A rank has one live process at a time: the one that said hello last. Its incarnation is in all of
-its messages, so a message of its predecessor is told apart and refused.
+its messages, so the server recognises a message of its predecessor, and refuses it.
 """
 
 import itertools
@@ -18,16 +18,17 @@ MAX_OBSERVERS: Final = 64
 
 @dataclass(slots=True)
 class Member:
-    """One process that said hello."""
+    """A process that said hello."""
 
     worker: int  # its rank; 0 for an observer
     incarnation: int
     name: str
-    heard_s: float  # when it was last heard of, on the server's clock
-    state: str = LIVE  # then how it left: see leash.ps.words
+    heard_s: float  # when its last message came, on the server's clock
+    state: str = LIVE  # once it has left, how it left: see leash.ps.words
 
     @property
     def is_observer(self) -> bool:
+        """Whether it only watches the run."""
         return self.worker == 0
 
     def __str__(self) -> str:
@@ -57,16 +58,16 @@ class Members:
         self.ranks: Final = tuple(sorted(ranks))
         self.evict_s: Final = evict_s
         self.workers: dict[int, Member] = {}  # the newest of each rank
-        self.observers: dict[int, Member] = {}  # by incarnation, the live ones
+        self.observers: dict[int, Member] = {}  # the live ones, by incarnation
         self._now: Final = now
         self._incarnations: Final = itertools.count(wall_time_us())
 
     def require_room(self, worker: int) -> None:
-        """Is there a place for a newcomer of this rank, 0 for an observer?
+        """Checks that there is a place for a newcomer of this rank, 0 being an observer.
 
         Raises:
             UnknownWorkerError: the rank is not in this run.
-            TooManyError: too many observers.
+            TooManyError: there are too many observers already.
         """
         if worker == 0:
             if len(self.observers) >= MAX_OBSERVERS:
@@ -76,7 +77,7 @@ class Members:
             raise UnknownWorkerError(f"rank {worker} is not among the workers of this run: {ranks}")
 
     def hello(self, worker: int, name: str) -> tuple[Member, Member | None]:
-        """A newcomer, and the live process of its rank whose place it takes, if there is one.
+        """Admits a newcomer; gives it, and the live process whose place it takes, if there is one.
 
         Raises what `require_room` raises.
         """
@@ -84,7 +85,7 @@ class Members:
         return self.admit(worker, next(self._incarnations), name)
 
     def admit(self, worker: int, incarnation: int, name: str) -> tuple[Member, Member | None]:
-        """The same for one whose incarnation was given by the coordinator."""
+        """Admits a newcomer with an incarnation that the coordinator has given."""
         member = Member(worker, incarnation, name, self._now())
         if member.is_observer:
             self.observers[member.incarnation] = member
@@ -106,10 +107,10 @@ class Members:
         return member if member and member.incarnation == incarnation else None
 
     def require_current(self, worker: int, incarnation: int) -> Member:
-        """The live member that sent this, noted as heard of.
+        """Finds the live member that sent a message, and notes its sign of life.
 
         Raises:
-            UnknownWorkerError: it never said hello to this server.
+            UnknownWorkerError: it has never said hello to this server.
             EvictedError: it was silent for too long, or has said bye.
             FencedError: a newer process has its rank.
         """
@@ -127,33 +128,34 @@ class Members:
         return member
 
     def leave(self, member: Member, state: str) -> None:
-        """From now on nobody waits for this member."""
+        """Notes that this member has left, and how."""
         member.state = state
         self.observers.pop(member.incarnation, None)
 
     def silent(self) -> list[Member]:
-        """The live members that were not heard of for `evict_s` seconds."""
+        """The live members that have sent nothing for `evict_s` seconds."""
         deadline = self._now() - self.evict_s
         everybody = (*self.workers.values(), *self.observers.values())
         return [m for m in everybody if m.state == LIVE and m.heard_s < deadline]
 
     def excuse(self, seconds: float) -> None:
-        """Nobody is blamed for a time in which the server itself did not listen."""
+        """Adds to all members' time, since the server itself did not listen for so many seconds."""
         for member in (*self.workers.values(), *self.observers.values()):
             member.heard_s += seconds
 
     def note_heard(self, workers: Iterable[int]) -> None:
-        """These live workers gave a sign of life, to another shard."""
+        """Notes that these workers gave a sign of life to another shard."""
         for worker in workers:
             member = self.workers.get(worker)
             if member is not None and member.state == LIVE:
                 member.heard_s = self._now()
 
     def heard_since(self, then_s: float) -> list[int]:
-        """The live workers that were heard of after `then_s`."""
+        """The live workers that have sent something since `then_s`."""
         return [m.worker for m in self.live if m.heard_s > then_s]
 
     def silence_s(self, member: Member) -> float:
+        """Seconds since the last message of this member."""
         return self._now() - member.heard_s
 
     @property
@@ -169,4 +171,5 @@ class Members:
 
     @property
     def any_done(self) -> bool:
+        """Whether any worker has left after all of its work."""
         return any(m.state == DONE for m in self.workers.values())

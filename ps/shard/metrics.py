@@ -1,4 +1,4 @@
-"""What a run counts, as numbers for people (`state`), for files (`summary`) and as events."""
+"""Counts what happens in a run, for `state`, for summary.json and for events.jsonl."""
 
 import logging
 import math
@@ -19,42 +19,46 @@ from leash.ps.words import DONE, EVICTED, LIVE
 
 LOG: Final = logging.getLogger(__name__)
 
-RATE_SPAN_S: Final = 2.0  # samples/s of the live table: over about so many seconds
+RATE_SPAN_S: Final = 2.0  # samples/s of the live table is a mean over about so many seconds
 TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this often
 
 
-# Errors that say how a run goes, not that somebody sent what can't be.
+# Errors that are part of a normal run: no peer sent anything wrong.
 NO_REFUSALS: Final = ("stopping", "superseded", "nonfinite")
 
 
 @dataclass(slots=True)
 class WorkerCounts:
-    """One rank's counts over all of its incarnations."""
+    """The counts of one rank, over all of its incarnations."""
 
     steps: int = 0
     samples: int = 0
-    answered: int = 0  # of these samples, those whose step was answered
-    unanswered: int = 0  # those of a step that waits for its answer
-    epoch: int = 0  # completed
-    lag: int = 0  # of its newest reply
+    answered: int = 0  # samples whose step was answered
+    unanswered: int = 0  # samples of a step that waits for its answer
+    epoch: int = 0  # how many it has completed
+    lag: int = 0  # in its newest reply
     loss: float | None = None
-    compute_s: float = 0.0  # of this incarnation, and
-    wait_s: float = 0.0
-    earlier_compute_s: float = 0.0  # of those before it
-    earlier_wait_s: float = 0.0
+    compute_s: float = 0.0  # what this incarnation has reported
+    wait_s: float = 0.0  # likewise
+    earlier_compute_s: float = 0.0  # what the incarnations before it have reported
+    earlier_wait_s: float = 0.0  # likewise
     samples_per_s: float = 0.0
-    mark_s: float = 0.0  # when samples_per_s was last worked out, and
-    mark_samples: int = 0  # the samples then
-    told_s: float = -math.inf  # when a report of its became an event last
+    mark_s: float = 0.0  # when samples_per_s was last worked out
+    mark_samples: int = 0  # how many samples there were then
+    told_s: float = -math.inf  # when one of its reports last became an event
 
     @property
     def wait_fraction(self) -> float:
+        """The share of its time that the worker has waited, from 0 to 1."""
         wait_s = self.earlier_wait_s + self.wait_s
         busy_s = self.earlier_compute_s + self.compute_s + wait_s
         return wait_s / busy_s if busy_s > 0 else 0.0
 
     def begin_again(self) -> None:
-        """A new incarnation counts its seconds from 0, and its predecessor gets no answers."""
+        """Begins with a new incarnation, which counts its seconds from 0.
+
+        Its predecessor gets no answers any more.
+        """
         self.earlier_compute_s += self.compute_s
         self.earlier_wait_s += self.wait_s
         self.compute_s = self.wait_s = 0.0
@@ -63,6 +67,8 @@ class WorkerCounts:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
+    """One measurement of an evaluator."""
+
     epoch: int
     accuracy: float | None  # None for a regression
     loss: float | None  # None where it is not finite
@@ -71,7 +77,7 @@ class Evaluation:
 
 
 class Metrics:
-    """Counters of one run. Every change is one call, and one event where it is worth a line."""
+    """The counters of one run; what is worth an event is written as one, too."""
 
     def __init__(
         self,
@@ -82,10 +88,10 @@ class Metrics:
     ) -> None:
         self.workers: dict[int, WorkerCounts] = {}
         self.evaluations: list[Evaluation] = []
-        self.epoch: int = 0  # completed by every worker
-        self.samples_twice: int = 0  # leased again though they had been applied
-        self.own: Final = DataCounts()  # of this process
-        self.of_shards: dict[int, DataCounts] = {}  # of the others, as they told it last
+        self.epoch: int = 0  # how many every worker has completed
+        self.samples_twice: int = 0  # how many were leased again after they had been applied
+        self.own: Final = DataCounts()  # the counts of this process
+        self.of_shards: dict[int, DataCounts] = {}  # those that the other shards sent last
         self.evictions: int = 0
         self._failed_at: Final[set[tuple[str, str, int]]] = set()
         self._rule = rule
@@ -99,9 +105,11 @@ class Metrics:
 
     @property
     def started(self) -> bool:
+        """Whether training has begun."""
         return self._started_s is not None
 
     def start(self, workers: list[int]) -> None:
+        """Notes that training begins, with these workers."""
         self._started_s = self._now()
         for counts in self.workers.values():
             counts.mark_s = self._started_s
@@ -110,30 +118,32 @@ class Metrics:
         )
 
     def set_rule(self, rule: Rule) -> None:
-        """From now on the run goes by this one."""
+        """Notes that the run goes by this rule from now on."""
         self._rule = rule
         self._events.write("policy_changed", **rule.settings())
         self._events.flush()
 
     def end(self) -> None:
-        """The last worker has left: the time of training ends here."""
+        """Notes that the last worker has left, so that the time of training ends here."""
         if self._ended_s is None:
             self._ended_s = self._now()
 
     def join(self, worker: int, incarnation: int, name: str, first_step: int) -> None:
+        """Notes that a worker has joined; an observer is worker 0."""
         if worker:
             self.workers.setdefault(worker, WorkerCounts(mark_s=self._now())).begin_again()
-            self._ended_s = None  # if all had left, the training goes on with this one
+            self._ended_s = None  # if all workers had left, training goes on with this one
         self._events.write(
             "joined", worker=worker, incarnation=incarnation, name=name, first_step=first_step
         )
 
     def leave(self, worker: int, incarnation: int, reason: str) -> None:
+        """Notes that a worker has left or rests, and why."""
         self.evictions += worker > 0 and reason == EVICTED
         self._events.write("left", worker=worker, incarnation=incarnation, reason=reason)
 
     def count_push(self, worker: int, chunk: int, step: int, samples: int) -> None:
-        """A chunk was counted. Chunk 0 is the last of a step."""
+        """Counts a chunk that was pushed. Chunk 0 is the last of a step."""
         if chunk == 0:
             counts = self.workers[worker]
             counts.steps += 1
@@ -143,7 +153,7 @@ class Metrics:
                 self._events.write("push", worker=worker, step=step)
 
     def count_reply(self, reply: Reply) -> None:
-        """A push was answered."""
+        """Counts the answer to a push."""
         self.own.count_reply(reply)
         if reply.chunk == 0:
             counts = self.workers[reply.worker]
@@ -158,19 +168,22 @@ class Metrics:
                 )  # fmt: skip
 
     def count_duplicate(self, worker: int, chunk: int, step: int) -> None:
+        """Counts a push that came again."""
         self.own.duplicates += 1
         self._events.write("duplicate", worker=worker, chunk=chunk, step=step)
 
     def count_nonfinite(self, worker: int, chunk: int, step: int, slot: str) -> None:
+        """Counts a gradient with a NaN or an infinity in this slot."""
         self.own.nonfinite_chunks += 1
         self._events.write("nonfinite", worker=worker, chunk=chunk, step=step, slot=slot)
 
     def count_refusal(self, error: ProtocolError) -> None:
+        """Counts an error that a peer was sent, unless it is part of a normal run."""
         if error.code not in NO_REFUSALS:
             self.own.refusals[error.code] += 1
 
     def refusal(self, error: Exception) -> ProtocolError:
-        """What a peer is told whose message led to this error.
+        """Makes the error for the peer whose message led to `error`.
 
         One that is no ProtocolError is a defect of ours. It is logged, once for each place in the
         code; whoever sends the answer counts it with `count_refusal`, under the code `protocol`.
@@ -185,18 +198,19 @@ class Metrics:
         return ProtocolError(f"the server failed at this message, as its log tells: {name}")
 
     def happened(self, event: str, details: dict[str, Any]) -> None:
-        """Another shard has an event to tell of."""
+        """Writes an event of another shard."""
         self._events.write(event, **details)
 
     def shard_lost(self, shard: int, process: int, how: str) -> None:
+        """Notes that a shard is lost, and how."""
         self._events.write("shard_lost", shard=shard, process=process, how=how)
         self._events.flush()
 
     def report(self, msg: Report) -> None:
-        """What a worker tells of its training: its loss, and how it spends its time."""
+        """Notes what a worker reports of its training: its loss, and how it spends its time."""
         counts = self.workers[msg.worker]
         counts.compute_s, counts.wait_s = msg.compute_s, msg.wait_s
-        if (loss := _number(msg.loss)) is not None:  # there was a step to report
+        if (loss := _number(msg.loss)) is not None:  # NaN means that there was no step to report
             counts.loss = loss
         self._measure_rate(counts)
         self._tell_training(counts, msg)
@@ -205,18 +219,19 @@ class Metrics:
             self._events.write("epoch", worker=msg.worker, epoch=msg.epoch, loss=counts.loss)
 
     def complete_epochs(self, members: Members) -> None:
-        """Counts the epochs that every worker that still takes part, or is done, has completed."""
+        """Counts the epochs that every worker has completed which takes part or is done."""
         taking_part = [w for w, m in members.workers.items() if m.state in (LIVE, DONE)]
         self.complete(min((self.workers[worker].epoch for worker in taking_part), default=0))
 
     def complete(self, epoch: int) -> None:
-        """This epoch is completed, if it was not."""
+        """Notes that this epoch is completed."""
         if epoch > self.epoch:
             self.epoch = epoch
             self._events.write("epoch_completed", epoch=epoch)
             self._events.flush()
 
     def evaluate(self, msg: Report) -> None:
+        """Notes what an evaluator has measured."""
         accuracy, loss = _number(msg.accuracy), _number(msg.loss)
         evaluation = Evaluation(msg.epoch, accuracy, loss, msg.samples, self.train_seconds)
         self.evaluations.append(evaluation)
@@ -228,30 +243,33 @@ class Metrics:
 
     @property
     def data(self) -> DataCounts:
-        """The counts of all shards."""
+        """The sums of all shards' counts."""
         return together([self.own, *self.of_shards.values()])
 
     @property
     def train_seconds(self) -> float:
+        """Seconds from the start of training, to its end if it has ended."""
         if self._started_s is None:
             return 0.0
         return (self._now() if self._ended_s is None else self._ended_s) - self._started_s
 
     @property
     def steps(self) -> int:
+        """Steps of all workers together."""
         return sum(counts.steps for counts in self.workers.values())
 
     @property
     def samples(self) -> int:
+        """Samples of all workers together."""
         return sum(counts.samples for counts in self.workers.values())
 
     def accuracy_by_epoch(self) -> list[float | None]:
-        """The test accuracy after each epoch; None for one that went by too fast to be caught."""
+        """The test accuracy after each epoch; None for one that ended too soon to be measured."""
         newest = {e.epoch: e.accuracy for e in self.evaluations}
         return [newest.get(epoch) for epoch in range(1, self.epoch + 1)]
 
     def summary(self) -> dict[str, Any]:
-        """The counted part of summary.json."""
+        """The part of summary.json that is counted."""
         seconds, last = self.train_seconds, self.evaluations[-1] if self.evaluations else None
         by_rank, data = sorted(self.workers.items()), self.data
         return {
@@ -280,7 +298,7 @@ class Metrics:
         }
 
     def worker_state(self, worker: int) -> dict[str, Any]:
-        """One row of the live table."""
+        """The counts of one worker, for a row of the live table."""
         counts = self.workers[worker]
         return {
             "worker": worker,
@@ -294,7 +312,7 @@ class Metrics:
         }
 
     def _tell_training(self, counts: WorkerCounts, msg: Report) -> None:
-        """Reports come several times a second; a picture of a run needs fewer."""
+        """Writes a report as an event, but not each: they come several times a second."""
         now = self._now()
         if now - counts.told_s >= TRAINING_EVENT_S:
             counts.told_s = now
@@ -316,5 +334,5 @@ class Metrics:
 
 
 def _number(value: float) -> float | None:
-    """None for what JSON has no number for."""
+    """The number; None for one that JSON cannot write."""
     return value if math.isfinite(value) else None

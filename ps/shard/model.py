@@ -1,4 +1,4 @@
-"""The model as a server process keeps it: a layout, its chunks, and the numbers of some of them."""
+"""The model as one process of the server keeps it: its layout, and the numbers of some chunks."""
 
 import os
 from typing import Final
@@ -22,7 +22,7 @@ _NONFINITE: Final = {
 
 
 class ServedModel:
-    """Layout and chunks of a run, and one of its shards."""
+    """The layout and chunks of a run's model, and the numbers of one shard."""
 
     def __init__(
         self, layout: Layout, chunk_nbytes: int, options: OptimizerGroup, rule: Rule, *,
@@ -54,7 +54,7 @@ class ServedModel:
         self.chunks: Final = layout.cut(chunk_nbytes)
         self.first_chunks: Final = assign(self.chunks, shards)
         first, stop = [*self.first_chunks, len(self.chunks)][shard : shard + 2]
-        self.own: Final = self.chunks[first:stop]  # those that this process holds
+        self.own: Final = self.chunks[first:stop]  # the chunks that this process holds
         specs = [ChunkSpec(values=c.values, dtype=c.dtype, kind=c.kind) for c in self.own]
         try:
             self.shard: Final = Shard(
@@ -62,7 +62,8 @@ class ServedModel:
                 core_options(options),
                 rule=rule.core(),
                 nonfinite=_NONFINITE[options.nonfinite],
-                scale_lr=with_rates(options).lr_scaling == "linear",  # of means alone
+                scale_lr=with_rates(options).lr_scaling
+                == "linear",  # the core scales the rate of means only
                 schedule=core_schedule(options),
                 first_chunk=first,
                 threads=threads,
@@ -75,7 +76,7 @@ class ServedModel:
             raise TooManyError(f"this server lacks room for its threads: {error}") from error
 
     def chunk(self, index: int) -> Chunk:
-        """Raises UnknownChunkError if the model has no such chunk, or it is another shard's."""
+        """Finds a chunk; UnknownChunkError if the model has none, or another shard has it."""
         if not self.own:
             raise UnknownChunkError(f"chunk {index}: this shard has no chunk at all")
         first = self.own[0].index
@@ -84,22 +85,22 @@ class ServedModel:
         return self.chunks[index]
 
     def shard_of(self, chunk: int) -> Shard:
-        """Who holds this chunk's numbers."""
+        """The shard that holds this chunk's numbers."""
         return self.shard
 
     @property
     def state_names(self) -> list[str]:
-        """Of the optimizer's buffers."""
+        """The names of the optimizer's buffers."""
         return self.shard.state_names()
 
     @property
     def initialized(self) -> bool:
-        """Every chunk of this process has values."""
+        """Whether every chunk of this process has values."""
         return self.shard.initialized_chunks == len(self.own)
 
 
 def require_threads(threads: int) -> None:
-    """Starts so many threads, as a shard does, and ends them.
+    """Tries whether this number of threads can start: starts them, as a shard does, and ends them.
 
     Raises:
         UsageError: they cannot start on this host, or within its limits for this process.

@@ -1,8 +1,8 @@
-"""A shard beside the coordinator: a process with chunks, a data socket and clocks of its own.
+"""Runs a shard beside the coordinator: a process with chunks, a data socket and clocks of its own.
 
-Started by leash.ps.server.remote_shards, it knows what the coordinator tells it over its link: the
-settings, the model, who takes part. Workers find here what they find at shard 0's data socket. It
-never evicts anybody, and ends when its link does.
+leash.ps.server.remote_shards starts it. Over its link the coordinator tells it the settings, the
+model and who takes part. Its data socket serves workers as that of shard 0 does. It evicts nobody,
+and ends when its link ends.
 """
 
 import dataclasses
@@ -61,17 +61,17 @@ from leash.ps.wire.shard_messages import (
     Unreading,
 )
 
-FORWARDED_EVENTS: Final = ("duplicate", "nonfinite")  # what the coordinator does not see itself
-UNANSWERED: Final = (Leave, Stop, Release)  # what the coordinator tells, and does not ask
-COUNTS_S: Final = 0.25  # between two counts, which are also the signs of life
+FORWARDED_EVENTS: Final = ("duplicate", "nonfinite")  # the coordinator does not see these itself
+UNANSWERED: Final = (Leave, Stop, Release)  # the coordinator expects no answer to these
+COUNTS_S: Final = 0.25  # between two `counts`, which are also signs of life
 MAX_HEARD: Final = 256
-LAST_ANSWERS_MS: Final = 200  # for the last answers
+LAST_ANSWERS_MS: Final = 200  # at the end, the last answers have so long to leave
 
 LinkAnswer = tuple[Message, ReceivedPayload] | None
 
 
 class LinkedEvents(EventLog):
-    """Tells the coordinator of events instead of writing them."""
+    """Sends events to the coordinator instead of writing them to a file."""
 
     def __init__(self, link: Link) -> None:
         super().__init__(None)
@@ -79,12 +79,12 @@ class LinkedEvents(EventLog):
 
     def write(self, event: str, **details: Any) -> None:
         if event in FORWARDED_EVENTS:
-            with suppress(LinkClosedError):  # the loop reads the end of the link itself
+            with suppress(LinkClosedError):  # the loop notices the end of the link
                 self._link.send(Happened(event), msgpack.packb(details))
 
 
 class ShardServer:
-    """One shard. Listens when made; `run` serves until the coordinator is gone."""
+    """Serves one shard. It listens when made; `run` serves until the coordinator is gone."""
 
     def __init__(self, link: Link, begin: Begin, options: ServerOptions) -> None:
         """Raises UsageError: its port is taken, or its threads cannot start."""
@@ -99,9 +99,9 @@ class ShardServer:
         self._data: Final = DataPlane(
             options, rule, self._members, self._metrics, self._router.send, begin.shard
         )
-        self._held = False  # what workers send stays in its queues
+        self._held = False  # while true, messages of workers stay in their queues
         self._reported_initialized = False
-        self._counted_s = 0.0  # when the coordinator was last told of the counts
+        self._counted_s = 0.0  # when the counts were last sent to the coordinator
         self._signal = 0
         self._handlers: Final[dict[type[Message], Callable[[Any, ReceivedPayload], LinkAnswer]]] = {
             Serve: self._on_serve,
@@ -122,6 +122,7 @@ class ShardServer:
 
     @property
     def port(self) -> int:
+        """The port of the data socket."""
         return self._router.port
 
     def run(self) -> None:
@@ -135,7 +136,7 @@ class ShardServer:
                     self._link.has_come(COUNTS_S)
                 else:
                     poller.poll(int(COUNTS_S * 1000))
-                # First of all, whom to listen to.
+                # The link first: it may say that workers must wait.
                 while self._link.has_come():
                     self._on_link()
                 if not self._held:
@@ -147,9 +148,10 @@ class ShardServer:
             self._context.destroy(linger=LAST_ANSWERS_MS)
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
-        self._signal = number  # the loop tells the coordinator, which ends the run in order
+        """Notes a signal, for the loop."""
+        self._signal = number  # the loop tells the coordinator, which then ends the run
 
-    # What the coordinator tells.
+    # Messages from the coordinator.
 
     def _on_link(self) -> None:
         message, payload = self._link.receive()
@@ -180,7 +182,7 @@ class ShardServer:
     def _on_leave(self, msg: Leave, _: ReceivedPayload) -> LinkAnswer:
         member = self._members.find(msg.worker, msg.incarnation)
         if member is None:
-            return None  # its hello was broken off: another shard is lost
+            return None  # its hello did not come to its end, since another shard is lost
         self._members.leave(member, msg.state)
         if msg.worker:
             self._data.leave(msg.worker)
@@ -237,7 +239,7 @@ class ShardServer:
         self._tell_counts()
         return Done(0), None
 
-    # What the coordinator hears.
+    # Messages to the coordinator.
 
     def _tell(self) -> None:
         for worker in self._router.take_unreading():
@@ -246,7 +248,7 @@ class ShardServer:
             self._link.send(Asked(self._signal))
             self._signal = 0
         now_s = time.monotonic()
-        # Whoever begins a run waits until all chunks have their values.
+        # Workers wait until all chunks have values, so this news does not wait for its time.
         is_news = not self._reported_initialized and self._data.initialized
         if is_news or now_s - self._counted_s >= COUNTS_S:
             self._tell_counts()
@@ -270,7 +272,7 @@ class ShardServer:
 
 
 def begin(link: Link) -> ShardServer:
-    """Waits for the settings, and listens. Raises UsageError, after the coordinator was told."""
+    """Waits for the settings, and listens; sends a UsageError to the coordinator and raises it."""
     message, payload = link.receive()
     assert isinstance(message, Begin)
     options = ServerOptions(**msgpack.unpackb(payload or b"\x80"))
@@ -284,7 +286,7 @@ def begin(link: Link) -> ShardServer:
 
 
 def settings_of(options: ServerOptions) -> bytes:
-    """The payload of `begin`."""
+    """Packs the settings as the payload of `begin`."""
     packed: bytes = msgpack.packb(dataclasses.asdict(options))
     return packed
 
@@ -292,8 +294,8 @@ def settings_of(options: ServerOptions) -> bytes:
 def serve_shard(fd: int) -> int:
     """Serves one shard over the link that was inherited as `fd`; returns the exit status."""
     show_errors("leash.ps.shard")
-    keep_freed_memory()  # if malloc refuses, the coordinator has said it
-    # Until the loop runs, the end of the link is the one thing that ends this process.
+    keep_freed_memory()  # if malloc refuses, the coordinator has warned already
+    # Until the loop runs, only the end of the link ends this process.
     interrupt.ignore_signals()
     link = Link(socket.socket(fileno=fd), TO_SHARD, None)
     try:

@@ -1,4 +1,4 @@
-"""Answers to pushes: parked until the policy lets them go, joined with neighbours, and sent."""
+"""Parks requests until their replies are released, joins replies of neighbours, and sends them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,49 +17,51 @@ ChunkAndWorker: TypeAlias = tuple[int, int]  # chunk and worker
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """A chunk's request whose answer waits."""
+    """A request for one chunk whose answer waits."""
 
     route: bytes
     request: PushPull | Push
     chunk: int
-    payload: Payload  # for the answer
-    codec: str  # of that payload
-    nbytes: int  # of the parameters, in that payload or in a segment
-    again: bool  # a duplicate; of one that is parked: its step was answered and counted before
+    payload: Payload  # the answer's
+    codec: str  # the codec of that payload
+    nbytes: int  # how many the parameters take, in that payload or in a segment
+    again: bool  # the request is a duplicate, whose step was answered and counted before
 
 
 class Replies:
-    """What was asked and has no answer yet. One thread."""
+    """Knows which requests have no answer yet, and sends the answers. For one thread."""
 
     def __init__(self, metrics: Metrics, send: Send) -> None:
         self._metrics: Final = metrics
         self._send: Final = send
         self._parked: dict[ChunkAndWorker, Parked] = {}
-        self._unsent: list[tuple[bytes, Params]] = []  # from segments, yet to be joined
+        self._unsent: list[
+            tuple[bytes, Params]
+        ] = []  # answers about segments, which may still be joined
 
     def __len__(self) -> int:
         return len(self._parked)
 
     def waiting(self, key: ChunkAndWorker) -> Parked | None:
-        """The request of a worker, for a chunk, that waits."""
+        """The request that waits for this chunk and worker; None if there is none."""
         return self._parked.get(key)
 
     def drop(self, key: ChunkAndWorker) -> None:
-        """This request gets another answer."""
+        """Forgets a request, which gets another answer than a reply."""
         del self._parked[key]
 
     def forget(self, worker: int) -> None:
-        """Nobody is there to hear the answers."""
+        """Forgets all requests of a worker that has gone."""
         for key in [key for key in self._parked if key[1] == worker]:
             del self._parked[key]
 
     def take_parked(self) -> list[Parked]:
-        """All that waits, which waits no longer."""
+        """Takes out all requests that wait."""
         parked, self._parked = list(self._parked.values()), {}
         return parked
 
     def answer(self, replies: list[Reply], asked: Parked | None = None) -> None:
-        """Sends what the core released, and parks what was just asked if it has to wait.
+        """Sends the replies that the core released; parks `asked` if its reply is not among them.
 
         Answers whose parameters lie in a segment go out with the next `flush`.
         """
@@ -74,12 +76,13 @@ class Replies:
             self._park(asked)
 
     def flush(self) -> None:
-        """Sends what was joined."""
+        """Sends the answers about segments that have been joined."""
         unsent, self._unsent = self._unsent, []
         for route, params in unsent:
             self._send(route, params, None)
 
     def refuse(self, route: bytes, msg: Message, error: ProtocolError, chunk: int) -> None:
+        """Answers a request with an error, and counts it."""
         self._metrics.count_refusal(error)
         worker, step = (getattr(msg, name, 0) for name in ("worker", "step"))
         self._send(route, error_message(error, worker, step, chunk), None)
@@ -88,10 +91,10 @@ class Replies:
         key = (asked.chunk, asked.request.worker)
         before = self._parked.get(key)
         if before is not None and not before.again:
-            asked = replace(asked, again=False)  # neither of the two was answered yet
+            asked = replace(asked, again=False)  # neither of the two requests was answered yet
         self._parked[key] = asked
         if before is not None:
-            # Only a worker that lost its connection asks twice; the old route is dead or a copy.
+            # Only a worker that lost its connection asks twice; the old route is dead, or a copy.
             error = SupersededError(f"step {before.request.step} of chunk {key[0]}: asked again")
             self.refuse(before.route, before.request, error, key[0])
 
@@ -112,7 +115,7 @@ class Replies:
             self._send(parked.route, params, parked.payload)
 
     def _join(self, route: bytes, params: Params) -> None:
-        """Answers about neighbours in a segment go out as one."""
+        """Joins this answer with the last one, if that is about the next chunk in the segment."""
         if self._unsent:
             last_route, last = self._unsent[-1]
             if last_route == route and _precedes(params, last):
@@ -128,14 +131,14 @@ def _answers(reply: Reply, asked: Parked) -> bool:
 
 
 def _precedes(params: Params, last: Params) -> bool:
-    """`params` is about the chunk just before those of `last`."""
+    """Whether `params` is about the chunk just before those of `last`."""
     return (params.worker, params.step, params.chunk) == (
         last.worker, last.step, last.chunk - last.chunks,
     )  # fmt: skip
 
 
 def _joined(last: Params, params: Params) -> Params:
-    """One answer for both: its version is the least, its lag and staleness the largest."""
+    """Makes one answer of both, with the least version, and the largest lag and staleness."""
     return Params(
         last.worker, last.step, last.chunk, last.codec, min(last.version, params.version),
         max(last.lag, params.lag), max(last.staleness, params.staleness), last.chunks + 1,

@@ -1,4 +1,4 @@
-"""The server's end of ZeroMQ: a peer that is gone, or does not read, holds nobody up."""
+"""Sends and receives at the server, so that a peer that is gone or does not read delays nobody."""
 
 from collections.abc import Callable
 from typing import Final
@@ -19,11 +19,14 @@ from leash.ps.wire.sockets import (
     receive,
 )
 
-BURST: Final = 16  # messages of a data socket, then the control socket is looked at
+BURST: Final = 16  # messages of a data socket in a row, before the control socket has its turn
 
 
 def send(socket: zmq.Socket[bytes], route: bytes, message: Message, payload: Payload) -> bool:
-    """Sends to one peer; False if it does not read. A peer that is gone misses it."""
+    """Sends a message to one peer; returns False if that peer does not read.
+
+    A peer that is gone misses the message, which is no failure.
+    """
     more = zmq.SNDMORE | zmq.DONTWAIT
     try:
         socket.send(route, more)
@@ -37,7 +40,7 @@ def send(socket: zmq.Socket[bytes], route: bytes, message: Message, payload: Pay
         socket.send(encode(message), zmq.DONTWAIT)
         return True
     socket.send(encode(message), more)
-    # Nobody writes to the memory of an answer once it is made, so ZeroMQ may read it where it lies.
+    # No code writes to an answer's memory once it is made, so ZeroMQ may read it where it lies.
     lies_still = isinstance(payload, zmq.Frame) or len(payload) >= COPY_BELOW_NBYTES
     socket.send(payload, zmq.DONTWAIT, copy=not lies_still)
     return True
@@ -49,30 +52,31 @@ class DataRouter:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], options: ServerOptions, host: str, port: int
     ) -> None:
-        """Listens. Raises UsageError: the port is taken, or the address not one of this host."""
+        """Listens. Raises UsageError if the port is taken, or the address is not this host's."""
         max_nbytes = data_max_nbytes(options.chunk_nbytes)
         self.socket: Final = make_router(context, data_queue(options.window), max_nbytes)
         self.port: Final = bind(self.socket, host, port)
-        self._unreading: list[Message] = []  # answers that their peers left no room for
+        self._unreading: list[Message] = []  # answers for which their peers left no room
 
     def take(self, handle: Callable[[list[zmq.Frame]], None]) -> None:
-        """Hands over the messages that have come; a few at once, so that others have their turn."""
+        """Hands over messages that have come, a few at a time, as other sockets wait."""
         for _ in range(BURST):
             if not has_come(self.socket):
                 return
             handle(receive(self.socket))
 
     def send(self, route: bytes, message: Message, payload: Payload) -> None:
+        """Sends an answer; notes its worker if that does not read."""
         if not send(self.socket, route, message, payload):
-            # With credits no queue is full: this peer sends, and does not read. Not now: to evict
-            # it would release further answers in the middle of those that are being sent.
+            # A peer that reads leaves room, since it has few requests in flight. This one is to be
+            # evicted later: now, that would release further answers while these are being sent.
             self._unreading.append(message)
 
     def take_unreading(self) -> list[int]:
-        """The workers, since this was asked last, whose answers could not be sent.
+        """Takes the workers whose answers could not be sent since the last call.
 
-        An `error` may be the answer to anybody who writes a worker's rank into a header; only the
-        worker itself gets anything else.
+        An `error` does not count, since any peer that writes a worker's rank into a header gets
+        one. Only the worker itself gets other answers.
         """
         messages, self._unreading = self._unreading, []
         return [m.worker for m in messages if isinstance(m, (Params, Ok))]

@@ -6,6 +6,7 @@ from typing import Any
 
 import zmq
 
+from leash.ps._core import Shard
 from leash.ps.errors import LeashError, ShardLostError
 from leash.ps.options.addresses import parse_learners
 from leash.ps.options.commands import ServerOptions
@@ -87,7 +88,7 @@ class FarShard:
     def __init__(
         self, index: int, options: ServerOptions, clock: StillClock, send: Callable[..., None]
     ) -> None:
-        rule = options.rule()
+        rule = options.rule
         self.index = index
         self.pid = 70_000 + index
         self.lost = self.how = ""
@@ -164,7 +165,7 @@ class FarShard:
         self._shard.load_state(chunk, name, values)
 
     @property
-    def _shard(self) -> Any:
+    def _shard(self) -> Shard:
         assert self.plane.model is not None
         return self.plane.model.shard
 
@@ -220,11 +221,14 @@ class SocklessServer:
 
     def __init__(self, policy: str = "ssp", bound: int | None = None, **settings: Any) -> None:
         """Args:
+        bound: the limit of the policy: of drop that of staleness, otherwise that of lag.
         settings: further options of the server.
         """
-        self.options = ServerOptions(policy=policy, staleness=bound, chunk_kib=64, **settings)
+        limit = "max_staleness" if policy == "drop" else "bound"
+        chosen: dict[str, Any] = {"policy": policy, limit: bound}
+        self.options = ServerOptions(chunk_kib=64, **chosen, **settings)
         self.options.check()
-        self.rule: Rule = self.options.rule()
+        self.rule: Rule = self.options.rule
         self.clock = StillClock()
         self.events = KeptEvents()
         self.sent: list[Message] = []  # over the data sockets of all shards

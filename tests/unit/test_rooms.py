@@ -49,8 +49,8 @@ ARROWS: dict[str, set[str]] = {
         "worker.train",
     },
     "bench": {
-        "bench.harness", "bench.show", "bench.systems", "ps", "ps.cli", "ps.options", "worker",
-        "worker.client", "worker.datasets", "worker.em", "worker.optim",
+        "bench.harness", "bench.show", "bench.systems", "ps", "ps.cli", "ps.options", "ps.wire",
+        "worker", "worker.client", "worker.datasets", "worker.em", "worker.optim",
     },
     "bench.harness": {"ps", "ps.cli", "ps.options", "ps.shard", "ps.wire"},
     "bench.systems": {"bench.harness", "ps", "ps.wire", "worker.client"},

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from leash.ps.commands import doctor
 from leash.ps.commands.doctor import (
-    Check,
+    Finding,
     core_check,
     msgpack_check,
     show,
@@ -123,7 +123,7 @@ def test_a_torchvision_that_does_not_import_is_warned_of(monkeypatch: pytest.Mon
 
 def test_a_mend_stands_below_what_it_mends() -> None:
     out = io.StringIO()
-    show(Check("warn", "torch", "is old", "get a new one"), Console(file=out))
+    show(Finding("warn", "torch", "is old", "get a new one"), Console(file=out))
     assert out.getvalue().splitlines() == [
         "warn torch       is old", "                 ▸ get a new one"
     ]  # fmt: skip

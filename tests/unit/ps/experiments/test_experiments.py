@@ -14,7 +14,7 @@ from leash.ps.errors import UsageError
 from leash.ps.experiments import plan
 from leash.ps.experiments.command import _is_there
 from leash.ps.experiments.options import ExperimentOptions
-from leash.ps.experiments.outcome import Outcome, median_rows, read_outcome
+from leash.ps.experiments.outcome import RunOutcome, median_rows, read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
 
 SWEEP = """
@@ -36,13 +36,13 @@ def sweep(tmp_path: Path) -> Path:
     return path
 
 
-def outcome(name: str, seconds: float, **changes: object) -> Outcome:
+def outcome(name: str, seconds: float, **changes: object) -> RunOutcome:
     figures = {
         "seed": 1, "epochs": 2, "seconds": seconds, "seconds_to_target": seconds / 2,
         "accuracy": 0.97, "wait_share": 0.25, "limit_ratio": 1.25, "batches_per_second": 20.0,
         "mean_staleness": 1.0, "max_lag": 3,
     }  # fmt: skip
-    return Outcome(name, **{**figures, **changes})  # type: ignore[arg-type]
+    return RunOutcome(name, **{**figures, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", plan.names())

@@ -6,7 +6,7 @@ from leash.ps.options.commands import ServerOptions
 from leash.ps.server.settings import run_settings, summary_settings
 
 OPTIONS = ServerOptions(
-    policy="ssp", staleness=2, workers=3, model="mlp", dataset="digits", epochs=4, time_scale=0.5,
+    policy="ssp", bound=2, workers=3, model="mlp", dataset="digits", epochs=4, time_scale=0.5,
     batch_plan="weighted", local_steps="8", lr=0.5,
 )  # fmt: skip
 RANKS = (1, 2, 3)

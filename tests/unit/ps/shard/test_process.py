@@ -114,4 +114,4 @@ def test_threads_that_cannot_start_are_refused_by_their_option(
         with pytest.raises(UsageError, match="--threads 9: thread 3 of 9 cannot start"):
             ShardServer(Link(far, TO_SHARD, None), Begin(1, 0), config)
         with pytest.raises(model.TooManyError, match="thread 3 of 9"):
-            model.ServedModel(LAYOUT, 65536, dataclasses.replace(config), config.rule())
+            model.ServedModel(LAYOUT, 65536, dataclasses.replace(config), config.rule)

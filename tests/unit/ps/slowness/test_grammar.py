@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from leash.ps.errors import UsageError
 from leash.ps.slowness.by_rank import parse_slow
-from leash.ps.slowness.grammar import EXAMPLES, Draw, Pause, Slowness, Term, parse_slowness
+from leash.ps.slowness.grammar import SLOWNESS_EXAMPLES, Draw, Pause, Slowness, Term, parse_slowness
 
 
 def constant(seconds: float) -> Term:
@@ -92,5 +92,5 @@ def test_a_wrong_one_is_refused_in_one_line_that_shows_a_right_one(text: str, sa
 
 
 def test_the_examples_that_errors_show_are_right() -> None:
-    for example in EXAMPLES.replace(" or ", ", ").split(", "):
+    for example in SLOWNESS_EXAMPLES.replace(" or ", ", ").split(", "):
         assert parse_slowness(example).terms
