@@ -1,1 +1,4 @@
-"""Benchmarks, one file per question. Nothing imports this package but the `leash bench` command."""
+"""Benchmarks, one file per question. Only the `leash bench` command imports this package.
+
+Imports: its own folders, and whatever of `ps` and `worker` is measured.
+"""

@@ -1,4 +1,7 @@
-"""The training side of Leash."""
+"""The training side of Leash: models, and the folders of client, optimizer, trainer, data and EM.
+
+Imports: the optimizer, for `PSOptimizer`; options and the command line.
+"""
 
 from typing import TYPE_CHECKING, Any
 

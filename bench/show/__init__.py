@@ -1,1 +1,4 @@
-"""What shows rows to people: tables and pictures."""
+"""Shows rows to people: tables and pictures.
+
+Imports: the harness, for its rows; the report's colours.
+"""

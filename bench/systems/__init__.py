@@ -2,6 +2,8 @@
 
 An exchange is the same for everybody: `nbytes` of gradients go to another process, which does
 w -= lr * g, and the parameters are back in this process's memory when it returns.
+
+Imports: the harness, the wire, the client.
 """
 
 from leash.bench.systems.registry import LIMITS, SYSTEMS, System

@@ -5,4 +5,6 @@
     NAME.yaml ─▸ plan.py: the runs ─▸ command.py: each of them ─▸ outcome.py: a row for each
                                                                      │
                        results.json, a table (outcome_table.py), report.html ◄┘
+
+Imports: the command line, commands, options, the report, runs, the wire.
 """

@@ -6,4 +6,6 @@
                   └─▸ curves, timeline, bars ─▸ drawing ─▸ page ◄┘ ─▸ report.html, report/*.png
 
 Only curves, timeline, bars, drawing and page need matplotlib.
+
+Imports: its analysis and pictures, options, runs.
 """

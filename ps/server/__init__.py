@@ -2,6 +2,7 @@
 
 - loop.py waits for messages and for time, and calls the handler of each.
 - coordinator.py answers hello, beat, report and bye: who takes part, when a run starts and ends.
+  It evicts workers that are silent for too long.
 - leases.py, pacing.py and lease_desk.py grant ranges of the data: leases.py knows which are free,
   pacing.py how large they are to be, lease_desk.py what a grant means for the members.
 - settings.py says what a run was started with, for workers and for summary.json.

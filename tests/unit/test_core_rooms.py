@@ -114,9 +114,14 @@ def test_every_include_in_quotes_names_a_file_by_its_path_below_csrc() -> None:
             assert [name for name in included if not (CSRC / name).is_file()] == [], file
 
 
-def test_the_readme_allows_what_the_table_allows() -> None:
+@pytest.mark.parametrize(
+    ("document", "beginning"), [("csrc/core/README.md", ""), ("ARCHITECTURE.md", "csrc/core/")]
+)
+def test_the_documents_allow_what_the_table_allows(document: str, beginning: str) -> None:
     rows = re.findall(
-        r"^\| `(.+)/` \|.*\| (.+) \|$", (CSRC / "core/README.md").read_text("utf-8"), re.M
+        rf"^\| `{beginning}(\S+)/` \|.*\| ([^|]*) \|$",
+        (CSRC.parent / document).read_text("utf-8"),
+        re.M,
     )
     told = {
         f"core/{room}": {f"core/{name}" for name in re.findall(r"`(.+?)`", allowed)}

@@ -1,4 +1,7 @@
-"""The datasets that ``--dataset`` names."""
+"""The datasets that ``--dataset`` names, a user's own, and which worker gets which samples.
+
+Imports: options, for the names; plugins and torchvision, as worker/ imports them.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

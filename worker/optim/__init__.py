@@ -1,4 +1,4 @@
 """PSOptimizer: gradients leave torch here, and parameters come back.
 
-Imports: the client.
+Imports: the client, the wire.
 """
