@@ -1,1 +1,1 @@
-"""Benchmarks, one file per question. Nothing imports this package but the `leash bench` command."""
+"""Benchmarks, one file for each question. Only the `leash bench` command imports this package."""

@@ -1,1 +1,1 @@
-"""What measures: trials in turn, crews of processes, rows with their conditions."""
+"""Measures: trials that take turns, crews of processes, rows with their conditions."""

@@ -1,1 +1,1 @@
-"""What shows rows to people: tables and pictures."""
+"""Shows rows to people, as tables and pictures."""
