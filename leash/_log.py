@@ -38,7 +38,7 @@ def logged(say: Say, name: str, level: int = logging.INFO) -> Say:
 def show_errors(name: str) -> None:
     """Has this process write what is logged as an error below `name` to stderr, with tracebacks.
 
-    For processes of our own, whose stderr is their log: there nothing is to be silent that is wrong.
+    For processes of our own, whose stderr is their log: there nothing may be wrong in silence.
     """
     handler = logging.StreamHandler()
     handler.setLevel(logging.ERROR)

@@ -6,6 +6,7 @@ from typing import Any
 
 import zmq
 
+from leash.ps._core import Shard
 from leash.ps.errors import LeashError, ShardLostError
 from leash.ps.options.addresses import parse_learners
 from leash.ps.options.commands import ServerOptions
@@ -164,7 +165,7 @@ class FarShard:
         self._shard.load_state(chunk, name, values)
 
     @property
-    def _shard(self) -> Any:
+    def _shard(self) -> Shard:
         assert self.plane.model is not None
         return self.plane.model.shard
 
@@ -223,8 +224,9 @@ class SocklessServer:
         bound: the limit of the policy: of drop that of staleness, otherwise that of lag.
         settings: further options of the server.
         """
-        limit = {"max_staleness" if policy == "drop" else "bound": bound}
-        self.options = ServerOptions(policy=policy, chunk_kib=64, **limit, **settings)
+        limit = "max_staleness" if policy == "drop" else "bound"
+        chosen: dict[str, Any] = {"policy": policy, limit: bound}
+        self.options = ServerOptions(chunk_kib=64, **chosen, **settings)
         self.options.check()
         self.rule: Rule = self.options.rule
         self.clock = StillClock()

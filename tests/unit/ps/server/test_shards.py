@@ -77,10 +77,10 @@ def make_counts(**changes: Any) -> Counts:
 
 def test_the_first_layout_is_served_by_all_and_is_the_runs_from_then_on() -> None:
     server = SocklessServer("asp", workers=3, shards=3)
-    assert server.shards.layout is server.shards.model is None
+    assert (server.shards.layout, server.shards.model) == (None, None)
     assert server.shards.first_chunks == [0]
     model = server.shards.require_layout(LAYOUT)
-    assert server.shards.layout is model.layout is LAYOUT
+    assert (server.shards.layout, model.layout) == (LAYOUT, LAYOUT)
     assert server.shards.first_chunks == assign(LAYOUT.cut(65536), 3)
     again = server.shards.require_layout(LAYOUT)
     assert again.served is model.served

@@ -19,7 +19,7 @@ from leash.ps.options.commands import WorkerOptions
 from leash.ps.wire.messages import OVER, STOPPED_BY_TIMEOUT, TRAIN, Leased, Report
 from leash.worker.datasets import Positions, epoch_order, permutation
 from leash.worker.datasets.base import Batch
-from leash.worker.datasets.memory import InMemoryDataset, Samples
+from leash.worker.datasets.memory import InMemoryDataset, StoredSamples
 from leash.worker.train.task import Task
 from leash.worker.train.trainer import Trainer
 
@@ -57,7 +57,7 @@ class TinyDataset(InMemoryDataset):
         made = torch.Generator().manual_seed(1)
         self.x = torch.randn(SIZE, 3, generator=made)
         self.y = torch.arange(SIZE) % classes if classes else torch.randn(SIZE, 2, generator=made)
-        samples = Samples(self.x, self.y)
+        samples = StoredSamples(self.x, self.y)
         super().__init__("tiny", samples, None, sample_shape=(3,), classes=classes)
         self.read_s = READ_S
         self.batches: list[list[int]] = []
@@ -120,7 +120,7 @@ class FakeClient:
 
     settings: dict[str, Any]
     leases: list[Leased]
-    completed: int | None = None  # epochs of the run, by the newest beat
+    completed: int = 0  # epochs of the run, by the newest beat
     incarnation: int = 7
     steps: int = 0
     deadline_s: float = 0.0
@@ -128,18 +128,8 @@ class FakeClient:
     asked: list[tuple[float, ...]] = field(default_factory=list)
 
     @property
-    def welcome(self) -> "FakeClient":
-        return self
-
-    @property
-    def liveness(self) -> "FakeClient":
-        return self
-
-    @property
-    def beaten(self) -> Any:
-        if self.completed is None:
-            return None
-        return type("Beaten", (), {"epoch": self.completed})()
+    def epoch(self) -> int:
+        return self.completed
 
     def report(self, report: Report) -> None:
         self.reports.append(report)
@@ -233,7 +223,7 @@ def make_training(
     share: Positions = WHOLE_SPLIT,
     leases: list[Leased] | None = None,
     epochs: int = 2,
-    completed: int | None = None,
+    completed: int = 0,
     local_steps: str = "1",
     seed: int = SEED,
     rank: int = RANK,
@@ -344,7 +334,9 @@ def test_one_that_takes_anothers_place_goes_on_where_the_run_is() -> None:
 def test_one_that_comes_when_all_epochs_are_done_trains_on_nothing_and_is_done() -> None:
     training = make_training(epochs=2, completed=2)
     assert training.run() == 0
-    assert training.dataset.batches == training.client.reports == training.said == []
+    assert not training.dataset.batches
+    assert not training.client.reports
+    assert not training.said
     assert training.optimizer.closed == ["done"]
 
 
@@ -399,7 +391,7 @@ def test_what_passes_between_two_steps_is_nobodys_computing() -> None:
         training.clock.now_s += 1000.0
         report(message)
 
-    training.client.report = report_slowly  # type: ignore[method-assign]
+    training.client.report = report_slowly  # type: ignore[assignment, method-assign]
     training.run()
     assert training.trainer.totals.compute_s == 3 * STEP_S
 
