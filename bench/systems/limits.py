@@ -53,7 +53,7 @@ def _serve_tcp(trial: Trial, tell: Callable[[str], None]) -> None:
 
 
 def _fill(peer: socket.socket, target: memoryview) -> bool:
-    """Reads so many bytes; returns False if the peer is gone."""
+    """Fills the memory from the socket; returns False if the peer is gone."""
     filled = 0
     while filled < len(target):
         count = peer.recv_into(target[filled : filled + READ_NBYTES])

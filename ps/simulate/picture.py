@@ -1,6 +1,6 @@
 """Draws what a policy does to each worker: who computes, who waits, and how fast the run is.
 
-Blue and orange are told apart by everybody (Okabe and Ito 2008).
+Blue and orange suit all eyes (Okabe and Ito 2008).
 """
 
 from collections.abc import Sequence
