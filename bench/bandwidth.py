@@ -1,7 +1,7 @@
-"""What memory can do, for the kinds of traffic that kernels have.
+"""Measures what memory can do, for the kinds of traffic that kernels have.
 
 A kernel's share of bandwidth compares it with a loop of the same kind over the same amount of
-memory, with as many threads, in turn with it: the fastest that numpy has for it.
+memory, with as many threads, measured in turn with it. The loop is numpy's fastest of its kind.
 """
 
 import functools
@@ -45,7 +45,7 @@ REFERENCES: Final[dict[str, tuple[Loop, float, str]]] = {
 
 
 def reference(kind: str, nbytes: int, threads: int) -> tuple[Exchange, int]:
-    """A loop of this kind over `nbytes` of memory in all, and the bytes that one run moves."""
+    """Makes a loop of this kind over `nbytes` in all, and says how many bytes one run moves."""
     loop, moved, _ = REFERENCES[kind]
     values = max(1, nbytes // 8 // threads)
     parts = [tuple(np.ones(values, np.float32) for _ in range(2)) for _ in range(threads)]
@@ -56,7 +56,7 @@ def reference(kind: str, nbytes: int, threads: int) -> tuple[Exchange, int]:
 
 
 def _together(loop: Loop, parts: list[tuple[F32, ...]]) -> None:
-    """Each part in a thread of its own; numpy releases the GIL."""
+    """Runs the loop on each part in a thread of its own; numpy releases the GIL."""
     others = [threading.Thread(target=loop, args=part) for part in parts[1:]]
     for thread in others:
         thread.start()

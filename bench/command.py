@@ -27,20 +27,20 @@ Doing = Callable[[str, float], None]
 
 
 class Benchmark(Protocol):
-    """What a module of this package has that answers a question."""
+    """The contents of a module of this package that is a benchmark."""
 
     TITLE: str
-    PEERS: tuple[str, ...]  # ratios to these are shown
+    PEERS: tuple[str, ...]  # the table shows ratios to these systems
 
     @staticmethod
     def measure(options: BenchOptions, doing: Doing) -> list[Row]: ...
 
 
 def run(options: BenchOptions) -> int:
-    """Runs what was chosen; returns the exit status.
+    """Runs the benchmarks that were chosen; returns the exit status.
 
     Raises:
-        LeashError: a package is missing.
+        LeashError: a package that they need is missing.
     """
     for name in options.chosen:
         if name in NEEDS:
@@ -61,7 +61,7 @@ def run(options: BenchOptions) -> int:
 def run_benchmark(name: str, options: BenchOptions) -> list[Row]:
     """Runs one benchmark, shows how far it is, and prints its table."""
     benchmark: Benchmark = importlib.import_module(f"leash.bench.{name}")  # type: ignore[assignment]
-    # Progress goes to stderr: the table may be read by a program.
+    # Progress goes to stderr, since a program may read the table.
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=1)

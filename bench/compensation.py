@@ -1,9 +1,9 @@
-"""How much staleness does training bear, and what do the ways to soften it change?
+"""How much staleness does training bear, and what changes if stale updates are softened?
 
 Sixteen workers train a small network on scikit-learn's digits under asp, all in one process: the
-core's shard is the real one, its workers are virtual. Each takes a random time for a step, from the
-seed, so they finish in a changing order and every update is 15 others old on average. Nothing in
-the losses depends on the machine's speed. The sweep goes over learning rates and ways; the edge is
+core's shard is the real one, the workers are virtual. Each step takes a random time, from the seed,
+so workers finish in a changing order, and an update is 15 others old on average. The losses do not
+depend on the machine's speed. The sweep goes over learning rates and ways; the edge is
 the largest rate at which plain asp ends, with every seed, below the loss that it began with.
 
     python -m leash.bench.compensation [--short] [--json FILE] [--picture FILE]
@@ -45,9 +45,9 @@ BATCH: Final = 16
 SEEDS: Final = (1, 2, 3)
 HIDDEN: Final = 64
 UPDATES, SHORT_UPDATES = 800, 200
-POINTS: Final = 20  # of a curve, evenly over the updates; the loss before the first comes before
+POINTS: Final = 20  # points of a curve, evenly over the updates, after the loss before the first
 RATES, SHORT_RATES = (0.05, 0.1, 0.14, 0.2, 0.28, 0.4, 0.57, 0.8, 1.13), (0.1, 0.2)
-STEP_SHAPE: Final = 4.0  # of the gamma distribution of a step's time, whose mean is 1
+STEP_SHAPE: Final = 4.0  # a step's time is from a gamma distribution of this shape and mean 1
 
 # The papers' own strengths are 0.04 and 2. The first is of per-sample gradients' size on another
 # task: the square of a mean of b gradients is about 1/b of their mean square, so b is tried too.
@@ -62,7 +62,7 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
 
 
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
-    """All rows; leash.bench.push_pull says what the arguments are."""
+    """Measures all rows; leash.bench.push_pull explains the arguments."""
     torch.set_num_threads(1)
     task = DigitsTask()
     rates = SHORT_RATES if options.short else RATES
@@ -76,7 +76,7 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
 
 
 def measure_way(task: "DigitsTask", way: str, lr: float, updates: int) -> Row:
-    """One training for each seed."""
+    """Trains once for each seed, and makes the row."""
     times: list[float] = []
     losses = [train(task, way, lr, updates, seed, times) for seed in SEEDS]
     trial = Trial(bench="compensation", system=way, case=f"lr {lr:g}", workers=WORKERS)
@@ -84,7 +84,7 @@ def measure_way(task: "DigitsTask", way: str, lr: float, updates: int) -> Row:
 
 
 class DigitsTask:
-    """A network, the training samples, and the loss at parameters that lie in one flat array."""
+    """A network and its samples; gives the loss and gradient at a flat array of parameters."""
 
     def __init__(self) -> None:
         digits = load_digits(DatasetOptions(test=False))
@@ -111,7 +111,7 @@ class DigitsTask:
         return self._w.numpy().copy()
 
     def gradient(self, parameters: F32, batch: npt.NDArray[np.int64]) -> F32:
-        """At these parameters; an array that the next call overwrites."""
+        """The gradient at these parameters, in an array that the next call overwrites."""
         self._w.copy_(torch.from_numpy(parameters))
         self._g.zero_()
         rows = torch.from_numpy(batch)
@@ -121,7 +121,7 @@ class DigitsTask:
 
     @torch.no_grad()
     def loss(self, parameters: F32) -> float | None:
-        """Over all training samples; None if it is no number."""
+        """The loss over all training samples; None if it is no number."""
         self._w.copy_(torch.from_numpy(parameters))
         loss = float(self._loss(self.inputs, self.targets))
         return loss if math.isfinite(loss) else None
@@ -133,7 +133,7 @@ class DigitsTask:
 def train(
     task: DigitsTask, way: str, lr: float, updates: int, seed: int, times: list[float]
 ) -> list[float | None]:
-    """The loss before the first update and at POINTS later ones; notes each update's seconds."""
+    """Trains; gives the losses at the start and at POINTS later updates, and notes times."""
     rng = np.random.default_rng(seed)
     shard = Shard(
         [ChunkSpec(values=task.values, dtype="f32", kind="parameter")], SgdOptions(lr=lr),
@@ -156,7 +156,7 @@ def train(
 
 
 def finishing(rng: np.random.Generator) -> Iterator[int]:
-    """The workers in the order in which they finish their steps."""
+    """Yields the workers in the order in which they finish their steps."""
 
     def takes() -> float:
         return float(rng.gamma(STEP_SHAPE, 1 / STEP_SHAPE))
@@ -170,7 +170,7 @@ def finishing(rng: np.random.Generator) -> Iterator[int]:
 
 
 def _join(shard: Shard, values: int) -> dict[int, F32]:
-    """Each worker's parameters, as it pulls them."""
+    """Joins the workers; gives each one's parameters, as it pulls them."""
     have: dict[int, F32] = {
         worker: np.empty(values, np.float32) for worker in range(1, WORKERS + 1)
     }

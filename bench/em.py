@@ -1,12 +1,12 @@
 """How long does an iteration of EM take?
 
 One E-step and one M-step of ten mixtures of Gaussians with full covariances, each on 6,000 samples
-of 40 dimensions: MNIST's digits in size, drawn at random, since an iteration's work does not depend
-on what the samples are. One thread for each process; all take turns.
+of 40 dimensions: they have the size of MNIST's digits, and are random, since an iteration's work
+does not depend on the samples' values. Each process has one thread; all take turns.
 
-`numpy` is what one would write down from a textbook: a loop over the components, each with its
-inverse and a quadratic form, vectorised over the samples; `sklearn` is scikit-learn's own two
-steps. `leash` without a transport is one process alone; with one, workers that meet at a server.
+`numpy` is the code of a textbook: a loop over the components, each with its inverse and a quadratic
+form, vectorised over the samples. `sklearn` is scikit-learn's own two steps. `leash` without a
+transport is one process alone; with a transport, workers that sum through a server.
 
     python -m leash.bench.em [--short] [--workers 1,2] [--json FILE] [--picture FILE]
 """
@@ -32,9 +32,9 @@ TITLE = "EM, iterations/s of ten mixtures together"
 PEERS = ("numpy", "sklearn")
 
 DIGITS: Final = 10
-SAMPLES: Final = 6000  # of one digit
+SAMPLES: Final = 6000  # for each digit
 DIMENSIONS: Final = 40
-ITERATIONS: Final = 3  # that are timed as one
+ITERATIONS: Final = 3  # so many are timed as one
 ALL_COMPONENTS, SHORT_COMPONENTS = (10, 20), (10,)
 EM_WORKERS: Final = "1,2"
 REG_COVAR: Final = 0.03
@@ -43,7 +43,7 @@ Floats = NDArray[np.float64]
 
 
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
-    """All rows; leash.bench.push_pull explains the arguments. Rounds are counted, not timed."""
+    """Measures all rows; leash.bench.push_pull explains the arguments. Rounds are counted."""
     counts = parse_counts("--workers", options.workers or EM_WORKERS)
     rounds = options.rounds or (2 if options.short else 7)
     components = SHORT_COMPONENTS if options.short else ALL_COMPONENTS
@@ -52,7 +52,7 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
         doing(f"k = {k}", i / len(components))
         with ExitStack() as stack:
             running = {trial: start_em(trial, stack) for trial in em_trials(k, counts)}
-            # Under bsp all must do the same number of steps: each round is one exchange.
+            # Under bsp all workers must do the same number of steps, so each round is one exchange.
             times = in_turn(rounds, 0.0, running, warmup_s=0.0)
         rows += [make_row(trial, per_iteration(times[trial])) for trial in running]
     return rows
@@ -73,19 +73,19 @@ def start_em(trial: Trial, stack: ExitStack) -> Round:
     from leash.worker.em.distributed import server_words
 
     words = server_words(trial.workers, em_size(components_of(trial)), online=False)
-    del words["step_events"]  # said by `server` itself
+    del words["step_events"]  # `server` passes it itself
     options = [f"--{name.replace('_', '-')}={value}" for name, value in words.items()]
     address, _ = stack.enter_context(server(*options))
     return stack.enter_context(crew(trial, em_worker, address))
 
 
 def per_iteration(times: Times) -> Times:
-    """Workers do an iteration together: it is one, and takes what it takes the first of them."""
+    """Counts an iteration that workers do together as one, which takes as long as the first's."""
     first = [seconds / ITERATIONS for seconds in times.by_worker[0]]
     return Times(times.warmup, (first,))
 
 
-# In a worker's process: what is timed are some iterations.
+# In a worker's process, some iterations are timed.
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def scikit_learn(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
     def iterations() -> None:
         for mixture, samples in mixtures:
             for _ in range(ITERATIONS):
-                # `fit` would do an E-step more than iterations.
+                # `fit` would do one more E-step than iterations.
                 _, log_shares = mixture._e_step(samples)
                 mixture._m_step(samples, log_shares)
 
@@ -162,7 +162,7 @@ WITHOUT_SERVER: Final[dict[str, Join]] = {
 
 
 def data() -> list[Floats]:
-    """Clusters that overlap."""
+    """Draws clusters that overlap."""
     rng = np.random.default_rng(1)
     centres = rng.normal(0, 0.5, (DIGITS, 30, DIMENSIONS))
     return [
@@ -172,7 +172,7 @@ def data() -> list[Floats]:
 
 
 def first_parameters(samples: Floats, k: int) -> tuple[Floats, Floats, Floats]:
-    """Weights, means and covariances: alike for all systems."""
+    """The weights, means and covariances with which all systems begin."""
     means = samples[np.random.default_rng(k).choice(len(samples), k, replace=False)]
     return np.full(k, 1 / k), means, np.stack([np.cov(samples.T)] * k)
 
@@ -205,7 +205,7 @@ def iterate(fits: Sequence[Any], sums: Any) -> None:
 def textbook_iteration(
     samples: Floats, weights: Floats, means: Floats, covariances: Floats
 ) -> tuple[Floats, Floats, Floats]:
-    """One iteration of EM in plain numpy."""
+    """Does one iteration of EM in plain numpy."""
     joint = np.empty((len(samples), len(weights)))
     for k, (weight, mean, covariance) in enumerate(zip(weights, means, covariances, strict=True)):
         difference = samples - mean
@@ -231,7 +231,7 @@ def components_of(trial: Trial) -> int:
 
 
 def em_size(k: int) -> int:
-    """Of the statistics of all mixtures."""
+    """The number of values in the statistics of all mixtures."""
     from leash.worker.em.gaussian import FullFamily
 
     return DIGITS * FullFamily(k, DIMENSIONS, REG_COVAR).size

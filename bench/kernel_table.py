@@ -1,8 +1,8 @@
-"""One visible table of kernels: what each moves and computes, and who else can do the same.
+"""The kernels as one table: what each moves and computes, and which systems can do the same.
 
-`read` and `write` are bytes per value, `arrays` the f32 arrays that must fit into memory, `flops`
-the floating-point operations per value. A kernel's `systems` gives, for so many values, a function
-for each system that leaves the same result behind.
+`read` and `write` are bytes per value, `arrays` is the number of f32 arrays that must fit into
+memory, and `flops` that of floating-point operations per value. `systems` takes a number of values,
+and gives a function for each system; all of them leave the same result.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,26 +20,28 @@ from leash.ps import _core
 from leash.ps._core import codecs, kernels
 
 Run: TypeAlias = Callable[[], Any]
-Runs: TypeAlias = Mapping[str, Run]  # system ▸ one run of it
+Runs: TypeAlias = Mapping[str, Run]  # system ▸ runs the kernel once
 Options: TypeAlias = _core.SgdOptions | _core.AdamOptions | _core.AdagradOptions
 TorchOptimizer: TypeAlias = Callable[..., torch.optim.Optimizer]
 Numpy: TypeAlias = Callable[[F32, F32, list[F32], F32], None]
 
 KERNEL_LR: Final = np.float32(1e-6)
-BLOCK: Final = 256  # of int8
-SECOND: Final = 2  # the number of an update; SGD's first one ignores its buffer
+BLOCK: Final = 256  # values that share a scale of int8
+SECOND: Final = 2  # the update that is timed: SGD's first one ignores its buffer
 ISA: Final = _core.instruction_set()
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
+    """One kernel: its traffic, its work, and who can do the same."""
+
     name: str
     systems: Callable[[int], Runs]
     read: float
     write: float
     arrays: float
     flops: int
-    traffic: str  # its kind, of leash.bench.bandwidth.REFERENCES
+    traffic: str  # its kind, one of leash.bench.bandwidth.REFERENCES
     threads: int = 1
 
 
@@ -50,12 +52,12 @@ def _values(n: int) -> npt.NDArray[np.float32]:
 def _update(
     options: Options, states: int, torch_optimizer: TorchOptimizer, with_numpy: Numpy | None = None
 ) -> Callable[[int], Runs]:
-    """An update of the parameters, which then take the gradient's place.
+    """Makes the systems for an update of the parameters, which then take the gradient's place.
 
     Args:
-        states: the buffers that the optimizer keeps.
-        torch_optimizer: given the parameter.
-        with_numpy: given w, g, the buffers, and an array to compute in.
+        states: how many buffers the optimizer keeps.
+        torch_optimizer: makes torch's, from the parameter.
+        with_numpy: takes w, g, the buffers, and an array to compute in.
     """
 
     def systems(n: int) -> Runs:
@@ -137,7 +139,7 @@ def _first_nonfinite(n: int) -> Runs:
 
 
 def _push(threads: int) -> Callable[[int], Runs]:
-    """All that the core does with a push: check, clock, update, tick, reply."""
+    """Makes the systems for all that the core does with a push: check, clock, update, reply."""
 
     def systems(n: int) -> Runs:
         shard = _core.Shard(
@@ -153,7 +155,7 @@ def _push(threads: int) -> Callable[[int], Runs]:
     return systems
 
 
-# Codecs. The server decodes within its update; here the decoder and the encoders are by themselves.
+# Codecs. The server decodes within its update; here the codecs run by themselves.
 
 
 def _half(codec: str, dtype: torch.dtype) -> tuple[Callable[[int], Runs], Callable[[int], Runs]]:
@@ -248,14 +250,14 @@ KERNELS: Final = (
     Kernel("adagrad", _adagrad, 12, 12, arrays=3, flops=6, traffic="in_place"),
     Kernel("accumulate", _accumulate, 8, 4, arrays=2, flops=2, traffic="update"),
     Kernel("first_nonfinite", _first_nonfinite, 4, 0, arrays=1, flops=1, traffic="read"),
-    # sgd once more, after a pass of its own that looks for a NaN.
+    # sgd after a separate pass that looks for a NaN.
     Kernel("Shard.push", _push(1), 12, 8, arrays=2, flops=3, traffic="in_place"),
     Kernel("Shard.push", _push(2), 12, 8, arrays=2, flops=3, traffic="in_place", threads=2),
     Kernel("encode bf16", _encode_bf16, 4, 2, arrays=1.5, flops=1, traffic="copy"),
     Kernel("decode bf16", _decode_bf16, 2, 4, arrays=1.5, flops=1, traffic="copy"),
     Kernel("encode f16", _encode_f16, 4, 2, arrays=1.5, flops=1, traffic="copy"),
     Kernel("decode f16", _decode_f16, 2, 4, arrays=1.5, flops=1, traffic="copy"),
-    # A block is read twice, from the cache the second time; the residual is read and written.
+    # A block is read twice, the second time from the cache; the residual is read and written.
     Kernel("encode int8", _encode_int8, 8, 5, arrays=2.25, flops=8, traffic="in_place"),
     Kernel("decode int8", _decode_int8, 1, 4, arrays=1.25, flops=1, traffic="copy"),
     Kernel("encode topk", _encode_topk, 8, 4, arrays=2, flops=2, traffic="in_place"),

@@ -1,7 +1,7 @@
 """How fast are the core's kernels, beside torch and numpy, and as a share of memory bandwidth?
 
-One thread, unless a row says otherwise; torch and numpy leave the same result behind, with as many
-passes over memory as they need for it.
+They run with one thread, unless a row says otherwise. torch and numpy compute the same result, with
+as many passes over memory as they need for it.
 
     python -m leash.bench.kernels [--short] [--sizes 1e6,64e6] [--json FILE] [--picture FILE]
 """
@@ -29,7 +29,7 @@ PEAK_SIDE = 1024
 
 
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
-    """All rows; leash.bench.push_pull says what the arguments are."""
+    """Measures all rows; leash.bench.push_pull explains the arguments."""
     torch.set_num_threads(1)
     sizes = parse_sizes(options.sizes or (SHORT_KERNEL_SIZES if options.short else KERNEL_SIZES))
     rounds, round_s = options.rounds or (2 if options.short else 5), options.round_s or 0.05
@@ -42,7 +42,7 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
 
 
 def measure_kernel(kernel: Kernel, nbytes: int, rounds: int, round_s: float) -> list[Row]:
-    """A kernel, those who can do the same, memcpy of the parameters, and what memory can do."""
+    """Times a kernel, the systems that can do the same, memcpy of the parameters, and memory."""
     values = nbytes // 4
     target, source = np.ones(values, np.float32), np.ones(values, np.float32)
     memory, moved = reference(kernel.traffic, int(kernel.arrays * nbytes), kernel.threads)
@@ -61,7 +61,7 @@ def measure_kernel(kernel: Kernel, nbytes: int, rounds: int, round_s: float) -> 
 
 
 def _with_traffic(kernel: Kernel, row: Row, moved: int, bandwidth: float) -> Row:
-    """With what has to be read, written and computed, in however many passes somebody does it."""
+    """Adds to a row what must be read, written and computed, whatever passes a system takes."""
     values = row.nbytes // 4
     if row.system == "memcpy":
         return replace(row, traffic_nbytes=8 * values)
@@ -76,7 +76,7 @@ def _with_traffic(kernel: Kernel, row: Row, moved: int, bandwidth: float) -> Row
 
 
 def peak(rounds: int, round_s: float) -> Row:
-    """What this processor computes when memory does not hold it up: the roof of the picture."""
+    """Measures what this processor computes without waiting for memory: the picture's roof."""
     a, b, c = (torch.ones(PEAK_SIDE, PEAK_SIDE) for _ in range(3))
     trial = Trial(bench="kernels", system="torch_mm", case="peak", nbytes=4 * PEAK_SIDE**2)
     times = in_turn(rounds, round_s, {trial: alone(lambda: torch.mm(a, b, out=c))}, KERNEL_WARMUP_S)

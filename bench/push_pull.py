@@ -1,9 +1,8 @@
 """How long does it take to push a gradient and pull the parameters that it led to?
 
-Workers and servers are processes on this machine. Everybody who is measured at one size, with one
-number of workers, is up at the same time, and they take turns, round by round: Leash with each
-transport and codec; others, which do the same with other means; and the limits that no parameter
-server can beat.
+Workers and servers are processes on this machine. For one size and one number of workers, all
+systems run side by side and take turns, round by round: Leash with each transport and codec, other
+systems that do the same, and the limits that no parameter server can beat.
 
     python -m leash.bench.push_pull [--short] [--sizes 87e3,64e6] [--workers 1,2] [--json FILE] ...
 """
@@ -27,16 +26,17 @@ TITLE = "push_pull, processes on one machine"
 PEERS = ("gloo", "rpc", "ray", "zmq_echo", "fused_sgd")
 
 EXCHANGE_SIZES, SHORT_EXCHANGE_SIZES = "87e3,4e6,64e6,256e6", "87e3,4e6"
-# More workers and shards are a question of their own, asked at two sizes, without codecs.
+# More workers and more shards are measured at two sizes only, and without codecs.
 MANY_SIZES = (4_000_000, 64_000_000)
 MANY_WORKERS, MANY_SHARDS = "1,2,4,8", "1,2"
 
 
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
-    """All rows.
+    """Measures all rows.
 
     Args:
-        doing: told what comes next, and how much of the whole is done, from 0 to 1.
+        options: of `leash bench`.
+        doing: is told what comes next, and which part of the whole is done, from 0 to 1.
     """
     rounds, round_s = options.rounds or (3 if options.short else 5), options.round_s or 0.5
     systems, missing = systems_of(options)
@@ -61,14 +61,14 @@ def _start(trial: Trial, stack: ExitStack) -> Round:
 
 
 def systems_of(options: BenchOptions) -> tuple[dict[str, System], list[str]]:
-    """Those that are asked for and installed, with the limits; and those that are not installed."""
+    """The systems that were asked for, with the limits; and those of them that are missing."""
     asked = parse_words("--systems", options.systems or ",".join(SYSTEMS), tuple(SYSTEMS))
     here = {name: SYSTEMS[name] for name in asked if is_installed(SYSTEMS[name].needs or "numpy")}
     return {**here, **LIMITS}, [name for name in asked if name not in here]
 
 
 def plan(options: BenchOptions, systems: Mapping[str, System]) -> list[list[Trial]]:
-    """The trials, in groups that take turns."""
+    """Yields the trials, in groups that take turns."""
     return [
         [t for name, system in systems.items() for t in _trials(options, name, system, *condition)]
         for condition in _conditions(options)
@@ -76,7 +76,7 @@ def plan(options: BenchOptions, systems: Mapping[str, System]) -> list[list[Tria
 
 
 def _conditions(options: BenchOptions) -> Iterator[tuple[int, int]]:
-    """Sizes and numbers of workers. By default, all sizes with one and two of them with more."""
+    """Yields sizes and numbers of workers: by default all sizes with one, and two with more."""
     sizes = parse_sizes(
         options.sizes or (SHORT_EXCHANGE_SIZES if options.short else EXCHANGE_SIZES)
     )
@@ -107,7 +107,7 @@ def _leash_variants(
 ) -> Iterator[tuple[str, str, int]]:
     transports = parse_words("--transports", options.transports or ",".join(TRANSPORTS), TRANSPORTS)
     for transport in transports:
-        # In shared memory nothing travels, so by default nothing is encoded there.
+        # In shared memory nothing travels, so by default no codec is measured there.
         every = ",".join(CODEC_NAMES) if (transport, workers) == ("tcp", 1) else "f32"
         for codec in parse_words("--codecs", options.codecs or every, CODEC_NAMES):
             for shards in _shards(options, nbytes, codec):

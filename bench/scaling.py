@@ -3,8 +3,8 @@
 Three policies, from 1 to 64 workers, which one process simulates (harness/simulated_workers.py):
 each pushes 16 chunks of 64 KiB a step. The operating system tells the CPU time of the server's
 threads; the loop's thread is the one that runs Python, and harness/counted_server.py tells what of
-that is the core. What is left of it is Python's share, with pyzmq's side of the sockets. Then the
-clock alone, for up to 100,000 workers.
+that is the core. The rest of it is Python's share, with pyzmq's side of the sockets. Then the clock
+is measured alone, with up to 100,000 workers.
 
     python -m leash.bench.scaling [--short] [--workers 1,4,64] [--json FILE] [--picture FILE]
 """
@@ -43,11 +43,11 @@ CHUNKS: Final = 16
 POLICIES: Final = tuple(policy.name for policy in (BSP, SSP, ASP))
 
 CLOCK_WORKERS: Final = (10, 100, 1_000, 10_000, 100_000)
-TICKS: Final = 1_000  # in one repeat
+TICKS: Final = 1_000  # one repeat has so many
 
 
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
-    """All rows; leash.bench.push_pull says what the arguments are."""
+    """Measures all rows; leash.bench.push_pull explains the arguments."""
     counts = parse_counts(
         "--workers",
         options.workers or (SHORT_SCALING_WORKERS if options.short else SCALING_WORKERS),
@@ -65,11 +65,11 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
 
 @dataclass(slots=True)
 class Used:
-    """CPU seconds of a server."""
+    """The CPU seconds that a server has used."""
 
-    all_s: float = 0.0  # by all threads
-    loop_s: float = 0.0  # by the loop's thread: Python, the core, and pyzmq's side of the sockets
-    core_s: float = 0.0  # by the core, in that thread
+    all_s: float = 0.0  # all threads
+    loop_s: float = 0.0  # the loop's thread: Python, the core, and pyzmq's side of the sockets
+    core_s: float = 0.0  # the core, in that thread
     messages: int = 0
 
     def add(self, before: "Used", after: "Used", messages: int) -> None:
@@ -82,7 +82,7 @@ class Used:
 def measure_servers(
     counts: list[int], rounds: int, round_s: float, doing: Callable[[str, float], None]
 ) -> list[Row]:
-    """Throughput, and what a message costs, for every policy and number of workers, in turn."""
+    """Measures throughput and the cost of a message, for each policy and number of workers."""
     running: dict[Trial, Round] = {}
     used: dict[Trial, Used] = {}
     with ExitStack() as stack:
@@ -107,7 +107,7 @@ def measure_servers(
 
 @contextmanager
 def rounds_of(trial: Trial, used: Used) -> Iterator[Round]:
-    """A server and its simulated workers; what their rounds use is added to `used`."""
+    """Starts a server and its simulated workers; their rounds add to `used`."""
     with (
         counted_server(trial.case, trial.workers) as (address, used_so_far),
         closing(SimulatedWorkers(address, trial.workers, CHUNKS, MESSAGE_NBYTES)) as workers,
@@ -125,10 +125,10 @@ def rounds_of(trial: Trial, used: Used) -> Iterator[Round]:
 
 @contextmanager
 def counted_server(policy: str, workers: int) -> Iterator[tuple[str, Callable[[], Used]]]:
-    """A server, its address, and what it has used so far."""
+    """Starts a server; gives its address, and a function that says what it has used so far."""
     with tempfile.TemporaryDirectory() as folder:
         counts = np.memmap(Path(folder) / "counts", np.float64, "w+", shape=COUNTS)
-        # Simulated workers give no sign of life but their pushes.
+        # The only signs of life of simulated workers are their pushes.
         options = (f"--policy={policy}", f"--workers={workers}", "--evict-s=3600", f"--lr={LR}",
                    f"--chunk-kib={MESSAGE_NBYTES // 1024}")  # fmt: skip
         module = ("leash.bench.harness.counted_server", f"{folder}/counts")
@@ -136,7 +136,7 @@ def counted_server(policy: str, workers: int) -> Iterator[tuple[str, Callable[[]
             process = psutil.Process(pid)
 
             def used() -> Used:
-                # The main thread runs the loop, and has the number of the process.
+                # The main thread, whose number is that of the process, runs the loop.
                 threads = {t.id: t.user_time + t.system_time for t in process.threads()}
                 return Used(sum(threads.values()), threads[pid], float(counts[0]))
 
@@ -147,7 +147,7 @@ def counted_server(policy: str, workers: int) -> Iterator[tuple[str, Callable[[]
 
 
 def measure_clock(workers: int, rounds: int, round_s: float) -> list[Row]:
-    """A tick and the question whether it may go on; and the same with a minimum over an array."""
+    """Times a tick with the question whether it may go on, and the same with numpy's minimum."""
     order = np.random.default_rng(1).permutation(workers)
     ranks = [int(order[i % workers]) + 1 for i in range(max(workers, TICKS))]
     trials = {
@@ -155,12 +155,12 @@ def measure_clock(workers: int, rounds: int, round_s: float) -> list[Row]:
         for system, run in (("leash", ticks(workers, ranks)), ("numpy_min", minima(workers, ranks)))
     }
     times = in_turn(rounds, round_s, trials, warmup_s=0.02)
-    # One repeat is many ticks: the figures are of one.
+    # A repeat has many ticks; the figures are those of one.
     return [_clock_row(trial, of_trial) for trial, of_trial in times.items()]
 
 
 def _clock_row(trial: Trial, times: Times) -> Row:
-    """Repeats are of TICKS ticks, the figures of one; and ticks are counted, not workers."""
+    """Makes the figures of one tick from a row whose repeats have TICKS of them."""
     return make_row(trial, Times(times.warmup, ([t / TICKS for t in times.by_worker[0]],)))
 
 
@@ -191,7 +191,7 @@ def minima(workers: int, ranks: list[int]) -> Callable[[], None]:
 
 
 def _turns(ranks: list[int]) -> Iterator[list[int]]:
-    """The workers of the next TICKS ticks: each in turn, in an order of chance."""
+    """The workers of the next TICKS ticks: each in turn, in a random order."""
     at = 0
     while True:
         doubled = ranks[at:] + ranks[:at] if at + TICKS > len(ranks) else ranks[at : at + TICKS]

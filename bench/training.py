@@ -2,10 +2,11 @@
 
 Steps a second of mnist_cnn and resnet18 with 1, 2 and 4 workers under asp, which never waits,
 beside one bare process that trains the same model on the same batch with torch.optim.SGD.
-Synthetic tensors of the data sets' shapes, one thread of torch's for each process. All take turns.
+The samples are random tensors of the data sets' shapes; torch has one thread in each process. All
+take turns.
 
-`compute` is forward and backward alone. What is left of a step is the exchange; hidden is the share
-of it that overlapping takes away.
+`compute` is forward and backward alone. The rest of a step is the exchange; its hidden share is the
+part that overlapping takes away.
 
     python -m leash.bench.training [--short] [--workers 1,2] [--json FILE] [--picture FILE]
 """
@@ -35,7 +36,7 @@ TRAINING_LR: Final = 0.01
 class TrainingTask:
     """A model, and a batch of its data set's shape."""
 
-    shape: tuple[int, ...]  # of a sample
+    shape: tuple[int, ...]  # that of a sample
     batch_size: int
     classes: int = 10
 
@@ -48,7 +49,7 @@ SHORT_TASKS: Final = ("mnist_cnn",)
 
 
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
-    """All rows; leash.bench.push_pull says what the arguments are."""
+    """Measures all rows; leash.bench.push_pull explains the arguments."""
     counts = parse_counts(
         "--workers",
         options.workers or (SHORT_TRAINING_WORKERS if options.short else TRAINING_WORKERS),
@@ -95,7 +96,7 @@ def start_training(trial: Trial, stack: ExitStack) -> Round:
     return stack.enter_context(crew(trial, training_worker, address))
 
 
-# In a worker's process: what is timed is a step.
+# In a worker's process, a step is timed.
 
 
 @contextmanager
@@ -139,13 +140,13 @@ BASELINES: Final[dict[str, Join]] = {"bare": bare, "compute": compute}
 
 
 def model_of(trial: Trial) -> tuple[Any, Exchange]:
-    """The model, and a function that does forward and backward for one batch."""
+    """Makes the model, and a function that does forward and backward for one batch."""
     import torch
 
     from leash.ps._core import keep_freed_memory
     from leash.worker.models import BUILDERS
 
-    keep_freed_memory()  # as `leash worker` does; and so that nobody else pays for page faults
+    keep_freed_memory()  # as `leash worker` does, and so that page faults slow down nobody else
     task = TASKS[trial.case]
     torch.set_num_threads(trial.threads)
     torch.manual_seed(1)
@@ -170,13 +171,13 @@ def model_nbytes(model: str) -> int:
 
 
 def with_hidden_shares(rows: list[Row]) -> list[Row]:
-    """1 - (overlapped step - compute) / (step - compute), for one worker."""
+    """Adds the hidden share, 1 - (overlapped step - compute) / (step - compute), for one worker."""
     step_s = {(row.system, row.transport): row.median_s for row in rows if row.workers == 1}
     compute_s = step_s["compute", ""]
 
     def hidden(row: Row) -> float | None:
         exchange_s = step_s.get(("leash", row.transport), compute_s) - compute_s
-        # Where noise is larger than the exchange, there is nothing to tell.
+        # If noise is larger than the exchange, the share is unknown.
         return 1 - (row.median_s - compute_s) / exchange_s if exchange_s > 0 else None
 
     return [

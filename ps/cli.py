@@ -178,7 +178,8 @@ def _status_of(error: BaseException, words: Sequence[str]) -> int:
     command = f"{PROG} {words[0]}" if words and words[0] in COMMANDS else PROG
     text = error.as_option if isinstance(error, ArgumentError) else str(error)
     line = " ".join(text.split())
-    logging.getLogger(__name__).error("%s", line)
+    # Not __name__: under `python -m leash.ps.cli` that is no logger of ours, and not silent.
+    logging.getLogger("leash.ps.cli").error("%s", line)
     print(f"{command}: {line}", file=sys.stderr)
     return 2 if isinstance(error, UsageError) else 1
 

@@ -116,7 +116,7 @@ class ProtocolError(LeashError):
 class HeaderError(ProtocolError):
     """A header is not one of this protocol, or one of its fields cannot be.
 
-    Whoever receives the message raises it: for another version, an unknown verb, a field that is
+    The receiver of the message raises it: for another version, an unknown verb, a field that is
     missing, unknown, of another type or out of range, or a codec that cannot carry the chunk. The
     text names the field. Between a client and a server of Leash it means that their versions
     differ: install the same one on both sides.
@@ -128,7 +128,7 @@ class HeaderError(ProtocolError):
 class FrameCountError(ProtocolError):
     """A message has more or fewer frames than its verb has.
 
-    Whoever receives the message raises it. Only a program other than Leash's own client sends such
+    The receiver of the message raises it. Only a program other than Leash's own client sends such
     a message: mend that program.
     """
 
@@ -138,7 +138,7 @@ class FrameCountError(ProtocolError):
 class PayloadSizeError(ProtocolError):
     """A payload's size does not fit its chunk and codec, or its contents are not well-formed.
 
-    Whoever receives the payload raises it, before a number of it is used. The text names the chunk,
+    The receiver of the payload raises it, before a number of it is used. The text names the chunk,
     the size that was expected and the one that came: mend the program that sent it.
     """
 
@@ -170,7 +170,7 @@ class PlanMismatchError(ProtocolError):
     """A worker asks for samples of other data, or for other epochs, than the run has.
 
     The server raises it when a worker asks for a lease: the size of the training set or the number
-    of epochs differs from what the first worker told, or the run has fixed shares
+    of epochs differs from what the first worker said, or the run has fixed shares
     (``--data-plan static``). The text names both numbers: start all workers with the same data.
     """
 

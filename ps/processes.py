@@ -123,7 +123,7 @@ class ServerProcess:
     """A `leash server` on this machine, whose output goes to a log file."""
 
     def __init__(self, words: Sequence[str], log: Path) -> None:
-        """Starts it. REQUIRES: signals are `held`, until somebody knows of `process`.
+        """Starts it. REQUIRES: signals are `held` until the caller keeps this object.
 
         Args:
             words: its options.

@@ -2,9 +2,9 @@
 
     python -m leash.bench.harness.counted_server COUNTS --workers=4 ...
 
-COUNTS is a file of two f64, mapped by the one who asks: the CPU seconds of the loop's thread inside
-Shard.push, and the number of calls. To count costs about a microsecond a call, which is in Python's
-share. The rest of the options are those of `leash server`.
+COUNTS is a file of two f64, which the process that measures maps: the CPU seconds of the loop's
+thread inside Shard.push, and the number of calls. Counting costs about a microsecond a call, which
+is part of Python's share. The other options are those of `leash server`.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""Worker processes that go through each round together.
+"""Runs the worker processes of a trial, which go through each round together.
 
-Every worker of every system is a process of its own, also where there is only one: none inherits
-what another has left in memory, in torch, or in a cache.
+Every worker of every system is a process of its own, also where there is only one, so that none
+inherits what another has left in memory, in torch, or in a cache.
 """
 
 import multiprocessing
@@ -17,10 +17,10 @@ from typing import Any, Final, TypeAlias
 from leash.bench.harness.trial import Exchange, Round, Trial, timed
 from leash.ps.errors import LeashError
 
-# After a fork, a ZeroMQ context or a thread of torch's in the child is poison.
+# Processes are spawned: after a fork, ZeroMQ contexts and torch's threads break in the child.
 SPAWN: Final = multiprocessing.get_context("spawn")
 START_S: Final = 120.0
-TOGETHER_S: Final = 60.0  # for the others to come to the same round
+TOGETHER_S: Final = 60.0  # a worker waits so long for the others to come to its round
 END_S: Final = 10.0
 
 Join: TypeAlias = Callable[[Trial, str, int], AbstractContextManager[Exchange]]
@@ -28,10 +28,12 @@ Join: TypeAlias = Callable[[Trial, str, int], AbstractContextManager[Exchange]]
 
 @contextmanager
 def crew(trial: Trial, join: Join, address: str) -> Iterator[Round]:
-    """The workers of a trial, which have joined; gives the function that runs a round.
+    """Starts the workers of a trial, which join; gives the function that runs a round.
 
     Args:
-        join: called in each worker's process with trial, address and rank.
+        trial: what they measure.
+        join: is called in each worker's process with trial, address and rank.
+        address: where to join.
     """
     barrier = SPAWN.Barrier(trial.workers)
     members = [_start(trial, join, address, rank + 1, barrier) for rank in range(trial.workers)]
@@ -44,7 +46,7 @@ def crew(trial: Trial, join: Join, address: str) -> Iterator[Round]:
 
     try:
         for pipe in pipes:
-            _receive(pipe, trial)  # it has joined
+            _receive(pipe, trial)  # the worker says that it has joined
         yield round_
     finally:
         for pipe in pipes:
@@ -66,7 +68,7 @@ def _start(trial: Trial, join: Join, address: str, rank: int, barrier: Any) -> t
 def work(
     pipe: "Connection[Any, Any]", barrier: Any, trial: Trial, join: Join, address: str, rank: int
 ) -> None:
-    """A worker's process: rounds until the pipe is closed."""
+    """Runs rounds in a worker's process, until the pipe is closed."""
     _be_quiet()
     with join(trial, address, rank) as exchange:
         pipe.send([])
@@ -91,10 +93,10 @@ def _receive(pipe: Any, trial: Trial) -> list[float]:
 
 @contextmanager
 def server_process(serve: Callable[..., None], *args: Any) -> Iterator[str]:
-    """A process that serves; gives the address that it tells first.
+    """Starts a process that serves; gives the address that it tells first.
 
     Args:
-        serve: called there with `args` and a function that tells the address.
+        serve: is called there with `args` and a function that tells the address.
     """
     here, there = SPAWN.Pipe()
     process = SPAWN.Process(target=_serve, args=(serve, args, there), daemon=True)
@@ -104,7 +106,7 @@ def server_process(serve: Callable[..., None], *args: Any) -> Iterator[str]:
         yield here.recv()
     finally:
         here.close()
-        process.terminate()  # it has nothing to tidy up
+        process.terminate()  # it has nothing to clean up
         end(process)
 
 
@@ -114,7 +116,7 @@ def _serve(serve: Callable[..., None], args: tuple[Any, ...], pipe: Any) -> None
 
 
 def _be_quiet() -> None:
-    """Whoever started us ends us, and torch does not complain of it."""
+    """Lets the process that started this one end it, without a complaint of torch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What a benchmark needs beside a server's packages, asked for in one line."""
+"""Asks in one line for a package that a benchmark needs beside a server's."""
 
 from leash._extras import install_command, is_installed
 from leash.ps.errors import LeashError
@@ -8,7 +8,7 @@ def require(package: str, what: str) -> None:
     """Raises LeashError, with the extra to install, if the package is missing.
 
     Args:
-        what: needs it, such as "--picture".
+        what: the option or benchmark that needs it, such as "--picture".
     """
     if not is_installed(package):
         raise LeashError(

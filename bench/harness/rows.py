@@ -1,4 +1,4 @@
-"""What every benchmark leaves: rows with their conditions, as JSON."""
+"""The rows that every benchmark leaves, with their conditions, as JSON."""
 
 import json
 import os
@@ -28,16 +28,16 @@ class Row(Trial):
     repeats: int
     median_s: float
     p99_s: float
-    per_s: float  # of all workers together: the sum of 1 / the median of each
+    per_s: float  # all workers together: the sum of 1 / the median of each
     gbytes_per_s: float  # nbytes × per_s
-    traffic_nbytes: int | None = None  # that a kernel has to read and write, in all
+    traffic_nbytes: int | None = None  # what a kernel has to read and write in all
     flops: int | None = None
-    bandwidth_share: float | None = None  # of what memory can do for that kind of traffic
-    reference: str | None = None  # how that was measured
-    server_cpu_s: float | None = None  # of all threads of the server, for one message
-    server_loop_s: float | None = None  # of them the loop's thread
-    server_core_s: float | None = None  # of that the compiled core
-    hidden_share: float | None = None  # of an exchange, behind backward
+    bandwidth_share: float | None = None  # to what memory can do for that kind of traffic
+    reference: str | None = None  # how the latter was measured
+    server_cpu_s: float | None = None  # what all threads of the server use for one message
+    server_loop_s: float | None = None  # what the loop's thread uses of that
+    server_core_s: float | None = None  # what the compiled core uses of the latter
+    hidden_share: float | None = None  # the part of an exchange that overlaps backward
     lr: float | None = None
     # The training loss of each seed, before the first update and at even distances up to the last;
     # None where it was no number.
@@ -50,7 +50,7 @@ class Row(Trial):
 
 
 def make_row(trial: Trial, times: Times, **figures: Any) -> Row:
-    """The row of a trial that has been measured."""
+    """Makes the row of a trial that has been measured."""
     together = sorted(t for of_worker in times.by_worker for t in of_worker)
     per_s = sum(1 / statistics.median(of_worker) for of_worker in times.by_worker)
     measured = {
@@ -66,7 +66,7 @@ def make_row(trial: Trial, times: Times, **figures: Any) -> Row:
 
 @cache
 def conditions() -> dict[str, str | int]:
-    """What holds for every row of a run."""
+    """The conditions that hold for every row of a run."""
     return {
         "commit": _commit(),
         "cpu": _cpu(),
@@ -77,13 +77,13 @@ def conditions() -> dict[str, str | int]:
 
 
 def _commit() -> str:
-    """The commit that was measured, with a + where the tree has changes."""
+    """The commit that is measured, with a + if the tree has changes."""
     try:
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty=+"], cwd=Path(__file__).parent,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-    except FileNotFoundError:  # no git
+    except FileNotFoundError:  # there is no git
         return "unknown"
     return told.stdout.strip() or "unknown"
 
@@ -109,5 +109,5 @@ def write_json(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_json(path: Path) -> list[Row]:
-    """The rows of a file of `write_json`."""
+    """Reads the rows of a file that `write_json` wrote."""
     return [Row(**row) for row in json.loads(path.read_text("utf-8"))]

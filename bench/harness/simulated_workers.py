@@ -1,7 +1,7 @@
-"""Many workers simulated by one thread: what they send and wait for, without what they compute.
+"""Simulates many workers in one thread: they send and wait, but do not compute.
 
-Each has its own connection, so the server sees as many peers as it would in earnest. A worker
-pushes all chunks of a step, and begins the next step when the last answer is there.
+Each has a connection of its own, so the server sees as many peers as in a real run. A worker pushes
+all chunks of a step, and begins the next step when the last answer has come.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class SimulatedWorkers:
         self._poller: Final = zmq.Poller()
         for worker in self._workers:
             self._poller.register(worker.socket, zmq.POLLIN)
-        self._in_flight = 0  # of all of them
+        self._in_flight = 0  # requests of all workers
         self._newest_step = 0
         self._by_socket: Final = {worker.socket: worker for worker in self._workers}
         self._init()
@@ -73,13 +73,13 @@ class SimulatedWorkers:
             self._read(first)
 
     def go(self, until: Callable[[], bool]) -> int:
-        """Pushes and pulls until told; then lets every begun step come to its end.
+        """Pushes and pulls until `until` is true; then finishes every step that has begun.
 
         Args:
-            until: called now and then; true to come to an end.
+            until: is called now and then.
 
         Returns:
-            The messages that were answered.
+            How many messages were answered.
         """
         answered, stops = 0, False
         for worker in self._workers:
@@ -92,7 +92,7 @@ class SimulatedWorkers:
             for socket, _ in ready:
                 worker = self._by_socket[socket]
                 answered += self._read(worker)
-                # Nobody may be left behind: the others' last answers would wait for it.
+                # No worker may stay behind, since the others' last answers would wait for it.
                 if not worker.in_flight and (not stops or worker.step < self._newest_step):
                     self._push(worker)
         return answered
@@ -111,13 +111,13 @@ class SimulatedWorkers:
         self._in_flight += len(self._chunks)
 
     def _read(self, worker: SimulatedWorker) -> int:
-        """The answers that have come to one worker; returns their number."""
+        """Takes the answers that have come to one worker; returns their number."""
         answers = 0
         while worker.in_flight and (frames := receive(worker.socket)):
             message = decode(frames[0].bytes, REPLIES)
             if isinstance(message, Error):
                 raise error_from(message)
-            if len(frames) > 1:  # a worker would copy it to its place
+            if len(frames) > 1:  # a real worker would copy it to its place
                 np.frombuffer(frames[1].buffer, np.uint8)
             worker.in_flight -= 1
             answers += 1

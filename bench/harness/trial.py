@@ -1,4 +1,4 @@
-"""What is measured, and how: trials take turns, round by round, in one run.
+"""Measures trials, which take turns, round by round, in one run.
 
 A machine's speed changes from second to second. Two figures are comparable only if they were
 taken in turn, so every benchmark goes through all of its trials once, and then again.
@@ -17,32 +17,32 @@ WARMUP_S = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One thing that is measured, in the words of its row."""
+    """One thing to measure, in the words of its row."""
 
     bench: str
     system: str  # leash, gloo, torch, memcpy, ...
-    case: str = ""  # the kernel, policy or model; empty where there is but one
-    transport: str = ""  # empty where nothing travels
+    case: str = ""  # the kernel, policy or model; empty if there is only one
+    transport: str = ""  # empty if nothing travels
     codec: str = "f32"
-    nbytes: int = 0  # of the parameters, one way
+    nbytes: int = 0  # size of the parameters, one way
     workers: int = 1
     shards: int = 1
-    threads: int = 1  # of one process
+    threads: int = 1  # those of one process
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What the rounds of one trial gave."""
+    """The times that the rounds of one trial took."""
 
-    warmup: int  # repeats before the first that counts, of all workers
-    by_worker: tuple[list[float], ...]  # seconds of each repeat
+    warmup: int  # how many repeats all workers did before those that count
+    by_worker: tuple[list[float], ...]  # each worker's repeats, in seconds
 
 
 Round: TypeAlias = Callable[[float], list[list[float]]]  # seconds ▸ each worker's times
 
 
 def timed(exchange: Exchange, seconds: float) -> list[float]:
-    """Repeats for so many seconds, but once at least."""
+    """Repeats an exchange for this many seconds, but at least once; gives each one's seconds."""
     times: list[float] = []
     end_s = time.perf_counter() + seconds
     while not times or time.perf_counter() < end_s:
@@ -53,14 +53,14 @@ def timed(exchange: Exchange, seconds: float) -> list[float]:
 
 
 def alone(exchange: Exchange) -> Round:
-    """The round of something that needs no other process."""
+    """Makes the round of an exchange that needs no other process."""
     return lambda seconds: [timed(exchange, seconds)]
 
 
 def in_turn(
     rounds: int, round_s: float, trials: Mapping[Trial, Round], warmup_s: float | None = None
 ) -> dict[Trial, Times]:
-    """Goes through all trials, `rounds` times, after a warm-up of each."""
+    """Goes through all trials `rounds` times, after a warm-up of each."""
     before_s = min(WARMUP_S, round_s) if warmup_s is None else warmup_s
     warmup = {trial: sum(map(len, go(before_s))) for trial, go in trials.items()}
     results: dict[Trial, list[list[list[float]]]] = {trial: [] for trial in trials}

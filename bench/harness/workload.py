@@ -1,4 +1,4 @@
-"""What every system is given to do, so that their figures can be compared."""
+"""The work that every system gets, so that their figures can be compared."""
 
 import socket
 from typing import Final, TypeAlias
@@ -18,7 +18,7 @@ F32: TypeAlias = npt.NDArray[np.float32]
 
 
 def bytes_of(nbytes: int, value: float) -> npt.NDArray[np.uint8]:
-    """So many bytes of memory of their own, all touched, holding f32."""
+    """Makes memory of this many bytes, all touched, full of one f32 value."""
     return np.full(nbytes // 4, value, np.float32).view(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The picture of leash.bench.compensation: losses over the rate, and over updates at the edge."""
+"""Draws leash.bench.compensation: losses over the rate, and over updates at the edge."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -16,14 +16,14 @@ LOOKS: Final = (
     ("#222222", "o"), ("#0072b2", "s"), ("#56b4e9", "D"), ("#e69f00", "v"), ("#d55e00", "^"),
     ("#009e73", "P"),
 )  # fmt: skip
-HIGHEST: Final = 10.0  # a loss above it has diverged, however far
+HIGHEST: Final = 10.0  # a higher loss has diverged
 EDGE_GREY: Final = "#888888"
 
-Curves = npt.NDArray[np.float64]  # (seeds, points)
+Curves = npt.NDArray[np.float64]  # of shape (seeds, points)
 
 
 def compensation(rows: Sequence[Row]) -> Any:
-    """Final loss over the rate for every way; then the curves at the edge."""
+    """Draws the final loss over the rate for every way; then the curves at the edge."""
     at = edge(rows)
     systems = list(dict.fromkeys(row.system for row in rows))
     looks = dict(zip(systems, LOOKS, strict=False))
@@ -46,7 +46,7 @@ def compensation(rows: Sequence[Row]) -> Any:
 
 
 def edge(rows: Sequence[Row]) -> float | None:
-    """The largest rate that plain asp bears; None if there is none."""
+    """Finds the largest rate that plain asp bears; None if there is none."""
     return max((row.lr for row in rows if row.system == "asp" and row.lr and _bears(row)),
                default=None)  # fmt: skip
 
@@ -59,7 +59,7 @@ def _bears(row: Row) -> bool:
 
 
 def curves_of(row: Row) -> Curves:
-    """One line for each seed; infinite where the loss was no number."""
+    """Makes a curve for each seed; infinite where the loss was no number."""
     return np.array([[np.inf if x is None else x for x in curve] for curve in row.losses or []])
 
 

@@ -1,7 +1,7 @@
-"""Rows ▸ pictures, without a display. Colours are told apart by everybody (Okabe and Ito 2008).
+"""Draws rows, without a display. The colours suit all eyes (Okabe and Ito 2008).
 
-A line's colour says whose it is, its style how it travels, its mark how it is written; what cannot
-be beaten is grey.
+A line's colour stands for its system, its style for the transport, its mark for the codec; limits
+are grey.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +48,7 @@ KERNEL_MARKS: Final = (*"osD^vP*Xhp<>8dH", *((points, 1, 0) for points in range(
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draws the rows of one benchmark into this file; its ending says how."""
+    """Draws the rows of one benchmark into this file, in the format of its ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         figure = PICTURES[rows[0].bench](rows)
@@ -66,7 +66,7 @@ def _conditions(row: Row) -> str:
 
 
 def push_pull(rows: Sequence[Row]) -> Any:
-    """Throughput over size, for one worker and one server; then over workers, where measured."""
+    """Draws throughput over size, for one worker and server; then over workers, if measured."""
     one = [row for row in rows if (row.workers, row.shards) == (1, 1)] or list(rows)
     many_sizes = sorted({row.nbytes for row in rows if row.workers > 1})
     figure, axes = plt.subplots(
@@ -89,14 +89,14 @@ def push_pull(rows: Sequence[Row]) -> Any:
 
 
 def _line_key(row: Row) -> tuple[str | int, ...]:
-    """What tells lines apart: Leash's first, the limits' last."""
+    """The key that tells lines apart and orders them: Leash first, the limits last."""
     systems = ("leash", "gloo", "rpc", "ray", *LIMIT_STYLES)
     codecs = tuple(CODEC_COLORS)
     return systems.index(row.system), row.transport, codecs.index(row.codec), row.shards
 
 
 def _over(axis: Axes, rows: Iterable[Row], name: str, text: Callable[[float], str]) -> None:
-    """Throughput over the figure of that name, one line for each way."""
+    """Draws throughput over the figure of that name, one line for each way."""
     ordered = sorted(rows, key=lambda row: (*_line_key(row), getattr(row, name)))
     for _, group in groupby(ordered, _line_key):
         line = list(group)
@@ -135,7 +135,7 @@ def _is_limit(row: Row) -> bool:
 
 
 def kernels(rows: Sequence[Row]) -> Any:
-    """A roofline: what is computed a second over how much is computed for a byte."""
+    """Draws a roofline: operations a second over operations for a byte."""
     largest = max(row.nbytes for row in rows if row.traffic_nbytes)
     drawn = [row for row in rows if row.nbytes == largest and row.threads == 1]
     points = [row for row in drawn if row.flops and row.traffic_nbytes and row.case != "peak"]
@@ -168,7 +168,7 @@ def kernels(rows: Sequence[Row]) -> Any:
 
 
 def _roof(axis: Axes, memory: list[Row], rows: Sequence[Row], points: list[Row]) -> None:
-    """Memory's slope, from the slowest to the fastest kind of traffic, and the processor's peak."""
+    """Draws memory's slope, from the slowest to the fastest traffic, and the processor's peak."""
     speeds = [row.traffic_nbytes / row.median_s / 1e9 for row in memory if row.traffic_nbytes]
     peak = max(row.flops / row.median_s / 1e9 for row in rows if row.case == "peak" and row.flops)
     left = min(row.flops / row.traffic_nbytes for row in points if row.flops and row.traffic_nbytes)
@@ -188,7 +188,7 @@ def _roof(axis: Axes, memory: list[Row], rows: Sequence[Row], points: list[Row])
 
 
 def scaling(rows: Sequence[Row]) -> Any:
-    """Messages a second and CPU time for each, over workers; and the clock alone."""
+    """Draws messages a second and the CPU time of one, over workers; and the clock alone."""
     figure, (speed, cost, clock) = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
     _leave_room(figure)
     served = [row for row in rows if row.case != "clock"]
@@ -206,7 +206,7 @@ def scaling(rows: Sequence[Row]) -> Any:
     speed.set(title="64 KiB messages a second", xlabel="workers", ylim=(0, None))
     speed.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
     cost.set(title="server's CPU time for one, µs", xlabel="workers")
-    cost.set_ylim(0, 1.35 * cost.get_ylim()[1])  # room for the legend
+    cost.set_ylim(0, 1.35 * cost.get_ylim()[1])  # leaves room for the legend
     for axis in (speed, cost):
         axis.set(xscale="log")
         axis.set_xticks(sorted({row.workers for row in served}))
@@ -230,7 +230,7 @@ def scaling(rows: Sequence[Row]) -> Any:
 
 
 def training(rows: Sequence[Row]) -> Any:
-    """Bars of steps a second, beside one bare process."""
+    """Draws bars of steps a second, beside one bare process."""
     models = list(dict.fromkeys(row.case for row in rows))
     figure, axes = plt.subplots(
         1,
@@ -267,7 +267,7 @@ def _bar_name(row: Row) -> str:
 
 
 def em(rows: Sequence[Row]) -> Any:
-    """Bars of iterations a second."""
+    """Draws bars of iterations a second."""
     cases = list(dict.fromkeys(row.case for row in rows))
     figure, axes = plt.subplots(
         1, len(cases), figsize=(4.4 * len(cases), 3.6), layout="constrained", squeeze=False
@@ -293,12 +293,12 @@ def _em_name(row: Row) -> str:
 
 
 def _leave_room(figure: Any) -> None:
-    """For the conditions, at the top."""
+    """Leaves room at the top, for the conditions."""
     figure.get_layout_engine().set(rect=(0, 0, 1, 0.965))
 
 
 def _plain_y(axis: Axes) -> None:
-    """A logarithmic axis with its numbers written out."""
+    """Makes an axis logarithmic, with its numbers written out."""
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())

@@ -1,4 +1,4 @@
-"""Rows for people: what differs stands in a table, what is the same for all stands below it."""
+"""Writes rows as a table: what differs is in columns, what all rows share stands below."""
 
 import statistics
 from collections import Counter
@@ -17,12 +17,12 @@ WIDEST: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column, told as a condition below the table where all rows agree."""
+    """A column; if all rows agree, it becomes a condition below the table."""
 
     title: str
-    text: Callable[[Row], str]  # empty where the row has nothing to say
+    text: Callable[[Row], str]  # its cell; empty if the row has no value for it
     left: bool = False
-    is_figure: bool = False  # never a condition
+    is_figure: bool = False  # whether it is measured, and so never a condition
 
 
 def _ms(name: str) -> Callable[[Row], str]:
@@ -86,9 +86,11 @@ COLUMNS: Final = (
 
 
 def print_table(title: str, rows: Sequence[Row], peers: Sequence[str]) -> None:
-    """Every row, with its ratio to each peer that was measured in the same run.
+    """Prints every row, with its ratio to each peer that was measured in the same run.
 
     Args:
+        title: of the table.
+        rows: to print.
         peers: systems, in the order of their columns.
     """
     table = Table(title=title, caption=caption(rows))
@@ -101,14 +103,14 @@ def print_table(title: str, rows: Sequence[Row], peers: Sequence[str]) -> None:
         table.add_row(*(column.text(row) for column in columns), end_section=ends)
     console = Console()
     console.width = WIDEST
-    # No column is cut, even in a file.
+    # The table is so wide that no column is cut, even in a file.
     longest = max(map(len, caption(rows).splitlines()))
     console.width = max(NARROWEST, console.measure(table).maximum, longest)
     console.print(table)
 
 
 def caption(rows: Sequence[Row]) -> str:
-    """The conditions: what holds for all rows."""
+    """Writes the conditions, which hold for all rows."""
     same = [
         f"{c.title} {text}"
         for c in COLUMNS
@@ -122,7 +124,7 @@ def caption(rows: Sequence[Row]) -> str:
 
 
 def size_of(nbytes: int) -> str:
-    """87000 ▸ 87 KB."""
+    """Writes a size: 87000 ▸ 87 KB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
         if nbytes >= scale:
             return f"{nbytes / scale:.3g} {unit}"
@@ -143,9 +145,9 @@ def _ratios(rows: Sequence[Row], peers: Sequence[str]) -> list[Column]:
 
 
 def _ratio(rows: Sequence[Row], peer: str) -> Callable[[Row], str]:
-    """How many times as often as that peer, in the same case, at the same size and number.
+    """Makes a column of ratios to a peer in the same case, at the same size and number.
 
-    A peer of which there is only ever one is compared with any number.
+    A peer that takes only one worker is compared with any number of workers.
     """
     per_s = {_where(row): row.per_s for row in rows if row.system == peer}
     only_one = all(workers == 1 for _, _, workers in per_s)

@@ -1,4 +1,4 @@
-"""Those who exchange gradients for parameters, one file each, and the limits that bound them all.
+"""The systems that are compared, one file for each, and the limits that bound them all.
 
 An exchange is the same for everybody: `nbytes` of gradients go to another process, which does
 w -= lr * g, and the parameters are back in this process's memory when it returns.

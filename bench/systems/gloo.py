@@ -22,8 +22,10 @@ def _serve(trial: Trial, address: str, tell: Callable[[str], None]) -> None:
     torch.set_num_threads(1)
     _init(trial, address, rank=0)
     gradients, parameters = torch.zeros(trial.nbytes // 4), torch.ones(trial.nbytes // 4)
-    only = 1 if trial.workers == 1 else None  # to wait for anybody costs more than for one
-    with suppress(RuntimeError):  # the workers are gone
+    only = (
+        1 if trial.workers == 1 else None
+    )  # waiting for any worker costs more than waiting for a given one
+    with suppress(RuntimeError):  # raised when the workers are gone
         while True:
             worker = dist.recv(gradients, only)
             parameters.add_(gradients, alpha=-LR)

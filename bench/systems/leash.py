@@ -1,4 +1,4 @@
-"""A `leash server` process, and leash.worker.client.client.Client."""
+"""Leash itself: a `leash server` process, and a leash.worker.client.client.Client."""
 
 import subprocess
 import tempfile
@@ -31,9 +31,9 @@ def serve(trial: Trial) -> Iterator[str]:
 def server(
     *options: str, module: tuple[str, ...] = ("leash.ps.cli", "server")
 ) -> Iterator[tuple[str, int]]:
-    """A server with these options, on ports that the system chooses; its address and process id.
+    """Starts a server with these options; gives its address and process id.
 
-    The run directory, with the last values, is removed in the end.
+    The system chooses the ports. The run directory, with the last values, is removed in the end.
     """
     with tempfile.TemporaryDirectory() as folder:
         with ReadyPipe() as ready:
@@ -61,10 +61,12 @@ def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
                     encoding=Encoding(trial.codec))  # fmt: skip
     if client.welcome.codec != trial.codec:
         raise LeashError(f"the server took codec {client.welcome.codec}, not {trial.codec}")
-    # As in training: the parameters take the place of their gradient, in the client's own memory.
+    # As in training, the parameters take the gradient's place, in the client's own memory.
     slab = client.slabs[0]
     numbers = np.random.default_rng(rank).standard_normal(trial.nbytes // 4, np.float32)
-    slab.view(np.float32)[:] = GRADIENT * numbers  # topk would find it hard to choose among equals
+    slab.view(np.float32)[:] = (
+        GRADIENT * numbers
+    )  # equal values would make topk's choice harder than in training
     try:
         client.begin(slab)
         yield lambda: client.push_pull(slab, slab, samples=1)

@@ -1,4 +1,4 @@
-"""What no parameter server can beat: memory, the update itself, and a bare socket."""
+"""The limits that no parameter server can beat: memory, the update itself, and a bare socket."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ READ_NBYTES = 1 << 20
 
 @contextmanager
 def nobody(_: Trial) -> Iterator[str]:
-    """For what needs no server."""
+    """Stands for the server of a limit that needs none."""
     yield ""
 
 
@@ -28,7 +28,7 @@ def memcpy(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
 
 @contextmanager
 def fused_sgd(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
-    """The kernel alone, one thread: the parameters take the gradient's place."""
+    """Runs the kernel alone, in one thread; the parameters take the gradient's place."""
     w = bytes_of(trial.nbytes, 1.0).view(np.float32)
     gradients = bytes_of(trial.nbytes, GRADIENT)
     isa, options = _core.instruction_set(), _core.SgdOptions(lr=LR)
@@ -42,7 +42,7 @@ def serve_tcp(trial: Trial) -> Iterator[str]:
 
 
 def _serve_tcp(trial: Trial, tell: Callable[[str], None]) -> None:
-    """Reads, and says one byte when it has read everything."""
+    """Reads a message, and answers with one byte when it has read all of it."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         tell(str(listening.getsockname()[1]))
         peer, _ = listening.accept()
@@ -53,7 +53,7 @@ def _serve_tcp(trial: Trial, tell: Callable[[str], None]) -> None:
 
 
 def _fill(peer: socket.socket, target: memoryview) -> bool:
-    """False if the peer is gone."""
+    """Fills the memory from the socket; returns False if the peer is gone."""
     filled = 0
     while filled < len(target):
         count = peer.recv_into(target[filled : filled + READ_NBYTES])

@@ -40,7 +40,7 @@ def _serve(trial: Trial, tell: Callable[[str], None]) -> None:
 
 
 class Parameters:
-    """The actor."""
+    """Keeps the parameters, in a process of Ray's."""
 
     def __init__(self, nbytes: int) -> None:
         self._parameters = np.ones(nbytes // 4, np.float32)

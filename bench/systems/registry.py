@@ -1,4 +1,4 @@
-"""One visible table of systems."""
+"""The systems and limits that are compared, as tables."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,11 +12,13 @@ from leash.bench.systems import gloo, leash, limits, ray, rpc, zmq_echo
 
 @dataclass(frozen=True, slots=True)
 class System:
-    serve: Callable[[Trial], AbstractContextManager[str]]  # gives the address to join at
-    join: Join  # in a worker's process
-    needs: str = ""  # a package
-    is_leash: bool = False  # has transports, codecs, shards
-    only_one: bool = False  # worker
+    """A system that is compared: how it serves, and how a worker joins."""
+
+    serve: Callable[[Trial], AbstractContextManager[str]]  # gives the address at which workers join
+    join: Join  # runs in a worker's process
+    needs: str = ""  # the package that it needs
+    is_leash: bool = False  # whether it has transports, codecs and shards
+    only_one: bool = False  # whether it takes one worker only
 
 
 SYSTEMS: Final = {

@@ -1,8 +1,8 @@
 """torch.distributed.rpc: a call with the gradient as its argument, and the parameters as result.
 
 The result is a new tensor. It counts as being in its place, though a model's parameters would
-have to be pointed at it. Over TCP: left to itself, TensorPipe takes shared memory on one host, and
-spins while it waits, which would slow down everybody who is measured beside it.
+have to be pointed at it. It goes over TCP: by default TensorPipe takes shared memory on one host,
+and spins while it waits, which would slow down all systems that are measured beside it.
 """
 
 import threading
@@ -14,7 +14,7 @@ from leash.bench.harness.crew import server_process
 from leash.bench.harness.trial import Exchange, Trial
 from leash.bench.harness.workload import GRADIENT, LR, free_port
 
-_parameters: Any = None  # a tensor, in the server's process
+_parameters: Any = None  # the tensor in the server's process
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def _serve(trial: Trial, address: str, tell: Callable[[str], None]) -> None:
 
 
 def apply(gradients: Any) -> Any:
-    """Runs on the server."""
+    """Applies a gradient, in the server's process."""
     return _parameters.add_(gradients, alpha=-LR)
 
 

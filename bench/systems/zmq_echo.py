@@ -1,8 +1,8 @@
-"""The ceiling of anything built on pyzmq: the same chunks, sent back as they came.
+"""The limit of anything built on pyzmq: it sends the same chunks back as they came.
 
 The same chunk size, window and memory as Leash's: the client goes through as many distinct bytes as
 the model has, and copies each reply into the place that its chunk came from, as any client must.
-No header, no optimizer, no clock.
+It has no header, no optimizer and no clock.
 """
 
 from collections.abc import Callable, Iterator

@@ -14,11 +14,11 @@
 #include "tests/support/allocations.h"
 
 using leash::Admission;
+using leash::BoundUnit;
 using leash::Gather;
 using leash::Rule;
 using leash::SimulatedChunk;
 using leash::SimulatedPush;
-using leash::BoundUnit;
 using leash::tests::allocations_of;
 
 namespace {

@@ -139,7 +139,8 @@ TEST_CASE("any range of a payload decodes as it does in the whole") {
       const std::size_t begin = dice() % (kN + 1);
       const std::size_t n = dice() % (kN - begin + 1);
       const std::vector<float> part = decoded(encoded, begin, n);
-      REQUIRE(std::memcmp(part.data(), whole.data() + begin, n * sizeof(float)) == 0);
+      REQUIRE(
+          std::equal(part.begin(), part.end(), whole.begin() + static_cast<std::ptrdiff_t>(begin)));
     }
   }
 }

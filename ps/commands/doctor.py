@@ -93,7 +93,7 @@ def host_checks() -> Iterator[Finding]:
 
 def python_check() -> Finding:
     found = f"{platform.python_version()} at {sys.executable}"
-    if sys.version_info < (3, 10):  # noqa: UP036  # whoever got here has forced the installation
+    if sys.version_info < (3, 10):  # noqa: UP036  # pip refuses an older Python unless forced
         return Finding("fail", "python", found, "take Python 3.10 or newer")
     return Finding("ok", "python", found)
 

@@ -4,7 +4,7 @@
 
     start the server ─▸ its address, through a pipe ─▸ start the workers ─▸ watch ─▸ result
                                                                               │
-    whatever happens on the way: SIGTERM to all, SIGKILL to whoever is left ◄─┘
+    whatever happens on the way: SIGTERM to all, SIGKILL to those left   ◄─┘
 """
 
 import json

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from leash.ps.errors import UsageError
+from leash.ps.wire.messages import U63_MAX
 
 T = TypeVar("T")
 
@@ -67,6 +68,10 @@ class Options:
 
     def check(self) -> None:
         """Raises UsageError for a value that no run can have, before anything heavy is imported."""
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, int) and abs(value) > U63_MAX:  # what a message can carry
+                raise UsageError(f"{flag(f.name)} {value}: give at most {U63_MAX}")
 
 
 def groups(options: type[Any]) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:

@@ -23,8 +23,7 @@ class InnerOptimizerGroup(Options):
 
     inner_optimizer: Literal["sgd", "adam", "adamw"] = option(
         "sgd",
-        "takes a worker's steps between two pushes; the server's --optimizer applies what they "
-        "come to",
+        "takes a worker's steps between two pushes; the server's --optimizer applies their sum",
     )
     inner_lr: float | None = option(
         None, "learning rate of these steps; default: 0.01 in sgd, 0.001 in adam and adamw"

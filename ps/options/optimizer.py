@@ -81,7 +81,7 @@ class OptimizerGroup(Options):
     )
     lr_offset: float = option(2.0, "power: what is added to the count of updates, at least 1")
     warmup_updates: int = option(
-        0, "rise in a line to --lr in so many updates; the schedule counts from then",
+        0, "rise linearly to --lr over this many updates; the schedule begins after them",
         metavar="UPDATES",
     )  # fmt: skip
     warmup_start_factor: float = option(1 / 3, "the part of --lr that the warm-up begins with")

@@ -54,7 +54,7 @@ class RuleGroup(Options):
     bound_unit: Literal["clocks", "versions"] = option(
         "clocks",
         "what ssp's bound counts: steps of workers, or the updates since the oldest parameters "
-        "that somebody computes with",
+        "that a worker computes with",
     )
 
     def check(self) -> None:

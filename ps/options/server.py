@@ -61,8 +61,8 @@ class ServerGroup(Options):
     )
     ready_fd: int | None = option(
         None,
-        "write the address to this open file descriptor when listening, and leave "
-        "config.yaml to whoever reads it",
+        "write the address to this open file descriptor when listening, and leave writing "
+        "config.yaml to the program that reads it",
         metavar="FD",
     )
 

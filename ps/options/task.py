@@ -1,7 +1,7 @@
 """The options of what is trained: model, data, and how long a second of an experiment takes."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from leash.ps.errors import UsageError
 from leash.ps.options.base import (
@@ -9,10 +9,13 @@ from leash.ps.options.base import (
     Options,
     check_not_negative,
     check_positive,
+    flag,
     option,
 )
 from leash.ps.options.catalog import choose_task
 from leash.ps.wire.messages import EPOCH_MAX
+
+REFERENCE_MAX: Final = 512  # letters of module:function; it travels to every worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,11 @@ class TaskGroup(Options):
 
     def check(self) -> None:
         super().check()
+        for name in ("model", "dataset"):
+            reference = getattr(self, name)
+            if reference is not None and len(reference) > REFERENCE_MAX:
+                raise UsageError(f"{flag(name)} {reference[:40]}…: give at most {REFERENCE_MAX} "
+                                 "letters")  # fmt: skip
         choose_task(self.model, self.dataset)
         check_positive(self, "len_train_data", "test_batch_size", "image_size", "epochs")
         check_not_negative(self, "loader_workers", "seed")

@@ -1,4 +1,4 @@
-"""`leash report`: what runs leave, as one page of pictures and words.
+"""`leash report`: makes one page of pictures and words from the files that runs leave.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The `leash report` command."""
+"""The `leash report` command: writes the page, and shows it if asked to."""
 
 import time
 import webbrowser
@@ -12,7 +12,7 @@ REPORTS: Final = "reports"
 
 
 def run(options: ReportOptions) -> int:
-    """Writes the page, says where it is, and shows it if that was asked for."""
+    """Writes the page, says where it is, and shows it if asked to. Returns the exit status."""
     require_matplotlib()
     runs = [Path(run) for run in options.runs]
     page = write_report(runs, _place(runs, options.out))
@@ -23,7 +23,7 @@ def run(options: ReportOptions) -> int:
 
 
 def _place(runs: list[Path], out: str | None) -> Path:
-    """Where the page goes: as told, into the run's own folder, or a new one for several runs."""
+    """The page's place: as given, in the run's own folder, or in a new one for several runs."""
     if out is not None:
         return Path(out)
     if len(runs) == 1:

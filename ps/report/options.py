@@ -10,6 +10,8 @@ from leash.ps.options.base import Options, arguments, option
 
 @dataclass(frozen=True, kw_only=True)
 class ReportGroup(Options):
+    """The options of which runs to show, and where."""
+
     title: ClassVar[str] = "what to show, and where"
 
     runs: tuple[str, ...] = arguments(

@@ -1,6 +1,6 @@
-"""The page: one file with everything in it, light or dark as the reader's screen is.
+"""Writes the page: one file with everything in it, light or dark as the reader's screen is.
 
-Names and settings are whatever people called them: all text goes through `text`.
+Names and settings may be any text that people wrote, so all of it goes through `text`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from leash.ps.report.pictures.lineup import Shown, differing_settings, effective
 from leash.ps.report.pictures.style import PAGE_VARIABLES
 from leash.ps.words import listed, seconds, setting
 
-Section = tuple[str, Sequence[Picture]]  # title, and what is in it
+Section = tuple[str, Sequence[Picture]]  # a title, and the pictures below it
 OPTION: Final = r"--[a-z-]+(?: (?:auto|weighted|lease|ssp|\d+))?"
 TABLE_FIGURES: Final = (
     "test accuracy", "test loss", "training", "steps/s", "waiting", "largest lag",
@@ -29,14 +29,14 @@ TABLE_FIGURES: Final = (
 
 
 def text(value: object) -> str:
-    """What people wrote, as text of the page and never as markup."""
+    """Writes any text so that the page shows it, and never reads it as markup."""
     return escape(str(value), quote=True)
 
 
 def page(
     shown: Sequence[Shown], diagnoses: Sequence[Diagnosis], sections: Iterable[Section]
 ) -> str:
-    """The whole page of one run, or of several side by side."""
+    """Writes the whole page of one run, or of several side by side."""
     runs = [s.run for s in shown]
     top = _one(runs[0], diagnoses[0]) if len(runs) == 1 else _several(shown, diagnoses)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
@@ -111,7 +111,7 @@ def _diagnosis(diagnosis: Diagnosis, shown: Shown | None = None) -> str:
 
 
 def _with_options(sentence: str) -> str:
-    """Options stand out, and are not broken at a line's end."""
+    """Marks options of the command line, so that they stand out and no line breaks them."""
     return re.sub(OPTION, r'<code class="option">\g<0></code>', text(sentence))
 
 

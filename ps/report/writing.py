@@ -1,4 +1,4 @@
-"""Runs ▸ one page, and PNG files beside it."""
+"""Writes the report of runs: one page, and PNG files beside it."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def require_matplotlib() -> None:
-    """Raises UsageError, with what to install, where there is nothing to draw with."""
+    """Raises UsageError, which says what to install, if matplotlib is missing."""
     if not is_installed("matplotlib"):
         raise UsageError(
             "a report needs matplotlib, which is not installed: " + install_command("matplotlib")
@@ -33,7 +33,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
             to a folder beside the page, with its name less the ending.
 
     Raises:
-        UsageError: one of the runs is none, `out` cannot be written, or matplotlib is missing.
+        UsageError: a folder is no run's, `out` cannot be written, or matplotlib is missing.
     """
     require_matplotlib()
     read = read_runs(runs)

@@ -1,4 +1,4 @@
-"""What a run leaves in its directory, and how it is re-checked.
+"""Writes what a run leaves in its directory, reads checkpoints, and re-checks events.
 
 | file | module |
 | --- | --- |

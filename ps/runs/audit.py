@@ -1,18 +1,19 @@
-"""Re-checks a run from its events: was the bound kept, was every step taken once and in order?
+"""Re-checks a run from its events: whether the bound held, and each step came once and in order.
 
 It knows nothing of the server's own clocks. It replays joins, leaves, pushes and changes of the
 policy with dictionaries, and looks at every reply that went out:
 
-- the lag that was told is the true one, and within the bound of the policy at that moment: of dssp
-  within its upper limit;
-- a gradient was dropped if, and only if, the staleness that was told is beyond the policy's limit:
-  of backup 0, of drop the one that was given;
-- under a bound in versions, the staleness that was told is at most bound + N - 1, N being the
-  workers that took part since this worker's reply before (csrc/core/admission/admission.h says
+- the recorded lag is the true one, and within the bound of the policy at that moment, which under
+  dssp is the upper limit;
+- the server dropped a gradient exactly when its recorded staleness is beyond the policy's limit,
+  which is 0 under backup, and --max-staleness under drop;
+- under a bound in versions, the recorded staleness is at most bound + N - 1, where N is the number
+  of workers that took part since this worker's last reply (csrc/core/admission/admission.h says
   why).
 
-What it takes as told is the staleness itself: events do not record pulls, nor which gradients were
-finite. Nor does it know who contributed to which mean, or why dssp granted just so many steps.
+It believes the recorded staleness itself, since events do not record pulls, nor which gradients
+were finite. It does not know which workers contributed to a mean, or why dssp granted a number of
+steps.
 """
 
 import json
@@ -24,11 +25,11 @@ from typing import Final
 from leash.ps.policy import ASP, BACKUP, CLOCKS, Rule
 from leash.ps.runs.events import Event
 
-UNTOLD: Final = Rule(ASP, None)
+BEFORE_START: Final = Rule(ASP, None)
 
 
 def audit_run(run_dir: Path) -> list[str]:
-    """The violations in the events of a run directory, in words; an empty list is a clean run.
+    """Lists the violations in the events of a run directory, in words; none for a clean run.
 
     Raises:
         ValueError: the run recorded only some of its steps (`--step-events`).
@@ -38,23 +39,23 @@ def audit_run(run_dir: Path) -> list[str]:
 
 
 def audit(events: Iterable[Event]) -> list[str]:
-    """The violations in a sequence of events; see `audit_run`."""
+    """Lists the violations in a sequence of events; see `audit_run`."""
     replay = Replay()
     return [f"{event}: {violation}" for event in events for violation in replay.take(event)]
 
 
 @dataclass(slots=True)
 class Replay:
-    """A run up to some event."""
+    """The state of a run after some of its events."""
 
-    rule: Rule = UNTOLD
+    rule: Rule = BEFORE_START
     clocks: dict[int, int] = field(default_factory=dict)  # of the live workers
-    # Of each worker that had a reply under this rule: how many took part since, itself included.
+    # Worker ▸ how many have taken part since its last reply under this rule, itself included.
     peers: dict[int, int] = field(default_factory=dict)
     pushed: dict[int, tuple[Rule, int | None]] = field(default_factory=dict)  # rule and peers then
 
     def take(self, event: Event) -> Iterator[str]:
-        """Goes one event further; yields what it violates."""
+        """Takes the next event; yields what it violates."""
         match event:
             case {"event": "started", "step_events": step_events}:
                 if step_events != 1:
@@ -92,7 +93,7 @@ class Replay:
             yield f"lag {true_lag} is beyond the bound {bound}"
 
     def _staleness(self, worker: int, staleness: int, dropped: bool) -> Iterator[str]:
-        # A gradient is judged when it comes, its reply when it goes: the rule may have changed.
+        # The gradient was judged by the rule when it came, which may not be the rule of its reply.
         rule, peers = self.pushed.get(worker, (self.rule, None))
         limit = 0 if rule.policy is BACKUP else rule.staleness_limit
         if dropped != (limit is not None and staleness > limit):

@@ -8,7 +8,7 @@
               STATE/SLOT   the optimizer's buffers, once they have begun, such as momentum/SLOT
 
 docs/checkpoint-format.md is the contract. A file is written beside its place and then moved there,
-so that whoever looks sees the old one or the new one, whole.
+so that a reader always finds a whole file, the old one or the new one.
 """
 
 import os
@@ -26,7 +26,7 @@ from leash.ps.errors import CheckpointError, LayoutError
 from leash.ps.wire.layout import Chunk, Layout, Slot
 
 FORMAT: Final = "1"
-# What to do about a buffer in the file that the run's optimizer does not have.
+# The mend for a buffer in the file that the run's optimizer does not have.
 MENDS: Final = {
     "momentum": "give --momentum",
     "max_exp_avg_sq": "give --amsgrad",
@@ -41,7 +41,7 @@ Slab = npt.NDArray[np.uint8]
 
 
 class ChunkStore(Protocol):
-    """Who holds a chunk's numbers: a shard of this process, or of another."""
+    """A shard that holds a chunk's numbers, in this process or in another one."""
 
     def init(self, chunk: int, payload: Any, /) -> bool: ...
     def pull(self, chunk: int, worker: None, out: Any, /) -> tuple[int, list[Reply]]: ...
@@ -52,7 +52,7 @@ class ChunkStore(Protocol):
 
 
 class WholeModel(Protocol):
-    """A model of which all chunks can be reached."""
+    """A model whose chunks can all be read and written, wherever they are."""
 
     @property
     def layout(self) -> Layout: ...
@@ -95,14 +95,15 @@ def save_checkpoint(model: WholeModel, path: Path) -> None:
 
 
 def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> M:
-    """A model with the values that the checkpoint at `path` holds.
+    """Makes a model with the values that the checkpoint at `path` holds.
 
     Args:
+        path: of the file.
         optimizer: the run's own, whose buffers the checkpoint may hold.
         serve: makes a model of that layout.
 
     Raises:
-        CheckpointError: no such file, or not a whole checkpoint; the text is one line.
+        CheckpointError: there is no such file, or it is no whole checkpoint; the text is one line.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -125,7 +126,7 @@ def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> 
 
 
 def tensors_of(layout: Layout, slab: Slab) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """Name ▸ tensor for every slot, as views of the slab."""
+    """Makes a tensor for every slot, as a view of the slab; name ▸ tensor."""
     for slot, offset in zip(layout.slots, layout.offsets, strict=True):
         flat = slab[offset : offset + slot.nbytes].view(NUMPY_DTYPES[slot.dtype])
         yield slot.name, flat.reshape(slot.shape)
@@ -142,7 +143,9 @@ def _state_tensors(model: WholeModel, state: str) -> Iterator[tuple[str, npt.NDA
 
 
 def _check_optimizer(metadata: dict[str, str], path: str, optimizer: str) -> None:
-    name = metadata.get("optimizer", "sgd")  # the only one there was when this was not written
+    name = metadata.get(
+        "optimizer", "sgd"
+    )  # files of before lack the name, since there was no other optimizer
     if name != optimizer:
         raise CheckpointError(
             f"--resume {path}: it is of --optimizer {name}, and this run has "
@@ -174,14 +177,14 @@ def _load(
 
 
 def _states_to_load(model: WholeModel, version: int, names: set[str]) -> list[str]:
-    """The optimizer's buffers that the file must have: all or none."""
+    """The optimizer's buffers that the file must have: all of them, or none."""
     slots = {slot.name for slot in model.layout.slots}
     there = {name.split("/")[0] for name in names - slots}.intersection(MENDS)
     wanted = model.state_names
     for state in sorted(there.difference(wanted)):
         raise ValueError(f"it holds {state}, of which this run has none; {MENDS[state]}")
-    # The buffers of sgd may begin late, each by itself. Adam and Adagrad count on buffers that have
-    # seen every update.
+    # A chunk's buffer of sgd begins with its first update. Those of Adam and Adagrad must have seen
+    # every update.
     if model.optimizer == "sgd":
         return [state for state in wanted if state in there]
     return [] if version == 0 and not there else wanted
@@ -190,7 +193,7 @@ def _states_to_load(model: WholeModel, version: int, names: set[str]) -> list[st
 def _slab_of(
     layout: Layout, prefix: str, names: set[str], read: Callable[[str], npt.NDArray[Any]]
 ) -> Slab:
-    """The values of all slots; of the parameters alone where there is a prefix."""
+    """Reads the values of all slots, or with a prefix of the parameters alone."""
     slab = np.zeros(layout.nbytes, np.uint8)
     views = dict(tensors_of(layout, slab))
     for slot in layout.slots:

@@ -1,4 +1,4 @@
-"""events.jsonl: what happened in a run, one event a line.
+"""Writes events.jsonl, which records what happens in a run, one event a line.
 
     {"t": 12.081, "event": "step", "worker": 2, "step": 40, "lag": 1, "staleness": 3}
 
@@ -28,18 +28,22 @@ class EventLog:
 
     @property
     def is_open(self) -> bool:
+        """Whether events go to a file."""
         return self._file is not None
 
     def write(self, event: str, **details: Any) -> None:
+        """Appends one event, with the time."""
         if self._file is not None:
             row = {"t": round(self._now() - self._began_s, 6), "event": event, **details}
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def flush(self) -> None:
+        """Has everything written so far reach the file."""
         if self._file is not None:
             self._file.flush()
 
     def close(self) -> None:
+        """Closes the file; later events are forgotten."""
         if self._file is not None:
             self._file.close()
             self._file = None

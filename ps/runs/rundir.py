@@ -1,11 +1,11 @@
-"""The run directory: what a run leaves behind.
+"""The run directory, with all files that a run leaves.
 
 ::
 
     runs/NAME/
       config.yaml    every setting, enough to run it again: leash launch --config config.yaml
       events.jsonl   one event a line; see leash.ps.runs.events
-      summary.json   what it came to
+      summary.json   the results
       checkpoints/   final.safetensors, and epoch-N.safetensors where asked for
       tensorboard/   written by the evaluator
       report.html    by `leash report`: the run in pictures and words
@@ -28,10 +28,10 @@ RUNS: Final = "runs"
 
 
 class RunDir:
-    """Paths of one run directory, and how its files are written."""
+    """The paths of one run directory; writes config.yaml and summary.json."""
 
     def __init__(self, path: Path) -> None:
-        """Makes the folder. Raises UsageError if it can't be made, or holds a run already."""
+        """Makes the folder. Raises UsageError if that fails, or the folder holds a run already."""
         self.path: Final = path
         if (path / "summary.json").exists():
             raise UsageError(f"--run-dir {path}: a run has left its summary there; take another")
@@ -42,7 +42,7 @@ class RunDir:
 
     @classmethod
     def at(cls, path: str | None, name: str) -> "RunDir":
-        """The given folder, or a new one below runs/ with date, time and `name` as its name."""
+        """Makes the given folder, or a new one below runs/ named after date, time and `name`."""
         if path is not None:
             return cls(Path(path))
         stem = time.strftime("%Y%m%d-%H%M%S-") + name
@@ -59,26 +59,29 @@ class RunDir:
 
     @property
     def logs(self) -> Path:
+        """The folder for the output of processes."""
         return self.path / "logs"
 
     def checkpoint(self, name: str) -> Path:
+        """The path of a checkpoint with this name."""
         return self.path / "checkpoints" / f"{name}.safetensors"
 
     def write_config(self, options: Any) -> None:
-        """All settings of a command, defaults included; but not this folder, which is taken.
+        """Writes all options of a command, defaults included, but without this folder's path.
 
-        What a run left that was killed is replaced.
+        It replaces the file that a run has left which was killed.
         """
         settings = dataclasses.asdict(options)
         del settings["run_dir"]
         write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes summary.json."""
         write_atomically(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """The file is the old one or the new one, whole, whenever somebody looks."""
+    """Writes a file so that a reader always finds a whole one, the old one or the new one."""
     unfinished = path.with_name(path.name + ".unfinished")
     with unfinished.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -74,7 +74,7 @@ class LeaseDesk:
             self._metrics.complete_epochs(self._members)
 
     def state_of(self, member: Member) -> str:
-        """The state of a member as people see it: a resting one is also told."""
+        """The state of a member as people see it, which may also be that it rests."""
         is_resting = member.state == LIVE and self._leases.is_resting(member.worker)
         return RESTING if is_resting else member.state
 

@@ -175,7 +175,7 @@ class Server:
         return self._status
 
     def stop(self, reason: str, status: int) -> None:
-        """Ends the run soon: tells everybody, and gives them a moment to say bye."""
+        """Ends the run soon: tells all members, and gives them a moment to say bye."""
         if not self.coordinator.stopping:
             self.coordinator.stopping = reason
             self._status = status

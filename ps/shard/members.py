@@ -139,7 +139,7 @@ class Members:
         return [m for m in everybody if m.state == LIVE and m.heard_s < deadline]
 
     def excuse(self, seconds: float) -> None:
-        """Adds to all members' time, since the server itself did not listen for so many seconds."""
+        """Forgives all members seconds of silence in which the server itself did not listen."""
         for member in (*self.workers.values(), *self.observers.values()):
             member.heard_s += seconds
 

@@ -186,7 +186,7 @@ class Metrics:
         """Makes the error for the peer whose message led to `error`.
 
         One that is no ProtocolError is a defect of ours. It is logged, once for each place in the
-        code; whoever sends the answer counts it with `count_refusal`, under the code `protocol`.
+        code. The caller that sends the answer counts it with `count_refusal`, as `protocol`.
         """
         if isinstance(error, ProtocolError):
             return error

@@ -1,4 +1,4 @@
-"""What a simulated cluster is made of: its workers, its network, its failures."""
+"""A simulated cluster: its workers, its network, its failures."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,23 @@ from leash.ps.slowness.grammar import Slowness
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Workers die at random, and come back."""
+    """How workers die at random, and come back."""
 
-    mtbf_s: float  # mean time between the failures of one worker
-    restart_s: float  # until it, or its replacement, takes part again
-    evict_s: float  # until the others stop waiting for it
+    mtbf_s: float  # the mean time between two failures of one worker
+    restart_s: float  # from a failure until the worker, or its replacement, takes part again
+    evict_s: float  # from a failure until the others stop waiting for the worker
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Machines, as far as time is concerned."""
+    """How long the machines and the network of a cluster take for everything."""
 
-    compute: list[Slowness]  # of a batch; for each worker
-    slow: list[Slowness]  # beside it
-    ratios: list[float]  # a worker takes 1/r times its own time to compute
-    network: list[Slowness]  # one way
-    server_s: float = 0.0  # that the server works on a push
-    transfer_s: float = 0.0  # that a model takes through the server's link, either way
+    compute: list[Slowness]  # by rank: what computing a batch takes
+    slow: list[Slowness]  # by rank: what delays each batch beside that
+    ratios: list[float]  # by rank: r; computing takes 1/r times as long
+    network: list[Slowness]  # by rank: what a message takes, one way
+    server_s: float = 0.0  # what the server's work on a push takes
+    transfer_s: float = 0.0  # what a model takes through the server's link, either way
     failures: Failures | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""`leash simulate`: what a cluster would do under a policy, or under several side by side."""
+"""`leash simulate`: predicts what a cluster does under one policy, or several side by side."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ MIN_WIDTH: Final = 120  # columns
 
 
 def run(options: SimulateOptions) -> int:
-    """Prints a table, or JSON; draws where asked to. Returns the exit status."""
+    """Plays the runs; prints a table or JSON, and draws if asked to. Returns the exit status."""
     if options.plot is not None:
         _require_matplotlib(options.plot)
     predictions = _predict_all(options)
@@ -74,7 +74,7 @@ def _show(predictions: list[Prediction], options: SimulateOptions) -> None:
     for prediction in predictions:
         cells = (_COLUMNS[name](prediction) for name in shown)
         table.add_row(Text(str(prediction.rule), "bold"), *cells)
-    # All of it, however narrow the terminal is: a cell that was cut tells nothing.
+    # The table is whole however narrow the terminal is: a cell that is cut is of no use.
     console = Console(width=max(Console().width, MIN_WIDTH))
     console.print(table)
 

@@ -1,4 +1,4 @@
-"""The options of `leash simulate`: how much is done, on what machines, under which policies."""
+"""The options of `leash simulate`: how much work, on which machines, under which policies."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP
 DEFAULT_STEPS: Final = 1000
 DEFAULT_COMPARE: Final = "bsp, ssp 1, ssp 3, ssp 10, asp"
 DEFAULT_EVICT_S: Final = 5.0
-# Policy ▸ the options that the numbers behind it stand for.
+# Policy ▸ the options whose values stand behind it in --compare.
 NUMBERS_OF: Final[dict[str, tuple[str, ...]]] = {
     "bsp": (),
     "ssp": ("bound",),
@@ -37,6 +37,8 @@ PLOT_SUFFIXES: Final = (".svg", ".png", ".pdf")
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedRunGroup(Options):
+    """The options of how much work a run has."""
+
     title: ClassVar[str] = "what is done"
 
     workers: int = option(10, "how many workers take part", metavar="N")
@@ -71,13 +73,14 @@ class SimulatedRunGroup(Options):
 
     @property
     def total_batches(self) -> int:
+        """The batches of all workers together, when leases share them out."""
         if self.samples is None:
             return self.workers * (self.steps or DEFAULT_STEPS)
         return self.epochs * -(-self.samples // self.batch_size)
 
     @property
     def batches_each(self) -> int:
-        """With equal shares; the last batch of each share may be a small one."""
+        """The batches of one worker with equal shares; the last batch of a share may be smaller."""
         if self.samples is None:
             return self.steps or DEFAULT_STEPS
         share = -(-self.samples // self.workers)
@@ -86,6 +89,8 @@ class SimulatedRunGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterGroup(Options):
+    """The options of the machines and the network."""
+
     title: ClassVar[str] = "the cluster (times are in seconds, and written as --slow is)"
 
     compute: str = option("0", "what a batch takes by itself", metavar="SECONDS,...")
@@ -124,6 +129,8 @@ class ClusterGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonGroup(Options):
+    """The options of what to simulate and show."""
+
     title: ClassVar[str] = "what to show"
 
     compare: str | None = option(
@@ -145,11 +152,12 @@ class ComparisonGroup(Options):
 
 
 def choose_rules(compare: str | None, policy: str | None, rule: Rule | None) -> list[Rule]:
-    """The policies to simulate: those of --compare, or the one that --policy asks for.
+    """Chooses the policies to simulate: those of --compare, or the one that --policy asks for.
 
     Args:
+        compare: as given with --compare.
         policy: as given with --policy.
-        rule: what --policy, --bound and so on come to; None if none of them was given.
+        rule: the rule of --policy, --bound and so on; None if none of them was given.
 
     Raises:
         UsageError: both were given, or one of them is wrong.
@@ -161,10 +169,10 @@ def choose_rules(compare: str | None, policy: str | None, rule: Rule | None) -> 
 
 
 def parse_compare(text: str) -> list[Rule]:
-    """Rules, from ``bsp, ssp 3, dssp 3 15, backup 2, drop 20, asp``.
+    """Reads rules from ``bsp, ssp 3, dssp 3 15, backup 2, drop 20, asp``.
 
     Raises:
-        UsageError: an unknown policy, or numbers that it does not take.
+        UsageError: a policy is unknown, or does not take these numbers.
     """
     return [_rule(item.split(), text) for item in text.split(",")]
 
@@ -185,10 +193,10 @@ def _rule(words: list[str], text: str) -> Rule:
 
 
 def parse_failures(text: str) -> Failures:
-    """How workers fail, from ``mtbf=3600,restart=30``.
+    """Reads from ``mtbf=3600,restart=30`` how workers fail.
 
     Raises:
-        UsageError: another form, or a time that cannot be.
+        UsageError: the text has another form, or a time is out of its range.
     """
     given = dict(pair.partition("=")[::2] for pair in text.split(","))
     try:
@@ -212,11 +220,11 @@ class SimulateOptions(SimulatedRunGroup, ClusterGroup, RuleGroup, ComparisonGrou
         super().check()
         for rule in self.rules():
             rule.require_workers(self.workers)
-        _ = self.cluster  # which says what is wrong with it
+        _ = self.cluster  # making it raises UsageError if a list does not fit the workers
 
     @cached_property
     def cluster(self) -> Cluster:
-        """The machines that play. Raises UsageError: a list that does not fit so many workers."""
+        """The simulated cluster. Raises UsageError for a list that does not fit the workers."""
         failures = parse_failures(self.failures) if self.failures else None
         return Cluster(
             compute=parse_slow(self.compute, self.workers, "--compute"),
@@ -229,6 +237,6 @@ class SimulateOptions(SimulatedRunGroup, ClusterGroup, RuleGroup, ComparisonGrou
         )
 
     def rules(self) -> list[Rule]:
-        """Those to simulate. Raises UsageError."""
+        """The rules to simulate. Raises UsageError."""
         is_one = self.policy is not None or self.bound is not None or self.bound_unit != "clocks"
         return choose_rules(self.compare, self.policy, self.rule if is_one else None)

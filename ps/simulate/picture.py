@@ -1,6 +1,6 @@
-"""What a policy does to each worker, drawn: who computes, who waits, and what it comes to.
+"""Draws what a policy does to each worker: who computes, who waits, and how fast the run is.
 
-Blue and orange are told apart by everybody (Okabe and Ito 2008).
+Blue and orange suit all eyes (Okabe and Ito 2008).
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from leash.ps.words import percent
 
 PALE_ORANGE, TEXT_GREY = "#f3c96b", "#666666"
 WITHOUT_GRID: Final[Any] = {**STYLE, "axes.grid": False}
-SHOWN_MEDIANS: Final = 14  # a timeline is about so many steps long
+SHOWN_MEDIANS: Final = 14  # a timeline is about this many median steps long
 
 
 def draw(predictions: Sequence[Prediction], path: Path) -> None:
-    """A row for each policy: a timeline of its first workers, and its steps/s."""
+    """Draws a row for each policy: a timeline of its first workers, and its steps/s."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(WITHOUT_GRID):
         figure = Figure(figsize=(9, 0.9 + 1.25 * len(predictions)), layout="constrained")

@@ -1,4 +1,4 @@
-"""One run, played in virtual time, and what it comes to."""
+"""Plays one run in virtual time, and gives its results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from leash.ps.simulate.simulation import (
     Work,
 )
 
-SHOWN_WORKERS: Final = 10  # in a picture
+SHOWN_WORKERS: Final = 10  # a picture has no more
 
 
-SHOWN_STEPS: Final = 200  # of each
+SHOWN_STEPS: Final = 200  # no more are kept of each worker
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A run that was simulated."""
+    """The results of a simulated run."""
 
     rule: Rule
     outcome: SimulationTotals
     epochs: int | None  # None: the run was not measured in epochs
-    first_steps: list[Step]  # of the first workers, for a picture
+    first_steps: list[Step]  # the first steps of the first workers, for a picture
 
     @property
     def steps_per_second(self) -> float:
@@ -41,7 +41,7 @@ class Prediction:
         return self.outcome.seconds / self.epochs if self.epochs else None
 
     def row(self) -> dict[str, Any]:
-        """As JSON has it; names are those of summary.json where it has them too."""
+        """The row for JSON; figures that summary.json has too have the same names."""
         outcome = self.outcome
         waits = enumerate(outcome.wait_fractions, start=1)
         return {
@@ -68,7 +68,7 @@ def predict(
     """Plays one run.
 
     Raises:
-        LeashError: it took no time at all.
+        LeashError: the run took no time at all.
     """
     first_steps: list[Step] = []
 
@@ -94,6 +94,7 @@ def _work(options: SimulateOptions, rule: Rule) -> Work:
 
 
 def batches_of(options: SimulateOptions, rule: Rule) -> int:
+    """How many batches the run has, over all workers."""
     static = _is_static(options, rule)
     return options.workers * options.batches_each if static else options.total_batches
 

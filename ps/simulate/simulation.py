@@ -1,6 +1,6 @@
-"""A run in virtual time: workers, a server and a policy's clock, and nothing that computes.
+"""Plays a run in virtual time: workers, a server and a policy's clock, but no computing.
 
-The life of a worker is a circle of events; only where it waits does the policy have a say:
+A worker goes through a circle of events. The policy decides only how long it waits:
 
 ::
 
@@ -8,7 +8,7 @@ The life of a worker is a circle of events; only where it waits does the policy 
       ▴                                                                  │
       └──── answered ◂─ (network) ◂─ the server's link ◂─ let go ◂───────┘ perhaps not at once
 
-One event of the queue is a whole step: an arrival. What lies between two arrivals is added up.
+The queue has one event for each step, its arrival; the times between two arrivals are added up.
 """
 
 import heapq
@@ -25,21 +25,21 @@ from leash.ps.simulate.cluster import Cluster
 from leash.ps.simulate.reply_gate import Gate
 from leash.ps.simulate.worker_times import WorkerTimes
 
-PROGRESS_STEPS: Final = 5000  # between two reports of progress
+PROGRESS_STEPS: Final = 5000  # between two calls of `on_progress`
 
 
 class Work(Protocol):
-    """Who takes which batches."""
+    """Hands out batches to workers."""
 
     def take(self, rank: int, most: int) -> int:
-        """So many batches, at most, for this worker; 0 when it has no more to do."""
+        """Hands out batches to this worker, `most` at most; 0 when it has no more to do."""
 
     def give_back(self, rank: int, batches: int) -> None:
-        """A worker died over these."""
+        """Takes back the batches over which this worker died."""
 
 
 class FixedShares:
-    """As many batches for each: --data-plan static."""
+    """Gives each worker the same number of batches, as --data-plan static does."""
 
     def __init__(self, workers: int, batches_each: int) -> None:
         self._left: Final = [0, *[batches_each] * workers]  # by rank
@@ -54,7 +54,7 @@ class FixedShares:
 
 
 class SharedWork:
-    """Who is free takes the next: --data-plan lease."""
+    """Gives the next batches to any worker that is free, as --data-plan lease does."""
 
     def __init__(self, batches: int) -> None:
         self._left = batches
@@ -70,7 +70,7 @@ class SharedWork:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One push of a worker and its answer, in seconds of the run."""
+    """One step of a worker, from its beginning to the answer, in seconds of the run."""
 
     worker: int
     began_s: float
@@ -82,13 +82,13 @@ class Step:
 class _Worker:
     rank: int
     times: WorkerTimes
-    life: int = 0  # events of an earlier one mean nothing
+    life: int = 0  # grows when it dies or leaves: events of an earlier life do nothing
     is_alive: bool = False
-    is_member: bool = False  # the others wait for it
-    batches: int = 0  # under way
+    is_member: bool = False  # whether the others wait for it
+    batches: int = 0  # those that it works on
     began_s: float = 0.0
     pushed_s: float = 0.0
-    version: int = 0  # updates that its parameters have seen
+    version: int = 0  # how many updates its parameters have seen
     steps: int = 0
     busy_s: float = 0.0
     waited_s: float = 0.0
@@ -96,7 +96,7 @@ class _Worker:
 
 @dataclass(slots=True)
 class SimulationTotals:
-    """What a simulated run came to."""
+    """The sums and maxima of a simulated run."""
 
     seconds: float = 0.0
     batches: int = 0
@@ -104,9 +104,9 @@ class SimulationTotals:
     max_lag: int = 0
     staleness_sum: int = 0
     failures: int = 0
-    wait_fractions: list[float] = field(default_factory=list)  # of each worker, by rank
-    wait_fraction: float = 0.0  # of all their time together
-    step_s: "array[float]" = field(default_factory=lambda: array("d"))  # each push, to its answer
+    wait_fractions: list[float] = field(default_factory=list)  # each worker's, by rank
+    wait_fraction: float = 0.0  # that of all workers' time together
+    step_s: "array[float]" = field(default_factory=lambda: array("d"))  # what each step took
 
     @property
     def mean_staleness(self) -> float:
@@ -117,7 +117,7 @@ class SimulationTotals:
 
 
 class Simulation:
-    """One run."""
+    """Plays one run."""
 
     def __init__(
         self, cluster: Cluster, gate: Gate, work: Work, *, seed: int = DEFAULT_SEED,
@@ -141,19 +141,20 @@ class Simulation:
         self._local_steps: Final = local_steps
         self._on_step: Final = on_step
         self._on_progress: Final = on_progress
-        # Kept for the length of a chunk of the model: it is worked on while the next one arrives.
+        # The server works on a chunk while the next one arrives, so the longer of the two counts.
         self._service_s: Final = max(cluster.server_s, cluster.transfer_s)
         self._workers: Final = {
             rank: _Worker(rank, WorkerTimes(cluster, rank, seed))
             for rank in range(1, cluster.workers + 1)
         }
-        self._events: Final[list[Any]] = []  # (time, tie-breaker, what happens, to whom, in life)
+        self._events: Final[list[Any]] = []  # (time, tie-breaker, method, worker, its life)
         self._numbers: Final = count()
-        self._inbound_free_s = 0.0  # the server's link, and its work on what came
+        self._inbound_free_s = 0.0  # when the server's link and its work on pushes are free
         self._outbound_free_s = 0.0
         self._outcome: Final = SimulationTotals()
 
     def run(self) -> SimulationTotals:
+        """Plays the run to its end."""
         for worker in self._workers.values():
             self._join(worker)
         for worker in self._workers.values():
@@ -174,7 +175,7 @@ class Simulation:
         worker.is_alive = worker.is_member = True
 
     def _start(self, worker: _Worker, now_s: float) -> None:
-        """A life begins."""
+        """Begins a life of this worker."""
         worker.version = self._gate.version()
         if self._cluster.failures:
             self._at(now_s + worker.times.life_s(), self._fail, worker)
@@ -204,12 +205,12 @@ class Simulation:
 
     def _answer(self, ranks: Sequence[int], now_s: float) -> None:
         outcome, gate = self._outcome, self._gate
-        # All that is let go at one time sees the same parameters.
+        # All workers that are answered at one time get the same parameters.
         version = gate.version()
         for rank in ranks:
             worker = self._workers[rank]
             if not worker.is_alive:
-                continue  # nobody has missed it yet
+                continue  # it has died, and the others still wait for it
             worker.version = version
             outcome.max_lag = max(outcome.max_lag, gate.lag(rank))
             self._outbound_free_s = max(now_s, self._outbound_free_s) + self._cluster.transfer_s
@@ -225,10 +226,10 @@ class Simulation:
             self._on_step(Step(worker.rank, worker.began_s, worker.pushed_s, now_s))
         self._begin(worker, now_s)
 
-    # Those who go, and come back.
+    # Workers that go, and come back.
 
     def _leave(self, worker: _Worker, now_s: float) -> None:
-        """It has no more to do."""
+        """Lets a worker leave that has no more to do."""
         self._end_life(worker)
         self._forget(worker, now_s)
 
@@ -243,7 +244,7 @@ class Simulation:
         self._at(now_s + failures.restart_s, self._return, worker)
 
     def _return(self, worker: _Worker, now_s: float) -> None:
-        # Whoever comes back before it was missed is missed no more.
+        # If it comes back before its eviction, its eviction is now.
         self._forget(worker, now_s)
         worker.life += 1
         self._join(worker)

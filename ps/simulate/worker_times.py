@@ -1,4 +1,4 @@
-"""A simulated worker's own time: how long it works, how long its messages travel, when it fails."""
+"""Draws a simulated worker's times: how long it works and its messages travel, when it fails."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ class WorkerTimes:
         network = Delays(cluster.network[place], seed=seed, rank=rank, use=TRAVELLING)
         self._slow_s: Final = slow.next
         self._compute_s: Final = compute.next
-        # How long a message takes that leaves now, one way.
+        # Seconds of the run so far ▸ what a message takes that leaves then, one way.
         self.travel_s: Final = network.next
         self._stretch: Final = 1.0 / cluster.ratios[place]
         self._failures: Final = cluster.failures
@@ -29,7 +29,7 @@ class WorkerTimes:
         )
 
     def work_s(self, now_s: float, batches: int) -> float:
-        """How long so many batches take that begin now."""
+        """Draws how long this number of batches takes, beginning now."""
         done_s = now_s
         for _ in range(batches):
             done_s += self._slow_s(done_s)
@@ -37,7 +37,7 @@ class WorkerTimes:
         return done_s - now_s
 
     def life_s(self) -> float:
-        """How long it takes until it fails."""
+        """Draws how long the worker lives until it fails."""
         assert self._generator
         assert self._failures
         return float(self._generator.exponential(self._failures.mtbf_s))

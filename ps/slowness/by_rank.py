@@ -1,4 +1,4 @@
-"""The numbers of --slow, --heterogeneity and --hetero-allocation, as people write them."""
+"""Reads the lists of --slow, --heterogeneity and --hetero-allocation, one item for each worker."""
 
 import math
 
@@ -7,10 +7,10 @@ from leash.ps.slowness.grammar import Slowness, parse_slowness, split_by_worker
 
 
 def parse_slow(text: str, workers: int, flag: str = "--slow") -> list[Slowness]:
-    """Each worker's slowness, from one for all, or one for each, in the grammar of grammar.py.
+    """Reads each worker's slowness, from one for all or one for each, as grammar.py writes it.
 
     Raises:
-        UsageError: it does not follow the grammar, or is neither one nor `workers` of them.
+        UsageError: an item does not follow the grammar, or there are neither 1 nor `workers`.
     """
     items = split_by_worker(text)
     if len(items) not in (1, workers):
@@ -25,10 +25,10 @@ def parse_slow(text: str, workers: int, flag: str = "--slow") -> list[Slowness]:
 
 
 def parse_heterogeneity(text: str, workers: int) -> list[float]:
-    """Each worker's r, from ``0.5``, or ``1,1,0.5``; it takes 1/r times as long for a step.
+    """Reads each worker's r from ``0.5`` or ``1,1,0.5``; its steps take 1/r times as long.
 
     Raises:
-        UsageError: not numbers above 0 and at most 1, or neither one nor `workers` of them.
+        UsageError: a number is not above 0 and at most 1, or there are neither 1 nor `workers`.
     """
     ratios = _per_worker(text, "--heterogeneity", workers)
     if not all(0 < ratio <= 1 for ratio in ratios):
@@ -37,10 +37,10 @@ def parse_heterogeneity(text: str, workers: int) -> list[float]:
 
 
 def parse_allocation(text: str, workers: int) -> list[float]:
-    """Each worker's share of the samples, as proportions, from ``1.0-0.5``.
+    """Reads each worker's share of the samples, as proportions, from ``1.0-0.5``.
 
     Raises:
-        UsageError: not positive numbers, or not `workers` of them.
+        UsageError: a number is not above 0, or there are not `workers` of them.
     """
     flag = "--hetero-allocation"
     shares = _numbers(text, "-", flag)

@@ -1,7 +1,7 @@
-"""A worker's delays, drawn one after the other; grammar.py says what there is to draw.
+"""Draws a worker's delays from its slowness, one after the other.
 
-Slow workers and the simulator use the same draws: what a run suffers is what is
-predicted for its seed.
+Slow workers and the simulator draw the same delays from the same seed, so the simulator predicts
+what a run will suffer.
 """
 
 import math
@@ -13,20 +13,21 @@ import numpy.typing as npt
 
 from leash.ps.slowness.grammar import Draw, Pause, Slowness, Term
 
-SLEEPING: Final = 0  # what the numbers are drawn for: --slow,
-COMPUTING: Final = 1  # --compute,
-TRAVELLING: Final = 2  # --network,
+# The uses of delays, each with random numbers of its own:
+SLEEPING: Final = 0  # --slow
+COMPUTING: Final = 1  # --compute
+TRAVELLING: Final = 2  # --network
 FAILING: Final = 3  # --failures
-_DELAYS: Final = 3  # no other seed of a run begins like this one
+_DELAYS: Final = 3  # sets the seeds of delays apart from all other seeds of a run
 _NOTHING: Final = Draw("constant", (0.0,))
-_BLOCK: Final = 64  # numbers drawn at a time: a single one costs nearly as much
+_BLOCK: Final = 64  # numbers are drawn in blocks, since one costs nearly as much as a block
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
 DelayAt: TypeAlias = Callable[[float], float]  # seconds of the run so far ▸ seconds of delay
 
 
 class Delays:
-    """The same for the same seed, rank and use, whoever asks."""
+    """The delays of one worker. The same seed, rank and use always give the same ones."""
 
     def __init__(self, slowness: Slowness, *, seed: int, rank: int, use: int = SLEEPING) -> None:
         sources = [
@@ -34,11 +35,12 @@ class Delays:
             for number, term in enumerate(slowness.terms)
             if term.amount != _NOTHING
         ]
-        # Seconds that the step is delayed which begins so many seconds after the run began.
+        # Seconds of the run so far ▸ by how many the step is delayed that begins then.
         self.next: Final[DelayAt] = _sum_of(sources)
 
 
 def seed_for(seed: int, rank: int, use: int, number: int = 0) -> np.random.SeedSequence:
+    """The seed of one worker's random numbers for one use."""
     return np.random.SeedSequence([_DELAYS, seed, rank, use, number])
 
 
@@ -73,7 +75,7 @@ def _constant(delay_s: float) -> DelayAt:
 
 
 def _now_and_then(pause: Pause, from_s: float, generator: np.random.Generator) -> DelayAt:
-    # Were the first pauses of all workers at the same time, nobody would wait for anybody.
+    # If all workers paused first at the same time, none would wait for another.
     due_s = from_s + generator.uniform(0.0, pause.every_s)
 
     def source(at_s: float) -> float:
@@ -100,7 +102,7 @@ def _normal(generator: np.random.Generator, mean_s: float, deviation_s: float) -
 
 
 def _pareto(generator: np.random.Generator, shape: float, scale_s: float) -> Numbers:
-    # numpy's begins at 0.
+    # numpy's distribution begins at 0, Pareto's own at its scale.
     return scale_s * (1.0 + generator.pareto(shape, _BLOCK))
 
 

@@ -1,4 +1,4 @@
-"""How slow a worker is, as people write it: the grammar of --slow, --compute and --network.
+"""The grammar of --slow, --compute and --network: how people write a worker's slowness.
 
 ::
 
@@ -13,8 +13,8 @@
               |  "pause:every=" SECONDS ",for=" SECONDS     the first at a random moment
               |  "pause:chance=" SHARE ",for=" SECONDS      in so large a share of the steps
 
-For a worker each, slownesses are separated by "/"; where none has a colon, by "," too. No character
-of it means anything to a shell. leash.ps.slowness.delays draws the numbers.
+A list has one slowness for each worker, with "/" between them, or "," if none has a colon. No
+character of the grammar means anything to a shell. leash.ps.slowness.delays draws the delays.
 """
 
 import math
@@ -39,23 +39,23 @@ SEPARATORS_HELP: Final = "a list of what has a colon takes / for its commas"
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Seconds from a distribution."""
+    """Seconds that are drawn from a distribution."""
 
-    name: str  # one of DISTRIBUTIONS; "constant"; or "chance", of a pause and how long it is
+    name: str  # one of DISTRIBUTIONS, "constant", or "chance" for pauses by chance
     parameters: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Now and then the worker stands still."""
+    """The worker stands still now and then."""
 
-    every_s: float  # between the end of one and the next
+    every_s: float  # from the end of a pause to the next one
     for_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One of the things that add up, and when in the run it does."""
+    """One term of a slowness, and the part of the run in which it counts."""
 
     amount: Draw | Pause
     from_s: float = 0.0
@@ -64,7 +64,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Slowness:
-    """What slows one worker down, read from text once: who needs it is handed this."""
+    """How slow one worker is; read from text once, then handed on."""
 
     text: str  # as it was written, which is what a child process gets as its own --slow
     terms: tuple[Term, ...]
@@ -74,17 +74,17 @@ class Slowness:
 
 
 def parse_slowness(text: str) -> Slowness:
-    """The slowness of one worker.
+    """Reads the slowness of one worker.
 
     Raises:
-        UsageError: it does not follow the grammar; the text shows a form that does.
+        UsageError: the text does not follow the grammar; the error shows a form that does.
     """
-    # A plus sign may also be that of an exponent, as in 1e+3.
+    # The plus sign of an exponent, as in 1e+3, separates no terms.
     return Slowness(text, tuple(_term(part) for part in re.split(r"(?<![eE])\+", text)))
 
 
 def split_by_worker(text: str) -> list[str]:
-    """The items of a list by rank, or the one that is for all workers."""
+    """Splits a list by rank into its items; a text for all workers is one item."""
     return text.split("/" if "/" in text or ":" in text else ",")
 
 
@@ -153,7 +153,7 @@ def _wrong(text: str, why: str, example: str) -> UsageError:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a distribution is written."""
+    """The form in which a distribution is written."""
 
     parameters: tuple[str, ...]
     example: str
@@ -161,7 +161,7 @@ class Form:
     condition: str = ""
 
 
-# The names that leash.ps.slowness.delays knows how to draw.
+# leash.ps.slowness.delays draws from each of these.
 DISTRIBUTIONS: Final = {
     "exp": Form(("its mean",), "exp:0.2"),
     "normal": Form(("its mean", "its deviation"), "normal:0.3,0.05"),

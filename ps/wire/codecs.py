@@ -1,7 +1,7 @@
-"""How numbers are written in a payload: one visible table.
+"""The codecs, as one table: how the numbers of a payload are written.
 
-docs/wire-format.md, section 3, describes each form byte by byte; the loops are
-leash.ps._core.codecs.
+docs/wire-format.md, section 3, describes each form byte by byte. leash.ps._core.codecs has the
+loops.
 """
 
 from dataclasses import dataclass
@@ -15,18 +15,21 @@ from leash.ps.wire.limits import MIN_INT8_BLOCK
 
 @dataclass(frozen=True, slots=True)
 class Codec:
+    """One way to write the numbers of a chunk."""
+
     name: str
-    dtype: str  # of the chunks that it can carry
-    kinds: tuple[str, ...]  # likewise
-    value_nbytes: int | None  # None: the size differs from payload to payload
+    dtype: str  # the dtype of the chunks that it can carry
+    kinds: tuple[str, ...]  # and their kinds
+    value_nbytes: int | None  # None: the size depends on the values
     reply: str  # the codec of the parameters that answer a push in this one
     core: str  # what the core calls it
 
     def carries(self, chunk: Chunk) -> bool:
+        """Whether the codec can carry this chunk."""
         return chunk.dtype == self.dtype and chunk.kind in self.kinds
 
     def max_nbytes(self, values: int) -> int:
-        """The size of a payload of so many values, or that of the largest one."""
+        """The largest size of a payload with this number of values."""
         if self.value_nbytes is not None:
             return values * self.value_nbytes
         if self.core == "int8":
@@ -35,12 +38,14 @@ class Codec:
 
 
 def max_topk(values: int) -> int:
-    """How many of them topk may carry: with more than half it would be larger than f32."""
+    """How many of `values` topk may carry: with more than half it would be larger than f32."""
     return max(1, values // 2)
 
 
 _ANY: Final = KINDS
-_GRADIENTS: Final = ("parameter",)  # a buffer's values are never rounded: the newest wins as it is
+_GRADIENTS: Final = (
+    "parameter",
+)  # a buffer's values are never rounded, since the newest replace the others
 
 F32: Final = Codec("f32", "f32", _ANY, 4, reply="f32", core="raw")
 F64: Final = Codec("f64", "f64", _ANY, 8, reply="f64", core="raw")
@@ -53,7 +58,7 @@ CODECS: Final = {codec.name: codec for codec in (F32, F64, BF16, F16, INT8, TOPK
 
 
 def codec_for(name: str, chunk: Chunk) -> Codec:
-    """The codec that a header names, if it can carry this chunk; HeaderError otherwise."""
+    """Finds the codec that a header names; HeaderError if it cannot carry this chunk."""
     codec = CODECS.get(name)
     if codec is None or not codec.carries(chunk):
         known = ", ".join(c.name for c in CODECS.values() if c.carries(chunk))

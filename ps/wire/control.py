@@ -1,4 +1,4 @@
-"""A small client of the control socket: one request, one answer."""
+"""A client of the control socket, which sends a request and waits for its answer."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from leash.ps.wire.messages import Message, State, Status
 from leash.ps.wire.sockets import CONTROL_MAX_NBYTES, CONTROL_QUEUE, make_dealer
 
 DEFAULT_TIMEOUT_S: Final = 5.0
-WAIT_SLICE_S: Final = 0.5  # how often somebody who waits for a server hears of it
+WAIT_SLICE_S: Final = 0.5  # `await_state` calls back so often while it waits
 
 AnswerT = TypeVar("AnswerT", bound=Message)
 
@@ -28,7 +28,7 @@ class ControlChannel:
     def __init__(
         self, address: str, context: "zmq.Context[zmq.Socket[bytes]] | None" = None
     ) -> None:
-        """Notes whom to ask; nothing is connected yet.
+        """Notes the address; the first request connects.
 
         Args:
             address: tcp://HOST:PORT of the control socket.
@@ -49,14 +49,14 @@ class ControlChannel:
         """Sends a message and waits for its answer; returns the answer and its payload.
 
         Raises:
-            ServerUnreachableError: no answer in time.
-            ProtocolError: what an `error` stands for, or HeaderError for another answer.
-            UsageError: not an address.
+            ServerUnreachableError: no answer came in time.
+            ProtocolError: the answer is an `error`, or, as a HeaderError, of another type.
+            UsageError: the address is none.
         """
         try:
             header, *payloads = self._exchange(message, payload, timeout_s)
         except BaseException:
-            # The answer may still come, and would pass for the next request's.
+            # The answer may still come, and would be taken for that to the next request.
             self._disconnect()
             raise
         answer = decode_as(expected, header)
@@ -64,7 +64,7 @@ class ControlChannel:
         return answer, payloads[0] if payloads else None
 
     def close(self) -> None:
-        """Lets go of the connection. Twice does no harm."""
+        """Closes the connection. A second call does nothing."""
         self._disconnect()
         if self._owns_context:
             self._context.term()
@@ -81,7 +81,7 @@ class ControlChannel:
     def _exchange(self, message: Message, payload: bytes | None, timeout_s: float) -> list[bytes]:
         deadline_s = time.monotonic() + timeout_s
         socket = self._connected()
-        # Sockets are IMMEDIATE: one can be written to once its connection stands.
+        # The socket is IMMEDIATE: it can be written to only while its connection stands.
         for readiness in (zmq.POLLOUT, zmq.POLLIN):
             left_s = max(0.0, deadline_s - time.monotonic())
             if not socket.poll(int(left_s * 1000), readiness):
@@ -119,12 +119,12 @@ class ControlChannel:
 
     def _disconnect(self) -> None:
         if self._socket is not None:
-            self._socket.close(linger=0)  # whoever asked has its answer, or waits no longer
+            self._socket.close(linger=0)  # no request waits for an answer any more
             self._socket = None
 
 
 def request_state(channel: ControlChannel, timeout_s: float = DEFAULT_TIMEOUT_S) -> dict[str, Any]:
-    """How the run stands: the payload of `state`; docs/wire-format.md lists its keys."""
+    """Asks how the run stands; gives the payload of `state`, as docs/wire-format.md lists it."""
     _, payload = channel.request(Status(), State, timeout_s=timeout_s)
     state: dict[str, Any] = msgpack.unpackb(payload or b"\x80", max_map_len=1024)
     return state
@@ -133,14 +133,15 @@ def request_state(channel: ControlChannel, timeout_s: float = DEFAULT_TIMEOUT_S)
 def await_state(
     channel: ControlChannel, wait_s: float, on_wait: Callable[[float], None]
 ) -> dict[str, Any]:
-    """How the run stands, as soon as the server answers.
+    """Asks how the run stands, again and again until the server answers.
 
     Args:
+        channel: to the server.
         wait_s: seconds to wait at most.
         on_wait: called about every half second with the seconds waited so far.
 
     Raises:
-        UsageError: no answer in time; whoever waits for a server has been told where it is.
+        UsageError: no answer came in time, so the address must be wrong, or the server is not up.
     """
     began_s = time.monotonic()
     while True:

@@ -1,4 +1,4 @@
-"""Messages ↔ frames, and every check of a header.
+"""Makes frames of messages and messages of frames, and checks every header.
 
 ::
 
@@ -49,7 +49,7 @@ FieldCheck = Callable[[Any], bool]
 
 @dataclass(frozen=True, slots=True)
 class _Codec:
-    """A verb's fields, in the order of its type, and how to check and collect them."""
+    """The fields of a verb, in the order of its type, with their checks and defaults."""
 
     cls: type[Message]
     names: tuple[str, ...]
@@ -63,7 +63,7 @@ class _Codec:
 
 
 def _check_for(hint: Any) -> tuple[FieldCheck, str]:
-    """The test for one annotation, and its meaning in words."""
+    """Makes the check of one annotation, and says in words what it expects."""
     base = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     span = hint.__metadata__[0] if hasattr(hint, "__metadata__") else Within(0, U63_MAX)
     low, high = span.low, span.high
@@ -129,7 +129,7 @@ def _codec(cls: type[Message]) -> _Codec:
 
 
 def table(classes: Iterable[type[Message]]) -> Mapping[str, type[Message]]:
-    """Verb ▸ type, for `decode`: what may arrive on a socket."""
+    """Makes the table, verb ▸ type, of the messages that may arrive on a socket."""
     return {cls.verb: cls for cls in classes}
 
 
@@ -145,7 +145,7 @@ _CODECS: Final = {
 
 
 def encode(message: Message) -> bytes:
-    """The header frame of a message. A field that has its default value is left out."""
+    """Writes the header frame of a message. A field that has its default value is left out."""
     codec = _CODECS[type(message)]
     header = dict(zip(codec.names, codec.values(message), strict=True))
     for name, default in codec.defaults.items():
@@ -157,7 +157,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:
-    """The message of a header frame.
+    """Reads the message of a header frame, and checks it.
 
     Args:
         header: the frame, at most 4 KiB.
@@ -187,7 +187,7 @@ def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:
 
 
 def decode_as(cls: type[MessageT], header: bytes) -> MessageT:
-    """The message of a header that must be of type `cls`; an `error` from the peer is raised."""
+    """Reads a header that must be of type `cls`; raises what an `error` of the peer stands for."""
     message = decode(header, {cls.verb: cls, Error.verb: Error})
     if isinstance(message, Error):
         raise error_from(message)
@@ -196,7 +196,7 @@ def decode_as(cls: type[MessageT], header: bytes) -> MessageT:
 
 
 def check_payload_count(message: Message, payload_frames: int) -> None:
-    """Raises FrameCountError unless as many payload frames came as the verb has."""
+    """Raises FrameCountError unless this number of payload frames fits the verb."""
     if payload_frames > 1 or message.payload not in (None, bool(payload_frames)):
         wants = {True: "one payload", False: "no payload", None: "at most one payload"}
         raise FrameCountError(f"{message.verb}: expected {wants[message.payload]}, "
@@ -204,7 +204,7 @@ def check_payload_count(message: Message, payload_frames: int) -> None:
 
 
 def error_from(message: Error) -> ProtocolError:
-    """The exception that an `error` stands for."""
+    """Makes the exception that an `error` stands for."""
     cls = ERROR_BY_CODE.get(message.code, ProtocolError)
     if cls is ResyncError:
         return ResyncError(message.text, message.clock)
@@ -212,7 +212,7 @@ def error_from(message: Error) -> ProtocolError:
 
 
 def error_message(error: ProtocolError, worker: int = 0, step: int = 0, chunk: int = 0) -> Error:
-    """The `error` that tells a peer of an exception, with the ids of its request."""
+    """Makes the `error` that tells a peer of an exception, with the ids of its request."""
     clock = error.clock if isinstance(error, ResyncError) else 0
     return Error(error.code, str(error)[:512], worker, step, chunk, clock)
 

@@ -1,4 +1,4 @@
-"""What a model looks like from outside: names ▸ offsets ▸ chunks ▸ shards.
+"""The layout of a model: its tensors as slots of one slab, cut into chunks, dealt to shards.
 
 ::
 
@@ -258,14 +258,14 @@ class Layout:
 
 
 def assign(chunks: Sequence[Chunk], shards: int) -> list[int]:
-    """The number of each shard's first chunk; its last one comes before the next shard's first.
+    """Deals chunks to shards; gives the number of each shard's first chunk.
 
     Shard k begins behind the chunks whose middle lies within the first k/shards of all bytes, but
     not before chunk 1: chunk 0 is shard 0's. A shard may be left without any.
     """
     ends = list(itertools.accumulate(chunk.nbytes for chunk in chunks))
     middles = [2 * end - chunk.nbytes for chunk, end in zip(chunks, ends, strict=True)]  # doubled
-    # Whole numbers throughout: everybody cuts alike.
+    # Only whole numbers, so that every process gets the same result.
     cuts = (2 * k * ends[-1] // shards for k in range(1, shards))
     return [0, *(max(1, bisect.bisect_right(middles, cut)) for cut in cuts)]
 

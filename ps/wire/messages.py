@@ -18,15 +18,14 @@ from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Smallest and largest value of a number, or length of a text or list; both included."""
+    """The range of a number, or of the length of a text or list; both ends are included."""
 
     low: int
     high: int
 
 
-STOPPED_BY_TIMEOUT: Final = "timeout"  # a `stopping` that is a good end, not a failure
-# What `leased` says: train on these samples; nothing is left, ask again soon; something is, say
-# hello and ask; the training is over.
+STOPPED_BY_TIMEOUT: Final = "timeout"  # the one `stopping` that is a good end
+# The orders of `leased`: see `Leased`.
 TRAIN: Final = "train"
 REST: Final = "rest"
 RETURN: Final = "return"
@@ -35,27 +34,31 @@ OVER: Final = "over"
 WORD_MAX: Final = 64
 U32_MAX: Final = (1 << 32) - 1
 U63_MAX: Final = (1 << 63) - 1
-EPOCH_MAX: Final = 100_000  # `state` holds a number for each, within 1 MiB
+EPOCH_MAX: Final = 100_000  # `state` holds a number for each of them, and must stay below 1 MiB
 
 Id: TypeAlias = Annotated[int, Within(0, U32_MAX)]
 Count: TypeAlias = Annotated[int, Within(0, U63_MAX)]
-# What is summed up, or counted through, has limits that no sum or count comes near.
+# These are summed or counted through, so their limits keep every sum far below U63_MAX.
 Samples: TypeAlias = Annotated[int, Within(0, U32_MAX)]
 Epoch: TypeAlias = Annotated[int, Within(0, EPOCH_MAX)]
 Word: TypeAlias = Annotated[str, Within(0, WORD_MAX)]
 Text: TypeAlias = Annotated[str, Within(0, 512)]
 Ids: TypeAlias = Annotated[list[int], Within(0, 256)]
 Words: TypeAlias = Annotated[list[str], Within(0, 6)]
-Settings: TypeAlias = Annotated[dict[str, Any], Within(0, 64)]  # word ▸ int, float, str, bool, nil
+Settings: TypeAlias = Annotated[
+    dict[str, Any], Within(0, 64)
+]  # the values are int, float, str, bool or nil
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """What all messages have; one class below it for each verb."""
+
     verb: ClassVar[str] = ""
-    payload: ClassVar[bool | None] = False  # has a second frame: yes, no, or None for "may have"
+    payload: ClassVar[bool | None] = False  # whether it has a payload frame; None: it may have one
 
 
-# Control: small frames only, answered promptly.
+# Messages of the control socket: small, and answered at once.
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Hello(Message):
     role: Word  # "worker" or "observer"
     worker: Id  # the rank, from 1; 0 for an observer
     name: Text  # host and process, for people
-    codecs: Words = field(default_factory=lambda: ["f32"])  # for gradients, the best first
+    codecs: Words = field(default_factory=lambda: ["f32"])  # for gradients; the first is preferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Welcome(Message):
 
 @dataclass(frozen=True, slots=True)
 class Beat(Message):
-    """A sign of life."""
+    """A process gives a sign of life."""
 
     verb = "beat"
     worker: Id
@@ -138,16 +141,16 @@ class Beaten(Message):
 
 @dataclass(frozen=True, slots=True)
 class Lease(Message):
-    """A worker asks for samples to train on. All that it was leased before is done."""
+    """A worker asks for samples to train on; it is done with all that it was leased before."""
 
     verb = "lease"
     worker: Id
     incarnation: Count
-    number: Count  # of this request, from 1 with every hello; asked again under the same number
-    samples: Samples  # in the training set
-    epochs: Epoch  # that this worker wants to train for
-    batch_size: Samples  # that it was started with
-    samples_per_s: float  # while it computes, not while it waits; 0 before it is known
+    number: Count  # counts requests from 1, after every hello; a repeated request keeps its number
+    samples: Samples  # how many the training set has
+    epochs: Epoch  # how many this worker wants to train for
+    batch_size: Samples  # as the worker was started
+    samples_per_s: float  # while it computes, not while it waits; 0 while it is unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,31 +182,31 @@ class Leased(Message):
 
 @dataclass(frozen=True, slots=True)
 class Report(Message):
-    """What a process has to tell. Fields that its kind does not use are 0."""
+    """A process reports how it gets on. Fields that its kind does not use are 0."""
 
     verb = "report"
     worker: Id
     incarnation: Count
     kind: Word  # "training", "epoch" (a worker completed one), "evaluation" (an observer's)
-    epoch: Epoch  # completed by this worker, or the one that was evaluated
+    epoch: Epoch  # the one that this worker completed, or that was evaluated
     step: Count
-    samples: Count  # trained on so far, or evaluated
-    loss: float  # mean per sample since the last report, or over the test set
-    accuracy: float  # of the test set, 0 to 1
-    compute_s: float  # so far: forward, backward, data
-    wait_s: float  # so far: from a push until its reply
+    samples: Count  # how many it has trained on so far, or evaluated
+    loss: float  # the mean per sample since the last report, or over the test set
+    accuracy: float  # on the test set, from 0 to 1
+    compute_s: float  # spent so far on forward, backward and data
+    wait_s: float  # spent so far between a push and its reply
 
 
 @dataclass(frozen=True, slots=True)
 class Status(Message):
-    """Anybody may ask how the run stands."""
+    """Any process may ask how the run stands."""
 
     verb = "status"
 
 
 @dataclass(frozen=True, slots=True)
 class State(Message):
-    """Payload: a msgpack map for people and programs; see docs/wire-format.md."""
+    """The server says how the run stands. Payload: a msgpack map; see docs/wire-format.md."""
 
     verb = "state"
     payload = True
@@ -211,19 +214,19 @@ class State(Message):
 
 @dataclass(frozen=True, slots=True)
 class Set(Message):
-    """Anybody may give a run another policy. 0 for what that policy has no use for."""
+    """Any process may give the run another policy. 0 stands for a limit that the policy lacks."""
 
     verb = "set"
     policy: Word  # see leash.ps.policy
     staleness: Count = 0  # ssp: the bound; dssp: the lower limit; drop: the largest applied
     staleness_max: Count = 0  # dssp: the upper limit
-    backup_workers: Count = 0  # backup: that a round does not wait for
-    bound_unit: Word = "clocks"  # ssp: or "versions"
+    backup_workers: Count = 0  # backup: how many workers a round does not wait for
+    bound_unit: Word = "clocks"  # what ssp's bound counts: "clocks" or "versions"
 
 
 @dataclass(frozen=True, slots=True)
 class Bye(Message):
-    """A process leaves; nobody waits for it from now on."""
+    """A process leaves, so nobody waits for it from now on."""
 
     verb = "bye"
     worker: Id
@@ -233,21 +236,21 @@ class Bye(Message):
 
 @dataclass(frozen=True, slots=True)
 class Ok(Message):
-    """Done. The fields repeat those of the request; 0 where it had none."""
+    """The server has done what was asked. The fields are the request's; 0 where it had none."""
 
     verb = "ok"
     worker: Id
     step: Count
     chunk: Id
-    taken: bool  # init: these values count; false if the chunk had values already
+    taken: bool  # init: whether these values count; false if the chunk had values before
 
 
-# Data: one chunk a message.
+# Messages of the data socket: each is about one chunk, or about neighbours in a segment.
 
 
 @dataclass(frozen=True, slots=True)
 class Init(Message):
-    """The first values of a chunk."""
+    """A worker sends the first values of a chunk."""
 
     verb = "init"
     payload = True
@@ -259,7 +262,7 @@ class Init(Message):
 
 @dataclass(frozen=True, slots=True)
 class PushPull(Message):
-    """A gradient; answered with the new parameters when the policy lets this worker go on.
+    """A worker pushes a gradient; the answer is the parameters, once the policy lets it go on.
 
     Without a payload the gradient lies in the worker's segment (see `attach`), and the parameters
     take its place there.
@@ -269,18 +272,18 @@ class PushPull(Message):
     payload = None
     worker: Id
     incarnation: Count
-    step: Count  # this worker's push number; the first is `welcome`'s first_step
+    step: Count  # the number of this push; the first one is `welcome`'s first_step
     chunk: Id
     codec: Word
-    samples: Samples  # behind this gradient: its weight in a mean
-    chunks: Count = 1  # in a segment: so many at once, `chunk` and those before it
-    slab: Id = 0  # in a segment: which of the two
-    nbytes: Count = 0  # in a segment: of the payload in the outbox; 0 for raw values in the slab
+    samples: Samples  # how many are behind this gradient: its weight in a mean
+    chunks: Count = 1  # in a segment: how many chunks at once, `chunk` and those before it
+    slab: Id = 0  # in a segment: the slab that holds the gradient, 0 or 1
+    nbytes: Count = 0  # in a segment: size of the payload in the outbox; 0: values in the slab
 
 
 @dataclass(frozen=True, slots=True)
 class Push(Message):
-    """A gradient; answered with `ok` when the policy lets this worker go on."""
+    """A worker pushes a gradient; the answer is `ok`, once the policy lets it go on."""
 
     verb = "push"
     payload = True
@@ -294,7 +297,7 @@ class Push(Message):
 
 @dataclass(frozen=True, slots=True)
 class Pull(Message):
-    """The parameters as they are now, for workers and observers."""
+    """A worker or observer asks for the parameters as they are now."""
 
     verb = "pull"
     worker: Id
@@ -305,38 +308,38 @@ class Pull(Message):
 
 @dataclass(frozen=True, slots=True)
 class Params(Message):
-    """The parameters of a chunk; without a payload they lie in the worker's segment."""
+    """The server answers with a chunk's parameters; without a payload, in the worker's segment."""
 
     verb = "params"
     payload = None
     worker: Id
-    step: Count  # of the push that this answers; 0 for a pull
+    step: Count  # number of the push that this answers; 0 for a pull
     chunk: Id
     codec: Word
-    version: Count  # updates that the chunk has seen, by anyone
+    version: Count  # how many updates the chunk has seen, from all workers
     lag: Count  # this worker's clock minus the smallest, as the reply went out
     staleness: Count  # updates by others between this worker's pull and the push answered here
-    # In a segment: so many at once, `chunk` and those before it. The version is then the smallest
-    # of theirs, lag and staleness are the largest.
+    # In a segment: how many chunks at once, `chunk` and those before it. The version is then the
+    # smallest of theirs, lag and staleness are the largest.
     chunks: Count = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Attach(Message):
-    """The worker's memory, for a server on its host to map: see leash.ps.wire.segment."""
+    """A worker offers its memory to a server on its host; see leash.ps.wire.segment."""
 
     verb = "attach"
     worker: Id
     incarnation: Count
-    pid: Id  # the worker's process, and
-    fd: Id  # the descriptor that is the segment there
+    pid: Id  # the worker's process
+    fd: Id  # the file descriptor of the segment in that process
     nbytes: Count
-    number: Count = 0  # grows with each that this process sends
+    number: Count = 0  # grows with each `attach` that this process sends
 
 
 @dataclass(frozen=True, slots=True)
 class Attached(Message):
-    """The server has mapped the segment, and read there what proves it."""
+    """The server has mapped the segment; the nonce that it read there proves it."""
 
     verb = "attached"
     worker: Id
@@ -346,7 +349,7 @@ class Attached(Message):
 
 @dataclass(frozen=True, slots=True)
 class Echo(Message):
-    """Send me this back: how `leash doctor` measures a connection."""
+    """Any process asks for its payload back, as `leash doctor` does to measure a connection."""
 
     verb = "echo"
     payload = True
@@ -354,21 +357,23 @@ class Echo(Message):
 
 @dataclass(frozen=True, slots=True)
 class Echoed(Message):
+    """The server sends the payload of `echo` back."""
+
     verb = "echoed"
     payload = True
 
 
 @dataclass(frozen=True, slots=True)
 class Error(Message):
-    """A request that changed nothing (but see `nonfinite`), and why."""
+    """The server says why a request has changed nothing (but see `nonfinite`)."""
 
     verb = "error"
     code: Word  # see leash.ps.errors
-    text: Text  # what was expected and what came
+    text: Text  # says what was expected and what came
     worker: Id
     step: Count
     chunk: Id
-    clock: Count  # resync: the newest step of this worker that the server has; otherwise 0
+    clock: Count  # resync: the newest step of this worker at the server; otherwise 0
 
 
 CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (

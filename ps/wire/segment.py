@@ -25,7 +25,7 @@ from leash.ps.errors import SegmentError
 PAGE_NBYTES: Final = 4096
 NONCE_NBYTES: Final = 16
 SLABS: Final = 2
-OUTBOX_MARGIN_NBYTES: Final = 64  # by which a chunk in a codec may be longer than in f32
+OUTBOX_MARGIN_NBYTES: Final = 64  # a chunk in a codec may be so much longer than in f32
 MIN_CHUNK_NBYTES: Final = 64 * 1024
 MAX_GROUPS: Final = 4
 SEALS: Final = 0x1 | 0x2 | 0x4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW of linux/fcntl.h
@@ -34,34 +34,36 @@ SEALED_AGAINST_WRITING: Final = 0x8 | 0x10
 
 @dataclass(frozen=True, slots=True)
 class SegmentMap:
-    """What is where in the segment of a model whose slab has `slab_nbytes`."""
+    """The places in the segment of a model whose slab has `slab_nbytes`."""
 
     slab_nbytes: int
     has_outbox: bool
 
     def slab(self, index: int) -> int:
-        """The first byte of slab 0 or 1, or of the outbox, which comes after them."""
+        """The offset of slab 0 or 1, or with index 2 of the outbox, which comes after them."""
         return PAGE_NBYTES + index * _pages(self.slab_nbytes)
 
     def outbox(self, chunk: int, chunk_start: int) -> int:
-        """Where this chunk's payload begins in the outbox, from the segment's first byte."""
+        """The offset in the segment at which this chunk's payload begins in the outbox."""
         return self.slab(SLABS) + chunk_start + OUTBOX_MARGIN_NBYTES * chunk
 
     @property
     def outbox_nbytes(self) -> int:
+        """The size of the outbox; 0 without one."""
         chunks = self.slab_nbytes // MIN_CHUNK_NBYTES + MAX_GROUPS
         return _pages(self.slab_nbytes + OUTBOX_MARGIN_NBYTES * chunks) if self.has_outbox else 0
 
     @property
     def nbytes(self) -> int:
+        """The size of the segment."""
         return self.slab(SLABS) + self.outbox_nbytes
 
 
 def create_segment(nbytes: int, nonce: bytes) -> tuple[int, mmap.mmap]:
-    """A new sealed segment: its file descriptor, and a mapping of it.
+    """Makes a sealed segment; gives its file descriptor, and a mapping of it.
 
     Raises:
-        OSError: no memory, or a system without memfd_create.
+        OSError: there is no memory, or the system has no memfd_create.
     """
     assert len(nonce) == NONCE_NBYTES
     if not hasattr(os, "memfd_create"):
@@ -79,15 +81,15 @@ def create_segment(nbytes: int, nonce: bytes) -> tuple[int, mmap.mmap]:
 
 
 def open_segment(pid: int, fd: int, nbytes: int) -> mmap.mmap:
-    """A mapping of another process's segment, which stays whatever that process does.
+    """Maps another process's segment; the mapping stays, whatever that process does.
 
     Raises:
-        SegmentError: there is no such file, it is not ours to open, it is no sealed segment, or
-            has another size.
+        SegmentError: there is no such file, we may not open it, it is no sealed segment, or it has
+            another size.
     """
     path = f"/proc/{pid}/fd/{fd}"
     try:
-        # Looked at before it is opened: to open a pipe or a device would be more than to look.
+        # Its kind is checked before it is opened, since opening a pipe or a device has effects.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise SegmentError(f"expected shared memory, got another kind of file: {path}")
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -100,7 +102,7 @@ def open_segment(pid: int, fd: int, nbytes: int) -> mmap.mmap:
 
 
 def nonce_of(segment: mmap.mmap) -> str:
-    """What proves that both sides see the same memory, in hex."""
+    """The nonce of a segment in hex, which proves that both sides see the same memory."""
     return segment[:NONCE_NBYTES].hex()
 
 

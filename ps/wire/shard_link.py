@@ -27,11 +27,11 @@ ReceivedPayload: TypeAlias = bytearray | None
 
 
 class LinkClosedError(LeashError):
-    """The process at the other end is gone, or did not read or write in time."""
+    """The process at the other end has ended, or did not read or write in time."""
 
 
 class Link:
-    """One end. For one thread."""
+    """One end of the stream. For one thread."""
 
     def __init__(
         self, end: socket.socket, expected: Mapping[str, type[Message]], timeout_s: float | None
@@ -52,10 +52,11 @@ class Link:
 
     @property
     def fd(self) -> int:
+        """The file descriptor to poll."""
         return self._end.fileno()
 
     def send(self, message: Message, payload: SentPayload = None) -> None:
-        """Waits while the other end has much to read. Raises LinkClosedError."""
+        """Sends a message; waits while the other end has much to read. Raises LinkClosedError."""
         header = encode(message)
         nbytes = memoryview(payload).nbytes if payload is not None else 0
         try:
@@ -66,11 +67,11 @@ class Link:
             raise LinkClosedError(str(error)) from error
 
     def has_come(self, timeout_s: float = 0.0) -> bool:
-        """Is there a message to receive, or the end?"""
+        """Whether a message has come, or the end of the stream."""
         return bool(self._poll.poll(max(0.0, timeout_s) * 1000))
 
     def receive(self) -> tuple[Message, ReceivedPayload]:
-        """The next message and its payload. Raises LinkClosedError, also at the end."""
+        """Takes the next message and its payload; LinkClosedError at the end of the stream."""
         header_nbytes, payload_nbytes = PREFIX.unpack(self._read(PREFIX.size))
         message = decode(bytes(self._read(header_nbytes)), self._expected)
         payload = self._read(payload_nbytes) if payload_nbytes else None
@@ -78,7 +79,7 @@ class Link:
         return message, payload
 
     def close(self) -> None:
-        """Twice does no harm."""
+        """Closes this end. A second call does nothing."""
         self._end.close()
 
     def _read(self, nbytes: int) -> bytearray:

@@ -1,4 +1,4 @@
-"""What the coordinator and its other shards say to each other, on one stream for each shard.
+"""The messages between the coordinator and its other shards, on one stream for each shard.
 
 ::
 
@@ -17,8 +17,10 @@ from typing import Final
 
 from leash.ps.wire.messages import Count, Id, Ids, Message, Settings, Text, Word
 
-PARAMETERS: Final = ""  # as the name of a chunk's state: not the optimizer's, but the values
-USAGE: Final = "usage"  # as the code of a failure: a wrong argument
+PARAMETERS: Final = (
+    ""  # names the values of a chunk, where other names are those of optimizer state
+)
+USAGE: Final = "usage"  # the code of a failure that is a wrong argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Reserve(Message):
 
 @dataclass(frozen=True, slots=True)
 class Join(Message):
-    """Somebody takes part from now on; a worker takes the place that was kept."""
+    """A process takes part from now on; a worker takes the place that was kept."""
 
     verb = "join"
     worker: Id  # 0 for an observer
@@ -69,7 +71,7 @@ class Leave(Message):
 
 @dataclass(frozen=True, slots=True)
 class Start(Message):
-    """Everybody who is expected has come."""
+    """Training begins: all who are expected have come."""
 
     verb = "start"
 
@@ -103,12 +105,14 @@ class Hold(Message):
 
 @dataclass(frozen=True, slots=True)
 class Release(Message):
+    """Take messages of workers again."""
+
     verb = "release"
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch(Message):
-    """Done: the chunk's version. Its payload: the chunk's values, or this optimizer state."""
+    """Send the chunk's values, or this optimizer state, as payload. Done: the chunk's version."""
 
     verb = "fetch"
     chunk: Id
@@ -117,7 +121,7 @@ class Fetch(Message):
 
 @dataclass(frozen=True, slots=True)
 class Has(Message):
-    """Done: 1 if the chunk has optimizer state, otherwise 0."""
+    """Say whether the chunk has optimizer state. Done: 1 if it has, otherwise 0."""
 
     verb = "has"
     chunk: Id
@@ -125,7 +129,7 @@ class Has(Message):
 
 @dataclass(frozen=True, slots=True)
 class SetVersion(Message):
-    """The chunk has seen so many updates: the run goes on from a checkpoint. Done: 0."""
+    """Set the chunk's version: the run goes on from a checkpoint. Done: 0."""
 
     verb = "set_version"
     chunk: Id
@@ -134,7 +138,7 @@ class SetVersion(Message):
 
 @dataclass(frozen=True, slots=True)
 class Load(Message):
-    """Payload: values for a chunk, or for this optimizer state. Done: 1 if they were taken."""
+    """Take these values for a chunk, or its optimizer state. Done: 1 if they were taken."""
 
     verb = "load"
     payload = True
@@ -151,6 +155,8 @@ class CountUp(Message):
 
 @dataclass(frozen=True, slots=True)
 class Done(Message):
+    """The shard has done what was asked; `value` is the result."""
+
     verb = "done"
     payload = None
     value: Count
@@ -158,7 +164,7 @@ class Done(Message):
 
 @dataclass(frozen=True, slots=True)
 class Failed(Message):
-    """The last request changed nothing, and why."""
+    """The shard says why the last request has changed nothing."""
 
     verb = "failed"
     code: Word  # of a ProtocolError, or USAGE
@@ -167,10 +173,10 @@ class Failed(Message):
 
 @dataclass(frozen=True, slots=True)
 class Counts(Message):
-    """What this shard has counted so far: also its sign of life."""
+    """The shard sends its counts so far, which is also its sign of life."""
 
     verb = "counts"
-    initialized: bool  # every chunk of its has values
+    initialized: bool  # whether every chunk of the shard has values
     parked: Count
     replies: Count
     staleness_sum: Count
@@ -182,12 +188,12 @@ class Counts(Message):
     bytes_answered: Count
     dropped: Count
     refusals: Settings  # error code ▸ how many
-    heard: Ids  # workers heard of since the last counts
+    heard: Ids  # the workers that have sent something since the last counts
 
 
 @dataclass(frozen=True, slots=True)
 class Happened(Message):
-    """Something that is worth a line in events.jsonl. Payload: its details, a msgpack map."""
+    """The shard has an event for events.jsonl. Payload: its details, a msgpack map."""
 
     verb = "happened"
     payload = True
@@ -196,7 +202,7 @@ class Happened(Message):
 
 @dataclass(frozen=True, slots=True)
 class Unreading(Message):
-    """This worker does not read its answers."""
+    """The shard has a worker that does not read its answers."""
 
     verb = "unreading"
     worker: Id
@@ -204,7 +210,7 @@ class Unreading(Message):
 
 @dataclass(frozen=True, slots=True)
 class Asked(Message):
-    """Somebody sent this shard a signal to end."""
+    """The shard got a signal that asks it to end."""
 
     verb = "asked"
     signal: Id

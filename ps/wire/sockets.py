@@ -1,4 +1,4 @@
-"""How both sides set up their sockets, with the reasons."""
+"""Sets up the sockets of both sides, and says why they are set up so."""
 
 from typing import Final, TypeAlias
 
@@ -9,26 +9,26 @@ from leash.ps.wire.frames import MAX_HEADER_NBYTES
 from leash.ps.wire.layout import MAX_LAYOUT_NBYTES
 
 CONTROL_MAX_NBYTES: Final = MAX_LAYOUT_NBYTES + MAX_HEADER_NBYTES
-CONTROL_QUEUE: Final = 64  # messages a peer may leave unread
+CONTROL_QUEUE: Final = 64  # messages that a peer may leave unread
 LINGER_MS: Final = 1000
-# Up to here a copy costs less than to be told, by a thread, when ZeroMQ has read memory of ours.
+# Below it, a copy costs less than the thread that tells us when ZeroMQ has read our memory.
 COPY_BELOW_NBYTES: Final = 256 * 1024
 
 
 def data_max_nbytes(chunk_nbytes: int) -> int:
-    """The largest frame of a data socket: a chunk, or a header."""
+    """The size of the largest frame on a data socket."""
     return chunk_nbytes + MAX_HEADER_NBYTES
 
 
 def data_queue(window: int) -> int:
-    """Messages that a queue of a data socket may hold; high-water marks count messages."""
+    """How many messages a queue of a data socket may hold, as its high-water mark."""
     return 2 * window + 16
 
 
 def make_router(
     context: zmq.Context[zmq.Socket[bytes]], queue: int, max_nbytes: int
 ) -> zmq.Socket[bytes]:
-    """A ROUTER that never blocks: to send to a peer that is gone, or does not read, is an error."""
+    """Makes a ROUTER, which raises an error where a peer is gone or does not read."""
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     _limit(socket, queue, max_nbytes)
@@ -38,7 +38,7 @@ def make_router(
 def make_dealer(
     context: zmq.Context[zmq.Socket[bytes]], queue: int, max_nbytes: int
 ) -> zmq.Socket[bytes]:
-    """A DEALER that sends only over a connection that stands, and finds a lost server again."""
+    """Makes a DEALER, which sends only over a live connection, and reconnects to a lost server."""
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
@@ -52,7 +52,7 @@ def _limit(socket: zmq.Socket[bytes], queue: int, max_nbytes: int) -> None:
     socket.setsockopt(zmq.RCVHWM, queue)
     socket.setsockopt(zmq.MAXMSGSIZE, max_nbytes)
     socket.setsockopt(zmq.LINGER, LINGER_MS)
-    # Not ZeroMQ's own heartbeats: they time out in the middle of a large transfer.
+    # ZeroMQ's own heartbeats time out in the middle of a large transfer, so TCP's are used.
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
@@ -60,7 +60,7 @@ def _limit(socket: zmq.Socket[bytes], queue: int, max_nbytes: int) -> None:
 
 
 def receive(socket: zmq.Socket[bytes], flags: int = zmq.DONTWAIT) -> list[zmq.Frame]:
-    """The frames of the next message, in ZeroMQ's own memory; none if none has come.
+    """Takes the next message as frames, in ZeroMQ's own memory; [] if none has come.
 
     Args:
         flags: 0 waits for a message, as long as the socket's RCVTIMEO says.
@@ -75,20 +75,20 @@ def receive(socket: zmq.Socket[bytes], flags: int = zmq.DONTWAIT) -> list[zmq.Fr
 
 
 def parts(frames: list[zmq.Frame]) -> tuple[bytes, bytes, list[zmq.Frame]]:
-    """Route, header, and what came after it; an empty header where there was none."""
+    """Splits frames into route, header and payloads; a header that is missing is empty."""
     header = frames[1].bytes if len(frames) > 1 else b""
     return frames[0].bytes, header, frames[2:]
 
 
 def has_come(socket: zmq.Socket[bytes]) -> bool:
-    """Whether a message can be received at once. Costs less than to try, and to catch the error."""
+    """Whether a message can be received at once. Cheaper than to try and to catch the error."""
     events = socket.getsockopt(zmq.EVENTS)
     assert isinstance(events, int)
     return bool(events & zmq.POLLIN)
 
 
 def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
-    """Binds to tcp://host:port, port 0 being any free one; returns the port.
+    """Binds a socket to tcp://host:port, port 0 being any free one; returns the port.
 
     Raises:
         UsageError: the port is taken, or the address is not one of this host.

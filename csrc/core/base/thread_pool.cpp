@@ -41,9 +41,9 @@ ThreadPool::ThreadPool(std::size_t threads) {
   try {
     while (threads_.size() + 1 < threads) threads_.emplace_back([this] { serve(); });
   } catch (const std::system_error& error) {
+    join();  // first of all: a string may throw too
     const std::string which =
         std::to_string(threads_.size() + 2) + " of " + std::to_string(threads);
-    join();
     throw std::system_error(error.code(), "thread " + which + " cannot start");
   } catch (...) {
     join();

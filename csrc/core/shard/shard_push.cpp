@@ -71,8 +71,11 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
   bool any_may_go = chunk.clock().minimum() != minimum;
   if (entry.awaits_answer) {
     any_may_go |= let_go_on(chunk, push);
-  } else if (!chunk.admission.is_waiting(push.worker)) {
-    chunk.admission.go_on(push.worker);  // the caller answers its push
+  } else if (!chunk.admission.is_waiting(push.worker) ||
+             chunk.admission.admits(push.worker, chunk.version)) {
+    // The caller answers this push, and the answers to earlier steps need not wait any longer.
+    any_may_go |= chunk.admission.wake(push.worker);
+    chunk.admission.go_on(push.worker);
   }
   park(chunk, entry, push);
   release_answers(chunk, any_may_go ? Candidates::kAll : Candidates::kNewest, result.replies);

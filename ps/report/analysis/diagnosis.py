@@ -1,9 +1,9 @@
-"""Which kind of slowness a run suffers from, what it costs, and what would help.
+"""Diagnoses which kind of slowness a run suffers from, what it costs, and what would help.
 
 If every worker always took its median time m, a bound would let all tick as often as the slowest:
-the share 1 - mean(m) / max(m) of their time would go into waiting, whatever the bound is. So much
-of the waiting is laid to persistent slowness; what is beyond it, to steps that stumble now and
-then, which a larger bound hides. Workers that were done before the last are time lost, too.
+the share 1 - mean(m) / max(m) of their time would go into waiting, whatever the bound is. This part
+of the waiting counts as persistent slowness. The rest counts as steps that stumble now and then,
+which a larger bound hides. The time of workers that were done before the last is lost, too.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from leash.ps.report.analysis.run import Run
 from leash.ps.report.analysis.spending import knows_waiting, spent
 from leash.ps.words import listed, percent, seconds
 
-WORTH_A_WORD: Final = 0.10  # of the workers' time; less is no reason to change anything
-STUMBLING: Final = 0.05  # of a worker's time in steps that stumble, or
-UNEVEN: Final = 1.5  # its 95th percentile over its median, from which steps count as uneven
-NAMED: Final = 5  # workers; more are counted
+WORTH_A_WORD: Final = 0.10  # a smaller share of the workers' time is no reason to change anything
+STUMBLING: Final = 0.05  # a worker stumbles with this share of its time in long steps, or
+UNEVEN: Final = 1.5  # with a 95th percentile of this many medians
+NAMED: Final = 5  # so many workers are named; more are counted
 
 Kind = Literal["none", "persistent", "transient", "both", "exchange", "unknown"]
 
@@ -28,27 +28,29 @@ Kind = Literal["none", "persistent", "transient", "both", "exchange", "unknown"]
 class Costs:
     """Shares of all workers' time, from 0 to 1."""
 
-    waiting: float = 0.0  # for each other
-    persistent: float = 0.0  # of it, because some are lastingly slower
-    done_early: float = 0.0  # nothing left to do while others went on
+    waiting: float = 0.0  # spent waiting for each other
+    persistent: float = 0.0  # the part of `waiting` because some workers are lastingly slower
+    done_early: float = 0.0  # after a worker was done, while others went on
 
     @property
     def transient(self) -> float:
-        """Of the waiting, what a larger bound could win back at most."""
+        """The part of the waiting that a larger bound could win back at most."""
         return max(0.0, self.waiting - self.persistent)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
+    """What a run suffers from, in words and figures."""
+
     kind: Kind
     headline: str  # one sentence, with what to try
     details: tuple[str, ...] = ()
     costs: Costs = Costs()
-    slow_workers: tuple[int, ...] = ()  # ranks
+    slow_workers: tuple[int, ...] = ()  # the ranks of slow workers
 
 
 def diagnose(run: Run) -> Diagnosis:
-    """What this run suffers from."""
+    """Diagnoses what this run suffers from."""
     if not run.steps:
         return Diagnosis("unknown", "No step was taken, so there is nothing to tell.")
     if len(run.tracks) == 1:
@@ -90,7 +92,7 @@ def _costs(run: Run, by_worker: dict[int, StepPace]) -> Costs:
 
 
 def _lockstep(all_paces: Sequence[StepPace]) -> float:
-    """The share of waiting if all tick as the slowest does: of each half, where there are both."""
+    """The share of waiting if all workers tick as the slowest does, by halves where known."""
     halves = zip(*(pace.halves for pace in all_paces), strict=True)
     parts = [[median.settled_s for median in half] for half in halves]
     parts = parts or [[pace.whole.settled_s for pace in all_paces]]
@@ -105,7 +107,7 @@ def _kind(costs: Costs, by_worker: dict[int, StepPace]) -> Kind:
     lasting = costs.persistent + costs.done_early >= WORTH_A_WORD
     passing = costs.transient >= WORTH_A_WORD
     if lasting and passing:
-        # A part that is a quarter of the other is no second cause, but what a model leaves over.
+        # A part below a quarter of the other is no second cause: the model is not more exact.
         minor = min(costs.transient, costs.persistent + costs.done_early)
         if 4 * minor > max(costs.transient, costs.persistent + costs.done_early):
             return "both" if _stumbles(by_worker) else "persistent"
@@ -144,7 +146,9 @@ def _persistent(
 def _done_early(run: Run) -> str:
     first = min((track.done_s for track in run.tracks if track.done_s is not None), default=0.0)
     gap = seconds(run.seconds - first)
-    plan = run.summary.get("data_plan", run.options.get("data_plan"))  # the one that was followed
+    plan = run.summary.get(
+        "data_plan", run.options.get("data_plan")
+    )  # the plan that workers followed
     hint = "" if plan == "lease" else "; try --data-plan lease"
     return f"the others had done their shares of the data up to {gap} before the end{hint}"
 
@@ -200,7 +204,7 @@ _HEADLINES: Final = {
 
 
 def _who(by_worker: dict[int, StepPace], slow: Sequence[StepPace]) -> str:
-    """Who differs, when, and by how much."""
+    """Says which workers are slow, when, and by how much."""
     if not slow:
         fastest = min(by_worker.values(), key=lambda pace: pace.whole.ratio)
         if not 0 < fastest.whole.ratio <= 1 / SLOWER:
@@ -239,7 +243,7 @@ def _between(values: Sequence[float]) -> str:
 
 
 def _parts(costs: Costs) -> str:
-    """What the waiting is made of, and what a bound could win back of it."""
+    """Says what the waiting consists of, and what a larger bound could win back."""
     if costs.transient < 0.01:
         return ", because some are lastingly slower: a larger bound wins nothing back."
     if costs.persistent < 0.01:

@@ -1,4 +1,4 @@
-"""The figures at the top of a page: what a run came to, in numbers."""
+"""Chooses the figures at the top of a page: the results of a run in numbers."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,15 @@ from leash.ps.words import NONE, count, decimal, percent, seconds
 
 @dataclass(frozen=True)
 class KeyFigure:
+    """A figure with its name."""
+
     name: str
     value: str
-    about: str = ""  # a few words below it
+    about: str = ""  # a few words below the figure
 
 
 def key_figures(run: Run, diagnosis: Diagnosis) -> list[KeyFigure]:
-    """Those of which the run tells, the most asked for first."""
+    """The figures that the run has, with those first that people ask for most."""
     figures = [
         _accuracy(run), _loss(run), _time(run), _speed(run), _waiting(run, diagnosis), _lag(run),
         _staleness(run), *_troubles(run),
@@ -99,4 +101,5 @@ def _if_any(name: str, value: object, about: str) -> KeyFigure | None:
 
 
 def value_of(figures: list[KeyFigure], name: str) -> str:
+    """The value of the figure with this name; empty if there is none."""
     return next((figure.value for figure in figures if figure.name == name), NONE)

@@ -1,4 +1,4 @@
-"""How long each worker takes for a step of its own: the time from a reply to its next push."""
+"""Measures how long each worker itself takes for a step: from a reply to its next push."""
 
 from dataclasses import dataclass
 from statistics import median_low
@@ -9,10 +9,10 @@ import numpy as np
 from leash.ps.report.analysis.run import Floats, Run, Track
 from leash.ps.report.analysis.spending import reported_compute_s
 
-FEW: Final = 5  # steps that say nothing of a median yet
-SLOWER: Final = 1.25  # a worker whose median step takes so many typical ones is slow
-SURE: Final = 3.0  # standard errors
-LONG: Final = 3.0  # a step longer than so many medians is a stumble
+FEW: Final = 5  # the median of fewer steps says nothing
+SLOWER: Final = 1.25  # a worker is slow whose median step takes this many typical ones
+SURE: Final = 3.0  # a difference of this many standard errors is no chance
+LONG: Final = 3.0  # a step is a stumble that takes this many medians
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Median:
 
     @property
     def differs(self) -> bool:
-        """By more than chance does."""
+        """Whether it differs from the typical one by more than chance."""
         return abs(self.seconds - self.typical_s) > SURE * self.error_s
 
     @property
     def settled_s(self) -> float:
-        """The median; where it differs from the typical one by chance alone, the typical one."""
+        """The median, or the typical one if they differ by chance alone."""
         return self.seconds if self.differs else self.typical_s
 
     @property
@@ -49,7 +49,7 @@ class StepPace:
     worker: int
     own_s: Floats  # its step times, in order
     whole: Median
-    halves: tuple[Median, ...]  # both of the run, or none if somebody has too few steps in one
+    halves: tuple[Median, ...]  # in both halves of the run; () if a worker has too few steps
 
     @property
     def median_s(self) -> float:
@@ -61,7 +61,7 @@ class StepPace:
 
     @property
     def slow_half(self) -> int | None:
-        """0 or 1 if it was slow in that half of the run alone, or by far more in that one."""
+        """The half, 0 or 1, in which alone or by far most the worker was slow; None if neither."""
         if len(self.halves) != 2:
             return None
         excess = [median.ratio - 1 for median in self.halves]
@@ -71,23 +71,23 @@ class StepPace:
 
     @property
     def ratio(self) -> float:
-        """How many times slower than the typical worker it is, while it is slow."""
+        """How many times slower than the typical worker it is while it is slow."""
         return self.whole.ratio if self.slow_half is None else self.halves[self.slow_half].ratio
 
     @property
     def stumbling_share(self) -> float:
-        """Of its own time, in steps longer than three of its medians."""
+        """The share of its own time in steps longer than three of its medians."""
         total = float(self.own_s.sum())
         return float(self.own_s[self.own_s > LONG * self.median_s].sum()) / total if total else 0.0
 
     @property
     def spread(self) -> float:
-        """The 95th percentile over the median."""
+        """The 95th percentile of its step times over their median."""
         return float(np.percentile(self.own_s, 95)) / self.median_s if self.median_s > 0 else 1.0
 
 
 def paces(run: Run) -> dict[int, StepPace]:
-    """Worker ▸ its pace, of those whose step times are known."""
+    """Measures the pace of each worker whose step times are known: worker ▸ pace."""
     times = {track.worker: step_times(run, track) for track in run.tracks}
     middle_s = run.seconds / 2
     whole = _medians({w: own for w, (_, own) in times.items()}, fewest=1)
@@ -103,9 +103,9 @@ def typical(medians: dict[int, float]) -> float:
 
 
 def step_times(run: Run, track: Track) -> tuple[Floats, Floats]:
-    """When steps were pushed, and what each took the worker itself.
+    """When a worker pushed its steps, and how long each took the worker itself.
 
-    Where not every step was recorded, the means between a worker's accounts stand for them.
+    If not every step was recorded, these are means between two of the worker's accounts.
     """
     if run.step_events == 1:
         took_s = track.steps.pushed_s - track.steps.began_s
@@ -119,7 +119,7 @@ def step_times(run: Run, track: Track) -> tuple[Floats, Floats]:
 
 
 def _medians(times: dict[int, Floats], fewest: int) -> dict[int, Median]:
-    """Of the workers that have so many steps."""
+    """The medians of the workers with at least `fewest` steps."""
     medians = {w: float(np.median(own)) for w, own in times.items() if len(own) >= fewest}
     typical_s = typical(medians)
     return {w: Median(median, _error(times[w]), typical_s) for w, median in medians.items()}

@@ -1,4 +1,4 @@
-"""A run directory ▸ `Run`. The events are read as a stream: a million of them take seconds."""
+"""Reads a run directory into a `Run`. It streams the events: a million of them take seconds."""
 
 import json
 from array import array
@@ -30,10 +30,10 @@ ACCOUNT_COLUMNS: Final = ("t", "step", "loss", "compute_s", "wait_s")
 
 
 def read_run(path: Path, name: str | None = None) -> Run:
-    """What this run directory holds.
+    """Reads a run directory.
 
     Raises:
-        UsageError: it is no run directory, or one of its files is damaged.
+        UsageError: the folder is no run directory, or one of its files is damaged.
     """
     events = path / "events.jsonl"
     if not events.is_file():
@@ -51,7 +51,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
 
 
 def _events(path: Path) -> Iterator[Event]:
-    """A line that is no event is an error, unless it is the last: a killed server leaves half."""
+    """Yields the events. Only the last line may be no event, as a killed server leaves it."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             event = _parsed(line)
@@ -93,15 +93,15 @@ def _table(columns: tuple[str, ...]) -> dict[str, "array[float]"]:
 
 @dataclass
 class _Growing:
-    """A worker's track while the events go by."""
+    """Makes one worker's track from its events."""
 
     steps: dict[str, "array[float]"] = field(default_factory=lambda: _table(STEP_COLUMNS))
     accounts: dict[str, "array[float]"] = field(default_factory=lambda: _table(ACCOUNT_COLUMNS))
     present: list[Interval] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     here_since: float | None = None
-    pushed: tuple[int, float] | None = None  # step and time of the push that has no reply yet
-    replied: tuple[int, float] | None = None  # of the newest reply of this process
+    pushed: tuple[int, float] | None = None  # step and time of the push without a reply
+    replied: tuple[int, float] | None = None  # step and time of this process's newest reply
     dropped: int = 0
 
     def leave(self, t: float, reason: str) -> None:
@@ -113,7 +113,7 @@ class _Growing:
     def reply(self, t: float, event: Event) -> None:
         step = event["step"]
         if self.pushed is None or self.pushed[0] != step:
-            return  # its push was before the file began, or went to an older process
+            return  # its push is not in the file, or was an older process's
         follows = self.replied is not None and self.replied[0] == step - 1
         began_s = self.replied[1] if follows and self.replied else np.nan
         row = (step, self.pushed[1], t, began_s, event.get("lag", 0), event.get("staleness", 0))
@@ -129,7 +129,7 @@ class _Growing:
 
 
 class EventReader:
-    """Takes events in their order; in the end it knows the run."""
+    """Takes the events in their order, and makes the run of them."""
 
     def __init__(self) -> None:
         self._growing: dict[int, _Growing] = {}
@@ -137,7 +137,7 @@ class EventReader:
         self._changes: list[tuple[float, Event]] = []
         self._started: Event | None = None
         self._last_t = 0.0
-        self.taken = 0  # events, so far
+        self.taken = 0  # how many events so far
 
     def take(self, event: Event) -> None:
         t = self._last_t = float(event["t"])
@@ -182,7 +182,7 @@ class EventReader:
         return self._growing.setdefault(int(worker), _Growing())
 
     def _end_s(self) -> float:
-        """The last worker's end; the end of the file if somebody was still there."""
+        """When the last worker ended; the end of the file if one was still there."""
         growing = self._growing.values()
         if any(g.here_since is not None for g in growing):
             return self._last_t
@@ -216,7 +216,7 @@ def _change(t: float, event: Event) -> Change:
 
 
 def read_runs(paths: Iterable[Path]) -> list[Run]:
-    """These runs, each with a name that tells it from the others."""
+    """Reads these runs, and gives each a name of its own."""
     paths = list(paths)
     names = [path.resolve().name for path in paths]
     return [

@@ -1,4 +1,4 @@
-"""What a run's files tell, as typed data. All times are seconds since the training began."""
+"""The contents of a run's files as typed data. All times are seconds since training began."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,54 +19,56 @@ def no_floats() -> Floats:
 
 @dataclass(frozen=True)
 class Steps:
-    """The recorded steps of one worker, in the order of their replies; arrays of one length."""
+    """The recorded steps of one worker, in the order of their replies, as arrays of one length."""
 
     step: Floats = field(default_factory=no_floats)
-    pushed_s: Floats = field(default_factory=no_floats)  # counted at the server
-    replied_s: Floats = field(default_factory=no_floats)  # the reply went out
-    began_s: Floats = field(default_factory=no_floats)  # the reply before it; NaN for none
+    pushed_s: Floats = field(default_factory=no_floats)  # when the server counted it
+    replied_s: Floats = field(default_factory=no_floats)  # when the reply went out
+    began_s: Floats = field(
+        default_factory=no_floats
+    )  # when the reply before it went out; NaN if there is none
     lag: Floats = field(default_factory=no_floats)
     staleness: Floats = field(default_factory=no_floats)
-    dropped: int = 0  # answered, but not applied
+    dropped: int = 0  # how many were answered, but not applied
 
     @property
     def own_s(self) -> Floats:
-        """What the worker itself took for a step: from a reply to its next push."""
+        """How long the worker itself took for each step: from a reply to its next push."""
         own_s = self.pushed_s - self.began_s
         return own_s[np.isfinite(own_s)]
 
     @property
     def waiting(self) -> list[Interval]:
-        """From a push to its reply the policy holds a worker back."""
+        """When the policy held the worker back: from each push to its reply."""
         return list(zip(self.pushed_s.tolist(), self.replied_s.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class Accounts:
-    """What one worker told of itself, about once a second; the seconds are totals so far."""
+    """The reports of one worker, about one a second; their seconds are totals so far."""
 
     t: Floats = field(default_factory=no_floats)
     step: Floats = field(default_factory=no_floats)
-    loss: Floats = field(default_factory=no_floats)  # NaN where there was none
+    loss: Floats = field(default_factory=no_floats)  # NaN where a report has none
     compute_s: Floats = field(default_factory=no_floats)
     wait_s: Floats = field(default_factory=no_floats)  # from a push until its answer is here
 
 
 @dataclass(frozen=True)
 class Track:
-    """One worker's way through a run."""
+    """All that is known of one worker in a run."""
 
     worker: int
     steps: Steps
     accounts: Accounts
-    present: tuple[Interval, ...]  # from a hello to the end of that process
-    reasons: tuple[str, ...]  # why each of those ended; "" if the run ended first
+    present: tuple[Interval, ...]  # each from a hello to the end of that process
+    reasons: tuple[str, ...]  # why each of these ended; "" if the run ended first
 
     @property
     def working(self) -> tuple[Interval, ...]:
-        """The same, from the beginning of the first step: before it a worker gets ready.
+        """When it was present, from the beginning of the first step: before that it gets ready.
 
-        Where no step is known, all of the time that it was present.
+        If no step is known, this is all of the time that it was present.
         """
         own_s = self.steps.own_s
         step_s = float(np.median(own_s)) if len(own_s) else 0.0
@@ -80,13 +82,15 @@ class Track:
 
     @property
     def done_s(self) -> float | None:
-        """When it had done its part; None if it never came to that."""
+        """When it had done its part; None if it never had."""
         ends = zip(self.present, self.reasons, strict=True)
         return next((stop for (_, stop), reason in ends if reason == DONE), None)
 
 
 @dataclass(frozen=True)
 class Evaluated:
+    """One measurement of the evaluator."""
+
     t: float
     epoch: int
     accuracy: float | None
@@ -95,7 +99,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Change:
-    """The policy changed while the run went on."""
+    """A change of the policy while the run went on."""
 
     t: float
     policy: str
@@ -104,31 +108,31 @@ class Change:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory."""
+    """The contents of one run directory."""
 
     path: Path
     name: str
-    options: dict[str, Any]  # empty where the file is missing; so is the summary
+    options: dict[str, Any]  # empty if config.yaml is missing; likewise the summary
     summary: dict[str, Any]
     policy: str | None
     bound: int | None
     started: bool
-    seconds: float  # of training
-    step_events: int  # every Nth step was recorded; 0: none
+    seconds: float  # how long the training was
+    step_events: int  # N if every Nth step was recorded; 0 if none was
     tracks: tuple[Track, ...]  # by rank
     evaluations: tuple[Evaluated, ...]
     changes: tuple[Change, ...]
-    is_cut: bool  # it ended before its time, or left no summary
+    is_cut: bool  # whether it ended too early, or left no summary
 
     @property
     def scale(self) -> float:
-        """Seconds of this run for each second at full scale."""
+        """How many seconds of this run stand for a second at full scale."""
         scale = self.options.get("time_scale")
         return float(scale) if isinstance(scale, int | float) and scale > 0 else 1.0
 
     @property
     def steps(self) -> int:
-        """Pushes of all workers."""
+        """How many pushes all workers made."""
         if "steps" in self.summary:
             return int(self.summary["steps"])
         recorded = [track.steps.step for track in self.tracks if len(track.steps.step)]
@@ -136,18 +140,18 @@ class Run:
 
     @property
     def rule(self) -> str:
-        """The policy with its bound, as people say it."""
+        """The policy with its bound, as people write it."""
         if self.policy is None:
             return "unknown policy"
         return f"{self.policy}, bound {self.bound}" if self.bound else self.policy
 
     def pushed_s(self) -> Floats:
-        """When the steps of all workers were recorded, in order."""
+        """The times of the recorded steps of all workers, in order."""
         times = [track.steps.pushed_s for track in self.tracks]
         return np.sort(np.concatenate(times)) if times else no_floats()
 
     def steps_at(self, t: Floats) -> Floats | None:
-        """The pushes of all workers until these times; None if nothing tells."""
+        """How many pushes all workers had made by these times; None if that is unknown."""
         if self.step_events:
             counts = np.searchsorted(self.pushed_s(), t, side="right")
             return counts.astype(np.float64) * self.step_events
@@ -160,6 +164,6 @@ class Run:
         return steps
 
     def wait_fractions(self) -> dict[int, float]:
-        """Each worker's own account of its waiting, exchanging included, from the summary."""
+        """The share of waiting, with exchanging, that each worker reported: from the summary."""
         shares = self.summary.get("wait_fraction_by_worker") or {}
         return {int(worker): float(share) for worker, share in shares.items()}

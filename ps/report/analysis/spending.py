@@ -1,10 +1,10 @@
-"""What each worker did with its time: computing, exchanging, waiting, or gone.
+"""Works out how each worker spent its time: computing, exchanging, waiting, or gone.
 
     here ────────────────────────────────────────────────────────────── gone ───
     computing ▸ push travels ▸ waiting (parked at the server) ▸ reply travels ▸ computing …
 
-The server's events tell the waiting to the microsecond. What travels is known only from the
-worker's own account, once a second: the time from a push to its answer, less the waiting.
+The server's events have the waiting to the microsecond. The time for travelling follows only from
+the worker's own account, once a second: from a push to its answer, less the waiting.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from leash.ps.words import DONE
 
 @dataclass(frozen=True)
 class Spending:
-    """Seconds of one worker in each bin of time; arrays of one length."""
+    """The seconds of one worker in each bin of time, as arrays of one length."""
 
     computing: Floats
     exchanging: Floats
     waiting: Floats
-    gone: Floats  # and not because its part was done
+    gone: Floats  # absent before its part was done
 
     @property
     def here(self) -> Floats:
@@ -31,21 +31,21 @@ class Spending:
 
     @property
     def total(self) -> "Spending":
-        """All bins as one."""
+        """The sums over all bins."""
         columns = (self.computing, self.exchanging, self.waiting, self.gone)
         return Spending(*(np.array([column.sum()]) for column in columns))
 
     def share(self, name: str) -> float:
-        """Of the whole time that the worker was here, 0 to 1."""
+        """The shares of the time that the worker was here, from 0 to 1."""
         here = float(self.here.sum())
         return float(getattr(self, name).sum()) / here if here > 0 else 0.0
 
 
 def spending(run: Run, track: Track, edges: Floats) -> Spending:
-    """What a worker did between these times.
+    """Works out what a worker did between these times.
 
-    Where not every step was recorded (`--step-events`), the worker's own account is all there is:
-    then the waiting includes the exchanging.
+    If not every step was recorded (`--step-events`), only the worker's own account is known, and
+    the waiting includes the exchanging.
     """
     here = _covered(track.working, edges)
     gone = _covered(_absences(run, track), edges)
@@ -59,50 +59,55 @@ def spending(run: Run, track: Track, edges: Floats) -> Spending:
 
 
 def knows_waiting(run: Run) -> bool:
-    """Is there anything that tells computing from waiting?"""
+    """Whether the files tell computing from waiting."""
     recorded = run.step_events == 1 and any(len(track.steps.step) for track in run.tracks)
     return recorded or any(len(track.accounts.t) for track in run.tracks)
 
 
 def knows_exchanging(run: Run) -> bool:
+    """Whether the files tell exchanging from waiting."""
     return run.step_events == 1 and any(len(track.accounts.t) for track in run.tracks)
 
 
 def spent(run: Run) -> dict[int, Spending]:
-    """Worker ▸ what it did in the whole run."""
+    """Works out what each worker did in the whole run: worker ▸ its time."""
     edges = np.array([0.0, max(run.seconds, 1e-9)])
     return {track.worker: spending(run, track, edges) for track in run.tracks}
 
 
 def _covered(intervals: Sequence[Interval], edges: Floats) -> Floats:
-    """Seconds of each bin that lie in the intervals, which are in order and do not overlap."""
+    """The seconds of each bin that lie in the intervals; these are in order, without overlap."""
     if not intervals:
         return np.zeros(len(edges) - 1)
     ends = np.asarray(intervals, dtype=np.float64)
     lengths = np.maximum(ends[:, 1] - ends[:, 0], 0.0)
     until = np.concatenate([[0.0], np.cumsum(lengths)])
-    knots = np.column_stack([until[:-1], until[1:]]).ravel()  # covered before each of `ends`
+    knots = np.column_stack(
+        [until[:-1], until[1:]]
+    ).ravel()  # how many seconds are covered before each of `ends`
     return np.diff(np.interp(edges, ends.ravel(), knots))
 
 
 def _absences(run: Run, track: Track) -> list[Interval]:
-    """From each of its ends to its return, or to the end of the run; not after it was done."""
+    """When a worker was absent: from an end to its return, or the run's end; not once done."""
     returns = [start for start, _ in track.present[1:]] + [run.seconds]
     ends = zip(track.present, track.reasons, returns, strict=True)
     return [(stop, back) for (_, stop), reason, back in ends if reason != DONE and back > stop]
 
 
 def _running_total(values: Floats) -> Floats:
-    """A new process counts from 0 again: its seconds come on top of those before it."""
+    """Adds up seconds over processes, each of which counts from 0 again."""
     steps = np.diff(values, prepend=0.0)
     return np.cumsum(np.where(steps < 0, values, steps))
 
 
 def reported_wait_s(accounts: Accounts) -> Floats:
+    """The seconds that the worker reported to have waited, over all of its processes."""
     return _running_total(accounts.wait_s)
 
 
 def reported_compute_s(accounts: Accounts) -> Floats:
+    """The seconds that the worker reported to have computed, over all of its processes."""
     return _running_total(accounts.compute_s)
 
 
@@ -119,6 +124,6 @@ def _exchanging(track: Track, edges: Floats) -> Floats:
     if not len(accounts.t):
         return np.zeros(len(edges) - 1)
     parked = np.cumsum(_covered(track.steps.waiting, np.array([-np.inf, *accounts.t])))
-    # An account may be as old as a wait is long: only what stays is exchanging.
+    # An account may be older than a wait, so only what never goes down again is exchanging.
     total = np.maximum.accumulate(np.maximum(reported_wait_s(accounts) - parked, 0.0))
     return np.diff(np.interp(edges, [0.0, *accounts.t], [0.0, *total]))

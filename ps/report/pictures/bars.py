@@ -1,4 +1,4 @@
-"""Shares of time, step times, and histograms: how workers and runs compare."""
+"""Draws shares of time, step times and histograms, which compare workers and runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from leash.ps.report.pictures.timeline import chosen_tracks, state_keys
 from leash.ps.words import decimal, percent, seconds
 
 SHARED: Final = ("computing", "exchanging", "waiting")
-MAX_BARS: Final = 40  # of a histogram
+MAX_BARS: Final = 40  # a histogram has no more
 
 
 # Shares of time.
 
 
 def share_picture(shown: Sequence[Shown]) -> Picture | None:
-    """Computing, exchanging, waiting: of each worker, or the means of several runs."""
+    """Draws the shares of computing, exchanging and waiting: of each worker, or of several runs."""
     rows = _run_shares(shown) if len(shown) > 1 else _worker_shares(shown[0].run)
     if not rows:
         return None
@@ -74,6 +74,7 @@ def _run_shares(shown: Sequence[Shown]) -> list[tuple[str, tuple[float, ...]]]:
 
 
 def shares_tell_exchanging(shown: Sequence[Shown]) -> bool:
+    """Whether some run tells exchanging from waiting."""
     return any(knows_exchanging(s.run) for s in shown)
 
 
@@ -81,8 +82,10 @@ def shares_tell_exchanging(shown: Sequence[Shown]) -> bool:
 
 
 def pace_picture(run: Run) -> Picture | None:
-    """Each worker's step times without waiting: persistent slowness moves the dot, transient
-    slowness draws the line out."""
+    """Draws each worker's step times without waiting.
+
+    Persistent slowness moves the dot, transient slowness makes the line long.
+    """
     by_worker = paces(run)
     chosen = [by_worker[t.worker] for t in chosen_tracks(run) if t.worker in by_worker]
     if not chosen:
@@ -140,15 +143,15 @@ def _horizontal(width_in: float, labels: Sequence[str], whose: str) -> tuple[Fig
 
 @dataclass(frozen=True)
 class Histogram:
-    """Shares of steps; bar i reaches over the whole numbers from starts[i] to starts[i+1] - 1."""
+    """Shares of steps. Bar i stands for the whole numbers from starts[i] to starts[i + 1] - 1."""
 
-    starts: Floats  # one more than shares
+    starts: Floats  # has one more item than `shares`
     shares: Floats
     mean: float
 
 
 def histogram(values: Floats, largest: float) -> Histogram | None:
-    """Of whole numbers from 0 to `largest`, in at most MAX_BARS bars of one width."""
+    """Counts whole numbers from 0 to `largest` in bars of one width, MAX_BARS at most."""
     if not len(values):
         return None
     width = max(1, int(np.ceil((largest + 1) / MAX_BARS)))
@@ -163,6 +166,7 @@ def _all(run: Run, name: str) -> Floats:
 
 
 def staleness_picture(shown: Sequence[Shown]) -> Picture | None:
+    """Draws how stale the runs' updates were."""
     return _histograms(
         shown, "staleness", "Staleness", "updates between a pull and the push after it",
         "How many updates, by anyone, reached the parameters while a gradient was computed.",
@@ -171,6 +175,7 @@ def staleness_picture(shown: Sequence[Shown]) -> Picture | None:
 
 
 def lag_picture(shown: Sequence[Shown]) -> Picture | None:
+    """Draws how far workers were ahead."""
     return _histograms(
         shown, "lag", "Lag", "steps ahead of the slowest worker",
         "How far a worker was ahead when it began a step. The bound is the dashed line.",

@@ -1,4 +1,4 @@
-"""What was reached over time and over steps: accuracy, loss, speed."""
+"""Draws accuracy, loss and speed over time and over steps."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -25,17 +25,17 @@ HEIGHT_IN: Final = 2.7
 SPEED_HEIGHT_IN: Final = 1.9
 LOSS_BINS: Final = 80
 SPEED_BINS: Final = 48
-LOG_FROM: Final = 15.0  # largest over smallest, from which a loss wants a logarithmic axis
-# The same for errors, so that 98 and 99 % are as far apart as 80 and 90 %; where ticks may be.
+LOG_FROM: Final = 15.0  # from this ratio of largest to smallest, a loss has a logarithmic axis
+# The same ratio for errors: then 98 and 99 % are as far apart as 80 and 90 %. Then possible ticks.
 LOG_ERRORS_FROM: Final = 8.0
-LEAST_ERROR: Final = 0.01  # percent; 100 % has no place on such an axis
+LEAST_ERROR: Final = 0.01  # percent; on such an axis 100 % is drawn here
 ACCURACY_TICKS: Final = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99)
 
 Curve = tuple[Floats, Floats]  # x, y
 
 
 def curve_pictures(shown: Sequence[Shown]) -> list[Picture]:
-    """Accuracy and loss, each over time and over steps, as far as the runs tell of them."""
+    """Draws accuracy and loss over time and over steps, as far as the runs have them."""
     pictures = []
     if any(len(accuracy(s.run)[0]) for s in shown):
         pictures += _pair(shown, "accuracy", "Test accuracy", _draw_accuracy)
@@ -65,7 +65,7 @@ def _pair(
         return figure
 
     keys = _keys(shown, name)
-    has_legend = len(shown) == 1  # otherwise the page has one for all
+    has_legend = len(shown) == 1  # otherwise the page has one legend for all
     pictures = [Picture(f"{name}-over-time", f"{title} over time", "", over_time, keys,
                         has_legend=has_legend)]  # fmt: skip
     if any(s.run.steps_at(np.zeros(1)) is not None for s in shown):
@@ -75,7 +75,7 @@ def _pair(
 
 
 def _scale(shown: Sequence[Shown], run: Run) -> float:
-    """Beside others a run is drawn at full scale: else the shortest delays would win."""
+    """How much to stretch a run's time: beside others it is drawn at full scale."""
     return run.scale if len(shown) > 1 else 1.0
 
 
@@ -103,11 +103,12 @@ def _by_steps(run: Run, curve: Curve) -> Curve:
 
 
 def accuracy(run: Run) -> Curve:
-    """Percent over seconds."""
+    """The test accuracy in percent over seconds."""
     return _evaluated([(e.t, 100 * e.accuracy) for e in run.evaluations if e.accuracy is not None])
 
 
 def test_loss(run: Run) -> Curve:
+    """The test loss over seconds."""
     return _evaluated([(e.t, e.loss) for e in run.evaluations if e.loss is not None])
 
 
@@ -117,7 +118,7 @@ def _evaluated(points: Sequence[tuple[float, float]]) -> Curve:
 
 
 def training_loss(run: Run) -> Curve:
-    """The mean of what all workers told, in bins of time."""
+    """The mean loss that all workers reported, in bins of time."""
     t = np.concatenate([track.accounts.t for track in run.tracks] or [np.empty(0)])
     loss = np.concatenate([track.accounts.loss for track in run.tracks] or [np.empty(0)])
     known = np.isfinite(loss)
@@ -125,7 +126,7 @@ def training_loss(run: Run) -> Curve:
 
 
 def binned_mean(t: Floats, values: Floats, edges: Floats) -> Curve:
-    """The mean time and value in each bin that has any."""
+    """The mean time and value in each bin that has values."""
     place = np.clip(np.searchsorted(edges, t, side="right") - 1, 0, len(edges) - 2)
     counts = np.bincount(place, minlength=len(edges) - 1)
     has = counts > 0
@@ -134,7 +135,7 @@ def binned_mean(t: Floats, values: Floats, edges: Floats) -> Curve:
 
 
 def speed(run: Run) -> Curve:
-    """Steps a second of all workers, over seconds; empty where no step was recorded."""
+    """The steps a second of all workers over seconds; empty if no step was recorded."""
     pushed_s = run.pushed_s()
     if not len(pushed_s) or run.seconds <= 0:
         return np.empty(0), np.empty(0)
@@ -164,7 +165,7 @@ def _draw_accuracy(
 
 
 def _scale_accuracy(axis: Axes, values: Floats) -> None:
-    """Logarithmic in the errors, where these differ much: else all good runs look alike."""
+    """Makes the axis logarithmic in the errors if they differ much, so good runs look different."""
     errors = np.maximum(100.0 - values, LEAST_ERROR)
     if not len(errors) or errors.max() < LOG_ERRORS_FROM * errors.min():
         return
@@ -209,6 +210,7 @@ def _label_last(axis: Axes, x: Floats, y: Floats, text: str) -> None:
 
 
 def speed_picture(shown: Sequence[Shown]) -> Picture | None:
+    """Draws the steps a second of each run."""
     curves = [(s, *speed(s.run)) for s in shown]
     if not any(len(t) for _, t, _ in curves):
         return None

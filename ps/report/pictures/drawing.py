@@ -1,5 +1,7 @@
-"""Figures ▸ SVG for the page, and PNG files beside it. This module and those that draw with it
-need matplotlib; they are imported when a report is written."""
+"""Turns figures into SVG for the page, and into PNG files beside it.
+
+This module and those that draw with it need matplotlib; they are imported when a report is written.
+"""
 
 import io
 import itertools
@@ -22,7 +24,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from leash.ps.report.analysis.run import Change, Floats
 from leash.ps.report.pictures.style import INK, MUTED, PAGE_VARIABLES, REPORT_STYLE
 
-NARROW_IN: Final = 4.3  # fills a phone, or half of a desktop's page
+NARROW_IN: Final = 4.3  # so wide that it fills a phone, or half of a page on a desktop
 WIDE_IN: Final = 9.2
 _NUMBERS: Final = itertools.count(1)
 
@@ -40,19 +42,20 @@ class Key:
 class Picture:
     """A figure of the report, and what is said about it."""
 
-    name: str  # of its PNG file
+    name: str  # the name of its PNG file
     title: str
     note: str  # how to read it; one or two sentences
-    make: Callable[[float], Figure]  # from its width in inches
+    make: Callable[[float], Figure]  # draws it; takes its width in inches
     keys: tuple[Key, ...] = ()
-    is_wide: bool = False  # takes the page's whole width, and is drawn again for a phone
-    has_legend: bool = True  # on the page; PNG files always have theirs
+    is_wide: bool = False  # whether it takes the page's whole width; a phone gets one of its own
+    has_legend: bool = True  # whether it has one on the page; PNG files always have
 
 
 @contextmanager
 def report_style() -> Iterator[None]:
+    """Draws in a report's style within this context."""
     with mpl.rc_context(REPORT_STYLE), warnings.catch_warnings():
-        # The browser has glyphs that matplotlib's font lacks.
+        # Text stays text, since browsers have glyphs that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
@@ -60,13 +63,14 @@ def report_style() -> Iterator[None]:
 def new_figure(
     width_in: float, height_in: float, rows: int = 1, **settings: Any
 ) -> tuple[Figure, list[Axes]]:
+    """Makes an empty figure of this width."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     axes = figure.subplots(rows, 1, squeeze=False, **settings)
     return figure, list(axes[:, 0])
 
 
 def svg_of(figure: Figure) -> str:
-    """An <svg> element that belongs to a page: its colours are the page's, its ids are its own."""
+    """Writes a figure as an <svg> element with the page's colours, and ids of its own."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     text = file.getvalue()
@@ -83,7 +87,7 @@ def svg_of(figure: Figure) -> str:
 
 
 def write_png(picture: Picture, path: Path) -> None:
-    """The figure with title and legend, so that it stands alone."""
+    """Draws the figure with title and legend, so that it can stand alone."""
     figure = picture.make(WIDE_IN if picture.is_wide else 1.2 * NARROW_IN)
     figure.suptitle(picture.title, x=0.01, ha="left", fontsize=11, color=INK, fontweight="bold")
     if picture.keys:
@@ -103,14 +107,14 @@ def _handle(key: Key) -> Any:
 
 
 def time_unit(longest_s: float) -> tuple[float, str]:
-    """Seconds in the unit that suits a run of this length, and the unit's name."""
+    """The unit of time that suits a run of this length: its seconds, and its name."""
     if longest_s > 3 * 3600:
         return 3600.0, "hours"
     return (60.0, "minutes") if longest_s > 1200 else (1.0, "s")
 
 
 def time_axis(axis: Axes, longest_s: float) -> None:
-    """The x axis counts seconds since training began, and says so in a fitting unit."""
+    """Has the x axis show the time since training began, in a fitting unit."""
     factor, unit = time_unit(longest_s)
     ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(0, longest_s / factor)
     axis.set_xticks([float(t) * factor for t in ticks if 0 <= t * factor <= 1.001 * longest_s])
@@ -119,6 +123,7 @@ def time_axis(axis: Axes, longest_s: float) -> None:
 
 
 def count_axis(axis: Axes, label: str) -> None:
+    """Has the x axis show counts."""
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
     axis.set_xlabel(label)
@@ -132,7 +137,7 @@ def _short(x: float) -> str:
 
 
 def mark_changes(axis: Axes, changes: Sequence[Change]) -> None:
-    """Vertical lines where the policy changed."""
+    """Draws vertical lines where the policy changed."""
     for change in changes:
         bound = f" {change.bound}" if change.bound else ""
         axis.axvline(change.t, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
@@ -142,4 +147,5 @@ def mark_changes(axis: Axes, changes: Sequence[Change]) -> None:
 
 
 def edges_of(longest_s: float, bins: int) -> Floats:
+    """The edges of equal bins of time."""
     return np.linspace(0.0, max(longest_s, 1e-9), bins + 1)

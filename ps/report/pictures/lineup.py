@@ -1,4 +1,4 @@
-"""Runs side by side: their colours, what tells them apart, and which are seeds of the same."""
+"""Gives runs side by side their labels and colours, and finds the settings in which they differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from leash.ps.report.analysis.run import Run
 from leash.ps.report.pictures.style import LINE_STYLES, RUN_COLORS
 from leash.ps.words import setting
 
-# Where a run lies and how it is watched makes it no other run; a seed makes it another try of one.
+# Settings of where a run lies and how it is watched; runs that differ in them alone are the same.
 BOOKKEEPING: Final = (
     "run_dir", "report", "resume", "checkpoint_epochs", "step_events", "data_dir", "download",
     "bind", "ps_ip", "ps_port", "ready_fd", "test_batch_size", "loader_workers",
@@ -19,16 +19,16 @@ NOT_SET: Final = "–"
 
 @dataclass(frozen=True)
 class Shown:
-    """A run with the colour and the line that it has in every figure."""
+    """A run, with the colour and the line that it has in every figure."""
 
     run: Run
-    label: str  # what it shares with other seeds of the same settings
+    label: str  # the same for runs that differ in their seed alone
     color: str
     line: Any  # a line style of matplotlib
 
 
 def line_up(runs: Sequence[Run]) -> list[Shown]:
-    """Runs that differ in their seed alone share a label, a colour and a line."""
+    """Gives each run a label, a colour and a line; runs that differ in the seed share them."""
     variants = _variants(runs)
     labels = list(dict.fromkeys(variants))
     return [
@@ -41,7 +41,7 @@ def line_up(runs: Sequence[Run]) -> list[Shown]:
 
 
 def _variants(runs: Sequence[Run]) -> list[str]:
-    """The runs' names, unless some differ in the seed alone: then what else tells them apart."""
+    """Labels for the runs: their names, or their settings if some differ in the seed alone."""
     settings = {k: v for k, v in differing_settings(runs).items() if k != SEED}
     keys = [tuple(values[i] for values in settings.values()) for i in range(len(runs))]
     if len(set(keys)) == len(runs) or len(set(keys)) == 1:
@@ -59,7 +59,7 @@ def _said(name: str, value: str) -> str:
 
 
 def effective(run: Run) -> dict[str, Any]:
-    """A run's settings; where the server has chosen one, what it chose."""
+    """The settings of a run; where the server has chosen one, the one that it chose."""
     chosen: dict[str, Any] = {
         name: run.summary[name]
         for name in ("model", "dataset", "workers", "seed")
@@ -72,7 +72,7 @@ def effective(run: Run) -> dict[str, Any]:
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Setting ▸ its value in each run, for those that are not the same in all."""
+    """The settings in which runs differ: setting ▸ its value in each run."""
     of_runs = [effective(run) for run in runs]
     names = dict.fromkeys(name for of_run in of_runs for name in of_run)
     table = {
@@ -89,7 +89,7 @@ FIRST: Final = (
 
 
 def mattering_settings(run: Run, defaults: dict[str, Any]) -> dict[str, str]:
-    """What makes this run what it is: the usual questions, then what is not as by default."""
+    """The settings worth showing of a run: the usual ones, then those that differ from defaults."""
     settings = effective(run)
     changed = [name for name in settings if settings[name] != defaults.get(name)]
     names = dict.fromkeys([*(name for name in FIRST if name in settings), *changed])

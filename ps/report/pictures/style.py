@@ -1,4 +1,4 @@
-"""How figures look, here and in bench. Colours are told apart by everybody (Okabe and Ito 2008)."""
+"""The style of figures, here and in bench. The colours suit all eyes (Okabe and Ito 2008)."""
 
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ STYLE: Final[Any] = {
 INK: Final = "#24292f"
 MUTED: Final = "#656d76"
 ABSENT: Final = "#d0d4d9"
-# A report's figures stand on a page that is light or dark; names are people's, never formulas.
+# A report's page is light or dark, so its figures have no background. Names are never formulas.
 REPORT_STYLE: Final[Any] = {
     **STYLE, "text.parse_math": False, "text.color": INK, "axes.labelcolor": MUTED,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": MUTED,
@@ -26,11 +26,11 @@ REPORT_STYLE: Final[Any] = {
 }  # fmt: skip
 
 STATE_COLORS: Final = {"computing": BLUE, "exchanging": SKY, "waiting": ORANGE, "gone": ABSENT}
-# Runs side by side: the palette in turn, then again with another line.
+# Runs side by side take these colours in turn, then again with another line.
 RUN_COLORS: Final = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
 LINE_STYLES: Final[tuple[Any, ...]] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 
-# Colour in a figure ▸ its variable on the page, which has another value in the dark.
+# Colour in a figure ▸ its CSS variable, which has another value on a dark page.
 PAGE_VARIABLES: Final = {
     INK: "--ink", MUTED: "--muted", GRID: "--grid", "#b4bac1": "--axis", ABSENT: "--absent",
     BLUE: "--blue", ORANGE: "--orange", GREEN: "--green", RED: "--red", PURPLE: "--purple",

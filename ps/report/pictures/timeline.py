@@ -1,7 +1,7 @@
-"""Who did what, when: a lane for each worker.
+"""Draws what each worker did when, as a lane for each.
 
-Where steps are wide enough to be seen they are drawn one by one. Otherwise a lane is cut into bins,
-and a bin's height is divided as its time was.
+Steps that are wide enough to be seen are drawn one by one. Otherwise a lane is cut into bins, and
+the height of a bin is divided as the worker divided its time.
 """
 
 from collections.abc import Sequence
@@ -33,19 +33,19 @@ from leash.ps.words import DONE
 
 MAX_LANES: Final = 64
 MAX_BINS: Final = 160
-VISIBLE_STEPS: Final = 60  # of one worker, that a lane has room for
-CLOSER_STEPS: Final = 10  # of the slowest worker, in the closer look
+VISIBLE_STEPS: Final = 60  # a lane has room for so many steps
+CLOSER_STEPS: Final = 10  # the closer look shows so many of the slowest worker
 STATES: Final = ("waiting", "exchanging", "computing")  # from the bottom of a lane
-LANE: Final = 0.78  # of the space for a lane
+LANE: Final = 0.78  # the part of its space that a lane fills
 
 
 def timeline_picture(run: Run) -> Picture | None:
-    """The whole run; None if nobody was there."""
+    """Draws the whole run; None if it had no worker."""
     return _timeline(run, run.seconds, "timeline", "What each worker did", is_wide=True)
 
 
 def timeline_pictures(runs: Sequence[Run]) -> list[Picture]:
-    """Those of several runs, on time axes of one length; what is said of all is said once."""
+    """Draws several runs on time axes of one length, with one note for all."""
     longest_s = max(run.seconds for run in runs)
     pictures = [
         _timeline(run, longest_s, f"timeline-{number}", f"Workers of {run.name}", is_wide=False)
@@ -78,7 +78,7 @@ def _timeline(
 
 
 def closer_picture(run: Run) -> Picture | None:
-    """A few steps of the middle, one by one; None if the whole run shows them already."""
+    """Draws a few steps of the run's middle one by one; None if the whole run shows them."""
     tracks = chosen_tracks(run)
     window = closer_window(run, tracks)
     if window is None or _has_few_steps(run, tracks, 0.0, run.seconds):
@@ -98,7 +98,7 @@ def closer_picture(run: Run) -> Picture | None:
 
 
 def chosen_tracks(run: Run) -> list[Track]:
-    """All workers, or evenly chosen ones if they are too many to be seen."""
+    """The workers to draw: all, or evenly chosen ones if they are too many to be seen."""
     tracks = [track for track in run.tracks if track.present]
     if len(tracks) <= MAX_LANES:
         return tracks
@@ -107,7 +107,7 @@ def chosen_tracks(run: Run) -> list[Track]:
 
 
 def closer_window(run: Run, tracks: Sequence[Track]) -> tuple[float, float] | None:
-    """From the middle, some steps of the slowest worker long; None if there are none."""
+    """A window in the run's middle, as long as some steps of the slowest worker; or None."""
     if run.step_events != 1:
         return None
     cycles = [np.median(np.diff(t.steps.replied_s)) for t in tracks if len(t.steps.step) > 2]
@@ -150,6 +150,7 @@ def _keys(run: Run) -> tuple[Key, ...]:
 
 
 def state_keys(run: Run, *, with_gone: bool = False) -> tuple[Key, ...]:
+    """The legend of the states that this run knows."""
     if not knows_waiting(run):
         states = {"taking part": STATE_COLORS["computing"]}
     elif not knows_exchanging(run):
@@ -193,7 +194,7 @@ def _add(axis: Axes, shapes: Sequence[Any], state: str) -> None:
 def _draw_steps(
     axis: Axes, run: Run, tracks: Sequence[Track], start_s: float, stop_s: float
 ) -> None:
-    """Every step: the reply travels, the worker computes, the push travels, the reply waits."""
+    """Draws each step: the reply travels, the worker computes, the push travels, it waits."""
     window = np.array([start_s, stop_s])
     shapes: dict[str, list[Any]] = {state: [] for state in STATE_COLORS}
     for lane, track in enumerate(tracks):
@@ -235,7 +236,7 @@ def _add_absences(shapes: dict[str, list[Any]], run: Run, track: Track, lane: in
 
 
 def _draw_shares(axis: Axes, run: Run, tracks: Sequence[Track]) -> None:
-    # A bin holds several steps, or their beat with the bins would look like something.
+    # A bin holds several steps: otherwise their beat with the bins would look like a pattern.
     steps = max(len(track.steps.step) for track in tracks) or 4 * MAX_BINS
     bins = int(min(np.clip(4000 / len(tracks), 60, MAX_BINS), max(steps / 4, 12)))
     edges = edges_of(run.seconds, bins)
@@ -249,8 +250,8 @@ def _draw_shares(axis: Axes, run: Run, tracks: Sequence[Track]) -> None:
 
 
 def lane_shapes(done: Spending, edges: Floats, lane: int) -> dict[str, list[Any]]:
-    """State ▸ outlines in a lane, which reaches from `lane` + LANE / 2 up to `lane` - LANE / 2."""
-    # Of the time that is accounted for, which is all of a bin, or after the worker's end none.
+    """Outlines of each state in a lane, which is from `lane` + LANE / 2 to `lane` - LANE / 2."""
+    # Shares of the time that is known: all of a bin, or none after the worker's end.
     total_s = np.maximum(done.here + done.gone, 1e-12)
     bottom = np.zeros(len(total_s))
     shapes = {}
@@ -266,13 +267,13 @@ def lane_shapes(done: Spending, edges: Floats, lane: int) -> dict[str, list[Any]
 
 
 def _stretches(flags: Any) -> list[tuple[int, int]]:
-    """Where the flags are true, as (first, one after the last)."""
+    """The runs of true flags, each as (first, one after the last)."""
     ends = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(int)))
     return list(zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True))
 
 
 def _outline(edges: Floats, low: Floats, high: Floats) -> Floats:
-    """A polygon between two staircases; only the corners where one of them turns."""
+    """A polygon between two staircases, with only the corners where one of them turns."""
     x = np.repeat(edges, 2)[1:-1]
     turns = np.concatenate([[True], (np.diff(low) != 0) | (np.diff(high) != 0), [True]])
     keep = np.repeat(turns, 2)[1:-1]

@@ -523,6 +523,20 @@ def test_apply_does_not_look() -> None:
     assert values_of(shard) == f32(-1, -np.inf).tolist()
 
 
+def test_extra_steps_granted_at_a_nonfinite_gradient_let_earlier_answers_go() -> None:
+    """A worker that waits under a dynamic bound may push on; the pace of that push counts too."""
+    rule = Rule(bound=1, bound_max=4)
+    shard = make_shard({"rule": rule}, nonfinite=Nonfinite.RAISE)
+    steps = {1: 0, 2: 0}
+    for now_s, (worker, value) in enumerate(
+        [(1, 1), (1, 1), (1, 1), (2, 1), (1, np.nan), (1, np.nan), (2, np.nan), (1, np.nan)]
+    ):
+        steps[worker] += 1
+        result = shard.push(0, worker, steps[worker], 1, f32(value), True, now_s=float(now_s))
+    assert result.outcome == Outcome.NONFINITE
+    assert answered(result) == [(1, 2), (1, 3)]
+
+
 @pytest.mark.parametrize("nonfinite", [Nonfinite.RAISE, Nonfinite.SKIP])
 def test_a_nonfinite_gradient_is_left_out_of_the_mean(nonfinite: Nonfinite) -> None:
     shard = make_shard(BSP, nonfinite=nonfinite)
