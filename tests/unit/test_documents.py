@@ -31,7 +31,8 @@ OF_OTHERS: Final = {
     "param_server.py", "learner.py",  # the SSP demo's
 }  # fmt: skip
 PLACEHOLDERS: Final = {"NAME"}  # a command line with one of these words is a form, and not parsed
-OPTIONS_OF_OTHERS: Final = {"--build", "--follow", "--pid", "--preset", "--strict"}  # other programs
+# Options of other programs.
+OPTIONS_OF_OTHERS: Final = {"--build", "--follow", "--pid", "--preset", "--strict"}
 
 
 @cache
