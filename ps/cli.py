@@ -49,9 +49,9 @@ class Command:
 COMMANDS: Final = {
     "launch": Command("ps.options.commands:LaunchOptions", "ps.commands.launch:run",
                       "train on this machine: server and workers"),
-    "server": Command("ps.options.commands:ServerOptions", "ps.server.loop:serve",
+    "server": Command("ps.options.server:ServerOptions", "ps.server.loop:serve",
                       "keep the parameters of a run"),
-    "worker": Command("ps.options.commands:WorkerOptions", "worker.train.command:run",
+    "worker": Command("ps.options.worker:WorkerOptions", "worker.train.command:run",
                       "train on a share of the data"),
     "evaluate": Command("ps.options.commands:EvaluateOptions", "worker.train.evaluator:run",
                         "measure a run's test accuracy"),

@@ -23,8 +23,10 @@ from leash.ps.commands.run_table import RunState, result_lines, with_summary
 from leash.ps.errors import LeashError, ServerUnreachableError
 from leash.ps.interrupt import held
 from leash.ps.options.base import common_options, to_argv
-from leash.ps.options.commands import LaunchOptions, ServerOptions, WorkerOptions, data_plan_of
+from leash.ps.options.commands import LaunchOptions, data_plan_of
 from leash.ps.options.optimizer import with_rates
+from leash.ps.options.server import ServerOptions
+from leash.ps.options.worker import WorkerOptions
 from leash.ps.processes import (
     ASKED_TO_END,
     FREE_PORT,

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import parse_learners, split_address
+from leash.ps.options.addresses import split_address
 from leash.ps.options.base import Options, check_positive, option
 from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
 from leash.ps.options.optimizer import OptimizerGroup
@@ -14,7 +14,6 @@ from leash.ps.options.rule import RuleGroup
 from leash.ps.options.server import (
     SHARDS_HELP,
     RunGroup,
-    ServerGroup,
     check_shards,
     check_threads,
 )
@@ -22,50 +21,12 @@ from leash.ps.options.staleness import StalenessGroup, check_softens
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.options.worker import (
     ConnectionGroup,
-    RankGroup,
     SlownessGroup,
     TrainingGroup,
     TransportGroup,
 )
 from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
 from leash.ps.slowness.grammar import Slowness
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerOptions(
-    ServerGroup, RuleGroup, PlanGroup, OptimizerGroup, StalenessGroup, TaskGroup,
-    RunGroup, TimeScaleGroup,
-):  # fmt: skip
-    """Keep the parameters, and apply what workers push."""
-
-    def check(self) -> None:
-        super().check()
-        self.rule.require_workers(len(parse_learners(self.learners, self.workers)))
-        check_softens(self, self.optimizer, self.rule)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerOptions(
-    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, InnerOptimizerGroup, TransportGroup,
-    SlownessGroup, TimeScaleGroup,
-):  # fmt: skip
-    """Train on a share of the data: push gradients, pull parameters."""
-
-    def check(self) -> None:
-        super().check()
-        _ = self.slowness, self.ratio  # reading them raises UsageError if they are wrong
-        if self.hetero_allocation is not None and self.learners is not None:
-            parse_allocation(self.hetero_allocation, len(parse_learners(self.learners, 1)))
-
-    @cached_property
-    def slowness(self) -> Slowness:
-        """This worker's slowness, from --slow. Raises UsageError."""
-        return parse_slow(self.slow, 1)[0]
-
-    @cached_property
-    def ratio(self) -> float:
-        """This worker's heterogeneity. Raises UsageError."""
-        return parse_heterogeneity(self.heterogeneity, 1)[0]
 
 
 @dataclass(frozen=True, kw_only=True)

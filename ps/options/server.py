@@ -1,4 +1,8 @@
-"""The options of a server, and of the run that it keeps."""
+"""The options of `leash server`, with their defaults: its address, and the run that it keeps.
+
+Those of the policy are in rule.py, of the optimizer in optimizer.py and staleness.py, of the shares
+of the data in plan.py, of model and data in task.py. `ServerOptions` puts all groups together.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -6,6 +10,11 @@ from typing import ClassVar, Final
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
+from leash.ps.options.optimizer import OptimizerGroup
+from leash.ps.options.plan import PlanGroup
+from leash.ps.options.rule import RuleGroup
+from leash.ps.options.staleness import StalenessGroup, check_softens
+from leash.ps.options.task import TaskGroup, TimeScaleGroup
 
 MAX_SHARDS: Final = 64
 
@@ -119,3 +128,16 @@ def check_shards(shards: int) -> None:
     """Raises UsageError unless a run can have this number of shards."""
     if not 1 <= shards <= MAX_SHARDS:
         raise UsageError(f"--shards {shards}: give 1 to {MAX_SHARDS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions(
+    ServerGroup, RuleGroup, PlanGroup, OptimizerGroup, StalenessGroup, TaskGroup,
+    RunGroup, TimeScaleGroup,
+):  # fmt: skip
+    """Keep the parameters, and apply what workers push."""
+
+    def check(self) -> None:
+        super().check()
+        self.rule.require_workers(len(parse_learners(self.learners, self.workers)))
+        check_softens(self, self.optimizer, self.rule)

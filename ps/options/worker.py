@@ -1,12 +1,20 @@
-"""The options of a worker: its place in the run, its training, how its gradients travel."""
+"""The options of `leash worker`, with their defaults: its place in the run, training, transport.
+
+Those of model and data are in task.py, those of local steps in inner_optimizer.py. `WorkerOptions`
+puts all groups together.
+"""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
 from leash.ps.options.base import Options, check_positive, option
-from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP
+from leash.ps.options.inner_optimizer import InnerOptimizerGroup
+from leash.ps.options.task import TaskGroup, TimeScaleGroup
+from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
+from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP, Slowness
 from leash.ps.wire.limits import check_encoding
 
 
@@ -111,3 +119,27 @@ class RankGroup(Options):
         if self.learners is not None and self.rank not in parse_learners(self.learners, 1):
             raise UsageError(f"--rank {self.rank}: not among --learners {self.learners}; "
                              "give one of those ranks")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions(
+    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, InnerOptimizerGroup, TransportGroup,
+    SlownessGroup, TimeScaleGroup,
+):  # fmt: skip
+    """Train on a share of the data: push gradients, pull parameters."""
+
+    def check(self) -> None:
+        super().check()
+        _ = self.slowness, self.ratio  # reading them raises UsageError if they are wrong
+        if self.hetero_allocation is not None and self.learners is not None:
+            parse_allocation(self.hetero_allocation, len(parse_learners(self.learners, 1)))
+
+    @cached_property
+    def slowness(self) -> Slowness:
+        """This worker's slowness, from --slow. Raises UsageError."""
+        return parse_slow(self.slow, 1)[0]
+
+    @cached_property
+    def ratio(self) -> float:
+        """This worker's heterogeneity. Raises UsageError."""
+        return parse_heterogeneity(self.heterogeneity, 1)[0]

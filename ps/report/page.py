@@ -11,7 +11,8 @@ from importlib.resources import files
 from typing import Final
 
 from leash._version import __version__
-from leash.ps.options.commands import LaunchOptions, ServerOptions
+from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.report.analysis.diagnosis import Diagnosis
 from leash.ps.report.analysis.figures import KeyFigure, key_figures, value_of
 from leash.ps.report.analysis.run import Run

@@ -21,7 +21,7 @@ from leash.ps.errors import (
     shown,
 )
 from leash.ps.options.addresses import shown_learners
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.options.staleness import check_softens
 from leash.ps.policy import Rule, rule_from_message
 from leash.ps.server.lease_desk import LeaseDesk

@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from leash.ps.options.base import common_options, to_argv
-from leash.ps.options.commands import (
-    EvaluateOptions,
-    ServerOptions,
-)
+from leash.ps.options.commands import EvaluateOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.processes import Process, spawn, stop_all
 
 EVALUATOR_GRACE_S: Final = 1.0

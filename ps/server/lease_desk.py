@@ -3,8 +3,8 @@
 from typing import Final
 
 from leash.ps.errors import HeaderError, NotReadyError, PlanMismatchError
-from leash.ps.options.commands import ServerOptions
 from leash.ps.options.plan import LEASE, STATIC, WEIGHTED, choose_data_plan, parse_local_steps
+from leash.ps.options.server import ServerOptions
 from leash.ps.server.leases import Leases
 from leash.ps.server.shards import Shards
 from leash.ps.shard.members import Member, Members

@@ -21,8 +21,8 @@ from leash.ps import interrupt
 from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
-from leash.ps.options.commands import ServerOptions
 from leash.ps.options.optimizer import with_rates
+from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.processes import keep_memory
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from leash.ps._core import Reply
 from leash.ps.errors import ERROR_BY_CODE, LeashError, ProtocolError, ShardLostError, UsageError
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.processes import spawn_module
 from leash.ps.shard.process import settings_of
 from leash.ps.wire.frames import TO_COORDINATOR

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from leash.ps.options.addresses import shown_learners
-from leash.ps.options.commands import ServerOptions
 from leash.ps.options.optimizer import optimizer_settings
+from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 
 # The settings that summary.json has beside those of the rule.

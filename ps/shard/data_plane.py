@@ -25,7 +25,7 @@ from leash.ps.errors import (
     TooManyError,
     UnknownWorkerError,
 )
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.shard.mapped_segments import Attachment, GradientSource, memory_of, source_in_frame
 from leash.ps.shard.members import Members

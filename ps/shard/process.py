@@ -23,7 +23,7 @@ from leash.ps import interrupt
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.policy import rule_from_message
 from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_plane import DataPlane

@@ -5,7 +5,7 @@ from typing import Final
 
 import zmq
 
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import Message, Ok, Params
 from leash.ps.wire.sockets import (

@@ -1,5 +1,8 @@
 """The grammar of --slow, --compute and --network: how people write a worker's slowness.
 
+`--slow exp:0.2` makes a worker sleep before every step, for a time that is drawn anew from an
+exponential distribution with a mean of 0.2 s. The draws are made by delays.py, from the run's seed.
+
 ::
 
     slowness  =  term { "+" term }                      terms add up
@@ -14,7 +17,7 @@
               |  "pause:chance=" SHARE ",for=" SECONDS      in so large a share of the steps
 
 A list has one slowness for each worker, with "/" between them, or "," if none has a colon. No
-character of the grammar means anything to a shell. leash.ps.slowness.delays draws the delays.
+character of the grammar means anything to a shell.
 """
 
 import math

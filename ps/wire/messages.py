@@ -10,6 +10,9 @@
 
 The annotations are the checks: `frames.decode` accepts a header only if it has exactly these
 fields, each of exactly this type and within this range. A field with a default may be left out.
+
+A message travels as a frame with this header as a msgpack map of at most 4 KiB, its verb as `t`, then
+a frame with the payload, if it has one. `codecs.check_size` checks a payload's size.
 """
 
 from dataclasses import dataclass, field

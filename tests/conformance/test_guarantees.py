@@ -15,10 +15,10 @@ import pytest
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Ok, Set
-from leash.worker.client import Client, Slab, StepInfo
+from leash.worker.client import Client, StepInfo
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.exchange import AT_ONCE
-from leash.worker.client.memory import SlabMemory
+from leash.worker.client.memory import Slab, SlabMemory
 from support.servers import RunningServer, serving
 
 Numbers = npt.NDArray[np.float32]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.loop import Server
 

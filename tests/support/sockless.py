@@ -9,7 +9,7 @@ import zmq
 from leash.ps._core import Shard
 from leash.ps.errors import LeashError, ShardLostError
 from leash.ps.options.addresses import parse_learners
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule, rule_from_message
 from leash.ps.runs.events import EventLog
 from leash.ps.server.coordinator import Coordinator

@@ -13,8 +13,8 @@ from leash._log import logged
 from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
 from leash.ps.interrupt import held
 from leash.ps.options.base import common_options, to_argv
-from leash.ps.options.commands import ServerOptions
 from leash.ps.options.em import PIXELS, EmOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.processes import FREE_PORT, Process, ServerProcess, last_words, spawn, stop_all
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state

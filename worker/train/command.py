@@ -9,9 +9,9 @@ from leash._log import logged
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive
-from leash.ps.options.commands import WorkerOptions
 from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
 from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
+from leash.ps.options.worker import WorkerOptions
 from leash.ps.processes import keep_memory
 from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state

@@ -16,8 +16,8 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from leash.ps.errors import StoppingError
-from leash.ps.options.commands import WorkerOptions
 from leash.ps.options.plan import parse_local_steps
+from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
 from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.datasets import Dataset, Positions

@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from leash.ps.errors import EvictedError, UsageError
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.loop import Server
 from leash.ps.wire.layout import Layout, Slot

@@ -21,7 +21,8 @@ from leash.ps.commands.doctor import (
 from leash.ps.commands.probe import Probe
 from leash.ps.commands.status import run as run_status
 from leash.ps.errors import ServerUnreachableError, UsageError
-from leash.ps.options.commands import DoctorOptions, ServerOptions, StatusOptions
+from leash.ps.options.commands import DoctorOptions, StatusOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.server.loop import Server
 
 

@@ -15,14 +15,10 @@ from leash.ps.options.base import (
     common_options,
     to_argv,
 )
-from leash.ps.options.commands import (
-    EvaluateOptions,
-    LaunchOptions,
-    ServerOptions,
-    WorkerOptions,
-    data_plan_of,
-)
+from leash.ps.options.commands import EvaluateOptions, LaunchOptions, data_plan_of
 from leash.ps.options.em import EmOptions
+from leash.ps.options.server import ServerOptions
+from leash.ps.options.worker import WorkerOptions
 from leash.ps.simulate.options import SimulateOptions
 
 

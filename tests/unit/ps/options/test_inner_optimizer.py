@@ -4,8 +4,9 @@ import pytest
 
 from leash.ps.errors import UsageError
 from leash.ps.options.base import common_options
-from leash.ps.options.commands import LaunchOptions, WorkerOptions
+from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
+from leash.ps.options.worker import WorkerOptions
 
 
 @pytest.mark.parametrize(

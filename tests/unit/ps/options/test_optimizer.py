@@ -5,7 +5,6 @@ import torch
 
 from leash.ps._core import AdagradOptions, AdamOptions, SgdOptions, SumOptions
 from leash.ps.errors import UsageError
-from leash.ps.options.commands import ServerOptions
 from leash.ps.options.optimizer import (
     core_options,
     core_schedule,
@@ -13,6 +12,7 @@ from leash.ps.options.optimizer import (
     parse_betas,
     with_rates,
 )
+from leash.ps.options.server import ServerOptions
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from leash.ps.errors import CheckpointError
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.policy import choose_rule
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
 from leash.ps.shard.model import ServedModel

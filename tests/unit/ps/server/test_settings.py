@@ -2,7 +2,7 @@
 
 import pytest
 
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.server.settings import run_settings, summary_settings
 
 OPTIONS = ServerOptions(

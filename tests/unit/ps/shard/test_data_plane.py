@@ -5,7 +5,7 @@ import logging
 import pytest
 import zmq
 
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.policy import choose_rule
 from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_plane import DataPlane, Payload

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from leash.ps.options.commands import ServerOptions
+from leash.ps.options.server import ServerOptions
 from leash.ps.shard.process import ShardServer
 from leash.ps.wire.frames import TO_COORDINATOR, TO_SHARD
 from leash.ps.wire.layout import Layout, Slot

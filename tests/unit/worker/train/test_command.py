@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from leash.ps.errors import LayoutMismatchError, UsageError
-from leash.ps.options.commands import WorkerOptions
+from leash.ps.options.worker import WorkerOptions
 from leash.worker.client.encoding import Encoding
 from leash.worker.datasets import shares
 from leash.worker.train import command

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from leash.ps.errors import NonfiniteError, StoppingError
-from leash.ps.options.commands import WorkerOptions
+from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import OVER, STOPPED_BY_TIMEOUT, TRAIN, Leased, Report
 from leash.worker.datasets import Positions, epoch_order, permutation
 from leash.worker.datasets.base import Batch
