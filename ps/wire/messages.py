@@ -11,8 +11,8 @@
 The annotations are the checks: `frames.decode` accepts a header only if it has exactly these
 fields, each of exactly this type and within this range. A field with a default may be left out.
 
-A message travels as a frame with this header as a msgpack map of at most 4 KiB, its verb as `t`, then
-a frame with the payload, if it has one. `codecs.check_size` checks a payload's size.
+A message travels as a frame with this header, a msgpack map of at most 4 KiB with its verb as `t`, and
+a frame with the payload, if it has one. `codecs.check_size` checks the size of a payload.
 """
 
 from dataclasses import dataclass, field
