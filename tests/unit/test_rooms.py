@@ -6,6 +6,7 @@ in ARCHITECTURE.md, and to the docstring of the folder that it starts from.
 
 import re
 import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -149,3 +150,12 @@ def test_no_folder_is_crowded() -> None:
 
 def test_few_modules_of_ps_are_in_no_room() -> None:
     assert len(list((ROOT / "ps").glob("*.py"))) <= MOST_MODULES_OF_PS
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="reads TOML with the standard library")
+def test_a_wheel_gets_every_folder(graph: grimp.ImportGraph) -> None:
+    import tomllib
+
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = {m for m in graph.modules if (ROOT.joinpath(*m.split(".")[1:])).is_dir()}
+    assert set(told["packages"]) - told["package-dir"].keys() == folders

@@ -1,4 +1,4 @@
-"""Simulated runs against closed forms, and against the table of issue 4."""
+"""Simulated runs against closed forms, and against a simulation of somebody else's."""
 
 import math
 from itertools import pairwise
@@ -175,7 +175,7 @@ def test_a_run_that_takes_no_time_is_refused() -> None:
         simulated(ASP, slow="pause:chance=0,for=1", steps=3)
 
 
-# The table of issue 4: steps/s of ten workers, from a simulation of somebody else's.
+# Steps/s of ten workers, from a simulation of somebody else's.
 
 PUBLISHED: Final = {
     SLEEPS: (8.3, 8.3, 8.4, 8.4, 8.4, 20.1),
