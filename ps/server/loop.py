@@ -23,7 +23,7 @@ from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.optimizer import with_rates
 from leash.ps.options.server import ServerOptions
-from leash.ps.policy import Rule
+from leash.ps.policy import VERSIONS, Rule
 from leash.ps.processes import keep_memory
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
 from leash.ps.runs.events import EventLog
@@ -52,6 +52,10 @@ from leash.ps.wire.sockets import (
 from leash.ps.words import DONE, FAILED
 
 TICK_S: Final = 0.2
+MAY_STALL: Final = (
+    "a bound in versions is kept for each chunk by itself, so with several chunks workers may come "
+    "to wait for one another for ever; take --bound-unit clocks, or one chunk (--chunk-kib)"
+)
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 PROGRESS_S: Final = 10.0
 AWAY_S: Final = 1.0  # a loop that did not tick for longer was held up
@@ -324,6 +328,7 @@ class Server:
         self._show(
             "rule", str(self.rule), lambda r: f"from now on {r}" if started else f"started, {r}"
         )
+        self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
         self._show("epoch", self.metrics.epoch, lambda e: f"epoch {e} is complete")
         for evaluation in self.metrics.evaluations[-1:]:
             kind, figure = "loss", evaluation.loss
@@ -336,6 +341,11 @@ class Server:
             rate = self.metrics.steps / max(self.metrics.train_seconds, 1e-9)
             live = len(self.members.live)
             self._say(f"{self.metrics.steps} steps, {rate:.1f}/s, {live} workers")
+
+    def _may_stall(self) -> bool:
+        """Whether workers may come to wait for one another, each on another chunk."""
+        model = self.shards.model
+        return self.rule.bound_unit == VERSIONS and model is not None and len(model.chunks) > 1
 
     def _show(self, what: str, value: Any, text: Callable[[Any], str]) -> None:
         """Says `text(value)` if the value is another than when this was called last."""

@@ -18,7 +18,6 @@ from typing import IO, Final
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from leash._log import logged
@@ -190,6 +189,8 @@ def _decode(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Decodes one image into an array (3, 32, 32)."""
     with reading("cifar10", files.where / name), files.open(name) as stream:
+        from PIL import Image  # only who reads image files needs it
+
         image = Image.open(stream).convert("RGB")
         if image.size != (32, 32):
             width, height = image.size

@@ -222,6 +222,8 @@ def push_two_steps(worker: Worker) -> None:
             worker.data.send(worker.push(chunk, step), packed(chunk, 0.25))
     for _ in range(2):
         assert worker.data.receive()[0]["step"] == 1
+    # Its answer comes after the server has handled all that was sent before it.
+    assert worker.data.ask({"t": "echo"}, b"")[0]["t"] == "echoed"
 
 
 def test_a_run_with_fixed_shares_has_no_leases() -> None:
