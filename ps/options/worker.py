@@ -1,7 +1,7 @@
 """The options of `leash worker`, with their defaults: its place in the run, training, transport.
 
-Those of model and data are in task.py, those of local steps in inner_optimizer.py. `WorkerOptions`
-puts all groups together.
+Those of model, data and time scale are in task.py, those of local steps in inner_optimizer.py.
+`WorkerOptions` puts all groups together; `batch_size` is `--batch-size` on the command line.
 """
 
 from dataclasses import dataclass

@@ -10,6 +10,7 @@
 
 The annotations are the checks: `frames.decode` accepts a header only if it has exactly these
 fields, each of exactly this type and within this range. A field with a default may be left out.
+What depends on the run (the chunk, the slab, the sender) is checked by the handlers in ps/shard.
 
 A message travels as a frame with this header, a msgpack map of at most 4 KiB (its verb is `t`), and
 a frame with the payload, if it has one. `codecs.check_size` checks the size of a payload.

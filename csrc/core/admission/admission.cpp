@@ -1,3 +1,6 @@
+// Which replies may go out: admits() decides for the worker that pushes, release() for those that
+// wait. A bound in clocks is compared in clock.cpp.
+
 #include "core/admission/admission.h"
 
 #include <algorithm>
