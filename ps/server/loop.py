@@ -2,8 +2,8 @@
 
 The loop takes messages of both sockets in turn: control messages are few and small, and a sign of
 life that waits behind gradients would look like silence. One thread does all of it; the core
-releases the GIL. Further shards are processes of their own: see leash.ps.server.shards. When the run
-ends, the loop writes its summary.json and its last checkpoint.
+releases the GIL. Further shards are processes of their own: see leash.ps.server.shards. When the
+run ends, the loop writes its summary.json and its last checkpoint.
 """
 
 import os
