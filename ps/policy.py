@@ -46,6 +46,12 @@ UNREACHABLE_BOUND: Final = 10_000
 MAX_COUNT: Final = (1 << 31) - 1
 CLOCKS: Final = "clocks"
 VERSIONS: Final = "versions"
+# The warning for a run whose bound counts versions.
+MAY_STALL: Final = (
+    "a bound in versions is kept for each chunk by itself, so with several chunks workers may come "
+    "to wait for one another for ever; take --bound-unit clocks, or one chunk (--chunk-kib of "
+    "leash server)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from leash.ps.options.commands import LaunchOptions, data_plan_of
 from leash.ps.options.optimizer import with_rates
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.worker import WorkerOptions
+from leash.ps.policy import MAY_STALL, VERSIONS
 from leash.ps.processes import (
     ASKED_TO_END,
     FREE_PORT,
@@ -103,6 +104,8 @@ class Launch:
         """Starts the server, and waits until it listens; returns its address."""
         shards = f" of {self._options.shards} shards" if self._options.shards > 1 else ""
         screen.say(f"starting a server{shards} and {self._options.workers} workers")
+        if self._options.rule.bound_unit == VERSIONS:
+            screen.say(MAY_STALL)  # the server says it too, but only in its log
         options = common_options(
             self._options, ServerOptions, bind=FREE_PORT,
             run_dir=str(self._run_dir.path), epochs=self._options.epochs or 1,

@@ -3,7 +3,7 @@
 from leash.ps.errors import HeaderError, ServerUnreachableError, UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.commands import SetOptions
-from leash.ps.policy import message_fields
+from leash.ps.policy import MAY_STALL, VERSIONS, message_fields
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import Ok, Set
 
@@ -21,4 +21,6 @@ def run(options: SetOptions) -> int:
         except (ServerUnreachableError, HeaderError) as error:
             raise UsageError(str(error)) from error
     print(f"the run goes by {rule} now")
+    if rule.bound_unit == VERSIONS:
+        print(MAY_STALL)
     return 0

@@ -24,7 +24,7 @@ from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.optimizer import with_rates
 from leash.ps.options.server import ServerOptions
-from leash.ps.policy import VERSIONS, Rule
+from leash.ps.policy import MAY_STALL, VERSIONS, Rule
 from leash.ps.processes import keep_memory
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
 from leash.ps.runs.events import EventLog
@@ -53,10 +53,6 @@ from leash.ps.wire.sockets import (
 from leash.ps.words import DONE, FAILED
 
 TICK_S: Final = 0.2
-MAY_STALL: Final = (
-    "a bound in versions is kept for each chunk by itself, so with several chunks workers may come "
-    "to wait for one another for ever; take --bound-unit clocks, or one chunk (--chunk-kib)"
-)
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 PROGRESS_S: Final = 10.0
 AWAY_S: Final = 1.0  # a loop that did not tick for longer was held up

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from leash._log import logged
+from leash._log import Say, logged
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive
@@ -32,7 +32,8 @@ def run(options: WorkerOptions) -> int:
         LeashError: whatever else ends this worker's part.
     """
     check_positive(options, "batch_size", "threads", "wait_s", "timeout_s")
-    say = _speaker(options.rank)
+    show = _shower(options.rank)
+    say = logged(show, __name__)
     keep_memory(say)
     address = address_of(options.server, options.ps_ip, options.ps_port)
     with ControlChannel(address) as channel:
@@ -64,7 +65,7 @@ def run(options: WorkerOptions) -> int:
             model.named_parameters(), address, options.rank, buffers=model.named_buffers(),
             overlap=overlap and _spans_chunks(model, state["chunk_nbytes"]), inner=inner,
             transport=options.transport, encoding=encoding,
-            wait_s=options.wait_s, on_wait=waiting.workers, say=say,
+            wait_s=options.wait_s, on_wait=waiting.workers, say=show,  # it logs its lines itself
         )  # fmt: skip
         share = share_of(dataset.train_size) if plan == STATIC else None
         trainer = Trainer(options, task, dataset, share, model, optimizer, slowdown, say)
@@ -93,8 +94,8 @@ def _share(options: WorkerOptions, task: Task) -> Callable[[int], Positions]:
     return lambda size: shares(size, weights, task.seed)[place]
 
 
-def _speaker(rank: int) -> Callable[[str], None]:
-    return logged(lambda text: print(f"leash worker {rank}: {text}", flush=True), __name__)
+def _shower(rank: int) -> Say:
+    return lambda text: print(f"leash worker {rank}: {text}", flush=True)
 
 
 def inner_optimizer(

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from leash.ps.policy import MAY_STALL
 from leash.ps.runs.audit import audit_run
 from support.processes import LEASH, Child
 
@@ -54,6 +55,14 @@ def test_digits_train_to_their_accuracy_with_one_slow_worker(
     assert str(run) in told.lines[-1]
     for left in ("config.yaml", "events.jsonl", "checkpoints/final.safetensors", "tensorboard"):
         assert (run / left).exists(), left
+
+
+def test_a_bound_that_may_stall_a_run_is_told_on_the_screen(tmp_path: Path) -> None:
+    told = launch(
+        tmp_path / "run", "--policy=ssp", "--bound=2", "--bound-unit=versions", "--workers=1",
+        "--dataset=digits", "--len-train-data=64",
+    )  # fmt: skip
+    assert MAY_STALL in told.lines
 
 
 def test_the_settings_that_a_run_leaves_repeat_it_bit_by_bit(tmp_path: Path) -> None:

@@ -188,6 +188,22 @@ def test_a_worker_joins_with_what_its_options_say_and_ends_with_its_trainers_sta
     assert dict(model.named_parameters()).keys() == joined["parameters"].keys()
 
 
+def test_each_line_of_a_worker_is_logged_once(
+    start: Start, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker = start(make_server(), rank=3)
+    caplog.set_level("INFO", "leash")
+    caplog.clear()
+    capsys.readouterr()
+    worker.joined["say"]("from the client")  # which logs its lines itself
+    *_, say = worker.trained.rest
+    say("from the trainer")
+    assert caplog.messages == ["from the trainer"]
+    assert capsys.readouterr().out == (
+        "leash worker 3: from the client\nleash worker 3: from the trainer\n"
+    )
+
+
 def test_all_workers_begin_with_the_same_parameters(start: Start) -> None:
     first, second = (start(make_server(), rank=rank).joined["parameters"] for rank in (2, 3))
     assert all(torch.equal(first[name], second[name]) for name in first)
