@@ -8,6 +8,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import msgpack
@@ -266,6 +267,10 @@ class Coordinator:
             self._desk.complete_epochs()
             if self._metrics.started and not self._members.live:
                 self._metrics.end()
+                # Who hears that training is over also hears whether there is a model to evaluate:
+                # a short run ends before the other shards' next counts come by themselves.
+                with suppress(ShardLostError):  # the loop ends a run that has lost a shard
+                    self._shards.count_up()
 
     @property
     def _initializer(self) -> int | None:

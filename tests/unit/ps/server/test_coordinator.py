@@ -417,6 +417,22 @@ def test_values_on_one_of_the_shards_are_not_those_of_the_model() -> None:
     assert not server.beat(1).initialized
 
 
+@pytest.mark.parametrize("reason", ["done", "failed"])
+def test_whoever_hears_that_a_run_is_over_hears_whether_it_has_a_model(reason: str) -> None:
+    server = make_server(2, shards=3)
+    observer = server.hello(0, None).incarnation
+    server.hello(1)
+    server.hello(2)
+    for plane in server.planes:  # none of the other shards has told of its values yet
+        assert plane.model is not None
+        for chunk in plane.model.own:
+            plane.model.shard.init(chunk.index, bytes(chunk.nbytes))
+    server.bye(1)
+    server.bye(2, reason)
+    beaten = server.beat(0, observer)
+    assert (beaten.finished, beaten.initialized) == (True, True)
+
+
 # Reports and state.
 
 
