@@ -104,7 +104,8 @@ def test_a_server_with_an_evaluator_and_shards_starts_among_them(folder: Path) -
         worker = leash(folder, "worker", f"--server={address}", "--batch-size=16")
         out, _ = server.communicate(timeout=60)
     assert (worker.returncode, server.returncode) == (0, 0), worker.stderr + out
-    assert json.loads((folder / "run" / "summary.json").read_text())["test_accuracy"] is not None
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert summary["test_accuracy"] is not None, out
 
 
 def test_doctor_does_not_import_a_users_torch(folder: Path) -> None:
