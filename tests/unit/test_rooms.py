@@ -48,7 +48,6 @@ ARROWS: dict[str, set[str]] = {
     },
     "worker.em": {
         "ps", "ps.cli", "ps.options", "ps.runs", "ps.wire", "worker.client", "worker.datasets",
-        "worker.train",
     },
     "bench": {
         "bench.harness", "bench.show", "bench.systems", "ps", "ps.cli", "ps.options", "ps.wire",
