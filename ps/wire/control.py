@@ -27,7 +27,7 @@ from leash.ps.wire.messages import Message, State, Status
 from leash.ps.wire.sockets import CONTROL_MAX_NBYTES, CONTROL_QUEUE, make_dealer
 
 DEFAULT_TIMEOUT_S: Final = 5.0
-RETRY_S: Final = 5.0  # a request without an answer for so long is sent again, over a new connection
+RETRY_S: Final = 2.0  # a request without an answer for so long is sent again, over a new connection
 WAIT_SLICE_S: Final = 0.5  # `await_state` calls back so often while it waits
 
 AnswerT = TypeVar("AnswerT", bound=Message)
@@ -52,8 +52,8 @@ class ControlChannel:
         self._owns_context: Final = context is None
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = context or zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
-        self._monitor: zmq.Socket[bytes] | None = None  # tells when the connection has broken
-        self._is_connected = False  # whether the newest request went out, and nothing broke since
+        self._monitor: zmq.Socket[bytes] | None = None  # tells when it connects, and breaks
+        self._stands = False  # whether the connection does, as far as the monitor was read
 
     def request(
         self,
@@ -84,10 +84,10 @@ class ControlChannel:
         deadline_s = time.monotonic() + timeout_s
         try:
             while (answer := self._attempt(frames, deadline_s)) is None:
-                was_connected = self._is_connected
-                self._disconnect()
                 if time.monotonic() >= deadline_s or not is_wanted():
-                    raise self._unreachable(timeout_s, connected=was_connected)
+                    raise self._unreachable(timeout_s, connected=self._stands)
+                if self._stands:  # the server is silent on it; otherwise it is still being made
+                    self._disconnect()
         except BaseException:
             # The answer may still come, and would be taken for that to the next request.
             self._disconnect()
@@ -113,10 +113,10 @@ class ControlChannel:
         self.close()
 
     def _attempt(self, frames: list[bytes], deadline_s: float) -> list[bytes] | None:
-        """Sends a request over each connection that stands, until one brings the answer.
+        """Sends a request over each connection that comes to stand, until one brings the answer.
 
         Returns:
-            The frames of the answer; None if none has come for `RETRY_S`, or before the deadline.
+            The frames of the answer; None if there is none within `RETRY_S`, or by the deadline.
         """
         deadline_s = min(deadline_s, time.monotonic() + RETRY_S)
         while self._send(frames, deadline_s):
@@ -129,39 +129,41 @@ class ControlChannel:
     def _send(self, frames: list[bytes], deadline_s: float) -> bool:
         """Sends a request once the connection stands; False if it does not in time."""
         socket = self._connected()
-        self._is_connected = False
-        # The socket is IMMEDIATE: it can be written to only while its connection stands.
-        while socket.poll(_left_ms(deadline_s), zmq.POLLOUT):
-            if self._has_broken():
-                continue  # the socket may not know it yet, and would take the request
-            with suppress(zmq.Again):  # the connection has just broken
-                socket.send_multipart(frames, zmq.DONTWAIT)
-                self._is_connected = True
-                return True
+        while (left_ms := _left_ms(deadline_s)) > 0:
+            if not self._stands:
+                self._look_after(left_ms)
+            # A pipe that has just broken may seem writable until the monitor tells.
+            elif socket.poll(left_ms, zmq.POLLOUT) and not self._look_after():
+                with suppress(zmq.Again):
+                    socket.send_multipart(frames, zmq.DONTWAIT)
+                    return True
         return False
 
     def _receive(self, deadline_s: float) -> list[bytes] | None:
         """Waits for the answer; None if the connection breaks first, or none comes in time."""
-        assert self._socket is not None
-        assert self._monitor is not None
+        socket, monitor = self._socket, self._monitor
+        assert socket is not None
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
-        poller.poll(_left_ms(deadline_s))
-        # An answer that came before the connection broke is in the socket when the monitor tells.
-        has_broken = self._has_broken()
-        if self._socket.poll(0, zmq.POLLIN):
-            return self._socket.recv_multipart(zmq.DONTWAIT)
-        self._is_connected = not has_broken
+        poller.register(socket, zmq.POLLIN)
+        poller.register(monitor, zmq.POLLIN)
+        has_broken = False
+        while not has_broken and (left_ms := _left_ms(deadline_s)) > 0:
+            poller.poll(left_ms)
+            # An answer that came before the connection broke is in the socket when this tells.
+            has_broken = self._look_after()
+            if socket.poll(0, zmq.POLLIN):
+                return socket.recv_multipart(zmq.DONTWAIT)
         return None
 
-    def _has_broken(self) -> bool:
-        """Whether a connection has broken since this was last asked."""
+    def _look_after(self, wait_ms: int = 0) -> bool:
+        """Reads what happened to the connection, and waits if nothing has; tells if it broke."""
         assert self._monitor is not None
         has_broken = False
-        while self._monitor.poll(0):
-            recv_monitor_message(self._monitor)
-            has_broken = True
+        while self._monitor.poll(wait_ms):
+            wait_ms = 0
+            event = recv_monitor_message(self._monitor)["event"]
+            self._stands = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            has_broken |= not self._stands
         return has_broken
 
     def _unreachable(self, timeout_s: float, *, connected: bool) -> ServerUnreachableError:
@@ -177,7 +179,10 @@ class ControlChannel:
     def _connected(self) -> zmq.Socket[bytes]:
         if self._socket is None:
             socket = make_dealer(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES)
-            self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            self._monitor = socket.get_monitor_socket(
+                zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+            )
+            self._stands = False
             self._socket = socket
             try:
                 socket.connect(self.address)
