@@ -175,6 +175,7 @@ class PSOptimizer(torch.optim.Optimizer):
             raise
         self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
         self._is_joining = False  # whether `rejoin` has begun, and not come to its end
+        self._is_refused = False  # whether an open step was in the way, so that a call was an error
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0
         try:
@@ -217,6 +218,7 @@ class PSOptimizer(torch.optim.Optimizer):
         """
         self._check_usable()
         self._make_good()
+        self._is_refused = self._path.is_open
         self._path.begin(samples)
 
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
@@ -251,6 +253,7 @@ class PSOptimizer(torch.optim.Optimizer):
             LeashError: the server ended the run, or is gone.
         """
         self._check_usable()
+        self._is_refused = False
         if self._make_good() and closure is None:
             return None  # these gradients belong to parameters that this worker no longer has
         loss = None
@@ -307,9 +310,11 @@ class PSOptimizer(torch.optim.Optimizer):
         """
         self._make_good()
         if self._path.is_open:
+            self._is_refused = True
             raise UsageError(
                 "zero_grad() between backward and step(): with overlap the gradients are on their "
-                "way; call it before backward, or make PSOptimizer with overlap=False"
+                "way; call it before backward, or make PSOptimizer with overlap=False. If the loop "
+                "was broken off here, call it again, and these gradients are given up"
             )
         _ZERO_GRAD(self, set_to_none)
 
@@ -318,8 +323,13 @@ class PSOptimizer(torch.optim.Optimizer):
         self._info = replace(self._info, wait_s=0.0) if info is None else info
 
     def _make_good(self) -> bool:
-        """Joins again if a step or `rejoin` was broken off; returns whether one was."""
-        if not (self._is_joining or self._path.is_broken_off):
+        """Joins again if a step or `rejoin` was broken off; returns whether one was.
+
+        A loop that was broken off between backward and step() looks like one that does not call
+        step(). So the first call that finds the step open is an error, and the second gives it up.
+        """
+        is_given_up = self._is_refused and self._path.is_open
+        if not (self._is_joining or self._path.is_broken_off or is_given_up):
             return False
         self._say("a step was broken off: this worker joins again, with the common parameters")
         self.rejoin()
@@ -340,7 +350,7 @@ class PSOptimizer(torch.optim.Optimizer):
         self._is_joining = True
         self.client.rejoin()
         version = self._path.recover(self.client.pull)
-        self._is_joining = False
+        self._is_joining = self._is_refused = False
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
     # What happened in the last step.

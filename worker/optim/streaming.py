@@ -33,7 +33,7 @@ from leash.worker.optim.step_path import NO_INNER, agreed_samples
 TWICE: Final = (
     "a gradient was computed twice in one step, which has been sent in part: call step() after "
     "every backward; to add gradients up, make PSOptimizer with overlap=False (leash worker: "
-    "--no-overlap)"
+    "--no-overlap); optimizer.rejoin() gives this step up"
 )
 NOT_BEGUN: Final = (
     "with overlap, call optimizer.begin_step(samples=...) before backward, once a step; or make "
