@@ -191,7 +191,6 @@ class Client:
         )
         self.encoder = Encoder(self._encoding, self.rank, self.memory)
         self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
-        self._tell: Final = logged(say or say_on_stderr, __name__)
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._control: Final = ControlChannel(address, self._context)
         self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
@@ -320,7 +319,7 @@ class Client:
             NotReadyError: others are missing after the `wait_s` seconds that this client was given.
             LeashError: whatever ends this process's part, such as a server that stops.
         """
-        tell = on_wait or Waiting.of_library(self._tell).workers
+        tell = on_wait or Waiting.of_library(self._say).workers
         limit_s = math.inf if self._wait_s is None else self._wait_s
         until_s = time.monotonic() + limit_s
 

@@ -36,9 +36,14 @@ class Waiting:
         self._next_s = 0.0
 
     @classmethod
-    def of_library(cls, say: Say) -> "Waiting":
-        """One for people's own programs: it says nothing of a moment, and nothing twice."""
-        return cls(say, after_s=MOMENT_S, again_s=math.inf)
+    def of_library(cls, say: Say, now: Callable[[], float] = time.monotonic) -> "Waiting":
+        """Makes one for people's own programs: it says nothing of a moment, and nothing twice.
+
+        Args:
+            say: shows a line.
+            now: seconds on a clock that never goes back.
+        """
+        return cls(say, after_s=MOMENT_S, again_s=math.inf, now=now)
 
     def server(self, address: str, waited_s: float, wait_s: float) -> None:
         """Says that this worker has waited so many of `wait_s` seconds for a server."""
