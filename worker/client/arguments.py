@@ -4,13 +4,10 @@ from operator import index
 from typing import Final, SupportsIndex
 
 from leash.ps.errors import ArgumentError
-from leash.ps.options.addresses import MAX_RANK, split_address
+from leash.ps.options.addresses import MAX_RANK, RANK_MEND, split_address
 from leash.ps.wire.messages import U32_MAX
 
 TRANSPORTS: Final = ("auto", "tcp", "shm")
-RANK_MEND: Final = (
-    f"ranks start from 1: give a whole number from 1 to {MAX_RANK} (of torchrun, RANK + 1)"
-)
 
 
 def checked_rank(rank: SupportsIndex, least: int) -> int:

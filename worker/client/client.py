@@ -39,7 +39,7 @@ from leash.ps.errors import (
     StoppingError,
     UsageError,
 )
-from leash.ps.options.addresses import split_address
+from leash.ps.options.addresses import RANK_MEND, split_address
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
@@ -59,7 +59,6 @@ from leash.ps.wire.messages import (
 )
 from leash.ps.words import DONE
 from leash.worker.client.arguments import (
-    RANK_MEND,
     check_connection,
     checked_rank,
     checked_samples,

@@ -80,6 +80,11 @@ class PSOptimizer(torch.optim.Optimizer):
       None from then on. What changes or reads gradients before step() (clipping, several backward
       passes that add up, ``zero_grad`` between backward and step) needs ``overlap=False``.
 
+    - A step that is broken off (Ctrl-C, a notebook's stop button, an exception) is lost: the next
+      `zero_grad`, `begin_step` or `step` joins the run again, as `rejoin` does.
+    - Processes that are forked from this one may not use it. Parameters lie in shared memory, of
+      which they see what this process writes; what they write stays with them.
+
     With an inner optimizer neither of the first two holds: gradients are left to ``zero_grad``, and
     parameters stay where they are. That is local SGD (Stich 2019, arXiv:1805.09767), or DiLoCo
     (Douillard et al. 2023, arXiv:2311.08105, algorithm 1) with AdamW inside and Nesterov momentum
