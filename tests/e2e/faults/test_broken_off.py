@@ -212,6 +212,35 @@ def test_gradients_that_were_computed_before_the_worker_joined_again_are_left_ou
         assert torch.equal(made.values(), before - LR)
 
 
+@pytest.mark.parametrize("call", ["zero_grad", "begin_step"])
+def test_a_loop_that_was_broken_off_before_step_goes_on_at_the_second_call(call: str) -> None:
+    with training(overlap=True) as made:
+        made.step()
+        made.optimizer.begin_step(samples=4)
+        made.loss().backward()  # type: ignore[no-untyped-call]
+        begin = getattr(made.optimizer, call)
+        with pytest.raises(UsageError, match="overlap=False"):
+            begin()
+        begin()
+        before = made.values()
+        assert torch.equal(before, made.served())
+        made.step()
+        assert torch.equal(made.values(), before - LR)
+
+
+def test_a_call_that_was_an_error_leaves_the_step_to_be_finished() -> None:
+    with training(overlap=True) as made:
+        before = made.values()
+        for _ in range(2):
+            made.optimizer.begin_step(samples=4)
+            made.loss().backward()  # type: ignore[no-untyped-call]
+            with pytest.raises(UsageError, match=r"zero_grad\(\) between backward and step"):
+                made.optimizer.zero_grad()
+            made.optimizer.step()
+        assert torch.equal(made.values(), before - 2 * LR)
+        assert made.said == []
+
+
 class UsersError(Exception):
     """What a user's own code raises in backward."""
 

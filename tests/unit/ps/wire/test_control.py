@@ -1,7 +1,7 @@
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 
 import msgpack
 import pytest
@@ -16,42 +16,15 @@ from leash.ps.errors import (
 )
 from leash.ps.wire import control
 from leash.ps.wire.control import ControlChannel, await_state, request_state
-from leash.ps.wire.frames import CONTROL, decode, encode
+from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import Beat, Beaten, Error, Message, Ok, State, Status
+from support.answering import Frames, server
 from support.relays import Relay
-
-Frames = list[bytes]
-Answer = Callable[[Message], list[Frames]]
 
 SOON_S = 0.1
 BEAT = Beat(1, 1)
 OK = encode(Ok(1, 0, 0, True))
 STATE = [encode(State()), msgpack.packb({"steps": 7})]
-
-
-@contextmanager
-def server(answer: Answer) -> Iterator[str]:
-    """A ROUTER that gives these answers to each request; yields its address."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    port = router.bind_to_random_port("tcp://127.0.0.1")
-
-    def serve() -> None:
-        try:
-            while True:
-                route, header, *_ = router.recv_multipart()
-                for frames in answer(decode(header, CONTROL)):
-                    router.send_multipart([route, *frames])
-        except zmq.ContextTerminated:
-            router.close(linger=0)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield f"tcp://127.0.0.1:{port}"
-    finally:
-        context.term()
-        thread.join()
 
 
 @pytest.fixture
