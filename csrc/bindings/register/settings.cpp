@@ -38,6 +38,8 @@ all values are slot 0's.)")
            py::arg("piece_lengths") = std::vector<std::size_t>(),
            py::arg("piece_slots") = std::vector<std::uint32_t>())
       .def_readonly("values", &ChunkSpec::values)
+      .def_readonly("piece_lengths", &ChunkSpec::piece_lengths)
+      .def_readonly("piece_slots", &ChunkSpec::piece_slots)
       .def_property_readonly("dtype", [](const ChunkSpec& s) { return name_in(kDtypes, s.dtype); })
       .def_property_readonly("kind",
                              [](const ChunkSpec& s) { return name_in(kChunkKinds, s.kind); })

@@ -1,6 +1,5 @@
 """A gradient may be absent for some slots of a chunk: torch's optimizers are the reference."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -166,7 +165,7 @@ def test_a_push_of_nothing_needs_memory_for_its_answer() -> None:
 @every_optimizer
 def test_counts_and_buffers_go_on_where_an_earlier_run_left_them(name: str) -> None:
     options = OPTIMIZERS[name][0]
-    straight, earlier, later = (make_shard(options, ASP) for _ in range(3))
+    straight, earlier = (make_shard(options, ASP) for _ in range(2))
     patterns = [[True, False, True, True, False], [False, False, True, False, True]]
     for step, present in enumerate(patterns, start=1):
         push(straight, 1, step, present)
@@ -201,13 +200,13 @@ def test_each_slot_goes_by_the_options_of_its_group() -> None:
     group_of_slot = [0, 1, 0, 1, 1]
     shard.set_options(1, groups, group_of_slot)
     reference = Reference("sgd")
-    members: Iterator[list[Any]] = (
+    members: list[list[Any]] = [
         [t for t, g in zip(reference.tensors, group_of_slot, strict=True) if g == group]
         for group in (0, 1)
-    )
+    ]
     reference.optimizer = torch.optim.SGD(
-        [{"params": next(members), "lr": 0.1, "momentum": 0.9, "weight_decay": 0.1},
-         {"params": next(members), "lr": 0.01, "momentum": 0.0}], lr=1.0,
+        [{"params": members[0], "lr": 0.1, "momentum": 0.9, "weight_decay": 0.1},
+         {"params": members[1], "lr": 0.01, "momentum": 0.0}], lr=1.0,
     )  # fmt: skip
     for step in range(1, 5):
         push(shard, 1, step, [True] * len(LENGTHS))
@@ -222,7 +221,9 @@ def test_a_mean_goes_by_the_options_of_its_lowest_worker() -> None:
     for worker in (2, 1):
         push(shard, worker, 1, [True] * len(LENGTHS))
     mean = (gradient(1, 1) + gradient(2, 1)) / 2
-    np.testing.assert_allclose(values_of(shard), first_values() - 0.5 * mean, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(
+        values_of(shard), first_values() - 0.5 * mean, rtol=1e-11, atol=1e-13
+    )
 
 
 def test_a_group_brings_its_values_into_a_range() -> None:
@@ -238,7 +239,7 @@ def test_a_group_brings_its_values_into_a_range() -> None:
 
 
 @pytest.mark.parametrize(
-    "groups, group_of_slot, clamps, told",
+    ("groups", "group_of_slot", "clamps", "told"),
     [
         ([AdamOptions()], [0] * 5, [], "own optimizer"),
         ([SgdOptions(momentum=0.9)], [0] * 5, [], "started without momentum"),
@@ -275,7 +276,9 @@ def test_published_values_are_an_update_that_the_optimizer_has_no_part_in() -> N
     assert (values_of(shard) == 1).all()
 
 
-@pytest.mark.parametrize("lengths, slots", [([3, 0], [0, 1]), ([1], [0]), ([3], []), ([3], [0, 1])])
+@pytest.mark.parametrize(
+    ("lengths", "slots"), [([3, 0], [0, 1]), ([1], [0]), ([3], []), ([3], [0, 1])]
+)
 def test_pieces_make_up_the_chunk(lengths: list[int], slots: list[int]) -> None:
     with pytest.raises(ValueError, match="piece_"):
         ChunkSpec(3, "f32", "parameter", lengths, slots)
