@@ -214,7 +214,10 @@ class DataPlane:
         chunk = self._check(model, msg, payload)
         if msg.codec != chunk.dtype:
             raise HeaderError(f"init.codec: expected {chunk.dtype}, got {msg.codec}")
-        taken = model.shard.init(msg.chunk, memory_of(payload))
+        try:
+            taken = model.shard.init(msg.chunk, memory_of(payload))
+        except ValueError as error:  # the size was checked before
+            raise NonfiniteError(str(error)) from error
         self._send(route, Ok(msg.worker, 0, msg.chunk, taken), None)
 
     def _on_pull(self, route: bytes, msg: Pull, _: Payload) -> None:

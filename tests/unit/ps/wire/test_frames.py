@@ -52,6 +52,8 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         return st.integers(span.low, span.high)
     if base is str:
         return st.text(max_size=span.high)
+    if base is bytes:
+        return st.binary(max_size=min(50, span.high))
     if base is bool:
         return st.booleans()
     if base is float:
