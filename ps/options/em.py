@@ -27,7 +27,7 @@ class MixtureGroup(Options):
 
     path: str | None = option(
         None, "the folder with MNIST/raw, as --data-dir of --dataset mnist", "--data-dir",
-        metavar="DIR",
+        metavar="DIR", is_path=True,
     )  # fmt: skip
     model: Literal["gmm", "bmm"] = option(
         "gmm", "Gaussians on principal components, or Bernoullis on pixels > 0.5"
@@ -102,7 +102,7 @@ class EmOutputGroup(Options):
 
     run_dir: str | None = option(
         None, "results, mixtures and pictures go here; default: runs/DATE-TIME-em", "--out",
-        metavar="DIR",
+        metavar="DIR", is_path=True,
     )  # fmt: skip
     pictures: bool = option(True, "draw the accuracy over k, and the means")
 

@@ -103,10 +103,10 @@ class RunGroup(Options):
 
     run_dir: str | None = option(
         None, "what the run leaves goes here; default: runs/DATE-TIME-POLICY",
-        "--save-path", metavar="DIR",
+        "--save-path", metavar="DIR", is_path=True,
     )  # fmt: skip
     resume: str | None = option(
-        None, "begin with the values of this checkpoint", metavar="FILE.safetensors"
+        None, "begin with the values of this checkpoint", metavar="FILE.safetensors", is_path=True
     )
     checkpoint_epochs: int = option(
         0, "write a checkpoint every N epochs; one is always written at the end", metavar="N"

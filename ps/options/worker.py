@@ -114,7 +114,9 @@ class RankGroup(Options):
     learners: str | None = option(
         None, "the ranks that take part; default: what the server says", metavar="1-2-3"
     )
-    save_path: str | None = option(None, "leave this worker's summary here", metavar="DIR")
+    save_path: str | None = option(
+        None, "leave this worker's summary here", metavar="DIR", is_path=True
+    )
     timeout_s: float | None = option(
         None, "end cleanly after so long a training", "--timeout", metavar="SECONDS"
     )

@@ -140,8 +140,9 @@ class ComparisonGroup(Options):
     )  # fmt: skip
     json: bool = option(False, "print the rows as JSON")
     plot: str | None = option(
-        None, "draw how the first ten workers fare: .svg, .png or .pdf", metavar="FILE"
-    )
+        None, "draw how the first ten workers fare: .svg, .png or .pdf", metavar="FILE",
+        is_path=True,
+    )  # fmt: skip
 
     def check(self) -> None:
         super().check()

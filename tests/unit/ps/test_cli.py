@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import yaml
 from leash.ps import cli, interrupt
 from leash.ps.cli import COMMANDS, options_of, parse
 from leash.ps.errors import LeashError, UsageError
-from leash.ps.options.base import flag, groups, is_argument, to_argv
+from leash.ps.options.base import flag, groups, is_argument, is_path, to_argv
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.worker import WorkerOptions
@@ -102,6 +103,45 @@ def test_the_command_line_wins_over_a_file(tmp_path: Path) -> None:
     file.write_text("dataset: digits\nworkers: 8\n")
     _, options = parse(["launch", "--config", str(file), "--workers", "2"])
     assert options == LaunchOptions(dataset="digits", workers=2)
+
+
+# Paths.
+
+
+def words_with_a_path(place: str) -> list[tuple[list[str], str]]:
+    """A command line for each option of each command that takes a path; and the option's name."""
+    lines = []
+    for name, command in COMMANDS.items():
+        for f in dataclasses.fields(options_of(command)):
+            metavar = f.metadata["metavar"] or ""
+            if is_argument(f) and is_path(f):
+                lines.append(([name, place], f.name))
+            elif is_path(f) or "DIR" in metavar or "FILE" in metavar:
+                flags = [flag(f.name), *f.metadata["aliases"]]
+                lines += [([name, f"{word}={place}"], f.name) for word in flags]
+    return lines
+
+
+def test_every_path_may_begin_with_the_home_whatever_its_option(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No shell puts the home for ~ behind an equals sign."""
+    monkeypatch.setenv("HOME", "/home/of/somebody")
+    lines = words_with_a_path("~/a b/c.svg")
+    assert len(lines) > 20
+    for words, option in lines:
+        _, options = parse(words)
+        found = getattr(options, option)
+        assert found in ("/home/of/somebody/a b/c.svg", ("/home/of/somebody/a b/c.svg",)), words
+
+
+def test_paths_in_a_file_and_the_path_of_the_file_may_begin_with_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.yaml").write_text("run_dir: ~/run\ndata_dir: a/~/b\n")
+    _, options = parse(["launch", "--config=~/config.yaml"])
+    assert options == LaunchOptions(run_dir=f"{tmp_path}/run", data_dir="a/~/b")
 
 
 # Wrong words.
