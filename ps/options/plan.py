@@ -49,7 +49,7 @@ class PlanGroup(Options):
                 raise UsageError(f"{name}: needs leases; leave --data-plan static out")
 
 
-def batches_of(samples: int, batch_size: int) -> int:
+def batch_count(samples: int, batch_size: int) -> int:
     """How many batches a worker makes of so many samples.
 
     A single sample that is left over joins the batch before it, if there is one.

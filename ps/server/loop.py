@@ -19,6 +19,7 @@ import zmq
 
 from leash._log import logged, show_errors
 from leash.ps import interrupt
+from leash.ps.datafiles.required import require_data
 from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
@@ -30,7 +31,7 @@ from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
-from leash.ps.server.evaluator_process import EvaluatorProcess
+from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator
 from leash.ps.server.remote_shards import RemoteShards
 from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
@@ -393,6 +394,8 @@ def serve(options: ServerOptions) -> int:
     rule = options.rule
     model, dataset = choose_task(options.model, options.dataset)
     options = with_rates(replace(options, model=model, dataset=dataset))
+    if has_evaluator(options):
+        require_data(options, ("test",))
     run_dir = RunDir.at(options.run_dir, rule.policy.name)
     if (
         options.ready_fd is None

@@ -14,7 +14,7 @@ from leash.ps.options.base import (
     flag,
     option,
 )
-from leash.ps.options.plan import batches_of
+from leash.ps.options.plan import batch_count
 from leash.ps.options.rule import RuleGroup
 from leash.ps.policy import POLICIES, Rule, choose_rule
 from leash.ps.simulate.cluster import Cluster, Failures
@@ -77,7 +77,7 @@ class SimulatedRunGroup(Options):
         """The batches of all workers together, when leases share them out."""
         if self.samples is None:
             return self.workers * (self.steps or DEFAULT_STEPS)
-        return self.epochs * batches_of(self.samples, self.batch_size)
+        return self.epochs * batch_count(self.samples, self.batch_size)
 
     @property
     def batches_each(self) -> int:
@@ -85,7 +85,7 @@ class SimulatedRunGroup(Options):
         if self.samples is None:
             return self.steps or DEFAULT_STEPS
         share = -(-self.samples // self.workers)
-        return self.epochs * batches_of(share, self.batch_size)
+        return self.epochs * batch_count(share, self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)

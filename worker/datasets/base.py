@@ -100,6 +100,11 @@ class DatasetOptions:
         for side in self.synthetic_shape:
             _require_at_least(1, side, "--synthetic-shape")
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits to load: "train", "test"."""
+        return ("train",) * self.train + ("test",) * self.test
+
     def train_size(self, available: int) -> int:
         """How many of so many available training samples to use."""
         return available if self.limit is None else min(self.limit, available)

@@ -4,7 +4,7 @@ from leash.ps.errors import UsageError
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.plan import (
     PlanGroup,
-    batches_of,
+    batch_count,
     choose_data_plan,
     data_plan_of_worker,
     parse_local_steps,
@@ -26,7 +26,7 @@ def test_bsp_has_fixed_shares_and_the_others_leases(policy: str, plan: str) -> N
 def test_batches_are_counted_as_workers_cut_them(batch_size: int) -> None:
     for samples in range(40):
         cut = list(in_batches(list(range(samples)), batch_size))
-        assert batches_of(samples, batch_size) == len(cut)
+        assert batch_count(samples, batch_size) == len(cut)
 
 
 @pytest.mark.parametrize(
