@@ -141,7 +141,7 @@ def _open_tar(path: Path) -> Iterator[CifarFiles]:
     with reading("cifar10", path), tarfile.open(path) as tar:
         # From SPLIT on: people also pack the folder around it.
         members = {
-            PurePosixPath(*PurePosixPath(member.name).parts[-3:]): member
+            PurePosixPath("/".join(member.name.split("/")[-3:])): member
             for member in tar
             if member.isfile()
         }

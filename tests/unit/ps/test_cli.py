@@ -60,9 +60,26 @@ def test_the_demos_server_command_line_means_what_it_says() -> None:
     assert options == ServerOptions(
         ps_ip="127.0.0.1", ps_port=29500, data_dir="DIR", learners="1-2-3", epochs=1,
         model="MnistCNN", bound=0, run_dir="OUT", timeout_s=10_000, len_train_data=60_000,
-        test_batch_size=500,
+        test_batch_size=500, demo_logs=True,
     )  # fmt: skip
     options.check()
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ("server", "--save-path=x"), ("server", "--this-rank=0"), ("server", "--ps-ip=127.0.0.1"),
+        ("server", "--test-bsz=9"), ("launch", "--save-path=x"), ("launch", "--test-bsz=9"),
+    ],
+)  # fmt: skip
+def test_a_run_in_the_demos_words_leaves_its_logs_unless_that_is_declined(
+    command: str, word: str
+) -> None:
+    for words, leaves in (([word], True), ([word, "--no-demo-logs"], False), ([], False),
+                          (["--run-dir=x"], False), (["--demo-logs"], True)):  # fmt: skip
+        _, options = parse([command, *words])
+        assert isinstance(options, LaunchOptions | ServerOptions)
+        assert options.demo_logs is leaves
 
 
 def test_the_demos_worker_command_line_means_what_it_says() -> None:
