@@ -24,7 +24,13 @@ class TrainingGroup(Options):
 
     title: ClassVar[str] = "training"
 
-    batch_size: int = option(32, "samples in a worker's step", metavar="N")
+    batch_size: int = option(
+        32, "samples in a worker's step; a single one that is left over joins the step before it",
+        metavar="N",
+    )  # fmt: skip
+    drop_last: bool = option(
+        False, "leave out the samples that do not fill a batch, at the end of a share or a lease"
+    )
     dropout: bool = option(True, "dropout in the models that have it")
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     threads: int = option(1, "threads that torch uses in one worker", metavar="N")
@@ -108,7 +114,9 @@ class RankGroup(Options):
     learners: str | None = option(
         None, "the ranks that take part; default: what the server says", metavar="1-2-3"
     )
-    save_path: str | None = option(None, "leave this worker's summary here", metavar="DIR")
+    save_path: str | None = option(
+        None, "leave this worker's summary here", metavar="DIR", is_path=True
+    )
     timeout_s: float | None = option(
         None, "end cleanly after so long a training", "--timeout", metavar="SECONDS"
     )

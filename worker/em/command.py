@@ -35,7 +35,7 @@ def run(options: EmOptions) -> int:
         UsageError: the options do not fit each other, the images or the server.
         LeashError: a component has collapsed, or the run has ended without this worker.
     """
-    require_files(options.path or "")
+    require_files(options.path)
     if options.workers is not None:
         return Crew(options, _run_dir(options).path).run()
     with threadpool_limits(options.threads):

@@ -53,6 +53,8 @@ def run(options: WorkerOptions) -> int:
         image_size=options.image_size, loader_workers=options.loader_workers,
     )  # fmt: skip
     try:
+        share = share_of(dataset.train_size) if plan == STATIC else None
+        _require_a_batch(options, dataset.train_size if share is None else len(share))
         model = make_model(task, dataset, device, dropout=options.dropout)
         slowdown = Slowdown(
             options.slowness, options.ratio, time_scale=options.time_scale,
@@ -67,7 +69,6 @@ def run(options: WorkerOptions) -> int:
             transport=options.transport, encoding=encoding,
             wait_s=options.wait_s, on_wait=waiting.workers, say=show,  # it logs its lines itself
         )  # fmt: skip
-        share = share_of(dataset.train_size) if plan == STATIC else None
         trainer = Trainer(options, task, dataset, share, model, optimizer, slowdown, say)
         return trainer.run()
     finally:
@@ -92,6 +93,14 @@ def _share(options: WorkerOptions, task: Task) -> Callable[[int], Positions]:
     if options.hetero_allocation is not None:
         weights = parse_allocation(options.hetero_allocation, count)
     return lambda size: shares(size, weights, task.seed)[place]
+
+
+def _require_a_batch(options: WorkerOptions, samples: int) -> None:
+    """Refuses to train on so many samples, if --drop-last would leave all of them out."""
+    if options.drop_last and samples < options.batch_size:
+        raise UsageError(f"--drop-last: leaves out all of this worker's {samples} samples, which "
+                         f"fill no batch of {options.batch_size}; give a smaller --batch-size, or "
+                         "leave it out")  # fmt: skip
 
 
 def _shower(rank: int) -> Say:
