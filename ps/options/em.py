@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import split_address
+from leash.ps.options.addresses import check_rank, split_address
 from leash.ps.options.base import (
     DEFAULT_SEED,
     Options,
@@ -90,7 +90,8 @@ class EmServerGroup(Options):
 
     def check(self) -> None:
         super().check()
-        check_positive(self, "workers", "bound", "passes", "batch_size", "rank", "wait_s")
+        check_positive(self, "workers", "bound", "passes", "batch_size", "wait_s")
+        check_rank(self.rank)
         if self.server is not None:
             split_address(self.server)
             if self.workers is not None:

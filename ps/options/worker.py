@@ -9,7 +9,13 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
+from leash.ps.options.addresses import (
+    DEFAULT_ADDRESS,
+    address_of,
+    check_rank,
+    parse_learners,
+    split_address,
+)
 from leash.ps.options.base import Options, check_positive, option
 from leash.ps.options.inner_optimizer import InnerOptimizerGroup
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
@@ -123,7 +129,8 @@ class RankGroup(Options):
 
     def check(self) -> None:
         super().check()
-        check_positive(self, "rank", "timeout_s")
+        check_rank(self.rank)
+        check_positive(self, "timeout_s")
         if self.learners is not None and self.rank not in parse_learners(self.learners, 1):
             raise UsageError(f"--rank {self.rank}: not among --learners {self.learners}; "
                              "give one of those ranks")  # fmt: skip

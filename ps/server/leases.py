@@ -25,7 +25,7 @@ from bisect import bisect
 from dataclasses import dataclass
 from typing import Final
 
-from leash.ps.errors import HeaderError, PlanMismatchError
+from leash.ps.errors import HeaderError, PlanMismatchError, SupersededError
 from leash.ps.server.pacing import Pace, RoundPlanner, last_samples, lease_samples, samples_together
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 
@@ -137,6 +137,7 @@ class Leases:
 
         Raises:
             HeaderError: a number in it is out of its range or order.
+            SupersededError: it is a copy of an older request than the newest.
             PlanMismatchError: its data, or its number of epochs, is not the run's.
         """
         self._agree(msg)
@@ -144,6 +145,8 @@ class Leases:
         holder = self._holders.get(msg.worker, newcomer)
         if msg.number == holder.number and holder.answer is not None:
             return holder.answer
+        if 0 < msg.number < holder.number:
+            raise SupersededError(f"lease.number: a copy of {msg.number}, which was answered")
         if msg.number != holder.number + 1:
             raise HeaderError(f"lease.number: expected {holder.number + 1}, got {msg.number}")
         self._holders[msg.worker] = holder

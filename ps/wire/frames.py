@@ -11,7 +11,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from operator import attrgetter
+from operator import attrgetter, index
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -158,9 +158,17 @@ def encode(message: Message) -> bytes:
     for name, default in codec.defaults.items():
         if header[name] == default:
             del header[name]
-    packed: bytes = msgpack.packb({"v": VERSION, "t": message.verb, **header})
+    packed: bytes = msgpack.packb({"v": VERSION, "t": message.verb, **header}, default=_plain)
     assert len(packed) <= MAX_HEADER_NBYTES, message.verb
     return packed
+
+
+def _plain(number: Any) -> int | float:
+    """Turns a number of numpy or torch, which msgpack does not know, into one of Python's."""
+    try:
+        return index(number)
+    except TypeError:
+        return float(number)
 
 
 def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:

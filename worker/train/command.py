@@ -16,12 +16,12 @@ from leash.ps.processes import keep_memory
 from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.worker.client.encoding import Encoding
+from leash.worker.client.waiting import Waiting
 from leash.worker.datasets import Positions, load_dataset, shares
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.slowdown import Slowdown
 from leash.worker.train.task import Task, choose_device, make_model, resolve_task
 from leash.worker.train.trainer import Trainer
-from leash.worker.train.waiting import Waiting
 
 
 def run(options: WorkerOptions) -> int:
@@ -67,7 +67,7 @@ def run(options: WorkerOptions) -> int:
             model.named_parameters(), address, options.rank, buffers=model.named_buffers(),
             overlap=overlap and _spans_chunks(model, state["chunk_nbytes"]), inner=inner,
             transport=options.transport, encoding=encoding,
-            wait_s=options.wait_s, on_wait=waiting.workers, say=show,  # it logs its lines itself
+            on_wait=waiting.workers, say=show,  # it logs its lines itself
         )  # fmt: skip
         trainer = Trainer(options, task, dataset, share, model, optimizer, slowdown, say)
         return trainer.run()

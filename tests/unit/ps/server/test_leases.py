@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from leash.ps.errors import HeaderError, PlanMismatchError
+from leash.ps.errors import HeaderError, PlanMismatchError, SupersededError
 from leash.ps.server.leases import Leases
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 from leash.worker.datasets.base import in_batches
@@ -108,6 +108,13 @@ def test_a_repeated_request_gets_the_same_answer(leases: Leases) -> None:
     assert leases.ask(request(1, 1), 0, lockstep=False) is first
     second = leases.ask(request(1, 2), first.count, lockstep=False)
     assert second.first == first.count
+
+
+def test_an_old_copy_of_a_request_is_refused_and_grants_nothing(leases: Leases) -> None:
+    orders = [leases.ask(request(1, n), (n - 1) * BATCH, lockstep=False) for n in (1, 2)]
+    with pytest.raises(SupersededError, match="copy of 1"):
+        leases.ask(request(1, 1), BATCH, lockstep=False)
+    assert leases.ask(request(1, 2), BATCH, lockstep=False) is orders[1]
 
 
 @pytest.mark.parametrize("number", [0, 2, 5])

@@ -185,12 +185,12 @@ def test_a_worker_joins_with_what_its_options_say_and_ends_with_its_trainers_sta
 ) -> None:
     worker = start(
         make_server(), rank=7, ps_ip="10.0.0.1", ps_port=4000, transport="tcp", codec="topk",
-        topk_ratio=0.25, wait_s=9.0, threads=3, slow="0.5", heterogeneity="0.25", time_scale=2.0,
+        topk_ratio=0.25, threads=3, slow="0.5", heterogeneity="0.25", time_scale=2.0,
     )  # fmt: skip
     assert worker.status == 17
     joined = worker.joined
     assert (joined["address"], joined["rank"]) == ("tcp://10.0.0.1:4000", 7)
-    assert (joined["transport"], joined["wait_s"]) == ("tcp", 9.0)
+    assert joined["transport"] == "tcp"
     assert joined["encoding"] == Encoding("topk", 256, 0.25)
     assert sum(p.numel() for p in joined["parameters"].values()) == PARAMETERS
     assert worker.threads == 3
