@@ -19,7 +19,7 @@ from leash.worker.client.encoding import Encoding
 from leash.worker.datasets import Positions, load_dataset, shares
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.slowdown import Slowdown
-from leash.worker.train.task import Task, choose_device, make_model, resolve_task
+from leash.worker.train.task import Task, choose_device, difference, make_model, resolve_task
 from leash.worker.train.trainer import Trainer
 from leash.worker.train.waiting import Waiting
 
@@ -42,6 +42,8 @@ def run(options: WorkerOptions) -> int:
             channel, options.wait_s, lambda s: waiting.server(address, s, options.wait_s)
         )
     task = resolve_task(options, state)
+    if other := difference(task, state):
+        say(other)
     check_inner_belongs(options, state["local_steps"])
     device = choose_device(options.device)
     torch.set_num_threads(options.threads)

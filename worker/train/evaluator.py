@@ -25,7 +25,7 @@ from leash.ps.wire.messages import Beaten, Report
 from leash.worker.client import Client
 from leash.worker.datasets import Dataset, load_dataset
 from leash.worker.optim.slabs import ModelSlabs
-from leash.worker.train.task import choose_device, loss_for, make_model, resolve_task
+from leash.worker.train.task import choose_device, difference, loss_for, make_model, resolve_task
 
 BOARD_S: Final = 1.0  # seconds between two points of a TensorBoard curve
 
@@ -44,6 +44,8 @@ def run(options: EvaluateOptions) -> int:
     with ControlChannel(address) as channel:
         state = await_state(channel, options.wait_s, lambda _: None)
     task = resolve_task(options, state)
+    if other := difference(task, state):
+        _say(other)
     device = choose_device(options.device)
     torch.set_num_threads(options.threads)
     dataset = load_dataset(
