@@ -163,7 +163,8 @@ def _missing(package: str) -> "LeashError":
 
 def _status_of(error: BaseException, words: Sequence[str]) -> int:
     """Gives the exit status for the error that ended a command, and prints its text in one line."""
-    from leash.ps.errors import ArgumentError, LeashError, UsageError
+    from leash.ps.errors import ArgumentError, LeashError, StoppingError, UsageError
+    from leash.ps.words import why_stopped
 
     # Code that a signal interrupts may raise any error; the status is the signal's all the same.
     if (number := interrupt.received()) is not None:
@@ -177,6 +178,8 @@ def _status_of(error: BaseException, words: Sequence[str]) -> int:
         raise error
     command = f"{PROG} {words[0]}" if words and words[0] in COMMANDS else PROG
     text = error.as_option if isinstance(error, ArgumentError) else str(error)
+    if isinstance(error, StoppingError):
+        text = f"the run is over: {why_stopped(text)}"
     line = " ".join(text.split())
     # Not __name__: under `python -m leash.ps.cli` that is no logger of ours, and not silent.
     logging.getLogger("leash.ps.cli").error("%s", line)

@@ -9,7 +9,12 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
+from leash.ps.options.addresses import (
+    DEFAULT_ADDRESS,
+    address_of,
+    check_server_address,
+    parse_learners,
+)
 from leash.ps.options.base import Options, check_positive, option
 from leash.ps.options.inner_optimizer import InnerOptimizerGroup
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
@@ -94,7 +99,7 @@ class ConnectionGroup(Options):
 
     def check(self) -> None:
         super().check()
-        split_address(address_of(self.server, self.ps_ip, self.ps_port))
+        check_server_address(address_of(self.server, self.ps_ip, self.ps_port))
         check_positive(self, "wait_s")
 
 

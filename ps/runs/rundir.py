@@ -16,6 +16,8 @@
 import dataclasses
 import json
 import os
+import shlex
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +40,10 @@ class RunDir:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"--run-dir {path}: cannot make this folder: {error}") from error
+            raise UsageError(
+                f"--run-dir {path}: cannot make this folder: {error.strerror}; take another"
+            ) from error
+        check_writable("--run-dir", path)
 
     @classmethod
     def at(cls, path: str | None, name: str) -> "RunDir":
@@ -66,6 +71,25 @@ class RunDir:
         """The path of a checkpoint with this name."""
         return self.path / "checkpoints" / f"{name}.safetensors"
 
+    @property
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint that was written last; None if there is none."""
+        written = self.checkpoint("final").parent.glob("*.safetensors")
+        return max(written, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+    def continuing_command(self, command: str) -> str | None:
+        """The command line that goes on where this run has ended; None without a checkpoint.
+
+        Args:
+            command: of `leash`, which has written config.yaml here.
+        """
+        checkpoint = self.newest_checkpoint
+        if checkpoint is None:
+            return None
+        config = str(self.path / "config.yaml")
+        words = ["leash", command, "--config", config, "--resume", str(checkpoint)]
+        return shlex.join(words)
+
     def write_config(self, options: Any) -> None:
         """Writes all options of a command, defaults included, but without this folder's path.
 
@@ -78,6 +102,17 @@ class RunDir:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json."""
         write_atomically(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+
+
+def check_writable(option_flag: str, folder: Path) -> None:
+    """Raises UsageError unless this process can write files into the folder of this option."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{option_flag} {folder}: cannot write there: {error.strerror}; take another"
+        ) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -36,7 +36,7 @@ from leash.ps.errors import (
     ServerUnreachableError,
     StoppingError,
 )
-from leash.ps.options.addresses import MAX_RANK, split_address
+from leash.ps.options.addresses import MAX_RANK, check_server_address, split_address
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
@@ -558,7 +558,9 @@ class Client:
 
 
 def _check_arguments(address: str, rank: int, transport: str, wait_s: float) -> None:
-    split_address(address)
+    if not isinstance(address, str):
+        raise ArgumentError("server", address, "give its address, tcp://HOST:PORT")
+    check_server_address(address)
     if not isinstance(rank, int) or not 0 <= rank <= MAX_RANK:
         raise ArgumentError("rank", rank, f"give a whole number from 1 to {MAX_RANK}")
     if transport not in TRANSPORTS:

@@ -22,6 +22,7 @@ from leash.ps.options.base import check_positive
 from leash.ps.options.commands import EvaluateOptions
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.ps.wire.messages import Beaten, Report
+from leash.ps.words import why_stopped
 from leash.worker.client import Client
 from leash.worker.datasets import Dataset, load_dataset
 from leash.worker.optim.slabs import ModelSlabs
@@ -58,7 +59,7 @@ def run(options: EvaluateOptions) -> int:
     try:
         Evaluator(options, client, slabs, model, dataset).run()
     except StoppingError as stopping:
-        _say(f"the server has ended: {stopping}")
+        _say(f"the run is over: {why_stopped(str(stopping))}")
     finally:
         client.close()
         slabs.close()
