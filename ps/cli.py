@@ -93,11 +93,11 @@ def run(words: Sequence[str]) -> int:
     options.check()
     try:
         return resolve(COMMANDS[name].target)(options)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         package = package_of(error)
         if package is None:
             raise
-        raise _missing(package) from error
+        raise _unusable(package, error) from error
 
 
 def parse(words: Sequence[str]) -> "tuple[str, Options]":
@@ -152,13 +152,21 @@ def options_of(command: Command) -> "type[Options]":
 def _named(place: str) -> Any:
     """Imports what ``module:name`` names, below `leash`."""
     module, _, name = place.partition(":")
-    return getattr(importlib.import_module(f"leash.{module}"), name)
+    try:
+        return getattr(importlib.import_module(f"leash.{module}"), name)
+    except OSError as error:  # a shared library that PyTorch loads by itself, most likely
+        raise ImportError(str(error), name="torch") from error
 
 
-def _missing(package: str) -> "LeashError":
+def _unusable(package: str, error: ImportError) -> "LeashError":
     from leash.ps.errors import LeashError
 
-    return LeashError(f"{package} is not installed: {install_command(package)}")
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return LeashError(f"{package} is not installed: {install_command(package)}")
+    return LeashError(
+        f"{package} is there and does not import ({error}); remove it, then "
+        f"{install_command(package)}"
+    )
 
 
 def _status_of(error: BaseException, words: Sequence[str]) -> int:
