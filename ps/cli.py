@@ -154,7 +154,9 @@ def _named(place: str) -> Any:
     module, _, name = place.partition(":")
     try:
         return getattr(importlib.import_module(f"leash.{module}"), name)
-    except OSError as error:  # a shared library that PyTorch loads by itself, most likely
+    except OSError as error:
+        if module.startswith("ps."):  # which has no PyTorch, and so none of its shared libraries
+            raise
         raise ImportError(str(error), name="torch") from error
 
 
@@ -182,6 +184,10 @@ def _status_of(error: BaseException, words: Sequence[str]) -> int:
     if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        # A full disk or a file that nobody may read is told by its name; it is no fault of ours.
+        logging.getLogger("leash.ps.cli").debug("the traceback", exc_info=error)
+        error = LeashError(f"{error.filename}: {error.strerror}")
     if not isinstance(error, LeashError):
         raise error
     command = f"{PROG} {words[0]}" if words and words[0] in COMMANDS else PROG

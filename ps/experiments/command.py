@@ -18,7 +18,7 @@ from leash.ps.experiments.outcome import as_json, median_rows, read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.experiments.plan import Experiment, PlannedRun, load, names
 from leash.ps.interrupt import Interrupted
-from leash.ps.options.base import to_argv
+from leash.ps.options.base import make_folder, to_argv
 from leash.ps.options.rule import BOUND, MAX_STALENESS, with_new_names
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import write_atomically
@@ -42,6 +42,7 @@ def run(options: ExperimentOptions) -> int:
         _print_command_lines(console, experiment, out)
         return 0
     require_matplotlib()  # now, not only when all runs are over
+    make_folder("--out", out)
     console.print(Text(experiment.about), soft_wrap=True)
     for number, planned in enumerate(experiment.runs, start=1):
         title = f"run {number} of {len(experiment.runs)}: {planned.name}"

@@ -17,7 +17,6 @@ import dataclasses
 import json
 import os
 import shlex
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +24,7 @@ from typing import Any, Final
 import yaml
 
 from leash.ps.errors import UsageError
+from leash.ps.options.base import make_folder
 
 RUNS: Final = "runs"
 
@@ -33,17 +33,15 @@ class RunDir:
     """The paths of one run directory; writes config.yaml and summary.json."""
 
     def __init__(self, path: Path) -> None:
-        """Makes the folder. Raises UsageError if that fails, or the folder holds a run already."""
+        """Makes the folder.
+
+        Raises:
+            UsageError: that fails, nobody can write there, or the folder holds a run already.
+        """
         self.path: Final = path
         if (path / "summary.json").exists():
             raise UsageError(f"--run-dir {path}: a run has left its summary there; take another")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"--run-dir {path}: cannot make this folder: {error.strerror}; take another"
-            ) from error
-        check_writable("--run-dir", path)
+        make_folder("--run-dir", path)
 
     @classmethod
     def at(cls, path: str | None, name: str) -> "RunDir":
@@ -102,17 +100,6 @@ class RunDir:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json."""
         write_atomically(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
-
-
-def check_writable(option_flag: str, folder: Path) -> None:
-    """Raises UsageError unless this process can write files into the folder of this option."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(
-            f"{option_flag} {folder}: cannot write there: {error.strerror}; take another"
-        ) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "ps.wire": {"ps"},
     "ps.slowness": {"ps"},
     "ps.options": {"ps", "ps.slowness", "ps.wire"},
-    "ps.runs": {"ps", "ps.wire"},
+    "ps.runs": {"ps", "ps.options", "ps.wire"},
     "ps.shard": {"ps", "ps.options", "ps.runs", "ps.wire"},
     "ps.server": {"ps", "ps.options", "ps.runs", "ps.shard", "ps.wire"},
     "ps.report.analysis": {"ps", "ps.options", "ps.runs"},

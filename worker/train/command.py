@@ -1,6 +1,7 @@
 """`leash worker`: from its settings to a trainer that runs."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 from leash._log import Say, logged
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
-from leash.ps.options.base import check_positive
+from leash.ps.options.base import check_positive, make_folder
 from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
 from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
 from leash.ps.options.worker import WorkerOptions
@@ -32,6 +33,8 @@ def run(options: WorkerOptions) -> int:
         LeashError: whatever else ends this worker's part.
     """
     check_positive(options, "batch_size", "threads", "wait_s", "timeout_s")
+    if options.save_path is not None:
+        make_folder("--save-path", Path(options.save_path))  # now, not only when all is trained
     show = _shower(options.rank)
     say = logged(show, __name__)
     keep_memory(say)

@@ -18,7 +18,7 @@ from leash._extras import install_command
 from leash._log import logged
 from leash.ps.errors import StoppingError
 from leash.ps.options.addresses import address_of
-from leash.ps.options.base import check_positive
+from leash.ps.options.base import check_positive, make_folder
 from leash.ps.options.commands import EvaluateOptions
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.ps.wire.messages import Beaten, Report
@@ -41,6 +41,8 @@ def run(options: EvaluateOptions) -> int:
         LeashError: the server is gone, or refuses.
     """
     check_positive(options, "test_batch_size", "threads", "wait_s")
+    if options.run_dir is not None:
+        make_folder("--run-dir", Path(options.run_dir))
     address = address_of(options.server, options.ps_ip, options.ps_port)
     with ControlChannel(address) as channel:
         state = await_state(channel, options.wait_s, lambda _: None)
