@@ -45,12 +45,13 @@ from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state
-from leash.ps.words import DONE
+from leash.ps.words import DONE, why_stopped
 
 POLL_S: Final = 0.5
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
 AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few seconds
+NO_WORKER_LEFT: Final = "no worker was left"
 WORKER_END_S: Final = 3.0  # a worker may take so long to end after its bye
 
 
@@ -217,7 +218,8 @@ class Launch:
             summary: dict[str, Any] = json.loads(self._run_dir.summary.read_text())
         except FileNotFoundError:
             return None
-        return summary
+        # The launcher ended a server that would have waited for workers; SIGTERM is only how.
+        return {**summary, "ended": NO_WORKER_LEFT} if self._gave_up else summary
 
     def _show_end(self, screen: Screen) -> None:
         if self._state and self._state["started"] and (summary := self._summary()):
@@ -229,6 +231,10 @@ class Launch:
         lines = result_lines(summary, planned) if summary and summary["steps"] else []
         if lines and self._options.step_events == 1:
             lines.append(f"re-checked      {self._audit()}")
+        number = received()
+        if number and not lines:
+            why = why_stopped(signal.Signals(number).name)
+            lines.append(f"ended early     {why}, before the first step")
         if summary and summary["ended"] != DONE and not self._is_one_of_many:
             command = self._run_dir.continuing_command("launch")
             lines += [f"to go on        {command}"] if command else []

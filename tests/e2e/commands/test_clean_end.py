@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from leash.ps.words import why_stopped
 from support.processes import LEASH, Child, own_processes, pusher, server_process, still_running
 
 DOWN_WITHIN_S = 5.0
@@ -110,6 +112,9 @@ def test_worker(tmp_path: Path, number: signal.Signals) -> None:
     ):  # fmt: skip
         interrupted.read_until("epoch 1", 60)
         assert end(interrupted, number) < DOWN_WITHIN_S
+        why = why_stopped(signal.Signals(number).name)
+        said = rf"leash worker 1: {why}, in epoch \d+ of 100000 after \d+ steps; the same command"
+        assert any(re.match(said, line) for line in interrupted.lines), interrupted.lines
         assert other.wait(60) == 0, "\n".join(other.lines)
         assert server.wait(10) == 0
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]

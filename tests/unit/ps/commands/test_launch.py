@@ -133,6 +133,8 @@ def test_a_signal_during_the_start_ends_everything(tmp_path: Path, name: str) ->
         out, err = process.communicate(timeout=DOWN_S)
     assert (process.returncode, err) == (128 + number, "")
     assert f"run directory   {tmp_path / 'run'}" in out
+    why = {"SIGINT": "stopped by Ctrl-C", "SIGTERM": "told to end by SIGTERM"}[name]
+    assert re.search(rf"ended early     {why}.*, before the first step\n", out)
     assert "to go on" not in out  # there is nothing to go on with
 
 
@@ -176,6 +178,7 @@ def test_without_any_worker_left_the_run_ends(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=20)
     assert process.returncode == 1
     assert re.fullmatch(r"leash launch: worker 1, worker 2: killed \(see .*logs\)\n", err)
+    assert "ended early     no worker was left, in epoch " in out
     assert "run directory" in out
 
 
