@@ -10,8 +10,10 @@ import dataclasses
 import inspect
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from leash.ps.errors import UsageError
@@ -159,6 +161,27 @@ def check_not_negative(options: Any, *names: str) -> None:
         value = getattr(options, name)
         if value is not None and not 0 <= value < math.inf:
             raise UsageError(f"{flag(name)} {value}: give a number from 0")
+
+
+def make_folder(option_flag: str, folder: Path) -> None:
+    """Makes the folder of an option where it is not there, and sees that it can be written to.
+
+    Raises:
+        UsageError: it cannot be made, or this process may not write there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{option_flag} {folder}: cannot make this folder: {error.strerror}; take another"
+        ) from error
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{option_flag} {folder}: cannot write there: {error.strerror}; take another"
+        ) from error
 
 
 Number = TypeVar("Number", int, float)

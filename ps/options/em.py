@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import check_rank, split_address
+from leash.ps.options.addresses import check_rank, check_server_address
 from leash.ps.options.base import (
     DEFAULT_SEED,
     Options,
@@ -93,7 +93,7 @@ class EmServerGroup(Options):
         check_positive(self, "workers", "bound", "passes", "batch_size", "wait_s")
         check_rank(self.rank)
         if self.server is not None:
-            split_address(self.server)
+            check_server_address(self.server)
             if self.workers is not None:
                 raise UsageError("--workers: the server says how many there are; leave it out "
                                  "with --server")  # fmt: skip

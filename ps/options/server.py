@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
+from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, check_ports, parse_learners
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
 from leash.ps.options.optimizer import OptimizerGroup
 from leash.ps.options.plan import PlanGroup
@@ -82,12 +82,12 @@ class ServerGroup(Options):
 
     def check(self) -> None:
         super().check()
-        split_address(address_of(self.bind, self.ps_ip, self.ps_port))
         parse_learners(self.learners, self.workers)
         check_positive(self, "workers", "evict_s", "rejoin_s", "window")
         check_threads(self, "threads")
         check_not_negative(self, "observers")
         check_shards(self.shards)
+        check_ports(address_of(self.bind, self.ps_ip, self.ps_port), self.shards)
         if self.chunk_kib < CHUNK_STEP_KIB or self.chunk_kib % CHUNK_STEP_KIB:
             raise UsageError(f"--chunk-kib {self.chunk_kib}: give a multiple of {CHUNK_STEP_KIB}")
         if self.this_rank != 0:

@@ -13,8 +13,8 @@ from leash.ps.options.addresses import (
     DEFAULT_ADDRESS,
     address_of,
     check_rank,
+    check_server_address,
     parse_learners,
-    split_address,
 )
 from leash.ps.options.base import Options, check_positive, option
 from leash.ps.options.inner_optimizer import InnerOptimizerGroup
@@ -106,7 +106,7 @@ class ConnectionGroup(Options):
 
     def check(self) -> None:
         super().check()
-        split_address(address_of(self.server, self.ps_ip, self.ps_port))
+        check_server_address(address_of(self.server, self.ps_ip, self.ps_port))
         check_positive(self, "wait_s")
 
 

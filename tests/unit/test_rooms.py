@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "ps.slowness": {"ps"},
     "ps.options": {"ps", "ps.slowness", "ps.wire"},
     "ps.datafiles": {"ps", "ps.options"},
-    "ps.runs": {"ps", "ps.wire"},
+    "ps.runs": {"ps", "ps.options", "ps.wire"},
     "ps.shard": {"ps", "ps.options", "ps.runs", "ps.wire"},
     "ps.server": {"ps", "ps.datafiles", "ps.options", "ps.runs", "ps.shard", "ps.wire"},
     "ps.report.analysis": {"ps", "ps.options", "ps.runs"},

@@ -87,11 +87,8 @@ class LocalSteps:
         self._told: int | None = None  # how many samples are behind the next step, from `begin`
         self._samples = 0  # how many are behind this round so far
         self._failure: LeashError | None = None  # an error after which no step is taken any more
-<<<<<<< HEAD
         self._untrained: set[int]  # slots for which no step of this round had a gradient
-=======
         self._is_pushing = False  # whether a push has begun, and not come to its end
->>>>>>> client
         slabs.gradients[:] = slabs.parameters
         self._begin_round()
 
@@ -136,15 +133,10 @@ class LocalSteps:
             LeashError: whatever else ended this worker's part.
         """
         self._require_sound()
-<<<<<<< HEAD
-        self._samples += agreed_samples(self._told, samples)
-        self._told = None
+        agreed = agreed_samples(self._told, samples)
         self._untrained -= {
             slot for slot in self._untrained if self._slabs.places[slot].tensor.grad is not None
         }
-=======
-        agreed = agreed_samples(self._told, samples)
->>>>>>> client
         self.inner.step()
         # One that is broken off leaves what torch leaves, which goes out with the round's push.
         self._told = None
@@ -206,11 +198,8 @@ class LocalSteps:
     def _begin_round(self) -> None:
         self._slabs.begin_round()
         self.pending = self._samples = 0
-<<<<<<< HEAD
         self._untrained = {slot for slot, p in enumerate(self._slabs.places) if p.is_parameter}
-=======
         self._is_pushing = False
->>>>>>> client
 
     def _broken(self) -> list[Place]:
         """The parameters whose difference has a NaN or an infinity in it."""

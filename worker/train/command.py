@@ -1,6 +1,7 @@
 """`leash worker`: from its settings to a trainer that runs."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 from leash._log import Say, logged
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
-from leash.ps.options.base import check_positive
+from leash.ps.options.base import check_positive, make_folder
 from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
 from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
 from leash.ps.options.worker import WorkerOptions
@@ -20,7 +21,7 @@ from leash.worker.client.waiting import Waiting
 from leash.worker.datasets import Positions, load_dataset, shares
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.slowdown import Slowdown
-from leash.worker.train.task import Task, choose_device, make_model, resolve_task
+from leash.worker.train.task import Task, choose_device, difference, make_model, resolve_task
 from leash.worker.train.trainer import Trainer
 
 
@@ -32,6 +33,8 @@ def run(options: WorkerOptions) -> int:
         LeashError: whatever else ends this worker's part.
     """
     check_positive(options, "batch_size", "threads", "wait_s", "timeout_s")
+    if options.save_path is not None:
+        make_folder("--save-path", Path(options.save_path))  # now, not only when all is trained
     show = _shower(options.rank)
     say = logged(show, __name__)
     keep_memory(say)
@@ -42,6 +45,8 @@ def run(options: WorkerOptions) -> int:
             channel, options.wait_s, lambda s: waiting.server(address, s, options.wait_s)
         )
     task = resolve_task(options, state)
+    if other := difference(task, state):
+        say(other)
     check_inner_belongs(options, state["local_steps"])
     device = choose_device(options.device)
     torch.set_num_threads(options.threads)

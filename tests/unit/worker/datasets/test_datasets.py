@@ -275,11 +275,10 @@ def test_a_users_dataset_tells_its_shape_and_classes(
         (Points(),),
         (Points(), None),
         (Points(), []),
-        ([1, 2], [1, 2]),
         ((torch.zeros(3, 2), torch.zeros(4)), (torch.zeros(3, 2), torch.zeros(3))),
         ((torch.zeros(0, 2), torch.zeros(0)), (torch.zeros(3, 2), torch.zeros(3))),
     ],
-    ids=["None", "one", "no test", "empty", "no pairs", "lengths differ", "no samples"],
+    ids=["None", "one", "no test", "empty", "lengths differ", "no samples"],
 )
 def test_a_users_function_that_gives_anything_else_is_refused_in_one_line(
     user_module: types.ModuleType, returned: object
@@ -288,6 +287,55 @@ def test_a_users_function_that_gives_anything_else_is_refused_in_one_line(
     with pytest.raises(UsageError, match=r"expected a pair \(train, test\)") as caught:
         load_dataset("leash_test_data:load")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sample", "told"),
+    [
+        ({"image": torch.zeros(2), "label": 1}, "a dict with the keys image, label"),
+        ((torch.zeros(2), 1, "name"), "a tuple of 3"),
+        ([torch.zeros(2)], "a list of 1"),
+        (torch.zeros(2), "Tensor"),
+        (7, "int"),
+        ({}, "an empty dict"),
+    ],
+    ids=["dict", "three", "one", "tensor", "number", "empty dict"],
+)
+@pytest.mark.parametrize("split", ["training", "test"])
+def test_a_sample_that_is_no_pair_is_told_as_what_it_is(
+    user_module: types.ModuleType, sample: object, told: str, split: str
+) -> None:
+    good = (torch.zeros(2), 1)
+    splits = ([sample], [good]) if split == "training" else ([good], [sample])
+    user_module.load = lambda: splits  # type: ignore[attr-defined]
+    with pytest.raises(UsageError) as caught:
+        load_dataset("leash_test_data:load", train=True, test=split == "test")
+    assert f"each sample of the {split} split must be a pair (sample, target), got {told};" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ((np.zeros(2), 1), "got ndarray; make it one with torch.from_numpy"),
+        (({"ids": 1}, 1), "got a dict with the keys ids; Leash trains models that take one tensor"),
+        ((torch.zeros(2), "cat"), "a target must be a number or a tensor, got str"),
+        (
+            (torch.zeros(2), {"box": 1}),
+            "must be a number or a tensor, got a dict with the keys box",
+        ),
+        ((torch.zeros(2), None), "a target must be a number or a tensor, got NoneType"),
+    ],
+    ids=["array", "dict", "text target", "dict target", "no target"],
+)
+def test_a_pair_of_something_else_names_the_mend(
+    user_module: types.ModuleType, pair: object, says: str
+) -> None:
+    user_module.load = lambda: ([pair], [pair])  # type: ignore[attr-defined]
+    with pytest.raises(UsageError) as caught:
+        load_dataset("leash_test_data:load")
+    assert says in str(caught.value)
 
 
 def test_a_sample_that_is_no_tensor_names_the_mend(user_module: types.ModuleType) -> None:
