@@ -48,7 +48,7 @@ from leash.ps.wire.messages import (
     Status,
     Welcome,
 )
-from leash.ps.words import BYE_REASONS, EVICTED, REPLACED
+from leash.ps.words import BYE_REASONS, DONE, EVICTED, REPLACED
 
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
@@ -56,6 +56,7 @@ REPORT_KINDS: Final = ("training", "epoch", "evaluation")
 ControlAnswer: TypeAlias = tuple[Message, bytes | None]
 Handler: TypeAlias = Callable[[Message, bytes | None], ControlAnswer]
 
+ALL_DONE: Final = "all of its work is done; a new run needs a new server"
 ALL_GONE: Final = "all workers are gone"
 
 
@@ -110,6 +111,7 @@ class Coordinator:
             )
         if msg.role == "worker" and payload is None:
             raise LayoutError("hello: expected the worker's layout as payload")
+        self._require_open(msg.worker)
         # All checks come first: a hello that is refused must not choose the run's model.
         codec = _agreed_codec(msg.codecs)
         if (again := self._members.greeted(msg.worker, msg.number)) is not None:
@@ -129,6 +131,15 @@ class Coordinator:
         self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         self._start_if_complete()
         return self._welcome(member, codec), self._layout_payload()
+
+    def _require_open(self, worker: int) -> None:
+        """Raises StoppingError if the run is over for a newcomer of this rank."""
+        if worker and self.stopping:
+            raise StoppingError(self.stopping)
+        before = self._members.workers.get(worker)
+        was_done = before is not None and before.state == DONE
+        if self.closed or (self.finished and was_done):
+            raise StoppingError(self.stopping or ALL_DONE)
 
     def _on_beat(self, msg: Beat, _: bytes | None) -> ControlAnswer:
         member = self._members.require_current(msg.worker, msg.incarnation)

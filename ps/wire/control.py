@@ -21,10 +21,17 @@ import msgpack
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from leash.ps.errors import ServerUnreachableError, UsageError
+from leash.ps.errors import ServerUnreachableError, UsageError, WrongSocketError
+from leash.ps.wire import hosts
 from leash.ps.wire.frames import check_payload_count, decode_as, encode
 from leash.ps.wire.messages import Message, State, Status
-from leash.ps.wire.sockets import CONTROL_MAX_NBYTES, CONTROL_QUEUE, make_dealer
+from leash.ps.wire.sockets import (
+    CONTROL_MAX_NBYTES,
+    CONTROL_QUEUE,
+    connect,
+    host_and_port,
+    make_dealer,
+)
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 RETRY_S: Final = 2.0  # a request without an answer for so long is sent again, over a new connection
@@ -93,7 +100,10 @@ class ControlChannel:
             self._disconnect()
             raise
         header, *payloads = answer
-        came = decode_as(expected, header)
+        try:
+            came = decode_as(expected, header)
+        except WrongSocketError as error:
+            raise UsageError(f"address {self.address}: {error}") from error
         check_payload_count(came, len(payloads))
         return came, payloads[0] if payloads else None
 
@@ -167,14 +177,7 @@ class ControlChannel:
         return has_broken
 
     def _unreachable(self, timeout_s: float, *, connected: bool) -> ServerUnreachableError:
-        mend = (
-            "something listens there but does not answer; is it a leash server?"
-            if connected
-            else "start one with leash server, or give its address, tcp://HOST:PORT"
-        )
-        return ServerUnreachableError(
-            f"no server answers at {self.address} (waited {timeout_s:g} s): {mend}"
-        )
+        return ServerUnreachableError(_no_answer(self.address, timeout_s, connected=connected))
 
     def _connected(self) -> zmq.Socket[bytes]:
         if self._socket is None:
@@ -185,12 +188,10 @@ class ControlChannel:
             self._stands = False
             self._socket = socket
             try:
-                socket.connect(self.address)
-            except zmq.ZMQError as error:
+                connect(socket, self.address)
+            except BaseException:
                 self._disconnect()
-                raise UsageError(
-                    f"address {self.address!r}: {error}; write it as tcp://HOST:PORT"
-                ) from error
+                raise
         return self._socket
 
     def _disconnect(self) -> None:
@@ -237,8 +238,19 @@ def await_state(
         except ServerUnreachableError as error:
             waited_s = time.monotonic() - began_s
             if waited_s >= wait_s:
-                raise UsageError(
-                    f"no server answers at {channel.address} (waited {wait_s:g} s): start one with "
-                    "leash server, or give its address with --server tcp://HOST:PORT"
-                ) from error
+                raise UsageError(_no_answer(channel.address, wait_s)) from error
             on_wait(waited_s)
+
+
+def _no_answer(address: str, waited_s: float, *, connected: bool = False) -> str:
+    """Says that no server answers, and what mends it."""
+    host, port = host_and_port(address)
+    if unknown := hosts.why_unknown(host):
+        mend = f"no host {host} is known here ({unknown}); mend its name, or give its address"
+    elif connected or hosts.is_open(host, port):
+        mend = "something listens there but does not answer; is it a leash server?"
+    elif hosts.is_every(host):
+        mend = f"{host} is where a server listens; give an address of the server's host"
+    else:
+        mend = "start one with leash server, or give its address, tcp://HOST:PORT"
+    return f"no server answers at {address} (waited {waited_s:g} s): {mend}"

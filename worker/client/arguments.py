@@ -4,7 +4,7 @@ from operator import index
 from typing import Final, SupportsIndex
 
 from leash.ps.errors import ArgumentError
-from leash.ps.options.addresses import MAX_RANK, RANK_MEND, split_address
+from leash.ps.options.addresses import MAX_RANK, RANK_MEND, check_server_address
 from leash.ps.wire.messages import U32_MAX
 
 TRANSPORTS: Final = ("auto", "tcp", "shm")
@@ -64,7 +64,9 @@ def check_connection(address: str, transport: str, wait_s: float | None) -> None
     Raises:
         UsageError: one of them cannot be.
     """
-    split_address(address)
+    if not isinstance(address, str):
+        raise ArgumentError("server", address, "give its address, tcp://HOST:PORT")
+    check_server_address(address)
     if transport not in TRANSPORTS:
         raise ArgumentError("transport", transport, f"take one of {', '.join(TRANSPORTS)}")
     if wait_s is not None and not wait_s > 0:

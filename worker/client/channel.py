@@ -26,6 +26,7 @@ from leash.ps.wire.frames import REPLIES, check_payload_count, decode, encode, e
 from leash.ps.wire.messages import Attach, Attached, Error, Init, Ok, Params, Pull, Push, PushPull
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
+    connect,
     data_max_nbytes,
     data_queue,
     make_dealer,
@@ -92,7 +93,7 @@ class DataChannel:
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
         self._lost_s: float | None = None  # since when there has been no connection
-        self.socket.connect(address)
+        connect(self.socket, address)
         self.socket.setsockopt(zmq.RCVTIMEO, LOOK_MS)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ import secrets
 import socket
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, SupportsIndex
@@ -70,6 +70,7 @@ from leash.worker.client.exchange import Exchange
 from leash.worker.client.liveness import Liveness
 from leash.worker.client.memory import Slab, SlabMemory
 from leash.worker.client.transport import (
+    Absence,
     SegmentTransport,
     Step,
     TcpTransport,
@@ -94,8 +95,8 @@ class StepInfo:
 
     Attributes:
         step: the number of the push, from 1.
-        version: how many updates the model had seen when the replies went out; the least over
-            chunks.
+        version: how many updates the model had seen when the replies went out; the most over
+            chunks, since one whose slots have no gradient sees none.
         lag: how many steps this worker was ahead of the slowest; the largest over chunks.
         staleness: how many updates by others came between this worker's last pull and this push;
             the largest over chunks.
@@ -214,6 +215,7 @@ class Client:
         self.steps: int = self.welcome.first_step - 1
         self._leases = 0  # how many of this worker's requests were answered since its hello
         self._step: Step | None = None
+        self._versions = [0] * len(self.chunks)  # of the parameters that this worker got last
         self._agree_on_codec()
         self._connect()
         self.transport: Transport = self._choose_transport()
@@ -247,15 +249,16 @@ class Client:
         self._owned: tuple[range, ...] = tuple(map(range, welcome.first_chunks, ends))
 
     def _choose_transport(self) -> Transport:
+        absence = Absence(self.layout, self.chunks)
         if self._wants == "tcp":
-            return TcpTransport(self.chunks, self.encoder)
+            return TcpTransport(self.chunks, self.encoder, absence)
         why_not = attach_segment(self.exchange, self.memory, self.rank, self.incarnation)
         if why_not is None:
-            return SegmentTransport(self.chunks, self.encoder, self.memory)
+            return SegmentTransport(self.chunks, self.encoder, absence, self.memory)
         if self._wants == "shm":
             raise ArgumentError("transport", "shm", f"{why_not}; take auto or tcp")
         self._say(f"no shared memory with this server, so TCP: {why_not}")
-        return TcpTransport(self.chunks, self.encoder)
+        return TcpTransport(self.chunks, self.encoder, absence)
 
     def _agree_on_codec(self) -> None:
         """Takes the codec that the server knows.
@@ -377,25 +380,32 @@ class Client:
             parameters: a slab of this layout, overwritten chunk by chunk.
 
         Returns:
-            The least version of a chunk: how many updates it has seen, by anyone.
+            The largest version of a chunk: how many updates it has seen, by anyone.
 
         Raises:
             NotReadyError: the chunks have no values yet; `begin` waits for them.
             LeashError: whatever else ends this process's part.
         """
         self.require_own_process()
-        versions = []
 
         def on_reply(reply: Answer, payload: zmq.Frame | None) -> None:
             assert isinstance(reply, Params)
             store_payload(self.chunks, reply, payload, parameters)
-            versions.append(reply.version)
+            self._versions[reply.chunk] = reply.version
 
         self._put((Pull(self.rank, self.incarnation, c.index, c.dtype), None) for c in self.chunks)
         self.exchange.finish(on_reply)
-        return min(versions)
+        return max(self._versions)
 
-    def push_pull(self, gradients: Slab, parameters: Slab, samples: SupportsIndex) -> StepInfo:
+    def push_pull(
+        self,
+        gradients: Slab,
+        parameters: Slab,
+        samples: SupportsIndex,
+        *,
+        absent: Collection[int] = (),
+        held: Slab | None = None,
+    ) -> StepInfo:
         """Pushes a step's gradients and waits for the parameters that the policy grants.
 
         Args:
@@ -403,6 +413,8 @@ class Client:
                 by others until this returns.
             parameters: a slab of this layout, overwritten chunk by chunk; may be `gradients`.
             samples: how many there are behind this gradient, its weight in the mean of bsp.
+            absent: as in `begin_step`.
+            held: as in `begin_step`.
 
         Returns:
             What happened to the step.
@@ -412,10 +424,18 @@ class Client:
             EvictedError: the server went on without this worker; `rejoin` helps.
             LeashError: whatever else ends this worker's part.
         """
-        self.begin_step(gradients, parameters, samples)
+        self.begin_step(gradients, parameters, samples, absent=absent, held=held)
         return self.finish_step()
 
-    def begin_step(self, gradients: Slab, parameters: Slab, samples: SupportsIndex) -> None:
+    def begin_step(
+        self,
+        gradients: Slab,
+        parameters: Slab,
+        samples: SupportsIndex,
+        *,
+        absent: Collection[int] = (),
+        held: Slab | None = None,
+    ) -> None:
         """Opens a step whose chunks `advance` sends as they become ready.
 
         A step that is still open is forgotten.
@@ -424,6 +444,11 @@ class Client:
             gradients: a slab of this layout, as in `push_pull`; complete from the end on.
             parameters: a slab of this layout, overwritten chunk by chunk; may be `gradients`.
             samples: how many there are behind this gradient, its weight in the mean of bsp.
+            absent: numbers of the layout's slots that have no gradient, which the server then
+                leaves alone; their places in `gradients` hold zeros. The collection may still grow
+                by slots of chunks that are not ready.
+            held: a slab with the parameters that this worker has. Chunks without any gradient that
+                nobody has changed are taken from it, and do not travel.
 
         Raises:
             ArgumentError: `samples` is no whole number from 0.
@@ -437,7 +462,8 @@ class Client:
         self.exchange.forget()  # of a step that was broken off
         self.steps += 1
         self._step = Step(
-            self.rank, self.incarnation, self.steps, count, gradients, parameters
+            self.rank, self.incarnation, self.steps, count, gradients, parameters, absent, held,
+            self._versions,
         )  # fmt: skip
         self._replies: list[Params] = []
         # By shard: the chunks from this number on have been queued.
@@ -472,7 +498,7 @@ class Client:
         self._step = None
         return StepInfo(
             step.number,
-            min(r.version for r in self._replies),
+            max(r.version for r in self._replies),
             max(r.lag for r in self._replies),
             max(r.staleness for r in self._replies),
             wait_s,
@@ -627,4 +653,6 @@ class Client:
         if not isinstance(reply, Params):
             raise ProtocolError(f"unexpected {reply.verb}")
         self.transport.store(self._open_step, reply, payload)
+        for chunk in range(reply.chunk, reply.chunk - reply.chunks, -1):
+            self._versions[chunk] = reply.version
         self._replies.append(reply)

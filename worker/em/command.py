@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from leash._log import logged
 from leash.ps.errors import UsageError
+from leash.ps.options.base import make_folder
 from leash.ps.options.em import EmOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, await_state
@@ -35,7 +36,7 @@ def run(options: EmOptions) -> int:
         UsageError: the options do not fit each other, the images or the server.
         LeashError: a component has collapsed, or the run has ended without this worker.
     """
-    require_files(options.path or "")
+    require_files(options.path)
     if options.workers is not None:
         return Crew(options, _run_dir(options).path).run()
     with threadpool_limits(options.threads):
@@ -79,7 +80,7 @@ def _take_part(options: EmOptions, address: str) -> int:
         )
     workers = state["workers"]
     out = Path(options.run_dir) if options.run_dir is not None else _run_dir(options).path
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder("--run-dir", out)
     study = Study(options, out, _say)
     size = DIGITS * mixture_for(options, max(options.ks)).family(study.dimensions).size
     client = Client(address, statistics_layout(workers, size), rank=options.rank, say=say)

@@ -12,7 +12,7 @@ optimizer's state stays in this process.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, Protocol, SupportsIndex
@@ -35,7 +35,10 @@ class RoundClient(Protocol):
         """Raises what has ended this worker's part in the run, if anything has."""
         ...
 
-    def push_pull(self, gradients: Slab, parameters: Slab, samples: int) -> StepInfo:
+    def push_pull(
+        self, gradients: Slab, parameters: Slab, samples: int, *,
+        absent: Collection[int], held: Slab | None,
+    ) -> StepInfo:  # fmt: skip
         """Pushes a slab of gradients, and fills a slab with the parameters that come back."""
         ...
 
@@ -84,9 +87,10 @@ class LocalSteps:
         self._told: int | None = None  # how many samples are behind the next step, from `begin`
         self._samples = 0  # how many are behind this round so far
         self._failure: LeashError | None = None  # an error after which no step is taken any more
+        self._untrained: set[int]  # slots for which no step of this round had a gradient
         self._is_pushing = False  # whether a push has begun, and not come to its end
         slabs.gradients[:] = slabs.parameters
-        slabs.begin_round()
+        self._begin_round()
 
     @property
     def every(self) -> int:
@@ -130,6 +134,9 @@ class LocalSteps:
         """
         self._require_sound()
         agreed = agreed_samples(self._told, samples)
+        self._untrained -= {
+            slot for slot in self._untrained if self._slabs.places[slot].tensor.grad is not None
+        }
         self.inner.step()
         # One that is broken off leaves what torch leaves, which goes out with the round's push.
         self._told = None
@@ -159,7 +166,9 @@ class LocalSteps:
         broken = self._broken() if self._heals else []
         with self._remembering():
             slab = self._slabs.gradients
-            info = self._client.push_pull(slab, slab, self._samples)
+            info = self._client.push_pull(
+                slab, slab, self._samples, absent=self._untrained, held=self._slabs.parameters
+            )
         self._heal(broken)
         self._begin_round()
         return replace(info, wait_s=info.wait_s + gathered_s)
@@ -189,6 +198,7 @@ class LocalSteps:
     def _begin_round(self) -> None:
         self._slabs.begin_round()
         self.pending = self._samples = 0
+        self._untrained = {slot for slot, p in enumerate(self._slabs.places) if p.is_parameter}
         self._is_pushing = False
 
     def _broken(self) -> list[Place]:

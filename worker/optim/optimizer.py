@@ -40,6 +40,12 @@ from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.arguments import checked_rank
 from leash.worker.client.encoding import Encoding
+from leash.worker.optim.arguments import (
+    refuse_options,
+    require_parameters,
+    require_step_without_closure,
+    require_values,
+)
 from leash.worker.optim.local_steps import LocalSteps, check_local
 from leash.worker.optim.param_groups import named_groups, unnamed
 from leash.worker.optim.slabs import ModelSlabs, NamedTensors
@@ -127,6 +133,7 @@ class PSOptimizer(torch.optim.Optimizer):
         wait_s: float | None = None,
         on_wait: Callable[[Beaten | None], None] | None = None,
         say: Say | None = None,
+        **options: Any,
     ) -> None:
         """Joins the run, waits for the other workers, and takes over the common parameters.
 
@@ -151,10 +158,14 @@ class PSOptimizer(torch.optim.Optimizer):
                 `say` shows who they are.
             say: shows a line, such as why shared memory is not possible. By default it appears on
                 stderr, unless the logger "leash" has a handler.
+            options: none; those of the server's optimizer, such as ``lr``, are refused with the
+                option of ``leash server`` that stands for them.
 
         Raises:
-            UsageError: parameters have no names, or are not floating-point; there is nothing to
-                train; a group has options of its own; or `inner` steps over something else.
+            TypeError: an argument has a name that no optimizer knows.
+            UsageError: parameters have no names or no values, or are not floating-point; there is
+                nothing to train; a group has options of its own; or `inner` steps over something
+                else, or needs a closure.
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
@@ -162,8 +173,13 @@ class PSOptimizer(torch.optim.Optimizer):
             ProtocolError: the server refuses, and says why.
         """
         rank = checked_rank(rank, least=1)
+        refuse_options(options, HYPERPARAMETERS)
+        require_parameters(params)
+        require_step_without_closure(inner)
         groups = named_groups(params)
         named = [pair for group in groups for pair in group["params"]]
+        buffers = list(buffers)
+        require_values([*named, *buffers])
         check_local(inner, local_steps, named, overlap=overlap)
         encoding = encoding or Encoding()
         self._slabs: Final = ModelSlabs(

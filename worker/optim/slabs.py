@@ -168,7 +168,8 @@ class ModelSlabs:
     def take(self, slot: int) -> bool:
         """Brings what a slot pushes into its place in the slab of gradients.
 
-        A parameter pushes its gradient, or zeros if it has none; a buffer pushes its values.
+        A parameter pushes its gradient; one that has none is absent from the push, and its place
+        holds zeros. A buffer pushes its values.
 
         Args:
             slot: its place in `places`.

@@ -13,7 +13,7 @@ completes them. A chunk is complete when all slots in it are.
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol, SupportsIndex
@@ -46,7 +46,10 @@ class StepClient(Protocol):
 
     chunks: tuple[Chunk, ...]
 
-    def begin_step(self, gradients: Slab, parameters: Slab, samples: int) -> None:
+    def begin_step(
+        self, gradients: Slab, parameters: Slab, samples: int, *,
+        absent: Collection[int], held: Slab | None,
+    ) -> None:  # fmt: skip
         """Opens a step over a slab of gradients and one for the parameters that come back."""
         ...
 
@@ -140,6 +143,7 @@ class StepStream:
         self.is_open: bool = False
         self._samples: int | None = None  # how many are behind the step, from `begin`
         self._taken: set[int] = set()  # slots that were read: they are in the slab or on their way
+        self._absent: set[int] = set()  # those of them that have no gradient
         self._evicted: EvictedError | None = None
         self._in_backward = False  # whether a backward that sends gradients has not come to its end
         self._is_finishing = False  # whether `finish` has begun, and not come to its end
@@ -266,7 +270,9 @@ class StepStream:
         if self.is_open:
             return
         gradients = self._slabs.gradients
-        self._client.begin_step(gradients, gradients, samples)
+        self._client.begin_step(
+            gradients, gradients, samples, absent=self._absent, held=self._slabs.parameters
+        )
         self.is_open = True
         if self._progress.chunks is self._client.chunks:
             self._progress.restart()
@@ -278,6 +284,8 @@ class StepStream:
 
     def _take(self, slot: int) -> None:
         self._taken.add(slot)
+        if self._slabs.places[slot].source() is None:
+            self._absent.add(slot)
         if self._slabs.take(slot):
             self._progress.complete(slot)
 

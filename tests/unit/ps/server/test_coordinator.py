@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from leash.ps.errors import LayoutError
 from leash.ps.policy import POLICIES, choose_rule
-from leash.ps.server.coordinator import MAX_MISSING
+from leash.ps.server.coordinator import ALL_DONE, MAX_MISSING
 from leash.ps.shard.members import MAX_OBSERVERS
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.messages import (
@@ -405,6 +405,43 @@ def test_leases_wait_for_the_start() -> None:
     server.hello(1)
     error = server.refusal(make_request(Lease, 1, server.incarnation(1)))
     assert (error.code, error.text) == ("not_ready", "waiting for workers [2]")
+
+
+# A run that is over.
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_worker_that_joins_after_the_end_hears_that_the_run_is_over(
+    rank: int, watched: bool
+) -> None:
+    server = make_server()
+    server.start()
+    if watched:  # the run stays open until its observer has evaluated once more
+        server.hello(0)
+    server.bye(1)
+    server.bye(2)
+    error = server.refusal(Hello("worker", rank, ""), PACKED)
+    assert (error.code, error.text) == ("stopping", ALL_DONE)
+    assert states(server) == {1: "done", 2: "done"}
+
+
+def test_a_worker_that_was_left_behind_comes_back_while_the_run_is_open() -> None:
+    server = make_server()
+    server.start()
+    server.hello(0)
+    server.evict(2)
+    server.bye(1)
+    server.hello(2)
+    assert states(server) == {1: "done", 2: "live"}
+
+
+def test_a_worker_that_joins_a_run_that_is_ending_hears_why() -> None:
+    server = make_server()
+    server.start()
+    server.coordinator.stopping = "SIGINT"
+    error = server.refusal(Hello("worker", 1, ""), PACKED)
+    assert (error.code, error.text) == ("stopping", "SIGINT")
 
 
 # The first values.
@@ -961,6 +998,10 @@ class CoordinatorModel(RuleBasedStateMachine):
     def live(self) -> list[int]:
         return sorted(rank for rank, state in self.states.items() if state == "live")
 
+    @property
+    def is_over(self) -> bool:
+        return self.started_s is not None and not self.live and "done" in self.states.values()
+
     def starts(self) -> None:
         if self.started_s is None and len(self.live) == 3 and self.observers:
             self.started_s = self.now()
@@ -971,6 +1012,9 @@ class CoordinatorModel(RuleBasedStateMachine):
 
     @rule(rank=ranks)
     def comes(self, rank: int) -> None:
+        if self.is_over and (not self.observers or self.states[rank] == "done"):
+            assert self.server.refusal(Hello("worker", rank, ""), PACKED).code == "stopping"
+            return
         incarnation = self.server.hello(rank).incarnation
         assert incarnation > max((i for ids in self.ids.values() for i in ids), default=0)
         self.ids[rank].append(incarnation)
@@ -980,6 +1024,9 @@ class CoordinatorModel(RuleBasedStateMachine):
 
     @rule()
     def an_observer_comes(self) -> None:
+        if self.is_over and not self.observers:
+            assert self.server.refusal(Hello("observer", 0, "")).code == "stopping"
+            return
         self.observers[self.server.hello(0).incarnation] = self.now()
         self.starts()
 
@@ -1032,7 +1079,7 @@ class CoordinatorModel(RuleBasedStateMachine):
     def the_coordinator_says_what_the_model_says(self) -> None:
         state, coordinator = self.server.coordinator.state(), self.server.coordinator
         is_started = self.started_s is not None
-        is_finished = is_started and not self.live and "done" in self.states.values()
+        is_finished = self.is_over
         assert states(self.server) == self.states
         assert state["started"] == is_started
         assert state["finished"] == is_finished

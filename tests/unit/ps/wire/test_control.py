@@ -87,6 +87,47 @@ def test_a_server_that_listens_and_is_silent_is_told_from_none() -> None:
         channel.request(Status(), State, timeout_s=SOON_S * 5)
 
 
+def test_what_listens_and_speaks_no_zeromq_is_told_from_nobody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        with ControlChannel(address) as channel, pytest.raises(UsageError, match="is it a leash"):
+            await_state(channel, SOON_S, lambda _: None)
+
+
+def test_an_unknown_host_is_told_from_a_silent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    address = "tcp://no-such-host.invalid:29500"
+    heard: list[float] = []
+    with ControlChannel(address) as channel, pytest.raises(UsageError) as caught:
+        await_state(channel, 0.7, heard.append)
+    assert str(caught.value) == (
+        f"no server answers at {address} (waited 0.7 s): no host no-such-host.invalid is known "
+        "here (Name or service not known); mend its name, or give its address"
+    )
+    assert heard  # a name may become known while a worker waits
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_where_a_server_listens_is_told_from_its_address(nobody: str, host: str) -> None:
+    address = f"tcp://{host}:{nobody.rpartition(':')[2]}"
+    with ControlChannel(address) as channel, pytest.raises(UsageError) as caught:
+        await_state(channel, SOON_S, lambda _: None)
+    assert f"{host} is where a server listens; give an address" in str(caught.value)
+
+
+def test_a_data_port_is_a_wrong_address() -> None:
+    error = encode(Error("wrong_socket", "this is a data port", 0, 0, 0, 0))
+    with (
+        server(lambda _: [[error]]) as address,
+        ControlChannel(address) as channel,
+        pytest.raises(UsageError, match=f"address {address}: this is a data port"),
+    ):
+        channel.request(Status(), State)
+
+
 def test_a_late_answer_is_not_taken_for_the_next_ones() -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = context.socket(zmq.ROUTER)
