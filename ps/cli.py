@@ -109,11 +109,13 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
     """
     from leash.ps.options.parser import options_from
     from leash.ps.options.rule import for_drop
+    from leash.ps.options.server import with_demo_logs
     from leash.ps.policy import DROP
 
+    words = with_demo_logs(words)
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command
-    if getattr(parsed[name], "policy", None) == DROP.name and for_drop(words) != list(words):
+    if getattr(parsed[name], "policy", None) == DROP.name and for_drop(words) != words:
         parsed = build_parser().parse_args(for_drop(words))
     return name, options_from(parsed[name], options_of(COMMANDS[name]))
 

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import RunState, result_lines, with_summary
+from leash.ps.datafiles.required import require_data
 from leash.ps.errors import LeashError, ServerUnreachableError
 from leash.ps.interrupt import held, received
 from leash.ps.options.base import common_options, to_argv
@@ -64,6 +65,7 @@ def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
     """
     if options.report:
         require_matplotlib()
+    require_data(options)
     run_dir = RunDir.at(options.run_dir, options.rule.policy.name)
     # The server works its rates out by the same function; config.yaml notes what they are.
     run_dir.write_config(with_rates(options))

@@ -3,7 +3,7 @@
 import json
 import shlex
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.experiments.plan import Experiment, PlannedRun, load, names
 from leash.ps.interrupt import Interrupted
 from leash.ps.options.base import make_folder, to_argv
-from leash.ps.options.rule import BOUND, MAX_STALENESS, with_new_names
+from leash.ps.options.rule import with_new_names
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import write_atomically
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
@@ -98,8 +98,9 @@ def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
         raise UsageError(f"{run_dir}: not the folder of a run; take another --out")
     settings = {name: value for name, value in asdict(planned.options).items() if name != "run_dir"}
     there = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
-    # Earlier releases had one setting for the two, so their files lack one of them.
-    if {BOUND: None, MAX_STALENESS: None, **with_new_names(there)} != settings:
+    # What an earlier release had no option for, and so no setting in its files, has its default.
+    defaults = {f.name: f.default for f in fields(planned.options) if f.name in settings}
+    if {**defaults, **with_new_names(there)} != settings:
         raise UsageError(f"{run_dir}: a run with other settings is there; take another --out")
     summary = run_dir / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("ended") in GOOD_ENDS:

@@ -5,12 +5,15 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from leash.ps.errors import UsageError
+from leash.ps.errors import ArgumentError, UsageError
 from leash.ps.wire.messages import U32_MAX
 
 MAX_RANK: Final = (
     U32_MAX - 1
 )  # leash.ps.shard.data_plane uses the rank above it, to keep a place for a newcomer
+RANK_MEND: Final = (
+    f"ranks start from 1: give a whole number from 1 to {MAX_RANK} (of torchrun, RANK + 1)"
+)
 MAX_SHOWN_LEARNERS: Final = 100  # a `welcome` names no more ranks than this
 MAX_PORT: Final = 65535
 DEFAULT_PORT: Final = 29500
@@ -53,6 +56,12 @@ def split_address(address: str) -> tuple[str, int]:
             f"address {address!r}: write it as tcp://HOST:PORT, such as {DEFAULT_ADDRESS}"
         )
     return host, int(port)
+
+
+def check_rank(rank: int) -> None:
+    """Raises ArgumentError for a number that cannot be a worker's rank."""
+    if not 1 <= rank <= MAX_RANK:
+        raise ArgumentError("rank", rank, RANK_MEND)
 
 
 def check_server_address(address: str) -> None:

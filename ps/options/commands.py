@@ -86,7 +86,9 @@ class EvaluateGroup(Options):
 
     title: ClassVar[str] = "evaluation"
 
-    run_dir: str | None = option(None, "write TensorBoard files below this folder", metavar="DIR")
+    run_dir: str | None = option(
+        None, "write TensorBoard files below this folder", metavar="DIR", is_path=True
+    )
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     threads: int = option(1, "threads that torch uses", metavar="N")
 

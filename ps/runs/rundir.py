@@ -11,6 +11,7 @@
       report.html    by `leash report`: the run in pictures and words
       report/        its pictures, as PNG files
       logs/          what the processes of `leash launch` printed
+      trainlossMODEL.txt, stalenessMODEL.txt   with --demo-logs; see leash.ps.runs.demo_logs
 """
 
 import dataclasses

@@ -21,6 +21,12 @@ PIPE_NBYTES: Final = 4096
 WORDS_MAX: Final = 300  # letters; they travel to every worker
 
 
+def has_evaluator(options: ServerOptions) -> bool:
+    """Whether a server starts an evaluator: if it knows its task and has PyTorch."""
+    knows_task = options.model is not None or options.dataset is not None
+    return knows_task and importlib.util.find_spec("torch") is not None
+
+
 class EvaluatorProcess:
     """A process of `leash evaluate`, which measures test accuracy beside a server."""
 
@@ -32,10 +38,8 @@ class EvaluatorProcess:
 
     @classmethod
     def for_task(cls, options: ServerOptions, run_dir: Path) -> "EvaluatorProcess | None":
-        """Makes the evaluator of a server that knows its task and has PyTorch; otherwise None."""
-        if options.model is None and options.dataset is None:
-            return None
-        if importlib.util.find_spec("torch") is None:
+        """Makes the evaluator of a server that is to have one; otherwise None."""
+        if not has_evaluator(options):
             return None
         return cls(
             common_options(

@@ -19,6 +19,7 @@ import zmq
 
 from leash._log import logged, show_errors
 from leash.ps import interrupt
+from leash.ps.datafiles.required import require_data
 from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
@@ -27,11 +28,12 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import MAY_STALL, VERSIONS, Rule
 from leash.ps.processes import keep_memory
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
+from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.announcement import how_to_join
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
-from leash.ps.server.evaluator_process import EvaluatorProcess
+from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator
 from leash.ps.server.remote_shards import RemoteShards
 from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
@@ -73,6 +75,7 @@ class Server:
         run_dir: RunDir | None,
         *,
         evaluator: EvaluatorProcess | None = None,
+        demo_logs: DemoLogs | None = None,
         say: Callable[[str], None] = _say,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,6 +85,7 @@ class Server:
             options: what the server was started with.
             run_dir: where the run leaves its files; None for nowhere.
             evaluator: the observer to start once the server listens, and to wait for.
+            demo_logs: where the run also leaves the demo's logs.
             say: shows a line of progress.
             now: seconds on a clock that never goes back.
 
@@ -95,6 +99,7 @@ class Server:
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._evaluator: Final = evaluator
+        self._demo_logs: Final = demo_logs
         self._say: Final = logged(say, __name__)
         self._now: Final = now
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
@@ -102,7 +107,7 @@ class Server:
         events = EventLog(run_dir.events if run_dir else None, now)
         self._events: Final = events
         self.members: Final = Members(ranks, options.evict_s, now)
-        self.metrics: Final = Metrics(rule, events, options.step_events, now)
+        self.metrics: Final = Metrics(rule, events, options.step_events, now, demo_logs)
         self.data: Final = DataPlane(
             options, rule, self.members, self.metrics, self._data_router.send, now=now
         )
@@ -278,6 +283,8 @@ class Server:
                 self._write_results(self._run_dir)
                 self._say_how_to_go_on(self._run_dir)
             self._events.close()
+            if self._demo_logs:
+                self._demo_logs.close()
             self._answer_the_last()
         finally:
             self._context.destroy(linger=200)
@@ -419,8 +426,11 @@ def serve(options: ServerOptions) -> int:
     show_errors("leash.ps.shard")
     keep_memory(logged(_say, __name__))
     rule = options.rule
+    spelled = options.model
     model, dataset = choose_task(options.model, options.dataset)
     options = with_rates(replace(options, model=model, dataset=dataset))
+    if has_evaluator(options):
+        require_data(options, ("test",))
     run_dir = RunDir.at(options.run_dir, rule.policy.name)
     if (
         options.ready_fd is None
@@ -429,7 +439,8 @@ def serve(options: ServerOptions) -> int:
     evaluator = EvaluatorProcess.for_task(options, run_dir.path)
     if evaluator is not None:
         options = replace(options, observers=options.observers + 1)
-    server = Server(options, run_dir, evaluator=evaluator)
+    demo_logs = DemoLogs(run_dir.path, spelled or model or "") if options.demo_logs else None
+    server = Server(options, run_dir, evaluator=evaluator, demo_logs=demo_logs)
     server.stop_on_signals()
     server.announce()
     return server.run()

@@ -11,7 +11,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from operator import attrgetter
+from operator import attrgetter, index
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -27,6 +27,7 @@ from leash.ps.errors import (
 )
 from leash.ps.wire.messages import (
     ANSWERS,
+    BITS_MAX,
     CONTROL_REQUESTS,
     DATA_REQUESTS,
     U63_MAX,
@@ -40,7 +41,7 @@ from leash.ps.wire.shard_messages import FROM_COORDINATOR, FROM_SHARD
 VERSION: Final = 1
 MAX_HEADER_NBYTES: Final = 4096
 _LIMITS: Final = {
-    "max_str_len": 2048, "max_bin_len": 0, "max_array_len": 256, "max_map_len": 64,
+    "max_str_len": 2048, "max_bin_len": BITS_MAX, "max_array_len": 256, "max_map_len": 64,
     "max_ext_len": 0,
 }  # fmt: skip
 
@@ -63,6 +64,12 @@ class _Codec:
     values: Callable[[Message], tuple[Any, ...]]
 
 
+_PLAIN: Final[Mapping[type, tuple[FieldCheck, str]]] = {
+    bool: (lambda x: type(x) is bool, "true or false"),
+    float: (lambda x: type(x) is float and not math.isinf(x), "a float64 that is not infinite"),
+}
+
+
 def _check_for(hint: Any) -> tuple[FieldCheck, str]:
     """Makes the check of one annotation, and says in words what it expects."""
     base = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
@@ -72,10 +79,10 @@ def _check_for(hint: Any) -> tuple[FieldCheck, str]:
         return lambda x: type(x) is int and low <= x <= high, f"an integer from {low} to {high}"
     if base is str:
         return lambda x: type(x) is str and low <= len(x) <= high, f"a text of at most {high}"
-    if base is bool:
-        return lambda x: type(x) is bool, "true or false"
-    if base is float:
-        return lambda x: type(x) is float and not math.isinf(x), "a float64 that is not infinite"
+    if base in _PLAIN:
+        return _PLAIN[base]
+    if base is bytes:
+        return lambda x: type(x) is bytes and low <= len(x) <= high, f"at most {high} bytes"
     if get_origin(base) is list:
         are_valid, what = _ITEMS[get_args(base)[0]]
         return lambda x: are_valid(x, high), f"a list of at most {high} {what}"
@@ -152,9 +159,17 @@ def encode(message: Message) -> bytes:
     for name, default in codec.defaults.items():
         if header[name] == default:
             del header[name]
-    packed: bytes = msgpack.packb({"v": VERSION, "t": message.verb, **header})
+    packed: bytes = msgpack.packb({"v": VERSION, "t": message.verb, **header}, default=_plain)
     assert len(packed) <= MAX_HEADER_NBYTES, message.verb
     return packed
+
+
+def _plain(number: Any) -> int | float:
+    """Turns a number of numpy or torch, which msgpack does not know, into one of Python's."""
+    try:
+        return index(number)
+    except TypeError:
+        return float(number)
 
 
 def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:

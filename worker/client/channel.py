@@ -34,7 +34,7 @@ from leash.ps.wire.sockets import (
 )
 
 LOOK_MS: Final = 200  # a waiting worker looks so often whether it still takes part
-RECONNECT_S: Final = 30.0  # a connection that is gone for so long is lost
+RECONNECT_S: Final = 60.0  # a connection that is gone for so long is lost
 
 Buffer: TypeAlias = Any  # anything with the buffer protocol
 Request: TypeAlias = Init | PushPull | Push | Pull | Attach

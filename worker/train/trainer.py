@@ -178,7 +178,8 @@ class Trainer:
     def _piece(self, piece: Piece, work: Work, progress: Progress, bar: TaskID) -> None:
         done, began_s = piece.begins_at, self._now()
         self._optimizer.local_steps = piece.local_steps
-        for inputs, targets in self._dataset.train_batches(piece.positions, piece.batch_size):
+        positions = piece.whole_batches() if self._options.drop_last else piece.positions
+        for inputs, targets in self._dataset.train_batches(positions, piece.batch_size):
             compute_s = self.totals.compute_s
             loss = self._step(inputs, targets, began_s)
             held = work.is_held()

@@ -70,10 +70,10 @@ def make_report(worker: int, incarnation: int, kind: str = "training", **changes
 def make_request(verb: type[Message], worker: int, incarnation: int) -> Message:
     """One that is honoured of a live worker of a run that has started."""
     requests: dict[type[Message], Message] = {
-        Hello: Hello("worker", worker, "again"),
+        Hello: Hello("worker" if worker else "observer", worker, "again", number=99),
         Beat: Beat(worker, incarnation),
         Lease: Lease(worker, incarnation, 1, 60, 2, 10, 0.0),
-        Report: make_report(worker, incarnation),
+        Report: make_report(worker, incarnation, "epoch" if worker else "evaluation", number=1),
         Status: Status(),
         Set: Set("asp"),
         Bye: Bye(worker, incarnation, "stopped"),
@@ -285,28 +285,54 @@ def test_a_message_is_a_sign_of_life(verb: type[Message]) -> None:
 
 
 REPEATED = {  # verb ▸ what the second of two equal requests is answered with, the first being taken
+    Hello: Welcome,
     Beat: Beaten,
     Lease: Leased,
     Report: Ok,
     Status: State,
     Set: Ok,
-    Bye: Error,  # evicted: it says bye once
+    Bye: Ok,
 }
+OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Bye)]
 
 
-@pytest.mark.parametrize("verb", [verb for verb in CONTROL_REQUESTS if verb is not Hello])
-def test_a_request_that_is_repeated_changes_nothing_more(verb: type[Message]) -> None:
+@pytest.mark.parametrize(
+    ("verb", "worker"),
+    [*((verb, 1) for verb in CONTROL_REQUESTS), *((verb, 0) for verb in OF_OBSERVERS)],
+)
+def test_a_request_that_is_repeated_changes_nothing_more(verb: type[Message], worker: int) -> None:
     """A client asks again when an answer was lost, and does not know which of the two was."""
-    server = make_server(policy="ssp")
+    server = make_server(policy="ssp", shards=2)
     server.start()
-    request = make_request(verb, 1, server.incarnation(1))
-    first = server.ask(request)
-    before, events = state_of(server), list(server.events.kept)
-    second = server.ask(request)
-    assert type(second) is REPEATED[verb]
-    assert verb is Bye or second == first
+    incarnation = server.hello(worker).incarnation
+    request = make_request(verb, worker, incarnation)
+    first = server.coordinator.answer(request, PACKED if verb is Hello else None)
+    before, events, told = state_of(server), list(server.events.kept), list(server.far.told)
+    second = server.coordinator.answer(request, PACKED if verb is Hello else None)
+    assert type(second[0]) is REPEATED[verb]
+    assert second == first
     assert state_of(server) == before
     assert server.events.kept == events
+    assert server.far.told == told
+
+
+def test_reports_are_new_while_their_numbers_grow_and_where_they_have_none() -> None:
+    server = make_server()
+    server.start()
+    incarnation = server.incarnation(1)
+    for epoch, number in enumerate([1, 2, 2, 1, 3, 0, 0], start=1):
+        server.ask(make_report(1, incarnation, "epoch", epoch=epoch, number=number))
+    assert [event["epoch"] for event in server.events.named("epoch")] == [1, 2, 5, 6, 7]
+
+
+def test_a_late_copy_of_a_hello_does_not_bring_its_process_back() -> None:
+    server = make_server()
+    server.hello(1, number=5)
+    server.bye(1)
+    assert server.refusal(Hello("worker", 1, "late", number=5), PACKED).code == "evicted"
+    assert states(server) == {1: "done"}
+    server.hello(1, number=6)
+    assert states(server) == {1: "live"}
 
 
 def test_a_hello_that_is_repeated_takes_its_predecessors_place() -> None:

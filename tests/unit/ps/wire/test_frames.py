@@ -57,14 +57,12 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     """What a field of this annotation may hold."""
     base = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     span = hint.__metadata__[0] if hasattr(hint, "__metadata__") else Within(0, 0)
-    if base is int:
-        return st.integers(span.low, span.high)
-    if base is str:
-        return st.text(max_size=span.high)
-    if base is bool:
-        return st.booleans()
-    if base is float:
-        return finite
+    plain_values = {
+        int: st.integers(span.low, span.high), str: st.text(max_size=span.high),
+        bytes: st.binary(max_size=min(50, span.high)), bool: st.booleans(), float: finite,
+    }  # fmt: skip
+    if base in plain_values:
+        return plain_values[base]
     if get_origin(base) is list:
         items = st.text(max_size=WORD_MAX) if get_args(base) == (str,) else st.integers(0, U63_MAX)
         return st.lists(items, max_size=min(50, span.high))

@@ -46,8 +46,8 @@ def user_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 def test_batches_follow_the_positions_and_the_last_may_be_smaller(dataset: Dataset) -> None:
     positions = np.array([5, 3, 3, 60, 0])
-    batches = list(dataset.train_batches(positions, batch_size=2))
-    assert [len(y) for _, y in batches] == [2, 2, 1]
+    batches = list(dataset.train_batches(positions, batch_size=3))
+    assert [len(y) for _, y in batches] == [3, 2]
     x, y = joined(iter(batches))
     assert x.shape == (5, *dataset.sample_shape)
     assert x.dtype == torch.float32
@@ -57,6 +57,17 @@ def test_batches_follow_the_positions_and_the_last_may_be_smaller(dataset: Datas
         assert not rest
         assert torch.equal(alone_x[0], x[row])
         assert alone_y[0] == y[row]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_no_batch_is_a_single_sample_unless_all_are(dataset: Dataset, batch_size: int) -> None:
+    for left_over in range(batch_size):
+        positions = np.arange(3 * batch_size + left_over)
+        sizes = [len(y) for _, y in dataset.train_batches(positions, batch_size)]
+        expected = [batch_size] * 3 + [left_over] * (left_over > 0)
+        if left_over == 1 and batch_size > 1:
+            expected = [batch_size] * 2 + [batch_size + 1]
+        assert sizes == expected
 
 
 def test_the_test_split_comes_whole_and_in_one_order(dataset: Dataset) -> None:
