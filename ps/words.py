@@ -8,6 +8,7 @@ NONE: Final = "–"
 
 # The states of a member, in `state` and in events. A member that has left has one of these:
 DONE: Final = "done"  # did all of its work; a run that did so ends with the same word
+TIMED_OUT: Final = "timeout"  # its time was over before all of its work was done
 STOPPED: Final = "stopped"  # ended because it was asked to
 FAILED: Final = "failed"
 EVICTED: Final = "evicted"  # was silent for too long, or broke the contract
@@ -17,7 +18,11 @@ LIVE: Final = "live"
 RESTING: Final = "resting"  # live, and nothing is left for it to train on
 AWAITED: Final = "awaited"  # expected, and has not said hello
 
-BYE_REASONS: Final = (DONE, STOPPED, FAILED)  # those that a process gives itself
+# A run whose workers have all left, but which lacks a part of the training that was asked for,
+# ends with this word.
+INCOMPLETE: Final = "incomplete"
+
+BYE_REASONS: Final = (DONE, TIMED_OUT, STOPPED, FAILED)  # those that a process gives itself
 TAKES_PART: Final = (LIVE, RESTING)
 
 

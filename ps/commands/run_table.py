@@ -14,16 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from leash.ps.policy import CLOCKS, Rule
+from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.words import (
     AWAITED,
     DONE,
     EVICTED,
     FAILED,
+    INCOMPLETE,
     LIVE,
     REPLACED,
     RESTING,
     STOPPED,
     TAKES_PART,
+    TIMED_OUT,
     duration,
     percent,
 )
@@ -35,8 +38,8 @@ SHOWN_EPOCHS: Final = 10
 MUCH_WAITING: Final = 0.3
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _STYLES: Final = {
-    LIVE: "green", RESTING: "dim", DONE: "dim", AWAITED: "dim", STOPPED: "yellow",
-    EVICTED: "red", REPLACED: "red", FAILED: "red",
+    LIVE: "green", RESTING: "dim", DONE: "dim", AWAITED: "dim", TIMED_OUT: "yellow",
+    STOPPED: "yellow",    EVICTED: "red", REPLACED: "red", FAILED: "red",
 }  # fmt: skip
 
 
@@ -67,6 +70,8 @@ def plain_line(state: RunState) -> str:
 def with_summary(state: RunState, summary: dict[str, Any]) -> RunState:
     """The state to show when a run has ended: the last one, with the figures of summary.json."""
     done = summary["ended"] == DONE
+    over = done or summary["ended"] == INCOMPLETE
+    lost = {part["worker"]: part["state"] for part in summary.get("unfinished", [])}
     rows = [
         {
             **row,
@@ -75,11 +80,13 @@ def with_summary(state: RunState, summary: dict[str, Any]) -> RunState:
             "wait_fraction": summary["wait_fraction_by_worker"].get(
                 str(row["worker"]), row["wait_fraction"]
             ),
-            "state": DONE if done and row["state"] in TAKES_PART else row["state"],
+            "state": lost.get(row["worker"], DONE)
+            if over and row["state"] in TAKES_PART
+            else row["state"],
         }
         for row in state["table"]
     ]
-    ended = {"finished": done, "stopping": "" if done else summary["ended"], "table": rows}
+    ended = {"finished": over, "stopping": "" if over else summary["ended"], "table": rows}
     return {**state, **summary, **ended}
 
 
@@ -88,10 +95,13 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
     lines = []
     if summary["ended"] != DONE:
         lines.append(f"ended early     {summary['ended']}")
+    if unfinished := summary.get("unfinished"):
+        lines.append(f"not trained     {unfinished_text(unfinished)}")
     if summary["test_accuracy"] is not None:
         lines.append(f"test accuracy   {percent(summary['test_accuracy'], 2)}")
     waits = summary["wait_fraction_by_worker"].items()
     again = summary.get("samples_twice", 0)
+    nonfinite = summary.get("nonfinite_chunks", 0)
     if again:
         lines.append(f"used twice      {again} samples, after a worker had gone")
     dropped = summary.get("dropped_pushes", 0)
@@ -102,6 +112,7 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
         "waiting         " + ", ".join(f"worker {w}: {percent(share)}" for w, share in waits),
         f"largest lag     {summary['max_lag']}",
         *([f"dropped         {dropped} gradients of chunks, too stale"] if dropped else []),
+        *([f"not finite      {nonfinite} gradients of chunks"] if nonfinite else []),
     ]
 
 
@@ -147,6 +158,8 @@ def _progress(state: RunState) -> RenderableType:
         return Text(waiting_for(state), style="yellow")
     if state["stopping"]:
         return Text(f"ending: {state['stopping']}", style="yellow")
+    if state.get("unfinished"):
+        return Text(f"over, but not done: {unfinished_text(state['unfinished'])}", style="yellow")
     if state["finished"]:
         return Text(f"finished after {state['epochs']} epochs", style="green")
     if state["planned_epochs"] is None:

@@ -29,6 +29,7 @@ from leash.ps.processes import keep_memory
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
+from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess
 from leash.ps.server.remote_shards import RemoteShards
@@ -50,7 +51,7 @@ from leash.ps.wire.sockets import (
     parts,
     receive,
 )
-from leash.ps.words import DONE, FAILED
+from leash.ps.words import DONE, FAILED, INCOMPLETE, TIMED_OUT
 
 TICK_S: Final = 0.2
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
@@ -170,10 +171,20 @@ class Server:
                 if self._now() >= self._next_tick_s:
                     self._tick()
             self._count_up()
-            self._ended = self.coordinator.stopping or DONE
+            self._ended = self.coordinator.stopping or self._own_end()
         finally:
             self._close()
         return self._status
+
+    def _own_end(self) -> str:
+        """The word for the end of a run whose workers have all left by themselves."""
+        unfinished = self.coordinator.unfinished()
+        if not unfinished:
+            return DONE
+        if all(part.state == TIMED_OUT for part in unfinished):
+            return TIMED_OUT
+        self._status = 1
+        return INCOMPLETE
 
     def stop(self, reason: str, status: int) -> None:
         """Ends the run soon: tells all members, and gives them a moment to say bye."""
@@ -351,8 +362,14 @@ class Server:
         self._shown[what] = value
 
     def _say_end(self) -> None:
-        why = self.coordinator.stopping
-        self._say(f"ended after {self.metrics.steps} steps" + (f": {why}" if why else ""))
+        told = [self._ended] if self._ended != DONE else []
+        if unfinished := self._unfinished():
+            told.append(f"not trained: {unfinished_text(unfinished)}")
+        self._say(": ".join([f"ended after {self.metrics.steps} steps", *told]))
+
+    def _unfinished(self) -> list[dict[str, Any]]:
+        """What this run has not trained, in the form of summary.json."""
+        return [part.as_dict() for part in self.coordinator.unfinished()]
 
     def _checkpoint_epochs(self) -> None:
         every = self._options.checkpoint_epochs
@@ -380,7 +397,7 @@ class Server:
         settings = summary_settings(
             self._options, self.rule, self.members.ranks, self.coordinator.data_plan
         )
-        outcome = {"ended": self._ended}
+        outcome = {"ended": self._ended, "unfinished": self._unfinished()}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
         self._checkpoint_epochs()  # an epoch may have completed since the last tick
         self._save(run_dir.checkpoint("final"))

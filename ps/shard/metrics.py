@@ -5,7 +5,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from leash.ps._core import Reply
@@ -15,7 +15,7 @@ from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_counts import DataCounts, together
 from leash.ps.shard.members import Members
 from leash.ps.wire.messages import Report
-from leash.ps.words import DONE, EVICTED, LIVE
+from leash.ps.words import DONE, EVICTED, LIVE, TIMED_OUT
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -36,6 +36,11 @@ class WorkerCounts:
     answered: int = 0  # samples whose step was answered
     unanswered: int = 0  # samples of a step that waits for its answer
     epoch: int = 0  # how many it has completed
+    planned_epochs: int = 0  # how many it is to train for, on a share of its own; 0 if it has none
+    share: int = 0  # samples in an epoch of that share
+    completed: set[int] = field(default_factory=set)  # the epochs of it that are complete
+    joined_answered: int = 0  # `answered` when its newest incarnation joined
+    epoch_answered: int = 0  # what `answered` was when the epoch began that it is in
     lag: int = 0  # in its newest reply
     loss: float | None = None
     compute_s: float = 0.0  # what this incarnation has reported
@@ -63,6 +68,29 @@ class WorkerCounts:
         self.earlier_wait_s += self.wait_s
         self.compute_s = self.wait_s = 0.0
         self.unanswered = 0
+        self.joined_answered = self.answered
+
+    def plan(self, epochs: int, share: int) -> None:
+        """Notes what a new process of this rank is to train on; it begins with a whole epoch."""
+        self.planned_epochs, self.share = epochs, share
+        self.epoch_answered = self.joined_answered
+
+    def complete(self, epoch: int) -> None:
+        """Notes that this rank has completed an epoch."""
+        self.epoch = epoch
+        self.completed.add(epoch)
+        self.epoch_answered += self.share
+
+    @property
+    def epochs_left(self) -> list[int]:
+        """The epochs of its share that it has not completed."""
+        return [e for e in range(1, self.planned_epochs + 1) if e not in self.completed]
+
+    @property
+    def samples_left(self) -> int:
+        """The samples of `epochs_left`, less those answered of the epoch that it is in."""
+        answered = min(max(0, self.answered - self.epoch_answered), self.share)
+        return max(0, self.share * len(self.epochs_left) - answered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,20 +235,24 @@ class Metrics:
         self._events.flush()
 
     def report(self, msg: Report) -> None:
-        """Notes what a worker reports of its training: its loss, and how it spends its time."""
+        """Notes what a worker reports: its plan; or its loss, and how it spends its time."""
         counts = self.workers[msg.worker]
+        if msg.kind == "plan":
+            counts.plan(msg.epoch, msg.samples)
+            return
         counts.compute_s, counts.wait_s = msg.compute_s, msg.wait_s
         if (loss := _number(msg.loss)) is not None:  # NaN means that there was no step to report
             counts.loss = loss
         self._measure_rate(counts)
         self._tell_training(counts, msg)
         if msg.kind == "epoch":
-            counts.epoch = msg.epoch
+            counts.complete(msg.epoch)
             self._events.write("epoch", worker=msg.worker, epoch=msg.epoch, loss=counts.loss)
 
     def complete_epochs(self, members: Members) -> None:
         """Counts the epochs that every worker has completed which takes part or is done."""
-        taking_part = [w for w, m in members.workers.items() if m.state in (LIVE, DONE)]
+        counted = (LIVE, DONE, TIMED_OUT)
+        taking_part = [w for w, m in members.workers.items() if m.state in counted]
         self.complete(min((self.workers[worker].epoch for worker in taking_part), default=0))
 
     def complete(self, epoch: int) -> None:

@@ -491,7 +491,7 @@ class Client:
         A second call does nothing.
 
         Args:
-            reason: "done", "stopped" or "failed".
+            reason: "done", "timeout", "stopped" or "failed".
         """
         if self._closed:
             return

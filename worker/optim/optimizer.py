@@ -341,7 +341,8 @@ class PSOptimizer(torch.optim.Optimizer):
         block calls it at its end, and the interpreter at its exit; a second call does nothing.
 
         Args:
-            reason: "done", "stopped" or "failed"; the server writes it into the run's events.
+            reason: "done", "timeout", "stopped" or "failed"; the server writes it into the run's
+                events, and a run whose workers were not all done does not end as "done".
 
         Raises:
             LeashError: what `flush` raises; the run is left all the same.

@@ -19,7 +19,7 @@ from leash.ps.errors import StoppingError
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
-from leash.ps.words import DONE, FAILED, STOPPED
+from leash.ps.words import DONE, FAILED, STOPPED, TIMED_OUT
 from leash.worker.datasets import Dataset, Positions
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.leasing import LeaseWork, Speed
@@ -137,7 +137,7 @@ class Trainer:
         except StoppingError as stopping:
             if str(stopping) != STOPPED_BY_TIMEOUT:
                 raise
-            reason = DONE
+            reason = TIMED_OUT
             self._say("the time is over")
         except Exception:
             reason = FAILED
@@ -153,6 +153,8 @@ class Trainer:
         self._seed_dropout()
         self._model.train()
         work = self._work()
+        if self._share is not None:
+            self._report("plan", self._task.epochs, samples=len(self._share))
         with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
             bar = progress.add_task("")
             for piece in work.pieces():
@@ -166,6 +168,7 @@ class Trainer:
 
     def _piece(self, piece: Piece, work: Work, progress: Progress, bar: TaskID) -> None:
         done, began_s = piece.begins_at, self._now()
+        pushed, evictions = 0, self._optimizer.evictions  # how many of its samples were answered
         self._optimizer.local_steps = piece.local_steps
         for inputs, targets in self._dataset.train_batches(piece.positions, piece.batch_size):
             compute_s = self.totals.compute_s
@@ -179,11 +182,18 @@ class Trainer:
             progress.update(bar, completed=done)
             if not held:
                 break
+            if not self._optimizer.pending_steps:
+                taken = done - piece.begins_at
+                if self._optimizer.evictions > evictions:
+                    work.lose(piece.positions[pushed:taken])
+                pushed, evictions = taken, self._optimizer.evictions
             began_s = self._now()
         if self._optimizer.pending_steps:
             self._optimizer.flush()
             self._count_time(began_s)
             self.totals.steps += 1
+            if self._optimizer.evictions > evictions:
+                work.lose(piece.positions[pushed : done - piece.begins_at])
 
     def _end_epoch(self) -> None:
         """Ends the epoch that this worker is in: reports its loss and says it."""
@@ -227,11 +237,12 @@ class Trainer:
             self._next_report_s = self._now() + REPORT_S
             self._report("training", epoch)
 
-    def _report(self, kind: str, epoch: int) -> None:
+    def _report(self, kind: str, epoch: int, samples: int | None = None) -> None:
         totals, client = self.totals, self._client
         report = Report(
             self._options.rank, client.incarnation, kind, epoch, client.steps,
-            totals.samples, self._since_report.value(), 0.0, totals.compute_s, totals.wait_s,
+            totals.samples if samples is None else samples, self._since_report.value(), 0.0,
+            totals.compute_s, totals.wait_s,
         )  # fmt: skip
         client.report(report)
         self._since_report = _MeanLoss()

@@ -138,6 +138,29 @@ def test_the_last_picture_of_an_interrupted_run_says_what_ended_it() -> None:
     assert "ending: SIGINT" in drawn(run_table(last))
 
 
+LEFT = {"worker": 2, "state": "evicted", "epochs": "2-5", "samples": 4365}
+MISSING = "worker 2 (evicted): epochs 2-5 of its share, 4365 samples"
+
+
+def test_the_last_picture_of_a_run_that_is_not_done_says_what_is_missing() -> None:
+    live = state(table=[row(1), row(2)])  # as it stood when the state was last asked for
+    last = with_summary(live, {**SUMMARY, "ended": "incomplete", "unfinished": [LEFT]})
+    assert f"over, but not done: {MISSING}" in drawn(run_table(last), width=100)
+    assert [r["state"] for r in last["table"]] == ["done", "evicted"]
+    assert "finished after" not in drawn(run_table(last))
+
+
+def test_the_result_of_a_run_that_is_not_done_says_what_is_missing() -> None:
+    lines = result_lines({**SUMMARY, "ended": "incomplete", "unfinished": [LEFT]})
+    assert lines[:2] == ["ended early     incomplete", f"not trained     {MISSING}"]
+
+
+def test_gradients_that_were_left_out_are_told_of() -> None:
+    lines = result_lines({**SUMMARY, "ended": "done", "dropped_pushes": 5, "nonfinite_chunks": 3})
+    assert "dropped         5 gradients of chunks, too stale" in lines
+    assert "not finite      3 gradients of chunks" in lines
+
+
 def test_the_result_names_accuracy_speed_waiting_and_lag() -> None:
     assert result_lines({**SUMMARY, "ended": "done"}) == [
         "test accuracy   95.63 %",
@@ -155,7 +178,7 @@ def test_what_was_used_twice_is_told_of() -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["live", "resting", "done", "awaited", "stopped", "evicted", "replaced", "failed"],
+    ["live", "resting", "done", "awaited", "timeout", "stopped", "evicted", "replaced", "failed"],
 )
 def test_every_state_of_a_worker_is_shown_in_a_style_of_its_own(word: str) -> None:
     out = io.StringIO()

@@ -623,7 +623,7 @@ def test_what_a_lost_step_comes_to_goes_by_the_policy_of_now(message: Set, twice
 # Leaving.
 
 
-@pytest.mark.parametrize("reason", ["done", "stopped", "failed"])
+@pytest.mark.parametrize("reason", ["done", "timeout", "stopped", "failed"])
 def test_a_bye_is_the_end_of_a_worker_and_nobody_waits_for_it(reason: str) -> None:
     server = make_server(policy="bsp", shards=2)
     server.start()
@@ -964,7 +964,7 @@ class CoordinatorModel(RuleBasedStateMachine):
         self.server.bye(0, "done", incarnation)
         del self.observers[incarnation]
 
-    @rule(rank=ranks, reason=st.sampled_from(["done", "stopped", "failed"]))
+    @rule(rank=ranks, reason=st.sampled_from(["done", "timeout", "stopped", "failed"]))
     def goes(self, rank: int, reason: str) -> None:
         if rank in self.live:
             self.server.bye(rank, reason)
@@ -1006,7 +1006,8 @@ class CoordinatorModel(RuleBasedStateMachine):
     def the_coordinator_says_what_the_model_says(self) -> None:
         state, coordinator = self.server.coordinator.state(), self.server.coordinator
         is_started = self.started_s is not None
-        is_finished = is_started and not self.live and "done" in self.states.values()
+        at_an_end = not {"done", "timeout"}.isdisjoint(self.states.values())
+        is_finished = is_started and not self.live and at_an_end
         assert states(self.server) == self.states
         assert state["started"] == is_started
         assert state["finished"] == is_finished
