@@ -18,6 +18,7 @@ from leash.ps.experiments.outcome import as_json, median_rows, read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.experiments.plan import Experiment, PlannedRun, load, names
 from leash.ps.options.base import to_argv
+from leash.ps.options.outer_optimizer import outer_defaults, with_todays_rates
 from leash.ps.options.rule import BOUND, MAX_STALENESS, with_new_names
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import write_atomically
@@ -89,8 +90,9 @@ def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
         raise UsageError(f"{run_dir}: not the folder of a run; take another --out")
     settings = {name: value for name, value in asdict(planned.options).items() if name != "run_dir"}
     there = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
-    # Earlier releases had one setting for the two, so their files lack one of them.
-    if {BOUND: None, MAX_STALENESS: None, **with_new_names(there)} != settings:
+    # The files of earlier releases lack settings that came later.
+    later = {BOUND: None, MAX_STALENESS: None, **outer_defaults()}
+    if {**later, **with_todays_rates(with_new_names(there))} != settings:
         raise UsageError(f"{run_dir}: a run with other settings is there; take another --out")
     summary = run_dir / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("ended") in GOOD_ENDS:

@@ -1,6 +1,6 @@
 """The options of `leash worker`, with their defaults: its place in the run, training, transport.
 
-Those of model, data and time scale are in task.py, those of local steps in inner_optimizer.py.
+Those of model, data and time scale are in task.py; how fast it learns, the server tells it.
 `WorkerOptions` puts all groups together; `batch_size` is `--batch-size` on the command line.
 """
 
@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
 from leash.ps.options.base import Options, check_positive, option
-from leash.ps.options.inner_optimizer import InnerOptimizerGroup
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
 from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP, Slowness
@@ -123,8 +122,8 @@ class RankGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions(
-    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, InnerOptimizerGroup, TransportGroup,
-    SlownessGroup, TimeScaleGroup,
+    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, TransportGroup, SlownessGroup,
+    TimeScaleGroup,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 

@@ -22,6 +22,7 @@ from leash.ps.errors import (
     shown,
 )
 from leash.ps.options.addresses import shown_learners
+from leash.ps.options.optimizer import optimizer_on_server
 from leash.ps.options.plan import LEASE
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.staleness import check_softens
@@ -174,7 +175,7 @@ class Coordinator:
                 msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
             )
             rule.require_workers(len(self._members.ranks))
-            check_softens(self._options, self._options.optimizer, rule)
+            check_softens(self._options, optimizer_on_server(self._options), rule)
         except UsageError as error:
             raise HeaderError(f"set: {error}") from error
         if rule != self.rule:

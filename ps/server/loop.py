@@ -22,7 +22,7 @@ from leash.ps import interrupt
 from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
-from leash.ps.options.optimizer import with_rates
+from leash.ps.options.optimizer import optimizer_on_server, with_rates
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import MAY_STALL, VERSIONS, Rule
 from leash.ps.processes import keep_memory
@@ -152,7 +152,8 @@ class Server:
 
     def _resume(self, path: str) -> None:
         try:
-            open_checkpoint(path, self._options.optimizer, self.shards.require_layout)
+            optimizer = optimizer_on_server(self._options)
+            open_checkpoint(path, optimizer, self.shards.require_layout)
             self.shards.count_up()  # so that no worker is asked for first values
         except BaseException:
             self._remote.close()
