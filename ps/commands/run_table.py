@@ -20,13 +20,18 @@ from leash.ps.words import (
     DONE,
     EVICTED,
     FAILED,
+    FIGURES_ARE,
     INCOMPLETE,
+    LAG_IS,
     LIVE,
+    NONE,
     REPLACED,
     RESTING,
     STOPPED,
     TAKES_PART,
     TIMED_OUT,
+    WAITING_IS,
+    accuracy_text,
     duration,
     percent,
 )
@@ -34,7 +39,7 @@ from leash.ps.words import (
 RunState = dict[str, Any]
 
 MAX_WIDTH: Final = 100  # columns, so that a row is read at one glance in a wide terminal too
-SHOWN_EPOCHS: Final = 10
+SHOWN_EPOCHS: Final = 8
 MUCH_WAITING: Final = 0.3
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _STYLES: Final = {
@@ -46,7 +51,8 @@ _STYLES: Final = {
 def run_table(state: RunState) -> RenderableType:
     """The table: what runs, a row for each worker, the test accuracy by epoch."""
     parts = [_header(state), _progress(state), Text(), _workers(state)]
-    if any(accuracy is not None for accuracy in state["test_accuracy_by_epoch"]):
+    parts.append(Text(FIGURES_ARE, style="dim"))
+    if any(share is not None for share in state["test_accuracy_by_epoch"]):
         parts += [Text(), _accuracies(state["test_accuracy_by_epoch"])]
     return Constrain(Group(*parts), MAX_WIDTH)
 
@@ -63,7 +69,7 @@ def plain_line(state: RunState) -> str:
         f"lags {lags}" if lags else "no worker is live",
     ]
     if state["test_accuracy"] is not None:
-        parts.append(f"test accuracy {percent(state['test_accuracy'], 1)}")
+        parts.append(f"test accuracy {accuracy_text(state['test_accuracy'])}")
     return ", ".join(parts)
 
 
@@ -98,8 +104,9 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
     if unfinished := summary.get("unfinished"):
         lines.append(f"not trained     {unfinished_text(unfinished)}")
     if summary["test_accuracy"] is not None:
-        lines.append(f"test accuracy   {percent(summary['test_accuracy'], 2)}")
+        lines.append(f"test accuracy   {accuracy_text(summary['test_accuracy'])}")
     waits = summary["wait_fraction_by_worker"].items()
+    of_each = ", ".join(f"worker {w}: {_waiting(share)}" for w, share in waits)
     again = summary.get("samples_twice", 0)
     nonfinite = summary.get("nonfinite_chunks", 0)
     if again:
@@ -109,8 +116,9 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
         *lines,
         f"speed           {summary['steps_per_second']:.1f} steps/s "
         f"({summary['steps']} steps in {summary['train_seconds']:.1f} s)",
-        "waiting         " + ", ".join(f"worker {w}: {percent(share)}" for w, share in waits),
-        f"largest lag     {summary['max_lag']}",
+        f"waiting         {_waiting(summary['wait_fraction'])} of the workers' time, {WAITING_IS} "
+        f"({of_each})",
+        f"largest lag     {summary['max_lag']} {LAG_IS}",
         *([f"dropped         {dropped} gradients of chunks, too stale"] if dropped else []),
         *([f"not finite      {nonfinite} gradients of chunks"] if nonfinite else []),
     ]
@@ -196,7 +204,9 @@ def _workers(state: RunState) -> Table:
 
 
 def _worker_cells(row: dict[str, Any], bound: int | None) -> list[RenderableType]:
-    at_bound = bool(bound) and row["lag"] >= bound  # under a bound of 0 every lag is at the bound
+    # One that takes no part is ahead of nobody. Under a bound of 0 every lag is at the bound.
+    lag = str(row["lag"]) if row["state"] in TAKES_PART else ""
+    at_bound = bool(bound) and row["lag"] >= bound
     waiting = row["wait_fraction"]
     return [
         str(row["worker"]),
@@ -204,11 +214,15 @@ def _worker_cells(row: dict[str, Any], bound: int | None) -> list[RenderableType
         Text(row["state"], _STYLES.get(row["state"], "")),
         str(row["epoch"]),
         str(row["step"]),
-        Text(str(row["lag"]), "bold yellow" if at_bound else ""),
-        Text(percent(waiting), "yellow" if waiting > MUCH_WAITING else ""),
+        Text(lag, "bold yellow" if at_bound else ""),
+        Text(_waiting(waiting), "yellow" if waiting and waiting > MUCH_WAITING else ""),
         f"{row['samples_per_s']:.0f}",
         "" if row["loss"] is None else f"{row['loss']:.4f}",
     ]
+
+
+def _waiting(share: float | None) -> str:
+    return NONE if share is None else percent(share)
 
 
 def _accuracies(by_epoch: Sequence[float | None]) -> Table:
@@ -220,7 +234,7 @@ def _accuracies(by_epoch: Sequence[float | None]) -> Table:
     for _ in shown:
         grid.add_column(justify="right")
     numbers = (str(first + n) for n in range(1, len(shown) + 1))
-    figures = ("-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in shown)
+    figures = ("-" if share is None else accuracy_text(share).removesuffix(" %") for share in shown)
     grid.add_row("epoch", *numbers, style="dim")
     grid.add_row("test accuracy %", *figures)
     grid.add_row("", *_sparks(shown), style="green")

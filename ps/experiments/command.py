@@ -23,7 +23,7 @@ from leash.ps.options.rule import BOUND, MAX_STALENESS, with_new_names
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import write_atomically
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
-from leash.ps.words import DONE
+from leash.ps.words import DONE, FIGURES_ARE
 
 OUT: Final = "experiments"
 WIDTH: Final = 140
@@ -109,6 +109,7 @@ def _conclude(console: Console, experiment: Experiment, out: Path) -> None:
     write_atomically(out / "results.json", as_json(outcomes))
     console.print()
     console.print(outcome_table(experiment, median_rows(outcomes)))
+    console.print(Text(FIGURES_ARE, "dim"))
     report = write_report([out / planned.folder for planned in experiment.runs], out)
     console.print(Text(f"results         {out / 'results.json'}"), soft_wrap=True)
     console.print(Text(f"report          {report}"), soft_wrap=True)

@@ -51,7 +51,7 @@ from leash.ps.wire.sockets import (
     parts,
     receive,
 )
-from leash.ps.words import DONE, FAILED, INCOMPLETE, TIMED_OUT
+from leash.ps.words import DONE, FAILED, INCOMPLETE, TIMED_OUT, accuracy_text
 
 TICK_S: Final = 0.2
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
@@ -340,11 +340,10 @@ class Server:
         self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
         self._show("epoch", self.metrics.epoch, lambda e: f"epoch {e} is complete")
         for evaluation in self.metrics.evaluations[-1:]:
-            kind, figure = "loss", evaluation.loss
+            told = "loss not finite" if evaluation.loss is None else f"loss {evaluation.loss:.4f}"
             if evaluation.accuracy is not None:
-                kind, figure = "accuracy", evaluation.accuracy
-            told = "not finite" if figure is None else f"{figure:.4f}"
-            self._show("evaluation", f"test {kind} {told} after epoch {evaluation.epoch}", str)
+                told = f"accuracy {accuracy_text(evaluation.accuracy)}"
+            self._show("evaluation", f"test {told} after epoch {evaluation.epoch}", str)
         if self._now() >= self._next_progress_s:
             self._next_progress_s = self._now() + PROGRESS_S
             rate = self.metrics.steps / max(self.metrics.train_seconds, 1e-9)

@@ -15,7 +15,7 @@ from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_counts import DataCounts, together
 from leash.ps.shard.members import Members
 from leash.ps.wire.messages import Report
-from leash.ps.words import DONE, EVICTED, LIVE, TIMED_OUT
+from leash.ps.words import DONE, EVICTED, LIVE, TIMED_OUT, wait_fraction
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -47,17 +47,31 @@ class WorkerCounts:
     wait_s: float = 0.0  # likewise
     earlier_compute_s: float = 0.0  # what the incarnations before it have reported
     earlier_wait_s: float = 0.0  # likewise
+    pushed_s: float = 0.0  # when its newest push arrived
+    first_reply_s: float | None = None  # when its first answer went out
+    replied_s: float = 0.0  # when its newest did
+    parked_s: float = 0.0  # from pushes to their answers, but for the first
     samples_per_s: float = 0.0
     mark_s: float = 0.0  # when samples_per_s was last worked out
     mark_samples: int = 0  # how many samples there were then
     told_s: float = -math.inf  # when one of its reports last became an event
 
     @property
-    def wait_fraction(self) -> float:
-        """The share of its time that the worker has waited, from 0 to 1."""
+    def spent_s(self) -> tuple[float, float]:
+        """The seconds that it has waited and computed: as it reports, or as the server saw it."""
         wait_s = self.earlier_wait_s + self.wait_s
-        busy_s = self.earlier_compute_s + self.compute_s + wait_s
-        return wait_s / busy_s if busy_s > 0 else 0.0
+        compute_s = self.earlier_compute_s + self.compute_s
+        if wait_s + compute_s > 0 or self.first_reply_s is None:
+            return wait_s, compute_s
+        return self.parked_s, self.replied_s - self.first_reply_s - self.parked_s
+
+    def answer(self, now_s: float) -> None:
+        """Notes that its newest push is answered."""
+        if self.first_reply_s is None:
+            self.first_reply_s = now_s
+        else:
+            self.parked_s += now_s - self.pushed_s
+        self.replied_s = now_s
 
     def begin_again(self) -> None:
         """Begins with a new incarnation, which counts its seconds from 0.
@@ -177,6 +191,7 @@ class Metrics:
             counts.steps += 1
             counts.samples += samples
             counts.unanswered = samples
+            counts.pushed_s = self._now()
             if self._records(step):
                 self._events.write("push", worker=worker, step=step)
 
@@ -188,6 +203,7 @@ class Metrics:
             counts.lag = reply.lag
             counts.answered += counts.unanswered
             counts.unanswered = 0
+            counts.answer(self._now())
             if self._records(reply.step):
                 dropped = {"dropped": True} if reply.dropped else {}
                 self._events.write(
@@ -304,6 +320,8 @@ class Metrics:
         """The part of summary.json that is counted."""
         seconds, last = self.train_seconds, self.evaluations[-1] if self.evaluations else None
         by_rank, data = sorted(self.workers.items()), self.data
+        spent = [counts.spent_s for counts in self.workers.values()]
+        waiting = wait_fraction(sum(w for w, _ in spent), sum(c for _, c in spent))
         return {
             "epochs": self.epoch,
             "steps": self.steps,
@@ -318,7 +336,10 @@ class Metrics:
             "mean_staleness": round(data.mean_staleness, 3),
             "max_staleness": data.max_staleness,
             "steps_by_worker": {str(w): c.steps for w, c in by_rank},
-            "wait_fraction_by_worker": {str(w): round(c.wait_fraction, 4) for w, c in by_rank},
+            "wait_fraction": _rounded(waiting),
+            "wait_fraction_by_worker": {
+                str(w): _rounded(wait_fraction(*c.spent_s)) for w, c in by_rank
+            },
             "bytes_pushed": data.bytes_pushed,
             "bytes_answered": data.bytes_answered,
             "duplicate_pushes": data.duplicates,
@@ -340,7 +361,7 @@ class Metrics:
             "samples": counts.samples,
             "samples_per_s": round(counts.samples_per_s, 1),
             "loss": counts.loss,
-            "wait_fraction": round(counts.wait_fraction, 4),
+            "wait_fraction": _rounded(wait_fraction(*counts.spent_s)),
         }
 
     def _tell_training(self, counts: WorkerCounts, msg: Report) -> None:
@@ -363,6 +384,10 @@ class Metrics:
 
     def _records(self, step: int) -> bool:
         return self._step_events > 0 and step % self._step_events == 0
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
 
 
 def _number(value: float) -> float | None:

@@ -19,7 +19,7 @@ from leash.ps.errors import StoppingError
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
-from leash.ps.words import DONE, FAILED, STOPPED, TIMED_OUT
+from leash.ps.words import DONE, FAILED, STOPPED, TIMED_OUT, percent, wait_fraction
 from leash.worker.datasets import Dataset, Positions
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.leasing import LeaseWork, Speed
@@ -117,6 +117,9 @@ class Trainer:
         self._since_report = _MeanLoss()
         self._epoch = 0  # the epoch that this worker is in; 0 before the first
         self._of_epoch = _MeanLoss()
+        self._incarnation = 0  # the one that reported last
+        self._told_s = (0.0, 0.0)  # of computing and waiting: the totals at the last report
+        self._earlier_s = (0.0, 0.0)  # likewise, at the last report of the incarnation before
         self._next_report_s = now()
         self._client.deadline_s = now() + (options.timeout_s or math.inf)
 
@@ -202,9 +205,10 @@ class Trainer:
         mean, self._of_epoch = self._of_epoch, _MeanLoss()
         self.totals.loss_by_epoch.append(mean.value())
         self._report("epoch", self._epoch)
-        waiting = self.totals.wait_s / max(self.totals.wait_s + self.totals.compute_s, 1e-9)
+        waiting = wait_fraction(self.totals.wait_s, self.totals.compute_s) or 0.0
         self._say(
-            f"epoch {self._epoch}: loss {mean.value():.4f}, {waiting:.0%} of the time waiting"
+            f"epoch {self._epoch}: loss {mean.value():.4f}, waiting {percent(waiting)} of its time "
+            "so far"
         )
 
     def _step(self, inputs: Tensor, targets: Tensor, began_s: float) -> Tensor:
@@ -239,10 +243,16 @@ class Trainer:
 
     def _report(self, kind: str, epoch: int, samples: int | None = None) -> None:
         totals, client = self.totals, self._client
+        if client.incarnation != self._incarnation:  # its seconds count from 0 again
+            self._incarnation, self._earlier_s = client.incarnation, self._told_s
+        self._told_s = (totals.compute_s, totals.wait_s)
+        compute_s, wait_s = (
+            now - before for now, before in zip(self._told_s, self._earlier_s, strict=True)
+        )
         report = Report(
             self._options.rank, client.incarnation, kind, epoch, client.steps,
             totals.samples if samples is None else samples, self._since_report.value(), 0.0,
-            totals.compute_s, totals.wait_s,
+            compute_s, wait_s,
         )  # fmt: skip
         client.report(report)
         self._since_report = _MeanLoss()

@@ -113,7 +113,7 @@ KINDS: dict[str, tuple[list[Event], Event | None, list[str]]] = {
     "never began": (STARTED[:3], None, ["never began"]),
     "nothing": ([], None, ["never began"]),
     "sampled": (with_step_events(TWO, 5), SUMMARY, ["Too little was recorded", "one step in 5"]),
-    "unrecorded": (with_step_events(TWO, 0), SUMMARY, ["waiting and exchanging", "30 %"]),
+    "unrecorded": (with_step_events(TWO, 0), SUMMARY, ["Waiting, from a push to its answer: 30 %"]),
 }  # fmt: skip
 
 

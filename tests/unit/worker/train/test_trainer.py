@@ -373,7 +373,7 @@ def test_a_step_computes_while_it_reads_sleeps_and_computes_and_waits_for_its_an
     assert training.clock.now_s == 100.0 + 3 * (STEP_S + WAIT_S)
     assert training.said == [
         f"epoch 1: loss {training.trainer.totals.loss_by_epoch[0]:.4f}, "
-        f"{WAIT_S / (WAIT_S + STEP_S):.0%} of the time waiting"
+        f"waiting {100 * WAIT_S / (WAIT_S + STEP_S):.0f} % of its time so far"
     ]
 
 
@@ -478,6 +478,16 @@ def test_reports_are_signed_with_the_incarnation_that_it_has_by_then() -> None:
     training = left_behind_at(2)
     training.run()
     assert [report.incarnation for report in training.client.reports] == [7, 8, 8, 8, 8]
+
+
+def test_the_seconds_that_it_reports_begin_at_0_with_each_incarnation() -> None:
+    training = left_behind_at(2)
+    training.run()
+    totals, reports = training.trainer.totals, training.client.reports
+    of_each = {report.incarnation: (report.compute_s, report.wait_s) for report in reports}
+    assert of_each[7] == (STEP_S, WAIT_S)  # its first step: of the second it had not told yet
+    told = [sum(parts) for parts in zip(*of_each.values(), strict=True)]
+    assert told == [totals.compute_s, totals.wait_s]
 
 
 def left_behind_in_a_share_at(step: int, local_steps: str = "1") -> Training:
