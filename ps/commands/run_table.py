@@ -33,7 +33,9 @@ from leash.ps.words import (
     WAITING_IS,
     accuracy_text,
     duration,
+    epoch_after,
     percent,
+    why_stopped,
 )
 
 RunState = dict[str, Any]
@@ -96,11 +98,12 @@ def with_summary(state: RunState, summary: dict[str, Any]) -> RunState:
     return {**state, **summary, **ended}
 
 
-def result_lines(summary: dict[str, Any]) -> list[str]:
+def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> list[str]:
     """The results of a run, in a few lines."""
     lines = []
     if summary["ended"] != DONE:
-        lines.append(f"ended early     {summary['ended']}")
+        epoch = epoch_after(summary["epochs"], planned_epochs)
+        lines.append(f"ended early     {why_stopped(summary['ended'])}, in {epoch}")
     if unfinished := summary.get("unfinished"):
         lines.append(f"not trained     {unfinished_text(unfinished)}")
     if summary["test_accuracy"] is not None:
@@ -134,10 +137,7 @@ def waiting_for(state: RunState) -> str:
 
 def epoch_of(state: RunState) -> str:
     """Says in which epoch the slowest worker is, and how many there are."""
-    planned = state["planned_epochs"]
-    if planned is None:
-        return f"epoch {state['epochs'] + 1}"
-    return f"epoch {min(state['epochs'] + 1, planned)} of {planned}"
+    return epoch_after(state["epochs"], state["planned_epochs"])
 
 
 def rule_of(state: RunState) -> str:
@@ -165,7 +165,7 @@ def _progress(state: RunState) -> RenderableType:
     if not state["started"]:
         return Text(waiting_for(state), style="yellow")
     if state["stopping"]:
-        return Text(f"ending: {state['stopping']}", style="yellow")
+        return Text(f"ending: {why_stopped(state['stopping'])}", style="yellow")
     if state.get("unfinished"):
         return Text(f"over, but not done: {unfinished_text(state['unfinished'])}", style="yellow")
     if state["finished"]:
