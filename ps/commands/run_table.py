@@ -101,7 +101,9 @@ def with_summary(state: RunState, summary: dict[str, Any]) -> RunState:
 def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> list[str]:
     """The results of a run, in a few lines."""
     lines = []
-    if summary["ended"] != DONE:
+    if summary["ended"] == INCOMPLETE:  # in no epoch: those who stayed came to their end
+        lines.append(f"ended early     {INCOMPLETE}")
+    elif summary["ended"] != DONE:
         epoch = epoch_after(summary["epochs"], planned_epochs)
         lines.append(f"ended early     {why_stopped(summary['ended'])}, in {epoch}")
     if unfinished := summary.get("unfinished"):

@@ -395,7 +395,9 @@ class Server:
 
     def _say_end(self) -> None:
         how_far = f"ended after {self.metrics.steps} steps"
-        if self._ended != DONE:
+        if self._ended == INCOMPLETE:  # in no epoch: those who stayed came to their end
+            how_far += f": {INCOMPLETE}"
+        elif self._ended != DONE:
             epoch = epoch_after(self.metrics.epoch, self._options.epochs)
             how_far += f", in {epoch}: {why_stopped(self._ended)}"
         if unfinished := self._unfinished():
