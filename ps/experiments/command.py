@@ -89,8 +89,8 @@ def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
         raise UsageError(f"{run_dir}: not the folder of a run; take another --out")
     settings = {name: value for name, value in asdict(planned.options).items() if name != "run_dir"}
     there = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
-    # Earlier releases had one setting for the two, so their files lack one of them.
-    if {BOUND: None, MAX_STALENESS: None, **with_new_names(there)} != settings:
+    # Earlier releases had no script, and one setting for the two, so their files lack some of them.
+    if {"script": None, BOUND: None, MAX_STALENESS: None, **with_new_names(there)} != settings:
         raise UsageError(f"{run_dir}: a run with other settings is there; take another --out")
     summary = run_dir / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("ended") in GOOD_ENDS:

@@ -40,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "worker": {"ps", "ps.cli", "ps.options", "worker.optim"},
     "worker.client": {"ps", "ps.options", "ps.wire"},
-    "worker.optim": {"ps", "ps.wire", "worker.client"},
+    "worker.optim": {"ps", "ps.cli", "ps.options", "ps.runs", "ps.wire", "worker.client"},
     "worker.datasets": {"ps", "ps.options", "worker"},
     "worker.train": {
         "ps", "ps.options", "ps.slowness", "ps.wire", "worker", "worker.client", "worker.datasets",

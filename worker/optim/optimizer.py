@@ -32,11 +32,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from leash._log import say_on_stderr
 from leash.ps.errors import ArgumentError, EvictedError, UsageError
 from leash.ps.wire.messages import Beaten
 from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.encoding import Encoding
+from leash.worker.optim.joining import find_server_and_rank
 from leash.worker.optim.local_steps import LocalSteps, check_local
 from leash.worker.optim.param_groups import named_groups, unnamed
 from leash.worker.optim.slabs import ModelSlabs, NamedTensors
@@ -107,8 +109,8 @@ class PSOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: NamedTensors | Iterable[dict[str, Any]],
-        server: str,
-        rank: int,
+        server: str | None = None,
+        rank: int | None = None,
         *,
         buffers: NamedTensors = (),
         overlap: bool = False,
@@ -125,8 +127,11 @@ class PSOptimizer(torch.optim.Optimizer):
         Args:
             params: ``model.named_parameters()``; or groups, dicts whose ``params`` are such pairs.
                 On CPU or GPU, of 16, 32 or 64-bit floating point.
-            server: address of the server, tcp://HOST:PORT.
-            rank: this worker's number, from 1, unique in the run.
+            server: address of the server, tcp://HOST:PORT. May be left out under ``leash launch``
+                and under ``torchrun``, where RANK 0 starts a server with the options in the
+                variable ``LEASH_SERVER_OPTIONS``.
+            rank: this worker's number, from 1, unique in the run. May be left out there too; under
+                ``torchrun`` it is RANK + 1.
             buffers: ``model.named_buffers()``, if they shall be shared too (batch-norm
                 statistics): after each step every worker has those that were pushed last.
             overlap: send gradients while backward computes others; see `begin_step`.
@@ -144,7 +149,8 @@ class PSOptimizer(torch.optim.Optimizer):
 
         Raises:
             UsageError: parameters have no names, or are not floating-point; there is nothing to
-                train; a group has options of its own; or `inner` steps over something else.
+                train; a group has options of its own; `inner` steps over something else; or server
+                or rank are neither given nor in the environment.
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
@@ -161,6 +167,7 @@ class PSOptimizer(torch.optim.Optimizer):
             has_outbox=encoding.codec != "f32",
         )  # fmt: skip
         try:
+            server, rank = find_server_and_rank(server, rank, say or say_on_stderr)
             self.client: Final = Client(
                 server, self._slabs.layout, rank=rank, wait_s=wait_s, transport=transport,
                 encoding=encoding, memory=self._slabs.memory, say=say,
