@@ -24,10 +24,11 @@ a push of what the eight have changed::
 import atexit
 import inspect
 import sys
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -53,10 +54,27 @@ _ZERO_GRAD: Final = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
 # The settings of the server's optimizer, of those that it has: `welcome` tells them, and
 # param_groups shows them.
+SAMPLES_NOT_TOLD: Final = (
+    "step(): a LeaseSampler draws this worker's samples, and goes by what each step says it has "
+    "used: call step(samples=len(batch)), or begin_step(samples=len(batch)) before backward"
+)
+
 HYPERPARAMETERS: Final = (
     "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "betas", "eps",
     "amsgrad", "lr_decay", "initial_accumulator_value",
 )  # fmt: skip
+
+
+class StepFollower(Protocol):
+    """Hears of every step, with the samples behind it."""
+
+    def stepped(self, samples: int) -> None:
+        """Notes that a step was taken, or that it was lost and will not be taken again."""
+        ...
+
+
+# Those of this process that have not been closed.
+_OPEN: Final["weakref.WeakSet[PSOptimizer]"] = weakref.WeakSet()
 
 
 class PSOptimizer(torch.optim.Optimizer):
@@ -104,6 +122,7 @@ class PSOptimizer(torch.optim.Optimizer):
     Attributes:
         client: this worker's part in the run, below torch.
         evictions: how many times the server went on without this worker, which then came back.
+        sampler: the `leash.LeaseSampler` that draws this worker's samples; None if there is none.
     """
 
     def __init__(
@@ -177,6 +196,8 @@ class PSOptimizer(torch.optim.Optimizer):
             raise
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0
+        self.sampler: StepFollower | None = None
+        self._told: int | None = None  # how many samples are behind the next step, from begin_step
         try:
             defaults = _hyperparameters(self.client.settings)
             super().__init__([unnamed(group, defaults) for group in groups], dict(defaults))
@@ -195,16 +216,18 @@ class PSOptimizer(torch.optim.Optimizer):
             raise
         # A script that ends without close() must not keep the others waiting.
         atexit.register(self._close_at_exit)
+        _OPEN.add(self)
 
-    def begin_step(self, *, samples: int = 1) -> None:
+    def begin_step(self, *, samples: int | None = None) -> None:
         """Says how many samples are behind the gradients that the next backward computes.
 
         With overlap, call it before every backward, which sends them. Without overlap you may leave
         it out, and tell step() instead.
 
         Args:
-            samples: how many are behind these gradients; only their proportion between workers
-                matters, and only under bsp.
+            samples: how many are behind these gradients, 1 if left out. Their proportion between
+                workers matters under bsp; with a `leash.LeaseSampler` their number says what was
+                trained on, and has to be told.
 
         Raises:
             UsageError: gradients were sent already that no step() has followed yet; or a value in
@@ -212,7 +235,8 @@ class PSOptimizer(torch.optim.Optimizer):
             LeashError: what ended this worker's part during the last backward.
         """
         self._check_hyperparameters()
-        self._path.begin(samples)
+        self._path.begin(1 if samples is None else samples)
+        self._told = samples
 
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
     def step(  # type: ignore[override]
@@ -234,10 +258,13 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             NonfiniteError: a NaN or an infinity is in a gradient; the text names step and slot.
             UsageError: a value in ``param_groups`` was changed; with overlap, a gradient was
-                computed twice.
+                computed twice; or there is a `leash.LeaseSampler` and no number of samples.
             LeashError: the server ended the run, or is gone.
         """
         self._check_hyperparameters()
+        behind, self._told = self._told if samples is None else samples, None
+        if self.sampler is not None and behind is None:
+            raise UsageError(SAMPLES_NOT_TOLD)
         loss = None
         if closure is not None:
             if self._path.overlap and not self._path.is_begun:
@@ -248,6 +275,8 @@ class PSOptimizer(torch.optim.Optimizer):
             self._note(self._path.finish(samples))
         except EvictedError:
             self.rejoin(evicted=True)
+        if self.sampler is not None and behind is not None:
+            self.sampler.stepped(behind)
         return loss
 
     def flush(self) -> None:
@@ -354,6 +383,7 @@ class PSOptimizer(torch.optim.Optimizer):
             LeashError: what `flush` raises; the run is left all the same.
         """
         atexit.unregister(self._close_at_exit)
+        _OPEN.discard(self)
         try:
             if reason == DONE:
                 self.flush()
@@ -397,6 +427,18 @@ class PSOptimizer(torch.optim.Optimizer):
                         f"PSOptimizer: {name} was changed to {group[name]}; the optimizer runs on "
                         f"the server, so start it with --{name.replace('_', '-')} {group[name]}"
                     )
+
+
+def current_optimizer() -> PSOptimizer:
+    """The PSOptimizer of this process, if it has one that is open and no other.
+
+    Raises:
+        UsageError: it has none, or several.
+    """
+    if len(_OPEN) != 1:
+        raise UsageError(f"this process has {len(_OPEN)} open PSOptimizers: make one first, or say "
+                         "which with optimizer=")  # fmt: skip
+    return next(iter(_OPEN))
 
 
 def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
