@@ -39,6 +39,10 @@ HOW_TO_JOIN: Final = (
     "PSOptimizer: give {}; or start the script by `leash launch --workers N SCRIPT` or by "
     "torchrun, and leave both out"
 )
+UNEVEN_GROUPS: Final = (
+    "group=: its {} processes, of which this is RANK {} of {}, are not one of several equal parts "
+    "of torchrun's: give server= and rank="
+)
 
 # Each PSOptimizer of a process that finds its server by torchrun has one of its own: all processes
 # make them in the same order.
@@ -47,13 +51,16 @@ _numbers: Final = itertools.count(1)
 _stores: Final[list[Any]] = []
 
 
-def find_server_and_rank(server: str | None, rank: int | None, say: Say) -> tuple[str, int]:
+def find_server_and_rank(
+    server: str | None, rank: int | None, say: Say, processes: int = 1
+) -> tuple[str, int]:
     """Finds what is not given: in the environment, or by starting a server under torchrun.
 
     Args:
         server: the server's address, if the script names it.
         rank: this worker's number, if the script names it.
         say: shows a line: where the server is that this process starts.
+        processes: of which a worker is made; this is the first of them.
 
     Raises:
         UsageError: neither the script nor the environment says it; or a variable is wrong.
@@ -64,10 +71,14 @@ def find_server_and_rank(server: str | None, rank: int | None, say: Say) -> tupl
     if server is None:
         server = os.environ.get(SERVER_VARIABLE)
     by_torchrun = all(name in os.environ for name in OF_TORCHRUN)
-    if rank is None and by_torchrun:
-        rank = 1 + int(os.environ["RANK"])
-    if server is None and by_torchrun and rank is not None:
-        server = _server_by_torchrun(say)
+    if by_torchrun and (rank is None or server is None):
+        own, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        if own % processes or world % processes:
+            raise UsageError(UNEVEN_GROUPS.format(processes, own, world))
+        if rank is None:
+            rank = 1 + own // processes
+        if server is None:
+            server = _server_by_torchrun(say, workers=world // processes)
     if server is None or rank is None:
         missing = [
             *(["server=, the server's address"] if server is None else []),
@@ -86,11 +97,11 @@ def _rank_of_environment() -> int | None:
     return int(text)
 
 
-def _server_by_torchrun(say: Say) -> str:
+def _server_by_torchrun(say: Say, *, workers: int) -> str:
     """The address of the server that the process of RANK 0 starts."""
     from torch.distributed.rendezvous import rendezvous  # it takes a while to import
 
-    store, rank, workers = next(iter(rendezvous("env://")))
+    store, rank, _ = next(iter(rendezvous("env://")))
     _stores.append(store)
     key = f"leash/server/{next(_numbers)}"
     if rank == 0:
@@ -151,7 +162,8 @@ class OwnServer:
 
 def _start_server(workers: int, say: Say) -> str:
     """Starts the server of a run; returns the address for all of its workers."""
-    is_local = os.environ.get("LOCAL_WORLD_SIZE", str(workers)) == str(workers)
+    world = os.environ["WORLD_SIZE"]
+    is_local = os.environ.get("LOCAL_WORLD_SIZE", world) == world
     bind = LOOPBACK if is_local else "0.0.0.0"
     server = OwnServer(_server_options(f"--bind=tcp://{bind}:0", f"--workers={workers}"))
     address = server.await_address()

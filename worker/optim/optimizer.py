@@ -33,13 +33,12 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
-from leash._log import say_on_stderr
 from leash.ps.errors import ArgumentError, EvictedError, UsageError
 from leash.ps.wire.messages import Beaten
 from leash.ps.words import DONE, FAILED, STOPPED
-from leash.worker.client import Client, StepInfo
+from leash.worker.client import StepInfo
 from leash.worker.client.encoding import Encoding
-from leash.worker.optim.joining import find_server_and_rank
+from leash.worker.optim.host_group import ProcessGroup, check_group, make_client
 from leash.worker.optim.local_steps import LocalSteps, check_local
 from leash.worker.optim.param_groups import named_groups, unnamed
 from leash.worker.optim.slabs import ModelSlabs, NamedTensors
@@ -120,7 +119,9 @@ class PSOptimizer(torch.optim.Optimizer):
         '0.000'
 
     Attributes:
-        client: this worker's part in the run, below torch.
+        client: this worker's part in the run, below torch; in a group's other processes, what
+            stands for it there.
+        group: the processes that are this worker; None if it is this one alone.
         evictions: how many times the server went on without this worker, which then came back.
         sampler: the `leash.LeaseSampler` that draws this worker's samples; None if there is none.
     """
@@ -135,6 +136,7 @@ class PSOptimizer(torch.optim.Optimizer):
         overlap: bool = False,
         inner: torch.optim.Optimizer | None = None,
         local_steps: int = 1,
+        group: ProcessGroup | None = None,
         transport: str = "auto",
         encoding: Encoding | None = None,
         wait_s: float = 30.0,
@@ -158,6 +160,10 @@ class PSOptimizer(torch.optim.Optimizer):
                 changes is pushed, and applied by the server's optimizer as if it were a gradient:
                 with sgd, lr 1, as it is. Its rate may be scheduled as ever; its state stays here.
             local_steps: how many steps of `inner` make one push; 1 without `inner`.
+            group: the processes of this host, if they are one worker: a process group of
+                torch.distributed, with DistributedDataParallel around the model in each of them.
+                Give this the parameters of the model inside. The group's first process exchanges
+                DDP's mean gradient, with the samples of all, and sends the others the answer.
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
             encoding: the codec in which gradients travel, and its settings; f32 by default.
@@ -168,8 +174,9 @@ class PSOptimizer(torch.optim.Optimizer):
 
         Raises:
             UsageError: parameters have no names, or are not floating-point; there is nothing to
-                train; a group has options of its own; `inner` steps over something else; or server
-                or rank are neither given nor in the environment.
+                train; a group has options of its own; `inner` steps over something else; `group` is
+                none, or comes with overlap or `inner`; or server or rank are neither given nor in
+                the environment.
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
@@ -180,16 +187,18 @@ class PSOptimizer(torch.optim.Optimizer):
         groups = named_groups(params)
         named = [pair for group in groups for pair in group["params"]]
         check_local(inner, local_steps, named, overlap=overlap)
+        check_group(group, overlap=overlap, has_inner=inner is not None)
+        self.group: Final = group
         encoding = encoding or Encoding()
         self._slabs: Final = ModelSlabs(
             named, buffers, gpu=gpu_of(tensor for _, tensor in named),
             has_outbox=encoding.codec != "f32",
         )  # fmt: skip
         try:
-            server, rank = find_server_and_rank(server, rank, say or say_on_stderr)
-            self.client: Final = Client(
-                server, self._slabs.layout, rank=rank, wait_s=wait_s, transport=transport,
-                encoding=encoding, memory=self._slabs.memory, say=say,
+            self.client: Final = make_client(
+                group, self._slabs.places[0].tensor.device, self._slabs.layout, server, rank,
+                say=say, wait_s=wait_s, transport=transport, encoding=encoding,
+                memory=self._slabs.memory,
             )  # fmt: skip
         except BaseException:
             self._slabs.close()

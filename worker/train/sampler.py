@@ -127,6 +127,9 @@ class LeaseSampler(Sampler[int]):
             LeashError: whatever else ends this worker's part.
         """
         optimizer = self._optimizer or current_optimizer()
+        if optimizer.group is not None:
+            raise UsageError("LeaseSampler: a worker of several processes has no leases; take "
+                             "torch's DistributedSampler over all of them")  # fmt: skip
         _require_leases(optimizer.client.settings)
         draws = _Draws(optimizer, self._size, _epochs_of(optimizer, count), self._batch_size)
         self._draws, optimizer.sampler = draws, draws

@@ -73,6 +73,7 @@ class FakeOptimizer:
     client: FakeClient
     local_steps: int = 1
     sampler: Any = None
+    group: Any = None
     pending_steps: int = 0
     wait_seconds: float = 0.0
     unpushed: int = 0
