@@ -15,10 +15,11 @@ LeashError, and the worker ends as any worker that fails.
 """
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, SupportsIndex, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -30,7 +31,10 @@ from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import Beaten
 from leash.ps.words import DONE
 from leash.worker.client import Client, StepInfo
+from leash.worker.client.arguments import checked_samples
+from leash.worker.client.client import FORKED
 from leash.worker.client.memory import Slab
+from leash.worker.client.waiting import Waiting
 from leash.worker.optim.joining import find_server_and_rank
 
 T = TypeVar("T")
@@ -193,11 +197,13 @@ class FirstOfGroup(Client):
                    "chunk_nbytes": self.welcome.chunk_nbytes})  # fmt: skip
 
     def begin(
-        self, parameters: Slab, on_wait: Callable[[Beaten | None], None] = lambda _: None
+        self, parameters: Slab, on_wait: Callable[[Beaten | None], None] | None = None
     ) -> None:
+        show = on_wait or Waiting.of_library(self._say).workers
+
         def tell_and_show(beaten: Beaten | None) -> None:
             self._link.tell({"waiting": True})  # a group has a time limit for each call
-            on_wait(beaten)
+            show(beaten)
 
         self._share(lambda: super(FirstOfGroup, self).begin(parameters, tell_and_show), parameters)
 
@@ -207,12 +213,15 @@ class FirstOfGroup(Client):
     def rejoin(self) -> None:
         self._share(super().rejoin, None)
 
-    def begin_step(self, gradients: Slab, parameters: Slab, samples: int) -> None:
+    def begin_step(
+        self, gradients: Slab, parameters: Slab, samples: SupportsIndex, *,
+        absent: Collection[int] = (), held: Slab | None = None,
+    ) -> None:  # fmt: skip
         self._postponed = None
         self._parameters = parameters
-        together = self._link.total(samples)
+        together = self._link.total(checked_samples(samples))
         try:
-            super().begin_step(gradients, parameters, together)
+            super().begin_step(gradients, parameters, together, absent=absent, held=held)
         except LeashError as error:  # the others hear of it at the end of the step
             self._postponed = error
 
@@ -268,11 +277,15 @@ class OtherOfGroup:
         self.rank: Final[int] = joined["rank"]
         self.settings: Final[dict[str, Any]] = joined["settings"]
         self.steps: int = 0
+        self._process: Final = os.getpid()
 
-    def begin(self, parameters: Slab, on_wait: Callable[[Beaten | None], None]) -> None:
+    def begin(
+        self, parameters: Slab, on_wait: Callable[[Beaten | None], None] | None = None
+    ) -> None:
         """Waits until the first process has the common values, and takes them over."""
         while self._link.hear().get("waiting"):
-            on_wait(None)
+            if on_wait is not None:
+                on_wait(None)
         self._link.share(parameters)
 
     def pull(self, parameters: Slab) -> int:
@@ -285,11 +298,11 @@ class OtherOfGroup:
         """Waits until the first process has said hello again."""
         self._link.hear()
 
-    def begin_step(self, _: Slab, parameters: Slab, samples: int) -> None:
+    def begin_step(self, _: Slab, parameters: Slab, samples: SupportsIndex, **__: Any) -> None:
         """Adds this process's samples to those of the step."""
         self._parameters = parameters
         self.steps += 1
-        self._link.total(samples)
+        self._link.total(checked_samples(samples))
 
     def advance(self, _: int) -> None:
         """Does nothing: the first process has the same gradients, and sends them."""
@@ -299,6 +312,16 @@ class OtherOfGroup:
         info = StepInfo(**self._link.hear()["info"])
         self._link.share(self._parameters)
         return info
+
+    @property
+    def is_own_process(self) -> bool:
+        """Whether this process is the one that joined, and not one that was forked from it."""
+        return os.getpid() == self._process
+
+    def require_own_process(self) -> None:
+        """Refuses a process that was forked. Raises UsageError."""
+        if not self.is_own_process:
+            raise UsageError(FORKED.format(self._process, os.getpid()))
 
     def close(self, _: str = DONE) -> None:
         """Does nothing: the first process says bye for all."""
