@@ -49,7 +49,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "worker.em": {
         "ps", "ps.cli", "ps.datafiles", "ps.options", "ps.runs", "ps.wire", "worker.client",
-        "worker.datasets", "worker.train",
+        "worker.datasets",
     },
     "bench": {
         "bench.harness", "bench.show", "bench.systems", "ps", "ps.cli", "ps.options", "ps.wire",
