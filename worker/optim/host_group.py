@@ -47,7 +47,7 @@ NO_LOCAL_STEPS: Final = "group=: goes without an inner optimizer; leave one of t
 GONE: Final = "a process of this worker's group is gone, or hears no more: {}"
 
 
-class Work(Protocol):
+class Collective(Protocol):
     """A collective call that was begun."""
 
     def wait(self) -> Any:
@@ -66,11 +66,11 @@ class ProcessGroup(Protocol):
         """How many processes the group has."""
         ...
 
-    def allreduce(self, tensor: Tensor) -> Work:
+    def allreduce(self, tensor: Tensor) -> Collective:
         """Replaces the tensor by the sum over all processes."""
         ...
 
-    def broadcast(self, tensor: Tensor, root: int) -> Work:
+    def broadcast(self, tensor: Tensor, root: int) -> Collective:
         """Replaces the tensor by that of process `root`."""
         ...
 
