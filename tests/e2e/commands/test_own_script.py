@@ -93,8 +93,8 @@ def test_a_script_that_fails_fails_the_launch_and_stops_nobody(tmp_path: Path, s
     run = tmp_path / "run"
     with launch(run, script, "--steps-1=30", "--fails=2") as child:
         assert child.wait(100) == 1, "\n".join(child.lines)
-    last = f"leash launch: worker 2: ValueError: out of luck (see {run / 'logs'})"
-    assert child.lines[-1] == last
+    assert child.lines[-1].startswith("leash launch: not trained: worker 2 (failed)")
+    assert child.lines[-1].endswith(f"worker 2: ValueError: out of luck (see {run / 'logs'})")
     assert summary_of(run)["steps_by_worker"] == {"1": 30, "2": 1}
 
 
