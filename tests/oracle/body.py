@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from leash.ps.errors import LeashError
+from leash.ps.errors import LeashError, UsageError
 from oracle.run import STEPS, Run, Setting
 
 # A habit is a generator: it trains, and yields after each step, with what else is to be compared.
@@ -31,7 +31,9 @@ class Habit:
         refusal: what the error says that ends it, a regular expression; None if it does what torch
             does.
         refusal_with_overlap: the same with ``overlap=True``.
+        may_be_refused: whether a UsageError is as good as doing what torch does.
         optimizers: those that torch allows with it.
+        daily: whether it is fast enough for every day; otherwise only --torture has it.
         f32: whether its first step is compared in f32 too.
         steps: how many steps are compared.
     """
@@ -39,7 +41,9 @@ class Habit:
     train: Train
     refusal: str | None = None
     refusal_with_overlap: str | None = None
+    may_be_refused: bool = False
     optimizers: tuple[str, ...] = ALL
+    daily: bool = True
     f32: bool = True
     steps: int = STEPS
 
@@ -63,17 +67,27 @@ def habit(train: Train | None = None, /, **properties: Any) -> Any:
     return train
 
 
-def check(habit: Habit, setting: Setting) -> None:
-    """Fails unless the habit does what torch does, or ends with the error that names the mend."""
+def check(habit: Habit, setting: Setting, *, f32: bool) -> None:
+    """Fails unless the habit does what torch does, or ends with the error that names the mend.
+
+    Args:
+        habit: is done under both optimizers.
+        setting: what it is combined with.
+        f32: whether its first step is compared in f32 too.
+    """
     refusal = habit.expected_refusal(setting)
     if refusal is not None:
         with computing_in(torch.float64), pytest.raises(LeashError, match=refusal):
             for _ in states_of(habit, setting, is_torch=False, steps=10_000):
                 pass
         return
-    compare(habit, setting, torch.float64, habit.steps)
-    if habit.f32:
-        compare(habit, setting, torch.float32, steps=1)
+    try:
+        compare(habit, setting, torch.float64, habit.steps)
+        if f32 and habit.f32:
+            compare(habit, setting, torch.float32, steps=1)
+    except UsageError:
+        if not habit.may_be_refused:
+            raise
 
 
 def compare(habit: Habit, setting: Setting, dtype: torch.dtype, steps: int) -> None:
@@ -81,11 +95,8 @@ def compare(habit: Habit, setting: Setting, dtype: torch.dtype, steps: int) -> N
     with computing_in(dtype):
         expected = list(states_of(habit, setting, is_torch=True, steps=steps))
         assert expected
-        taken = 0
-        for mine, theirs in zip(
-            states_of(habit, setting, is_torch=False, steps=steps), expected, strict=True
-        ):
-            taken += 1
+        states = zip(states_of(habit, setting, is_torch=False, steps=steps), expected, strict=True)
+        for taken, (mine, theirs) in enumerate(states, 1):
             assert mine.keys() == theirs.keys()
             for name, tensor in theirs.items():
                 off = difference(mine[name], tensor)
@@ -99,13 +110,13 @@ def states_of(
 ) -> Iterator[dict[str, Tensor]]:
     """The parameters after each step, and what the habit yields."""
     torch.manual_seed(1)
-    with Run(is_torch, setting) as run, closing(_generator(habit.train(run))) as trained:
+    with Run(is_torch, setting) as run, closing(_as_generator(habit.train(run))) as trained:
         for _, shown in zip(range(steps), trained, strict=False):
             yield {**run.watched(), **named(shown)}
 
 
-def _generator(iterator: Iterator[Any]) -> Any:
-    """So that `closing` may close it: a habit is written as an iterator."""
+def _as_generator(iterator: Iterator[Any]) -> Any:
+    """A habit that is given up has to be closed, which only generators can be."""
     return iterator
 
 

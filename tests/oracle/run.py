@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from leash.worker import PSOptimizer
 from support.servers import RunningServer, serving
 
-Steps = Iterator[Any]  # what a habit is: it yields after each step, with what else is to be compared
+Steps = Iterator[Any]  # a habit yields after each step, with what else is to be compared
 
 STEPS: Final = 20
 FEATURES, CLASSES, SAMPLES = 12, 3, 5
@@ -135,7 +135,7 @@ class Run:
         return now
 
     def close(self) -> None:
-        """Lets go of the optimizers, whatever became of them; the servers end beside what follows."""
+        """Lets go of the optimizers, whatever became of them; the servers end meanwhile."""
         try:
             self._open.close()
         finally:

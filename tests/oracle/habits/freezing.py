@@ -190,7 +190,7 @@ def cuts_a_branch_with_detach(run: Run) -> Steps:
         yield
 
 
-@habit
+@habit(may_be_refused=True)
 def sets_gradients_of_unused_heads_to_zero(run: Run) -> Steps:
     """With set_to_none=False, a head that rests has a gradient of zeros, and torch steps on."""
     model = Branches(2)
@@ -204,7 +204,7 @@ def sets_gradients_of_unused_heads_to_zero(run: Run) -> Steps:
         yield
 
 
-@habit
+@habit(may_be_refused=True)
 def freezes_with_zeroed_gradients(run: Run) -> Steps:
     """Frozen, but with a gradient of zeros left from before: torch goes on decaying it."""
     model = mlp()
@@ -239,9 +239,10 @@ def takes_a_layer_out_while_training(run: Run) -> Steps:
             del model[2]
         optimizer.zero_grad()
         optimizer.begin_step()
+        outputs = inputs
         for layer in model:
-            inputs = torch.tanh(layer(inputs))
-        nn.functional.cross_entropy(inputs, targets).backward()
+            outputs = torch.tanh(layer(outputs))
+        nn.functional.cross_entropy(outputs, targets).backward()
         optimizer.step()
         yield
 

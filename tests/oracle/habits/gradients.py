@@ -1,5 +1,7 @@
 """What people do to gradients between backward and step(), and in hooks."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
@@ -104,7 +106,7 @@ def logs_the_norm_of_the_gradient_before_the_step(run: Run) -> Steps:
         yield [*norms, len(norms)]
 
 
-@habit
+@habit(may_be_refused=True)
 def logs_the_norm_of_the_gradient_after_the_step(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -115,7 +117,7 @@ def logs_the_norm_of_the_gradient_after_the_step(run: Run) -> Steps:
         yield [*norms, len(norms)]
 
 
-@habit(refusal_with_overlap=EARLY)
+@habit(refusal_with_overlap=EARLY, may_be_refused=True)
 def keeps_the_gradients_of_an_earlier_backward(run: Run) -> Steps:
     """As for two tasks whose gradients are compared: each backward makes new ones."""
     model = mlp()
@@ -134,7 +136,7 @@ def keeps_the_gradients_of_an_earlier_backward(run: Run) -> Steps:
         yield
 
 
-@habit(refusal_with_overlap=EARLY)
+@habit(refusal_with_overlap=EARLY, may_be_refused=True)
 def keeps_the_gradients_of_the_step_before(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -204,8 +206,12 @@ def hooks_into_gradients(run: Run) -> Steps:
 @habit
 def hooks_in_behind_accumulation_before_the_optimizer_is_made(run: Run) -> Steps:
     model = mlp()
+
+    def halve(parameter: Tensor) -> None:
+        parameter.grad.mul_(0.5)
+
     for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(lambda p: p.grad.mul_(0.5) and None)
+        parameter.register_post_accumulate_grad_hook(halve)
     optimizer = run.optimizer(model.named_parameters())
     for batch in run.batches():
         backward(optimizer, model, batch)
@@ -267,12 +273,12 @@ def assigns_a_regularizers_gradient_before_backward(run: Run) -> Steps:
 
 
 @habit
-def assigns_a_parameter_itself_as_its_gradient(run: Run) -> Steps:
+def assigns_a_multiple_of_a_parameter_as_its_gradient(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
     for _ in range(STEPS):
         for parameter in model.parameters():
-            parameter.grad = parameter.data
+            parameter.grad = 0.1 * parameter.data
         optimizer.step()
         yield
 
@@ -309,7 +315,7 @@ def averages_gradients_of_single_samples(run: Run) -> Steps:
         yield
 
 
-@habit
+@habit(steps=10)
 def follows_forward_gradients(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -322,7 +328,8 @@ def follows_forward_gradients(run: Run) -> Steps:
         ) -> Tensor:
             return nn.functional.cross_entropy(functional_call(model, params, (inputs,)), targets)
 
-        _, slope = jvp(loss, (params,), (tangents,))
+        with warnings.catch_warnings(action="ignore"):  # torch's own, when it first does this
+            _, slope = jvp(loss, (params,), (tangents,))
         for name, parameter in model.named_parameters():
             parameter.grad = slope * tangents[name]
         optimizer.step()
@@ -419,5 +426,81 @@ def freezes_rows_by_zeroing_their_gradients(run: Run) -> Steps:
         backward(optimizer, model, batch)
         if model[0].weight.grad is not None:
             model[0].weight.grad[:100] = 0
+        optimizer.step()
+        yield
+
+
+@habit(refusal_with_overlap=EARLY, may_be_refused=True)
+def zeroes_gradients_that_it_has_kept(run: Run) -> Steps:
+    """One list of gradients, made once and zeroed before each backward."""
+    model = mlp()
+    optimizer = run.optimizer(model.named_parameters())
+    kept: list[Tensor] = []
+    for batch in run.batches():
+        for gradient in kept:
+            gradient.zero_()
+        optimizer.begin_step()
+        loss_of(model, batch).backward()
+        kept = [p.grad for p in model.parameters() if p.grad is not None]
+        if not kept:
+            raise AssertionError("no gradient is here to be kept")
+        optimizer.step()
+        yield
+
+
+@habit(refusal_with_overlap=EARLY, may_be_refused=True)
+def exchanges_the_gradients_of_two_parameters(run: Run) -> Steps:
+    model = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.Tanh(), nn.Linear(FEATURES, FEATURES))
+    optimizer = run.optimizer(model.named_parameters())
+    for batch in run.batches():
+        backward(optimizer, model, batch)
+        one, other = model[0].weight, model[2].weight
+        one.grad, other.grad = other.grad, one.grad
+        optimizer.step()
+        yield
+
+
+@habit(refusal_with_overlap=EARLY, may_be_refused=True)
+def scales_gradients_that_a_hook_has_collected(run: Run) -> Steps:
+    """The hook was there before the optimizer."""
+    model = mlp()
+    collected: list[Tensor] = []
+
+    def collect(parameter: Tensor) -> None:
+        collected.append(parameter.grad)
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(collect)
+    optimizer = run.optimizer(model.named_parameters())
+    for batch in run.batches():
+        backward(optimizer, model, batch)
+        for gradient in collected:
+            gradient.mul_(0.5)
+        collected.clear()
+        optimizer.step()
+        yield
+
+
+@habit(refusal_with_overlap=EARLY)
+def assigns_a_gradient_to_a_frozen_parameter(run: Run) -> Steps:
+    model = mlp()
+    model[2].bias.requires_grad_(False)
+    optimizer = run.optimizer(model.named_parameters())
+    for batch in run.batches():
+        backward(optimizer, model, batch)
+        model[2].bias.grad = torch.full_like(model[2].bias, 0.1)
+        optimizer.step()
+        yield
+
+
+@habit(refusal=r"of worker 1")
+def has_gradients_that_overflow_the_parameters(run: Run) -> Steps:
+    """Finite gradients, but no finite result: of the parameters, or of their squares."""
+    model = mlp()
+    optimizer = run.optimizer(model.named_parameters(), lr=10.0)
+    for _ in range(STEPS):
+        optimizer.begin_step()
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e308)
         optimizer.step()
         yield

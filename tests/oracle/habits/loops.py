@@ -4,6 +4,7 @@ import copy
 import warnings
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -199,7 +200,7 @@ def steps_before_any_backward(run: Run) -> Steps:
         yield
 
 
-@habit
+@habit(may_be_refused=True)
 def steps_twice_after_one_backward(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -211,7 +212,7 @@ def steps_twice_after_one_backward(run: Run) -> Steps:
         yield
 
 
-@habit
+@habit(may_be_refused=True)
 def never_zeroes_gradients(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -253,15 +254,15 @@ def leaves_out_a_step_after_backward(run: Run) -> Steps:
 def goes_on_after_an_error_in_backward(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
-    failing: list[Tensor] = []
+    fails = [False]
 
-    def fail_now_and_then(gradient: Tensor) -> None:
-        if failing:
+    def fail(gradient: Tensor) -> None:
+        if fails[0]:
             raise MemoryError("as a GPU would")
 
-    model[0].register_full_backward_hook(lambda *_: fail_now_and_then(torch.empty(0)))
+    model[0].weight.register_hook(fail)
     for step, batch in enumerate(run.batches()):
-        failing[:] = [batch[0]] * (step % 4 == 1)
+        fails[0] = step % 4 == 1
         try:
             backward(optimizer, model, batch)
         except MemoryError:
@@ -456,3 +457,69 @@ def copies_the_model_at_every_step(run: Run) -> Steps:
         optimizer.step()
         copies.append(copy.deepcopy(model))
         yield [loss_of(copied, batch) for copied in copies[-3:]]
+
+
+@habit
+def is_told_the_samples_by_numpy(run: Run) -> Steps:
+    model = mlp()
+    optimizer = run.optimizer(model.named_parameters())
+    for batch in run.batches():
+        optimizer.zero_grad()
+        optimizer.begin_step(samples=np.int64(5))
+        loss_of(model, batch).backward()
+        optimizer.step()
+        yield
+
+
+@habit
+def is_told_the_samples_by_a_tensor(run: Run) -> Steps:
+    model = mlp()
+    optimizer = run.optimizer(model.named_parameters())
+    for inputs, targets in run.batches():
+        optimizer.zero_grad()
+        optimizer.begin_step(samples=torch.tensor(len(targets)))
+        loss_of(model, (inputs, targets)).backward()
+        optimizer.step()
+        yield
+
+
+@habit
+def unfreezes_after_it_has_begun_a_step(run: Run) -> Steps:
+    model = mlp()
+    model[2].requires_grad_(False)
+    optimizer = run.optimizer(model.named_parameters())
+    for batch in run.batches():
+        optimizer.begin_step()
+        model[2].requires_grad_(True)
+        loss_of(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        yield
+
+
+@habit
+def freezes_between_forward_and_backward(run: Run) -> Steps:
+    """Its gradient is computed all the same: the graph was there."""
+    model = mlp()
+    optimizer = run.optimizer(model.named_parameters())
+    for batch in run.batches():
+        optimizer.zero_grad()
+        model[0].requires_grad_(True)
+        optimizer.begin_step()
+        loss = loss_of(model, batch)
+        model[0].requires_grad_(False)
+        loss.backward()
+        optimizer.step()
+        yield
+
+
+@habit
+def draws_batches_from_processes_of_a_loader(run: Run) -> Steps:
+    model = mlp()
+    optimizer = run.optimizer(model.named_parameters())
+    data = TensorDataset(torch.randn(20, FEATURES), torch.randint(CLASSES, (20,)))
+    for _ in range(2):
+        for batch in DataLoader(data, batch_size=10, num_workers=1):
+            backward(optimizer, model, batch)
+            optimizer.step()
+            yield

@@ -98,7 +98,8 @@ class Bag(nn.Module):
 @habit(optimizers=("sgd", "momentum", "adagrad"))
 def embeds_with_sparse_gradients(run: Run) -> Steps:
     """torch's AdamW takes none, and none of its optimizers with a decay."""
-    return training(run, Bag(sparse=True), weight_decay=0.0)
+    with warnings.catch_warnings(action="ignore"):  # torch's own, when it first does this
+        yield from training(run, Bag(sparse=True), weight_decay=0.0)
 
 
 @habit
@@ -137,10 +138,10 @@ class Scaled(nn.Module):
         self.linear = nn.Linear(FEATURES, CLASSES)
         self.scale = nn.Parameter(torch.tensor(1.5))
         self.nothing = nn.Parameter(torch.empty(0, 4))
-        self.shift = nn.Parameter(torch.tensor([0.1]))
+        self.power = nn.Parameter(torch.tensor([0.1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.linear(x) + self.nothing.sum() + self.shift
+        return self.scale * self.linear(x + self.power * x.sin()) + self.nothing.sum()
 
 
 @habit
@@ -163,9 +164,10 @@ def runs_an_lstm(run: Run) -> Steps:
 
 @habit
 def attends_with_a_transformer(run: Run) -> Steps:
-    layer = nn.TransformerEncoderLayer(4, 2, 32, dropout=0.1, batch_first=True)
-    model = nn.Sequential(nn.Unflatten(1, (3, 4)), nn.TransformerEncoder(layer, 2), nn.Flatten(),
-                          nn.Linear(12, CLASSES))  # fmt: skip
+    # Without biases: those of the keys have gradients that are zero but for rounding.
+    layer = nn.TransformerEncoderLayer(4, 2, 32, dropout=0.1, batch_first=True, bias=False)
+    layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    model = nn.Sequential(nn.Unflatten(1, (3, 4)), layers, nn.Flatten(), nn.Linear(12, CLASSES))
     return training(run, model)
 
 
@@ -174,7 +176,7 @@ class Masked(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True, bias=False)
         self.out = nn.Linear(12, CLASSES)
         self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
 
@@ -216,7 +218,7 @@ def averages_batch_statistics_over_all_steps(run: Run) -> Steps:
     return training(run, model, shares_buffers=True)
 
 
-@habit
+@habit(may_be_refused=True)
 def looks_at_another_batch_between_backward_and_step(run: Run) -> Steps:
     """Its statistics change after gradients were computed."""
     model = normalized()
@@ -256,7 +258,7 @@ def replaces_a_buffer_while_training(run: Run) -> Steps:
         yield model.count
 
 
-@habit
+@habit(may_be_refused=True)
 def counts_in_a_buffer_after_backward(run: Run) -> Steps:
     model = nn.Sequential(nn.Linear(FEATURES, CLASSES), nn.Identity())
     model.register_buffer("count", torch.zeros(1))
@@ -285,7 +287,7 @@ class Checkpointed(nn.Module):
 
     def __init__(self, part: nn.Module, *, reentrant: bool) -> None:
         super().__init__()
-        self.first, self.part = nn.Linear(FEATURES, FEATURES), part
+        self.first, self.part = nn.Linear(FEATURES, FEATURES, bias=False), part
         self.out = nn.Linear(FEATURES, CLASSES)
         self.reentrant = reentrant
 
@@ -307,7 +309,7 @@ def checkpoints_activations_with_a_backward_inside_backward(run: Run) -> Steps:
     return training(run, Checkpointed(part(), reentrant=True))
 
 
-@habit
+@habit(may_be_refused=True)
 def checkpoints_a_layer_with_shared_statistics(run: Run) -> Steps:
     """Backward runs the layer once more, and its statistics move on then too."""
     inside = nn.Sequential(nn.BatchNorm1d(FEATURES), nn.Tanh())
@@ -417,7 +419,7 @@ def traces_the_model_symbolically(run: Run) -> Steps:
         yield
 
 
-@habit
+@habit(daily=False)
 def compiles_the_model(run: Run) -> Steps:
     """With the backend that needs no compiler of C++."""
     model = mlp()
@@ -503,5 +505,66 @@ def writes_its_own_backward(run: Run) -> Steps:
         optimizer.begin_step()
         outputs = Twice.apply(model(inputs)) + Twice.apply(model[4].bias)
         nn.functional.cross_entropy(outputs, targets).backward()
+        optimizer.step()
+        yield
+
+
+@habit(refusal="share memory")
+def shares_a_buffer_that_is_a_parameters_memory(run: Run) -> Steps:
+    model = nn.Linear(FEATURES, CLASSES)
+    model.register_buffer("shown", model.weight.detach())
+    return training(run, model, shares_buffers=True)
+
+
+@habit
+def shares_a_buffer_that_is_expanded(run: Run) -> Steps:
+    """All of its numbers lie in one place, where nothing can be written."""
+    model = nn.Sequential(nn.Linear(FEATURES, CLASSES), nn.Identity())
+    model.register_buffer("scale", torch.ones(1).expand(CLASSES))
+    return training(run, model, shares_buffers=True)
+
+
+@habit
+def shares_buffers_in_half_precision(run: Run) -> Steps:
+    model = nn.Sequential(nn.Linear(FEATURES, CLASSES), nn.Identity())
+    model.register_buffer("mean", torch.linspace(0, 1, 7).bfloat16())
+    return training(run, model, shares_buffers=True)
+
+
+class Fused(nn.Module):
+    """Keeps views of one weight, made once, as attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2 * CLASSES, FEATURES) / 4)
+
+    def keep_views(self) -> None:
+        self.halves = self.weight.detach().chunk(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = nn.functional.linear(x, self.halves[1]).sigmoid()
+        return nn.functional.linear(x, self.weight[:CLASSES]) * scale + self.weight.sum()
+
+
+@habit(may_be_refused=True)
+def keeps_views_of_a_weight_in_the_module(run: Run) -> Steps:
+    model = Fused()
+    optimizer = run.optimizer(model.named_parameters())
+    model.keep_views()
+    for batch in run.batches():
+        backward(optimizer, model, batch)
+        optimizer.step()
+        yield
+
+
+@habit(optimizers=("adamw",), refusal="infinit|finite")
+def has_a_parameter_that_holds_infinities(run: Run) -> Steps:
+    """As a mask of forbidden classes may."""
+    model = nn.Linear(FEATURES, CLASSES)
+    with torch.no_grad():
+        model.bias[1] = -torch.inf
+    optimizer = run.optimizer(model.named_parameters())
+    for inputs, _ in run.batches():
+        backward(optimizer, model, (inputs, torch.zeros(len(inputs), dtype=torch.long)))
         optimizer.step()
         yield

@@ -95,7 +95,7 @@ def adds_a_group_while_training(run: Run) -> Steps:
         yield
 
 
-@habit(refusal="param_groups|parameters")
+@habit(may_be_refused=True)
 def takes_a_parameter_out_of_its_group(run: Run) -> Steps:
     """torch steps over it no longer."""
     model = mlp()
@@ -108,7 +108,7 @@ def takes_a_parameter_out_of_its_group(run: Run) -> Steps:
         yield
 
 
-@habit(refusal="param_groups|parameters")
+@habit(may_be_refused=True)
 def puts_a_new_parameter_in_a_group(run: Run) -> Steps:
     """As those do who prune or split what they train: the optimizer's tensor is exchanged."""
     model = mlp()
@@ -238,7 +238,7 @@ def sets_the_rate_by_hand(run: Run) -> Steps:
         yield
 
 
-@habit
+@habit(may_be_refused=True)
 def sets_the_rate_between_backward_and_step(run: Run) -> Steps:
     """With overlap, some gradients have left by then."""
     model = mlp()

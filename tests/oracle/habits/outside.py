@@ -457,7 +457,7 @@ def trains_only_the_rest_where_a_teacher_follows_by_data(run: Run) -> Steps:
         yield
 
 
-@habit
+@habit(may_be_refused=True)
 def moves_a_frozen_teacher_that_the_optimizer_was_given(run: Run) -> Steps:
     """As above, with all of model.named_parameters()."""
     student, teacher = nn.Linear(FEATURES, CLASSES), nn.Linear(FEATURES, CLASSES)

@@ -12,7 +12,7 @@ SCALED = "overlap"
 @habit
 def computes_under_autocast_in_bf16(run: Run) -> Steps:
     model = mlp().float()
-    optimizer = run.optimizer(model.named_parameters())
+    optimizer = run.optimizer(model.named_parameters(), weight_decay=0.0)
     for inputs, targets in run.batches(1):
         optimizer.zero_grad()
         optimizer.begin_step()
@@ -157,9 +157,7 @@ def computes_half_of_the_model_in_double_precision(run: Run) -> Steps:
         optimizer.zero_grad()
         optimizer.begin_step()
         hidden = model[0](inputs).double()
-        outputs = nn.functional.linear(
-            hidden, model[1].weight.double(), model[1].bias.double()
-        )
+        outputs = nn.functional.linear(hidden, model[1].weight.double(), model[1].bias.double())
         nn.functional.cross_entropy(outputs, targets).backward()
         optimizer.step()
         yield

@@ -245,3 +245,37 @@ def has_embeddings_renormalized_under_an_inner_optimizer(run: Run) -> Steps:
         backward(optimizer, model, (torch.randint(30, (5, 4)), targets))
         optimizer.step()
         yield
+
+
+@habit(refusal_with_overlap=INSIDE, may_be_refused=True)
+def moves_the_model_to_shared_memory_under_an_inner_optimizer(run: Run) -> Steps:
+    model = mlp()
+    optimizer = run.optimizer(model.named_parameters(), inner=True, server={"lr": 0.5})
+    slow = [parameter.detach().clone() for parameter in model.parameters()]
+    for step, batch in enumerate(run.batches()):
+        if step == 3:
+            model.share_memory()
+        backward(optimizer, model, batch)
+        optimizer.step()
+        if run.is_torch:
+            with torch.no_grad():
+                for old, parameter in zip(slow, model.parameters(), strict=True):
+                    old.lerp_(parameter, 0.5)
+                    parameter.copy_(old)
+        yield
+
+
+@habit(refusal="publish")
+def gives_one_parameter_to_two_optimizers(run: Run) -> Steps:
+    """A body with two heads, each trained together with the body."""
+    body, heads = nn.Linear(FEATURES, 16), [nn.Linear(16, CLASSES), nn.Linear(16, CLASSES)]
+    optimizers = [run.optimizer(nn.ModuleList([body, head]).named_parameters()) for head in heads]
+    for inputs, targets in run.batches():
+        for optimizer, head in zip(optimizers, heads, strict=True):
+            body.requires_grad_(True)
+            for each in optimizers:
+                each.zero_grad()
+                each.begin_step()
+            nn.functional.cross_entropy(head(body(inputs).tanh()), targets).backward()
+            optimizer.step()
+        yield

@@ -9,20 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from oracle.body import habit
-from oracle.run import Run, Steps, backward, loss_of, mlp
+from oracle.run import OPTIMIZERS, Run, Steps, backward, loss_of, mlp
 
 WITH_STATE = ("momentum", "adamw", "adagrad")
 
 
-@habit(optimizers=WITH_STATE, refusal="state")
+@habit(optimizers=WITH_STATE, may_be_refused=True)
 def loads_a_state_dict_of_torchs_optimizer(run: Run) -> Steps:
     """Its averages would be the server's: they are loaded there, or not without a word."""
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
-    theirs = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    for parameter in model.parameters():
+    before = copy.deepcopy(model)
+    of_torch, options = OPTIMIZERS[run.setting.optimizer]
+    theirs = of_torch(before.parameters(), **options)
+    for parameter in before.parameters():
         parameter.grad = torch.ones_like(parameter)
-        theirs.state[parameter]["momentum_buffer"] = torch.ones_like(parameter)
+    theirs.step()
     optimizer.load_state_dict(theirs.state_dict())
     for batch in run.batches():
         backward(optimizer, model, batch)
@@ -41,7 +43,7 @@ def loads_its_own_state_dict_at_once(run: Run) -> Steps:
         yield
 
 
-@habit(optimizers=WITH_STATE, refusal="state")
+@habit(optimizers=WITH_STATE, may_be_refused=True)
 def rolls_the_optimizers_state_back(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -56,7 +58,7 @@ def rolls_the_optimizers_state_back(run: Run) -> Steps:
         yield
 
 
-@habit(optimizers=WITH_STATE, refusal="state")
+@habit(optimizers=WITH_STATE, may_be_refused=True)
 def clears_the_optimizers_state(run: Run) -> Steps:
     """As for a warm restart: momentum and averages begin anew."""
     model = mlp()
@@ -69,7 +71,7 @@ def clears_the_optimizers_state(run: Run) -> Steps:
         yield
 
 
-@habit(optimizers=WITH_STATE, refusal="state")
+@habit(optimizers=WITH_STATE, may_be_refused=True)
 def assigns_a_new_state(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -81,14 +83,15 @@ def assigns_a_new_state(run: Run) -> Steps:
         yield
 
 
-@habit(optimizers=("adamw",), refusal="state")
+@habit(optimizers=("adamw",), may_be_refused=True)
 def reads_an_average_of_the_optimizer(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
     for batch in run.batches():
         backward(optimizer, model, batch)
         optimizer.step()
-        yield optimizer.state.get(model[0].weight, {}).get("exp_avg", torch.zeros(1))
+        state = optimizer.state.get(model[0].weight, {})
+        yield state.get("exp_avg", torch.zeros_like(model[0].weight))
 
 
 @habit
