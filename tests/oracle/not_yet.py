@@ -37,9 +37,15 @@ GROUPS = "groups of parameters have options of their own"
 RATES = "options that change from step to step"
 CLIPPING = "clip_norm="
 STATE = "the optimizer's state: loaded, or refused by name"
+CLOSED = "a closed optimizer says so"
 SAMPLES = "samples takes any integer"
 
 NOT_YET: Final[dict[str, Missing]] = {
+    "goes_backward_through_earlier_steps": Missing(ABSENT),
+    "names_tied_weights_twice": Missing(MEMORY),
+    "publishes_between_backward_and_step": Missing(PUBLISH),
+    "steps_after_it_was_closed": Missing(CLOSED),
+    "transposes_a_gradient": Missing(KEPT),
     "returns_from_a_closure_without_backward": Missing(ABSENT),
     "goes_backward_for_some_parameters_only": Missing(ABSENT),
     "steps_before_any_backward": Missing(ABSENT),

@@ -504,3 +504,33 @@ def has_gradients_that_overflow_the_parameters(run: Run) -> Steps:
             parameter.grad = torch.full_like(parameter, 1e308)
         optimizer.step()
         yield
+
+
+@habit(refusal_with_overlap=EARLY)
+def transposes_a_gradient(run: Run) -> Steps:
+    """Its new gradient lies in the memory of the old one, in another order."""
+    model = nn.Sequential(nn.Linear(FEATURES, 100), nn.Tanh(), nn.Linear(100, 100), nn.Tanh(),
+                          nn.Linear(100, 3))  # fmt: skip
+    optimizer = run.optimizer(model.named_parameters())
+    for batch in run.batches():
+        backward(optimizer, model, batch)
+        if model[2].weight.grad is not None:
+            model[2].weight.grad = model[2].weight.grad.t()
+        optimizer.step()
+        yield
+
+
+@habit
+def goes_backward_through_earlier_steps(run: Run) -> Steps:
+    """Only a bias is trained: the graph over the frozen weight outlives the steps."""
+    model = nn.Linear(FEATURES, FEATURES)
+    model.weight.requires_grad_(False)
+    optimizer = run.optimizer(model.named_parameters())
+    state = torch.zeros(1, FEATURES)
+    for inputs, _ in run.batches():
+        optimizer.zero_grad()
+        optimizer.begin_step()
+        state = model(0.5 * state + inputs[:1])
+        (state - 1).square().mean().backward(retain_graph=True)
+        optimizer.step()
+        yield

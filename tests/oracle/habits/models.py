@@ -1,6 +1,7 @@
 """Kinds of models and layers, as people write them."""
 
 import copy
+import io
 import warnings
 from typing import Any
 
@@ -567,4 +568,46 @@ def has_a_parameter_that_holds_infinities(run: Run) -> Steps:
     for inputs, _ in run.batches():
         backward(optimizer, model, (inputs, torch.zeros(len(inputs), dtype=torch.long)))
         optimizer.step()
+        yield
+
+
+@habit(refusal_with_overlap="overlap")
+def checkpoints_one_layer_twice_with_a_backward_inside_backward(run: Run) -> Steps:
+    """Each inner backward adds a gradient of the same parameters."""
+    once = Checkpointed(nn.Linear(FEATURES, FEATURES), reentrant=True)
+    model = nn.Sequential(once, nn.Linear(CLASSES, FEATURES), once)
+    return training(run, model)
+
+
+class Described(nn.Parameter):
+    """A parameter of a class of one's own."""
+
+
+@habit
+def has_parameters_of_a_class_of_its_own(run: Run) -> Steps:
+    model = nn.Linear(FEATURES, CLASSES)
+    model.weight = Described(model.weight.detach().clone())
+    return training(run, model)
+
+
+@habit(may_be_refused=True)
+def names_tied_weights_twice(run: Run) -> Steps:
+    """torch warns of it, and steps twice over them."""
+    model = Tied()
+    with warnings.catch_warnings(action="ignore"):
+        optimizer = run.optimizer(model.named_parameters(remove_duplicate=False))
+        for batch in run.batches():
+            backward(optimizer, model, batch)
+            optimizer.step()
+            yield
+
+
+@habit
+def saves_the_whole_model(run: Run) -> Steps:
+    model = mlp()
+    optimizer = run.optimizer(model.named_parameters())
+    for batch in run.batches():
+        backward(optimizer, model, batch)
+        optimizer.step()
+        torch.save(model, io.BytesIO())
         yield

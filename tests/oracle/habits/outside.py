@@ -470,3 +470,16 @@ def moves_a_frozen_teacher_that_the_optimizer_was_given(run: Run) -> Steps:
         for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
             slow.data = 0.9 * slow.data + 0.1 * fast.data
         yield
+
+
+@habit(may_be_refused=True)
+def publishes_between_backward_and_step(run: Run) -> Steps:
+    model = mlp()
+    optimizer = run.optimizer(model.named_parameters())
+    for batch in run.batches():
+        backward(optimizer, model, batch)
+        with torch.no_grad():
+            model[0].weight.mul_(0.9)
+        optimizer.publish()
+        optimizer.step()
+        yield

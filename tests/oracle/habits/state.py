@@ -199,3 +199,40 @@ def meta_learns_through_its_steps(run: Run) -> Steps:
         loss(moved).backward()
         optimizer.step()
         yield
+
+
+@habit
+def makes_the_optimizer_anew_after_the_first_was_closed(run: Run) -> Steps:
+    """As in a notebook whose cell is run again: averages and momentum begin anew."""
+    model = mlp()
+    for _ in range(2):
+        optimizer = run.optimizer(model.named_parameters(), watches=False)
+        for batch in run.batches(6):
+            backward(optimizer, model, batch)
+            optimizer.step()
+            yield list(model.parameters())
+        if not run.is_torch:
+            optimizer.close("stopped")
+
+
+@habit(refusal="closed")
+def steps_after_it_was_closed(run: Run) -> Steps:
+    model = mlp()
+    optimizer = run.optimizer(model.named_parameters())
+    optimizer.close("stopped")
+    for batch in run.batches():
+        backward(optimizer, model, batch)
+        optimizer.step()
+        yield
+
+
+@habit(may_be_refused=True)
+def makes_the_optimizer_anew_while_the_first_is_there(run: Run) -> Steps:
+    """As in a notebook whose cell is run again, with the server started anew."""
+    model = mlp()
+    for _ in range(2):
+        optimizer = run.optimizer(model.named_parameters(), watches=False)
+        for batch in run.batches(6):
+            backward(optimizer, model, batch)
+            optimizer.step()
+            yield list(model.parameters())
