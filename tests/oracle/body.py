@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from leash.ps.errors import LeashError, UsageError
-from oracle.run import STEPS, Run, Setting
+from oracle.run import STEPS, Run, Setting, Steps
 
 # A habit is a generator: it trains, and yields after each step, with what else is to be compared.
-Train = Callable[[Run], Iterator[Any]]
+Train = Callable[[Run], Steps]
 
 TOLERANCES: Final = {torch.float64: 1e-10, torch.float32: 1e-6}  # of a tensor's largest value
 
@@ -95,29 +95,30 @@ def compare(habit: Habit, setting: Setting, dtype: torch.dtype, steps: int) -> N
     with computing_in(dtype):
         expected = list(states_of(habit, setting, is_torch=True, steps=steps))
         assert expected
-        states = zip(states_of(habit, setting, is_torch=False, steps=steps), expected, strict=True)
-        for taken, (mine, theirs) in enumerate(states, 1):
-            assert mine.keys() == theirs.keys()
-            for name, tensor in theirs.items():
-                off = difference(mine[name], tensor)
-                assert off <= TOLERANCES.get(tensor.dtype, 0.0), (
-                    f"step {taken}: {name} in {tensor.dtype} is off by {off:.1e} of its largest"
-                )
+        # Closed here, or a habit that differs would keep its server until its memory is collected.
+        with closing(states_of(habit, setting, is_torch=False, steps=steps)) as states:
+            for step, (mine, theirs) in enumerate(zip(states, expected, strict=True), 1):
+                require_equal(mine, theirs, f"step {step}")
+
+
+def require_equal(mine: dict[str, Tensor], theirs: dict[str, Tensor], when: str) -> None:
+    """Fails for a tensor that differs by more than rounding."""
+    assert mine.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        off = difference(mine[name], tensor)
+        assert off <= TOLERANCES.get(tensor.dtype, 0.0), (
+            f"{when}: {name} in {tensor.dtype} is off by {off:.1e} of its largest"
+        )
 
 
 def states_of(
     habit: Habit, setting: Setting, *, is_torch: bool, steps: int
-) -> Iterator[dict[str, Tensor]]:
+) -> Generator[dict[str, Tensor], None, None]:
     """The parameters after each step, and what the habit yields."""
     torch.manual_seed(1)
-    with Run(is_torch, setting) as run, closing(_as_generator(habit.train(run))) as trained:
+    with Run(is_torch, setting) as run, closing(habit.train(run)) as trained:
         for _, shown in zip(range(steps), trained, strict=False):
             yield {**run.watched(), **named(shown)}
-
-
-def _as_generator(iterator: Iterator[Any]) -> Any:
-    """A habit that is given up has to be closed, which only generators can be."""
-    return iterator
 
 
 def named(shown: Any) -> dict[str, Tensor]:

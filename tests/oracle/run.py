@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from leash.worker import PSOptimizer
 from support.servers import RunningServer, serving
 
-Steps = Iterator[Any]  # a habit yields after each step, with what else is to be compared
+Steps = Generator[
+    Any, None, None
+]  # a habit yields after each step, with what else is to be compared
 
 STEPS: Final = 20
 FEATURES, CLASSES, SAMPLES = 12, 3, 5
