@@ -133,6 +133,7 @@ def named(shown: Any) -> dict[str, Tensor]:
 
 def difference(mine: Tensor, theirs: Tensor) -> float:
     """The largest difference of two tensors, relative to the largest finite value."""
+    mine, theirs = mine.detach(), theirs.detach()
     assert mine.dtype == theirs.dtype
     assert mine.shape == theirs.shape
     finite = torch.isfinite(theirs)

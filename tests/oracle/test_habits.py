@@ -1,26 +1,11 @@
 """torch is the oracle: whatever people do gives what torch gives, or one clear error."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from oracle.body import check
 from oracle.cases import Case, all_habits, every_combination, pairwise_combinations
 from oracle.not_yet import NOT_YET, is_not_yet
-from oracle.run import ENDS, OPTIMIZERS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are small: a second thread would cost more than it helps."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    for end in ENDS:
-        end.result()  # every server has ended as it should
-    ENDS.clear()
+from oracle.run import OPTIMIZERS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
