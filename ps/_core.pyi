@@ -17,6 +17,7 @@ __all__: list[str] = [
     "DelayCompensation",
     "Nonfinite",
     "Outcome",
+    "Overflow",
     "PushResult",
     "Reply",
     "Rule",
@@ -42,10 +43,17 @@ class ChunkSpec:
     What a chunk holds.
 
     dtype is 'f32' or 'f64'. kind is 'parameter' (pushed as gradients) or 'buffer' (pushed as
-    values).
+    values). piece_lengths and piece_slots: how many values belong to each of the slots that have a
+    part in the chunk, in their order, and the numbers of these slots in the whole model; without them
+    all values are slot 0's.
     """
     def __init__(
-        self, values: typing.SupportsInt | typing.SupportsIndex, dtype: str, kind: str
+        self,
+        values: typing.SupportsInt | typing.SupportsIndex,
+        dtype: str,
+        kind: str,
+        piece_lengths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [],
+        piece_slots: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [],
     ) -> None: ...
     @property
     def dtype(self) -> str: ...
@@ -54,11 +62,15 @@ class ChunkSpec:
     @property
     def nbytes(self) -> int: ...
     @property
+    def piece_lengths(self) -> list[int]: ...
+    @property
+    def piece_slots(self) -> list[int]: ...
+    @property
     def values(self) -> int: ...
 
 class Nonfinite(enum.Enum):
     """
-    What the shard does with a push that holds a NaN or an infinity.
+    What the shard does with a push of which a value would not be finite.
     """
 
     APPLY = ...
@@ -284,7 +296,7 @@ class PushResult:
     The result of a push.
 
     clock: the worker's on this chunk after the call; 0 if it is not live. nonfinite_index: the place of
-    the first NaN or infinity in the chunk.
+    the first NaN or infinity that was, or would have come to be, in the chunk.
     """
     @property
     def clock(self) -> int: ...
@@ -294,6 +306,19 @@ class PushResult:
     def outcome(self) -> Outcome: ...
     @property
     def replies(self) -> list[Reply]: ...
+
+class Overflow:
+    """
+    A mean of finite gradients of which a block was left out.
+
+    index: the place in the chunk of the first value that would not have been finite.
+    """
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def step(self) -> int: ...
 
 class ShardStats:
     """
@@ -822,12 +847,20 @@ class Shard:
         payload: typing_extensions.Buffer,
     ) -> None:
         """
-        Sets a buffer of the optimizer. ValueError if it has none of this name.
+        Sets a buffer of the optimizer. ValueError if it has none of this name, or for values that no optimizer leaves there.
         """
     def minimum(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> int: ...
     def parked(self) -> int:
         """
         How many answers wait, on all chunks.
+        """
+    def publish(
+        self, chunk: typing.SupportsInt | typing.SupportsIndex, payload: typing_extensions.Buffer
+    ) -> int | None:
+        """
+        Replaces a chunk's values, as an update in which the optimizer has no part.
+
+        Returns the index of the first value that is not finite, and changes nothing then.
         """
     def pull(
         self,
@@ -849,12 +882,13 @@ class Shard:
         worker: typing.SupportsInt | typing.SupportsIndex,
         step: typing.SupportsInt | typing.SupportsIndex,
         samples: typing.SupportsInt | typing.SupportsIndex,
-        payload: typing_extensions.Buffer,
+        payload: typing_extensions.Buffer | None,
         wants_payload: bool,
         *,
         codec: str = "raw",
         answer: typing_extensions.Buffer | None = None,
         now_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        absent: bytes = b"",
     ) -> PushResult:
         """
         Applies a push exactly once and returns every answer that may go out now.
@@ -864,7 +898,9 @@ class Shard:
         returned, by this call or a later one: raw to `answer` or, without one, to the payload in the
         payload's codec ('int8' and 'topk' need `answer`). The shard keeps both buffers until it needs
         them no longer. now_s: when the push came, in seconds of any clock that does not go back; only
-        dynamic bounds read it.
+        dynamic bounds read it. absent: the slots for which there is no gradient, bit i % 8 of byte i / 8
+        for the i-th slot that has a part in the chunk; they are not updated, and count as zeros in a mean
+        for which others have a gradient. Without payload all are absent.
         """
     def push_run(
         self,
@@ -885,12 +921,40 @@ class Shard:
         order of the pushes.
         """
     def set_lr(self, lr: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
+    def set_options(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        groups: collections.abc.Sequence[SgdOptions | AdamOptions | AdagradOptions | SumOptions],
+        group_of_slot: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        clamps: collections.abc.Sequence[
+            tuple[
+                typing.SupportsFloat | typing.SupportsIndex,
+                typing.SupportsFloat | typing.SupportsIndex,
+            ]
+        ] = [],
+    ) -> None:
+        """
+        Gives a worker options of its own for groups of slots, by which its pushes are applied.
+
+        A mean is applied by those of the lowest worker that has a part in it. group_of_slot: an index into
+        groups for each slot of the whole model. clamps: for each group the range into which every value is
+        brought after an update. ValueError if the options are another optimizer's than the shard's, or need
+        a buffer that the shard's do not have; KeyError if the worker is not live.
+        """
     def set_rule(self, rule: Rule) -> list[Reply]:
         """
         Replaces the rule, and returns the answers that the new one lets go.
 
         Gradients that wait for a mean are applied one by one, in order of arrival, if the new rule takes no
         means; otherwise they wait for its means.
+        """
+    def set_updates(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        updates: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    ) -> None:
+        """
+        Sets these counts after set_version(), which sets them all to the version.
         """
     def set_version(
         self,
@@ -916,6 +980,10 @@ class Shard:
         The optimizer's buffers, under torch's names; SGD's is 'momentum'.
         """
     def stats(self) -> ShardStats: ...
+    def take_overflows(self) -> list[Overflow]:
+        """
+        The means of which a block was left out since the last call.
+        """
     def unpark(
         self,
         chunk: typing.SupportsInt | typing.SupportsIndex,
@@ -923,6 +991,10 @@ class Shard:
     ) -> None:
         """
         Forgets the answers that wait for a worker; its gradients stay in their means.
+        """
+    def updates(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
+        """
+        How many updates each slot that has a part in the chunk has seen.
         """
     def version(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> int:
         """

@@ -1,5 +1,6 @@
 #include "bindings/shared_shard.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -33,28 +34,40 @@ SharedShard::~SharedShard() {
 }
 
 PushResult SharedShard::push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
-                             std::uint64_t samples, const py::buffer& payload, bool wants_payload,
-                             Codec codec, const std::optional<py::buffer>& answer, double now_s) {
+                             std::uint64_t samples, const std::optional<py::buffer>& payload,
+                             bool wants_payload, Codec codec,
+                             const std::optional<py::buffer>& answer, double now_s,
+                             const std::string& absent) {
   const ChunkSpec& spec = shard_.spec(chunk);
-  const bool in_place = wants_payload && !answer;
+  const bool in_place = payload && wants_payload && !answer;
   of_chunk(chunk, [&] {
     check_codec(codec, spec);
     if (in_place) check_answer_codec(codec, spec);
+    if (!payload && wants_payload && !answer) {
+      throw std::invalid_argument("answer: expected memory, since there is no payload");
+    }
   });
-  BufferPointer gradient =
-      count_buffer(chunk, payload, codec, in_place ? Access::kWrite : Access::kRead);
+  BufferPointer gradient;
+  if (payload) {
+    gradient = count_buffer(chunk, *payload, codec, in_place ? Access::kWrite : Access::kRead);
+  }
   BufferPointer other;
   if (wants_payload && answer) other = count_buffer(chunk, *answer, Codec::kRaw, Access::kWrite);
   Push push{chunk, worker, step, samples, {{}, gradient.get()}, {}, wants_payload, now_s};
   if (in_place) push.answer = {gradient->view.data(), codec, gradient.get()};
   if (other) push.answer = {other->view.data(), Codec::kRaw, other.get()};
+  std::vector<std::uint8_t> bits(absent.begin(), absent.end());
+  if (!payload) bits.assign(std::max<std::size_t>(1, (spec.piece_lengths.size() + 7) / 8), 0xff);
+  push.absent = bits;
 
   PushResult result;
   locked_then_drop([&](Shard& shard) {
-    push.gradient.encoded = of_chunk(chunk, [&] {
-      return parse(codec, gradient->view.data(), gradient->view.nbytes(), spec.values,
-                   size_of(spec.dtype));
-    });
+    if (gradient) {
+      push.gradient.encoded = of_chunk(chunk, [&] {
+        return parse(codec, gradient->view.data(), gradient->view.nbytes(), spec.values,
+                     size_of(spec.dtype));
+      });
+    }
     // From here on the shard says how long the memory must live. That holds even if push() throws:
     // the shard may still point to it then, so it must not be freed.
     static_cast<void>(gradient.release());

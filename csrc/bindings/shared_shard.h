@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -50,8 +51,9 @@ class SharedShard {
   // These do what the Shard's functions of the same names do, with buffers checked for the chunk.
   // push_run() pushes chunk, chunk - 1, ... (`count` of them), whose raw values lie in one region.
   PushResult push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
-                  std::uint64_t samples, const pybind11::buffer& payload, bool wants_payload,
-                  Codec codec, const std::optional<pybind11::buffer>& answer, double now_s);
+                  std::uint64_t samples, const std::optional<pybind11::buffer>& payload,
+                  bool wants_payload, Codec codec, const std::optional<pybind11::buffer>& answer,
+                  double now_s, const std::string& absent);
   std::vector<PushResult> push_run(std::uint32_t chunk, std::uint32_t count, std::uint32_t worker,
                                    std::uint64_t step, std::uint64_t samples,
                                    const pybind11::buffer& region, bool wants_payload,

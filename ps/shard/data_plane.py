@@ -14,6 +14,7 @@ import zmq
 from leash.ps._core import Outcome, PushResult
 from leash.ps.errors import (
     EvictedError,
+    FrameCountError,
     HeaderError,
     NonfiniteError,
     NotReadyError,
@@ -27,7 +28,13 @@ from leash.ps.errors import (
 )
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
-from leash.ps.shard.mapped_segments import Attachment, GradientSource, memory_of, source_in_frame
+from leash.ps.shard.mapped_segments import (
+    Attachment,
+    GradientSource,
+    memory_of,
+    source_in_frame,
+    source_of_nothing,
+)
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel
@@ -51,6 +58,11 @@ from leash.ps.wire.messages import (
 )
 from leash.ps.wire.sockets import Payload, parts
 
+NOT_GATHERED: Final = "has a NaN or an infinity in what was pushed; nothing of its chunk was taken"
+LEFT_OUT: Final = (
+    "would have a NaN or an infinity after its update; the block of 1,024 values with it was left "
+    "out, the rest was applied"
+)
 NEWCOMER: Final = U32_MAX  # no worker's rank: it holds a place between `reserve` and `join`
 
 
@@ -127,13 +139,16 @@ class DataPlane:
         for key in [key for key in self._nonfinite if key[1] == worker]:
             del self._nonfinite[key]
         self._replies.answer(self.model.shard.leave(worker))
+        self._note_overflows(self.model)
         self._replies.flush()
 
     def set_rule(self, rule: Rule) -> None:
         """Goes by this rule from now on, and sends the replies that it releases."""
-        self._rule = rule
         if self.model is not None:
             self._replies.answer(self.model.shard.set_rule(rule.core()))
+            self._note_overflows(self.model)
+        self._rule = rule
+        if self.model is not None:
             self._replies.flush()
 
     def stop(self, reason: str) -> None:
@@ -199,7 +214,10 @@ class DataPlane:
         chunk = self._check(model, msg, payload)
         if msg.codec != chunk.dtype:
             raise HeaderError(f"init.codec: expected {chunk.dtype}, got {msg.codec}")
-        taken = model.shard.init(msg.chunk, memory_of(payload))
+        try:
+            taken = model.shard.init(msg.chunk, memory_of(payload))
+        except ValueError as error:  # the size was checked before
+            raise NonfiniteError(str(error)) from error
         self._send(route, Ok(msg.worker, 0, msg.chunk, taken), None)
 
     def _on_pull(self, route: bytes, msg: Pull, _: Payload) -> None:
@@ -221,14 +239,25 @@ class DataPlane:
         model = self._require_model(msg)
         if payload is not None:
             chunk = self._check(model, msg, payload)
+            _check_absent(model, chunk, msg)
             source = source_in_frame(msg, chunk, payload)
             self._require_started()
             self._push(model, route, msg, chunk.index, source)
             return
-        assert isinstance(msg, PushPull)
+        if isinstance(msg, Push) or msg.absent:
+            chunk = model.chunk(msg.chunk)
+            if _check_absent(model, chunk, msg):
+                source = self._source_of_nothing(route, msg, chunk)
+                self._require_started()
+                self._push(model, route, msg, chunk.index, source)
+                return
+            if isinstance(msg, Push):
+                raise FrameCountError("push: expected a payload, since not all slots are absent")
         attachment = self._require_attachment(route, msg)
         chunks = self._chunks_in_segment(model, msg)
         attachment.check(chunks, msg)
+        for chunk in chunks:
+            _check_absent(model, chunk, msg)
         self._require_started()
         if len(chunks) > 1 and self._is_plain(msg):
             self._push_run(model, route, msg, attachment.region(chunks[-1], chunks[0], msg.slab))
@@ -236,9 +265,18 @@ class DataPlane:
         for chunk in chunks:
             self._push_or_refuse(model, route, msg, chunk.index, attachment.source(chunk, msg))
 
+    def _source_of_nothing(
+        self, route: bytes, msg: PushPull | Push, chunk: Chunk
+    ) -> GradientSource:
+        if msg.worker == 0:
+            raise UnknownWorkerError("an observer only reads")
+        if isinstance(msg, PushPull) and msg.worker in self._attachments:
+            return self._require_attachment(route, msg).place(chunk, msg)
+        return source_of_nothing(chunk)
+
     @staticmethod
     def _chunks_in_segment(model: ServedModel, msg: PushPull) -> list[Chunk]:
-        most = 1 if msg.nbytes else msg.chunk + 1
+        most = 1 if msg.nbytes or msg.absent else msg.chunk + 1
         if not 1 <= msg.chunks <= most:
             raise HeaderError(f"push_pull.chunks: expected 1 to {most}, got {msg.chunks}")
         return [model.chunk(index) for index in _run(msg)]
@@ -265,7 +303,7 @@ class DataPlane:
         source: GradientSource,
     ) -> None:
         self._require_answered(msg, chunk)
-        self._metrics.own.bytes_pushed += source.memory.nbytes
+        self._metrics.own.bytes_pushed += source.memory.nbytes if source.memory is not None else 0
         key = (chunk, msg.worker)
         if key in self._nonfinite and self._nonfinite[key][0] == msg.step:
             raise self._nonfinite[key][1]  # the worker asks again because it lost the first answer
@@ -273,11 +311,12 @@ class DataPlane:
             result = model.shard.push(
                 chunk, msg.worker, msg.step, msg.samples, source.memory,
                 isinstance(msg, PushPull), codec=source.codec, answer=source.answer,
-                now_s=self._now(),
+                now_s=self._now(), absent=msg.absent,
             )  # fmt: skip
         except ValueError as error:
             raise PayloadSizeError(f"chunk {chunk}: {error}") from error
-        nbytes = (source.memory if source.answer is None else source.answer).nbytes
+        answer = source.memory if source.answer is None else source.answer
+        nbytes = answer.nbytes if answer is not None else 0
         asked = Parked(
             route, msg, chunk, source.reply, source.reply_codec, nbytes, _is_duplicate(result)
         )
@@ -285,6 +324,8 @@ class DataPlane:
 
     def _is_plain(self, msg: PushPull) -> bool:
         """Whether none of its chunks needs a closer look, so that one call can take them all."""
+        if msg.absent:
+            return False
         keys = [(chunk, msg.worker) for chunk in _run(msg)]
         return self._nonfinite.keys().isdisjoint(keys) and not any(map(self._replies.waiting, keys))
 
@@ -312,6 +353,7 @@ class DataPlane:
         else:
             self._metrics.count_push(msg.worker, chunk, msg.step, msg.samples)
         self._replies.answer(result.replies, asked)
+        self._note_overflows(model)
         if result.nonfinite_index is not None:
             self._on_nonfinite(model, msg, chunk, result.nonfinite_index)
 
@@ -322,12 +364,21 @@ class DataPlane:
         self._metrics.count_nonfinite(msg.worker, chunk, msg.step, slot.name)
         if self._options.nonfinite == "raise":
             self._replies.drop((chunk, msg.worker))
+            is_gathered = self._rule.policy.average or model.chunk(chunk).kind == "buffer"
             error = NonfiniteError(
-                f"step {msg.step} of worker {msg.worker}: slot {slot.name} has a NaN or an "
-                "infinity in its gradient; nothing of its chunk was applied"
+                f"step {msg.step} of worker {msg.worker}: slot {slot.name} "
+                + (NOT_GATHERED if is_gathered else LEFT_OUT)
             )
             self._nonfinite[chunk, msg.worker] = (msg.step, error)
             raise error
+
+    def _note_overflows(self, model: ServedModel) -> None:
+        """Tells of the means that would have overflowed, though no gradient of theirs did."""
+        if not self._rule.policy.average:
+            return
+        for overflow in model.shard.take_overflows():
+            slot = model.layout.slot_at(model.chunk(overflow.chunk), overflow.index)
+            self._metrics.count_nonfinite(0, overflow.chunk, overflow.step, slot.name)
 
     # How it is done.
 
@@ -379,6 +430,21 @@ class DataPlane:
             raise NotReadyError(f"chunk {chunk} has no values yet: send init first")
         if outcome is Outcome.NOT_LIVE:
             raise EvictedError(f"worker {msg.worker}: not live; say hello again to go on")
+
+
+def _check_absent(model: ServedModel, chunk: Chunk, msg: PushPull | Push) -> bool:
+    """Checks the slots that a push names as absent; says whether they are all that it could have.
+
+    Raises:
+        HeaderError: they are not slots of this chunk, or the chunk holds buffers.
+    """
+    count = model.slots_in(chunk)
+    absent = int.from_bytes(msg.absent, "little")
+    most = (1 << count) - 1
+    if absent > most or (absent and chunk.kind == "buffer"):
+        expected = "none of a buffer" if chunk.kind == "buffer" else f"bits of {count} slots"
+        raise HeaderError(f"{msg.verb}.absent: expected {expected}, got {msg.absent.hex():.40}")
+    return bool(absent) and absent == most
 
 
 def _run(msg: PushPull) -> range:

@@ -22,7 +22,7 @@ RAW: Final = "raw"  # what the core calls f32 and f64
 class GradientSource:
     """The memory in which a chunk's gradient lies, and the one for its parameters."""
 
-    memory: memoryview  # the gradient, as its codec wrote it
+    memory: memoryview | None  # the gradient, as its codec wrote it; None: all slots are absent
     codec: str  # what the core calls that codec
     answer: memoryview | None  # the parameters go here; None: they replace the gradient
     reply: Payload  # the payload of the answer; None if the parameters lie in the worker's segment
@@ -88,6 +88,17 @@ class Attachment:
         encoded = self._memory[at : at + push.nbytes]
         return GradientSource(encoded, codec.core, values, None, chunk.dtype)
 
+    def place(self, chunk: Chunk, push: PushPull) -> GradientSource:
+        """Finds the place of a chunk's parameters, for a push of nothing.
+
+        Raises:
+            SegmentError: the segment has no such memory.
+        """
+        if push.slab >= SLABS:
+            raise SegmentError(f"expected slab 0 or 1, got {push.slab}")
+        values = self.region(chunk, chunk, push.slab)
+        return GradientSource(None, RAW, values, None, chunk.dtype)
+
     def region(self, first: Chunk, last: Chunk, slab: int) -> memoryview:
         """The part of a slab from the first byte of one chunk to the last byte of another."""
         start = self._map.slab(slab)
@@ -107,6 +118,12 @@ def source_in_frame(push: PushPull | Push, chunk: Chunk, payload: Payload) -> Gr
         return GradientSource(memory, codec.core, None, payload, codec.reply)
     answer = np.empty(chunk.nbytes, np.uint8).data
     return GradientSource(memory, codec.core, answer, answer, codec.reply)
+
+
+def source_of_nothing(chunk: Chunk) -> GradientSource:
+    """Makes room for the parameters that answer a push of nothing."""
+    answer = np.empty(chunk.nbytes, np.uint8).data
+    return GradientSource(None, RAW, answer, answer, chunk.dtype)
 
 
 def memory_of(payload: Payload) -> memoryview:

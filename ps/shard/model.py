@@ -55,7 +55,8 @@ class ServedModel:
         self.first_chunks: Final = assign(self.chunks, shards)
         first, stop = [*self.first_chunks, len(self.chunks)][shard : shard + 2]
         self.own: Final = self.chunks[first:stop]  # the chunks that this process holds
-        specs = [ChunkSpec(values=c.values, dtype=c.dtype, kind=c.kind) for c in self.own]
+        specs = [_spec_of(chunk, layout) for chunk in self.own]
+        self._slots_in: Final = [len(spec.piece_lengths) for spec in specs]
         try:
             self.shard: Final = Shard(
                 specs,
@@ -84,6 +85,10 @@ class ServedModel:
             raise UnknownChunkError(f"chunk {index}: expected {first} to {self.own[-1].index}")
         return self.chunks[index]
 
+    def slots_in(self, chunk: Chunk) -> int:
+        """How many slots have a part in a chunk."""
+        return self._slots_in[chunk.index - self.own[0].index]
+
     def shard_of(self, chunk: int) -> Shard:
         """The shard that holds this chunk's numbers."""
         return self.shard
@@ -109,6 +114,14 @@ def require_threads(threads: int) -> None:
         Shard([], SgdOptions(), rule=CoreRule(), nonfinite=Nonfinite.RAISE, threads=threads)
     except (OSError, MemoryError) as error:
         raise UsageError(f"--threads {threads}: {error}; give a smaller number") from error
+
+
+def _spec_of(chunk: Chunk, layout: Layout) -> ChunkSpec:
+    pieces = layout.pieces(chunk)
+    return ChunkSpec(
+        chunk.values, chunk.dtype, chunk.kind, [piece.values for piece in pieces],
+        [piece.slot for piece in pieces],
+    )  # fmt: skip
 
 
 def _does_not_fit(layout: Layout) -> LayoutError:

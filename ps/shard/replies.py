@@ -104,11 +104,14 @@ class Replies:
         if isinstance(parked.request, Push):
             self._send(parked.route, Ok(reply.worker, reply.step, reply.chunk, True), None)
             return
-        self._metrics.own.bytes_answered += parked.nbytes
         params = Params(
             reply.worker, reply.step, reply.chunk, parked.codec,
             reply.version, reply.lag, reply.staleness,
         )  # fmt: skip
+        if parked.request.has == reply.version + 1:
+            self._send(parked.route, replace(params, unchanged=True), None)
+            return
+        self._metrics.own.bytes_answered += parked.nbytes
         if parked.payload is None:
             self._join(parked.route, params)
         else:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -95,6 +95,20 @@ class Chunk:
     def stop(self) -> int:
         """The offset of the first byte in the slab that is behind the chunk."""
         return self.start + self.nbytes
+
+
+class Piece(NamedTuple):
+    """The part of one slot that lies in a chunk.
+
+    Attributes:
+        slot: the slot's number in the layout.
+        start: the offset of the part's first byte in the slab.
+        values: how many numbers it has.
+    """
+
+    slot: int
+    start: int
+    values: int
 
 
 class Layout:
@@ -175,6 +189,24 @@ class Layout:
             if (slot.kind, slot.dtype) == (kind, dtype)
         ]
         return (members[0][0], members[-1][1]) if members else (0, 0)
+
+    def pieces(self, chunk: Chunk) -> list[Piece]:
+        """Finds the slots that have a part in a chunk.
+
+        Args:
+            chunk: one of this layout's chunks.
+
+        Returns:
+            Their parts, in the order in which they lie in the chunk; together they are all of it.
+        """
+        first = bisect.bisect_right(self.offsets, chunk.start) - 1
+        pieces, width = [], DTYPE_NBYTES[chunk.dtype]
+        for number in range(first, bisect.bisect_left(self.offsets, chunk.stop)):
+            begin = max(self.offsets[number], chunk.start)
+            end = min(self.offsets[number] + self.slots[number].nbytes, chunk.stop)
+            if end > begin:
+                pieces.append(Piece(number, begin, (end - begin) // width))
+        return pieces
 
     def slot_at(self, chunk: Chunk, index: int) -> Slot:
         """Finds the slot to which one number of a chunk belongs.

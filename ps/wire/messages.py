@@ -36,6 +36,7 @@ RETURN: Final = "return"
 OVER: Final = "over"
 
 WORD_MAX: Final = 64
+BITS_MAX: Final = 3072  # bytes
 U32_MAX: Final = (1 << 32) - 1
 U63_MAX: Final = (1 << 63) - 1
 EPOCH_MAX: Final = 100_000  # `state` holds a number for each of them, and must stay below 1 MiB
@@ -49,6 +50,7 @@ Word: TypeAlias = Annotated[str, Within(0, WORD_MAX)]
 Text: TypeAlias = Annotated[str, Within(0, 512)]
 Ids: TypeAlias = Annotated[list[int], Within(0, 256)]
 Words: TypeAlias = Annotated[list[str], Within(0, 6)]
+Bits: TypeAlias = Annotated[bytes, Within(0, BITS_MAX)]
 Settings: TypeAlias = Annotated[
     dict[str, Any], Within(0, 64)
 ]  # the values are int, float, str, bool or nil
@@ -75,6 +77,7 @@ class Hello(Message):
     worker: Id  # the rank, from 1; 0 for an observer
     name: Text  # host and process, for people
     codecs: Words = field(default_factory=lambda: ["f32"])  # for gradients; the first is preferred
+    number: Count = 0  # drawn at random; a hello that is sent again keeps it. 0: this is a new one
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,7 @@ class Report(Message):
     accuracy: float  # on the test set, from 0 to 1
     compute_s: float  # spent so far on forward, backward and data
     wait_s: float  # spent so far between a push and its reply
+    number: Count = 0  # counts reports from 1, after every hello; one that comes again counts once
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +287,12 @@ class PushPull(Message):
     chunks: Count = 1  # in a segment: how many chunks at once, `chunk` and those before it
     slab: Id = 0  # in a segment: the slab that holds the gradient, 0 or 1
     nbytes: Count = 0  # in a segment: size of the payload in the outbox; 0: values in the slab
+    # The slots for which there is no gradient: bit i % 8 of byte i / 8 for the i-th slot that has a
+    # part in the chunk. If they are all, nothing is pushed: there is no payload.
+    absent: Bits = b""
+    # With nothing to push: 1 more than the version of the chunk that the worker has. If the chunk
+    # has no other by then, its parameters are not sent.
+    has: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,13 +300,14 @@ class Push(Message):
     """A worker pushes a gradient; the answer is `ok`, once the policy lets it go on."""
 
     verb = "push"
-    payload = True
+    payload = None
     worker: Id
     incarnation: Count
     step: Count
     chunk: Id
     codec: Word
     samples: Samples
+    absent: Bits = b""  # as in `push_pull`; without a payload all slots are absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +337,7 @@ class Params(Message):
     # In a segment: how many chunks at once, `chunk` and those before it. The version is then the
     # smallest of theirs, lag and staleness are the largest.
     chunks: Count = 1
+    unchanged: bool = False  # the worker has this version of the chunk, so there is no payload
 
 
 @dataclass(frozen=True, slots=True)

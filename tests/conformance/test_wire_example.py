@@ -29,7 +29,7 @@ DOCUMENTED_TYPES: dict[str, Any] = {
     "id": messages.Id, "count": messages.Count, "samples": messages.Samples,
     "epoch": messages.Epoch, "float": float, "bool": bool, "word": messages.Word,
     "text": messages.Text, "ids": messages.Ids, "words": messages.Words,
-    "settings": messages.Settings,
+    "bits": messages.Bits, "settings": messages.Settings,
 }  # fmt: skip
 INCARNATION = " ".join(["II"] * 8)
 PORT = " ".join(["PP"] * 2)
@@ -171,7 +171,7 @@ def test_the_ranges_of_the_types_are_those_of_the_code() -> None:
     for name in ("id", "count", "samples", "epoch"):
         span = get_args(DOCUMENTED_TYPES[name])[1]
         assert rows[name] == f"{span.low} to {span.high}"
-    for name in ("word", "text", "ids", "words", "settings"):
+    for name in ("word", "text", "ids", "words", "bits", "settings"):
         assert f"at most {get_args(DOCUMENTED_TYPES[name])[1].high}" in rows[name]
 
 

@@ -1,5 +1,6 @@
 """A server in the shape of a client: it answers a chunk as soon as it is sent."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +30,7 @@ class PromptExchange:
     sent_early: int = 0  # by advance, in all steps
     samples: int = 0
     gradients: dict[str, Floats] = field(default_factory=dict)  # of the step, by slot
+    absent: set[str] = field(default_factory=set)  # of the step: slots without a gradient
     _weights: Floats | None = None
 
     def __post_init__(self) -> None:
@@ -38,8 +40,12 @@ class PromptExchange:
         self._weights = parameters.view(np.float32).copy()
         self._pushed = np.zeros_like(self._weights)
 
-    def begin_step(self, gradients: Slab, parameters: Slab, samples: int) -> None:
+    def begin_step(
+        self, gradients: Slab, parameters: Slab, samples: int, *,
+        absent: Collection[int] = (), held: Slab | None = None,
+    ) -> None:  # fmt: skip
         self._fail()
+        self._absent = absent
         assert gradients is parameters
         self._slab = gradients.view(np.float32)
         self.sent, self.samples = [], samples
@@ -60,10 +66,14 @@ class PromptExchange:
             slot.name: self._pushed[offset // 4 : offset // 4 + slot.values].reshape(slot.shape)
             for offset, slot in zip(self.layout.offsets, self.layout.slots, strict=True)
         }
+        self.absent = {self.layout.slots[number].name for number in self._absent}
         return StepInfo(1, 1, 0, 0, 0.0)
 
-    def push_pull(self, gradients: Slab, parameters: Slab, samples: int) -> StepInfo:
-        self.begin_step(gradients, parameters, samples)
+    def push_pull(
+        self, gradients: Slab, parameters: Slab, samples: int, *,
+        absent: Collection[int] = (), held: Slab | None = None,
+    ) -> StepInfo:  # fmt: skip
+        self.begin_step(gradients, parameters, samples, absent=absent, held=held)
         return self.finish_step()
 
     def check(self) -> None:

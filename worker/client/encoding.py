@@ -4,6 +4,7 @@ Error feedback: Karimireddy et al. 2019, "Error Feedback Fixes SignSGD and other
 Compression Schemes", arXiv:1901.09847, algorithm 2.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +12,7 @@ import numpy as np
 
 import leash.ps._core as core
 from leash.ps.wire.codecs import CODECS, max_topk
-from leash.ps.wire.layout import Chunk
+from leash.ps.wire.layout import DTYPE_NBYTES, Chunk, Piece
 from leash.ps.wire.limits import check_encoding
 from leash.worker.client.memory import Slab, SlabMemory
 
@@ -70,13 +71,17 @@ class Encoder:
         fits = chunk.kind == "parameter" and chunk.dtype == "f32"
         return self._encoding.codec if fits else chunk.dtype
 
-    def payload(self, chunk: Chunk, gradients: Slab, step: int) -> Slab:
+    def payload(
+        self, chunk: Chunk, gradients: Slab, step: int, missing: Sequence[Piece] = ()
+    ) -> Slab:
         """Brings a chunk into the form in which it travels.
 
         Args:
             chunk: which part of `gradients`.
             gradients: a slab.
             step: the number of the push; it seeds the rounding.
+            missing: the parts of the chunk that have no gradient, and hold zeros. What rounding
+                left over of them waits until they have one.
 
         Returns:
             The payload: a view of `gradients` if the chunk travels raw, otherwise of the outbox.
@@ -84,6 +89,15 @@ class Encoder:
         codec, values = self.codec_of(chunk), gradients[chunk.start : chunk.stop]
         if codec in UNCODED:
             return values
+        if missing and len(self.residual):
+            parts = [_part_of(piece, chunk.dtype) for piece in missing]
+            kept = [self.residual[part].copy() for part in parts]
+            for part in parts:
+                self.residual[part] = 0
+            payload = self.payload(chunk, gradients, step)
+            for part, rest in zip(parts, kept, strict=True):
+                self.residual[part] = rest
+            return payload
         out = self._memory.outbox(chunk.index, chunk.start, CODECS[codec].max_nbytes(chunk.values))
         if codec == "int8":
             nbytes = core.codecs.encode_int8(
@@ -125,6 +139,10 @@ def decode_params(codec: str, payload: Slab, values: Slab) -> None:
         values[:] = payload
     else:
         core.codecs.decode(codec, payload.data, _f32(values))
+
+
+def _part_of(piece: Piece, dtype: str) -> slice:
+    return slice(piece.start, piece.start + piece.values * DTYPE_NBYTES[dtype])
 
 
 def _f32(memory: Slab) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":

@@ -168,7 +168,8 @@ class ModelSlabs:
     def take(self, slot: int) -> bool:
         """Brings what a slot pushes into its place in the slab of gradients.
 
-        A parameter pushes its gradient, or zeros if it has none; a buffer pushes its values.
+        A parameter pushes its gradient; one that has none is absent from the push, and its place
+        holds zeros. A buffer pushes its values.
 
         Args:
             slot: its place in `places`.
@@ -190,6 +191,12 @@ class ModelSlabs:
         return True
 
     # Slab ▸ parameters.
+
+    def settle_places(self) -> None:
+        """Tells every place again which slab is which, after a `flip` that was broken off."""
+        for offset, place in zip(self.layout.offsets, self.places, strict=True):
+            place.values = _view(self.parameters, offset, place.slot)
+            place.gradient = _view(self.gradients, offset, place.slot)
 
     def flip(self) -> None:
         """Exchanges the slabs: what the answers have written becomes the model's parameters.

@@ -37,11 +37,18 @@ applied.)")
   py::class_<PushResult>(m, "PushResult", R"(The result of a push.
 
 clock: the worker's on this chunk after the call; 0 if it is not live. nonfinite_index: the place of
-the first NaN or infinity in the chunk.)")
+the first NaN or infinity that was, or would have come to be, in the chunk.)")
       .def_readonly("outcome", &PushResult::outcome)
       .def_readonly("replies", &PushResult::replies)
       .def_readonly("clock", &PushResult::clock)
       .def_readonly("nonfinite_index", &PushResult::nonfinite_index);
+
+  py::class_<Overflow>(m, "Overflow", R"(A mean of finite gradients of which a block was left out.
+
+index: the place in the chunk of the first value that would not have been finite.)")
+      .def_readonly("chunk", &Overflow::chunk)
+      .def_readonly("step", &Overflow::step)
+      .def_readonly("index", &Overflow::index);
 
   py::class_<ShardStats>(m, "ShardStats", "Counts since the shard was made.")
       .def_readonly("applied", &ShardStats::applied, "pushes for which a clock ticked")

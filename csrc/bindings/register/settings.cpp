@@ -1,6 +1,9 @@
 #include <pybind11/native_enum.h>
+#include <pybind11/stl.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "bindings/choices.h"
 #include "bindings/register.h"
@@ -12,9 +15,12 @@ namespace py = pybind11;
 namespace leash::bindings {
 namespace {
 
-ChunkSpec make_chunk_spec(std::size_t values, const std::string& dtype, const std::string& kind) {
+ChunkSpec make_chunk_spec(std::size_t values, const std::string& dtype, const std::string& kind,
+                          std::vector<std::size_t> piece_lengths,
+                          std::vector<std::uint32_t> piece_slots) {
   const ChunkSpec spec{values, value_in(kDtypes, "dtype", dtype),
-                       value_in(kChunkKinds, "kind", kind)};
+                       value_in(kChunkKinds, "kind", kind), std::move(piece_lengths),
+                       std::move(piece_slots)};
   validate(spec);
   return spec;
 }
@@ -25,18 +31,24 @@ void register_settings(py::module_& m) {
   py::class_<ChunkSpec>(m, "ChunkSpec", R"(What a chunk holds.
 
 dtype is 'f32' or 'f64'. kind is 'parameter' (pushed as gradients) or 'buffer' (pushed as
-values).)")
-      .def(py::init(&make_chunk_spec), py::arg("values"), py::arg("dtype"), py::arg("kind"))
+values). piece_lengths and piece_slots: how many values belong to each of the slots that have a
+part in the chunk, in their order, and the numbers of these slots in the whole model; without them
+all values are slot 0's.)")
+      .def(py::init(&make_chunk_spec), py::arg("values"), py::arg("dtype"), py::arg("kind"),
+           py::arg("piece_lengths") = std::vector<std::size_t>(),
+           py::arg("piece_slots") = std::vector<std::uint32_t>())
       .def_readonly("values", &ChunkSpec::values)
+      .def_readonly("piece_lengths", &ChunkSpec::piece_lengths)
+      .def_readonly("piece_slots", &ChunkSpec::piece_slots)
       .def_property_readonly("dtype", [](const ChunkSpec& s) { return name_in(kDtypes, s.dtype); })
       .def_property_readonly("kind",
                              [](const ChunkSpec& s) { return name_in(kChunkKinds, s.kind); })
       .def_property_readonly("nbytes", &ChunkSpec::nbytes);
 
   py::native_enum<Nonfinite>(m, "Nonfinite", "enum.Enum",
-                             "What the shard does with a push that holds a NaN or an infinity.")
-      .value("RAISE", Nonfinite::kRaise, "do not apply it; the caller answers")
-      .value("SKIP", Nonfinite::kSkip, "do not apply it, and answer as usual")
+                             "What the shard does with a push of which a value would not be finite.")
+      .value("RAISE", Nonfinite::kRaise, "leave that block out; the caller answers")
+      .value("SKIP", Nonfinite::kSkip, "leave that block out, and answer as usual")
       .value("APPLY", Nonfinite::kApply, "apply it: no value is looked at")
       .finalize();
 }

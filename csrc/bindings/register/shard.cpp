@@ -1,7 +1,9 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -40,10 +42,31 @@ std::pair<std::uint64_t, std::vector<Reply>> pull(SharedShard& self, std::uint32
 }
 
 PushResult push(SharedShard& self, std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
-                std::uint64_t samples, const py::buffer& payload, bool wants_payload,
-                const std::string& codec, const std::optional<py::buffer>& answer, double now_s) {
+                std::uint64_t samples, const std::optional<py::buffer>& payload,
+                bool wants_payload, const std::string& codec,
+                const std::optional<py::buffer>& answer, double now_s, const py::bytes& absent) {
   return self.push(chunk, worker, step, samples, payload, wants_payload,
-                   value_in(kCodecs, "codec", codec), answer, now_s);
+                   value_in(kCodecs, "codec", codec), answer, now_s, absent);
+}
+
+std::optional<std::size_t> publish(SharedShard& self, std::uint32_t chunk,
+                                   const py::buffer& payload) {
+  const BufferView values = self.view(chunk, payload, Access::kRead);
+  return self.locked([&](Shard& shard) { return shard.publish(chunk, values.data()); });
+}
+
+void set_options(SharedShard& self, std::uint32_t worker, std::vector<OptimizerOptions> groups,
+                 std::vector<std::uint32_t> group_of_slot,
+                 const std::vector<std::pair<double, double>>& clamps) {
+  OptionsTable table{.groups = {}, .group_of_slot = std::move(group_of_slot)};
+  for (OptimizerOptions& options : groups) table.groups.push_back({std::move(options)});
+  if (!clamps.empty() && clamps.size() != groups.size()) {
+    throw std::invalid_argument("clamps: expected a range for each group, or none");
+  }
+  for (std::size_t i = 0; i < clamps.size(); ++i) {
+    std::tie(table.groups[i].least, table.groups[i].most) = clamps[i];
+  }
+  self.locked([&](Shard& shard) { shard.set_options(worker, std::move(table)); });
 }
 
 void state(SharedShard& self, std::uint32_t chunk, const std::string& name, const py::buffer& out) {
@@ -134,8 +157,10 @@ Returns the answers to others that waited only for it. KeyError if it is not liv
 
   shard
       .def("push", push, py::arg("chunk"), py::arg("worker"), py::arg("step"), py::arg("samples"),
-           py::arg("payload"), py::arg("wants_payload"), py::kw_only(), py::arg("codec") = "raw",
+           py::arg("payload").none(true), py::arg("wants_payload"), py::kw_only(),
+           py::arg("codec") = "raw",
            py::arg("answer").none(true) = py::none(), py::arg("now_s") = 0.0,
+           py::arg("absent") = py::bytes(),
            R"(Applies a push exactly once and returns every answer that may go out now.
 
 codec: the payload's, 'raw' or, for f32 parameters, 'bf16', 'f16', 'int8' or 'topk'. If
@@ -143,7 +168,9 @@ wants_payload, the chunk's parameters are written before the Reply for this work
 returned, by this call or a later one: raw to `answer` or, without one, to the payload in the
 payload's codec ('int8' and 'topk' need `answer`). The shard keeps both buffers until it needs
 them no longer. now_s: when the push came, in seconds of any clock that does not go back; only
-dynamic bounds read it.)")
+dynamic bounds read it. absent: the slots for which there is no gradient, bit i % 8 of byte i / 8
+for the i-th slot that has a part in the chunk; they are not updated, and count as zeros in a mean
+for which others have a gradient. Without payload all are absent.)")
       .def("push_run", &SharedShard::push_run, py::arg("chunk"), py::arg("count"),
            py::arg("worker"), py::arg("step"), py::arg("samples"), py::arg("region"),
            py::arg("wants_payload"), py::arg("now_s") = 0.0,
@@ -154,6 +181,23 @@ after the one before it. The answers are written to the same places. Returns the
 order of the pushes.)")
       .def("unpark", &SharedShard::unpark, py::arg("chunk"), py::arg("worker"),
            "Forgets the answers that wait for a worker; its gradients stay in their means.")
+      .def("set_options", set_options, py::arg("worker"), py::arg("groups"),
+           py::arg("group_of_slot"), py::arg("clamps") = std::vector<std::pair<double, double>>(),
+           R"(Gives a worker options of its own for groups of slots, by which its pushes are applied.
+
+A mean is applied by those of the lowest worker that has a part in it. group_of_slot: an index into
+groups for each slot of the whole model. clamps: for each group the range into which every value is
+brought after an update. ValueError if the options are another optimizer's than the shard's, or need
+a buffer that the shard's do not have; KeyError if the worker is not live.)")
+      .def("publish", publish, py::arg("chunk"), py::arg("payload"),
+           R"(Replaces a chunk's values, as an update in which the optimizer has no part.
+
+Returns the index of the first value that is not finite, and changes nothing then.)")
+      .def("take_overflows",
+           [](SharedShard& self) {
+             return self.locked([](Shard& shard) { return shard.take_overflows(); });
+           },
+           "The means of which a block was left out since the last call.")
       .def("set_rule", &SharedShard::set_rule, py::arg("rule"),
            R"(Replaces the rule, and returns the answers that the new one lets go.
 
@@ -170,11 +214,16 @@ means; otherwise they wait for its means.)")
       .def("state", state, py::arg("chunk"), py::arg("name"), py::arg("out"),
            "Copies a buffer of the optimizer into out. ValueError if there is none yet.")
       .def("load_state", load_state, py::arg("chunk"), py::arg("name"), py::arg("payload"),
-           "Sets a buffer of the optimizer. ValueError if it has none of this name.")
+           "Sets a buffer of the optimizer. ValueError if it has none of this name, or for values"
+           " that no optimizer leaves there.")
       .def("set_version", under_lock(&Shard::set_version), py::arg("chunk"), py::arg("version"),
            R"(Sets the version at which an earlier run ended, the count of updates so far.
 
-ValueError once a worker takes part.)");
+ValueError once a worker takes part.)")
+      .def("updates", under_lock(&Shard::updates), py::arg("chunk"),
+           "How many updates each slot that has a part in the chunk has seen.")
+      .def("set_updates", under_lock(&Shard::set_updates), py::arg("chunk"), py::arg("updates"),
+           "Sets these counts after set_version(), which sets them all to the version.");
 }
 
 }  // namespace leash::bindings

@@ -27,6 +27,10 @@ struct KernelsFor {
   // payload may be unaligned.
   std::size_t (*first_nonfinite)(const std::byte* payload, std::size_t n) noexcept;
 
+  // Whether the gradient, the parameters and the buffers of a range are tame: below 2^50 in f32,
+  // 2^300 in f64. An update by moderate numbers (optimizer/optimizer_step.h) is finite then.
+  bool (*is_tame)(const UpdateRange<T>& range) noexcept;
+
   // sum[i] = weight * payload[i] if first, else sum[i] += weight * payload[i].
   // REQUIRES: both hold n values and do not overlap. payload may be unaligned.
   void (*accumulate)(T* sum, const std::byte* payload, std::size_t n, T weight,

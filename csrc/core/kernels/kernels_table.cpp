@@ -11,9 +11,9 @@ extern const Int8Kernels kInt8Table;
 extern const TopkKernels kTopkTable;
 extern const Kernels kTable;
 const Kernels kTable{
-    .f32 = {first_nonfinite<float>, accumulate<float>, compensate<float>, sgd<float>, adam<float>,
-            adagrad<float>, running_average<float>},
-    .f64 = {first_nonfinite<double>, accumulate<double>, compensate<double>, sgd<double>,
+    .f32 = {first_nonfinite<float>, is_tame<float>, accumulate<float>, compensate<float>,
+            sgd<float>, adam<float>, adagrad<float>, running_average<float>},
+    .f64 = {first_nonfinite<double>, is_tame<double>, accumulate<double>, compensate<double>, sgd<double>,
             adam<double>, adagrad<double>, running_average<double>},
     .half = kHalfTable,
     .int8 = kInt8Table,

@@ -14,11 +14,13 @@ template <>
 struct Bits<float> {
   using Word = std::uint32_t;
   static constexpr Word kExponent = 0x7f80'0000;
+  static constexpr Word kTame = (127 + 50) << 23;  // the bits of 2^50
 };
 template <>
 struct Bits<double> {
   using Word = std::uint64_t;
   static constexpr Word kExponent = 0x7ff0'0000'0000'0000;
+  static constexpr Word kTame = Word{1023 + 300} << 52;  // the bits of 2^300
 };
 
 // NaN and infinity both have an exponent of ones. This compares integers, because a comparison of
@@ -36,7 +38,30 @@ bool any_nonfinite(const std::byte* payload, std::size_t begin, std::size_t end)
   return found != 0;
 }
 
+// The sum sets the highest bit if the magnitude's bits are at least kTame; a NaN and an infinity
+// have larger ones than any number.
+template <typename T>
+bool all_tame(const std::byte* payload, std::size_t n) noexcept {
+  using Word = typename Bits<T>::Word;
+  constexpr Word kHighest = Word{1} << (8 * sizeof(Word) - 1);
+  Word found = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    found |= (load<Word>(payload, i) & ~kHighest) + (kHighest - Bits<T>::kTame);
+  }
+  return (found & kHighest) == 0;
+}
+
 }  // namespace
+
+template <typename T>
+bool is_tame(const UpdateRange<T>& range) noexcept {
+  bool tame = all_tame<T>(range.gradient, range.n) &&
+              all_tame<T>(reinterpret_cast<const std::byte*>(range.w), range.n);
+  for (std::size_t i = 0; tame && i < kMaxStates && range.state[i] != nullptr; ++i) {
+    tame = all_tame<T>(reinterpret_cast<const std::byte*>(range.state[i]), range.n);
+  }
+  return tame;
+}
 
 // Tests whole blocks: a loop that may end at every value does not vectorise.
 template <typename T>
@@ -64,6 +89,8 @@ void accumulate(T* __restrict sum, const std::byte* __restrict payload, std::siz
 
 template std::size_t first_nonfinite<float>(const std::byte*, std::size_t) noexcept;
 template std::size_t first_nonfinite<double>(const std::byte*, std::size_t) noexcept;
+template bool is_tame<float>(const UpdateRange<float>&) noexcept;
+template bool is_tame<double>(const UpdateRange<double>&) noexcept;
 template void accumulate<float>(float*, const std::byte*, std::size_t, float, bool) noexcept;
 template void accumulate<double>(double*, const std::byte*, std::size_t, double, bool) noexcept;
 

@@ -1,6 +1,8 @@
 #include "core/optimizer/chunk_values.h"
 
+#include <algorithm>
 #include <cstring>
+#include <span>
 #include <stdexcept>
 #include <string>
 
@@ -9,9 +11,25 @@ namespace leash {
 void validate(const ChunkSpec& spec) {
   // Far above any message, and so low that no sum of sizes overflows.
   constexpr std::size_t kMost = std::size_t{1} << 32;
-  if (spec.values <= kMost) return;
-  throw std::invalid_argument("values: expected at most " + std::to_string(kMost) + ", got " +
+  if (spec.values > kMost) {
+    throw std::invalid_argument("values: expected at most " + std::to_string(kMost) + ", got " +
+                                std::to_string(spec.values));
+  }
+  if (spec.piece_slots.size() != spec.piece_lengths.size()) {
+    throw std::invalid_argument("piece_slots: expected a slot for each of piece_lengths");
+  }
+  if (spec.piece_lengths.empty()) return;
+  std::size_t total = 0;
+  for (const std::size_t length : spec.piece_lengths) total += std::min(length, kMost);
+  if (total == spec.values && std::ranges::count(spec.piece_lengths, 0U) == 0) return;
+  throw std::invalid_argument("piece_lengths: expected positive lengths that add up to " +
                               std::to_string(spec.values));
+}
+
+Pieces pieces_of(const ChunkSpec& spec) {
+  const std::size_t whole[] = {spec.values};
+  return Pieces(spec.piece_lengths.empty() ? std::span<const std::size_t>(whole)
+                                           : std::span(spec.piece_lengths));
 }
 
 void check_codec(Codec codec, const ChunkSpec& spec) {

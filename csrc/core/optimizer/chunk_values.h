@@ -6,11 +6,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
 #include "core/base/dtype.h"
 #include "core/codecs/codec.h"
 #include "core/codecs/memory.h"
 #include "core/kernels/kernels.h"
+#include "core/optimizer/pieces.h"
 
 namespace leash {
 
@@ -23,12 +25,21 @@ struct ChunkSpec {
   std::size_t values;  // how many numbers
   Dtype dtype;
   ChunkKind kind;
+  // How many values belong to each of the slots that have a part in the chunk, in their order, and
+  // the numbers of these slots in the whole model. Without any, slot 0 has all values.
+  std::vector<std::size_t> piece_lengths = {};
+  std::vector<std::uint32_t> piece_slots = {};
 
   std::size_t nbytes() const { return values * size_of(dtype); }
 };
 
-// Throws std::invalid_argument for more values than a chunk can sensibly have.
+// Throws std::invalid_argument for more values than a chunk can sensibly have, or if the pieces do
+// not make up the chunk.
 void validate(const ChunkSpec& spec);
+Pieces pieces_of(const ChunkSpec& spec);
+inline std::uint32_t slot_of(const ChunkSpec& spec, std::size_t piece) {
+  return spec.piece_slots.empty() ? 0 : spec.piece_slots[piece];
+}
 
 // What an optimizer reads and changes of a chunk. The memory is the shard's.
 struct ChunkValues {
@@ -37,8 +48,10 @@ struct ChunkValues {
   // The optimizer's buffers, in the order of state_names(). Null beyond those that it has, and in a
   // chunk of kind kBuffer.
   std::array<std::byte*, kMaxStates> states;
+  Pieces pieces;
   bool state_started = false;  // the optimizer's buffers hold something
-  std::uint64_t version = 0;   // the count of updates
+  bool state_loaded = false;   // and hold what an earlier run left, also where no piece says so
+  std::uint64_t version = 0;   // the count of updates, of whichever pieces
 
   template <typename T>
   T* values_as() const {

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
+#include <tuple>
 #include <variant>
 
 #include "core/base/slab.h"
@@ -18,12 +20,50 @@ double total_samples(std::span<const Contribution> contributions) {
   return total;
 }
 
-// Sets `least` to the value if that is lower.
-void store_minimum(std::atomic<std::size_t>& least, std::size_t value) {
-  std::size_t old = least;
-  while (value < old && !least.compare_exchange_weak(old, value)) {
+// The lowest of the indices that several threads note.
+class LowestIndex {
+ public:
+  explicit LowestIndex(std::size_t none) : none_(none), lowest_(none) {}
+
+  void note(std::size_t index) {
+    std::size_t old = lowest_;
+    while (index < old && !lowest_.compare_exchange_weak(old, index)) {
+    }
+  }
+  std::optional<std::size_t> get() const {
+    return lowest_ == none_ ? std::nullopt : std::optional(lowest_.load());
+  }
+
+ private:
+  std::size_t none_;
+  std::atomic<std::size_t> lowest_;
+};
+
+// Calls use(segment, begin, n) for the parts of the segments that lie in [first, first + count). A
+// part is at most `longest` values long, and ends at a multiple of it where it does not end with
+// its segment.
+template <typename Segments, typename Use>
+void for_each_part(const Segments& segments, std::size_t first, std::size_t count,
+                   std::size_t longest, const Use& use) {
+  const std::size_t stop = first + count;
+  auto segment = std::ranges::upper_bound(segments, first, {}, [](const auto& s) { return s.end; });
+  for (std::size_t begin = first; begin < stop;) {
+    const std::size_t until = std::min({(begin / longest + 1) * longest, segment->end, stop});
+    use(*segment, begin, until - begin);
+    begin = until;
+    if (begin == segment->end) ++segment;
   }
 }
+
+template <typename T>
+void clamp(T* values, std::size_t n, T least, T most) {
+  // A NaN stays one, as in torch.
+  for (std::size_t i = 0; i < n; ++i) {
+    const T raised = values[i] < least ? least : values[i];
+    values[i] = raised > most ? most : raised;
+  }
+}
+
 
 // Where the kernel itself can write the new values: in a raw reply. Null without one.
 std::byte* raw_data(const Destination* reply) {
@@ -62,7 +102,7 @@ void Optimizer::set_lr(double lr) {
 }
 
 void Optimizer::start_state(ChunkValues& chunk) const {
-  if (chunk.state_started) return;
+  if (chunk.state_started || state_names().empty()) return;
   chunk.state_started = true;
   const auto* adagrad = std::get_if<AdagradOptions>(&options_);
   with_dtype(chunk.spec.dtype, [&]<typename T>() {
@@ -73,63 +113,150 @@ void Optimizer::start_state(ChunkValues& chunk) const {
   });
 }
 
+template <>
+std::vector<Optimizer::Segment<float>>& Optimizer::segments() {
+  return segments_f32_;
+}
+template <>
+std::vector<Optimizer::Segment<double>>& Optimizer::segments() {
+  return segments_f64_;
+}
+
 template <typename T>
-OptimizerStep<T> Optimizer::begin_update(ChunkValues& chunk, double lr_factor) const {
-  const bool fresh = !chunk.state_started;
-  const bool is_plain_sgd =
-      std::holds_alternative<SgdOptions>(options_) && state_names_.size() == own_states_;
-  if (is_plain_sgd) {
-    // The kernel starts its buffer, with this update's gradient.
-    chunk.state_started = chunk.states[0] != nullptr;
-  } else {
-    start_state(chunk);
+std::span<const Optimizer::Segment<T>> Optimizer::begin_update(ChunkValues& chunk, PieceBits absent,
+                                                               const OptionsTable* table,
+                                                               double lr_factor, bool by_piece) {
+  start_state(chunk);
+  std::vector<Segment<T>>& segments = this->segments<T>();
+  segments.clear();
+  const bool splits = by_piece || !absent.empty() || (table && table->groups.size() > 1);
+  for (const PieceRun& run : chunk.pieces.runs()) {
+    for (std::size_t piece = run.first; piece < run.end;) {
+      const std::size_t next = splits ? piece + 1 : run.end;
+      Segment<T> segment{
+          .begin = chunk.pieces.begin(piece),
+          .end = chunk.pieces.begin(next),
+          .piece = piece,
+          .updates = run.updates,
+          .group = table ? table->group_of_slot[slot_of(chunk.spec, piece)] : 0,
+          .is_absent = contains(absent, piece),
+      };
+      piece = next;
+      const auto is_like = [&](const Segment<T>& other) {
+        return other.updates == segment.updates && other.group == segment.group &&
+               other.is_absent == segment.is_absent;
+      };
+      if (!segments.empty() && is_like(segments.back())) {
+        if (!by_piece) {
+          segments.back().end = segment.end;
+          continue;
+        }
+        const std::size_t begin = segment.begin, end = segment.end, own = segment.piece;
+        segment = segments.back();  // with its step
+        std::tie(segment.begin, segment.end, segment.piece) = std::tuple(begin, end, own);
+      } else if (!segment.is_absent) {
+        set_step(segment, table, lr_factor, chunk.state_loaded);
+      }
+      segments.push_back(segment);
+    }
   }
-  const double base = update_options_.schedule.lr(learning_rate(options_), chunk.version);
-  const double lr = base * lr_factor;
+  chunk.pieces.count_update(absent);
   ++chunk.version;
-  return step_of<T>(options_, lr, chunk.version, fresh);
+  return segments;
+}
+
+template <typename T>
+void Optimizer::set_step(Segment<T>& segment, const OptionsTable* table, double lr_factor,
+                         bool state_loaded) const {
+  const OptimizerOptions& options = table ? table->groups[segment.group].optimizer : options_;
+  const double base = update_options_.schedule.lr(learning_rate(options), segment.updates);
+  const bool is_first = segment.updates == 0 && !state_loaded;
+  segment.step = step_of<T>(options, base * lr_factor, segment.updates + 1, is_first);
+  segment.is_tame = leash::is_tame(segment.step);
+  segment.has_buffers = !leash::state_names(options).empty();
+  if (table == nullptr) return;
+  const GroupOptions& group = table->groups[segment.group];
+  segment.clamps = std::isfinite(group.least) || std::isfinite(group.most);
+  segment.least = static_cast<T>(group.least);
+  segment.most = static_cast<T>(group.most);
+}
+
+PieceBits Optimizer::absent_in_all(const ChunkValues& chunk,
+                                   std::span<const Contribution> contributions) {
+  const auto names_some = [](const Contribution& c) { return !c.absent.empty(); };
+  if (!std::ranges::all_of(contributions, names_some)) return {};
+  absent_.assign((chunk.pieces.count() + 7) / 8, 0);
+  bool is_any = false;
+  for (std::size_t piece = 0; piece < chunk.pieces.count(); ++piece) {
+    const auto is_absent = [&](const Contribution& c) { return contains(c.absent, piece); };
+    if (!std::ranges::all_of(contributions, is_absent)) continue;
+    absent_[piece / 8] = static_cast<std::uint8_t>(absent_[piece / 8] | (1U << (piece % 8)));
+    is_any = true;
+  }
+  return is_any ? PieceBits(absent_) : PieceBits();
 }
 
 std::optional<std::size_t> Optimizer::find_nonfinite(const ChunkValues& chunk,
                                                      const Encoded& gradient) const {
   if (gradient.codec != Codec::kRaw) return leash::find_nonfinite(gradient);
-  const std::size_t n = chunk.spec.values;
-  std::atomic<std::size_t> first = n;
+  LowestIndex lowest(chunk.spec.values);
+  const bool is_buffer = chunk.spec.kind == ChunkKind::kBuffer;
   with_dtype(chunk.spec.dtype, [&]<typename T>() {
-    pool_.split(n, [&](std::size_t begin, std::size_t count) {
-      const std::byte* const values = gradient.data + begin * sizeof(T);
-      const std::size_t found = kernels_.of<T>().first_nonfinite(values, count);
-      if (found < count) store_minimum(first, begin + found);
+    const auto is_new = [&](std::size_t i) {
+      return std::memcmp(chunk.values + i * sizeof(T), gradient.data + i * sizeof(T), sizeof(T)) !=
+             0;
+    };
+    pool_.split(chunk.spec.values, [&](std::size_t begin, std::size_t count) {
+      const std::size_t stop = begin + count;
+      while (begin < stop) {
+        const std::byte* const values = gradient.data + begin * sizeof(T);
+        begin += kernels_.of<T>().first_nonfinite(values, stop - begin);
+        if (begin == stop) return;
+        if (!is_buffer || is_new(begin)) return lowest.note(begin);
+        ++begin;
+      }
     });
   });
-  return first == n ? std::nullopt : std::optional(first.load());
+  return lowest.get();
 }
 
-void Optimizer::apply(ChunkValues& chunk, const Encoded& gradient, const Destination* reply,
-                      std::uint64_t staleness, Backup* backup) const {
+Applied Optimizer::apply(ChunkValues& chunk, const Encoded& gradient, PieceBits absent,
+                         const OptionsTable* table, const Destination* reply,
+                         std::uint64_t staleness, Backup* backup) {
   if (chunk.spec.kind == ChunkKind::kBuffer) {
-    replace_values(chunk, gradient);
-    if (reply != nullptr && reply->data != gradient.data) write(chunk, *reply);
-    return;
+    const Applied applied = replace_values(chunk, gradient);
+    const bool is_written = applied.updated && reply != nullptr && reply->data == gradient.data;
+    if (reply != nullptr && !is_written) write(chunk, *reply);
+    return applied;
   }
-  with_dtype(chunk.spec.dtype,
-             [&]<typename T>() { update<T>(chunk, gradient, reply, staleness, backup); });
+  return with_dtype(chunk.spec.dtype, [&]<typename T>() {
+    return Applied{true, update<T>(chunk, gradient, absent, table, reply, staleness, backup)};
+  });
 }
 
-void Optimizer::apply_mean(ChunkValues& chunk, std::span<const Contribution> contributions,
-                           std::span<const Destination> replies) const {
+Applied Optimizer::apply_mean(ChunkValues& chunk, std::span<const Contribution> contributions,
+                              const OptionsTable* table, std::span<const Destination> replies) {
+  Applied applied;
   if (chunk.spec.kind == ChunkKind::kBuffer) {
-    replace_values(chunk, contributions.back().gradient);
-    for (const Destination& reply : replies) write(chunk, reply);
-    return;
+    applied = replace_values(chunk, contributions.back().gradient);
+  } else if (const PieceBits absent = absent_in_all(chunk, contributions);
+             !chunk.pieces.are_all(absent)) {
+    return with_dtype(chunk.spec.dtype, [&]<typename T>() {
+      return Applied{true, update_by_mean<T>(chunk, contributions, absent, table, replies)};
+    });
   }
-  with_dtype(chunk.spec.dtype,
-             [&]<typename T>() { update_by_mean<T>(chunk, contributions, replies); });
+  for (const Destination& reply : replies) write(chunk, reply);
+  return applied;
 }
 
-void Optimizer::replace_values(ChunkValues& chunk, const Encoded& values) const {
+Applied Optimizer::replace_values(ChunkValues& chunk, const Encoded& values) const {
+  if (values.data == nullptr) return {};
+  if (update_options_.guards) {
+    if (const auto found = find_nonfinite(chunk, values)) return {false, found};
+  }
   ++chunk.version;
   std::memcpy(chunk.values, values.data, chunk.spec.nbytes());
+  return {true, {}};
 }
 
 void Optimizer::back_up(const ChunkValues& chunk, const Destination& written,
@@ -142,10 +269,12 @@ void Optimizer::back_up(const ChunkValues& chunk, const Destination& written,
 }
 
 template <typename T>
-UpdateRange<T> Optimizer::update_range(const ChunkValues& chunk, std::size_t begin, std::size_t n,
-                                       const std::byte* gradient, std::byte* reply) const {
+UpdateRange<T> Optimizer::update_range(const ChunkValues& chunk, const Segment<T>& segment,
+                                       std::size_t begin, std::size_t n, const std::byte* gradient,
+                                       std::byte* reply) const {
   UpdateRange<T> range{
       .w = chunk.values_as<T>() + begin, .state = {}, .gradient = gradient, .reply = reply, .n = n};
+  if (!segment.has_buffers) return range;
   for (std::size_t i = 0; i < own_states_; ++i) range.state[i] = chunk.state_as<T>(i) + begin;
   return range;
 }
@@ -167,70 +296,162 @@ CompensationRange<T> Optimizer::compensation_range(const ChunkValues& chunk, std
           .n = n};
 }
 
-// A raw gradient with a raw reply or none, and no compensation, takes one call of the kernel in
-// each thread. Everything else goes block by block. What was decoded or corrected, and what is
-// still to be encoded or backed up, then stays in the first-level cache, so that the update remains
-// one pass over memory.
 template <typename T>
-void Optimizer::update(ChunkValues& chunk, const Encoded& gradient, const Destination* reply,
-                       std::uint64_t staleness, Backup* backup) const {
-  const auto step = begin_update<T>(chunk, update_options_.staleness_rate.factor(staleness));
+std::size_t Optimizer::update_block(const Segment<T>& segment, const UpdateRange<T>& range) const {
+  const KernelsFor<T>& kernels = kernels_.of<T>();
+  if (update_options_.guards && !(segment.is_tame && kernels.is_tame(range))) {
+    return update_copies<T>(segment, range, nullptr, {});
+  }
+  if (!segment.clamps) {
+    apply_step(kernels, segment.step, range);
+    return range.n;
+  }
+  UpdateRange<T> unanswered = range;
+  unanswered.reply = nullptr;
+  apply_step(kernels, segment.step, unanswered);
+  clamp(range.w, range.n, segment.least, segment.most);
+  if (range.reply != nullptr) std::memcpy(range.reply, range.w, range.n * sizeof(T));
+  return range.n;
+}
+
+template <typename T>
+[[gnu::noinline]] std::size_t Optimizer::update_copies(
+    const Segment<T>& segment, const UpdateRange<T>& range,
+    const CompensationRange<T>* compensation, const CompensationStep<T>& compensation_step) const {
+  // One after the other: the parameters, the optimizer's buffers, the mean square.
+  T* originals[kMaxStates + 2] = {range.w};
+  alignas(kCacheLine) T copies[kMaxStates + 2][kBlockValues];
+  std::size_t arrays = 1;
+  UpdateRange<T> copied = range;
+  copied.w = copies[0];
+  copied.reply = nullptr;
+  for (std::size_t i = 0; i < kMaxStates && range.state[i] != nullptr; ++i, ++arrays) {
+    originals[arrays] = range.state[i];
+    copied.state[i] = copies[arrays];
+  }
+  CompensationRange<T> corrected{};
+  if (compensation != nullptr) {
+    corrected = *compensation;
+    if (compensation->mean_square != nullptr) {
+      originals[arrays] = compensation->mean_square;
+      corrected.mean_square = copies[arrays];
+      ++arrays;
+    }
+  }
+  for (std::size_t i = 0; i < arrays; ++i) std::copy_n(originals[i], range.n, copies[i]);
+
+  const KernelsFor<T>& kernels = kernels_.of<T>();
+  if (compensation != nullptr) {
+    kernels.compensate(corrected, compensation_step);
+    copied.gradient = reinterpret_cast<const std::byte*>(corrected.corrected);
+  }
+  apply_step(kernels, segment.step, copied);
+  if (segment.clamps) clamp(copied.w, range.n, segment.least, segment.most);
+  std::size_t found = range.n;
+  for (std::size_t i = 0; i < arrays; ++i) {
+    const auto* const values = reinterpret_cast<const std::byte*>(copies[i]);
+    found = std::min(found, kernels.first_nonfinite(values, range.n));
+  }
+  if (found == range.n) {
+    for (std::size_t i = 0; i < arrays; ++i) std::copy_n(copies[i], range.n, originals[i]);
+  }
+  if (range.reply != nullptr) std::memcpy(range.reply, range.w, range.n * sizeof(T));
+  return found;
+}
+
+// A raw gradient with a raw reply or none, no compensation and no guard takes one call of the
+// kernel for each segment in each thread. Everything else goes block by block. What was looked at,
+// decoded or corrected, and what is still to be encoded or backed up, then stays in the first-level
+// cache, so that the update remains one pass over memory.
+template <typename T>
+std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& gradient,
+                                             PieceBits absent, const OptionsTable* table,
+                                             const Destination* reply, std::uint64_t staleness,
+                                             Backup* backup) {
+  const auto segments = begin_update<T>(
+      chunk, absent, table, update_options_.staleness_rate.factor(staleness), false);
   const bool compensates = update_options_.compensation.is_on() && backup != nullptr;
   const auto compensation =
       compensation_step_of<T>(update_options_.compensation, maximizes(options_));
   const bool encodes = reply != nullptr && reply->codec != Codec::kRaw;
   std::byte* const raw_reply = raw_data(reply);
   const bool is_raw = gradient.codec == Codec::kRaw && !encodes && !compensates;
+  const std::size_t longest =
+      is_raw && !update_options_.guards ? chunk.spec.values : kBlockValues;
+  LowestIndex lowest(chunk.spec.values);
 
-  pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
-    const std::size_t longest = is_raw ? count : kBlockValues;
+  const auto update_part = [&](const Segment<T>& segment, std::size_t begin, std::size_t n) {
     alignas(kCacheLine) T decoded[kBlockValues];
-    for (std::size_t begin = first; begin < first + count; begin += longest) {
-      const std::size_t n = std::min(longest, first + count - begin);
-      const std::byte* values = read_values(gradient, begin, n, decoded, kernels_);
-      if (compensates) {
-        kernels_.of<T>().compensate(compensation_range(chunk, begin, n, values, decoded, *backup),
-                                    compensation);
-        values = reinterpret_cast<const std::byte*>(decoded);
+    const std::byte* const values = read_values(gradient, begin, n, decoded, kernels_);
+    std::byte* const out = raw_reply == nullptr ? nullptr : raw_reply + begin * sizeof(T);
+    UpdateRange<T> range = update_range<T>(chunk, segment, begin, n, values, out);
+    if (!compensates) return update_block(segment, range);
+    const auto correction = compensation_range(chunk, begin, n, values, decoded, *backup);
+    if (update_options_.guards) return update_copies(segment, range, &correction, compensation);
+    kernels_.of<T>().compensate(correction, compensation);
+    range.gradient = reinterpret_cast<const std::byte*>(decoded);
+    return update_block(segment, range);
+  };
+  pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
+    for_each_part(segments, first, count, longest, [&](const auto& segment, auto begin, auto n) {
+      if (!segment.is_absent) {
+        const std::size_t found = update_part(segment, begin, n);
+        if (found < n) lowest.note(begin + found);
       }
-      std::byte* const out = raw_reply == nullptr ? nullptr : raw_reply + begin * sizeof(T);
-      apply_step(kernels_.of<T>(), step, update_range<T>(chunk, begin, n, values, out));
-      if (encodes) write_values(chunk, *reply, begin, n, kernels_);
+      if (encodes || (segment.is_absent && reply != nullptr)) {
+        write_values(chunk, *reply, begin, n, kernels_);
+      }
       if (compensates && reply != nullptr) {
         read_back(chunk, *reply, begin, n, backup->values, kernels_);
       }
-    }
+    });
   });
   if (compensates && reply != nullptr) backup->filled = true;
+  return lowest.get();
 }
 
 // Goes block by block: the sum stays in the first-level cache, and a reply is written to the memory
 // of a gradient while that is in the cache too.
 template <typename T>
-void Optimizer::update_by_mean(ChunkValues& chunk, std::span<const Contribution> contributions,
-                               std::span<const Destination> replies) const {
+std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
+                                                     std::span<const Contribution> contributions,
+                                                     PieceBits absent, const OptionsTable* table,
+                                                     std::span<const Destination> replies) {
   const KernelsFor<T>& kernels = kernels_.of<T>();
   const bool is_sum = sums();
   const double total = total_samples(contributions);
   const bool scales = update_options_.scale_lr && !is_sum;
-  const auto step =
-      begin_update<T>(chunk, scales ? static_cast<double>(contributions.size()) : 1.0);
+  const bool by_piece =
+      std::ranges::any_of(contributions, [](const auto& c) { return !c.absent.empty(); });
+  const double lr_factor = scales ? static_cast<double>(contributions.size()) : 1.0;
+  const auto segments = begin_update<T>(chunk, absent, table, lr_factor, by_piece);
+  LowestIndex lowest(chunk.spec.values);
 
-  pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
+  const auto update_part = [&](const Segment<T>& segment, std::size_t begin, std::size_t n) {
     alignas(kCacheLine) T sum[kBlockValues];
     alignas(kCacheLine) T decoded[kBlockValues];
-    for (std::size_t begin = first; begin < first + count; begin += kBlockValues) {
-      const std::size_t n = std::min(kBlockValues, first + count - begin);
-      for (const Contribution& c : contributions) {
-        const T weight = is_sum ? T{1} : static_cast<T>(static_cast<double>(c.samples) / total);
-        const std::byte* const values = read_values(c.gradient, begin, n, decoded, kernels_);
-        kernels.accumulate(sum, values, n, weight, &c == &contributions.front());
-      }
-      const auto* const mean = reinterpret_cast<const std::byte*>(sum);
-      apply_step(kernels, step, update_range<T>(chunk, begin, n, mean, nullptr));
-      for (const Destination& reply : replies) write_values(chunk, reply, begin, n, kernels_);
+    bool is_first = true;
+    for (const Contribution& c : contributions) {
+      if (by_piece && contains(c.absent, segment.piece)) continue;
+      const T weight = is_sum ? T{1} : static_cast<T>(static_cast<double>(c.samples) / total);
+      const std::byte* const values = read_values(c.gradient, begin, n, decoded, kernels_);
+      kernels.accumulate(sum, values, n, weight, is_first);
+      is_first = false;
     }
+    const auto* const mean = reinterpret_cast<const std::byte*>(sum);
+    return update_block(segment, update_range<T>(chunk, segment, begin, n, mean, nullptr));
+  };
+  pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
+    for_each_part(segments, first, count, kBlockValues, [&](const auto& segment, auto begin,
+                                                            auto n) {
+      if (!segment.is_absent) {
+        const std::size_t found = update_part(segment, begin, n);
+        if (found < n) lowest.note(begin + found);
+      }
+      for (const Destination& reply : replies) write_values(chunk, reply, begin, n, kernels_);
+    });
   });
+  return lowest.get();
 }
 
 }  // namespace leash

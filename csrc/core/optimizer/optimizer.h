@@ -13,6 +13,7 @@
 #include "core/kernels/kernels.h"
 #include "core/optimizer/chunk_values.h"
 #include "core/optimizer/optimizer_options.h"
+#include "core/optimizer/options_table.h"
 #include "core/optimizer/schedule.h"
 #include "core/optimizer/staleness.h"
 
@@ -23,7 +24,16 @@ struct Contribution {
   std::uint32_t worker;
   std::uint64_t step;
   std::uint64_t samples;  // its weight, above 0
-  Encoded gradient;
+  Encoded gradient;       // without data if it is absent for all pieces
+  PieceBits absent = {};  // for these pieces it counts as zeros
+};
+
+// What became of a gradient, or of a mean.
+struct Applied {
+  bool updated = false;  // false if there was no gradient for any piece
+  // Where the first block lies that was left out, if any was, and in it the first value that would
+  // not be finite.
+  std::optional<std::size_t> nonfinite_index = {};
 };
 
 // How a push becomes an update, whichever optimizer makes it.
@@ -34,6 +44,10 @@ struct UpdateOptions {
   bool scale_lr = false;
   StalenessRate staleness_rate = {};
   DelayCompensation compensation = {};  // for SGD only
+  // No value is stored that is not finite: a block of kBlockValues values (the first begins where
+  // the chunk does) of which one would be NaN or infinite, or one in its buffers, is left out of
+  // the update. Without it no value is looked at.
+  bool guards = true;
 };
 
 // Not synchronised: one call at a time. A call splits its work over the threads of the pool, which
@@ -56,24 +70,28 @@ class Optimizer {
   // Writes the first values into the chunk's buffers, unless they hold something already.
   void start_state(ChunkValues& chunk) const;
 
-  // Returns the index of the first NaN or infinity of a gradient for this chunk.
+  // Returns the index of the first NaN or infinity of a gradient for this chunk, or of new values
+  // for a buffer; there an infinity that the buffer holds already, as a mask may, is none.
   std::optional<std::size_t> find_nonfinite(const ChunkValues& chunk,
                                             const Encoded& gradient) const;
 
-  // Applies one gradient, which was computed `staleness` updates ago. Unless reply is null, writes
-  // the new values to it and what its worker will decode from it to the backup. A null backup means
-  // that nothing is compensated.
-  // REQUIRES: reply may be the memory of the gradient if both have the same codec; otherwise they
-  // do not overlap.
-  void apply(ChunkValues& chunk, const Encoded& gradient, const Destination* reply,
-             std::uint64_t staleness, Backup* backup) const;
+  // Applies one gradient, which was computed `staleness` updates ago, to the pieces that are not
+  // absent. Unless reply is null, writes the new values to it and what its worker will decode from
+  // it to the backup. A null backup means that nothing is compensated, a null table that all slots
+  // have the optimizer's own options.
+  // REQUIRES: not all pieces are absent. reply may be the memory of the gradient if both have the
+  // same codec; otherwise they do not overlap.
+  Applied apply(ChunkValues& chunk, const Encoded& gradient, PieceBits absent,
+                const OptionsTable* table, const Destination* reply, std::uint64_t staleness,
+                Backup* backup);
 
-  // Applies the mean of the gradients, weighted by samples and summed in the order given. If the
-  // parameters are sums (SumOptions), applies the plain sum in that order; to a buffer, the last of
-  // the contributions. Writes the new values to every reply.
+  // Applies the mean of the gradients, weighted by samples and summed in the order given; pieces
+  // that are absent in all of them are left alone. If the parameters are sums (SumOptions), applies
+  // the plain sum in that order; to a buffer, the last of the contributions. Writes the new values
+  // to every reply.
   // REQUIRES: at least one contribution. Each reply: as for apply().
-  void apply_mean(ChunkValues& chunk, std::span<const Contribution> contributions,
-                  std::span<const Destination> replies) const;
+  Applied apply_mean(ChunkValues& chunk, std::span<const Contribution> contributions,
+                     const OptionsTable* table, std::span<const Destination> replies);
 
   // Writes the chunk's values as they are.
   void write(const ChunkValues& chunk, const Destination& to) const {
@@ -84,26 +102,68 @@ class Optimizer {
   void back_up(const ChunkValues& chunk, const Destination& written, Backup* backup) const;
 
  private:
+  // Consecutive values of a chunk that one update treats alike.
+  template <typename T>
+  struct Segment {
+    std::size_t begin;
+    std::size_t end;
+    std::size_t piece;  // the first of its pieces
+    std::uint64_t updates;
+    std::uint32_t group;
+    bool is_absent;
+    bool is_tame = false;
+    bool has_buffers = false;  // the group's options need the optimizer's buffers
+    bool clamps = false;
+    T least{}, most{};
+    OptimizerStep<T> step = {};
+  };
+  template <typename T>
+  std::vector<Segment<T>>& segments();
+
   // Whether the parameters are sums: a mean then weights every push by 1, and scale_lr is ignored.
   bool sums() const { return std::holds_alternative<SumOptions>(options_); }
-  // Counts an update of the chunk, and returns its numbers at lr_factor times the learning rate.
+  // Counts an update of the pieces that are not absent, and returns how each is updated at
+  // lr_factor times the learning rate. by_piece: each piece is a segment of its own.
   template <typename T>
-  OptimizerStep<T> begin_update(ChunkValues& chunk, double lr_factor) const;
+  std::span<const Segment<T>> begin_update(ChunkValues& chunk, PieceBits absent,
+                                           const OptionsTable* table, double lr_factor,
+                                           bool by_piece);
+  template <typename T>
+  void set_step(Segment<T>& segment, const OptionsTable* table, double lr_factor,
+                bool state_loaded) const;
+  // The bits of the pieces that are absent in all contributions.
+  PieceBits absent_in_all(const ChunkValues& chunk, std::span<const Contribution> contributions);
   // Replaces the values of a buffer.
-  void replace_values(ChunkValues& chunk, const Encoded& values) const;
-  // apply() and apply_mean() for a chunk of parameters of type T.
+  Applied replace_values(ChunkValues& chunk, const Encoded& values) const;
+  // apply() and apply_mean() for a chunk of parameters of type T. Return the nonfinite_index.
   template <typename T>
-  void update(ChunkValues& chunk, const Encoded& gradient, const Destination* reply,
-              std::uint64_t staleness, Backup* backup) const;
+  std::optional<std::size_t> update(ChunkValues& chunk, const Encoded& gradient, PieceBits absent,
+                                    const OptionsTable* table, const Destination* reply,
+                                    std::uint64_t staleness, Backup* backup);
   template <typename T>
-  void update_by_mean(ChunkValues& chunk, std::span<const Contribution> contributions,
-                      std::span<const Destination> replies) const;
+  std::optional<std::size_t> update_by_mean(ChunkValues& chunk,
+                                            std::span<const Contribution> contributions,
+                                            PieceBits absent, const OptionsTable* table,
+                                            std::span<const Destination> replies);
+
+  // Updates a range, or leaves it out. Returns the index in it of the first value that would not be
+  // finite, or its length.
+  // REQUIRES: a range that is guarded has at most kBlockValues values.
+  template <typename T>
+  std::size_t update_block(const Segment<T>& segment, const UpdateRange<T>& range) const;
+  // The same on copies, which take the place of the range if they are finite. With a compensation
+  // the gradient is corrected first.
+  template <typename T>
+  std::size_t update_copies(const Segment<T>& segment, const UpdateRange<T>& range,
+                            const CompensationRange<T>* compensation,
+                            const CompensationStep<T>& compensation_step) const;
 
   // The kernels' arguments for the n values of the chunk from `begin` on. gradient, reply and
   // corrected lead to the first of these values, backup to the first of the chunk.
   template <typename T>
-  UpdateRange<T> update_range(const ChunkValues& chunk, std::size_t begin, std::size_t n,
-                              const std::byte* gradient, std::byte* reply) const;
+  UpdateRange<T> update_range(const ChunkValues& chunk, const Segment<T>& segment,
+                              std::size_t begin, std::size_t n, const std::byte* gradient,
+                              std::byte* reply) const;
   template <typename T>
   CompensationRange<T> compensation_range(const ChunkValues& chunk, std::size_t begin,
                                           std::size_t n, const std::byte* gradient, T* corrected,
@@ -115,6 +175,11 @@ class Optimizer {
   std::vector<std::string_view> state_names_;
   const Kernels& kernels_;
   ThreadPool& pool_;
+
+  // Each is used within one call, and kept for the next, which then need not allocate it.
+  std::vector<Segment<float>> segments_f32_;
+  std::vector<Segment<double>> segments_f64_;
+  std::vector<std::uint8_t> absent_;
 };
 
 }  // namespace leash

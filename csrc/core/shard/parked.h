@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "core/codecs/memory.h"
 
@@ -25,6 +26,7 @@ struct Parked {
   bool contributes = false;  // the gradient is kept for a mean
   std::uint64_t samples = 0;
   Gradient gradient = {};
+  std::vector<std::uint8_t> absent = {};  // pieces for which there is no gradient, as PieceBits
 
   // Nothing is waited for any more, so the entry may go.
   bool idle() const { return !awaits_answer && !contributes; }

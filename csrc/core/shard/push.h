@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/codecs/memory.h"
+#include "core/optimizer/pieces.h"
 
 namespace leash {
 
@@ -20,13 +21,15 @@ struct Push {
   Destination answer;  // may be the gradient's own memory, with the same owner
   bool wants_payload;  // the answer carries the parameters
   double now_s = 0.0;  // when the push came; only dynamic bounds read it
+  // The pieces for which there is no gradient. `gradient` may have no data only if they are all.
+  PieceBits absent = {};
 };
 
-// What the shard does with a push that holds a NaN or an infinity. In every case the worker's clock
-// ticks.
+// What the shard does with a push of which a value would not be finite once it is applied. In every
+// case the worker's clock ticks.
 enum class Nonfinite : std::uint8_t {
-  kRaise,  // does not apply it; the caller answers
-  kSkip,   // does not apply it, and answers as usual
+  kRaise,  // leaves the block with that value out (see UpdateOptions); the caller answers
+  kSkip,   // leaves it out, and answers as usual
   kApply   // applies it: no value is looked at
 };
 
@@ -37,7 +40,15 @@ enum class Outcome : std::uint8_t {
   kGap,            // a step is missing before this one: nothing changed
   kNotLive,        // no such worker: nothing changed
   kUninitialized,  // the chunk has no values: nothing changed
-  kNonfinite       // the clock ticked; not applied: see Nonfinite
+  kNonfinite       // the clock ticked; not applied, or only in part: see Nonfinite
+};
+
+// A mean of finite gradients of which a block was left out, since a value in it would not have been
+// finite.
+struct Overflow {
+  std::uint32_t chunk;
+  std::uint64_t step;
+  std::size_t index;  // of the first such value in the chunk
 };
 
 // An answer that may go out now. If has_payload, the parameters are written at its destination.
@@ -57,7 +68,8 @@ struct PushResult {
   Outcome outcome = Outcome::kNotLive;
   std::vector<Reply> replies = {};  // in the order in which the pushes came
   std::uint64_t clock = 0;  // the worker's on this chunk, after the push; 0 if it is not live
-  std::optional<std::size_t> nonfinite_index = {};  // where the chunk's first NaN or infinity is
+  // Where the first NaN or infinity of the chunk is, or would be.
+  std::optional<std::size_t> nonfinite_index = {};
 };
 
 struct PullResult {

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "core/base/errors.h"
 #include "core/kernels/kernels.h"
 
 namespace leash {
@@ -22,7 +23,8 @@ UpdateOptions update_options_of(const ShardOptions& options) {
   return {.schedule = options.schedule,
           .scale_lr = options.scale_lr,
           .staleness_rate = options.staleness_rate,
-          .compensation = options.compensation};
+          .compensation = options.compensation,
+          .guards = options.nonfinite != Nonfinite::kApply};
 }
 
 }  // namespace
@@ -54,7 +56,10 @@ Shard::Shard(const std::vector<ChunkSpec>& specs, const ShardOptions& options)
       std::ranges::transform(states_, states.begin(), [&](Slab& s) { return s.data() + offset; });
     }
     const auto index = static_cast<std::uint32_t>(options_.first_chunk + chunks_.size());
-    chunks_.push_back({{.spec = spec, .values = values_.data() + offset, .states = states},
+    chunks_.push_back({{.spec = spec,
+                        .values = values_.data() + offset,
+                        .states = states,
+                        .pieces = pieces_of(spec)},
                        index,
                        Admission(options_.rule)});
     offset += round_up_to_cache_line(spec.nbytes());
@@ -69,11 +74,23 @@ const Chunk& Shard::at(std::uint32_t chunk) const {
   throw std::out_of_range(chunk_name(chunk) + ": this shard has " + which);
 }
 
+// Throws std::invalid_argument if one of a chunk's worth of numbers is not finite.
+void Shard::require_finite(const Chunk& chunk, const std::byte* values, const char* what) const {
+  const Encoded encoded{Codec::kRaw, values, chunk.spec.nbytes(), chunk.spec.values};
+  const auto found = optimizer_.find_nonfinite(chunk, encoded);
+  if (!found) return;
+  throw std::invalid_argument(chunk_name(chunk.index) + ": " + what + " " +
+                              std::to_string(*found) + " is not finite");
+}
+
 Chunk& Shard::at(std::uint32_t chunk) { return const_cast<Chunk&>(std::as_const(*this).at(chunk)); }
 
 bool Shard::init(std::uint32_t chunk_index, const std::byte* values) {
   Chunk& chunk = at(chunk_index);
   if (chunk.initialized) return false;
+  if (chunk.spec.kind == ChunkKind::kParameter && options_.nonfinite != Nonfinite::kApply) {
+    require_finite(chunk, values, "value");
+  }
   std::memcpy(chunk.values, values, chunk.spec.nbytes());
   chunk.initialized = true;
   return true;
@@ -111,6 +128,7 @@ std::vector<Reply> Shard::leave(std::uint32_t worker) {
     release_answers(chunk, Candidates::kAll, replies);
   }
   backups_.erase(worker);
+  tables_.erase(worker);
   return replies;
 }
 
@@ -185,10 +203,27 @@ void Shard::state(std::uint32_t chunk_index, std::string_view name, std::byte* o
   std::memcpy(out, values, chunk.spec.nbytes());
 }
 
+void Shard::require_non_negative(const Chunk& chunk, const std::byte* values,
+                                 std::string_view name) const {
+  with_dtype(chunk.spec.dtype, [&]<typename T>() {
+    for (std::size_t i = 0; i < chunk.spec.values; ++i) {
+      T value;
+      std::memcpy(&value, values + i * sizeof(T), sizeof(T));
+      if (value >= T{0}) continue;
+      throw std::invalid_argument(chunk_name(chunk.index) + ": " + std::string(name) + " " +
+                                  std::to_string(i) + " is negative");
+    }
+  });
+}
+
 void Shard::load_state(std::uint32_t chunk_index, std::string_view name, const std::byte* values) {
   Chunk& chunk = at(chunk_index);
   std::byte* const place = state_of(chunk, name);
+  require_finite(chunk, values, name.data());
+  // All buffers but SGD's hold sums of squares or their averages, except Adam's first.
+  if (name != "momentum" && name != "exp_avg") require_non_negative(chunk, values, name);
   optimizer_.start_state(chunk);
+  chunk.state_loaded = true;
   std::memcpy(place, values, chunk.spec.nbytes());
 }
 
@@ -200,6 +235,56 @@ void Shard::set_version(std::uint32_t chunk_index, std::uint64_t version) {
   }
   earlier_updates_ += version - chunk.version;
   chunk.version = version;
+  chunk.pieces.set_updates(std::vector(chunk.pieces.count(), version));
+}
+
+std::vector<std::uint64_t> Shard::updates(std::uint32_t chunk) const {
+  const Pieces& pieces = at(chunk).pieces;
+  std::vector<std::uint64_t> updates;
+  for (const PieceRun& run : pieces.runs()) updates.resize(run.end, run.updates);
+  return updates;
+}
+
+void Shard::set_updates(std::uint32_t chunk_index, const std::vector<std::uint64_t>& updates) {
+  Chunk& chunk = at(chunk_index);
+  if (members_.size() != 0 || updates.size() != chunk.pieces.count()) {
+    throw std::invalid_argument(chunk_name(chunk.index) +
+                                ": counts are set before any worker joins, one for each of " +
+                                std::to_string(chunk.pieces.count()) + " slots");
+  }
+  chunk.pieces.set_updates(updates);
+  chunk.state_loaded = false;  // a piece without updates has nothing in its buffers
+}
+
+void Shard::set_options(std::uint32_t worker, OptionsTable table) {
+  if (!members_.contains(worker)) throw NotLive(worker);
+  validate(table, options_.optimizer);
+  for (const Chunk& chunk : chunks_) {
+    for (std::size_t piece = 0; piece < chunk.pieces.count(); ++piece) {
+      if (slot_of(chunk.spec, piece) < table.group_of_slot.size()) continue;
+      throw std::invalid_argument(chunk_name(chunk.index) + ": a slot has no group");
+    }
+  }
+  tables_.insert_or_assign(worker, std::move(table));
+}
+
+const OptionsTable* Shard::table_of(std::uint32_t worker) const {
+  const auto found = tables_.find(worker);
+  return found == tables_.end() ? nullptr : &found->second;
+}
+
+std::optional<std::size_t> Shard::publish(std::uint32_t chunk_index, const std::byte* values) {
+  Chunk& chunk = at(chunk_index);
+  if (!chunk.initialized) {
+    throw std::invalid_argument(chunk_name(chunk.index) + " has no values yet");
+  }
+  const Encoded encoded{Codec::kRaw, values, chunk.spec.nbytes(), chunk.spec.values};
+  if (options_.nonfinite != Nonfinite::kApply) {
+    if (const auto found = optimizer_.find_nonfinite(chunk, encoded)) return found;
+  }
+  std::memcpy(chunk.values, values, chunk.spec.nbytes());
+  ++chunk.version;
+  return std::nullopt;
 }
 
 ShardStats Shard::stats() const {

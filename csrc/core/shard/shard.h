@@ -56,7 +56,8 @@ class Shard {
   const ChunkSpec& spec(std::uint32_t chunk) const { return at(chunk).spec; }
 
   // Copies a chunk's first values, and returns true. Returns false, and changes nothing, if the
-  // chunk has values already.
+  // chunk has values already. Throws std::invalid_argument if a parameter is not finite, unless
+  // Nonfinite::kApply looks at no value.
   // REQUIRES: values holds the chunk's nbytes. The same for every pointer below.
   bool init(std::uint32_t chunk, const std::byte* values);
   bool initialized(std::uint32_t chunk) const { return at(chunk).initialized; }
@@ -84,11 +85,28 @@ class Shard {
   // come; they are then combined in the order of worker ids. A gradient with no samples, or one
   // that was left out as non-finite, has no part in the mean.
   //
+  // A gradient that is applied on arrival is applied block by block: a block with a value that
+  // would not be finite afterwards is left out. One that is kept for a mean is looked at when it
+  // comes, and has no part in the mean if any value is not finite.
+  //
   // A repeated push is answered and not applied, and never lets a worker past the bound: if the
   // answer to its first copy still waits, it waits for the newer destination instead.
   // REQUIRES: the gradient was parsed for this chunk, check_codec() accepts its codec, and
   // check_answer_codec() the answer's.
   void push(const Push& push, PushResult& result);
+
+  // Gives a worker options of its own for groups of slots, by which its pushes are applied from now
+  // on; a mean is applied by those of the lowest worker that has a part in it. Throws NotLive,
+  // and std::invalid_argument as validate() does, or if a slot of this shard has no group.
+  void set_options(std::uint32_t worker, OptionsTable table);
+
+  // Replaces a chunk's values, as an update that no optimizer has a part in: its buffers and counts
+  // stay. Returns the index of the first value that is not finite, and has changed nothing then.
+  // Throws std::invalid_argument if the chunk has no values yet.
+  std::optional<std::size_t> publish(std::uint32_t chunk, const std::byte* values);
+
+  // The means of which a block was left out since the last call.
+  std::vector<Overflow> take_overflows() { return std::exchange(overflows_, {}); }
 
   // Replaces the rule. The new rule applies at once, also to workers that already wait; returns the
   // answers that it lets go. Gradients of incomplete means were accepted when they came, and are
@@ -111,15 +129,21 @@ class Shard {
   // The optimizer's buffers, for checkpoints. Each chunk of parameters has one for every name of
   // state_names(); from its first update or load_state() on, has_state() is true and they hold
   // something. state() and load_state() throw std::invalid_argument if the chunk has no such
-  // buffer, state() also if it holds nothing.
+  // buffer, state() also if it holds nothing, load_state() also for values that no optimizer
+  // leaves there: one that is not finite, or a negative sum of squares.
   std::span<const std::string_view> state_names() const { return optimizer_.state_names(); }
   bool has_state(std::uint32_t chunk) const { return at(chunk).state_started; }
   void state(std::uint32_t chunk, std::string_view name, std::byte* out) const;
   void load_state(std::uint32_t chunk, std::string_view name, const std::byte* values);
 
   // Sets the version at which an earlier run ended. It is also the count of updates from which
-  // optimizer and learning rate go on. Throws std::invalid_argument once a worker takes part.
+  // optimizer and learning rate go on in each piece, unless set_updates() tells others. Throws
+  // std::invalid_argument once a worker takes part.
   void set_version(std::uint32_t chunk, std::uint64_t version);
+  // How many updates each piece of a chunk has seen. set_updates() throws as set_version() does,
+  // and unless there is one number for each piece.
+  std::vector<std::uint64_t> updates(std::uint32_t chunk) const;
+  void set_updates(std::uint32_t chunk, const std::vector<std::uint64_t>& updates);
 
   void set_lr(double lr) { optimizer_.set_lr(lr); }
   ShardStats stats() const;
@@ -135,11 +159,17 @@ class Shard {
   const Chunk& at(std::uint32_t chunk) const;
   Chunk& at(std::uint32_t chunk);
   std::byte* state_of(const Chunk& chunk, std::string_view name) const;
+  // These two throw std::invalid_argument, which names the chunk.
+  void require_finite(const Chunk& chunk, const std::byte* values, const char* what) const;
+  void require_non_negative(const Chunk& chunk, const std::byte* values,
+                            std::string_view name) const;
 
   // The parts of push().
   Outcome classify(const Chunk& chunk, const Push& push) const;
   void apply(Chunk& chunk, const Push& push, PushResult& result);
-  void check_finite(const Chunk& chunk, const Push& push, PushResult& result);
+  bool has_nonfinite(const Chunk& chunk, const Push& push, PushResult& result) const;
+  void note_nonfinite(PushResult& result);
+  const OptionsTable* table_of(std::uint32_t worker) const;
   bool let_go_on(Chunk& chunk, const Push& push);
   void answer_again(Chunk& chunk, const Push& push, std::vector<Reply>& replies);
   void take_over_answer(Parked& entry, const Push& push);
@@ -173,6 +203,8 @@ class Shard {
   ShardStats stats_;
   std::uint64_t earlier_updates_ = 0;  // versions that set_version() set: not this shard's updates
   std::vector<void*> freed_;           // what take_freed() will return
+  std::vector<Overflow> overflows_;
+  std::unordered_map<std::uint32_t, OptionsTable> tables_;  // of live workers that have one
 
   // Each is used within one call, and kept for the next, which then need not allocate it.
   std::vector<Contribution> contributions_;

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <span>
 #include <tuple>
+#include <utility>
 
 #include "core/shard/shard.h"
 
@@ -44,30 +45,33 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
   const std::uint64_t minimum = chunk.clock().minimum();
   const Arrival arrival = chunk.admission.arrive(push.worker, push.now_s, chunk.version);
   count_arrival(arrival);
-  if (arrival.dropped) {
-    result.outcome = Outcome::kDropped;
-  } else {
-    check_finite(chunk, push, result);
-  }
-  const bool counts = result.outcome == Outcome::kApplied;
   const bool gathers = chunk.admission.rule().gather != Gather::kEach;
-  const bool updates = counts && !gathers;
+  const bool is_absent =
+      push.gradient.encoded.data == nullptr || chunk.pieces.are_all(push.absent);
   Parked entry{.worker = push.worker,
                .step = push.step,
                .staleness = arrival.staleness,
                .dropped = arrival.dropped,
-               .awaits_answer = !result.nonfinite_index || options_.nonfinite == Nonfinite::kSkip,
                .wants_payload = push.wants_payload,
-               .contributes = counts && gathers && push.samples > 0,
                .samples = push.samples};
-  if (updates) {
+  if (arrival.dropped) {
+    result.outcome = Outcome::kDropped;
+  } else if (gathers) {
+    const bool is_bad = !is_absent && has_nonfinite(chunk, push, result);
+    entry.contributes = !is_bad && push.samples > 0;
+  } else if (!is_absent) {
     // Whether the answer may go out is known already. If so, the pass that applies the gradient
     // writes the answer too.
     const bool goes_on = chunk.admission.admits(push.worker, chunk.version + 1);
     entry.answer_written = push.wants_payload && goes_on;
-    optimizer_.apply(chunk, push.gradient.encoded, entry.answer_written ? &push.answer : nullptr,
-                     arrival.staleness, chunk.backup_of(push.worker));
+    const Applied applied = optimizer_.apply(
+        chunk, push.gradient.encoded, push.absent, table_of(push.worker),
+        entry.answer_written ? &push.answer : nullptr, arrival.staleness,
+        chunk.backup_of(push.worker));
+    result.nonfinite_index = applied.nonfinite_index;
   }
+  if (result.nonfinite_index) note_nonfinite(result);
+  entry.awaits_answer = !result.nonfinite_index || options_.nonfinite == Nonfinite::kSkip;
   bool any_may_go = chunk.clock().minimum() != minimum;
   if (entry.awaits_answer) {
     any_may_go |= let_go_on(chunk, push);
@@ -77,14 +81,17 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
     any_may_go |= chunk.admission.wake(push.worker);
     chunk.admission.go_on(push.worker);
   }
-  park(chunk, entry, push);
+  park(chunk, std::move(entry), push);
   release_answers(chunk, any_may_go ? Candidates::kAll : Candidates::kNewest, result.replies);
 }
 
-void Shard::check_finite(const Chunk& chunk, const Push& push, PushResult& result) {
-  if (options_.nonfinite == Nonfinite::kApply) return;
+bool Shard::has_nonfinite(const Chunk& chunk, const Push& push, PushResult& result) const {
+  if (options_.nonfinite == Nonfinite::kApply) return false;
   result.nonfinite_index = optimizer_.find_nonfinite(chunk, push.gradient.encoded);
-  if (!result.nonfinite_index) return;
+  return result.nonfinite_index.has_value();
+}
+
+void Shard::note_nonfinite(PushResult& result) {
   ++stats_.nonfinite;
   result.outcome = Outcome::kNonfinite;
 }
@@ -189,7 +196,8 @@ bool Shard::apply_means(Chunk& chunk, bool round_closed) {
   contributions_.clear();
   for (const Parked& entry : chunk.parked) {
     if (!is_complete(entry)) continue;
-    contributions_.push_back({entry.worker, entry.step, entry.samples, entry.gradient.encoded});
+    contributions_.push_back(
+        {entry.worker, entry.step, entry.samples, entry.gradient.encoded, entry.absent});
   }
   std::ranges::sort(contributions_, {}, [&](const Contribution& c) {
     return std::tuple(mean_of(c), c.worker, c.step);
@@ -199,8 +207,12 @@ bool Shard::apply_means(Chunk& chunk, bool round_closed) {
       return mean_of(c) != mean_of(*first);
     });
     const bool is_last = next == contributions_.end();
-    optimizer_.apply_mean(chunk, {first, next},
-                          is_last ? destinations_ : std::span<const Destination>());
+    const Applied applied =
+        optimizer_.apply_mean(chunk, {first, next}, table_of(first->worker),
+                              is_last ? destinations_ : std::span<const Destination>());
+    if (applied.nonfinite_index) {
+      overflows_.push_back({chunk.index, first->step, *applied.nonfinite_index});
+    }
     first = next;
   }
   for (Parked& entry : chunk.parked) {
@@ -228,8 +240,14 @@ std::vector<Reply> Shard::set_rule(const Rule& rule) {
 void Shard::apply_gathered(Chunk& chunk) {
   for (Parked& entry : chunk.parked) {
     if (!entry.contributes) continue;
-    optimizer_.apply(chunk, entry.gradient.encoded, nullptr, entry.staleness,
-                     chunk.backup_of(entry.worker));
+    if (entry.gradient.encoded.data != nullptr) {
+      const Applied applied =
+          optimizer_.apply(chunk, entry.gradient.encoded, entry.absent, table_of(entry.worker),
+                           nullptr, entry.staleness, chunk.backup_of(entry.worker));
+      if (applied.nonfinite_index) {
+        overflows_.push_back({chunk.index, entry.step, *applied.nonfinite_index});
+      }
+    }
     forget_gradient(entry);
   }
 }
@@ -258,9 +276,12 @@ Reply Shard::reply_to(Chunk& chunk, const Parked& entry) {
 
 void Shard::park(Chunk& chunk, Parked entry, const Push& push) {
   if (entry.awaits_answer && entry.wants_payload) entry.answer = push.answer;
-  if (entry.contributes) entry.gradient = push.gradient;
+  if (entry.contributes) {
+    entry.gradient = push.gradient;
+    entry.absent.assign(push.absent.begin(), push.absent.end());
+  }
   give_back_rest(push, &entry);
-  if (!entry.idle()) chunk.parked.push_back(entry);
+  if (!entry.idle()) chunk.parked.push_back(std::move(entry));
 }
 
 void Shard::forget_answer(Parked& entry) {

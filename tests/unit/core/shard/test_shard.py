@@ -503,8 +503,11 @@ def test_raise_ticks_and_leaves_the_answer_to_the_caller() -> None:
     payload = f32(1, 1, np.nan, np.inf)
     result = push(shard, 1, 1, payload)
     assert (result.outcome, result.nonfinite_index, result.replies) == (Outcome.NONFINITE, 2, [])
-    assert (result.clock, shard.version(0), shard.has_state(0)) == (1, 0, False)
+    assert (result.clock, shard.version(0), shard.has_state(0)) == (1, 1, True)
     assert (values_of(shard), shard.parked()) == (f32(0).tolist(), 0)
+    momentum = np.full(N, np.nan, np.float32)
+    shard.state(0, "momentum", momentum)
+    assert not momentum.any()
     assert (shard.stats().nonfinite, shard.stats().applied) == (1, 1)
 
 

@@ -254,6 +254,8 @@ class ModelChunk:
             )
         elif finite and not dropped:
             self.update(sent.gradient)
+        elif gather == "each" and self.kind == "parameter" and not dropped:
+            self.version += 1  # an update of which the only block is left out
         if answered:
             staleness = self.staleness[worker]
             self.waiting.append(Waiting(worker, sent.step, staleness, dropped, sent.place))

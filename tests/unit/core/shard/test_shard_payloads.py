@@ -176,7 +176,10 @@ def test_a_nan_in_an_encoded_payload_is_found(codec: str) -> None:
     else:
         payload[2 * 200 : 2 * 201] = b"\xff\xff"
     result = shard.push(0, 1, 1, 1, payload, False, codec=codec)
-    assert (result.outcome, shard.version(0)) == (Outcome.NONFINITE, 0)
+    assert (result.outcome, shard.version(0)) == (Outcome.NONFINITE, 1)
+    values = np.full(256, np.nan, np.float32)
+    shard.pull(0, None, values)
+    assert not values.any()
     last = int(np.frombuffer(payload, np.uint32)[127]) if codec == "topk" else 200
     assert result.nonfinite_index == (64 if codec == "int8" else last)
 
