@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Habit:
         refusal: what the error says that ends it, a regular expression; None if it does what torch
             does.
         refusal_with_overlap: the same with ``overlap=True``.
+        told_with_overlap: what a line says that tells of a difference with ``overlap=True``.
         may_be_refused: whether a UsageError is as good as doing what torch does.
         optimizers: those that torch allows with it.
         daily: whether it is fast enough for every day; otherwise only --torture has it.
@@ -41,6 +43,7 @@ class Habit:
     train: Train
     refusal: str | None = None
     refusal_with_overlap: str | None = None
+    told_with_overlap: str | None = None
     may_be_refused: bool = False
     optimizers: tuple[str, ...] = ALL
     daily: bool = True
@@ -80,6 +83,12 @@ def check(habit: Habit, setting: Setting, *, f32: bool) -> None:
         with computing_in(torch.float64), pytest.raises(LeashError, match=refusal):
             for _ in states_of(habit, setting, is_torch=False, steps=10_000):
                 pass
+        return
+    if setting.overlap and habit.told_with_overlap is not None:
+        with computing_in(torch.float64), Run(False, setting) as run:
+            for _ in habit.train(run):
+                pass
+        assert any(re.search(habit.told_with_overlap, line) for line in run.said), run.said
         return
     try:
         compare(habit, setting, torch.float64, habit.steps)

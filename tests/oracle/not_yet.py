@@ -27,9 +27,9 @@ OUTSIDE = "what is done to a parameter outside step() is noticed"
 PUBLISH = "optimizer.publish()"
 BY_SERVER = "a group's clamp= and max_norm=, which the server applies"
 LEFT = "with overlap, nobody reads or changes gradients that have left without an error"
+ZEROS = "zero_grad(set_to_none=False): a gradient of zeros is stepped on, as in torch"
 KEPT = "a gradient that somebody keeps stays what it was"
 USED_UP = "nobody takes gradients that step() has used up for those of torch"
-FINITE = "no value that is not finite is stored"
 MEMORY = "whatever shares a parameter's memory is noticed"
 DTYPE = "a parameter that changes its dtype is noticed"
 BUFFERS = "a shared buffer may hold anything, and change until step()"
@@ -38,7 +38,6 @@ RATES = "options that change from step to step"
 CLIPPING = "clip_norm="
 STATE = "the optimizer's state: loaded, or refused by name"
 CLOSED = "a closed optimizer says so"
-SAMPLES = "samples takes any integer"
 
 NOT_YET: Final[dict[str, Missing]] = {
     "goes_backward_through_earlier_steps": Missing(ABSENT),
@@ -46,34 +45,13 @@ NOT_YET: Final[dict[str, Missing]] = {
     "publishes_between_backward_and_step": Missing(PUBLISH),
     "steps_after_it_was_closed": Missing(CLOSED),
     "transposes_a_gradient": Missing(KEPT),
-    "returns_from_a_closure_without_backward": Missing(ABSENT),
-    "goes_backward_for_some_parameters_only": Missing(ABSENT),
-    "steps_before_any_backward": Missing(ABSENT),
-    "freezes_between_forward_and_backward": Missing(ABSENT),
-    "takes_some_gradients_away_before_the_step": Missing(ABSENT),
-    "zeroes_the_model_between_backward_and_step": Missing(ABSENT),
+    "freezes_between_forward_and_backward": Missing(ABSENT, overlap=True),
+    "takes_some_gradients_away_before_the_step": Missing(LEFT, overlap=True),
+    "zeroes_the_model_between_backward_and_step": Missing(LEFT, overlap=True),
     "moves_a_frozen_teacher_that_the_optimizer_was_given": Missing(ABSENT),
-    "freezes_a_layer_from_the_beginning": Missing(ABSENT),
-    "freezes_a_layer_after_the_optimizer_was_made": Missing(ABSENT),
-    "freezes_a_layer_in_the_middle": Missing(ABSENT),
-    "unfreezes_a_layer_in_the_middle": Missing(ABSENT),
-    "freezes_and_unfreezes_in_turn": Missing(ABSENT),
-    "unfreezes_layer_after_layer": Missing(ABSENT),
-    "freezes_everything_for_a_few_steps": Missing(ABSENT),
-    "lets_biases_alone": Missing(ABSENT),
-    "alternates_between_two_heads": Missing(ABSENT),
-    "uses_a_head_rarely": Missing(ABSENT),
-    "uses_a_head_for_the_first_time_late": Missing(ABSENT),
-    "has_a_layer_that_is_never_used": Missing(ABSENT),
-    "drops_layers_at_random": Missing(ABSENT),
-    "mixes_experts": Missing(ABSENT),
-    "cuts_a_branch_with_detach": Missing(ABSENT),
-    "sets_gradients_of_unused_heads_to_zero": Missing(ABSENT),
-    "takes_a_layer_out_while_training": Missing(ABSENT),
-    "replaces_a_head_that_the_optimizer_has": Missing(ABSENT),
-    "ties_weights_after_the_optimizer_was_made": Missing(ABSENT),
-    "assigns_a_state_dict_to_the_trained_model": Missing(ABSENT),
-    "scales_the_loss_of_a_model_with_a_frozen_layer": Missing(ABSENT),
+    "sets_gradients_of_unused_heads_to_zero": Missing(ZEROS),
+    "freezes_with_zeroed_gradients": Missing(ZEROS),
+    "scales_the_loss_of_a_model_with_a_frozen_layer": Missing(LEFT, overlap=True),
     "clamps_weights_after_each_step": Missing(OUTSIDE),
     "clamps_the_data_of_weights_after_each_step": Missing(OUTSIDE),
     "clamps_one_bias_through_data": Missing(OUTSIDE),
@@ -129,8 +107,6 @@ NOT_YET: Final[dict[str, Missing]] = {
     "steps_twice_after_one_backward": Missing(USED_UP),
     "never_zeroes_gradients": Missing(USED_UP),
     "logs_the_norm_of_the_gradient_after_the_step": Missing(USED_UP),
-    "has_gradients_that_overflow_the_parameters": Missing(FINITE),
-    "has_a_parameter_that_holds_infinities": Missing(FINITE),
     "ties_the_data_of_weights": Missing(MEMORY),
     "shares_a_buffer_that_is_a_parameters_memory": Missing(MEMORY),
     "keeps_views_of_a_weight_in_the_module": Missing(MEMORY),
@@ -148,7 +124,6 @@ NOT_YET: Final[dict[str, Missing]] = {
     "moves_the_model_to_shared_memory_under_an_inner_optimizer": Missing(MEMORY, overlap=False),
     "goes_to_single_precision_while_training": Missing(DTYPE),
     "goes_to_double_precision_while_training": Missing(DTYPE),
-    "shares_a_mask_that_holds_infinities": Missing(BUFFERS),
     "looks_at_another_batch_between_backward_and_step": Missing(BUFFERS, overlap=True),
     "counts_in_a_buffer_after_backward": Missing(BUFFERS, overlap=True),
     "checkpoints_a_layer_with_shared_statistics": Missing(BUFFERS, overlap=True),
@@ -190,8 +165,6 @@ NOT_YET: Final[dict[str, Missing]] = {
     "assigns_a_new_state": Missing(STATE),
     "reads_an_average_of_the_optimizer": Missing(STATE),
     "copies_the_optimizer": Missing(STATE),
-    "is_told_the_samples_by_numpy": Missing(SAMPLES),
-    "is_told_the_samples_by_a_tensor": Missing(SAMPLES),
 }
 
 

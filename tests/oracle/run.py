@@ -59,12 +59,14 @@ class Run:
         is_torch: whether torch's own optimizer does the steps, so that Leash is compared with it.
         setting: what the habit is combined with.
         servers: those that the habit's optimizers have asked for, in their order.
+        said: the lines that Leash has shown.
         inners: the inner optimizers, likewise.
     """
 
     is_torch: bool
     setting: Setting
     servers: list[RunningServer] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
     inners: list[torch.optim.Optimizer] = field(default_factory=list)
     _ends: ExitStack = field(default_factory=ExitStack)
     _watched: list[tuple[str, Tensor]] = field(default_factory=list)
@@ -72,7 +74,8 @@ class Run:
 
     def optimizer(
         self, params: Any, *, server: dict[str, Any] | None = None, inner: bool = False,
-        leash: dict[str, Any] | None = None, watches: bool = True, **options: Any,
+        outer_lr: float = 1.0, leash: dict[str, Any] | None = None, watches: bool = True,
+        **options: Any,
     ) -> Any:  # fmt: skip
         """Makes the optimizer of this side.
 
@@ -80,6 +83,7 @@ class Run:
             params: pairs of name and tensor, or groups of them.
             server: further options of the server.
             inner: torch's optimizer steps on either side, in Leash as the inner one.
+            outer_lr: the rate at which the server applies what an inner optimizer has changed.
             leash: further arguments of PSOptimizer.
             watches: whether the parameters are compared.
             options: of the optimizer, instead of those in OPTIMIZERS.
@@ -95,7 +99,7 @@ class Run:
         if inner:
             held["inner"] = of_torch([_unnamed(group) for group in groups], **chosen)
             self.inners.append(held["inner"])
-        told = {"optimizer": "sgd", "lr": 1.0} if inner else self._server_options(chosen)
+        told = {"optimizer": "sgd", "lr": outer_lr} if inner else self._server_options(chosen)
         running = self._ends.enter_context(
             serving(policy="asp", chunk_kib=64, **{**told, **(server or {})})
         )
@@ -103,7 +107,8 @@ class Run:
         given = groups if len(groups) > 1 or len(groups[0]) > 1 else groups[0]["params"]
         optimizer = PSOptimizer(
             given, running.address, rank=1, overlap=self.setting.overlap,
-            transport=self.setting.transport, **held,
+            transport=self.setting.transport, say=self.said.append,
+            **held,
         )  # fmt: skip
         # A server that everybody has left as done ends at once, and its last answer may be lost in
         # its closing: the worker would wait for a second.

@@ -47,7 +47,11 @@ def test_every_row_has_tests_that_exist() -> None:
     for row in rows():
         assert row.tests, row.does
         for test in row.tests:
-            assert (ROOT / test).exists() if "/" in test else test in all_habits(), test
+            path, _, function = test.partition("::")
+            if "/" not in test:
+                assert test in all_habits()
+            else:
+                assert f"def {function}" in (ROOT / path).read_text("utf-8"), test
 
 
 def test_every_habit_is_in_one_row() -> None:
@@ -62,6 +66,8 @@ def test_a_row_says_error_where_its_habits_end_with_one(row: Row) -> None:
             assert row.happens.startswith("an error"), habit.name
         elif habit.refusal_with_overlap is not None:
             assert "with `overlap=True` an error" in row.happens, habit.name
+        elif habit.told_with_overlap is not None:
+            assert "with `overlap=True` a line says so" in row.happens, habit.name
         elif habit.may_be_refused:
             assert "or an error" in row.happens, habit.name
         else:
@@ -69,7 +75,7 @@ def test_a_row_says_error_where_its_habits_end_with_one(row: Row) -> None:
 
 
 def test_whoever_meets_an_error_is_told_what_to_do_instead() -> None:
-    assert [row.does for row in rows() if "error" in row.happens and not row.instead] == []
+    assert [row.does for row in rows() if "an error" in row.happens and not row.instead] == []
 
 
 def test_the_document_says_what_is_not_yet() -> None:

@@ -250,7 +250,7 @@ def leaves_out_a_step_after_backward(run: Run) -> Steps:
         yield
 
 
-@habit(refusal_with_overlap="overlap")
+@habit(told_with_overlap="broken off")
 def goes_on_after_an_error_in_backward(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())

@@ -224,7 +224,7 @@ def looks_ahead_with_an_inner_optimizer(run: Run) -> Steps:
     """Lookahead: every fourth inner step, the server goes half of the way."""
     model = mlp()
     optimizer = run.optimizer(model.named_parameters(), inner=True, leash={"local_steps": 4},
-                              server={"lr": 0.5})  # fmt: skip
+                              outer_lr=0.5)  # fmt: skip
     slow = [parameter.detach().clone() for parameter in model.parameters()]
     for number, batch in enumerate(run.batches(), 1):
         backward(optimizer, model, batch)
@@ -250,7 +250,7 @@ def has_embeddings_renormalized_under_an_inner_optimizer(run: Run) -> Steps:
 @habit(refusal_with_overlap=INSIDE, may_be_refused=True)
 def moves_the_model_to_shared_memory_under_an_inner_optimizer(run: Run) -> Steps:
     model = mlp()
-    optimizer = run.optimizer(model.named_parameters(), inner=True, server={"lr": 0.5})
+    optimizer = run.optimizer(model.named_parameters(), inner=True, outer_lr=0.5)
     slow = [parameter.detach().clone() for parameter in model.parameters()]
     for step, batch in enumerate(run.batches()):
         if step == 3:
