@@ -46,7 +46,7 @@ from leash.worker.optim.arguments import (
     require_step_without_closure,
     require_values,
 )
-from leash.worker.optim.local_steps import LocalSteps, check_local
+from leash.worker.optim.local_steps import LocalSteps, check_local, check_served
 from leash.worker.optim.param_groups import named_groups, unnamed
 from leash.worker.optim.slabs import ModelSlabs, NamedTensors
 from leash.worker.optim.staging import gpu_of
@@ -58,20 +58,24 @@ from leash.worker.optim.streaming import StepStream
 _ADD_PARAM_GROUP: Final = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 _ZERO_GRAD: Final = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
-# The settings of the server's optimizer, of those that it has: `welcome` tells them, and
-# param_groups shows them.
+# The settings of the optimizer that learns from samples, of those that it has: `welcome` tells
+# them, and param_groups shows them.
 HYPERPARAMETERS: Final = (
     "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "betas", "eps",
     "amsgrad", "lr_decay", "initial_accumulator_value",
 )  # fmt: skip
+# Those of the server's optimizer if the learning is an inner optimizer's: param_groups shows them
+# instead.
+OUTER_HYPERPARAMETERS: Final = ("outer_lr", "outer_momentum", "outer_nesterov")
 
 
 class PSOptimizer(torch.optim.Optimizer):
     """Trains a torch model through a parameter server: step() pushes gradients, pulls parameters.
 
     The optimizer itself runs on the server: its kind, learning rate and so on are options of
-    ``leash server``. ``param_groups`` shows them; changing them there is an error, not a silent
-    no-op. One process trains one model with one PSOptimizer.
+    ``leash server``. ``param_groups`` shows them (with an inner optimizer, those of the server's
+    over its changes); changing them there is an error, not a silent no-op. One process trains one
+    model with one PSOptimizer.
 
     What differs from torch's own optimizers:
 
@@ -146,8 +150,9 @@ class PSOptimizer(torch.optim.Optimizer):
                 statistics): after each step every worker has those that were pushed last.
             overlap: send gradients while backward computes others; see `begin_step`.
             inner: an optimizer over these parameters, which takes this worker's steps. What it
-                changes is pushed, and applied by the server's optimizer as if it were a gradient:
-                with sgd, lr 1, as it is. Its rate may be scheduled as ever; its state stays here.
+                changes is pushed, and the server applies it by its ``--outer-lr``: 1 takes it as
+                it is. Its rate may be scheduled as ever; its state stays here. The server has to
+                be one of ``--local-steps`` or ``--outer-lr``.
             local_steps: how many steps of `inner` make one push; 1 without `inner`.
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
@@ -164,8 +169,9 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             TypeError: an argument has a name that no optimizer knows.
             UsageError: parameters have no names or no values, or are not floating-point; there is
-                nothing to train; a group has options of its own; or `inner` steps over something
-                else, or needs a closure.
+                nothing to train; a group has options of its own; `inner` steps over something
+                else, or needs a closure; or the server was not started for one (or only for one,
+                and there is none).
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
@@ -173,7 +179,7 @@ class PSOptimizer(torch.optim.Optimizer):
             ProtocolError: the server refuses, and says why.
         """
         rank = checked_rank(rank, least=1)
-        refuse_options(options, HYPERPARAMETERS)
+        refuse_options(options, (*HYPERPARAMETERS, *OUTER_HYPERPARAMETERS))
         require_parameters(params)
         require_step_without_closure(inner)
         groups = named_groups(params)
@@ -200,7 +206,9 @@ class PSOptimizer(torch.optim.Optimizer):
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0
         try:
-            defaults = _hyperparameters(self.client.settings)
+            check_served(inner, self.client.settings)
+            shown = HYPERPARAMETERS if inner is None else OUTER_HYPERPARAMETERS
+            defaults = hyperparameters(self.client.settings, shown)
             super().__init__([unnamed(group, defaults) for group in groups], dict(defaults))
             self._hyperparameters: Final = defaults
             self.client.begin(self._slabs.parameters, on_wait)
@@ -406,7 +414,8 @@ class PSOptimizer(torch.optim.Optimizer):
         does one in a process that was forked from this one.
 
         Args:
-            reason: "done", "stopped" or "failed"; the server writes it into the run's events.
+            reason: "done", "timeout", "stopped" or "failed"; the server writes it into the run's
+                events, and a run whose workers were not all done does not end as "done".
 
         Raises:
             LeashError: what `flush` raises; the run is left all the same.
@@ -461,9 +470,19 @@ class PSOptimizer(torch.optim.Optimizer):
                     )
 
 
-def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
-    """The hyperparameters of the server's optimizer, in the form that torch gives them."""
-    own = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) is not None}
+def hyperparameters(
+    settings: dict[str, Any], names: Iterable[str] = HYPERPARAMETERS
+) -> dict[str, Any]:
+    """Reads hyperparameters from a run's settings.
+
+    Args:
+        settings: as the server tells them.
+        names: which to read.
+
+    Returns:
+        Those that the run has, in the form that torch gives them.
+    """
+    own = {name: settings[name] for name in names if settings.get(name) is not None}
     if "betas" in own:
         own["betas"] = tuple(float(beta) for beta in own["betas"].split(","))
     return own
