@@ -99,7 +99,7 @@ class Run:
         if inner:
             held["inner"] = of_torch([_unnamed(group) for group in groups], **chosen)
             self.inners.append(held["inner"])
-        told = {"optimizer": "sgd", "lr": outer_lr} if inner else self._server_options(chosen)
+        told = {"optimizer": "sgd", "outer_lr": outer_lr} if inner else self._server_options(chosen)
         running = self._ends.enter_context(
             serving(policy="asp", chunk_kib=64, **{**told, **(server or {})})
         )
