@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from leash.worker import PSOptimizer
 from support.servers import RunningServer, serving
 
-Steps = Generator[
-    Any, None, None
-]  # a habit yields after each step, with what else is to be compared
+# What a habit gives: it yields after each step, with what else is to be compared.
+Steps = Generator[Any, None, None]
 
 STEPS: Final = 20
 FEATURES, CLASSES, SAMPLES = 12, 3, 5
@@ -59,15 +58,15 @@ class Run:
         is_torch: whether torch's own optimizer does the steps, so that Leash is compared with it.
         setting: what the habit is combined with.
         servers: those that the habit's optimizers have asked for, in their order.
-        said: the lines that Leash has shown.
         inners: the inner optimizers, likewise.
+        said: the lines that Leash has shown.
     """
 
     is_torch: bool
     setting: Setting
     servers: list[RunningServer] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
     inners: list[torch.optim.Optimizer] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
     _ends: ExitStack = field(default_factory=ExitStack)
     _watched: list[tuple[str, Tensor]] = field(default_factory=list)
     _open: ExitStack = field(default_factory=ExitStack)
@@ -107,8 +106,7 @@ class Run:
         given = groups if len(groups) > 1 or len(groups[0]) > 1 else groups[0]["params"]
         optimizer = PSOptimizer(
             given, running.address, rank=1, overlap=self.setting.overlap,
-            transport=self.setting.transport, say=self.said.append,
-            **held,
+            transport=self.setting.transport, say=self.said.append, **held,
         )  # fmt: skip
         # A server that everybody has left as done ends at once, and its last answer may be lost in
         # its closing: the worker would wait for a second.
