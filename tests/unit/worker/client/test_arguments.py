@@ -23,7 +23,7 @@ def test_a_rank_is_any_whole_number(rank: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "rank", [0, np.int64(0), -1, True, False, np.True_, "1", 1.0, None, MAX_RANK + 1], ids=repr
+    "rank", [0, np.int64(0), -1, True, False, np.True_, "1", 1.0, MAX_RANK + 1], ids=repr
 )
 def test_a_rank_that_cannot_be_is_refused_at_once_and_says_where_ranks_start(rank: Any) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
