@@ -22,6 +22,8 @@
         ├── ResyncError         resync           a gap in the steps; carries the server's clock
         ├── NonfiniteError      nonfinite        a NaN or an infinity in a gradient
         ├── TooManyError        too_many         a limit of the server is reached
+        ├── OptionsError        bad_options      options for groups that the optimizer cannot have
+        ├── MissingOptionsError missing_options  a push that goes by options that have not come
         ├── SegmentError        bad_segment      a worker's memory that the server cannot share
         ├── SupersededError     superseded       a newer request took this one's place
         └── StoppingError       stopping         the server is about to end, and says why
@@ -276,6 +278,27 @@ class TooManyError(ProtocolError):
     code = "too_many"
 
 
+class OptionsError(ProtocolError):
+    """The options that a worker gives for its parameter groups are none that the optimizer can have.
+
+    The server raises it for a value that torch.optim refuses too, and for one that needs a buffer
+    which the server's optimizer does not keep. `PSOptimizer.step` raises a `UsageError` before it
+    comes to this.
+    """
+
+    code = "bad_options"
+
+
+class MissingOptionsError(ProtocolError):
+    """A push is to be applied by options that the server does not have.
+
+    A shard raises it, and has changed nothing: the message with the options was lost with its
+    connection. Leash's own client sends them again by itself.
+    """
+
+    code = "missing_options"
+
+
 class SegmentError(ProtocolError):
     """The server cannot share the memory that a worker offers it.
 
@@ -321,8 +344,8 @@ class ShardLostError(StoppingError):
 _ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (
     ProtocolError, HeaderError, FrameCountError, PayloadSizeError, LayoutError,
     LayoutMismatchError, PlanMismatchError, UnknownChunkError, UnknownWorkerError, NotReadyError,
-    FencedError, EvictedError, ResyncError, NonfiniteError, TooManyError, SegmentError,
-    SupersededError, StoppingError,
+    FencedError, EvictedError, ResyncError, NonfiniteError, TooManyError, OptionsError,
+    MissingOptionsError, SegmentError, SupersededError, StoppingError,
 )  # fmt: skip
 ERROR_BY_CODE: Final = {cls.code: cls for cls in _ON_THE_WIRE}
 

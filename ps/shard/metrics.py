@@ -1,9 +1,11 @@
 """Counts what happens in a run, for `state`, for summary.json and for events.jsonl."""
 
+import json
 import logging
 import math
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +22,7 @@ from leash.ps.words import DONE, EVICTED, LIVE
 LOG: Final = logging.getLogger(__name__)
 
 RATE_SPAN_S: Final = 2.0  # samples/s of the live table is a mean over about so many seconds
+OPTIONS_REMEMBERED: Final = 1024  # so many tables of options become no event when they come again
 TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this often
 
 
@@ -98,6 +101,11 @@ class Metrics:
         self._events: Final = events
         self._step_events: Final = step_events if events.is_open else 0
         self._now: Final = now
+        # Options for parameter groups: those that came last, where none came None; which of late
+        # have become events; and which slot goes by which, as the last event of them told.
+        self.groups: list[dict[str, Any]] | None = None
+        self._told_options: Final[OrderedDict[tuple[str, bytes], None]] = OrderedDict()
+        self._told_slots: bytes = b""
         self._started_s: float | None = None
         self._ended_s: float | None = None
 
@@ -176,6 +184,27 @@ class Metrics:
         """Counts a gradient with a NaN or an infinity in this slot."""
         self.own.nonfinite_chunks += 1
         self._events.write("nonfinite", worker=worker, chunk=chunk, step=step, slot=slot)
+
+    def note_options(
+        self, worker: int, groups: list[dict[str, Any]], group_of_slot: bytes
+    ) -> None:
+        """Notes the options that a worker gives; equal ones of several workers are one event."""
+        self.groups = groups
+        key = (json.dumps(groups), group_of_slot)
+        if key in self._told_options:
+            self._told_options.move_to_end(key)
+            return
+        self._told_options[key] = None
+        if len(self._told_options) > OPTIONS_REMEMBERED:
+            self._told_options.popitem(last=False)
+        is_new = group_of_slot != self._told_slots
+        slots = {"group_of_slot": list(group_of_slot)} if is_new else {}
+        self._told_slots = group_of_slot
+        self._events.write("options", worker=worker, groups=groups, **slots)
+
+    def note_different_options(self, step: int, workers: list[int]) -> None:
+        """Notes that workers gave different options for one step."""
+        self._events.write("options_differ", step=step, workers=workers)
 
     def count_refusal(self, error: ProtocolError) -> None:
         """Counts an error that a peer was sent, unless it is part of a normal run."""
@@ -287,6 +316,7 @@ class Metrics:
             "max_staleness": data.max_staleness,
             "steps_by_worker": {str(w): c.steps for w, c in by_rank},
             "wait_fraction_by_worker": {str(w): round(c.wait_fraction, 4) for w, c in by_rank},
+            "groups": self.groups,
             "bytes_pushed": data.bytes_pushed,
             "bytes_answered": data.bytes_answered,
             "duplicate_pushes": data.duplicates,

@@ -38,7 +38,7 @@ from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.encoding import Encoding
 from leash.worker.optim.local_steps import LocalSteps, check_local
-from leash.worker.optim.param_groups import named_groups, unnamed
+from leash.worker.optim.param_groups import ParamGroups, named_groups, unnamed
 from leash.worker.optim.slabs import ModelSlabs, NamedTensors
 from leash.worker.optim.staging import gpu_of
 from leash.worker.optim.step_path import StepPath
@@ -49,20 +49,16 @@ from leash.worker.optim.streaming import StepStream
 _ADD_PARAM_GROUP: Final = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 _ZERO_GRAD: Final = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
-# The settings of the server's optimizer, of those that it has: `welcome` tells them, and
-# param_groups shows them.
-HYPERPARAMETERS: Final = (
-    "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "betas", "eps",
-    "amsgrad", "lr_decay", "initial_accumulator_value",
-)  # fmt: skip
-
 
 class PSOptimizer(torch.optim.Optimizer):
     """Trains a torch model through a parameter server: step() pushes gradients, pulls parameters.
 
     The optimizer itself runs on the server: its kind, learning rate and so on are options of
-    ``leash server``. ``param_groups`` shows them; changing them there is an error, not a silent
-    no-op. One process trains one model with one PSOptimizer.
+    ``leash server``. ``param_groups`` shows them. A group may have options of its own, and what a
+    scheduler or you write there holds from the next step on; under bsp each mean goes by what the
+    worker of the lowest rank says. What cannot be is an error that names the mend: an option of
+    another optimizer, a momentum where the server keeps none, a rate that changes here while the
+    server has a schedule. One process trains one model with one PSOptimizer.
 
     What differs from torch's own optimizers:
 
@@ -123,8 +119,10 @@ class PSOptimizer(torch.optim.Optimizer):
         """Joins the run, waits for the other workers, and takes over the common parameters.
 
         Args:
-            params: ``model.named_parameters()``; or groups, dicts whose ``params`` are such pairs.
-                On CPU or GPU, of 16, 32 or 64-bit floating point.
+            params: ``model.named_parameters()``; or groups, dicts whose ``params`` are such pairs
+                and whose other entries are options of the server's optimizer, as torch has them. A
+                group's ``clamp=(least, most)`` has the server bring its values into that range
+                after each update. On CPU or GPU, of 16, 32 or 64-bit floating point.
             server: address of the server, tcp://HOST:PORT.
             rank: this worker's number, from 1, unique in the run.
             buffers: ``model.named_buffers()``, if they shall be shared too (batch-norm
@@ -144,7 +142,8 @@ class PSOptimizer(torch.optim.Optimizer):
 
         Raises:
             UsageError: parameters have no names, or are not floating-point; there is nothing to
-                train; a group has options of its own; or `inner` steps over something else.
+                train; a group has an option that the server's optimizer cannot have; or `inner`
+                steps over something else.
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
@@ -171,9 +170,12 @@ class PSOptimizer(torch.optim.Optimizer):
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0
         try:
-            defaults = _hyperparameters(self.client.settings)
-            super().__init__([unnamed(group, defaults) for group in groups], dict(defaults))
-            self._hyperparameters: Final = defaults
+            param_groups = ParamGroups(
+                self.client.settings, groups, self._slabs.layout, self.client.set_options,
+                has_inner=inner is not None,
+            )  # fmt: skip
+            super().__init__(list(map(unnamed, groups)), dict(param_groups.defaults))
+            self._groups: Final = param_groups
             self.client.begin(self._slabs.parameters, on_wait)
             self._slabs.scatter()
             self._path: Final[StepPath] = (
@@ -201,10 +203,10 @@ class PSOptimizer(torch.optim.Optimizer):
 
         Raises:
             UsageError: gradients were sent already that no step() has followed yet; or a value in
-                ``param_groups`` was changed.
+                ``param_groups`` is one that the server's optimizer cannot have.
             LeashError: what ended this worker's part during the last backward.
         """
-        self._check_hyperparameters()
+        self._follow_param_groups()
         self._path.begin(samples)
 
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
@@ -226,11 +228,12 @@ class PSOptimizer(torch.optim.Optimizer):
 
         Raises:
             NonfiniteError: a NaN or an infinity is in a gradient; the text names step and slot.
-            UsageError: a value in ``param_groups`` was changed; with overlap, a gradient was
+            UsageError: a value in ``param_groups`` is one that the server's optimizer cannot have;
+                with overlap, it was changed after gradients had been sent, or a gradient was
                 computed twice.
             LeashError: the server ended the run, or is gone.
         """
-        self._check_hyperparameters()
+        self._follow_param_groups()
         loss = None
         if closure is not None:
             if self._path.overlap and not self._path.is_begun:
@@ -378,26 +381,12 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             UsageError: the run has begun.
         """
-        if hasattr(self, "_hyperparameters"):
+        if hasattr(self, "_groups"):
             raise UsageError("PSOptimizer: parameters cannot be added once the run has begun")
         _ADD_PARAM_GROUP(self, param_group)
 
-    def _check_hyperparameters(self) -> None:
-        for group in self.param_groups:
-            for name, value in self._hyperparameters.items():
-                if group[name] != value:
-                    raise UsageError(
-                        f"PSOptimizer: {name} was changed to {group[name]}; the optimizer runs on "
-                        f"the server, so start it with --{name.replace('_', '-')} {group[name]}"
-                    )
-
-
-def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
-    """The hyperparameters of the server's optimizer, in the form that torch gives them."""
-    own = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) is not None}
-    if "betas" in own:
-        own["betas"] = tuple(float(beta) for beta in own["betas"].split(","))
-    return own
+    def _follow_param_groups(self) -> None:
+        self._groups.follow(self.param_groups, has_begun=self._path.is_open)
 
 
 def _reason_of(kind: type[BaseException] | None) -> str:
