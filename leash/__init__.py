@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         UnknownChunkError,
         UnknownWorkerError,
         UsageError,
+        WrongSocketError,
     )
     from leash.worker.client import Client, StepInfo
     from leash.worker.client.encoding import Encoding
@@ -80,6 +81,7 @@ __all__ = [
     "UnknownChunkError",
     "UnknownWorkerError",
     "UsageError",
+    "WrongSocketError",
     "__version__",
 ]
 

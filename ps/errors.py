@@ -9,6 +9,7 @@
     ├── ServerUnreachableError  nobody answers at the address, or the server went silent
     └── ProtocolError           what a peer sent cannot be honoured; each has a code on the wire
         ├── HeaderError         bad_header       not a header of this protocol, or a wrong field
+        ├── WrongSocketError    wrong_socket     a request for a control socket at a data socket
         ├── FrameCountError     bad_frames       more or fewer frames than the verb has
         ├── PayloadSizeError    bad_payload      the payload's size does not fit the header
         ├── LayoutError         bad_layout       not a layout
@@ -45,9 +46,9 @@ class LeashError(Exception):
 class UsageError(LeashError, ValueError):
     """An argument, an option or a file that the user gave cannot be used.
 
-    Constructors and commands raise it before a run begins, and `PSOptimizer.step` when a value in
-    ``param_groups`` was changed. Its text is one line that names the mend. A command that ends with
-    it has exit status 2.
+    Constructors and commands raise it before a run begins, and `PSOptimizer.step` for a value in
+    ``param_groups`` that cannot be. Its text is one line that names the mend. A command that ends
+    with it has exit status 2.
     """
 
 
@@ -125,6 +126,17 @@ class HeaderError(ProtocolError):
     """
 
     code = "bad_header"
+
+
+class WrongSocketError(ProtocolError):
+    """A request for the control socket came to a data socket, or the other way round.
+
+    A server raises it. Most often somebody took a port of its data for the server's: a command and
+    a client then raise it as a `UsageError` that names their address. Give the port that the server
+    was started with, which is the one below its first data port.
+    """
+
+    code = "wrong_socket"
 
 
 class FrameCountError(ProtocolError):
@@ -279,7 +291,7 @@ class TooManyError(ProtocolError):
 
 
 class OptionsError(ProtocolError):
-    """The options that a worker gives for its parameter groups are none that the optimizer can have.
+    """The optimizer cannot have the options that a worker gives for its parameter groups.
 
     The server raises it for a value that torch.optim refuses too, and for one that needs a buffer
     which the server's optimizer does not keep. `PSOptimizer.step` raises a `UsageError` before it
@@ -342,7 +354,7 @@ class ShardLostError(StoppingError):
 
 
 _ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (
-    ProtocolError, HeaderError, FrameCountError, PayloadSizeError, LayoutError,
+    ProtocolError, HeaderError, WrongSocketError, FrameCountError, PayloadSizeError, LayoutError,
     LayoutMismatchError, PlanMismatchError, UnknownChunkError, UnknownWorkerError, NotReadyError,
     FencedError, EvictedError, ResyncError, NonfiniteError, TooManyError, OptionsError,
     MissingOptionsError, SegmentError, SupersededError, StoppingError,

@@ -21,6 +21,27 @@ BYE_REASONS: Final = (DONE, STOPPED, FAILED)  # those that a process gives itsel
 TAKES_PART: Final = (LIVE, RESTING)
 
 
+# Why a run, or a process's part in it, ended before its work was done ▸ the same for people.
+_STOPS: Final = {
+    "SIGINT": "stopped by Ctrl-C",
+    "SIGTERM": "told to end by SIGTERM, as kill and schedulers do",
+    "SIGHUP": "stopped because its terminal was closed",
+    "timeout": "its time was over",
+}  # fmt: skip
+
+
+def why_stopped(reason: str) -> str:
+    """Writes for people why a run ended early: ``SIGINT`` ▸ ``stopped by Ctrl-C``."""
+    return _STOPS.get(reason, reason)
+
+
+def epoch_after(completed: int, planned: int | None) -> str:
+    """Writes in which epoch something is that has completed so many: ``epoch 3 of 10``."""
+    if planned is None:
+        return f"epoch {completed + 1}"
+    return f"epoch {min(completed + 1, planned)} of {planned}"
+
+
 def seconds(value: float) -> str:
     """Writes the time of a step or a run: ``0.0523`` ▸ ``52 ms``."""
     if value >= 7200:

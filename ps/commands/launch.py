@@ -8,6 +8,7 @@
 """
 
 import json
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,8 +21,9 @@ from rich.text import Text
 
 from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import RunState, result_lines, with_summary
+from leash.ps.datafiles.required import require_data
 from leash.ps.errors import LeashError, ServerUnreachableError
-from leash.ps.interrupt import held
+from leash.ps.interrupt import held, received
 from leash.ps.options.base import common_options, to_argv
 from leash.ps.options.commands import LaunchOptions, data_plan_of
 from leash.ps.options.optimizer import with_rates
@@ -44,23 +46,31 @@ from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.words import DONE, why_stopped
 
 POLL_S: Final = 0.5
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
 AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few seconds
+NO_WORKER_LEFT: Final = "no worker was left"
 WORKER_END_S: Final = 3.0  # a worker may take so long to end after its bye
 
 
-def run(options: LaunchOptions) -> int:
-    """Trains, and returns the exit status."""
+def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
+    """Trains, and returns the exit status.
+
+    Args:
+        options: what to train, and how.
+        is_one_of_many: an experiment repeats the run if it ends early, so nobody goes on with it.
+    """
     if options.report:
         require_matplotlib()
+    require_data(options)
     run_dir = RunDir.at(options.run_dir, options.rule.policy.name)
     # The server works its rates out by the same function; config.yaml notes what they are.
     run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
-    status = Launch(options, run_dir, Console()).run()
+    status = Launch(options, run_dir, Console(), is_one_of_many=is_one_of_many).run()
     if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")
     return status
@@ -69,7 +79,15 @@ def run(options: LaunchOptions) -> int:
 class Launch:
     """Starts, watches and ends the processes of one run."""
 
-    def __init__(self, options: LaunchOptions, run_dir: RunDir, console: Console) -> None:
+    def __init__(
+        self,
+        options: LaunchOptions,
+        run_dir: RunDir,
+        console: Console,
+        *,
+        is_one_of_many: bool = False,
+    ) -> None:
+        self._is_one_of_many: Final = is_one_of_many
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._console: Final = console
@@ -193,6 +211,8 @@ class Launch:
     def _stop(self) -> None:
         with held():
             server = [self._server] if self._server else []
+            for process in server:  # which notes the first signal as what has ended the run
+                process.send_signal(received() or signal.SIGTERM)
             stop_all([*self._workers.values(), *server], STOP_GRACE_S)
 
     def _summary(self) -> dict[str, Any] | None:
@@ -200,7 +220,8 @@ class Launch:
             summary: dict[str, Any] = json.loads(self._run_dir.summary.read_text())
         except FileNotFoundError:
             return None
-        return summary
+        # The launcher ended a server that would have waited for workers; SIGTERM is only how.
+        return {**summary, "ended": NO_WORKER_LEFT} if self._gave_up else summary
 
     def _show_end(self, screen: Screen) -> None:
         if self._state and self._state["started"] and (summary := self._summary()):
@@ -208,9 +229,17 @@ class Launch:
 
     def _print_result(self) -> None:
         summary = self._summary()
-        lines = result_lines(summary) if summary and summary["steps"] else []
+        planned = self._options.epochs or 1
+        lines = result_lines(summary, planned) if summary and summary["steps"] else []
         if lines and self._options.step_events == 1:
             lines.append(f"re-checked      {self._audit()}")
+        number = received()
+        if number and not lines:
+            why = why_stopped(signal.Signals(number).name)
+            lines.append(f"ended early     {why}, before the first step")
+        if summary and summary["ended"] != DONE and not self._is_one_of_many:
+            command = self._run_dir.continuing_command("launch")
+            lines += [f"to go on        {command}"] if command else []
         for line in (*lines, f"run directory   {self._run_dir.path}"):
             self._console.print(Text(line), soft_wrap=True)
 

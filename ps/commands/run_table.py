@@ -25,7 +25,9 @@ from leash.ps.words import (
     STOPPED,
     TAKES_PART,
     duration,
+    epoch_after,
     percent,
+    why_stopped,
 )
 
 RunState = dict[str, Any]
@@ -83,11 +85,12 @@ def with_summary(state: RunState, summary: dict[str, Any]) -> RunState:
     return {**state, **summary, **ended}
 
 
-def result_lines(summary: dict[str, Any]) -> list[str]:
+def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> list[str]:
     """The results of a run, in a few lines."""
     lines = []
     if summary["ended"] != DONE:
-        lines.append(f"ended early     {summary['ended']}")
+        epoch = epoch_after(summary["epochs"], planned_epochs)
+        lines.append(f"ended early     {why_stopped(summary['ended'])}, in {epoch}")
     if summary["test_accuracy"] is not None:
         lines.append(f"test accuracy   {percent(summary['test_accuracy'], 2)}")
     waits = summary["wait_fraction_by_worker"].items()
@@ -115,10 +118,7 @@ def waiting_for(state: RunState) -> str:
 
 def epoch_of(state: RunState) -> str:
     """Says in which epoch the slowest worker is, and how many there are."""
-    planned = state["planned_epochs"]
-    if planned is None:
-        return f"epoch {state['epochs'] + 1}"
-    return f"epoch {min(state['epochs'] + 1, planned)} of {planned}"
+    return epoch_after(state["epochs"], state["planned_epochs"])
 
 
 def rule_of(state: RunState) -> str:
@@ -146,7 +146,7 @@ def _progress(state: RunState) -> RenderableType:
     if not state["started"]:
         return Text(waiting_for(state), style="yellow")
     if state["stopping"]:
-        return Text(f"ending: {state['stopping']}", style="yellow")
+        return Text(f"ending: {why_stopped(state['stopping'])}", style="yellow")
     if state["finished"]:
         return Text(f"finished after {state['epochs']} epochs", style="green")
     if state["planned_epochs"] is None:

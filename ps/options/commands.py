@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import split_address
+from leash.ps.options.addresses import check_server_address
 from leash.ps.options.base import Options, check_positive, option
 from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
 from leash.ps.options.optimizer import OptimizerGroup
@@ -86,7 +86,9 @@ class EvaluateGroup(Options):
 
     title: ClassVar[str] = "evaluation"
 
-    run_dir: str | None = option(None, "write TensorBoard files below this folder", metavar="DIR")
+    run_dir: str | None = option(
+        None, "write TensorBoard files below this folder", metavar="DIR", is_path=True
+    )
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     threads: int = option(1, "threads that torch uses", metavar="N")
 
@@ -143,7 +145,7 @@ class DoctorOptions(Options):
     def check(self) -> None:
         super().check()
         if self.server is not None:
-            split_address(self.server)
+            check_server_address(self.server)
 
 
 def data_plan_of(options: LaunchOptions) -> str:

@@ -21,7 +21,7 @@ from jsonargparse import (  # type: ignore[attr-defined]  # it exports ActionCon
 )
 
 from leash.ps.errors import UsageError
-from leash.ps.options.base import flag, groups, is_argument, takes_many
+from leash.ps.options.base import expand_home, flag, groups, is_argument, takes_many
 from leash.ps.options.rule import with_new_names
 
 _MEANING: Final = {
@@ -159,7 +159,7 @@ class _SettingsFile(ActionConfigFile):
     """Reads a file of settings, also one that an earlier release wrote under other names."""
 
     def __call__(self, parser: Any, cfg: Any, path: Any, option: str | None = None) -> None:
-        super().__call__(parser, cfg, _by_new_names(path), option)  # type: ignore[no-untyped-call]
+        super().__call__(parser, cfg, _by_new_names(expand_home(path)), option)  # type: ignore[no-untyped-call]
 
 
 def _by_new_names(path: str) -> str:

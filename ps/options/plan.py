@@ -49,6 +49,15 @@ class PlanGroup(Options):
                 raise UsageError(f"{name}: needs leases; leave --data-plan static out")
 
 
+def batch_count(samples: int, batch_size: int) -> int:
+    """How many batches a worker makes of so many samples.
+
+    A single sample that is left over joins the batch before it, if there is one.
+    """
+    whole, left_over = divmod(samples, batch_size)
+    return whole + (left_over > 1 or left_over == samples == 1)
+
+
 def parse_local_steps(text: str) -> int | None:
     """``"8"`` ▸ 8; ``"auto"`` ▸ None.
 

@@ -9,7 +9,13 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
+from leash.ps.options.addresses import (
+    DEFAULT_ADDRESS,
+    address_of,
+    check_rank,
+    check_server_address,
+    parse_learners,
+)
 from leash.ps.options.base import Options, check_positive, option
 from leash.ps.options.inner_optimizer import InnerOptimizerGroup
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
@@ -24,7 +30,13 @@ class TrainingGroup(Options):
 
     title: ClassVar[str] = "training"
 
-    batch_size: int = option(32, "samples in a worker's step", metavar="N")
+    batch_size: int = option(
+        32, "samples in a worker's step; a single one that is left over joins the step before it",
+        metavar="N",
+    )  # fmt: skip
+    drop_last: bool = option(
+        False, "leave out the samples that do not fill a batch, at the end of a share or a lease"
+    )
     dropout: bool = option(True, "dropout in the models that have it")
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     threads: int = option(1, "threads that torch uses in one worker", metavar="N")
@@ -94,7 +106,7 @@ class ConnectionGroup(Options):
 
     def check(self) -> None:
         super().check()
-        split_address(address_of(self.server, self.ps_ip, self.ps_port))
+        check_server_address(address_of(self.server, self.ps_ip, self.ps_port))
         check_positive(self, "wait_s")
 
 
@@ -108,14 +120,17 @@ class RankGroup(Options):
     learners: str | None = option(
         None, "the ranks that take part; default: what the server says", metavar="1-2-3"
     )
-    save_path: str | None = option(None, "leave this worker's summary here", metavar="DIR")
+    save_path: str | None = option(
+        None, "leave this worker's summary here", metavar="DIR", is_path=True
+    )
     timeout_s: float | None = option(
         None, "end cleanly after so long a training", "--timeout", metavar="SECONDS"
     )
 
     def check(self) -> None:
         super().check()
-        check_positive(self, "rank", "timeout_s")
+        check_rank(self.rank)
+        check_positive(self, "timeout_s")
         if self.learners is not None and self.rank not in parse_learners(self.learners, 1):
             raise UsageError(f"--rank {self.rank}: not among --learners {self.learners}; "
                              "give one of those ranks")  # fmt: skip

@@ -48,7 +48,7 @@ from leash.ps.wire.messages import (
     Status,
     Welcome,
 )
-from leash.ps.words import BYE_REASONS, EVICTED, REPLACED
+from leash.ps.words import BYE_REASONS, DONE, EVICTED, REPLACED
 
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
@@ -56,6 +56,7 @@ REPORT_KINDS: Final = ("training", "epoch", "evaluation")
 ControlAnswer: TypeAlias = tuple[Message, bytes | None]
 Handler: TypeAlias = Callable[[Message, bytes | None], ControlAnswer]
 
+ALL_DONE: Final = "all of its work is done; a new run needs a new server"
 ALL_GONE: Final = "all workers are gone"
 
 
@@ -110,23 +111,35 @@ class Coordinator:
             )
         if msg.role == "worker" and payload is None:
             raise LayoutError("hello: expected the worker's layout as payload")
+        self._require_open(msg.worker)
         # All checks come first: a hello that is refused must not choose the run's model.
         codec = _agreed_codec(msg.codecs)
+        if (again := self._members.greeted(msg.worker, msg.number)) is not None:
+            return self._welcome(again, codec), self._layout_payload()
         self._members.require_room(msg.worker)
         layout = Layout.unpack(payload) if payload is not None else None
         if layout is not None:
             self._shards.require_layout(layout)
-        member, before = self._members.hello(msg.worker, msg.name)
+        member, before = self._members.hello(msg.worker, msg.name, msg.number)
         if before is not None:
             self._leave(before, REPLACED)
         try:
-            first_step = self._shards.join(member)
+            member.first_step = self._shards.join(member)
         except ShardLostError:
             self._members.forget(member)  # no shard waits for it, and metrics do not know it
             raise
-        self._metrics.join(member.worker, member.incarnation, member.name, first_step)
+        self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         self._start_if_complete()
-        return self._welcome(member, first_step, codec), self._layout_payload()
+        return self._welcome(member, codec), self._layout_payload()
+
+    def _require_open(self, worker: int) -> None:
+        """Raises StoppingError if the run is over for a newcomer of this rank."""
+        if worker and self.stopping:
+            raise StoppingError(self.stopping)
+        before = self._members.workers.get(worker)
+        was_done = before is not None and before.state == DONE
+        if self.closed or (self.finished and was_done):
+            raise StoppingError(self.stopping or ALL_DONE)
 
     def _on_beat(self, msg: Beat, _: bytes | None) -> ControlAnswer:
         member = self._members.require_current(msg.worker, msg.incarnation)
@@ -156,11 +169,9 @@ class Coordinator:
         member = self._members.require_current(msg.worker, msg.incarnation)
         if msg.kind not in REPORT_KINDS or (msg.kind == "evaluation") != member.is_observer:
             raise HeaderError(f"report.kind: not for this process: {msg.kind!r}")
-        if member.is_observer:
-            self._metrics.evaluate(msg)
-        else:
-            self._metrics.report(msg)
-            self._desk.complete_epochs()
+        if not msg.number or msg.number > member.reported:  # otherwise it has come before
+            member.reported = msg.number
+            self._count_report(member, msg)
         return Ok(msg.worker, 0, 0, True), None
 
     def _on_status(self, _: Status, __: bytes | None) -> ControlAnswer:
@@ -183,11 +194,12 @@ class Coordinator:
         return Ok(0, 0, 0, True), None
 
     def _on_bye(self, msg: Bye, _: bytes | None) -> ControlAnswer:
-        member = self._members.require_current(msg.worker, msg.incarnation)
         if msg.reason not in BYE_REASONS:
             raise HeaderError(f"bye.reason: expected one of {', '.join(BYE_REASONS)}, "
                               f"got {msg.reason!r}")  # fmt: skip
-        self._leave(member, msg.reason)
+        if not self._members.has_said_bye(msg.worker, msg.incarnation, msg.reason):
+            member = self._members.require_current(msg.worker, msg.incarnation)
+            self._leave(member, msg.reason)
         return Ok(msg.worker, 0, 0, True), None
 
     # Time.
@@ -257,6 +269,13 @@ class Coordinator:
 
     # How it is done.
 
+    def _count_report(self, member: Member, msg: Report) -> None:
+        if member.is_observer:
+            self._metrics.evaluate(msg)
+        else:
+            self._metrics.report(msg)
+            self._desk.complete_epochs()
+
     def _leave(self, member: Member, state: str) -> None:
         self._members.leave(member, state)
         self._metrics.leave(member.worker, member.incarnation, state)
@@ -285,11 +304,11 @@ class Coordinator:
             self._metrics.start([m.worker for m in self._members.live])
             self._shards.start()
 
-    def _welcome(self, member: Member, first_step: int, codec: str) -> Welcome:
+    def _welcome(self, member: Member, codec: str) -> Welcome:
         return Welcome(
             member.worker,
             member.incarnation,
-            first_step,
+            member.first_step,
             chunk_nbytes=self._options.chunk_nbytes,
             window=self._options.window,
             data_ports=self._shards.ports,

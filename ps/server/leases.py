@@ -6,6 +6,9 @@ done, which it is once the server has answered the push with it. When a worker g
 without an answer are free again. So without failures every sample is used exactly once an epoch,
 and with failures at least once.
 
+No lease has a single sample, nor is one left for the next: a lease takes one more position instead,
+which its worker trains on in its last batch (`leash.worker.datasets.base.in_batches`).
+
 Under `drop` and `backup` the server may answer a push and leave its gradient out. Those samples
 count as used and are not leased again; `dropped_pushes` counts such pushes.
 
@@ -18,14 +21,17 @@ count as used and are not leased again; `dropped_pushes` counts such pushes.
 """
 
 import math
-from collections import deque
+from bisect import bisect
 from dataclasses import dataclass
 from typing import Final
 
-from leash.ps.errors import HeaderError, PlanMismatchError
+from leash.ps.errors import HeaderError, PlanMismatchError, SupersededError
 from leash.ps.server.pacing import Pace, RoundPlanner, last_samples, lease_samples, samples_together
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 
+# A lease has no fewer samples, where the data set has more: batch normalization fails on a batch of
+# one sample, and whoever got that sample next would fail too.
+LEAST: Final = 2
 SPEEDS: Final = (1e-6, 1e12)  # samples/s: a reported speed is brought into this range
 
 
@@ -34,7 +40,7 @@ class EpochPositions:
 
     def __init__(self, size: int) -> None:
         self._size: Final = size
-        self._free: Final = deque([range(size)])
+        self._free: Final = [range(size)]  # ascending
         self._done = 0
         self.last_free: int = 0  # how many were free when they first made no round for everybody
 
@@ -49,17 +55,35 @@ class EpochPositions:
         return self._done == self._size
 
     def take(self, most: int) -> range:
-        """Takes a range of free positions, `most` at most. REQUIRES: some are free."""
-        first = self._free.popleft()
+        """Takes a range of free positions, about `most` at most. REQUIRES: some are free.
+
+        It neither takes nor leaves a single position, where there are more.
+        """
+        first = self._free.pop(0)
+        most = max(most, LEAST)
+        if len(first) - most < LEAST:
+            most = len(first)
         if first[most:]:
-            self._free.appendleft(first[most:])
+            self._free.insert(0, first[most:])
         return first[:most]
 
-    def finish(self, held: range, done: int) -> None:
-        """Notes that the first `done` of these are done; the others are the next to be taken."""
-        self._done += done
-        if held[done:]:
-            self._free.appendleft(held[done:])
+    def finish(self, held: range, done: int) -> int:
+        """Notes that the first `done` of these are done; the others are free again.
+
+        A single one joins those that are free beside it, or else takes the one before it back.
+
+        Returns:
+            How many that are done are free again, 0 or 1.
+        """
+        back = held[done:]
+        place = bisect([free.start for free in self._free], held.start)
+        if len(back) == 1 and place < len(self._free) and self._free[place].start == held.stop:
+            back = range(back.start, self._free.pop(place).stop)
+        again = 1 if len(back) == 1 and done > 0 else 0
+        if back:
+            self._free.insert(place, range(back.start - again, back.stop))
+        self._done += done - again
+        return again
 
 
 @dataclass(slots=True)
@@ -113,6 +137,7 @@ class Leases:
 
         Raises:
             HeaderError: a number in it is out of its range or order.
+            SupersededError: it is a copy of an older request than the newest.
             PlanMismatchError: its data, or its number of epochs, is not the run's.
         """
         self._agree(msg)
@@ -120,6 +145,8 @@ class Leases:
         holder = self._holders.get(msg.worker, newcomer)
         if msg.number == holder.number and holder.answer is not None:
             return holder.answer
+        if 0 < msg.number < holder.number:
+            raise SupersededError(f"lease.number: a copy of {msg.number}, which was answered")
         if msg.number != holder.number + 1:
             raise HeaderError(f"lease.number: expected {holder.number + 1}, got {msg.number}")
         self._holders[msg.worker] = holder
@@ -142,7 +169,7 @@ class Leases:
             return
         left = len(holder.held) - (answered - holder.answered)
         self.samples_twice += max(0, min(applied, left))
-        self._finish(holder, len(holder.held) - max(0, left))
+        self.samples_twice += self._finish(holder, len(holder.held) - max(0, left))
 
     # How it is done.
 
@@ -195,15 +222,20 @@ class Leases:
         self._epochs[self._begun] = EpochPositions(self._size)
         return self._begun
 
-    def _finish(self, holder: Holder, done: int) -> None:
-        """Notes that the first `done` of what it holds are done; it then holds nothing."""
+    def _finish(self, holder: Holder, done: int) -> int:
+        """Notes that the first `done` of what it holds are done; it then holds nothing.
+
+        Returns:
+            How many of these will be leased again all the same.
+        """
         if not holder.held:
-            return
-        self._epochs[holder.epoch].finish(holder.held, done)
+            return 0
+        again = self._epochs[holder.epoch].finish(holder.held, done)
         holder.held = range(0)
         while (first := self._epochs.get(self.completed + 1)) and first.is_complete:
             del self._epochs[self.completed + 1]
             self.completed += 1
+        return again
 
 
 def _believable(samples_per_s: float) -> float:

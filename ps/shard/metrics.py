@@ -13,6 +13,7 @@ from typing import Any, Final
 from leash.ps._core import Reply
 from leash.ps.errors import ProtocolError
 from leash.ps.policy import Rule
+from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_counts import DataCounts, together
 from leash.ps.shard.members import Members
@@ -88,6 +89,7 @@ class Metrics:
         events: EventLog,
         step_events: int,
         now: Callable[[], float] = time.monotonic,
+        demo_logs: DemoLogs | None = None,
     ) -> None:
         self.workers: dict[int, WorkerCounts] = {}
         self.evaluations: list[Evaluation] = []
@@ -99,6 +101,7 @@ class Metrics:
         self._failed_at: Final[set[tuple[str, str, int]]] = set()
         self._rule = rule
         self._events: Final = events
+        self._demo_logs: Final = demo_logs
         self._step_events: Final = step_events if events.is_open else 0
         self._now: Final = now
         # Options for parameter groups: those that came last, where none came None; which of late
@@ -166,6 +169,10 @@ class Metrics:
         if reply.chunk == 0:
             counts = self.workers[reply.worker]
             counts.lag = reply.lag
+            if self._demo_logs:
+                self._demo_logs.add_step(
+                    self.epoch, reply.worker, counts.unanswered, reply.staleness
+                )
             counts.answered += counts.unanswered
             counts.unanswered = 0
             if self._records(reply.step):
@@ -185,9 +192,7 @@ class Metrics:
         self.own.nonfinite_chunks += 1
         self._events.write("nonfinite", worker=worker, chunk=chunk, step=step, slot=slot)
 
-    def note_options(
-        self, worker: int, groups: list[dict[str, Any]], group_of_slot: bytes
-    ) -> None:
+    def note_options(self, worker: int, groups: list[dict[str, Any]], group_of_slot: bytes) -> None:
         """Notes the options that a worker gives; equal ones of several workers are one event."""
         self.groups = groups
         key = (json.dumps(groups), group_of_slot)
@@ -241,6 +246,9 @@ class Metrics:
         counts.compute_s, counts.wait_s = msg.compute_s, msg.wait_s
         if (loss := _number(msg.loss)) is not None:  # NaN means that there was no step to report
             counts.loss = loss
+        if self._demo_logs:
+            epoch = msg.epoch - (msg.kind == "epoch")  # the one that it speaks of, from 0
+            self._demo_logs.add_loss(epoch, msg.worker, msg.samples, msg.loss)
         self._measure_rate(counts)
         self._tell_training(counts, msg)
         if msg.kind == "epoch":
@@ -257,6 +265,8 @@ class Metrics:
         if epoch > self.epoch:
             self.epoch = epoch
             self._events.write("epoch_completed", epoch=epoch)
+            if self._demo_logs:
+                self._demo_logs.end_epochs(epoch, self.train_seconds)
             self._events.flush()
 
     def evaluate(self, msg: Report) -> None:
@@ -264,6 +274,8 @@ class Metrics:
         accuracy, loss = _number(msg.accuracy), _number(msg.loss)
         evaluation = Evaluation(msg.epoch, accuracy, loss, msg.samples, self.train_seconds)
         self.evaluations.append(evaluation)
+        if self._demo_logs and msg.epoch:
+            self._demo_logs.add_accuracy(msg.epoch - 1, accuracy)
         self._events.write(
             "evaluated", epoch=msg.epoch, accuracy=accuracy, loss=loss, samples=msg.samples
         )

@@ -1,6 +1,7 @@
 """The options for parameter groups that workers gave: which pushes go by which."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -114,7 +115,7 @@ class OptionsOfWorkers:
             self._compare(msg, table)
 
     def _compare(self, msg: PushPull | Push, table: OptionsTable | None) -> None:
-        """Compares with the options of whoever was the first to push the last chunk of this step."""
+        """Compares with the options of whoever was the first to push the last chunk of the step."""
         step, worker, others = self._newest
         if msg.step > step:
             self._newest = (msg.step, msg.worker, table)
@@ -129,7 +130,7 @@ class OptionsOfWorkers:
 
 
 def _is_repeated(model: ServedModel, msg: PushPull | Push) -> bool:
-    """Whether every chunk has taken this step: the answer was lost, and nothing is applied again."""
+    """Whether every chunk has taken this step, so that it is answered and not applied again."""
     chunks = range(msg.chunk, msg.chunk - getattr(msg, "chunks", 1), -1)
     try:
         clocks = [model.shard.clock(model.chunk(chunk).index, msg.worker) for chunk in chunks]
@@ -151,4 +152,7 @@ def _counts(table: OptionsTable) -> Sequence[int]:
 
 
 def _shown(value: Any) -> Any:
-    return [str(v) if abs(v) == float("inf") else v for v in value] if type(value) is tuple else value
+    """The value in a form that JSON has: an infinity is text."""
+    if type(value) is not tuple:
+        return value
+    return [end if math.isfinite(end) else str(end) for end in value]

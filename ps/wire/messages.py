@@ -77,6 +77,7 @@ class Hello(Message):
     worker: Id  # the rank, from 1; 0 for an observer
     name: Text  # host and process, for people
     codecs: Words = field(default_factory=lambda: ["f32"])  # for gradients; the first is preferred
+    number: Count = 0  # drawn at random; a hello that is sent again keeps it. 0: this is a new one
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,7 @@ class Report(Message):
     accuracy: float  # on the test set, from 0 to 1
     compute_s: float  # spent so far on forward, backward and data
     wait_s: float  # spent so far between a push and its reply
+    number: Count = 0  # counts reports from 1, after every hello; one that comes again counts once
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,22 +23,36 @@ a push of what the eight have changed::
 
 import atexit
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, SupportsIndex
 
 import torch
 from torch import Tensor
 
-from leash.ps.errors import ArgumentError, EvictedError, UsageError
+from leash._log import Say, logged, say_on_stderr
+from leash.ps.errors import EvictedError, UsageError
 from leash.ps.wire.messages import Beaten
 from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.client import Client, StepInfo
+from leash.worker.client.arguments import checked_rank
 from leash.worker.client.encoding import Encoding
+from leash.worker.optim.arguments import (
+    refuse_options,
+    require_parameters,
+    require_step_without_closure,
+    require_values,
+)
 from leash.worker.optim.local_steps import LocalSteps, check_local
-from leash.worker.optim.param_groups import ParamGroups, named_groups, unnamed
+from leash.worker.optim.param_groups import (
+    HYPERPARAMETERS,
+    ParamGroups,
+    named_groups,
+    unnamed,
+)
 from leash.worker.optim.slabs import ModelSlabs, NamedTensors
 from leash.worker.optim.staging import gpu_of
 from leash.worker.optim.step_path import StepPath
@@ -73,6 +87,11 @@ class PSOptimizer(torch.optim.Optimizer):
       None from then on. What changes or reads gradients before step() (clipping, several backward
       passes that add up, ``zero_grad`` between backward and step) needs ``overlap=False``.
 
+    - A step that is broken off (Ctrl-C, a notebook's stop button, an exception) is lost: the next
+      `zero_grad`, `begin_step` or `step` joins the run again, as `rejoin` does.
+    - Processes that are forked from this one may not use it. Parameters lie in shared memory, of
+      which they see what this process writes; what they write stays with them.
+
     With an inner optimizer neither of the first two holds: gradients are left to ``zero_grad``, and
     parameters stay where they are. That is local SGD (Stich 2019, arXiv:1805.09767), or DiLoCo
     (Douillard et al. 2023, arXiv:2311.08105, algorithm 1) with AdamW inside and Nesterov momentum
@@ -104,7 +123,7 @@ class PSOptimizer(torch.optim.Optimizer):
         self,
         params: NamedTensors | Iterable[dict[str, Any]],
         server: str,
-        rank: int,
+        rank: SupportsIndex,
         *,
         buffers: NamedTensors = (),
         overlap: bool = False,
@@ -112,9 +131,10 @@ class PSOptimizer(torch.optim.Optimizer):
         local_steps: int = 1,
         transport: str = "auto",
         encoding: Encoding | None = None,
-        wait_s: float = 30.0,
-        on_wait: Callable[[Beaten | None], None] = lambda _: None,
-        say: Callable[[str], None] | None = None,
+        wait_s: float | None = None,
+        on_wait: Callable[[Beaten | None], None] | None = None,
+        say: Say | None = None,
+        **options: Any,
     ) -> None:
         """Joins the run, waits for the other workers, and takes over the common parameters.
 
@@ -135,24 +155,34 @@ class PSOptimizer(torch.optim.Optimizer):
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
             encoding: the codec in which gradients travel, and its settings; f32 by default.
-            wait_s: seconds to wait for the server to answer.
-            on_wait: called about twice a second while the other workers are missing.
+            wait_s: seconds to wait for the server to answer, and then for the other workers.
+                Without it the server has 30, and the others as long as they take.
+            on_wait: called about twice a second while the other workers are missing. By default,
+                `say` shows who they are.
             say: shows a line, such as why shared memory is not possible. By default it appears on
                 stderr, unless the logger "leash" has a handler.
+            options: none; those of the server's optimizer, such as ``lr``, are refused with the
+                option of ``leash server`` that stands for them.
 
         Raises:
-            UsageError: parameters have no names, or are not floating-point; there is nothing to
-                train; a group has an option that the server's optimizer cannot have; or `inner`
-                steps over something else.
+            TypeError: an argument has a name that no optimizer knows.
+            UsageError: parameters have no names or no values, or are not floating-point; there is
+                nothing to train; a group has an option that the server's optimizer cannot have; or
+                `inner` steps over something else, or needs a closure.
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
+            NotReadyError: after `wait_s` seconds others are missing; the text names them.
             ProtocolError: the server refuses, and says why.
         """
-        if rank == 0:
-            raise ArgumentError("rank", rank, "give this worker's number, from 1")
+        rank = checked_rank(rank, least=1)
+        refuse_options(options, HYPERPARAMETERS)
+        require_parameters(params)
+        require_step_without_closure(inner)
         groups = named_groups(params)
         named = [pair for group in groups for pair in group["params"]]
+        buffers = list(buffers)
+        require_values([*named, *buffers])
         check_local(inner, local_steps, named, overlap=overlap)
         encoding = encoding or Encoding()
         self._slabs: Final = ModelSlabs(
@@ -167,6 +197,9 @@ class PSOptimizer(torch.optim.Optimizer):
         except BaseException:
             self._slabs.close()
             raise
+        self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
+        self._is_joining = False  # whether `rejoin` has begun, and not come to its end
+        self._is_refused = False  # whether an open step was in the way, so that a call was an error
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0
         try:
@@ -191,7 +224,7 @@ class PSOptimizer(torch.optim.Optimizer):
         # A script that ends without close() must not keep the others waiting.
         atexit.register(self._close_at_exit)
 
-    def begin_step(self, *, samples: int = 1) -> None:
+    def begin_step(self, *, samples: SupportsIndex = 1) -> None:
         """Says how many samples are behind the gradients that the next backward computes.
 
         With overlap, call it before every backward, which sends them. Without overlap you may leave
@@ -201,23 +234,38 @@ class PSOptimizer(torch.optim.Optimizer):
             samples: how many are behind these gradients; only their proportion between workers
                 matters, and only under bsp.
 
+        After a step, or a backward with overlap, that was broken off (Ctrl-C, an exception), it
+        first joins the run again, as `rejoin` does.
+
         Raises:
+            ArgumentError: `samples` is no whole number.
             UsageError: gradients were sent already that no step() has followed yet; or a value in
                 ``param_groups`` is one that the server's optimizer cannot have.
             LeashError: what ended this worker's part during the last backward.
         """
-        self._follow_param_groups()
+        self.client.require_own_process()
+        self._make_good()
+        self._is_refused = self._path.is_open
+        if not self._path.is_open:
+            self._groups.follow(self.param_groups)
         self._path.begin(samples)
 
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
     def step(  # type: ignore[override]
-        self, closure: Callable[[], float | Tensor] | None = None, *, samples: int | None = None
+        self,
+        closure: Callable[[], float | Tensor] | None = None,
+        *,
+        samples: SupportsIndex | None = None,
     ) -> float | Tensor | None:
         """Pushes the gradients, pulls the parameters, and honours the bound while it waits.
 
         With an inner optimizer it is a step of that one, and every `local_steps` of them are
         followed by a push of what they have changed. A worker that the server went on without joins
         again and takes over the common parameters; its step is lost, and `evictions` counts it.
+
+        After a step that was broken off, by Ctrl-C or any exception, this worker joins again too.
+        `begin_step` and `zero_grad` see to it before the next gradients are computed. If neither
+        comes first, step() does, and leaves out the gradients that were computed in between.
 
         Args:
             closure: computes the loss again and returns it, as in every torch optimizer.
@@ -228,12 +276,19 @@ class PSOptimizer(torch.optim.Optimizer):
 
         Raises:
             NonfiniteError: a NaN or an infinity is in a gradient; the text names step and slot.
+            ArgumentError: `samples` is no whole number.
             UsageError: a value in ``param_groups`` is one that the server's optimizer cannot have;
                 with overlap, it was changed after gradients had been sent, or a gradient was
                 computed twice.
             LeashError: the server ended the run, or is gone.
         """
-        self._follow_param_groups()
+        self.client.require_own_process()
+        self._is_refused = False
+        if self._make_good() and closure is None:
+            return None  # these gradients belong to parameters that this worker no longer has
+        self._is_refused = self._path.is_open  # until it is known that this step goes on
+        self._groups.follow(self.param_groups, has_begun=self._path.is_open)
+        self._is_refused = False
         loss = None
         if closure is not None:
             if self._path.overlap and not self._path.is_begun:
@@ -252,7 +307,7 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             LeashError: what `step` raises.
         """
-        if not self.pending_steps:
+        if self._make_good() or not self.pending_steps:
             return
         try:
             self._note(self._path.flush())
@@ -286,10 +341,13 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             UsageError: with overlap, gradients of this step were sent already.
         """
+        self._make_good()
         if self._path.is_open:
+            self._is_refused = True
             raise UsageError(
                 "zero_grad() between backward and step(): with overlap the gradients are on their "
-                "way; call it before backward, or make PSOptimizer with overlap=False"
+                "way; call it before backward, or make PSOptimizer with overlap=False. If the loop "
+                "was broken off here, call it again, and these gradients are given up"
             )
         _ZERO_GRAD(self, set_to_none)
 
@@ -297,10 +355,23 @@ class PSOptimizer(torch.optim.Optimizer):
         """Keeps what happened in a step; None stands for a local one, which waited for nobody."""
         self._info = replace(self._info, wait_s=0.0) if info is None else info
 
+    def _make_good(self) -> bool:
+        """Joins again if a step or `rejoin` was broken off; returns whether one was.
+
+        A loop that was broken off between backward and step() looks like one that does not call
+        step(). So the first call that finds the step open is an error, and the second gives it up.
+        """
+        is_given_up = self._is_refused and self._path.is_open
+        if not (self._is_joining or self._path.is_broken_off or is_given_up):
+            return False
+        self._say("a step was broken off: this worker joins again, with the common parameters")
+        self.rejoin()
+        return True
+
     def rejoin(self, *, evicted: bool = False) -> None:
         """Says hello again, and takes over the common parameters; a step that was begun is lost.
 
-        `step` and `flush` do this by themselves after an eviction.
+        `step` and `flush` do this by themselves after an eviction, or once a step was broken off.
 
         Args:
             evicted: the server had gone on without this worker, so `evictions` grows by one.
@@ -309,8 +380,10 @@ class PSOptimizer(torch.optim.Optimizer):
             LeashError: nobody answers, or the server refuses.
         """
         self.evictions += evicted
+        self._is_joining = True
         self.client.rejoin()
         version = self._path.recover(self.client.pull)
+        self._is_joining = self._is_refused = False
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
     # What happened in the last step.
@@ -341,7 +414,8 @@ class PSOptimizer(torch.optim.Optimizer):
         """Leaves the run: nobody waits for this worker from now on.
 
         With the reason "done" it first pushes the local steps that have not been pushed. A ``with``
-        block calls it at its end, and the interpreter at its exit; a second call does nothing.
+        block calls it at its end, and the interpreter at its exit. A second call does nothing, nor
+        does one in a process that was forked from this one.
 
         Args:
             reason: "done", "stopped" or "failed"; the server writes it into the run's events.
@@ -350,8 +424,10 @@ class PSOptimizer(torch.optim.Optimizer):
             LeashError: what `flush` raises; the run is left all the same.
         """
         atexit.unregister(self._close_at_exit)
+        if not self.client.is_own_process:
+            return
         try:
-            if reason == DONE:
+            if reason == DONE and not self._path.is_broken_off:
                 self.flush()
         finally:
             self._path.close()
@@ -384,9 +460,6 @@ class PSOptimizer(torch.optim.Optimizer):
         if hasattr(self, "_groups"):
             raise UsageError("PSOptimizer: parameters cannot be added once the run has begun")
         _ADD_PARAM_GROUP(self, param_group)
-
-    def _follow_param_groups(self) -> None:
-        self._groups.follow(self.param_groups, has_begun=self._path.is_open)
 
 
 def _reason_of(kind: type[BaseException] | None) -> str:

@@ -1,4 +1,4 @@
-"""Groups of parameters, as PSOptimizer is given them, as torch takes them, as the server needs them.
+"""Groups of parameters, as PSOptimizer is given them, as torch has them, as the server needs them.
 
 The server's optimizer has one set of options. As long as ``param_groups`` says the same, nothing
 travels. Where a group has options of its own, or a scheduler writes into one, a table of all groups
@@ -135,7 +135,7 @@ class ParamGroups:
         if self._differs:
             self._use(OptionsTable(self._first, self._group_of_slot))
 
-    def follow(self, groups: Sequence[Group], *, has_begun: bool) -> None:
+    def follow(self, groups: Sequence[Group], *, has_begun: bool = False) -> None:
         """Has the next step go by what ``param_groups`` says now.
 
         Args:
@@ -189,7 +189,9 @@ class ParamGroups:
                     values[name] = float(value)
             except (TypeError, ValueError) as error:
                 what = "two numbers" if name in PAIRS else "a number"
-                raise UsageError(f"PSOptimizer: {_told(index, name, value)}: give {what}") from error
+                raise UsageError(
+                    f"PSOptimizer: {_told(index, name, value)}: give {what}"
+                ) from error
         return values
 
     # What a group may say.
@@ -219,7 +221,9 @@ class ParamGroups:
                     f"PSOptimizer: {_told(index, name, group[name])}, where {self._optimizer} has "
                     f"one for all groups: leave it out, or start the server with {_flag(name)}"
                 )
-        for name in (IMPLEMENTATION & group.keys()) | (FOREIGN & group.keys() - self.defaults.keys()):
+        for name in (IMPLEMENTATION & group.keys()) | (
+            FOREIGN & group.keys() - self.defaults.keys()
+        ):
             if group[name] is None or group[name] is False:
                 continue
             if name in IMPLEMENTATION:

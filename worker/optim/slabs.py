@@ -192,6 +192,12 @@ class ModelSlabs:
 
     # Slab ▸ parameters.
 
+    def settle_places(self) -> None:
+        """Tells every place again which slab is which, after a `flip` that was broken off."""
+        for offset, place in zip(self.layout.offsets, self.places, strict=True):
+            place.values = _view(self.parameters, offset, place.slot)
+            place.gradient = _view(self.gradients, offset, place.slot)
+
     def flip(self) -> None:
         """Exchanges the slabs: what the answers have written becomes the model's parameters.
 

@@ -16,10 +16,11 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from leash.ps.errors import StoppingError
+from leash.ps.interrupt import Interrupted
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
-from leash.ps.words import DONE, FAILED, STOPPED
+from leash.ps.words import DONE, FAILED, STOPPED, epoch_after, why_stopped
 from leash.worker.datasets import Dataset, Positions
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.leasing import LeaseWork, Speed
@@ -139,6 +140,9 @@ class Trainer:
                 raise
             reason = DONE
             self._say("the time is over")
+        except Interrupted as interrupted:
+            self._say(self._how_far(str(interrupted)))
+            raise
         except Exception:
             reason = FAILED
             raise
@@ -148,6 +152,13 @@ class Trainer:
             self._say(complaint)
         self._save()
         return 0
+
+    def _how_far(self, signal: str) -> str:
+        epoch = epoch_after(max(0, self._epoch - 1), self._task.epochs)
+        return (
+            f"{why_stopped(signal)}, in {epoch} after {self.totals.steps} steps; the same command "
+            "line takes part again while the run goes on"
+        )
 
     def _train(self) -> None:
         self._seed_dropout()
@@ -167,7 +178,8 @@ class Trainer:
     def _piece(self, piece: Piece, work: Work, progress: Progress, bar: TaskID) -> None:
         done, began_s = piece.begins_at, self._now()
         self._optimizer.local_steps = piece.local_steps
-        for inputs, targets in self._dataset.train_batches(piece.positions, piece.batch_size):
+        positions = piece.whole_batches() if self._options.drop_last else piece.positions
+        for inputs, targets in self._dataset.train_batches(positions, piece.batch_size):
             compute_s = self.totals.compute_s
             loss = self._step(inputs, targets, began_s)
             held = work.is_held()

@@ -14,7 +14,7 @@ class Piece:
     Attributes:
         epoch: the epoch that they belong to, from 1.
         positions: in the training split, in the order in which to visit them.
-        batch_size: samples of one step; the last may have fewer.
+        batch_size: samples of one step; the last may have fewer, or one more.
         local_steps: steps between two pushes; those left at the end of the piece are pushed too.
         begins_at: how many samples of the epoch come before this piece.
         epoch_samples: how many samples the epoch has.
@@ -26,6 +26,10 @@ class Piece:
     local_steps: int
     begins_at: int
     epoch_samples: int
+
+    def whole_batches(self) -> Positions:
+        """The positions without those at the end that do not fill a batch."""
+        return self.positions[: len(self.positions) // self.batch_size * self.batch_size]
 
 
 class Work(Protocol):

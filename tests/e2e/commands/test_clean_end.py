@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from leash.ps.words import why_stopped
 from support.processes import LEASH, Child, own_processes, pusher, server_process, still_running
 
 DOWN_WITHIN_S = 5.0
@@ -65,7 +67,7 @@ def test_launch(tmp_path: Path, number: signal.Signals, moment: str) -> None:
     if moment == "training":
         summary = json.loads((run / "summary.json").read_text())
         assert summary["steps"] > 0
-        assert summary["ended"] == "SIGTERM"  # which is how a launcher ends its server
+        assert summary["ended"] == number.name  # the launcher hands on what it got
 
 
 def test_a_launcher_killed_with_sigkill_takes_its_processes_along(tmp_path: Path) -> None:
@@ -110,6 +112,9 @@ def test_worker(tmp_path: Path, number: signal.Signals) -> None:
     ):  # fmt: skip
         interrupted.read_until("epoch 1", 60)
         assert end(interrupted, number) < DOWN_WITHIN_S
+        why = why_stopped(signal.Signals(number).name)
+        said = rf"leash worker 1: {why}, in epoch \d+ of 100000 after \d+ steps; the same command"
+        assert any(re.match(said, line) for line in interrupted.lines), interrupted.lines
         assert other.wait(60) == 0, "\n".join(other.lines)
         assert server.wait(10) == 0
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]

@@ -28,6 +28,10 @@ def free_port() -> int:
             return port
 
 
+def read_lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").splitlines()
+
+
 @needs_mnist
 @pytest.mark.timeout(180)
 def test_the_demos_command_lines_run_unchanged(tmp_path: Path) -> None:
@@ -55,6 +59,17 @@ def test_the_demos_command_lines_run_unchanged(tmp_path: Path) -> None:
     assert (summary["policy"], summary["bound"]) == ("bsp", 0)
     assert (summary["model"], summary["dataset"]) == ("mnist_cnn", "mnist")
     assert summary["samples"] == 3000
+    (epoch,) = [line.split("\t") for line in read_lines(run / "trainlossMnistCNN.txt")]
+    losses = [json.loads((out / f"worker-{rank}.json").read_text())["loss_by_epoch"][0]
+              for rank in (1, 2, 3)]  # fmt: skip
+    assert float(epoch[1]) == pytest.approx(sum(losses) / 3, rel=1e-6)
+    assert 0 < float(epoch[3]) == float(epoch[4]) <= summary["train_seconds"]
+    accuracy = f"{summary['test_accuracy']:.4%}"
+    assert (epoch[0], epoch[2], epoch[5:]) == ("0", "0.0", ["0", accuracy])
+    steps = [list(map(int, line.split("\t"))) for line in read_lines(run / "stalenessMnistCNN.txt")]
+    assert len(steps) == summary["steps"]
+    assert sum(samples for _, _, samples, _ in steps) == 3000
+    assert {(epoch, staleness) for epoch, _, _, staleness in steps} == {(0, 0)}
     for rank in (1, 2, 3):
         left = json.loads((out / f"worker-{rank}.json").read_text())
         assert left["samples"] == 1000

@@ -16,7 +16,7 @@ from leash.ps.errors import UsageError
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.options_table import MAX_GROUPS
 from leash.worker import PSOptimizer
-from support.cutter import Cutter
+from support.relays import Relay
 from support.servers import serving
 
 STEPS = 12
@@ -212,15 +212,15 @@ def test_over_two_shards_and_connections_that_break_each_step_goes_by_its_own_op
     model = build()
     with serving(policy="asp", chunk_kib=64, shards=2, **OPTIMIZERS["sgd"][0]) as server:
         ports = server.server.shards.ports
-        cutters = [Cutter(port) for port in ports]
-        ports[:] = [cutter.port for cutter in cutters]
+        relays = [Relay(port) for port in ports]
+        ports[:] = [relay.port for relay in relays]
         groups = groups_of(model, OWN["sgd"])
         try:
             with PSOptimizer(groups, server.address, rank=1, transport=transport) as own:
-                train(model, own, SCHEDULERS["cosine"](own), between=lambda s: cutters[s % 2].cut())
+                train(model, own, SCHEDULERS["cosine"](own), between=lambda s: relays[s % 2].cut())
         finally:
-            for cutter in cutters:
-                cutter.close()
+            for relay in relays:
+                relay.close()
     assert difference(flat(model), alone("sgd", "cosine")) < 1e-10
 
 
@@ -341,7 +341,7 @@ def test_with_overlap_a_rate_that_changes_between_backward_and_step_is_an_error(
         optimizer.begin_step(samples=BATCH)
         nn.functional.cross_entropy(model(inputs), targets).backward()
         optimizer.param_groups[0]["lr"] = 0.01
-        with pytest.raises(UsageError, match="lr=0.01 was set after gradients of this step had"):
+        with pytest.raises(UsageError, match=r"lr=0\.01 was set after gradients of this step had"):
             optimizer.step()
         optimizer.param_groups[0]["lr"] = 0.05
         optimizer.step()

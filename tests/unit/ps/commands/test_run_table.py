@@ -84,7 +84,7 @@ def test_a_finished_run_says_so() -> None:
 
 
 def test_a_stopping_run_says_why() -> None:
-    assert "ending: timeout" in drawn(run_table(state(stopping="timeout")))
+    assert "ending: its time was over" in drawn(run_table(state(stopping="timeout")))
 
 
 def test_only_the_newest_ten_epochs_are_listed() -> None:
@@ -135,7 +135,7 @@ def test_the_last_picture_has_the_figures_of_the_summary() -> None:
 def test_the_last_picture_of_an_interrupted_run_says_what_ended_it() -> None:
     last = with_summary(state(table=[row(1)]), {**SUMMARY, "ended": "SIGINT"})
     assert not last["finished"]
-    assert "ending: SIGINT" in drawn(run_table(last))
+    assert "ending: stopped by Ctrl-C" in drawn(run_table(last))
 
 
 def test_the_result_names_accuracy_speed_waiting_and_lag() -> None:
@@ -145,7 +145,8 @@ def test_the_result_names_accuracy_speed_waiting_and_lag() -> None:
         "waiting         worker 1: 50 %, worker 2: 1 %",
         "largest lag     3",
     ]
-    assert result_lines({**SUMMARY, "ended": "timeout"})[0] == "ended early     timeout"
+    ended = {**SUMMARY, "ended": "timeout"}
+    assert result_lines(ended, 10)[0] == "ended early     its time was over, in epoch 4 of 10"
 
 
 def test_what_was_used_twice_is_told_of() -> None:

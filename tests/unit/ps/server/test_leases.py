@@ -1,16 +1,18 @@
 """Leases against a model of every position, and against the clock of simulated workers."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from leash.ps.errors import HeaderError, PlanMismatchError
+from leash.ps.errors import HeaderError, PlanMismatchError, SupersededError
 from leash.ps.server.leases import Leases
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
+from leash.worker.datasets.base import in_batches
 from support.crew import Crew
 
 SIZE = 60
@@ -108,6 +110,13 @@ def test_a_repeated_request_gets_the_same_answer(leases: Leases) -> None:
     assert second.first == first.count
 
 
+def test_an_old_copy_of_a_request_is_refused_and_grants_nothing(leases: Leases) -> None:
+    orders = [leases.ask(request(1, n), (n - 1) * BATCH, lockstep=False) for n in (1, 2)]
+    with pytest.raises(SupersededError, match="copy of 1"):
+        leases.ask(request(1, 1), BATCH, lockstep=False)
+    assert leases.ask(request(1, 2), BATCH, lockstep=False) is orders[1]
+
+
 @pytest.mark.parametrize("number", [0, 2, 5])
 def test_a_number_that_cannot_be_is_refused(leases: Leases, number: int) -> None:
     with pytest.raises(HeaderError, match=f"expected 1, got {number}"):
@@ -200,6 +209,128 @@ class LeasesModel(RuleBasedStateMachine):
 
 TestLeasesModel = LeasesModel.TestCase
 TestLeasesModel.settings = settings(max_examples=40, stateful_step_count=40)
+
+
+# Nobody is left a single sample.
+
+
+@dataclass
+class Cutter:
+    """A worker that cuts its leases into batches as workers do, and may go between two of them."""
+
+    leases: Leases
+    rank: int
+    batch_size: int
+    size: int
+    number: int = 0
+    answered: int = 0
+    epoch: int = 0
+    batches: list[list[int]] = field(default_factory=list)  # those of its lease that are left
+    is_over: bool = False
+    done: Counter[tuple[int, int]] = field(default_factory=Counter)
+    steps: list[int] = field(default_factory=list)  # how many samples each had
+
+    def go_on(self, speed: float, *, lockstep: bool) -> None:
+        """Takes a step, or asks for a lease if none is left of the last one."""
+        if self.batches:
+            batch = self.batches.pop(0)
+            self.done.update((self.epoch, position) for position in batch)
+            self.answered += len(batch)
+            self.steps.append(len(batch))
+            return
+        self.number += 1
+        message = Lease(self.rank, 1, self.number, self.size, EPOCHS, self.batch_size, speed)
+        order = self.leases.ask(message, self.answered, lockstep=lockstep)
+        self.is_over = order.order == OVER
+        if order.order == RETURN:
+            self.go()
+        if order.order == TRAIN:
+            self.epoch = order.epoch
+            self.batches = list(in_batches(list(positions(order)), order.batch_size))
+
+    def go(self) -> None:
+        self.leases.release(self.rank, self.answered, 0)
+        self.number, self.batches = 0, []
+
+
+class Crewed(NamedTuple):
+    batch_sizes: list[int]
+    actions: list[tuple[int, bool]]  # (rank, whether it goes)
+    lockstep: bool
+    weighted: bool
+    local_steps: int
+
+
+def train_to_the_end(size: int, crewed: Crewed) -> tuple[Leases, list[Cutter]]:
+    leases = Leases(weighted=crewed.weighted, local_steps=crewed.local_steps)
+    crew = [
+        Cutter(leases, rank, batch_size, size)
+        for rank, batch_size in enumerate(crewed.batch_sizes, start=1)
+    ]
+    for place, goes in crewed.actions:
+        worker = crew[place % len(crew)]
+        worker.go() if goes else worker.go_on(40.0 * worker.rank, lockstep=crewed.lockstep)
+    for _ in range(10 * EPOCHS * size + 100):
+        for worker in crew:
+            if not worker.is_over:
+                worker.go_on(40.0 * worker.rank, lockstep=crewed.lockstep)
+    assert all(worker.is_over for worker in crew)
+    return leases, crew
+
+
+CREWS = st.builds(
+    Crewed,
+    st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([False] * 4 + [True])), max_size=60),
+    st.booleans(), st.booleans(), st.integers(1, 3),
+)  # fmt: skip
+
+
+@given(st.integers(2, 60), CREWS)
+@settings(max_examples=200)
+def test_no_step_has_a_single_sample_whoever_asks_for_how_many_and_goes(
+    size: int, crewed: Crewed
+) -> None:
+    leases, crew = train_to_the_end(size, crewed)
+    for worker in crew:
+        assert worker.batch_size == 1 or 1 not in worker.steps
+    done = sum((worker.done for worker in crew), Counter[tuple[int, int]]())
+    assert set(done) == {(e, p) for e in range(1, EPOCHS + 1) for p in range(size)}
+    assert done.total() == EPOCHS * size + leases.samples_twice
+    if 1 not in crewed.batch_sizes:
+        assert leases.samples_twice == 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 32])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_whatever_is_left_over_no_batch_is_one_sample_nor_two_too_long(
+    batch_size: int, workers: int
+) -> None:
+    for left_over in range(1, batch_size + 1):
+        size = 4 * batch_size + left_over
+        crewed = Crewed([batch_size] * workers, [], False, False, 1)
+        _, crew = train_to_the_end(size, crewed)
+        steps = [samples for worker in crew for samples in worker.steps]
+        assert sum(steps) == EPOCHS * size
+        assert min(steps) > 1 or batch_size == 1
+        assert max(steps) <= batch_size + 1
+
+
+def test_a_position_that_nobody_else_can_use_is_leased_with_the_one_before_it() -> None:
+    """A worker of batches of one has gone in the middle of positions that others trained on."""
+    leases = Leases(weighted=False, local_steps=1)
+    ones = Cutter(leases, 1, 1, 8)
+    ones.go_on(0.0, lockstep=False)
+    assert ones.batches == [[0], [1]]
+    ones.go_on(0.0, lockstep=False)
+    other = Cutter(leases, 2, 6, 8)
+    other.go_on(0.0, lockstep=False)
+    assert other.batches == [[2, 3, 4, 5, 6, 7]]
+    ones.go()
+    assert leases.samples_twice == 1
+    other.go_on(0.0, lockstep=False)
+    other.go_on(0.0, lockstep=False)
+    assert other.batches == [[0, 1]]
 
 
 # In virtual time.

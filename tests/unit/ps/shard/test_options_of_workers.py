@@ -1,4 +1,4 @@
-"""A push is applied by the options that it names, or not at all, whatever arrives late or is lost."""
+"""A push is applied by the options that it names, or not at all, whatever comes late or is lost."""
 
 import json
 import logging

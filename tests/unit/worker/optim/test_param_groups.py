@@ -1,4 +1,4 @@
-"""What param_groups may say: it becomes a table for the server, or one error that names the mend."""
+"""What param_groups may say: it becomes a table for the server, or an error that names the mend."""
 
 from typing import Any
 
@@ -21,9 +21,7 @@ LAYOUT = Layout(
 class Given:
     """A server with these options, the groups of an optimizer, and the tables that were sent."""
 
-    def __init__(
-        self, *own: dict[str, Any], inner: bool = False, **options: Any
-    ) -> None:
+    def __init__(self, *own: dict[str, Any], inner: bool = False, **options: Any) -> None:
         self.tables: list[OptionsTable] = []
         settings = optimizer_settings(OptimizerGroup(**options))
         members = [("w", torch.zeros(4)), ("b", torch.zeros(2))]

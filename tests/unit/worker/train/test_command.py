@@ -136,6 +136,20 @@ def test_leases_need_all_of_the_data_and_no_share(start: Start) -> None:
     assert worker.trained.share is None
 
 
+@pytest.mark.parametrize(("policy", "samples"), [("bsp", SIZE // 3), ("ssp", SIZE)])
+def test_dropping_every_sample_is_refused_before_it_joins(
+    start: Start, started: Started, policy: str, samples: int
+) -> None:
+    server = make_server(policy)
+    start(server, rank=2, batch_size=samples, drop_last=True)
+    started.joined = {}
+    with pytest.raises(UsageError, match=f"all of this worker's {samples} samples"):
+        start(server, rank=2, batch_size=samples + 1, drop_last=True)
+    assert not started.joined
+    assert started.is_closed
+    start(server, rank=2, batch_size=samples + 1)
+
+
 def test_a_share_that_was_asked_for_is_fixed_even_where_others_lease(start: Start) -> None:
     worker = start(make_server("ssp"), rank=7, hetero_allocation="1-1-4")
     assert len(worker.trained.share) == 40
@@ -171,12 +185,12 @@ def test_a_worker_joins_with_what_its_options_say_and_ends_with_its_trainers_sta
 ) -> None:
     worker = start(
         make_server(), rank=7, ps_ip="10.0.0.1", ps_port=4000, transport="tcp", codec="topk",
-        topk_ratio=0.25, wait_s=9.0, threads=3, slow="0.5", heterogeneity="0.25", time_scale=2.0,
+        topk_ratio=0.25, threads=3, slow="0.5", heterogeneity="0.25", time_scale=2.0,
     )  # fmt: skip
     assert worker.status == 17
     joined = worker.joined
     assert (joined["address"], joined["rank"]) == ("tcp://10.0.0.1:4000", 7)
-    assert (joined["transport"], joined["wait_s"]) == ("tcp", 9.0)
+    assert joined["transport"] == "tcp"
     assert joined["encoding"] == Encoding("topk", 256, 0.25)
     assert sum(p.numel() for p in joined["parameters"].values()) == PARAMETERS
     assert worker.threads == 3

@@ -323,6 +323,18 @@ def test_every_step_weighs_what_its_batch_has() -> None:
     assert (totals.steps, totals.local_steps, totals.samples) == (6, 6, 2 * SIZE)
 
 
+@pytest.mark.parametrize("size", range(1, 11))
+def test_drop_last_leaves_out_what_fills_no_batch(size: int) -> None:
+    share, leases = WHOLE_SPLIT[:size], [lease(0, size)]
+    kept = size - size % BATCH
+    for training in (
+        make_training(share=share, epochs=1, drop_last=True),
+        make_training(leases=leases, epochs=1, drop_last=True),
+    ):
+        training.run()
+        assert training.optimizer.begun == [BATCH] * (kept // BATCH)
+
+
 def test_one_that_takes_anothers_place_goes_on_where_the_run_is() -> None:
     training = make_training(epochs=3, completed=2)
     training.run()
