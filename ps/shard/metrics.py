@@ -28,7 +28,7 @@ TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this o
 
 
 # Errors that are part of a normal run: no peer sent anything wrong.
-NO_REFUSALS: Final = ("stopping", "superseded", "nonfinite")
+NO_REFUSALS: Final = ("stopping", "superseded", "missing_options", "nonfinite")
 
 
 @dataclass(slots=True)

@@ -171,12 +171,6 @@ def test_one_worker_has_the_results_of_torchs_own_optimizer(optimizer: str, sche
         ) as own,
     ):  # fmt: skip
         train(model, own, SCHEDULERS[scheduler](own))
-        reference = OPTIMIZERS[optimizer][1](without_names(groups_of(build(), OWN[optimizer])))
-        for mine, theirs in zip(own.param_groups, reference.param_groups, strict=True):
-            assert theirs.keys() - {"params"} >= mine.keys() - {
-                "params", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum",
-                "dampening", "betas",
-            }  # fmt: skip
     assert difference(flat(model), alone(optimizer, scheduler)) < 1e-10
 
 
@@ -205,22 +199,52 @@ def test_two_workers_have_the_results_of_one_process_on_the_joint_batch(
     assert difference(flat(models[0]), alone(optimizer, scheduler)) < 1e-6
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_param_groups_show_what_torchs_own_optimizer_shows(optimizer: str) -> None:
+    theirs = OPTIMIZERS[optimizer][1](without_names(groups_of(build(), OWN[optimizer])))
+    with (
+        serving(**OPTIMIZERS[optimizer][0]) as server,
+        PSOptimizer(groups_of(build(), OWN[optimizer]), server.address, rank=1) as own,
+    ):
+        for mine, group in zip(own.param_groups, theirs.param_groups, strict=True):
+            # torch has more: how a step is computed, of which the server has no choice.
+            assert mine.keys() - {"params"} <= group.keys()
+            shown = {name: mine[name] for name in mine if name != "params"}
+            assert shown == {name: group[name] for name in shown}
+
+
 @pytest.mark.parametrize("transport", ["tcp", "shm"])
-def test_over_two_shards_and_connections_that_break_each_step_goes_by_its_own_options(
+def test_over_two_shards_and_broken_connections_each_step_goes_by_its_own_options(
     transport: str,
 ) -> None:
+    """A connection breaks with the options on it, with their answer, and between two steps."""
     model = build()
     with serving(policy="asp", chunk_kib=64, shards=2, **OPTIMIZERS["sgd"][0]) as server:
         ports = server.server.shards.ports
         relays = [Relay(port) for port in ports]
         ports[:] = [relay.port for relay in relays]
-        groups = groups_of(model, OWN["sgd"])
+
+        def disturb(step: int) -> None:
+            relay = relays[step // 3 % 2]
+            match step % 3:
+                case 0:
+                    relay.reset_with("options")
+                case 1:
+                    relay.reset_with("options_set")
+                case _:
+                    relay.cut()
+
         try:
+            groups = groups_of(model, OWN["sgd"])
             with PSOptimizer(groups, server.address, rank=1, transport=transport) as own:
-                train(model, own, SCHEDULERS["cosine"](own), between=lambda s: relays[s % 2].cut())
+                train(model, own, SCHEDULERS["cosine"](own), between=disturb)
+                assert own.evictions == 0
+            lost = [relay.met.get_nowait() for relay in relays for _ in range(relay.met.qsize())]
         finally:
             for relay in relays:
                 relay.close()
+        assert server.server.metrics.data.refusals.total() == 0
+    assert sorted(lost) == ["options"] * 4 + ["options_set"] * 4
     assert difference(flat(model), alone("sgd", "cosine")) < 1e-10
 
 
