@@ -93,7 +93,8 @@ class ControlChannel:
             while (answer := self._attempt(frames, deadline_s)) is None:
                 if time.monotonic() >= deadline_s or not is_wanted():
                     raise self._unreachable(timeout_s, connected=self._stands)
-                if self._stands:  # the server is silent on it; otherwise it is still being made
+                # The server is silent on it, or is elsewhere; otherwise it is still being made.
+                if self._stands or self._goes_astray():
                     self._disconnect()
         except BaseException:
             # The answer may still come, and would be taken for that to the next request.
@@ -175,6 +176,12 @@ class ControlChannel:
             self._stands = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             has_broken |= not self._stands
         return has_broken
+
+    def _goes_astray(self) -> bool:
+        """Whether the server has to be reached by the other kind of address since it came up."""
+        assert self._socket is not None
+        over_ipv6 = hosts.needs_ipv6(*host_and_port(self.address))
+        return bool(self._socket.getsockopt(zmq.IPV6)) != over_ipv6
 
     def _unreachable(self, timeout_s: float, *, connected: bool) -> ServerUnreachableError:
         return ServerUnreachableError(_no_answer(self.address, timeout_s, connected=connected))

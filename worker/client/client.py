@@ -31,6 +31,7 @@ import zmq
 from leash._log import logged, say_on_stderr
 from leash.ps.errors import (
     ArgumentError,
+    EvictedError,
     LayoutMismatchError,
     LeashError,
     NotReadyError,
@@ -210,15 +211,7 @@ class Client:
             raise
 
     def _join(self) -> None:
-        role = "worker" if self.rank else "observer"
-        codec = self._encoding.codec
-        codecs = [codec] if codec == "f32" else [codec, "f32"]
-        answer, payload = self._control.request(
-            Hello(role, self.rank, self._name, codecs, 1 + secrets.randbelow(U63_MAX)), Welcome,
-            payload=self.layout.pack(),
-            timeout_s=ANSWER_S if self._wait_s is None else self._wait_s,
-        )  # fmt: skip
-        self.welcome: Welcome = answer
+        self.welcome, payload = self._say_hello()
         served = Layout.unpack(payload or b"")
         if difference := served.first_difference(self.layout):
             raise LayoutMismatchError(difference)
@@ -231,6 +224,20 @@ class Client:
         self._agree_on_codec()
         self._connect()
         self.transport: Transport = self._choose_transport()
+
+    def _say_hello(self) -> tuple[Welcome, bytes | None]:
+        role = "worker" if self.rank else "observer"
+        codec = self._encoding.codec
+        codecs = [codec] if codec == "f32" else [codec, "f32"]
+        timeout_s = ANSWER_S if self._wait_s is None else self._wait_s
+        while True:
+            number = 1 + secrets.randbelow(U63_MAX)
+            hello = Hello(role, self.rank, self._name, codecs, number)
+            # An answer that was lost for so long that the server gave this process up is no loss.
+            with suppress(EvictedError):
+                return self._control.request(
+                    hello, Welcome, payload=self.layout.pack(), timeout_s=timeout_s
+                )
 
     def _connect(self) -> None:
         welcome = self.welcome

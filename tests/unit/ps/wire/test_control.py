@@ -14,10 +14,11 @@ from leash.ps.errors import (
     ServerUnreachableError,
     UsageError,
 )
-from leash.ps.wire import control
+from leash.ps.wire import control, hosts
 from leash.ps.wire.control import ControlChannel, await_state, request_state
 from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import Beat, Beaten, Error, Message, Ok, State, Status
+from leash.ps.wire.sockets import bind, make_router
 from support.answering import Frames, server
 from support.relays import Relay
 
@@ -240,3 +241,22 @@ def test_closing_twice_does_no_harm() -> None:
     channel = ControlChannel("tcp://127.0.0.1:1")
     channel.close()
     channel.close()
+
+
+def test_a_server_that_comes_later_and_by_ipv6_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name stands for both kinds of address, and nobody listened when this began."""
+    looks = iter([False])
+    monkeypatch.setattr(hosts, "needs_ipv6", lambda *_: next(looks, True))
+    monkeypatch.setattr(control, "RETRY_S", SOON_S)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    with make_router(context, 8, 4096) as router:
+        address = f"tcp://[::1]:{bind(router, '[::1]', 0)}"
+        with ControlChannel(address) as channel:
+            answers: list[Message] = []
+            asker = threading.Thread(target=lambda: answers.append(channel.request(BEAT, Ok)[0]))
+            asker.start()
+            route, _ = router.recv_multipart()
+            router.send_multipart([route, OK])
+            asker.join()
+    context.destroy(linger=0)
+    assert answers == [Ok(1, 0, 0, True)]
