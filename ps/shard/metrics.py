@@ -208,7 +208,11 @@ class Metrics:
         self._events.write("options", worker=worker, groups=groups, **slots)
 
     def note_different_options(self, step: int, workers: list[int]) -> None:
-        """Notes that workers gave different options for one step."""
+        """Notes, and says, that two workers gave different options for one step."""
+        LOG.warning(
+            "workers %d and %d have different options for their parameter groups, from step %d on; "
+            "each mean goes by those of the lowest rank in it", *workers, step,
+        )  # fmt: skip
         self._events.write("options_differ", step=step, workers=workers)
 
     def count_refusal(self, error: ProtocolError) -> None:

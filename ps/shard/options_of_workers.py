@@ -1,6 +1,5 @@
 """The options for parameter groups that workers gave: which pushes go by which."""
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel
 from leash.ps.wire.messages import GroupOptions, Push, PushPull
 from leash.ps.wire.options_table import OptionsTable, core_clamps, core_group
-
-LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +118,7 @@ class OptionsOfWorkers:
             self._newest = (msg.step, msg.worker, table)
         elif msg.step == step and table != others and not self._has_told_difference:
             self._has_told_difference = True
-            ranks = sorted((worker, msg.worker))
-            self._metrics.note_different_options(msg.step, ranks)
-            LOG.warning(
-                "workers %d and %d have different options for their parameter groups, from step "
-                "%d on; each mean goes by those of the lowest rank in it", *ranks, msg.step,
-            )  # fmt: skip
+            self._metrics.note_different_options(msg.step, sorted((worker, msg.worker)))
 
 
 def _is_repeated(model: ServedModel, msg: PushPull | Push) -> bool:

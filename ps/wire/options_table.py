@@ -19,7 +19,7 @@ from leash.ps._core import AdagradOptions, AdamOptions, SgdOptions, SumOptions
 from leash.ps.errors import OptionsError, PayloadSizeError, shown
 from leash.ps.wire.layout import MAX_SLOTS
 
-MAX_GROUPS: Final = 256  # a byte names one
+MAX_OPTION_GROUPS: Final = 256  # a byte names one
 # Optimizer ▸ the options that a group may have of its own. What else an optimizer has is the same
 # for all slots.
 GROUP_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
@@ -34,8 +34,8 @@ PAIRS: Final = ("betas", "clamp")
 CLAMP: Final = "clamp"  # (least, most): every value is brought into this range after an update
 
 _LIMITS: Final = {
-    "max_str_len": 32, "max_bin_len": MAX_SLOTS, "max_array_len": MAX_GROUPS, "max_map_len": 16,
-    "max_ext_len": 0,
+    "max_str_len": 32, "max_bin_len": MAX_SLOTS, "max_array_len": MAX_OPTION_GROUPS,
+    "max_map_len": 16, "max_ext_len": 0,
 }  # fmt: skip
 
 GroupValues = Mapping[str, Any]

@@ -14,7 +14,7 @@ from leash.ps.wire.options_table import (
     CLAMP,
     FLAGS,
     GROUP_OPTIONS,
-    MAX_GROUPS,
+    MAX_OPTION_GROUPS,
     PAIRS,
     OptionsTable,
     core_group,
@@ -115,8 +115,8 @@ class ParamGroups:
         self._fixed: Final = self.defaults.keys() - set(GROUP_OPTIONS[self._optimizer])
         self._has_inner: Final = has_inner
         self._use: Final = use
-        if len(named) > MAX_GROUPS:
-            raise UsageError(f"PSOptimizer: {len(named)} groups, of at most {MAX_GROUPS}")
+        if len(named) > MAX_OPTION_GROUPS:
+            raise UsageError(f"PSOptimizer: {len(named)} groups, of at most {MAX_OPTION_GROUPS}")
         group_of = {name: i for i, group in enumerate(named) for name, _ in group["params"]}
         # Buffers are values that nothing optimizes; the byte of their slots is not looked at.
         self._group_of_slot: Final = bytes(group_of.get(slot.name, 0) for slot in layout.slots)

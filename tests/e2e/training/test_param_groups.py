@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 
 from leash.ps.errors import UsageError
 from leash.ps.runs.rundir import RunDir
-from leash.ps.wire.options_table import MAX_GROUPS
+from leash.ps.wire.options_table import MAX_OPTION_GROUPS
 from leash.worker import PSOptimizer
 from support.relays import Relay
 from support.servers import serving
@@ -386,7 +386,7 @@ def test_groups_with_an_inner_optimizer_are_that_ones() -> None:
 
 
 def test_each_of_the_most_groups_goes_by_its_own_rate() -> None:
-    layers = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(MAX_GROUPS))
+    layers = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(MAX_OPTION_GROUPS))
     groups = [{"params": [(f"{i}.weight", layer.weight)], "lr": 0.5 / (i + 1)}
               for i, layer in enumerate(layers)]  # fmt: skip
     with serving(lr=0.1, chunk_kib=64) as server:
@@ -397,5 +397,5 @@ def test_each_of_the_most_groups_goes_by_its_own_rate() -> None:
             before = torch.stack([layer.weight.detach().clone().flatten() for layer in layers])
             optimizer.step()
             after = torch.stack([layer.weight.detach().clone().flatten() for layer in layers])
-        rates = 0.5 / torch.arange(1, MAX_GROUPS + 1).view(-1, 1)
+        rates = 0.5 / torch.arange(1, MAX_OPTION_GROUPS + 1).view(-1, 1)
         torch.testing.assert_close(before - after, rates)
