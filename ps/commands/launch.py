@@ -45,8 +45,9 @@ from leash.ps.processes import (
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
+from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
-from leash.ps.words import DONE, why_stopped
+from leash.ps.words import DONE, INCOMPLETE, why_stopped
 
 POLL_S: Final = 0.5
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
@@ -202,7 +203,7 @@ class Launch:
     def _see_workers_out(self) -> None:
         """Waits, after the server's end, while the workers write their last lines."""
         assert self._server is not None
-        if self._server.returncode == 0:
+        if self._server.returncode not in ASKED_TO_END:
             deadline_s = time.monotonic() + WORKER_END_S
             for worker in self._workers.values():
                 with suppress(TimeoutExpired):
@@ -257,9 +258,8 @@ class Launch:
         status = self._server.wait()
         if status in ASKED_TO_END and not self._gave_up:
             return status
-        if status != 0 and not self._gave_up:
-            raise self._error([self._failure("server", status)])
-        failures = [
+        failures = [self._failure_of_server(status)] if status and not self._gave_up else []
+        failures += [
             self._failure(f"worker-{rank}", worker.returncode)
             for rank, worker in self._workers.items()
             if worker.returncode != 0 and (self._gave_up or not from_outside(worker.returncode))
@@ -269,6 +269,12 @@ class Launch:
         return 0
 
     # What a process printed.
+
+    def _failure_of_server(self, status: int) -> Failure:
+        summary = self._summary()
+        if summary and summary["ended"] == INCOMPLETE:
+            return Failure("not trained", unfinished_text(summary["unfinished"]), status)
+        return self._failure("server", status)
 
     def _failure(self, name: str, status: int) -> Failure:
         has_begun = self._state is not None and self._state["started"]

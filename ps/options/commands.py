@@ -7,8 +7,8 @@ from typing import ClassVar
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import check_server_address
 from leash.ps.options.base import Options, check_positive, option
-from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
-from leash.ps.options.optimizer import OptimizerGroup
+from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
+from leash.ps.options.outer_optimizer import OuterOptimizerGroup
 from leash.ps.options.plan import PlanGroup, choose_data_plan
 from leash.ps.options.rule import RuleGroup
 from leash.ps.options.server import (
@@ -51,17 +51,16 @@ class LaunchGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions(
-    LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, StalenessGroup,
-    InnerOptimizerGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup, RunGroup,
+    LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
+    StalenessGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup, RunGroup,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
     def check(self) -> None:
         super().check()
         self.rule.require_workers(self.workers)
-        check_softens(self, self.optimizer, self.rule)
+        check_softens(self, optimizer_on_server(self), self.rule)
         _ = self.slownesses, self.ratios  # reading them raises UsageError if they are wrong
-        check_inner_belongs(self, self.local_steps)
         if self.hetero_allocation is not None:
             parse_allocation(self.hetero_allocation, self.workers)
         data_plan_of(self)

@@ -22,6 +22,7 @@ from jsonargparse import (  # type: ignore[attr-defined]  # it exports ActionCon
 
 from leash.ps.errors import UsageError
 from leash.ps.options.base import expand_home, flag, groups, is_argument, takes_many
+from leash.ps.options.outer_optimizer import renamed_option, with_todays_rates
 from leash.ps.options.rule import with_new_names
 
 _MEANING: Final = {
@@ -171,7 +172,9 @@ def _by_new_names(path: str) -> str:
         settings = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return path
-    if not isinstance(settings, dict) or (renamed := with_new_names(settings)) == settings:
+    if not isinstance(settings, dict):
+        return path
+    if (renamed := with_todays_rates(with_new_names(settings))) == settings:
         return path
     return yaml.safe_dump(renamed)
 
@@ -230,6 +233,8 @@ def _misused_option(parser: OneLineParser, found: Found) -> str:
 
 
 def _unknown_argument(parser: OneLineParser, found: Found) -> str:
+    if (renamed := renamed_option(found[1].partition("=")[0])) is not None:
+        return renamed
     chosen = _below(parser, (parser.args or [""])[0])
     known = [name for action in chosen._actions for name in action.option_strings]
     kind = "option" if found[1].startswith("-") else "argument"

@@ -33,8 +33,9 @@ class PlanGroup(Options):
     )
     local_steps: str = option(
         "1",
-        "steps of a worker's own optimizer between two pushes; auto: fewer for slower workers, so "
-        "that all push at about the same time (it takes leases by default)",
+        "steps that a worker takes itself between two pushes, by --optimizer and --lr; what they "
+        "have changed is pushed, and the server applies it by --outer-lr. auto: fewer for slower "
+        "workers, so that all push at about the same time (it takes leases by default)",
         metavar="N|auto",
     )
 
@@ -69,11 +70,6 @@ def parse_local_steps(text: str) -> int | None:
     if text.isdecimal() and 1 <= int(text) <= MAX_LOCAL_STEPS:
         return int(text)
     raise UsageError(f"--local-steps {text}: give auto, or a number from 1 to {MAX_LOCAL_STEPS}")
-
-
-def has_local_steps(options: Options) -> bool:
-    """Whether workers take local steps, so that they push differences instead of gradients."""
-    return isinstance(options, PlanGroup) and takes_local_steps(options.local_steps)
 
 
 def takes_local_steps(text: str) -> bool:

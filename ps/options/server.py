@@ -11,7 +11,8 @@ from typing import ClassVar, Final
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, check_ports, parse_learners
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
-from leash.ps.options.optimizer import OptimizerGroup
+from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
+from leash.ps.options.outer_optimizer import OuterOptimizerGroup
 from leash.ps.options.plan import PlanGroup
 from leash.ps.options.rule import RuleGroup
 from leash.ps.options.staleness import StalenessGroup, check_softens
@@ -150,12 +151,12 @@ def check_shards(shards: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions(
-    ServerGroup, RuleGroup, PlanGroup, OptimizerGroup, StalenessGroup, TaskGroup,
-    RunGroup, TimeScaleGroup,
+    ServerGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup, StalenessGroup,
+    TaskGroup, RunGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Keep the parameters, and apply what workers push."""
 
     def check(self) -> None:
         super().check()
         self.rule.require_workers(len(parse_learners(self.learners, self.workers)))
-        check_softens(self, self.optimizer, self.rule)
+        check_softens(self, optimizer_on_server(self), self.rule)

@@ -1,6 +1,6 @@
 """The options of `leash worker`, with their defaults: its place in the run, training, transport.
 
-Those of model, data and time scale are in task.py, those of local steps in inner_optimizer.py.
+Those of model, data and time scale are in task.py; how fast it learns, the server tells it.
 `WorkerOptions` puts all groups together; `batch_size` is `--batch-size` on the command line.
 """
 
@@ -17,7 +17,6 @@ from leash.ps.options.addresses import (
     parse_learners,
 )
 from leash.ps.options.base import Options, check_positive, option
-from leash.ps.options.inner_optimizer import InnerOptimizerGroup
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
 from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP, Slowness
@@ -138,8 +137,8 @@ class RankGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions(
-    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, InnerOptimizerGroup, TransportGroup,
-    SlownessGroup, TimeScaleGroup,
+    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, TransportGroup, SlownessGroup,
+    TimeScaleGroup,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 

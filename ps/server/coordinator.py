@@ -22,9 +22,12 @@ from leash.ps.errors import (
     shown,
 )
 from leash.ps.options.addresses import shown_learners
+from leash.ps.options.optimizer import optimizer_on_server
+from leash.ps.options.plan import LEASE
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.staleness import check_softens
 from leash.ps.policy import Rule, rule_from_message
+from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.server.settings import run_settings
 from leash.ps.server.shards import Shards
@@ -48,11 +51,11 @@ from leash.ps.wire.messages import (
     Status,
     Welcome,
 )
-from leash.ps.words import BYE_REASONS, DONE, EVICTED, REPLACED
+from leash.ps.words import BYE_REASONS, DONE, EVICTED, REPLACED, TIMED_OUT
 
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
-REPORT_KINDS: Final = ("training", "epoch", "evaluation")
+REPORT_KINDS: Final = ("plan", "training", "epoch", "evaluation")
 ControlAnswer: TypeAlias = tuple[Message, bytes | None]
 Handler: TypeAlias = Callable[[Message, bytes | None], ControlAnswer]
 
@@ -183,7 +186,7 @@ class Coordinator:
                 msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
             )
             rule.require_workers(len(self._members.ranks))
-            check_softens(self._options, self._options.optimizer, rule)
+            check_softens(self._options, optimizer_on_server(self._options), rule)
         except UsageError as error:
             raise HeaderError(f"set: {error}") from error
         if rule != self.rule:
@@ -222,7 +225,7 @@ class Coordinator:
 
     @property
     def finished(self) -> bool:
-        """Whether training is over: no worker is live any more, and one of them was done."""
+        """Whether training is over: nobody is live, and one had come to the end of its work."""
         over = self._members.any_done or bool(self.stopping)
         return self._metrics.started and not self._members.live and over
 
@@ -236,6 +239,15 @@ class Coordinator:
     def data_plan(self) -> str:
         """The data plan that the workers follow: leases, if any of them has asked for one."""
         return self._desk.data_plan
+
+    def unfinished(self) -> list[Unfinished]:
+        """What this run was asked to train, as far as it is known, and has not trained by now."""
+        if not self._metrics.started:
+            return []
+        states = {member.state for member in self._members.workers.values()}
+        of_leases = TIMED_OUT if TIMED_OUT in states and states <= {DONE, TIMED_OUT} else ""
+        shares = [self._unfinished_share(member) for member in self._members.workers.values()]
+        return [*self._desk.unfinished(of_leases), *(part for part in shares if part is not None)]
 
     def evict(self, worker: int) -> None:
         """Evicts a worker that broke the contract."""
@@ -255,6 +267,7 @@ class Coordinator:
             "learners": shown_learners(self._members.ranks, None),
             "started": self._metrics.started,
             "finished": self.finished,
+            "unfinished": [u.as_dict() for u in self.unfinished()] if self.finished else [],
             "stopping": self.stopping,
             "missing": [] if self._metrics.started else self._members.missing,
             "observers": len(self._members.observers),
@@ -290,6 +303,21 @@ class Coordinator:
                 # a short run ends before the other shards' next counts come by themselves.
                 with suppress(ShardLostError):  # the loop ends a run that has lost a shard
                     self._shards.count_up()
+
+    def _unfinished_share(self, member: Member) -> Unfinished | None:
+        """What is left of this worker's own share; None if it is nothing, or it has no share."""
+        counts = self._metrics.workers[member.worker]
+        if counts.planned_epochs:
+            epochs, samples = counts.epochs_left, counts.samples_left
+            if not epochs:
+                return None
+            return Unfinished(member.worker, member.state, ranges(epochs), samples)
+        # A loop of the user's own has told no plan: it alone knows whether it is done. What a
+        # worker with leases has not done others do, and so it is where statistics are summed (EM).
+        others_do_it = self._desk.data_plan == LEASE or self._options.optimizer == "sum"
+        if member.state == DONE or others_do_it:
+            return None
+        return Unfinished(member.worker, member.state, "", None)
 
     @property
     def _initializer(self) -> int | None:

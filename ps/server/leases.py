@@ -50,9 +50,14 @@ class EpochPositions:
         return sum(map(len, self._free))
 
     @property
+    def left(self) -> int:
+        """How many positions are not done."""
+        return self._size - self._done
+
+    @property
     def is_complete(self) -> bool:
         """Whether all positions are done."""
-        return self._done == self._size
+        return self.left == 0
 
     def take(self, most: int) -> range:
         """Takes a range of free positions, about `most` at most. REQUIRES: some are free.
@@ -170,6 +175,13 @@ class Leases:
         left = len(holder.held) - (answered - holder.answered)
         self.samples_twice += max(0, min(applied, left))
         self.samples_twice += self._finish(holder, len(holder.held) - max(0, left))
+
+    def left(self) -> dict[int, int]:
+        """How many samples of each epoch that is not completed are not done: epoch ▸ samples."""
+        return {
+            number: self._epochs[number].left if number in self._epochs else self._size
+            for number in range(self.completed + 1, self._planned + 1)
+        }
 
     # How it is done.
 

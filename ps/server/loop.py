@@ -23,7 +23,7 @@ from leash.ps.datafiles.required import require_data
 from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
-from leash.ps.options.optimizer import with_rates
+from leash.ps.options.optimizer import optimizer_on_server, with_rates
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import MAY_STALL, VERSIONS, Rule
 from leash.ps.processes import keep_memory
@@ -31,6 +31,7 @@ from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
+from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.server.announcement import how_to_join
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator
@@ -54,7 +55,15 @@ from leash.ps.wire.sockets import (
     parts,
     receive,
 )
-from leash.ps.words import DONE, FAILED, epoch_after, why_stopped
+from leash.ps.words import (
+    DONE,
+    FAILED,
+    INCOMPLETE,
+    TIMED_OUT,
+    accuracy_text,
+    epoch_after,
+    why_stopped,
+)
 
 TICK_S: Final = 0.2
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
@@ -158,7 +167,8 @@ class Server:
 
     def _resume(self, path: str) -> None:
         try:
-            open_checkpoint(path, self._options.optimizer, self.shards.require_layout)
+            optimizer = optimizer_on_server(self._options)
+            open_checkpoint(path, optimizer, self.shards.require_layout)
             self.shards.count_up()  # so that no worker is asked for first values
         except BaseException:
             self._remote.close()
@@ -177,10 +187,20 @@ class Server:
                 if self._now() >= self._next_tick_s:
                     self._tick()
             self._count_up()
-            self._ended = self.coordinator.stopping or DONE
+            self._ended = self.coordinator.stopping or self._own_end()
         finally:
             self._close()
         return self._status
+
+    def _own_end(self) -> str:
+        """The word for the end of a run whose workers have all left by themselves."""
+        unfinished = self.coordinator.unfinished()
+        if not unfinished:
+            return DONE
+        if all(part.state == TIMED_OUT for part in unfinished):
+            return TIMED_OUT
+        self._status = 1
+        return INCOMPLETE
 
     def stop(self, reason: str, status: int) -> None:
         """Ends the run soon: tells all members, and gives them a moment to say bye."""
@@ -352,11 +372,10 @@ class Server:
         self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
         self._show("epoch", self.metrics.epoch, lambda e: f"epoch {e} is complete")
         for evaluation in self.metrics.evaluations[-1:]:
-            kind, figure = "loss", evaluation.loss
+            told = "loss not finite" if evaluation.loss is None else f"loss {evaluation.loss:.4f}"
             if evaluation.accuracy is not None:
-                kind, figure = "accuracy", evaluation.accuracy
-            told = "not finite" if figure is None else f"{figure:.4f}"
-            self._show("evaluation", f"test {kind} {told} after epoch {evaluation.epoch}", str)
+                told = f"accuracy {accuracy_text(evaluation.accuracy)}"
+            self._show("evaluation", f"test {told} after epoch {evaluation.epoch}", str)
         if self._now() >= self._next_progress_s:
             self._next_progress_s = self._now() + PROGRESS_S
             rate = self.metrics.steps / max(self.metrics.train_seconds, 1e-9)
@@ -376,11 +395,18 @@ class Server:
 
     def _say_end(self) -> None:
         how_far = f"ended after {self.metrics.steps} steps"
-        if why := self.coordinator.stopping:
+        if self._ended == INCOMPLETE:  # in no epoch: those who stayed came to their end
+            how_far += f": {INCOMPLETE}"
+        elif self._ended != DONE:
             epoch = epoch_after(self.metrics.epoch, self._options.epochs)
-            self._say(f"{how_far}, in {epoch}: {why_stopped(why)}")
-        else:
-            self._say(how_far)
+            how_far += f", in {epoch}: {why_stopped(self._ended)}"
+        if unfinished := self._unfinished():
+            how_far += f": not trained: {unfinished_text(unfinished)}"
+        self._say(how_far)
+
+    def _unfinished(self) -> list[dict[str, Any]]:
+        """What this run has not trained, in the form of summary.json."""
+        return [part.as_dict() for part in self.coordinator.unfinished()]
 
     def _say_how_to_go_on(self, run_dir: RunDir) -> None:
         """Says the command line that goes on with a run that has ended early."""
@@ -415,7 +441,7 @@ class Server:
         settings = summary_settings(
             self._options, self.rule, self.members.ranks, self.coordinator.data_plan
         )
-        outcome = {"ended": self._ended}
+        outcome = {"ended": self._ended, "unfinished": self._unfinished()}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
         self._checkpoint_epochs()  # an epoch may have completed since the last tick
         self._save(run_dir.checkpoint("final"))

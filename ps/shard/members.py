@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from leash.ps.errors import EvictedError, FencedError, TooManyError, UnknownWorkerError
-from leash.ps.words import DONE, LIVE
+from leash.ps.words import DONE, LIVE, TIMED_OUT
 
 MAX_OBSERVERS: Final = 64
 
@@ -199,5 +199,5 @@ class Members:
 
     @property
     def any_done(self) -> bool:
-        """Whether any worker has left after all of its work."""
-        return any(m.state == DONE for m in self.workers.values())
+        """Whether any worker has left because its work, or the time for it, was over."""
+        return any(m.state in (DONE, TIMED_OUT) for m in self.workers.values())

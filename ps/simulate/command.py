@@ -18,7 +18,7 @@ from leash.ps.errors import UsageError
 from leash.ps.options.base import make_folder
 from leash.ps.simulate.options import SimulateOptions
 from leash.ps.simulate.prediction import Prediction, batches_of, predict
-from leash.ps.words import duration, percent
+from leash.ps.words import FIGURES_ARE, duration, percent
 
 MIN_WIDTH: Final = 120  # columns
 
@@ -79,6 +79,7 @@ def _show(predictions: list[Prediction], options: SimulateOptions) -> None:
     # The table is whole however narrow the terminal is: a cell that is cut is of no use.
     console = Console(width=max(Console().width, MIN_WIDTH))
     console.print(table)
+    console.print(Text(FIGURES_ARE, "dim"))
 
 
 _COLUMNS: Final[dict[str, Callable[[Prediction], str]]] = {

@@ -194,10 +194,10 @@ class Report(Message):
     verb = "report"
     worker: Id
     incarnation: Count
-    kind: Word  # "training", "epoch" (a worker completed one), "evaluation" (an observer's)
-    epoch: Epoch  # the one that this worker completed, or that was evaluated
+    kind: Word  # "plan", "training", "epoch" (a worker completed one), "evaluation" (an observer's)
+    epoch: Epoch  # the one that this worker completed, or that was evaluated; a plan's last
     step: Count
-    samples: Count  # how many it has trained on so far, or evaluated
+    samples: Count  # how many it has trained on so far, or evaluated, or has in its share
     loss: float  # the mean per sample since the last report, or over the test set
     accuracy: float  # on the test set, from 0 to 1
     compute_s: float  # spent so far on forward, backward and data
@@ -239,7 +239,7 @@ class Bye(Message):
     verb = "bye"
     worker: Id
     incarnation: Count
-    reason: Word  # "done", "stopped" or "failed"
+    reason: Word  # "done", "timeout", "stopped" or "failed"
 
 
 @dataclass(frozen=True, slots=True)

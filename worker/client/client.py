@@ -597,7 +597,7 @@ class Client:
         A second call does nothing, nor does one in a process that was forked from this client's.
 
         Args:
-            reason: "done", "stopped" or "failed".
+            reason: "done", "timeout", "stopped" or "failed".
         """
         if self._closed or not self.is_own_process:
             return

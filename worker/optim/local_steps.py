@@ -236,6 +236,33 @@ class LocalSteps:
             raise self._failure
 
 
+def takes_differences(settings: dict[str, Any]) -> bool:
+    """Whether a server with these settings takes what local steps have changed, not gradients."""
+    return settings.get("outer_lr") is not None
+
+
+def check_served(inner: Any, settings: dict[str, Any]) -> None:
+    """Refuses to push to a server what it would take for something else.
+
+    Args:
+        inner: the inner optimizer, if there is one.
+        settings: the run's, as the server tells them.
+
+    Raises:
+        UsageError: the server takes differences and there is no inner optimizer, or the contrary.
+    """
+    if inner is not None and not takes_differences(settings):
+        raise UsageError(
+            "inner: this server would take its changes for gradients, and apply them by --lr; "
+            "start the server with --local-steps N, such as 8, or for one step with --outer-lr 1"
+        )
+    if inner is None and takes_differences(settings):
+        raise UsageError(
+            "PSOptimizer: this server was started with --local-steps or --outer-lr, so it takes "
+            "what an inner optimizer has changed and no gradients; make PSOptimizer with inner=..."
+        )
+
+
 def check_local(
     inner: Any, local_steps: int, named: list[tuple[str, Tensor]], *, overlap: bool
 ) -> None:

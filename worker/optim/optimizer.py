@@ -46,9 +46,11 @@ from leash.worker.optim.arguments import (
     require_step_without_closure,
     require_values,
 )
-from leash.worker.optim.local_steps import LocalSteps, check_local
+from leash.worker.optim.local_steps import LocalSteps, check_local, check_served
 from leash.worker.optim.param_groups import (
     HYPERPARAMETERS,
+    OUTER_HYPERPARAMETERS,
+    InnersGroups,
     ParamGroups,
     named_groups,
     unnamed,
@@ -68,7 +70,8 @@ class PSOptimizer(torch.optim.Optimizer):
     """Trains a torch model through a parameter server: step() pushes gradients, pulls parameters.
 
     The optimizer itself runs on the server: its kind, learning rate and so on are options of
-    ``leash server``. ``param_groups`` shows them. A group may have options of its own, and what a
+    ``leash server``. ``param_groups`` shows them (with an inner optimizer, those of the
+    server's over its changes, and nothing can be changed there). A group may have options of its own, and what a
     scheduler or you write there holds from the next step on; under bsp each mean goes by what the
     worker of the lowest rank says. What cannot be is an error that names the mend: an option of
     another optimizer, a momentum where the server keeps none, a rate that changes here while the
@@ -149,8 +152,9 @@ class PSOptimizer(torch.optim.Optimizer):
                 statistics): after each step every worker has those that were pushed last.
             overlap: send gradients while backward computes others; see `begin_step`.
             inner: an optimizer over these parameters, which takes this worker's steps. What it
-                changes is pushed, and applied by the server's optimizer as if it were a gradient:
-                with sgd, lr 1, as it is. Its rate may be scheduled as ever; its state stays here.
+                changes is pushed, and the server applies it by its ``--outer-lr``: 1 takes it as
+                it is. Its rate may be scheduled as ever; its state stays here. The server has to
+                be one of ``--local-steps`` or ``--outer-lr``.
             local_steps: how many steps of `inner` make one push; 1 without `inner`.
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
@@ -167,8 +171,9 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             TypeError: an argument has a name that no optimizer knows.
             UsageError: parameters have no names or no values, or are not floating-point; there is
-                nothing to train; a group has an option that the server's optimizer cannot have; or
-                `inner` steps over something else, or needs a closure.
+                nothing to train; a group has an option that the server's optimizer cannot have; `inner` steps over something
+                else, or needs a closure; or the server was not started for one (or only for one,
+                and there is none).
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
@@ -176,7 +181,7 @@ class PSOptimizer(torch.optim.Optimizer):
             ProtocolError: the server refuses, and says why.
         """
         rank = checked_rank(rank, least=1)
-        refuse_options(options, HYPERPARAMETERS)
+        refuse_options(options, (*HYPERPARAMETERS, *OUTER_HYPERPARAMETERS))
         require_parameters(params)
         require_step_without_closure(inner)
         groups = named_groups(params)
@@ -203,12 +208,15 @@ class PSOptimizer(torch.optim.Optimizer):
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0
         try:
-            param_groups = ParamGroups(
-                self.client.settings, groups, self._slabs.layout, self.client.set_options,
-                has_inner=inner is not None,
-            )  # fmt: skip
-            super().__init__(list(map(unnamed, groups)), dict(param_groups.defaults))
-            self._groups: Final = param_groups
+            check_served(inner, self.client.settings)
+            settings, layout = self.client.settings, self._slabs.layout
+            self._groups: Final = (
+                ParamGroups(settings, groups, layout, self.client.set_options)
+                if inner is None
+                else InnersGroups(settings, groups)
+            )
+            super().__init__(list(map(unnamed, groups)), dict(self._groups.defaults))
+            self._has_begun = True
             self.client.begin(self._slabs.parameters, on_wait)
             self._slabs.scatter()
             self._path: Final[StepPath] = (
@@ -418,7 +426,8 @@ class PSOptimizer(torch.optim.Optimizer):
         does one in a process that was forked from this one.
 
         Args:
-            reason: "done", "stopped" or "failed"; the server writes it into the run's events.
+            reason: "done", "timeout", "stopped" or "failed"; the server writes it into the run's
+                events, and a run whose workers were not all done does not end as "done".
 
         Raises:
             LeashError: what `flush` raises; the run is left all the same.
@@ -457,7 +466,7 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             UsageError: the run has begun.
         """
-        if hasattr(self, "_groups"):
+        if hasattr(self, "_has_begun"):
             raise UsageError("PSOptimizer: parameters cannot be added once the run has begun")
         _ADD_PARAM_GROUP(self, param_group)
 

@@ -20,12 +20,15 @@ from leash.ps.wire.options_table import (
     core_group,
 )
 
-# The settings of the server's optimizer, of those that it has: `welcome` tells them, and
-# param_groups shows them.
+# The settings of the optimizer that learns from samples, of those that it has: `welcome` tells
+# them, and param_groups shows them.
 HYPERPARAMETERS: Final = (
     "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "betas", "eps",
     "amsgrad", "lr_decay", "initial_accumulator_value",
 )  # fmt: skip
+# Those of the server's optimizer if the learning is an inner optimizer's: param_groups shows them
+# instead.
+OUTER_HYPERPARAMETERS: Final = ("outer_lr", "outer_momentum", "outer_nesterov")
 # Options of torch's optimizers that say how they compute in this process, where none runs.
 IMPLEMENTATION: Final = frozenset(
     ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
@@ -72,16 +75,59 @@ def unnamed(group: dict[str, Any]) -> dict[str, Any]:
     return {**group, "params": [tensor for _, tensor in group["params"]]}
 
 
-def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters of the server's optimizer, in the form that torch gives them.
+def hyperparameters(
+    settings: Mapping[str, Any], names: Iterable[str] = HYPERPARAMETERS
+) -> dict[str, Any]:
+    """Reads hyperparameters from a run's settings.
 
     Args:
-        settings: as the server told them.
+        settings: as the server tells them.
+        names: which to read.
+
+    Returns:
+        Those that the run has, in the form that torch gives them.
     """
-    own = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) is not None}
+    own = {name: settings[name] for name in names if settings.get(name) is not None}
     if "betas" in own:
         own["betas"] = tuple(float(beta) for beta in own["betas"].split(","))
     return own
+
+
+class InnersGroups:
+    """Refuses options in ``param_groups`` where an inner optimizer takes the steps."""
+
+    def __init__(self, settings: Mapping[str, Any], named: Sequence[Group]) -> None:
+        """Checks the groups as they were given.
+
+        Args:
+            settings: of the run, as the server told them.
+            named: the groups as `named_groups` gives them.
+
+        Raises:
+            UsageError: a group has an option.
+        """
+        self.defaults: Final = hyperparameters(settings, OUTER_HYPERPARAMETERS)
+        self.follow(named)
+
+    def follow(self, groups: Sequence[Group], *, has_begun: bool = False) -> None:
+        """Checks that ``param_groups`` says nothing of its own.
+
+        Args:
+            groups: the optimizer's ``param_groups``.
+            has_begun: as for `ParamGroups`; of no account here.
+
+        Raises:
+            UsageError: a group has an option.
+        """
+        for index, group in enumerate(groups):
+            for name in group.keys() & (FOREIGN | IMPLEMENTATION | {CLAMP, *OUTER_HYPERPARAMETERS}):
+                value = group[name]
+                if value is None or value is False or value == self.defaults.get(name):
+                    continue
+                raise UsageError(
+                    f"PSOptimizer: {_told(index, name, value)}: an inner optimizer takes the "
+                    "steps; give that one the groups, their options and the schedulers"
+                )
 
 
 class ParamGroups:
@@ -93,8 +139,6 @@ class ParamGroups:
         named: Sequence[Group],
         layout: Layout,
         use: Callable[[OptionsTable], None],
-        *,
-        has_inner: bool,
     ) -> None:
         """Checks the groups as they were given.
 
@@ -103,7 +147,6 @@ class ParamGroups:
             named: the groups as `named_groups` gives them.
             layout: of the model.
             use: has the server apply the next steps by a table.
-            has_inner: whether an inner optimizer takes the steps, whose own groups then count.
 
         Raises:
             UsageError: a group has an option that it cannot have.
@@ -113,7 +156,6 @@ class ParamGroups:
         self._optimizer: Final[str] = settings["optimizer"]
         # What the optimizer has once, and not for each group.
         self._fixed: Final = self.defaults.keys() - set(GROUP_OPTIONS[self._optimizer])
-        self._has_inner: Final = has_inner
         self._use: Final = use
         if len(named) > MAX_OPTION_GROUPS:
             raise UsageError(f"PSOptimizer: {len(named)} groups, of at most {MAX_OPTION_GROUPS}")
@@ -122,18 +164,12 @@ class ParamGroups:
         self._group_of_slot: Final = bytes(group_of.get(slot.name, 0) for slot in layout.slots)
         self._server: Final = self._plain({**self.defaults, "params": ()}, 0)
         given = [{**self.defaults, **group} for group in named]
-        self._first: Final = tuple(self._plain(group, i) for i, group in enumerate(given))
-        self._current = self._first
-        self._differs = any(group != self._server for group in self._first)
-        for index, (group, values) in enumerate(zip(given, self._first, strict=True)):
+        first = tuple(self._plain(group, i) for i, group in enumerate(given))
+        self._current = first
+        for index, (group, values) in enumerate(zip(given, first, strict=True)):
             self._check(group, values, index)
-        if self._differs and has_inner:
-            raise UsageError(
-                "PSOptimizer: with an inner optimizer, which takes the steps, give the groups' "
-                "options to that one"
-            )
-        if self._differs:
-            self._use(OptionsTable(self._first, self._group_of_slot))
+        if any(group != self._server for group in first):
+            self._use(OptionsTable(first, self._group_of_slot))
 
     def follow(self, groups: Sequence[Group], *, has_begun: bool = False) -> None:
         """Has the next step go by what ``param_groups`` says now.
@@ -156,11 +192,6 @@ class ParamGroups:
             for name in {**before, **group}
             if before.get(name) != group.get(name)
         )
-        if self._has_inner:
-            raise UsageError(
-                f"PSOptimizer: {_told(index, name, now[index].get(name))} was set; with an inner "
-                "optimizer, which takes the steps, change it (or schedule it) there"
-            )
         if has_begun:
             raise UsageError(
                 f"PSOptimizer: {_told(index, name, now[index].get(name))} was set after gradients "

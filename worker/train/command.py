@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -10,8 +11,7 @@ from leash._log import Say, logged
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive, make_folder
-from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
-from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
+from leash.ps.options.plan import STATIC, data_plan_of_worker
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.processes import keep_memory
 from leash.ps.slowness.by_rank import parse_allocation
@@ -19,10 +19,17 @@ from leash.ps.wire.control import ControlChannel, await_state
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.waiting import Waiting
 from leash.worker.datasets import Positions, load_dataset, shares
+from leash.worker.optim.local_steps import takes_differences
 from leash.worker.optim.optimizer import PSOptimizer
+from leash.worker.optim.param_groups import hyperparameters
 from leash.worker.train.slowdown import Slowdown
 from leash.worker.train.task import Task, choose_device, difference, make_model, resolve_task
 from leash.worker.train.trainer import Trainer
+
+INNER_OPTIMIZERS: Final[dict[str, Callable[..., torch.optim.Optimizer]]] = {
+    "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW,
+    "adagrad": torch.optim.Adagrad,
+}  # fmt: skip
 
 
 def run(options: WorkerOptions) -> int:
@@ -47,7 +54,6 @@ def run(options: WorkerOptions) -> int:
     task = resolve_task(options, state)
     if other := difference(task, state):
         say(other)
-    check_inner_belongs(options, state["local_steps"])
     device = choose_device(options.device)
     torch.set_num_threads(options.threads)
     share_of = _share(options, task)
@@ -66,7 +72,7 @@ def run(options: WorkerOptions) -> int:
             seed=task.seed, rank=options.rank,
         )  # fmt: skip
         encoding = Encoding(options.codec, options.int8_block, options.topk_ratio)
-        inner = inner_optimizer(options, model.parameters(), state["local_steps"])
+        inner = inner_optimizer(state, model.parameters())
         overlap = options.overlap and inner is None
         optimizer = PSOptimizer(
             model.named_parameters(), address, options.rank, buffers=model.named_buffers(),
@@ -113,23 +119,17 @@ def _shower(rank: int) -> Say:
 
 
 def inner_optimizer(
-    options: InnerOptimizerGroup, parameters: Iterable[nn.Parameter], local_steps: str
+    settings: dict[str, Any], parameters: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer | None:
     """Makes the optimizer that takes a worker's local steps.
 
     Args:
-        options: its kind, rate, momentum and weight decay.
+        settings: the run's, as the server tells them.
         parameters: the model's.
-        local_steps: how many there are between two pushes, as `--local-steps` takes it.
 
     Returns:
-        That optimizer; None if the run has no local steps, so that every step is a push.
+        That optimizer; None if the run has no local steps, so that every step pushes gradients.
     """
-    if not takes_local_steps(local_steps):
+    if not takes_differences(settings):
         return None
-    lr, weight_decay = options.chosen_inner_lr, options.chosen_inner_weight_decay
-    if options.inner_optimizer == "sgd":
-        momentum = options.inner_momentum
-        return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
-    kind = torch.optim.AdamW if options.inner_optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr, weight_decay=weight_decay)
+    return INNER_OPTIMIZERS[settings["optimizer"]](parameters, **hyperparameters(settings))

@@ -197,7 +197,8 @@ class Board:
         for row in state["table"]:
             worker = row["worker"]
             self.add(f"lag/worker_{worker}", row["lag"], step)
-            self.add(f"waiting/worker_{worker}", row["wait_fraction"], step)
+            if row["wait_fraction"] is not None:
+                self.add(f"waiting/worker_{worker}", row["wait_fraction"], step)
             if row["loss"] is not None:
                 self.add(f"train_loss/worker_{worker}", row["loss"], step)
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from leash.ps.errors import EvictedError
 from leash.ps.wire.messages import OVER, REST, RETURN, Leased
-from leash.worker.datasets import permutation
+from leash.worker.datasets import Positions, permutation
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.work import Piece
 
@@ -80,6 +80,9 @@ class LeaseWork:
     def is_held(self) -> bool:
         """Whether this worker still has its lease: it loses it when it has to say hello again."""
         return self._client.incarnation == self._incarnation
+
+    def lose(self, positions: Positions) -> None:
+        """Does nothing: the server leases these samples again."""
 
     def _next(self) -> Leased:
         """Asks until the server says to train, or that the training is over."""

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import numpy as np
+
 from leash.worker.datasets import Positions, epoch_order
 
 
@@ -43,6 +45,10 @@ class Work(Protocol):
         """Whether the newest piece is still this worker's; if not, others train on its rest."""
         ...
 
+    def lose(self, positions: Positions) -> None:
+        """Notes samples of the newest piece whose push was lost, because of an eviction."""
+        ...
+
 
 class StaticWork:
     """Gives a fixed share of the data, in another order every epoch."""
@@ -68,13 +74,24 @@ class StaticWork:
         self._epochs: Final = range(first_epoch, epochs + 1)
         self._batch_size: Final = batch_size
         self._local_steps: Final = local_steps
+        self._lost: list[Positions] = []
 
     def pieces(self) -> Iterator[Piece]:
-        """Gives one piece for each epoch: the whole share."""
+        """Gives one piece for each epoch, the whole share, and then what was lost of it."""
         for epoch in self._epochs:
             order = epoch_order(self._share, self._seed, self._rank, epoch)
             yield Piece(epoch, order, self._batch_size, self._local_steps, 0, len(order))
+            while self._lost:
+                again, self._lost = np.concatenate(self._lost), []
+                begins_at = len(order) - len(again)
+                yield Piece(
+                    epoch, again, self._batch_size, self._local_steps, begins_at, len(order)
+                )
 
     def is_held(self) -> bool:
         """True: nobody else ever gets this share."""
         return True
+
+    def lose(self, positions: Positions) -> None:
+        """Notes samples to give again: nobody else trains on them."""
+        self._lost.append(positions)

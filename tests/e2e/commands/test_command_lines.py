@@ -171,6 +171,9 @@ def test_a_timeout_ends_a_run_cleanly(tmp_path: Path) -> None:
     told = [e["event"] for e in events if e["event"] == "evaluated" or e.get("worker")]
     assert told[-1] == "evaluated"  # the parameters with which the training ended
     assert summary["test_accuracy"] is not None
+    ((epochs, samples),) = [(u["epochs"], u["samples"]) for u in summary["unfinished"]]
+    assert epochs.endswith("-100000")
+    assert samples > 0
 
 
 def test_a_workers_own_timeout_is_a_good_end_for_it_and_for_its_run(tmp_path: Path) -> None:
@@ -188,7 +191,9 @@ def test_a_workers_own_timeout_is_a_good_end_for_it_and_for_its_run(tmp_path: Pa
         ]  # fmt: skip
         for child in (*workers, server):
             assert child.wait(60) == 0, "\n".join(child.lines)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["ended"] == "done"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["ended"] == "timeout"
+    assert [left["state"] for left in summary["unfinished"]] == ["timeout"] * 2
 
 
 def test_a_regression_has_a_loss_and_no_accuracy(tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ class Training:
 
 @contextmanager
 def training(*, local: bool = False, **settings: Any) -> Iterator[Training]:
-    lr = 1.0 if local else LR
-    with serving(policy="asp", lr=lr, chunk_kib=64, window=4) as running:
+    rates = {"outer_lr": 1.0} if local else {"lr": LR}
+    with serving(policy="asp", **rates, chunk_kib=64, window=4) as running:
         made = Training(running, local=local, **settings)
         try:
             yield made

@@ -79,7 +79,8 @@ def test_a_forked_child_ends_and_its_use_of_the_optimizer_is_one_clear_error(
     overlap: bool, transport: str, inner: bool
 ) -> None:
     program = WORKER.format(overlap=overlap, transport=transport, inner=inner)
-    with serving(lr=1.0 if inner else 0.5, policy="asp") as running:
+    rates = {"outer_lr": 1.0} if inner else {"lr": 0.5}
+    with serving(policy="asp", **rates) as running:
         argv = [sys.executable, "-c", program, running.address]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout

@@ -378,7 +378,10 @@ def test_with_overlap_a_rate_that_changes_between_backward_and_step_is_an_error(
 def test_groups_with_an_inner_optimizer_are_that_ones() -> None:
     model = build()
     inner = torch.optim.SGD(model.parameters(), lr=0.1)
-    with serving(lr=1.0) as server, pytest.raises(UsageError, match="to that one"):
+    with (
+        serving(lr=1.0, local_steps="2") as server,
+        pytest.raises(UsageError, match="an inner optimizer takes the steps"),
+    ):
         PSOptimizer(
             groups_of(model, [{"lr": 0.5}, {}, {}]), server.address, rank=1, inner=inner,
             local_steps=2,

@@ -686,7 +686,7 @@ def test_what_a_lost_step_comes_to_goes_by_the_policy_of_now(message: Set, twice
 # Leaving.
 
 
-@pytest.mark.parametrize("reason", ["done", "stopped", "failed"])
+@pytest.mark.parametrize("reason", ["done", "timeout", "stopped", "failed"])
 def test_a_bye_is_the_end_of_a_worker_and_nobody_waits_for_it(reason: str) -> None:
     server = make_server(policy="bsp", shards=2)
     server.start()
@@ -1000,7 +1000,8 @@ class CoordinatorModel(RuleBasedStateMachine):
 
     @property
     def is_over(self) -> bool:
-        return self.started_s is not None and not self.live and "done" in self.states.values()
+        at_an_end = not {"done", "timeout"}.isdisjoint(self.states.values())
+        return self.started_s is not None and not self.live and at_an_end
 
     def starts(self) -> None:
         if self.started_s is None and len(self.live) == 3 and self.observers:
@@ -1037,7 +1038,7 @@ class CoordinatorModel(RuleBasedStateMachine):
         self.server.bye(0, "done", incarnation)
         del self.observers[incarnation]
 
-    @rule(rank=ranks, reason=st.sampled_from(["done", "stopped", "failed"]))
+    @rule(rank=ranks, reason=st.sampled_from(["done", "timeout", "stopped", "failed"]))
     def goes(self, rank: int, reason: str) -> None:
         if rank in self.live:
             self.server.bye(rank, reason)

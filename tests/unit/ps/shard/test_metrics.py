@@ -65,6 +65,38 @@ def test_waiting_is_shared_out_over_all_incarnations_of_a_rank(metrics: Metrics)
     assert metrics.summary()["wait_fraction_by_worker"] == {"1": 0.4}
 
 
+def test_before_anything_is_known_of_a_workers_time_its_waiting_is_unknown(
+    metrics: Metrics,
+) -> None:
+    metrics.count_push(1, chunk=0, step=1, samples=5)
+    summary = metrics.summary()
+    assert (summary["wait_fraction"], summary["wait_fraction_by_worker"]) == (None, {"1": None})
+    assert metrics.worker_state(1)["wait_fraction"] is None
+
+
+def test_the_waiting_of_one_that_reports_nothing_is_what_the_server_sees(
+    metrics: Metrics, clock: Clock
+) -> None:
+    """Its first step is none to go by: what it did before that is not known."""
+    for step in range(1, 4):
+        metrics.count_push(1, chunk=0, step=step, samples=5)
+        clock.now_s += 3
+        metrics.count_reply(answer(chunk=0))
+        clock.now_s += 1
+    assert metrics.summary()["wait_fraction_by_worker"] == {"1": 0.75}
+    metrics.report(report(compute_s=1.0, wait_s=1.0))
+    assert metrics.summary()["wait_fraction_by_worker"] == {"1": 0.5}
+
+
+def test_the_waiting_of_all_is_that_of_their_time_together(metrics: Metrics) -> None:
+    metrics.join(2, 8, "two", first_step=1)
+    metrics.report(report(compute_s=6.0, wait_s=2.0))
+    metrics.report(replace(report(compute_s=1.0, wait_s=1.0), worker=2))
+    summary = metrics.summary()
+    assert summary["wait_fraction_by_worker"] == {"1": 0.25, "2": 0.5}
+    assert summary["wait_fraction"] == 0.3
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_json_has_no_number_for_is_null(metrics: Metrics, value: float) -> None:
     metrics.evaluate(report("evaluation", accuracy=math.nan, loss=value))

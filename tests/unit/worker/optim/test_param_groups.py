@@ -10,7 +10,7 @@ from leash.ps.errors import UsageError
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_settings
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.options_table import OptionsTable
-from leash.worker.optim.param_groups import ParamGroups, hyperparameters, named_groups
+from leash.worker.optim.param_groups import InnersGroups, ParamGroups, hyperparameters, named_groups
 
 # The mean is a buffer, which has no group.
 LAYOUT = Layout(
@@ -21,13 +21,13 @@ LAYOUT = Layout(
 class Given:
     """A server with these options, the groups of an optimizer, and the tables that were sent."""
 
-    def __init__(self, *own: dict[str, Any], inner: bool = False, **options: Any) -> None:
+    def __init__(self, *own: dict[str, Any], **options: Any) -> None:
         self.tables: list[OptionsTable] = []
         settings = optimizer_settings(OptimizerGroup(**options))
         members = [("w", torch.zeros(4)), ("b", torch.zeros(2))]
         given = [{"params": [pair], **more} for pair, more in zip(members, own, strict=False)]
         named = named_groups(given or members)
-        self.own = ParamGroups(settings, named, LAYOUT, self.tables.append, has_inner=inner)
+        self.own = ParamGroups(settings, named, LAYOUT, self.tables.append)
         self.groups: list[dict[str, Any]] = [
             {**hyperparameters(settings), **group} for group in named
         ]
@@ -162,9 +162,18 @@ def test_a_change_after_gradients_were_sent_is_an_error() -> None:
     assert len(given.tables) == 1
 
 
-def test_with_an_inner_optimizer_options_are_that_ones() -> None:
-    assert "give the groups' options to that one" in refused({}, {"lr": 0.5}, inner=True, lr=0.1)
-    assert "schedule it) there" in Given({}, {}, inner=True, lr=0.1).refused(lr=0.5)
+@pytest.mark.parametrize(
+    "own", [{"lr": 0.5}, {"outer_lr": 0.5}, {"clamp": (0, 1)}, {"fused": True}]
+)
+def test_with_an_inner_optimizer_options_are_that_ones(own: dict[str, Any]) -> None:
+    settings = optimizer_settings(OptimizerGroup(outer_lr=1.0))
+    groups: list[dict[str, Any]] = [{"name": "all"}, {"foreach": None, "outer_lr": 1.0}]
+    checks = InnersGroups(settings, groups)
+    assert checks.defaults["outer_lr"] == 1.0
+    groups[1].update(own)
+    for refused in (lambda: checks.follow(groups), lambda: InnersGroups(settings, groups)):
+        with pytest.raises(UsageError, match=r"param_groups\[1\].*an inner optimizer takes the"):
+            refused()
 
 
 def test_there_are_no_more_groups_than_a_byte_can_name() -> None:
@@ -172,4 +181,4 @@ def test_there_are_no_more_groups_than_a_byte_can_name() -> None:
     named = [{"params": [(slot.name, torch.zeros(1))]} for slot in layout.slots]
     settings = optimizer_settings(OptimizerGroup())
     with pytest.raises(UsageError, match="257 groups, of at most 256"):
-        ParamGroups(settings, named, layout, lambda _: None, has_inner=False)
+        ParamGroups(settings, named, layout, lambda _: None)
