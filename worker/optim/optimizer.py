@@ -71,11 +71,11 @@ class PSOptimizer(torch.optim.Optimizer):
 
     The optimizer itself runs on the server: its kind, learning rate and so on are options of
     ``leash server``. ``param_groups`` shows them (with an inner optimizer, those of the
-    server's over its changes, and nothing can be changed there). A group may have options of its own, and what a
-    scheduler or you write there holds from the next step on; under bsp each mean goes by what the
-    worker of the lowest rank says. What cannot be is an error that names the mend: an option of
-    another optimizer, a momentum where the server keeps none, a rate that changes here while the
-    server has a schedule. One process trains one model with one PSOptimizer.
+    server's over its changes, which cannot be changed there). A group may have options of its own,
+    and what a scheduler or you write there holds from the next step on; under bsp each mean goes by
+    what the worker of the lowest rank says. What cannot be is an error that names the mend: an
+    option of another optimizer, a momentum where the server keeps none, a rate that changes here
+    while the server has a schedule. One process trains one model with one PSOptimizer.
 
     What differs from torch's own optimizers:
 
@@ -171,9 +171,9 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             TypeError: an argument has a name that no optimizer knows.
             UsageError: parameters have no names or no values, or are not floating-point; there is
-                nothing to train; a group has an option that the server's optimizer cannot have; `inner` steps over something
-                else, or needs a closure; or the server was not started for one (or only for one,
-                and there is none).
+                nothing to train; a group has an option that the server's optimizer cannot have;
+                `inner` steps over something else, or needs a closure; or the server was not started
+                for one (or only for one, and there is none).
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.

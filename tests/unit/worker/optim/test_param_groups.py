@@ -8,6 +8,7 @@ import torch
 
 from leash.ps.errors import UsageError
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_settings
+from leash.ps.options.server import ServerOptions
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.options_table import OptionsTable
 from leash.worker.optim.param_groups import InnersGroups, ParamGroups, hyperparameters, named_groups
@@ -166,7 +167,7 @@ def test_a_change_after_gradients_were_sent_is_an_error() -> None:
     "own", [{"lr": 0.5}, {"outer_lr": 0.5}, {"clamp": (0, 1)}, {"fused": True}]
 )
 def test_with_an_inner_optimizer_options_are_that_ones(own: dict[str, Any]) -> None:
-    settings = optimizer_settings(OptimizerGroup(outer_lr=1.0))
+    settings = optimizer_settings(ServerOptions(outer_lr=1.0))
     groups: list[dict[str, Any]] = [{"name": "all"}, {"foreach": None, "outer_lr": 1.0}]
     checks = InnersGroups(settings, groups)
     assert checks.defaults["outer_lr"] == 1.0
