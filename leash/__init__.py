@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from leash.worker.em.bernoulli import BernoulliMixture
     from leash.worker.em.gaussian import GaussianMixture
     from leash.worker.optim.optimizer import PSOptimizer
+    from leash.worker.train.sampler import LeaseSampler
 
 __all__ = [
     "ArgumentError",
@@ -65,6 +66,7 @@ __all__ = [
     "HeaderError",
     "LayoutError",
     "LayoutMismatchError",
+    "LeaseSampler",
     "LeashError",
     "MissingOptionsError",
     "NonfiniteError",
@@ -95,6 +97,7 @@ _HOMES: Final = {
     "Client": "leash.worker.client.client",
     "Encoding": "leash.worker.client.encoding",
     "GaussianMixture": "leash.worker.em.gaussian",
+    "LeaseSampler": "leash.worker.train.sampler",
     "PSOptimizer": "leash.worker.optim.optimizer",
     "StepInfo": "leash.worker.client.client",
 }

@@ -107,11 +107,13 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         UsageError: a wrong argument.
         SystemExit: --help or its like was asked for, and has been printed.
     """
-    from leash.ps.options.parser import options_from
+    from leash.ps.options.parser import options_from, with_flagged_program
     from leash.ps.options.rule import for_drop
     from leash.ps.options.server import with_demo_logs
     from leash.ps.policy import DROP
 
+    if words and words[0] in COMMANDS:
+        words = [words[0], *with_flagged_program(words[1:], options_of(COMMANDS[words[0]]))]
     words = with_demo_logs(words)
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command

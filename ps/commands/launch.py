@@ -8,6 +8,7 @@
 """
 
 import json
+import math
 import signal
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from rich.text import Text
 
 from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import RunState, result_lines, with_summary
+from leash.ps.commands.script import NEVER_JOINED, LogTail, start_copy
 from leash.ps.datafiles.required import require_data
 from leash.ps.errors import LeashError, ServerUnreachableError
 from leash.ps.interrupt import held, received
@@ -47,6 +49,7 @@ from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
 from leash.ps.words import DONE, INCOMPLETE, why_stopped
 
 POLL_S: Final = 0.5
@@ -55,6 +58,9 @@ STOP_GRACE_S: Final = 3.5
 AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few seconds
 NO_WORKER_LEFT: Final = "no worker was left"
 WORKER_END_S: Final = 3.0  # a worker may take so long to end after its bye
+TIME_IS_OVER: Final = (
+    f"StoppingError: {STOPPED_BY_TIMEOUT}"  # the end of a script that catches nothing
+)
 
 
 def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
@@ -96,6 +102,7 @@ class Launch:
         self._workers: dict[int, Process] = {}  # by rank
         self._ended: set[int] = set()  # the ranks of workers whose end was noticed
         self._state: RunState | None = None  # the newest answer of the server
+        self._tails: dict[int, LogTail] = {}  # by rank, of the copies of a script
         self._gave_up = False  # the launcher asked the server to end, because no worker is left
 
     def run(self) -> int:
@@ -109,9 +116,10 @@ class Launch:
                 try:
                     self._start_workers(self._start_server(screen))
                     self._watch(screen)
-                    self._see_workers_out()
+                    self._see_workers_out(screen)
                 finally:
                     self._stop()
+                    self._relay(screen)
                     self._show_end(screen)
         finally:
             self._print_result()
@@ -127,7 +135,7 @@ class Launch:
             screen.say(MAY_STALL)  # the server says it too, but only in its log
         options = common_options(
             self._options, ServerOptions, bind=FREE_PORT,
-            run_dir=str(self._run_dir.path), epochs=self._options.epochs or 1,
+            run_dir=str(self._run_dir.path), epochs=self._epochs,
             threads=self._options.server_threads,  # a launch's `threads` are torch's
             data_plan=data_plan_of(self._options),
         )  # fmt: skip
@@ -136,9 +144,21 @@ class Launch:
             self._server = server.process
         return server.await_address()
 
+    @property
+    def _epochs(self) -> int | None:
+        """How many epochs are planned; a script of one's own may not count any."""
+        return self._options.epochs or (1 if self._options.script is None else None)
+
     def _start_workers(self, address: str) -> None:
         self._address = address
         options = self._options
+        if options.script is not None:
+            for rank in range(1, options.workers + 1):
+                log = self._log(f"worker-{rank}")
+                with held():
+                    self._workers[rank] = start_copy(options, rank, address, log)
+                self._tails[rank] = LogTail(log)
+            return
         by_worker = zip(options.slownesses, options.ratios, strict=True)
         for rank, (slowness, ratio) in enumerate(by_worker, start=1):
             own = common_options(
@@ -161,9 +181,12 @@ class Launch:
             while self._server.poll() is None:
                 # Processes first, so that the state that is shown is never older than an end.
                 ended = self._newly_ended()
+                done = self._without_failure()
+                self._relay(screen)
                 with suppress(ServerUnreachableError):
                     self._state = request_state(channel, POLL_S)
                     screen.show(self._state)
+                    self._require_joined(done)
                 self._judge(ended, screen)
                 with suppress(TimeoutExpired):
                     self._server.wait(POLL_S)
@@ -177,6 +200,23 @@ class Launch:
         }
         self._ended.update(statuses)
         return statuses
+
+    def _without_failure(self) -> list[int]:
+        """The ranks of the workers that have ended with status 0."""
+        return [rank for rank, worker in self._workers.items() if worker.poll() == 0]
+
+    def _require_joined(self, done: Sequence[int]) -> None:
+        """Looks whether a script has ended without a word to the server, which waits for it.
+
+        Args:
+            done: had ended before the server said how the run stands.
+
+        Raises:
+            LeashError: one has, so that the run would never begin.
+        """
+        assert self._state is not None
+        if done and not self._state["started"] and not self._state["stopping"]:
+            raise self._error([Failure(f"worker {rank}", NEVER_JOINED, 1) for rank in done])
 
     def _judge(self, ended: dict[int, int], screen: Screen) -> None:
         """Decides what the end of these workers means for the run."""
@@ -200,14 +240,27 @@ class Launch:
 
     # End.
 
-    def _see_workers_out(self) -> None:
-        """Waits, after the server's end, while the workers write their last lines."""
+    def _see_workers_out(self, screen: Screen) -> None:
+        """Waits, after the server's end, while the workers write their last lines.
+
+        A script may have more to do after its training, and has all the time that it takes.
+        """
         assert self._server is not None
-        if self._server.returncode not in ASKED_TO_END:
-            deadline_s = time.monotonic() + WORKER_END_S
-            for worker in self._workers.values():
+        if self._server.returncode in ASKED_TO_END:
+            return
+        deadline_s = time.monotonic() + (math.inf if self._tails else WORKER_END_S)
+        for worker in self._workers.values():
+            while worker.poll() is None and time.monotonic() < deadline_s:
                 with suppress(TimeoutExpired):
-                    worker.wait(max(0.0, deadline_s - time.monotonic()))
+                    worker.wait(min(POLL_S, max(0.0, deadline_s - time.monotonic())))
+                self._relay(screen)
+
+    def _relay(self, screen: Screen) -> None:
+        """Shows what the copies of a script have printed since the last time."""
+        for rank, tail in self._tails.items():
+            ended = self._workers[rank].poll() is not None
+            for line in tail.new_lines(ended=ended):
+                screen.say(f"[{rank}] {line}")
 
     def _stop(self) -> None:
         with held():
@@ -230,8 +283,7 @@ class Launch:
 
     def _print_result(self) -> None:
         summary = self._summary()
-        planned = self._options.epochs or 1
-        lines = result_lines(summary, planned) if summary and summary["steps"] else []
+        lines = result_lines(summary, self._epochs) if summary and summary["steps"] else []
         if lines and self._options.step_events == 1:
             lines.append(f"re-checked      {self._audit()}")
         number = received()
@@ -264,6 +316,8 @@ class Launch:
             for rank, worker in self._workers.items()
             if worker.returncode != 0 and (self._gave_up or not from_outside(worker.returncode))
         ]
+        if self._tails:  # a script may leave it to Python to say that the time is over
+            failures = [f for f in failures if not f.words.endswith(TIME_IS_OVER)]
         if failures:
             raise self._error(failures)
         return 0

@@ -51,12 +51,27 @@ def argument(default: T, help: str, *, is_path: bool = False) -> T:  # noqa: A00
     return made
 
 
+def program(help: str) -> str | None:  # noqa: A002
+    """Makes a dataclass field that takes the first word without a flag, and whatever follows it.
+
+    The field holds these words as a shell would take them: ``"train.py --lr 0.1"``.
+    """
+    metadata = {"help": help, "aliases": (), "metavar": '"SCRIPT ARGUMENT ..."', "program": True}
+    made: str | None = field(default=None, metadata=metadata)
+    return made
+
+
 def arguments(help: str, *, is_path: bool = False) -> tuple[str, ...]:  # noqa: A002
     """Makes a dataclass field that takes all words of the command line without a flag."""
     metadata = {"help": help, "aliases": (), "metavar": None, "positional": True, "many": True,
                 "path": is_path}  # fmt: skip
     made: tuple[str, ...] = field(default=(), metadata=metadata)
     return made
+
+
+def is_program(f: "dataclasses.Field[Any]") -> bool:
+    """Whether this field takes its first word and all words behind it, options among them."""
+    return bool(f.metadata.get("program"))
 
 
 def takes_many(f: "dataclasses.Field[Any]") -> bool:

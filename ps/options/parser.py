@@ -6,9 +6,10 @@ jsonargparse parses; this module tells it which options there are, and rewords i
 import dataclasses
 import difflib
 import re
+import shlex
 import types
 from argparse import SUPPRESS, Action, _SubParsersAction
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, Union, get_args, get_origin
 
@@ -21,7 +22,14 @@ from jsonargparse import (  # type: ignore[attr-defined]  # it exports ActionCon
 )
 
 from leash.ps.errors import UsageError
-from leash.ps.options.base import expand_home, flag, groups, is_argument, takes_many
+from leash.ps.options.base import (
+    expand_home,
+    flag,
+    groups,
+    is_argument,
+    is_program,
+    takes_many,
+)
 from leash.ps.options.outer_optimizer import renamed_option, with_todays_rates
 from leash.ps.options.rule import with_new_names
 
@@ -85,9 +93,13 @@ def new_parser(prog: str, about: str, **settings: Any) -> OneLineParser:
 def parser_for(prog: str, options: type[Any]) -> OneLineParser:
     """Makes the parser of a command that takes these options."""
     words = "".join(_word(f) for _, fs in groups(options) for f in fs if is_argument(f))
-    parser = new_parser(
-        prog, options.__doc__ or "", usage=f"{prog} {words}[options]", print_config="--print-config"
+    program = "".join(
+        f" [{f.name.upper()} [ARGUMENT ...]]" for f in dataclasses.fields(options) if is_program(f)
     )
+    parser = new_parser(
+        prog, options.__doc__ or "", usage=f"{prog} {words}[options]{program}",
+        print_config="--print-config",
+    )  # fmt: skip
     parser.add_argument(
         "--config", action=_SettingsFile, metavar="FILE.yaml",
         help="read settings from this file, such as a run's config.yaml; "
@@ -115,6 +127,26 @@ def options_from(parsed: Any, options: type[Config]) -> Config:
             for f in dataclasses.fields(options)  # type: ignore[arg-type]
         }
     )
+
+
+def with_flagged_program(words: Sequence[str], options: type[Any]) -> list[str]:
+    """Makes one option of a program's name and the words behind it, which are the program's own.
+
+    Args:
+        words: of the command line, behind the command's name.
+        options: the command's; one without a program keeps its words as they are.
+    """
+    field = next(filter(is_program, dataclasses.fields(options)), None)
+    if field is None:
+        return list(words)
+    known = parser_for("", options)._option_string_actions
+    begin = 0
+    while begin < len(words) and words[begin].startswith("-") and words[begin] != "--":
+        action = known.get(words[begin])
+        takes_a_word = action is not None and action.nargs is None
+        begin += 1 + takes_a_word
+    program = words[begin:][1:] if words[begin : begin + 1] == ["--"] else words[begin:]
+    return [*words[:begin], *([f"{flag(field.name)}={shlex.join(program)}"] if program else [])]
 
 
 def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:

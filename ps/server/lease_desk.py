@@ -55,6 +55,7 @@ class LeaseDesk:
         had_rested = self._leases.is_resting(msg.worker)
         answered = self._metrics.workers[msg.worker].answered
         leased = self._leases.ask(msg, answered, lockstep=lockstep)
+        self._metrics.samples_twice = self._leases.samples_twice
         if self._leases.is_resting(msg.worker) and not had_rested:
             self._rest(member)
         return leased

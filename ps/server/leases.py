@@ -22,7 +22,7 @@ count as used and are not leased again; `dropped_pushes` counts such pushes.
 
 import math
 from bisect import bisect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from leash.ps.errors import HeaderError, PlanMismatchError, SupersededError
@@ -91,6 +91,19 @@ class EpochPositions:
         return again
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A range of positions that a worker was leased and has not said to be done with."""
+
+    epoch: int
+    positions: range
+    begins_at: int  # this worker's answered samples when it comes to the first position
+
+    def done(self, answered: int) -> int:
+        """How many of the positions are done, by this worker's answered samples."""
+        return max(0, min(answered - self.begins_at, len(self.positions)))
+
+
 @dataclass(slots=True)
 class Holder:
     """What a worker that asks for leases holds, and how fast it is."""
@@ -98,9 +111,8 @@ class Holder:
     pace: Pace
     number: int = 0  # number of its newest request
     answer: Leased | None = None  # the answer to that request
-    epoch: int = 0  # the epoch of what it holds
-    held: range = range(0)
-    answered: int = 0  # this worker's answered samples when it got what it holds
+    # In the order in which it trains on them; several only for a worker that draws ahead.
+    held: list[Held] = field(default_factory=list)
     resting: bool = False
 
 
@@ -155,10 +167,12 @@ class Leases:
         if msg.number != holder.number + 1:
             raise HeaderError(f"lease.number: expected {holder.number + 1}, got {msg.number}")
         self._holders[msg.worker] = holder
-        self._finish(holder, len(holder.held))
-        holder.number, holder.answered = msg.number, answered
+        if msg.number == 1:  # it lost its leases by its hello, and trains on what it had drawn
+            self.samples_twice += msg.ahead
+        self._settle(holder, None if msg.ahead == 0 else answered)
+        holder.number = msg.number
         holder.pace = Pace(msg.batch_size, _believable(msg.samples_per_s))
-        holder.answer = self._next(msg.worker, holder, lockstep=lockstep)
+        holder.answer = self._next(msg, holder, answered + msg.ahead, lockstep=lockstep)
         return holder.answer
 
     def release(self, worker: int, answered: int, applied: int) -> None:
@@ -172,9 +186,10 @@ class Leases:
         holder = self._holders.pop(worker, None)
         if holder is None:
             return
-        left = len(holder.held) - (answered - holder.answered)
-        self.samples_twice += max(0, min(applied, left))
-        self.samples_twice += self._finish(holder, len(holder.held) - max(0, left))
+        left = sum(len(held.positions) - held.done(answered) for held in holder.held)
+        self.samples_twice += min(applied, left)
+        for held in reversed(holder.held):  # so that ranges that follow one another are joined
+            self.samples_twice += self._finish(held, held.done(answered))
 
     def left(self) -> dict[int, int]:
         """How many samples of each epoch that is not completed are not done: epoch ▸ samples."""
@@ -201,11 +216,12 @@ class Leases:
                     "worker the same data and the same --epochs"
                 )
 
-    def _next(self, worker: int, holder: Holder, *, lockstep: bool) -> Leased:
-        number = self._epoch_with_work()
+    def _next(self, msg: Lease, holder: Holder, begins_at: int, *, lockstep: bool) -> Leased:
+        worker, number = msg.worker, self._epoch_with_work()
         if number is None:
-            holder.resting = self.completed < self._planned
-            return _without_work(worker, holder, REST if holder.resting else OVER)
+            is_over = self.completed == self._planned
+            holder.resting = not is_over and msg.ahead == 0
+            return _without_work(worker, holder, OVER if is_over else REST)
         if holder.resting:
             return _without_work(worker, holder, RETURN)
         paces = {w: other.pace for w, other in self._holders.items() if not other.resting}
@@ -217,9 +233,10 @@ class Leases:
             most = last_samples(worker, free, epoch.last_free, paces, rounds, lockstep=lockstep)
         else:
             most = lease_samples(worker, holder.number, free, paces, rounds, lockstep=lockstep)
-        holder.epoch, holder.held = number, epoch.take(most)
+        positions = epoch.take(most)
+        holder.held.append(Held(number, positions, begins_at))
         return Leased(
-            worker, holder.number, TRAIN, number, holder.held.start, len(holder.held),
+            worker, holder.number, TRAIN, number, positions.start, len(positions),
             own.batch_size, own.local_steps,
         )  # fmt: skip
 
@@ -234,16 +251,28 @@ class Leases:
         self._epochs[self._begun] = EpochPositions(self._size)
         return self._begun
 
-    def _finish(self, holder: Holder, done: int) -> int:
-        """Notes that the first `done` of what it holds are done; it then holds nothing.
+    def _settle(self, holder: Holder, answered: int | None) -> None:
+        """Lets go of the ranges that a worker has done.
+
+        Args:
+            holder: the worker's.
+            answered: how many of its samples were answered so far; None if it is done with all.
+        """
+        done = [
+            held for held in holder.held
+            if answered is None or held.done(answered) == len(held.positions)
+        ]  # fmt: skip
+        holder.held = [held for held in holder.held if held not in done]
+        for held in done:
+            self._finish(held, len(held.positions))
+
+    def _finish(self, held: Held, done: int) -> int:
+        """Notes that the first `done` of these positions are done; the others are free again.
 
         Returns:
             How many of these will be leased again all the same.
         """
-        if not holder.held:
-            return 0
-        again = self._epochs[holder.epoch].finish(holder.held, done)
-        holder.held = range(0)
+        again = self._epochs[held.epoch].finish(held.positions, done)
         while (first := self._epochs.get(self.completed + 1)) and first.is_complete:
             del self._epochs[self.completed + 1]
             self.completed += 1

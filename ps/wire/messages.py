@@ -148,7 +148,10 @@ class Beaten(Message):
 
 @dataclass(frozen=True, slots=True)
 class Lease(Message):
-    """A worker asks for samples to train on; it is done with all that it was leased before."""
+    """A worker asks for samples to train on.
+
+    It is done with all that it was leased before, unless it says how much it still trains on.
+    """
 
     verb = "lease"
     worker: Id
@@ -158,6 +161,8 @@ class Lease(Message):
     epochs: Epoch  # how many this worker wants to train for
     batch_size: Samples  # as the worker was started
     samples_per_s: float  # while it computes, not while it waits; 0 while it is unknown
+    # How many samples of earlier leases it pushes before those that it asks for: it draws ahead.
+    ahead: Samples = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ BESIDE = "leash._"  # the modules beside the front door
 # Folder ▸ those that it imports. `ps` is its modules that are in no room, but for the command line,
 # `leash` the front door. What stands beside that (version, logging, extras) is there for all.
 ARROWS: dict[str, set[str]] = {
-    "leash": {"ps", "worker.client", "worker.em", "worker.optim"},
+    "leash": {"ps", "worker.client", "worker.em", "worker.optim", "worker.train"},
     "ps": set(),
     "ps.cli": {"ps", "ps.options"},
     "ps.wire": {"ps"},
@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "worker": {"ps", "ps.cli", "ps.options", "worker.optim"},
     "worker.client": {"ps", "ps.options", "ps.wire"},
-    "worker.optim": {"ps", "ps.wire", "worker.client"},
+    "worker.optim": {"ps", "ps.cli", "ps.options", "ps.runs", "ps.wire", "worker.client"},
     "worker.datasets": {"ps", "ps.datafiles", "ps.options", "worker"},
     "worker.train": {
         "ps", "ps.options", "ps.slowness", "ps.wire", "worker", "worker.client", "worker.datasets",

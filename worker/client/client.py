@@ -537,8 +537,12 @@ class Client:
         self._part()
         self._join()
 
-    def lease(self, samples: int, epochs: int, batch_size: int, samples_per_s: float) -> Leased:
-        """Asks for samples to train on. By asking, a worker says that it has done its last lease.
+    def lease(
+        self, samples: int, epochs: int, batch_size: int, samples_per_s: float, ahead: int = 0
+    ) -> Leased:
+        """Asks for samples to train on.
+
+        By asking, a worker says that it has done its earlier leases, less what it draws ahead.
 
         A call that was broken off before its answer came is made again by the next one, and brings
         the lease that it would have brought.
@@ -548,6 +552,7 @@ class Client:
             epochs: how many this worker wants to train for.
             batch_size: that this worker was started with.
             samples_per_s: its speed while it computes; 0 before it is known.
+            ahead: how many samples of earlier leases it pushes before those that it asks for.
 
         Returns:
             A range of an epoch's permutation, or what to do instead.
@@ -559,7 +564,7 @@ class Client:
         """
         number = self._leases + 1
         request = Lease(
-            self.rank, self.incarnation, number, samples, epochs, batch_size, samples_per_s
+            self.rank, self.incarnation, number, samples, epochs, batch_size, samples_per_s, ahead
         )
         while True:
             self.check()

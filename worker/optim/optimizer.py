@@ -25,20 +25,21 @@ import atexit
 import inspect
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, SupportsIndex
+from typing import Any, Final, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from leash._log import Say, logged, say_on_stderr
-from leash.ps.errors import EvictedError, UsageError
+from leash.ps.errors import EvictedError, LeashError, UsageError
 from leash.ps.wire.messages import Beaten
 from leash.ps.words import DONE, FAILED, STOPPED
-from leash.worker.client import Client, StepInfo
-from leash.worker.client.arguments import checked_rank
+from leash.worker.client import StepInfo
+from leash.worker.client.arguments import checked_rank, checked_samples
 from leash.worker.client.encoding import Encoding
 from leash.worker.optim.arguments import (
     refuse_options,
@@ -46,6 +47,7 @@ from leash.worker.optim.arguments import (
     require_step_without_closure,
     require_values,
 )
+from leash.worker.optim.host_group import ProcessGroup, check_group, make_client
 from leash.worker.optim.local_steps import LocalSteps, check_local, check_served
 from leash.worker.optim.param_groups import (
     HYPERPARAMETERS,
@@ -64,6 +66,27 @@ from leash.worker.optim.streaming import StepStream
 # it is first called: 1.5 s of processor time at every worker's start. Nothing here is compiled.
 _ADD_PARAM_GROUP: Final = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 _ZERO_GRAD: Final = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+BROKEN_IN_GROUP: Final = (
+    "a step was broken off in one process of this worker's group, and the others may be in another "
+    "one: end all of them, and start them again"
+)
+SAMPLES_NOT_TOLD: Final = (
+    "step(): a LeaseSampler draws this worker's samples, and goes by what each step says it has "
+    "used: call step(samples=len(batch)), or begin_step(samples=len(batch)) before backward"
+)
+
+
+class StepFollower(Protocol):
+    """Hears of every step, with the samples behind it."""
+
+    def stepped(self, samples: int) -> None:
+        """Notes that a step was taken, or that it was lost and will not be taken again."""
+        ...
+
+
+# Those of this process that have not been closed.
+_OPEN: Final["weakref.WeakSet[PSOptimizer]"] = weakref.WeakSet()
 
 
 class PSOptimizer(torch.optim.Optimizer):
@@ -118,20 +141,24 @@ class PSOptimizer(torch.optim.Optimizer):
         '0.000'
 
     Attributes:
-        client: this worker's part in the run, below torch.
+        client: this worker's part in the run, below torch; in a group's other processes, what
+            stands for it there.
+        group: the processes that are this worker; None if it is this one alone.
         evictions: how many times the server went on without this worker, which then came back.
+        sampler: the `leash.LeaseSampler` that draws this worker's samples; None if there is none.
     """
 
     def __init__(
         self,
         params: NamedTensors | Iterable[dict[str, Any]],
-        server: str,
-        rank: SupportsIndex,
+        server: str | None = None,
+        rank: SupportsIndex | None = None,
         *,
         buffers: NamedTensors = (),
         overlap: bool = False,
         inner: torch.optim.Optimizer | None = None,
         local_steps: int = 1,
+        group: ProcessGroup | None = None,
         transport: str = "auto",
         encoding: Encoding | None = None,
         wait_s: float | None = None,
@@ -146,8 +173,11 @@ class PSOptimizer(torch.optim.Optimizer):
                 and whose other entries are options of the server's optimizer, as torch has them. A
                 group's ``clamp=(least, most)`` has the server bring its values into that range
                 after each update. On CPU or GPU, of 16, 32 or 64-bit floating point.
-            server: address of the server, tcp://HOST:PORT.
-            rank: this worker's number, from 1, unique in the run.
+            server: address of the server, tcp://HOST:PORT. May be left out under ``leash launch``
+                and under ``torchrun``, where RANK 0 starts a server with the options in the
+                variable ``LEASH_SERVER_OPTIONS``.
+            rank: this worker's number, from 1, unique in the run. May be left out there too; under
+                ``torchrun`` it is RANK + 1.
             buffers: ``model.named_buffers()``, if they shall be shared too (batch-norm
                 statistics): after each step every worker has those that were pushed last.
             overlap: send gradients while backward computes others; see `begin_step`.
@@ -156,6 +186,10 @@ class PSOptimizer(torch.optim.Optimizer):
                 it is. Its rate may be scheduled as ever; its state stays here. The server has to
                 be one of ``--local-steps`` or ``--outer-lr``.
             local_steps: how many steps of `inner` make one push; 1 without `inner`.
+            group: the processes of this host, if they are one worker: a process group of
+                torch.distributed, with DistributedDataParallel around the model in each of them.
+                Give this the parameters of the model inside. The group's first process exchanges
+                DDP's mean gradient, with the samples of all, and sends the others the answer.
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
             encoding: the codec in which gradients travel, and its settings; f32 by default.
@@ -172,15 +206,16 @@ class PSOptimizer(torch.optim.Optimizer):
             TypeError: an argument has a name that no optimizer knows.
             UsageError: parameters have no names or no values, or are not floating-point; there is
                 nothing to train; a group has an option that the server's optimizer cannot have;
-                `inner` steps over something else, or needs a closure; or the server was not started
-                for one (or only for one, and there is none).
+                `inner` steps over something else, or needs a closure; the server was not started
+                for one (or only for one, and there is none); `group` is none, or comes with overlap
+                or `inner`; or server or rank are neither given nor in the environment.
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
             NotReadyError: after `wait_s` seconds others are missing; the text names them.
             ProtocolError: the server refuses, and says why.
         """
-        rank = checked_rank(rank, least=1)
+        rank = None if rank is None else checked_rank(rank, least=1)
         refuse_options(options, (*HYPERPARAMETERS, *OUTER_HYPERPARAMETERS))
         require_parameters(params)
         require_step_without_closure(inner)
@@ -189,15 +224,18 @@ class PSOptimizer(torch.optim.Optimizer):
         buffers = list(buffers)
         require_values([*named, *buffers])
         check_local(inner, local_steps, named, overlap=overlap)
+        check_group(group, overlap=overlap, has_inner=inner is not None)
+        self.group: Final = group
         encoding = encoding or Encoding()
         self._slabs: Final = ModelSlabs(
             named, buffers, gpu=gpu_of(tensor for _, tensor in named),
             has_outbox=encoding.codec != "f32",
         )  # fmt: skip
         try:
-            self.client: Final = Client(
-                server, self._slabs.layout, rank=rank, wait_s=wait_s, transport=transport,
-                encoding=encoding, memory=self._slabs.memory, say=say,
+            self.client: Final = make_client(
+                group, self._slabs.places[0].tensor.device, self._slabs.layout, server, rank,
+                say=say, wait_s=wait_s, transport=transport, encoding=encoding,
+                memory=self._slabs.memory,
             )  # fmt: skip
         except BaseException:
             self._slabs.close()
@@ -207,6 +245,8 @@ class PSOptimizer(torch.optim.Optimizer):
         self._is_refused = False  # whether an open step was in the way, so that a call was an error
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0
+        self.sampler: StepFollower | None = None
+        self._told: int | None = None  # how many samples are behind the next step, from begin_step
         try:
             check_served(inner, self.client.settings)
             settings, layout = self.client.settings, self._slabs.layout
@@ -231,16 +271,18 @@ class PSOptimizer(torch.optim.Optimizer):
             raise
         # A script that ends without close() must not keep the others waiting.
         atexit.register(self._close_at_exit)
+        _OPEN.add(self)
 
-    def begin_step(self, *, samples: SupportsIndex = 1) -> None:
+    def begin_step(self, *, samples: SupportsIndex | None = None) -> None:
         """Says how many samples are behind the gradients that the next backward computes.
 
         With overlap, call it before every backward, which sends them. Without overlap you may leave
         it out, and tell step() instead.
 
         Args:
-            samples: how many are behind these gradients; only their proportion between workers
-                matters, and only under bsp.
+            samples: how many are behind these gradients, 1 if left out. Their proportion between
+                workers matters under bsp; with a `leash.LeaseSampler` their number says what was
+                trained on, and has to be told.
 
         After a step, or a backward with overlap, that was broken off (Ctrl-C, an exception), it
         first joins the run again, as `rejoin` does.
@@ -256,7 +298,8 @@ class PSOptimizer(torch.optim.Optimizer):
         self._is_refused = self._path.is_open
         if not self._path.is_open:
             self._groups.follow(self.param_groups)
-        self._path.begin(samples)
+        self._path.begin(1 if samples is None else samples)
+        self._told = None if samples is None else checked_samples(samples)
 
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
     def step(  # type: ignore[override]
@@ -287,10 +330,13 @@ class PSOptimizer(torch.optim.Optimizer):
             ArgumentError: `samples` is no whole number.
             UsageError: a value in ``param_groups`` is one that the server's optimizer cannot have;
                 with overlap, it was changed after gradients had been sent, or a gradient was
-                computed twice.
+                computed twice; or there is a `leash.LeaseSampler` and no number of samples.
             LeashError: the server ended the run, or is gone.
         """
         self.client.require_own_process()
+        behind, self._told = self._told if samples is None else checked_samples(samples), None
+        if self.sampler is not None and behind is None:
+            raise UsageError(SAMPLES_NOT_TOLD)
         self._is_refused = False
         if self._make_good() and closure is None:
             return None  # these gradients belong to parameters that this worker no longer has
@@ -307,6 +353,8 @@ class PSOptimizer(torch.optim.Optimizer):
             self._note(self._path.finish(samples))
         except EvictedError:
             self.rejoin(evicted=True)
+        if self.sampler is not None and behind is not None:
+            self.sampler.stepped(behind)
         return loss
 
     def flush(self) -> None:
@@ -372,6 +420,8 @@ class PSOptimizer(torch.optim.Optimizer):
         is_given_up = self._is_refused and self._path.is_open
         if not (self._is_joining or self._path.is_broken_off or is_given_up):
             return False
+        if self.group is not None:
+            raise LeashError(BROKEN_IN_GROUP)
         self._say("a step was broken off: this worker joins again, with the common parameters")
         self.rejoin()
         return True
@@ -435,6 +485,7 @@ class PSOptimizer(torch.optim.Optimizer):
         atexit.unregister(self._close_at_exit)
         if not self.client.is_own_process:
             return
+        _OPEN.discard(self)
         try:
             if reason == DONE and not self._path.is_broken_off:
                 self.flush()
@@ -469,6 +520,18 @@ class PSOptimizer(torch.optim.Optimizer):
         if hasattr(self, "_has_begun"):
             raise UsageError("PSOptimizer: parameters cannot be added once the run has begun")
         _ADD_PARAM_GROUP(self, param_group)
+
+
+def current_optimizer() -> PSOptimizer:
+    """The PSOptimizer of this process, if it has one that is open and no other.
+
+    Raises:
+        UsageError: it has none, or several.
+    """
+    if len(_OPEN) != 1:
+        raise UsageError(f"this process has {len(_OPEN)} open PSOptimizers: make one first, or say "
+                         "which with optimizer=")  # fmt: skip
+    return next(iter(_OPEN))
 
 
 def _reason_of(kind: type[BaseException] | None) -> str:

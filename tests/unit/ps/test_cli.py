@@ -172,7 +172,8 @@ def test_paths_in_a_file_and_the_path_of_the_file_may_begin_with_the_home(
         ("--hepl", r"leash: unknown option --hepl; did you mean --help\? \(see leash --help\)"),
         ("launch --polcy ssp", r"leash launch: unknown option --polcy; did you mean --policy\? "
                                r"\(see leash launch --help\)"),
-        ("launch extra", r"leash launch: unknown argument extra \(see leash launch --help\)"),
+        ("server extra", r"leash server: unknown argument extra \(see leash server --help\)"),
+        ("launch extra", "leash launch: extra: there is no such script; give the path of one, .*"),
         ("server --policy foo", "leash server: --policy foo: expected one of bsp, .*, drop"),
         ("server --lr-scaling foo", "leash server: --lr-scaling foo: expected one of linear, none"),
         ("server --epochs x", "leash server: --epochs x: expected a whole number"),

@@ -1,10 +1,13 @@
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from leash.ps.cli import parse
 from leash.ps.errors import UsageError
 from leash.ps.options import commands, rule
 from leash.ps.options.addresses import address_of, parse_learners, split_address
@@ -26,6 +29,7 @@ from leash.ps.options.commands import (
 from leash.ps.options.em import EmOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.worker import WorkerOptions
+from leash.ps.runs.rundir import RunDir
 from leash.ps.simulate.options import SimulateOptions
 
 
@@ -225,3 +229,71 @@ def test_options_with_a_change_work_their_own_rule_out() -> None:
     asp = ServerOptions(policy="asp")
     assert asp.rule.policy.name == "asp"
     assert replace(asp, policy="bsp").rule.policy.name == "bsp"
+
+
+# A script of one's own.
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    (tmp_path / "train.py").touch()
+    return str(tmp_path / "train.py")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--workers", "4", "train.py", "--workers=7", "--help", "-x", "--", "--config", "a b"],
+        ["--workers=4", "--report", "train.py", "--workers=7"],
+        ["--workers=4", "--", "train.py", "--workers=7"],
+    ],
+    ids=" ".join,
+)
+def test_what_stands_behind_the_scripts_name_is_the_scripts(words: list[str]) -> None:
+    _, options = parse(["launch", *words])
+    assert isinstance(options, LaunchOptions)
+    assert options.workers == 4
+    assert options.script is not None
+    assert shlex.split(options.script) == words[words.index("train.py") :]
+    assert parse(["launch", *to_argv(options)]) == ("launch", options)
+
+
+def test_the_settings_of_a_launch_with_a_script_repeat_it(tmp_path: Path) -> None:
+    _, options = parse(["launch", "--lr=0.5", "train.py", "--lr", "0.1", "a b"])
+    run_dir = RunDir(tmp_path)
+    run_dir.write_config(options)
+    _, again = parse(["launch", f"--config={tmp_path / 'config.yaml'}"])
+    assert again == options
+
+
+def test_a_script_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match=r"no/train\.py: there is no such script"):
+        LaunchOptions(script="no/train.py --lr 1").check()
+    for empty in ("", "''"):
+        with pytest.raises(UsageError, match="there is no such script"):
+            LaunchOptions(script=empty).check()
+    with pytest.raises(UsageError, match="No closing quotation"):
+        LaunchOptions(script="train.py 'a").check()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dataset", "digits"), ("model", "mnist_cnn"), ("data_dir", "DIR"), ("batch_size", 7),
+        ("overlap", False), ("device", "cuda"), ("transport", "tcp"), ("codec", "bf16"),
+        ("slow", "0.1"), ("heterogeneity", "0.5"), ("hetero_allocation", "1-2"),
+        ("time_scale", 0.1),
+    ],
+)  # fmt: skip
+def test_an_option_of_the_loop_that_a_script_replaces_is_refused(
+    script: str, name: str, value: Any
+) -> None:
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')}: a script of your own"):
+        LaunchOptions(script=script, **{name: value}).check()
+
+
+def test_an_option_of_the_run_goes_with_a_script(script: str) -> None:
+    LaunchOptions(
+        script=script, epochs=3, seed=5, threads=2, lr=0.1, policy="bsp", shards=2, timeout_s=9,
+        data_plan="lease", local_steps="4",
+    ).check()  # fmt: skip

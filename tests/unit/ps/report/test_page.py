@@ -91,7 +91,7 @@ STARTED = TWO[:4]
 
 KINDS: dict[str, tuple[list[Event], Event | None, list[str]]] = {
     "usual": (TWO, SUMMARY, ["90.00 %", "Test accuracy over time", "What each worker did"]),
-    "interrupted": (TWO[:60], {**SUMMARY, "ended": "SIGINT"}, ["ended early: SIGINT"]),
+    "interrupted": (TWO[:60], {**SUMMARY, "ended": "SIGINT"}, ["ended early: stopped by Ctrl-C"]),
     "incomplete": (
         TWO,
         {**SUMMARY, "ended": "incomplete", "unfinished": [

@@ -103,6 +103,41 @@ def test_what_a_worker_leaves_unanswered_goes_to_one_that_rests(leases: Leases) 
     assert again.ask().order == OVER
 
 
+def test_one_that_draws_ahead_holds_several_leases_and_leaves_what_was_not_answered(
+    leases: Leases,
+) -> None:
+    """It has pushed 15 of 30 samples, and 10 are behind a request for more."""
+    assert positions(leases.ask(request(1, 1), 0, lockstep=False)) == range(10)
+    assert positions(leases.ask(request(1, 2, ahead=10), 0, lockstep=False)) == range(10, 20)
+    assert positions(leases.ask(request(1, 3, ahead=10), 10, lockstep=False)) == range(20, 30)
+    assert leases.completed == 0
+    leases.release(1, answered=15, applied=3)
+    assert leases.samples_twice == 3
+    other = Asker(leases, 2)
+    assert [positions(other.ask()) for _ in range(3)] == [
+        range(15, 20), range(20, 30), range(30, 40),
+    ]  # fmt: skip
+
+
+def test_one_that_holds_something_does_not_rest_where_nothing_is_left(leases: Leases) -> None:
+    for number in range(1, 7):
+        order = leases.ask(request(1, number), BATCH * (number - 1), lockstep=False)
+    assert order.order == TRAIN
+    assert leases.ask(request(1, 7, ahead=10), 50, lockstep=False).order == REST
+    assert not leases.is_resting(1)
+    assert leases.ask(request(1, 8), 60, lockstep=False).order == OVER
+
+
+def test_what_was_drawn_ahead_before_a_hello_is_trained_on_twice(leases: Leases) -> None:
+    first = leases.ask(request(1, 1), 0, lockstep=False)
+    leases.release(1, answered=0, applied=0)
+    again = leases.ask(request(1, 1, ahead=4), 0, lockstep=False)
+    assert positions(again) == positions(first)
+    assert leases.samples_twice == 4
+    leases.release(1, answered=6, applied=0)  # four of before, and two of these
+    assert positions(Asker(leases, 2).ask())[0] == 2
+
+
 def test_a_repeated_request_gets_the_same_answer(leases: Leases) -> None:
     first = leases.ask(request(1, 1), 0, lockstep=False)
     assert leases.ask(request(1, 1), 0, lockstep=False) is first
@@ -160,37 +195,43 @@ class LeasesModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.leases = Leases(weighted=False, local_steps=2)
-        self.held: dict[int, tuple[int, list[int]]] = {}  # worker ▸ epoch, positions to do
+        self.held: dict[int, list[tuple[int, int]]] = {}  # worker ▸ what it has to do, in order
         self.numbers: Counter[int] = Counter()
         self.answered: Counter[int] = Counter()
         self.done: Counter[tuple[int, int]] = Counter()
 
     @rule(worker=workers, samples=st.integers(1, 25))
     def is_answered(self, worker: int, samples: int) -> None:
-        epoch, left = self.held.get(worker, (0, []))
-        self.done.update((epoch, position) for position in left[:samples])
+        left = self.held.get(worker, [])
+        self.done.update(left[:samples])
         self.answered[worker] += len(left[:samples])
-        self.held[worker] = (epoch, left[samples:])
+        self.held[worker] = left[samples:]
 
-    @rule(worker=workers, speed=st.sampled_from([0.0, 1.0, 30.0, 1e6]), lockstep=st.booleans())
-    def asks(self, worker: int, speed: float, lockstep: bool) -> None:
-        self.is_answered(worker, SIZE)
+    @rule(worker=workers, speed=st.sampled_from([0.0, 1.0, 30.0, 1e6]), lockstep=st.booleans(),
+          draws_ahead=st.booleans())  # fmt: skip
+    def asks(self, worker: int, speed: float, lockstep: bool, draws_ahead: bool) -> None:
+        if not draws_ahead:
+            self.is_answered(worker, EPOCHS * SIZE)
+        left = self.held.get(worker, [])
         self.numbers[worker] += 1
-        message = request(worker, self.numbers[worker], speed, epochs=EPOCHS)
+        message = request(worker, self.numbers[worker], speed, epochs=EPOCHS, ahead=len(left))
         order = self.leases.ask(message, self.answered[worker], lockstep=lockstep)
         if order.order == RETURN:
             self.goes(worker)
         elif order.order == TRAIN:
             assert order.count
-            taken = {(e, p) for e, rest in self.held.values() for p in rest} | self.done.keys()
-            assert not taken & {(order.epoch, p) for p in positions(order)}
-            self.held[worker] = (order.epoch, list(positions(order)))
+            taken = {one for rest in self.held.values() for one in rest} | self.done.keys()
+            leased = [(order.epoch, position) for position in positions(order)]
+            assert not taken & set(leased)
+            self.held[worker] = left + leased
         else:
-            held = sum(len(rest) for _, rest in self.held.values())
+            held = sum(map(len, self.held.values()))
             assert self.done.total() + held == EPOCHS * SIZE
             # Answered is not enough: whoever holds something says that it is done by asking.
             assert (order.order == OVER) == (self.leases.completed == EPOCHS)
-            self.held.pop(worker, None)
+            assert self.leases.is_resting(worker) == (order.order == REST and not left)
+            if not left:
+                self.held.pop(worker, None)
             assert order.order == OVER or self.held
 
     @rule(worker=workers)
