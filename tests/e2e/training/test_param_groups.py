@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
@@ -319,9 +320,31 @@ def test_the_run_tells_of_its_groups(tmp_path: Path) -> None:
     assert [round(t["groups"][2]["lr"], 9) for t in tables] == [0.01, 0.003, 0.0009, 0.00027]
     assert [group["slots"] for group in tables[0]["groups"]] == [1, 2, 1]
     assert json.loads(run_dir.summary.read_text())["groups"] == tables[-1]["groups"] == state
+    with safe_open(run_dir.checkpoint("final"), framework="numpy") as checkpoint:
+        assert json.loads(checkpoint.metadata()["groups"]) == state
 
 
-# What cannot be
+# What cannot be, and what only the server changes
+
+
+def test_a_run_that_resumes_goes_on_by_the_groups_of_its_workers(tmp_path: Path) -> None:
+    straight = build()
+    theirs = OPTIMIZERS["adamw"][1](without_names(groups_of(straight, OWN["adamw"])))
+    for _ in range(2):
+        train(straight, theirs, ByHand(theirs))
+    model, settings = build(), OPTIMIZERS["adamw"][0]
+    first, own = RunDir(tmp_path / "first"), OWN["adamw"]
+    for resume in (None, str(first.checkpoint("final"))):
+        run_dir = None if resume else first
+        with serving(run_dir=run_dir, policy="asp", resume=resume, **settings) as server:
+            with PSOptimizer(groups_of(model, own), server.address, rank=1) as optimizer:
+                train(model, optimizer, ByHand(optimizer))
+                own = [
+                    {name: group[name] for name in ("lr", "betas", "weight_decay")}
+                    for group in optimizer.param_groups
+                ]
+            assert server.join() == 0
+    assert difference(flat(model), flat(straight)) < 1e-10
 
 
 def test_a_schedule_of_the_servers_own_goes_from_each_groups_rate() -> None:
