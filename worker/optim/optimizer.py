@@ -257,6 +257,7 @@ class PSOptimizer(torch.optim.Optimizer):
             )
             super().__init__(list(map(unnamed, groups)), dict(self._groups.defaults))
             self._has_begun = True
+            self._groups.keep(self.param_groups)
             self.client.begin(self._slabs.parameters, on_wait)
             self._slabs.scatter()
             self._path: Final[StepPath] = (
@@ -297,6 +298,7 @@ class PSOptimizer(torch.optim.Optimizer):
         self._make_good()
         self._is_refused = self._path.is_open
         if not self._path.is_open:
+            self._groups.require_kept(self.param_groups)
             self._groups.follow(self.param_groups)
         self._path.begin(1 if samples is None else samples)
         self._told = None if samples is None else checked_samples(samples)
@@ -341,6 +343,7 @@ class PSOptimizer(torch.optim.Optimizer):
         if self._make_good() and closure is None:
             return None  # these gradients belong to parameters that this worker no longer has
         self._is_refused = self._path.is_open  # until it is known that this step goes on
+        self._groups.require_kept(self.param_groups)
         self._groups.follow(self.param_groups, has_begun=self._path.is_open)
         self._is_refused = False
         loss = None

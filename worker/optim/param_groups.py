@@ -93,7 +93,41 @@ def hyperparameters(
     return own
 
 
-class InnersGroups:
+class Members:
+    """Knows which tensors are in which group: the run has its layout, which does not change."""
+
+    _kept: list[list[int]]
+
+    def keep(self, groups: Sequence[Group]) -> None:
+        """Notes the tensors of the optimizer's groups.
+
+        Args:
+            groups: its ``param_groups``, as torch has made them.
+        """
+        self._kept = _members(groups)
+
+    def require_kept(self, groups: Sequence[Group]) -> None:
+        """Checks that they are the same.
+
+        Args:
+            groups: the optimizer's ``param_groups``.
+
+        Raises:
+            UsageError: a tensor was added, removed or replaced.
+        """
+        if _members(groups) != self._kept:
+            raise UsageError(
+                "PSOptimizer: the tensors in param_groups were changed, but a run trains the "
+                "parameters that it has begun with; to leave one alone, set its requires_grad to "
+                "False"
+            )
+
+
+def _members(groups: Sequence[Group]) -> list[list[int]]:
+    return [list(map(id, group["params"])) for group in groups]
+
+
+class InnersGroups(Members):
     """Refuses options in ``param_groups`` where an inner optimizer takes the steps."""
 
     def __init__(self, settings: Mapping[str, Any], named: Sequence[Group]) -> None:
@@ -130,7 +164,7 @@ class InnersGroups:
                 )
 
 
-class ParamGroups:
+class ParamGroups(Members):
     """Turns ``param_groups`` into options for the server's optimizer, and checks what they say."""
 
     def __init__(
