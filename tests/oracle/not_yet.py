@@ -25,7 +25,7 @@ class Missing:
 ABSENT = "a parameter without a gradient is not stepped"
 OUTSIDE = "what is done to a parameter outside step() is noticed"
 PUBLISH = "optimizer.publish()"
-BY_SERVER = "a group's clamp= and max_norm=, which the server applies"
+BY_SERVER = "a group's max_norm=, which the server applies"
 LEFT = "with overlap, nobody reads or changes gradients that have left without an error"
 ZEROS = "zero_grad(set_to_none=False): a gradient of zeros is stepped on, as in torch"
 KEPT = "a gradient that somebody keeps stays what it was"
@@ -75,7 +75,6 @@ NOT_YET: Final[dict[str, Missing]] = {
     "publishes_pretrained_weights": Missing(PUBLISH),
     "publishes_what_was_clamped": Missing(PUBLISH),
     "publishes_the_best_weights_again": Missing(PUBLISH),
-    "has_the_server_clamp_a_group": Missing(BY_SERVER),
     "has_the_server_limit_the_norm_of_rows": Missing(BY_SERVER),
     "clips_inside_a_closure": Missing(LEFT, overlap=True),
     "clips_in_a_hook_before_the_step": Missing(LEFT, overlap=True),

@@ -36,7 +36,7 @@ IMPLEMENTATION: Final = frozenset(
 # Options of optimizers that the server does not have, and of those whose choice it is.
 FOREIGN: Final = frozenset(
     ("alpha", "centered", "rho", "lambd", "t0", "etas", "step_sizes", "momentum_decay",
-     "beta2_decay", "line_search_fn", *HYPERPARAMETERS)
+     "beta2_decay", "line_search_fn", "max_norm", *HYPERPARAMETERS)
 )  # fmt: skip
 
 Group = Mapping[str, Any]
