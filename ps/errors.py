@@ -23,6 +23,8 @@
         ├── ResyncError         resync           a gap in the steps; carries the server's clock
         ├── NonfiniteError      nonfinite        a NaN or an infinity in a gradient
         ├── TooManyError        too_many         a limit of the server is reached
+        ├── OptionsError        bad_options      options for groups that the optimizer cannot have
+        ├── MissingOptionsError missing_options  a push that goes by options that have not come
         ├── SegmentError        bad_segment      a worker's memory that the server cannot share
         ├── SupersededError     superseded       a newer request took this one's place
         └── StoppingError       stopping         the server is about to end, and says why
@@ -44,9 +46,9 @@ class LeashError(Exception):
 class UsageError(LeashError, ValueError):
     """An argument, an option or a file that the user gave cannot be used.
 
-    Constructors and commands raise it before a run begins, and `PSOptimizer.step` when a value in
-    ``param_groups`` was changed. Its text is one line that names the mend. A command that ends with
-    it has exit status 2.
+    Constructors and commands raise it before a run begins, and `PSOptimizer.step` for a value in
+    ``param_groups`` that cannot be. Its text is one line that names the mend. A command that ends
+    with it has exit status 2.
     """
 
 
@@ -288,6 +290,27 @@ class TooManyError(ProtocolError):
     code = "too_many"
 
 
+class OptionsError(ProtocolError):
+    """The optimizer cannot have the options that a worker gives for its parameter groups.
+
+    The server raises it for a value that torch.optim refuses too, and for one that needs a buffer
+    which the server's optimizer does not keep. `PSOptimizer.step` raises a `UsageError` before it
+    comes to this.
+    """
+
+    code = "bad_options"
+
+
+class MissingOptionsError(ProtocolError):
+    """A push is to be applied by options that the server does not have.
+
+    A shard raises it, and has changed nothing: the message with the options was lost with its
+    connection. Leash's own client sends them again by itself.
+    """
+
+    code = "missing_options"
+
+
 class SegmentError(ProtocolError):
     """The server cannot share the memory that a worker offers it.
 
@@ -333,8 +356,8 @@ class ShardLostError(StoppingError):
 _ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (
     ProtocolError, HeaderError, WrongSocketError, FrameCountError, PayloadSizeError, LayoutError,
     LayoutMismatchError, PlanMismatchError, UnknownChunkError, UnknownWorkerError, NotReadyError,
-    FencedError, EvictedError, ResyncError, NonfiniteError, TooManyError, SegmentError,
-    SupersededError, StoppingError,
+    FencedError, EvictedError, ResyncError, NonfiniteError, TooManyError, OptionsError,
+    MissingOptionsError, SegmentError, SupersededError, StoppingError,
 )  # fmt: skip
 ERROR_BY_CODE: Final = {cls.code: cls for cls in _ON_THE_WIRE}
 

@@ -4,7 +4,7 @@
 
     metadata  leash_format = "1"; version = the largest over the chunks; optimizer = its name;
               updates = how many each slot has seen; layout = the layout's msgpack form in hex;
-              layout_hash = its SHA-256
+              layout_hash = its SHA-256; groups = the newest options of workers, if they gave any
     tensors   SLOT         parameters and buffers
               STATE/SLOT   the optimizer's buffers, once they have begun, such as momentum/SLOT
 
@@ -12,6 +12,7 @@ docs/checkpoint-format.md is the contract. A file is written beside its place an
 so that a reader always finds a whole file, the old one or the new one.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,8 +72,16 @@ class WholeModel(Protocol):
 M = TypeVar("M", bound=WholeModel)
 
 
-def save_checkpoint(model: WholeModel, path: Path) -> None:
-    """Writes the parameters, the buffers and the optimizer's own buffers to `path`, atomically."""
+def save_checkpoint(
+    model: WholeModel, path: Path, groups: list[dict[str, Any]] | None = None
+) -> None:
+    """Writes the parameters, the buffers and the optimizer's own buffers to `path`, atomically.
+
+    Args:
+        model: whose numbers to write.
+        path: of the file.
+        groups: the newest options of workers for groups of parameters, if they gave any.
+    """
     slab = np.zeros(model.layout.nbytes, np.uint8)
     versions = [
         model.shard_of(c.index).pull(c.index, None, slab[c.start : c.stop].data)[0]
@@ -91,6 +100,8 @@ def save_checkpoint(model: WholeModel, path: Path) -> None:
         "layout_hash": model.layout.hash,
         "layout": model.layout.pack().hex(),
     }
+    if groups is not None:
+        metadata["groups"] = json.dumps(groups)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     save_file(tensors, unfinished, metadata)

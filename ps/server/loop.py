@@ -432,7 +432,7 @@ class Server:
             return
         try:
             with self.shards.held():
-                save_checkpoint(model, path)
+                save_checkpoint(model, path, self.metrics.groups)
         except ProtocolError as error:
             self._status = self._status or 1  # also for the last checkpoint of a run that was done
             self._say(f"no checkpoint {path.name}: {error}")

@@ -38,6 +38,7 @@ from leash.ps.shard.mapped_segments import (
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel
+from leash.ps.shard.options_of_workers import OptionsOfWorkers
 from leash.ps.shard.replies import Parked, Replies, Send
 from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import DATA, check_payload_count, decode, error_message
@@ -48,9 +49,11 @@ from leash.ps.wire.messages import (
     Attached,
     Echo,
     Echoed,
+    GroupOptions,
     Init,
     Message,
     Ok,
+    OptionsSet,
     Params,
     Pull,
     Push,
@@ -83,6 +86,7 @@ class DataPlane:
         self._shard: Final = shard
         self._now: Final = now
         self._attachments: dict[int, Attachment] = {}  # worker ▸ its segment
+        self._group_options: Final = OptionsOfWorkers(options, metrics, tells=shard == 0)
         self._replies: Final = Replies(metrics, send)
         # (chunk, worker) ▸ the step that was refused last for a NaN, and the error.
         self._nonfinite: dict[tuple[int, int], tuple[int, NonfiniteError]] = {}
@@ -92,6 +96,7 @@ class DataPlane:
             Push: self._on_push,
             Pull: self._on_pull,
             Attach: self._on_attach,
+            GroupOptions: self._on_options,
             Echo: self._on_echo,
         }
 
@@ -133,6 +138,7 @@ class DataPlane:
     def leave(self, worker: int) -> None:
         """Has nobody wait for this worker from now on; sends replies that waited only for it."""
         self._attachments.pop(worker, None)
+        self._group_options.forget(worker)
         if self.model is None or worker not in self.model.shard.workers():
             return
         self._replies.forget(worker)
@@ -206,6 +212,14 @@ class DataPlane:
         self._attachments[msg.worker] = attachment
         self._send(route, Attached(msg.worker, attachment.nonce, msg.number), None)
 
+    def _on_options(self, route: bytes, msg: GroupOptions, payload: Payload) -> None:
+        model = self._require_model(msg)
+        if msg.worker == 0:
+            raise UnknownWorkerError("an observer only reads")
+        assert payload is not None
+        self._group_options.take(model, msg, memory_of(payload))
+        self._send(route, OptionsSet(msg.worker, msg.number), None)
+
     def _on_echo(self, route: bytes, _: Echo, payload: Payload) -> None:
         self._send(route, Echoed(), payload)
 
@@ -237,6 +251,7 @@ class DataPlane:
     def _on_push(self, route: bytes, msg: PushPull | Push, payload: Payload) -> None:
         """Checks all that a push names, then has the core apply it."""
         model = self._require_model(msg)
+        self._group_options.require(model, msg, averages=self._rule.policy.average)
         if payload is not None:
             chunk = self._check(model, msg, payload)
             if msg.absent:
@@ -383,7 +398,9 @@ class DataPlane:
 
     # How it is done.
 
-    def _require_model(self, msg: Init | PushPull | Push | Pull | Attach) -> ServedModel:
+    def _require_model(
+        self, msg: Init | PushPull | Push | Pull | Attach | GroupOptions
+    ) -> ServedModel:
         self._members.require_current(msg.worker, msg.incarnation)
         if self.model is None:
             raise NotReadyError("no model yet: no worker has said hello")

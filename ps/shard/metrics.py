@@ -1,9 +1,11 @@
 """Counts what happens in a run, for `state`, for summary.json and for events.jsonl."""
 
+import json
 import logging
 import math
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,11 +23,12 @@ from leash.ps.words import DONE, EVICTED, LIVE, TIMED_OUT, wait_fraction
 LOG: Final = logging.getLogger(__name__)
 
 RATE_SPAN_S: Final = 2.0  # samples/s of the live table is a mean over about so many seconds
+OPTIONS_REMEMBERED: Final = 1024  # so many tables of options become no event when they come again
 TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this often
 
 
 # Errors that are part of a normal run: no peer sent anything wrong.
-NO_REFUSALS: Final = ("stopping", "superseded", "nonfinite")
+NO_REFUSALS: Final = ("stopping", "superseded", "missing_options", "nonfinite")
 
 
 @dataclass(slots=True)
@@ -143,6 +146,11 @@ class Metrics:
         self._demo_logs: Final = demo_logs
         self._step_events: Final = step_events if events.is_open else 0
         self._now: Final = now
+        # Options for parameter groups: those that came last, where none came None; which of late
+        # have become events; and which slot goes by which, as the last event of them told.
+        self.groups: list[dict[str, Any]] | None = None
+        self._told_options: Final[OrderedDict[tuple[str, bytes], None]] = OrderedDict()
+        self._told_slots: bytes = b""
         self._started_s: float | None = None
         self._ended_s: float | None = None
 
@@ -227,6 +235,29 @@ class Metrics:
         """Counts a gradient with a NaN or an infinity in this slot."""
         self.own.nonfinite_chunks += 1
         self._events.write("nonfinite", worker=worker, chunk=chunk, step=step, slot=slot)
+
+    def note_options(self, worker: int, groups: list[dict[str, Any]], group_of_slot: bytes) -> None:
+        """Notes the options that a worker gives; equal ones of several workers are one event."""
+        self.groups = groups
+        key = (json.dumps(groups), group_of_slot)
+        if key in self._told_options:
+            self._told_options.move_to_end(key)
+            return
+        self._told_options[key] = None
+        if len(self._told_options) > OPTIONS_REMEMBERED:
+            self._told_options.popitem(last=False)
+        is_new = group_of_slot != self._told_slots
+        slots = {"group_of_slot": list(group_of_slot)} if is_new else {}
+        self._told_slots = group_of_slot
+        self._events.write("options", worker=worker, groups=groups, **slots)
+
+    def note_different_options(self, step: int, workers: list[int]) -> None:
+        """Notes, and says, that two workers gave different options for one step."""
+        LOG.warning(
+            "workers %d and %d have different options for their parameter groups, from step %d on; "
+            "each mean goes by those of the lowest rank in it", *workers, step,
+        )  # fmt: skip
+        self._events.write("options_differ", step=step, workers=workers)
 
     def count_refusal(self, error: ProtocolError) -> None:
         """Counts an error that a peer was sent, unless it is part of a normal run."""
@@ -354,6 +385,7 @@ class Metrics:
             "wait_fraction_by_worker": {
                 str(w): _rounded(wait_fraction(*c.spent_s)) for w, c in by_rank
             },
+            "groups": self.groups,
             "bytes_pushed": data.bytes_pushed,
             "bytes_answered": data.bytes_answered,
             "duplicate_pushes": data.duplicates,

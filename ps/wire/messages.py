@@ -5,7 +5,7 @@
     control   hello ▸ welcome   beat ▸ beaten   lease ▸ leased   report ▸ ok   status ▸ state
               set ▸ ok   bye ▸ ok
     data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   echo ▸ echoed
-              attach ▸ attached
+              attach ▸ attached   options ▸ options_set
     both      anything wrong ▸ error
 
 The annotations are the checks: `frames.decode` accepts a header only if it has exactly these
@@ -298,6 +298,7 @@ class PushPull(Message):
     # With nothing to push: 1 more than the version of the chunk that the worker has. If the chunk
     # has no other by then, its parameters are not sent.
     has: Count = 0
+    table: Count = 0  # number of the `options` that apply; 0: those of the server's optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +314,7 @@ class Push(Message):
     codec: Word
     samples: Samples
     absent: Bits = b""  # as in `push_pull`; without a payload all slots are absent
+    table: Count = 0  # as in `push_pull`
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +371,29 @@ class Attached(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupOptions(Message):
+    """A worker gives options for groups of slots, by which its next pushes are to be applied.
+
+    Payload: see leash.ps.wire.options_table.
+    """
+
+    verb = "options"
+    payload = True
+    worker: Id
+    incarnation: Count
+    number: Count  # from 1; grows with each table, and pushes name it
+
+
+@dataclass(frozen=True, slots=True)
+class OptionsSet(Message):
+    """The shard applies this worker's pushes by the options of this number from now on."""
+
+    verb = "options_set"
+    worker: Id
+    number: Count
+
+
+@dataclass(frozen=True, slots=True)
 class Echo(Message):
     """Any process asks for its payload back, as `leash doctor` does to measure a connection."""
 
@@ -400,7 +425,9 @@ class Error(Message):
 CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (
     Hello, Beat, Lease, Report, Status, Set, Bye,
 )  # fmt: skip
-DATA_REQUESTS: Final[tuple[type[Message], ...]] = (Init, PushPull, Push, Pull, Attach, Echo)
+DATA_REQUESTS: Final[tuple[type[Message], ...]] = (
+    Init, PushPull, Push, Pull, Attach, GroupOptions, Echo,
+)  # fmt: skip
 ANSWERS: Final[tuple[type[Message], ...]] = (
-    Welcome, Beaten, Leased, State, Ok, Params, Attached, Echoed, Error,
+    Welcome, Beaten, Leased, State, Ok, Params, Attached, OptionsSet, Echoed, Error,
 )  # fmt: skip

@@ -25,7 +25,7 @@ class Missing:
 ABSENT = "a parameter without a gradient is not stepped"
 OUTSIDE = "what is done to a parameter outside step() is noticed"
 PUBLISH = "optimizer.publish()"
-BY_SERVER = "a group's clamp= and max_norm=, which the server applies"
+BY_SERVER = "a group's max_norm=, which the server applies"
 LEFT = "with overlap, nobody reads or changes gradients that have left without an error"
 ZEROS = "zero_grad(set_to_none=False): a gradient of zeros is stepped on, as in torch"
 KEPT = "a gradient that somebody keeps stays what it was"
@@ -33,8 +33,6 @@ USED_UP = "nobody takes gradients that step() has used up for those of torch"
 MEMORY = "whatever shares a parameter's memory is noticed"
 DTYPE = "a parameter that changes its dtype is noticed"
 BUFFERS = "a shared buffer may hold anything, and change until step()"
-GROUPS = "groups of parameters have options of their own"
-RATES = "options that change from step to step"
 CLIPPING = "clip_norm="
 STATE = "the optimizer's state: loaded, or refused by name"
 CLOSED = "a closed optimizer says so"
@@ -77,7 +75,6 @@ NOT_YET: Final[dict[str, Missing]] = {
     "publishes_pretrained_weights": Missing(PUBLISH),
     "publishes_what_was_clamped": Missing(PUBLISH),
     "publishes_the_best_weights_again": Missing(PUBLISH),
-    "has_the_server_clamp_a_group": Missing(BY_SERVER),
     "has_the_server_limit_the_norm_of_rows": Missing(BY_SERVER),
     "clips_inside_a_closure": Missing(LEFT, overlap=True),
     "clips_in_a_hook_before_the_step": Missing(LEFT, overlap=True),
@@ -128,35 +125,6 @@ NOT_YET: Final[dict[str, Missing]] = {
     "counts_in_a_buffer_after_backward": Missing(BUFFERS, overlap=True),
     "checkpoints_a_layer_with_shared_statistics": Missing(BUFFERS, overlap=True),
     "shares_a_buffer_that_is_expanded": Missing(BUFFERS),
-    "decays_no_biases": Missing(GROUPS),
-    "gives_a_group_its_own_rate": Missing(GROUPS),
-    "gives_a_group_its_own_momentum": Missing(GROUPS),
-    "gives_a_group_nesterovs_momentum": Missing(GROUPS),
-    "gives_a_group_its_own_betas": Missing(GROUPS),
-    "gives_a_group_amsgrad": Missing(GROUPS),
-    "lets_a_group_ascend": Missing(GROUPS),
-    "gives_a_group_a_name": Missing(GROUPS),
-    "freezes_a_group_with_a_rate_of_zero": Missing(GROUPS),
-    "takes_a_parameter_out_of_its_group": Missing(GROUPS),
-    "puts_a_new_parameter_in_a_group": Missing(GROUPS),
-    "schedules_groups_apart": Missing(GROUPS),
-    "decays_the_rate_in_steps": Missing(RATES),
-    "decays_the_rate_at_milestones": Missing(RATES),
-    "decays_the_rate_exponentially": Missing(RATES),
-    "anneals_the_rate_by_a_cosine": Missing(RATES),
-    "anneals_the_rate_and_restarts": Missing(RATES),
-    "warms_the_rate_up": Missing(RATES),
-    "chains_a_warm_up_and_a_cosine": Missing(RATES),
-    "follows_a_rate_of_its_own": Missing(RATES),
-    "lowers_the_rate_on_a_plateau": Missing(RATES),
-    "follows_one_cycle_with_its_momentum": Missing(RATES),
-    "follows_one_cycle_without_momentum": Missing(RATES),
-    "cycles_the_rate_and_the_momentum": Missing(RATES),
-    "ends_with_a_rate_for_averaging": Missing(RATES),
-    "sets_the_rate_by_hand": Missing(RATES),
-    "sets_the_weight_decay_by_hand": Missing(RATES),
-    "sets_the_rate_as_a_tensor": Missing(RATES),
-    "schedules_on_both_sides": Missing(RATES),
     "has_the_optimizer_clip_the_norm": Missing(CLIPPING),
     "has_the_optimizer_clip_accumulated_gradients": Missing(CLIPPING),
     "loads_a_state_dict_of_torchs_optimizer": Missing(STATE),

@@ -19,7 +19,7 @@ LAYOUT = [["w", "f32", [F32_VALUES], "parameter"], ["s", "f64", [3], "parameter"
 PACKED_LAYOUT = msgpack.packb(LAYOUT)
 # Chunk ▸ codec, values, struct's letter.
 CHUNKS = {0: ("f32", F32_VALUES, "f"), 1: ("f64", 3, "d")}
-DATA_VERBS = ("init", "push_pull", "push", "pull", "echo")
+DATA_VERBS = ("init", "push_pull", "push", "pull", "options", "echo")
 U32, U63 = 2**32, 2**63
 
 
@@ -115,6 +115,9 @@ def valid_messages(worker: Worker) -> dict[str, tuple[Header, tuple[bytes, ...]]
         "compute_s": 1.0, "wait_s": 1.0,
     }  # fmt: skip
     lease = {"number": 1, "samples": 9, "epochs": 1, "batch_size": 1, "samples_per_s": 0.0}
+    group = {"lr": LR, "weight_decay": 0.0, "maximize": False, "momentum": 0.0, "dampening": 0.0,
+             "nesterov": False}  # fmt: skip
+    table = msgpack.packb({"groups": [group], "group_of_slot": bytes(len(LAYOUT))})
     return {
         "hello": (hello, (PACKED_LAYOUT,)),
         "beat": (worker.header("beat"), ()),
@@ -126,5 +129,6 @@ def valid_messages(worker: Worker) -> dict[str, tuple[Header, tuple[bytes, ...]]
         "push_pull": (worker.push(0, step), (gradient,)),
         "push": ({**worker.push(0, step), "t": "push"}, (gradient,)),
         "pull": (worker.header("pull", chunk=0, codec="f32"), ()),
+        "options": (worker.header("options", number=1), (table,)),
         "echo": ({"t": "echo"}, (b"hello",)),
     }

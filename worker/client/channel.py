@@ -21,9 +21,26 @@ from typing import Any, Final, TypeAlias
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from leash.ps.errors import ProtocolError, ServerUnreachableError, SupersededError
+from leash.ps.errors import (
+    MissingOptionsError,
+    ProtocolError,
+    ServerUnreachableError,
+    SupersededError,
+)
 from leash.ps.wire.frames import REPLIES, check_payload_count, decode, encode, error_from
-from leash.ps.wire.messages import Attach, Attached, Error, Init, Ok, Params, Pull, Push, PushPull
+from leash.ps.wire.messages import (
+    Attach,
+    Attached,
+    Error,
+    GroupOptions,
+    Init,
+    Ok,
+    OptionsSet,
+    Params,
+    Pull,
+    Push,
+    PushPull,
+)
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
     connect,
@@ -37,12 +54,14 @@ LOOK_MS: Final = 200  # a waiting worker looks so often whether it still takes p
 RECONNECT_S: Final = 60.0  # a connection that is gone for so long is lost
 
 Buffer: TypeAlias = Any  # anything with the buffer protocol
-Request: TypeAlias = Init | PushPull | Push | Pull | Attach
-Answer: TypeAlias = Params | Ok | Attached
+Request: TypeAlias = Init | PushPull | Push | Pull | Attach | GroupOptions
+Answer: TypeAlias = Params | Ok | Attached | OptionsSet
 Outgoing: TypeAlias = tuple[Request, Buffer | None]
 OnReply: TypeAlias = Callable[[Answer, zmq.Frame | None], None]
 
-ATTACHING: Final = -1  # an `attach` has no chunk: it is in flight under this number
+# Requests without a chunk are in flight under these numbers.
+ATTACHING: Final = -1
+SETTING_OPTIONS: Final = -2
 
 
 @dataclass(slots=True)
@@ -239,7 +258,7 @@ class DataChannel:
         if isinstance(message, Error):
             self._on_error(message)
             return
-        if not isinstance(message, (Params, Ok, Attached)):
+        if not isinstance(message, (Params, Ok, Attached, OptionsSet)):
             raise ProtocolError(f"{self.address}: unexpected {message.verb}")
         if isinstance(message, Attached):
             self._is_attaching &= message.number != self._attaches
@@ -250,13 +269,13 @@ class DataChannel:
             on_reply(message, payloads[0] if payloads else None)
             self._settle(message)
 
-    def _is_awaited(self, message: Params | Ok | Attached | Error) -> bool:
+    def _is_awaited(self, message: Answer) -> bool:
         return all(self._sent_for(chunk, message) for chunk in _chunks_of(message))
 
     def _sent_for(self, chunk: int, message: Any) -> Sent | None:
         """The request in flight that a message answers for a chunk; None if there is none."""
         sent = self._in_flight.get(chunk)
-        if sent is None or getattr(message, "step", 0) != getattr(sent.request, "step", 0):
+        if sent is None or _number_of(message) != _number_of(sent.request):
             return None
         return sent
 
@@ -268,6 +287,11 @@ class DataChannel:
 
     def _on_error(self, message: Error) -> None:
         error = error_from(message)
+        if isinstance(error, MissingOptionsError):
+            # The push went over a new connection before this thread had read of it, so before the
+            # `options` that were lost with the old one. Both follow now, or have followed already.
+            self._attend_connection()
+            return
         if not isinstance(error, SupersededError):
             raise error
         if self._attach is not None:
@@ -286,4 +310,12 @@ def _chunks_of(message: Any) -> range:
     """The chunks that a message is about: the one that it names, then those before it."""
     if isinstance(message, (Attach, Attached)):
         return range(ATTACHING, ATTACHING + 1)
+    if isinstance(message, (GroupOptions, OptionsSet)):
+        return range(SETTING_OPTIONS, SETTING_OPTIONS + 1)
     return range(message.chunk, message.chunk - getattr(message, "chunks", 1), -1)
+
+
+def _number_of(message: Any) -> int:
+    """What tells a message about a chunk from one before it; requests and answers have the same."""
+    number: int = getattr(message, "step", 0)
+    return getattr(message, "number", number)

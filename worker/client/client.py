@@ -53,11 +53,13 @@ from leash.ps.wire.messages import (
     Lease,
     Leased,
     Ok,
+    OptionsSet,
     Params,
     Pull,
     Report,
     Welcome,
 )
+from leash.ps.wire.options_table import OptionsTable
 from leash.ps.words import DONE
 from leash.worker.client.arguments import (
     check_connection,
@@ -69,6 +71,7 @@ from leash.worker.client.encoding import Encoder, Encoding
 from leash.worker.client.exchange import Exchange
 from leash.worker.client.liveness import Liveness
 from leash.worker.client.memory import Slab, SlabMemory
+from leash.worker.client.sent_options import SentOptions
 from leash.worker.client.transport import (
     Absence,
     SegmentTransport,
@@ -194,6 +197,7 @@ class Client:
         self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._control: Final = ControlChannel(address, self._context)
+        self._options: Final = SentOptions()
         self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
         self._closed = False
         self._liveness: Liveness | None = None
@@ -213,6 +217,7 @@ class Client:
             raise LayoutMismatchError(difference)
         self.chunks: tuple[Chunk, ...] = self.layout.cut(self.welcome.chunk_nbytes)
         self.steps: int = self.welcome.first_step - 1
+        self._options.forget()
         self._leases = 0  # how many of this worker's requests were answered since its hello
         self._step: Step | None = None
         self._versions = [0] * len(self.chunks)  # of the parameters that this worker got last
@@ -397,6 +402,20 @@ class Client:
         self.exchange.finish(on_reply)
         return max(self._versions)
 
+    def set_options(self, table: OptionsTable) -> None:
+        """Has the server apply the steps that begin from now on by these options.
+
+        They go before the next step, and whenever this process says hello again. Without a call
+        the server's own options apply.
+
+        Args:
+            table: options for groups of slots.
+
+        Raises:
+            UsageError: the table is larger than a message of this server.
+        """
+        self._options.want(table, self.welcome.chunk_nbytes)
+
     def push_pull(
         self,
         gradients: Slab,
@@ -461,9 +480,12 @@ class Client:
             raise UsageError(f"rank 0 is an observer, which pushes nothing; {RANK_MEND}")
         self.exchange.forget()  # of a step that was broken off
         self.steps += 1
+        for request in self._options.due(self.rank, self.incarnation):
+            for channel in self.exchange.channels:
+                channel.put([request])
         self._step = Step(
             self.rank, self.incarnation, self.steps, count, gradients, parameters, absent, held,
-            self._versions,
+            self._versions, self._options.number,
         )  # fmt: skip
         self._replies: list[Params] = []
         # By shard: the chunks from this number on have been queued.
@@ -495,6 +517,7 @@ class Client:
         step = self._open_step
         self._queue(0)
         wait_s = self.exchange.finish(self._on_params)
+        self._options.is_known = True
         self._step = None
         return StepInfo(
             step.number,
@@ -655,6 +678,8 @@ class Client:
             self.exchange.channels[shard].put([(request, payload)])
 
     def _on_params(self, reply: Answer, payload: zmq.Frame | None) -> None:
+        if isinstance(reply, OptionsSet):
+            return
         if not isinstance(reply, Params):
             raise ProtocolError(f"unexpected {reply.verb}")
         self.transport.store(self._open_step, reply, payload)

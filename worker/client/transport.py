@@ -44,6 +44,7 @@ class Step:
         absent: numbers of the slots that have no gradient; complete for a chunk when it is ready.
         held: the slab with the parameters that this worker has; without it all are sent again.
         versions: of the chunks in `held`.
+        table: number of the options that the step is applied by.
     """
 
     worker: int
@@ -55,11 +56,13 @@ class Step:
     absent: Collection[int] = ()
     held: Slab | None = None
     versions: Sequence[int] = ()
+    table: int = 0
 
     def push(self, chunk: int, codec: str, **more: Any) -> PushPull:
         """Makes the header that pushes one chunk, whose payload is in this codec."""
         return PushPull(
-            self.worker, self.incarnation, self.number, chunk, codec, self.samples, **more
+            self.worker, self.incarnation, self.number, chunk, codec, self.samples,
+            table=self.table, **more,
         )  # fmt: skip
 
     def has(self, chunk: int) -> int:

@@ -29,6 +29,7 @@ from leash.ps import errors
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import Beaten
+from leash.ps.wire.options_table import OptionsTable
 from leash.ps.words import DONE
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.arguments import checked_samples
@@ -297,6 +298,9 @@ class OtherOfGroup:
     def rejoin(self) -> None:
         """Waits until the first process has said hello again."""
         self._link.hear()
+
+    def set_options(self, _: OptionsTable) -> None:
+        """Does nothing: the first process sends those of its own ``param_groups``."""
 
     def begin_step(self, _: Slab, parameters: Slab, samples: SupportsIndex, **__: Any) -> None:
         """Adds this process's samples to those of the step."""

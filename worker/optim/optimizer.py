@@ -49,7 +49,14 @@ from leash.worker.optim.arguments import (
 )
 from leash.worker.optim.host_group import ProcessGroup, check_group, make_client
 from leash.worker.optim.local_steps import LocalSteps, check_local, check_served
-from leash.worker.optim.param_groups import named_groups, unnamed
+from leash.worker.optim.param_groups import (
+    HYPERPARAMETERS,
+    OUTER_HYPERPARAMETERS,
+    InnersGroups,
+    ParamGroups,
+    named_groups,
+    unnamed,
+)
 from leash.worker.optim.slabs import ModelSlabs, NamedTensors
 from leash.worker.optim.staging import gpu_of
 from leash.worker.optim.step_path import StepPath
@@ -69,16 +76,6 @@ SAMPLES_NOT_TOLD: Final = (
     "used: call step(samples=len(batch)), or begin_step(samples=len(batch)) before backward"
 )
 
-# The settings of the optimizer that learns from samples, of those that it has: `welcome` tells
-# them, and param_groups shows them.
-HYPERPARAMETERS: Final = (
-    "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "betas", "eps",
-    "amsgrad", "lr_decay", "initial_accumulator_value",
-)  # fmt: skip
-# Those of the server's optimizer if the learning is an inner optimizer's: param_groups shows them
-# instead.
-OUTER_HYPERPARAMETERS: Final = ("outer_lr", "outer_momentum", "outer_nesterov")
-
 
 class StepFollower(Protocol):
     """Hears of every step, with the samples behind it."""
@@ -96,9 +93,12 @@ class PSOptimizer(torch.optim.Optimizer):
     """Trains a torch model through a parameter server: step() pushes gradients, pulls parameters.
 
     The optimizer itself runs on the server: its kind, learning rate and so on are options of
-    ``leash server``. ``param_groups`` shows them (with an inner optimizer, those of the server's
-    over its changes); changing them there is an error, not a silent no-op. One process trains one
-    model with one PSOptimizer.
+    ``leash server``. ``param_groups`` shows them (with an inner optimizer, those of the
+    server's over its changes, which cannot be changed there). A group may have options of its own,
+    and what a scheduler or you write there holds from the next step on; under bsp each mean goes by
+    what the worker of the lowest rank says. What cannot be is an error that names the mend: an
+    option of another optimizer, a momentum where the server keeps none, a rate that changes here
+    while the server has a schedule. One process trains one model with one PSOptimizer.
 
     What differs from torch's own optimizers:
 
@@ -169,8 +169,10 @@ class PSOptimizer(torch.optim.Optimizer):
         """Joins the run, waits for the other workers, and takes over the common parameters.
 
         Args:
-            params: ``model.named_parameters()``; or groups, dicts whose ``params`` are such pairs.
-                On CPU or GPU, of 16, 32 or 64-bit floating point.
+            params: ``model.named_parameters()``; or groups, dicts whose ``params`` are such pairs
+                and whose other entries are options of the server's optimizer, as torch has them. A
+                group's ``clamp=(least, most)`` has the server bring its values into that range
+                after each update. On CPU or GPU, of 16, 32 or 64-bit floating point.
             server: address of the server, tcp://HOST:PORT. May be left out under ``leash launch``
                 and under ``torchrun``, where RANK 0 starts a server with the options in the
                 variable ``LEASH_SERVER_OPTIONS``.
@@ -203,10 +205,10 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             TypeError: an argument has a name that no optimizer knows.
             UsageError: parameters have no names or no values, or are not floating-point; there is
-                nothing to train; a group has options of its own; `inner` steps over something
-                else, or needs a closure; the server was not started for one (or only for one, and
-                there is none); `group` is none, or comes with overlap or `inner`; or server or
-                rank are neither given nor in the environment.
+                nothing to train; a group has an option that the server's optimizer cannot have;
+                `inner` steps over something else, or needs a closure; the server was not started
+                for one (or only for one, and there is none); `group` is none, or comes with overlap
+                or `inner`; or server or rank are neither given nor in the environment.
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
@@ -247,10 +249,15 @@ class PSOptimizer(torch.optim.Optimizer):
         self._told: int | None = None  # how many samples are behind the next step, from begin_step
         try:
             check_served(inner, self.client.settings)
-            shown = HYPERPARAMETERS if inner is None else OUTER_HYPERPARAMETERS
-            defaults = hyperparameters(self.client.settings, shown)
-            super().__init__([unnamed(group, defaults) for group in groups], dict(defaults))
-            self._hyperparameters: Final = defaults
+            settings, layout = self.client.settings, self._slabs.layout
+            self._groups: Final = (
+                ParamGroups(settings, groups, layout, self.client.set_options)
+                if inner is None
+                else InnersGroups(settings, groups)
+            )
+            super().__init__(list(map(unnamed, groups)), dict(self._groups.defaults))
+            self._has_begun = True
+            self._groups.keep(self.param_groups)
             self.client.begin(self._slabs.parameters, on_wait)
             self._slabs.scatter()
             self._path: Final[StepPath] = (
@@ -284,12 +291,15 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             ArgumentError: `samples` is no whole number.
             UsageError: gradients were sent already that no step() has followed yet; or a value in
-                ``param_groups`` was changed.
+                ``param_groups`` is one that the server's optimizer cannot have.
             LeashError: what ended this worker's part during the last backward.
         """
-        self._check_usable()
+        self.client.require_own_process()
         self._make_good()
         self._is_refused = self._path.is_open
+        if not self._path.is_open:
+            self._groups.require_kept(self.param_groups)
+            self._groups.follow(self.param_groups)
         self._path.begin(1 if samples is None else samples)
         self._told = None if samples is None else checked_samples(samples)
 
@@ -320,17 +330,22 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             NonfiniteError: a NaN or an infinity is in a gradient; the text names step and slot.
             ArgumentError: `samples` is no whole number.
-            UsageError: a value in ``param_groups`` was changed; with overlap, a gradient was
+            UsageError: a value in ``param_groups`` is one that the server's optimizer cannot have;
+                with overlap, it was changed after gradients had been sent, or a gradient was
                 computed twice; or there is a `leash.LeaseSampler` and no number of samples.
             LeashError: the server ended the run, or is gone.
         """
-        self._check_usable()
+        self.client.require_own_process()
         behind, self._told = self._told if samples is None else checked_samples(samples), None
         if self.sampler is not None and behind is None:
             raise UsageError(SAMPLES_NOT_TOLD)
         self._is_refused = False
         if self._make_good() and closure is None:
             return None  # these gradients belong to parameters that this worker no longer has
+        self._is_refused = self._path.is_open  # until it is known that this step goes on
+        self._groups.require_kept(self.param_groups)
+        self._groups.follow(self.param_groups, has_begun=self._path.is_open)
+        self._is_refused = False
         loss = None
         if closure is not None:
             if self._path.overlap and not self._path.is_begun:
@@ -505,20 +520,9 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             UsageError: the run has begun.
         """
-        if hasattr(self, "_hyperparameters"):
+        if hasattr(self, "_has_begun"):
             raise UsageError("PSOptimizer: parameters cannot be added once the run has begun")
         _ADD_PARAM_GROUP(self, param_group)
-
-    def _check_usable(self) -> None:
-        """Raises UsageError in a forked process, or if a value of param_groups was changed."""
-        self.client.require_own_process()
-        for group in self.param_groups:
-            for name, value in self._hyperparameters.items():
-                if group[name] != value:
-                    raise UsageError(
-                        f"PSOptimizer: {name} was changed to {group[name]}; the optimizer runs on "
-                        f"the server, so start it with --{name.replace('_', '-')} {group[name]}"
-                    )
 
 
 def current_optimizer() -> PSOptimizer:
@@ -531,24 +535,6 @@ def current_optimizer() -> PSOptimizer:
         raise UsageError(f"this process has {len(_OPEN)} open PSOptimizers: make one first, or say "
                          "which with optimizer=")  # fmt: skip
     return next(iter(_OPEN))
-
-
-def hyperparameters(
-    settings: dict[str, Any], names: Iterable[str] = HYPERPARAMETERS
-) -> dict[str, Any]:
-    """Reads hyperparameters from a run's settings.
-
-    Args:
-        settings: as the server tells them.
-        names: which to read.
-
-    Returns:
-        Those that the run has, in the form that torch gives them.
-    """
-    own = {name: settings[name] for name in names if settings.get(name) is not None}
-    if "betas" in own:
-        own["betas"] = tuple(float(beta) for beta in own["betas"].split(","))
-    return own
 
 
 def _reason_of(kind: type[BaseException] | None) -> str:

@@ -20,7 +20,8 @@ from leash.worker.client.encoding import Encoding
 from leash.worker.client.waiting import Waiting
 from leash.worker.datasets import Positions, load_dataset, shares
 from leash.worker.optim.local_steps import takes_differences
-from leash.worker.optim.optimizer import PSOptimizer, hyperparameters
+from leash.worker.optim.optimizer import PSOptimizer
+from leash.worker.optim.param_groups import hyperparameters
 from leash.worker.train.slowdown import Slowdown
 from leash.worker.train.task import Task, choose_device, difference, make_model, resolve_task
 from leash.worker.train.trainer import Trainer

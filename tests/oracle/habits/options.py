@@ -63,7 +63,7 @@ def gives_a_group_its_own_betas(run: Run) -> Steps:
     return training_in_groups(run, betas=(0.5, 0.9), eps=1e-6)
 
 
-@habit(optimizers=ADAPTIVE)
+@habit(optimizers=ADAPTIVE, may_be_refused=True)
 def gives_a_group_amsgrad(run: Run) -> Steps:
     return training_in_groups(run, amsgrad=True)
 
@@ -262,7 +262,7 @@ def sets_the_weight_decay_by_hand(run: Run) -> Steps:
         yield
 
 
-@habit
+@habit(may_be_refused=True)
 def sets_the_rate_as_a_tensor(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())

@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 import zmq
 
-from leash.ps.errors import SupersededError
+from leash.ps.errors import MissingOptionsError, OptionsError, SupersededError
 from leash.ps.wire.frames import DATA, decode, encode, error_message
-from leash.ps.wire.messages import Attach, Attached, Message, Params, PushPull
+from leash.ps.wire.messages import (
+    Attach,
+    Attached,
+    GroupOptions,
+    Message,
+    OptionsSet,
+    Params,
+    PushPull,
+)
 from leash.ps.wire.sockets import make_router
 from leash.worker.client.channel import Answer, DataChannel
 
@@ -92,7 +100,7 @@ def params(step: int) -> Params:
     return Params(1, step, 0, "f32", step, 0, 0)
 
 
-def put(channel: DataChannel, request: PushPull) -> None:
+def put(channel: DataChannel, request: PushPull | GroupOptions) -> None:
     channel.put([(request, None)])
     channel.send()
 
@@ -179,3 +187,61 @@ def test_an_attach_that_was_lost_is_sent_with_a_new_number(
     server.answer(Attached(1, "00", 2))
     assert taken(channel) == [Attached(1, "00", 2)]
     assert channel.idle
+
+
+def options(number: int) -> GroupOptions:
+    return GroupOptions(1, 7, number)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize("in_segment", [False, True])
+def test_options_without_an_answer_are_sent_again_before_the_pushes_that_go_by_them(
+    server: FakeServer, channel: DataChannel, answered: bool, in_segment: bool
+) -> None:
+    if in_segment:
+        channel.keep_attached(ATTACH)
+    put(channel, options(1))
+    put(channel, push(1, table=1))
+    assert [server.take(), server.take()] == [options(1), push(1, table=1)]
+    if answered:
+        server.answer(OptionsSet(1, 1))
+        assert taken(channel) == [OptionsSet(1, 1)]
+    lose(server, channel)
+    if in_segment:
+        assert isinstance(server.take(), Attach)
+    if not answered:
+        assert server.take() == options(1)
+    assert server.take() == push(1, table=1)
+
+
+def test_a_push_that_overtook_its_options_is_no_failure_since_both_follow(
+    server: FakeServer, channel: DataChannel
+) -> None:
+    """What was sent over a new connection, before the channel had read of it, came alone."""
+    put(channel, options(1))
+    put(channel, push(1, table=1))
+    assert [server.take(), server.take()] == [options(1), push(1, table=1)]
+    missing = error_message(MissingOptionsError("not here"), 1, 1, 0)
+    server.answer(missing)
+    assert taken(channel) == []
+    lose(server, channel)
+    assert [server.take(), server.take()] == [options(1), push(1, table=1)]
+    server.answer(missing)  # to the copy of before
+    assert taken(channel) == []
+    server.answer(OptionsSet(1, 1))
+    server.answer(params(1))
+    assert [*taken(channel), *taken(channel)] == [OptionsSet(1, 1), params(1)]
+    assert channel.idle
+
+
+def test_only_the_answer_of_their_number_settles_options(
+    server: FakeServer, channel: DataChannel
+) -> None:
+    put(channel, options(2))
+    server.take()
+    server.answer(OptionsSet(1, 1))
+    assert taken(channel) == []
+    assert not channel.idle
+    server.answer(error_message(OptionsError("lr: negative"), 1))
+    with pytest.raises(OptionsError, match="lr: negative"):
+        taken(channel)
