@@ -23,7 +23,18 @@ from zmq.utils.monitor import recv_monitor_message
 
 from leash.ps.errors import ProtocolError, ServerUnreachableError, SupersededError
 from leash.ps.wire.frames import REPLIES, check_payload_count, decode, encode, error_from
-from leash.ps.wire.messages import Attach, Attached, Error, Init, Ok, Params, Pull, Push, PushPull
+from leash.ps.wire.messages import (
+    Attach,
+    Attached,
+    Error,
+    Init,
+    Ok,
+    Params,
+    Publish,
+    Pull,
+    Push,
+    PushPull,
+)
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
     data_max_nbytes,
@@ -36,7 +47,7 @@ LOOK_MS: Final = 200  # a waiting worker looks so often whether it still takes p
 RECONNECT_S: Final = 30.0  # a connection that is gone for so long is lost
 
 Buffer: TypeAlias = Any  # anything with the buffer protocol
-Request: TypeAlias = Init | PushPull | Push | Pull | Attach
+Request: TypeAlias = Init | PushPull | Push | Pull | Publish | Attach
 Answer: TypeAlias = Params | Ok | Attached
 Outgoing: TypeAlias = tuple[Request, Buffer | None]
 OnReply: TypeAlias = Callable[[Answer, zmq.Frame | None], None]
@@ -257,6 +268,8 @@ class DataChannel:
         sent = self._in_flight.get(chunk)
         if sent is None or getattr(message, "step", 0) != getattr(sent.request, "step", 0):
             return None
+        if isinstance(message, Ok) and message.number != getattr(sent.request, "number", 0):
+            return None  # the second answer to a `publish` that was repeated
         return sent
 
     def _settle(self, message: Answer) -> None:

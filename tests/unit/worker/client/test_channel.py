@@ -9,7 +9,7 @@ import zmq
 
 from leash.ps.errors import SupersededError
 from leash.ps.wire.frames import DATA, decode, encode, error_message
-from leash.ps.wire.messages import Attach, Attached, Message, Params, PushPull
+from leash.ps.wire.messages import Attach, Attached, Message, Ok, Params, Publish, Pull, PushPull
 from leash.ps.wire.sockets import make_router
 from leash.worker.client.channel import Answer, DataChannel
 
@@ -92,8 +92,8 @@ def params(step: int) -> Params:
     return Params(1, step, 0, "f32", step, 0, 0)
 
 
-def put(channel: DataChannel, request: PushPull) -> None:
-    channel.put([(request, None)])
+def put(channel: DataChannel, request: PushPull | Publish | Pull) -> None:
+    channel.put([(request, b"" if isinstance(request, Publish) else None)])
     channel.send()
 
 
@@ -179,3 +179,18 @@ def test_an_attach_that_was_lost_is_sent_with_a_new_number(
     server.answer(Attached(1, "00", 2))
     assert taken(channel) == [Attached(1, "00", 2)]
     assert channel.idle
+
+
+@pytest.mark.parametrize("asked_next", [Publish(1, 7, 2, 0, "f32"), Pull(1, 7, 0, "f32")])
+def test_a_second_answer_to_what_was_published_answers_nothing_else(
+    server: FakeServer, channel: DataChannel, asked_next: Publish | Pull
+) -> None:
+    put(channel, Publish(1, 7, 1, 0, "f32"))
+    server.take()
+    answer = Ok(1, 0, 0, True, number=1)
+    server.answer(answer)
+    assert taken(channel) == [answer]
+    put(channel, asked_next)
+    server.answer(answer)
+    assert taken(channel) == []
+    assert not channel.idle
