@@ -20,7 +20,7 @@ NO_SCALER: Final = (
     "scale; make PSOptimizer with overlap=False"
 )
 REFUSED: Final = (
-    "step {} of this worker: the gradient of slot {} has a NaN or an infinity; nothing of the step "
+    "step {} of worker {}: slot {} has a NaN or an infinity in its gradient; nothing of the step "
     "was sent"
 )
 NOT_FINITE: Final = "parameter {} has a NaN or an infinity; give it finite values"
@@ -59,11 +59,12 @@ class WholeGradient:
                 gradient = _values_of(place.tensor.grad)
                 gradient.mul_(inverse.to(gradient.device))
 
-    def prepare(self, step: int) -> None:
+    def prepare(self, step: int, worker: int) -> None:
         """Looks for NaNs and infinities, then clips.
 
         Args:
             step: the number of the push that these gradients are for.
+            worker: the rank.
 
         Raises:
             NonfiniteError: there is one; the text names step and slot.
@@ -71,7 +72,7 @@ class WholeGradient:
         if self._refuses:
             place = first_nonfinite(self._places)
             if place is not None:
-                raise NonfiniteError(REFUSED.format(step, place.slot.name))
+                raise NonfiniteError(REFUSED.format(step, worker, place.slot.name))
         if self._clip_norm is not None:
             tensors = [place.tensor for place in self._places]
             torch.nn.utils.clip_grad_norm_(tensors, self._clip_norm)

@@ -268,7 +268,7 @@ class PSOptimizer(torch.optim.Optimizer):
                 loss = closure()
         skips = self._is_skipped()
         if not skips:
-            self._whole.prepare(self.client.steps + 1)
+            self._whole.prepare(self.client.steps + 1, self.client.rank)
         try:
             self._note(self._path.finish(samples, skips=skips))
         except EvictedError:

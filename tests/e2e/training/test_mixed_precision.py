@@ -78,7 +78,7 @@ def test_a_grad_scaler_does_what_it_does_with_torchs_optimizer(
         assert mine.client.steps == STEPS  # those that were skipped are pushed too
     expected = train(alone, theirs, dtype, make_scaler(), clips=clips != "not")
     assert scales == expected
-    assert min(scales) < 1024 < max(scales)
+    assert set(scales) == {512.0, 1024.0}
     assert_close(model, alone)
 
 
@@ -135,7 +135,7 @@ def test_a_bad_gradient_leaves_nothing_behind_and_the_next_step_is_taken() -> No
         PSOptimizer(model.named_parameters(), server.address, 1, clip_norm=1.0) as optimizer,
     ):
         loss_of(model, OVERFLOWS[0], None).backward()  # type: ignore[no-untyped-call]
-        with pytest.raises(NonfiniteError, match=r"step 1 .* slot 0\.weight"):
+        with pytest.raises(NonfiniteError, match=r"step 1 of worker 1: slot 0\.weight"):
             optimizer.step()
         assert_close(model, alone)
         optimizer.zero_grad()
@@ -155,7 +155,7 @@ def test_with_overlap_both_are_errors_that_name_the_mend() -> None:
             scaler = make_scaler()
             optimizer.begin_step()
             scaler.scale(loss_of(model, 0, None)).backward()  # type: ignore[no-untyped-call]
-            with pytest.raises(UsageError, match="GradScaler.*overlap=False"):
+            with pytest.raises(UsageError, match=r"GradScaler.*overlap=False"):
                 scaler.step(optimizer)
             optimizer.step()
 

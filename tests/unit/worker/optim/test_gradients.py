@@ -53,11 +53,11 @@ def test_a_gradient_that_is_not_finite_is_refused_by_step_and_slot(
     slabs = ModelSlabs(model.named_parameters())
     whole = WholeGradient(slabs.places, None, refuses=True)
     with_gradients(model)
-    whole.prepare(7)
+    whole.prepare(7, 2)
     gradient_of(model, name).view(-1)[-1] = bad
-    with pytest.raises(NonfiniteError, match=rf"step 7 .* slot {name} has"):
-        whole.prepare(7)
-    WholeGradient(slabs.places, None, refuses=False).prepare(7)
+    with pytest.raises(NonfiniteError, match=rf"step 7 of worker 2: slot {name} has"):
+        whole.prepare(7, 2)
+    WholeGradient(slabs.places, None, refuses=False).prepare(7, 2)
 
 
 def test_a_large_finite_gradient_is_none_of_them() -> None:
@@ -83,7 +83,7 @@ def test_the_norm_is_clipped_as_torch_does(dtype: torch.dtype, max_norm: float) 
         model.get_submodule("embed").sparse = False  # type: ignore[assignment]
         with_gradients(model)
     whole = WholeGradient(ModelSlabs(mine.named_parameters()).places, max_norm, refuses=True)
-    whole.prepare(1)
+    whole.prepare(1, 2)
     nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
     for name in ("embed.weight", "first.weight", "first.bias"):
         assert torch.equal(gradient_of(mine, name), gradient_of(theirs, name)), name
