@@ -394,7 +394,10 @@ class PSOptimizer(torch.optim.Optimizer):
         """Copies this worker's side: options, what rounding left over, and the inner optimizer.
 
         The averages of the server's optimizer are in its checkpoints. ``leash server --resume``
-        goes on from one; a worker may load this beside it. ``worker_state.py`` shows the form.
+        goes on from one; a worker may load this beside it.
+
+        Returns:
+            What torch's own would return, with an entry "leash"; ``torch.save`` can write it.
         """
         state: dict[str, Any] = _STATE_DICT(self)
         state[KEY] = worker_state(self.client.encoder, self.client.welcome.codec, self._path)

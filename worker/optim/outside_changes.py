@@ -14,7 +14,7 @@ from torch import Tensor
 from leash.ps.errors import UsageError
 from leash.worker.optim.slabs import ModelSlabs, Place
 
-PARTS: Final = 64
+OUTSIDE_PARTS: Final = 64
 
 CHANGED: Final = (
     "parameter {} was changed outside step(), and the next answer would undo it: call "
@@ -40,13 +40,13 @@ class OutsideChanges:
             if place.is_parameter
         ]
         nbytes = max((at + place.slot.nbytes for at, place in self._places), default=0)
-        self._part_nbytes: Final = -(-nbytes // PARTS)
-        self._part = PARTS - 1
+        self._part_nbytes: Final = -(-nbytes // OUTSIDE_PARTS)
+        self._part = OUTSIDE_PARTS - 1
         self.mark()
 
     def mark(self) -> None:
         """Takes the parameters for unchanged as they are now, and turns to the next part."""
-        self._part = (self._part + 1) % PARTS
+        self._part = (self._part + 1) % OUTSIDE_PARTS
         self._start = self._part * self._part_nbytes
         self._stop = self._start + self._part_nbytes
         self._kept = self._slabs.parameters[self._start : self._stop].tobytes()

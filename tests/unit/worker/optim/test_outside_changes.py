@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from leash.ps.errors import UsageError
 from leash.worker.optim.local_steps import LocalSteps
-from leash.worker.optim.outside_changes import PARTS
+from leash.worker.optim.outside_changes import OUTSIDE_PARTS
 from leash.worker.optim.slabs import ModelSlabs
 from leash.worker.optim.streaming import StepStream
 from support.exchanges import PromptExchange
@@ -126,7 +126,7 @@ def test_a_write_through_data_is_found_within_as_many_steps_as_there_are_parts(
     kept = weight(model).data.clone()
 
     def steps_with_a_hook() -> None:
-        for _ in range(PARTS):
+        for _ in range(OUTSIDE_PARTS):
             stream.finish()
             weight(model).data.copy_(kept)
 
@@ -148,7 +148,7 @@ def test_nothing_else_is_taken_for_a_change(on_gpu: bool, overlap: bool) -> None
     """Buffers change in every forward pass; frozen layers, moved memory and steps are no change."""
     model = build()
     stream = stream_of(model, LazyGpu() if on_gpu else None, overlap=overlap)
-    for number in range(PARTS + 2):
+    for number in range(OUTSIDE_PARTS + 2):
         step(model, stream)
         model[0].requires_grad_(number % 3 > 0)
         if number % 5 == 0:
