@@ -13,6 +13,7 @@ from leash.bench.harness.needs import require
 from leash.bench.harness.rows import Row, write_json
 from leash.bench.show.row_table import print_table
 from leash.ps import cli
+from leash.ps.options.base import make_folder
 from leash.ps.options.bench import BenchOptions
 
 NEEDS: Final = {
@@ -47,6 +48,10 @@ def run(options: BenchOptions) -> int:
             require(NEEDS[name], name)
     if options.picture is not None:
         require("matplotlib", "--picture")
+    for option_flag, place in (("--json", options.json), ("--picture", options.picture)):
+        if place is not None:  # with all benchmarks, a folder for a file of each
+            is_folder = options.benchmark == "all"
+            make_folder(option_flag, Path(place) if is_folder else Path(place).parent)
     for name in options.chosen:
         rows = run_benchmark(name, options)
         if options.json is not None:

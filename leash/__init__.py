@@ -42,12 +42,14 @@ if TYPE_CHECKING:
         UnknownChunkError,
         UnknownWorkerError,
         UsageError,
+        WrongSocketError,
     )
     from leash.worker.client import Client, StepInfo
     from leash.worker.client.encoding import Encoding
     from leash.worker.em.bernoulli import BernoulliMixture
     from leash.worker.em.gaussian import GaussianMixture
     from leash.worker.optim.optimizer import PSOptimizer
+    from leash.worker.train.sampler import LeaseSampler
 
 __all__ = [
     "ArgumentError",
@@ -62,6 +64,7 @@ __all__ = [
     "HeaderError",
     "LayoutError",
     "LayoutMismatchError",
+    "LeaseSampler",
     "LeashError",
     "NonfiniteError",
     "NotReadyError",
@@ -80,6 +83,7 @@ __all__ = [
     "UnknownChunkError",
     "UnknownWorkerError",
     "UsageError",
+    "WrongSocketError",
     "__version__",
 ]
 
@@ -89,6 +93,7 @@ _HOMES: Final = {
     "Client": "leash.worker.client.client",
     "Encoding": "leash.worker.client.encoding",
     "GaussianMixture": "leash.worker.em.gaussian",
+    "LeaseSampler": "leash.worker.train.sampler",
     "PSOptimizer": "leash.worker.optim.optimizer",
     "StepInfo": "leash.worker.client.client",
 }

@@ -17,8 +17,8 @@ EXTRAS: Final = {
 }
 
 
-def package_of(error: ModuleNotFoundError) -> str | None:
-    """The package that was not found, if an extra brings it; otherwise None."""
+def package_of(error: ImportError) -> str | None:
+    """The package that could not be imported, if an extra brings it; otherwise None."""
     package = (error.name or "").partition(".")[0]
     return package if package in EXTRAS else None
 

@@ -973,7 +973,7 @@ class Shard:
         out: typing_extensions.Buffer,
     ) -> None:
         """
-        Copies a buffer of the optimizer into out. ValueError if there is none yet.
+        Copies a buffer of the optimizer into out; before the first update, what it begins with.
         """
     def state_names(self) -> list[str]:
         """

@@ -93,11 +93,11 @@ def run(words: Sequence[str]) -> int:
     options.check()
     try:
         return resolve(COMMANDS[name].target)(options)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         package = package_of(error)
         if package is None:
             raise
-        raise _missing(package) from error
+        raise _unusable(package, error) from error
 
 
 def parse(words: Sequence[str]) -> "tuple[str, Options]":
@@ -107,13 +107,17 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         UsageError: a wrong argument.
         SystemExit: --help or its like was asked for, and has been printed.
     """
-    from leash.ps.options.parser import options_from
+    from leash.ps.options.parser import options_from, with_flagged_program
     from leash.ps.options.rule import for_drop
+    from leash.ps.options.server import with_demo_logs
     from leash.ps.policy import DROP
 
+    if words and words[0] in COMMANDS:
+        words = [words[0], *with_flagged_program(words[1:], options_of(COMMANDS[words[0]]))]
+    words = with_demo_logs(words)
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command
-    if getattr(parsed[name], "policy", None) == DROP.name and for_drop(words) != list(words):
+    if getattr(parsed[name], "policy", None) == DROP.name and for_drop(words) != words:
         parsed = build_parser().parse_args(for_drop(words))
     return name, options_from(parsed[name], options_of(COMMANDS[name]))
 
@@ -152,18 +156,29 @@ def options_of(command: Command) -> "type[Options]":
 def _named(place: str) -> Any:
     """Imports what ``module:name`` names, below `leash`."""
     module, _, name = place.partition(":")
-    return getattr(importlib.import_module(f"leash.{module}"), name)
+    try:
+        return getattr(importlib.import_module(f"leash.{module}"), name)
+    except OSError as error:
+        if module.startswith("ps."):  # which has no PyTorch, and so none of its shared libraries
+            raise
+        raise ImportError(str(error), name="torch") from error
 
 
-def _missing(package: str) -> "LeashError":
+def _unusable(package: str, error: ImportError) -> "LeashError":
     from leash.ps.errors import LeashError
 
-    return LeashError(f"{package} is not installed: {install_command(package)}")
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return LeashError(f"{package} is not installed: {install_command(package)}")
+    return LeashError(
+        f"{package} is there and does not import ({error}); remove it, then "
+        f"{install_command(package)}"
+    )
 
 
 def _status_of(error: BaseException, words: Sequence[str]) -> int:
     """Gives the exit status for the error that ended a command, and prints its text in one line."""
-    from leash.ps.errors import ArgumentError, LeashError, UsageError
+    from leash.ps.errors import ArgumentError, LeashError, StoppingError, UsageError
+    from leash.ps.words import why_stopped
 
     # Code that a signal interrupts may raise any error; the status is the signal's all the same.
     if (number := interrupt.received()) is not None:
@@ -173,10 +188,16 @@ def _status_of(error: BaseException, words: Sequence[str]) -> int:
     if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        # A full disk or a file that nobody may read is told by its name; it is no fault of ours.
+        logging.getLogger("leash.ps.cli").debug("the traceback", exc_info=error)
+        error = LeashError(f"{error.filename}: {error.strerror}")
     if not isinstance(error, LeashError):
         raise error
     command = f"{PROG} {words[0]}" if words and words[0] in COMMANDS else PROG
     text = error.as_option if isinstance(error, ArgumentError) else str(error)
+    if isinstance(error, StoppingError):
+        text = f"the run is over: {why_stopped(text)}"
     line = " ".join(text.split())
     # Not __name__: under `python -m leash.ps.cli` that is no logger of ours, and not silent.
     logging.getLogger("leash.ps.cli").error("%s", line)

@@ -9,6 +9,7 @@
     ├── ServerUnreachableError  nobody answers at the address, or the server went silent
     └── ProtocolError           what a peer sent cannot be honoured; each has a code on the wire
         ├── HeaderError         bad_header       not a header of this protocol, or a wrong field
+        ├── WrongSocketError    wrong_socket     a request for a control socket at a data socket
         ├── FrameCountError     bad_frames       more or fewer frames than the verb has
         ├── PayloadSizeError    bad_payload      the payload's size does not fit the header
         ├── LayoutError         bad_layout       not a layout
@@ -123,6 +124,17 @@ class HeaderError(ProtocolError):
     """
 
     code = "bad_header"
+
+
+class WrongSocketError(ProtocolError):
+    """A request for the control socket came to a data socket, or the other way round.
+
+    A server raises it. Most often somebody took a port of its data for the server's: a command and
+    a client then raise it as a `UsageError` that names their address. Give the port that the server
+    was started with, which is the one below its first data port.
+    """
+
+    code = "wrong_socket"
 
 
 class FrameCountError(ProtocolError):
@@ -320,7 +332,7 @@ class ShardLostError(StoppingError):
 
 
 _ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (
-    ProtocolError, HeaderError, FrameCountError, PayloadSizeError, LayoutError,
+    ProtocolError, HeaderError, WrongSocketError, FrameCountError, PayloadSizeError, LayoutError,
     LayoutMismatchError, PlanMismatchError, UnknownChunkError, UnknownWorkerError, NotReadyError,
     FencedError, EvictedError, ResyncError, NonfiniteError, TooManyError, SegmentError,
     SupersededError, StoppingError,

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,23 @@ _RUN_MODULE: Final = (
     f"{WITHOUT_WORKING_DIRECTORY}; "
     "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
+
+
+# A user's script knows nothing of `interrupt.end_with_parent`. So the kernel is told to end the
+# process with its parent, which outlasts the change into `python SCRIPT`.
+_PR_SET_PDEATHSIG: Final = 1
+_RUN_SCRIPT: Final = (
+    f"{WITHOUT_WORKING_DIRECTORY}; import ctypes, os, signal; "
+    f"ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, signal.SIGTERM); "
+    # The parent may have ended before the kernel was told.
+    "os.getppid() == int(sys.argv[1]) or sys.exit(128 + signal.SIGTERM); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+)
+
+# In the environment of a script's copies: its place in the run.
+SERVER_VARIABLE: Final = "LEASH_SERVER"
+RANK_VARIABLE: Final = "LEASH_RANK"
+WORKERS_VARIABLE: Final = "LEASH_WORKERS"
 
 
 def module_argv(module: str, *words: str) -> list[str]:
@@ -59,6 +76,37 @@ def spawn(
         start_new_session=True,
         # One computing thread for each process, unless it asks for more: they share the cores.
         env={"OMP_NUM_THREADS": "1", **os.environ, interrupt.FOLLOWS_PARENT: "1"},
+    )
+
+
+class ScriptProcess(Process):
+    """A script of the user's own. A signal reaches all processes that it has started, too."""
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to the script's process group, unless the script has ended."""
+        if self.poll() is None:
+            os.killpg(self.pid, number)
+
+
+def spawn_script(
+    words: Sequence[str], output: IO[Any], *, threads: int, variables: Mapping[str, str]
+) -> Process:
+    """Starts `python WORDS`, which ends with this process.
+
+    Args:
+        words: the path of a script, and its arguments.
+        output: takes what it prints.
+        threads: for computing, unless the environment says how many.
+        variables: to add to the environment.
+    """
+    return ScriptProcess(
+        [sys.executable, "-c", _RUN_SCRIPT, str(os.getpid()), *words],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        # Without a terminal Python would hold back what the script prints.
+        env={"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **os.environ, **variables},
     )
 
 

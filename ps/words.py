@@ -8,6 +8,7 @@ NONE: Final = "–"
 
 # The states of a member, in `state` and in events. A member that has left has one of these:
 DONE: Final = "done"  # did all of its work; a run that did so ends with the same word
+TIMED_OUT: Final = "timeout"  # its time was over before all of its work was done
 STOPPED: Final = "stopped"  # ended because it was asked to
 FAILED: Final = "failed"
 EVICTED: Final = "evicted"  # was silent for too long, or broke the contract
@@ -17,8 +18,39 @@ LIVE: Final = "live"
 RESTING: Final = "resting"  # live, and nothing is left for it to train on
 AWAITED: Final = "awaited"  # expected, and has not said hello
 
-BYE_REASONS: Final = (DONE, STOPPED, FAILED)  # those that a process gives itself
+# A run whose workers have all left, but which lacks a part of the training that was asked for,
+# ends with this word.
+INCOMPLETE: Final = "incomplete"
+
+# What two figures are, for the places that show them. A worker that reports nothing, such as a loop
+# of the user's own, waits from the arrival of its push until its answer goes out.
+WAITING_IS: Final = "from a push to its answer"
+LAG_IS: Final = "steps ahead of the slowest"
+FIGURES_ARE: Final = f"waiting: share of the time {WAITING_IS}; lag: {LAG_IS}"
+
+BYE_REASONS: Final = (DONE, TIMED_OUT, STOPPED, FAILED)  # those that a process gives itself
 TAKES_PART: Final = (LIVE, RESTING)
+
+
+# Why a run, or a process's part in it, ended before its work was done ▸ the same for people.
+_STOPS: Final = {
+    "SIGINT": "stopped by Ctrl-C",
+    "SIGTERM": "told to end by SIGTERM, as kill and schedulers do",
+    "SIGHUP": "stopped because its terminal was closed",
+    "timeout": "its time was over",
+}  # fmt: skip
+
+
+def why_stopped(reason: str) -> str:
+    """Writes for people why a run ended early: ``SIGINT`` ▸ ``stopped by Ctrl-C``."""
+    return _STOPS.get(reason, reason)
+
+
+def epoch_after(completed: int, planned: int | None) -> str:
+    """Writes in which epoch something is that has completed so many: ``epoch 3 of 10``."""
+    if planned is None:
+        return f"epoch {completed + 1}"
+    return f"epoch {min(completed + 1, planned)} of {planned}"
 
 
 def seconds(value: float) -> str:
@@ -38,6 +70,24 @@ def percent(share: float, digits: int = 0) -> str:
     if 0 < share < 0.005 and digits == 0:
         return "under 1 %"
     return f"{100 * share:.{digits}f} %"
+
+
+def accuracy_text(share: float) -> str:
+    """Writes a test accuracy from 0 to 1, alike wherever one is shown."""
+    return percent(share, 2)
+
+
+def wait_fraction(wait_s: float, compute_s: float) -> float | None:
+    """The waiting of a worker, or of several: the share of their time that they waited.
+
+    Args:
+        wait_s: seconds from pushes to their answers.
+        compute_s: all other seconds of their steps.
+
+    Returns:
+        A share from 0 to 1; None if there was no time yet.
+    """
+    return wait_s / (wait_s + compute_s) if wait_s + compute_s > 0 else None
 
 
 def count(value: float) -> str:

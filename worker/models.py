@@ -15,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from leash.ps.errors import UsageError
 from leash.ps.options.catalog import MODELS, choose, is_reference
 from leash.worker import plugins
+from leash.worker.optim.arguments import require_values
 from leash.worker.vision import import_torchvision
 
 Shape = tuple[int, ...]  # of one sample; an image is (channels, height, width)
@@ -71,6 +72,10 @@ def _build_plugin(reference: str) -> nn.Module:
         raise UsageError(
             f"model {reference}: expected a torch.nn.Module, got {type(model).__name__}"
         )
+    try:
+        require_values([*model.named_parameters(), *model.named_buffers()])
+    except UsageError as error:
+        raise UsageError(f"model {reference}: {error}") from error
     return model
 
 

@@ -17,7 +17,7 @@ from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.frames import REPLIES, decode, encode, error_from
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Bye, Error, Hello, Init, Ok, PushPull, Welcome
-from leash.ps.wire.sockets import data_max_nbytes, data_queue, make_dealer, receive
+from leash.ps.wire.sockets import connect, data_max_nbytes, data_queue, make_dealer, receive
 from leash.ps.words import DONE
 
 ANSWER_S: Final = 30.0
@@ -58,7 +58,7 @@ class SimulatedWorkers:
         queue, most = data_queue(welcome.window), data_max_nbytes(welcome.chunk_nbytes)
         socket = make_dealer(self._context, queue, most)
         host, _ = split_address(address)
-        socket.connect(f"tcp://{host}:{welcome.data_ports[0]}")
+        connect(socket, f"tcp://{host}:{welcome.data_ports[0]}")
         assert len(self._chunks) <= welcome.window
         return SimulatedWorker(rank, welcome.incarnation, socket)
 

@@ -8,6 +8,8 @@
 """
 
 import json
+import math
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,8 +22,10 @@ from rich.text import Text
 
 from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import RunState, result_lines, with_summary
+from leash.ps.commands.script import NEVER_JOINED, LogTail, start_copy
+from leash.ps.datafiles.required import require_data
 from leash.ps.errors import LeashError, ServerUnreachableError
-from leash.ps.interrupt import held
+from leash.ps.interrupt import held, received
 from leash.ps.options.base import common_options, to_argv
 from leash.ps.options.commands import LaunchOptions, data_plan_of
 from leash.ps.options.optimizer import with_rates
@@ -43,24 +47,37 @@ from leash.ps.processes import (
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
+from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
+from leash.ps.words import DONE, INCOMPLETE, why_stopped
 
 POLL_S: Final = 0.5
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
 AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few seconds
+NO_WORKER_LEFT: Final = "no worker was left"
 WORKER_END_S: Final = 3.0  # a worker may take so long to end after its bye
+TIME_IS_OVER: Final = (
+    f"StoppingError: {STOPPED_BY_TIMEOUT}"  # the end of a script that catches nothing
+)
 
 
-def run(options: LaunchOptions) -> int:
-    """Trains, and returns the exit status."""
+def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
+    """Trains, and returns the exit status.
+
+    Args:
+        options: what to train, and how.
+        is_one_of_many: an experiment repeats the run if it ends early, so nobody goes on with it.
+    """
     if options.report:
         require_matplotlib()
+    require_data(options)
     run_dir = RunDir.at(options.run_dir, options.rule.policy.name)
     # The server works its rates out by the same function; config.yaml notes what they are.
     run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
-    status = Launch(options, run_dir, Console()).run()
+    status = Launch(options, run_dir, Console(), is_one_of_many=is_one_of_many).run()
     if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")
     return status
@@ -69,7 +86,15 @@ def run(options: LaunchOptions) -> int:
 class Launch:
     """Starts, watches and ends the processes of one run."""
 
-    def __init__(self, options: LaunchOptions, run_dir: RunDir, console: Console) -> None:
+    def __init__(
+        self,
+        options: LaunchOptions,
+        run_dir: RunDir,
+        console: Console,
+        *,
+        is_one_of_many: bool = False,
+    ) -> None:
+        self._is_one_of_many: Final = is_one_of_many
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._console: Final = console
@@ -77,6 +102,7 @@ class Launch:
         self._workers: dict[int, Process] = {}  # by rank
         self._ended: set[int] = set()  # the ranks of workers whose end was noticed
         self._state: RunState | None = None  # the newest answer of the server
+        self._tails: dict[int, LogTail] = {}  # by rank, of the copies of a script
         self._gave_up = False  # the launcher asked the server to end, because no worker is left
 
     def run(self) -> int:
@@ -90,9 +116,10 @@ class Launch:
                 try:
                     self._start_workers(self._start_server(screen))
                     self._watch(screen)
-                    self._see_workers_out()
+                    self._see_workers_out(screen)
                 finally:
                     self._stop()
+                    self._relay(screen)
                     self._show_end(screen)
         finally:
             self._print_result()
@@ -108,7 +135,7 @@ class Launch:
             screen.say(MAY_STALL)  # the server says it too, but only in its log
         options = common_options(
             self._options, ServerOptions, bind=FREE_PORT,
-            run_dir=str(self._run_dir.path), epochs=self._options.epochs or 1,
+            run_dir=str(self._run_dir.path), epochs=self._epochs,
             threads=self._options.server_threads,  # a launch's `threads` are torch's
             data_plan=data_plan_of(self._options),
         )  # fmt: skip
@@ -117,9 +144,21 @@ class Launch:
             self._server = server.process
         return server.await_address()
 
+    @property
+    def _epochs(self) -> int | None:
+        """How many epochs are planned; a script of one's own may not count any."""
+        return self._options.epochs or (1 if self._options.script is None else None)
+
     def _start_workers(self, address: str) -> None:
         self._address = address
         options = self._options
+        if options.script is not None:
+            for rank in range(1, options.workers + 1):
+                log = self._log(f"worker-{rank}")
+                with held():
+                    self._workers[rank] = start_copy(options, rank, address, log)
+                self._tails[rank] = LogTail(log)
+            return
         by_worker = zip(options.slownesses, options.ratios, strict=True)
         for rank, (slowness, ratio) in enumerate(by_worker, start=1):
             own = common_options(
@@ -142,9 +181,12 @@ class Launch:
             while self._server.poll() is None:
                 # Processes first, so that the state that is shown is never older than an end.
                 ended = self._newly_ended()
+                done = self._without_failure()
+                self._relay(screen)
                 with suppress(ServerUnreachableError):
                     self._state = request_state(channel, POLL_S)
                     screen.show(self._state)
+                    self._require_joined(done)
                 self._judge(ended, screen)
                 with suppress(TimeoutExpired):
                     self._server.wait(POLL_S)
@@ -158,6 +200,23 @@ class Launch:
         }
         self._ended.update(statuses)
         return statuses
+
+    def _without_failure(self) -> list[int]:
+        """The ranks of the workers that have ended with status 0."""
+        return [rank for rank, worker in self._workers.items() if worker.poll() == 0]
+
+    def _require_joined(self, done: Sequence[int]) -> None:
+        """Looks whether a script has ended without a word to the server, which waits for it.
+
+        Args:
+            done: had ended before the server said how the run stands.
+
+        Raises:
+            LeashError: one has, so that the run would never begin.
+        """
+        assert self._state is not None
+        if done and not self._state["started"] and not self._state["stopping"]:
+            raise self._error([Failure(f"worker {rank}", NEVER_JOINED, 1) for rank in done])
 
     def _judge(self, ended: dict[int, int], screen: Screen) -> None:
         """Decides what the end of these workers means for the run."""
@@ -181,18 +240,33 @@ class Launch:
 
     # End.
 
-    def _see_workers_out(self) -> None:
-        """Waits, after the server's end, while the workers write their last lines."""
+    def _see_workers_out(self, screen: Screen) -> None:
+        """Waits, after the server's end, while the workers write their last lines.
+
+        A script may have more to do after its training, and has all the time that it takes.
+        """
         assert self._server is not None
-        if self._server.returncode == 0:
-            deadline_s = time.monotonic() + WORKER_END_S
-            for worker in self._workers.values():
+        if self._server.returncode in ASKED_TO_END:
+            return
+        deadline_s = time.monotonic() + (math.inf if self._tails else WORKER_END_S)
+        for worker in self._workers.values():
+            while worker.poll() is None and time.monotonic() < deadline_s:
                 with suppress(TimeoutExpired):
-                    worker.wait(max(0.0, deadline_s - time.monotonic()))
+                    worker.wait(min(POLL_S, max(0.0, deadline_s - time.monotonic())))
+                self._relay(screen)
+
+    def _relay(self, screen: Screen) -> None:
+        """Shows what the copies of a script have printed since the last time."""
+        for rank, tail in self._tails.items():
+            ended = self._workers[rank].poll() is not None
+            for line in tail.new_lines(ended=ended):
+                screen.say(f"[{rank}] {line}")
 
     def _stop(self) -> None:
         with held():
             server = [self._server] if self._server else []
+            for process in server:  # which notes the first signal as what has ended the run
+                process.send_signal(received() or signal.SIGTERM)
             stop_all([*self._workers.values(), *server], STOP_GRACE_S)
 
     def _summary(self) -> dict[str, Any] | None:
@@ -200,7 +274,8 @@ class Launch:
             summary: dict[str, Any] = json.loads(self._run_dir.summary.read_text())
         except FileNotFoundError:
             return None
-        return summary
+        # The launcher ended a server that would have waited for workers; SIGTERM is only how.
+        return {**summary, "ended": NO_WORKER_LEFT} if self._gave_up else summary
 
     def _show_end(self, screen: Screen) -> None:
         if self._state and self._state["started"] and (summary := self._summary()):
@@ -208,9 +283,16 @@ class Launch:
 
     def _print_result(self) -> None:
         summary = self._summary()
-        lines = result_lines(summary) if summary and summary["steps"] else []
+        lines = result_lines(summary, self._epochs) if summary and summary["steps"] else []
         if lines and self._options.step_events == 1:
             lines.append(f"re-checked      {self._audit()}")
+        number = received()
+        if number and not lines:
+            why = why_stopped(signal.Signals(number).name)
+            lines.append(f"ended early     {why}, before the first step")
+        if summary and summary["ended"] != DONE and not self._is_one_of_many:
+            command = self._run_dir.continuing_command("launch")
+            lines += [f"to go on        {command}"] if command else []
         for line in (*lines, f"run directory   {self._run_dir.path}"):
             self._console.print(Text(line), soft_wrap=True)
 
@@ -228,18 +310,25 @@ class Launch:
         status = self._server.wait()
         if status in ASKED_TO_END and not self._gave_up:
             return status
-        if status != 0 and not self._gave_up:
-            raise self._error([self._failure("server", status)])
-        failures = [
+        failures = [self._failure_of_server(status)] if status and not self._gave_up else []
+        failures += [
             self._failure(f"worker-{rank}", worker.returncode)
             for rank, worker in self._workers.items()
             if worker.returncode != 0 and (self._gave_up or not from_outside(worker.returncode))
         ]
+        if self._tails:  # a script may leave it to Python to say that the time is over
+            failures = [f for f in failures if not f.words.endswith(TIME_IS_OVER)]
         if failures:
             raise self._error(failures)
         return 0
 
     # What a process printed.
+
+    def _failure_of_server(self, status: int) -> Failure:
+        summary = self._summary()
+        if summary and summary["ended"] == INCOMPLETE:
+            return Failure("not trained", unfinished_text(summary["unfinished"]), status)
+        return self._failure("server", status)
 
     def _failure(self, name: str, status: int) -> Failure:
         has_begun = self._state is not None and self._state["started"]

@@ -10,7 +10,7 @@ from leash.ps.errors import ServerUnreachableError
 from leash.ps.options.addresses import split_address
 from leash.ps.wire.frames import check_payload_count, decode_as, encode
 from leash.ps.wire.messages import Echo, Echoed
-from leash.ps.wire.sockets import data_max_nbytes, data_queue, make_dealer
+from leash.ps.wire.sockets import connect, data_max_nbytes, data_queue, make_dealer
 
 TIMEOUT_S: Final = 1.0  # a server that is silent for longer is not there
 ECHOES: Final = 50
@@ -35,7 +35,7 @@ class Probe:
         self._socket: Final = make_dealer(
             self._context, data_queue(IN_FLIGHT), data_max_nbytes(chunk_nbytes)
         )
-        self._socket.connect(self.address)
+        connect(self._socket, self.address)
 
     def __enter__(self) -> "Probe":
         return self

@@ -14,36 +14,47 @@ from rich.table import Table
 from rich.text import Text
 
 from leash.ps.policy import CLOCKS, Rule
+from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.words import (
     AWAITED,
     DONE,
     EVICTED,
     FAILED,
+    FIGURES_ARE,
+    INCOMPLETE,
+    LAG_IS,
     LIVE,
+    NONE,
     REPLACED,
     RESTING,
     STOPPED,
     TAKES_PART,
+    TIMED_OUT,
+    WAITING_IS,
+    accuracy_text,
     duration,
+    epoch_after,
     percent,
+    why_stopped,
 )
 
 RunState = dict[str, Any]
 
 MAX_WIDTH: Final = 100  # columns, so that a row is read at one glance in a wide terminal too
-SHOWN_EPOCHS: Final = 10
+SHOWN_EPOCHS: Final = 8
 MUCH_WAITING: Final = 0.3
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _STYLES: Final = {
-    LIVE: "green", RESTING: "dim", DONE: "dim", AWAITED: "dim", STOPPED: "yellow",
-    EVICTED: "red", REPLACED: "red", FAILED: "red",
+    LIVE: "green", RESTING: "dim", DONE: "dim", AWAITED: "dim", TIMED_OUT: "yellow",
+    STOPPED: "yellow",    EVICTED: "red", REPLACED: "red", FAILED: "red",
 }  # fmt: skip
 
 
 def run_table(state: RunState) -> RenderableType:
     """The table: what runs, a row for each worker, the test accuracy by epoch."""
     parts = [_header(state), _progress(state), Text(), _workers(state)]
-    if any(accuracy is not None for accuracy in state["test_accuracy_by_epoch"]):
+    parts.append(Text(FIGURES_ARE, style="dim"))
+    if any(share is not None for share in state["test_accuracy_by_epoch"]):
         parts += [Text(), _accuracies(state["test_accuracy_by_epoch"])]
     return Constrain(Group(*parts), MAX_WIDTH)
 
@@ -60,13 +71,15 @@ def plain_line(state: RunState) -> str:
         f"lags {lags}" if lags else "no worker is live",
     ]
     if state["test_accuracy"] is not None:
-        parts.append(f"test accuracy {percent(state['test_accuracy'], 1)}")
+        parts.append(f"test accuracy {accuracy_text(state['test_accuracy'])}")
     return ", ".join(parts)
 
 
 def with_summary(state: RunState, summary: dict[str, Any]) -> RunState:
     """The state to show when a run has ended: the last one, with the figures of summary.json."""
     done = summary["ended"] == DONE
+    over = done or summary["ended"] == INCOMPLETE
+    lost = {part["worker"]: part["state"] for part in summary.get("unfinished", [])}
     rows = [
         {
             **row,
@@ -75,23 +88,32 @@ def with_summary(state: RunState, summary: dict[str, Any]) -> RunState:
             "wait_fraction": summary["wait_fraction_by_worker"].get(
                 str(row["worker"]), row["wait_fraction"]
             ),
-            "state": DONE if done and row["state"] in TAKES_PART else row["state"],
+            "state": lost.get(row["worker"], DONE)
+            if over and row["state"] in TAKES_PART
+            else row["state"],
         }
         for row in state["table"]
     ]
-    ended = {"finished": done, "stopping": "" if done else summary["ended"], "table": rows}
+    ended = {"finished": over, "stopping": "" if over else summary["ended"], "table": rows}
     return {**state, **summary, **ended}
 
 
-def result_lines(summary: dict[str, Any]) -> list[str]:
+def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> list[str]:
     """The results of a run, in a few lines."""
     lines = []
-    if summary["ended"] != DONE:
-        lines.append(f"ended early     {summary['ended']}")
+    if summary["ended"] == INCOMPLETE:  # in no epoch: those who stayed came to their end
+        lines.append(f"ended early     {INCOMPLETE}")
+    elif summary["ended"] != DONE:
+        epoch = epoch_after(summary["epochs"], planned_epochs)
+        lines.append(f"ended early     {why_stopped(summary['ended'])}, in {epoch}")
+    if unfinished := summary.get("unfinished"):
+        lines.append(f"not trained     {unfinished_text(unfinished)}")
     if summary["test_accuracy"] is not None:
-        lines.append(f"test accuracy   {percent(summary['test_accuracy'], 2)}")
+        lines.append(f"test accuracy   {accuracy_text(summary['test_accuracy'])}")
     waits = summary["wait_fraction_by_worker"].items()
+    of_each = ", ".join(f"worker {w}: {_waiting(share)}" for w, share in waits)
     again = summary.get("samples_twice", 0)
+    nonfinite = summary.get("nonfinite_chunks", 0)
     if again:
         lines.append(f"used twice      {again} samples, after a worker had gone")
     dropped = summary.get("dropped_pushes", 0)
@@ -99,9 +121,11 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
         *lines,
         f"speed           {summary['steps_per_second']:.1f} steps/s "
         f"({summary['steps']} steps in {summary['train_seconds']:.1f} s)",
-        "waiting         " + ", ".join(f"worker {w}: {percent(share)}" for w, share in waits),
-        f"largest lag     {summary['max_lag']}",
+        f"waiting         {_waiting(summary['wait_fraction'])} of the workers' time, {WAITING_IS} "
+        f"({of_each})",
+        f"largest lag     {summary['max_lag']} {LAG_IS}",
         *([f"dropped         {dropped} gradients of chunks, too stale"] if dropped else []),
+        *([f"not finite      {nonfinite} gradients of chunks"] if nonfinite else []),
     ]
 
 
@@ -115,10 +139,7 @@ def waiting_for(state: RunState) -> str:
 
 def epoch_of(state: RunState) -> str:
     """Says in which epoch the slowest worker is, and how many there are."""
-    planned = state["planned_epochs"]
-    if planned is None:
-        return f"epoch {state['epochs'] + 1}"
-    return f"epoch {min(state['epochs'] + 1, planned)} of {planned}"
+    return epoch_after(state["epochs"], state["planned_epochs"])
 
 
 def rule_of(state: RunState) -> str:
@@ -146,7 +167,9 @@ def _progress(state: RunState) -> RenderableType:
     if not state["started"]:
         return Text(waiting_for(state), style="yellow")
     if state["stopping"]:
-        return Text(f"ending: {state['stopping']}", style="yellow")
+        return Text(f"ending: {why_stopped(state['stopping'])}", style="yellow")
+    if state.get("unfinished"):
+        return Text(f"over, but not done: {unfinished_text(state['unfinished'])}", style="yellow")
     if state["finished"]:
         return Text(f"finished after {state['epochs']} epochs", style="green")
     if state["planned_epochs"] is None:
@@ -183,7 +206,9 @@ def _workers(state: RunState) -> Table:
 
 
 def _worker_cells(row: dict[str, Any], bound: int | None) -> list[RenderableType]:
-    at_bound = bool(bound) and row["lag"] >= bound  # under a bound of 0 every lag is at the bound
+    # One that takes no part is ahead of nobody. Under a bound of 0 every lag is at the bound.
+    lag = str(row["lag"]) if row["state"] in TAKES_PART else ""
+    at_bound = bool(bound) and row["lag"] >= bound
     waiting = row["wait_fraction"]
     return [
         str(row["worker"]),
@@ -191,11 +216,15 @@ def _worker_cells(row: dict[str, Any], bound: int | None) -> list[RenderableType
         Text(row["state"], _STYLES.get(row["state"], "")),
         str(row["epoch"]),
         str(row["step"]),
-        Text(str(row["lag"]), "bold yellow" if at_bound else ""),
-        Text(percent(waiting), "yellow" if waiting > MUCH_WAITING else ""),
+        Text(lag, "bold yellow" if at_bound else ""),
+        Text(_waiting(waiting), "yellow" if waiting and waiting > MUCH_WAITING else ""),
         f"{row['samples_per_s']:.0f}",
         "" if row["loss"] is None else f"{row['loss']:.4f}",
     ]
+
+
+def _waiting(share: float | None) -> str:
+    return NONE if share is None else percent(share)
 
 
 def _accuracies(by_epoch: Sequence[float | None]) -> Table:
@@ -207,7 +236,7 @@ def _accuracies(by_epoch: Sequence[float | None]) -> Table:
     for _ in shown:
         grid.add_column(justify="right")
     numbers = (str(first + n) for n in range(1, len(shown) + 1))
-    figures = ("-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in shown)
+    figures = ("-" if share is None else accuracy_text(share).removesuffix(" %") for share in shown)
     grid.add_row("epoch", *numbers, style="dim")
     grid.add_row("test accuracy %", *figures)
     grid.add_row("", *_sparks(shown), style="green")

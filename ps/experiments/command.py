@@ -3,7 +3,7 @@
 import json
 import shlex
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +17,14 @@ from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import as_json, median_rows, read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.experiments.plan import Experiment, PlannedRun, load, names
-from leash.ps.options.base import to_argv
-from leash.ps.options.rule import BOUND, MAX_STALENESS, with_new_names
+from leash.ps.interrupt import Interrupted
+from leash.ps.options.base import make_folder, to_argv
+from leash.ps.options.outer_optimizer import with_todays_rates
+from leash.ps.options.rule import with_new_names
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import write_atomically
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
-from leash.ps.words import DONE
+from leash.ps.words import DONE, FIGURES_ARE, why_stopped
 
 OUT: Final = "experiments"
 WIDTH: Final = 140
@@ -41,10 +43,18 @@ def run(options: ExperimentOptions) -> int:
         _print_command_lines(console, experiment, out)
         return 0
     require_matplotlib()  # now, not only when all runs are over
+    make_folder("--out", out)
     console.print(Text(experiment.about), soft_wrap=True)
     for number, planned in enumerate(experiment.runs, start=1):
         title = f"run {number} of {len(experiment.runs)}: {planned.name}"
-        if status := _run_one(console, title, planned, out / planned.folder):
+        try:
+            status = _run_one(console, title, planned, out / planned.folder)
+        except Interrupted as interrupted:
+            why = why_stopped(str(interrupted))
+            line = f"{why}, in {title}; the same command line repeats it and goes on"
+            console.print(Text(line), soft_wrap=True)
+            raise
+        if status:
             return status
     _conclude(console, experiment, out)
     return 0
@@ -74,7 +84,7 @@ def _run_one(console: Console, title: str, planned: PlannedRun, run_dir: Path) -
         console.print(Text(f"{title}: is there already"), soft_wrap=True)
         return 0
     console.print(Text(f"\n{title}", "bold"), soft_wrap=True)
-    return launch.run(replace(planned.options, run_dir=str(run_dir)))
+    return launch.run(replace(planned.options, run_dir=str(run_dir)), is_one_of_many=True)
 
 
 def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
@@ -89,8 +99,9 @@ def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
         raise UsageError(f"{run_dir}: not the folder of a run; take another --out")
     settings = {name: value for name, value in asdict(planned.options).items() if name != "run_dir"}
     there = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
-    # Earlier releases had one setting for the two, so their files lack one of them.
-    if {BOUND: None, MAX_STALENESS: None, **with_new_names(there)} != settings:
+    # What an earlier release had no option for, and so no setting in its files, has its default.
+    defaults = {f.name: f.default for f in fields(planned.options) if f.name in settings}
+    if {**defaults, **with_todays_rates(with_new_names(there))} != settings:
         raise UsageError(f"{run_dir}: a run with other settings is there; take another --out")
     summary = run_dir / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("ended") in GOOD_ENDS:
@@ -107,6 +118,7 @@ def _conclude(console: Console, experiment: Experiment, out: Path) -> None:
     write_atomically(out / "results.json", as_json(outcomes))
     console.print()
     console.print(outcome_table(experiment, median_rows(outcomes)))
+    console.print(Text(FIGURES_ARE, "dim"))
     report = write_report([out / planned.folder for planned in experiment.runs], out)
     console.print(Text(f"results         {out / 'results.json'}"), soft_wrap=True)
     console.print(Text(f"report          {report}"), soft_wrap=True)

@@ -13,16 +13,17 @@ class ExperimentOptions(Options):
     title: ClassVar[str] = "experiment"
 
     name: str | None = argument(
-        None, "an experiment's name, or a file such as sweep.yaml; without it they are listed"
-    )
+        None, "an experiment's name, or a file such as sweep.yaml; without it they are listed",
+        is_path=True,
+    )  # fmt: skip
     out: str | None = option(
         None, "the runs, table and report go here; runs that are there already are not repeated. "
-        "Default: experiments/NAME", metavar="DIR",
+        "Default: experiments/NAME", metavar="DIR", is_path=True,
     )  # fmt: skip
     only: str | None = option(
         None, "only the runs whose names hold one of these words", metavar="WORD,..."
     )
-    data_dir: str | None = option(None, "folder of the data set", metavar="DIR")
+    data_dir: str | None = option(None, "folder of the data set", metavar="DIR", is_path=True)
     download: bool = option(False, "fetch the data set when it is not there")
     epochs: int | None = option(
         None, "passes over the data, instead of the experiment's own number", metavar="N"

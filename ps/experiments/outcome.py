@@ -57,7 +57,8 @@ def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> Run
     measured_s = ends_s[-1] if ends_s else summary["train_seconds"]
     limit_s = summary["samples"] / samples_per_s if samples_per_s else 0.0
     seconds = measured_s / scale
-    waits = summary["wait_fraction_by_worker"].values()
+    waits = [share for share in summary["wait_fraction_by_worker"].values() if share is not None]
+    mean = statistics.fmean(waits) if waits else 0.0  # summaries of before lack the one figure
     batch_size = settings.get("batch_size") or 1
     return RunOutcome(
         name=name,
@@ -66,7 +67,7 @@ def read_outcome(name: str, run_dir: Path, target_accuracy: float | None) -> Run
         seconds=seconds,
         seconds_to_target=_time_of(target_accuracy, summary, ends_s, scale),
         accuracy=summary["test_accuracy"],
-        wait_share=statistics.fmean(waits) if waits else 0.0,
+        wait_share=summary.get("wait_fraction") or mean,
         limit_ratio=measured_s / limit_s if limit_s and summary["ended"] == DONE else None,
         batches_per_second=summary["samples"] / batch_size / max(seconds, 1e-9),
         mean_staleness=summary["mean_staleness"],

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from leash.ps.experiments.outcome import RunOutcome
 from leash.ps.experiments.plan import Experiment
-from leash.ps.words import percent
+from leash.ps.words import accuracy_text, percent
 
 
 def outcome_table(experiment: Experiment, rows: Sequence[RunOutcome]) -> Table:
@@ -41,7 +41,7 @@ def _cells(row: RunOutcome, first: RunOutcome, target: float | None) -> list[str
         cells += [_number(row.seconds_to_target, 1), _speed_up(row, first)]
     return [
         *cells,
-        "" if row.accuracy is None else f"{100 * row.accuracy:.2f}",
+        "" if row.accuracy is None else accuracy_text(row.accuracy).removesuffix(" %"),
         percent(row.wait_share),
         "" if row.limit_ratio is None else f"{row.limit_ratio:.2f}",
         f"{row.batches_per_second:.1f}",

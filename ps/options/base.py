@@ -9,8 +9,11 @@ dataclass again.
 import dataclasses
 import inspect
 import math
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from leash.ps.errors import UsageError
@@ -22,7 +25,8 @@ DEFAULT_SEED: Final = 1  # for a run, a prediction or a study without --seed
 
 
 def option(
-    default: T, help: str, *aliases: str, metavar: str | None = None, several: bool = False  # noqa: A002
+    default: T, help: str, *aliases: str, metavar: str | None = None,  # noqa: A002
+    several: bool = False, is_path: bool = False,
 ) -> T:  # fmt: skip
     """Makes a dataclass field that is an option of the command line.
 
@@ -32,24 +36,42 @@ def option(
         aliases: other flags for it.
         metavar: stands for its value in `--help`.
         several: the value is a list with commas, which may also be several words.
+        is_path: the value names a file or a folder, so that ``~`` in it stands for the home.
     """
-    metadata = {"help": help, "aliases": aliases, "metavar": metavar, "several": several}
+    metadata = {"help": help, "aliases": aliases, "metavar": metavar, "several": several,
+                "path": is_path}  # fmt: skip
     made: T = field(default=default, metadata=metadata)
     return made
 
 
-def argument(default: T, help: str) -> T:  # noqa: A002
+def argument(default: T, help: str, *, is_path: bool = False) -> T:  # noqa: A002
     """Makes a dataclass field whose value is one word of the command line without a flag."""
-    metadata = {"help": help, "aliases": (), "metavar": None, "positional": True}
+    metadata = {"help": help, "aliases": (), "metavar": None, "positional": True, "path": is_path}
     made: T = field(default=default, metadata=metadata)
     return made
 
 
-def arguments(help: str) -> tuple[str, ...]:  # noqa: A002
+def program(help: str) -> str | None:  # noqa: A002
+    """Makes a dataclass field that takes the first word without a flag, and whatever follows it.
+
+    The field holds these words as a shell would take them: ``"train.py --lr 0.1"``.
+    """
+    metadata = {"help": help, "aliases": (), "metavar": '"SCRIPT ARGUMENT ..."', "program": True}
+    made: str | None = field(default=None, metadata=metadata)
+    return made
+
+
+def arguments(help: str, *, is_path: bool = False) -> tuple[str, ...]:  # noqa: A002
     """Makes a dataclass field that takes all words of the command line without a flag."""
-    metadata = {"help": help, "aliases": (), "metavar": None, "positional": True, "many": True}
+    metadata = {"help": help, "aliases": (), "metavar": None, "positional": True, "many": True,
+                "path": is_path}  # fmt: skip
     made: tuple[str, ...] = field(default=(), metadata=metadata)
     return made
+
+
+def is_program(f: "dataclasses.Field[Any]") -> bool:
+    """Whether this field takes its first word and all words behind it, options among them."""
+    return bool(f.metadata.get("program"))
 
 
 def takes_many(f: "dataclasses.Field[Any]") -> bool:
@@ -62,9 +84,27 @@ def is_argument(f: "dataclasses.Field[Any]") -> bool:
     return bool(f.metadata.get("positional"))
 
 
+def is_path(f: "dataclasses.Field[Any]") -> bool:
+    """Whether this field's value names a file or a folder."""
+    return bool(f.metadata.get("path"))
+
+
+def expand_home(path: str) -> str:
+    """Puts the home directory for ``~`` at the beginning: no shell does so behind ``=``."""
+    return os.path.expanduser(path)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The base of a group of options, and of a command's options, which are several groups."""
+
+    def __post_init__(self) -> None:
+        for f in filter(is_path, dataclasses.fields(self)):
+            value = getattr(self, f.name)
+            if isinstance(value, tuple):
+                object.__setattr__(self, f.name, tuple(map(expand_home, value)))
+            elif value is not None:
+                object.__setattr__(self, f.name, expand_home(value))
 
     def check(self) -> None:
         """Raises UsageError for a value that no run can have, before anything heavy is imported."""
@@ -136,6 +176,27 @@ def check_not_negative(options: Any, *names: str) -> None:
         value = getattr(options, name)
         if value is not None and not 0 <= value < math.inf:
             raise UsageError(f"{flag(name)} {value}: give a number from 0")
+
+
+def make_folder(option_flag: str, folder: Path) -> None:
+    """Makes the folder of an option where it is not there, and sees that it can be written to.
+
+    Raises:
+        UsageError: it cannot be made, or this process may not write there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{option_flag} {folder}: cannot make this folder: {error.strerror}; take another"
+        ) from error
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{option_flag} {folder}: cannot write there: {error.strerror}; take another"
+        ) from error
 
 
 Number = TypeVar("Number", int, float)

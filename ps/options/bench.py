@@ -85,11 +85,12 @@ class BenchOutputGroup(Options):
     title: ClassVar[str] = "what to leave"
 
     json: str | None = option(
-        None, "write the rows here; with all, a folder for a file of each", metavar="FILE"
-    )
+        None, "write the rows here; with all, a folder for a file of each", metavar="FILE",
+        is_path=True,
+    )  # fmt: skip
     picture: str | None = option(
         None, "draw the rows here, png or svg; with all, a folder for an svg of each",
-        metavar="FILE",
+        metavar="FILE", is_path=True,
     )  # fmt: skip
 
 

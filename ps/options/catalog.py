@@ -68,6 +68,9 @@ DATASETS: Final = {
     )
 }
 
+# Data set ▸ the environment variable that names its folder, where no option does.
+FOLDER_VARIABLES: Final = {"mnist": "MNIST"}
+
 Choice = TypeVar("Choice", bound=Named)
 
 

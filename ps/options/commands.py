@@ -1,14 +1,17 @@
 """The options of each command: which groups it takes, and checks that concern several groups."""
 
+import dataclasses
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Final
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import split_address
-from leash.ps.options.base import Options, check_positive, option
-from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
-from leash.ps.options.optimizer import OptimizerGroup
+from leash.ps.options.addresses import check_server_address
+from leash.ps.options.base import Options, check_positive, flag, option, program
+from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
+from leash.ps.options.outer_optimizer import OuterOptimizerGroup
 from leash.ps.options.plan import PlanGroup, choose_data_plan
 from leash.ps.options.rule import RuleGroup
 from leash.ps.options.server import (
@@ -28,6 +31,15 @@ from leash.ps.options.worker import (
 from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
 from leash.ps.slowness.grammar import Slowness
 
+# What `leash worker` does goes by these; a script of one's own knows nothing of them.
+OF_THE_OWN_LOOP: Final = {
+    field.name
+    for group in (
+        TaskGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup,
+    )
+    for field in dataclasses.fields(group)
+} - {"epochs", "seed", "threads"}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchGroup(Options):
@@ -35,6 +47,10 @@ class LaunchGroup(Options):
 
     title: ClassVar[str] = "launch"
 
+    script: str | None = program(
+        "a Python script of your own, to start in the place of each `leash worker`. It may stand "
+        "at the end, without this flag; what follows its name is the script's"
+    )
     workers: int = option(2, "how many workers to start on this machine", metavar="N")
     shards: int = option(1, SHARDS_HELP, metavar="N")
     server_threads: int = option(
@@ -51,23 +67,45 @@ class LaunchGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions(
-    LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, StalenessGroup,
-    InnerOptimizerGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup, RunGroup,
+    LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
+    StalenessGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup, RunGroup,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
     def check(self) -> None:
         super().check()
         self.rule.require_workers(self.workers)
-        check_softens(self, self.optimizer, self.rule)
+        check_softens(self, optimizer_on_server(self), self.rule)
         _ = self.slownesses, self.ratios  # reading them raises UsageError if they are wrong
-        check_inner_belongs(self, self.local_steps)
         if self.hetero_allocation is not None:
             parse_allocation(self.hetero_allocation, self.workers)
         data_plan_of(self)
-        if self.model is None and self.dataset is None:
+        if self.script is not None:
+            self._check_script(self.script)
+        elif self.model is None and self.dataset is None:
             raise UsageError("say what to train: for example --dataset digits, or --model "
-                             "mnist_cnn --data-dir DIR")  # fmt: skip
+                             "mnist_cnn --data-dir DIR, or a script of your own")  # fmt: skip
+
+    def _check_script(self, script: str) -> None:
+        """Refuses a script that is not there, and options of the loop that it takes the place of.
+
+        Raises:
+            UsageError: names the option, or the script.
+        """
+        try:
+            path = (shlex.split(script) or [""])[0]
+        except ValueError as error:
+            raise UsageError(f"--script {script}: not words as a shell takes them: "
+                             f"{error}") from error  # fmt: skip
+        if not path or not Path(path).exists():
+            raise UsageError(f"{path}: there is no such script; give the path of one, or leave "
+                             "this word out")  # fmt: skip
+        for field in dataclasses.fields(self):
+            if field.name in OF_THE_OWN_LOOP and getattr(self, field.name) != field.default:
+                raise UsageError(
+                    f"{flag(field.name)}: a script of your own decides this itself; leave it out, "
+                    "or give the script such an option behind its name"
+                )
 
     @cached_property
     def slownesses(self) -> list[Slowness]:
@@ -86,7 +124,9 @@ class EvaluateGroup(Options):
 
     title: ClassVar[str] = "evaluation"
 
-    run_dir: str | None = option(None, "write TensorBoard files below this folder", metavar="DIR")
+    run_dir: str | None = option(
+        None, "write TensorBoard files below this folder", metavar="DIR", is_path=True
+    )
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     threads: int = option(1, "threads that torch uses", metavar="N")
 
@@ -143,7 +183,7 @@ class DoctorOptions(Options):
     def check(self) -> None:
         super().check()
         if self.server is not None:
-            split_address(self.server)
+            check_server_address(self.server)
 
 
 def data_plan_of(options: LaunchOptions) -> str:

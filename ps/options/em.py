@@ -1,10 +1,11 @@
 """The options of `leash em`, which fits mixtures to MNIST by EM, alone or through a server."""
 
+import os
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import split_address
+from leash.ps.options.addresses import check_rank, check_server_address
 from leash.ps.options.base import (
     DEFAULT_SEED,
     Options,
@@ -14,6 +15,7 @@ from leash.ps.options.base import (
     option,
     parse_counts,
 )
+from leash.ps.options.catalog import FOLDER_VARIABLES
 
 PIXELS: Final = 28 * 28
 DEFAULT_KS: Final = "1,2,3,4,5,6,7,8,9,10,15,20"
@@ -26,8 +28,9 @@ class MixtureGroup(Options):
     title: ClassVar[str] = "mixtures, one for each digit"
 
     path: str | None = option(
-        None, "the folder with MNIST/raw, as --data-dir of --dataset mnist", "--data-dir",
-        metavar="DIR",
+        None, "the folder with MNIST/raw or its four files; default: what the environment variable "
+        "MNIST says", "--data-dir",
+        metavar="DIR", is_path=True,
     )  # fmt: skip
     model: Literal["gmm", "bmm"] = option(
         "gmm", "Gaussians on principal components, or Bernoullis on pixels > 0.5"
@@ -48,8 +51,9 @@ class MixtureGroup(Options):
 
     def check(self) -> None:
         super().check()
-        if self.path is None:
-            raise UsageError("--path: give the folder that holds MNIST/raw")
+        if self.path is None and not os.environ.get(FOLDER_VARIABLES["mnist"]):
+            raise UsageError("--path: give the folder with MNIST/raw or its four files, or set "
+                             "MNIST in the environment to it")  # fmt: skip
         parse_counts("--k", self.k)
         check_positive(self, "max_iter", "n_init", "len_train_data", "threads")
         check_not_negative(self, "reg_covar", "tol", "seed")
@@ -86,9 +90,10 @@ class EmServerGroup(Options):
 
     def check(self) -> None:
         super().check()
-        check_positive(self, "workers", "bound", "passes", "batch_size", "rank", "wait_s")
+        check_positive(self, "workers", "bound", "passes", "batch_size", "wait_s")
+        check_rank(self.rank)
         if self.server is not None:
-            split_address(self.server)
+            check_server_address(self.server)
             if self.workers is not None:
                 raise UsageError("--workers: the server says how many there are; leave it out "
                                  "with --server")  # fmt: skip
@@ -102,7 +107,7 @@ class EmOutputGroup(Options):
 
     run_dir: str | None = option(
         None, "results, mixtures and pictures go here; default: runs/DATE-TIME-em", "--out",
-        metavar="DIR",
+        metavar="DIR", is_path=True,
     )  # fmt: skip
     pictures: bool = option(True, "draw the accuracy over k, and the means")
 

@@ -1,4 +1,4 @@
-"""The options of the server's optimizer and its learning rate, and their form for the core."""
+"""The options of the optimizer that learns from samples, and the server's form for the core."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 from leash.ps._core import AdagradOptions, AdamOptions, Schedule, SgdOptions, SumOptions
 from leash.ps.errors import UsageError
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
-from leash.ps.options.plan import has_local_steps
+from leash.ps.options.outer_optimizer import DEFAULT_OUTER_LR, OuterOptimizerGroup, outer_of
 
 CoreOptions: TypeAlias = SgdOptions | AdamOptions | AdagradOptions | SumOptions
 
@@ -30,15 +30,17 @@ SCHEDULE_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
 DEFAULT_WEIGHT_DECAY: Final = {"sgd": 0.0, "adam": 0.0, "adamw": 0.01, "adagrad": 0.0, "sum": 0.0}
 DEFAULT_EPS: Final = {"adam": 1e-8, "adamw": 1e-8, "adagrad": 1e-10}
 DEFAULT_LR: Final = 0.01
-# With local steps a rate of 1 has sgd add each difference as it is.
-DEFAULT_OUTER_LR: Final = {"sgd": 1.0}
+# Of the workers' own steps; the others have DEFAULT_LR there, too.
+DEFAULT_LOCAL_LR: Final = {"adam": 0.001, "adamw": 0.001}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerGroup(Options):
-    """The options of the server's optimizer and its learning rate."""
+    """The options of the optimizer that learns from samples, and of its learning rate."""
 
-    title: ClassVar[str] = "optimizer (it runs on the server; formulas of torch.optim)"
+    title: ClassVar[str] = (
+        "optimizer (on the server, or with local steps in each worker; formulas of torch.optim)"
+    )
 
     optimizer: Literal["sgd", "adam", "adamw", "adagrad", "sum"] = option(
         "sgd",
@@ -47,8 +49,8 @@ class OptimizerGroup(Options):
     )
     lr: float | None = option(
         None,
-        "learning rate for the gradient of one worker's batch; with --local-steps, for the "
-        "difference that a worker's steps have made. Default: 0.01; of sgd with --local-steps, 1",
+        "learning rate for the gradient of one worker's batch. Default: 0.01; of adam and adamw "
+        "with --local-steps 0.001",
     )
     weight_decay: float | None = option(
         None, "weight decay; adamw's is decoupled, and 0.01 unless given; the others' is L2, and 0"
@@ -89,7 +91,7 @@ class OptimizerGroup(Options):
         None,
         "bsp makes one update of k gradients: linear multiplies its learning rate by k "
         "(Goyal et al. 2017), none leaves it, as one process on the joint batch would. Default: "
-        "linear; with --local-steps none, so that it takes the mean of the workers' results",
+        "linear; with --local-steps none, the mean of the workers' results (see --outer-lr)",
     )
     nonfinite: Literal["raise", "skip", "apply"] = option(
         "raise",
@@ -110,12 +112,23 @@ class OptimizerGroup(Options):
             raise UsageError(f"--dampening {self.dampening}: give a finite number")
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise UsageError("--nesterov: needs a --momentum above 0, and no --dampening")
-        if self.maximize and has_local_steps(self):
-            raise UsageError("--maximize: with --local-steps the server would undo what workers "
-                             "have learned; leave one of the two out")  # fmt: skip
         parse_betas(self.betas)
         self._check_sum()
         self._check_schedule()
+        if outer_of(self) is not None:
+            self._check_beside_outer()
+
+    def _check_beside_outer(self) -> None:
+        """Refuses what only an optimizer on the server has, if the workers take the steps."""
+        why = "with --local-steps or an --outer option the workers take the steps"
+        if self.optimizer == "sum":
+            raise UsageError(f"--optimizer sum: {why}, and sum takes none; leave one of them out")
+        for name in ("lr_schedule", "warmup_updates"):
+            if _is_given(self, name):
+                raise UsageError(f"{flag(name)}: {why}, whose rate has no schedule; leave it out")
+        if self.lr_scaling == "linear":
+            raise UsageError(f"--lr-scaling linear: {why}; to add up the changes of N workers, "
+                             "give --outer-lr N")  # fmt: skip
 
     def _check_sum(self) -> None:
         if self.optimizer != "sum":
@@ -159,25 +172,37 @@ Optimizing = TypeVar("Optimizing", bound=OptimizerGroup)
 
 
 def with_rates(options: Optimizing) -> Optimizing:
-    """Fills in `lr` and `lr_scaling` where they were left out."""
-    is_outer = has_local_steps(options)
-    default = DEFAULT_OUTER_LR.get(options.optimizer, DEFAULT_LR) if is_outer else DEFAULT_LR
-    return replace(
-        options,
-        lr=default if options.lr is None else options.lr,
-        lr_scaling=options.lr_scaling or ("none" if is_outer else "linear"),
-    )
+    """Fills in `lr`, `lr_scaling` and `outer_lr` where they were left out."""
+    outer = outer_of(options)
+    default = DEFAULT_LOCAL_LR.get(options.optimizer, DEFAULT_LR) if outer else DEFAULT_LR
+    changes: dict[str, Any] = {
+        "lr": default if options.lr is None else options.lr,
+        "lr_scaling": options.lr_scaling or ("none" if outer else "linear"),
+    }
+    if outer is not None:
+        changes["outer_lr"] = DEFAULT_OUTER_LR if outer.outer_lr is None else outer.outer_lr
+    return replace(options, **changes)
+
+
+def optimizer_on_server(options: OptimizerGroup) -> str:
+    """The name of the optimizer that the server runs: sgd, where the workers take the steps."""
+    return options.optimizer if outer_of(options) is None else "sgd"
 
 
 def learning_rate(options: OptimizerGroup) -> float:
-    """The learning rate with which the schedule begins."""
+    """The learning rate of the steps that learn from samples; a schedule begins with it."""
     lr = with_rates(options).lr
     assert lr is not None
     return lr
 
 
 def core_options(options: OptimizerGroup) -> CoreOptions:
-    """Makes the core's form of the optimizer; ValueError for what torch.optim refuses too."""
+    """Makes the core's form of the server's optimizer; ValueError for what torch refuses too."""
+    if (outer := outer_of(with_rates(options))) is not None:
+        assert outer.outer_lr is not None
+        return SgdOptions(
+            lr=outer.outer_lr, momentum=outer.outer_momentum, nesterov=outer.outer_nesterov
+        )
     common = {"lr": learning_rate(options), "weight_decay": _weight_decay(options)}
     name = options.optimizer
     if name == "sum":
@@ -225,7 +250,12 @@ def optimizer_settings(options: OptimizerGroup) -> dict[str, Any]:
     }
     if settings["eps"] is None and "eps" in own:
         settings["eps"] = _eps(options)
-    return {**settings, "weight_decay": _weight_decay(options)}
+    outer = outer_of(options)
+    of_server = {
+        f.name: None if outer is None else getattr(outer, f.name)
+        for f in fields(OuterOptimizerGroup)
+    }
+    return {**settings, **of_server, "weight_decay": _weight_decay(options)}
 
 
 def _weight_decay(options: OptimizerGroup) -> float:

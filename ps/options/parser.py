@@ -6,9 +6,10 @@ jsonargparse parses; this module tells it which options there are, and rewords i
 import dataclasses
 import difflib
 import re
+import shlex
 import types
 from argparse import SUPPRESS, Action, _SubParsersAction
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, Union, get_args, get_origin
 
@@ -21,7 +22,15 @@ from jsonargparse import (  # type: ignore[attr-defined]  # it exports ActionCon
 )
 
 from leash.ps.errors import UsageError
-from leash.ps.options.base import flag, groups, is_argument, takes_many
+from leash.ps.options.base import (
+    expand_home,
+    flag,
+    groups,
+    is_argument,
+    is_program,
+    takes_many,
+)
+from leash.ps.options.outer_optimizer import renamed_option, with_todays_rates
 from leash.ps.options.rule import with_new_names
 
 _MEANING: Final = {
@@ -84,9 +93,13 @@ def new_parser(prog: str, about: str, **settings: Any) -> OneLineParser:
 def parser_for(prog: str, options: type[Any]) -> OneLineParser:
     """Makes the parser of a command that takes these options."""
     words = "".join(_word(f) for _, fs in groups(options) for f in fs if is_argument(f))
-    parser = new_parser(
-        prog, options.__doc__ or "", usage=f"{prog} {words}[options]", print_config="--print-config"
+    program = "".join(
+        f" [{f.name.upper()} [ARGUMENT ...]]" for f in dataclasses.fields(options) if is_program(f)
     )
+    parser = new_parser(
+        prog, options.__doc__ or "", usage=f"{prog} {words}[options]{program}",
+        print_config="--print-config",
+    )  # fmt: skip
     parser.add_argument(
         "--config", action=_SettingsFile, metavar="FILE.yaml",
         help="read settings from this file, such as a run's config.yaml; "
@@ -114,6 +127,26 @@ def options_from(parsed: Any, options: type[Config]) -> Config:
             for f in dataclasses.fields(options)  # type: ignore[arg-type]
         }
     )
+
+
+def with_flagged_program(words: Sequence[str], options: type[Any]) -> list[str]:
+    """Makes one option of a program's name and the words behind it, which are the program's own.
+
+    Args:
+        words: of the command line, behind the command's name.
+        options: the command's; one without a program keeps its words as they are.
+    """
+    field = next(filter(is_program, dataclasses.fields(options)), None)
+    if field is None:
+        return list(words)
+    known = parser_for("", options)._option_string_actions
+    begin = 0
+    while begin < len(words) and words[begin].startswith("-") and words[begin] != "--":
+        action = known.get(words[begin])
+        takes_a_word = action is not None and action.nargs is None
+        begin += 1 + takes_a_word
+    program = words[begin:][1:] if words[begin : begin + 1] == ["--"] else words[begin:]
+    return [*words[:begin], *([f"{flag(field.name)}={shlex.join(program)}"] if program else [])]
 
 
 def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
@@ -159,7 +192,7 @@ class _SettingsFile(ActionConfigFile):
     """Reads a file of settings, also one that an earlier release wrote under other names."""
 
     def __call__(self, parser: Any, cfg: Any, path: Any, option: str | None = None) -> None:
-        super().__call__(parser, cfg, _by_new_names(path), option)  # type: ignore[no-untyped-call]
+        super().__call__(parser, cfg, _by_new_names(expand_home(path)), option)  # type: ignore[no-untyped-call]
 
 
 def _by_new_names(path: str) -> str:
@@ -171,7 +204,9 @@ def _by_new_names(path: str) -> str:
         settings = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return path
-    if not isinstance(settings, dict) or (renamed := with_new_names(settings)) == settings:
+    if not isinstance(settings, dict):
+        return path
+    if (renamed := with_todays_rates(with_new_names(settings))) == settings:
         return path
     return yaml.safe_dump(renamed)
 
@@ -230,6 +265,8 @@ def _misused_option(parser: OneLineParser, found: Found) -> str:
 
 
 def _unknown_argument(parser: OneLineParser, found: Found) -> str:
+    if (renamed := renamed_option(found[1].partition("=")[0])) is not None:
+        return renamed
     chosen = _below(parser, (parser.args or [""])[0])
     known = [name for action in chosen._actions for name in action.option_strings]
     kind = "option" if found[1].startswith("-") else "argument"

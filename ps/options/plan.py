@@ -33,8 +33,9 @@ class PlanGroup(Options):
     )
     local_steps: str = option(
         "1",
-        "steps of a worker's own optimizer between two pushes; auto: fewer for slower workers, so "
-        "that all push at about the same time (it takes leases by default)",
+        "steps that a worker takes itself between two pushes, by --optimizer and --lr; what they "
+        "have changed is pushed, and the server applies it by --outer-lr. auto: fewer for slower "
+        "workers, so that all push at about the same time (it takes leases by default)",
         metavar="N|auto",
     )
 
@@ -49,6 +50,15 @@ class PlanGroup(Options):
                 raise UsageError(f"{name}: needs leases; leave --data-plan static out")
 
 
+def batch_count(samples: int, batch_size: int) -> int:
+    """How many batches a worker makes of so many samples.
+
+    A single sample that is left over joins the batch before it, if there is one.
+    """
+    whole, left_over = divmod(samples, batch_size)
+    return whole + (left_over > 1 or left_over == samples == 1)
+
+
 def parse_local_steps(text: str) -> int | None:
     """``"8"`` ▸ 8; ``"auto"`` ▸ None.
 
@@ -60,11 +70,6 @@ def parse_local_steps(text: str) -> int | None:
     if text.isdecimal() and 1 <= int(text) <= MAX_LOCAL_STEPS:
         return int(text)
     raise UsageError(f"--local-steps {text}: give auto, or a number from 1 to {MAX_LOCAL_STEPS}")
-
-
-def has_local_steps(options: Options) -> bool:
-    """Whether workers take local steps, so that they push differences instead of gradients."""
-    return isinstance(options, PlanGroup) and takes_local_steps(options.local_steps)
 
 
 def takes_local_steps(text: str) -> bool:

@@ -4,13 +4,15 @@ Those of the policy are in rule.py, of the optimizer in optimizer.py and stalene
 of the data in plan.py, of model and data in task.py. `ServerOptions` puts all groups together.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
+from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, check_ports, parse_learners
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
-from leash.ps.options.optimizer import OptimizerGroup
+from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
+from leash.ps.options.outer_optimizer import OuterOptimizerGroup
 from leash.ps.options.plan import PlanGroup
 from leash.ps.options.rule import RuleGroup
 from leash.ps.options.staleness import StalenessGroup, check_softens
@@ -26,6 +28,10 @@ MAX_SERVER_THREADS: Final = 256  # the core's ThreadPool takes no more
 
 
 CHUNK_STEP_KIB: Final = 64
+
+
+# Flags that people know from the SSP demo's command lines, and from nowhere else.
+DEMO_WORDS: Final = ("--save-path", "--this-rank", "--ps-ip", "--ps-port", "--test-bsz")
 
 
 def check_threads(options: Options, name: str) -> None:
@@ -77,12 +83,12 @@ class ServerGroup(Options):
 
     def check(self) -> None:
         super().check()
-        split_address(address_of(self.bind, self.ps_ip, self.ps_port))
         parse_learners(self.learners, self.workers)
         check_positive(self, "workers", "evict_s", "rejoin_s", "window")
         check_threads(self, "threads")
         check_not_negative(self, "observers")
         check_shards(self.shards)
+        check_ports(address_of(self.bind, self.ps_ip, self.ps_port), self.shards)
         if self.chunk_kib < CHUNK_STEP_KIB or self.chunk_kib % CHUNK_STEP_KIB:
             raise UsageError(f"--chunk-kib {self.chunk_kib}: give a multiple of {CHUNK_STEP_KIB}")
         if self.this_rank != 0:
@@ -103,10 +109,10 @@ class RunGroup(Options):
 
     run_dir: str | None = option(
         None, "what the run leaves goes here; default: runs/DATE-TIME-POLICY",
-        "--save-path", metavar="DIR",
+        "--save-path", metavar="DIR", is_path=True,
     )  # fmt: skip
     resume: str | None = option(
-        None, "begin with the values of this checkpoint", metavar="FILE.safetensors"
+        None, "begin with the values of this checkpoint", metavar="FILE.safetensors", is_path=True
     )
     checkpoint_epochs: int = option(
         0, "write a checkpoint every N epochs; one is always written at the end", metavar="N"
@@ -117,11 +123,24 @@ class RunGroup(Options):
     timeout_s: float | None = option(
         None, "end cleanly after so long a training", "--timeout", metavar="SECONDS"
     )
+    demo_logs: bool = option(
+        False, "also leave the logs that the SSP demo does, trainlossMODEL.txt and "
+        f"stalenessMODEL.txt; {', '.join(DEMO_WORDS[:-1])} and {DEMO_WORDS[-1]}, which are the "
+        "demo's words, ask for them too",
+    )  # fmt: skip
 
     def check(self) -> None:
         super().check()
         check_positive(self, "timeout_s")
         check_not_negative(self, "checkpoint_epochs", "step_events")
+
+
+def with_demo_logs(words: Sequence[str]) -> list[str]:
+    """Adds `--demo-logs` to a command line in the demo's words; `--no-demo-logs` in it wins."""
+    command, *others = words or [""]
+    if command in ("server", "launch") and {w.partition("=")[0] for w in others} & set(DEMO_WORDS):
+        return [command, "--demo-logs", *others]
+    return list(words)
 
 
 def check_shards(shards: int) -> None:
@@ -132,12 +151,12 @@ def check_shards(shards: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions(
-    ServerGroup, RuleGroup, PlanGroup, OptimizerGroup, StalenessGroup, TaskGroup,
-    RunGroup, TimeScaleGroup,
+    ServerGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup, StalenessGroup,
+    TaskGroup, RunGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Keep the parameters, and apply what workers push."""
 
     def check(self) -> None:
         super().check()
         self.rule.require_workers(len(parse_learners(self.learners, self.workers)))
-        check_softens(self, self.optimizer, self.rule)
+        check_softens(self, optimizer_on_server(self), self.rule)

@@ -32,7 +32,10 @@ class TaskGroup(Options):
         "digits, mnist, cifar10, imagefolder, synthetic, or module:function that returns a pair "
         "of torch data sets; default: the one that the model is known for",
     )
-    data_dir: str | None = option(None, "folder of the data set", metavar="DIR")
+    data_dir: str | None = option(
+        None, "folder of the data set; default for mnist: what the environment variable MNIST says",
+        metavar="DIR", is_path=True,
+    )  # fmt: skip
     download: bool = option(False, "fetch the data set when it is not there")
     len_train_data: int | None = option(None, "use only the first N training samples", metavar="N")
     test_batch_size: int = option(1000, "batch size of evaluations", "--test-bsz", metavar="N")

@@ -1,6 +1,6 @@
 """The options of `leash worker`, with their defaults: its place in the run, training, transport.
 
-Those of model, data and time scale are in task.py, those of local steps in inner_optimizer.py.
+Those of model, data and time scale are in task.py; how fast it learns, the server tells it.
 `WorkerOptions` puts all groups together; `batch_size` is `--batch-size` on the command line.
 """
 
@@ -9,9 +9,14 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, parse_learners, split_address
+from leash.ps.options.addresses import (
+    DEFAULT_ADDRESS,
+    address_of,
+    check_rank,
+    check_server_address,
+    parse_learners,
+)
 from leash.ps.options.base import Options, check_positive, option
-from leash.ps.options.inner_optimizer import InnerOptimizerGroup
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
 from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP, Slowness
@@ -24,7 +29,13 @@ class TrainingGroup(Options):
 
     title: ClassVar[str] = "training"
 
-    batch_size: int = option(32, "samples in a worker's step", metavar="N")
+    batch_size: int = option(
+        32, "samples in a worker's step; a single one that is left over joins the step before it",
+        metavar="N",
+    )  # fmt: skip
+    drop_last: bool = option(
+        False, "leave out the samples that do not fill a batch, at the end of a share or a lease"
+    )
     dropout: bool = option(True, "dropout in the models that have it")
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     threads: int = option(1, "threads that torch uses in one worker", metavar="N")
@@ -94,7 +105,7 @@ class ConnectionGroup(Options):
 
     def check(self) -> None:
         super().check()
-        split_address(address_of(self.server, self.ps_ip, self.ps_port))
+        check_server_address(address_of(self.server, self.ps_ip, self.ps_port))
         check_positive(self, "wait_s")
 
 
@@ -108,14 +119,17 @@ class RankGroup(Options):
     learners: str | None = option(
         None, "the ranks that take part; default: what the server says", metavar="1-2-3"
     )
-    save_path: str | None = option(None, "leave this worker's summary here", metavar="DIR")
+    save_path: str | None = option(
+        None, "leave this worker's summary here", metavar="DIR", is_path=True
+    )
     timeout_s: float | None = option(
         None, "end cleanly after so long a training", "--timeout", metavar="SECONDS"
     )
 
     def check(self) -> None:
         super().check()
-        check_positive(self, "rank", "timeout_s")
+        check_rank(self.rank)
+        check_positive(self, "timeout_s")
         if self.learners is not None and self.rank not in parse_learners(self.learners, 1):
             raise UsageError(f"--rank {self.rank}: not among --learners {self.learners}; "
                              "give one of those ranks")  # fmt: skip
@@ -123,8 +137,8 @@ class RankGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions(
-    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, InnerOptimizerGroup, TransportGroup,
-    SlownessGroup, TimeScaleGroup,
+    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, TransportGroup, SlownessGroup,
+    TimeScaleGroup,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 

@@ -15,12 +15,12 @@ class ReportGroup(Options):
     title: ClassVar[str] = "what to show, and where"
 
     runs: tuple[str, ...] = arguments(
-        "run directories, such as runs/NAME; several stand side by side"
+        "run directories, such as runs/NAME; several stand side by side", is_path=True
     )
     out: str | None = option(
         None, "write the page here: a folder, or a file that ends in .html; default: the run's "
         "folder, or with several runs a new one below ./reports",
-        metavar="DIR|FILE.html",
+        metavar="DIR|FILE.html", is_path=True,
     )  # fmt: skip
     open: bool = option(False, "show the page in a browser")
 

@@ -19,7 +19,8 @@ from leash.ps.report.analysis.run import Run
 from leash.ps.report.pictures.drawing import NARROW_IN, WIDE_IN, Key, Picture, svg_of
 from leash.ps.report.pictures.lineup import Shown, differing_settings, effective, mattering_settings
 from leash.ps.report.pictures.style import PAGE_VARIABLES
-from leash.ps.words import listed, seconds, setting
+from leash.ps.runs.unfinished import unfinished_text
+from leash.ps.words import listed, seconds, setting, why_stopped
 
 Section = tuple[str, Sequence[Picture]]  # a title, and the pictures below it
 OPTION: Final = r"--[a-z-]+(?: (?:auto|weighted|lease|ssp|\d+))?"
@@ -98,7 +99,9 @@ def _ending(run: Run) -> str:
         return "never began: not all of its workers came"
     if not run.summary:
         return "no summary: it goes on, or was killed"
-    return f"ended early: {run.summary['ended']}" if run.is_cut else ""
+    unfinished = run.summary.get("unfinished")
+    missing = f" (not trained: {unfinished_text(unfinished)})" if unfinished else ""
+    return f"ended early: {why_stopped(run.summary['ended'])}{missing}" if run.is_cut else ""
 
 
 def _diagnosis(diagnosis: Diagnosis, shown: Shown | None = None) -> str:

@@ -6,5 +6,5 @@
 | events.jsonl | events.py writes it, audit.py re-checks the bound from it |
 | checkpoints/ | checkpoint.py |
 
-Imports: the wire, for the layout of a model.
+Imports: options, and the wire, for the layout of a model.
 """

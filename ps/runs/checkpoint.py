@@ -2,8 +2,9 @@
 
 ::
 
-    metadata  leash_format = "1"; version = the smallest over the chunks; optimizer = its name;
-              layout = the layout's msgpack form in hex; layout_hash = its SHA-256
+    metadata  leash_format = "1"; version = the largest over the chunks; optimizer = its name;
+              updates = how many each slot has seen; layout = the layout's msgpack form in hex;
+              layout_hash = its SHA-256
     tensors   SLOT         parameters and buffers
               STATE/SLOT   the optimizer's buffers, once they have begun, such as momentum/SLOT
 
@@ -49,6 +50,8 @@ class ChunkStore(Protocol):
     def has_state(self, chunk: int, /) -> bool: ...
     def state(self, chunk: int, name: str, out: Any, /) -> None: ...
     def load_state(self, chunk: int, name: str, payload: Any, /) -> None: ...
+    def updates(self, chunk: int, /) -> list[int]: ...
+    def set_updates(self, chunk: int, updates: list[int], /) -> None: ...
 
 
 class WholeModel(Protocol):
@@ -76,12 +79,14 @@ def save_checkpoint(model: WholeModel, path: Path) -> None:
         for c in model.chunks
     ]
     tensors = dict(tensors_of(model.layout, slab))
-    if all(model.shard_of(c.index).has_state(c.index) for c in _parameter_chunks(model)):
+    # A chunk of which no slot has had a gradient yet has none; what it would begin with is saved.
+    if any(model.shard_of(c.index).has_state(c.index) for c in _parameter_chunks(model)):
         for state in model.state_names:
             tensors.update(_state_tensors(model, state))
     metadata = {
         "leash_format": FORMAT,
-        "version": str(min(versions)),
+        "version": str(max(versions)),
+        "updates": " ".join(map(str, _updates_of(model))),
         "optimizer": model.optimizer,
         "layout_hash": model.layout.hash,
         "layout": model.layout.pack().hex(),
@@ -115,7 +120,9 @@ def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> 
             layout = Layout.unpack(bytes.fromhex(metadata.get("layout", "")))
             _check_optimizer(metadata, path, optimizer)
             model = serve(layout)
-            _load(model, _version_in(metadata), file.keys(), file.get_tensor)
+            version = _version_in(metadata)
+            updates = _updates_in(metadata, len(layout.slots))
+            _load(model, version, updates, file.keys(), file.get_tensor)
             return model
     except CheckpointError:
         raise
@@ -160,8 +167,32 @@ def _version_in(metadata: dict[str, str]) -> int:
     return version
 
 
+def _updates_of(model: WholeModel) -> list[int]:
+    """How many updates each slot has seen; the most over its parts, where chunks divide it."""
+    updates = [0] * len(model.layout.slots)
+    for chunk in _parameter_chunks(model):
+        counts = model.shard_of(chunk.index).updates(chunk.index)
+        for piece, count in zip(model.layout.pieces(chunk), counts, strict=True):
+            updates[piece.slot] = max(updates[piece.slot], count)
+    return updates
+
+
+def _updates_in(metadata: dict[str, str], slots: int) -> list[int] | None:
+    """Reads the counts of all slots; None from a file of before, which has none."""
+    if "updates" not in metadata:
+        return None
+    updates = [int(count) for count in metadata["updates"].split()]
+    if len(updates) != slots or not all(0 <= count < 1 << 63 for count in updates):
+        raise ValueError(f"updates: expected a count for each of {slots} slots")
+    return updates
+
+
 def _load(
-    model: WholeModel, version: int, keys: list[str], read: Callable[[str], npt.NDArray[Any]]
+    model: WholeModel,
+    version: int,
+    updates: list[int] | None,
+    keys: list[str],
+    read: Callable[[str], npt.NDArray[Any]],
 ) -> None:
     names = set(keys)
     values = _slab_of(model.layout, "", names, read)
@@ -174,6 +205,11 @@ def _load(
             model.shard_of(chunk.index).load_state(
                 chunk.index, state, values[chunk.start : chunk.stop].data
             )
+    if updates is None:
+        return
+    for chunk in _parameter_chunks(model):
+        counts = [updates[piece.slot] for piece in model.layout.pieces(chunk)]
+        model.shard_of(chunk.index).set_updates(chunk.index, counts)
 
 
 def _states_to_load(model: WholeModel, version: int, names: set[str]) -> list[str]:

@@ -11,11 +11,13 @@
       report.html    by `leash report`: the run in pictures and words
       report/        its pictures, as PNG files
       logs/          what the processes of `leash launch` printed
+      trainlossMODEL.txt, stalenessMODEL.txt   with --demo-logs; see leash.ps.runs.demo_logs
 """
 
 import dataclasses
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +25,7 @@ from typing import Any, Final
 import yaml
 
 from leash.ps.errors import UsageError
+from leash.ps.options.base import make_folder
 
 RUNS: Final = "runs"
 
@@ -31,14 +34,15 @@ class RunDir:
     """The paths of one run directory; writes config.yaml and summary.json."""
 
     def __init__(self, path: Path) -> None:
-        """Makes the folder. Raises UsageError if that fails, or the folder holds a run already."""
+        """Makes the folder.
+
+        Raises:
+            UsageError: that fails, nobody can write there, or the folder holds a run already.
+        """
         self.path: Final = path
         if (path / "summary.json").exists():
             raise UsageError(f"--run-dir {path}: a run has left its summary there; take another")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--run-dir {path}: cannot make this folder: {error}") from error
+        make_folder("--run-dir", path)
 
     @classmethod
     def at(cls, path: str | None, name: str) -> "RunDir":
@@ -65,6 +69,25 @@ class RunDir:
     def checkpoint(self, name: str) -> Path:
         """The path of a checkpoint with this name."""
         return self.path / "checkpoints" / f"{name}.safetensors"
+
+    @property
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint that was written last; None if there is none."""
+        written = self.checkpoint("final").parent.glob("*.safetensors")
+        return max(written, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+    def continuing_command(self, command: str) -> str | None:
+        """The command line that goes on where this run has ended; None without a checkpoint.
+
+        Args:
+            command: of `leash`, which has written config.yaml here.
+        """
+        checkpoint = self.newest_checkpoint
+        if checkpoint is None:
+            return None
+        config = str(self.path / "config.yaml")
+        words = ["leash", command, "--config", config, "--resume", str(checkpoint)]
+        return shlex.join(words)
 
     def write_config(self, options: Any) -> None:
         """Writes all options of a command, defaults included, but without this folder's path.

@@ -8,5 +8,5 @@
 - settings.py says what a run was started with, for workers and for summary.json.
 - shards.py and remote_shards.py are the other processes of the server, as this one sees them.
 
-Imports: what every shard has (ps/shard), runs, options, the wire.
+Imports: what every shard has (ps/shard), data files, runs, options, the wire.
 """

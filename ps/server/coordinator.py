@@ -22,9 +22,12 @@ from leash.ps.errors import (
     shown,
 )
 from leash.ps.options.addresses import shown_learners
+from leash.ps.options.optimizer import optimizer_on_server
+from leash.ps.options.plan import LEASE
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.staleness import check_softens
 from leash.ps.policy import Rule, rule_from_message
+from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.server.settings import run_settings
 from leash.ps.server.shards import Shards
@@ -48,14 +51,15 @@ from leash.ps.wire.messages import (
     Status,
     Welcome,
 )
-from leash.ps.words import BYE_REASONS, EVICTED, REPLACED
+from leash.ps.words import BYE_REASONS, DONE, EVICTED, REPLACED, TIMED_OUT
 
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
-REPORT_KINDS: Final = ("training", "epoch", "evaluation")
+REPORT_KINDS: Final = ("plan", "training", "epoch", "evaluation")
 ControlAnswer: TypeAlias = tuple[Message, bytes | None]
 Handler: TypeAlias = Callable[[Message, bytes | None], ControlAnswer]
 
+ALL_DONE: Final = "all of its work is done; a new run needs a new server"
 ALL_GONE: Final = "all workers are gone"
 
 
@@ -110,23 +114,35 @@ class Coordinator:
             )
         if msg.role == "worker" and payload is None:
             raise LayoutError("hello: expected the worker's layout as payload")
+        self._require_open(msg.worker)
         # All checks come first: a hello that is refused must not choose the run's model.
         codec = _agreed_codec(msg.codecs)
+        if (again := self._members.greeted(msg.worker, msg.number)) is not None:
+            return self._welcome(again, codec), self._layout_payload()
         self._members.require_room(msg.worker)
         layout = Layout.unpack(payload) if payload is not None else None
         if layout is not None:
             self._shards.require_layout(layout)
-        member, before = self._members.hello(msg.worker, msg.name)
+        member, before = self._members.hello(msg.worker, msg.name, msg.number)
         if before is not None:
             self._leave(before, REPLACED)
         try:
-            first_step = self._shards.join(member)
+            member.first_step = self._shards.join(member)
         except ShardLostError:
             self._members.forget(member)  # no shard waits for it, and metrics do not know it
             raise
-        self._metrics.join(member.worker, member.incarnation, member.name, first_step)
+        self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         self._start_if_complete()
-        return self._welcome(member, first_step, codec), self._layout_payload()
+        return self._welcome(member, codec), self._layout_payload()
+
+    def _require_open(self, worker: int) -> None:
+        """Raises StoppingError if the run is over for a newcomer of this rank."""
+        if worker and self.stopping:
+            raise StoppingError(self.stopping)
+        before = self._members.workers.get(worker)
+        was_done = before is not None and before.state == DONE
+        if self.closed or (self.finished and was_done):
+            raise StoppingError(self.stopping or ALL_DONE)
 
     def _on_beat(self, msg: Beat, _: bytes | None) -> ControlAnswer:
         member = self._members.require_current(msg.worker, msg.incarnation)
@@ -156,11 +172,9 @@ class Coordinator:
         member = self._members.require_current(msg.worker, msg.incarnation)
         if msg.kind not in REPORT_KINDS or (msg.kind == "evaluation") != member.is_observer:
             raise HeaderError(f"report.kind: not for this process: {msg.kind!r}")
-        if member.is_observer:
-            self._metrics.evaluate(msg)
-        else:
-            self._metrics.report(msg)
-            self._desk.complete_epochs()
+        if not msg.number or msg.number > member.reported:  # otherwise it has come before
+            member.reported = msg.number
+            self._count_report(member, msg)
         return Ok(msg.worker, 0, 0, True), None
 
     def _on_status(self, _: Status, __: bytes | None) -> ControlAnswer:
@@ -172,7 +186,7 @@ class Coordinator:
                 msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
             )
             rule.require_workers(len(self._members.ranks))
-            check_softens(self._options, self._options.optimizer, rule)
+            check_softens(self._options, optimizer_on_server(self._options), rule)
         except UsageError as error:
             raise HeaderError(f"set: {error}") from error
         if rule != self.rule:
@@ -183,11 +197,12 @@ class Coordinator:
         return Ok(0, 0, 0, True), None
 
     def _on_bye(self, msg: Bye, _: bytes | None) -> ControlAnswer:
-        member = self._members.require_current(msg.worker, msg.incarnation)
         if msg.reason not in BYE_REASONS:
             raise HeaderError(f"bye.reason: expected one of {', '.join(BYE_REASONS)}, "
                               f"got {msg.reason!r}")  # fmt: skip
-        self._leave(member, msg.reason)
+        if not self._members.has_said_bye(msg.worker, msg.incarnation, msg.reason):
+            member = self._members.require_current(msg.worker, msg.incarnation)
+            self._leave(member, msg.reason)
         return Ok(msg.worker, 0, 0, True), None
 
     # Time.
@@ -210,7 +225,7 @@ class Coordinator:
 
     @property
     def finished(self) -> bool:
-        """Whether training is over: no worker is live any more, and one of them was done."""
+        """Whether training is over: nobody is live, and one had come to the end of its work."""
         over = self._members.any_done or bool(self.stopping)
         return self._metrics.started and not self._members.live and over
 
@@ -224,6 +239,15 @@ class Coordinator:
     def data_plan(self) -> str:
         """The data plan that the workers follow: leases, if any of them has asked for one."""
         return self._desk.data_plan
+
+    def unfinished(self) -> list[Unfinished]:
+        """What this run was asked to train, as far as it is known, and has not trained by now."""
+        if not self._metrics.started:
+            return []
+        states = {member.state for member in self._members.workers.values()}
+        of_leases = TIMED_OUT if TIMED_OUT in states and states <= {DONE, TIMED_OUT} else ""
+        shares = [self._unfinished_share(member) for member in self._members.workers.values()]
+        return [*self._desk.unfinished(of_leases), *(part for part in shares if part is not None)]
 
     def evict(self, worker: int) -> None:
         """Evicts a worker that broke the contract."""
@@ -243,6 +267,7 @@ class Coordinator:
             "learners": shown_learners(self._members.ranks, None),
             "started": self._metrics.started,
             "finished": self.finished,
+            "unfinished": [u.as_dict() for u in self.unfinished()] if self.finished else [],
             "stopping": self.stopping,
             "missing": [] if self._metrics.started else self._members.missing,
             "observers": len(self._members.observers),
@@ -256,6 +281,13 @@ class Coordinator:
         }
 
     # How it is done.
+
+    def _count_report(self, member: Member, msg: Report) -> None:
+        if member.is_observer:
+            self._metrics.evaluate(msg)
+        else:
+            self._metrics.report(msg)
+            self._desk.complete_epochs()
 
     def _leave(self, member: Member, state: str) -> None:
         self._members.leave(member, state)
@@ -272,6 +304,21 @@ class Coordinator:
                 with suppress(ShardLostError):  # the loop ends a run that has lost a shard
                     self._shards.count_up()
 
+    def _unfinished_share(self, member: Member) -> Unfinished | None:
+        """What is left of this worker's own share; None if it is nothing, or it has no share."""
+        counts = self._metrics.workers[member.worker]
+        if counts.planned_epochs:
+            epochs, samples = counts.epochs_left, counts.samples_left
+            if not epochs:
+                return None
+            return Unfinished(member.worker, member.state, ranges(epochs), samples)
+        # A loop of the user's own has told no plan: it alone knows whether it is done. What a
+        # worker with leases has not done others do, and so it is where statistics are summed (EM).
+        others_do_it = self._desk.data_plan == LEASE or self._options.optimizer == "sum"
+        if member.state == DONE or others_do_it:
+            return None
+        return Unfinished(member.worker, member.state, "", None)
+
     @property
     def _initializer(self) -> int | None:
         """The rank that is to send the first values of every chunk: the lowest live one."""
@@ -285,11 +332,11 @@ class Coordinator:
             self._metrics.start([m.worker for m in self._members.live])
             self._shards.start()
 
-    def _welcome(self, member: Member, first_step: int, codec: str) -> Welcome:
+    def _welcome(self, member: Member, codec: str) -> Welcome:
         return Welcome(
             member.worker,
             member.incarnation,
-            first_step,
+            member.first_step,
             chunk_nbytes=self._options.chunk_nbytes,
             window=self._options.window,
             data_ports=self._shards.ports,

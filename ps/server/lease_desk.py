@@ -5,6 +5,7 @@ from typing import Final
 from leash.ps.errors import HeaderError, NotReadyError, PlanMismatchError
 from leash.ps.options.plan import LEASE, STATIC, WEIGHTED, choose_data_plan, parse_local_steps
 from leash.ps.options.server import ServerOptions
+from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.server.leases import Leases
 from leash.ps.server.shards import Shards
 from leash.ps.shard.members import Member, Members
@@ -54,6 +55,7 @@ class LeaseDesk:
         had_rested = self._leases.is_resting(msg.worker)
         answered = self._metrics.workers[msg.worker].answered
         leased = self._leases.ask(msg, answered, lockstep=lockstep)
+        self._metrics.samples_twice = self._leases.samples_twice
         if self._leases.is_resting(msg.worker) and not had_rested:
             self._rest(member)
         return leased
@@ -72,6 +74,17 @@ class LeaseDesk:
             self._metrics.complete(self._leases.completed)
         else:
             self._metrics.complete_epochs(self._members)
+
+    def unfinished(self, state: str) -> list[Unfinished]:
+        """What is left of the epochs that were to be leased; nothing if there are no leases.
+
+        Args:
+            state: how the workers have left that were to train on it.
+        """
+        left = self._leases.left()
+        if not left:
+            return []
+        return [Unfinished(None, state, ranges(left), sum(left.values()))]
 
     def state_of(self, member: Member) -> str:
         """The state of a member as people see it, which may also be that it rests."""

@@ -6,6 +6,9 @@ done, which it is once the server has answered the push with it. When a worker g
 without an answer are free again. So without failures every sample is used exactly once an epoch,
 and with failures at least once.
 
+No lease has a single sample, nor is one left for the next: a lease takes one more position instead,
+which its worker trains on in its last batch (`leash.worker.datasets.base.in_batches`).
+
 Under `drop` and `backup` the server may answer a push and leave its gradient out. Those samples
 count as used and are not leased again; `dropped_pushes` counts such pushes.
 
@@ -18,14 +21,17 @@ count as used and are not leased again; `dropped_pushes` counts such pushes.
 """
 
 import math
-from collections import deque
-from dataclasses import dataclass
+from bisect import bisect
+from dataclasses import dataclass, field
 from typing import Final
 
-from leash.ps.errors import HeaderError, PlanMismatchError
+from leash.ps.errors import HeaderError, PlanMismatchError, SupersededError
 from leash.ps.server.pacing import Pace, RoundPlanner, last_samples, lease_samples, samples_together
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 
+# A lease has no fewer samples, where the data set has more: batch normalization fails on a batch of
+# one sample, and whoever got that sample next would fail too.
+LEAST: Final = 2
 SPEEDS: Final = (1e-6, 1e12)  # samples/s: a reported speed is brought into this range
 
 
@@ -34,7 +40,7 @@ class EpochPositions:
 
     def __init__(self, size: int) -> None:
         self._size: Final = size
-        self._free: Final = deque([range(size)])
+        self._free: Final = [range(size)]  # ascending
         self._done = 0
         self.last_free: int = 0  # how many were free when they first made no round for everybody
 
@@ -44,22 +50,58 @@ class EpochPositions:
         return sum(map(len, self._free))
 
     @property
+    def left(self) -> int:
+        """How many positions are not done."""
+        return self._size - self._done
+
+    @property
     def is_complete(self) -> bool:
         """Whether all positions are done."""
-        return self._done == self._size
+        return self.left == 0
 
     def take(self, most: int) -> range:
-        """Takes a range of free positions, `most` at most. REQUIRES: some are free."""
-        first = self._free.popleft()
+        """Takes a range of free positions, about `most` at most. REQUIRES: some are free.
+
+        It neither takes nor leaves a single position, where there are more.
+        """
+        first = self._free.pop(0)
+        most = max(most, LEAST)
+        if len(first) - most < LEAST:
+            most = len(first)
         if first[most:]:
-            self._free.appendleft(first[most:])
+            self._free.insert(0, first[most:])
         return first[:most]
 
-    def finish(self, held: range, done: int) -> None:
-        """Notes that the first `done` of these are done; the others are the next to be taken."""
-        self._done += done
-        if held[done:]:
-            self._free.appendleft(held[done:])
+    def finish(self, held: range, done: int) -> int:
+        """Notes that the first `done` of these are done; the others are free again.
+
+        A single one joins those that are free beside it, or else takes the one before it back.
+
+        Returns:
+            How many that are done are free again, 0 or 1.
+        """
+        back = held[done:]
+        place = bisect([free.start for free in self._free], held.start)
+        if len(back) == 1 and place < len(self._free) and self._free[place].start == held.stop:
+            back = range(back.start, self._free.pop(place).stop)
+        again = 1 if len(back) == 1 and done > 0 else 0
+        if back:
+            self._free.insert(place, range(back.start - again, back.stop))
+        self._done += done - again
+        return again
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A range of positions that a worker was leased and has not said to be done with."""
+
+    epoch: int
+    positions: range
+    begins_at: int  # this worker's answered samples when it comes to the first position
+
+    def done(self, answered: int) -> int:
+        """How many of the positions are done, by this worker's answered samples."""
+        return max(0, min(answered - self.begins_at, len(self.positions)))
 
 
 @dataclass(slots=True)
@@ -69,9 +111,8 @@ class Holder:
     pace: Pace
     number: int = 0  # number of its newest request
     answer: Leased | None = None  # the answer to that request
-    epoch: int = 0  # the epoch of what it holds
-    held: range = range(0)
-    answered: int = 0  # this worker's answered samples when it got what it holds
+    # In the order in which it trains on them; several only for a worker that draws ahead.
+    held: list[Held] = field(default_factory=list)
     resting: bool = False
 
 
@@ -113,6 +154,7 @@ class Leases:
 
         Raises:
             HeaderError: a number in it is out of its range or order.
+            SupersededError: it is a copy of an older request than the newest.
             PlanMismatchError: its data, or its number of epochs, is not the run's.
         """
         self._agree(msg)
@@ -120,13 +162,17 @@ class Leases:
         holder = self._holders.get(msg.worker, newcomer)
         if msg.number == holder.number and holder.answer is not None:
             return holder.answer
+        if 0 < msg.number < holder.number:
+            raise SupersededError(f"lease.number: a copy of {msg.number}, which was answered")
         if msg.number != holder.number + 1:
             raise HeaderError(f"lease.number: expected {holder.number + 1}, got {msg.number}")
         self._holders[msg.worker] = holder
-        self._finish(holder, len(holder.held))
-        holder.number, holder.answered = msg.number, answered
+        if msg.number == 1:  # it lost its leases by its hello, and trains on what it had drawn
+            self.samples_twice += msg.ahead
+        self._settle(holder, None if msg.ahead == 0 else answered)
+        holder.number = msg.number
         holder.pace = Pace(msg.batch_size, _believable(msg.samples_per_s))
-        holder.answer = self._next(msg.worker, holder, lockstep=lockstep)
+        holder.answer = self._next(msg, holder, answered + msg.ahead, lockstep=lockstep)
         return holder.answer
 
     def release(self, worker: int, answered: int, applied: int) -> None:
@@ -140,9 +186,17 @@ class Leases:
         holder = self._holders.pop(worker, None)
         if holder is None:
             return
-        left = len(holder.held) - (answered - holder.answered)
-        self.samples_twice += max(0, min(applied, left))
-        self._finish(holder, len(holder.held) - max(0, left))
+        left = sum(len(held.positions) - held.done(answered) for held in holder.held)
+        self.samples_twice += min(applied, left)
+        for held in reversed(holder.held):  # so that ranges that follow one another are joined
+            self.samples_twice += self._finish(held, held.done(answered))
+
+    def left(self) -> dict[int, int]:
+        """How many samples of each epoch that is not completed are not done: epoch ▸ samples."""
+        return {
+            number: self._epochs[number].left if number in self._epochs else self._size
+            for number in range(self.completed + 1, self._planned + 1)
+        }
 
     # How it is done.
 
@@ -162,11 +216,12 @@ class Leases:
                     "worker the same data and the same --epochs"
                 )
 
-    def _next(self, worker: int, holder: Holder, *, lockstep: bool) -> Leased:
-        number = self._epoch_with_work()
+    def _next(self, msg: Lease, holder: Holder, begins_at: int, *, lockstep: bool) -> Leased:
+        worker, number = msg.worker, self._epoch_with_work()
         if number is None:
-            holder.resting = self.completed < self._planned
-            return _without_work(worker, holder, REST if holder.resting else OVER)
+            is_over = self.completed == self._planned
+            holder.resting = not is_over and msg.ahead == 0
+            return _without_work(worker, holder, OVER if is_over else REST)
         if holder.resting:
             return _without_work(worker, holder, RETURN)
         paces = {w: other.pace for w, other in self._holders.items() if not other.resting}
@@ -178,9 +233,10 @@ class Leases:
             most = last_samples(worker, free, epoch.last_free, paces, rounds, lockstep=lockstep)
         else:
             most = lease_samples(worker, holder.number, free, paces, rounds, lockstep=lockstep)
-        holder.epoch, holder.held = number, epoch.take(most)
+        positions = epoch.take(most)
+        holder.held.append(Held(number, positions, begins_at))
         return Leased(
-            worker, holder.number, TRAIN, number, holder.held.start, len(holder.held),
+            worker, holder.number, TRAIN, number, positions.start, len(positions),
             own.batch_size, own.local_steps,
         )  # fmt: skip
 
@@ -195,15 +251,32 @@ class Leases:
         self._epochs[self._begun] = EpochPositions(self._size)
         return self._begun
 
-    def _finish(self, holder: Holder, done: int) -> None:
-        """Notes that the first `done` of what it holds are done; it then holds nothing."""
-        if not holder.held:
-            return
-        self._epochs[holder.epoch].finish(holder.held, done)
-        holder.held = range(0)
+    def _settle(self, holder: Holder, answered: int | None) -> None:
+        """Lets go of the ranges that a worker has done.
+
+        Args:
+            holder: the worker's.
+            answered: how many of its samples were answered so far; None if it is done with all.
+        """
+        done = [
+            held for held in holder.held
+            if answered is None or held.done(answered) == len(held.positions)
+        ]  # fmt: skip
+        holder.held = [held for held in holder.held if held not in done]
+        for held in done:
+            self._finish(held, len(held.positions))
+
+    def _finish(self, held: Held, done: int) -> int:
+        """Notes that the first `done` of these positions are done; the others are free again.
+
+        Returns:
+            How many of these will be leased again all the same.
+        """
+        again = self._epochs[held.epoch].finish(held.positions, done)
         while (first := self._epochs.get(self.completed + 1)) and first.is_complete:
             del self._epochs[self.completed + 1]
             self.completed += 1
+        return again
 
 
 def _believable(samples_per_s: float) -> float:

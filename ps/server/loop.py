@@ -19,18 +19,22 @@ import zmq
 
 from leash._log import logged, show_errors
 from leash.ps import interrupt
+from leash.ps.datafiles.required import require_data
 from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
-from leash.ps.options.optimizer import with_rates
+from leash.ps.options.optimizer import optimizer_on_server, with_rates
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import MAY_STALL, VERSIONS, Rule
 from leash.ps.processes import keep_memory
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
+from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
+from leash.ps.runs.unfinished import unfinished_text
+from leash.ps.server.announcement import how_to_join
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
-from leash.ps.server.evaluator_process import EvaluatorProcess
+from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator
 from leash.ps.server.remote_shards import RemoteShards
 from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
@@ -39,6 +43,7 @@ from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import require_threads
 from leash.ps.shard.router import DataRouter, send
+from leash.ps.wire import hosts
 from leash.ps.wire.frames import CONTROL, check_payload_count, decode, error_message
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Message
 from leash.ps.wire.sockets import (
@@ -50,7 +55,15 @@ from leash.ps.wire.sockets import (
     parts,
     receive,
 )
-from leash.ps.words import DONE, FAILED
+from leash.ps.words import (
+    DONE,
+    FAILED,
+    INCOMPLETE,
+    TIMED_OUT,
+    accuracy_text,
+    epoch_after,
+    why_stopped,
+)
 
 TICK_S: Final = 0.2
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
@@ -71,6 +84,7 @@ class Server:
         run_dir: RunDir | None,
         *,
         evaluator: EvaluatorProcess | None = None,
+        demo_logs: DemoLogs | None = None,
         say: Callable[[str], None] = _say,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,6 +94,7 @@ class Server:
             options: what the server was started with.
             run_dir: where the run leaves its files; None for nowhere.
             evaluator: the observer to start once the server listens, and to wait for.
+            demo_logs: where the run also leaves the demo's logs.
             say: shows a line of progress.
             now: seconds on a clock that never goes back.
 
@@ -93,6 +108,7 @@ class Server:
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._evaluator: Final = evaluator
+        self._demo_logs: Final = demo_logs
         self._say: Final = logged(say, __name__)
         self._now: Final = now
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
@@ -100,7 +116,7 @@ class Server:
         events = EventLog(run_dir.events if run_dir else None, now)
         self._events: Final = events
         self.members: Final = Members(ranks, options.evict_s, now)
-        self.metrics: Final = Metrics(rule, events, options.step_events, now)
+        self.metrics: Final = Metrics(rule, events, options.step_events, now, demo_logs)
         self.data: Final = DataPlane(
             options, rule, self.members, self.metrics, self._data_router.send, now=now
         )
@@ -146,12 +162,13 @@ class Server:
             self._poller.register(socket, zmq.POLLIN)
         for shard in self._remote.all:
             self._poller.register(shard.fd, zmq.POLLIN)
-        local = "127.0.0.1" if host in ("*", "0.0.0.0") else host
-        return f"tcp://{local}:{self._control_port}"
+        self._host = host
+        return f"tcp://{hosts.local(host)}:{self._control_port}"
 
     def _resume(self, path: str) -> None:
         try:
-            open_checkpoint(path, self._options.optimizer, self.shards.require_layout)
+            optimizer = optimizer_on_server(self._options)
+            open_checkpoint(path, optimizer, self.shards.require_layout)
             self.shards.count_up()  # so that no worker is asked for first values
         except BaseException:
             self._remote.close()
@@ -170,10 +187,20 @@ class Server:
                 if self._now() >= self._next_tick_s:
                     self._tick()
             self._count_up()
-            self._ended = self.coordinator.stopping or DONE
+            self._ended = self.coordinator.stopping or self._own_end()
         finally:
             self._close()
         return self._status
+
+    def _own_end(self) -> str:
+        """The word for the end of a run whose workers have all left by themselves."""
+        unfinished = self.coordinator.unfinished()
+        if not unfinished:
+            return DONE
+        if all(part.state == TIMED_OUT for part in unfinished):
+            return TIMED_OUT
+        self._status = 1
+        return INCOMPLETE
 
     def stop(self, reason: str, status: int) -> None:
         """Ends the run soon: tells all members, and gives them a moment to say bye."""
@@ -184,13 +211,20 @@ class Server:
             self._stop_deadline_s = self._now() + GRACE_S
 
     def announce(self) -> None:
-        """Prints where the server listens, and writes it to the descriptor of --ready-fd."""
+        """Says where the server listens and how to join, or tells the descriptor of --ready-fd."""
         shards = f", {self._options.shards} shards" if self._options.shards > 1 else ""
-        workers = len(self.members.ranks)
-        self._say(f"listening at {self.address}, {workers} workers, {self.rule}{shards}")
+        ranks, port = self.members.ranks, self._control_port
+        self._say(
+            f"listening at tcp://{self._host}:{port}, {len(ranks)} workers, {self.rule}{shards}"
+        )
         if self._options.ready_fd is not None:
             os.write(self._options.ready_fd, self.address.encode())
             os.close(self._options.ready_fd)
+            return
+        for line in how_to_join(self._options, ranks, self._host, port):
+            self._say(line)
+        if self._run_dir:
+            self._say(f"run directory {self._run_dir.path}")
 
     def stop_on_signals(self) -> None:
         """Lets SIGINT, SIGTERM and SIGHUP end the run from now on, with status 130, 143 and 129."""
@@ -203,7 +237,8 @@ class Server:
 
     def stop_soon(self, number: int) -> None:
         """Ends the run as that signal would. From any thread, or a signal handler."""
-        self._signal = number  # the loop acts on it, since a message may be half sent just now
+        # The loop acts on it, since a message may be half sent just now. The first one counts.
+        self._signal = self._signal or number
 
     def _over(self) -> bool:
         """Whether all have left, or the grace is over; a good end also waits for its evaluation."""
@@ -255,9 +290,9 @@ class Server:
         failure = self._evaluator.failure() if self._evaluator else None
         if failure is None:
             return
-        told = f"the evaluator ended with status {failure}"
+        told = f"the evaluator {failure}"
         if not self.metrics.started:
-            self.stop(told, failure)
+            self.stop(told, failure.status)
         else:
             self._show("evaluator", f"{told}; the run goes on without it", str)
 
@@ -266,7 +301,11 @@ class Server:
             self._say_end()
             if self._run_dir:
                 self._write_results(self._run_dir)
+                self._say_how_to_go_on(self._run_dir)
             self._events.close()
+            if self._demo_logs:
+                self._demo_logs.close()
+            self._answer_the_last()
         finally:
             self._context.destroy(linger=200)
             self._remote.close()
@@ -286,6 +325,11 @@ class Server:
                 self._on_control(frames)
         else:
             self._data_router.take(self.data.receive)
+
+    def _answer_the_last(self) -> None:
+        """Answers what came while the results were written: nobody shall wait for a closed run."""
+        while frames := receive(self._control):
+            self._on_control(frames)
 
     def _ignore_links(self) -> None:
         """Stops polling the links: one that has ended would keep the loop awake."""
@@ -328,11 +372,10 @@ class Server:
         self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
         self._show("epoch", self.metrics.epoch, lambda e: f"epoch {e} is complete")
         for evaluation in self.metrics.evaluations[-1:]:
-            kind, figure = "loss", evaluation.loss
+            told = "loss not finite" if evaluation.loss is None else f"loss {evaluation.loss:.4f}"
             if evaluation.accuracy is not None:
-                kind, figure = "accuracy", evaluation.accuracy
-            told = "not finite" if figure is None else f"{figure:.4f}"
-            self._show("evaluation", f"test {kind} {told} after epoch {evaluation.epoch}", str)
+                told = f"accuracy {accuracy_text(evaluation.accuracy)}"
+            self._show("evaluation", f"test {told} after epoch {evaluation.epoch}", str)
         if self._now() >= self._next_progress_s:
             self._next_progress_s = self._now() + PROGRESS_S
             rate = self.metrics.steps / max(self.metrics.train_seconds, 1e-9)
@@ -351,8 +394,26 @@ class Server:
         self._shown[what] = value
 
     def _say_end(self) -> None:
-        why = self.coordinator.stopping
-        self._say(f"ended after {self.metrics.steps} steps" + (f": {why}" if why else ""))
+        how_far = f"ended after {self.metrics.steps} steps"
+        if self._ended == INCOMPLETE:  # in no epoch: those who stayed came to their end
+            how_far += f": {INCOMPLETE}"
+        elif self._ended != DONE:
+            epoch = epoch_after(self.metrics.epoch, self._options.epochs)
+            how_far += f", in {epoch}: {why_stopped(self._ended)}"
+        if unfinished := self._unfinished():
+            how_far += f": not trained: {unfinished_text(unfinished)}"
+        self._say(how_far)
+
+    def _unfinished(self) -> list[dict[str, Any]]:
+        """What this run has not trained, in the form of summary.json."""
+        return [part.as_dict() for part in self.coordinator.unfinished()]
+
+    def _say_how_to_go_on(self, run_dir: RunDir) -> None:
+        """Says the command line that goes on with a run that has ended early."""
+        if self._ended == DONE or self._options.ready_fd is not None:
+            return  # whoever started a server with --ready-fd has its own command line
+        if command := run_dir.continuing_command("server"):
+            self._say(f"to go on: {command}")
 
     def _checkpoint_epochs(self) -> None:
         every = self._options.checkpoint_epochs
@@ -380,7 +441,7 @@ class Server:
         settings = summary_settings(
             self._options, self.rule, self.members.ranks, self.coordinator.data_plan
         )
-        outcome = {"ended": self._ended}
+        outcome = {"ended": self._ended, "unfinished": self._unfinished()}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
         self._checkpoint_epochs()  # an epoch may have completed since the last tick
         self._save(run_dir.checkpoint("final"))
@@ -391,8 +452,11 @@ def serve(options: ServerOptions) -> int:
     show_errors("leash.ps.shard")
     keep_memory(logged(_say, __name__))
     rule = options.rule
+    spelled = options.model
     model, dataset = choose_task(options.model, options.dataset)
     options = with_rates(replace(options, model=model, dataset=dataset))
+    if has_evaluator(options):
+        require_data(options, ("test",))
     run_dir = RunDir.at(options.run_dir, rule.policy.name)
     if (
         options.ready_fd is None
@@ -401,7 +465,8 @@ def serve(options: ServerOptions) -> int:
     evaluator = EvaluatorProcess.for_task(options, run_dir.path)
     if evaluator is not None:
         options = replace(options, observers=options.observers + 1)
-    server = Server(options, run_dir, evaluator=evaluator)
+    demo_logs = DemoLogs(run_dir.path, spelled or model or "") if options.demo_logs else None
+    server = Server(options, run_dir, evaluator=evaluator, demo_logs=demo_logs)
     server.stop_on_signals()
     server.announce()
     return server.run()

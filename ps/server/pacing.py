@@ -170,7 +170,11 @@ def _weighted_batches(paces: Paces) -> dict[int, int]:
     # which shrinks the batch again. The least batch ends that.
     least = max(1, round(mean * LEAST_BATCH))
     return {
-        worker: max(least, round(mean * pace.samples_per_s / mean_speed))
+        worker: max(
+            least,
+            min(2, pace.batch_size),  # no batch of one, where nobody has asked for it
+            round(mean * pace.samples_per_s / mean_speed),
+        )
         for worker, pace in paces.items()
     }
 

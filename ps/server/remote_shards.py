@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
+import numpy as np
+
 from leash.ps._core import Reply
 from leash.ps.errors import ERROR_BY_CODE, LeashError, ProtocolError, ShardLostError, UsageError
 from leash.ps.options.server import ServerOptions
@@ -19,6 +21,7 @@ from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload, SentPayload
 from leash.ps.wire.shard_messages import (
     PARAMETERS,
+    UPDATES,
     USAGE,
     Begin,
     Done,
@@ -152,6 +155,13 @@ class RemoteShard:
 
     def load_state(self, chunk: int, name: str, values: Buffer) -> None:
         self.ask(Load(chunk, name), values)
+
+    def updates(self, chunk: int) -> list[int]:
+        packed = self.ask(Fetch(chunk, UPDATES))[1] or b""
+        return [int(count) for count in np.frombuffer(packed, "<u8")]
+
+    def set_updates(self, chunk: int, updates: list[int]) -> None:
+        self.ask(Load(chunk, UPDATES), np.array(updates, "<u8").tobytes())
 
     # How it is done.
 

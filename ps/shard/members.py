@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from leash.ps.errors import EvictedError, FencedError, TooManyError, UnknownWorkerError
-from leash.ps.words import DONE, LIVE
+from leash.ps.words import DONE, LIVE, TIMED_OUT
 
 MAX_OBSERVERS: Final = 64
 
@@ -25,6 +25,9 @@ class Member:
     name: str
     heard_s: float  # when its last message came, on the server's clock
     state: str = LIVE  # once it has left, how it left: see leash.ps.words
+    number: int = 0  # of its hello; 0 if it gave none
+    first_step: int = 0  # of its first push
+    reported: int = 0  # the number of its newest report
 
     @property
     def is_observer(self) -> bool:
@@ -74,15 +77,32 @@ class Members:
                 raise TooManyError(f"expected at most {MAX_OBSERVERS} observers")
         elif worker not in self.ranks:
             ranks = ", ".join(map(str, self.ranks[:20]))
-            raise UnknownWorkerError(f"rank {worker} is not among the workers of this run: {ranks}")
+            raise UnknownWorkerError(
+                f"rank {worker} is not among the workers of this run: {ranks}; ranks start from 1: "
+                f"give one of these, or start the server with more --workers"
+            )
 
-    def hello(self, worker: int, name: str) -> tuple[Member, Member | None]:
+    def hello(self, worker: int, name: str, number: int = 0) -> tuple[Member, Member | None]:
         """Admits a newcomer; gives it, and the live process whose place it takes, if there is one.
 
         Raises what `require_room` raises.
         """
         self.require_room(worker)
-        return self.admit(worker, next(self._incarnations), name)
+        member, before = self.admit(worker, next(self._incarnations), name)
+        member.number = number
+        return member, before
+
+    def greeted(self, worker: int, number: int) -> Member | None:
+        """The process whose hello had this number; None if there is none, or the number is 0.
+
+        Raises:
+            EvictedError: it has left since, so that this is an old copy of its hello.
+        """
+        newest = [self.workers[worker]] if worker in self.workers else []
+        for member in newest if worker else self.observers.values():
+            if number and member.number == number:
+                return self.require_current(worker, member.incarnation)
+        return None
 
     def admit(self, worker: int, incarnation: int, name: str) -> tuple[Member, Member | None]:
         """Admits a newcomer with an incarnation that the coordinator has given."""
@@ -126,6 +146,14 @@ class Members:
             raise EvictedError(f"worker {worker}: {member.state}; say hello again to go on")
         member.heard_s = self._now()
         return member
+
+    def has_said_bye(self, worker: int, incarnation: int, reason: str) -> bool:
+        """Whether this process is the rank's newest, and has left by itself for this reason.
+
+        It is False for an observer, whose incarnation nobody keeps once it has left.
+        """
+        member = self.find(worker, incarnation)
+        return member is not None and member.state == reason
 
     def leave(self, member: Member, state: str) -> None:
         """Notes that this member has left, and how."""
@@ -171,5 +199,5 @@ class Members:
 
     @property
     def any_done(self) -> bool:
-        """Whether any worker has left after all of its work."""
-        return any(m.state == DONE for m in self.workers.values())
+        """Whether any worker has left because its work, or the time for it, was over."""
+        return any(m.state in (DONE, TIMED_OUT) for m in self.workers.values())

@@ -5,17 +5,18 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from leash.ps._core import Reply
 from leash.ps.errors import ProtocolError
 from leash.ps.policy import Rule
+from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_counts import DataCounts, together
 from leash.ps.shard.members import Members
 from leash.ps.wire.messages import Report
-from leash.ps.words import DONE, EVICTED, LIVE
+from leash.ps.words import DONE, EVICTED, LIVE, TIMED_OUT, wait_fraction
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -36,23 +37,42 @@ class WorkerCounts:
     answered: int = 0  # samples whose step was answered
     unanswered: int = 0  # samples of a step that waits for its answer
     epoch: int = 0  # how many it has completed
+    planned_epochs: int = 0  # how many it is to train for, on a share of its own; 0 if it has none
+    share: int = 0  # samples in an epoch of that share
+    completed: set[int] = field(default_factory=set)  # the epochs of it that are complete
+    joined_answered: int = 0  # `answered` when its newest incarnation joined
+    epoch_answered: int = 0  # what `answered` was when the epoch began that it is in
     lag: int = 0  # in its newest reply
     loss: float | None = None
     compute_s: float = 0.0  # what this incarnation has reported
     wait_s: float = 0.0  # likewise
     earlier_compute_s: float = 0.0  # what the incarnations before it have reported
     earlier_wait_s: float = 0.0  # likewise
+    pushed_s: float = 0.0  # when its newest push arrived
+    first_reply_s: float | None = None  # when its first answer went out
+    replied_s: float = 0.0  # when its newest did
+    parked_s: float = 0.0  # from pushes to their answers, but for the first
     samples_per_s: float = 0.0
     mark_s: float = 0.0  # when samples_per_s was last worked out
     mark_samples: int = 0  # how many samples there were then
     told_s: float = -math.inf  # when one of its reports last became an event
 
     @property
-    def wait_fraction(self) -> float:
-        """The share of its time that the worker has waited, from 0 to 1."""
+    def spent_s(self) -> tuple[float, float]:
+        """The seconds that it has waited and computed: as it reports, or as the server saw it."""
         wait_s = self.earlier_wait_s + self.wait_s
-        busy_s = self.earlier_compute_s + self.compute_s + wait_s
-        return wait_s / busy_s if busy_s > 0 else 0.0
+        compute_s = self.earlier_compute_s + self.compute_s
+        if wait_s + compute_s > 0 or self.first_reply_s is None:
+            return wait_s, compute_s
+        return self.parked_s, self.replied_s - self.first_reply_s - self.parked_s
+
+    def answer(self, now_s: float) -> None:
+        """Notes that its newest push is answered."""
+        if self.first_reply_s is None:
+            self.first_reply_s = now_s
+        else:
+            self.parked_s += now_s - self.pushed_s
+        self.replied_s = now_s
 
     def begin_again(self) -> None:
         """Begins with a new incarnation, which counts its seconds from 0.
@@ -63,6 +83,29 @@ class WorkerCounts:
         self.earlier_wait_s += self.wait_s
         self.compute_s = self.wait_s = 0.0
         self.unanswered = 0
+        self.joined_answered = self.answered
+
+    def plan(self, epochs: int, share: int) -> None:
+        """Notes what a new process of this rank is to train on; it begins with a whole epoch."""
+        self.planned_epochs, self.share = epochs, share
+        self.epoch_answered = self.joined_answered
+
+    def complete(self, epoch: int) -> None:
+        """Notes that this rank has completed an epoch."""
+        self.epoch = epoch
+        self.completed.add(epoch)
+        self.epoch_answered += self.share
+
+    @property
+    def epochs_left(self) -> list[int]:
+        """The epochs of its share that it has not completed."""
+        return [e for e in range(1, self.planned_epochs + 1) if e not in self.completed]
+
+    @property
+    def samples_left(self) -> int:
+        """The samples of `epochs_left`, less those answered of the epoch that it is in."""
+        answered = min(max(0, self.answered - self.epoch_answered), self.share)
+        return max(0, self.share * len(self.epochs_left) - answered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +128,7 @@ class Metrics:
         events: EventLog,
         step_events: int,
         now: Callable[[], float] = time.monotonic,
+        demo_logs: DemoLogs | None = None,
     ) -> None:
         self.workers: dict[int, WorkerCounts] = {}
         self.evaluations: list[Evaluation] = []
@@ -96,6 +140,7 @@ class Metrics:
         self._failed_at: Final[set[tuple[str, str, int]]] = set()
         self._rule = rule
         self._events: Final = events
+        self._demo_logs: Final = demo_logs
         self._step_events: Final = step_events if events.is_open else 0
         self._now: Final = now
         self._started_s: float | None = None
@@ -149,6 +194,7 @@ class Metrics:
             counts.steps += 1
             counts.samples += samples
             counts.unanswered = samples
+            counts.pushed_s = self._now()
             if self._records(step):
                 self._events.write("push", worker=worker, step=step)
 
@@ -158,8 +204,13 @@ class Metrics:
         if reply.chunk == 0:
             counts = self.workers[reply.worker]
             counts.lag = reply.lag
+            if self._demo_logs:
+                self._demo_logs.add_step(
+                    self.epoch, reply.worker, counts.unanswered, reply.staleness
+                )
             counts.answered += counts.unanswered
             counts.unanswered = 0
+            counts.answer(self._now())
             if self._records(reply.step):
                 dropped = {"dropped": True} if reply.dropped else {}
                 self._events.write(
@@ -212,20 +263,27 @@ class Metrics:
         self._events.flush()
 
     def report(self, msg: Report) -> None:
-        """Notes what a worker reports of its training: its loss, and how it spends its time."""
+        """Notes what a worker reports: its plan; or its loss, and how it spends its time."""
         counts = self.workers[msg.worker]
+        if msg.kind == "plan":
+            counts.plan(msg.epoch, msg.samples)
+            return
         counts.compute_s, counts.wait_s = msg.compute_s, msg.wait_s
         if (loss := _number(msg.loss)) is not None:  # NaN means that there was no step to report
             counts.loss = loss
+        if self._demo_logs:
+            epoch = msg.epoch - (msg.kind == "epoch")  # the one that it speaks of, from 0
+            self._demo_logs.add_loss(epoch, msg.worker, msg.samples, msg.loss)
         self._measure_rate(counts)
         self._tell_training(counts, msg)
         if msg.kind == "epoch":
-            counts.epoch = msg.epoch
+            counts.complete(msg.epoch)
             self._events.write("epoch", worker=msg.worker, epoch=msg.epoch, loss=counts.loss)
 
     def complete_epochs(self, members: Members) -> None:
         """Counts the epochs that every worker has completed which takes part or is done."""
-        taking_part = [w for w, m in members.workers.items() if m.state in (LIVE, DONE)]
+        counted = (LIVE, DONE, TIMED_OUT)
+        taking_part = [w for w, m in members.workers.items() if m.state in counted]
         self.complete(min((self.workers[worker].epoch for worker in taking_part), default=0))
 
     def complete(self, epoch: int) -> None:
@@ -233,6 +291,8 @@ class Metrics:
         if epoch > self.epoch:
             self.epoch = epoch
             self._events.write("epoch_completed", epoch=epoch)
+            if self._demo_logs:
+                self._demo_logs.end_epochs(epoch, self.train_seconds)
             self._events.flush()
 
     def evaluate(self, msg: Report) -> None:
@@ -240,6 +300,8 @@ class Metrics:
         accuracy, loss = _number(msg.accuracy), _number(msg.loss)
         evaluation = Evaluation(msg.epoch, accuracy, loss, msg.samples, self.train_seconds)
         self.evaluations.append(evaluation)
+        if self._demo_logs and msg.epoch:
+            self._demo_logs.add_accuracy(msg.epoch - 1, accuracy)
         self._events.write(
             "evaluated", epoch=msg.epoch, accuracy=accuracy, loss=loss, samples=msg.samples
         )
@@ -277,6 +339,8 @@ class Metrics:
         """The part of summary.json that is counted."""
         seconds, last = self.train_seconds, self.evaluations[-1] if self.evaluations else None
         by_rank, data = sorted(self.workers.items()), self.data
+        spent = [counts.spent_s for counts in self.workers.values()]
+        waiting = wait_fraction(sum(w for w, _ in spent), sum(c for _, c in spent))
         return {
             "epochs": self.epoch,
             "steps": self.steps,
@@ -291,7 +355,10 @@ class Metrics:
             "mean_staleness": round(data.mean_staleness, 3),
             "max_staleness": data.max_staleness,
             "steps_by_worker": {str(w): c.steps for w, c in by_rank},
-            "wait_fraction_by_worker": {str(w): round(c.wait_fraction, 4) for w, c in by_rank},
+            "wait_fraction": _rounded(waiting),
+            "wait_fraction_by_worker": {
+                str(w): _rounded(wait_fraction(*c.spent_s)) for w, c in by_rank
+            },
             "bytes_pushed": data.bytes_pushed,
             "bytes_answered": data.bytes_answered,
             "duplicate_pushes": data.duplicates,
@@ -313,7 +380,7 @@ class Metrics:
             "samples": counts.samples,
             "samples_per_s": round(counts.samples_per_s, 1),
             "loss": counts.loss,
-            "wait_fraction": round(counts.wait_fraction, 4),
+            "wait_fraction": _rounded(wait_fraction(*counts.spent_s)),
         }
 
     def _tell_training(self, counts: WorkerCounts, msg: Report) -> None:
@@ -336,6 +403,10 @@ class Metrics:
 
     def _records(self, step: int) -> bool:
         return self._step_events > 0 and step % self._step_events == 0
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
 
 
 def _number(value: float) -> float | None:

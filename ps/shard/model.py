@@ -6,7 +6,13 @@ from typing import Final
 from leash.ps._core import ChunkSpec, Nonfinite, SgdOptions, Shard
 from leash.ps._core import Rule as CoreRule
 from leash.ps.errors import LayoutError, TooManyError, UnknownChunkError, UsageError
-from leash.ps.options.optimizer import OptimizerGroup, core_options, core_schedule, with_rates
+from leash.ps.options.optimizer import (
+    OptimizerGroup,
+    core_options,
+    core_schedule,
+    optimizer_on_server,
+    with_rates,
+)
 from leash.ps.options.staleness import (
     UNSOFTENED,
     StalenessGroup,
@@ -48,7 +54,7 @@ class ServedModel:
         """
         if layout.nbytes > _host_memory_nbytes():
             raise _does_not_fit(layout)
-        self.optimizer: Final = options.optimizer
+        self.optimizer: Final = optimizer_on_server(options)
         self.layout: Final = layout
         self.chunk_nbytes: Final = chunk_nbytes
         self.chunks: Final = layout.cut(chunk_nbytes)

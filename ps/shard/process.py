@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Final
 
 import msgpack
+import numpy as np
 import zmq
 
 from leash._log import show_errors
@@ -37,6 +38,7 @@ from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload
 from leash.ps.wire.shard_messages import (
     PARAMETERS,
+    UPDATES,
     USAGE,
     Asked,
     Begin,
@@ -214,6 +216,8 @@ class ShardServer:
 
     def _on_fetch(self, msg: Fetch, _: ReceivedPayload) -> LinkAnswer:
         model = self._require_model()
+        if msg.state == UPDATES:
+            return Done(0), bytearray(np.array(model.shard.updates(msg.chunk), "<u8").tobytes())
         out = bytearray(model.chunk(msg.chunk).nbytes)
         if msg.state == PARAMETERS:
             return Done(model.shard.pull(msg.chunk, None, out)[0]), out
@@ -228,6 +232,9 @@ class ShardServer:
         assert payload is not None
         if msg.state == PARAMETERS:
             return Done(int(shard.init(msg.chunk, payload))), None
+        if msg.state == UPDATES:
+            shard.set_updates(msg.chunk, [int(n) for n in np.frombuffer(payload, "<u8")])
+            return Done(1), None
         shard.load_state(msg.chunk, msg.state, payload)
         return Done(1), None
 

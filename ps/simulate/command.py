@@ -15,9 +15,10 @@ from rich.text import Text
 
 from leash._extras import install_command, is_installed
 from leash.ps.errors import UsageError
+from leash.ps.options.base import make_folder
 from leash.ps.simulate.options import SimulateOptions
 from leash.ps.simulate.prediction import Prediction, batches_of, predict
-from leash.ps.words import duration, percent
+from leash.ps.words import FIGURES_ARE, duration, percent
 
 MIN_WIDTH: Final = 120  # columns
 
@@ -26,6 +27,7 @@ def run(options: SimulateOptions) -> int:
     """Plays the runs; prints a table or JSON, and draws if asked to. Returns the exit status."""
     if options.plot is not None:
         _require_matplotlib(options.plot)
+        make_folder("--plot", Path(options.plot).parent)
     predictions = _predict_all(options)
     if options.json:
         print(json.dumps([prediction.row() for prediction in predictions], indent=1))
@@ -77,6 +79,7 @@ def _show(predictions: list[Prediction], options: SimulateOptions) -> None:
     # The table is whole however narrow the terminal is: a cell that is cut is of no use.
     console = Console(width=max(Console().width, MIN_WIDTH))
     console.print(table)
+    console.print(Text(FIGURES_ARE, "dim"))
 
 
 _COLUMNS: Final[dict[str, Callable[[Prediction], str]]] = {

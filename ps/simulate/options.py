@@ -14,6 +14,7 @@ from leash.ps.options.base import (
     flag,
     option,
 )
+from leash.ps.options.plan import batch_count
 from leash.ps.options.rule import RuleGroup
 from leash.ps.policy import POLICIES, Rule, choose_rule
 from leash.ps.simulate.cluster import Cluster, Failures
@@ -76,15 +77,15 @@ class SimulatedRunGroup(Options):
         """The batches of all workers together, when leases share them out."""
         if self.samples is None:
             return self.workers * (self.steps or DEFAULT_STEPS)
-        return self.epochs * -(-self.samples // self.batch_size)
+        return self.epochs * batch_count(self.samples, self.batch_size)
 
     @property
     def batches_each(self) -> int:
-        """The batches of one worker with equal shares; the last batch of a share may be smaller."""
+        """The batches of one worker with equal shares."""
         if self.samples is None:
             return self.steps or DEFAULT_STEPS
         share = -(-self.samples // self.workers)
-        return self.epochs * -(-share // self.batch_size)
+        return self.epochs * batch_count(share, self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +140,9 @@ class ComparisonGroup(Options):
     )  # fmt: skip
     json: bool = option(False, "print the rows as JSON")
     plot: str | None = option(
-        None, "draw how the first ten workers fare: .svg, .png or .pdf", metavar="FILE"
-    )
+        None, "draw how the first ten workers fare: .svg, .png or .pdf", metavar="FILE",
+        is_path=True,
+    )  # fmt: skip
 
     def check(self) -> None:
         super().check()

@@ -24,6 +24,7 @@ from leash.ps.options.base import DEFAULT_SEED
 from leash.ps.simulate.cluster import Cluster
 from leash.ps.simulate.reply_gate import Gate
 from leash.ps.simulate.worker_times import WorkerTimes
+from leash.ps.words import wait_fraction
 
 PROGRESS_STEPS: Final = 5000  # between two calls of `on_progress`
 
@@ -270,4 +271,4 @@ class Simulation:
 
 
 def _share(waited_s: float, busy_s: float) -> float:
-    return waited_s / (waited_s + busy_s) if waited_s > 0.0 else 0.0
+    return wait_fraction(waited_s, busy_s) or 0.0

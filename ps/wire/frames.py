@@ -11,7 +11,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from operator import attrgetter
+from operator import attrgetter, index
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -22,6 +22,7 @@ from leash.ps.errors import (
     HeaderError,
     ProtocolError,
     ResyncError,
+    WrongSocketError,
     shown,
 )
 from leash.ps.wire.messages import (
@@ -158,9 +159,17 @@ def encode(message: Message) -> bytes:
     for name, default in codec.defaults.items():
         if header[name] == default:
             del header[name]
-    packed: bytes = msgpack.packb({"v": VERSION, "t": message.verb, **header})
+    packed: bytes = msgpack.packb({"v": VERSION, "t": message.verb, **header}, default=_plain)
     assert len(packed) <= MAX_HEADER_NBYTES, message.verb
     return packed
+
+
+def _plain(number: Any) -> int | float:
+    """Turns a number of numpy or torch, which msgpack does not know, into one of Python's."""
+    try:
+        return index(number)
+    except TypeError:
+        return float(number)
 
 
 def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:
@@ -173,6 +182,8 @@ def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:
     Raises:
         HeaderError: anything but one whole header of an expected verb, its fields complete, of
             the right type and within their range. The text says what was expected and what came.
+        WrongSocketError: a verb of the control socket came to a data socket, or the other way
+            round.
     """
     fields_by_name = _unpack_map(header)
     version = fields_by_name.pop("v", None)
@@ -181,6 +192,7 @@ def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:
     verb = fields_by_name.pop("t", None)
     cls = expected.get(verb) if type(verb) is str else None
     if cls is None:
+        _require_its_socket(verb, expected)
         raise HeaderError(f"t: expected one of {', '.join(expected)}, got {shown(verb)}")
     codec = _CODECS[cls]
     if not codec.required <= fields_by_name.keys() <= codec.name_set:
@@ -191,6 +203,22 @@ def decode(header: bytes, expected: Mapping[str, type[Message]]) -> Message:
         if not is_valid(value):
             raise HeaderError(f"{verb}.{name}: expected {meaning}, got {shown(value)}")
     return cls(**fields_by_name)
+
+
+def _require_its_socket(verb: object, expected: Mapping[str, type[Message]]) -> None:
+    """Raises WrongSocketError for a verb of the server's other kind of socket."""
+    if type(verb) is not str:
+        return
+    if expected is DATA and verb in CONTROL:
+        raise WrongSocketError(
+            "this is a data port of the server; give the port that the server was started with, "
+            "which is the one below its first data port"
+        )
+    if expected is CONTROL and verb in DATA:
+        raise WrongSocketError(
+            f"{verb} goes to a data port of the server, which `welcome` names; this is its control "
+            "port"
+        )
 
 
 def decode_as(cls: type[MessageT], header: bytes) -> MessageT:

@@ -77,6 +77,7 @@ class Hello(Message):
     worker: Id  # the rank, from 1; 0 for an observer
     name: Text  # host and process, for people
     codecs: Words = field(default_factory=lambda: ["f32"])  # for gradients; the first is preferred
+    number: Count = 0  # drawn at random; a hello that is sent again keeps it. 0: this is a new one
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,10 @@ class Beaten(Message):
 
 @dataclass(frozen=True, slots=True)
 class Lease(Message):
-    """A worker asks for samples to train on; it is done with all that it was leased before."""
+    """A worker asks for samples to train on.
+
+    It is done with all that it was leased before, unless it says how much it still trains on.
+    """
 
     verb = "lease"
     worker: Id
@@ -157,6 +161,8 @@ class Lease(Message):
     epochs: Epoch  # how many this worker wants to train for
     batch_size: Samples  # as the worker was started
     samples_per_s: float  # while it computes, not while it waits; 0 while it is unknown
+    # How many samples of earlier leases it pushes before those that it asks for: it draws ahead.
+    ahead: Samples = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +199,15 @@ class Report(Message):
     verb = "report"
     worker: Id
     incarnation: Count
-    kind: Word  # "training", "epoch" (a worker completed one), "evaluation" (an observer's)
-    epoch: Epoch  # the one that this worker completed, or that was evaluated
+    kind: Word  # "plan", "training", "epoch" (a worker completed one), "evaluation" (an observer's)
+    epoch: Epoch  # the one that this worker completed, or that was evaluated; a plan's last
     step: Count
-    samples: Count  # how many it has trained on so far, or evaluated
+    samples: Count  # how many it has trained on so far, or evaluated, or has in its share
     loss: float  # the mean per sample since the last report, or over the test set
     accuracy: float  # on the test set, from 0 to 1
     compute_s: float  # spent so far on forward, backward and data
     wait_s: float  # spent so far between a push and its reply
+    number: Count = 0  # counts reports from 1, after every hello; one that comes again counts once
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +244,7 @@ class Bye(Message):
     verb = "bye"
     worker: Id
     incarnation: Count
-    reason: Word  # "done", "stopped" or "failed"
+    reason: Word  # "done", "timeout", "stopped" or "failed"
 
 
 @dataclass(frozen=True, slots=True)

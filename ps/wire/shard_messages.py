@@ -20,6 +20,7 @@ from leash.ps.wire.messages import Count, Id, Ids, Message, Settings, Text, Word
 PARAMETERS: Final = (
     ""  # names the values of a chunk, where other names are those of optimizer state
 )
+UPDATES: Final = "/updates"  # names the counts of updates of a chunk's slots, in 64 bits each
 USAGE: Final = "usage"  # the code of a failure that is a wrong argument
 
 

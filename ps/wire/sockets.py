@@ -5,6 +5,7 @@ from typing import Final, TypeAlias
 import zmq
 
 from leash.ps.errors import UsageError
+from leash.ps.wire import hosts
 from leash.ps.wire.frames import MAX_HEADER_NBYTES
 from leash.ps.wire.layout import MAX_LAYOUT_NBYTES
 
@@ -90,21 +91,55 @@ def has_come(socket: zmq.Socket[bytes]) -> bool:
 def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
     """Binds a socket to tcp://host:port, port 0 being any free one; returns the port.
 
+    Args:
+        host: an address of this host, a name of one, or * for all; IPv6 between brackets.
+
     Raises:
         UsageError: the port is taken, or the address is not one of this host.
     """
     address = f"tcp://{host}:{port or '*'}"
     try:
-        socket.bind(address)
-    except zmq.ZMQError as error:
+        place = hosts.to_bind(host)
+        socket.setsockopt(zmq.IPV6, int(place.startswith("[")))
+        socket.bind(f"tcp://{place}:{port or '*'}")
+    except (OSError, zmq.ZMQError) as error:
         if error.errno == zmq.EADDRINUSE:
             mend = f"port {port} is taken; choose another with --bind tcp://{host}:PORT, 0 for any"
         else:
-            mend = f"{error}; give an address of this host, such as tcp://0.0.0.0:{port}"
+            mend = f"{error.strerror}; give an address of this host, such as tcp://0.0.0.0:PORT"
         raise UsageError(f"cannot listen at {address}: {mend}") from error
     endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(endpoint, bytes)
     return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Splits tcp://HOST:PORT; an IPv6 address keeps its brackets.
+
+    Raises:
+        UsageError: it is no such address.
+    """
+    scheme, _, place = address.partition("://")
+    host, _, port = place.rpartition(":")
+    if scheme != "tcp" or not host or not port.isdecimal():
+        raise UsageError(f"address {address!r}: write it as tcp://HOST:PORT")
+    return host, int(port)
+
+
+def connect(socket: zmq.Socket[bytes], address: str) -> None:
+    """Begins to connect a socket to tcp://HOST:PORT, over IPv4 or IPv6 as the host needs it.
+
+    Raises:
+        UsageError: it is no such address.
+    """
+    host, port = host_and_port(address)
+    try:
+        socket.setsockopt(zmq.IPV6, int(hosts.needs_ipv6(host, port)))
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        raise UsageError(
+            f"address {address!r}: {error.strerror}; write it as tcp://HOST:PORT"
+        ) from error
 
 
 Payload: TypeAlias = zmq.Frame | memoryview | bytearray | bytes | None

@@ -95,6 +95,8 @@ class Crew:
         left = lease.count - worker.done
         worker.in_flight = min(left, lease.batch_size * lease.local_steps)
         steps = -(-worker.in_flight // lease.batch_size)
+        if left - worker.in_flight == 1:  # the last one joins the batch before it
+            worker.in_flight += 1
         batches = worker.in_flight / self.batch_size if self.scales else steps
         worker.speed = worker.in_flight / (batches * worker.step_s)
         self._later(worker, batches * worker.step_s)

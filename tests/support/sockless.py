@@ -158,6 +158,12 @@ class FarShard:
     def has_state(self, chunk: int) -> bool:
         return self._shard.has_state(chunk)
 
+    def updates(self, chunk: int) -> list[int]:
+        return self._shard.updates(chunk)
+
+    def set_updates(self, chunk: int, updates: list[int]) -> None:
+        self._shard.set_updates(chunk, updates)
+
     def state(self, chunk: int, name: str, out: Any) -> None:
         self._shard.state(chunk, name, out)
 

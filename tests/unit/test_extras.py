@@ -66,3 +66,30 @@ def test_a_command_without_its_packages_ends_in_one_line_that_names_the_mend(
     assert line.startswith(f"leash {words[0]}: ")
     assert line.endswith(install_command(missing))
     assert done.returncode in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [
+        ("", "torch is there and does not import"),  # what an interrupted removal leaves
+        ("raise ImportError('libtorch.so: no such file', name='torch._C')", "libtorch.so: no such"),
+        ("raise OSError('libcudart.so.12: cannot open')", "libcudart.so.12: cannot open"),
+        ("import torch._gone", "No module named 'torch._gone'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["worker", "evaluate"])
+def test_a_broken_torch_is_one_line_too(command: str, left: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(left)
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + WITHOUT.format(
+        missing=set(), words=[command, "--dataset=digits"]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"leash {command}: ")
+    assert says in line
+    assert line.endswith(install_command("torch"))
+    assert done.returncode == 1

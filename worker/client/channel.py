@@ -37,6 +37,7 @@ from leash.ps.wire.messages import (
 )
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
+    connect,
     data_max_nbytes,
     data_queue,
     make_dealer,
@@ -44,7 +45,7 @@ from leash.ps.wire.sockets import (
 )
 
 LOOK_MS: Final = 200  # a waiting worker looks so often whether it still takes part
-RECONNECT_S: Final = 30.0  # a connection that is gone for so long is lost
+RECONNECT_S: Final = 60.0  # a connection that is gone for so long is lost
 
 Buffer: TypeAlias = Any  # anything with the buffer protocol
 Request: TypeAlias = Init | PushPull | Push | Pull | Publish | Attach
@@ -103,7 +104,7 @@ class DataChannel:
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
         self._lost_s: float | None = None  # since when there has been no connection
-        self.socket.connect(address)
+        connect(self.socket, address)
         self.socket.setsockopt(zmq.RCVTIMEO, LOOK_MS)
 
     def close(self) -> None:

@@ -17,30 +17,35 @@ A step may also be a stream, in which chunks leave as they become ready::
 import logging
 import math
 import os
+import secrets
 import socket
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, SupportsIndex
 
 import zmq
 
 from leash._log import logged, say_on_stderr
 from leash.ps.errors import (
     ArgumentError,
+    EvictedError,
     LayoutMismatchError,
     LeashError,
+    NotReadyError,
     ProtocolError,
     ServerUnreachableError,
     StoppingError,
+    UsageError,
 )
-from leash.ps.options.addresses import MAX_RANK, split_address
+from leash.ps.options.addresses import RANK_MEND, split_address
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
     STOPPED_BY_TIMEOUT,
+    U63_MAX,
     Beaten,
     Bye,
     Hello,
@@ -55,6 +60,11 @@ from leash.ps.wire.messages import (
     Welcome,
 )
 from leash.ps.words import DONE
+from leash.worker.client.arguments import (
+    check_connection,
+    checked_rank,
+    checked_samples,
+)
 from leash.worker.client.channel import Answer, DataChannel
 from leash.worker.client.encoding import Encoder, Encoding
 from leash.worker.client.exchange import Exchange
@@ -69,10 +79,15 @@ from leash.worker.client.transport import (
     attach_segment,
     store_payload,
 )
+from leash.worker.client.waiting import Waiting, awaited
 
 BYE_TIMEOUT_S: Final = 1.0
-TRANSPORTS: Final = ("auto", "tcp", "shm")
 OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
+ANSWER_S: Final = 30.0  # how long a process waits for the server to answer, if it is not told
+FORKED: Final = (
+    "process {} joined the run, and this one, {}, was forked from it: no connection outlives a "
+    "fork; use it there, or join from here under a rank of its own"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +150,7 @@ class Client:
     """
 
     def __init__(
-        self, address: str, layout: Layout, *, rank: int = 0, wait_s: float = 30.0,
+        self, address: str, layout: Layout, *, rank: SupportsIndex = 0, wait_s: float | None = None,
         name: str | None = None, transport: str = "auto", encoding: Encoding | None = None,
         memory: SlabMemory | None = None, say: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
@@ -145,7 +160,8 @@ class Client:
             address: of the control socket, tcp://HOST:PORT.
             layout: of this process's model; the run has one layout.
             rank: the worker's number, from 1; 0 for an observer.
-            wait_s: seconds to wait for the server to answer.
+            wait_s: seconds to wait for the server to answer, and in `begin` for the other workers.
+                Without it the server has 30, and `begin` waits as long as it takes.
             name: tells people which process this is; host and process number by default.
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
@@ -162,19 +178,20 @@ class Client:
             ArgumentError: the address, the rank, the transport or `wait_s` cannot be, or the
                 transport is "shm" and that is not possible here.
         """
-        _check_arguments(address, rank, transport, wait_s)
+        self.rank: Final = checked_rank(rank, least=0)
+        check_connection(address, transport, wait_s)
         self.address: Final = address
         self.layout: Final = layout
-        self.rank: Final = rank
         self._wait_s: Final = wait_s
+        self._process: Final = os.getpid()
         self._name: Final = name or f"{socket.gethostname()}:{os.getpid()}"
-        self._wants: Final = transport if rank else "tcp"
+        self._wants: Final = transport if self.rank else "tcp"
         self._encoding = encoding or Encoding()
         self._owns_memory: Final = memory is None
         self.memory: Final = memory or SlabMemory(
             layout.nbytes, has_outbox=self._encoding.codec != "f32"
         )
-        self.encoder = Encoder(self._encoding, rank, self.memory)
+        self.encoder = Encoder(self._encoding, self.rank, self.memory)
         self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._control: Final = ControlChannel(address, self._context)
@@ -192,25 +209,32 @@ class Client:
             raise
 
     def _join(self) -> None:
-        role = "worker" if self.rank else "observer"
-        codec = self._encoding.codec
-        codecs = [codec] if codec == "f32" else [codec, "f32"]
-        answer, payload = self._control.request(
-            Hello(role, self.rank, self._name, codecs), Welcome, payload=self.layout.pack(),
-            timeout_s=self._wait_s,
-        )  # fmt: skip
-        self.welcome: Welcome = answer
+        self.welcome, payload = self._say_hello()
         served = Layout.unpack(payload or b"")
         if difference := served.first_difference(self.layout):
             raise LayoutMismatchError(difference)
         self.chunks: tuple[Chunk, ...] = self.layout.cut(self.welcome.chunk_nbytes)
         self.steps: int = self.welcome.first_step - 1
-        self._leases = 0  # how many this worker has asked for since its hello
+        self._leases = 0  # how many of this worker's requests were answered since its hello
         self._step: Step | None = None
         self._versions = [0] * len(self.chunks)  # of the parameters that this worker got last
         self._agree_on_codec()
         self._connect()
         self.transport: Transport = self._choose_transport()
+
+    def _say_hello(self) -> tuple[Welcome, bytes | None]:
+        role = "worker" if self.rank else "observer"
+        codec = self._encoding.codec
+        codecs = [codec] if codec == "f32" else [codec, "f32"]
+        timeout_s = ANSWER_S if self._wait_s is None else self._wait_s
+        while True:
+            number = 1 + secrets.randbelow(U63_MAX)
+            hello = Hello(role, self.rank, self._name, codecs, number)
+            # An answer that was lost for so long that the server gave this process up is no loss.
+            with suppress(EvictedError):
+                return self._control.request(
+                    hello, Welcome, payload=self.layout.pack(), timeout_s=timeout_s
+                )
 
     def _connect(self) -> None:
         welcome = self.welcome
@@ -292,19 +316,34 @@ class Client:
     # Taking part.
 
     def begin(
-        self, parameters: Slab, on_wait: Callable[[Beaten | None], None] = lambda _: None
+        self, parameters: Slab, on_wait: Callable[[Beaten | None], None] | None = None
     ) -> None:
         """Waits until every worker is here, then fills `parameters` with the common values.
 
         Args:
             parameters: a slab of this layout with this process's first values: they become
                 everybody's if the server asks this worker for them.
-            on_wait: called about twice a second while waiting, with the newest answer to a beat.
+            on_wait: called about twice a second while waiting, with the newest answer to a beat. By
+                default, `say` shows for whom the run waits.
 
         Raises:
+            NotReadyError: others are missing after the `wait_s` seconds that this client was given.
             LeashError: whatever ends this process's part, such as a server that stops.
         """
-        ready = self.wait_until(lambda b: b.started and (b.initialize or b.initialized), on_wait)
+        tell = on_wait or Waiting.of_library(self._say).workers
+        limit_s = math.inf if self._wait_s is None else self._wait_s
+        until_s = time.monotonic() + limit_s
+
+        def on_wait_for_others(beaten: Beaten | None) -> None:
+            tell(beaten)
+            if (whom := awaited(beaten)) and time.monotonic() > until_s:
+                raise NotReadyError(
+                    f"waited {limit_s:g} s (wait_s) for {whom}: start it, or wait for longer"
+                )
+
+        ready = self.wait_until(
+            lambda b: b.started and (b.initialize or b.initialized), on_wait_for_others
+        )
         if ready.initialize and not ready.initialized:
             self._init(parameters)
         self.pull(parameters)
@@ -324,6 +363,7 @@ class Client:
         Raises:
             LeashError: what ended this process's part in the run.
         """
+        self.require_own_process()
         return self.liveness.wait_until(is_reached, on_wait)
 
     def pause(self, seconds: float) -> None:
@@ -332,6 +372,7 @@ class Client:
         Args:
             seconds: at most so many.
         """
+        self.require_own_process()
         self.liveness.pause(seconds)
 
     def pull(self, parameters: Slab) -> int:
@@ -347,6 +388,7 @@ class Client:
             NotReadyError: the chunks have no values yet; `begin` waits for them.
             LeashError: whatever else ends this process's part.
         """
+        self.require_own_process()
 
         def on_reply(reply: Answer, payload: zmq.Frame | None) -> None:
             assert isinstance(reply, Params)
@@ -385,7 +427,7 @@ class Client:
         self,
         gradients: Slab,
         parameters: Slab,
-        samples: int,
+        samples: SupportsIndex,
         *,
         absent: Collection[int] = (),
         held: Slab | None = None,
@@ -415,7 +457,7 @@ class Client:
         self,
         gradients: Slab,
         parameters: Slab,
-        samples: int,
+        samples: SupportsIndex,
         *,
         absent: Collection[int] = (),
         held: Slab | None = None,
@@ -435,13 +477,18 @@ class Client:
                 nobody has changed are taken from it, and do not travel.
 
         Raises:
+            ArgumentError: `samples` is no whole number from 0.
+            UsageError: this process is an observer.
             LeashError: what has ended this worker's part.
         """
+        count = checked_samples(samples)
         self.check()
+        if not self.rank:
+            raise UsageError(f"rank 0 is an observer, which pushes nothing; {RANK_MEND}")
         self.exchange.forget()  # of a step that was broken off
         self.steps += 1
         self._step = Step(
-            self.rank, self.incarnation, self.steps, samples, gradients, parameters, absent, held,
+            self.rank, self.incarnation, self.steps, count, gradients, parameters, absent, held,
             self._versions,
         )  # fmt: skip
         self._replies: list[Params] = []
@@ -457,6 +504,7 @@ class Client:
         Raises:
             LeashError: what `push_pull` raises.
         """
+        self.require_own_process()
         self._queue(first_ready)
         self.exchange.advance(self._on_params)
 
@@ -469,6 +517,7 @@ class Client:
         Raises:
             LeashError: what `push_pull` raises.
         """
+        self.require_own_process()
         step = self._open_step
         self._queue(0)
         wait_s = self.exchange.finish(self._on_params)
@@ -487,17 +536,26 @@ class Client:
         Raises:
             LeashError: what joining raises: nobody answers, or the server refuses.
         """
+        self.require_own_process()
         self._part()
         self._join()
 
-    def lease(self, samples: int, epochs: int, batch_size: int, samples_per_s: float) -> Leased:
-        """Asks for samples to train on. By asking, a worker says that it has done its last lease.
+    def lease(
+        self, samples: int, epochs: int, batch_size: int, samples_per_s: float, ahead: int = 0
+    ) -> Leased:
+        """Asks for samples to train on.
+
+        By asking, a worker says that it has done its earlier leases, less what it draws ahead.
+
+        A call that was broken off before its answer came is made again by the next one, and brings
+        the lease that it would have brought.
 
         Args:
             samples: how many the training set has.
             epochs: how many this worker wants to train for.
             batch_size: that this worker was started with.
             samples_per_s: its speed while it computes; 0 before it is known.
+            ahead: how many samples of earlier leases it pushes before those that it asks for.
 
         Returns:
             A range of an epoch's permutation, or what to do instead.
@@ -507,16 +565,18 @@ class Client:
             EvictedError: the server went on without this worker; `rejoin` helps.
             LeashError: whatever else ends this worker's part.
         """
-        self._leases += 1
+        number = self._leases + 1
         request = Lease(
-            self.rank, self.incarnation, self._leases, samples, epochs, batch_size, samples_per_s
+            self.rank, self.incarnation, number, samples, epochs, batch_size, samples_per_s, ahead
         )
         while True:
             self.check()
             # A request whose answer was lost is asked again under its number, until the beats find
             # the server lost.
             with suppress(ServerUnreachableError):
-                return self._control.request(request, Leased)[0]
+                leased, _ = self._control.request(request, Leased)
+                self._leases = number
+                return leased
 
     def report(self, report: Report) -> None:
         """Hands a report to the thread of beats, which sends it soon. Never waits.
@@ -524,6 +584,7 @@ class Client:
         Args:
             report: replaces a training report that has not gone out yet.
         """
+        self.require_own_process()
         self.liveness.tell(report)
 
     def state(self) -> dict[str, Any]:
@@ -535,17 +596,18 @@ class Client:
         Raises:
             ServerUnreachableError: no answer in time.
         """
+        self.require_own_process()
         return request_state(self._control)
 
     def close(self, reason: str = DONE) -> None:
         """Says bye, unless the server is gone, and ends all threads and sockets.
 
-        A second call does nothing.
+        A second call does nothing, nor does one in a process that was forked from this client's.
 
         Args:
-            reason: "done", "stopped" or "failed".
+            reason: "done", "timeout", "stopped" or "failed".
         """
-        if self._closed:
+        if self._closed or not self.is_own_process:
             return
         self._closed = True
         self._part()
@@ -566,11 +628,27 @@ class Client:
 
         Raises:
             StoppingError: the server is about to end, or `deadline_s` has passed.
+            UsageError: this process was forked from the one that joined.
             LeashError: what the thread of beats met, such as a server that no longer answers.
         """
+        self.require_own_process()
         self.liveness.check()
         if time.monotonic() > self.deadline_s:
             raise StoppingError(STOPPED_BY_TIMEOUT)
+
+    @property
+    def is_own_process(self) -> bool:
+        """Whether this process is the one that joined, and not one that was forked from it."""
+        return os.getpid() == self._process
+
+    def require_own_process(self) -> None:
+        """Refuses a process that was forked from the one that joined.
+
+        Raises:
+            UsageError: this is one.
+        """
+        if not self.is_own_process:
+            raise UsageError(FORKED.format(self._process, os.getpid()))
 
     # How it is done.
 
@@ -609,13 +687,3 @@ class Client:
         for chunk in range(reply.chunk, reply.chunk - reply.chunks, -1):
             self._versions[chunk] = reply.version
         self._replies.append(reply)
-
-
-def _check_arguments(address: str, rank: int, transport: str, wait_s: float) -> None:
-    split_address(address)
-    if not isinstance(rank, int) or not 0 <= rank <= MAX_RANK:
-        raise ArgumentError("rank", rank, f"give a whole number from 1 to {MAX_RANK}")
-    if transport not in TRANSPORTS:
-        raise ArgumentError("transport", transport, f"take one of {', '.join(TRANSPORTS)}")
-    if not wait_s > 0:
-        raise ArgumentError("wait_s", wait_s, "give a number of seconds above 0")

@@ -8,6 +8,7 @@ worker) for the training thread to look at.
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from leash.ps.errors import LeashError, StoppingError
@@ -15,7 +16,7 @@ from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import Beat, Beaten, Ok, Report
 
 START_BEAT_S: Final = 0.05  # between two beats before training starts, which is to be heard soon
-ANSWER_TIMEOUT_S: Final = 10.0  # a server silent for longer is lost
+SILENCE_S: Final = 60.0  # a server silent for longer is lost
 STOP_S: Final = 2.0  # `stop` waits so long for the last reports to go out
 
 
@@ -36,6 +37,7 @@ class Liveness:
         self._beat_s: Final = beat_s
         self._changed: Final = threading.Condition()
         self._reports: deque[Report] = deque()
+        self._reported = 0  # how many reports have been sent
         self._beaten: Beaten | None = None
         self._failure: LeashError | None = None
         self._stopped = False
@@ -106,6 +108,9 @@ class Liveness:
         with self._changed:
             self._changed.wait(seconds)
 
+    def _is_running(self) -> bool:
+        return not self._stopped
+
     def _run(self) -> None:
         channel = ControlChannel(self._address)
         try:
@@ -129,9 +134,13 @@ class Liveness:
         with self._changed:
             report = self._reports.popleft() if self._reports else None
         if report is not None:
-            channel.request(report, Ok, timeout_s=ANSWER_TIMEOUT_S)
+            self._reported += 1
+            numbered = replace(report, number=self._reported)
+            channel.request(numbered, Ok, timeout_s=SILENCE_S, is_wanted=self._is_running)
             return
-        beaten, _ = channel.request(self._beat, Beaten, timeout_s=ANSWER_TIMEOUT_S)
+        beaten, _ = channel.request(
+            self._beat, Beaten, timeout_s=SILENCE_S, is_wanted=self._is_running
+        )
         with self._changed:
             self._beaten = beaten
             self._changed.notify_all()

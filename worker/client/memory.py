@@ -1,9 +1,11 @@
 """A worker's two slabs, in memory that a server on the same host may map."""
 
+import ctypes
 import mmap
 import os
 import secrets
 from typing import Final
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,9 @@ import numpy.typing as npt
 from leash.ps.wire.segment import NONCE_NBYTES, SLABS, SegmentMap, create_segment
 
 Slab = npt.NDArray[np.uint8]
+
+_MAP_FIXED: Final = 0x10
+_SHARED: Final["WeakSet[SlabMemory]"] = WeakSet()  # what a child of a fork must not write to
 
 
 class SlabMemory:
@@ -43,13 +48,14 @@ class SlabMemory:
         ]
         self._whole: Final = whole
         self._places: Final = [_address_of(slab) for slab in self.slabs]
+        _SHARED.add(self)
 
     def _allocate(self) -> mmap.mmap:
         try:
             self.fd, memory = create_segment(self.nbytes, self._nonce)
         except OSError as error:
             self.why_private = str(error)
-            memory = mmap.mmap(-1, self.nbytes)
+            memory = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         return memory
 
     @property
@@ -77,12 +83,46 @@ class SlabMemory:
         return self._whole[at : at + nbytes]
 
     def close(self) -> None:
-        """Closes the descriptor; the memory itself lives as long as somebody uses it."""
+        """Closes the descriptor; the memory itself lives as long as somebody uses it.
+
+        From then on it is this process's alone.
+        """
         if self.fd is not None:
+            self.part()
+            _SHARED.discard(self)
             os.close(self.fd)
             self.fd = None
+
+    def part(self) -> None:
+        """Makes what this process writes here from now on its own, which nobody else sees.
+
+        The memory stays where it is, with what is in it.
+
+        Raises:
+            OSError: the system has no more memory.
+        """
+        assert self.fd is not None
+        place, protection = _address_of(self._whole), mmap.PROT_READ | mmap.PROT_WRITE
+        flags = mmap.MAP_PRIVATE | _MAP_FIXED
+        if _map(place, self.nbytes, protection, flags, self.fd, 0) != place:
+            raise OSError(ctypes.get_errno(), "this process cannot have the memory to itself")
 
 
 def _address_of(slab: Slab) -> int:
     place: int = slab.__array_interface__["data"][0]  # a tenth of what `ctypes.data` costs
     return place
+
+
+def _part_in_child() -> None:
+    """Keeps a forked child from writing to the memory of its parent."""
+    for memory in list(_SHARED):
+        if memory.fd is not None:
+            memory.part()
+
+
+_map = ctypes.CDLL(None, use_errno=True).mmap
+_map.restype = ctypes.c_void_p
+_map.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+)  # fmt: skip
+os.register_at_fork(after_in_child=_part_in_child)

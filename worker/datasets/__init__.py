@@ -1,6 +1,7 @@
 """The datasets that ``--dataset`` names, a user's own, and which worker gets which samples.
 
-Imports: options, for the names; plugins and torchvision, as worker/ imports them.
+Imports: options, for the names; data files, to find them; plugins and torchvision, as worker/ has
+them.
 """
 
 from collections.abc import Callable

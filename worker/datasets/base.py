@@ -47,7 +47,8 @@ class Dataset(ABC):
 
         Args:
             positions: in the training split, from 0.
-            batch_size: samples of a batch; the last one may have fewer.
+            batch_size: samples of a batch. The last one may have fewer, or one more, as
+                `in_batches` says.
 
         Returns:
             Batches of samples, float32 of shape (batch, *sample_shape), and labels, int64 of shape
@@ -62,7 +63,7 @@ class Dataset(ABC):
         """Gives all test samples, in a fixed order.
 
         Args:
-            batch_size: samples of a batch; the last one may have fewer.
+            batch_size: likewise.
 
         Returns:
             Batches as `train_batches` gives them.
@@ -99,6 +100,11 @@ class DatasetOptions:
         for side in self.synthetic_shape:
             _require_at_least(1, side, "--synthetic-shape")
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits to load: "train", "test"."""
+        return ("train",) * self.train + ("test",) * self.test
+
     def train_size(self, available: int) -> int:
         """How many of so many available training samples to use."""
         return available if self.limit is None else min(self.limit, available)
@@ -112,9 +118,17 @@ Sliceable = TypeVar("Sliceable", Tensor, list[int])
 
 
 def in_batches(positions: Sliceable, batch_size: int) -> Iterator[Sliceable]:
-    """Cuts positions into pieces of ``batch_size``; the last one may be smaller."""
-    for start in range(0, len(positions), batch_size):
-        yield positions[start : start + batch_size]
+    """Cuts positions into pieces of ``batch_size``; the last one may be smaller.
+
+    A single position that is left over joins the piece before it: batch normalization fails on a
+    batch of one. That piece then has one more than ``batch_size``.
+    """
+    size = len(positions)
+    joins = size % batch_size == 1 and size > batch_size > 1
+    last = size - 1 if joins else size
+    for start in range(0, last, batch_size):
+        end = start + batch_size
+        yield positions[start : size if end >= last else end]
 
 
 def _require_at_least(least: int, value: int | None, flag: str) -> None:

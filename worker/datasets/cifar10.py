@@ -1,8 +1,7 @@
-"""CIFAR-10 (Krizhevsky, 2009), from whichever of these lies in the data folder, in this order::
+"""CIFAR-10 (Krizhevsky, 2009): batches as he published them, or image files by class.
 
-    cifar-10-batches-py/        torchvision's layout
-    cifar10-images.tar          train/CLASS/NNNN.jpg and test/CLASS/NNNN.jpg, read in place
-    train/CLASS/*  test/CLASS/*  the same, unpacked
+`leash.ps.datafiles.cifar10` says where they are looked for. With ``--download`` torchvision fetches
+what is not there.
 
 The positions of image files run by file name first, then class (0000 of all ten classes, then
 0001, …), so that the first N samples of the training split are of all classes.
@@ -21,9 +20,18 @@ import torch
 from torch import Tensor
 
 from leash._log import logged
+from leash.ps.datafiles.cifar10 import (
+    ARCHIVE,
+    BINARY,
+    FOLDERS,
+    PYTHON,
+    CifarPlace,
+    batch_paths,
+    find_cifar10,
+)
 from leash.ps.errors import UsageError
 from leash.worker.datasets.base import Dataset, DatasetOptions
-from leash.worker.datasets.files import data_dir, downloading, not_found, reading
+from leash.worker.datasets.files import find_or_download, reading
 from leash.worker.datasets.memory import (
     InMemoryDataset,
     PixelScale,
@@ -47,10 +55,8 @@ CLASSES: Final = (
 )  # index = label
 CIFAR10_SCALE: Final = PixelScale(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 
-BATCHES_DIR: Final = "cifar-10-batches-py"
-TAR_NAME: Final = "cifar10-images.tar"
-CONTENTS: Final = f"{BATCHES_DIR}, {TAR_NAME} or train/CLASS"
 SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+RECORD_NBYTES: Final = 1 + 3 * 32 * 32  # of an image in a binary batch
 
 # Decoding runs at about 12,000 images a second. More images than this take long enough to say so.
 SILENT_IMAGES: Final = 20_000
@@ -64,36 +70,51 @@ def load_cifar10(options: DatasetOptions) -> Dataset:
     Raises:
         UsageError: the files are absent, unreadable, or not CIFAR-10.
     """
-    folder = data_dir("cifar10", options, CONTENTS)
-    if options.download or (folder / BATCHES_DIR).is_dir():
-        return _load_batches(folder, options)
-    if (folder / TAR_NAME).exists():
-        with _open_tar(folder / TAR_NAME) as files:
+    found = find_or_download(
+        "cifar10", options, lambda given: find_cifar10(given, options.splits), _download
+    )
+    if found.kind == ARCHIVE:
+        with _open_tar(found.path) as files:
             return _load_files(files, options)
-    if (folder / "train").is_dir() or (folder / "test").is_dir():
-        return _load_files(_list_folder(folder), options)
-    raise not_found("cifar10", folder, CONTENTS)
-
-
-def _load_batches(folder: Path, options: DatasetOptions) -> Dataset:
+    if found.kind == FOLDERS:
+        return _load_files(_list_folder(found.path), options)
+    read = _read_python if found.kind == PYTHON else _read_binary
     train = test = None
-    if options.download:
-        with downloading("cifar10", folder):
-            import_torchvision().datasets.CIFAR10(root=folder, download=True)
     if options.train:
-        train = training_samples(*_read_batches(folder, train=True), options, CIFAR10_SCALE)
+        train = training_samples(*read(found.path, "train"), options, CIFAR10_SCALE)
     if options.test:
-        test = StoredSamples(*_read_batches(folder, train=False), CIFAR10_SCALE)
+        test = StoredSamples(*read(found.path, "test"), CIFAR10_SCALE)
     return _dataset(train, test)
 
 
-def _read_batches(folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
+def _download(folder: Path) -> None:
+    import_torchvision().datasets.CIFAR10(root=folder, download=True)
+
+
+def _read_python(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     # These files are pickles. torchvision opens them only after their MD5 sums have proved that
     # they are Krizhevsky's.
-    with reading("cifar10", folder / BATCHES_DIR):
-        split = import_torchvision().datasets.CIFAR10(root=folder, train=train)
-    pixels = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()
-    return pixels, torch.tensor(split.targets)
+    with reading("cifar10", folder):
+        reader = import_torchvision().datasets.CIFAR10
+        here = type("Here", (reader,), {"base_folder": folder.name})  # whatever its name
+        read = here(root=folder.absolute().parent, train=split == "train")
+    pixels = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()
+    return pixels, torch.tensor(read.targets)
+
+
+def _read_binary(folder: Path, split: str) -> tuple[Tensor, Tensor]:
+    """Reads batches of records: a byte for the label, then 3×32×32 bytes."""
+    batches = []
+    for path in batch_paths(CifarPlace(BINARY, folder), split):
+        with reading("cifar10", path):
+            records = np.fromfile(path, np.uint8).reshape(-1, RECORD_NBYTES)
+            if not len(records):
+                raise ValueError("has no image")
+        if (wrong := int(records[:, 0].max(initial=0))) >= len(CLASSES):
+            raise UsageError(f"dataset cifar10: {path}: expected labels from 0 to 9, got {wrong}")
+        batches.append(records)
+    table = torch.from_numpy(np.concatenate(batches))
+    return table[:, 1:].reshape(-1, 3, 32, 32), table[:, 0].long()
 
 
 def _dataset(train: StoredSamples | None, test: StoredSamples | None) -> Dataset:
@@ -106,7 +127,7 @@ class CifarFiles:
 
     Attributes:
         where: the folder or archive, for errors.
-        names: of all files in it.
+        names: of all files in it, in the order in which they lie there.
         open: opens the file of a name.
     """
 
@@ -118,9 +139,12 @@ class CifarFiles:
 @contextmanager
 def _open_tar(path: Path) -> Iterator[CifarFiles]:
     with reading("cifar10", path), tarfile.open(path) as tar:
+        # From SPLIT on: people also pack the folder around it.
         members = {
-            PurePosixPath(member.name): member for member in tar if member.isfile()
-        }  # the name as a path: "./train" is "train"
+            PurePosixPath("/".join(member.name.split("/")[-3:])): member
+            for member in tar
+            if member.isfile()
+        }
 
         def open_member(name: PurePosixPath) -> IO[bytes]:
             stream = tar.extractfile(members[name])
@@ -161,7 +185,10 @@ def _split_names(files: CifarFiles, split: str) -> list[PurePosixPath]:
     names = [
         name
         for name in files.names
-        if len(name.parts) == 3 and name.parts[0] == split and name.suffix.lower() in SUFFIXES
+        if len(name.parts) == 3
+        and name.parts[0] == split
+        and name.suffix.lower() in SUFFIXES
+        and not name.name.startswith(".")  # macOS packs a ._NAME beside each file
     ]
     if not names:
         raise UsageError(f"dataset cifar10: no image {split}/CLASS/*.jpg in {files.where}")
@@ -176,8 +203,10 @@ def _split_names(files: CifarFiles, split: str) -> list[PurePosixPath]:
 def _decode_split(files: CifarFiles, names: list[PurePosixPath]) -> StoredSamples:
     # Each image goes straight into its place in one array: a list of them would have to be copied.
     pixels = np.empty((len(names), 3, 32, 32), np.uint8)
-    for row, name in enumerate(_announced(names, files.where)):
-        pixels[row] = _decode(files, name)
+    row_of = {name: row for row, name in enumerate(names)}
+    # In the archive's order: to go back in a compressed one is to read it from its beginning.
+    for name in _announced([name for name in files.names if name in row_of], files.where):
+        pixels[row_of[name]] = _decode(files, name)
     labels = [CLASSES.index(name.parts[1]) for name in names]
     return StoredSamples(
         torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64), CIFAR10_SCALE

@@ -1,57 +1,46 @@
-"""Helps datasets that lie in files: finds their folder, and turns failures into one line."""
+"""Helps datasets that lie in files: fetches them, and turns failures into one line."""
 
 import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from leash.ps.errors import UsageError
 from leash.worker.datasets.base import DatasetOptions
 from leash.worker.plugins import one_line
 
-DOWNLOADABLE: Final = ("mnist", "cifar10")
 DOWNLOAD_DIR: Final = Path("data")  # below the working directory, where --data-dir is not given
 
 
-def data_dir(dataset: str, options: DatasetOptions, contents: str) -> Path:
-    """Finds the folder of ``--data-dir``; makes it, if need be, for ``--download``.
+Found = TypeVar("Found")
+
+
+def find_or_download(
+    dataset: str, options: DatasetOptions, find: Callable[[Path | None], Found],
+    download: Callable[[Path], Any],
+) -> Found:  # fmt: skip
+    """Finds a data set's files; with ``--download``, fetches them first if they are not there.
 
     Args:
         dataset: its name, for the error's text.
         options: what was asked for.
-        contents: what the folder should hold, for the error's text.
-
-    Returns:
-        The folder.
+        find: from ``--data-dir`` to what is there; raises UsageError if that is not all.
+        download: fetches the files into a folder.
 
     Raises:
-        UsageError: it was not given, or is not a folder.
+        UsageError: they are missing, and were not to be fetched or could not be.
     """
-    if options.download:
-        folder = options.data_dir or DOWNLOAD_DIR
-        with reading(dataset, folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    if options.data_dir is None:
-        raise UsageError(
-            f"dataset {dataset}: give --data-dir, the folder with {contents}{_or_download(dataset)}"
-        )
-    if not options.data_dir.is_dir():
-        raise UsageError(f"dataset {dataset}: --data-dir {options.data_dir} is not a folder")
-    return options.data_dir
-
-
-def not_found(dataset: str, folder: Path, contents: str) -> UsageError:
-    """Makes the error for a folder that lacks what the dataset needs."""
-    return UsageError(
-        f"dataset {dataset}: no {contents} in {folder}; give its folder as --data-dir"
-        f"{_or_download(dataset)}"
-    )
-
-
-def _or_download(dataset: str) -> str:
-    return ", or --download" if dataset in DOWNLOADABLE else ""
+    if not options.download:
+        return find(options.data_dir)
+    with suppress(UsageError):
+        return find(options.data_dir)
+    folder = options.data_dir or DOWNLOAD_DIR
+    with reading(dataset, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _downloading(dataset, folder):
+        download(folder)
+    return find(folder)
 
 
 @contextmanager
@@ -77,7 +66,7 @@ def reading(dataset: str, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def downloading(dataset: str, folder: Path) -> Iterator[None]:
+def _downloading(dataset: str, folder: Path) -> Iterator[None]:
     """Lets one process of this machine download at a time, and turns failures into one line.
 
     Args:

@@ -14,13 +14,14 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from leash.ps.datafiles.imagefolder import find_imagefolder
+from leash.ps.datafiles.places import nothing_to_download
 from leash.ps.errors import UsageError
 from leash.worker.datasets.base import Dataset, DatasetOptions
-from leash.worker.datasets.files import data_dir, not_found, reading
+from leash.worker.datasets.files import reading
 from leash.worker.datasets.mapstyle import MapStyleDataset
 from leash.worker.vision import import_torchvision
 
-TEST_FOLDERS: Final = ("test", "val")
 # Mean and deviation of ImageNet's channels, as is usual for photographs.
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
@@ -35,16 +36,17 @@ def load_imagefolder(options: DatasetOptions) -> Dataset:
         UsageError: a folder is absent or unreadable, or train and test have different classes.
     """
     if options.download:
-        raise UsageError("dataset imagefolder: nothing to --download; give --data-dir")
-    folder = data_dir("imagefolder", options, "train/CLASS/*")
-    train = _listing(folder / "train", options.image_size) if options.train else None
-    test = _listing(_test_folder(folder), options.image_size) if options.test else None
+        raise nothing_to_download("imagefolder")
+    folders = find_imagefolder(options.data_dir, options.splits or ("train",))
+    train = _listing(folders["train"], options.image_size) if options.train else None
+    test = _listing(folders["test"], options.image_size) if options.test else None
     if train and test and train.classes != test.classes:
         odd = min(set(train.classes) ^ set(test.classes))
         raise UsageError(
-            f"dataset imagefolder: {folder}: class {odd!r} is in only one of train and test"
+            f"dataset imagefolder: {options.data_dir}: class {odd!r} is in only one of train and "
+            "test"
         )
-    classes = (train or test or _listing(folder / "train", options.image_size)).classes
+    classes = (train or test or _listing(folders["train"], options.image_size)).classes
     return MapStyleDataset(
         "imagefolder",
         train,
@@ -98,16 +100,9 @@ class ImageFiles:
 
 
 def _listing(folder: Path, image_size: int) -> ImageFiles:
-    if not folder.is_dir():
-        raise not_found("imagefolder", folder.parent, f"{folder.name}/CLASS/*")
     with reading("imagefolder", folder):
         listed = import_torchvision().datasets.ImageFolder(folder)
     return ImageFiles(_round_robin(listed.samples), listed.classes, image_size)
-
-
-def _test_folder(folder: Path) -> Path:
-    present = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
-    return present[0] if present else folder / TEST_FOLDERS[0]
 
 
 def _round_robin(files: list[tuple[str, int]]) -> list[tuple[str, int]]:

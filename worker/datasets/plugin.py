@@ -4,8 +4,10 @@ Each is a map-style torch dataset of pairs (sample, label or target), or a pair 
 labels or targets) of equal length.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -17,6 +19,7 @@ from leash.worker.datasets.mapstyle import MapStyle, MapStyleDataset
 from leash.worker.datasets.memory import InMemoryDataset, StoredSamples, training_samples
 
 TensorPair = tuple[Tensor, Tensor]
+MAX_KEYS: Final = 8  # of a dict, shown in an error's text
 
 
 def load_plugin(reference: str, options: DatasetOptions) -> Dataset:
@@ -66,7 +69,9 @@ def _in_memory(
 def _sample_by_sample(
     reference: str, train: MapStyle, test: MapStyle, options: DatasetOptions
 ) -> Dataset:
-    sample, target = _first(reference, train)
+    sample, target = _first(reference, train, "training")
+    if options.test:
+        _first(reference, test, "test")  # now, not only when the first epoch has been trained
     return MapStyleDataset(
         reference,
         train if options.train else None,
@@ -102,17 +107,52 @@ def _require_map_style(reference: str, split: Any) -> MapStyle:
     return split  # type: ignore[no-any-return]
 
 
-def _first(reference: str, train: MapStyle) -> tuple[Tensor, Any]:
+def _first(reference: str, split: MapStyle, name: str) -> tuple[Tensor, Any]:
+    """Takes the first sample of a split and its target, and checks what they are.
+
+    Args:
+        name: of the split, for the error's text.
+    """
     try:
-        sample, target = train[0]
+        pair = split[0]
     except Exception as error:
-        raise _unexpected(reference, f"{plugins.one_line(error)} for sample 0") from error
+        came = f"{plugins.one_line(error)} for sample 0 of the {name} split"
+        raise _unexpected(reference, came) from error
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise UsageError(
+            f"dataset {reference}: each sample of the {name} split must be a pair (sample, "
+            f"target), got {_told(pair)}; return these two, or wrap the data set in one that does"
+        )
+    sample, target = pair
     if not isinstance(sample, Tensor):
         raise UsageError(
-            f"dataset {reference}: a sample must be a tensor, got {type(sample).__name__}; "
-            "for images, add torchvision's transforms.ToTensor()"
+            f"dataset {reference}: a sample must be a tensor, got {_told(sample)}{_mend_of(sample)}"
         )
+    try:
+        torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"dataset {reference}: a target must be a number or a tensor, got {_told(target)}"
+        ) from error
     return sample, target
+
+
+def _told(value: Any) -> str:
+    """Says what a value is, in a few words."""
+    if isinstance(value, Mapping):
+        keys = ", ".join(map(str, list(value)[:MAX_KEYS]))
+        return f"a dict with the keys {keys}" if keys else "an empty dict"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__
+
+
+def _mend_of(sample: Any) -> str:
+    if isinstance(sample, np.ndarray):
+        return "; make it one with torch.from_numpy"
+    if isinstance(sample, Mapping | tuple | list):
+        return "; Leash trains models that take one tensor, so return that one"
+    return "; for images, add torchvision's transforms.ToTensor()"
 
 
 def _is_floating(target: Any) -> bool:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 import numpy as np
@@ -21,7 +21,9 @@ _PERMUTATION: Final = 3
 def shares(n: int, weights: Sequence[float], seed: int) -> list[Positions]:
     """Cuts one permutation of ``n`` positions into shares, in proportion to weights.
 
-    Every position is in exactly one share. Equal weights give sizes that differ by at most one.
+    Every position is in exactly one share. Equal weights give sizes that differ by at most one. A
+    share of a single position gets a second one from the largest, if that has more than two:
+    nobody can make a batch of one that batch normalization takes.
 
     Args:
         n: how many samples the training split has.
@@ -39,8 +41,12 @@ def shares(n: int, weights: Sequence[float], seed: int) -> list[Positions]:
     order = np.random.default_rng(np.random.SeedSequence([_SHARES, seed])).permutation(n)
     # Fractions: a sum of floats may fall short of a whole number, and move a cut.
     ends = list(accumulate(Fraction(weight) for weight in weights))
-    cuts = [int(n * end / ends[-1]) for end in ends[:-1]]
-    return np.split(order, cuts)
+    cuts = [0, *(int(n * end / ends[-1]) for end in ends[:-1]), n]
+    sizes = [end - start for start, end in pairwise(cuts)]
+    while 1 in sizes and max(sizes) > 2:
+        sizes[sizes.index(max(sizes))] -= 1
+        sizes[sizes.index(1)] += 1
+    return np.split(order, list(accumulate(sizes))[:-1])
 
 
 def epoch_order(share: Positions, seed: int, rank: int, epoch: int) -> Positions:

@@ -9,18 +9,19 @@ from threadpoolctl import threadpool_limits
 
 from leash._log import logged
 from leash.ps.errors import UsageError
+from leash.ps.options.base import make_folder
 from leash.ps.options.em import EmOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.ps.words import DONE, FAILED, LIVE, STOPPED
 from leash.worker.client import Client
+from leash.worker.client.waiting import Waiting
 from leash.worker.em.classifier import MixtureClassifier, mixture_for
 from leash.worker.em.crew import Crew
 from leash.worker.em.distributed import WorkerSums, require_server, statistics_layout
 from leash.worker.em.images import DIGITS, require_files
 from leash.worker.em.online import fit_online
 from leash.worker.em.study import RESULTS, Study
-from leash.worker.train.waiting import Waiting
 
 STANDING: Final = (LIVE, DONE)  # the states of workers that were not lost
 
@@ -35,7 +36,7 @@ def run(options: EmOptions) -> int:
         UsageError: the options do not fit each other, the images or the server.
         LeashError: a component has collapsed, or the run has ended without this worker.
     """
-    require_files(options.path or "")
+    require_files(options.path)
     if options.workers is not None:
         return Crew(options, _run_dir(options).path).run()
     with threadpool_limits(options.threads):
@@ -68,20 +69,21 @@ def _fit_alone(classifier: MixtureClassifier, on_iteration: Callable[[int], None
 
 def _take_part(options: EmOptions, address: str) -> int:
     """Runs one worker. All workers compute the same mixtures; one of them tells the results."""
-    waiting = Waiting(lambda text: _say(f"leash em, worker {options.rank}: {text}"))
+
+    def say(text: str) -> None:
+        _say(f"leash em, worker {options.rank}: {text}")
+
+    waiting = Waiting(say)
     with ControlChannel(address) as channel:
         state = await_state(
             channel, options.wait_s, lambda s: waiting.server(address, s, options.wait_s)
         )
     workers = state["workers"]
     out = Path(options.run_dir) if options.run_dir is not None else _run_dir(options).path
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder("--run-dir", out)
     study = Study(options, out, _say)
     size = DIGITS * mixture_for(options, max(options.ks)).family(study.dimensions).size
-    client = Client(
-        address, statistics_layout(workers, size), rank=options.rank, wait_s=options.wait_s,
-        say=lambda _: None,
-    )  # fmt: skip
+    client = Client(address, statistics_layout(workers, size), rank=options.rank, say=say)
     reason = STOPPED
     try:
         require_server(client.settings, len(client.chunks), size, online=options.online)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.decomposition import PCA
 
+from leash.ps.datafiles.mnist import find_mnist
 from leash.ps.errors import UsageError
 from leash.ps.options.em import EmOptions
 from leash.worker.em.family import Floats, Samples
@@ -16,9 +17,6 @@ from leash.worker.em.family import Floats, Samples
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
-MNIST_RAW: Final = Path("MNIST") / "raw"
-SPLITS: Final = ("train", "t10k")
-KINDS: Final = ("images-idx3-ubyte", "labels-idx1-ubyte")
 INK: Final = 0.5  # a pixel brighter than this share of white is a one
 DIGITS: Final = 10
 PROJECTED_ROWS: Final = 4096
@@ -38,33 +36,27 @@ class Images:
         return np.flatnonzero(self.train_labels == digit)
 
 
-def require_files(path: str) -> Path:
-    """Checks that all four files are there, before anything heavy is imported or started.
+def require_files(path: str | None) -> dict[str, tuple[Path, Path]]:
+    """Finds all four files, before anything heavy is imported or started.
 
     Args:
-        path: the folder that holds MNIST/raw.
+        path: the folder that --path names; None for the one that the environment names.
 
     Returns:
-        The folder.
+        Split ▸ its file of images, and its file of labels.
 
     Raises:
         UsageError: a file is missing; the text names it.
     """
-    folder = Path(path)
-    for split in SPLITS:
-        for kind in KINDS:
-            name = MNIST_RAW / f"{split}-{kind}"
-            if not (folder / name).is_file():
-                raise UsageError(f"--path {folder}: no {name} there; give the folder that holds "
-                                 "MNIST/raw with images and labels")  # fmt: skip
-    return folder
+    given = Path(path) if path is not None else None
+    return find_mnist(given, ("train", "test"), option="--path")
 
 
-def load_images(path: str, limit: int | None = None) -> Images:
+def load_images(path: str | None, limit: int | None = None) -> Images:
     """Reads MNIST.
 
     Args:
-        path: the folder that holds MNIST/raw.
+        path: as in `require_files`.
         limit: how many training images to use; all by default.
 
     Returns:
@@ -73,12 +65,12 @@ def load_images(path: str, limit: int | None = None) -> Images:
     Raises:
         UsageError: files are missing or damaged.
     """
-    folder = require_files(path)
+    files = require_files(path)
     from leash.worker.datasets.mnist import read_split  # imports torch
 
     parts = []
-    for split in SPLITS:
-        images, labels = read_split(folder, split)
+    for split in ("train", "test"):
+        images, labels = read_split(*files[split])
         parts += [images.numpy().reshape(len(images), -1), labels.numpy()]
     train, train_labels, test, test_labels = parts
     return Images(train[:limit], train_labels[:limit], test, test_labels)

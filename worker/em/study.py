@@ -86,7 +86,7 @@ class Study:
         self._out: Final = out
         self._say: Final = say
         self._now: Final = now
-        images = load_images(options.path or "", options.len_train_data)
+        images = load_images(options.path, options.len_train_data)
         require_enough(images, max(options.ks))
         self._features: Final[Features] = features_for(options, images)
         self._test: Final = self._features.samples(images.test)

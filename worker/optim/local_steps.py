@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from leash.ps.errors import EvictedError, LeashError, UsageError
 from leash.worker.client import StepInfo
+from leash.worker.client.arguments import checked_samples
 from leash.worker.client.memory import Slab
 from leash.worker.optim.slabs import ModelSlabs, Place
 from leash.worker.optim.step_path import NO_INNER, agreed_samples
@@ -87,6 +88,7 @@ class LocalSteps:
         self._samples = 0  # how many are behind this round so far
         self._failure: LeashError | None = None  # an error after which no step is taken any more
         self._untrained: set[int]  # slots for which no step of this round had a gradient
+        self._is_pushing = False  # whether a push has begun, and not come to its end
         slabs.gradients[:] = slabs.parameters
         self._begin_round()
 
@@ -106,12 +108,19 @@ class LocalSteps:
         """Whether `begin` was called for the next step."""
         return self._told is not None
 
-    def begin(self, samples: int) -> None:
+    @property
+    def is_broken_off(self) -> bool:
+        """Whether a push ended in the middle. A step of `inner` that does is no matter of it."""
+        return self._is_pushing and self._failure is None
+
+    def begin(self, samples: SupportsIndex) -> None:
         """Notes how many samples are behind the next step."""
         self._require_sound()
-        self._told = samples
+        self._told = checked_samples(samples)
 
-    def finish(self, samples: int | None = None, *, skips: bool = False) -> StepInfo | None:
+    def finish(
+        self, samples: SupportsIndex | None = None, *, skips: bool = False
+    ) -> StepInfo | None:
         """Takes a step of the inner optimizer, and calls `flush` after the last one of a round.
 
         Args:
@@ -127,13 +136,15 @@ class LocalSteps:
             LeashError: whatever else ended this worker's part.
         """
         self._require_sound()
+        agreed = 0 if skips else agreed_samples(self._told, samples)
         if not skips:
-            self._samples += agreed_samples(self._told, samples)
             self._untrained -= {
                 slot for slot in self._untrained if self._slabs.places[slot].tensor.grad is not None
             }
             self.inner.step()
+        # One that is broken off leaves what torch leaves, which goes out with the round's push.
         self._told = None
+        self._samples += agreed
         self.pending += 1
         with self._remembering():
             self._client.check()  # a round may take long, and nobody else would ask
@@ -158,6 +169,7 @@ class LocalSteps:
         self._require_sound()
         if not self.pending:
             return None
+        self._is_pushing = True
         began_s = time.perf_counter()
         self._slabs.end_round()
         gathered_s = time.perf_counter() - began_s if self._slabs.staging is not None else 0.0
@@ -173,7 +185,7 @@ class LocalSteps:
         return replace(info, wait_s=info.wait_s + gathered_s)
 
     def recover(self, pull: Callable[[Slab], int]) -> int:
-        """Forgets a round that was lost, and takes over the common parameters.
+        """Forgets a round that was lost or broken off, and takes over the common parameters.
 
         Args:
             pull: fills a slab with them and returns their version.
@@ -181,6 +193,8 @@ class LocalSteps:
         Returns:
             That version.
         """
+        self._is_pushing = True  # a `recover` that is broken off is made good by the next one
+        self._failure = None
         self._slabs.settle()
         version = pull(self._slabs.gradients)
         self._begin_round()
@@ -258,6 +272,7 @@ class LocalSteps:
         self._slabs.begin_round()
         self.pending = self._samples = 0
         self._untrained = {slot for slot, p in enumerate(self._slabs.places) if p.is_parameter}
+        self._is_pushing = False
 
     def _changed(self) -> set[int]:
         """The slots that no step had a gradient for, and that were changed all the same."""
@@ -297,6 +312,33 @@ class LocalSteps:
     def _require_sound(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def takes_differences(settings: dict[str, Any]) -> bool:
+    """Whether a server with these settings takes what local steps have changed, not gradients."""
+    return settings.get("outer_lr") is not None
+
+
+def check_served(inner: Any, settings: dict[str, Any]) -> None:
+    """Refuses to push to a server what it would take for something else.
+
+    Args:
+        inner: the inner optimizer, if there is one.
+        settings: the run's, as the server tells them.
+
+    Raises:
+        UsageError: the server takes differences and there is no inner optimizer, or the contrary.
+    """
+    if inner is not None and not takes_differences(settings):
+        raise UsageError(
+            "inner: this server would take its changes for gradients, and apply them by --lr; "
+            "start the server with --local-steps N, such as 8, or for one step with --outer-lr 1"
+        )
+    if inner is None and takes_differences(settings):
+        raise UsageError(
+            "PSOptimizer: this server was started with --local-steps or --outer-lr, so it takes "
+            "what an inner optimizer has changed and no gradients; make PSOptimizer with inner=..."
+        )
 
 
 def check_local(

@@ -23,27 +23,39 @@ a push of what the eight have changed::
 
 import atexit
 import inspect
+import logging
 import sys
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
 
-from leash.ps.errors import ArgumentError, EvictedError, UsageError
+from leash._log import Say, logged, say_on_stderr
+from leash.ps.errors import EvictedError, LeashError, UsageError
 from leash.ps.wire.messages import Beaten
 from leash.ps.words import DONE, FAILED, STOPPED
-from leash.worker.client import Client, StepInfo
+from leash.worker.client import StepInfo
+from leash.worker.client.arguments import checked_rank, checked_samples
 from leash.worker.client.encoding import Encoding
+from leash.worker.client.memory import Slab
+from leash.worker.optim.arguments import (
+    refuse_options,
+    require_parameters,
+    require_step_without_closure,
+    require_values,
+)
 from leash.worker.optim.gradients import (
     NO_SCALER,
     WholeGradient,
     check_clip_norm,
     require_finite,
 )
-from leash.worker.optim.local_steps import LocalSteps, check_local
+from leash.worker.optim.host_group import ProcessGroup, check_group, make_client
+from leash.worker.optim.local_steps import LocalSteps, check_local, check_served
 from leash.worker.optim.param_groups import named_groups, unnamed
 from leash.worker.optim.slabs import ModelSlabs, NamedTensors
 from leash.worker.optim.staging import gpu_of
@@ -58,20 +70,45 @@ _ZERO_GRAD: Final = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 _STATE_DICT: Final = inspect.unwrap(torch.optim.Optimizer.state_dict)
 _LOAD_STATE_DICT: Final = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
-# The settings of the server's optimizer, of those that it has: `welcome` tells them, and
-# param_groups shows them.
+BROKEN_IN_GROUP: Final = (
+    "a step was broken off in one process of this worker's group, and the others may be in another "
+    "one: end all of them, and start them again"
+)
+SAMPLES_NOT_TOLD: Final = (
+    "step(): a LeaseSampler draws this worker's samples, and goes by what each step says it has "
+    "used: call step(samples=len(batch)), or begin_step(samples=len(batch)) before backward"
+)
+
+# The settings of the optimizer that learns from samples, of those that it has: `welcome` tells
+# them, and param_groups shows them.
 HYPERPARAMETERS: Final = (
     "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "betas", "eps",
     "amsgrad", "lr_decay", "initial_accumulator_value",
 )  # fmt: skip
+# Those of the server's optimizer if the learning is an inner optimizer's: param_groups shows them
+# instead.
+OUTER_HYPERPARAMETERS: Final = ("outer_lr", "outer_momentum", "outer_nesterov")
+
+
+class StepFollower(Protocol):
+    """Hears of every step, with the samples behind it."""
+
+    def stepped(self, samples: int) -> None:
+        """Notes that a step was taken, or that it was lost and will not be taken again."""
+        ...
+
+
+# Those of this process that have not been closed.
+_OPEN: Final["weakref.WeakSet[PSOptimizer]"] = weakref.WeakSet()
 
 
 class PSOptimizer(torch.optim.Optimizer):
     """Trains a torch model through a parameter server: step() pushes gradients, pulls parameters.
 
     The optimizer itself runs on the server: its kind, learning rate and so on are options of
-    ``leash server``. ``param_groups`` shows them; changing them there is an error, not a silent
-    no-op. One process trains one model with one PSOptimizer.
+    ``leash server``. ``param_groups`` shows them (with an inner optimizer, those of the server's
+    over its changes); changing them there is an error, not a silent no-op. One process trains one
+    model with one PSOptimizer.
 
     What differs from torch's own optimizers:
 
@@ -89,6 +126,11 @@ class PSOptimizer(torch.optim.Optimizer):
       whatever uses its ``grad`` raises UsageError. What changes or reads gradients before step()
       (clipping, a GradScaler, several backward passes that add up, ``zero_grad`` between backward
       and step) needs ``overlap=False``.
+
+    - A step that is broken off (Ctrl-C, a notebook's stop button, an exception) is lost: the next
+      `zero_grad`, `begin_step` or `step` joins the run again, as `rejoin` does.
+    - Processes that are forked from this one may not use it. Parameters lie in shared memory, of
+      which they see what this process writes; what they write stays with them.
 
     With an inner optimizer neither of the first two holds: gradients are left to ``zero_grad``, and
     parameters stay where they are. That is local SGD (Stich 2019, arXiv:1805.09767), or DiLoCo
@@ -113,8 +155,11 @@ class PSOptimizer(torch.optim.Optimizer):
         '0.000'
 
     Attributes:
-        client: this worker's part in the run, below torch.
+        client: this worker's part in the run, below torch; in a group's other processes, what
+            stands for it there.
+        group: the processes that are this worker; None if it is this one alone.
         evictions: how many times the server went on without this worker, which then came back.
+        sampler: the `leash.LeaseSampler` that draws this worker's samples; None if there is none.
     """
 
     # A GradScaler then leaves both to step(): to divide by its scale, and to skip what overflowed.
@@ -124,75 +169,108 @@ class PSOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: NamedTensors | Iterable[dict[str, Any]],
-        server: str,
-        rank: int,
+        server: str | None = None,
+        rank: SupportsIndex | None = None,
         *,
         buffers: NamedTensors = (),
         overlap: bool = False,
         inner: torch.optim.Optimizer | None = None,
         local_steps: int = 1,
         clip_norm: float | None = None,
+        group: ProcessGroup | None = None,
         transport: str = "auto",
         encoding: Encoding | None = None,
-        wait_s: float = 30.0,
-        on_wait: Callable[[Beaten | None], None] = lambda _: None,
-        say: Callable[[str], None] | None = None,
+        wait_s: float | None = None,
+        on_wait: Callable[[Beaten | None], None] | None = None,
+        say: Say | None = None,
+        **options: Any,
     ) -> None:
         """Joins the run, waits for the other workers, and takes over the common parameters.
 
         Args:
             params: ``model.named_parameters()``; or groups, dicts whose ``params`` are such pairs.
                 On CPU or GPU, of 16, 32 or 64-bit floating point.
-            server: address of the server, tcp://HOST:PORT.
-            rank: this worker's number, from 1, unique in the run.
+            server: address of the server, tcp://HOST:PORT. May be left out under ``leash launch``
+                and under ``torchrun``, where RANK 0 starts a server with the options in the
+                variable ``LEASH_SERVER_OPTIONS``.
+            rank: this worker's number, from 1, unique in the run. May be left out there too; under
+                ``torchrun`` it is RANK + 1.
             buffers: ``model.named_buffers()``, if they shall be shared too (batch-norm
                 statistics): after each step every worker has those that were pushed last.
             overlap: send gradients while backward computes others; see `begin_step`.
             inner: an optimizer over these parameters, which takes this worker's steps. What it
-                changes is pushed, and applied by the server's optimizer as if it were a gradient:
-                with sgd, lr 1, as it is. Its rate may be scheduled as ever; its state stays here.
+                changes is pushed, and the server applies it by its ``--outer-lr``: 1 takes it as
+                it is. Its rate may be scheduled as ever; its state stays here. The server has to
+                be one of ``--local-steps`` or ``--outer-lr``.
             local_steps: how many steps of `inner` make one push; 1 without `inner`.
             clip_norm: step() scales the whole gradient down to this 2-norm if its own is larger,
                 as ``torch.nn.utils.clip_grad_norm_`` does. Not with overlap.
+            group: the processes of this host, if they are one worker: a process group of
+                torch.distributed, with DistributedDataParallel around the model in each of them.
+                Give this the parameters of the model inside. The group's first process exchanges
+                DDP's mean gradient, with the samples of all, and sends the others the answer.
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
             encoding: the codec in which gradients travel, and its settings; f32 by default.
-            wait_s: seconds to wait for the server to answer.
-            on_wait: called about twice a second while the other workers are missing.
+            wait_s: seconds to wait for the server to answer, and then for the other workers.
+                Without it the server has 30, and the others as long as they take.
+            on_wait: called about twice a second while the other workers are missing. By default,
+                `say` shows who they are.
             say: shows a line, such as why shared memory is not possible. By default it appears on
                 stderr, unless the logger "leash" has a handler.
+            options: none; those of the server's optimizer, such as ``lr``, are refused with the
+                option of ``leash server`` that stands for them.
 
         Raises:
-            UsageError: parameters have no names, or are not floating-point; there is nothing to
-                train; a group has options of its own; or `inner` steps over something else.
+            TypeError: an argument has a name that no optimizer knows.
+            UsageError: parameters have no names or no values, or are not floating-point; there is
+                nothing to train; a group has options of its own; `inner` steps over something
+                else, or needs a closure; the server was not started for one (or only for one, and
+                there is none); `group` is none, or comes with overlap or `inner`; or server or
+                rank are neither given nor in the environment.
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
+            NotReadyError: after `wait_s` seconds others are missing; the text names them.
             ProtocolError: the server refuses, and says why.
         """
-        if rank == 0:
-            raise ArgumentError("rank", rank, "give this worker's number, from 1")
+        rank = None if rank is None else checked_rank(rank, least=1)
+        refuse_options(options, (*HYPERPARAMETERS, *OUTER_HYPERPARAMETERS))
+        require_parameters(params)
+        require_step_without_closure(inner)
         groups = named_groups(params)
         named = [pair for group in groups for pair in group["params"]]
+        buffers = list(buffers)
+        require_values([*named, *buffers])
         check_local(inner, local_steps, named, overlap=overlap)
         check_clip_norm(clip_norm, overlap=overlap)
+        check_group(group, overlap=overlap, has_inner=inner is not None)
+        self.group: Final = group
         encoding = encoding or Encoding()
         self._slabs: Final = ModelSlabs(
             named, buffers, gpu=gpu_of(tensor for _, tensor in named),
             has_outbox=encoding.codec != "f32",
         )  # fmt: skip
         try:
-            self.client: Final = Client(
-                server, self._slabs.layout, rank=rank, wait_s=wait_s, transport=transport,
-                encoding=encoding, memory=self._slabs.memory, say=say,
+            self.client: Final = make_client(
+                group, self._slabs.places[0].tensor.device, self._slabs.layout, server, rank,
+                say=say, wait_s=wait_s, transport=transport, encoding=encoding,
+                memory=self._slabs.memory,
             )  # fmt: skip
         except BaseException:
             self._slabs.close()
             raise
+        self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
+        self._is_joining = False  # whether `rejoin` has begun, and not come to its end
+        self._is_refused = False  # whether an open step was in the way, so that a call was an error
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0
+        self.sampler: StepFollower | None = None
+        self._told: int | None = None  # how many samples are behind the next step, from begin_step
         try:
-            defaults = _hyperparameters(self.client.settings)
+            check_served(inner, self.client.settings)
+            shown = HYPERPARAMETERS if inner is None else OUTER_HYPERPARAMETERS
+            defaults = hyperparameters(self.client.settings, shown)
             super().__init__([unnamed(group, defaults) for group in groups], dict(defaults))
             self._hyperparameters: Final = defaults
             nonfinite = self.client.settings.get("nonfinite")
@@ -216,34 +294,50 @@ class PSOptimizer(torch.optim.Optimizer):
             raise
         # A script that ends without close() must not keep the others waiting.
         atexit.register(self._close_at_exit)
+        _OPEN.add(self)
 
-    def begin_step(self, *, samples: int = 1) -> None:
+    def begin_step(self, *, samples: SupportsIndex | None = None) -> None:
         """Says how many samples are behind the gradients that the next backward computes.
 
         With overlap, call it before every backward, which sends them. Without overlap you may leave
         it out, and tell step() instead.
 
         Args:
-            samples: how many are behind these gradients; only their proportion between workers
-                matters, and only under bsp.
+            samples: how many are behind these gradients, 1 if left out. Their proportion between
+                workers matters under bsp; with a `leash.LeaseSampler` their number says what was
+                trained on, and has to be told.
+
+        After a step, or a backward with overlap, that was broken off (Ctrl-C, an exception), it
+        first joins the run again, as `rejoin` does.
 
         Raises:
+            ArgumentError: `samples` is no whole number.
             UsageError: gradients were sent already that no step() has followed yet; or a value in
                 ``param_groups`` was changed, or a parameter outside step().
             LeashError: what ended this worker's part during the last backward.
         """
-        self._check_hyperparameters()
-        self._path.begin(samples)
+        self._check_usable()
+        self._make_good()
+        self._is_refused = self._path.is_open
+        self._path.begin(1 if samples is None else samples)
+        self._told = None if samples is None else checked_samples(samples)
 
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
     def step(  # type: ignore[override]
-        self, closure: Callable[[], float | Tensor] | None = None, *, samples: int | None = None
+        self,
+        closure: Callable[[], float | Tensor] | None = None,
+        *,
+        samples: SupportsIndex | None = None,
     ) -> float | Tensor | None:
         """Pushes the gradients, pulls the parameters, and honours the bound while it waits.
 
         With an inner optimizer it is a step of that one, and every `local_steps` of them are
         followed by a push of what they have changed. A worker that the server went on without joins
         again and takes over the common parameters; its step is lost, and `evictions` counts it.
+
+        After a step that was broken off, by Ctrl-C or any exception, this worker joins again too.
+        `begin_step` and `zero_grad` see to it before the next gradients are computed. If neither
+        comes first, step() does, and leaves out the gradients that were computed in between.
 
         Args:
             closure: computes the loss again and returns it, as in every torch optimizer.
@@ -255,11 +349,19 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             NonfiniteError: a NaN or an infinity is in a gradient; the text names step and slot.
                 Without overlap nothing of the step has left then, and it does not count.
+            ArgumentError: `samples` is no whole number.
             UsageError: a value in ``param_groups`` was changed, or a parameter outside step(); with
-                overlap, a gradient was computed twice, or a GradScaler calls.
+                overlap, a gradient was computed twice, or a GradScaler calls; or there is a
+                `leash.LeaseSampler` and no number of samples.
             LeashError: the server ended the run, or is gone.
         """
-        self._check_hyperparameters()
+        self._check_usable()
+        behind, self._told = self._told if samples is None else checked_samples(samples), None
+        if self.sampler is not None and behind is None:
+            raise UsageError(SAMPLES_NOT_TOLD)
+        self._is_refused = False
+        if self._make_good() and closure is None:
+            return None  # these gradients belong to parameters that this worker no longer has
         loss = None
         if closure is not None:
             if self._path.overlap and not self._path.is_begun:
@@ -273,6 +375,8 @@ class PSOptimizer(torch.optim.Optimizer):
             self._note(self._path.finish(samples, skips=skips))
         except EvictedError:
             self.rejoin(evicted=True)
+        if self.sampler is not None and behind is not None:
+            self.sampler.stepped(behind)
         return loss
 
     def _is_skipped(self) -> bool:
@@ -293,7 +397,7 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             LeashError: what `step` raises.
         """
-        if not self.pending_steps:
+        if self._make_good() or not self.pending_steps:
             return
         try:
             self._note(self._path.flush())
@@ -314,12 +418,15 @@ class PSOptimizer(torch.optim.Optimizer):
                 infinity.
             LeashError: the server ended the run, or is gone.
         """
+        self._check_usable()
+        values = self._slabs.gathered()
+        self._make_good()
         if self._path.is_open:
+            self._is_refused = True
             raise UsageError(
                 "publish() between backward and step(): with overlap gradients are on their way; "
                 "call it after step(), or make PSOptimizer with overlap=False"
             )
-        values = self._slabs.gathered()
         if self._stores_finite:
             require_finite(self._slabs, values)
         try:
@@ -359,10 +466,13 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             UsageError: with overlap, gradients of this step were sent already.
         """
+        self._make_good()
         if self._path.is_open:
+            self._is_refused = True
             raise UsageError(
                 "zero_grad() between backward and step(): with overlap the gradients are on their "
-                "way; call it before backward, or make PSOptimizer with overlap=False"
+                "way; call it before backward, or make PSOptimizer with overlap=False. If the loop "
+                "was broken off here, call it again, and these gradients are given up"
             )
         _ZERO_GRAD(self, set_to_none)
         if set_to_none:
@@ -374,10 +484,25 @@ class PSOptimizer(torch.optim.Optimizer):
         """Keeps what happened in a step; None stands for a local one, which waited for nobody."""
         self._info = replace(self._info, wait_s=0.0) if info is None else info
 
+    def _make_good(self) -> bool:
+        """Joins again if a step or `rejoin` was broken off; returns whether one was.
+
+        A loop that was broken off between backward and step() looks like one that does not call
+        step(). So the first call that finds the step open is an error, and the second gives it up.
+        """
+        is_given_up = self._is_refused and self._path.is_open
+        if not (self._is_joining or self._path.is_broken_off or is_given_up):
+            return False
+        if self.group is not None:
+            raise LeashError(BROKEN_IN_GROUP)
+        self._say("a step was broken off: this worker joins again, with the common parameters")
+        self.rejoin()
+        return True
+
     def rejoin(self, *, evicted: bool = False) -> None:
         """Says hello again, and takes over the common parameters; a step that was begun is lost.
 
-        `step` and `flush` do this by themselves after an eviction.
+        `step` and `flush` do this by themselves after an eviction, or once a step was broken off.
 
         Args:
             evicted: the server had gone on without this worker, so `evictions` grows by one.
@@ -386,8 +511,10 @@ class PSOptimizer(torch.optim.Optimizer):
             LeashError: nobody answers, or the server refuses.
         """
         self.evictions += evicted
+        self._is_joining = True
         self.client.rejoin()
         version = self._path.recover(self.client.pull)
+        self._is_joining = self._is_refused = False
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -400,7 +527,7 @@ class PSOptimizer(torch.optim.Optimizer):
             What torch's own would return, with an entry "leash"; ``torch.save`` can write it.
         """
         state: dict[str, Any] = _STATE_DICT(self)
-        state[KEY] = worker_state(self.client.encoder, self.client.welcome.codec, self._path)
+        state[KEY] = worker_state(*self._coding, self._path)
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -414,10 +541,16 @@ class PSOptimizer(torch.optim.Optimizer):
                 or it is that of another model, of another codec, or has an inner optimizer's state
                 where there is none, or the other way round.
         """
-        check_state(state_dict, self.client.encoder, self.client.welcome.codec)
+        check_state(state_dict, *self._coding)
         if KEY in state_dict:
-            load_worker_state(state_dict[KEY], self.client.encoder, self._path)
+            load_worker_state(state_dict[KEY], self._coding[0], self._path)
         _LOAD_STATE_DICT(self, state_dict)
+
+    @property
+    def _coding(self) -> tuple[Slab | None, str]:
+        """What rounding left over, and the codec; None in a process of a group that sends none."""
+        encoder = getattr(self.client, "encoder", None)
+        return (None, "") if encoder is None else (encoder.residual, self.client.welcome.codec)
 
     # What happened in the last step.
 
@@ -447,17 +580,22 @@ class PSOptimizer(torch.optim.Optimizer):
         """Leaves the run: nobody waits for this worker from now on.
 
         With the reason "done" it first pushes the local steps that have not been pushed. A ``with``
-        block calls it at its end, and the interpreter at its exit; a second call does nothing.
+        block calls it at its end, and the interpreter at its exit. A second call does nothing, nor
+        does one in a process that was forked from this one.
 
         Args:
-            reason: "done", "stopped" or "failed"; the server writes it into the run's events.
+            reason: "done", "timeout", "stopped" or "failed"; the server writes it into the run's
+                events, and a run whose workers were not all done does not end as "done".
 
         Raises:
             LeashError: what `flush` raises; the run is left all the same.
         """
         atexit.unregister(self._close_at_exit)
+        if not self.client.is_own_process:
+            return
+        _OPEN.discard(self)
         try:
-            if reason == DONE:
+            if reason == DONE and not self._path.is_broken_off:
                 self.flush()
         finally:
             self._path.close()
@@ -491,7 +629,9 @@ class PSOptimizer(torch.optim.Optimizer):
             raise UsageError("PSOptimizer: parameters cannot be added once the run has begun")
         _ADD_PARAM_GROUP(self, param_group)
 
-    def _check_hyperparameters(self) -> None:
+    def _check_usable(self) -> None:
+        """Raises UsageError in a forked process, or if a value of param_groups was changed."""
+        self.client.require_own_process()
         for group in self.param_groups:
             for name, value in self._hyperparameters.items():
                 if group[name] != value:
@@ -501,9 +641,31 @@ class PSOptimizer(torch.optim.Optimizer):
                     )
 
 
-def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
-    """The hyperparameters of the server's optimizer, in the form that torch gives them."""
-    own = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) is not None}
+def current_optimizer() -> PSOptimizer:
+    """The PSOptimizer of this process, if it has one that is open and no other.
+
+    Raises:
+        UsageError: it has none, or several.
+    """
+    if len(_OPEN) != 1:
+        raise UsageError(f"this process has {len(_OPEN)} open PSOptimizers: make one first, or say "
+                         "which with optimizer=")  # fmt: skip
+    return next(iter(_OPEN))
+
+
+def hyperparameters(
+    settings: dict[str, Any], names: Iterable[str] = HYPERPARAMETERS
+) -> dict[str, Any]:
+    """Reads hyperparameters from a run's settings.
+
+    Args:
+        settings: as the server tells them.
+        names: which to read.
+
+    Returns:
+        Those that the run has, in the form that torch gives them.
+    """
+    own = {name: settings[name] for name in names if settings.get(name) is not None}
     if "betas" in own:
         own["betas"] = tuple(float(beta) for beta in own["betas"].split(","))
     return own

@@ -194,6 +194,12 @@ class ModelSlabs:
 
     # Slab ▸ parameters.
 
+    def settle_places(self) -> None:
+        """Tells every place again which slab is which, after a `flip` that was broken off."""
+        for offset, place in zip(self.layout.offsets, self.places, strict=True):
+            place.values = view_of(self.parameters, offset, place.slot)
+            place.gradient = view_of(self.gradients, offset, place.slot)
+
     def flip(self) -> None:
         """Exchanges the slabs: what the answers have written becomes the model's parameters.
 
@@ -243,10 +249,9 @@ class ModelSlabs:
     @torch.no_grad()
     def gathered(self) -> Slab:
         """Copies what the model's tensors hold now into a slab of its own."""
-        slab = self.parameters.copy()
+        slab = np.zeros_like(self.parameters)
         for offset, place in zip(self.layout.offsets, self.places, strict=True):
-            if not _is_at(place.tensor, place.values):
-                view_of(slab, offset, place.slot).copy_(place.tensor)
+            view_of(slab, offset, place.slot).copy_(place.tensor)
         return slab
 
     # Rounds of local steps.

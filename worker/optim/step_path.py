@@ -5,10 +5,11 @@ an inner optimizer have changed.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, SupportsIndex
 
 from leash.ps.errors import UsageError
 from leash.worker.client import StepInfo
+from leash.worker.client.arguments import checked_samples
 from leash.worker.client.memory import Slab
 
 NO_INNER: Final = "local_steps={}: needs an inner optimizer; make PSOptimizer with inner=..."
@@ -43,11 +44,21 @@ class StepPath(Protocol):
         """How many steps have been taken and not pushed."""
         ...
 
-    def begin(self, samples: int) -> None:
+    @property
+    def is_broken_off(self) -> bool:
+        """Whether a step ended in the middle, by Ctrl-C for example, so that `recover` is due.
+
+        It is False after an error that ended this worker's part, which the next call raises again.
+        """
+        ...
+
+    def begin(self, samples: SupportsIndex) -> None:
         """Notes how many samples are behind the next step."""
         ...
 
-    def finish(self, samples: int | None = None, *, skips: bool = False) -> StepInfo | None:
+    def finish(
+        self, samples: SupportsIndex | None = None, *, skips: bool = False
+    ) -> StepInfo | None:
         """Takes the step, and pushes if it is time to.
 
         Args:
@@ -84,7 +95,7 @@ class StepPath(Protocol):
         ...
 
     def recover(self, pull: Callable[[Slab], int]) -> int:
-        """Forgets what was lost, and takes over the common parameters.
+        """Forgets what was lost or broken off, and takes over the common parameters.
 
         Args:
             pull: fills a slab with them and returns their version.
@@ -128,7 +139,7 @@ class StepPath(Protocol):
         ...
 
 
-def agreed_samples(told: int | None, samples: int | None) -> int:
+def agreed_samples(told: int | None, samples: SupportsIndex | None) -> int:
     """Decides how many samples are behind a step.
 
     Args:
@@ -139,10 +150,14 @@ def agreed_samples(told: int | None, samples: int | None) -> int:
         The one that was told; 1 if neither was.
 
     Raises:
+        ArgumentError: `samples` is no whole number.
         UsageError: both were told, and they differ.
     """
+    if samples is None:
+        return 1 if told is None else told
+    count = checked_samples(samples)
     if told is None:
-        return 1 if samples is None else samples
-    if samples not in (None, told):
+        return count
+    if count != told:
         raise UsageError(f"step(samples={samples}): begin_step was told {told}; leave it out here")
     return told

@@ -16,15 +16,17 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 from torch.utils.hooks import RemovableHandle
 
 from leash.ps.errors import EvictedError, LeashError, UsageError
 from leash.ps.wire.layout import Chunk, Layout
 from leash.worker.client import StepInfo
+from leash.worker.client.arguments import checked_samples
 from leash.worker.client.memory import Slab
 from leash.worker.optim.outside_changes import OutsideChanges
 from leash.worker.optim.sent_gradient import SentGradient, is_for, sent_gradient
@@ -34,7 +36,7 @@ from leash.worker.optim.step_path import NO_INNER, agreed_samples
 TWICE: Final = (
     "a gradient was computed twice in one step, which has been sent in part: call step() after "
     "every backward; to add gradients up, make PSOptimizer with overlap=False (leash worker: "
-    "--no-overlap)"
+    "--no-overlap); optimizer.rejoin() gives this step up"
 )
 NOT_BEGUN: Final = (
     "with overlap, call optimizer.begin_step(samples=...) before backward, once a step; or make "
@@ -149,6 +151,8 @@ class StepStream:
         self._taken: set[int] = set()  # slots that were read: they are in the slab or on their way
         self._absent: set[int] = set()  # those of them that have no gradient
         self._evicted: EvictedError | None = None
+        self._in_backward = False  # whether a backward that sends gradients has not come to its end
+        self._is_finishing = False  # whether `finish` has begun, and not come to its end
 
     def _add_hooks(self) -> None:
         """Hooks into the parameters that need a gradient by now and have no hook yet."""
@@ -160,7 +164,11 @@ class StepStream:
     def _hook(self, slot: int) -> Callable[[Tensor], None]:
         if self.overlap:
             return lambda _: self._on_gradient(slot)
-        return lambda _: self._slabs.keep_gradient(self._slabs.places[slot])
+        return lambda _: self._keep(slot)
+
+    def _keep(self, slot: int) -> None:
+        if not self._is_finishing:  # after a step that was broken off the slabs may be in disorder
+            self._slabs.keep_gradient(self._slabs.places[slot])
 
     # The step.
 
@@ -179,7 +187,12 @@ class StepStream:
         """Whether `begin` was called for the next step."""
         return self._samples is not None
 
-    def begin(self, samples: int) -> None:
+    @property
+    def is_broken_off(self) -> bool:
+        """Whether a step, or a backward that sends gradients, ended in the middle."""
+        return (self._is_finishing or self._in_backward) and self._failure is None
+
+    def begin(self, samples: SupportsIndex) -> None:
         """Notes how many samples are behind the gradients that backward is about to compute.
 
         Args:
@@ -194,10 +207,10 @@ class StepStream:
         if self.is_open:
             raise UsageError(TWICE)
         self._outside.check()
-        self._samples = samples
+        self._samples = checked_samples(samples)
         self._add_hooks()
 
-    def finish(self, samples: int | None = None, *, skips: bool = False) -> StepInfo:
+    def finish(self, samples: SupportsIndex | None = None, *, skips: bool = False) -> StepInfo:
         """Sends what has not been sent, waits for all answers, and makes them the parameters.
 
         Args:
@@ -214,17 +227,15 @@ class StepStream:
             LeashError: whatever else ended this worker's part, during backward or now.
         """
         self._require_sound()
-        samples = agreed_samples(self._samples, samples)
+        agreed = 0 if skips else agreed_samples(self._samples, samples)
         self._outside.check()
         self._outside.check_part()
-        used_up = None
-        if skips:
-            samples = 0
-            used_up = self._slabs.forget_gradients()
+        self._is_finishing = True
+        used_up = self._slabs.forget_gradients() if skips else None
         with self._remembering():
             if self._evicted is not None:
                 raise self._evicted
-            info = self._exchange(samples)
+            info = self._exchange(agreed)
         self._used_up = self._taken - self._absent if used_up is None else used_up
         self._flip()
         return info
@@ -244,7 +255,7 @@ class StepStream:
         self._used_up = set()
 
     def recover(self, pull: Callable[[Slab], int]) -> int:
-        """Forgets a step that was lost, and takes over the common parameters.
+        """Forgets a step that was lost or broken off, and takes over the common parameters.
 
         Args:
             pull: fills a slab with them and returns their version.
@@ -252,7 +263,10 @@ class StepStream:
         Returns:
             That version.
         """
+        self._is_finishing = True  # a `recover` that is broken off is made good by the next one
+        self._failure = None
         self._slabs.settle()
+        self._slabs.settle_places()
         version = pull(self._slabs.gradients)
         self._flip()
         return version
@@ -374,10 +388,20 @@ class StepStream:
             self._failure = UsageError(TWICE)
             raise self._failure
         # `finish` raises what ends this worker's part: a training loop expects it from step().
+        self._note_backward()
         with suppress(LeashError), self._remembering():
             self._open(self._samples)
             self._take(slot)
             self._send()
+
+    def _note_backward(self) -> None:
+        """Has torch tell when this backward comes to its end, which one that fails never does."""
+        if not self._in_backward:
+            self._in_backward = True
+            Variable._execution_engine.queue_callback(self._end_backward)
+
+    def _end_backward(self) -> None:
+        self._in_backward = False
 
     def _send(self) -> None:
         if self._slabs.staging is not None:

@@ -15,10 +15,11 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from leash.ps.errors import UsageError
-from leash.worker.client.encoding import Encoder
+from leash.worker.client.memory import Slab
 from leash.worker.optim.step_path import StepPath
 
 KEY: Final = "leash"
@@ -30,28 +31,25 @@ NOT_OURS: Final = (
 )
 
 
-def worker_state(encoder: Encoder, codec: str, path: StepPath) -> dict[str, Any]:
+def worker_state(residual: Slab | None, codec: str, path: StepPath) -> dict[str, Any]:
     """Copies what this worker would lose if it ended now.
 
     Args:
-        encoder: has what rounding left over.
+        residual: what rounding has left over; None in a process that sends no gradients.
         codec: of the gradients.
         path: on which steps reach the server.
     """
-    return {
-        "residual": torch.from_numpy(encoder.residual.copy()),
-        "codec": codec,
-        **path.state(),
-    }
+    kept = np.zeros(0, np.uint8) if residual is None else residual.copy()
+    return {"residual": torch.from_numpy(kept), "codec": codec, **path.state()}
 
 
-def check_state(state_dict: Mapping[str, Any], encoder: Encoder, codec: str) -> None:
+def check_state(state_dict: Mapping[str, Any], residual: Slab | None, codec: str) -> None:
     """Refuses a state that cannot be used as a whole, before a part of it is.
 
     Args:
         state_dict: as somebody gave it to ``load_state_dict``.
-        encoder: of this worker.
-        codec: of its gradients.
+        residual: as in `worker_state`.
+        codec: of this worker's gradients.
 
     Raises:
         UsageError: it is not a PSOptimizer's, or that of one with another codec or model.
@@ -59,28 +57,27 @@ def check_state(state_dict: Mapping[str, Any], encoder: Encoder, codec: str) -> 
     if state_dict.get("state"):
         raise UsageError(NOT_OURS)
     own = state_dict.get(KEY)
-    if own is None:
+    if own is None or residual is None or not own["residual"].numel():
         return
-    residual = own["residual"]
-    if residual.numel() and (own["codec"], len(residual)) != (codec, len(encoder.residual)):
+    if (own["codec"], len(own["residual"])) != (codec, len(residual)):
         raise UsageError(
-            f"load_state_dict: what {own['codec']} left over of {len(residual)} bytes of gradients "
-            f"does not fit this worker, with {codec} and {len(encoder.residual)}; take the same "
+            f"load_state_dict: what {own['codec']} left over of {len(own['residual'])} bytes of "
+            f"gradients does not fit this worker, with {codec} and {len(residual)}; take the same "
             "model and codec"
         )
 
 
-def load_worker_state(own: Mapping[str, Any], encoder: Encoder, path: StepPath) -> None:
+def load_worker_state(own: Mapping[str, Any], residual: Slab | None, path: StepPath) -> None:
     """Takes over what `worker_state` has copied.
 
     Args:
         own: that copy. REQUIRES: `check_state` has passed it.
-        encoder: gets what rounding left over.
+        residual: of this worker, gets what rounding left over.
         path: goes on where the other was.
 
     Raises:
         UsageError: it has an inner optimizer's state and there is none, or the other way round.
     """
     path.load_state(own)
-    if own["residual"].numel():
-        encoder.residual[:] = own["residual"].cpu().numpy()
+    if residual is not None and own["residual"].numel():
+        residual[:] = own["residual"].cpu().numpy()

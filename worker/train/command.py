@@ -1,6 +1,8 @@
 """`leash worker`: from its settings to a trainer that runs."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -8,20 +10,25 @@ from torch import nn
 from leash._log import Say, logged
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import address_of
-from leash.ps.options.base import check_positive
-from leash.ps.options.inner_optimizer import InnerOptimizerGroup, check_inner_belongs
-from leash.ps.options.plan import STATIC, data_plan_of_worker, takes_local_steps
+from leash.ps.options.base import check_positive, make_folder
+from leash.ps.options.plan import STATIC, data_plan_of_worker
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.processes import keep_memory
 from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.worker.client.encoding import Encoding
+from leash.worker.client.waiting import Waiting
 from leash.worker.datasets import Positions, load_dataset, shares
-from leash.worker.optim.optimizer import PSOptimizer
+from leash.worker.optim.local_steps import takes_differences
+from leash.worker.optim.optimizer import PSOptimizer, hyperparameters
 from leash.worker.train.slowdown import Slowdown
-from leash.worker.train.task import Task, choose_device, make_model, resolve_task
+from leash.worker.train.task import Task, choose_device, difference, make_model, resolve_task
 from leash.worker.train.trainer import Trainer
-from leash.worker.train.waiting import Waiting
+
+INNER_OPTIMIZERS: Final[dict[str, Callable[..., torch.optim.Optimizer]]] = {
+    "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW,
+    "adagrad": torch.optim.Adagrad,
+}  # fmt: skip
 
 
 def run(options: WorkerOptions) -> int:
@@ -32,6 +39,8 @@ def run(options: WorkerOptions) -> int:
         LeashError: whatever else ends this worker's part.
     """
     check_positive(options, "batch_size", "threads", "wait_s", "timeout_s")
+    if options.save_path is not None:
+        make_folder("--save-path", Path(options.save_path))  # now, not only when all is trained
     show = _shower(options.rank)
     say = logged(show, __name__)
     keep_memory(say)
@@ -42,7 +51,8 @@ def run(options: WorkerOptions) -> int:
             channel, options.wait_s, lambda s: waiting.server(address, s, options.wait_s)
         )
     task = resolve_task(options, state)
-    check_inner_belongs(options, state["local_steps"])
+    if other := difference(task, state):
+        say(other)
     device = choose_device(options.device)
     torch.set_num_threads(options.threads)
     share_of = _share(options, task)
@@ -53,21 +63,22 @@ def run(options: WorkerOptions) -> int:
         image_size=options.image_size, loader_workers=options.loader_workers,
     )  # fmt: skip
     try:
+        share = share_of(dataset.train_size) if plan == STATIC else None
+        _require_a_batch(options, dataset.train_size if share is None else len(share))
         model = make_model(task, dataset, device, dropout=options.dropout)
         slowdown = Slowdown(
             options.slowness, options.ratio, time_scale=options.time_scale,
             seed=task.seed, rank=options.rank,
         )  # fmt: skip
         encoding = Encoding(options.codec, options.int8_block, options.topk_ratio)
-        inner = inner_optimizer(options, model.parameters(), state["local_steps"])
+        inner = inner_optimizer(state, model.parameters())
         overlap = options.overlap and inner is None
         optimizer = PSOptimizer(
             model.named_parameters(), address, options.rank, buffers=model.named_buffers(),
             overlap=overlap and _spans_chunks(model, state["chunk_nbytes"]), inner=inner,
             transport=options.transport, encoding=encoding,
-            wait_s=options.wait_s, on_wait=waiting.workers, say=show,  # it logs its lines itself
+            on_wait=waiting.workers, say=show,  # it logs its lines itself
         )  # fmt: skip
-        share = share_of(dataset.train_size) if plan == STATIC else None
         trainer = Trainer(options, task, dataset, share, model, optimizer, slowdown, say)
         return trainer.run()
     finally:
@@ -94,28 +105,30 @@ def _share(options: WorkerOptions, task: Task) -> Callable[[int], Positions]:
     return lambda size: shares(size, weights, task.seed)[place]
 
 
+def _require_a_batch(options: WorkerOptions, samples: int) -> None:
+    """Refuses to train on so many samples, if --drop-last would leave all of them out."""
+    if options.drop_last and samples < options.batch_size:
+        raise UsageError(f"--drop-last: leaves out all of this worker's {samples} samples, which "
+                         f"fill no batch of {options.batch_size}; give a smaller --batch-size, or "
+                         "leave it out")  # fmt: skip
+
+
 def _shower(rank: int) -> Say:
     return lambda text: print(f"leash worker {rank}: {text}", flush=True)
 
 
 def inner_optimizer(
-    options: InnerOptimizerGroup, parameters: Iterable[nn.Parameter], local_steps: str
+    settings: dict[str, Any], parameters: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer | None:
     """Makes the optimizer that takes a worker's local steps.
 
     Args:
-        options: its kind, rate, momentum and weight decay.
+        settings: the run's, as the server tells them.
         parameters: the model's.
-        local_steps: how many there are between two pushes, as `--local-steps` takes it.
 
     Returns:
-        That optimizer; None if the run has no local steps, so that every step is a push.
+        That optimizer; None if the run has no local steps, so that every step pushes gradients.
     """
-    if not takes_local_steps(local_steps):
+    if not takes_differences(settings):
         return None
-    lr, weight_decay = options.chosen_inner_lr, options.chosen_inner_weight_decay
-    if options.inner_optimizer == "sgd":
-        momentum = options.inner_momentum
-        return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
-    kind = torch.optim.AdamW if options.inner_optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr, weight_decay=weight_decay)
+    return INNER_OPTIMIZERS[settings["optimizer"]](parameters, **hyperparameters(settings))

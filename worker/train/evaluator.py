@@ -18,14 +18,15 @@ from leash._extras import install_command
 from leash._log import logged
 from leash.ps.errors import StoppingError
 from leash.ps.options.addresses import address_of
-from leash.ps.options.base import check_positive
+from leash.ps.options.base import check_positive, make_folder
 from leash.ps.options.commands import EvaluateOptions
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.ps.wire.messages import Beaten, Report
+from leash.ps.words import why_stopped
 from leash.worker.client import Client
 from leash.worker.datasets import Dataset, load_dataset
 from leash.worker.optim.slabs import ModelSlabs
-from leash.worker.train.task import choose_device, loss_for, make_model, resolve_task
+from leash.worker.train.task import choose_device, difference, loss_for, make_model, resolve_task
 
 BOARD_S: Final = 1.0  # seconds between two points of a TensorBoard curve
 
@@ -40,10 +41,14 @@ def run(options: EvaluateOptions) -> int:
         LeashError: the server is gone, or refuses.
     """
     check_positive(options, "test_batch_size", "threads", "wait_s")
+    if options.run_dir is not None:
+        make_folder("--run-dir", Path(options.run_dir))
     address = address_of(options.server, options.ps_ip, options.ps_port)
     with ControlChannel(address) as channel:
         state = await_state(channel, options.wait_s, lambda _: None)
     task = resolve_task(options, state)
+    if other := difference(task, state):
+        _say(other)
     device = choose_device(options.device)
     torch.set_num_threads(options.threads)
     dataset = load_dataset(
@@ -56,7 +61,7 @@ def run(options: EvaluateOptions) -> int:
     try:
         Evaluator(options, client, slabs, model, dataset).run()
     except StoppingError as stopping:
-        _say(f"the server has ended: {stopping}")
+        _say(f"the run is over: {why_stopped(str(stopping))}")
     finally:
         client.close()
         slabs.close()
@@ -192,7 +197,8 @@ class Board:
         for row in state["table"]:
             worker = row["worker"]
             self.add(f"lag/worker_{worker}", row["lag"], step)
-            self.add(f"waiting/worker_{worker}", row["wait_fraction"], step)
+            if row["wait_fraction"] is not None:
+                self.add(f"waiting/worker_{worker}", row["wait_fraction"], step)
             if row["loss"] is not None:
                 self.add(f"train_loss/worker_{worker}", row["loss"], step)
 

@@ -1,11 +1,11 @@
 """Work by leases: the server hands out ranges of an epoch as workers need them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from leash.ps.errors import EvictedError
 from leash.ps.wire.messages import OVER, REST, RETURN, Leased
-from leash.worker.datasets import permutation
+from leash.worker.datasets import Positions, permutation
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.work import Piece
 
@@ -43,6 +43,63 @@ class Speed:
         return self._samples / self._seconds if self._seconds > 0 else 0.0
 
 
+class LeaseRequests:
+    """Asks for leases of one training, and says hello again where the server asks for that."""
+
+    def __init__(self, optimizer: PSOptimizer, *, size: int, epochs: int) -> None:
+        """Asks for nothing yet.
+
+        Args:
+            optimizer: whose client asks.
+            size: how many samples the training set has.
+            epochs: how many this worker wants to train for.
+        """
+        self._optimizer: Final = optimizer
+        self._client: Final = optimizer.client
+        self._size: Final = size
+        self._epochs: Final = epochs
+        self._incarnation = 0  # of this worker when it got its newest lease
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the newest lease is still this worker's, which loses it by another hello."""
+        return self._client.incarnation == self._incarnation
+
+    def ask(self, batch_size: int, samples_per_s: float, ahead: Callable[[], int]) -> Leased:
+        """Asks, as a new process if need be; the answer is to train, to rest or that it is over.
+
+        Args:
+            batch_size: that this worker was started with.
+            samples_per_s: its speed.
+            ahead: says how many samples of earlier leases it has still to push.
+        """
+        while True:
+            drawn_ahead = ahead()
+            more = (drawn_ahead,) if drawn_ahead else ()  # whoever draws none need not say so
+            try:
+                leased = self._client.lease(
+                    self._size, self._epochs, batch_size, samples_per_s, *more
+                )
+            except EvictedError:
+                self._optimizer.rejoin(evicted=True)
+                continue
+            self._incarnation = self._client.incarnation
+            if leased.order != RETURN:
+                return leased
+            self._optimizer.rejoin()
+
+    def await_work(self, batch_size: int, samples_per_s: float) -> Leased:
+        """Asks, with all earlier leases done, until the answer is to train or that it is over.
+
+        Args:
+            batch_size: as in `ask`.
+            samples_per_s: as in `ask`.
+        """
+        while (leased := self.ask(batch_size, samples_per_s, lambda: 0)).order == REST:
+            self._client.pause(REST_S)
+        return leased
+
+
 class LeaseWork:
     """Asks for the next lease once all samples of the last one are pushed and answered."""
 
@@ -58,15 +115,12 @@ class LeaseWork:
             epochs: how many this worker wants to train for.
             batch_size: that this worker was started with.
         """
-        self._optimizer: Final = optimizer
-        self._client: Final = optimizer.client
+        self._requests: Final = LeaseRequests(optimizer, size=size, epochs=epochs)
         self._speed: Final = speed
         self._size: Final = size
-        self._epochs: Final = epochs
         self._batch_size: Final = batch_size
         # The server's seed, whatever this worker's own is: all workers need the same permutation.
-        self._seed: Final = int(self._client.settings["seed"])
-        self._incarnation = 0  # of this worker when it got its newest lease
+        self._seed: Final = int(optimizer.client.settings["seed"])
 
     def pieces(self) -> Iterator[Piece]:
         """Gives the samples of one lease after the other, until all epochs are done."""
@@ -79,22 +133,10 @@ class LeaseWork:
 
     def is_held(self) -> bool:
         """Whether this worker still has its lease: it loses it when it has to say hello again."""
-        return self._client.incarnation == self._incarnation
+        return self._requests.is_held
+
+    def lose(self, positions: Positions) -> None:
+        """Does nothing: the server leases these samples again."""
 
     def _next(self) -> Leased:
-        """Asks until the server says to train, or that the training is over."""
-        while True:
-            try:
-                leased = self._client.lease(
-                    self._size, self._epochs, self._batch_size, self._speed.samples_per_s
-                )
-            except EvictedError:
-                self._optimizer.rejoin(evicted=True)
-                continue
-            self._incarnation = self._client.incarnation
-            if leased.order == RETURN:
-                self._optimizer.rejoin()
-            elif leased.order == REST:
-                self._client.pause(REST_S)
-            else:
-                return leased
+        return self._requests.await_work(self._batch_size, self._speed.samples_per_s)

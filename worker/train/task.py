@@ -1,5 +1,6 @@
 """What a process trains or evaluates: its own options say it, else the server's, else defaults."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import parse_learners
-from leash.ps.options.catalog import choose_task
+from leash.ps.options.base import flag
+from leash.ps.options.catalog import choose_task, is_reference
 from leash.ps.options.task import TaskGroup
 from leash.worker.datasets import Dataset
 from leash.worker.models import build_model
@@ -41,6 +43,9 @@ class Task:
 def resolve_task(options: TaskGroup, settings: dict[str, Any]) -> Task:
     """Decides what a process trains or evaluates.
 
+    A ``module:function`` is code, so it comes from the command line alone: of what the server
+    tells, only names of the catalog are taken.
+
     Args:
         options: what its command line says.
         settings: what the server was started with.
@@ -49,11 +54,12 @@ def resolve_task(options: TaskGroup, settings: dict[str, Any]) -> Task:
         The task.
 
     Raises:
-        UsageError: neither says which model and data, or a number is out of range.
+        UsageError: neither says which model and data, the server tells a ``module:function``, or a
+            number is out of range.
     """
     # Its own model with the server's data set, or the other way round, is no pair.
     own = (options.model, options.dataset)
-    model, dataset = choose_task(*(own if any(own) else (settings["model"], settings["dataset"])))
+    model, dataset = choose_task(*own) if any(own) else _told_task(settings)
     if model is None or dataset is None:
         raise UsageError("nothing to train: give --model or --dataset, such as --dataset digits")
     epochs = options.epochs if options.epochs is not None else settings["planned_epochs"] or 1
@@ -67,6 +73,38 @@ def resolve_task(options: TaskGroup, settings: dict[str, Any]) -> Task:
         options.seed if options.seed is not None else settings["seed"],
         tuple(sorted(parse_learners(settings["learners"], 0))),
     )
+
+
+def difference(task: Task, settings: dict[str, Any]) -> str | None:
+    """Compares a task with what the server was started with.
+
+    Args:
+        task: what this process trains or evaluates.
+        settings: what the server was started with.
+
+    Returns:
+        A line for people, if this process's model or data set is another; otherwise None.
+    """
+    told = (settings["model"], settings["dataset"])
+    own = (task.model, task.dataset)
+    if told in ((None, None), own):
+        return None
+    return (
+        f"this command line says {own[0]} on {own[1]}, but the server was started with "
+        f"{told[0]} on {told[1]}; this process goes by its own"
+    )
+
+
+def _told_task(settings: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Takes model and data set from what the server tells, unless they name code."""
+    told = {kind: str(settings[kind]) for kind in ("model", "dataset") if settings[kind]}
+    if any(map(is_reference, told.values())):
+        words = shlex.join(f"{flag(kind)}={name}" for kind, name in told.items())
+        raise UsageError(
+            "the server was started with your own code, which a process runs only where its own "
+            f"command line names it: add {words} here, and have the module at hand"
+        )
+    return choose_task(told.get("model"), told.get("dataset"))
 
 
 def choose_device(name: str) -> torch.device:

@@ -16,10 +16,20 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from leash.ps.errors import StoppingError
+from leash.ps.interrupt import Interrupted
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
-from leash.ps.words import DONE, FAILED, STOPPED
+from leash.ps.words import (
+    DONE,
+    FAILED,
+    STOPPED,
+    TIMED_OUT,
+    epoch_after,
+    percent,
+    wait_fraction,
+    why_stopped,
+)
 from leash.worker.datasets import Dataset, Positions
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.leasing import LeaseWork, Speed
@@ -117,6 +127,9 @@ class Trainer:
         self._since_report = _MeanLoss()
         self._epoch = 0  # the epoch that this worker is in; 0 before the first
         self._of_epoch = _MeanLoss()
+        self._incarnation = 0  # the one that reported last
+        self._told_s = (0.0, 0.0)  # of computing and waiting: the totals at the last report
+        self._earlier_s = (0.0, 0.0)  # likewise, at the last report of the incarnation before
         self._next_report_s = now()
         self._client.deadline_s = now() + (options.timeout_s or math.inf)
 
@@ -137,8 +150,11 @@ class Trainer:
         except StoppingError as stopping:
             if str(stopping) != STOPPED_BY_TIMEOUT:
                 raise
-            reason = DONE
+            reason = TIMED_OUT
             self._say("the time is over")
+        except Interrupted as interrupted:
+            self._say(self._how_far(str(interrupted)))
+            raise
         except Exception:
             reason = FAILED
             raise
@@ -149,10 +165,22 @@ class Trainer:
         self._save()
         return 0
 
+    def _how_far(self, signal: str) -> str:
+        epoch = epoch_after(max(0, self._epoch - 1), self._task.epochs)
+        return (
+            f"{why_stopped(signal)}, in {epoch} after {self.totals.steps} steps; the same command "
+            "line takes part again while the run goes on"
+        )
+
     def _train(self) -> None:
         self._seed_dropout()
         self._model.train()
         work = self._work()
+        if self._share is not None:
+            left_over = (
+                len(self._share) % self._options.batch_size if self._options.drop_last else 0
+            )
+            self._report("plan", self._task.epochs, samples=len(self._share) - left_over)
         with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
             bar = progress.add_task("")
             for piece in work.pieces():
@@ -166,8 +194,10 @@ class Trainer:
 
     def _piece(self, piece: Piece, work: Work, progress: Progress, bar: TaskID) -> None:
         done, began_s = piece.begins_at, self._now()
+        pushed, evictions = 0, self._optimizer.evictions  # how many of its samples were answered
         self._optimizer.local_steps = piece.local_steps
-        for inputs, targets in self._dataset.train_batches(piece.positions, piece.batch_size):
+        positions = piece.whole_batches() if self._options.drop_last else piece.positions
+        for inputs, targets in self._dataset.train_batches(positions, piece.batch_size):
             compute_s = self.totals.compute_s
             loss = self._step(inputs, targets, began_s)
             held = work.is_held()
@@ -179,11 +209,18 @@ class Trainer:
             progress.update(bar, completed=done)
             if not held:
                 break
+            if not self._optimizer.pending_steps:
+                taken = done - piece.begins_at
+                if self._optimizer.evictions > evictions:
+                    work.lose(piece.positions[pushed:taken])
+                pushed, evictions = taken, self._optimizer.evictions
             began_s = self._now()
         if self._optimizer.pending_steps:
             self._optimizer.flush()
             self._count_time(began_s)
             self.totals.steps += 1
+            if self._optimizer.evictions > evictions:
+                work.lose(piece.positions[pushed : done - piece.begins_at])
 
     def _end_epoch(self) -> None:
         """Ends the epoch that this worker is in: reports its loss and says it."""
@@ -192,9 +229,10 @@ class Trainer:
         mean, self._of_epoch = self._of_epoch, _MeanLoss()
         self.totals.loss_by_epoch.append(mean.value())
         self._report("epoch", self._epoch)
-        waiting = self.totals.wait_s / max(self.totals.wait_s + self.totals.compute_s, 1e-9)
+        waiting = wait_fraction(self.totals.wait_s, self.totals.compute_s) or 0.0
         self._say(
-            f"epoch {self._epoch}: loss {mean.value():.4f}, {waiting:.0%} of the time waiting"
+            f"epoch {self._epoch}: loss {mean.value():.4f}, waiting {percent(waiting)} of its time "
+            "so far"
         )
 
     def _step(self, inputs: Tensor, targets: Tensor, began_s: float) -> Tensor:
@@ -227,11 +265,18 @@ class Trainer:
             self._next_report_s = self._now() + REPORT_S
             self._report("training", epoch)
 
-    def _report(self, kind: str, epoch: int) -> None:
+    def _report(self, kind: str, epoch: int, samples: int | None = None) -> None:
         totals, client = self.totals, self._client
+        if client.incarnation != self._incarnation:  # its seconds count from 0 again
+            self._incarnation, self._earlier_s = client.incarnation, self._told_s
+        self._told_s = (totals.compute_s, totals.wait_s)
+        compute_s, wait_s = (
+            now - before for now, before in zip(self._told_s, self._earlier_s, strict=True)
+        )
         report = Report(
             self._options.rank, client.incarnation, kind, epoch, client.steps,
-            totals.samples, self._since_report.value(), 0.0, totals.compute_s, totals.wait_s,
+            totals.samples if samples is None else samples, self._since_report.value(), 0.0,
+            compute_s, wait_s,
         )  # fmt: skip
         client.report(report)
         self._since_report = _MeanLoss()

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import numpy as np
+
 from leash.worker.datasets import Positions, epoch_order
 
 
@@ -14,7 +16,7 @@ class Piece:
     Attributes:
         epoch: the epoch that they belong to, from 1.
         positions: in the training split, in the order in which to visit them.
-        batch_size: samples of one step; the last may have fewer.
+        batch_size: samples of one step; the last may have fewer, or one more.
         local_steps: steps between two pushes; those left at the end of the piece are pushed too.
         begins_at: how many samples of the epoch come before this piece.
         epoch_samples: how many samples the epoch has.
@@ -27,6 +29,10 @@ class Piece:
     begins_at: int
     epoch_samples: int
 
+    def whole_batches(self) -> Positions:
+        """The positions without those at the end that do not fill a batch."""
+        return self.positions[: len(self.positions) // self.batch_size * self.batch_size]
+
 
 class Work(Protocol):
     """Gives a worker pieces of work; it asks for the next when all of the last one is pushed."""
@@ -37,6 +43,10 @@ class Work(Protocol):
 
     def is_held(self) -> bool:
         """Whether the newest piece is still this worker's; if not, others train on its rest."""
+        ...
+
+    def lose(self, positions: Positions) -> None:
+        """Notes samples of the newest piece whose push was lost, because of an eviction."""
         ...
 
 
@@ -64,13 +74,24 @@ class StaticWork:
         self._epochs: Final = range(first_epoch, epochs + 1)
         self._batch_size: Final = batch_size
         self._local_steps: Final = local_steps
+        self._lost: list[Positions] = []
 
     def pieces(self) -> Iterator[Piece]:
-        """Gives one piece for each epoch: the whole share."""
+        """Gives one piece for each epoch, the whole share, and then what was lost of it."""
         for epoch in self._epochs:
             order = epoch_order(self._share, self._seed, self._rank, epoch)
             yield Piece(epoch, order, self._batch_size, self._local_steps, 0, len(order))
+            while self._lost:
+                again, self._lost = np.concatenate(self._lost), []
+                begins_at = len(order) - len(again)
+                yield Piece(
+                    epoch, again, self._batch_size, self._local_steps, begins_at, len(order)
+                )
 
     def is_held(self) -> bool:
         """True: nobody else ever gets this share."""
         return True
+
+    def lose(self, positions: Positions) -> None:
+        """Notes samples to give again: nobody else trains on them."""
+        self._lost.append(positions)

@@ -212,7 +212,7 @@ means; otherwise they wait for its means.)")
       .def("has_state", under_lock(&Shard::has_state), py::arg("chunk"),
            "True from the first update on, if the optimizer has buffers for this chunk.")
       .def("state", state, py::arg("chunk"), py::arg("name"), py::arg("out"),
-           "Copies a buffer of the optimizer into out. ValueError if there is none yet.")
+           "Copies a buffer of the optimizer into out; before the first update, what it begins with.")
       .def("load_state", load_state, py::arg("chunk"), py::arg("name"), py::arg("payload"),
            "Sets a buffer of the optimizer. ValueError if it has none of this name, or for values"
            " that no optimizer leaves there.")

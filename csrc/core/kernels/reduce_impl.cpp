@@ -14,12 +14,14 @@ template <>
 struct Bits<float> {
   using Word = std::uint32_t;
   static constexpr Word kExponent = 0x7f80'0000;
+  static constexpr Word kMagnitude = 0x7fff'ffff;
   static constexpr Word kTame = (127 + 50) << 23;  // the bits of 2^50
 };
 template <>
 struct Bits<double> {
   using Word = std::uint64_t;
   static constexpr Word kExponent = 0x7ff0'0000'0000'0000;
+  static constexpr Word kMagnitude = 0x7fff'ffff'ffff'ffff;
   static constexpr Word kTame = Word{1023 + 300} << 52;  // the bits of 2^300
 };
 
@@ -38,29 +40,34 @@ bool any_nonfinite(const std::byte* payload, std::size_t begin, std::size_t end)
   return found != 0;
 }
 
-// The sum sets the highest bit if the magnitude's bits are at least kTame; a NaN and an infinity
-// have larger ones than any number.
 template <typename T>
-bool all_tame(const std::byte* payload, std::size_t n) noexcept {
-  using Word = typename Bits<T>::Word;
-  constexpr Word kHighest = Word{1} << (8 * sizeof(Word) - 1);
-  Word found = 0;
-  for (std::size_t i = 0; i < n; ++i) {
-    found |= (load<Word>(payload, i) & ~kHighest) + (kHighest - Bits<T>::kTame);
-  }
-  return (found & kHighest) == 0;
+typename Bits<T>::Word larger_magnitude(typename Bits<T>::Word largest, const std::byte* payload,
+                                        std::size_t i) noexcept {
+  const auto magnitude = load<typename Bits<T>::Word>(payload, i) & Bits<T>::kMagnitude;
+  return magnitude > largest ? magnitude : largest;
 }
 
 }  // namespace
 
+// Without its sign, a number of larger magnitude has larger bits; a NaN and an infinity have larger
+// ones than any number. Gradient and parameters go through one loop, since it runs for every update.
 template <typename T>
 bool is_tame(const UpdateRange<T>& range) noexcept {
-  bool tame = all_tame<T>(range.gradient, range.n) &&
-              all_tame<T>(reinterpret_cast<const std::byte*>(range.w), range.n);
-  for (std::size_t i = 0; tame && i < kMaxStates && range.state[i] != nullptr; ++i) {
-    tame = all_tame<T>(reinterpret_cast<const std::byte*>(range.state[i]), range.n);
+  typename Bits<T>::Word largest = 0;
+  const std::byte* const gradient = range.gradient;
+  const auto* const w = reinterpret_cast<const std::byte*>(range.w);
+  const std::size_t n = range.n;
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < n; ++i) {
+    largest = larger_magnitude<T>(largest, gradient, i);
+    largest = larger_magnitude<T>(largest, w, i);
   }
-  return tame;
+  for (std::size_t k = 0; k < kMaxStates && range.state[k] != nullptr; ++k) {
+    const auto* const state = reinterpret_cast<const std::byte*>(range.state[k]);
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < n; ++i) largest = larger_magnitude<T>(largest, state, i);
+  }
+  return largest < Bits<T>::kTame;
 }
 
 // Tests whole blocks: a loop that may end at every value does not vectorise.

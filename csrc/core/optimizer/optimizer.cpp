@@ -104,11 +104,15 @@ void Optimizer::set_lr(double lr) {
 void Optimizer::start_state(ChunkValues& chunk) const {
   if (chunk.state_started || state_names().empty()) return;
   chunk.state_started = true;
+  for (std::size_t i = 0; i < state_names().size(); ++i) write_first_state(chunk, chunk.states[i]);
+}
+
+void Optimizer::write_first_state(const ChunkValues& chunk, std::byte* out) const {
   const auto* adagrad = std::get_if<AdagradOptions>(&options_);
   with_dtype(chunk.spec.dtype, [&]<typename T>() {
     const T first = adagrad ? static_cast<T>(adagrad->initial_accumulator_value) : T{0};
-    for (std::size_t i = 0; i < state_names().size(); ++i) {
-      std::fill_n(chunk.state_as<T>(i), chunk.spec.values, first);
+    for (std::size_t i = 0; i < chunk.spec.values; ++i) {
+      std::memcpy(out + i * sizeof(T), &first, sizeof(T));
     }
   });
 }

@@ -69,6 +69,8 @@ class Optimizer {
   std::span<const std::string_view> state_names() const { return state_names_; }
   // Writes the first values into the chunk's buffers, unless they hold something already.
   void start_state(ChunkValues& chunk) const;
+  // Writes the first values of one of the chunk's buffers, as many as the chunk has, to `out`.
+  void write_first_state(const ChunkValues& chunk, std::byte* out) const;
 
   // Returns the index of the first NaN or infinity of a gradient for this chunk, or of new values
   // for a buffer; there an infinity that the buffer holds already, as a mask may, is none.

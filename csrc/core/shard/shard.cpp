@@ -197,10 +197,11 @@ std::byte* Shard::state_of(const Chunk& chunk, std::string_view name) const {
 void Shard::state(std::uint32_t chunk_index, std::string_view name, std::byte* out) const {
   const Chunk& chunk = at(chunk_index);
   const std::byte* const values = state_of(chunk, name);
-  if (!chunk.state_started) {
-    throw std::invalid_argument(chunk_name(chunk.index) + " has no " + std::string(name) + " yet");
+  if (chunk.state_started) {
+    std::memcpy(out, values, chunk.spec.nbytes());
+  } else {
+    optimizer_.write_first_state(chunk, out);
   }
-  std::memcpy(out, values, chunk.spec.nbytes());
 }
 
 void Shard::require_non_negative(const Chunk& chunk, const std::byte* values,

@@ -128,9 +128,9 @@ class Shard {
 
   // The optimizer's buffers, for checkpoints. Each chunk of parameters has one for every name of
   // state_names(); from its first update or load_state() on, has_state() is true and they hold
-  // something. state() and load_state() throw std::invalid_argument if the chunk has no such
-  // buffer, state() also if it holds nothing, load_state() also for values that no optimizer
-  // leaves there: one that is not finite, or a negative sum of squares.
+  // something; before, state() writes what they will begin with. state() and load_state() throw
+  // std::invalid_argument if the chunk has no such buffer, load_state() also for values that no
+  // optimizer leaves there: one that is not finite, or a negative sum of squares.
   std::span<const std::string_view> state_names() const { return optimizer_.state_names(); }
   bool has_state(std::uint32_t chunk) const { return at(chunk).state_started; }
   void state(std::uint32_t chunk, std::string_view name, std::byte* out) const;

@@ -1,9 +1,11 @@
 """Diagnoses which kind of slowness a run suffers from, what it costs, and what would help.
 
-If every worker always took its median time m, a bound would let all tick as often as the slowest:
-the share 1 - mean(m) / max(m) of their time would go into waiting, whatever the bound is. This part
-of the waiting counts as persistent slowness. The rest counts as steps that stumble now and then,
-which a larger bound hides. The time of workers that were done before the last is lost, too.
+A worker is held back from the arrival of its push until the policy lets its answer go. (Waiting,
+which other figures tell, also includes the time in which both travel.) If every worker always took
+its median time m, a bound would let all tick as often as the slowest: they would be held back for
+the share 1 - mean(m) / max(m) of their time, whatever the bound is. This part counts as persistent
+slowness. The rest counts as steps that stumble now and then, which a larger bound hides. The time
+of workers that were done before the last is lost, too.
 """
 
 from collections.abc import Sequence
@@ -13,8 +15,8 @@ from typing import Final, Literal
 
 from leash.ps.report.analysis.paces import LONG, SLOWER, StepPace, paces
 from leash.ps.report.analysis.run import Run
-from leash.ps.report.analysis.spending import knows_waiting, spent
-from leash.ps.words import listed, percent, seconds
+from leash.ps.report.analysis.spending import knows_waiting, spent, waiting
+from leash.ps.words import WAITING_IS, listed, percent, seconds
 
 WORTH_A_WORD: Final = 0.10  # a smaller share of the workers' time is no reason to change anything
 STUMBLING: Final = 0.05  # a worker stumbles with this share of its time in long steps, or
@@ -28,14 +30,14 @@ Kind = Literal["none", "persistent", "transient", "both", "exchange", "unknown"]
 class Costs:
     """Shares of all workers' time, from 0 to 1."""
 
-    waiting: float = 0.0  # spent waiting for each other
-    persistent: float = 0.0  # the part of `waiting` because some workers are lastingly slower
+    held: float = 0.0  # held back, for the sake of each other
+    persistent: float = 0.0  # the part of `held` because some workers are lastingly slower
     done_early: float = 0.0  # after a worker was done, while others went on
 
     @property
     def transient(self) -> float:
-        """The part of the waiting that a larger bound could win back at most."""
-        return max(0.0, self.waiting - self.persistent)
+        """The part of `held` that a larger bound could win back at most."""
+        return max(0.0, self.held - self.persistent)
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,11 @@ def diagnose(run: Run) -> Diagnosis:
 
 
 def _unknown(run: Run) -> Diagnosis:
-    shares = run.wait_fractions()
-    told = f" The workers' own accounts: {percent(fmean(shares.values()))} waiting and exchanging."
+    share = waiting(run)
+    told = "" if share is None else f" Waiting, {WAITING_IS}: {percent(share)} of their time."
     return Diagnosis(
         "unknown",
-        "Too little was recorded to tell who was slow: --step-events 1 records every step."
-        + (told if shares else ""),
+        "Too little was recorded to tell who was slow: --step-events 1 records every step." + told,
     )
 
 
@@ -86,13 +87,13 @@ def _costs(run: Run, by_worker: dict[int, StepPace]) -> Costs:
     idle_s = {track.worker: _idle_s(run, track.done_s) for track in run.tracks}
     here_s = sum(float(s.here.sum()) for s in spendings.values())
     total_s = max(here_s + sum(idle_s.values()), 1e-9)
-    waiting = sum(float(s.waiting.sum()) for s in spendings.values()) / total_s
-    persistent = min(waiting, _lockstep([*by_worker.values()]) * here_s / total_s)
-    return Costs(waiting, persistent, sum(idle_s.values()) / total_s)
+    held = sum(float(s.held_back.sum()) for s in spendings.values()) / total_s
+    persistent = min(held, _lockstep([*by_worker.values()]) * here_s / total_s)
+    return Costs(held, persistent, sum(idle_s.values()) / total_s)
 
 
 def _lockstep(all_paces: Sequence[StepPace]) -> float:
-    """The share of waiting if all workers tick as the slowest does, by halves where known."""
+    """The share that is held back if all tick as the slowest does, by halves where known."""
     halves = zip(*(pace.halves for pace in all_paces), strict=True)
     parts = [[median.settled_s for median in half] for half in halves]
     parts = parts or [[pace.whole.settled_s for pace in all_paces]]
@@ -175,14 +176,14 @@ def _both(run: Run, by_worker: dict[int, StepPace], slow: list[StepPace], costs:
 def _exchange(_: Run, by_worker: dict[int, StepPace], __: list[StepPace], costs: Costs) -> str:
     typical_s = min(pace.median_s for pace in by_worker.values())
     return (
-        f"no worker is slow, yet {percent(costs.waiting)} of the time went into waiting: a step's "
-        f"own work takes only {seconds(typical_s)}, so taking turns costs as much; try a larger "
-        "--batch-size, or --local-steps 8"
+        f"no worker is slow, yet they were held back for {percent(costs.held)} of their time: a "
+        f"step's own work takes only {seconds(typical_s)}, so taking turns costs as much; try a "
+        "larger --batch-size, or --local-steps 8"
     )
 
 
 def _none(run: Run, by_worker: dict[int, StepPace], slow: list[StepPace], costs: Costs) -> str:
-    lost = f"{percent(costs.waiting + costs.done_early)} of the workers' time was lost to it"
+    lost = f"{percent(costs.held + costs.done_early)} of the workers' time was lost to it"
     if slow:
         return f"{_who(by_worker, slow)}, and this run copes: {lost}"
     if _stumbles(by_worker):
@@ -190,7 +191,7 @@ def _none(run: Run, by_worker: dict[int, StepPace], slow: list[StepPace], costs:
     medians = sorted(pace.median_s for pace in by_worker.values())
     return (
         f"no worker is slow: a step takes every worker about the same time ({_between(medians)}), "
-        f"and {percent(costs.waiting)} of their time went into waiting"
+        f"and they were held back for {percent(costs.held)} of their time"
     )
 
 
@@ -243,7 +244,7 @@ def _between(values: Sequence[float]) -> str:
 
 
 def _parts(costs: Costs) -> str:
-    """Says what the waiting consists of, and what a larger bound could win back."""
+    """Says why workers were held back, and what a larger bound could win back."""
     if costs.transient < 0.01:
         return ", because some are lastingly slower: a larger bound wins nothing back."
     if costs.persistent < 0.01:
@@ -256,8 +257,8 @@ def _parts(costs: Costs) -> str:
 
 def _details(kind: Kind, by_worker: dict[int, StepPace], costs: Costs) -> list[str]:
     lines = []
-    if costs.waiting >= 0.01:
-        line = f"{percent(costs.waiting)} of the workers' time went into waiting for each other"
+    if costs.held >= 0.01:
+        line = f"The workers were held back for {percent(costs.held)} of their time"
         lines.append(line + (_parts(costs) if kind != "none" else "."))
     if costs.done_early >= 0.01:
         lines.append(f"{percent(costs.done_early)} was lost because workers had done their part "

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from leash.ps.report.analysis.diagnosis import Diagnosis
 from leash.ps.report.analysis.run import Run
-from leash.ps.words import NONE, count, decimal, percent, seconds
+from leash.ps.report.analysis.spending import waiting
+from leash.ps.words import LAG_IS, NONE, WAITING_IS, accuracy_text, count, decimal, percent, seconds
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ def _accuracy(run: Run) -> KeyFigure | None:
     known = [e.accuracy for e in run.evaluations if e.accuracy is not None]
     if not known:
         return None
-    best = f"best {percent(max(known), 2)}" if max(known) > known[-1] else ""
-    return KeyFigure("test accuracy", percent(known[-1], 2), best)
+    best = f"best {accuracy_text(max(known))}" if max(known) > known[-1] else ""
+    return KeyFigure("test accuracy", accuracy_text(known[-1]), best)
 
 
 def _loss(run: Run) -> KeyFigure | None:
@@ -59,21 +60,19 @@ def _speed(run: Run) -> KeyFigure | None:
 
 
 def _waiting(run: Run, diagnosis: Diagnosis) -> KeyFigure | None:
-    if diagnosis.kind != "unknown":
-        early = diagnosis.costs.done_early
-        about = f"and {percent(early)} idle at the end" if early >= 0.01 else "of the workers' time"
-        return KeyFigure("waiting", percent(diagnosis.costs.waiting), about)
-    shares = run.wait_fractions()
-    if not shares:
+    if (share := waiting(run)) is None:
         return None
-    return KeyFigure("waiting", percent(sum(shares.values()) / len(shares)), "and exchanging")
+    early = diagnosis.costs.done_early
+    idle = f"; besides, {percent(early)} idle at the end" if early >= 0.01 else ""
+    return KeyFigure("waiting", percent(share), f"of the workers' time, {WAITING_IS}{idle}")
 
 
 def _lag(run: Run) -> KeyFigure | None:
     if (lag := run.summary.get("max_lag")) is None:
         return None
     bound = f"bound {run.bound}" if run.bound is not None else "no bound"
-    return KeyFigure("largest lag", count(lag), bound if not run.changes else "the policy changed")
+    limit = bound if not run.changes else "the policy changed"
+    return KeyFigure("largest lag", count(lag), f"{LAG_IS}; {limit}")
 
 
 def _staleness(run: Run) -> KeyFigure | None:

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from leash.ps.errors import UsageError, shown
+from leash.ps.options.outer_optimizer import with_names_apart
 from leash.ps.options.rule import with_new_names
 from leash.ps.report.analysis.run import (
     Accounts,
@@ -75,7 +76,7 @@ def _options(run: Path) -> Event:
         settings = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: no file of settings: {error}") from error
-    return with_new_names(settings) if isinstance(settings, dict) else {}
+    return with_names_apart(with_new_names(settings)) if isinstance(settings, dict) else {}
 
 
 def _summary(run: Path) -> Event:

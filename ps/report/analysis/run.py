@@ -164,6 +164,6 @@ class Run:
         return steps
 
     def wait_fractions(self) -> dict[int, float]:
-        """The share of waiting, with exchanging, that each worker reported: from the summary."""
+        """Each worker's waiting, as the server has worked it out: from the summary."""
         shares = self.summary.get("wait_fraction_by_worker") or {}
-        return {int(worker): float(share) for worker, share in shares.items()}
+        return {int(worker): float(share) for worker, share in shares.items() if share is not None}

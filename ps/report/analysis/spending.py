@@ -1,10 +1,13 @@
-"""Works out how each worker spent its time: computing, exchanging, waiting, or gone.
+"""Works out how each worker spent its time: computing, exchanging, held back, or gone.
 
-    here ────────────────────────────────────────────────────────────── gone ───
-    computing ▸ push travels ▸ waiting (parked at the server) ▸ reply travels ▸ computing …
+    here ──────────────────────────────────────────────────────────────── gone ───
+    computing ▸ push travels ▸ held back (parked at the server) ▸ reply travels ▸ computing …
+                └────────────────────── waiting ──────────────────────┘
 
-The server's events have the waiting to the microsecond. The time for travelling follows only from
-the worker's own account, once a second: from a push to its answer, less the waiting.
+Waiting is from a push to its answer. How much of a worker's time that was, the summary says: the
+server has worked it out for everybody who shows it. This module divides it. The server's events
+tell to the microsecond how long the policy held a worker back; the rest of the waiting went into
+exchanging.
 """
 
 from collections.abc import Sequence
@@ -22,17 +25,17 @@ class Spending:
 
     computing: Floats
     exchanging: Floats
-    waiting: Floats
+    held_back: Floats  # by the policy, for the sake of others
     gone: Floats  # absent before its part was done
 
     @property
     def here(self) -> Floats:
-        return self.computing + self.exchanging + self.waiting
+        return self.computing + self.exchanging + self.held_back
 
     @property
     def total(self) -> "Spending":
         """The sums over all bins."""
-        columns = (self.computing, self.exchanging, self.waiting, self.gone)
+        columns = (self.computing, self.exchanging, self.held_back, self.gone)
         return Spending(*(np.array([column.sum()]) for column in columns))
 
     def share(self, name: str) -> float:
@@ -44,18 +47,18 @@ class Spending:
 def spending(run: Run, track: Track, edges: Floats) -> Spending:
     """Works out what a worker did between these times.
 
-    If not every step was recorded (`--step-events`), only the worker's own account is known, and
-    the waiting includes the exchanging.
+    If not every step was recorded (`--step-events`), only the worker's own account is known. Then
+    all of its waiting counts as held back.
     """
     here = _covered(track.working, edges)
     gone = _covered(_absences(run, track), edges)
     if run.step_events == 1:
-        waiting = np.minimum(_covered(track.steps.waiting, edges), here)
-        exchanging = np.minimum(_exchanging(track, edges), here - waiting)
+        held = np.minimum(_covered(track.steps.waiting, edges), here)
+        exchanging = np.minimum(_exchanging(track, edges), here - held)
     else:
-        waiting = np.minimum(_waited(track, edges), here)
+        held = np.minimum(_waited(track, edges), here)
         exchanging = np.zeros_like(here)
-    return Spending(here - waiting - exchanging, exchanging, waiting, gone)
+    return Spending(here - held - exchanging, exchanging, held, gone)
 
 
 def knows_waiting(run: Run) -> bool:
@@ -65,7 +68,7 @@ def knows_waiting(run: Run) -> bool:
 
 
 def knows_exchanging(run: Run) -> bool:
-    """Whether the files tell exchanging from waiting."""
+    """Whether the files tell exchanging from being held back."""
     return run.step_events == 1 and any(len(track.accounts.t) for track in run.tracks)
 
 
@@ -73,6 +76,48 @@ def spent(run: Run) -> dict[int, Spending]:
     """Works out what each worker did in the whole run: worker ▸ its time."""
     edges = np.array([0.0, max(run.seconds, 1e-9)])
     return {track.worker: spending(run, track, edges) for track in run.tracks}
+
+
+def waiting_by_worker(run: Run) -> dict[int, float]:
+    """Each worker's waiting: as the summary has it, or without one as the events tell it."""
+    if told := run.wait_fractions():
+        return told
+    if not knows_waiting(run):
+        return {}
+    return {worker: 1 - done.share("computing") for worker, done in spent(run).items()}
+
+
+def waiting(run: Run) -> float | None:
+    """The waiting of all workers together, likewise; None if it is unknown."""
+    together = run.summary.get("wait_fraction")
+    if together is not None:
+        return float(together)
+    by_worker = waiting_by_worker(run)
+    if not by_worker:
+        return None
+    if run.wait_fractions():  # a summary of an earlier release
+        return sum(by_worker.values()) / len(by_worker)
+    done = spent(run).values()
+    here_s = sum(float(d.here.sum()) for d in done)
+    return 1 - sum(float(d.computing.sum()) for d in done) / here_s if here_s > 0 else None
+
+
+def divided(run: Run, of_time: float, done: Sequence[Spending]) -> tuple[float, float, float]:
+    """Divides a share of waiting.
+
+    Args:
+        run: whose workers have waited.
+        of_time: the share.
+        done: what these workers did.
+
+    Returns:
+        The shares of computing, exchanging and being held back. Where exchanging is not known, all
+        of the waiting is the last one.
+    """
+    here_s = sum(float(d.here.sum()) for d in done)
+    held = sum(float(d.held_back.sum()) for d in done) / here_s if here_s > 0 else 0.0
+    held = min(held, of_time) if knows_exchanging(run) else of_time
+    return 1 - of_time, of_time - held, held
 
 
 def _covered(intervals: Sequence[Interval], edges: Floats) -> Floats:

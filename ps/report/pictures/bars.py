@@ -11,14 +11,21 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from leash.ps.report.analysis.paces import StepPace, paces
 from leash.ps.report.analysis.run import Floats, Run
-from leash.ps.report.analysis.spending import knows_exchanging, knows_waiting, spent
+from leash.ps.report.analysis.spending import (
+    divided,
+    knows_exchanging,
+    knows_waiting,
+    spent,
+    waiting,
+    waiting_by_worker,
+)
 from leash.ps.report.pictures.drawing import Key, Picture, new_figure
 from leash.ps.report.pictures.lineup import Shown
 from leash.ps.report.pictures.style import BLUE, INK, MUTED, RED, STATE_COLORS
 from leash.ps.report.pictures.timeline import chosen_tracks, state_keys
-from leash.ps.words import decimal, percent, seconds
+from leash.ps.words import LAG_IS, WAITING_IS, decimal, percent, seconds
 
-SHARED: Final = ("computing", "exchanging", "waiting")
+SHARED: Final = ("computing", "exchanging", "held back")
 MAX_BARS: Final = 40  # a histogram has no more
 
 
@@ -26,7 +33,7 @@ MAX_BARS: Final = 40  # a histogram has no more
 
 
 def share_picture(shown: Sequence[Shown]) -> Picture | None:
-    """Draws the shares of computing, exchanging and waiting: of each worker, or of several runs."""
+    """Draws how time was spent, by each worker or in each of several runs; names the waiting."""
     rows = _run_shares(shown) if len(shown) > 1 else _worker_shares(shown[0].run)
     if not rows:
         return None
@@ -40,41 +47,36 @@ def share_picture(shown: Sequence[Shown]) -> Picture | None:
             for state, share in zip(SHARED, shares, strict=True):
                 axis.barh(place, share, left=left, height=0.72, color=STATE_COLORS[state])
                 left += share
-            axis.annotate(percent(shares[-1]), (1, place), (4, 0), va="center", color=INK,
+            axis.annotate(percent(1 - shares[0]), (1, place), (4, 0), va="center", color=INK,
                           textcoords="offset points", annotation_clip=False)  # fmt: skip
-        axis.set(xlim=(0, 1), xlabel="share of the time in the run; the figure is what was waited")
+        axis.set(xlim=(0, 1), xlabel=f"share of the time; the figure is waiting: {WAITING_IS}")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
         axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
         return figure
 
-    keys = state_keys(known[0]) if known else (Key("waiting", STATE_COLORS["waiting"]),)
+    keys = state_keys(known[0]) if known else (Key("waiting", STATE_COLORS["held back"]),)
     return Picture("time-shares", "Where the time went", "", make, keys)
 
 
 def _worker_shares(run: Run) -> list[tuple[str, tuple[float, ...]]]:
-    ranks = [track.worker for track in chosen_tracks(run)]
-    if not knows_waiting(run):
-        return _from_summary(run, ranks)
-    done = spent(run)
-    return [(str(w), tuple(done[w].share(state) for state in SHARED)) for w in ranks]
-
-
-def _from_summary(run: Run, ranks: Sequence[int]) -> list[tuple[str, tuple[float, ...]]]:
-    told = run.wait_fractions()
-    return [(str(w), (1 - told[w], 0.0, told[w])) for w in ranks if w in told]
+    by_worker, done = waiting_by_worker(run), spent(run)
+    return [
+        (str(track.worker), divided(run, by_worker[track.worker], [done[track.worker]]))
+        for track in chosen_tracks(run)
+        if track.worker in by_worker
+    ]
 
 
 def _run_shares(shown: Sequence[Shown]) -> list[tuple[str, tuple[float, ...]]]:
-    rows = []
-    for s in shown:
-        shares = [of_worker for _, of_worker in _worker_shares(s.run)]
-        if shares:
-            rows.append((s.run.name, tuple(np.mean(shares, axis=0).tolist())))
-    return rows
+    return [
+        (s.run.name, divided(s.run, share, [*spent(s.run).values()]))
+        for s in shown
+        if (share := waiting(s.run)) is not None
+    ]
 
 
 def shares_tell_exchanging(shown: Sequence[Shown]) -> bool:
-    """Whether some run tells exchanging from waiting."""
+    """Whether some run tells exchanging from being held back."""
     return any(knows_exchanging(s.run) for s in shown)
 
 
@@ -177,7 +179,7 @@ def staleness_picture(shown: Sequence[Shown]) -> Picture | None:
 def lag_picture(shown: Sequence[Shown]) -> Picture | None:
     """Draws how far workers were ahead."""
     return _histograms(
-        shown, "lag", "Lag", "steps ahead of the slowest worker",
+        shown, "lag", "Lag", LAG_IS,
         "How far a worker was ahead when it began a step. The bound is the dashed line.",
         lambda run: run.bound if not run.changes else None,
     )  # fmt: skip

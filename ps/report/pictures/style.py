@@ -25,7 +25,7 @@ REPORT_STYLE: Final[Any] = {
     "figure.facecolor": "none", "axes.facecolor": "none", "legend.fontsize": 8.5,
 }  # fmt: skip
 
-STATE_COLORS: Final = {"computing": BLUE, "exchanging": SKY, "waiting": ORANGE, "gone": ABSENT}
+STATE_COLORS: Final = {"computing": BLUE, "exchanging": SKY, "held back": ORANGE, "gone": ABSENT}
 # Runs side by side take these colours in turn, then again with another line.
 RUN_COLORS: Final = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
 LINE_STYLES: Final[tuple[Any, ...]] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))

@@ -35,7 +35,7 @@ MAX_LANES: Final = 64
 MAX_BINS: Final = 160
 VISIBLE_STEPS: Final = 60  # a lane has room for so many steps
 CLOSER_STEPS: Final = 10  # the closer look shows so many of the slowest worker
-STATES: Final = ("waiting", "exchanging", "computing")  # from the bottom of a lane
+STATES: Final = ("held back", "exchanging", "computing")  # from the bottom of a lane
 LANE: Final = 0.78  # the part of its space that a lane fills
 
 
@@ -93,7 +93,7 @@ def closer_picture(run: Run) -> Picture | None:
 
     note = "A few steps from the middle of the run, one by one."
     if any(track.steps.lag.any() for track in tracks):
-        note += " A worker's bar ends where it pushes; it waits until the policy lets it go on."
+        note += " A worker's bar ends where it pushes; the policy holds it back until it may go on."
     return Picture("closer-look", "A closer look", note, make, _keys(run), is_wide=True)
 
 
@@ -134,8 +134,8 @@ def _note(run: Run, tracks: Sequence[Track], how: str) -> str:
     sampled = f"one step in {run.step_events}" if run.step_events else "no step"
     recorded = f"With --step-events {run.step_events} {sampled} was recorded"
     if run.step_events != 1 and knows_waiting(run):
-        notes = [f"{recorded}; this is from the workers' own accounts, where waiting includes "
-                 "exchanging."]  # fmt: skip
+        notes = [f"{recorded}; this is from the workers' own accounts of computing and waiting, "
+                 "which is from a push to its answer."]  # fmt: skip
     elif run.step_events != 1:
         notes = [f"{recorded}: this tells only who took part."]
     elif not knows_waiting(run):
@@ -154,9 +154,9 @@ def state_keys(run: Run, *, with_gone: bool = False) -> tuple[Key, ...]:
     if not knows_waiting(run):
         states = {"taking part": STATE_COLORS["computing"]}
     elif not knows_exchanging(run):
-        both = "waiting" if run.step_events == 1 else "waiting or exchanging"
+        both = "held back" if run.step_events == 1 else "waiting"
         own = "computing" if run.step_events != 1 else "computing or exchanging"
-        states = {own: STATE_COLORS["computing"], both: STATE_COLORS["waiting"]}
+        states = {own: STATE_COLORS["computing"], both: STATE_COLORS["held back"]}
     else:
         states = {state: STATE_COLORS[state] for state in reversed(STATES)}
     if with_gone:
@@ -194,7 +194,7 @@ def _add(axis: Axes, shapes: Sequence[Any], state: str) -> None:
 def _draw_steps(
     axis: Axes, run: Run, tracks: Sequence[Track], start_s: float, stop_s: float
 ) -> None:
-    """Draws each step: the reply travels, the worker computes, the push travels, it waits."""
+    """Draws each step: its reply travels, it is computed, its push travels and is held back."""
     window = np.array([start_s, stop_s])
     shapes: dict[str, list[Any]] = {state: [] for state in STATE_COLORS}
     for lane, track in enumerate(tracks):
@@ -205,7 +205,7 @@ def _draw_steps(
             shapes["computing"].append(_rectangle(a, b - a, lane))
         _add_steps(shapes, track, lane, travelling, (start_s, stop_s))
         _add_absences(shapes, run, track, lane)
-    for state in ("computing", "exchanging", "waiting", "gone"):
+    for state in ("computing", "exchanging", "held back", "gone"):
         _add(axis, shapes[state], state)
 
 
@@ -221,7 +221,7 @@ def _add_steps(
     seen = (steps.replied_s >= window[0]) & (steps.pushed_s <= last_s)
     columns = (column[seen].tolist() for column in (steps.began_s, steps.pushed_s, steps.replied_s))
     for began, pushed, replied in zip(*columns, strict=True):
-        shapes["waiting"].append(_rectangle(pushed, replied - pushed, lane))
+        shapes["held back"].append(_rectangle(pushed, replied - pushed, lane))
         if travelling > 0 and np.isfinite(began):
             half = travelling * (pushed - began) / 2
             shapes["exchanging"].append(_rectangle(began, half, lane))
@@ -256,7 +256,8 @@ def lane_shapes(done: Spending, edges: Floats, lane: int) -> dict[str, list[Any]
     bottom = np.zeros(len(total_s))
     shapes = {}
     for state in (*STATES, "gone"):
-        top = np.round(np.minimum(bottom + getattr(done, state) / total_s, 1.0), 2)
+        seconds = getattr(done, state.replace(" ", "_"))
+        top = np.round(np.minimum(bottom + seconds / total_s, 1.0), 2)
         shapes[state] = [
             _outline(edges[a : b + 1], lane + LANE / 2 - LANE * bottom[a:b],
                      lane + LANE / 2 - LANE * top[a:b])

@@ -3,7 +3,9 @@
 import json
 import os
 import random
+import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from leash.ps.words import why_stopped
 from support.processes import LEASH, Child, own_processes, pusher, server_process, still_running
 
 DOWN_WITHIN_S = 5.0
@@ -65,7 +68,7 @@ def test_launch(tmp_path: Path, number: signal.Signals, moment: str) -> None:
     if moment == "training":
         summary = json.loads((run / "summary.json").read_text())
         assert summary["steps"] > 0
-        assert summary["ended"] == "SIGTERM"  # which is how a launcher ends its server
+        assert summary["ended"] == number.name  # the launcher hands on what it got
 
 
 def test_a_launcher_killed_with_sigkill_takes_its_processes_along(tmp_path: Path) -> None:
@@ -110,17 +113,31 @@ def test_worker(tmp_path: Path, number: signal.Signals) -> None:
     ):  # fmt: skip
         interrupted.read_until("epoch 1", 60)
         assert end(interrupted, number) < DOWN_WITHIN_S
+        why = why_stopped(signal.Signals(number).name)
+        said = rf"leash worker 1: {why}, in epoch \d+ of 100000 after \d+ steps; the same command"
+        assert any(re.match(said, line) for line in interrupted.lines), interrupted.lines
         assert other.wait(60) == 0, "\n".join(other.lines)
-        assert server.wait(10) == 0
+        assert server.wait(10) == 1  # nobody had taken over the share of the first
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     left = {e["worker"]: e["reason"] for e in events if e["event"] == "left"}
     assert left == {1: "stopped", 2: "done"}
 
 
+# `leash worker` with less patience: a minute of silence is long for a test.
+IMPATIENT = """
+import sys
+from leash.ps.cli import main
+from leash.worker.client import channel, liveness
+
+liveness.SILENCE_S = channel.RECONNECT_S = 2.0
+main(["worker", *sys.argv[1:]])
+"""
+
+
 def test_a_worker_whose_server_is_killed_says_so_and_ends(tmp_path: Path) -> None:
     with (
         server_process(tmp_path / "run", "--workers=1") as (server, address),
-        Child([*LEASH, "worker", f"--server={address}", "--dataset=digits",
+        Child([sys.executable, "-c", IMPATIENT, f"--server={address}", "--dataset=digits",
                "--epochs=100000"]) as worker,
     ):  # fmt: skip
         worker.read_until("epoch 1", 60)

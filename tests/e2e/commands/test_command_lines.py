@@ -28,6 +28,10 @@ def free_port() -> int:
             return port
 
 
+def read_lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").splitlines()
+
+
 @needs_mnist
 @pytest.mark.timeout(180)
 def test_the_demos_command_lines_run_unchanged(tmp_path: Path) -> None:
@@ -55,6 +59,17 @@ def test_the_demos_command_lines_run_unchanged(tmp_path: Path) -> None:
     assert (summary["policy"], summary["bound"]) == ("bsp", 0)
     assert (summary["model"], summary["dataset"]) == ("mnist_cnn", "mnist")
     assert summary["samples"] == 3000
+    (epoch,) = [line.split("\t") for line in read_lines(run / "trainlossMnistCNN.txt")]
+    losses = [json.loads((out / f"worker-{rank}.json").read_text())["loss_by_epoch"][0]
+              for rank in (1, 2, 3)]  # fmt: skip
+    assert float(epoch[1]) == pytest.approx(sum(losses) / 3, rel=1e-6)
+    assert 0 < float(epoch[3]) == float(epoch[4]) <= summary["train_seconds"]
+    accuracy = f"{summary['test_accuracy']:.4%}"
+    assert (epoch[0], epoch[2], epoch[5:]) == ("0", "0.0", ["0", accuracy])
+    steps = [list(map(int, line.split("\t"))) for line in read_lines(run / "stalenessMnistCNN.txt")]
+    assert len(steps) == summary["steps"]
+    assert sum(samples for _, _, samples, _ in steps) == 3000
+    assert {(epoch, staleness) for epoch, _, _, staleness in steps} == {(0, 0)}
     for rank in (1, 2, 3):
         left = json.loads((out / f"worker-{rank}.json").read_text())
         assert left["samples"] == 1000
@@ -156,6 +171,9 @@ def test_a_timeout_ends_a_run_cleanly(tmp_path: Path) -> None:
     told = [e["event"] for e in events if e["event"] == "evaluated" or e.get("worker")]
     assert told[-1] == "evaluated"  # the parameters with which the training ended
     assert summary["test_accuracy"] is not None
+    ((epochs, samples),) = [(u["epochs"], u["samples"]) for u in summary["unfinished"]]
+    assert epochs.endswith("-100000")
+    assert samples > 0
 
 
 def test_a_workers_own_timeout_is_a_good_end_for_it_and_for_its_run(tmp_path: Path) -> None:
@@ -173,7 +191,9 @@ def test_a_workers_own_timeout_is_a_good_end_for_it_and_for_its_run(tmp_path: Pa
         ]  # fmt: skip
         for child in (*workers, server):
             assert child.wait(60) == 0, "\n".join(child.lines)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["ended"] == "done"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["ended"] == "timeout"
+    assert [left["state"] for left in summary["unfinished"]] == ["timeout"] * 2
 
 
 def test_a_regression_has_a_loss_and_no_accuracy(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_message_with_missing_or_extra_frames_is_refused(attack: Attack, verb:
 def test_a_verb_on_the_wrong_socket_is_refused(attack: Attack, verb: str) -> None:
     header, payloads = valid_messages(attack.worker)[verb]
     other = attack.data if attack.peer(verb) is attack.control else attack.control
-    assert other.error(header, *payloads) == "bad_header"
+    assert other.error(header, *payloads) == "wrong_socket"
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,11 @@ def test_the_others_go_on_within_six_seconds_and_finish(
             survivor.read_until(f"step {min(last + 6, STEPS)} ", GOES_ON_WITHIN_S)
         assert time.monotonic() - killed_s < GOES_ON_WITHIN_S
         assert first.wait() == second.wait() == 0
-        assert server.wait() == 0
+        assert server.wait() == 1
     summary = json.loads((run / "summary.json").read_text())
+    assert summary["ended"] == "incomplete"
+    assert [(u["worker"], u["state"]) for u in summary["unfinished"]] == [(3, "evicted")]
+    assert any("incomplete: not trained: worker 3 (evicted)" in line for line in server.lines)
     assert summary["evictions"] == 1
     assert summary["steps_by_worker"]["1"] == summary["steps_by_worker"]["2"] == STEPS
     assert audit_run(run) == []

@@ -1,6 +1,7 @@
 """`leash em` as a person would start it: alone, with workers that may die, and stepwise."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,11 +25,12 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("digits"))
 
 
-def em(*words: str, timeout_s: float = 150.0) -> str:
+def em(*words: str, timeout_s: float = 150.0, **environment: str) -> str:
     """What it prints."""
     done = subprocess.run(
-        [*LEASH, "em", *words], capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+        [*LEASH, "em", *words], capture_output=True, text=True, timeout=timeout_s, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
 
@@ -78,10 +80,12 @@ def test_alone_it_prints_every_accuracy_and_leaves_results_mixtures_and_pictures
 def test_two_workers_and_a_server_give_the_same(
     digits: Path, alone: tuple[Path, str], tmp_path: Path
 ) -> None:
+    """They find the files where the environment says, as the demo's program does."""
     out = tmp_path / "run"
     printed = em(
-        f"--path={digits}", "--k=1,2,4", "--workers=2", f"--out={out}", "--no-pictures", *SETTINGS
-    )
+        "--k=1,2,4", "--workers=2", f"--out={out}", "--no-pictures", *SETTINGS,
+        MNIST=str(digits / "MNIST" / "raw"),
+    )  # fmt: skip
     assert printed.count("k = 2 ") == 1  # one of them reports
     require_same(out, alone[0], (1, 2, 4))
     summary = json.loads((out / "server" / "summary.json").read_text("utf-8"))
@@ -180,8 +184,9 @@ def refusal(cwd: Path, *words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("", "--path: give the folder that holds MNIST/raw"),
-        ("--path=nowhere", "no MNIST/raw/train-images-idx3-ubyte there"),
+        ("", "--path: give the folder with MNIST/raw or its four files, or set MNIST"),
+        ("--path=nowhere", "--path nowhere is not a folder; give the folder with MNIST/raw"),
+        ("--path=.", "no MNIST/raw/train-images-idx3-ubyte, and no train-images-idx3-ubyte by"),
         ("--path=. --k 0", "--k 0: give numbers above 0"),
         ("--path=. --k 1 x", "--k 1,x: expected whole numbers, such as 1,2"),
         ("--path=. --pca 785", "--pca 785: give a number from 1 to 784"),
@@ -204,7 +209,8 @@ def test_missing_labels_are_named(tmp_path: Path) -> None:
     (folder / "MNIST" / "raw" / "train-labels-idx1-ubyte").unlink()
     for more in ((), ("--workers=2",)):
         line = refusal(tmp_path, f"--path={folder}", *more)
-        assert "no MNIST/raw/train-labels-idx1-ubyte there; give the folder" in line
+        assert "no MNIST/raw/train-labels-idx1-ubyte, and no " in line
+        assert line.endswith("give its folder as --path")
 
 
 def test_more_components_than_images_of_a_digit_are_refused(digits: Path, tmp_path: Path) -> None:

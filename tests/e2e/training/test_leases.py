@@ -120,6 +120,39 @@ def test_every_sample_is_used_exactly_once_an_epoch(tmp_path: Path, options: Seq
     assert audit_run(run) == []
 
 
+NORMALIZED = """
+import torch
+from torch.nn import BatchNorm1d, Linear, Sequential
+
+def build():
+    return Sequential(Linear(3, 4), BatchNorm1d(4), Linear(4, 2))
+
+def data():
+    train = (torch.randn(67, 3), torch.arange(67) % 2)
+    return train, (torch.randn(10, 3), torch.arange(10) % 2)
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--policy=asp", "--batch-size=11"), ("--policy=bsp", "--batch-size=3")],
+    ids=["leases, one left over", "shares, one left over of one of them"],
+)
+def test_batch_normalization_trains_on_a_sample_that_is_left_over(
+    tmp_path: Path, options: Sequence[str]
+) -> None:
+    """It would fail on a batch of one sample."""
+    (tmp_path / "normalized.py").write_text(NORMALIZED)
+    run = tmp_path / "run"
+    command = [*LEASH, "launch", "--model=normalized:build", "--dataset=normalized:data",
+               *options, "--workers=2", "--epochs=2", f"--run-dir={run}"]  # fmt: skip
+    with Child(command, cwd=tmp_path) as child:
+        assert child.wait(100) == 0, "\n".join(child.lines)
+    summary = summary_of(run)
+    assert (summary["samples"], summary["samples_twice"]) == (2 * 67, 0)
+    assert (summary["epochs"], summary["evictions"], summary["ended"]) == (2, 0, "done")
+
+
 def test_under_asp_the_fast_do_more(tmp_path: Path) -> None:
     write_source(tmp_path)
     command = [

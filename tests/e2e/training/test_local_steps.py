@@ -138,7 +138,7 @@ def test_a_model_in_half_precision_has_its_master_copy_on_the_server() -> None:
     rounding of the master copy is no change of its: a round without a step's effect leaves it."""
     model = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
     nn.init.ones_(model.weight)
-    with serving(lr=2.0**-12, local_steps="2") as server:
+    with serving(outer_lr=2.0**-12) as server:
         inner = torch.optim.SGD(model.parameters(), lr=1.0)
         with PSOptimizer(
             model.named_parameters(), server.address, rank=1, inner=inner, local_steps=1
@@ -174,7 +174,8 @@ def train_by_torch(
 ) -> Tensor:
     """DiLoCo, algorithm 1, in one process; workers count by the samples of their round."""
     common = build(dtype)
-    applied = torch.optim.SGD(common.parameters(), **{"lr": 1.0, **outer})
+    named = {name.removeprefix("outer_"): value for name, value in outer.items()}
+    applied = torch.optim.SGD(common.parameters(), **{"lr": 1.0, **named})
     copies = [copy.deepcopy(common) for _ in BATCH_SIZES]
     inners = [inner(model) for model in copies]  # once: their state is kept
     for begin in range(0, steps, every):
@@ -196,8 +197,8 @@ def train_by_torch(
     ("inner", "outer"),
     [
         (sgd, {}),
-        (sgd, {"lr": 0.7, "momentum": 0.9, "nesterov": True}),
-        (adamw, {"lr": 0.7, "momentum": 0.9, "nesterov": True}),
+        (sgd, {"outer_lr": 0.7, "outer_momentum": 0.9, "outer_nesterov": True}),
+        (adamw, {"outer_lr": 0.7, "outer_momentum": 0.9, "outer_nesterov": True}),
     ],
     ids=["local-sgd", "outer-nesterov", "diloco"],
 )
@@ -405,6 +406,35 @@ def test_what_does_not_go_together_is_refused_before_a_server_is_asked(
     model = build()
     with pytest.raises(UsageError, match=says):
         PSOptimizer(model.named_parameters(), "tcp://127.0.0.1:1", rank=1, **misuse(model))
+
+
+def test_what_a_server_would_take_for_something_else_is_refused_and_it_goes_on() -> None:
+    model = build()
+    with serving(workers=1) as server:
+        with pytest.raises(UsageError, match=r"^inner: .* apply them by --lr; .*--local-steps N"):
+            local(model, server, 2)
+        with PSOptimizer(model.named_parameters(), server.address, rank=1) as optimizer:
+            train(model, optimizer, 1, range(2))
+    with serving(workers=1, outer_lr=1.0) as server:
+        with pytest.raises(UsageError, match=r"takes what an inner .* PSOptimizer with inner="):
+            PSOptimizer(model.named_parameters(), server.address, rank=1)
+        with local(model, server, 1) as optimizer:
+            train(model, optimizer, 1, range(2))
+
+
+def test_its_groups_show_the_outer_rates_and_say_where_to_change_them() -> None:
+    model = build()
+    with (
+        serving(local_steps="2", lr=0.3, outer_momentum=0.5) as server,
+        local(model, server, 2) as optimizer,
+    ):
+        (group,) = optimizer.param_groups
+        shown = {name: value for name, value in group.items() if name != "params"}
+        assert shown == {"outer_lr": 1.0, "outer_momentum": 0.5, "outer_nesterov": False}
+        group["outer_lr"] = 0.5
+        with pytest.raises(UsageError, match=r"start it with --outer-lr 0\.5"):
+            optimizer.step()
+        group["outer_lr"] = 1.0
 
 
 def test_a_round_has_a_step_at_least_and_needs_an_inner_optimizer() -> None:

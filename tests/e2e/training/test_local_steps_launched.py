@@ -41,10 +41,16 @@ def bytes_per_sample(summary: dict[str, Any]) -> float:
 @pytest.mark.parametrize(
     "options",
     [
-        ("--policy=bsp", "--transport=shm", "--momentum=0.9", "--nesterov", "--lr=0.7"),
+        (
+            "--policy=bsp",
+            "--transport=shm",
+            "--outer-momentum=0.9",
+            "--outer-nesterov",
+            "--outer-lr=0.7",
+        ),
         ("--policy=ssp", "--bound=2", "--transport=tcp", "--codec=bf16"),
-        ("--policy=asp", "--shards=2", "--inner-optimizer=adamw"),
-        ("--policy=ssp", "--transport=shm", "--codec=int8", "--inner-momentum=0.5"),
+        ("--policy=asp", "--shards=2", "--optimizer=adamw"),
+        ("--policy=ssp", "--transport=shm", "--codec=int8", "--momentum=0.5"),
     ],
     ids=str,
 )
@@ -66,7 +72,7 @@ def test_batch_norm_statistics_travel_with_local_steps_too(tmp_path: Path) -> No
     run = tmp_path / "run"
     summary = launch(
         run, "--policy=ssp", "--model=resnet18", "--len-train-data=256", "--batch-size=16",
-        "--inner-lr=0.02", "--epochs=4", "--local-steps=4", "--data-plan=static",
+        "--lr=0.02", "--epochs=4", "--local-steps=4", "--data-plan=static",
     )  # fmt: skip
     statistics = load_file(run / "checkpoints" / "final.safetensors")["bn1.running_var"]
     assert (statistics != 1).all()  # where they began
@@ -74,7 +80,7 @@ def test_batch_norm_statistics_travel_with_local_steps_too(tmp_path: Path) -> No
 
 
 def test_eight_local_steps_take_less_than_a_seventh_of_the_bytes(tmp_path: Path) -> None:
-    """And by themselves they learn: the server's rate is 1 then, and bsp takes the mean."""
+    """And by themselves they learn: the rate of steps is as without, and bsp takes the mean."""
     options = ("--policy=bsp", "--epochs=2", "--batch-size=8")
     plain = launch(tmp_path / "plain", *options)
     local = launch(tmp_path / "local", *options, "--local-steps=8")
@@ -82,7 +88,8 @@ def test_eight_local_steps_take_less_than_a_seventh_of_the_bytes(tmp_path: Path)
     assert plain["samples"] == local["samples"]
     settings = [yaml.safe_load((tmp_path / run / "config.yaml").read_text())
                 for run in ("plain", "local")]  # fmt: skip
-    assert [(s["lr"], s["lr_scaling"]) for s in settings] == [(0.01, "linear"), (1.0, "none")]
+    rates = [(s["lr"], s["lr_scaling"], s["outer_lr"]) for s in settings]
+    assert rates == [(0.01, "linear", None), (0.01, "none", 1.0)]
     assert local["test_accuracy"] > 0.8
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import yaml
 from leash.ps import cli, interrupt
 from leash.ps.cli import COMMANDS, options_of, parse
 from leash.ps.errors import LeashError, UsageError
-from leash.ps.options.base import flag, groups, is_argument, to_argv
+from leash.ps.options.base import flag, groups, is_argument, is_path, to_argv
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.worker import WorkerOptions
@@ -59,9 +60,26 @@ def test_the_demos_server_command_line_means_what_it_says() -> None:
     assert options == ServerOptions(
         ps_ip="127.0.0.1", ps_port=29500, data_dir="DIR", learners="1-2-3", epochs=1,
         model="MnistCNN", bound=0, run_dir="OUT", timeout_s=10_000, len_train_data=60_000,
-        test_batch_size=500,
+        test_batch_size=500, demo_logs=True,
     )  # fmt: skip
     options.check()
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ("server", "--save-path=x"), ("server", "--this-rank=0"), ("server", "--ps-ip=127.0.0.1"),
+        ("server", "--test-bsz=9"), ("launch", "--save-path=x"), ("launch", "--test-bsz=9"),
+    ],
+)  # fmt: skip
+def test_a_run_in_the_demos_words_leaves_its_logs_unless_that_is_declined(
+    command: str, word: str
+) -> None:
+    for words, leaves in (([word], True), ([word, "--no-demo-logs"], False), ([], False),
+                          (["--run-dir=x"], False), (["--demo-logs"], True)):  # fmt: skip
+        _, options = parse([command, *words])
+        assert isinstance(options, LaunchOptions | ServerOptions)
+        assert options.demo_logs is leaves
 
 
 def test_the_demos_worker_command_line_means_what_it_says() -> None:
@@ -104,6 +122,45 @@ def test_the_command_line_wins_over_a_file(tmp_path: Path) -> None:
     assert options == LaunchOptions(dataset="digits", workers=2)
 
 
+# Paths.
+
+
+def words_with_a_path(place: str) -> list[tuple[list[str], str]]:
+    """A command line for each option of each command that takes a path; and the option's name."""
+    lines = []
+    for name, command in COMMANDS.items():
+        for f in dataclasses.fields(options_of(command)):
+            metavar = f.metadata["metavar"] or ""
+            if is_argument(f) and is_path(f):
+                lines.append(([name, place], f.name))
+            elif is_path(f) or "DIR" in metavar or "FILE" in metavar:
+                flags = [flag(f.name), *f.metadata["aliases"]]
+                lines += [([name, f"{word}={place}"], f.name) for word in flags]
+    return lines
+
+
+def test_every_path_may_begin_with_the_home_whatever_its_option(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No shell puts the home for ~ behind an equals sign."""
+    monkeypatch.setenv("HOME", "/home/of/somebody")
+    lines = words_with_a_path("~/a b/c.svg")
+    assert len(lines) > 20
+    for words, option in lines:
+        _, options = parse(words)
+        found = getattr(options, option)
+        assert found in ("/home/of/somebody/a b/c.svg", ("/home/of/somebody/a b/c.svg",)), words
+
+
+def test_paths_in_a_file_and_the_path_of_the_file_may_begin_with_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.yaml").write_text("run_dir: ~/run\ndata_dir: a/~/b\n")
+    _, options = parse(["launch", "--config=~/config.yaml"])
+    assert options == LaunchOptions(run_dir=f"{tmp_path}/run", data_dir="a/~/b")
+
+
 # Wrong words.
 
 
@@ -115,7 +172,8 @@ def test_the_command_line_wins_over_a_file(tmp_path: Path) -> None:
         ("--hepl", r"leash: unknown option --hepl; did you mean --help\? \(see leash --help\)"),
         ("launch --polcy ssp", r"leash launch: unknown option --polcy; did you mean --policy\? "
                                r"\(see leash launch --help\)"),
-        ("launch extra", r"leash launch: unknown argument extra \(see leash launch --help\)"),
+        ("server extra", r"leash server: unknown argument extra \(see leash server --help\)"),
+        ("launch extra", "leash launch: extra: there is no such script; give the path of one, .*"),
         ("server --policy foo", "leash server: --policy foo: expected one of bsp, .*, drop"),
         ("server --lr-scaling foo", "leash server: --lr-scaling foo: expected one of linear, none"),
         ("server --epochs x", "leash server: --epochs x: expected a whole number"),
@@ -141,7 +199,8 @@ def test_the_command_line_wins_over_a_file(tmp_path: Path) -> None:
         ("server --timeout 0", "leash server: --timeout-s 0.0: give a number above 0"),
         ("worker --server tcp://host", "leash worker: address 'tcp://host': write it as .*"),
         ("worker --this-rank 4 --learners 1-2-3", "leash worker: --rank 4: not among .*"),
-        ("worker --rank 0", "leash worker: --rank 0: give a number above 0"),
+        ("worker --rank 0", "leash worker: --rank 0: ranks start from 1: .*"),
+        ("em --rank 0", "leash em: --rank 0: ranks start from 1: .*"),
         ("worker --slow 0,1", "leash worker: --slow 0,1: .*"),
         ("worker --heterogeneity 2", "leash worker: --heterogeneity 2: .* at most 1"),
         ("worker --model MnistCCN", "leash worker: .*'MnistCCN'.*did you mean mnist_cnn.*"),

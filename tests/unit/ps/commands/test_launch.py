@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -132,6 +133,9 @@ def test_a_signal_during_the_start_ends_everything(tmp_path: Path, name: str) ->
         out, err = process.communicate(timeout=DOWN_S)
     assert (process.returncode, err) == (128 + number, "")
     assert f"run directory   {tmp_path / 'run'}" in out
+    why = {"SIGINT": "stopped by Ctrl-C", "SIGTERM": "told to end by SIGTERM"}[name]
+    assert re.search(rf"ended early     {why}.*, before the first step\n", out)
+    assert "to go on" not in out  # there is nothing to go on with
 
 
 def test_a_signal_during_the_run_ends_everything_and_leaves_a_summary(tmp_path: Path) -> None:
@@ -141,19 +145,48 @@ def test_a_signal_during_the_run_ends_everything_and_leaves_a_summary(tmp_path: 
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=DOWN_S)
     assert (process.returncode, err) == (130, "")
-    assert "ended early     SIG" in out
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] >= 1
+    run = tmp_path / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] >= 1
+    assert summary["ended"] == "SIGINT"  # of the two, the first
+    assert f"ended early     stopped by Ctrl-C, in epoch {summary['epochs'] + 1} of 1000\n" in out
+    (line,) = re.findall(r"to go on +leash (.*)\n", out)
+    command, options = parse(shlex.split(line))
+    assert command == "launch"
+    assert isinstance(options, LaunchOptions)
+    assert options.resume == str(run / "checkpoints" / "final.safetensors")
+    assert Path(options.resume).exists()
+    assert (options.epochs, options.slow, options.workers) == (1000, "0.02", 2)
 
 
-def test_a_killed_worker_stops_nobody(tmp_path: Path) -> None:
-    words = ("--epochs", "8", "--policy", "bsp", "--slow", "0.05")
+def test_a_killed_worker_stops_nobody_and_what_is_left_of_its_share_is_told(tmp_path: Path) -> None:
+    words = ("--epochs", "8", "--policy", "bsp", "--slow", "0.05", "--len-train-data", "1000")
     with launched(tmp_path / "run", *TRAIN, *words) as process:
         read_until(process, r"epoch \d of 8")
         worker_processes(process)[1].kill()
         out, err = process.communicate(timeout=100)
-    assert (process.returncode, err) == (0, "")
     assert "worker 2 was killed; the run goes on without it" in out
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 8
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["epochs"], summary["ended"]) == (8, "incomplete")
+    (left,) = summary["unfinished"]
+    assert (left["worker"], left["state"]) == (2, "evicted")
+    # Of 8 × 1000 samples those are missing that were not pushed, or were pushed and not answered.
+    assert 0 <= left["samples"] - (8 * 1000 - summary["samples"]) <= 100
+    told = rf"worker 2 \(evicted\): epochs \d-8 of its share, {left['samples']} samples"
+    assert re.search(rf"^not trained     {told}$", out, re.MULTILINE)
+    assert process.returncode == 1
+    assert re.fullmatch(rf"leash launch: not trained: {told} \(see .*logs\)\n", err)
+
+
+def test_with_leases_the_others_do_what_a_killed_worker_has_not(tmp_path: Path) -> None:
+    words = ("--epochs", "8", "--policy", "ssp", "--slow", "0.05", "--len-train-data", "1000")
+    with launched(tmp_path / "run", *TRAIN, *words) as process:
+        read_until(process, r"epoch \d of 8")
+        worker_processes(process)[1].kill()
+        _, err = process.communicate(timeout=100)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (process.returncode, err) == (0, "")
+    assert (summary["epochs"], summary["ended"], summary["unfinished"]) == (8, "done", [])
 
 
 def test_without_any_worker_left_the_run_ends(tmp_path: Path) -> None:
@@ -164,6 +197,7 @@ def test_without_any_worker_left_the_run_ends(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=20)
     assert process.returncode == 1
     assert re.fullmatch(r"leash launch: worker 1, worker 2: killed \(see .*logs\)\n", err)
+    assert "ended early     no worker was left, in epoch " in out
     assert "run directory" in out
 
 

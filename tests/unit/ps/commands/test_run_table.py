@@ -13,7 +13,8 @@ SUMMARY = {
     "epochs": 3, "steps": 4810, "samples": 481_000, "train_seconds": 63.4,
     "steps_per_second": 75.94, "test_accuracy": 0.9563, "test_loss": 0.1,
     "test_accuracy_by_epoch": [0.87, None, 0.9563], "max_lag": 3,
-    "steps_by_worker": {"1": 2405, "2": 2405}, "wait_fraction_by_worker": {"1": 0.5, "2": 0.01},
+    "steps_by_worker": {"1": 2405, "2": 2405}, "wait_fraction": 0.255,
+    "wait_fraction_by_worker": {"1": 0.5, "2": 0.01},
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def test_a_running_run_shows_its_rule_its_task_its_speed_and_its_workers() -> No
     text = drawn(run_table(state()), 120)
     for words in ("ssp(3)  mnist_cnn on mnist", "1:03  75.9 steps/s", "epoch 4 of 10  ━━",
                   "workstation-with-a-long-name:4001", "evicted", "1203", "30 %", "2342", "0.1235",
-                  "87.0  -  95.6"):  # fmt: skip
+                  "87.00  -  95.63"):  # fmt: skip
         assert words in text
 
 
@@ -84,14 +85,14 @@ def test_a_finished_run_says_so() -> None:
 
 
 def test_a_stopping_run_says_why() -> None:
-    assert "ending: timeout" in drawn(run_table(state(stopping="timeout")))
+    assert "ending: its time was over" in drawn(run_table(state(stopping="timeout")))
 
 
-def test_only_the_newest_ten_epochs_are_listed() -> None:
+def test_only_the_newest_eight_epochs_are_listed() -> None:
     text = drawn(run_table(state(test_accuracy_by_epoch=[n / 100 for n in range(20)])))
-    assert "19.0" in text
-    assert "10.0" in text
-    assert " 9.0" not in text
+    assert "19.00" in text
+    assert "12.00" in text
+    assert "11.00" not in text
 
 
 def test_a_lag_at_its_bound_is_coloured_and_a_smaller_one_is_not() -> None:
@@ -112,7 +113,7 @@ def test_a_run_without_names_and_plan_can_be_drawn() -> None:
 
 def test_the_plain_line_says_it_all_in_one() -> None:
     assert plain_line(state()) == (
-        "epoch 4 of 10, 4810 steps, 75.9/s, lags 0 2 3, test accuracy 95.6 %"
+        "epoch 4 of 10, 4810 steps, 75.9/s, lags 0 2 3, test accuracy 95.63 %"
     )
     assert plain_line(WAITING) == "starting: waiting for workers 2, 3"
     assert plain_line({**WAITING, "missing": [2]}) == "starting: waiting for worker 2"
@@ -135,17 +136,42 @@ def test_the_last_picture_has_the_figures_of_the_summary() -> None:
 def test_the_last_picture_of_an_interrupted_run_says_what_ended_it() -> None:
     last = with_summary(state(table=[row(1)]), {**SUMMARY, "ended": "SIGINT"})
     assert not last["finished"]
-    assert "ending: SIGINT" in drawn(run_table(last))
+    assert "ending: stopped by Ctrl-C" in drawn(run_table(last))
+
+
+LEFT = {"worker": 2, "state": "evicted", "epochs": "2-5", "samples": 4365}
+MISSING = "worker 2 (evicted): epochs 2-5 of its share, 4365 samples"
+
+
+def test_the_last_picture_of_a_run_that_is_not_done_says_what_is_missing() -> None:
+    live = state(table=[row(1), row(2)])  # as it stood when the state was last asked for
+    last = with_summary(live, {**SUMMARY, "ended": "incomplete", "unfinished": [LEFT]})
+    assert f"over, but not done: {MISSING}" in drawn(run_table(last), width=100)
+    assert [r["state"] for r in last["table"]] == ["done", "evicted"]
+    assert "finished after" not in drawn(run_table(last))
+
+
+def test_the_result_of_a_run_that_is_not_done_says_what_is_missing() -> None:
+    lines = result_lines({**SUMMARY, "ended": "incomplete", "unfinished": [LEFT]})
+    assert lines[:2] == ["ended early     incomplete", f"not trained     {MISSING}"]
+
+
+def test_gradients_that_were_left_out_are_told_of() -> None:
+    lines = result_lines({**SUMMARY, "ended": "done", "dropped_pushes": 5, "nonfinite_chunks": 3})
+    assert "dropped         5 gradients of chunks, too stale" in lines
+    assert "not finite      3 gradients of chunks" in lines
 
 
 def test_the_result_names_accuracy_speed_waiting_and_lag() -> None:
     assert result_lines({**SUMMARY, "ended": "done"}) == [
         "test accuracy   95.63 %",
         "speed           75.9 steps/s (4810 steps in 63.4 s)",
-        "waiting         worker 1: 50 %, worker 2: 1 %",
-        "largest lag     3",
+        "waiting         26 % of the workers' time, from a push to its answer (worker 1: 50 %, "
+        "worker 2: 1 %)",
+        "largest lag     3 steps ahead of the slowest",
     ]
-    assert result_lines({**SUMMARY, "ended": "timeout"})[0] == "ended early     timeout"
+    ended = {**SUMMARY, "ended": "timeout"}
+    assert result_lines(ended, 10)[0] == "ended early     its time was over, in epoch 4 of 10"
 
 
 def test_what_was_used_twice_is_told_of() -> None:
@@ -155,7 +181,7 @@ def test_what_was_used_twice_is_told_of() -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["live", "resting", "done", "awaited", "stopped", "evicted", "replaced", "failed"],
+    ["live", "resting", "done", "awaited", "timeout", "stopped", "evicted", "replaced", "failed"],
 )
 def test_every_state_of_a_worker_is_shown_in_a_style_of_its_own(word: str) -> None:
     out = io.StringIO()

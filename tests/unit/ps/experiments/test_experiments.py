@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from rich.console import Console
 from leash.ps.commands import launch
 from leash.ps.errors import UsageError
 from leash.ps.experiments import plan
-from leash.ps.experiments.command import _is_there
+from leash.ps.experiments.command import _is_there, run
 from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import RunOutcome, median_rows, read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
+from leash.ps.interrupt import Interrupted
 
 SWEEP = """
 about: a sweep
@@ -189,3 +191,19 @@ def test_what_is_no_such_run_is_left_alone(sweep: Path, tmp_path: Path) -> None:
     (run_dir / "config.yaml").write_text("lr: 3\n")
     with pytest.raises(UsageError, match="other settings"):
         _is_there(planned, run_dir)
+
+
+def test_an_experiment_that_is_interrupted_says_how_it_goes_on(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, is_one_of_many: bool) -> int:
+        assert is_one_of_many  # the launcher does not tell how to go on with this run alone
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(launch, "run", interrupted)
+    with pytest.raises(Interrupted):
+        run(ExperimentOptions(name=str(sweep), out=str(tmp_path / "out")))
+    assert capsys.readouterr().out.endswith(
+        "stopped by Ctrl-C, in run 1 of 4: fixed: bsp; the same command line repeats it and goes "
+        "on\n"
+    )

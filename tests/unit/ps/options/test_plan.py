@@ -4,10 +4,12 @@ from leash.ps.errors import UsageError
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.plan import (
     PlanGroup,
+    batch_count,
     choose_data_plan,
     data_plan_of_worker,
     parse_local_steps,
 )
+from leash.worker.datasets.base import in_batches
 
 TOLD = {"data_plan": "lease", "batch_plan": "equal", "local_steps": "1"}
 
@@ -18,6 +20,13 @@ TOLD = {"data_plan": "lease", "batch_plan": "equal", "local_steps": "1"}
 def test_bsp_has_fixed_shares_and_the_others_leases(policy: str, plan: str) -> None:
     assert choose_data_plan(PlanGroup(), policy, has_allocation=False) == plan
     assert choose_data_plan(PlanGroup(), policy, has_allocation=True) == "static"
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 50])
+def test_batches_are_counted_as_workers_cut_them(batch_size: int) -> None:
+    for samples in range(40):
+        cut = list(in_batches(list(range(samples)), batch_size))
+        assert batch_count(samples, batch_size) == len(cut)
 
 
 @pytest.mark.parametrize(

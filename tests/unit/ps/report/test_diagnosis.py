@@ -44,7 +44,7 @@ def test_in_lockstep_all_wait_for_the_slowest(tmp_path: Path, bound: int) -> Non
     times = [steady(0.1), steady(0.2), steady(0.4)]
     told = of(tmp_path, simulate(times, steps=400, bound=bound))
     expected = 1 - fmean([0.1, 0.2, 0.4]) / 0.4
-    assert told.costs.waiting == pytest.approx(expected, abs=0.01)
+    assert told.costs.held == pytest.approx(expected, abs=0.01)
     assert told.costs.persistent == pytest.approx(expected, abs=0.01)
     assert told.costs.transient < 0.01
 
@@ -68,8 +68,8 @@ def test_steps_that_stumble_call_for_a_larger_bound(tmp_path: Path) -> None:
     assert "stumble now and then" in told.headline
     assert told.headline.endswith("a larger bound hides that; try --policy ssp --bound 10")
     # bsp's limit for exponential steps: the mean of 10 over the mean of their largest, 1 / H(10).
-    assert told.costs.waiting == pytest.approx(1 - 1 / sum(1 / k for k in range(1, 11)), abs=0.02)
-    assert told.costs.transient > 0.8 * told.costs.waiting
+    assert told.costs.held == pytest.approx(1 - 1 / sum(1 / k for k in range(1, 11)), abs=0.02)
+    assert told.costs.transient > 0.8 * told.costs.held
 
 
 def test_both_kinds_are_told_apart_in_one_run(tmp_path: Path) -> None:
@@ -92,8 +92,8 @@ def test_even_workers_are_left_in_peace(tmp_path: Path) -> None:
     assert told.kind == "none"
     assert told.headline == (
         "no worker is slow: a step takes every worker about the same time (100 ms to 105 ms), and "
-        "4 % of their time went into waiting"
-    ).replace("4 %", f"{100 * told.costs.waiting:.0f} %")
+        "they were held back for 4 % of their time"
+    ).replace("for 4 %", f"for {100 * told.costs.held:.0f} %")
 
 
 def test_fixed_shares_under_asp_leave_the_fast_idle_at_the_end(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_waiting_among_even_workers_points_to_the_exchange(tmp_path: Path) -> No
         late.append({**event, "t": event["t"] + max(0.0, shift - before)})
     told = of(tmp_path, sorted(late, key=lambda event: float(event["t"])))
     assert told.kind == "exchange"
-    assert told.costs.waiting == pytest.approx(3 / 8, abs=0.02)
+    assert told.costs.held == pytest.approx(3 / 8, abs=0.02)
 
 
 def test_one_worker_has_nobody_to_wait_for(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_without_recorded_steps_the_workers_accounts_tell(tmp_path: Path) -> Non
             })  # fmt: skip
     told = of(tmp_path, events)
     assert told.headline.startswith("worker 2 is persistently 3.0 × slower: bounds cannot hide")
-    assert told.costs.waiting == pytest.approx(1 / 3, abs=0.02)
+    assert told.costs.held == pytest.approx(1 / 3, abs=0.02)
 
 
 def test_without_anything_recorded_the_summary_is_all_there_is(tmp_path: Path) -> None:
@@ -177,4 +177,4 @@ def test_without_anything_recorded_the_summary_is_all_there_is(tmp_path: Path) -
     summary = {"steps": 10, "wait_fraction_by_worker": {"1": 0.5, "2": 0.1}}
     told = diagnose(read_run(write_run(tmp_path / "run", events, None, summary)))
     assert told.kind == "unknown"
-    assert "30 % waiting and exchanging" in told.headline
+    assert "Waiting, from a push to its answer: 30 % of their time." in told.headline

@@ -123,9 +123,9 @@ def test_an_empty_histogram_is_none() -> None:
 def test_a_lane_is_divided_as_the_time_was() -> None:
     half, full = np.array([0.5, 0.0]), np.array([0.5, 1.0])
     shapes = lane_shapes(Spending(full, half * 0, half, half * 0), np.array([0.0, 1, 2]), lane=3)
-    (waiting,) = shapes["waiting"]
-    assert sorted({float(y) for _, y in waiting}) == pytest.approx([3.0, 3 + LANE / 2])
-    assert {float(x) for x, _ in waiting} == {0.0, 1.0}
+    (held_back,) = shapes["held back"]
+    assert sorted({float(y) for _, y in held_back}) == pytest.approx([3.0, 3 + LANE / 2])
+    assert {float(x) for x, _ in held_back} == {0.0, 1.0}
     (computing,) = shapes["computing"]
     assert sorted({float(y) for _, y in computing}) == pytest.approx(
         [3 - LANE / 2, 3.0, 3 + LANE / 2]

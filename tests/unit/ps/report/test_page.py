@@ -91,7 +91,15 @@ STARTED = TWO[:4]
 
 KINDS: dict[str, tuple[list[Event], Event | None, list[str]]] = {
     "usual": (TWO, SUMMARY, ["90.00 %", "Test accuracy over time", "What each worker did"]),
-    "interrupted": (TWO[:60], {**SUMMARY, "ended": "SIGINT"}, ["ended early: SIGINT"]),
+    "interrupted": (TWO[:60], {**SUMMARY, "ended": "SIGINT"}, ["ended early: stopped by Ctrl-C"]),
+    "incomplete": (
+        TWO,
+        {**SUMMARY, "ended": "incomplete", "unfinished": [
+            {"worker": 2, "state": "evicted", "epochs": "2-5", "samples": 4365},
+        ]},
+        ["ended early: incomplete (not trained: worker 2 (evicted): epochs 2-5 of its share, "
+         "4365 samples)"],
+    ),
     "killed": (TWO[:60], None, ["no summary: it goes on, or was killed"]),
     "no evaluation": (TWO[:-1], SUMMARY, ["What each worker did"]),
     "a regression": (evaluated(TWO[:-1], None), SUMMARY, ["test loss 0.25", "Loss over time"]),
@@ -105,7 +113,7 @@ KINDS: dict[str, tuple[list[Event], Event | None, list[str]]] = {
     "never began": (STARTED[:3], None, ["never began"]),
     "nothing": ([], None, ["never began"]),
     "sampled": (with_step_events(TWO, 5), SUMMARY, ["Too little was recorded", "one step in 5"]),
-    "unrecorded": (with_step_events(TWO, 0), SUMMARY, ["waiting and exchanging", "30 %"]),
+    "unrecorded": (with_step_events(TWO, 0), SUMMARY, ["Waiting, from a push to its answer: 30 %"]),
 }  # fmt: skip
 
 

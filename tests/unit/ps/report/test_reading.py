@@ -35,11 +35,11 @@ def test_a_steps_own_time_is_from_a_reply_to_the_next_push(tmp_path: Path) -> No
     assert paces(run)[2].own_s == pytest.approx([0.3] * 9)
 
 
-def test_time_is_shared_out_between_computing_and_waiting(tmp_path: Path) -> None:
+def test_time_is_shared_out_between_computing_and_being_held_back(tmp_path: Path) -> None:
     done = spent(run_of(tmp_path, two_unequal()))
-    assert done[1].share("waiting") == pytest.approx(2 / 3)
+    assert done[1].share("held_back") == pytest.approx(2 / 3)
     assert done[1].share("computing") == pytest.approx(1 / 3)
-    assert done[2].share("waiting") == pytest.approx(0.0, abs=1e-9)
+    assert done[2].share("held_back") == pytest.approx(0.0, abs=1e-9)
 
 
 def test_every_bin_has_its_own_share(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_every_bin_has_its_own_share(tmp_path: Path) -> None:
     run = run_of(tmp_path, two_unequal())
     done = spending(run, run.tracks[0], np.array([0.0, 0.1, 0.2, 0.3, 0.45]))
     assert done.computing == pytest.approx([0.1, 0.0, 0.0, 0.1])
-    assert done.waiting == pytest.approx([0.0, 0.1, 0.1, 0.05])
+    assert done.held_back == pytest.approx([0.0, 0.1, 0.1, 0.05])
 
 
 def test_what_a_worker_waits_beyond_the_servers_waiting_is_exchanging(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_what_a_worker_waits_beyond_the_servers_waiting_is_exchanging(tmp_path: 
     events.sort(key=lambda event: float(event["t"]))
     done = spent(run_of(tmp_path, events))[1]
     assert done.share("exchanging") == pytest.approx(0.5, abs=0.03)
-    assert done.share("waiting") == pytest.approx(0.0, abs=1e-6)
+    assert done.share("held_back") == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_worker_that_comes_back_was_gone_in_between(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from leash.ps.errors import LayoutError
 from leash.ps.policy import POLICIES, choose_rule
-from leash.ps.server.coordinator import MAX_MISSING
+from leash.ps.server.coordinator import ALL_DONE, MAX_MISSING
 from leash.ps.shard.members import MAX_OBSERVERS
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.messages import (
@@ -70,10 +70,10 @@ def make_report(worker: int, incarnation: int, kind: str = "training", **changes
 def make_request(verb: type[Message], worker: int, incarnation: int) -> Message:
     """One that is honoured of a live worker of a run that has started."""
     requests: dict[type[Message], Message] = {
-        Hello: Hello("worker", worker, "again"),
+        Hello: Hello("worker" if worker else "observer", worker, "again", number=99),
         Beat: Beat(worker, incarnation),
         Lease: Lease(worker, incarnation, 1, 60, 2, 10, 0.0),
-        Report: make_report(worker, incarnation),
+        Report: make_report(worker, incarnation, "epoch" if worker else "evaluation", number=1),
         Status: Status(),
         Set: Set("asp"),
         Bye: Bye(worker, incarnation, "stopped"),
@@ -285,28 +285,54 @@ def test_a_message_is_a_sign_of_life(verb: type[Message]) -> None:
 
 
 REPEATED = {  # verb ▸ what the second of two equal requests is answered with, the first being taken
+    Hello: Welcome,
     Beat: Beaten,
     Lease: Leased,
     Report: Ok,
     Status: State,
     Set: Ok,
-    Bye: Error,  # evicted: it says bye once
+    Bye: Ok,
 }
+OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Bye)]
 
 
-@pytest.mark.parametrize("verb", [verb for verb in CONTROL_REQUESTS if verb is not Hello])
-def test_a_request_that_is_repeated_changes_nothing_more(verb: type[Message]) -> None:
+@pytest.mark.parametrize(
+    ("verb", "worker"),
+    [*((verb, 1) for verb in CONTROL_REQUESTS), *((verb, 0) for verb in OF_OBSERVERS)],
+)
+def test_a_request_that_is_repeated_changes_nothing_more(verb: type[Message], worker: int) -> None:
     """A client asks again when an answer was lost, and does not know which of the two was."""
-    server = make_server(policy="ssp")
+    server = make_server(policy="ssp", shards=2)
     server.start()
-    request = make_request(verb, 1, server.incarnation(1))
-    first = server.ask(request)
-    before, events = state_of(server), list(server.events.kept)
-    second = server.ask(request)
-    assert type(second) is REPEATED[verb]
-    assert verb is Bye or second == first
+    incarnation = server.hello(worker).incarnation
+    request = make_request(verb, worker, incarnation)
+    first = server.coordinator.answer(request, PACKED if verb is Hello else None)
+    before, events, told = state_of(server), list(server.events.kept), list(server.far.told)
+    second = server.coordinator.answer(request, PACKED if verb is Hello else None)
+    assert type(second[0]) is REPEATED[verb]
+    assert second == first
     assert state_of(server) == before
     assert server.events.kept == events
+    assert server.far.told == told
+
+
+def test_reports_are_new_while_their_numbers_grow_and_where_they_have_none() -> None:
+    server = make_server()
+    server.start()
+    incarnation = server.incarnation(1)
+    for epoch, number in enumerate([1, 2, 2, 1, 3, 0, 0], start=1):
+        server.ask(make_report(1, incarnation, "epoch", epoch=epoch, number=number))
+    assert [event["epoch"] for event in server.events.named("epoch")] == [1, 2, 5, 6, 7]
+
+
+def test_a_late_copy_of_a_hello_does_not_bring_its_process_back() -> None:
+    server = make_server()
+    server.hello(1, number=5)
+    server.bye(1)
+    assert server.refusal(Hello("worker", 1, "late", number=5), PACKED).code == "evicted"
+    assert states(server) == {1: "done"}
+    server.hello(1, number=6)
+    assert states(server) == {1: "live"}
 
 
 def test_a_hello_that_is_repeated_takes_its_predecessors_place() -> None:
@@ -379,6 +405,43 @@ def test_leases_wait_for_the_start() -> None:
     server.hello(1)
     error = server.refusal(make_request(Lease, 1, server.incarnation(1)))
     assert (error.code, error.text) == ("not_ready", "waiting for workers [2]")
+
+
+# A run that is over.
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_worker_that_joins_after_the_end_hears_that_the_run_is_over(
+    rank: int, watched: bool
+) -> None:
+    server = make_server()
+    server.start()
+    if watched:  # the run stays open until its observer has evaluated once more
+        server.hello(0)
+    server.bye(1)
+    server.bye(2)
+    error = server.refusal(Hello("worker", rank, ""), PACKED)
+    assert (error.code, error.text) == ("stopping", ALL_DONE)
+    assert states(server) == {1: "done", 2: "done"}
+
+
+def test_a_worker_that_was_left_behind_comes_back_while_the_run_is_open() -> None:
+    server = make_server()
+    server.start()
+    server.hello(0)
+    server.evict(2)
+    server.bye(1)
+    server.hello(2)
+    assert states(server) == {1: "done", 2: "live"}
+
+
+def test_a_worker_that_joins_a_run_that_is_ending_hears_why() -> None:
+    server = make_server()
+    server.start()
+    server.coordinator.stopping = "SIGINT"
+    error = server.refusal(Hello("worker", 1, ""), PACKED)
+    assert (error.code, error.text) == ("stopping", "SIGINT")
 
 
 # The first values.
@@ -623,7 +686,7 @@ def test_what_a_lost_step_comes_to_goes_by_the_policy_of_now(message: Set, twice
 # Leaving.
 
 
-@pytest.mark.parametrize("reason", ["done", "stopped", "failed"])
+@pytest.mark.parametrize("reason", ["done", "timeout", "stopped", "failed"])
 def test_a_bye_is_the_end_of_a_worker_and_nobody_waits_for_it(reason: str) -> None:
     server = make_server(policy="bsp", shards=2)
     server.start()
@@ -935,6 +998,11 @@ class CoordinatorModel(RuleBasedStateMachine):
     def live(self) -> list[int]:
         return sorted(rank for rank, state in self.states.items() if state == "live")
 
+    @property
+    def is_over(self) -> bool:
+        at_an_end = not {"done", "timeout"}.isdisjoint(self.states.values())
+        return self.started_s is not None and not self.live and at_an_end
+
     def starts(self) -> None:
         if self.started_s is None and len(self.live) == 3 and self.observers:
             self.started_s = self.now()
@@ -945,6 +1013,9 @@ class CoordinatorModel(RuleBasedStateMachine):
 
     @rule(rank=ranks)
     def comes(self, rank: int) -> None:
+        if self.is_over and (not self.observers or self.states[rank] == "done"):
+            assert self.server.refusal(Hello("worker", rank, ""), PACKED).code == "stopping"
+            return
         incarnation = self.server.hello(rank).incarnation
         assert incarnation > max((i for ids in self.ids.values() for i in ids), default=0)
         self.ids[rank].append(incarnation)
@@ -954,6 +1025,9 @@ class CoordinatorModel(RuleBasedStateMachine):
 
     @rule()
     def an_observer_comes(self) -> None:
+        if self.is_over and not self.observers:
+            assert self.server.refusal(Hello("observer", 0, "")).code == "stopping"
+            return
         self.observers[self.server.hello(0).incarnation] = self.now()
         self.starts()
 
@@ -964,7 +1038,7 @@ class CoordinatorModel(RuleBasedStateMachine):
         self.server.bye(0, "done", incarnation)
         del self.observers[incarnation]
 
-    @rule(rank=ranks, reason=st.sampled_from(["done", "stopped", "failed"]))
+    @rule(rank=ranks, reason=st.sampled_from(["done", "timeout", "stopped", "failed"]))
     def goes(self, rank: int, reason: str) -> None:
         if rank in self.live:
             self.server.bye(rank, reason)
@@ -1006,7 +1080,7 @@ class CoordinatorModel(RuleBasedStateMachine):
     def the_coordinator_says_what_the_model_says(self) -> None:
         state, coordinator = self.server.coordinator.state(), self.server.coordinator
         is_started = self.started_s is not None
-        is_finished = is_started and not self.live and "done" in self.states.values()
+        is_finished = self.is_over
         assert states(self.server) == self.states
         assert state["started"] == is_started
         assert state["finished"] == is_finished

@@ -1,16 +1,18 @@
 """Leases against a model of every position, and against the clock of simulated workers."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from leash.ps.errors import HeaderError, PlanMismatchError
+from leash.ps.errors import HeaderError, PlanMismatchError, SupersededError
 from leash.ps.server.leases import Leases
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
+from leash.worker.datasets.base import in_batches
 from support.crew import Crew
 
 SIZE = 60
@@ -101,11 +103,53 @@ def test_what_a_worker_leaves_unanswered_goes_to_one_that_rests(leases: Leases) 
     assert again.ask().order == OVER
 
 
+def test_one_that_draws_ahead_holds_several_leases_and_leaves_what_was_not_answered(
+    leases: Leases,
+) -> None:
+    """It has pushed 15 of 30 samples, and 10 are behind a request for more."""
+    assert positions(leases.ask(request(1, 1), 0, lockstep=False)) == range(10)
+    assert positions(leases.ask(request(1, 2, ahead=10), 0, lockstep=False)) == range(10, 20)
+    assert positions(leases.ask(request(1, 3, ahead=10), 10, lockstep=False)) == range(20, 30)
+    assert leases.completed == 0
+    leases.release(1, answered=15, applied=3)
+    assert leases.samples_twice == 3
+    other = Asker(leases, 2)
+    assert [positions(other.ask()) for _ in range(3)] == [
+        range(15, 20), range(20, 30), range(30, 40),
+    ]  # fmt: skip
+
+
+def test_one_that_holds_something_does_not_rest_where_nothing_is_left(leases: Leases) -> None:
+    for number in range(1, 7):
+        order = leases.ask(request(1, number), BATCH * (number - 1), lockstep=False)
+    assert order.order == TRAIN
+    assert leases.ask(request(1, 7, ahead=10), 50, lockstep=False).order == REST
+    assert not leases.is_resting(1)
+    assert leases.ask(request(1, 8), 60, lockstep=False).order == OVER
+
+
+def test_what_was_drawn_ahead_before_a_hello_is_trained_on_twice(leases: Leases) -> None:
+    first = leases.ask(request(1, 1), 0, lockstep=False)
+    leases.release(1, answered=0, applied=0)
+    again = leases.ask(request(1, 1, ahead=4), 0, lockstep=False)
+    assert positions(again) == positions(first)
+    assert leases.samples_twice == 4
+    leases.release(1, answered=6, applied=0)  # four of before, and two of these
+    assert positions(Asker(leases, 2).ask())[0] == 2
+
+
 def test_a_repeated_request_gets_the_same_answer(leases: Leases) -> None:
     first = leases.ask(request(1, 1), 0, lockstep=False)
     assert leases.ask(request(1, 1), 0, lockstep=False) is first
     second = leases.ask(request(1, 2), first.count, lockstep=False)
     assert second.first == first.count
+
+
+def test_an_old_copy_of_a_request_is_refused_and_grants_nothing(leases: Leases) -> None:
+    orders = [leases.ask(request(1, n), (n - 1) * BATCH, lockstep=False) for n in (1, 2)]
+    with pytest.raises(SupersededError, match="copy of 1"):
+        leases.ask(request(1, 1), BATCH, lockstep=False)
+    assert leases.ask(request(1, 2), BATCH, lockstep=False) is orders[1]
 
 
 @pytest.mark.parametrize("number", [0, 2, 5])
@@ -151,37 +195,43 @@ class LeasesModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.leases = Leases(weighted=False, local_steps=2)
-        self.held: dict[int, tuple[int, list[int]]] = {}  # worker ▸ epoch, positions to do
+        self.held: dict[int, list[tuple[int, int]]] = {}  # worker ▸ what it has to do, in order
         self.numbers: Counter[int] = Counter()
         self.answered: Counter[int] = Counter()
         self.done: Counter[tuple[int, int]] = Counter()
 
     @rule(worker=workers, samples=st.integers(1, 25))
     def is_answered(self, worker: int, samples: int) -> None:
-        epoch, left = self.held.get(worker, (0, []))
-        self.done.update((epoch, position) for position in left[:samples])
+        left = self.held.get(worker, [])
+        self.done.update(left[:samples])
         self.answered[worker] += len(left[:samples])
-        self.held[worker] = (epoch, left[samples:])
+        self.held[worker] = left[samples:]
 
-    @rule(worker=workers, speed=st.sampled_from([0.0, 1.0, 30.0, 1e6]), lockstep=st.booleans())
-    def asks(self, worker: int, speed: float, lockstep: bool) -> None:
-        self.is_answered(worker, SIZE)
+    @rule(worker=workers, speed=st.sampled_from([0.0, 1.0, 30.0, 1e6]), lockstep=st.booleans(),
+          draws_ahead=st.booleans())  # fmt: skip
+    def asks(self, worker: int, speed: float, lockstep: bool, draws_ahead: bool) -> None:
+        if not draws_ahead:
+            self.is_answered(worker, EPOCHS * SIZE)
+        left = self.held.get(worker, [])
         self.numbers[worker] += 1
-        message = request(worker, self.numbers[worker], speed, epochs=EPOCHS)
+        message = request(worker, self.numbers[worker], speed, epochs=EPOCHS, ahead=len(left))
         order = self.leases.ask(message, self.answered[worker], lockstep=lockstep)
         if order.order == RETURN:
             self.goes(worker)
         elif order.order == TRAIN:
             assert order.count
-            taken = {(e, p) for e, rest in self.held.values() for p in rest} | self.done.keys()
-            assert not taken & {(order.epoch, p) for p in positions(order)}
-            self.held[worker] = (order.epoch, list(positions(order)))
+            taken = {one for rest in self.held.values() for one in rest} | self.done.keys()
+            leased = [(order.epoch, position) for position in positions(order)]
+            assert not taken & set(leased)
+            self.held[worker] = left + leased
         else:
-            held = sum(len(rest) for _, rest in self.held.values())
+            held = sum(map(len, self.held.values()))
             assert self.done.total() + held == EPOCHS * SIZE
             # Answered is not enough: whoever holds something says that it is done by asking.
             assert (order.order == OVER) == (self.leases.completed == EPOCHS)
-            self.held.pop(worker, None)
+            assert self.leases.is_resting(worker) == (order.order == REST and not left)
+            if not left:
+                self.held.pop(worker, None)
             assert order.order == OVER or self.held
 
     @rule(worker=workers)
@@ -200,6 +250,128 @@ class LeasesModel(RuleBasedStateMachine):
 
 TestLeasesModel = LeasesModel.TestCase
 TestLeasesModel.settings = settings(max_examples=40, stateful_step_count=40)
+
+
+# Nobody is left a single sample.
+
+
+@dataclass
+class Cutter:
+    """A worker that cuts its leases into batches as workers do, and may go between two of them."""
+
+    leases: Leases
+    rank: int
+    batch_size: int
+    size: int
+    number: int = 0
+    answered: int = 0
+    epoch: int = 0
+    batches: list[list[int]] = field(default_factory=list)  # those of its lease that are left
+    is_over: bool = False
+    done: Counter[tuple[int, int]] = field(default_factory=Counter)
+    steps: list[int] = field(default_factory=list)  # how many samples each had
+
+    def go_on(self, speed: float, *, lockstep: bool) -> None:
+        """Takes a step, or asks for a lease if none is left of the last one."""
+        if self.batches:
+            batch = self.batches.pop(0)
+            self.done.update((self.epoch, position) for position in batch)
+            self.answered += len(batch)
+            self.steps.append(len(batch))
+            return
+        self.number += 1
+        message = Lease(self.rank, 1, self.number, self.size, EPOCHS, self.batch_size, speed)
+        order = self.leases.ask(message, self.answered, lockstep=lockstep)
+        self.is_over = order.order == OVER
+        if order.order == RETURN:
+            self.go()
+        if order.order == TRAIN:
+            self.epoch = order.epoch
+            self.batches = list(in_batches(list(positions(order)), order.batch_size))
+
+    def go(self) -> None:
+        self.leases.release(self.rank, self.answered, 0)
+        self.number, self.batches = 0, []
+
+
+class Crewed(NamedTuple):
+    batch_sizes: list[int]
+    actions: list[tuple[int, bool]]  # (rank, whether it goes)
+    lockstep: bool
+    weighted: bool
+    local_steps: int
+
+
+def train_to_the_end(size: int, crewed: Crewed) -> tuple[Leases, list[Cutter]]:
+    leases = Leases(weighted=crewed.weighted, local_steps=crewed.local_steps)
+    crew = [
+        Cutter(leases, rank, batch_size, size)
+        for rank, batch_size in enumerate(crewed.batch_sizes, start=1)
+    ]
+    for place, goes in crewed.actions:
+        worker = crew[place % len(crew)]
+        worker.go() if goes else worker.go_on(40.0 * worker.rank, lockstep=crewed.lockstep)
+    for _ in range(10 * EPOCHS * size + 100):
+        for worker in crew:
+            if not worker.is_over:
+                worker.go_on(40.0 * worker.rank, lockstep=crewed.lockstep)
+    assert all(worker.is_over for worker in crew)
+    return leases, crew
+
+
+CREWS = st.builds(
+    Crewed,
+    st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([False] * 4 + [True])), max_size=60),
+    st.booleans(), st.booleans(), st.integers(1, 3),
+)  # fmt: skip
+
+
+@given(st.integers(2, 60), CREWS)
+@settings(max_examples=200)
+def test_no_step_has_a_single_sample_whoever_asks_for_how_many_and_goes(
+    size: int, crewed: Crewed
+) -> None:
+    leases, crew = train_to_the_end(size, crewed)
+    for worker in crew:
+        assert worker.batch_size == 1 or 1 not in worker.steps
+    done = sum((worker.done for worker in crew), Counter[tuple[int, int]]())
+    assert set(done) == {(e, p) for e in range(1, EPOCHS + 1) for p in range(size)}
+    assert done.total() == EPOCHS * size + leases.samples_twice
+    if 1 not in crewed.batch_sizes:
+        assert leases.samples_twice == 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 32])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_whatever_is_left_over_no_batch_is_one_sample_nor_two_too_long(
+    batch_size: int, workers: int
+) -> None:
+    for left_over in range(1, batch_size + 1):
+        size = 4 * batch_size + left_over
+        crewed = Crewed([batch_size] * workers, [], False, False, 1)
+        _, crew = train_to_the_end(size, crewed)
+        steps = [samples for worker in crew for samples in worker.steps]
+        assert sum(steps) == EPOCHS * size
+        assert min(steps) > 1 or batch_size == 1
+        assert max(steps) <= batch_size + 1
+
+
+def test_a_position_that_nobody_else_can_use_is_leased_with_the_one_before_it() -> None:
+    """A worker of batches of one has gone in the middle of positions that others trained on."""
+    leases = Leases(weighted=False, local_steps=1)
+    ones = Cutter(leases, 1, 1, 8)
+    ones.go_on(0.0, lockstep=False)
+    assert ones.batches == [[0], [1]]
+    ones.go_on(0.0, lockstep=False)
+    other = Cutter(leases, 2, 6, 8)
+    other.go_on(0.0, lockstep=False)
+    assert other.batches == [[2, 3, 4, 5, 6, 7]]
+    ones.go()
+    assert leases.samples_twice == 1
+    other.go_on(0.0, lockstep=False)
+    other.go_on(0.0, lockstep=False)
+    assert other.batches == [[0, 1]]
 
 
 # In virtual time.

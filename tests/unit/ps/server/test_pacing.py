@@ -52,6 +52,13 @@ def test_no_batch_becomes_smaller_than_the_least() -> None:
     assert batches(1e6, 1.0, batch_size=1) == [2, 1]
 
 
+@given(st.lists(st.floats(0.1, 1e6), min_size=1, max_size=20), st.integers(2, 40))
+def test_no_batch_is_a_single_sample_unless_a_worker_was_started_so(
+    speeds: list[float], batch_size: int
+) -> None:
+    assert min(batches(*speeds, batch_size=batch_size)) > 1
+
+
 @given(st.lists(st.floats(0.1, 1e6), min_size=1, max_size=20), st.integers(1, 1000))
 def test_no_batch_is_empty_and_none_is_more_than_all_together(
     speeds: list[float], batch_size: int

@@ -86,13 +86,13 @@ def test_a_newcomer_replaces_nobody_where_the_one_before_has_left(members: Membe
     assert replaced is None
 
 
-@pytest.mark.parametrize("state", [EVICTED, DONE, "failed"])
+@pytest.mark.parametrize("state", [EVICTED, DONE, "timeout", "failed"])
 def test_one_that_has_left_is_told_to_say_hello_again(members: Members, state: str) -> None:
     member, _ = members.hello(1, "a")
     members.leave(member, state)
     with pytest.raises(EvictedError, match=f"worker 1: {state}; say hello again"):
         members.require_current(1, member.incarnation)
-    assert members.any_done == (state == DONE)
+    assert members.any_done == (state in (DONE, "timeout"))
 
 
 def test_strangers_are_unknown(members: Members) -> None:

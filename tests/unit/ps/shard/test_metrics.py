@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -9,6 +10,7 @@ import pytest
 from leash.ps._core import Reply
 from leash.ps.errors import HeaderError, StoppingError
 from leash.ps.policy import ASP, Rule
+from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.messages import Report
@@ -63,6 +65,38 @@ def test_waiting_is_shared_out_over_all_incarnations_of_a_rank(metrics: Metrics)
     assert metrics.summary()["wait_fraction_by_worker"] == {"1": 0.4}
 
 
+def test_before_anything_is_known_of_a_workers_time_its_waiting_is_unknown(
+    metrics: Metrics,
+) -> None:
+    metrics.count_push(1, chunk=0, step=1, samples=5)
+    summary = metrics.summary()
+    assert (summary["wait_fraction"], summary["wait_fraction_by_worker"]) == (None, {"1": None})
+    assert metrics.worker_state(1)["wait_fraction"] is None
+
+
+def test_the_waiting_of_one_that_reports_nothing_is_what_the_server_sees(
+    metrics: Metrics, clock: Clock
+) -> None:
+    """Its first step is none to go by: what it did before that is not known."""
+    for step in range(1, 4):
+        metrics.count_push(1, chunk=0, step=step, samples=5)
+        clock.now_s += 3
+        metrics.count_reply(answer(chunk=0))
+        clock.now_s += 1
+    assert metrics.summary()["wait_fraction_by_worker"] == {"1": 0.75}
+    metrics.report(report(compute_s=1.0, wait_s=1.0))
+    assert metrics.summary()["wait_fraction_by_worker"] == {"1": 0.5}
+
+
+def test_the_waiting_of_all_is_that_of_their_time_together(metrics: Metrics) -> None:
+    metrics.join(2, 8, "two", first_step=1)
+    metrics.report(report(compute_s=6.0, wait_s=2.0))
+    metrics.report(replace(report(compute_s=1.0, wait_s=1.0), worker=2))
+    summary = metrics.summary()
+    assert summary["wait_fraction_by_worker"] == {"1": 0.25, "2": 0.5}
+    assert summary["wait_fraction"] == 0.3
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_json_has_no_number_for_is_null(metrics: Metrics, value: float) -> None:
     metrics.evaluate(report("evaluation", accuracy=math.nan, loss=value))
@@ -108,13 +142,35 @@ def test_samples_are_answered_with_the_reply_of_chunk_0(metrics: Metrics) -> Non
     assert (counts.answered, counts.unanswered) == (5, 0)
 
 
+def test_the_demos_logs_get_every_step_report_epoch_and_evaluation(
+    tmp_path: Path, clock: Clock
+) -> None:
+    logs = DemoLogs(tmp_path, "M")
+    metrics = Metrics(Rule(ASP, None), EventLog(None), 0, clock, logs)
+    metrics.join(1, 7, "one", first_step=1)
+    metrics.start([1])
+    for number, (samples, staleness) in enumerate(((5, 2), (3, 0)), start=1):
+        metrics.count_push(1, chunk=0, step=number, samples=samples)
+        metrics.count_reply(answer(chunk=0, staleness=staleness))
+    metrics.report(replace(report(loss=2.0), epoch=0, samples=5))
+    metrics.report(replace(report("epoch", loss=4.0), epoch=1, samples=8))
+    clock.now_s += 8
+    metrics.complete(1)
+    metrics.evaluate(replace(report("evaluation", accuracy=0.75), epoch=1))
+    logs.close()
+    assert (tmp_path / "stalenessM.txt").read_text() == "0\t1\t5\t2\n0\t1\t3\t0\n"
+    line = "0\t2.75\t1.0\t8.0\t8.0\t0\t75.0000%\n"
+    assert (tmp_path / "trainlossM.txt").read_text() == line
+
+
 def test_what_a_process_has_no_answer_for_is_not_its_successors(metrics: Metrics) -> None:
     metrics.count_push(1, chunk=0, step=1, samples=5)
     metrics.join(1, 8, "one again", first_step=2)
     assert metrics.workers[1].unanswered == 0
 
 
-def answer(chunk: int) -> Reply:
+def answer(chunk: int, staleness: int = 0) -> Reply:
     return cast(
-        Reply, SimpleNamespace(worker=1, step=1, chunk=chunk, lag=0, staleness=0, dropped=False)
+        Reply,
+        SimpleNamespace(worker=1, step=1, chunk=chunk, lag=0, staleness=staleness, dropped=False),
     )

@@ -33,8 +33,9 @@ def test_the_table_has_a_row_for_each_policy(simulate: Leash) -> None:
     status, out, err = simulate("--slow", "0.1,0.2", "--workers=2", "--steps=50",
                                 "--compare", "bsp, ssp 2, asp")  # fmt: skip
     assert (status, err) == (0, "")
-    head, _, *rows = out.splitlines()
+    head, _, *rows, about = out.splitlines()
     assert head.split()[:2] == ["policy", "steps/s"]
+    assert about.startswith("waiting: ")
     cells = [row.split() for row in rows]
     assert [row[0] for row in cells] == ["bsp", "ssp(2)", "asp"]
     speeds = [float(row[1]) for row in cells]

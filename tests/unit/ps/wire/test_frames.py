@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leash.ps.errors import ERROR_BY_CODE, FrameCountError, HeaderError, ProtocolError, ResyncError
+from leash.ps.errors import (
+    ERROR_BY_CODE,
+    FrameCountError,
+    HeaderError,
+    ProtocolError,
+    ResyncError,
+    WrongSocketError,
+)
 from leash.ps.wire.frames import (
+    CONTROL,
+    DATA,
     MAX_HEADER_NBYTES,
     VERSION,
     check_payload_count,
@@ -48,16 +57,12 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     """What a field of this annotation may hold."""
     base = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     span = hint.__metadata__[0] if hasattr(hint, "__metadata__") else Within(0, 0)
-    if base is int:
-        return st.integers(span.low, span.high)
-    if base is str:
-        return st.text(max_size=span.high)
-    if base is bytes:
-        return st.binary(max_size=min(50, span.high))
-    if base is bool:
-        return st.booleans()
-    if base is float:
-        return finite
+    plain_values = {
+        int: st.integers(span.low, span.high), str: st.text(max_size=span.high),
+        bytes: st.binary(max_size=min(50, span.high)), bool: st.booleans(), float: finite,
+    }  # fmt: skip
+    if base in plain_values:
+        return plain_values[base]
     if get_origin(base) is list:
         items = st.text(max_size=WORD_MAX) if get_args(base) == (str,) else st.integers(0, U63_MAX)
         return st.lists(items, max_size=min(50, span.high))
@@ -129,6 +134,8 @@ WRONG = [-1, 2**63, 2**64 - 1, 1.5, math.inf, "x" * 600, True, None, [-1], ["x"]
 def is_allowed(value: Any, hint: Any) -> bool:
     """Of the values in WRONG: the few that some fields may hold."""
     base = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    if base == list[str]:
+        return bool(value == ["x"])
     return (base, type(value)) in [(bool, bool), (float, float)] and value != math.inf
 
 
@@ -213,6 +220,19 @@ def test_another_version_is_refused_by_name(version: object) -> None:
 def test_a_verb_that_does_not_belong_here_is_refused_with_those_that_do() -> None:
     with pytest.raises(HeaderError, match="t: expected one of beat, status, got 'hello'"):
         decode(encode(Hello("worker", 1, "")), table((Beat, Status)))
+
+
+@pytest.mark.parametrize("verb", CONTROL)
+def test_a_verb_of_the_control_socket_is_told_from_nonsense_at_a_data_socket(verb: str) -> None:
+    header = msgpack.packb({"v": VERSION, "t": verb})
+    with pytest.raises(WrongSocketError, match=r"this is a data port .* one below its first"):
+        decode(header, DATA)
+
+
+@pytest.mark.parametrize("verb", DATA)
+def test_a_verb_of_the_data_sockets_is_told_from_nonsense_at_the_control_socket(verb: str) -> None:
+    with pytest.raises(WrongSocketError, match=f"{verb} goes to a data port"):
+        decode(msgpack.packb({"v": VERSION, "t": verb}), CONTROL)
 
 
 FACE = "\N{GRINNING FACE}"  # four bytes in UTF-8

@@ -46,8 +46,8 @@ def user_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 def test_batches_follow_the_positions_and_the_last_may_be_smaller(dataset: Dataset) -> None:
     positions = np.array([5, 3, 3, 60, 0])
-    batches = list(dataset.train_batches(positions, batch_size=2))
-    assert [len(y) for _, y in batches] == [2, 2, 1]
+    batches = list(dataset.train_batches(positions, batch_size=3))
+    assert [len(y) for _, y in batches] == [3, 2]
     x, y = joined(iter(batches))
     assert x.shape == (5, *dataset.sample_shape)
     assert x.dtype == torch.float32
@@ -57,6 +57,17 @@ def test_batches_follow_the_positions_and_the_last_may_be_smaller(dataset: Datas
         assert not rest
         assert torch.equal(alone_x[0], x[row])
         assert alone_y[0] == y[row]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_no_batch_is_a_single_sample_unless_all_are(dataset: Dataset, batch_size: int) -> None:
+    for left_over in range(batch_size):
+        positions = np.arange(3 * batch_size + left_over)
+        sizes = [len(y) for _, y in dataset.train_batches(positions, batch_size)]
+        expected = [batch_size] * 3 + [left_over] * (left_over > 0)
+        if left_over == 1 and batch_size > 1:
+            expected = [batch_size] * 2 + [batch_size + 1]
+        assert sizes == expected
 
 
 def test_the_test_split_comes_whole_and_in_one_order(dataset: Dataset) -> None:
@@ -264,11 +275,10 @@ def test_a_users_dataset_tells_its_shape_and_classes(
         (Points(),),
         (Points(), None),
         (Points(), []),
-        ([1, 2], [1, 2]),
         ((torch.zeros(3, 2), torch.zeros(4)), (torch.zeros(3, 2), torch.zeros(3))),
         ((torch.zeros(0, 2), torch.zeros(0)), (torch.zeros(3, 2), torch.zeros(3))),
     ],
-    ids=["None", "one", "no test", "empty", "no pairs", "lengths differ", "no samples"],
+    ids=["None", "one", "no test", "empty", "lengths differ", "no samples"],
 )
 def test_a_users_function_that_gives_anything_else_is_refused_in_one_line(
     user_module: types.ModuleType, returned: object
@@ -277,6 +287,55 @@ def test_a_users_function_that_gives_anything_else_is_refused_in_one_line(
     with pytest.raises(UsageError, match=r"expected a pair \(train, test\)") as caught:
         load_dataset("leash_test_data:load")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sample", "told"),
+    [
+        ({"image": torch.zeros(2), "label": 1}, "a dict with the keys image, label"),
+        ((torch.zeros(2), 1, "name"), "a tuple of 3"),
+        ([torch.zeros(2)], "a list of 1"),
+        (torch.zeros(2), "Tensor"),
+        (7, "int"),
+        ({}, "an empty dict"),
+    ],
+    ids=["dict", "three", "one", "tensor", "number", "empty dict"],
+)
+@pytest.mark.parametrize("split", ["training", "test"])
+def test_a_sample_that_is_no_pair_is_told_as_what_it_is(
+    user_module: types.ModuleType, sample: object, told: str, split: str
+) -> None:
+    good = (torch.zeros(2), 1)
+    splits = ([sample], [good]) if split == "training" else ([good], [sample])
+    user_module.load = lambda: splits  # type: ignore[attr-defined]
+    with pytest.raises(UsageError) as caught:
+        load_dataset("leash_test_data:load", train=True, test=split == "test")
+    assert f"each sample of the {split} split must be a pair (sample, target), got {told};" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ((np.zeros(2), 1), "got ndarray; make it one with torch.from_numpy"),
+        (({"ids": 1}, 1), "got a dict with the keys ids; Leash trains models that take one tensor"),
+        ((torch.zeros(2), "cat"), "a target must be a number or a tensor, got str"),
+        (
+            (torch.zeros(2), {"box": 1}),
+            "must be a number or a tensor, got a dict with the keys box",
+        ),
+        ((torch.zeros(2), None), "a target must be a number or a tensor, got NoneType"),
+    ],
+    ids=["array", "dict", "text target", "dict target", "no target"],
+)
+def test_a_pair_of_something_else_names_the_mend(
+    user_module: types.ModuleType, pair: object, says: str
+) -> None:
+    user_module.load = lambda: ([pair], [pair])  # type: ignore[attr-defined]
+    with pytest.raises(UsageError) as caught:
+        load_dataset("leash_test_data:load")
+    assert says in str(caught.value)
 
 
 def test_a_sample_that_is_no_tensor_names_the_mend(user_module: types.ModuleType) -> None:

@@ -1,7 +1,9 @@
 """Datasets that lie in files: tiny ones made here, and the real ones where they are at hand."""
 
+import gzip
 import io
 import multiprocessing
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from leash.ps.datafiles.cifar10 import BATCHES, BATCHES_DIR, BINARY_DIR, TAR_NAME
 from leash.ps.errors import UsageError
 from leash.worker.datasets import cifar10, files, load_dataset
 from leash.worker.vision import import_torchvision
@@ -22,7 +25,7 @@ needs_real_mnist = pytest.mark.skipif(
     not (REAL_DATA / "MNIST").is_dir(), reason=f"no MNIST in {REAL_DATA}"
 )
 needs_real_cifar10 = pytest.mark.skipif(
-    not (REAL_DATA / cifar10.TAR_NAME).is_file(), reason=f"no {cifar10.TAR_NAME} in {REAL_DATA}"
+    not (REAL_DATA / TAR_NAME).is_file(), reason=f"no {TAR_NAME} in {REAL_DATA}"
 )
 
 
@@ -83,6 +86,62 @@ def test_mnist_needs_no_files_of_a_split_that_was_not_asked_for(
     for path in (mnist_dir / "MNIST" / "raw").glob(f"{prefix}-*"):
         path.unlink()
     load_dataset("mnist", data_dir=mnist_dir, train=split == "train", test=split == "test")
+
+
+def compressed(path: Path) -> None:
+    path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+
+
+def renamed(path: Path) -> None:
+    path.rename(path.with_name(path.name.replace("-idx", ".idx")))
+
+
+def unchanged(path: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize("below", ["MNIST/raw", "raw", "."])
+@pytest.mark.parametrize("change", [unchanged, compressed, renamed])
+def test_mnist_is_found_in_every_layout(
+    mnist_dir: Path, tmp_path_factory: pytest.TempPathFactory, below: str,
+    change: Callable[[Path], None],
+) -> None:  # fmt: skip
+    expected = load_dataset("mnist", data_dir=mnist_dir)
+    place = tmp_path_factory.mktemp("place") / "data"
+    (place / below).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(mnist_dir / "MNIST" / "raw", place / below, dirs_exist_ok=True)
+    for path in list((place / below).iterdir()):
+        change(path)
+    found = load_dataset("mnist", data_dir=place)
+    assert found.train_size == 12
+    for mine, theirs in (
+        (found.train_batches(np.arange(12), 12), expected.train_batches(np.arange(12), 12)),
+        (found.test_batches(5), expected.test_batches(5)),
+    ):
+        (x, y), (expected_x, expected_y) = next(mine), next(theirs)
+        assert torch.equal(x, expected_x)
+        assert torch.equal(y, expected_y)
+
+
+def test_the_environment_says_where_mnist_is_unless_an_option_does(
+    mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(mnist_dir))
+    monkeypatch.setenv("MNIST", "~/MNIST/raw")
+    assert load_dataset("mnist").train_size == 12
+    with pytest.raises(UsageError, match=f"--data-dir {tmp_path / 'absent'} is not a folder"):
+        load_dataset("mnist", data_dir=tmp_path / "absent")
+    monkeypatch.setenv("MNIST", "nowhere")
+    with pytest.raises(UsageError, match="MNIST=nowhere in the environment is not a folder"):
+        load_dataset("mnist")
+
+
+def test_mnist_that_is_there_is_not_fetched(
+    mnist_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(import_torchvision().datasets, "MNIST")
+    assert load_dataset("mnist", data_dir=mnist_dir / "MNIST", download=True).train_size == 12
 
 
 def test_mnist_without_a_folder_names_both_mends() -> None:
@@ -201,10 +260,12 @@ CIFAR_FILES = {
 TRAIN_ORDER = ["cat/0000", "truck/0000", "cat/0001", "truck/0001"]
 
 
-def write_tar(folder: Path, contents: dict[str, bytes], prefix: str = "") -> Path:
-    with tarfile.open(folder / cifar10.TAR_NAME, "w") as tar:
-        for name, content in contents.items():
-            member = tarfile.TarInfo(prefix + name)
+def write_tar(
+    folder: Path, contents: dict[str, bytes], prefix: str = "", name: str = TAR_NAME
+) -> Path:
+    with tarfile.open(folder / name, "w:gz" if name.endswith("gz") else "w") as tar:
+        for path, content in contents.items():
+            member = tarfile.TarInfo(prefix + path)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return folder
@@ -221,6 +282,23 @@ def write_dotted_tar(folder: Path, contents: dict[str, bytes]) -> Path:
     return write_tar(folder, contents, prefix="./")
 
 
+def write_nested_tar(folder: Path, contents: dict[str, bytes]) -> Path:
+    return write_tar(folder, contents, prefix="cifar10/")
+
+
+def write_macos_tar(folder: Path, contents: dict[str, bytes]) -> Path:
+    beside = {name.replace("/0", "/._0"): b"no image" for name in contents}
+    return write_tar(folder, beside | contents)
+
+
+def write_compressed_tar(folder: Path, contents: dict[str, bytes]) -> Path:
+    return write_tar(folder, contents, name="cifar-10.tgz")
+
+
+def write_tar_that_is_given_itself(folder: Path, contents: dict[str, bytes]) -> Path:
+    return write_tar(folder, contents, name="images.tar") / "images.tar"
+
+
 def scaled(content: bytes) -> np.ndarray:
     """The oracle: one image, decoded and scaled by hand, as (3, 32, 32)."""
     pixels = np.asarray(Image.open(io.BytesIO(content)), np.float64) / 255
@@ -229,7 +307,13 @@ def scaled(content: bytes) -> np.ndarray:
     return channels_first
 
 
-@pytest.mark.parametrize("write", [write_tar, write_dotted_tar, write_folder])
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_tar, write_dotted_tar, write_nested_tar, write_macos_tar, write_compressed_tar,
+        write_tar_that_is_given_itself, write_folder,
+    ],
+)  # fmt: skip
 def test_cifar10_images_are_in_order_of_file_name_then_class(
     tmp_path: Path, write: Callable[[Path, dict[str, bytes]], Path]
 ) -> None:
@@ -278,8 +362,8 @@ def test_a_wrong_cifar10_image_is_named_in_one_line(
 
 
 def test_a_cifar10_archive_that_is_none_or_lacks_a_split_is_refused(tmp_path: Path) -> None:
-    (tmp_path / cifar10.TAR_NAME).write_bytes(b"no tar" * 1000)
-    with pytest.raises(UsageError, match=rf"cannot read .*{cifar10.TAR_NAME}: ReadError"):
+    (tmp_path / TAR_NAME).write_bytes(b"no tar" * 1000)
+    with pytest.raises(UsageError, match=rf"cannot read .*{TAR_NAME}: ReadError"):
         load_dataset("cifar10", data_dir=tmp_path)
     write_tar(tmp_path, {"train/cat/0000.jpg": CIFAR_FILES["train/cat/0000.jpg"]})
     with pytest.raises(UsageError, match="no image test/CLASS"):
@@ -288,32 +372,90 @@ def test_a_cifar10_archive_that_is_none_or_lacks_a_split_is_refused(tmp_path: Pa
 
 def test_cifar10_without_its_files_says_what_it_looked_for(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"cifar-10-batches-py, cifar10-images\.tar or train/CLASS"
+        UsageError,
+        match=r"cifar-10-batches-py, cifar-10-batches-bin, cifar10-images\.tar or train/CLASS",
     ):
         load_dataset("cifar10", data_dir=tmp_path)
 
 
+def write_batches(folder: Path, suffix: str = "", content: bytes = b"") -> list[Path]:
+    """Empty files, or all with this content, under the names of the six batches."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / (name + suffix) for names in BATCHES.values() for name in names]
+    for path in paths:
+        path.write_bytes(content)
+    return paths
+
+
 def test_cifar10_batches_that_are_not_krizhevskys_are_not_opened(tmp_path: Path) -> None:
-    (tmp_path / cifar10.BATCHES_DIR).mkdir()
-    (tmp_path / cifar10.BATCHES_DIR / "data_batch_1").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    write_batches(tmp_path / BATCHES_DIR, content=b"cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(UsageError, match="not found or corrupted"):
         load_dataset("cifar10", data_dir=tmp_path)
 
 
+@pytest.mark.parametrize("folder", [BATCHES_DIR, "of another name", "."])
 def test_cifar10_batches_are_turned_channels_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     class Batches:
+        base_folder = BATCHES_DIR
+
         def __init__(self, root: Path, train: bool) -> None:
+            assert (root / self.base_folder / "test_batch").is_file()
             self.data = random_pixels(int(train), 3, 32, 32, 3)
             self.targets = [2, 0, 9]
 
-    (tmp_path / cifar10.BATCHES_DIR).mkdir()
+    write_batches(tmp_path / folder)
     monkeypatch.setattr(import_torchvision().datasets, "CIFAR10", Batches)
-    ((x, y),) = load_dataset("cifar10", data_dir=tmp_path).test_batches(3)
+    place = tmp_path if folder == BATCHES_DIR else tmp_path / folder
+    ((x, y),) = load_dataset("cifar10", data_dir=place).test_batches(3)
     expected = scaled(encoded(random_pixels(0, 3, 32, 32, 3)[1]))
     np.testing.assert_allclose(x[1].numpy(), expected, rtol=1e-4, atol=1e-5)
     assert y.tolist() == [2, 0, 9]
+
+
+@pytest.mark.parametrize("is_given_itself", [False, True])
+def test_binary_batches_of_cifar10_are_what_their_bytes_say(
+    tmp_path: Path, is_given_itself: bool
+) -> None:
+    """A byte for the label, then the red, green and blue plane of the image."""
+    images, labels = random_pixels(0, 12, 3, 32, 32), np.arange(12, dtype=np.uint8) % 10
+    records = np.concatenate([labels[:, None], images.reshape(12, -1)], axis=1)
+    folder = tmp_path / BINARY_DIR
+    for place, path in enumerate(write_batches(folder, ".bin")):
+        path.write_bytes(records[2 * place : 2 * place + 2].tobytes())
+    data = load_dataset("cifar10", data_dir=folder if is_given_itself else tmp_path)
+    assert (data.train_size, data.test_size) == (10, 2)
+    ((x, y),) = data.train_batches(np.arange(10), 10)
+    assert y.tolist() == labels[:10].tolist()
+    for row in (0, 9):
+        image = encoded(images[row].transpose(1, 2, 0))
+        np.testing.assert_allclose(x[row].numpy(), scaled(image), rtol=1e-4, atol=1e-5)
+    ((_, y),) = data.test_batches(2)
+    assert y.tolist() == labels[10:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "has no image"), (b"\0" * 3072, "cannot reshape"), (b"\x0a" * 3073, "0 to 9, got 10")],
+)
+def test_a_damaged_binary_batch_of_cifar10_is_named_in_one_line(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    write_batches(tmp_path / BINARY_DIR, ".bin", content)
+    with pytest.raises(UsageError, match=says) as caught:
+        load_dataset("cifar10", data_dir=tmp_path)
+    assert "data_batch_1.bin" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("folder", "suffix"), [(BATCHES_DIR, ""), (BINARY_DIR, ".bin")])
+def test_a_missing_batch_of_cifar10_is_named(tmp_path: Path, folder: str, suffix: str) -> None:
+    for path in write_batches(tmp_path / folder, suffix):
+        path.unlink()
+        with pytest.raises(UsageError, match=f"no {folder}/{path.name} in {tmp_path}"):
+            load_dataset("cifar10", data_dir=tmp_path)
+        path.touch()
 
 
 def test_a_long_decoding_is_announced_on_stderr(
@@ -329,7 +471,7 @@ def test_real_cifar10_holds_the_pixels_that_pillow_decodes() -> None:
     data = load_dataset("cifar10", data_dir=REAL_DATA, test=False, limit=24)
     ((x, y),) = data.train_batches(np.array([23]), 1)
     assert y.tolist() == [3]
-    with tarfile.open(REAL_DATA / cifar10.TAR_NAME) as tar:
+    with tarfile.open(REAL_DATA / TAR_NAME) as tar:
         stream = tar.extractfile("train/cat/0002.jpg")
         assert stream is not None
         expected = scaled(stream.read())

@@ -26,6 +26,16 @@ def test_shares_are_in_proportion_to_the_weights() -> None:
     assert [len(share) for share in shares(60_000, [1.0, 0.5], seed=1)] == [40_000, 20_000]
 
 
+@pytest.mark.parametrize("n", [3, 10, 100, 101])
+@pytest.mark.parametrize("weights", [[1.0, 0.01], [1.0, 1.0, 0.02, 0.02], [0.1] * 30])
+def test_no_share_is_a_single_sample_if_another_has_some_to_spare(
+    n: int, weights: list[float]
+) -> None:
+    sizes = [len(share) for share in shares(n, weights, seed=1)]
+    assert sum(sizes) == n
+    assert 1 not in sizes or max(sizes) <= 2
+
+
 def test_shares_depend_on_the_seed_alone() -> None:
     first, again, other = (shares(100, [1, 1], seed)[0].tolist() for seed in (1, 1, 2))
     assert first == again

@@ -221,6 +221,22 @@ def test_after_an_eviction_during_backward_the_common_parameters_are_taken_over(
     stream.finish()
 
 
+def test_joining_again_makes_good_what_an_error_has_ended() -> None:
+    model = build()
+    stream, exchange = stream_of(model, overlap=True)
+    stream.begin(8)
+    exchange.fails_with = NonfiniteError("step 1 of worker 1: slot last.bias")
+    loss_of(model).backward()  # type: ignore[no-untyped-call]
+    with pytest.raises(NonfiniteError):
+        stream.finish()
+    assert not stream.is_broken_off
+    stream.recover(lambda _: 7)
+    stream.begin(8)
+    loss_of(model).backward()  # type: ignore[no-untyped-call]
+    stream.finish()
+    assert exchange.samples == 8
+
+
 # What torch can do with parameters goes on working.
 
 

@@ -136,6 +136,20 @@ def test_leases_need_all_of_the_data_and_no_share(start: Start) -> None:
     assert worker.trained.share is None
 
 
+@pytest.mark.parametrize(("policy", "samples"), [("bsp", SIZE // 3), ("ssp", SIZE)])
+def test_dropping_every_sample_is_refused_before_it_joins(
+    start: Start, started: Started, policy: str, samples: int
+) -> None:
+    server = make_server(policy)
+    start(server, rank=2, batch_size=samples, drop_last=True)
+    started.joined = {}
+    with pytest.raises(UsageError, match=f"all of this worker's {samples} samples"):
+        start(server, rank=2, batch_size=samples + 1, drop_last=True)
+    assert not started.joined
+    assert started.is_closed
+    start(server, rank=2, batch_size=samples + 1)
+
+
 def test_a_share_that_was_asked_for_is_fixed_even_where_others_lease(start: Start) -> None:
     worker = start(make_server("ssp"), rank=7, hetero_allocation="1-1-4")
     assert len(worker.trained.share) == 40
@@ -171,12 +185,12 @@ def test_a_worker_joins_with_what_its_options_say_and_ends_with_its_trainers_sta
 ) -> None:
     worker = start(
         make_server(), rank=7, ps_ip="10.0.0.1", ps_port=4000, transport="tcp", codec="topk",
-        topk_ratio=0.25, wait_s=9.0, threads=3, slow="0.5", heterogeneity="0.25", time_scale=2.0,
+        topk_ratio=0.25, threads=3, slow="0.5", heterogeneity="0.25", time_scale=2.0,
     )  # fmt: skip
     assert worker.status == 17
     joined = worker.joined
     assert (joined["address"], joined["rank"]) == ("tcp://10.0.0.1:4000", 7)
-    assert (joined["transport"], joined["wait_s"]) == ("tcp", 9.0)
+    assert joined["transport"] == "tcp"
     assert joined["encoding"] == Encoding("topk", 256, 0.25)
     assert sum(p.numel() for p in joined["parameters"].values()) == PARAMETERS
     assert worker.threads == 3
@@ -229,25 +243,15 @@ def test_gradients_leave_early_where_they_are_more_than_one_chunk(
 def test_with_local_steps_an_inner_optimizer_steps_over_the_model_and_nothing_leaves_early(
     start: Start,
 ) -> None:
-    server = make_server(local_steps="8")
+    server = make_server(local_steps="8", lr=0.5)
     state = {**server.coordinator.state(), "chunk_nbytes": 64}
     server.coordinator.state = lambda: state  # type: ignore[method-assign]
-    joined = start(server, rank=2, inner_lr=0.5).joined
+    joined = start(server, rank=2).joined
     assert joined["overlap"] is False
     inner = joined["inner"]
     assert isinstance(inner, torch.optim.SGD)
     stepped = {id(p) for group in inner.param_groups for p in group["params"]}
     assert stepped == {id(p) for p in joined["parameters"].values()}
-
-
-def test_an_option_of_an_inner_optimizer_is_refused_where_there_is_none(
-    start: Start, started: Started
-) -> None:
-    assert start(make_server(), rank=2).joined["inner"] is None
-    started.joined = {}
-    with pytest.raises(UsageError, match="--inner-lr"):
-        start(make_server(), rank=2, inner_lr=0.5)
-    assert started.joined == {}
 
 
 def test_the_data_set_is_closed_however_the_worker_ends(
@@ -272,25 +276,37 @@ def test_the_data_set_is_closed_however_the_worker_ends(
     [
         ({}, torch.optim.SGD, {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.0}),
         (
-            {"inner_lr": 0.5, "inner_momentum": 0.9, "inner_weight_decay": 0.1},
+            {"lr": 0.5, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
             torch.optim.SGD,
-            {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.1},
+            {"lr": 0.5, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
         ),
-        ({"inner_optimizer": "adam"}, torch.optim.Adam, {"lr": 0.001, "weight_decay": 0.0}),
-        ({"inner_optimizer": "adamw"}, torch.optim.AdamW, {"lr": 0.001, "weight_decay": 0.01}),
+        ({"dampening": 0.5, "momentum": 0.9}, torch.optim.SGD, {"dampening": 0.5}),
+        ({"maximize": True}, torch.optim.SGD, {"maximize": True}),
+        ({"optimizer": "adam"}, torch.optim.Adam, {"lr": 0.001, "weight_decay": 0.0}),
         (
-            {"inner_optimizer": "adamw", "inner_lr": 0.2, "inner_weight_decay": 0.0},
+            {"optimizer": "adam", "betas": "0.8,0.9", "eps": 0.1, "amsgrad": True},
+            torch.optim.Adam,
+            {"betas": (0.8, 0.9), "eps": 0.1, "amsgrad": True},
+        ),
+        ({"optimizer": "adamw"}, torch.optim.AdamW, {"lr": 0.001, "weight_decay": 0.01}),
+        (
+            {"optimizer": "adamw", "lr": 0.2, "weight_decay": 0.0},
             torch.optim.AdamW,
             {"lr": 0.2, "weight_decay": 0.0},
         ),
+        (
+            {"optimizer": "adagrad", "lr_decay": 0.5, "initial_accumulator_value": 0.1},
+            torch.optim.Adagrad,
+            {"lr": 0.01, "lr_decay": 0.5, "initial_accumulator_value": 0.1},
+        ),
     ],
 )
-@pytest.mark.parametrize("local_steps", ["2", "auto"])
+@pytest.mark.parametrize("local", [{"local_steps": "2"}, {"local_steps": "auto"}, {"outer_lr": 1}])
 def test_a_run_with_local_steps_has_the_inner_optimizer_that_was_asked_for(
-    options: dict[str, Any], kind: type, expected: dict[str, float], local_steps: str
+    options: dict[str, Any], kind: type, expected: dict[str, Any], local: dict[str, Any]
 ) -> None:
     parameters = [torch.nn.Parameter(torch.zeros(3))]
-    inner = command.inner_optimizer(WorkerOptions(**options), parameters, local_steps)
+    inner = command.inner_optimizer(make_server(**options, **local).coordinator.state(), parameters)
     assert inner is not None
     assert type(inner) is kind
     assert inner.param_groups[0].items() >= expected.items()
@@ -298,4 +314,4 @@ def test_a_run_with_local_steps_has_the_inner_optimizer_that_was_asked_for(
 
 def test_a_run_without_local_steps_has_no_inner_optimizer() -> None:
     parameters = [torch.nn.Parameter(torch.zeros(3))]
-    assert command.inner_optimizer(WorkerOptions(), parameters, "1") is None
+    assert command.inner_optimizer(make_server().coordinator.state(), parameters) is None

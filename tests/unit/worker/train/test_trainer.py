@@ -124,7 +124,8 @@ class FakeClient:
     incarnation: int = 7
     steps: int = 0
     deadline_s: float = 0.0
-    reports: list[Report] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)  # but for those of its plan
+    plans: list[Report] = field(default_factory=list)
     asked: list[tuple[float, ...]] = field(default_factory=list)
 
     @property
@@ -132,7 +133,7 @@ class FakeClient:
         return self.completed
 
     def report(self, report: Report) -> None:
-        self.reports.append(report)
+        (self.plans if report.kind == "plan" else self.reports).append(report)
 
     def lease(self, *request: float) -> Leased:
         self.asked.append(request)
@@ -323,6 +324,18 @@ def test_every_step_weighs_what_its_batch_has() -> None:
     assert (totals.steps, totals.local_steps, totals.samples) == (6, 6, 2 * SIZE)
 
 
+@pytest.mark.parametrize("size", range(1, 11))
+def test_drop_last_leaves_out_what_fills_no_batch(size: int) -> None:
+    share, leases = WHOLE_SPLIT[:size], [lease(0, size)]
+    kept = size - size % BATCH
+    for training in (
+        make_training(share=share, epochs=1, drop_last=True),
+        make_training(leases=leases, epochs=1, drop_last=True),
+    ):
+        training.run()
+        assert training.optimizer.begun == [BATCH] * (kept // BATCH)
+
+
 def test_one_that_takes_anothers_place_goes_on_where_the_run_is() -> None:
     training = make_training(epochs=3, completed=2)
     training.run()
@@ -372,7 +385,7 @@ def test_a_step_computes_while_it_reads_sleeps_and_computes_and_waits_for_its_an
     assert training.clock.now_s == 100.0 + 3 * (STEP_S + WAIT_S)
     assert training.said == [
         f"epoch 1: loss {training.trainer.totals.loss_by_epoch[0]:.4f}, "
-        f"{WAIT_S / (WAIT_S + STEP_S):.0%} of the time waiting"
+        f"waiting {100 * WAIT_S / (WAIT_S + STEP_S):.0f} % of its time so far"
     ]
 
 
@@ -479,11 +492,66 @@ def test_reports_are_signed_with_the_incarnation_that_it_has_by_then() -> None:
     assert [report.incarnation for report in training.client.reports] == [7, 8, 8, 8, 8]
 
 
-def test_a_fixed_share_is_trained_on_to_its_end_whoever_was_left_behind() -> None:
-    training = make_training(epochs=1)
-    training.optimizer.at_step[1] = lambda: training.optimizer.rejoin(evicted=True)
+def test_the_seconds_that_it_reports_begin_at_0_with_each_incarnation() -> None:
+    training = left_behind_at(2)
     training.run()
-    assert sorted(training.dataset.visited) == list(range(SIZE))
+    totals, reports = training.trainer.totals, training.client.reports
+    of_each = {report.incarnation: (report.compute_s, report.wait_s) for report in reports}
+    assert of_each[7] == (STEP_S, WAIT_S)  # its first step: of the second it had not told yet
+    told = [sum(parts) for parts in zip(*of_each.values(), strict=True)]
+    assert told == [totals.compute_s, totals.wait_s]
+
+
+def left_behind_in_a_share_at(step: int, local_steps: str = "1") -> Training:
+    training = make_training(epochs=1, local_steps=local_steps)
+    training.optimizer.at_step[step] = lambda: training.optimizer.rejoin(evicted=True)
+    training.run()
+    return training
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_fixed_share_is_trained_on_to_its_end_with_the_lost_step_again(step: int) -> None:
+    training = left_behind_in_a_share_at(step)
+    first, second, last = training.dataset.batches[:3]
+    assert sorted(first + second + last) == list(range(SIZE))
+    assert training.dataset.batches[3:] == [(first, second, last)[step - 1]]
+    assert [report.epoch for report in training.client.reports if report.kind == "epoch"] == [1]
+
+
+@pytest.mark.parametrize(("step", "lost"), [(1, [0]), (2, [0, 1]), (3, [2])])
+def test_all_local_steps_of_a_round_that_was_lost_are_taken_again(
+    step: int, lost: list[int]
+) -> None:
+    training = left_behind_in_a_share_at(step, local_steps="2")
+    batches = training.dataset.batches
+    again = [position for batch in batches[3:] for position in batch]
+    assert again == [position for number in lost for position in batches[number]]
+
+
+def test_the_last_round_of_a_share_is_taken_again_too_if_its_push_was_lost() -> None:
+    training = make_training(epochs=1, local_steps="5")
+    push, pushes = training.optimizer._push, []
+
+    def lose_the_first() -> None:
+        pushes.append(training.optimizer.pending_steps)
+        if len(pushes) == 1:
+            training.optimizer.rejoin(evicted=True)
+        else:
+            push()
+
+    training.optimizer._push = lose_the_first  # type: ignore[method-assign]
+    training.run()
+    assert training.dataset.batches[3:] == training.dataset.batches[:3]
+
+
+def test_a_worker_with_a_share_tells_its_plan_first_and_one_with_leases_has_none() -> None:
+    training = make_training(epochs=5, completed=3)
+    training.run()
+    (plan,) = training.client.plans
+    assert (plan.worker, plan.incarnation, plan.epoch, plan.samples) == (RANK, 7, 5, SIZE)
+    leasing = make_training(leases=[lease(0, 4)])
+    leasing.run()
+    assert not leasing.client.plans
 
 
 # Reports.
@@ -595,11 +663,11 @@ def test_a_worker_that_comes_to_its_end_is_done_and_has_reported_all_before() ->
     assert told_before == [8]
 
 
-def test_a_worker_whose_time_is_over_is_done(tmp_path: Path) -> None:
+def test_a_worker_whose_time_is_over_is_not_done(tmp_path: Path) -> None:
     training = make_training(save_path=str(tmp_path))
     training.optimizer.at_step[5] = raising(StoppingError(STOPPED_BY_TIMEOUT))
     assert training.run() == 0
-    assert training.optimizer.closed == ["done"]
+    assert training.optimizer.closed == ["timeout"]
     assert training.said[-1] == "the time is over"
     saved = json.loads((tmp_path / "worker-2.json").read_text("utf-8"))
     assert saved["steps"] == 4

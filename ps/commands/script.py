@@ -1,0 +1,73 @@
+"""A script of the user's own under `leash launch`: starts its copies, and relays what they print.
+
+Each copy is a plain `python SCRIPT ARGUMENTS`, with three variables in its environment by which
+PSOptimizer finds its place in the run. What it prints goes to its log, and from there, line by
+line, to the screen.
+"""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from leash.ps.options.commands import LaunchOptions
+from leash.ps.processes import (
+    RANK_VARIABLE,
+    SERVER_VARIABLE,
+    WORKERS_VARIABLE,
+    Process,
+    spawn_script,
+)
+
+NEVER_JOINED: Final = (
+    "ended before the run began: let the script make a leash.PSOptimizer, without server= and rank="
+)
+
+
+def start_copy(options: LaunchOptions, rank: int, address: str, log: Path) -> Process:
+    """Starts the copy of the script that is to be this worker.
+
+    Args:
+        options: of the launch; they have a script.
+        rank: of the worker.
+        address: of the server.
+        log: where the copy's output goes.
+    """
+    assert options.script is not None
+    place = {
+        SERVER_VARIABLE: address, RANK_VARIABLE: str(rank), WORKERS_VARIABLE: str(options.workers)
+    }  # fmt: skip
+    with log.open("wb") as output:
+        return spawn_script(
+            shlex.split(options.script), output, threads=options.threads, variables=place
+        )
+
+
+class LogTail:
+    """Reads what a process adds to its log, line by line."""
+
+    def __init__(self, log: Path) -> None:
+        """Begins at the start of the log, which need not be there yet."""
+        self._log: Final = log
+        self._read = 0  # how many bytes were read and given out as lines
+
+    def new_lines(self, *, ended: bool) -> Iterator[str]:
+        """Gives the lines that have been completed since the last call.
+
+        Args:
+            ended: the process writes no more, so that what is left is a line too.
+        """
+        if not self._log.exists():
+            return
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            for line in log:
+                if not line.endswith(b"\n") and not ended:
+                    return
+                self._read += len(line)
+                yield as_shown(line.decode(errors="replace"))
+
+
+def as_shown(line: str) -> str:
+    """What a terminal would show of a line at last: a carriage return begins it again."""
+    return line.rstrip("\r\n").rpartition("\r")[2]

@@ -1,0 +1,53 @@
+"""What a server says when it begins to listen: where, and how a worker joins from elsewhere."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Final
+
+from leash.ps.options.base import flag
+from leash.ps.options.catalog import is_reference
+from leash.ps.options.server import ServerOptions
+from leash.ps.wire import hosts
+
+_EVERYWHERE: Final = "tcp://0.0.0.0"
+
+
+def how_to_join(options: ServerOptions, ranks: Sequence[int], host: str, port: int) -> list[str]:
+    """Writes the lines that say what to type on another machine.
+
+    Args:
+        options: what the server was started with.
+        ranks: of the workers that the run expects.
+        host: where the server listens.
+        port: of its control socket.
+    """
+    if hosts.is_loopback(host):
+        line = f"start a worker on this machine with: {_words(options, ranks, host, port)}"
+        return [line, f"workers on other machines need a server at --bind {_EVERYWHERE}:{port}"]
+    found = hosts.own_hosts(ipv6=host == hosts.EVERY_IPV6) if hosts.is_every(host) else [host]
+    if not found:
+        return ["this machine has no address that another one could reach"]
+    line = f"start a worker elsewhere with: {_words(options, ranks, found[0], port)}"
+    others = " or ".join(f"tcp://{other}:{port}" for other in found[1:])
+    return [line, *([f"where that address cannot be reached, take {others}"] if others else [])]
+
+
+def _words(options: ServerOptions, ranks: Sequence[int], host: str, port: int) -> str:
+    """The command line of the first worker, and the ranks of the others."""
+    words = ["leash", "worker", "--server", f"tcp://{host}:{port}", "--rank", str(ranks[0])]
+    task = {name: getattr(options, name) for name in ("model", "dataset")}
+    if not any(task.values()):
+        words += ["--dataset", "NAME"]
+    elif any(map(is_reference, task.values())):
+        words += [word for name, value in task.items() for word in (flag(name), value)]
+    if options.data_dir is not None:
+        words += ["--data-dir", "DIR"]
+    return shlex.join(words) + _others(ranks)
+
+
+def _others(ranks: Sequence[int]) -> str:
+    if len(ranks) == 1:
+        return ""
+    is_row = list(ranks) == list(range(ranks[0], ranks[0] + len(ranks)))
+    others = f"up to {ranks[-1]}" if is_row else "-".join(map(str, ranks[1:]))
+    return f" (and the other ranks, {others})"

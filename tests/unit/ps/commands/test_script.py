@@ -1,0 +1,23 @@
+from pathlib import Path
+
+from leash.ps.commands.script import LogTail
+
+
+def test_a_line_is_shown_once_it_is_complete(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    tail = LogTail(log)
+    assert list(tail.new_lines(ended=False)) == []
+    log.write_bytes(b"one\ntw")
+    assert list(tail.new_lines(ended=False)) == ["one"]
+    assert list(tail.new_lines(ended=False)) == []
+    with log.open("ab") as output:
+        output.write(b"o\nthree")
+    assert list(tail.new_lines(ended=False)) == ["two"]
+    assert list(tail.new_lines(ended=True)) == ["three"]
+    assert list(tail.new_lines(ended=True)) == []
+
+
+def test_of_a_line_that_is_written_over_itself_the_last_text_is_shown(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"\r 10 %\r 100 %\nplain\r\n\n\xff\n")
+    assert list(LogTail(log).new_lines(ended=True)) == [" 100 %", "plain", "", "\ufffd"]

@@ -1,0 +1,62 @@
+"""A run directory is made, checked for writing, and says how to go on from it."""
+
+import os
+import shlex
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from leash.ps.cli import parse
+from leash.ps.errors import UsageError
+from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.server import ServerOptions
+from leash.ps.runs.rundir import RunDir
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(UsageError, match=r"^--run-dir .*: cannot write there: Permission denied; "):
+        RunDir(tmp_path)
+
+
+def test_the_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    RunDir(tmp_path / "run")
+    assert os.listdir(tmp_path / "run") == []
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UsageError, match="cannot make this folder: File exists; take another"):
+        RunDir(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["run", "my run", "it's"])
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("launch", LaunchOptions(dataset="digits", workers=3)), ("server", ServerOptions(workers=3))],
+)
+def test_the_newest_checkpoint_and_the_settings_make_the_line_that_goes_on(
+    tmp_path: Path, name: str, command: str, options: LaunchOptions | ServerOptions
+) -> None:
+    run = RunDir(tmp_path / name)
+    run.write_config(options)
+    assert run.continuing_command(command) is None
+    for age, checkpoint in enumerate(("epoch-10", "final", "epoch-9")):
+        run.checkpoint(checkpoint).parent.mkdir(exist_ok=True)
+        run.checkpoint(checkpoint).write_bytes(b"")
+        os.utime(run.checkpoint(checkpoint), (1000 - age, 1000 - age))
+    line = run.continuing_command(command)
+    assert line is not None
+    program, *words = shlex.split(line)
+    assert program == "leash"
+    parsed, again = parse(words)
+    assert parsed == command
+    assert isinstance(again, type(options))
+    assert again.resume == str(run.checkpoint("epoch-10"))
+    assert again.workers == 3

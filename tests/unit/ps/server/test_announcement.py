@@ -1,0 +1,98 @@
+"""What a server prints for the other machine is a command line that works there."""
+
+import shlex
+from typing import Any
+
+import pytest
+
+from leash.ps.cli import parse
+from leash.ps.options.server import ServerOptions
+from leash.ps.options.worker import WorkerOptions
+from leash.ps.server.announcement import how_to_join
+from leash.ps.wire import hosts
+
+WITH = "start a worker elsewhere with: leash "
+
+
+@pytest.fixture
+def two_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        hosts, "own_hosts", lambda *, ipv6: ["10.0.0.5", "172.17.0.1", *["[fd00::5]"] * ipv6]
+    )
+
+
+def lines(host: str, *ranks: int, **options: Any) -> list[str]:
+    task = {"model": "linear", "dataset": "digits", **options}
+    return how_to_join(ServerOptions(**task), ranks or (1,), host, 29500)
+
+
+def worker_of(line: str) -> WorkerOptions:
+    """The options of the worker that this line starts."""
+    command, options = parse(shlex.split(line.partition(": leash ")[2].partition(" (")[0]))
+    assert command == "worker"
+    assert isinstance(options, WorkerOptions)
+    options.check()
+    return options
+
+
+@pytest.mark.usefixtures("two_networks")
+@pytest.mark.parametrize("host", ["*", "0.0.0.0"])
+def test_a_server_at_every_address_tells_one_that_another_machine_reaches(host: str) -> None:
+    first, others = lines(host)
+    assert first.startswith(f"{WITH}worker --server tcp://10.0.0.5:29500 --rank 1")
+    assert others == "where that address cannot be reached, take tcp://172.17.0.1:29500"
+
+
+@pytest.mark.usefixtures("two_networks")
+def test_one_at_every_address_of_ipv6_tells_those_too() -> None:
+    assert lines("[::]")[1].endswith("take tcp://172.17.0.1:29500 or tcp://[fd00::5]:29500")
+
+
+@pytest.mark.parametrize("host", ["10.0.0.5", "head.example", "[fd00::5]"])
+def test_a_server_at_one_address_tells_that_one(host: str) -> None:
+    (line,) = lines(host)
+    assert worker_of(line).server == f"tcp://{host}:29500"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_a_server_that_no_other_machine_reaches_says_so(host: str) -> None:
+    here, elsewhere = lines(host)
+    assert worker_of(here).server == f"tcp://{host}:29500"
+    assert elsewhere == "workers on other machines need a server at --bind tcp://0.0.0.0:29500"
+
+
+def test_a_machine_without_a_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "own_hosts", lambda *, ipv6: [])
+    assert lines("*") == ["this machine has no address that another one could reach"]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "rank", "others"),
+    [((1,), 1, ""), ((1, 2), 1, " (and the other ranks, up to 2)"),
+     ((3, 4, 5), 3, " (and the other ranks, up to 5)"),
+     ((2, 4, 7), 2, " (and the other ranks, 4-7)")],
+)  # fmt: skip
+def test_the_line_names_the_ranks(ranks: tuple[int, ...], rank: int, others: str) -> None:
+    (line,) = lines("10.0.0.5", *ranks)
+    assert worker_of(line).rank == rank
+    assert line.partition(" (")[2] == others.removeprefix(" (")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": None, "dataset": None}, ["--dataset", "NAME"]),
+        ({"model": "mnist_cnn", "dataset": "mnist", "data_dir": "/data"}, ["--data-dir", "DIR"]),
+        ({"model": "linear", "dataset": "digits"}, []),
+        ({"model": "nets:build", "dataset": "digits"},
+         ["--model", "nets:build", "--dataset", "digits"]),
+        ({"model": "nets:build", "dataset": "nets:data"},
+         ["--model", "nets:build", "--dataset", "nets:data"]),
+    ],
+)  # fmt: skip
+def test_the_line_has_what_a_worker_is_not_told_by_its_server(
+    options: dict[str, Any], words: list[str]
+) -> None:
+    (line,) = lines("10.0.0.5", **options)
+    assert shlex.split(line)[-len(words) or None :][: len(words)] == words
+    assert shlex.split(line).count("--dataset") == words.count("--dataset")

@@ -1,0 +1,73 @@
+"""Checks what programs give to a client, before a server hears of it."""
+
+from operator import index
+from typing import Final, SupportsIndex
+
+from leash.ps.errors import ArgumentError
+from leash.ps.options.addresses import MAX_RANK, RANK_MEND, check_server_address
+from leash.ps.wire.messages import U32_MAX
+
+TRANSPORTS: Final = ("auto", "tcp", "shm")
+
+
+def checked_rank(rank: SupportsIndex, least: int) -> int:
+    """Checks a rank that a program gave, before a server hears of it.
+
+    Args:
+        rank: any whole number, also of numpy or torch.
+        least: 1 for a worker; 0 where it may be an observer.
+
+    Returns:
+        It, as an int.
+
+    Raises:
+        ArgumentError: it is no whole number, or cannot be a rank.
+    """
+    try:
+        number = index(rank)
+    except TypeError:
+        number = -1
+    if isinstance(rank, bool) or not least <= number <= MAX_RANK:
+        raise ArgumentError("rank", rank, RANK_MEND)
+    return number
+
+
+def checked_samples(samples: SupportsIndex) -> int:
+    """Checks how many samples a program says are behind a step, before anything of it leaves.
+
+    Args:
+        samples: any whole number, also of numpy or a tensor of one value.
+
+    Returns:
+        It, as an int.
+
+    Raises:
+        ArgumentError: it is no whole number from 0 to 4294967295.
+    """
+    try:
+        number = index(samples)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= U32_MAX:
+        raise ArgumentError("samples", samples, f"give a whole number from 0 to {U32_MAX}")
+    return number
+
+
+def check_connection(address: str, transport: str, wait_s: float | None) -> None:
+    """Checks what a program says of the connection to its server.
+
+    Args:
+        address: tcp://HOST:PORT.
+        transport: one of `TRANSPORTS`.
+        wait_s: above 0; None where nothing was said.
+
+    Raises:
+        UsageError: one of them cannot be.
+    """
+    if not isinstance(address, str):
+        raise ArgumentError("server", address, "give its address, tcp://HOST:PORT")
+    check_server_address(address)
+    if transport not in TRANSPORTS:
+        raise ArgumentError("transport", transport, f"take one of {', '.join(TRANSPORTS)}")
+    if wait_s is not None and not wait_s > 0:
+        raise ArgumentError("wait_s", wait_s, "give a number of seconds above 0")
