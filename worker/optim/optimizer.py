@@ -278,7 +278,7 @@ class PSOptimizer(torch.optim.Optimizer):
             if self._stores_finite:
                 require_finite(self._slabs, self._slabs.parameters)
             self._whole: Final = WholeGradient(
-                self._slabs.places, clip_norm, refuses=nonfinite == "raise" and not overlap
+                self._slabs, clip_norm, refuses=nonfinite == "raise" and not overlap
             )
             self.client.begin(self._slabs.parameters, on_wait)
             self._slabs.scatter()

@@ -51,13 +51,13 @@ def test_a_gradient_that_is_not_finite_is_refused_by_step_and_slot(
 ) -> None:
     model = build(dtype)
     slabs = ModelSlabs(model.named_parameters())
-    whole = WholeGradient(slabs.places, None, refuses=True)
+    whole = WholeGradient(slabs, None, refuses=True)
     with_gradients(model)
     whole.prepare(7, 2)
     gradient_of(model, name).view(-1)[-1] = bad
     with pytest.raises(NonfiniteError, match=rf"step 7 of worker 2: slot {name} has"):
         whole.prepare(7, 2)
-    WholeGradient(slabs.places, None, refuses=False).prepare(7, 2)
+    WholeGradient(slabs, None, refuses=False).prepare(7, 2)
 
 
 def test_a_large_finite_gradient_is_none_of_them() -> None:
@@ -82,7 +82,7 @@ def test_the_norm_is_clipped_as_torch_does(dtype: torch.dtype, max_norm: float) 
     for model in (mine, theirs):
         model.get_submodule("embed").sparse = False  # type: ignore[assignment]
         with_gradients(model)
-    whole = WholeGradient(ModelSlabs(mine.named_parameters()).places, max_norm, refuses=True)
+    whole = WholeGradient(ModelSlabs(mine.named_parameters()), max_norm, refuses=True)
     whole.prepare(1, 2)
     nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
     for name in ("embed.weight", "first.weight", "first.bias"):
