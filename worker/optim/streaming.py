@@ -280,10 +280,12 @@ class StepStream:
         Returns:
             That version.
         """
+        self._is_finishing = True  # one that is broken off is made good as a step is
         self._slabs.settle()
         version = pull(self._slabs.parameters)
         self._slabs.show()
         self._outside.mark()
+        self._is_finishing = False
         return version
 
     def state(self) -> dict[str, Any]:
@@ -318,8 +320,8 @@ class StepStream:
 
     def _flip(self) -> None:
         self._slabs.flip()
-        self._reset()
         self._outside.mark()
+        self._reset()  # last: what is broken off before is made good
 
     def _exchange(self, samples: int) -> StepInfo:
         self._open(samples)

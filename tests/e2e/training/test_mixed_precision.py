@@ -66,7 +66,7 @@ def test_a_grad_scaler_does_what_it_does_with_torchs_optimizer(
     model, alone = build(), build()
     theirs = torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9)
     inner = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) if has_inner else None
-    server_side: dict[str, Any] = {"lr": 1.0} if has_inner else {"lr": 0.1, "momentum": 0.9}
+    server_side: dict[str, Any] = {"outer_lr": 1.0} if has_inner else {"lr": 0.1, "momentum": 0.9}
     with (
         serving(**server_side) as server,
         PSOptimizer(

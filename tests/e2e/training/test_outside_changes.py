@@ -134,7 +134,7 @@ def test_a_clamp_in_an_inner_optimizer_is_torchs() -> None:
     for optimizer in (inner, theirs):
         optimizer.register_step_post_hook(clamp)
     with (
-        serving(lr=1.0) as server,
+        serving(outer_lr=1.0) as server,
         PSOptimizer(
             model.named_parameters(), server.address, 1, buffers=model.named_buffers(), inner=inner
         ) as mine,

@@ -122,7 +122,7 @@ def test_a_worker_goes_on_from_its_state_as_if_it_had_never_left(steps: int) -> 
     ends = []
     for leaves in (False, True):
         model = build()
-        with serving(lr=0.5) as server:
+        with serving(outer_lr=0.5) as server:
             optimizer = PSOptimizer(
                 model.named_parameters(), server.address, 1, inner=adamw(model), local_steps=2
             )
@@ -174,7 +174,7 @@ def test_the_state_of_an_inner_optimizer_needs_one(had_inner: bool) -> None:
     states = []
     for model, inner in zip(models, inners, strict=True):
         with (
-            serving() as server,
+            serving(**({} if inner is None else {"outer_lr": 1.0})) as server,
             PSOptimizer(model.named_parameters(), server.address, 1, inner=inner) as optimizer,
         ):
             if not states:
