@@ -87,7 +87,9 @@ class WholeGradient:
         """
         for place in self._places:
             gradient = place.tensor.grad
-            if gradient is not None and gradient.data_ptr() != place.gradient.data_ptr():
+            if gradient is None:
+                continue
+            if gradient.is_sparse or gradient.data_ptr() != place.gradient.data_ptr():
                 return False
         slab = self._slabs.gradients
         return all(
