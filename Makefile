@@ -2,6 +2,7 @@
 #
 #   make demo       train on handwritten digits with four workers, one of them slow
 #   make test       the whole test suite
+#   make torture    what people do to a model, in every combination of settings, against torch
 #   make check      linters, types, formatting, stubs
 #   make bench      a short version of every benchmark
 #   make sanitize   the core's tests under sanitizers: of addresses, undefined behaviour, threads
@@ -18,7 +19,7 @@ SOURCES := $(shell find csrc -path csrc/tests -prune -o -type f -print) CMakeLis
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 PY_DIRS := leash ps worker tests bench examples tools setup.py
 
-.PHONY: help install demo test check bench sanitize clean
+.PHONY: help install demo test torture check bench sanitize clean
 .DEFAULT_GOAL := help
 
 help:
@@ -54,6 +55,10 @@ demo: install
 test: install
 	$(BIN)/pytest --numprocesses 3 --dist worksteal -m "not alone"
 	$(BIN)/pytest -m alone
+
+# `make test` has only so many that every two settings meet.
+torture: install
+	$(BIN)/pytest --numprocesses 3 --dist worksteal --torture tests/oracle
 
 check: install
 	$(BIN)/ruff check $(PY_DIRS)

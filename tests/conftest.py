@@ -1,5 +1,6 @@
 import os
 
+import pytest
 from hypothesis import settings
 
 from support.processes import OWNER
@@ -10,3 +11,10 @@ settings.load_profile("leash")
 
 # What a test leaves behind is told from what others do on this machine, and other workers of xdist.
 os.environ[OWNER] = str(os.getpid())
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--torture", action="store_true",
+        help="every habit of tests/oracle with every setting, instead of pairwise combinations",
+    )  # fmt: skip

@@ -261,7 +261,8 @@ class DataPlane:
         model = self._require_model(msg)
         if payload is not None:
             chunk = self._check(model, msg, payload)
-            _check_absent(model, chunk, msg)
+            if msg.absent:
+                _check_absent(model, chunk, msg)
             source = source_in_frame(msg, chunk, payload)
             self._require_started()
             self._push(model, route, msg, chunk.index, source)
@@ -278,8 +279,8 @@ class DataPlane:
         attachment = self._require_attachment(route, msg)
         chunks = self._chunks_in_segment(model, msg)
         attachment.check(chunks, msg)
-        for chunk in chunks:
-            _check_absent(model, chunk, msg)
+        if msg.absent:
+            _check_absent(model, chunks[0], msg)
         self._require_started()
         if len(chunks) > 1 and self._is_plain(msg):
             self._push_run(model, route, msg, attachment.region(chunks[-1], chunks[0], msg.slab))

@@ -45,8 +45,9 @@ all values are slot 0's.)")
                              [](const ChunkSpec& s) { return name_in(kChunkKinds, s.kind); })
       .def_property_readonly("nbytes", &ChunkSpec::nbytes);
 
-  py::native_enum<Nonfinite>(m, "Nonfinite", "enum.Enum",
-                             "What the shard does with a push of which a value would not be finite.")
+  py::native_enum<Nonfinite>(
+      m, "Nonfinite", "enum.Enum",
+      "What the shard does with a push of which a value would not be finite.")
       .value("RAISE", Nonfinite::kRaise, "leave that block out; the caller answers")
       .value("SKIP", Nonfinite::kSkip, "leave that block out, and answer as usual")
       .value("APPLY", Nonfinite::kApply, "apply it: no value is looked at")

@@ -42,9 +42,9 @@ std::pair<std::uint64_t, std::vector<Reply>> pull(SharedShard& self, std::uint32
 }
 
 PushResult push(SharedShard& self, std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
-                std::uint64_t samples, const std::optional<py::buffer>& payload,
-                bool wants_payload, const std::string& codec,
-                const std::optional<py::buffer>& answer, double now_s, const py::bytes& absent) {
+                std::uint64_t samples, const std::optional<py::buffer>& payload, bool wants_payload,
+                const std::string& codec, const std::optional<py::buffer>& answer, double now_s,
+                const py::bytes& absent) {
   return self.push(chunk, worker, step, samples, payload, wants_payload,
                    value_in(kCodecs, "codec", codec), answer, now_s, absent);
 }
@@ -158,9 +158,8 @@ Returns the answers to others that waited only for it. KeyError if it is not liv
   shard
       .def("push", push, py::arg("chunk"), py::arg("worker"), py::arg("step"), py::arg("samples"),
            py::arg("payload").none(true), py::arg("wants_payload"), py::kw_only(),
-           py::arg("codec") = "raw",
-           py::arg("answer").none(true) = py::none(), py::arg("now_s") = 0.0,
-           py::arg("absent") = py::bytes(),
+           py::arg("codec") = "raw", py::arg("answer").none(true) = py::none(),
+           py::arg("now_s") = 0.0, py::arg("absent") = py::bytes(),
            R"(Applies a push exactly once and returns every answer that may go out now.
 
 codec: the payload's, 'raw' or, for f32 parameters, 'bf16', 'f16', 'int8' or 'topk'. If
@@ -181,9 +180,10 @@ after the one before it. The answers are written to the same places. Returns the
 order of the pushes.)")
       .def("unpark", &SharedShard::unpark, py::arg("chunk"), py::arg("worker"),
            "Forgets the answers that wait for a worker; its gradients stay in their means.")
-      .def("set_options", set_options, py::arg("worker"), py::arg("groups"),
-           py::arg("group_of_slot"), py::arg("clamps") = std::vector<std::pair<double, double>>(),
-           R"(Gives a worker options of its own for groups of slots, by which its pushes are applied.
+      .def(
+          "set_options", set_options, py::arg("worker"), py::arg("groups"),
+          py::arg("group_of_slot"), py::arg("clamps") = std::vector<std::pair<double, double>>(),
+          R"(Gives a worker options of its own for groups of slots, by which its pushes are applied.
 
 A mean is applied by those of the lowest worker that has a part in it. group_of_slot: an index into
 groups for each slot of the whole model. clamps: for each group the range into which every value is
@@ -193,11 +193,12 @@ a buffer that the shard's do not have; KeyError if the worker is not live.)")
            R"(Replaces a chunk's values, as an update in which the optimizer has no part.
 
 Returns the index of the first value that is not finite, and changes nothing then.)")
-      .def("take_overflows",
-           [](SharedShard& self) {
-             return self.locked([](Shard& shard) { return shard.take_overflows(); });
-           },
-           "The means of which a block was left out since the last call.")
+      .def(
+          "take_overflows",
+          [](SharedShard& self) {
+            return self.locked([](Shard& shard) { return shard.take_overflows(); });
+          },
+          "The means of which a block was left out since the last call.")
       .def("set_rule", &SharedShard::set_rule, py::arg("rule"),
            R"(Replaces the rule, and returns the answers that the new one lets go.
 
@@ -212,7 +213,8 @@ means; otherwise they wait for its means.)")
       .def("has_state", under_lock(&Shard::has_state), py::arg("chunk"),
            "True from the first update on, if the optimizer has buffers for this chunk.")
       .def("state", state, py::arg("chunk"), py::arg("name"), py::arg("out"),
-           "Copies a buffer of the optimizer into out; before the first update, what it begins with.")
+           "Copies a buffer of the optimizer into out; before the first update, what it begins "
+           "with.")
       .def("load_state", load_state, py::arg("chunk"), py::arg("name"), py::arg("payload"),
            "Sets a buffer of the optimizer. ValueError if it has none of this name, or for values"
            " that no optimizer leaves there.")

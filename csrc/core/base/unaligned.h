@@ -11,11 +11,12 @@
 
 // Tells the compiler that no iteration of the loop that follows depends on an earlier one. An
 // iteration may write what it has read before, so two arguments may be the same memory, which
-// __restrict would forbid.
+// __restrict would forbid. And has it take four vectors of values at a time: counting through them
+// one by one would be a third of the instructions.
 #if defined(__clang__)
-#define LEASH_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#define LEASH_INDEPENDENT _Pragma("clang loop vectorize(assume_safety) unroll_count(4)")
 #else
-#define LEASH_INDEPENDENT _Pragma("GCC ivdep")
+#define LEASH_INDEPENDENT _Pragma("GCC ivdep") _Pragma("GCC unroll 4")
 #endif
 
 namespace leash {

@@ -13,8 +13,8 @@ extern const Kernels kTable;
 const Kernels kTable{
     .f32 = {first_nonfinite<float>, is_tame<float>, accumulate<float>, compensate<float>,
             sgd<float>, adam<float>, adagrad<float>, running_average<float>},
-    .f64 = {first_nonfinite<double>, is_tame<double>, accumulate<double>, compensate<double>, sgd<double>,
-            adam<double>, adagrad<double>, running_average<double>},
+    .f64 = {first_nonfinite<double>, is_tame<double>, accumulate<double>, compensate<double>,
+            sgd<double>, adam<double>, adagrad<double>, running_average<double>},
     .half = kHalfTable,
     .int8 = kInt8Table,
     .topk = kTopkTable,

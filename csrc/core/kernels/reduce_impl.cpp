@@ -50,7 +50,8 @@ typename Bits<T>::Word larger_magnitude(typename Bits<T>::Word largest, const st
 }  // namespace
 
 // Without its sign, a number of larger magnitude has larger bits; a NaN and an infinity have larger
-// ones than any number. Gradient and parameters go through one loop, since it runs for every update.
+// ones than any number. Gradient and parameters go through one loop, since it runs for every
+// update.
 template <typename T>
 bool is_tame(const UpdateRange<T>& range) noexcept {
   typename Bits<T>::Word largest = 0;

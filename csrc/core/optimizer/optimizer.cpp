@@ -64,7 +64,6 @@ void clamp(T* values, std::size_t n, T least, T most) {
   }
 }
 
-
 // Where the kernel itself can write the new values: in a raw reply. Null without one.
 std::byte* raw_data(const Destination* reply) {
   return reply == nullptr || reply->codec != Codec::kRaw ? nullptr : reply->data;
@@ -372,16 +371,15 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
                                              PieceBits absent, const OptionsTable* table,
                                              const Destination* reply, std::uint64_t staleness,
                                              Backup* backup) {
-  const auto segments = begin_update<T>(
-      chunk, absent, table, update_options_.staleness_rate.factor(staleness), false);
+  const auto segments = begin_update<T>(chunk, absent, table,
+                                        update_options_.staleness_rate.factor(staleness), false);
   const bool compensates = update_options_.compensation.is_on() && backup != nullptr;
   const auto compensation =
       compensation_step_of<T>(update_options_.compensation, maximizes(options_));
   const bool encodes = reply != nullptr && reply->codec != Codec::kRaw;
   std::byte* const raw_reply = raw_data(reply);
   const bool is_raw = gradient.codec == Codec::kRaw && !encodes && !compensates;
-  const std::size_t longest =
-      is_raw && !update_options_.guards ? chunk.spec.values : kBlockValues;
+  const std::size_t longest = is_raw && !update_options_.guards ? chunk.spec.values : kBlockValues;
   LowestIndex lowest(chunk.spec.values);
 
   const auto update_part = [&](const Segment<T>& segment, std::size_t begin, std::size_t n) {
@@ -446,14 +444,15 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
     return update_block(segment, update_range<T>(chunk, segment, begin, n, mean, nullptr));
   };
   pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
-    for_each_part(segments, first, count, kBlockValues, [&](const auto& segment, auto begin,
-                                                            auto n) {
-      if (!segment.is_absent) {
-        const std::size_t found = update_part(segment, begin, n);
-        if (found < n) lowest.note(begin + found);
-      }
-      for (const Destination& reply : replies) write_values(chunk, reply, begin, n, kernels_);
-    });
+    for_each_part(segments, first, count, kBlockValues,
+                  [&](const auto& segment, auto begin, auto n) {
+                    if (!segment.is_absent) {
+                      const std::size_t found = update_part(segment, begin, n);
+                      if (found < n) lowest.note(begin + found);
+                    }
+                    for (const Destination& reply : replies)
+                      write_values(chunk, reply, begin, n, kernels_);
+                  });
   });
   return lowest.get();
 }

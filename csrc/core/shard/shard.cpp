@@ -79,8 +79,8 @@ void Shard::require_finite(const Chunk& chunk, const std::byte* values, const ch
   const Encoded encoded{Codec::kRaw, values, chunk.spec.nbytes(), chunk.spec.values};
   const auto found = optimizer_.find_nonfinite(chunk, encoded);
   if (!found) return;
-  throw std::invalid_argument(chunk_name(chunk.index) + ": " + what + " " +
-                              std::to_string(*found) + " is not finite");
+  throw std::invalid_argument(chunk_name(chunk.index) + ": " + what + " " + std::to_string(*found) +
+                              " is not finite");
 }
 
 Chunk& Shard::at(std::uint32_t chunk) { return const_cast<Chunk&>(std::as_const(*this).at(chunk)); }

@@ -46,8 +46,7 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
   const Arrival arrival = chunk.admission.arrive(push.worker, push.now_s, chunk.version);
   count_arrival(arrival);
   const bool gathers = chunk.admission.rule().gather != Gather::kEach;
-  const bool is_absent =
-      push.gradient.encoded.data == nullptr || chunk.pieces.are_all(push.absent);
+  const bool is_absent = push.gradient.encoded.data == nullptr || chunk.pieces.are_all(push.absent);
   Parked entry{.worker = push.worker,
                .step = push.step,
                .staleness = arrival.staleness,
@@ -64,10 +63,10 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
     // writes the answer too.
     const bool goes_on = chunk.admission.admits(push.worker, chunk.version + 1);
     entry.answer_written = push.wants_payload && goes_on;
-    const Applied applied = optimizer_.apply(
-        chunk, push.gradient.encoded, push.absent, table_of(push.worker),
-        entry.answer_written ? &push.answer : nullptr, arrival.staleness,
-        chunk.backup_of(push.worker));
+    const Applied applied =
+        optimizer_.apply(chunk, push.gradient.encoded, push.absent, table_of(push.worker),
+                         entry.answer_written ? &push.answer : nullptr, arrival.staleness,
+                         chunk.backup_of(push.worker));
     result.nonfinite_index = applied.nonfinite_index;
   }
   if (result.nonfinite_index) note_nonfinite(result);

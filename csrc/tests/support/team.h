@@ -51,7 +51,7 @@ class Team {
   // The push of a payload that is answered in place.
   PushResult push_payload(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
                           Codec codec, const std::vector<std::byte>& payload,
-                          std::uint64_t samples = 1) {
+                          std::uint64_t samples = 1, PieceBits absent = {}) {
     const ChunkSpec& spec = shard.spec(chunk);
     messages_.push_back({.bytes = std::make_unique<std::byte[]>(payload.size())});
     Message& message = messages_.back();
@@ -64,7 +64,8 @@ class Team {
               .samples = samples,
               .gradient = {encoded, &message},
               .answer = {message.bytes.get(), codec, &message},
-              .wants_payload = true};
+              .wants_payload = true,
+              .absent = absent};
     const bool is_elsewhere = codec == Codec::kInt8 || codec == Codec::kTopk;
     if (is_elsewhere) {
       message.elsewhere = std::make_unique<std::byte[]>(spec.nbytes());
@@ -81,6 +82,12 @@ class Team {
                   std::uint64_t samples = 1) {
     const std::vector<float> values(shard.spec(chunk).values, value);
     return push_payload(chunk, worker, step, Codec::kRaw, bytes_of(values), samples);
+  }
+
+  // The same to chunk 0, with slots for which there is no gradient.
+  PushResult push_some(std::uint32_t worker, std::uint64_t step, float value, PieceBits absent) {
+    const std::vector<float> values(shard.spec(0).values, value);
+    return push_payload(0, worker, step, Codec::kRaw, bytes_of(values), 1, absent);
   }
 
   std::vector<float> values(std::uint32_t chunk = 0) {
