@@ -273,7 +273,8 @@ class NonfiniteError(ProtocolError):
     A shard raises it for a push, unless the server was started with ``--nonfinite skip`` or
     ``apply``. Nothing of that chunk was applied, but the step counts, so nobody waits for it. The
     text names the step, the worker and the slot: lower the learning rate, clip gradients, or choose
-    another ``--nonfinite``.
+    another ``--nonfinite``. Without overlap a worker refuses such a gradient itself: nothing of the
+    step leaves, and it does not count.
     """
 
     code = "nonfinite"

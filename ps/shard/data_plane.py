@@ -55,6 +55,7 @@ from leash.ps.wire.messages import (
     Ok,
     OptionsSet,
     Params,
+    Publish,
     Pull,
     Push,
     PushPull,
@@ -90,11 +91,14 @@ class DataPlane:
         self._replies: Final = Replies(metrics, send)
         # (chunk, worker) ▸ the step that was refused last for a NaN, and the error.
         self._nonfinite: dict[tuple[int, int], tuple[int, NonfiniteError]] = {}
+        # (chunk, worker) ▸ incarnation and number of what this worker published last.
+        self._published: dict[tuple[int, int], tuple[int, int]] = {}
         self._handlers: Final = {
             Init: self._on_init,
             PushPull: self._on_push,
             Push: self._on_push,
             Pull: self._on_pull,
+            Publish: self._on_publish,
             Attach: self._on_attach,
             GroupOptions: self._on_options,
             Echo: self._on_echo,
@@ -144,6 +148,8 @@ class DataPlane:
         self._replies.forget(worker)
         for key in [key for key in self._nonfinite if key[1] == worker]:
             del self._nonfinite[key]
+        for key in [key for key in self._published if key[1] == worker]:
+            del self._published[key]
         self._replies.answer(self.model.shard.leave(worker))
         self._note_overflows(self.model)
         self._replies.flush()
@@ -225,14 +231,30 @@ class DataPlane:
 
     def _on_init(self, route: bytes, msg: Init, payload: Payload) -> None:
         model = self._require_model(msg)
-        chunk = self._check(model, msg, payload)
-        if msg.codec != chunk.dtype:
-            raise HeaderError(f"init.codec: expected {chunk.dtype}, got {msg.codec}")
+        self._check_raw(model, msg, payload)
         try:
             taken = model.shard.init(msg.chunk, memory_of(payload))
         except ValueError as error:  # the size was checked before
             raise NonfiniteError(str(error)) from error
         self._send(route, Ok(msg.worker, 0, msg.chunk, taken), None)
+
+    def _on_publish(self, route: bytes, msg: Publish, payload: Payload) -> None:
+        model = self._require_model(msg)
+        chunk = self._check_raw(model, msg, payload)
+        self._require_started()
+        # A copy that comes late must not undo the updates since.
+        key, number = (msg.chunk, msg.worker), (msg.incarnation, msg.number)
+        taken = key not in self._published or number > self._published[key]
+        if taken:
+            if not model.shard.initialized(msg.chunk):
+                raise NotReadyError(f"chunk {msg.chunk} has no values yet: send init first")
+            index = model.shard.publish(msg.chunk, memory_of(payload))
+            if index is not None:
+                slot = model.layout.slot_at(chunk, index)
+                raise NonfiniteError(f"publish: slot {slot.name} has a NaN or an infinity")
+            self._published[key] = number
+            self._metrics.count_publish(msg.worker, msg.chunk)
+        self._send(route, Ok(msg.worker, 0, msg.chunk, taken, msg.number), None)
 
     def _on_pull(self, route: bytes, msg: Pull, _: Payload) -> None:
         model = self._require_model(msg)
@@ -399,14 +421,22 @@ class DataPlane:
     # How it is done.
 
     def _require_model(
-        self, msg: Init | PushPull | Push | Pull | Attach | GroupOptions
+        self, msg: Init | PushPull | Push | Pull | Publish | Attach | GroupOptions
     ) -> ServedModel:
         self._members.require_current(msg.worker, msg.incarnation)
         if self.model is None:
             raise NotReadyError("no model yet: no worker has said hello")
         return self.model
 
-    def _check(self, model: ServedModel, msg: Init | PushPull | Push, payload: Payload) -> Chunk:
+    def _check_raw(self, model: ServedModel, msg: Init | Publish, payload: Payload) -> Chunk:
+        chunk = self._check(model, msg, payload)
+        if msg.codec != chunk.dtype:
+            raise HeaderError(f"{msg.verb}.codec: expected {chunk.dtype}, got {msg.codec}")
+        return chunk
+
+    def _check(
+        self, model: ServedModel, msg: Init | PushPull | Push | Publish, payload: Payload
+    ) -> Chunk:
         if msg.worker == 0:
             raise UnknownWorkerError("an observer only reads")
         chunk = model.chunk(msg.chunk)

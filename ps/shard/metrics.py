@@ -231,6 +231,11 @@ class Metrics:
         self.own.duplicates += 1
         self._events.write("duplicate", worker=worker, chunk=chunk, step=step)
 
+    def count_publish(self, worker: int, chunk: int) -> None:
+        """Notes that a worker's values of a chunk became everybody's. Chunk 0 is one of them."""
+        if chunk == 0:
+            self._events.write("published", worker=worker)
+
     def count_nonfinite(self, worker: int, chunk: int, step: int, slot: str) -> None:
         """Counts a gradient with a NaN or an infinity in this slot."""
         self.own.nonfinite_chunks += 1

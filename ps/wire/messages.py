@@ -4,8 +4,8 @@
 
     control   hello ▸ welcome   beat ▸ beaten   lease ▸ leased   report ▸ ok   status ▸ state
               set ▸ ok   bye ▸ ok
-    data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   echo ▸ echoed
-              attach ▸ attached   options ▸ options_set
+    data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   publish ▸ ok
+              echo ▸ echoed   attach ▸ attached   options ▸ options_set
     both      anything wrong ▸ error
 
 The annotations are the checks: `frames.decode` accepts a header only if it has exactly these
@@ -255,7 +255,8 @@ class Ok(Message):
     worker: Id
     step: Count
     chunk: Id
-    taken: bool  # init: whether these values count; false if the chunk had values before
+    taken: bool  # whether the values of an init or a publish count; false if others came before
+    number: Count = 0
 
 
 # Messages of the data socket: each is about one chunk, or about neighbours in a segment.
@@ -324,6 +325,19 @@ class Pull(Message):
     verb = "pull"
     worker: Id
     incarnation: Count
+    chunk: Id
+    codec: Word
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Message):
+    """A worker makes its values of a chunk everybody's; the answer is `ok`, at once."""
+
+    verb = "publish"
+    payload = True
+    worker: Id
+    incarnation: Count
+    number: Count  # counts what this process publishes, from 1; a repeated request keeps its number
     chunk: Id
     codec: Word
 
@@ -426,7 +440,7 @@ CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (
     Hello, Beat, Lease, Report, Status, Set, Bye,
 )  # fmt: skip
 DATA_REQUESTS: Final[tuple[type[Message], ...]] = (
-    Init, PushPull, Push, Pull, Attach, GroupOptions, Echo,
+    Init, PushPull, Push, Pull, Publish, Attach, GroupOptions, Echo,
 )  # fmt: skip
 ANSWERS: Final[tuple[type[Message], ...]] = (
     Welcome, Beaten, Leased, State, Ok, Params, Attached, OptionsSet, Echoed, Error,

@@ -288,6 +288,29 @@ def test_a_change_of_the_policy_answers_whoever_waits_and_loses_no_gradient(way:
         assert running.join() == 0
 
 
+@few_ways
+@pytest.mark.parametrize("policy", ["bsp", "ssp", "asp"])
+def test_what_a_worker_publishes_is_everybodys_and_pushes_go_on_from_there(
+    way: Way, policy: str
+) -> None:
+    with a_run(way, workers=2, policy=policy, lr_scaling="none") as (running, team):
+        on_all(team, partial(Worker.step, number=1))
+        first, second = team
+        second.slab[:] = 0
+        second.slab[: 4 * VALUES].view("<f4")[:] = 3.0
+        second.slab[LAYOUT.offsets[2] :][: 11 * 8].view("<f8")[:] = 5.0
+        second.client.publish(second.slab)
+        pulled = [worker.pull() for worker in team]
+        for slab in pulled:
+            np.testing.assert_array_equal(slab[: LAYOUT.offsets[3]],
+                                          second.slab[: LAYOUT.offsets[3]])  # fmt: skip
+        on_all(team, partial(Worker.step, number=2))
+        gone = LR * (1.5 if policy == "bsp" else 3.0)
+        np.testing.assert_allclose(doubles_of(first), 5.0 - gone, rtol=1e-15)
+        on_all(team, Worker.close)
+        assert running.join() == 0
+
+
 def await_parked(running: RunningServer, chunks: int) -> None:
     """Returns once so many answers wait, on all shards."""
     with ControlChannel(running.address) as channel:

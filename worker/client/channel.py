@@ -37,6 +37,7 @@ from leash.ps.wire.messages import (
     Ok,
     OptionsSet,
     Params,
+    Publish,
     Pull,
     Push,
     PushPull,
@@ -54,7 +55,7 @@ LOOK_MS: Final = 200  # a waiting worker looks so often whether it still takes p
 RECONNECT_S: Final = 60.0  # a connection that is gone for so long is lost
 
 Buffer: TypeAlias = Any  # anything with the buffer protocol
-Request: TypeAlias = Init | PushPull | Push | Pull | Attach | GroupOptions
+Request: TypeAlias = Init | PushPull | Push | Pull | Publish | Attach | GroupOptions
 Answer: TypeAlias = Params | Ok | Attached | OptionsSet
 Outgoing: TypeAlias = tuple[Request, Buffer | None]
 OnReply: TypeAlias = Callable[[Answer, zmq.Frame | None], None]
@@ -275,9 +276,7 @@ class DataChannel:
     def _sent_for(self, chunk: int, message: Any) -> Sent | None:
         """The request in flight that a message answers for a chunk; None if there is none."""
         sent = self._in_flight.get(chunk)
-        if sent is None or _number_of(message) != _number_of(sent.request):
-            return None
-        return sent
+        return sent if sent is not None and _is_about(message, sent.request) else None
 
     def _settle(self, message: Answer) -> None:
         for chunk in _chunks_of(message):
@@ -315,7 +314,10 @@ def _chunks_of(message: Any) -> range:
     return range(message.chunk, message.chunk - getattr(message, "chunks", 1), -1)
 
 
-def _number_of(message: Any) -> int:
-    """What tells a message about a chunk from one before it; requests and answers have the same."""
-    number: int = getattr(message, "step", 0)
-    return getattr(message, "number", number)
+def _is_about(message: Any, request: Request) -> bool:
+    """Whether a message is about this request, not about one before it on the same chunk.
+
+    Pushes have steps, and other requests numbers; an error repeats no number.
+    """
+    names = ("step",) if isinstance(message, Error) else ("step", "number")
+    return all(getattr(message, name, 0) == getattr(request, name, 0) for name in names)

@@ -55,6 +55,7 @@ from leash.ps.wire.messages import (
     Ok,
     OptionsSet,
     Params,
+    Publish,
     Pull,
     Report,
     Welcome,
@@ -200,6 +201,7 @@ class Client:
         self._options: Final = SentOptions()
         self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
         self._closed = False
+        self._published = 0  # how often this process has made its values everybody's
         self._liveness: Liveness | None = None
         self._exchange: Exchange | None = None
         try:
@@ -415,6 +417,30 @@ class Client:
             UsageError: the table is larger than a message of this server.
         """
         self._options.want(table, self.welcome.chunk_nbytes)
+
+    def publish(self, values: Slab) -> None:
+        """Makes this worker's values everybody's, in place of those that the server has.
+
+        The server takes them at once, chunk by chunk, under every policy: pushes that come later
+        are applied to them, and the newest values win. The other workers get them with the answers
+        to their next pushes. `pull` afterwards, so that the server knows what this worker has.
+
+        Args:
+            values: a slab of this layout. Unchanged by others until this returns.
+
+        Raises:
+            NonfiniteError: a value is a NaN or an infinity; chunks before it were taken.
+            EvictedError: the server went on without this worker; `rejoin` helps.
+            LeashError: whatever else ends this worker's part.
+        """
+        self.check()
+        self._published += 1
+        self._put(
+            (Publish(self.rank, self.incarnation, self._published, c.index, c.dtype),
+             values[c.start : c.stop])
+            for c in self.chunks
+        )  # fmt: skip
+        self.exchange.finish(lambda _, __: None)
 
     def push_pull(
         self,

@@ -211,6 +211,9 @@ class FirstOfGroup(Client):
     def pull(self, parameters: Slab) -> int:
         return self._share(lambda: super(FirstOfGroup, self).pull(parameters), parameters)
 
+    def publish(self, values: Slab) -> None:
+        self._share(lambda: super(FirstOfGroup, self).publish(values), None)
+
     def rejoin(self) -> None:
         self._share(super().rejoin, None)
 
@@ -294,6 +297,10 @@ class OtherOfGroup:
         version: int = self._link.hear()["info"]
         self._link.share(parameters)
         return version
+
+    def publish(self, _: Slab) -> None:
+        """Waits until the first process has made its values everybody's."""
+        self._link.hear()
 
     def rejoin(self) -> None:
         """Waits until the first process has said hello again."""

@@ -12,7 +12,7 @@ optimizer's state stays in this process.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, Protocol, SupportsIndex
@@ -118,11 +118,14 @@ class LocalSteps:
         self._require_sound()
         self._told = checked_samples(samples)
 
-    def finish(self, samples: SupportsIndex | None = None) -> StepInfo | None:
+    def finish(
+        self, samples: SupportsIndex | None = None, *, skips: bool = False
+    ) -> StepInfo | None:
         """Takes a step of the inner optimizer, and calls `flush` after the last one of a round.
 
         Args:
             samples: how many are behind this step, if `begin` was not told; 1 if neither was.
+            skips: leaves the inner optimizer as it is; the step counts all the same.
 
         Returns:
             What happened to the round; None if it goes on.
@@ -133,11 +136,12 @@ class LocalSteps:
             LeashError: whatever else ended this worker's part.
         """
         self._require_sound()
-        agreed = agreed_samples(self._told, samples)
-        self._untrained -= {
-            slot for slot in self._untrained if self._slabs.places[slot].tensor.grad is not None
-        }
-        self.inner.step()
+        agreed = 0 if skips else agreed_samples(self._told, samples)
+        if not skips:
+            self._untrained -= {
+                slot for slot in self._untrained if self._slabs.places[slot].tensor.grad is not None
+            }
+            self.inner.step()
         # One that is broken off leaves what torch leaves, which goes out with the round's push.
         self._told = None
         self._samples += agreed
@@ -145,6 +149,12 @@ class LocalSteps:
         with self._remembering():
             self._client.check()  # a round may take long, and nobody else would ask
         return self.flush() if self.pending >= self._every else None
+
+    def zero_gradients(self) -> None:
+        """Nothing to do: an inner step uses no gradient up."""
+
+    def forget_gradients(self) -> None:
+        """Nothing to do: an inner step uses no gradient up."""
 
     def flush(self) -> StepInfo | None:
         """Ends the round: pushes what has changed, and takes over the common parameters.
@@ -164,6 +174,7 @@ class LocalSteps:
         self._slabs.end_round()
         gathered_s = time.perf_counter() - began_s if self._slabs.staging is not None else 0.0
         broken = self._broken() if self._heals else []
+        self._untrained -= self._changed()
         with self._remembering():
             slab = self._slabs.gradients
             info = self._client.push_pull(
@@ -189,6 +200,68 @@ class LocalSteps:
         self._begin_round()
         return version
 
+    def reload(self, pull: Callable[[Slab], int]) -> int:
+        """Begins a new round with the common parameters; the steps of this one are over.
+
+        Args:
+            pull: fills a slab with them and returns their version.
+
+        Returns:
+            That version.
+        """
+        return self.recover(pull)
+
+    def state(self) -> dict[str, Any]:
+        """Copies the inner optimizer's state, and how far this round is.
+
+        Of a round that has steps it keeps the values at its beginning and now, by name.
+        """
+        places = [(slot, p) for slot, p in enumerate(self._slabs.places) if p.is_parameter]
+        begun = None
+        if self.pending:
+            begun = {
+                "steps": self.pending,
+                "samples": self._samples,
+                "untrained": [p.slot.name for slot, p in places if slot in self._untrained],
+                "start": {p.slot.name: p.gradient.clone() for _, p in places},
+                "now": {p.slot.name: p.tensor.detach().to("cpu", copy=True) for _, p in places},
+            }
+        return {"inner": self.inner.state_dict(), "local_steps": self._every, "round": begun}
+
+    @torch.no_grad()
+    def load_state(self, own: Mapping[str, Any]) -> None:
+        """Goes on in the round in which another worker was.
+
+        If the common parameters are those with which that round began, so are the values now;
+        otherwise what the round has changed by then is subtracted from the common parameters.
+
+        Args:
+            own: what `state` has told.
+
+        Raises:
+            UsageError: it is not that of an inner optimizer.
+        """
+        if own["inner"] is None:
+            raise UsageError(
+                "load_state_dict: this is the state of a PSOptimizer without an inner optimizer; "
+                "make this one without inner=... too"
+            )
+        self.inner.load_state_dict(own["inner"])
+        self.every = own["local_steps"]
+        begun = own["round"] or {"steps": 0, "samples": 0}
+        self.pending, self._samples = begun["steps"], begun["samples"]
+        for slot, place in enumerate(self._slabs.places):
+            if not place.is_parameter:
+                continue
+            if not self.pending:
+                place.tensor.copy_(place.gradient)
+                continue
+            start, now = (begun[key][place.slot.name].cpu() for key in ("start", "now"))
+            is_same = torch.equal(place.gradient, start)
+            place.tensor.copy_(now if is_same else place.gradient - (start - now))
+            if place.slot.name not in begun["untrained"]:
+                self._untrained.discard(slot)
+
     def close(self) -> None:
         """Forgets the steps that have not been pushed; a second call does nothing."""
         self.pending = 0
@@ -200,6 +273,11 @@ class LocalSteps:
         self.pending = self._samples = 0
         self._untrained = {slot for slot, p in enumerate(self._slabs.places) if p.is_parameter}
         self._is_pushing = False
+
+    def _changed(self) -> set[int]:
+        """The slots that no step had a gradient for, and that were changed all the same."""
+        places = self._slabs.places
+        return {slot for slot in self._untrained if bool(places[slot].gradient.any())}
 
     def _broken(self) -> list[Place]:
         """The parameters whose difference has a NaN or an infinity in it."""

@@ -41,11 +41,18 @@ from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.client import StepInfo
 from leash.worker.client.arguments import checked_rank, checked_samples
 from leash.worker.client.encoding import Encoding
+from leash.worker.client.memory import Slab
 from leash.worker.optim.arguments import (
     refuse_options,
     require_parameters,
     require_step_without_closure,
     require_values,
+)
+from leash.worker.optim.gradients import (
+    NO_SCALER,
+    WholeGradient,
+    check_clip_norm,
+    require_finite,
 )
 from leash.worker.optim.host_group import ProcessGroup, check_group, make_client
 from leash.worker.optim.local_steps import LocalSteps, check_local, check_served
@@ -61,11 +68,14 @@ from leash.worker.optim.slabs import ModelSlabs, NamedTensors
 from leash.worker.optim.staging import gpu_of
 from leash.worker.optim.step_path import StepPath
 from leash.worker.optim.streaming import StepStream
+from leash.worker.optim.worker_state import KEY, check_state, load_worker_state, worker_state
 
-# torch wraps these two to keep them out of its compiler, and the wrapper imports the compiler when
+# torch wraps these to keep them out of its compiler, and the wrapper imports the compiler when
 # it is first called: 1.5 s of processor time at every worker's start. Nothing here is compiled.
 _ADD_PARAM_GROUP: Final = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 _ZERO_GRAD: Final = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+_STATE_DICT: Final = inspect.unwrap(torch.optim.Optimizer.state_dict)
+_LOAD_STATE_DICT: Final = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
 BROKEN_IN_GROUP: Final = (
     "a step was broken off in one process of this worker's group, and the others may be in another "
@@ -106,12 +116,16 @@ class PSOptimizer(torch.optim.Optimizer):
     - On the processor, parameters in 32 or 64 bits lie in memory that the network reads and writes,
       in turn in one of two places: ``data_ptr()`` changes with every step. A tensor that shares a
       parameter's memory (``detach()``, ``data``, an entry of ``state_dict()``) is good until the
-      next step; clone what is to be kept. Everything that goes through the parameter itself works
-      as ever: in-place changes, ``load_state_dict``, tied weights. A parameter that is not
+      next step; clone what is to be kept. Tied weights work as ever. A parameter that is not
       contiguous, or shares memory with another, stays where it is and is copied, as on a GPU.
-    - With ``overlap``, a gradient is sent as soon as backward has computed it, and its ``grad`` is
-      None from then on. What changes or reads gradients before step() (clipping, several backward
-      passes that add up, ``zero_grad`` between backward and step) needs ``overlap=False``.
+    - What else changes parameters (``load_state_dict``, a clamp, a mask, ``Embedding(max_norm)``)
+      has to be followed by `publish`, or the next begin_step() or step() raises UsageError: the
+      server has the values that count. A write through ``data`` is found within 64 steps. With an
+      inner optimizer such a change is a part of what its round has changed, and is pushed.
+    - With ``overlap``, a gradient is sent as soon as backward has computed it, and from then on
+      whatever uses its ``grad`` raises UsageError. What changes or reads gradients before step()
+      (clipping, a GradScaler, several backward passes that add up, ``zero_grad`` between backward
+      and step) needs ``overlap=False``.
 
     - A step that is broken off (Ctrl-C, a notebook's stop button, an exception) is lost: the next
       `zero_grad`, `begin_step` or `step` joins the run again, as `rejoin` does.
@@ -148,6 +162,10 @@ class PSOptimizer(torch.optim.Optimizer):
         sampler: the `leash.LeaseSampler` that draws this worker's samples; None if there is none.
     """
 
+    # A GradScaler then leaves both to step(): to divide by its scale, and to skip what overflowed.
+    # A step that it skipped itself would never reach the server, and the others would wait for it.
+    _step_supports_amp_scaling: Final = True
+
     def __init__(
         self,
         params: NamedTensors | Iterable[dict[str, Any]],
@@ -158,6 +176,7 @@ class PSOptimizer(torch.optim.Optimizer):
         overlap: bool = False,
         inner: torch.optim.Optimizer | None = None,
         local_steps: int = 1,
+        clip_norm: float | None = None,
         group: ProcessGroup | None = None,
         transport: str = "auto",
         encoding: Encoding | None = None,
@@ -186,6 +205,8 @@ class PSOptimizer(torch.optim.Optimizer):
                 it is. Its rate may be scheduled as ever; its state stays here. The server has to
                 be one of ``--local-steps`` or ``--outer-lr``.
             local_steps: how many steps of `inner` make one push; 1 without `inner`.
+            clip_norm: step() scales the whole gradient down to this 2-norm if its own is larger,
+                as ``torch.nn.utils.clip_grad_norm_`` does. Not with overlap.
             group: the processes of this host, if they are one worker: a process group of
                 torch.distributed, with DistributedDataParallel around the model in each of them.
                 Give this the parameters of the model inside. The group's first process exchanges
@@ -224,6 +245,7 @@ class PSOptimizer(torch.optim.Optimizer):
         buffers = list(buffers)
         require_values([*named, *buffers])
         check_local(inner, local_steps, named, overlap=overlap)
+        check_clip_norm(clip_norm, overlap=overlap)
         check_group(group, overlap=overlap, has_inner=inner is not None)
         self.group: Final = group
         encoding = encoding or Encoding()
@@ -258,13 +280,20 @@ class PSOptimizer(torch.optim.Optimizer):
             super().__init__(list(map(unnamed, groups)), dict(self._groups.defaults))
             self._has_begun = True
             self._groups.keep(self.param_groups)
+            nonfinite = settings.get("nonfinite")
+            self._stores_finite: Final = nonfinite != "apply"
+            if self._stores_finite:
+                require_finite(self._slabs, self._slabs.parameters)
+            self._whole: Final = WholeGradient(
+                self._slabs, clip_norm, refuses=nonfinite == "raise" and not overlap
+            )
             self.client.begin(self._slabs.parameters, on_wait)
             self._slabs.scatter()
             self._path: Final[StepPath] = (
                 StepStream(self._slabs, self.client, overlap=overlap)
                 if inner is None
                 else LocalSteps(self._slabs, self.client, inner, local_steps,
-                                heals=self.client.settings.get("nonfinite") == "skip")
+                                heals=nonfinite == "skip")
             )  # fmt: skip
         except BaseException:
             self.client.close(FAILED)
@@ -291,7 +320,8 @@ class PSOptimizer(torch.optim.Optimizer):
         Raises:
             ArgumentError: `samples` is no whole number.
             UsageError: gradients were sent already that no step() has followed yet; or a value in
-                ``param_groups`` is one that the server's optimizer cannot have.
+                ``param_groups`` is one that the server's optimizer cannot have, or a parameter was
+                changed outside step().
             LeashError: what ended this worker's part during the last backward.
         """
         self.client.require_own_process()
@@ -329,10 +359,12 @@ class PSOptimizer(torch.optim.Optimizer):
 
         Raises:
             NonfiniteError: a NaN or an infinity is in a gradient; the text names step and slot.
+                Without overlap nothing of the step has left then, and it does not count.
             ArgumentError: `samples` is no whole number.
             UsageError: a value in ``param_groups`` is one that the server's optimizer cannot have;
-                with overlap, it was changed after gradients had been sent, or a gradient was
-                computed twice; or there is a `leash.LeaseSampler` and no number of samples.
+                a parameter was changed outside step(); with overlap, a value was changed after
+                gradients had been sent, a gradient was computed twice, or a GradScaler calls; or
+                there is a `leash.LeaseSampler` and no number of samples.
             LeashError: the server ended the run, or is gone.
         """
         self.client.require_own_process()
@@ -352,13 +384,28 @@ class PSOptimizer(torch.optim.Optimizer):
                 self._path.begin(1 if samples is None else samples)
             with torch.enable_grad():
                 loss = closure()
+        skips = self._is_skipped()
+        if not skips:
+            self._whole.prepare(self.client.steps + 1, self.client.rank)
         try:
-            self._note(self._path.finish(samples))
+            self._note(self._path.finish(samples, skips=skips))
         except EvictedError:
             self.rejoin(evicted=True)
         if self.sampler is not None and behind is not None:
             self.sampler.stepped(behind)
         return loss
+
+    def _is_skipped(self) -> bool:
+        """Does what a GradScaler asks for; whether it found a gradient that overflowed."""
+        found = getattr(self, "found_inf", None)
+        if found is None:
+            return False
+        if self._path.overlap:
+            raise UsageError(NO_SCALER)
+        if bool(found):
+            return True
+        self._whole.unscale(getattr(self, "grad_scale", None))
+        return False
 
     def flush(self) -> None:
         """Pushes the local steps that have not been pushed; does nothing if there are none.
@@ -372,6 +419,40 @@ class PSOptimizer(torch.optim.Optimizer):
             self._note(self._path.flush())
         except EvictedError:
             self.rejoin(evicted=True)
+
+    def publish(self) -> None:
+        """Makes this worker's parameters, and its shared buffers, everybody's: the newest win.
+
+        Call it after parameters were changed outside step(): weights that were loaded or rolled
+        back, a mask, an average copied back. The server takes them at once, under every policy; the
+        other workers get them with the answer to their next step. If they push meanwhile, what they
+        push is applied on top. Its optimizer keeps its averages and its counts of updates. With an
+        inner optimizer a new round begins.
+
+        Raises:
+            UsageError: gradients of this step were sent already; or a value is a NaN or an
+                infinity.
+            LeashError: the server ended the run, or is gone.
+        """
+        self.client.require_own_process()
+        values = self._slabs.gathered()
+        self._make_good()
+        if self._path.is_open:
+            self._is_refused = True
+            raise UsageError(
+                "publish() between backward and step(): with overlap gradients are on their way; "
+                "call it after step(), or make PSOptimizer with overlap=False"
+            )
+        if self._stores_finite:
+            require_finite(self._slabs, values)
+        try:
+            self.client.publish(values)
+        except EvictedError:
+            self.evictions += 1
+            self.client.rejoin()
+            self.client.publish(values)
+        version = self._path.reload(self.client.pull)
+        self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
     @property
     def pending_steps(self) -> int:
@@ -395,7 +476,8 @@ class PSOptimizer(torch.optim.Optimizer):
         """Forgets the gradients, as torch's optimizers do; needed only with an inner optimizer.
 
         Args:
-            set_to_none: makes every ``grad`` None; otherwise sets it to zeros.
+            set_to_none: makes every ``grad`` None; otherwise sets it to zeros, also where step()
+                has used one up: such a parameter is then stepped with zeros, as with torch's own.
 
         Raises:
             UsageError: with overlap, gradients of this step were sent already.
@@ -409,6 +491,10 @@ class PSOptimizer(torch.optim.Optimizer):
                 "was broken off here, call it again, and these gradients are given up"
             )
         _ZERO_GRAD(self, set_to_none)
+        if set_to_none:
+            self._path.forget_gradients()
+        else:
+            self._path.zero_gradients()
 
     def _note(self, info: StepInfo | None) -> None:
         """Keeps what happened in a step; None stands for a local one, which waited for nobody."""
@@ -446,6 +532,41 @@ class PSOptimizer(torch.optim.Optimizer):
         version = self._path.recover(self.client.pull)
         self._is_joining = self._is_refused = False
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies this worker's side: options, what rounding left over, and the inner optimizer.
+
+        The averages of the server's optimizer are in its checkpoints. ``leash server --resume``
+        goes on from one; a worker may load this beside it.
+
+        Returns:
+            What torch's own would return, with an entry "leash"; ``torch.save`` can write it.
+        """
+        state: dict[str, Any] = _STATE_DICT(self)
+        state[KEY] = worker_state(*self._coding, self._path)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what `state_dict` of such an optimizer has told.
+
+        Args:
+            state_dict: its answer. One of torch's own optimizers is taken if it has no averages.
+
+        Raises:
+            UsageError: it has momentum buffers or other averages, for which there is no place here;
+                or it is that of another model, of another codec, or has an inner optimizer's state
+                where there is none, or the other way round.
+        """
+        check_state(state_dict, *self._coding)
+        if KEY in state_dict:
+            load_worker_state(state_dict[KEY], self._coding[0], self._path)
+        _LOAD_STATE_DICT(self, state_dict)
+
+    @property
+    def _coding(self) -> tuple[Slab | None, str]:
+        """What rounding left over, and the codec; None in a process of a group that sends none."""
+        encoder = getattr(self.client, "encoder", None)
+        return (None, "") if encoder is None else (encoder.residual, self.client.welcome.codec)
 
     # What happened in the last step.
 

@@ -126,7 +126,7 @@ class ModelSlabs:
         places = []
         for offset, slot in zip(self.layout.offsets, self.layout.slots, strict=True):
             tensor = tensors[slot.name]
-            values, gradient = (_view(slab, offset, slot) for slab in self.memory.slabs)
+            values, gradient = (view_of(slab, offset, slot) for slab in self.memory.slabs)
             is_view = owners[_storage_of(tensor)] == 1 and _may_be_view(tensor)
             values.copy_(tensor.detach())
             if is_view:
@@ -159,6 +159,8 @@ class ModelSlabs:
         gradient = place.tensor.grad
         if not place.is_view or gradient is None or gradient.requires_grad:
             return  # copied when it is pushed
+        if not _is_like(gradient, place.gradient):
+            return  # of a tensor that was moved or converted
         if not _is_at(gradient, place.gradient):
             place.gradient.copy_(_dense(gradient))
             # Not the place itself: who assigns to `grad.data` must not move it.
@@ -195,8 +197,8 @@ class ModelSlabs:
     def settle_places(self) -> None:
         """Tells every place again which slab is which, after a `flip` that was broken off."""
         for offset, place in zip(self.layout.offsets, self.places, strict=True):
-            place.values = _view(self.parameters, offset, place.slot)
-            place.gradient = _view(self.gradients, offset, place.slot)
+            place.values = view_of(self.parameters, offset, place.slot)
+            place.gradient = view_of(self.gradients, offset, place.slot)
 
     def flip(self) -> None:
         """Exchanges the slabs: what the answers have written becomes the model's parameters.
@@ -207,6 +209,20 @@ class ModelSlabs:
         for place in self.places:
             place.values, place.gradient = place.gradient, place.values
             place.tensor.grad = None
+        self.show()
+
+    def forget_gradients(self) -> set[int]:
+        """Makes every parameter's ``grad`` None; returns the slots of those that had one."""
+        had = set()
+        for slot, place in enumerate(self.places):
+            if place.is_parameter and place.tensor.grad is not None:
+                had.add(slot)
+                place.tensor.grad = None
+        return had
+
+    def show(self) -> None:
+        """Makes the values in the slab of parameters, which are new there, those of the model."""
+        for place in self.places:
             # A tensor that was moved or converted since then has left its slab for good.
             if place.is_view and _is_like(place.tensor, place.values):
                 place.tensor.data = place.values
@@ -229,6 +245,14 @@ class ModelSlabs:
                 place.tensor.copy_(place.values)
         if self.staging is not None and staged:
             self.staging.receive(staged)
+
+    @torch.no_grad()
+    def gathered(self) -> Slab:
+        """Copies what the model's tensors hold now into a slab of its own."""
+        slab = np.zeros_like(self.parameters)
+        for offset, place in zip(self.layout.offsets, self.places, strict=True):
+            view_of(slab, offset, place.slot).copy_(place.tensor)
+        return slab
 
     # Rounds of local steps.
 
@@ -289,7 +313,7 @@ def _dtype_of(name: str, tensor: Tensor) -> str:
     return "f64" if tensor.dtype == torch.float64 else "f32"
 
 
-def _view(slab: Slab, offset: int, slot: Slot) -> Tensor:
+def view_of(slab: Slab, offset: int, slot: Slot) -> Tensor:
     """Makes a slot's place. Its storage is this slot alone: a copied model copies no whole slab."""
     numbers = slab[offset : offset + slot.nbytes].view(_NUMPY_DTYPES[slot.dtype])
     return torch.from_numpy(numbers).view(slot.shape)

@@ -4,8 +4,8 @@ There are two: streaming.py sends the gradients of every step, local_steps.py wh
 an inner optimizer have changed.
 """
 
-from collections.abc import Callable
-from typing import Final, Protocol, SupportsIndex
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, SupportsIndex
 
 from leash.ps.errors import UsageError
 from leash.worker.client import StepInfo
@@ -56,11 +56,14 @@ class StepPath(Protocol):
         """Notes how many samples are behind the next step."""
         ...
 
-    def finish(self, samples: SupportsIndex | None = None) -> StepInfo | None:
+    def finish(
+        self, samples: SupportsIndex | None = None, *, skips: bool = False
+    ) -> StepInfo | None:
         """Takes the step, and pushes if it is time to.
 
         Args:
             samples: how many are behind the step, if `begin` was not told; 1 if neither was.
+            skips: leaves the gradients out, so that the step contributes nothing, but counts.
 
         Returns:
             What happened to the push; None if there was none.
@@ -70,6 +73,14 @@ class StepPath(Protocol):
                 lost; call `recover`.
             LeashError: whatever else ended this worker's part.
         """
+        ...
+
+    def zero_gradients(self) -> None:
+        """Gives zeros to the parameters whose gradients the last step used up."""
+        ...
+
+    def forget_gradients(self) -> None:
+        """Notes that nobody wants zeros in place of the gradients of the last step."""
         ...
 
     def flush(self) -> StepInfo | None:
@@ -91,6 +102,32 @@ class StepPath(Protocol):
 
         Returns:
             That version.
+        """
+        ...
+
+    def reload(self, pull: Callable[[Slab], int]) -> int:
+        """Takes over the common parameters between two steps; steps that are pending are over.
+
+        Args:
+            pull: fills a slab with them and returns their version.
+
+        Returns:
+            That version.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Copies what this worker alone has, in the form that `worker_state.py` shows."""
+        ...
+
+    def load_state(self, own: Mapping[str, Any]) -> None:
+        """Goes on where another worker was when it told its `state`.
+
+        Args:
+            own: what `state` has told.
+
+        Raises:
+            UsageError: one of the two has an inner optimizer and the other has none.
         """
         ...
 

@@ -13,11 +13,12 @@ completes them. A chunk is complete when all slots in it are.
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol, SupportsIndex
 
+import torch
 from torch import Tensor
 from torch.autograd import Variable
 from torch.utils.hooks import RemovableHandle
@@ -27,6 +28,8 @@ from leash.ps.wire.layout import Chunk, Layout
 from leash.worker.client import StepInfo
 from leash.worker.client.arguments import checked_samples
 from leash.worker.client.memory import Slab
+from leash.worker.optim.outside_changes import OutsideChanges
+from leash.worker.optim.sent_gradient import SentGradient, is_for, sent_gradient
 from leash.worker.optim.slabs import ModelSlabs
 from leash.worker.optim.step_path import NO_INNER, agreed_samples
 
@@ -109,8 +112,8 @@ class Progress:
 class StepStream:
     """Brings a step's gradients from backward to the server, and the parameters back.
 
-    With overlap the stream takes a gradient as soon as backward has computed it, and ``grad`` is
-    None from then on. Without overlap it stays readable until `finish`.
+    With overlap the stream takes a gradient as soon as backward has computed it, and ``grad`` is a
+    `SentGradient` from then on. Without overlap it stays readable until `finish`.
 
     Hooks run in the thread that runs backward, which for parameters on a GPU is one of torch's. The
     thread that called backward waits for that one, so two threads never use the client at once.
@@ -134,8 +137,11 @@ class StepStream:
         self._slabs: Final = slabs
         self._client: Final = client
         self._hooks: Final[dict[int, RemovableHandle]] = {}
+        self._stand_ins: Final[dict[int, Tensor]] = {}  # for gradients that were sent, by slot
         self._failure: LeashError | None = None  # an error after which no step is taken any more
         self._progress = Progress(slabs.layout, client.chunks)
+        self._outside: Final = OutsideChanges(slabs)
+        self._used_up: set[int] = set()  # slots whose gradients the last step took
         self._reset()
         self._add_hooks()
 
@@ -193,42 +199,60 @@ class StepStream:
             samples: how many.
 
         Raises:
-            UsageError: gradients were sent already that no `finish` has followed yet.
+            UsageError: gradients were sent already that no `finish` has followed yet; or a
+                parameter was changed outside a step.
             LeashError: what ended this worker's part before.
         """
         self._require_sound()
         if self.is_open:
             raise UsageError(TWICE)
+        self._outside.check()
         self._samples = checked_samples(samples)
         self._add_hooks()
 
-    def finish(self, samples: SupportsIndex | None = None) -> StepInfo:
+    def finish(self, samples: SupportsIndex | None = None, *, skips: bool = False) -> StepInfo:
         """Sends what has not been sent, waits for all answers, and makes them the parameters.
 
         Args:
             samples: how many are behind the gradients, if `begin` was not told; 1 if neither was.
+            skips: leaves the gradients out, so that the step contributes nothing.
 
         Returns:
             What happened to the step.
 
         Raises:
+            UsageError: a parameter was changed outside a step; nothing more is sent.
             EvictedError: the server went on without this worker, and the step is lost; call
                 `recover`.
             LeashError: whatever else ended this worker's part, during backward or now.
         """
         self._require_sound()
-        agreed = agreed_samples(self._samples, samples)
+        agreed = 0 if skips else agreed_samples(self._samples, samples)
+        self._outside.check()
+        self._outside.check_part()
         self._is_finishing = True
+        used_up = self._slabs.forget_gradients() if skips else None
         with self._remembering():
             if self._evicted is not None:
                 raise self._evicted
             info = self._exchange(agreed)
-        self._slabs.flip()
-        self._reset()
+        self._used_up = self._taken - self._absent if used_up is None else used_up
+        self._flip()
         return info
 
     def flush(self) -> None:
         """Nothing to do: no step is ever pending."""
+
+    def zero_gradients(self) -> None:
+        """Gives zeros to the parameters whose gradients the last step used up."""
+        for slot in self._used_up:
+            place = self._slabs.places[slot]
+            if place.is_parameter and place.tensor.grad is None:
+                place.tensor.grad = torch.zeros_like(place.tensor, requires_grad=False)
+
+    def forget_gradients(self) -> None:
+        """Notes that nobody wants zeros in place of the gradients of the last step."""
+        self._used_up = set()
 
     def recover(self, pull: Callable[[Slab], int]) -> int:
         """Forgets a step that was lost or broken off, and takes over the common parameters.
@@ -244,17 +268,60 @@ class StepStream:
         self._slabs.settle()
         self._slabs.settle_places()
         version = pull(self._slabs.gradients)
-        self._slabs.flip()
-        self._reset()
+        self._flip()
         return version
+
+    def reload(self, pull: Callable[[Slab], int]) -> int:
+        """Takes over the common parameters between two steps; gradients stay as they are.
+
+        Args:
+            pull: fills a slab with them and returns their version.
+
+        Returns:
+            That version.
+        """
+        self._is_finishing = True  # one that is broken off is made good as a step is
+        self._slabs.settle()
+        version = pull(self._slabs.parameters)
+        self._slabs.show()
+        self._outside.mark()
+        self._is_finishing = False
+        return version
+
+    def state(self) -> dict[str, Any]:
+        """Says that every step was pushed."""
+        return {"inner": None, "local_steps": 1, "round": None}
+
+    def load_state(self, own: Mapping[str, Any]) -> None:
+        """Checks that there is nothing to take over.
+
+        Args:
+            own: what `state` of another stream has told.
+
+        Raises:
+            UsageError: it is that of an inner optimizer.
+        """
+        if own["inner"] is not None:
+            raise UsageError(
+                "load_state_dict: this is the state of a PSOptimizer with an inner optimizer; make "
+                "this one with inner=... too"
+            )
 
     def close(self) -> None:
         """Removes the hooks; a second call does nothing."""
         for hook in self._hooks.values():
             hook.remove()
         self._hooks.clear()
+        for place in self._slabs.places:
+            if isinstance(place.tensor.grad, SentGradient):
+                place.tensor.grad = None
 
     # How it is done.
+
+    def _flip(self) -> None:
+        self._slabs.flip()
+        self._outside.mark()
+        self._reset()  # last: what is broken off before is made good
 
     def _exchange(self, samples: int) -> StepInfo:
         self._open(samples)
@@ -308,7 +375,13 @@ class StepStream:
         finally:
             # So that a second backward makes a new gradient and adds nothing to this one, which is
             # being sent.
-            tensor.grad = None
+            tensor.grad = self._stand_in(slot, tensor) if slot in self._taken else None
+
+    def _stand_in(self, slot: int, parameter: Tensor) -> Tensor:
+        stand_in = self._stand_ins.get(slot)
+        if stand_in is None or not is_for(stand_in, parameter):
+            stand_in = self._stand_ins[slot] = sent_gradient(parameter)
+        return stand_in
 
     def _stream(self, slot: int) -> None:
         if self._samples is None:

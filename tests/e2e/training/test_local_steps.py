@@ -322,13 +322,27 @@ def test_a_nan_in_a_difference_ends_the_worker_with_step_and_slot() -> None:
         optimizer = local(model, server, 2)
         train(model, optimizer, 1, range(2))
         before = served(server)
-        break_step(model, optimizer)
+        train(model, optimizer, 1, range(1))
+        with torch.no_grad():
+            model[2].bias[1] = math.nan  # type: ignore[union-attr]
         with pytest.raises(NonfiniteError, match=r"step 2 of worker 1: slot 2\.bias"):
             optimizer.flush()
         with pytest.raises(NonfiniteError):
             optimizer.step()
         assert torch.equal(served(server), before)
         optimizer.close()  # nothing is left to push
+
+
+def test_a_nan_in_a_gradient_never_gets_into_the_inner_optimizer() -> None:
+    model = build()
+    with serving(local_steps="2") as server, local(model, server, 2) as optimizer:
+        train(model, optimizer, 1, range(1))
+        before = flat(model)
+        with pytest.raises(NonfiniteError, match=r"step 1 of worker 1: slot 2\.bias"):
+            break_step(model, optimizer)
+        assert torch.equal(flat(model), before)
+        train(model, optimizer, 1, range(1, 4))
+        assert torch.isfinite(flat(model)).all()
 
 
 @pytest.mark.parametrize("inner", [sgd, adamw])

@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import zmq
 
@@ -12,7 +13,7 @@ from leash.ps.shard.data_plane import DataPlane, Payload
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.layout import Layout, Slot
-from leash.ps.wire.messages import Error, Message, Ok, Params, Pull, Push
+from leash.ps.wire.messages import Error, Message, Ok, Params, Publish, Pull, Push
 
 LAYOUT = Layout([Slot("w", "f32", (4,)), Slot("sums", "f64", (2,))])
 
@@ -29,6 +30,7 @@ class Plane:
         self.answered: list[int] = []  # steps
         self.pulled: list[int] = []  # versions
         self.refused: list[str] = []  # codes
+        self.taken: list[tuple[int, bool]] = []  # number of what was published, whether it counts
         options = ServerOptions(chunk_kib=64, shards=shards)
         self.plane = DataPlane(options, rule, members, metrics, self.send, shard)
         self.plane.make_model(LAYOUT)
@@ -43,6 +45,8 @@ class Plane:
     def send(self, route: bytes, message: Message, payload: Payload) -> None:
         if isinstance(message, Error):
             self.refused.append(message.code)
+        elif isinstance(message, Ok) and message.number:
+            self.taken.append((message.number, message.taken))
         elif isinstance(message, Ok):
             self.answered.append(message.step)
         else:
@@ -54,6 +58,60 @@ class Plane:
             for chunk in self.model.own:
                 push = Push(1, self.incarnation, step, chunk.index, chunk.dtype, 1)
                 self.plane.handle(b"1", push, zmq.Frame(bytes(chunk.nbytes)))
+
+    def publish(self, number: int, value: float, incarnation: int | None = None) -> None:
+        """Publishes one value for all of chunk 0."""
+        msg = Publish(1, incarnation or self.incarnation, number, 0, "f32")
+        self.plane.handle(b"1", msg, zmq.Frame(np.full(4, value, "f4").tobytes()))
+
+    def values(self) -> list[float]:
+        """Of chunk 0."""
+        out = bytearray(16)
+        self.model.shard.pull(0, None, out)
+        return np.frombuffer(out, "f4").tolist()
+
+
+def test_a_published_copy_that_comes_late_undoes_nothing() -> None:
+    own = Plane("asp")
+    own.plane.join(1, own.plane.reserve())
+    own.publish(1, 2.0)
+    own.publish(2, 3.0)
+    own.publish(1, 2.0)
+    own.publish(2, 2.5)
+    assert own.taken == [(1, True), (2, True), (1, False), (2, False)]
+    assert (own.values(), own.refused) == ([3.0] * 4, [])
+    assert own.model.shard.version(0) == 2
+
+
+def test_a_process_that_says_hello_again_publishes_from_one_on() -> None:
+    own = Plane("asp")
+    own.plane.join(1, own.plane.reserve())
+    own.publish(7, 2.0)
+    before = own.incarnation
+    own.incarnation = own.members.hello(1, "again")[0].incarnation
+    own.publish(1, 3.0)
+    own.publish(8, 4.0, incarnation=before)
+    assert (own.taken, own.refused) == ([(7, True), (1, True)], ["fenced"])
+    assert own.values() == [3.0] * 4
+
+
+def test_published_values_that_are_not_finite_are_refused_by_the_name_of_their_slot() -> None:
+    own = Plane("asp")
+    own.plane.join(1, own.plane.reserve())
+    own.publish(1, float("nan"))
+    own.publish(1, 2.0)
+    assert (own.refused, own.taken, own.values()) == (["nonfinite"], [(1, True)], [2.0] * 4)
+
+
+def test_published_values_come_before_a_mean_that_is_not_complete() -> None:
+    own = Plane("bsp")
+    own.members.hello(2, "waits")
+    for worker in (1, 2):
+        own.plane.join(worker, own.plane.reserve())
+    own.push(1)  # of zeros, and kept for the mean
+    own.publish(1, 2.0)
+    own.plane.leave(2)
+    assert (own.values(), own.model.shard.version(0)) == ([2.0] * 4, 2)
 
 
 @pytest.mark.parametrize(("policy", "goes_on_to"), [("asp", 50), ("ssp", 12)])

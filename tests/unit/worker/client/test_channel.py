@@ -14,8 +14,11 @@ from leash.ps.wire.messages import (
     Attached,
     GroupOptions,
     Message,
+    Ok,
     OptionsSet,
     Params,
+    Publish,
+    Pull,
     PushPull,
 )
 from leash.ps.wire.sockets import make_router
@@ -100,8 +103,8 @@ def params(step: int) -> Params:
     return Params(1, step, 0, "f32", step, 0, 0)
 
 
-def put(channel: DataChannel, request: PushPull | GroupOptions) -> None:
-    channel.put([(request, None)])
+def put(channel: DataChannel, request: PushPull | Publish | Pull | GroupOptions) -> None:
+    channel.put([(request, b"" if isinstance(request, Publish) else None)])
     channel.send()
 
 
@@ -245,3 +248,18 @@ def test_only_the_answer_of_their_number_settles_options(
     server.answer(error_message(OptionsError("lr: negative"), 1))
     with pytest.raises(OptionsError, match="lr: negative"):
         taken(channel)
+
+
+@pytest.mark.parametrize("asked_next", [Publish(1, 7, 2, 0, "f32"), Pull(1, 7, 0, "f32")])
+def test_a_second_answer_to_what_was_published_answers_nothing_else(
+    server: FakeServer, channel: DataChannel, asked_next: Publish | Pull
+) -> None:
+    put(channel, Publish(1, 7, 1, 0, "f32"))
+    server.take()
+    answer = Ok(1, 0, 0, True, number=1)
+    server.answer(answer)
+    assert taken(channel) == [answer]
+    put(channel, asked_next)
+    server.answer(answer)
+    assert taken(channel) == []
+    assert not channel.idle

@@ -1,0 +1,52 @@
+"""What ``grad`` is after a gradient was sent during backward: a tensor that nobody can use.
+
+None would do no harm to backward, but ``clip_grad_norm_``, a GradScaler and people's own loops pass
+over it: they would clip nothing, and say so to nobody.
+"""
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from leash.ps.errors import UsageError
+
+SENT: Final = (
+    "this gradient was sent while backward computed others, so nothing can read, clip or unscale "
+    "it before step(): to use clip_grad_norm_, a GradScaler or clip_norm=, make PSOptimizer with "
+    "overlap=False (leash worker: --no-overlap)"
+)
+
+
+class SentGradient(Tensor):
+    """Stands for a gradient that has left; every use of it in Python raises UsageError."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, *_: Any) -> Any:
+        if func is Tensor.__repr__:  # so that a debugger can show it
+            return "<a gradient that was sent>"
+        raise UsageError(SENT)
+
+
+def sent_gradient(parameter: Tensor) -> Tensor:
+    """Makes a stand-in for a parameter's gradient, which holds no numbers.
+
+    It is sparse and empty, so that it takes no memory, and a second backward can add to it: the
+    hook that finds out must come to be called.
+
+    Args:
+        parameter: whose gradient was sent.
+    """
+    empty = torch.sparse_coo_tensor(
+        torch.empty(parameter.dim(), 0, dtype=torch.long, device=parameter.device),
+        torch.empty(0, dtype=parameter.dtype, device=parameter.device),
+        parameter.shape,
+        check_invariants=False,
+    )
+    return torch.Tensor._make_subclass(SentGradient, empty)
+
+
+def is_for(stand_in: Tensor, parameter: Tensor) -> bool:
+    """Whether a stand-in can be the gradient of a parameter, which may have been converted."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return stand_in.dtype == parameter.dtype and stand_in.device == parameter.device
