@@ -367,7 +367,7 @@ def keeps_a_graph_in_its_gradients(run: Run) -> Steps:
         yield
 
 
-@habit(refusal_with_overlap=EARLY)
+@habit(may_be_refused=True, refusal_with_overlap=EARLY)
 def sharpens_with_sam(run: Run) -> Steps:
     """Sharpness-aware minimization: up the slope, a second backward, and exactly back again."""
     model = mlp()

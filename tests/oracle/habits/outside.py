@@ -277,7 +277,7 @@ def swaps_averaged_weights_in_and_out_again(run: Run) -> Steps:
         yield evaluated
 
 
-@habit
+@habit(may_be_refused=True)
 def writes_what_the_weights_are_already(run: Run) -> Steps:
     def rewrite(model: nn.Module, _: int) -> None:
         model.load_state_dict(copy.deepcopy(model.state_dict()))
