@@ -25,31 +25,22 @@ class Missing:
 ABSENT = "a parameter without a gradient is not stepped"
 OUTSIDE = "what is done to a parameter outside step() is noticed"
 BY_SERVER = "a group's max_norm=, which the server applies"
-LEFT = "with overlap, nobody reads or changes gradients that have left without an error"
 KEPT = "a gradient that somebody keeps stays what it was"
 USED_UP = "nobody takes gradients that step() has used up for those of torch"
 MEMORY = "whatever shares a parameter's memory is noticed"
 DTYPE = "a parameter that changes its dtype is noticed"
 BUFFERS = "a shared buffer may hold anything, and change until step()"
 STATE = "the optimizer's state: loaded, or refused by name"
-CLOSED = "a closed optimizer says so"
 
 NOT_YET: Final[dict[str, Missing]] = {
     "goes_backward_through_earlier_steps": Missing(ABSENT),
-    "names_tied_weights_twice": Missing(MEMORY, overlap=False),
-    "steps_after_it_was_closed": Missing(CLOSED),
     "transposes_a_gradient": Missing(KEPT, overlap=False),
-    "freezes_between_forward_and_backward": Missing(ABSENT, overlap=True),
-    "takes_some_gradients_away_before_the_step": Missing(LEFT, overlap=True),
-    "zeroes_the_model_between_backward_and_step": Missing(LEFT, overlap=True),
     "steps_by_hand_over_one_layer": Missing(OUTSIDE, overlap=True),
     "gives_one_parameter_to_two_optimizers": Missing(OUTSIDE, overlap=True),
     "has_the_server_limit_the_norm_of_rows": Missing(BY_SERVER),
-    "replaces_gradients_by_hand": Missing(LEFT, overlap=True),
-    "assigns_a_gradient_to_a_frozen_parameter": Missing(LEFT, overlap=True),
     "keeps_the_gradients_of_an_earlier_backward": Missing(KEPT, overlap=False),
     "keeps_the_gradients_of_the_step_before": Missing(KEPT, overlap=False),
-    "exchanges_the_gradients_of_two_parameters": Missing(KEPT),
+    "exchanges_the_gradients_of_two_parameters": Missing(KEPT, overlap=False),
     "scales_gradients_that_a_hook_has_collected": Missing(KEPT),
     "steps_twice_after_one_backward": Missing(USED_UP),
     "never_zeroes_gradients": Missing(USED_UP),

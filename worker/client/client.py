@@ -84,6 +84,7 @@ from leash.worker.client.transport import (
 )
 from leash.worker.client.waiting import Waiting, awaited
 
+CLOSED: Final = "closed: this worker has left the run; make a new one to take part again"
 BYE_TIMEOUT_S: Final = 1.0
 OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
 ANSWER_S: Final = 30.0  # how long a process waits for the server to answer, if it is not told
@@ -651,10 +652,12 @@ class Client:
 
         Raises:
             StoppingError: the server is about to end, or `deadline_s` has passed.
-            UsageError: this process was forked from the one that joined.
+            UsageError: this process was forked from the one that joined, or has left with `close`.
             LeashError: what the thread of beats met, such as a server that no longer answers.
         """
         self.require_own_process()
+        if self._closed:
+            raise UsageError(CLOSED)
         self.liveness.check()
         if time.monotonic() > self.deadline_s:
             raise StoppingError(STOPPED_BY_TIMEOUT)

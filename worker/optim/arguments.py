@@ -68,6 +68,24 @@ def require_values(named: Iterable[tuple[str, Tensor]]) -> None:
             )
 
 
+def require_distinct(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuses a tensor that is there under two names, which would be stepped on twice.
+
+    Args:
+        named: name and tensor of each.
+
+    Raises:
+        UsageError: there is one; the text has both names.
+    """
+    names: dict[int, str] = {}
+    for name, tensor in named:
+        if (first := names.setdefault(id(tensor), name)) != name:
+            raise UsageError(
+                f"{first} and {name} are one tensor: give it once, as model.named_parameters() "
+                "does by default"
+            )
+
+
 def require_parameters(params: Any) -> None:
     """Refuses a model, or one tensor, where its parameters are wanted.
 

@@ -44,6 +44,7 @@ from leash.worker.client.encoding import Encoding
 from leash.worker.client.memory import Slab
 from leash.worker.optim.arguments import (
     refuse_options,
+    require_distinct,
     require_parameters,
     require_step_without_closure,
     require_values,
@@ -225,11 +226,11 @@ class PSOptimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError: an argument has a name that no optimizer knows.
-            UsageError: parameters have no names or no values, or are not floating-point; there is
-                nothing to train; a group has an option that the server's optimizer cannot have;
-                `inner` steps over something else, or needs a closure; the server was not started
-                for one (or only for one, and there is none); `group` is none, or comes with overlap
-                or `inner`; or server or rank are neither given nor in the environment.
+            UsageError: parameters have no names, two names or no values, or are not floating-point;
+                there is nothing to train; a group has an option that the server's optimizer cannot
+                have; `inner` steps over something else, or needs a closure; the server was not
+                started for one (or only for one, and there is none); `group` is none, or comes with
+                overlap or `inner`; or server or rank are neither given nor in the environment.
             ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
                 the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
@@ -244,6 +245,7 @@ class PSOptimizer(torch.optim.Optimizer):
         named = [pair for group in groups for pair in group["params"]]
         buffers = list(buffers)
         require_values([*named, *buffers])
+        require_distinct([*named, *buffers])
         check_local(inner, local_steps, named, overlap=overlap)
         check_clip_norm(clip_norm, overlap=overlap)
         check_group(group, overlap=overlap, has_inner=inner is not None)

@@ -38,6 +38,10 @@ TWICE: Final = (
     "every backward; to add gradients up, make PSOptimizer with overlap=False (leash worker: "
     "--no-overlap); optimizer.rejoin() gives this step up"
 )
+REPLACED: Final = (
+    "the gradient of {} was replaced or removed after it had been sent: with overlap, what changes "
+    "gradients before step() needs PSOptimizer with overlap=False (leash worker: --no-overlap)"
+)
 NOT_BEGUN: Final = (
     "with overlap, call optimizer.begin_step(samples=...) before backward, once a step; or make "
     "PSOptimizer with overlap=False"
@@ -221,7 +225,8 @@ class StepStream:
             What happened to the step.
 
         Raises:
-            UsageError: a parameter was changed outside a step; nothing more is sent.
+            UsageError: a parameter was changed outside a step; or a gradient, or that there is
+                none, after it had been sent. Nothing more is sent, and the step is lost.
             EvictedError: the server went on without this worker, and the step is lost; call
                 `recover`.
             LeashError: whatever else ended this worker's part, during backward or now.
@@ -231,6 +236,7 @@ class StepStream:
         self._outside.check()
         self._outside.check_part()
         self._is_finishing = True
+        self._require_untouched()
         used_up = self._slabs.forget_gradients() if skips else None
         with self._remembering():
             if self._evicted is not None:
@@ -369,6 +375,8 @@ class StepStream:
     def _on_gradient(self, slot: int) -> None:
         """Takes a gradient that backward has just computed, and sends the chunks it completes."""
         tensor = self._slabs.places[slot].tensor
+        if tensor.grad is None:
+            return  # frozen since the forward pass: torch calls the hook, and accumulates nothing
         try:
             if self._evicted is None and self._failure is None:
                 self._stream(slot)
@@ -404,6 +412,22 @@ class StepStream:
 
     def _end_backward(self) -> None:
         self._in_backward = False
+
+    def _require_untouched(self) -> None:
+        """Refuses a step of which a gradient was replaced or removed after it had been sent.
+
+        Raises:
+            UsageError: the text names the parameter.
+        """
+        if not self.overlap:
+            return
+        for slot in self._taken:
+            place = self._slabs.places[slot]
+            if not place.is_parameter:
+                continue
+            left = None if slot in self._absent else self._stand_ins.get(slot, place.tensor.grad)
+            if place.tensor.grad is not left:
+                raise UsageError(REPLACED.format(place.slot.name))
 
     def _send(self) -> None:
         if self._slabs.staging is not None:
