@@ -34,14 +34,10 @@ STATE = "the optimizer's state: loaded, or refused by name"
 
 NOT_YET: Final[dict[str, Missing]] = {
     "goes_backward_through_earlier_steps": Missing(ABSENT),
-    "transposes_a_gradient": Missing(KEPT, overlap=False),
     "steps_by_hand_over_one_layer": Missing(OUTSIDE, overlap=True),
     "gives_one_parameter_to_two_optimizers": Missing(OUTSIDE, overlap=True),
     "has_the_server_limit_the_norm_of_rows": Missing(BY_SERVER),
-    "keeps_the_gradients_of_an_earlier_backward": Missing(KEPT, overlap=False),
-    "keeps_the_gradients_of_the_step_before": Missing(KEPT, overlap=False),
-    "exchanges_the_gradients_of_two_parameters": Missing(KEPT, overlap=False),
-    "scales_gradients_that_a_hook_has_collected": Missing(KEPT),
+    "scales_gradients_that_a_hook_has_collected": Missing(KEPT, overlap=True),
     "steps_twice_after_one_backward": Missing(USED_UP),
     "never_zeroes_gradients": Missing(USED_UP),
     "logs_the_norm_of_the_gradient_after_the_step": Missing(USED_UP),

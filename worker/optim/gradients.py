@@ -12,7 +12,6 @@ from torch import Tensor
 
 import leash.ps._core as core
 from leash.ps.errors import ArgumentError, NonfiniteError, UsageError
-from leash.ps.wire.layout import DTYPE_NBYTES
 from leash.worker.client.memory import Slab
 from leash.worker.optim.slabs import ModelSlabs, Place, view_of
 
@@ -41,9 +40,7 @@ class WholeGradient:
             clip_norm: the largest 2-norm that the whole gradient may have; None for any.
             refuses: whether a step with a NaN or an infinity is refused.
         """
-        self._slabs: Final = slabs
         self._places: Final = [place for place in slabs.places if place.is_parameter]
-        self._ranges: Final = _ranges_of(slabs)
         self._clip_norm: Final = clip_norm
         self._refuses: Final = refuses
 
@@ -72,44 +69,11 @@ class WholeGradient:
         Raises:
             NonfiniteError: there is one; the text names step and slot.
         """
-        if self._refuses and not self._slab_is_finite():
-            place = first_nonfinite(self._places)
-            if place is not None:
-                raise NonfiniteError(REFUSED.format(step, worker, place.slot.name))
+        if self._refuses and (place := first_nonfinite(self._places)) is not None:
+            raise NonfiniteError(REFUSED.format(step, worker, place.slot.name))
         if self._clip_norm is not None:
             tensors = [place.tensor for place in self._places]
             torch.nn.utils.clip_grad_norm_(tensors, self._clip_norm)
-
-    def _slab_is_finite(self) -> bool:
-        """Whether all gradients lie in the slab and are finite, by one search; False if unknown.
-
-        At the places of those that are absent it holds older numbers.
-        """
-        for place in self._places:
-            gradient = place.tensor.grad
-            if gradient is None:
-                continue
-            if gradient.is_sparse or gradient.data_ptr() != place.gradient.data_ptr():
-                return False
-        slab = self._slabs.gradients
-        return all(
-            core.kernels.first_nonfinite(ISA, dtype, slab[start : start + n * size].data, n) == n
-            for dtype, size, start, n in self._ranges
-        )
-
-
-def _ranges_of(slabs: ModelSlabs) -> list[tuple[str, int, int, int]]:
-    """Where the parameters of each dtype lie: dtype, its size, the first byte, how many values."""
-    ranges = []
-    for dtype, size in DTYPE_NBYTES.items():
-        spans = [
-            (offset, offset + place.slot.nbytes)
-            for offset, place in zip(slabs.layout.offsets, slabs.places, strict=True)
-            if place.is_parameter and place.slot.dtype == dtype
-        ]
-        if spans:
-            ranges.append((dtype, size, spans[0][0], (spans[-1][1] - spans[0][0]) // size))
-    return ranges
 
 
 def first_nonfinite(places: Sequence[Place]) -> Place | None:

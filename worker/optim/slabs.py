@@ -1,8 +1,8 @@
 """Torch tensors become bytes here, and nowhere else.
 
 Two slabs hold a model: one its parameters, the other their gradients. Where torch allows it, the
-model's tensors *are* views of the first, and a gradient moves into the second as soon as it has
-been computed, so that nothing is gathered or scattered. A step's answers overwrite its gradients;
+model's tensors *are* views of the first, so that nothing is scattered; a gradient is copied into
+the second, with overlap as soon as it has been computed. A step's answers overwrite its gradients;
 then the two slabs change places:
 
 ::
@@ -145,26 +145,6 @@ class ModelSlabs:
         return self.memory.slabs[1 - self._now]
 
     # Gradients ▸ slab.
-
-    @torch.no_grad()
-    def keep_gradient(self, place: Place) -> None:
-        """Moves a fresh gradient into its place, where backward adds further ones to it.
-
-        It is called right after backward has computed the gradient, which is then still in the
-        processor's cache.
-
-        Args:
-            place: of the parameter.
-        """
-        gradient = place.tensor.grad
-        if not place.is_view or gradient is None or gradient.requires_grad:
-            return  # copied when it is pushed
-        if not _is_like(gradient, place.gradient):
-            return  # of a tensor that was moved or converted
-        if not _is_at(gradient, place.gradient):
-            place.gradient.copy_(_dense(gradient))
-            # Not the place itself: who assigns to `grad.data` must not move it.
-            place.tensor.grad = place.gradient.detach()
 
     @torch.no_grad()
     def take(self, slot: int) -> bool:

@@ -117,7 +117,8 @@ class StepStream:
     """Brings a step's gradients from backward to the server, and the parameters back.
 
     With overlap the stream takes a gradient as soon as backward has computed it, and ``grad`` is a
-    `SentGradient` from then on. Without overlap it stays readable until `finish`.
+    `SentGradient` from then on. Without overlap it stays where autograd made it, so that whoever
+    keeps it has what torch would give, and `finish` copies it.
 
     Hooks run in the thread that runs backward, which for parameters on a GPU is one of torch's. The
     thread that called backward waits for that one, so two threads never use the client at once.
@@ -130,7 +131,7 @@ class StepStream:
     pending: Final = 0  # every step is a push
 
     def __init__(self, slabs: ModelSlabs, client: StepClient, *, overlap: bool) -> None:
-        """Hooks into the backward pass of every parameter.
+        """With overlap, hooks into the backward pass of every parameter.
 
         Args:
             slabs: hold the model's tensors.
@@ -159,20 +160,16 @@ class StepStream:
         self._is_finishing = False  # whether `finish` has begun, and not come to its end
 
     def _add_hooks(self) -> None:
-        """Hooks into the parameters that need a gradient by now and have no hook yet."""
+        """With overlap, hooks into the parameters that need a gradient by now and have no hook."""
+        if not self.overlap:
+            return
         for slot, place in enumerate(self._slabs.places):
             if place.is_parameter and place.tensor.requires_grad and slot not in self._hooks:
                 register: Any = place.tensor.register_post_accumulate_grad_hook
                 self._hooks[slot] = register(self._hook(slot))
 
     def _hook(self, slot: int) -> Callable[[Tensor], None]:
-        if self.overlap:
-            return lambda _: self._on_gradient(slot)
-        return lambda _: self._keep(slot)
-
-    def _keep(self, slot: int) -> None:
-        if not self._is_finishing:  # after a step that was broken off the slabs may be in disorder
-            self._slabs.keep_gradient(self._slabs.places[slot])
+        return lambda _: self._on_gradient(slot)
 
     # The step.
 
