@@ -193,12 +193,8 @@ a buffer that the shard's do not have; KeyError if the worker is not live.)")
            R"(Replaces a chunk's values, as an update in which the optimizer has no part.
 
 Returns the index of the first value that is not finite, and changes nothing then.)")
-      .def(
-          "take_overflows",
-          [](SharedShard& self) {
-            return self.locked([](Shard& shard) { return shard.take_overflows(); });
-          },
-          "The means of which a block was left out since the last call.")
+      .def("take_overflows", under_lock(&Shard::take_overflows),
+           "The means of which a block was left out since the last call.")
       .def("set_rule", &SharedShard::set_rule, py::arg("rule"),
            R"(Replaces the rule, and returns the answers that the new one lets go.
 
