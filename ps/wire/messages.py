@@ -314,7 +314,7 @@ class Push(Message):
     chunk: Id
     codec: Word
     samples: Samples
-    absent: Bits = b""  # as in `push_pull`; without a payload all slots are absent
+    absent: Bits = b""  # as in `push_pull`; without a payload it names all slots
     table: Count = 0  # as in `push_pull`
 
 

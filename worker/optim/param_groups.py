@@ -158,6 +158,11 @@ class InnersGroups(Members):
                 value = group[name]
                 if value is None or value is False or value == self.defaults.get(name):
                     continue
+                if name in OUTER_HYPERPARAMETERS:
+                    raise UsageError(
+                        f"PSOptimizer: {_told(index, name, value)}: it is the server's, so start "
+                        f"it with --{name.replace('_', '-')} {value}"
+                    )
                 raise UsageError(
                     f"PSOptimizer: {_told(index, name, value)}: an inner optimizer takes the "
                     "steps; give that one the groups, their options and the schedulers"

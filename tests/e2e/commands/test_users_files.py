@@ -101,7 +101,8 @@ def test_a_server_with_an_evaluator_and_shards_starts_among_them(folder: Path) -
         folder,
     )  # fmt: skip
     with server:
-        worker = leash(folder, "worker", f"--server={address}", "--batch-size=16")
+        worker = leash(folder, "worker", f"--server={address}", "--batch-size=16",
+                       "--model=nets:build", "--dataset=nets:data")  # fmt: skip
         out, _ = server.communicate(timeout=60)
     assert (worker.returncode, server.returncode) == (0, 0), worker.stderr + out
     summary = json.loads((folder / "run" / "summary.json").read_text())

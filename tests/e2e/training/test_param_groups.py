@@ -270,9 +270,9 @@ def test_a_worker_that_was_evicted_goes_on_by_the_options_of_its_scheduler() -> 
 
         for number in range(STEPS):
             if number == 5:
-                server.clock.skip(1000.0)
                 while server.server.members.live:
-                    own.client.pause(0.05)
+                    server.clock.skip(60.0)
+                    server.thread.join(0.05)  # a moment for its loop
             step(*batch(number), is_lost=number == 5)
             for schedule in schedules:
                 schedule.step()

@@ -41,9 +41,9 @@ def test_an_encoding_that_no_gradient_can_be_written_in_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({"rank": -1}, "rank=-1: give a whole number"),
-        ({"rank": 1.5}, "rank=1.5: give a whole number"),
-        ({"rank": 1 << 32}, "rank=4294967296: give a whole number"),
+        ({"rank": -1}, "rank=-1: ranks start from 1: give a whole number"),
+        ({"rank": 1.5}, "rank=1.5: ranks start from 1: give a whole number"),
+        ({"rank": 1 << 32}, "rank=4294967296: ranks start from 1: give"),
         ({"transport": "udp"}, "transport='udp': take one of auto, tcp, shm"),
         ({"wait_s": 0.0}, "wait_s=0.0: give a number of seconds above 0"),
         ({"wait_s": float("nan")}, "wait_s=nan: give a number of seconds above 0"),

@@ -236,9 +236,12 @@ class LeasesModel(RuleBasedStateMachine):
 
     @rule(worker=workers)
     def goes(self, worker: int) -> None:
+        twice, left = self.leases.samples_twice, self.held.pop(worker, [])
         self.leases.release(worker, self.answered[worker], 0)
         self.numbers[worker] = 0
-        self.held.pop(worker, None)
+        if self.leases.samples_twice > twice:  # a single one was left: the one before it is back
+            epoch, position = left[0]
+            del self.done[epoch, position - 1]
 
     @precondition(lambda self: self.leases.in_use)
     @invariant()
