@@ -59,8 +59,6 @@ TEST_CASE("bits name pieces, and those that are left out are none") {
   CHECK(pieces.are_all(Bits{0b1111}));
   CHECK(pieces.begin(2) == 4);
   CHECK(pieces.begin(4) == 2008);
-  CHECK(pieces.piece_at(3) == 1);
-  CHECK(pieces.piece_at(2007) == 3);
 }
 
 TEST_CASE("whatever slots are absent, the memory of every push comes back once") {

@@ -102,7 +102,7 @@ class Absence:
             raise UsageError(
                 f"chunk {chunk} has parts of {len(pieces)} parameters, of which some have no "
                 f"gradient: a push can name {8 * BITS_MAX}; start the server with a smaller "
-                "--chunk-nbytes"
+                "--chunk-kib"
             )
         return missing
 

@@ -9,10 +9,6 @@ Pieces::Pieces(std::span<const std::size_t> lengths) : begins_{0} {
   runs_ = {{.first = 0, .end = count(), .updates = 0}};
 }
 
-std::size_t Pieces::piece_at(std::size_t value) const {
-  return static_cast<std::size_t>(std::ranges::upper_bound(begins_, value) - begins_.begin()) - 1;
-}
-
 std::uint64_t Pieces::updates(std::size_t piece) const {
   return std::ranges::upper_bound(runs_, piece, {}, &PieceRun::end)->updates;
 }

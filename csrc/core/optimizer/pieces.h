@@ -39,12 +39,9 @@ class Pieces {
   std::size_t count() const { return begins_.size() - 1; }
   // The piece's values are [begin(piece), begin(piece + 1)).
   std::size_t begin(std::size_t piece) const { return begins_[piece]; }
-  std::size_t piece_at(std::size_t value) const;
 
   std::span<const PieceRun> runs() const { return runs_; }
   std::uint64_t updates(std::size_t piece) const;
-  // Whether any piece has seen an update.
-  bool any_updated() const { return runs_.size() > 1 || runs_.front().updates > 0; }
   void set_updates(std::span<const std::uint64_t> updates);  // one number for each piece
 
   // Whether the bits name all pieces.
