@@ -217,7 +217,8 @@ class DataChannel:
         self._lost_s = self._lost_s or now
         if now - self._lost_s > RECONNECT_S:
             raise ServerUnreachableError(
-                f"no connection to {self.address} for {RECONNECT_S:.0f} s; is the port open?"
+                f"no server answers at {self.address}: no connection for {RECONNECT_S:.0f} s; "
+                "is the port open?"
             )
 
     def _send(self, sent: Sent) -> None:
