@@ -150,11 +150,12 @@ class LocalSteps:
             self._client.check()  # a round may take long, and nobody else would ask
         return self.flush() if self.pending >= self._every else None
 
-    def zero_gradients(self) -> None:
-        """Nothing to do: an inner step uses no gradient up."""
+    def clear_sent(self, *, zeros: bool) -> None:
+        """Nothing to do: gradients stay where they are.
 
-    def forget_gradients(self) -> None:
-        """Nothing to do: an inner step uses no gradient up."""
+        Args:
+            zeros: as in `StepPath`.
+        """
 
     def flush(self) -> StepInfo | None:
         """Ends the round: pushes what has changed, and takes over the common parameters.

@@ -492,11 +492,8 @@ class PSOptimizer(torch.optim.Optimizer):
                 "way; call it before backward, or make PSOptimizer with overlap=False. If the loop "
                 "was broken off here, call it again, and these gradients are given up"
             )
+        self._path.clear_sent(zeros=not set_to_none)
         _ZERO_GRAD(self, set_to_none)
-        if set_to_none:
-            self._path.forget_gradients()
-        else:
-            self._path.zero_gradients()
 
     def _note(self, info: StepInfo | None) -> None:
         """Keeps what happened in a step; None stands for a local one, which waited for nobody."""

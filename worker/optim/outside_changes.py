@@ -6,6 +6,7 @@ it other memory (``vector_to_parameters``, ``to``, ``half``) changes its address
 1/64 of them in each step, so that all have been looked at after 64.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -106,6 +107,30 @@ def _are_alike(now: Tensor, answered: Tensor) -> bool:
     """Whether a tensor has these values, rounded to its dtype; a NaN is like another."""
     now, answered = now.cpu(), answered.to(now.dtype)
     return torch.equal(now, answered) or torch.allclose(now, answered, 0, 0, equal_nan=True)
+
+
+@torch.no_grad()
+def first_changed(before: Sequence[tuple[Place, Tensor]]) -> Place | None:
+    """Finds the first tensor that has other values than before; waits for each GPU only once.
+
+    Args:
+        before: places, with copies of what their tensors were.
+
+    Returns:
+        Its place; None if all have the same values.
+    """
+    flags: dict[torch.device, list[tuple[Place, Tensor]]] = {}  # whether each differs
+    for place, kept in before:
+        now = place.tensor
+        if now.shape != kept.shape or now.device != kept.device or now.dtype != kept.dtype:
+            return place
+        differs = ((now != kept) & ~(now.isnan() & kept.isnan())).any()
+        flags.setdefault(now.device, []).append((place, differs))
+    for found in flags.values():
+        on_device = torch.stack([flag for _, flag in found]).tolist()
+        if any(on_device):
+            return found[on_device.index(True)][0]
+    return None
 
 
 def _error(place: Place) -> UsageError:

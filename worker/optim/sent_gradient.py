@@ -13,8 +13,8 @@ from leash.ps.errors import UsageError
 
 SENT: Final = (
     "this gradient was sent while backward computed others, so nothing can read, clip or unscale "
-    "it before step(): to use clip_grad_norm_, a GradScaler or clip_norm=, make PSOptimizer with "
-    "overlap=False (leash worker: --no-overlap)"
+    "it, before step() or after: to use clip_grad_norm_, a GradScaler, clip_norm= or norms of "
+    "gradients, make PSOptimizer with overlap=False (leash worker: --no-overlap)"
 )
 
 

@@ -11,7 +11,9 @@ then the two slabs change places:
     step 1  parameters ▸ forward      gradients ▸ pushed, answered: parameters
     step 2  gradients ▸ ...           parameters ▸ forward
 
-Backward reads parameters in one slab while answers come into the other.
+Backward reads parameters in one slab while answers come into the other. Where somebody else uses a
+parameter's memory (``detach()``, numpy, a second model), it has to stay where it is: then the
+answers are copied, and the slabs do not change places in that step.
 
 With local steps the slabs keep their places. A round of them begins with the common parameters in
 both. At its end the difference of the two says what the round has changed; it is written to slab B,
@@ -25,7 +27,7 @@ from which it is pushed:
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,11 +38,17 @@ from torch import Tensor, nn
 from leash.ps.errors import UsageError
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client.memory import Slab, SlabMemory
+from leash.worker.optim.aliases import Home, is_alone
 from leash.worker.optim.staging import Gpu, Staging
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 
 _NUMPY_DTYPES: Final = {"f32": np.float32, "f64": np.float64}
+
+IN_ANOTHERS_PLACE: Final = (
+    "{} was given the memory of another parameter by data =, and a run keeps the values of each "
+    "apart: clone it, or tie weights by assigning the parameter before the optimizer is made"
+)
 
 
 @dataclass(slots=True)
@@ -52,6 +60,7 @@ class Place:
         tensor: the model's own.
         values: its place in the slab of parameters.
         gradient: its place in the slab of gradients.
+        homes: the two places, in the order of the slabs.
         is_view: whether the tensor's memory is `values`. A tensor that is no view is copied.
     """
 
@@ -59,6 +68,7 @@ class Place:
     tensor: Tensor
     values: Tensor
     gradient: Tensor
+    homes: list[Home]
     is_view: bool
 
     @property
@@ -126,12 +136,13 @@ class ModelSlabs:
         places = []
         for offset, slot in zip(self.layout.offsets, self.layout.slots, strict=True):
             tensor = tensors[slot.name]
-            values, gradient = (view_of(slab, offset, slot) for slab in self.memory.slabs)
+            homes = [Home(view_of(slab, offset, slot)) for slab in self.memory.slabs]
+            values, gradient = homes[0].tensor, homes[1].tensor
             is_view = owners[_storage_of(tensor)] == 1 and _may_be_view(tensor)
             values.copy_(tensor.detach())
             if is_view:
                 tensor.data = values
-            places.append(Place(slot, tensor, values, gradient, is_view))
+            places.append(Place(slot, tensor, values, gradient, homes, is_view))
         return tuple(places)
 
     @property
@@ -147,7 +158,7 @@ class ModelSlabs:
     # Gradients ▸ slab.
 
     @torch.no_grad()
-    def take(self, slot: int) -> bool:
+    def take(self, slot: int, *, is_absent: bool = False) -> bool:
         """Brings what a slot pushes into its place in the slab of gradients.
 
         A parameter pushes its gradient; one that has none is absent from the push, and its place
@@ -155,12 +166,13 @@ class ModelSlabs:
 
         Args:
             slot: its place in `places`.
+            is_absent: takes a parameter for one without a gradient.
 
         Returns:
             Whether it lies there by now; if not, `staging` tells when.
         """
         place = self.places[slot]
-        source = place.source()
+        source = None if is_absent else place.source()
         if self.staging is not None and self.staging.holds(place.tensor):
             if source is not None:
                 self.staging.send(slot, _dense(source), place.gradient)
@@ -176,48 +188,100 @@ class ModelSlabs:
 
     def settle_places(self) -> None:
         """Tells every place again which slab is which, after a `flip` that was broken off."""
-        for offset, place in zip(self.layout.offsets, self.places, strict=True):
-            place.values = view_of(self.parameters, offset, place.slot)
-            place.gradient = view_of(self.gradients, offset, place.slot)
-
-    def flip(self) -> None:
-        """Exchanges the slabs: what the answers have written becomes the model's parameters.
-
-        The gradients are gone then: every parameter's ``grad`` is None.
-        """
-        self._now = 1 - self._now
         for place in self.places:
-            place.values, place.gradient = place.gradient, place.values
-            place.tensor.grad = None
-        self.show()
+            self._settle_place(place)
 
-    def forget_gradients(self) -> set[int]:
-        """Makes every parameter's ``grad`` None; returns the slots of those that had one."""
-        had = set()
-        for slot, place in enumerate(self.places):
-            if place.is_parameter and place.tensor.grad is not None:
-                had.add(slot)
-                place.tensor.grad = None
-        return had
+    def _settle_place(self, place: Place) -> None:
+        place.values = place.homes[self._now].tensor
+        place.gradient = place.homes[1 - self._now].tensor
+
+    def flip(self, absent: Collection[int] = ()) -> None:
+        """Makes what the answers have written the model's parameters.
+
+        The slabs change places, unless somebody else uses the memory of a parameter: it has to see
+        the new values too, so they are copied.
+
+        Args:
+            absent: slots that were pushed without a gradient. Where nobody has changed one, it is
+                left alone.
+        """
+        self.notice_moves()
+        unchanged = self._unchanged(absent)
+        if self._has_aliases():
+            for slot, place in enumerate(self.places):
+                if slot not in unchanged:
+                    place.values.copy_(place.gradient)
+        else:
+            self._now = 1 - self._now
+            self.settle_places()
+        self._show(unchanged)
+
+    def _unchanged(self, absent: Collection[int]) -> set[int]:
+        return {s for s in absent if torch.equal(self.places[s].values, self.places[s].gradient)}
+
+    def _has_aliases(self) -> bool:
+        """Whether a tensor's place in the slab has another user than that tensor."""
+        return any(place.is_view and place.homes[self._now].has_others for place in self.places)
+
+    def notice_moves(self) -> None:
+        """Looks for tensors that have left their places for good, which are copied from now on.
+
+        ``share_memory`` and what sends a tensor to another process take a place's memory out of the
+        slab; ``data =``, ``to`` and ``half`` give a tensor other memory.
+
+        Raises:
+            UsageError: one lies in another's place; the text names it.
+        """
+        for place, offset in zip(self.places, self.layout.offsets, strict=True):
+            if not place.is_view:
+                continue
+            home, at = place.homes[self._now], place.tensor.data_ptr()
+            if home.is_left:
+                place.homes[self._now] = Home(view_of(self.parameters, offset, place.slot))
+                self._settle_place(place)
+                place.is_view = False
+            elif at == home.address and _is_like(place.tensor, place.values):
+                continue
+            elif at != place.gradient.data_ptr():  # where a `flip` that was broken off has left it
+                place.is_view = False
+                if self._holds(at):
+                    raise UsageError(IN_ANOTHERS_PLACE.format(place.slot.name))
+
+    def _holds(self, address: int) -> bool:
+        """Whether an address lies in one of the slabs."""
+        return any(0 <= address - slab.ctypes.data < slab.nbytes for slab in self.memory.slabs)
+
+    def forget_gradients(self) -> None:
+        """Makes every parameter's ``grad`` None."""
+        for place in self.places:
+            place.tensor.grad = None
 
     def show(self) -> None:
         """Makes the values in the slab of parameters, which are new there, those of the model."""
-        for place in self.places:
-            # A tensor that was moved or converted since then has left its slab for good.
-            if place.is_view and _is_like(place.tensor, place.values):
+        self.notice_moves()
+        self._show()
+
+    def _show(self, unchanged: Collection[int] = ()) -> None:
+        for slot, place in enumerate(self.places):
+            if not place.is_view:
+                continue
+            if place.tensor.data_ptr() != place.homes[self._now].address:
                 place.tensor.data = place.values
+            if slot not in unchanged:
                 # As every optimizer's step does: so backward refuses a graph of the step before.
                 torch.autograd.graph.increment_version(place.tensor)
-            else:
-                place.is_view = False
-        self.scatter()
+        self.scatter(unchanged)
 
     @torch.no_grad()
-    def scatter(self) -> None:
-        """Copies the slab of parameters to those of the model's tensors that are no views of it."""
+    def scatter(self, unchanged: Collection[int] = ()) -> None:
+        """Copies the slab of parameters to those of the model's tensors that are no views of it.
+
+        Args:
+            unchanged: slots whose tensors have these values already.
+        """
         staged = []
-        for place in self.places:
-            if place.is_view:
+        for slot, place in enumerate(self.places):
+            if place.is_view or slot in unchanged:
                 continue
             if self.staging is not None and self.staging.holds(place.tensor):
                 staged.append((place.values, place.tensor))
@@ -245,10 +309,9 @@ class ModelSlabs:
                 # The model begins with rounded values. So must the round, or it would push the
                 # rounding as if it were progress.
                 place.gradient.copy_(place.gradient.to(place.tensor.dtype))
+        self.notice_moves()
         self.parameters[:] = self.gradients
         for place in self.places:
-            # A tensor that was moved or converted since then has left its slab for good.
-            place.is_view = place.is_view and _is_at(place.tensor, place.values)
             if place.is_view:
                 torch.autograd.graph.increment_version(place.tensor)
         self.scatter()
@@ -260,6 +323,7 @@ class ModelSlabs:
         For a parameter that is its value at the round's beginning minus the one now; for a buffer,
         its value.
         """
+        self.notice_moves()
         for slot, place in enumerate(self.places):
             if self.staging is not None and self.staging.holds(place.tensor):
                 self.staging.send(slot, place.tensor.detach(), place.values)
@@ -306,8 +370,8 @@ def _storage_of(tensor: Tensor) -> tuple[torch.device, int]:
 def _may_be_view(tensor: Tensor) -> bool:
     """Whether a tensor can move into a slab without anybody noticing.
 
-    One that shares its storage cannot: the rest of the storage would stay behind. Nor can one of a
-    subclass, which may keep its numbers elsewhere.
+    One that shares its storage cannot, with other tensors or processes: they would stay behind. Nor
+    can one of a subclass, which may keep its numbers elsewhere.
     """
     return (
         type(tensor) in (Tensor, nn.Parameter)
@@ -315,6 +379,8 @@ def _may_be_view(tensor: Tensor) -> bool:
         and tensor.dtype in (torch.float32, torch.float64)
         and tensor.is_contiguous()
         and tensor.untyped_storage().nbytes() == tensor.nbytes
+        and is_alone(tensor)
+        and not tensor.is_shared()
     )
 
 

@@ -75,12 +75,12 @@ class StepPath(Protocol):
         """
         ...
 
-    def zero_gradients(self) -> None:
-        """Gives zeros to the parameters whose gradients the last step used up."""
-        ...
+    def clear_sent(self, *, zeros: bool) -> None:
+        """Takes away what stands for gradients that the last step has sent.
 
-    def forget_gradients(self) -> None:
-        """Notes that nobody wants zeros in place of the gradients of the last step."""
+        Args:
+            zeros: puts zeros in their place; otherwise None.
+        """
         ...
 
     def flush(self) -> StepInfo | None:

@@ -28,9 +28,10 @@ from leash.ps.wire.layout import Chunk, Layout
 from leash.worker.client import StepInfo
 from leash.worker.client.arguments import checked_samples
 from leash.worker.client.memory import Slab
-from leash.worker.optim.outside_changes import OutsideChanges
+from leash.worker.optim.aliases import is_kept
+from leash.worker.optim.outside_changes import OutsideChanges, first_changed
 from leash.worker.optim.sent_gradient import SentGradient, is_for, sent_gradient
-from leash.worker.optim.slabs import ModelSlabs
+from leash.worker.optim.slabs import ModelSlabs, Place
 from leash.worker.optim.step_path import NO_INNER, agreed_samples
 
 TWICE: Final = (
@@ -39,8 +40,23 @@ TWICE: Final = (
     "--no-overlap); optimizer.rejoin() gives this step up"
 )
 REPLACED: Final = (
-    "the gradient of {} was replaced or removed after it had been sent: with overlap, what changes "
-    "gradients before step() needs PSOptimizer with overlap=False (leash worker: --no-overlap)"
+    "the gradient of {} was changed, replaced or removed after it had been sent: with overlap, what "
+    "changes gradients before step() needs PSOptimizer with overlap=False (leash worker: "
+    "--no-overlap)"
+)
+NOT_ZEROED: Final = (
+    "with overlap, step() uses gradients up, and those of the last step were not zeroed: call "
+    "optimizer.zero_grad() before begin_step() and one backward() for each step; to use gradients "
+    "again or to add them up, make PSOptimizer with overlap=False (leash worker: --no-overlap)"
+)
+BUFFER_CHANGED: Final = (
+    "buffer {} was changed after it had been sent: with overlap, shared buffers leave with the "
+    "first gradient; change it before backward or after step(), or make PSOptimizer with "
+    "overlap=False (leash worker: --no-overlap)"
+)
+SENT_BY_ANOTHER: Final = (
+    "the gradient of {} was sent by another PSOptimizer: give each parameter to one optimizer, and "
+    "close() the one before if this one takes its place"
 )
 NOT_BEGUN: Final = (
     "with overlap, call optimizer.begin_step(samples=...) before backward, once a step; or make "
@@ -117,8 +133,9 @@ class StepStream:
     """Brings a step's gradients from backward to the server, and the parameters back.
 
     With overlap the stream takes a gradient as soon as backward has computed it, and ``grad`` is a
-    `SentGradient` from then on. Without overlap it stays where autograd made it, so that whoever
-    keeps it has what torch would give, and `finish` copies it.
+    `SentGradient` from then on, until it is zeroed. Without overlap a gradient stays where autograd
+    made it, until it is zeroed, so that whoever uses it has what torch would give; `finish` copies
+    it.
 
     Hooks run in the thread that runs backward, which for parameters on a GPU is one of torch's. The
     thread that called backward waits for that one, so two threads never use the client at once.
@@ -146,7 +163,7 @@ class StepStream:
         self._failure: LeashError | None = None  # an error after which no step is taken any more
         self._progress = Progress(slabs.layout, client.chunks)
         self._outside: Final = OutsideChanges(slabs)
-        self._used_up: set[int] = set()  # slots whose gradients the last step took
+        self._unzeroed: set[int] = set()  # with overlap: slots whose gradients the last step sent
         self._reset()
         self._add_hooks()
 
@@ -155,6 +172,9 @@ class StepStream:
         self._samples: int | None = None  # how many are behind the step, from `begin`
         self._taken: set[int] = set()  # slots that were read: they are in the slab or on their way
         self._absent: set[int] = set()  # those of them that have no gradient
+        self._skips = False  # whether the step leaves out all gradients
+        self._sent_buffers: list[tuple[Place, Tensor]] = []  # those that left before `finish`
+        self._kept: list[tuple[Place, Tensor, int]] = []  # sent gradients that others keep
         self._evicted: EvictedError | None = None
         self._in_backward = False  # whether a backward that sends gradients has not come to its end
         self._is_finishing = False  # whether `finish` has begun, and not come to its end
@@ -208,6 +228,7 @@ class StepStream:
         if self.is_open:
             raise UsageError(TWICE)
         self._outside.check()
+        self._unzeroed = {slot for slot in self._unzeroed if self._has_stand_in(slot)}
         self._samples = checked_samples(samples)
         self._add_hooks()
 
@@ -223,7 +244,8 @@ class StepStream:
 
         Raises:
             UsageError: a parameter was changed outside a step; or a gradient, or that there is
-                none, after it had been sent. Nothing more is sent, and the step is lost.
+                none, or a buffer, after it had been sent; or a gradient of the step before was not
+                zeroed. Nothing more is sent; if a part was sent, the step is lost.
             EvictedError: the server went on without this worker, and the step is lost; call
                 `recover`.
             LeashError: whatever else ended this worker's part, during backward or now.
@@ -232,30 +254,32 @@ class StepStream:
         agreed = 0 if skips else agreed_samples(self._samples, samples)
         self._outside.check()
         self._outside.check_part()
+        if not self.is_open:
+            self._require_untouched()
         self._is_finishing = True
         self._require_untouched()
-        used_up = self._slabs.forget_gradients() if skips else None
+        self._skips = skips
         with self._remembering():
             if self._evicted is not None:
                 raise self._evicted
             info = self._exchange(agreed)
-        self._used_up = self._taken - self._absent if used_up is None else used_up
-        self._flip()
+        self._unzeroed = {slot for slot in self._taken if self._has_stand_in(slot)}
+        self._flip(self._absent)
         return info
 
     def flush(self) -> None:
         """Nothing to do: no step is ever pending."""
 
-    def zero_gradients(self) -> None:
-        """Gives zeros to the parameters whose gradients the last step used up."""
-        for slot in self._used_up:
-            place = self._slabs.places[slot]
-            if place.is_parameter and place.tensor.grad is None:
-                place.tensor.grad = torch.zeros_like(place.tensor, requires_grad=False)
+    def clear_sent(self, *, zeros: bool) -> None:
+        """Takes away what stands for gradients that the last step has sent.
 
-    def forget_gradients(self) -> None:
-        """Notes that nobody wants zeros in place of the gradients of the last step."""
-        self._used_up = set()
+        Args:
+            zeros: puts zeros in their place; otherwise None.
+        """
+        for slot in filter(self._has_stand_in, self._unzeroed):
+            tensor = self._slabs.places[slot].tensor
+            tensor.grad = torch.zeros_like(tensor, requires_grad=False) if zeros else None
+        self._unzeroed = set()
 
     def recover(self, pull: Callable[[Slab], int]) -> int:
         """Forgets a step that was lost or broken off, and takes over the common parameters.
@@ -271,6 +295,8 @@ class StepStream:
         self._slabs.settle()
         self._slabs.settle_places()
         version = pull(self._slabs.gradients)
+        self._slabs.forget_gradients()  # they belong to parameters that are gone
+        self._unzeroed = set()
         self._flip()
         return version
 
@@ -321,8 +347,8 @@ class StepStream:
 
     # How it is done.
 
-    def _flip(self) -> None:
-        self._slabs.flip()
+    def _flip(self, absent: Collection[int] = ()) -> None:
+        self._slabs.flip(absent)
         self._outside.mark()
         self._reset()  # last: what is broken off before is made good
 
@@ -354,9 +380,13 @@ class StepStream:
 
     def _take(self, slot: int) -> None:
         self._taken.add(slot)
-        if self._slabs.places[slot].source() is None:
+        place = self._slabs.places[slot]
+        is_absent = place.is_parameter and (self._skips or place.tensor.grad is None)
+        if is_absent:
             self._absent.add(slot)
-        if self._slabs.take(slot):
+        elif not place.is_parameter and not self._is_finishing:
+            self._sent_buffers.append((place, place.tensor.clone()))
+        if self._slabs.take(slot, is_absent=is_absent):
             self._progress.complete(slot)
 
     def _await_copies(self) -> float:
@@ -371,9 +401,12 @@ class StepStream:
 
     def _on_gradient(self, slot: int) -> None:
         """Takes a gradient that backward has just computed, and sends the chunks it completes."""
-        tensor = self._slabs.places[slot].tensor
+        place = self._slabs.places[slot]
+        tensor = place.tensor
         if tensor.grad is None:
             return  # frozen since the forward pass: torch calls the hook, and accumulates nothing
+        if isinstance(tensor.grad, SentGradient):
+            raise UsageError(SENT_BY_ANOTHER.format(place.slot.name))
         try:
             if self._evicted is None and self._failure is None:
                 self._stream(slot)
@@ -394,6 +427,9 @@ class StepStream:
         if slot in self._taken:
             self._failure = UsageError(TWICE)
             raise self._failure
+        if not self.is_open:
+            self._require_zeroed(slot)
+        self._note_kept(slot)
         # `finish` raises what ends this worker's part: a training loop expects it from step().
         self._note_backward()
         with suppress(LeashError), self._remembering():
@@ -410,21 +446,52 @@ class StepStream:
     def _end_backward(self) -> None:
         self._in_backward = False
 
-    def _require_untouched(self) -> None:
-        """Refuses a step of which a gradient was replaced or removed after it had been sent.
+    def _has_stand_in(self, slot: int) -> bool:
+        return isinstance(self._slabs.places[slot].tensor.grad, SentGradient)
+
+    def _require_zeroed(self, first: int) -> None:
+        """Refuses the first gradient of a step that would be added to those of the step before.
+
+        Its own slot cannot tell any more: autograd has added it to what stood there. If there is no
+        other slot, what `begin` has seen counts.
 
         Raises:
-            UsageError: the text names the parameter.
+            UsageError: the text names the mend.
+        """
+        others = self._unzeroed - {first}
+        if any(map(self._has_stand_in, others)) or self._unzeroed == {first}:
+            raise UsageError(NOT_ZEROED)
+
+    def _note_kept(self, slot: int) -> None:
+        """Keeps a gradient that another hook keeps too, to see whether it is changed after this."""
+        place = self._slabs.places[slot]
+        if is_kept(place.tensor):
+            assert place.tensor.grad is not None
+            self._kept.append((place, place.tensor.grad, place.tensor.grad._version))
+
+    def _require_untouched(self) -> None:
+        """Refuses a step of which anything was changed after it had been sent.
+
+        Raises:
+            UsageError: the text names the parameter or buffer.
         """
         if not self.overlap:
             return
-        for slot in self._taken:
-            place = self._slabs.places[slot]
+        for slot, place in enumerate(self._slabs.places):
             if not place.is_parameter:
+                continue
+            if slot not in self._taken:
+                if self._has_stand_in(slot):
+                    raise UsageError(NOT_ZEROED)
                 continue
             left = None if slot in self._absent else self._stand_ins.get(slot, place.tensor.grad)
             if place.tensor.grad is not left:
                 raise UsageError(REPLACED.format(place.slot.name))
+        for place, gradient, version in self._kept:
+            if gradient._version != version:
+                raise UsageError(REPLACED.format(place.slot.name))
+        if (changed := first_changed(self._sent_buffers)) is not None:
+            raise UsageError(BUFFER_CHANGED.format(changed.slot.name))
 
     def _send(self) -> None:
         if self._slabs.staging is not None:
