@@ -1,10 +1,13 @@
 """What `PSOptimizer` refuses before a server hears of it, each in one line that names the mend."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from numpy.lib.stride_tricks import as_strided
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -12,6 +15,14 @@ from leash.ps.errors import UsageError
 
 # Of torch's optimizers: how a step is computed, not what it comes to.
 _HOW_COMPUTED: Final = ("foreach", "fused", "capturable", "differentiable")
+SHARES: Final = (
+    "{} and {} share memory, so that each would overwrite the other: clone one of them; or tie "
+    "weights by assigning the parameter, as in decoder.weight = encoder.weight"
+)
+EXPANDED: Final = (
+    "{} is expanded: several of its numbers lie in one place, so that they cannot be set apart; "
+    "clone it"
+)
 
 
 def refuse_options(options: dict[str, Any], of_server: Iterable[str]) -> None:
@@ -84,6 +95,57 @@ def require_distinct(named: Iterable[tuple[str, Tensor]]) -> None:
                 f"{first} and {name} are one tensor: give it once, as model.named_parameters() "
                 "does by default"
             )
+
+
+def require_apart(named: Sequence[tuple[str, Tensor]]) -> None:
+    """Refuses tensors whose numbers lie in one place, where each would overwrite the other.
+
+    Views of one flat tensor that do not overlap may be.
+
+    Args:
+        named: name and tensor of each, dense and distinct.
+
+    Raises:
+        UsageError: two share memory; or one is expanded, so that several of its numbers do.
+    """
+    storages: dict[tuple[torch.device, int], list[tuple[str, Tensor]]] = {}
+    for name, tensor in named:
+        key = (tensor.device, tensor.untyped_storage().data_ptr())
+        if tensor.numel() and key[1]:
+            storages.setdefault(key, []).append((name, tensor))
+    for together in storages.values():
+        if len(together) > 1 or not together[0][1].is_contiguous():
+            _require_apart_in_storage(together)
+
+
+def _require_apart_in_storage(together: Sequence[tuple[str, Tensor]]) -> None:
+    taken = np.zeros(together[0][1].untyped_storage().nbytes(), np.bool_)  # by byte
+    before: list[tuple[str, npt.NDArray[np.bool_]]] = []
+    for name, tensor in together:
+        nbytes = tensor.element_size()
+        part = as_strided(
+            taken[nbytes * tensor.storage_offset() :],
+            (*tensor.shape, nbytes),
+            (*(nbytes * stride for stride in tensor.stride()), 1),
+        )
+        if part.any():
+            raise UsageError(SHARES.format(_first_of(part, taken, before), name))
+        count = np.count_nonzero(taken)
+        part[...] = True
+        if np.count_nonzero(taken) - count < tensor.nbytes:
+            raise UsageError(EXPANDED.format(name))
+        before.append((name, part))
+
+
+def _first_of(
+    part: npt.NDArray[np.bool_],
+    taken: npt.NDArray[np.bool_],
+    before: Sequence[tuple[str, npt.NDArray[np.bool_]]],
+) -> str:
+    """The name of the first of those before that has a byte of this part."""
+    taken[...] = False
+    part[...] = True
+    return next(name for name, theirs in before if theirs.any())
 
 
 def require_parameters(params: Any) -> None:

@@ -131,11 +131,13 @@ class LocalSteps:
             What happened to the round; None if it goes on.
 
         Raises:
+            UsageError: a parameter was converted to another dtype.
             EvictedError: the server went on without this worker, and the round is lost; call
                 `recover`.
             LeashError: whatever else ended this worker's part.
         """
         self._require_sound()
+        self._slabs.notice_moves()
         agreed = 0 if skips else agreed_samples(self._told, samples)
         if not skips:
             self._untrained -= {

@@ -59,6 +59,7 @@ class OutsideChanges:
         Raises:
             UsageError: a parameter was changed; the text names it and the ways out.
         """
+        self._slabs.notice_moves()
         for (_, place), (version, address) in zip(self._places, self._signs, strict=True):
             if place.tensor._version != version:
                 raise _error(place)

@@ -18,13 +18,35 @@ SENT: Final = (
 )
 
 
+# What a module does with the gradients of its parameters when it is converted, moved or shared: that
+# is no use of their numbers.
+_QUESTIONS: Final = frozenset(
+    (Tensor.is_floating_point, Tensor.is_complex, Tensor.dim,
+     Tensor.requires_grad.__get__,  # type: ignore[attr-defined]
+     torch._has_compatible_shallow_copy_type)
+)  # fmt: skip
+_CONVERSIONS: Final = frozenset(
+    (Tensor.to, Tensor.half, Tensor.float, Tensor.double, Tensor.bfloat16, Tensor.cpu, Tensor.cuda,
+     Tensor.type, Tensor.share_memory_, Tensor.requires_grad_, torch.empty_like)
+)  # fmt: skip
+_SET_DATA: Final = Tensor.data.__set__  # type: ignore[attr-defined]
+
+
 class SentGradient(Tensor):
-    """Stands for a gradient that has left; every use of it in Python raises UsageError."""
+    """Stands for a gradient that has left; every use of its numbers in Python raises UsageError."""
 
     @classmethod
-    def __torch_function__(cls, func: Any, *_: Any) -> Any:
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is Tensor.__repr__:  # so that a debugger can show it
             return "<a gradient that was sent>"
+        if func in _QUESTIONS:
+            return super().__torch_function__(func, types, args, kwargs)
+        if func in _CONVERSIONS:
+            return args[0]
+        if func == _SET_DATA and args[0] is args[1]:
+            return None
         raise UsageError(SENT)
 
 

@@ -45,6 +45,10 @@ NamedTensors = Iterable[tuple[str, Tensor]]
 
 _NUMPY_DTYPES: Final = {"f32": np.float32, "f64": np.float64}
 
+CONVERTED: Final = (
+    "{} was converted to {}, and this run keeps the dtype that it began with, {}: convert it back, "
+    "or convert the model before PSOptimizer is made; torch.autocast computes in another precision"
+)
 IN_ANOTHERS_PLACE: Final = (
     "{} was given the memory of another parameter by data =, and a run keeps the values of each "
     "apart: clone it, or tie weights by assigning the parameter before the optimizer is made"
@@ -61,6 +65,7 @@ class Place:
         values: its place in the slab of parameters.
         gradient: its place in the slab of gradients.
         homes: the two places, in the order of the slabs.
+        dtype: of the tensor when the run began.
         is_view: whether the tensor's memory is `values`. A tensor that is no view is copied.
     """
 
@@ -69,6 +74,7 @@ class Place:
     values: Tensor
     gradient: Tensor
     homes: list[Home]
+    dtype: torch.dtype
     is_view: bool
 
     @property
@@ -142,7 +148,7 @@ class ModelSlabs:
             values.copy_(tensor.detach())
             if is_view:
                 tensor.data = values
-            places.append(Place(slot, tensor, values, gradient, homes, is_view))
+            places.append(Place(slot, tensor, values, gradient, homes, tensor.dtype, is_view))
         return tuple(places)
 
     @property
@@ -230,9 +236,13 @@ class ModelSlabs:
         slab; ``data =``, ``to`` and ``half`` give a tensor other memory.
 
         Raises:
-            UsageError: one lies in another's place; the text names it.
+            UsageError: one lies in another's place, or has another dtype; the text names it.
         """
         for place, offset in zip(self.places, self.layout.offsets, strict=True):
+            if place.tensor.dtype != place.dtype:
+                raise UsageError(
+                    CONVERTED.format(place.slot.name, place.tensor.dtype, place.dtype)
+                )
             if not place.is_view:
                 continue
             home, at = place.homes[self._now], place.tensor.data_ptr()
@@ -292,7 +302,12 @@ class ModelSlabs:
 
     @torch.no_grad()
     def gathered(self) -> Slab:
-        """Copies what the model's tensors hold now into a slab of its own."""
+        """Copies what the model's tensors hold now into a slab of its own.
+
+        Raises:
+            UsageError: as from `notice_moves`.
+        """
+        self.notice_moves()
         slab = np.zeros_like(self.parameters)
         for offset, place in zip(self.layout.offsets, self.places, strict=True):
             view_of(slab, offset, place.slot).copy_(place.tensor)

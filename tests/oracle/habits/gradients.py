@@ -106,7 +106,7 @@ def logs_the_norm_of_the_gradient_before_the_step(run: Run) -> Steps:
         yield [*norms, len(norms)]
 
 
-@habit(may_be_refused=True)
+@habit(refusal_with_overlap=EARLY)
 def logs_the_norm_of_the_gradient_after_the_step(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -460,7 +460,7 @@ def exchanges_the_gradients_of_two_parameters(run: Run) -> Steps:
         yield
 
 
-@habit(refusal_with_overlap=EARLY, may_be_refused=True)
+@habit(refusal_with_overlap=EARLY)
 def scales_gradients_that_a_hook_has_collected(run: Run) -> Steps:
     """The hook was there before the optimizer."""
     model = mlp()

@@ -200,7 +200,7 @@ def steps_before_any_backward(run: Run) -> Steps:
         yield
 
 
-@habit(may_be_refused=True)
+@habit(refusal_with_overlap="overlap")
 def steps_twice_after_one_backward(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -212,7 +212,7 @@ def steps_twice_after_one_backward(run: Run) -> Steps:
         yield
 
 
-@habit(may_be_refused=True)
+@habit(refusal_with_overlap="overlap")
 def never_zeroes_gradients(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())

@@ -12,7 +12,7 @@ from oracle.body import habit
 from oracle.run import Run, Steps, backward, loss_of, mlp
 
 
-@habit(may_be_refused=True)
+@habit
 def keeps_detached_parameters_over_steps(run: Run) -> Steps:
     """In torch they follow the parameters, whose memory they share."""
     model = mlp()
@@ -24,7 +24,7 @@ def keeps_detached_parameters_over_steps(run: Run) -> Steps:
         yield detached
 
 
-@habit(may_be_refused=True)
+@habit
 def keeps_the_data_of_parameters_over_steps(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -35,7 +35,7 @@ def keeps_the_data_of_parameters_over_steps(run: Run) -> Steps:
         yield kept
 
 
-@habit(may_be_refused=True)
+@habit
 def keeps_a_state_dict_over_steps(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -46,7 +46,7 @@ def keeps_a_state_dict_over_steps(run: Run) -> Steps:
         yield list(state.values())
 
 
-@habit(may_be_refused=True)
+@habit
 def looks_at_parameters_through_numpy(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -57,7 +57,7 @@ def looks_at_parameters_through_numpy(run: Run) -> Steps:
         yield [torch.from_numpy(array) for array in arrays]
 
 
-@habit(may_be_refused=True)
+@habit
 def keeps_a_view_of_a_weight_over_steps(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -69,7 +69,7 @@ def keeps_a_view_of_a_weight_over_steps(run: Run) -> Steps:
         yield rows
 
 
-@habit(may_be_refused=True)
+@habit
 def takes_gradients_of_detached_parameters(run: Run) -> Steps:
     """As the tutorial on gradients of single samples does, once, before the loop."""
     model = mlp()
@@ -87,7 +87,7 @@ def takes_gradients_of_detached_parameters(run: Run) -> Steps:
         yield
 
 
-@habit(may_be_refused=True)
+@habit
 def builds_a_second_model_on_the_same_memory(run: Run) -> Steps:
     """An actor beside the learner, whose parameters share the learner's memory."""
     model = mlp()
@@ -101,7 +101,7 @@ def builds_a_second_model_on_the_same_memory(run: Run) -> Steps:
         yield list(actor.parameters())
 
 
-@habit(may_be_refused=True)
+@habit
 def assigns_a_state_dict_to_a_second_model(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -126,7 +126,7 @@ def assigns_a_state_dict_to_the_trained_model(run: Run) -> Steps:
         yield list(model.parameters())
 
 
-@habit(may_be_refused=True)
+@habit
 def moves_the_model_to_shared_memory(run: Run) -> Steps:
     """For processes that look on, such as evaluators or actors."""
     model = mlp()
@@ -139,7 +139,7 @@ def moves_the_model_to_shared_memory(run: Run) -> Steps:
         yield
 
 
-@habit(may_be_refused=True)
+@habit
 def moves_the_model_to_shared_memory_beforehand(run: Run) -> Steps:
     model = mlp().share_memory()
     optimizer = run.optimizer(model.named_parameters())
@@ -150,7 +150,7 @@ def moves_the_model_to_shared_memory_beforehand(run: Run) -> Steps:
         yield shared
 
 
-@habit(may_be_refused=True)
+@habit
 def sends_parameters_to_another_process(run: Run) -> Steps:
     """torch moves what it sends to shared memory, where it stays."""
     model = mlp()

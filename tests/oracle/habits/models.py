@@ -219,7 +219,7 @@ def averages_batch_statistics_over_all_steps(run: Run) -> Steps:
     return training(run, model, shares_buffers=True)
 
 
-@habit(may_be_refused=True)
+@habit(refusal_with_overlap="overlap=False")
 def looks_at_another_batch_between_backward_and_step(run: Run) -> Steps:
     """Its statistics change after gradients were computed."""
     model = normalized()
@@ -259,7 +259,7 @@ def replaces_a_buffer_while_training(run: Run) -> Steps:
         yield model.count
 
 
-@habit(may_be_refused=True)
+@habit(refusal_with_overlap="overlap=False")
 def counts_in_a_buffer_after_backward(run: Run) -> Steps:
     model = nn.Sequential(nn.Linear(FEATURES, CLASSES), nn.Identity())
     model.register_buffer("count", torch.zeros(1))
@@ -310,7 +310,7 @@ def checkpoints_activations_with_a_backward_inside_backward(run: Run) -> Steps:
     return training(run, Checkpointed(part(), reentrant=True))
 
 
-@habit(may_be_refused=True)
+@habit(refusal_with_overlap="overlap=False")
 def checkpoints_a_layer_with_shared_statistics(run: Run) -> Steps:
     """Backward runs the layer once more, and its statistics move on then too."""
     inside = nn.Sequential(nn.BatchNorm1d(FEATURES), nn.Tanh())
@@ -517,7 +517,7 @@ def shares_a_buffer_that_is_a_parameters_memory(run: Run) -> Steps:
     return training(run, model, shares_buffers=True)
 
 
-@habit
+@habit(refusal="expanded")
 def shares_a_buffer_that_is_expanded(run: Run) -> Steps:
     """All of its numbers lie in one place, where nothing can be written."""
     model = nn.Sequential(nn.Linear(FEATURES, CLASSES), nn.Identity())
@@ -544,10 +544,10 @@ class Fused(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scale = nn.functional.linear(x, self.halves[1]).sigmoid()
-        return nn.functional.linear(x, self.weight[:CLASSES]) * scale + self.weight.sum()
+        return nn.functional.linear(x, self.weight[:CLASSES]) * scale
 
 
-@habit(may_be_refused=True)
+@habit
 def keeps_views_of_a_weight_in_the_module(run: Run) -> Steps:
     model = Fused()
     optimizer = run.optimizer(model.named_parameters())

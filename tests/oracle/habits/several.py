@@ -247,7 +247,7 @@ def has_embeddings_renormalized_under_an_inner_optimizer(run: Run) -> Steps:
         yield
 
 
-@habit(refusal_with_overlap=INSIDE, may_be_refused=True)
+@habit(refusal_with_overlap=INSIDE)
 def moves_the_model_to_shared_memory_under_an_inner_optimizer(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters(), inner=True, outer_lr=0.5)
@@ -265,7 +265,7 @@ def moves_the_model_to_shared_memory_under_an_inner_optimizer(run: Run) -> Steps
         yield
 
 
-@habit(refusal="publish")
+@habit(refusal="publish", refusal_with_overlap="another PSOptimizer")
 def gives_one_parameter_to_two_optimizers(run: Run) -> Steps:
     """A body with two heads, each trained together with the body."""
     body, heads = nn.Linear(FEATURES, 16), [nn.Linear(16, CLASSES), nn.Linear(16, CLASSES)]

@@ -43,7 +43,7 @@ def loads_its_own_state_dict_at_once(run: Run) -> Steps:
         yield
 
 
-@habit(optimizers=WITH_STATE, may_be_refused=True)
+@habit(optimizers=WITH_STATE, refusal="momentum and averages")
 def rolls_the_optimizers_state_back(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -58,7 +58,7 @@ def rolls_the_optimizers_state_back(run: Run) -> Steps:
         yield
 
 
-@habit(optimizers=WITH_STATE, may_be_refused=True)
+@habit(optimizers=WITH_STATE, refusal="momentum and averages")
 def clears_the_optimizers_state(run: Run) -> Steps:
     """As for a warm restart: momentum and averages begin anew."""
     model = mlp()
@@ -71,7 +71,7 @@ def clears_the_optimizers_state(run: Run) -> Steps:
         yield
 
 
-@habit(optimizers=WITH_STATE, may_be_refused=True)
+@habit(optimizers=WITH_STATE, refusal="momentum and averages")
 def assigns_a_new_state(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -83,7 +83,7 @@ def assigns_a_new_state(run: Run) -> Steps:
         yield
 
 
-@habit(optimizers=("adamw",), may_be_refused=True)
+@habit(optimizers=("adamw",), refusal="momentum and averages")
 def reads_an_average_of_the_optimizer(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
