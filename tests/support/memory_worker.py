@@ -28,6 +28,7 @@ optimizer = PSOptimizer(
     model.named_parameters(), address, rank=1, transport=transport, overlap=True
 )
 for _ in range(6):
+    optimizer.zero_grad()
     optimizer.begin_step(samples=1)
     model(torch.ones(1, side)).sum().backward()
     optimizer.step()

@@ -80,14 +80,18 @@ def require_values(named: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def require_distinct(named: Iterable[tuple[str, Tensor]]) -> None:
-    """Refuses a tensor that is there under two names, which would be stepped on twice.
+    """Refuses numbers that are there under two names, of which each would overwrite the other.
+
+    Views of one flat tensor that do not overlap may be.
 
     Args:
-        named: name and tensor of each.
+        named: name and tensor of each, dense.
 
     Raises:
-        UsageError: there is one; the text has both names.
+        UsageError: a tensor is there twice, or two share memory: the text has both names; or one is
+            expanded, so that several of its own numbers do.
     """
+    named = list(named)
     names: dict[int, str] = {}
     for name, tensor in named:
         if (first := names.setdefault(id(tensor), name)) != name:
@@ -95,19 +99,10 @@ def require_distinct(named: Iterable[tuple[str, Tensor]]) -> None:
                 f"{first} and {name} are one tensor: give it once, as model.named_parameters() "
                 "does by default"
             )
+    _require_apart(named)
 
 
-def require_apart(named: Sequence[tuple[str, Tensor]]) -> None:
-    """Refuses tensors whose numbers lie in one place, where each would overwrite the other.
-
-    Views of one flat tensor that do not overlap may be.
-
-    Args:
-        named: name and tensor of each, dense and distinct.
-
-    Raises:
-        UsageError: two share memory; or one is expanded, so that several of its numbers do.
-    """
+def _require_apart(named: Sequence[tuple[str, Tensor]]) -> None:
     storages: dict[tuple[torch.device, int], list[tuple[str, Tensor]]] = {}
     for name, tensor in named:
         key = (tensor.device, tensor.untyped_storage().data_ptr())

@@ -24,7 +24,6 @@ a push of what the eight have changed::
 import atexit
 import inspect
 import logging
-import secrets
 import sys
 import weakref
 from collections.abc import Callable, Iterable, MutableMapping
@@ -45,7 +44,6 @@ from leash.worker.client.encoding import Encoding
 from leash.worker.client.memory import Slab
 from leash.worker.optim.arguments import (
     refuse_options,
-    require_apart,
     require_distinct,
     require_parameters,
     require_step_without_closure,
@@ -67,13 +65,7 @@ from leash.worker.optim.param_groups import (
     named_groups,
     unnamed,
 )
-from leash.worker.optim.servers_state import (
-    AT_THE_SERVER,
-    COPIED,
-    ROLLED_BACK,
-    ServersState,
-    keeps_state,
-)
+from leash.worker.optim.servers_state import COPIED, ShownState
 from leash.worker.optim.slabs import ModelSlabs, NamedTensors
 from leash.worker.optim.staging import gpu_of
 from leash.worker.optim.step_path import StepPath
@@ -255,7 +247,6 @@ class PSOptimizer(torch.optim.Optimizer):
         buffers = list(buffers)
         require_values([*named, *buffers])
         require_distinct([*named, *buffers])
-        require_apart([*named, *buffers])
         check_local(inner, local_steps, named, overlap=overlap)
         check_clip_norm(clip_norm, overlap=overlap)
         check_group(group, overlap=overlap, has_inner=inner is not None)
@@ -280,10 +271,6 @@ class PSOptimizer(torch.optim.Optimizer):
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0
         self.sampler: StepFollower | None = None
-        self._inner: Final = inner
-        self._state: MutableMapping[Any, Any] = {}  # what `state` shows without an inner optimizer
-        self._is_packing = False  # whether torch packs the state, which leaves with `state_dict`
-        self._token: Final = secrets.token_hex(8)  # tells this optimizer's own states
         self._told: int | None = None  # how many samples are behind the next step, from begin_step
         try:
             check_served(inner, self.client.settings)
@@ -293,11 +280,9 @@ class PSOptimizer(torch.optim.Optimizer):
                 if inner is None
                 else InnersGroups(settings, groups)
             )
+            self._shown: Final = ShownState(settings, inner)
             super().__init__(list(map(unnamed, groups)), dict(self._groups.defaults))
             self._has_begun = True
-            self._keeps_state: Final = keeps_state(settings)
-            if self._keeps_state and inner is None:
-                self._state = ServersState()
             self._groups.keep(self.param_groups)
             nonfinite = settings.get("nonfinite")
             self._stores_finite: Final = nonfinite != "apply"
@@ -549,25 +534,19 @@ class PSOptimizer(torch.optim.Optimizer):
         self._is_joining = self._is_refused = False
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
-    @property
-    def state(self) -> MutableMapping[Any, Any]:  # type: ignore[override]
+    @property  # type: ignore[override]
+    def state(self) -> MutableMapping[Any, Any]:
         """The inner optimizer's state. Without one it is empty, if the server keeps none either.
 
         Raises:
             UsageError: it is set, or used in any way, while the server has momentum or averages.
         """
-        if self._is_packing:
-            return {}
-        return self._state if self._inner is None else self._inner.state
+        return self._shown.value
 
     @state.setter
     def state(self, state: Any) -> None:
-        if isinstance(self._state, ServersState):
-            raise UsageError(AT_THE_SERVER)
-        if self._inner is None:
-            self._state = state
-        elif hasattr(self, "_has_begun"):  # before, torch sets its own
-            self._inner.state = state
+        if hasattr(self, "_has_begun"):  # before, torch sets its own
+            self._shown.replace(state)
 
     def __getstate__(self) -> NoReturn:
         raise UsageError(COPIED)
@@ -581,14 +560,10 @@ class PSOptimizer(torch.optim.Optimizer):
         Returns:
             What torch's own would return, with an entry "leash"; ``torch.save`` can write it.
         """
-        self._is_packing = True
-        try:
+        with self._shown.hidden():
             state: dict[str, Any] = _STATE_DICT(self)
-        finally:
-            self._is_packing = False
         state[KEY] = worker_state(*self._coding, self._path)
-        if self._keeps_state:
-            state[KEY]["taken"] = {"by": self._token, "step": self.client.steps}
+        state[KEY].update(self._shown.taken_at(self.client.steps))
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -604,9 +579,7 @@ class PSOptimizer(torch.optim.Optimizer):
                 and the server's optimizer has averages, which do not go back.
         """
         check_state(state_dict, *self._coding)
-        taken = state_dict.get(KEY, {}).get("taken", {})
-        if taken.get("by") == self._token and taken["step"] != self.client.steps:
-            raise UsageError(ROLLED_BACK.format(taken["step"], self.client.steps))
+        self._shown.require_not_before(self.client.steps, state_dict.get(KEY, {}))
         if KEY in state_dict:
             load_worker_state(state_dict[KEY], self._coding[0], self._path)
         _LOAD_STATE_DICT(self, state_dict)

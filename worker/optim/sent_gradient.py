@@ -18,8 +18,8 @@ SENT: Final = (
 )
 
 
-# What a module does with the gradients of its parameters when it is converted, moved or shared: that
-# is no use of their numbers.
+# What a module does with its parameters' gradients when it is converted, moved or shared, which
+# uses none of their numbers.
 _QUESTIONS: Final = frozenset(
     (Tensor.is_floating_point, Tensor.is_complex, Tensor.dim,
      Tensor.requires_grad.__get__,  # type: ignore[attr-defined]
@@ -42,7 +42,8 @@ class SentGradient(Tensor):
         if func is Tensor.__repr__:  # so that a debugger can show it
             return "<a gradient that was sent>"
         if func in _QUESTIONS:
-            return super().__torch_function__(func, types, args, kwargs)
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
         if func in _CONVERSIONS:
             return args[0]
         if func == _SET_DATA and args[0] is args[1]:

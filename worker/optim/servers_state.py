@@ -1,7 +1,12 @@
 """``optimizer.state`` where the server's optimizer has averages: nobody can use it here."""
 
+import secrets
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
+
+import torch
 
 from leash.ps.errors import UsageError
 from leash.worker.optim.local_steps import takes_differences
@@ -42,12 +47,78 @@ class ServersState(MutableMapping[Any, Any]):
         raise UsageError(AT_THE_SERVER)
 
 
-def keeps_state(settings: Mapping[str, Any]) -> bool:
-    """Whether the server's optimizer has more than parameters, so that torch's would have a state.
+class ShownState:
+    """What a PSOptimizer shows where torch's optimizers have their state.
 
-    Args:
-        settings: of the run, as the server tells them.
+    That is the inner optimizer's, if there is one. Otherwise nothing is here: the server may have
+    some.
     """
+
+    def __init__(
+        self, settings: Mapping[str, Any], inner: torch.optim.Optimizer | None = None
+    ) -> None:
+        """Shows an empty state, or one that nobody can use.
+
+        Args:
+            settings: of the run, as the server tells them.
+            inner: takes the steps, if not the server does.
+        """
+        self._is_kept: Final = _keeps_state(settings)
+        self._inner: Final = inner
+        self._own: MutableMapping[Any, Any] = ServersState() if self._is_kept else defaultdict(dict)
+        self._token: Final = secrets.token_hex(8)  # no other optimizer has it
+        self._is_hidden = False
+
+    @property
+    def value(self) -> MutableMapping[Any, Any]:
+        """What ``optimizer.state`` is."""
+        if self._is_hidden:
+            return {}
+        return self._own if self._inner is None else self._inner.state
+
+    def replace(self, state: Any) -> None:
+        """Takes what somebody assigns to ``optimizer.state``.
+
+        Raises:
+            UsageError: the server has a state, which that would not replace.
+        """
+        if self._inner is not None:
+            self._inner.state = state
+        elif self._is_kept:
+            raise UsageError(AT_THE_SERVER)
+        else:
+            self._own = state
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """While torch's own ``state_dict`` runs, the state is empty."""
+        self._is_hidden = True
+        try:
+            yield
+        finally:
+            self._is_hidden = False
+
+    def taken_at(self, step: int) -> dict[str, Any]:
+        """What `require_not_before` has to find in a state that was taken at this step."""
+        return {"taken": {"by": self._token, "step": step}} if self._is_kept else {}
+
+    def require_not_before(self, step: int, own: Mapping[str, Any]) -> None:
+        """Refuses to go back: the server's averages would stay as they are.
+
+        Args:
+            step: of the worker, now.
+            own: what a worker's state has beside torch's.
+
+        Raises:
+            UsageError: this optimizer took that state at another step.
+        """
+        taken = own.get("taken", {})
+        if taken.get("by") == self._token and taken["step"] != step:
+            raise UsageError(ROLLED_BACK.format(taken["step"], step))
+
+
+def _keeps_state(settings: Mapping[str, Any]) -> bool:
+    """Whether the server's optimizer has more than parameters, so that torch's has a state."""
     if takes_differences(dict(settings)):
         return bool(settings.get("outer_momentum"))
     return settings.get("optimizer") not in ("sgd", "sum") or bool(settings.get("momentum"))

@@ -214,6 +214,8 @@ class ModelSlabs:
         self.notice_moves()
         unchanged = self._unchanged(absent)
         if self._has_aliases():
+            if self.staging is not None:
+                self.staging.settle()  # what it copies from here
             for slot, place in enumerate(self.places):
                 if slot not in unchanged:
                     place.values.copy_(place.gradient)
@@ -240,9 +242,7 @@ class ModelSlabs:
         """
         for place, offset in zip(self.places, self.layout.offsets, strict=True):
             if place.tensor.dtype != place.dtype:
-                raise UsageError(
-                    CONVERTED.format(place.slot.name, place.tensor.dtype, place.dtype)
-                )
+                raise UsageError(CONVERTED.format(place.slot.name, place.tensor.dtype, place.dtype))
             if not place.is_view:
                 continue
             home, at = place.homes[self._now], place.tensor.data_ptr()
@@ -395,7 +395,7 @@ def _may_be_view(tensor: Tensor) -> bool:
         and tensor.is_contiguous()
         and tensor.untyped_storage().nbytes() == tensor.nbytes
         and is_alone(tensor)
-        and not tensor.is_shared()
+        and not tensor.is_shared()  # type: ignore[no-untyped-call]
     )
 
 

@@ -40,8 +40,8 @@ TWICE: Final = (
     "--no-overlap); optimizer.rejoin() gives this step up"
 )
 REPLACED: Final = (
-    "the gradient of {} was changed, replaced or removed after it had been sent: with overlap, what "
-    "changes gradients before step() needs PSOptimizer with overlap=False (leash worker: "
+    "the gradient of {} was changed, replaced or removed after it had been sent: with overlap, "
+    "what changes gradients before step() needs PSOptimizer with overlap=False (leash worker: "
     "--no-overlap)"
 )
 NOT_ZEROED: Final = (

@@ -216,6 +216,7 @@ def test_gradients_that_were_computed_before_the_worker_joined_again_are_left_ou
 def test_a_loop_that_was_broken_off_before_step_goes_on_at_the_second_call(call: str) -> None:
     with training(overlap=True) as made:
         made.step()
+        made.optimizer.zero_grad()
         made.optimizer.begin_step(samples=4)
         made.loss().backward()  # type: ignore[no-untyped-call]
         begin = getattr(made.optimizer, call)
@@ -232,6 +233,7 @@ def test_a_call_that_was_an_error_leaves_the_step_to_be_finished() -> None:
     with training(overlap=True) as made:
         before = made.values()
         for _ in range(2):
+            made.optimizer.zero_grad()
             made.optimizer.begin_step(samples=4)
             made.loss().backward()  # type: ignore[no-untyped-call]
             with pytest.raises(UsageError, match=r"zero_grad\(\) between backward and step"):
@@ -256,6 +258,7 @@ def test_a_backward_that_fails_after_gradients_have_left_costs_that_step_alone(
         def fail(_: Tensor) -> None:
             raise error
 
+        made.optimizer.zero_grad()
         made.optimizer.begin_step(samples=4)
         hook = made.model["b"].register_hook(fail)
         with pytest.raises(error):

@@ -119,6 +119,7 @@ def test_a_whole_gradient_is_clipped_as_torch_does() -> None:
         PSOptimizer(model.named_parameters(), server.address, 1, clip_norm=0.05) as mine,
     ):
         for _ in range(3):
+            mine.zero_grad()
             loss_of(model, 0, None).backward()  # type: ignore[no-untyped-call]
             mine.step()
             theirs.zero_grad()

@@ -73,6 +73,7 @@ def test_what_is_published_after_a_change_goes_on_as_torch_does(
             theirs.zero_grad()
             loss_of(alone, step).backward()  # type: ignore[no-untyped-call]
             theirs.step()
+            mine.zero_grad()
             mine.begin_step(samples=4)
             loss_of(model, step).backward()  # type: ignore[no-untyped-call]
             mine.step()

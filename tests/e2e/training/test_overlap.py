@@ -150,6 +150,7 @@ def test_a_server_that_stops_ends_the_step() -> None:
     with overlapping(model) as (_, optimizer):
         train(model, optimizer, steps=1)
         optimizer.client.deadline_s = 0.0
+        optimizer.zero_grad()
         optimizer.begin_step()
         loss_of(model, *batch(1, 1)).backward()  # type: ignore[no-untyped-call]
         with pytest.raises(StoppingError):
@@ -206,6 +207,7 @@ def test_a_recurrent_net_trains_as_with_torchs_own_sgd(overlap: bool) -> None:
         PSOptimizer(model.named_parameters(), server.address, 1, overlap=overlap) as optimizer,
     ):
         for _ in range(4):
+            optimizer.zero_grad()
             optimizer.begin_step()
             reference.zero_grad()
             for each in (model, alone):

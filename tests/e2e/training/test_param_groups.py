@@ -126,11 +126,10 @@ def train(
 ) -> None:
     for step in range(STEPS):
         inputs, targets = (t[part] for t in batch(step))
+        optimizer.zero_grad()
         begin = getattr(optimizer, "begin_step", None)
         if begin is not None:
             begin(samples=len(inputs))
-        else:
-            optimizer.zero_grad()
         nn.functional.cross_entropy(model(inputs), targets).backward()
         optimizer.step()
         if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
@@ -393,6 +392,7 @@ def test_with_overlap_a_rate_that_changes_between_backward_and_step_is_an_error(
         optimizer.param_groups[0]["lr"] = 0.05
         optimizer.step()
         optimizer.param_groups[0]["lr"] = 0.01
+        optimizer.zero_grad()
         optimizer.begin_step(samples=BATCH)
         nn.functional.cross_entropy(model(inputs), targets).backward()
         optimizer.step()

@@ -62,13 +62,15 @@ def test_whatever_uses_a_gradient_that_was_sent_is_an_error_that_names_the_mend(
         PSOptimizer(model.named_parameters(), server.address, 1, overlap=True) as mine,
     ):
         for step, use in enumerate(USES):
+            mine.zero_grad()
             mine.begin_step()
             backward(model, step)
             with pytest.raises(UsageError, match=r"clip_grad_norm_, .*overlap=False"):
                 use(model)
             assert "sent" in repr(model.get_parameter("1.weight").grad)
             mine.step()
-            assert all(parameter.grad is None for parameter in model.parameters())
+            with pytest.raises(UsageError, match="overlap=False"):  # nor after the step
+                use(model)
             theirs.zero_grad()
             backward(alone, step)
             theirs.step()

@@ -65,7 +65,6 @@ def test_all_processes_have_what_the_first_one_got_and_the_samples_are_those_of_
         with PSOptimizer(model.named_parameters(), server, rank, group=group) as optimizer:
             push(model, optimizer, 0.5, samples=group.rank() + 1)
             push(model, optimizer, 0.25, samples=group.rank() + 1)
-            assert all(parameter.grad is None for parameter in model.parameters())
             return values(model), optimizer.version, optimizer.client.rank
 
     with serving(lr=1.0, policy="bsp") as running, processes() as call:

@@ -1,5 +1,6 @@
 """Changes of parameters outside step(): each way to make one is noticed, and nothing else is."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,7 @@ def backward(model: nn.Module) -> None:
 
 
 def step(model: nn.Module, stream: StepStream) -> None:
+    model.zero_grad()
     stream.begin(8)
     backward(model)
     stream.finish()
@@ -156,15 +158,35 @@ def test_nothing_else_is_taken_for_a_change(on_gpu: bool, overlap: bool) -> None
         model.get_buffer("1.running_mean").mul_(0.5)
 
 
-def test_a_model_that_is_converted_goes_on_with_the_rounded_values() -> None:
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_that_was_converted_is_an_error_until_it_is_converted_back(
+    dtype: torch.dtype, overlap: bool
+) -> None:
     model = build()
-    stream = stream_of(model)
+    stream = stream_of(model, overlap=overlap)
     step(model, stream)
-    model.to(torch.bfloat16)
-    stream.begin(8)
-    model(torch.linspace(-1, 1, 64).view(8, 8).bfloat16()).sum().backward()
-    stream.finish()
-    assert weight(model).dtype == torch.bfloat16
+    kept = copy.deepcopy(model.state_dict())
+    model.to(dtype)
+    for _ in range(2):
+        with pytest.raises(UsageError, match=rf"0\.weight was converted to {dtype}"):
+            stream.begin(8)
+    model.to(torch.float32).load_state_dict(kept)
+    model.zero_grad()
+    with pytest.raises(UsageError, match="publish"):  # what was loaded was a change
+        stream.begin(8)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_an_exchange_of_memory_between_two_parameters_is_an_error(overlap: bool) -> None:
+    """Their values are the same, so that nothing else shows it."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].load_state_dict(model[0].state_dict())
+    stream = stream_of(model, overlap=overlap)
+    one, other = model[0].weight, model[1].weight
+    one.data, other.data = other.data, one.data
+    with pytest.raises(UsageError, match=r"0\.weight was given the memory of another parameter"):
+        stream.begin(1)
 
 
 @everywhere

@@ -2,6 +2,7 @@
 
 import copy
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
+from leash.worker.optim import aliases
 from leash.worker.optim.slabs import ModelSlabs
 
 
@@ -58,15 +60,16 @@ def test_the_two_slabs_change_places_and_nothing_is_allocated() -> None:
     assert peak - before < 64 * 64 * 4
 
 
-def test_after_an_answer_the_parameters_have_its_values_and_no_gradient() -> None:
+def test_after_an_answer_the_parameters_have_its_values_and_gradients_stay() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     slabs = slabs_of(model)
     model(torch.ones(2, 3)).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
     answer(slabs, 2.5)
     for tensor in (*model.parameters(), model[1].running_mean):
         assert isinstance(tensor, Tensor)
         assert (tensor == 2.5).all()
-        assert tensor.grad is None
+    assert all(p.grad is kept for p, kept in zip(model.parameters(), gradients, strict=True))
 
 
 def test_tied_weights_stay_tied() -> None:
@@ -110,13 +113,116 @@ def test_half_precision_is_copied_and_pushed_as_f32() -> None:
     assert (model.weight == 0.25).all()
 
 
-def test_a_model_that_was_converted_since_is_copied_from_then_on() -> None:
+def elsewhere(model: nn.Linear) -> None:
+    model.weight.data = model.weight.data.clone()
+
+
+def transposed(model: nn.Linear) -> None:
+    model.weight.data = model.weight.data.t().clone().t()
+
+
+def shared(model: nn.Linear) -> None:
+    model.share_memory()
+
+
+def sent(model: nn.Linear) -> None:
+    model.weight.untyped_storage()._share_fd_cpu_()
+
+
+@pytest.mark.parametrize("move", [elsewhere, transposed, shared, sent])
+def test_a_parameter_that_was_moved_since_stays_there_and_is_copied(
+    move: Callable[[nn.Linear], None],
+) -> None:
     model = nn.Linear(2, 2)
     slabs = slabs_of(model)
-    model.half()
+    answer(slabs, 0.25)
+    move(model)
+    at = model.weight.data_ptr()
+    for value in (0.5, 1.0, 1.5):
+        answer(slabs, value)
+        assert (model.weight == value).all()
+        assert (slabs.parameters.view(np.float32) == value).all()
+        assert model.weight.data_ptr() == at
+        assert not lies_in(model.weight, slabs.parameters)
+        assert not lies_in(model.weight, slabs.gradients)
+
+
+ALIASES: dict[str, Callable[[nn.Linear], Callable[[], Tensor]]] = {
+    "detach": lambda model: model.weight.detach,
+    "data": lambda model: lambda: model.weight.data,
+    "view": lambda model: lambda: model.weight.detach()[:1],
+    "numpy": lambda model: lambda: torch.from_numpy(model.weight.detach().numpy()),
+    "array": lambda model: lambda: torch.from_numpy(np.asarray(model.weight.detach())),
+    "dlpack": lambda model: lambda: torch.from_dlpack(model.weight.detach()),
+    "storage": lambda model: lambda: torch.empty(0).set_(model.weight.untyped_storage()),  # type: ignore[call-overload]
+    "parameter": lambda model: lambda: nn.Parameter(model.weight.detach()),
+}
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_of_a_parameter_follows_it_as_long_as_it_is_there(alias: str) -> None:
+    model = nn.Linear(2, 2)
+    slabs = slabs_of(model)
+    answer(slabs, 0.25)
+    kept, at = ALIASES[alias](model)(), model.weight.data_ptr()
+    for value in (0.5, 1.0, 1.5):
+        slabs.gradients[:] = 0  # of the next step, which must not show
+        assert (kept == model.weight.flatten()[0]).all()
+        answer(slabs, value)
+        assert (kept == value).all()
+        assert (model.weight == value).all()
+        assert (model.bias == value).all()
+        assert model.weight.data_ptr() == at
+    del kept
+    answer(slabs, 2.0)
+    assert (model.weight == 2.0).all()
+    assert model.weight.data_ptr() != at  # the slabs change places again
+
+
+def test_an_alias_that_was_there_before_follows_too() -> None:
+    model = nn.Linear(2, 2)
+    kept = model.weight.detach()
+    slabs = slabs_of(model)
+    for value in (0.5, 1.0):
+        answer(slabs, value)
+        assert (kept == value).all()
+        assert (model.weight == value).all()
+
+
+def test_a_storage_that_somebody_holds_stays_where_it_is() -> None:
+    model = nn.Linear(2, 2)
+    slabs = slabs_of(model)
+    kept = model.weight.untyped_storage()
     answer(slabs, 0.5)
-    assert model.weight.dtype == torch.float16
-    assert (model.weight == 0.5).all()
+    assert kept.data_ptr() == model.weight.data_ptr()
+
+
+def test_where_torch_does_not_tell_who_uses_memory_everything_is_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aliases, "_users", None)
+    model = nn.Linear(2, 2)
+    slabs = slabs_of(model)
+    at = model.weight.data_ptr()
+    for value in (0.5, 1.0):
+        answer(slabs, value)
+        assert (model.weight == value).all()
+        assert model.weight.data_ptr() == at
+
+
+def test_what_has_no_gradient_and_did_not_change_is_left_alone() -> None:
+    model = nn.Linear(2, 2, dtype=torch.bfloat16)  # which is copied
+    views = nn.Linear(2, 2)
+    for each in (model, views):
+        slabs = slabs_of(each)
+        answer(slabs, 0.5)
+        before = [parameter._version for parameter in each.parameters()]
+        slabs.gradients[:] = slabs.parameters
+        slabs.flip(absent=[1])
+        assert [p._version for p in each.parameters()] == [before[0] + 1, before[1]]
+        slabs.gradients.view(np.float32)[:] = 0.75  # another worker's step
+        slabs.flip(absent=[0, 1])
+        assert all((parameter == 0.75).all() for parameter in each.parameters())
 
 
 def test_a_copy_of_the_model_is_independent_and_no_larger() -> None:

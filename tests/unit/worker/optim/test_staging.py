@@ -113,6 +113,7 @@ def test_a_staged_model_trains_as_one_on_the_processor(overlap: bool) -> None:
     reference = StepStream(slabs, exchange, overlap=False)
     for _ in range(3):
         for each, trained in ((stream, model), (reference, plain)):
+            trained.zero_grad()
             each.begin(8)
             loss_of(trained).backward()  # type: ignore[no-untyped-call]
             each.finish()

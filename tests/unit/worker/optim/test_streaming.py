@@ -61,6 +61,7 @@ def train(model: nn.Module, *, overlap: bool, early_nan: bool = False, steps: in
     """Returns how many chunks left before their step was finished."""
     stream, exchange = stream_of(model, overlap=overlap, early_nan=early_nan)
     for step in range(steps):
+        model.zero_grad()
         stream.begin(8)
         loss_of(model, step).backward()  # type: ignore[no-untyped-call]
         stream.finish()
@@ -274,6 +275,7 @@ def test_a_gradient_that_somebody_replaced_is_the_one_that_is_sent(
     model = nn.Linear(5, 4)
     stream, exchange = stream_of(model, overlap=False)
     for _ in range(2):
+        model.zero_grad()
         model(torch.ones(1, 5)).sum().backward()
         change(model.weight)
         stream.finish()
@@ -307,6 +309,7 @@ def test_a_parameter_may_be_frozen_and_thawed_between_steps() -> None:
         for part in (model.frozen, model.first):
             assert isinstance(part, nn.Linear)
             part.requires_grad_(needs)
+        model.zero_grad()
         stream.begin(8)
         loss_of(model).backward()  # type: ignore[no-untyped-call]
         stream.finish()
