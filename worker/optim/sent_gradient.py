@@ -4,12 +4,14 @@ None would do no harm to backward, but ``clip_grad_norm_``, a GradScaler and peo
 over it: they would clip nothing, and say so to nobody.
 """
 
+import sys
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from leash.ps.errors import UsageError
+from leash.worker.optim.slabs import is_alone
 
 SENT: Final = (
     "this gradient was sent while backward computed others, so nothing can read, clip or unscale "
@@ -73,3 +75,27 @@ def is_for(stand_in: Tensor, parameter: Tensor) -> bool:
     """Whether a stand-in can be the gradient of a parameter, which may have been converted."""
     with torch._C.DisableTorchFunctionSubclass():
         return stand_in.dtype == parameter.dtype and stand_in.device == parameter.device
+
+
+def is_kept(parameter: Tensor) -> bool:
+    """Whether somebody keeps a parameter's gradient, or an alias of it.
+
+    Args:
+        parameter: has a gradient, of which the caller has no reference.
+    """
+    gradient = parameter.grad
+    assert gradient is not None
+    if sys.getrefcount(gradient) > _REFERENCES_TO_ONE:
+        return True
+    return not gradient.is_sparse and not is_alone(gradient)
+
+
+def _references_to_one() -> int:
+    """How many references Python counts in `is_kept` where nobody keeps the gradient."""
+    parameter = torch.zeros(1, requires_grad=True)
+    parameter.grad = torch.zeros(1)
+    gradient = parameter.grad
+    return sys.getrefcount(gradient)
+
+
+_REFERENCES_TO_ONE: Final = _references_to_one()

@@ -26,19 +26,20 @@ from which it is pushed:
     end     parameters, H steps on    B - A ▸ pushed, answered: parameters ▸ copied to A
 """
 
+import math
+import sys
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 
 from leash.ps.errors import UsageError
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client.memory import Slab, SlabMemory
-from leash.worker.optim.aliases import Home, is_alone
 from leash.worker.optim.staging import Gpu, Staging
 
 NamedTensors = Iterable[tuple[str, Tensor]]
@@ -53,6 +54,47 @@ IN_ANOTHERS_PLACE: Final = (
     "{} was given the memory of another parameter by data =, and a run keeps the values of each "
     "apart: clone it, or tie weights by assigning the parameter before the optimizer is made"
 )
+
+# Counts who holds a storage: tensors, and through them arrays of numpy. Some torch may not tell.
+_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
+
+
+def _users_of(storage: UntypedStorage) -> float:
+    return math.nan if _users is None else _users(storage._cdata)
+
+
+class Home:
+    """A place in a slab that a parameter may have for its memory.
+
+    Attributes:
+        tensor: the place, with a storage of its own.
+        address: where it lies in the slab.
+    """
+
+    __slots__ = ("_references", "_storage", "_users", "address", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Takes the place for one that no parameter has yet.
+
+        Args:
+            tensor: a view of a slab, of which nobody else knows yet.
+        """
+        self.tensor: Final = tensor
+        self.address: Final = tensor.data_ptr()
+        self._storage: Final = tensor.untyped_storage()
+        self._references: Final = sys.getrefcount(self._storage)
+        self._users: Final = _users_of(self._storage)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether its memory has left the slab: into shared memory, for another process."""
+        return self.tensor.data_ptr() != self.address
+
+    @property
+    def has_others(self) -> bool:
+        """Whether its memory may have another user than the one parameter that has it."""
+        is_alone = _users_of(self._storage) <= self._users + 1
+        return not is_alone or sys.getrefcount(self._storage) > self._references
 
 
 @dataclass(slots=True)
@@ -376,6 +418,15 @@ def view_of(slab: Slab, offset: int, slot: Slot) -> Tensor:
     """Makes a slot's place. Its storage is this slot alone: a copied model copies no whole slab."""
     numbers = slab[offset : offset + slot.nbytes].view(_NUMPY_DTYPES[slot.dtype])
     return torch.from_numpy(numbers).view(slot.shape)
+
+
+def is_alone(tensor: Tensor) -> bool:
+    """Whether nothing but a tensor uses its memory: no view or alias of it, no array of numpy."""
+    return _users_of(tensor.untyped_storage()) <= _USERS_OF_ONE
+
+
+_one: Final = torch.zeros(1)
+_USERS_OF_ONE: Final = _users_of(_one.untyped_storage())
 
 
 def _storage_of(tensor: Tensor) -> tuple[torch.device, int]:

@@ -28,9 +28,8 @@ from leash.ps.wire.layout import Chunk, Layout
 from leash.worker.client import StepInfo
 from leash.worker.client.arguments import checked_samples
 from leash.worker.client.memory import Slab
-from leash.worker.optim.aliases import is_kept
 from leash.worker.optim.outside_changes import OutsideChanges, first_changed
-from leash.worker.optim.sent_gradient import SentGradient, is_for, sent_gradient
+from leash.worker.optim.sent_gradient import SentGradient, is_for, is_kept, sent_gradient
 from leash.worker.optim.slabs import ModelSlabs, Place
 from leash.worker.optim.step_path import NO_INNER, agreed_samples
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
-from leash.worker.optim import aliases
+from leash.worker.optim import slabs as module
 from leash.worker.optim.slabs import ModelSlabs
 
 
@@ -200,7 +200,7 @@ def test_a_storage_that_somebody_holds_stays_where_it_is() -> None:
 def test_where_torch_does_not_tell_who_uses_memory_everything_is_copied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aliases, "_users", None)
+    monkeypatch.setattr(module, "_users", None)
     model = nn.Linear(2, 2)
     slabs = slabs_of(model)
     at = model.weight.data_ptr()
