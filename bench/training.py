@@ -107,6 +107,7 @@ def bare(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
     optimizer = torch.optim.SGD(model.parameters(), lr=TRAINING_LR)
 
     def step() -> None:
+        optimizer.zero_grad()
         backward()
         optimizer.step()
 
@@ -115,7 +116,13 @@ def bare(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
 
 @contextmanager
 def compute(trial: Trial, _: str, __: int) -> Iterator[Exchange]:
-    yield model_of(trial)[1]
+    model, backward = model_of(trial)
+
+    def step() -> None:
+        model.zero_grad()
+        backward()
+
+    yield step
 
 
 @contextmanager
@@ -129,6 +136,7 @@ def training_worker(trial: Trial, address: str, rank: int) -> Iterator[Exchange]
     ) as optimizer:  # fmt: skip
 
         def step() -> None:
+            optimizer.zero_grad()
             optimizer.begin_step()
             backward()
             optimizer.step()
@@ -155,7 +163,6 @@ def model_of(trial: Trial) -> tuple[Any, Exchange]:
     targets = torch.randint(task.classes, (task.batch_size,))
 
     def backward() -> None:
-        model.zero_grad()
         loss: Any = torch.nn.functional.cross_entropy(model(samples), targets)
         loss.backward()
 

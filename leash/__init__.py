@@ -4,6 +4,7 @@
 
     optimizer = PSOptimizer(model.named_parameters(), server="tcp://10.0.0.1:29500", rank=1)
     ...
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()  # push the gradients, pull the parameters, honour the bound
 

@@ -22,15 +22,7 @@ class Missing:
 
 
 # What will mend a habit.
-ABSENT = "a parameter without a gradient is not stepped"
-OUTSIDE = "what is done to a parameter outside step() is noticed"
 BY_SERVER = "a group's max_norm=, which the server applies"
-KEPT = "a gradient that somebody keeps stays what it was"
-USED_UP = "nobody takes gradients that step() has used up for those of torch"
-MEMORY = "whatever shares a parameter's memory is noticed"
-DTYPE = "a parameter that changes its dtype is noticed"
-BUFFERS = "a shared buffer may hold anything, and change until step()"
-STATE = "the optimizer's state: loaded, or refused by name"
 
 NOT_YET: Final[dict[str, Missing]] = {
     "has_the_server_limit_the_norm_of_rows": Missing(BY_SERVER),

@@ -2,12 +2,14 @@
 
     optimizer = PSOptimizer(model.named_parameters(), server="tcp://10.0.0.1:29500", rank=1)
     ...
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 
 With ``overlap=True`` gradients travel while backward still computes others; it has to be told
 beforehand how many samples are behind them::
 
+    optimizer.zero_grad()
     optimizer.begin_step(samples=len(targets))
     loss_of(model(inputs), targets).backward()
     optimizer.step()
@@ -114,28 +116,30 @@ class PSOptimizer(torch.optim.Optimizer):
 
     What differs from torch's own optimizers:
 
-    - step() uses the gradients up: afterwards every ``grad`` is None.
     - On the processor, parameters in 32 or 64 bits lie in memory that the network reads and writes,
-      in turn in one of two places: ``data_ptr()`` changes with every step. A tensor that shares a
-      parameter's memory (``detach()``, ``data``, an entry of ``state_dict()``) is good until the
-      next step; clone what is to be kept. Tied weights work as ever. A parameter that is not
-      contiguous, or shares memory with another, stays where it is and is copied, as on a GPU.
+      in turn in one of two places: ``data_ptr()`` changes with every step. As long as somebody else
+      uses a parameter's memory (``detach()``, ``state_dict()``, numpy, a second model), they stay
+      where they are, and a step copies the model once more. Tied weights work as ever. A parameter
+      that is not contiguous, is a part of a larger tensor, or was moved (``share_memory``) is
+      copied by itself, as on a GPU. Two names for the same numbers are an error, and so is another
+      dtype than the one that the run began with.
     - What else changes parameters (``load_state_dict``, a clamp, a mask, ``Embedding(max_norm)``)
       has to be followed by `publish`, or the next begin_step() or step() raises UsageError: the
       server has the values that count. A write through ``data`` is found within 64 steps. With an
       inner optimizer such a change is a part of what its round has changed, and is pushed.
     - With ``overlap``, a gradient is sent as soon as backward has computed it, and from then on
-      whatever uses its ``grad`` raises UsageError. What changes or reads gradients before step()
-      (clipping, a GradScaler, several backward passes that add up, ``zero_grad`` between backward
-      and step) needs ``overlap=False``.
-
+      whatever uses its ``grad``, before step() or after, raises UsageError: `zero_grad` comes
+      before each backward. What changes or reads gradients (clipping, a GradScaler, several
+      backward passes that add up, ``zero_grad`` between backward and step) needs ``overlap=False``,
+      and so does what changes shared buffers between backward and step.
+    - Momentum and averages are the server's: to use `state`, or to copy the optimizer, is an error.
     - A step that is broken off (Ctrl-C, a notebook's stop button, an exception) is lost: the next
       `zero_grad`, `begin_step` or `step` joins the run again, as `rejoin` does.
     - Processes that are forked from this one may not use it. Parameters lie in shared memory, of
       which they see what this process writes; what they write stays with them.
 
-    With an inner optimizer neither of the first two holds: gradients are left to ``zero_grad``, and
-    parameters stay where they are. That is local SGD (Stich 2019, arXiv:1805.09767), or DiLoCo
+    With an inner optimizer parameters stay where they are, and `state` is that optimizer's. That is
+    local SGD (Stich 2019, arXiv:1805.09767), or DiLoCo
     (Douillard et al. 2023, arXiv:2311.08105, algorithm 1) with AdamW inside and Nesterov momentum
     at the server.
 
@@ -151,6 +155,7 @@ class PSOptimizer(torch.optim.Optimizer):
         ...         inputs = torch.randn(32, 4)
         ...         targets = inputs.sum(1, keepdim=True)
         ...         loss = torch.nn.functional.mse_loss(model(inputs), targets)
+        ...         optimizer.zero_grad()
         ...         loss.backward()
         ...         _ = optimizer.step(samples=len(inputs))
         >>> f"{loss.item():.3f}"
@@ -310,8 +315,8 @@ class PSOptimizer(torch.optim.Optimizer):
     def begin_step(self, *, samples: SupportsIndex | None = None) -> None:
         """Says how many samples are behind the gradients that the next backward computes.
 
-        With overlap, call it before every backward, which sends them. Without overlap you may leave
-        it out, and tell step() instead.
+        With overlap, call it after `zero_grad` and before every backward, which sends them. Without
+        overlap you may leave it out, and tell step() instead.
 
         Args:
             samples: how many are behind these gradients, 1 if left out. Their proportion between
@@ -477,11 +482,11 @@ class PSOptimizer(torch.optim.Optimizer):
         self._path.every = local_steps
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forgets the gradients, as torch's optimizers do; needed only with an inner optimizer.
+        """Forgets the gradients, as torch's optimizers do.
 
         Args:
-            set_to_none: makes every ``grad`` None; otherwise sets it to zeros, also where step()
-                has used one up: such a parameter is then stepped with zeros, as with torch's own.
+            set_to_none: makes every ``grad`` None; otherwise sets it to zeros, so that such a
+                parameter is stepped with zeros, as with torch's own.
 
         Raises:
             UsageError: with overlap, gradients of this step were sent already.

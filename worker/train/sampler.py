@@ -68,6 +68,7 @@ class LeaseSampler(Sampler[int]):
         >>> with PSOptimizer(model.named_parameters(), address, rank=1) as optimizer:
         ...     for epoch in sampler.epochs(2):
         ...         for inputs, targets in loader:
+        ...             optimizer.zero_grad()
         ...             torch.nn.functional.mse_loss(model(inputs), targets).backward()
         ...             _ = optimizer.step(samples=len(inputs))
         ...         print(epoch)

@@ -33,6 +33,7 @@ with PSOptimizer(model.named_parameters()) as optimizer:
     print("words", sys.argv[1:], "rank", rank, "process", os.getpid(), flush=True)
     for step in range(1, int(words.get(f"--steps-{rank}", 5)) + 1):
         inputs = torch.randn(8, 4)
+        optimizer.zero_grad()
         torch.nn.functional.mse_loss(model(inputs), inputs.sum(1, keepdim=True)).backward()
         optimizer.step(samples=8)
         if step == 1:
