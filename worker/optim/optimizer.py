@@ -285,7 +285,7 @@ class PSOptimizer(torch.optim.Optimizer):
                 if inner is None
                 else InnersGroups(settings, groups)
             )
-            self._shown: Final = ShownState(settings, inner)
+            self._shown: Final = ShownState(settings, inner, lambda: self.client.steps > 0)
             super().__init__(list(map(unnamed, groups)), dict(self._groups.defaults))
             self._has_begun = True
             self._groups.keep(self.param_groups)

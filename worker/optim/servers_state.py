@@ -2,7 +2,7 @@
 
 import secrets
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
@@ -29,7 +29,39 @@ ROLLED_BACK: Final = (
 
 
 class ServersState(MutableMapping[Any, Any]):
-    """Stands for the state of the server's optimizer; every use raises UsageError."""
+    """Stands for the state of the server's optimizer.
+
+    Before the first step it is empty, as torch's. From then on every use raises UsageError, and at
+    any time what would write to it.
+    """
+
+    def __init__(self, has_begun: Callable[[], bool]) -> None:
+        """Begins empty.
+
+        Args:
+            has_begun: tells whether a step was taken.
+        """
+        self._has_begun: Final = has_begun
+
+    def _require_empty(self) -> None:
+        if self._has_begun():
+            raise UsageError(AT_THE_SERVER)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._require_empty()
+        return iter(())
+
+    def __len__(self) -> int:
+        self._require_empty()
+        return 0
+
+    def __contains__(self, _: object) -> bool:
+        self._require_empty()
+        return False
+
+    def get(self, _: Any, default: Any = None) -> Any:
+        self._require_empty()
+        return default
 
     def __getitem__(self, _: Any) -> NoReturn:
         raise UsageError(AT_THE_SERVER)
@@ -38,12 +70,6 @@ class ServersState(MutableMapping[Any, Any]):
         raise UsageError(AT_THE_SERVER)
 
     def __delitem__(self, _: Any) -> NoReturn:
-        raise UsageError(AT_THE_SERVER)
-
-    def __iter__(self) -> Iterator[Any]:
-        raise UsageError(AT_THE_SERVER)
-
-    def __len__(self) -> int:
         raise UsageError(AT_THE_SERVER)
 
 
@@ -55,17 +81,21 @@ class ShownState:
     """
 
     def __init__(
-        self, settings: Mapping[str, Any], inner: torch.optim.Optimizer | None = None
-    ) -> None:
+        self, settings: Mapping[str, Any], inner: torch.optim.Optimizer | None,
+        has_begun: Callable[[], bool],
+    ) -> None:  # fmt: skip
         """Shows an empty state, or one that nobody can use.
 
         Args:
             settings: of the run, as the server tells them.
             inner: takes the steps, if not the server does.
+            has_begun: tells whether this worker has taken a step.
         """
         self._is_kept: Final = _keeps_state(settings)
         self._inner: Final = inner
-        self._own: MutableMapping[Any, Any] = ServersState() if self._is_kept else defaultdict(dict)
+        self._own: MutableMapping[Any, Any] = (
+            ServersState(has_begun) if self._is_kept else defaultdict(dict)
+        )
         self._token: Final = secrets.token_hex(8)  # no other optimizer has it
         self._is_hidden = False
 

@@ -384,7 +384,7 @@ class StepStream:
         if is_absent:
             self._absent.add(slot)
         elif not place.is_parameter and not self._is_finishing:
-            self._sent_buffers.append((place, place.tensor.clone()))
+            self._sent_buffers.append((place, place.tensor.detach().clone()))
         if self._slabs.take(slot, is_absent=is_absent):
             self._progress.complete(slot)
 

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from leash.ps.errors import EvictedError, NonfiniteError, UsageError
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client.memory import Slab
+from leash.worker.optim.sent_gradient import SentGradient
 from leash.worker.optim.slabs import ModelSlabs
 from leash.worker.optim.streaming import Progress, StepStream
 from support.exchanges import PromptExchange
@@ -186,6 +187,162 @@ def test_a_forward_that_is_given_up_costs_nothing() -> None:
     loss_of(model).backward()  # type: ignore[no-untyped-call]
     stream.finish()
     assert exchange.samples == 4
+
+
+def zeroed_by_the_model(model: nn.Module, stream: StepStream) -> None:
+    model.zero_grad()
+    stream.begin(8)
+
+
+def zeroed_after_begin(model: nn.Module, stream: StepStream) -> None:
+    stream.begin(8)
+    stream.clear_sent(zeros=False)  # as the optimizer's zero_grad() does
+
+
+def zeros_after_begin(model: nn.Module, stream: StepStream) -> None:
+    stream.begin(8)
+    stream.clear_sent(zeros=True)
+
+
+@pytest.mark.parametrize("zero", [zeroed_by_the_model, zeroed_after_begin, zeros_after_begin])
+@pytest.mark.parametrize("make", [build, lambda: nn.Linear(6, 3, bias=False)], ids=["many", "one"])
+def test_gradients_may_be_zeroed_in_any_way_before_the_next_backward(
+    make: Callable[[], nn.Module], zero: Callable[[nn.Module, StepStream], None]
+) -> None:
+    model = make()
+    stream, exchange = stream_of(model, overlap=True)
+    for step in range(3):
+        zero(model, stream)
+        loss_of(model, step).backward()  # type: ignore[no-untyped-call]
+        stream.finish()
+        assert exchange.samples == 8
+
+
+def not_at_all(model: nn.Module, stream: StepStream) -> None:
+    stream.begin(8)
+    loss_of(model).backward()  # type: ignore[no-untyped-call]
+
+
+def without_a_backward(model: nn.Module, stream: StepStream) -> None:
+    stream.finish()
+
+
+def only_the_first(model: nn.Module, stream: StepStream) -> None:
+    next(model.parameters()).grad = None
+    stream.begin(8)
+    stream.finish()
+
+
+@pytest.mark.parametrize("use", [not_at_all, without_a_backward])
+@pytest.mark.parametrize("make", [build, lambda: nn.Linear(6, 3, bias=False)], ids=["many", "one"])
+def test_gradients_that_were_used_up_and_not_zeroed_are_an_error_that_costs_nothing(
+    make: Callable[[], nn.Module], use: Callable[[nn.Module, StepStream], None]
+) -> None:
+    model = make()
+    stream, exchange = stream_of(model, overlap=True)
+    not_at_all(model, stream)
+    stream.finish()
+    sent, before = list(exchange.sent), values_of(model)
+    with pytest.raises(UsageError, match=r"call optimizer\.zero_grad\(\) before begin_step\(\)"):
+        use(model, stream)
+    assert exchange.sent == sent
+    model.zero_grad()
+    stream.begin(8)
+    loss_of(model).backward()  # type: ignore[no-untyped-call]
+    stream.finish()
+    assert any(not torch.equal(now, was) for now, was in zip(values_of(model), before, strict=True))
+
+
+def test_a_gradient_that_was_used_up_counts_beside_others_that_were_zeroed() -> None:
+    model = build()
+    stream, _ = stream_of(model, overlap=True)
+    not_at_all(model, stream)
+    stream.finish()
+    with pytest.raises(UsageError, match="zero_grad"):
+        only_the_first(model, stream)
+
+
+def test_what_moves_or_converts_a_model_leaves_what_stands_for_its_gradients() -> None:
+    model = build()
+    stream, _ = stream_of(model, overlap=True)
+    not_at_all(model, stream)
+    stream.finish()
+    for move in (
+        lambda: model.to(torch.float32), lambda: model.type(torch.float32), model.share_memory,
+        model.cpu, model.half, model.float, model.requires_grad_,
+    ):  # fmt: skip
+        move()
+        assert isinstance(model.get_parameter("last.bias").grad, SentGradient)
+    with pytest.raises(UsageError, match="overlap=False"):
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+
+Keep = Callable[[Tensor], Tensor]
+KEEPS: list[Keep] = [lambda g: g, lambda g: g.detach(), lambda g: g.view(-1)[:1]]
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("changes", [True, False])
+def test_a_gradient_that_another_hook_keeps_may_be_read_and_not_changed(
+    keep: Keep, changes: bool
+) -> None:
+    model, kept = build(), []
+    model.get_parameter("last.bias").register_post_accumulate_grad_hook(
+        lambda parameter: kept.append(keep(parameter.grad))  # type: ignore[arg-type]
+    )
+    stream, exchange = stream_of(model, overlap=True)
+    stream.begin(8)
+    loss_of(model).backward()  # type: ignore[no-untyped-call]
+    if changes:
+        kept.pop().mul_(0.5)
+        with pytest.raises(UsageError, match=r"gradient of last\.bias was changed"):
+            stream.finish()
+    else:
+        stream.finish()
+        sent = torch.from_numpy(exchange.gradients["last.bias"])
+        assert torch.equal(kept[0], sent[: len(kept[0])])
+
+
+def forward_again(model: nn.Module) -> None:
+    with torch.no_grad():
+        loss_of(model, 1)
+
+
+def scaled(model: nn.Module) -> None:
+    model.get_buffer("norm.running_var").mul_(2)
+
+
+def moved(model: nn.Module) -> None:
+    model.get_buffer("norm.running_mean").data = torch.ones(6)
+
+
+@pytest.mark.parametrize("change", [forward_again, scaled, moved])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_buffer_that_changes_after_it_was_sent_is_an_error_with_overlap(
+    change: Callable[[nn.Module], None], overlap: bool
+) -> None:
+    model = build()
+    stream, _ = stream_of(model, overlap=overlap)
+    stream.begin(8)
+    loss_of(model).backward()  # type: ignore[no-untyped-call]
+    change(model)
+    if overlap:
+        with pytest.raises(UsageError, match=r"buffer norm\.running_.* after it had been sent"):
+            stream.finish()
+        assert stream.is_broken_off  # so that the next call joins again
+    else:
+        expected = model.get_buffer("norm.running_mean").clone()
+        stream.finish()
+        assert torch.equal(model.get_buffer("norm.running_mean"), expected)
+
+
+def test_a_buffer_that_holds_nan_has_not_changed() -> None:
+    model = build()
+    model.get_buffer("norm.running_mean").fill_(torch.nan)
+    stream, _ = stream_of(model, overlap=True)
+    stream.begin(8)
+    loss_of(model.eval()).backward()  # type: ignore[no-untyped-call]
+    stream.finish()
 
 
 # What the server says during backward comes out of step().
