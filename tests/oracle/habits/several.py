@@ -265,7 +265,7 @@ def moves_the_model_to_shared_memory_under_an_inner_optimizer(run: Run) -> Steps
         yield
 
 
-@habit(refusal="publish", refusal_with_overlap="another PSOptimizer")
+@habit(refusal="publish")
 def gives_one_parameter_to_two_optimizers(run: Run) -> Steps:
     """A body with two heads, each trained together with the body."""
     body, heads = nn.Linear(FEATURES, 16), [nn.Linear(16, CLASSES), nn.Linear(16, CLASSES)]

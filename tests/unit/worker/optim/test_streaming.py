@@ -303,6 +303,17 @@ def test_a_gradient_that_another_hook_keeps_may_be_read_and_not_changed(
         assert torch.equal(kept[0], sent[: len(kept[0])])
 
 
+def test_a_gradient_that_another_stream_has_sent_is_an_error_that_says_so() -> None:
+    """The other's hook comes first, and leaves what stands for the gradient."""
+    model = nn.Linear(6, 3)
+    streams = [stream_of(model, overlap=True)[0] for _ in range(2)]
+    streams[0]._outside.mark()  # the second one has taken the parameters over
+    for stream in streams:
+        stream.begin(8)
+    with pytest.raises(UsageError, match="was sent by another PSOptimizer"):
+        loss_of(model).backward()  # type: ignore[no-untyped-call]
+
+
 def forward_again(model: nn.Module) -> None:
     with torch.no_grad():
         loss_of(model, 1)
