@@ -20,8 +20,11 @@ from leash.ps.options.staleness import (
     core_staleness_rate,
 )
 from leash.ps.policy import Rule
+from leash.ps.runs.chunk_states import ChunkClocks
 from leash.ps.wire.layout import Chunk, Layout, assign
+from leash.ps.wire.messages import U32_MAX
 
+NEWCOMER: Final = U32_MAX  # no worker's rank: it holds a place until a worker takes it
 _NONFINITE: Final = {
     "raise": Nonfinite.RAISE, "skip": Nonfinite.SKIP, "apply": Nonfinite.APPLY,
 }  # fmt: skip
@@ -98,6 +101,18 @@ class ServedModel:
     def shard_of(self, chunk: int) -> Shard:
         """The shard that holds this chunk's numbers."""
         return self.shard
+
+    def clocks(self, chunk: int) -> ChunkClocks:
+        """The clocks of a chunk of this process."""
+        shard = self.shard
+        by_worker = {w: shard.clock(chunk, w) for w in shard.workers() if w != NEWCOMER}
+        return ChunkClocks(shard.minimum(chunk), by_worker)
+
+    def begin_at(self, clock: int) -> None:
+        """Has the first workers begin after this clock. REQUIRES: none takes part yet."""
+        if self.own:
+            self.shard.join(NEWCOMER, clock)
+            self.shard.leave(NEWCOMER)
 
     @property
     def state_names(self) -> list[str]:

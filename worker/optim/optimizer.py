@@ -24,10 +24,12 @@ a push of what the eight have changed::
 import atexit
 import inspect
 import logging
+import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, SupportsIndex
 
@@ -36,6 +38,8 @@ from torch import Tensor
 
 from leash._log import Say, logged, say_on_stderr
 from leash.ps.errors import EvictedError, LeashError, UsageError
+from leash.ps.runs.download import download_checkpoint
+from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import Beaten
 from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.client import StepInfo
@@ -563,6 +567,33 @@ class PSOptimizer(torch.optim.Optimizer):
         if KEY in state_dict:
             load_worker_state(state_dict[KEY], self._coding[0], self._path)
         _LOAD_STATE_DICT(self, state_dict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves a checkpoint of the run as it is now: parameters, averages, steps, position.
+
+        ``leash server --resume PATH`` goes on from it. It may be called after any step; under bsp
+        it then holds the state after that step. The worker's side, such as local steps that have
+        not been pushed, is in `state_dict` and not in it. In a group, the first process saves it.
+
+        Args:
+            path: of the file to write, on this machine; what is there is replaced.
+
+        Raises:
+            UsageError: gradients of this step were sent already, or `path` cannot be a file.
+            NotReadyError: the server could not write it.
+            LeashError: the server is gone, or the file cannot be written here.
+        """
+        self.client.require_own_process()
+        self._make_good()
+        if self._path.is_open:
+            self._is_refused = True
+            raise UsageError(
+                "save() between backward and step(): with overlap gradients are on their way, and "
+                "under bsp the others wait for the rest; call it after step()"
+            )
+        if self.group is None or self.group.rank() == 0:
+            with ControlChannel(self.client.address) as channel:
+                download_checkpoint(channel, Path(path).expanduser())
 
     @property
     def _coding(self) -> tuple[Slab | None, str]:
