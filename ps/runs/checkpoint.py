@@ -89,7 +89,7 @@ class Earlier:
     Attributes:
         path: of the file.
         version: how many updates its parameters had seen; the largest over the chunks.
-        step: the largest clock.
+        step: the one after which it was written.
         is_between_steps: whether all chunks are at the same step.
         position: how far the run was; None in a file of format 1.
     """

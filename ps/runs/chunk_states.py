@@ -66,7 +66,12 @@ class SavedChunks:
 
     @property
     def step(self) -> int:
-        """The largest clock."""
+        """The step after which the model is: the one that all chunks have applied.
+
+        If they differ, it is the largest clock, so that later steps are new on every chunk.
+        """
+        if self.is_between_steps:  # some workers may have pushed the next step already
+            return self.states[0].clocks.least
         return max(state.clocks.largest for state in self.states)
 
     @property
