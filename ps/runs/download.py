@@ -46,9 +46,9 @@ def download_checkpoint(
     if path.is_dir():
         raise UsageError(f"{path}: this is a folder; give the name of a file, such as "
                          f"{path / 'checkpoint.safetensors'}")  # fmt: skip
+    _make_parent(path)
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as file:
             number, nbytes = _have_written(channel, on_wait, pause)
             offset = 0
@@ -70,6 +70,14 @@ def download_checkpoint(
         unfinished.unlink(missing_ok=True)
         raise
     return metadata
+
+
+def _make_parent(path: Path) -> None:
+    """Makes the folder in which a file is to lie. Raises UsageError if that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot make its folder: {error.strerror}") from error
 
 
 def _have_written(
