@@ -45,7 +45,9 @@ MENDS: Final = {
     "sum": "give --optimizer adagrad",
     "dc_mean_square": "give --delay-compensation adaptive",
 }
-UNREADABLE: Final = (SafetensorError, OSError, ValueError, KeyError, TypeError, LayoutError)
+UNREADABLE: Final = (
+    SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, LayoutError,
+)  # fmt: skip
 NUMPY_DTYPES: Final[dict[str, Any]] = {"f32": np.dtype("<f4"), "f64": np.dtype("<f8")}
 
 Slab = npt.NDArray[np.uint8]
@@ -89,7 +91,7 @@ class Earlier:
     Attributes:
         path: of the file.
         version: how many updates its parameters had seen; the largest over the chunks.
-        step: the one after which it was written.
+        step: the one after which it goes on: that of all chunks, or else the largest clock.
         is_between_steps: whether all chunks are at the same step.
         position: how far the run was; None in a file of format 1.
     """

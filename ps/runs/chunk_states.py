@@ -66,11 +66,12 @@ class SavedChunks:
 
     @property
     def step(self) -> int:
-        """The step after which the model is: the one that all chunks have applied.
+        """The step after which a run goes on: that of all chunks, or else the largest clock.
 
-        If they differ, it is the largest clock, so that later steps are new on every chunk.
+        Between two steps a worker may have pushed the next one to some chunks, which wait for the
+        others and have not applied it.
         """
-        if self.is_between_steps:  # some workers may have pushed the next step already
+        if self.is_between_steps:
             return self.states[0].clocks.least
         return max(state.clocks.largest for state in self.states)
 
@@ -103,7 +104,7 @@ class SavedChunks:
             chunk_nbytes: the size of its chunks now, which a file of format 1 does not tell.
 
         Raises:
-            ValueError, KeyError, TypeError: that is not what a checkpoint has.
+            ValueError, KeyError, TypeError, AttributeError: that is not what a checkpoint has.
         """
         if "chunks" not in metadata:
             return _of_format_1(metadata, layout, chunk_nbytes)

@@ -4,6 +4,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,7 @@ def download_checkpoint(
         The metadata of the checkpoint.
 
     Raises:
-        UsageError: `path` is a folder, or lies in one that cannot be made.
+        UsageError: `path` is a folder.
         NotReadyError: the model has no values yet, or the server could not write its file.
         CheckpointError: what came is not what the server has written.
         LeashError: the server is gone, or the file cannot be written here.
@@ -64,11 +65,10 @@ def download_checkpoint(
         metadata = check_checkpoint(unfinished)
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise LeashError(f"{path}: {error.strerror or error}") from error
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    finally:
+        with suppress(OSError):  # where nothing can be written, there may be nothing to unlink
+            unfinished.unlink(missing_ok=True)
     return metadata
 
 

@@ -84,12 +84,6 @@ class Position:
         shares = {rank: SharePosition(self.epoch) for rank in ranks}
         return replace(self, shares=shares, leases=None)
 
-    @property
-    def in_epoch(self) -> bool:
-        """Whether some samples of an epoch are done that is not complete."""
-        of_leases = any(self.leases.free) if self.leases else False
-        return of_leases or any(s.samples or s.epochs > self.epoch for s in self.shares.values())
-
     def require_seed(self, seed: int) -> None:
         """Raises UsageError if samples are to be shuffled by another seed, in mid-epoch."""
         if seed != self.seed and (self.shares or self.leases):

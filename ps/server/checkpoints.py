@@ -15,6 +15,7 @@ shards are held where they are.
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,7 @@ from leash.ps.runs.checkpoint import save_checkpoint
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.saves import Saves
-from leash.ps.server.shards import Shards
+from leash.ps.server.shards import Shards, SharedModel
 from leash.ps.shard.metrics import Metrics
 
 LATEST: Final = "latest"
@@ -74,7 +75,7 @@ class Checkpoints:
             return
         if self._wanted is None and (self._is_due() or self.saves.awaited):
             self._wanted = LATEST
-        self._write_epoch()
+        self._want_epoch()
         self.advance()
 
     def advance(self) -> None:
@@ -93,10 +94,13 @@ class Checkpoints:
         return not self._is_possible or self._comes_to_stand()
 
     def write_final(self) -> None:
-        """Writes the last checkpoint, whatever the state of the chunks."""
-        self._write_epoch()
-        self._wanted = None
-        self._write(FINAL)
+        """Writes the last checkpoint, whatever the state of the chunks.
+
+        Before it that of an epoch which has been completed since the last tick, if it is to be kept.
+        """
+        self._want_epoch()
+        name, self._wanted = self._wanted, None
+        self._write(*([] if name in (None, LATEST) else [name]), FINAL)
 
     def let_go(self) -> None:
         """Lets shards go on that are held for a checkpoint."""
@@ -121,8 +125,8 @@ class Checkpoints:
             and self._shards.version >= self._version + self._every.count
         )
 
-    def _write_epoch(self) -> None:
-        every, epoch = int(self._every.count), self._metrics.epoch
+    def _want_epoch(self) -> None:
+        every, epoch = self._every.count, self._metrics.epoch
         if self._every.unit == EPOCHS and epoch // every > self._epoch // every:
             self._epoch = epoch
             self._wanted = f"epoch-{epoch}"
@@ -137,33 +141,42 @@ class Checkpoints:
         except ProtocolError:
             return True  # a shard is lost, and the attempt to write says so
 
-    def _write(self, name: str) -> None:
+    def _write(self, *names: str) -> None:
+        """Writes the same state to all of these."""
         model = self._shards.model
         if self._run_dir is None or model is None or not self._shards.initialized:
             return
-        path, began_s = self._run_dir.checkpoint(name), self._now()
+        paths, began_s = [self._run_dir.checkpoint(name) for name in names], self._now()
         try:
             with self._shards.held():
-                options = {**optimizer_settings(self._options), **self._metrics.options_of_groups}
-                saved = save_checkpoint(model, path, self._coordinator.position(), options)
-        except (ProtocolError, OSError, SafetensorError) as error:
-            self._fail(path, error)
-        else:
-            self.has_failed, self._told = False, ""
-            self._version = self._shards.version
-            self.saves.serve(path)
-            if name == FINAL and (saved.is_between_steps or not self._coordinator.in_lockstep):
-                self._run_dir.checkpoint(LATEST).unlink(missing_ok=True)
+                for path in paths:
+                    self._save(model, path)
+        except ProtocolError as error:
+            self._fail(paths[-1], error)
         finally:
             self.let_go()
             took_s = self._now() - began_s
             every_s = float(self._every.count) if self._every.unit == SECONDS else 0.0
             self._ready_s = began_s + max(every_s, took_s / MOST_OF_THE_TIME)
 
+    def _save(self, model: SharedModel, path: Path) -> None:
+        options = {**optimizer_settings(self._options), **self._metrics.options_of_groups}
+        try:
+            saved = save_checkpoint(model, path, self._coordinator.position(), options)
+        except (ProtocolError, OSError, SafetensorError) as error:
+            self._fail(path, error)
+            return
+        self.has_failed, self._told = False, ""
+        self._version = self._shards.version
+        self.saves.serve(path)
+        if path.stem == FINAL and (saved.is_between_steps or not self._coordinator.in_lockstep):
+            path.with_stem(LATEST).unlink(missing_ok=True)
+
     def _fail(self, path: Path, error: Exception) -> None:
         """Says that a checkpoint could not be written, once for each reason."""
         self.has_failed = True
-        path.with_name(path.name + ".unfinished").unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, there may be nothing to unlink
+            path.with_name(path.name + ".unfinished").unlink(missing_ok=True)
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         self.saves.fail(LeashError(f"no checkpoint {path.name}: {why}"))
         if why != self._told:

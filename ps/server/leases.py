@@ -292,9 +292,12 @@ class Leases:
         )  # fmt: skip
 
     def _epoch_with_work(self) -> int | None:
-        """The lowest epoch with free positions; begins the next one if none has any."""
+        """The lowest epoch with free positions; begins the next one if none has any.
+
+        An earlier run may have begun more epochs than are planned now.
+        """
         for number, epoch in sorted(self._epochs.items()):
-            if epoch.free:
+            if epoch.free and number <= self._planned:
                 return number
         if self._begun >= self._planned:
             return None

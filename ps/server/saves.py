@@ -32,6 +32,7 @@ class _Save:
     asked_s: float  # when its last message came
     fd: int | None = None  # of the file, once there is one
     nbytes: int = 0
+    is_read: bool = False  # whether somebody has read it to its end
     failure: LeashError | None = None  # why there is none
 
 
@@ -78,7 +79,7 @@ class Saves:
         self._forget_the_idle()
         save = self._saves.get(number)
         if save is None:
-            if len(self._saves) >= MOST:
+            if not self._makes_room():
                 raise TooManyError(f"save: expected at most {MOST} at the same time")
             save = self._saves[number] = _Save(self._now())
         save.asked_s = self._now()
@@ -99,6 +100,7 @@ class Saves:
         if offset > save.nbytes:
             raise HeaderError(f"read.offset: expected at most {save.nbytes}, got {offset}")
         save.asked_s = self._now()
+        save.is_read |= offset + PIECE_NBYTES >= save.nbytes
         return os.pread(save.fd, PIECE_NBYTES, offset)
 
     def serve(self, path: Path) -> None:
@@ -122,6 +124,16 @@ class Saves:
     def _forget_the_idle(self) -> None:
         for number in [n for n, s in self._saves.items() if self._now() - s.asked_s > IDLE_S]:
             self._forget(number)
+
+    def _makes_room(self) -> bool:
+        """Whether there is room for one more, for which one that was read to its end may go.
+
+        Until then it stays, since its last piece may be asked for again.
+        """
+        read = [number for number, save in self._saves.items() if save.is_read]
+        if len(self._saves) >= MOST and read:
+            self._forget(read[0])
+        return len(self._saves) < MOST
 
     def _forget(self, number: int) -> None:
         save = self._saves.pop(number)

@@ -175,7 +175,7 @@ class Metrics:
         self._group_of_slot: list[int] = []
         self._told_options: Final[OrderedDict[tuple[str, bytes], None]] = OrderedDict()
         self._told_slots: bytes = b""
-        self._earlier: dict[int, SharePosition] = {}  # of ranks that have not joined this run yet
+        self._earlier: dict[int, SharePosition] = {}  # of each rank, where this run goes on
         self._started_s: float | None = None
         self._ended_s: float | None = None
 
@@ -195,7 +195,7 @@ class Metrics:
         return self.workers[worker].position if worker in self.workers else SharePosition()
 
     def shares(self) -> dict[int, SharePosition]:
-        """How far each rank is that has a share of its own, here or in the run that goes on."""
+        """How far each rank is that has a share of its own, here or in the run before this one."""
         own = {rank: counts.position for rank, counts in self.workers.items() if counts.share}
         return {**self._earlier, **own}
 
@@ -222,10 +222,11 @@ class Metrics:
     def join(self, worker: int, incarnation: int, name: str, first_step: int) -> None:
         """Notes that a worker has joined; an observer is worker 0."""
         if worker:
+            is_new = worker not in self.workers
             counts = self.workers.setdefault(worker, WorkerCounts(mark_s=self._now()))
             counts.begin_again()
-            if (earlier := self._earlier.pop(worker, None)) is not None:
-                counts.go_on(earlier)
+            if is_new and worker in self._earlier:
+                counts.go_on(self._earlier[worker])
             self._ended_s = None  # if all workers had left, training goes on with this one
         self._events.write(
             "joined", worker=worker, incarnation=incarnation, name=name, first_step=first_step
