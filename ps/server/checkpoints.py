@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from leash.ps.errors import LeashError, ProtocolError
 from leash.ps.options.optimizer import optimizer_settings
-from leash.ps.options.server import EPOCHS, SECONDS, UPDATES, ServerOptions
+from leash.ps.options.server import IN_EPOCHS, IN_SECONDS, IN_UPDATES, ServerOptions
 from leash.ps.runs.checkpoint import save_checkpoint
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.coordinator import Coordinator
@@ -118,16 +118,16 @@ class Checkpoints:
     def _is_due(self) -> bool:
         if not self._metrics.started or self._now() < self._ready_s:
             return False
-        if self._every.unit == SECONDS:
+        if self._every.unit == IN_SECONDS:
             return self._shards.version > self._version
         return (
-            self._every.unit == UPDATES
+            self._every.unit == IN_UPDATES
             and self._shards.version >= self._version + self._every.count
         )
 
     def _want_epoch(self) -> None:
         every, epoch = self._every.count, self._metrics.epoch
-        if self._every.unit == EPOCHS and epoch // every > self._epoch // every:
+        if self._every.unit == IN_EPOCHS and epoch // every > self._epoch // every:
             self._epoch = epoch
             self._wanted = f"epoch-{epoch}"
 
@@ -156,7 +156,7 @@ class Checkpoints:
         finally:
             self.let_go()
             took_s = self._now() - began_s
-            every_s = float(self._every.count) if self._every.unit == SECONDS else 0.0
+            every_s = float(self._every.count) if self._every.unit == IN_SECONDS else 0.0
             self._ready_s = began_s + max(every_s, took_s / MOST_OF_THE_TIME)
 
     def _save(self, model: SharedModel, path: Path) -> None:

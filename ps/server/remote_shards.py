@@ -21,7 +21,7 @@ from leash.ps.wire.frames import TO_COORDINATOR
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload, SentPayload
 from leash.ps.wire.shard_messages import (
-    CLOCKS,
+    CHUNK_CLOCKS,
     PARAMETERS,
     UPDATES,
     USAGE,
@@ -167,7 +167,7 @@ class RemoteShard:
 
     def clocks(self, chunk: int) -> ChunkClocks:
         """The clocks of a chunk of this shard."""
-        return unpacked_clocks(self.ask(Fetch(chunk, CLOCKS))[1] or b"")
+        return unpacked_clocks(self.ask(Fetch(chunk, CHUNK_CLOCKS))[1] or b"")
 
     # How it is done.
 

@@ -38,7 +38,7 @@ from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload
 from leash.ps.wire.shard_messages import (
-    CLOCKS,
+    CHUNK_CLOCKS,
     PARAMETERS,
     UPDATES,
     USAGE,
@@ -233,7 +233,7 @@ class ShardServer:
         model = self._require_model()
         if msg.state == UPDATES:
             return Done(0), bytearray(np.array(model.shard.updates(msg.chunk), "<u8").tobytes())
-        if msg.state == CLOCKS:
+        if msg.state == CHUNK_CLOCKS:
             return Done(0), bytearray(packed_clocks(model.clocks(msg.chunk)))
         out = bytearray(model.chunk(msg.chunk).nbytes)
         if msg.state == PARAMETERS:
