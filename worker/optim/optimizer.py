@@ -275,7 +275,7 @@ class PSOptimizer(torch.optim.Optimizer):
             check_served(inner, self.client.settings)
             settings, layout = self.client.settings, self._slabs.layout
             self._groups: Final = (
-                ParamGroups(settings, groups, layout, self.client.set_options)
+                ParamGroups(settings, groups, layout, self.client.chunks, self.client.set_options)
                 if inner is None
                 else InnersGroups(settings, groups)
             )
