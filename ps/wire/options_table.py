@@ -49,8 +49,8 @@ class OptionsTable:
     """Groups of options, and which slot goes by which.
 
     Attributes:
-        groups: each with a value for every option of `GROUP_OPTIONS`, and maybe those of `BY_SERVER`. Numbers
-            are floats, flags bools, pairs tuples of two floats.
+        groups: each with a value for every option of `GROUP_OPTIONS`, and maybe those of
+            `BY_SERVER`. Numbers are floats, flags bools, pairs tuples of two floats.
         group_of_slot: for each slot of the layout the index of its group.
     """
 

@@ -369,9 +369,7 @@ class ParamGroups(Members):
 def _undividing_kib(layout: Layout, chunks: Sequence[Chunk], own: set[int]) -> int | None:
     """A size for chunks that divides no row of these slots; None if there is none."""
     divided = layout.divided(chunks) & own
-    least = max(
-        *(chunk.nbytes for chunk in chunks), *(layout.slots[n].row_nbytes for n in divided)
-    )
+    least = max(*(chunk.nbytes for chunk in chunks), *(layout.slots[n].row_nbytes for n in divided))
     kib = -(-least // (1024 * CHUNK_STEP_KIB)) * CHUNK_STEP_KIB
     while layout.divided(layout.cut(1024 * kib)) & own:
         kib *= 2
