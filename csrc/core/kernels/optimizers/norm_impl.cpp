@@ -34,7 +34,8 @@ double sum_of_squares(const T* row, std::size_t n, double scale) noexcept {
   return total;
 }
 
-// Rounds a number that is not negative to T; one beyond the range of T to the largest, a NaN to one.
+// Rounds a number that is not negative to T; one beyond the range of T to the largest, a NaN to
+// one.
 template <typename T>
 T rounded(double value) noexcept {
   return static_cast<T>(value > kLargest<T> ? kLargest<T> : value);
