@@ -6,7 +6,7 @@ goes to the server before the next step.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
 from leash.ps.errors import OptionsError, UsageError
@@ -305,13 +305,15 @@ class ParamGroups(Members):
                 f"PSOptimizer: {_told(index, MAX_NORM, given)}: give a number of at least 0, or "
                 "None for no limit"
             )
+        if not self._divided:
+            return
         own = {number for number, i in enumerate(self._group_of_slot) if i == index}
         own -= {n for n, slot in enumerate(self._layout.slots) if slot.kind != "parameter"}
         divided = own & self._divided
         if not divided:
             return
         slot = self._layout.slots[min(divided)]
-        kib = _undividing_kib(self._layout, self._chunks, own)
+        kib = _undividing_kib(self._layout, self._chunks, divided)
         mend = f"start the server with --chunk-kib {kib}" if kib else "leave it out"
         raise UsageError(
             f"PSOptimizer: {_told(index, MAX_NORM, given)}: the server updates {slot.name} in "
@@ -366,12 +368,16 @@ class ParamGroups(Members):
         return f"--warmup-updates {updates}" if updates else ""
 
 
-def _undividing_kib(layout: Layout, chunks: Sequence[Chunk], own: set[int]) -> int | None:
-    """A size for chunks that divides no row of these slots; None if there is none."""
-    divided = layout.divided(chunks) & own
+def _undividing_kib(layout: Layout, chunks: Sequence[Chunk], divided: Set[int]) -> int | None:
+    """A size for chunks that divides no row of these slots, nor of others that are whole now.
+
+    Returns:
+        The size; None if chunks cannot be so large.
+    """
+    tolerated = layout.divided(chunks) - divided
     least = max(*(chunk.nbytes for chunk in chunks), *(layout.slots[n].row_nbytes for n in divided))
     kib = -(-least // (1024 * CHUNK_STEP_KIB)) * CHUNK_STEP_KIB
-    while layout.divided(layout.cut(1024 * kib)) & own:
+    while layout.divided(layout.cut(1024 * kib)) - tolerated:
         kib *= 2
     return kib if kib <= _MOST_CHUNK_KIB else None
 

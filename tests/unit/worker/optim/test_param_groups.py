@@ -228,6 +228,19 @@ def test_rows_that_lie_in_two_chunks_are_an_error_that_names_a_size_at_which_non
     needs_a_norm(layout, 65536, slot=0)  # of which all rows lie in one chunk
 
 
+def test_the_size_that_is_named_divides_nothing_that_was_whole() -> None:
+    """Chunks of 128 KiB would divide rows of slot 2, which those of 64 KiB do not."""
+    shapes = [(187, 3000), (105, 80), (119, 80), (372, 1025)]
+    layout = Layout([Slot(str(n), "f32", shape) for n, shape in enumerate(shapes)])
+    assert layout.divided(layout.cut(65536)) == {1, 3}
+    assert layout.divided(layout.cut(2 * 65536)) == {2}
+    with pytest.raises(UsageError) as caught:
+        needs_a_norm(layout, 65536, slot=1)
+    (kib,) = map(int, re.findall(r"--chunk-kib (\d+)$", str(caught.value)))
+    for slot in (1, 2):
+        needs_a_norm(layout, 1024 * kib, slot)
+
+
 def test_where_no_chunk_can_hold_a_row_the_error_names_no_size() -> None:
     layout = Layout([Slot("b", "f32", (1,)), Slot("w", "f32", (1, 1 << 33))])
     with pytest.raises(UsageError, match=r"leave it out$"):
