@@ -1,6 +1,7 @@
 """The model as one process of the server keeps it: its layout, and the numbers of some chunks."""
 
 import os
+from collections.abc import Collection
 from typing import Final
 
 from leash.ps._core import ChunkSpec, Nonfinite, SgdOptions, Shard
@@ -41,7 +42,7 @@ class ServedModel:
 
         Args:
             layout: of the whole model.
-            chunk_nbytes: size of every chunk but the last of each group.
+            chunk_nbytes: the most that a chunk has.
             options: the optimizer and its settings.
             rule: who waits for whom.
             softened: what becomes of stale updates.
@@ -64,7 +65,8 @@ class ServedModel:
         self.first_chunks: Final = assign(self.chunks, shards)
         first, stop = [*self.first_chunks, len(self.chunks)][shard : shard + 2]
         self.own: Final = self.chunks[first:stop]  # the chunks that this process holds
-        specs = [_spec_of(chunk, layout) for chunk in self.own]
+        divided = layout.divided(self.chunks)
+        specs = [_spec_of(chunk, layout, divided) for chunk in self.own]
         self._slots_in: Final = [len(spec.piece_lengths) for spec in specs]
         try:
             self.shard: Final = Shard(
@@ -137,11 +139,12 @@ def require_threads(threads: int) -> None:
         raise UsageError(f"--threads {threads}: {error}; give a smaller number") from error
 
 
-def _spec_of(chunk: Chunk, layout: Layout) -> ChunkSpec:
+def _spec_of(chunk: Chunk, layout: Layout, divided: Collection[int]) -> ChunkSpec:
     pieces = layout.pieces(chunk)
     return ChunkSpec(
         chunk.values, chunk.dtype, chunk.kind, [piece.values for piece in pieces],
         [piece.slot for piece in pieces],
+        [0 if p.slot in divided else layout.slots[p.slot].row_values for p in pieces],
     )  # fmt: skip
 
 

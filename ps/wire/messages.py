@@ -89,7 +89,7 @@ class Welcome(Message):
         worker: the rank that said hello; 0 for an observer.
         incarnation: a number that grows with every hello; it goes into every message from now on.
         first_step: the number of this worker's first push.
-        chunk_nbytes: the size of a chunk, but for the last of each group.
+        chunk_nbytes: the most that a chunk has; see `Layout.cut`.
         window: how many requests may be in flight on one data socket.
         data_ports: the port of each shard's data socket, on the host of the control socket.
         beat_s: seconds between two beats.

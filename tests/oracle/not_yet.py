@@ -24,7 +24,6 @@ class Missing:
 # What will mend a habit.
 ABSENT = "a parameter without a gradient is not stepped"
 OUTSIDE = "what is done to a parameter outside step() is noticed"
-BY_SERVER = "a group's max_norm=, which the server applies"
 KEPT = "a gradient that somebody keeps stays what it was"
 USED_UP = "nobody takes gradients that step() has used up for those of torch"
 MEMORY = "whatever shares a parameter's memory is noticed"
@@ -36,7 +35,6 @@ NOT_YET: Final[dict[str, Missing]] = {
     "goes_backward_through_earlier_steps": Missing(ABSENT),
     "steps_by_hand_over_one_layer": Missing(OUTSIDE, overlap=True),
     "gives_one_parameter_to_two_optimizers": Missing(OUTSIDE, overlap=True),
-    "has_the_server_limit_the_norm_of_rows": Missing(BY_SERVER),
     "scales_gradients_that_a_hook_has_collected": Missing(KEPT, overlap=True),
     "steps_twice_after_one_backward": Missing(USED_UP),
     "never_zeroes_gradients": Missing(USED_UP),

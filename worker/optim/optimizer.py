@@ -196,7 +196,9 @@ class PSOptimizer(torch.optim.Optimizer):
             params: ``model.named_parameters()``; or groups, dicts whose ``params`` are such pairs
                 and whose other entries are options of the server's optimizer, as torch has them. A
                 group's ``clamp=(least, most)`` has the server bring its values into that range
-                after each update. On CPU or GPU, of 16, 32 or 64-bit floating point.
+                after each update, and ``max_norm=`` scale every row (a tensor's first dimension; a
+                vector is one row) down to that 2-norm, as ``torch.renorm`` does. On CPU or GPU, of
+                16, 32 or 64-bit floating point.
             server: address of the server, tcp://HOST:PORT. May be left out under ``leash launch``
                 and under ``torchrun``, where RANK 0 starts a server with the options in the
                 variable ``LEASH_SERVER_OPTIONS``.
@@ -279,7 +281,7 @@ class PSOptimizer(torch.optim.Optimizer):
             check_served(inner, self.client.settings)
             settings, layout = self.client.settings, self._slabs.layout
             self._groups: Final = (
-                ParamGroups(settings, groups, layout, self.client.set_options)
+                ParamGroups(settings, groups, layout, self.client.chunks, self.client.set_options)
                 if inner is None
                 else InnersGroups(settings, groups)
             )
