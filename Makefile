@@ -2,7 +2,8 @@
 #
 #   make demo       train on handwritten digits with four workers, one of them slow
 #   make test       the whole test suite
-#   make torture    what people do to a model, in every combination of settings, against torch
+#   make torture    what people do to a model, in every combination of settings, against torch;
+#                   runs that are resumed, 40 times
 #   make check      linters, types, formatting, stubs
 #   make bench      a short version of every benchmark
 #   make sanitize   the core's tests under sanitizers: of addresses, undefined behaviour, threads
@@ -58,7 +59,8 @@ test: install
 
 # `make test` has only so many that every two settings meet.
 torture: install
-	$(BIN)/pytest --numprocesses 3 --dist worksteal --torture tests/oracle
+	$(BIN)/pytest --numprocesses 3 --dist worksteal --torture tests/oracle \
+		tests/e2e/training/test_resume.py
 
 check: install
 	$(BIN)/ruff check $(PY_DIRS)

@@ -45,7 +45,8 @@ class ChunkSpec:
     dtype is 'f32' or 'f64'. kind is 'parameter' (pushed as gradients) or 'buffer' (pushed as
     values). piece_lengths and piece_slots: how many values belong to each of the slots that have a
     part in the chunk, in their order, and the numbers of these slots in the whole model; without them
-    all values are slot 0's.
+    all values are slot 0's. row_lengths: how many values a row of each of these slots has, or 0 where
+    the slot's part is not made up of whole rows; without them each part is one row.
     """
     def __init__(
         self,
@@ -54,6 +55,7 @@ class ChunkSpec:
         kind: str,
         piece_lengths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [],
         piece_slots: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [],
+        row_lengths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [],
     ) -> None: ...
     @property
     def dtype(self) -> str: ...
@@ -65,6 +67,8 @@ class ChunkSpec:
     def piece_lengths(self) -> list[int]: ...
     @property
     def piece_slots(self) -> list[int]: ...
+    @property
+    def row_lengths(self) -> list[int]: ...
     @property
     def values(self) -> int: ...
 
@@ -932,14 +936,17 @@ class Shard:
                 typing.SupportsFloat | typing.SupportsIndex,
             ]
         ] = [],
+        max_norms: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] = [],
     ) -> None:
         """
         Gives a worker options of its own for groups of slots, by which its pushes are applied.
 
         A mean is applied by those of the lowest worker that has a part in it. group_of_slot: an index into
         groups for each slot of the whole model. clamps: for each group the range into which every value is
-        brought after an update. ValueError if the options are another optimizer's than the shard's, or need
-        a buffer that the shard's do not have; KeyError if the worker is not live.
+        brought after an update. max_norms: for each group the 2-norm down to which every row is scaled
+        after that; infinity for none. ValueError if the options are another optimizer's than the shard's,
+        or need a buffer that the shard's do not have, or if rows of a slot that such a norm is for lie in
+        two chunks; KeyError if the worker is not live.
         """
     def set_rule(self, rule: Rule) -> list[Reply]:
         """

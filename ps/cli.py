@@ -63,6 +63,8 @@ COMMANDS: Final = {
                   "fit mixtures to MNIST's digits by EM"),
     "set": Command("ps.options.commands:SetOptions", "ps.commands.set:run",
                    "change the policy of a run that goes on"),
+    "save": Command("ps.options.commands:SaveOptions", "ps.commands.save:run",
+                    "save a checkpoint of a run that goes on"),
     "doctor": Command("ps.options.commands:DoctorOptions", "ps.commands.doctor:run",
                       "check this installation and a server"),
     "experiment": Command("ps.experiments.options:ExperimentOptions", "ps.experiments.command:run",

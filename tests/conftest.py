@@ -16,5 +16,12 @@ os.environ[OWNER] = str(os.getpid())
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--torture", action="store_true",
-        help="every habit of tests/oracle with every setting, instead of pairwise combinations",
+        help="every habit of tests/oracle with every setting, instead of pairwise combinations; "
+        "and long hauls to their end",
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def torture(request: pytest.FixtureRequest) -> bool:
+    """Whether a test is to go on for as long as it takes, instead of a short share of it."""
+    return bool(request.config.getoption("--torture"))

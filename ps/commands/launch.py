@@ -31,7 +31,7 @@ from leash.ps.options.commands import LaunchOptions, data_plan_of
 from leash.ps.options.optimizer import with_rates
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.worker import WorkerOptions
-from leash.ps.policy import MAY_STALL, VERSIONS
+from leash.ps.policy import BSP, MAY_STALL, VERSIONS
 from leash.ps.processes import (
     ASKED_TO_END,
     FREE_PORT,
@@ -53,6 +53,9 @@ from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
 from leash.ps.words import DONE, INCOMPLETE, why_stopped
 
 POLL_S: Final = 0.5
+# Workers of a bsp run have so long to end their step before they are told to end.
+STEP_END_S: Final = 1.2
+STEP_LOOK_S: Final = 0.01
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
 AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few seconds
@@ -267,7 +270,17 @@ class Launch:
             server = [self._server] if self._server else []
             for process in server:  # which notes the first signal as what has ended the run
                 process.send_signal(received() or signal.SIGTERM)
+                self._await_final(process)
             stop_all([*self._workers.values(), *server], STOP_GRACE_S)
+
+    def _await_final(self, server: Process) -> None:
+        """Gives the workers of a bsp run the time to end their step, so that it can be resumed."""
+        if self._options.rule.policy is not BSP or not self._workers:
+            return
+        final, deadline_s = self._run_dir.checkpoint("final"), time.monotonic() + STEP_END_S
+        while time.monotonic() < deadline_s and server.poll() is None and not final.exists():
+            with suppress(TimeoutExpired):
+                server.wait(STEP_LOOK_S)
 
     def _summary(self) -> dict[str, Any] | None:
         try:

@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import check_server_address
-from leash.ps.options.base import Options, check_positive, flag, option, program
+from leash.ps.options.base import Options, argument, check_positive, flag, option, program
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
 from leash.ps.options.outer_optimizer import OuterOptimizerGroup
 from leash.ps.options.plan import PlanGroup, choose_data_plan
@@ -168,6 +168,25 @@ class SetOptions(ConnectionGroup, RuleGroup):
         super().check()
         if self.policy is None and self.bound is None:
             raise UsageError("say what to change: for example --policy ssp --bound 5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveGroup(Options):
+    """The option of `leash save` alone."""
+
+    title: ClassVar[str] = "checkpoint"
+
+    file: str = argument(
+        "checkpoint.safetensors", "where the checkpoint goes; what is there is replaced",
+        is_path=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveOptions(ConnectionGroup, SaveGroup):
+    """Save a checkpoint of a run that goes on; leash server --resume FILE goes on from it."""
+
+    wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,8 +30,8 @@ from leash.ps.options.base import (
     is_program,
     takes_many,
 )
-from leash.ps.options.outer_optimizer import renamed_option, with_todays_rates
-from leash.ps.options.rule import with_new_names
+from leash.ps.options.outer_optimizer import renamed_option
+from leash.ps.options.server import in_todays_terms, renamed_run_option
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",
@@ -206,7 +206,7 @@ def _by_new_names(path: str) -> str:
         return path
     if not isinstance(settings, dict):
         return path
-    if (renamed := with_todays_rates(with_new_names(settings))) == settings:
+    if (renamed := in_todays_terms(settings)) == settings:
         return path
     return yaml.safe_dump(renamed)
 
@@ -265,7 +265,8 @@ def _misused_option(parser: OneLineParser, found: Found) -> str:
 
 
 def _unknown_argument(parser: OneLineParser, found: Found) -> str:
-    if (renamed := renamed_option(found[1].partition("=")[0])) is not None:
+    name = found[1].partition("=")[0]
+    if (renamed := renamed_option(name) or renamed_run_option(name)) is not None:
         return renamed
     chosen = _below(parser, (parser.args or [""])[0])
     known = [name for action in chosen._actions for name in action.option_strings]

@@ -4,17 +4,18 @@ Those of the policy are in rule.py, of the optimizer in optimizer.py and stalene
 of the data in plan.py, of model and data in task.py. `ServerOptions` puts all groups together.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, check_ports, parse_learners
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
-from leash.ps.options.outer_optimizer import OuterOptimizerGroup
+from leash.ps.options.outer_optimizer import OuterOptimizerGroup, with_todays_rates
 from leash.ps.options.plan import PlanGroup
-from leash.ps.options.rule import RuleGroup
+from leash.ps.options.rule import RuleGroup, with_new_names
 from leash.ps.options.staleness import StalenessGroup, check_softens
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
 
@@ -28,6 +29,10 @@ MAX_SERVER_THREADS: Final = 256  # the core's ThreadPool takes no more
 
 
 CHUNK_STEP_KIB: Final = 64
+
+
+# How often: in seconds, updates or epochs, or never.
+IN_SECONDS, IN_UPDATES, IN_EPOCHS, NEVER = "s", "u", "e", "never"
 
 
 # Flags that people know from the SSP demo's command lines, and from nowhere else.
@@ -101,6 +106,59 @@ class ServerGroup(Options):
         return self.chunk_kib * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Every:
+    """How often something is done: every `count` of a unit, or never."""
+
+    count: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Every":
+        """Reads ``60s``, ``500u``, ``1e`` or ``never``.
+
+        Raises:
+            UsageError: it is none of these.
+        """
+        if text == NEVER:
+            return cls(math.inf, NEVER)
+        number, unit = text[:-1], text[-1:]
+        try:
+            count = float(number) if unit == IN_SECONDS else int(number)
+        except ValueError:
+            count = 0
+        if unit not in (IN_SECONDS, IN_UPDATES, IN_EPOCHS) or not 0 < count < math.inf:
+            raise UsageError(
+                f"--checkpoint-every {text}: expected seconds such as 60s, updates such as 500u, "
+                "epochs such as 1e, or never"
+            )
+        return cls(count, unit)
+
+
+def renamed_run_option(name: str) -> str | None:
+    """Says how an option of before is written today; None if this is no such option."""
+    if name != "--checkpoint-epochs":
+        return None
+    return f"{name}: it is --checkpoint-every today, such as --checkpoint-every 2e for two epochs"
+
+
+def renamed_checkpoints(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the settings of a file of before, which counted epochs alone, in today's terms."""
+    others = {name: value for name, value in settings.items() if name != "checkpoint_epochs"}
+    if epochs := settings.get("checkpoint_epochs"):
+        others.setdefault("checkpoint_every", f"{epochs}e")
+    return others
+
+
+def in_todays_terms(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the settings of a file, which any release may have written, in today's terms.
+
+    Raises:
+        UsageError: it gives one setting twice, or what it says cannot be said today.
+    """
+    return renamed_checkpoints(with_todays_rates(with_new_names(settings)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunGroup(Options):
     """The options of what a run leaves, and when it ends."""
@@ -112,11 +170,14 @@ class RunGroup(Options):
         "--save-path", metavar="DIR", is_path=True,
     )  # fmt: skip
     resume: str | None = option(
-        None, "begin with the values of this checkpoint", metavar="FILE.safetensors", is_path=True
+        None, "go on where this checkpoint was written", metavar="FILE.safetensors", is_path=True
     )
-    checkpoint_epochs: int = option(
-        0, "write a checkpoint every N epochs; one is always written at the end", metavar="N"
-    )
+    checkpoint_every: str = option(
+        "60s", "write a checkpoint so often: 60s, seconds, or 500u, updates, each in place of the "
+        "one before it, for at most a twentieth of the time; 1e, epochs, each of them kept; or "
+        "never. One is always written at the end",
+        metavar="TIME",
+    )  # fmt: skip
     step_events: int = option(
         1, "record every Nth step of each worker in events.jsonl; 0 records none", metavar="N"
     )
@@ -132,7 +193,17 @@ class RunGroup(Options):
     def check(self) -> None:
         super().check()
         check_positive(self, "timeout_s")
-        check_not_negative(self, "checkpoint_epochs", "step_events")
+        check_not_negative(self, "step_events")
+        _ = self.checkpoints
+
+    @property
+    def checkpoints(self) -> Every:
+        """How often a checkpoint is written.
+
+        Raises:
+            UsageError: it is said in no way that is known.
+        """
+        return Every.parse(self.checkpoint_every)
 
 
 def with_demo_logs(words: Sequence[str]) -> list[str]:

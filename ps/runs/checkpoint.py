@@ -1,10 +1,13 @@
-"""Checkpoints: the parameters in safetensors, under the names of the model's slots.
+"""Checkpoints: all that a run needs to go on, in one safetensors file.
 
 ::
 
-    metadata  leash_format = "1"; version = the largest over the chunks; optimizer = its name;
-              updates = how many each slot has seen; layout = the layout's msgpack form in hex;
-              layout_hash = its SHA-256; groups = the newest options of workers, if they gave any
+    metadata  leash_format = "2"
+              version = the largest over the chunks; optimizer = its name
+              layout = the layout's msgpack form in hex; layout_hash = its SHA-256
+              chunks = version, clocks and counts of updates, chunk by chunk
+              position = how far the training is; options = the newest of workers, if they gave any
+              checksums = SHA-256 of each tensor; header_checksum = that of all these entries
     tensors   SLOT         parameters and buffers
               STATE/SLOT   the optimizer's buffers, once they have begun, such as momentum/SLOT
 
@@ -12,9 +15,11 @@ docs/checkpoint-format.md is the contract. A file is written beside its place an
 so that a reader always finds a whole file, the old one or the new one.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -25,9 +30,12 @@ from safetensors.numpy import save_file
 
 from leash.ps._core import Reply
 from leash.ps.errors import CheckpointError, LayoutError
+from leash.ps.runs.chunk_states import ChunkClocks, ChunkState, SavedChunks
+from leash.ps.runs.position import Position
 from leash.ps.wire.layout import Chunk, Layout, Slot
 
-FORMAT: Final = "1"
+FORMAT: Final = "2"
+FORMERLY: Final = "1"  # it has neither chunks nor position nor checksums
 # The mend for a buffer in the file that the run's optimizer does not have.
 MENDS: Final = {
     "momentum": "give --momentum",
@@ -37,6 +45,9 @@ MENDS: Final = {
     "sum": "give --optimizer adagrad",
     "dc_mean_square": "give --delay-compensation adaptive",
 }
+UNREADABLE: Final = (
+    SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, LayoutError,
+)  # fmt: skip
 NUMPY_DTYPES: Final[dict[str, Any]] = {"f32": np.dtype("<f4"), "f64": np.dtype("<f8")}
 
 Slab = npt.NDArray[np.uint8]
@@ -61,32 +72,64 @@ class WholeModel(Protocol):
     @property
     def layout(self) -> Layout: ...
     @property
+    def chunk_nbytes(self) -> int: ...
+    @property
     def chunks(self) -> tuple[Chunk, ...]: ...
     @property
     def optimizer(self) -> str: ...
     @property
     def state_names(self) -> list[str]: ...
     def shard_of(self, chunk: int) -> ChunkStore: ...
+    def clocks(self, chunk: int) -> ChunkClocks: ...
+    def begin_at(self, clock: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What the file tells of the run that has written it.
+
+    Attributes:
+        path: of the file.
+        version: how many updates its parameters had seen; the largest over the chunks.
+        step: the one after which it goes on: that of all chunks, or else the largest clock.
+        is_between_steps: whether all chunks are at the same step.
+        position: how far the run was; None in a file of format 1.
+    """
+
+    path: str
+    version: int
+    step: int
+    is_between_steps: bool
+    position: Position | None
 
 
 M = TypeVar("M", bound=WholeModel)
 
 
 def save_checkpoint(
-    model: WholeModel, path: Path, groups: list[dict[str, Any]] | None = None
-) -> None:
-    """Writes the parameters, the buffers and the optimizer's own buffers to `path`, atomically.
+    model: WholeModel,
+    path: Path,
+    position: Position,
+    options: dict[str, Any] | None = None,
+) -> SavedChunks:
+    """Writes all that a run needs to go on to `path`, atomically.
 
     Args:
         model: whose numbers to write.
         path: of the file.
-        groups: the newest options of workers for groups of parameters, if they gave any.
+        position: how far the training is.
+        options: of the optimizer, for people and programs that read the file.
+
+    Returns:
+        The state of the chunks that it has written.
     """
     slab = np.zeros(model.layout.nbytes, np.uint8)
-    versions = [
-        model.shard_of(c.index).pull(c.index, None, slab[c.start : c.stop].data)[0]
-        for c in model.chunks
-    ]
+    states = []
+    for c in model.chunks:
+        version = model.shard_of(c.index).pull(c.index, None, slab[c.start : c.stop].data)[0]
+        updates = model.shard_of(c.index).updates(c.index) if c.kind == "parameter" else []
+        states.append(ChunkState(version, model.clocks(c.index), updates))
+    saved = SavedChunks(model.chunk_nbytes, states)
     tensors = dict(tensors_of(model.layout, slab))
     # A chunk of which no slot has had a gradient yet has none; what it would begin with is saved.
     if any(model.shard_of(c.index).has_state(c.index) for c in _parameter_chunks(model)):
@@ -94,23 +137,27 @@ def save_checkpoint(
             tensors.update(_state_tensors(model, state))
     metadata = {
         "leash_format": FORMAT,
-        "version": str(max(versions)),
-        "updates": " ".join(map(str, _updates_of(model))),
+        "version": str(saved.version),
         "optimizer": model.optimizer,
         "layout_hash": model.layout.hash,
         "layout": model.layout.pack().hex(),
+        "chunks": saved.as_json(),
+        "position": position.as_json(),
+        "checksums": json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()}),
     }
-    if groups is not None:
-        metadata["groups"] = json.dumps(groups)
+    if options is not None:
+        metadata["options"] = json.dumps(options)
+    metadata["header_checksum"] = _header_checksum(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     save_file(tensors, unfinished, metadata)
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     unfinished.replace(path)
+    return saved
 
 
-def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> M:
+def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> tuple[M, Earlier]:
     """Makes a model with the values that the checkpoint at `path` holds.
 
     Args:
@@ -118,29 +165,87 @@ def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> 
         optimizer: the run's own, whose buffers the checkpoint may hold.
         serve: makes a model of that layout.
 
+    Returns:
+        The model, and what the file tells of the run that has written it.
+
     Raises:
         CheckpointError: there is no such file, or it is no whole checkpoint; the text is one line.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("leash_format") != FORMAT:
-                raise CheckpointError(
-                    f"--resume {path}: not a checkpoint of Leash, format {FORMAT}"
-                )
+            read = _reader(metadata, file.keys(), file.get_tensor)
             layout = Layout.unpack(bytes.fromhex(metadata.get("layout", "")))
-            _check_optimizer(metadata, path, optimizer)
+            _check_optimizer(metadata, optimizer)
             model = serve(layout)
-            version = _version_in(metadata)
-            updates = _updates_in(metadata, len(layout.slots))
-            _load(model, version, updates, file.keys(), file.get_tensor)
-            return model
-    except CheckpointError:
-        raise
+            saved = SavedChunks.of(metadata, model.layout, model.chunk_nbytes)
+            _load(model, saved, file.keys(), read)
+            told = metadata.get("position")
+            position = None if told is None else Position.from_json(told)
     except FileNotFoundError as error:
         raise CheckpointError(f"--resume {path}: there is no such file") from error
-    except (SafetensorError, OSError, ValueError, LayoutError) as error:
+    except CheckpointError as error:
+        raise CheckpointError(f"--resume {path}: {error}") from error
+    except UNREADABLE as error:
         raise CheckpointError(f"--resume {path}: not a readable checkpoint: {error}") from error
+    model.begin_at(saved.step)
+    return model, Earlier(path, saved.version, saved.step, saved.is_between_steps, position)
+
+
+def check_checkpoint(path: Path) -> dict[str, str]:
+    """Reads a whole checkpoint, and compares what it holds with its checksums.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Its metadata.
+
+    Raises:
+        CheckpointError: it is no checkpoint, or was damaged.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            read = _reader(metadata, file.keys(), file.get_tensor)
+            for name in file.keys():  # noqa: SIM118 - it is no dict
+                read(name)
+            return metadata
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+
+
+def _reader(
+    metadata: dict[str, str], names: list[str], read: Callable[[str], npt.NDArray[Any]]
+) -> Callable[[str], npt.NDArray[Any]]:
+    """Checks the header; gives what reads a tensor, and compares it with its checksum."""
+    told = metadata.get("leash_format")
+    if told == FORMERLY:
+        return read
+    if told != FORMAT:
+        raise CheckpointError(f"not a checkpoint of Leash, format {FORMAT} or {FORMERLY}")
+    if _header_checksum(metadata) != metadata.get("header_checksum"):
+        raise ValueError("its header was changed since it was written; take another copy")
+    checksums = json.loads(metadata["checksums"])
+    if sorted(names) != sorted(checksums):
+        raise ValueError("it has other tensors than its header tells; take another copy")
+
+    def read_checked(name: str) -> npt.NDArray[Any]:
+        tensor = read(name)
+        if _checksum(tensor) != checksums.get(name):
+            raise ValueError(f"{name} was changed since it was written; take another copy")
+        return tensor
+
+    return read_checked
+
+
+def _checksum(tensor: npt.NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _header_checksum(metadata: dict[str, str]) -> str:
+    entries = {name: value for name, value in metadata.items() if name != "header_checksum"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def tensors_of(layout: Layout, slab: Slab) -> Iterator[tuple[str, npt.NDArray[Any]]]:
@@ -160,67 +265,36 @@ def _state_tensors(model: WholeModel, state: str) -> Iterator[tuple[str, npt.NDA
             yield f"{state}/{name}", tensor
 
 
-def _check_optimizer(metadata: dict[str, str], path: str, optimizer: str) -> None:
+def _check_optimizer(metadata: dict[str, str], optimizer: str) -> None:
     name = metadata.get(
         "optimizer", "sgd"
     )  # files of before lack the name, since there was no other optimizer
     if name != optimizer:
         raise CheckpointError(
-            f"--resume {path}: it is of --optimizer {name}, and this run has "
-            f"{optimizer}; give --optimizer {name}"
+            f"it is of --optimizer {name}, and this run has {optimizer}; give --optimizer {name}"
         )
-
-
-def _version_in(metadata: dict[str, str]) -> int:
-    version = int(metadata.get("version", "0"))
-    if not 0 <= version < 1 << 63:
-        raise ValueError(f"version: expected a count, got {version}")
-    return version
-
-
-def _updates_of(model: WholeModel) -> list[int]:
-    """How many updates each slot has seen; the most over its parts, where chunks divide it."""
-    updates = [0] * len(model.layout.slots)
-    for chunk in _parameter_chunks(model):
-        counts = model.shard_of(chunk.index).updates(chunk.index)
-        for piece, count in zip(model.layout.pieces(chunk), counts, strict=True):
-            updates[piece.slot] = max(updates[piece.slot], count)
-    return updates
-
-
-def _updates_in(metadata: dict[str, str], slots: int) -> list[int] | None:
-    """Reads the counts of all slots; None from a file of before, which has none."""
-    if "updates" not in metadata:
-        return None
-    updates = [int(count) for count in metadata["updates"].split()]
-    if len(updates) != slots or not all(0 <= count < 1 << 63 for count in updates):
-        raise ValueError(f"updates: expected a count for each of {slots} slots")
-    return updates
 
 
 def _load(
     model: WholeModel,
-    version: int,
-    updates: list[int] | None,
+    saved: SavedChunks,
     keys: list[str],
     read: Callable[[str], npt.NDArray[Any]],
 ) -> None:
     names = set(keys)
     values = _slab_of(model.layout, "", names, read)
-    for chunk in model.chunks:
+    counts = saved.for_model(model.layout, model.chunk_nbytes)
+    for chunk, (version, _) in zip(model.chunks, counts, strict=True):
         model.shard_of(chunk.index).init(chunk.index, values[chunk.start : chunk.stop].data)
         model.shard_of(chunk.index).set_version(chunk.index, version)
-    for state in _states_to_load(model, version, names):
+    for state in _states_to_load(model, saved.version, names):
         values = _slab_of(model.layout, state + "/", names, read)
         for chunk in _parameter_chunks(model):
             model.shard_of(chunk.index).load_state(
                 chunk.index, state, values[chunk.start : chunk.stop].data
             )
-    if updates is None:
-        return
     for chunk in _parameter_chunks(model):
-        counts = [updates[piece.slot] for piece in model.layout.pieces(chunk)]
-        model.shard_of(chunk.index).set_updates(chunk.index, counts)
+        model.shard_of(chunk.index).set_updates(chunk.index, counts[chunk.index][1])
 
 
 def _states_to_load(model: WholeModel, version: int, names: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a server says when it begins to listen: where, and how a worker joins from elsewhere."""
+"""What a server says when it begins: where it goes on, where it listens, how a worker joins it."""
 
 import shlex
 from collections.abc import Sequence
@@ -7,7 +7,10 @@ from typing import Final
 from leash.ps.options.base import flag
 from leash.ps.options.catalog import is_reference
 from leash.ps.options.server import ServerOptions
+from leash.ps.policy import BSP, Rule
+from leash.ps.runs.checkpoint import Earlier
 from leash.ps.wire import hosts
+from leash.ps.words import epoch_after
 
 _EVERYWHERE: Final = "tcp://0.0.0.0"
 
@@ -30,6 +33,28 @@ def how_to_join(options: ServerOptions, ranks: Sequence[int], host: str, port: i
     line = f"start a worker elsewhere with: {_words(options, ranks, found[0], port)}"
     others = " or ".join(f"tcp://{other}:{port}" for other in found[1:])
     return [line, *([f"where that address cannot be reached, take {others}"] if others else [])]
+
+
+def how_it_goes_on(earlier: Earlier, rule: Rule, planned_epochs: int | None) -> list[str]:
+    """Writes the lines that say where a run goes on, and what is not as if it had never ended.
+
+    Args:
+        earlier: what the checkpoint tells.
+        rule: of the run that goes on; under bsp people expect it to be bitwise the same.
+        planned_epochs: how many it has in all.
+    """
+    position, at = earlier.position, f"goes on from {earlier.path}, version {earlier.version}"
+    if position is None:
+        return [f"{at}: a file of format 1 tells no position, so training begins with epoch 1"]
+    if position.shares or position.leases:
+        at += f", in {epoch_after(position.epoch, planned_epochs)}"
+    lines = [f"{at}, after step {earlier.step}"]
+    reasons = [f"{what} begin{'s' * what.startswith('what ')} anew" for what in position.anew]
+    if not earlier.is_between_steps:
+        reasons.append("it was written in the midst of a step")
+    if rule.policy is BSP and reasons:
+        lines.append(f"not bitwise as if it had never ended: {'; '.join(reasons)}")
+    return lines
 
 
 def _words(options: ServerOptions, ranks: Sequence[int], host: str, port: int) -> str:

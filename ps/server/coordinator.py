@@ -23,12 +23,15 @@ from leash.ps.errors import (
 )
 from leash.ps.options.addresses import shown_learners
 from leash.ps.options.optimizer import optimizer_on_server
+from leash.ps.options.outer_optimizer import outer_of
 from leash.ps.options.plan import LEASE
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.staleness import check_softens
-from leash.ps.policy import Rule, rule_from_message
+from leash.ps.policy import BSP, Rule, rule_from_message
+from leash.ps.runs.position import Position
 from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.server.lease_desk import LeaseDesk
+from leash.ps.server.saves import Saves
 from leash.ps.server.settings import run_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.members import Member, Members
@@ -41,11 +44,15 @@ from leash.ps.wire.messages import (
     Beat,
     Beaten,
     Bye,
+    CheckpointPiece,
     Hello,
     Lease,
     Message,
     Ok,
+    Read,
     Report,
+    Save,
+    Saved,
     Set,
     State,
     Status,
@@ -76,6 +83,7 @@ class Coordinator:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stopping: str = ""
+        self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
         self._options: Final = options
         self.rule: Rule = rule  # the one that the run goes by now
         self._members: Final = members
@@ -83,6 +91,7 @@ class Coordinator:
         self._shards: Final = shards
         self._now: Final = now
         self._desk: Final = LeaseDesk(options, rule.policy.name, members, metrics, shards)
+        self._codecs: Final[set[str]] = set()  # in which workers send gradients
         self._deserted_s: float | None = None  # since when no worker has been live
         self._handlers: Final = {
             Hello: self._on_hello,
@@ -91,6 +100,8 @@ class Coordinator:
             Report: self._on_report,
             Status: self._on_status,
             Set: self._on_set,
+            Save: self._on_save,
+            Read: self._on_read,
             Bye: self._on_bye,
         }
 
@@ -132,6 +143,8 @@ class Coordinator:
             self._members.forget(member)  # no shard waits for it, and metrics do not know it
             raise
         self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
+        if not member.is_observer:
+            self._codecs.add(codec)
         self._start_if_complete()
         return self._welcome(member, codec), self._layout_payload()
 
@@ -196,6 +209,13 @@ class Coordinator:
             self._shards.set_rule(rule)
         return Ok(0, 0, 0, True), None
 
+    def _on_save(self, msg: Save, _: bytes | None) -> ControlAnswer:
+        nbytes = self.saves.ask(msg.number, has_values=self._shards.initialized)
+        return Saved(msg.number, nbytes is not None, nbytes or 0), None
+
+    def _on_read(self, msg: Read, _: bytes | None) -> ControlAnswer:
+        return CheckpointPiece(msg.number, msg.offset), self.saves.read(msg.number, msg.offset)
+
     def _on_bye(self, msg: Bye, _: bytes | None) -> ControlAnswer:
         if msg.reason not in BYE_REASONS:
             raise HeaderError(f"bye.reason: expected one of {', '.join(BYE_REASONS)}, "
@@ -254,6 +274,46 @@ class Coordinator:
         member = self._members.workers.get(worker)
         if member is not None and member in self._members.live:
             self._leave(member, EVICTED)
+
+    # Going on.
+
+    @property
+    def in_lockstep(self) -> bool:
+        """Whether workers now train by bsp, so that between two steps all chunks are alike."""
+        return self.rule.policy is BSP and self._metrics.started and bool(self._members.live)
+
+    def position(self) -> Position:
+        """How far the training is."""
+        return Position(
+            self._options.chosen_seed, self._metrics.epoch, self._metrics.shares(),
+            self._desk.position(), self._anew(),
+        )  # fmt: skip
+
+    def go_on(self, earlier: Position) -> None:
+        """Goes on where another run was. REQUIRES: no worker has joined yet.
+
+        Raises:
+            UsageError: the samples are shuffled otherwise now, or nothing is left to train.
+        """
+        earlier.require_seed(self._options.chosen_seed)
+        earlier.require_epochs(self._options.epochs)
+        if not (earlier.shares or earlier.leases):
+            return  # loops of people's own, which know how far they were
+        has_leases = self._desk.planned == LEASE
+        position = earlier.for_ranks(self._members.ranks, has_leases=has_leases)
+        self._metrics.go_on(position)
+        if position.leases is not None:
+            self._desk.go_on(position.leases)
+
+    def _anew(self) -> list[str]:
+        """What begins anew in a run that goes on from here."""
+        keeping = sorted(name for name in self._codecs if CODECS[name].value_nbytes is None)
+        rounding = sorted(self._codecs - {*keeping, "f32"})
+        anew = [f"what {name} has left over of gradients" for name in keeping]
+        anew += [f"what workers have of parameters, rounded to {name}," for name in rounding]
+        if outer_of(self._options) is not None:
+            anew.append("the workers' own optimizers")
+        return anew
 
     # For people.
 
@@ -333,6 +393,7 @@ class Coordinator:
             self._shards.start()
 
     def _welcome(self, member: Member, codec: str) -> Welcome:
+        begins_at = self._metrics.position_of(member.worker)
         return Welcome(
             member.worker,
             member.incarnation,
@@ -345,6 +406,9 @@ class Coordinator:
             settings=self._settings(),
             first_chunks=self._shards.first_chunks,
             codec=codec,
+            epochs=begins_at.epochs,
+            samples=begins_at.samples,
+            share=begins_at.share,
         )
 
     def _layout_payload(self) -> bytes | None:

@@ -5,6 +5,7 @@ from typing import Final
 from leash.ps.errors import HeaderError, NotReadyError, PlanMismatchError
 from leash.ps.options.plan import LEASE, STATIC, WEIGHTED, choose_data_plan, parse_local_steps
 from leash.ps.options.server import ServerOptions
+from leash.ps.runs.position import LeasePosition
 from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.server.leases import Leases
 from leash.ps.server.shards import Shards
@@ -67,6 +68,14 @@ class LeaseDesk:
         applied = 0 if lockstep else counts.unanswered
         self._leases.release(worker, counts.answered, applied)
         self._metrics.samples_twice = self._leases.samples_twice
+
+    def position(self) -> LeasePosition | None:
+        """How far the leases are, if only answered samples count; None if there are none."""
+        return self._leases.position({w: c.answered for w, c in self._metrics.workers.items()})
+
+    def go_on(self, position: LeasePosition) -> None:
+        """Goes on where the leases of an earlier run were."""
+        self._leases.go_on(position)
 
     def complete_epochs(self) -> None:
         """Counts completed epochs: by the leases, or by the workers' reports if there are none."""

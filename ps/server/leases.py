@@ -20,12 +20,14 @@ count as used and are not leased again; `dropped_pushes` counts such pushes.
                                             └─▸ over
 """
 
+import copy
 import math
 from bisect import bisect
 from dataclasses import dataclass, field
 from typing import Final
 
 from leash.ps.errors import HeaderError, PlanMismatchError, SupersededError
+from leash.ps.runs.position import LeasePosition
 from leash.ps.server.pacing import Pace, RoundPlanner, last_samples, lease_samples, samples_together
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 
@@ -38,16 +40,28 @@ SPEEDS: Final = (1e-6, 1e12)  # samples/s: a reported speed is brought into this
 class EpochPositions:
     """Knows which positions of one epoch's permutation are free, and how many are done."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, free: list[range] | None = None) -> None:
+        """Begins with all positions free, or with these, ascending, where an earlier run ended."""
         self._size: Final = size
-        self._free: Final = [range(size)]  # ascending
-        self._done = 0
+        self._free: Final = [range(size)] if free is None else free  # ascending
+        self._done = size - self.free
         self.last_free: int = 0  # how many were free when they first made no round for everybody
 
     @property
     def free(self) -> int:
         """How many positions are free."""
         return sum(map(len, self._free))
+
+    @property
+    def free_ranges(self) -> list[tuple[int, int]]:
+        """The free positions as ranges that do not touch: (first, stop) pairs, ascending."""
+        found: list[tuple[int, int]] = []
+        for free in self._free:
+            begins_at = free.start
+            if found and found[-1][1] == begins_at:
+                begins_at = found.pop()[0]
+            found.append((begins_at, free.stop))
+        return found
 
     @property
     def left(self) -> int:
@@ -131,6 +145,7 @@ class Leases:
         self._planner: Final = RoundPlanner(weighted=weighted, local_steps=local_steps)
         self._size = 0  # samples of an epoch; the first request says how many, and also
         self._planned = 0  # how many epochs there are
+        self._earlier: LeasePosition | None = None  # where the run goes on, before that request
         self._begun = 0
         self._epochs: dict[int, EpochPositions] = {}  # those that have begun and are not completed
         self._holders: dict[int, Holder] = {}
@@ -198,6 +213,33 @@ class Leases:
             for number in range(self.completed + 1, self._planned + 1)
         }
 
+    def position(self, answered: dict[int, int]) -> LeasePosition | None:
+        """How far the leases are, if nothing counts as done that was not answered.
+
+        Args:
+            answered: of each worker, how many of its samples were, as in `ask`.
+
+        Returns:
+            The position; None if no worker has asked for a lease yet, here or in the run that goes
+            on here.
+        """
+        if not self.in_use:
+            return self._earlier
+        freed = copy.deepcopy(self)
+        for worker in list(freed._holders):
+            freed.release(worker, answered[worker], 0)
+        free = {number: epoch.free_ranges for number, epoch in sorted(freed._epochs.items())}
+        return LeasePosition(self._size, freed.completed, free)
+
+    def go_on(self, position: LeasePosition) -> None:
+        """Goes on where an earlier run was. REQUIRES: no worker has asked for a lease yet."""
+        self._earlier = position
+        self.completed = position.completed
+        self._begun = max(position.free, default=position.completed)
+        for number, ranges in position.free.items():
+            free = [range(first, stop) for first, stop in ranges]
+            self._epochs[number] = EpochPositions(position.samples, free)
+
     # How it is done.
 
     def _agree(self, msg: Lease) -> None:
@@ -205,6 +247,7 @@ class Leases:
             if getattr(msg, name) < 1:
                 raise HeaderError(f"lease.{name}: expected 1 or more, got 0")
         if not self.in_use:
+            self._require_earlier(msg)
             self._size, self._planned = msg.samples, msg.epochs
         for what, own, theirs in (
             ("training samples", self._size, msg.samples),
@@ -216,10 +259,18 @@ class Leases:
                     "worker the same data and the same --epochs"
                 )
 
+    def _require_earlier(self, msg: Lease) -> None:
+        """Refuses other data than those of the run that goes on here."""
+        if self._earlier is not None and self._earlier.samples not in (0, msg.samples):
+            raise PlanMismatchError(
+                f"worker {msg.worker}: the run of the checkpoint had {self._earlier.samples} "
+                f"training samples, got {msg.samples}; give the same data"
+            )
+
     def _next(self, msg: Lease, holder: Holder, begins_at: int, *, lockstep: bool) -> Leased:
         worker, number = msg.worker, self._epoch_with_work()
         if number is None:
-            is_over = self.completed == self._planned
+            is_over = self.completed >= self._planned
             holder.resting = not is_over and msg.ahead == 0
             return _without_work(worker, holder, OVER if is_over else REST)
         if holder.resting:
@@ -241,11 +292,14 @@ class Leases:
         )  # fmt: skip
 
     def _epoch_with_work(self) -> int | None:
-        """The lowest epoch with free positions; begins the next one if none has any."""
+        """The lowest epoch with free positions; begins the next one if none has any.
+
+        An earlier run may have begun more epochs than are planned now.
+        """
         for number, epoch in sorted(self._epochs.items()):
-            if epoch.free:
+            if epoch.free and number <= self._planned:
                 return number
-        if self._begun == self._planned:
+        if self._begun >= self._planned:
             return None
         self._begun += 1
         self._epochs[self._begun] = EpochPositions(self._size)

@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -27,12 +26,13 @@ from leash.ps.options.optimizer import optimizer_on_server, with_rates
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import MAY_STALL, VERSIONS, Rule
 from leash.ps.processes import keep_memory
-from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
+from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unfinished import unfinished_text
-from leash.ps.server.announcement import how_to_join
+from leash.ps.server.announcement import how_it_goes_on, how_to_join
+from leash.ps.server.checkpoints import Checkpoints
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator
 from leash.ps.server.remote_shards import RemoteShards
@@ -66,6 +66,9 @@ from leash.ps.words import (
 )
 
 TICK_S: Final = 0.2
+# The end of a bsp run waits so long for the end of a step, so that its last checkpoint is at one.
+ALIGN_S: Final = 1.0
+ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 PROGRESS_S: Final = 10.0
 AWAY_S: Final = 1.0  # a loop that did not tick for longer was held up
@@ -130,10 +133,16 @@ class Server:
         self._ended = FAILED  # until the loop ends as it should
         self._status = 0
         self._stop_deadline_s: float | None = None
+        self._stop_soon: tuple[str, int, float] | None = None  # reason, status, and the deadline
         self._next_tick_s = self._next_progress_s = now()
         self._looked_s = time.monotonic()
-        self._checkpointed_epoch = 0
+        self._takes_data = True  # whether the poller has the data socket
+        self._has_final = False  # whether the last checkpoint is written
         self._shown: dict[str, Any] = {}
+        self._checkpoints: Final = Checkpoints(
+            options, run_dir, self.coordinator, self.shards, self.metrics, self._say, now
+        )
+        self.coordinator.saves = self._checkpoints.saves
         if options.resume is not None:
             self._resume(options.resume)
 
@@ -168,12 +177,17 @@ class Server:
     def _resume(self, path: str) -> None:
         try:
             optimizer = optimizer_on_server(self._options)
-            open_checkpoint(path, optimizer, self.shards.require_layout)
+            _, earlier = open_checkpoint(path, optimizer, self.shards.require_layout)
             self.shards.count_up()  # so that no worker is asked for first values
+            if earlier.position is not None:
+                self.coordinator.go_on(earlier.position)
+            self._checkpoints.go_on(earlier.version, self.metrics.epoch)
         except BaseException:
             self._remote.close()
             self._context.destroy(linger=0)
             raise
+        for line in how_it_goes_on(earlier, self.rule, self._options.epochs):
+            self._say(line)
 
     def run(self) -> int:
         """Serves until the run is over; returns the exit status."""
@@ -181,9 +195,11 @@ class Server:
             self._evaluator.start(self.address)
         try:
             while not self._over():
-                for source, _ in self._poller.poll(int(TICK_S * 1000)):
+                waits_s = ALIGN_TICK_S if self._checkpoints.is_aligning else TICK_S
+                for source, _ in self._poller.poll(int(waits_s * 1000)):
                     self._serve(source)
                 self._evict_unreading()
+                self._attend_checkpoints()
                 if self._now() >= self._next_tick_s:
                     self._tick()
             self._count_up()
@@ -203,12 +219,37 @@ class Server:
         return INCOMPLETE
 
     def stop(self, reason: str, status: int) -> None:
-        """Ends the run soon: tells all members, and gives them a moment to say bye."""
-        if not self.coordinator.stopping:
-            self.coordinator.stopping = reason
-            self._status = status
-            self.shards.stop(reason)
-            self._stop_deadline_s = self._now() + GRACE_S
+        """Ends the run soon: tells all members, and gives them a moment to say bye.
+
+        Under bsp it first waits for the end of the step that workers are in.
+        """
+        if self._stop_soon is None:
+            self._stop_soon = reason, status, self._now() + ALIGN_S
+            self._attend_checkpoints()
+
+    def _stop_now(self, reason: str, status: int) -> None:
+        self._checkpoints.let_go()
+        self.coordinator.stopping = reason
+        self._status = status
+        self.shards.stop(reason)
+        self._stop_deadline_s = self._now() + GRACE_S
+
+    def _attend_checkpoints(self) -> None:
+        """Writes the checkpoint that is due, if it can be now; stops a run that is to end."""
+        if self._stop_soon is None:
+            self._checkpoints.advance()
+        elif not self.coordinator.stopping:
+            reason, status, deadline_s = self._stop_soon
+            if self.shards.lost or self._now() > deadline_s:
+                self._stop_now(reason, status)
+            elif self._checkpoints.is_final_possible():
+                if self.coordinator.in_lockstep:  # others may push until they hear of the end
+                    self._checkpoints.write_final()
+                    self._has_final = True
+                self._stop_now(reason, status)
+        if self._takes_data == self.data.is_held:
+            self._takes_data = not self.data.is_held
+            self._poller.register(self._data_router.socket, zmq.POLLIN if self._takes_data else 0)
 
     def announce(self) -> None:
         """Says where the server listens and how to join, or tells the descriptor of --ready-fd."""
@@ -260,7 +301,8 @@ class Server:
         if timeout_s is not None and self.metrics.train_seconds > timeout_s:
             self.stop(STOPPED_BY_TIMEOUT, 0)
         self._look_after_evaluator()
-        self._checkpoint_epochs()
+        if self._stop_soon is None:
+            self._checkpoints.tick()
         self._show_progress()
 
     def _excuse_own_silence(self) -> None:
@@ -307,6 +349,7 @@ class Server:
                 self._demo_logs.close()
             self._answer_the_last()
         finally:
+            self._checkpoints.saves.close()
             self._context.destroy(linger=200)
             self._remote.close()
             if self._evaluator:
@@ -324,7 +367,11 @@ class Server:
             if frames := receive(source):
                 self._on_control(frames)
         else:
-            self._data_router.take(self.data.receive)
+            self._data_router.take(self.data.receive, until=self._attend_alignment)
+
+    def _attend_alignment(self) -> bool:
+        """Whether the data socket has to wait, since all chunks have come to one step."""
+        return self._checkpoints.is_aligning and self.data.is_held
 
     def _answer_the_last(self) -> None:
         """Answers what came while the results were written: nobody shall wait for a closed run."""
@@ -415,36 +462,16 @@ class Server:
         if command := run_dir.continuing_command("server"):
             self._say(f"to go on: {command}")
 
-    def _checkpoint_epochs(self) -> None:
-        every = self._options.checkpoint_epochs
-        if (
-            every
-            and self._run_dir
-            and self.metrics.epoch // every > self._checkpointed_epoch // every
-        ):
-            self._checkpointed_epoch = self.metrics.epoch
-            self._save(self._run_dir.checkpoint(f"epoch-{self.metrics.epoch}"))
-
-    def _save(self, path: Path) -> None:
-        """Writes a checkpoint of the whole model, if all of it has values and is there."""
-        model = self.shards.model
-        if model is None or not self.shards.initialized:
-            return
-        try:
-            with self.shards.held():
-                save_checkpoint(model, path, self.metrics.groups)
-        except ProtocolError as error:
-            self._status = self._status or 1  # also for the last checkpoint of a run that was done
-            self._say(f"no checkpoint {path.name}: {error}")
-
     def _write_results(self, run_dir: RunDir) -> None:
         settings = summary_settings(
             self._options, self.rule, self.members.ranks, self.coordinator.data_plan
         )
         outcome = {"ended": self._ended, "unfinished": self._unfinished()}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
-        self._checkpoint_epochs()  # an epoch may have completed since the last tick
-        self._save(run_dir.checkpoint("final"))
+        if not self._has_final:
+            self._checkpoints.write_final()
+        if self._checkpoints.has_failed:
+            self._status = self._status or 1  # also of a run that was done
 
 
 def serve(options: ServerOptions) -> int:

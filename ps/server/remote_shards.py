@@ -15,11 +15,13 @@ from leash.ps._core import Reply
 from leash.ps.errors import ERROR_BY_CODE, LeashError, ProtocolError, ShardLostError, UsageError
 from leash.ps.options.server import ServerOptions
 from leash.ps.processes import spawn_module
-from leash.ps.shard.process import settings_of
+from leash.ps.runs.chunk_states import ChunkClocks
+from leash.ps.shard.process import settings_of, unpacked_clocks
 from leash.ps.wire.frames import TO_COORDINATOR
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload, SentPayload
 from leash.ps.wire.shard_messages import (
+    CHUNK_CLOCKS,
     PARAMETERS,
     UPDATES,
     USAGE,
@@ -162,6 +164,10 @@ class RemoteShard:
 
     def set_updates(self, chunk: int, updates: list[int]) -> None:
         self.ask(Load(chunk, UPDATES), np.array(updates, "<u8").tobytes())
+
+    def clocks(self, chunk: int) -> ChunkClocks:
+        """The clocks of a chunk of this shard."""
+        return unpacked_clocks(self.ask(Fetch(chunk, CHUNK_CLOCKS))[1] or b"")
 
     # How it is done.
 

@@ -19,6 +19,7 @@ import msgpack
 from leash.ps.errors import LayoutMismatchError
 from leash.ps.policy import Rule, message_fields
 from leash.ps.runs.checkpoint import ChunkStore
+from leash.ps.runs.chunk_states import ChunkClocks
 from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.shard.data_counts import DataCounts
 from leash.ps.shard.data_plane import DataPlane
@@ -27,6 +28,7 @@ from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.shard_messages import (
+    Align,
     Asked,
     Counts,
     CountUp,
@@ -37,6 +39,7 @@ from leash.ps.wire.shard_messages import (
     Release,
     Reserve,
     Serve,
+    SetClock,
     SetRule,
     Start,
     Stop,
@@ -60,6 +63,10 @@ class SharedModel:
         return self.served.chunks
 
     @property
+    def chunk_nbytes(self) -> int:
+        return self.served.chunk_nbytes
+
+    @property
     def optimizer(self) -> str:
         return self.served.optimizer
 
@@ -70,8 +77,22 @@ class SharedModel:
 
     def shard_of(self, chunk: int) -> ChunkStore:
         """The shard that holds this chunk's numbers."""
-        index = bisect.bisect_right(self.served.first_chunks, chunk) - 1
+        index = self._holder(chunk)
         return self.others[index - 1] if index else self.served.shard
+
+    def clocks(self, chunk: int) -> ChunkClocks:
+        """The clocks of this chunk."""
+        index = self._holder(chunk)
+        return self.others[index - 1].clocks(chunk) if index else self.served.clocks(chunk)
+
+    def begin_at(self, clock: int) -> None:
+        """Has the first workers begin after this clock. REQUIRES: none takes part yet."""
+        self.served.begin_at(clock)
+        for shard in self.others:
+            shard.ask(SetClock(clock))
+
+    def _holder(self, chunk: int) -> int:
+        return bisect.bisect_right(self.served.first_chunks, chunk) - 1
 
 
 class Shards:
@@ -121,6 +142,12 @@ class Shards:
     @property
     def layout(self) -> Layout | None:
         return self._data.model.layout if self._data.model else None
+
+    @property
+    def version(self) -> int:
+        """How many updates the model has seen; the largest over the chunks of this process."""
+        model = self._data.model
+        return max((model.shard.version(c.index) for c in model.own), default=0) if model else 0
 
     @property
     def first_chunks(self) -> list[int]:
@@ -228,6 +255,32 @@ class Shards:
     def parked(self) -> int:
         """How many replies wait, on all shards together."""
         return self._data.parked + sum(counts.parked for counts in self._counts.values())
+
+    def align(self, step: int = 0) -> bool:
+        """Has all chunks come to one step, and stay there; call it again until they have.
+
+        That is possible under bsp alone, and while workers go on. `go_on` lets the chunks go.
+
+        Args:
+            step: the least that will do.
+
+        Returns:
+            Whether they are there.
+        """
+        while True:
+            own = self._data.align(step)
+            others = [value - 1 for value in self._remote.ask(Align(step))]
+            steps = [-1 if own is None else own, *others]
+            if min(steps) == max(steps) >= 0:
+                return True
+            if max(steps) <= step:
+                return False
+            step = max(steps)  # a worker has left in the midst of a step, which others go on from
+
+    def go_on(self) -> None:
+        """Lets the shards go on that `align` holds, or would hold."""
+        self._data.go_on()
+        self._remote.tell(Release())
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -28,6 +28,7 @@ from leash.ps.errors import (
 )
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
+from leash.ps.shard.alignment import Alignment
 from leash.ps.shard.mapped_segments import (
     Attachment,
     GradientSource,
@@ -37,14 +38,13 @@ from leash.ps.shard.mapped_segments import (
 )
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
-from leash.ps.shard.model import ServedModel
+from leash.ps.shard.model import NEWCOMER, ServedModel
 from leash.ps.shard.options_of_workers import OptionsOfWorkers
 from leash.ps.shard.replies import Parked, Replies, Send
 from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import DATA, check_payload_count, decode, error_message
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
-    U32_MAX,
     Attach,
     Attached,
     Echo,
@@ -67,7 +67,6 @@ LEFT_OUT: Final = (
     "would have a NaN or an infinity after its update; the block of 1,024 values with it was left "
     "out, the rest was applied"
 )
-NEWCOMER: Final = U32_MAX  # no worker's rank: it holds a place between `reserve` and `join`
 
 
 class DataPlane:
@@ -89,6 +88,7 @@ class DataPlane:
         self._attachments: dict[int, Attachment] = {}  # worker ▸ its segment
         self._group_options: Final = OptionsOfWorkers(options, metrics, tells=shard == 0)
         self._replies: Final = Replies(metrics, send)
+        self._alignment: Final = Alignment()
         # (chunk, worker) ▸ the step that was refused last for a NaN, and the error.
         self._nonfinite: dict[tuple[int, int], tuple[int, NonfiniteError]] = {}
         # (chunk, worker) ▸ incarnation and number of what this worker published last.
@@ -172,6 +172,25 @@ class DataPlane:
             self._replies.refuse(
                 parked.route, parked.request, StoppingError(reason), parked.chunk
             )  # fmt: skip
+
+    def align(self, step: int) -> int | None:
+        """Has the chunks of this shard come to one step, this one or a later one, and stay there.
+
+        Call it again until they have. From then on `receive` must not be called; see `is_held`.
+
+        Returns:
+            The step at which all of them are; None if they are not there yet.
+        """
+        return self._alignment.begin(self.model, step)
+
+    def go_on(self) -> None:
+        """Lets the chunks go on, wherever they are."""
+        self._alignment.end()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether all chunks have come to the step that `align` asked for."""
+        return self._alignment.is_reached(self.model)
 
     @property
     def parked(self) -> int:

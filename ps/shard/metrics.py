@@ -15,6 +15,7 @@ from leash.ps.errors import ProtocolError
 from leash.ps.policy import Rule
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
+from leash.ps.runs.position import Position, SharePosition
 from leash.ps.shard.data_counts import DataCounts, together
 from leash.ps.shard.members import Members
 from leash.ps.wire.messages import Report
@@ -87,17 +88,39 @@ class WorkerCounts:
         self.compute_s = self.wait_s = 0.0
         self.unanswered = 0
         self.joined_answered = self.answered
+        # It may have gone before it could report the end of its epoch.
+        while self.share and self.answered - self.epoch_answered >= self.share:
+            self.complete(self.epoch + 1)
 
     def plan(self, epochs: int, share: int) -> None:
-        """Notes what a new process of this rank is to train on; it begins with a whole epoch."""
+        """Notes what a new process of this rank is to train on.
+
+        It goes on where its predecessor was, or with a whole epoch if its share is another.
+        """
+        if share != self.share:
+            self.epoch_answered = self.joined_answered
         self.planned_epochs, self.share = epochs, share
-        self.epoch_answered = self.joined_answered
+
+    def go_on(self, position: SharePosition) -> None:
+        """Goes on where this rank was in an earlier run."""
+        self.epoch, self.share = position.epochs, position.share
+        self.completed = set(range(1, self.epoch + 1))
+        self.epoch_answered = self.answered - position.samples
 
     def complete(self, epoch: int) -> None:
         """Notes that this rank has completed an epoch."""
         self.epoch = epoch
-        self.completed.add(epoch)
-        self.epoch_answered += self.share
+        if epoch not in self.completed:
+            self.completed.add(epoch)
+            self.epoch_answered += self.share
+
+    @property
+    def position(self) -> SharePosition:
+        """How far it is in its share, by the samples that were answered."""
+        samples, epochs = max(0, self.answered - self.epoch_answered), self.epoch
+        if self.share:  # the report of an epoch comes later than its last answer goes out
+            epochs, samples = epochs + samples // self.share, samples % self.share
+        return SharePosition(epochs, samples, self.share)
 
     @property
     def epochs_left(self) -> list[int]:
@@ -149,8 +172,10 @@ class Metrics:
         # Options for parameter groups: those that came last, where none came None; which of late
         # have become events; and which slot goes by which, as the last event of them told.
         self.groups: list[dict[str, Any]] | None = None
+        self._group_of_slot: list[int] = []
         self._told_options: Final[OrderedDict[tuple[str, bytes], None]] = OrderedDict()
         self._told_slots: bytes = b""
+        self._earlier: dict[int, SharePosition] = {}  # of each rank, where this run goes on
         self._started_s: float | None = None
         self._ended_s: float | None = None
 
@@ -160,6 +185,19 @@ class Metrics:
     def started(self) -> bool:
         """Whether training has begun."""
         return self._started_s is not None
+
+    def go_on(self, position: Position) -> None:
+        """Counts on from where an earlier run was."""
+        self.epoch, self._earlier = position.epoch, dict(position.shares)
+
+    def position_of(self, worker: int) -> SharePosition:
+        """How far this rank is in its share; at the beginning if it has none."""
+        return self.workers[worker].position if worker in self.workers else SharePosition()
+
+    def shares(self) -> dict[int, SharePosition]:
+        """How far each rank is that has a share of its own, here or in the run before this one."""
+        own = {rank: counts.position for rank, counts in self.workers.items() if counts.share}
+        return {**self._earlier, **own}
 
     def start(self, workers: list[int]) -> None:
         """Notes that training begins, with these workers."""
@@ -184,7 +222,11 @@ class Metrics:
     def join(self, worker: int, incarnation: int, name: str, first_step: int) -> None:
         """Notes that a worker has joined; an observer is worker 0."""
         if worker:
-            self.workers.setdefault(worker, WorkerCounts(mark_s=self._now())).begin_again()
+            is_new = worker not in self.workers
+            counts = self.workers.setdefault(worker, WorkerCounts(mark_s=self._now()))
+            counts.begin_again()
+            if is_new and worker in self._earlier:
+                counts.go_on(self._earlier[worker])
             self._ended_s = None  # if all workers had left, training goes on with this one
         self._events.write(
             "joined", worker=worker, incarnation=incarnation, name=name, first_step=first_step
@@ -243,7 +285,7 @@ class Metrics:
 
     def note_options(self, worker: int, groups: list[dict[str, Any]], group_of_slot: bytes) -> None:
         """Notes the options that a worker gives; equal ones of several workers are one event."""
-        self.groups = groups
+        self.groups, self._group_of_slot = groups, list(group_of_slot)
         key = (json.dumps(groups), group_of_slot)
         if key in self._told_options:
             self._told_options.move_to_end(key)
@@ -336,6 +378,13 @@ class Metrics:
         self._events.write(
             "evaluated", epoch=msg.epoch, accuracy=accuracy, loss=loss, samples=msg.samples
         )
+
+    @property
+    def options_of_groups(self) -> dict[str, Any]:
+        """The newest options of parameter groups, and the group of each slot; empty without any."""
+        if self.groups is None:
+            return {}
+        return {"groups": self.groups, "group_of_slot": self._group_of_slot}
 
     # What it comes to.
 

@@ -1,6 +1,7 @@
 """The model as one process of the server keeps it: its layout, and the numbers of some chunks."""
 
 import os
+from collections.abc import Collection
 from typing import Final
 
 from leash.ps._core import ChunkSpec, Nonfinite, SgdOptions, Shard
@@ -20,8 +21,11 @@ from leash.ps.options.staleness import (
     core_staleness_rate,
 )
 from leash.ps.policy import Rule
+from leash.ps.runs.chunk_states import ChunkClocks
 from leash.ps.wire.layout import Chunk, Layout, assign
+from leash.ps.wire.messages import U32_MAX
 
+NEWCOMER: Final = U32_MAX  # no worker's rank: it holds a place until a worker takes it
 _NONFINITE: Final = {
     "raise": Nonfinite.RAISE, "skip": Nonfinite.SKIP, "apply": Nonfinite.APPLY,
 }  # fmt: skip
@@ -38,7 +42,7 @@ class ServedModel:
 
         Args:
             layout: of the whole model.
-            chunk_nbytes: size of every chunk but the last of each group.
+            chunk_nbytes: the most that a chunk has.
             options: the optimizer and its settings.
             rule: who waits for whom.
             softened: what becomes of stale updates.
@@ -61,7 +65,8 @@ class ServedModel:
         self.first_chunks: Final = assign(self.chunks, shards)
         first, stop = [*self.first_chunks, len(self.chunks)][shard : shard + 2]
         self.own: Final = self.chunks[first:stop]  # the chunks that this process holds
-        specs = [_spec_of(chunk, layout) for chunk in self.own]
+        divided = layout.divided(self.chunks)
+        specs = [_spec_of(chunk, layout, divided) for chunk in self.own]
         self._slots_in: Final = [len(spec.piece_lengths) for spec in specs]
         try:
             self.shard: Final = Shard(
@@ -99,6 +104,18 @@ class ServedModel:
         """The shard that holds this chunk's numbers."""
         return self.shard
 
+    def clocks(self, chunk: int) -> ChunkClocks:
+        """The clocks of a chunk of this process."""
+        shard = self.shard
+        by_worker = {w: shard.clock(chunk, w) for w in shard.workers() if w != NEWCOMER}
+        return ChunkClocks(shard.minimum(chunk), by_worker)
+
+    def begin_at(self, clock: int) -> None:
+        """Has the first workers begin after this clock. REQUIRES: none takes part yet."""
+        if self.own:
+            self.shard.join(NEWCOMER, clock)
+            self.shard.leave(NEWCOMER)
+
     @property
     def state_names(self) -> list[str]:
         """The names of the optimizer's buffers."""
@@ -122,11 +139,12 @@ def require_threads(threads: int) -> None:
         raise UsageError(f"--threads {threads}: {error}; give a smaller number") from error
 
 
-def _spec_of(chunk: Chunk, layout: Layout) -> ChunkSpec:
+def _spec_of(chunk: Chunk, layout: Layout, divided: Collection[int]) -> ChunkSpec:
     pieces = layout.pieces(chunk)
     return ChunkSpec(
         chunk.values, chunk.dtype, chunk.kind, [piece.values for piece in pieces],
         [piece.slot for piece in pieces],
+        [0 if p.slot in divided else layout.slots[p.slot].row_values for p in pieces],
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel
 from leash.ps.wire.messages import GroupOptions, Push, PushPull
-from leash.ps.wire.options_table import OptionsTable, core_clamps, core_group
+from leash.ps.wire.options_table import OptionsTable, core_clamps, core_group, core_max_norms
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,10 @@ class OptionsOfWorkers:
         if not model.own:
             return
         try:
-            model.shard.set_options(worker, groups, list(table.group_of_slot), core_clamps(table))
+            model.shard.set_options(
+                worker, groups, list(table.group_of_slot), core_clamps(table),
+                core_max_norms(table),
+            )  # fmt: skip
         except ValueError as error:
             raise OptionsError(str(error)) from error
         except KeyError as error:

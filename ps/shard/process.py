@@ -26,6 +26,7 @@ from leash.ps.errors import LeashError, UsageError
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import rule_from_message
+from leash.ps.runs.chunk_states import ChunkClocks
 from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_plane import DataPlane
 from leash.ps.shard.members import Members
@@ -37,9 +38,11 @@ from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload
 from leash.ps.wire.shard_messages import (
+    CHUNK_CLOCKS,
     PARAMETERS,
     UPDATES,
     USAGE,
+    Align,
     Asked,
     Begin,
     Counts,
@@ -56,6 +59,7 @@ from leash.ps.wire.shard_messages import (
     Release,
     Reserve,
     Serve,
+    SetClock,
     SetRule,
     SetVersion,
     Start,
@@ -114,11 +118,13 @@ class ShardServer:
             SetRule: self._on_set_rule,
             Stop: self._on_stop,
             Hold: self._on_hold,
+            Align: self._on_align,
             Release: self._on_release,
             Fetch: self._on_fetch,
             Has: self._on_has,
             Load: self._on_load,
             SetVersion: self._on_set_version,
+            SetClock: self._on_set_clock,
             CountUp: self._on_count_up,
         }
 
@@ -134,20 +140,24 @@ class ShardServer:
         poller.register(self._router.socket, zmq.POLLIN)
         try:
             while True:
-                if self._held:
+                if self._is_held:
                     self._link.has_come(COUNTS_S)
                 else:
                     poller.poll(int(COUNTS_S * 1000))
                 # The link first: it may say that workers must wait.
                 while self._link.has_come():
                     self._on_link()
-                if not self._held:
-                    self._router.take(self._data.receive)
+                if not self._is_held:
+                    self._router.take(self._data.receive, until=lambda: self._data.is_held)
                 self._tell()
         except LinkClosedError:
             return  # the coordinator has ended, in whatever way
         finally:
             self._context.destroy(linger=LAST_ANSWERS_MS)
+
+    @property
+    def _is_held(self) -> bool:
+        return self._held or self._data.is_held
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
         """Notes a signal, for the loop."""
@@ -210,14 +220,21 @@ class ShardServer:
         self._held = True
         return Done(0), None
 
+    def _on_align(self, msg: Align, _: ReceivedPayload) -> LinkAnswer:
+        step = self._data.align(msg.step)
+        return Done(0 if step is None else step + 1), None
+
     def _on_release(self, _: Release, __: ReceivedPayload) -> LinkAnswer:
         self._held = False
+        self._data.go_on()
         return None
 
     def _on_fetch(self, msg: Fetch, _: ReceivedPayload) -> LinkAnswer:
         model = self._require_model()
         if msg.state == UPDATES:
             return Done(0), bytearray(np.array(model.shard.updates(msg.chunk), "<u8").tobytes())
+        if msg.state == CHUNK_CLOCKS:
+            return Done(0), bytearray(packed_clocks(model.clocks(msg.chunk)))
         out = bytearray(model.chunk(msg.chunk).nbytes)
         if msg.state == PARAMETERS:
             return Done(model.shard.pull(msg.chunk, None, out)[0]), out
@@ -240,6 +257,10 @@ class ShardServer:
 
     def _on_set_version(self, msg: SetVersion, _: ReceivedPayload) -> LinkAnswer:
         self._require_model().shard.set_version(msg.chunk, msg.version)
+        return Done(0), None
+
+    def _on_set_clock(self, msg: SetClock, _: ReceivedPayload) -> LinkAnswer:
+        self._require_model().begin_at(msg.clock)
         return Done(0), None
 
     def _on_count_up(self, _: CountUp, __: ReceivedPayload) -> LinkAnswer:
@@ -276,6 +297,18 @@ class ShardServer:
     def _require_model(self) -> ServedModel:
         assert self._data.model is not None, "the coordinator gives a model first"
         return self._data.model
+
+
+def packed_clocks(clocks: ChunkClocks) -> bytes:
+    """Packs a chunk's clocks as the payload of `fetch`."""
+    by_worker = [number for pair in clocks.by_worker.items() for number in pair]
+    return np.array([clocks.least, *by_worker], "<u8").tobytes()
+
+
+def unpacked_clocks(payload: bytes | bytearray) -> ChunkClocks:
+    """Reads what `packed_clocks` has packed."""
+    least, *by_worker = (int(number) for number in np.frombuffer(payload, "<u8"))
+    return ChunkClocks(least, dict(zip(by_worker[::2], by_worker[1::2], strict=True)))
 
 
 def begin(link: Link) -> ShardServer:

@@ -58,10 +58,15 @@ class DataRouter:
         self.port: Final = bind(self.socket, host, port)
         self._unreading: list[Message] = []  # answers for which their peers left no room
 
-    def take(self, handle: Callable[[list[zmq.Frame]], None]) -> None:
-        """Hands over messages that have come, a few at a time, as other sockets wait."""
+    def take(self, handle: Callable[[list[zmq.Frame]], None], until: Callable[[], bool]) -> None:
+        """Hands over messages that have come, a few at a time, as other sockets wait.
+
+        Args:
+            handle: takes one.
+            until: says before each whether it and all that follow are to wait.
+        """
         for _ in range(BURST):
-            if not has_come(self.socket):
+            if until() or not has_come(self.socket):
                 return
             handle(receive(self.socket))
 

@@ -4,11 +4,12 @@
 
     slab   │ parameters f32 ┆ parameters f64 ┆ buffers f32 ┆ buffers f64 │
     slots  │ conv.w │ conv.b │ fc.w ...                                   │
-    chunks │ 0      │ 1      │ 2 ...   (1 MiB each; the last of a group is shorter)
+    chunks │ 0      │ 1      │ 2 ...   (1 MiB at most; the last of a group is shorter)
 
 Slots of one kind and dtype form a group, laid end to end in the order in which they were given;
 each group begins at a multiple of 64 bytes. A chunk never crosses from one group into the next,
-so it holds numbers of one dtype and one kind.
+so it holds numbers of one dtype and one kind. It ends between two rows of a tensor where that can
+be, since what is done to a whole row, such as limiting its norm, is done within a chunk.
 """
 
 import bisect
@@ -62,6 +63,16 @@ class Slot:
     def nbytes(self) -> int:
         """How many bytes of a slab the tensor takes."""
         return self.values * DTYPE_NBYTES[self.dtype]
+
+    @property
+    def row_values(self) -> int:
+        """How many numbers a row has; a tensor of less than two dimensions is one row."""
+        return math.prod(self.shape[1:]) if len(self.shape) > 1 else self.values
+
+    @property
+    def row_nbytes(self) -> int:
+        """How many bytes of a slab a row takes."""
+        return self.row_values * DTYPE_NBYTES[self.dtype]
 
     def __str__(self) -> str:
         shape = "×".join(map(str, self.shape)) or "scalar"
@@ -166,21 +177,57 @@ class Layout:
         """Cuts the slab into chunks.
 
         Args:
-            chunk_nbytes: size of every chunk but the last of each group; a multiple of 64.
+            chunk_nbytes: the most that a chunk has; a multiple of 64.
 
         Returns:
             The chunks in the order of the slab. None of them crosses from one group of slots, those
-            of one kind and dtype, into the next.
+            of one kind and dtype, into the next. Each is as long as may be; but if it would end in
+            the middle of a row, it ends at the last multiple of 64 bytes before that at which a row
+            of the same slot begins, provided that a chunk can hold such a row and there is one.
         """
         assert chunk_nbytes > 0
         assert chunk_nbytes % ALIGNMENT_NBYTES == 0
         chunks: list[Chunk] = []
         for kind, dtype in GROUPS:
             start, stop = self._group_range(kind, dtype)
-            for at in range(start, stop, chunk_nbytes):
-                values = min(chunk_nbytes, stop - at) // DTYPE_NBYTES[dtype]
-                chunks.append(Chunk(len(chunks), kind, dtype, at, values))
+            while start < stop:
+                end = self._chunk_end(start, chunk_nbytes) if stop - start > chunk_nbytes else stop
+                values = (end - start) // DTYPE_NBYTES[dtype]
+                chunks.append(Chunk(len(chunks), kind, dtype, start, values))
+                start = end
         return tuple(chunks)
+
+    def _chunk_end(self, start: int, chunk_nbytes: int) -> int:
+        """Where a chunk ends that is not its group's last."""
+        full = start + chunk_nbytes
+        number = bisect.bisect_right(self.offsets, full) - 1
+        row = self.slots[number].row_nbytes
+        if row > chunk_nbytes:
+            return full
+        begun = full - (full - self.offsets[number]) % row  # the row in which it would end
+        first = max(self.offsets[number], start + 1)
+        # Whether a row begins at a multiple of 64 repeats itself after so many rows.
+        for at in range(begun, first - 1, -row)[:ALIGNMENT_NBYTES]:
+            if at % ALIGNMENT_NBYTES == 0:
+                return at
+        return full
+
+    def divided(self, chunks: Iterable[Chunk]) -> frozenset[int]:
+        """Finds the slots of which a row lies in two chunks.
+
+        Args:
+            chunks: into which this layout was cut.
+
+        Returns:
+            The slots' numbers.
+        """
+        found = set()
+        for chunk in chunks:
+            number = bisect.bisect_right(self.offsets, chunk.start) - 1
+            slot, into = self.slots[number], chunk.start - self.offsets[number]
+            if 0 < into < slot.nbytes and into % slot.row_nbytes:
+                found.add(number)
+        return frozenset(found)
 
     def _group_range(self, kind: str, dtype: str) -> tuple[int, int]:
         members = [

@@ -3,7 +3,7 @@
 ::
 
     control   hello ▸ welcome   beat ▸ beaten   lease ▸ leased   report ▸ ok   status ▸ state
-              set ▸ ok   bye ▸ ok
+              set ▸ ok   save ▸ saved   read ▸ piece   bye ▸ ok
     data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   publish ▸ ok
               echo ▸ echoed   attach ▸ attached   options ▸ options_set
     both      anything wrong ▸ error
@@ -35,6 +35,7 @@ REST: Final = "rest"
 RETURN: Final = "return"
 OVER: Final = "over"
 
+PIECE_NBYTES: Final = 1 << 18  # of a checkpoint, in one answer
 WORD_MAX: Final = 64
 BITS_MAX: Final = 3072  # bytes
 U32_MAX: Final = (1 << 32) - 1
@@ -88,7 +89,7 @@ class Welcome(Message):
         worker: the rank that said hello; 0 for an observer.
         incarnation: a number that grows with every hello; it goes into every message from now on.
         first_step: the number of this worker's first push.
-        chunk_nbytes: the size of a chunk, but for the last of each group.
+        chunk_nbytes: the most that a chunk has; see `Layout.cut`.
         window: how many requests may be in flight on one data socket.
         data_ports: the port of each shard's data socket, on the host of the control socket.
         beat_s: seconds between two beats.
@@ -96,6 +97,9 @@ class Welcome(Message):
         settings: what the run goes by now, word by word: policy, bound, lr, epochs, seed and so on.
         first_chunks: the number of each shard's first chunk.
         codec: the first of hello's codecs that the server knows.
+        epochs: how many epochs of its share this rank has completed, by an earlier process.
+        samples: of the next one, how many were answered.
+        share: how many an epoch has, so far as is known; otherwise 0.
     """
 
     verb = "welcome"
@@ -111,6 +115,9 @@ class Welcome(Message):
     settings: Settings
     first_chunks: Ids = field(default_factory=lambda: [0])
     codec: Word = "f32"
+    epochs: Epoch = 0
+    samples: Count = 0
+    share: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +242,43 @@ class Set(Message):
     staleness_max: Count = 0  # dssp: the upper limit
     backup_workers: Count = 0  # backup: how many workers a round does not wait for
     bound_unit: Word = "clocks"  # what ssp's bound counts: "clocks" or "versions"
+
+
+@dataclass(frozen=True, slots=True)
+class Save(Message):
+    """Any process may ask for a checkpoint, and ask again until it is there."""
+
+    verb = "save"
+    number: Count  # drawn at random; a request that is sent again keeps it
+
+
+@dataclass(frozen=True, slots=True)
+class Saved(Message):
+    """The server says whether the checkpoint is written."""
+
+    verb = "saved"
+    number: Count
+    ready: bool
+    nbytes: Count  # the size of the file; 0 while it is not ready
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Message):
+    """Whoever has asked for a checkpoint asks for a piece of it."""
+
+    verb = "read"
+    number: Count
+    offset: Count
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPiece(Message):
+    """The server sends a piece of a checkpoint. Payload: at most `PIECE_NBYTES` of it."""
+
+    verb = "piece"
+    payload = True
+    number: Count
+    offset: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,11 +481,11 @@ class Error(Message):
 
 
 CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (
-    Hello, Beat, Lease, Report, Status, Set, Bye,
+    Hello, Beat, Lease, Report, Status, Set, Save, Read, Bye,
 )  # fmt: skip
 DATA_REQUESTS: Final[tuple[type[Message], ...]] = (
     Init, PushPull, Push, Pull, Publish, Attach, GroupOptions, Echo,
 )  # fmt: skip
 ANSWERS: Final[tuple[type[Message], ...]] = (
-    Welcome, Beaten, Leased, State, Ok, Params, Attached, OptionsSet, Echoed, Error,
+    Welcome, Beaten, Leased, State, Saved, CheckpointPiece, Ok, Params, Attached, OptionsSet, Echoed, Error,
 )  # fmt: skip

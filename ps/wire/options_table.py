@@ -5,6 +5,7 @@
     payload of `options`   a msgpack map
         groups         [{option: value, ...}, ...]   1 to 256 of them, each with every option that
                                                      the optimizer has for groups, and maybe a clamp
+                                                     and a max_norm
         group_of_slot  binary, one byte for each slot of the layout: the index of its group
 """
 
@@ -32,6 +33,8 @@ GROUP_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
 FLAGS: Final = ("maximize", "nesterov", "amsgrad")
 PAIRS: Final = ("betas", "clamp")
 CLAMP: Final = "clamp"  # (least, most): every value is brought into this range after an update
+MAX_NORM: Final = "max_norm"  # and then every row is scaled down to this 2-norm
+BY_SERVER: Final = (CLAMP, MAX_NORM)  # a group may have these, whatever the optimizer
 
 _LIMITS: Final = {
     "max_str_len": 32, "max_bin_len": MAX_SLOTS, "max_array_len": MAX_OPTION_GROUPS,
@@ -46,8 +49,8 @@ class OptionsTable:
     """Groups of options, and which slot goes by which.
 
     Attributes:
-        groups: each with a value for every option of `GROUP_OPTIONS`, and maybe a clamp. Numbers
-            are floats, flags bools, pairs tuples of two floats.
+        groups: each with a value for every option of `GROUP_OPTIONS`, and maybe those of
+            `BY_SERVER`. Numbers are floats, flags bools, pairs tuples of two floats.
         group_of_slot: for each slot of the layout the index of its group.
     """
 
@@ -99,7 +102,7 @@ class OptionsTable:
 
 def _check_group(group: Any, optimizer: str) -> None:
     expected = GROUP_OPTIONS[optimizer]
-    if type(group) is not dict or group.keys() - {CLAMP} != set(expected):
+    if type(group) is not dict or group.keys() - set(BY_SERVER) != set(expected):
         raise PayloadSizeError(
             f"options.groups: expected {', '.join(expected)} of {optimizer}, got {shown(group)}"
         )
@@ -143,3 +146,10 @@ def core_clamps(table: OptionsTable) -> list[tuple[float, float]]:
     if not any(CLAMP in group for group in table.groups):
         return []
     return [group.get(CLAMP, (-math.inf, math.inf)) for group in table.groups]
+
+
+def core_max_norms(table: OptionsTable) -> list[float]:
+    """The largest norm of a row of each group; an empty list if none has one."""
+    if not any(MAX_NORM in group for group in table.groups):
+        return []
+    return [group.get(MAX_NORM, math.inf) for group in table.groups]

@@ -2,8 +2,8 @@
 
 ::
 
-    coordinator ▸ shard   begin serve reserve join start set hold fetch has load set_version
-                          count
+    coordinator ▸ shard   begin serve reserve join start set hold align fetch has load set_version
+                          set_clock count
                           each is answered with done or failed, in their order
                           leave stop release                not answered
     shard ▸ coordinator   counts happened unreading asked   at any time, not answered
@@ -21,6 +21,9 @@ PARAMETERS: Final = (
     ""  # names the values of a chunk, where other names are those of optimizer state
 )
 UPDATES: Final = "/updates"  # names the counts of updates of a chunk's slots, in 64 bits each
+CHUNK_CLOCKS: Final = (
+    "/clocks"  # names the least clock of a chunk, then each rank and its clock; 64 bits
+)
 USAGE: Final = "usage"  # the code of a failure that is a wrong argument
 
 
@@ -105,6 +108,17 @@ class Hold(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Align(Message):
+    """Come to one step with all chunks, this one or a later one, and then hold until `release`.
+
+    Done: 1 more than that step; 0 if they are not there yet, so ask again.
+    """
+
+    verb = "align"
+    step: Count
+
+
+@dataclass(frozen=True, slots=True)
 class Release(Message):
     """Take messages of workers again."""
 
@@ -135,6 +149,14 @@ class SetVersion(Message):
     verb = "set_version"
     chunk: Id
     version: Count
+
+
+@dataclass(frozen=True, slots=True)
+class SetClock(Message):
+    """Have the first workers begin after this clock, as an earlier run ended there. Done: 0."""
+
+    verb = "set_clock"
+    clock: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +240,8 @@ class Asked(Message):
 
 
 FROM_COORDINATOR: Final[tuple[type[Message], ...]] = (
-    Begin, Serve, Reserve, Join, Leave, Start, SetRule, Stop, Hold, Release, Fetch, Has, Load,
-    SetVersion, CountUp,
+    Begin, Serve, Reserve, Join, Leave, Start, SetRule, Stop, Hold, Align, Release, Fetch, Has,
+    Load, SetVersion, SetClock, CountUp,
 )  # fmt: skip
 FROM_SHARD: Final[tuple[type[Message], ...]] = (
     Done, Failed, Counts, Happened, Unreading, Asked,

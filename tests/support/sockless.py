@@ -11,6 +11,7 @@ from leash.ps.errors import LeashError, ShardLostError
 from leash.ps.options.addresses import parse_learners
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule, rule_from_message
+from leash.ps.runs.chunk_states import ChunkClocks
 from leash.ps.runs.events import EventLog
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.shards import Shards
@@ -20,6 +21,7 @@ from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Beat, Beaten, Bye, Error, Hello, Message, Ok, Push, Welcome
 from leash.ps.wire.shard_messages import (
+    Align,
     Counts,
     CountUp,
     Happened,
@@ -29,6 +31,7 @@ from leash.ps.wire.shard_messages import (
     Release,
     Reserve,
     Serve,
+    SetClock,
     SetRule,
     Start,
     Stop,
@@ -130,11 +133,26 @@ class FarShard:
                 )
             case Stop():
                 self.plane.stop(message.reason)
-            case Hold() | Release():
-                self.is_held = isinstance(message, Hold)
+            case Hold():
+                self.is_held = True
+            case Align():
+                step = self.plane.align(message.step)
+                return 0 if step is None else step + 1
+            case Release():
+                self.is_held = False
+                self.plane.go_on()
+            case SetClock():
+                assert self.plane.model is not None
+                self.plane.model.begin_at(message.clock)
             case _:
                 raise AssertionError(message)
         return 0
+
+    def ask(self, message: Message, payload: bytes | None = None) -> tuple[int, None]:
+        """Does it alone; returns the value of the answer, which has no payload."""
+        if self.lost:
+            raise ShardLostError(self.lost)
+        return self.take(message, payload), None
 
     def counts(self, heard: list[int]) -> Counts:
         own = self.metrics.own
@@ -169,6 +187,10 @@ class FarShard:
 
     def load_state(self, chunk: int, name: str, values: Any) -> None:
         self._shard.load_state(chunk, name, values)
+
+    def clocks(self, chunk: int) -> ChunkClocks:
+        assert self.plane.model is not None
+        return self.plane.model.clocks(chunk)
 
     @property
     def _shard(self) -> Shard:

@@ -26,10 +26,12 @@ a push of what the eight have changed::
 import atexit
 import inspect
 import logging
+import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Protocol, SupportsIndex
 
@@ -38,6 +40,8 @@ from torch import Tensor
 
 from leash._log import Say, logged, say_on_stderr
 from leash.ps.errors import EvictedError, LeashError, UsageError
+from leash.ps.runs.download import download_checkpoint
+from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import Beaten
 from leash.ps.words import DONE, FAILED, STOPPED
 from leash.worker.client import StepInfo
@@ -198,7 +202,9 @@ class PSOptimizer(torch.optim.Optimizer):
             params: ``model.named_parameters()``; or groups, dicts whose ``params`` are such pairs
                 and whose other entries are options of the server's optimizer, as torch has them. A
                 group's ``clamp=(least, most)`` has the server bring its values into that range
-                after each update. On CPU or GPU, of 16, 32 or 64-bit floating point.
+                after each update, and ``max_norm=`` scale every row (a tensor's first dimension; a
+                vector is one row) down to that 2-norm, as ``torch.renorm`` does. On CPU or GPU, of
+                16, 32 or 64-bit floating point.
             server: address of the server, tcp://HOST:PORT. May be left out under ``leash launch``
                 and under ``torchrun``, where RANK 0 starts a server with the options in the
                 variable ``LEASH_SERVER_OPTIONS``.
@@ -281,7 +287,7 @@ class PSOptimizer(torch.optim.Optimizer):
             check_served(inner, self.client.settings)
             settings, layout = self.client.settings, self._slabs.layout
             self._groups: Final = (
-                ParamGroups(settings, groups, layout, self.client.set_options)
+                ParamGroups(settings, groups, layout, self.client.chunks, self.client.set_options)
                 if inner is None
                 else InnersGroups(settings, groups)
             )
@@ -588,6 +594,33 @@ class PSOptimizer(torch.optim.Optimizer):
         if KEY in state_dict:
             load_worker_state(state_dict[KEY], self._coding[0], self._path)
         _LOAD_STATE_DICT(self, state_dict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves a checkpoint of the run as it is now: parameters, averages, steps, position.
+
+        ``leash server --resume PATH`` goes on from it. It may be called after any step; under bsp
+        it then holds the state after that step. The worker's side, such as local steps that have
+        not been pushed, is in `state_dict` and not in it. In a group, the first process saves it.
+
+        Args:
+            path: of the file to write, on this machine; what is there is replaced.
+
+        Raises:
+            UsageError: gradients of this step were sent already, or `path` cannot be a file.
+            NotReadyError: the server could not write it.
+            LeashError: the server is gone, or the file cannot be written here.
+        """
+        self.client.require_own_process()
+        self._make_good()
+        if self._path.is_open:
+            self._is_refused = True
+            raise UsageError(
+                "save() between backward and step(): with overlap gradients are on their way, and "
+                "under bsp the others wait for the rest; call it after step()"
+            )
+        if self.group is None or self.group.rank() == 0:
+            with ControlChannel(self.client.address) as channel:
+                download_checkpoint(channel, Path(path).expanduser())
 
     @property
     def _coding(self) -> tuple[Slab | None, str]:

@@ -21,7 +21,8 @@ CHANGED: Final = (
     "parameter {} was changed outside step(), and the next answer would undo it: call "
     "optimizer.publish() after the change, which makes this worker's values everybody's; what is "
     "done after every step (a clamp, a norm, a mask) belongs into an inner optimizer (inner=...), "
-    "a clamp also into a group's clamp=; optimizer.rejoin() takes the common values again"
+    "a clamp or a norm also into a group's clamp= or max_norm=; optimizer.rejoin() takes the "
+    "common values again"
 )
 
 

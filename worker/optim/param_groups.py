@@ -5,15 +5,19 @@ travels. Where a group has options of its own, or a scheduler writes into one, a
 goes to the server before the next step.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
 from leash.ps.errors import OptionsError, UsageError
-from leash.ps.wire.layout import Layout
+from leash.ps.options.server import CHUNK_STEP_KIB
+from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.options_table import (
+    BY_SERVER,
     CLAMP,
     FLAGS,
     GROUP_OPTIONS,
+    MAX_NORM,
     MAX_OPTION_GROUPS,
     PAIRS,
     OptionsTable,
@@ -36,8 +40,12 @@ IMPLEMENTATION: Final = frozenset(
 # Options of optimizers that the server does not have, and of those whose choice it is.
 FOREIGN: Final = frozenset(
     ("alpha", "centered", "rho", "lambd", "t0", "etas", "step_sizes", "momentum_decay",
-     "beta2_decay", "line_search_fn", "max_norm", *HYPERPARAMETERS)
+     "beta2_decay", "line_search_fn", *HYPERPARAMETERS)
 )  # fmt: skip
+
+_REFUSED_WITH_INNER: Final = FOREIGN | IMPLEMENTATION | {*BY_SERVER, *OUTER_HYPERPARAMETERS}
+# The largest chunk of f32 that the core can have, which a mend may name.
+_MOST_CHUNK_KIB: Final = (4 << 32) // 1024
 
 Group = Mapping[str, Any]
 
@@ -154,7 +162,7 @@ class InnersGroups(Members):
             UsageError: a group has an option.
         """
         for index, group in enumerate(groups):
-            for name in group.keys() & (FOREIGN | IMPLEMENTATION | {CLAMP, *OUTER_HYPERPARAMETERS}):
+            for name in group.keys() & _REFUSED_WITH_INNER:
                 value = group[name]
                 if value is None or value is False or value == self.defaults.get(name):
                     continue
@@ -177,6 +185,7 @@ class ParamGroups(Members):
         settings: Mapping[str, Any],
         named: Sequence[Group],
         layout: Layout,
+        chunks: Sequence[Chunk],
         use: Callable[[OptionsTable], None],
     ) -> None:
         """Checks the groups as they were given.
@@ -185,6 +194,7 @@ class ParamGroups(Members):
             settings: of the server, as it told them.
             named: the groups as `named_groups` gives them.
             layout: of the model.
+            chunks: into which the layout is cut.
             use: has the server apply the next steps by a table.
 
         Raises:
@@ -196,6 +206,9 @@ class ParamGroups(Members):
         # What the optimizer has once, and not for each group.
         self._fixed: Final = self.defaults.keys() - set(GROUP_OPTIONS[self._optimizer])
         self._use: Final = use
+        self._layout: Final = layout
+        self._chunks: Final = chunks
+        self._divided: Final = layout.divided(chunks)
         if len(named) > MAX_OPTION_GROUPS:
             raise UsageError(f"PSOptimizer: {len(named)} groups, of at most {MAX_OPTION_GROUPS}")
         group_of = {name: i for i, group in enumerate(named) for name, _ in group["params"]}
@@ -247,7 +260,7 @@ class ParamGroups(Members):
         """The options of a group as the server needs them: numbers that are floats, and so on."""
         names = GROUP_OPTIONS[self._optimizer]
         values: dict[str, Any] = {}
-        for name in (*names, CLAMP) if group.get(CLAMP) is not None else names:
+        for name in (*names, *(name for name in BY_SERVER if group.get(name) is not None)):
             value = group[name]
             try:
                 if name in FLAGS:
@@ -283,6 +296,30 @@ class ParamGroups(Members):
         least, most = values.get(CLAMP, (0.0, 0.0))
         if not least <= most:
             raise UsageError(f"PSOptimizer: {_told(index, CLAMP, values[CLAMP])}: give a range")
+        if MAX_NORM in values:
+            self._check_max_norm(group[MAX_NORM], values[MAX_NORM], index)
+
+    def _check_max_norm(self, given: Any, max_norm: float, index: int) -> None:
+        if isinstance(given, bool) or not 0 <= max_norm < math.inf:
+            raise UsageError(
+                f"PSOptimizer: {_told(index, MAX_NORM, given)}: give a number of at least 0, or "
+                "None for no limit"
+            )
+        if not self._divided:
+            return
+        own = {number for number, i in enumerate(self._group_of_slot) if i == index}
+        own -= {n for n, slot in enumerate(self._layout.slots) if slot.kind != "parameter"}
+        divided = own & self._divided
+        if not divided:
+            return
+        slot = self._layout.slots[min(divided)]
+        kib = _undividing_kib(self._layout, self._chunks, divided)
+        mend = f"start the server with --chunk-kib {kib}" if kib else "leave it out"
+        raise UsageError(
+            f"PSOptimizer: {_told(index, MAX_NORM, given)}: the server updates {slot.name} in "
+            f"chunks that do not end with its rows (of {slot.row_nbytes} bytes), so it cannot know "
+            f"their norms: {mend}"
+        )
 
     def _check_names(self, group: Group, index: int) -> None:
         for name in self._fixed:
@@ -329,6 +366,20 @@ class ParamGroups(Members):
             return f"--lr-schedule {self._settings['lr_schedule']}"
         updates = self._settings.get("warmup_updates")
         return f"--warmup-updates {updates}" if updates else ""
+
+
+def _undividing_kib(layout: Layout, chunks: Sequence[Chunk], divided: Set[int]) -> int | None:
+    """A size for chunks that divides no row of these slots, nor of others that are whole now.
+
+    Returns:
+        The size; None if chunks cannot be so large.
+    """
+    tolerated = layout.divided(chunks) - divided
+    least = max(*(chunk.nbytes for chunk in chunks), *(layout.slots[n].row_nbytes for n in divided))
+    kib = -(-least // (1024 * CHUNK_STEP_KIB)) * CHUNK_STEP_KIB
+    while layout.divided(layout.cut(1024 * kib)) - tolerated:
+        kib *= 2
+    return kib if kib <= _MOST_CHUNK_KIB else None
 
 
 def _flag(name: str) -> str:

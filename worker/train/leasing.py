@@ -5,7 +5,7 @@ from typing import Final
 
 from leash.ps.errors import EvictedError
 from leash.ps.wire.messages import OVER, REST, RETURN, Leased
-from leash.worker.datasets import Positions, permutation
+from leash.worker.datasets import permutation
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.train.work import Piece
 
@@ -135,7 +135,7 @@ class LeaseWork:
         """Whether this worker still has its lease: it loses it when it has to say hello again."""
         return self._requests.is_held
 
-    def lose(self, positions: Positions) -> None:
+    def lose(self, taken: int) -> None:
         """Does nothing: the server leases these samples again."""
 
     def _next(self) -> Leased:

@@ -173,14 +173,10 @@ class Trainer:
         )
 
     def _train(self) -> None:
-        self._seed_dropout()
         self._model.train()
         work = self._work()
         if self._share is not None:
-            left_over = (
-                len(self._share) % self._options.batch_size if self._options.drop_last else 0
-            )
-            self._report("plan", self._task.epochs, samples=len(self._share) - left_over)
+            self._report("plan", self._task.epochs, samples=self._samples_of(self._share))
         with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
             bar = progress.add_task("")
             for piece in work.pieces():
@@ -200,27 +196,25 @@ class Trainer:
         for inputs, targets in self._dataset.train_batches(positions, piece.batch_size):
             compute_s = self.totals.compute_s
             loss = self._step(inputs, targets, began_s)
-            held = work.is_held()
-            if held:  # if not, it was in this step that the worker found itself evicted
+            if work.is_held():  # if not, it was in this step that the worker found itself evicted
                 self._speed.add(len(targets), self.totals.compute_s - compute_s)
             self._of_epoch.add(loss, len(targets))
             self._report_now_and_then(self._epoch - 1)
             done += len(targets)
             progress.update(bar, completed=done)
-            if not held:
-                break
             if not self._optimizer.pending_steps:
-                taken = done - piece.begins_at
                 if self._optimizer.evictions > evictions:
-                    work.lose(piece.positions[pushed:taken])
-                pushed, evictions = taken, self._optimizer.evictions
+                    work.lose(pushed)
+                pushed, evictions = done - piece.begins_at, self._optimizer.evictions
+            if not work.is_held():
+                break
             began_s = self._now()
         if self._optimizer.pending_steps:
             self._optimizer.flush()
             self._count_time(began_s)
             self.totals.steps += 1
             if self._optimizer.evictions > evictions:
-                work.lose(piece.positions[pushed : done - piece.begins_at])
+                work.lose(pushed)
 
     def _end_epoch(self) -> None:
         """Ends the epoch that this worker is in: reports its loss and says it."""
@@ -240,6 +234,7 @@ class Trainer:
         compute_began_s = self._now()
         inputs = inputs.to(self._device, non_blocking=True)
         targets = targets.to(self._device, non_blocking=True)
+        self._seed_step()
         self._optimizer.zero_grad()
         self._optimizer.begin_step(samples=len(targets))
         loss = self._loss(self._model(inputs), targets)
@@ -288,24 +283,49 @@ class Trainer:
                 self._optimizer, self._speed, size=self._dataset.train_size,
                 epochs=self._task.epochs, batch_size=batch_size,
             )  # fmt: skip
+        completed, begins_at = self._begins_at(self._samples_of(self._share))
         return StaticWork(
-            self._share, seed=self._task.seed, rank=self._options.rank,
-            first_epoch=self._first_epoch(), epochs=self._task.epochs, batch_size=batch_size,
+            self._share, seed=self._task.seed, rank=self._options.rank, completed=completed,
+            begins_at=begins_at, epochs=self._task.epochs, batch_size=batch_size,
             local_steps=self._fixed_local_steps(),
         )  # fmt: skip
+
+    def _samples_of(self, share: Positions) -> int:
+        """How many samples of its share an epoch of this worker has."""
+        left_over = len(share) % self._options.batch_size if self._options.drop_last else 0
+        return len(share) - left_over
 
     def _fixed_local_steps(self) -> int:
         return parse_local_steps(self._client.settings["local_steps"]) or 1
 
-    def _first_epoch(self) -> int:
-        """The epoch to begin with: a worker that replaces another goes on where the run is."""
-        return 1 + self._client.epoch
+    def _begins_at(self, share: int) -> tuple[int, int]:
+        """Where this rank was: the epochs that it has completed, and samples of the next one.
 
-    def _seed_dropout(self) -> None:
-        # The same seed in every run, and another for every worker. No other seed of a training run
-        # begins with the word 0.
-        entropy = np.random.SeedSequence([0, self._task.seed, self._options.rank])
-        torch.manual_seed(int(entropy.generate_state(1)[0]))
+        A process that replaces another goes on there, and so does a run that was resumed.
+
+        Args:
+            share: how many samples an epoch has.
+        """
+        told = self._client.welcome
+        if told.share in (0, share):
+            return told.epochs, told.samples
+        self._say(
+            f"an epoch of this rank had {told.share} samples so far, and has {share} now: it goes "
+            f"on with the whole of epoch {told.epochs + 1}"
+        )
+        return told.epochs, 0
+
+    def _seed_step(self) -> None:
+        """Seeds torch for the next step, so that dropout is the same whenever it is taken."""
+        # No other seed of a training run begins with the word 0.
+        entropy = np.random.SeedSequence(
+            [0, self._task.seed, self._options.rank, self._client.steps + 1,
+             self._optimizer.pending_steps]
+        )  # fmt: skip
+        number = int(entropy.generate_state(1)[0])
+        torch.default_generator.manual_seed(number)
+        if self._device.type == "cuda":
+            torch.cuda.manual_seed(number)
 
     def _save(self) -> None:
         """Writes what this worker did and the parameters that it ended with to `--save-path`."""

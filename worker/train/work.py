@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import numpy as np
-
 from leash.worker.datasets import Positions, epoch_order
 
 
@@ -42,11 +40,15 @@ class Work(Protocol):
         ...
 
     def is_held(self) -> bool:
-        """Whether the newest piece is still this worker's; if not, others train on its rest."""
+        """Whether the worker is to go on with the newest piece."""
         ...
 
-    def lose(self, positions: Positions) -> None:
-        """Notes samples of the newest piece whose push was lost, because of an eviction."""
+    def lose(self, taken: int) -> None:
+        """Notes that an eviction lost samples of the newest piece, and has the worker drop it.
+
+        Args:
+            taken: how many of its samples the server has answered; those after them were lost.
+        """
         ...
 
 
@@ -54,16 +56,17 @@ class StaticWork:
     """Gives a fixed share of the data, in another order every epoch."""
 
     def __init__(
-        self, share: Positions, *, seed: int, rank: int, first_epoch: int, epochs: int,
-        batch_size: int, local_steps: int,
+        self, share: Positions, *, seed: int, rank: int, completed: int, begins_at: int,
+        epochs: int, batch_size: int, local_steps: int,
     ) -> None:  # fmt: skip
-        """Begins with the first epoch that is left.
+        """Begins where this rank was.
 
         Args:
             share: this worker's positions in the training split.
             seed: of the orders.
             rank: the worker's; each has orders of its own.
-            first_epoch: to begin with, from 1.
+            completed: how many epochs of it are.
+            begins_at: how many samples of the next one are done.
             epochs: the number of the last epoch.
             batch_size: samples of one step.
             local_steps: steps between two pushes.
@@ -71,27 +74,31 @@ class StaticWork:
         self._share: Final = share
         self._seed: Final = seed
         self._rank: Final = rank
-        self._epochs: Final = range(first_epoch, epochs + 1)
+        self._epochs: Final = range(completed + 1, epochs + 1)
+        self._begins_at = begins_at  # where the next piece does, in its epoch
         self._batch_size: Final = batch_size
         self._local_steps: Final = local_steps
-        self._lost: list[Positions] = []
+        self._is_held = True
 
     def pieces(self) -> Iterator[Piece]:
-        """Gives one piece for each epoch, the whole share, and then what was lost of it."""
+        """Gives the rest of each epoch: the whole share, or what is left of it after a loss."""
         for epoch in self._epochs:
             order = epoch_order(self._share, self._seed, self._rank, epoch)
-            yield Piece(epoch, order, self._batch_size, self._local_steps, 0, len(order))
-            while self._lost:
-                again, self._lost = np.concatenate(self._lost), []
-                begins_at = len(order) - len(again)
+            is_complete = False
+            while not is_complete:
+                self._is_held = True
+                rest = order[self._begins_at :]
                 yield Piece(
-                    epoch, again, self._batch_size, self._local_steps, begins_at, len(order)
+                    epoch, rest, self._batch_size, self._local_steps, self._begins_at, len(order)
                 )
+                is_complete = self.is_held()
+            self._begins_at = 0
 
     def is_held(self) -> bool:
-        """True: nobody else ever gets this share."""
-        return True
+        """Whether nothing of the newest piece was lost; nobody else ever gets this share."""
+        return self._is_held
 
-    def lose(self, positions: Positions) -> None:
-        """Notes samples to give again: nobody else trains on them."""
-        self._lost.append(positions)
+    def lose(self, taken: int) -> None:
+        """Has the next piece begin with the samples that were lost."""
+        self._is_held = False
+        self._begins_at += taken

@@ -57,7 +57,8 @@ std::optional<std::size_t> publish(SharedShard& self, std::uint32_t chunk,
 
 void set_options(SharedShard& self, std::uint32_t worker, std::vector<OptimizerOptions> groups,
                  std::vector<std::uint32_t> group_of_slot,
-                 const std::vector<std::pair<double, double>>& clamps) {
+                 const std::vector<std::pair<double, double>>& clamps,
+                 const std::vector<double>& max_norms) {
   OptionsTable table{.groups = {}, .group_of_slot = std::move(group_of_slot)};
   for (OptimizerOptions& options : groups) table.groups.push_back({std::move(options)});
   if (!clamps.empty() && clamps.size() != groups.size()) {
@@ -66,6 +67,10 @@ void set_options(SharedShard& self, std::uint32_t worker, std::vector<OptimizerO
   for (std::size_t i = 0; i < clamps.size(); ++i) {
     std::tie(table.groups[i].least, table.groups[i].most) = clamps[i];
   }
+  if (!max_norms.empty() && max_norms.size() != groups.size()) {
+    throw std::invalid_argument("max_norms: expected a number for each group, or none");
+  }
+  for (std::size_t i = 0; i < max_norms.size(); ++i) table.groups[i].max_norm = max_norms[i];
   self.locked([&](Shard& shard) { shard.set_options(worker, std::move(table)); });
 }
 
@@ -183,12 +188,15 @@ order of the pushes.)")
       .def(
           "set_options", set_options, py::arg("worker"), py::arg("groups"),
           py::arg("group_of_slot"), py::arg("clamps") = std::vector<std::pair<double, double>>(),
+          py::arg("max_norms") = std::vector<double>(),
           R"(Gives a worker options of its own for groups of slots, by which its pushes are applied.
 
 A mean is applied by those of the lowest worker that has a part in it. group_of_slot: an index into
 groups for each slot of the whole model. clamps: for each group the range into which every value is
-brought after an update. ValueError if the options are another optimizer's than the shard's, or need
-a buffer that the shard's do not have; KeyError if the worker is not live.)")
+brought after an update. max_norms: for each group the 2-norm down to which every row is scaled
+after that; infinity for none. ValueError if the options are another optimizer's than the shard's,
+or need a buffer that the shard's do not have, or if rows of a slot that such a norm is for lie in
+two chunks; KeyError if the worker is not live.)")
       .def("publish", publish, py::arg("chunk"), py::arg("payload"),
            R"(Replaces a chunk's values, as an update in which the optimizer has no part.
 

@@ -2,8 +2,8 @@
 // lead to them.
 //
 // A kernel touches no Python state, never throws, allocates nothing, and may run on any thread.
-// Every instruction set gives the same bits: all arithmetic is done in T, in the order that the
-// formulas below have, and without fused multiply-add.
+// Every instruction set gives the same bits: all arithmetic is done in T unless a formula says
+// otherwise, in the order that the formulas have, and without fused multiply-add.
 #pragma once
 
 #include <cstddef>
@@ -73,6 +73,16 @@ struct KernelsFor {
   // The running average of what is pushed: w[i] = keep * w[i] + gain * gradient[i], and then
   // reply[i] = w[i]. With keep = 0 it does not read the old w[i].
   void (*running_average)(const UpdateRange<T>& range, const RunningAverageStep<T>& step) noexcept;
+
+  // Limits the 2-norm of a row of n values as torch.renorm(p=2, dim=0) does:
+  //
+  //   norm = sqrt(sum of row[i] * row[i]), in double, and rounded to T for the comparison
+  //   row[i] = row[i] * (max_norm / (norm + 1e-7)) if norm > max_norm
+  //
+  // Finite values have a finite norm, even if a square overflows. A NaN leaves the row as it is; an
+  // infinity becomes a NaN, and all else in the row 0.
+  // REQUIRES: max_norm is finite and at least 0.
+  void (*limit_norm)(T* row, std::size_t n, double max_norm) noexcept;
 };
 
 // The kernels of one instruction set.

@@ -8,6 +8,20 @@
 
 namespace leash {
 
+namespace {
+
+void validate_rows(const ChunkSpec& spec) {
+  if (spec.row_lengths.empty()) return;
+  const auto is_whole = [](std::size_t piece, std::size_t row) {
+    return row == 0 || piece % row == 0;
+  };
+  if (std::ranges::equal(spec.piece_lengths, spec.row_lengths, is_whole)) return;
+  throw std::invalid_argument(
+      "row_lengths: expected one for each of piece_lengths, which it divides, or 0");
+}
+
+}  // namespace
+
 void validate(const ChunkSpec& spec) {
   // Far above any message, and so low that no sum of sizes overflows.
   constexpr std::size_t kMost = std::size_t{1} << 32;
@@ -18,6 +32,7 @@ void validate(const ChunkSpec& spec) {
   if (spec.piece_slots.size() != spec.piece_lengths.size()) {
     throw std::invalid_argument("piece_slots: expected a slot for each of piece_lengths");
   }
+  validate_rows(spec);
   if (spec.piece_lengths.empty()) return;
   std::size_t total = 0;
   for (const std::size_t length : spec.piece_lengths) total += std::min(length, kMost);

@@ -29,6 +29,9 @@ struct ChunkSpec {
   // the numbers of these slots in the whole model. Without any, slot 0 has all values.
   std::vector<std::size_t> piece_lengths = {};
   std::vector<std::uint32_t> piece_slots = {};
+  // How many values a row of each of these slots has; 0 where the piece is not made up of whole
+  // rows. Without any, each piece is one row.
+  std::vector<std::size_t> row_lengths = {};
 
   std::size_t nbytes() const { return values * size_of(dtype); }
 };
@@ -39,6 +42,10 @@ void validate(const ChunkSpec& spec);
 Pieces pieces_of(const ChunkSpec& spec);
 inline std::uint32_t slot_of(const ChunkSpec& spec, std::size_t piece) {
   return spec.piece_slots.empty() ? 0 : spec.piece_slots[piece];
+}
+inline std::size_t row_length_of(const ChunkSpec& spec, std::size_t piece) {
+  if (!spec.row_lengths.empty()) return spec.row_lengths[piece];
+  return spec.piece_lengths.empty() ? spec.values : spec.piece_lengths[piece];
 }
 
 // What an optimizer reads and changes of a chunk. The memory is the shard's.

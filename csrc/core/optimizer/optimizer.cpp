@@ -179,9 +179,41 @@ void Optimizer::set_step(Segment<T>& segment, const OptionsTable* table, double 
   segment.has_buffers = !leash::state_names(options).empty();
   if (table == nullptr) return;
   const GroupOptions& group = table->groups[segment.group];
-  segment.clamps = std::isfinite(group.least) || std::isfinite(group.most);
+  segment.clamps = group.clamps();
   segment.least = static_cast<T>(group.least);
   segment.most = static_cast<T>(group.most);
+  segment.limits_norm = group.limits_norm();
+  segment.max_norm = group.max_norm;
+}
+
+template <typename T>
+bool Optimizer::limits_any_norm(std::span<const Segment<T>> segments, const OptionsTable* table) {
+  return table != nullptr && std::ranges::any_of(table->groups, &GroupOptions::limits_norm) &&
+         std::ranges::any_of(segments, &Segment<T>::limits_norm);
+}
+
+// A thread scales the rows that begin in its range. Their sums have an order of their own, so the
+// number of threads changes no bit.
+template <typename T>
+void Optimizer::limit_rows(const ChunkValues& chunk, std::span<const Segment<T>> segments) {
+  T* const w = chunk.values_as<T>();
+  const Pieces& pieces = chunk.pieces;
+  const auto limit_norm = kernels_.of<T>().limit_norm;
+  pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
+    for (const Segment<T>& segment : segments) {
+      if (!segment.limits_norm || segment.end <= first) continue;
+      const std::size_t stop = std::min(segment.end, first + count);
+      for (std::size_t piece = segment.piece; piece < pieces.count() && pieces.begin(piece) < stop;
+           ++piece) {
+        const std::size_t begin = pieces.begin(piece), n = row_length_of(chunk.spec, piece);
+        const std::size_t earlier = begin < first ? (first - begin + n - 1) / n : 0;
+        const std::size_t until = std::min(pieces.begin(piece + 1), stop);
+        for (std::size_t at = begin + earlier * n; at < until; at += n) {
+          limit_norm(w + at, n, segment.max_norm);
+        }
+      }
+    }
+  });
 }
 
 PieceBits Optimizer::absent_in_all(const ChunkValues& chunk,
@@ -268,6 +300,13 @@ void Optimizer::back_up(const ChunkValues& chunk, const Destination& written,
   backup->filled = true;
   pool_.split(chunk.spec.values, [&](std::size_t begin, std::size_t n) {
     read_back(chunk, written, begin, n, backup->values, kernels_);
+  });
+}
+
+void Optimizer::write_in_parts(const ChunkValues& chunk,
+                               std::span<const Destination> destinations) const {
+  pool_.split(chunk.spec.values, [&](std::size_t begin, std::size_t n) {
+    for (const Destination& to : destinations) write_values(chunk, to, begin, n, kernels_);
   });
 }
 
@@ -373,11 +412,13 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
                                              Backup* backup) {
   const auto segments = begin_update<T>(chunk, absent, table,
                                         update_options_.staleness_rate.factor(staleness), false);
+  const bool limits = limits_any_norm(segments, table);
+  const Destination* const answer = limits ? nullptr : reply;  // what this pass writes
   const bool compensates = update_options_.compensation.is_on() && backup != nullptr;
   const auto compensation =
       compensation_step_of<T>(update_options_.compensation, maximizes(options_));
-  const bool encodes = reply != nullptr && reply->codec != Codec::kRaw;
-  std::byte* const raw_reply = raw_data(reply);
+  const bool encodes = answer != nullptr && answer->codec != Codec::kRaw;
+  std::byte* const raw_reply = raw_data(answer);
   const bool is_raw = gradient.codec == Codec::kRaw && !encodes && !compensates;
   const std::size_t longest = is_raw && !update_options_.guards ? chunk.spec.values : kBlockValues;
   LowestIndex lowest(chunk.spec.values);
@@ -400,15 +441,20 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
         const std::size_t found = update_part(segment, begin, n);
         if (found < n) lowest.note(begin + found);
       }
-      if (encodes || (segment.is_absent && reply != nullptr)) {
-        write_values(chunk, *reply, begin, n, kernels_);
+      if (encodes || (segment.is_absent && answer != nullptr)) {
+        write_values(chunk, *answer, begin, n, kernels_);
       }
-      if (compensates && reply != nullptr) {
-        read_back(chunk, *reply, begin, n, backup->values, kernels_);
+      if (compensates && answer != nullptr) {
+        read_back(chunk, *answer, begin, n, backup->values, kernels_);
       }
     });
   });
-  if (compensates && reply != nullptr) backup->filled = true;
+  if (compensates && answer != nullptr) backup->filled = true;
+  if (limits) {
+    limit_rows(chunk, segments);
+    if (reply != nullptr) write_in_parts(chunk, {reply, 1});
+    if (reply != nullptr && compensates) back_up(chunk, *reply, backup);
+  }
   return lowest.get();
 }
 
@@ -427,6 +473,8 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
       std::ranges::any_of(contributions, [](const auto& c) { return !c.absent.empty(); });
   const double lr_factor = scales ? static_cast<double>(contributions.size()) : 1.0;
   const auto segments = begin_update<T>(chunk, absent, table, lr_factor, by_piece);
+  const bool limits = limits_any_norm(segments, table);
+  const auto answers = limits ? std::span<const Destination>() : replies;  // what this pass writes
   LowestIndex lowest(chunk.spec.values);
 
   const auto update_part = [&](const Segment<T>& segment, std::size_t begin, std::size_t n) {
@@ -450,10 +498,14 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
                       const std::size_t found = update_part(segment, begin, n);
                       if (found < n) lowest.note(begin + found);
                     }
-                    for (const Destination& reply : replies)
-                      write_values(chunk, reply, begin, n, kernels_);
+                    for (const Destination& answer : answers)
+                      write_values(chunk, answer, begin, n, kernels_);
                   });
   });
+  if (limits) {
+    limit_rows(chunk, segments);
+    write_in_parts(chunk, replies);
+  }
   return lowest.get();
 }
 

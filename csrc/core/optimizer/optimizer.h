@@ -117,6 +117,8 @@ class Optimizer {
     bool has_buffers = false;  // the group's options need the optimizer's buffers
     bool clamps = false;
     T least{}, most{};
+    bool limits_norm = false;  // of its rows
+    double max_norm = 0.0;
     OptimizerStep<T> step = {};
   };
   template <typename T>
@@ -133,8 +135,17 @@ class Optimizer {
   template <typename T>
   void set_step(Segment<T>& segment, const OptionsTable* table, double lr_factor,
                 bool state_loaded) const;
+  // Whether some of the segments limit the norm of their rows. A row is known only when all of its
+  // blocks are, so answers are then written in a pass of their own.
+  template <typename T>
+  static bool limits_any_norm(std::span<const Segment<T>> segments, const OptionsTable* table);
+  // Scales down the rows of those segments.
+  template <typename T>
+  void limit_rows(const ChunkValues& chunk, std::span<const Segment<T>> segments);
   // The bits of the pieces that are absent in all contributions.
   PieceBits absent_in_all(const ChunkValues& chunk, std::span<const Contribution> contributions);
+  // Writes the chunk's values to every destination, each thread a part of them.
+  void write_in_parts(const ChunkValues& chunk, std::span<const Destination> destinations) const;
   // Replaces the values of a buffer.
   Applied replace_values(ChunkValues& chunk, const Encoded& values) const;
   // apply() and apply_mean() for a chunk of parameters of type T. Return the nonfinite_index.

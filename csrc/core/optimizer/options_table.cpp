@@ -22,6 +22,10 @@ void validate_group(const GroupOptions& group, const OptimizerOptions& base) {
     throw std::invalid_argument("clamp: expected a range, got " + std::to_string(group.least) +
                                 " to " + std::to_string(group.most));
   }
+  if (!(group.max_norm >= 0.0)) {
+    throw std::invalid_argument("max_norm: expected a number of at least 0, got " +
+                                std::to_string(group.max_norm));
+  }
 }
 
 }  // namespace

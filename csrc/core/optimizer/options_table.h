@@ -1,6 +1,7 @@
 // What a worker's optimizer has for parameter groups: options of their own for groups of slots.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -14,6 +15,11 @@ struct GroupOptions {
   // After each update every value is brought into this range.
   double least = -std::numeric_limits<double>::infinity();
   double most = std::numeric_limits<double>::infinity();
+  // And then every row (ChunkSpec::row_lengths) is scaled down to this 2-norm if its own is larger.
+  double max_norm = std::numeric_limits<double>::infinity();
+
+  bool clamps() const { return std::isfinite(least) || std::isfinite(most); }
+  bool limits_norm() const { return std::isfinite(max_norm); }
 };
 
 struct OptionsTable {

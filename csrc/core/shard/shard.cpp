@@ -257,13 +257,25 @@ void Shard::set_updates(std::uint32_t chunk_index, const std::vector<std::uint64
   chunk.state_loaded = false;  // a piece without updates has nothing in its buffers
 }
 
+// Throws std::invalid_argument unless the piece's slot has a group whose options it can have.
+void Shard::require_options(const Chunk& chunk, std::size_t piece, const OptionsTable& table) {
+  const std::uint32_t slot = slot_of(chunk.spec, piece);
+  if (slot >= table.group_of_slot.size()) {
+    throw std::invalid_argument(chunk_name(chunk.index) + ": a slot has no group");
+  }
+  const bool limits = chunk.spec.kind == ChunkKind::kParameter &&
+                      table.groups[table.group_of_slot[slot]].limits_norm();
+  if (!limits || row_length_of(chunk.spec, piece) != 0) return;
+  throw std::invalid_argument("max_norm: rows of slot " + std::to_string(slot) +
+                              " lie in two chunks; " + chunk_name(chunk.index) + " has parts");
+}
+
 void Shard::set_options(std::uint32_t worker, OptionsTable table) {
   if (!members_.contains(worker)) throw NotLive(worker);
   validate(table, options_.optimizer);
   for (const Chunk& chunk : chunks_) {
     for (std::size_t piece = 0; piece < chunk.pieces.count(); ++piece) {
-      if (slot_of(chunk.spec, piece) < table.group_of_slot.size()) continue;
-      throw std::invalid_argument(chunk_name(chunk.index) + ": a slot has no group");
+      require_options(chunk, piece, table);
     }
   }
   tables_.insert_or_assign(worker, std::move(table));

@@ -97,7 +97,8 @@ class Shard {
 
   // Gives a worker options of its own for groups of slots, by which its pushes are applied from now
   // on; a mean is applied by those of the lowest worker that has a part in it. Throws NotLive,
-  // and std::invalid_argument as validate() does, or if a slot of this shard has no group.
+  // and std::invalid_argument as validate() does, or if a slot of this shard has no group, or one
+  // that limits the norm of rows while its pieces are not made up of whole rows.
   void set_options(std::uint32_t worker, OptionsTable table);
 
   // Replaces a chunk's values, as an update that no optimizer has a part in: its buffers and counts
@@ -170,6 +171,7 @@ class Shard {
   bool has_nonfinite(const Chunk& chunk, const Push& push, PushResult& result) const;
   void note_nonfinite(PushResult& result);
   const OptionsTable* table_of(std::uint32_t worker) const;
+  static void require_options(const Chunk& chunk, std::size_t piece, const OptionsTable& table);
   bool let_go_on(Chunk& chunk, const Push& push);
   void answer_again(Chunk& chunk, const Push& push, std::vector<Reply>& replies);
   void take_over_answer(Parked& entry, const Push& push);

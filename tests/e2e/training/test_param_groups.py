@@ -305,6 +305,112 @@ def test_a_clamp_holds_after_every_step() -> None:
     assert difference(flat(model), flat(expected)) < 1e-10
 
 
+class Tightening:
+    """Halves the norm that the rows of a group may have, now and then."""
+
+    def __init__(self, group: dict[str, Any]) -> None:
+        self.group = group
+        self.step_number = 0
+
+    def step(self) -> None:
+        self.step_number += 1
+        if self.step_number % 4 == 0:
+            self.group["max_norm"] *= 0.5
+
+
+def embedding(dtype: torch.dtype) -> nn.Module:
+    """Of six chunks in f32, with rows that no chunk of 64 KiB ends with by itself."""
+    generator = torch.Generator().manual_seed(8)
+    model = nn.Sequential(nn.Embedding(300, 300), nn.Flatten(), nn.Linear(900, 5)).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(values * 0.1)
+    return model
+
+
+def words(step: int, part: slice) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2000 + step)
+    inputs = torch.randint(300, (BATCH, 3), generator=generator)
+    return inputs[part], torch.randint(5, (BATCH,), generator=generator)[part]
+
+
+def with_norm(model: nn.Module) -> list[dict[str, Any]]:
+    named = list(model.named_parameters())
+    return [{"params": named[:1], "max_norm": 1.6}, {"params": named[1:]}]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_norm_of_rows_holds_after_every_step_of_two_workers(
+    optimizer: str, dtype: torch.dtype
+) -> None:
+    models = [embedding(dtype) for _ in range(2)]
+    half = BATCH // 2
+    steps = STEPS if dtype is torch.float64 else 1
+
+    def work(rank: int) -> None:
+        model = models[rank - 1]
+        transport = "tcp" if rank == 1 else "auto"
+        with PSOptimizer(
+            with_norm(model), server.address, rank, overlap=rank == 2, transport=transport
+        ) as own:
+            schedule = Tightening(own.param_groups[0])
+            for step in range(steps):
+                inputs, targets = words(step, slice((rank - 1) * half, rank * half))
+                own.begin_step(samples=half)
+                nn.functional.cross_entropy(model(inputs), targets).backward()
+                own.step()
+                schedule.step()
+
+    joint: dict[str, Any] = {"policy": "bsp", "workers": 2, "lr_scaling": "none"}
+    apart = {"shards": 2, "chunk_kib": 64, "threads": 2}
+    with (
+        serving(**joint, **apart, **OPTIMIZERS[optimizer][0]) as server,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        list(pool.map(work, (1, 2)))
+        state = server.server.metrics.summary()["groups"]
+        assert server.join() == 0
+    assert torch.equal(flat(models[0]), flat(models[1]))
+
+    expected = embedding(dtype)
+    theirs = OPTIMIZERS[optimizer][1](without_names(with_norm(expected)))
+    schedule = Tightening(theirs.param_groups[0])
+    for step in range(steps):
+        inputs, targets = words(step, slice(0, BATCH))
+        theirs.zero_grad()
+        nn.functional.cross_entropy(expected(inputs), targets).backward()
+        theirs.step()
+        with torch.no_grad():
+            table = expected[0].weight
+            limit = theirs.param_groups[0]["max_norm"]
+            table.copy_(torch.renorm(table, p=2, dim=0, maxnorm=limit))
+            assert (table.norm(dim=1) > 0.99 * limit).sum() > 30  # it does something
+        schedule.step()
+    tolerance = 1e-10 if dtype is torch.float64 else 1e-6
+    assert difference(flat(models[0]), flat(expected)) < tolerance
+    assert state[0]["max_norm"] == (0.4 if dtype is torch.float64 else 1.6)
+    assert "max_norm" not in state[1]
+
+
+def test_a_norm_of_rows_that_lie_in_two_chunks_is_an_error_when_a_worker_joins() -> None:
+    model = nn.Linear(20_000, 3)
+    groups = [{"params": list(model.named_parameters()), "max_norm": 1.0}]
+    with (
+        serving(policy="asp", chunk_kib=64) as server,
+        pytest.raises(UsageError, match=r"weight .* start the server with --chunk-kib 128$"),
+    ):
+        PSOptimizer(groups, server.address, rank=1)
+    with (
+        serving(policy="asp", lr=0.5, chunk_kib=128) as server,
+        PSOptimizer(groups, server.address, rank=1) as own,
+    ):
+        model(torch.ones(20_000)).sum().backward()
+        own.step()
+        assert model.weight.norm(dim=1).tolist() == pytest.approx([1.0] * 3, rel=1e-5)
+
+
 def test_the_run_tells_of_its_groups(tmp_path: Path) -> None:
     model = build()
     run_dir = RunDir(tmp_path / "run")

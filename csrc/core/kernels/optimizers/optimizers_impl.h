@@ -20,6 +20,8 @@ template <typename T>
 void adagrad(const UpdateRange<T>& range, const AdagradStep<T>& step) noexcept;
 template <typename T>
 void running_average(const UpdateRange<T>& range, const RunningAverageStep<T>& step) noexcept;
+template <typename T>
+void limit_norm(T* row, std::size_t n, double max_norm) noexcept;
 
 namespace {
 

@@ -1,4 +1,4 @@
-"""What a server prints for the other machine is a command line that works there."""
+"""What a server says when it begins: how another machine joins it, and where it goes on."""
 
 import shlex
 from typing import Any
@@ -8,7 +8,10 @@ import pytest
 from leash.ps.cli import parse
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.worker import WorkerOptions
-from leash.ps.server.announcement import how_to_join
+from leash.ps.policy import choose_rule
+from leash.ps.runs.checkpoint import Earlier
+from leash.ps.runs.position import LeasePosition, Position, SharePosition
+from leash.ps.server.announcement import how_it_goes_on, how_to_join
 from leash.ps.wire import hosts
 
 WITH = "start a worker elsewhere with: leash "
@@ -96,3 +99,59 @@ def test_the_line_has_what_a_worker_is_not_told_by_its_server(
     (line,) = lines("10.0.0.5", **options)
     assert shlex.split(line)[-len(words) or None :][: len(words)] == words
     assert shlex.split(line).count("--dataset") == words.count("--dataset")
+
+
+# Where it goes on.
+
+BSP, ASP = choose_rule("bsp", None), choose_rule("asp", None)
+SHARES = Position(5, 2, {1: SharePosition(2, 20, 50)})
+LEASES = Position(5, 2, {}, LeasePosition(100, 2, {3: [(0, 5)]}))
+
+
+def earlier(position: Position | None, *, is_between_steps: bool = True) -> Earlier:
+    return Earlier("run/final.safetensors", 70, 35, is_between_steps, position)
+
+
+@pytest.mark.parametrize("rule", [BSP, ASP])
+@pytest.mark.parametrize("position", [SHARES, LEASES])
+def test_a_run_says_in_which_epoch_it_goes_on_and_after_which_step(
+    position: Position, rule: Any
+) -> None:
+    at = "goes on from run/final.safetensors, version 70, in epoch 3"
+    assert how_it_goes_on(earlier(position), rule, 9) == [f"{at} of 9, after step 35"]
+    assert how_it_goes_on(earlier(position), rule, None) == [f"{at}, after step 35"]
+
+
+def test_where_loops_of_peoples_own_are_only_they_know() -> None:
+    assert how_it_goes_on(earlier(Position(5, 2)), BSP, 9) == [
+        "goes on from run/final.safetensors, version 70, after step 35"
+    ]
+
+
+def test_a_file_of_format_1_says_that_training_begins_with_the_first_epoch() -> None:
+    (line,) = how_it_goes_on(earlier(None), BSP, 9)
+    assert line.endswith("a file of format 1 tells no position, so training begins with epoch 1")
+
+
+REASONS = {
+    "what int8 has left over of gradients begins anew":
+        {"anew": ["what int8 has left over of gradients"]},
+    "the workers' own optimizers begin anew": {"anew": ["the workers' own optimizers"]},
+    "it was written in the midst of a step": {"is_between_steps": False},
+    "what int8 has left over of gradients begins anew; the workers' own optimizers begin anew; "
+    "it was written in the midst of a step": {
+        "anew": ["what int8 has left over of gradients", "the workers' own optimizers"],
+        "is_between_steps": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("reason", "why"), REASONS.items())
+def test_under_bsp_a_run_that_is_not_bitwise_the_same_says_why(
+    reason: str, why: dict[str, Any]
+) -> None:
+    position = Position(5, 2, SHARES.shares, None, why.get("anew", []))
+    told = earlier(position, is_between_steps=why.get("is_between_steps", True))
+    lines_of_bsp = how_it_goes_on(told, BSP, 9)
+    assert lines_of_bsp[1:] == [f"not bitwise as if it had never ended: {reason}"]
+    assert how_it_goes_on(told, ASP, 9) == lines_of_bsp[:1]  # there nobody expects it

@@ -1,6 +1,8 @@
 """The coordinator, without sockets: who takes part, what each is told, and when a run is over."""
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -9,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from leash.ps.errors import LayoutError
+from leash.ps.errors import LayoutError, UsageError
 from leash.ps.policy import POLICIES, choose_rule
+from leash.ps.runs.position import LeasePosition, Position, SharePosition
 from leash.ps.server.coordinator import ALL_DONE, MAX_MISSING
+from leash.ps.server.saves import Saves
 from leash.ps.shard.members import MAX_OBSERVERS
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.messages import (
@@ -21,13 +25,17 @@ from leash.ps.wire.messages import (
     Beat,
     Beaten,
     Bye,
+    CheckpointPiece,
     Error,
     Hello,
     Lease,
     Leased,
     Message,
     Ok,
+    Read,
     Report,
+    Save,
+    Saved,
     Set,
     State,
     Status,
@@ -45,6 +53,7 @@ from support.sockless import (
 
 EVICT_S = 5.0
 REJOIN_S = 30.0
+CHECKPOINT = 23  # the number of one that is there
 PACKED = LAYOUT.pack()
 # Policy ▸ the fields of a `set` that names it, and a bound for the command line.
 SETS = {
@@ -76,9 +85,22 @@ def make_request(verb: type[Message], worker: int, incarnation: int) -> Message:
         Report: make_report(worker, incarnation, "epoch" if worker else "evaluation", number=1),
         Status: Status(),
         Set: Set("asp"),
+        Save: Save(17),
+        Read: Read(CHECKPOINT, 2),
         Bye: Bye(worker, incarnation, "stopped"),
     }
     return requests[verb]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Iterator[Saves]:
+    """A server's checkpoints: somebody may read the one that he has asked for."""
+    saves, path = Saves(), tmp_path / "latest.safetensors"
+    saves.ask(CHECKPOINT, has_values=True)
+    path.write_bytes(b"checkpoint")
+    saves.serve(path)
+    yield saves
+    saves.close()
 
 
 SIGNED = [v for v in CONTROL_REQUESTS if "incarnation" in {f.name for f in fields(v)}]
@@ -291,6 +313,8 @@ REPEATED = {  # verb ▸ what the second of two equal requests is answered with,
     Report: Ok,
     Status: State,
     Set: Ok,
+    Save: Saved,
+    Read: CheckpointPiece,
     Bye: Ok,
 }
 OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Bye)]
@@ -300,9 +324,12 @@ OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Bye)]
     ("verb", "worker"),
     [*((verb, 1) for verb in CONTROL_REQUESTS), *((verb, 0) for verb in OF_OBSERVERS)],
 )
-def test_a_request_that_is_repeated_changes_nothing_more(verb: type[Message], worker: int) -> None:
+def test_a_request_that_is_repeated_changes_nothing_more(
+    verb: type[Message], worker: int, checkpoint: Saves
+) -> None:
     """A client asks again when an answer was lost, and does not know which of the two was."""
     server = make_server(policy="ssp", shards=2)
+    server.coordinator.saves = checkpoint
     server.start()
     incarnation = server.hello(worker).incarnation
     request = make_request(verb, worker, incarnation)
@@ -1106,3 +1133,98 @@ class CoordinatorModel(RuleBasedStateMachine):
 
 TestCoordinatorModel = CoordinatorModel.TestCase
 TestCoordinatorModel.settings = settings(max_examples=25, stateful_step_count=25)
+
+
+# Going on where another run was.
+
+SHARES = {1: SharePosition(2, 20, 50), 2: SharePosition(3, 0, 50)}
+LEASES = LeasePosition(60, 1, {2: [(40, 60)]})
+
+
+def test_a_rank_is_told_where_its_predecessor_was_in_an_earlier_run() -> None:
+    server = make_server(data_plan="static", seed=5)
+    server.coordinator.go_on(Position(5, 2, SHARES))
+    assert server.coordinator.position() == Position(5, 2, SHARES)
+    for rank, share in SHARES.items():
+        welcome = server.hello(rank)
+        assert SharePosition(welcome.epochs, welcome.samples, welcome.share) == share
+    assert server.beat(1).epoch == 2
+
+
+def test_other_ranks_than_before_begin_with_the_next_whole_epoch() -> None:
+    server = make_server(3, data_plan="static", seed=5)
+    server.coordinator.go_on(Position(5, 2, SHARES))
+    for rank in (1, 2, 3):
+        welcome = server.hello(rank)
+        assert (welcome.epochs, welcome.samples, welcome.share) == (2, 0, 0)
+
+
+def test_an_observer_and_a_newcomer_to_a_new_run_begin_at_the_beginning() -> None:
+    server = make_server()
+    for rank in (0, 1):
+        welcome = server.hello(rank)
+        assert (welcome.epochs, welcome.samples, welcome.share) == (0, 0, 0)
+
+
+def test_leases_go_on_where_those_of_an_earlier_run_were() -> None:
+    server = make_server(data_plan="lease", seed=5)
+    server.coordinator.go_on(Position(5, 1, {}, LEASES))
+    assert server.coordinator.position() == Position(5, 1, {}, LEASES)
+    server.start()
+    leased = server.ask(make_request(Lease, 1, server.incarnation(1)))
+    assert isinstance(leased, Leased)
+    assert (leased.epoch, leased.first) == (2, 40)
+    # What is leased and not answered is not done.
+    assert server.coordinator.position() == Position(5, 1, {}, LEASES)
+
+
+@pytest.mark.parametrize("data_plan", ["static", "lease"])
+def test_a_run_that_cannot_go_on_like_this_is_refused_with_what_to_give(data_plan: str) -> None:
+    shares, leases = (SHARES, None) if data_plan == "static" else ({}, LEASES)
+    position = Position(5, 2, shares, leases)
+    with pytest.raises(UsageError, match="give --seed 5"):
+        make_server(data_plan=data_plan, seed=6).coordinator.go_on(position)
+    with pytest.raises(UsageError, match="such as --epochs 4"):
+        make_server(data_plan=data_plan, seed=5, epochs=2).coordinator.go_on(position)
+
+
+def test_loops_of_peoples_own_may_go_on_with_any_seed() -> None:
+    server = make_server(seed=6, epochs=1)
+    server.coordinator.go_on(Position(5, 2))
+    assert server.coordinator.position() == Position(6, 0)
+
+
+def test_what_begins_anew_is_what_workers_keep_for_themselves() -> None:
+    assert make_server().coordinator.position().anew == []
+    server = make_server(outer_lr=0.7)
+    server.hello(1, codecs=["int8", "f32"])
+    server.hello(2)
+    assert server.coordinator.position().anew == [
+        "what int8 has left over of gradients", "the workers' own optimizers",
+    ]  # fmt: skip
+
+
+# Checkpoints for those who ask.
+
+
+def test_whoever_asks_for_a_checkpoint_is_told_when_it_is_there_and_gets_it_in_pieces(
+    checkpoint: Saves,
+) -> None:
+    server = make_server()
+    server.start()
+    server.coordinator.saves = checkpoint
+    assert server.ask(Save(5)) == Saved(5, ready=False, nbytes=0)
+    assert server.ask(Save(CHECKPOINT)) == Saved(CHECKPOINT, ready=True, nbytes=10)
+    assert server.coordinator.answer(Read(CHECKPOINT, 5), None) == (CheckpointPiece(CHECKPOINT, 5), b"point")
+    assert server.refusal(Read(5, 0)).code == "bad_header"
+
+
+def test_nobody_gets_a_checkpoint_of_a_model_without_values_or_without_a_folder_for_it(
+    checkpoint: Saves,
+) -> None:
+    server = make_server()
+    server.hello(1)
+    assert server.refusal(Save(5)).code == "bad_header"  # this server writes none
+    server.coordinator.saves = checkpoint
+    assert server.refusal(Save(5)).code == "not_ready"
+    assert not checkpoint.awaited

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from leash.ps.errors import HeaderError, PlanMismatchError, SupersededError
+from leash.ps.runs.position import LeasePosition, Position
 from leash.ps.server.leases import Leases
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 from leash.worker.datasets.base import in_batches
@@ -437,3 +438,142 @@ def test_leases_are_short_and_become_smaller_towards_the_end() -> None:
     assert of_first[-1] == 100
     after_the_largest = of_first[of_first.index(1000) :]
     assert after_the_largest == sorted(after_the_largest, reverse=True)
+
+
+# Going on in another run.
+
+
+class Pupil(Asker):
+    """Is answered sample by sample, and notes in `trained` what was: (epoch, position)."""
+
+    def __init__(
+        self, leases: Leases, worker: int, *, epochs: int, trained: Counter[tuple[int, int]]
+    ) -> None:
+        super().__init__(leases, worker, epochs=epochs)
+        self.trained = trained
+        self.left: list[tuple[int, int]] = []  # of its lease, what has no answer yet
+
+    def train(self, samples: int | None = None) -> None:
+        """So many of its lease are answered, or all."""
+        done, self.left = self.left[:samples], [] if samples is None else self.left[samples:]
+        self.trained.update(done)
+        self.answered += len(done)
+
+    def go_on(self) -> str:
+        """Ends its lease and asks for the next one; the order that it gets."""
+        self.train()
+        self.number += 1
+        message = request(self.worker, self.number, epochs=self.epochs)
+        order = self.leases.ask(message, self.answered, lockstep=False)
+        self.left = [(order.epoch, position) for position in positions(order)]
+        return order.order
+
+
+def train_out(leases: Leases, workers: int, epochs: int, trained: Counter[tuple[int, int]]) -> None:
+    """These workers train on all that is left."""
+    crew = [Pupil(leases, rank, epochs=epochs, trained=trained) for rank in range(1, workers + 1)]
+    while crew:
+        crew = [pupil for pupil in crew if pupil.go_on() not in (OVER, REST)]
+
+
+def handed_on(leases: Leases, answered: dict[int, int]) -> Leases:
+    """New leases that go on where these are, by what a file holds of them."""
+    position = Position.from_json(Position(0, 0, {}, leases.position(answered)).as_json())
+    assert position.leases is not None
+    again = Leases(weighted=False, local_steps=1)
+    again.go_on(position.leases)
+    return again
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    planned=st.integers(1, 4),
+    then_planned=st.integers(1, 5),
+    then_workers=st.integers(1, 3),
+    asked=st.lists(st.integers(1, 3), min_size=1, max_size=70),
+    unanswered=st.dictionaries(st.integers(1, 3), st.integers(1, 9)),
+    goes=st.none() | st.integers(1, 3),
+)
+def test_what_was_done_and_what_is_leased_afterwards_is_every_sample_of_every_epoch(
+    planned: int, then_planned: int, then_workers: int, asked: list[int],
+    unanswered: dict[int, int], goes: int | None,
+) -> None:  # fmt: skip
+    """Exactly once if all that was leased was answered, and otherwise at least once.
+
+    The second run has as many workers and epochs as it likes.
+    """
+    leases, trained = Leases(weighted=False, local_steps=1), Counter[tuple[int, int]]()
+    crew = {rank: Pupil(leases, rank, epochs=planned, trained=trained) for rank in (1, 2, 3)}
+    resting: set[int] = set()
+    for rank in asked:
+        if rank not in resting and crew[rank].go_on() in (OVER, REST):
+            resting.add(rank)
+    for rank, pupil in crew.items():
+        pupil.train(max(0, len(pupil.left) - unanswered.get(rank, 0)))
+    is_all_answered = not any(pupil.left for pupil in crew.values())
+    if goes is not None and crew[goes].number:
+        crew[goes].leave(0)
+    before = Counter(trained)
+    again = handed_on(leases, {rank: pupil.answered for rank, pupil in crew.items()})
+    assume(again.completed < then_planned)
+    train_out(again, then_workers, then_planned, trained)
+    wanted = {(e, p) for e in range(1, then_planned + 1) for p in range(SIZE)}
+    assert trained.keys() >= wanted
+    assert trained.keys() - wanted == before.keys() - wanted  # nothing beyond the last epoch
+    if is_all_answered:
+        assert set(trained.values()) == {1}
+    assert again.completed == then_planned
+
+
+def test_an_epoch_that_was_begun_is_left_where_fewer_are_planned() -> None:
+    position = LeasePosition(SIZE, 1, {2: [(50, 60)], 3: [(20, 60)]})
+    for planned, left in ((2, {2: 10}), (3, {2: 10, 3: 40}), (4, {2: 10, 3: 40, 4: SIZE})):
+        leases, trained = Leases(weighted=False, local_steps=1), Counter[tuple[int, int]]()
+        leases.go_on(position)
+        pupil = Pupil(leases, 1, epochs=planned, trained=trained)
+        pupil.go_on()
+        assert leases.left() == left
+        train_out(leases, 0, planned, trained)
+        while pupil.go_on() != OVER:
+            pass
+        assert Counter(epoch for epoch, _ in trained) == left
+
+
+def test_nobody_has_asked_yet_so_a_run_that_goes_on_is_where_the_one_before_was(
+    leases: Leases,
+) -> None:
+    assert leases.position({}) is None
+    position = LeasePosition(SIZE, 1, {2: [(10, 60)]})
+    leases.go_on(position)
+    assert leases.position({}) == position
+    assert leases.completed == 1
+    assert not leases.in_use
+
+
+def test_a_position_changes_nothing_of_the_leases_themselves(leases: Leases) -> None:
+    first, second = Asker(leases, 1, epochs=2), Asker(leases, 2, epochs=2)
+    held = first.ask()
+    second.ask()
+    for _ in range(2):
+        position = leases.position({1: held.count - 4, 2: 0})
+    assert position is not None
+    assert position.free[1][0] == (held.first + held.count - 4, SIZE)  # all that follows is free
+    assert second.ask().first == 2 * held.count  # though nobody gets what is held
+
+
+def test_other_data_than_those_of_the_checkpoint_are_refused_with_both_numbers(
+    leases: Leases,
+) -> None:
+    leases.go_on(LeasePosition(SIZE, 1, {2: [(10, 60)]}))
+    with pytest.raises(PlanMismatchError, match=f"had {SIZE} training samples, got 61"):
+        leases.ask(request(1, 1, samples=61, epochs=2), 0, lockstep=False)
+    assert leases.ask(request(1, 1, epochs=2), 0, lockstep=False).epoch == 2
+
+
+def test_where_the_run_before_had_shares_any_data_are_leased_from_its_next_epoch(
+    leases: Leases,
+) -> None:
+    leases.go_on(LeasePosition(0, 3, {}))
+    order = leases.ask(request(1, 1, samples=61, epochs=5), 0, lockstep=False)
+    assert (order.epoch, order.first) == (4, 0)
+    assert leases.left() == {4: 61, 5: 61}

@@ -18,6 +18,7 @@ from leash.ps._core import Outcome
 from leash.ps.errors import LayoutError, LayoutMismatchError, ShardLostError
 from leash.ps.policy import choose_rule
 from leash.ps.runs.checkpoint import open_checkpoint, save_checkpoint
+from leash.ps.runs.position import Position
 from leash.ps.shard.members import Member
 from leash.ps.wire.layout import assign
 from leash.ps.wire.messages import Error, Message, Ok
@@ -38,6 +39,7 @@ from leash.ps.wire.shard_messages import (
 )
 from support.sockless import CHUNKS, LAYOUT, OTHER_LAYOUT, OWN_PORT, SocklessServer
 
+POSITION = Position(5, 1)
 LOST = "shard 2 (process 70002) was lost: killed by SIGKILL"
 
 
@@ -148,17 +150,20 @@ def test_a_checkpoint_of_several_shards_is_that_of_one_and_is_resumed_by_any_num
         model = server.shards.model
         assert model is not None
         paths[shards] = tmp_path / f"{shards}.safetensors"
-        save_checkpoint(model, paths[shards])
+        save_checkpoint(model, paths[shards], POSITION)
     one, three = load_file(paths[1]), load_file(paths[3])
     assert one.keys() == three.keys() > {"w", "d", "mean", "count", "exp_avg/w", "exp_avg_sq/d"}
     assert all(one[name].tobytes() == three[name].tobytes() for name in one)
     assert one["w"].any()
 
     resumed = SocklessServer("asp", workers=3, shards=2, optimizer="adam")
-    model = open_checkpoint(str(paths[3]), "adam", resumed.shards.require_layout)
+    model, earlier = open_checkpoint(str(paths[3]), "adam", resumed.shards.require_layout)
+    assert (earlier.step, earlier.position) == (3, POSITION)
+    clocks = [model.clocks(chunk.index).least for chunk in model.chunks]
+    assert clocks == [3] * CHUNKS  # also of the chunks of the other shard
     resumed.shards.count_up()
     assert resumed.shards.initialized
-    save_checkpoint(model, tmp_path / "again.safetensors")
+    save_checkpoint(model, tmp_path / "again.safetensors", POSITION)
     again = load_file(tmp_path / "again.safetensors")
     assert {name: value.tobytes() for name, value in again.items()} == {
         name: value.tobytes() for name, value in one.items()

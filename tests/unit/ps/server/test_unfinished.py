@@ -111,16 +111,21 @@ def test_a_replacement_that_goes_on_where_the_run_is_leaves_out_the_epochs_befor
     assert server.coordinator.unfinished() == [Unfinished(2, "done", "1-2", 2 * SHARE)]
 
 
-def test_one_that_came_back_within_an_epoch_and_completed_its_share_misses_nothing() -> None:
-    """Its second process trains on the whole epoch again; what the first did is not credited."""
+@pytest.mark.parametrize("share", [SHARE, SHARE + 2])
+def test_one_that_came_back_within_an_epoch_misses_what_none_of_its_processes_has_done(
+    share: int,
+) -> None:
+    """Where its share is another one, its second process trains on the whole epoch again."""
     server = make_server(workers=1)
     plan(server, 1)
     train(server, 1, 1, 4)
     welcome = server.hello(1)
-    plan(server, 1)
+    assert (welcome.epochs, welcome.samples, welcome.share) == (0, 4, SHARE)
+    report(server, 1, "plan", EPOCHS, share)
     train(server, 1, welcome.first_step, 3)
     leave(server, 1, "failed")
-    assert server.coordinator.unfinished() == [Unfinished(1, "failed", "1-3", 3 * SHARE - 3)]
+    done = 4 + 3 if share == SHARE else 3
+    assert server.coordinator.unfinished() == [Unfinished(1, "failed", "1-3", 3 * share - done)]
 
 
 @pytest.mark.parametrize("way", [*LOST, "timeout"])

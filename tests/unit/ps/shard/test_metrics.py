@@ -6,13 +6,16 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leash.ps._core import Reply
 from leash.ps.errors import HeaderError, StoppingError
 from leash.ps.policy import ASP, Rule
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
-from leash.ps.shard.metrics import Metrics
+from leash.ps.runs.position import Position, SharePosition
+from leash.ps.shard.metrics import Metrics, WorkerCounts
 from leash.ps.wire.messages import Report
 
 
@@ -174,3 +177,166 @@ def answer(chunk: int, staleness: int = 0) -> Reply:
         Reply,
         SimpleNamespace(worker=1, step=1, chunk=chunk, lag=0, staleness=staleness, dropped=False),
     )
+
+
+# How far a rank is in a share of its own.
+
+
+def train(counts: WorkerCounts, samples: int) -> None:
+    """So many of its samples are answered."""
+    counts.answered += samples
+
+
+def test_a_rank_is_as_far_in_its_share_as_its_samples_were_answered() -> None:
+    counts = WorkerCounts()
+    counts.plan(3, 50)
+    assert counts.position == SharePosition(0, 0, 50)
+    train(counts, 20)
+    assert counts.position == SharePosition(0, 20, 50)
+    train(counts, 40)
+    assert counts.position == SharePosition(1, 10, 50)  # before it has reported the first epoch
+    counts.complete(1)
+    assert counts.position == SharePosition(1, 10, 50)
+
+
+def test_one_that_has_told_no_plan_has_no_share() -> None:
+    counts = WorkerCounts()
+    train(counts, 20)
+    assert counts.position.share == 0
+
+
+def test_a_rank_goes_on_where_the_run_before_was_and_counts_from_there() -> None:
+    counts = WorkerCounts()
+    counts.begin_again()
+    counts.go_on(SharePosition(2, 20, 50))
+    assert counts.position == SharePosition(2, 20, 50)
+    counts.plan(4, 50)
+    assert counts.position == SharePosition(2, 20, 50)
+    train(counts, 30)
+    assert counts.position == SharePosition(3, 0, 50)
+    counts.complete(3)
+    assert (counts.epochs_left, counts.samples_left) == ([4], 50)
+
+
+def test_a_share_of_another_size_begins_with_the_whole_of_the_next_epoch() -> None:
+    counts = WorkerCounts()
+    counts.go_on(SharePosition(2, 20, 50))
+    counts.plan(4, 60)
+    assert counts.position == SharePosition(2, 0, 60)
+    train(counts, 30)
+    assert counts.position == SharePosition(2, 30, 60)
+    assert (counts.epochs_left, counts.samples_left) == ([3, 4], 90)
+
+
+def test_a_rank_of_which_only_the_epoch_is_known_begins_with_the_whole_of_the_next() -> None:
+    counts = WorkerCounts()
+    counts.go_on(SharePosition(2))
+    counts.plan(4, 60)
+    train(counts, 30)
+    assert counts.position == SharePosition(2, 30, 60)
+
+
+def test_one_that_comes_in_place_of_another_goes_on_with_its_samples() -> None:
+    counts = WorkerCounts()
+    counts.plan(3, 50)
+    train(counts, 20)
+    counts.begin_again()
+    counts.plan(3, 50)
+    assert counts.position == SharePosition(0, 20, 50)
+
+
+def test_an_epoch_that_a_process_did_not_live_to_report_is_complete_all_the_same() -> None:
+    counts = WorkerCounts()
+    counts.plan(3, 50)
+    train(counts, 70)
+    counts.begin_again()
+    assert counts.position == SharePosition(1, 20, 50)
+    counts.plan(3, 60)  # and its successor, whose share is another, begins behind it
+    assert counts.position == SharePosition(1, 0, 60)
+    assert counts.epochs_left == [2, 3]
+
+
+def test_an_epoch_that_is_reported_after_an_eviction_counts_once() -> None:
+    """The same process: it is evicted between its last answer and the report of the epoch."""
+    counts = WorkerCounts()
+    counts.plan(3, 50)
+    train(counts, 50)
+    counts.begin_again()
+    counts.complete(1)
+    train(counts, 20)
+    assert counts.position == SharePosition(1, 20, 50)
+    assert (counts.epochs_left, counts.samples_left) == ([2, 3], 80)
+
+
+@given(
+    share=st.integers(1, 60),
+    batch=st.integers(1, 60),
+    begins=st.tuples(st.integers(0, 2), st.integers(0, 59)),
+    happens=st.lists(st.sampled_from(["step", "late step", "again", "evicted"]), max_size=40),
+)
+def test_a_rank_is_where_a_count_of_its_samples_has_it(
+    share: int, batch: int, begins: tuple[int, int], happens: list[str]
+) -> None:
+    """Whenever epochs are reported, and whoever takes its place: against a plain count."""
+    epochs, samples = begins[0], begins[1] % share
+    counts = WorkerCounts()
+    counts.begin_again()
+    counts.go_on(SharePosition(epochs, samples, share))
+    counts.plan(100, share)
+    unreported = []
+    for what in happens:
+        if what in ("again", "evicted"):
+            counts.begin_again()
+            if what == "again":  # another process, which knows nothing of what was not reported
+                unreported.clear()
+                counts.plan(100, share)
+        else:
+            taken = min(batch, share - samples)
+            train(counts, taken)
+            samples += taken
+            if samples == share:
+                epochs, samples = epochs + 1, 0
+                unreported.append(epochs)
+            if what == "step":
+                while unreported:
+                    counts.complete(unreported.pop(0))
+        assert counts.position == SharePosition(epochs, samples, share)
+
+
+# Going on where another run was.
+
+
+def test_a_run_that_goes_on_tells_the_position_of_ranks_that_have_not_come_yet(
+    clock: Clock,
+) -> None:
+    metrics = Metrics(Rule(ASP, None), EventLog(None), step_events=1, now=clock)
+    shares = {1: SharePosition(2, 20, 50), 2: SharePosition(3, 0, 50)}
+    metrics.go_on(Position(5, 2, shares))
+    assert (metrics.epoch, metrics.shares()) == (2, shares)
+    assert metrics.position_of(1) == SharePosition()  # before it has joined, nobody asks
+    metrics.join(1, 7, "one", first_step=1)
+    assert metrics.position_of(1) == shares[1]
+    assert metrics.shares() == shares
+    metrics.count_push(1, chunk=0, step=1, samples=5)
+    metrics.count_reply(answer(chunk=0))
+    assert metrics.shares() == {1: SharePosition(2, 25, 50), 2: shares[2]}
+    metrics.join(1, 8, "one again", first_step=5)
+    assert metrics.position_of(1) == SharePosition(2, 25, 50)
+
+
+def test_a_run_that_goes_on_and_ends_before_any_plan_is_as_far_as_the_one_before(
+    clock: Clock,
+) -> None:
+    metrics = Metrics(Rule(ASP, None), EventLog(None), step_events=1, now=clock)
+    shares = {1: SharePosition(2), 2: SharePosition(2)}
+    metrics.go_on(Position(5, 2, shares))
+    for worker in (1, 2):
+        metrics.join(worker, 7, "", first_step=1)
+    assert metrics.shares() == shares
+
+
+def test_workers_without_plans_have_no_shares(metrics: Metrics) -> None:
+    metrics.count_push(1, chunk=0, step=1, samples=5)
+    metrics.count_reply(answer(chunk=0))
+    metrics.report(report("epoch"))
+    assert metrics.shares() == {}

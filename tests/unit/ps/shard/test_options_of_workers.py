@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import zmq
 
@@ -22,13 +23,18 @@ def table(*rates: float, group_of_slot: tuple[int, ...] = (0, 0, 0)) -> OptionsT
     return OptionsTable(tuple({**SGD, "lr": rate} for rate in rates), bytes(group_of_slot))
 
 
+Slab = npt.NDArray[np.uint8]
+
+
 class Run(SocklessServer):
     """A run whose workers have pushed nothing yet, and what its data sockets answer."""
 
-    def __init__(self, policy: str = "asp", workers: int = 1, **settings: Any) -> None:
+    def __init__(
+        self, policy: str = "asp", workers: int = 1, layout: Layout = LAYOUT, **settings: Any
+    ) -> None:
         super().__init__(policy, workers=workers, **settings)
         for rank in self.members.ranks:
-            self.hello(rank, LAYOUT)
+            self.hello(rank, layout)
         self.init()
 
     def give(self, worker: int, number: int, options: OptionsTable | bytes) -> list[Message]:
@@ -53,6 +59,16 @@ class Run(SocklessServer):
         before = len(self.sent)
         plane.handle(b"route", message, zmq.Frame(payload))
         return self.sent[before:]
+
+    def slab(self) -> Slab:
+        """All values, as the bytes of a slab."""
+        assert self.plane.model is not None
+        slab = np.zeros(self.plane.model.layout.nbytes, np.uint8)
+        for plane in self.planes:
+            assert plane.model is not None
+            for chunk in plane.model.own:
+                plane.model.shard.pull(chunk.index, None, slab[chunk.start : chunk.stop])
+        return slab
 
     def values(self) -> list[float]:
         """The first value of each slot."""
@@ -130,6 +146,7 @@ def test_a_worker_that_joins_again_begins_with_the_servers_own_options() -> None
         ({}, {"lr": -1.0}, "lr: expected a finite number of at least 0"),
         ({"momentum": 0.5}, {"nesterov": True}, "more than 0 with nesterov"),
         ({}, {"clamp": (1.0, 0.0)}, "clamp: expected a range"),
+        ({}, {"max_norm": -1.0}, "max_norm: expected a number of at least 0"),
         ({"delay_compensation": "constant"}, {"maximize": True}, "all groups go the same way"),
     ],
 )
@@ -164,6 +181,25 @@ def test_an_open_range_can_be_written_as_json() -> None:
     run = Run()
     run.give(1, 1, OptionsTable(({**SGD, "clamp": (0.0, float("inf"))},), bytes(3)))
     assert run.metrics.summary()["groups"][0]["clamp"] == [0.0, "inf"]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_rows_are_limited_where_they_lie_in_one_chunk_and_refused_elsewhere(shards: int) -> None:
+    """Whole rows of the first slot lie in several chunks; the second one's are too long."""
+    layout = Layout([Slot("w", "f32", (100, 500)), Slot("long", "f32", (2, 20_000)),
+                     Slot("mean", "f32", (3, 50_000), "buffer")])  # fmt: skip
+    run = Run(shards=shards, layout=layout, lr=1.0)
+    groups = (SGD, {**SGD, "max_norm": 2.0})
+    answers = run.give(1, 1, OptionsTable(groups, bytes([1, 1, 1])))
+    assert "bad_options" in code(answers)
+    assert all("max_norm: rows of slot 1 lie in two chunks" in answer.text
+               for answer in answers if isinstance(answer, Error))  # fmt: skip
+    assert code(run.give(1, 2, OptionsTable(groups, bytes([1, 0, 1])))) == {"options_set"}
+    assert run.push_by(1, 1, 2) == []
+    values = run.slab()[: layout.offsets[2]].view("<f4")
+    norms = np.linalg.norm(values[: 100 * 500].reshape(100, 500), axis=1)
+    assert norms.tolist() == pytest.approx([2.0] * 100)
+    assert (values[100 * 500 :][:40_000] == -0.5).all()
 
 
 def test_workers_whose_options_differ_under_bsp_are_told_of_once(

@@ -86,14 +86,52 @@ def test_chunks_cover_every_value_exactly_once(layout: Layout) -> None:
     assert covered == values
 
 
+def rows_of(layout: Layout) -> list[tuple[int, range]]:
+    """The bytes of every row, beside the number of its slot."""
+    rows = []
+    for number, (slot, begin) in enumerate(zip(layout.slots, layout.offsets, strict=True)):
+        count = slot.shape[0] if len(slot.shape) >= 2 else 1
+        for row in range(count if slot.values else 0):
+            nbytes = slot.nbytes // count
+            rows.append((number, range(begin + row * nbytes, begin + (row + 1) * nbytes)))
+    return rows
+
+
 @given(layouts)
-def test_chunks_are_numbered_full_but_for_each_groups_last_and_aligned(layout: Layout) -> None:
-    chunks = layout.cut(CHUNK_NBYTES)
+def test_chunks_are_numbered_aligned_and_as_long_as_rows_allow(layout: Layout) -> None:
+    chunks, rows = layout.cut(CHUNK_NBYTES), rows_of(layout)
     assert [c.index for c in chunks] == list(range(len(chunks)))
     for chunk, after in zip(chunks, (*chunks[1:], None), strict=True):
-        is_last = after is None or (after.kind, after.dtype) != (chunk.kind, chunk.dtype)
-        assert chunk.nbytes == CHUNK_NBYTES or (is_last and 0 < chunk.nbytes < CHUNK_NBYTES)
         assert chunk.start % 64 == 0
+        assert 0 < chunk.nbytes <= CHUNK_NBYTES
+        full = chunk.start + CHUNK_NBYTES
+        if after is None or (after.kind, after.dtype) != (chunk.kind, chunk.dtype):
+            continue
+        ((slot, next_row),) = [(slot, row) for slot, row in rows if full in row]
+        between = [
+            row.start for owner, row in rows
+            if owner == slot and chunk.start < row.start <= full and row.start % 64 == 0
+        ]  # fmt: skip
+        is_small = len(next_row) <= CHUNK_NBYTES
+        assert chunk.stop == (max(between) if is_small and between else full)
+
+
+@given(layouts)
+def test_slots_of_which_a_row_lies_in_two_chunks_are_found(layout: Layout) -> None:
+    chunks = layout.cut(CHUNK_NBYTES)
+    expected = {
+        slot for slot, row in rows_of(layout)
+        if any(row.start < chunk.start <= row[-1] for chunk in chunks)
+    }  # fmt: skip
+    assert layout.divided(chunks) == expected
+
+
+@pytest.mark.parametrize("width", [1, 3, 100, 300, 768, 1025])
+def test_no_row_of_a_matrix_that_comes_first_is_divided(width: int) -> None:
+    layout = Layout([Slot("embed", "f32", (5000, width)), Slot("b", "f32", (7,))])
+    chunks = layout.cut(1 << 20)
+    assert layout.divided(chunks) == set()
+    assert len(chunks) <= 1.1 * layout.nbytes / (1 << 20) + 1
 
 
 @given(layouts, st.data())

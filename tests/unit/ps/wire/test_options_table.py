@@ -14,6 +14,7 @@ from leash.ps.wire.options_table import (
     OptionsTable,
     core_clamps,
     core_group,
+    core_max_norms,
 )
 
 SGD = {"lr": 0.1, "weight_decay": 0.0, "maximize": False, "momentum": 0.9, "dampening": 0.0,
@@ -33,6 +34,7 @@ def packed(**changed: Any) -> bytes:
     ("optimizer", "groups"),
     [
         ("sgd", (SGD, {**SGD, "clamp": (-math.inf, 2.0)})),
+        ("sgd", ({**SGD, "max_norm": 0.5}, {**SGD, "max_norm": 1.0, "clamp": (0.0, 1.0)})),
         ("adam", (ADAM,)),
         ("sum", ({"lr": 1.0},)),
     ],
@@ -63,6 +65,9 @@ def test_a_table_is_read_as_it_was_written(optimizer: str, groups: tuple[Any, ..
         (packed(groups=[SGD, {**SGD, "nesterov": 1}]), "nesterov: expected true or false"),
         (packed(groups=[SGD, {**SGD, "clamp": [1.0]}]), "clamp: expected two floats"),
         (packed(groups=[SGD, {**SGD, "clamp": [0, 1]}]), "clamp: expected two floats"),
+        (packed(groups=[SGD, {**SGD, "max_norm": 1}]), "max_norm: expected a finite float"),
+        (packed(groups=[SGD, {**SGD, "max_norm": math.inf}]), "max_norm: expected a finite float"),
+        (packed(groups=[SGD, {**SGD, "max_norm": None}]), "max_norm: expected a finite float"),
         (packed(group_of_slot=bytes(3)), "expected 4 bytes"),
         (packed(group_of_slot=[0, 0, 0, 0]), "expected 4 bytes"),
         (packed(group_of_slot=bytes([0, 1, 2, 0])), "expected groups below 2, got 2"),
@@ -98,3 +103,9 @@ def test_groups_without_a_clamp_have_no_bounds() -> None:
     bounded = {**SGD, "clamp": (0.0, 1.0)}
     assert core_clamps(OptionsTable((SGD,), b"")) == []
     assert core_clamps(OptionsTable((SGD, bounded), b"")) == [(-math.inf, math.inf), (0.0, 1.0)]
+
+
+def test_groups_without_a_norm_have_an_infinite_one() -> None:
+    limited = {**SGD, "max_norm": 0.5}
+    assert core_max_norms(OptionsTable((SGD,), b"")) == []
+    assert core_max_norms(OptionsTable((SGD, limited), b"")) == [math.inf, 0.5]

@@ -1,5 +1,6 @@
 """What param_groups may say: it becomes a table for the server, or an error that names the mend."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class Given:
         members = [("w", torch.zeros(4)), ("b", torch.zeros(2))]
         given = [{"params": [pair], **more} for pair, more in zip(members, own, strict=False)]
         named = named_groups(given or members)
-        self.own = ParamGroups(settings, named, LAYOUT, self.tables.append)
+        self.own = ParamGroups(settings, named, LAYOUT, LAYOUT.cut(65536), self.tables.append)
         self.groups: list[dict[str, Any]] = [
             {**hyperparameters(settings), **group} for group in named
         ]
@@ -116,6 +117,11 @@ def test_back_at_the_servers_options_a_table_says_so() -> None:
         ({}, {"clamp": (1.0, 0.0)}, "clamp=(1.0, 0.0): give a range"),
         ({}, {"clamp": 1.0}, "clamp=1.0: give two numbers"),
         ({}, {"clamp": (float("nan"), 0.0)}, "give a range"),
+        ({}, {"max_norm": -1.0}, "max_norm=-1.0: give a number of at least 0, or None"),
+        ({}, {"max_norm": float("nan")}, "max_norm=nan: give a number of at least 0"),
+        ({}, {"max_norm": float("inf")}, "max_norm=inf: give a number of at least 0, or None"),
+        ({}, {"max_norm": False}, "max_norm=False: give a number of at least 0, or None"),
+        ({}, {"max_norm": (0.0, 1.0)}, "max_norm=(0.0, 1.0): give a number"),
     ],
 )  # fmt: skip
 def test_what_the_server_cannot_have_is_an_error_in_a_group_and_later(
@@ -164,7 +170,7 @@ def test_a_change_after_gradients_were_sent_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "own", [{"lr": 0.5}, {"outer_lr": 0.5}, {"clamp": (0, 1)}, {"fused": True}]
+    "own", [{"lr": 0.5}, {"outer_lr": 0.5}, {"clamp": (0, 1)}, {"max_norm": 1.0}, {"fused": True}]
 )
 def test_with_an_inner_optimizer_options_are_that_ones(own: dict[str, Any]) -> None:
     settings = optimizer_settings(ServerOptions(outer_lr=1.0))
@@ -182,4 +188,81 @@ def test_there_are_no_more_groups_than_a_byte_can_name() -> None:
     named = [{"params": [(slot.name, torch.zeros(1))]} for slot in layout.slots]
     settings = optimizer_settings(OptimizerGroup())
     with pytest.raises(UsageError, match="257 groups, of at most 256"):
-        ParamGroups(settings, named, layout, lambda _: None)
+        ParamGroups(settings, named, layout, layout.cut(65536), lambda _: None)
+
+
+def needs_a_norm(layout: Layout, chunk_nbytes: int, slot: int, max_norm: float = 1.0) -> None:
+    """Gives one slot a group with a norm, where the server cuts the layout in this way."""
+    settings = optimizer_settings(OptimizerGroup())
+    groups: list[dict[str, Any]] = [
+        {"params": [(given.name, torch.zeros(1))]}
+        for given in layout.slots if given.kind == "parameter"
+    ]  # fmt: skip
+    groups[slot]["max_norm"] = max_norm
+    ParamGroups(settings, named_groups(groups), layout, layout.cut(chunk_nbytes), lambda _: None)
+
+
+# Why the rows of slot 1 cannot all lie in one chunk: they are longer than a chunk; none of them
+# begins at a multiple of 64 bytes; some do, but fewer than one in each chunk; a vector is a row.
+DIVIDED = {
+    "long": [Slot("b", "f32", (16,)), Slot("w", "f64", (7, 30_000))],
+    "shifted": [Slot("b", "f32", (10,)), Slot("w", "f32", (500, 256))],
+    "odd": [Slot("b", "f32", (16,)), Slot("w", "f32", (500, 1025))],
+    "vector": [Slot("b", "f32", (15,)), Slot("w", "f32", (20_000,))],
+}
+
+
+@pytest.mark.parametrize("why", DIVIDED)
+def test_rows_that_lie_in_two_chunks_are_an_error_that_names_a_size_at_which_none_does(
+    why: str,
+) -> None:
+    layout = Layout([*DIVIDED[why], Slot("long mean", "f32", (3, 50_000), "buffer")])
+    with pytest.raises(UsageError) as caught:
+        needs_a_norm(layout, 65536, slot=1)
+    told = str(caught.value)
+    assert "param_groups[1]: max_norm=1.0" in told
+    assert f" w in chunks that do not end with its rows (of {layout.slots[1].row_nbytes}" in told
+    (kib,) = map(int, re.findall(r"start the server with --chunk-kib (\d+)$", told))
+    ServerOptions(chunk_kib=kib).check()
+    needs_a_norm(layout, 1024 * kib, slot=1)
+    needs_a_norm(layout, 65536, slot=0)  # of which all rows lie in one chunk
+
+
+def test_the_size_that_is_named_divides_nothing_that_was_whole() -> None:
+    """Chunks of 128 KiB would divide rows of slot 2, which those of 64 KiB do not."""
+    shapes = [(187, 3000), (105, 80), (119, 80), (372, 1025)]
+    layout = Layout([Slot(str(n), "f32", shape) for n, shape in enumerate(shapes)])
+    assert layout.divided(layout.cut(65536)) == {1, 3}
+    assert layout.divided(layout.cut(2 * 65536)) == {2}
+    with pytest.raises(UsageError) as caught:
+        needs_a_norm(layout, 65536, slot=1)
+    (kib,) = map(int, re.findall(r"--chunk-kib (\d+)$", str(caught.value)))
+    for slot in (1, 2):
+        needs_a_norm(layout, 1024 * kib, slot)
+
+
+def test_where_no_chunk_can_hold_a_row_the_error_names_no_size() -> None:
+    layout = Layout([Slot("b", "f32", (1,)), Slot("w", "f32", (1, 1 << 33))])
+    with pytest.raises(UsageError, match=r"leave it out$"):
+        needs_a_norm(layout, 1 << 30, slot=1)
+
+
+def test_a_norm_that_is_given_later_is_checked_as_well() -> None:
+    settings = optimizer_settings(OptimizerGroup())
+    layout = Layout(DIVIDED["long"])
+    tables: list[OptionsTable] = []
+    named = named_groups([(slot.name, torch.zeros(1)) for slot in layout.slots])
+    own = ParamGroups(settings, named, layout, layout.cut(65536), tables.append)
+    group = {**hyperparameters(settings), **named[0], "max_norm": 2}
+    with pytest.raises(UsageError, match="max_norm=2: the server updates w in chunks"):
+        own.follow([group])
+    assert tables == []
+
+
+def test_a_norm_may_change_and_end() -> None:
+    given = Given({}, {"max_norm": 2})
+    for value in (1.5, None):
+        given.groups[1]["max_norm"] = value
+        given.follow()
+    assert [table.groups[1].get("max_norm") for table in given.tables] == [2.0, 1.5, None]
+    assert all("max_norm" not in table.groups[0] for table in given.tables)

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from leash.ps.errors import NonfiniteError, StoppingError
 from leash.ps.options.worker import WorkerOptions
-from leash.ps.wire.messages import OVER, STOPPED_BY_TIMEOUT, TRAIN, Leased, Report
+from leash.ps.wire.messages import OVER, STOPPED_BY_TIMEOUT, TRAIN, Leased, Report, Welcome
 from leash.worker.datasets import Positions, epoch_order, permutation
 from leash.worker.datasets.base import Batch
 from leash.worker.datasets.memory import InMemoryDataset, StoredSamples
@@ -120,17 +122,13 @@ class FakeClient:
 
     settings: dict[str, Any]
     leases: list[Leased]
-    completed: int = 0  # epochs of the run, by the newest beat
+    welcome: Welcome
     incarnation: int = 7
     steps: int = 0
     deadline_s: float = 0.0
     reports: list[Report] = field(default_factory=list)  # but for those of its plan
     plans: list[Report] = field(default_factory=list)
     asked: list[tuple[float, ...]] = field(default_factory=list)
-
-    @property
-    def epoch(self) -> int:
-        return self.completed
 
     def report(self, report: Report) -> None:
         (self.plans if report.kind == "plan" else self.reports).append(report)
@@ -225,6 +223,8 @@ def make_training(
     leases: list[Leased] | None = None,
     epochs: int = 2,
     completed: int = 0,
+    samples: int = 0,
+    told_share: int = 0,
     local_steps: str = "1",
     seed: int = SEED,
     rank: int = RANK,
@@ -236,14 +236,20 @@ def make_training(
     Args:
         share: of the samples.
         leases: instead of a share; behind them comes the order that all is over.
-        completed: epochs of the run, when this worker joins it.
+        completed: epochs of its share, when this worker joins the run.
+        samples: of the next one, likewise.
+        told_share: how many samples an epoch of it had, as the server says.
         prompt: nothing takes any time.
     """
     clock = Clock()
     model, dataset = TimedModel(clock), TinyDataset(clock, classes)
     straggler = FakeStraggler(clock)
     orders = [*(leases or []), Leased(rank, 0, OVER, 0, 0, 0, 0, 0)]
-    client = FakeClient({"seed": seed, "local_steps": local_steps}, orders, completed)
+    welcome = Welcome(
+        rank, 7, 1, 65536, 16, [5001], 1.0, 5.0, {}, epochs=completed, samples=samples,
+        share=told_share,
+    )  # fmt: skip
+    client = FakeClient({"seed": seed, "local_steps": local_steps}, orders, welcome)
     optimizer = FakeOptimizer(model, client, clock)
     if prompt:
         dataset.read_s = model.compute_s = straggler.delay_s = straggler.stretch_s = 0.0
@@ -336,12 +342,36 @@ def test_drop_last_leaves_out_what_fills_no_batch(size: int) -> None:
         assert training.optimizer.begun == [BATCH] * (kept // BATCH)
 
 
-def test_one_that_takes_anothers_place_goes_on_where_the_run_is() -> None:
-    training = make_training(epochs=3, completed=2)
+@pytest.mark.parametrize(
+    ("samples", "drop_last"),
+    [(0, False), (4, False), (8, False), (10, False), (4, True), (8, True)],
+)
+def test_one_that_takes_anothers_place_goes_on_where_that_rank_was(
+    samples: int, drop_last: bool
+) -> None:
+    share = SIZE - SIZE % BATCH if drop_last else SIZE
+    epochs, samples = 2 + samples // share, samples % share
+    training = make_training(
+        epochs=4, completed=epochs, samples=samples, told_share=share, drop_last=drop_last
+    )
     training.run()
-    order = epoch_order(WHOLE_SPLIT, SEED, RANK, 3).tolist()
-    assert training.dataset.visited == order
-    assert [report.epoch for report in training.client.reports if report.kind == "epoch"] == [3]
+    orders = {epoch: epoch_order(WHOLE_SPLIT, SEED, RANK, epoch).tolist() for epoch in (3, 4)}
+    expected = orders[3][samples:share] + orders[4][:share] if epochs == 2 else orders[4][:share]
+    assert training.dataset.visited == expected
+    told = [report.epoch for report in training.client.reports if report.kind == "epoch"]
+    assert told == [3, 4][epochs - 2 :]
+    assert len(training.said) == len(told)  # nothing but its epochs
+
+
+def test_one_whose_share_is_another_now_says_so_and_begins_with_a_whole_epoch() -> None:
+    training = make_training(epochs=3, completed=1, samples=4, told_share=SIZE + 2)
+    training.run()
+    orders = [epoch_order(WHOLE_SPLIT, SEED, RANK, epoch).tolist() for epoch in (2, 3)]
+    assert training.dataset.visited == orders[0] + orders[1]
+    assert training.said[0] == (
+        "an epoch of this rank had 12 samples so far, and has 10 now: it goes on with the whole "
+        "of epoch 2"
+    )
 
 
 def test_one_that_comes_when_all_epochs_are_done_trains_on_nothing_and_is_done() -> None:
@@ -509,23 +539,56 @@ def left_behind_in_a_share_at(step: int, local_steps: str = "1") -> Training:
     return training
 
 
+def batches_of_the_epoch() -> list[list[int]]:
+    """Of the whole split, if nothing is lost."""
+    order = epoch_order(WHOLE_SPLIT, SEED, RANK, 1).tolist()
+    return [order[first : first + BATCH] for first in range(0, SIZE, BATCH)]
+
+
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_fixed_share_is_trained_on_to_its_end_with_the_lost_step_again(step: int) -> None:
-    training = left_behind_in_a_share_at(step)
-    first, second, last = training.dataset.batches[:3]
-    assert sorted(first + second + last) == list(range(SIZE))
-    assert training.dataset.batches[3:] == [(first, second, last)[step - 1]]
+def test_a_step_of_a_fixed_share_that_was_lost_is_taken_again_next(step: int) -> None:
+    training, whole = left_behind_in_a_share_at(step), batches_of_the_epoch()
+    assert training.dataset.batches == whole[:step] + whole[step - 1 :]
     assert [report.epoch for report in training.client.reports if report.kind == "epoch"] == [1]
 
 
-@pytest.mark.parametrize(("step", "lost"), [(1, [0]), (2, [0, 1]), (3, [2])])
+@pytest.mark.parametrize(("step", "first_lost"), [(1, 0), (2, 0), (3, 2)])
 def test_all_local_steps_of_a_round_that_was_lost_are_taken_again(
-    step: int, lost: list[int]
+    step: int, first_lost: int
 ) -> None:
-    training = left_behind_in_a_share_at(step, local_steps="2")
-    batches = training.dataset.batches
-    again = [position for batch in batches[3:] for position in batch]
-    assert again == [position for number in lost for position in batches[number]]
+    training, whole = left_behind_in_a_share_at(step, local_steps="2"), batches_of_the_epoch()
+    assert training.dataset.batches == whole[:step] + whole[first_lost:]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(1, SIZE),
+    local_steps=st.integers(1, 4),
+    begins_at=st.integers(0, 2),
+    lost_at=st.sets(st.integers(1, 12), max_size=5),
+)
+def test_whatever_is_lost_every_sample_is_pushed_once_an_epoch(
+    size: int, local_steps: int, begins_at: int, lost_at: set[int]
+) -> None:
+    share, samples = WHOLE_SPLIT[:size], min(begins_at * BATCH, size - 1)
+    training = make_training(
+        share=share, epochs=2, samples=samples, told_share=size, local_steps=str(local_steps),
+        prompt=True,
+    )  # fmt: skip
+    optimizer, pushed = training.optimizer, list[int]()
+    push = optimizer._push
+
+    def push_and_note() -> None:
+        of_round = training.dataset.batches[-optimizer.pending_steps :]
+        pushed.extend(position for batch in of_round for position in batch)
+        push()
+
+    for step in lost_at:
+        optimizer.at_step[step] = lambda: optimizer.rejoin(evicted=True)
+    optimizer._push = push_and_note  # type: ignore[method-assign]
+    training.run()
+    orders = [epoch_order(share, SEED, RANK, epoch).tolist() for epoch in (1, 2)]
+    assert pushed == orders[0][samples:] + orders[1]
 
 
 def test_the_last_round_of_a_share_is_taken_again_too_if_its_push_was_lost() -> None:
@@ -623,19 +686,64 @@ def test_a_loss_that_is_no_number_is_told_as_none_and_spoils_no_later_epoch(brok
 # Dropout.
 
 
-def seeds_of(**changes: Any) -> set[int]:
+def seeds_of(steps: int = 0, **changes: Any) -> list[int]:
+    """Torch's seed in each step of an epoch, of a worker that has pushed so many before."""
     training = make_training(epochs=1, **changes)
+    training.client.steps = steps
     training.run()
-    return {seed for seed, _ in training.model.seen}
+    return [seed for seed, _ in training.model.seen]
 
 
-def test_dropout_is_another_for_every_worker_and_seed_and_the_same_in_every_run() -> None:
+def test_dropout_is_another_for_every_worker_seed_and_step_and_the_same_in_every_run() -> None:
     seeds = {(seed, rank): seeds_of(seed=seed, rank=rank) for seed in (0, 1, 2) for rank in (2, 3)}
-    assert all(len(seen) == 1 for seen in seeds.values())
-    assert len(set.union(*seeds.values())) == len(seeds)
+    together = [seed for of_one in seeds.values() for seed in of_one]
+    assert len(set(together)) == len(together) == 3 * len(seeds)
     assert seeds[1, 3] == seeds_of(seed=1, rank=3)
     # The model's first values come from the seed itself.
-    assert not set.union(*seeds.values()) & {0, 1, 2}
+    assert not set(together) & {0, 1, 2}
+
+
+def test_a_run_that_goes_on_after_a_step_has_the_dropout_of_one_that_never_ended() -> None:
+    whole = seeds_of()
+    assert seeds_of(steps=1, samples=4, told_share=SIZE) == whole[1:]
+    assert seeds_of(steps=2, samples=8, told_share=SIZE) == whole[2:]
+
+
+def test_every_local_step_has_a_dropout_of_its_own() -> None:
+    seeds = seeds_of(local_steps="2")
+    assert len(set(seeds)) == 3
+    assert seeds_of(steps=1, samples=8, told_share=SIZE, local_steps="2") == seeds[2:]
+
+
+def test_a_step_that_is_taken_again_after_an_eviction_has_the_dropout_of_its_new_number() -> None:
+    training = left_behind_in_a_share_at(2)
+    seeds = [seed for seed, _ in training.model.seen]
+    # The lost step was never pushed, so the server counts the next one in its place.
+    assert seeds[2] == seeds[1]
+    assert len(set(seeds)) == 3
+
+
+def mask(seed: int, rank: int, step: int) -> list[bool]:
+    """Which of 64 values the first step of a trainer keeps, after so many pushes."""
+    training = make_training(epochs=1, seed=seed, rank=rank)
+    kept: list[list[bool]] = []
+    forward = training.model.forward
+
+    def forward_and_drop(x: Tensor) -> Tensor:
+        kept.append(F.dropout(torch.ones(64)).bool().tolist())
+        return forward(x)
+
+    training.model.forward = forward_and_drop  # type: ignore[method-assign]
+    training.client.steps = step - 1
+    training.run()
+    return kept[0]
+
+
+def test_the_same_seed_rank_and_step_drop_the_same_and_any_other_drops_otherwise() -> None:
+    assert mask(1, 2, 3) == mask(1, 2, 3)
+    others = [mask(1, 2, 4), mask(1, 3, 3), mask(2, 2, 3)]
+    assert mask(1, 2, 3) not in others
+    assert all(any(kept) and not all(kept) for kept in others)
 
 
 def test_a_model_that_was_evaluated_is_trained_in_training_mode() -> None:

@@ -1,0 +1,141 @@
+"""Hands checkpoints out to those who ask for one: `leash save`, and `PSOptimizer.save`.
+
+::
+
+    save 17 ▸ saved 17: not yet     the next checkpoint is for whoever has asked by then
+    save 17 ▸ saved 17: 98,304 bytes
+    read 17 from 0 ▸ piece          at most PIECE_NBYTES of them
+    read 17 from 65,536 ▸ piece
+
+A file stays open, so that whoever reads it gets one whole checkpoint, also while later ones take
+its place.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from leash.ps.errors import HeaderError, LeashError, NotReadyError, TooManyError
+from leash.ps.wire.messages import PIECE_NBYTES
+
+MOST: Final = 8  # checkpoints that are handed out at the same time
+IDLE_S: Final = 60.0  # one that nobody has read from for so long is let go
+
+
+@dataclass(slots=True)
+class _Save:
+    """One that somebody has asked for."""
+
+    asked_s: float  # when its last message came
+    fd: int | None = None  # of the file, once there is one
+    nbytes: int = 0
+    is_read: bool = False  # whether somebody has read it to its end
+    failure: LeashError | None = None  # why there is none
+
+
+class Saves:
+    """Knows who has asked for a checkpoint, and which file each of them gets."""
+
+    def __init__(
+        self, now: Callable[[], float] = time.monotonic, *, is_possible: bool = True
+    ) -> None:
+        """Begins with nobody.
+
+        Args:
+            now: seconds on a clock that never goes back.
+            is_possible: whether this server writes checkpoints at all.
+        """
+        self._now: Final = now
+        self._is_possible: Final = is_possible
+        self._saves: Final[dict[int, _Save]] = {}
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for a checkpoint."""
+        return any(save.fd is None and save.failure is None for save in self._saves.values())
+
+    def ask(self, number: int, *, has_values: bool) -> int | None:
+        """Notes that somebody asks for a checkpoint, or asks again whether it is there.
+
+        Args:
+            number: drawn at random by whoever asks.
+            has_values: whether the model has its first values.
+
+        Returns:
+            The size of the file; None if it is not there yet.
+
+        Raises:
+            HeaderError: this server writes none.
+            NotReadyError: there is nothing to write yet, or it could not be written.
+            TooManyError: too many ask at the same time.
+        """
+        if not self._is_possible:
+            raise HeaderError("save: this server has no run directory, and writes no checkpoints")
+        if not has_values:
+            raise NotReadyError("save: the model has no values yet; ask again once training began")
+        self._forget_the_idle()
+        save = self._saves.get(number)
+        if save is None:
+            if not self._makes_room():
+                raise TooManyError(f"save: expected at most {MOST} at the same time")
+            save = self._saves[number] = _Save(self._now())
+        save.asked_s = self._now()
+        if save.failure is not None:
+            del self._saves[number]
+            raise NotReadyError(f"save: {save.failure}")
+        return None if save.fd is None else save.nbytes
+
+    def read(self, number: int, offset: int) -> bytes:
+        """Reads a piece of a file, which is empty only at its end.
+
+        Raises:
+            HeaderError: there is no such file, or it is not so long.
+        """
+        save = self._saves.get(number)
+        if save is None or save.fd is None:
+            raise HeaderError(f"read.number: no checkpoint {number} is here: ask for one first")
+        if offset > save.nbytes:
+            raise HeaderError(f"read.offset: expected at most {save.nbytes}, got {offset}")
+        save.asked_s = self._now()
+        save.is_read |= offset + PIECE_NBYTES >= save.nbytes
+        return os.pread(save.fd, PIECE_NBYTES, offset)
+
+    def serve(self, path: Path) -> None:
+        """Gives this file to those who wait for one."""
+        for save in self._saves.values():
+            if save.fd is None and save.failure is None:
+                save.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                save.nbytes = os.fstat(save.fd).st_size
+
+    def fail(self, failure: LeashError) -> None:
+        """Lets those who wait know why there is no file."""
+        for save in self._saves.values():
+            if save.fd is None:
+                save.failure = failure
+
+    def close(self) -> None:
+        """Lets all files go."""
+        for number in list(self._saves):
+            self._forget(number)
+
+    def _forget_the_idle(self) -> None:
+        for number in [n for n, s in self._saves.items() if self._now() - s.asked_s > IDLE_S]:
+            self._forget(number)
+
+    def _makes_room(self) -> bool:
+        """Whether there is room for one more, for which one that was read to its end may go.
+
+        Until then it stays, since its last piece may be asked for again.
+        """
+        read = [number for number, save in self._saves.items() if save.is_read]
+        if len(self._saves) >= MOST and read:
+            self._forget(read[0])
+        return len(self._saves) < MOST
+
+    def _forget(self, number: int) -> None:
+        save = self._saves.pop(number)
+        if save.fd is not None:
+            os.close(save.fd)

@@ -1,0 +1,432 @@
+"""When a run writes which checkpoint, what it does where one cannot be written, and what it holds.
+
+The server is one without sockets and processes, with a clock that the tests move.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leash.ps.runs import checkpoint
+from leash.ps.runs.checkpoint import check_checkpoint
+from leash.ps.runs.chunk_states import SavedChunks
+from leash.ps.runs.position import Position
+from leash.ps.runs.rundir import RunDir
+from leash.ps.server import checkpoints
+from leash.ps.server.checkpoints import Checkpoints
+from support.sockless import CHUNKS, LAYOUT, SocklessServer
+
+MINUTE = 60.0
+
+
+class Run:
+    """A run that writes checkpoints, and what it says."""
+
+    def __init__(
+        self, folder: Path, every: str, policy: str = "asp", *, starts: bool = True, **options: Any
+    ) -> None:
+        self.server = SocklessServer(
+            policy, checkpoint_every=every, **{"workers": 2, "shards": 2, **options}
+        )
+        self.said: list[str] = []
+        self.folder = folder / "checkpoints"
+        self.checkpoints = Checkpoints(
+            self.server.options, RunDir(folder), self.server.coordinator, self.server.shards,
+            self.server.metrics, self.said.append, self.server.clock,
+        )  # fmt: skip
+        self.step = 0
+        if starts:
+            self.server.start()
+
+    def train(self, steps: int = 1) -> None:
+        """Every worker takes so many steps."""
+        for _ in range(steps):
+            self.step += 1
+            for worker in self.server.members.ranks:
+                self.server.push(worker, self.step)
+
+    def wait(self, seconds: float = MINUTE) -> None:
+        self.server.clock.skip(seconds)
+        self.checkpoints.tick()
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(path.name.removesuffix(".safetensors") for path in self.folder.glob("*"))
+
+    def version(self, name: str = "latest") -> int:
+        """How many updates the newest of this name had seen."""
+        return int(check_checkpoint(self.path(name))["version"])
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def chunks(self, name: str) -> SavedChunks:
+        nbytes = self.server.options.chunk_nbytes
+        return SavedChunks.of(check_checkpoint(self.path(name)), LAYOUT, nbytes)
+
+
+# When.
+
+
+def test_the_first_is_written_after_an_update_and_then_one_every_minute_in_its_place(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, "60s")
+    run.checkpoints.tick()
+    assert run.names == []
+    run.train()
+    run.checkpoints.tick()
+    assert (run.names, run.version()) == (["latest"], 2)
+    for version in (4, 6):
+        run.train()
+        run.wait(59)
+        assert run.version() == version - 2
+        run.wait(1)
+        assert (run.names, run.version()) == (["latest"], version)
+
+
+def test_none_is_written_while_nothing_changes(tmp_path: Path) -> None:
+    run = Run(tmp_path, "60s")
+    run.wait(10 * MINUTE)
+    assert run.names == []
+    run.train()
+    run.checkpoints.tick()
+    run.path("latest").unlink()
+    run.wait(10 * MINUTE)
+    assert run.names == []
+    run.train()
+    run.checkpoints.tick()
+    assert run.names == ["latest"]
+
+
+def test_one_is_written_when_so_many_updates_have_come_since_the_newest(tmp_path: Path) -> None:
+    run = Run(tmp_path, "5u")
+    run.train(2)
+    run.wait()
+    assert run.names == []
+    run.train()
+    run.wait(0)
+    assert run.version() == 6
+    run.train(2)
+    run.wait()
+    assert run.version() == 6
+    run.train()
+    run.wait(0)
+    assert run.version() == 12
+
+
+def test_that_of_each_epoch_is_kept(tmp_path: Path) -> None:
+    run = Run(tmp_path, "1e")
+    for epoch in (1, 2, 3):
+        run.train()
+        run.wait()
+        run.server.metrics.complete(epoch)
+        run.wait(0)
+        run.wait(0)
+    assert run.names == ["epoch-1", "epoch-2", "epoch-3"]
+    assert [run.version(name) for name in run.names] == [2, 4, 6]
+
+
+def test_of_every_second_epoch_it_is_the_second(tmp_path: Path) -> None:
+    run = Run(tmp_path, "2e")
+    for epoch in range(1, 6):
+        run.server.metrics.complete(epoch)
+        run.wait()
+    assert run.names == ["epoch-2", "epoch-4"]
+
+
+def test_that_of_an_epoch_which_ends_with_the_run_is_written_beside_the_last(
+    tmp_path: Path,
+) -> None:
+    """It may have been completed since the last tick."""
+    run = Run(tmp_path, "1e")
+    run.train()
+    run.server.metrics.complete(1)
+    run.checkpoints.write_final()
+    assert run.names == ["epoch-1", "final"]
+    assert check_checkpoint(run.path("epoch-1")) == check_checkpoint(run.path("final"))
+    assert RunDir(tmp_path).newest_checkpoint == run.path("final")
+
+
+def test_never_means_at_the_end_and_when_somebody_asks(tmp_path: Path) -> None:
+    run = Run(tmp_path, "never")
+    for epoch in range(1, 4):
+        run.train()
+        run.server.metrics.complete(epoch)
+        run.wait(100 * MINUTE)
+    assert run.names == []
+    run.checkpoints.saves.ask(5, has_values=True)
+    run.wait(0)
+    assert run.names == ["latest"]
+    run.checkpoints.write_final()
+    run.checkpoints.saves.close()
+    assert run.names == ["final"]
+
+
+@pytest.mark.parametrize("every", ["60s", "1u", "1e", "never"])
+def test_none_is_written_of_a_model_that_has_no_values_or_by_a_server_without_a_folder(
+    tmp_path: Path, every: str
+) -> None:
+    run = Run(tmp_path, every, starts=False)
+    run.wait()
+    run.checkpoints.write_final()
+    for rank in run.server.members.ranks:  # now there is a model
+        run.server.hello(rank)
+    run.wait()
+    run.checkpoints.write_final()
+    assert run.checkpoints.is_final_possible()
+    run.server.init()
+    nowhere = Checkpoints(
+        run.server.options, None, run.server.coordinator, run.server.shards, run.server.metrics,
+        run.said.append, run.server.clock,
+    )  # fmt: skip
+    run.train()
+    run.server.metrics.complete(1)
+    run.server.clock.skip(MINUTE)
+    nowhere.tick()
+    nowhere.write_final()
+    assert list(tmp_path.iterdir()) == []
+    assert run.said == []
+
+
+def test_a_run_that_goes_on_counts_from_where_the_one_before_ended(tmp_path: Path) -> None:
+    by_updates, by_epochs = Run(tmp_path / "u", "5u"), Run(tmp_path / "e", "2e")
+    by_updates.checkpoints.go_on(version=4, epoch=0)
+    by_updates.train(3)
+    by_updates.wait()
+    assert by_updates.names == []
+    by_epochs.server.metrics.go_on(Position(0, 3))
+    by_epochs.checkpoints.go_on(version=4, epoch=3)
+    by_epochs.wait()
+    assert by_epochs.names == []
+    by_epochs.server.metrics.complete(4)
+    by_epochs.wait(0)
+    assert by_epochs.names == ["epoch-4"]
+
+
+@pytest.mark.parametrize(("every", "takes_s"), [("1u", 1.0), ("1s", 0.5), ("60s", 9.0)])
+def test_they_take_at_most_a_twentieth_of_the_time(
+    tmp_path: Path, every: str, takes_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, written_s = Run(tmp_path, every), 0.0
+
+    def save_slowly(*args: Any) -> SavedChunks:
+        nonlocal written_s
+        run.server.clock.skip(takes_s)
+        written_s += takes_s
+        return checkpoint.save_checkpoint(*args)
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", save_slowly)
+    began_s = run.server.clock()
+    while run.server.clock() < began_s + 900:
+        run.train()
+        run.wait(0.5)
+    assert 0.04 * 900 < written_s <= 0.05 * 900 + takes_s
+
+
+# For those who ask.
+
+
+def test_whoever_asks_gets_one_of_the_state_by_then(tmp_path: Path) -> None:
+    run = Run(tmp_path, "60s")
+    run.train()
+    run.wait()
+    run.train(2)
+    saves = run.checkpoints.saves
+    assert saves.ask(5, has_values=True) is None
+    run.wait(0.0)
+    assert run.version() == 6
+    assert saves.ask(5, has_values=True) == run.path("latest").stat().st_size
+    assert saves.read(5, 0) == run.path("latest").read_bytes()
+    saves.close()
+
+
+def test_whoever_asks_at_the_end_gets_the_last_one(tmp_path: Path) -> None:
+    run = Run(tmp_path, "never")
+    run.train()
+    saves = run.checkpoints.saves
+    saves.ask(5, has_values=True)
+    run.checkpoints.write_final()
+    assert saves.read(5, 0) == run.path("final").read_bytes()
+    saves.close()
+
+
+# The end.
+
+
+def test_the_last_one_takes_the_place_of_the_latest(tmp_path: Path) -> None:
+    run = Run(tmp_path, "60s")
+    run.train()
+    run.wait()
+    assert run.names == ["latest"]
+    run.train()
+    run.checkpoints.write_final()
+    assert (run.names, run.version("final")) == (["final"], 4)
+
+
+# Between two steps.
+
+
+def test_under_bsp_none_is_written_in_the_midst_of_a_step(tmp_path: Path) -> None:
+    run = Run(tmp_path, "1u", "bsp")
+    own, other = run.server.planes
+    run.train(3)
+    for worker in (1, 2):
+        run.server.push_to(other, worker, 4)  # half of the chunks have applied step 4
+    run.wait()
+    assert run.names == []
+    assert run.checkpoints.is_aligning
+    run.server.push_to(own, 1, 4)
+    run.checkpoints.advance()
+    assert run.names == []
+    assert not own.is_held
+    assert other.is_held  # it is there already, and takes nothing of step 5
+    run.server.push_to(own, 2, 4)
+    assert own.is_held
+    run.checkpoints.advance()
+    assert run.names == ["latest"]
+    chunks = run.chunks("latest")
+    assert (chunks.step, chunks.is_between_steps, chunks.version) == (4, True, 4)
+    assert len(chunks.states) == CHUNKS
+    assert not run.checkpoints.is_aligning
+    assert not any(plane.is_held for plane in run.server.planes)
+
+
+def test_under_bsp_one_who_asks_gets_the_state_after_the_step(tmp_path: Path) -> None:
+    run = Run(tmp_path, "never", "bsp")
+    own, other = run.server.planes
+    saves = run.checkpoints.saves
+    saves.ask(5, has_values=True)
+    run.server.push_to(other, 1, 1)
+    run.server.push_to(other, 2, 1)
+    run.wait(0)
+    assert saves.ask(5, has_values=True) is None
+    for worker in (1, 2):
+        run.server.push_to(own, worker, 1)
+    run.checkpoints.advance()
+    assert saves.ask(5, has_values=True)
+    assert run.chunks("latest").is_between_steps
+    saves.close()
+
+
+def test_the_end_of_a_bsp_run_waits_for_the_end_of_its_step(tmp_path: Path) -> None:
+    run = Run(tmp_path, "60s", "bsp")
+    own, other = run.server.planes
+    run.train()
+    for worker in (1, 2):
+        run.server.push_to(other, worker, 2)
+    assert not run.checkpoints.is_final_possible()
+    for worker in (1, 2):
+        run.server.push_to(own, worker, 2)
+    assert run.checkpoints.is_final_possible()
+    run.checkpoints.write_final()
+    assert run.chunks("final").step == 2
+
+
+def test_where_the_last_one_lies_in_a_step_that_between_two_of_them_stays(tmp_path: Path) -> None:
+    run = Run(tmp_path, "60s", "bsp")
+    run.train()
+    run.wait()
+    for worker in (1, 2):
+        run.server.push_to(run.server.planes[1], worker, 2)
+    assert not run.checkpoints.is_final_possible()
+    run.checkpoints.let_go()
+    run.checkpoints.write_final()
+    assert run.names == ["final", "latest"]
+    assert not run.chunks("final").is_between_steps
+    assert run.chunks("latest").is_between_steps
+
+
+def test_a_bsp_run_whose_workers_have_all_gone_waits_for_nobody(tmp_path: Path) -> None:
+    run = Run(tmp_path, "60s", "bsp")
+    run.train()
+    for worker in (1, 2):
+        run.server.push_to(run.server.planes[1], worker, 2)
+    run.wait()
+    assert run.checkpoints.is_aligning
+    for worker in (1, 2):
+        run.server.bye(worker, "failed")
+    run.checkpoints.advance()
+    assert run.names == ["latest"]
+    assert not run.checkpoints.is_aligning
+
+
+def test_under_other_policies_shards_are_held_where_they_are(tmp_path: Path) -> None:
+    run = Run(tmp_path, "60s", "ssp", bound=3)
+    run.server.push_to(run.server.plane, 1, 1)
+    run.wait()
+    assert run.names == ["latest"]
+    assert not any(plane.is_held for plane in run.server.planes)
+    assert not any(shard.is_held for shard in run.server.far.all)
+
+
+# Failures.
+
+
+def test_a_failure_is_said_once_for_each_reason_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, reasons = Run(tmp_path, "60s"), ["No space left on device"] * 3 + ["Disk quota exceeded"]
+
+    def fail(_: object, path: Path, *__: object) -> SavedChunks:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(path.name + ".unfinished").write_bytes(b"half of it")
+        raise OSError(28, reasons.pop(0))
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", fail)
+    for _ in range(4):
+        run.train()
+        run.wait()
+        assert run.checkpoints.has_failed
+        assert run.names == []  # what was half written is gone too
+    assert run.said == [
+        f"no checkpoint latest.safetensors: {reason}"
+        for reason in ("No space left on device", "Disk quota exceeded")
+    ]
+    monkeypatch.undo()
+    run.train()
+    run.wait()
+    assert (run.checkpoints.has_failed, run.names) == (False, ["latest"])
+    monkeypatch.setattr(checkpoints, "save_checkpoint", fail)
+    reasons[:] = ["Disk quota exceeded"]
+    run.train()
+    run.wait()
+    assert len(run.said) == 3  # it was mended in between, so it is said again
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    run = Run(tmp_path, "60s")
+    run.folder.write_bytes(b"a file")
+    run.train()
+    run.wait()
+    run.checkpoints.write_final()
+    assert run.said == ["no checkpoint latest.safetensors: File exists"]
+    assert run.checkpoints.has_failed
+
+
+def test_whoever_waits_for_one_that_cannot_be_written_hears_why(tmp_path: Path) -> None:
+    run = Run(tmp_path, "60s")
+    run.server.coordinator.saves = saves = run.checkpoints.saves
+    run.folder.write_bytes(b"a file")
+    saves.ask(5, has_values=True)
+    run.wait(0)
+    assert not saves.awaited
+    with pytest.raises(Exception, match=r"^save: no checkpoint latest\.safetensors: File exists$"):
+        saves.ask(5, has_values=True)
+
+
+@pytest.mark.parametrize("policy", ["asp", "bsp"])
+def test_a_run_that_has_lost_a_shard_has_no_more_checkpoints_and_says_why(
+    tmp_path: Path, policy: str
+) -> None:
+    run = Run(tmp_path, "60s", policy)
+    run.train()
+    run.server.far.all[0].lose("killed by SIGKILL")
+    assert run.checkpoints.is_final_possible()
+    run.checkpoints.write_final()
+    assert run.said == [
+        "no checkpoint final.safetensors: shard 1 (process 70001) was lost: killed by SIGKILL"
+    ]
+    assert run.checkpoints.has_failed
+    assert not run.server.plane.is_held
