@@ -358,6 +358,7 @@ def test_a_norm_of_rows_holds_after_every_step_of_two_workers(
             schedule = Tightening(own.param_groups[0])
             for step in range(steps):
                 inputs, targets = words(step, slice((rank - 1) * half, rank * half))
+                own.zero_grad()
                 own.begin_step(samples=half)
                 nn.functional.cross_entropy(model(inputs), targets).backward()
                 own.step()

@@ -201,6 +201,7 @@ def trained(model: nn.Module, optimizer: PSOptimizer, steps: range) -> None:
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         inputs = torch.randn(4, 6, generator=generator)
+        optimizer.zero_grad()
         model(inputs).square().mean().backward()
         optimizer.step()
 
