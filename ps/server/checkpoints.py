@@ -96,7 +96,7 @@ class Checkpoints:
     def write_final(self) -> None:
         """Writes the last checkpoint, whatever the state of the chunks.
 
-        Before it that of an epoch which has been completed since the last tick, if it is to be kept.
+        Before it that of an epoch which has been completed since the last tick, if it is kept.
         """
         self._want_epoch()
         name, self._wanted = self._wanted, None

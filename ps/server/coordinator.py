@@ -44,11 +44,11 @@ from leash.ps.wire.messages import (
     Beat,
     Beaten,
     Bye,
+    FilePiece,
     Hello,
     Lease,
     Message,
     Ok,
-    Piece,
     Read,
     Report,
     Save,
@@ -214,7 +214,7 @@ class Coordinator:
         return Saved(msg.number, nbytes is not None, nbytes or 0), None
 
     def _on_read(self, msg: Read, _: bytes | None) -> ControlAnswer:
-        return Piece(msg.number, msg.offset), self.saves.read(msg.number, msg.offset)
+        return FilePiece(msg.number, msg.offset), self.saves.read(msg.number, msg.offset)
 
     def _on_bye(self, msg: Bye, _: bytes | None) -> ControlAnswer:
         if msg.reason not in BYE_REASONS:

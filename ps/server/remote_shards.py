@@ -21,9 +21,9 @@ from leash.ps.wire.frames import TO_COORDINATOR
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload, SentPayload
 from leash.ps.wire.shard_messages import (
-    CLOCKS,
+    CHUNK_CLOCKS,
     PARAMETERS,
-    UPDATES,
+    UPDATE_COUNTS,
     USAGE,
     Begin,
     Done,
@@ -159,15 +159,15 @@ class RemoteShard:
         self.ask(Load(chunk, name), values)
 
     def updates(self, chunk: int) -> list[int]:
-        packed = self.ask(Fetch(chunk, UPDATES))[1] or b""
+        packed = self.ask(Fetch(chunk, UPDATE_COUNTS))[1] or b""
         return [int(count) for count in np.frombuffer(packed, "<u8")]
 
     def set_updates(self, chunk: int, updates: list[int]) -> None:
-        self.ask(Load(chunk, UPDATES), np.array(updates, "<u8").tobytes())
+        self.ask(Load(chunk, UPDATE_COUNTS), np.array(updates, "<u8").tobytes())
 
     def clocks(self, chunk: int) -> ChunkClocks:
         """The clocks of a chunk of this shard."""
-        return unpacked_clocks(self.ask(Fetch(chunk, CLOCKS))[1] or b"")
+        return unpacked_clocks(self.ask(Fetch(chunk, CHUNK_CLOCKS))[1] or b"")
 
     # How it is done.
 

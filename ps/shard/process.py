@@ -38,9 +38,9 @@ from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload
 from leash.ps.wire.shard_messages import (
-    CLOCKS,
+    CHUNK_CLOCKS,
     PARAMETERS,
-    UPDATES,
+    UPDATE_COUNTS,
     USAGE,
     Align,
     Asked,
@@ -231,9 +231,9 @@ class ShardServer:
 
     def _on_fetch(self, msg: Fetch, _: ReceivedPayload) -> LinkAnswer:
         model = self._require_model()
-        if msg.state == UPDATES:
+        if msg.state == UPDATE_COUNTS:
             return Done(0), bytearray(np.array(model.shard.updates(msg.chunk), "<u8").tobytes())
-        if msg.state == CLOCKS:
+        if msg.state == CHUNK_CLOCKS:
             return Done(0), bytearray(packed_clocks(model.clocks(msg.chunk)))
         out = bytearray(model.chunk(msg.chunk).nbytes)
         if msg.state == PARAMETERS:
@@ -249,7 +249,7 @@ class ShardServer:
         assert payload is not None
         if msg.state == PARAMETERS:
             return Done(int(shard.init(msg.chunk, payload))), None
-        if msg.state == UPDATES:
+        if msg.state == UPDATE_COUNTS:
             shard.set_updates(msg.chunk, [int(n) for n in np.frombuffer(payload, "<u8")])
             return Done(1), None
         shard.load_state(msg.chunk, msg.state, payload)

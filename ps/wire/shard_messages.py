@@ -20,8 +20,10 @@ from leash.ps.wire.messages import Count, Id, Ids, Message, Settings, Text, Word
 PARAMETERS: Final = (
     ""  # names the values of a chunk, where other names are those of optimizer state
 )
-UPDATES: Final = "/updates"  # names the counts of updates of a chunk's slots, in 64 bits each
-CLOCKS: Final = "/clocks"  # names the least clock of a chunk, then each rank and its clock; 64 bits
+UPDATE_COUNTS: Final = "/updates"  # names the counts of updates of a chunk's slots, in 64 bits each
+CHUNK_CLOCKS: Final = (
+    "/clocks"  # names the least clock of a chunk, then each rank and its clock; 64 bits
+)
 USAGE: Final = "usage"  # the code of a failure that is a wrong argument
 
 

@@ -22,7 +22,7 @@ from leash.ps.runs.download import ASK_AGAIN_S, download_checkpoint
 from leash.ps.runs.position import Position
 from leash.ps.shard.model import ServedModel
 from leash.ps.wire.layout import Layout, Slot
-from leash.ps.wire.messages import Message, Piece, Read, Save, Saved
+from leash.ps.wire.messages import FilePiece, Message, Read, Save, Saved
 
 BEFORE = b"what was there before"
 
@@ -46,7 +46,7 @@ class FakeChannel:
         self.asked = asked
         self.piece_nbytes = piece_nbytes
         self.numbers: set[int] = set()
-        self.answer: Callable[[Read, Piece, bytes], tuple[Piece, bytes | None]] = (
+        self.answer: Callable[[Read, FilePiece, bytes], tuple[FilePiece, bytes | None]] = (
             lambda read, piece, payload: (piece, payload)
         )
 
@@ -58,9 +58,9 @@ class FakeChannel:
             self.asked -= 1
             ready = self.asked <= 0
             return Saved(message.number, ready, len(self.content) if ready else 0), None
-        assert expected is Piece
+        assert expected is FilePiece
         payload = self.content[message.offset : message.offset + self.piece_nbytes]
-        return self.answer(message, Piece(message.number, message.offset), payload)
+        return self.answer(message, FilePiece(message.number, message.offset), payload)
 
 
 def download(channel: FakeChannel, path: Path, **more: Any) -> dict[str, str]:
@@ -119,9 +119,9 @@ def refuse(error: BaseException) -> Callable[..., Any]:
     return answer
 
 
-WRONG: dict[str, Callable[[Read, Piece, bytes], tuple[Piece, bytes | None]]] = {
-    "of another checkpoint": lambda _, p, payload: (Piece(p.number + 1, p.offset), payload),
-    "from another place": lambda _, p, payload: (Piece(p.number, p.offset + 1), payload),
+WRONG: dict[str, Callable[[Read, FilePiece, bytes], tuple[FilePiece, bytes | None]]] = {
+    "of another checkpoint": lambda _, p, payload: (FilePiece(p.number + 1, p.offset), payload),
+    "from another place": lambda _, p, payload: (FilePiece(p.number, p.offset + 1), payload),
     "empty": lambda _, p, __: (p, b""),
     "without bytes": lambda _, p, __: (p, None),
 }
@@ -144,7 +144,7 @@ def test_a_piece_that_was_not_asked_for_leaves_the_file_of_before(
     assert_unchanged(tmp_path)
 
 
-def _as_asked(_: Read, piece: Piece, payload: bytes) -> tuple[Piece, bytes]:
+def _as_asked(_: Read, piece: FilePiece, payload: bytes) -> tuple[FilePiece, bytes]:
     return piece, payload
 
 
@@ -195,12 +195,12 @@ def test_a_folder_is_named_and_a_file_in_it_is_proposed(content: bytes, tmp_path
     assert not channel.numbers  # the server was not troubled
 
 
-def test_a_file_that_cannot_be_written_is_one_line_and_nothing_is_asked_of_the_server(
+def test_a_folder_that_cannot_be_made_is_a_wrong_argument_and_nothing_is_asked_of_the_server(
     content: bytes, tmp_path: Path
 ) -> None:
     (tmp_path / "m").write_bytes(BEFORE)
     channel = FakeChannel(content)
-    with pytest.raises(LeashError, match=r"m/inside: (Not a directory|File exists)$"):
+    with pytest.raises(UsageError, match=r"m/inside: cannot make its folder: File exists$"):
         download(channel, tmp_path / "m" / "inside")
     assert not channel.numbers
     assert_unchanged(tmp_path)
