@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from leash.ps.runs import checkpoint
-from leash.ps.runs.checkpoint import check_checkpoint
+from leash.ps.runs.checkpoint import check_checkpoint, open_checkpoint
 from leash.ps.runs.chunk_states import SavedChunks
 from leash.ps.runs.position import Position
 from leash.ps.runs.rundir import RunDir
@@ -308,6 +308,20 @@ def test_under_bsp_one_who_asks_gets_the_state_after_the_step(tmp_path: Path) ->
     assert saves.ask(5, has_values=True)
     assert run.chunks("latest").is_between_steps
     saves.close()
+
+
+def test_a_push_that_waits_for_others_is_pushed_again_under_its_number_where_the_run_goes_on(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, "1u", "bsp")
+    run.train(3)
+    for plane in run.server.planes:
+        run.server.push_to(plane, 1, 4)
+    run.wait()
+    assert run.chunks("latest").states[0].clocks.by_worker == {1: 4, 2: 3}
+    again = SocklessServer("bsp", workers=2, shards=2)
+    open_checkpoint(str(run.path("latest")), "sgd", again.shards.require_layout)
+    assert [again.hello(rank).first_step for rank in (1, 2)] == [4, 4]
 
 
 def test_the_end_of_a_bsp_run_waits_for_the_end_of_its_step(tmp_path: Path) -> None:
