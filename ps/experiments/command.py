@@ -19,9 +19,7 @@ from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.experiments.plan import Experiment, PlannedRun, load, names
 from leash.ps.interrupt import Interrupted
 from leash.ps.options.base import make_folder, to_argv
-from leash.ps.options.outer_optimizer import with_todays_rates
-from leash.ps.options.rule import with_new_names
-from leash.ps.options.server import renamed_checkpoints
+from leash.ps.options.server import in_todays_terms
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import write_atomically
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
@@ -102,8 +100,7 @@ def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
     there = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
     # What an earlier release had no option for, and so no setting in its files, has its default.
     defaults = {f.name: f.default for f in fields(planned.options) if f.name in settings}
-    renamed = renamed_checkpoints(with_todays_rates(with_new_names(there)))
-    if {**defaults, **renamed} != settings:
+    if {**defaults, **in_todays_terms(there)} != settings:
         raise UsageError(f"{run_dir}: a run with other settings is there; take another --out")
     summary = run_dir / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("ended") in GOOD_ENDS:

@@ -30,9 +30,8 @@ from leash.ps.options.base import (
     is_program,
     takes_many,
 )
-from leash.ps.options.outer_optimizer import renamed_option, with_todays_rates
-from leash.ps.options.rule import with_new_names
-from leash.ps.options.server import renamed_checkpoints, renamed_run_option
+from leash.ps.options.outer_optimizer import renamed_option
+from leash.ps.options.server import in_todays_terms, renamed_run_option
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",
@@ -207,8 +206,7 @@ def _by_new_names(path: str) -> str:
         return path
     if not isinstance(settings, dict):
         return path
-    renamed = renamed_checkpoints(with_todays_rates(with_new_names(settings)))
-    if renamed == settings:
+    if (renamed := in_todays_terms(settings)) == settings:
         return path
     return yaml.safe_dump(renamed)
 

@@ -13,9 +13,9 @@ from leash.ps.errors import UsageError
 from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, check_ports, parse_learners
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
-from leash.ps.options.outer_optimizer import OuterOptimizerGroup
+from leash.ps.options.outer_optimizer import OuterOptimizerGroup, with_todays_rates
 from leash.ps.options.plan import PlanGroup
-from leash.ps.options.rule import RuleGroup
+from leash.ps.options.rule import RuleGroup, with_new_names
 from leash.ps.options.staleness import StalenessGroup, check_softens
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
 
@@ -32,7 +32,7 @@ CHUNK_STEP_KIB: Final = 64
 
 
 # How often: in seconds, updates or epochs, or never.
-SECONDS, UPDATES, EPOCHS, NEVER = "s", "u", "e", "never"
+IN_SECONDS, IN_UPDATES, IN_EPOCHS, NEVER = "s", "u", "e", "never"
 
 
 # Flags that people know from the SSP demo's command lines, and from nowhere else.
@@ -124,10 +124,10 @@ class Every:
             return cls(math.inf, NEVER)
         number, unit = text[:-1], text[-1:]
         try:
-            count = float(number) if unit == SECONDS else int(number)
+            count = float(number) if unit == IN_SECONDS else int(number)
         except ValueError:
             count = 0
-        if unit not in (SECONDS, UPDATES, EPOCHS) or not 0 < count < math.inf:
+        if unit not in (IN_SECONDS, IN_UPDATES, IN_EPOCHS) or not 0 < count < math.inf:
             raise UsageError(
                 f"--checkpoint-every {text}: expected seconds such as 60s, updates such as 500u, "
                 "epochs such as 1e, or never"
@@ -148,6 +148,15 @@ def renamed_checkpoints(settings: Mapping[str, Any]) -> dict[str, Any]:
     if epochs := settings.get("checkpoint_epochs"):
         others.setdefault("checkpoint_every", f"{epochs}e")
     return others
+
+
+def in_todays_terms(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the settings of a file, which any release may have written, in today's terms.
+
+    Raises:
+        UsageError: it gives one setting twice, or what it says cannot be said today.
+    """
+    return renamed_checkpoints(with_todays_rates(with_new_names(settings)))
 
 
 @dataclass(frozen=True, kw_only=True)

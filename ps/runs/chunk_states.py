@@ -109,7 +109,7 @@ class SavedChunks:
         if "chunks" not in metadata:
             return _of_format_1(metadata, layout, chunk_nbytes)
         told = json.loads(metadata["chunks"])
-        if (nbytes := _count(told["nbytes"])) < LEAST_NBYTES:
+        if (nbytes := counted(told["nbytes"])) < LEAST_NBYTES:
             raise ValueError(f"chunks: expected a size from {LEAST_NBYTES} bytes, got {nbytes}")
         cut = _pieces(layout, nbytes)
         lists = (told["versions"], told["least_clocks"], told["updates"], *told["clocks"].values())
@@ -137,18 +137,18 @@ class SavedChunks:
 
 def _state(told: Mapping[str, Any], index: int, pieces: int) -> ChunkState:
     by_worker = {
-        int(worker): _count(clocks[index])
+        int(worker): counted(clocks[index])
         for worker, clocks in told["clocks"].items()
         if clocks[index] is not None
     }
-    updates = [_count(number) for number in told["updates"][index]]
+    updates = [counted(number) for number in told["updates"][index]]
     if len(updates) != pieces:
         raise ValueError(f"chunks: expected a count for each of {pieces} slots")
-    clocks = ChunkClocks(_count(told["least_clocks"][index]), by_worker)
-    return ChunkState(_count(told["versions"][index]), clocks, updates)
+    clocks = ChunkClocks(counted(told["least_clocks"][index]), by_worker)
+    return ChunkState(counted(told["versions"][index]), clocks, updates)
 
 
-def _count(told: Any) -> int:
+def counted(told: Any) -> int:
     """Reads a count. Raises ValueError if it is none."""
     number = int(told)
     if not 0 <= number <= U63_MAX:
@@ -165,9 +165,9 @@ def _pieces(layout: Layout, chunk_nbytes: int) -> list[list[Piece]]:
 
 
 def _of_format_1(metadata: Mapping[str, str], layout: Layout, chunk_nbytes: int) -> SavedChunks:
-    version, slots = _count(metadata.get("version", "0")), len(layout.slots)
+    version, slots = counted(metadata.get("version", "0")), len(layout.slots)
     told = metadata.get("updates")
-    updates = [version] * slots if told is None else [_count(number) for number in told.split()]
+    updates = [version] * slots if told is None else [counted(number) for number in told.split()]
     if len(updates) != slots:
         raise ValueError(f"updates: expected a count for each of {slots} slots")
     return SavedChunks(chunk_nbytes, [

@@ -11,7 +11,7 @@ from typing import Final
 from leash.ps.errors import CheckpointError, LeashError, ServerUnreachableError, UsageError
 from leash.ps.runs.checkpoint import check_checkpoint
 from leash.ps.wire.control import ControlChannel
-from leash.ps.wire.messages import U63_MAX, FilePiece, Read, Save, Saved
+from leash.ps.wire.messages import U63_MAX, CheckpointPiece, Read, Save, Saved
 
 ASK_AGAIN_S: Final = 0.05  # between two questions whether the checkpoint is written
 WRITTEN_S: Final = 600.0  # a server may take so long to come to the end of a step, and to write
@@ -55,7 +55,7 @@ def download_checkpoint(
             offset = 0
             while offset < nbytes:
                 piece, payload = channel.request(
-                    Read(number, offset), FilePiece, timeout_s=SILENCE_S
+                    Read(number, offset), CheckpointPiece, timeout_s=SILENCE_S
                 )
                 if piece.number != number or piece.offset != offset or not payload:
                     raise CheckpointError(f"{path}: the server sent another piece than {offset}")

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from leash.ps.errors import LeashError, ProtocolError
 from leash.ps.options.optimizer import optimizer_settings
-from leash.ps.options.server import EPOCHS, SECONDS, UPDATES, ServerOptions
+from leash.ps.options.server import IN_EPOCHS, IN_SECONDS, IN_UPDATES, ServerOptions
 from leash.ps.runs.checkpoint import save_checkpoint
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.coordinator import Coordinator
@@ -62,12 +62,13 @@ class Checkpoints:
         self._wanted: str | None = None  # the name of the next one, which has not been written yet
         self._is_held = False  # whether shards are held for it, or are to be
         self._ready_s = now()  # before this time no `latest` is written without being asked for
-        self._version = self._epoch = 0  # those of the newest
+        # Of the newest: how many updates and steps there were, and how many epochs were complete.
+        self._version = self._steps = self._epoch = 0
         self._told: str = ""  # the last failure that was said
 
-    def go_on(self, version: int, epoch: int) -> None:
-        """Counts updates and epochs from where an earlier run ended."""
-        self._version, self._epoch = version, epoch
+    def go_on(self) -> None:
+        """Counts updates and epochs from where the run goes on. REQUIRES: it knows them."""
+        self._version, self._epoch = self._shards.version, self._metrics.epoch
 
     def tick(self) -> None:
         """Looks whether a checkpoint is due. Call it a few times a second."""
@@ -118,16 +119,18 @@ class Checkpoints:
     def _is_due(self) -> bool:
         if not self._metrics.started or self._now() < self._ready_s:
             return False
-        if self._every.unit == SECONDS:
-            return self._shards.version > self._version
+        if self._every.unit == IN_SECONDS:
+            # Either alone could stay: the version of this process's chunks, where they are frozen.
+            newest = self._version, self._steps
+            return (self._shards.version, self._metrics.steps) != newest
         return (
-            self._every.unit == UPDATES
+            self._every.unit == IN_UPDATES
             and self._shards.version >= self._version + self._every.count
         )
 
     def _want_epoch(self) -> None:
         every, epoch = self._every.count, self._metrics.epoch
-        if self._every.unit == EPOCHS and epoch // every > self._epoch // every:
+        if self._every.unit == IN_EPOCHS and epoch // every > self._epoch // every:
             self._epoch = epoch
             self._wanted = f"epoch-{epoch}"
 
@@ -156,7 +159,7 @@ class Checkpoints:
         finally:
             self.let_go()
             took_s = self._now() - began_s
-            every_s = float(self._every.count) if self._every.unit == SECONDS else 0.0
+            every_s = float(self._every.count) if self._every.unit == IN_SECONDS else 0.0
             self._ready_s = began_s + max(every_s, took_s / MOST_OF_THE_TIME)
 
     def _save(self, model: SharedModel, path: Path) -> None:
@@ -167,7 +170,7 @@ class Checkpoints:
             self._fail(path, error)
             return
         self.has_failed, self._told = False, ""
-        self._version = self._shards.version
+        self._version, self._steps = self._shards.version, self._metrics.steps
         self.saves.serve(path)
         if path.stem == FINAL and (saved.is_between_steps or not self._coordinator.in_lockstep):
             path.with_stem(LATEST).unlink(missing_ok=True)

@@ -44,7 +44,7 @@ from leash.ps.wire.messages import (
     Beat,
     Beaten,
     Bye,
-    FilePiece,
+    CheckpointPiece,
     Hello,
     Lease,
     Message,
@@ -214,7 +214,7 @@ class Coordinator:
         return Saved(msg.number, nbytes is not None, nbytes or 0), None
 
     def _on_read(self, msg: Read, _: bytes | None) -> ControlAnswer:
-        return FilePiece(msg.number, msg.offset), self.saves.read(msg.number, msg.offset)
+        return CheckpointPiece(msg.number, msg.offset), self.saves.read(msg.number, msg.offset)
 
     def _on_bye(self, msg: Bye, _: bytes | None) -> ControlAnswer:
         if msg.reason not in BYE_REASONS:
@@ -307,8 +307,10 @@ class Coordinator:
 
     def _anew(self) -> list[str]:
         """What begins anew in a run that goes on from here."""
-        lossy = sorted(codec for codec in self._codecs if codec != "f32")
-        anew = [f"what {', '.join(lossy)} has left over of gradients"] if lossy else []
+        keeping = sorted(name for name in self._codecs if CODECS[name].value_nbytes is None)
+        rounding = sorted(self._codecs - {*keeping, "f32"})
+        anew = [f"what {name} has left over of gradients" for name in keeping]
+        anew += [f"what workers have of parameters, rounded to {name}," for name in rounding]
         if outer_of(self._options) is not None:
             anew.append("the workers' own optimizers")
         return anew

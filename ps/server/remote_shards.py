@@ -23,7 +23,7 @@ from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload, Sen
 from leash.ps.wire.shard_messages import (
     CHUNK_CLOCKS,
     PARAMETERS,
-    UPDATE_COUNTS,
+    UPDATES,
     USAGE,
     Begin,
     Done,
@@ -159,11 +159,11 @@ class RemoteShard:
         self.ask(Load(chunk, name), values)
 
     def updates(self, chunk: int) -> list[int]:
-        packed = self.ask(Fetch(chunk, UPDATE_COUNTS))[1] or b""
+        packed = self.ask(Fetch(chunk, UPDATES))[1] or b""
         return [int(count) for count in np.frombuffer(packed, "<u8")]
 
     def set_updates(self, chunk: int, updates: list[int]) -> None:
-        self.ask(Load(chunk, UPDATE_COUNTS), np.array(updates, "<u8").tobytes())
+        self.ask(Load(chunk, UPDATES), np.array(updates, "<u8").tobytes())
 
     def clocks(self, chunk: int) -> ChunkClocks:
         """The clocks of a chunk of this shard."""

@@ -40,7 +40,7 @@ from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload
 from leash.ps.wire.shard_messages import (
     CHUNK_CLOCKS,
     PARAMETERS,
-    UPDATE_COUNTS,
+    UPDATES,
     USAGE,
     Align,
     Asked,
@@ -231,7 +231,7 @@ class ShardServer:
 
     def _on_fetch(self, msg: Fetch, _: ReceivedPayload) -> LinkAnswer:
         model = self._require_model()
-        if msg.state == UPDATE_COUNTS:
+        if msg.state == UPDATES:
             return Done(0), bytearray(np.array(model.shard.updates(msg.chunk), "<u8").tobytes())
         if msg.state == CHUNK_CLOCKS:
             return Done(0), bytearray(packed_clocks(model.clocks(msg.chunk)))
@@ -249,7 +249,7 @@ class ShardServer:
         assert payload is not None
         if msg.state == PARAMETERS:
             return Done(int(shard.init(msg.chunk, payload))), None
-        if msg.state == UPDATE_COUNTS:
+        if msg.state == UPDATES:
             shard.set_updates(msg.chunk, [int(n) for n in np.frombuffer(payload, "<u8")])
             return Done(1), None
         shard.load_state(msg.chunk, msg.state, payload)

@@ -272,7 +272,7 @@ class Read(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class FilePiece(Message):
+class CheckpointPiece(Message):
     """The server sends a piece of a checkpoint. Payload: at most `PIECE_NBYTES` of it."""
 
     verb = "piece"
@@ -487,6 +487,6 @@ DATA_REQUESTS: Final[tuple[type[Message], ...]] = (
     Init, PushPull, Push, Pull, Publish, Attach, GroupOptions, Echo,
 )  # fmt: skip
 ANSWERS: Final[tuple[type[Message], ...]] = (
-    Welcome, Beaten, Leased, State, Saved, FilePiece, Ok, Params, Attached, OptionsSet, Echoed,
-    Error,
+    Welcome, Beaten, Leased, State, Saved, CheckpointPiece, Ok, Params, Attached, OptionsSet,
+    Echoed, Error,
 )  # fmt: skip

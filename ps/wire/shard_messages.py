@@ -20,7 +20,7 @@ from leash.ps.wire.messages import Count, Id, Ids, Message, Settings, Text, Word
 PARAMETERS: Final = (
     ""  # names the values of a chunk, where other names are those of optimizer state
 )
-UPDATE_COUNTS: Final = "/updates"  # names the counts of updates of a chunk's slots, in 64 bits each
+UPDATES: Final = "/updates"  # names the counts of updates of a chunk's slots, in 64 bits each
 CHUNK_CLOCKS: Final = (
     "/clocks"  # names the least clock of a chunk, then each rank and its clock; 64 bits
 )

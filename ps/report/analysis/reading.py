@@ -13,6 +13,7 @@ import yaml
 from leash.ps.errors import UsageError, shown
 from leash.ps.options.outer_optimizer import with_names_apart
 from leash.ps.options.rule import with_new_names
+from leash.ps.options.server import renamed_checkpoints
 from leash.ps.report.analysis.run import (
     Accounts,
     Change,
@@ -76,7 +77,9 @@ def _options(run: Path) -> Event:
         settings = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: no file of settings: {error}") from error
-    return with_names_apart(with_new_names(settings)) if isinstance(settings, dict) else {}
+    if not isinstance(settings, dict):
+        return {}
+    return renamed_checkpoints(with_names_apart(with_new_names(settings)))
 
 
 def _summary(run: Path) -> Event:

@@ -22,7 +22,7 @@ from leash.ps.runs.download import ASK_AGAIN_S, download_checkpoint
 from leash.ps.runs.position import Position
 from leash.ps.shard.model import ServedModel
 from leash.ps.wire.layout import Layout, Slot
-from leash.ps.wire.messages import FilePiece, Message, Read, Save, Saved
+from leash.ps.wire.messages import CheckpointPiece, Message, Read, Save, Saved
 
 BEFORE = b"what was there before"
 
@@ -46,9 +46,9 @@ class FakeChannel:
         self.asked = asked
         self.piece_nbytes = piece_nbytes
         self.numbers: set[int] = set()
-        self.answer: Callable[[Read, FilePiece, bytes], tuple[FilePiece, bytes | None]] = (
-            lambda read, piece, payload: (piece, payload)
-        )
+        self.answer: Callable[
+            [Read, CheckpointPiece, bytes], tuple[CheckpointPiece, bytes | None]
+        ] = lambda read, piece, payload: (piece, payload)
 
     def request(self, message: Message, expected: type[Message], **_: Any) -> Any:
         assert isinstance(message, (Save, Read))
@@ -58,9 +58,9 @@ class FakeChannel:
             self.asked -= 1
             ready = self.asked <= 0
             return Saved(message.number, ready, len(self.content) if ready else 0), None
-        assert expected is FilePiece
+        assert expected is CheckpointPiece
         payload = self.content[message.offset : message.offset + self.piece_nbytes]
-        return self.answer(message, FilePiece(message.number, message.offset), payload)
+        return self.answer(message, CheckpointPiece(message.number, message.offset), payload)
 
 
 def download(channel: FakeChannel, path: Path, **more: Any) -> dict[str, str]:
@@ -119,9 +119,12 @@ def refuse(error: BaseException) -> Callable[..., Any]:
     return answer
 
 
-WRONG: dict[str, Callable[[Read, FilePiece, bytes], tuple[FilePiece, bytes | None]]] = {
-    "of another checkpoint": lambda _, p, payload: (FilePiece(p.number + 1, p.offset), payload),
-    "from another place": lambda _, p, payload: (FilePiece(p.number, p.offset + 1), payload),
+WRONG: dict[str, Callable[[Read, CheckpointPiece, bytes], tuple[CheckpointPiece, bytes | None]]] = {
+    "of another checkpoint": lambda _, p, payload: (
+        CheckpointPiece(p.number + 1, p.offset),
+        payload,
+    ),
+    "from another place": lambda _, p, payload: (CheckpointPiece(p.number, p.offset + 1), payload),
     "empty": lambda _, p, __: (p, b""),
     "without bytes": lambda _, p, __: (p, None),
 }
@@ -144,7 +147,7 @@ def test_a_piece_that_was_not_asked_for_leaves_the_file_of_before(
     assert_unchanged(tmp_path)
 
 
-def _as_asked(_: Read, piece: FilePiece, payload: bytes) -> tuple[FilePiece, bytes]:
+def _as_asked(_: Read, piece: CheckpointPiece, payload: bytes) -> tuple[CheckpointPiece, bytes]:
     return piece, payload
 
 

@@ -25,8 +25,8 @@ from leash.ps.wire.messages import (
     Beat,
     Beaten,
     Bye,
+    CheckpointPiece,
     Error,
-    FilePiece,
     Hello,
     Lease,
     Leased,
@@ -314,7 +314,7 @@ REPEATED = {  # verb ▸ what the second of two equal requests is answered with,
     Status: State,
     Set: Ok,
     Save: Saved,
-    Read: FilePiece,
+    Read: CheckpointPiece,
     Bye: Ok,
 }
 OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Bye)]
@@ -1216,7 +1216,7 @@ def test_whoever_asks_for_a_checkpoint_is_told_when_it_is_there_and_gets_it_in_p
     assert server.ask(Save(5)) == Saved(5, ready=False, nbytes=0)
     assert server.ask(Save(CHECKPOINT)) == Saved(CHECKPOINT, ready=True, nbytes=10)
     assert server.coordinator.answer(Read(CHECKPOINT, 5), None) == (
-        FilePiece(CHECKPOINT, 5),
+        CheckpointPiece(CHECKPOINT, 5),
         b"point",
     )
     assert server.refusal(Read(5, 0)).code == "bad_header"
