@@ -11,7 +11,7 @@ from typing import Any, Final
 from leash.ps.wire.layout import Layout, Piece
 from leash.ps.wire.messages import U63_MAX
 
-LEAST_NBYTES: Final = 1024  # of a chunk
+LEAST_NBYTES: Final = 1024  # a chunk may have any multiple of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,9 @@ class SavedChunks:
         if "chunks" not in metadata:
             return _of_format_1(metadata, layout, chunk_nbytes)
         told = json.loads(metadata["chunks"])
-        if (nbytes := counted(told["nbytes"])) < LEAST_NBYTES:
-            raise ValueError(f"chunks: expected a size from {LEAST_NBYTES} bytes, got {nbytes}")
+        nbytes = counted(told["nbytes"])
+        if nbytes < LEAST_NBYTES or nbytes % LEAST_NBYTES:
+            raise ValueError(f"chunks: expected a multiple of {LEAST_NBYTES} bytes, got {nbytes}")
         cut = _pieces(layout, nbytes)
         lists = (told["versions"], told["least_clocks"], told["updates"], *told["clocks"].values())
         if any(len(values) != len(cut) for values in lists):

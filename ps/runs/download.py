@@ -39,7 +39,7 @@ def download_checkpoint(
         The metadata of the checkpoint.
 
     Raises:
-        UsageError: `path` is a folder.
+        UsageError: `path` is a folder, or lies in one that cannot be made.
         NotReadyError: the model has no values yet, or the server could not write its file.
         CheckpointError: what came is not what the server has written.
         LeashError: the server is gone, or the file cannot be written here.

@@ -6,7 +6,8 @@
       config.yaml    every setting, enough to run it again: leash launch --config config.yaml
       events.jsonl   one event a line; see leash.ps.runs.events
       summary.json   the results
-      checkpoints/   final.safetensors, and epoch-N.safetensors where asked for
+      checkpoints/   latest.safetensors while it goes on, final.safetensors once it has ended, and
+                     epoch-N.safetensors where asked for
       tensorboard/   written by the evaluator
       report.html    by `leash report`: the run in pictures and words
       report/        its pictures, as PNG files

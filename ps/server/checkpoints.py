@@ -62,12 +62,13 @@ class Checkpoints:
         self._wanted: str | None = None  # the name of the next one, which has not been written yet
         self._is_held = False  # whether shards are held for it, or are to be
         self._ready_s = now()  # before this time no `latest` is written without being asked for
-        self._version = self._epoch = 0  # those of the newest
+        # Of the newest: how many updates and steps there were, and how many epochs were complete.
+        self._version = self._steps = self._epoch = 0
         self._told: str = ""  # the last failure that was said
 
-    def go_on(self, version: int, epoch: int) -> None:
-        """Counts updates and epochs from where an earlier run ended."""
-        self._version, self._epoch = version, epoch
+    def go_on(self) -> None:
+        """Counts updates and epochs from where the run goes on. REQUIRES: it knows them."""
+        self._version, self._epoch = self._shards.version, self._metrics.epoch
 
     def tick(self) -> None:
         """Looks whether a checkpoint is due. Call it a few times a second."""
@@ -96,7 +97,7 @@ class Checkpoints:
     def write_final(self) -> None:
         """Writes the last checkpoint, whatever the state of the chunks.
 
-        Before it that of an epoch which has been completed since the last tick, if it is to be kept.
+        Before it that of an epoch which has been completed since the last tick, if it is kept.
         """
         self._want_epoch()
         name, self._wanted = self._wanted, None
@@ -119,7 +120,9 @@ class Checkpoints:
         if not self._metrics.started or self._now() < self._ready_s:
             return False
         if self._every.unit == IN_SECONDS:
-            return self._shards.version > self._version
+            # Either alone could stay: the version of this process's chunks, where they are frozen.
+            newest = self._version, self._steps
+            return (self._shards.version, self._metrics.steps) != newest
         return (
             self._every.unit == IN_UPDATES
             and self._shards.version >= self._version + self._every.count
@@ -167,7 +170,7 @@ class Checkpoints:
             self._fail(path, error)
             return
         self.has_failed, self._told = False, ""
-        self._version = self._shards.version
+        self._version, self._steps = self._shards.version, self._metrics.steps
         self.saves.serve(path)
         if path.stem == FINAL and (saved.is_between_steps or not self._coordinator.in_lockstep):
             path.with_stem(LATEST).unlink(missing_ok=True)

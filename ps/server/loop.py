@@ -181,7 +181,7 @@ class Server:
             self.shards.count_up()  # so that no worker is asked for first values
             if earlier.position is not None:
                 self.coordinator.go_on(earlier.position)
-            self._checkpoints.go_on(earlier.version, self.metrics.epoch)
+            self._checkpoints.go_on()
         except BaseException:
             self._remote.close()
             self._context.destroy(linger=0)

@@ -133,6 +133,12 @@ class FarShard:
                 )
             case Stop():
                 self.plane.stop(message.reason)
+            case _:
+                return self._take_for_checkpoint(message)
+        return 0
+
+    def _take_for_checkpoint(self, message: Message) -> int:
+        match message:
             case Hold():
                 self.is_held = True
             case Align():

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -427,7 +428,9 @@ def test_the_run_tells_of_its_groups(tmp_path: Path) -> None:
     assert [group["slots"] for group in tables[0]["groups"]] == [1, 2, 1]
     assert json.loads(run_dir.summary.read_text())["groups"] == tables[-1]["groups"] == state
     with safe_open(run_dir.checkpoint("final"), framework="numpy") as checkpoint:
-        assert json.loads(checkpoint.metadata()["groups"]) == state
+        options = json.loads(checkpoint.metadata()["options"])
+    assert (options["groups"], options["lr"]) == (state, OPTIMIZERS["sgd"][0]["lr"])
+    assert Counter(options["group_of_slot"]) == {0: 1, 1: 2, 2: 1}
 
 
 # What cannot be, and what only the server changes

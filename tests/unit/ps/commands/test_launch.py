@@ -191,7 +191,7 @@ def test_with_leases_the_others_do_what_a_killed_worker_has_not(tmp_path: Path) 
 
 def test_without_any_worker_left_the_run_ends(tmp_path: Path) -> None:
     with launched(tmp_path / "run", *TRAIN, *LONG) as process:
-        read_until(process, r"epoch \d+ of 1000")
+        read_until(process, r"epoch \d+ of 1000, [1-9]\d* steps")
         for worker in worker_processes(process):
             worker.kill()
         out, err = process.communicate(timeout=20)

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -361,7 +362,7 @@ def test_a_file_of_format_1_is_still_read_and_tells_no_position(tmp_path: Path) 
     assert earlier == Earlier(str(path), 7, 0, is_between_steps=True, position=None)
     assert states_of(model) == [(7, [5]), (7, [5, 6]), (7, [7]), (7, [])]
     first = np.frombuffer(bytes_of(model)[0], np.float32)
-    assert np.array_equal(first, np.arange(16_384))
+    assert np.array_equal(first, np.arange(len(first)))
 
 
 @pytest.mark.parametrize("told", ["0", "3", "2.0", ""])
@@ -375,7 +376,9 @@ def test_a_file_of_another_format_is_refused_with_the_formats_there_are(
 
 # Damage.
 
-SMALL = Layout([Slot("w", "f32", (6, 2)), Slot("d", "f64", (2,)), Slot("mean", "f32", (3,), "buffer")])  # fmt: skip
+SMALL = Layout(
+    [Slot("w", "f32", (6, 2)), Slot("d", "f64", (2,)), Slot("mean", "f32", (3,), "buffer")]
+)
 
 
 def small_model() -> ServedModel:
@@ -403,6 +406,14 @@ def everything_in(path: Path) -> object:
     return bytes_of(model), states_of(model), replace(earlier, path="")
 
 
+def outcome_of(read: Callable[[Path], object], path: Path) -> object:
+    """What it reads, or how it refuses to."""
+    try:
+        return read(path)
+    except CheckpointError as error:
+        return f"refused in {'many lines' if chr(10) in str(error) else 'one line'}"
+
+
 @pytest.fixture(scope="module")
 def damaged_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the test below writes one damaged file after the other."""
@@ -421,12 +432,7 @@ def test_a_flipped_bit_is_refused_in_one_line_or_changes_nothing(
         damaged_path.write_bytes(small_file)
         whole = read(damaged_path)
         damaged_path.write_bytes(damaged)
-        try:
-            found = read(damaged_path)
-        except CheckpointError as error:
-            assert "\n" not in str(error)
-        else:
-            assert found == whole
+        assert outcome_of(read, damaged_path) in ("refused in one line", whole)
 
 
 def test_every_bit_of_every_tensor_is_looked_after(small_file: bytes, tmp_path: Path) -> None:

@@ -157,5 +157,5 @@ def test_one_without_counts_has_as_many_updates_as_its_version_says() -> None:
 
 @pytest.mark.parametrize("updates", ["", "5 6 7", "5 6 7 0 1", "5 6 7 x", "5 6 7 -1"])
 def test_counts_that_are_not_those_of_the_slots_are_refused(updates: str) -> None:
-    with pytest.raises(ValueError, match="count|invalid literal"):
+    with pytest.raises(ValueError, match=r"count|invalid literal"):
         of_format_1(version="9", updates=updates)

@@ -73,7 +73,7 @@ def test_the_texts_that_are_changed_below_are_positions_themselves() -> None:
     ],
 )  # fmt: skip
 def test_a_text_that_is_no_position_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         Position.from_json(text)
 
 
@@ -86,7 +86,7 @@ def test_a_text_that_is_no_position_is_a_value_error(text: str) -> None:
 )  # fmt: skip
 def test_free_ranges_that_no_run_leaves_are_a_value_error(ranges: list[list[int]]) -> None:
     """Empty ones, some beyond the epoch, some that touch another or stand before it."""
-    with pytest.raises(ValueError, match="range of free positions|expected a count"):
+    with pytest.raises(ValueError, match=r"range of free positions|expected a count"):
         Position.from_json(told_leases(free={"3": ranges}))
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from leash.ps.runs import checkpoint
-from leash.ps.runs.checkpoint import check_checkpoint
+from leash.ps.runs.checkpoint import check_checkpoint, open_checkpoint
 from leash.ps.runs.chunk_states import SavedChunks
 from leash.ps.runs.position import Position
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server import checkpoints
 from leash.ps.server.checkpoints import Checkpoints
-from support.sockless import CHUNKS, LAYOUT, SocklessServer
+from leash.ps.wire.messages import Push
+from support.sockless import CHUNKS, LAYOUT, ROUTE, SocklessServer
 
 MINUTE = 60.0
 
@@ -98,6 +99,21 @@ def test_none_is_written_while_nothing_changes(tmp_path: Path) -> None:
     run.train()
     run.checkpoints.tick()
     assert run.names == ["latest"]
+
+
+def test_one_is_written_too_where_the_parameters_of_this_process_are_frozen(tmp_path: Path) -> None:
+    """Their version stays, while chunks of other shards are trained."""
+    run = Run(tmp_path, "60s", shards=4, workers=1)
+    run.train()
+    run.wait()
+    own, *others = run.server.planes
+    for version in (2, 3):
+        frozen = Push(1, run.server.incarnation(1), version, 0, "f32", 1, absent=b"\x01")
+        for plane in others:
+            run.server.push_to(plane, 1, version)
+        own.handle(ROUTE, frozen, None)
+        run.wait()
+        assert run.version() == version
 
 
 def test_one_is_written_when_so_many_updates_have_come_since_the_newest(tmp_path: Path) -> None:
@@ -192,12 +208,16 @@ def test_none_is_written_of_a_model_that_has_no_values_or_by_a_server_without_a_
 
 def test_a_run_that_goes_on_counts_from_where_the_one_before_ended(tmp_path: Path) -> None:
     by_updates, by_epochs = Run(tmp_path / "u", "5u"), Run(tmp_path / "e", "2e")
-    by_updates.checkpoints.go_on(version=4, epoch=0)
-    by_updates.train(3)
+    by_updates.train(2)  # stands for what was trained before
+    by_updates.checkpoints.go_on()
+    by_updates.train(2)
     by_updates.wait()
     assert by_updates.names == []
+    by_updates.train()
+    by_updates.wait()
+    assert by_updates.version() == 10
     by_epochs.server.metrics.go_on(Position(0, 3))
-    by_epochs.checkpoints.go_on(version=4, epoch=3)
+    by_epochs.checkpoints.go_on()
     by_epochs.wait()
     assert by_epochs.names == []
     by_epochs.server.metrics.complete(4)
@@ -308,6 +328,20 @@ def test_under_bsp_one_who_asks_gets_the_state_after_the_step(tmp_path: Path) ->
     assert saves.ask(5, has_values=True)
     assert run.chunks("latest").is_between_steps
     saves.close()
+
+
+def test_a_push_that_waits_for_others_is_pushed_again_under_its_number_where_the_run_goes_on(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, "1u", "bsp")
+    run.train(3)
+    for plane in run.server.planes:
+        run.server.push_to(plane, 1, 4)
+    run.wait()
+    assert run.chunks("latest").states[0].clocks.by_worker == {1: 4, 2: 3}
+    again = SocklessServer("bsp", workers=2, shards=2)
+    open_checkpoint(str(run.path("latest")), "sgd", again.shards.require_layout)
+    assert [again.hello(rank).first_step for rank in (1, 2)] == [4, 4]
 
 
 def test_the_end_of_a_bsp_run_waits_for_the_end_of_its_step(tmp_path: Path) -> None:

@@ -1215,7 +1215,10 @@ def test_whoever_asks_for_a_checkpoint_is_told_when_it_is_there_and_gets_it_in_p
     server.coordinator.saves = checkpoint
     assert server.ask(Save(5)) == Saved(5, ready=False, nbytes=0)
     assert server.ask(Save(CHECKPOINT)) == Saved(CHECKPOINT, ready=True, nbytes=10)
-    assert server.coordinator.answer(Read(CHECKPOINT, 5), None) == (CheckpointPiece(CHECKPOINT, 5), b"point")
+    assert server.coordinator.answer(Read(CHECKPOINT, 5), None) == (
+        CheckpointPiece(CHECKPOINT, 5),
+        b"point",
+    )
     assert server.refusal(Read(5, 0)).code == "bad_header"
 
 

@@ -161,7 +161,7 @@ def test_why_there_is_no_file_is_told_once_to_each_who_waited(saves: Saves, path
     saves.fail(LeashError("no checkpoint latest.safetensors: No space left on device"))
     assert not saves.awaited
     for number in (2, 3):
-        with pytest.raises(NotReadyError, match="^save: no checkpoint .* No space left"):
+        with pytest.raises(NotReadyError, match=r"^save: no checkpoint .* No space left"):
             ask(saves, number)
     assert ask(saves, 1) == len(CONTENT)  # who has one keeps it
     assert ask(saves, 2) is None  # and who asks once more waits for the next one

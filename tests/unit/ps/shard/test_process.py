@@ -9,28 +9,40 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leash.ps.options.server import ServerOptions
-from leash.ps.shard.process import ShardServer
+from leash.ps.runs.chunk_states import ChunkClocks
+from leash.ps.shard.process import ShardServer, packed_clocks, unpacked_clocks
 from leash.ps.wire.frames import TO_COORDINATOR, TO_SHARD
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link
 from leash.ps.wire.shard_messages import (
+    CHUNK_CLOCKS,
+    PARAMETERS,
+    Align,
     Begin,
     Counts,
     CountUp,
     Done,
     Failed,
     Fetch,
+    Join,
     Leave,
+    Load,
     Release,
     Reserve,
     Serve,
+    SetClock,
+    Start,
     Stop,
 )
+from support.peers import peers
 
 LAYOUT = Layout([Slot("w", "f32", (4,))])
+TWO_CHUNKS = Layout([Slot("w", "f32", (4,)), Slot("d", "f64", (2,))])  # the second is shard 1's
 
 
 class Coordinator:
@@ -41,19 +53,23 @@ class Coordinator:
         self.counts: Counts | None = None
 
     def ask(self, message: Message, payload: bytes | None = None) -> Message:
+        return self.fetch(message, payload)[0]
+
+    def fetch(self, message: Message, payload: bytes | None = None) -> tuple[Message, Any]:
+        """The answer with its payload."""
         self.link.send(message, payload)
         while True:
-            answer, _ = self.link.receive()
-            if not isinstance(answer, Counts):
+            answer = self.link.receive()
+            if not isinstance(answer[0], Counts):
                 return answer
-            self.counts = answer
+            self.counts = answer[0]
 
 
 @contextmanager
 def serving() -> Iterator[tuple[Coordinator, ShardServer]]:
     near, far = socket.socketpair()
     link = Link(near, TO_COORDINATOR, 5.0)
-    config = ServerOptions(bind="tcp://127.0.0.1:0", workers=1, shards=2)
+    config = ServerOptions(bind="tcp://127.0.0.1:0", policy="bsp", workers=1, shards=2)
     server = ShardServer(Link(far, TO_SHARD, None), Begin(1, 0), config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -115,3 +131,49 @@ def test_threads_that_cannot_start_are_refused_by_their_option(
             ShardServer(Link(far, TO_SHARD, None), Begin(1, 0), config)
         with pytest.raises(model.TooManyError, match="thread 3 of 9"):
             model.ServedModel(LAYOUT, 65536, dataclasses.replace(config), config.rule)
+
+
+# For checkpoints.
+
+
+@given(
+    least=st.integers(0, 2**63 - 1),
+    by_worker=st.dictionaries(st.integers(1, 2**32 - 1), st.integers(0, 2**63 - 1)),
+)
+def test_the_clocks_of_a_chunk_are_read_as_they_were_packed(
+    least: int, by_worker: dict[int, int]
+) -> None:
+    clocks = ChunkClocks(least, by_worker)
+    assert unpacked_clocks(packed_clocks(clocks)) == clocks
+
+
+def test_a_shard_of_a_run_that_goes_on_begins_after_its_clock() -> None:
+    with serving() as (coordinator, _):
+        coordinator.ask(Serve(), TWO_CHUNKS.pack())
+        assert coordinator.ask(SetClock(9)) == Done(0)
+        answer, payload = coordinator.fetch(Fetch(1, CHUNK_CLOCKS))
+        assert (answer, unpacked_clocks(payload)) == (Done(0), ChunkClocks(9, {}))
+        assert coordinator.ask(Reserve()) == Done(10)
+
+
+def test_a_shard_that_has_come_to_its_step_takes_no_push_until_it_is_released() -> None:
+    with serving() as (coordinator, server), peers(f"tcp://127.0.0.1:{server.port}") as (worker,):
+        coordinator.ask(Serve(), TWO_CHUNKS.pack())
+        coordinator.ask(Load(1, PARAMETERS), bytes(16))
+        coordinator.ask(Join(1, 7, "worker", 1))
+        coordinator.ask(Start())
+        push = {
+            "t": "push", "worker": 1, "incarnation": 7, "chunk": 1, "codec": "f64", "samples": 1,
+        }  # fmt: skip
+        assert coordinator.ask(Align(1)) == Done(0)  # it is not there yet
+        assert worker.ask({**push, "step": 1}, bytes(16))[0]["t"] == "ok"
+        assert coordinator.ask(Align(1)) == Done(2)
+        worker.send({**push, "step": 2}, bytes(16))
+        for _ in range(3):  # rounds of its loop, in which it would take the push
+            coordinator.ask(CountUp())
+            assert coordinator.counts is not None
+            assert coordinator.counts.replies == 1
+        _, payload = coordinator.fetch(Fetch(1, CHUNK_CLOCKS))
+        assert unpacked_clocks(payload) == ChunkClocks(1, {1: 1})
+        coordinator.link.send(Release(), None)
+        assert worker.receive()[0]["step"] == 2
