@@ -13,8 +13,8 @@ from leash.worker.optim.local_steps import takes_differences
 
 AT_THE_SERVER: Final = (
     "optimizer.state: momentum and averages are the server's, so nobody can read, change or clear "
-    "them here: its checkpoints have them (leash server --resume goes on from one), and a new run "
-    "begins without; or use an optimizer of your own, as inner=..."
+    "them here: optimizer.save() writes them, leash server --resume goes on from that, and a new "
+    "run begins without; or use an optimizer of your own, as inner=..."
 )
 COPIED: Final = (
     "a PSOptimizer cannot be copied or pickled: it is this process's part in a run. Make a new one "
