@@ -145,7 +145,7 @@ class Shards:
 
     @property
     def version(self) -> int:
-        """How many updates the model has seen, by the newest counts; the largest over the chunks."""
+        """How many updates the model has seen, by the newest counts; the most of any chunk."""
         return max(self._data.version, *(counts.version for counts in self._counts.values()), 0)
 
     @property
