@@ -61,7 +61,7 @@ class Checkpoints:
         self._now: Final = now
         self._wanted: str | None = None  # the name of the next one, which has not been written yet
         self._is_held = False  # whether shards are held for it, or are to be
-        self._ready_s = now()  # before this time no `latest` is written without being asked for
+        self._ready_s: float | None = None  # before it no `latest` is written without being asked
         # Of the newest: how many updates and steps there were, and how many epochs were complete.
         self._version = self._steps = self._epoch = 0
         self._told: str = ""  # the last failure that was said
@@ -117,16 +117,24 @@ class Checkpoints:
         return self._shards.model is not None and self._shards.initialized
 
     def _is_due(self) -> bool:
-        if not self._metrics.started or self._now() < self._ready_s:
+        if not self._metrics.started:
+            return False
+        if self._ready_s is None:
+            self._ready_s = self._now() + self._every_s
+        if self._now() < self._ready_s:
             return False
         if self._every.unit == IN_SECONDS:
-            # Either alone could stay: the version of this process's chunks, where they are frozen.
+            # A step without any gradient is no update, and moves samples and clocks all the same.
             newest = self._version, self._steps
             return (self._shards.version, self._metrics.steps) != newest
         return (
             self._every.unit == IN_UPDATES
             and self._shards.version >= self._version + self._every.count
         )
+
+    @property
+    def _every_s(self) -> float:
+        return self._every.count if self._every.unit == IN_SECONDS else 0.0
 
     def _want_epoch(self) -> None:
         every, epoch = self._every.count, self._metrics.epoch
@@ -159,8 +167,7 @@ class Checkpoints:
         finally:
             self.let_go()
             took_s = self._now() - began_s
-            every_s = float(self._every.count) if self._every.unit == IN_SECONDS else 0.0
-            self._ready_s = began_s + max(every_s, took_s / MOST_OF_THE_TIME)
+            self._ready_s = began_s + max(self._every_s, took_s / MOST_OF_THE_TIME)
 
     def _save(self, model: SharedModel, path: Path) -> None:
         options = {**optimizer_settings(self._options), **self._metrics.options_of_groups}

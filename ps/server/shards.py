@@ -145,9 +145,8 @@ class Shards:
 
     @property
     def version(self) -> int:
-        """How many updates the model has seen; the largest over the chunks of this process."""
-        model = self._data.model
-        return max((model.shard.version(c.index) for c in model.own), default=0) if model else 0
+        """How many updates the model has seen, by the newest counts; the most of any chunk."""
+        return max(self._data.version, *(counts.version for counts in self._counts.values()), 0)
 
     @property
     def first_chunks(self) -> list[int]:

@@ -193,6 +193,11 @@ class DataPlane:
         return self._alignment.is_reached(self.model)
 
     @property
+    def version(self) -> int:
+        """How many updates this shard has seen; the largest over its chunks."""
+        return 0 if self.model is None else self.model.version
+
+    @property
     def parked(self) -> int:
         """How many requests wait for their reply."""
         return len(self._replies)

@@ -109,7 +109,7 @@ class WorkerCounts:
 
     def complete(self, epoch: int) -> None:
         """Notes that this rank has completed an epoch."""
-        self.epoch = epoch
+        self.epoch = max(self.epoch, epoch)
         if epoch not in self.completed:
             self.completed.add(epoch)
             self.epoch_answered += self.share

@@ -104,6 +104,11 @@ class ServedModel:
         """The shard that holds this chunk's numbers."""
         return self.shard
 
+    @property
+    def version(self) -> int:
+        """How many updates this process's chunks have seen; the largest of them."""
+        return max((self.shard.version(chunk.index) for chunk in self.own), default=0)
+
     def clocks(self, chunk: int) -> ChunkClocks:
         """The clocks of a chunk of this process."""
         shard = self.shard

@@ -290,7 +290,7 @@ class ShardServer:
                 self._reported_initialized, self._data.parked, counts.replies, counts.staleness_sum,
                 counts.max_staleness, counts.max_lag, counts.duplicates, counts.nonfinite_chunks,
                 counts.bytes_pushed, counts.bytes_answered, counts.dropped,
-                dict(counts.refusals), heard[:MAX_HEARD],
+                dict(counts.refusals), heard[:MAX_HEARD], self._data.version,
             )
         )  # fmt: skip
 

@@ -212,6 +212,7 @@ class Counts(Message):
     dropped: Count
     refusals: Settings  # error code ▸ how many
     heard: Ids  # the workers that have sent something since the last counts
+    version: Count = 0  # how many updates the shard has seen; the largest over its chunks
 
 
 @dataclass(frozen=True, slots=True)

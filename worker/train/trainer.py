@@ -204,7 +204,7 @@ class Trainer:
             progress.update(bar, completed=done)
             if not self._optimizer.pending_steps:
                 if self._optimizer.evictions > evictions:
-                    work.lose(pushed)
+                    work.lose(self._answered(piece, pushed))
                 pushed, evictions = done - piece.begins_at, self._optimizer.evictions
             if not work.is_held():
                 break
@@ -214,7 +214,23 @@ class Trainer:
             self._count_time(began_s)
             self.totals.steps += 1
             if self._optimizer.evictions > evictions:
-                work.lose(pushed)
+                work.lose(self._answered(piece, pushed))
+
+    def _answered(self, piece: Piece, pushed: int) -> int:
+        """How many samples of a piece count as trained on, after an eviction in the midst of it.
+
+        The server knows best: an answer may have been lost, to a push that was applied.
+
+        Args:
+            piece: of this worker's share.
+            pushed: how many this worker has had the answers for.
+        """
+        told = self._client.welcome
+        if self._share is None or told.share != self._samples_of(self._share):
+            return pushed
+        epochs = told.epochs - (piece.epoch - 1)
+        answered = epochs * told.share + told.samples - piece.begins_at
+        return max(pushed, min(answered, len(piece.positions)))
 
     def _end_epoch(self) -> None:
         """Ends the epoch that this worker is in: reports its loss and says it."""

@@ -86,17 +86,6 @@ def test_the_settings_of_a_run_of_before_repeat_it_bit_by_bit(tmp_path: Path) ->
     require_equal_weights(old, new)
 
 
-def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    options = ("--workers=1", "--dataset=digits", "--lr=0.05", "--epochs=4", "--batch-size=16")
-    launch(first, *options, "--checkpoint-epochs=2")
-    # Of epoch 2, or of one after it if the epochs went by faster than the server looks.
-    assert list((first / "checkpoints").glob("epoch-*.safetensors"))
-    final = first / "checkpoints" / "final.safetensors"
-    launch(second, *options, "--epochs=1", "--lr=0", f"--resume={final}")
-    assert summary_of(second)["test_accuracy"] == summary_of(first)["test_accuracy"]
-
-
 def test_batch_norm_statistics_are_shared_and_evaluated_with(tmp_path: Path) -> None:
     """resnet18 has batch norm: its running statistics travel as buffers."""
     run = tmp_path / "run"
