@@ -210,6 +210,8 @@ class Coordinator:
         return Ok(0, 0, 0, True), None
 
     def _on_save(self, msg: Save, _: bytes | None) -> ControlAnswer:
+        if self._shards.model is not None and not self._shards.initialized:
+            self._shards.count_up()  # a shard may have its values, and not have told so yet
         nbytes = self.saves.ask(msg.number, has_values=self._shards.initialized)
         return Saved(msg.number, nbytes is not None, nbytes or 0), None
 

@@ -10,6 +10,8 @@
                    local_steps        how many steps make a push
                    round              the steps that were taken and not pushed; None if there are
                                       none
+                   taken              by which PSOptimizer, after which step; only where the server
+                                      has averages: see `leash.worker.optim.servers_state`
 """
 
 from collections.abc import Mapping
