@@ -24,17 +24,17 @@ from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.optimizer import optimizer_on_server, with_rates
 from leash.ps.options.server import ServerOptions
-from leash.ps.policy import MAY_STALL, VERSIONS, Rule
+from leash.ps.policy import Rule
 from leash.ps.processes import keep_memory
 from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
-from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.server.announcement import how_it_goes_on, how_to_join
 from leash.ps.server.checkpoints import Checkpoints
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator
+from leash.ps.server.progress import Progress
 from leash.ps.server.remote_shards import RemoteShards
 from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
@@ -60,9 +60,6 @@ from leash.ps.words import (
     FAILED,
     INCOMPLETE,
     TIMED_OUT,
-    accuracy_text,
-    epoch_after,
-    why_stopped,
 )
 
 TICK_S: Final = 0.2
@@ -70,7 +67,6 @@ TICK_S: Final = 0.2
 ALIGN_S: Final = 1.0
 ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
-PROGRESS_S: Final = 10.0
 AWAY_S: Final = 1.0  # a loop that did not tick for longer was held up
 
 
@@ -134,11 +130,13 @@ class Server:
         self._status = 0
         self._stop_deadline_s: float | None = None
         self._stop_soon: tuple[str, int, float] | None = None  # reason, status, and the deadline
-        self._next_tick_s = self._next_progress_s = now()
+        self._next_tick_s = now()
         self._looked_s = time.monotonic()
         self._takes_data = True  # whether the poller has the data socket
         self._has_final = False  # whether the last checkpoint is written
-        self._shown: dict[str, Any] = {}
+        self._progress: Final = Progress(
+            options, self.coordinator, self.members, self.metrics, self.shards, self._say, now
+        )
         self._checkpoints: Final = Checkpoints(
             options, run_dir, self.coordinator, self.shards, self.metrics, self._say, now
         )
@@ -303,7 +301,7 @@ class Server:
         self._look_after_evaluator()
         if self._stop_soon is None:
             self._checkpoints.tick()
-        self._show_progress()
+        self._progress.show()
 
     def _excuse_own_silence(self) -> None:
         """Excuses the silence of members while this loop was held up, as by a checkpoint."""
@@ -336,11 +334,11 @@ class Server:
         if not self.metrics.started:
             self.stop(told, failure.status)
         else:
-            self._show("evaluator", f"{told}; the run goes on without it", str)
+            self._progress.tell("evaluator", f"{told}; the run goes on without it")
 
     def _close(self) -> None:
         try:
-            self._say_end()
+            self._progress.say_end(self._ended, self._unfinished())
             if self._run_dir:
                 self._write_results(self._run_dir)
                 self._say_how_to_go_on(self._run_dir)
@@ -407,49 +405,6 @@ class Server:
             self.coordinator.evict(worker)
 
     # What people see, and what stays.
-
-    def _show_progress(self) -> None:
-        if not self.metrics.started:
-            self._show("missing", self.members.missing, lambda m: f"waiting for workers {m}")
-            return
-        started = "rule" in self._shown
-        self._show(
-            "rule", str(self.rule), lambda r: f"from now on {r}" if started else f"started, {r}"
-        )
-        self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
-        self._show("epoch", self.metrics.epoch, lambda e: f"epoch {e} is complete")
-        for evaluation in self.metrics.evaluations[-1:]:
-            told = "loss not finite" if evaluation.loss is None else f"loss {evaluation.loss:.4f}"
-            if evaluation.accuracy is not None:
-                told = f"accuracy {accuracy_text(evaluation.accuracy)}"
-            self._show("evaluation", f"test {told} after epoch {evaluation.epoch}", str)
-        if self._now() >= self._next_progress_s:
-            self._next_progress_s = self._now() + PROGRESS_S
-            rate = self.metrics.steps / max(self.metrics.train_seconds, 1e-9)
-            live = len(self.members.live)
-            self._say(f"{self.metrics.steps} steps, {rate:.1f}/s, {live} workers")
-
-    def _may_stall(self) -> bool:
-        """Whether workers may come to wait for one another, each on another chunk."""
-        model = self.shards.model
-        return self.rule.bound_unit == VERSIONS and model is not None and len(model.chunks) > 1
-
-    def _show(self, what: str, value: Any, text: Callable[[Any], str]) -> None:
-        """Says `text(value)` if the value is another than when this was called last."""
-        if value and self._shown.get(what) != value:
-            self._say(text(value))
-        self._shown[what] = value
-
-    def _say_end(self) -> None:
-        how_far = f"ended after {self.metrics.steps} steps"
-        if self._ended == INCOMPLETE:  # in no epoch: those who stayed came to their end
-            how_far += f": {INCOMPLETE}"
-        elif self._ended != DONE:
-            epoch = epoch_after(self.metrics.epoch, self._options.epochs)
-            how_far += f", in {epoch}: {why_stopped(self._ended)}"
-        if unfinished := self._unfinished():
-            how_far += f": not trained: {unfinished_text(unfinished)}"
-        self._say(how_far)
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """What this run has not trained, in the form of summary.json."""

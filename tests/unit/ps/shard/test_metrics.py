@@ -15,7 +15,8 @@ from leash.ps.policy import ASP, Rule
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.position import Position, SharePosition
-from leash.ps.shard.metrics import Metrics, WorkerCounts
+from leash.ps.shard.metrics import Metrics
+from leash.ps.shard.worker_counts import WorkerCounts
 from leash.ps.wire.messages import Report
 
 

@@ -1,0 +1,90 @@
+"""What a server's terminal shows while a run goes on, and when it has ended."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from leash.ps.options.server import ServerOptions
+from leash.ps.policy import MAY_STALL, VERSIONS
+from leash.ps.runs.unfinished import unfinished_text
+from leash.ps.server.coordinator import Coordinator
+from leash.ps.server.shards import Shards
+from leash.ps.shard.members import Members
+from leash.ps.shard.metrics import Metrics
+from leash.ps.words import DONE, INCOMPLETE, accuracy_text, epoch_after, why_stopped
+
+PROGRESS_S: Final = 10.0  # between two lines that say how fast the run is
+
+
+class Progress:
+    """Says what has changed since it last looked."""
+
+    def __init__(
+        self, options: ServerOptions, coordinator: Coordinator, members: Members, metrics: Metrics,
+        shards: Shards, say: Callable[[str], None], now: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._options: Final = options
+        self._coordinator: Final = coordinator
+        self._members: Final = members
+        self._metrics: Final = metrics
+        self._shards: Final = shards
+        self._say: Final = say
+        self._now: Final = now
+        self._next_s = now()  # when the next line of speed is due
+        self._shown: Final[dict[str, Any]] = {}
+
+    def show(self) -> None:
+        """Says what is new. Call it a few times a second."""
+        if not self._metrics.started:
+            missing = self._members.missing
+            self._show("missing", missing, lambda m: f"waiting for workers {m}")
+            return
+        started, rule = "rule" in self._shown, self._coordinator.rule
+        self._show("rule", str(rule), lambda r: f"from now on {r}" if started else f"started, {r}")
+        self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
+        self._show("epoch", self._metrics.epoch, lambda e: f"epoch {e} is complete")
+        for evaluation in self._metrics.evaluations[-1:]:
+            told = "loss not finite" if evaluation.loss is None else f"loss {evaluation.loss:.4f}"
+            if evaluation.accuracy is not None:
+                told = f"accuracy {accuracy_text(evaluation.accuracy)}"
+            self.tell("evaluation", f"test {told} after epoch {evaluation.epoch}")
+        if self._now() >= self._next_s:
+            self._next_s = self._now() + PROGRESS_S
+            rate = self._metrics.steps / max(self._metrics.train_seconds, 1e-9)
+            live = len(self._members.live)
+            self._say(f"{self._metrics.steps} steps, {rate:.1f}/s, {live} workers")
+
+    def tell(self, about: str, text: str) -> None:
+        """Says a line, unless it is what was said last about the same."""
+        self._show(about, text, str)
+
+    def say_end(self, ended: str, unfinished: Sequence[dict[str, Any]]) -> None:
+        """Says how the run has ended, how far it was, and what is missing.
+
+        Args:
+            ended: the word for it, as in summary.json.
+            unfinished: what was not trained, likewise.
+        """
+        how_far = f"ended after {self._metrics.steps} steps"
+        if ended == INCOMPLETE:  # in no epoch: those who stayed came to their end
+            how_far += f": {INCOMPLETE}"
+        elif ended != DONE:
+            epoch = epoch_after(self._metrics.epoch, self._options.epochs)
+            how_far += f", in {epoch}: {why_stopped(ended)}"
+        if unfinished:
+            how_far += f": not trained: {unfinished_text(unfinished)}"
+        self._say(how_far)
+
+    # How it is done.
+
+    def _may_stall(self) -> bool:
+        """Whether workers may come to wait for one another, each on another chunk."""
+        model = self._shards.model
+        by_versions = self._coordinator.rule.bound_unit == VERSIONS
+        return by_versions and model is not None and len(model.chunks) > 1
+
+    def _show(self, what: str, value: Any, text: Callable[[Any], str]) -> None:
+        """Says `text(value)` if the value is another than when this was called last."""
+        if value and self._shown.get(what) != value:
+            self._say(text(value))
+        self._shown[what] = value
