@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from leash.ps.errors import LeashError, ProtocolError
 from leash.ps.options.optimizer import optimizer_settings
 from leash.ps.options.server import IN_EPOCHS, IN_SECONDS, IN_UPDATES, ServerOptions
+from leash.ps.policy import BSP
 from leash.ps.runs.checkpoint import save_checkpoint
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.coordinator import Coordinator
@@ -81,6 +82,9 @@ class Checkpoints:
 
     def advance(self) -> None:
         """Writes the checkpoint that is due once it can be. Call it after every message."""
+        if self._wanted == LATEST and not (self._coordinator.trains or self.saves.awaited):
+            self._wanted = None  # who has left in the midst of a step has left that alone
+            self.let_go()
         if self._wanted is not None and self._comes_to_stand():
             name, self._wanted = self._wanted, None
             self._write(name)
@@ -117,7 +121,7 @@ class Checkpoints:
         return self._shards.model is not None and self._shards.initialized
 
     def _is_due(self) -> bool:
-        if not self._metrics.started:
+        if not self._coordinator.trains:
             return False
         if self._ready_s is None:
             self._ready_s = self._now() + self._every_s
@@ -179,7 +183,8 @@ class Checkpoints:
         self.has_failed, self._told = False, ""
         self._version, self._steps = self._shards.version, self._metrics.steps
         self.saves.serve(path)
-        if path.stem == FINAL and (saved.is_between_steps or not self._coordinator.in_lockstep):
+        is_bsp = self._coordinator.rule.policy is BSP
+        if path.stem == FINAL and (saved.is_between_steps or not is_bsp):
             path.with_stem(LATEST).unlink(missing_ok=True)
 
     def _fail(self, path: Path, error: Exception) -> None:

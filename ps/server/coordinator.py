@@ -280,9 +280,14 @@ class Coordinator:
     # Going on.
 
     @property
+    def trains(self) -> bool:
+        """Whether there are workers that train now."""
+        return self._metrics.started and bool(self._members.live)
+
+    @property
     def in_lockstep(self) -> bool:
         """Whether workers now train by bsp, so that between two steps all chunks are alike."""
-        return self.rule.policy is BSP and self._metrics.started and bool(self._members.live)
+        return self.rule.policy is BSP and self.trains
 
     def position(self) -> Position:
         """How far the training is."""

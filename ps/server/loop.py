@@ -423,7 +423,7 @@ class Server:
         )
         outcome = {"ended": self._ended, "unfinished": self._unfinished()}
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
-        if not self._has_final:
+        if not self._has_final or self._checkpoints.has_failed:
             self._checkpoints.write_final()
         if self._checkpoints.has_failed:
             self._status = self._status or 1  # also of a run that was done

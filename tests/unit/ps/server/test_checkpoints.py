@@ -355,13 +355,20 @@ def test_the_end_of_a_bsp_run_waits_for_the_end_of_its_step(tmp_path: Path) -> N
     assert run.chunks("final").step == 2
 
 
-def test_where_the_last_one_lies_in_a_step_that_between_two_of_them_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("have_left", [False, True])
+def test_where_the_last_one_lies_in_a_step_that_between_two_of_them_stays(
+    tmp_path: Path, have_left: bool
+) -> None:
     run = Run(tmp_path, "60s", "bsp")
     run.train()
     run.wait()
     for worker in (1, 2):
         run.server.push_to(run.server.planes[1], worker, 2)
     assert not run.checkpoints.is_final_possible()
+    run.checkpoints.let_go()
+    for worker in (1, 2) if have_left else ():
+        run.server.bye(worker, "stopped")
+    run.wait()  # for none that would take the place of the latest
     run.checkpoints.let_go()
     run.checkpoints.write_final()
     assert run.names == ["final", "latest"]
@@ -379,8 +386,11 @@ def test_a_bsp_run_whose_workers_have_all_gone_waits_for_nobody(tmp_path: Path) 
     for worker in (1, 2):
         run.server.bye(worker, "failed")
     run.checkpoints.advance()
-    assert run.names == ["latest"]
+    assert run.names == []
     assert not run.checkpoints.is_aligning
+    assert run.checkpoints.is_final_possible()
+    run.checkpoints.write_final()
+    assert run.names == ["final"]
 
 
 def test_under_other_policies_shards_are_held_where_they_are(tmp_path: Path) -> None:
