@@ -303,7 +303,7 @@ class Launch:
         if number and not lines:
             why = why_stopped(signal.Signals(number).name)
             lines.append(f"ended early     {why}, before the first step")
-        if summary and summary["ended"] != DONE and not self._is_one_of_many:
+        if (summary is None or summary["ended"] != DONE) and not self._is_one_of_many:
             command = self._run_dir.continuing_command("launch")
             lines += [f"to go on        {command}"] if command else []
         for line in (*lines, f"run directory   {self._run_dir.path}"):

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -72,6 +73,19 @@ def require_same(again: Path, whole: Path) -> None:
     assert [name for name in one if one[name].tobytes() != two[name].tobytes()] == []
 
 
+def server_of(child: Child) -> psutil.Process:
+    """The server's process below a launch."""
+    below = psutil.Process(child.process.pid).children()
+    return next(process for process in below if "server" in process.cmdline())
+
+
+def await_file(path: Path, child: Child) -> None:
+    """Returns once the file is there; the child must not have ended by then."""
+    while not path.exists():
+        assert child.process.poll() is None, "\n".join(child.lines)
+        LOOK_AGAIN.wait(0.005)
+
+
 def log_of(run: Path) -> list[str]:
     return (run / "logs" / "server.log").read_text().splitlines()
 
@@ -80,7 +94,9 @@ def log_of(run: Path) -> list[str]:
 def test_a_bsp_run_goes_on_from_any_update_bit_by_bit(
     tmp_path: Path, optimizer: Sequence[str], torture: bool
 ) -> None:
-    """Whether its checkpoint was saved while others trained on, or written as Ctrl-C ended it."""
+    """Its checkpoint was saved while it trained on, or written as Ctrl-C ended it, or before its
+    server was killed.
+    """
     whole, count, rng = tmp_path / "whole", 10 if torture else 1, random.Random(f"{optimizer}")
     targets = sorted(rng.sample(range(2, 2 * STEPS - 20), count))
     with launch(whole, *optimizer) as child:
@@ -98,11 +114,18 @@ def test_a_bsp_run_goes_on_from_any_update_bit_by_bit(
 
     for number in range(count):
         ended, again = tmp_path / f"ended-{number}", tmp_path / f"again-{number}"
-        with launch(ended, *optimizer) as child:
-            await_steps(address_in(ended, child), rng.randrange(2, 2 * STEPS - 60))
-            child.process.send_signal(signal.SIGINT)
-            assert child.wait(20) == 130
-        assert os.listdir(ended / "checkpoints") == ["final.safetensors"]
+        is_killed = number % 2 == ("--shards=3" in optimizer)
+        with launch(ended, *optimizer, "--checkpoint-every=0.05s") as child:
+            address = address_in(ended, child)
+            await_steps(address, rng.randrange(2, 2 * STEPS - 60))
+            if is_killed:
+                await_file(ended / "checkpoints" / "latest.safetensors", child)
+                server_of(child).kill()
+            else:
+                child.process.send_signal(signal.SIGINT)
+            assert child.wait(20) == (1 if is_killed else 130)
+        left = set(os.listdir(ended / "checkpoints")) - {"latest.safetensors.unfinished"}
+        assert left == {"latest.safetensors" if is_killed else "final.safetensors"}
         line = next(line for line in child.lines if line.startswith("to go on"))
         with Child([*LEASH, *line.split()[4:], f"--run-dir={again}"]) as child:
             finish(child)
