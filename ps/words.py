@@ -22,6 +22,10 @@ AWAITED: Final = "awaited"  # expected, and has not said hello
 # ends with this word.
 INCOMPLETE: Final = "incomplete"
 
+# The beginnings of what a server says where it goes on from a checkpoint.
+GOES_ON_FROM: Final = "goes on from"
+NOT_BITWISE: Final = "not bitwise as if it had never ended"
+
 # What two figures are, for the places that show them. A worker that reports nothing, such as a loop
 # of the user's own, waits from the arrival of its push until its answer goes out.
 WAITING_IS: Final = "from a push to its answer"

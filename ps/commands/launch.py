@@ -50,9 +50,11 @@ from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
-from leash.ps.words import DONE, INCOMPLETE, why_stopped
+from leash.ps.words import DONE, GOES_ON_FROM, INCOMPLETE, NOT_BITWISE, why_stopped
 
 POLL_S: Final = 0.5
+# What the server says of a checkpoint from which it goes on.
+SAID_OF_RESUMING: Final = (GOES_ON_FROM, NOT_BITWISE)
 # Workers of a bsp run have so long to end their step before they are told to end.
 STEP_END_S: Final = 1.2
 STEP_LOOK_S: Final = 0.01
@@ -133,7 +135,8 @@ class Launch:
     def _start_server(self, screen: Screen) -> str:
         """Starts the server, and waits until it listens; returns its address."""
         shards = f" of {self._options.shards} shards" if self._options.shards > 1 else ""
-        screen.say(f"starting a server{shards} and {self._options.workers} workers")
+        workers = "1 worker" if self._options.workers == 1 else f"{self._options.workers} workers"
+        screen.say(f"starting a server{shards} and {workers}")
         if self._options.rule.bound_unit == VERSIONS:
             screen.say(MAY_STALL)  # the server says it too, but only in its log
         options = common_options(
@@ -145,7 +148,11 @@ class Launch:
         with held():
             server = ServerProcess(to_argv(options), self._log("server"))
             self._server = server.process
-        return server.await_address()
+        address = server.await_address()
+        for line in self._log("server").read_text("utf-8").splitlines():
+            if any(word in line for word in SAID_OF_RESUMING):
+                screen.say(line.removeprefix("leash server: "))
+        return address
 
     @property
     def _epochs(self) -> int | None:
@@ -303,7 +310,9 @@ class Launch:
         if number and not lines:
             why = why_stopped(signal.Signals(number).name)
             lines.append(f"ended early     {why}, before the first step")
-        if (summary is None or summary["ended"] != DONE) and not self._is_one_of_many:
+        has_trained = summary is None or summary["steps"] > 0
+        is_done = summary is not None and summary["ended"] == DONE
+        if has_trained and not is_done and not self._is_one_of_many:
             command = self._run_dir.continuing_command("launch")
             lines += [f"to go on        {command}"] if command else []
         for line in (*lines, f"run directory   {self._run_dir.path}"):
@@ -313,7 +322,10 @@ class Launch:
         """Re-checks the bound and the order of steps from the run's events."""
         if self._run_dir.events.stat().st_size > AUDIT_MAX_NBYTES:
             return "no: events.jsonl is too long for now; leash.ps.runs.audit takes any length"
-        violations = audit_run(self._run_dir.path)
+        try:
+            violations = audit_run(self._run_dir.path)
+        except ValueError as error:  # its end may be missing, where a disk was full
+            return f"no: events.jsonl cannot be read to its end: {error}"
         if violations:
             return f"{len(violations)} violations in events.jsonl, the first: {violations[0]}"
         return "from events.jsonl: the bound was kept, and every step taken once and in order"

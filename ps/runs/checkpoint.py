@@ -171,6 +171,8 @@ def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> 
     Raises:
         CheckpointError: there is no such file, or it is no whole checkpoint; the text is one line.
     """
+    if Path(path).is_dir():
+        raise CheckpointError(f"--resume {path}: this is a folder; give a file in it")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -10,7 +10,7 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import BSP, Rule
 from leash.ps.runs.checkpoint import Earlier
 from leash.ps.wire import hosts
-from leash.ps.words import epoch_after
+from leash.ps.words import GOES_ON_FROM, NOT_BITWISE, epoch_after
 
 _EVERYWHERE: Final = "tcp://0.0.0.0"
 
@@ -35,25 +35,32 @@ def how_to_join(options: ServerOptions, ranks: Sequence[int], host: str, port: i
     return [line, *([f"where that address cannot be reached, take {others}"] if others else [])]
 
 
-def how_it_goes_on(earlier: Earlier, rule: Rule, planned_epochs: int | None) -> list[str]:
+def how_it_goes_on(
+    earlier: Earlier, rule: Rule, ranks: Sequence[int], planned_epochs: int | None
+) -> list[str]:
     """Writes the lines that say where a run goes on, and what is not as if it had never ended.
 
     Args:
         earlier: what the checkpoint tells.
         rule: of the run that goes on; under bsp people expect it to be bitwise the same.
+        ranks: of its workers.
         planned_epochs: how many it has in all.
     """
-    position, at = earlier.position, f"goes on from {earlier.path}, version {earlier.version}"
+    position, at = earlier.position, f"{GOES_ON_FROM} {earlier.path}, version {earlier.version}"
     if position is None:
         return [f"{at}: a file of format 1 tells no position, so training begins with epoch 1"]
     if position.shares or position.leases:
         at += f", in {epoch_after(position.epoch, planned_epochs)}"
     lines = [f"{at}, after step {earlier.step}"]
     reasons = [f"{what} begin{'s' * what.startswith('what ')} anew" for what in position.anew]
+    if position.shares and position.shares.keys() != set(ranks):
+        reasons.append("it had other workers")
+    if position.leases and len(ranks) > 1:
+        reasons.append("samples are leased as workers ask for them")
     if not earlier.is_between_steps:
         reasons.append("it was written in the midst of a step")
     if rule.policy is BSP and reasons:
-        lines.append(f"not bitwise as if it had never ended: {'; '.join(reasons)}")
+        lines.append(f"{NOT_BITWISE}: {'; '.join(reasons)}")
     return lines
 
 

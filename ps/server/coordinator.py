@@ -361,8 +361,9 @@ class Coordinator:
         self._metrics.leave(member.worker, member.incarnation, state)
         self._shards.leave(member, state)
         if not member.is_observer:
-            if not self.stopping:  # a run that is stopping has nobody to give them to
-                self._desk.release(member.worker, lockstep=self.rule.policy.average)
+            self._desk.release(
+                member.worker, lockstep=self.rule.policy.average, is_stopping=bool(self.stopping)
+            )
             self._desk.complete_epochs()
             if self._metrics.started and not self._members.live:
                 self._metrics.end()

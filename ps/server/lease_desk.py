@@ -61,13 +61,17 @@ class LeaseDesk:
             self._rest(member)
         return leased
 
-    def release(self, worker: int, *, lockstep: bool) -> None:
-        """Frees the samples that this worker was leased and has no answer for."""
+    def release(self, worker: int, *, lockstep: bool, is_stopping: bool = False) -> None:
+        """Frees the samples that this worker was leased and has no answer for.
+
+        Where the run is stopping, nobody gets them any more, and none is used twice.
+        """
         counts = self._metrics.workers[worker]
         # Under bsp the step's mean leaves out a gradient whose worker has gone before the answer.
         applied = 0 if lockstep else counts.unanswered
         self._leases.release(worker, counts.answered, applied)
-        self._metrics.samples_twice = self._leases.samples_twice
+        if not is_stopping:
+            self._metrics.samples_twice = self._leases.samples_twice
 
     def position(self) -> LeasePosition | None:
         """How far the leases are, if only answered samples count; None if there are none."""

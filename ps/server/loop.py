@@ -184,7 +184,7 @@ class Server:
             self._remote.close()
             self._context.destroy(linger=0)
             raise
-        for line in how_it_goes_on(earlier, self.rule, self._options.epochs):
+        for line in how_it_goes_on(earlier, self.rule, self.members.ranks, self._options.epochs):
             self._say(line)
 
     def run(self) -> int:
@@ -412,7 +412,7 @@ class Server:
 
     def _say_how_to_go_on(self, run_dir: RunDir) -> None:
         """Says the command line that goes on with a run that has ended early."""
-        if self._ended == DONE or self._options.ready_fd is not None:
+        if self._ended == DONE or self._options.ready_fd is not None or not self.metrics.steps:
             return  # whoever started a server with --ready-fd has its own command line
         if command := run_dir.continuing_command("server"):
             self._say(f"to go on: {command}")

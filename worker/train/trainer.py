@@ -15,7 +15,7 @@ from rich.progress import Progress, TaskID
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from leash.ps.errors import StoppingError
+from leash.ps.errors import StoppingError, UsageError
 from leash.ps.interrupt import Interrupted
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.options.worker import WorkerOptions
@@ -321,15 +321,18 @@ class Trainer:
 
         Args:
             share: how many samples an epoch has.
+
+        Raises:
+            UsageError: it had another number of them.
         """
         told = self._client.welcome
-        if told.share in (0, share):
-            return told.epochs, told.samples
-        self._say(
-            f"an epoch of this rank had {told.share} samples so far, and has {share} now: it goes "
-            f"on with the whole of epoch {told.epochs + 1}"
-        )
-        return told.epochs, 0
+        if told.share not in (0, share):
+            raise UsageError(
+                f"an epoch of rank {self._options.rank} had {told.share} samples in the run that "
+                f"goes on here, and has {share} now; give the same data and --drop-last, or begin "
+                "anew without --resume"
+            )
+        return told.epochs, told.samples
 
     def _seed_step(self) -> None:
         """Seeds torch for the next step, so that dropout is the same whenever it is taken."""

@@ -104,6 +104,7 @@ def test_the_line_has_what_a_worker_is_not_told_by_its_server(
 # Where it goes on.
 
 BSP, ASP = choose_rule("bsp", None), choose_rule("asp", None)
+RANKS = [1]
 SHARES = Position(5, 2, {1: SharePosition(2, 20, 50)})
 LEASES = Position(5, 2, {}, LeasePosition(100, 2, {3: [(0, 5)]}))
 
@@ -118,18 +119,18 @@ def test_a_run_says_in_which_epoch_it_goes_on_and_after_which_step(
     position: Position, rule: Any
 ) -> None:
     at = "goes on from run/final.safetensors, version 70, in epoch 3"
-    assert how_it_goes_on(earlier(position), rule, 9) == [f"{at} of 9, after step 35"]
-    assert how_it_goes_on(earlier(position), rule, None) == [f"{at}, after step 35"]
+    assert how_it_goes_on(earlier(position), rule, RANKS, 9) == [f"{at} of 9, after step 35"]
+    assert how_it_goes_on(earlier(position), rule, RANKS, None) == [f"{at}, after step 35"]
 
 
 def test_where_loops_of_peoples_own_are_only_they_know() -> None:
-    assert how_it_goes_on(earlier(Position(5, 2)), BSP, 9) == [
+    assert how_it_goes_on(earlier(Position(5, 2)), BSP, [1, 2], 9) == [
         "goes on from run/final.safetensors, version 70, after step 35"
     ]
 
 
 def test_a_file_of_format_1_says_that_training_begins_with_the_first_epoch() -> None:
-    (line,) = how_it_goes_on(earlier(None), BSP, 9)
+    (line,) = how_it_goes_on(earlier(None), BSP, [1, 2], 9)
     assert line.endswith("a file of format 1 tells no position, so training begins with epoch 1")
 
 
@@ -138,6 +139,7 @@ REASONS = {
         {"anew": ["what int8 has left over of gradients"]},
     "the workers' own optimizers begin anew": {"anew": ["the workers' own optimizers"]},
     "it was written in the midst of a step": {"is_between_steps": False},
+    "it had other workers": {"ranks": [1, 2, 3]},
     "what int8 has left over of gradients begins anew; the workers' own optimizers begin anew; "
     "it was written in the midst of a step": {
         "anew": ["what int8 has left over of gradients", "the workers' own optimizers"],
@@ -152,6 +154,6 @@ def test_under_bsp_a_run_that_is_not_bitwise_the_same_says_why(
 ) -> None:
     position = Position(5, 2, SHARES.shares, None, why.get("anew", []))
     told = earlier(position, is_between_steps=why.get("is_between_steps", True))
-    lines_of_bsp = how_it_goes_on(told, BSP, 9)
+    lines_of_bsp = how_it_goes_on(told, BSP, why.get("ranks", RANKS), 9)
     assert lines_of_bsp[1:] == [f"not bitwise as if it had never ended: {reason}"]
-    assert how_it_goes_on(told, ASP, 9) == lines_of_bsp[:1]  # there nobody expects it
+    assert how_it_goes_on(told, ASP, RANKS, 9) == lines_of_bsp[:1]  # there nobody expects it

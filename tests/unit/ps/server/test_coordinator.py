@@ -991,6 +991,23 @@ def test_what_was_leased_to_workers_of_a_run_that_is_stopped_is_given_to_nobody(
     assert server.metrics.samples_twice == 0
 
 
+@pytest.mark.parametrize("is_stopping", [False, True])
+def test_what_was_answered_of_a_lease_is_trained_whenever_its_worker_goes(
+    is_stopping: bool,
+) -> None:
+    server = make_server(policy="asp")
+    server.start()
+    request = make_request(Lease, 1, server.incarnation(1))
+    server.ask(request)
+    server.push(1, 1, samples=5)
+    if is_stopping:
+        server.coordinator.stopping = "SIGTERM"
+    for worker in (1, 2):
+        server.bye(worker, "stopped")
+    (part,) = server.coordinator.unfinished()
+    assert part.samples == request.samples * request.epochs - 5
+
+
 def test_a_lease_that_was_lost_with_its_worker_is_given_to_the_next_that_asks() -> None:
     server = make_server(policy="ssp")
     server.start()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from leash.ps.errors import NonfiniteError, StoppingError
+from leash.ps.errors import NonfiniteError, StoppingError, UsageError
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import OVER, STOPPED_BY_TIMEOUT, TRAIN, Leased, Report, Welcome
 from leash.worker.datasets import Positions, epoch_order, permutation
@@ -363,15 +363,12 @@ def test_one_that_takes_anothers_place_goes_on_where_that_rank_was(
     assert len(training.said) == len(told)  # nothing but its epochs
 
 
-def test_one_whose_share_is_another_now_says_so_and_begins_with_a_whole_epoch() -> None:
+def test_other_data_than_those_of_the_run_that_goes_on_are_refused() -> None:
     training = make_training(epochs=3, completed=1, samples=4, told_share=SIZE + 2)
-    training.run()
-    orders = [epoch_order(WHOLE_SPLIT, SEED, RANK, epoch).tolist() for epoch in (2, 3)]
-    assert training.dataset.visited == orders[0] + orders[1]
-    assert training.said[0] == (
-        "an epoch of this rank had 12 samples so far, and has 10 now: it goes on with the whole "
-        "of epoch 2"
-    )
+    with pytest.raises(UsageError, match="had 12 samples in the run that goes on here, and has 10"):
+        training.run()
+    assert training.dataset.visited == []
+    assert training.optimizer.closed == ["failed"]
 
 
 def test_one_that_comes_when_all_epochs_are_done_trains_on_nothing_and_is_done() -> None:
