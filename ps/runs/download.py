@@ -22,7 +22,6 @@ def download_checkpoint(
     channel: ControlChannel,
     path: Path,
     *,
-    on_wait: Callable[[float], None] = lambda _: None,
     on_piece: Callable[[int, int], None] = lambda _, __: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> dict[str, str]:
@@ -31,7 +30,6 @@ def download_checkpoint(
     Args:
         channel: to the server.
         path: of the file to write; an older one is replaced.
-        on_wait: called while the server has not written it, with the seconds waited so far.
         on_piece: called after each piece with the bytes that have come, and their number in all.
         pause: waits so many seconds before the server is asked again.
 
@@ -51,7 +49,7 @@ def download_checkpoint(
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         with unfinished.open("wb") as file:
-            number, nbytes = _have_written(channel, on_wait, pause)
+            number, nbytes = _have_written(channel, pause)
             offset = 0
             while offset < nbytes:
                 piece, payload = channel.request(
@@ -82,19 +80,16 @@ def _make_parent(path: Path) -> None:
         raise UsageError(f"{path}: cannot make its folder: {error.strerror}") from error
 
 
-def _have_written(
-    channel: ControlChannel, on_wait: Callable[[float], None], pause: Callable[[float], None]
-) -> tuple[int, int]:
+def _have_written(channel: ControlChannel, pause: Callable[[float], None]) -> tuple[int, int]:
     """Has the server write a checkpoint; gives the number to read it by, and its size in bytes."""
     number, began_s = 1 + secrets.randbelow(U63_MAX), time.monotonic()
     while True:
         saved, _ = channel.request(Save(number), Saved, timeout_s=SILENCE_S)
         if saved.ready:
             return number, saved.nbytes
-        if (waited_s := time.monotonic() - began_s) > WRITTEN_S:
+        if time.monotonic() - began_s > WRITTEN_S:
             raise ServerUnreachableError(
                 f"the server has written no checkpoint for {WRITTEN_S:.0f} s: its workers do not "
                 "come to the end of a step"
             )
-        on_wait(waited_s)
         pause(ASK_AGAIN_S)

@@ -52,7 +52,7 @@ def how_it_goes_on(
     if position.shares or position.leases:
         at += f", in {epoch_after(position.epoch, planned_epochs)}"
     lines = [f"{at}, after step {earlier.step}"]
-    reasons = [f"{what} begin{'s' * what.startswith('what ')} anew" for what in position.anew]
+    reasons = [f"begun anew: {what}" for what in position.anew]
     if position.shares and position.shares.keys() != set(ranks):
         reasons.append("it had other workers")
     if position.leases and len(ranks) > 1:

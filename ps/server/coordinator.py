@@ -317,7 +317,7 @@ class Coordinator:
         keeping = sorted(name for name in self._codecs if CODECS[name].value_nbytes is None)
         rounding = sorted(self._codecs - {*keeping, "f32"})
         anew = [f"what {name} has left over of gradients" for name in keeping]
-        anew += [f"what workers have of parameters, rounded to {name}," for name in rounding]
+        anew += [f"what workers have of parameters, rounded to {name}" for name in rounding]
         if outer_of(self._options) is not None:
             anew.append("the workers' own optimizers")
         return anew

@@ -135,12 +135,12 @@ def test_a_file_of_format_1_says_that_training_begins_with_the_first_epoch() -> 
 
 
 REASONS = {
-    "what int8 has left over of gradients begins anew":
+    "begun anew: what int8 has left over of gradients":
         {"anew": ["what int8 has left over of gradients"]},
-    "the workers' own optimizers begin anew": {"anew": ["the workers' own optimizers"]},
+    "begun anew: the workers' own optimizers": {"anew": ["the workers' own optimizers"]},
     "it was written in the midst of a step": {"is_between_steps": False},
     "it had other workers": {"ranks": [1, 2, 3]},
-    "what int8 has left over of gradients begins anew; the workers' own optimizers begin anew; "
+    "begun anew: what int8 has left over of gradients; begun anew: the workers' own optimizers; "
     "it was written in the midst of a step": {
         "anew": ["what int8 has left over of gradients", "the workers' own optimizers"],
         "is_between_steps": False,
