@@ -21,6 +21,7 @@ PYBIND11_MODULE(_core, m) {
   register_kernels(m);
   register_codecs(m);
   register_shard(m);
+  register_shard_engine(m);
 
   leash::instruction_set();  // a LEASH_ISA that this CPU lacks is an error of the import
 }

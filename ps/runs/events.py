@@ -31,10 +31,11 @@ class EventLog:
         """Whether events go to a file."""
         return self._file is not None
 
-    def write(self, event: str, **details: Any) -> None:
-        """Appends one event, with the time."""
+    def write(self, event: str, at_s: float | None = None, **details: Any) -> None:
+        """Appends one event, with the time: now, unless it was earlier."""
         if self._file is not None:
-            row = {"t": round(self._now() - self._began_s, 6), "event": event, **details}
+            seconds = (self._now() if at_s is None else at_s) - self._began_s
+            row = {"t": round(seconds, 6), "event": event, **details}
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def flush(self) -> None:

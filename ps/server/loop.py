@@ -38,13 +38,13 @@ from leash.ps.server.progress import Progress
 from leash.ps.server.remote_shards import RemoteShards
 from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
-from leash.ps.shard.data_plane import DataPlane
+from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import require_threads
 from leash.ps.shard.router import DataRouter, send
 from leash.ps.wire import hosts
-from leash.ps.wire.frames import CONTROL, check_payload_count, decode, error_message
+from leash.ps.wire.frames import CONTROL, check_payload_count, decode, encode, error_message
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Message
 from leash.ps.wire.sockets import (
     CONTROL_MAX_NBYTES,
@@ -116,7 +116,7 @@ class Server:
         self._events: Final = events
         self.members: Final = Members(ranks, options.evict_s, now)
         self.metrics: Final = Metrics(rule, events, options.step_events, now, demo_logs)
-        self.data: Final = DataPlane(
+        self.data: Final = DataDesk(
             options, rule, self.members, self.metrics, self._data_router.send, now=now
         )
         self.shards: Final = Shards(
@@ -366,6 +366,7 @@ class Server:
                 self._on_control(frames)
         else:
             self._data_router.take(self.data.receive, until=self._attend_alignment)
+            self.data.settle()
 
     def _attend_alignment(self) -> bool:
         """Whether the data socket has to wait, since all chunks have come to one step."""
@@ -397,7 +398,7 @@ class Server:
             answer, payload = self.coordinator.answer(
                 message, payloads[0].bytes if payloads else None
             )
-        send(self._control, route, answer, payload)
+        send(self._control, route, encode(answer), payload)
 
     def _evict_unreading(self) -> None:
         """Evicts workers that do not read, so that their answers could not be sent."""

@@ -178,6 +178,12 @@ class Members:
             if member is not None and member.state == LIVE:
                 member.heard_s = self._now()
 
+    def note_heard_at(self, worker: int, heard_s: float) -> None:
+        """Notes that this worker gave a sign of life then."""
+        member = self.workers.get(worker)
+        if member is not None:
+            member.heard_s = max(member.heard_s, heard_s)
+
     def heard_since(self, then_s: float) -> list[int]:
         """The live workers that have sent something since `then_s`."""
         return [m.worker for m in self.live if m.heard_s > then_s]

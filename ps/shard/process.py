@@ -28,7 +28,7 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import rule_from_message
 from leash.ps.runs.chunk_states import ChunkClocks
 from leash.ps.runs.events import EventLog
-from leash.ps.shard.data_plane import DataPlane
+from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel, require_threads
@@ -83,7 +83,7 @@ class LinkedEvents(EventLog):
         super().__init__(None)
         self._link: Final = link
 
-    def write(self, event: str, **details: Any) -> None:
+    def write(self, event: str, at_s: float | None = None, **details: Any) -> None:
         if event in FORWARDED_EVENTS:
             with suppress(LinkClosedError):  # the loop notices the end of the link
                 self._link.send(Happened(event), msgpack.packb(details))
@@ -102,7 +102,7 @@ class ShardServer:
         self._router: Final = DataRouter(self._context, options, host, begin.port)
         self._members: Final = Members(parse_learners(options.learners, options.workers), 0.0)
         self._metrics: Final = Metrics(rule, LinkedEvents(link), 0)
-        self._data: Final = DataPlane(
+        self._data: Final = DataDesk(
             options, rule, self._members, self._metrics, self._router.send, begin.shard
         )
         self._held = False  # while true, messages of workers stay in their queues
@@ -202,6 +202,7 @@ class ShardServer:
 
     def _on_start(self, _: Start, __: ReceivedPayload) -> LinkAnswer:
         self._metrics.start([])
+        self._data.start()
         return Done(0), None
 
     def _on_set_rule(self, msg: SetRule, _: ReceivedPayload) -> LinkAnswer:
@@ -282,6 +283,7 @@ class ShardServer:
             self._tell_counts()
 
     def _tell_counts(self) -> None:
+        self._data.settle()
         counts = self._metrics.own
         heard = self._members.heard_since(self._counted_s)
         self._reported_initialized, self._counted_s = self._data.initialized, time.monotonic()

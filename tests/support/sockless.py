@@ -15,7 +15,7 @@ from leash.ps.runs.chunk_states import ChunkClocks
 from leash.ps.runs.events import EventLog
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.shards import Shards
-from leash.ps.shard.data_plane import DataPlane
+from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.layout import Layout, Slot
@@ -99,7 +99,7 @@ class FarShard:
         self.fails_with: LeashError | None = None  # what it is asked next
         self.members = Members(parse_learners(options.learners, options.workers), 0.0, clock)
         self.metrics = Metrics(rule, EventLog(None), 0, clock)
-        self.plane = DataPlane(options, rule, self.members, self.metrics, send, index, clock)
+        self.plane = DataDesk(options, rule, self.members, self.metrics, send, index, clock)
 
     def lose(self, how: str) -> None:
         self.how = how
@@ -271,7 +271,7 @@ class SocklessServer:
             ranks, self.options.evict_s, self.clock, wall_time_us=lambda: FIRST_INCARNATION
         )
         self.metrics = Metrics(self.rule, self.events, self.options.step_events, self.clock)
-        self.plane = DataPlane(
+        self.plane = DataDesk(
             self.options, self.rule, self.members, self.metrics, self._send, now=self.clock
         )
         self.far = FarShards(self.options, self.clock, self._send)
@@ -334,7 +334,7 @@ class SocklessServer:
     # The data sockets.
 
     @property
-    def planes(self) -> list[DataPlane]:
+    def planes(self) -> list[DataDesk]:
         """Those of all shards."""
         return [self.plane, *(shard.plane for shard in self.far.all)]
 
@@ -352,7 +352,7 @@ class SocklessServer:
             self.push_to(plane, worker, step, samples, value)
 
     def push_to(
-        self, plane: DataPlane, worker: int, step: int, samples: int = 1, value: int = 0
+        self, plane: DataDesk, worker: int, step: int, samples: int = 1, value: int = 0
     ) -> None:
         """Those of one shard; every byte of their gradients has this value."""
         assert plane.model is not None
