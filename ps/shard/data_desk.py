@@ -207,7 +207,7 @@ class DataDesk:
         try:
             taken = self._engine is not None and self._engine.receive(frames, self._now())
         except Exception as error:
-            self._refuse(bytes(frames[0]), *_ids(frames), self._metrics.refusal(error))
+            self._refuse(_bytes(frames[0]), decode(_header(frames), DATA), error)
             taken = True
         if not taken:
             self._on_rare(frames)
@@ -249,7 +249,7 @@ class DataDesk:
 
     def _on_rare(self, frames: Sequence[Frame]) -> None:
         """Decides about a message that the engine does not take."""
-        route, header, payloads = bytes(frames[0]), _header(frames), frames[2:]
+        route, header, payloads = _bytes(frames[0]), _header(frames), frames[2:]
         message: Message | None = None
         try:
             message = decode(header, DATA)
@@ -257,14 +257,14 @@ class DataDesk:
             handle = self._handlers[type(message)]
             handle(route, message, payloads[0] if payloads else None)  # type: ignore[operator]
         except Exception as error:
-            ids = (getattr(message, name, 0) for name in ("worker", "step", "chunk"))
-            self._refuse(route, *ids, self._metrics.refusal(error))
+            self._refuse(route, message, error)
 
-    def _refuse(
-        self, route: bytes, worker: int, step: int, chunk: int, error: ProtocolError
-    ) -> None:
-        self._metrics.count_refusal(error)
-        self._answer(route, error_message(error, worker, step, chunk))
+    def _refuse(self, route: bytes, message: Message | None, error: Exception) -> None:
+        """Answers a message with an error, and counts it."""
+        refusal = self._metrics.refusal(error)
+        self._metrics.count_refusal(refusal)
+        worker, step, chunk = (getattr(message, name, 0) for name in ("worker", "step", "chunk"))
+        self._answer(route, error_message(refusal, worker, step, chunk))
 
     def _on_push(self, route: bytes, msg: PushPull | Push, payload: Payload) -> None:
         """Says why the engine did not take a push."""
@@ -387,17 +387,14 @@ def _require_size(nbytes: int, layout: Layout) -> None:
 
 
 def _header(frames: Sequence[Frame]) -> bytes:
-    return bytes(frames[1]) if len(frames) > 1 else b""
+    return _bytes(frames[1]) if len(frames) > 1 else b""
 
 
-def _ids(frames: Sequence[Frame]) -> tuple[int, int, int]:
-    """The worker, step and chunk that a push names."""
-    message = decode(_header(frames), DATA)
-    assert isinstance(message, (PushPull, Push))
-    return message.worker, message.step, message.chunk
+def _bytes(frame: Frame) -> bytes:
+    return frame.bytes if isinstance(frame, zmq.Frame) else bytes(frame)
 
 
 def memory_of(payload: Payload) -> memoryview:
     """The bytes of a payload, without a copy."""
     assert payload is not None
-    return memoryview(payload)
+    return payload.buffer if isinstance(payload, zmq.Frame) else memoryview(payload)

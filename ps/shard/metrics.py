@@ -194,7 +194,7 @@ class Metrics:
         if len(self._told_options) > OPTIONS_REMEMBERED:
             self._told_options.popitem(last=False)
         is_new = group_of_slot != self._told_slots
-        slots = {"group_of_slot": list(group_of_slot)} if is_new else {}
+        slots: dict[str, Any] = {"group_of_slot": list(group_of_slot)} if is_new else {}
         self._told_slots = group_of_slot
         self._events.write("options", worker=worker, groups=groups, **slots)
 

@@ -4,8 +4,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import zmq
-
 from leash.ps._core import Shard
 from leash.ps.errors import LeashError, ShardLostError
 from leash.ps.options.addresses import parse_learners
@@ -18,6 +16,7 @@ from leash.ps.server.shards import Shards
 from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
+from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Beat, Beaten, Bye, Error, Hello, Message, Ok, Push, Welcome
 from leash.ps.wire.shard_messages import (
@@ -53,6 +52,15 @@ FIRST_INCARNATION = 1000
 ROUTE = b"route"
 
 
+def hand(
+    plane: DataDesk, message: Message, payload: bytes | bytearray | None = None,
+    route: bytes = ROUTE,
+) -> None:  # fmt: skip
+    """Has a data socket's handlers take one message."""
+    header = encode(message)
+    plane.receive([route, header] if payload is None else [route, header, payload])
+
+
 class StillClock:
     """Time that passes when a test says so."""
 
@@ -77,7 +85,7 @@ class KeptEvents(EventLog):
     def is_open(self) -> bool:
         return True
 
-    def write(self, event: str, **details: Any) -> None:
+    def write(self, event: str, at_s: float | None = None, **details: Any) -> None:
         self.kept.append((event, details))
 
     def named(self, *events: str) -> list[dict[str, Any]]:
@@ -127,6 +135,7 @@ class FarShard:
                     self.plane.leave(message.worker)
             case Start():
                 self.metrics.start([])
+                self.plane.start()
             case SetRule(policy, staleness, staleness_max, backup_workers, bound_unit):
                 self.plane.set_rule(
                     rule_from_message(policy, staleness, staleness_max, backup_workers, bound_unit)
@@ -161,6 +170,7 @@ class FarShard:
         return self.take(message, payload), None
 
     def counts(self, heard: list[int]) -> Counts:
+        self.plane.settle()
         own = self.metrics.own
         return Counts(
             self.plane.initialized, self.plane.parked, own.replies, own.staleness_sum,
@@ -282,8 +292,8 @@ class SocklessServer:
             self.options, self.rule, self.members, self.metrics, self.shards, self.clock
         )
 
-    def _send(self, route: bytes, message: Message, payload: Any) -> None:
-        self.sent.append(message)
+    def _send(self, route: bytes, header: bytes, payload: Any, worker: int) -> None:
+        self.sent.append(decode(header, REPLIES))
 
     # The control socket.
 
@@ -360,7 +370,8 @@ class SocklessServer:
             push = Push(
                 worker, self.incarnation(worker), step, chunk.index, chunk.dtype, samples
             )  # fmt: skip
-            plane.handle(ROUTE, push, zmq.Frame(bytes([value] * chunk.nbytes)))
+            hand(plane, push, bytes([value] * chunk.nbytes))
+        plane.settle()
 
     def answered(self, worker: int, since: int = 0) -> list[int]:
         """The steps of which every chunk has been answered.

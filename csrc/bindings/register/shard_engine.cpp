@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -43,8 +44,43 @@ py::object payload_of(const Outgoing& message) {
   return py::memoryview(py::cast(std::make_unique<AnswerMemory>(message.payload)));
 }
 
+// Route, header, payload or None, and the worker that is answered.
+using Message = std::tuple<py::bytes, py::bytes, py::object, std::uint32_t>;
+
 // An engine on a shard that Python shares: each call has the shard's lock, and not the GIL.
 class SharedEngine {
+ private:
+  // The memory of a payload in which its answer can be written; a copy, if it is read-only.
+  static Buffer* make_payload(const py::buffer& object) {
+    const py::memoryview seen(object);
+    if (!seen.attr("readonly").cast<bool>()) {
+      return new PythonBuffer(object, Access::kWrite, "payload");
+    }
+    const BufferView view(object, Access::kRead, "payload");
+    auto* const copy = new OwnBuffer(view.nbytes());
+    std::copy_n(view.data(), view.nbytes(), copy->data());
+    return copy;
+  }
+
+  template <typename Use>
+  auto call(Use&& use) {
+    const DropAfter drop_after(*this);
+    return shard_.locked([&](Shard&) { return use(); });
+  }
+
+  struct DropAfter {
+    explicit DropAfter(SharedEngine& of) : engine(of) {}
+    ~DropAfter() { engine.drop_idle(); }
+    DropAfter(const DropAfter&) = delete;
+    DropAfter& operator=(const DropAfter&) = delete;
+    SharedEngine& engine;
+  };
+  void drop_idle() {
+    engine_->take_idle(idle_);
+    for (Buffer* buffer : idle_) delete buffer;
+    idle_.clear();
+  }
+
  public:
   ~SharedEngine() { drop_idle(); }
 
@@ -52,7 +88,7 @@ class SharedEngine {
     shard_.locked([&](Shard& core) { engine_.emplace(core, std::move(map), nonfinite); });
   }
 
-  bool receive(const py::sequence& frames, double now_s) {
+  bool receive(const std::vector<py::buffer>& frames, double now_s) {
     if (frames.size() < 2 || frames.size() > 3) return false;
     const BufferView route(frames[0], Access::kRead, "route");
     const BufferView header(frames[1], Access::kRead, "header");
@@ -94,13 +130,13 @@ class SharedEngine {
     drop_idle();
   }
 
-  py::list take_outgoing() {
+  std::vector<Message> take_outgoing() {
     engine_->take_outgoing(outgoing_);
-    py::list messages;
+    std::vector<Message> messages;
+    messages.reserve(outgoing_.size());
     for (const Outgoing& message : outgoing_) {
-      messages.append(py::make_tuple(py::bytes(message.route),
-                                     python_bytes(message.written().bytes()), payload_of(message),
-                                     message.worker()));
+      messages.emplace_back(message.route, python_bytes(message.written().bytes()),
+                            payload_of(message), message.worker());
     }
     outgoing_.clear();
     return messages;
@@ -114,37 +150,6 @@ class SharedEngine {
   ShardEngine& engine() { return *engine_; }
 
  private:
-  // The memory of a payload in which its answer can be written; a copy, if it is read-only.
-  static Buffer* make_payload(const py::buffer& object) {
-    const py::memoryview seen(object);
-    if (!seen.attr("readonly").cast<bool>()) {
-      return new PythonBuffer(object, Access::kWrite, "payload");
-    }
-    const BufferView view(object, Access::kRead, "payload");
-    auto* const copy = new OwnBuffer(view.nbytes());
-    std::copy_n(view.data(), view.nbytes(), copy->data());
-    return copy;
-  }
-
-  template <typename Use>
-  auto call(Use&& use) {
-    const DropAfter drop_after(*this);
-    return shard_.locked([&](Shard&) { return use(); });
-  }
-
-  struct DropAfter {
-    explicit DropAfter(SharedEngine& of) : engine(of) {}
-    ~DropAfter() { engine.drop_idle(); }
-    DropAfter(const DropAfter&) = delete;
-    DropAfter& operator=(const DropAfter&) = delete;
-    SharedEngine& engine;
-  };
-  void drop_idle() {
-    engine_->take_idle(idle_);
-    for (Buffer* buffer : idle_) delete buffer;
-    idle_.clear();
-  }
-
   SharedShard& shard_;
   std::optional<ShardEngine> engine_;
   std::string code_;  // what the engine's view of it points to
