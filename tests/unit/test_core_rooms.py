@@ -31,6 +31,7 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/admission",
         "core/optimizer",
     },
+    "core/wire": {"core/base", "core/codecs"},
     "bindings": {
         "core/base",
         "core/kernels",
@@ -38,6 +39,7 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/admission",
         "core/optimizer",
         "core/shard",
+        "core/wire",
     },
     "bindings/register": {
         "core/base",
@@ -46,6 +48,7 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/admission",
         "core/optimizer",
         "core/shard",
+        "core/wire",
         "bindings",
     },
 }

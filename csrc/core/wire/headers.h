@@ -21,15 +21,16 @@ namespace leash {
 
 inline constexpr std::size_t kMaxHeaderNbytes = 4096;
 inline constexpr std::size_t kMaxAbsentNbytes = 3072;
-inline constexpr std::size_t kMaxErrorText = 512;  // characters
+inline constexpr std::size_t kMaxErrorText = 512;        // characters
+inline constexpr std::size_t kMaxErrorCodeNbytes = 256;  // 64 characters
 
 // The codecs by the names that headers have for them.
 enum class WireCodec : std::uint8_t { kF32, kF64, kBf16, kF16, kInt8, kTopk };
 std::string_view name_of(WireCodec codec);
 std::optional<WireCodec> wire_codec(std::string_view name);
-Codec core_codec(WireCodec codec);         // f32 and f64 are raw
-WireCodec reply_codec(WireCodec codec);    // of the parameters that answer a push in this one
-WireCodec raw_codec(Dtype dtype);          // the numbers of that dtype as they are
+Codec core_codec(WireCodec codec);       // f32 and f64 are raw
+WireCodec reply_codec(WireCodec codec);  // of the parameters that answer a push in this one
+WireCodec raw_codec(Dtype dtype);        // the numbers of that dtype as they are
 
 // `push`, and `push_pull` if wants_parameters: a push has none of the fields below it.
 struct PushHeader {
