@@ -20,6 +20,7 @@ PYBIND11_MODULE(_core, m) {
   register_admission(m);
   register_kernels(m);
   register_codecs(m);
+  register_headers(m);
   register_shard(m);
   register_shard_engine(m);
 

@@ -31,6 +31,13 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/admission",
         "core/optimizer",
     },
+    "core/wire": {"core/base", "core/codecs"},
+    "core/shard_engine": {
+        "core/base",
+        "core/codecs",
+        "core/shard",
+        "core/wire",
+    },
     "bindings": {
         "core/base",
         "core/kernels",
@@ -38,6 +45,8 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/admission",
         "core/optimizer",
         "core/shard",
+        "core/shard_engine",
+        "core/wire",
     },
     "bindings/register": {
         "core/base",
@@ -46,6 +55,8 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/admission",
         "core/optimizer",
         "core/shard",
+        "core/shard_engine",
+        "core/wire",
         "bindings",
     },
 }

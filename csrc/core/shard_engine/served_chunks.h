@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/codecs/codec.h"
 #include "core/shard/shard.h"
 #include "core/wire/headers.h"
 
