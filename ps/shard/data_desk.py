@@ -252,8 +252,9 @@ class DataDesk:
         route, header, payloads = _bytes(frames[0]), _header(frames), frames[2:]
         message: Message | None = None
         try:
-            message = decode(header, DATA)
-            check_payload_count(message, len(payloads))
+            decoded = decode(header, DATA)
+            check_payload_count(decoded, len(payloads))
+            message = decoded
             handle = self._handlers[type(message)]
             handle(route, message, payloads[0] if payloads else None)  # type: ignore[operator]
         except Exception as error:

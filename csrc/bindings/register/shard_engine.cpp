@@ -122,8 +122,11 @@ class SharedEngine {
     call([&] { engine_->stop(reason); });
   }
   void refuse_pushes(const std::string& code, const std::string& text) {
-    code_ = code;
-    engine_->refuse_pushes(code_, text);
+    const std::string_view known = codes::find(code);
+    if (known.empty() && !code.empty()) {
+      throw std::invalid_argument("code: expected one of a refusal, got '" + code + "'");
+    }
+    engine_->refuse_pushes(known, text);
   }
   void expel(std::uint32_t worker) {
     engine_->expel(worker);
@@ -152,7 +155,6 @@ class SharedEngine {
  private:
   SharedShard& shard_;
   std::optional<ShardEngine> engine_;
-  std::string code_;  // what the engine's view of it points to
   std::vector<Outgoing> outgoing_;
   std::vector<Buffer*> idle_;
 };
@@ -233,7 +235,7 @@ slab. slot_names: of the whole model's slots. nonfinite: what the shard was made
       .def("set_rule", &SharedEngine::set_rule, py::arg("rule"), py::arg("now_s"))
       .def("refuse_pushes", &SharedEngine::refuse_pushes, py::arg("code"), py::arg("text"),
            "Refuses every push from now on, with an error of this code; an empty one lets them "
-           "come.")
+           "come. ValueError for a code that no refusal of an engine has.")
       .def("stop", &SharedEngine::stop, py::arg("reason"),
            "Answers all requests that wait with `stopping`, and refuses pushes from now on.")
       .def("receive", &SharedEngine::receive, py::arg("frames"), py::arg("now_s"),

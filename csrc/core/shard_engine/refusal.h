@@ -23,6 +23,16 @@ inline constexpr std::string_view kTooMany = "too_many";
 inline constexpr std::string_view kMissingOptions = "missing_options";
 inline constexpr std::string_view kSuperseded = "superseded";
 inline constexpr std::string_view kStopping = "stopping";
+
+// The code of this name, which lasts longer than the name may; an empty one if there is none.
+constexpr std::string_view find(std::string_view name) {
+  for (const std::string_view code :
+       {kBadHeader, kBadFrames, kBadPayload, kBadSegment, kUnknownChunk, kNotReady, kEvicted,
+        kResync, kNonfinite, kTooMany, kMissingOptions, kSuperseded, kStopping}) {
+    if (code == name) return code;
+  }
+  return {};
+}
 }  // namespace codes
 
 // A request that has changed nothing (but see kNonfinite), and gets an `error`.

@@ -1,7 +1,6 @@
 #include "core/shard_engine/replies.h"
 
 #include <algorithm>
-#include <cassert>
 #include <limits>
 #include <type_traits>
 #include <utility>
@@ -63,19 +62,19 @@ void Replies::answer(const std::vector<Reply>& replies, Asked asked, double now_
       send_reply(reply, std::move(asked), now_s);
       continue;
     }
-    auto node = parked_.extract({reply.worker, reply.chunk});
-    assert(!node.empty());
-    send_reply(reply, std::move(node.mapped()), now_s);
+    send_parked(reply, now_s);
   }
   if (!is_answered) park(std::move(asked));
 }
 
 void Replies::answer(const std::vector<Reply>& replies, double now_s) {
-  for (const Reply& reply : replies) {
-    auto node = parked_.extract({reply.worker, reply.chunk});
-    assert(!node.empty());
-    send_reply(reply, std::move(node.mapped()), now_s);
-  }
+  for (const Reply& reply : replies) send_parked(reply, now_s);
+}
+
+// Nobody asks any more for a reply to a worker that was forgotten.
+void Replies::send_parked(const Reply& reply, double now_s) {
+  auto node = parked_.extract({reply.worker, reply.chunk});
+  if (!node.empty()) send_reply(reply, std::move(node.mapped()), now_s);
 }
 
 void Replies::park(Asked asked) {

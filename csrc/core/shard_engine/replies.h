@@ -78,6 +78,7 @@ class Replies {
   using Key = std::pair<std::uint32_t, std::uint32_t>;  // worker and chunk
 
   void park(Asked asked);
+  void send_parked(const Reply& reply, double now_s);
   void send_reply(const Reply& reply, Asked asked, double now_s);
   void count(const Reply& reply, double now_s);
   void join(std::string route, const ParamsHeader& params);

@@ -434,17 +434,18 @@ void ShardEngine::compare_options(const PushHeader& header, const Options& optio
 
 // Whether every chunk has taken this step, so that it is answered and not applied again.
 bool ShardEngine::is_repeated(const PushHeader& header) const {
+  bool is_taken = true;
   for (std::uint64_t i = 0; i < header.chunks; ++i) {
     const std::int64_t chunk = std::int64_t{header.chunk} - static_cast<std::int64_t>(i);
     chunks_.require_known(chunk);
     try {
       const auto clock = shard_.clock(static_cast<std::uint32_t>(chunk), header.worker);
-      if (header.step > clock) return false;
+      is_taken &= header.step <= clock;
     } catch (const NotLive&) {
       return true;  // the push is refused for that
     }
   }
-  return true;
+  return is_taken;
 }
 
 // Refuses a push ahead of its answers: such pushes would fill the memory with frames.

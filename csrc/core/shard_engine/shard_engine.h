@@ -59,6 +59,7 @@ class ShardEngine {
   void set_rule(const Rule& rule, double now_s);
 
   // Refuses pushes from now on, with this code and text; a code that is empty lets them come.
+  // REQUIRES: a code that is not empty is one of `codes`.
   void refuse_pushes(std::string_view code, std::string text);
   // Answers all requests that wait with `stopping`, and refuses pushes from now on.
   void stop(const std::string& reason);
