@@ -22,7 +22,7 @@ from leash.ps.wire.sockets import (
 BURST: Final = 16  # messages of a data socket in a row, before the control socket has its turn
 
 
-def send(socket: zmq.Socket[bytes], route: bytes, message: Message, payload: Payload) -> bool:
+def send(socket: zmq.Socket[bytes], route: bytes, header: bytes, payload: Payload) -> bool:
     """Sends a message to one peer; returns False if that peer does not read.
 
     A peer that is gone misses the message, which is no failure.
@@ -37,9 +37,9 @@ def send(socket: zmq.Socket[bytes], route: bytes, message: Message, payload: Pay
             raise
         return True  # it asks again when it comes back, or is evicted
     if payload is None:
-        socket.send(encode(message), zmq.DONTWAIT)
+        socket.send(header, zmq.DONTWAIT)
         return True
-    socket.send(encode(message), more)
+    socket.send(header, more)
     # No code writes to an answer's memory once it is made, so ZeroMQ may read it where it lies.
     lies_still = isinstance(payload, zmq.Frame) or len(payload) >= COPY_BELOW_NBYTES
     socket.send(payload, zmq.DONTWAIT, copy=not lies_still)
@@ -72,7 +72,7 @@ class DataRouter:
 
     def send(self, route: bytes, message: Message, payload: Payload) -> None:
         """Sends an answer; notes its worker if that does not read."""
-        if not send(self.socket, route, message, payload):
+        if not send(self.socket, route, encode(message), payload):
             # A peer that reads leaves room, since it has few requests in flight. This one is to be
             # evicted later: now, that would release further answers while these are being sent.
             self._unreading.append(message)
