@@ -332,8 +332,9 @@ class RunEngine:
             self._demo_logs.close()
 
     def close(self) -> None:
-        """Lets the files go that were kept for those who asked for a checkpoint."""
+        """Lets all files go that are still open, such as those for who asked for a checkpoint."""
         self._checkpoints.saves.close()
+        self._events.close()
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """What this run has not trained, in the form of summary.json."""
