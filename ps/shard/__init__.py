@@ -5,6 +5,8 @@
 - replies.py sends what the core releases: this is where a reply goes out.
 - mapped_segments.py finds a gradient in a message, or in memory shared with its worker.
 - members.py knows who takes part, and who has been silent for too long.
+- linked_shard.py does in a further process what the coordinator says; process.py carries messages
+  between it, its link and its socket.
 
 Imports: runs (events), options, the wire.
 """
