@@ -32,7 +32,7 @@ from leash.ps.wire.shard_messages import (
 START_S: Final = 30.0  # a process may take so long to listen
 ANSWER_S: Final = 5.0  # a shard that is silent for longer is lost
 
-Buffer = Any  # anything with the buffer protocol
+Buffer: TypeAlias = Any  # anything with the buffer protocol
 Notice: TypeAlias = tuple["RemoteShard", Message, ReceivedPayload]  # what a shard sends unasked
 OnNotice: TypeAlias = Callable[[Notice], None]
 

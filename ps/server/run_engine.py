@@ -18,7 +18,7 @@ When the run ends, it writes its summary.json and its last checkpoint.
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import parse_learners
@@ -35,7 +35,7 @@ from leash.ps.server.checkpoints import Checkpoints
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
 from leash.ps.server.evaluator_process import EvaluatorFailure
 from leash.ps.server.progress import Progress
-from leash.ps.server.remote_shards import RemoteShards
+from leash.ps.server.remote_shards import Buffer, RemoteShards
 from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_plane import DataPlane
@@ -52,8 +52,6 @@ ALIGN_S: Final = 1.0
 ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 AWAY_S: Final = 1.0  # an engine that did not tick for longer was held up
-
-Buffer: TypeAlias = Any  # anything with the buffer protocol
 
 
 class RunEngine:

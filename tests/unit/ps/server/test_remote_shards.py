@@ -17,8 +17,7 @@ from leash.ps.server.remote_shards import (
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import ReceivedPayload, SentPayload
 from leash.ps.wire.shard_messages import Begin, Hold, Release, Unreading
-from support.memory_link import MemoryLink
-from support.sockless import StillClock
+from support.sockless import MemoryLink, StillClock
 
 OPTIONS = ServerOptions(workers=1, shards=3, chunk_kib=64)
 

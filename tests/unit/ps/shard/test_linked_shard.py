@@ -8,7 +8,13 @@ import pytest
 import zmq
 
 from leash.ps.options.server import ServerOptions
-from leash.ps.shard.linked_shard import COUNTS_S, UNANSWERED, LinkedShard, options_of, settings_of
+from leash.ps.shard.linked_shard import (
+    COUNTS_S,
+    UNANSWERED,
+    LinkedShard,
+    settings_of,
+    unpacked_settings,
+)
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Message, Ok, Push
 from leash.ps.wire.shard_messages import (
@@ -110,7 +116,7 @@ def test_a_message_that_it_fails_at_changes_nothing_for_those_after_it(
 
 
 def test_settings_are_read_as_they_were_packed() -> None:
-    assert options_of(bytearray(settings_of(OPTIONS))) == OPTIONS
+    assert unpacked_settings(bytearray(settings_of(OPTIONS))) == OPTIONS
 
 
 def test_counts_come_as_often_as_a_sign_of_life_is_due_and_when_all_chunks_have_values() -> None:
