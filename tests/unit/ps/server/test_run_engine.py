@@ -3,10 +3,14 @@
 Messages come as bytes, other shards are inside this process, and time passes when a test says so.
 """
 
+import io
 import json
+import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -452,6 +456,56 @@ def test_a_run_goes_on_from_a_checkpoint_on_its_disk(tmp_path: Path) -> None:
     assert run.hello(1).first_step == 2
     with pytest.raises(CheckpointError, match="there is no such file"):
         PlayedRun(resume=str(tmp_path / "none"))
+
+
+class InMemory(ThisHost):
+    """A disk without any file of this host."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, io.BytesIO] = {}
+
+    def replace(self, path: Path, pieces: Iterable[Bytes]) -> None:
+        self.files[path] = io.BytesIO(b"".join(pieces))
+
+    def create(self, path: Path) -> Any:
+        file = self.files[path] = io.BytesIO()
+        return SimpleNamespace(write=file.write, flush=lambda: None, close=lambda: None)
+
+    @contextmanager
+    def local_name(self, path: Path) -> Iterator[str]:
+        fd = os.memfd_create(path.name)
+        try:
+            os.write(fd, self.files[path].getvalue())
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+
+    def remove(self, path: Path) -> None:
+        self.files.pop(path, None)
+
+    def exists(self, path: Path) -> bool:
+        return path in self.files
+
+    def make_folder(self, folder: Path) -> None:
+        """There are none."""
+
+    def require_folder(self, option_flag: str, folder: Path) -> None:
+        """Likewise."""
+
+    def files_in(self, folder: Path) -> list[tuple[Path, int]]:
+        return [(path, 0) for path in self.files if path.parent == folder]
+
+
+def test_a_run_has_no_file_but_on_its_disk_and_goes_on_from_there() -> None:
+    disk, folder = InMemory(), Path("/nowhere/run")
+    done_on(disk, folder).end()
+    names = {str(path.relative_to(folder)) for path in disk.files}
+    assert names == {"events.jsonl", "summary.json", "checkpoints/final.safetensors"}
+    assert json.loads(disk.files[folder / "summary.json"].getvalue())["steps"] == 2
+    final = folder / "checkpoints" / "final.safetensors"
+    run = PlayedRun(resume=str(final), disk=disk, shards=3)
+    assert run.hello(1).first_step == 2
+    assert not folder.parent.exists()
 
 
 # Replay.
