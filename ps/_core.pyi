@@ -1258,7 +1258,7 @@ class ShardEngine:
         """
     def receive(
         self,
-        frames: collections.abc.Sequence[typing_extensions.Buffer],
+        frames: collections.abc.Sequence[typing.Any],
         now_s: typing.SupportsFloat | typing.SupportsIndex,
     ) -> bool:
         """

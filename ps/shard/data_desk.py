@@ -1,4 +1,4 @@
-"""Serves the data socket of one shard: hands pushes to the shard's engine, and decides what is rare.
+"""Serves the data socket of one shard: hands pushes to its engine, and decides what is rare.
 
 The engine (`leash.ps._core.ShardEngine`) takes the pushes of those who take part, from their bytes
 to the bytes of their answers. What it does not take comes here: first values, pulls, segments,
@@ -51,8 +51,8 @@ from leash.ps.wire.messages import (
 from leash.ps.wire.segment import SegmentMap, nonce_of, open_segment
 from leash.ps.wire.sockets import Payload
 
-# Sends a message to one peer: route, header, payload, and the worker whom a reply lets go on; 0 for
-# everything else.
+# Sends a message to one peer: route, header, payload, and the worker whom a reply lets go on, or 0
+# for everything else.
 Send: TypeAlias = Callable[[bytes, bytes, Payload, int], None]
 Frame: TypeAlias = zmq.Frame | bytes | bytearray | memoryview
 Member: TypeAlias = Init | PushPull | Push | Pull | Publish | Attach | GroupOptions
@@ -123,7 +123,8 @@ class DataDesk:
 
     def join(self, worker: int, first_step: int) -> None:
         """Counts this worker from now on, in the kept place or at a later step."""
-        assert self.model is not None and self._engine is not None
+        assert self.model is not None
+        assert self._engine is not None
         self.settle()
         self._admit(self._engine, worker)
         if self.model.own:

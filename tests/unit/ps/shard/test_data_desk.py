@@ -11,8 +11,8 @@ from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
-from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.frames import REPLIES, decode
+from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Error, Ok, Params, Publish, Pull, Push
 from support.sockless import hand
 
