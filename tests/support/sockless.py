@@ -46,6 +46,7 @@ def hand(
     """Has a data socket's handlers take one message."""
     header = encode(message)
     plane.receive([route, header] if payload is None else [route, header, payload])
+    plane.settle()
 
 
 class StillClock:
@@ -344,7 +345,6 @@ class SocklessServer:
                 worker, self.incarnation(worker), step, chunk.index, chunk.dtype, samples
             )  # fmt: skip
             hand(plane, push, bytes([value] * chunk.nbytes))
-        plane.settle()
 
     def answered(self, worker: int, since: int = 0) -> list[int]:
         """The steps of which every chunk has been answered.

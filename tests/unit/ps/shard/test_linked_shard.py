@@ -14,6 +14,7 @@ from leash.ps.shard.linked_shard import (
     settings_of,
     unpacked_settings,
 )
+from leash.ps.wire.frames import REPLIES, decode
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Message, Ok, Push
 from leash.ps.wire.shard_messages import (
@@ -66,8 +67,8 @@ class Linked:
         self.sent: list[Message] = []
         self.shard = LinkedShard(1, OPTIONS, self._send, self.clock)
 
-    def _send(self, _: bytes, message: Message, __: Any) -> None:
-        self.sent.append(message)
+    def _send(self, _: bytes, header: bytes, __: Any, ___: int) -> None:
+        self.sent.append(decode(header, REPLIES))
 
     def ask(self, message: Message, payload: bytes | None = None) -> Message | None:
         answer = self.shard.answer(message, payload)
