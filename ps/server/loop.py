@@ -190,6 +190,10 @@ class Server:
         """Ends the run as that signal would. From any thread, or a signal handler."""
         self._engine.stop_soon(number)
 
+    def stop(self, reason: str, status: int) -> None:
+        """Ends the run soon, with this exit status: see `RunEngine.stop`."""
+        self._engine.stop(reason, status)
+
     def _close(self) -> None:
         try:
             self._engine.write_results()
