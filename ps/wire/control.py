@@ -62,7 +62,6 @@ class ControlChannel:
         expected: type[AnswerT],
         payload: bytes | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        is_wanted: Callable[[], bool] = lambda: True,
     ) -> tuple[AnswerT, bytes | None]:
         """Sends a message and waits for its answer; returns the answer and its payload.
 
@@ -73,15 +72,13 @@ class ControlChannel:
             expected: the type of its answer.
             payload: of the request, if it has one.
             timeout_s: how long to wait for the answer, however often the message is sent.
-            is_wanted: asked before the message is sent again after a silence: whether anybody
-                still waits for the answer.
 
         Raises:
             ServerUnreachableError: no answer came in time.
             ProtocolError: the answer is an `error`, or, as a HeaderError, of another type.
             UsageError: the address is none.
         """
-        question = _Question(message, expected, payload, timeout_s, is_wanted)
+        question = _Question(message, expected, payload, timeout_s)
         self.carry(question)
         self.require_answer(question)
         assert isinstance(question.answer, expected)
@@ -198,7 +195,7 @@ class ControlChannel:
             requester.connected()
 
     def _renew(self, requester: Requester) -> None:
-        """Gives the connection up, for the next `carry` or turn to make another one.
+        """Gives the connection up, so that another one is made.
 
         One that is still being made is kept for a request that goes on, unless it goes astray.
         """
@@ -253,15 +250,13 @@ class _Question(Requester):
     """One request, whose answer somebody waits for."""
 
     def __init__(
-        self, message: Message, expected: type[Message], payload: bytes | None, timeout_s: float,
-        is_wanted: Callable[[], bool],
-    ) -> None:  # fmt: skip
+        self, message: Message, expected: type[Message], payload: bytes | None, timeout_s: float
+    ) -> None:
         super().__init__()
         header = encode(message)
         self._question: Final = (header,) if payload is None else (header, payload)
         self._wants: Final = expected
         self._patience_s: Final = timeout_s
-        self._is_wanted_by: Final = is_wanted
         self.answer: Message | None = None
         self.payload: bytes | None = None
 
@@ -271,9 +266,6 @@ class _Question(Requester):
 
     def _take(self, answer: Message, payload: bytes | None, now_s: float) -> None:
         self.answer, self.payload = answer, payload
-
-    def _is_wanted(self) -> bool:
-        return self._is_wanted_by()
 
 
 def _left_ms(deadline_s: float) -> int:

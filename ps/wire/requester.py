@@ -15,6 +15,7 @@ Every request may be repeated: docs/wire-format.md says of each what a repetitio
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -43,7 +44,7 @@ class Silence:
     connected: bool
 
 
-class Requester:
+class Requester(ABC):
     """Asks over one connection at a time. Each kind of it says what it asks, and of the answers.
 
     A driver calls `next` whenever something has happened, and at `wake_s` at the latest. It sends
@@ -76,17 +77,17 @@ class Requester:
 
     # What a kind of requester says.
 
+    @abstractmethod
     def begin(self, now_s: float) -> None:
         """Begins the next request, if none is on its way and one is due.
 
         Args:
             now_s: the time.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _take(self, answer: Message, payload: bytes | None, now_s: float) -> None:
         """Takes the answer to the request, which has ended; an error that it raises is `error`."""
-        raise NotImplementedError
 
     def _fits(self, answer: Message) -> bool:
         """Whether an answer of the right kind belongs to the request, and not to an earlier one."""
@@ -96,8 +97,9 @@ class Requester:
         """Whether anybody still waits for the answer, after a silence."""
         return True
 
-    def _fail(self) -> None:
-        """Takes note of `error`, with which the request has ended."""
+    def _fail(self, error: LeashError) -> None:
+        """Takes note of the error with which the request has ended."""
+        self.error = error
 
     @property
     def _due_s(self) -> float:
@@ -156,7 +158,7 @@ class Requester:
                 self._take(answer, frames[1] if len(frames) > 1 else None, now_s)
         except LeashError as error:
             self._end()
-            self._fail_with(error)
+            self._fail(error)
 
     def abandon(self) -> None:
         """Forgets the request that is on its way: whoever waited for it has gone."""
@@ -185,11 +187,7 @@ class Requester:
         self._end()
         self.silence = Silence(self._timeout_s, self.stands)
         waited = f"no server has answered (waited {self._timeout_s:g} s)"
-        self._fail_with(ServerUnreachableError(waited))
+        self._fail(ServerUnreachableError(waited))
 
     def _end(self) -> None:
         self.is_busy = self._is_sent = False
-
-    def _fail_with(self, error: LeashError) -> None:
-        self.error = error
-        self._fail()

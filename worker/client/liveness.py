@@ -102,13 +102,17 @@ class Liveness:
         channel = ControlChannel(self._address)
         try:
             while self._await_request():
+                before = self.beaten
                 channel.carry(self._beats)
-                self._note(channel.explained(self._beats))
+                channel.require_answer(self._beats)
+                if self.beaten is not before:
+                    with self._changed:
+                        self._changed.notify_all()
         except LeashError as error:
-            self._note(error)
+            self._fail(error)
         except Exception as error:
             # A thread that ended silently would look like a server that has nothing to say.
-            self._note(LeashError(f"the liveness thread failed: {error!r}"))
+            self._fail(LeashError(f"the liveness thread failed: {error!r}"))
             raise
         finally:
             channel.close()
@@ -124,8 +128,7 @@ class Liveness:
                 self._changed.wait(self._beats.wake_s - now_s)
         return False
 
-    def _note(self, failure: LeashError | None) -> None:
-        """Wakes those who wait for an answer or an error: one of them has come."""
+    def _fail(self, error: LeashError) -> None:
         with self._changed:
-            self._failure = failure
+            self._failure = error
             self._changed.notify_all()

@@ -15,7 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from leash.ps.errors import EvictedError, HeaderError, LayoutMismatchError, StoppingError
+from leash.ps.errors import (
+    EvictedError,
+    HeaderError,
+    LayoutMismatchError,
+    LeashError,
+    StoppingError,
+)
 from leash.ps.wire.frames import encode
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import (
@@ -253,11 +259,12 @@ class Session(Requester):
         if difference := served.first_difference(self._layout):
             raise LayoutMismatchError(difference)
         beat_s = welcome.beat_s if self.rank else min(OBSERVER_BEAT_S, welcome.beat_s)
-        self.welcome, self._leases = welcome, 0
+        self.welcome, self.leased, self._leases = welcome, None, 0
         self.beats = Beats(self.rank, welcome.incarnation, beat_s)
 
-    def _fail(self) -> None:
-        if isinstance(self._request, Hello) and isinstance(self.error, EvictedError):
+    def _fail(self, error: LeashError) -> None:
+        super()._fail(error)
+        if isinstance(self._request, Hello) and isinstance(error, EvictedError):
             # An answer that was lost for so long that the server gave this process up is no loss.
             self._request = replace(self._request, number=self._draw())
             return

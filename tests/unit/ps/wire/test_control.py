@@ -19,7 +19,7 @@ from leash.ps.wire.control import ControlChannel, await_state, request_state
 from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import Beat, Beaten, Error, Message, Ok, State, Status
 from leash.ps.wire.sockets import bind, make_router
-from support.answering import Frames, server
+from support.answering import server
 from support.relays import Relay
 
 SOON_S = 0.1
@@ -193,27 +193,6 @@ def test_a_request_without_an_answer_is_sent_again_and_only_the_newest_answer_co
         context.destroy(linger=0)
     assert routes[0] != routes[1]
     assert answers == [Ok(1, 0, 0, True)]
-
-
-def test_nobody_asks_again_for_an_answer_that_is_not_wanted_any_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(requester, "RETRY_S", SOON_S)
-    asked: list[Message] = []
-
-    def keep(message: Message) -> list[Frames]:
-        asked.append(message)
-        return []
-
-    wanted = iter([True, True, False])
-    with (
-        server(keep) as address,
-        ControlChannel(address) as channel,
-        pytest.raises(ServerUnreachableError),
-    ):
-        channel.request(BEAT, Ok, timeout_s=600.0, is_wanted=lambda: next(wanted))
-    assert set(asked) <= {BEAT}
-    assert next(wanted, None) is None
 
 
 def test_what_is_no_address_is_a_wrong_argument() -> None:

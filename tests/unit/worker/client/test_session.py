@@ -502,6 +502,7 @@ def test_who_joins_again_has_another_incarnation_and_begins_to_count_anew() -> N
     assert again.number == 2
     line.answer(replace(WELCOME, incarnation=8), LAYOUT.pack())
     assert session.beats is not before
+    assert session.leased is None
     assert session.beats is not None
     beats = Line(session.beats)
     session.beats.tell(make_report())
