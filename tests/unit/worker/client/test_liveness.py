@@ -40,10 +40,10 @@ class Server:
 
 
 @contextmanager
-def beating(asked: Server, *reports: Report) -> Iterator[Liveness]:
+def beating(asked: Server, *reports: Report, beat_s: float = 0.01) -> Iterator[Liveness]:
     """Gives a thread that sends these reports before its first beat."""
     with server(asked.answer) as address:
-        thread = Liveness(address, Beats(1, 7, beat_s=0.01))
+        thread = Liveness(address, Beats(1, 7, beat_s))
         for report in reports:
             thread.tell(report)
         thread.start()
@@ -86,6 +86,16 @@ def test_a_report_keeps_its_number_when_it_is_sent_again_and_the_next_has_the_ne
     assert numbers == sorted(numbers)
     assert numbers.count(1) > 3
     assert set(numbers) == {1, 2}
+
+
+def test_a_report_and_the_end_do_not_wait_for_the_next_beat() -> None:
+    asked = Server()
+    with beating(asked, beat_s=600.0) as thread:
+        first = thread.wait_until(lambda beaten: beaten.initialized, lambda _: None)
+        thread.tell(REPORT)
+        thread.wait_until(lambda beaten: beaten is not first, lambda _: None)
+        thread.tell(REPORT)
+    assert [report.number for report in asked.reports] == [1, 2]
 
 
 def test_a_thread_that_is_stopped_asks_a_silent_server_no_more() -> None:

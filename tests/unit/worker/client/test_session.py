@@ -299,9 +299,15 @@ def test_an_answer_that_comes_twice_counts_once(case: Case) -> None:
 def test_what_comes_over_a_connection_before_the_request_went_there_is_ignored(case: Case) -> None:
     line = case.wants()
     line.next()
+    late = (encode(Error("fenced", "of before", 1, 0, 0, 0)),)
     line.engine.lost()
+    line.engine.receive(late, line.now_s)
     line.engine.connected()
-    line.engine.receive((encode(Error("fenced", "of before", 1, 0, 0, 0)),), line.now_s)
+    line.engine.receive(late, line.now_s)
+    assert line.engine.error is None
+    assert line.next() == case.request
+    line.engine.connected()  # a driver that did not notice the end of the one before
+    line.engine.receive(late, line.now_s)
     assert line.next() == case.request
     line.answer(case.answer, *case.payloads)
     assert line.engine.error is None
@@ -575,10 +581,11 @@ def test_a_lease_that_is_refused_can_be_asked_for_again() -> None:
 def test_beats_are_frequent_until_there_are_values_and_rarer_then() -> None:
     line = beating()
     assert line.next() == Beat(1, 7)
-    assert line.answer(WAITING) is None
-    assert line.engine.wake_s == pytest.approx(line.now_s + 0.05)
-    assert line.skip(0.049) is None
-    assert line.skip(0.002) == Beat(1, 7)
+    for early in (WAITING, replace(BEATEN, initialized=False)):
+        assert line.answer(early) is None
+        assert line.engine.wake_s == pytest.approx(line.now_s + 0.05)
+        assert line.skip(0.049) is None
+        assert line.skip(0.002) == Beat(1, 7)
     assert line.answer(BEATEN) is None
     assert line.engine.wake_s == pytest.approx(line.now_s + BEAT_S)
     assert line.skip(BEAT_S - 0.001) is None
