@@ -11,6 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("leash", "ps", "worker", "bench", "examples", "tools")
 BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
+# What decides, without what waits: `ps/server/coordinator.py` and its like take their clock as an
+# argument, these not even that.
+ENGINES = ("ps/wire/requester.py", "worker/client/session.py")
+WAITING_MODULES = {"asyncio", "os", "select", "socket", "threading", "time", "zmq"}
 BANNED_CALLS = {"eval", "exec", "recv_pyobj", "send_pyobj", "torch.load"}
 
 
@@ -47,6 +51,13 @@ def test_importing_all_of_ps_imports_neither_torch_nor_worker() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert told.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_has_no_clock_no_socket_and_no_thread(name: str) -> None:
+    imported = {module.split(".")[0] for module in imports(ROOT / name)}
+    assert "leash" in imported
+    assert not WAITING_MODULES & imported
 
 
 @pytest.mark.parametrize("path", sources("ps", "worker"), ids=lambda p: str(p.relative_to(ROOT)))
