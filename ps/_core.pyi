@@ -790,12 +790,12 @@ class headers:
     verb as "t".
     """
     @staticmethod
-    def read_answer(header: typing_extensions.Buffer) -> dict | None:
+    def read_answer(header: typing_extensions.Buffer) -> dict[str, typing.Any] | None:
         """
         The fields of a params, ok or error; None as for read_push.
         """
     @staticmethod
-    def read_push(header: typing_extensions.Buffer) -> dict | None:
+    def read_push(header: typing_extensions.Buffer) -> dict[str, typing.Any] | None:
         """
         The fields of a push or push_pull.
 
