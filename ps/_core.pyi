@@ -37,6 +37,7 @@ __all__: list[str] = [
     "SumOptions",
     "build_info",
     "codecs",
+    "headers",
     "instruction_set",
     "instruction_sets",
     "keep_freed_memory",
@@ -780,6 +781,85 @@ class codecs:
         The size of a payload; int8 needs its block, topk its k.
         """
 
+class headers:
+    """
+    Reads and writes the headers that travel with every step.
+
+    These are push, push_pull, params, ok and error; leash.ps.wire.frames has all verbs. What is written
+    has the bytes of frames.encode. What is read is a map from the names of fields to values, with the
+    verb as "t".
+    """
+    @staticmethod
+    def read_answer(header: typing_extensions.Buffer) -> dict[str, typing.Any] | None:
+        """
+        The fields of a params, ok or error; None as for read_push.
+        """
+    @staticmethod
+    def read_push(header: typing_extensions.Buffer) -> dict[str, typing.Any] | None:
+        """
+        The fields of a push or push_pull.
+
+        None for any other verb, for a codec that is not known, and for what frames.decode refuses.
+        """
+    @staticmethod
+    def write_error(
+        code: str,
+        text: str,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        step: typing.SupportsInt | typing.SupportsIndex,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        clock: typing.SupportsInt | typing.SupportsIndex,
+    ) -> bytes:
+        """
+        Cuts a text behind its 512th character.
+        """
+    @staticmethod
+    def write_ok(
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        step: typing.SupportsInt | typing.SupportsIndex,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        taken: bool,
+        number: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> bytes: ...
+    @staticmethod
+    def write_params(
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        step: typing.SupportsInt | typing.SupportsIndex,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        codec: str,
+        version: typing.SupportsInt | typing.SupportsIndex,
+        lag: typing.SupportsInt | typing.SupportsIndex,
+        staleness: typing.SupportsInt | typing.SupportsIndex,
+        chunks: typing.SupportsInt | typing.SupportsIndex = 1,
+        unchanged: bool = False,
+    ) -> bytes: ...
+    @staticmethod
+    def write_push(
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        incarnation: typing.SupportsInt | typing.SupportsIndex,
+        step: typing.SupportsInt | typing.SupportsIndex,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        codec: str,
+        samples: typing.SupportsInt | typing.SupportsIndex,
+        absent: bytes = b"",
+        table: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> bytes: ...
+    @staticmethod
+    def write_push_pull(
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        incarnation: typing.SupportsInt | typing.SupportsIndex,
+        step: typing.SupportsInt | typing.SupportsIndex,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        codec: str,
+        samples: typing.SupportsInt | typing.SupportsIndex,
+        chunks: typing.SupportsInt | typing.SupportsIndex = 1,
+        slab: typing.SupportsInt | typing.SupportsIndex = 0,
+        nbytes: typing.SupportsInt | typing.SupportsIndex = 0,
+        absent: bytes = b"",
+        has: typing.SupportsInt | typing.SupportsIndex = 0,
+        table: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> bytes: ...
+
 class Shard:
     """
     A run of chunks: parameters, optimizer state, clocks.
@@ -1178,7 +1258,7 @@ class ShardEngine:
         """
     def receive(
         self,
-        frames: collections.abc.Sequence[typing_extensions.Buffer],
+        frames: collections.abc.Sequence[typing.Any],
         now_s: typing.SupportsFloat | typing.SupportsIndex,
     ) -> bool:
         """

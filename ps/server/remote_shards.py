@@ -32,8 +32,9 @@ from leash.ps.wire.shard_messages import (
 START_S: Final = 30.0  # a process may take so long to listen
 ANSWER_S: Final = 5.0  # a shard that is silent for longer is lost
 
-Buffer = Any  # anything with the buffer protocol
+Buffer: TypeAlias = Any  # anything with the buffer protocol
 Notice: TypeAlias = tuple["RemoteShard", Message, ReceivedPayload]  # what a shard sends unasked
+OnNotice: TypeAlias = Callable[[Notice], None]
 
 
 class ShardLink(Protocol):
@@ -76,7 +77,7 @@ class RemoteShard:
     """Asks one shard, and hands on what that shard sends unasked. For one thread."""
 
     def __init__(
-        self, index: int, link: ShardLink, on_notice: Callable[[Notice], None],
+        self, index: int, link: ShardLink, on_notice: OnNotice,
         now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         """Begins with a process that was just started; `begin` and `await_port` are the next calls.
@@ -215,26 +216,27 @@ class RemoteShards:
     """All shards but the coordinator's own: they are started and asked together."""
 
     def __init__(
-        self, options: ServerOptions, first_port: int, start: Callable[[float], ShardLink],
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+        self,
+        options: ServerOptions,
+        first_port: int,
+        start: Callable[[int, OnNotice], RemoteShard],
+    ) -> None:
         """Starts the processes, and waits until they listen.
 
         Args:
             options: of the server.
             first_port: the port of shard 1; the others take the next ones. 0 takes free ports.
-            start: starts the process of a shard, and gives the link to it. It gets the seconds that
-                the process may take to read or write a message that it has begun.
-            now: seconds on a clock that never goes back.
+            start: starts the process of the shard of this number, whose notices go to the second
+                argument.
 
         Raises:
             UsageError: a port is taken. ShardLostError: a process did not come up.
         """
         self.notices: Final[deque[Notice]] = deque()  # what shards sent unasked, until it is taken
-        self.all: Final[list[RemoteShard]] = []
+        self.all: list[RemoteShard] = []
         try:
             for index in range(1, options.shards):
-                shard = RemoteShard(index, start(ANSWER_S), self.notices.append, now)
+                shard = start(index, self.notices.append)
                 self.all.append(shard)
                 shard.begin(options, first_port + index - 1 if first_port else 0)
             self.ports: Final = [shard.await_port() for shard in self.all]

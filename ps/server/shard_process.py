@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from leash.ps.processes import spawn_module
+from leash.ps.server import remote_shards
 from leash.ps.wire.frames import TO_COORDINATOR
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link, ReceivedPayload, SentPayload
@@ -17,14 +18,10 @@ REAP_S: Final = 1.0  # a process may take so long to end after its link
 class ShardProcess:
     """A process of leash.ps.shard.process. Implements leash.ps.server.remote_shards.ShardLink."""
 
-    def __init__(self, answer_s: float) -> None:
-        """Starts the process.
-
-        Args:
-            answer_s: how many seconds it may take to read or write a message that it has begun.
-        """
+    def __init__(self) -> None:
+        """Starts the process."""
         near, far = socket.socketpair()
-        self._link: Final = Link(near, TO_COORDINATOR, answer_s)
+        self._link: Final = Link(near, TO_COORDINATOR, remote_shards.ANSWER_S)
         with far:
             self._process: Final = spawn_module("leash.ps.shard.process", far.fileno())
 

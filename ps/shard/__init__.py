@@ -5,6 +5,8 @@
 - options_of_workers.py knows by which options for parameter groups a worker's pushes are applied.
 - router.py is the data socket.
 - members.py knows who takes part, and who has been silent for too long.
+- linked_shard.py does in a further process what the coordinator says; process.py carries messages
+  between it, its link and its socket.
 
 Imports: runs (events), options, the wire.
 """

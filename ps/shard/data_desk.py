@@ -1,4 +1,4 @@
-"""Serves the data socket of one shard: hands pushes to the shard's engine, and decides what is rare.
+"""Serves the data socket of one shard: hands pushes to its engine, and decides what is rare.
 
 The engine (`leash.ps._core.ShardEngine`) takes the pushes of those who take part, from their bytes
 to the bytes of their answers. What it does not take comes here: first values, pulls, segments,
@@ -51,8 +51,8 @@ from leash.ps.wire.messages import (
 from leash.ps.wire.segment import SegmentMap, nonce_of, open_segment
 from leash.ps.wire.sockets import Payload
 
-# Sends a message to one peer: route, header, payload, and the worker whom a reply lets go on; 0 for
-# everything else.
+# Sends a message to one peer: route, header, payload, and the worker whom a reply lets go on, or 0
+# for everything else.
 Send: TypeAlias = Callable[[bytes, bytes, Payload, int], None]
 Frame: TypeAlias = zmq.Frame | bytes | bytearray | memoryview
 Member: TypeAlias = Init | PushPull | Push | Pull | Publish | Attach | GroupOptions
@@ -123,14 +123,15 @@ class DataDesk:
 
     def join(self, worker: int, first_step: int) -> None:
         """Counts this worker from now on, in the kept place or at a later step."""
-        assert self.model is not None and self._engine is not None
-        self.settle()
+        assert self.model is not None
+        assert self._engine is not None
         self._admit(self._engine, worker)
         if self.model.own:
             self.model.shard.join(worker, first_step - 1)
             self._engine.leave(NEWCOMER, self._now())
         self._tell_gate()
         self._send_all()
+        self.settle()
 
     def leave(self, worker: int) -> None:
         """Has nobody wait for this worker from now on; sends replies that waited only for it."""
@@ -140,12 +141,12 @@ class DataDesk:
             del self._published[key]
         if self.model is None or self._engine is None:
             return
-        self.settle()
         self._engine.expel(worker)
         if worker in self.model.shard.workers():
             self._engine.leave(worker, self._now())
         self._tell_gate()
         self._send_all()
+        self.settle()
 
     def start(self) -> None:
         """Takes pushes from now on: training has begun, as the metrics know."""
@@ -155,9 +156,9 @@ class DataDesk:
         """Goes by this rule from now on, and sends the replies that it releases."""
         self._rule = rule
         if self._engine is not None:
-            self.settle()
             self._engine.set_rule(rule.core(), self._now())
             self._send_all()
+            self.settle()
 
     def stop(self, reason: str) -> None:
         """Answers all parked requests with `stopping`, and refuses pushes from now on."""
@@ -165,6 +166,7 @@ class DataDesk:
         if self._engine is not None:
             self._engine.stop(reason)
             self._send_all()
+            self.settle()
 
     def align(self, step: int) -> int | None:
         """Has the chunks of this shard come to one step, this one or a later one, and stay there.

@@ -59,13 +59,13 @@ MAX_HEARD: Final = 256
 
 LinkPayload: TypeAlias = bytes | bytearray | None
 LinkAnswer: TypeAlias = tuple[Message, LinkPayload] | None
-Notice: TypeAlias = tuple[Message, LinkPayload]  # what the coordinator is told unasked
+LinkNotice: TypeAlias = tuple[Message, LinkPayload]  # what the coordinator is told unasked
 
 
 class LinkedEvents(EventLog):
     """Has events told to the coordinator instead of writing them to a file."""
 
-    def __init__(self, notices: deque[Notice], now: Callable[[], float]) -> None:
+    def __init__(self, notices: deque[LinkNotice], now: Callable[[], float]) -> None:
         super().__init__(None, now)
         self._notices: Final = notices
 
@@ -97,7 +97,7 @@ class LinkedShard:
         """
         rule = options.rule
         self._now: Final = now
-        self._notices: Final[deque[Notice]] = deque()
+        self._notices: Final[deque[LinkNotice]] = deque()
         self.members: Final = Members(parse_learners(options.learners, options.workers), 0.0, now)
         self.metrics: Final = Metrics(rule, LinkedEvents(self._notices, now), 0, now)
         self.data: Final = DataDesk(options, rule, self.members, self.metrics, send, shard, now)
@@ -256,7 +256,7 @@ class LinkedShard:
         if is_news or self._now() - self._counted_s >= COUNTS_S:
             self._tell_counts()
 
-    def take_notices(self) -> Iterator[Notice]:
+    def take_notices(self) -> Iterator[LinkNotice]:
         """Yields what the coordinator is to be told, in the order in which it happened."""
         while self._notices:
             yield self._notices.popleft()
@@ -285,7 +285,7 @@ def settings_of(options: ServerOptions) -> bytes:
     return packed
 
 
-def options_of(payload: LinkPayload) -> ServerOptions:
+def unpacked_settings(payload: LinkPayload) -> ServerOptions:
     """Reads what `settings_of` has packed."""
     return ServerOptions(**msgpack.unpackb(payload or b"\x80"))
 

@@ -20,7 +20,7 @@ from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.options.addresses import address_of, split_address
 from leash.ps.options.server import ServerOptions
-from leash.ps.shard.linked_shard import COUNTS_S, LinkedShard, options_of
+from leash.ps.shard.linked_shard import COUNTS_S, LinkedShard, unpacked_settings
 from leash.ps.shard.model import require_threads
 from leash.ps.shard.router import DataRouter
 from leash.ps.wire.frames import TO_SHARD
@@ -90,7 +90,7 @@ def begin(link: Link) -> ShardServer:
     message, payload = link.receive()
     assert isinstance(message, Begin)
     try:
-        server = ShardServer(link, message, options_of(payload))
+        server = ShardServer(link, message, unpacked_settings(payload))
     except UsageError as error:
         link.send(Failed(USAGE, str(error)[:512]))
         raise

@@ -261,7 +261,7 @@ def test_a_message_at_which_the_server_itself_fails_is_refused_and_ends_nothing(
                 broken.setitem(plane._handlers, message, fail)  # type: ignore[arg-type]
         assert attack.peer(verb).error(header, *payloads) == "protocol"
     with monkeypatch.context() as broken:
-        for module in ("leash.ps.server.loop", "leash.ps.shard.data_desk"):
+        for module in ("leash.ps.server.run_engine", "leash.ps.shard.data_desk"):
             broken.setattr(f"{module}.decode", fail)
         assert attack.peer(verb).error(header, *payloads) == "protocol"
     assert server.metrics.summary()["failed_messages"] == before + 2

@@ -222,9 +222,7 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_the_file_of_before(
     assert_unchanged(tmp_path)
 
 
-def test_a_server_that_never_comes_to_write_is_given_up(
-    content: bytes, tmp_path: Path
-) -> None:
+def test_a_server_that_never_comes_to_write_is_given_up(content: bytes, tmp_path: Path) -> None:
     now_s = 0.0
 
     def pass_a_minute(_: float) -> None:

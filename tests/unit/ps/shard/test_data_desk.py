@@ -1,6 +1,7 @@
 """The data desk without sockets: places for newcomers, pulls that others wait for, failures."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
-from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.frames import REPLIES, decode
+from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Error, Ok, Params, Publish, Pull, Push
 from support.sockless import hand
 
@@ -76,13 +77,14 @@ class Plane:
 class FailingEngine:
     """An engine with a defect."""
 
-    parked = 0
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
 
     def receive(self, *_: object) -> bool:
         raise KeyError("no such key")
 
-    def take_outgoing(self) -> list[object]:
-        return []
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
 
 
 def test_a_published_copy_that_comes_late_undoes_nothing() -> None:
@@ -206,7 +208,7 @@ def test_a_failure_is_refused_counted_and_logged_once_and_ends_nothing(
     own.plane.join(1, own.plane.reserve())
     own.push(1)
     with monkeypatch.context() as broken:
-        broken.setattr(own.plane, "_engine", FailingEngine())
+        broken.setattr(own.plane, "_engine", FailingEngine(own.plane._engine))
         own.push(2, 3)
     chunks = len(own.model.own)
     assert own.refused == ["protocol"] * 2 * chunks
