@@ -74,14 +74,17 @@ void Replies::answer(const std::vector<Reply>& replies, double now_s) {
 // Nobody asks any more for a reply to a worker that was forgotten.
 void Replies::send_parked(const Reply& reply, double now_s) {
   auto node = parked_.extract({reply.worker, reply.chunk});
-  if (!node.empty()) send_reply(reply, std::move(node.mapped()), now_s);
+  if (node.empty()) return;
+  Asked asked = std::move(node.mapped());
+  spare_.push_back(std::move(node));
+  send_reply(reply, std::move(asked), now_s);
 }
 
 void Replies::park(Asked asked) {
   const Key key{asked.worker, asked.chunk};
   auto node = parked_.extract(key);
   if (node.empty()) {
-    parked_.emplace(key, std::move(asked));
+    keep(key, std::move(asked));
     return;
   }
   Asked before = std::exchange(node.mapped(), std::move(asked));
@@ -93,6 +96,18 @@ void Replies::park(Asked asked) {
          Refusal(codes::kSuperseded, "step " + std::to_string(before.step) + " of chunk " +
                                          std::to_string(before.chunk) + ": asked again"),
          before.worker, before.step, before.chunk);
+}
+
+void Replies::keep(const Key& key, Asked asked) {
+  if (spare_.empty()) {
+    parked_.emplace(key, std::move(asked));
+    return;
+  }
+  auto node = std::move(spare_.back());
+  spare_.pop_back();
+  node.key() = key;
+  node.mapped() = std::move(asked);
+  parked_.insert(std::move(node));
 }
 
 void Replies::send_reply(const Reply& reply, Asked asked, double now_s) {

@@ -78,6 +78,7 @@ class Replies {
   using Key = std::pair<std::uint32_t, std::uint32_t>;  // worker and chunk
 
   void park(Asked asked);
+  void keep(const Key& key, Asked asked);
   void send_parked(const Reply& reply, double now_s);
   void send_reply(const Reply& reply, Asked asked, double now_s);
   void count(const Reply& reply, double now_s);
@@ -87,6 +88,7 @@ class Replies {
   std::vector<Record>& records_;
   BufferBin& bin_;
   std::map<Key, Asked> parked_;
+  std::vector<std::map<Key, Asked>::node_type> spare_;  // of requests that were answered
   std::vector<Outgoing> outgoing_;
   std::vector<Outgoing> unsent_;  // answers about segments, which may still be joined
 };

@@ -85,7 +85,7 @@ TEST_CASE("a push of nothing is answered from memory of its own, and changes no 
   PushHeader push = team.header(1, 1, 2);
   push.absent = kAll;
   team.send(push);
-  CHECK(team.said() == Said{"1: params 1.2 version 1 lag 1 = 0 x 4"});
+  CHECK(team.said() == Said{"1: params 1.2 lag 1 = 0 x 4"});
   push.wants_parameters = false;
   push.step = 2;
   team.send(push);
@@ -103,7 +103,7 @@ TEST_CASE("parameters for a push of nothing go to the segment, if there is one")
   push.absent = kAll;
   push.slab = 1;
   team.send(push);
-  CHECK(team.said() == Said{"1: params 1.2 version 2 stale 1"});
+  CHECK(team.said() == Said{"1: params 1.2 version 1 stale 1"});
   CHECK(*team.slab(memory, 2, 1) == -3.0f);
   CHECK(*team.slab(memory, 2, 0) == 0.0f);
 }
@@ -205,7 +205,7 @@ TEST_CASE("a segment stays as long as a push in it waits, also when another take
   team.attach(1, "1 again");
   CHECK(team.alive == 2);
   team.push(2, 1, 4.0f);
-  CHECK(team.said() == Said{"1: params 1.0 version 1", "2: params 1.0 version 1 = -3 x 4"});
+  CHECK(team.said() == Said{"2: params 1.0 version 1 = -3 x 4", "1: params 1.0 version 1"});
   CHECK(team.alive == 1);
   CHECK(team.engine->is_attached(1));
   team.engine->expel(1);

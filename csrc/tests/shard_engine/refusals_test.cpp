@@ -245,8 +245,8 @@ TEST_CASE("each chunk of a run has an answer of its own, as its push went") {
   PushHeader push = team.header(1, 2, 3);
   push.chunks = 4;
   team.send(push);
-  CHECK(team.said() == Said{"1: resync of 1.2.2 clock 0: chunk 2, worker 1: expected step 1, got 2",
-                            "1: resync of 1.2.1 clock 0: chunk 1, worker 1: expected step 1, got 2",
+  CHECK(team.said() == Said{"1: resync of 1.2.2: chunk 2, worker 1: expected step 1, got 2",
+                            "1: resync of 1.2.1: chunk 1, worker 1: expected step 1, got 2",
                             "1: params 2.3 version 2 lag 2", "1: params 2.0 version 2 lag 2"});
   const EngineCounts counts = team.engine->take_counts();
   CHECK(counts.duplicates == 1);

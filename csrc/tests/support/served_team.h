@@ -71,7 +71,7 @@ class ServedTeam {
   }
   explicit ServedTeam(const Rule& rule) : ServedTeam(ServedOptions{.rule = rule}) {}
   ~ServedTeam() {
-    static_cast<void>(said());
+    if (engine != nullptr) static_cast<void>(said());
     engine.reset();
     CHECK(alive == 0);
   }
@@ -246,3 +246,12 @@ inline const Rule kEach{};
 inline const Rule kMeans{.bound = 0, .gather = Gather::kStep};
 
 }  // namespace leash::tests
+
+template <>
+struct doctest::StringMaker<leash::tests::Said> {
+  static doctest::String convert(const leash::tests::Said& said) {
+    std::string all;
+    for (const std::string& words : said) all += "\n    " + words;
+    return all.c_str();
+  }
+};
