@@ -20,5 +20,6 @@ void register_schedule(pybind11::module_& m);
 void register_settings(pybind11::module_& m);
 void register_staleness(pybind11::module_& m);
 void register_shard(pybind11::module_& m);
+void register_step_engine(pybind11::module_& m);
 
 }  // namespace leash::bindings

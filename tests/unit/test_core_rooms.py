@@ -32,6 +32,7 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/optimizer",
     },
     "core/wire": {"core/base", "core/codecs"},
+    "core/step_engine": {"core/base", "core/kernels", "core/codecs", "core/wire"},
     "bindings": {
         "core/base",
         "core/kernels",
@@ -40,6 +41,7 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/optimizer",
         "core/shard",
         "core/wire",
+        "core/step_engine",
     },
     "bindings/register": {
         "core/base",
@@ -49,6 +51,7 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/optimizer",
         "core/shard",
         "core/wire",
+        "core/step_engine",
         "bindings",
     },
 }
