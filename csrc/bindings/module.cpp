@@ -5,7 +5,9 @@
 
 PYBIND11_MODULE(_core, m) {
   using namespace leash::bindings;
-  m.doc() = "The C++ core of Leash: clocks, kernels, and the shard that holds the parameters.";
+  m.doc() =
+      "The C++ core of Leash: clocks, kernels, the shard that holds the parameters, a worker's "
+      "steps.";
 
   register_errors(m);
   register_allocator(m);
@@ -23,6 +25,7 @@ PYBIND11_MODULE(_core, m) {
   register_headers(m);
   register_shard(m);
   register_shard_engine(m);
+  register_step_engine(m);
 
   leash::instruction_set();  // a LEASH_ISA that this CPU lacks is an error of the import
 }

@@ -55,7 +55,7 @@ from leash.ps.wire.sockets import Payload
 # for everything else.
 Send: TypeAlias = Callable[[bytes, bytes, Payload, int], None]
 Frame: TypeAlias = zmq.Frame | bytes | bytearray | memoryview
-Member: TypeAlias = Init | PushPull | Push | Pull | Publish | Attach | GroupOptions
+FromMember: TypeAlias = Init | PushPull | Push | Pull | Publish | Attach | GroupOptions
 
 
 class DataDesk:
@@ -360,13 +360,13 @@ class DataDesk:
         if not self._metrics.started:
             raise NotReadyError(f"waiting for workers {self._members.missing[:20]}")
 
-    def _require_model(self, msg: Member) -> tuple[ShardEngine, ServedModel]:
+    def _require_model(self, msg: FromMember) -> tuple[ShardEngine, ServedModel]:
         self._members.require_current(msg.worker, msg.incarnation)
         if self.model is None or self._engine is None:
             raise NotReadyError("no model yet: no worker has said hello")
         return self._engine, self.model
 
-    def _require_trainer(self, msg: Member) -> tuple[ShardEngine, ServedModel]:
+    def _require_trainer(self, msg: FromMember) -> tuple[ShardEngine, ServedModel]:
         parts_of_it = self._require_model(msg)
         if msg.worker == 0:
             raise UnknownWorkerError("an observer only reads")

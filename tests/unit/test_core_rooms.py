@@ -38,6 +38,7 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/shard",
         "core/wire",
     },
+    "core/step_engine": {"core/base", "core/kernels", "core/codecs", "core/wire"},
     "bindings": {
         "core/base",
         "core/kernels",
@@ -47,6 +48,7 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/shard",
         "core/shard_engine",
         "core/wire",
+        "core/step_engine",
     },
     "bindings/register": {
         "core/base",
@@ -57,6 +59,7 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/shard",
         "core/shard_engine",
         "core/wire",
+        "core/step_engine",
         "bindings",
     },
 }

@@ -19,8 +19,7 @@ import math
 import os
 import socket
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, SupportsIndex
@@ -32,20 +31,18 @@ from leash.ps.errors import (
     ArgumentError,
     LeashError,
     NotReadyError,
-    ProtocolError,
     StoppingError,
     UsageError,
 )
 from leash.ps.options.addresses import RANK_MEND, split_address
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.frames import encode
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
     STOPPED_BY_TIMEOUT,
     Beaten,
     Init,
     Leased,
-    OptionsSet,
-    Params,
     Publish,
     Pull,
     Report,
@@ -58,22 +55,13 @@ from leash.worker.client.arguments import (
     checked_rank,
     checked_samples,
 )
-from leash.worker.client.channel import Answer, DataChannel
-from leash.worker.client.encoding import Encoder, Encoding
-from leash.worker.client.exchange import Exchange
+from leash.worker.client.data_driver import DataDriver
+from leash.worker.client.encoding import Encoding
 from leash.worker.client.liveness import Liveness
 from leash.worker.client.memory import Slab, SlabMemory
 from leash.worker.client.sent_options import SentOptions
 from leash.worker.client.session import ANSWER_S, Beats, Session
-from leash.worker.client.transport import (
-    Absence,
-    SegmentTransport,
-    Step,
-    TcpTransport,
-    Transport,
-    attach_segment,
-    store_payload,
-)
+from leash.worker.client.step import Transport, make_engine, residual_for
 from leash.worker.client.waiting import Waiting, awaited
 
 CLOSED: Final = "closed: this worker has left the run; make a new one to take part again"
@@ -134,7 +122,8 @@ class Client:
         layout: what a slab holds.
         rank: the worker's number, from 1; 0 for an observer.
         memory: the two slabs, and the outbox of a codec, that a server on this host may map.
-        encoder: writes gradients in the codec that was agreed on.
+        residual: what the codec has left over of each value so far, laid out like a slab; empty for
+            a codec without error feedback.
         welcome: what the server told when this process said hello last.
         chunks: the layout's chunks, in the order of the slab.
         steps: how many steps this worker has begun to push.
@@ -185,7 +174,7 @@ class Client:
         self.memory: Final = memory or SlabMemory(
             layout.nbytes, has_outbox=self._encoding.codec != "f32"
         )
-        self.encoder = Encoder(self._encoding, self.rank, self.memory)
+        self.residual: Slab = residual_for(self._encoding, layout.nbytes)
         self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._control: Final = ControlChannel(address, self._context)
@@ -194,7 +183,7 @@ class Client:
         self._closed = False
         self._published = 0  # how often this process has made its values everybody's
         self._liveness: Liveness | None = None
-        self._exchange: Exchange | None = None
+        self._driver: DataDriver | None = None
         try:
             self._join()
         except BaseException:
@@ -208,8 +197,7 @@ class Client:
         self.chunks: tuple[Chunk, ...] = self.layout.cut(self.welcome.chunk_nbytes)
         self.steps: int = self.welcome.first_step - 1
         self._options.forget()
-        self._step: Step | None = None
-        self._versions = [0] * len(self.chunks)  # of the parameters that this worker got last
+        self._is_step_open = False
         self._agree_on_codec()
         self._connect(beats)
         self.transport: Transport = self._choose_transport()
@@ -233,26 +221,24 @@ class Client:
         welcome = self.welcome
         self._liveness = Liveness(self.address, beats)
         self._liveness.start()
+        self._engine = make_engine(
+            self.layout, welcome, self._encoding, self.memory.whole, self.memory.map, self.residual
+        )
         host, _ = split_address(self.address)
-        channels = [
-            DataChannel(self._context, f"tcp://{host}:{port}", welcome.window, welcome.chunk_nbytes)
-            for port in welcome.data_ports
-        ]
-        self._exchange = Exchange(channels, self.check)
-        ends = [*welcome.first_chunks[1:], len(self.chunks)]
-        self._owned: tuple[range, ...] = tuple(map(range, welcome.first_chunks, ends))
+        self._driver = DataDriver(
+            self._context, host, welcome, self._engine, self.chunks, self.check
+        )
 
     def _choose_transport(self) -> Transport:
-        absence = Absence(self.layout, self.chunks)
         if self._wants == "tcp":
-            return TcpTransport(self.chunks, self.encoder, absence)
-        why_not = attach_segment(self.exchange, self.memory, self.rank, self.incarnation)
+            return Transport.tcp
+        why_not = self._data.attach(self.memory, self.rank, self.incarnation)
         if why_not is None:
-            return SegmentTransport(self.chunks, self.encoder, absence, self.memory)
+            return Transport.shm
         if self._wants == "shm":
             raise ArgumentError("transport", "shm", f"{why_not}; take auto or tcp")
         self._say(f"no shared memory with this server, so TCP: {why_not}")
-        return TcpTransport(self.chunks, self.encoder, absence)
+        return Transport.tcp
 
     def _agree_on_codec(self) -> None:
         """Takes the codec that the server knows.
@@ -264,11 +250,11 @@ class Client:
         if agreed != self._encoding.codec:
             self._say(f"the server does not know {self._encoding.codec}: {agreed} instead")
             self._encoding = Encoding(agreed)
-            self.encoder = Encoder(self._encoding, self.rank, self.memory)
+            self.residual = residual_for(self._encoding, self.layout.nbytes)
 
     def _part(self) -> None:
-        if self._exchange is not None:
-            self._exchange.close()
+        if self._driver is not None:
+            self._driver.close()
         if self._liveness is not None:
             self._liveness.stop()
 
@@ -279,10 +265,10 @@ class Client:
         return self._liveness
 
     @property
-    def exchange(self) -> Exchange:
+    def _data(self) -> DataDriver:
         """The data connections to all shards; new ones after `rejoin`."""
-        assert self._exchange is not None
-        return self._exchange
+        assert self._driver is not None
+        return self._driver
 
     @property
     def slabs(self) -> list[Slab]:
@@ -381,15 +367,12 @@ class Client:
             LeashError: whatever else ends this process's part.
         """
         self.require_own_process()
-
-        def on_reply(reply: Answer, payload: zmq.Frame | None) -> None:
-            assert isinstance(reply, Params)
-            store_payload(self.chunks, reply, payload, parameters)
-            self._versions[reply.chunk] = reply.version
-
-        self._put((Pull(self.rank, self.incarnation, c.index, c.dtype), None) for c in self.chunks)
-        self.exchange.finish(on_reply)
-        return max(self._versions)
+        self._engine.pull(
+            [encode(Pull(self.rank, self.incarnation, c.index, c.dtype)) for c in self.chunks],
+            parameters,
+        )
+        self._finish_round()
+        return self._engine.version
 
     def set_options(self, table: OptionsTable) -> None:
         """Has the server apply the steps that begin from now on by these options.
@@ -422,12 +405,13 @@ class Client:
         """
         self.check()
         self._published += 1
-        self._put(
-            (Publish(self.rank, self.incarnation, self._published, c.index, c.dtype),
-             values[c.start : c.stop])
-            for c in self.chunks
+        number = self._published
+        self._engine.tell(
+            [encode(Publish(self.rank, self.incarnation, number, c.index, c.dtype))
+             for c in self.chunks],
+            values, number,
         )  # fmt: skip
-        self.exchange.finish(lambda _, __: None)
+        self._finish_round()
 
     def push_pull(
         self,
@@ -491,18 +475,13 @@ class Client:
         self.check()
         if not self.rank:
             raise UsageError(f"rank 0 is an observer, which pushes nothing; {RANK_MEND}")
-        self.exchange.forget()  # of a step that was broken off
+        due = self._options.due(self.rank, self.incarnation)
+        table = self._options.number
+        self._engine.begin(self.steps + 1, count, gradients, parameters, absent, held, table)
         self.steps += 1
-        for request in self._options.due(self.rank, self.incarnation):
-            for channel in self.exchange.channels:
-                channel.put([request])
-        self._step = Step(
-            self.rank, self.incarnation, self.steps, count, gradients, parameters, absent, held,
-            self._versions, self._options.number,
-        )  # fmt: skip
-        self._replies: list[Params] = []
-        # By shard: the chunks from this number on have been queued.
-        self._unsent: list[int] = [owned.stop for owned in self._owned]
+        self._is_step_open = True
+        for request, payload in due:
+            self._engine.set_options(request.number, encode(request), payload)
 
     def advance(self, first_ready: int) -> None:
         """Sends what may go, in the fixed order; takes the answers that have come. Never waits.
@@ -514,8 +493,8 @@ class Client:
             LeashError: what `push_pull` raises.
         """
         self.require_own_process()
-        self._queue(first_ready)
-        self.exchange.advance(self._on_params)
+        self._ready(first_ready)
+        self._data.advance()
 
     def finish_step(self) -> StepInfo:
         """Sends the rest of the open step, and waits for all answers.
@@ -527,18 +506,12 @@ class Client:
             LeashError: what `push_pull` raises.
         """
         self.require_own_process()
-        step = self._open_step
-        self._queue(0)
-        wait_s = self.exchange.finish(self._on_params)
+        self._ready(0)
+        wait_s = self._data.finish()
         self._options.is_known = True
-        self._step = None
-        return StepInfo(
-            step.number,
-            max(r.version for r in self._replies),
-            max(r.lag for r in self._replies),
-            max(r.staleness for r in self._replies),
-            wait_s,
-        )
+        self._is_step_open = False
+        end = self._engine.finish()
+        return StepInfo(self.steps, end.version, end.lag, end.staleness, wait_s)
 
     def rejoin(self) -> None:
         """Says hello again after an eviction; pull before the next push.
@@ -659,40 +632,22 @@ class Client:
 
     # How it is done.
 
-    @property
-    def _open_step(self) -> Step:
-        assert self._step is not None, "begin_step comes first"
-        return self._step
-
-    def _queue(self, first_ready: int) -> None:
-        """Hands the chunks that have become ready to the channels of their shards."""
-        step = self._open_step
-        for shard, owned in enumerate(self._owned):
-            ready = range(self._unsent[shard] - 1, max(first_ready, owned.start) - 1, -1)
-            if not ready:
-                continue
-            self._unsent[shard] = ready[-1]
-            self.exchange.channels[shard].put(self.transport.pushes(step, ready))
+    def _ready(self, first_ready: int) -> None:
+        """Lets the chunks go that have become ready, each to its shard."""
+        assert self._is_step_open, "begin_step comes first"
+        try:
+            self._engine.ready(first_ready)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
     def _init(self, parameters: Slab) -> None:
-        self._put(
-            (Init(self.rank, self.incarnation, c.index, c.dtype), parameters[c.start : c.stop])
-            for c in self.chunks
+        self._engine.tell(
+            [encode(Init(self.rank, self.incarnation, c.index, c.dtype)) for c in self.chunks],
+            parameters,
         )
-        self.exchange.finish(lambda _, __: None)
+        self._finish_round()
 
-    def _put(self, requests: Iterable[tuple[Any, Any]]) -> None:
-        """Queues requests, each at the shard that owns its chunk."""
-        for request, payload in requests:
-            shard = bisect_right(self.welcome.first_chunks, request.chunk) - 1
-            self.exchange.channels[shard].put([(request, payload)])
-
-    def _on_params(self, reply: Answer, payload: zmq.Frame | None) -> None:
-        if isinstance(reply, OptionsSet):
-            return
-        if not isinstance(reply, Params):
-            raise ProtocolError(f"unexpected {reply.verb}")
-        self.transport.store(self._open_step, reply, payload)
-        for chunk in range(reply.chunk, reply.chunk - reply.chunks, -1):
-            self._versions[chunk] = reply.version
-        self._replies.append(reply)
+    def _finish_round(self) -> None:
+        """Waits for the answers to what is about all chunks, but is no step."""
+        self._data.finish()
+        self._engine.forget()

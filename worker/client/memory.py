@@ -27,6 +27,7 @@ class SlabMemory:
         fd: the descriptor under which a server can map it; None if no other process can.
         why_private: why no other process can map it; empty if one can.
         slabs: the two slabs, as views.
+        whole: all of the memory, as a view.
     """
 
     def __init__(self, slab_nbytes: int, *, has_outbox: bool = False) -> None:
@@ -46,8 +47,7 @@ class SlabMemory:
         self.slabs: Final = [
             whole[self.map.slab(i) : self.map.slab(i) + slab_nbytes] for i in range(SLABS)
         ]
-        self._whole: Final = whole
-        self._places: Final = [_address_of(slab) for slab in self.slabs]
+        self.whole: Final = whole
         _SHARED.add(self)
 
     def _allocate(self) -> mmap.mmap:
@@ -62,25 +62,6 @@ class SlabMemory:
     def nonce(self) -> str:
         """The bytes, in hex, that a server reads in this memory and sends back as a proof."""
         return self._nonce.hex()
-
-    def slab_index(self, slab: Slab) -> int | None:
-        """Tells which of the two slabs an array is; None if it is other memory."""
-        place = _address_of(slab)
-        return self._places.index(place) if place in self._places else None
-
-    def outbox(self, chunk: int, chunk_start: int, nbytes: int) -> Slab:
-        """Finds the place of a chunk's payload in the outbox.
-
-        Args:
-            chunk: the chunk's index.
-            chunk_start: its offset in a slab.
-            nbytes: how much room the payload needs.
-
-        Returns:
-            A view of that many bytes.
-        """
-        at = self.map.outbox(chunk, chunk_start)
-        return self._whole[at : at + nbytes]
 
     def close(self) -> None:
         """Closes the descriptor; the memory itself lives as long as somebody uses it.
@@ -102,7 +83,7 @@ class SlabMemory:
             OSError: the system has no more memory.
         """
         assert self.fd is not None
-        place, protection = _address_of(self._whole), mmap.PROT_READ | mmap.PROT_WRITE
+        place, protection = _address_of(self.whole), mmap.PROT_READ | mmap.PROT_WRITE
         flags = mmap.MAP_PRIVATE | _MAP_FIXED
         if _map(place, self.nbytes, protection, flags, self.fd, 0) != place:
             raise OSError(ctypes.get_errno(), "this process cannot have the memory to itself")

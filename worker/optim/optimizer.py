@@ -625,8 +625,8 @@ class PSOptimizer(torch.optim.Optimizer):
     @property
     def _coding(self) -> tuple[Slab | None, str]:
         """What rounding left over, and the codec; None in a process of a group that sends none."""
-        encoder = getattr(self.client, "encoder", None)
-        return (None, "") if encoder is None else (encoder.residual, self.client.welcome.codec)
+        residual = getattr(self.client, "residual", None)
+        return (None, "") if residual is None else (residual, self.client.welcome.codec)
 
     # What happened in the last step.
 

@@ -1,7 +1,6 @@
 """`leash launch --local-steps`, as people run it, and the bytes that it saves."""
 
 import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ import zmq
 from safetensors.numpy import load_file
 from torch import nn
 
+from leash.ps._core import StepEngine
 from leash.ps.runs.audit import audit_run
+from leash.ps.wire.frames import DATA, REPLIES, decode
 from leash.ps.wire.messages import Params, PushPull
 from leash.worker import PSOptimizer
-from leash.worker.client.channel import DataChannel
+from leash.worker.client import client
 from leash.worker.client.encoding import Encoding
-from leash.worker.client.transport import Step, TcpTransport
 from support.processes import LEASH, Child
 from support.servers import serving
 
@@ -94,26 +94,36 @@ def test_eight_local_steps_take_less_than_a_seventh_of_the_bytes(tmp_path: Path)
 
 
 class Scales:
-    """Weighs the payloads of pushes as they are handed to a worker's sockets, and of answers."""
+    """Weighs the payloads of a worker's pushes as they leave its engine, and of their answers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pushed = self.answered = 0
-        put, store = DataChannel.put, TcpTransport.store
+        make = client.make_engine
+        monkeypatch.setattr(client, "make_engine", lambda *parts: WeighedEngine(make(*parts), self))
 
-        def weigh(requests: Iterable[Any]) -> Iterator[Any]:
-            for request, payload in requests:
-                if isinstance(request, PushPull):
-                    self.pushed += len(payload)
-                yield request, payload
 
-        def store_weighed(
-            transport: TcpTransport, step: Step, reply: Params, payload: zmq.Frame
-        ) -> None:
-            self.answered += len(payload)
-            store(transport, step, reply, payload)
+class WeighedEngine:
+    """A step engine, of which all that goes out and comes in is weighed."""
 
-        monkeypatch.setattr(DataChannel, "put", lambda channel, asked: put(channel, weigh(asked)))
-        monkeypatch.setattr(TcpTransport, "store", store_weighed)
+    def __init__(self, engine: StepEngine, scales: Scales) -> None:
+        self._engine = engine
+        self._scales = scales
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def next(self, shard: int, most: int) -> Any:
+        outgoing = self._engine.next(shard, most)
+        if outgoing is not None and isinstance(decode(outgoing[0], DATA), PushPull):
+            self._scales.pushed += len(outgoing[1])
+        return outgoing
+
+    def receive(self, shard: int, frames: list[zmq.Frame]) -> Any:
+        header, *payloads = frames
+        answer = decode(header.bytes, REPLIES)
+        if isinstance(answer, Params) and answer.step > 0:
+            self._scales.answered += len(payloads[0])
+        return self._engine.receive(shard, frames)
 
 
 @pytest.mark.parametrize("codec", ["f32", "bf16", "int8", "topk"])

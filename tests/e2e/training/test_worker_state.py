@@ -155,7 +155,7 @@ def test_what_rounding_left_over_is_a_part_of_the_state() -> None:
         backward(model)
         optimizer.step()
         state = optimizer.state_dict()
-        residual = optimizer.client.encoder.residual
+        residual = optimizer.client.residual
         assert residual.any()
         kept = residual.copy()
         residual[:] = 0

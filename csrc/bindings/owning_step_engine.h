@@ -1,0 +1,91 @@
+// A StepEngine as Python sees it: it keeps the buffers alive that it needs.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/buffer_view.h"
+#include "core/step_engine/step_engine.h"
+
+namespace leash::bindings {
+
+// What receive() tells a driver of an answer that the engine does not deal with alone.
+struct StepNotice {
+  const char* kind = "";  // "look", "refused" or "other"
+  Refusal refusal = {};   // if it is "refused"
+};
+
+// Each call holds the GIL, except while a chunk is encoded, decoded or copied. A call that another
+// thread makes meanwhile throws std::logic_error: an engine belongs to one thread at a time.
+class OwningStepEngine {
+ public:
+  // memory and residual are used as long as this lives.
+  OwningStepEngine(std::vector<StepChunk> chunks, const StepMember& member,
+                   const EncodingSettings& encoding, const pybind11::buffer& memory,
+                   std::pair<std::size_t, std::size_t> slabs, std::optional<std::size_t> outbox,
+                   const pybind11::buffer& residual);
+
+  OwningStepEngine(const OwningStepEngine&) = delete;
+  OwningStepEngine& operator=(const OwningStepEngine&) = delete;
+
+  // These do what the StepEngine's functions of the same names do, with buffers of a slab's size,
+  // which are held until another call of this group, finish() or forget().
+  void begin(std::uint64_t step, std::uint32_t samples, const pybind11::buffer& gradients,
+             const pybind11::buffer& parameters, pybind11::object absent,
+             const std::optional<pybind11::buffer>& held, std::uint64_t table);
+  void pull(std::vector<std::string> headers, const pybind11::buffer& parameters);
+  void tell(std::vector<std::string> headers, const pybind11::buffer& values, std::uint64_t number);
+
+  void set_options(std::uint64_t number, std::string header, const pybind11::bytes& payload);
+  void ready(std::uint32_t first_ready);
+  void attach(pybind11::object write);
+
+  // A header and a payload, or None in its place; None if nothing may go.
+  pybind11::object next(std::size_t shard, std::size_t most);
+  // Both let go of the buffers of the step.
+  StepEnd finish();
+  void forget();
+  // None if the answer was dealt with.
+  std::optional<StepNotice> receive(std::size_t shard, const pybind11::list& frames);
+
+  // The engine, for calls that need no buffers. Throws std::logic_error while another thread is in
+  // a call.
+  StepEngine& engine() {
+    require_turn();
+    return engine_;
+  }
+
+ private:
+  // Bytes of a Python object: to be read and written here, and to be sent from.
+  struct Buffer {
+    std::optional<BufferView> view;
+    pybind11::object bytes;  // a memoryview of single bytes
+  };
+
+  void require_turn() const;
+  void let_go();
+  void fill(Buffer& buffer, const pybind11::object& object, Access access, const char* name);
+  pybind11::object payload_of(const PayloadPlace& place);
+
+  BufferView memory_;
+  BufferView residual_;
+  pybind11::object memory_bytes_;
+  StepEngine engine_;
+  bool is_busy_ = false;  // a thread is in a call, without the GIL
+  Buffer gradients_;
+  Buffer parameters_;
+  Buffer held_;
+  Buffer values_;
+  pybind11::object absent_;
+  pybind11::object options_;
+  pybind11::object write_attach_;
+};
+
+}  // namespace leash::bindings

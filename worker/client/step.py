@@ -1,0 +1,84 @@
+"""Makes a worker's step engine: its side of the data connections, without sockets."""
+
+from collections.abc import Callable
+from enum import Enum
+
+import numpy as np
+
+from leash.ps._core import StepChunk, StepEngine
+from leash.ps.wire.frames import encode
+from leash.ps.wire.layout import Layout
+from leash.ps.wire.messages import Attach, Welcome
+from leash.ps.wire.segment import SLABS, SegmentMap
+from leash.worker.client.encoding import WITH_FEEDBACK, Encoding
+from leash.worker.client.memory import Slab
+
+
+class Transport(Enum):
+    """How gradients get to the server and parameters back: one of the two ways."""
+
+    tcp = "every message has a payload"
+    shm = "messages name chunks in memory that the server has mapped too"
+
+
+def make_engine(
+    layout: Layout, welcome: Welcome, encoding: Encoding, memory: Slab, places: SegmentMap,
+    residual: Slab,
+) -> StepEngine:  # fmt: skip
+    """Makes the engine of a worker that has said hello; another one for each hello.
+
+    Args:
+        layout: of the model.
+        welcome: the answer to the hello.
+        encoding: the codec that was agreed on, and its settings.
+        memory: the two slabs, and the outbox if a codec needs one.
+        places: where they lie in it.
+        residual: what rounding has left over so far, as `residual_for` begins it; the engine
+            changes it.
+
+    Returns:
+        The engine, without a connection.
+    """
+    chunks = layout.cut(welcome.chunk_nbytes)
+    return StepEngine(
+        [StepChunk(c.start, c.values, c.dtype, c.kind, layout.pieces(c)) for c in chunks],
+        worker=welcome.worker,
+        incarnation=welcome.incarnation,
+        window=welcome.window,
+        first_chunks=welcome.first_chunks,
+        codec=encoding.codec,
+        int8_block=encoding.int8_block,
+        topk_ratio=encoding.topk_ratio,
+        memory=memory,
+        slabs=(places.slab(0), places.slab(1)),
+        outbox=places.slab(SLABS) if places.has_outbox else None,
+        residual=residual,
+    )
+
+
+def residual_for(encoding: Encoding, slab_nbytes: int) -> Slab:
+    """Makes the memory of what rounding leaves over of each value, laid out like a slab.
+
+    Args:
+        encoding: the codec.
+        slab_nbytes: the size of a slab.
+
+    Returns:
+        Zeros; nothing for a codec without error feedback.
+    """
+    return np.zeros(slab_nbytes if encoding.codec in WITH_FEEDBACK else 0, np.uint8)
+
+
+def attach_writer(
+    worker: int, incarnation: int, pid: int, fd: int, nbytes: int
+) -> Callable[[int], bytes]:
+    """Makes the function that writes the header of an `attach` with a number.
+
+    Args:
+        worker: the rank.
+        incarnation: of its process.
+        pid: the process that has the memory.
+        fd: under which descriptor.
+        nbytes: its size.
+    """
+    return lambda number: encode(Attach(worker, incarnation, pid, fd, nbytes, number))
