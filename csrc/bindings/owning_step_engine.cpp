@@ -147,7 +147,7 @@ void OwningStepEngine::ready(std::uint32_t first_ready) {
   engine_.ready(first_ready, [this](std::uint32_t slot) { return absent_.contains(slot); });
 }
 
-void OwningStepEngine::attach(py::object write) {
+void OwningStepEngine::attach(AttachWriter write) {
   require_turn();
   write_attach_ = std::move(write);
   engine_.attach();
@@ -176,7 +176,7 @@ py::object OwningStepEngine::payload_of(const PayloadPlace& place) {
   return py::none();
 }
 
-py::object OwningStepEngine::next(std::size_t shard, std::size_t most) {
+MaybeMessage OwningStepEngine::next(std::size_t shard, std::size_t most) {
   require_turn();
   std::optional<Outgoing> outgoing;
   {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <pybind11/typing.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +16,11 @@
 #include "core/step_engine/step_engine.h"
 
 namespace leash::bindings {
+
+using MaybePayload = pybind11::typing::Union<pybind11::memoryview, pybind11::bytes, pybind11::none>;
+using MaybeMessage =
+    pybind11::typing::Optional<pybind11::typing::Tuple<pybind11::bytes, MaybePayload>>;
+using AttachWriter = pybind11::typing::Callable<pybind11::bytes(std::uint64_t)>;
 
 // What receive() tells a driver of an answer that the engine does not deal with alone.
 struct StepNotice {
@@ -45,10 +51,10 @@ class OwningStepEngine {
 
   void set_options(std::uint64_t number, std::string header, const pybind11::bytes& payload);
   void ready(std::uint32_t first_ready);
-  void attach(pybind11::object write);
+  void attach(AttachWriter write);
 
   // A header and a payload, or None in its place; None if nothing may go.
-  pybind11::object next(std::size_t shard, std::size_t most);
+  MaybeMessage next(std::size_t shard, std::size_t most);
   // Both let go of the buffers of the step.
   StepEnd finish();
   void forget();

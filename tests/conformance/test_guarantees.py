@@ -16,8 +16,8 @@ from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Ok, Set
 from leash.worker.client import Client, StepInfo
-from leash.worker.client.encoding import Encoding
 from leash.worker.client.data_driver import AT_ONCE
+from leash.worker.client.encoding import Encoding
 from leash.worker.client.memory import Slab, SlabMemory
 from support.servers import RunningServer, serving
 

@@ -34,7 +34,6 @@ from leash.ps.errors import (
     LayoutMismatchError,
     LeashError,
     NotReadyError,
-    ProtocolError,
     ServerUnreachableError,
     StoppingError,
     UsageError,

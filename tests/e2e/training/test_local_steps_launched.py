@@ -99,9 +99,7 @@ class Scales:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pushed = self.answered = 0
         make = client.make_engine
-        monkeypatch.setattr(
-            client, "make_engine", lambda *parts: WeighedEngine(make(*parts), self)
-        )
+        monkeypatch.setattr(client, "make_engine", lambda *parts: WeighedEngine(make(*parts), self))
 
 
 class WeighedEngine:

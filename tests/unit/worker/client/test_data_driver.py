@@ -385,7 +385,7 @@ def test_an_error_of_the_server_is_raised_with_all_that_it_says(
     worker.push(3)
     server.take()
     server.answer(error_message(ResyncError("expected step 2", 1), 1, 3, 0))
-    with pytest.raises(ResyncError, match="^expected step 2$") as caught:
+    with pytest.raises(ResyncError, match=r"^expected step 2$") as caught:
         worker.driver.finish()
     assert caught.value.clock == 1
 
