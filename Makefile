@@ -7,6 +7,7 @@
 #   make check      linters, types, formatting, stubs
 #   make bench      a short version of every benchmark
 #   make sanitize   the core's tests under sanitizers: of addresses, undefined behaviour, threads
+#   make fuzz       a million headers that somebody made up, read by the core and by another library
 #   make install    the set-up alone: .venv with everything in it, and the compiled core
 #   make clean      remove what was built
 
@@ -16,11 +17,11 @@ BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
-SOURCES := $(shell find csrc -path csrc/tests -prune -o -type f -print) CMakeLists.txt setup.py
+SOURCES := $(shell find csrc \( -path csrc/tests -o -path csrc/fuzz \) -prune -o -type f -print) CMakeLists.txt setup.py
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 PY_DIRS := leash ps worker tests bench examples tools setup.py
 
-.PHONY: help install demo test torture check bench sanitize clean
+.PHONY: help install demo test torture check bench sanitize fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -75,6 +76,9 @@ bench: install
 
 sanitize: install
 	PYTHON=$(BIN)/python tools/sanitize
+
+fuzz: install
+	tools/fuzz 1000000
 
 clean:
 	rm -rf $(VENV) build *.egg-info ps/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

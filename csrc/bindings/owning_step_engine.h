@@ -20,6 +20,8 @@ namespace leash::bindings {
 using MaybePayload = pybind11::typing::Union<pybind11::memoryview, pybind11::bytes, pybind11::none>;
 using MaybeMessage =
     pybind11::typing::Optional<pybind11::typing::Tuple<pybind11::bytes, MaybePayload>>;
+using Frames = pybind11::typing::List<pybind11::object>;
+using Headers = std::vector<pybind11::bytes>;
 using AttachWriter = pybind11::typing::Callable<pybind11::bytes(std::uint64_t)>;
 
 // What receive() tells a driver of an answer that the engine does not deal with alone.
@@ -46,10 +48,11 @@ class OwningStepEngine {
   void begin(std::uint64_t step, std::uint32_t samples, const pybind11::buffer& gradients,
              const pybind11::buffer& parameters, pybind11::object absent,
              const std::optional<pybind11::buffer>& held, std::uint64_t table);
-  void pull(std::vector<std::string> headers, const pybind11::buffer& parameters);
-  void tell(std::vector<std::string> headers, const pybind11::buffer& values, std::uint64_t number);
+  void pull(const Headers& headers, const pybind11::buffer& parameters);
+  void tell(const Headers& headers, const pybind11::buffer& values, std::uint64_t number);
 
-  void set_options(std::uint64_t number, std::string header, const pybind11::bytes& payload);
+  void set_options(std::uint64_t number, const pybind11::bytes& header,
+                   const pybind11::bytes& payload);
   void ready(std::uint32_t first_ready);
   void attach(AttachWriter write);
 
@@ -59,7 +62,7 @@ class OwningStepEngine {
   StepEnd finish();
   void forget();
   // None if the answer was dealt with.
-  std::optional<StepNotice> receive(std::size_t shard, const pybind11::list& frames);
+  std::optional<StepNotice> receive(std::size_t shard, const Frames& frames);
 
   // The engine, for calls that need no buffers. Throws std::logic_error while another thread is in
   // a call.

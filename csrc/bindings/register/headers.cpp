@@ -1,6 +1,7 @@
 #include "core/wire/headers.h"
 
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <optional>
 #include <stdexcept>
@@ -36,13 +37,14 @@ std::string_view checked_size(std::string_view bytes, std::size_t most, const ch
 }
 
 // What read_answer() and read_push() give, by the names of the fields, with the verb as "t".
+using Fields = py::typing::Dict<py::str, py::object>;
 
-py::dict fields_of(const PushHeader& header) {
+Fields fields_of(const PushHeader& header) {
   using namespace py::literals;
-  py::dict fields("t"_a = "push", "worker"_a = header.worker, "incarnation"_a = header.incarnation,
-                  "step"_a = header.step, "chunk"_a = header.chunk,
-                  "codec"_a = name_of(header.codec), "samples"_a = header.samples,
-                  "absent"_a = py::bytes(header.absent), "table"_a = header.table);
+  Fields fields("t"_a = "push", "worker"_a = header.worker, "incarnation"_a = header.incarnation,
+                "step"_a = header.step, "chunk"_a = header.chunk, "codec"_a = name_of(header.codec),
+                "samples"_a = header.samples, "absent"_a = py::bytes(header.absent),
+                "table"_a = header.table);
   if (!header.wants_parameters) return fields;
   fields["t"] = "push_pull";
   fields["chunks"] = header.chunks;
@@ -52,40 +54,40 @@ py::dict fields_of(const PushHeader& header) {
   return fields;
 }
 
-py::dict fields_of(const ParamsHeader& header) {
+Fields fields_of(const ParamsHeader& header) {
   using namespace py::literals;
-  return py::dict("t"_a = "params", "worker"_a = header.worker, "step"_a = header.step,
-                  "chunk"_a = header.chunk, "codec"_a = name_of(header.codec),
-                  "version"_a = header.version, "lag"_a = header.lag,
-                  "staleness"_a = header.staleness, "chunks"_a = header.chunks,
-                  "unchanged"_a = header.unchanged);
+  return Fields("t"_a = "params", "worker"_a = header.worker, "step"_a = header.step,
+                "chunk"_a = header.chunk, "codec"_a = name_of(header.codec),
+                "version"_a = header.version, "lag"_a = header.lag,
+                "staleness"_a = header.staleness, "chunks"_a = header.chunks,
+                "unchanged"_a = header.unchanged);
 }
 
-py::dict fields_of(const OkHeader& header) {
+Fields fields_of(const OkHeader& header) {
   using namespace py::literals;
-  return py::dict("t"_a = "ok", "worker"_a = header.worker, "step"_a = header.step,
-                  "chunk"_a = header.chunk, "taken"_a = header.taken, "number"_a = header.number);
+  return Fields("t"_a = "ok", "worker"_a = header.worker, "step"_a = header.step,
+                "chunk"_a = header.chunk, "taken"_a = header.taken, "number"_a = header.number);
 }
 
-py::dict fields_of(const ErrorHeader& header) {
+Fields fields_of(const ErrorHeader& header) {
   using namespace py::literals;
-  return py::dict("t"_a = "error", "code"_a = header.code, "text"_a = header.text,
-                  "worker"_a = header.worker, "step"_a = header.step, "chunk"_a = header.chunk,
-                  "clock"_a = header.clock);
+  return Fields("t"_a = "error", "code"_a = header.code, "text"_a = header.text,
+                "worker"_a = header.worker, "step"_a = header.step, "chunk"_a = header.chunk,
+                "clock"_a = header.clock);
 }
 
-std::optional<py::dict> fields_of(std::monostate) { return std::nullopt; }
+std::optional<Fields> fields_of(std::monostate) { return std::nullopt; }
 
-std::optional<py::dict> read_push(const py::buffer& header) {
+std::optional<Fields> read_push(const py::buffer& header) {
   const BufferView view(header, Access::kRead, "header");
   const std::optional<PushHeader> push = leash::read_push(bytes_of(view));
   if (!push) return std::nullopt;
   return fields_of(*push);
 }
 
-std::optional<py::dict> read_answer(const py::buffer& header) {
+std::optional<Fields> read_answer(const py::buffer& header) {
   const BufferView view(header, Access::kRead, "header");
-  return std::visit([](const auto& answer) { return std::optional<py::dict>(fields_of(answer)); },
+  return std::visit([](const auto& answer) { return std::optional<Fields>(fields_of(answer)); },
                     leash::read_answer(bytes_of(view)));
 }
 

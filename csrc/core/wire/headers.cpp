@@ -122,7 +122,7 @@ class Fields {
       present_ |= FieldSet{1} << field;
       likely = field + 1;
     }
-    return reader.is_at_end() && has(kV) && is(kV, MsgpackKind::kUnsigned) &&
+    return reader.left() == 0 && has(kV) && is(kV, MsgpackKind::kUnsigned) &&
            values_[kV].number == kFormatVersion;
   }
 

@@ -71,7 +71,7 @@ Open opened(const MsgpackValue& value) {
 }  // namespace
 
 bool MsgpackReader::read(MsgpackValue& value) noexcept {
-  if (is_at_end()) return false;
+  if (left() == 0) return false;
   const unsigned char form = *at_++;
   if (form < kFixMap) return set(value, MsgpackKind::kUnsigned, form);
   if (form < kFixArray) return set(value, MsgpackKind::kMap, form - kFixMap);
@@ -136,8 +136,7 @@ bool MsgpackReader::read(MsgpackValue& value) noexcept {
   }
 }
 
-bool MsgpackReader::skip_items(const MsgpackValue& value, std::size_t depth) noexcept {
-  if (value.kind != MsgpackKind::kArray && value.kind != MsgpackKind::kMap) return true;
+bool MsgpackReader::skip_all(const MsgpackValue& value, std::size_t depth) noexcept {
   if (depth >= kMaxDepth) return false;
   std::array<Open, kMaxDepth> open;  // not initialised: few of them are used
   std::size_t opens = 0;
@@ -203,7 +202,7 @@ bool MsgpackReader::read_binary(MsgpackValue& value, std::uint64_t nbytes) noexc
 }
 
 bool MsgpackReader::read_extension(MsgpackValue& value, std::uint64_t nbytes) noexcept {
-  if (nbytes > kMaxExtensionNbytes || is_at_end()) return false;
+  if (nbytes > kMaxExtensionNbytes || left() == 0) return false;
   if (*at_++ > kLargestExtensionType) return false;
   return set(value, MsgpackKind::kExtension);
 }

@@ -54,12 +54,16 @@ class MsgpackReader {
   // Reads everything in an array or map whose beginning read() gave, `depth` of them around it.
   // Returns false as read() does, for more than kMaxDepth in one another, and for a key that is
   // neither string nor binary. Of any other value there is nothing to read.
-  bool skip_items(const MsgpackValue& value, std::size_t depth) noexcept;
+  bool skip_items(const MsgpackValue& value, std::size_t depth) noexcept {
+    return (value.kind != MsgpackKind::kArray && value.kind != MsgpackKind::kMap) ||
+           skip_all(value, depth);
+  }
 
-  bool is_at_end() const noexcept { return at_ == end_; }
+  // How many bytes are still to be read.
+  std::size_t left() const noexcept { return static_cast<std::size_t>(end_ - at_); }
 
  private:
-  std::size_t left() const noexcept { return static_cast<std::size_t>(end_ - at_); }
+  bool skip_all(const MsgpackValue& value, std::size_t depth) noexcept;
   bool read_number(std::size_t nbytes, std::uint64_t& number) noexcept;
   bool read_unsigned(MsgpackValue& value, std::size_t nbytes) noexcept;
   bool read_signed(MsgpackValue& value, std::size_t nbytes) noexcept;
