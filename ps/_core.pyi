@@ -789,12 +789,12 @@ class headers:
     verb as "t".
     """
     @staticmethod
-    def read_answer(header: typing_extensions.Buffer) -> dict | None:
+    def read_answer(header: typing_extensions.Buffer) -> dict[str, typing.Any] | None:
         """
         The fields of a params, ok or error; None as for read_push.
         """
     @staticmethod
-    def read_push(header: typing_extensions.Buffer) -> dict | None:
+    def read_push(header: typing_extensions.Buffer) -> dict[str, typing.Any] | None:
         """
         The fields of a push or push_pull.
 
@@ -1256,7 +1256,7 @@ class StepEngine:
         The answer to options came.
         """
     def pull(
-        self, headers: collections.abc.Sequence[str], parameters: typing_extensions.Buffer
+        self, headers: collections.abc.Sequence[bytes], parameters: typing_extensions.Buffer
     ) -> None:
         """
         Pulls every chunk; headers has a header for each.
@@ -1268,20 +1268,20 @@ class StepEngine:
         ValueError if a push cannot name the slots of a chunk that have no gradient.
         """
     def receive(
-        self, shard: typing.SupportsInt | typing.SupportsIndex, frames: list
+        self, shard: typing.SupportsInt | typing.SupportsIndex, frames: list[typing.Any]
     ) -> StepNotice | None:
         """
         Takes an answer, header first. None if it was dealt with, or rightly ignored.
         """
     def set_options(
-        self, number: typing.SupportsInt | typing.SupportsIndex, header: str, payload: bytes
+        self, number: typing.SupportsInt | typing.SupportsIndex, header: bytes, payload: bytes
     ) -> None:
         """
         Sends options to every shard before the pushes of the open step.
         """
     def tell(
         self,
-        headers: collections.abc.Sequence[str],
+        headers: collections.abc.Sequence[bytes],
         values: typing_extensions.Buffer,
         number: typing.SupportsInt | typing.SupportsIndex = 0,
     ) -> None:
