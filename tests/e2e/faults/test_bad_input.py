@@ -7,6 +7,7 @@ and the server serves on: after every test a well-behaved worker completes a ste
 import math
 import random
 import struct
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgpack
