@@ -31,7 +31,6 @@ from leash.ps.errors import (
     ArgumentError,
     LeashError,
     NotReadyError,
-    ServerUnreachableError,
     StoppingError,
     UsageError,
 )
