@@ -74,6 +74,10 @@ class Gpu(Protocol):
         """Marks the point in the copying stream that is behind all work given so far."""
         ...
 
+    def mark_compute(self) -> Event:
+        """Marks the point in the computing stream that is behind all work given so far."""
+        ...
+
 
 class TorchGpu:
     """A GPU as torch knows it."""
@@ -121,6 +125,10 @@ class TorchGpu:
         event: Event = self._stream.record_event()
         return event
 
+    def mark_compute(self) -> Event:
+        event: Event = torch.cuda.current_stream(self._device).record_event()
+        return event
+
 
 def _cudart() -> Any:
     return torch.cuda.cudart()  # type: ignore[no-untyped-call]
@@ -156,8 +164,13 @@ class Staging:
         self._slabs: Final = tuple(slabs)
         self._leaving: Final[deque[tuple[int, Event]]] = deque()
         self._coming: Event | None = None
-        for slab in self._slabs:
-            gpu.register(slab)
+        try:
+            for slab in self._slabs:
+                gpu.register(slab)
+        except BaseException:
+            # Pages that stay locked after their memory is gone can never be locked again.
+            self._unlock()
+            raise
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether the tensor lies on this GPU, so that `send` and `receive` copy it."""
@@ -206,6 +219,10 @@ class Staging:
             self._coming.synchronize()
             self._coming = None
 
+    def computed(self) -> Event:
+        """The point at which the GPU has computed all that it was given so far."""
+        return self._gpu.mark_compute()
+
     def drop(self) -> None:
         """Waits for every copy, and forgets which slots were on their way."""
         deque(self.await_all(), maxlen=0)
@@ -214,5 +231,8 @@ class Staging:
     def close(self) -> None:
         """Waits for every copy, and unlocks the slabs' pages; a second call does nothing."""
         self.drop()
+        self._unlock()
+
+    def _unlock(self) -> None:
         for slab in self._slabs:
             self._gpu.unregister(slab)
