@@ -28,6 +28,7 @@ class LazyGpu:
     waiting: list[Callable[[], object]] = field(default_factory=list)
     done: int = 0
     registered: list[int] = field(default_factory=list)
+    captures: bool = False
 
     def holds(self, tensor: Tensor) -> bool:
         return True
@@ -38,6 +39,9 @@ class LazyGpu:
     def unregister(self, slab: Slab) -> None:
         if slab.ctypes.data in self.registered:
             self.registered.remove(slab.ctypes.data)
+
+    def is_capturing(self) -> bool:
+        return self.captures
 
     def follow_compute(self) -> None:
         self.log.append("follow")

@@ -23,6 +23,11 @@ from torch import Tensor
 from leash.ps.errors import UsageError
 from leash.worker.client.memory import Slab
 
+CAPTURED: Final = (
+    "a CUDA graph is being captured, and replays no hooks, which send gradients with overlap: make "
+    "PSOptimizer with overlap=False, and call step() after each replay"
+)
+
 
 class Event(Protocol):
     """A point in the copying stream."""
@@ -56,6 +61,10 @@ class Gpu(Protocol):
 
     def unregister(self, slab: Slab) -> None:
         """Unlocks the slab's pages; does nothing if they are not locked."""
+        ...
+
+    def is_capturing(self) -> bool:
+        """Whether what is computed is recorded for a CUDA graph, and not done now."""
         ...
 
     def follow_compute(self) -> None:
@@ -108,6 +117,9 @@ class TorchGpu:
             self._registered.remove(address)
             # Its status does not matter: a driver that shuts down has unlocked everything.
             _cudart().cudaHostUnregister(address)
+
+    def is_capturing(self) -> bool:
+        return torch.cuda.is_current_stream_capturing()
 
     def follow_compute(self) -> None:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -175,6 +187,15 @@ class Staging:
     def holds(self, tensor: Tensor) -> bool:
         """Whether the tensor lies on this GPU, so that `send` and `receive` copy it."""
         return self._gpu.holds(tensor)
+
+    def require_no_capture(self) -> None:
+        """Refuses to take part in a CUDA graph, which would not repeat what hooks do.
+
+        Raises:
+            UsageError: one is being captured; the text names the mend.
+        """
+        if self._gpu.is_capturing():
+            raise UsageError(CAPTURED)
 
     @torch.no_grad()
     def send(self, slot: int, source: Tensor, place: Tensor) -> None:

@@ -453,6 +453,8 @@ class StepStream:
         return stand_in
 
     def _stream(self, slot: int) -> None:
+        if self._slabs.staging is not None:
+            self._slabs.staging.require_no_capture()
         if self._samples is None:
             raise UsageError(NOT_BEGUN)
         if slot in self._taken:
