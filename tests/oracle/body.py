@@ -141,7 +141,10 @@ def named(shown: Any) -> dict[str, Tensor]:
         return {}
     values = shown if isinstance(shown, list | tuple) else [shown]
     return {
-        f"yielded {i}": torch.as_tensor(value).detach().clone() for i, value in enumerate(values)
+        f"yielded {i}": (value if isinstance(value, Tensor) else torch.tensor(value))
+        .detach()
+        .clone()
+        for i, value in enumerate(values)
     }
 
 
