@@ -39,6 +39,15 @@ with PSOptimizer(model.named_parameters()) as optimizer:
         optimizer.step(samples=32)
 print(f"loss {loss.item():.6f}", flush=True)
 """
+WIDE = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 512), nn.Tanh(), nn.Linear(512, 512), nn.Tanh(),
+        nn.Linear(512, 10),
+    )
+"""
 LATE_CYCLES = 30_000_000  # some 20 ms
 
 
@@ -47,12 +56,20 @@ def compute_late() -> None:
     torch.cuda._sleep(LATE_CYCLES)  # type: ignore[no-untyped-call]
 
 
-class Late(torch.autograd.Function):
-    """Hands a value on. The gradient comes late, long after backward has run its hooks."""
+class Doubling(torch.autograd.Function):
+    """Hands a value on; its gradient is doubled."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
         return x.view_as(x)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * 2.0
+
+
+class Late(Doubling):
+    """Its gradient comes late, long after backward has run the hooks."""
 
     @staticmethod
     def backward(_: Any, *gradients: Tensor) -> Tensor:
@@ -87,10 +104,14 @@ def training(
 @pytest.mark.parametrize("transport", ["tcp", "shm"])
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("stream", ["default", "side", "forward"])
-def test_what_is_computed_late_is_sent_and_read_as_it_was_computed(
-    transport: str, overlap: bool, stream: str
+@pytest.mark.parametrize("layer", [Late, Doubling])
+def test_what_is_computed_is_sent_and_read_however_late_or_soon_it_comes(
+    transport: str, overlap: bool, stream: str, layer: type[Doubling]
 ) -> None:
-    """In a stream of the user's everything, or forward alone, whose stream backward takes too."""
+    """In a stream of the user's everything, or forward alone, whose stream backward takes too.
+
+    A gradient that comes soon finds the one before still on its way to the processor.
+    """
     weights = [nn.Parameter(torch.zeros(VALUES, device=GPU)) for _ in range(4)]
     expected = [torch.zeros(VALUES, device=GPU) for _ in range(4)]
     side = torch.cuda.Stream() if stream != "default" else None
@@ -109,12 +130,13 @@ def test_what_is_computed_late_is_sent_and_read_as_it_was_computed(
             if side is not None:
                 side.wait_stream(now)
             with torch.cuda.stream(side) if stream == "forward" else nullcontext():
-                terms = [(Late.apply(w) * f).sum() for w, f in zip(weights, factors, strict=True)]
+                terms = [(layer.apply(w) * f).sum() for w, f in zip(weights, factors, strict=True)]
                 loss = torch.stack(terms).sum()
             if side is not None:
                 now.wait_stream(side)
             loss.backward()
-            compute_late()
+            if layer is Late:
+                compute_late()
             seen = [w.detach().clone() for w in weights]  # late, and yet of before the step
             optimizer.step()
             after = [w.detach().clone() for w in weights]
@@ -225,6 +247,12 @@ def test_a_model_that_is_moved_while_it_trains_trains_on(
 
 def captured(model: nn.Module, inputs: Tensor) -> torch.cuda.CUDAGraph:
     """Forward and backward as a graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # torch asks for this before a capture
+        for _ in range(3):
+            torch.autograd.grad(model(inputs).square().mean(), list(model.parameters()))
+    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         model(inputs).square().mean().backward()
@@ -236,12 +264,6 @@ def test_a_captured_graph_is_replayed_before_each_step() -> None:
     theirs = torch.optim.SGD(alone.parameters(), lr=0.1)
     still = torch.zeros(8, 16, device=GPU)
     with training(model.named_parameters(), overlap=False, lr=0.1) as mine:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # torch asks for this before a capture
-            for _ in range(3):
-                torch.autograd.grad(model(still).square().mean(), list(model.parameters()))
-        torch.cuda.current_stream().wait_stream(side)
         graph = captured(model, still)
         for step in range(5):
             inputs = torch.linspace(-1, 1 + step, 128, device=GPU).view(8, 16)
@@ -261,6 +283,11 @@ def test_with_overlap_a_captured_graph_is_refused() -> None:
         optimizer.begin_step()
         with pytest.raises(UsageError, match=r"CUDA graph.*overlap=False"):
             captured(model, torch.zeros(8, 16, device=GPU))
+        optimizer.zero_grad()
+        optimizer.begin_step()
+        model(torch.ones(8, 16, device=GPU)).square().mean().backward()
+        optimizer.step()
+        assert optimizer.version == 1
 
 
 def test_pages_are_locked_until_the_optimizer_is_closed_and_again_by_the_next() -> None:
@@ -306,17 +333,23 @@ def test_shared_buffers_and_two_workers_make_the_same_bits_each_time(
     assert all(map(torch.equal, train_together(), train_together()))
 
 
-def launched(run: Path, *words: str) -> list[str]:
-    with Child([*LEASH, "launch", "--workers=2", f"--run-dir={run}", *words]) as child:
+def launched(tmp_path: Path, *words: str) -> list[str]:
+    command = [*LEASH, "launch", "--workers=2", f"--run-dir={tmp_path / 'run'}", *words]
+    with Child(command, cwd=tmp_path) as child:
         status = child.wait(100)
     assert status == 0, "\n".join(child.lines)
     return child.lines
 
 
-@pytest.mark.parametrize("options", [(), ("--local-steps=4",), ("--no-overlap", "--codec=bf16")])
+@pytest.mark.parametrize(
+    "options",
+    [("--model=wide:build",), ("--local-steps=4",), ("--codec=bf16", "--slow=0,0.002")],
+    ids=["overlap", "local steps", "slow"],
+)
 def test_a_launch_trains_on_a_gpu(tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "wide.py").write_text(WIDE)
     launched(
-        tmp_path / "run", "--policy=bsp", "--dataset=digits", "--epochs=8", "--batch-size=16",
+        tmp_path, "--policy=bsp", "--dataset=digits", "--epochs=8", "--batch-size=16",
         "--lr=0.05", f"--device={GPU}", *options,
     )  # fmt: skip
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -327,7 +360,7 @@ def test_a_launch_trains_on_a_gpu(tmp_path: Path, options: tuple[str, ...]) -> N
 def test_a_script_of_ones_own_is_launched_on_a_gpu(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    lines = launched(tmp_path / "run", "--policy=bsp", "--lr=0.1", str(script), GPU)
+    lines = launched(tmp_path, "--policy=bsp", "--lr=0.1", str(script), GPU)
     losses = [float(line.split("loss ")[1]) for line in lines if "loss " in line]
     assert len(losses) == 2
     assert max(losses) < 1e-3

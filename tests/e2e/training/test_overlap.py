@@ -190,6 +190,7 @@ def test_after_close_the_model_belongs_to_torch_again() -> None:
     model = build()
     with overlapping(model) as (_, optimizer):
         train(model, optimizer, steps=1)
+        assert optimizer.overlap
     alone = torch.optim.SGD(model.parameters(), lr=0.1)
     before = model.get_parameter("last.bias").detach().clone()
     loss_of(model, *batch(1, 0)).backward()  # type: ignore[no-untyped-call]

@@ -241,6 +241,7 @@ def test_a_real_gpu_sends_its_gradients_and_takes_the_parameters(
     stream = StepStream(slabs, exchange, overlap=overlap)
     inputs = torch.linspace(-1, 1, 128, device="cuda", dtype=dtype).view(8, 16)
     for _ in range(3):
+        model.zero_grad()
         stream.begin(8)
         loss = model(inputs).square().mean()
         expected = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
