@@ -245,9 +245,13 @@ class Staging:
         return self._gpu.mark_compute()
 
     def drop(self) -> None:
-        """Waits for every copy, and forgets which slots were on their way."""
-        deque(self.await_all(), maxlen=0)
-        self.settle()
+        """Waits for every copy, and forgets which slots were on their way.
+
+        It waits for those too that `send` or `receive` had begun when it was broken off.
+        """
+        self._gpu.mark().synchronize()
+        self._leaving.clear()
+        self._coming = None
 
     def close(self) -> None:
         """Waits for every copy, and unlocks the slabs' pages; a second call does nothing."""

@@ -1,6 +1,7 @@
 """The order of copies between a GPU and the slabs, with a GPU that copies as late as it may."""
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -78,6 +79,31 @@ def test_closing_waits_for_the_copies_and_gives_the_pages_back() -> None:
     staging.close()
     assert place.all()
     assert gpu.registered == []
+
+
+BEGIN: dict[str, Callable[[Staging, Tensor, Tensor], None]] = {
+    "send": lambda staging, source, target: staging.send(0, source, target),
+    "receive": lambda staging, source, target: staging.receive([(source, target)]),
+}
+
+
+@pytest.mark.parametrize("way", BEGIN)
+def test_a_copy_that_was_broken_off_before_it_was_marked_is_waited_for_too(way: str) -> None:
+    gpu = LazyGpu()
+    staging = Staging(gpu, [np.zeros(64, np.uint8)])
+    mark, target = gpu.mark, torch.zeros(2)
+
+    def break_off(*_: object) -> LazyEvent:
+        raise KeyboardInterrupt
+
+    gpu.mark = break_off  # type: ignore[method-assign]
+    gpu.hold_compute = break_off  # type: ignore[assignment, method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        BEGIN[way](staging, torch.ones(2), target)
+    assert not target.any()
+    gpu.mark = mark  # type: ignore[method-assign]
+    staging.drop()
+    assert target.all()
 
 
 def test_pages_that_were_locked_are_unlocked_if_others_cannot_be() -> None:
