@@ -1,11 +1,16 @@
-"""A GPU for tests on a machine that has none."""
+"""A GPU for tests on a machine that has none, and where a test can be on one that has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
+import torch
 from torch import Tensor
 
 from leash.worker.client.memory import Slab
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]  # where a test's model is
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support.data import DATA, needs_mnist
-from support.devices import DEVICES
+from support.gpus import DEVICES
 from support.processes import LEASH, Child, server_process
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -21,7 +21,7 @@ from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Report
 from leash.worker import PSOptimizer
 from leash.worker.client import Client
-from support.devices import DEVICES
+from support.gpus import DEVICES
 from support.servers import RunningServer, serving
 
 LR = 0.5

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from leash.worker import PSOptimizer
 from leash.worker.train.leasing import LeaseWork, Speed
-from support.devices import DEVICES
+from support.gpus import DEVICES
 from support.servers import serving
 
 STEPS = 20

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from support.devices import DEVICES
+from support.gpus import DEVICES
 from support.processes import Child, server_process
 
 STEPS = 20

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from leash.ps.errors import NonfiniteError, StoppingError, UsageError
 from leash.worker import PSOptimizer
-from support.devices import DEVICES
+from support.gpus import DEVICES
 from support.servers import RunningServer, serving
 
 STEPS = 4

@@ -14,9 +14,8 @@ from leash.worker.optim.sent_gradient import SentGradient
 from leash.worker.optim.slabs import ModelSlabs
 from leash.worker.optim.staging import Staging, gpu_of
 from leash.worker.optim.streaming import StepStream
-from support.devices import needs_gpu
 from support.exchanges import PromptExchange
-from support.gpus import LazyEvent, LazyGpu
+from support.gpus import LazyEvent, LazyGpu, needs_gpu
 
 
 def staged(model: nn.Module, *, overlap: bool) -> tuple[StepStream, PromptExchange, LazyGpu]:
