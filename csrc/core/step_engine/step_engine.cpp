@@ -145,7 +145,7 @@ void StepEngine::ready(std::uint32_t first_ready, const IsAbsent& is_absent) {
     if (is_absent) {
       for (std::uint32_t chunk = lane.unready; chunk-- > last;) note_absence(chunk, is_absent);
     }
-    lane.ready.push_back({.next = lane.unready - 1, .last = last, .is_empty = false});
+    lane.ready.push_back({.next = lane.unready - 1, .last = last});
     lane.unready = last;
   }
 }
@@ -427,8 +427,8 @@ Received StepEngine::refuse(std::string_view code, std::string text, std::uint64
 }
 
 bool StepEngine::copies_answers() const {
-  return open_ == Open::kStep &&
-         (slabs_.held != nullptr || (is_kept_ && pushed_slab() != slabs_.parameters));
+  if (open_ != Open::kStep) return false;
+  return is_kept_ ? pushed_slab() != slabs_.parameters : slabs_.held != nullptr;
 }
 
 bool StepEngine::attached(std::size_t shard, std::uint64_t number) {
@@ -498,6 +498,7 @@ void StepEngine::forget() {
     lane.ready.clear();
     lane.ready_at = 0;
   }
+  headers_.clear();
   open_ = Open::kNothing;
 }
 
