@@ -203,8 +203,11 @@ class Wire:
         if self._up.blocked:
             self._up.stalled.append(what)
         elif (connection == self._connection and self.is_up) or self._is_spared(connection, 0):
-            route = b"\0" + (self._number * 1000 + connection).to_bytes(4, "big")
-            self.server.take(self._take_up, (route, frames))
+            server = self.server
+            if server.is_idle:
+                self._take_up((self._route_of(connection), frames))
+            else:
+                server.take(self._take_up, (self._route_of(connection), frames))
 
     def _arrive_down(self, what: tuple[int, Frames]) -> None:
         connection, frames = what
@@ -215,12 +218,21 @@ class Wire:
         elif (connection == self._connection and self.is_up) or self._is_spared(connection, 1):
             if self._trace is not None:
                 self._tell_of("◂", frames)
-            self.client.take(self._take_down, frames)
+            client = self.client
+            if client.is_idle:
+                self._take_down(frames)
+            else:
+                client.take(self._take_down, frames)
 
     def _tell_of(self, arrow: str, frames: Frames) -> None:
         assert self._trace is not None
         name = f"{self.name}/{self._connection}"
         self._trace.message(self._world.now_s, self.client.name, arrow, name, frames)
+
+    def _route_of(self, connection: int) -> bytes:
+        if connection == self._connection:
+            return self.route
+        return b"\0" + (self._number * 1000 + connection).to_bytes(4, "big")
 
     def _is_spared(self, connection: int, way: int) -> bool:
         left = self._spared.get(connection)

@@ -96,7 +96,7 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
     if policy == "backup" and count == 1:
         policy = "asp"
     # A bound in versions is kept by each chunk for itself, so that several may come to a standstill.
-    layout = 0 if policy == "versions" else rng.randrange(len(LAYOUTS))
+    layout = 0 if policy == "versions" else rng.choices(range(len(LAYOUTS)), (4, 2, 3, 2))[0]
     epochs = rng.choice((1, 1, 2, 4))
     most = drawn_steps if steps is None else steps
     base_s = rng.choice((0.0005, 0.002, 0.01))
@@ -116,7 +116,7 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
         data_plan="static" if policy == "bsp" and rng.random() < 0.5 else
         rng.choice(("static", "lease")),
         compute_s=tuple(base_s * rng.choice((0.5, 1.0, 1.0, 1.5, 4.0)) for _ in range(count)),
-        pieces=rng.choice((1, 1, 2, 4)),
+        pieces=rng.choice((1, 1, 1, 2, 4)),
         window=rng.choice((1, 2, 16)),
         evict_s=rng.choice((1.0, 3.0, 5.0)),
         checkpoint_every=rng.choice(("never", "60s", "1s", "1e", "20u")),

@@ -107,6 +107,11 @@ class Process:
             self._hold_up(self.world.now_s + seconds)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it takes what comes at once."""
+        return self.is_alive and self._held_until_s <= self.world.now_s
+
+    @property
     def is_held_up(self) -> bool:
         """Whether it is paused or busy, so that what comes has to wait."""
         return self._held_until_s > self.world.now_s
