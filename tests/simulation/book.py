@@ -62,7 +62,7 @@ class Book:
         self._leases: Final[dict[int, Lease]] = {}  # of the live workers
         self._done: Final[dict[int, bytearray]] = {}  # by epoch: 1 where a sample's lease is over
         self._memories: Final[dict[int, Memory]] = {}
-        self._answers: Final[dict[tuple[int, int, int], list[bytes]]] = {}
+        self._answers: Final[dict[tuple[int, int, int], list[bytes | None]]] = {}
         self._places: Final = [(c.index, c.start, c.stop) for c in chunks]
 
     # What happens.
@@ -99,8 +99,11 @@ class Book:
         newest = max(key for key in self.pushed if key[0] == worker and key[2] == step)
         self.pushed[newest].is_left_out = True
 
-    def note_answer(self, worker: int, step: int, chunk: int, raw: bytes) -> None:
-        """Notes the parameters that a worker was answered; to a push that came again, once more."""
+    def note_answer(self, worker: int, step: int, chunk: int, raw: bytes | None) -> None:
+        """Notes the parameters that a worker was answered; to a push that came again, once more.
+
+        None says that it has them.
+        """
         key = worker, step, chunk
         before = self._answers.get(key)
         if before is None:
@@ -108,11 +111,14 @@ class Book:
         else:
             before.append(raw)
 
-    def note_end_of_step(self, worker: int, step: int, parameters: Slab) -> None:
-        """Checks the parameters that a worker goes on with."""
-        raw, answers = parameters.tobytes(), self._answers
+    def note_end_of_step(self, worker: int, step: int, held: Slab, parameters: Slab) -> None:
+        """Checks the parameters that a worker goes on with, in place of those that it has held."""
+        raw = parameters.tobytes()
         for index, start, stop in self._places:
-            if raw[start:stop] not in answers.pop((worker, step, index), ()):
+            came = raw[start:stop]
+            answers = self._answers.pop((worker, step, index), ())
+            has_kept = None in answers and came == held[start:stop].tobytes()
+            if came not in answers and not has_kept:
                 raise Wrong(f"worker {worker}, step {step}, chunk {index}: it goes on with "
                             "other parameters than it was answered")  # fmt: skip
         self.final = parameters
@@ -201,9 +207,12 @@ def bsp_reference(scenario: Scenario, chunks: tuple[Chunk, ...]) -> Slab:
     for step in range(1, scenario.steps + 1):
         sums: list[Any] = [0.0 for _ in chunks]
         for model, samples in zip(models, scenario.batches, strict=True):
-            gradients = model.gradients(parameters, step)
+            is_absent = scenario.is_absent(model.rank, step)
+            gradients = model.gradients(parameters, step, is_absent=is_absent)
             for chunk in chunks:
                 values = gradients.values[chunk.index]
+                if values is None:
+                    continue
                 if chunk.kind == "buffer":
                     sums[chunk.index] = values
                 else:

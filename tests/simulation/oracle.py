@@ -28,7 +28,8 @@ class Request:
     step: int
     samples: int
     staleness: int
-    gradient: Values | None  # while it waits for a mean
+    gradient: Values | None  # while it waits for a mean; None also where there is none
+    contributes: bool = False  # to a mean, for which it waits
     awaits: bool = True  # an answer
     in_round: bool = False  # of `backup`: it waits for the round that is open
 
@@ -93,9 +94,9 @@ class NaiveChunk:
         before, self.rule = self.rule, rule
         if not rule.policy.average:
             for request in self.requests:
-                if request.gradient is not None:
+                if request.contributes:
                     self._apply(request.gradient)
-                    request.gradient = None
+                    request.gradient, request.contributes = None, False
         for request in self.requests:
             into_round = before.policy in (BSP, BACKUP) and rule.policy is BACKUP
             request.in_round = into_round and (request.awaits or request.in_round)
@@ -110,8 +111,15 @@ class NaiveChunk:
             return "too_many"
         return "resync" if step > self.clocks[worker] + 1 else ""
 
-    def push(self, worker: int, step: int, samples: int, gradient: Values) -> None:
-        """Takes the next push of a worker. REQUIRES: it is not refused, and new."""
+    def push(self, worker: int, step: int, samples: int, gradient: Values | None) -> None:
+        """Takes the next push of a worker. REQUIRES: it is not refused, and new.
+
+        Args:
+            worker: whose.
+            step: its number.
+            samples: how many are behind it.
+            gradient: None if its slots have none.
+        """
         policy = self.rule.policy
         self.clocks[worker] = step
         self.computing.pop(worker, None)
@@ -121,9 +129,10 @@ class NaiveChunk:
         if policy is BACKUP:
             if staleness == 0:
                 request.gradient, request.in_round = gradient, True
+                request.contributes = True
         elif policy is BSP:
-            request.gradient = gradient
-        elif not (policy is DROP and staleness > (self.rule.staleness_limit or 0)):
+            request.gradient, request.contributes = gradient, True
+        elif policy is not DROP or staleness <= (self.rule.staleness_limit or 0):
             self._apply(gradient)
         self.requests.append(request)
 
@@ -188,7 +197,7 @@ class NaiveChunk:
         for request in due:
             self._go_on(request)
         if due:
-            self.requests = [r for r in self.requests if r.awaits or r.gradient is not None]
+            self.requests = [r for r in self.requests if r.awaits or r.contributes]
 
     def check(self, raw: bytes, codec: str) -> None:
         """Checks parameters that were answered in this codec."""
@@ -226,7 +235,9 @@ class NaiveChunk:
                 return request
         return None
 
-    def _apply(self, gradient: Values) -> None:
+    def _apply(self, gradient: Values | None) -> None:
+        if gradient is None:
+            return
         assert self.values is not None
         self._raw = None
         self.version += 1
@@ -235,18 +246,18 @@ class NaiveChunk:
     def _apply_means(self, minimum: int) -> None:
         policy = self.rule.policy
         if policy is BSP:
-            waiting = [r for r in self.requests if r.gradient is not None and r.step <= minimum]
+            waiting = [r for r in self.requests if r.contributes and r.step <= minimum]
             for step in sorted({r.step for r in waiting}):
                 self._apply_mean([r for r in waiting if r.step == step])
         elif policy is BACKUP:
             sent = {r.worker for r in self.requests if r.in_round}
             if sent and len(sent) >= max(1, len(self.clocks) - self.rule.backup_workers):
-                self._apply_mean([r for r in self.requests if r.gradient is not None])
+                self._apply_mean([r for r in self.requests if r.contributes])
                 for request in self.requests:
                     request.in_round = False
 
     def _apply_mean(self, requests: list[Request]) -> None:
-        requests = sorted((r for r in requests if r.samples), key=lambda r: (r.worker, r.step))
+        requests.sort(key=lambda r: (r.worker, r.step))
         gradients = [r.gradient for r in requests if r.gradient is not None]
         if gradients:
             assert self.values is not None
@@ -257,10 +268,13 @@ class NaiveChunk:
                 self.values = gradients[-1]
             else:
                 samples = sum(r.samples for r in requests)
-                total: Any = sum(r.samples * r.gradient.astype("<f8") for r in requests)  # type: ignore[union-attr]
+                total: Any = sum(
+                    r.samples * r.gradient.astype("<f8")
+                    for r in requests if r.gradient is not None
+                )  # fmt: skip
                 self.values = self.values.astype("<f8") - total / samples
         for request in requests:
-            request.gradient = None
+            request.gradient, request.contributes = None, False
 
     def _due(self, minimum: int) -> list[Request]:
         """The requests whose answers go out now."""

@@ -39,8 +39,14 @@ class Scenario:
     evict_s: float
     checkpoint_every: str
     step_events: int
+    absent_every: int  # in each so manieth step of a worker one slot has no gradient; 0: never
     drift: tuple[float, ...] = field(default=())  # of each worker's clock
     delay_s: float = 0.001  # of a message, about
+
+    def is_absent(self, rank: int, step: int) -> bool:
+        """Whether a worker's step has no gradient for the first slot."""
+        every = self.absent_every
+        return every > 0 and (step + rank) % every == 0
 
     @property
     def is_exact(self) -> bool:
@@ -100,6 +106,7 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
     epochs = rng.choice((1, 1, 2, 4))
     most = drawn_steps if steps is None else steps
     base_s = rng.choice((0.0005, 0.002, 0.01))
+    codec = rng.choice(("f32", "f32", "f32", "topk", "f16", "bf16"))
     transport = rng.choice(("tcp", "tcp", "shm"))
     return Scenario(
         seed=seed,
@@ -109,7 +116,7 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
         shards=rng.choice((1, 1, 2, 3)),
         transport=transport,
         can_attach=rng.random() < 0.9,
-        codec=rng.choice(("f32", "f32", "f32", "topk", "f16", "bf16")),
+        codec=codec,
         batches=_batches(count, rng),
         steps=max(epochs, most // epochs * epochs),
         epochs=epochs,
@@ -121,6 +128,7 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
         evict_s=rng.choice((1.0, 3.0, 5.0)),
         checkpoint_every=rng.choice(("never", "60s", "1s", "1e", "20u")),
         step_events=rng.choice((0, 0, 0, 0, 1)),
+        absent_every=rng.choice((0, 0, 2, 3)) if codec in ("f32", "topk") else 0,
         drift=tuple(1.0 + rng.uniform(-0.01, 0.01) for _ in range(MOST_WORKERS)),
         delay_s=rng.choice((0.0001, 0.001, 0.005)),
     )  # fmt: skip

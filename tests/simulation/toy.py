@@ -59,32 +59,40 @@ class Gradients:
 
     slab: Slab
     raw: list[bytes]  # by chunk
-    values: list[Values]  # likewise
+    values: list[Values | None]  # likewise; None: its slot has no gradient
 
 
 class Toy:
     """The model of one rank. What it pushes follows from the step and from one parameter."""
 
     def __init__(self, chunks: Sequence[Chunk], rank: int) -> None:
-        self._rank: Final = rank
+        self.rank: Final = rank
         self._chunks: Final = chunks
         self._nbytes: Final = max(chunk.stop for chunk in chunks)
         self._place: Final = chunks[0].start + STATE * 4
-        self._made: Final[dict[tuple[int, int], Gradients]] = {}
+        self._made: Final[dict[tuple[int, int, bool], Gradients]] = {}
 
-    def gradients(self, parameters: Slab, step: int) -> Gradients:
-        """What this worker pushes in a step that begins with these parameters."""
+    def gradients(self, parameters: Slab, step: int, *, is_absent: bool = False) -> Gradients:
+        """What this worker pushes in a step that begins with these parameters.
+
+        Args:
+            parameters: a slab.
+            step: its number.
+            is_absent: whether the first slot has no gradient.
+        """
         number = UNPACK(parameters, self._place)[0]
-        key = step % STEPS, floor(number) % STATES
+        key = step % STEPS, floor(number) % STATES, is_absent
         made = self._made.get(key)
         if made is None:
             made = self._made[key] = self._make(*key)
         return made
 
-    def _make(self, step: int, state: int) -> Gradients:
+    def _make(self, step: int, state: int, is_absent: bool) -> Gradients:
         slab = np.zeros(self._nbytes, np.uint8)
         for chunk in self._chunks:
-            values, rank = view(chunk, slab), self._rank
+            values, rank = view(chunk, slab), self.rank
+            if is_absent and chunk.index == 0:
+                continue
             if chunk.kind == "buffer":
                 values[:] = rank
                 values[0] = step
@@ -92,8 +100,11 @@ class Toy:
             values[rank - 1] = -1.0
             values[MOST_WORKERS + rank - 1] = -float(step % 8)
             values[STATE:] = (np.arange(VALUES - STATE) * 5 + rank * 3 + step + state) % 3 - 1
-        values = [view(chunk, slab) for chunk in self._chunks]
-        return Gradients(slab, [each.tobytes() for each in values], values)
+        values: list[Values | None] = [view(chunk, slab) for chunk in self._chunks]
+        raw = [slab[chunk.start : chunk.stop].tobytes() for chunk in self._chunks]
+        if is_absent:
+            values[0] = None
+        return Gradients(slab, raw, values)
 
 
 @cache

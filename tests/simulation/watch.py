@@ -46,6 +46,7 @@ class Watch:
         self._forward: Final = forward
         self._sent: list[Sent] = []
         self._attached: dict[int, bytes] = {}  # worker ▸ the route that its segment came over
+        self._has: dict[tuple[int, int], int] = {}  # 1 more than the version that it said to have
         self._slabs: dict[tuple[int, int], int] = {}  # (worker, chunk) ▸ slab of its newest push
         self._rule: Rule = book.scenario_rule
         self._desk: Any = None
@@ -121,10 +122,11 @@ class Watch:
         last, count = header["chunk"], header.get("chunks", 1)
         is_ours = self._is_current(worker, incarnation) and not self._stopping
         payload = frames[1] if len(frames) > 1 else None
-        if payload is None:
+        is_nothing = payload is None and "absent" in header
+        if payload is None and (not is_nothing or worker in self._attached):
             is_ours = is_ours and self._attached.get(worker) == route
         is_ours = is_ours and self._metrics.started
-        new: list[tuple[NaiveChunk, Values]] = []
+        new: list[tuple[NaiveChunk, Values | None]] = []
         touched: list[NaiveChunk] = []
         refused: list[int] = []
         for index in range(last, last - count, -1):
@@ -132,11 +134,12 @@ class Watch:
             if naive is None or not is_ours or naive.why_refused(worker, step):
                 refused.append(index)
             elif naive.clocks[worker] + 1 == step:
-                new.append((naive, self._gradient(naive, header, payload)))
+                new.append((naive, self._gradient(naive, header, payload, is_nothing)))
             else:
                 touched.append(naive)
             if payload is None and is_ours:
                 self._slabs[worker, index] = header.get("slab", 0)
+                self._has[worker, index] = header.get("has", 0)
         self._hand(route, frames)
         if refused:
             self._require_refused(refused, header)
@@ -149,18 +152,26 @@ class Watch:
                 self._book.note_taken(worker, incarnation, step)
         self._settle(touched)
 
-    def _gradient(self, naive: NaiveChunk, header: dict[str, Any], payload: Any) -> Values:
+    def _gradient(
+        self, naive: NaiveChunk, header: dict[str, Any], payload: Any, is_nothing: bool
+    ) -> Values | None:
         """Reads the gradient of a new push; Wrong if it is not what its worker has computed."""
         chunk, codec, worker = naive.chunk, header["codec"], header["worker"]
+        gradients = self._book.gradients_of(worker, header["incarnation"], header["step"])
+        if is_nothing != (gradients.values[chunk.index] is None):
+            raise Wrong(f"chunk {chunk.index}, worker {worker}, step {header['step']}: pushed "
+                        "a gradient that there is not, or none where there is one")  # fmt: skip
+        if is_nothing:
+            return None
         if payload is None:
             nbytes = header.get("nbytes", 0)
             payload = self._memory_at(
                 worker, chunk, header.get("slab", 0) if not nbytes else OUTBOX, nbytes
             )
-        gradients = self._book.gradients_of(worker, header["incarnation"], header["step"])
         if codec == "topk":
             return naive_values(codec, payload, chunk)
         intended = gradients.values[chunk.index]
+        assert intended is not None
         if codec == chunk.dtype:
             is_right = payload == gradients.raw[chunk.index]
         else:
@@ -247,7 +258,7 @@ class Watch:
         self._book.note_left(worker)
         if 0 in self.chunks:
             for request in self.chunks[0].requests:
-                if request.worker == worker and request.gradient is not None:
+                if request.worker == worker and request.contributes:
                     self._book.note_left_out(worker, request.step)
         for naive in self.chunks.values():
             naive.leave(worker)
@@ -302,14 +313,17 @@ class Watch:
         for index in range(last, last - count, -1):
             chunk = self.chunks[index].chunk
             if answer.get("unchanged"):
-                raw = None
+                raw, plain = None, None
+                if self._has.get((worker, index), 0) != answer["version"] + 1:
+                    raise Wrong(f"chunk {index}, worker {worker}: unchanged at version "
+                                f"{answer['version']}, but it had another one")  # fmt: skip
             elif payload is not None:
                 raw = bytes(payload)
             else:
                 raw = self._memory_at(worker, chunk, self._slabs[worker, index])
             if raw is not None:
                 plain = raw if codec == chunk.dtype else naive_values(codec, raw, chunk).tobytes()
-                self._book.note_answer(worker, step, index, plain)
+            self._book.note_answer(worker, step, index, plain)
             answers = released.get(index)
             if answers is None:
                 answers = released[index] = []

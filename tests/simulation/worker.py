@@ -537,7 +537,8 @@ class SimulatedWorker:
         step = self._step = self._step + 1
         parameters, gradients = self._slabs
         incarnation = self._session.incarnation
-        pushed = self._toy.gradients(parameters, step)
+        is_absent = scenario.is_absent(self.rank, step)
+        pushed = self._toy.gradients(parameters, step, is_absent=is_absent)
         gradients[:] = pushed.slab
         self._book.note_step(self.rank, incarnation, step, places, pushed)
         chunks = len(self._chunks)
@@ -546,13 +547,16 @@ class SimulatedWorker:
         for piece in range(pieces):
             yield self._compute_s / pieces
             if piece == 0:
-                engine.begin(step, len(places), gradients, gradients)
+                engine.begin(
+                    step, len(places), gradients, gradients, absent={0} if is_absent else (),
+                    held=parameters if scenario.absent_every else None,
+                )  # fmt: skip
             engine.ready(chunks - chunks * (piece + 1) // pieces)
             self._advance()
         yield from self._pump()
         engine.finish()
         self._slabs.reverse()
-        self._book.note_end_of_step(self.rank, step, gradients)
+        self._book.note_end_of_step(self.rank, step, parameters, gradients)
 
     def _tell(self, kind: str, epoch: int, samples: int) -> None:
         report = Report(
