@@ -251,12 +251,13 @@ class Cluster:
     def _await_eviction(self, rank: int, incarnation: int) -> None:
         """Looks, once the time for it has passed, whether a dead worker was evicted."""
         server, began_s = self.server, self.world.now_s
-        held_up_s = server.process.held_up_s
+        held_up_s = server.held_up_s
 
         def look(_: None) -> None:
             if server.status is not None or not server.process.is_alive:
                 return
-            more_s = server.process.held_up_s - held_up_s
+            # What has come from the dead in a pause is heard after it, and the pause is excused too.
+            more_s = 2 * (server.held_up_s - held_up_s)
             due_s = began_s + self.scenario.evict_s + SLACK_S + more_s + self._slowest_s
             if self.world.now_s < due_s - 1e-6:
                 self.world.at(due_s, look)

@@ -185,6 +185,12 @@ class SimulatedServer:
         self._tick(None)
 
     @property
+    def held_up_s(self) -> float:
+        """For how long its processes were paused or busy so far, all together."""
+        processes = [self.process, *(shard.process for shard in self.shards)]
+        return sum(process.held_up_s for process in processes)
+
+    @property
     def chunks(self) -> dict[int, NaiveChunk]:
         """What the oracle knows of all chunks."""
         watches = [self.watch, *(shard.watch for shard in self.shards)]
