@@ -345,7 +345,8 @@ class EngineMachine(RuleBasedStateMachine):
         if payload is None:
             return (*key, *numbers, message.unchanged)
         values = np.frombuffer(payload, "<f4")
-        assert values.shape == (N,) and values[0] == values[1]
+        assert values.shape == (N,)
+        assert values[0] == values[1]
         return (*key, *numbers, message.unchanged, float(values[0]))
 
     @invariant()
