@@ -457,6 +457,22 @@ TEST_CASE("a push names the slots of its chunk that have no gradient, unless the
   CHECK(worker.send()[2].push().absent.empty());  // nothing is left of the step before
 }
 
+TEST_CASE("a question after slots that fails leaves nothing for a later step") {
+  StepWorker worker;
+  const auto fails = [](std::uint32_t slot) -> bool {
+    if (slot == 2) throw std::runtime_error("no answer");
+    return true;
+  };
+  CHECK_THROWS_AS(worker.begin(1, fails), std::runtime_error);
+  worker.engine.begin(
+      2, 5, {.gradients = worker.gradients.get(), .parameters = worker.parameters.get()}, 0);
+  worker.engine.ready(2, {});
+  worker.engine.ready(0, [](std::uint32_t slot) { return slot == 0; });
+  const std::vector<Message> sent = worker.send();
+  REQUIRE(sent.size() == 4);
+  for (std::size_t i = 0; i < 4; ++i) CHECK(sent[i].push().absent.empty() == (i != 3));
+}
+
 TEST_CASE("more slots than a push can name are refused only if some have no gradient") {
   constexpr std::uint32_t kSlots = 8 * kMaxAbsentNbytes + 1;
   StepSettings settings;
