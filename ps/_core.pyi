@@ -1270,7 +1270,7 @@ class ShardEngine:
         """
     def refuse_pushes(self, code: str, text: str) -> None:
         """
-        Refuses every push from now on, with an error of this code; an empty one lets them come.
+        Refuses every push from now on, with an error of this code; an empty one lets them come. ValueError for a code that no refusal of an engine has.
         """
     def set_rule(self, rule: Rule, now_s: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
     def stop(self, reason: str) -> None:
