@@ -1,5 +1,5 @@
 """
-The C++ core of Leash: clocks, kernels, and the shard that holds the parameters.
+The C++ core of Leash: clocks, kernels, the shard that holds the parameters, a worker's steps.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ __all__: list[str] = [
     "SimulatedChunk",
     "SimulatedPush",
     "StalenessRate",
+    "StepChunk",
     "StepClock",
+    "StepEnd",
+    "StepEngine",
+    "StepNotice",
     "SumOptions",
     "build_info",
     "codecs",
@@ -1297,6 +1301,206 @@ class ShardEngine:
         """
     @property
     def parked(self) -> int: ...
+
+class StepChunk:
+    """
+    A chunk as a worker sees it.
+    """
+    def __init__(
+        self,
+        start: typing.SupportsInt | typing.SupportsIndex,
+        values: typing.SupportsInt | typing.SupportsIndex,
+        dtype: str,
+        kind: str,
+        pieces: collections.abc.Sequence[
+            tuple[
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+            ]
+        ],
+    ) -> None:
+        """
+        start: the offset of its first byte in a slab. pieces: slot, offset of the first byte in a
+        slab and number of values of each slot's part in it.
+        """
+
+class StepEnd:
+    """
+    What the answers to a step said, the largest over all.
+    """
+    @property
+    def lag(self) -> int: ...
+    @property
+    def staleness(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+
+class StepNotice:
+    """
+    An answer that the engine does not deal with alone.
+
+    kind: "look", see whether the connection is new; "refused", an error of the server, or an answer
+    that does not fit what was asked, as code, text and clock say; "other", leash.ps.wire reads it.
+    """
+    @property
+    def clock(self) -> int: ...
+    @property
+    def code(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+class StepEngine:
+    """
+    A worker's side of the data connections.
+
+    It says which request goes next to each shard, what an answer means, and what is sent again over a
+    new connection. It never waits and knows no sockets: a driver carries what `next` gives, hands what
+    comes to `receive`, and tells of connections. It belongs to one thread at a time.
+    """
+    def __init__(
+        self,
+        chunks: collections.abc.Sequence[StepChunk],
+        *,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        incarnation: typing.SupportsInt | typing.SupportsIndex,
+        window: typing.SupportsInt | typing.SupportsIndex,
+        first_chunks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        codec: str,
+        int8_block: typing.SupportsInt | typing.SupportsIndex,
+        topk_ratio: typing.SupportsFloat | typing.SupportsIndex,
+        memory: typing_extensions.Buffer,
+        slabs: tuple[
+            typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
+        ],
+        outbox: typing.SupportsInt | typing.SupportsIndex | None,
+        residual: typing_extensions.Buffer,
+    ) -> None:
+        """
+        memory: holds two slabs, which begin at `slabs`, and from `outbox` on room for payloads that
+        a codec wrote. residual: what int8 and topk left over, laid out like a slab; empty for other
+        codecs. The engine keeps and changes both.
+        """
+    def attach(self, write: collections.abc.Callable[[int], bytes]) -> None:
+        """
+        Asks every shard to map this worker's memory.
+
+        write: makes the header of an `attach` of a number.
+        """
+    def attached(
+        self,
+        shard: typing.SupportsInt | typing.SupportsIndex,
+        number: typing.SupportsInt | typing.SupportsIndex,
+    ) -> bool:
+        """
+        The answer to an `attach` came; returns whether it is the one to attach().
+        """
+    def awaits_last(self, shard: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Whether one more answer leaves nothing to do.
+        """
+    def begin(
+        self,
+        step: typing.SupportsInt | typing.SupportsIndex,
+        samples: typing.SupportsInt | typing.SupportsIndex,
+        gradients: typing_extensions.Buffer,
+        parameters: typing_extensions.Buffer,
+        absent: typing.Any = None,
+        held: typing_extensions.Buffer | None = None,
+        table: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> None:
+        """
+        Opens a step; what was open before is forgotten.
+
+        parameters: where the answers go; may be gradients. absent: a collection of slots without gradient,
+        which `ready` asks. held: the parameters that the worker has.
+        """
+    def connected(self, shard: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        A new connection stands: what has no answer goes again.
+        """
+    def finish(self) -> StepEnd:
+        """
+        Closes a step all of whose answers are here.
+        """
+    def forget(self) -> None:
+        """
+        Drops what is queued and in flight; answers that still come are ignored.
+        """
+    def is_idle(self, shard: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Whether nothing waits to be sent or answered.
+        """
+    def keep_attached(self) -> None:
+        """
+        From now on pushes carry no payloads, and every new connection attaches again.
+        """
+    def lost(self, shard: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def next(
+        self,
+        shard: typing.SupportsInt | typing.SupportsIndex,
+        most: typing.SupportsInt | typing.SupportsIndex = 4294967295,
+    ) -> tuple[bytes, memoryview | bytes | None] | None:
+        """
+        The header and payload, or None in its place, of the message that goes next to a shard.
+
+        None if none may go. A new request goes while fewer than `most` and the window are in flight. It
+        counts as sent then.
+        """
+    def options_set(
+        self,
+        shard: typing.SupportsInt | typing.SupportsIndex,
+        number: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        The answer to options came.
+        """
+    def pull(
+        self, headers: collections.abc.Sequence[bytes], parameters: typing_extensions.Buffer
+    ) -> None:
+        """
+        Pulls every chunk; headers has a header for each.
+        """
+    def ready(self, first_ready: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        The gradients from this chunk to the last are complete.
+
+        ValueError if a push cannot name the slots of a chunk that have no gradient.
+        """
+    def receive(
+        self, shard: typing.SupportsInt | typing.SupportsIndex, frames: list[typing.Any]
+    ) -> StepNotice | None:
+        """
+        Takes an answer, header first. None if it was dealt with, or rightly ignored.
+        """
+    def set_options(
+        self, number: typing.SupportsInt | typing.SupportsIndex, header: bytes, payload: bytes
+    ) -> None:
+        """
+        Sends options to every shard before the pushes of the open step.
+        """
+    def tell(
+        self,
+        headers: collections.abc.Sequence[bytes],
+        values: typing_extensions.Buffer,
+        number: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> None:
+        """
+        Sends every chunk of values, to be answered by `ok`.
+        """
+    @property
+    def is_attached(self) -> bool: ...
+    @property
+    def is_done(self) -> bool: ...
+    @property
+    def shards(self) -> int: ...
+    @property
+    def version(self) -> int:
+        """
+        The largest version of a chunk, of the parameters that came last.
+        """
 
 def build_info() -> dict[str, bool | str]:
     """

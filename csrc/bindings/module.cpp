@@ -12,7 +12,6 @@ PYBIND11_MODULE(_core, m) {
   register_errors(m);
   register_allocator(m);
   register_build_info(m);
-  register_cpu(m);
   register_settings(m);
   register_optimizers(m);
   register_schedule(m);

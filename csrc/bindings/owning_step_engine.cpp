@@ -96,18 +96,18 @@ void OwningStepEngine::begin(std::uint64_t step, std::uint32_t samples, const py
                 table);
 }
 
-void OwningStepEngine::pull(std::vector<std::string> headers, const py::buffer& parameters) {
+void OwningStepEngine::pull(const Headers& headers, const py::buffer& parameters) {
   forget();
   fill(parameters_, parameters, Access::kWrite, "parameters");
-  engine_.pull(std::move(headers), parameters_.view->data());
+  engine_.pull({headers.begin(), headers.end()}, parameters_.view->data());
 }
 
-void OwningStepEngine::tell(std::vector<std::string> headers, const py::buffer& values,
+void OwningStepEngine::tell(const Headers& headers, const py::buffer& values,
                             std::uint64_t number) {
   forget();
   fill(values_, values, Access::kRead, "values");
   values_.bytes = bytes_view(values);
-  engine_.tell(std::move(headers), number);
+  engine_.tell({headers.begin(), headers.end()}, number);
 }
 
 StepEnd OwningStepEngine::finish() {
@@ -131,11 +131,11 @@ void OwningStepEngine::let_go() {
   absent_ = {};
 }
 
-void OwningStepEngine::set_options(std::uint64_t number, std::string header,
+void OwningStepEngine::set_options(std::uint64_t number, const py::bytes& header,
                                    const py::bytes& payload) {
   require_turn();
   options_ = payload;
-  engine_.set_options(number, std::move(header), py::len(payload));
+  engine_.set_options(number, header, py::len(payload));
 }
 
 void OwningStepEngine::ready(std::uint32_t first_ready) {
@@ -147,7 +147,7 @@ void OwningStepEngine::ready(std::uint32_t first_ready) {
   engine_.ready(first_ready, [this](std::uint32_t slot) { return absent_.contains(slot); });
 }
 
-void OwningStepEngine::attach(py::object write) {
+void OwningStepEngine::attach(AttachWriter write) {
   require_turn();
   write_attach_ = std::move(write);
   engine_.attach();
@@ -176,7 +176,7 @@ py::object OwningStepEngine::payload_of(const PayloadPlace& place) {
   return py::none();
 }
 
-py::object OwningStepEngine::next(std::size_t shard, std::size_t most) {
+MaybeMessage OwningStepEngine::next(std::size_t shard, std::size_t most) {
   require_turn();
   std::optional<Outgoing> outgoing;
   {
@@ -192,7 +192,7 @@ py::object OwningStepEngine::next(std::size_t shard, std::size_t most) {
                         payload_of(outgoing->payload));
 }
 
-std::optional<StepNotice> OwningStepEngine::receive(std::size_t shard, const py::list& frames) {
+std::optional<StepNotice> OwningStepEngine::receive(std::size_t shard, const Frames& frames) {
   require_turn();
   const std::size_t payloads = py::len(frames) - 1;
   const BufferView header(py::reinterpret_borrow<py::buffer>(frames[0]), Access::kRead, "header");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <pybind11/typing.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +16,13 @@
 #include "core/step_engine/step_engine.h"
 
 namespace leash::bindings {
+
+using MaybePayload = pybind11::typing::Union<pybind11::memoryview, pybind11::bytes, pybind11::none>;
+using MaybeMessage =
+    pybind11::typing::Optional<pybind11::typing::Tuple<pybind11::bytes, MaybePayload>>;
+using Frames = pybind11::typing::List<pybind11::object>;
+using Headers = std::vector<pybind11::bytes>;
+using AttachWriter = pybind11::typing::Callable<pybind11::bytes(std::uint64_t)>;
 
 // What receive() tells a driver of an answer that the engine does not deal with alone.
 struct StepNotice {
@@ -40,20 +48,21 @@ class OwningStepEngine {
   void begin(std::uint64_t step, std::uint32_t samples, const pybind11::buffer& gradients,
              const pybind11::buffer& parameters, pybind11::object absent,
              const std::optional<pybind11::buffer>& held, std::uint64_t table);
-  void pull(std::vector<std::string> headers, const pybind11::buffer& parameters);
-  void tell(std::vector<std::string> headers, const pybind11::buffer& values, std::uint64_t number);
+  void pull(const Headers& headers, const pybind11::buffer& parameters);
+  void tell(const Headers& headers, const pybind11::buffer& values, std::uint64_t number);
 
-  void set_options(std::uint64_t number, std::string header, const pybind11::bytes& payload);
+  void set_options(std::uint64_t number, const pybind11::bytes& header,
+                   const pybind11::bytes& payload);
   void ready(std::uint32_t first_ready);
-  void attach(pybind11::object write);
+  void attach(AttachWriter write);
 
   // A header and a payload, or None in its place; None if nothing may go.
-  pybind11::object next(std::size_t shard, std::size_t most);
+  MaybeMessage next(std::size_t shard, std::size_t most);
   // Both let go of the buffers of the step.
   StepEnd finish();
   void forget();
   // None if the answer was dealt with.
-  std::optional<StepNotice> receive(std::size_t shard, const pybind11::list& frames);
+  std::optional<StepNotice> receive(std::size_t shard, const Frames& frames);
 
   // The engine, for calls that need no buffers. Throws std::logic_error while another thread is in
   // a call.

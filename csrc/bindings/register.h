@@ -10,7 +10,6 @@ void register_allocator(pybind11::module_& m);
 void register_build_info(pybind11::module_& m);
 void register_clock(pybind11::module_& m);
 void register_codecs(pybind11::module_& m);
-void register_cpu(pybind11::module_& m);
 void register_errors(pybind11::module_& m);
 void register_headers(pybind11::module_& m);
 void register_kernels(pybind11::module_& m);

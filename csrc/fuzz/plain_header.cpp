@@ -10,7 +10,7 @@ namespace {
 
 inline constexpr std::uint64_t kU32 = std::numeric_limits<std::uint32_t>::max();
 inline constexpr std::uint64_t kU63 = std::numeric_limits<std::int64_t>::max();
-inline constexpr std::size_t kAnyNumber = 1024;  // of arrays and maps in one another
+inline constexpr std::size_t kMaxPlainDepth = 1024;  // of arrays and maps in one another
 
 // A field as docs/wire-format.md has it. Where it has a default, that is a number, or no bytes.
 struct PlainField {
@@ -88,14 +88,16 @@ bool fits(const PlainField& field, const PlainValue& value) {
 
 }  // namespace
 
-// Collects the entries of a map, and stops at whatever leash.ps.wire.frames._unpack_map refuses.
+// Collects the entries of a map, and stops at whatever Python's msgpack refuses with the limits of
+// leash.ps.wire.frames. msgpack-c itself has no limits here, takes any bytes for a text, any value
+// for a key and any number for the type of an extension.
 struct HeaderVisitor : msgpack::null_visitor {
   explicit HeaderVisitor(PlainHeader& header_to_fill) : header(header_to_fill) {}
 
   bool visit_nil() { return take({}); }
   bool visit_boolean(bool value) { return take({kBool, value, {}}); }
   bool visit_positive_integer(std::uint64_t value) { return take({kInteger, value, {}}); }
-  // Of every signed form, whatever its sign.
+  // msgpack-c calls this for every signed form, whatever its sign.
   bool visit_negative_integer(std::int64_t value) {
     if (value < 0) return take({});
     return visit_positive_integer(static_cast<std::uint64_t>(value));
@@ -115,13 +117,13 @@ struct HeaderVisitor : msgpack::null_visitor {
   }
   bool start_array(std::uint32_t items) {
     if (items > 256 || !take({})) return false;
-    return ++depth <= kAnyNumber;
+    return ++depth <= kMaxPlainDepth;
   }
   bool end_array() { return leave(); }
   bool start_map(std::uint32_t entries) {
     if (entries > kMaxPlainEntries || (depth > 0 && !take({}))) return false;
     is_map = true;
-    return ++depth <= kAnyNumber;
+    return ++depth <= kMaxPlainDepth;
   }
   bool end_map() { return leave(); }
   bool start_map_key() {
@@ -160,7 +162,7 @@ bool PlainHeader::read(std::span<const std::byte> bytes) {
   try {
     const auto* const data = reinterpret_cast<const char*>(bytes.data());
     if (!msgpack::parse(data, bytes.size(), end, visitor)) return false;
-  } catch (const msgpack::ext_size_overflow&) {
+  } catch (const msgpack::ext_size_overflow&) {  // an extension of 4 GiB
     return false;
   }
   return end == bytes.size() && has_valid_fields();

@@ -188,3 +188,14 @@ def test_includes_are_read_as_the_preprocessor_reads_them(tmp_path: Path) -> Non
     )
     (tmp_path / "room" / "notes.md").write_text('#include "room/d.h"\n')
     assert includes_in(tmp_path) == {"room/a.cpp": {"room/a.h", "room/b.h"}}
+
+
+def test_a_type_is_defined_once_in_the_core() -> None:
+    """Two definitions of one name, in files that never meet, link without a word, and crash."""
+    definition = re.compile(r"^(?:struct|class|enum class) (\w+)[^;]*\{", re.MULTILINE)
+    files: dict[str, list[str]] = {}
+    for path in (CSRC / "core").rglob("*.h"):
+        for name in definition.findall(path.read_text()):
+            files.setdefault(name, []).append(path.name)
+    assert len(files) > 50
+    assert {name: where for name, where in files.items() if len(where) > 1} == {}

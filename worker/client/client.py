@@ -369,7 +369,7 @@ class Client:
         self.require_own_process()
         self._engine.pull(
             [encode(Pull(self.rank, self.incarnation, c.index, c.dtype)) for c in self.chunks],
-            parameters,
+            parameters.data,
         )
         self._finish_round()
         return self._engine.version
@@ -409,7 +409,7 @@ class Client:
         self._engine.tell(
             [encode(Publish(self.rank, self.incarnation, number, c.index, c.dtype))
              for c in self.chunks],
-            values, number,
+            values.data, number,
         )  # fmt: skip
         self._finish_round()
 
@@ -477,7 +477,10 @@ class Client:
             raise UsageError(f"rank 0 is an observer, which pushes nothing; {RANK_MEND}")
         due = self._options.due(self.rank, self.incarnation)
         table = self._options.number
-        self._engine.begin(self.steps + 1, count, gradients, parameters, absent, held, table)
+        self._engine.begin(
+            self.steps + 1, count, gradients.data, parameters.data, absent,
+            None if held is None else held.data, table,
+        )  # fmt: skip
         self.steps += 1
         self._is_step_open = True
         for request, payload in due:
@@ -643,7 +646,7 @@ class Client:
     def _init(self, parameters: Slab) -> None:
         self._engine.tell(
             [encode(Init(self.rank, self.incarnation, c.index, c.dtype)) for c in self.chunks],
-            parameters,
+            parameters.data,
         )
         self._finish_round()
 

@@ -1,3 +1,5 @@
+#include "core/shard_engine/shard_engine.h"
+
 #include <pybind11/stl.h>
 
 #include <memory>
@@ -13,7 +15,6 @@
 #include "bindings/counted_buffer.h"
 #include "bindings/register.h"
 #include "bindings/shared_shard.h"
-#include "core/shard_engine/shard_engine.h"
 
 namespace py = pybind11;
 
@@ -35,7 +36,7 @@ struct AnswerMemory {
 };
 
 // Takes over the message's reference to its payload.
-py::object payload_of(const Outgoing& message) {
+py::object payload_of(const OutgoingAnswer& message) {
   if (message.payload == nullptr) return py::none();
   if (auto* brought = dynamic_cast<PythonBuffer*>(message.payload)) {
     const HeldReference reference(brought);
@@ -137,7 +138,7 @@ class SharedEngine {
     engine_->take_outgoing(outgoing_);
     std::vector<Message> messages;
     messages.reserve(outgoing_.size());
-    for (const Outgoing& message : outgoing_) {
+    for (const OutgoingAnswer& message : outgoing_) {
       messages.emplace_back(message.route, python_bytes(message.written().bytes()),
                             payload_of(message), message.worker());
     }
@@ -155,7 +156,7 @@ class SharedEngine {
  private:
   SharedShard& shard_;
   std::optional<ShardEngine> engine_;
-  std::vector<Outgoing> outgoing_;
+  std::vector<OutgoingAnswer> outgoing_;
   std::vector<Buffer*> idle_;
 };
 
@@ -276,8 +277,7 @@ Each is route, header, payload or None, and the worker that it answers, which is
       .def(
           "take_heard", [](SharedEngine& self) { return self.engine().take_heard(); },
           "The workers that were heard since the last call, and when.")
-      .def_property_readonly("parked",
-                             [](SharedEngine& self) { return self.engine().parked(); });
+      .def_property_readonly("parked", [](SharedEngine& self) { return self.engine().parked(); });
 }
 
 }  // namespace leash::bindings

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "core/shard_engine/refusal.h"
+#include "core/shard_engine/refused.h"
 
 namespace leash {
 namespace {
@@ -12,7 +12,9 @@ constexpr std::size_t kOutboxMarginNbytes = 64;  // a chunk in a codec may be so
 constexpr std::size_t kMinChunkNbytes = 64 * 1024;
 constexpr std::size_t kMaxGroups = 4;
 
-std::size_t pages(std::size_t nbytes) { return (nbytes + kPageNbytes - 1) / kPageNbytes * kPageNbytes; }
+std::size_t pages(std::size_t nbytes) {
+  return (nbytes + kPageNbytes - 1) / kPageNbytes * kPageNbytes;
+}
 
 // Slab 0 or 1; the outbox comes after them.
 std::size_t place_of_slab(std::size_t slab_nbytes, std::size_t index) {
@@ -34,13 +36,13 @@ Attachment::Attachment(std::string route, Buffer* memory, bool has_outbox,
 
 void Attachment::require_slab(std::uint32_t slab) const {
   if (slab < kSlabs) return;
-  throw Refusal(codes::kBadSegment, "expected slab 0 or 1, got " + std::to_string(slab));
+  throw Refused(codes::kBadSegment, "expected slab 0 or 1, got " + std::to_string(slab));
 }
 
 void Attachment::require_fit(const PushHeader& push) const {
   require_slab(push.slab);
   if (push.nbytes == 0 || has_outbox_) return;
-  throw Refusal(codes::kBadSegment, "expected raw values: this segment has no outbox");
+  throw Refused(codes::kBadSegment, "expected raw values: this segment has no outbox");
 }
 
 void Attachment::require_fit(const PushHeader& push, std::uint32_t chunk) const {
@@ -51,7 +53,7 @@ void Attachment::require_fit(const PushHeader& push, std::uint32_t chunk) const 
     std::string text = "chunk " + std::to_string(chunk) + ": ";
     text += name_of(push.codec);
     text += " lies in the slab; expected nbytes 0, got " + std::to_string(push.nbytes);
-    throw Refusal(codes::kBadPayload, text);
+    throw Refused(codes::kBadPayload, text);
   }
 }
 

@@ -25,7 +25,7 @@ class Attachment {
   const std::string& route() const { return route_; }
   Buffer* memory() const { return memory_; }
 
-  // These throw a Refusal if the segment has no such memory, or it is not fit for the chunk.
+  // These throw Refused if the segment has no such memory, or it is not fit for the chunk.
   void require_slab(std::uint32_t slab) const;
   void require_fit(const PushHeader& push) const;
   void require_fit(const PushHeader& push, std::uint32_t chunk) const;

@@ -39,7 +39,8 @@ class Buffer {
 // Memory of the engine's own, for an answer that does not fit where its gradient lies.
 class OwnBuffer : public Buffer {
  public:
-  explicit OwnBuffer(std::size_t nbytes) : OwnBuffer(std::make_unique<std::byte[]>(nbytes), nbytes) {}
+  explicit OwnBuffer(std::size_t nbytes)
+      : OwnBuffer(std::make_unique<std::byte[]>(nbytes), nbytes) {}
 
  private:
   OwnBuffer(std::unique_ptr<std::byte[]> memory, std::size_t nbytes)

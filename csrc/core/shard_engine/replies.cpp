@@ -20,13 +20,13 @@ bool precedes(const ParamsHeader& params, const ParamsHeader& last) {
 
 // Parts of a normal run: no peer sent anything wrong.
 bool is_counted(std::string_view code) {
-  return code != codes::kStopping && code != codes::kSuperseded &&
-         code != codes::kMissingOptions && code != codes::kNonfinite;
+  return code != codes::kStopping && code != codes::kSuperseded && code != codes::kMissingOptions &&
+         code != codes::kNonfinite;
 }
 
 }  // namespace
 
-std::uint32_t Outgoing::worker() const {
+std::uint32_t OutgoingAnswer::worker() const {
   return std::visit(
       [](const auto& h) {
         return std::is_same_v<std::decay_t<decltype(h)>, ErrorHeader> ? 0U : h.worker;
@@ -34,7 +34,7 @@ std::uint32_t Outgoing::worker() const {
       header);
 }
 
-HeaderBytes Outgoing::written() const {
+HeaderBytes OutgoingAnswer::written() const {
   if (const auto* error = std::get_if<ErrorHeader>(&header)) {
     ErrorHeader told = *error;
     told.text = text;
@@ -46,7 +46,7 @@ HeaderBytes Outgoing::written() const {
 
 Replies::~Replies() {
   for (auto& [key, asked] : parked_) bin_.drop(asked.payload);
-  for (Outgoing& message : outgoing_) bin_.drop(message.payload);
+  for (OutgoingAnswer& message : outgoing_) bin_.drop(message.payload);
 }
 
 const Asked* Replies::waiting(std::uint32_t chunk, std::uint32_t worker) const {
@@ -94,7 +94,7 @@ void Replies::park(Asked asked) {
   bin_.drop(before.payload);
   // Only a worker that lost its connection asks twice; the old route is dead, or a copy.
   refuse(before.route,
-         Refusal(codes::kSuperseded, "step " + std::to_string(before.step) + " of chunk " +
+         Refused(codes::kSuperseded, "step " + std::to_string(before.step) + " of chunk " +
                                          std::to_string(before.chunk) + ": asked again"),
          before.worker, before.step, before.chunk);
 }
@@ -171,11 +171,11 @@ void Replies::join(std::string route, const ParamsHeader& params) {
 }
 
 void Replies::flush() {
-  for (Outgoing& message : unsent_) outgoing_.push_back(std::move(message));
+  for (OutgoingAnswer& message : unsent_) outgoing_.push_back(std::move(message));
   unsent_.clear();
 }
 
-void Replies::refuse(std::string_view route, const Refusal& refusal, std::uint32_t worker,
+void Replies::refuse(std::string_view route, const Refused& refusal, std::uint32_t worker,
                      std::uint64_t step, std::uint32_t chunk) {
   if (is_counted(refusal.code())) ++counts_.refusals[refusal.code()];
   const ErrorHeader error{refusal.code(), {}, worker, step, chunk, refusal.clock()};

@@ -11,13 +11,13 @@
 #include "core/shard/push.h"
 #include "core/shard_engine/buffer.h"
 #include "core/shard_engine/records.h"
-#include "core/shard_engine/refusal.h"
+#include "core/shard_engine/refused.h"
 #include "core/wire/headers.h"
 
 namespace leash {
 
 // A message that is to be sent. It has a reference to its payload, which goes to whoever takes it.
-struct Outgoing {
+struct OutgoingAnswer {
   std::string route;
   std::variant<ParamsHeader, OkHeader, ErrorHeader> header;
   std::string text = {};  // of an error, whose header is given it when it is written
@@ -35,10 +35,10 @@ struct Asked {
   std::uint32_t chunk = 0;
   std::uint64_t step = 0;
   bool wants_parameters = false;
-  std::uint64_t has = 0;                   // as the header has it
-  WireCodec codec = WireCodec::kF32;       // of the parameters
-  Buffer* payload = nullptr;               // the answer's; null: the parameters lie in a segment
-  std::size_t nbytes = 0;                  // of the parameters, in that payload or in the segment
+  std::uint64_t has = 0;              // as the header has it
+  WireCodec codec = WireCodec::kF32;  // of the parameters
+  Buffer* payload = nullptr;          // the answer's; null: the parameters lie in a segment
+  std::size_t nbytes = 0;             // of the parameters, in that payload or in the segment
   bool again = false;  // the request is a duplicate, whose step was answered and counted before
   std::uint64_t place = 0;  // in the order in which requests began to wait
 };
@@ -62,15 +62,15 @@ class Replies {
   void answer(const std::vector<Reply>& replies, double now_s);
   void flush();
 
-  void refuse(std::string_view route, const Refusal& refusal, std::uint32_t worker,
+  void refuse(std::string_view route, const Refused& refusal, std::uint32_t worker,
               std::uint64_t step, std::uint32_t chunk);
-  void send(Outgoing message) { outgoing_.push_back(std::move(message)); }
+  void send(OutgoingAnswer message) { outgoing_.push_back(std::move(message)); }
 
   void forget(std::uint32_t worker);
   // Takes out all that wait, in the order in which they came. The caller drops their payloads.
   std::vector<Asked> take_parked();
   // Puts the messages that are to be sent in place of what `outgoing` held.
-  void take(std::vector<Outgoing>& outgoing) {
+  void take(std::vector<OutgoingAnswer>& outgoing) {
     outgoing.clear();
     outgoing.swap(outgoing_);
   }
@@ -91,8 +91,8 @@ class Replies {
   std::map<Key, Asked> parked_;
   std::uint64_t places_ = 0;
   std::vector<std::map<Key, Asked>::node_type> spare_;  // of requests that were answered
-  std::vector<Outgoing> outgoing_;
-  std::vector<Outgoing> unsent_;  // answers about segments, which may still be joined
+  std::vector<OutgoingAnswer> outgoing_;
+  std::vector<OutgoingAnswer> unsent_;  // answers about segments, which may still be joined
 };
 
 }  // namespace leash

@@ -3,7 +3,7 @@
 #include <array>
 #include <utility>
 
-#include "core/shard_engine/refusal.h"
+#include "core/shard_engine/refused.h"
 
 namespace leash {
 namespace {
@@ -60,9 +60,9 @@ void ServedChunks::require_known(std::int64_t chunk) const {
   const std::int64_t place = chunk - std::int64_t{map_.first_chunk};
   if (place >= 0 && static_cast<std::size_t>(place) < specs_.size()) return;
   std::string text = "chunk " + std::to_string(chunk) + ": ";
-  if (specs_.empty()) throw Refusal(codes::kUnknownChunk, text + "this shard has no chunk at all");
+  if (specs_.empty()) throw Refused(codes::kUnknownChunk, text + "this shard has no chunk at all");
   const std::uint64_t last = map_.first_chunk + specs_.size() - 1;
-  throw Refusal(codes::kUnknownChunk, text + "expected " + std::to_string(map_.first_chunk) +
+  throw Refused(codes::kUnknownChunk, text + "expected " + std::to_string(map_.first_chunk) +
                                           " to " + std::to_string(last));
 }
 
@@ -80,7 +80,7 @@ void ServedChunks::require_carries(WireCodec codec, std::uint32_t chunk) const {
   text += chunk_spec.kind == ChunkKind::kParameter ? " parameters" : " buffers";
   text += ": expected codec " + known + ", got '";
   text += name_of(codec);
-  throw Refusal(codes::kBadHeader, text + "'");
+  throw Refused(codes::kBadHeader, text + "'");
 }
 
 void ServedChunks::require_size(WireCodec codec, std::uint32_t chunk, std::size_t nbytes) const {
@@ -93,7 +93,7 @@ void ServedChunks::require_size(WireCodec codec, std::uint32_t chunk, std::size_
   text += std::to_string(most) + " bytes (";
   text += name_of(codec);
   text += ", " + std::to_string(chunk_spec.values) + " values), got " + std::to_string(nbytes);
-  throw Refusal(codes::kBadPayload, text);
+  throw Refused(codes::kBadPayload, text);
 }
 
 bool ServedChunks::require_absent(const PushHeader& push) const {
@@ -103,9 +103,8 @@ bool ServedChunks::require_absent(const PushHeader& push) const {
   bool all = true;
   bool fits = true;
   for (std::size_t bit = 0; bit < 8 * push.absent.size() || bit < count; ++bit) {
-    const bool is_set =
-        bit / 8 < push.absent.size() &&
-        ((static_cast<unsigned char>(push.absent[bit / 8]) >> (bit % 8)) & 1U) != 0;
+    const bool is_set = bit / 8 < push.absent.size() &&
+                        ((static_cast<unsigned char>(push.absent[bit / 8]) >> (bit % 8)) & 1U) != 0;
     any |= is_set;
     if (bit < count) {
       all &= is_set;
@@ -118,7 +117,7 @@ bool ServedChunks::require_absent(const PushHeader& push) const {
     std::string text = push.wants_parameters ? "push_pull" : "push";
     text += ".absent: expected ";
     text += is_buffer ? "none of a buffer" : "bits of " + std::to_string(count) + " slots";
-    throw Refusal(codes::kBadHeader, text + ", got " + hex_of(push.absent, 40));
+    throw Refused(codes::kBadHeader, text + ", got " + hex_of(push.absent, 40));
   }
   return any && all;
 }

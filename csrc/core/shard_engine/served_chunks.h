@@ -16,8 +16,8 @@ namespace leash {
 // Of the whole model, and of the shard's own chunks.
 struct ModelMap {
   std::size_t slab_nbytes = 0;
-  std::uint32_t first_chunk = 0;            // of this shard
-  std::vector<std::size_t> starts = {};     // where each of its chunks begins in a slab
+  std::uint32_t first_chunk = 0;             // of this shard
+  std::vector<std::size_t> starts = {};      // where each of its chunks begins in a slab
   std::vector<std::string> slot_names = {};  // of all slots of the model
 };
 
@@ -33,7 +33,7 @@ class ServedChunks {
   std::size_t start(std::uint32_t chunk) const { return map_.starts[chunk - map_.first_chunk]; }
   std::size_t stop(std::uint32_t chunk) const { return start(chunk) + spec(chunk).nbytes(); }
 
-  // Each of these throws a Refusal.
+  // Each of these throws Refused.
   void require_known(std::int64_t chunk) const;
   void require_carries(WireCodec codec, std::uint32_t chunk) const;
   void require_size(WireCodec codec, std::uint32_t chunk, std::size_t nbytes) const;

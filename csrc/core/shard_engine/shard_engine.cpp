@@ -75,7 +75,7 @@ void ShardEngine::stop(const std::string& reason) {
   for (Asked& asked : replies_.take_parked()) {
     shard_.unpark(asked.chunk, asked.worker);
     bin_.drop(asked.payload);
-    replies_.refuse(asked.route, Refusal(codes::kStopping, reason), asked.worker, asked.step,
+    replies_.refuse(asked.route, Refused(codes::kStopping, reason), asked.worker, asked.step,
                     asked.chunk);
   }
   collect();
@@ -90,7 +90,7 @@ bool ShardEngine::receive(const Incoming& message) {
   member->second.is_news = true;
   try {
     push(message, *header);
-  } catch (const Refusal& refusal) {
+  } catch (const Refused& refusal) {
     replies_.refuse(message.route, refusal, header->worker, header->step, header->chunk);
   }
   replies_.flush();
@@ -153,8 +153,7 @@ void ShardEngine::push(const Incoming& message, const PushHeader& header) {
       return;
     }
     if (!header.wants_parameters) {
-      throw Refusal(codes::kBadFrames,
-                    "push: expected a payload, since not all slots are absent");
+      throw Refused(codes::kBadFrames, "push: expected a payload, since not all slots are absent");
     }
   }
   push_segment(message, header);
@@ -166,9 +165,8 @@ void ShardEngine::push_payload(const Incoming& message, const PushHeader& header
   Buffer* const payload = message.payload;
   chunks_.require_size(header.codec, header.chunk, payload->nbytes());
   if (!header.absent.empty()) static_cast<void>(chunks_.require_absent(header));
-  if (header.wants_parameters &&
-      (header.chunks != 1 || header.slab != 0 || header.nbytes != 0)) {
-    throw Refusal(codes::kBadHeader,
+  if (header.wants_parameters && (header.chunks != 1 || header.slab != 0 || header.nbytes != 0)) {
+    throw Refused(codes::kBadHeader,
                   "push_pull: expected no chunks, slab and nbytes beside a payload");
   }
   require_open();
@@ -225,7 +223,7 @@ void ShardEngine::push_segment(const Incoming& message, const PushHeader& header
   const bool is_run = header.nbytes == 0 && header.absent.empty();
   const std::uint64_t most = is_run ? std::uint64_t{header.chunk} + 1 : 1;
   if (header.chunks < 1 || header.chunks > most) {
-    throw Refusal(codes::kBadHeader, "push_pull.chunks: expected 1 to " + std::to_string(most) +
+    throw Refused(codes::kBadHeader, "push_pull.chunks: expected 1 to " + std::to_string(most) +
                                          ", got " + std::to_string(header.chunks));
   }
   const auto count = static_cast<std::uint32_t>(header.chunks);
@@ -238,7 +236,7 @@ void ShardEngine::push_segment(const Incoming& message, const PushHeader& header
     const std::uint32_t chunk = header.chunk - i;
     try {
       push_chunk(message, header, chunk, source_in_segment(attachment, header, chunk));
-    } catch (const Refusal& refusal) {  // the chunks after it have answers of their own
+    } catch (const Refused& refusal) {  // the chunks after it have answers of their own
       replies_.refuse(message.route, refusal, header.worker, header.step, chunk);
     }
   }
@@ -263,8 +261,8 @@ ShardEngine::Source ShardEngine::source_in_segment(const Attachment& attachment,
   return source;
 }
 
-void ShardEngine::push_chunk(const Incoming& message, const PushHeader& header,
-                             std::uint32_t chunk, const Source& source) {
+void ShardEngine::push_chunk(const Incoming& message, const PushHeader& header, std::uint32_t chunk,
+                             const Source& source) {
   require_answered(header, chunk);
   counts_.bytes_pushed += source.nbytes;
   require_not_refused(header, chunk);
@@ -276,17 +274,17 @@ void ShardEngine::push_chunk(const Incoming& message, const PushHeader& header,
   }
   shard_.push(pushed, result_);
   require_taken(result_, header, chunk);
-  Asked asked{.route = std::string(message.route),
-              .worker = header.worker,
-              .chunk = chunk,
-              .step = header.step,
-              .wants_parameters = header.wants_parameters,
-              .has = header.has,
-              .codec = source.answer_codec,
-              .payload = source.payload,
-              .nbytes = source.payload != nullptr ? source.payload->nbytes()
-                                                  : chunks_.spec(chunk).nbytes(),
-              .again = result_.outcome == Outcome::kDuplicate};
+  Asked asked{
+      .route = std::string(message.route),
+      .worker = header.worker,
+      .chunk = chunk,
+      .step = header.step,
+      .wants_parameters = header.wants_parameters,
+      .has = header.has,
+      .codec = source.answer_codec,
+      .payload = source.payload,
+      .nbytes = source.payload != nullptr ? source.payload->nbytes() : chunks_.spec(chunk).nbytes(),
+      .again = result_.outcome == Outcome::kDuplicate};
   if (asked.payload != nullptr) asked.payload->add_reference();
   settle(message, header, std::move(asked));
 }
@@ -307,7 +305,7 @@ Push ShardEngine::core_push(const PushHeader& header, std::uint32_t chunk, const
       pushed.gradient.encoded = parse(core_codec(source.codec), source.data, source.nbytes,
                                       spec.values, size_of(spec.dtype));
     } catch (const std::invalid_argument& error) {
-      throw Refusal(codes::kBadPayload, chunk_name(chunk) + ": " + error.what());
+      throw Refused(codes::kBadPayload, chunk_name(chunk) + ": " + error.what());
     }
     absent_.assign(header.absent.begin(), header.absent.end());
   } else {
@@ -362,15 +360,16 @@ void ShardEngine::on_nonfinite(const PushHeader& header, std::uint32_t chunk, st
                       .step = header.step,
                       .slot = slot});
   if (nonfinite_ != Nonfinite::kRaise) return;
-  const bool is_gathered = shard_.rule().gather != Gather::kEach ||
-                           chunks_.spec(chunk).kind == ChunkKind::kBuffer;
+  const bool is_gathered =
+      shard_.rule().gather != Gather::kEach || chunks_.spec(chunk).kind == ChunkKind::kBuffer;
   std::string text = "step " + std::to_string(header.step) + " of worker " +
                      std::to_string(header.worker) + ": slot " + chunks_.name_of_slot(slot);
-  text += is_gathered ? " has a NaN or an infinity in what was pushed; nothing of its chunk was taken"
-                      : " would have a NaN or an infinity after its update; the block of 1,024 "
-                        "values with it was left out, the rest was applied";
+  text += is_gathered
+              ? " has a NaN or an infinity in what was pushed; nothing of its chunk was taken"
+              : " would have a NaN or an infinity after its update; the block of 1,024 "
+                "values with it was left out, the rest was applied";
   bad_.insert_or_assign({header.worker, chunk}, std::pair(header.step, text));
-  throw Refusal(codes::kNonfinite, text);
+  throw Refused(codes::kNonfinite, text);
 }
 
 // Tells of the means that would have overflowed, though no gradient of theirs did.
@@ -393,7 +392,7 @@ void ShardEngine::collect() {
 // What a push must be.
 
 void ShardEngine::require_open() const {
-  if (!closed_code_.empty()) throw Refusal(closed_code_, closed_text_);
+  if (!closed_code_.empty()) throw Refused(closed_code_, closed_text_);
 }
 
 // Refuses a push that is to be applied by other options than this worker's newest.
@@ -403,11 +402,10 @@ void ShardEngine::require_options(const PushHeader& header, double now_s) {
   const Options given = found == options_.end() ? Options{} : found->second;
   if (header.table != given.number) {
     if (is_repeated(header)) return;
-    throw Refusal(codes::kMissingOptions,
-                  "worker " + std::to_string(header.worker) + ", step " +
-                      std::to_string(header.step) + ": goes by options " +
-                      std::to_string(header.table) + ", the newest are " +
-                      std::to_string(given.number));
+    throw Refused(codes::kMissingOptions, "worker " + std::to_string(header.worker) + ", step " +
+                                              std::to_string(header.step) + ": goes by options " +
+                                              std::to_string(header.table) + ", the newest are " +
+                                              std::to_string(given.number));
   }
   compare_options(header, given, now_s);
 }
@@ -452,31 +450,30 @@ bool ShardEngine::is_repeated(const PushHeader& header) const {
 void ShardEngine::require_answered(const PushHeader& header, std::uint32_t chunk) const {
   const Asked* const waiting = replies_.waiting(chunk, header.worker);
   if (waiting == nullptr || header.step != waiting->step + 1) return;
-  throw Refusal(codes::kTooMany, chunk_and_worker(chunk, header.worker) + ": step " +
-                                     std::to_string(waiting->step) +
-                                     " still waits for its answer, got step " +
-                                     std::to_string(header.step));
+  throw Refused(codes::kTooMany,
+                chunk_and_worker(chunk, header.worker) + ": step " + std::to_string(waiting->step) +
+                    " still waits for its answer, got step " + std::to_string(header.step));
 }
 
 void ShardEngine::require_not_refused(const PushHeader& header, std::uint32_t chunk) const {
   if (bad_.empty()) return;
   const auto found = bad_.find({header.worker, chunk});
   if (found == bad_.end() || found->second.first != header.step) return;
-  throw Refusal(codes::kNonfinite, found->second.second);
+  throw Refused(codes::kNonfinite, found->second.second);
 }
 
 void ShardEngine::require_taken(const PushResult& result, const PushHeader& header,
                                 std::uint32_t chunk) {
   switch (result.outcome) {
     case Outcome::kGap:
-      throw Refusal(codes::kResync,
+      throw Refused(codes::kResync,
                     chunk_and_worker(chunk, header.worker) + ": expected step " +
                         std::to_string(result.clock + 1) + ", got " + std::to_string(header.step),
                     result.clock);
     case Outcome::kUninitialized:
-      throw Refusal(codes::kNotReady, chunk_name(chunk) + " has no values yet: send init first");
+      throw Refused(codes::kNotReady, chunk_name(chunk) + " has no values yet: send init first");
     case Outcome::kNotLive:
-      throw Refusal(codes::kEvicted, "worker " + std::to_string(header.worker) +
+      throw Refused(codes::kEvicted, "worker " + std::to_string(header.worker) +
                                          ": not live; say hello again to go on");
     default:
       return;
@@ -488,10 +485,10 @@ const Attachment& ShardEngine::require_attachment(const Incoming& message,
   const std::string who = "worker " + std::to_string(header.worker);
   const auto found = attachments_.find(header.worker);
   if (found == attachments_.end()) {
-    throw Refusal(codes::kBadSegment, who + ": expected a payload, or attach before");
+    throw Refused(codes::kBadSegment, who + ": expected a payload, or attach before");
   }
   if (found->second.route() != message.route) {
-    throw Refusal(codes::kSuperseded, who + ": attached over another connection");
+    throw Refused(codes::kSuperseded, who + ": attached over another connection");
   }
   return found->second;
 }

@@ -23,7 +23,7 @@
 #include "core/shard_engine/attachment.h"
 #include "core/shard_engine/buffer.h"
 #include "core/shard_engine/records.h"
-#include "core/shard_engine/refusal.h"
+#include "core/shard_engine/refused.h"
 #include "core/shard_engine/replies.h"
 #include "core/shard_engine/served_chunks.h"
 
@@ -80,14 +80,14 @@ class ShardEngine {
   void note_options(std::uint32_t worker, std::uint64_t number, std::uint64_t table);
 
   // Answers a pull of a chunk that has values, in a codec that parameters have. worker: none for an
-  // observer. Throws a Refusal if the shard has no such chunk.
+  // observer. Throws Refused if the shard has no such chunk.
   void pull(std::string_view route, std::uint32_t chunk, std::optional<std::uint32_t> worker,
             WireCodec codec, double now_s);
 
   // What comes of it.
 
   // These put what has come up since the last call in place of what the argument held.
-  void take_outgoing(std::vector<Outgoing>& outgoing) { replies_.take(outgoing); }
+  void take_outgoing(std::vector<OutgoingAnswer>& outgoing) { replies_.take(outgoing); }
   void take_records(std::vector<Record>& records) {
     records.clear();
     records.swap(records_);
@@ -124,7 +124,7 @@ class ShardEngine {
     Buffer* payload = nullptr;  // of the answer; null: in a segment
   };
 
-  // The parts of receive(). They throw a Refusal.
+  // The parts of receive(). They throw Refused.
   void push(const Incoming& message, const PushHeader& header);
   void push_payload(const Incoming& message, const PushHeader& header);
   void push_nothing(const Incoming& message, const PushHeader& header);

@@ -45,7 +45,7 @@ TEST_CASE("a shard without chunks says so") {
   const HeaderBytes written(ServedTeam::header(1, 1, 7));
   OwnBuffer payload(16);
   CHECK(engine.receive({"1", written.bytes(), &payload, 1.0}));
-  std::vector<Outgoing> outgoing;
+  std::vector<OutgoingAnswer> outgoing;
   engine.take_outgoing(outgoing);
   REQUIRE(outgoing.size() == 1);
   CHECK(outgoing[0].text == "chunk 7: this shard has no chunk at all");

@@ -110,7 +110,7 @@ TEST_CASE("a pull lets go who waits for the one that pulls") {
         Said{"2: params 0.0 version 1 bf16 = -1 x 4", "1: params 1.0 version 1 lag 1 = -1 x 4"});
   team.engine->pull("observer", 0, std::nullopt, WireCodec::kF32, ++team.now_s);
   CHECK(team.said() == Said{"observer: params 0.0 version 1 = -1 x 4"});
-  CHECK_THROWS_AS(team.engine->pull("2", 4, 2, WireCodec::kF32, ++team.now_s), Refusal);
+  CHECK_THROWS_AS(team.engine->pull("2", 4, 2, WireCodec::kF32, ++team.now_s), Refused);
 }
 
 TEST_CASE("who leaves is not answered, and is not waited for") {
@@ -264,7 +264,7 @@ TEST_CASE("in a steady state the engine allocates nothing for a push, in a segme
       for (const std::uint32_t worker : {1u, 2u}) {
         if (in_segment) team.attach(worker, std::to_string(worker));
       }
-      std::vector<Outgoing> outgoing;
+      std::vector<OutgoingAnswer> outgoing;
       std::vector<Record> records;
       std::vector<Buffer*> idle;
       std::size_t most = 0;
@@ -276,7 +276,7 @@ TEST_CASE("in a steady state the engine allocates nothing for a push, in a segme
           const std::size_t before = allocations();
           team.engine->receive({route, written.bytes(), payload, static_cast<double>(step)});
           team.engine->take_outgoing(outgoing);
-          for (const Outgoing& message : outgoing) team.engine->drop(message.payload);
+          for (const OutgoingAnswer& message : outgoing) team.engine->drop(message.payload);
           team.engine->drop(payload);
           team.engine->take_records(records);
           team.engine->take_idle(idle);

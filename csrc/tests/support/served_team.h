@@ -132,7 +132,7 @@ class ServedTeam {
   Said said() {
     Said all;
     engine->take_outgoing(outgoing_);
-    for (const Outgoing& message : outgoing_) {
+    for (const OutgoingAnswer& message : outgoing_) {
       all.push_back(message.route + ": " + words_of(message));
       engine->drop(message.payload);
     }
@@ -187,7 +187,7 @@ class ServedTeam {
              std::to_string(error.chunk) + number("clock", error.clock) + ": ";
     return words += error.text;
   }
-  static std::string words_of(const Outgoing& message) {
+  static std::string words_of(const OutgoingAnswer& message) {
     const HeaderBytes written = message.written();
     const Answer answer = read_answer(written.bytes());
     if (const auto* error = std::get_if<ErrorHeader>(&answer)) {
@@ -238,7 +238,7 @@ class ServedTeam {
     idle_.clear();
   }
 
-  std::vector<Outgoing> outgoing_;
+  std::vector<OutgoingAnswer> outgoing_;
   std::vector<Buffer*> idle_;
 };
 

@@ -20,7 +20,7 @@ from leash.ps.errors import ArgumentError, UsageError
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Report
 from leash.worker import PSOptimizer
-from leash.worker.client import Client
+from leash.worker.client import Client, StepInfo
 from support.servers import RunningServer, serving
 
 LR = 0.5
@@ -38,7 +38,9 @@ class Line:
         self.count = 0
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> "Line | None":
-        if not any(part in frame.f_code.co_filename for part in OURS):
+        code = frame.f_code
+        # How many lines a worker spins for an answer differs from step to step.
+        if not any(part in code.co_filename for part in OURS) or code.co_name == "_spin":
             return None
         if event == "line":
             self.count += 1
@@ -171,7 +173,7 @@ def test_a_step_that_is_broken_off_at_any_line_is_followed_by_one_that_is_torchs
             assert torch.equal(made.values(), before - every * LR), f"line {at} of {lines}"
             assert torch.equal(made.values(), made.served()), f"line {at} of {lines}"
         assert len(points) >= POINTS
-        assert len(made.said) > POINTS // 2  # a step that was broken off is told
+        assert len(made.said) > POINTS // 3  # a step that was broken off is told
         assert made.optimizer.evictions == 0
 
 
@@ -195,11 +197,20 @@ def test_joining_again_may_be_broken_off_too() -> None:
 
 
 def test_gradients_that_were_computed_before_the_worker_joined_again_are_left_out_and_that_is_told(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    finish = Client.finish_step
+
+    def finish_and_break_off(client: Client) -> StepInfo:
+        finish(client)
+        raise KeyboardInterrupt
+
     with training() as made:
         made.step()
-        lines = lines_of(made.step)
-        assert broken_off(made.step, lines - 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "finish_step", finish_and_break_off)
+            with pytest.raises(KeyboardInterrupt):
+                made.step()
         told = len(made.said)
         made.loss().backward()  # type: ignore[no-untyped-call]
         made.optimizer.step()

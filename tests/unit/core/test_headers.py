@@ -34,8 +34,6 @@ HOT_ANSWERS: Final = table([Params, Ok, Error])
 HOT: Final = (*PUSHES.values(), *HOT_ANSWERS.values())
 SMALL: Final = {"worker", "chunk", "samples", "slab"}
 
-every_hot_verb = pytest.mark.parametrize("cls", HOT, ids=lambda cls: cls.verb)
-
 texts = st.text(max_size=40) | st.builds(
     lambda character, n: character * n, st.sampled_from("aé€😀"), st.integers(0, 513)
 )
@@ -167,31 +165,23 @@ def mutated_headers(draw: st.DrawFn) -> bytes:
     return bytes(header)
 
 
-@every_hot_verb
-@given(st.data())
-def test_a_header_has_the_bytes_of_encode(cls: type[Message], data: st.DataObject) -> None:
-    message = data.draw(messages(cls))
+@given(hot_messages)
+def test_a_header_has_the_bytes_of_encode(message: Message) -> None:
     assert write(message) == encode(message)
 
 
-@every_hot_verb
-@given(st.data())
-def test_what_encode_wrote_is_read_with_equal_fields(
-    cls: type[Message], data: st.DataObject
-) -> None:
-    message = data.draw(messages(cls))
-    assert read(encode(message)) == {"t": cls.verb, **asdict(message)}
+@given(hot_messages)
+def test_what_encode_wrote_is_read_with_equal_fields(message: Message) -> None:
+    assert read(encode(message)) == {"t": message.verb, **asdict(message)}
 
 
-@every_hot_verb
-@given(st.data())
+@given(hot_messages, st.data())
 def test_fields_come_in_any_order_and_width_with_their_defaults(
-    cls: type[Message], data: st.DataObject
+    message: Message, data: st.DataObject
 ) -> None:
-    message = data.draw(messages(cls))
     entries = data.draw(st.permutations(entries_of(message)))
     header = packed([(name, data.draw(in_any_width(value))) for name, value in entries])
-    expected = {"t": cls.verb, **asdict(message)}
+    expected = {"t": message.verb, **asdict(message)}
     assert read(header) == (expected if len(header) <= MAX_HEADER_NBYTES else None)
 
 
@@ -282,10 +272,9 @@ def test_a_codec_that_is_not_known_is_left_to_python(cls: type[Message]) -> None
 OTHERS: Final = {*CONTROL_REQUESTS, *DATA_REQUESTS, *ANSWERS} - {*HOT}
 
 
-@every_hot_verb
-@given(st.data())
-def test_headers_of_other_verbs_are_left_to_python(cls: type[Message], data: st.DataObject) -> None:
-    fields_by_name = asdict(data.draw(messages(cls)))
+@given(hot_messages)
+def test_headers_of_other_verbs_are_left_to_python(message: Message) -> None:
+    fields_by_name = asdict(message)
     for other in OTHERS:
         assert read(msgpack.packb({"v": 1, "t": other.verb, **fields_by_name})) is None
         named = {field.name: fields_by_name.get(field.name, 0) for field in fields(other)}

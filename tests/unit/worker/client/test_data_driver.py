@@ -122,16 +122,16 @@ class Worker:
             self.driver.look_after(self.line, WAIT_MS)
 
     def push(self, step: int, table: int = 0) -> None:
-        self.engine.begin(step, 1, self.slab, self.slab, table=table)
+        self.engine.begin(step, 1, self.slab.data, self.slab.data, table=table)
         self.engine.ready(0)
         self.driver.send(self.line)
 
     def publish(self, number: int) -> None:
-        self.engine.tell([encode(Publish(1, 7, number, 0, "f32"))], self.slab, number)
+        self.engine.tell([encode(Publish(1, 7, number, 0, "f32"))], self.slab.data, number)
         self.driver.send(self.line)
 
     def pull(self) -> None:
-        self.engine.pull([encode(Pull(1, 7, 0, "f32"))], self.slab)
+        self.engine.pull([encode(Pull(1, 7, 0, "f32"))], self.slab.data)
         self.driver.send(self.line)
 
     def attach(self, server: FakeServer) -> None:
@@ -250,7 +250,7 @@ def test_an_attach_that_was_lost_is_sent_with_a_new_number(
 
 def set_options(worker: Worker, number: int) -> None:
     """Begins step 1, which goes by these options."""
-    worker.engine.begin(1, 1, worker.slab, worker.slab, table=number)
+    worker.engine.begin(1, 1, worker.slab.data, worker.slab.data, table=number)
     worker.engine.set_options(number, encode(options(number)), b"table")
     worker.driver.send(worker.line)
 
@@ -385,7 +385,7 @@ def test_an_error_of_the_server_is_raised_with_all_that_it_says(
     worker.push(3)
     server.take()
     server.answer(error_message(ResyncError("expected step 2", 1), 1, 3, 0))
-    with pytest.raises(ResyncError, match="^expected step 2$") as caught:
+    with pytest.raises(ResyncError, match=r"^expected step 2$") as caught:
         worker.driver.finish()
     assert caught.value.clock == 1
 

@@ -36,10 +36,10 @@ constexpr std::string_view find(std::string_view name) {
 }  // namespace codes
 
 // A request that has changed nothing (but see kNonfinite), and gets an `error`.
-class Refusal : public std::exception {
+class Refused : public std::exception {
  public:
   // code: one of `codes`. clock: the newest step that was taken, with kResync.
-  Refusal(std::string_view code, std::string text, std::uint64_t clock = 0)
+  Refused(std::string_view code, std::string text, std::uint64_t clock = 0)
       : code_(code), text_(std::move(text)), clock_(clock) {}
 
   std::string_view code() const { return code_; }
