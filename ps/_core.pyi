@@ -13,17 +13,22 @@ import typing_extensions
 __all__: list[str] = [
     "AdagradOptions",
     "AdamOptions",
+    "AnswerMemory",
     "ChunkSpec",
     "DelayCompensation",
+    "EngineCounts",
     "Nonfinite",
     "Outcome",
     "Overflow",
     "PushResult",
+    "Record",
+    "RecordKind",
     "Reply",
     "Rule",
     "Schedule",
     "SgdOptions",
     "Shard",
+    "ShardEngine",
     "ShardStats",
     "SimulatedChunk",
     "SimulatedPush",
@@ -990,24 +995,6 @@ class Shard:
         for the i-th slot that has a part in the chunk; they are not updated, and count as zeros in a mean
         for which others have a gradient. Without payload all are absent.
         """
-    def push_run(
-        self,
-        chunk: typing.SupportsInt | typing.SupportsIndex,
-        count: typing.SupportsInt | typing.SupportsIndex,
-        worker: typing.SupportsInt | typing.SupportsIndex,
-        step: typing.SupportsInt | typing.SupportsIndex,
-        samples: typing.SupportsInt | typing.SupportsIndex,
-        region: typing_extensions.Buffer,
-        wants_payload: bool,
-        now_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-    ) -> list[PushResult]:
-        """
-        Pushes chunk, chunk - 1, ... (count of them), whose raw payloads lie in one region.
-
-        The region begins with the lowest of these chunks; each begins at the next multiple of 64 bytes
-        after the one before it. The answers are written to the same places. Returns the results in the
-        order of the pushes.
-        """
     def set_lr(self, lr: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
     def set_options(
         self,
@@ -1099,6 +1086,221 @@ class Shard:
     def chunks(self) -> int: ...
     @property
     def initialized_chunks(self) -> int: ...
+
+class AnswerMemory:
+    pass
+
+class RecordKind:
+    """
+    Members:
+
+      PUSH
+
+      REPLY
+
+      DUPLICATE
+
+      NONFINITE
+
+      OPTIONS_DIFFER
+    """
+
+    DUPLICATE = ...
+    NONFINITE = ...
+    OPTIONS_DIFFER = ...
+    PUSH = ...
+    REPLY = ...
+    __members__: typing.ClassVar[dict[str, RecordKind]]
+    @typing.overload
+    def __eq__(self, other: RecordKind) -> bool: ...
+    @typing.overload
+    def __eq__(self, other: typing.Any) -> bool: ...
+    def __getstate__(self) -> int: ...
+    def __hash__(self) -> int: ...
+    def __index__(self) -> int: ...
+    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def __int__(self) -> int: ...
+    @typing.overload
+    def __ne__(self, other: RecordKind) -> bool: ...
+    @typing.overload
+    def __ne__(self, other: typing.Any) -> bool: ...
+    def __repr__(self) -> str: ...
+    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def __str__(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class Record:
+    """
+    One thing that happened at a shard, for metrics and events.
+    """
+    @property
+    def at_s(self) -> float: ...
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def dropped(self) -> bool: ...
+    @property
+    def kind(self) -> RecordKind: ...
+    @property
+    def lag(self) -> int: ...
+    @property
+    def other(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def staleness(self) -> int: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def worker(self) -> int: ...
+
+class EngineCounts:
+    """
+    What was counted of a shard's messages.
+    """
+    @property
+    def bytes_answered(self) -> int: ...
+    @property
+    def bytes_pushed(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def duplicates(self) -> int: ...
+    @property
+    def max_lag(self) -> int: ...
+    @property
+    def max_staleness(self) -> int: ...
+    @property
+    def nonfinite_chunks(self) -> int: ...
+    @property
+    def refusals(self) -> dict[str, int]:
+        """
+        By code.
+        """
+    @property
+    def replies(self) -> int: ...
+    @property
+    def staleness_sum(self) -> int: ...
+
+class ShardEngine:
+    """
+    A shard's part in the protocol, without sockets.
+
+    It takes the pushes of the workers that were admitted. While it is used, nobody else pushes to the
+    shard, pulls from it for a worker, or has a worker leave. For one thread.
+    """
+    def __init__(
+        self,
+        shard: Shard,
+        *,
+        slab_nbytes: typing.SupportsInt | typing.SupportsIndex,
+        first_chunk: typing.SupportsInt | typing.SupportsIndex,
+        starts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        slot_names: collections.abc.Sequence[str],
+        nonfinite: Nonfinite,
+    ) -> None:
+        """
+        slab_nbytes: of the whole model. starts: where each of the shard's chunks begins in a
+        slab. slot_names: of the whole model's slots. nonfinite: what the shard was made with.
+        """
+    def admit(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        incarnation: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Takes this worker's pushes from now on, if they are of this incarnation.
+        """
+    def attach(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        route: typing_extensions.Buffer,
+        memory: typing_extensions.Buffer,
+    ) -> None:
+        """
+        Takes this worker's pushes without a payload from its segment, for this route.
+
+        ValueError unless the memory has the size of a segment of this model.
+        """
+    def expel(self, worker: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Forgets a worker: its segment, options and requests. Others still wait for it.
+        """
+    def is_attached(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool: ...
+    def leave(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        now_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None:
+        """
+        Has nobody wait for a worker, which may not have been admitted. KeyError if it is not live.
+        """
+    def note_options(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        number: typing.SupportsInt | typing.SupportsIndex,
+        table: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Notes which table of options the shard applies for this worker: its number, and one that equal tables of several workers share.
+        """
+    def pull(
+        self,
+        route: typing_extensions.Buffer,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        worker: typing.SupportsInt | typing.SupportsIndex | None,
+        codec: str,
+        now_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None:
+        """
+        Answers a pull of a chunk that has values; worker None is an observer.
+        """
+    def receive(
+        self,
+        frames: collections.abc.Sequence[typing.Any],
+        now_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> bool:
+        """
+        Handles a push, given as route, header and, if it has one, payload.
+
+        The parameters that answer it may be written into the payload; of a read-only one it makes a copy.
+        Returns False, and has changed nothing, if it is not a push that it takes: another verb, a header
+        that is not well-formed, a sender that does not take part.
+        """
+    def refuse_pushes(self, code: str, text: str) -> None:
+        """
+        Refuses every push from now on, with an error of this code; an empty one lets them come. ValueError for a code that no refusal of an engine has.
+        """
+    def set_rule(self, rule: Rule, now_s: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
+    def stop(self, reason: str) -> None:
+        """
+        Answers all requests that wait with `stopping`, and refuses pushes from now on.
+        """
+    def take_counts(self) -> EngineCounts:
+        """
+        What was counted since the last call.
+        """
+    def take_heard(self) -> list[tuple[int, float]]:
+        """
+        The workers that were heard since the last call, and when.
+        """
+    def take_outgoing(self) -> list[tuple[bytes, bytes, typing.Any, int]]:
+        """
+        The messages that are to be sent since the last call, in their order.
+
+        Each is route, header, payload or None, and the worker that it answers, which is 0 of an error.
+        """
+    def take_records(self) -> list[Record]:
+        """
+        What happened since the last call.
+        """
+    @property
+    def parked(self) -> int: ...
 
 class StepChunk:
     """

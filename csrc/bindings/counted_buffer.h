@@ -1,54 +1,72 @@
 // Buffers of Python objects that a shard needs beyond the call that brought them.
 #pragma once
 
+#include <pybind11/pybind11.h>
+
 #include <cstddef>
+#include <string>
 #include <vector>
 
 #include "bindings/buffer_view.h"
+#include "core/shard_engine/buffer.h"
 
 namespace leash::bindings {
 
-// What the opaque owner of a Push's memory points to. Several pushes may share one; it counts the
-// times that the shard has yet to give it back. Changed with the GIL held only.
-struct CountedBuffer {
-  BufferView view;
-  std::size_t references;
+// Keeps a Python object and its bytes. Made and deleted with the GIL held only.
+class PythonBuffer : public Buffer {
+ public:
+  // Throw ValueError as BufferView does.
+  PythonBuffer(const pybind11::buffer& object, Access access, const std::string& what)
+      : view_(object, access, what), object_(object) {
+    set_memory(view_.data(), view_.nbytes());
+  }
+  PythonBuffer(const pybind11::buffer& object, Access access, std::size_t nbytes,
+               const std::string& what)
+      : view_(object, access, nbytes, what), object_(object) {
+    set_memory(view_.data(), view_.nbytes());
+  }
+
+  const pybind11::object& object() const { return object_; }
+
+ private:
+  BufferView view_;
+  pybind11::object object_;
 };
 
-// Drops references, and with the last one the buffer. REQUIRES: the caller holds the GIL and not
+// The owner of a push's memory, as the core knows it.
+inline void* owner_of(Buffer* buffer) { return buffer; }
+
+// Drops a reference, and with the last one the buffer. REQUIRES: the caller holds the GIL and not
 // the shard's lock, since to drop a buffer may run any Python code.
-inline void drop_references(CountedBuffer* buffer, std::size_t references = 1) {
-  buffer->references -= references;
-  if (buffer->references == 0) delete buffer;
+inline void drop_reference(Buffer* buffer) {
+  if (buffer->drop_reference()) delete buffer;
 }
 
 // Drops one for each owner that Shard::take_freed() returned. REQUIRES: the same.
 inline void drop_references(const std::vector<void*>& owners) {
-  for (void* owner : owners) drop_references(static_cast<CountedBuffer*>(owner));
+  for (void* owner : owners) drop_reference(static_cast<Buffer*>(owner));
 }
 
-// The references to a buffer that nobody has taken over yet. The destructor drops those that are
-// left, also if an exception calls it.
-class UnclaimedReferences {
+// A reference that is dropped at the end of a call, also if an exception ends it. REQUIRES: the
+// same.
+class HeldReference {
  public:
-  UnclaimedReferences(CountedBuffer* buffer, std::size_t references)
-      : buffer_(buffer), left_(references) {}
-  ~UnclaimedReferences() {
-    if (left_ != 0) drop_references(buffer_, left_);
+  explicit HeldReference(Buffer* buffer) : buffer_(buffer) {}
+  ~HeldReference() {
+    if (buffer_ != nullptr) drop_reference(buffer_);
   }
+  HeldReference(const HeldReference&) = delete;
+  HeldReference& operator=(const HeldReference&) = delete;
 
-  UnclaimedReferences(const UnclaimedReferences&) = delete;
-  UnclaimedReferences& operator=(const UnclaimedReferences&) = delete;
-
-  // The caller takes over one reference.
-  CountedBuffer* claim() {
-    --left_;
-    return buffer_;
+  Buffer* get() const { return buffer_; }
+  // Another reference, which is the caller's.
+  void* share() const {
+    buffer_->add_reference();
+    return owner_of(buffer_);
   }
 
  private:
-  CountedBuffer* buffer_;
-  std::size_t left_;
+  Buffer* buffer_;
 };
 
 }  // namespace leash::bindings

@@ -12,7 +12,6 @@ PYBIND11_MODULE(_core, m) {
   register_errors(m);
   register_allocator(m);
   register_build_info(m);
-  register_cpu(m);
   register_settings(m);
   register_optimizers(m);
   register_schedule(m);
@@ -24,6 +23,7 @@ PYBIND11_MODULE(_core, m) {
   register_codecs(m);
   register_headers(m);
   register_shard(m);
+  register_shard_engine(m);
   register_step_engine(m);
 
   leash::instruction_set();  // a LEASH_ISA that this CPU lacks is an error of the import

@@ -10,7 +10,6 @@ void register_allocator(pybind11::module_& m);
 void register_build_info(pybind11::module_& m);
 void register_clock(pybind11::module_& m);
 void register_codecs(pybind11::module_& m);
-void register_cpu(pybind11::module_& m);
 void register_errors(pybind11::module_& m);
 void register_headers(pybind11::module_& m);
 void register_kernels(pybind11::module_& m);
@@ -20,6 +19,7 @@ void register_schedule(pybind11::module_& m);
 void register_settings(pybind11::module_& m);
 void register_staleness(pybind11::module_& m);
 void register_shard(pybind11::module_& m);
+void register_shard_engine(pybind11::module_& m);
 void register_step_engine(pybind11::module_& m);
 
 }  // namespace leash::bindings

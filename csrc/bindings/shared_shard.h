@@ -4,7 +4,6 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -49,15 +48,10 @@ class SharedShard {
   }
 
   // These do what the Shard's functions of the same names do, with buffers checked for the chunk.
-  // push_run() pushes chunk, chunk - 1, ... (`count` of them), whose raw values lie in one region.
   PushResult push(std::uint32_t chunk, std::uint32_t worker, std::uint64_t step,
                   std::uint64_t samples, const std::optional<pybind11::buffer>& payload,
                   bool wants_payload, Codec codec, const std::optional<pybind11::buffer>& answer,
                   double now_s, const std::string& absent);
-  std::vector<PushResult> push_run(std::uint32_t chunk, std::uint32_t count, std::uint32_t worker,
-                                   std::uint64_t step, std::uint64_t samples,
-                                   const pybind11::buffer& region, bool wants_payload,
-                                   double now_s);
   PullResult pull(std::uint32_t chunk, std::optional<std::uint32_t> worker,
                   const pybind11::buffer& out, Codec codec);
   std::vector<Reply> leave(std::uint32_t worker);
@@ -68,9 +62,8 @@ class SharedShard {
   BufferView view(std::uint32_t chunk, const pybind11::buffer& object, Access access) const;
 
  private:
-  std::unique_ptr<CountedBuffer> count_buffer(std::uint32_t chunk, const pybind11::buffer& object,
-                                              Codec codec, Access access) const;
-  std::vector<std::size_t> offsets_of_run(std::uint32_t chunk, std::uint32_t count) const;
+  Buffer* make_buffer(std::uint32_t chunk, const pybind11::buffer& object, Codec codec,
+                      Access access) const;
 
   Shard shard_;
   std::mutex mutex_;

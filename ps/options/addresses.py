@@ -10,7 +10,7 @@ from leash.ps.wire.messages import U32_MAX
 
 MAX_RANK: Final = (
     U32_MAX - 1
-)  # leash.ps.shard.data_plane uses the rank above it, to keep a place for a newcomer
+)  # leash.ps.shard.data_desk uses the rank above it, to keep a place for a newcomer
 RANK_MEND: Final = (
     f"ranks start from 1: give a whole number from 1 to {MAX_RANK} (of torchrun, RANK + 1)"
 )

@@ -4,7 +4,9 @@
 | --- | --- |
 | config.yaml, summary.json, logs/ | rundir.py |
 | events.jsonl | events.py writes it, audit.py re-checks the bound from it |
-| checkpoints/ | checkpoint.py |
+| checkpoints/ | checkpoint.py says what is in them, tensor_file.py writes the format |
+
+All of these go through disk.py, which says what is durable when.
 
 Imports: options, and the wire, for the layout of a model.
 """

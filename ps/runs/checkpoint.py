@@ -17,7 +17,6 @@ so that a reader always finds a whole file, the old one or the new one.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,13 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from leash.ps._core import Reply
 from leash.ps.errors import CheckpointError, LayoutError
 from leash.ps.runs.chunk_states import ChunkClocks, ChunkState, SavedChunks
+from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.position import Position
+from leash.ps.runs.tensor_file import bytes_of, pieces_of
 from leash.ps.wire.layout import Chunk, Layout, Slot
 
 FORMAT: Final = "2"
@@ -111,6 +111,7 @@ def save_checkpoint(
     path: Path,
     position: Position,
     options: dict[str, Any] | None = None,
+    disk: Disk = THIS_HOST,
 ) -> SavedChunks:
     """Writes all that a run needs to go on to `path`, atomically.
 
@@ -119,6 +120,7 @@ def save_checkpoint(
         path: of the file.
         position: how far the training is.
         options: of the optimizer, for people and programs that read the file.
+        disk: where to write it.
 
     Returns:
         The state of the chunks that it has written.
@@ -148,22 +150,21 @@ def save_checkpoint(
     if options is not None:
         metadata["options"] = json.dumps(options)
     metadata["header_checksum"] = _header_checksum(metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    save_file(tensors, unfinished, metadata)
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    disk.make_folder(path.parent)
+    disk.replace(path, pieces_of(tensors, metadata))
     return saved
 
 
-def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> tuple[M, Earlier]:
+def open_checkpoint(
+    path: str, optimizer: str, serve: Callable[[Layout], M], disk: Disk = THIS_HOST
+) -> tuple[M, Earlier]:
     """Makes a model with the values that the checkpoint at `path` holds.
 
     Args:
         path: of the file.
         optimizer: the run's own, whose buffers the checkpoint may hold.
         serve: makes a model of that layout.
+        disk: where the file is.
 
     Returns:
         The model, and what the file tells of the run that has written it.
@@ -171,10 +172,10 @@ def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> 
     Raises:
         CheckpointError: there is no such file, or it is no whole checkpoint; the text is one line.
     """
-    if Path(path).is_dir():
+    if disk.is_folder(Path(path)):
         raise CheckpointError(f"--resume {path}: this is a folder; give a file in it")
     try:
-        with safe_open(path, framework="numpy") as file:
+        with disk.local_name(Path(path)) as name, safe_open(name, framework="numpy") as file:
             metadata = file.metadata() or {}
             read = _reader(metadata, file.keys(), file.get_tensor)
             layout = Layout.unpack(bytes.fromhex(metadata.get("layout", "")))
@@ -194,11 +195,12 @@ def open_checkpoint(path: str, optimizer: str, serve: Callable[[Layout], M]) -> 
     return model, Earlier(path, saved.version, saved.step, saved.is_between_steps, position)
 
 
-def check_checkpoint(path: Path) -> dict[str, str]:
+def check_checkpoint(path: Path, disk: Disk = THIS_HOST) -> dict[str, str]:
     """Reads a whole checkpoint, and compares what it holds with its checksums.
 
     Args:
         path: of the file.
+        disk: where it is.
 
     Returns:
         Its metadata.
@@ -207,11 +209,11 @@ def check_checkpoint(path: Path) -> dict[str, str]:
         CheckpointError: it is no checkpoint, or was damaged.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
+        with disk.local_name(path) as name, safe_open(name, framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
             read = _reader(metadata, file.keys(), file.get_tensor)
-            for name in file.keys():  # noqa: SIM118 - it is no dict
-                read(name)
+            for tensor in file.keys():  # noqa: SIM118 - it is no dict
+                read(tensor)
             return metadata
     except UNREADABLE as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
@@ -242,7 +244,7 @@ def _reader(
 
 
 def _checksum(tensor: npt.NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data).hexdigest()
+    return hashlib.sha256(bytes_of(np.ascontiguousarray(tensor))).hexdigest()
 
 
 def _header_checksum(metadata: dict[str, str]) -> str:

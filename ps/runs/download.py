@@ -10,6 +10,7 @@ from typing import Final
 
 from leash.ps.errors import CheckpointError, LeashError, ServerUnreachableError, UsageError
 from leash.ps.runs.checkpoint import check_checkpoint
+from leash.ps.runs.disk import unfinished
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import U63_MAX, CheckpointPiece, Read, Save, Saved
 
@@ -24,6 +25,8 @@ def download_checkpoint(
     *,
     on_piece: Callable[[int, int], None] = lambda _, __: None,
     pause: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.monotonic,
+    draw: Callable[[int], int] = secrets.randbelow,
 ) -> dict[str, str]:
     """Asks for a checkpoint of the run as it is now, and writes it to `path`, atomically.
 
@@ -32,6 +35,8 @@ def download_checkpoint(
         path: of the file to write; an older one is replaced.
         on_piece: called after each piece with the bytes that have come, and their number in all.
         pause: waits so many seconds before the server is asked again.
+        now: seconds on a clock that never goes back.
+        draw: a random number from 0 up to one below its argument.
 
     Returns:
         The metadata of the checkpoint.
@@ -46,10 +51,9 @@ def download_checkpoint(
         raise UsageError(f"{path}: this is a folder; give the name of a file, such as "
                          f"{path / 'checkpoint.safetensors'}")  # fmt: skip
     _make_parent(path)
-    unfinished = path.with_name(path.name + ".unfinished")
     try:
-        with unfinished.open("wb") as file:
-            number, nbytes = _have_written(channel, pause)
+        with unfinished(path).open("wb") as file:
+            number, nbytes = _have_written(channel, pause, now, draw)
             offset = 0
             while offset < nbytes:
                 piece, payload = channel.request(
@@ -62,13 +66,13 @@ def download_checkpoint(
                 on_piece(offset, nbytes)
             file.flush()
             os.fsync(file.fileno())
-        metadata = check_checkpoint(unfinished)
-        unfinished.replace(path)
+        metadata = check_checkpoint(unfinished(path))
+        unfinished(path).replace(path)
     except OSError as error:
         raise LeashError(f"{path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # where nothing can be written, there may be nothing to unlink
-            unfinished.unlink(missing_ok=True)
+            unfinished(path).unlink(missing_ok=True)
     return metadata
 
 
@@ -80,14 +84,19 @@ def _make_parent(path: Path) -> None:
         raise UsageError(f"{path}: cannot make its folder: {error.strerror}") from error
 
 
-def _have_written(channel: ControlChannel, pause: Callable[[float], None]) -> tuple[int, int]:
+def _have_written(
+    channel: ControlChannel,
+    pause: Callable[[float], None],
+    now: Callable[[], float],
+    draw: Callable[[int], int],
+) -> tuple[int, int]:
     """Has the server write a checkpoint; gives the number to read it by, and its size in bytes."""
-    number, began_s = 1 + secrets.randbelow(U63_MAX), time.monotonic()
+    number, began_s = 1 + draw(U63_MAX), now()
     while True:
         saved, _ = channel.request(Save(number), Saved, timeout_s=SILENCE_S)
         if saved.ready:
             return number, saved.nbytes
-        if time.monotonic() - began_s > WRITTEN_S:
+        if now() - began_s > WRITTEN_S:
             raise ServerUnreachableError(
                 f"the server has written no checkpoint for {WRITTEN_S:.0f} s: its workers do not "
                 "come to the end of a step"

@@ -13,7 +13,9 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TextIO, TypeAlias
+from typing import Any, Final, TypeAlias
+
+from leash.ps.runs.disk import THIS_HOST, Disk, GrowingFile
 
 Event: TypeAlias = dict[str, Any]  # one line of the file
 
@@ -21,21 +23,27 @@ Event: TypeAlias = dict[str, Any]  # one line of the file
 class EventLog:
     """Appends events to a file; without a path it forgets them."""
 
-    def __init__(self, path: Path | None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        now: Callable[[], float] = time.monotonic,
+        disk: Disk = THIS_HOST,
+    ) -> None:
         self._now: Final = now
         self._began_s: Final = now()
-        self._file: TextIO | None = path.open("w", encoding="utf-8") if path else None
+        self._file: GrowingFile | None = disk.create(path) if path else None
 
     @property
     def is_open(self) -> bool:
         """Whether events go to a file."""
         return self._file is not None
 
-    def write(self, event: str, **details: Any) -> None:
-        """Appends one event, with the time."""
+    def write(self, event: str, at_s: float | None = None, **details: Any) -> None:
+        """Appends one event, with the time: now, unless it was earlier."""
         if self._file is not None:
-            row = {"t": round(self._now() - self._began_s, 6), "event": event, **details}
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            seconds = (self._now() if at_s is None else at_s) - self._began_s
+            row = {"t": round(seconds, 6), "event": event, **details}
+            self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
 
     def flush(self) -> None:
         """Has everything written so far reach the file."""

@@ -17,16 +17,16 @@
 
 import dataclasses
 import json
-import os
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from leash.ps.errors import UsageError
-from leash.ps.options.base import make_folder
+from leash.ps.runs.disk import THIS_HOST, Disk
 
 RUNS: Final = "runs"
 
@@ -34,23 +34,30 @@ RUNS: Final = "runs"
 class RunDir:
     """The paths of one run directory; writes config.yaml and summary.json."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: Disk = THIS_HOST) -> None:
         """Makes the folder.
+
+        Args:
+            path: of the folder.
+            disk: where it is, with all files that the run leaves.
 
         Raises:
             UsageError: that fails, nobody can write there, or the folder holds a run already.
         """
         self.path: Final = path
-        if (path / "summary.json").exists():
+        self.disk: Final = disk
+        if disk.exists(path / "summary.json"):
             raise UsageError(f"--run-dir {path}: a run has left its summary there; take another")
-        make_folder("--run-dir", path)
+        disk.require_folder("--run-dir", path)
 
     @classmethod
-    def at(cls, path: str | None, name: str) -> "RunDir":
+    def at(
+        cls, path: str | None, name: str, date: Callable[[], time.struct_time] = time.localtime
+    ) -> "RunDir":
         """Makes the given folder, or a new one below runs/ named after date, time and `name`."""
         if path is not None:
             return cls(Path(path))
-        stem = time.strftime("%Y%m%d-%H%M%S-") + name
+        stem = time.strftime("%Y%m%d-%H%M%S-", date()) + name
         taken = (Path(RUNS, stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
         return cls(next(p for p in taken if not p.exists()))
 
@@ -74,8 +81,9 @@ class RunDir:
     @property
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint that was written last; None if there is none."""
-        written = self.checkpoint("final").parent.glob("*.safetensors")
-        return max(written, key=lambda path: path.stat().st_mtime_ns, default=None)
+        files = self.disk.files_in(self.checkpoint("final").parent)
+        written = [(path, when) for path, when in files if path.suffix == ".safetensors"]
+        return max(written, key=lambda file: file[1], default=(None, 0))[0]
 
     def continuing_command(self, command: str) -> str | None:
         """The command line that goes on where this run has ended; None without a checkpoint.
@@ -97,18 +105,16 @@ class RunDir:
         """
         settings = dataclasses.asdict(options)
         del settings["run_dir"]
-        write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+        self._write(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json."""
-        write_atomically(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        self._write(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+
+    def _write(self, path: Path, text: str) -> None:
+        self.disk.replace(path, [text.encode()])
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a reader always finds a whole one, the old one or the new one."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    THIS_HOST.replace(path, [text.encode()])

@@ -26,6 +26,7 @@ from leash.ps.options.optimizer import optimizer_settings
 from leash.ps.options.server import IN_EPOCHS, IN_SECONDS, IN_UPDATES, ServerOptions
 from leash.ps.policy import BSP
 from leash.ps.runs.checkpoint import save_checkpoint
+from leash.ps.runs.disk import THIS_HOST, Disk, unfinished
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.saves import Saves
@@ -50,7 +51,8 @@ class Checkpoints:
         shards: Shards, metrics: Metrics, say: Callable[[str], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self.saves: Final = Saves(now, is_possible=run_dir is not None)
+        self._disk: Final[Disk] = run_dir.disk if run_dir is not None else THIS_HOST
+        self.saves: Final = Saves(now, is_possible=run_dir is not None, disk=self._disk)
         self.has_failed: bool = False
         self._options: Final = options
         self._every: Final = options.checkpoints
@@ -176,7 +178,8 @@ class Checkpoints:
     def _save(self, model: SharedModel, path: Path) -> None:
         options = {**optimizer_settings(self._options), **self._metrics.options_of_groups}
         try:
-            saved = save_checkpoint(model, path, self._coordinator.position(), options)
+            position = self._coordinator.position()
+            saved = save_checkpoint(model, path, position, options, self._disk)
         except (ProtocolError, OSError, SafetensorError) as error:
             self._fail(path, error)
             return
@@ -185,13 +188,13 @@ class Checkpoints:
         self.saves.serve(path)
         is_bsp = self._coordinator.rule.policy is BSP
         if path.stem == FINAL and (saved.is_between_steps or not is_bsp):
-            path.with_stem(LATEST).unlink(missing_ok=True)
+            self._disk.remove(path.with_stem(LATEST))
 
     def _fail(self, path: Path, error: Exception) -> None:
         """Says that a checkpoint could not be written, once for each reason."""
         self.has_failed = True
         with suppress(OSError):  # where nothing can be written, there may be nothing to unlink
-            path.with_name(path.name + ".unfinished").unlink(missing_ok=True)
+            self._disk.remove(unfinished(path))
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         self.saves.fail(LeashError(f"no checkpoint {path.name}: {why}"))
         if why != self._told:

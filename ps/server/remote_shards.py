@@ -1,25 +1,20 @@
-"""The coordinator's side of the other shards: their processes, and the links to them."""
+"""The coordinator's side of the other shards: what it asks them, and whether they are lost."""
 
-import signal
-import socket
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
 from leash.ps._core import Reply
 from leash.ps.errors import ERROR_BY_CODE, LeashError, ProtocolError, ShardLostError, UsageError
 from leash.ps.options.server import ServerOptions
-from leash.ps.processes import spawn_module
 from leash.ps.runs.chunk_states import ChunkClocks
-from leash.ps.shard.process import settings_of, unpacked_clocks
-from leash.ps.wire.frames import TO_COORDINATOR
+from leash.ps.shard.linked_shard import settings_of, unpacked_clocks
 from leash.ps.wire.messages import Message
-from leash.ps.wire.shard_link import Link, LinkClosedError, ReceivedPayload, SentPayload
+from leash.ps.wire.shard_link import LinkClosedError, ReceivedPayload, SentPayload
 from leash.ps.wire.shard_messages import (
     CHUNK_CLOCKS,
     PARAMETERS,
@@ -36,43 +31,74 @@ from leash.ps.wire.shard_messages import (
 
 START_S: Final = 30.0  # a process may take so long to listen
 ANSWER_S: Final = 5.0  # a shard that is silent for longer is lost
-REAP_S: Final = 1.0  # a process may take so long to end after its link
-LOOK_S: Final = 0.2  # a link that waits looks so often whether its process has ended
 
-Buffer = Any  # anything with the buffer protocol
-Notice = tuple["RemoteShard", Message, ReceivedPayload]  # what a shard sends unasked
+Buffer: TypeAlias = Any  # anything with the buffer protocol
+Notice: TypeAlias = tuple["RemoteShard", Message, ReceivedPayload]  # what a shard sends unasked
+OnNotice: TypeAlias = Callable[[Notice], None]
+
+
+class ShardLink(Protocol):
+    """The process of one shard, and the stream of messages between it and this one."""
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        ...
+
+    def send(self, message: Message, payload: SentPayload = None) -> None:
+        """Sends a message. Raises LinkClosedError if the process has ended, or does not read."""
+        ...
+
+    def receive(self, wait_s: float) -> tuple[Message, ReceivedPayload] | None:
+        """Takes the next message; None if none has come when so many seconds are over.
+
+        Raises LinkClosedError if the process has ended, or does not go on with a message.
+        """
+        ...
+
+    def ending(self) -> str:
+        """How the process has ended, after a moment in which it may do so."""
+        ...
+
+    def kill(self) -> None:
+        """Ends the process at once, if it has not ended."""
+        ...
+
+    def let_go(self) -> None:
+        """Ends the stream, so that the process ends by itself."""
+        ...
+
+    def reap(self) -> None:
+        """Waits a moment for the end of a process that was let go; then kills it."""
+        ...
 
 
 class RemoteShard:
     """Asks one shard, and hands on what that shard sends unasked. For one thread."""
 
     def __init__(
-        self, index: int, on_notice: Callable[["RemoteShard", Message, ReceivedPayload], None]
-    ) -> None:
-        """Starts the process; `begin` and `await_port` are the next calls.
+        self, index: int, link: ShardLink, on_notice: OnNotice,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """Begins with a process that was just started; `begin` and `await_port` are the next calls.
 
         Args:
             index: the shard's number, from 1.
+            link: to its process.
             on_notice: gets what the shard sends unasked; must not ask it anything.
+            now: seconds on a clock that never goes back.
         """
-        near, far = socket.socketpair()
         self.index: Final = index
         self.lost: str = ""  # once it is lost: a sentence with its name and how it was lost
         self.how: str = ""  # the same, without its name
+        self._link: Final = link
         self._on_notice: Final = on_notice
-        self._link: Final = Link(near, TO_COORDINATOR, ANSWER_S)
-        self._heard_s = time.monotonic()
-        with far:
-            self._process: Final = spawn_module("leash.ps.shard.process", far.fileno())
+        self._now: Final = now
+        self._heard_s = now()
 
     @property
     def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def fd(self) -> int:
-        """The file descriptor that is readable when there is something to take."""
-        return self._link.fd
+        return self._link.pid
 
     def begin(self, options: ServerOptions, port: int) -> None:
         """Sends the settings; the shard then listens at this port, 0 being any free one."""
@@ -101,40 +127,38 @@ class RemoteShard:
     def await_answer(self, wait_s: float | None = None) -> tuple[int, ReceivedPayload]:
         """Takes the answer to the oldest message without one; waits for ANSWER_S by default."""
         wait_s = ANSWER_S if wait_s is None else wait_s
-        deadline_s = time.monotonic() + wait_s
+        deadline_s = self._now() + wait_s
         while not self.lost:
-            left_s = deadline_s - time.monotonic()
+            left_s = deadline_s - self._now()
             if left_s <= 0:
                 raise self._loss(f"no answer for {wait_s:.0f} s")
-            if self._link.has_come(min(left_s, LOOK_S)):
-                message, payload = self._receive()
-                if isinstance(message, Done):
-                    return message.value, payload
-                if isinstance(message, Failed):
-                    raise _error_from(message)
-                self._on_notice(self, message, payload)
+            received = self._receive(left_s)
+            if received is None:
+                continue
+            message, payload = received
+            if isinstance(message, Done):
+                return message.value, payload
+            if isinstance(message, Failed):
+                raise _error_from(message)
+            self._on_notice((self, message, payload))
         raise ShardLostError(self.lost)
 
     def take_notices(self) -> None:
         """Hands on what has come; afterwards `lost` says whether the shard is still there."""
         with suppress(ShardLostError):
-            while not self.lost and self._link.has_come():
-                message, payload = self._receive()
-                assert not isinstance(message, (Done, Failed)), "nobody asked"
-                self._on_notice(self, message, payload)
-            if not self.lost and time.monotonic() - self._heard_s > ANSWER_S:
+            while not self.lost and (received := self._receive(0.0)) is not None:
+                assert not isinstance(received[0], (Done, Failed)), "nobody asked"
+                self._on_notice((self, *received))
+            if not self.lost and self._now() - self._heard_s > ANSWER_S:
                 raise self._loss(f"silent for {ANSWER_S:.0f} s")
 
     def let_go(self) -> None:
-        """Closes the link, so that the process ends by itself."""
-        self._link.close()
+        """Ends the link, so that the process ends by itself."""
+        self._link.let_go()
 
     def reap(self) -> None:
         """Waits a moment for the end of a process that was let go; then kills it."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(REAP_S)
-        self._process.kill()  # has no effect on a process that has ended
-        self._process.wait()
+        self._link.reap()
 
     # The methods of leash.ps.runs.checkpoint.ChunkStore: a checkpoint reads and writes its chunks.
 
@@ -171,45 +195,50 @@ class RemoteShard:
 
     # How it is done.
 
-    def _receive(self) -> tuple[Message, ReceivedPayload]:
+    def _receive(self, wait_s: float) -> tuple[Message, ReceivedPayload] | None:
         try:
-            received = self._link.receive()
+            received = self._link.receive(wait_s)
         except LinkClosedError as error:
             raise self._loss() from error
-        self._heard_s = time.monotonic()
+        if received is not None:
+            self._heard_s = self._now()
         return received
 
     def _loss(self, how: str = "") -> ShardLostError:
         """Notes that the shard is lost, and how; kills the process if it has not ended."""
-        if not how:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(REAP_S)
-            how = _end_of(self._process.returncode)
-        self._process.kill()  # has no effect on a process that has ended
-        self.how = how
-        self.lost = f"shard {self.index} (process {self.pid}) was lost: {how}"
+        self.how = how or self._link.ending()
+        self._link.kill()
+        self.lost = f"shard {self.index} (process {self.pid}) was lost: {self.how}"
         return ShardLostError(self.lost)
 
 
 class RemoteShards:
     """All shards but the coordinator's own: they are started and asked together."""
 
-    def __init__(self, options: ServerOptions, first_port: int) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        first_port: int,
+        start: Callable[[int, OnNotice], RemoteShard],
+    ) -> None:
         """Starts the processes, and waits until they listen.
 
         Args:
             options: of the server.
             first_port: the port of shard 1; the others take the next ones. 0 takes free ports.
+            start: starts the process of the shard of this number, whose notices go to the second
+                argument.
 
         Raises:
             UsageError: a port is taken. ShardLostError: a process did not come up.
         """
         self.notices: Final[deque[Notice]] = deque()  # what shards sent unasked, until it is taken
-        self.all: Final[list[RemoteShard]] = []
+        self.all: list[RemoteShard] = []
         try:
             for index in range(1, options.shards):
-                self.all.append(RemoteShard(index, lambda *told: self.notices.append(told)))
-                self.all[-1].begin(options, first_port + index - 1 if first_port else 0)
+                shard = start(index, self.notices.append)
+                self.all.append(shard)
+                shard.begin(options, first_port + index - 1 if first_port else 0)
             self.ports: Final = [shard.await_port() for shard in self.all]
         except BaseException:
             self.close()
@@ -261,14 +290,6 @@ def _outcome_of(shard: RemoteShard) -> int | LeashError:
         return shard.await_answer()[0]
     except LeashError as error:
         return error
-
-
-def _end_of(status: int | None) -> str:
-    if status is None:
-        return "it does not read or write"
-    if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    return f"it ended with status {status}"
 
 
 def _error_from(message: Failed) -> ProtocolError | UsageError:

@@ -11,7 +11,6 @@ A file stays open, so that whoever reads it gets one whole checkpoint, also whil
 its place.
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from leash.ps.errors import HeaderError, LeashError, NotReadyError, TooManyError
+from leash.ps.runs.disk import THIS_HOST, Disk, OpenFile
 from leash.ps.wire.messages import PIECE_NBYTES
 
 MOST: Final = 8  # checkpoints that are handed out at the same time
@@ -30,8 +30,7 @@ class _Save:
     """One that somebody has asked for."""
 
     asked_s: float  # when its last message came
-    fd: int | None = None  # of the file, once there is one
-    nbytes: int = 0
+    file: OpenFile | None = None  # once there is one
     is_read: bool = False  # whether somebody has read it to its end
     failure: LeashError | None = None  # why there is none
 
@@ -40,14 +39,20 @@ class Saves:
     """Knows who has asked for a checkpoint, and which file each of them gets."""
 
     def __init__(
-        self, now: Callable[[], float] = time.monotonic, *, is_possible: bool = True
+        self,
+        now: Callable[[], float] = time.monotonic,
+        *,
+        is_possible: bool = True,
+        disk: Disk = THIS_HOST,
     ) -> None:
         """Begins with nobody.
 
         Args:
             now: seconds on a clock that never goes back.
             is_possible: whether this server writes checkpoints at all.
+            disk: where they are.
         """
+        self._disk: Final = disk
         self._now: Final = now
         self._is_possible: Final = is_possible
         self._saves: Final[dict[int, _Save]] = {}
@@ -55,7 +60,7 @@ class Saves:
     @property
     def awaited(self) -> bool:
         """Whether anybody waits for a checkpoint."""
-        return any(save.fd is None and save.failure is None for save in self._saves.values())
+        return any(save.file is None and save.failure is None for save in self._saves.values())
 
     def ask(self, number: int, *, has_values: bool) -> int | None:
         """Notes that somebody asks for a checkpoint, or asks again whether it is there.
@@ -86,7 +91,7 @@ class Saves:
         if save.failure is not None:
             del self._saves[number]
             raise NotReadyError(f"save: {save.failure}")
-        return None if save.fd is None else save.nbytes
+        return None if save.file is None else save.file.nbytes
 
     def read(self, number: int, offset: int) -> bytes:
         """Reads a piece of a file, which is empty only at its end.
@@ -95,25 +100,24 @@ class Saves:
             HeaderError: there is no such file, or it is not so long.
         """
         save = self._saves.get(number)
-        if save is None or save.fd is None:
+        if save is None or save.file is None:
             raise HeaderError(f"read.number: no checkpoint {number} is here: ask for one first")
-        if offset > save.nbytes:
-            raise HeaderError(f"read.offset: expected at most {save.nbytes}, got {offset}")
+        if offset > save.file.nbytes:
+            raise HeaderError(f"read.offset: expected at most {save.file.nbytes}, got {offset}")
         save.asked_s = self._now()
-        save.is_read |= offset + PIECE_NBYTES >= save.nbytes
-        return os.pread(save.fd, PIECE_NBYTES, offset)
+        save.is_read |= offset + PIECE_NBYTES >= save.file.nbytes
+        return save.file.read(offset, PIECE_NBYTES)
 
     def serve(self, path: Path) -> None:
         """Gives this file to those who wait for one."""
         for save in self._saves.values():
-            if save.fd is None and save.failure is None:
-                save.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                save.nbytes = os.fstat(save.fd).st_size
+            if save.file is None and save.failure is None:
+                save.file = self._disk.open(path)
 
     def fail(self, failure: LeashError) -> None:
         """Lets those who wait know why there is no file."""
         for save in self._saves.values():
-            if save.fd is None:
+            if save.file is None:
                 save.failure = failure
 
     def close(self) -> None:
@@ -137,5 +141,5 @@ class Saves:
 
     def _forget(self, number: int) -> None:
         save = self._saves.pop(number)
-        if save.fd is not None:
-            os.close(save.fd)
+        if save.file is not None:
+            save.file.close()

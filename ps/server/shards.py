@@ -22,7 +22,7 @@ from leash.ps.runs.checkpoint import ChunkStore
 from leash.ps.runs.chunk_states import ChunkClocks
 from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.shard.data_counts import DataCounts
-from leash.ps.shard.data_plane import DataPlane
+from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel
@@ -102,7 +102,7 @@ class Shards:
     """
 
     def __init__(
-        self, data: DataPlane, data_port: int, remote: RemoteShards, members: Members,
+        self, data: DataDesk, data_port: int, remote: RemoteShards, members: Members,
         metrics: Metrics,
     ) -> None:  # fmt: skip
         self.ports: Final = [data_port, *remote.ports]
@@ -186,6 +186,7 @@ class Shards:
     def start(self) -> None:
         """Begins training: when this returns, every shard knows."""
         self._remote.ask(Start())
+        self._data.start()
 
     def set_rule(self, rule: Rule) -> None:
         """Changes the rule: when this returns, every shard goes by the new one."""

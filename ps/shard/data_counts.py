@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from leash.ps._core import Reply
+from leash.ps._core import EngineCounts
 
 
 @dataclass(slots=True)
@@ -22,15 +22,18 @@ class DataCounts:
     dropped: int = 0  # replies to pushes that were too stale to be applied
     refusals: Counter[str] = field(default_factory=Counter)  # error code ▸ how many
 
-    def count_reply(self, reply: Reply) -> None:
-        """Counts the answer to a push."""
-        self.replies += 1
-        self.max_lag = max(self.max_lag, reply.lag)
-        if reply.dropped:
-            self.dropped += 1
-            return
-        self.staleness_sum += reply.staleness
-        self.max_staleness = max(self.max_staleness, reply.staleness)
+    def add(self, other: "DataCounts | EngineCounts") -> None:
+        """Adds counts of other messages."""
+        self.replies += other.replies
+        self.staleness_sum += other.staleness_sum
+        self.max_staleness = max(self.max_staleness, other.max_staleness)
+        self.max_lag = max(self.max_lag, other.max_lag)
+        self.duplicates += other.duplicates
+        self.nonfinite_chunks += other.nonfinite_chunks
+        self.bytes_pushed += other.bytes_pushed
+        self.bytes_answered += other.bytes_answered
+        self.dropped += other.dropped
+        self.refusals.update(other.refusals)
 
     @property
     def mean_staleness(self) -> float:
@@ -42,14 +45,5 @@ def together(parts: Iterable[DataCounts]) -> DataCounts:
     """Adds up the counts of all shards."""
     total = DataCounts()
     for part in parts:
-        total.replies += part.replies
-        total.staleness_sum += part.staleness_sum
-        total.max_staleness = max(total.max_staleness, part.max_staleness)
-        total.max_lag = max(total.max_lag, part.max_lag)
-        total.duplicates += part.duplicates
-        total.nonfinite_chunks += part.nonfinite_chunks
-        total.bytes_pushed += part.bytes_pushed
-        total.bytes_answered += part.bytes_answered
-        total.dropped += part.dropped
-        total.refusals += part.refusals
+        total.add(part)
     return total

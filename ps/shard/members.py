@@ -16,6 +16,11 @@ from leash.ps.words import DONE, LIVE, TIMED_OUT
 MAX_OBSERVERS: Final = 64
 
 
+def microseconds_since_1970() -> int:
+    """The time of this host's clock."""
+    return time.time_ns() // 1000
+
+
 @dataclass(slots=True)
 class Member:
     """A process that said hello."""
@@ -47,7 +52,7 @@ class Members:
         ranks: Iterable[int],
         evict_s: float,
         now: Callable[[], float] = time.monotonic,
-        wall_time_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        wall_time_us: Callable[[], int] = microseconds_since_1970,
     ) -> None:
         """Begins with nobody.
 
@@ -177,6 +182,12 @@ class Members:
             member = self.workers.get(worker)
             if member is not None and member.state == LIVE:
                 member.heard_s = self._now()
+
+    def note_heard_at(self, worker: int, heard_s: float) -> None:
+        """Notes that this worker gave a sign of life then."""
+        member = self.workers.get(worker)
+        if member is not None:
+            member.heard_s = max(member.heard_s, heard_s)
 
     def heard_since(self, then_s: float) -> list[int]:
         """The live workers that have sent something since `then_s`."""

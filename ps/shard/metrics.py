@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from leash.ps._core import Reply
+from leash.ps._core import EngineCounts, Record
 from leash.ps.errors import ProtocolError
 from leash.ps.policy import Rule
 from leash.ps.runs.demo_logs import DemoLogs
@@ -136,51 +136,52 @@ class Metrics:
         self.evictions += worker > 0 and reason == EVICTED
         self._events.write("left", worker=worker, incarnation=incarnation, reason=reason)
 
-    def count_push(self, worker: int, chunk: int, step: int, samples: int) -> None:
-        """Counts a chunk that was pushed. Chunk 0 is the last of a step."""
-        if chunk == 0:
-            counts = self.workers[worker]
-            counts.steps += 1
-            counts.samples += samples
-            counts.unanswered = samples
-            counts.pushed_s = self._now()
-            if self._records(step):
-                self._events.write("push", worker=worker, step=step)
+    def add_counts(self, counts: EngineCounts) -> None:
+        """Adds what the engine of this process's shard has counted."""
+        self.own.add(counts)
 
-    def count_reply(self, reply: Reply) -> None:
-        """Counts the answer to a push."""
-        self.own.count_reply(reply)
-        if reply.chunk == 0:
-            counts = self.workers[reply.worker]
-            counts.lag = reply.lag
-            if self._demo_logs:
-                self._demo_logs.add_step(
-                    self.epoch, reply.worker, counts.unanswered, reply.staleness
-                )
-            counts.answered += counts.unanswered
-            counts.unanswered = 0
-            counts.answer(self._now())
-            if self._records(reply.step):
-                dropped = {"dropped": True} if reply.dropped else {}
-                self._events.write(
-                    "step", worker=reply.worker, step=reply.step, lag=reply.lag,
-                    staleness=reply.staleness, **dropped,
-                )  # fmt: skip
+    def count_push(self, worker: int, step: int, samples: int, at_s: float) -> None:
+        """Counts a step that was pushed to the last of its chunks, chunk 0."""
+        counts = self.workers[worker]
+        counts.steps += 1
+        counts.samples += samples
+        counts.unanswered = samples
+        counts.pushed_s = at_s
+        if self._records(step):
+            self._events.write("push", at_s, worker=worker, step=step)
 
-    def count_duplicate(self, worker: int, chunk: int, step: int) -> None:
-        """Counts a push that came again."""
-        self.own.duplicates += 1
-        self._events.write("duplicate", worker=worker, chunk=chunk, step=step)
+    def count_reply(self, reply: Record) -> None:
+        """Counts the answer about chunk 0 of a step."""
+        counts = self.workers[reply.worker]
+        counts.lag = reply.lag
+        if self._demo_logs:
+            self._demo_logs.add_step(self.epoch, reply.worker, counts.unanswered, reply.staleness)
+        counts.answered += counts.unanswered
+        counts.unanswered = 0
+        counts.answer(reply.at_s)
+        if self._records(reply.step):
+            dropped = {"dropped": True} if reply.dropped else {}
+            self._events.write(
+                "step", reply.at_s, worker=reply.worker, step=reply.step, lag=reply.lag,
+                staleness=reply.staleness, **dropped,
+            )  # fmt: skip
+
+    def note_duplicate(self, push: Record) -> None:
+        """Notes a push that came again."""
+        self._events.write(
+            "duplicate", push.at_s, worker=push.worker, chunk=push.chunk, step=push.step
+        )
 
     def count_publish(self, worker: int, chunk: int) -> None:
         """Notes that a worker's values of a chunk became everybody's. Chunk 0 is one of them."""
         if chunk == 0:
             self._events.write("published", worker=worker)
 
-    def count_nonfinite(self, worker: int, chunk: int, step: int, slot: str) -> None:
-        """Counts a gradient with a NaN or an infinity in this slot."""
-        self.own.nonfinite_chunks += 1
-        self._events.write("nonfinite", worker=worker, chunk=chunk, step=step, slot=slot)
+    def note_nonfinite(self, push: Record, slot: str) -> None:
+        """Notes a gradient, or with worker 0 a mean, with a NaN or an infinity in this slot."""
+        self._events.write(
+            "nonfinite", push.at_s, worker=push.worker, chunk=push.chunk, step=push.step, slot=slot
+        )
 
     def note_options(self, worker: int, groups: list[dict[str, Any]], group_of_slot: bytes) -> None:
         """Notes the options that a worker gives; equal ones of several workers are one event."""
@@ -193,7 +194,7 @@ class Metrics:
         if len(self._told_options) > OPTIONS_REMEMBERED:
             self._told_options.popitem(last=False)
         is_new = group_of_slot != self._told_slots
-        slots = {"group_of_slot": list(group_of_slot)} if is_new else {}
+        slots: dict[str, Any] = {"group_of_slot": list(group_of_slot)} if is_new else {}
         self._told_slots = group_of_slot
         self._events.write("options", worker=worker, groups=groups, **slots)
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection
 from typing import Final
 
-from leash.ps._core import ChunkSpec, Nonfinite, SgdOptions, Shard
+from leash.ps._core import ChunkSpec, Nonfinite, SgdOptions, Shard, ShardEngine
 from leash.ps._core import Rule as CoreRule
 from leash.ps.errors import LayoutError, TooManyError, UnknownChunkError, UsageError
 from leash.ps.options.optimizer import (
@@ -67,13 +67,13 @@ class ServedModel:
         self.own: Final = self.chunks[first:stop]  # the chunks that this process holds
         divided = layout.divided(self.chunks)
         specs = [_spec_of(chunk, layout, divided) for chunk in self.own]
-        self._slots_in: Final = [len(spec.piece_lengths) for spec in specs]
+        self._nonfinite: Final = _NONFINITE[options.nonfinite]
         try:
             self.shard: Final = Shard(
                 specs,
                 core_options(options),
                 rule=rule.core(),
-                nonfinite=_NONFINITE[options.nonfinite],
+                nonfinite=self._nonfinite,
                 scale_lr=with_rates(options).lr_scaling
                 == "linear",  # the core scales the rate of means only
                 schedule=core_schedule(options),
@@ -96,9 +96,16 @@ class ServedModel:
             raise UnknownChunkError(f"chunk {index}: expected {first} to {self.own[-1].index}")
         return self.chunks[index]
 
-    def slots_in(self, chunk: Chunk) -> int:
-        """How many slots have a part in a chunk."""
-        return self._slots_in[chunk.index - self.own[0].index]
+    def engine(self) -> ShardEngine:
+        """Makes the engine that takes pushes to this process's chunks. There can be one."""
+        return ShardEngine(
+            self.shard,
+            slab_nbytes=self.layout.nbytes,
+            first_chunk=self.own[0].index if self.own else len(self.chunks),
+            starts=[chunk.start for chunk in self.own],
+            slot_names=[slot.name for slot in self.layout.slots],
+            nonfinite=self._nonfinite,
+        )
 
     def shard_of(self, chunk: int) -> Shard:
         """The shard that holds this chunk's numbers."""

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from leash.ps.errors import EvictedError, MissingOptionsError, OptionsError, SupersededError
+from leash.ps.errors import EvictedError, OptionsError, SupersededError
 from leash.ps.options.server import ServerOptions
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel
-from leash.ps.wire.messages import GroupOptions, Push, PushPull
+from leash.ps.wire.messages import GroupOptions
 from leash.ps.wire.options_table import OptionsTable, core_clamps, core_group, core_max_norms
+
+TABLES_REMEMBERED: Final = 1024  # so many tables of options are known again when they come again
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Given:
 
 
 class OptionsOfWorkers:
-    """The newest options of each worker, as one shard has them; refuses pushes that go by others.
+    """The newest options of each worker, as one shard has them; its engine refuses other pushes.
 
     A worker sends its options over each data connection before the pushes that go by them, and
     sends them again with what has no answer after a reconnect. What came over a lost connection may
@@ -41,16 +43,18 @@ class OptionsOfWorkers:
         self._metrics: Final = metrics
         self._tells: Final = tells
         self._given: Final[dict[int, Given]] = {}  # by worker
-        # Whoever was the first with a push of the newest step, and the options of that push.
-        self._newest: tuple[int, int, OptionsTable | None] = (0, 0, None)
-        self._has_told_difference = False
+        self._ids: Final[dict[bytes, int]] = {}  # of the tables that came last, by their bytes
+        self._newest_id = 0
 
     def forget(self, worker: int) -> None:
         """Drops the options of a worker that has left; its next incarnation begins without any."""
         self._given.pop(worker, None)
 
-    def take(self, model: ServedModel, msg: GroupOptions, payload: Any) -> None:
+    def take(self, model: ServedModel, msg: GroupOptions, payload: Any) -> int:
         """Has the worker's pushes applied by these options from now on.
+
+        Returns:
+            A number that stands for these options; equal ones of other workers have it too.
 
         Raises:
             PayloadSizeError: the payload is no table for this model and optimizer.
@@ -65,11 +69,21 @@ class OptionsOfWorkers:
         if before is not None and msg.number == before.number:
             if table != before.table:
                 raise OptionsError(f"options {msg.number}: other ones came under this number")
-            return  # the worker sent them again, since it has lost the answer
+            return self._id_of(table)  # the worker sent them again, as it has lost the answer
         self._set(model, msg.worker, table)
         self._given[msg.worker] = Given(msg.number, table)
         if self._tells:
             self._metrics.note_options(msg.worker, shown_groups(table), table.group_of_slot)
+        return self._id_of(table)
+
+    def _id_of(self, table: OptionsTable) -> int:
+        packed = table.pack()
+        if packed not in self._ids:
+            if len(self._ids) == TABLES_REMEMBERED:
+                del self._ids[next(iter(self._ids))]
+            self._newest_id += 1
+            self._ids[packed] = self._newest_id
+        return self._ids[packed]
 
     def _set(self, model: ServedModel, worker: int, table: OptionsTable) -> None:
         if self._options.delay_compensation != "none" and any(
@@ -88,50 +102,6 @@ class OptionsOfWorkers:
             raise OptionsError(str(error)) from error
         except KeyError as error:
             raise EvictedError(f"worker {worker}: not live; say hello again to go on") from error
-
-    def require(self, model: ServedModel, msg: PushPull | Push, *, averages: bool) -> None:
-        """Refuses a push that is to be applied by other options than this worker's newest.
-
-        Args:
-            model: what is trained.
-            msg: the push, which may be of several chunks.
-            averages: whether the policy takes means, which go by the options of one worker.
-
-        Raises:
-            MissingOptionsError: the shard does not have those options, or newer ones.
-        """
-        if not self._given and msg.table == 0:
-            return
-        given = self._given.get(msg.worker)
-        number, table = (0, None) if given is None else (given.number, given.table)
-        if msg.table != number:
-            if _is_repeated(model, msg):
-                return
-            raise MissingOptionsError(
-                f"worker {msg.worker}, step {msg.step}: goes by options {msg.table}, the newest "
-                f"are {number}"
-            )
-        if averages and self._tells and msg.chunk - getattr(msg, "chunks", 1) < model.own[0].index:
-            self._compare(msg, table)
-
-    def _compare(self, msg: PushPull | Push, table: OptionsTable | None) -> None:
-        """Compares with the options of whoever was the first to push the last chunk of the step."""
-        step, worker, others = self._newest
-        if msg.step > step:
-            self._newest = (msg.step, msg.worker, table)
-        elif msg.step == step and table != others and not self._has_told_difference:
-            self._has_told_difference = True
-            self._metrics.note_different_options(msg.step, sorted((worker, msg.worker)))
-
-
-def _is_repeated(model: ServedModel, msg: PushPull | Push) -> bool:
-    """Whether every chunk has taken this step, so that it is answered and not applied again."""
-    chunks = range(msg.chunk, msg.chunk - getattr(msg, "chunks", 1), -1)
-    try:
-        clocks = [model.shard.clock(model.chunk(chunk).index, msg.worker) for chunk in chunks]
-    except KeyError:
-        return True  # not live: the push is refused for that
-    return all(msg.step <= clock for clock in clocks)
 
 
 def shown_groups(table: OptionsTable) -> list[dict[str, Any]]:

@@ -6,8 +6,6 @@ from typing import Final
 import zmq
 
 from leash.ps.options.server import ServerOptions
-from leash.ps.wire.frames import encode
-from leash.ps.wire.messages import Message, Ok, Params
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
     Payload,
@@ -22,7 +20,7 @@ from leash.ps.wire.sockets import (
 BURST: Final = 16  # messages of a data socket in a row, before the control socket has its turn
 
 
-def send(socket: zmq.Socket[bytes], route: bytes, message: Message, payload: Payload) -> bool:
+def send(socket: zmq.Socket[bytes], route: bytes, header: bytes, payload: Payload) -> bool:
     """Sends a message to one peer; returns False if that peer does not read.
 
     A peer that is gone misses the message, which is no failure.
@@ -37,9 +35,9 @@ def send(socket: zmq.Socket[bytes], route: bytes, message: Message, payload: Pay
             raise
         return True  # it asks again when it comes back, or is evicted
     if payload is None:
-        socket.send(encode(message), zmq.DONTWAIT)
+        socket.send(header, zmq.DONTWAIT)
         return True
-    socket.send(encode(message), more)
+    socket.send(header, more)
     # No code writes to an answer's memory once it is made, so ZeroMQ may read it where it lies.
     lies_still = isinstance(payload, zmq.Frame) or len(payload) >= COPY_BELOW_NBYTES
     socket.send(payload, zmq.DONTWAIT, copy=not lies_still)
@@ -56,7 +54,7 @@ class DataRouter:
         max_nbytes = data_max_nbytes(options.chunk_nbytes)
         self.socket: Final = make_router(context, data_queue(options.window), max_nbytes)
         self.port: Final = bind(self.socket, host, port)
-        self._unreading: list[Message] = []  # answers for which their peers left no room
+        self._unreading: list[int] = []  # workers that left no room for their answers
 
     def take(self, handle: Callable[[list[zmq.Frame]], None], until: Callable[[], bool]) -> None:
         """Hands over messages that have come, a few at a time, as other sockets wait.
@@ -70,18 +68,22 @@ class DataRouter:
                 return
             handle(receive(self.socket))
 
-    def send(self, route: bytes, message: Message, payload: Payload) -> None:
-        """Sends an answer; notes its worker if that does not read."""
-        if not send(self.socket, route, message, payload):
+    def send(self, route: bytes, header: bytes, payload: Payload, worker: int) -> None:
+        """Sends an answer; notes its worker if that does not read.
+
+        Args:
+            route: to whom.
+            header: packed.
+            payload: the frame after it, if there is one.
+            worker: whom the answer is for, if only that worker gets such an answer; otherwise 0,
+                as of an `error`: any peer that writes a worker's rank into a header gets one.
+        """
+        if not send(self.socket, route, header, payload) and worker:
             # A peer that reads leaves room, since it has few requests in flight. This one is to be
             # evicted later: now, that would release further answers while these are being sent.
-            self._unreading.append(message)
+            self._unreading.append(worker)
 
     def take_unreading(self) -> list[int]:
-        """Takes the workers whose answers could not be sent since the last call.
-
-        An `error` does not count, since any peer that writes a worker's rank into a header gets
-        one. Only the worker itself gets other answers.
-        """
-        messages, self._unreading = self._unreading, []
-        return [m.worker for m in messages if isinstance(m, (Params, Ok))]
+        """Takes the workers whose answers could not be sent since the last call."""
+        workers, self._unreading = self._unreading, []
+        return workers

@@ -1,13 +1,7 @@
-"""A client of the control socket, which sends a request until it has an answer.
+"""A connection to the control socket over ZeroMQ, and a client that asks one question at a time.
 
-::
-
-    request ─▸  connection breaks      request again ─▸  answer
-                                       over the next connection
-    request ─▸  silence for RETRY_S    request again ─▸  answer
-                                       over a connection of its own
-
-Every request may be repeated: docs/wire-format.md says of each what a repetition does.
+`ControlChannel` waits, and knows sockets; what is sent, and when it is sent again, a `Requester`
+decides.
 """
 
 import math
@@ -21,10 +15,11 @@ import msgpack
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from leash.ps.errors import ServerUnreachableError, UsageError, WrongSocketError
+from leash.ps.errors import LeashError, ServerUnreachableError, UsageError, WrongSocketError
 from leash.ps.wire import hosts
-from leash.ps.wire.frames import check_payload_count, decode_as, encode
+from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import Message, State, Status
+from leash.ps.wire.requester import ControlFrames, Requester
 from leash.ps.wire.sockets import (
     CONTROL_MAX_NBYTES,
     CONTROL_QUEUE,
@@ -34,14 +29,13 @@ from leash.ps.wire.sockets import (
 )
 
 DEFAULT_TIMEOUT_S: Final = 5.0
-RETRY_S: Final = 2.0  # a request without an answer for so long is sent again, over a new connection
 WAIT_SLICE_S: Final = 0.5  # `await_state` calls back so often while it waits
 
 AnswerT = TypeVar("AnswerT", bound=Message)
 
 
 class ControlChannel:
-    """Asks one server. Connects with the first request.
+    """A connection to one server, which is made with the first request.
 
     REQUIRES: used by one thread at a time; sockets are not thread-safe.
     """
@@ -68,7 +62,6 @@ class ControlChannel:
         expected: type[AnswerT],
         payload: bytes | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        is_wanted: Callable[[], bool] = lambda: True,
     ) -> tuple[AnswerT, bytes | None]:
         """Sends a message and waits for its answer; returns the answer and its payload.
 
@@ -79,34 +72,77 @@ class ControlChannel:
             expected: the type of its answer.
             payload: of the request, if it has one.
             timeout_s: how long to wait for the answer, however often the message is sent.
-            is_wanted: asked before the message is sent again after a silence: whether anybody
-                still waits for the answer.
 
         Raises:
             ServerUnreachableError: no answer came in time.
             ProtocolError: the answer is an `error`, or, as a HeaderError, of another type.
             UsageError: the address is none.
         """
-        frames = [encode(message)] if payload is None else [encode(message), payload]
-        deadline_s = time.monotonic() + timeout_s
+        question = _Question(message, expected, payload, timeout_s)
+        self.carry(question)
+        self.require_answer(question)
+        assert isinstance(question.answer, expected)
+        return question.answer, question.payload
+
+    def carry(self, requester: Requester) -> None:
+        """Carries the request that is due, and its repetitions, until it has come to an end.
+
+        Args:
+            requester: says how it has ended.
+
+        Raises:
+            UsageError: the address is none.
+        """
         try:
-            while (answer := self._attempt(frames, deadline_s)) is None:
-                if time.monotonic() >= deadline_s or not is_wanted():
-                    raise self._unreachable(timeout_s, connected=self._stands)
-                # The server is silent on it, or is elsewhere; otherwise it is still being made.
-                if self._stands or self._goes_astray():
-                    self._disconnect()
+            self._connected()
+            requester.lost()
+            if self._stands:
+                requester.connected()
+            requester.begin(time.monotonic())
+            while requester.is_busy:
+                frames = requester.next(time.monotonic())
+                if frames is not None:
+                    self._send(requester, frames)
+                elif requester.renews:
+                    self._renew(requester)
+                else:
+                    self._await(requester)
         except BaseException:
             # The answer may still come, and would be taken for that to the next request.
+            requester.abandon()
             self._disconnect()
             raise
-        header, *payloads = answer
-        try:
-            came = decode_as(expected, header)
-        except WrongSocketError as error:
-            raise UsageError(f"address {self.address}: {error}") from error
-        check_payload_count(came, len(payloads))
-        return came, payloads[0] if payloads else None
+
+    def require_answer(self, requester: Requester) -> None:
+        """Raises the error with which a request ended, if it did, with the address and a mend.
+
+        Args:
+            requester: that `carry` has carried.
+
+        Raises:
+            LeashError: that error.
+        """
+        if (error := self.explained(requester)) is not None:
+            raise error from error.__cause__
+
+    def explained(self, requester: Requester) -> LeashError | None:
+        """Tells with which error a request ended, for people: with the address and a mend.
+
+        Args:
+            requester: that `carry` has carried.
+
+        Returns:
+            The error; None if the request was answered.
+        """
+        error, silence = requester.error, requester.silence
+        if silence is not None:
+            text = _no_answer(self.address, silence.waited_s, connected=silence.connected)
+            return ServerUnreachableError(text)
+        if isinstance(error, WrongSocketError):
+            wrong = UsageError(f"address {self.address}: {error}")
+            wrong.__cause__ = error
+            return wrong
+        return error
 
     def close(self) -> None:
         """Closes the connection. A second call does nothing."""
@@ -123,48 +159,49 @@ class ControlChannel:
     ) -> None:  # fmt: skip
         self.close()
 
-    def _attempt(self, frames: list[bytes], deadline_s: float) -> list[bytes] | None:
-        """Sends a request over each connection that comes to stand, until one brings the answer.
-
-        Returns:
-            The frames of the answer; None if there is none within `RETRY_S`, or by the deadline.
-        """
-        deadline_s = min(deadline_s, time.monotonic() + RETRY_S)
-        while self._send(frames, deadline_s):
-            if (answer := self._receive(deadline_s)) is not None:
-                return answer
-            if time.monotonic() >= deadline_s:
-                break
-        return None
-
-    def _send(self, frames: list[bytes], deadline_s: float) -> bool:
-        """Sends a request once the connection stands; False if it does not in time."""
-        socket = self._connected()
-        while (left_ms := _left_ms(deadline_s)) > 0:
-            if not self._stands:
-                self._look_after(left_ms)
-            # A pipe that has just broken may seem writable until the monitor tells.
-            elif socket.poll(left_ms, zmq.POLLOUT) and not self._look_after():
+    def _send(self, requester: Requester, frames: ControlFrames) -> None:
+        """Sends frames if the connection takes them before the requester has to be asked again."""
+        socket, has_broken = self._connected(), False
+        # A pipe that has just broken may seem writable until the monitor tells.
+        if socket.poll(_left_ms(requester.wake_s), zmq.POLLOUT):
+            has_broken = self._look_after()
+            if not has_broken:
                 with suppress(zmq.Again):
                     socket.send_multipart(frames, zmq.DONTWAIT)
-                    return True
-        return False
+                    return
+        requester.put_back()
+        self._tell(requester, has_broken=has_broken)
 
-    def _receive(self, deadline_s: float) -> list[bytes] | None:
-        """Waits for the answer; None if the connection breaks first, or none comes in time."""
-        socket, monitor = self._socket, self._monitor
-        assert socket is not None
+    def _await(self, requester: Requester) -> None:
+        """Waits until something happens to the connection, or the requester is to be asked."""
+        socket, left_ms = self._connected(), _left_ms(requester.wake_s)
+        if not requester.stands:
+            self._tell(requester, has_broken=self._look_after(left_ms))
+            return
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
-        poller.register(monitor, zmq.POLLIN)
-        has_broken = False
-        while not has_broken and (left_ms := _left_ms(deadline_s)) > 0:
-            poller.poll(left_ms)
-            # An answer that came before the connection broke is in the socket when this tells.
-            has_broken = self._look_after()
-            if socket.poll(0, zmq.POLLIN):
-                return socket.recv_multipart(zmq.DONTWAIT)
-        return None
+        poller.register(self._monitor, zmq.POLLIN)
+        poller.poll(left_ms)
+        # An answer that came before the connection broke is in the socket when this tells.
+        has_broken = self._look_after()
+        if socket.poll(0, zmq.POLLIN):
+            requester.receive(socket.recv_multipart(zmq.DONTWAIT), time.monotonic())
+        self._tell(requester, has_broken=has_broken)
+
+    def _tell(self, requester: Requester, *, has_broken: bool) -> None:
+        if has_broken:
+            requester.lost()
+        if self._stands and not requester.stands:
+            requester.connected()
+
+    def _renew(self, requester: Requester) -> None:
+        """Gives the connection up, so that another one is made.
+
+        One that is still being made is kept for a request that goes on, unless it goes astray.
+        """
+        if requester.stands or not requester.is_busy or self._goes_astray():
+            self._disconnect()
+        requester.lost()
 
     def _look_after(self, wait_ms: int = 0) -> bool:
         """Reads what happened to the connection, and waits if nothing has; tells if it broke."""
@@ -182,9 +219,6 @@ class ControlChannel:
         assert self._socket is not None
         over_ipv6 = hosts.needs_ipv6(*host_and_port(self.address))
         return bool(self._socket.getsockopt(zmq.IPV6)) != over_ipv6
-
-    def _unreachable(self, timeout_s: float, *, connected: bool) -> ServerUnreachableError:
-        return ServerUnreachableError(_no_answer(self.address, timeout_s, connected=connected))
 
     def _connected(self) -> zmq.Socket[bytes]:
         if self._socket is None:
@@ -210,6 +244,28 @@ class ControlChannel:
             socket.close(linger=0)  # no request waits for an answer any more
         if monitor is not None:
             monitor.close(linger=0)
+
+
+class _Question(Requester):
+    """One request, whose answer somebody waits for."""
+
+    def __init__(
+        self, message: Message, expected: type[Message], payload: bytes | None, timeout_s: float
+    ) -> None:
+        super().__init__()
+        header = encode(message)
+        self._question: Final = (header,) if payload is None else (header, payload)
+        self._wants: Final = expected
+        self._patience_s: Final = timeout_s
+        self.answer: Message | None = None
+        self.payload: bytes | None = None
+
+    def begin(self, now_s: float) -> None:
+        if not self.is_busy:
+            self._ask(self._question, self._wants, self._patience_s, now_s)
+
+    def _take(self, answer: Message, payload: bytes | None, now_s: float) -> None:
+        self.answer, self.payload = answer, payload
 
 
 def _left_ms(deadline_s: float) -> int:

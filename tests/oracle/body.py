@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +19,8 @@ from oracle.run import STEPS, Run, Setting, Steps
 Train = Callable[[Run], Steps]
 
 TOLERANCES: Final = {torch.float64: 1e-10, torch.float32: 1e-6}  # of a tensor's largest value
+# On a GPU torch rounds once where it multiplies and adds; what is rounded from that may differ too.
+ON_GPU: Final = {**TOLERANCES, torch.bfloat16: 2.0**-8}
 
 ALL: Final = ("sgd", "momentum", "adamw", "adagrad")
 
@@ -37,6 +39,7 @@ class Habit:
         optimizers: those that torch allows with it.
         daily: whether it is fast enough for every day; otherwise only --torture has it.
         f32: whether its first step is compared in f32 too.
+        on_gpu: whether it can be done to a model on a GPU.
         steps: how many steps are compared.
     """
 
@@ -48,6 +51,7 @@ class Habit:
     optimizers: tuple[str, ...] = ALL
     daily: bool = True
     f32: bool = True
+    on_gpu: bool = True
     steps: int = STEPS
 
     @property
@@ -70,38 +74,41 @@ def habit(train: Train | None = None, /, **properties: Any) -> Any:
     return train
 
 
-def check(habit: Habit, setting: Setting, *, f32: bool) -> None:
+def check(habit: Habit, setting: Setting, *, f32: bool, device: str = "cpu") -> None:
     """Fails unless the habit does what torch does, or ends with the error that names the mend.
 
     Args:
         habit: is done under both optimizers.
         setting: what it is combined with.
         f32: whether its first step is compared in f32 too.
+        device: where the model is, under both.
     """
     refusal = habit.expected_refusal(setting)
     if refusal is not None:
-        with computing_in(torch.float64), pytest.raises(LeashError, match=refusal):
+        with computing_in(torch.float64, device), pytest.raises(LeashError, match=refusal):
             for _ in states_of(habit, setting, is_torch=False, steps=10_000):
                 pass
         return
     if setting.overlap and habit.told_with_overlap is not None:
-        with computing_in(torch.float64), Run(False, setting) as run:
+        with computing_in(torch.float64, device), Run(False, setting) as run:
             for _ in habit.train(run):
                 pass
         assert any(re.search(habit.told_with_overlap, line) for line in run.said), run.said
         return
     try:
-        compare(habit, setting, torch.float64, habit.steps)
+        compare(habit, setting, torch.float64, habit.steps, device)
         if f32 and habit.f32:
-            compare(habit, setting, torch.float32, steps=1)
+            compare(habit, setting, torch.float32, 1, device)
     except UsageError:
         if not habit.may_be_refused:
             raise
 
 
-def compare(habit: Habit, setting: Setting, dtype: torch.dtype, steps: int) -> None:
+def compare(
+    habit: Habit, setting: Setting, dtype: torch.dtype, steps: int, device: str = "cpu"
+) -> None:
     """Trains on both sides, and compares everything after every step."""
-    with computing_in(dtype):
+    with computing_in(dtype, device):
         expected = list(states_of(habit, setting, is_torch=True, steps=steps))
         assert expected
         # Closed here, or a habit that differs would keep its server until its memory is collected.
@@ -115,7 +122,8 @@ def require_equal(mine: dict[str, Tensor], theirs: dict[str, Tensor], when: str)
     assert mine.keys() == theirs.keys()
     for name, tensor in theirs.items():
         off = difference(mine[name], tensor)
-        assert off <= TOLERANCES.get(tensor.dtype, 0.0), (
+        tolerances = ON_GPU if tensor.is_cuda else TOLERANCES
+        assert off <= tolerances.get(tensor.dtype, 0.0), (
             f"{when}: {name} in {tensor.dtype} is off by {off:.1e} of its largest"
         )
 
@@ -136,7 +144,10 @@ def named(shown: Any) -> dict[str, Tensor]:
         return {}
     values = shown if isinstance(shown, list | tuple) else [shown]
     return {
-        f"yielded {i}": torch.as_tensor(value).detach().clone() for i, value in enumerate(values)
+        f"yielded {i}": (value if isinstance(value, Tensor) else torch.tensor(value))
+        .detach()
+        .clone()
+        for i, value in enumerate(values)
     }
 
 
@@ -156,11 +167,12 @@ def difference(mine: Tensor, theirs: Tensor) -> float:
 
 
 @contextmanager
-def computing_in(dtype: torch.dtype) -> Iterator[None]:
-    """Makes it torch's default, in which habits make their models."""
+def computing_in(dtype: torch.dtype, device: str = "cpu") -> Iterator[None]:
+    """Makes them torch's defaults, with which habits make their models."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        yield
+        with nullcontext() if device == "cpu" else torch.device(device):
+            yield
     finally:
         torch.set_default_dtype(before)

@@ -123,9 +123,11 @@ class Run:
         """Inputs and targets, the same on either side."""
         generator = torch.Generator().manual_seed(7)
         for _ in range(count):
-            inputs = torch.randn(SAMPLES, FEATURES, generator=generator, dtype=torch.float64)
-            targets = torch.randint(CLASSES, (SAMPLES,), generator=generator)
-            yield inputs.to(torch.get_default_dtype()), targets
+            inputs = torch.randn(
+                SAMPLES, FEATURES, generator=generator, dtype=torch.float64, device="cpu"
+            )
+            targets = torch.randint(CLASSES, (SAMPLES,), generator=generator, device="cpu")
+            yield inputs.to(here(), torch.get_default_dtype()), targets.to(here())
 
     def watch(self, **tensors: Tensor) -> None:
         """Compares these too: parameters that no optimizer was given, or buffers."""
@@ -171,6 +173,11 @@ def _with_our_verbs(optimizer: Any) -> Any:
 
 
 # What most habits train, and how.
+
+
+def here() -> torch.device:
+    """Where the models and batches of a habit are made: torch's default device."""
+    return torch.empty(0).device
 
 
 def mlp() -> nn.Module:

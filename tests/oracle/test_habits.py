@@ -1,20 +1,27 @@
 """torch is the oracle: whatever people do gives what torch gives, or one clear error."""
 
 import pytest
+import torch
 
 from oracle.body import check
 from oracle.cases import Case, all_habits, every_combination, pairwise_combinations
 from oracle.not_yet import NOT_YET, is_not_yet
 from oracle.run import OPTIMIZERS
 
+GPU = torch.cuda.is_available()
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    cases = (
+        every_combination() if metafunc.config.getoption("--torture") else
+        pairwise_combinations()
+    )  # fmt: skip
     if "case" in metafunc.fixturenames:
-        cases = (
-            every_combination() if metafunc.config.getoption("--torture") else
-            pairwise_combinations()
-        )  # fmt: skip
         metafunc.parametrize("case", [_marked(case) for case in cases])
+    if "gpu_case" in metafunc.fixturenames:
+        # One test that is skipped where there is no GPU, rather than a thousand.
+        on_gpu = [_marked(case) for case in cases if GPU and case.habit.on_gpu]
+        metafunc.parametrize("gpu_case", on_gpu)
 
 
 def _marked(case: Case) -> object:
@@ -25,6 +32,10 @@ def _marked(case: Case) -> object:
 
 def test_it_does_what_torch_does_or_says_why_not(case: Case) -> None:
     check(case.habit, case.setting, f32=case.f32)
+
+
+def test_it_does_so_on_a_gpu(gpu_case: Case) -> None:
+    check(gpu_case.habit, gpu_case.setting, f32=gpu_case.f32, device="cuda")
 
 
 def test_there_are_habits_enough() -> None:

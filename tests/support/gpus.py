@@ -1,11 +1,16 @@
-"""A GPU for tests on a machine that has none."""
+"""A GPU for tests on a machine that has none, and where a test can be on one that has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
+import torch
 from torch import Tensor
 
 from leash.worker.client.memory import Slab
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]  # where a test's model is
 
 
 @dataclass
@@ -28,6 +33,7 @@ class LazyGpu:
     waiting: list[Callable[[], object]] = field(default_factory=list)
     done: int = 0
     registered: list[int] = field(default_factory=list)
+    captures: bool = False
 
     def holds(self, tensor: Tensor) -> bool:
         return True
@@ -36,7 +42,11 @@ class LazyGpu:
         self.registered.append(slab.ctypes.data)
 
     def unregister(self, slab: Slab) -> None:
-        self.registered.remove(slab.ctypes.data)
+        if slab.ctypes.data in self.registered:
+            self.registered.remove(slab.ctypes.data)
+
+    def is_capturing(self) -> bool:
+        return self.captures
 
     def follow_compute(self) -> None:
         self.log.append("follow")
@@ -54,6 +64,9 @@ class LazyGpu:
     def mark(self) -> LazyEvent:
         self.log.append("mark")
         return LazyEvent(self, len(self.waiting))
+
+    def mark_compute(self) -> LazyEvent:
+        return LazyEvent(self, 0)  # what is computed is computed at once
 
     def run(self, until: int) -> None:
         while self.done < until:

@@ -1,41 +1,27 @@
 """A server without sockets, processes and time: its parts, with all shards inside this process."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import zmq
-
-from leash.ps._core import Shard
-from leash.ps.errors import LeashError, ShardLostError
+from leash.ps.errors import ProtocolError
 from leash.ps.options.addresses import parse_learners
 from leash.ps.options.server import ServerOptions
-from leash.ps.policy import Rule, rule_from_message
-from leash.ps.runs.chunk_states import ChunkClocks
+from leash.ps.policy import Rule
 from leash.ps.runs.events import EventLog
 from leash.ps.server.coordinator import Coordinator
+from leash.ps.server.remote_shards import OnNotice, RemoteShard, RemoteShards
 from leash.ps.server.shards import Shards
-from leash.ps.shard.data_plane import DataPlane
+from leash.ps.shard.data_desk import DataDesk, Send
+from leash.ps.shard.linked_shard import LinkedShard, LinkPayload, unpacked_settings
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
+from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Beat, Beaten, Bye, Error, Hello, Message, Ok, Push, Welcome
-from leash.ps.wire.shard_messages import (
-    Align,
-    Counts,
-    CountUp,
-    Happened,
-    Hold,
-    Join,
-    Leave,
-    Release,
-    Reserve,
-    Serve,
-    SetClock,
-    SetRule,
-    Start,
-    Stop,
-)
+from leash.ps.wire.shard_link import LinkClosedError, ReceivedPayload, SentPayload
+from leash.ps.wire.shard_messages import Begin, Counts, CountUp, Done, Failed, Happened
 
 # Four groups, so four chunks; each is 64 bytes, so that shards get as many as is fair.
 LAYOUT = Layout(
@@ -51,6 +37,16 @@ CHUNKS = 4
 OWN_PORT = 5001
 FIRST_INCARNATION = 1000
 ROUTE = b"route"
+
+
+def hand(
+    plane: DataDesk, message: Message, payload: bytes | bytearray | None = None,
+    route: bytes = ROUTE,
+) -> None:  # fmt: skip
+    """Has a data socket's handlers take one message."""
+    header = encode(message)
+    plane.receive([route, header] if payload is None else [route, header, payload])
+    plane.settle()
 
 
 class StillClock:
@@ -77,7 +73,7 @@ class KeptEvents(EventLog):
     def is_open(self) -> bool:
         return True
 
-    def write(self, event: str, **details: Any) -> None:
+    def write(self, event: str, at_s: float | None = None, **details: Any) -> None:
         self.kept.append((event, details))
 
     def named(self, *events: str) -> list[dict[str, Any]]:
@@ -85,169 +81,159 @@ class KeptEvents(EventLog):
         return [details for event, details in self.kept if event in events]
 
 
-class FarShard:
-    """A shard beside the coordinator: does what it is told, as its process would."""
+class MemoryLink:
+    """The process of one shard, and the stream to it. Implements remote_shards.ShardLink.
 
-    def __init__(
-        self, index: int, options: ServerOptions, clock: StillClock, send: Callable[..., None]
-    ) -> None:
-        rule = options.rule
-        self.index = index
-        self.pid = 70_000 + index
-        self.lost = self.how = ""
-        self.is_held = False
-        self.fails_with: LeashError | None = None  # what it is asked next
-        self.members = Members(parse_learners(options.learners, options.workers), 0.0, clock)
-        self.metrics = Metrics(rule, EventLog(None), 0, clock)
-        self.plane = DataPlane(options, rule, self.members, self.metrics, send, index, clock)
+    What the shard has sent before it was lost can still be read, as with a stream.
+    """
 
-    def lose(self, how: str) -> None:
-        self.how = how
-        self.lost = f"shard {self.index} (process {self.pid}) was lost: {how}"
-
-    def take(self, message: Message, payload: bytes | None) -> int:
-        """Does it; returns the value of the answer."""
-        if self.fails_with is not None:
-            failure, self.fails_with = self.fails_with, None
-            raise failure
-        match message:
-            case Serve():
-                self.plane.make_model(Layout.unpack(payload or b""))
-            case Reserve():
-                return self.plane.reserve()
-            case Join():
-                self.members.admit(message.worker, message.incarnation, message.name)
-                if message.worker:
-                    self.plane.join(message.worker, message.first_step)
-            case Leave():
-                member = self.members.find(message.worker, message.incarnation)
-                assert member is not None, message
-                self.members.leave(member, message.state)
-                if message.worker:
-                    self.plane.leave(message.worker)
-            case Start():
-                self.metrics.start([])
-            case SetRule(policy, staleness, staleness_max, backup_workers, bound_unit):
-                self.plane.set_rule(
-                    rule_from_message(policy, staleness, staleness_max, backup_workers, bound_unit)
-                )
-            case Stop():
-                self.plane.stop(message.reason)
-            case _:
-                return self._take_for_checkpoint(message)
-        return 0
-
-    def _take_for_checkpoint(self, message: Message) -> int:
-        match message:
-            case Hold():
-                self.is_held = True
-            case Align():
-                step = self.plane.align(message.step)
-                return 0 if step is None else step + 1
-            case Release():
-                self.is_held = False
-                self.plane.go_on()
-            case SetClock():
-                assert self.plane.model is not None
-                self.plane.model.begin_at(message.clock)
-            case _:
-                raise AssertionError(message)
-        return 0
-
-    def ask(self, message: Message, payload: bytes | None = None) -> tuple[int, None]:
-        """Does it alone; returns the value of the answer, which has no payload."""
-        if self.lost:
-            raise ShardLostError(self.lost)
-        return self.take(message, payload), None
-
-    def counts(self, heard: list[int]) -> Counts:
-        own = self.metrics.own
-        return Counts(
-            self.plane.initialized, self.plane.parked, own.replies, own.staleness_sum,
-            own.max_staleness, own.max_lag, own.duplicates, own.nonfinite_chunks,
-            own.bytes_pushed, own.bytes_answered, own.dropped, dict(own.refusals), heard,
-        )  # fmt: skip
-
-    # Its chunks, for checkpoints.
-
-    def init(self, chunk: int, values: Any) -> bool:
-        return self._shard.init(chunk, values)
-
-    def pull(self, chunk: int, worker: None, out: Any) -> int:
-        return self._shard.pull(chunk, worker, out)
-
-    def set_version(self, chunk: int, version: int) -> None:
-        self._shard.set_version(chunk, version)
-
-    def has_state(self, chunk: int) -> bool:
-        return self._shard.has_state(chunk)
-
-    def updates(self, chunk: int) -> list[int]:
-        return self._shard.updates(chunk)
-
-    def set_updates(self, chunk: int, updates: list[int]) -> None:
-        self._shard.set_updates(chunk, updates)
-
-    def state(self, chunk: int, name: str, out: Any) -> None:
-        self._shard.state(chunk, name, out)
-
-    def load_state(self, chunk: int, name: str, values: Any) -> None:
-        self._shard.load_state(chunk, name, values)
-
-    def clocks(self, chunk: int) -> ChunkClocks:
-        assert self.plane.model is not None
-        return self.plane.model.clocks(chunk)
+    def __init__(self, pid: int, send: Send, now: Callable[[], float]) -> None:
+        """Args:
+        pid: the process id to show.
+        send: sends an answer over the shard's data socket.
+        now: the shard's clock.
+        """
+        self.pid = pid
+        self.how = ""  # once it is lost: how
+        self.fails_with: ProtocolError | None = None  # what it is asked next
+        self._send = send
+        self._now = now
+        self._shard: LinkedShard | None = None
+        self._sent: deque[tuple[Message, ReceivedPayload]] = deque()
 
     @property
-    def _shard(self) -> Shard:
-        assert self.plane.model is not None
-        return self.plane.model.shard
+    def shard(self) -> LinkedShard:
+        """What the process decides by; it is there once the coordinator has told it to begin."""
+        assert self._shard is not None
+        return self._shard
+
+    def lose(self, how: str) -> None:
+        """The process ends, from one moment to the next."""
+        self.how = how
+
+    def advance(self) -> None:
+        """The process has its turn: it tells what there is to tell."""
+        self.shard.advance()
+        self._send_notices()
+
+    # What the coordinator does.
+
+    def send(self, message: Message, payload: SentPayload = None) -> None:
+        if self.how:
+            raise LinkClosedError(self.how)
+        taken = bytearray(payload) if payload is not None else None
+        if isinstance(message, Begin):
+            self._shard = LinkedShard(
+                message.shard, unpacked_settings(taken), self._send, self._now
+            )
+            self.put(Done(message.port))
+            return
+        if self.fails_with is not None:
+            failure, self.fails_with = self.fails_with, None
+            self.put(Failed(failure.code, str(failure)))
+            return
+        answer = self.shard.answer(message, taken)
+        self._send_notices()
+        if answer is not None:
+            self.put(*answer)
+
+    def receive(self, wait_s: float) -> tuple[Message, ReceivedPayload] | None:
+        if self._sent:
+            return self._sent.popleft()
+        if self.how:
+            raise LinkClosedError(self.how)
+        return None
+
+    def ending(self) -> str:
+        return self.how
+
+    def kill(self) -> None:
+        self.how = self.how or "killed by SIGKILL"
+
+    def let_go(self) -> None:
+        self.how = self.how or "it ended with status 0"
+
+    def reap(self) -> None:
+        assert self.how, "it was let go before"
+
+    # How it is done.
+
+    def put(self, message: Message, payload: LinkPayload = None) -> None:
+        """The shard sends this."""
+        self._sent.append((message, bytearray(payload) if payload is not None else None))
+
+    def _send_notices(self) -> None:
+        for message, payload in self.shard.take_notices():
+            self.put(message, payload)
 
 
-class FarShards:
-    """All of them: in the shape of RemoteShards."""
+class FarShard(RemoteShard):
+    """A shard beside the coordinator, with its process inside this one."""
 
-    def __init__(
-        self, options: ServerOptions, clock: StillClock, send: Callable[..., None]
-    ) -> None:
-        self.all = [FarShard(i, options, clock, send) for i in range(1, options.shards)]
-        self.ports = [OWN_PORT + shard.index for shard in self.all]
+    def __init__(self, index: int, on_notice: OnNotice, send: Send, clock: StillClock) -> None:
+        self.link = MemoryLink(70_000 + index, send, clock)
+        # No shard is lost for its silence, however much time a test skips.
+        super().__init__(index, self.link, on_notice, now=lambda: 0.0)
+
+    def lose(self, how: str) -> None:
+        """Its process ends, and the coordinator sees it at once."""
+        self.link.lose(how)
+        self.take_notices()
+
+    def take(self, message: Message, payload: bytes | None) -> None:
+        """Does it, though the coordinator has not told it to."""
+        self.link.shard.answer(message, payload)
+
+    def counts(self, heard: list[int]) -> Counts:
+        """What it would tell, if it had heard of these workers."""
+        self.link.shard.answer(CountUp(), None)
+        *_, (counts, _) = self.link.shard.take_notices()
+        assert isinstance(counts, Counts)
+        return replace(counts, heard=heard)
+
+    @property
+    def plane(self) -> DataDesk:
+        return self.link.shard.data
+
+    @property
+    def members(self) -> Members:
+        return self.link.shard.members
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.link.shard.metrics
+
+    @property
+    def is_held(self) -> bool:
+        return self.link.shard.is_held
+
+
+class FarShards(RemoteShards):
+    """All of them, with what they are told kept."""
+
+    all: list[FarShard]  # type: ignore[assignment]
+
+    def __init__(self, options: ServerOptions, clock: StillClock, send: Send) -> None:
         self.told: list[Message] = []
-        self.notices: deque[tuple[FarShard, Message, bytearray | None]] = deque()
         self.on_the_way: Callable[[Message], None] = lambda _: None  # before a question is taken
+        super().__init__(
+            options, OWN_PORT + 1, lambda index, notice: FarShard(index, notice, send, clock)
+        )
 
-    def ask(self, message: Message, payload: bytes | None = None) -> list[int]:
+    def ask(self, message: Message, payload: SentPayload = None) -> list[int]:
         self.on_the_way(message)
-        if self.lost:
-            raise ShardLostError(self.lost.lost)
-        self.told.append(message)
-        if isinstance(message, CountUp):
-            for shard in self.all:
-                self.notify(shard.index, shard.counts([]))
-            return [0] * len(self.all)
-        return [shard.take(message, payload) for shard in self.all]
+        return super().ask(message, payload)
 
-    def tell(self, message: Message, payload: bytes | None = None) -> None:
+    def tell(self, message: Message, payload: SentPayload = None) -> None:
         self.told.append(message)
-        for shard in self.all:
-            if not shard.lost:
-                shard.take(message, payload)
+        super().tell(message, payload)
 
     def notify(self, index: int, message: Message, payload: bytes | None = None) -> None:
         """This shard tells something unasked."""
-        notice = bytearray(payload) if payload is not None else None
-        self.notices.append((self.all[index - 1], message, notice))
+        self.all[index - 1].link.put(message, payload)
 
     def happened(self, index: int, event: str, details: bytes) -> None:
         self.notify(index, Happened(event), details)
-
-    def take_notices(self) -> Iterator[tuple[FarShard, Message, bytearray | None]]:
-        while self.notices:
-            yield self.notices.popleft()
-
-    @property
-    def lost(self) -> FarShard | None:
-        return next((shard for shard in self.all if shard.lost), None)
 
 
 class SocklessServer:
@@ -271,19 +257,17 @@ class SocklessServer:
             ranks, self.options.evict_s, self.clock, wall_time_us=lambda: FIRST_INCARNATION
         )
         self.metrics = Metrics(self.rule, self.events, self.options.step_events, self.clock)
-        self.plane = DataPlane(
+        self.plane = DataDesk(
             self.options, self.rule, self.members, self.metrics, self._send, now=self.clock
         )
         self.far = FarShards(self.options, self.clock, self._send)
-        self.shards = Shards(
-            self.plane, OWN_PORT, self.far, self.members, self.metrics  # type: ignore[arg-type]
-        )  # fmt: skip
+        self.shards = Shards(self.plane, OWN_PORT, self.far, self.members, self.metrics)
         self.coordinator = Coordinator(
             self.options, self.rule, self.members, self.metrics, self.shards, self.clock
         )
 
-    def _send(self, route: bytes, message: Message, payload: Any) -> None:
-        self.sent.append(message)
+    def _send(self, route: bytes, header: bytes, payload: Any, worker: int) -> None:
+        self.sent.append(decode(header, REPLIES))
 
     # The control socket.
 
@@ -334,7 +318,7 @@ class SocklessServer:
     # The data sockets.
 
     @property
-    def planes(self) -> list[DataPlane]:
+    def planes(self) -> list[DataDesk]:
         """Those of all shards."""
         return [self.plane, *(shard.plane for shard in self.far.all)]
 
@@ -352,7 +336,7 @@ class SocklessServer:
             self.push_to(plane, worker, step, samples, value)
 
     def push_to(
-        self, plane: DataPlane, worker: int, step: int, samples: int = 1, value: int = 0
+        self, plane: DataDesk, worker: int, step: int, samples: int = 1, value: int = 0
     ) -> None:
         """Those of one shard; every byte of their gradients has this value."""
         assert plane.model is not None
@@ -360,7 +344,7 @@ class SocklessServer:
             push = Push(
                 worker, self.incarnation(worker), step, chunk.index, chunk.dtype, samples
             )  # fmt: skip
-            plane.handle(ROUTE, push, zmq.Frame(bytes([value] * chunk.nbytes)))
+            hand(plane, push, bytes([value] * chunk.nbytes))
 
     def answered(self, worker: int, since: int = 0) -> list[int]:
         """The steps of which every chunk has been answered.

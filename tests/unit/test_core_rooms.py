@@ -32,6 +32,12 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/optimizer",
     },
     "core/wire": {"core/base", "core/codecs"},
+    "core/shard_engine": {
+        "core/base",
+        "core/codecs",
+        "core/shard",
+        "core/wire",
+    },
     "core/step_engine": {"core/base", "core/kernels", "core/codecs", "core/wire"},
     "bindings": {
         "core/base",
@@ -40,6 +46,7 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/admission",
         "core/optimizer",
         "core/shard",
+        "core/shard_engine",
         "core/wire",
         "core/step_engine",
     },
@@ -50,6 +57,7 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/admission",
         "core/optimizer",
         "core/shard",
+        "core/shard_engine",
         "core/wire",
         "core/step_engine",
         "bindings",
@@ -180,3 +188,14 @@ def test_includes_are_read_as_the_preprocessor_reads_them(tmp_path: Path) -> Non
     )
     (tmp_path / "room" / "notes.md").write_text('#include "room/d.h"\n')
     assert includes_in(tmp_path) == {"room/a.cpp": {"room/a.h", "room/b.h"}}
+
+
+def test_a_type_is_defined_once_in_the_core() -> None:
+    """Two definitions of one name, in files that never meet, link without a word, and crash."""
+    definition = re.compile(r"^(?:struct|class|enum class) (\w+)[^;]*\{", re.MULTILINE)
+    files: dict[str, list[str]] = {}
+    for path in (CSRC / "core").rglob("*.h"):
+        for name in definition.findall(path.read_text()):
+            files.setdefault(name, []).append(path.name)
+    assert len(files) > 50
+    assert {name: where for name, where in files.items() if len(where) > 1} == {}

@@ -11,6 +11,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("leash", "ps", "worker", "bench", "examples", "tools")
 BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
+ENGINES = (
+    "server/run_engine.py", "server/coordinator.py", "server/checkpoints.py", "server/saves.py",
+    "server/shards.py", "server/remote_shards.py", "server/lease_desk.py", "server/leases.py",
+    "server/pacing.py", "server/progress.py", "shard/linked_shard.py", "shard/members.py",
+    "shard/metrics.py", "shard/alignment.py", "shard/model.py",
+)  # fmt: skip
+CARRIERS = {"zmq", "socket", "select", "subprocess", "threading", "multiprocessing"}
+CLOCKS = {
+    "time.monotonic", "time.monotonic_ns", "time.time", "time.time_ns", "time.perf_counter",
+    "time.localtime", "time.gmtime", "time.sleep", "datetime.now", "os.urandom",
+}  # fmt: skip
+CHANCE = {"random", "secrets", "uuid"}
+# What decides without even a clock: the time is an argument of each call.
+TIMELESS = ("ps/wire/requester.py", "worker/client/session.py")
+WAITING_MODULES = {"asyncio", "os", "select", "socket", "threading", "time", "zmq"}
 BANNED_CALLS = {"eval", "exec", "recv_pyobj", "send_pyobj", "torch.load"}
 
 
@@ -47,6 +62,24 @@ def test_importing_all_of_ps_imports_neither_torch_nor_worker() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert told.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_knows_neither_sockets_nor_processes(name: str) -> None:
+    assert not CARRIERS & {imported.split(".")[0] for imported in imports(ROOT / "ps" / name)}
+
+
+@pytest.mark.parametrize("path", sources("ps/server", "ps/shard", "ps/runs"), ids=lambda p: p.name)
+def test_where_a_server_decides_time_and_chance_come_in_as_arguments(path: Path) -> None:
+    read = {call for call in calls(path) if call in CLOCKS or call.split(".")[0] in CHANCE}
+    assert read == ({"time.time_ns"} if path.name == "members.py" else set())
+
+
+@pytest.mark.parametrize("name", TIMELESS)
+def test_an_engine_has_no_clock_no_socket_and_no_thread(name: str) -> None:
+    imported = {module.split(".")[0] for module in imports(ROOT / name)}
+    assert "leash" in imported
+    assert not WAITING_MODULES & imported
 
 
 @pytest.mark.parametrize("path", sources("ps", "worker"), ids=lambda p: str(p.relative_to(ROOT)))

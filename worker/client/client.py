@@ -17,7 +17,6 @@ A step may also be a stream, in which chunks leave as they become ready::
 import logging
 import math
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable, Collection
@@ -30,11 +29,8 @@ import zmq
 from leash._log import logged, say_on_stderr
 from leash.ps.errors import (
     ArgumentError,
-    EvictedError,
-    LayoutMismatchError,
     LeashError,
     NotReadyError,
-    ServerUnreachableError,
     StoppingError,
     UsageError,
 )
@@ -44,14 +40,9 @@ from leash.ps.wire.frames import encode
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
     STOPPED_BY_TIMEOUT,
-    U63_MAX,
     Beaten,
-    Bye,
-    Hello,
     Init,
-    Lease,
     Leased,
-    Ok,
     Publish,
     Pull,
     Report,
@@ -69,13 +60,11 @@ from leash.worker.client.encoding import Encoding
 from leash.worker.client.liveness import Liveness
 from leash.worker.client.memory import Slab, SlabMemory
 from leash.worker.client.sent_options import SentOptions
+from leash.worker.client.session import ANSWER_S, Beats, Session
 from leash.worker.client.step import Transport, make_engine, residual_for
 from leash.worker.client.waiting import Waiting, awaited
 
 CLOSED: Final = "closed: this worker has left the run; make a new one to take part again"
-BYE_TIMEOUT_S: Final = 1.0
-OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
-ANSWER_S: Final = 30.0  # how long a process waits for the server to answer, if it is not told
 FORKED: Final = (
     "process {} joined the run, and this one, {}, was forked from it: no connection outlives a "
     "fork; use it there, or join from here under a rank of its own"
@@ -177,7 +166,8 @@ class Client:
         self.layout: Final = layout
         self._wait_s: Final = wait_s
         self._process: Final = os.getpid()
-        self._name: Final = name or f"{socket.gethostname()}:{os.getpid()}"
+        name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._session: Final = Session(self.rank, name, layout)
         self._wants: Final = transport if self.rank else "tcp"
         self._encoding = encoding or Encoding()
         self._owns_memory: Final = memory is None
@@ -203,37 +193,33 @@ class Client:
             raise
 
     def _join(self) -> None:
-        self.welcome, payload = self._say_hello()
-        served = Layout.unpack(payload or b"")
-        if difference := served.first_difference(self.layout):
-            raise LayoutMismatchError(difference)
+        beats = self._say_hello()
         self.chunks: tuple[Chunk, ...] = self.layout.cut(self.welcome.chunk_nbytes)
         self.steps: int = self.welcome.first_step - 1
         self._options.forget()
-        self._leases = 0  # how many of this worker's requests were answered since its hello
         self._is_step_open = False
         self._agree_on_codec()
-        self._connect()
+        self._connect(beats)
         self.transport: Transport = self._choose_transport()
 
-    def _say_hello(self) -> tuple[Welcome, bytes | None]:
-        role = "worker" if self.rank else "observer"
+    def _say_hello(self) -> Beats:
         codec = self._encoding.codec
-        codecs = [codec] if codec == "f32" else [codec, "f32"]
-        timeout_s = ANSWER_S if self._wait_s is None else self._wait_s
-        while True:
-            number = 1 + secrets.randbelow(U63_MAX)
-            hello = Hello(role, self.rank, self._name, codecs, number)
-            # An answer that was lost for so long that the server gave this process up is no loss.
-            with suppress(EvictedError):
-                return self._control.request(
-                    hello, Welcome, payload=self.layout.pack(), timeout_s=timeout_s
-                )
+        self._session.want_hello(
+            [codec] if codec == "f32" else [codec, "f32"],
+            ANSWER_S if self._wait_s is None else self._wait_s,
+        )
+        while self._session.is_wanting:
+            self._control.carry(self._session)
+        self._control.require_answer(self._session)
+        welcome, beats = self._session.welcome, self._session.beats
+        assert welcome is not None
+        assert beats is not None
+        self.welcome: Welcome = welcome
+        return beats
 
-    def _connect(self) -> None:
+    def _connect(self, beats: Beats) -> None:
         welcome = self.welcome
-        beat_s = welcome.beat_s if self.rank else min(OBSERVER_BEAT_S, welcome.beat_s)
-        self._liveness = Liveness(self.address, self.rank, welcome.incarnation, beat_s)
+        self._liveness = Liveness(self.address, beats)
         self._liveness.start()
         self._engine = make_engine(
             self.layout, welcome, self._encoding, self.memory.whole, self.memory.map, self.residual
@@ -565,18 +551,13 @@ class Client:
             EvictedError: the server went on without this worker; `rejoin` helps.
             LeashError: whatever else ends this worker's part.
         """
-        number = self._leases + 1
-        request = Lease(
-            self.rank, self.incarnation, number, samples, epochs, batch_size, samples_per_s, ahead
-        )
-        while True:
-            self.check()
-            # A request whose answer was lost is asked again under its number, until the beats find
-            # the server lost.
-            with suppress(ServerUnreachableError):
-                leased, _ = self._control.request(request, Leased)
-                self._leases = number
-                return leased
+        self._session.want_lease(samples, epochs, batch_size, samples_per_s, ahead)
+        while self._session.is_wanting:
+            self.check()  # the beats may have found that the server is lost
+            self._control.carry(self._session)
+        self._control.require_answer(self._session)
+        assert self._session.leased is not None
+        return self._session.leased
 
     def report(self, report: Report) -> None:
         """Hands a report to the thread of beats, which sends it soon. Never waits.
@@ -613,8 +594,8 @@ class Client:
         self._part()
         # A server that is gone, or has left us behind, needs no bye.
         with suppress(LeashError):
-            bye = Bye(self.rank, self.incarnation, reason)
-            self._control.request(bye, Ok, timeout_s=BYE_TIMEOUT_S)
+            self._session.want_bye(reason)
+            self._control.carry(self._session)
         self._control.close()
         self._context.destroy(linger=0)
         self._let_go_of_memory()

@@ -1,46 +1,38 @@
 """A worker's signs of life, from a thread of its own with a socket of its own.
 
 A step may take minutes and keep the training thread busy; the server must not take that for death.
-This thread keeps what the server answers (how the run stands, or that it goes on without this
-worker) for the training thread to look at.
+`Beats` decides what is sent, and when. This thread waits and carries it, and keeps what the server
+answers (how the run stands, or that it goes on without this worker) for the training thread to
+look at.
 """
 
 import threading
-from collections import deque
+import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
-from leash.ps.errors import LeashError, StoppingError
+from leash.ps.errors import LeashError
 from leash.ps.wire.control import ControlChannel
-from leash.ps.wire.messages import Beat, Beaten, Ok, Report
+from leash.ps.wire.messages import Beaten, Report
+from leash.worker.client.session import Beats
 
-START_BEAT_S: Final = 0.05  # between two beats before training starts, which is to be heard soon
-SILENCE_S: Final = 60.0  # a server silent for longer is lost
 STOP_S: Final = 2.0  # `stop` waits so long for the last reports to go out
 
 
 class Liveness:
     """Beats until stopped, and carries reports. Call `start` once, and `stop` in the end."""
 
-    def __init__(self, address: str, worker: int, incarnation: int, beat_s: float) -> None:
+    def __init__(self, address: str, beats: Beats) -> None:
         """Makes the thread, which `start` starts.
 
         Args:
             address: tcp://HOST:PORT of the control socket.
-            worker: the rank; 0 for an observer.
-            incarnation: from the answer to this process's hello.
-            beat_s: seconds between two beats once training has started.
+            beats: says what is to be sent, and when. Nobody else calls it.
         """
         self._address: Final = address
-        self._beat: Final = Beat(worker, incarnation)
-        self._beat_s: Final = beat_s
+        self._beats: Final = beats
         self._changed: Final = threading.Condition()
-        self._reports: deque[Report] = deque()
-        self._reported = 0  # how many reports have been sent
-        self._beaten: Beaten | None = None
         self._failure: LeashError | None = None
-        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="leash-liveness", daemon=True)
 
     def start(self) -> None:
@@ -50,7 +42,7 @@ class Liveness:
     def stop(self) -> None:
         """Ends the thread, after the reports that wait have gone out, or after `STOP_S` seconds."""
         with self._changed:
-            self._stopped = True
+            self._beats.stop()
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(STOP_S)
@@ -62,9 +54,7 @@ class Liveness:
             report: takes the place of a training report that has not gone out yet.
         """
         with self._changed:
-            if self._reports and self._reports[-1].kind == report.kind == "training":
-                self._reports.pop()
-            self._reports.append(report)
+            self._beats.tell(report)
             self._changed.notify_all()
 
     def check(self) -> None:
@@ -79,7 +69,7 @@ class Liveness:
     @property
     def beaten(self) -> Beaten | None:
         """The server's newest answer to a beat; None before the first."""
-        return self._beaten
+        return self._beats.beaten
 
     def wait_until(
         self, is_reached: Callable[[Beaten], bool], on_wait: Callable[[Beaten | None], None]
@@ -97,25 +87,27 @@ class Liveness:
             LeashError: what ended this worker's part in the run.
         """
         with self._changed:
-            while self._beaten is None or not is_reached(self._beaten):
+            while (beaten := self.beaten) is None or not is_reached(beaten):
                 self.check()
                 self._changed.wait(0.5)
-                on_wait(self._beaten)
-            return self._beaten
+                on_wait(self.beaten)
+            return beaten
 
     def pause(self, seconds: float) -> None:
         """Waits for an answer, an error or the end of the thread, but not longer than this."""
         with self._changed:
             self._changed.wait(seconds)
 
-    def _is_running(self) -> bool:
-        return not self._stopped
-
     def _run(self) -> None:
         channel = ControlChannel(self._address)
         try:
-            while not self._stopped or self._reports:
-                self._exchange(channel)
+            while self._await_request():
+                before = self.beaten
+                channel.carry(self._beats)
+                channel.require_answer(self._beats)
+                if self.beaten is not before:
+                    with self._changed:
+                        self._changed.notify_all()
         except LeashError as error:
             self._fail(error)
         except Exception as error:
@@ -125,26 +117,18 @@ class Liveness:
         finally:
             channel.close()
 
+    def _await_request(self) -> bool:
+        """Waits until there is something to send, and begins it; False once there never will be."""
+        with self._changed:
+            while not self._beats.is_over:
+                now_s = time.monotonic()
+                self._beats.begin(now_s)
+                if self._beats.is_busy:
+                    return True
+                self._changed.wait(self._beats.wake_s - now_s)
+        return False
+
     def _fail(self, error: LeashError) -> None:
         with self._changed:
             self._failure = error
             self._changed.notify_all()
-
-    def _exchange(self, channel: ControlChannel) -> None:
-        with self._changed:
-            report = self._reports.popleft() if self._reports else None
-        if report is not None:
-            self._reported += 1
-            numbered = replace(report, number=self._reported)
-            channel.request(numbered, Ok, timeout_s=SILENCE_S, is_wanted=self._is_running)
-            return
-        beaten, _ = channel.request(
-            self._beat, Beaten, timeout_s=SILENCE_S, is_wanted=self._is_running
-        )
-        with self._changed:
-            self._beaten = beaten
-            self._changed.notify_all()
-            if beaten.stopping:
-                raise StoppingError(beaten.stopping)
-            if not self._stopped and not self._reports:
-                self._changed.wait(self._beat_s if beaten.initialized else START_BEAT_S)

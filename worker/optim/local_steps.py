@@ -173,9 +173,7 @@ class LocalSteps:
         if not self.pending:
             return None
         self._is_pushing = True
-        began_s = time.perf_counter()
-        self._slabs.end_round()
-        gathered_s = time.perf_counter() - began_s if self._slabs.staging is not None else 0.0
+        gathered_s = self._gather()
         broken = self._broken() if self._heals else []
         self._untrained -= self._changed()
         with self._remembering():
@@ -270,6 +268,16 @@ class LocalSteps:
         self.pending = 0
 
     # How it is done.
+
+    def _gather(self) -> float:
+        """Fills the slab of gradients; returns the seconds waited for copies from a GPU."""
+        if self._slabs.staging is None:
+            self._slabs.end_round()
+            return 0.0
+        self._slabs.staging.computed().synchronize()  # what it computes is no waiting
+        began_s = time.perf_counter()
+        self._slabs.end_round()
+        return time.perf_counter() - began_s
 
     def _begin_round(self) -> None:
         self._slabs.begin_round()

@@ -475,6 +475,11 @@ class PSOptimizer(torch.optim.Optimizer):
         return self._path.pending
 
     @property
+    def overlap(self) -> bool:
+        """Whether gradients are sent while backward computes others."""
+        return self._path.overlap
+
+    @property
     def local_steps(self) -> int:
         """How many steps make one push; with an inner optimizer it may be changed at any time.
 

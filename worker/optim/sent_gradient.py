@@ -62,11 +62,9 @@ def sent_gradient(parameter: Tensor) -> Tensor:
     Args:
         parameter: whose gradient was sent.
     """
-    empty = torch.sparse_coo_tensor(
-        torch.empty(parameter.dim(), 0, dtype=torch.long, device=parameter.device),
-        torch.empty(0, dtype=parameter.dtype, device=parameter.device),
-        parameter.shape,
-        check_invariants=False,
+    # Not `sparse_coo_tensor`, by which some torch warns that nobody has checked what it was given.
+    empty = torch.empty(
+        parameter.shape, dtype=parameter.dtype, device=parameter.device, layout=torch.sparse_coo
     )
     return torch.Tensor._make_subclass(SentGradient, empty)
 

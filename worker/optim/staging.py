@@ -23,6 +23,11 @@ from torch import Tensor
 from leash.ps.errors import UsageError
 from leash.worker.client.memory import Slab
 
+CAPTURED: Final = (
+    "a CUDA graph is being captured, and replays no hooks, which send gradients with overlap: make "
+    "PSOptimizer with overlap=False, and call step() after each replay"
+)
+
 
 class Event(Protocol):
     """A point in the copying stream."""
@@ -58,6 +63,10 @@ class Gpu(Protocol):
         """Unlocks the slab's pages; does nothing if they are not locked."""
         ...
 
+    def is_capturing(self) -> bool:
+        """Whether what is computed is recorded for a CUDA graph, and not done now."""
+        ...
+
     def follow_compute(self) -> None:
         """Makes the copying stream wait for what the computing stream was given so far."""
         ...
@@ -72,6 +81,10 @@ class Gpu(Protocol):
 
     def mark(self) -> Event:
         """Marks the point in the copying stream that is behind all work given so far."""
+        ...
+
+    def mark_compute(self) -> Event:
+        """Marks the point in the computing stream that is behind all work given so far."""
         ...
 
 
@@ -105,6 +118,9 @@ class TorchGpu:
             # Its status does not matter: a driver that shuts down has unlocked everything.
             _cudart().cudaHostUnregister(address)
 
+    def is_capturing(self) -> bool:
+        return torch.cuda.is_current_stream_capturing()
+
     def follow_compute(self) -> None:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
@@ -119,6 +135,10 @@ class TorchGpu:
 
     def mark(self) -> Event:
         event: Event = self._stream.record_event()
+        return event
+
+    def mark_compute(self) -> Event:
+        event: Event = torch.cuda.current_stream(self._device).record_event()
         return event
 
 
@@ -156,12 +176,26 @@ class Staging:
         self._slabs: Final = tuple(slabs)
         self._leaving: Final[deque[tuple[int, Event]]] = deque()
         self._coming: Event | None = None
-        for slab in self._slabs:
-            gpu.register(slab)
+        try:
+            for slab in self._slabs:
+                gpu.register(slab)
+        except BaseException:
+            # Pages that stay locked after their memory is gone can never be locked again.
+            self._unlock()
+            raise
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether the tensor lies on this GPU, so that `send` and `receive` copy it."""
         return self._gpu.holds(tensor)
+
+    def require_no_capture(self) -> None:
+        """Refuses to take part in a CUDA graph, which would not repeat what hooks do.
+
+        Raises:
+            UsageError: one is being captured; the text names the mend.
+        """
+        if self._gpu.is_capturing():
+            raise UsageError(CAPTURED)
 
     @torch.no_grad()
     def send(self, slot: int, source: Tensor, place: Tensor) -> None:
@@ -206,13 +240,24 @@ class Staging:
             self._coming.synchronize()
             self._coming = None
 
+    def computed(self) -> Event:
+        """The point at which the GPU has computed all that it was given so far."""
+        return self._gpu.mark_compute()
+
     def drop(self) -> None:
-        """Waits for every copy, and forgets which slots were on their way."""
-        deque(self.await_all(), maxlen=0)
-        self.settle()
+        """Waits for every copy, and forgets which slots were on their way.
+
+        It waits for those too that `send` or `receive` had begun when it was broken off.
+        """
+        self._gpu.mark().synchronize()
+        self._leaving.clear()
+        self._coming = None
 
     def close(self) -> None:
         """Waits for every copy, and unlocks the slabs' pages; a second call does nothing."""
         self.drop()
+        self._unlock()
+
+    def _unlock(self) -> None:
         for slab in self._slabs:
             self._gpu.unregister(slab)

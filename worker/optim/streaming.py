@@ -11,6 +11,7 @@ Chunks go in one fixed order, from the last to the first, which is about the ord
 completes them. A chunk is complete when all slots in it are.
 """
 
+import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -136,8 +137,9 @@ class StepStream:
     made it, until it is zeroed, so that whoever uses it has what torch would give; `finish` copies
     it.
 
-    Hooks run in the thread that runs backward, which for parameters on a GPU is one of torch's. The
-    thread that called backward waits for that one, so two threads never use the client at once.
+    Hooks run in the threads that run backward: the one that called it for parameters on the
+    processor, and one of torch's for each GPU. A lock keeps two of them from using the client at
+    once, where a model lies on several devices. `finish` needs none: backward is over by then.
 
     Attributes:
         overlap: whether gradients leave during backward.
@@ -162,6 +164,7 @@ class StepStream:
         self._failure: LeashError | None = None  # an error after which no step is taken any more
         self._progress = Progress(slabs.layout, client.chunks)
         self._outside: Final = OutsideChanges(slabs)
+        self._hook_lock: Final = threading.Lock()
         self._unzeroed: set[int] = set()  # with overlap: slots whose gradients the last step sent
         self._reset()
         self._add_hooks()
@@ -188,7 +191,11 @@ class StepStream:
                 self._hooks[slot] = register(self._hook(slot))
 
     def _hook(self, slot: int) -> Callable[[Tensor], None]:
-        return lambda _: self._on_gradient(slot)
+        def take(_: Tensor) -> None:
+            with self._hook_lock:
+                self._on_gradient(slot)
+
+        return take
 
     # The step.
 
@@ -249,6 +256,7 @@ class StepStream:
                 `recover`.
             LeashError: whatever else ended this worker's part, during backward or now.
         """
+        sent_s = self._send_arriving()
         self._require_sound()
         agreed = 0 if skips else agreed_samples(self._samples, samples)
         self._outside.check()
@@ -264,7 +272,7 @@ class StepStream:
             info = self._exchange(agreed)
         self._unzeroed = {slot for slot in self._taken if self._has_stand_in(slot)}
         self._flip(self._absent)
-        return info
+        return replace(info, wait_s=info.wait_s + sent_s)
 
     def flush(self) -> None:
         """Nothing to do: no step is ever pending."""
@@ -388,12 +396,36 @@ class StepStream:
         if self._slabs.take(slot, is_absent=is_absent):
             self._progress.complete(slot)
 
+    def _send_arriving(self) -> float:
+        """Sends what hooks have taken while the GPU still computes; returns the seconds waited.
+
+        A GPU is often far behind the thread that runs backward. All that comes after this, such as
+        a look at the parameters, would wait until the GPU has computed the last gradient. An error
+        is raised by whatever comes next.
+        """
+        if not self.is_open or self._evicted is not None or self._failure is not None:
+            return 0.0
+        self._is_finishing = True  # if it is broken off, the step is
+        waited_s = 0.0
+        with suppress(LeashError), self._remembering():
+            waited_s = self._await_copies()
+        self._is_finishing = False
+        return waited_s
+
     def _await_copies(self) -> float:
-        """Sends the copies from a GPU as they arrive; returns the seconds that took."""
-        if self._slabs.staging is None:
+        """Sends the copies from a GPU as they arrive.
+
+        Returns:
+            The seconds that took, without those in which the GPU still computed.
+        """
+        staging = self._slabs.staging
+        if staging is None:
             return 0.0
         began_s = time.perf_counter()
-        for slot in self._slabs.staging.await_all():
+        computed = staging.computed()
+        for slot in staging.await_all():
+            if not computed.query():
+                began_s = time.perf_counter()
             self._progress.complete(slot)
             self._client.advance(self._progress.first_ready)
         return time.perf_counter() - began_s
@@ -421,6 +453,8 @@ class StepStream:
         return stand_in
 
     def _stream(self, slot: int) -> None:
+        if self._slabs.staging is not None:
+            self._slabs.staging.require_no_capture()
         if self._samples is None:
             raise UsageError(NOT_BEGUN)
         if slot in self._taken:

@@ -74,6 +74,11 @@ class Slowdown:
         self._delay_s = 0.0  # the sum of all delays, at full scale
         self._compute_s = 0.0  # the sum of all computing
 
+    @property
+    def goes_by_compute(self) -> bool:
+        """Whether it has to know how long each step computes."""
+        return self._stretch != 0.0
+
     def before_step(self) -> None:
         """Sleeps for the next step's delay."""
         now_s = self._now()

@@ -123,6 +123,11 @@ class Trainer:
         self._say: Final = say
         self._now: Final = now
         self._device: Final = next(model.parameters()).device
+        # With overlap, step() sends what is ready while the GPU still computes, and tells computing
+        # from waiting.
+        self._waits_for_gpu: Final = self._device.type == "cuda" and (
+            slowdown.goes_by_compute or not optimizer.overlap
+        )
         self._loss: Final = loss_for(dataset)
         self._since_report = _MeanLoss()
         self._epoch = 0  # the epoch that this worker is in; 0 before the first
@@ -255,8 +260,8 @@ class Trainer:
         self._optimizer.begin_step(samples=len(targets))
         loss = self._loss(self._model(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # without it, computing would count as waiting
+        if self._waits_for_gpu:
+            torch.cuda.synchronize(self._device)
         self._slowdown.after_compute(self._now() - compute_began_s, len(targets))
         self._optimizer.step()
         self._count_time(began_s)

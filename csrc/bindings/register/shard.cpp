@@ -175,14 +175,6 @@ them no longer. now_s: when the push came, in seconds of any clock that does not
 dynamic bounds read it. absent: the slots for which there is no gradient, bit i % 8 of byte i / 8
 for the i-th slot that has a part in the chunk; they are not updated, and count as zeros in a mean
 for which others have a gradient. Without payload all are absent.)")
-      .def("push_run", &SharedShard::push_run, py::arg("chunk"), py::arg("count"),
-           py::arg("worker"), py::arg("step"), py::arg("samples"), py::arg("region"),
-           py::arg("wants_payload"), py::arg("now_s") = 0.0,
-           R"(Pushes chunk, chunk - 1, ... (count of them), whose raw payloads lie in one region.
-
-The region begins with the lowest of these chunks; each begins at the next multiple of 64 bytes
-after the one before it. The answers are written to the same places. Returns the results in the
-order of the pushes.)")
       .def("unpark", &SharedShard::unpark, py::arg("chunk"), py::arg("worker"),
            "Forgets the answers that wait for a worker; its gradients stay in their means.")
       .def(

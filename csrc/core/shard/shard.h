@@ -54,6 +54,7 @@ class Shard {
 
   std::size_t chunks() const { return chunks_.size(); }
   const ChunkSpec& spec(std::uint32_t chunk) const { return at(chunk).spec; }
+  const Rule& rule() const { return options_.rule; }
 
   // Copies a chunk's first values, and returns true. Returns false, and changes nothing, if the
   // chunk has values already. Throws std::invalid_argument if a parameter is not finite, unless

@@ -127,9 +127,9 @@ def test_worker(tmp_path: Path, number: signal.Signals) -> None:
 IMPATIENT = """
 import sys
 from leash.ps.cli import main
-from leash.worker.client import data_driver, liveness
+from leash.worker.client import data_driver, session
 
-liveness.SILENCE_S = data_driver.RECONNECT_S = 2.0
+session.SILENCE_S = data_driver.RECONNECT_S = 2.0
 main(["worker", *sys.argv[1:]])
 """
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from support.data import DATA, needs_mnist
+from support.gpus import DEVICES
 from support.processes import LEASH, Child, server_process
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -109,7 +110,8 @@ def test_a_worker_may_start_before_its_server(tmp_path: Path) -> None:
             assert server.wait(30) == 0, "\n".join(server.lines)
 
 
-def test_somebodys_own_loop_trains_in_three_lines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_somebodys_own_loop_trains_in_three_lines(tmp_path: Path, device: str) -> None:
     script = ROOT / "examples" / "own_loop.py"
     with ExitStack() as stack:
         server, address = stack.enter_context(
@@ -117,12 +119,8 @@ def test_somebodys_own_loop_trains_in_three_lines(tmp_path: Path) -> None:
                 tmp_path / "run", "--workers=2", "--policy=ssp", "--lr=0.1", "--momentum=0.5"
             )
         )
-        workers = [
-            stack.enter_context(
-                Child([sys.executable, str(script), f"--server={address}", f"--rank={rank}"])
-            )
-            for rank in (1, 2)
-        ]
+        command = [sys.executable, str(script), f"--server={address}", f"--device={device}"]
+        workers = [stack.enter_context(Child([*command, f"--rank={rank}"])) for rank in (1, 2)]
         for child in (*workers, server):
             assert child.wait(60) == 0, "\n".join(child.lines)
     losses = [float(line.split("loss ")[1].split(",")[0]) for line in workers[0].lines]

@@ -7,6 +7,7 @@ and the server serves on: after every test a well-behaved worker completes a ste
 import math
 import random
 import struct
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgpack
@@ -244,6 +245,17 @@ def test_headers_with_flipped_bits_are_answered(attack: Attack) -> None:
             assert answer["t"] in ("error", "ok", "beaten", "state", "params")
 
 
+class OtherEngine:
+    """The shard's engine, but for what it does with a message."""
+
+    def __init__(self, engine: Any, receive: Callable[..., bool]) -> None:
+        self._engine = engine
+        self.receive = receive
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_message_at_which_the_server_itself_fails_is_refused_and_ends_nothing(
     attack: Attack, verb: str, monkeypatch: pytest.MonkeyPatch
@@ -254,14 +266,22 @@ def test_a_message_at_which_the_server_itself_fails_is_refused_and_ends_nothing(
     def fail(*_: Any) -> NoReturn:
         raise AssertionError("a defect")
 
+    def leave_alone(*_: Any) -> bool:
+        return False
+
     header, payloads = valid_messages(attack.worker)[verb]
+    engine = server.data._engine
+    pushes = verb in ("push", "push_pull")
     with monkeypatch.context() as broken:
+        receive = fail if pushes else leave_alone
+        broken.setattr(server.data, "_engine", OtherEngine(engine, receive))
         for plane in (server.coordinator, server.data):
             for message in plane._handlers:
                 broken.setitem(plane._handlers, message, fail)  # type: ignore[arg-type]
         assert attack.peer(verb).error(header, *payloads) == "protocol"
     with monkeypatch.context() as broken:
-        for module in ("leash.ps.server.loop", "leash.ps.shard.data_plane"):
+        broken.setattr(server.data, "_engine", OtherEngine(engine, leave_alone))
+        for module in ("leash.ps.server.run_engine", "leash.ps.shard.data_desk"):
             broken.setattr(f"{module}.decode", fail)
         assert attack.peer(verb).error(header, *payloads) == "protocol"
     assert server.metrics.summary()["failed_messages"] == before + 2

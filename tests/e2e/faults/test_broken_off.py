@@ -21,6 +21,7 @@ from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Report
 from leash.worker import PSOptimizer
 from leash.worker.client import Client, StepInfo
+from support.gpus import DEVICES
 from support.servers import RunningServer, serving
 
 LR = 0.5
@@ -79,10 +80,12 @@ def broken_off(action: Loop, at: int) -> bool:
 class Training:
     """A model of several chunks, whose every gradient is 1, and somebody who watches the server."""
 
-    def __init__(self, running: RunningServer, *, local: bool, **settings: Any) -> None:
+    def __init__(
+        self, running: RunningServer, *, local: bool, device: str, **settings: Any
+    ) -> None:
         torch.manual_seed(1)
         self.model = nn.ParameterDict(
-            {name: nn.Parameter(torch.ones(20_000)) for name in ("a", "b", "c")}
+            {name: nn.Parameter(torch.ones(20_000, device=device)) for name in ("a", "b", "c")}
         )
         self.overlap = settings.get("overlap", False)
         if local:
@@ -116,7 +119,7 @@ class Training:
         return torch.stack([parameter.sum() for parameter in self.model.parameters()]).sum()
 
     def values(self) -> Tensor:
-        return torch.cat([parameter.detach().clone() for parameter in self.model.parameters()])
+        return torch.cat([p.detach().to("cpu", copy=True) for p in self.model.parameters()])
 
     def served(self) -> Tensor:
         slab = np.zeros(self.watcher.layout.nbytes, np.uint8)
@@ -129,10 +132,10 @@ class Training:
 
 
 @contextmanager
-def training(*, local: bool = False, **settings: Any) -> Iterator[Training]:
+def training(*, local: bool = False, device: str = "cpu", **settings: Any) -> Iterator[Training]:
     rates = {"outer_lr": 1.0} if local else {"lr": LR}
     with serving(policy="asp", **rates, chunk_kib=64, window=4) as running:
-        made = Training(running, local=local, **settings)
+        made = Training(running, local=local, device=device, **settings)
         try:
             yield made
         finally:
@@ -149,10 +152,11 @@ PATHS = {
 
 @pytest.mark.parametrize("transport", ["tcp", "shm"])
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_step_that_is_broken_off_at_any_line_is_followed_by_one_that_is_torchs(
-    path: str, transport: str
+    path: str, transport: str, device: str
 ) -> None:
-    with training(transport=transport, **PATHS[path]) as made:
+    with training(transport=transport, device=device, **PATHS[path]) as made:
         made.step()
         every = made.optimizer.local_steps
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leash.worker import PSOptimizer
 from leash.worker.train.leasing import LeaseWork, Speed
+from support.gpus import DEVICES
 from support.servers import serving
 
 STEPS = 20
@@ -33,13 +34,16 @@ def batch(step: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return inputs, torch.randint(5, (BATCH,), generator=generator)
 
 
-def train_alone(options: dict[str, float], dtype: torch.dtype, steps: int = STEPS) -> Tensor:
+def train_alone(
+    options: dict[str, float], dtype: torch.dtype, steps: int = STEPS, device: str = "cpu"
+) -> Tensor:
     """One process, torch's own SGD, the joint batch: the oracle."""
-    model = build_model(dtype)
+    model = build_model(dtype).to(device)
     optimizer = torch.optim.SGD(model.parameters(), **options)  # type: ignore[arg-type]
     for step in range(steps):
-        train_step(model, optimizer.zero_grad, optimizer.step, *batch(step, dtype))
-    return flat(model)
+        inputs, targets = (each.to(device) for each in batch(step, dtype))
+        train_step(model, optimizer.zero_grad, optimizer.step, inputs, targets)
+    return flat(model).cpu()
 
 
 def train_together(
@@ -49,26 +53,27 @@ def train_together(
     *,
     weights: list[int] | None = None,
     lr_scaling: str = "none",
+    device: str = "cpu",
 ) -> Tensor:
     """A server and `workers` workers, each with its part of every batch."""
     ends = part_ends(weights or [1] * workers)
     settings = {"workers": workers, "policy": "bsp", "chunk_kib": 64, "lr_scaling": lr_scaling}
 
     # Before the threads begin: they share torch's random state.
-    models = [build_model(dtype) for _ in range(workers)]
+    models = [build_model(dtype).to(device) for _ in range(workers)]
 
     def work(rank: int) -> Tensor:
         model = models[rank - 1]
         with PSOptimizer(model.named_parameters(), server.address, rank) as optimizer:
             for step in range(STEPS):
-                inputs, targets = batch(step, dtype)
+                inputs, targets = (each.to(device) for each in batch(step, dtype))
                 part = slice(ends[rank - 1], ends[rank])
                 samples = ends[rank] - ends[rank - 1]
                 train_step(
                     model, optimizer.zero_grad, lambda n=samples: optimizer.step(samples=n),
                     inputs[part], targets[part],
                 )  # fmt: skip
-        return flat(model)
+        return flat(model).cpu()
 
     with serving(**settings, **options) as server, ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(work, range(1, workers + 1)))
@@ -108,9 +113,12 @@ def relative_difference(result: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("options", OPTIONS, ids="-".join)
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_bsp_equals_one_process_on_the_joint_batch(workers: int, options: dict[str, float]) -> None:
-    together = train_together(workers, options, torch.float32)
-    assert relative_difference(together, train_alone(options, torch.float32)) < 1e-6
+@pytest.mark.parametrize("device", DEVICES)
+def test_bsp_equals_one_process_on_the_joint_batch(
+    workers: int, options: dict[str, float], device: str
+) -> None:
+    together = train_together(workers, options, torch.float32, device=device)
+    assert relative_difference(together, train_alone(options, torch.float32, device=device)) < 1e-6
 
 
 @pytest.mark.parametrize("workers", [2, 4])

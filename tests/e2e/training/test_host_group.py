@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from support.gpus import DEVICES
 from support.processes import Child, server_process
 
 STEPS = 20
@@ -29,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from leash import PSOptimizer
 
 address, part, victim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+device = sys.argv[4]
 
 def build():
     torch.manual_seed(7)
@@ -40,7 +42,7 @@ def batch(step):
     return inputs, torch.randint(5, ({BATCH},), generator=generator)
 
 if __name__ == "__main__":
-    inner = model = build()
+    inner = model = build().to(device)
     group = None
     if part < 2:
         dist.init_process_group("gloo", init_method="file://" + os.path.abspath("group"),
@@ -49,7 +51,7 @@ if __name__ == "__main__":
         group = dist.group.WORLD
     optimizer = PSOptimizer(inner.named_parameters(), address, 1 if part < 2 else 2, group=group)
     for step in range({STEPS}):
-        inputs, targets = (each[4 * part : 4 * part + 4] for each in batch(step))
+        inputs, targets = (each[4 * part : 4 * part + 4].to(device) for each in batch(step))
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(inputs), targets).backward()
         optimizer.step(samples=4)
@@ -61,11 +63,13 @@ if __name__ == "__main__":
 """
 
 
-def start(stack: ExitStack, folder: Path, address: str, victim: int = -1) -> list[Child]:
+def start(
+    stack: ExitStack, folder: Path, address: str, victim: int = -1, device: str = "cpu"
+) -> list[Child]:
     (folder / "train.py").write_text(SCRIPT)
     return [
         stack.enter_context(
-            Child([sys.executable, "train.py", address, str(part), str(victim)], cwd=folder)
+            Child([sys.executable, "train.py", address, str(part), str(victim), device], cwd=folder)
         )
         for part in range(3)
     ]
@@ -86,14 +90,15 @@ def reference() -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def test_it_is_one_process_on_the_joint_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_it_is_one_process_on_the_joint_batch(tmp_path: Path, device: str) -> None:
     run = tmp_path / "run"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
     with (
         server_process(run, "--workers=2", "--policy=bsp", "--lr-scaling=none", *options) as server,
         ExitStack() as stack,
     ):
-        for child in (*start(stack, tmp_path, server[1]), server[0]):
+        for child in (*start(stack, tmp_path, server[1], device=device), server[0]):
             assert child.wait(100) == 0, "\n".join(child.lines)
     expected = reference()
     results = [load_file(tmp_path / f"{part}.st") for part in range(3)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from oracle.body import habit
-from oracle.run import CLASSES, FEATURES, STEPS, Run, Steps, backward, loss_of, mlp
+from oracle.run import CLASSES, FEATURES, STEPS, Run, Steps, backward, here, loss_of, mlp
 
 TWO_PASSES = "overlap=False"
 
@@ -371,8 +371,9 @@ def draws_shuffled_batches_from_a_loader(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
     data = TensorDataset(torch.randn(40, FEATURES), torch.randint(CLASSES, (40,)))
+    generator = torch.Generator(here()).manual_seed(3)
     for _ in range(4):
-        for batch in DataLoader(data, batch_size=8, shuffle=True):
+        for batch in DataLoader(data, batch_size=8, shuffle=True, generator=generator):
             backward(optimizer, model, batch)
             optimizer.step()
             yield
@@ -517,9 +518,10 @@ def freezes_between_forward_and_backward(run: Run) -> Steps:
 def draws_batches_from_processes_of_a_loader(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
-    data = TensorDataset(torch.randn(20, FEATURES), torch.randint(CLASSES, (20,)))
+    inputs, targets = torch.randn(20, FEATURES), torch.randint(CLASSES, (20,))
+    data = TensorDataset(inputs.cpu(), targets.cpu())
     for _ in range(2):
-        for batch in DataLoader(data, batch_size=10, num_workers=1):
-            backward(optimizer, model, batch)
+        for inputs, targets in DataLoader(data, batch_size=10, num_workers=1):
+            backward(optimizer, model, (inputs.to(here()), targets.to(here())))
             optimizer.step()
             yield

@@ -46,7 +46,7 @@ def keeps_a_state_dict_over_steps(run: Run) -> Steps:
         yield list(state.values())
 
 
-@habit
+@habit(on_gpu=False)
 def looks_at_parameters_through_numpy(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
@@ -150,7 +150,7 @@ def moves_the_model_to_shared_memory_beforehand(run: Run) -> Steps:
         yield shared
 
 
-@habit
+@habit(on_gpu=False)
 def sends_parameters_to_another_process(run: Run) -> Steps:
     """torch moves what it sends to shared memory, where it stays."""
     model = mlp()

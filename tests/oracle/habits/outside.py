@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from oracle.body import habit
-from oracle.run import CLASSES, FEATURES, Run, Steps, backward, mlp
+from oracle.run import CLASSES, FEATURES, Run, Steps, backward, here, mlp
 
 PUBLISH = "publish"  # the way out that the error names
 SEEN_WITHIN = 64  # steps, for writes that bump no version
@@ -298,7 +298,7 @@ def gives_weights_new_memory(run: Run) -> Steps:
 
 @habit
 def calls_to_with_what_the_model_is_already(run: Run) -> Steps:
-    return changing(run, lambda model, _: model.to("cpu", torch.get_default_dtype()).cpu())
+    return changing(run, lambda model, _: model.to(here(), torch.get_default_dtype()).to(here()))
 
 
 @habit

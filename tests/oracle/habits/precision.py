@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from oracle.body import habit
-from oracle.run import CLASSES, FEATURES, Run, Steps, backward, loss_of, mlp
+from oracle.run import CLASSES, FEATURES, Run, Steps, backward, here, loss_of, mlp
 
 SCALED = "overlap"
 
@@ -16,7 +16,7 @@ def computes_under_autocast_in_bf16(run: Run) -> Steps:
     for inputs, targets in run.batches(1):
         optimizer.zero_grad()
         optimizer.begin_step()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(here().type, torch.bfloat16):
             outputs = model(inputs.float())
         nn.functional.cross_entropy(outputs.float(), targets).backward()
         optimizer.step()
@@ -27,7 +27,7 @@ def computes_under_autocast_in_bf16(run: Run) -> Steps:
 def scales_the_loss(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler = torch.amp.GradScaler(here().type, init_scale=2.0**10)
     for batch in run.batches():
         optimizer.zero_grad()
         optimizer.begin_step()
@@ -41,7 +41,7 @@ def scales_the_loss(run: Run) -> Steps:
 def scales_the_loss_and_leaves_out_what_overflows(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+    scaler = torch.amp.GradScaler(here().type, init_scale=2.0**10, growth_interval=3)
     for step, (inputs, targets) in enumerate(run.batches()):
         optimizer.zero_grad()
         optimizer.begin_step()
@@ -56,7 +56,7 @@ def scales_the_loss_and_leaves_out_what_overflows(run: Run) -> Steps:
 def scales_the_loss_and_clips(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler = torch.amp.GradScaler(here().type, init_scale=2.0**10)
     for batch in run.batches():
         optimizer.zero_grad()
         optimizer.begin_step()
@@ -73,7 +73,7 @@ def scales_the_loss_of_a_model_with_a_frozen_layer(run: Run) -> Steps:
     model = mlp()
     model[0].requires_grad_(False)
     optimizer = run.optimizer(model.named_parameters())
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler = torch.amp.GradScaler(here().type, init_scale=2.0**10)
     for batch in run.batches():
         optimizer.zero_grad()
         optimizer.begin_step()
@@ -87,7 +87,7 @@ def scales_the_loss_of_a_model_with_a_frozen_layer(run: Run) -> Steps:
 def has_a_scaler_that_is_switched_off(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters())
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    scaler = torch.amp.GradScaler(here().type, enabled=False)
     for batch in run.batches():
         optimizer.zero_grad()
         optimizer.begin_step()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
 
 from oracle.body import habit
-from oracle.run import CLASSES, FEATURES, Run, Steps, backward, loss_of, mlp
+from oracle.run import CLASSES, FEATURES, Run, Steps, backward, here, loss_of, mlp
 
 INSIDE = "leave overlap out"
 
@@ -196,7 +196,7 @@ def passes_a_closure_over_an_inner_optimizer(run: Run) -> Steps:
 def scales_the_loss_of_an_inner_optimizer(run: Run) -> Steps:
     model = mlp()
     optimizer = run.optimizer(model.named_parameters(), inner=True, leash={"local_steps": 2})
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler = torch.amp.GradScaler(here().type, init_scale=2.0**10)
     for batch in run.batches():
         optimizer.zero_grad()
         scaler.scale(loss_of(model, batch)).backward()

@@ -486,11 +486,12 @@ class ShardMachine(RuleBasedStateMachine):
             values = np.full(N, 10 * index + worker, self.chunks[index].dtype)
             region[64 * index : 64 * index + values.nbytes] = values.tobytes()
         self.memory.append(region)
-        results = self.shard.push_run(
-            FIRST + chunk, chunk + 1, worker, step, 1, region, wants_payload, self.now_s
-        )
-        for index, result in zip(range(chunk, -1, -1), results, strict=True):
+        for index in range(chunk, -1, -1):
             model = self.chunks[index]
+            part = memoryview(region)[64 * index : 64 * index + N * model.dtype().nbytes]
+            result = self.shard.push(
+                FIRST + index, worker, step, 1, part, wants_payload, now_s=self.now_s
+            )
             values = np.full(N, 10 * index + worker, model.dtype)
             place = Place(region, f"raw at {64 * index}") if wants_payload else None
             sent = Sent(worker, step, 1, values, region, place, self.now_s)

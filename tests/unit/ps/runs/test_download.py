@@ -222,17 +222,14 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_the_file_of_before(
     assert_unchanged(tmp_path)
 
 
-def test_a_server_that_never_comes_to_write_is_given_up(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_never_comes_to_write_is_given_up(content: bytes, tmp_path: Path) -> None:
     now_s = 0.0
 
     def pass_a_minute(_: float) -> None:
         nonlocal now_s
         now_s += 60
 
-    monkeypatch.setattr("leash.ps.runs.download.time.monotonic", lambda: now_s)
     channel = FakeChannel(content, asked=1 << 30)
     with pytest.raises(ServerUnreachableError, match="no checkpoint for 600 s"):
-        download(channel, tmp_path / "m", pause=pass_a_minute)
+        download(channel, tmp_path / "m", pause=pass_a_minute, now=lambda: now_s)
     assert list(tmp_path.iterdir()) == []

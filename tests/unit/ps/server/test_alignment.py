@@ -8,16 +8,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leash.ps.errors import ShardLostError
 from leash.ps.shard.alignment import Alignment
-from leash.ps.shard.data_plane import DataPlane
+from leash.ps.shard.data_desk import DataDesk
 from leash.ps.wire.messages import Push
 from leash.ps.wire.shard_messages import Align, Release
-from support.sockless import CHUNKS, ROUTE, SocklessServer
+from support.sockless import CHUNKS, SocklessServer, hand
 
 WORKERS = (1, 2, 3)
 
@@ -45,7 +44,7 @@ class Crowd:
         push = Push(
             worker, self.server.incarnation(worker), self.steps[worker] + 1, chunk, kind.dtype, 1
         )
-        plane.handle(ROUTE, push, zmq.Frame(bytes(kind.nbytes)))
+        hand(plane, push, bytes(kind.nbytes))
         self._take_answers()
 
     def push_all(self) -> None:
@@ -67,11 +66,11 @@ class Crowd:
                 self.steps[worker] += 1
                 self.pushed[worker].clear()
 
-    def plane_of(self, chunk: int) -> DataPlane:
+    def plane_of(self, chunk: int) -> DataDesk:
         return next(plane for plane in self.server.planes if chunk in self.chunks_of(plane))
 
     @staticmethod
-    def chunks_of(plane: DataPlane) -> list[int]:
+    def chunks_of(plane: DataDesk) -> list[int]:
         assert plane.model is not None
         return [chunk.index for chunk in plane.model.own]
 

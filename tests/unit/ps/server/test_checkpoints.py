@@ -16,7 +16,7 @@ from leash.ps.runs.rundir import RunDir
 from leash.ps.server import checkpoints
 from leash.ps.server.checkpoints import Checkpoints
 from leash.ps.wire.messages import Push
-from support.sockless import CHUNKS, LAYOUT, ROUTE, SocklessServer
+from support.sockless import CHUNKS, LAYOUT, SocklessServer, hand
 
 MINUTE = 60.0
 
@@ -108,7 +108,7 @@ def test_one_is_written_too_where_the_parameters_of_this_process_are_frozen(tmp_
         frozen = Push(1, run.server.incarnation(1), version, 0, "f32", 1, absent=b"\x01")
         for plane in others:
             run.server.push_to(plane, 1, version)
-        own.handle(ROUTE, frozen, None)
+        hand(own, frozen)
         run.wait()
         assert run.version() == version
 

@@ -219,7 +219,7 @@ def test_another_layout_than_the_runs_is_refused_and_the_slot_is_named(worker: i
 
 def test_a_model_that_a_shard_has_no_memory_for_is_not_the_runs() -> None:
     server = make_server(shards=2)
-    server.far.all[0].fails_with = LayoutError("too large")
+    server.far.all[0].link.fails_with = LayoutError("too large")
     error = server.refusal(Hello("worker", 1, ""), PACKED)
     assert (error.code, error.text) == ("bad_layout", "too large")
     server.hello(1, OTHER_LAYOUT)

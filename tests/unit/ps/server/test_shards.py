@@ -94,7 +94,7 @@ def test_the_first_layout_is_served_by_all_and_is_the_runs_from_then_on() -> Non
 
 def test_a_layout_that_another_shard_cannot_serve_is_served_by_none() -> None:
     server = SocklessServer("asp", workers=3, shards=2)
-    server.far.all[0].fails_with = LayoutError("no memory")
+    server.far.all[0].link.fails_with = LayoutError("no memory")
     with pytest.raises(LayoutError, match="no memory"):
         server.shards.require_layout(LAYOUT)
     assert server.shards.model is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leash.ps._core import Reply
+from leash.ps._core import Record
 from leash.ps.errors import HeaderError, StoppingError
 from leash.ps.policy import ASP, Rule
 from leash.ps.runs.demo_logs import DemoLogs
@@ -72,7 +72,7 @@ def test_waiting_is_shared_out_over_all_incarnations_of_a_rank(metrics: Metrics)
 def test_before_anything_is_known_of_a_workers_time_its_waiting_is_unknown(
     metrics: Metrics,
 ) -> None:
-    metrics.count_push(1, chunk=0, step=1, samples=5)
+    metrics.count_push(1, step=1, samples=5, at_s=0.0)
     summary = metrics.summary()
     assert (summary["wait_fraction"], summary["wait_fraction_by_worker"]) == (None, {"1": None})
     assert metrics.worker_state(1)["wait_fraction"] is None
@@ -83,9 +83,9 @@ def test_the_waiting_of_one_that_reports_nothing_is_what_the_server_sees(
 ) -> None:
     """Its first step is none to go by: what it did before that is not known."""
     for step in range(1, 4):
-        metrics.count_push(1, chunk=0, step=step, samples=5)
+        metrics.count_push(1, step=step, samples=5, at_s=clock.now_s)
         clock.now_s += 3
-        metrics.count_reply(answer(chunk=0))
+        metrics.count_reply(answer(at_s=clock.now_s))
         clock.now_s += 1
     assert metrics.summary()["wait_fraction_by_worker"] == {"1": 0.75}
     metrics.report(report(compute_s=1.0, wait_s=1.0))
@@ -135,14 +135,11 @@ def test_reports_become_events_once_a_second(tmp_path: Path, clock: Clock) -> No
     }  # fmt: skip
 
 
-def test_samples_are_answered_with_the_reply_of_chunk_0(metrics: Metrics) -> None:
+def test_samples_are_answered_with_the_reply(metrics: Metrics) -> None:
     counts = metrics.workers[1]
-    metrics.count_push(1, chunk=1, step=1, samples=5)
-    metrics.count_push(1, chunk=0, step=1, samples=5)
+    metrics.count_push(1, step=1, samples=5, at_s=0.0)
     assert (counts.answered, counts.unanswered) == (0, 5)
-    metrics.count_reply(answer(chunk=1))
-    assert counts.answered == 0
-    metrics.count_reply(answer(chunk=0))
+    metrics.count_reply(answer())
     assert (counts.answered, counts.unanswered) == (5, 0)
 
 
@@ -154,8 +151,8 @@ def test_the_demos_logs_get_every_step_report_epoch_and_evaluation(
     metrics.join(1, 7, "one", first_step=1)
     metrics.start([1])
     for number, (samples, staleness) in enumerate(((5, 2), (3, 0)), start=1):
-        metrics.count_push(1, chunk=0, step=number, samples=samples)
-        metrics.count_reply(answer(chunk=0, staleness=staleness))
+        metrics.count_push(1, step=number, samples=samples, at_s=0.0)
+        metrics.count_reply(answer(staleness=staleness))
     metrics.report(replace(report(loss=2.0), epoch=0, samples=5))
     metrics.report(replace(report("epoch", loss=4.0), epoch=1, samples=8))
     clock.now_s += 8
@@ -168,15 +165,15 @@ def test_the_demos_logs_get_every_step_report_epoch_and_evaluation(
 
 
 def test_what_a_process_has_no_answer_for_is_not_its_successors(metrics: Metrics) -> None:
-    metrics.count_push(1, chunk=0, step=1, samples=5)
+    metrics.count_push(1, step=1, samples=5, at_s=0.0)
     metrics.join(1, 8, "one again", first_step=2)
     assert metrics.workers[1].unanswered == 0
 
 
-def answer(chunk: int, staleness: int = 0) -> Reply:
+def answer(staleness: int = 0, at_s: float = 0.0) -> Record:
     return cast(
-        Reply,
-        SimpleNamespace(worker=1, step=1, chunk=chunk, lag=0, staleness=staleness, dropped=False),
+        Record,
+        SimpleNamespace(worker=1, step=1, lag=0, staleness=staleness, dropped=False, at_s=at_s),
     )
 
 
@@ -318,8 +315,8 @@ def test_a_run_that_goes_on_tells_the_position_of_ranks_that_have_not_come_yet(
     metrics.join(1, 7, "one", first_step=1)
     assert metrics.position_of(1) == shares[1]
     assert metrics.shares() == shares
-    metrics.count_push(1, chunk=0, step=1, samples=5)
-    metrics.count_reply(answer(chunk=0))
+    metrics.count_push(1, step=1, samples=5, at_s=0.0)
+    metrics.count_reply(answer())
     assert metrics.shares() == {1: SharePosition(2, 25, 50), 2: shares[2]}
     metrics.join(1, 8, "one again", first_step=5)
     assert metrics.position_of(1) == SharePosition(2, 25, 50)
@@ -337,7 +334,7 @@ def test_a_run_that_goes_on_and_ends_before_any_plan_is_as_far_as_the_one_before
 
 
 def test_workers_without_plans_have_no_shares(metrics: Metrics) -> None:
-    metrics.count_push(1, chunk=0, step=1, samples=5)
-    metrics.count_reply(answer(chunk=0))
+    metrics.count_push(1, step=1, samples=5, at_s=0.0)
+    metrics.count_reply(answer())
     metrics.report(report("epoch"))
     assert metrics.shares() == {}

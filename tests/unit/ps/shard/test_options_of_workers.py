@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import zmq
 
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Error, GroupOptions, Message, Ok, OptionsSet, Push
 from leash.ps.wire.options_table import OptionsTable
-from support.sockless import SocklessServer
+from support.sockless import SocklessServer, hand
 
 LAYOUT = Layout([Slot("w", "f32", (4,)), Slot("b", "f32", (2,)), Slot("d", "f64", (2,))])
 SGD = {"lr": 0.5, "weight_decay": 0.0, "maximize": False, "momentum": 0.0, "dampening": 0.0,
@@ -57,7 +56,8 @@ class Run(SocklessServer):
 
     def _answers(self, plane: Any, message: Message, payload: bytes) -> list[Message]:
         before = len(self.sent)
-        plane.handle(b"route", message, zmq.Frame(payload))
+        hand(plane, message, payload)
+        plane.settle()
         return self.sent[before:]
 
     def slab(self) -> Slab:
@@ -237,7 +237,7 @@ def test_under_asp_each_goes_by_its_own_options_and_nobody_is_told() -> None:
 def test_an_observer_gives_no_options() -> None:
     run = Run()
     incarnation = run.hello(0, LAYOUT).incarnation
-    run.plane.handle(b"route", GroupOptions(0, incarnation, 1), zmq.Frame(table(0.5).pack()))
+    hand(run.plane, GroupOptions(0, incarnation, 1), table(0.5).pack())
     answer = run.sent[-1]
     assert isinstance(answer, Error)
     assert answer.code == "unknown_worker"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from leash.ps.options.server import ServerOptions
 from leash.ps.runs.chunk_states import ChunkClocks
-from leash.ps.shard.process import ShardServer, packed_clocks, unpacked_clocks
+from leash.ps.shard.linked_shard import packed_clocks, unpacked_clocks
+from leash.ps.shard.process import ShardServer
 from leash.ps.wire.frames import TO_COORDINATOR, TO_SHARD
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Message
@@ -106,7 +107,7 @@ def test_what_it_is_told_and_fails_at_is_counted_and_has_no_answer(
 ) -> None:
     """An answer that nobody asked for would be taken for that to the next question."""
     with serving() as (coordinator, server):
-        monkeypatch.setitem(server._handlers, type(told), fail)
+        monkeypatch.setitem(server.shard._handlers, type(told), fail)
         coordinator.link.send(told)
         assert coordinator.ask(Serve(), LAYOUT.pack()) == Done(0)
         assert coordinator.ask(CountUp()) == Done(0)

@@ -14,12 +14,12 @@ from leash.ps.errors import (
     ServerUnreachableError,
     UsageError,
 )
-from leash.ps.wire import control, hosts
+from leash.ps.wire import hosts, requester
 from leash.ps.wire.control import ControlChannel, await_state, request_state
 from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import Beat, Beaten, Error, Message, Ok, State, Status
 from leash.ps.wire.sockets import bind, make_router
-from support.answering import Frames, server
+from support.answering import server
 from support.relays import Relay
 
 SOON_S = 0.1
@@ -166,7 +166,7 @@ def test_a_request_whose_connection_breaks_is_sent_again() -> None:
 def test_a_request_without_an_answer_is_sent_again_and_only_the_newest_answer_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(control, "RETRY_S", SOON_S)
+    monkeypatch.setattr(requester, "RETRY_S", SOON_S)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = context.socket(zmq.ROUTER)
     port = router.bind_to_random_port("tcp://127.0.0.1")
@@ -180,7 +180,7 @@ def test_a_request_without_an_answer_is_sent_again_and_only_the_newest_answer_co
             asker = threading.Thread(target=ask, args=(channel,))
             asker.start()
             routes = [router.recv_multipart()[0] for _ in range(2)]
-            monkeypatch.setattr(control, "RETRY_S", 60.0)
+            monkeypatch.setattr(requester, "RETRY_S", 60.0)
             with suppress(zmq.ZMQError):  # whoever asked first is gone
                 router.send_multipart([routes[0], encode(Ok(1, 0, 0, False))])
             while asker.is_alive():
@@ -193,27 +193,6 @@ def test_a_request_without_an_answer_is_sent_again_and_only_the_newest_answer_co
         context.destroy(linger=0)
     assert routes[0] != routes[1]
     assert answers == [Ok(1, 0, 0, True)]
-
-
-def test_nobody_asks_again_for_an_answer_that_is_not_wanted_any_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(control, "RETRY_S", SOON_S)
-    asked: list[Message] = []
-
-    def keep(message: Message) -> list[Frames]:
-        asked.append(message)
-        return []
-
-    wanted = iter([True, True, False])
-    with (
-        server(keep) as address,
-        ControlChannel(address) as channel,
-        pytest.raises(ServerUnreachableError),
-    ):
-        channel.request(BEAT, Ok, timeout_s=600.0, is_wanted=lambda: next(wanted))
-    assert set(asked) <= {BEAT}
-    assert next(wanted, None) is None
 
 
 def test_what_is_no_address_is_a_wrong_argument() -> None:
@@ -247,7 +226,7 @@ def test_a_server_that_comes_later_and_by_ipv6_is_found(monkeypatch: pytest.Monk
     """Its name stands for both kinds of address, and nobody listened when this began."""
     looks = iter([False])
     monkeypatch.setattr(hosts, "needs_ipv6", lambda *_: next(looks, True))
-    monkeypatch.setattr(control, "RETRY_S", SOON_S)
+    monkeypatch.setattr(requester, "RETRY_S", SOON_S)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with make_router(context, 8, 4096) as router:
         address = f"tcp://[::1]:{bind(router, '[::1]', 0)}"

@@ -3,7 +3,7 @@
 import pytest
 
 from leash.ps.errors import TooManyError
-from leash.ps.wire import control
+from leash.ps.wire import requester
 from leash.ps.wire.frames import encode
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Error, Hello, Message
@@ -18,7 +18,7 @@ END = Error("too_many", "the end of this test", 1, 0, 0, 0)
 def test_a_hello_keeps_its_number_until_it_is_answered_and_the_next_has_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(control, "RETRY_S", 0.1)
+    monkeypatch.setattr(requester, "RETRY_S", 0.1)
     heard: list[int] = []
 
     def answer(message: Message) -> list[Frames]:

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 import pytest
 
 from leash.ps.errors import ServerUnreachableError, StoppingError
-from leash.ps.wire import control
+from leash.ps.wire import requester
 from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import Beat, Beaten, Message, Ok, Report
-from leash.worker.client import liveness
+from leash.worker.client import session
 from leash.worker.client.liveness import Liveness
+from leash.worker.client.session import Beats
 from support.answering import Frames, server
 
 BEATEN = Beaten(True, [], False, True, 0, False, "")
@@ -39,10 +40,10 @@ class Server:
 
 
 @contextmanager
-def beating(asked: Server, *reports: Report) -> Iterator[Liveness]:
+def beating(asked: Server, *reports: Report, beat_s: float = 0.01) -> Iterator[Liveness]:
     """Gives a thread that sends these reports before its first beat."""
     with server(asked.answer) as address:
-        thread = Liveness(address, 1, 7, beat_s=0.01)
+        thread = Liveness(address, Beats(1, 7, beat_s))
         for report in reports:
             thread.tell(report)
         thread.start()
@@ -55,7 +56,7 @@ def beating(asked: Server, *reports: Report) -> Iterator[Liveness]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "RETRY_S", 0.1)
+    monkeypatch.setattr(requester, "RETRY_S", 0.1)
 
 
 def test_a_server_that_is_silent_for_a_while_is_asked_again_until_it_answers() -> None:
@@ -68,8 +69,8 @@ def test_a_server_that_is_silent_for_a_while_is_asked_again_until_it_answers() -
 def test_a_server_that_stays_silent_is_lost_after_as_long_as_a_worker_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert liveness.SILENCE_S == 60.0
-    monkeypatch.setattr(liveness, "SILENCE_S", 0.5)
+    assert session.SILENCE_S == 60.0
+    monkeypatch.setattr(session, "SILENCE_S", 0.5)
     with (
         beating(Server(silences=10**9)) as thread,
         pytest.raises(ServerUnreachableError, match=r"waited 0\.5 s"),
@@ -85,6 +86,16 @@ def test_a_report_keeps_its_number_when_it_is_sent_again_and_the_next_has_the_ne
     assert numbers == sorted(numbers)
     assert numbers.count(1) > 3
     assert set(numbers) == {1, 2}
+
+
+def test_a_report_and_the_end_do_not_wait_for_the_next_beat() -> None:
+    asked = Server()
+    with beating(asked, beat_s=600.0) as thread:
+        first = thread.wait_until(lambda beaten: beaten.initialized, lambda _: None)
+        thread.tell(REPORT)
+        thread.wait_until(lambda beaten: beaten is not first, lambda _: None)
+        thread.tell(REPORT)
+    assert [report.number for report in asked.reports] == [1, 2]
 
 
 def test_a_thread_that_is_stopped_asks_a_silent_server_no_more() -> None:

@@ -10,7 +10,7 @@ from leash.ps.errors import LeashError, ResyncError
 from leash.worker.optim.local_steps import LocalSteps
 from leash.worker.optim.slabs import ModelSlabs
 from support.exchanges import PromptExchange
-from support.gpus import LazyGpu
+from support.gpus import LazyEvent, LazyGpu
 
 OUTER_LR = 0.5
 
@@ -86,6 +86,27 @@ def test_a_round_goes_as_far_as_the_outer_rate_lets_it(on_gpu: bool) -> None:
         assert_equal(exchange.gradients["1.running_mean"], model[1].running_mean)  # type: ignore[index]
     in_rounds(expected, rounds=2, every=3)
     assert_alike(model, expected)
+
+
+def test_what_the_gpu_still_computes_at_the_end_of_a_round_is_no_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It computes for 100 seconds, and each copy takes one."""
+    model, gpu, computed_s = build(), LazyGpu(), [0.0]
+
+    class Computed(LazyEvent):
+        def synchronize(self) -> None:
+            computed_s[0] = 100.0
+
+    rounds, _ = rounds_of(model, gpu, every=1)
+    gpu.mark_compute = lambda: Computed(gpu, 0)  # type: ignore[method-assign]
+    clock = "leash.worker.optim.local_steps.time.perf_counter"
+    monkeypatch.setattr(clock, lambda: gpu.done + computed_s[0])
+    sum(parameter.sum() for parameter in model.parameters()).backward()  # type: ignore[union-attr]
+    info = rounds.finish(7)
+    assert info is not None
+    assert info.wait_s == len([t for t in model.state_dict().values() if t.is_floating_point()])
+    assert computed_s == [100.0]
 
 
 def assert_equal(pushed: object, now: object) -> None:

@@ -156,3 +156,19 @@ def test_pauses_and_changes_are_in_seconds_of_the_experiment() -> None:
     took_s = play(clock, made, 20, 0.0)
     # Ten seconds of 1 s each, then ten steps of 3 s, a tenth of it all.
     assert took_s == pytest.approx(0.1 * (10 * 1 + 10 * 3))
+
+
+@pytest.mark.parametrize(
+    ("slow", "heterogeneity", "time_scale", "expected"),
+    [
+        ("0", 1.0, 1.0, False),
+        ("0.1", 1.0, 1.0, False),
+        ("0", 0.5, 1.0, True),
+        ("0", 1.0, 3.0, True),
+    ],
+)
+def test_only_what_stretches_computing_goes_by_how_long_it_took(
+    slow: str, heterogeneity: float, time_scale: float, expected: bool
+) -> None:
+    made = slowdown(Clock(), slow, heterogeneity, time_scale=time_scale)
+    assert made.goes_by_compute == expected

@@ -1,25 +1,27 @@
-"""The data plane without sockets: places for newcomers, pulls that others wait for, failures."""
+"""The data desk without sockets: places for newcomers, pulls that others wait for, failures."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
-import zmq
 
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import choose_rule
 from leash.ps.runs.events import EventLog
-from leash.ps.shard.data_plane import DataPlane, Payload
+from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
+from leash.ps.wire.frames import REPLIES, decode
 from leash.ps.wire.layout import Layout, Slot
-from leash.ps.wire.messages import Error, Message, Ok, Params, Publish, Pull, Push
+from leash.ps.wire.messages import Error, Ok, Params, Publish, Pull, Push
+from support.sockless import hand
 
 LAYOUT = Layout([Slot("w", "f32", (4,)), Slot("sums", "f64", (2,))])
 
 
 class Plane:
-    """A data plane whose answers are kept, with one worker that pushes."""
+    """A data desk whose answers are kept, with one worker that pushes."""
 
     def __init__(
         self, policy: str, *, shard: int = 0, shards: int = 1, bound_unit: str = "clocks"
@@ -32,7 +34,7 @@ class Plane:
         self.refused: list[str] = []  # codes
         self.taken: list[tuple[int, bool]] = []  # number of what was published, whether it counts
         options = ServerOptions(chunk_kib=64, shards=shards)
-        self.plane = DataPlane(options, rule, members, metrics, self.send, shard)
+        self.plane = DataDesk(options, rule, members, metrics, self.send, shard)
         self.plane.make_model(LAYOUT)
         assert self.plane.model is not None
         self.model = self.plane.model
@@ -42,7 +44,8 @@ class Plane:
         metrics.join(1, self.incarnation, "pushes", 1)
         metrics.start([1])
 
-    def send(self, route: bytes, message: Message, payload: Payload) -> None:
+    def send(self, route: bytes, header: bytes, payload: object, worker: int) -> None:
+        message = decode(header, REPLIES)
         if isinstance(message, Error):
             self.refused.append(message.code)
         elif isinstance(message, Ok) and message.number:
@@ -57,18 +60,31 @@ class Plane:
         for step in steps:
             for chunk in self.model.own:
                 push = Push(1, self.incarnation, step, chunk.index, chunk.dtype, 1)
-                self.plane.handle(b"1", push, zmq.Frame(bytes(chunk.nbytes)))
+                hand(self.plane, push, bytes(chunk.nbytes))
 
     def publish(self, number: int, value: float, incarnation: int | None = None) -> None:
         """Publishes one value for all of chunk 0."""
         msg = Publish(1, incarnation or self.incarnation, number, 0, "f32")
-        self.plane.handle(b"1", msg, zmq.Frame(np.full(4, value, "f4").tobytes()))
+        hand(self.plane, msg, np.full(4, value, "f4").tobytes())
 
     def values(self) -> list[float]:
         """Of chunk 0."""
         out = bytearray(16)
         self.model.shard.pull(0, None, out)
         return np.frombuffer(out, "f4").tolist()
+
+
+class FailingEngine:
+    """An engine with a defect."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def receive(self, *_: object) -> bool:
+        raise KeyError("no such key")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
 
 
 def test_a_published_copy_that_comes_late_undoes_nothing() -> None:
@@ -154,6 +170,7 @@ def test_an_answer_repeated_under_a_stricter_policy_counts_once() -> None:
     assert (own.answered, own.plane.parked) == ([], len(own.model.own))
     own.plane.join(2, 4)
     assert set(own.answered) == {3}
+    own.plane.settle()
     assert own.metrics.own.replies == 3 * len(own.model.own)
 
 
@@ -177,7 +194,7 @@ def test_a_pull_answers_those_who_waited_for_it() -> None:
     own.push(1, 2, 3, 4)
     assert (sorted(set(own.answered)), own.plane.parked) == ([1, 2, 3], len(own.model.own))
     for chunk in own.model.own:
-        own.plane.handle(b"2", Pull(2, other, chunk.index, chunk.dtype), None)
+        hand(own.plane, Pull(2, other, chunk.index, chunk.dtype), route=b"2")
     assert (sorted(set(own.answered)), own.plane.parked) == ([1, 2, 3, 4], 0)
     assert own.pulled == [4] * len(own.model.own)
     own.push(5)
@@ -191,7 +208,7 @@ def test_a_failure_is_refused_counted_and_logged_once_and_ends_nothing(
     own.plane.join(1, own.plane.reserve())
     own.push(1)
     with monkeypatch.context() as broken:
-        broken.setattr(own.members, "require_current", lambda *_: {}["no such key"])
+        broken.setattr(own.plane, "_engine", FailingEngine(own.plane._engine))
         own.push(2, 3)
     chunks = len(own.model.own)
     assert own.refused == ["protocol"] * 2 * chunks

@@ -1,0 +1,283 @@
+#include "core/shard_engine/shard_engine.h"
+
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bindings/choices.h"
+#include "bindings/counted_buffer.h"
+#include "bindings/register.h"
+#include "bindings/shared_shard.h"
+
+namespace py = pybind11;
+
+namespace leash::bindings {
+namespace {
+
+std::string_view bytes_of(const BufferView& view) {
+  return {reinterpret_cast<const char*>(view.data()), view.nbytes()};
+}
+
+py::bytes python_bytes(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// The parameters of an answer that has memory of its own, for as long as Python needs them.
+struct AnswerMemory {
+  explicit AnswerMemory(Buffer* buffer) : memory(buffer) {}
+  HeldReference memory;
+};
+
+// Takes over the message's reference to its payload.
+py::object payload_of(const OutgoingAnswer& message) {
+  if (message.payload == nullptr) return py::none();
+  if (auto* brought = dynamic_cast<PythonBuffer*>(message.payload)) {
+    const HeldReference reference(brought);
+    return brought->object();
+  }
+  return py::memoryview(py::cast(std::make_unique<AnswerMemory>(message.payload)));
+}
+
+// Route, header, payload or None, and the worker that is answered.
+using Message = std::tuple<py::bytes, py::bytes, py::object, std::uint32_t>;
+
+// An engine on a shard that Python shares: each call has the shard's lock, and not the GIL.
+class SharedEngine {
+ private:
+  // The memory of a payload in which its answer can be written; a copy, if it is read-only.
+  static Buffer* make_payload(const py::buffer& object) {
+    const py::memoryview seen(object);
+    if (!seen.attr("readonly").cast<bool>()) {
+      return new PythonBuffer(object, Access::kWrite, "payload");
+    }
+    const BufferView view(object, Access::kRead, "payload");
+    auto* const copy = new OwnBuffer(view.nbytes());
+    std::copy_n(view.data(), view.nbytes(), copy->data());
+    return copy;
+  }
+
+  template <typename Use>
+  auto call(Use&& use) {
+    const DropAfter drop_after(*this);
+    return shard_.locked([&](Shard&) { return use(); });
+  }
+
+  struct DropAfter {
+    explicit DropAfter(SharedEngine& of) : engine(of) {}
+    ~DropAfter() { engine.drop_idle(); }
+    DropAfter(const DropAfter&) = delete;
+    DropAfter& operator=(const DropAfter&) = delete;
+    SharedEngine& engine;
+  };
+  void drop_idle() {
+    engine_->take_idle(idle_);
+    for (Buffer* buffer : idle_) delete buffer;
+    idle_.clear();
+  }
+
+ public:
+  ~SharedEngine() { drop_idle(); }
+
+  SharedEngine(SharedShard& shard, ModelMap map, Nonfinite nonfinite) : shard_(shard) {
+    shard_.locked([&](Shard& core) { engine_.emplace(core, std::move(map), nonfinite); });
+  }
+
+  bool receive(const std::vector<py::object>& frames, double now_s) {
+    if (frames.size() < 2 || frames.size() > 3) return false;
+    const BufferView route(py::buffer(frames[0]), Access::kRead, "route");
+    const BufferView header(py::buffer(frames[1]), Access::kRead, "header");
+    const HeldReference payload(frames.size() == 3 ? make_payload(py::buffer(frames[2])) : nullptr);
+    const std::span<const std::byte> header_bytes(header.data(), header.nbytes());
+    const Incoming message{bytes_of(route), header_bytes, payload.get(), now_s};
+    return call([&] { return engine_->receive(message); });
+  }
+
+  void attach(std::uint32_t worker, const py::buffer& route, const py::buffer& memory) {
+    const BufferView name(route, Access::kRead, "route");
+    const HeldReference segment(new PythonBuffer(memory, Access::kWrite, "memory"));
+    call([&] { engine_->attach(worker, bytes_of(name), segment.get()); });
+  }
+
+  void pull(const py::buffer& route, std::uint32_t chunk, std::optional<std::uint32_t> worker,
+            const std::string& codec, double now_s) {
+    const BufferView name(route, Access::kRead, "route");
+    const std::optional<WireCodec> wanted = wire_codec(codec);
+    if (!wanted) throw std::invalid_argument("codec: got '" + codec + "'");
+    call([&] { engine_->pull(bytes_of(name), chunk, worker, *wanted, now_s); });
+  }
+
+  void leave(std::uint32_t worker, double now_s) {
+    call([&] { engine_->leave(worker, now_s); });
+  }
+  void set_rule(const Rule& rule, double now_s) {
+    call([&] { engine_->set_rule(rule, now_s); });
+  }
+  void stop(const std::string& reason) {
+    call([&] { engine_->stop(reason); });
+  }
+  void refuse_pushes(const std::string& code, const std::string& text) {
+    const std::string_view known = codes::find(code);
+    if (known.empty() && !code.empty()) {
+      throw std::invalid_argument("code: expected one of a refusal, got '" + code + "'");
+    }
+    engine_->refuse_pushes(known, text);
+  }
+  void expel(std::uint32_t worker) {
+    engine_->expel(worker);
+    drop_idle();
+  }
+
+  std::vector<Message> take_outgoing() {
+    engine_->take_outgoing(outgoing_);
+    std::vector<Message> messages;
+    messages.reserve(outgoing_.size());
+    for (const OutgoingAnswer& message : outgoing_) {
+      messages.emplace_back(message.route, python_bytes(message.written().bytes()),
+                            payload_of(message), message.worker());
+    }
+    outgoing_.clear();
+    return messages;
+  }
+  std::vector<Record> take_records() {
+    std::vector<Record> records;
+    engine_->take_records(records);
+    return records;
+  }
+
+  ShardEngine& engine() { return *engine_; }
+
+ private:
+  SharedShard& shard_;
+  std::optional<ShardEngine> engine_;
+  std::vector<OutgoingAnswer> outgoing_;
+  std::vector<Buffer*> idle_;
+};
+
+std::unique_ptr<SharedEngine> make_engine(SharedShard& shard, std::size_t slab_nbytes,
+                                          std::uint32_t first_chunk,
+                                          std::vector<std::size_t> starts,
+                                          std::vector<std::string> slot_names,
+                                          Nonfinite nonfinite) {
+  if (starts.size() != shard.locked([](const Shard& core) { return core.chunks(); })) {
+    throw std::invalid_argument("starts: expected a place for each chunk of the shard");
+  }
+  return std::make_unique<SharedEngine>(
+      shard, ModelMap{slab_nbytes, first_chunk, std::move(starts), std::move(slot_names)},
+      nonfinite);
+}
+
+}  // namespace
+
+void register_shard_engine(py::module_& m) {
+  py::class_<AnswerMemory>(m, "AnswerMemory", py::buffer_protocol())
+      .def_buffer([](const AnswerMemory& self) {
+        return py::buffer_info(reinterpret_cast<std::uint8_t*>(self.memory.get()->data()),
+                               static_cast<py::ssize_t>(self.memory.get()->nbytes()));
+      });
+
+  py::enum_<RecordKind>(m, "RecordKind")
+      .value("PUSH", RecordKind::kPush)
+      .value("REPLY", RecordKind::kReply)
+      .value("DUPLICATE", RecordKind::kDuplicate)
+      .value("NONFINITE", RecordKind::kNonfinite)
+      .value("OPTIONS_DIFFER", RecordKind::kOptionsDiffer);
+  py::class_<Record>(m, "Record", "One thing that happened at a shard, for metrics and events.")
+      .def_readonly("kind", &Record::kind)
+      .def_readonly("at_s", &Record::at_s)
+      .def_readonly("worker", &Record::worker)
+      .def_readonly("chunk", &Record::chunk)
+      .def_readonly("step", &Record::step)
+      .def_readonly("samples", &Record::samples)
+      .def_readonly("lag", &Record::lag)
+      .def_readonly("staleness", &Record::staleness)
+      .def_readonly("dropped", &Record::dropped)
+      .def_readonly("slot", &Record::slot)
+      .def_readonly("other", &Record::other);
+  py::class_<EngineCounts>(m, "EngineCounts", "What was counted of a shard's messages.")
+      .def_readonly("replies", &EngineCounts::replies)
+      .def_readonly("staleness_sum", &EngineCounts::staleness_sum)
+      .def_readonly("max_staleness", &EngineCounts::max_staleness)
+      .def_readonly("max_lag", &EngineCounts::max_lag)
+      .def_readonly("duplicates", &EngineCounts::duplicates)
+      .def_readonly("nonfinite_chunks", &EngineCounts::nonfinite_chunks)
+      .def_readonly("bytes_pushed", &EngineCounts::bytes_pushed)
+      .def_readonly("bytes_answered", &EngineCounts::bytes_answered)
+      .def_readonly("dropped", &EngineCounts::dropped)
+      .def_readonly("refusals", &EngineCounts::refusals, "By code.");
+
+  py::class_<SharedEngine>(m, "ShardEngine", R"(A shard's part in the protocol, without sockets.
+
+It takes the pushes of the workers that were admitted. While it is used, nobody else pushes to the
+shard, pulls from it for a worker, or has a worker leave. For one thread.)")
+      .def(py::init(&make_engine), py::arg("shard"), py::kw_only(), py::arg("slab_nbytes"),
+           py::arg("first_chunk"), py::arg("starts"), py::arg("slot_names"), py::arg("nonfinite"),
+           py::keep_alive<1, 2>(),
+           R"(slab_nbytes: of the whole model. starts: where each of the shard's chunks begins in a
+slab. slot_names: of the whole model's slots. nonfinite: what the shard was made with.)")
+      .def(
+          "admit",
+          [](SharedEngine& self, std::uint32_t worker, std::uint64_t incarnation) {
+            self.engine().admit(worker, incarnation);
+          },
+          py::arg("worker"), py::arg("incarnation"),
+          "Takes this worker's pushes from now on, if they are of this incarnation.")
+      .def("expel", &SharedEngine::expel, py::arg("worker"),
+           "Forgets a worker: its segment, options and requests. Others still wait for it.")
+      .def("leave", &SharedEngine::leave, py::arg("worker"), py::arg("now_s"),
+           "Has nobody wait for a worker, which may not have been admitted. KeyError if it is not "
+           "live.")
+      .def("set_rule", &SharedEngine::set_rule, py::arg("rule"), py::arg("now_s"))
+      .def("refuse_pushes", &SharedEngine::refuse_pushes, py::arg("code"), py::arg("text"),
+           "Refuses every push from now on, with an error of this code; an empty one lets them "
+           "come. ValueError for a code that no refusal of an engine has.")
+      .def("stop", &SharedEngine::stop, py::arg("reason"),
+           "Answers all requests that wait with `stopping`, and refuses pushes from now on.")
+      .def("receive", &SharedEngine::receive, py::arg("frames"), py::arg("now_s"),
+           R"(Handles a push, given as route, header and, if it has one, payload.
+
+The parameters that answer it may be written into the payload; of a read-only one it makes a copy.
+Returns False, and has changed nothing, if it is not a push that it takes: another verb, a header
+that is not well-formed, a sender that does not take part.)")
+      .def("attach", &SharedEngine::attach, py::arg("worker"), py::arg("route"), py::arg("memory"),
+           R"(Takes this worker's pushes without a payload from its segment, for this route.
+
+ValueError unless the memory has the size of a segment of this model.)")
+      .def(
+          "is_attached",
+          [](SharedEngine& self, std::uint32_t worker) {
+            return self.engine().is_attached(worker);
+          },
+          py::arg("worker"))
+      .def(
+          "note_options",
+          [](SharedEngine& self, std::uint32_t worker, std::uint64_t number, std::uint64_t table) {
+            self.engine().note_options(worker, number, table);
+          },
+          py::arg("worker"), py::arg("number"), py::arg("table"),
+          "Notes which table of options the shard applies for this worker: its number, and one "
+          "that equal tables of several workers share.")
+      .def("pull", &SharedEngine::pull, py::arg("route"), py::arg("chunk"),
+           py::arg("worker").none(true), py::arg("codec"), py::arg("now_s"),
+           "Answers a pull of a chunk that has values; worker None is an observer.")
+      .def("take_outgoing", &SharedEngine::take_outgoing,
+           R"(The messages that are to be sent since the last call, in their order.
+
+Each is route, header, payload or None, and the worker that it answers, which is 0 of an error.)")
+      .def("take_records", &SharedEngine::take_records, "What happened since the last call.")
+      .def(
+          "take_counts", [](SharedEngine& self) { return self.engine().take_counts(); },
+          "What was counted since the last call.")
+      .def(
+          "take_heard", [](SharedEngine& self) { return self.engine().take_heard(); },
+          "The workers that were heard since the last call, and when.")
+      .def_property_readonly("parked", [](SharedEngine& self) { return self.engine().parked(); });
+}
+
+}  // namespace leash::bindings

@@ -1,0 +1,274 @@
+// Whom a shard's engine answers when, what it counts, and how long it needs the memory of others.
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/base/errors.h"
+#include "core/shard_engine/shard_engine.h"
+#include "tests/support/allocations.h"
+#include "tests/support/payloads.h"
+#include "tests/support/served_pushes.h"
+#include "tests/support/served_team.h"
+
+using namespace leash;
+using namespace leash::tests;
+
+// Duplicates
+
+TEST_CASE("a duplicate is answered, and neither applied nor counted as a reply") {
+  ServedTeam team(kEach);
+  team.push(1, 1, 3.0f);
+  team.push(1, 1, 3.0f);
+  CHECK(team.said() ==
+        Said{"1: params 1.0 version 1 lag 1 = -3 x 4", "1: params 1.0 version 1 lag 1 = -3 x 4"});
+  const EngineCounts counts = team.engine->take_counts();
+  CHECK(counts.replies == 1);
+  CHECK(counts.duplicates == 1);
+  CHECK(counts.bytes_pushed == 32);
+  CHECK(counts.bytes_answered == 32);
+  const auto records = team.records();
+  REQUIRE(records.size() == 3);
+  CHECK(records[2].kind == RecordKind::kDuplicate);
+  CHECK(records[2].at_s == 2.0);
+}
+
+TEST_CASE("a request that comes again while it waits takes the place of the first") {
+  ServedTeam team(kMeans);
+  team.push(1, 1, 3.0f);
+  const auto payload = bytes_of({9.0f, 9.0f, 9.0f, 9.0f});
+  team.send(team.header(1, 1), &payload, "1 again");
+  CHECK(team.said() == Said{"1: superseded of 1.1.0: step 1 of chunk 0: asked again"});
+  CHECK(team.engine->parked() == 1);
+  team.push(2, 1, 5.0f);
+  CHECK(team.said() ==
+        Said{"1 again: params 1.0 version 1 = -4 x 4", "2: params 1.0 version 1 = -4 x 4"});
+  const EngineCounts counts = team.engine->take_counts();
+  CHECK(counts.replies == 2);  // the first copy was not answered, so the second one counts
+  CHECK(counts.duplicates == 1);
+  CHECK(counts.refusals.empty());
+}
+
+TEST_CASE("an answer that was sent and is asked for again is not counted, though it waits") {
+  ServedTeam team(ServedOptions{.rule = {.bound = 1}});
+  team.push(1, 1, 1.0f);  // goes out, at a lag of 1
+  team.engine->set_rule({.bound = 0}, team.now_s);
+  CHECK(team.said().size() == 1);
+  for (const char* route : {"1", "1 again"}) {
+    const auto payload = bytes_of({1.0f, 1.0f, 1.0f, 1.0f});
+    team.send(team.header(1, 1), &payload, route);
+  }
+  CHECK(team.said() == Said{"1: superseded of 1.1.0: step 1 of chunk 0: asked again"});
+  team.push(2, 1, 1.0f);
+  CHECK(team.said() ==
+        Said{"1 again: params 1.0 version 2 = -2 x 4", "2: params 1.0 version 2 stale 1 = -2 x 4"});
+  CHECK(team.engine->take_counts().replies == 2);
+}
+
+// Who waits
+
+TEST_CASE("the mean goes to all, in the order in which they pushed") {
+  ServedTeam team(ServedOptions{.rule = kMeans, .workers = 3});
+  for (const std::uint32_t worker : {3u, 1u, 2u}) {
+    CHECK(team.said().empty());
+    team.push(worker, 1, static_cast<float>(worker));
+  }
+  CHECK(team.said() == Said{"3: params 1.0 version 1 = -2 x 4", "1: params 1.0 version 1 = -2 x 4",
+                            "2: params 1.0 version 1 = -2 x 4"});
+}
+
+TEST_CASE("a new rule lets go who waits") {
+  ServedTeam team(ServedOptions{.rule = {.bound = 0}});
+  team.push(1, 1, 1.0f);
+  CHECK(team.said().empty());
+  team.engine->set_rule({.bound = 1}, ++team.now_s);
+  CHECK(team.said() == Said{"1: params 1.0 version 1 lag 1 = -1 x 4"});
+}
+
+TEST_CASE("a pull lets go who waits for the one that pulls") {
+  ServedTeam team(ServedOptions{.rule = {.bound = 0, .unit = BoundUnit::kVersions}});
+  team.push(1, 1, 1.0f);
+  CHECK(team.said().empty());
+  team.engine->pull("2", 0, 2, WireCodec::kBf16, ++team.now_s);
+  CHECK(team.said() ==
+        Said{"2: params 0.0 version 1 bf16 = -1 x 4", "1: params 1.0 version 1 lag 1 = -1 x 4"});
+  team.engine->pull("observer", 0, std::nullopt, WireCodec::kF32, ++team.now_s);
+  CHECK(team.said() == Said{"observer: params 0.0 version 1 = -1 x 4"});
+  CHECK_THROWS_AS(team.engine->pull("2", 4, 2, WireCodec::kF32, ++team.now_s), Refused);
+}
+
+TEST_CASE("who leaves is not answered, and is not waited for") {
+  ServedTeam team(kMeans);
+  team.push(1, 1, 1.0f);
+  team.engine->expel(1);
+  CHECK(team.engine->parked() == 0);
+  team.engine->leave(1, ++team.now_s);
+  CHECK(team.said().empty());
+  CHECK(team.alive == 0);
+  team.push(2, 1, 5.0f);
+  CHECK(team.said() == Said{"2: params 1.0 version 1 = -5 x 4"});
+  CHECK_THROWS_AS(team.engine->leave(1, ++team.now_s), NotLive);
+}
+
+TEST_CASE("who was expelled and has not left is waited for, but gets no answer") {
+  ServedTeam team(kMeans);
+  team.push(1, 1, 1.0f);
+  team.engine->expel(1);
+  CHECK_FALSE(team.push(1, 1, 1.0f));
+  team.push(2, 1, 5.0f);
+  CHECK(team.said() == Said{"2: params 1.0 version 1 = -3 x 4"});
+  team.push(2, 2, 5.0f);
+  CHECK(team.said().empty());
+  team.engine->leave(1, ++team.now_s);
+  CHECK(team.said() == Said{"2: params 2.0 version 2 = -8 x 4"});
+}
+
+TEST_CASE("a stop answers everybody who waits, and takes no more pushes") {
+  ServedTeam team(ServedOptions{.rule = kMeans, .workers = 3});
+  team.attach(2, "2");
+  team.push(1, 1, 1.0f, 0);
+  team.send(run(2, 1, 1, 1));
+  team.engine->stop("the run is over");
+  CHECK(team.said() ==
+        Said{"1: stopping of 1.1.0: the run is over", "2: stopping of 2.1.1: the run is over"});
+  CHECK(team.engine->parked() == 0);
+  CHECK(team.shard.parked() == 0);
+  team.push(3, 1, 1.0f);
+  CHECK(team.said() == Said{"3: stopping of 3.1.0: the run is over"});
+  CHECK(team.engine->take_counts().refusals.empty());
+}
+
+// Who takes part
+
+TEST_CASE("what comes from a stranger is handed up, and changes nothing") {
+  ServedTeam team(kEach);
+  const PushHeader good = team.header(1, 1);
+  PushHeader older = good;
+  older.incarnation = 70;
+  CHECK_FALSE(team.send(older, 1.0f));
+  CHECK_FALSE(team.send(team.header(3, 1), 1.0f));
+  const auto payload = bytes_of({1.0f});
+  const HeaderBytes pushed(good);
+  const HeaderBytes answer(OkHeader{1, 1, 0, true});
+  for (const auto bytes : {answer.bytes(), pushed.bytes().first(9), pushed.bytes().first(0)}) {
+    CHECK_FALSE(team.engine->receive({"1", bytes, nullptr, 1.0}));
+  }
+  CHECK(team.said().empty());
+  CHECK(team.shard.version(0) == 0);
+  CHECK(team.engine->take_heard().empty());
+  CHECK(team.engine->take_counts().refusals.empty());
+}
+
+TEST_CASE("a worker is heard with each push, also with one that is refused") {
+  ServedTeam team(kEach);
+  team.push(2, 1, 1.0f);
+  team.push(1, 9, 1.0f);
+  team.push(1, 8, 1.0f);
+  using Heard = std::vector<std::pair<std::uint32_t, double>>;
+  CHECK(team.engine->take_heard() == Heard{{1, 3.0}, {2, 1.0}});
+  CHECK(team.engine->take_heard().empty());
+}
+
+TEST_CASE("a new incarnation of a worker takes the place of the one before") {
+  ServedTeam team(kEach);
+  team.engine->admit(1, 99);
+  CHECK_FALSE(team.push(1, 1, 1.0f));
+  PushHeader push = team.header(1, 1);
+  push.incarnation = 99;
+  CHECK(team.send(push, 1.0f));
+}
+
+// Counts, records and memory
+
+TEST_CASE("a step is noted with its last chunk, when it is pushed and when it is answered") {
+  ServedTeam team(ServedOptions{.rule = {.bound = 0, .staleness_limit = 0}});
+  team.push(1, 1, 1.0f, 1);
+  CHECK(team.records().empty());
+  PushHeader push = team.header(1, 1);
+  push.samples = 32;
+  team.send(push, 1.0f);
+  team.push(2, 1, 1.0f);
+  const auto records = team.records();
+  REQUIRE(records.size() == 4);
+  CHECK(records[0].kind == RecordKind::kPush);
+  CHECK(records[0].samples == 32);
+  CHECK(records[0].at_s == 2.0);
+  CHECK(records[1].kind == RecordKind::kPush);
+  CHECK(records[2].kind == RecordKind::kReply);
+  CHECK(records[2].worker == 1);
+  CHECK(records[2].at_s == 3.0);
+  CHECK_FALSE(records[2].dropped);
+  CHECK(records[3].worker == 2);
+  CHECK(records[3].dropped);
+  CHECK(records[3].staleness == 1);
+  CHECK(team.said().size() == 2);
+  const EngineCounts counts = team.engine->take_counts();
+  CHECK(counts.replies == 2);
+  CHECK(counts.dropped == 1);
+  CHECK(counts.staleness_sum == 0);
+  CHECK(counts.bytes_pushed == 48);
+  CHECK(counts.bytes_answered == 32);
+  CHECK(team.engine->take_counts().bytes_pushed == 0);
+}
+
+TEST_CASE("the largest lag and staleness are counted, and the sum of all staleness") {
+  ServedTeam team(kEach);
+  for (std::uint64_t step = 1; step <= 3; ++step) team.push(1, step, 1.0f);
+  team.push(2, 1, 1.0f);
+  team.push(2, 2, 1.0f);
+  CHECK(team.said().size() == 5);
+  const EngineCounts counts = team.engine->take_counts();
+  CHECK(counts.max_lag == 3);
+  CHECK(counts.max_staleness == 3);
+  CHECK(counts.staleness_sum == 3);
+}
+
+TEST_CASE("an engine that ends lets go of all that waits and of all that was not sent") {
+  ServedTeam team(kMeans);
+  team.attach(1, "1");
+  team.send(run(1, 1, 3, 4));
+  team.push(2, 1, 1.0f, 3);
+  team.push(2, 1, 1.0f, 2);
+  team.send(with_codec(team.header(2, 2, 3), WireCodec::kInt8), int8_payload(1));
+  CHECK(team.engine->parked() == 3);
+  CHECK(team.alive == 4);
+  team.engine.reset();
+  CHECK(team.alive == 0);
+  CHECK(team.shard.parked() == 0);
+}
+
+TEST_CASE("in a steady state the engine allocates nothing for a push, in a segment or a message") {
+  for (const Rule& rule : {kEach, kMeans}) {
+    for (const bool in_segment : {true, false}) {
+      ServedTeam team(rule);
+      for (const std::uint32_t worker : {1u, 2u}) {
+        if (in_segment) team.attach(worker, std::to_string(worker));
+      }
+      std::vector<OutgoingAnswer> outgoing;
+      std::vector<Record> records;
+      std::vector<Buffer*> idle;
+      std::size_t most = 0;
+      for (std::uint64_t step = 1; step <= 40; ++step) {
+        for (const std::uint32_t worker : {1u, 2u}) {
+          const HeaderBytes written(run(worker, step, in_segment ? 3 : 0, in_segment ? 4 : 1));
+          const std::string route = std::to_string(worker);
+          OwnBuffer* const payload = in_segment ? nullptr : new OwnBuffer(16);
+          const std::size_t before = allocations();
+          team.engine->receive({route, written.bytes(), payload, static_cast<double>(step)});
+          team.engine->take_outgoing(outgoing);
+          for (const OutgoingAnswer& message : outgoing) team.engine->drop(message.payload);
+          team.engine->drop(payload);
+          team.engine->take_records(records);
+          team.engine->take_idle(idle);
+          if (step > 20) most = std::max(most, allocations() - before);
+          for (Buffer* buffer : idle) delete buffer;
+          idle.clear();
+        }
+      }
+      CHECK(most == 0);
+    }
+  }
+}

@@ -1,0 +1,359 @@
+"""Decides about one run in the first process of its server: messages and time in, answers out.
+
+It knows no socket, waits for nothing, and looks at no clock but those that it is given. Whoever
+drives it, as leash.ps.server.loop does, goes on like this::
+
+    while not run.is_over:
+        answer = run.answer(route, header, payloads)    for a message of the control socket
+        run.data.receive(frames)                        for one of the data socket, unless is_held
+        run.attend_shards()                             where another shard has sent something
+        run.advance(unreading)                          after these, and every wait_s at the latest
+    run.finish()
+    run.write_results()                                 then the answers to what came meanwhile
+    run.close()
+
+When the run ends, it writes its summary.json and its last checkpoint.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from leash.ps.errors import ProtocolError
+from leash.ps.options.addresses import parse_learners
+from leash.ps.options.optimizer import optimizer_on_server
+from leash.ps.options.server import ServerOptions
+from leash.ps.policy import Rule
+from leash.ps.runs.checkpoint import open_checkpoint
+from leash.ps.runs.demo_logs import DemoLogs
+from leash.ps.runs.disk import THIS_HOST, Disk
+from leash.ps.runs.events import EventLog
+from leash.ps.runs.rundir import RunDir
+from leash.ps.server.announcement import how_it_goes_on
+from leash.ps.server.checkpoints import Checkpoints
+from leash.ps.server.coordinator import ALL_GONE, Coordinator
+from leash.ps.server.evaluator_process import EvaluatorFailure
+from leash.ps.server.progress import Progress
+from leash.ps.server.remote_shards import Buffer, RemoteShards
+from leash.ps.server.settings import summary_settings
+from leash.ps.server.shards import Shards
+from leash.ps.shard.data_desk import DataDesk, Send
+from leash.ps.shard.members import Members, microseconds_since_1970
+from leash.ps.shard.metrics import Metrics
+from leash.ps.wire.frames import CONTROL, check_payload_count, decode, encode, error_message
+from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Message
+from leash.ps.words import DONE, FAILED, INCOMPLETE, TIMED_OUT
+
+TICK_S: Final = 0.2
+# The end of a bsp run waits so long for the end of a step, so that its last checkpoint is at one.
+ALIGN_S: Final = 1.0
+ALIGN_TICK_S: Final = 0.002
+GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
+AWAY_S: Final = 1.0  # an engine that did not tick for longer was held up
+
+
+class RunEngine:
+    """What one run comes to: who takes part, when it ends, and what it leaves. For one thread.
+
+    Attributes:
+        members: who takes part.
+        metrics: the counts of the run.
+        data: takes the messages of this process's data socket, while `is_held` is not set.
+        shards: all shards as one.
+        coordinator: answers control messages.
+        status: the exit status of the server.
+    """
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        run_dir: RunDir | None,
+        remote: RemoteShards,
+        data_port: int,
+        send: Send,
+        *,
+        say: Callable[[str], None],
+        disk: Disk = THIS_HOST,
+        evaluator_failure: Callable[[], EvaluatorFailure | None] = lambda: None,
+        demo_logs: DemoLogs | None = None,
+        now: Callable[[], float] = time.monotonic,
+        uptime: Callable[[], float] = time.monotonic,
+        wall_time_us: Callable[[], int] = microseconds_since_1970,
+    ) -> None:
+        """Begins with nobody, where a checkpoint is resumed with its values.
+
+        Args:
+            options: what the server was started with.
+            run_dir: where the run leaves its files; None for nowhere.
+            remote: the other shards.
+            data_port: of this process's data socket, for workers.
+            send: sends an answer over that socket.
+            say: shows a line of progress.
+            disk: where the checkpoint of --resume is.
+            evaluator_failure: how the evaluator has ended that should not have, once it has.
+            demo_logs: where the run also leaves the demo's logs.
+            now: seconds on a clock that never goes back.
+            uptime: seconds in which this process could have run, by which the engine sees that it
+                was held up. It may be the same clock; tests skip time on the other one.
+            wall_time_us: microseconds since 1970, where incarnations begin.
+
+        Raises:
+            LeashError: there is no going on from the checkpoint.
+        """
+        rule = options.rule
+        self._options: Final = options
+        self._run_dir: Final = run_dir
+        self._evaluator_failure: Final = evaluator_failure
+        self._demo_logs: Final = demo_logs
+        self._say: Final = say
+        self._now: Final = now
+        self._uptime: Final = uptime
+        ranks = parse_learners(options.learners, options.workers)
+        self._events: Final = (
+            EventLog(run_dir.events, now, run_dir.disk) if run_dir else EventLog(None, now)
+        )
+        self.members: Final = Members(ranks, options.evict_s, now, wall_time_us)
+        self.metrics: Final = Metrics(rule, self._events, options.step_events, now, demo_logs)
+        self.data: Final = DataDesk(options, rule, self.members, self.metrics, send, now=now)
+        self.shards: Final = Shards(self.data, data_port, remote, self.members, self.metrics)
+        self.coordinator: Final = Coordinator(
+            options, rule, self.members, self.metrics, self.shards, now
+        )
+        self.status = 0
+        self._signal = 0
+        self._ended = FAILED  # until the run ends as it should
+        self._stop_deadline_s: float | None = None
+        self._stop_soon: tuple[str, int, float] | None = None  # reason, status, and the deadline
+        self._next_tick_s = now()
+        self._looked_s = uptime()
+        self._has_final = False  # whether the last checkpoint is written
+        self._progress: Final = Progress(
+            options, self.coordinator, self.members, self.metrics, self.shards, say, now
+        )
+        self._checkpoints: Final = Checkpoints(
+            options, run_dir, self.coordinator, self.shards, self.metrics, say, now
+        )
+        self.coordinator.saves = self._checkpoints.saves
+        if options.resume is not None:
+            self._resume(options.resume, disk)
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that the run goes by now."""
+        return self.coordinator.rule
+
+    def _resume(self, path: str, disk: Disk) -> None:
+        optimizer = optimizer_on_server(self._options)
+        _, earlier = open_checkpoint(path, optimizer, self.shards.require_layout, disk)
+        self.shards.count_up()  # so that no worker is asked for first values
+        if earlier.position is not None:
+            self.coordinator.go_on(earlier.position)
+        self._checkpoints.go_on()
+        for line in how_it_goes_on(earlier, self.rule, self.members.ranks, self._options.epochs):
+            self._say(line)
+
+    # Messages.
+
+    def answer(
+        self, route: bytes, header: bytes, payloads: Sequence[Buffer]
+    ) -> tuple[bytes, bytes, bytes | None]:
+        """Answers a message of the control socket. None of them ends the run.
+
+        Args:
+            route: to whoever has sent it.
+            header: the frame after the route; empty if there was none.
+            payloads: the frames after the header.
+
+        Returns:
+            The frames of the answer: route, header, and payload if it has one.
+        """
+        self.data.settle()
+        answer: Message
+        payload: bytes | None = None
+        try:
+            message = decode(header, CONTROL)
+            check_payload_count(message, len(payloads))
+        except Exception as error:
+            refusal = self.metrics.refusal(error)
+            self.metrics.count_refusal(refusal)
+            answer = error_message(refusal)
+        else:
+            answer, payload = self.coordinator.answer(
+                message, bytes(payloads[0]) if payloads else None
+            )
+        return route, encode(answer), payload
+
+    def attend_shards(self) -> None:
+        """Takes what the other shards tell; ends the run if one of them is lost."""
+        self.shards.attend()
+        if self.shards.lost:
+            self.stop(self.shards.lost, 1)
+        if self.shards.asked:
+            who, number = self.shards.asked
+            self.stop(f"{who} was told to end: {signal.Signals(number).name}", 128 + number)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether messages of the data socket have to wait, since all chunks are at one step."""
+        return self.data.is_held
+
+    # Time.
+
+    @property
+    def wait_s(self) -> float:
+        """How many seconds may pass without a call of `advance` while no message comes."""
+        return ALIGN_TICK_S if self._checkpoints.is_aligning else TICK_S
+
+    def advance(self, unreading: Iterable[int] = ()) -> None:
+        """Does what is due now. Call it after messages, and every `wait_s` seconds at the latest.
+
+        Args:
+            unreading: workers that do not read, so that their answers could not be sent since the
+                last call. They are evicted.
+        """
+        self.data.settle()
+        for worker in (*unreading, *self.shards.take_unreading()):
+            self.coordinator.evict(worker)
+        self._attend_checkpoints()
+        if self._now() >= self._next_tick_s:
+            self._tick()
+
+    def _attend_checkpoints(self) -> None:
+        """Writes the checkpoint that is due, if it can be now; stops a run that is to end."""
+        if self._stop_soon is None:
+            self._checkpoints.advance()
+        elif not self.coordinator.stopping:
+            reason, status, deadline_s = self._stop_soon
+            if self.shards.lost or self._now() > deadline_s:
+                self._stop_now(reason, status)
+            elif self._checkpoints.is_final_possible():
+                if self.coordinator.in_lockstep:  # others may push until they hear of the end
+                    self._checkpoints.write_final()
+                    self._has_final = True
+                self._stop_now(reason, status)
+
+    def _tick(self) -> None:
+        self._next_tick_s = self._now() + TICK_S
+        self._excuse_own_silence()
+        self.coordinator.tick()
+        self.attend_shards()
+        if self._signal:
+            self.stop(signal.Signals(self._signal).name, 128 + self._signal)
+        if self.coordinator.deserted:
+            self.stop(ALL_GONE, 1)
+        timeout_s = self._options.timeout_s
+        if timeout_s is not None and self.metrics.train_seconds > timeout_s:
+            self.stop(STOPPED_BY_TIMEOUT, 0)
+        self._look_after_evaluator()
+        if self._stop_soon is None:
+            self._checkpoints.tick()
+        self._progress.show()
+
+    def _excuse_own_silence(self) -> None:
+        """Excuses the silence of members while this process was held up, as by a checkpoint."""
+        looked_s, self._looked_s = self._looked_s, self._uptime()
+        if self._looked_s - looked_s > AWAY_S:
+            self.members.excuse(self._looked_s - looked_s)
+
+    def _look_after_evaluator(self) -> None:
+        """Looks whether the evaluator has failed: that ends only a run that has not started."""
+        failure = self._evaluator_failure()
+        if failure is None:
+            return
+        told = f"the evaluator {failure}"
+        if not self.metrics.started:
+            self.stop(told, failure.status)
+        else:
+            self._progress.tell("evaluator", f"{told}; the run goes on without it")
+
+    # The end.
+
+    def stop(self, reason: str, status: int) -> None:
+        """Ends the run soon: tells all members, and gives them a moment to say bye.
+
+        Under bsp it first waits for the end of the step that workers are in.
+        """
+        if self._stop_soon is None:
+            self._stop_soon = reason, status, self._now() + ALIGN_S
+            self._attend_checkpoints()
+
+    def _stop_now(self, reason: str, status: int) -> None:
+        self._checkpoints.let_go()
+        self.coordinator.stopping = reason
+        self.status = status
+        self.shards.stop(reason)
+        self._stop_deadline_s = self._now() + GRACE_S
+
+    def stop_soon(self, number: int) -> None:
+        """Ends the run as that signal would. From any thread, or a signal handler."""
+        # The next tick acts on it, since a message may be half sent just now. The first one counts.
+        self._signal = self._signal or number
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all have left, or the grace is over; a good end also waits for its evaluation."""
+        if self.coordinator.closed or self._stop_deadline_s is None:
+            return self.coordinator.closed
+        waits_for_evaluation = self.status == 0 and not self.members.live
+        return self._now() > self._stop_deadline_s and not waits_for_evaluation
+
+    def finish(self) -> None:
+        """Notes that the run has ended as it should, and how. REQUIRES: it is over."""
+        self.data.settle()
+        self._count_up()
+        self._ended = self.coordinator.stopping or self._own_end()
+
+    def _count_up(self) -> None:
+        """Has all shards send their newest counts, so that the summary has every message."""
+        try:
+            self.shards.count_up()
+        except ProtocolError:
+            self.attend_shards()
+
+    def _own_end(self) -> str:
+        """The word for the end of a run whose workers have all left by themselves."""
+        unfinished = self.coordinator.unfinished()
+        if not unfinished:
+            return DONE
+        if all(part.state == TIMED_OUT for part in unfinished):
+            return TIMED_OUT
+        self.status = 1
+        return INCOMPLETE
+
+    def write_results(self) -> None:
+        """Says how the run has ended, and writes what it leaves. Also after a failure."""
+        self._progress.say_end(self._ended, self._unfinished())
+        if self._run_dir:
+            self._write_files(self._run_dir)
+            self._say_how_to_go_on(self._run_dir)
+        self._events.close()
+        if self._demo_logs:
+            self._demo_logs.close()
+
+    def close(self) -> None:
+        """Lets all files go that are still open, such as those for who asked for a checkpoint."""
+        self._checkpoints.saves.close()
+        self._events.close()
+
+    def _unfinished(self) -> list[dict[str, Any]]:
+        """What this run has not trained, in the form of summary.json."""
+        return [part.as_dict() for part in self.coordinator.unfinished()]
+
+    def _say_how_to_go_on(self, run_dir: RunDir) -> None:
+        """Says the command line that goes on with a run that has ended early."""
+        if self._ended == DONE or self._options.ready_fd is not None or not self.metrics.steps:
+            return  # whoever started a server with --ready-fd has its own command line
+        if command := run_dir.continuing_command("server"):
+            self._say(f"to go on: {command}")
+
+    def _write_files(self, run_dir: RunDir) -> None:
+        settings = summary_settings(
+            self._options, self.rule, self.members.ranks, self.coordinator.data_plan
+        )
+        outcome = {"ended": self._ended, "unfinished": self._unfinished()}
+        run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
+        if not self._has_final or self._checkpoints.has_failed:
+            self._checkpoints.write_final()
+        if self._checkpoints.has_failed:
+            self.status = self.status or 1  # also of a run that was done

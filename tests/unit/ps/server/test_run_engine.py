@@ -1,0 +1,545 @@
+"""How a run ends and what it leaves, decided without sockets, processes and time.
+
+Messages come as bytes, other shards are inside this process, and time passes when a test says so.
+"""
+
+import io
+import json
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from leash.ps.errors import CheckpointError
+from leash.ps.options.server import ServerOptions
+from leash.ps.runs.checkpoint import check_checkpoint
+from leash.ps.runs.disk import Bytes, ThisHost
+from leash.ps.runs.rundir import RunDir
+from leash.ps.server.coordinator import ALL_DONE, ALL_GONE
+from leash.ps.server.evaluator_process import EvaluatorFailure
+from leash.ps.server.run_engine import ALIGN_S, ALIGN_TICK_S, GRACE_S, TICK_S, RunEngine
+from leash.ps.wire.frames import REPLIES, decode, encode
+from leash.ps.wire.messages import (
+    Beat,
+    Error,
+    Hello,
+    Message,
+    Ok,
+    Push,
+    Read,
+    Report,
+    Save,
+    Saved,
+    Set,
+    Status,
+)
+from support.sockless import LAYOUT, OWN_PORT, FarShards, SocklessServer, StillClock, hand
+
+PACKED = LAYOUT.pack()
+
+
+class PlayedRun(SocklessServer):
+    """A run and its drivers: what they do is done when a test says so."""
+
+    def __init__(
+        self, policy: str = "asp", run_dir: RunDir | None = None, disk: Any = None, **options: Any
+    ) -> None:
+        self.options = ServerOptions(chunk_kib=64, policy=policy, **{"workers": 2, **options})
+        self.options.check()
+        self.clock, self.uptime = StillClock(), StillClock()
+        self.sent: list[Message] = []
+        self.said: list[str] = []
+        self.evaluator_failure: EvaluatorFailure | None = None
+        self.far = FarShards(self.options, self.clock, self._send)
+        self.engine = RunEngine(
+            self.options, run_dir, self.far, OWN_PORT, self._send, say=self.said.append,
+            disk=disk or ThisHost(), evaluator_failure=lambda: self.evaluator_failure,
+            now=self.clock, uptime=self.uptime, wall_time_us=lambda: 1000,
+        )  # fmt: skip
+        self.members, self.metrics = self.engine.members, self.engine.metrics
+        self.plane, self.shards = self.engine.data, self.engine.shards
+        self.coordinator = self.engine.coordinator
+        self.answers: list[bytes] = []
+
+    def ask(self, message: Message, payload: bytes | None = None) -> Message:
+        return self.ask_for(message, payload)[0]
+
+    def ask_for(self, message: Message, payload: bytes | None = None) -> tuple[Message, Any]:
+        """The answer with its payload."""
+        asked = encode(message), [] if payload is None else [payload]
+        route, header, answer = self.engine.answer(b"its route", *asked)
+        assert route == b"its route"
+        self.answers += [header, answer or b""]
+        return decode(header, REPLIES), answer
+
+    def wait(self, seconds: float = TICK_S) -> None:
+        """So much time passes, in which the loop goes on."""
+        self.clock.skip(seconds)
+        self.uptime.skip(min(seconds, TICK_S))
+        self.engine.advance()
+
+    def end(self) -> int:
+        """The loop ends; the exit status."""
+        assert self.engine.is_over
+        self.engine.finish()
+        self.engine.write_results()
+        self.engine.close()
+        return self.engine.status
+
+    def train(self, *steps: int) -> None:
+        for step in steps:
+            for worker in self.members.ranks:
+                self.push(worker, step)
+                self.engine.advance()
+
+    def push_some(self, worker: int, step: int, chunks: Iterable[int]) -> None:
+        """Those chunks of a step, which go to their shards."""
+        for plane in self.planes:
+            assert plane.model is not None
+            for chunk in plane.model.own:
+                if chunk.index in chunks:
+                    fields = worker, self.incarnation(worker), step, chunk.index, chunk.dtype, 1
+                    hand(plane, Push(*fields), bytes(chunk.nbytes))
+
+    def told(self, worker: int = 1) -> str:
+        """Why the run ends, as this worker hears it."""
+        return self.beat(worker).stopping
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / "summary.json").read_text("utf-8"))
+    return told
+
+
+# The end by itself.
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_run_is_over_when_all_workers_have_said_bye_and_leaves_its_results(
+    tmp_path: Path, shards: int
+) -> None:
+    run = PlayedRun(run_dir=RunDir(tmp_path), shards=shards)
+    run.start()
+    run.train(1, 2)
+    run.bye(1)
+    assert not run.engine.is_over
+    run.bye(2)
+    assert run.end() == 0
+    assert (summary(tmp_path)["ended"], summary(tmp_path)["steps"]) == ("done", 4)
+    assert summary(tmp_path)["refused_messages"] == 0
+    assert check_checkpoint(tmp_path / "checkpoints" / "final.safetensors")["version"] == "4"
+    lines = (tmp_path / "events.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in lines][:3] == ["joined", "joined", "started"]
+    assert run.said[-1] == "ended after 4 steps"
+
+
+def test_an_observer_is_waited_for_too() -> None:
+    run = PlayedRun()
+    run.start()
+    observer = run.hello(0)
+    for worker in (1, 2):
+        run.bye(worker)
+    assert not run.engine.is_over
+    run.bye(0, incarnation=observer.incarnation)
+    assert run.engine.is_over
+
+
+def test_a_run_that_lacks_training_ends_incomplete_with_status_1(tmp_path: Path) -> None:
+    run = PlayedRun(run_dir=RunDir(tmp_path))
+    run.start()
+    run.train(1)
+    run.bye(1, "done")
+    run.bye(2, "failed")
+    assert run.end() == 1
+    assert summary(tmp_path)["ended"] == "incomplete"
+    assert [part["worker"] for part in summary(tmp_path)["unfinished"]] == [2]
+    assert run.said[-1].startswith("to go on: leash server --config")
+
+
+def test_who_comes_while_the_results_are_written_hears_that_all_is_done() -> None:
+    run = PlayedRun(workers=1)
+    run.start()
+    run.bye(1)
+    run.engine.finish()
+    run.engine.write_results()
+    assert run.refusal(Hello("worker", 1, "late"), PACKED).text == ALL_DONE
+    run.engine.close()
+
+
+# The end before that.
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_run_at_the_next_tick_and_the_first_one_counts(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    run = PlayedRun(run_dir=RunDir(tmp_path))
+    run.start()
+    run.train(1)
+    run.engine.stop_soon(number)
+    run.engine.stop_soon(signal.SIGUSR1)
+    assert run.told() == ""
+    run.wait()
+    run.engine.advance()
+    assert run.told() == number.name
+    for worker in (1, 2):
+        run.bye(worker, "stopped")
+    assert run.end() == 128 + number
+    assert summary(tmp_path)["ended"] == number.name
+
+
+def test_who_does_not_say_bye_is_not_waited_for_beyond_the_grace() -> None:
+    run = PlayedRun()
+    run.start()
+    run.engine.stop("a reason", 3)
+    run.engine.advance()
+    run.wait(GRACE_S)
+    assert (run.told(), run.engine.is_over) == ("a reason", False)
+    run.wait(TICK_S)
+    assert run.engine.is_over
+    assert run.end() == 3
+
+
+def test_the_first_reason_to_stop_is_the_one_that_counts() -> None:
+    run = PlayedRun()
+    run.start()
+    run.engine.stop("the first", 3)
+    run.engine.stop("the second", 4)
+    run.wait()
+    assert (run.told(), run.engine.status) == ("the first", 3)
+
+
+def test_a_run_whose_time_is_over_ends_well_and_waits_for_its_evaluation() -> None:
+    run = PlayedRun(timeout_s=60.0)
+    run.start()
+    observer = run.hello(0)
+    for _ in range(int(61 / 3)):
+        run.wait(3.0)
+        run.beat(1), run.beat(2)
+        run.beat(0, observer.incarnation)
+        assert run.told() == ("timeout" if run.clock.now_s - 100 > 60 else "")
+    for worker in (1, 2):
+        run.bye(worker, "timeout")
+    run.wait(GRACE_S + 1)
+    assert not run.engine.is_over  # the observer evaluates once more
+    run.bye(0, incarnation=observer.incarnation)
+    assert run.end() == 0
+
+
+def test_a_run_that_everybody_has_left_for_good_ends_after_a_while() -> None:
+    run = PlayedRun(rejoin_s=30.0)
+    run.start()
+    for worker in (1, 2):
+        run.bye(worker, "failed")
+    run.wait()
+    run.wait(30.0)
+    assert not run.engine.is_over
+    run.wait()
+    assert run.engine.is_over
+    assert run.end() == 1
+    assert ALL_GONE in run.said[-1]
+
+
+@pytest.mark.parametrize("has_started", [False, True])
+def test_an_evaluator_that_fails_ends_only_a_run_that_has_not_started(has_started: bool) -> None:
+    run = PlayedRun()
+    run.hello(1)
+    if has_started:
+        run.start()
+    run.evaluator_failure = EvaluatorFailure(2, "no MNIST there\n")
+    for _ in range(3):
+        run.wait()
+    told = "the evaluator ended with status 2: no MNIST there"
+    if has_started:
+        assert run.told() == ""
+        assert run.said.count(f"{told}; the run goes on without it") == 1
+    else:
+        assert (run.told(), run.engine.status) == (told, 2)
+
+
+@pytest.mark.parametrize("policy", ["asp", "bsp"])
+def test_a_lost_shard_ends_the_run_at_once_and_is_named(tmp_path: Path, policy: str) -> None:
+    run = PlayedRun(policy, run_dir=RunDir(tmp_path), shards=3)
+    run.start()
+    run.train(1)
+    run.far.all[1].link.lose("killed by SIGKILL")
+    run.engine.attend_shards()
+    run.engine.advance()
+    lost = "shard 2 (process 70002) was lost: killed by SIGKILL"
+    assert (run.told(), run.engine.status) == (lost, 1)
+    for worker in (1, 2):
+        run.bye(worker, "stopped")
+    assert run.end() == 1
+    assert summary(tmp_path)["ended"] == lost
+    assert f"no checkpoint final.safetensors: {lost}" in run.said
+
+
+def test_a_shard_that_is_told_to_end_ends_the_run_with_that_signals_status() -> None:
+    run = PlayedRun(shards=2)
+    run.start()
+    shard = run.far.all[0].link
+    shard.shard.on_signal(signal.SIGTERM)
+    shard.advance()
+    run.engine.attend_shards()
+    run.engine.advance()
+    assert run.told() == "shard 1 (process 70001) was told to end: SIGTERM"
+    assert run.engine.status == 128 + signal.SIGTERM
+
+
+# The end of a step.
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_bsp_run_that_is_stopped_comes_to_the_end_of_its_step_first(
+    tmp_path: Path, shards: int
+) -> None:
+    run = PlayedRun("bsp", run_dir=RunDir(tmp_path), shards=shards)
+    run.start()
+    run.train(1)
+    run.push(1, 2)
+    run.push_some(2, 2, [3])  # worker 2 is still at it
+    run.engine.stop("SIGTERM", 143)
+    assert run.engine.wait_s == ALIGN_TICK_S
+    run.wait(ALIGN_TICK_S)
+    assert (run.told(), run.engine.is_held) == ("", False)
+    run.push_some(2, 2, [0, 1, 2])
+    assert run.engine.is_held  # the step is complete, and nobody begins the next one
+    run.engine.advance()
+    assert (run.told(), run.engine.is_held, run.engine.wait_s) == ("SIGTERM", False, TICK_S)
+    for worker in (1, 2):
+        run.bye(worker, "stopped")
+    assert run.end() == 143
+    told = check_checkpoint(tmp_path / "checkpoints" / "final.safetensors")
+    assert set(json.loads(told["chunks"])["least_clocks"]) == {2}
+
+
+def test_a_step_that_does_not_end_is_not_waited_for_long() -> None:
+    run = PlayedRun("bsp")
+    run.start()
+    run.push(1, 1)
+    run.push_some(2, 1, [3])
+    run.engine.stop("SIGTERM", 143)
+    run.wait(ALIGN_S)
+    assert run.told() == ""
+    run.wait(ALIGN_TICK_S)
+    assert run.told() == "SIGTERM"
+    assert [m.code for m in run.sent if isinstance(m, Error)] == ["stopping"] * 3  # who waited
+
+
+def test_a_checkpoint_that_is_due_holds_the_data_socket_until_it_is_written(
+    tmp_path: Path,
+) -> None:
+    run = PlayedRun("bsp", run_dir=RunDir(tmp_path), checkpoint_every="1u")
+    run.start()
+    run.push(1, 1)
+    run.push_some(2, 1, [3])
+    run.ask(Save(5))
+    run.wait()
+    assert run.engine.wait_s == ALIGN_TICK_S
+    run.push_some(2, 1, [0, 1, 2])
+    assert run.engine.is_held
+    assert run.ask(Save(5)) == Saved(5, False, 0)
+    run.engine.advance()
+    assert not run.engine.is_held
+    saved = run.ask(Save(5))
+    assert isinstance(saved, Saved)
+    written = (tmp_path / "checkpoints" / "latest.safetensors").read_bytes()
+    assert (saved.ready, saved.nbytes) == (True, len(written))
+    assert run.ask_for(Read(5, 0))[1] == written
+    run.engine.close()
+
+
+# Who is evicted.
+
+
+def test_a_worker_that_does_not_read_is_evicted_wherever_that_was_seen() -> None:
+    run = PlayedRun(shards=2, workers=3)
+    run.start()
+    run.far.all[0].link.shard.advance([3])
+    run.far.all[0].link.advance()
+    run.engine.attend_shards()
+    run.engine.advance(unreading=[1])
+    assert [member.worker for member in run.members.live] == [2]
+    assert run.metrics.evictions == 2
+
+
+def test_the_silence_of_others_is_excused_while_the_engine_itself_was_held_up() -> None:
+    run = PlayedRun(evict_s=10.0)
+    run.start()
+    for clock in (run.clock, run.uptime):
+        clock.skip(60.0)
+    run.engine.advance()
+    assert [member.worker for member in run.members.live] == [1, 2]
+    run.wait(11.0)  # in which it could have heard them
+    assert run.members.live == []
+
+
+# Messages.
+
+
+@pytest.mark.parametrize(
+    ("header", "payloads", "code"),
+    [
+        (b"", [], "bad_header"),
+        (b"\xc1", [], "bad_header"),
+        (encode(Status()), [b"a payload"], "bad_frames"),
+        (encode(Hello("worker", 1, "")), [PACKED, PACKED], "bad_frames"),
+    ],
+)
+def test_a_message_that_is_none_is_answered_with_its_error_and_counted(
+    header: bytes, payloads: list[bytes], code: str
+) -> None:
+    run = PlayedRun()
+    route, answer, payload = run.engine.answer(b"r", header, payloads)
+    error = decode(answer, REPLIES)
+    assert isinstance(error, Error)
+    assert (route, error.code, payload) == (b"r", code, None)
+    assert run.metrics.own.refusals == {code: 1}
+    assert run.hello(1).worker == 1
+
+
+# Files.
+
+
+class Full(ThisHost):
+    """A disk that has no room for the files of some names."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def replace(self, path: Path, pieces: Iterable[Bytes]) -> None:
+        if path.name in self.names:
+            raise OSError(28, "No space left on device")
+        super().replace(path, pieces)
+
+
+def done_on(disk: ThisHost, folder: Path) -> PlayedRun:
+    """A run whose workers are done, and whose files are on this disk."""
+    run = PlayedRun(run_dir=RunDir(folder, disk), disk=disk)
+    run.start()
+    run.train(1)
+    for worker in (1, 2):
+        run.bye(worker)
+    return run
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_said_and_ends_the_run_with_status_1(
+    tmp_path: Path,
+) -> None:
+    run = done_on(Full("final.safetensors"), tmp_path)
+    assert run.end() == 1
+    assert "no checkpoint final.safetensors: No space left on device" in run.said
+    assert summary(tmp_path)["ended"] == "done"
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_summary_that_cannot_be_written_is_a_failure_of_the_server(tmp_path: Path) -> None:
+    run = done_on(Full("summary.json"), tmp_path)
+    run.engine.finish()
+    with pytest.raises(OSError, match="No space left"):
+        run.engine.write_results()
+    run.engine.close()
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_run_goes_on_from_a_checkpoint_on_its_disk(tmp_path: Path) -> None:
+    done_on(ThisHost(), tmp_path).end()
+    final = str(tmp_path / "checkpoints" / "final.safetensors")
+    run = PlayedRun(resume=final, shards=2)
+    assert run.said == [f"goes on from {final}, version 2, after step 1"]
+    assert run.hello(1).first_step == 2
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        PlayedRun(resume=str(tmp_path / "none"))
+
+
+class InMemory(ThisHost):
+    """A disk without any file of this host."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, io.BytesIO] = {}
+
+    def replace(self, path: Path, pieces: Iterable[Bytes]) -> None:
+        self.files[path] = io.BytesIO(b"".join(pieces))
+
+    def create(self, path: Path) -> Any:
+        file = self.files[path] = io.BytesIO()
+        return SimpleNamespace(write=file.write, flush=lambda: None, close=lambda: None)
+
+    @contextmanager
+    def local_name(self, path: Path) -> Iterator[str]:
+        fd = os.memfd_create(path.name)
+        try:
+            os.write(fd, self.files[path].getvalue())
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+
+    def remove(self, path: Path) -> None:
+        self.files.pop(path, None)
+
+    def exists(self, path: Path) -> bool:
+        return path in self.files
+
+    def make_folder(self, folder: Path) -> None:
+        """There are none."""
+
+    def require_folder(self, option_flag: str, folder: Path) -> None:
+        """Likewise."""
+
+    def files_in(self, folder: Path) -> list[tuple[Path, int]]:
+        return [(path, 0) for path in self.files if path.parent == folder]
+
+
+def test_a_run_has_no_file_but_on_its_disk_and_goes_on_from_there() -> None:
+    disk, folder = InMemory(), Path("/nowhere/run")
+    done_on(disk, folder).end()
+    names = {str(path.relative_to(folder)) for path in disk.files}
+    assert names == {"events.jsonl", "summary.json", "checkpoints/final.safetensors"}
+    assert json.loads(disk.files[folder / "summary.json"].getvalue())["steps"] == 2
+    final = folder / "checkpoints" / "final.safetensors"
+    run = PlayedRun(resume=str(final), disk=disk, shards=3)
+    assert run.hello(1).first_step == 2
+    assert not folder.parent.exists()
+
+
+# Replay.
+
+
+def play(folder: Path) -> tuple[list[Any], dict[str, bytes]]:
+    """Everything that a run answers, sends and says, and the files that it leaves."""
+    run = PlayedRun("ssp", RunDir(folder), bound=2, shards=2, checkpoint_every="1s", step_events=1)
+    run.start()
+    for step in range(1, 8):
+        run.train(step)
+        run.wait(0.3)
+        for worker in (1, 2):
+            told = Report(
+                worker, run.incarnation(worker), "training", 0, step, step, 0.5, 0.0, 1, 1
+            )
+            run.ask(told)
+    run.ask(Beat(1, 1))
+    run.ask(Set("asp"))
+    run.evict(2)
+    run.hello(2)
+    run.ask(Status())
+    run.engine.stop_soon(signal.SIGINT)
+    run.wait()
+    run.wait(GRACE_S + TICK_S)
+    run.end()
+    files = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    said = [line.replace(str(folder), "FOLDER") for line in run.said]
+    return [run.answers, run.sent, said], files
+
+
+def test_the_same_messages_at_the_same_times_come_to_the_same_bytes(tmp_path: Path) -> None:
+    first, files = play(tmp_path / "first")
+    again, files_again = play(tmp_path / "again")
+    assert first == again
+    assert files == files_again
+    assert {"events.jsonl", "summary.json", "final.safetensors"} <= files.keys()
+    assert any(isinstance(message, Ok) for message in first[1])

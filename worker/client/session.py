@@ -1,0 +1,275 @@
+"""A process's part in a run, as two engines that know neither sockets, threads nor clocks.
+
+::
+
+    Session   hello ▸ welcome ──▸ lease ▸ leased ──▸ … ──▸ bye ▸ ok
+                       └─▸ Beats   beat ▸ beaten, report ▸ ok, beat ▸ beaten, …
+
+Each has a control connection of its own, so that beats go on while a step takes long. Every hello
+that is welcomed brings other beats, since it brings another incarnation.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from leash.ps.errors import (
+    EvictedError,
+    HeaderError,
+    LayoutMismatchError,
+    LeashError,
+    StoppingError,
+)
+from leash.ps.wire.frames import encode
+from leash.ps.wire.layout import Layout
+from leash.ps.wire.messages import (
+    U63_MAX,
+    Beat,
+    Beaten,
+    Bye,
+    Hello,
+    Lease,
+    Leased,
+    Message,
+    Ok,
+    Report,
+    Welcome,
+)
+from leash.ps.wire.requester import AT_ONCE_S, NEVER_S, Requester
+
+START_BEAT_S: Final = 0.05  # between two beats before training starts, which is to be heard soon
+OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
+SILENCE_S: Final = 60.0  # a server silent for longer is lost
+ANSWER_S: Final = 30.0  # how long a process waits for the answer to its hello, if it is not told
+LEASE_S: Final = 5.0  # a lease without an answer for so long is asked for once more
+BYE_TIMEOUT_S: Final = 1.0  # nobody waits for longer to be let go
+
+
+def random_number() -> int:
+    """Draws the number of a hello."""
+    return 1 + secrets.randbelow(U63_MAX)
+
+
+class Beats(Requester):
+    """The signs of life and the reports of one incarnation.
+
+    They go on until `stop`, or until an error ends this process's part in the run: it is `error`.
+
+    REQUIRES: `tell`, `stop` and `begin` are called one at a time. Whoever carries a request that
+    has begun may do so meanwhile.
+
+    Attributes:
+        beaten: the server's newest answer to a beat; None before the first.
+    """
+
+    def __init__(self, worker: int, incarnation: int, beat_s: float) -> None:
+        """Has the first beat due at once.
+
+        Args:
+            worker: the rank; 0 for an observer.
+            incarnation: from the answer to this process's hello.
+            beat_s: seconds between two beats once training has started.
+        """
+        super().__init__()
+        self.beaten: Beaten | None = None
+        self._beat: Final = (encode(Beat(worker, incarnation)),)
+        self._beat_s: Final = beat_s
+        self._beat_at_s = AT_ONCE_S
+        self._reports: Final[deque[Report]] = deque()
+        self._reported = 0  # how many reports have been sent
+        self._is_stopped = False
+
+    def tell(self, report: Report) -> None:
+        """Queues a report, which goes before the next beat; then a beat follows at once.
+
+        Args:
+            report: takes the place of a training report that has not gone out yet.
+        """
+        if self._reports and self._reports[-1].kind == report.kind == "training":
+            self._reports.pop()
+        self._reports.append(report)
+
+    def stop(self) -> None:
+        """Lets the reports that wait go out, and no beat any more."""
+        self._is_stopped = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will be sent any more."""
+        has_ended = self._is_stopped and not self._reports and not self.is_busy
+        return has_ended or self.error is not None
+
+    def begin(self, now_s: float) -> None:
+        """Begins to send the oldest report, or a beat, if one is due and nothing is on its way.
+
+        Args:
+            now_s: the time.
+        """
+        if self.is_busy or self.error is not None:
+            return
+        if self._reports:
+            self._reported += 1
+            report = replace(self._reports.popleft(), number=self._reported)
+            self._ask((encode(report),), Ok, SILENCE_S, now_s)
+        elif not self._is_stopped and now_s >= self._beat_at_s:
+            self._ask(self._beat, Beaten, SILENCE_S, now_s)
+
+    def _take(self, answer: Message, payload: bytes | None, now_s: float) -> None:
+        if not isinstance(answer, Beaten):
+            self._beat_at_s = AT_ONCE_S
+            return
+        self.beaten = answer
+        if answer.stopping:
+            raise StoppingError(answer.stopping)
+        self._beat_at_s = now_s + (self._beat_s if answer.initialized else START_BEAT_S)
+
+    def _is_wanted(self) -> bool:
+        return not self._is_stopped
+
+    @property
+    def _due_s(self) -> float:
+        if self.is_over:
+            return NEVER_S
+        return AT_ONCE_S if self._reports else self._beat_at_s
+
+
+class Session(Requester):
+    """What a process asks for itself: to take part, for samples, and to be let go.
+
+    It asks for one thing at a time; a call takes the place of an earlier one. Its `error` says how
+    the newest failed.
+
+    Attributes:
+        rank: the worker's number, from 1; 0 for an observer.
+        welcome: the newest; None before the first.
+        beats: of the newest welcome; None before the first.
+        leased: the answer to the newest request for samples; None until it has come.
+        is_wanting: whether what was asked for last has neither come nor failed.
+    """
+
+    def __init__(
+        self, rank: int, name: str, layout: Layout, draw: Callable[[], int] = random_number
+    ) -> None:
+        """Asks for nothing yet.
+
+        Args:
+            rank: the worker's number, from 1; 0 for an observer.
+            name: tells people which process this is.
+            layout: of this process's model; the run has one layout.
+            draw: draws the number of a hello.
+        """
+        super().__init__()
+        self.rank: Final = rank
+        self.welcome: Welcome | None = None
+        self.beats: Beats | None = None
+        self.leased: Leased | None = None
+        self.is_wanting = False
+        self._name: Final = name
+        self._layout: Final = layout
+        self._draw: Final = draw
+        self._leases = 0  # how many of this worker's requests were answered since its hello
+        self._request: Message = Message()
+        self._answer: type[Message] = Message
+        self._patience_s = 0.0
+
+    @property
+    def incarnation(self) -> int:
+        """The number of the newest hello that was welcomed, which is in all messages from then on.
+
+        REQUIRES: one was.
+        """
+        assert self.welcome is not None
+        return self.welcome.incarnation
+
+    def want_hello(self, codecs: Sequence[str] = ("f32",), timeout_s: float = ANSWER_S) -> None:
+        """Asks to take part, under an incarnation of its own.
+
+        Args:
+            codecs: in which this process would push gradients, the best first.
+            timeout_s: how long to wait for an answer.
+        """
+        role = "worker" if self.rank else "observer"
+        hello = Hello(role, self.rank, self._name, list(codecs), self._draw())
+        self._want(hello, Welcome, timeout_s)
+
+    def want_lease(
+        self, samples: int, epochs: int, batch_size: int, samples_per_s: float, ahead: int = 0
+    ) -> None:
+        """Asks for samples to train on, and again while the server is silent.
+
+        A request that has no answer yet, or was broken off, keeps its number, so that it brings the
+        lease that it would have brought. Whether the server is lost, the beats find.
+
+        Args:
+            samples: how many the training set has.
+            epochs: how many this worker wants to train for.
+            batch_size: that this worker was started with.
+            samples_per_s: its speed while it computes; 0 before it is known.
+            ahead: how many samples of earlier leases it pushes before those that it asks for.
+        """
+        number = self._leases + 1
+        self.leased = None
+        lease = Lease(
+            self.rank, self.incarnation, number, samples, epochs, batch_size, samples_per_s, ahead
+        )
+        self._want(lease, Leased, LEASE_S)
+
+    def want_bye(self, reason: str) -> None:
+        """Says that this process leaves.
+
+        Args:
+            reason: "done", "timeout", "stopped" or "failed".
+        """
+        self._want(Bye(self.rank, self.incarnation, reason), Ok, BYE_TIMEOUT_S)
+
+    def begin(self, now_s: float) -> None:
+        """Begins the request for what is wanted, unless it is on its way.
+
+        Args:
+            now_s: the time.
+        """
+        if self.is_wanting and not self.is_busy:
+            header = encode(self._request)
+            has_payload = isinstance(self._request, Hello)
+            frames = (header, self._layout.pack()) if has_payload else (header,)
+            self._ask(frames, self._answer, self._patience_s, now_s)
+
+    def _want(self, request: Message, answer: type[Message], timeout_s: float) -> None:
+        self.abandon()
+        self.is_wanting = True
+        self._request, self._answer, self._patience_s = request, answer, timeout_s
+
+    def _fits(self, answer: Message) -> bool:
+        return not isinstance(answer, Leased) or answer.number == self._leases + 1
+
+    def _take(self, answer: Message, payload: bytes | None, now_s: float) -> None:
+        if isinstance(answer, Welcome):
+            self._join(answer, payload)
+        elif isinstance(answer, Leased):
+            self._leases += 1
+            self.leased = answer
+        self.is_wanting = False
+
+    def _join(self, welcome: Welcome, payload: bytes | None) -> None:
+        if not welcome.beat_s > 0:  # nor is it a NaN
+            raise HeaderError(f"welcome.beat_s: expected seconds above 0, got {welcome.beat_s:g}")
+        served = Layout.unpack(payload or b"")
+        if difference := served.first_difference(self._layout):
+            raise LayoutMismatchError(difference)
+        beat_s = welcome.beat_s if self.rank else min(OBSERVER_BEAT_S, welcome.beat_s)
+        self.welcome, self.leased, self._leases = welcome, None, 0
+        self.beats = Beats(self.rank, welcome.incarnation, beat_s)
+
+    def _fail(self, error: LeashError) -> None:
+        super()._fail(error)
+        if isinstance(self._request, Hello) and isinstance(error, EvictedError):
+            # An answer that was lost for so long that the server gave this process up is no loss.
+            self._request = replace(self._request, number=self._draw())
+            return
+        self.is_wanting = isinstance(self._request, Lease) and self.silence is not None
+
+    @property
+    def _due_s(self) -> float:
+        return AT_ONCE_S if self.is_wanting else NEVER_S
