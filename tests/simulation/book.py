@@ -51,7 +51,9 @@ class Lease:
 class Book:
     """What happened in one run."""
 
-    def __init__(self, scenario: Scenario, rule: Rule, layout: Layout, chunks: tuple[Chunk, ...]) -> None:
+    def __init__(
+        self, scenario: Scenario, rule: Rule, layout: Layout, chunks: tuple[Chunk, ...]
+    ) -> None:
         self.scenario: Final = scenario
         self.scenario_rule: Final = rule
         self.layout: Final = layout

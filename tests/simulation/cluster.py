@@ -83,9 +83,7 @@ class Cluster:
         self._expected: Final = frozenset(expected)
         layout = LAYOUTS[scenario.layout]
         options = scenario.options()
-        self.book: Final = Book(
-            scenario, options.rule, layout, layout.cut(options.chunk_nbytes)
-        )
+        self.book: Final = Book(scenario, options.rule, layout, layout.cut(options.chunk_nbytes))
         self._routes: Final[dict[bytes, Wire]] = {}
         self._wires: Final[dict[int, list[Wire]]] = {}  # of each worker
         self._count = 0
@@ -256,7 +254,7 @@ class Cluster:
         def look(_: None) -> None:
             if server.status is not None or not server.process.is_alive:
                 return
-            # What has come from the dead in a pause is heard after it, and the pause is excused too.
+            # What comes from the dead in a pause is heard after it, and the pause is excused too.
             more_s = 2 * (server.held_up_s - held_up_s)
             due_s = began_s + self.scenario.evict_s + SLACK_S + more_s + self._slowest_s
             if self.world.now_s < due_s - 1e-6:

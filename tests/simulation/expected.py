@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from leash.ps.errors import EvictedError, SegmentError, ServerUnreachableError, StoppingError
 from leash.ps.policy import BACKUP
-
 from leash.ps.server.coordinator import ALL_GONE
 
 from .oracle import Wrong
@@ -99,10 +98,6 @@ ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
     "attach-refused": (
         "where the shards cannot map a worker's memory, the second one's refusal ends the worker",
         lambda cluster: any(isinstance(w.failure, SegmentError) for w in cluster.workers),
-    ),
-    "second-ok": (
-        "the second answer to an init that was sent twice ends a worker that pulls by then",
-        lambda cluster: any(str(w.failure) == "unexpected ok" for w in cluster.workers),
     ),
     "evicted-again": (
         "a worker that is evicted while it joins again ends",

@@ -164,8 +164,7 @@ class Wire:
         world = self._world
         self._place = place = (self._place + 1) % DELAYS
         when_s = world.now_s + self._delays[place] + self.slow_s
-        if when_s < way.free_s:
-            when_s = way.free_s
+        when_s = max(when_s, way.free_s)
         nbytes = len(frames[0]) + (len(frames[1]) if len(frames) > 1 else 0)
         way.free_s = when_s = when_s + nbytes / NBYTES_PER_S
         world.at(when_s, arrive, (self._connection, frames))

@@ -47,7 +47,7 @@ class Released(NamedTuple):
     codec: str
 
 
-class Wrong(Exception):  # noqa: N818: it is no error of a program, but a finding
+class Wrong(Exception):  # noqa: N818
     """What a shard did is not what it has to do."""
 
 
@@ -225,8 +225,7 @@ class NaiveChunk:
     def minimum(self) -> int:
         if self.clocks:
             least = min(self.clocks.values())
-            if least > self.floor:
-                self.floor = least
+            self.floor = max(self.floor, least)
         return self.floor
 
     def _waiting(self, worker: int) -> Request | None:
@@ -292,9 +291,7 @@ class NaiveChunk:
         most = minimum + (rule.bound or 0)
         return [r for r in waiting if self.clocks[r.worker] <= most]
 
-    def _granted(
-        self, minimum: int, answers: dict[tuple[int, int], Released]
-    ) -> list[Request]:
+    def _granted(self, minimum: int, answers: dict[tuple[int, int], Released]) -> list[Request]:
         """Those that dssp let go on though they are beyond its lower limit, as it may."""
         low, high = minimum + (self.rule.bound or 0), minimum + (self.rule.bound_max or 0)
         return [

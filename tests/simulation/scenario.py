@@ -101,7 +101,7 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
     count = drawn_workers if workers is None else min(workers, MOST_WORKERS)
     if policy == "backup" and count == 1:
         policy = "asp"
-    # A bound in versions is kept by each chunk for itself, so that several may come to a standstill.
+    # A bound in versions is kept by each chunk for itself, so that several may stand still.
     layout = 0 if policy == "versions" else rng.choices(range(len(LAYOUTS)), (4, 2, 3, 2))[0]
     epochs = rng.choice((1, 1, 2, 4))
     most = drawn_steps if steps is None else steps

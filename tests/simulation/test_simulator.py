@@ -1,4 +1,4 @@
-"""The simulator itself: the same seed is the same run, and a fault that is taken out moves no other."""
+"""The simulator: the same seed is the same run, and a fault that is taken out moves no other."""
 
 import pytest
 

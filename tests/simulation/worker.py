@@ -21,7 +21,7 @@ from leash.ps.errors import (
 )
 from leash.ps.wire.frames import REPLIES, decode, encode, error_from
 from leash.ps.wire.layout import Layout
-from leash.ps.wire.messages import OVER, REST, RETURN, Attached, Error, Init, Pull, Report
+from leash.ps.wire.messages import OVER, REST, RETURN, Attached, Error, Init, Leased, Pull, Report
 from leash.ps.wire.requester import NEVER_S, Requester
 from leash.ps.wire.segment import NONCE_NBYTES, SegmentMap, create_segment
 from leash.worker.client.encoding import Encoding
@@ -501,35 +501,40 @@ class SimulatedWorker:
             self._tell("epoch", epoch, share)
 
     def _train_on_leases(self) -> Life:
-        scenario, session = self._scenario, self._session
         while not self.is_told_to_go:
             try:
-                self._check()
-                session.want_lease(
-                    scenario.samples, scenario.epochs, self._batch, self._batch / self._compute_s
-                )
-                yield from self._until(
-                    lambda: not session.is_wanting or self._beats.error is not None
-                )
-                self._check()
-                if session.error is not None:
-                    raise session.error
-                leased = session.leased
-                assert leased is not None
+                leased = yield from self._ask_for_lease()
                 if leased.order == OVER:
                     return
-                if leased.order == REST:
-                    yield REST_S
-                elif leased.order == RETURN:
-                    yield from self._rejoin()
-                else:
-                    positions = range(leased.first, leased.first + leased.count)
-                    for batch in in_batches(positions, leased.batch_size):
-                        yield from self._take_step([(leased.epoch, n) for n in batch])
-                        if self.is_told_to_go:
-                            return
-            except EvictedError:
+                yield from self._follow(leased)
+            except EvictedError:  # noqa: PERF203
                 yield from self._rejoin()
+
+    def _ask_for_lease(self) -> Generator[float, None, Leased]:
+        scenario, session = self._scenario, self._session
+        self._check()
+        session.want_lease(
+            scenario.samples, scenario.epochs, self._batch, self._batch / self._compute_s
+        )
+        yield from self._until(lambda: not session.is_wanting or self._beats.error is not None)
+        self._check()
+        if session.error is not None:
+            raise session.error
+        assert session.leased is not None
+        return session.leased
+
+    def _follow(self, leased: Leased) -> Life:
+        """Does what the answer to a request for a lease says."""
+        if leased.order == REST:
+            yield REST_S
+        elif leased.order == RETURN:
+            yield from self._rejoin()
+        else:
+            positions = range(leased.first, leased.first + leased.count)
+            for batch in in_batches(positions, leased.batch_size):
+                yield from self._take_step([(leased.epoch, n) for n in batch])
+                if self.is_told_to_go:
+                    return
 
     def _take_step(self, places: list[Place]) -> Life:
         """Computes a step, pushes it, and has the parameters of the answer."""
