@@ -220,7 +220,7 @@ class Cluster:
         blocks = self._blocks.setdefault(rank, [0, 0])
         blocks[0] += up
         blocks[1] += down
-        for wire in self._wires.get(rank, []):
+        for wire in tuple(self._wires.get(rank, ())):  # what arrives now may make others
             wire.block(up=up, down=down)
 
     def _do_slow(self, rank: int, slow_s: float, seconds: float) -> None:
