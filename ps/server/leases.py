@@ -172,7 +172,7 @@ class Leases:
             SupersededError: it is a copy of an older request than the newest.
             PlanMismatchError: its data, or its number of epochs, is not the run's.
         """
-        self._agree(msg)
+        self._require_agreement(msg)
         newcomer = Holder(Pace(msg.batch_size))
         holder = self._holders.get(msg.worker, newcomer)
         if msg.number == holder.number and holder.answer is not None:
@@ -181,6 +181,7 @@ class Leases:
             raise SupersededError(f"lease.number: a copy of {msg.number}, which was answered")
         if msg.number != holder.number + 1:
             raise HeaderError(f"lease.number: expected {holder.number + 1}, got {msg.number}")
+        self._size, self._planned = msg.samples, msg.epochs  # no refused request chooses them
         self._holders[msg.worker] = holder
         if msg.number == 1:  # it lost its leases by its hello, and trains on what it had drawn
             self.samples_twice += msg.ahead
@@ -242,13 +243,14 @@ class Leases:
 
     # How it is done.
 
-    def _agree(self, msg: Lease) -> None:
+    def _require_agreement(self, msg: Lease) -> None:
+        """Refuses a plan that cannot be, or that is not the run's."""
         for name in ("samples", "epochs", "batch_size"):
             if getattr(msg, name) < 1:
                 raise HeaderError(f"lease.{name}: expected 1 or more, got 0")
         if not self.in_use:
             self._require_earlier(msg)
-            self._size, self._planned = msg.samples, msg.epochs
+            return
         for what, own, theirs in (
             ("training samples", self._size, msg.samples),
             ("epochs", self._planned, msg.epochs),

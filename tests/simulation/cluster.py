@@ -17,7 +17,7 @@ from simulation.faults import Fault, draw_faults
 from simulation.machines.disk import MemoryDisk
 from simulation.machines.network import DELAYS, Frames, Wire
 from simulation.machines.server import SimulatedServer
-from simulation.machines.strangers import strange_message
+from simulation.machines.strangers import strange_message, strange_request
 from simulation.machines.worker import CONTROL, SimulatedWorker
 from simulation.machines.world import Process, World
 from simulation.scenario import Scenario, draw, stream
@@ -339,6 +339,14 @@ class Cluster:
         clock = watch.chunks[chunk.index].clocks.get(rank, 0)
         honest = PushPull(rank, member.incarnation, clock + 1, chunk.index, chunk.dtype, 1)
         watch.receive_strange(b"stranger", strange_message(honest, chunk.nbytes, choice, number))
+
+    def _do_strange_control(self, rank: int, choice: float, number: float, _: float) -> None:
+        member = self.server.run.members.workers.get(rank)
+        process = self.server.process
+        if member is None or member.state != "live" or not process.is_idle:
+            return
+        layout = self.book.layout
+        self.server.take_strange(strange_request(layout, rank, member.incarnation, choice, number))
 
     def _do_kill_shard(self, index: int, _: float) -> None:
         if index <= len(self.server.shards):

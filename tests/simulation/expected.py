@@ -7,7 +7,7 @@ as the ways in which a run ends early are mended.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from leash.ps.errors import EvictedError, SegmentError, ServerUnreachableError, StoppingError
+from leash.ps.errors import EvictedError, ServerUnreachableError, StoppingError
 from leash.ps.policy import BACKUP
 from leash.ps.server.coordinator import ALL_GONE
 from simulation.checks.oracle import Wrong
@@ -93,10 +93,6 @@ ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
     "set-backup": (
         "a `set` to backup in the midst of a step stalls a run whose window is smaller than a step",
         _stalls_under_backup,
-    ),
-    "attach-refused": (
-        "where the shards cannot map a worker's memory, the second one's refusal ends the worker",
-        lambda cluster: any(isinstance(w.failure, SegmentError) for w in cluster.workers),
     ),
     "evicted-again": (
         "a worker that is evicted while it joins again ends",

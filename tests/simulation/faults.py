@@ -131,6 +131,7 @@ KINDS: Final = (
     Kind("set", 0.2, 0.5, _set),
     Kind("save", 0.1, 0.3, _nothing),
     Kind("strange", 0.3, 0.7, _strange),
+    Kind("strange control", 0.2, 0.7, _strange),
     Kind("pause server", 0.1, 0.3, _pause_server),
     Kind("pause shard", 0.1, 0.3, _shard),
     Kind("kill shard", 0.03, 0.0, _shard),

@@ -236,6 +236,29 @@ class SimulatedServer:
         self.forward(route, [header] if payload is None else [header, payload])
         self._advance()
 
+    def take_strange(self, frames: Frames) -> None:
+        """Takes a control message that has to be refused; nothing may change."""
+        before = self._digest()
+        _, header, _ = self.run.answer(b"stranger", frames[0], frames[1:])
+        verb = msgpack.unpackb(header)["t"]
+        if verb != "error":
+            raise Wrong(f"answered {verb} to a message that is to be refused: {frames[0]!r}")
+        if self._digest() != before:
+            raise Wrong(f"a message that was refused changed something: {frames[0]!r}")
+
+    def _digest(self) -> Any:
+        """Everything that a control message may change, as the server itself tells it."""
+        run = self.run
+        run.data.settle()
+        members = [
+            (m.worker, m.incarnation, m.state, m.number, m.first_step, m.reported)
+            for m in (*run.members.workers.values(), *run.members.observers.values())
+        ]
+        metrics = run.metrics
+        counts = metrics.epoch, metrics.samples_twice, metrics.steps, metrics.samples
+        chunks = [watch.digest() for watch in (self.watch, *(s.watch for s in self.shards))]
+        return members, repr(run.coordinator.position()), run.rule, counts, chunks
+
     def _note_leased(self, header: bytes, request: bytes) -> None:
         answer = msgpack.unpackb(header)
         if answer["t"] == "leased":

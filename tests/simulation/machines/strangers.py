@@ -1,11 +1,24 @@
-"""Messages that a shard has to refuse: what a broken or hostile program might send."""
+"""Messages that a server has to refuse: what a broken or hostile program might send."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 import msgpack
 
 from leash.ps.wire.frames import encode
-from leash.ps.wire.messages import PushPull
+from leash.ps.wire.layout import Layout, Slot
+from leash.ps.wire.messages import (
+    Beat,
+    Beaten,
+    Bye,
+    Hello,
+    Lease,
+    Message,
+    PushPull,
+    Report,
+    Set,
+    Status,
+)
 from simulation.machines.network import Frames
 
 Header = dict[str, Any]
@@ -52,6 +65,56 @@ CHANGES: Final = (
     lambda header, number: {**header, "step": header["step"] + 2 + int(8 * number)},
     lambda header, number: {**header, "step": 1 << 63},
 )
+
+
+def strange_request(
+    layout: Layout, worker: int, incarnation: int, choice: float, number: float
+) -> Frames:
+    """Makes a message that the control socket has to refuse.
+
+    Args:
+        layout: of the run's model.
+        worker: a live rank.
+        incarnation: of its process.
+        choice: which message, from 0 to 1.
+        number: for what the message leaves open, from 0 to 1.
+    """
+    far = incarnation + 1 + int(1000 * number)
+    other = Layout([Slot("other", "f32", (3,))])
+    lease = Lease(worker, incarnation, 1 << 40, 5, 1, 1, 0.0)
+    report = Report(worker, incarnation, "evaluation", 1, 1, 1, 0.0, 0.0, 0.0, 0.0)
+    requests: tuple[tuple[Message, bytes | None], ...] = (
+        (Beat(worker, far), None),
+        (Beat(worker, incarnation - 1), None),
+        (Beat(99, incarnation), None),
+        (Beat(0, incarnation), None),
+        (lease, None),
+        (replace(lease, number=0), None),
+        (replace(lease, incarnation=far), None),
+        (replace(lease, worker=0), None),
+        (report, None),
+        (replace(report, kind="gossip"), None),
+        (replace(report, kind="epoch", incarnation=far), None),
+        (Bye(worker, incarnation, "bored"), None),
+        (Bye(worker, far, "done"), None),
+        (Bye(99, incarnation, "done"), None),
+        (Set("anarchy"), None),
+        (Set("ssp"), None),
+        (Set("bsp", staleness=3, staleness_max=1), None),
+        (Set("backup", backup_workers=64), None),
+        (Hello("king", worker, "stranger"), layout.pack()),
+        (Hello("worker", 99, "stranger"), layout.pack()),
+        (Hello("worker", 0, "stranger"), layout.pack()),
+        (Hello("worker", worker, "stranger"), None),
+        (Hello("worker", worker, "stranger"), other.pack()),
+        (Hello("worker", worker, "stranger"), b"\xc1"),
+        (Hello("worker", worker, "stranger", ["morse"]), layout.pack()),
+        (PushPull(worker, incarnation, 1, 0, "f32", 1), b"\1" * 8),
+        (Beaten(True, [], False, True, 0, False, ""), None),
+        (Status(), b"what for"),
+    )  # fmt: skip
+    message, payload = requests[int(choice * len(requests))]
+    return [encode(message)] if payload is None else [encode(message), payload]
 
 
 def strange_message(honest: PushPull, payload_nbytes: int, choice: float, number: float) -> Frames:

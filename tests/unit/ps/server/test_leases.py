@@ -157,6 +157,9 @@ def test_an_old_copy_of_a_request_is_refused_and_grants_nothing(leases: Leases) 
 def test_a_number_that_cannot_be_is_refused(leases: Leases, number: int) -> None:
     with pytest.raises(HeaderError, match=f"expected 1, got {number}"):
         leases.ask(request(1, number), 0, lockstep=False)
+    assert not leases.in_use  # nor does it choose the run's data: another may
+    leases.ask(request(1, 1, samples=SIZE + 1), 0, lockstep=False)
+    assert leases.left() == {1: SIZE + 1}
     assert not leases.is_resting(1)
 
 
