@@ -9,20 +9,19 @@ from typing import Any, Final
 from leash.ps.policy import message_fields, rule_from_message
 from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import PushPull, Save, Set
-
-from .book import Book
-from .disk import MemoryDisk
-from .expected import ENDINGS, explained, unexpected, waits_for_others
-from .faults import Fault, draw_faults
-from .network import DELAYS, Frames, Wire
-from .oracle import Wrong
-from .scenario import Scenario, draw, stream
-from .server import SimulatedServer
-from .strangers import strange_message
-from .toy import LAYOUTS
-from .trace import Trace
-from .worker import CONTROL, SimulatedWorker
-from .world import Process, World
+from simulation.checks.book import Book
+from simulation.checks.oracle import Wrong
+from simulation.checks.toy import LAYOUTS
+from simulation.expected import ENDINGS, explained, unexpected, waits_for_others
+from simulation.faults import Fault, draw_faults
+from simulation.machines.disk import MemoryDisk
+from simulation.machines.network import DELAYS, Frames, Wire
+from simulation.machines.server import SimulatedServer
+from simulation.machines.strangers import strange_message
+from simulation.machines.worker import CONTROL, SimulatedWorker
+from simulation.machines.world import Process, World
+from simulation.scenario import Scenario, draw, stream
+from simulation.trace import Trace
 
 LATE_S: Final = 10.0  # so long after the last fault nobody who is missing will come any more
 LIMIT_S: Final = 150.0  # of virtual time in which a run ends once nothing goes wrong any more
@@ -221,7 +220,7 @@ class Cluster:
         blocks = self._blocks.setdefault(rank, [0, 0])
         blocks[0] += up
         blocks[1] += down
-        for wire in self._wires.get(rank, []):
+        for wire in tuple(self._wires.get(rank, ())):  # what arrives now may make others
             wire.block(up=up, down=down)
 
     def _do_slow(self, rank: int, slow_s: float, seconds: float) -> None:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Final
 from leash.ps.errors import EvictedError, SegmentError, ServerUnreachableError, StoppingError
 from leash.ps.policy import BACKUP
 from leash.ps.server.coordinator import ALL_GONE
-
-from .oracle import Wrong
+from simulation.checks.oracle import Wrong
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
+    from simulation.cluster import Cluster
 
 Explains = Callable[["Cluster"], bool]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from .scenario import Scenario, stream
+from simulation.scenario import Scenario, stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from leash.ps.options.server import ServerOptions
-
-from .toy import CHUNK_NBYTES, LAYOUTS, MOST_WORKERS
+from simulation.checks.toy import CHUNK_NBYTES, LAYOUTS, MOST_WORKERS
 
 POLICIES: Final = ("bsp", "ssp", "asp", "dssp", "backup", "drop", "versions")
 LR: Final = 1.0

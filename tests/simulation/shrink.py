@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from .faults import Fault
+from simulation.faults import Fault
 
 
 def shrink(faults: Sequence[Fault], fails: Callable[[list[Fault]], bool]) -> list[Fault]:

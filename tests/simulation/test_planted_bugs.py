@@ -11,10 +11,10 @@ from leash.ps.policy import SSP, Rule
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.leases import EpochPositions, Leases
 from leash.ps.shard.members import Members
+from simulation.checks.watch import Watch
 from simulation.cluster import simulate
-from simulation.network import Frames
-from simulation.watch import Watch
-from simulation.worker import SimulatedWorker
+from simulation.machines.network import Frames
+from simulation.machines.worker import SimulatedWorker
 
 MOST_SEEDS = 400  # in which each has to be found
 
@@ -146,7 +146,7 @@ PLANTED: tuple[tuple[Plant, str], ...] = (
     (a_mean_has_the_wrong_weight, "should be"),
     (the_bound_is_off_by_one, "answered too early"),
     (a_released_answer_is_forgotten, "has no answer to step"),
-    (an_answer_has_the_parameters_of_another, "should be"),
+    (an_answer_has_the_parameters_of_another, "parameters"),
     (the_silent_are_not_evicted, "has been dead for"),
     (an_incarnation_is_not_checked, ""),
     (a_lease_is_handed_out_twice, "leased"),

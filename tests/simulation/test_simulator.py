@@ -2,14 +2,13 @@
 
 import pytest
 
-from simulation import __main__ as command
-from simulation import faults
+from simulation import command, faults
 from simulation.cluster import simulate
 from simulation.faults import KINDS, Fault, Kind, draw_faults
+from simulation.machines.world import Process, World
 from simulation.scenario import draw
 from simulation.shrink import shrink
 from simulation.trace import Trace
-from simulation.world import Process, World
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import msgpack
 
-from .network import Frames
+from simulation.machines.network import Frames
 
-LEFT_OUT: Final = ("v", "t", "worker", "incarnation", "settings", "name", "codecs", "data_ports")
+LEFT_OUT: Final = ("v", "t", "worker", "incarnation", "settings", "name", "codecs", "data_ports", "pid", "fd")
 
 
 class Trace:

@@ -16,7 +16,7 @@ import pytest
 from leash.ps import cli
 from leash.ps.errors import UsageError
 from leash.ps.options.parser import parser_for
-from simulation.__main__ import parser as simulation_parser
+from simulation.command import parser as simulation_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS: Final = [

@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from .world import Process, World
+from simulation.machines.world import Process, World
 
 if TYPE_CHECKING:
-    from .trace import Trace
+    from simulation.trace import Trace
 
 Frames = list[Any]  # buffers: header, and payload if there is one
 NBYTES_PER_S: Final = 1e9

@@ -24,13 +24,12 @@ from leash.ps.shard.linked_shard import COUNTS_S, LinkedShard, unpacked_settings
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import LinkClosedError
 from leash.ps.wire.shard_messages import Begin, Done
-
-from .book import Book
-from .disk import MemoryDisk
-from .network import Frames
-from .oracle import NaiveChunk, Wrong
-from .watch import Watch
-from .world import Process
+from simulation.checks.book import Book
+from simulation.checks.oracle import NaiveChunk, Wrong
+from simulation.checks.watch import Watch
+from simulation.machines.disk import MemoryDisk
+from simulation.machines.network import Frames
+from simulation.machines.world import Process
 
 PORT: Final = 5000  # of the control socket; those of the shards follow
 FIRST_INCARNATION: Final = 1_000_000

@@ -13,8 +13,7 @@ import numpy as np
 
 from leash.ps.policy import ASP, BACKUP, BSP, DROP, DSSP, VERSIONS, Rule
 from leash.ps.wire.layout import Chunk
-
-from .toy import DTYPES, Values
+from simulation.checks.toy import DTYPES, Values
 
 HALVES: Final = ("f16", "bf16")
 TOLERANCE: Final = 1 / 256  # of means whose weights are no exact numbers

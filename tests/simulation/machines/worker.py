@@ -27,12 +27,11 @@ from leash.ps.wire.segment import NONCE_NBYTES, SegmentMap, create_segment
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.session import Session
 from leash.worker.client.step import attach_writer, make_engine, residual_for
-
-from .book import Book, Memory, Place
-from .network import CONNECTED, Frames, Wire
-from .scenario import Scenario
-from .toy import first_values, toy_of
-from .world import Process
+from simulation.checks.book import Book, Memory, Place
+from simulation.checks.toy import first_values, toy_of
+from simulation.machines.network import CONNECTED, Frames, Wire
+from simulation.machines.world import Process
+from simulation.scenario import Scenario
 
 WAIT: Final = -1.0
 AT_ONCE: Final = 4  # a worker that only waits has no more requests in flight
@@ -373,8 +372,10 @@ class SimulatedWorker:
         yield from self._pull()
 
     def _pull(self) -> Life:
-        self._engine.pull(self._headers(Pull), self._slabs[0])
+        parameters = self._slabs[0]
+        self._engine.pull(self._headers(Pull), parameters)
         yield from self._pump()
+        self._book.note_end_of_step(self.rank, 0, parameters, parameters)
 
     def _headers(self, verb: type[Init] | type[Pull]) -> list[bytes]:
         incarnation = self._session.incarnation
@@ -545,7 +546,7 @@ class SimulatedWorker:
         is_absent = scenario.is_absent(self.rank, step)
         pushed = self._toy.gradients(parameters, step, is_absent=is_absent)
         gradients[:] = pushed.slab
-        self._book.note_step(self.rank, incarnation, step, places, pushed)
+        self._book.note_step(self.rank, incarnation, step, places, parameters, pushed)
         chunks = len(self._chunks)
         pieces = min(scenario.pieces, chunks)
         self._check()

@@ -14,14 +14,13 @@ import numpy as np
 
 from leash.ps.policy import Rule
 from leash.ps.wire.layout import Chunk
-
-from .network import Frames
-from .oracle import NaiveChunk, Released, Wrong, naive_values
-from .toy import Values
+from simulation.checks.oracle import NaiveChunk, Released, Wrong, naive_values
+from simulation.checks.toy import Values
+from simulation.machines.network import Frames
 
 if TYPE_CHECKING:
-    from .book import Book
-    from .world import Process
+    from simulation.checks.book import Book
+    from simulation.machines.world import Process
 
 Sent = tuple[bytes, bytes, Any]  # route, header, payload
 OUTBOX: Final = -1  # in place of a slab
@@ -215,6 +214,7 @@ class Watch:
             raise Wrong(f"chunk {index}: pulled version {answer['version']}, "
                         f"should be {naive.version}")  # fmt: skip
         naive.check(payload, answer["codec"])
+        self._book.note_answer(worker, 0, index, bytes(payload))
         naive.pull(worker)
         return [naive]
 

@@ -6,8 +6,7 @@ import msgpack
 
 from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import PushPull
-
-from .network import Frames
+from simulation.machines.network import Frames
 
 Header = dict[str, Any]
 

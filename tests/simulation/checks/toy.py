@@ -7,8 +7,8 @@
                                       16-31    the next gradient depends on the first of these
     group of buffers, 8 values        who pushed last, and which step
 
-The learning rate is 1. So the parameters tell by themselves which pushes they have seen, and whoever
-computes with other parameters than it was answered gives itself away by its gradients.
+The learning rate is 1. So the parameters tell by themselves which pushes they have seen, and
+whoever computes with other parameters than it was answered gives itself away by its gradients.
 """
 
 from collections.abc import Sequence

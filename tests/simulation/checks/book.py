@@ -10,10 +10,9 @@ import numpy.typing as npt
 from leash.ps.policy import Rule
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.segment import SegmentMap
-
-from .oracle import Wrong
-from .scenario import Scenario
-from .toy import Gradients, Slab, first_values, toy_of, view
+from simulation.checks.oracle import Wrong
+from simulation.checks.toy import Gradients, Slab, first_values, toy_of, view
+from simulation.scenario import Scenario
 
 Place = tuple[int, int]  # an epoch, and a position in it
 
@@ -65,6 +64,7 @@ class Book:
         self._done: Final[dict[int, bytearray]] = {}  # by epoch: 1 where a sample's lease is over
         self._memories: Final[dict[int, Memory]] = {}
         self._answers: Final[dict[tuple[int, int, int], list[bytes | None]]] = {}
+        self._held: Final[dict[int, bytes]] = {}  # the parameters that each worker goes on with
         self._places: Final = [(c.index, c.start, c.stop) for c in chunks]
 
     # What happens.
@@ -77,9 +77,13 @@ class Book:
         return self._memories[worker]
 
     def note_step(
-        self, worker: int, incarnation: int, step: int, places: list[Place], gradients: Gradients
-    ) -> None:
-        """Notes what a worker is about to push."""
+        self, worker: int, incarnation: int, step: int, places: list[Place], parameters: Slab,
+        gradients: Gradients,
+    ) -> None:  # fmt: skip
+        """Notes what a worker is about to push, and checks the parameters that it begins with."""
+        if parameters.tobytes() != self._held.get(worker):
+            raise Wrong(f"worker {worker}, step {step}: it begins with other parameters than those "
+                        "that it was answered last")  # fmt: skip
         self.pushed[worker, incarnation, step] = Pushed(places, gradients)
 
     def gradients_of(self, worker: int, incarnation: int, step: int) -> Gradients:
@@ -114,7 +118,10 @@ class Book:
             before.append(raw)
 
     def note_end_of_step(self, worker: int, step: int, held: Slab, parameters: Slab) -> None:
-        """Checks the parameters that a worker goes on with, in place of those that it has held."""
+        """Checks the parameters that a worker goes on with, in place of those that it has held.
+
+        Step 0 is a pull.
+        """
         raw = parameters.tobytes()
         for index, start, stop in self._places:
             came = raw[start:stop]
@@ -124,6 +131,7 @@ class Book:
                 raise Wrong(f"worker {worker}, step {step}, chunk {index}: it goes on with "
                             "other parameters than it was answered")  # fmt: skip
         self.final = parameters
+        self._held[worker] = raw
 
     # Control messages.
 
