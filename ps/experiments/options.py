@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from leash.ps.errors import UsageError
+from leash.ps.experiments.machines import MachinesGroup, refuse_machines
 from leash.ps.options.base import Options, argument, check_not_negative, check_positive, option
-from leash.ps.options.virtual import MachinesGroup, refuse_machines
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,11 +21,11 @@ from leash.ps.commands.launch import options_of_server, options_of_workers, plan
 from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import result_lines
 from leash.ps.datafiles.required import require_data
+from leash.ps.experiments.machines import MachinesGroup, VirtualLaunch
 from leash.ps.options.base import common_options
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.commands import EvaluateOptions, LaunchOptions
 from leash.ps.options.optimizer import with_rates
-from leash.ps.options.virtual import MachinesGroup, VirtualLaunch
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.runs.rundir import MACHINES_FILE, RunDir, write_atomically
 from leash.ps.server.run_engine import TICK_S
@@ -36,7 +36,7 @@ from leash.worker.train.task import Task
 from leash.worker.virtual.client import ADDRESS, Machine
 from leash.worker.virtual.network import Network
 from leash.worker.virtual.server import VirtualServer
-from leash.worker.virtual.training import evaluate, measured_seconds, train
+from leash.worker.virtual.training import measured_seconds, observe, train
 from leash.worker.virtual.world import World
 
 SHOW_S: Final = 0.5  # real seconds between two looks at the table
@@ -158,7 +158,7 @@ class VirtualRun:
                 self._start_worker(Machine(world, network, server, own.rank), own, compute, dataset)
             observer = Machine(world, network, server, 0)
             evaluation = common_options(options, EvaluateOptions, run_dir=None, threads=1)
-            observer.start(partial(evaluate, observer, evaluation, dataset))
+            observer.start(partial(observe, observer, evaluation, dataset))
             self._show_now_and_then(world, server, screen)
             world.run()
         finally:

@@ -126,7 +126,7 @@ def train(
     ).run()  # fmt: skip
 
 
-def evaluate(machine: Machine, options: EvaluateOptions, dataset: Dataset) -> None:
+def observe(machine: Machine, options: EvaluateOptions, dataset: Dataset) -> None:
     """Evaluates after every epoch as `leash evaluate` does. That takes no virtual time.
 
     Args:
