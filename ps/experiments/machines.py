@@ -68,7 +68,8 @@ class VirtualLaunch:
                              "one process; leave it out")  # fmt: skip
         if options.device != "cpu":
             raise UsageError(f"--device {options.device}: a run in virtual time computes on the "
-                             "processor; take cpu, and --compute for what the GPU needs")  # fmt: skip
+                             "processor; take cpu, and say what a GPU needs with "
+                             "--compute")  # fmt: skip
         if options.transport == "shm":
             raise UsageError("--transport shm: machines in virtual time share no memory; take auto")
         parse_slow(machines.network, options.workers, "--network")

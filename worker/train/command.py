@@ -1,6 +1,5 @@
 """`leash worker`: from its settings to a trainer that runs."""
 
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -56,6 +55,7 @@ def run(options: WorkerOptions) -> int:
     task = resolve_task(options, state)
     if other := difference(task, state):
         say(other)
+    device = choose_device(options.device)
     torch.set_num_threads(options.threads)
     share_of = _share(options, task)
     plan = data_plan_of_worker(state, has_allocation=options.hetero_allocation is not None)
@@ -66,9 +66,11 @@ def run(options: WorkerOptions) -> int:
     )  # fmt: skip
     try:
         return make_trainer(
-            options, state, task, dataset,
-            partial(PSOptimizer, server=address, rank=options.rank, on_wait=waiting.workers),
-            say=say, show=show,
+            options, state, task, dataset, device, say=say, show=show, make_slowdown=Slowdown,
+            make_optimizer=partial(
+                PSOptimizer, server=address, rank=options.rank, on_wait=waiting.workers
+            ),
+            kind=Trainer,
         ).run()  # fmt: skip
     finally:
         dataset.close()
@@ -76,9 +78,8 @@ def run(options: WorkerOptions) -> int:
 
 def make_trainer(
     options: WorkerOptions, state: dict[str, Any], task: Task, dataset: Dataset,
-    make_optimizer: Callable[..., PSOptimizer], *, say: Say, show: Say,
-    kind: Callable[..., Trainer] = Trainer, sleep: Callable[[float], None] = time.sleep,
-    now: Callable[[], float] = time.monotonic,
+    device: torch.device, *, say: Say, show: Say, make_slowdown: Callable[..., Slowdown],
+    make_optimizer: Callable[..., PSOptimizer], kind: Callable[..., Trainer],
 ) -> Trainer:  # fmt: skip
     """Makes a worker's model and optimizer, which joins the run, and the trainer of both.
 
@@ -87,26 +88,25 @@ def make_trainer(
         state: of the run, as the server tells it.
         task: what to train, on what.
         dataset: where the batches come from.
-        make_optimizer: makes the optimizer, from the arguments of `PSOptimizer` that this knows.
+        device: on which to train.
         say: shows a line, and logs it.
         show: shows a line.
-        kind: makes the trainer.
-        sleep: sleeps for so many seconds.
-        now: seconds on a clock that never goes back.
+        make_slowdown: makes what slows the worker down, from the arguments of `Slowdown`.
+        make_optimizer: makes the optimizer, from the arguments of `PSOptimizer` that this knows.
+        kind: makes the trainer, from the arguments of `Trainer`.
 
     Raises:
         UsageError: the options do not fit each other, the run or this machine.
         LeashError: whatever else keeps this worker from taking part.
     """
-    device = choose_device(options.device)
     share_of = _share(options, task)
     plan = data_plan_of_worker(state, has_allocation=options.hetero_allocation is not None)
     share = share_of(dataset.train_size) if plan == STATIC else None
     _require_a_batch(options, dataset.train_size if share is None else len(share))
     model = make_model(task, dataset, device, dropout=options.dropout)
-    slowdown = Slowdown(
-        options.slowness, options.ratio, time_scale=options.time_scale, seed=task.seed,
-        rank=options.rank, sleep=sleep, now=now,
+    slowdown = make_slowdown(
+        options.slowness, options.ratio, time_scale=options.time_scale,
+        seed=task.seed, rank=options.rank,
     )  # fmt: skip
     encoding = Encoding(options.codec, options.int8_block, options.topk_ratio)
     inner = inner_optimizer(state, model.parameters())
@@ -117,7 +117,7 @@ def make_trainer(
         transport=options.transport, encoding=encoding,
         say=show,  # it logs its lines itself
     )  # fmt: skip
-    return kind(options, task, dataset, share, model, optimizer, slowdown, say, now)
+    return kind(options, task, dataset, share, model, optimizer, slowdown, say)
 
 
 def _spans_chunks(model: nn.Module, chunk_nbytes: int) -> bool:

@@ -22,6 +22,7 @@ from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.optim.slabs import ModelSlabs
 from leash.worker.train.command import make_trainer
 from leash.worker.train.evaluator import Evaluator
+from leash.worker.train.slowdown import Slowdown
 from leash.worker.train.task import Task, choose_device, loss_for, make_model, resolve_task
 from leash.worker.train.trainer import Trainer
 from leash.worker.virtual.client import Machine, VirtualClient, VirtualControl
@@ -65,9 +66,9 @@ class VirtualTrainer(Trainer):
         Args:
             machine: on which it trains.
             computing: how long that computes.
-            settings: the arguments of `Trainer`.
+            settings: the arguments of `Trainer`, without a clock.
         """
-        super().__init__(*settings)
+        super().__init__(*settings, now=machine.world.clock)
         self._machine: Final = machine
         self._computing: Final = computing
 
@@ -120,9 +121,10 @@ def train(
     task = resolve_task(options, state)
     computing = Computing(compute, seed=task.seed, rank=options.rank, batch_size=options.batch_size)
     make_trainer(
-        options, state, task, dataset, partial(VirtualOptimizer, machine), say=say, show=say,
-        kind=partial(VirtualTrainer, machine, computing), sleep=machine.fiber.sleep,
-        now=machine.world.clock,
+        options, state, task, dataset, choose_device(options.device), say=say, show=say,
+        make_slowdown=partial(Slowdown, sleep=machine.fiber.sleep, now=machine.world.clock),
+        make_optimizer=partial(VirtualOptimizer, machine),
+        kind=partial(VirtualTrainer, machine, computing),
     ).run()  # fmt: skip
 
 
