@@ -68,7 +68,7 @@ class VirtualTrainer(Trainer):
             computing: how long that computes.
             settings: the arguments of `Trainer`, without a clock.
         """
-        super().__init__(*settings, now=machine.world.clock)
+        super().__init__(*settings, **{"now": machine.world.clock})
         self._machine: Final = machine
         self._computing: Final = computing
 
