@@ -60,15 +60,21 @@ class Computing:
 class VirtualTrainer(Trainer):
     """Trains one worker's model; the time that it computes is virtual."""
 
-    def __init__(self, machine: Machine, computing: Computing, *settings: Any) -> None:
+    def __init__(
+        self, machine: Machine, computing: Computing, options: WorkerOptions, *parts: Any
+    ) -> None:
         """Begins nothing yet.
 
         Args:
             machine: on which it trains.
             computing: how long that computes.
-            settings: the arguments of `Trainer`, without a clock.
+            options: what the worker was started with.
+            parts: the other arguments of `Trainer`, without a clock.
         """
-        super().__init__(*settings, **{"now": machine.world.clock})
+        task, dataset, share, model, optimizer, slowdown, say = parts
+        super().__init__(
+            options, task, dataset, share, model, optimizer, slowdown, say, machine.world.clock
+        )
         self._machine: Final = machine
         self._computing: Final = computing
 
