@@ -22,27 +22,26 @@ StepMemory memory_of(const BufferView& view, std::pair<std::size_t, std::size_t>
           .outbox = outbox};
 }
 
-// Releases the GIL if there is much to do, and keeps other threads out of the engine meanwhile.
-class MaybeWithoutGil {
+// Keeps other threads, and what Python code this one calls, out of the engine.
+class Turn {
  public:
-  MaybeWithoutGil(bool releases, bool& is_busy) : is_busy_(is_busy) {
-    if (!releases) return;
-    is_busy_ = true;
-    without_gil_.emplace();
-  }
-  ~MaybeWithoutGil() {
-    if (!without_gil_) return;
-    without_gil_.reset();
-    is_busy_ = false;
-  }
+  explicit Turn(bool& is_busy) : is_busy_(is_busy) { is_busy_ = true; }
+  ~Turn() { is_busy_ = false; }
 
-  MaybeWithoutGil(const MaybeWithoutGil&) = delete;
-  MaybeWithoutGil& operator=(const MaybeWithoutGil&) = delete;
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
 
  private:
   bool& is_busy_;
-  std::optional<py::gil_scoped_release> without_gil_;
 };
+
+// Calls use(), without the GIL if there is much to do.
+template <typename Use>
+auto maybe_without_gil(bool releases, Use&& use) {
+  std::optional<py::gil_scoped_release> without_gil;
+  if (releases) without_gil.emplace();
+  return use();
+}
 
 std::span<const std::byte> span_of(const BufferView& view) { return {view.data(), view.nbytes()}; }
 
@@ -144,6 +143,7 @@ void OwningStepEngine::ready(std::uint32_t first_ready) {
     engine_.ready(first_ready, {});
     return;
   }
+  const Turn turn(is_busy_);
   engine_.ready(first_ready, [this](std::uint32_t slot) { return absent_.contains(slot); });
 }
 
@@ -178,11 +178,9 @@ py::object OwningStepEngine::payload_of(const PayloadPlace& place) {
 
 MaybeMessage OwningStepEngine::next(std::size_t shard, std::size_t most) {
   require_turn();
-  std::optional<Outgoing> outgoing;
-  {
-    const MaybeWithoutGil without_gil(engine_.rewrites(), is_busy_);
-    outgoing = engine_.next(shard, most);
-  }
+  const Turn turn(is_busy_);
+  const std::optional<Outgoing> outgoing =
+      maybe_without_gil(engine_.rewrites(), [&] { return engine_.next(shard, most); });
   if (!outgoing) return py::none();
   if (outgoing->attach_number != 0) {
     return py::make_tuple(write_attach_(outgoing->attach_number), py::none());
@@ -200,12 +198,11 @@ std::optional<StepNotice> OwningStepEngine::receive(std::size_t shard, const Fra
   if (payloads != 0) {
     payload.emplace(py::reinterpret_borrow<py::buffer>(frames[1]), Access::kRead, "payload");
   }
-  Received received;
-  {
-    const MaybeWithoutGil without_gil(payloads != 0 || engine_.copies_answers(), is_busy_);
-    received = engine_.receive(shard, span_of(header), payloads,
-                               payload ? span_of(*payload) : std::span<const std::byte>());
-  }
+  const Turn turn(is_busy_);
+  const Received received = maybe_without_gil(payloads != 0 || engine_.copies_answers(), [&] {
+    return engine_.receive(shard, span_of(header), payloads,
+                           payload ? span_of(*payload) : std::span<const std::byte>());
+  });
   switch (received) {
     case Received::kLook:
       return StepNotice{"look"};

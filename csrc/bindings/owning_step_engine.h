@@ -31,7 +31,8 @@ struct StepNotice {
 };
 
 // Each call holds the GIL, except while a chunk is encoded, decoded or copied. A call that another
-// thread makes meanwhile throws std::logic_error: an engine belongs to one thread at a time.
+// thread makes meanwhile, or a Python function that the engine calls, throws std::logic_error: an
+// engine belongs to one thread at a time.
 class OwningStepEngine {
  public:
   // memory and residual are used as long as this lives.
@@ -87,7 +88,7 @@ class OwningStepEngine {
   BufferView residual_;
   pybind11::object memory_bytes_;
   StepEngine engine_;
-  bool is_busy_ = false;  // a thread is in a call, without the GIL
+  bool is_busy_ = false;  // a thread is in a call in which others may run
   Buffer gradients_;
   Buffer parameters_;
   Buffer held_;

@@ -210,7 +210,7 @@ TEST_CASE("a step ends with the largest of its answers' numbers, and not with op
     CHECK_THROWS_AS(worker.engine.finish(), std::invalid_argument);
     ParamsHeader header = StepWorker::params(9, chunk);
     header.version = 100 + chunk % 3;
-    header.lag = chunk;
+    header.lag = chunk == 1 ? 3 : 0;
     header.staleness = 10 - chunk;
     worker.answer(header, bytes_of(Values(16)));
   }
@@ -455,6 +455,22 @@ TEST_CASE("a push names the slots of its chunk that have no gradient, unless the
   CHECK(sent[2].payload.has_value());
   worker.begin(2);
   CHECK(worker.send()[2].push().absent.empty());  // nothing is left of the step before
+}
+
+TEST_CASE("a question after slots that fails leaves nothing for a later step") {
+  StepWorker worker;
+  const auto fails = [](std::uint32_t slot) -> bool {
+    if (slot == 2) throw std::runtime_error("no answer");
+    return true;
+  };
+  CHECK_THROWS_AS(worker.begin(1, fails), std::runtime_error);
+  worker.engine.begin(
+      2, 5, {.gradients = worker.gradients.get(), .parameters = worker.parameters.get()}, 0);
+  worker.engine.ready(2, {});
+  worker.engine.ready(0, [](std::uint32_t slot) { return slot == 0; });
+  const std::vector<Message> sent = worker.send();
+  REQUIRE(sent.size() == 4);
+  for (std::size_t i = 0; i < 4; ++i) CHECK(sent[i].push().absent.empty() == (i != 3));
 }
 
 TEST_CASE("more slots than a push can name are refused only if some have no gradient") {

@@ -191,7 +191,8 @@ class Shard {
   void park(Chunk& chunk, Parked entry, const Push& push);
   void forget_answer(Parked& entry);
   void forget_gradient(Parked& entry);
-  void give_back_rest(const Push& push, const Parked* entry);
+  void give_back_rest(const Push& push, const void* answer = nullptr,
+                      const void* gradient = nullptr);
   void give_back(void* owner);
 
   ShardOptions options_;

@@ -27,7 +27,7 @@ void Shard::push(const Push& push, PushResult& result) {
       break;
     default:
       if (result.outcome == Outcome::kGap) ++stats_.gaps;
-      give_back_rest(push, nullptr);
+      give_back_rest(push);
   }
   const StepClock& clock = chunk.clock();
   if (clock.contains(push.worker)) result.clock = clock.clock(push.worker);
@@ -129,7 +129,7 @@ void Shard::answer_again(Chunk& chunk, const Push& push, std::vector<Reply>& rep
   }
   if (push.wants_payload) optimizer_.write(chunk, push.answer);
   replies.push_back(reply_to(chunk, entry));
-  give_back_rest(push, nullptr);
+  give_back_rest(push);
 }
 
 // The newer request replaces the earlier one, whose answer the worker no longer expects.
@@ -138,7 +138,9 @@ void Shard::take_over_answer(Parked& entry, const Push& push) {
   entry.awaits_answer = true;
   entry.wants_payload = push.wants_payload;
   if (push.wants_payload) entry.answer = push.answer;
-  give_back_rest(push, &entry);
+  // An owner that the entry keeps for its gradient already was brought once more.
+  const bool is_shared = entry.answer.owner == entry.gradient.owner;
+  give_back_rest(push, is_shared ? nullptr : entry.answer.owner);
 }
 
 void Shard::count_arrival(const Arrival& arrival) {
@@ -279,7 +281,7 @@ void Shard::park(Chunk& chunk, Parked entry, const Push& push) {
     entry.gradient = push.gradient;
     entry.absent.assign(push.absent.begin(), push.absent.end());
   }
-  give_back_rest(push, &entry);
+  give_back_rest(push, entry.answer.owner, entry.gradient.owner);
   if (!entry.idle()) chunk.parked.push_back(std::move(entry));
 }
 
@@ -295,11 +297,9 @@ void Shard::forget_gradient(Parked& entry) {
   entry.gradient = {};
 }
 
-// Gives back the owners of a push that the entry, if there is one, does not keep.
-void Shard::give_back_rest(const Push& push, const Parked* entry) {
-  const auto is_kept = [&](void* owner) {
-    return entry != nullptr && (owner == entry->answer.owner || owner == entry->gradient.owner);
-  };
+// Gives back the owners of a push, but for those that an entry keeps for its answer and gradient.
+void Shard::give_back_rest(const Push& push, const void* answer, const void* gradient) {
+  const auto is_kept = [&](const void* owner) { return owner == answer || owner == gradient; };
   if (!is_kept(push.gradient.owner)) give_back(push.gradient.owner);
   const bool is_shared = push.answer.owner == push.gradient.owner;
   if (!is_shared && !is_kept(push.answer.owner)) give_back(push.answer.owner);

@@ -88,6 +88,7 @@ void Replies::park(Asked asked) {
     return;
   }
   Asked before = std::exchange(node.mapped(), std::move(asked));
+  node.mapped().place = before.place;
   if (!before.again) node.mapped().again = false;  // neither of the two was answered yet
   parked_.insert(std::move(node));
   bin_.drop(before.payload);
@@ -99,6 +100,7 @@ void Replies::park(Asked asked) {
 }
 
 void Replies::keep(const Key& key, Asked asked) {
+  asked.place = ++places_;
   if (spare_.empty()) {
     parked_.emplace(key, std::move(asked));
     return;
@@ -191,6 +193,7 @@ std::vector<Asked> Replies::take_parked() {
   std::vector<Asked> asked;
   for (auto& [key, entry] : parked_) asked.push_back(std::move(entry));
   parked_.clear();
+  std::ranges::sort(asked, {}, &Asked::place);
   return asked;
 }
 

@@ -40,6 +40,7 @@ struct Asked {
   Buffer* payload = nullptr;          // the answer's; null: the parameters lie in a segment
   std::size_t nbytes = 0;             // of the parameters, in that payload or in the segment
   bool again = false;  // the request is a duplicate, whose step was answered and counted before
+  std::uint64_t place = 0;  // in the order in which requests began to wait
 };
 
 // Counts what it sends, and notes the answers about chunk 0.
@@ -66,7 +67,7 @@ class Replies {
   void send(OutgoingAnswer message) { outgoing_.push_back(std::move(message)); }
 
   void forget(std::uint32_t worker);
-  // Takes out all that wait. The caller drops their payloads.
+  // Takes out all that wait, in the order in which they came. The caller drops their payloads.
   std::vector<Asked> take_parked();
   // Puts the messages that are to be sent in place of what `outgoing` held.
   void take(std::vector<OutgoingAnswer>& outgoing) {
@@ -88,6 +89,7 @@ class Replies {
   std::vector<Record>& records_;
   BufferBin& bin_;
   std::map<Key, Asked> parked_;
+  std::uint64_t places_ = 0;
   std::vector<std::map<Key, Asked>::node_type> spare_;  // of requests that were answered
   std::vector<OutgoingAnswer> outgoing_;
   std::vector<OutgoingAnswer> unsent_;  // answers about segments, which may still be joined

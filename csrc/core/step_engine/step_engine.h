@@ -170,7 +170,6 @@ class StepEngine {
   struct Ready {
     std::uint32_t next;
     std::uint32_t last;
-    bool is_empty;
   };
 
   // The connection to one shard.

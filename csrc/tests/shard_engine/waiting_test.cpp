@@ -52,6 +52,19 @@ TEST_CASE("a request that comes again while it waits takes the place of the firs
   CHECK(counts.refusals.empty());
 }
 
+TEST_CASE("a request in a segment that comes again needs the segment no longer than the first") {
+  ServedTeam team(kMeans);
+  team.attach(1, "1");
+  for (int again = 0; again < 3; ++again) team.send(run(1, 1, 0, 1));
+  CHECK(team.said().size() == 2);
+  team.push(2, 1, 4.0f);
+  CHECK(team.said() == Said{"2: params 1.0 version 1 = -2 x 4", "1: params 1.0 version 1"});
+  CHECK(team.alive == 1);
+  team.engine->expel(1);
+  CHECK(team.said().empty());
+  CHECK(team.alive == 0);
+}
+
 TEST_CASE("an answer that was sent and is asked for again is not counted, though it waits") {
   ServedTeam team(ServedOptions{.rule = {.bound = 1}});
   team.push(1, 1, 1.0f);  // goes out, at a lag of 1
@@ -126,14 +139,18 @@ TEST_CASE("who was expelled and has not left is waited for, but gets no answer")
   CHECK(team.said() == Said{"2: params 2.0 version 2 = -8 x 4"});
 }
 
-TEST_CASE("a stop answers everybody who waits, and takes no more pushes") {
+TEST_CASE("a stop answers everybody who waits, as they came, and takes no more pushes") {
   ServedTeam team(ServedOptions{.rule = kMeans, .workers = 3});
   team.attach(2, "2");
+  team.send(run(2, 1, 2, 2));
   team.push(1, 1, 1.0f, 0);
-  team.send(run(2, 1, 1, 1));
+  team.send(run(2, 1, 0, 1));
+  team.send(run(2, 1, 2, 1));
   team.engine->stop("the run is over");
   CHECK(team.said() ==
-        Said{"1: stopping of 1.1.0: the run is over", "2: stopping of 2.1.1: the run is over"});
+        Said{"2: superseded of 2.1.2: step 1 of chunk 2: asked again",
+             "2: stopping of 2.1.2: the run is over", "2: stopping of 2.1.1: the run is over",
+             "1: stopping of 1.1.0: the run is over", "2: stopping of 2.1.0: the run is over"});
   CHECK(team.engine->parked() == 0);
   CHECK(team.shard.parked() == 0);
   team.push(3, 1, 1.0f);

@@ -146,3 +146,18 @@ def test_a_slab_of_the_wrong_size_or_one_that_cannot_be_written_is_refused(role:
     assert engine.is_done
     with pytest.raises(ValueError, match="expected an open step"):
         engine.ready(0)
+
+
+def test_no_call_comes_in_between_another() -> None:
+    slab = np.zeros(SLAB_NBYTES, np.uint8)
+    engine = make()
+
+    class Meddler(set[int]):
+        def __contains__(self, slot: object) -> bool:
+            engine.forget()
+            return True
+
+    engine.begin(1, 1, slab.data, slab.data, Meddler({1}))
+    with pytest.raises(RuntimeError, match="one thread at a time"):
+        engine.ready(0)
+    assert engine.is_done

@@ -129,12 +129,12 @@ class EngineMachine(RuleBasedStateMachine):
         self.refused = Counter[str]()
         self.most = Counter[str]()
         for worker in (1, 2):
-            self.join(worker)
+            self.join(worker, True)
 
     # Who takes part
 
-    @rule(worker=st.sampled_from(WORKERS))
-    def join(self, worker: int) -> None:
+    @rule(worker=st.sampled_from(WORKERS), attaches=st.sampled_from([True, True, False]))
+    def join(self, worker: int, attaches: bool) -> None:
         if worker in self.live:
             return
         clock = max(chunk.minimum() for chunk in self.chunks)
@@ -145,6 +145,8 @@ class EngineMachine(RuleBasedStateMachine):
         for chunk in self.chunks:
             chunk.clocks[worker], chunk.pulled[worker] = clock, chunk.version
             chunk.staleness[worker] = 0
+        if attaches:
+            self.attach(worker)
 
     @rule(worker=st.sampled_from(WORKERS))
     def leave(self, worker: int) -> None:
@@ -345,7 +347,8 @@ class EngineMachine(RuleBasedStateMachine):
         if payload is None:
             return (*key, *numbers, message.unchanged)
         values = np.frombuffer(payload, "<f4")
-        assert values.shape == (N,) and values[0] == values[1]
+        assert values.shape == (N,)
+        assert values[0] == values[1]
         return (*key, *numbers, message.unchanged, float(values[0]))
 
     @invariant()
@@ -375,5 +378,5 @@ def test_the_engine_tells_what_a_naive_model_tells(policy: str, chunks: int) -> 
         chunk_count = chunks
 
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        Machine, settings=settings(max_examples=40, stateful_step_count=40, deadline=None)
+        Machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
     )

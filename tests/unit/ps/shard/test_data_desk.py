@@ -12,7 +12,7 @@ from leash.ps.runs.events import EventLog
 from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
-from leash.ps.wire.frames import REPLIES, decode
+from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Error, Ok, Params, Publish, Pull, Push
 from support.sockless import hand
@@ -32,6 +32,7 @@ class Plane:
         self.answered: list[int] = []  # steps
         self.pulled: list[int] = []  # versions
         self.refused: list[str] = []  # codes
+        self.errors: list[Error] = []
         self.taken: list[tuple[int, bool]] = []  # number of what was published, whether it counts
         options = ServerOptions(chunk_kib=64, shards=shards)
         self.plane = DataDesk(options, rule, members, metrics, self.send, shard)
@@ -48,6 +49,7 @@ class Plane:
         message = decode(header, REPLIES)
         if isinstance(message, Error):
             self.refused.append(message.code)
+            self.errors.append(message)
         elif isinstance(message, Ok) and message.number:
             self.taken.append((message.number, message.taken))
         elif isinstance(message, Ok):
@@ -85,6 +87,15 @@ class FailingEngine:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+
+def test_a_message_with_too_many_frames_is_answered_without_its_ids() -> None:
+    own = Plane("asp")
+    push = encode(Push(1, own.incarnation, 1, 0, "f32", 1))
+    own.plane.receive([b"route", push, bytes(16), bytes(16)])
+    (error,) = own.errors
+    assert (error.code, error.worker, error.step, error.chunk) == ("bad_frames", 0, 0, 0)
+    assert error.text == "push: expected at most one payload, got 2 frames after the header"
 
 
 def test_a_published_copy_that_comes_late_undoes_nothing() -> None:
