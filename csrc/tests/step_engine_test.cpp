@@ -412,6 +412,18 @@ TEST_CASE(
 }
 
 TEST_CASE(
+    "a shard's refusal counts as long as the memory is offered, and not once that is given up") {
+  StepWorker worker;
+  worker.engine.attach();
+  worker.send();
+  CHECK(worker.fail("bad_segment", 0, 0) == Received::kRefused);
+  worker.engine.forget();
+  CHECK(worker.fail("bad_segment", 0, 0) == Received::kTaken);
+  worker.attach();
+  CHECK(worker.fail("bad_segment", 1, 0) == Received::kRefused);
+}
+
+TEST_CASE(
     "a second answer to an init answers no pull, and one to a pull no init: none has a number") {
   StepWorker worker;
   worker.engine.tell({"a", "b", "c", "d"}, 0);

@@ -25,6 +25,7 @@ from simulation.trace import Trace
 
 LATE_S: Final = 10.0  # so long after the last fault nobody who is missing will come any more
 LIMIT_S: Final = 150.0  # of virtual time in which a run ends once nothing goes wrong any more
+LINGER_S: Final = 0.2  # the last answers have so long to leave
 SLACK_S: Final = 1.0  # eviction may take so much longer than the time that is set for it
 CONSOLE: Final = b"console"  # the route of whoever sets the policy
 POLICIES: Final = ("bsp", "ssp", "asp", "dssp", "backup", "drop", "ssp")
@@ -167,6 +168,7 @@ class Cluster:
         )  # fmt: skip
         up, down = self._blocks.get(rank, (0, 0))
         wire.block(up=up, down=down)
+        wire.is_control = port == CONTROL
         wire.connect()
         wires = self._wires.setdefault(rank, [])
         wires[:] = [known for known in wires if not known.is_closed]
@@ -179,9 +181,9 @@ class Cluster:
             wire.send_down(route, frames)
 
     def _on_server_end(self) -> None:
-        for wires in self._wires.values():
-            for wire in wires:
-                wire.lose(0, 64)
+        self.world.after(LINGER_S, self._lose_wires, self.server.process)
+        for shard in self.server.shards:
+            self.world.after(LINGER_S, self._lose_wires, shard.process)
         self._look_for_end()
 
     def _look_for_end(self) -> None:
@@ -210,6 +212,8 @@ class Cluster:
         if wires:
             wire = wires[int(which * len(wires))]
             wire.hears_late_s = late_s
+            if wire.is_control:  # its driver has read what came before it hears of the loss
+                spared_down = 0
             wire.lose(int(spared_up), int(spared_down), back_s)
 
     def _do_partition(self, rank: int, up: float, down: float, seconds: float) -> None:

@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::string_view kSuperseded = "superseded";
 constexpr std::string_view kMissingOptions = "missing_options";
+constexpr std::string_view kBadSegment = "bad_segment";
 constexpr std::string_view kNotFitting = "protocol";
 constexpr std::string_view kBadPayload = "bad_payload";
 
@@ -78,6 +79,8 @@ Received StepEngine::on_error(Lane& lane, const ErrorHeader& error) {
   // The push went over a new connection before the driver had heard of it, so before the `options`
   // that were lost with the old one. Both follow now, or have followed already.
   if (error.code == kMissingOptions) return Received::kLook;
+  // A shard's refusal of an `attach` that was given up when another shard refused it.
+  if (error.code == kBadSegment && !is_offered_) return Received::kTaken;
   if (error.code != kSuperseded) {
     return refuse(error.code, std::string(error.text), error.clock);
   }
