@@ -17,7 +17,12 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from leash.ps.commands.launch import options_of_server, options_of_workers, planned_epochs
+from leash.ps.commands.launch import (
+    audit_text,
+    options_of_server,
+    options_of_workers,
+    planned_epochs,
+)
 from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import result_lines
 from leash.ps.datafiles.required import require_data
@@ -187,9 +192,9 @@ class VirtualRun:
 
     def _print_result(self, real_s: float) -> None:
         summary = json.loads(self._run_dir.summary.read_text("utf-8"))
-        for line in (
-            *result_lines(summary, planned_epochs(self._options)),
-            f"real time       {real_s:.1f} s",
-            f"run directory   {self._run_dir.path}",
-        ):
+        lines = result_lines(summary, planned_epochs(self._options))
+        if self._options.step_events == 1:
+            lines.append(f"re-checked      {audit_text(self._run_dir)}")
+        lines += [f"real time       {real_s:.1f} s", f"run directory   {self._run_dir.path}"]
+        for line in lines:
             self._console.print(Text(line), soft_wrap=True)
