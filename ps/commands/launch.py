@@ -120,6 +120,19 @@ def options_of_workers(options: LaunchOptions, address: str) -> list[WorkerOptio
     ]  # fmt: skip
 
 
+def audit_text(run_dir: RunDir) -> str:
+    """Re-checks the bound and the order of steps from the run's events."""
+    if run_dir.events.stat().st_size > AUDIT_MAX_NBYTES:
+        return "no: events.jsonl is too long for now; leash.ps.runs.audit takes any length"
+    try:
+        violations = audit_run(run_dir.path)
+    except ValueError as error:  # its end may be missing, where a disk was full
+        return f"no: events.jsonl cannot be read to its end: {error}"
+    if violations:
+        return f"{len(violations)} violations in events.jsonl, the first: {violations[0]}"
+    return "from events.jsonl: the bound was kept, and every step taken once and in order"
+
+
 class Launch:
     """Starts, watches and ends the processes of one run."""
 
@@ -326,7 +339,7 @@ class Launch:
             else []
         )
         if lines and self._options.step_events == 1:
-            lines.append(f"re-checked      {self._audit()}")
+            lines.append(f"re-checked      {audit_text(self._run_dir)}")
         number = received()
         if number and not lines:
             why = why_stopped(signal.Signals(number).name)
@@ -338,18 +351,6 @@ class Launch:
             lines += [f"to go on        {command}"] if command else []
         for line in (*lines, f"run directory   {self._run_dir.path}"):
             self._console.print(Text(line), soft_wrap=True)
-
-    def _audit(self) -> str:
-        """Re-checks the bound and the order of steps from the run's events."""
-        if self._run_dir.events.stat().st_size > AUDIT_MAX_NBYTES:
-            return "no: events.jsonl is too long for now; leash.ps.runs.audit takes any length"
-        try:
-            violations = audit_run(self._run_dir.path)
-        except ValueError as error:  # its end may be missing, where a disk was full
-            return f"no: events.jsonl cannot be read to its end: {error}"
-        if violations:
-            return f"{len(violations)} violations in events.jsonl, the first: {violations[0]}"
-        return "from events.jsonl: the bound was kept, and every step taken once and in order"
 
     def _status(self) -> int:
         assert self._server is not None

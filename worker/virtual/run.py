@@ -7,6 +7,7 @@
 
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,13 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from leash.ps.commands.launch import options_of_server, options_of_workers, planned_epochs
+from leash._log import Say
+from leash.ps.commands.launch import (
+    audit_text,
+    options_of_server,
+    options_of_workers,
+    planned_epochs,
+)
 from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import result_lines
 from leash.ps.datafiles.required import require_data
@@ -26,11 +33,9 @@ from leash.ps.options.base import common_options
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.commands import EvaluateOptions, LaunchOptions
 from leash.ps.options.optimizer import with_rates
-from leash.ps.options.worker import WorkerOptions
 from leash.ps.runs.rundir import MACHINES_FILE, RunDir, write_atomically
 from leash.ps.server.run_engine import TICK_S
 from leash.ps.slowness.by_rank import parse_slow
-from leash.ps.slowness.grammar import Slowness
 from leash.worker.datasets import Dataset, load_dataset
 from leash.worker.train.task import Task
 from leash.worker.virtual.client import ADDRESS, Machine
@@ -144,32 +149,34 @@ class VirtualRun:
         options, workers = self._options, self._options.workers
         assert machines.compute is not None
         world = World()
+        self._run_dir.logs.mkdir(exist_ok=True)
         latencies = parse_slow(machines.network, workers, "--network")
         network = Network(world, latencies, machines.bandwidth_gbit, self._task.seed)
         settings = with_rates(options_of_server(options, self._run_dir))
         # An experiment repeats a run that ends early, so that nobody is told how to go on with it.
         settings = replace(settings, observers=settings.observers + 1, ready_fd=0)
-        server = VirtualServer(
-            world, settings, self._run_dir, machines.server_us / 1e6, lambda _: None
-        )
-        try:
+        with ExitStack() as logs:
+            server = VirtualServer(
+                world, settings, self._run_dir, machines.server_us / 1e6,
+                self._log("server", world, logs),
+            )  # fmt: skip
+            logs.callback(server.close)
             computes = parse_slow(machines.compute, workers, "--compute")
             for own, compute in zip(self._workers, computes, strict=True):
-                self._start_worker(Machine(world, network, server, own.rank), own, compute, dataset)
+                machine = Machine(world, network, server, own.rank)
+                say = self._log(f"worker-{own.rank}", world, logs)
+                machine.start(partial(train, machine, own, compute, dataset, say))
             observer = Machine(world, network, server, 0)
             evaluation = common_options(options, EvaluateOptions, run_dir=None, threads=1)
             observer.start(partial(observe, observer, evaluation, dataset))
             self._show_now_and_then(world, server, screen)
             world.run()
-        finally:
-            server.close()
         return server
 
-    @staticmethod
-    def _start_worker(
-        machine: Machine, own: WorkerOptions, compute: Slowness, dataset: Dataset
-    ) -> None:
-        machine.start(partial(train, machine, own, compute, dataset, lambda _: None))
+    def _log(self, name: str, world: World, logs: ExitStack) -> Say:
+        """Makes what writes a machine's lines to its log, each with the virtual time."""
+        file = logs.enter_context((self._run_dir.logs / f"{name}.log").open("w", encoding="utf-8"))
+        return lambda text: print(f"{world.now_s:10.3f} s  {text}", file=file)
 
     def _show_now_and_then(self, world: World, server: VirtualServer, screen: Screen) -> None:
         """Shows how the run stands, from now on, about twice in a real second."""
@@ -187,9 +194,9 @@ class VirtualRun:
 
     def _print_result(self, real_s: float) -> None:
         summary = json.loads(self._run_dir.summary.read_text("utf-8"))
-        for line in (
-            *result_lines(summary, planned_epochs(self._options)),
-            f"real time       {real_s:.1f} s",
-            f"run directory   {self._run_dir.path}",
-        ):
+        lines = result_lines(summary, planned_epochs(self._options))
+        if self._options.step_events == 1:
+            lines.append(f"re-checked      {audit_text(self._run_dir)}")
+        lines += [f"real time       {real_s:.1f} s", f"run directory   {self._run_dir.path}"]
+        for line in lines:
             self._console.print(Text(line), soft_wrap=True)

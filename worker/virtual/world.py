@@ -114,6 +114,7 @@ class Fiber:
             is_so: tells whether it is. Whoever makes it so calls `wake`.
             at_s: that time.
         """
+        self._require_goes_on()
         world = self._world
 
         def is_awaited() -> bool:
@@ -126,8 +127,7 @@ class Fiber:
         self._is_awaited = is_awaited
         self._back.release()
         self._turn.acquire()
-        if self._is_cancelled:
-            raise _CancelledError
+        self._require_goes_on()
 
     def sleep(self, seconds: float) -> None:
         """Waits for so many seconds.
@@ -154,7 +154,11 @@ class Fiber:
         if not self._thread.is_alive():
             self._thread.start()
         self._turn.release()
-        self._back.acquire()
+        try:
+            self._back.acquire()
+        except BaseException:  # a signal, while the program runs
+            self.cancel()
+            raise
         if self._failure is not None:
             raise self._failure
 
@@ -165,6 +169,11 @@ class Fiber:
         self._is_cancelled = True
         self._turn.release()
         self._thread.join()
+
+    def _require_goes_on(self) -> None:
+        """Ends a cancelled program here, and wherever else it waits on its way out."""
+        if self._is_cancelled:
+            raise _CancelledError
 
     def _run(self) -> None:
         self._turn.acquire()

@@ -1,5 +1,6 @@
 """Virtual time: events in their order, and programs that wait in it."""
 
+import signal
 import threading
 
 import pytest
@@ -103,6 +104,8 @@ def test_what_a_program_raises_ends_the_world_and_all_other_programs() -> None:
             other.wait_until(lambda: False)
         finally:
             cleaned_up.append("the other")
+            other.sleep(1.0)  # nothing waits any more
+            cleaned_up.append("never")
 
     fiber, other = world.spawn("fails", fails), world.spawn("waits", waits)
     threads = threading.active_count()
@@ -112,6 +115,30 @@ def test_what_a_program_raises_ends_the_world_and_all_other_programs() -> None:
     assert fiber.has_ended
     assert other.has_ended
     assert threading.active_count() == threads
+
+
+def test_a_signal_ends_all_programs_the_running_one_where_it_next_waits() -> None:
+    world, cleaned_up = World(), []
+
+    def program(name: str) -> None:
+        try:
+            while True:
+                fibers[name].sleep(1.0)
+                if name == "second" and world.now_s > BEGINS_S + 5:
+                    signal.pthread_kill(main, signal.SIGINT)
+        finally:
+            cleaned_up.append(name)
+
+    main = threading.main_thread().ident
+    assert main is not None
+    fibers = {
+        name: world.spawn(name, lambda name=name: program(name))  # type: ignore[misc]
+        for name in ("first", "second", "third")
+    }
+    with pytest.raises(KeyboardInterrupt):
+        world.run()
+    assert sorted(cleaned_up) == ["first", "second", "third"]
+    assert all(fiber.has_ended for fiber in fibers.values())
 
 
 def test_a_world_in_which_nothing_will_happen_any_more_says_who_waits() -> None:
