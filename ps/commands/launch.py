@@ -88,6 +88,51 @@ def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
     return status
 
 
+def planned_epochs(options: LaunchOptions) -> int | None:
+    """How many epochs are planned; a script of one's own may not count any."""
+    return options.epochs or (1 if options.script is None else None)
+
+
+def options_of_server(options: LaunchOptions, run_dir: RunDir) -> ServerOptions:
+    """Makes the options of the server that a launch starts."""
+    return common_options(
+        options, ServerOptions, bind=FREE_PORT, run_dir=str(run_dir.path),
+        epochs=planned_epochs(options),
+        threads=options.server_threads,  # a launch's `threads` are torch's
+        data_plan=data_plan_of(options),
+    )  # fmt: skip
+
+
+def options_of_workers(options: LaunchOptions, address: str) -> list[WorkerOptions]:
+    """Makes the options of the workers that a launch starts, by rank.
+
+    Args:
+        options: of the launch.
+        address: of the server.
+    """
+    by_worker = zip(options.slownesses, options.ratios, strict=True)
+    return [
+        common_options(
+            options, WorkerOptions, server=address, rank=rank, slow=slowness.text,
+            heterogeneity=str(ratio), timeout_s=None,  # the server ends the run in time
+        )
+        for rank, (slowness, ratio) in enumerate(by_worker, start=1)
+    ]  # fmt: skip
+
+
+def audit_text(run_dir: RunDir) -> str:
+    """Re-checks the bound and the order of steps from the run's events."""
+    if run_dir.events.stat().st_size > AUDIT_MAX_NBYTES:
+        return "no: events.jsonl is too long for now; leash.ps.runs.audit takes any length"
+    try:
+        violations = audit_run(run_dir.path)
+    except ValueError as error:  # its end may be missing, where a disk was full
+        return f"no: events.jsonl cannot be read to its end: {error}"
+    if violations:
+        return f"{len(violations)} violations in events.jsonl, the first: {violations[0]}"
+    return "from events.jsonl: the bound was kept, and every step taken once and in order"
+
+
 class Launch:
     """Starts, watches and ends the processes of one run."""
 
@@ -139,12 +184,7 @@ class Launch:
         screen.say(f"starting a server{shards} and {workers}")
         if self._options.rule.bound_unit == VERSIONS:
             screen.say(MAY_STALL)  # the server says it too, but only in its log
-        options = common_options(
-            self._options, ServerOptions, bind=FREE_PORT,
-            run_dir=str(self._run_dir.path), epochs=self._epochs,
-            threads=self._options.server_threads,  # a launch's `threads` are torch's
-            data_plan=data_plan_of(self._options),
-        )  # fmt: skip
+        options = options_of_server(self._options, self._run_dir)
         with held():
             server = ServerProcess(to_argv(options), self._log("server"))
             self._server = server.process
@@ -153,11 +193,6 @@ class Launch:
             if any(word in line for word in SAID_OF_RESUMING):
                 screen.say(line.removeprefix("leash server: "))
         return address
-
-    @property
-    def _epochs(self) -> int | None:
-        """How many epochs are planned; a script of one's own may not count any."""
-        return self._options.epochs or (1 if self._options.script is None else None)
 
     def _start_workers(self, address: str) -> None:
         self._address = address
@@ -169,14 +204,9 @@ class Launch:
                     self._workers[rank] = start_copy(options, rank, address, log)
                 self._tails[rank] = LogTail(log)
             return
-        by_worker = zip(options.slownesses, options.ratios, strict=True)
-        for rank, (slowness, ratio) in enumerate(by_worker, start=1):
-            own = common_options(
-                options, WorkerOptions, server=address, rank=rank, slow=slowness.text,
-                heterogeneity=str(ratio), timeout_s=None,  # the server ends the run in time
-            )  # fmt: skip
+        for own in options_of_workers(options, address):
             with held():
-                self._workers[rank] = self._spawn("worker", own, f"worker-{rank}")
+                self._workers[own.rank] = self._spawn("worker", own, f"worker-{own.rank}")
 
     def _spawn(self, command: str, options: Any, name: str) -> Process:
         with self._log(name).open("wb") as log:
@@ -303,9 +333,13 @@ class Launch:
 
     def _print_result(self) -> None:
         summary = self._summary()
-        lines = result_lines(summary, self._epochs) if summary and summary["steps"] else []
+        lines = (
+            result_lines(summary, planned_epochs(self._options))
+            if summary and summary["steps"]
+            else []
+        )
         if lines and self._options.step_events == 1:
-            lines.append(f"re-checked      {self._audit()}")
+            lines.append(f"re-checked      {audit_text(self._run_dir)}")
         number = received()
         if number and not lines:
             why = why_stopped(signal.Signals(number).name)
@@ -317,18 +351,6 @@ class Launch:
             lines += [f"to go on        {command}"] if command else []
         for line in (*lines, f"run directory   {self._run_dir.path}"):
             self._console.print(Text(line), soft_wrap=True)
-
-    def _audit(self) -> str:
-        """Re-checks the bound and the order of steps from the run's events."""
-        if self._run_dir.events.stat().st_size > AUDIT_MAX_NBYTES:
-            return "no: events.jsonl is too long for now; leash.ps.runs.audit takes any length"
-        try:
-            violations = audit_run(self._run_dir.path)
-        except ValueError as error:  # its end may be missing, where a disk was full
-            return f"no: events.jsonl cannot be read to its end: {error}"
-        if violations:
-            return f"{len(violations)} violations in events.jsonl, the first: {violations[0]}"
-        return "from events.jsonl: the bound was kept, and every step taken once and in order"
 
     def _status(self) -> int:
         assert self._server is not None

@@ -11,8 +11,10 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from leash.ps.cli import resolve
 from leash.ps.commands import launch
 from leash.ps.errors import UsageError
+from leash.ps.experiments.machines import MachinesGroup, VirtualLaunch
 from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import as_json, median_rows, read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
@@ -21,11 +23,12 @@ from leash.ps.interrupt import Interrupted
 from leash.ps.options.base import make_folder, to_argv
 from leash.ps.options.server import in_todays_terms
 from leash.ps.report.writing import require_matplotlib, write_report
-from leash.ps.runs.rundir import write_atomically
+from leash.ps.runs.rundir import MACHINES_FILE, write_atomically
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
 from leash.ps.words import DONE, FIGURES_ARE, why_stopped
 
 OUT: Final = "experiments"
+VIRTUAL_RUN: Final = "worker.virtual.run:run"  # it imports PyTorch, which this may not
 WIDTH: Final = 140
 GOOD_ENDS: Final = (DONE, STOPPED_BY_TIMEOUT)
 
@@ -37,17 +40,20 @@ def run(options: ExperimentOptions) -> int:
         _list(console)
         return 0
     experiment = load(options)
-    out = Path(options.out or Path(OUT, experiment.name))
+    out = Path(options.out or Path(OUT, experiment.name + "-virtual" * options.virtual))
     if options.dry_run:
         _print_command_lines(console, experiment, out)
         return 0
+    if options.virtual:
+        for planned in experiment.runs:
+            _check_virtual(planned, options)
     require_matplotlib()  # now, not only when all runs are over
     make_folder("--out", out)
     console.print(Text(experiment.about), soft_wrap=True)
     for number, planned in enumerate(experiment.runs, start=1):
         title = f"run {number} of {len(experiment.runs)}: {planned.name}"
         try:
-            status = _run_one(console, title, planned, out / planned.folder)
+            status = _run_one(console, title, planned, out / planned.folder, options)
         except Interrupted as interrupted:
             why = why_stopped(str(interrupted))
             line = f"{why}, in {title}; the same command line repeats it and goes on"
@@ -78,16 +84,33 @@ def _print_command_lines(console: Console, experiment: Experiment, out: Path) ->
         console.print(Text(line), soft_wrap=True)
 
 
-def _run_one(console: Console, title: str, planned: PlannedRun, run_dir: Path) -> int:
-    if _is_there(planned, run_dir):
+def _check_virtual(planned: PlannedRun, options: ExperimentOptions) -> None:
+    try:
+        VirtualLaunch(planned.options, options).check()
+    except UsageError as error:
+        raise UsageError(f"--virtual, run {planned.name}: {error}") from error
+
+
+def _run_one(
+    console: Console, title: str, planned: PlannedRun, run_dir: Path, options: ExperimentOptions
+) -> int:
+    if _is_there(planned, run_dir, options if options.virtual else None):
         console.print(Text(f"{title}: is there already"), soft_wrap=True)
         return 0
     console.print(Text(f"\n{title}", "bold"), soft_wrap=True)
-    return launch.run(replace(planned.options, run_dir=str(run_dir)), is_one_of_many=True)
+    settings = replace(planned.options, run_dir=str(run_dir))
+    if options.virtual:
+        return resolve(VIRTUAL_RUN)(VirtualLaunch(settings, options))
+    return launch.run(settings, is_one_of_many=True)
 
 
-def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
+def _is_there(planned: PlannedRun, run_dir: Path, machines: MachinesGroup | None = None) -> bool:
     """Whether an earlier call finished this run; removes what is left of a run that did not finish.
+
+    Args:
+        planned: the run.
+        run_dir: where it would be.
+        machines: of a run in virtual time; None in real time.
 
     Raises:
         UsageError: the folder holds another run, or something else.
@@ -102,11 +125,23 @@ def _is_there(planned: PlannedRun, run_dir: Path) -> bool:
     defaults = {f.name: f.default for f in fields(planned.options) if f.name in settings}
     if {**defaults, **in_todays_terms(there)} != settings:
         raise UsageError(f"{run_dir}: a run with other settings is there; take another --out")
+    _require_same_machines(run_dir, machines)
     summary = run_dir / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("ended") in GOOD_ENDS:
         return True
     shutil.rmtree(run_dir)
     return False
+
+
+def _require_same_machines(run_dir: Path, machines: MachinesGroup | None) -> None:
+    """Refuses a run that was made on other machines, or in another kind of time."""
+    path = run_dir / MACHINES_FILE
+    there = yaml.safe_load(path.read_text("utf-8")) if path.exists() else None
+    wanted = machines.settings() if machines is not None else None
+    if there is not None and wanted is not None and wanted["compute"] is None:
+        wanted["compute"] = there["compute"]  # it was measured
+    if there != wanted:
+        raise UsageError(f"{run_dir}: a run on other machines is there; take another --out")
 
 
 def _conclude(console: Console, experiment: Experiment, out: Path) -> None:

@@ -29,6 +29,7 @@ from leash.ps.errors import UsageError
 from leash.ps.runs.disk import THIS_HOST, Disk
 
 RUNS: Final = "runs"
+MACHINES_FILE: Final = "virtual.yaml"  # the machines of a run in virtual time
 
 
 class RunDir:

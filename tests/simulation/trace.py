@@ -14,17 +14,8 @@ import msgpack
 from simulation.machines.network import Frames
 
 LEFT_OUT: Final = (
-    "v",
-    "t",
-    "worker",
-    "incarnation",
-    "settings",
-    "name",
-    "codecs",
-    "data_ports",
-    "pid",
-    "fd",
-)
+    "v", "t", "worker", "incarnation", "settings", "name", "codecs", "data_ports", "pid", "fd",
+)  # fmt: skip
 
 
 class Trace:

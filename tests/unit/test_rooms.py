@@ -37,7 +37,8 @@ ARROWS: dict[str, set[str]] = {
     "ps.simulate": {"ps", "ps.options", "ps.report.pictures", "ps.slowness"},
     "ps.commands": {"ps", "ps.datafiles", "ps.options", "ps.report", "ps.runs", "ps.wire"},
     "ps.experiments": {
-        "ps", "ps.cli", "ps.commands", "ps.options", "ps.report", "ps.runs", "ps.wire",
+        "ps", "ps.cli", "ps.commands", "ps.options", "ps.report", "ps.runs", "ps.slowness",
+        "ps.wire",
     },
     "worker": {"ps", "ps.cli", "ps.options", "worker.optim"},
     "worker.client": {"ps", "ps.options", "ps.wire"},
@@ -46,6 +47,11 @@ ARROWS: dict[str, set[str]] = {
     "worker.train": {
         "ps", "ps.options", "ps.slowness", "ps.wire", "worker", "worker.client", "worker.datasets",
         "worker.optim",
+    },
+    "worker.virtual": {
+        "ps", "ps.commands", "ps.datafiles", "ps.experiments", "ps.options", "ps.runs",
+        "ps.server", "ps.shard", "ps.slowness", "ps.wire", "worker.client", "worker.datasets",
+        "worker.optim", "worker.train",
     },
     "worker.em": {
         "ps", "ps.cli", "ps.datafiles", "ps.options", "ps.runs", "ps.wire", "worker.client",

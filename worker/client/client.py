@@ -27,6 +27,7 @@ from typing import Any, Final, SupportsIndex
 import zmq
 
 from leash._log import logged, say_on_stderr
+from leash.ps._core import StepEngine
 from leash.ps.errors import (
     ArgumentError,
     LeashError,
@@ -55,7 +56,7 @@ from leash.worker.client.arguments import (
     checked_rank,
     checked_samples,
 )
-from leash.worker.client.data_driver import DataDriver
+from leash.worker.client.data_driver import DataDriver, DataLane
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.liveness import Liveness
 from leash.worker.client.memory import Slab, SlabMemory
@@ -177,13 +178,13 @@ class Client:
         self.residual: Slab = residual_for(self._encoding, layout.nbytes)
         self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
-        self._control: Final = ControlChannel(address, self._context)
+        self._control: Final = self._open_control()
         self._options: Final = SentOptions()
         self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
         self._closed = False
         self._published = 0  # how often this process has made its values everybody's
         self._liveness: Liveness | None = None
-        self._driver: DataDriver | None = None
+        self._driver: DataLane | None = None
         try:
             self._join()
         except BaseException:
@@ -219,15 +220,24 @@ class Client:
 
     def _connect(self, beats: Beats) -> None:
         welcome = self.welcome
-        self._liveness = Liveness(self.address, beats)
+        self._liveness = self._open_liveness(beats)
         self._liveness.start()
         self._engine = make_engine(
             self.layout, welcome, self._encoding, self.memory.whole, self.memory.map, self.residual
         )
+        self._driver = self._open_data(self._engine)
+
+    # What carries the messages, which may be something else than sockets.
+
+    def _open_control(self) -> ControlChannel:
+        return ControlChannel(self.address, self._context)
+
+    def _open_liveness(self, beats: Beats) -> Liveness:
+        return Liveness(self.address, beats)
+
+    def _open_data(self, engine: StepEngine) -> DataLane:
         host, _ = split_address(self.address)
-        self._driver = DataDriver(
-            self._context, host, welcome, self._engine, self.chunks, self.check
-        )
+        return DataDriver(self._context, host, self.welcome, engine, self.chunks, self.check)
 
     def _choose_transport(self) -> Transport:
         if self._wants == "tcp":
@@ -265,7 +275,7 @@ class Client:
         return self._liveness
 
     @property
-    def _data(self) -> DataDriver:
+    def _data(self) -> DataLane:
         """The data connections to all shards; new ones after `rejoin`."""
         assert self._driver is not None
         return self._driver

@@ -7,7 +7,7 @@ carries it, waits, and knows by its clock when a connection is lost for good.
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -42,6 +42,50 @@ SPIN_S: Final = 500e-6
 AT_ONCE: Final = 4
 MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)  # of a header with a payload
 NOT_THE_SAME: Final = "the server sees other memory there than this process"
+
+
+class DataLane(Protocol):
+    """What carries the messages of a worker's step engine, and waits for their answers."""
+
+    def close(self) -> None:
+        """Closes all connections; a second call does nothing."""
+        ...
+
+    def advance(self) -> None:
+        """Sends what the windows allow, and takes the answers that have come. Never waits.
+
+        Raises:
+            ProtocolError: the server refused a request, or its answer is not one to what was asked.
+        """
+        ...
+
+    def finish(self) -> float:
+        """Sends all requests and takes each answer as it comes.
+
+        Returns:
+            Seconds spent waiting for answers.
+
+        Raises:
+            LeashError: the server refused a request, or this worker takes part no more; what was
+                in flight is forgotten.
+        """
+        ...
+
+    def attach(self, memory: SlabMemory, worker: int, incarnation: int) -> str | None:
+        """Asks every shard to map a worker's memory.
+
+        Args:
+            memory: the worker's slabs.
+            worker: the rank.
+            incarnation: of this process, from the answer to its hello.
+
+        Returns:
+            Why it is not possible; None if it is done.
+
+        Raises:
+            LeashError: what `finish` raises, but for a shard that cannot map the memory.
+        """
+        ...
 
 
 class Line:

@@ -1,6 +1,7 @@
 """`leash worker`: from its settings to a trainer that runs."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.waiting import Waiting
-from leash.worker.datasets import Positions, load_dataset, shares
+from leash.worker.datasets import Dataset, Positions, load_dataset, shares
 from leash.worker.optim.local_steps import takes_differences
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.optim.param_groups import hyperparameters
@@ -64,26 +65,59 @@ def run(options: WorkerOptions) -> int:
         image_size=options.image_size, loader_workers=options.loader_workers,
     )  # fmt: skip
     try:
-        share = share_of(dataset.train_size) if plan == STATIC else None
-        _require_a_batch(options, dataset.train_size if share is None else len(share))
-        model = make_model(task, dataset, device, dropout=options.dropout)
-        slowdown = Slowdown(
-            options.slowness, options.ratio, time_scale=options.time_scale,
-            seed=task.seed, rank=options.rank,
-        )  # fmt: skip
-        encoding = Encoding(options.codec, options.int8_block, options.topk_ratio)
-        inner = inner_optimizer(state, model.parameters())
-        overlap = options.overlap and inner is None
-        optimizer = PSOptimizer(
-            model.named_parameters(), address, options.rank, buffers=model.named_buffers(),
-            overlap=overlap and _spans_chunks(model, state["chunk_nbytes"]), inner=inner,
-            transport=options.transport, encoding=encoding,
-            on_wait=waiting.workers, say=show,  # it logs its lines itself
-        )  # fmt: skip
-        trainer = Trainer(options, task, dataset, share, model, optimizer, slowdown, say)
-        return trainer.run()
+        return make_trainer(
+            options, state, task, dataset, device, say=say, show=show, make_slowdown=Slowdown,
+            make_optimizer=partial(
+                PSOptimizer, server=address, rank=options.rank, on_wait=waiting.workers
+            ),
+            kind=Trainer,
+        ).run()  # fmt: skip
     finally:
         dataset.close()
+
+
+def make_trainer(
+    options: WorkerOptions, state: dict[str, Any], task: Task, dataset: Dataset,
+    device: torch.device, *, say: Say, show: Say, make_slowdown: Callable[..., Slowdown],
+    make_optimizer: Callable[..., PSOptimizer], kind: Callable[..., Trainer],
+) -> Trainer:  # fmt: skip
+    """Makes a worker's model and optimizer, which joins the run, and the trainer of both.
+
+    Args:
+        options: what the worker was started with.
+        state: of the run, as the server tells it.
+        task: what to train, on what.
+        dataset: where the batches come from.
+        device: on which to train.
+        say: shows a line, and logs it.
+        show: shows a line.
+        make_slowdown: makes what slows the worker down, from the arguments of `Slowdown`.
+        make_optimizer: makes the optimizer, from the arguments of `PSOptimizer` that this knows.
+        kind: makes the trainer, from the arguments of `Trainer`.
+
+    Raises:
+        UsageError: the options do not fit each other, the run or this machine.
+        LeashError: whatever else keeps this worker from taking part.
+    """
+    share_of = _share(options, task)
+    plan = data_plan_of_worker(state, has_allocation=options.hetero_allocation is not None)
+    share = share_of(dataset.train_size) if plan == STATIC else None
+    _require_a_batch(options, dataset.train_size if share is None else len(share))
+    model = make_model(task, dataset, device, dropout=options.dropout)
+    slowdown = make_slowdown(
+        options.slowness, options.ratio, time_scale=options.time_scale,
+        seed=task.seed, rank=options.rank,
+    )  # fmt: skip
+    encoding = Encoding(options.codec, options.int8_block, options.topk_ratio)
+    inner = inner_optimizer(state, model.parameters())
+    overlap = options.overlap and inner is None
+    optimizer = make_optimizer(
+        model.named_parameters(), buffers=model.named_buffers(),
+        overlap=overlap and _spans_chunks(model, state["chunk_nbytes"]), inner=inner,
+        transport=options.transport, encoding=encoding,
+        say=show,  # it logs its lines itself
+    )  # fmt: skip
+    return kind(options, task, dataset, share, model, optimizer, slowdown, say)
 
 
 def _spans_chunks(model: nn.Module, chunk_nbytes: int) -> bool:

@@ -253,6 +253,18 @@ class Trainer:
     def _step(self, inputs: Tensor, targets: Tensor, began_s: float) -> Tensor:
         self._slowdown.before_step()
         compute_began_s = self._now()
+        loss = self._compute(inputs, targets)
+        self._slowdown.after_compute(self._now() - compute_began_s, len(targets))
+        self._optimizer.step()
+        self._count_time(began_s)
+        self.totals.steps += not self._optimizer.pending_steps
+        self.totals.local_steps += 1
+        self.totals.samples += len(targets)
+        self._since_report.add(loss, len(targets))
+        return loss.detach()
+
+    def _compute(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Computes the gradients of a step; returns its loss."""
         inputs = inputs.to(self._device, non_blocking=True)
         targets = targets.to(self._device, non_blocking=True)
         self._seed_step()
@@ -262,14 +274,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         if self._waits_for_gpu:
             torch.cuda.synchronize(self._device)
-        self._slowdown.after_compute(self._now() - compute_began_s, len(targets))
-        self._optimizer.step()
-        self._count_time(began_s)
-        self.totals.steps += not self._optimizer.pending_steps
-        self.totals.local_steps += 1
-        self.totals.samples += len(targets)
-        self._since_report.add(loss, len(targets))
-        return loss.detach()
+        return loss
 
     def _count_time(self, began_s: float) -> None:
         """Counts the time since then: what the last push waited, and the rest as computing."""

@@ -3,8 +3,10 @@
 import io
 import json
 import signal
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,8 +14,9 @@ from rich.console import Console
 
 from leash.ps.commands import launch
 from leash.ps.errors import UsageError
-from leash.ps.experiments import plan
+from leash.ps.experiments import command, plan
 from leash.ps.experiments.command import _is_there, run
+from leash.ps.experiments.machines import MachinesGroup, VirtualLaunch
 from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import RunOutcome, median_rows, read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
@@ -207,3 +210,78 @@ def test_an_experiment_that_is_interrupted_says_how_it_goes_on(
         "stopped by Ctrl-C, in run 1 of 4: fixed: bsp; the same command line repeats it and goes "
         "on\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"compute": "0.1"}, "--compute: .* add --virtual"),
+        ({"network": "0.1"}, "--network: .* add --virtual"),
+        ({"bandwidth_gbit": 1.0}, "--bandwidth-gbit: .* add --virtual"),
+        ({"server_us": 1.0}, "--server-us: .* add --virtual"),
+        ({"virtual": True, "dry_run": True}, "--dry-run: .* leave out --virtual"),
+        ({"virtual": True, "bandwidth_gbit": 0.0}, "--bandwidth-gbit"),
+        ({"virtual": True, "server_us": -1.0}, "--server-us"),
+    ],
+    ids=str,
+)
+def test_options_of_virtual_time_are_refused_where_they_mean_nothing(
+    options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        ExperimentOptions(name="demo", **options).check()
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [({"shards": 2}, "fixed: bsp: --shards 2"), ({"device": "cuda"}, "fixed: bsp: --device cuda")],
+    ids=str,
+)
+def test_a_run_that_virtual_time_cannot_have_is_refused_before_the_first(
+    sweep: Path, tmp_path: Path, base: dict[str, Any], told: str
+) -> None:
+    experiment = yaml.safe_load(SWEEP)
+    experiment["base"].update(base)
+    sweep.write_text(yaml.safe_dump(experiment))
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=told):
+        run(ExperimentOptions(name=str(sweep), virtual=True, out=str(out)))
+    assert not out.exists()
+
+
+def test_each_run_of_an_experiment_in_virtual_time_gets_the_machines(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[VirtualLaunch] = []
+
+    def resolve(target: str) -> Callable[[VirtualLaunch], int]:
+        assert target == "worker.virtual.run:run"
+        return lambda launch: launched.append(launch) or 9  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(command, "resolve", resolve)
+    out = tmp_path / "out"
+    options = ExperimentOptions(name=str(sweep), virtual=True, compute="0.5", out=str(out))
+    assert run(options) == 9
+    (first,) = launched
+    assert first.options.run_dir == str(out / "fixed-bsp-seed-1")
+    assert first.machines.settings() == {
+        "compute": "0.5", "network": "0.0001", "bandwidth_gbit": 10.0, "server_us": 200.0,
+    }  # fmt: skip
+
+
+def test_a_run_in_another_kind_of_time_or_on_other_machines_is_left_alone(
+    sweep: Path, tmp_path: Path
+) -> None:
+    planned = plan.load(ExperimentOptions(name=str(sweep))).runs[0]
+    settings = {k: v for k, v in asdict(planned.options).items() if k != "run_dir"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "summary.json").write_text('{"ended": "done"}')
+    with pytest.raises(UsageError, match="other machines"):
+        _is_there(planned, tmp_path, MachinesGroup())
+    there = MachinesGroup(compute="0.5")
+    (tmp_path / "virtual.yaml").write_text(yaml.safe_dump(there.settings()))
+    assert _is_there(planned, tmp_path, there)
+    assert _is_there(planned, tmp_path, MachinesGroup())  # there it was measured
+    for other in (None, MachinesGroup(compute="0.4"), MachinesGroup(compute="0.5", network="1")):
+        with pytest.raises(UsageError, match="other machines"):
+            _is_there(planned, tmp_path, other)

@@ -57,8 +57,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
 
         return SimpleNamespace(train_size=SIZE, sample_shape=(1, 8, 8), classes=10, close=close)
 
-    def join(parameters: Any, address: str, rank: int, **options: Any) -> str:
-        made.joined = {"parameters": dict(parameters), "address": address, "rank": rank, **options}
+    def join(parameters: Any, *, server: str, **options: Any) -> str:
+        made.joined = {"parameters": dict(parameters), "address": server, **options}
         return "the optimizer"
 
     def train(options: Any, task: Any, dataset: Any, share: Any, *rest: Any) -> SimpleNamespace:
