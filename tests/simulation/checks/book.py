@@ -59,7 +59,7 @@ class Book:
         self.chunks: Final = chunks
         self.pushed: Final[dict[tuple[int, int, int], Pushed]] = {}
         self.final: Slab | None = None  # the parameters that the last worker was answered
-        self.incarnations: Final[set[int]] = set()
+        self._incarnations: Final[dict[int, int]] = {}  # by the number of each hello
         self._leases: Final[dict[int, Lease]] = {}  # of the live workers
         self._done: Final[dict[int, bytearray]] = {}  # by epoch: 1 where a sample's lease is over
         self._memories: Final[dict[int, Memory]] = {}
@@ -135,11 +135,21 @@ class Book:
 
     # Control messages.
 
-    def note_welcome(self, worker: int, incarnation: int, *, is_new: bool) -> None:
-        """Checks the incarnation of a process that was welcomed."""
-        if is_new and incarnation in self.incarnations:
-            raise Wrong(f"worker {worker}: incarnation {incarnation} was given before")
-        self.incarnations.add(incarnation)
+    def note_welcome(self, worker: int, number: int, incarnation: int) -> None:
+        """Checks that an incarnation is new, unless its hello is one that has come before.
+
+        Args:
+            worker: that was welcomed.
+            number: of its hello.
+            incarnation: which it was given.
+        """
+        known = self._incarnations.get(number)
+        newest = max(self._incarnations.values(), default=0)
+        is_right = incarnation > newest if known is None else incarnation == known
+        if not is_right:
+            raise Wrong(f"worker {worker}, hello {number}: was given incarnation {incarnation}, "
+                        f"after {newest}; this hello had {known}")  # fmt: skip
+        self._incarnations[number] = incarnation
 
     def note_leased(self, incarnation: int, answer: dict[str, Any]) -> None:
         """Checks that no sample is leased to a worker that another has, or that is done."""

@@ -231,8 +231,8 @@ class SimulatedServer:
         """Answers a message of the control socket."""
         route, frames = arrived
         _, header, payload = self.run.answer(route, frames[0], frames[1:])
-        if b"lease" in frames[0]:
-            self._note_leased(header, frames[0])
+        if b"lease" in frames[0] or b"hello" in frames[0]:
+            self._note_granted(header, frames[0])
         self.forward(route, [header] if payload is None else [header, payload])
         self._advance()
 
@@ -259,10 +259,13 @@ class SimulatedServer:
         chunks = [watch.digest() for watch in (self.watch, *(s.watch for s in self.shards))]
         return members, repr(run.coordinator.position()), run.rule, counts, chunks
 
-    def _note_leased(self, header: bytes, request: bytes) -> None:
-        answer = msgpack.unpackb(header)
+    def _note_granted(self, header: bytes, request: bytes) -> None:
+        """Notes an incarnation that was given, or samples that were leased."""
+        answer, asked = msgpack.unpackb(header), msgpack.unpackb(request)
         if answer["t"] == "leased":
-            self.book.note_leased(msgpack.unpackb(request)["incarnation"], answer)
+            self.book.note_leased(asked["incarnation"], answer)
+        elif answer["t"] == "welcome":
+            self.book.note_welcome(asked["worker"], asked["number"], answer["incarnation"])
 
     def take_data(self, arrived: Arrived) -> None:
         """Takes a message of shard 0's data socket."""
