@@ -60,6 +60,7 @@ class Book:
         self.pushed: Final[dict[tuple[int, int, int], Pushed]] = {}
         self.final: Slab | None = None  # the parameters that the last worker was answered
         self.incarnations: Final[set[int]] = set()
+        self._reports: Final[set[tuple[int, int]]] = set()  # incarnation and number of each
         self._leases: Final[dict[int, Lease]] = {}  # of the live workers
         self._done: Final[dict[int, bytearray]] = {}  # by epoch: 1 where a sample's lease is over
         self._memories: Final[dict[int, Memory]] = {}
@@ -140,6 +141,12 @@ class Book:
         if is_new and incarnation in self.incarnations:
             raise Wrong(f"worker {worker}: incarnation {incarnation} was given before")
         self.incarnations.add(incarnation)
+
+    def note_report(self, worker: int, incarnation: int, number: int) -> None:
+        """Checks that a report is counted once, however often it has come."""
+        if (incarnation, number) in self._reports:
+            raise Wrong(f"worker {worker}: report {number} was counted twice")
+        self._reports.add((incarnation, number))
 
     def note_leased(self, incarnation: int, answer: dict[str, Any]) -> None:
         """Checks that no sample is leased to a worker that another has, or that is done."""
