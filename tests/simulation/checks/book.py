@@ -60,6 +60,7 @@ class Book:
         self.pushed: Final[dict[tuple[int, int, int], Pushed]] = {}
         self.final: Slab | None = None  # the parameters that the last worker was answered
         self._incarnations: Final[dict[int, int]] = {}  # by the number of each hello
+        self._reports: Final[set[tuple[int, int]]] = set()  # incarnation and number of each
         self._leases: Final[dict[int, Lease]] = {}  # of the live workers
         self._done: Final[dict[int, bytearray]] = {}  # by epoch: 1 where a sample's lease is over
         self._memories: Final[dict[int, Memory]] = {}
@@ -150,6 +151,12 @@ class Book:
             raise Wrong(f"worker {worker}, hello {number}: was given incarnation {incarnation}, "
                         f"after {newest}; this hello had {known}")  # fmt: skip
         self._incarnations[number] = incarnation
+
+    def note_report(self, worker: int, incarnation: int, number: int) -> None:
+        """Checks that a report is counted once, however often it has come."""
+        if (incarnation, number) in self._reports:
+            raise Wrong(f"worker {worker}: report {number} was counted twice")
+        self._reports.add((incarnation, number))
 
     def note_leased(self, incarnation: int, answer: dict[str, Any]) -> None:
         """Checks that no sample is leased to a worker that another has, or that is done."""

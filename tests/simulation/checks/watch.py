@@ -272,7 +272,16 @@ class Watch:
 
     def _stop(self, _: str) -> None:
         self._stopping = True
-        for naive in self.chunks.values():
+        answers = [_decoded(header) for _, header, _ in self._sent]
+        told = {
+            (answer["chunk"], answer["worker"], answer["step"]) for answer in answers
+            if answer["t"] == "error" and answer["code"] == "stopping"
+        }  # fmt: skip
+        for index, naive in self.chunks.items():
+            for request in naive.requests:
+                if request.awaits and (index, request.worker, request.step) not in told:
+                    raise Wrong(f"chunk {index}: worker {request.worker} is not told that the run "
+                                f"is stopping, though it waits at step {request.step}")  # fmt: skip
             naive.stop()
         self._settle([])
 

@@ -21,7 +21,7 @@ from leash.ps.runs.rundir import RunDir
 from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.server.run_engine import RunEngine
 from leash.ps.shard.linked_shard import COUNTS_S, LinkedShard, unpacked_settings
-from leash.ps.wire.messages import Message
+from leash.ps.wire.messages import Message, Report
 from leash.ps.wire.shard_link import LinkClosedError
 from leash.ps.wire.shard_messages import Begin, Done
 from simulation.checks.book import Book
@@ -178,10 +178,22 @@ class SimulatedServer:
             disk=self._disk, now=clock, uptime=clock, wall_time_us=self._wall_time_us,
         )  # fmt: skip
         self.watch.bind(self.run.data, self.run.members, self.run.metrics)
+        self._watch_reports()
         if self._options.resume is not None:
             self._check_resumed(self._snapshots[Path(self._options.resume)])
         self._disk.on_kept = self._note_written
         self._tick(None)
+
+    def _watch_reports(self) -> None:
+        """Has the book hear of each report that is counted."""
+        metrics = self.run.metrics
+        count = metrics.report
+
+        def watched(report: Report) -> None:
+            self.book.note_report(report.worker, report.incarnation, report.number)
+            count(report)
+
+        setattr(metrics, "report", watched)  # noqa: B010
 
     @property
     def held_up_s(self) -> float:
