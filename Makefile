@@ -3,7 +3,7 @@
 #   make demo       train on handwritten digits with four workers, one of them slow
 #   make test       the whole test suite
 #   make torture    what people do to a model, in every combination of settings, against torch;
-#                   runs that are resumed, 40 times
+#                   runs that are resumed, 40 times; SEEDS=100000 simulated clusters
 #   make check      linters, types, formatting, stubs
 #   make bench      a short version of every benchmark
 #   make sanitize   the core's tests under sanitizers: of addresses, undefined behaviour, threads
@@ -58,8 +58,10 @@ test: install
 	$(BIN)/pytest --numprocesses 3 --dist worksteal -m "not alone"
 	$(BIN)/pytest -m alone
 
-# `make test` has only so many that every two settings meet.
+# `make test` has only so many that every two settings meet, and a few thousand seeds.
+SEEDS ?= 100000
 torture: install
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(shell nproc)
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --torture tests/oracle \
 		tests/e2e/training/test_resume.py
 

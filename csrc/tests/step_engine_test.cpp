@@ -382,6 +382,68 @@ TEST_CASE("an attach that was lost is asked again with a new number, and may be 
   CHECK(worker.values(worker.parameters.get(), 3)[0] == 2.0f);
 }
 
+TEST_CASE(
+    "a shard that was attached over a lost connection is asked again while others are awaited") {
+  StepSettings settings;
+  settings.first_chunks = {0, 2};
+  StepWorker worker(settings);
+  worker.engine.attach();
+  CHECK(attaches_of(worker.send(0)) == std::vector<std::uint64_t>{1});
+  CHECK(attaches_of(worker.send(1)) == std::vector<std::uint64_t>{1});
+  CHECK(worker.engine.attached(0, 1));
+  worker.engine.connected(0);
+  CHECK(worker.engine.attached(1, 1));
+  worker.engine.keep_attached();
+  worker.begin_in_slab(1);
+  const std::vector<Message> sent = worker.send(0);
+  REQUIRE(sent.size() == 2);
+  CHECK(sent[0].attach == 2);
+  CHECK_FALSE(worker.engine.attached(0, 2));  // it answers no attach() any more
+  worker.answer_in_segment(1, 1, 2);
+  CHECK(worker.engine.is_idle(0));
+
+  StepWorker gives_up(settings);
+  gives_up.engine.attach();
+  gives_up.send(0);
+  gives_up.engine.attached(0, 1);
+  gives_up.engine.forget();
+  gives_up.engine.connected(0);
+  CHECK(gives_up.send(0).empty());
+}
+
+TEST_CASE(
+    "a shard's refusal counts as long as the memory is offered, and not once that is given up") {
+  StepWorker worker;
+  worker.engine.attach();
+  worker.send();
+  CHECK(worker.fail("bad_segment", 0, 0) == Received::kRefused);
+  worker.engine.forget();
+  CHECK(worker.fail("bad_segment", 0, 0) == Received::kTaken);
+  worker.attach();
+  CHECK(worker.fail("bad_segment", 1, 0) == Received::kRefused);
+}
+
+TEST_CASE(
+    "a second answer to an init answers no pull, and one to a pull no init: none has a number") {
+  StepWorker worker;
+  worker.engine.tell({"a", "b", "c", "d"}, 0);
+  worker.send();
+  CHECK(worker.answer(StepWorker::params(0, 1), bytes_of(Values(16))) == Received::kTaken);
+  for (std::uint32_t chunk = 0; chunk < 4; ++chunk) {
+    CHECK_FALSE(worker.engine.is_done());
+    worker.say_ok({.worker = 3, .step = 0, .chunk = chunk, .taken = true});
+  }
+  worker.engine.pull({"a", "b", "c", "d"}, worker.parameters.get());
+  worker.send();
+  CHECK(worker.say_ok({.worker = 3, .step = 0, .chunk = 1, .taken = false}) == Received::kTaken);
+  for (std::uint32_t chunk = 0; chunk < 4; ++chunk) {
+    CHECK_FALSE(worker.engine.is_done());
+    worker.answer(StepWorker::params(0, chunk), bytes_of(Values(16, 2.0f)));
+  }
+  CHECK(worker.engine.is_done());
+  CHECK(worker.values(worker.parameters.get(), 1)[7] == 2.0f);
+}
+
 TEST_CASE("memory outside the slabs is copied to the first slab, and answers back from there") {
   StepSettings settings;
   settings.window = 1;

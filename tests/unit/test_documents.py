@@ -16,6 +16,7 @@ import pytest
 from leash.ps import cli
 from leash.ps.errors import UsageError
 from leash.ps.options.parser import parser_for
+from simulation.command import parser as simulation_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS: Final = [
@@ -147,8 +148,9 @@ def refused(words: list[str]) -> str:
 
 @cache
 def known_options() -> frozenset[str]:
-    """The options of all commands."""
+    """The options of all commands, and of the simulated cluster."""
     parsers = [parser_for("leash", cli.options_of(command)) for command in cli.COMMANDS.values()]
+    parsers.append(simulation_parser())
     return frozenset(
         name for parser in parsers for name in re.findall(OPTION, parser.format_help())
     )

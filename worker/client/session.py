@@ -126,7 +126,8 @@ class Beats(Requester):
         self._beat_at_s = now_s + (self._beat_s if answer.initialized else START_BEAT_S)
 
     def _is_wanted(self) -> bool:
-        return not self._is_stopped
+        # Reports that wait go after the beat that is on its way.
+        return not self._is_stopped or bool(self._reports)
 
     @property
     def _due_s(self) -> float:

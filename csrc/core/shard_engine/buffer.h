@@ -74,4 +74,15 @@ class BufferBin {
   std::vector<Buffer*> idle_;
 };
 
+// Holds a reference to a buffer as long as a call needs it.
+struct Hold {
+  Hold(BufferBin& holder, Buffer* held) : bin(holder), buffer(held) {}
+  ~Hold() { bin.drop(buffer); }
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+
+  BufferBin& bin;
+  Buffer* buffer;
+};
+
 }  // namespace leash

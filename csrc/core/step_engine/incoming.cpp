@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::string_view kSuperseded = "superseded";
 constexpr std::string_view kMissingOptions = "missing_options";
+constexpr std::string_view kBadSegment = "bad_segment";
 constexpr std::string_view kNotFitting = "protocol";
 constexpr std::string_view kBadPayload = "bad_payload";
 
@@ -46,16 +47,15 @@ Received StepEngine::on_params(Lane& lane, const ParamsHeader& params, std::size
                                std::span<const std::byte> payload) {
   if (lane.is_attaching) return Received::kTaken;
   const Request* const request = lane.flight.awaiting(params.chunk, params.chunks, params.step, 0);
-  if (request == nullptr) return Received::kTaken;
+  // Neither a pull nor an init has a number: this is the second answer to an earlier pull.
+  if (request == nullptr || request->kind == RequestKind::kTell) return Received::kTaken;
   const bool pushed = request->kind == RequestKind::kPush;
-  if (request->kind != RequestKind::kTell) {
-    const Received stored = pushed && is_kept_ ? store_from_segment(params, payloads)
-                                               : store_from_message(params, payloads, payload);
-    if (stored != Received::kTaken) return stored;
-    const std::uint32_t above = params.chunk + 1;
-    std::fill(versions_.begin() + (above - static_cast<std::uint32_t>(params.chunks)),
-              versions_.begin() + above, params.version);
-  }
+  const Received stored = pushed && is_kept_ ? store_from_segment(params, payloads)
+                                             : store_from_message(params, payloads, payload);
+  if (stored != Received::kTaken) return stored;
+  const std::uint32_t above = params.chunk + 1;
+  std::fill(versions_.begin() + (above - static_cast<std::uint32_t>(params.chunks)),
+            versions_.begin() + above, params.version);
   if (pushed) {
     end_.version = std::max(end_.version, params.version);
     end_.lag = std::max(end_.lag, params.lag);
@@ -68,7 +68,8 @@ Received StepEngine::on_params(Lane& lane, const ParamsHeader& params, std::size
 Received StepEngine::on_ok(Lane& lane, const OkHeader& ok) {
   if (lane.is_attaching) return Received::kTaken;
   const Request* const request = lane.flight.awaiting(ok.chunk, 1, ok.step, ok.number);
-  if (request == nullptr) return Received::kTaken;
+  // Neither a pull nor an init has a number: this is the second answer to an earlier init.
+  if (request == nullptr || request->kind == RequestKind::kPull) return Received::kTaken;
   if (request->kind != RequestKind::kTell) return refuse(kNotFitting, "unexpected ok");
   lane.flight.settle(ok.chunk, 1);
   return Received::kTaken;
@@ -78,6 +79,8 @@ Received StepEngine::on_error(Lane& lane, const ErrorHeader& error) {
   // The push went over a new connection before the driver had heard of it, so before the `options`
   // that were lost with the old one. Both follow now, or have followed already.
   if (error.code == kMissingOptions) return Received::kLook;
+  // A shard's refusal of an `attach` that was given up when another shard refused it.
+  if (error.code == kBadSegment && !is_offered_) return Received::kTaken;
   if (error.code != kSuperseded) {
     return refuse(error.code, std::string(error.text), error.clock);
   }
@@ -162,7 +165,7 @@ void StepEngine::connected(std::size_t shard) {
   Lane& lane = lanes_.at(shard);
   lane.is_connected = true;
   // The server takes a segment's gradients only over the connection that attached it.
-  if (is_kept_ || lane.asks_to_attach) {
+  if (is_kept_ || is_offered_) {
     if (!lane.attach_is_due) ++lane.attaches;
     lane.attach_is_due = lane.is_attaching = true;
   }

@@ -151,6 +151,7 @@ void StepEngine::note_absence(std::uint32_t index, const IsAbsent& is_absent) {
 }
 
 void StepEngine::attach() {
+  is_offered_ = true;
   for (Lane& lane : lanes_) {
     ++lane.attaches;
     lane.attach_is_due = lane.is_attaching = lane.asks_to_attach = true;
@@ -195,9 +196,10 @@ StepEnd StepEngine::finish() {
 }
 
 void StepEngine::forget() {
+  is_offered_ = is_kept_;
   for (Lane& lane : lanes_) {
     lane.flight.clear();
-    if (lane.asks_to_attach) {
+    if (lane.asks_to_attach || !is_offered_) {
       lane.asks_to_attach = lane.attach_is_due = lane.is_attaching = false;
     }
     lane.options_are_due = false;

@@ -238,6 +238,9 @@ class StepEngine {
   const Kernels& kernels_;
   std::vector<Lane> lanes_;
   bool is_kept_ = false;
+  // attach() was called, and not given up since. A shard that has answered it already knows only
+  // the connection over which it was asked.
+  bool is_offered_ = false;
   std::vector<std::uint64_t> versions_;  // by chunk, of the parameters that came last
 
   Open open_ = Open::kNothing;

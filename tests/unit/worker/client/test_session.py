@@ -695,6 +695,20 @@ def test_who_is_stopped_asks_a_silent_server_no_more() -> None:
     assert beats_of(line).is_over
 
 
+def test_who_is_stopped_behind_a_beat_that_nobody_answers_still_sends_what_was_told() -> None:
+    line = beating()
+    assert line.next() == Beat(1, 7)
+    beats_of(line).tell(make_report())
+    beats_of(line).stop()
+    assert line.skip(2.0) is None
+    assert line.engine.renews
+    assert line.reconnect() == Beat(1, 7)
+    assert line.answer(BEATEN) == replace(make_report(), number=1)
+    assert line.answer(OK) is None
+    assert beats_of(line).is_over
+    assert line.engine.error is None
+
+
 # Bye.
 
 

@@ -1,0 +1,236 @@
+"""Keeps what the workers did and were answered, and says in the end whether all of it was right."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from leash.ps.policy import Rule
+from leash.ps.wire.layout import Chunk, Layout
+from leash.ps.wire.segment import SegmentMap
+from simulation.checks.oracle import Wrong
+from simulation.checks.toy import Gradients, Slab, first_values, toy_of, view
+from simulation.scenario import Scenario
+
+Place = tuple[int, int]  # an epoch, and a position in it
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A worker's memory, which a server may have mapped."""
+
+    bytes: npt.NDArray[np.uint8]
+    places: SegmentMap
+
+
+@dataclass(slots=True)
+class Pushed:
+    """One step of a worker."""
+
+    places: list[Place]  # the samples behind it
+    gradients: Gradients
+    is_taken: bool = False  # by chunk 0
+    is_left_out: bool = False  # of the mean that it was pushed for
+
+
+@dataclass(slots=True)
+class Lease:
+    """What a worker was leased last."""
+
+    incarnation: int
+    number: int
+    answer: dict[str, Any]
+    epoch: int
+    first: int
+    stop: int
+
+
+class Book:
+    """What happened in one run."""
+
+    def __init__(
+        self, scenario: Scenario, rule: Rule, layout: Layout, chunks: tuple[Chunk, ...]
+    ) -> None:
+        self.scenario: Final = scenario
+        self.scenario_rule: Final = rule
+        self.layout: Final = layout
+        self.chunks: Final = chunks
+        self.pushed: Final[dict[tuple[int, int, int], Pushed]] = {}
+        self.final: Slab | None = None  # the parameters that the last worker was answered
+        self.incarnations: Final[set[int]] = set()
+        self._leases: Final[dict[int, Lease]] = {}  # of the live workers
+        self._done: Final[dict[int, bytearray]] = {}  # by epoch: 1 where a sample's lease is over
+        self._memories: Final[dict[int, Memory]] = {}
+        self._answers: Final[dict[tuple[int, int, int], list[bytes | None]]] = {}
+        self._held: Final[dict[int, bytes]] = {}  # the parameters that each worker goes on with
+        self._places: Final = [(c.index, c.start, c.stop) for c in chunks]
+
+    # What happens.
+
+    def note_memory(self, worker: int, memory: Memory) -> None:
+        """Notes the memory of a worker's newest process."""
+        self._memories[worker] = memory
+
+    def memory_of(self, worker: int) -> Memory:
+        return self._memories[worker]
+
+    def note_step(
+        self, worker: int, incarnation: int, step: int, places: list[Place], parameters: Slab,
+        gradients: Gradients,
+    ) -> None:  # fmt: skip
+        """Notes what a worker is about to push, and checks the parameters that it begins with."""
+        if parameters.tobytes() != self._held.get(worker):
+            raise Wrong(f"worker {worker}, step {step}: it begins with other parameters than those "
+                        "that it was answered last")  # fmt: skip
+        self.pushed[worker, incarnation, step] = Pushed(places, gradients)
+
+    def gradients_of(self, worker: int, incarnation: int, step: int) -> Gradients:
+        """What a worker has pushed in a step."""
+        pushed = self.pushed.get((worker, incarnation, step))
+        if pushed is None:
+            raise Wrong(f"worker {worker}: step {step} was taken, which it never pushed")
+        return pushed.gradients
+
+    def note_taken(self, worker: int, incarnation: int, step: int) -> None:
+        """Notes that chunk 0 has this step."""
+        pushed = self.pushed[worker, incarnation, step]
+        if pushed.is_taken:
+            raise Wrong(f"worker {worker}: step {step} was taken twice")
+        pushed.is_taken = True
+
+    def note_left_out(self, worker: int, step: int) -> None:
+        """Notes that a worker has gone, whose gradient waited for a mean."""
+        newest = max(key for key in self.pushed if key[0] == worker and key[2] == step)
+        self.pushed[newest].is_left_out = True
+
+    def note_answer(self, worker: int, step: int, chunk: int, raw: bytes | None) -> None:
+        """Notes the parameters that a worker was answered; to a push that came again, once more.
+
+        None says that it has them.
+        """
+        key = worker, step, chunk
+        before = self._answers.get(key)
+        if before is None:
+            self._answers[key] = [raw]
+        else:
+            before.append(raw)
+
+    def note_end_of_step(self, worker: int, step: int, held: Slab, parameters: Slab) -> None:
+        """Checks the parameters that a worker goes on with, in place of those that it has held.
+
+        Step 0 is a pull.
+        """
+        raw = parameters.tobytes()
+        for index, start, stop in self._places:
+            came = raw[start:stop]
+            answers = self._answers.pop((worker, step, index), ())
+            has_kept = None in answers and came == held[start:stop].tobytes()
+            if came not in answers and not has_kept:
+                raise Wrong(f"worker {worker}, step {step}, chunk {index}: it goes on with "
+                            "other parameters than it was answered")  # fmt: skip
+        self.final = parameters
+        self._held[worker] = raw
+
+    # Control messages.
+
+    def note_welcome(self, worker: int, incarnation: int, *, is_new: bool) -> None:
+        """Checks the incarnation of a process that was welcomed."""
+        if is_new and incarnation in self.incarnations:
+            raise Wrong(f"worker {worker}: incarnation {incarnation} was given before")
+        self.incarnations.add(incarnation)
+
+    def note_leased(self, incarnation: int, answer: dict[str, Any]) -> None:
+        """Checks that no sample is leased to a worker that another has, or that is done."""
+        worker, number = answer["worker"], answer["number"]
+        before = self._leases.get(worker)
+        if before is not None and before.incarnation == incarnation:
+            if number == before.number and answer != before.answer:
+                raise Wrong(f"worker {worker}: lease {number} was {before.answer}, is {answer}")
+            if number > before.number and before.epoch:
+                count = before.stop - before.first
+                self._done_of(before.epoch)[before.first : before.stop] = b"\1" * count
+        epoch, first = answer["epoch"], answer["first"]
+        stop = first + answer["count"]
+        self._leases[worker] = Lease(incarnation, number, answer, epoch, first, stop)
+        if not epoch:
+            return
+        if any(self._done_of(epoch)[first:stop]):
+            raise Wrong(f"worker {worker} is leased what is done: {answer}")
+        for other, held in self._leases.items():
+            both = held.epoch == epoch and held.first < stop and first < held.stop
+            if other != worker and both:
+                raise Wrong(f"workers {worker} and {other} are leased the same: {answer}")
+
+    def _done_of(self, epoch: int) -> bytearray:
+        if epoch not in self._done:
+            self._done[epoch] = bytearray(self.scenario.samples)
+        return self._done[epoch]
+
+    def forget_leases(self) -> None:
+        """Begins anew with a server that was started again."""
+        self._leases.clear()
+        self._done.clear()
+
+    def note_left(self, worker: int) -> None:
+        """Notes that others may be leased what this worker had."""
+        self._leases.pop(worker, None)
+
+    # What it comes to.
+
+    def check_samples(self, *, exactly_once: bool) -> None:
+        """Checks that every sample was trained on.
+
+        Raises:
+            Wrong: one was not, or was twice though nothing went wrong.
+        """
+        used = Counter(
+            place for pushed in self.pushed.values() if pushed.is_taken and not pushed.is_left_out
+            for place in pushed.places
+        )  # fmt: skip
+        scenario = self.scenario
+        wanted = {(e, n) for e in range(1, scenario.epochs + 1) for n in range(scenario.samples)}
+        if missing := wanted - used.keys():
+            raise Wrong(f"{len(missing)} samples were never trained on: {sorted(missing)[:5]}")
+        if exactly_once and (twice := [place for place, count in used.items() if count > 1]):
+            raise Wrong(f"{len(twice)} samples were trained on twice: {sorted(twice)[:5]}")
+
+    def check_bsp(self) -> None:
+        """Checks the parameters against one process on the joint batch, bit by bit."""
+        reference = bsp_reference(self.scenario, self.chunks)
+        assert self.final is not None
+        for chunk in self.chunks:
+            came, expected = view(chunk, self.final), view(chunk, reference)
+            if came.tobytes() != expected.tobytes():
+                raise Wrong(f"bsp, chunk {chunk.index}: ended with\n  {came.tolist()}\nshould be\n"
+                            f"  {expected.tolist()}")  # fmt: skip
+
+
+def bsp_reference(scenario: Scenario, chunks: tuple[Chunk, ...]) -> Slab:
+    """Trains in one loop what all workers train together under bsp."""
+    nbytes = max(chunk.stop for chunk in chunks)
+    parameters = np.zeros(nbytes, np.uint8)
+    first_values(chunks, parameters)
+    models = [toy_of(scenario.layout, rank) for rank in range(1, scenario.workers + 1)]
+    total = sum(scenario.batches)
+    for step in range(1, scenario.steps + 1):
+        sums: list[Any] = [0.0 for _ in chunks]
+        for model, samples in zip(models, scenario.batches, strict=True):
+            is_absent = scenario.is_absent(model.rank, step)
+            gradients = model.gradients(parameters, step, is_absent=is_absent)
+            for chunk in chunks:
+                values = gradients.values[chunk.index]
+                if values is None:
+                    continue
+                if chunk.kind == "buffer":
+                    sums[chunk.index] = values
+                else:
+                    sums[chunk.index] = sums[chunk.index] + samples * values
+        for chunk in chunks:
+            values = view(chunk, parameters)
+            if chunk.kind == "buffer":
+                values[:] = sums[chunk.index]
+            else:
+                values -= sums[chunk.index] / total
+    return parameters

@@ -1,0 +1,431 @@
+"""Puts a simulated run together, lets it go to its end, and says whether all was right."""
+
+import logging
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from leash.ps.policy import message_fields, rule_from_message
+from leash.ps.wire.frames import encode
+from leash.ps.wire.messages import PushPull, Save, Set
+from simulation.checks.book import Book
+from simulation.checks.oracle import Wrong
+from simulation.checks.toy import LAYOUTS
+from simulation.expected import ENDINGS, explained, unexpected, waits_for_others
+from simulation.faults import Fault, draw_faults
+from simulation.machines.disk import MemoryDisk
+from simulation.machines.network import DELAYS, Frames, Wire
+from simulation.machines.server import SimulatedServer
+from simulation.machines.strangers import strange_message
+from simulation.machines.worker import CONTROL, SimulatedWorker
+from simulation.machines.world import Process, World
+from simulation.scenario import Scenario, draw, stream
+from simulation.trace import Trace
+
+LATE_S: Final = 10.0  # so long after the last fault nobody who is missing will come any more
+LIMIT_S: Final = 150.0  # of virtual time in which a run ends once nothing goes wrong any more
+LINGER_S: Final = 0.2  # the last answers have so long to leave
+SLACK_S: Final = 1.0  # eviction may take so much longer than the time that is set for it
+CONSOLE: Final = b"console"  # the route of whoever sets the policy
+POLICIES: Final = ("bsp", "ssp", "asp", "dssp", "backup", "drop", "ssp")
+
+
+class Failures(logging.Handler):
+    """Keeps what a server logs when it fails at a message."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.told: Final[list[str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        failure = record.exc_info[1] if record.exc_info else None
+        trace = traceback.format_exception(failure) if failure is not None else []
+        self.told.append("".join([f"{record.getMessage()}\n", *trace]))
+
+
+FAILURES: Final = Failures()
+logging.getLogger("leash").addHandler(FAILURES)
+
+
+@dataclass
+class Outcome:
+    """What one run came to."""
+
+    scenario: Scenario
+    faults: list[Fault]
+    violation: str = ""
+    ended: str = ""  # the server's word for the end of the run; empty if it was killed
+    explained: tuple[str, ...] = ()  # the endings of today that it took
+    now_s: float = 0.0
+
+
+class Cluster:
+    """A server, workers, and the network between them."""
+
+    def __init__(
+        self, scenario: Scenario, faults: list[Fault], *, expected: Iterable[str] = ENDINGS,
+        trace: Trace | None = None,
+    ) -> None:  # fmt: skip
+        """Args:
+        scenario: what runs.
+        faults: what goes wrong.
+        expected: names of the endings that are no violation.
+        trace: takes a line for each event.
+        """
+        self.scenario: Final = scenario
+        self.world: Final = World()
+        self.trace: Final = trace
+        self.faults: Final = faults
+        self.happened: Final[set[str]] = set()  # the kinds of fault that did
+        self.told_to_stop = False
+        self.failure: Exception | None = None  # what a process of the server raised
+        self._expected: Final = frozenset(expected)
+        layout = LAYOUTS[scenario.layout]
+        options = scenario.options()
+        self.book: Final = Book(scenario, options.rule, layout, layout.cut(options.chunk_nbytes))
+        self._routes: Final[dict[bytes, Wire]] = {}
+        self._wires: Final[dict[int, list[Wire]]] = {}  # of each worker
+        self._count = 0
+        rng = stream(scenario.seed, "delay")
+        self._delays: Final = [
+            scenario.delay_s * (0.5 + rng.expovariate(2.0)) for _ in range(DELAYS)
+        ]
+        self._blocks: Final[dict[int, list[int]]] = {}  # of each worker: partitions up and down
+        process = Process(self.world, "server", began_s=1000.0)
+        self.disk: Final = MemoryDisk(process.busy)
+        self.server: Final = SimulatedServer(
+            process, options, self.book, self.disk, self._forward,
+            lambda text: self.say("server", text), self._on_server_end,
+        )  # fmt: skip
+        numbers = stream(scenario.seed, "numbers")
+        self.workers: Final = [
+            SimulatedWorker(
+                rank, Process(self.world, f"worker {rank}", rate=scenario.drift[rank - 1],
+                              began_s=50.0 * rank),
+                layout, scenario, self.book, self._connect,
+                lambda: numbers.randrange(1, 1 << 62),
+                lambda text, rank=rank: self.say(f"worker {rank}", text),  # type: ignore[misc]
+                self._look_for_end,
+            )
+            for rank in range(1, scenario.workers + 1)
+        ]  # fmt: skip
+
+    def run(self) -> Outcome:
+        """Lets the run go to its end."""
+        outcome = Outcome(self.scenario, self.faults)
+        FAILURES.told.clear()
+        try:
+            self.server.start()
+            late = {fault.who for fault in self.faults if fault.kind == "late"}
+            for worker in self.workers:
+                if worker.rank not in late:
+                    worker.start()
+            last_s = self.scenario.span_s
+            for fault in self.faults:
+                self.world.at(fault.at_s, self._happen, fault)
+                last_s = max(last_s, fault.at_s + sum(map(abs, fault.numbers)))
+            self.world.at(last_s + LATE_S, self._end_if_nobody_comes)
+            self.world.run(last_s + LIMIT_S)
+            outcome.explained = self._check_end()
+        except Wrong as wrong:
+            outcome.violation = str(wrong)
+        except Exception as error:
+            self.failure = error
+            outcome.explained = explained(self, self._expected)
+            where = "".join(traceback.format_exception(error))
+            if not outcome.explained:
+                outcome.violation = f"an engine raised {error!r}\n{where}"
+        outcome.ended = self.server.ended
+        outcome.now_s = self.world.now_s
+        return outcome
+
+    def say(self, who: str, text: str) -> None:
+        """Adds a line to the trace."""
+        if self.trace is not None:
+            self.trace.tell(self.world.now_s, who, text)
+
+    # The network.
+
+    def _connect(
+        self, client: Process, rank: int, port: int, take: Callable[[Frames], None],
+        hear: Callable[[str], None],
+    ) -> Wire:  # fmt: skip
+        """Connects a worker with one of the server's sockets."""
+        self._count += 1
+        take_up: Callable[[tuple[bytes, Frames]], None]
+        if port == CONTROL:
+            process, take_up = self.server.process, self.server.take_control
+        elif port == 0:
+            process, take_up = self.server.process, self.server.take_data
+        else:
+            shard = self.server.shards[port - 1]
+            process, take_up = shard.process, shard.take
+        name = "control" if port == CONTROL else f"shard {port}"
+        wire = Wire(
+            self.world, client, process, name, self._delays, take_up, take, hear, self._count,
+            self._routes, self.trace,
+        )  # fmt: skip
+        up, down = self._blocks.get(rank, (0, 0))
+        wire.block(up=up, down=down)
+        wire.is_control = port == CONTROL
+        wire.connect()
+        wires = self._wires.setdefault(rank, [])
+        wires[:] = [known for known in wires if not known.is_closed]
+        wires.append(wire)
+        return wire
+
+    def _forward(self, route: bytes, frames: Frames) -> None:
+        wire = self._routes.get(route)
+        if wire is not None:
+            wire.send_down(route, frames)
+
+    def _on_server_end(self) -> None:
+        self.world.after(LINGER_S, self._lose_wires, self.server.process)
+        for shard in self.server.shards:
+            self.world.after(LINGER_S, self._lose_wires, shard.process)
+        self._look_for_end()
+
+    def _look_for_end(self) -> None:
+        if self.server.status is not None and all(worker.has_ended for worker in self.workers):
+            self.world.is_over = True
+
+    def _end_if_nobody_comes(self, _: None) -> None:
+        """Spares the wait for a run that waits for a worker which nobody will start again."""
+        self.world.is_over = self.world.is_over or waits_for_others(self)
+
+    # What goes wrong.
+
+    def _happen(self, fault: Fault) -> None:
+        if self.server.status is not None:
+            return
+        self.say("fault", str(fault))
+        self.happened.add(fault.kind)
+        method = fault.kind.replace(" ", "_")
+        getattr(self, f"_do_{method}")(fault.who, *fault.numbers)
+
+    def _do_cut(
+        self, rank: int, which: float, spared_up: float, spared_down: float, back_s: float,
+        late_s: float,
+    ) -> None:  # fmt: skip
+        wires = [wire for wire in self._wires.get(rank, []) if wire.is_up]
+        if wires:
+            wire = wires[int(which * len(wires))]
+            wire.hears_late_s = late_s
+            if wire.is_control:  # its driver has read what came before it hears of the loss
+                spared_down = 0
+            wire.lose(int(spared_up), int(spared_down), back_s)
+
+    def _do_partition(self, rank: int, up: float, down: float, seconds: float) -> None:
+        self._block(rank, int(up), int(down))
+        self.world.after(seconds, lambda _: self._block(rank, -int(up), -int(down)))
+
+    def _block(self, rank: int, up: int, down: int) -> None:
+        blocks = self._blocks.setdefault(rank, [0, 0])
+        blocks[0] += up
+        blocks[1] += down
+        for wire in tuple(self._wires.get(rank, ())):  # what arrives now may make others
+            wire.block(up=up, down=down)
+
+    def _do_slow(self, rank: int, slow_s: float, seconds: float) -> None:
+        for wire in self._wires.get(rank, []):
+            wire.slow_s += slow_s
+            self.world.after(seconds, lambda _, wire=wire: setattr(wire, "slow_s", 0.0))
+
+    def _do_kill(self, rank: int, back_s: float, spared: float) -> None:
+        worker = self.workers[rank - 1]
+        if not worker.process.is_alive or worker.has_ended:
+            return
+        member = self.server.run.members.workers.get(rank)
+        worker.kill(int(spared))
+        if member is not None:
+            self._await_eviction(rank, member.incarnation)
+        if back_s >= 0:
+            self.world.after(back_s, self._restart, worker)
+
+    def _restart(self, worker: SimulatedWorker) -> None:
+        if not worker.process.is_alive:
+            self.say(worker.process.name, "is started again")
+            worker.process.restart()
+            worker.start()
+
+    def _await_eviction(self, rank: int, incarnation: int) -> None:
+        """Looks, once the time for it has passed, whether a dead worker was evicted."""
+        server, began_s = self.server, self.world.now_s
+        held_up_s = server.held_up_s
+
+        def look(_: None) -> None:
+            if server.status is not None or not server.process.is_alive:
+                return
+            # What comes from the dead in a pause is heard after it, and the pause is excused too.
+            more_s = 2 * (server.held_up_s - held_up_s)
+            due_s = began_s + self.scenario.evict_s + SLACK_S + more_s + self._slowest_s
+            if self.world.now_s < due_s - 1e-6:
+                self.world.at(due_s, look)
+                return
+            member = server.run.members.workers.get(rank)
+            if member is not None and (member.incarnation, member.state) == (incarnation, "live"):
+                raise Wrong(f"worker {rank} has been dead for {due_s - began_s:.1f} s, and others "
+                            "still wait for it")  # fmt: skip
+
+        self.world.after(self.scenario.evict_s + SLACK_S, look)
+
+    @property
+    def _slowest_s(self) -> float:
+        """How long a message of a dead process may still be on its way."""
+        return max(self._delays) + sum(
+            abs(number) for fault in self.faults if fault.kind in ("slow", "partition")
+            for number in fault.numbers
+        )  # fmt: skip
+
+    def _do_pause(self, rank: int, seconds: float) -> None:
+        self._pause(self.workers[rank - 1].process, seconds)
+
+    def _do_pause_server(self, _: int, seconds: float) -> None:
+        self._pause(self.server.process, seconds)
+
+    def _do_pause_shard(self, index: int, seconds: float) -> None:
+        if index <= len(self.server.shards):
+            self._pause(self.server.shards[index - 1].process, seconds)
+
+    def _pause(self, process: Process, seconds: float) -> None:
+        process.pause(seconds)
+
+    def _do_go(self, rank: int, back_s: float) -> None:
+        worker = self.workers[rank - 1]
+        worker.is_told_to_go = True
+        if back_s >= 0:
+            worker.comes_back_s = back_s
+
+    def _do_late(self, rank: int, seconds: float) -> None:
+        worker = self.workers[rank - 1]
+        if worker.has_never_begun:
+            self.world.after(seconds, self._begin, worker)
+
+    def _begin(self, worker: SimulatedWorker) -> None:
+        if worker.has_never_begun:
+            worker.start()
+
+    def _do_set(self, _: int, place: float, limit: float, more: float) -> None:
+        policy, limit = POLICIES[int(place)], int(limit)
+        unit = "versions" if int(place) == 6 and self.scenario.layout == 0 else "clocks"
+        message = Set(
+            policy,
+            limit if policy in ("ssp", "dssp", "drop") else 0,
+            limit + int(more) if policy == "dssp" else 0,
+            1 if policy == "backup" else 0,
+            unit if policy == "ssp" else "clocks",
+        )
+        self._console(message)
+
+    def _do_save(self, _: int) -> None:
+        self._console(Save(1 + self._count))
+
+    def _console(self, message: Any) -> None:
+        process = self.server.process
+        process.take(self.server.take_control, (CONSOLE, [encode(message)]))
+
+    def _do_strange(self, rank: int, choice: float, number: float, which: float) -> None:
+        watches = [self.server.watch, *(shard.watch for shard in self.server.shards)]
+        watch = watches[int(which * len(watches))]
+        member = self.server.run.members.workers.get(rank)
+        worker = self.workers[rank - 1]
+        process = watch.process
+        if not watch.chunks or member is None or worker.has_ended or not process.is_alive:
+            return
+        if not worker.process.is_alive or process.is_held_up:
+            return
+        chunk = max(watch.chunks.values(), key=lambda naive: naive.chunk.index).chunk
+        clock = watch.chunks[chunk.index].clocks.get(rank, 0)
+        honest = PushPull(rank, member.incarnation, clock + 1, chunk.index, chunk.dtype, 1)
+        watch.receive_strange(b"stranger", strange_message(honest, chunk.nbytes, choice, number))
+
+    def _do_kill_shard(self, index: int, _: float) -> None:
+        if index <= len(self.server.shards):
+            shard = self.server.shards[index - 1]
+            shard.process.kill()
+            self._lose_wires(shard.process)
+            self.server.process.take(self.server.attend, None)
+
+    def _do_kill_server(self, _: int, back_s: float) -> None:
+        self.server.kill()
+        for process in (self.server.process, *(s.process for s in self.server.shards)):
+            self._lose_wires(process)
+        if back_s >= 0:
+            self.world.after(back_s, self._restart_server)
+        else:
+            self.server.status = -9
+
+    def _restart_server(self, _: None) -> None:
+        self.say("server", "is started again")
+        old = {shard.process.name: shard.process for shard in self.server.shards}
+        self.server.restart()
+        del old
+
+    def _lose_wires(self, process: Process) -> None:
+        for wires in self._wires.values():
+            for wire in wires:
+                if wire.server is process:
+                    wire.lose()
+
+    def _do_stop_server(self, _: int) -> None:
+        self.told_to_stop = True
+        self.server.run.stop_soon(15)
+
+    def _do_disk_slow(self, _: int, place: float, seconds: float, slow_s: float) -> None:
+        self.disk.slow_s = slow_s
+        self.world.after(seconds, lambda _: setattr(self.disk, "slow_s", 0.0))
+
+    def _do_disk_full(self, _: int, place: float, seconds: float, __: float) -> None:
+        self._spoil("full", place, seconds)
+
+    def _do_disk_lost(self, _: int, place: float, seconds: float, __: float) -> None:
+        self._spoil("lost", place, seconds)
+
+    def _do_disk_torn(self, _: int, place: float, seconds: float, __: float) -> None:
+        self._spoil("torn", place, seconds)
+
+    def _do_disk_flipped(self, _: int, place: float, seconds: float, __: float) -> None:
+        self._spoil("flipped", place, seconds)
+
+    def _spoil(self, fault: str, place: float, seconds: float) -> None:
+        self.disk.fault, self.disk.place = fault, place
+        self.world.after(seconds, lambda _: setattr(self.disk, "fault", ""))
+
+    # The end.
+
+    def _check_end(self) -> tuple[str, ...]:
+        server = self.server
+        if FAILURES.told and "disk full" not in self.happened:
+            raise Wrong(FAILURES.told[0])
+        found = unexpected(self, self._expected)
+        if server.ended and not any(kind.startswith("disk") for kind in self.happened):
+            server.check_final()
+        if not self.faults and not found:
+            self.book.check_samples(exactly_once=True)
+            if self.scenario.is_exact:
+                self.book.check_bsp()
+        elif server.ended == "done" and "kill server" not in self.happened:
+            self.book.check_samples(exactly_once=False)
+        return found
+
+
+def simulate(
+    seed: int, *, faults: list[Fault] | None = None, trace: Trace | None = None,
+    expected: Iterable[str] = ENDINGS, **fixed: Any,
+) -> Outcome:  # fmt: skip
+    """Simulates the run of a seed.
+
+    Args:
+        seed: of everything.
+        faults: what goes wrong, instead of what the seed says.
+        trace: takes a line for each event.
+        expected: names of the endings that are no violation.
+        fixed: parts of the scenario that are not drawn; see `scenario.draw`.
+    """
+    scenario = draw(seed, **fixed)
+    happens = draw_faults(scenario) if faults is None else faults
+    return Cluster(scenario, happens, expected=expected, trace=trace).run()
+
+
+__all__ = ["Cluster", "Outcome", "message_fields", "rule_from_message", "simulate"]

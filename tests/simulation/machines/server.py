@@ -1,0 +1,299 @@
+"""The server of a simulated run: the engines of the real one, carried by events instead of sockets.
+
+::
+
+    control wires ──▸ RunEngine.answer
+    data wires of shard 0 ──▸ Watch ──▸ RunEngine.data
+    data wires of shard k ──▸ Watch ──▸ LinkedShard.data ◂── ShardLink ──▸ RunEngine
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+from safetensors.numpy import load
+
+from leash.ps.options.server import ServerOptions
+from leash.ps.runs.rundir import RunDir
+from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
+from leash.ps.server.run_engine import RunEngine
+from leash.ps.shard.linked_shard import COUNTS_S, LinkedShard, unpacked_settings
+from leash.ps.wire.messages import Message
+from leash.ps.wire.shard_link import LinkClosedError
+from leash.ps.wire.shard_messages import Begin, Done
+from simulation.checks.book import Book
+from simulation.checks.oracle import NaiveChunk, Wrong
+from simulation.checks.watch import Watch
+from simulation.machines.disk import MemoryDisk
+from simulation.machines.network import Frames
+from simulation.machines.world import Process
+
+PORT: Final = 5000  # of the control socket; those of the shards follow
+FIRST_INCARNATION: Final = 1_000_000
+RUN_DIR: Final = Path("/run")
+BATCH: Final = 16  # messages of a data socket after which the engine has its turn
+
+Arrived = tuple[bytes, Frames]  # a route, and what came from there
+Forward = Callable[[bytes, Frames], None]
+
+
+class ShardProcess:
+    """A further shard, and the link to it. Implements leash.ps.server.remote_shards.ShardLink."""
+
+    def __init__(self, index: int, server: "SimulatedServer", process: Process) -> None:
+        self.process: Final = process
+        self.watch: Final = Watch(index, server.book, server.forward, process)
+        self.shard: LinkedShard | None = None
+        self.held: Final[deque[Arrived]] = deque()
+        self.pid: Final = 70_000 + index
+        self._server: Final = server
+        self._since_tell = 0
+        self._is_initialized = False  # the server is told of that at once
+        self._told: Final[deque[tuple[Message, Any]]] = deque()  # what the server has not read yet
+
+    # What the coordinator's side does.
+
+    def send(self, message: Message, payload: Any = None) -> None:
+        self._require_alive()
+        if isinstance(message, Begin):
+            self._begin(message, unpacked_settings(payload))
+            return
+        assert self.shard is not None
+        copied = bytearray(payload) if payload is not None else None
+        answer = self.shard.answer(message, copied)
+        self._told.extend(self.shard.take_notices())
+        if answer is not None:
+            self._told.append(answer)
+        self._after()
+
+    def receive(self, wait_s: float) -> tuple[Message, bytearray | None] | None:
+        if self._told:
+            message, payload = self._told.popleft()
+            return message, bytearray(payload) if payload is not None else None
+        self._require_alive()
+        if wait_s:
+            self._server.process.busy(wait_s)
+        return None
+
+    def ending(self) -> str:
+        return "killed by SIGKILL"
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def let_go(self) -> None:
+        self.process.kill()
+
+    def reap(self) -> None:
+        """Does nothing: a simulated process leaves nothing."""
+
+    # What its own loop does.
+
+    def take(self, arrived: Arrived) -> None:
+        """Takes a message of a worker."""
+        shard = self.shard
+        assert shard is not None
+        if shard.is_held:
+            self.held.append(arrived)
+            return
+        self.watch.receive(*arrived)
+        self._since_tell += 1
+        if self._since_tell >= BATCH or not self._is_initialized:
+            self._is_initialized = shard.data.initialized
+            self._tell()
+
+    def _begin(self, begin: Begin, options: ServerOptions) -> None:
+        self.shard = LinkedShard(begin.shard, options, self.watch.send, self.process.clock)
+        self.watch.bind(self.shard.data, self.shard.members, self.shard.metrics)
+        self._told.append((Done(begin.port), None))
+        self.process.after(COUNTS_S, self._tick)
+
+    def _tick(self, _: None) -> None:
+        self._tell()
+        self.process.after(COUNTS_S, self._tick)
+
+    def _tell(self) -> None:
+        assert self.shard is not None
+        self._since_tell = 0
+        self.shard.advance()
+        before = len(self._told)
+        self._told.extend(self.shard.take_notices())
+        if len(self._told) > before:
+            self._server.process.take(self._server.attend, None)
+
+    def _after(self) -> None:
+        """Takes the messages that waited, once nothing holds the shard any more."""
+        assert self.shard is not None
+        while self.held and not self.shard.is_held:
+            self.watch.receive(*self.held.popleft())
+
+    def _require_alive(self) -> None:
+        if not self.process.is_alive:
+            raise LinkClosedError("it has ended")
+
+
+class SimulatedServer:
+    """All processes of a server, over its restarts."""
+
+    def __init__(
+        self, process: Process, options: ServerOptions, book: Book, disk: MemoryDisk,
+        forward: Forward, say: Callable[[str], None], on_end: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """Args:
+        process: its first one.
+        options: what it is started with.
+        book: what is known of the workers.
+        disk: of its host.
+        forward: brings an answer to the network.
+        say: takes the lines that it shows.
+        on_end: called when it has ended by itself.
+        """
+        self.process: Final = process
+        self.book: Final = book
+        self.forward: Final = forward
+        self.ended: str = ""
+        self.status: int | None = None
+        self._options = options
+        self._disk: Final = disk
+        self._say: Final = say
+        self._on_end: Final = on_end
+        self._since_advance = 0
+        self._snapshots: Final[dict[Path, dict[int, NaiveChunk]]] = {}
+
+    def start(self) -> None:
+        """Begins, or goes on from its newest checkpoint."""
+        self.ended, self.status = "", None
+        self.shards: list[ShardProcess] = []
+        self.held: deque[Arrived] = deque()
+        self.watch = Watch(0, self.book, self.forward, self.process)
+        clock = self.process.clock
+        self._disk.remove(RUN_DIR / "summary.json")
+        run_dir = RunDir(RUN_DIR, self._disk)
+        remote = RemoteShards(self._options, PORT + 2, self._start_shard)
+        self.run = RunEngine(
+            self._options, run_dir, remote, PORT + 1, self.watch.send, say=self._say,
+            disk=self._disk, now=clock, uptime=clock, wall_time_us=self._wall_time_us,
+        )  # fmt: skip
+        self.watch.bind(self.run.data, self.run.members, self.run.metrics)
+        if self._options.resume is not None:
+            self._check_resumed(self._snapshots[Path(self._options.resume)])
+        self._disk.on_kept = self._note_written
+        self._tick(None)
+
+    @property
+    def held_up_s(self) -> float:
+        """For how long its processes were paused or busy so far, all together."""
+        processes = [self.process, *(shard.process for shard in self.shards)]
+        return sum(process.held_up_s for process in processes)
+
+    @property
+    def chunks(self) -> dict[int, NaiveChunk]:
+        """What the oracle knows of all chunks."""
+        watches = [self.watch, *(shard.watch for shard in self.shards)]
+        return {index: naive for watch in watches for index, naive in watch.chunks.items()}
+
+    def _note_written(self, path: Path) -> None:
+        """Notes what the parameters are, where a checkpoint of them is written."""
+        if path.suffix == ".safetensors":
+            self._snapshots[path] = {n: naive.copied() for n, naive in self.chunks.items()}
+
+    def _check_resumed(self, snapshot: dict[int, NaiveChunk]) -> None:
+        for index, naive in self.chunks.items():
+            naive.check_values(snapshot[index].values)
+            if naive.version != snapshot[index].version:
+                raise Wrong(f"chunk {index}: resumed with version {naive.version}, not "
+                            f"{snapshot[index].version}")  # fmt: skip
+
+    def check_final(self) -> None:
+        """Checks the last checkpoint against the parameters. REQUIRES: the disk did no harm."""
+        path = RUN_DIR / "checkpoints" / "final.safetensors"
+        content = self._disk.files.get(path)
+        if content is None:
+            return
+        tensors = load(content)
+        for index, naive in self._snapshots[path].items():
+            naive.check_values(tensors[self.book.layout.slots[index].name])
+
+    def _start_shard(self, index: int, on_notice: Callable[[Notice], None]) -> RemoteShard:
+        process = Process(self.process.world, f"shard {index}")
+        self.shards.append(ShardProcess(index, self, process))
+        return RemoteShard(index, self.shards[-1], on_notice, self.process.clock)
+
+    def _wall_time_us(self) -> int:
+        return FIRST_INCARNATION * self.process.life + int(1e6 * self.process.world.now_s)
+
+    # Messages.
+
+    def take_control(self, arrived: Arrived) -> None:
+        """Answers a message of the control socket."""
+        route, frames = arrived
+        _, header, payload = self.run.answer(route, frames[0], frames[1:])
+        if b"lease" in frames[0]:
+            self._note_leased(header, frames[0])
+        self.forward(route, [header] if payload is None else [header, payload])
+        self._advance()
+
+    def _note_leased(self, header: bytes, request: bytes) -> None:
+        answer = msgpack.unpackb(header)
+        if answer["t"] == "leased":
+            self.book.note_leased(msgpack.unpackb(request)["incarnation"], answer)
+
+    def take_data(self, arrived: Arrived) -> None:
+        """Takes a message of shard 0's data socket."""
+        run = self.run
+        if run.is_held:
+            self.held.append(arrived)
+            return
+        self.watch.receive(*arrived)
+        self._since_advance += 1
+        if self._since_advance >= BATCH or run.wait_s < 0.1:
+            self._advance()
+
+    def attend(self, _: None) -> None:
+        """Takes what the other shards tell."""
+        self.run.attend_shards()
+        self._advance()
+
+    def _advance(self) -> None:
+        self._since_advance = 0
+        self.run.advance()
+        while self.held and not self.run.is_held:
+            self.watch.receive(*self.held.popleft())
+        for shard in self.shards:
+            if shard.held:
+                shard._after()
+        if self.run.is_over:
+            self._end()
+
+    def _tick(self, _: None) -> None:
+        self._advance()
+        if self.status is None:
+            self.process.after(self.run.wait_s, self._tick)
+
+    def _end(self) -> None:
+        self.run.finish()
+        self.run.write_results()
+        self.run.close()
+        self.ended, self.status = self.run._ended, self.run.status
+        self.process.kill()
+        for shard in self.shards:
+            shard.process.kill()
+        self._on_end()
+
+    def kill(self) -> None:
+        """Ends its first process at once; the others end when they see that."""
+        self.process.kill()
+        for shard in self.shards:
+            shard.process.kill()
+
+    def restart(self) -> None:
+        """Starts it again as people do today: from the newest checkpoint, if there is one."""
+        run_dir = RunDir(RUN_DIR, self._disk)
+        newest = run_dir.newest_checkpoint
+        self._options = replace(self._options, resume=str(newest) if newest else None)
+        self.book.forget_leases()
+        self.process.restart()
+        self.start()

@@ -1,0 +1,584 @@
+"""A worker of a simulated run: real session and step engine, carried by events; a toy trains.
+
+`SimulatedWorker._life` is what its process does, as a generator: it gives WAIT until something has
+come, or so many seconds in which it computes and looks at nothing.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from leash.ps.errors import (
+    EvictedError,
+    LeashError,
+    ProtocolError,
+    SegmentError,
+    ServerUnreachableError,
+    StoppingError,
+)
+from leash.ps.wire.frames import REPLIES, decode, encode, error_from
+from leash.ps.wire.layout import Layout
+from leash.ps.wire.messages import OVER, REST, RETURN, Attached, Error, Init, Leased, Pull, Report
+from leash.ps.wire.requester import NEVER_S, Requester
+from leash.ps.wire.segment import NONCE_NBYTES, SegmentMap, create_segment
+from leash.worker.client.encoding import Encoding
+from leash.worker.client.session import Session
+from leash.worker.client.step import attach_writer, make_engine, residual_for
+from simulation.checks.book import Book, Memory, Place
+from simulation.checks.toy import first_values, toy_of
+from simulation.machines.network import CONNECTED, Frames, Wire
+from simulation.machines.world import Process
+from simulation.scenario import Scenario
+
+WAIT: Final = -1.0
+AT_ONCE: Final = 4  # a worker that only waits has no more requests in flight
+RECONNECT_S: Final = 60.0  # a connection that is gone for so long is lost
+LOOK_S: Final = 0.2
+REST_S: Final = 0.05
+STOP_S: Final = 2.0
+TOPK_RATIO: Final = 0.25
+CONTROL: Final = -1  # the port of a wire: this one, or that of a shard
+
+Life = Generator[float, None, None]
+Connect = Callable[[Process, int, int, Callable[[Frames], None], Callable[[str], None]], Wire]
+
+
+class Carrier:
+    """Carries what a requester sends and gets, over one connection after the other."""
+
+    def __init__(self, worker: "SimulatedWorker", requester: Requester) -> None:
+        self.requester: Final = requester
+        self._worker: Final = worker
+        self._process: Final = worker.process
+        self._wakes_s = NEVER_S
+        self._is_closed = False
+        self._is_going_on = False
+        self._connect()
+
+    def go_on(self) -> None:
+        """Sends what is due, and comes back when something will be."""
+        if self._is_closed:
+            return
+        self._is_going_on = True
+        self.wire.look()  # as the production driver does before it sends
+        requester, now_s = self.requester, self._process.clock()
+        frames = requester.next(now_s)
+        if frames is not None and not self.wire.send_up(list(frames)):
+            requester.put_back()
+            requester.lost()
+        self._is_going_on = False
+        if requester.renews:
+            self.wire.close()
+            requester.lost()
+            self._connect()
+        wakes_s = max(requester.wake_s, now_s + 0.001)
+        if wakes_s < self._wakes_s:
+            self._wakes_s = wakes_s
+            self._process.at(wakes_s, self._wake, wakes_s)
+
+    def close(self) -> None:
+        self._is_closed = True
+        self.wire.close()
+
+    def _wake(self, wakes_s: float) -> None:
+        if wakes_s == self._wakes_s:
+            self._wakes_s = NEVER_S
+            self.go_on()
+            self._worker.go_on()
+
+    def _connect(self) -> None:
+        self.wire = self._worker.connect(CONTROL, self._take, self._hear)
+
+    def _take(self, frames: Frames) -> None:
+        if not self._is_closed:
+            self.requester.receive(frames, self._process.clock())
+            self.go_on()
+            self._worker.go_on()
+
+    def _hear(self, event: str) -> None:
+        if event == CONNECTED:
+            self.requester.connected()
+        else:
+            self.requester.lost()
+        if not self._is_going_on:
+            self.go_on()
+
+
+class SimulatedWorker:
+    """One rank, over all processes that it has."""
+
+    def __init__(
+        self, rank: int, process: Process, layout: Layout, scenario: Scenario, book: Book,
+        connect: Connect, draw: Callable[[], int], say: Callable[[str], None],
+        on_end: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """Args:
+        rank: its number.
+        process: its process, in one life after the other.
+        layout: of the model.
+        scenario: what is trained, and how fast.
+        book: is told what it pushes and is answered.
+        connect: connects it with a socket of the server.
+        draw: draws the number of a hello.
+        say: takes a line for the trace.
+        on_end: called when its process has ended by itself.
+        """
+        self.rank: Final = rank
+        self.process: Final = process
+        self.comes_back_s: float | None = None  # if it is told to go: so long after it has gone
+        self.has_never_begun = True
+        self.where = "has not begun"  # what it does, for people
+        self._connect: Final = connect
+        self._on_end: Final = on_end
+        self.failure: LeashError | None = None  # what ended its newest process
+        self.failed_where = ""  # what it did when it failed
+        self.is_told_to_go = False
+        self._layout: Final = layout
+        self._scenario: Final = scenario
+        self._book: Final = book
+        self._draw: Final = draw
+        self._say: Final = say
+        self._batch: Final = scenario.batches[rank - 1]
+        self._compute_s: Final = scenario.compute_s[rank - 1]
+        self._codec: Final = scenario.codec
+        self._share_begins: Final = sum(scenario.batches[: rank - 1]) * scenario.steps_of_epoch
+        self._memory: Memory | None = None
+        self._residual: Any = None
+        self._life: Life | None = None
+        self._waits = False
+
+    # Its process.
+
+    def start(self) -> None:
+        """A process begins."""
+        self.has_never_begun = False
+        self.failure = None
+        self.comes_back_s = None
+        self.is_told_to_go = False
+        self._session = Session(self.rank, f"worker {self.rank}", self._layout, self._draw)
+        self._carriers: list[Carrier] = []
+        self._wires: list[Wire] = []
+        self._engine: Any = None
+        self._life = self._live()
+        self._waits = True
+        self.go_on()
+
+    def kill(self, spared: int) -> None:
+        """Its process ends at once; of each connection so many messages still go."""
+        self.process.kill()
+        self._life = None
+        self.where = "was killed"
+        self._let_go_of_memory()
+        for wire in (*(c.wire for c in self._carriers), *self._wires):
+            wire.lose(spared, 0)
+            wire.close()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no process of this rank runs, nor will."""
+        return self._life is None
+
+    @property
+    def stays_away(self) -> bool:
+        """Whether it was killed, or told to go, and not started again."""
+        return self._life is None and (not self.process.is_alive or self.is_told_to_go)
+
+    def connect(
+        self, port: int, take: Callable[[Frames], None], hear: Callable[[str], None]
+    ) -> Wire:
+        """Connects with one of the server's sockets."""
+        return self._connect(self.process, self.rank, port, take, hear)
+
+    def go_on(self) -> None:
+        """Goes on if it waits for anything to happen."""
+        if self._waits:
+            self._resume()
+
+    def _resume(self, _: None = None) -> None:
+        if self._life is None:
+            return
+        self._waits = False
+        try:
+            pause_s = next(self._life)
+        except StopIteration:
+            self._life = None
+            if self.comes_back_s is not None:
+                self.process.after(self.comes_back_s, self._come_back)
+                self._life = iter(())  # type: ignore[assignment]
+            self._on_end()
+            return
+        if pause_s == WAIT:
+            self._waits = True
+        else:
+            self.process.after(pause_s, self._resume)
+
+    def _come_back(self, _: None) -> None:
+        self._say("is started again")
+        self.process.kill()
+        self.process.restart()
+        self.start()
+
+    def _live(self) -> Life:
+        reason = "failed"
+        try:
+            yield from self._train()
+            reason = "stopped" if self.is_told_to_go else "done"
+        except LeashError as error:
+            self.failure, self.failed_where = error, self.where
+            reason = "stopped" if isinstance(error, StoppingError) else "failed"
+        self.where = f"ends: {reason} {self.failure or ''}"
+        self._say(self.where)
+        yield from self._leave(reason)
+
+    def _leave(self, reason: str) -> Life:
+        yield from self._part()
+        if self._session.welcome is not None:
+            self._session.want_bye(reason)
+            yield from self._until(lambda: not self._session.is_wanting)
+        for carrier in self._carriers:
+            carrier.close()
+        self._let_go_of_memory()
+        self._residual = None
+
+    def _part(self) -> Life:
+        """Ends the connections of one incarnation."""
+        for wire in self._wires:
+            wire.close()
+        self._wires = []
+        self._engine = None
+        for carrier in self._carriers[1:]:
+            beats = self._session.beats
+            assert beats is not None
+            beats.stop()
+            carrier.go_on()
+            until_s = self.process.clock() + STOP_S
+            self.process.at(until_s, self._look)
+            while not beats.is_over and self.process.clock() < until_s:
+                yield WAIT
+            carrier.close()
+        del self._carriers[1:]
+
+    def _until(self, is_reached: Callable[[], bool]) -> Life:
+        for carrier in self._carriers:
+            carrier.go_on()
+        while not is_reached():
+            yield WAIT
+
+    def _look(self, _: None) -> None:
+        self.go_on()
+
+    # Joining.
+
+    def _join(self) -> Life:
+        session = self._session
+        if not self._carriers:
+            self._carriers.append(Carrier(self, session))
+        codecs = ("f32",) if self._codec == "f32" else (self._codec, "f32")
+        session.want_hello(codecs)
+        yield from self._until(lambda: not session.is_wanting)
+        if session.error is not None:
+            raise session.error
+        welcome = session.welcome
+        assert welcome is not None
+        assert session.beats is not None
+        self._beats = session.beats
+        self._carriers.append(Carrier(self, self._beats))
+        self._chunks = self._layout.cut(welcome.chunk_nbytes)
+        self._toy = toy_of(self._scenario.layout, self.rank)
+        self._allocate()
+        encoding = Encoding(welcome.codec, topk_ratio=TOPK_RATIO)
+        if self._residual is None or welcome.codec != self._codec:
+            self._residual = residual_for(encoding, self._layout.nbytes)
+        self._engine = make_engine(
+            self._layout, welcome, encoding, self._memory.bytes, self._memory.places,
+            self._residual,
+        )  # fmt: skip
+        self._step = welcome.first_step - 1
+        self._inbox: deque[tuple[int, Frames | str]] = deque()
+        self._is_pumping = False
+        self._lost_s: dict[int, float] = {}
+        for shard in range(len(welcome.data_ports)):
+            self._lost_s[shard] = self.process.clock()
+            self._wires.append(
+                self.connect(
+                    shard,
+                    lambda frames, shard=shard: self._on_data(shard, frames),  # type: ignore[misc]
+                    lambda event, shard=shard: self._on_data(shard, event),  # type: ignore[misc]
+                )
+            )  # fmt: skip
+
+        if self._scenario.transport == "shm":
+            yield from self._attach()
+
+    def _allocate(self) -> None:
+        """Makes the memory of this process, as one that a server may map."""
+        if self._memory is None:
+            nbytes = self._layout.nbytes
+            places = SegmentMap(nbytes, self._codec != "f32")
+            self._nonce = self._draw().to_bytes(NONCE_NBYTES, "little")
+            self._fd, segment = create_segment(places.nbytes, self._nonce)
+            memory = np.frombuffer(segment, np.uint8)
+            self._memory = Memory(memory, places)
+            self._slabs = [memory[places.slab(i) : places.slab(i) + nbytes] for i in range(2)]
+        self._book.note_memory(self.rank, self._memory)
+
+    def _let_go_of_memory(self) -> None:
+        """Closes what a dead process has open."""
+        if self._memory is not None:
+            os.close(self._fd)
+            self._memory = None
+
+    def _attach(self) -> Life:
+        """Has every shard map this worker's memory, or stays with TCP if one cannot."""
+        assert self._memory is not None
+        engine, nbytes = self._engine, self._memory.places.nbytes
+        fd = self._fd if self._scenario.can_attach else 0
+        self._nonces: list[str] = []
+        incarnation = self._session.incarnation
+        engine.attach(attach_writer(self.rank, incarnation, os.getpid(), fd, nbytes))
+        try:
+            yield from self._pump()
+        except SegmentError:
+            engine.forget()
+            return
+        if set(self._nonces) == {self._nonce.hex()}:
+            engine.keep_attached()
+        else:
+            engine.forget()
+
+    def _begin(self) -> Life:
+        """Waits for the others, then has the common values."""
+        beats = self._beats
+        yield from self._until(
+            lambda: (
+                beats.error is not None
+                or (
+                    (b := beats.beaten) is not None
+                    and b.started
+                    and (b.initialize or b.initialized)
+                )
+            )
+        )
+        self._check()
+        beaten = beats.beaten
+        assert beaten is not None
+        if beaten.initialize and not beaten.initialized:
+            first_values(self._chunks, self._slabs[0])
+            self._engine.tell(self._headers(Init), self._slabs[0])
+            yield from self._pump()
+        yield from self._pull()
+
+    def _pull(self) -> Life:
+        parameters = self._slabs[0]
+        self._engine.pull(self._headers(Pull), parameters)
+        yield from self._pump()
+        self._book.note_end_of_step(self.rank, 0, parameters, parameters)
+
+    def _headers(self, verb: type[Init] | type[Pull]) -> list[bytes]:
+        incarnation = self._session.incarnation
+        return [encode(verb(self.rank, incarnation, c.index, c.dtype)) for c in self._chunks]
+
+    def _check(self) -> None:
+        if self._beats.error is not None:
+            raise self._beats.error
+
+    # Carrying.
+
+    def _on_data(self, shard: int, what: Frames | str) -> None:
+        """Takes an answer, or news of a connection, once the worker's thread looks."""
+        if not self._is_pumping:
+            self._inbox.append((shard, what))
+            return
+        self._handle(shard, what)
+        if self._failed is not None or self._engine.is_done:
+            self.go_on()
+
+    def _handle(self, shard: int, what: Frames | str) -> None:
+        engine = self._engine
+        if isinstance(what, str):
+            if what == CONNECTED:
+                self._lost_s.pop(shard, None)
+                engine.connected(shard)
+            else:
+                self._lost_s[shard] = self.process.clock()
+                engine.lost(shard)
+        elif (notice := engine.receive(shard, what)) is not None:
+            self._on_notice(shard, notice, what)
+        self._send_due(shard)
+
+    def _on_notice(self, shard: int, notice: Any, frames: Frames) -> None:
+        if notice.kind == "look":
+            self._wires[shard].look()
+        elif notice.kind == "refused":
+            self._failed = error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock))
+        else:
+            answer = decode(frames[0], REPLIES)
+            if not isinstance(answer, Attached):
+                self._failed = ProtocolError(f"unexpected {answer.verb}")
+            elif self._engine.attached(shard, answer.number):
+                self._nonces.append(answer.nonce)
+
+    def _send_due(self, shard: int) -> None:
+        engine, wire = self._engine, self._wires[shard]
+        while (due := engine.next(shard, self._most)) is not None:
+            header, payload = due
+            wire.send_up([header] if payload is None else [header, bytearray(payload)])
+
+    def _advance(self) -> None:
+        """Sends what may go, and takes what has come, between two pieces of work."""
+        self._failed: LeashError | None = None
+        self._most = 1 << 31
+        while self._inbox:
+            self._handle(*self._inbox.popleft())
+        for shard in range(len(self._wires)):
+            self._send_due(shard)
+
+    def _pump(self) -> Life:
+        """Waits until everything is answered."""
+        self._advance()
+        self._most = AT_ONCE
+        self._is_pumping = True
+        self.process.after(LOOK_S, self._look_around)
+        while self._failed is None and not self._engine.is_done:
+            yield WAIT
+            if self._beats.error is not None:
+                self._failed = self._failed or self._beats.error
+            lost_s = min(self._lost_s.values(), default=self.process.clock())
+            if self.process.clock() - lost_s > RECONNECT_S:
+                self._failed = ServerUnreachableError("no connection")
+        self._is_pumping = False
+        if self._failed is not None:
+            self._engine.forget()
+            raise self._failed
+
+    def _look_around(self, _: None) -> None:
+        if self._is_pumping:
+            self.go_on()
+            self.process.after(LOOK_S, self._look_around)
+
+    # Training.
+
+    def _train(self) -> Life:
+        self.where = "begins"
+        yield from self._join()
+        yield from self._begin()
+        self.where = "trains"
+        if self._scenario.data_plan == "lease":
+            yield from self._train_on_leases()
+        else:
+            yield from self._train_on_share()
+
+    def _rejoin(self) -> Life:
+        self._say("joins again")
+        self.where = "joins again"
+        yield from self._part()
+        yield from self._join()
+        yield from self._pull()
+        self.where = "trains"
+
+    def _train_on_share(self) -> Life:
+        scenario, welcome = self._scenario, self._session.welcome
+        assert welcome is not None
+        share = self._batch * scenario.steps_of_epoch
+        self._tell("plan", scenario.epochs, share)
+        done = welcome.samples
+        for epoch in range(welcome.epochs + 1, scenario.epochs + 1):
+            while done < share:
+                places = [
+                    (epoch, self._share_begins + n)
+                    for n in range(done, min(done + self._batch, share))
+                ]
+                try:
+                    yield from self._take_step(places)
+                    done += len(places)
+                except EvictedError:
+                    yield from self._rejoin()
+                if self.is_told_to_go:
+                    return
+            done = 0
+            self._tell("epoch", epoch, share)
+
+    def _train_on_leases(self) -> Life:
+        while not self.is_told_to_go:
+            try:
+                leased = yield from self._ask_for_lease()
+                if leased.order == OVER:
+                    return
+                yield from self._follow(leased)
+            except EvictedError:  # noqa: PERF203
+                yield from self._rejoin()
+
+    def _ask_for_lease(self) -> Generator[float, None, Leased]:
+        scenario, session = self._scenario, self._session
+        self._check()
+        session.want_lease(
+            scenario.samples, scenario.epochs, self._batch, self._batch / self._compute_s
+        )
+        yield from self._until(lambda: not session.is_wanting or self._beats.error is not None)
+        self._check()
+        if session.error is not None:
+            raise session.error
+        assert session.leased is not None
+        return session.leased
+
+    def _follow(self, leased: Leased) -> Life:
+        """Does what the answer to a request for a lease says."""
+        if leased.order == REST:
+            yield REST_S
+        elif leased.order == RETURN:
+            yield from self._rejoin()
+        else:
+            positions = range(leased.first, leased.first + leased.count)
+            for batch in in_batches(positions, leased.batch_size):
+                yield from self._take_step([(leased.epoch, n) for n in batch])
+                if self.is_told_to_go:
+                    return
+
+    def _take_step(self, places: list[Place]) -> Life:
+        """Computes a step, pushes it, and has the parameters of the answer."""
+        scenario, engine = self._scenario, self._engine
+        step = self._step = self._step + 1
+        parameters, gradients = self._slabs
+        incarnation = self._session.incarnation
+        is_absent = scenario.is_absent(self.rank, step)
+        pushed = self._toy.gradients(parameters, step, is_absent=is_absent)
+        gradients[:] = pushed.slab
+        self._book.note_step(self.rank, incarnation, step, places, parameters, pushed)
+        chunks = len(self._chunks)
+        pieces = min(scenario.pieces, chunks)
+        self._check()
+        for piece in range(pieces):
+            yield self._compute_s / pieces
+            if piece == 0:
+                engine.begin(
+                    step, len(places), gradients, gradients, absent={0} if is_absent else (),
+                    held=parameters if scenario.absent_every else None,
+                )  # fmt: skip
+            engine.ready(chunks - chunks * (piece + 1) // pieces)
+            self._advance()
+        yield from self._pump()
+        engine.finish()
+        self._slabs.reverse()
+        self._book.note_end_of_step(self.rank, step, parameters, gradients)
+
+    def _tell(self, kind: str, epoch: int, samples: int) -> None:
+        report = Report(
+            self.rank, self._session.incarnation, kind, epoch, self._step, samples, 0.0, 0.0,
+            0.0, 0.0,
+        )  # fmt: skip
+        self._beats.tell(report)
+        self._carriers[1].go_on()
+
+
+def in_batches(positions: range, size: int) -> Iterator[range]:
+    """Cuts positions into batches; a single one that is left over joins the batch before it."""
+    begin = 0
+    while begin < len(positions):
+        end = begin + size
+        if len(positions) - end == 1 and size > 1:
+            end += 1
+        yield positions[begin:end]
+        begin = end
