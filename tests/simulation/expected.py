@@ -90,8 +90,8 @@ ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
         _is_all_trained,
     ),
     "backup-stall": (
-        "under backup a run whose window is smaller than a step stalls if a worker joins or leaves, "
-        "or `set` comes, in the midst of a step",
+        "under backup a run whose window is smaller than a step stalls if a worker joins, leaves "
+        "or is evicted, or `set` comes, in the midst of a step",
         _stalls_under_backup,
     ),
     "evicted-again": (
