@@ -345,6 +345,8 @@ class Cluster:
         process = self.server.process
         if member is None or member.state != "live" or not process.is_idle:
             return
+        if not self.workers[rank - 1].process.is_alive:
+            return  # its incarnation would be a sign of life
         layout = self.book.layout
         self.server.take_strange(strange_request(layout, rank, member.incarnation, choice, number))
 

@@ -63,11 +63,10 @@ def waits_for_others(cluster: "Cluster") -> bool:
 
 
 def _stalls_under_backup(cluster: "Cluster") -> bool:
-    """Whether `set` has brought the policy backup in the midst of a step, in a small window."""
+    """Whether workers wait in rounds of different chunks, in a window smaller than a step."""
     server = cluster.server
     is_small = cluster.scenario.window < len(cluster.book.chunks)
-    is_backup = server.run.rule.policy is BACKUP and "set" in cluster.happened
-    return server.status is None and is_small and is_backup
+    return server.status is None and is_small and server.run.rule.policy is BACKUP
 
 
 # By name: what a person reads, and whether it explains the end of this run.
@@ -93,8 +92,9 @@ ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
         "an outage as a worker ends takes its last report, or its bye, which has 1 s",
         _is_all_trained,
     ),
-    "set-backup": (
-        "a `set` to backup in the midst of a step stalls a run whose window is smaller than a step",
+    "backup-stall": (
+        "under backup a run whose window is smaller than a step stalls if a worker joins, leaves "
+        "or is evicted, or `set` comes, in the midst of a step",
         _stalls_under_backup,
     ),
     "evicted-again": (
