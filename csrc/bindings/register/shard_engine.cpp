@@ -91,9 +91,9 @@ class SharedEngine {
 
   bool receive(const std::vector<py::object>& frames, double now_s) {
     if (frames.size() < 2 || frames.size() > 3) return false;
-    const BufferView route(py::buffer(frames[0]), Access::kRead, "route");
-    const BufferView header(py::buffer(frames[1]), Access::kRead, "header");
-    const HeldReference payload(frames.size() == 3 ? make_payload(py::buffer(frames[2])) : nullptr);
+    const BufferView route(py::buffer{frames[0]}, Access::kRead, "route");
+    const BufferView header(py::buffer{frames[1]}, Access::kRead, "header");
+    const HeldReference payload(frames.size() == 3 ? make_payload(py::buffer{frames[2]}) : nullptr);
     const std::span<const std::byte> header_bytes(header.data(), header.nbytes());
     const Incoming message{bytes_of(route), header_bytes, payload.get(), now_s};
     return call([&] { return engine_->receive(message); });
