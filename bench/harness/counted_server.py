@@ -3,8 +3,8 @@
     python -m leash.bench.harness.counted_server COUNTS --workers=4 ...
 
 COUNTS is a file of two f64, which the process that measures maps: the CPU seconds of the loop's
-thread inside Shard.push, and the number of calls. Counting costs about a microsecond a call, which
-is part of Python's share. The other options are those of `leash server`.
+thread inside the engine of its shard, and the number of messages. Counting costs about a
+microsecond a call, which is part of Python's share. The other options are those of `leash server`.
 """
 
 import sys
@@ -22,15 +22,15 @@ COUNTS = (2,)
 def main() -> None:
     counts = np.memmap(sys.argv[1], np.float64, "r+", shape=COUNTS)
 
-    class CountedShard(_core.Shard):
-        def push(self, *args: Any, **kwargs: Any) -> _core.PushResult:
+    class CountedEngine(_core.ShardEngine):
+        def receive(self, *args: Any, **kwargs: Any) -> bool:
             began_s = time.thread_time()
-            result = super().push(*args, **kwargs)
+            taken = super().receive(*args, **kwargs)
             counts[0] += time.thread_time() - began_s
             counts[1] += 1
-            return result
+            return taken
 
-    setattr(leash.ps.shard.model, "Shard", CountedShard)  # noqa: B010
+    setattr(leash.ps.shard.model, "ShardEngine", CountedEngine)  # noqa: B010
     cli.main(["server", *sys.argv[2:]])
 
 

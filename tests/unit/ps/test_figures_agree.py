@@ -66,7 +66,9 @@ def places(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     server = SocklessServer("bsp", workers=2)
     events: list[dict[str, Any]] = []
     server.events.write = (  # type: ignore[method-assign]
-        lambda event, **more: events.append({"t": server.clock(), "event": event, **more})
+        lambda event, at_s=None, **more: events.append(
+            {"t": server.clock() if at_s is None else at_s, "event": event, **more}
+        )
     )
     server.start()
     server.hello(0)

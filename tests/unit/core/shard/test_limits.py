@@ -57,22 +57,3 @@ limit(None)
 shard = make_shard(1, threads=256)
 assert len(os.listdir("/proc/self/task")) == before + 255
 """)
-
-
-def test_a_push_of_many_chunks_that_has_no_memory_for_its_results_holds_nothing() -> None:
-    run("""
-chunks = 200_000
-shard = make_shard(chunks)
-region = bytearray(64 * (chunks - 1) + 4)
-shard.join(1, 0)
-limit(5)  # enough for where the chunks lie, too little for what becomes of each
-try:
-    shard.push_run(chunks - 1, chunks, 1, 1, 1, region, True)
-except MemoryError:
-    pass
-else:
-    raise AssertionError("results of 200000 chunks within 5 MiB")
-limit(None)
-region.clear()  # a buffer that is held cannot be resized
-assert [shard.clock(chunk, 1) for chunk in (0, chunks - 1)] == [0, 0]
-""")

@@ -160,19 +160,19 @@ def test_a_signal_during_the_run_ends_everything_and_leaves_a_summary(tmp_path: 
 
 
 def test_a_killed_worker_stops_nobody_and_what_is_left_of_its_share_is_told(tmp_path: Path) -> None:
-    words = ("--epochs", "8", "--policy", "bsp", "--slow", "0.05", "--len-train-data", "1000")
+    words = ("--epochs", "20", "--policy", "bsp", "--slow", "0.05", "--len-train-data", "1000")
     with launched(tmp_path / "run", *TRAIN, *words) as process:
-        read_until(process, r"epoch \d of 8")
+        read_until(process, r"epoch \d+ of 20, [1-9]\d* steps")  # so it has told of its share
         worker_processes(process)[1].kill()
         out, err = process.communicate(timeout=100)
     assert "worker 2 was killed; the run goes on without it" in out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["epochs"], summary["ended"]) == (8, "incomplete")
+    assert (summary["epochs"], summary["ended"]) == (20, "incomplete")
     (left,) = summary["unfinished"]
     assert (left["worker"], left["state"]) == (2, "evicted")
-    # Of 8 × 1000 samples those are missing that were not pushed, or were pushed and not answered.
-    assert 0 <= left["samples"] - (8 * 1000 - summary["samples"]) <= 100
-    told = rf"worker 2 \(evicted\): epochs \d-8 of its share, {left['samples']} samples"
+    # Of 20 × 1000 samples those are missing that were not pushed, or were pushed and not answered.
+    assert 0 <= left["samples"] - (20 * 1000 - summary["samples"]) <= 100
+    told = rf"worker 2 \(evicted\): epochs \d+-20 of its share, {left['samples']} samples"
     assert re.search(rf"^not trained     {told}$", out, re.MULTILINE)
     assert process.returncode == 1
     assert re.fullmatch(rf"leash launch: not trained: {told} \(see .*logs\)\n", err)
