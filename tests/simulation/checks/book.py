@@ -59,7 +59,9 @@ class Book:
         self.chunks: Final = chunks
         self.pushed: Final[dict[tuple[int, int, int], Pushed]] = {}
         self.final: Slab | None = None  # the parameters that the last worker was answered
-        self._incarnations: Final[dict[int, int]] = {}  # by the number of each hello
+        # By the number of each hello that this server has heard, and the newest of any server.
+        self._incarnations: Final[dict[int, int]] = {}
+        self._newest_incarnation = 0
         self._reports: Final[set[tuple[int, int]]] = set()  # incarnation and number of each
         self._leases: Final[dict[int, Lease]] = {}  # of the live workers
         self._done: Final[dict[int, bytearray]] = {}  # by epoch: 1 where a sample's lease is over
@@ -145,12 +147,17 @@ class Book:
             incarnation: which it was given.
         """
         known = self._incarnations.get(number)
-        newest = max(self._incarnations.values(), default=0)
+        newest = self._newest_incarnation
         is_right = incarnation > newest if known is None else incarnation == known
         if not is_right:
             raise Wrong(f"worker {worker}, hello {number}: was given incarnation {incarnation}, "
                         f"after {newest}; this hello had {known}")  # fmt: skip
         self._incarnations[number] = incarnation
+        self._newest_incarnation = max(newest, incarnation)
+
+    def note_new_server(self) -> None:
+        """Notes that a server begins, which knows no hello of one before it."""
+        self._incarnations.clear()
 
     def note_report(self, worker: int, incarnation: int, number: int) -> None:
         """Checks that a report is counted once, however often it has come."""

@@ -166,6 +166,7 @@ class SimulatedServer:
     def start(self) -> None:
         """Begins, or goes on from its newest checkpoint."""
         self.ended, self.status = "", None
+        self.book.note_new_server()
         self.shards: list[ShardProcess] = []
         self.held: deque[Arrived] = deque()
         self.watch = Watch(0, self.book, self.forward, self.process)
