@@ -8,7 +8,6 @@ namespace leash {
 namespace {
 
 constexpr std::size_t kPageNbytes = 4096;
-constexpr std::size_t kOutboxMarginNbytes = 64;  // a chunk in a codec may be so much longer
 constexpr std::size_t kMinChunkNbytes = 64 * 1024;
 constexpr std::size_t kMaxGroups = 4;
 

@@ -8,10 +8,9 @@
 #include "core/shard_engine/buffer.h"
 #include "core/shard_engine/served_chunks.h"
 #include "core/wire/headers.h"
+#include "core/wire/segment.h"
 
 namespace leash {
-
-inline constexpr std::uint32_t kSlabs = 2;
 
 // Serves the pushes that come over the connection which attached it. An old copy of a push may
 // still come in over a connection that was lost. It names memory in which its worker may have newer

@@ -12,10 +12,7 @@ constexpr std::array kWireCodecs{WireCodec::kF32, WireCodec::kF64,  WireCodec::k
                                  WireCodec::kF16, WireCodec::kInt8, WireCodec::kTopk};
 
 bool carries(WireCodec codec, const ChunkSpec& spec) {
-  if (codec == raw_codec(spec.dtype)) return true;
-  // A buffer's values are never rounded, since the newest replace the others.
-  return core_codec(codec) != Codec::kRaw && spec.dtype == Dtype::kF32 &&
-         spec.kind == ChunkKind::kParameter;
+  return leash::carries(codec, spec.dtype, spec.kind == ChunkKind::kParameter);
 }
 
 bool has_fixed_size(Codec codec) { return codec != Codec::kInt8 && codec != Codec::kTopk; }

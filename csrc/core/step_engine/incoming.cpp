@@ -7,24 +7,13 @@
 #include <variant>
 
 #include "core/step_engine/step_engine.h"
+#include "core/wire/error_codes.h"
 
 namespace leash {
 namespace {
 
-constexpr std::string_view kSuperseded = "superseded";
-constexpr std::string_view kMissingOptions = "missing_options";
-constexpr std::string_view kBadSegment = "bad_segment";
-constexpr std::string_view kNotFitting = "protocol";
-constexpr std::string_view kBadPayload = "bad_payload";
-
 std::string of_chunk(std::uint32_t chunk, const char* text) {
   return "chunk " + std::to_string(chunk) + ": " + text;
-}
-
-// Whether a codec can carry the numbers of a chunk.
-bool carries(WireCodec codec, const StepChunk& chunk) {
-  if (codec == WireCodec::kF32 || codec == WireCodec::kF64) return codec == raw_codec(chunk.dtype);
-  return chunk.dtype == Dtype::kF32 && chunk.is_parameters;
 }
 
 }  // namespace
@@ -70,7 +59,7 @@ Received StepEngine::on_ok(Lane& lane, const OkHeader& ok) {
   const Request* const request = lane.flight.awaiting(ok.chunk, 1, ok.step, ok.number);
   // Neither a pull nor an init has a number: this is the second answer to an earlier init.
   if (request == nullptr || request->kind == RequestKind::kPull) return Received::kTaken;
-  if (request->kind != RequestKind::kTell) return refuse(kNotFitting, "unexpected ok");
+  if (request->kind != RequestKind::kTell) return refuse(codes::kProtocol, "unexpected ok");
   lane.flight.settle(ok.chunk, 1);
   return Received::kTaken;
 }
@@ -78,10 +67,10 @@ Received StepEngine::on_ok(Lane& lane, const OkHeader& ok) {
 Received StepEngine::on_error(Lane& lane, const ErrorHeader& error) {
   // The push went over a new connection before the driver had heard of it, so before the `options`
   // that were lost with the old one. Both follow now, or have followed already.
-  if (error.code == kMissingOptions) return Received::kLook;
+  if (error.code == codes::kMissingOptions) return Received::kLook;
   // A shard's refusal of an `attach` that was given up when another shard refused it.
-  if (error.code == kBadSegment && !is_offered_) return Received::kTaken;
-  if (error.code != kSuperseded) {
+  if (error.code == codes::kBadSegment && !is_offered_) return Received::kTaken;
+  if (error.code != codes::kSuperseded) {
     return refuse(error.code, std::string(error.text), error.clock);
   }
   // Either the request went over a new connection before the driver had heard of it, so before the
@@ -105,9 +94,9 @@ Received StepEngine::store_from_message(const ParamsHeader& params, std::size_t 
     return Received::kTaken;
   }
   if (payloads == 0) {
-    return refuse(kNotFitting, of_chunk(params.chunk, "expected its parameters as payload"));
+    return refuse(codes::kProtocol, of_chunk(params.chunk, "expected its parameters as payload"));
   }
-  if (!carries(params.codec, chunk)) return Received::kOther;
+  if (!carries(params.codec, chunk.dtype, chunk.is_parameters)) return Received::kOther;
   const Codec codec = core_codec(params.codec);
   if (codec == Codec::kRaw) {
     if (payload.size() != chunk.nbytes()) return Received::kOther;
@@ -121,14 +110,15 @@ Received StepEngine::store_from_message(const ParamsHeader& params, std::size_t 
         parse(codec, payload.data(), payload.size(), chunk.values, sizeof(float));
     decode(encoded, 0, chunk.values, reinterpret_cast<float*>(place), kernels_);
   } catch (const std::invalid_argument& error) {
-    return refuse(kBadPayload, of_chunk(params.chunk, error.what()));
+    return refuse(codes::kBadPayload, of_chunk(params.chunk, error.what()));
   }
   return Received::kTaken;
 }
 
 Received StepEngine::store_from_segment(const ParamsHeader& params, std::size_t payloads) {
   if (payloads != 0) {
-    return refuse(kNotFitting, of_chunk(params.chunk, "expected the parameters in the segment"));
+    return refuse(codes::kProtocol,
+                  of_chunk(params.chunk, "expected the parameters in the segment"));
   }
   const std::byte* const slab = pushed_slab();
   if (slab == slabs_.parameters) return Received::kTaken;

@@ -121,7 +121,7 @@ void StepEngine::write_push(Request& request, std::uint32_t chunks) {
 
 PayloadPlace StepEngine::encode(std::uint32_t index, std::string_view absent) {
   const StepChunk& chunk = chunks_[index];
-  const std::size_t at = *memory_.outbox + chunk.start + kOutboxMargin * index;
+  const std::size_t at = *memory_.outbox + chunk.start + kOutboxMarginNbytes * index;
   const std::size_t nbytes =
       encoder_.encode(chunk, index, step_, slabs_.gradients, absent, memory_.data + at);
   return {PayloadSource::kMemory, at, nbytes};

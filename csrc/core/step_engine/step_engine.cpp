@@ -42,7 +42,7 @@ StepEngine::StepEngine(std::vector<StepChunk> chunks, const StepMember& member,
   for (std::size_t i = 0; i < chunks_.size(); ++i) {
     check(i == 0 || chunks_[i].start >= chunks_[i - 1].stop(), "chunks: expected them in order");
     if (!encoder_.rewrites(chunks_[i])) continue;
-    const std::size_t begin = *memory.outbox + chunks_[i].start + kOutboxMargin * i;
+    const std::size_t begin = *memory.outbox + chunks_[i].start + kOutboxMarginNbytes * i;
     check(begin + encoder_.most_nbytes(chunks_[i]) <= memory.nbytes,
           "memory: expected a larger outbox");
   }

@@ -32,6 +32,7 @@
 #include "core/step_engine/gradient_encoder.h"
 #include "core/step_engine/step_chunk.h"
 #include "core/wire/headers.h"
+#include "core/wire/segment.h"
 
 namespace leash {
 
@@ -39,8 +40,6 @@ namespace leash {
 inline constexpr std::uint32_t kRunChunks = 16;
 // Memory outside the slabs is copied to and from the slab of this index.
 inline constexpr std::uint32_t kStandIn = 0;
-// In the outbox of a segment, a chunk in a codec may be so much longer than in f32.
-inline constexpr std::size_t kOutboxMargin = 64;
 
 // What a server said to a worker's hello, and what the worker is.
 struct StepMember {
@@ -54,7 +53,7 @@ struct StepMember {
 struct StepMemory {
   std::byte* data = nullptr;
   std::size_t nbytes = 0;
-  std::size_t slabs[2] = {};               // where they begin
+  std::size_t slabs[kSlabs] = {};          // where they begin
   std::optional<std::size_t> outbox = {};  // where it begins; a codec other than raw needs it
 };
 

@@ -276,6 +276,11 @@ WireCodec raw_codec(Dtype dtype) {
   return dtype == Dtype::kF32 ? WireCodec::kF32 : WireCodec::kF64;
 }
 
+bool carries(WireCodec codec, Dtype dtype, bool is_parameters) {
+  if (core_codec(codec) == Codec::kRaw) return codec == raw_codec(dtype);
+  return dtype == Dtype::kF32 && is_parameters;
+}
+
 std::optional<PushHeader> read_push(std::span<const std::byte> bytes) {
   Fields fields;
   if (!fields.read(bytes)) return std::nullopt;

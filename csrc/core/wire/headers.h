@@ -31,6 +31,9 @@ std::optional<WireCodec> wire_codec(std::string_view name);
 Codec core_codec(WireCodec codec);       // f32 and f64 are raw
 WireCodec reply_codec(WireCodec codec);  // of the parameters that answer a push in this one
 WireCodec raw_codec(Dtype dtype);        // the numbers of that dtype as they are
+// Whether a codec can carry a chunk. The values of buffers are never rounded, since the newest
+// replace the others.
+bool carries(WireCodec codec, Dtype dtype, bool is_parameters);
 
 // `push`, and `push_pull` if wants_parameters: a push has none of the fields below it.
 struct PushHeader {
