@@ -13,7 +13,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from leash.ps._core import StepEngine, StepNotice
-from leash.ps.errors import ProtocolError, SegmentError, ServerUnreachableError
+from leash.ps.errors import ProtocolError, SegmentError, ServerUnreachableError, UsageError
 from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import REPLIES, check_payload_count, decode, error_from
 from leash.ps.wire.layout import Chunk
@@ -133,6 +133,10 @@ class Line:
         self.socket.close()
 
 
+def _refuse() -> None:
+    raise UsageError("closed: this worker's data connections are gone")
+
+
 class DataDriver:
     """Sends what the engine gives and hands it what comes; one thread uses it.
 
@@ -157,7 +161,7 @@ class DataDriver:
         assert len(welcome.data_ports) == engine.shards
         self._engine: Final = engine
         self._chunks: Final = chunks
-        self._check: Final = check
+        self._check = check
         self._nonces: list[str] = []  # that the shards have read in this worker's memory
         self._waited_s = 0.0  # how long the newest answer took to come
         self.lines: Final = [
@@ -169,7 +173,12 @@ class DataDriver:
             self._poller.register(line.socket, zmq.POLLIN)
 
     def close(self) -> None:
-        """Closes all connections; a second call does nothing."""
+        """Closes all connections; a second call does nothing.
+
+        Lets go of the client, which owns this driver: in a circle, its memory would stay until the
+        interpreter looks for circles.
+        """
+        self._check = _refuse
         for line in self.lines:
             line.close()
 
