@@ -92,6 +92,21 @@ def is_open(host: str, port: int) -> bool:
     return False
 
 
+def refuses(host: str, port: int) -> bool:
+    """Whether the host is there, and says that nobody takes TCP connections at this port."""
+    refused = False
+    with suppress(OSError):
+        for _, place in _found(host, port):
+            try:
+                with socket.create_connection(place[:2], KNOCK_S):
+                    return False
+            except ConnectionRefusedError:
+                refused = True
+            except OSError:
+                return False  # nobody answers, which an outage does too
+    return refused
+
+
 def to_bind(host: str) -> str:
     """The address at which a server that was given this host listens.
 
