@@ -89,7 +89,9 @@ class HoldUps:
         if not member.phase:
             return waited
         since_s = self._wall_time_us() / 1e6 - self.phase_s(member)
-        return f"{waited} (in {member.phase} since {time.strftime('%H:%M', time.localtime(since_s))})"
+        return (
+            f"{waited} (in {member.phase} since {time.strftime('%H:%M', time.localtime(since_s))})"
+        )
 
     def phase_s(self, member: Member) -> float:
         """For how many seconds a member has been in its phase, as far as it has told."""

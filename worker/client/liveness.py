@@ -61,9 +61,7 @@ class Liveness:
         """Starts the thread."""
         self._thread.start()
 
-    def stop(
-        self, limit_s: float = STOP_S, is_over: Callable[[], bool] = lambda: False
-    ) -> None:
+    def stop(self, limit_s: float = STOP_S, is_over: Callable[[], bool] = lambda: False) -> None:
         """Ends the thread, after the reports that wait have gone out.
 
         Args:

@@ -293,9 +293,7 @@ class Session(Requester):
             raise LayoutMismatchError(difference)
         beat_s = welcome.beat_s if self.rank else min(OBSERVER_BEAT_S, welcome.beat_s)
         self.welcome, self.leased, self._leases = welcome, None, 0
-        self.beats = Beats(
-            self.rank, welcome.incarnation, beat_s, self._patience_s, self._doing
-        )
+        self.beats = Beats(self.rank, welcome.incarnation, beat_s, self._patience_s, self._doing)
 
     def _fail(self, error: LeashError) -> None:
         super()._fail(error)

@@ -208,9 +208,7 @@ class VirtualLiveness(Liveness):
         self._line.follow(self._beats)
         self._line.advance()
 
-    def stop(
-        self, limit_s: float = STOP_S, is_over: Callable[[], bool] = lambda: False
-    ) -> None:
+    def stop(self, limit_s: float = STOP_S, is_over: Callable[[], bool] = lambda: False) -> None:
         """Ends, after the reports that wait have gone out.
 
         Args:

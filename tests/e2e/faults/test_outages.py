@@ -111,9 +111,7 @@ def test_a_run_goes_on_after_an_outage_of_one_of_some_and_of_all(
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_a_server_that_stood_still_loses_nobody(
-    shards: int, tmp_path: Path, torture: bool
-) -> None:
+def test_a_server_that_stood_still_loses_nobody(shards: int, tmp_path: Path, torture: bool) -> None:
     options = ("--policy=bsp", f"--shards={shards}")
     paused_s = 20.0 if torture else 2.5 * EVICT_S
     with training(tmp_path, *options) if shards == 1 else together(tmp_path, *options) as run:

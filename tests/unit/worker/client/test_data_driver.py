@@ -397,9 +397,7 @@ def test_who_waits_hears_what_has_ended_its_part(server: FakeServer, worker: Wor
     assert worker.engine.is_done
 
 
-def test_a_connection_that_is_gone_for_too_long_is_lost(
-    server: FakeServer, worker: Worker
-) -> None:
+def test_a_connection_that_is_gone_for_too_long_is_lost(server: FakeServer, worker: Worker) -> None:
     server.close()
     while worker.line.connected:
         worker.driver.look_after(worker.line)

@@ -29,7 +29,6 @@ def test_the_stack_is_that_of_the_thread_that_trains_whoever_asks() -> None:
     assert b"asking.join(10)" in stacks[0]
 
 
-
 def test_of_a_long_stack_the_newest_calls_are_told() -> None:
     doing = Doing()
     # Python folds calls that repeat; two lines of source in turn do not.
