@@ -70,8 +70,8 @@ class ServerGroup(Options):
         metavar="SECONDS",
     )  # fmt: skip
     rejoin_s: float = option(
-        600.0, "when every worker is gone, or one that others wait for in the end, wait so long for "
-        "it to come back", metavar="SECONDS",
+        600.0, "when every worker is gone, or work is left that is one's alone who is, wait so "
+        "long for it to come back", metavar="SECONDS",
     )  # fmt: skip
     chunk_kib: int = option(1024, f"size of a chunk; a multiple of {CHUNK_STEP_KIB}", metavar="KIB")
     threads: int = option(1, "threads that share the work on a large chunk", metavar="N")

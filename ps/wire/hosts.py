@@ -94,17 +94,10 @@ def is_open(host: str, port: int) -> bool:
 
 def refuses(host: str, port: int) -> bool:
     """Whether the host is there, and says that nobody takes TCP connections at this port."""
-    refused = False
     with suppress(OSError):
-        for _, place in _found(host, port):
-            try:
-                with socket.create_connection(place[:2], KNOCK_S):
-                    return False
-            except ConnectionRefusedError:
-                refused = True
-            except OSError:
-                return False  # nobody answers, which an outage does too
-    return refused
+        places = [place for _, place in _found(host, port)]
+        return bool(places) and all(map(_refuses, places))
+    return False
 
 
 def to_bind(host: str) -> str:
@@ -153,6 +146,16 @@ def _takes(place: _Place) -> bool:
     with suppress(OSError), socket.create_connection(place[:2], KNOCK_S):
         return True
     return False
+
+
+def _refuses(place: _Place) -> bool:
+    try:
+        with socket.create_connection(place[:2], KNOCK_S):
+            return False
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False  # nobody answers, as in an outage
 
 
 def _sorted(family: socket.AddressFamily, interfaces: Iterator[tuple[str, str]]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from leash.ps.errors import ServerUnreachableError
 from leash.ps.server.coordinator import ALL_GONE
+from leash.ps.words import STOPPED
 from simulation.checks.oracle import Wrong
 from simulation.scenario import SHORT_S
 
@@ -28,6 +29,12 @@ def _has_given_up(cluster: "Cluster") -> bool:
     return cluster.scenario.patience_s <= SHORT_S and any(
         isinstance(worker.failure, ServerUnreachableError) for worker in cluster.workers
     )
+
+
+def _is_left_by_choice(cluster: "Cluster") -> bool:
+    """Whether all that is missing is of workers that were told to go: nobody waits for those."""
+    parts = cluster.server.run.coordinator.unfinished()
+    return all(part.state == STOPPED for part in parts)
 
 
 def _is_full(cluster: "Cluster") -> bool:
@@ -63,6 +70,9 @@ RIGHT: Final[dict[str, Explains]] = {
     "waits for others": waits_for_others,
     "workers stay away": lambda cluster: (
         cluster.server.ended in ("incomplete", ALL_GONE) and _stays_away(cluster)
+    ),
+    "left by themselves": lambda cluster: (
+        cluster.server.ended == "incomplete" and _is_left_by_choice(cluster)
     ),
     "out of patience": lambda cluster: (
         cluster.server.ended in ("incomplete", ALL_GONE) and _has_given_up(cluster)

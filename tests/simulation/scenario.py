@@ -82,8 +82,8 @@ class Scenario:
             workers=self.workers, chunk_kib=CHUNK_NBYTES // 1024, shards=self.shards, lr=LR,
             seed=self.seed, lr_scaling="none", step_events=self.step_events,
             policy="ssp" if self.policy == "versions" else self.policy, window=self.window,
-            evict_s=self.evict_s, rejoin_s=self.rejoin_s, data_plan=self.data_plan, epochs=self.epochs,
-            checkpoint_every=self.checkpoint_every, **self.limits, **more,
+            evict_s=self.evict_s, rejoin_s=self.rejoin_s, data_plan=self.data_plan,
+            epochs=self.epochs, checkpoint_every=self.checkpoint_every, **self.limits, **more,
         )  # fmt: skip
         options.check()
         return options

@@ -155,8 +155,8 @@ class DataDriver:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], host: str, welcome: Welcome,
         engine: StepEngine, chunks: Sequence[Chunk], check: Callable[[], None],
-        patience_s: Callable[[], float] = lambda: RECONNECT_S, on_silence: Callable[[float], None] = lambda _: None,
-        outages: Callable[[], int] = lambda: 0,
+        patience_s: Callable[[], float] = lambda: RECONNECT_S,
+        on_silence: Callable[[float], None] = lambda _: None, outages: Callable[[], int] = int,
     ) -> None:  # fmt: skip
         """Begins to connect to every shard; requests wait until their connection stands.
 
@@ -180,10 +180,12 @@ class DataDriver:
         self._on_silence = on_silence
         self._outages = outages
         self._seen_outages = outages()
-        self._new_line: Final = lambda shard: Line(
-            context, shard, f"tcp://{host}:{welcome.data_ports[shard]}", welcome.window,
-            welcome.chunk_nbytes,
-        )  # fmt: skip
+
+        def new_line(shard: int) -> Line:
+            address = f"tcp://{host}:{welcome.data_ports[shard]}"
+            return Line(context, shard, address, welcome.window, welcome.chunk_nbytes)
+
+        self._new_line: Final[Callable[[int], Line]] = new_line
         self._nonces: list[str] = []  # that the shards have read in this worker's memory
         self._waited_s = 0.0  # how long the newest answer took to come
         self.lines: Final = [self._new_line(shard) for shard in range(engine.shards)]

@@ -31,6 +31,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Protocol, SupportsIndex
@@ -46,7 +47,6 @@ from leash.ps.wire.messages import Beaten
 from leash.ps.words import BACKWARD, BETWEEN, DONE, FAILED, FORWARD, STEP, STOPPED
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.arguments import checked_rank, checked_samples
-from leash.worker.client.doing import Doing
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.memory import Slab
 from leash.worker.optim.arguments import (
@@ -282,9 +282,6 @@ class PSOptimizer(torch.optim.Optimizer):
             self._slabs.close()
             raise
         self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
-        # What stands for the client in a group's other processes tells nobody what they do.
-        doing: Final = getattr(self.client, "doing", None) or Doing()
-        self._doing: Final = doing
         self._is_joining = False  # whether `rejoin` has begun, and not come to its end
         self._is_refused = False  # whether an open step was in the way, so that a call was an error
         self._info = StepInfo(0, 0, 0, 0, 0.0)
@@ -314,7 +311,7 @@ class PSOptimizer(torch.optim.Optimizer):
             self._slabs.scatter()
             self._path: Final[StepPath] = (
                 StepStream(self._slabs, self.client, overlap=overlap,
-                           on_backward=lambda: doing.begin(BACKWARD))
+                           on_backward=partial(self.client.doing.begin, BACKWARD))
                 if inner is None
                 else LocalSteps(self._slabs, self.client, inner, local_steps,
                                 heals=nonfinite == "skip")
@@ -359,7 +356,7 @@ class PSOptimizer(torch.optim.Optimizer):
             self._groups.require_kept(self.param_groups)
             self._groups.follow(self.param_groups)
         self._path.begin(1 if samples is None else samples)
-        self._doing.begin(FORWARD)
+        self.client.doing.begin(FORWARD)
         self._told = None if samples is None else checked_samples(samples)
 
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
@@ -407,7 +404,7 @@ class PSOptimizer(torch.optim.Optimizer):
         self._groups.require_kept(self.param_groups)
         self._groups.follow(self.param_groups, has_begun=self._path.is_open)
         self._is_refused = False
-        self._doing.begin(STEP)
+        self.client.doing.begin(STEP)
         loss = None
         if closure is not None:
             if self._path.overlap and not self._path.is_begun:
@@ -423,7 +420,7 @@ class PSOptimizer(torch.optim.Optimizer):
             self.rejoin(evicted=True)
         if self.sampler is not None and behind is not None:
             self.sampler.stepped(behind)
-        self._doing.begin(BETWEEN)
+        self.client.doing.begin(BETWEEN)
         return loss
 
     def _is_skipped(self) -> bool:
@@ -527,7 +524,7 @@ class PSOptimizer(torch.optim.Optimizer):
                 "way; call it before backward, or make PSOptimizer with overlap=False. If the loop "
                 "was broken off here, call it again, and these gradients are given up"
             )
-        self._doing.begin(FORWARD)
+        self.client.doing.begin(FORWARD)
         self._path.clear_sent(zeros=not set_to_none)
         _ZERO_GRAD(self, set_to_none)
 

@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path

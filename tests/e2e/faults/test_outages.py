@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,6 @@ def test_whoever_waits_for_a_killed_worker_stands_still_for_as_long_as_an_evicti
                 times = [float(line.rsplit(" ", 1)[1]) for line in survivor.lines
                          if line.startswith("step ")]  # fmt: skip
                 since = [t for t in times if t > killed_s - 1]
-                still_s = max(b - a for a, b in zip(since, since[1:], strict=False))
+                still_s = max(later - earlier for earlier, later in pairwise(since))
                 assert still_s < EVICT_S + 1 + LOAD_S
                 survivor.lines.clear()

@@ -52,7 +52,8 @@ class Worker:
     def set_options(self) -> None:
         self._tables += 1
         group = {"lr": 1.0, "weight_decay": 0.0, "maximize": False, "momentum": 0.0,
-                 "dampening": 0.0, "nesterov": False, "clamp": (-1e9, 1e9 + self._tables)}  # fmt: skip
+                 "dampening": 0.0, "nesterov": False, "clamp": (-1e9, 1e9 + self._tables)
+                 }  # fmt: skip
         self.client.set_options(OptionsTable((group,), bytes(1)))
         self.push()
 

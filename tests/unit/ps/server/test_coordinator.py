@@ -429,6 +429,8 @@ def test_a_run_waits_no_longer_than_it_was_told_for_who_does_not_come_back() -> 
     server.evict(1)
     server.bye(2)
     server.clock.skip(REJOIN_S)
+    assert not server.coordinator.finished
+    server.clock.skip(0.1)
     server.coordinator.tick()
     assert server.coordinator.finished
     assert [part.worker for part in server.coordinator.unfinished()] == [1]
@@ -469,7 +471,7 @@ def test_whoever_asks_for_stacks_gets_those_that_come_with_the_next_beats() -> N
     asked = server.ask(beat)
     assert isinstance(asked, Beaten)
     assert asked.stack
-    again = server.ask(beat, "in f\n".encode())
+    again = server.ask(beat, b"in f\n")
     assert isinstance(again, Beaten)
     assert not again.stack
     rows = server.coordinator.state()["table"]

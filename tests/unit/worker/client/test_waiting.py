@@ -74,8 +74,9 @@ class Silences:
         self.now_s = 100.0
         self.said: list[str] = []
         self.outage = Outage(
-            self.said.append, "tcp://far:1", patience_s, clock=lambda: 0.0, now=lambda: self.now_s
-        )
+            self.said.append, "tcp://far:1", patience_s, clock=lambda: self.now_s,
+            now=lambda: self.now_s,
+        )  # fmt: skip
 
     def after(self, seconds: float, waited_s: float) -> list[str]:
         """What is said when, so much later, a request has waited for so long."""
