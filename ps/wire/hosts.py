@@ -93,7 +93,7 @@ def is_open(host: str, port: int) -> bool:
 
 
 def refuses(host: str, port: int) -> bool:
-    """Whether the host is there, and says that nobody takes TCP connections at this port."""
+    """Whether the host is there, and says that nobody listens at this port with ZeroMQ."""
     with suppress(OSError):
         places = [place for _, place in _found(host, port)]
         return bool(places) and all(map(_refuses, places))
@@ -150,9 +150,9 @@ def _takes(place: _Place) -> bool:
 
 def _refuses(place: _Place) -> bool:
     try:
-        with socket.create_connection(place[:2], KNOCK_S):
-            return False
-    except ConnectionRefusedError:
+        with socket.create_connection(place[:2], KNOCK_S) as knocking:
+            return not knocking.recv(1)  # as a proxy does; ZeroMQ greets whoever connects
+    except (ConnectionRefusedError, ConnectionResetError):
         return True
     except OSError:
         return False  # nobody answers, as in an outage

@@ -76,7 +76,11 @@ class Relay:
             while True:
                 near, _ = self.listener.accept()
                 self._flows.wait()
-                far = socket.create_connection(("127.0.0.1", self.target))
+                try:
+                    far = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:  # the server has ended
+                    near.close()
+                    continue
                 with self._lock:
                     self._pairs.append((near, far))
                 for ends in ((near, far), (far, near)):
