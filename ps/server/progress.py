@@ -15,7 +15,7 @@ from leash.ps.words import DONE, INCOMPLETE, accuracy_text, epoch_after, why_sto
 
 PROGRESS_S: Final = 10.0  # between two lines that say how fast the run is
 LONG_WAIT_S: Final = 10.0  # whoever holds others up for so long is named
-AGAIN_S: Final = 60.0
+SAY_AGAIN_S: Final = 60.0
 
 
 class Progress:
@@ -87,7 +87,7 @@ class Progress:
         for held in self._coordinator.holdups.told(LONG_WAIT_S):
             worker, now_s = held.member.worker, self._now()
             if now_s >= self._hold_ups.get(worker, now_s):
-                self._hold_ups[worker] = now_s + AGAIN_S
+                self._hold_ups[worker] = now_s + SAY_AGAIN_S
                 self._say(f"waiting for {self._coordinator.holdups.words_of(held)}")
         for worker in self._hold_ups.keys() - self._coordinator.holdups.all.keys():
             del self._hold_ups[worker]

@@ -7,9 +7,10 @@ and somebody's is larger. A worker tells with its beats what it does.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
-from leash.ps.shard.members import Member, Members
+from leash.ps.shard.members import Member, Members, microseconds_since_1970
 from leash.ps.words import LIVE
 
 TELL_S: Final = 5.0  # a wait that is shorter is part of a normal step
@@ -41,7 +42,7 @@ class HoldUps:
 
     def __init__(
         self, members: Members, now: Callable[[], float] = time.monotonic,
-        wall_time_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        wall_time_us: Callable[[], int] = microseconds_since_1970,
     ) -> None:  # fmt: skip
         """Begins with nobody waiting.
 
@@ -88,10 +89,8 @@ class HoldUps:
         waited = f"worker {member.worker} for {self._now() - held.since_s:.0f} s"
         if not member.phase:
             return waited
-        since_s = self._wall_time_us() / 1e6 - self.phase_s(member)
-        return (
-            f"{waited} (in {member.phase} since {time.strftime('%H:%M', time.localtime(since_s))})"
-        )
+        since = datetime.fromtimestamp(self._wall_time_us() / 1e6 - self.phase_s(member))
+        return f"{waited} (in {member.phase} since {since:%H:%M})"
 
     def phase_s(self, member: Member) -> float:
         """For how many seconds a member has been in its phase, as far as it has told."""

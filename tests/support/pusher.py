@@ -35,6 +35,7 @@ answered = 0
 while answered < args.steps:
     time.sleep(args.step_s)
     if answered + 1 == args.hangs_at:
+        args.hangs_at = 0
         client.doing.begin(BACKWARD)
         print("hangs", flush=True)
         sys.stdin.readline()

@@ -22,10 +22,10 @@ from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
 from leash.ps.words import (
     BACKWARD,
-    DATA,
     DONE,
     FAILED,
     FORWARD,
+    LOADING,
     STOPPED,
     TIMED_OUT,
     epoch_after,
@@ -201,7 +201,7 @@ class Trainer:
         pushed, evictions = 0, self._optimizer.evictions  # how many of its samples were answered
         self._optimizer.local_steps = piece.local_steps
         doing = self._client.doing
-        doing.begin(DATA)
+        doing.begin(LOADING)
         positions = piece.whole_batches() if self._options.drop_last else piece.positions
         for inputs, targets in self._dataset.train_batches(positions, piece.batch_size):
             compute_s = self.totals.compute_s
@@ -219,7 +219,7 @@ class Trainer:
             if not work.is_held():
                 break
             began_s = self._now()
-            doing.begin(DATA)
+            doing.begin(LOADING)
         if self._optimizer.pending_steps:
             self._optimizer.flush()
             self._count_time(began_s)
