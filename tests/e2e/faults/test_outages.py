@@ -4,7 +4,7 @@ import json
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -49,7 +49,7 @@ class Cut:
 
 @contextmanager
 def training(run: Path, *options: str) -> Iterator[tuple[Child, list[Cut], list[Child]]]:
-    """A server, and workers that reach it through relays; each has taken a step."""
+    """A server, and workers that reach it through relays; `set_off` has them push."""
     with ExitStack() as stack:
         server, address = stack.enter_context(
             server_process(run, f"--workers={WORKERS}", "--lr=0.001", f"--evict-s={EVICT_S}",
@@ -59,12 +59,20 @@ def training(run: Path, *options: str) -> Iterator[tuple[Child, list[Cut], list[
         for cut in cuts:
             stack.callback(cut.close)
         workers = [
-            stack.enter_context(pusher(cut.address, rank, steps=STEPS, step_s=STEP_S))
+            stack.enter_context(pusher(cut.address, rank, steps=STEPS, step_s=STEP_S, hold=1))
             for rank, cut in enumerate(cuts, start=1)
         ]
         for worker in workers:
-            worker.read_until("step ")
+            worker.read_until("joined at")
         yield server, cuts, workers
+
+
+def set_off(workers: Iterable[Child]) -> None:
+    """Returns once each has taken a step."""
+    for worker in workers:
+        worker.tell("")
+    for worker in workers:
+        worker.read_until("step ")
 
 
 def newest_step(worker: Child) -> int:
@@ -94,6 +102,7 @@ def test_a_run_goes_on_after_an_outage_of_one_of_some_and_of_all(
                                                      f"--policy={policy}")))
                 for count in ((1, WORKERS - 1, WORKERS) if torture else (1, WORKERS))
             ]  # fmt: skip
+            set_off([worker for _, (_, _, workers) in runs for worker in workers])
             for count, (_, cuts, _) in runs:
                 for cut in cuts[:count]:
                     cut.hold()
@@ -119,6 +128,7 @@ def test_a_server_that_stood_still_loses_nobody(shards: int, tmp_path: Path, tor
     paused_s = 20.0 if torture else 2.5 * EVICT_S
     with training(tmp_path, *options) if shards == 1 else together(tmp_path, *options) as run:
         server, _, workers = run
+        set_off(workers)
         server.process.send_signal(signal.SIGSTOP)
         time.sleep(paused_s)  # it is as long as it is
         server.process.send_signal(signal.SIGCONT)
@@ -141,11 +151,11 @@ def together(run: Path, *options: str) -> Iterator[tuple[Child, list[Cut], list[
                            *options)
         )  # fmt: skip
         workers = [
-            stack.enter_context(pusher(address, rank, steps=STEPS, step_s=STEP_S))
+            stack.enter_context(pusher(address, rank, steps=STEPS, step_s=STEP_S, hold=1))
             for rank in range(1, WORKERS + 1)
         ]
         for worker in workers:
-            worker.read_until("step ")
+            worker.read_until("joined at")
         yield server, [], workers
 
 
