@@ -17,7 +17,8 @@ so that a reader always finds a whole file, the old one or the new one.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -51,6 +52,8 @@ UNREADABLE: Final = (
 NUMPY_DTYPES: Final[dict[str, Any]] = {"f32": np.dtype("<f4"), "f64": np.dtype("<f8")}
 
 Slab = npt.NDArray[np.uint8]
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class ChunkStore(Protocol):
@@ -217,6 +220,29 @@ def check_checkpoint(path: Path, disk: Disk = THIS_HOST) -> dict[str, str]:
             return metadata
     except UNREADABLE as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+
+
+def newest_whole(checkpoints: Iterable[Path], disk: Disk = THIS_HOST) -> Path | None:
+    """Finds the newest checkpoint that is whole, so that a run can go on from it.
+
+    Args:
+        checkpoints: of a run, the newest first.
+        disk: where they are.
+
+    Returns:
+        Its path; None if there is none.
+    """
+    return next((path for path in checkpoints if _is_whole(path, disk)), None)
+
+
+def _is_whole(path: Path, disk: Disk) -> bool:
+    """Whether a checkpoint can be read; says so if not."""
+    try:
+        check_checkpoint(path, disk)
+    except CheckpointError as error:
+        _LOG.warning("%s; it is passed over", error)
+        return False
+    return True
 
 
 def _reader(
