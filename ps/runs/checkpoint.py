@@ -17,7 +17,6 @@ so that a reader always finds a whole file, the old one or the new one.
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +51,6 @@ UNREADABLE: Final = (
 NUMPY_DTYPES: Final[dict[str, Any]] = {"f32": np.dtype("<f4"), "f64": np.dtype("<f8")}
 
 Slab = npt.NDArray[np.uint8]
-
-_LOG: Final = logging.getLogger(__name__)
 
 
 class ChunkStore(Protocol):
@@ -222,25 +219,27 @@ def check_checkpoint(path: Path, disk: Disk = THIS_HOST) -> dict[str, str]:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
 
 
-def newest_whole(checkpoints: Iterable[Path], disk: Disk = THIS_HOST) -> Path | None:
+def newest_whole(
+    checkpoints: Iterable[Path], say: Callable[[str], None], disk: Disk = THIS_HOST
+) -> Path | None:
     """Finds the newest checkpoint that is whole, so that a run can go on from it.
 
     Args:
         checkpoints: of a run, the newest first.
+        say: shows a line about each that is passed over.
         disk: where they are.
 
     Returns:
         Its path; None if there is none.
     """
-    return next((path for path in checkpoints if _is_whole(path, disk)), None)
+    return next((path for path in checkpoints if _is_whole(path, say, disk)), None)
 
 
-def _is_whole(path: Path, disk: Disk) -> bool:
-    """Whether a checkpoint can be read; says so if not."""
+def _is_whole(path: Path, say: Callable[[str], None], disk: Disk) -> bool:
     try:
         check_checkpoint(path, disk)
     except CheckpointError as error:
-        _LOG.warning("%s; it is passed over", error)
+        say(f"{error}; it is passed over")
         return False
     return True
 

@@ -252,7 +252,7 @@ def serve(options: ServerOptions) -> int:
     if has_evaluator(options):
         require_data(options, ("test",))
     run_dir = RunDir.at(options.run_dir, rule.policy.name, goes_on=True, fresh=options.fresh)
-    if options.resume is None and (newest := newest_whole(run_dir.checkpoints)) is not None:
+    if options.resume is None and (newest := newest_whole(run_dir.checkpoints, _say)) is not None:
         options = replace(options, resume=str(newest))
     if (
         options.ready_fd is None

@@ -332,7 +332,7 @@ class SimulatedServer:
     def restart(self) -> None:
         """Starts it again as people do today: from the newest checkpoint, if there is one."""
         run_dir = RunDir(RUN_DIR, self._disk, goes_on=True)
-        newest = newest_whole(run_dir.checkpoints, self._disk)
+        newest = newest_whole(run_dir.checkpoints, self._say, self._disk)
         self._options = replace(self._options, resume=str(newest) if newest else None)
         self.book.forget_leases()
         self.process.restart()
