@@ -16,6 +16,7 @@ import msgpack
 from leash.ps.errors import (
     HeaderError,
     LayoutError,
+    PayloadSizeError,
     ShardLostError,
     StoppingError,
     UsageError,
@@ -35,13 +36,16 @@ from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.server.saves import Saves
 from leash.ps.server.settings import run_settings
 from leash.ps.server.shards import Shards
+from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.codecs import CODECS
 from leash.ps.wire.frames import error_message
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import (
+    STACK_MAX_NBYTES,
     STOPPED_BY_TIMEOUT,
+    TEXT_MAX,
     Beat,
     Beaten,
     Bye,
@@ -59,10 +63,11 @@ from leash.ps.wire.messages import (
     Status,
     Welcome,
 )
-from leash.ps.words import BYE_REASONS, DONE, EVICTED, REPLACED, TIMED_OUT
+from leash.ps.words import BYE_REASONS, DONE, EVICTED, LIVE, REPLACED, TIMED_OUT, WAITING
 
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
+STACKS_MAX_NBYTES: Final = 1 << 18  # in one `state`
 REPORT_KINDS: Final = ("plan", "training", "epoch", "evaluation")
 ControlAnswer: TypeAlias = tuple[Message, bytes | None]
 Handler: TypeAlias = Callable[[Message, bytes | None], ControlAnswer]
@@ -82,6 +87,7 @@ class Coordinator:
         metrics: Metrics,
         shards: Shards,
         now: Callable[[], float] = time.monotonic,
+        holdups: HoldUps | None = None,
     ) -> None:
         self.stopping: str = ""
         self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
@@ -92,6 +98,7 @@ class Coordinator:
         self._metrics: Final = metrics
         self._shards: Final = shards
         self._now: Final = now
+        self.holdups: Final = holdups or HoldUps(members, now)
         self._desk: Final = LeaseDesk(options, rule.policy.name, members, metrics, shards)
         self._codecs: Final[set[str]] = set()  # in which workers send gradients
         self._deserted_s: float | None = None  # since when no worker has been live
@@ -161,8 +168,10 @@ class Coordinator:
         if self.closed or (self.finished and was_done):
             raise StoppingError(self.stopping or ALL_DONE)
 
-    def _on_beat(self, msg: Beat, _: bytes | None) -> ControlAnswer:
+    def _on_beat(self, msg: Beat, payload: bytes | None) -> ControlAnswer:
+        stack = "" if payload is None else _checked_stack(payload)
         member = self._members.require_current(msg.worker, msg.incarnation)
+        self._members.note_phase(member, msg.phase, msg.phase_s, stack)
         # A timeout ends the workers' training at once; an observer first evaluates once more.
         ends_now = not (member.is_observer and self.stopping == STOPPED_BY_TIMEOUT)
         missing = [] if self._metrics.started else self._members.missing[:MAX_MISSING]
@@ -174,6 +183,8 @@ class Coordinator:
             self._metrics.epoch,
             self.finished,
             self.stopping if ends_now else "",
+            self.holdups.words()[:TEXT_MAX] if msg.phase == WAITING else "",
+            self.holdups.wants_stack(member),
         )
         return beaten, None
 
@@ -186,7 +197,7 @@ class Coordinator:
         return leased, None
 
     def _on_report(self, msg: Report, _: bytes | None) -> ControlAnswer:
-        member = self._members.require_current(msg.worker, msg.incarnation)
+        member = self._members.require_counted(msg.worker, msg.incarnation)
         if msg.kind not in REPORT_KINDS or (msg.kind == "evaluation") != member.is_observer:
             raise HeaderError(f"report.kind: not for this process: {msg.kind!r}")
         if not msg.number or msg.number > member.reported:  # otherwise it has come before
@@ -194,7 +205,9 @@ class Coordinator:
             self._count_report(member, msg)
         return Ok(msg.worker, 0, 0, True), None
 
-    def _on_status(self, _: Status, __: bytes | None) -> ControlAnswer:
+    def _on_status(self, msg: Status, _: bytes | None) -> ControlAnswer:
+        if msg.stacks:
+            self.holdups.ask_all()
         return State(), msgpack.packb(self.state())
 
     def _on_set(self, msg: Set, _: bytes | None) -> ControlAnswer:
@@ -225,8 +238,11 @@ class Coordinator:
             raise HeaderError(f"bye.reason: expected one of {', '.join(BYE_REASONS)}, "
                               f"got {msg.reason!r}")  # fmt: skip
         if not self._members.has_said_bye(msg.worker, msg.incarnation, msg.reason):
-            member = self._members.require_current(msg.worker, msg.incarnation)
-            self._leave(member, msg.reason)
+            member = self._members.require_counted(msg.worker, msg.incarnation)
+            if member.state == EVICTED:
+                self._count_bye(member, msg.reason)
+            else:
+                self._leave(member, msg.reason)
         return Ok(msg.worker, 0, 0, True), None
 
     # Time.
@@ -235,12 +251,22 @@ class Coordinator:
         """Evicts members that have been silent for too long. Call it a few times a second."""
         for member in self._members.silent():
             self._leave(member, EVICTED)
+        self._look_who_waits()
         if self.rule.policy is BACKUP and self.trains and not self.stopping:
             self._end_stall()
         if not self._metrics.started or self._members.any_live:
             self._deserted_s = None
         elif self._deserted_s is None:
             self._deserted_s = self._now()
+
+    def _look_who_waits(self) -> None:
+        """Notes for whom others wait; evicts those that hang, if that was asked for."""
+        is_waiting = self._shards.parked > 0
+        clocks = self._shards.clocks(self._trains_on) if is_waiting else {}
+        self.holdups.look(clocks, is_waiting=is_waiting)
+        if self._options.stall_s is not None:
+            for worker in self.holdups.stalled(self._options.stall_s):
+                self.evict(worker)
 
     def _end_stall(self) -> None:
         live = [member.worker for member in self._members.live]
@@ -257,9 +283,34 @@ class Coordinator:
 
     @property
     def finished(self) -> bool:
-        """Whether training is over: nobody is live, and one had come to the end of its work."""
-        over = self._members.any_done or bool(self.stopping)
-        return self._metrics.started and over and not self._members.any_live
+        """Whether training is over: nobody is live, and nobody is to come back.
+
+        One of them has come to the end of its work, or all that was asked for is trained.
+        """
+        if not self._metrics.started or self._members.any_live:
+            return False
+        if self.stopping:
+            return True
+        over = self._members.any_done or self._is_all_trained()
+        return over and not self.coming_back
+
+    @property
+    def coming_back(self) -> list[int]:
+        """The ranks that were evicted a while ago and owe work, where nobody works any more."""
+        if not self._metrics.started or self._members.any_live:
+            return []
+        since_s = self._now() - self._options.rejoin_s
+        away = {
+            member.worker for member in self._members.workers.values()
+            if member.state == EVICTED and member.left_s >= since_s
+        }  # fmt: skip
+        return sorted(p.worker for p in self.unfinished() if p.worker in away) if away else []
+
+    def _is_all_trained(self) -> bool:
+        """Whether it is known what was to be trained, and all of it is."""
+        planned = (counts.planned_epochs for counts in self._metrics.workers.values())
+        is_known = self._desk.is_used_up() or all(planned)
+        return is_known and not self.unfinished()
 
     @property
     def closed(self) -> bool:
@@ -357,6 +408,7 @@ class Coordinator:
         """How the run stands: the payload of `state`; docs/wire-format.md lists its keys."""
         summary = self._metrics.summary()
         rows = [self._worker_row(member) for _, member in sorted(self._members.workers.items())]
+        _fit_stacks(rows)
         return {
             **summary,
             **self._settings(),
@@ -373,10 +425,23 @@ class Coordinator:
             "initialized": self._shards.initialized,
             "model_nbytes": self._shards.layout.nbytes if self._shards.layout else 0,
             "parked": self._shards.parked,
+            "awaited": self.holdups.as_dicts(),
+            "coming_back": self.coming_back,
             "table": rows,
         }
 
     # How it is done.
+
+    def _trains_on(self, worker: int) -> bool:
+        """Whether this rank is live, and has not come to rest."""
+        member = self._members.workers.get(worker)
+        return member is not None and self._desk.state_of(member) == LIVE
+
+    def _count_bye(self, member: Member, reason: str) -> None:
+        """Notes how a worker has left that was evicted before it could say so."""
+        self._members.leave(member, reason)
+        self._metrics.leave(member.worker, member.incarnation, reason)
+        self._desk.complete_epochs()
 
     def _count_report(self, member: Member, msg: Report) -> None:
         if member.is_observer:
@@ -391,6 +456,7 @@ class Coordinator:
         self._shards.leave(member, state)
         if not member.is_observer:
             self.journal.left(member.worker, member.incarnation, state)
+            self._metrics.workers[member.worker].complete_answered()
             self._desk.release(
                 member.worker, lockstep=self.rule.policy.average, is_stopping=bool(self.stopping)
             )
@@ -459,9 +525,29 @@ class Coordinator:
         return {
             **self._metrics.worker_state(member.worker),
             "name": member.name,
+            "incarnation": member.incarnation,
             "state": self._desk.state_of(member),
+            **self.holdups.row_of(member),
             "silence_s": round(self._members.silence_s(member), 1),
         }
+
+
+def _fit_stacks(rows: list[dict[str, Any]]) -> None:
+    """Leaves out the stacks of the last rows, where all of them would be too much for a message."""
+    room = STACKS_MAX_NBYTES
+    for row in rows:
+        room -= len(row["stack"].encode())
+        if room < 0:
+            row["stack"], row["stack_s"] = "", None
+
+
+def _checked_stack(payload: bytes) -> str:
+    """Reads the payload of a `beat`. Raises PayloadSizeError."""
+    if len(payload) > STACK_MAX_NBYTES:
+        raise PayloadSizeError(
+            f"beat: expected at most {STACK_MAX_NBYTES} bytes of a stack, got {len(payload)}"
+        )
+    return payload.decode(errors="replace")
 
 
 def _agreed_codec(offered: list[str]) -> str:

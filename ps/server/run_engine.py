@@ -40,6 +40,7 @@ from leash.ps.server.remote_shards import Buffer, RemoteShards
 from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_desk import DataDesk, Send
+from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.members import Members, microseconds_since_1970
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.frames import CONTROL, check_payload_count, decode, encode, error_message
@@ -51,7 +52,7 @@ TICK_S: Final = 0.2
 ALIGN_S: Final = 1.0
 ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
-AWAY_S: Final = 1.0  # an engine that did not tick for longer was held up
+AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
 
 
 class RunEngine:
@@ -123,8 +124,9 @@ class RunEngine:
         self.data: Final = DataDesk(options, rule, self.members, self.metrics, send, now=now)
         self.shards: Final = Shards(self.data, data_port, remote, self.members, self.metrics)
         self.coordinator: Final = Coordinator(
-            options, rule, self.members, self.metrics, self.shards, now
-        )
+            options, rule, self.members, self.metrics, self.shards, now,
+            HoldUps(self.members, now, wall_time_us),
+        )  # fmt: skip
         self.status = 0
         self.generation: int = 1
         self._journal: Journal = Journal(None)
@@ -208,6 +210,7 @@ class RunEngine:
 
     def attend_shards(self) -> None:
         """Takes what the other shards tell; ends the run if one of them is lost."""
+        self._excuse_own_silence()
         self.shards.attend()
         if self.shards.lost:
             self.stop(self.shards.lost, 1)
@@ -280,6 +283,7 @@ class RunEngine:
         looked_s, self._looked_s = self._looked_s, self._uptime()
         if self._looked_s - looked_s > AWAY_S:
             self.members.excuse(self._looked_s - looked_s)
+            self.shards.excuse(self._looked_s - looked_s)
 
     def _look_after_evaluator(self) -> None:
         """Looks whether the evaluator has failed: that ends only a run that has not started."""

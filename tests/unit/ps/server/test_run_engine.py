@@ -380,6 +380,30 @@ def test_the_silence_of_others_is_excused_while_the_engine_itself_was_held_up() 
     assert run.members.live == []
 
 
+@pytest.mark.parametrize("pause_s", [0.9, 20.0])
+@pytest.mark.parametrize("reads_first", [False, True])
+def test_after_a_pause_nobody_is_evicted_whose_beats_wait_to_be_read(
+    reads_first: bool, pause_s: float
+) -> None:
+    run = PlayedRun(evict_s=1.0, shards=2)
+    run.start()
+    for _ in range(3):  # a beat every fifth of the time, then a pause
+        run.wait(0.2)
+    for clock in (run.clock, run.uptime):
+        clock.skip(pause_s)
+    if reads_first:
+        for worker in (1, 2):
+            run.ask(Beat(worker, run.incarnation(worker)))
+    run.engine.attend_shards()  # of which the other was stopped too, and has told nothing since
+    run.engine.advance()
+    assert [member.worker for member in run.members.live] == [1, 2]
+    assert run.shards.lost == ""
+    run.far.all[0].link.advance()
+    for _ in range(7):  # a pause is no licence to be silent for longer afterwards
+        run.wait(0.2)
+    assert run.members.live == []
+
+
 # Messages.
 
 
