@@ -78,7 +78,9 @@ def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
     if options.report:
         require_matplotlib()
     require_data(options)
-    run_dir = RunDir.at(options.run_dir, options.rule.policy.name)
+    run_dir = RunDir.at(
+        options.run_dir, options.rule.policy.name, goes_on=True, fresh=options.fresh
+    )
     # The server works its rates out by the same function; config.yaml notes what they are.
     run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
@@ -96,7 +98,7 @@ def planned_epochs(options: LaunchOptions) -> int | None:
 def options_of_server(options: LaunchOptions, run_dir: RunDir) -> ServerOptions:
     """Makes the options of the server that a launch starts."""
     return common_options(
-        options, ServerOptions, bind=FREE_PORT, run_dir=str(run_dir.path),
+        options, ServerOptions, bind=FREE_PORT, run_dir=str(run_dir.path), fresh=False,
         epochs=planned_epochs(options),
         threads=options.server_threads,  # a launch's `threads` are torch's
         data_plan=data_plan_of(options),

@@ -187,7 +187,12 @@ class RunGroup(Options):
         "--save-path", metavar="DIR", is_path=True,
     )  # fmt: skip
     resume: str | None = option(
-        None, "go on where this checkpoint was written", metavar="FILE.safetensors", is_path=True
+        None, "go on where this checkpoint was written; default: where a run in --run-dir was that "
+        "is not done, by its newest checkpoint that is whole",
+        metavar="FILE.safetensors", is_path=True,
+    )  # fmt: skip
+    fresh: bool = option(
+        False, "begin anew in --run-dir; what a run has left there is moved to before-N in it"
     )
     checkpoint_every: str = option(
         "60s", "write a checkpoint so often: 60s, seconds, or 500u, updates, each in place of the "

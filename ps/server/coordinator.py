@@ -7,7 +7,7 @@
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
@@ -29,6 +29,7 @@ from leash.ps.options.plan import LEASE
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.staleness import check_softens
 from leash.ps.policy import BACKUP, BSP, Rule, rule_from_message
+from leash.ps.runs.journal import Journal
 from leash.ps.runs.position import Position
 from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.server.lease_desk import LeaseDesk
@@ -90,6 +91,7 @@ class Coordinator:
     ) -> None:
         self.stopping: str = ""
         self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
+        self.journal: Journal = Journal(None)  # whoever has a run directory gives another
         self._options: Final = options
         self.rule: Rule = rule  # the one that the run goes by now
         self._members: Final = members
@@ -149,6 +151,8 @@ class Coordinator:
         except ShardLostError:
             self._members.forget(member)  # no shard waits for it, and metrics do not know it
             raise
+        if not member.is_observer:
+            self.journal.joined(member.worker, member.incarnation)
         self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if not member.is_observer:
             self._codecs.add(codec)
@@ -216,10 +220,8 @@ class Coordinator:
         except UsageError as error:
             raise HeaderError(f"set: {error}") from error
         if rule != self.rule:
-            self.rule = rule
-            # First, so that its event comes before those of the replies that it releases.
-            self._metrics.set_rule(rule)
-            self._shards.set_rule(rule)
+            self.journal.rule(rule)
+            self.go_by(rule)
         return Ok(0, 0, 0, True), None
 
     def _on_save(self, msg: Save, _: bytes | None) -> ControlAnswer:
@@ -338,6 +340,13 @@ class Coordinator:
 
     # Going on.
 
+    def go_by(self, rule: Rule) -> None:
+        """Has the run go by this rule from now on."""
+        self.rule = rule
+        # First, so that its event comes before those of the replies that it releases.
+        self._metrics.set_rule(rule)
+        self._shards.set_rule(rule)
+
     @property
     def trains(self) -> bool:
         """Whether there are workers that train now."""
@@ -370,6 +379,18 @@ class Coordinator:
         self._metrics.go_on(position)
         if position.leases is not None:
             self._desk.go_on(position.leases)
+
+    def expect_no_more(self, ranks: Iterable[int]) -> None:
+        """Does not wait for workers which an earlier server of this run has seen off as done.
+
+        What they have trained after the checkpoint, or in an epoch that is planned no more, they
+        would have to train again, so of those that have a share only the ones count that are
+        through with it.
+        """
+        shares, planned = self._metrics.shares(), self._options.epochs
+        for rank in ranks:
+            if planned is not None and rank in shares and shares[rank].epochs >= planned:
+                self._members.expect_no_more(rank)
 
     def _anew(self) -> list[str]:
         """What begins anew in a run that goes on from here."""
@@ -434,6 +455,7 @@ class Coordinator:
         self._metrics.leave(member.worker, member.incarnation, state)
         self._shards.leave(member, state)
         if not member.is_observer:
+            self.journal.left(member.worker, member.incarnation, state)
             self._metrics.workers[member.worker].complete_answered()
             self._desk.release(
                 member.worker, lockstep=self.rule.policy.average, is_stopping=bool(self.stopping)

@@ -29,6 +29,7 @@ from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.events import EventLog
+from leash.ps.runs.journal import FORCE_S, Journal, Remembered, read_journal
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.announcement import how_it_goes_on
 from leash.ps.server.checkpoints import Checkpoints
@@ -64,6 +65,7 @@ class RunEngine:
         shards: all shards as one.
         coordinator: answers control messages.
         status: the exit status of the server.
+        generation: how many servers the run has had, this one included.
     """
 
     def __init__(
@@ -111,6 +113,9 @@ class RunEngine:
         self._now: Final = now
         self._uptime: Final = uptime
         ranks = parse_learners(options.learners, options.workers)
+        remembered = read_journal(run_dir.journal, run_dir.disk) if run_dir else Remembered()
+        if run_dir and remembered.generation:
+            run_dir.keep_events(remembered.generation)
         self._events: Final = (
             EventLog(run_dir.events, now, run_dir.disk) if run_dir else EventLog(None, now)
         )
@@ -123,11 +128,13 @@ class RunEngine:
             HoldUps(self.members, now, wall_time_us),
         )  # fmt: skip
         self.status = 0
+        self.generation: int = 1
+        self._journal: Journal = Journal(None)
         self._signal = 0
         self._ended = FAILED  # until the run ends as it should
         self._stop_deadline_s: float | None = None
         self._stop_soon: tuple[str, int, float] | None = None  # reason, status, and the deadline
-        self._next_tick_s = now()
+        self._next_tick_s = self._next_force_s = now()
         self._looked_s = uptime()
         self._has_final = False  # whether the last checkpoint is written
         self._progress: Final = Progress(
@@ -139,6 +146,8 @@ class RunEngine:
         self.coordinator.saves = self._checkpoints.saves
         if options.resume is not None:
             self._resume(options.resume, disk)
+        if run_dir is not None:
+            self._remember(run_dir, remembered)
 
     @property
     def rule(self) -> Rule:
@@ -154,6 +163,19 @@ class RunEngine:
         self._checkpoints.go_on()
         for line in how_it_goes_on(earlier, self.rule, self.members.ranks, self._options.epochs):
             self._say(line)
+
+    def _remember(self, run_dir: RunDir, remembered: Remembered) -> None:
+        """Goes by what earlier servers of this run have noted, and notes what comes from now on."""
+        self.generation = remembered.generation + 1
+        self._journal = Journal(run_dir.disk.append(run_dir.journal))
+        self._journal.begin(self.generation)
+        self.coordinator.journal = self._journal
+        self.coordinator.expect_no_more(remembered.done)
+        if remembered.generation:
+            self._say(f"server {self.generation} of this run: its files are in {run_dir.path}")
+        if remembered.rule is not None and remembered.rule != self.rule:
+            self.coordinator.go_by(remembered.rule)
+            self._say(f"it goes by {self.rule}, as was set")
 
     # Messages.
 
@@ -239,6 +261,9 @@ class RunEngine:
     def _tick(self) -> None:
         self._next_tick_s = self._now() + TICK_S
         self._excuse_own_silence()
+        if self._now() >= self._next_force_s:
+            self._next_force_s = self._now() + FORCE_S
+            self._journal.force()
         self.coordinator.tick()
         self.attend_shards()
         if self._signal:
@@ -339,6 +364,7 @@ class RunEngine:
         """Lets all files go that are still open, such as those for who asked for a checkpoint."""
         self._checkpoints.saves.close()
         self._events.close()
+        self._journal.close()
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """What this run has not trained, in the form of summary.json."""
@@ -355,7 +381,9 @@ class RunEngine:
         settings = summary_settings(
             self._options, self.rule, self.members.ranks, self.coordinator.data_plan
         )
-        outcome = {"ended": self._ended, "unfinished": self._unfinished()}
+        outcome = {
+            "ended": self._ended, "unfinished": self._unfinished(), "generations": self.generation,
+        }  # fmt: skip
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
         if not self._has_final or self._checkpoints.has_failed:
             self._checkpoints.write_final()

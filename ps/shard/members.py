@@ -77,6 +77,7 @@ class Members:
         self.evict_s: Final = evict_s
         self.workers: dict[int, Member] = {}  # the newest of each rank
         self.observers: dict[int, Member] = {}  # the live ones, by incarnation
+        self._over: Final[set[int]] = set()  # ranks that have done their work already
         self._now: Final = now
         self._incarnations: Final = itertools.count(wall_time_us())
         self._earlier: Final[dict[int, deque[int]]] = {}  # the numbers of a rank's earlier hellos
@@ -142,6 +143,10 @@ class Members:
         before = self.workers.get(worker)
         self.workers[worker] = member
         return member, before if before and before.state == LIVE else None
+
+    def expect_no_more(self, rank: int) -> None:
+        """Does not count this rank as missing: it has done its work before this server began."""
+        self._over.add(rank)
 
     def forget(self, member: Member) -> None:
         """Takes back a newcomer whose hello could not be honoured after all."""
@@ -258,10 +263,10 @@ class Members:
     @property
     def missing(self) -> list[int]:
         """The expected ranks that have no live process."""
-        live = {m.worker for m in self.live}
-        return [rank for rank in self.ranks if rank not in live]
+        there = {m.worker for m in self.live} | self._over
+        return [rank for rank in self.ranks if rank not in there]
 
     @property
     def any_done(self) -> bool:
         """Whether any worker has left because its work, or the time for it, was over."""
-        return any(m.state in (DONE, TIMED_OUT) for m in self.workers.values())
+        return bool(self._over) or any(m.state in (DONE, TIMED_OUT) for m in self.workers.values())
