@@ -126,8 +126,10 @@ def audit_text(run_dir: RunDir) -> str:
         return "no: events.jsonl is too long for now; leash.ps.runs.audit takes any length"
     try:
         violations = audit_run(run_dir.path)
-    except ValueError as error:  # its end may be missing, where a disk was full
+    except json.JSONDecodeError as error:  # its end may be missing, where the power went
         return f"no: events.jsonl cannot be read to its end: {error}"
+    except (OSError, ValueError) as error:
+        return f"no: {error}"
     if violations:
         return f"{len(violations)} violations in events.jsonl, the first: {violations[0]}"
     return "from events.jsonl: the bound was kept, and every step taken once and in order"

@@ -174,9 +174,14 @@ class RunGroup(Options):
     )
     checkpoint_every: str = option(
         "60s", "write a checkpoint so often: 60s, seconds, or 500u, updates, each in place of the "
-        "one before it, for at most a twentieth of the time; 1e, epochs, each of them kept; or "
-        "never. One is always written at the end",
+        "one before it; 1e, epochs, each of them kept; or never. One is always written at the end. "
+        "Workers go on meanwhile; it takes up to one more model in memory",
         metavar="TIME",
+    )  # fmt: skip
+    patience: float = option(
+        600.0, "at the end, wait so long for a disk on which the last checkpoint cannot be written, "
+        "or for somebody who fetches it with leash save; inf: for ever",
+        metavar="SECONDS",
     )  # fmt: skip
     step_events: int = option(
         1, "record every Nth step of each worker in events.jsonl; 0 records none", metavar="N"
@@ -194,6 +199,8 @@ class RunGroup(Options):
         super().check()
         check_positive(self, "timeout_s")
         check_not_negative(self, "step_events")
+        if not self.patience >= 0:  # nor is it a NaN
+            raise UsageError(f"--patience {self.patience}: give a number from 0, or inf")
         _ = self.checkpoints
 
     @property

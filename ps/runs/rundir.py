@@ -47,20 +47,22 @@ class RunDir:
         """
         self.path: Final = path
         self.disk: Final = disk
+        self._config: str = ""  # what could not be written yet
         if disk.exists(path / "summary.json"):
             raise UsageError(f"--run-dir {path}: a run has left its summary there; take another")
         disk.require_folder("--run-dir", path)
 
     @classmethod
     def at(
-        cls, path: str | None, name: str, date: Callable[[], time.struct_time] = time.localtime
-    ) -> "RunDir":
+        cls, path: str | None, name: str, date: Callable[[], time.struct_time] = time.localtime,
+        disk: Disk = THIS_HOST,
+    ) -> "RunDir":  # fmt: skip
         """Makes the given folder, or a new one below runs/ named after date, time and `name`."""
         if path is not None:
-            return cls(Path(path))
+            return cls(Path(path), disk)
         stem = time.strftime("%Y%m%d-%H%M%S-", date()) + name
         taken = (Path(RUNS, stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
-        return cls(next(p for p in taken if not p.exists()))
+        return cls(next(p for p in taken if not p.exists()), disk)
 
     @property
     def events(self) -> Path:
@@ -95,7 +97,7 @@ class RunDir:
         checkpoint = self.newest_checkpoint
         if checkpoint is None:
             return None
-        config = str(self.path / "config.yaml")
+        config = str(self.config)
         words = ["leash", command, "--config", config, "--resume", str(checkpoint)]
         return shlex.join(words)
 
@@ -103,10 +105,29 @@ class RunDir:
         """Writes all options of a command, defaults included, but without this folder's path.
 
         It replaces the file that a run has left which was killed.
+
+        Raises:
+            OSError: it could not be written; `try_config_again` tries it again.
         """
         settings = dataclasses.asdict(options)
         del settings["run_dir"]
-        self._write(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+        self._config = yaml.safe_dump(settings, sort_keys=False)
+        self.try_config_again()
+
+    @property
+    def lacks_config(self) -> bool:
+        """Whether config.yaml could not be written."""
+        return bool(self._config)
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    def try_config_again(self) -> None:
+        """Writes config.yaml, if that was asked for and could not be done. Raises OSError."""
+        if self._config:
+            self._write(self.config, self._config)
+            self._config = ""
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json."""

@@ -1,4 +1,4 @@
-"""Writes a safetensors file piece by piece, so that its tensors need not be copied together first.
+"""The form of a safetensors file, whose header is known before any of its tensors is.
 
 ::
 
@@ -7,50 +7,61 @@
                            spaces behind it, so that the tensors begin at a multiple of 8
     tensors                those of the widest dtype first, then by name, without gaps
 
-The safetensors library reads it, and would have written the same.
+The safetensors library reads it, and would have written the same. This module imports little: the
+process that writes checkpoints begins with it.
 """
 
 import json
+import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
-DTYPES: Final = {"<f8": "F64", "<f4": "F32"}  # numpy's name ▸ the format's
+DTYPES: Final = {"f64": "F64", "f32": "F32"}  # the layout's name ▸ the format's
+ITEM_NBYTES: Final = {"f64": 8, "f32": 4}
 _ALIGNED_TO: Final = 8
 
 
-def pieces_of(
-    tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
-) -> Iterator[bytes | memoryview]:
-    """Gives the content of the file in pieces: the header, then each tensor where it lies.
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of the file: its name, its dtype as a layout has it, and its shape."""
+
+    name: str
+    dtype: str
+    shape: Sequence[int]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return ITEM_NBYTES[self.dtype] * math.prod(self.shape)
+
+
+def places_of(tensors: Iterable[Tensor]) -> dict[str, int]:
+    """Says where each tensor begins, in bytes behind the header; name ▸ place, in their order."""
+    places, offset = {}, 0
+    for tensor in sorted(tensors, key=lambda t: (-ITEM_NBYTES[t.dtype], t.name)):
+        places[tensor.name] = offset
+        offset += tensor.nbytes
+    return places
+
+
+def head_of(tensors: Sequence[Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Gives everything that stands before the tensors.
 
     Args:
-        tensors: f32 or f64, contiguous and little-endian.
+        tensors: all of the file, in any order.
         metadata: goes into the header.
     """
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    by_name = {tensor.name: tensor for tensor in tensors}
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
-    offset = 0
-    for name in names:
-        tensor = tensors[name]
-        end = offset + tensor.nbytes
+    for name, place in places_of(tensors).items():
+        tensor = by_name[name]
         entries[name] = {
-            "dtype": DTYPES[tensor.dtype.str],
+            "dtype": DTYPES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
+            "data_offsets": [place, place + tensor.nbytes],
         }
-        offset = end
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % _ALIGNED_TO)
-    yield struct.pack("<Q", len(header)) + header
-    for name in names:
-        yield bytes_of(tensors[name])
-
-
-def bytes_of(tensor: npt.NDArray[Any]) -> memoryview:
-    """The bytes of a contiguous tensor, where they lie."""
-    assert tensor.flags.c_contiguous
-    return tensor.reshape(-1).view(np.uint8).data
+    return struct.pack("<Q", len(header)) + header

@@ -30,6 +30,7 @@ from leash.ps.options.staleness import check_softens
 from leash.ps.policy import BSP, Rule, rule_from_message
 from leash.ps.runs.position import Position
 from leash.ps.runs.unfinished import Unfinished, ranges
+from leash.ps.runs.unwritten import Unwritten
 from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.server.saves import Saves
 from leash.ps.server.settings import run_settings
@@ -84,6 +85,7 @@ class Coordinator:
     ) -> None:
         self.stopping: str = ""
         self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
+        self.unwritten: Unwritten = Unwritten()  # likewise
         self._options: Final = options
         self.rule: Rule = rule  # the one that the run goes by now
         self._members: Final = members
@@ -344,6 +346,7 @@ class Coordinator:
             "initialized": self._shards.initialized,
             "model_nbytes": self._shards.layout.nbytes if self._shards.layout else 0,
             "parked": self._shards.parked,
+            "not_written": self.unwritten.lasting,
             "table": rows,
         }
 

@@ -39,12 +39,6 @@ def _was_evicted(cluster: "Cluster", where: str) -> bool:
     )
 
 
-def _is_full(cluster: "Cluster") -> bool:
-    if "disk full" not in cluster.happened:
-        return False
-    return isinstance(cluster.failure, OSError) or cluster.server.ended in ("incomplete", ALL_GONE)
-
-
 def _is_all_trained(cluster: "Cluster") -> bool:
     """Whether every sample was trained on, though the server does not know it after an outage."""
     if not cluster.happened - HARMLESS:
@@ -79,7 +73,6 @@ ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
         "a server that is killed, and started again or not, ends its workers' part",
         lambda cluster: "kill server" in cluster.happened,
     ),
-    "disk-full": ("a full disk ends the server", _is_full),
     "left-behind": (
         "the run ends while a worker is away that would have come back",
         _was_left_behind,

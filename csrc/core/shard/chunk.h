@@ -21,6 +21,7 @@ struct Chunk : ChunkValues {
   Admission admission;
 
   bool initialized = false;                                // it has its first values
+  bool is_read_in_place = false;  // an open snapshot reads it where it lies, and has not read it yet
   std::vector<Parked> parked = {};                         // in order of arrival
   std::unordered_map<std::uint32_t, Backup> backups = {};  // by worker; empty without compensation
 
