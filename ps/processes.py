@@ -134,7 +134,7 @@ def say_line(text: str) -> None:
     except OSError:
         # What could not be written would be written again with the next line, and at the end of the
         # process, which would fail then.
-        unbuffered = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)
+        unbuffered = io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
         sys.stdout = io.TextIOWrapper(unbuffered, write_through=True)
 
 

@@ -179,9 +179,8 @@ class RunGroup(Options):
         metavar="TIME",
     )  # fmt: skip
     patience: float = option(
-        600.0, "at the end, wait so long for a disk on which the last checkpoint cannot be written, "
-        "or for somebody who fetches it with leash save; inf: for ever",
-        metavar="SECONDS",
+        600.0, "at the end, wait so long for a disk that cannot take the last checkpoint, or for "
+        "somebody who fetches it with leash save; inf: for ever", metavar="SECONDS",
     )  # fmt: skip
     step_events: int = option(
         1, "record every Nth step of each worker in events.jsonl; 0 records none", metavar="N"

@@ -47,7 +47,9 @@ def audit_run(run_dir: Path) -> list[str]:
 
 
 def _missing(events: int) -> str:
-    return f"{events} events are missing, which could not be written; only all of them can be checked"
+    return (
+        f"{events} events are missing, which could not be written; only all of them can be checked"
+    )
 
 
 def audit(events: Iterable[Event]) -> list[str]:

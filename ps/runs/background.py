@@ -30,7 +30,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from leash.ps import interrupt
 from leash.ps.processes import Process, spawn_module
@@ -41,7 +41,7 @@ from leash.ps.runs.host_files import HostFile, HostTarget, memory_file, unfinish
 SLOTS: Final = 8
 LOWEST: Final = 19  # of the nice values: a share of 1.5 % beside one ordinary thread
 MESSAGE_NBYTES: Final = 1 << 16
-END_S: Final = 1.0  # a writer may take so long to end once nobody needs it
+END_S: Final = 5.0  # a writer may take so long to end once nobody needs it
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}  # the number of the system call
 _IDLE_CLASS: Final = 3 << 13
 _OF_THIS_PROCESS: Final = 1
@@ -111,6 +111,7 @@ class _WriterSide:
         self._drop()
         self._number = number
         with open(fds[0], "rb") as file:
+            file.seek(0)
             plan = Plan.from_json(file.read())
         self._target = HostTarget(paths, fds[1] if len(fds) > 1 else None)
         self._file = CheckpointFile(plan, self._target)
@@ -169,7 +170,9 @@ class BackgroundWriting:
         self._slot: int | None = None  # the one that `room` has given
         self._is_over = False
         self._failure: OSError | None = None
-        with _memory_with(plan.as_json().encode()) as plan_file:
+        with open(memory_file(), "wb") as plan_file:
+            plan_file.write(plan.as_json().encode())
+            plan_file.flush()
             fds = [plan_file.fileno(), *([] if self._memory is None else [self._memory])]
             self._send(["begin", number, [str(path) for path in paths]], fds)
 
@@ -205,10 +208,11 @@ class BackgroundWriting:
     def abandon(self) -> None:
         if self._memory is not None:
             os.close(self._memory)
-        if self._is_over:
+        if self._is_over and self._failure is None:
             return
-        self._is_over = True
-        self._writer.abandon(["abandon", self._number])
+        if not self._is_over:
+            self._is_over = True
+            self._writer.abandon(["abandon", self._number])
         for path in self._paths:
             with suppress(OSError):
                 unfinished(path).unlink(missing_ok=True)
@@ -301,9 +305,7 @@ class _Writer:
         if self._thread is not None:
             self._thread.join(END_S)
         if self._process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(END_S)
-            self._process.kill()
+            self._process.kill()  # it has nothing to finish
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(END_S)
 
@@ -372,14 +374,6 @@ class FailedWriting:
 
     def abandon(self) -> None:
         """Has nothing to let go of."""
-
-
-def _memory_with(content: bytes) -> IO[bytes]:
-    """A file in memory, from its beginning."""
-    file = open(memory_file(), "w+b")
-    file.write(content)
-    file.seek(0)
-    return file
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ class HostTarget:
     def finish(self) -> None:
         """Forces the file to the disk, and moves it to its places."""
         if not self._paths:
+            if self._memory is not None:
+                self._close()
             return
         assert self._fd is not None
         os.fsync(self._fd)

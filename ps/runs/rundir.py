@@ -86,7 +86,8 @@ class RunDir:
         """The checkpoint that was written last; None if there is none."""
         files = self.disk.files_in(self.checkpoint("final").parent)
         written = [(path, when) for path, when in files if path.suffix == ".safetensors"]
-        return max(written, key=lambda file: file[1], default=(None, 0))[0]
+        last = self.checkpoint("final")  # which may be the same file as that of an epoch
+        return max(written, key=lambda file: (file[1], file[0] == last), default=(None, 0))[0]
 
     def continuing_command(self, command: str) -> str | None:
         """The command line that goes on where this run has ended; None without a checkpoint.

@@ -235,9 +235,7 @@ class Checkpoints:
             with self._shards.held():
                 moments = model.open_snapshot()
                 plan, saved = plan_of(model, moments, self._coordinator.position(), options)
-                writing = self._disk.begin(
-                    paths, plan, is_urgent=FINAL in names or bool(numbers)
-                )
+                writing = self._disk.begin(paths, plan, is_urgent=FINAL in names or bool(numbers))
             self._underway = _Underway(
                 names, numbers, model, writing, Feed(model, writing, plan), saved,
                 self._coordinator.rule.policy is BSP,

@@ -23,7 +23,6 @@ from leash.ps.wire.shard_messages import (
     Failed,
     ForgetSnapshot,
     Load,
-    OpenSnapshot,
     ReadSnapshot,
     SetVersion,
     SnapshotPart,

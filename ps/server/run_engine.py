@@ -409,8 +409,8 @@ class RunEngine:
             self._write_summary()
             if not self._checkpoints.has_final:
                 self._checkpoints.begin_final()
-                if self._checkpoints.is_writing:
-                    return
+            self._attend_results()
+            return
         if self._is_left or self._checkpoints.is_hopeless or self._waits_no_longer():
             if self._unwritten.as_dict():
                 self._write_summary()  # which tells what could not be written, and what came of it

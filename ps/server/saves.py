@@ -66,7 +66,7 @@ class Saves:
         return self._fetched
 
     def take_up(self) -> list[int]:
-        """Takes those who wait now: a checkpoint is begun for them, which `serve` or `fail` ends."""
+        """Takes those who wait now: a checkpoint is begun for them, and then `serve` or `fail`."""
         numbers = [n for n, save in self._saves.items() if self._waits(save)]
         for number in numbers:
             self._saves[number].is_at_work = True

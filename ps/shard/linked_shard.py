@@ -55,7 +55,13 @@ from leash.ps.wire.shard_messages import (
 )
 
 FORWARDED_EVENTS: Final = ("duplicate", "nonfinite")  # the coordinator does not see these itself
-UNANSWERED: Final = (Leave, Stop, Release, ReadSnapshot, ForgetSnapshot)  # the coordinator expects no answer to these
+UNANSWERED: Final = (
+    Leave,
+    Stop,
+    Release,
+    ReadSnapshot,
+    ForgetSnapshot,
+)  # the coordinator expects no answer to these
 COUNTS_S: Final = 0.25  # between two `counts`, which are also signs of life
 MAX_HEARD: Final = 256
 NO_MEMORY: Final = "there is no memory for what changes while it is written"

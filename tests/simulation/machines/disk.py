@@ -117,7 +117,8 @@ class MemoryDisk:
     """Implements leash.ps.runs.disk.Disk, with the faults that it is told to have now."""
 
     def __init__(
-        self, passes: Callable[[float], None], after: Callable[[float, Callable[[Any], None], Any], None]
+        self, passes: Callable[[float], None],
+        after: Callable[[float, Callable[[Any], None], Any], None],
     ) -> None:  # fmt: skip
         """Args:
         passes: called with the seconds that an operation takes, of whoever waits for it.

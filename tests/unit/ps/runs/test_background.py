@@ -40,6 +40,7 @@ def wait(disk: BackgroundDisk) -> None:
 
 
 def feed(disk: BackgroundDisk, writing: Writing, content: bytes = CONTENT) -> None:
+    """All of it, or a part that is not the end."""
     for begin in range(0, len(content), PART_NBYTES):
         part = content[begin : begin + PART_NBYTES]
         while (place := writing.room(len(part))) is None:
@@ -48,7 +49,8 @@ def feed(disk: BackgroundDisk, writing: Writing, content: bytes = CONTENT) -> No
             wait(disk)
         place[:] = part
         writing.take(0, begin, len(part))
-    writing.finish()
+    if content is CONTENT:
+        writing.finish()
 
 
 def await_end(disk: BackgroundDisk, writing: Writing) -> OSError | None:

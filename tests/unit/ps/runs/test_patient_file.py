@@ -6,6 +6,7 @@ from leash.ps.runs.patient_file import AGAIN_S, BUFFER_NBYTES, WAITING_NBYTES, P
 from support.sockless import StillClock
 from support.tight_disk import TightDisk
 
+
 class Log:
     """A file of such a disk, and what it tells."""
 
@@ -37,6 +38,7 @@ def test_lines_wait_until_there_is_room_and_then_are_all_there(tmp_path: Path) -
     log.file.flush()
     assert log.lines == [f"line {number}" for number in range(5)]
     assert (log.troubles[1:], log.file.missing, log.file.lost) == (["over"], 0, 0)
+    log.file.close()
 
 
 def test_a_line_that_was_written_in_part_is_completed(tmp_path: Path) -> None:
@@ -85,6 +87,7 @@ def test_a_file_that_cannot_even_be_made_is_made_later(tmp_path: Path) -> None:
     log.clock.skip(AGAIN_S)
     log.file.flush()
     assert log.lines == ["a"]
+    log.file.close()
 
 
 def test_lines_are_collected_before_they_are_written(tmp_path: Path) -> None:
@@ -95,3 +98,4 @@ def test_lines_are_collected_before_they_are_written(tmp_path: Path) -> None:
     assert log.path.read_bytes() == b""
     log.file.write(line)
     assert len(log.path.read_bytes()) == (BUFFER_NBYTES // len(line) + 1) * len(line)
+    log.file.close()

@@ -1,4 +1,4 @@
-"""A file whose head is made before its tensors are there is the one that the library would write."""
+"""A file whose head is made before its tensors are there is the one that the library writes."""
 
 import json
 from pathlib import Path

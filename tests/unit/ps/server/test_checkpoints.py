@@ -308,8 +308,7 @@ def test_workers_go_on_while_one_is_written_and_it_is_of_the_moment_at_which_it_
         each.train(3)
         each.wait()
     expected = values_in(whole.path("latest"))
-    while not run.names:
-        assert run.checkpoints.is_writing
+    while run.checkpoints.is_writing:
         assert not any(plane.is_held for plane in run.server.planes)
         run.train()
         disk.parts += 1
@@ -537,8 +536,10 @@ def test_under_other_policies_shards_are_held_where_they_are(tmp_path: Path) -> 
 # Failures.
 
 
-WARNING = "WARNING: cannot write checkpoints: {}; the run goes on, keeps what was written before, " \
-          "and tries again"
+WARNING = (
+    "WARNING: cannot write checkpoints: {}; the run goes on, keeps what was written before, "
+    "and tries again"
+)
 
 
 def test_a_failure_is_said_once_and_tried_again_and_the_run_goes_on(tmp_path: Path) -> None:

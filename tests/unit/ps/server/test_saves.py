@@ -193,7 +193,9 @@ def test_why_there_is_no_file_is_told_once_to_each_who_waited(saves: Saves, path
     serve(saves, path)
     ask(saves, 2)
     ask(saves, 3)
-    saves.fail(saves.take_up(), LeashError("no checkpoint latest.safetensors: No space left on device"))
+    saves.fail(
+        saves.take_up(), LeashError("no checkpoint latest.safetensors: No space left on device")
+    )
     assert not saves.awaited
     for number in (2, 3):
         with pytest.raises(NotReadyError, match=r"^save: no checkpoint .* No space left"):

@@ -7,7 +7,7 @@ from leash.ps.errors import FrameCountError, HeaderError
 from leash.ps.wire.frames import TO_COORDINATOR, TO_SHARD, encode
 from leash.ps.wire.messages import Status
 from leash.ps.wire.shard_link import PREFIX, Link, LinkClosedError
-from leash.ps.wire.shard_messages import Done, Fetch, Happened, Stop
+from leash.ps.wire.shard_messages import Done, Happened, SetClock, Stop
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def test_messages_arrive_in_order_with_their_payloads(
     other = Link(ends[1], TO_SHARD, 0.1)
     assert not other.has_come()
     link.send(Stop("SIGTERM"))
-    link.send(Fetch(7, ""))
+    link.send(SetClock(7))
     assert other.has_come()
     assert other.receive() == (Stop("SIGTERM"), None)
-    assert other.receive() == (Fetch(7, ""), None)
+    assert other.receive() == (SetClock(7), None)
     payload = bytearray(range(256)) * 10
     other.send(Done(3), payload)
     other.send(Done(4))
