@@ -142,21 +142,26 @@ class Checkpoints:
         """Whether the last checkpoint can be begun as it should be; call it until it can."""
         return not self._is_possible or self._comes_to_stand()
 
-    def begin_final(self) -> None:
+    def begin_final(self) -> bool:
         """Begins the last checkpoint, whatever the state of the chunks; see `has_final`.
 
         Before it that of an epoch which has been completed since the last tick, if it is kept: the
         same file has both names. One that is being written, and is none of these, is given up.
+
+        Returns:
+            Whether there is anything to write.
         """
         if self._underway is not None:
             self._give_up(self._underway)
         if self._run_dir is None or not self._is_possible:
             self.has_final = True
-            return
+            return False
+        self.has_final = False
         self._want_epoch()
         name, self._wanted = self._wanted, None
         self._begin(*([] if name in (None, LATEST, NAMELESS) else [name]), FINAL)
         self._go_on_writing()
+        return True
 
     def let_go(self) -> None:
         """Lets shards go on that are held for a checkpoint."""

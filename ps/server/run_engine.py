@@ -254,8 +254,7 @@ class RunEngine:
                 self._stop_now(reason, status)
             elif self._checkpoints.is_final_possible():
                 if self.coordinator.in_lockstep:  # others may push until they hear of the end
-                    self._checkpoints.begin_final()
-                    self._has_final = True
+                    self._has_final = self._checkpoints.begin_final()
                 self._stop_now(reason, status)
         else:
             self._checkpoints.advance()

@@ -481,10 +481,9 @@ def test_what_cannot_be_written_leaves_the_file_of_before(tmp_path: Path, why: s
     path, model = tmp_path / "m.safetensors", trained_model(steps=3)
     save_checkpoint(trained_model(), path, POSITION)
     before = path.read_bytes()
-    with pytest.raises(OSError, match="No space left" if why == "full" else "Not a directory"):
-        if why == "full":
-            save_checkpoint(model, path, POSITION, disk=TightDisk(full=[path.name]))
-        else:
-            save_checkpoint(model, path / "below.safetensors", POSITION)
+    disk = TightDisk(full=[path.name] if why == "full" else [])
+    to = path if why == "full" else path / "below.safetensors"
+    with pytest.raises(OSError, match="No space left" if why == "full" else "File exists"):
+        save_checkpoint(model, to, POSITION, disk=disk)
     assert (path.read_bytes(), os.listdir(tmp_path)) == (before, [path.name])
     assert model.shard.snapshot_nbytes == 0

@@ -64,7 +64,8 @@ class PlayedRun(SocklessServer):
         self.engine = RunEngine(
             self.options, run_dir, self.far, OWN_PORT, self._send, say=self.said.append,
             disk=disk or ThisHost(), address=address,
-            evaluator_failure=lambda: self.evaluator_failure, now=self.clock, uptime=self.uptime, wall_time_us=lambda: 1000,
+            evaluator_failure=lambda: self.evaluator_failure, now=self.clock,
+            uptime=self.uptime, wall_time_us=lambda: 1000,
         )  # fmt: skip
         self.members, self.metrics = self.engine.members, self.engine.metrics
         self.plane, self.shards = self.engine.data, self.engine.shards
@@ -327,6 +328,23 @@ def test_a_bsp_run_that_is_stopped_comes_to_the_end_of_its_step_first(
     assert run.end() == 143
     told = check_checkpoint(tmp_path / "checkpoints" / "final.safetensors")
     assert set(json.loads(told["chunks"])["least_clocks"]) == {2}
+
+
+def test_a_bsp_run_whose_other_shards_tell_late_of_their_values_has_a_last_checkpoint_too(
+    tmp_path: Path,
+) -> None:
+    run = PlayedRun("bsp", run_dir=RunDir(tmp_path), shards=2)
+    for rank in run.members.ranks:
+        run.hello(rank)
+    for plane in run.planes:
+        assert plane.model is not None
+        for chunk in plane.model.own:
+            plane.model.shard.init(chunk.index, bytes(chunk.nbytes))
+    run.engine.stop("SIGTERM", 143)  # the coordinator has not heard of the values yet
+    for worker in (1, 2):
+        run.bye(worker, "stopped")
+    assert run.end() == 143
+    assert check_checkpoint(tmp_path / "checkpoints" / "final.safetensors")["version"] == "0"
 
 
 def test_a_step_that_does_not_end_is_not_waited_for_long() -> None:
