@@ -13,6 +13,7 @@ reported a loss, has nan there.
 
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -150,11 +151,10 @@ class DemoLogs:
             lines.append("\t".join(map(str, columns)) + "\n")
             began_s = sums.ended_s
         try:
-            file = self._disk.create(self._trainloss)
-            rest = "".join(lines).encode()
-            while rest:
-                rest = rest[file.write(rest) or 0 :]
-            file.close()
+            with closing(self._disk.create(self._trainloss)) as file:
+                rest = "".join(lines).encode()
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
         except OSError as error:
             self._loss_fails = True
             self._tell(self._trainloss, error)
