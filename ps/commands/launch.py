@@ -25,7 +25,7 @@ from leash.ps.commands.run_table import RunState, result_lines, with_summary
 from leash.ps.commands.script import NEVER_JOINED, LogTail, start_copy
 from leash.ps.datafiles.required import require_data
 from leash.ps.errors import LeashError, ServerUnreachableError
-from leash.ps.interrupt import held, received
+from leash.ps.interrupt import held, received, times_received
 from leash.ps.options.base import common_options, to_argv
 from leash.ps.options.commands import LaunchOptions, data_plan_of
 from leash.ps.options.optimizer import with_rates
@@ -61,6 +61,7 @@ STEP_LOOK_S: Final = 0.01
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
 AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few seconds
+NOWHERE: Final = "tcp://127.0.0.1:1"  # of a server that never listened
 NO_WORKER_LEFT: Final = "no worker was left"
 WORKER_END_S: Final = 3.0  # a worker may take so long to end after its bye
 TIME_IS_OVER: Final = (
@@ -155,6 +156,7 @@ class Launch:
         self._ended: set[int] = set()  # the ranks of workers whose end was noticed
         self._state: RunState | None = None  # the newest answer of the server
         self._tails: dict[int, LogTail] = {}  # by rank, of the copies of a script
+        self._address: str = ""  # of the server, once it listens
         self._gave_up = False  # the launcher asked the server to end, because no worker is left
 
     def run(self) -> int:
@@ -310,7 +312,36 @@ class Launch:
             for process in server:  # which notes the first signal as what has ended the run
                 process.send_signal(received() or signal.SIGTERM)
                 self._await_final(process)
-            stop_all([*self._workers.values(), *server], STOP_GRACE_S)
+            deadline_s = time.monotonic() + STOP_GRACE_S
+            stop_all(list(self._workers.values()), STOP_GRACE_S)
+            for process in server:
+                self._see_server_out(process, deadline_s)
+            stop_all(server, 0.0)
+
+    def _see_server_out(self, server: Process, deadline_s: float) -> None:
+        """Waits for the server's end, for longer while it says that it writes what the run leaves.
+
+        Another signal ends that.
+        """
+        has_said = False
+        with ControlChannel(self._address or NOWHERE) as channel:
+            while server.poll() is None and times_received() < 2:
+                if time.monotonic() > deadline_s:
+                    if not self._is_writing(channel):
+                        return
+                    if not has_said:
+                        self._console.print(Text(f"writing to {self._run_dir.path}; Ctrl-C again "
+                                                 "gives up"), soft_wrap=True)  # fmt: skip
+                    has_said = True
+                with suppress(TimeoutExpired):
+                    server.wait(POLL_S)
+
+    @staticmethod
+    def _is_writing(channel: ControlChannel) -> bool:
+        try:
+            return bool(request_state(channel, POLL_S).get("writing"))
+        except LeashError:
+            return False
 
     def _await_final(self, server: Process) -> None:
         """Gives the workers of a bsp run the time to end their step, so that it can be resumed."""

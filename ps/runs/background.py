@@ -35,13 +35,14 @@ from typing import Any, Final
 from leash.ps import interrupt
 from leash.ps.processes import Process, spawn_module
 from leash.ps.runs.checkpoint_file import CheckpointFile, Plan
-from leash.ps.runs.disk import PART_NBYTES, OpenFile, ThisHost, Writing
+from leash.ps.runs.disk import PART_NBYTES, THIS_HOST, EndedWriting, OpenFile, ThisHost, Writing
 from leash.ps.runs.host_files import HostFile, HostTarget, memory_file, unfinished
 
 SLOTS: Final = 8
 LOWEST: Final = 19  # of the nice values: a share of 1.5 % beside one ordinary thread
 MESSAGE_NBYTES: Final = 1 << 16
-END_S: Final = 5.0  # a writer may take so long to end once nobody needs it
+END_S: Final = 5.0  # a process that was killed may take so long to end
+THREAD_END_S: Final = 0.5  # a thread that nobody needs, likewise; it may hang at its disk
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}  # the number of the system call
 _IDLE_CLASS: Final = 3 << 13
 _OF_THIS_PROCESS: Final = 1
@@ -89,6 +90,11 @@ class _WriterSide:
         match message:
             case ["begin", number, paths]:
                 self._begin(number, [Path(path) for path in paths], fds)
+            case ["text", number, [path]]:
+                self._drop()
+                self._number = number
+                THIS_HOST.replace(Path(path), [_content_of(fds[0])])
+                self._tell("done")
             case ["part", number, slot, which, start, nbytes] if self._is_of(number):
                 assert self._file is not None
                 at = slot * PART_NBYTES
@@ -110,9 +116,7 @@ class _WriterSide:
     def _begin(self, number: int, paths: list[Path], fds: list[int]) -> None:
         self._drop()
         self._number = number
-        with open(fds[0], "rb") as file:
-            file.seek(0)
-            plan = Plan.from_json(file.read())
+        plan = Plan.from_json(_content_of(fds[0]))
         self._target = HostTarget(paths, fds[1] if len(fds) > 1 else None)
         self._file = CheckpointFile(plan, self._target)
         try:
@@ -128,6 +132,13 @@ class _WriterSide:
 
     def _tell(self, *words: Any) -> None:
         self._end.send(json.dumps([words[0], self._number, *words[1:]]).encode())
+
+
+def _content_of(fd: int) -> bytes:
+    """All of a file in memory, whose descriptor is closed then."""
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return file.read()
 
 
 def _receive(end: socket.socket) -> tuple[list[Any], list[int]]:
@@ -160,8 +171,18 @@ def give_way() -> None:
 class BackgroundWriting:
     """A checkpoint that a writer is at. Implements leash.ps.runs.disk.Writing."""
 
-    def __init__(self, writer: "_Writer", number: int, paths: Sequence[Path], plan: Plan) -> None:
-        """Has the writer begin."""
+    def __init__(
+        self, writer: "_Writer", number: int, what: str, paths: Sequence[Path], content: bytes
+    ) -> None:  # fmt: skip
+        """Has the writer begin.
+
+        Args:
+            writer: that is to write it.
+            number: of this writing.
+            what: "begin", a checkpoint, or "text".
+            paths: of the file.
+            content: the plan of a checkpoint, or all of a text.
+        """
         self._writer: Final = writer
         self._number: Final = number
         self._paths: Final = list(paths)
@@ -170,11 +191,11 @@ class BackgroundWriting:
         self._slot: int | None = None  # the one that `room` has given
         self._is_over = False
         self._failure: OSError | None = None
-        with open(memory_file(), "wb") as plan_file:
-            plan_file.write(plan.as_json().encode())
-            plan_file.flush()
-            fds = [plan_file.fileno(), *([] if self._memory is None else [self._memory])]
-            self._send(["begin", number, [str(path) for path in paths]], fds)
+        with open(memory_file(), "wb") as file:
+            file.write(content)
+            file.flush()
+            fds = [file.fileno(), *([] if self._memory is None else [self._memory])]
+            self._send([what, number, [str(path) for path in paths]], fds)
 
     @property
     def is_over(self) -> bool:
@@ -220,12 +241,12 @@ class BackgroundWriting:
     def on_message(self, message: list[Any]) -> None:
         """Takes what the writer tells."""
         match message:
-            case ["free", self._number, slot]:
+            case ["free", number, slot] if number == self._number:
                 self._free.append(slot)
-            case ["done", self._number]:
+            case ["done", number] if number == self._number:
                 self._is_over = True
-            case ["failed", self._number, number, text]:
-                self.fail(OSError(number, text))
+            case ["failed", number, code, text] if number == self._number:
+                self.fail(OSError(code, text))
 
     def fail(self, failure: OSError) -> None:
         """Notes that the file cannot be written."""
@@ -303,7 +324,7 @@ class _Writer:
         if not self.is_gone:
             self._let_go()
         if self._thread is not None:
-            self._thread.join(END_S)
+            self._thread.join(THREAD_END_S)
         if self._process is not None:
             self._process.kill()  # it has nothing to finish
             with suppress(subprocess.TimeoutExpired):
@@ -320,13 +341,11 @@ class BackgroundDisk(ThisHost):
         self._count = 0
 
     def begin(self, paths: Sequence[Path], plan: Plan, *, is_urgent: bool = True) -> Writing:
-        self._count += 1
-        try:
-            writer = self._writer(is_process=not is_urgent)
-            writer.writing = BackgroundWriting(writer, self._count, paths, plan)
-        except OSError as error:  # too many processes, or files
-            return FailedWriting(error)
-        return writer.writing
+        content = plan.as_json().encode()
+        return self._begin("begin", paths, content, is_process=not is_urgent)
+
+    def begin_text(self, path: Path, content: bytes) -> Writing:
+        return self._begin("text", [path], content, is_process=False)
 
     @property
     def descriptors(self) -> list[int]:
@@ -341,6 +360,17 @@ class BackgroundDisk(ThisHost):
         for writer in self._writers:
             writer.close()
 
+    def _begin(
+        self, what: str, paths: Sequence[Path], content: bytes, *, is_process: bool
+    ) -> Writing:  # fmt: skip
+        self._count += 1
+        try:
+            writer = self._writer(is_process=is_process)
+            writer.writing = BackgroundWriting(writer, self._count, what, paths, content)
+        except OSError as error:  # too many processes, or files
+            return EndedWriting(error)
+        return writer.writing
+
     def _writer(self, *, is_process: bool) -> _Writer:
         """One that has nothing to do."""
         known = self._free.get(is_process)
@@ -349,31 +379,6 @@ class BackgroundDisk(ThisHost):
             known = self._free[is_process] = _Writer(is_process=is_process)
             self._writers.append(known)
         return known
-
-
-class FailedWriting:
-    """A checkpoint that could not even be begun. Implements leash.ps.runs.disk.Writing."""
-
-    is_over: bool = True
-
-    def __init__(self, failure: OSError) -> None:
-        """Begins and ends with this failure."""
-        self.failure: OSError | None = failure
-
-    def room(self, nbytes: int) -> memoryview | None:
-        return None
-
-    def take(self, array: int, start: int, nbytes: int) -> None:
-        """Takes nothing."""
-
-    def finish(self) -> None:
-        """Has nothing to finish."""
-
-    def open(self) -> OpenFile:
-        raise AssertionError("there is no file")
-
-    def abandon(self) -> None:
-        """Has nothing to let go of."""
 
 
 if __name__ == "__main__":

@@ -123,6 +123,10 @@ class Disk(Protocol):
         """
         ...
 
+    def begin_text(self, path: Path, content: bytes) -> Writing:
+        """Begins to put a small file in the place of `path`, as `replace` does."""
+        ...
+
     @property
     def descriptors(self) -> list[int]:
         """The file descriptors that become readable when a writing has come further."""
@@ -177,6 +181,31 @@ class Disk(Protocol):
         There are none where there is no such folder.
         """
         ...
+
+
+class EndedWriting:
+    """One that is over from the beginning. Implements Writing."""
+
+    is_over: bool = True
+
+    def __init__(self, failure: OSError | None = None) -> None:
+        """Begins and ends, with this failure or without one."""
+        self.failure: OSError | None = failure
+
+    def room(self, nbytes: int) -> memoryview | None:
+        return None
+
+    def take(self, array: int, start: int, nbytes: int) -> None:
+        """Takes nothing."""
+
+    def finish(self) -> None:
+        """Has nothing to finish."""
+
+    def open(self) -> OpenFile:
+        raise AssertionError("nobody reads it")
+
+    def abandon(self) -> None:
+        """Has nothing to let go of."""
 
 
 class WritingNow:
@@ -239,6 +268,13 @@ class ThisHost:
 
     def begin(self, paths: Sequence[Path], plan: Plan, *, is_urgent: bool = True) -> Writing:
         return WritingNow(paths, plan)
+
+    def begin_text(self, path: Path, content: bytes) -> Writing:
+        try:
+            self.replace(path, [content])
+        except OSError as error:
+            return EndedWriting(error)
+        return EndedWriting()
 
     @property
     def descriptors(self) -> list[int]:

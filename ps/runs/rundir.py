@@ -26,7 +26,7 @@ from typing import Any, Final
 import yaml
 
 from leash.ps.errors import UsageError
-from leash.ps.runs.disk import THIS_HOST, Disk
+from leash.ps.runs.disk import THIS_HOST, Disk, Writing
 
 RUNS: Final = "runs"
 MACHINES_FILE: Final = "virtual.yaml"  # the machines of a run in virtual time
@@ -130,9 +130,10 @@ class RunDir:
             self._write(self.config, self._config)
             self._config = ""
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        """Writes summary.json."""
-        self._write(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    def begin_summary(self, summary: dict[str, Any]) -> Writing:
+        """Begins to write summary.json."""
+        text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
+        return self.disk.begin_text(self.summary, text.encode())
 
     def _write(self, path: Path, text: str) -> None:
         self.disk.replace(path, [text.encode()])

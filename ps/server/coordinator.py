@@ -86,6 +86,7 @@ class Coordinator:
         self.stopping: str = ""
         self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
         self.unwritten: Unwritten = Unwritten()  # likewise
+        self.is_writing = False  # whether the run is over, and its results are being written
         self._options: Final = options
         self.rule: Rule = rule  # the one that the run goes by now
         self._members: Final = members
@@ -347,6 +348,7 @@ class Coordinator:
             "model_nbytes": self._shards.layout.nbytes if self._shards.layout else 0,
             "parked": self._shards.parked,
             "not_written": self.unwritten.lasting,
+            "writing": self.is_writing,
             "table": rows,
         }
 

@@ -30,7 +30,7 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
-from leash.ps.runs.disk import THIS_HOST, Disk
+from leash.ps.runs.disk import THIS_HOST, Disk, Writing
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import Unwritten
@@ -55,6 +55,7 @@ ALIGN_S: Final = 1.0
 ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 AWAY_S: Final = 1.0  # an engine that did not tick for longer was held up
+LAST_S: Final = 1.0  # after a second signal, what is being written has so long
 AGAIN_S: Final = 5.0  # between two attempts to write what could not be written
 
 
@@ -146,7 +147,10 @@ class RunEngine:
         # While the results are being written: whether summary.json is there, since when one waits
         # until that can be, and how many checkpoints were fetched and signals had come by then.
         self.is_writing = False
+        self._attempt_s = 0.0  # when the newest attempt to write them began
         self._has_summary = run_dir is None
+        self._has_amended = False  # it has been written once more, for the last time
+        self._summary: Writing | None = None  # while it is being written
         self._waits: tuple[float, int, int] | None = None
         self._progress: Final = Progress(
             options, self.coordinator, self.members, self.metrics, self.shards, say, now
@@ -367,7 +371,8 @@ class RunEngine:
     def write_results(self) -> None:
         """Says how the run has ended, and begins to write what it leaves. Also after a failure."""
         self._progress.say_end(self._ended, self._unfinished())
-        self.is_writing = True
+        self.is_writing = self.coordinator.is_writing = True
+        self._attempt_s = self._now()
         self._write_summary()
         if not self._has_final or self._checkpoints.has_failed:
             self._checkpoints.begin_final()
@@ -400,10 +405,13 @@ class RunEngine:
     def _attend_results(self) -> None:
         """Goes on with what the run leaves, until it is written or nobody waits any longer."""
         self._checkpoints.advance()
-        if self._checkpoints.is_writing:
+        if self._attend_summary() or self._checkpoints.is_writing:
+            if self._writes_no_longer():
+                self.give_up()
             return
         if not self._is_left and self._waits is not None and self._now() >= self._again_s:
-            self._again_s = self._now() + AGAIN_S
+            self._attempt_s = self._now()
+            self._again_s = self._attempt_s + AGAIN_S
             self._try_again()
             self._write_summary()
             if not self._checkpoints.has_final:
@@ -411,9 +419,18 @@ class RunEngine:
             self._attend_results()
             return
         if self._is_left or self._checkpoints.is_hopeless or self._waits_no_longer():
-            if self._unwritten.as_dict():
+            if self._unwritten.as_dict() and not self._has_amended:
+                self._has_amended = True
                 self._write_summary()  # which tells what could not be written, and what came of it
-            self.give_up()
+                self._attend_results()
+            else:
+                self.give_up()
+
+    def _writes_no_longer(self) -> bool:
+        """Whether an attempt to write takes too long, or somebody has asked twice for the end."""
+        took_s = self._now() - self._attempt_s
+        was_asked = self._signals > 1 and took_s > LAST_S
+        return was_asked or took_s > max(self._options.patience, LAST_S)
 
     def _waits_no_longer(self) -> bool:
         """Whether nobody waits for the disk any more; says at first what one waits for."""
@@ -456,11 +473,18 @@ class RunEngine:
             "events_missing": self._events.missing,
             "not_written": self._unwritten.as_dict(),
         }
-        name = self._run_dir.summary.name
-        try:
-            self._run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
-        except OSError as error:
-            self._unwritten.fail(name, error)
-        else:
-            self._has_summary = True
-            self._unwritten.done(name)
+        summary = {**settings, **self.metrics.summary(), **outcome}
+        self._summary = self._run_dir.begin_summary(summary)
+        self._attend_summary()
+
+    def _attend_summary(self) -> bool:
+        """Whether summary.json is being written; notes what has come of it once it is not."""
+        if self._summary is None:
+            return False
+        if not self._summary.is_over:
+            return True
+        failure, self._summary = self._summary.failure, None
+        assert self._run_dir is not None
+        self._unwritten.note(self._run_dir.summary, failure)
+        self._has_summary |= failure is None
+        return False

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from leash.ps.runs.checkpoint_file import Bytes, Plan
-from leash.ps.runs.disk import GrowingFile, OpenFile, ThisHost, Writing
+from leash.ps.runs.disk import EndedWriting, GrowingFile, OpenFile, ThisHost, Writing
 
 NO_SPACE = "No space left on device"
 
@@ -32,6 +32,13 @@ class TightDisk(ThisHost):
     def begin(self, paths: Sequence[Path], plan: Plan, *, is_urgent: bool = True) -> Writing:
         self.tries += bool(paths)
         return _TightWriting(self, paths, super().begin(paths, plan, is_urgent=is_urgent))
+
+    def begin_text(self, path: Path, content: bytes) -> Writing:
+        try:
+            self.require_room([path])
+        except OSError as error:
+            return EndedWriting(error)
+        return super().begin_text(path, content)
 
     def create(self, path: Path) -> GrowingFile:
         if not self.can_create:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from leash.ps.runs.download import download_checkpoint
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
-from support.processes import Child, server_process
+from support.processes import LEASH, Child, server_process
 
 VALUES = 200_000  # 800 KB
 LAYOUT = Layout([Slot("w", "f32", (VALUES,))])
@@ -159,24 +160,38 @@ def test_a_run_whose_checkpoints_are_read_only_goes_on_and_writes_them_once_they
 
 
 SLOW = """
+#include <stdio.h>
 #include <unistd.h>
-int fsync(int fd) { (void)fd; sleep(SECONDS); return 0; }
-int fdatasync(int fd) { (void)fd; sleep(SECONDS); return 0; }
+static int wait_for_disk(void) {
+  unsigned seconds = SECONDS;
+  FILE *file = fopen("FOLDER/slow", "r");  /* which may say otherwise meanwhile */
+  if (file) { (void)!fscanf(file, "%u", &seconds); fclose(file); }
+  sleep(seconds);
+  return 0;
+}
+int fsync(int fd) { (void)fd; return wait_for_disk(); }
+int fdatasync(int fd) { (void)fd; return wait_for_disk(); }
 """
+LOOK_AGAIN = threading.Event()  # that nobody sets
 
 
-def test_a_disk_that_takes_long_for_a_checkpoint_keeps_nobody_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torture: bool
-) -> None:
-    seconds, run = 30 if torture else 1, tmp_path / "run"
+def slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    """Has processes that are started from now on wait so long for each file that they force."""
     source, library = tmp_path / "slow.c", tmp_path / "slow.so"
-    source.write_text(SLOW.replace("SECONDS", str(seconds)))
+    source.write_text(SLOW.replace("SECONDS", str(seconds)).replace("FOLDER", str(tmp_path)))
     command = ["cc", "-shared", "-fPIC", "-o", library, source]
     try:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("there is no C compiler")
     monkeypatch.setenv("LD_PRELOAD", str(library))
+
+
+def test_a_disk_that_takes_long_for_a_checkpoint_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torture: bool
+) -> None:
+    seconds, run = 30 if torture else 1, tmp_path / "run"
+    slow_disk(tmp_path, monkeypatch, seconds)
     with working(run, "--checkpoint-every=0.1s", "--evict-s=1") as (server, worker):
         monkeypatch.delenv("LD_PRELOAD")
         beside = latest_of(run).with_name("latest.safetensors.unfinished")
@@ -190,3 +205,26 @@ def test_a_disk_that_takes_long_for_a_checkpoint_keeps_nobody_waiting(
     worker.require_in(run / "checkpoints" / "final.safetensors")
     assert not any("WARNING" in line for line in server.lines)
     assert os.listdir(run / "checkpoints") == ["final.safetensors"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_launch_that_is_ended_waits_for_a_slow_disk_until_it_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torture: bool, times: int
+) -> None:
+    seconds = 60 if times == 2 else 30 if torture else 5  # more than a launch gives at first
+    run = tmp_path / "run"
+    words = ["--workers=1", "--policy=asp", "--dataset=digits", "--epochs=1000"]
+    slow_disk(tmp_path, monkeypatch, 0)
+    with Child([*LEASH, "launch", f"--run-dir={run}", "--checkpoint-every=never", *words]) as child:
+        monkeypatch.delenv("LD_PRELOAD")
+        log = run / "logs" / "server.log"
+        while not (log.exists() and " steps, " in log.read_text()):
+            LOOK_AGAIN.wait(0.05)
+        (tmp_path / "slow").write_text(str(seconds))
+        child.process.send_signal(signal.SIGINT)
+        child.read_until("Ctrl-C again gives up")
+        if times == 2:
+            child.process.send_signal(signal.SIGINT)
+        assert child.wait(3 * seconds + 30) == 130
+    final = run / "checkpoints" / "final.safetensors"
+    assert final.exists() == (run / "summary.json").exists() == (times == 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from leash.ps.runs.checkpoint_file import Bytes, CheckpointFile, Plan
-from leash.ps.runs.disk import PART_NBYTES, GrowingFile, OpenFile, Writing
+from leash.ps.runs.disk import PART_NBYTES, EndedWriting, GrowingFile, OpenFile, Writing
 from leash.ps.runs.host_files import unfinished
 
 FULL: Final = "full"
@@ -157,6 +157,13 @@ class MemoryDisk:
     def begin(self, paths: Sequence[Path], plan: Plan, *, is_urgent: bool = True) -> Writing:
         self.on_begun(paths)
         return MemoryWriting(self, paths, plan)
+
+    def begin_text(self, path: Path, content: bytes) -> Writing:
+        try:
+            self.replace(path, [content])
+        except OSError as error:
+            return EndedWriting(error)
+        return EndedWriting()
 
     @property
     def descriptors(self) -> list[int]:
