@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from leash.ps.runs.disk import THIS_HOST, Disk
-from leash.ps.runs.patient_file import OnTrouble, PatientFile
+from leash.ps.runs.unwritten import OnTrouble, PatientFile
 
 
 @dataclass(slots=True)

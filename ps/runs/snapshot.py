@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from leash.ps.runs.checkpoint_file import Plan
+from leash.ps.runs.checkpoint_file import Plan, Tensor
 from leash.ps.runs.chunk_states import ChunkState, SavedChunks
 from leash.ps.runs.disk import PART_NBYTES, Writing
 from leash.ps.runs.position import Position
-from leash.ps.runs.tensor_file import Tensor
 from leash.ps.wire.layout import Chunk, Layout
 
 FORMAT: Final = "2"

@@ -29,7 +29,7 @@ from leash.ps.runs.chunk_states import SavedChunks
 from leash.ps.runs.disk import THIS_HOST, Disk, Writing
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.snapshot import Feed, plan_of
-from leash.ps.runs.unwritten import Unwritten, why_of
+from leash.ps.runs.unwritten import TRY_AGAIN_S, Unwritten, why_of
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.saves import Saves
 from leash.ps.server.shards import Shards, SharedModel
@@ -40,7 +40,6 @@ FINAL: Final = "final"
 NAMELESS: Final = ""  # a file in memory, for those who have asked
 CHECKPOINTS: Final = "checkpoints"  # what people hear of that cannot be written
 MOST_OF_THE_TIME: Final = 0.05  # so much of a run may workers wait for such as replace one another
-AGAIN_S: Final = 5.0  # after a failure, until the next attempt
 
 
 @dataclass(slots=True)
@@ -317,7 +316,7 @@ class Checkpoints:
             self.saves.fail(underway.numbers, LeashError(told))
             return
         self.has_failed = self._in_memory = True
-        self._again_s = self._now() + AGAIN_S
+        self._again_s = self._now() + TRY_AGAIN_S
         self._unwritten.fail(CHECKPOINTS, error)
 
     def _lose(self, names: Sequence[str], numbers: Sequence[int], error: ProtocolError) -> None:

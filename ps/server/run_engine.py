@@ -33,7 +33,7 @@ from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk, Writing
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.rundir import RunDir
-from leash.ps.runs.unwritten import Unwritten
+from leash.ps.runs.unwritten import TRY_AGAIN_S, Unwritten
 from leash.ps.server.announcement import how_it_goes_on
 from leash.ps.server.checkpoints import Checkpoints
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
@@ -56,7 +56,6 @@ ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 AWAY_S: Final = 1.0  # an engine that did not tick for longer was held up
 LAST_S: Final = 1.0  # after a second signal, what is being written has so long
-AGAIN_S: Final = 5.0  # between two attempts to write what could not be written
 
 
 class RunEngine:
@@ -143,7 +142,7 @@ class RunEngine:
         self._next_tick_s = now()
         self._looked_s = uptime()
         self._has_final = False  # whether the last checkpoint is begun
-        self._again_s = now() + AGAIN_S  # when to try again what could not be written
+        self._again_s = now() + TRY_AGAIN_S  # when to try again what could not be written
         # While the results are being written: whether summary.json is there, since when one waits
         # until that can be, and how many checkpoints were fetched and signals had come by then.
         self.is_writing = False
@@ -279,7 +278,7 @@ class RunEngine:
         if self._stop_soon is None:
             self._checkpoints.tick()
         if self._now() >= self._again_s:
-            self._again_s = self._now() + AGAIN_S
+            self._again_s = self._now() + TRY_AGAIN_S
             self._try_again()
         self._progress.show()
 
@@ -376,7 +375,7 @@ class RunEngine:
         self._write_summary()
         if not self._has_final or self._checkpoints.has_failed:
             self._checkpoints.begin_final()
-        self._again_s = self._now() + AGAIN_S
+        self._again_s = self._now() + TRY_AGAIN_S
         self._attend_results()
 
     def give_up(self) -> None:
@@ -411,7 +410,7 @@ class RunEngine:
             return
         if not self._is_left and self._waits is not None and self._now() >= self._again_s:
             self._attempt_s = self._now()
-            self._again_s = self._attempt_s + AGAIN_S
+            self._again_s = self._attempt_s + TRY_AGAIN_S
             self._try_again()
             self._write_summary()
             if not self._checkpoints.has_final:

@@ -12,10 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from leash.ps.runs.background import SLOTS, BackgroundDisk
-from leash.ps.runs.checkpoint_file import Plan
+from leash.ps.runs.checkpoint_file import Plan, Tensor
 from leash.ps.runs.disk import PART_NBYTES, Writing
 from leash.ps.runs.host_files import unfinished
-from leash.ps.runs.tensor_file import Tensor
 
 VALUES = 1_000_003  # some parts, and a little
 CONTENT = os.urandom(4 * VALUES)

@@ -19,7 +19,7 @@ from leash.ps.runs.checkpoint import Earlier, check_checkpoint, open_checkpoint,
 from leash.ps.runs.position import Position, SharePosition
 from leash.ps.shard.model import ServedModel
 from leash.ps.wire.layout import Layout, Slot
-from support.tight_disk import TightDisk
+from support.sockless import TightDisk
 
 RULE = choose_rule("asp", None)
 LAYOUT = Layout(

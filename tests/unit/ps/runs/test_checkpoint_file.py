@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
-from leash.ps.runs.checkpoint_file import Bytes, CheckpointFile, Plan, header_checksum
-from leash.ps.runs.tensor_file import Tensor
+from leash.ps.runs.checkpoint_file import Bytes, CheckpointFile, Plan, Tensor, header_checksum
 from leash.ps.wire.layout import Layout, Slot
 
 LAYOUT = Layout([

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from leash.ps.runs.demo_logs import DemoLogs
-from support.tight_disk import TightDisk
+from support.sockless import TightDisk
 
 
 def lines(path: Path) -> list[list[str]]:

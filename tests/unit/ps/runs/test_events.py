@@ -2,8 +2,7 @@ import json
 from pathlib import Path
 
 from leash.ps.runs.events import EventLog
-from support.sockless import StillClock
-from support.tight_disk import TightDisk
+from support.sockless import StillClock, TightDisk
 
 
 def test_each_event_is_a_line_with_the_seconds_since_the_beginning(tmp_path: Path) -> None:

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from leash.ps.runs.patient_file import AGAIN_S, BUFFER_NBYTES, WAITING_NBYTES, PatientFile
-from support.sockless import StillClock
-from support.tight_disk import TightDisk
+from leash.ps.runs.unwritten import BUFFER_NBYTES, LINES_AGAIN_S, WAITING_NBYTES, PatientFile
+from support.sockless import StillClock, TightDisk
 
 
 class Log:
@@ -34,7 +33,7 @@ def test_lines_wait_until_there_is_room_and_then_are_all_there(tmp_path: Path) -
     log.disk.room = None
     log.file.flush()
     assert log.file.missing == 5  # not yet: it tries once a second
-    log.clock.skip(AGAIN_S)
+    log.clock.skip(LINES_AGAIN_S)
     log.file.flush()
     assert log.lines == [f"line {number}" for number in range(5)]
     assert (log.troubles[1:], log.file.missing, log.file.lost) == (["over"], 0, 0)
@@ -60,7 +59,7 @@ def test_what_does_not_fit_into_memory_is_counted_where_it_is_missing(tmp_path: 
         log.file.write(line)
     assert (log.file.lost, log.file.missing) == (5, fitting + 5)
     log.disk.room = None
-    log.clock.skip(AGAIN_S)
+    log.clock.skip(LINES_AGAIN_S)
     log.file.write(b"after\n")
     log.file.close()
     assert log.lines[-2:] == ["5 lost", "after"]
@@ -84,7 +83,7 @@ def test_a_file_that_cannot_even_be_made_is_made_later(tmp_path: Path) -> None:
     log.file.write(b"a\n")
     assert log.troubles == ["Read-only file system"]
     disk.can_create = True
-    log.clock.skip(AGAIN_S)
+    log.clock.skip(LINES_AGAIN_S)
     log.file.flush()
     assert log.lines == ["a"]
     log.file.close()

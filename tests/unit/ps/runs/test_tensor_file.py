@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as some
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
-from leash.ps.runs.tensor_file import Tensor, head_of, places_of
+from leash.ps.runs.checkpoint_file import Tensor, head_of, places_of
 
 Tensors = dict[str, npt.NDArray[Any]]
 

@@ -16,10 +16,10 @@ from leash.ps.runs.chunk_states import SavedChunks
 from leash.ps.runs.disk import THIS_HOST, Disk, OpenFile, ThisHost, Writing
 from leash.ps.runs.position import Position
 from leash.ps.runs.rundir import RunDir
-from leash.ps.server.checkpoints import AGAIN_S, Checkpoints
+from leash.ps.runs.unwritten import TRY_AGAIN_S
+from leash.ps.server.checkpoints import Checkpoints
 from leash.ps.wire.messages import Push
-from support.sockless import CHUNKS, LAYOUT, SocklessServer, hand
-from support.tight_disk import TightDisk
+from support.sockless import CHUNKS, LAYOUT, SocklessServer, TightDisk, hand
 
 MINUTE = 60.0
 
@@ -555,12 +555,12 @@ def test_a_failure_is_said_once_and_tried_again_and_the_run_goes_on(tmp_path: Pa
         assert run.checkpoints.has_failed
         assert (run.names, run.path("latest").read_bytes()) == (["latest"], good)
         run.train()
-        run.wait(AGAIN_S - 0.1)
+        run.wait(TRY_AGAIN_S - 0.1)
         assert disk.tries == tries
         run.wait(0.2)
     assert run.said == [WARNING.format("No space left on device")]
     disk.room = None
-    run.wait(AGAIN_S + 0.1)
+    run.wait(TRY_AGAIN_S + 0.1)
     assert not run.checkpoints.has_failed
     assert run.version() == 2 * run.step
     assert run.said[1:] == ["can write checkpoints again"]
@@ -581,7 +581,7 @@ def test_of_an_epoch_that_could_not_be_written_the_newest_state_is_kept_as_soon_
     assert run.names == []
     disk.room = None
     run.train()
-    run.wait(AGAIN_S + 0.1)
+    run.wait(TRY_AGAIN_S + 0.1)
     assert (run.names, run.version()) == (["latest"], 4)
 
 

@@ -23,9 +23,10 @@ from leash.ps.runs.checkpoint import check_checkpoint
 from leash.ps.runs.checkpoint_file import Bytes, Plan
 from leash.ps.runs.disk import ThisHost, Writing, WritingNow
 from leash.ps.runs.rundir import RunDir
+from leash.ps.runs.unwritten import TRY_AGAIN_S
 from leash.ps.server.coordinator import ALL_DONE, ALL_GONE
 from leash.ps.server.evaluator_process import EvaluatorFailure
-from leash.ps.server.run_engine import AGAIN_S, ALIGN_S, ALIGN_TICK_S, GRACE_S, TICK_S, RunEngine
+from leash.ps.server.run_engine import ALIGN_S, ALIGN_TICK_S, GRACE_S, TICK_S, RunEngine
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.messages import (
     Beat,
@@ -41,8 +42,15 @@ from leash.ps.wire.messages import (
     Set,
     Status,
 )
-from support.sockless import LAYOUT, OWN_PORT, FarShards, SocklessServer, StillClock, hand
-from support.tight_disk import TightDisk
+from support.sockless import (
+    LAYOUT,
+    OWN_PORT,
+    FarShards,
+    SocklessServer,
+    StillClock,
+    TightDisk,
+    hand,
+)
 
 PACKED = LAYOUT.pack()
 
@@ -500,7 +508,7 @@ def test_what_cannot_be_written_at_the_end_is_said_and_written_once_that_is_poss
         assert run.engine.is_writing
     assert sum("leash save" in line for line in run.said) == 1
     mend(disk)
-    run.wait(AGAIN_S)
+    run.wait(TRY_AGAIN_S)
     assert not run.engine.is_writing
     run.engine.close()
     assert (run.engine.status, summary(tmp_path)["ended"]) == (0, "done")
