@@ -274,8 +274,8 @@ class Asked(Message):
 
 
 FROM_COORDINATOR: Final[tuple[type[Message], ...]] = (
-    Begin, Serve, Reserve, Join, Leave, Start, SetRule, Stop, Hold, Align, Release, OpenSnapshot,
-    ReadSnapshot, ForgetSnapshot, Load, SetVersion, SetClock, CountUp,
+    Begin, Serve, Reserve, Join, Leave, Start, SetRule, GiveUp, Stop, Hold, Align, Release,
+    OpenSnapshot, ReadSnapshot, ForgetSnapshot, Load, SetVersion, SetClock, CountUp,
 )  # fmt: skip
 FROM_SHARD: Final[tuple[type[Message], ...]] = (
     Done, Failed, Counts, SnapshotPart, Happened, Unreading, Asked,
