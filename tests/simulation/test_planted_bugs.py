@@ -11,6 +11,7 @@ from leash.ps.policy import SSP, Rule
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.leases import EpochPositions, Leases
 from leash.ps.shard.members import Members
+from leash.ps.shard.model import ServedModel
 from simulation.checks.watch import Watch
 from simulation.cluster import simulate
 from simulation.machines.network import Frames
@@ -141,6 +142,16 @@ def a_worker_goes_on_with_other_parameters(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimulatedWorker, "_take_step", careless)
 
 
+def a_checkpoint_has_parameters_of_later(patch: pytest.MonkeyPatch) -> None:
+    def read(model: ServedModel, chunk: int, array: int, begin: int, out: memoryview) -> bool:
+        values = bytearray(model.chunk(chunk).nbytes)
+        model.shard.pull(chunk, None, values)
+        out[:] = values[begin : begin + len(out)]
+        return True
+
+    patch.setattr(ServedModel, "read_snapshot", read)
+
+
 PLANTED: tuple[tuple[Plant, str], ...] = (
     (a_duplicate_is_applied_again, ""),
     (a_mean_has_the_wrong_weight, "should be"),
@@ -153,6 +164,7 @@ PLANTED: tuple[tuple[Plant, str], ...] = (
     (what_a_dead_worker_held_is_lost, ""),
     (a_handler_raises, "planted"),
     (a_worker_goes_on_with_other_parameters, ""),
+    (a_checkpoint_has_parameters_of_later, ""),
 )
 
 

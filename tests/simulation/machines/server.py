@@ -220,6 +220,8 @@ class SimulatedServer:
     def _note_written(self, path: Path) -> None:
         if path.suffix == ".safetensors":
             self._snapshots[path] = self._begun
+            if not self._disk.fault:
+                self._check_values(path)
 
     def _check_resumed(self, snapshot: dict[int, NaiveChunk]) -> None:
         for index, naive in self.chunks.items():
@@ -231,12 +233,15 @@ class SimulatedServer:
     def check_final(self) -> None:
         """Checks the last checkpoint against the parameters. REQUIRES: the disk spoils nothing."""
         path = RUN_DIR / "checkpoints" / "final.safetensors"
-        content = self._disk.files.get(path)
-        if content is None:
+        if path not in self._disk.files:
             if self.run.shards.initialized and not self.run.shards.lost:
                 raise Wrong("the run has ended without its last checkpoint")
             return
-        tensors = load(content)
+        self._check_values(path)
+
+    def _check_values(self, path: Path) -> None:
+        """Checks that a checkpoint has the parameters of the moment at which it was begun."""
+        tensors = load(self._disk.files[path])
         for index, naive in self._snapshots[path].items():
             naive.check_values(tensors[self.book.layout.slots[index].name])
 
