@@ -321,13 +321,13 @@ class Launch:
     def _see_server_out(self, server: Process, deadline_s: float) -> None:
         """Waits for the server's end, for longer while it says that it writes what the run leaves.
 
-        Another signal ends that.
+        A second signal ends that, or has said before that nobody wants it.
         """
         has_said = False
         with ControlChannel(self._address or NOWHERE) as channel:
-            while server.poll() is None and times_received() < 2:
+            while server.poll() is None:
                 if time.monotonic() > deadline_s:
-                    if not self._is_writing(channel):
+                    if times_received() > 1 or not self._is_writing(channel):
                         return
                     if not has_said:
                         self._console.print(Text(f"writing to {self._run_dir.path}; Ctrl-C again "

@@ -107,8 +107,6 @@ class _WriterSide:
                 self._target.finish()
                 self._file = self._target = None
                 self._tell("done")
-            case ["abandon", number] if self._is_of(number):
-                self._drop()
 
     def _is_of(self, number: int) -> bool:
         return number == self._number and self._file is not None
@@ -233,7 +231,7 @@ class BackgroundWriting:
             return
         if not self._is_over:
             self._is_over = True
-            self._writer.abandon(["abandon", self._number])
+            self._writer.abandon()
         for path in self._paths:
             with suppress(OSError):
                 unfinished(path).unlink(missing_ok=True)
@@ -303,15 +301,12 @@ class _Writer:
             elif self.writing is not None:
                 self.writing.on_message(json.loads(told))
 
-    def abandon(self, message: list[Any]) -> None:
-        """Has it drop what it is at. A process is killed, since it may hang at its disk."""
+    def abandon(self) -> None:
+        """Ends it in the midst of what it is at; it may hang at its disk."""
         self.writing = None
         if self._process is not None:
             self._process.kill()
-            self._let_go()
-            return
-        with suppress(OSError):
-            self.end.send(json.dumps(message).encode())
+        self._let_go()
 
     def _let_go(self) -> None:
         self.is_gone = True

@@ -3,6 +3,7 @@
 This module imports little: the process that writes checkpoints begins with it.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -89,6 +90,8 @@ class HostTarget:
         assert self._fd is not None
         os.fsync(self._fd)
         beside = unfinished(self._paths[-1])
+        if not self._is_still(beside):  # it was given up meanwhile, as while the disk hung
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(beside))
         for path in self._paths[:-1]:
             _name_also(beside, unfinished(path))
             unfinished(path).replace(path)
@@ -104,11 +107,19 @@ class HostTarget:
 
     def discard(self) -> None:
         """Lets the file go, and removes what is not finished; nothing is left to do after that."""
-        was_open = self._fd is not None
-        self._close()
-        for path in self._paths if was_open else ():
+        for path in self._paths if self._fd is not None else ():
             with suppress(OSError):  # where nothing can be written, there may be nothing to unlink
-                unfinished(path).unlink(missing_ok=True)
+                if self._is_still(unfinished(path)):
+                    unfinished(path).unlink()
+        self._close()
+
+    def _is_still(self, path: Path) -> bool:
+        """Whether this name is still that of our file: others may have taken its place."""
+        assert self._fd is not None
+        try:
+            return os.path.samestat(os.fstat(self._fd), path.stat())
+        except FileNotFoundError:
+            return False
 
     def _close(self) -> None:
         if self._fd is not None:

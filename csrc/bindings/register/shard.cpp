@@ -94,12 +94,13 @@ std::vector<std::string> state_names(SharedShard& self) {
 
 // What the snapshot has of a chunk beside its numbers: version, smallest clock, rank and clock of
 // each live worker, updates of each slot, whether the optimizer has buffers.
-using Moment = std::tuple<std::uint64_t, std::uint64_t,
-                          std::vector<std::pair<std::uint32_t, std::uint64_t>>,
-                          std::vector<std::uint64_t>, bool>;
+using Moment =
+    std::tuple<std::uint64_t, std::uint64_t, std::vector<std::pair<std::uint32_t, std::uint64_t>>,
+               std::vector<std::uint64_t>, bool>;
 
 std::vector<Moment> open_snapshot(SharedShard& self) {
-  std::vector<ChunkMoment> moments = self.locked([](Shard& shard) { return shard.open_snapshot(); });
+  std::vector<ChunkMoment> moments =
+      self.locked([](Shard& shard) { return shard.open_snapshot(); });
   std::vector<Moment> told;
   told.reserve(moments.size());
   for (ChunkMoment& moment : moments) {

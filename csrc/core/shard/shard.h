@@ -154,14 +154,14 @@ class Shard {
   std::vector<std::uint64_t> updates(std::uint32_t chunk) const;
   void set_updates(std::uint32_t chunk, const std::vector<std::uint64_t>& updates);
 
-  // Opens the snapshot: until it is closed, read_snapshot() gives the numbers that the shard has now,
-  // whatever changes. A chunk is copied before it changes, unless it was released. One that was open
-  // is closed. Returns what each chunk has beside its numbers. Throws std::invalid_argument if a
-  // chunk has no values.
+  // Opens the snapshot: until it is closed, read_snapshot() gives the numbers that the shard has
+  // now, whatever changes. A chunk is copied before it changes, unless it was released. One that
+  // was open is closed. Returns what each chunk has beside its numbers. Throws
+  // std::invalid_argument if a chunk has no values.
   std::vector<ChunkMoment> open_snapshot();
-  // Copies the bytes of a chunk from `begin` on, as many as `out` has, of its values (array 0) or of
-  // the buffer state_names()[array - 1]. Throws std::invalid_argument if no snapshot is open, or the
-  // chunk was released, or has no such bytes; std::bad_alloc if a copy had no room in memory.
+  // Copies the bytes of a chunk from `begin` on, as many as `out` has, of its values (array 0) or
+  // of the buffer state_names()[array - 1]. Throws std::invalid_argument if no snapshot is open, or
+  // the chunk was released, or has no such bytes; std::bad_alloc if a copy had no room in memory.
   void read_snapshot(std::uint32_t chunk, std::size_t array, std::size_t begin,
                      std::span<std::byte> out) const;
   // Lets go of a chunk that has been read.
@@ -190,11 +190,12 @@ class Shard {
 
   // Copies what the open snapshot still needs of a chunk. To be called before a chunk changes.
   void keep_for_snapshot(Chunk& chunk) {
-    if (chunk.is_read_in_place) [[unlikely]] copy_for_snapshot(chunk);
+    if (chunk.is_read_in_place) [[unlikely]]
+      copy_for_snapshot(chunk);
   }
   void copy_for_snapshot(Chunk& chunk);
   const std::byte* snapshot_of(const Chunk& chunk, std::size_t array) const;
-  std::size_t place_of(const Chunk& chunk) const;  // in chunks_
+  std::size_t place_of(const Chunk& chunk) const;   // in chunks_
   std::size_t arrays_of(const Chunk& chunk) const;  // its values and its buffers
 
   // The parts of push().

@@ -28,10 +28,10 @@ struct ChunkMoment {
 };
 
 struct Snapshot {
-  std::vector<bool> had_state;               // of each chunk, when it was opened
-  std::vector<std::optional<Slab>> copies;   // of each chunk: its values, then its buffers
-  std::size_t nbytes = 0;                    // of all copies
-  bool is_lost = false;                      // there was no memory for a copy
+  std::vector<bool> had_state;              // of each chunk, when it was opened
+  std::vector<std::optional<Slab>> copies;  // of each chunk: its values, then its buffers
+  std::size_t nbytes = 0;                   // of all copies
+  bool is_lost = false;                     // there was no memory for a copy
 };
 
 }  // namespace leash

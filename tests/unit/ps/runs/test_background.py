@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from leash.ps.runs.background import SLOTS, BackgroundDisk
 from leash.ps.runs.checkpoint_file import Plan, Tensor
 from leash.ps.runs.disk import PART_NBYTES, Writing
-from leash.ps.runs.host_files import unfinished
+from leash.ps.runs.host_files import HostTarget, unfinished
 
 VALUES = 1_000_003  # some parts, and a little
 CONTENT = os.urandom(4 * VALUES)
@@ -180,3 +180,35 @@ def test_the_process_gives_way_to_everybody(tmp_path: Path, disk: BackgroundDisk
     (process,) = (p for p in psutil.Process().children() if "background" in " ".join(p.cmdline()))
     assert process.nice() == 19
     assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
+
+
+@urgent_or_not
+def test_one_that_hangs_at_its_disk_is_given_up_and_does_no_harm_when_it_wakes(
+    tmp_path: Path, disk: BackgroundDisk, is_urgent: bool
+) -> None:
+    path = tmp_path / "latest"
+    os.mkfifo(unfinished(path))  # to open it takes until somebody reads it
+    hanging = disk.begin([path], PLAN, is_urgent=is_urgent)
+    hanging.abandon()
+    writing = disk.begin([path], PLAN, is_urgent=is_urgent)
+    feed(disk, writing, CONTENT[: 4 * PART_NBYTES])
+    disk.close()  # by now the first one has ended, if nothing is wrong
+    writing.abandon()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_another_has_replaced_is_neither_moved_nor_removed(tmp_path: Path) -> None:
+    path = tmp_path / "latest"
+    old = HostTarget([path])
+    old.open()
+    old.write_at(0, b"old")
+    unfinished(path).unlink()
+    new = HostTarget([path])
+    new.open()
+    with pytest.raises(FileNotFoundError):
+        old.finish()
+    old.discard()
+    new.write_at(0, b"new")
+    new.finish()
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["latest"]
