@@ -34,9 +34,15 @@ from typing import Any, Final
 
 from leash.ps import interrupt
 from leash.ps.processes import Process, spawn_module
-from leash.ps.runs.checkpoint_file import CheckpointFile, Plan
+from leash.ps.runs.checkpoint_file import (
+    CheckpointFile,
+    HostFile,
+    HostTarget,
+    Plan,
+    memory_file,
+    unfinished,
+)
 from leash.ps.runs.disk import PART_NBYTES, THIS_HOST, EndedWriting, OpenFile, ThisHost, Writing
-from leash.ps.runs.host_files import HostFile, HostTarget, memory_file, unfinished
 
 SLOTS: Final = 8
 LOWEST: Final = 19  # of the nice values: a share of 1.5 % beside one ordinary thread

@@ -27,6 +27,7 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.processes import keep_memory, say_line
 from leash.ps.runs.background import BackgroundDisk
+from leash.ps.runs.checkpoint import newest_whole
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.rundir import RunDir
@@ -276,7 +277,11 @@ def serve(options: ServerOptions) -> int:
     if has_evaluator(options):
         require_data(options, ("test",))
     disk = BackgroundDisk()
-    run_dir = RunDir.at(options.run_dir, rule.policy.name, disk=disk)
+    run_dir = RunDir.at(
+        options.run_dir, rule.policy.name, disk=disk, goes_on=True, fresh=options.fresh
+    )
+    if options.resume is None and (newest := newest_whole(run_dir.checkpoints, _say)) is not None:
+        options = replace(options, resume=str(newest))
     if options.ready_fd is None:  # a program that starts a server with one writes it itself
         with suppress(OSError):  # the engine tries it again, and says so
             run_dir.write_config(options)

@@ -117,6 +117,12 @@ class ServedModel:
         """How many updates this process's chunks have seen; the largest of them."""
         return max((self.shard.version(chunk.index) for chunk in self.own), default=0)
 
+    def clocks(self, chunk: int) -> ChunkClocks:
+        """The clocks of a chunk of this process."""
+        shard = self.shard
+        by_worker = {w: shard.clock(chunk, w) for w in shard.workers() if w != NEWCOMER}
+        return ChunkClocks(shard.minimum(chunk), by_worker)
+
     def open_snapshot(self) -> list[ChunkMoment]:
         """Opens a snapshot of this process's chunks: see leash.ps.runs.snapshot."""
         moments = []

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from leash.ps.runs.checkpoint_file import Bytes, CheckpointFile, Plan
-from leash.ps.runs.disk import PART_NBYTES, EndedWriting, GrowingFile, OpenFile, Writing
-from leash.ps.runs.host_files import unfinished
+from leash.ps.runs.checkpoint_file import Bytes, CheckpointFile, Plan, unfinished
+from leash.ps.runs.disk import PART_NBYTES, EndedWriting, ForcedFile, GrowingFile, OpenFile, Writing
 
 FULL: Final = "full"
 LOST: Final = "lost"
@@ -49,6 +48,12 @@ class MemoryLog:
         self._disk.require_room()
         self._disk.files[self._path] += piece
         return len(piece)
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def force_soon(self) -> None:
+        """Does nothing: the power never goes."""
 
     def close(self) -> None:
         """Does nothing."""
@@ -191,6 +196,13 @@ class MemoryDisk:
         self.require_room()
         self.files[path] = b""
         return MemoryLog(self, path)
+
+    def append(self, path: Path) -> ForcedFile:
+        self.files.setdefault(path, b"")
+        return MemoryLog(self, path)
+
+    def rename(self, path: Path, to: Path) -> None:
+        self.files[to] = self.files.pop(path)
 
     def open(self, path: Path) -> OpenFile:
         if path not in self.files:

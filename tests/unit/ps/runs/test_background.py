@@ -12,9 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from leash.ps.runs.background import SLOTS, BackgroundDisk
-from leash.ps.runs.checkpoint_file import Plan, Tensor
+from leash.ps.runs.checkpoint_file import HostTarget, Plan, Tensor, unfinished
 from leash.ps.runs.disk import PART_NBYTES, Writing
-from leash.ps.runs.host_files import HostTarget, unfinished
 
 VALUES = 1_000_003  # some parts, and a little
 CONTENT = os.urandom(4 * VALUES)

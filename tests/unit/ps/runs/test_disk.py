@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from leash.ps.runs.checkpoint_file import unfinished
 from leash.ps.runs.disk import THIS_HOST
-from leash.ps.runs.host_files import unfinished
 
 
 def test_a_file_is_replaced_whole_and_what_was_beside_it_is_gone(tmp_path: Path) -> None:
