@@ -18,6 +18,7 @@ from leash.ps.options.plan import PlanGroup
 from leash.ps.options.rule import RuleGroup, with_new_names
 from leash.ps.options.staleness import StalenessGroup, check_softens
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
+from leash.ps.options.worker import PatienceGroup
 
 MAX_SHARDS: Final = 64
 
@@ -200,10 +201,6 @@ class RunGroup(Options):
         "Workers go on meanwhile; it takes up to one more model in memory",
         metavar="TIME",
     )  # fmt: skip
-    patience: float = option(
-        600.0, "at the end, wait so long for a disk that cannot take the last checkpoint, or for "
-        "somebody who fetches it with leash save; inf: for ever", metavar="SECONDS",
-    )  # fmt: skip
     step_events: int = option(
         1, "record every Nth step of each worker in events.jsonl; 0 records none", metavar="N"
     )
@@ -220,8 +217,6 @@ class RunGroup(Options):
         super().check()
         check_positive(self, "timeout_s")
         check_not_negative(self, "step_events")
-        if not self.patience >= 0:  # nor is it a NaN
-            raise UsageError(f"--patience {self.patience}: give a number from 0, or inf")
         _ = self.checkpoints
 
     @property
@@ -251,7 +246,7 @@ def check_shards(shards: int) -> None:
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions(
     ServerGroup, StallGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
-    StalenessGroup, TaskGroup, RunGroup, TimeScaleGroup,
+    StalenessGroup, TaskGroup, RunGroup, PatienceGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Keep the parameters, and apply what workers push."""
 

@@ -574,7 +574,7 @@ def test_what_was_fetched_before_ends_no_wait(tmp_path: Path) -> None:
     run.engine.close()
 
 
-@pytest.mark.parametrize("patience", [0.0, 30.0, 600.0])
+@pytest.mark.parametrize("patience", [5.0, 30.0, 600.0])
 def test_it_waits_for_a_disk_as_long_as_its_patience(tmp_path: Path, patience: float) -> None:
     run = done_on(TightDisk(room=0), tmp_path, patience=patience)
     run.engine.finish()

@@ -28,6 +28,7 @@ from leash.ps.wire.shard_messages import (
     Done,
     Failed,
     ForgetSnapshot,
+    GiveUp,
     Happened,
     Hold,
     Join,
@@ -54,7 +55,7 @@ CHUNK = 1
 TOLD: tuple[tuple[Message, bytes | None], ...] = (
     (Serve(), LAYOUT.pack()), (SetClock(0), None), (Load(CHUNK, PARAMETERS), bytes(16)),
     (SetVersion(CHUNK, 3), None), (Reserve(), None), (Join(1, 7, "one", 1), None), (Start(), None),
-    (SetRule("asp", 0, 0, 0, "clocks"), None), (Hold(), None), (Align(0), None),
+    (SetRule("asp", 0, 0, 0, "clocks"), None), (GiveUp(), None), (Hold(), None), (Align(0), None),
     (OpenSnapshot(), None), (ReadSnapshot(CHUNK, 0, 0, 16), None),
     (ForgetSnapshot(CHUNK, True), None), (CountUp(), None), (Release(), None),
     (Leave(1, 7, "done"), None), (Stop("SIGTERM"), None),
