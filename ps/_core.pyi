@@ -904,6 +904,7 @@ class Shard:
         """
         KeyError if the worker is not live.
         """
+    def close_snapshot(self) -> None: ...
     def first_step(self) -> int:
         """
         A step that is new on every chunk: the largest minimum, plus one.
@@ -950,6 +951,15 @@ class Shard:
         Sets a buffer of the optimizer. ValueError if it has none of this name, or for values that no optimizer leaves there.
         """
     def minimum(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> int: ...
+    def open_snapshot(self) -> list[tuple[int, int, list[tuple[int, int]], list[int], bool]]:
+        """
+        Opens the snapshot: read_snapshot() gives the numbers of now, whatever changes.
+
+        A chunk is copied before it changes, unless it was released; so the copies take at most as much
+        memory as the shard. A snapshot that was open is closed. Returns for each chunk its version, the
+        smallest clock, rank and clock of each live worker, the updates that each slot has seen, and whether
+        the optimizer has buffers for it. ValueError if a chunk has no values.
+        """
     def parked(self) -> int:
         """
         How many answers wait, on all chunks.
@@ -1001,6 +1011,24 @@ class Shard:
         dynamic bounds read it. absent: the slots for which there is no gradient, bit i % 8 of byte i / 8
         for the i-th slot that has a part in the chunk; they are not updated, and count as zeros in a mean
         for which others have a gradient. Without payload all are absent.
+        """
+    def read_snapshot(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        array: typing.SupportsInt | typing.SupportsIndex,
+        begin: typing.SupportsInt | typing.SupportsIndex,
+        out: typing_extensions.Buffer,
+    ) -> None:
+        """
+        Copies bytes of a chunk from `begin` on into out, as many as fit there.
+
+        array: 0 for the parameters, i + 1 for the optimizer's buffer state_names()[i]. ValueError if no
+        snapshot is open, or the chunk was released, or has no such bytes; MemoryError if there was no
+        memory for a copy.
+        """
+    def release_snapshot(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Lets go of a chunk of the snapshot that has been read.
         """
     def set_lr(self, lr: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
     def set_options(
@@ -1093,6 +1121,11 @@ class Shard:
     def chunks(self) -> int: ...
     @property
     def initialized_chunks(self) -> int: ...
+    @property
+    def snapshot_nbytes(self) -> int:
+        """
+        The memory of the copies that the snapshot keeps.
+        """
 
 class AnswerMemory:
     pass

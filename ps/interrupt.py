@@ -15,6 +15,7 @@ AGAIN_S: Final = 0.02
 FOLLOWS_PARENT: Final = "LEASH_FOLLOWS_PARENT"  # set in the environment of our own children
 
 _received: int | None = None
+_times = 0
 _held = False
 
 
@@ -73,6 +74,11 @@ def received() -> int | None:
     return _received
 
 
+def times_received() -> int:
+    """How many signals have come."""
+    return _times
+
+
 def ignore_signals() -> None:
     """Ignores signals from now on: the exit status is decided, and the interpreter is ending."""
     for number in SIGNALS:
@@ -80,7 +86,8 @@ def ignore_signals() -> None:
 
 
 def _on_signal(number: int, _: FrameType | None) -> None:
-    global _received
+    global _received, _times
+    _times += 1
     if _received is None:
         _received = number
         if not _held:

@@ -1,5 +1,6 @@
 """Starts and ends the processes of Leash: spawns them, never forks, and leaves none behind."""
 
+import io
 import os
 import re
 import subprocess
@@ -123,6 +124,19 @@ def spawn_module(module: str, inherited_fd: int) -> Process:
         start_new_session=True,
         env={"OMP_NUM_THREADS": "1", **os.environ},
     )
+
+
+def say_line(text: str) -> None:
+    """Prints a line, if that can be: standard output may be a file on a disk that is full."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        # What could not be written would be written again with the next line, and at the end of the
+        # process, which would fail then.
+        unbuffered = io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
+        sys.stdout = io.TextIOWrapper(unbuffered, write_through=True)
 
 
 def keep_memory(say: Callable[[str], None]) -> None:

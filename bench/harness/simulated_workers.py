@@ -35,13 +35,15 @@ class SimulatedWorker:
 
 
 class SimulatedWorkers:
-    """`workers` of them, which share a model of `chunks` chunks."""
+    """`workers` of them, which share a model of `chunks` chunks, and push the first `pushed`."""
 
-    def __init__(self, address: str, workers: int, chunks: int, chunk_nbytes: int) -> None:
+    def __init__(
+        self, address: str, workers: int, chunks: int, chunk_nbytes: int, pushed: int | None = None
+    ) -> None:
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._control: Final = ControlChannel(address, self._context)
         self._layout: Final = Layout([Slot("w", "f32", (chunks * chunk_nbytes // 4,))])
-        self._chunks: Final = range(chunks)
+        self._chunks: Final = range(chunks if pushed is None else pushed)
         self._gradient: Final = bytes_of(chunk_nbytes, GRADIENT)
         self._workers: Final = [self._join(address, rank + 1) for rank in range(workers)]
         self._poller: Final = zmq.Poller()
@@ -50,7 +52,7 @@ class SimulatedWorkers:
         self._in_flight = 0  # requests of all workers
         self._newest_step = 0
         self._by_socket: Final = {worker.socket: worker for worker in self._workers}
-        self._init()
+        self._init(chunks)
 
     def _join(self, address: str, rank: int) -> SimulatedWorker:
         hello = Hello("worker", rank, f"bench {rank}", ["f32"])
@@ -62,15 +64,16 @@ class SimulatedWorkers:
         assert len(self._chunks) <= welcome.window
         return SimulatedWorker(rank, welcome.incarnation, socket)
 
-    def _init(self) -> None:
-        first = self._workers[0]
-        for chunk in self._chunks:
+    def _init(self, chunks: int) -> None:
+        first, most = self._workers[0], len(self._chunks)
+        for chunk in range(chunks):
             init = Init(first.rank, first.incarnation, chunk, "f32")
             first.socket.send(encode(init), zmq.SNDMORE)
             first.socket.send(self._gradient)
-        self._expect(first)
-        while first.in_flight:
-            self._read(first)
+            self._expect(first, 1)
+            while first.in_flight >= (most if chunk < chunks - 1 else 1):
+                first.socket.poll(int(ANSWER_S * 1000))
+                self._read(first)
 
     def go(self, until: Callable[[], bool]) -> int:
         """Pushes and pulls until `until` is true; then finishes every step that has begun.
@@ -104,11 +107,11 @@ class SimulatedWorkers:
             worker.socket.send(encode(push), zmq.SNDMORE)
             worker.socket.send(self._gradient)
         self._newest_step = max(self._newest_step, worker.step)
-        self._expect(worker)
+        self._expect(worker, len(self._chunks))
 
-    def _expect(self, worker: SimulatedWorker) -> None:
-        worker.in_flight += len(self._chunks)
-        self._in_flight += len(self._chunks)
+    def _expect(self, worker: SimulatedWorker, answers: int) -> None:
+        worker.in_flight += answers
+        self._in_flight += answers
 
     def _read(self, worker: SimulatedWorker) -> int:
         """Takes the answers that have come to one worker; returns their number."""

@@ -25,7 +25,7 @@ from leash.ps.commands.run_table import RunState, result_lines, with_summary
 from leash.ps.commands.script import NEVER_JOINED, LogTail, start_copy
 from leash.ps.datafiles.required import require_data
 from leash.ps.errors import LeashError, ProtocolError, ServerUnreachableError
-from leash.ps.interrupt import held, received
+from leash.ps.interrupt import held, received, times_received
 from leash.ps.options.base import common_options, to_argv
 from leash.ps.options.commands import LaunchOptions, data_plan_of
 from leash.ps.options.optimizer import with_rates
@@ -61,6 +61,7 @@ STEP_LOOK_S: Final = 0.01
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
 AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few seconds
+NOWHERE: Final = "tcp://127.0.0.1:1"  # of a server that never listened
 NO_WORKER_LEFT: Final = "no worker was left"
 WORKER_END_S: Final = 3.0  # a worker may take so long to end after its bye
 TIME_IS_OVER: Final = (
@@ -128,8 +129,10 @@ def audit_text(run_dir: RunDir) -> str:
         return "no: events.jsonl is too long for now; leash.ps.runs.audit takes any length"
     try:
         violations = audit_run(run_dir.path)
-    except ValueError as error:  # its end may be missing, where a disk was full
+    except json.JSONDecodeError as error:  # its end may be missing, where the power went
         return f"no: events.jsonl cannot be read to its end: {error}"
+    except (OSError, ValueError) as error:
+        return f"no: {error}"
     if violations:
         return f"{len(violations)} violations in events.jsonl, the first: {violations[0]}"
     return "from events.jsonl: the bound was kept, and every step taken once and in order"
@@ -155,6 +158,7 @@ class Launch:
         self._ended: set[int] = set()  # the ranks of workers whose end was noticed
         self._state: RunState | None = None  # the newest answer of the server
         self._tails: dict[int, LogTail] = {}  # by rank, of the copies of a script
+        self._address: str = ""  # of the server, once it listens
         self._gave_up = False  # the launcher asked the server to end, because no worker is left
 
     def run(self) -> int:
@@ -320,7 +324,36 @@ class Launch:
             for process in server:  # which notes the first signal as what has ended the run
                 process.send_signal(received() or signal.SIGTERM)
                 self._await_final(process)
-            stop_all([*self._workers.values(), *server], STOP_GRACE_S)
+            deadline_s = time.monotonic() + STOP_GRACE_S
+            stop_all(list(self._workers.values()), STOP_GRACE_S)
+            for process in server:
+                self._see_server_out(process, deadline_s)
+            stop_all(server, 0.0)
+
+    def _see_server_out(self, server: Process, deadline_s: float) -> None:
+        """Waits for the server's end, for longer while it says that it writes what the run leaves.
+
+        A second signal ends that, or has said before that nobody wants it.
+        """
+        has_said = False
+        with ControlChannel(self._address or NOWHERE) as channel:
+            while server.poll() is None:
+                if time.monotonic() > deadline_s:
+                    if times_received() > 1 or not self._is_writing(channel):
+                        return
+                    if not has_said:
+                        self._console.print(Text(f"writing to {self._run_dir.path}; Ctrl-C again "
+                                                 "gives up"), soft_wrap=True)  # fmt: skip
+                    has_said = True
+                with suppress(TimeoutExpired):
+                    server.wait(POLL_S)
+
+    @staticmethod
+    def _is_writing(channel: ControlChannel) -> bool:
+        try:
+            return bool(request_state(channel, POLL_S).get("writing"))
+        except LeashError:
+            return False
 
     def _await_final(self, server: Process) -> None:
         """Gives the workers of a bsp run the time to end their step, so that it can be resumed."""

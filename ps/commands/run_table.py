@@ -52,7 +52,9 @@ _STYLES: Final = {
 
 def run_table(state: RunState) -> RenderableType:
     """The table: what runs, a row for each worker, the test accuracy by epoch."""
-    parts = [_header(state), _progress(state), Text(), _workers(state)]
+    parts: list[RenderableType] = [_header(state), _progress(state)]
+    parts += [Text(f"cannot write {told}", style="bold red") for told in _not_written(state)]
+    parts += [Text(), _workers(state)]
     parts += [Text(line, style="yellow") for line in waits_of(state)]
     parts.append(Text(FIGURES_ARE, style="dim"))
     if any(share is not None for share in state["test_accuracy_by_epoch"]):
@@ -73,6 +75,7 @@ def plain_line(state: RunState) -> str:
     ]
     if state["test_accuracy"] is not None:
         parts.append(f"test accuracy {accuracy_text(state['test_accuracy'])}")
+    parts += [f"cannot write {told}" for told in _not_written(state)]
     return ", ".join([*parts, *waits_of(state)])
 
 
@@ -118,6 +121,9 @@ def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> 
     if again:
         lines.append(f"used twice      {again} samples, after a worker had gone")
     dropped = summary.get("dropped_pushes", 0)
+    lines += [f"not written     {told}" for told in _not_written(summary)]
+    if missing := summary.get("events_missing", 0):
+        lines.append(f"missing         {missing} events, which could not be written")
     return [
         *lines,
         f"speed           {summary['steps_per_second']:.1f} steps/s "
@@ -166,6 +172,14 @@ def epoch_of(state: RunState) -> str:
 def rule_of(state: RunState) -> str:
     """Writes the rule by which the run goes."""
     return str(Rule.from_settings(state))
+
+
+def _not_written(told: RunState | dict[str, Any]) -> list[str]:
+    """A clause for each file that cannot be written, from a state or from summary.json."""
+    files = told.get("not_written", [])
+    if isinstance(files, list):
+        return [str(file) for file in files]
+    return [f"{name}: {of['why']}" for name, of in files.items() if of["lasts"]]
 
 
 # The parts of the table.

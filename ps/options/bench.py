@@ -25,6 +25,7 @@ BENCHMARKS: Final = {
     "scaling": ("workers", "rounds", "round_s"),
     "training": ("workers", "rounds", "round_s"),
     "compensation": (),
+    "checkpoint": (),
     "em": ("workers", "rounds"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
@@ -41,7 +42,7 @@ class BenchGroup(Options):
     title: ClassVar[str] = "what to measure"
 
     benchmark: Literal[
-        "all", "kernels", "push_pull", "scaling", "training", "compensation", "em"
+        "all", "kernels", "push_pull", "scaling", "training", "compensation", "checkpoint", "em"
     ] = argument("all", "which question to ask (default: all of them)")
     short: bool = option(False, "few sizes and short rounds: a look, not a measurement")
     sizes: str | None = option(

@@ -18,6 +18,7 @@ from leash.ps.options.plan import PlanGroup
 from leash.ps.options.rule import RuleGroup, with_new_names
 from leash.ps.options.staleness import StalenessGroup, check_softens
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
+from leash.ps.options.worker import PatienceGroup
 
 MAX_SHARDS: Final = 64
 
@@ -196,8 +197,8 @@ class RunGroup(Options):
     )
     checkpoint_every: str = option(
         "60s", "write a checkpoint so often: 60s, seconds, or 500u, updates, each in place of the "
-        "one before it, for at most a twentieth of the time; 1e, epochs, each of them kept; or "
-        "never. One is always written at the end",
+        "one before it; 1e, epochs, each of them kept; or never. One is always written at the end. "
+        "Workers go on meanwhile; it takes up to one more model in memory",
         metavar="TIME",
     )  # fmt: skip
     step_events: int = option(
@@ -245,7 +246,7 @@ def check_shards(shards: int) -> None:
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions(
     ServerGroup, StallGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
-    StalenessGroup, TaskGroup, RunGroup, TimeScaleGroup,
+    StalenessGroup, TaskGroup, RunGroup, PatienceGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Keep the parameters, and apply what workers push."""
 

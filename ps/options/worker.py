@@ -82,7 +82,8 @@ class PatienceGroup(Options):
 
     patience: float = option(
         PATIENCE_S, "a worker that takes part keeps trying for so long when nobody answers, and "
-        "then goes on by itself; inf for ever", metavar="SECONDS",
+        "then goes on by itself; a server whose disk cannot take the last checkpoint waits so "
+        "long, at the end, for the disk or for leash save; inf for ever", metavar="SECONDS",
     )  # fmt: skip
 
     def check(self) -> None:

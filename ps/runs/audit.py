@@ -11,6 +11,8 @@ policy with dictionaries, and looks at every reply that went out:
   of workers that took part since this worker's last reply (csrc/core/admission/admission.h says
   why).
 
+Where events are missing, since they could not be written, it says how many, and nothing else.
+
 It believes the recorded staleness itself, since events do not record pulls, nor which gradients
 were finite. It does not know which workers contributed to a mean, or why dssp granted a number of
 steps.
@@ -32,10 +34,22 @@ def audit_run(run_dir: Path) -> list[str]:
     """Lists the violations in the events of a run directory, in words; none for a clean run.
 
     Raises:
-        ValueError: the run recorded only some of its steps (`--step-events`).
+        ValueError: the run recorded only some of its steps (`--step-events`), or events are missing
+            that could not be written.
     """
     with (run_dir / "events.jsonl").open(encoding="utf-8") as events:
-        return audit(json.loads(line) for line in events)
+        found = audit(json.loads(line) for line in events)
+    summary = run_dir / "summary.json"
+    told = json.loads(summary.read_text("utf-8")) if summary.exists() else {}
+    if missing := told.get("events_missing", 0):
+        raise ValueError(_missing(missing))
+    return found
+
+
+def _missing(events: int) -> str:
+    return (
+        f"{events} events are missing, which could not be written; only all of them can be checked"
+    )
 
 
 def audit(events: Iterable[Event]) -> list[str]:
@@ -61,6 +75,8 @@ class Replay:
                 if step_events != 1:
                     raise ValueError("only a run with --step-events 1 can be re-checked")
                 self.rule = Rule.from_settings(event)
+            case {"event": "events_lost", "events": events}:
+                raise ValueError(_missing(events))
             case {"event": "policy_changed"}:
                 self.rule = Rule.from_settings(event)
                 self.peers.clear()

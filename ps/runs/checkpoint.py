@@ -12,7 +12,8 @@
               STATE/SLOT   the optimizer's buffers, once they have begun, such as momentum/SLOT
 
 docs/checkpoint-format.md is the contract. A file is written beside its place and then moved there,
-so that a reader always finds a whole file, the old one or the new one.
+so that a reader always finds a whole file, the old one or the new one. leash.ps.runs.snapshot hands
+out what it holds, leash.ps.runs.checkpoint_file writes it.
 """
 
 import hashlib
@@ -26,15 +27,14 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from leash.ps._core import Reply
 from leash.ps.errors import CheckpointError, LayoutError
-from leash.ps.runs.chunk_states import ChunkClocks, ChunkState, SavedChunks
+from leash.ps.runs.checkpoint_file import header_checksum
+from leash.ps.runs.chunk_states import SavedChunks
 from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.position import Position
-from leash.ps.runs.tensor_file import bytes_of, pieces_of
+from leash.ps.runs.snapshot import FORMAT, Feed, SnapshotModel, plan_of
 from leash.ps.wire.layout import Chunk, Layout, Slot
 
-FORMAT: Final = "2"
 FORMERLY: Final = "1"  # it has neither chunks nor position nor checksums
 # The mend for a buffer in the file that the run's optimizer does not have.
 MENDS: Final = {
@@ -57,30 +57,15 @@ class ChunkStore(Protocol):
     """A shard that holds a chunk's numbers, in this process or in another one."""
 
     def init(self, chunk: int, payload: Any, /) -> bool: ...
-    def pull(self, chunk: int, worker: None, out: Any, /) -> tuple[int, list[Reply]]: ...
     def set_version(self, chunk: int, version: int, /) -> None: ...
-    def has_state(self, chunk: int, /) -> bool: ...
-    def state(self, chunk: int, name: str, out: Any, /) -> None: ...
     def load_state(self, chunk: int, name: str, payload: Any, /) -> None: ...
-    def updates(self, chunk: int, /) -> list[int]: ...
     def set_updates(self, chunk: int, updates: list[int], /) -> None: ...
 
 
-class WholeModel(Protocol):
+class WholeModel(SnapshotModel, Protocol):
     """A model whose chunks can all be read and written, wherever they are."""
 
-    @property
-    def layout(self) -> Layout: ...
-    @property
-    def chunk_nbytes(self) -> int: ...
-    @property
-    def chunks(self) -> tuple[Chunk, ...]: ...
-    @property
-    def optimizer(self) -> str: ...
-    @property
-    def state_names(self) -> list[str]: ...
     def shard_of(self, chunk: int) -> ChunkStore: ...
-    def clocks(self, chunk: int) -> ChunkClocks: ...
     def begin_at(self, clock: int) -> None: ...
 
 
@@ -113,45 +98,33 @@ def save_checkpoint(
     options: dict[str, Any] | None = None,
     disk: Disk = THIS_HOST,
 ) -> SavedChunks:
-    """Writes all that a run needs to go on to `path`, atomically.
+    """Writes all that a run needs to go on to `path`, atomically, and returns when it is there.
+
+    A server writes its checkpoints while it goes on: see leash.ps.server.checkpoints.
 
     Args:
-        model: whose numbers to write.
+        model: whose numbers to write. REQUIRES: all chunks are in this process.
         path: of the file.
         position: how far the training is.
         options: of the optimizer, for people and programs that read the file.
-        disk: where to write it.
+        disk: where to write it. REQUIRES: it writes at once, as this host's does.
 
     Returns:
         The state of the chunks that it has written.
+
+    Raises:
+        OSError: it could not be written.
     """
-    slab = np.zeros(model.layout.nbytes, np.uint8)
-    states = []
-    for c in model.chunks:
-        version = model.shard_of(c.index).pull(c.index, None, slab[c.start : c.stop].data)[0]
-        updates = model.shard_of(c.index).updates(c.index) if c.kind == "parameter" else []
-        states.append(ChunkState(version, model.clocks(c.index), updates))
-    saved = SavedChunks(model.chunk_nbytes, states)
-    tensors = dict(tensors_of(model.layout, slab))
-    # A chunk of which no slot has had a gradient yet has none; what it would begin with is saved.
-    if any(model.shard_of(c.index).has_state(c.index) for c in _parameter_chunks(model)):
-        for state in model.state_names:
-            tensors.update(_state_tensors(model, state))
-    metadata = {
-        "leash_format": FORMAT,
-        "version": str(saved.version),
-        "optimizer": model.optimizer,
-        "layout_hash": model.layout.hash,
-        "layout": model.layout.pack().hex(),
-        "chunks": saved.as_json(),
-        "position": position.as_json(),
-        "checksums": json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()}),
-    }
-    if options is not None:
-        metadata["options"] = json.dumps(options)
-    metadata["header_checksum"] = _header_checksum(metadata)
-    disk.make_folder(path.parent)
-    disk.replace(path, pieces_of(tensors, metadata))
+    plan, saved = plan_of(model, model.open_snapshot(), position, options)
+    writing = disk.begin([path], plan)
+    try:
+        Feed(model, writing, plan).go_on()
+        assert writing.is_over, "a disk that writes later needs somebody who waits for it"
+        if writing.failure is not None:
+            raise writing.failure
+    finally:
+        model.close_snapshot()
+        writing.abandon()
     return saved
 
 
@@ -253,7 +226,7 @@ def _reader(
         return read
     if told != FORMAT:
         raise CheckpointError(f"not a checkpoint of Leash, format {FORMAT} or {FORMERLY}")
-    if _header_checksum(metadata) != metadata.get("header_checksum"):
+    if header_checksum(metadata) != metadata.get("header_checksum"):
         raise ValueError("its header was changed since it was written; take another copy")
     checksums = json.loads(metadata["checksums"])
     if sorted(names) != sorted(checksums):
@@ -269,12 +242,8 @@ def _reader(
 
 
 def _checksum(tensor: npt.NDArray[Any]) -> str:
-    return hashlib.sha256(bytes_of(np.ascontiguousarray(tensor))).hexdigest()
-
-
-def _header_checksum(metadata: dict[str, str]) -> str:
-    entries = {name: value for name, value in metadata.items() if name != "header_checksum"}
-    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+    content = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+    return hashlib.sha256(content.data).hexdigest()
 
 
 def tensors_of(layout: Layout, slab: Slab) -> Iterator[tuple[str, npt.NDArray[Any]]]:
@@ -282,16 +251,6 @@ def tensors_of(layout: Layout, slab: Slab) -> Iterator[tuple[str, npt.NDArray[An
     for slot, offset in zip(layout.slots, layout.offsets, strict=True):
         flat = slab[offset : offset + slot.nbytes].view(NUMPY_DTYPES[slot.dtype])
         yield slot.name, flat.reshape(slot.shape)
-
-
-def _state_tensors(model: WholeModel, state: str) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    slab = np.zeros(model.layout.nbytes, np.uint8)
-    for chunk in _parameter_chunks(model):
-        model.shard_of(chunk.index).state(chunk.index, state, slab[chunk.start : chunk.stop].data)
-    kinds = {slot.name: slot.kind for slot in model.layout.slots}
-    for name, tensor in tensors_of(model.layout, slab):
-        if kinds[name] == "parameter":
-            yield f"{state}/{name}", tensor
 
 
 def _check_optimizer(metadata: dict[str, str], optimizer: str) -> None:

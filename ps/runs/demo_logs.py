@@ -12,9 +12,14 @@ reported a loss, has nan there.
 """
 
 import math
+import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from leash.ps.runs.disk import THIS_HOST, Disk
+from leash.ps.runs.unwritten import OnTrouble, PatientFile
 
 
 @dataclass(slots=True)
@@ -45,15 +50,21 @@ class EpochSums:
 class DemoLogs:
     """The two logs of one run. Epochs are counted from 0."""
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(self, folder: Path, model: str, disk: Disk = THIS_HOST) -> None:
         """Opens the logs.
 
         Args:
             folder: where they go.
             model: what their names end in.
+            disk: where the folder is.
         """
+        self._on_trouble: OnTrouble | None = None
+        self._troubles: Final[dict[Path, OSError]] = {}  # until somebody hears of them
+        self._disk: Final = disk
         self._trainloss: Final = folder / f"trainloss{model}.txt"
-        self._staleness: Final = (folder / f"staleness{model}.txt").open("w", encoding="utf-8")
+        self._loss_fails = False
+        path = folder / f"staleness{model}.txt"
+        self._staleness: Final = PatientFile(path, disk, time.monotonic, self._tell)
         self._epochs: Final[list[EpochSums]] = []  # those that have ended come first
         self._ended = 0  # how many have
         self._reported: Final[dict[int, int]] = {}  # worker ▸ its samples at its newest report
@@ -64,7 +75,7 @@ class DemoLogs:
         sums.steps += 1
         sums.staleness += staleness
         sums.staleness_squared += staleness**2
-        self._staleness.write(f"{epoch}\t{worker}\t{samples}\t{staleness}\n")
+        self._staleness.write(f"{epoch}\t{worker}\t{samples}\t{staleness}\n".encode())
 
     def add_loss(self, epoch: int, worker: int, samples: int, loss: float) -> None:
         """Notes a report of a worker.
@@ -107,6 +118,23 @@ class DemoLogs:
         self._write_epochs()
         self._staleness.close()
 
+    @property
+    def missing(self) -> int:
+        """How many lines of the steps are not in their file now."""
+        return self._staleness.missing
+
+    def hear(self, on_trouble: OnTrouble) -> None:
+        """Has this function hear of what cannot be written, also of what could not before."""
+        self._on_trouble = on_trouble
+        for path, error in self._troubles.items():
+            on_trouble(path, error)
+
+    def _tell(self, path: Path, error: OSError | None) -> None:
+        if self._on_trouble is not None:
+            self._on_trouble(path, error)
+        elif error is not None:
+            self._troubles[path] = error
+
     def _sums(self, epoch: int) -> EpochSums:
         while len(self._epochs) <= epoch:
             self._epochs.append(EpochSums())
@@ -122,4 +150,15 @@ class DemoLogs:
             )  # fmt: skip
             lines.append("\t".join(map(str, columns)) + "\n")
             began_s = sums.ended_s
-        self._trainloss.write_text("".join(lines), "utf-8")
+        try:
+            with closing(self._disk.create(self._trainloss)) as file:
+                rest = "".join(lines).encode()
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+        except OSError as error:
+            self._loss_fails = True
+            self._tell(self._trainloss, error)
+            return
+        if self._loss_fails:
+            self._loss_fails = False
+            self._tell(self._trainloss, None)

@@ -6,23 +6,32 @@ one that is full, slow or forgetful. Every method may raise OSError. What is dur
     replace   once it returns, the content has been forced to the disk. After a crash at any moment
               the name has the old file or the new one, whole. A power cut just after it may still
               bring back the old one, since the folder is not forced.
-    create    what was written is in the file once `flush` or `close` returns. It then outlives this
-              process, but not a power cut: nothing is forced to the disk. Each write that was
-              flushed may be there or not, and the last one in part.
+    begin     once the writing is over without a failure, as after `replace`.
+    create    what `write` has taken is in the file. It then outlives this process, but not a power
+              cut: nothing is forced to the disk. Each write may be there or not, and the last one
+              in part.
     append    the same, behind what is in the file; and `force_soon` has it forced to the disk.
     remove    seen at once by this host; a power cut may bring the file back.
 """
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 from leash.ps.options.base import make_folder
+from leash.ps.runs.checkpoint_file import (
+    Bytes,
+    CheckpointFile,
+    HostFile,
+    HostTarget,
+    Plan,
+    unfinished,
+)
 
-Bytes: TypeAlias = bytes | bytearray | memoryview
+PART_NBYTES: Final = 256 * 1024  # a checkpoint that is being written takes at most so much at once
 
 
 class OpenFile(Protocol):
@@ -45,21 +54,64 @@ class OpenFile(Protocol):
 class GrowingFile(Protocol):
     """A file to whose end one writes."""
 
-    def write(self, piece: Bytes, /) -> object:
-        """Appends a piece, which may stay in this process until `flush`."""
-        ...
-
-    def flush(self) -> None:
-        """Hands everything written so far to the operating system."""
+    def write(self, piece: Bytes, /) -> int | None:
+        """Appends the beginning of a piece, or all of it; says how many bytes."""
         ...
 
     def close(self) -> None:
-        """Flushes, and lets the file go."""
+        """Lets the file go."""
+        ...
+
+
+class Writing(Protocol):
+    """A checkpoint that is being written. None of its methods waits for a disk, or raises OSError.
+
+    ::
+
+        while (place := writing.room(nbytes)) is not None:      None: for now, or it is over
+            place[:] = ...
+            writing.take(array, start, nbytes)
+        writing.finish()
+        writing.is_over                                         some time later
+    """
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the file is in its place, or has failed."""
+        ...
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why it has failed, once it has."""
+        ...
+
+    def room(self, nbytes: int) -> memoryview | None:
+        """Gives memory for the next bytes, at most PART_NBYTES; None while there is none."""
+        ...
+
+    def take(self, array: int, start: int, nbytes: int) -> None:
+        """Takes what was put there: see `CheckpointFile.write`."""
+        ...
+
+    def finish(self) -> None:
+        """Says that all bytes were taken."""
+        ...
+
+    def open(self) -> OpenFile:
+        """Opens the file. REQUIRES: it is over, and has not failed."""
+        ...
+
+    def abandon(self) -> None:
+        """Lets go of it: unless the file is in its place, nothing stays of it."""
         ...
 
 
 class ForcedFile(GrowingFile, Protocol):
     """A file to whose end one writes what is to outlive a power cut."""
+
+    def flush(self) -> None:
+        """Hands what was written to the operating system; what that does not take stays."""
+        ...
 
     def force_soon(self) -> None:
         """Has all that was flushed forced to the disk; neither waits, nor says if it fails."""
@@ -78,6 +130,30 @@ class Disk(Protocol):
             path: of the file; its folder is there.
             pieces: its content, which is taken piece by piece.
         """
+        ...
+
+    def begin(self, paths: Sequence[Path], plan: Plan, *, is_urgent: bool = True) -> Writing:
+        """Begins to write a checkpoint, beside its place; it is moved there at the end.
+
+        Args:
+            paths: of the file, which gets all of these names; none for one in memory, which is
+                gone when it is let go of. What could not be written is removed.
+            plan: what it will hold.
+            is_urgent: whether somebody waits for it; otherwise it gives way to everybody.
+        """
+        ...
+
+    def begin_text(self, path: Path, content: bytes) -> Writing:
+        """Begins to put a small file in the place of `path`, as `replace` does."""
+        ...
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The file descriptors that become readable when a writing has come further."""
+        ...
+
+    def attend(self) -> None:
+        """Takes what these descriptors tell."""
         ...
 
     def create(self, path: Path) -> GrowingFile:
@@ -135,39 +211,95 @@ class Disk(Protocol):
         ...
 
 
-def unfinished(path: Path) -> Path:
-    """The name under which a file is written before it takes its place."""
-    return path.with_name(path.name + ".unfinished")
+class EndedWriting:
+    """One that is over from the beginning. Implements Writing."""
+
+    is_over: bool = True
+
+    def __init__(self, failure: OSError | None = None) -> None:
+        """Begins and ends, with this failure or without one."""
+        self.failure: OSError | None = failure
+
+    def room(self, nbytes: int) -> memoryview | None:
+        return None
+
+    def take(self, array: int, start: int, nbytes: int) -> None:
+        """Takes nothing."""
+
+    def finish(self) -> None:
+        """Has nothing to finish."""
+
+    def open(self) -> OpenFile:
+        raise AssertionError("nobody reads it")
+
+    def abandon(self) -> None:
+        """Has nothing to let go of."""
 
 
-class _HostFile:
-    """An open file of this host."""
+class WritingNow:
+    """Writes a checkpoint at once, in the thread of its caller. Implements Writing."""
 
-    def __init__(self, path: Path) -> None:
-        self._fd: Final = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.nbytes: Final = os.fstat(self._fd).st_size
+    def __init__(self, paths: Sequence[Path], plan: Plan) -> None:
+        """Opens the file.
 
-    def read(self, offset: int, nbytes: int) -> bytes:
-        return os.pread(self._fd, nbytes, offset)
+        Args:
+            paths: see `Disk.begin`.
+            plan: likewise.
+        """
+        self.is_over: bool = False
+        self.failure: OSError | None = None
+        self._target: Final = HostTarget(paths)
+        self._file: Final = CheckpointFile(plan, self._target)
+        self._part: Final = memoryview(bytearray(PART_NBYTES))
+        self._try(self._target.open)
 
-    def close(self) -> None:
-        os.close(self._fd)
+    def room(self, nbytes: int) -> memoryview | None:
+        return None if self.is_over else self._part[:nbytes]
+
+    def take(self, array: int, start: int, nbytes: int) -> None:
+        self._try(lambda: self._file.write(array, start, self._part[:nbytes]))
+
+    def finish(self) -> None:
+        def finish() -> None:
+            self._file.finish()
+            self._target.finish()
+
+        self._try(finish)
+        self.is_over = True
+
+    def open(self) -> OpenFile:
+        return self._target.reopen()
+
+    def abandon(self) -> None:
+        self._target.discard()
+
+    def _try(self, act: Callable[[], None]) -> None:
+        if self.failure is not None:
+            return
+        try:
+            act()
+        except OSError as error:
+            self.failure, self.is_over = error, True
+            self._target.discard()
 
 
 class _HostJournal:
     """A file of this host that grows, and a thread that forces it to the disk."""
 
     def __init__(self, path: Path) -> None:
-        self._file: Final = path.open("ab")
+        self._file: Final = path.open("ab", buffering=0)
+        self._rest = b""  # what the disk has not taken
         self._is_due: Final = threading.Event()
         self._is_over = False
         self._thread: threading.Thread | None = None  # from the first `force_soon` on
 
-    def write(self, piece: Bytes, /) -> object:
-        return self._file.write(piece)
+    def write(self, piece: Bytes, /) -> int | None:
+        self._rest += piece
+        return len(piece)
 
     def flush(self) -> None:
-        self._file.flush()
+        while self._rest:
+            self._rest = self._rest[self._file.write(self._rest) :]
 
     def force_soon(self) -> None:
         if self._thread is None:
@@ -180,6 +312,8 @@ class _HostJournal:
         self._is_due.set()
         if self._thread is not None:
             self._thread.join()
+        with suppress(OSError):
+            self.flush()
         self._file.close()
 
     def _force(self) -> None:
@@ -201,8 +335,25 @@ class ThisHost:
             os.fsync(file.fileno())
         unfinished(path).replace(path)
 
-    def create(self, path: Path) -> BinaryIO:
-        return path.open("wb")
+    def begin(self, paths: Sequence[Path], plan: Plan, *, is_urgent: bool = True) -> Writing:
+        return WritingNow(paths, plan)
+
+    def begin_text(self, path: Path, content: bytes) -> Writing:
+        try:
+            self.replace(path, [content])
+        except OSError as error:
+            return EndedWriting(error)
+        return EndedWriting()
+
+    @property
+    def descriptors(self) -> list[int]:
+        return []
+
+    def attend(self) -> None:
+        """Does nothing: a writing is over at once."""
+
+    def create(self, path: Path) -> GrowingFile:
+        return path.open("wb", buffering=0)
 
     def append(self, path: Path) -> ForcedFile:
         return _HostJournal(path)
@@ -211,7 +362,7 @@ class ThisHost:
         path.rename(to)
 
     def open(self, path: Path) -> OpenFile:
-        return _HostFile(path)
+        return HostFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     def local_name(self, path: Path) -> AbstractContextManager[str]:
         return nullcontext(str(path))

@@ -10,7 +10,7 @@ from typing import Final
 
 from leash.ps.errors import CheckpointError, LeashError, ServerUnreachableError, UsageError
 from leash.ps.runs.checkpoint import check_checkpoint
-from leash.ps.runs.disk import unfinished
+from leash.ps.runs.checkpoint_file import unfinished
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import U63_MAX, CheckpointPiece, Read, Save, Saved
 

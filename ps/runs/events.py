@@ -7,6 +7,9 @@ last to be sent of every step: a "push" when it is counted, a "step" when its re
 `--step-events 1` the file is a complete record, from which audit.py re-checks the bound. About
 once a second a worker's own account is a "training" event: its loss, and the seconds that it
 computed and waited so far. `leash report` (leash.ps.report) draws what the file tells.
+
+While the file cannot be written, events wait in memory; where those that do not fit there are
+missing, there is an "events_lost" event with their number.
 """
 
 import json
@@ -15,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from leash.ps.runs.disk import THIS_HOST, Disk, GrowingFile
+from leash.ps.runs.disk import THIS_HOST, Disk
+from leash.ps.runs.unwritten import OnTrouble, PatientFile
 
 Event: TypeAlias = dict[str, Any]  # one line of the file
 
@@ -28,25 +32,32 @@ class EventLog:
         path: Path | None,
         now: Callable[[], float] = time.monotonic,
         disk: Disk = THIS_HOST,
+        on_trouble: OnTrouble = lambda _, __: None,
     ) -> None:
         self._now: Final = now
         self._began_s: Final = now()
-        self._file: GrowingFile | None = disk.create(path) if path else None
+        self._file: PatientFile | None = None
+        self._lost = 0  # once the file is closed
+        if path is not None:
+            self._file = PatientFile(path, disk, now, on_trouble, self._line_of_loss)
 
     @property
     def is_open(self) -> bool:
         """Whether events go to a file."""
         return self._file is not None
 
+    @property
+    def missing(self) -> int:
+        """How many events are not in the file now."""
+        return self._lost if self._file is None else self._file.missing
+
     def write(self, event: str, at_s: float | None = None, **details: Any) -> None:
         """Appends one event, with the time: now, unless it was earlier."""
         if self._file is not None:
-            seconds = (self._now() if at_s is None else at_s) - self._began_s
-            row = {"t": round(seconds, 6), "event": event, **details}
-            self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            self._file.write(self._line(event, at_s, details))
 
     def flush(self) -> None:
-        """Has everything written so far reach the file."""
+        """Has everything written so far reach the file, if that can be."""
         if self._file is not None:
             self._file.flush()
 
@@ -54,4 +65,12 @@ class EventLog:
         """Closes the file; later events are forgotten."""
         if self._file is not None:
             self._file.close()
-            self._file = None
+            self._lost, self._file = self._file.lost, None
+
+    def _line(self, event: str, at_s: float | None, details: dict[str, Any]) -> bytes:
+        seconds = (self._now() if at_s is None else at_s) - self._began_s
+        row = {"t": round(seconds, 6), "event": event, **details}
+        return json.dumps(row, allow_nan=False).encode() + b"\n"
+
+    def _line_of_loss(self, events: int) -> bytes:
+        return self._line("events_lost", None, {"events": events})

@@ -30,7 +30,7 @@ import yaml
 
 from leash.ps.errors import UsageError
 from leash.ps.runs import journal
-from leash.ps.runs.disk import THIS_HOST, Disk
+from leash.ps.runs.disk import THIS_HOST, Disk, Writing
 from leash.ps.words import DONE
 
 RUNS: Final = "runs"
@@ -61,6 +61,7 @@ class RunDir:
         """
         self.path: Final = path
         self.disk: Final = disk
+        self._config: str = ""  # what could not be written yet
         ended = None if fresh else self._ended()
         if ended is not None and not goes_on:
             raise UsageError(f"--run-dir {path}: a run has left its summary there; take another")
@@ -75,14 +76,14 @@ class RunDir:
     @classmethod
     def at(
         cls, path: str | None, name: str, date: Callable[[], time.struct_time] = time.localtime,
-        *, goes_on: bool = False, fresh: bool = False,
+        disk: Disk = THIS_HOST, *, goes_on: bool = False, fresh: bool = False,
     ) -> "RunDir":  # fmt: skip
         """Makes the given folder, or a new one below runs/ named after date, time and `name`."""
         if path is not None:
-            return cls(Path(path), goes_on=goes_on, fresh=fresh)
+            return cls(Path(path), disk, goes_on=goes_on, fresh=fresh)
         stem = time.strftime("%Y%m%d-%H%M%S-", date()) + name
         taken = (Path(RUNS, stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
-        return cls(next(p for p in taken if not p.exists()))
+        return cls(next(p for p in taken if not p.exists()), disk)
 
     @property
     def events(self) -> Path:
@@ -115,7 +116,9 @@ class RunDir:
         """All checkpoints, the newest first."""
         files = self.disk.files_in(self.checkpoint("final").parent)
         written = [(path, when) for path, when in files if path.suffix == ".safetensors"]
-        return [path for path, _ in sorted(written, key=lambda file: -file[1])]
+        last = self.checkpoint("final")  # which may be the same file as that of an epoch
+        newest = sorted(written, key=lambda file: (-file[1], file[0] != last))
+        return [path for path, _ in newest]
 
     def keep_events(self, generation: int) -> None:
         """Keeps the events of an earlier server of this run under another name."""
@@ -131,7 +134,7 @@ class RunDir:
         checkpoint = self.newest_checkpoint
         if checkpoint is None:
             return None
-        config = str(self.path / "config.yaml")
+        config = str(self.config)
         words = ["leash", command, "--config", config, "--resume", str(checkpoint)]
         return shlex.join(words)
 
@@ -139,14 +142,34 @@ class RunDir:
         """Writes all options of a command, defaults included, but without this folder's path.
 
         It replaces the file that a run has left which was killed.
+
+        Raises:
+            OSError: it could not be written; `try_config_again` tries it again.
         """
         settings = dataclasses.asdict(options)
         del settings["run_dir"]
-        self._write(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+        self._config = yaml.safe_dump(settings, sort_keys=False)
+        self.try_config_again()
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        """Writes summary.json."""
-        self._write(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    @property
+    def lacks_config(self) -> bool:
+        """Whether config.yaml could not be written."""
+        return bool(self._config)
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    def try_config_again(self) -> None:
+        """Writes config.yaml, if that was asked for and could not be done. Raises OSError."""
+        if self._config:
+            self._write(self.config, self._config)
+            self._config = ""
+
+    def begin_summary(self, summary: dict[str, Any]) -> Writing:
+        """Begins to write summary.json."""
+        text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
+        return self.disk.begin_text(self.summary, text.encode())
 
     def _ended(self) -> str | None:
         """The word with which a run has ended here; None if none has."""

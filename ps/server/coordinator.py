@@ -32,6 +32,7 @@ from leash.ps.policy import BACKUP, BSP, Rule, rule_from_message
 from leash.ps.runs.journal import Journal
 from leash.ps.runs.position import Position
 from leash.ps.runs.unfinished import Unfinished, ranges
+from leash.ps.runs.unwritten import Unwritten
 from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.server.saves import Saves
 from leash.ps.server.settings import run_settings
@@ -91,6 +92,8 @@ class Coordinator:
     ) -> None:
         self.stopping: str = ""
         self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
+        self.unwritten: Unwritten = Unwritten()  # likewise
+        self.is_writing = False  # whether the run is over, and its results are being written
         self.journal: Journal = Journal(None)  # whoever has a run directory gives another
         self._options: Final = options
         self.rule: Rule = rule  # the one that the run goes by now
@@ -425,6 +428,8 @@ class Coordinator:
             "initialized": self._shards.initialized,
             "model_nbytes": self._shards.layout.nbytes if self._shards.layout else 0,
             "parked": self._shards.parked,
+            "not_written": self.unwritten.lasting,
+            "writing": self.is_writing,
             "awaited": self.holdups.as_dicts(),
             "coming_back": self.coming_back,
             "table": rows,

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from types import FrameType
 from typing import Final
@@ -24,9 +25,11 @@ from leash.ps.options.catalog import choose_task
 from leash.ps.options.optimizer import with_rates
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
-from leash.ps.processes import keep_memory
+from leash.ps.processes import keep_memory, say_line
+from leash.ps.runs.background import BackgroundDisk
 from leash.ps.runs.checkpoint import newest_whole
 from leash.ps.runs.demo_logs import DemoLogs
+from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.announcement import how_to_join
 from leash.ps.server.coordinator import Coordinator
@@ -52,7 +55,7 @@ from leash.ps.wire.sockets import (
 
 
 def _say(text: str) -> None:
-    print(f"leash server: {text}", flush=True)
+    say_line(f"leash server: {text}")
 
 
 class Server:
@@ -100,12 +103,15 @@ class Server:
                 say=self._say,
                 evaluator_failure=evaluator.failure if evaluator else lambda: None,
                 demo_logs=demo_logs,
+                address=self.address,
                 now=now,
             )
         except BaseException:
             self._remote.close()
             self._context.destroy(linger=0)
             raise
+        self._disk: Final[Disk] = run_dir.disk if run_dir is not None else THIS_HOST
+        self._writers: set[int] = set()  # of the disk's descriptors, those that the poller has
         self._takes_data = True  # whether the poller has the data socket
         self.members: Final[Members] = self._engine.members
         self.metrics: Final[Metrics] = self._engine.metrics
@@ -153,14 +159,20 @@ class Server:
             self._evaluator.start(self.address)
         try:
             while not engine.is_over:
-                for source, _ in self._poller.poll(int(engine.wait_s * 1000)):
-                    self._serve(source)
-                engine.advance(self._data_router.take_unreading())
-                self._poll_data_unless_held()
+                self._take_turn()
             engine.finish()
         finally:
             self._close()
         return engine.status
+
+    def _take_turn(self) -> None:
+        """Waits for what comes, and a moment at most; has the engine do what is due then."""
+        engine = self._engine
+        self._poll_writers()
+        for source, _ in self._poller.poll(int(engine.wait_s * 1000)):
+            self._serve(source)
+        engine.advance(self._data_router.take_unreading())
+        self._poll_data_unless_held()
 
     def announce(self) -> None:
         """Says where the server listens and how to join, or tells the descriptor of --ready-fd."""
@@ -198,6 +210,8 @@ class Server:
     def _close(self) -> None:
         try:
             self._engine.write_results()
+            while self._engine.is_writing:
+                self._take_turn()
             self._answer_the_last()
         finally:
             self._engine.close()
@@ -210,7 +224,9 @@ class Server:
 
     def _serve(self, source: zmq.Socket[bytes] | int) -> None:
         """Takes what has come: to a socket, or on the links of the other shards."""
-        if isinstance(source, int):
+        if isinstance(source, int) and source in self._writers:
+            self._disk.attend()  # the engine's turn comes next
+        elif isinstance(source, int):
             self._engine.attend_shards()
             if self.shards.lost:
                 self._ignore_links()
@@ -234,6 +250,15 @@ class Server:
             self._takes_data = not self._engine.is_held
             self._poller.register(self._data_router.socket, zmq.POLLIN if self._takes_data else 0)
 
+    def _poll_writers(self) -> None:
+        """Has the poller know those who write files, which come and go."""
+        writers = set(self._disk.descriptors)
+        for fd in self._writers - writers:
+            self._poller.unregister(fd)
+        for fd in writers - self._writers:
+            self._poller.register(fd, zmq.POLLIN)
+        self._writers = writers
+
     def _ignore_links(self) -> None:
         """Stops polling the links: one that has ended would keep the loop awake."""
         for process in self._shard_processes:
@@ -251,18 +276,23 @@ def serve(options: ServerOptions) -> int:
     options = with_rates(replace(options, model=model, dataset=dataset))
     if has_evaluator(options):
         require_data(options, ("test",))
-    run_dir = RunDir.at(options.run_dir, rule.policy.name, goes_on=True, fresh=options.fresh)
+    disk = BackgroundDisk()
+    run_dir = RunDir.at(
+        options.run_dir, rule.policy.name, disk=disk, goes_on=True, fresh=options.fresh
+    )
     if options.resume is None and (newest := newest_whole(run_dir.checkpoints, _say)) is not None:
         options = replace(options, resume=str(newest))
-    if (
-        options.ready_fd is None
-    ):  # a program that starts a server with one writes config.yaml itself
-        run_dir.write_config(options)
+    if options.ready_fd is None:  # a program that starts a server with one writes it itself
+        with suppress(OSError):  # the engine tries it again, and says so
+            run_dir.write_config(options)
     evaluator = EvaluatorProcess.for_task(options, run_dir.path)
     if evaluator is not None:
         options = replace(options, observers=options.observers + 1)
-    demo_logs = DemoLogs(run_dir.path, spelled or model or "") if options.demo_logs else None
-    server = Server(options, run_dir, evaluator=evaluator, demo_logs=demo_logs)
-    server.stop_on_signals()
-    server.announce()
-    return server.run()
+    demo_logs = DemoLogs(run_dir.path, spelled or model or "", disk) if options.demo_logs else None
+    try:
+        server = Server(options, run_dir, evaluator=evaluator, demo_logs=demo_logs)
+        server.stop_on_signals()
+        server.announce()
+        return server.run()
+    finally:
+        disk.close()

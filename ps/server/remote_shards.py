@@ -8,25 +8,24 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
-from leash.ps._core import Reply
 from leash.ps.errors import ERROR_BY_CODE, LeashError, ProtocolError, ShardLostError, UsageError
 from leash.ps.options.server import ServerOptions
-from leash.ps.runs.chunk_states import ChunkClocks
-from leash.ps.shard.linked_shard import settings_of, unpacked_clocks
+from leash.ps.runs.snapshot import ChunkMoment
+from leash.ps.shard.linked_shard import settings_of, unpacked_moments
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import LinkClosedError, ReceivedPayload, SentPayload
 from leash.ps.wire.shard_messages import (
-    CHUNK_CLOCKS,
     PARAMETERS,
     UPDATES,
     USAGE,
     Begin,
     Done,
     Failed,
-    Fetch,
-    Has,
+    ForgetSnapshot,
     Load,
+    ReadSnapshot,
     SetVersion,
+    SnapshotPart,
 )
 
 START_S: Final = 30.0  # a process may take so long to listen
@@ -95,6 +94,9 @@ class RemoteShard:
         self._on_notice: Final = on_notice
         self._now: Final = now
         self._heard_s = now()
+        # Of the snapshot: chunk, array and first byte that were asked for, and what has come.
+        self._asked: tuple[int, int, int] | None = None
+        self._part: tuple[SnapshotPart, ReceivedPayload] | None = None
 
     @property
     def pid(self) -> int:
@@ -140,7 +142,7 @@ class RemoteShard:
                 return message.value, payload
             if isinstance(message, Failed):
                 raise _error_from(message)
-            self._on_notice((self, message, payload))
+            self._hand_on(message, payload)
         raise ShardLostError(self.lost)
 
     def take_notices(self) -> None:
@@ -148,7 +150,7 @@ class RemoteShard:
         with suppress(ShardLostError):
             while not self.lost and (received := self._receive(0.0)) is not None:
                 assert not isinstance(received[0], (Done, Failed)), "nobody asked"
-                self._on_notice((self, *received))
+                self._hand_on(*received)
             if not self.lost and self._now() - self._heard_s > ANSWER_S:
                 raise self._loss(f"silent for {ANSWER_S:.0f} s")
 
@@ -164,40 +166,56 @@ class RemoteShard:
         """Waits a moment for the end of a process that was let go; then kills it."""
         self._link.reap()
 
-    # The methods of leash.ps.runs.checkpoint.ChunkStore: a checkpoint reads and writes its chunks.
+    # The methods of leash.ps.runs.checkpoint.ChunkStore: a run goes on from a checkpoint.
 
     def init(self, chunk: int, values: Buffer) -> bool:
         return bool(self.ask(Load(chunk, PARAMETERS), values)[0])
 
-    def pull(self, chunk: int, worker: None, out: Buffer) -> tuple[int, list[Reply]]:
-        version, values = self.ask(Fetch(chunk, PARAMETERS))
-        memoryview(out)[:] = values or b""
-        return version, []  # a pull without a worker releases no reply
-
     def set_version(self, chunk: int, version: int) -> None:
         self.ask(SetVersion(chunk, version))
-
-    def has_state(self, chunk: int) -> bool:
-        return bool(self.ask(Has(chunk))[0])
-
-    def state(self, chunk: int, name: str, out: Buffer) -> None:
-        memoryview(out)[:] = self.ask(Fetch(chunk, name))[1] or b""
 
     def load_state(self, chunk: int, name: str, values: Buffer) -> None:
         self.ask(Load(chunk, name), values)
 
-    def updates(self, chunk: int) -> list[int]:
-        packed = self.ask(Fetch(chunk, UPDATES))[1] or b""
-        return [int(count) for count in np.frombuffer(packed, "<u8")]
-
     def set_updates(self, chunk: int, updates: list[int]) -> None:
         self.ask(Load(chunk, UPDATES), np.array(updates, "<u8").tobytes())
 
-    def clocks(self, chunk: int) -> ChunkClocks:
-        """The clocks of a chunk of this shard."""
-        return unpacked_clocks(self.ask(Fetch(chunk, CHUNK_CLOCKS))[1] or b"")
+    # The snapshot of the shard's chunks. See leash.ps.runs.snapshot.
+
+    def take_moments(self) -> list[ChunkMoment]:
+        """Takes the answer to `OpenSnapshot`, which the shard was told."""
+        self._part = self._asked = None
+        return unpacked_moments(self.await_answer()[1] or b"")
+
+    def read_snapshot(self, chunk: int, array: int, begin: int, out: memoryview) -> bool:
+        """Asks for bytes of a chunk, and copies them once they have come."""
+        asked = chunk, array, begin
+        if self._asked != asked:
+            self._part, self._asked = None, asked
+            self.tell(ReadSnapshot(*asked, len(out)))
+            self.take_notices()
+        if self.lost:
+            raise ShardLostError(self.lost)
+        if self._part is None:
+            return False
+        (message, payload), self._part, self._asked = self._part, None, None
+        if message.failure:
+            raise MemoryError(message.failure)
+        out[:] = payload or b""
+        return True
+
+    def forget_snapshot(self, chunk: int | None = None) -> None:
+        """Has the shard let go of a chunk that was read, or of all."""
+        with suppress(ShardLostError):
+            self.tell(ForgetSnapshot(chunk or 0, chunk is None))
 
     # How it is done.
+
+    def _hand_on(self, message: Message, payload: ReceivedPayload) -> None:
+        if not isinstance(message, SnapshotPart):
+            self._on_notice((self, message, payload))
+        elif (message.chunk, message.array, message.begin) == self._asked:
+            self._part = message, payload
 
     def _receive(self, wait_s: float) -> tuple[Message, ReceivedPayload] | None:
         try:

@@ -9,10 +9,13 @@ drives it, as leash.ps.server.loop does, goes on like this::
         run.attend_shards()                             where another shard has sent something
         run.advance(unreading)                          after these, and every wait_s at the latest
     run.finish()
-    run.write_results()                                 then the answers to what came meanwhile
-    run.close()
+    run.write_results()
+    while run.is_writing:                               what it leaves
+        ...                                             the same as above
+    run.close()                                         after the answers to what came meanwhile
 
-When the run ends, it writes its summary.json and its last checkpoint.
+When the run ends, it leaves its summary.json and its last checkpoint. While these cannot be
+written, it waits, so that somebody may fetch the model or make room for it.
 """
 
 import signal
@@ -27,10 +30,11 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
-from leash.ps.runs.disk import THIS_HOST, Disk
+from leash.ps.runs.disk import THIS_HOST, Disk, Writing
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.journal import FORCE_S, Journal, Remembered, read_journal
 from leash.ps.runs.rundir import RunDir
+from leash.ps.runs.unwritten import TRY_AGAIN_S, Unwritten
 from leash.ps.server.announcement import how_it_goes_on
 from leash.ps.server.checkpoints import Checkpoints
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
@@ -53,6 +57,7 @@ ALIGN_S: Final = 1.0
 ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
+LAST_S: Final = 1.0  # after a second signal, what is being written has so long
 
 
 class RunEngine:
@@ -80,6 +85,7 @@ class RunEngine:
         disk: Disk = THIS_HOST,
         evaluator_failure: Callable[[], EvaluatorFailure | None] = lambda: None,
         demo_logs: DemoLogs | None = None,
+        address: str = "",
         now: Callable[[], float] = time.monotonic,
         uptime: Callable[[], float] = time.monotonic,
         wall_time_us: Callable[[], int] = microseconds_since_1970,
@@ -96,6 +102,7 @@ class RunEngine:
             disk: where the checkpoint of --resume is.
             evaluator_failure: how the evaluator has ended that should not have, once it has.
             demo_logs: where the run also leaves the demo's logs.
+            address: where the server listens, for people who have to fetch the model.
             now: seconds on a clock that never goes back.
             uptime: seconds in which this process could have run, by which the engine sees that it
                 was held up. It may be the same clock; tests skip time on the other one.
@@ -112,13 +119,19 @@ class RunEngine:
         self._say: Final = say
         self._now: Final = now
         self._uptime: Final = uptime
+        self._address: Final = address
+        self._unwritten: Final = Unwritten(say)
         ranks = parse_learners(options.learners, options.workers)
         remembered = read_journal(run_dir.journal, run_dir.disk) if run_dir else Remembered()
         if run_dir and remembered.generation:
             run_dir.keep_events(remembered.generation)
         self._events: Final = (
-            EventLog(run_dir.events, now, run_dir.disk) if run_dir else EventLog(None, now)
+            EventLog(run_dir.events, now, run_dir.disk, self._unwritten.note)
+            if run_dir
+            else EventLog(None, now)
         )
+        if demo_logs is not None:
+            demo_logs.hear(self._unwritten.note)
         self.members: Final = Members(ranks, options.evict_s, now, wall_time_us)
         self.metrics: Final = Metrics(rule, self._events, options.step_events, now, demo_logs)
         self.data: Final = DataDesk(options, rule, self.members, self.metrics, send, now=now)
@@ -131,19 +144,31 @@ class RunEngine:
         self.generation: int = 1
         self._journal: Journal = Journal(None)
         self._signal = 0
+        self._signals = 0  # how many came
         self._ended = FAILED  # until the run ends as it should
         self._stop_deadline_s: float | None = None
         self._stop_soon: tuple[str, int, float] | None = None  # reason, status, and the deadline
         self._next_tick_s = self._next_force_s = now()
         self._looked_s = uptime()
-        self._has_final = False  # whether the last checkpoint is written
+        self._has_final = False  # whether the last checkpoint is begun
+        self._again_s = now() + TRY_AGAIN_S  # when to try again what could not be written
+        # While the results are being written: whether summary.json is there, since when one waits
+        # until that can be, and how many checkpoints were fetched and signals had come by then.
+        self.is_writing = False
+        self._attempt_s = 0.0  # when the newest attempt to write them began
+        self._has_summary = run_dir is None
+        self._has_amended = False  # it has been written once more, for the last time
+        self._summary: Writing | None = None  # while it is being written
+        self._waits: tuple[float, int, int] | None = None
         self._progress: Final = Progress(
             options, self.coordinator, self.members, self.metrics, self.shards, say, now
         )
         self._checkpoints: Final = Checkpoints(
-            options, run_dir, self.coordinator, self.shards, self.metrics, say, now
-        )
+            options, run_dir, self.coordinator, self.shards, self.metrics, say, now,
+            self._unwritten,
+        )  # fmt: skip
         self.coordinator.saves = self._checkpoints.saves
+        self.coordinator.unwritten = self._unwritten
         if options.resume is not None:
             self._resume(options.resume, disk)
         if run_dir is not None:
@@ -240,6 +265,9 @@ class RunEngine:
         self.data.settle()
         for worker in (*unreading, *self.shards.take_unreading()):
             self.coordinator.evict(worker)
+        if self.is_writing:
+            self._attend_results()
+            return
         self._attend_checkpoints()
         if self._now() >= self._next_tick_s:
             self._tick()
@@ -254,9 +282,10 @@ class RunEngine:
                 self._stop_now(reason, status)
             elif self._checkpoints.is_final_possible():
                 if self.coordinator.in_lockstep:  # others may push until they hear of the end
-                    self._checkpoints.write_final()
-                    self._has_final = True
+                    self._has_final = self._checkpoints.begin_final()
                 self._stop_now(reason, status)
+        else:
+            self._checkpoints.advance()
 
     def _tick(self) -> None:
         self._next_tick_s = self._now() + TICK_S
@@ -276,7 +305,22 @@ class RunEngine:
         self._look_after_evaluator()
         if self._stop_soon is None:
             self._checkpoints.tick()
+        if self._now() >= self._again_s:
+            self._again_s = self._now() + TRY_AGAIN_S
+            self._try_again()
         self._progress.show()
+
+    def _try_again(self) -> None:
+        """Writes what could not be written, if that can be now."""
+        self._events.flush()
+        run_dir = self._run_dir
+        if run_dir is not None and run_dir.lacks_config:
+            try:
+                run_dir.try_config_again()
+            except OSError as error:
+                self._unwritten.fail(run_dir.config.name, error)
+            else:
+                self._unwritten.done(run_dir.config.name)
 
     def _excuse_own_silence(self) -> None:
         """Excuses the silence of members while this process was held up, as by a checkpoint."""
@@ -316,8 +360,10 @@ class RunEngine:
 
     def stop_soon(self, number: int) -> None:
         """Ends the run as that signal would. From any thread, or a signal handler."""
-        # The next tick acts on it, since a message may be half sent just now. The first one counts.
+        # The next tick acts on it, since a message may be half sent just now. The first one counts;
+        # another one ends the wait for a disk.
         self._signal = self._signal or number
+        self._signals += 1
 
     @property
     def is_over(self) -> bool:
@@ -351,20 +397,86 @@ class RunEngine:
         return INCOMPLETE
 
     def write_results(self) -> None:
-        """Says how the run has ended, and writes what it leaves. Also after a failure."""
+        """Says how the run has ended, and begins to write what it leaves. Also after a failure."""
         self._progress.say_end(self._ended, self._unfinished())
-        if self._run_dir:
-            self._write_files(self._run_dir)
-            self._say_how_to_go_on(self._run_dir)
-        self._events.close()
-        if self._demo_logs:
-            self._demo_logs.close()
+        self.is_writing = self.coordinator.is_writing = True
+        self._attempt_s = self._now()
+        self._write_summary()
+        if not self._has_final or self._checkpoints.has_failed:
+            self._checkpoints.begin_final()
+        self._again_s = self._now() + TRY_AGAIN_S
+        self._attend_results()
+
+    def give_up(self) -> None:
+        """Ends the wait for what cannot be written. A run that lacks it has failed."""
+        if self.is_writing:
+            self.is_writing = False
+            if not self._is_left:
+                self.status = self.status or 1
+            if self._run_dir:
+                self._say_how_to_go_on(self._run_dir)
+            self._events.close()
+            if self._demo_logs:
+                self._demo_logs.close()
 
     def close(self) -> None:
         """Lets all files go that are still open, such as those for who asked for a checkpoint."""
-        self._checkpoints.saves.close()
+        self.give_up()
+        self._checkpoints.close()
         self._events.close()
         self._journal.close()
+
+    @property
+    def _is_left(self) -> bool:
+        """Whether everything is written that the run is to leave."""
+        return self._has_summary and self._checkpoints.has_final
+
+    def _attend_results(self) -> None:
+        """Goes on with what the run leaves, until it is written or nobody waits any longer."""
+        self._checkpoints.advance()
+        if self._attend_summary() or self._checkpoints.is_writing:
+            if self._writes_no_longer():
+                self.give_up()
+            return
+        if not self._is_left and self._waits is not None and self._now() >= self._again_s:
+            self._attempt_s = self._now()
+            self._again_s = self._attempt_s + TRY_AGAIN_S
+            self._try_again()
+            self._write_summary()
+            if not self._checkpoints.has_final:
+                self._checkpoints.begin_final()
+            self._attend_results()
+            return
+        if self._is_left or self._checkpoints.is_hopeless or self._waits_no_longer():
+            if self._unwritten.as_dict() and not self._has_amended:
+                self._has_amended = True
+                self._write_summary()  # which tells what could not be written, and what came of it
+                self._attend_results()
+            else:
+                self.give_up()
+
+    def _writes_no_longer(self) -> bool:
+        """Whether an attempt to write takes too long, or somebody has asked twice for the end."""
+        took_s = self._now() - self._attempt_s
+        was_asked = self._signals > 1 and took_s > LAST_S
+        return was_asked or took_s > max(self._options.patience, LAST_S)
+
+    def _waits_no_longer(self) -> bool:
+        """Whether nobody waits for the disk any more; says at first what one waits for."""
+        saves, patience_s = self._checkpoints.saves, self._options.patience
+        if self._waits is None:
+            self._waits = self._now(), saves.times_fetched, self._signals
+            assert self._run_dir is not None
+            lacking = [] if self._checkpoints.has_final else ["the last checkpoint"]
+            lacking += [] if self._has_summary else [self._run_dir.summary.name]
+            self._say(
+                f"WARNING: cannot write {' and '.join(lacking)} to {self._run_dir.path}: make room "
+                f"there, or fetch the model by: leash save --server {self._address} FILE; "
+                f"this server waits for it, for {patience_s:.0f} s; Ctrl-C ends it at once"
+            )
+        began_s, fetched, signals = self._waits
+        was_asked = self._signals > signals or signals > 1
+        return was_asked or saves.times_fetched > fetched or self._now() - began_s > patience_s
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """What this run has not trained, in the form of summary.json."""
@@ -377,15 +489,32 @@ class RunEngine:
         if command := run_dir.continuing_command("server"):
             self._say(f"to go on: {command}")
 
-    def _write_files(self, run_dir: RunDir) -> None:
+    def _write_summary(self) -> None:
+        if self._run_dir is None:
+            return
         settings = summary_settings(
             self._options, self.rule, self.members.ranks, self.coordinator.data_plan
         )
+        self._events.flush()
         outcome = {
-            "ended": self._ended, "unfinished": self._unfinished(), "generations": self.generation,
-        }  # fmt: skip
-        run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
-        if not self._has_final or self._checkpoints.has_failed:
-            self._checkpoints.write_final()
-        if self._checkpoints.has_failed:
-            self.status = self.status or 1  # also of a run that was done
+            "ended": self._ended,
+            "unfinished": self._unfinished(),
+            "generations": self.generation,
+            "events_missing": self._events.missing,
+            "not_written": self._unwritten.as_dict(),
+        }
+        summary = {**settings, **self.metrics.summary(), **outcome}
+        self._summary = self._run_dir.begin_summary(summary)
+        self._attend_summary()
+
+    def _attend_summary(self) -> bool:
+        """Whether summary.json is being written; notes what has come of it once it is not."""
+        if self._summary is None:
+            return False
+        if not self._summary.is_over:
+            return True
+        failure, self._summary = self._summary.failure, None
+        assert self._run_dir is not None
+        self._unwritten.note(self._run_dir.summary, failure)
+        self._has_summary |= failure is None
+        return False

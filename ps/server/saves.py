@@ -8,17 +8,16 @@
     read 17 from 65,536 ▸ piece
 
 A file stays open, so that whoever reads it gets one whole checkpoint, also while later ones take
-its place.
+its place. Where the disk is full, it is a file in memory.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from leash.ps.errors import HeaderError, LeashError, NotReadyError, TooManyError
-from leash.ps.runs.disk import THIS_HOST, Disk, OpenFile
+from leash.ps.runs.disk import OpenFile
 from leash.ps.wire.messages import PIECE_NBYTES
 
 MOST: Final = 8  # checkpoints that are handed out at the same time
@@ -30,6 +29,7 @@ class _Save:
     """One that somebody has asked for."""
 
     asked_s: float  # when its last message came
+    is_at_work: bool = False  # a checkpoint is being written for it
     file: OpenFile | None = None  # once there is one
     is_read: bool = False  # whether somebody has read it to its end
     failure: LeashError | None = None  # why there is none
@@ -43,24 +43,40 @@ class Saves:
         now: Callable[[], float] = time.monotonic,
         *,
         is_possible: bool = True,
-        disk: Disk = THIS_HOST,
     ) -> None:
         """Begins with nobody.
 
         Args:
             now: seconds on a clock that never goes back.
             is_possible: whether this server writes checkpoints at all.
-            disk: where they are.
         """
-        self._disk: Final = disk
         self._now: Final = now
         self._is_possible: Final = is_possible
         self._saves: Final[dict[int, _Save]] = {}
+        self._fetched = 0
 
     @property
     def awaited(self) -> bool:
-        """Whether anybody waits for a checkpoint."""
-        return any(save.file is None and save.failure is None for save in self._saves.values())
+        """Whether anybody waits for a checkpoint that nobody writes yet."""
+        return any(self._waits(save) and not save.is_at_work for save in self._saves.values())
+
+    @property
+    def times_fetched(self) -> int:
+        """How often somebody has read a checkpoint to its end."""
+        return self._fetched
+
+    def take_up(self) -> list[int]:
+        """Takes those who wait now: a checkpoint is begun for them, and then `serve` or `fail`."""
+        numbers = [n for n, save in self._saves.items() if self._waits(save)]
+        for number in numbers:
+            self._saves[number].is_at_work = True
+        return numbers
+
+    def put_back(self, numbers: Collection[int]) -> None:
+        """Has these wait for another checkpoint."""
+        for number in numbers:
+            if number in self._saves:
+                self._saves[number].is_at_work = False
 
     def ask(self, number: int, *, has_values: bool) -> int | None:
         """Notes that somebody asks for a checkpoint, or asks again whether it is there.
@@ -105,25 +121,33 @@ class Saves:
         if offset > save.file.nbytes:
             raise HeaderError(f"read.offset: expected at most {save.file.nbytes}, got {offset}")
         save.asked_s = self._now()
-        save.is_read |= offset + PIECE_NBYTES >= save.file.nbytes
+        is_end = offset + PIECE_NBYTES >= save.file.nbytes
+        self._fetched += is_end and not save.is_read
+        save.is_read |= is_end
         return save.file.read(offset, PIECE_NBYTES)
 
-    def serve(self, path: Path) -> None:
-        """Gives this file to those who wait for one."""
-        for save in self._saves.values():
-            if save.file is None and save.failure is None:
-                save.file = self._disk.open(path)
+    def serve(self, numbers: Collection[int], reopen: Callable[[], OpenFile]) -> None:
+        """Gives a file to these, each opened anew."""
+        for number in numbers:
+            save = self._saves.get(number)
+            if save is not None and self._waits(save):
+                save.file = reopen()
 
-    def fail(self, failure: LeashError) -> None:
-        """Lets those who wait know why there is no file."""
-        for save in self._saves.values():
-            if save.file is None:
+    def fail(self, numbers: Collection[int], failure: LeashError) -> None:
+        """Lets these know why there is no file."""
+        for number in numbers:
+            save = self._saves.get(number)
+            if save is not None and save.file is None:
                 save.failure = failure
 
     def close(self) -> None:
         """Lets all files go."""
         for number in list(self._saves):
             self._forget(number)
+
+    @staticmethod
+    def _waits(save: _Save) -> bool:
+        return save.file is None and save.failure is None
 
     def _forget_the_idle(self) -> None:
         for number in [n for n, s in self._saves.items() if self._now() - s.asked_s > IDLE_S]:

@@ -21,7 +21,7 @@ import numpy as np
 from leash.ps.errors import LayoutMismatchError
 from leash.ps.policy import Rule, message_fields
 from leash.ps.runs.checkpoint import ChunkStore
-from leash.ps.runs.chunk_states import ChunkClocks
+from leash.ps.runs.snapshot import ChunkMoment
 from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.shard.data_counts import DataCounts
 from leash.ps.shard.data_desk import DataDesk
@@ -39,6 +39,7 @@ from leash.ps.wire.shard_messages import (
     Hold,
     Join,
     Leave,
+    OpenSnapshot,
     Release,
     Reserve,
     Serve,
@@ -85,10 +86,39 @@ class SharedModel:
         index = self._holder(chunk)
         return self.others[index - 1] if index else self.served.shard
 
-    def clocks(self, chunk: int) -> ChunkClocks:
-        """The clocks of this chunk."""
+    def open_snapshot(self) -> list[ChunkMoment]:
+        """Opens a snapshot on every shard. REQUIRES: they are held, if it is to be of one moment.
+
+        Raises:
+            ShardLostError: one is lost.
+        """
+        for shard in self.others:
+            shard.tell(OpenSnapshot())
+        moments = self.served.open_snapshot()
+        for shard in self.others:
+            moments += shard.take_moments()
+        return moments
+
+    def read_snapshot(self, chunk: int, array: int, begin: int, out: memoryview) -> bool:
+        """Copies bytes of a chunk, or asks its shard for them. Raises ShardLostError."""
         index = self._holder(chunk)
-        return self.others[index - 1].clocks(chunk) if index else self.served.clocks(chunk)
+        if index:
+            return self.others[index - 1].read_snapshot(chunk, array, begin, out)
+        return self.served.read_snapshot(chunk, array, begin, out)
+
+    def release_snapshot(self, chunk: int) -> None:
+        """Has its shard let go of a chunk that was read."""
+        index = self._holder(chunk)
+        if index:
+            self.others[index - 1].forget_snapshot(chunk)
+        else:
+            self.served.release_snapshot(chunk)
+
+    def close_snapshot(self) -> None:
+        """Has all shards let go of theirs."""
+        self.served.close_snapshot()
+        for shard in self.others:
+            shard.forget_snapshot()
 
     def begin_at(self, clock: int) -> None:
         """Has the first workers begin after this clock. REQUIRES: none takes part yet."""

@@ -16,8 +16,9 @@ import numpy as np
 from leash.ps.options.addresses import parse_learners
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import rule_from_message
-from leash.ps.runs.chunk_states import ChunkClocks
+from leash.ps.runs.chunk_states import ChunkClocks, ChunkState
 from leash.ps.runs.events import EventLog
+from leash.ps.runs.snapshot import ChunkMoment
 from leash.ps.shard.data_desk import DataDesk, Send
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
@@ -25,7 +26,6 @@ from leash.ps.shard.model import ServedModel
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_messages import (
-    CHUNK_CLOCKS,
     PARAMETERS,
     UPDATES,
     Align,
@@ -34,29 +34,38 @@ from leash.ps.wire.shard_messages import (
     CountUp,
     Done,
     Failed,
-    Fetch,
+    ForgetSnapshot,
     GiveUp,
     Happened,
-    Has,
     Hold,
     Join,
     Leave,
     Load,
+    OpenSnapshot,
+    ReadSnapshot,
     Release,
     Reserve,
     Serve,
     SetClock,
     SetRule,
     SetVersion,
+    SnapshotPart,
     Start,
     Stop,
     Unreading,
 )
 
 FORWARDED_EVENTS: Final = ("duplicate", "nonfinite")  # the coordinator does not see these itself
-UNANSWERED: Final = (Leave, Stop, Release)  # the coordinator expects no answer to these
+UNANSWERED: Final = (
+    Leave,
+    Stop,
+    Release,
+    ReadSnapshot,
+    ForgetSnapshot,
+)  # the coordinator expects no answer to these
 COUNTS_S: Final = 0.25  # between two `counts`, which are also signs of life
 MAX_HEARD: Final = 256
+NO_MEMORY: Final = "there is no memory for what changes while it is written"
 
 LinkPayload: TypeAlias = bytes | bytearray | None
 LinkAnswer: TypeAlias = tuple[Message, LinkPayload] | None
@@ -118,8 +127,9 @@ class LinkedShard:
             Hold: self._on_hold,
             Align: self._on_align,
             Release: self._on_release,
-            Fetch: self._on_fetch,
-            Has: self._on_has,
+            OpenSnapshot: self._on_open_snapshot,
+            ReadSnapshot: self._on_read_snapshot,
+            ForgetSnapshot: self._on_forget_snapshot,
             Load: self._on_load,
             SetVersion: self._on_set_version,
             SetClock: self._on_set_clock,
@@ -203,20 +213,26 @@ class LinkedShard:
         self.data.go_on()
         return None
 
-    def _on_fetch(self, msg: Fetch, _: LinkPayload) -> LinkAnswer:
-        model = self._require_model()
-        if msg.state == UPDATES:
-            return Done(0), bytearray(np.array(model.shard.updates(msg.chunk), "<u8").tobytes())
-        if msg.state == CHUNK_CLOCKS:
-            return Done(0), bytearray(packed_clocks(model.clocks(msg.chunk)))
-        out = bytearray(model.chunk(msg.chunk).nbytes)
-        if msg.state == PARAMETERS:
-            return Done(model.shard.pull(msg.chunk, None, out)[0]), out
-        model.shard.state(msg.chunk, msg.state, out)
-        return Done(0), out
+    def _on_open_snapshot(self, _: OpenSnapshot, __: LinkPayload) -> LinkAnswer:
+        return Done(0), packed_moments(self._require_model().open_snapshot())
 
-    def _on_has(self, msg: Has, _: LinkPayload) -> LinkAnswer:
-        return Done(int(self._require_model().shard.has_state(msg.chunk))), None
+    def _on_read_snapshot(self, msg: ReadSnapshot, _: LinkPayload) -> LinkAnswer:
+        out, told = bytearray(msg.nbytes), (msg.chunk, msg.array, msg.begin)
+        try:
+            self._require_model().read_snapshot(*told, memoryview(out))
+        except MemoryError:
+            self._notices.append((SnapshotPart(*told, NO_MEMORY), None))
+        else:
+            self._notices.append((SnapshotPart(*told), out))
+        return None
+
+    def _on_forget_snapshot(self, msg: ForgetSnapshot, _: LinkPayload) -> LinkAnswer:
+        model = self._require_model()
+        if msg.whole:
+            model.close_snapshot()
+        else:
+            model.release_snapshot(msg.chunk)
+        return None
 
     def _on_load(self, msg: Load, payload: LinkPayload) -> LinkAnswer:
         shard = self._require_model().shard
@@ -296,13 +312,22 @@ def unpacked_settings(payload: LinkPayload) -> ServerOptions:
     return ServerOptions(**msgpack.unpackb(payload or b"\x80"))
 
 
-def packed_clocks(clocks: ChunkClocks) -> bytes:
-    """Packs a chunk's clocks as the payload of `fetch`."""
-    by_worker = [number for pair in clocks.by_worker.items() for number in pair]
-    return np.array([clocks.least, *by_worker], "<u8").tobytes()
+def packed_moments(moments: list[ChunkMoment]) -> bytes:
+    """Packs what chunks have beside their numbers as the payload of the answer to `snapshot`."""
+    rows = [
+        (m.state.version, m.state.clocks.least, m.state.clocks.by_worker, m.state.updates,
+         m.has_buffers)
+        for m in moments
+    ]  # fmt: skip
+    packed: bytes = msgpack.packb(rows)
+    return packed
 
 
-def unpacked_clocks(payload: bytes | bytearray) -> ChunkClocks:
-    """Reads what `packed_clocks` has packed."""
-    least, *by_worker = (int(number) for number in np.frombuffer(payload, "<u8"))
-    return ChunkClocks(least, dict(zip(by_worker[::2], by_worker[1::2], strict=True)))
+def unpacked_moments(payload: bytes | bytearray) -> list[ChunkMoment]:
+    """Reads what `packed_moments` has packed."""
+    return [
+        ChunkMoment(ChunkState(version, ChunkClocks(least, by_worker), updates), has_buffers)
+        for version, least, by_worker, updates, has_buffers in msgpack.unpackb(
+            payload, strict_map_key=False
+        )
+    ]

@@ -21,7 +21,8 @@ from leash.ps.options.staleness import (
     core_staleness_rate,
 )
 from leash.ps.policy import Rule
-from leash.ps.runs.chunk_states import ChunkClocks
+from leash.ps.runs.chunk_states import ChunkClocks, ChunkState
+from leash.ps.runs.snapshot import ChunkMoment
 from leash.ps.wire.layout import Chunk, Layout, assign
 from leash.ps.wire.messages import U32_MAX
 
@@ -121,6 +122,30 @@ class ServedModel:
         shard = self.shard
         by_worker = {w: shard.clock(chunk, w) for w in shard.workers() if w != NEWCOMER}
         return ChunkClocks(shard.minimum(chunk), by_worker)
+
+    def open_snapshot(self) -> list[ChunkMoment]:
+        """Opens a snapshot of this process's chunks: see leash.ps.runs.snapshot."""
+        moments = []
+        for chunk, moment in zip(self.own, self.shard.open_snapshot(), strict=True):
+            version, least, clocks, updates, has_buffers = moment
+            by_worker = {worker: clock for worker, clock in clocks if worker != NEWCOMER}
+            counts = updates if chunk.kind == "parameter" else []
+            state = ChunkState(version, ChunkClocks(least, by_worker), counts)
+            moments.append(ChunkMoment(state, has_buffers))
+        return moments
+
+    def read_snapshot(self, chunk: int, array: int, begin: int, out: memoryview) -> bool:
+        """Copies bytes of a chunk, which are there at once."""
+        self.shard.read_snapshot(chunk, array, begin, out)
+        return True
+
+    def release_snapshot(self, chunk: int) -> None:
+        """Lets go of a chunk that was read."""
+        self.shard.release_snapshot(chunk)
+
+    def close_snapshot(self) -> None:
+        """Lets go of all of it."""
+        self.shard.close_snapshot()
 
     def begin_at(self, clock: int) -> None:
         """Has the first workers begin after this clock. REQUIRES: none takes part yet."""

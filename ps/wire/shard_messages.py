@@ -2,11 +2,11 @@
 
 ::
 
-    coordinator ▸ shard   begin serve reserve join start set give_up hold align fetch has load
+    coordinator ▸ shard   begin serve reserve join start set give_up hold align snapshot load
                           set_version set_clock count
                           each is answered with done or failed, in their order
-                          leave stop release                not answered
-    shard ▸ coordinator   counts happened unreading asked   at any time, not answered
+                          leave stop release read forget       not answered
+    shard ▸ coordinator   counts happened unreading asked part   at any time, not answered
 
 Both ends are of one version and one installation: this is no part of docs/wire-format.md. The types
 are checked all the same, as those of any message.
@@ -21,9 +21,6 @@ PARAMETERS: Final = (
     ""  # names the values of a chunk, where other names are those of optimizer state
 )
 UPDATES: Final = "/updates"  # names the counts of updates of a chunk's slots, in 64 bits each
-CHUNK_CLOCKS: Final = (
-    "/clocks"  # names the least clock of a chunk, then each rank and its clock; 64 bits
-)
 USAGE: Final = "usage"  # the code of a failure that is a wrong argument
 
 
@@ -126,20 +123,33 @@ class Release(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Fetch(Message):
-    """Send the chunk's values, or this optimizer state, as payload. Done: the chunk's version."""
+class OpenSnapshot(Message):
+    """Keep what your chunks have now, whatever workers push, until `forget`.
 
-    verb = "fetch"
-    chunk: Id
-    state: Word
+    Done, with a payload: of each chunk what leash.ps.shard.linked_shard has packed.
+    """
+
+    verb = "snapshot"
 
 
 @dataclass(frozen=True, slots=True)
-class Has(Message):
-    """Say whether the chunk has optimizer state. Done: 1 if it has, otherwise 0."""
+class ReadSnapshot(Message):
+    """Send bytes of the snapshot, as `part`."""
 
-    verb = "has"
+    verb = "read"
     chunk: Id
+    array: Id  # 0: the parameters; i: the i-th of the optimizer's buffers
+    begin: Count
+    nbytes: Count
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetSnapshot(Message):
+    """Let go of a chunk of the snapshot, or of all."""
+
+    verb = "forget"
+    chunk: Id
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +237,18 @@ class Counts(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotPart(Message):
+    """The shard sends what `read` asked for, as payload; without one, why there is none."""
+
+    verb = "part"
+    payload = None
+    chunk: Id
+    array: Id
+    begin: Count
+    failure: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Happened(Message):
     """The shard has an event for events.jsonl. Payload: its details, a msgpack map."""
 
@@ -252,9 +274,9 @@ class Asked(Message):
 
 
 FROM_COORDINATOR: Final[tuple[type[Message], ...]] = (
-    Begin, Serve, Reserve, Join, Leave, Start, SetRule, Stop, Hold, Align, Release, Fetch, Has,
-    Load, SetVersion, SetClock, CountUp,
+    Begin, Serve, Reserve, Join, Leave, Start, SetRule, GiveUp, Stop, Hold, Align, Release,
+    OpenSnapshot, ReadSnapshot, ForgetSnapshot, Load, SetVersion, SetClock, CountUp,
 )  # fmt: skip
 FROM_SHARD: Final[tuple[type[Message], ...]] = (
-    Done, Failed, Counts, Happened, Unreading, Asked,
+    Done, Failed, Counts, SnapshotPart, Happened, Unreading, Asked,
 )  # fmt: skip

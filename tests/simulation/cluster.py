@@ -28,6 +28,7 @@ LIMIT_S: Final = 700.0  # of virtual time in which a run ends once nothing goes 
 LINGER_S: Final = 0.2  # the last answers have so long to leave
 GONE_S: Final = 30.0  # whoever still tries that long after the server has ended will try in vain
 SLACK_S: Final = 1.0  # eviction may take so much longer than the time that is set for it
+SPOILING: Final = frozenset(("disk lost", "disk torn", "disk flipped"))
 CONSOLE: Final = b"console"  # the route of whoever sets the policy
 POLICIES: Final = ("bsp", "ssp", "asp", "dssp", "backup", "drop", "ssp")
 
@@ -94,7 +95,7 @@ class Cluster:
         ]
         self._blocks: Final[dict[int, list[int]]] = {}  # of each worker: partitions up and down
         process = Process(self.world, "server", began_s=1000.0)
-        self.disk: Final = MemoryDisk(process.busy)
+        self.disk: Final = MemoryDisk(process.busy, process.after)
         self.server: Final = SimulatedServer(
             process, options, self.book, self.disk, self._forward,
             lambda text: self.say("server", text), self._on_server_end,
@@ -418,10 +419,10 @@ class Cluster:
 
     def _check_end(self) -> tuple[str, ...]:
         server = self.server
-        if FAILURES.told and "disk full" not in self.happened:
+        if FAILURES.told:
             raise Wrong(FAILURES.told[0])
         found = unexpected(self, self._expected)
-        if server.ended and not any(kind.startswith("disk") for kind in self.happened):
+        if server.ended and not self.happened & SPOILING:
             server.check_final()
         if not self.faults and not found:
             self.book.check_samples(exactly_once=True)

@@ -37,12 +37,6 @@ def _is_left_by_choice(cluster: "Cluster") -> bool:
     return all(part.state == STOPPED for part in parts)
 
 
-def _is_full(cluster: "Cluster") -> bool:
-    if "disk full" not in cluster.happened:
-        return False
-    return isinstance(cluster.failure, OSError) or cluster.server.ended in ("incomplete", ALL_GONE)
-
-
 def waits_for_others(cluster: "Cluster") -> bool:
     """Whether a worker that nobody has started again is missing for the run to begin."""
     server = cluster.server
@@ -60,7 +54,6 @@ ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
         "a server that is killed, and started again or not, ends its workers' part",
         lambda cluster: "kill server" in cluster.happened,
     ),
-    "disk-full": ("a full disk ends the server", _is_full),
 }
 
 # Nothing is wrong with these.

@@ -11,6 +11,7 @@ from leash.ps.policy import SSP, Rule
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.leases import EpochPositions, Leases
 from leash.ps.shard.members import Members
+from leash.ps.shard.model import ServedModel
 from simulation.checks.watch import Watch
 from simulation.cluster import simulate
 from simulation.machines.network import Frames
@@ -141,6 +142,16 @@ def a_worker_goes_on_with_other_parameters(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimulatedWorker, "_take_step", careless)
 
 
+def a_checkpoint_has_parameters_of_later(patch: pytest.MonkeyPatch) -> None:
+    def read(model: ServedModel, chunk: int, array: int, begin: int, out: memoryview) -> bool:
+        values = bytearray(model.chunk(chunk).nbytes)
+        model.shard.pull(chunk, None, values)
+        out[:] = values[begin : begin + len(out)]
+        return True
+
+    patch.setattr(ServedModel, "read_snapshot", read)
+
+
 def nobody_waits_for_the_evicted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Coordinator, "coming_back", [])
 
@@ -158,6 +169,7 @@ PLANTED: tuple[tuple[Plant, str], ...] = (
     (a_handler_raises, "planted"),
     (nobody_waits_for_the_evicted, "ended as 'incomplete'"),
     (a_worker_goes_on_with_other_parameters, ""),
+    (a_checkpoint_has_parameters_of_later, ""),
 )
 
 

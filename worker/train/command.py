@@ -14,7 +14,7 @@ from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive, make_folder
 from leash.ps.options.plan import STATIC, data_plan_of_worker
 from leash.ps.options.worker import WorkerOptions
-from leash.ps.processes import keep_memory
+from leash.ps.processes import keep_memory, say_line
 from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.worker.client.encoding import Encoding
@@ -150,7 +150,7 @@ def _require_a_batch(options: WorkerOptions, samples: int) -> None:
 
 
 def _shower(rank: int) -> Say:
-    return lambda text: print(f"leash worker {rank}: {text}", flush=True)
+    return lambda text: say_line(f"leash worker {rank}: {text}")
 
 
 def inner_optimizer(

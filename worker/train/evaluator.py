@@ -20,6 +20,7 @@ from leash.ps.errors import EvictedError, StoppingError, UnknownWorkerError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive, make_folder
 from leash.ps.options.commands import EvaluateOptions
+from leash.ps.processes import say_line
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.ps.wire.messages import Beaten, Report
 from leash.ps.words import why_stopped
@@ -30,7 +31,7 @@ from leash.worker.train.task import choose_device, difference, loss_for, make_mo
 
 BOARD_S: Final = 1.0  # seconds between two points of a TensorBoard curve
 
-_say: Final = logged(lambda text: print(f"leash evaluate: {text}", flush=True), __name__)
+_say: Final = logged(lambda text: say_line(f"leash evaluate: {text}"), __name__)
 
 
 def run(options: EvaluateOptions) -> int:

@@ -118,6 +118,7 @@ class VirtualServer:
             self.is_over = True
             engine.finish()
             engine.write_results()
+            engine.give_up()  # nobody would make room in virtual time
         elif self._world.now_s + engine.wait_s < self._turn_s:
             self._take_turns()
 

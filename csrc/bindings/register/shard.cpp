@@ -92,6 +92,32 @@ std::vector<std::string> state_names(SharedShard& self) {
   });
 }
 
+// What the snapshot has of a chunk beside its numbers: version, smallest clock, rank and clock of
+// each live worker, updates of each slot, whether the optimizer has buffers.
+using Moment =
+    std::tuple<std::uint64_t, std::uint64_t, std::vector<std::pair<std::uint32_t, std::uint64_t>>,
+               std::vector<std::uint64_t>, bool>;
+
+std::vector<Moment> open_snapshot(SharedShard& self) {
+  std::vector<ChunkMoment> moments =
+      self.locked([](Shard& shard) { return shard.open_snapshot(); });
+  std::vector<Moment> told;
+  told.reserve(moments.size());
+  for (ChunkMoment& moment : moments) {
+    told.emplace_back(moment.version, moment.minimum, std::move(moment.clocks),
+                      std::move(moment.updates), moment.has_state);
+  }
+  return told;
+}
+
+void read_snapshot(SharedShard& self, std::uint32_t chunk, std::size_t array, std::size_t begin,
+                   const py::buffer& out) {
+  const BufferView values(out, Access::kWrite, "out");
+  self.locked([&](const Shard& shard) {
+    shard.read_snapshot(chunk, array, begin, {values.data(), values.nbytes()});
+  });
+}
+
 // A binding for a method that takes no buffers: it calls the method with the lock.
 template <typename Result, typename... Args>
 auto under_lock(Result (Shard::*method)(Args...)) {
@@ -219,6 +245,25 @@ nothing under a rule that gathers no rounds.)")
       .def("load_state", load_state, py::arg("chunk"), py::arg("name"), py::arg("payload"),
            "Sets a buffer of the optimizer. ValueError if it has none of this name, or for values"
            " that no optimizer leaves there.")
+      .def("open_snapshot", open_snapshot,
+           R"(Opens the snapshot: read_snapshot() gives the numbers of now, whatever changes.
+
+A chunk is copied before it changes, unless it was released; so the copies take at most as much
+memory as the shard. A snapshot that was open is closed. Returns for each chunk its version, the
+smallest clock, rank and clock of each live worker, the updates that each slot has seen, and whether
+the optimizer has buffers for it. ValueError if a chunk has no values.)")
+      .def("read_snapshot", read_snapshot, py::arg("chunk"), py::arg("array"), py::arg("begin"),
+           py::arg("out"),
+           R"(Copies bytes of a chunk from `begin` on into out, as many as fit there.
+
+array: 0 for the parameters, i + 1 for the optimizer's buffer state_names()[i]. ValueError if no
+snapshot is open, or the chunk was released, or has no such bytes; MemoryError if there was no
+memory for a copy.)")
+      .def("release_snapshot", under_lock(&Shard::release_snapshot), py::arg("chunk"),
+           "Lets go of a chunk of the snapshot that has been read.")
+      .def("close_snapshot", under_lock(&Shard::close_snapshot))
+      .def_property_readonly("snapshot_nbytes", under_lock(&Shard::snapshot_nbytes),
+                             "The memory of the copies that the snapshot keeps.")
       .def("set_version", under_lock(&Shard::set_version), py::arg("chunk"), py::arg("version"),
            R"(Sets the version at which an earlier run ended, the count of updates so far.
 

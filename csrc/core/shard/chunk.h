@@ -20,7 +20,9 @@ struct Chunk : ChunkValues {
   std::uint32_t index;  // in the whole model
   Admission admission;
 
-  bool initialized = false;                                // it has its first values
+  bool initialized = false;  // it has its first values
+  bool is_read_in_place =
+      false;  // an open snapshot reads it where it lies, and has not read it yet
   std::vector<Parked> parked = {};                         // in order of arrival
   std::unordered_map<std::uint32_t, Backup> backups = {};  // by worker; empty without compensation
 

@@ -223,6 +223,7 @@ void Shard::load_state(std::uint32_t chunk_index, std::string_view name, const s
   require_finite(chunk, values, name.data());
   // All buffers but SGD's hold sums of squares or their averages, except Adam's first.
   if (name != "momentum" && name != "exp_avg") require_non_negative(chunk, values, name);
+  keep_for_snapshot(chunk);
   optimizer_.start_state(chunk);
   chunk.state_loaded = true;
   std::memcpy(place, values, chunk.spec.nbytes());
@@ -295,6 +296,7 @@ std::optional<std::size_t> Shard::publish(std::uint32_t chunk_index, const std::
   if (options_.nonfinite != Nonfinite::kApply) {
     if (const auto found = optimizer_.find_nonfinite(chunk, encoded)) return found;
   }
+  keep_for_snapshot(chunk);
   std::memcpy(chunk.values, values, chunk.spec.nbytes());
   ++chunk.version;
   return std::nullopt;

@@ -16,6 +16,7 @@
 #include "core/optimizer/optimizer_options.h"
 #include "core/shard/chunk.h"
 #include "core/shard/push.h"
+#include "core/shard/snapshot.h"
 #include "core/shard/stats.h"
 
 namespace leash {
@@ -153,6 +154,21 @@ class Shard {
   std::vector<std::uint64_t> updates(std::uint32_t chunk) const;
   void set_updates(std::uint32_t chunk, const std::vector<std::uint64_t>& updates);
 
+  // Opens the snapshot: until it is closed, read_snapshot() gives the numbers that the shard has
+  // now, whatever changes. A chunk is copied before it changes, unless it was released. One that
+  // was open is closed. Returns what each chunk has beside its numbers. Throws
+  // std::invalid_argument if a chunk has no values.
+  std::vector<ChunkMoment> open_snapshot();
+  // Copies the bytes of a chunk from `begin` on, as many as `out` has, of its values (array 0) or
+  // of the buffer state_names()[array - 1]. Throws std::invalid_argument if no snapshot is open, or
+  // the chunk was released, or has no such bytes; std::bad_alloc if a copy had no room in memory.
+  void read_snapshot(std::uint32_t chunk, std::size_t array, std::size_t begin,
+                     std::span<std::byte> out) const;
+  // Lets go of a chunk that has been read.
+  void release_snapshot(std::uint32_t chunk);
+  void close_snapshot();
+  std::size_t snapshot_nbytes() const { return snapshot_ ? snapshot_->nbytes : 0; }  // of copies
+
   void set_lr(double lr) { optimizer_.set_lr(lr); }
   ShardStats stats() const;
 
@@ -171,6 +187,16 @@ class Shard {
   void require_finite(const Chunk& chunk, const std::byte* values, const char* what) const;
   void require_non_negative(const Chunk& chunk, const std::byte* values,
                             std::string_view name) const;
+
+  // Copies what the open snapshot still needs of a chunk. To be called before a chunk changes.
+  void keep_for_snapshot(Chunk& chunk) {
+    if (chunk.is_read_in_place) [[unlikely]]
+      copy_for_snapshot(chunk);
+  }
+  void copy_for_snapshot(Chunk& chunk);
+  const std::byte* snapshot_of(const Chunk& chunk, std::size_t array) const;
+  std::size_t place_of(const Chunk& chunk) const;   // in chunks_
+  std::size_t arrays_of(const Chunk& chunk) const;  // its values and its buffers
 
   // The parts of push().
   Outcome classify(const Chunk& chunk, const Push& push) const;
@@ -214,6 +240,7 @@ class Shard {
   std::uint64_t earlier_updates_ = 0;  // versions that set_version() set: not this shard's updates
   std::vector<void*> freed_;           // what take_freed() will return
   std::vector<Overflow> overflows_;
+  std::optional<Snapshot> snapshot_;
   std::unordered_map<std::uint32_t, OptionsTable> tables_;  // of live workers that have one
 
   // Each is used within one call, and kept for the next, which then need not allocate it.

@@ -63,6 +63,7 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
     // writes the answer too.
     const bool goes_on = chunk.admission.admits(push.worker, chunk.version + 1);
     entry.answer_written = push.wants_payload && goes_on;
+    keep_for_snapshot(chunk);
     const Applied applied =
         optimizer_.apply(chunk, push.gradient.encoded, push.absent, table_of(push.worker),
                          entry.answer_written ? &push.answer : nullptr, arrival.staleness,
@@ -203,6 +204,7 @@ bool Shard::apply_means(Chunk& chunk, bool round_closed) {
   std::ranges::sort(contributions_, {}, [&](const Contribution& c) {
     return std::tuple(mean_of(c), c.worker, c.step);
   });
+  if (!contributions_.empty()) keep_for_snapshot(chunk);
   for (auto first = contributions_.begin(); first != contributions_.end();) {
     const auto next = std::find_if(first, contributions_.end(), [&](const Contribution& c) {
       return mean_of(c) != mean_of(*first);
@@ -268,6 +270,7 @@ void Shard::apply_gathered(Chunk& chunk) {
   for (Parked& entry : chunk.parked) {
     if (!entry.contributes) continue;
     if (entry.gradient.encoded.data != nullptr) {
+      keep_for_snapshot(chunk);
       const Applied applied =
           optimizer_.apply(chunk, entry.gradient.encoded, entry.absent, table_of(entry.worker),
                            nullptr, entry.staleness, chunk.backup_of(entry.worker));

@@ -151,14 +151,14 @@ def test_a_worker_that_joins_while_the_results_are_written_is_told_so(
     """Before, it heard nothing, and asked after 30 s whether this was a server of Leash."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     late = context.socket(zmq.DEALER)
-    write_summary = RunDir.write_summary
+    begin_summary = RunDir.begin_summary
 
     def write_as_it_joins(run_dir: RunDir, summary: dict[str, Any]) -> None:
         late.send_multipart([encode(Hello("worker", 1, "late")), LAYOUT.pack()])
         assert running.server._control.poll(10_000)
-        write_summary(run_dir, summary)
+        return begin_summary(run_dir, summary)
 
-    monkeypatch.setattr(RunDir, "write_summary", write_as_it_joins)
+    monkeypatch.setattr(RunDir, "begin_summary", write_as_it_joins)
     with serving(run_dir=RunDir(tmp_path / "run"), workers=1) as running:
         late.connect(running.address)
         worker = Client(running.address, LAYOUT, rank=1)

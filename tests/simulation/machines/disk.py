@@ -5,17 +5,19 @@ has acknowledged. `remembers` has the files as a restarted server finds them.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from leash.ps.runs.disk import Bytes, ForcedFile, GrowingFile, OpenFile, unfinished
+from leash.ps.runs.checkpoint_file import Bytes, CheckpointFile, Plan, unfinished
+from leash.ps.runs.disk import PART_NBYTES, EndedWriting, ForcedFile, GrowingFile, OpenFile, Writing
 
 FULL: Final = "full"
 LOST: Final = "lost"
 TORN: Final = "torn"
 FLIPPED: Final = "flipped"
+PART_S: Final = 0.004  # a part of a checkpoint takes so long, in which workers go on
 
 
 class MemoryFile:
@@ -41,32 +43,98 @@ class MemoryLog:
     def __init__(self, disk: "MemoryDisk", path: Path) -> None:
         self._disk: Final = disk
         self._path: Final = path
-        self._waiting: list[bytes] = []
 
-    def write(self, piece: Bytes, /) -> object:
-        self._waiting.append(bytes(piece))
+    def write(self, piece: Bytes, /) -> int:
+        self._disk.require_room()
+        self._disk.files[self._path] += piece
         return len(piece)
 
     def flush(self) -> None:
-        self._disk.require_room()
-        self._disk.files[self._path] += b"".join(self._waiting)
-        self._waiting.clear()
+        """Does nothing."""
 
     def force_soon(self) -> None:
         """Does nothing: the power never goes."""
 
     def close(self) -> None:
-        self.flush()
+        """Does nothing."""
+
+
+class MemoryWriting:
+    """A checkpoint that is being written while time passes. Implements leash.ps.runs.disk.Writing.
+
+    A disk that is full says so in the midst of the file, or at its end.
+    """
+
+    def __init__(self, disk: "MemoryDisk", paths: Sequence[Path], plan: Plan) -> None:
+        self.is_over: bool = False
+        self.failure: OSError | None = None
+        self._disk: Final = disk
+        self._paths: Final = paths
+        self._content: Final = bytearray()
+        self._file: Final = CheckpointFile(plan, self)
+        self._part: Final = memoryview(bytearray(PART_NBYTES))
+        self._is_free = True
+
+    def write_at(self, offset: int, piece: Bytes) -> None:
+        """Writes a piece of the file."""
+        self._content.extend(bytes(max(0, offset + len(piece) - len(self._content))))
+        self._content[offset : offset + len(piece)] = piece
+
+    def room(self, nbytes: int) -> memoryview | None:
+        return self._part[:nbytes] if self._is_free and not self.is_over else None
+
+    def take(self, array: int, start: int, nbytes: int) -> None:
+        self._file.write(array, start, self._part[:nbytes])
+        self._is_free = False
+        self._disk.after(PART_S, self._on_part, None)
+
+    def _on_part(self, _: None) -> None:
+        self._is_free = True
+        if len(self._content) > 100 * self._disk.place:
+            self._look_for_room()
+        self._disk.on_progress()
+
+    def finish(self) -> None:
+        self._disk.after(PART_S + self._disk.slow_s, self._on_end, None)
+
+    def _on_end(self, _: None) -> None:
+        self._look_for_room()
+        if self.is_over:
+            return
+        self._file.finish()
+        self.is_over = True
+        for path in self._paths:
+            self._disk.keep(path, bytes(self._content))
+        self._disk.on_progress()
+
+    def _look_for_room(self) -> None:
+        if self._paths and self._disk.fault == FULL and not self.is_over:
+            self.is_over, self.failure = True, OSError(28, os.strerror(28))
+
+    def open(self) -> OpenFile:
+        return self._disk.open(self._paths[-1]) if self._paths else MemoryFile(bytes(self._content))
+
+    def abandon(self) -> None:
+        self.is_over = True
 
 
 class MemoryDisk:
     """Implements leash.ps.runs.disk.Disk, with the faults that it is told to have now."""
 
-    def __init__(self, passes: Callable[[float], None]) -> None:
+    def __init__(
+        self, passes: Callable[[float], None],
+        after: Callable[[float, Callable[[Any], None], Any], None],
+    ) -> None:  # fmt: skip
         """Args:
         passes: called with the seconds that an operation takes, of whoever waits for it.
+        after: has something happen on this host after so many seconds.
         """
-        self.on_kept: Callable[[Path], None] = lambda _: None  # hears of each file as it is written
+        self.after: Final = after
+        # These hear of each file as it is written, of a checkpoint that is begun, and that it has
+        # come further.
+        self.on_kept: Callable[[Path], None] = lambda _: None
+        self.on_begun: Callable[[Sequence[Path]], None] = lambda _: None
+        self.on_progress: Callable[[], None] = lambda: None
         self.files: Final[dict[Path, bytes]] = {}
         self.written_ns: Final[dict[Path, int]] = {}
         self.slow_s: float = 0.0  # each file that is forced to the disk takes so long
@@ -89,9 +157,28 @@ class MemoryDisk:
                 self.require_room()
         if self.slow_s:
             self._passes(self.slow_s)
-        self._keep(path, bytes(content))
+        self.keep(path, bytes(content))
 
-    def _keep(self, path: Path, content: bytes) -> None:
+    def begin(self, paths: Sequence[Path], plan: Plan, *, is_urgent: bool = True) -> Writing:
+        self.on_begun(paths)
+        return MemoryWriting(self, paths, plan)
+
+    def begin_text(self, path: Path, content: bytes) -> Writing:
+        try:
+            self.replace(path, [content])
+        except OSError as error:
+            return EndedWriting(error)
+        return EndedWriting()
+
+    @property
+    def descriptors(self) -> list[int]:
+        return []
+
+    def attend(self) -> None:
+        """Does nothing: `on_progress` says that there is news."""
+
+    def keep(self, path: Path, content: bytes) -> None:
+        """Puts a file in its place, or spoils it."""
         at = int(self.place * len(content))
         if self.fault == LOST and path in self.files:
             return

@@ -8,7 +8,7 @@
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -162,11 +162,15 @@ class SimulatedServer:
         self._say: Final = say
         self._on_end: Final = on_end
         self._since_advance = 0
+        # What the parameters were when each checkpoint was begun: of those in their places, and of
+        # the one that is being written.
         self._snapshots: Final[dict[Path, dict[int, NaiveChunk]]] = {}
+        self._begun: dict[int, NaiveChunk] = {}
 
     def start(self) -> None:
         """Begins, or goes on from its newest checkpoint."""
         self.ended, self.status = "", None
+        self._has_ended = False  # what it leaves is still being written
         self.book.note_new_server()
         self.shards: list[ShardProcess] = []
         self.held: deque[Arrived] = deque()
@@ -183,7 +187,8 @@ class SimulatedServer:
         self._watch_reports()
         if self._options.resume is not None:
             self._check_resumed(self._snapshots[Path(self._options.resume)])
-        self._disk.on_kept = self._note_written
+        self._disk.on_kept, self._disk.on_begun = self._note_written, self._note_begun
+        self._disk.on_progress = self._advance_unless_ended
         self._tick(None)
 
     def _watch_reports(self) -> None:
@@ -209,10 +214,15 @@ class SimulatedServer:
         watches = [self.watch, *(shard.watch for shard in self.shards)]
         return {index: naive for watch in watches for index, naive in watch.chunks.items()}
 
+    def _note_begun(self, _: Sequence[Path]) -> None:
+        """Notes what the parameters are, where a checkpoint of them is begun."""
+        self._begun = {n: naive.copied() for n, naive in self.chunks.items()}
+
     def _note_written(self, path: Path) -> None:
-        """Notes what the parameters are, where a checkpoint of them is written."""
         if path.suffix == ".safetensors":
-            self._snapshots[path] = {n: naive.copied() for n, naive in self.chunks.items()}
+            self._snapshots[path] = self._begun
+            if not self._disk.fault:
+                self._check_values(path)
 
     def _check_resumed(self, snapshot: dict[int, NaiveChunk]) -> None:
         for index, naive in self.chunks.items():
@@ -222,12 +232,17 @@ class SimulatedServer:
                             f"{snapshot[index].version}")  # fmt: skip
 
     def check_final(self) -> None:
-        """Checks the last checkpoint against the parameters. REQUIRES: the disk did no harm."""
+        """Checks the last checkpoint against the parameters. REQUIRES: the disk spoils nothing."""
         path = RUN_DIR / "checkpoints" / "final.safetensors"
-        content = self._disk.files.get(path)
-        if content is None:
+        if path not in self._disk.files:
+            if self.run.shards.initialized and not self.run.shards.lost:
+                raise Wrong("the run has ended without its last checkpoint")
             return
-        tensors = load(content)
+        self._check_values(path)
+
+    def _check_values(self, path: Path) -> None:
+        """Checks that a checkpoint has the parameters of the moment at which it was begun."""
+        tensors = load(self._disk.files[path])
         for index, naive in self._snapshots[path].items():
             naive.check_values(tensors[self.book.layout.slots[index].name])
 
@@ -305,17 +320,26 @@ class SimulatedServer:
         for shard in self.shards:
             if shard.held:
                 shard._after()
-        if self.run.is_over:
-            self._end()
+        if self._has_ended:
+            if not self.run.is_writing:
+                self._close()
+        elif self.run.is_over:
+            self._has_ended = True
+            self.run.finish()
+            self.run.write_results()
+            if not self.run.is_writing:
+                self._close()
+
+    def _advance_unless_ended(self) -> None:
+        if self.status is None:
+            self._advance()
 
     def _tick(self, _: None) -> None:
         self._advance()
         if self.status is None:
             self.process.after(self.run.wait_s, self._tick)
 
-    def _end(self) -> None:
-        self.run.finish()
-        self.run.write_results()
+    def _close(self) -> None:
         self.run.close()
         self.ended, self.status = self.run._ended, self.run.status
         self.process.kill()

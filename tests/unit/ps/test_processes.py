@@ -65,3 +65,15 @@ def test_those_that_fail_alike_share_their_words_and_a_wrong_argument_goes_first
     assert type(error) is LeashError
     wrong = error_of([*alike, Failure("worker 3", "--lr x: expected a number", 2)], Path("logs"))
     assert (type(wrong), str(wrong)) == (UsageError, "--lr x: expected a number")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_log_on_a_full_disk_ends_no_process() -> None:
+    program = "from leash.ps.processes import say_line\nfor n in range(9): say_line(f'line {n}')"
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert ended.stdout.decode().splitlines() == [f"line {n}" for n in range(9)]

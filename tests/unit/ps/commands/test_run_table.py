@@ -238,3 +238,24 @@ def test_a_terminal_gets_a_live_table_and_keeps_what_was_said() -> None:
 def test_several_shards_are_told_of() -> None:
     assert "2 shards" in drawn(run_table(state(shards=2)))
     assert "shard" not in drawn(run_table(state(shards=1)))
+
+
+def test_what_cannot_be_written_is_shown_while_a_run_goes_on_and_in_its_result() -> None:
+    told = ["checkpoints: No space left on device", "events.jsonl: Read-only file system"]
+    shown = state(not_written=told)
+    text = drawn(run_table(shown))
+    for line in told:
+        assert f"cannot write {line}" in text
+        assert f"cannot write {line}" in plain_line(shown)
+    trouble = {"why": "No space left on device", "times": 3}
+    summary = {
+        **SUMMARY, "ended": "done", "events_missing": 312,
+        "not_written": {
+            "checkpoints": {**trouble, "lasts": False}, "events.jsonl": {**trouble, "lasts": True}
+        },
+    }  # fmt: skip
+    lines = result_lines(summary)
+    assert "not written     events.jsonl: No space left on device" in lines
+    assert "missing         312 events, which could not be written" in lines
+    assert not any("checkpoints" in line for line in lines)
+    assert not any("written" in line for line in result_lines({**SUMMARY, "ended": "done"}))

@@ -148,3 +148,20 @@ def test_a_run_directory_is_read(tmp_path: Path) -> None:
 def test_a_run_that_recorded_some_steps_only_cannot_be_audited() -> None:
     with pytest.raises(ValueError, match="--step-events 1"):
         audit([{**started(0), "step_events": 10}])
+
+
+def test_events_that_are_missing_are_said_instead_of_a_result(tmp_path: Path) -> None:
+    rows = [
+        {"t": 0.0, "event": "started", "step_events": 1, **choose_rule("asp", None).settings()},
+        {"t": 0.1, "event": "events_lost", "events": 7},
+        {"t": 0.2, "event": "push", "worker": 9, "step": 44},
+    ]
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="7 events are missing, which could not be written"):
+        audit_run(tmp_path)
+    path.write_text(json.dumps(rows[0]) + "\n")
+    assert audit_run(tmp_path) == []
+    (tmp_path / "summary.json").write_text('{"events_missing": 12}')
+    with pytest.raises(ValueError, match="12 events are missing"):
+        audit_run(tmp_path)

@@ -1,5 +1,6 @@
 import json
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from leash.ps.errors import CheckpointError
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import choose_rule
 from leash.ps.runs.checkpoint import Earlier, check_checkpoint, open_checkpoint, save_checkpoint
-from leash.ps.runs.disk import Bytes, ThisHost
 from leash.ps.runs.position import Position, SharePosition
 from leash.ps.shard.model import ServedModel
 from leash.ps.wire.layout import Layout, Slot
+from support.sockless import TightDisk
 
 RULE = choose_rule("asp", None)
 LAYOUT = Layout(
@@ -475,28 +476,14 @@ def test_a_tensor_that_was_taken_out_or_added_is_refused(tmp_path: Path, small_f
             everything_in(path)
 
 
-class FullAfter(ThisHost):
-    """A disk that has room for so many pieces of a file."""
-
-    def __init__(self, pieces: int) -> None:
-        self.left = pieces
-
-    def replace(self, path: Path, pieces: Iterable[Bytes]) -> None:
-        super().replace(path, self._while_there_is_room(pieces))
-
-    def _while_there_is_room(self, pieces: Iterable[Bytes]) -> Iterator[Bytes]:
-        for piece in pieces:
-            if not self.left:
-                raise OSError(28, "No space left on device")
-            self.left -= 1
-            yield piece
-
-
-@pytest.mark.parametrize("pieces", [0, 1, 2])
-def test_what_cannot_be_written_leaves_the_file_of_before(tmp_path: Path, pieces: int) -> None:
-    path = tmp_path / "m.safetensors"
+@pytest.mark.parametrize("why", ["full", "no folder"])
+def test_what_cannot_be_written_leaves_the_file_of_before(tmp_path: Path, why: str) -> None:
+    path, model = tmp_path / "m.safetensors", trained_model(steps=3)
     save_checkpoint(trained_model(), path, POSITION)
     before = path.read_bytes()
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(trained_model(steps=3), path, POSITION, disk=FullAfter(pieces))
-    assert path.read_bytes() == before
+    disk = TightDisk(full=[path.name] if why == "full" else [])
+    to = path if why == "full" else path / "below.safetensors"
+    with pytest.raises(OSError, match="No space left" if why == "full" else "File exists"):
+        save_checkpoint(model, to, POSITION, disk=disk)
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (before, [path.name])
+    assert model.shard.snapshot_nbytes == 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from leash.ps.runs.demo_logs import DemoLogs
+from support.sockless import TightDisk
 
 
 def lines(path: Path) -> list[list[str]]:
@@ -70,3 +71,22 @@ def test_a_worker_that_was_started_again_counts_from_zero(tmp_path: Path) -> Non
     logs.end_epochs(1, 1.0)
     logs.close()
     assert float(lines(tmp_path / "trainlossM.txt")[0][1]) == (40 * 1.0 + 10 * 6.0) / 50
+
+
+def test_a_full_disk_keeps_both_logs_waiting_and_whoever_comes_later_hears_of_it(
+    tmp_path: Path,
+) -> None:
+    disk, heard = TightDisk(room=0), []  # type: TightDisk, list[tuple[str, str]]
+    logs = DemoLogs(tmp_path, "M", disk)
+    for step in range(500):
+        logs.add_step(0, 1, 100, step)
+    logs.hear(lambda path, error: heard.append((path.name, error.strerror if error else "over")))
+    logs.end_epochs(1, 3.0)
+    no_space = "No space left on device"
+    assert heard == [("stalenessM.txt", no_space), ("trainlossM.txt", no_space)]
+    assert logs.missing == 500
+    disk.room = None
+    logs.close()
+    assert {name for name, told in heard if told == "over"} == {"stalenessM.txt", "trainlossM.txt"}
+    assert len(lines(tmp_path / "stalenessM.txt")) == 500
+    assert lines(tmp_path / "trainlossM.txt")[0][3] == "3.0"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from leash.ps.runs.disk import THIS_HOST, unfinished
+from leash.ps.runs.checkpoint_file import unfinished
+from leash.ps.runs.disk import THIS_HOST
 
 
 def test_a_file_is_replaced_whole_and_what_was_beside_it_is_gone(tmp_path: Path) -> None:
@@ -63,12 +64,12 @@ def test_an_open_file_stays_what_it_was_when_another_takes_its_place_or_it_is_re
         THIS_HOST.open(path)
 
 
-def test_what_was_flushed_is_in_a_growing_file_which_begins_empty(tmp_path: Path) -> None:
+def test_what_was_written_is_in_a_growing_file_which_begins_empty(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"of before")
     file = THIS_HOST.create(path)
-    file.write(b"a")
-    file.flush()
+    assert path.read_bytes() == b""
+    assert file.write(b"a") == 1
     assert path.read_bytes() == b"a"
     file.write(b"b")
     file.close()

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 from leash.ps.runs.events import EventLog
+from support.sockless import StillClock, TightDisk
 
 
 def test_each_event_is_a_line_with_the_seconds_since_the_beginning(tmp_path: Path) -> None:
@@ -23,6 +24,24 @@ def test_what_was_flushed_can_be_read_while_the_run_goes_on(tmp_path: Path) -> N
     log.flush()
     assert "started" in (tmp_path / "events.jsonl").read_text(encoding="utf-8")
     log.close()
+
+
+def test_events_that_were_lost_are_an_event_with_their_number(tmp_path: Path) -> None:
+    disk, times = TightDisk(room=0), StillClock()
+    log = EventLog(tmp_path / "events.jsonl", times, disk)
+    event = {"text": "x" * 1000}
+    for _ in range(5000):
+        log.write("step", **event)
+    assert log.missing == 5000
+    disk.room = None
+    times.skip(60.0)
+    log.write("left")
+    log.close()
+    rows = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert rows[-2:] == [
+        {"t": 60.0, "event": "events_lost", "events": log.missing}, {"t": 60.0, "event": "left"}
+    ]  # fmt: skip
+    assert len(rows) - 2 + log.missing == 5000
 
 
 def test_without_a_path_events_are_forgotten() -> None:

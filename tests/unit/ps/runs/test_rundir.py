@@ -66,7 +66,7 @@ def left(folder: Path, ended: str) -> RunDir:
     """A folder with a run that has ended so."""
     run = RunDir(folder)
     run.write_config(ServerOptions(workers=3))
-    run.write_summary({"ended": ended})
+    run.begin_summary({"ended": ended})
     run.checkpoint("final").parent.mkdir()
     run.checkpoint("final").write_bytes(b"its model")
     run.events.write_text("{}")

@@ -3,20 +3,23 @@
 The server is one without sockets and processes, with a clock that the tests move.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
-from leash.ps.runs import checkpoint
 from leash.ps.runs.checkpoint import check_checkpoint, open_checkpoint
+from leash.ps.runs.checkpoint_file import Plan
 from leash.ps.runs.chunk_states import SavedChunks
+from leash.ps.runs.disk import THIS_HOST, Disk, OpenFile, ThisHost, Writing
 from leash.ps.runs.position import Position
 from leash.ps.runs.rundir import RunDir
-from leash.ps.server import checkpoints
+from leash.ps.runs.unwritten import TRY_AGAIN_S
 from leash.ps.server.checkpoints import Checkpoints
 from leash.ps.wire.messages import Push
-from support.sockless import CHUNKS, LAYOUT, SocklessServer, hand
+from support.sockless import CHUNKS, LAYOUT, SocklessServer, TightDisk, hand
 
 MINUTE = 60.0
 
@@ -25,15 +28,16 @@ class Run:
     """A run that writes checkpoints, and what it says."""
 
     def __init__(
-        self, folder: Path, every: str, policy: str = "asp", *, starts: bool = True, **options: Any
-    ) -> None:
+        self, folder: Path, every: str, policy: str = "asp", *, starts: bool = True,
+        disk: Disk = THIS_HOST, **options: Any,
+    ) -> None:  # fmt: skip
         self.server = SocklessServer(
             policy, checkpoint_every=every, **{"workers": 2, "shards": 2, **options}
         )
         self.said: list[str] = []
         self.folder = folder / "checkpoints"
         self.checkpoints = Checkpoints(
-            self.server.options, RunDir(folder), self.server.coordinator, self.server.shards,
+            self.server.options, RunDir(folder, disk), self.server.coordinator, self.server.shards,
             self.server.metrics, self.said.append, self.server.clock,
         )  # fmt: skip
         self.step = 0
@@ -156,7 +160,7 @@ def test_that_of_an_epoch_which_ends_with_the_run_is_written_beside_the_last(
     run = Run(tmp_path, "1e")
     run.train()
     run.server.metrics.complete(1)
-    run.checkpoints.write_final()
+    run.checkpoints.begin_final()
     assert run.names == ["epoch-1", "final"]
     assert check_checkpoint(run.path("epoch-1")) == check_checkpoint(run.path("final"))
     assert RunDir(tmp_path).newest_checkpoint == run.path("final")
@@ -172,7 +176,7 @@ def test_never_means_at_the_end_and_when_somebody_asks(tmp_path: Path) -> None:
     run.checkpoints.saves.ask(5, has_values=True)
     run.wait(0)
     assert run.names == ["latest"]
-    run.checkpoints.write_final()
+    run.checkpoints.begin_final()
     run.checkpoints.saves.close()
     assert run.names == ["final"]
 
@@ -183,11 +187,11 @@ def test_none_is_written_of_a_model_that_has_no_values_or_by_a_server_without_a_
 ) -> None:
     run = Run(tmp_path, every, starts=False)
     run.wait()
-    run.checkpoints.write_final()
+    run.checkpoints.begin_final()
     for rank in run.server.members.ranks:  # now there is a model
         run.server.hello(rank)
     run.wait()
-    run.checkpoints.write_final()
+    run.checkpoints.begin_final()
     assert run.checkpoints.is_final_possible()
     run.server.init()
     nowhere = Checkpoints(
@@ -198,7 +202,7 @@ def test_none_is_written_of_a_model_that_has_no_values_or_by_a_server_without_a_
     run.server.metrics.complete(1)
     run.server.clock.skip(MINUTE)
     nowhere.tick()
-    nowhere.write_final()
+    nowhere.begin_final()
     assert list(tmp_path.iterdir()) == []
     assert run.said == []
 
@@ -223,23 +227,150 @@ def test_a_run_that_goes_on_counts_from_where_the_one_before_ended(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("every", "takes_s"), [("1u", 1.0), ("1s", 0.5), ("60s", 9.0)])
-def test_they_take_at_most_a_twentieth_of_the_time(
-    tmp_path: Path, every: str, takes_s: float, monkeypatch: pytest.MonkeyPatch
+def test_workers_wait_for_them_at_most_a_twentieth_of_the_time(
+    tmp_path: Path, every: str, takes_s: float
 ) -> None:
-    run, written_s = Run(tmp_path, every), 0.0
-
-    def save_slowly(*args: Any) -> SavedChunks:
-        nonlocal written_s
-        run.server.clock.skip(takes_s)
-        written_s += takes_s
-        return checkpoint.save_checkpoint(*args)
-
-    monkeypatch.setattr(checkpoints, "save_checkpoint", save_slowly)
+    """They wait for the end of a step, which takes so long here."""
+    run, waited_s = Run(tmp_path, every, "bsp"), 0.0
     began_s = run.server.clock()
     while run.server.clock() < began_s + 900:
         run.train()
+        run.step += 1
+        for plane in run.server.planes:
+            run.server.push_to(plane, 1, run.step)
+            run.server.push_to(plane, 2, run.step) if plane is not run.server.plane else None
         run.wait(0.5)
-    assert 0.04 * 900 < written_s <= 0.05 * 900 + takes_s
+        if run.checkpoints.is_aligning:
+            run.server.clock.skip(takes_s)
+            waited_s += takes_s
+        run.server.push_to(run.server.plane, 2, run.step)
+        run.checkpoints.advance()
+    assert 0.03 * 900 < waited_s <= 0.05 * 900 + takes_s
+
+
+# While it is being written.
+
+
+class SlowDisk(ThisHost):
+    """A disk whose checkpoints take one part at a time, when a test says so."""
+
+    def __init__(self) -> None:
+        self.parts = 0  # how many may still be taken
+        self.abandoned = 0
+
+    def begin(self, paths: Sequence[Path], plan: Plan, *, is_urgent: bool = True) -> Writing:
+        return SlowWriting(self, super().begin(paths, plan, is_urgent=is_urgent))
+
+
+class SlowWriting:
+    def __init__(self, disk: SlowDisk, writing: Writing) -> None:
+        self._disk, self._writing = disk, writing
+
+    @property
+    def is_over(self) -> bool:
+        return self._writing.is_over
+
+    @property
+    def failure(self) -> OSError | None:
+        return self._writing.failure
+
+    def room(self, nbytes: int) -> memoryview | None:
+        return self._writing.room(nbytes) if self._disk.parts else None
+
+    def take(self, array: int, start: int, nbytes: int) -> None:
+        self._disk.parts -= 1
+        self._writing.take(array, start, nbytes)
+
+    def finish(self) -> None:
+        self._writing.finish()
+
+    def open(self) -> OpenFile:
+        return self._writing.open()
+
+    def abandon(self) -> None:
+        self._disk.abandoned += not self.is_over
+        self._writing.abandon()
+
+
+def values_in(path: Path) -> dict[str, list[float]]:
+    return {name: tensor.tolist() for name, tensor in load_file(path).items()}
+
+
+@pytest.mark.parametrize("policy", ["asp", "bsp"])
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_workers_go_on_while_one_is_written_and_it_is_of_the_moment_at_which_it_was_begun(
+    tmp_path: Path, policy: str, shards: int
+) -> None:
+    disk = SlowDisk()
+    run = Run(tmp_path, "60s", policy, disk=disk, shards=shards, momentum=0.5)
+    whole = Run(tmp_path / "whole", "60s", policy, shards=shards, momentum=0.5)
+    for each in (run, whole):
+        each.train(3)
+        each.wait()
+    expected = values_in(whole.path("latest"))
+    while run.checkpoints.is_writing:
+        assert not any(plane.is_held for plane in run.server.planes)
+        run.train()
+        disk.parts += 1
+        run.checkpoints.advance()
+    assert run.step > 3 + CHUNKS
+    assert values_in(run.path("latest")) == expected
+    assert {state.clocks.least for state in run.chunks("latest").states} == {3}
+    kept = [plane.model.shard.snapshot_nbytes for plane in run.server.planes if plane.model]
+    assert kept == [0] * shards
+
+
+def test_while_one_is_written_no_other_is_begun_and_who_asks_gets_the_next(tmp_path: Path) -> None:
+    disk = SlowDisk()
+    run = Run(tmp_path, "1u", disk=disk)
+    saves = run.checkpoints.saves
+    run.train()
+    run.wait(0)
+    assert run.checkpoints.is_writing
+    run.train()
+    assert saves.ask(5, has_values=True) is None
+    run.wait()
+    assert run.names == ["latest.safetensors.unfinished"]
+    disk.parts = CHUNKS
+    run.checkpoints.advance()
+    assert run.version() == 2
+    assert saves.ask(5, has_values=True) is None
+    disk.parts = CHUNKS
+    run.checkpoints.advance()
+    assert run.version() == 4
+    assert saves.ask(5, has_values=True)
+    saves.close()
+
+
+def test_the_last_one_does_not_wait_for_one_that_is_being_written(tmp_path: Path) -> None:
+    disk = SlowDisk()
+    run = Run(tmp_path, "60s", disk=disk)
+    run.train()
+    saves = run.checkpoints.saves
+    saves.ask(5, has_values=True)
+    run.wait()
+    assert run.checkpoints.is_writing
+    run.train()
+    disk.parts = CHUNKS
+    run.checkpoints.begin_final()
+    assert (run.checkpoints.has_final, disk.abandoned) == (True, 1)
+    assert (run.names, run.version("final")) == (["final"], 4)
+    assert saves.read(5, 0) == run.path("final").read_bytes()
+    saves.close()
+
+
+def test_a_shard_that_is_lost_while_one_is_written_is_named(tmp_path: Path) -> None:
+    disk = SlowDisk()
+    run = Run(tmp_path, "60s", disk=disk)
+    run.train()
+    run.wait()
+    run.server.far.all[0].lose("killed by SIGKILL")
+    disk.parts = CHUNKS
+    run.checkpoints.advance()
+    assert run.said == [
+        "no checkpoint latest.safetensors: shard 1 (process 70001) was lost: killed by SIGKILL"
+    ]
+    assert (run.checkpoints.is_hopeless, run.names) == (True, [])
 
 
 # For those who ask.
@@ -264,7 +395,7 @@ def test_whoever_asks_at_the_end_gets_the_last_one(tmp_path: Path) -> None:
     run.train()
     saves = run.checkpoints.saves
     saves.ask(5, has_values=True)
-    run.checkpoints.write_final()
+    run.checkpoints.begin_final()
     assert saves.read(5, 0) == run.path("final").read_bytes()
     saves.close()
 
@@ -278,7 +409,7 @@ def test_the_last_one_takes_the_place_of_the_latest(tmp_path: Path) -> None:
     run.wait()
     assert run.names == ["latest"]
     run.train()
-    run.checkpoints.write_final()
+    run.checkpoints.begin_final()
     assert (run.names, run.version("final")) == (["final"], 4)
 
 
@@ -351,7 +482,7 @@ def test_the_end_of_a_bsp_run_waits_for_the_end_of_its_step(tmp_path: Path) -> N
     for worker in (1, 2):
         run.server.push_to(own, worker, 2)
     assert run.checkpoints.is_final_possible()
-    run.checkpoints.write_final()
+    run.checkpoints.begin_final()
     assert run.chunks("final").step == 2
 
 
@@ -370,7 +501,7 @@ def test_where_the_last_one_lies_in_a_step_that_between_two_of_them_stays(
         run.server.bye(worker, "stopped")
     run.wait()  # for none that would take the place of the latest
     run.checkpoints.let_go()
-    run.checkpoints.write_final()
+    run.checkpoints.begin_final()
     assert run.names == ["final", "latest"]
     assert not run.chunks("final").is_between_steps
     assert run.chunks("latest").is_between_steps
@@ -389,7 +520,7 @@ def test_a_bsp_run_whose_workers_have_all_gone_waits_for_nobody(tmp_path: Path) 
     assert run.names == []
     assert not run.checkpoints.is_aligning
     assert run.checkpoints.is_final_possible()
-    run.checkpoints.write_final()
+    run.checkpoints.begin_final()
     assert run.names == ["final"]
 
 
@@ -405,35 +536,53 @@ def test_under_other_policies_shards_are_held_where_they_are(tmp_path: Path) -> 
 # Failures.
 
 
-def test_a_failure_is_said_once_for_each_reason_and_the_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, reasons = Run(tmp_path, "60s"), ["No space left on device"] * 3 + ["Disk quota exceeded"]
+WARNING = (
+    "WARNING: cannot write checkpoints: {}; the run goes on, keeps what was written before, "
+    "and tries again"
+)
 
-    def fail(_: object, path: Path, *__: object) -> SavedChunks:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_name(path.name + ".unfinished").write_bytes(b"half of it")
-        raise OSError(28, reasons.pop(0))
 
-    monkeypatch.setattr(checkpoints, "save_checkpoint", fail)
-    for _ in range(4):
-        run.train()
-        run.wait()
-        assert run.checkpoints.has_failed
-        assert run.names == []  # what was half written is gone too
-    assert run.said == [
-        f"no checkpoint latest.safetensors: {reason}"
-        for reason in ("No space left on device", "Disk quota exceeded")
-    ]
-    monkeypatch.undo()
+def test_a_failure_is_said_once_and_tried_again_and_the_run_goes_on(tmp_path: Path) -> None:
+    disk = TightDisk()
+    run = Run(tmp_path, "60s", disk=disk)
     run.train()
     run.wait()
-    assert (run.checkpoints.has_failed, run.names) == (False, ["latest"])
-    monkeypatch.setattr(checkpoints, "save_checkpoint", fail)
-    reasons[:] = ["Disk quota exceeded"]
+    good = run.path("latest").read_bytes()
+    disk.room = 0
+    run.train()
+    run.wait()
+    for tries in (2, 3, 4):
+        assert run.checkpoints.has_failed
+        assert (run.names, run.path("latest").read_bytes()) == (["latest"], good)
+        run.train()
+        run.wait(TRY_AGAIN_S - 0.1)
+        assert disk.tries == tries
+        run.wait(0.2)
+    assert run.said == [WARNING.format("No space left on device")]
+    disk.room = None
+    run.wait(TRY_AGAIN_S + 0.1)
+    assert not run.checkpoints.has_failed
+    assert run.version() == 2 * run.step
+    assert run.said[1:] == ["can write checkpoints again"]
+    disk.room = 0
     run.train()
     run.wait()
     assert len(run.said) == 3  # it was mended in between, so it is said again
+
+
+def test_of_an_epoch_that_could_not_be_written_the_newest_state_is_kept_as_soon_as_possible(
+    tmp_path: Path,
+) -> None:
+    disk = TightDisk(room=0)
+    run = Run(tmp_path, "1e", disk=disk)
+    run.train()
+    run.server.metrics.complete(1)
+    run.wait(0)
+    assert run.names == []
+    disk.room = None
+    run.train()
+    run.wait(TRY_AGAIN_S + 0.1)
+    assert (run.names, run.version()) == (["latest"], 4)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
@@ -441,20 +590,32 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     run.folder.write_bytes(b"a file")
     run.train()
     run.wait()
-    run.checkpoints.write_final()
-    assert run.said == ["no checkpoint latest.safetensors: File exists"]
-    assert run.checkpoints.has_failed
+    run.checkpoints.begin_final()
+    assert run.said == [WARNING.format("File exists")]
+    assert (run.checkpoints.has_failed, run.checkpoints.has_final) == (True, False)
 
 
-def test_whoever_waits_for_one_that_cannot_be_written_hears_why(tmp_path: Path) -> None:
-    run = Run(tmp_path, "60s")
-    run.server.coordinator.saves = saves = run.checkpoints.saves
-    run.folder.write_bytes(b"a file")
-    saves.ask(5, has_values=True)
-    run.wait(0)
-    assert not saves.awaited
-    with pytest.raises(Exception, match=r"^save: no checkpoint latest\.safetensors: File exists$"):
-        saves.ask(5, has_values=True)
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_who_asks_while_the_disk_is_full_gets_a_file_in_memory(
+    tmp_path: Path, has_ended: bool
+) -> None:
+    disk = TightDisk(room=0)
+    run, good = Run(tmp_path, "60s", disk=disk), Run(tmp_path / "good", "60s")
+    for each in (run, good):
+        each.train()
+        if has_ended:
+            for worker in (1, 2):
+                each.server.bye(worker, "done")
+        each.checkpoints.begin_final()
+    saves = run.checkpoints.saves
+    assert saves.ask(5, has_values=True) is None
+    run.checkpoints.advance()
+    nbytes = saves.ask(5, has_values=True)
+    assert nbytes is not None
+    (tmp_path / "fetched").write_bytes(saves.read(5, 0))
+    assert (tmp_path / "fetched").read_bytes() == good.path("final").read_bytes()
+    assert (run.names, saves.times_fetched) == ([], 1)
+    saves.close()
 
 
 @pytest.mark.parametrize("policy", ["asp", "bsp"])
@@ -465,7 +626,7 @@ def test_a_run_that_has_lost_a_shard_has_no_more_checkpoints_and_says_why(
     run.train()
     run.server.far.all[0].lose("killed by SIGKILL")
     assert run.checkpoints.is_final_possible()
-    run.checkpoints.write_final()
+    run.checkpoints.begin_final()
     assert run.said == [
         "no checkpoint final.safetensors: shard 1 (process 70001) was lost: killed by SIGKILL"
     ]

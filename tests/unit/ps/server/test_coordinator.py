@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from leash.ps.errors import LayoutError, UsageError
 from leash.ps.policy import POLICIES, choose_rule
+from leash.ps.runs.disk import THIS_HOST
 from leash.ps.runs.position import LeasePosition, Position, SharePosition
 from leash.ps.server.coordinator import ALL_DONE, MAX_MISSING, STACKS_MAX_NBYTES
 from leash.ps.server.saves import Saves
@@ -100,7 +101,7 @@ def checkpoint(tmp_path: Path) -> Iterator[Saves]:
     saves, path = Saves(), tmp_path / "latest.safetensors"
     saves.ask(CHECKPOINT, has_values=True)
     path.write_bytes(b"checkpoint")
-    saves.serve(path)
+    saves.serve(saves.take_up(), lambda: THIS_HOST.open(path))
     yield saves
     saves.close()
 

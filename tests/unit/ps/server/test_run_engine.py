@@ -7,20 +7,24 @@ import io
 import json
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgpack
 import pytest
 
 from leash.ps.errors import CheckpointError
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import choose_rule
+from leash.ps.runs.audit import audit_run
 from leash.ps.runs.checkpoint import check_checkpoint
-from leash.ps.runs.disk import Bytes, ThisHost
+from leash.ps.runs.checkpoint_file import Bytes, Plan
+from leash.ps.runs.disk import ThisHost, Writing, WritingNow
 from leash.ps.runs.rundir import RunDir
+from leash.ps.runs.unwritten import TRY_AGAIN_S
 from leash.ps.server.coordinator import ALL_DONE, ALL_GONE
 from leash.ps.server.evaluator_process import EvaluatorFailure
 from leash.ps.server.run_engine import ALIGN_S, ALIGN_TICK_S, GRACE_S, TICK_S, RunEngine
@@ -39,7 +43,15 @@ from leash.ps.wire.messages import (
     Set,
     Status,
 )
-from support.sockless import LAYOUT, OWN_PORT, FarShards, SocklessServer, StillClock, hand
+from support.sockless import (
+    LAYOUT,
+    OWN_PORT,
+    FarShards,
+    SocklessServer,
+    StillClock,
+    TightDisk,
+    hand,
+)
 
 PACKED = LAYOUT.pack()
 
@@ -48,8 +60,9 @@ class PlayedRun(SocklessServer):
     """A run and its drivers: what they do is done when a test says so."""
 
     def __init__(
-        self, policy: str = "asp", run_dir: RunDir | None = None, disk: Any = None, **options: Any
-    ) -> None:
+        self, policy: str = "asp", run_dir: RunDir | None = None, disk: Any = None,
+        address: str = "", **options: Any,
+    ) -> None:  # fmt: skip
         self.options = ServerOptions(chunk_kib=64, policy=policy, **{"workers": 2, **options})
         self.options.check()
         self.clock, self.uptime = StillClock(), StillClock()
@@ -59,8 +72,9 @@ class PlayedRun(SocklessServer):
         self.far = FarShards(self.options, self.clock, self._send)
         self.engine = RunEngine(
             self.options, run_dir, self.far, OWN_PORT, self._send, say=self.said.append,
-            disk=disk or ThisHost(), evaluator_failure=lambda: self.evaluator_failure,
-            now=self.clock, uptime=self.uptime, wall_time_us=lambda: 1000,
+            disk=disk or ThisHost(), address=address,
+            evaluator_failure=lambda: self.evaluator_failure, now=self.clock,
+            uptime=self.uptime, wall_time_us=lambda: 1000,
         )  # fmt: skip
         self.members, self.metrics = self.engine.members, self.engine.metrics
         self.plane, self.shards = self.engine.data, self.engine.shards
@@ -89,6 +103,7 @@ class PlayedRun(SocklessServer):
         assert self.engine.is_over
         self.engine.finish()
         self.engine.write_results()
+        assert not self.engine.is_writing
         self.engine.close()
         return self.engine.status
 
@@ -106,6 +121,11 @@ class PlayedRun(SocklessServer):
                 if chunk.index in chunks:
                     fields = worker, self.incarnation(worker), step, chunk.index, chunk.dtype, 1
                     hand(plane, Push(*fields), bytes(chunk.nbytes))
+
+    def state(self) -> dict[str, Any]:
+        """How the run stands, as people are told."""
+        state: dict[str, Any] = msgpack.unpackb(self.ask_for(Status())[1])
+        return state
 
     def told(self, worker: int = 1) -> str:
         """Why the run ends, as this worker hears it."""
@@ -319,6 +339,23 @@ def test_a_bsp_run_that_is_stopped_comes_to_the_end_of_its_step_first(
     assert set(json.loads(told["chunks"])["least_clocks"]) == {2}
 
 
+def test_a_bsp_run_whose_other_shards_tell_late_of_their_values_has_a_last_checkpoint_too(
+    tmp_path: Path,
+) -> None:
+    run = PlayedRun("bsp", run_dir=RunDir(tmp_path), shards=2)
+    for rank in run.members.ranks:
+        run.hello(rank)
+    for plane in run.planes:
+        assert plane.model is not None
+        for chunk in plane.model.own:
+            plane.model.shard.init(chunk.index, bytes(chunk.nbytes))
+    run.engine.stop("SIGTERM", 143)  # the coordinator has not heard of the values yet
+    for worker in (1, 2):
+        run.bye(worker, "stopped")
+    assert run.end() == 143
+    assert check_checkpoint(tmp_path / "checkpoints" / "final.safetensors")["version"] == "0"
+
+
 def test_a_step_that_does_not_end_is_not_waited_for_long() -> None:
     run = PlayedRun("bsp")
     run.start()
@@ -431,21 +468,9 @@ def test_a_message_that_is_none_is_answered_with_its_error_and_counted(
 # Files.
 
 
-class Full(ThisHost):
-    """A disk that has no room for the files of some names."""
-
-    def __init__(self, *names: str) -> None:
-        self.names = names
-
-    def replace(self, path: Path, pieces: Iterable[Bytes]) -> None:
-        if path.name in self.names:
-            raise OSError(28, "No space left on device")
-        super().replace(path, pieces)
-
-
-def done_on(disk: ThisHost, folder: Path) -> PlayedRun:
+def done_on(disk: ThisHost, folder: Path, **options: Any) -> PlayedRun:
     """A run whose workers are done, and whose files are on this disk."""
-    run = PlayedRun(run_dir=RunDir(folder, disk), disk=disk)
+    run = PlayedRun(run_dir=RunDir(folder, disk), disk=disk, **options)
     run.start()
     run.train(1)
     for worker in (1, 2):
@@ -453,23 +478,180 @@ def done_on(disk: ThisHost, folder: Path) -> PlayedRun:
     return run
 
 
-def test_a_last_checkpoint_that_cannot_be_written_is_said_and_ends_the_run_with_status_1(
-    tmp_path: Path,
-) -> None:
-    run = done_on(Full("final.safetensors"), tmp_path)
-    assert run.end() == 1
-    assert "no checkpoint final.safetensors: No space left on device" in run.said
-    assert summary(tmp_path)["ended"] == "done"
-    assert list((tmp_path / "checkpoints").iterdir()) == []
-
-
-def test_a_summary_that_cannot_be_written_is_a_failure_of_the_server(tmp_path: Path) -> None:
-    run = done_on(Full("summary.json"), tmp_path)
+def waiting_on(disk: ThisHost, folder: Path, **options: Any) -> PlayedRun:
+    """The same, once it waits for that disk."""
+    run = done_on(disk, folder, **options)
     run.engine.finish()
-    with pytest.raises(OSError, match="No space left"):
-        run.engine.write_results()
+    run.engine.write_results()
+    assert run.engine.is_writing
+    return run
+
+
+def fetch(run: PlayedRun, number: int = 5) -> bytes:
+    """What `leash save` gets, once it is there."""
+    assert run.ask(Save(number)) == Saved(number, False, 0)
+    run.wait()
+    saved = run.ask(Save(number))
+    assert isinstance(saved, Saved)
+    content = b""
+    while len(content) < saved.nbytes:
+        content += run.ask_for(Read(number, len(content)))[1]
+    run.wait()
+    return content
+
+
+unwritable = pytest.mark.parametrize(
+    "name", ["final.safetensors", "summary.json", "everything"]
+)  # fmt: skip
+
+
+def disk_without(name: str) -> TightDisk:
+    return TightDisk(room=0) if name == "everything" else TightDisk(full=[name])
+
+
+def mend(disk: TightDisk) -> None:
+    disk.room = None
+    disk.full.clear()
+
+
+@unwritable
+def test_what_cannot_be_written_at_the_end_is_said_and_written_once_that_is_possible(
+    tmp_path: Path, name: str
+) -> None:
+    disk = disk_without(name)
+    run = waiting_on(disk, tmp_path, address="tcp://host:29500")
+    (line,) = (line for line in run.said if "leash save" in line)
+    lacking = {
+        "final.safetensors": "the last checkpoint", "summary.json": "summary.json",
+        "everything": "the last checkpoint and summary.json",
+    }  # fmt: skip
+    assert line.startswith(f"WARNING: cannot write {lacking[name]} to {tmp_path}: ")
+    assert "leash save --server tcp://host:29500 FILE" in line
+    assert "for 600 s; Ctrl-C ends it at once" in line
+    for _ in range(3):
+        run.wait(60)
+        assert run.engine.is_writing
+    assert sum("leash save" in line for line in run.said) == 1
+    mend(disk)
+    run.wait(TRY_AGAIN_S)
+    assert not run.engine.is_writing
+    run.engine.close()
+    assert (run.engine.status, summary(tmp_path)["ended"]) == (0, "done")
+    assert check_checkpoint(tmp_path / "checkpoints" / "final.safetensors")["version"] == "2"
+    told = summary(tmp_path)["not_written"]
+    file = "checkpoints" if name == "final.safetensors" else "summary.json"
+    assert (told[file]["why"], told[file]["lasts"]) == ("No space left on device", False)
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events].count("joined") == 2
+    assert summary(tmp_path)["events_missing"] == 0
+
+
+@unwritable
+def test_whoever_fetches_the_model_ends_the_wait_with_status_1(tmp_path: Path, name: str) -> None:
+    done_on(ThisHost(), tmp_path / "good").end()
+    good = (tmp_path / "good" / "checkpoints" / "final.safetensors").read_bytes()
+    run = waiting_on(disk_without(name), tmp_path / "full")
+    assert run.ask(Status()) is not None
+    assert fetch(run) == good
+    assert not run.engine.is_writing
+    assert run.engine.status == 1
+    run.engine.close()
+
+
+def test_what_was_fetched_before_ends_no_wait(tmp_path: Path) -> None:
+    disk = TightDisk()
+    run = PlayedRun(run_dir=RunDir(tmp_path, disk), disk=disk)
+    run.start()
+    run.train(1)
+    assert fetch(run)
+    disk.room = 0
+    for worker in (1, 2):
+        run.bye(worker)
+    run.engine.finish()
+    run.engine.write_results()
+    run.wait(60)
+    assert run.engine.is_writing
+    run.engine.close()
+
+
+@pytest.mark.parametrize("patience", [5.0, 30.0, 600.0])
+def test_it_waits_for_a_disk_as_long_as_its_patience(tmp_path: Path, patience: float) -> None:
+    run = done_on(TightDisk(room=0), tmp_path, patience=patience)
+    run.engine.finish()
+    run.engine.write_results()
+    run.wait(patience)
+    assert run.engine.is_writing
+    run.wait(0.1)
+    assert (run.engine.is_writing, run.engine.status) == (False, 1)
     run.engine.close()
     assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("has_ended_by_it", [False, True])
+def test_a_signal_ends_the_wait_at_once(tmp_path: Path, has_ended_by_it: bool) -> None:
+    """A second one, where the first has ended the run."""
+    disk = TightDisk(room=0)
+    run = PlayedRun(run_dir=RunDir(tmp_path, disk), disk=disk)
+    run.start()
+    run.train(1)
+    if has_ended_by_it:
+        run.engine.stop_soon(signal.SIGINT)
+        run.wait()
+    for worker in (1, 2):
+        run.bye(worker, "stopped" if has_ended_by_it else "done")
+    run.engine.finish()
+    run.engine.write_results()
+    run.wait(60)
+    assert run.engine.is_writing
+    run.engine.stop_soon(signal.SIGINT)
+    run.wait()
+    assert not run.engine.is_writing
+    assert run.engine.status == (130 if has_ended_by_it else 1)
+    run.engine.close()
+
+
+def test_two_signals_before_the_end_leave_nothing_to_wait_for(tmp_path: Path) -> None:
+    disk = TightDisk(room=0)
+    run = PlayedRun(run_dir=RunDir(tmp_path, disk), disk=disk)
+    run.start()
+    run.train(1)
+    for _ in range(2):
+        run.engine.stop_soon(signal.SIGINT)
+    run.wait()
+    for worker in (1, 2):
+        run.bye(worker, "stopped")
+    assert run.end() == 130
+
+
+def test_what_cannot_be_written_while_a_run_goes_on_is_in_its_status_until_it_can(
+    tmp_path: Path,
+) -> None:
+    disk = TightDisk(room=0)
+    run_dir = RunDir(tmp_path, disk)
+    with pytest.raises(OSError, match="No space"):
+        run_dir.write_config(ServerOptions())
+    run = PlayedRun(run_dir=run_dir, disk=disk, checkpoint_every="1u", evict_s=900.0)
+    run.start()
+    run.train(1)
+    for _ in range(30):
+        run.wait()
+    no_space = ": No space left on device"
+    assert sorted(run.state()["not_written"]) == [
+        f"{name}{no_space}" for name in ("checkpoints", "config.yaml", "events.jsonl")
+    ]
+    assert len([line for line in run.said if line.startswith("WARNING")]) == 3
+    disk.room = None
+    for _ in range(60):
+        run.wait()
+    assert run.state()["not_written"] == []
+    assert {"config.yaml", "events.jsonl"} <= set(os.listdir(tmp_path))
+    for worker in (1, 2):
+        run.bye(worker)
+    assert run.end() == 0
+    assert {name: told["lasts"] for name, told in summary(tmp_path)["not_written"].items()} == {
+        "events.jsonl": False, "config.yaml": False, "checkpoints": False
+    }  # fmt: skip
+    assert audit_run(tmp_path) == []
 
 
 def test_a_run_goes_on_from_a_checkpoint_on_its_disk(tmp_path: Path) -> None:
@@ -480,6 +662,23 @@ def test_a_run_goes_on_from_a_checkpoint_on_its_disk(tmp_path: Path) -> None:
     assert run.hello(1).first_step == 2
     with pytest.raises(CheckpointError, match="there is no such file"):
         PlayedRun(resume=str(tmp_path / "none"))
+
+
+class KeptWriting(WritingNow):
+    """Writes to memory of this process, and keeps it there."""
+
+    def __init__(
+        self, files: dict[Path, io.BytesIO], paths: Sequence[Path], plan: Plan
+    ) -> None:  # fmt: skip
+        super().__init__([], plan)
+        self._files, self._names = files, paths
+
+    def finish(self) -> None:
+        super().finish()
+        with_content = self.open()
+        for path in self._names:
+            self._files[path] = io.BytesIO(with_content.read(0, with_content.nbytes))
+        with_content.close()
 
 
 class InMemory(ThisHost):
@@ -493,7 +692,10 @@ class InMemory(ThisHost):
 
     def create(self, path: Path) -> Any:
         file = self.files[path] = io.BytesIO()
-        return SimpleNamespace(write=file.write, flush=lambda: None, close=lambda: None)
+        return SimpleNamespace(write=file.write, close=lambda: None)
+
+    def begin(self, paths: Sequence[Path], plan: Plan, *, is_urgent: bool = True) -> Writing:
+        return KeptWriting(self.files, paths, plan)
 
     def append(self, path: Path) -> Any:
         file = self.files.setdefault(path, io.BytesIO())

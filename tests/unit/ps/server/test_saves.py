@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from leash.ps.errors import HeaderError, LeashError, NotReadyError, TooManyError
+from leash.ps.runs.disk import THIS_HOST
 from leash.ps.server.saves import IDLE_S, MOST, Saves
 from leash.ps.wire.messages import PIECE_NBYTES
 from support.sockless import StillClock
@@ -38,6 +39,11 @@ def ask(saves: Saves, number: int) -> int | None:
     return saves.ask(number, has_values=True)
 
 
+def serve(saves: Saves, path: Path) -> None:
+    """A checkpoint is written for those who wait."""
+    saves.serve(saves.take_up(), lambda: THIS_HOST.open(path))
+
+
 def times_open(path: Path) -> int:
     """How many file descriptors of this process are of this file."""
     found = []
@@ -54,7 +60,7 @@ def test_whoever_asks_waits_until_a_file_is_written_and_hears_its_size(
     assert ask(saves, 17) is None
     assert ask(saves, 17) is None  # again
     assert saves.awaited
-    saves.serve(path)
+    serve(saves, path)
     assert not saves.awaited
     assert ask(saves, 17) == len(CONTENT)
     assert ask(saves, 17) == len(CONTENT)
@@ -63,13 +69,42 @@ def test_whoever_asks_waits_until_a_file_is_written_and_hears_its_size(
 
 def test_who_asks_later_waits_for_the_next_file(saves: Saves, path: Path) -> None:
     ask(saves, 1)
-    saves.serve(path)
+    serve(saves, path)
     assert ask(saves, 2) is None
     assert saves.awaited
     newer = path.with_name("newer.safetensors")
     newer.write_bytes(b"newer")
-    saves.serve(newer)
+    serve(saves, newer)
     assert (ask(saves, 1), ask(saves, 2)) == (len(CONTENT), 5)
+
+
+def test_who_asks_while_one_is_being_written_waits_for_the_next(saves: Saves, path: Path) -> None:
+    ask(saves, 1)
+    numbers = saves.take_up()
+    assert not saves.awaited
+    ask(saves, 2)
+    assert saves.awaited
+    saves.serve(numbers, lambda: THIS_HOST.open(path))
+    assert (ask(saves, 1), ask(saves, 2)) == (len(CONTENT), None)
+
+
+def test_whose_checkpoint_was_given_up_waits_for_another(saves: Saves, path: Path) -> None:
+    ask(saves, 1)
+    saves.put_back(saves.take_up())
+    assert saves.awaited
+    serve(saves, path)
+    assert ask(saves, 1) == len(CONTENT)
+
+
+def test_it_counts_those_who_have_read_one_to_its_end(saves: Saves, path: Path) -> None:
+    for number in (1, 2):
+        ask(saves, number)
+    serve(saves, path)
+    saves.read(1, len(CONTENT))
+    saves.read(1, 0)
+    assert saves.times_fetched == 1
+    saves.read(2, 0)
+    assert saves.times_fetched == 2
 
 
 def test_a_file_is_read_to_its_end_in_pieces_and_each_as_often_as_one_likes(
@@ -79,7 +114,7 @@ def test_a_file_is_read_to_its_end_in_pieces_and_each_as_often_as_one_likes(
     content = os.urandom(2 * PIECE_NBYTES + 5)
     path.write_bytes(content)
     ask(saves, 1)
-    saves.serve(path)
+    serve(saves, path)
     came = b""
     while piece := saves.read(1, len(came)):
         assert saves.read(1, len(came)) == piece
@@ -91,7 +126,7 @@ def test_a_file_is_read_to_its_end_in_pieces_and_each_as_often_as_one_likes(
 
 def test_a_file_stays_as_it_was_while_newer_ones_take_its_place(saves: Saves, path: Path) -> None:
     ask(saves, 1)
-    saves.serve(path)
+    serve(saves, path)
     newer = path.with_name("newer")
     newer.write_bytes(b"newer")
     newer.replace(path)
@@ -103,7 +138,7 @@ def test_a_file_stays_as_it_was_while_newer_ones_take_its_place(saves: Saves, pa
 @pytest.mark.parametrize("offset", [len(CONTENT) + 1, 1 << 62])
 def test_beyond_its_end_nothing_is_read(saves: Saves, path: Path, offset: int) -> None:
     ask(saves, 1)
-    saves.serve(path)
+    serve(saves, path)
     with pytest.raises(HeaderError, match=f"at most {len(CONTENT)}, got {offset}"):
         saves.read(1, offset)
 
@@ -127,7 +162,7 @@ def test_one_that_was_read_to_its_end_makes_room_for_another(saves: Saves, path:
     """Somebody who saves every few seconds never meets the limit."""
     for number in range(5 * MOST):
         assert ask(saves, number) is None
-        saves.serve(path)
+        serve(saves, path)
         assert saves.read(number, 0) == CONTENT
         assert saves.read(number, 0) == CONTENT  # its answer was lost
     assert times_open(path) == MOST
@@ -138,7 +173,7 @@ def test_one_that_nobody_reads_any_more_is_let_go(
 ) -> None:
     for number in range(MOST):
         ask(saves, number)
-    saves.serve(path)
+    serve(saves, path)
     clock.skip(IDLE_S - 1)
     saves.read(3, 0)
     ask(saves, 4)
@@ -155,17 +190,19 @@ def test_one_that_nobody_reads_any_more_is_let_go(
 
 def test_why_there_is_no_file_is_told_once_to_each_who_waited(saves: Saves, path: Path) -> None:
     ask(saves, 1)
-    saves.serve(path)
+    serve(saves, path)
     ask(saves, 2)
     ask(saves, 3)
-    saves.fail(LeashError("no checkpoint latest.safetensors: No space left on device"))
+    saves.fail(
+        saves.take_up(), LeashError("no checkpoint latest.safetensors: No space left on device")
+    )
     assert not saves.awaited
     for number in (2, 3):
         with pytest.raises(NotReadyError, match=r"^save: no checkpoint .* No space left"):
             ask(saves, number)
     assert ask(saves, 1) == len(CONTENT)  # who has one keeps it
     assert ask(saves, 2) is None  # and who asks once more waits for the next one
-    saves.serve(path)
+    serve(saves, path)
     assert ask(saves, 2) == len(CONTENT)
 
 
@@ -182,7 +219,7 @@ def test_all_files_are_closed_in_the_end(clock: StillClock, path: Path) -> None:
     saves = Saves(clock)
     ask(saves, 1)
     ask(saves, 2)
-    saves.serve(path)
+    serve(saves, path)
     assert times_open(path) == 2
     saves.close()
     assert times_open(path) == 0

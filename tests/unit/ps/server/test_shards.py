@@ -160,7 +160,7 @@ def test_a_checkpoint_of_several_shards_is_that_of_one_and_is_resumed_by_any_num
     resumed = SocklessServer("asp", workers=3, shards=2, optimizer="adam")
     model, earlier = open_checkpoint(str(paths[3]), "adam", resumed.shards.require_layout)
     assert (earlier.step, earlier.position) == (3, POSITION)
-    clocks = [model.clocks(chunk.index).least for chunk in model.chunks]
+    clocks = [moment.state.clocks.least for moment in model.open_snapshot()]
     assert clocks == [3] * CHUNKS  # also of the chunks of the other shard
     resumed.shards.count_up()
     assert resumed.shards.initialized

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leash.ps.options.server import ServerOptions
-from leash.ps.runs.chunk_states import ChunkClocks
-from leash.ps.shard.linked_shard import packed_clocks, unpacked_clocks
+from leash.ps.runs.chunk_states import ChunkClocks, ChunkState
+from leash.ps.runs.snapshot import ChunkMoment
+from leash.ps.shard.linked_shard import packed_moments, unpacked_moments
 from leash.ps.shard.process import ShardServer
 from leash.ps.wire.frames import TO_COORDINATOR, TO_SHARD
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link
 from leash.ps.wire.shard_messages import (
-    CHUNK_CLOCKS,
     PARAMETERS,
     Align,
     Begin,
@@ -29,14 +29,15 @@ from leash.ps.wire.shard_messages import (
     CountUp,
     Done,
     Failed,
-    Fetch,
     Join,
     Leave,
     Load,
+    OpenSnapshot,
     Release,
     Reserve,
     Serve,
     SetClock,
+    SetVersion,
     Start,
     Stop,
 )
@@ -83,6 +84,15 @@ def serving() -> Iterator[tuple[Coordinator, ShardServer]]:
         assert not thread.is_alive()
 
 
+def clocks_of(coordinator: Coordinator) -> ChunkClocks:
+    """Of the shard's only chunk."""
+    answer, payload = coordinator.fetch(OpenSnapshot())
+    assert answer == Done(0)
+    assert payload is not None
+    (moment,) = unpacked_moments(payload)
+    return moment.state.clocks
+
+
 def fail(*_: Any) -> NoReturn:
     raise AssertionError("a defect")
 
@@ -92,7 +102,7 @@ def test_a_request_that_it_fails_at_is_answered_and_the_loop_goes_on(
 ) -> None:
     with serving() as (coordinator, _):
         for _ in range(3):  # there is no model yet
-            answer = coordinator.ask(Fetch(0, ""))
+            answer = coordinator.ask(SetVersion(0, 1))
             assert isinstance(answer, Failed)
             assert answer.code == "protocol"
         assert coordinator.ask(Serve(), LAYOUT.pack()) == Done(0)
@@ -141,19 +151,20 @@ def test_threads_that_cannot_start_are_refused_by_their_option(
     least=st.integers(0, 2**63 - 1),
     by_worker=st.dictionaries(st.integers(1, 2**32 - 1), st.integers(0, 2**63 - 1)),
 )
-def test_the_clocks_of_a_chunk_are_read_as_they_were_packed(
+def test_what_a_chunk_has_beside_its_numbers_is_read_as_it_was_packed(
     least: int, by_worker: dict[int, int]
 ) -> None:
-    clocks = ChunkClocks(least, by_worker)
-    assert unpacked_clocks(packed_clocks(clocks)) == clocks
+    state = ChunkState(5, ChunkClocks(least, by_worker), [3, 0])
+    moments = [ChunkMoment(state, has_buffers=True), ChunkMoment(state, has_buffers=False)]
+    assert unpacked_moments(packed_moments(moments)) == moments
 
 
 def test_a_shard_of_a_run_that_goes_on_begins_after_its_clock() -> None:
     with serving() as (coordinator, _):
         coordinator.ask(Serve(), TWO_CHUNKS.pack())
         assert coordinator.ask(SetClock(9)) == Done(0)
-        answer, payload = coordinator.fetch(Fetch(1, CHUNK_CLOCKS))
-        assert (answer, unpacked_clocks(payload)) == (Done(0), ChunkClocks(9, {}))
+        coordinator.ask(Load(1, PARAMETERS), bytes(16))
+        assert clocks_of(coordinator) == ChunkClocks(9, {})
         assert coordinator.ask(Reserve()) == Done(10)
 
 
@@ -174,7 +185,6 @@ def test_a_shard_that_has_come_to_its_step_takes_no_push_until_it_is_released() 
             coordinator.ask(CountUp())
             assert coordinator.counts is not None
             assert coordinator.counts.replies == 1
-        _, payload = coordinator.fetch(Fetch(1, CHUNK_CLOCKS))
-        assert unpacked_clocks(payload) == ChunkClocks(1, {1: 1})
+        assert clocks_of(coordinator) == ChunkClocks(1, {1: 1})
         coordinator.link.send(Release(), None)
         assert worker.receive()[0]["step"] == 2

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 import pytest
 
 from leash.ps.errors import FrameCountError, HeaderError
+from leash.ps.wire import shard_messages
 from leash.ps.wire.frames import TO_COORDINATOR, TO_SHARD, encode
-from leash.ps.wire.messages import Status
+from leash.ps.wire.messages import Message, Status
 from leash.ps.wire.shard_link import PREFIX, Link, LinkClosedError
-from leash.ps.wire.shard_messages import Done, Fetch, Happened, Stop
+from leash.ps.wire.shard_messages import Done, Happened, SetClock, Stop
 
 
 @pytest.fixture
@@ -28,10 +29,10 @@ def test_messages_arrive_in_order_with_their_payloads(
     other = Link(ends[1], TO_SHARD, 0.1)
     assert not other.has_come()
     link.send(Stop("SIGTERM"))
-    link.send(Fetch(7, ""))
+    link.send(SetClock(7))
     assert other.has_come()
     assert other.receive() == (Stop("SIGTERM"), None)
-    assert other.receive() == (Fetch(7, ""), None)
+    assert other.receive() == (SetClock(7), None)
     payload = bytearray(range(256)) * 10
     other.send(Done(3), payload)
     other.send(Done(4))
@@ -75,3 +76,13 @@ def test_what_the_other_end_sends_is_checked(
     send(encode(Happened("duplicate")))
     with pytest.raises(FrameCountError, match="happened: expected one payload"):
         link.receive()
+
+
+def test_every_message_of_the_links_is_known_at_one_of_their_ends() -> None:
+    own = [
+        kind
+        for kind in vars(shard_messages).values()
+        if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
+    ]
+    known = [*shard_messages.FROM_COORDINATOR, *shard_messages.FROM_SHARD]
+    assert sorted(kind.__name__ for kind in own) == sorted(kind.__name__ for kind in known)
