@@ -47,6 +47,7 @@ _RUN_SCRIPT: Final = (
 SERVER_VARIABLE: Final = "LEASH_SERVER"
 RANK_VARIABLE: Final = "LEASH_RANK"
 WORKERS_VARIABLE: Final = "LEASH_WORKERS"
+KEY_VARIABLE: Final = "LEASH_KEY"  # the file of its key
 
 
 def module_argv(module: str, *words: str) -> list[str]:
@@ -75,8 +76,13 @@ def spawn(
         pass_fds=pass_fds,
         start_new_session=True,
         # One computing thread for each process, unless it asks for more: they share the cores.
-        env={"OMP_NUM_THREADS": "1", **os.environ, interrupt.FOLLOWS_PARENT: "1"},
+        env={"OMP_NUM_THREADS": "1", **_environment(), interrupt.FOLLOWS_PARENT: "1"},
     )
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, without its key: each process has one of its own, or none."""
+    return {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
 
 
 class ScriptProcess(Process):
@@ -106,7 +112,8 @@ def spawn_script(
         stderr=subprocess.STDOUT,
         start_new_session=True,
         # Without a terminal Python would hold back what the script prints.
-        env={"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **os.environ, **variables},
+        env={"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **_environment(),
+             **variables},  # fmt: skip
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.processes import (
+    KEY_VARIABLE,
     RANK_VARIABLE,
     SERVER_VARIABLE,
     WORKERS_VARIABLE,
@@ -24,7 +25,9 @@ NEVER_JOINED: Final = (
 )
 
 
-def start_copy(options: LaunchOptions, rank: int, address: str, log: Path) -> Process:
+def start_copy(
+    options: LaunchOptions, rank: int, address: str, log: Path, key: str | None = None
+) -> Process:
     """Starts the copy of the script that is to be this worker.
 
     Args:
@@ -32,11 +35,14 @@ def start_copy(options: LaunchOptions, rank: int, address: str, log: Path) -> Pr
         rank: of the worker.
         address: of the server.
         log: where the copy's output goes.
+        key: the file of the worker's key; None without keys.
     """
     assert options.script is not None
     place = {
         SERVER_VARIABLE: address, RANK_VARIABLE: str(rank), WORKERS_VARIABLE: str(options.workers)
     }  # fmt: skip
+    if key is not None:
+        place[KEY_VARIABLE] = str(Path(key).resolve())
     with log.open("wb") as output:
         return spawn_script(
             shlex.split(options.script), output, threads=options.threads, variables=place

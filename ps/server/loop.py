@@ -35,11 +35,14 @@ from leash.ps.server.run_engine import RunEngine
 from leash.ps.server.shard_process import ShardProcess
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_desk import DataDesk
+from leash.ps.shard.identities import NOBODY
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import require_threads
 from leash.ps.shard.router import DataRouter, send
 from leash.ps.wire import hosts
+from leash.ps.wire.curve import Doorman, sender_of
+from leash.ps.wire.keys import Keyring
 from leash.ps.wire.sockets import (
     CONTROL_MAX_NBYTES,
     CONTROL_QUEUE,
@@ -78,7 +81,7 @@ class Server:
             now: seconds on a clock that never goes back.
 
         Raises:
-            UsageError: a setting cannot be, or a port is taken, or threads cannot start.
+            UsageError: a setting cannot be, a port is taken, threads cannot start, keys are wrong.
             ShardLostError: a process of the server did not come up.
         """
         require_threads(options.threads)
@@ -86,8 +89,10 @@ class Server:
         self._run_dir: Final = run_dir
         self._evaluator: Final = evaluator
         self._say: Final = logged(say, __name__)
+        keyring = Keyring(options.keys) if options.keys is not None else None
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._shard_processes: Final[list[ShardProcess]] = []
+        self._doorman: Final = Doorman(self._context, keyring) if keyring else None
         self.address: Final = self._listen()
         try:
             self._engine: Final = RunEngine(
@@ -100,10 +105,11 @@ class Server:
                 evaluator_failure=evaluator.failure if evaluator else lambda: None,
                 demo_logs=demo_logs,
                 now=now,
+                keyring=keyring,
             )
         except BaseException:
             self._remote.close()
-            self._context.destroy(linger=0)
+            self._destroy(linger_ms=0)
             raise
         self._takes_data = True  # whether the poller has the data socket
         self.members: Final[Members] = self._engine.members
@@ -123,17 +129,22 @@ class Server:
         """Makes and binds the sockets; returns the address at which a local process finds us."""
         options = self._options
         host, port = split_address(address_of(options.bind, options.ps_ip, options.ps_port))
-        self._control = make_router(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES)
+        self._control = make_router(
+            self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES, self._doorman
+        )
         try:
             self._control_port = bind(self._control, host, port)
-            self._data_router = DataRouter(self._context, options, host, port + 1 if port else 0)
+            self._data_router = DataRouter(
+                self._context, options, host, port + 1 if port else 0, self._doorman
+            )
             self.data_port = self._data_router.port
             self._remote = RemoteShards(options, port + 2 if port else 0, self._start_shard)
         except BaseException:
-            self._context.destroy(linger=0)
+            self._destroy(linger_ms=0)
             raise
         self._poller = zmq.Poller()
-        for socket in (self._control, self._data_router.socket):
+        newcomers = self._doorman.sockets if self._doorman else []
+        for socket in (self._control, self._data_router.socket, *newcomers):
             self._poller.register(socket, zmq.POLLIN)
         for process in self._shard_processes:
             self._poller.register(process.fd, zmq.POLLIN)
@@ -154,6 +165,7 @@ class Server:
             while not engine.is_over:
                 for source, _ in self._poller.poll(int(engine.wait_s * 1000)):
                     self._serve(source)
+                self._attend_newcomers()
                 engine.advance(self._data_router.take_unreading())
                 self._poll_data_unless_held()
             engine.finish()
@@ -200,10 +212,15 @@ class Server:
             self._answer_the_last()
         finally:
             self._engine.close()
-            self._context.destroy(linger=200)
+            self._destroy(linger_ms=200)
             self._remote.close()
             if self._evaluator:
                 self._evaluator.stop()
+
+    def _destroy(self, linger_ms: int) -> None:
+        if self._doorman:
+            self._doorman.close()
+        self._context.destroy(linger=linger_ms)
 
     # Messages.
 
@@ -216,12 +233,18 @@ class Server:
         elif source is self._control:
             if frames := receive(source):
                 self._on_control(frames)
-        else:
+        elif source is self._data_router.socket:
             self._data_router.take(self.data.receive, until=lambda: self._engine.is_held)
 
     def _on_control(self, frames: list[zmq.Frame]) -> None:
         route, header, payloads = parts(frames)
-        send(self._control, *self._engine.answer(route, header, payloads))
+        user = sender_of(frames[0]) if self._doorman else NOBODY
+        send(self._control, *self._engine.answer(route, header, payloads, user))
+
+    def _attend_newcomers(self) -> None:
+        if self._doorman:
+            self._doorman.attend()
+            self.metrics.count_strangers(self._doorman.take_refused())
 
     def _answer_the_last(self) -> None:
         """Answers what came while the results were written: nobody shall wait for a closed run."""
@@ -258,6 +281,8 @@ def serve(options: ServerOptions) -> int:
     evaluator = EvaluatorProcess.for_task(options, run_dir.path)
     if evaluator is not None:
         options = replace(options, observers=options.observers + 1)
+    if risk := options.risk:
+        _say(f"warning: {risk}")
     demo_logs = DemoLogs(run_dir.path, spelled or model or "") if options.demo_logs else None
     server = Server(options, run_dir, evaluator=evaluator, demo_logs=demo_logs)
     server.stop_on_signals()

@@ -160,6 +160,16 @@ class Requester(ABC):
             self._end()
             self._fail(error)
 
+    def refuse(self, error: LeashError) -> None:
+        """Hears that the server takes no connection of this process; the request has failed.
+
+        Args:
+            error: why.
+        """
+        if self.is_busy:
+            self._end()
+            self._fail(error)
+
     def abandon(self) -> None:
         """Forgets the request that is on its way: whoever waited for it has gone."""
         if self._is_sent:

@@ -38,6 +38,7 @@ from leash.ps.errors import (
 from leash.ps.options.addresses import RANK_MEND, split_address
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.frames import encode
+from leash.ps.wire.keys import key_for
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
     STOPPED_BY_TIMEOUT,
@@ -120,6 +121,7 @@ class Client:
 
     Attributes:
         address: of the server's control socket, tcp://HOST:PORT.
+        key: by which this process comes; None without one.
         layout: what a slab holds.
         rank: the worker's number, from 1; 0 for an observer.
         memory: the two slabs, and the outbox of a codec, that a server on this host may map.
@@ -136,6 +138,7 @@ class Client:
         self, address: str, layout: Layout, *, rank: SupportsIndex = 0, wait_s: float | None = None,
         name: str | None = None, transport: str = "auto", encoding: Encoding | None = None,
         memory: SlabMemory | None = None, say: Callable[[str], None] | None = None,
+        key: str | os.PathLike[str] | None = None,
     ) -> None:  # fmt: skip
         """Joins the run: says hello, connects to every shard, and begins to send beats.
 
@@ -153,6 +156,8 @@ class Client:
                 Other slabs are copied to and from there. It has an outbox if the codec is not f32.
             say: shows a line, such as why shared memory is not possible. By default it appears on
                 stderr, unless the logger "leash" has a handler.
+            key: the file of this process's key, for a server that has keys; by default the one
+                that the environment variable ``LEASH_KEY`` names, if it is set.
 
         Raises:
             ServerUnreachableError: no server answered.
@@ -160,10 +165,12 @@ class Client:
             ProtocolError: the server refuses, and says why.
             ArgumentError: the address, the rank, the transport or `wait_s` cannot be, or the
                 transport is "shm" and that is not possible here.
+            UsageError: the key file cannot be used, or the server does not let this key in.
         """
         self.rank: Final = checked_rank(rank, least=0)
         check_connection(address, transport, wait_s)
         self.address: Final = address
+        self.key: Final = key_for(key)
         self.layout: Final = layout
         self._wait_s: Final = wait_s
         self._process: Final = os.getpid()
@@ -230,14 +237,16 @@ class Client:
     # What carries the messages, which may be something else than sockets.
 
     def _open_control(self) -> ControlChannel:
-        return ControlChannel(self.address, self._context)
+        return ControlChannel(self.address, self._context, self.key)
 
     def _open_liveness(self, beats: Beats) -> Liveness:
-        return Liveness(self.address, beats)
+        return Liveness(self.address, beats, self.key)
 
     def _open_data(self, engine: StepEngine) -> DataLane:
         host, _ = split_address(self.address)
-        return DataDriver(self._context, host, self.welcome, engine, self.chunks, self.check)
+        return DataDriver(
+            self._context, host, self.welcome, engine, self.chunks, self.check, self.key
+        )
 
     def _choose_transport(self) -> Transport:
         if self._wants == "tcp":

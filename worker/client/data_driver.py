@@ -16,6 +16,7 @@ from leash.ps._core import StepEngine, StepNotice
 from leash.ps.errors import ProtocolError, SegmentError, ServerUnreachableError, UsageError
 from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import REPLIES, check_payload_count, decode, error_from
+from leash.ps.wire.keys import ClientKey
 from leash.ps.wire.layout import Chunk
 from leash.ps.wire.messages import U32_MAX, Attached, Error, OptionsSet, Params, Welcome
 from leash.ps.wire.sockets import (
@@ -102,7 +103,7 @@ class Line:
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], shard: int, address: str, window: int,
-        chunk_nbytes: int,
+        chunk_nbytes: int, key: ClientKey | None = None,
     ) -> None:  # fmt: skip
         """Begins to connect.
 
@@ -112,10 +113,13 @@ class Line:
             address: tcp://HOST:PORT of its data socket.
             window: how many requests may be in flight.
             chunk_nbytes: the size of a chunk, from which the largest answer follows.
+            key: for a server that has keys.
         """
         self.shard: Final = shard
         self.address: Final = address
-        self.socket: Final = make_dealer(context, data_queue(window), data_max_nbytes(chunk_nbytes))
+        self.socket: Final = make_dealer(
+            context, data_queue(window), data_max_nbytes(chunk_nbytes), key
+        )
         self.monitor: Final = self.socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
@@ -147,6 +151,7 @@ class DataDriver:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], host: str, welcome: Welcome,
         engine: StepEngine, chunks: Sequence[Chunk], check: Callable[[], None],
+        key: ClientKey | None = None,
     ) -> None:  # fmt: skip
         """Begins to connect to every shard; requests wait until their connection stands.
 
@@ -157,6 +162,7 @@ class DataDriver:
             engine: says what to send.
             chunks: the layout's.
             check: raises when this worker takes part no more; called while waiting.
+            key: for a server that has keys.
         """
         assert len(welcome.data_ports) == engine.shards
         self._engine: Final = engine
@@ -165,7 +171,9 @@ class DataDriver:
         self._nonces: list[str] = []  # that the shards have read in this worker's memory
         self._waited_s = 0.0  # how long the newest answer took to come
         self.lines: Final = [
-            Line(context, shard, f"tcp://{host}:{port}", welcome.window, welcome.chunk_nbytes)
+            Line(
+                context, shard, f"tcp://{host}:{port}", welcome.window, welcome.chunk_nbytes, key
+            )
             for shard, port in enumerate(welcome.data_ports)
         ]
         self._poller: Final = zmq.Poller()
@@ -242,7 +250,9 @@ class DataDriver:
             return memory.why_private
         self._nonces.clear()
         self._engine.attach(
-            attach_writer(worker, incarnation, os.getpid(), memory.fd, memory.nbytes)
+            attach_writer(
+                worker, incarnation, os.getpid(), memory.fd, memory.nbytes, memory.nonce
+            )
         )
         try:
             self.finish()

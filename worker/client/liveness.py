@@ -13,6 +13,7 @@ from typing import Final
 
 from leash.ps.errors import LeashError
 from leash.ps.wire.control import ControlChannel
+from leash.ps.wire.keys import ClientKey
 from leash.ps.wire.messages import Beaten, Report
 from leash.worker.client.session import Beats
 
@@ -22,14 +23,16 @@ STOP_S: Final = 2.0  # `stop` waits so long for the last reports to go out
 class Liveness:
     """Beats until stopped, and carries reports. Call `start` once, and `stop` in the end."""
 
-    def __init__(self, address: str, beats: Beats) -> None:
+    def __init__(self, address: str, beats: Beats, key: ClientKey | None = None) -> None:
         """Makes the thread, which `start` starts.
 
         Args:
             address: tcp://HOST:PORT of the control socket.
             beats: says what is to be sent, and when. Nobody else calls it.
+            key: for a server that has keys.
         """
         self._address: Final = address
+        self._key: Final = key
         self._beats: Final = beats
         self._changed: Final = threading.Condition()
         self._failure: LeashError | None = None
@@ -99,7 +102,7 @@ class Liveness:
             self._changed.wait(seconds)
 
     def _run(self) -> None:
-        channel = ControlChannel(self._address)
+        channel = ControlChannel(self._address, key=self._key)
         try:
             while self._await_request():
                 before = self.beaten

@@ -238,3 +238,11 @@ def test_a_terminal_gets_a_live_table_and_keeps_what_was_said() -> None:
 def test_several_shards_are_told_of() -> None:
     assert "2 shards" in drawn(run_table(state(shards=2)))
     assert "shard" not in drawn(run_table(state(shards=1)))
+
+
+def test_refused_connections_are_told_where_there_are_any() -> None:
+    told = "3 connections, for want of a key that the server knows"
+    assert f"refused: {told}" in drawn(run_table(state(refused_connections=3)))
+    assert "refused" not in drawn(run_table(state(refused_connections=0)))
+    summary = {**SUMMARY, "ended": "done", "refused_connections": 3}
+    assert f"refused         {told}" in result_lines(summary)
