@@ -112,8 +112,12 @@ def spawn_script(
         stderr=subprocess.STDOUT,
         start_new_session=True,
         # Without a terminal Python would hold back what the script prints.
-        env={"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **_environment(),
-             **variables},  # fmt: skip
+        env={
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONUNBUFFERED": "1",
+            **_environment(),
+            **variables,
+        },
     )
 
 

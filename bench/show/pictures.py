@@ -29,7 +29,8 @@ from leash.bench.show.row_table import size_of
 from leash.ps.report.pictures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, STYLE
 
 COLORS: Final = {
-    "leash": BLUE, "leash_overlap": SKY, "leash_keys": RED, "gloo": ORANGE, "rpc": GREEN, "ray": PURPLE,
+    "leash": BLUE, "leash_overlap": SKY, "leash_keys": RED, "gloo": ORANGE, "rpc": GREEN,
+    "ray": PURPLE,
     "zmq_echo": GREY, "memcpy": GREY, "fused_sgd": GREY, "tcp_one_way": GREY, "torch": ORANGE,
     "torch_fused": RED, "numpy": GREEN, "numpy_min": GREEN, "bare": BLACK, "compute": GREY,
     "bsp": RED, "ssp": BLUE, "asp": GREEN,

@@ -66,9 +66,7 @@ def server(
 
 
 @contextmanager
-def join(
-    trial: Trial, address: str, rank: int, key: str | None = None
-) -> Iterator[Exchange]:
+def join(trial: Trial, address: str, rank: int, key: str | None = None) -> Iterator[Exchange]:
     keep_freed_memory()  # as `leash worker` does
     layout = Layout([Slot("w", "f32", (trial.nbytes // 4,))])
     client = Client(address, layout, rank=rank, transport=trial.transport,

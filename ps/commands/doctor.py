@@ -20,7 +20,7 @@ from rich.text import Text
 
 from leash._extras import install_command
 from leash._version import __version__
-from leash.ps.commands.probe import Probe, encrypted_bytes_per_s
+from leash.ps.commands.probe import MIB, Probe, encrypted_bytes_per_s
 from leash.ps.commands.run_table import RunState, plain_line
 from leash.ps.errors import LeashError
 from leash.ps.options.commands import DoctorOptions
@@ -35,7 +35,6 @@ STATUS_TIMEOUT_S: Final = 1.5
 ALL_S: Final = 10.0  # all checks together take no longer; builds for CUDA import in about 6
 LATE: Final = "which did not answer in time; the machine may be busy"
 NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia")
-MIB: Final = 1 << 20
 TWEETNACL_BYTES_PER_S: Final = 2e8  # it encrypts less than that on any processor
 
 # A process of its own runs this: `ps` never imports PyTorch, and the import takes seconds.
@@ -63,7 +62,9 @@ def run(options: DoctorOptions) -> int:
     console, failed = Console(), False
     deadline_s = time.monotonic() + ALL_S
     # PyTorch comes last: its import would take the processor from the measurements.
-    for check in chain(host_checks(), server_checks(options.server, options.key), torch_checks(deadline_s)):
+    for check in chain(
+        host_checks(), server_checks(options.server, options.key), torch_checks(deadline_s)
+    ):
         show(check, console)
         failed = failed or check.verdict == "fail"
     return int(failed)
@@ -227,9 +228,7 @@ def server_checks(address: str | None, key_file: str | None = None) -> Iterator[
         yield Finding("fail", "server", found, mend)
 
 
-def link_checks(
-    address: str, state: RunState, key: ClientKey | None = None
-) -> Iterator[Finding]:
+def link_checks(address: str, state: RunState, key: ClientKey | None = None) -> Iterator[Finding]:
     """Measures the way to each data socket of the server."""
     payload_nbytes = min(MIB, state["chunk_nbytes"])
     for shard, port in enumerate(state["data_ports"]):

@@ -24,7 +24,7 @@ from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import RunState, result_lines, with_summary
 from leash.ps.commands.script import NEVER_JOINED, LogTail, start_copy
 from leash.ps.datafiles.required import require_data
-from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
+from leash.ps.errors import LeashError, ServerUnreachableError
 from leash.ps.interrupt import held, received
 from leash.ps.options.base import common_options, to_argv
 from leash.ps.options.commands import LaunchOptions, data_plan_of
@@ -84,9 +84,7 @@ def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
     # The server works its rates out by the same function; config.yaml notes what they are.
     run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
-    status = Launch(
-        options, run_dir, Console(), is_one_of_many=is_one_of_many, keys=keys
-    ).run()
+    status = Launch(options, run_dir, Console(), is_one_of_many=is_one_of_many, keys=keys).run()
     if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")
     return status

@@ -201,9 +201,7 @@ class KeysOptions(Options):
 
     title: ClassVar[str] = "keys"
 
-    action: Literal["new", "add", "list", "revoke"] = argument(
-        "list", "what to do (default: list)"
-    )
+    action: Literal["new", "add", "list", "revoke"] = argument("list", "what to do (default: list)")
     folder: str = argument("keys", "the folder of the keys (default: keys)", is_path=True)
     name: str = argument("", "add, revoke: whose key; a file of this name")
     workers: int = option(1, "new: how many workers get a key", metavar="N")
@@ -211,7 +209,7 @@ class KeysOptions(Options):
         "worker", "add: an observer only reads; an admin may also change and save the run"
     )
     rank: int | None = option(
-        None, "add: the only rank that this worker may take; without it, the one that it takes first",
+        None, "add: the only rank of this worker; without it, the one that it takes first",
         metavar="N",
     )  # fmt: skip
 

@@ -81,7 +81,8 @@ class ServerGroup(Options):
         metavar="DIR", is_path=True,
     )  # fmt: skip
     insecure: bool = option(
-        False, "without --keys: listen where other machines reach it, so that whoever does can join, "
+        False,
+        "without --keys: listen where other machines reach it, so that whoever does can join, "
         "read and change the model",
     )
     rejoin_s: float = option(

@@ -27,7 +27,10 @@ def how_to_join(options: ServerOptions, ranks: Sequence[int], host: str, port: i
     if hosts.is_loopback(host):
         line = f"start a worker on this machine with: {_words(options, ranks, host, port)}"
         safely = "" if options.keys is not None else ", with --keys DIR or --insecure"
-        return [line, f"workers on other machines need a server at --bind {_EVERYWHERE}:{port}{safely}"]
+        return [
+            line,
+            f"workers on other machines need a server at --bind {_EVERYWHERE}:{port}{safely}",
+        ]
     found = hosts.own_hosts(ipv6=host == hosts.EVERY_IPV6) if hosts.is_every(host) else [host]
     if not found:
         return ["this machine has no address that another one could reach"]

@@ -107,9 +107,7 @@ class Coordinator:
             Bye: self._on_bye,
         }
 
-    def answer(
-        self, message: Message, payload: bytes | None, user: str = NOBODY
-    ) -> ControlAnswer:
+    def answer(self, message: Message, payload: bytes | None, user: str = NOBODY) -> ControlAnswer:
         """Answers a control message. No message ends the run.
 
         Args:

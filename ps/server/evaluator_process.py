@@ -23,7 +23,7 @@ WORDS_MAX: Final = 300  # letters; they travel to every worker
 
 
 def has_evaluator(options: ServerOptions) -> bool:
-    """Whether a server starts an evaluator: if it knows its task, and has PyTorch and a key for it."""
+    """Whether a server starts an evaluator: if it has a task, PyTorch and a key for it."""
     knows_task = options.model is not None or options.dataset is not None
     has_key = options.keys is None or bool(key_files(options.keys, "observer"))
     return knows_task and has_key and importlib.util.find_spec("torch") is not None
@@ -46,9 +46,14 @@ class EvaluatorProcess:
         keys = key_files(options.keys, "observer") if options.keys is not None else []
         return cls(
             common_options(
-                options, EvaluateOptions, run_dir=str(run_dir), ps_ip=None, ps_port=None, threads=1,
+                options,
+                EvaluateOptions,
+                run_dir=str(run_dir),
+                ps_ip=None,
+                ps_port=None,
+                threads=1,
                 key=keys[0] if keys else None,
-            )  # fmt: skip
+            )
         )
 
     def start(self, address: str) -> None:

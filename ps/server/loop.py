@@ -129,9 +129,7 @@ class Server:
         """Makes and binds the sockets; returns the address at which a local process finds us."""
         options = self._options
         host, port = split_address(address_of(options.bind, options.ps_ip, options.ps_port))
-        self._control = make_router(
-            self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES, self._doorman
-        )
+        self._control = make_router(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES, self._doorman)
         try:
             self._control_port = bind(self._control, host, port)
             self._data_router = DataRouter(

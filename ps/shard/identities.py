@@ -10,7 +10,7 @@ from typing import Final
 
 from leash.ps.errors import NotAllowedError
 from leash.ps.shard.members import Member, Members
-from leash.ps.wire.keys import ROLES, Holder, Keyring, Role
+from leash.ps.wire.keys import ROLES, KeyHolder, Keyring, Role
 from leash.ps.wire.messages import (
     Attach,
     Beat,
@@ -83,7 +83,7 @@ class Identities:
         if isinstance(message, Hello):
             self._require_rank(holder, message)
         elif (member := self._sender(message)) is not None and member.key != user:
-            raise NotAllowedError(f"{message.verb}: {member} said hello by another key than {holder}")
+            raise NotAllowedError(f"{message.verb}: {member} came by another key than {holder}")
 
     def bind(self, worker: int, user: str) -> None:
         """Notes that this key's rank is this one. REQUIRES: `require` has let its hello through."""
@@ -97,7 +97,7 @@ class Identities:
         present = (*self._members.live, *self._members.observers.values())
         return [member for member in present if member.key not in self._keyring.holders]
 
-    def _holder(self, user: str) -> Holder:
+    def _holder(self, user: str) -> KeyHolder:
         assert self._keyring is not None
         try:
             return self._keyring.holders[user]
@@ -111,7 +111,7 @@ class Identities:
             return None
         return self._members.find(getattr(message, "worker", 0), incarnation)
 
-    def _require_rank(self, holder: Holder, hello: Hello) -> None:
+    def _require_rank(self, holder: KeyHolder, hello: Hello) -> None:
         """Checks that a hello is for what its key is: a worker of one rank, or who only reads."""
         if (hello.role == "worker") != (holder.role == "worker"):
             raise NotAllowedError(f"hello: the {holder} is for no {hello.role}")
@@ -126,7 +126,7 @@ class Identities:
                 "that key"
             )
 
-    def _owner(self, rank: int) -> Holder | None:
+    def _owner(self, rank: int) -> KeyHolder | None:
         """The key that has this rank, by its file or by its first hello, unless it was revoked."""
         assert self._keyring is not None
         holders = self._keyring.holders

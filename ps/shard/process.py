@@ -44,9 +44,7 @@ class ShardServer:
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._doorman: Final = Doorman(self._context, keyring) if keyring else None
         self._router: Final = DataRouter(self._context, options, host, begin.port, self._doorman)
-        self.shard: Final = LinkedShard(
-            begin.shard, options, self._router.send, keyring=keyring
-        )
+        self.shard: Final = LinkedShard(begin.shard, options, self._router.send, keyring=keyring)
 
     @property
     def port(self) -> int:
@@ -58,8 +56,8 @@ class ShardServer:
         shard, poller = self.shard, zmq.Poller()
         poller.register(self._link.fd, zmq.POLLIN)
         poller.register(self._router.socket, zmq.POLLIN)
-        for socket in self._doorman.sockets if self._doorman else ():
-            poller.register(socket, zmq.POLLIN)
+        for newcomers in self._doorman.sockets if self._doorman else ():
+            poller.register(newcomers, zmq.POLLIN)
         try:
             while True:
                 if shard.is_held:

@@ -330,7 +330,9 @@ def await_state(
         except ServerUnreachableError as error:
             waited_s = time.monotonic() - began_s
             if waited_s >= wait_s:
-                raise UsageError(_no_answer(channel.address, wait_s, has_key=channel.key is not None)) from error
+                raise UsageError(
+                    _no_answer(channel.address, wait_s, has_key=channel.key is not None)
+                ) from error
             on_wait(waited_s)
 
 

@@ -23,8 +23,8 @@ from leash.ps.wire.keys import ClientKey, Keyring
 DOMAIN: Final = "leash"  # by which libzmq and the doorman know that the same sockets are meant
 USER_ID: Final = "User-Id"
 REFRESH_S: Final = 1.0  # a running server looks so often who is let in
-BURST: Final = 16  # newcomers in a row, before messages have their turn
-EVENTS: Final = 256  # of connections that were refused, likewise
+NEWCOMERS: Final = 16  # that are answered in a row, before messages have their turn
+REFUSALS: Final = 256  # that are counted in a row, likewise
 REFUSED: Final = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -86,7 +86,7 @@ class Doorman(Authenticator):
     def attend(self) -> None:
         """Answers for newcomers, and counts those that were refused. Never waits."""
         self._look_at_keys()
-        for _ in range(BURST):
+        for _ in range(NEWCOMERS):
             try:
                 asked = self.zap_socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
@@ -128,7 +128,7 @@ class Doorman(Authenticator):
             self._keyring.refresh()
 
     def _read(self, monitor: zmq.Socket[bytes]) -> None:
-        for _ in range(EVENTS):
+        for _ in range(REFUSALS):
             try:
                 recv_monitor_message(monitor, zmq.DONTWAIT)
             except zmq.Again:

@@ -63,7 +63,7 @@ class ClientKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class KeyHolder:
     """Somebody who is let in."""
 
     name: str
@@ -95,7 +95,7 @@ class Keyring:
         self.public: Final = own["public-key"]
         self.secret: Final = own["secret-key"]
         self._seen = self._stamp()
-        self.holders: dict[str, Holder] = self._read()
+        self.holders: dict[str, KeyHolder] = self._read()
 
     def refresh(self) -> None:
         """Reads again who is let in, if the file has changed; one that cannot be read is left."""
@@ -106,7 +106,7 @@ class Keyring:
         except UsageError:
             return  # it is being written, or its reader is about to be told by `leash keys list`
 
-    def _read(self) -> dict[str, Holder]:
+    def _read(self) -> dict[str, KeyHolder]:
         return {holder.public: holder for holder in read_allowed(self._folder)}
 
     def _stamp(self) -> tuple[int, int, int]:
@@ -157,7 +157,7 @@ def _read_key(path: Path) -> dict[str, str]:
 # What the owner of a folder does.
 
 
-def read_allowed(folder: Path) -> list[Holder]:
+def read_allowed(folder: Path) -> list[KeyHolder]:
     """Those whom a folder of keys lets in, in the order of its lines.
 
     Raises:
@@ -170,7 +170,7 @@ def read_allowed(folder: Path) -> list[Holder]:
     return list(_holders(folder, lines))
 
 
-def _holders(folder: Path, lines: list[str]) -> Iterator[Holder]:
+def _holders(folder: Path, lines: list[str]) -> Iterator[KeyHolder]:
     names, keys = set[str](), set[str]()
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("# "):
@@ -184,7 +184,7 @@ def _holders(folder: Path, lines: list[str]) -> Iterator[Holder]:
             raise UsageError(f"{place}: this name or key stands there twice; remove one")
         names.add(name)
         keys.add(public)
-        yield Holder(name, _role(role), None if rank == NO_RANK else int(rank), public)
+        yield KeyHolder(name, _role(role), None if rank == NO_RANK else int(rank), public)
 
 
 def _role(word: str) -> Role:
@@ -233,11 +233,13 @@ def add_key(folder: Path, name: str, role: Role, rank: int | None = None) -> Pat
                          f"other than {SERVER}")  # fmt: skip
     holders, server = read_allowed(folder), _read_key(folder / f"{SERVER}.key")["public-key"]
     if any(holder.name == name for holder in holders):
-        raise UsageError(f"{name}: {folder} has a key of this name; take another name, or revoke it")
+        raise UsageError(
+            f"{name}: {folder} has a key of this name; take another name, or revoke it"
+        )
     if taken := [h.name for h in holders if rank is not None and h.rank == rank]:
         raise UsageError(f"--rank {rank}: the key {taken[0]} has it; take another rank")
     public, secret = _pair()
-    holder, path = Holder(name, role, rank, public), folder / f"{name}.key"
+    holder, path = KeyHolder(name, role, rank, public), folder / f"{name}.key"
     text = _ABOUT_KEY.format(
         who=f"the {role} {name}", name=name, role=role, server=server, public=public, secret=secret
     )
@@ -298,19 +300,19 @@ def worker_files(folder: str, workers: int) -> list[str]:
     found = [by_rank.get(rank) or next(free, "") for rank in range(1, workers + 1)]
     if not all(found):
         raise UsageError(
-            f"--keys {folder}: has too few files of workers' keys for --workers {workers}; leash keys "
-            f"add {folder} NAME adds one"
+            f"--keys {folder}: has too few files of workers' keys for --workers {workers}; leash "
+            f"keys add {folder} NAME adds one"
         )
     return found
 
 
-def _files(folder: str, role: Role) -> list[tuple[Holder, str]]:
+def _files(folder: str, role: Role) -> list[tuple[KeyHolder, str]]:
     place = Path(folder)
     named = [(h, place / f"{h.name}.key") for h in read_allowed(place) if h.role == role]
     return [(holder, str(path)) for holder, path in named if path.exists()]
 
 
-def _write_allowed(folder: Path, holders: list[Holder]) -> None:
+def _write_allowed(folder: Path, holders: list[KeyHolder]) -> None:
     width = max((len(holder.name) for holder in holders), default=0)
     lines = [
         f"{h.name:<{width}} {h.role:<8} {NO_RANK if h.rank is None else h.rank} {h.public}\n"

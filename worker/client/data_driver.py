@@ -171,9 +171,7 @@ class DataDriver:
         self._nonces: list[str] = []  # that the shards have read in this worker's memory
         self._waited_s = 0.0  # how long the newest answer took to come
         self.lines: Final = [
-            Line(
-                context, shard, f"tcp://{host}:{port}", welcome.window, welcome.chunk_nbytes, key
-            )
+            Line(context, shard, f"tcp://{host}:{port}", welcome.window, welcome.chunk_nbytes, key)
             for shard, port in enumerate(welcome.data_ports)
         ]
         self._poller: Final = zmq.Poller()
@@ -250,9 +248,7 @@ class DataDriver:
             return memory.why_private
         self._nonces.clear()
         self._engine.attach(
-            attach_writer(
-                worker, incarnation, os.getpid(), memory.fd, memory.nbytes, memory.nonce
-            )
+            attach_writer(worker, incarnation, os.getpid(), memory.fd, memory.nbytes, memory.nonce)
         )
         try:
             self.finish()

@@ -608,9 +608,7 @@ class PSOptimizer(torch.optim.Optimizer):
             load_worker_state(state_dict[KEY], self._coding[0], self._path)
         _LOAD_STATE_DICT(self, state_dict)
 
-    def save(
-        self, path: str | os.PathLike[str], key: str | os.PathLike[str] | None = None
-    ) -> None:
+    def save(self, path: str | os.PathLike[str], key: str | os.PathLike[str] | None = None) -> None:
         """Saves a checkpoint of the run as it is now: parameters, averages, steps, position.
 
         ``leash server --resume PATH`` goes on from it. It may be called after any step; under bsp
@@ -637,7 +635,9 @@ class PSOptimizer(torch.optim.Optimizer):
             )
         if self.group is None or self.group.rank() == 0:
             own = self.client.key
-            with ControlChannel(self.client.address, key=own if key is None else key_for(key)) as channel:
+            with ControlChannel(
+                self.client.address, key=own if key is None else key_for(key)
+            ) as channel:
                 download_checkpoint(channel, Path(path).expanduser())
 
     @property

@@ -58,7 +58,9 @@ def run(options: EvaluateOptions) -> int:
     )  # fmt: skip
     model = make_model(task, dataset, device)
     slabs = ModelSlabs(model.named_parameters(), model.named_buffers())
-    client = Client(address, slabs.layout, wait_s=options.wait_s, memory=slabs.memory, key=options.key)
+    client = Client(
+        address, slabs.layout, wait_s=options.wait_s, memory=slabs.memory, key=options.key
+    )
     try:
         Evaluator(options, client, slabs, model, dataset).run()
     except StoppingError as stopping:

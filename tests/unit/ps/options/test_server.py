@@ -72,7 +72,13 @@ def test_a_file_of_before_is_read_in_todays_terms(
 
 
 BEYOND = ["tcp://0.0.0.0:0", "tcp://*:0", "tcp://[::]:29500", "tcp://192.0.2.7:29500"]
-AT_HOME = ["tcp://127.0.0.1:0", "tcp://127.1.2.3:0", "tcp://[::1]:0", "tcp://localhost:0", "tcp://lo:0"]
+AT_HOME = [
+    "tcp://127.0.0.1:0",
+    "tcp://127.1.2.3:0",
+    "tcp://[::1]:0",
+    "tcp://localhost:0",
+    "tcp://lo:0",
+]
 
 
 @pytest.mark.parametrize("address", BEYOND)

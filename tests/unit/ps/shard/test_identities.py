@@ -125,7 +125,7 @@ def test_no_message_speaks_for_a_process_that_came_by_another_key(gate: Gate) ->
         Pull(1, one.incarnation, 0, "f32"), Bye(0, watcher.incarnation, "done"),
     )  # fmt: skip
     for message in speaking:
-        with pytest.raises(NotAllowedError, match="said hello by another key than"):
+        with pytest.raises(NotAllowedError, match="came by another key than"):
             gate.identities.require(message, two.key)
     for message in speaking[:5]:
         gate.identities.require(message, one.key)

@@ -105,7 +105,7 @@ def test_workers_get_the_keys_of_their_ranks_and_the_others_what_is_left(folder:
         worker_files(str(folder), 4)
     assert key_files(str(folder), "observer") == [str(folder / "observer.key")]
     (folder / "admin.key").unlink()  # it was moved away
-    with pytest.raises(UsageError, match="no file of an admin's key.*--role admin"):
+    with pytest.raises(UsageError, match=r"no file of an admin's key.*--role admin"):
         admin_key(str(folder))
 
 
@@ -117,13 +117,13 @@ def test_a_name_that_is_none_is_refused(folder: Path, name: str) -> None:
 
 def test_a_name_or_a_rank_is_given_once(folder: Path) -> None:
     add_key(folder, "third", "worker", rank=3)
-    with pytest.raises(UsageError, match="third: .* has a key of this name; take another name"):
+    with pytest.raises(UsageError, match=r"third: .* has a key of this name; take another name"):
         add_key(folder, "third", "admin")
     with pytest.raises(UsageError, match="--rank 3: the key third has it"):
         add_key(folder, "other", "worker", rank=3)
     with pytest.raises(UsageError, match="has keys already; leash keys add"):
         new_keys(folder, 1)
-    with pytest.raises(UsageError, match="no key of this name; .* lets in: worker-1, worker-2"):
+    with pytest.raises(UsageError, match=r"no key of this name; .* lets in: worker-1, worker-2"):
         revoke_key(folder, "nobody")
 
 
@@ -148,7 +148,7 @@ def test_what_is_no_key_is_refused_by_its_name(folder: Path) -> None:
     (folder / "worker-2.key").write_text('public-key = "short"\n')
     with pytest.raises(UsageError, match="no pair of keys"):
         key_for(folder / "worker-2.key")
-    with pytest.raises(UsageError, match="--keys .*empty: .*leash keys new"):
+    with pytest.raises(UsageError, match=r"--keys .*empty: .*leash keys new"):
         read_allowed(folder / "empty")
 
 
