@@ -300,7 +300,7 @@ class DataDesk:
         _require_size(msg.nbytes, model.layout)
         segment = open_segment(msg.pid, msg.fd, msg.nbytes)
         if nonce_of(segment) != msg.nonce:  # who has not written it may not have us write there
-            raise SegmentError("the memory there has another nonce than this worker tells")
+            raise SegmentError("there is other memory there than this worker tells of, by its nonce")
         self._require_unshared(msg)
         engine.attach(msg.worker, route, segment)
         self._attached[msg.worker] = this
