@@ -226,8 +226,8 @@ slab. slot_names: of the whole model's slots. nonfinite: what the shard was made
           [](SharedEngine& self, std::uint32_t worker, std::uint64_t incarnation,
              std::string_view key) { self.engine().admit(worker, incarnation, key); },
           py::arg("worker"), py::arg("incarnation"), py::arg("key") = "",
-          "Takes this worker's pushes from now on, if they are of this incarnation and come by this "
-          "key.")
+          "Takes this worker's pushes from now on, if they are of this incarnation and come by "
+          "this key.")
       .def("expel", &SharedEngine::expel, py::arg("worker"),
            "Forgets a worker: its segment, options and requests. Others still wait for it.")
       .def("leave", &SharedEngine::leave, py::arg("worker"), py::arg("now_s"),

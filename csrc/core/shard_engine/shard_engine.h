@@ -33,8 +33,8 @@ namespace leash {
 struct Incoming {
   std::string_view route;
   std::span<const std::byte> header;
-  Buffer* payload;  // null if it has none; the engine adds references of its own
-  double now_s;     // when it came, on a clock that does not go back
+  Buffer* payload;            // null if it has none; the engine adds references of its own
+  double now_s;               // when it came, on a clock that does not go back
   std::string_view key = {};  // of its sender, as the socket knows it; empty without keys
 };
 
