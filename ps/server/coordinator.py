@@ -27,7 +27,7 @@ from leash.ps.options.outer_optimizer import outer_of
 from leash.ps.options.plan import LEASE
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.staleness import check_softens
-from leash.ps.policy import BSP, Rule, rule_from_message
+from leash.ps.policy import BACKUP, BSP, Rule, rule_from_message
 from leash.ps.runs.position import Position
 from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.server.lease_desk import LeaseDesk
@@ -250,10 +250,18 @@ class Coordinator:
             self._leave(member, EVICTED)
         for member in self._identities.revoked():
             self._leave(member, EVICTED)
-        if not self._metrics.started or self._members.live:
+        if self.rule.policy is BACKUP and self.trains and not self.stopping:
+            self._end_stall()
+        if not self._metrics.started or self._members.any_live:
             self._deserted_s = None
         elif self._deserted_s is None:
             self._deserted_s = self._now()
+
+    def _end_stall(self) -> None:
+        live = [member.worker for member in self._members.live]
+        with suppress(ShardLostError):  # the loop hears of that too
+            if self._shards.end_stall(live, self._now()):
+                self._metrics.stall_ended(live)
 
     @property
     def deserted(self) -> bool:
@@ -266,12 +274,12 @@ class Coordinator:
     def finished(self) -> bool:
         """Whether training is over: nobody is live, and one had come to the end of its work."""
         over = self._members.any_done or bool(self.stopping)
-        return self._metrics.started and not self._members.live and over
+        return self._metrics.started and over and not self._members.any_live
 
     @property
     def closed(self) -> bool:
         """Whether the run is over and all observers have left too, so that the server may end."""
-        gone = not self._members.live and not self._members.observers
+        gone = not self._members.any_live and not self._members.observers
         return gone and (self.finished or bool(self.stopping))
 
     @property
@@ -299,7 +307,7 @@ class Coordinator:
     @property
     def trains(self) -> bool:
         """Whether there are workers that train now."""
-        return self._metrics.started and bool(self._members.live)
+        return self._metrics.started and self._members.any_live
 
     @property
     def in_lockstep(self) -> bool:
@@ -382,7 +390,7 @@ class Coordinator:
                 member.worker, lockstep=self.rule.policy.average, is_stopping=bool(self.stopping)
             )
             self._desk.complete_epochs()
-            if self._metrics.started and not self._members.live:
+            if self._metrics.started and not self._members.any_live:
                 self._metrics.end()
                 # Who hears that training is over also hears whether there is a model to evaluate:
                 # a short run ends before the other shards' next counts come by themselves.

@@ -304,7 +304,7 @@ class RunEngine:
         """Whether all have left, or the grace is over; a good end also waits for its evaluation."""
         if self.coordinator.closed or self._stop_deadline_s is None:
             return self.coordinator.closed
-        waits_for_evaluation = self.status == 0 and not self.members.live
+        waits_for_evaluation = self.status == 0 and not self.members.any_live
         return self._now() > self._stop_deadline_s and not waits_for_evaluation
 
     def finish(self) -> None:

@@ -210,6 +210,11 @@ class Members:
         return [m for _, m in sorted(self.workers.items()) if m.state == LIVE]
 
     @property
+    def any_live(self) -> bool:
+        """Whether any worker is live."""
+        return any(member.state == LIVE for member in self.workers.values())
+
+    @property
     def missing(self) -> list[int]:
         """The expected ranks that have no live process."""
         live = {m.worker for m in self.live}

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from leash.ps.errors import EvictedError, ServerUnreachableError, StoppingError
-from leash.ps.policy import BACKUP
 from leash.ps.server.coordinator import ALL_GONE
 from simulation.checks.oracle import Wrong
 
@@ -62,13 +61,6 @@ def waits_for_others(cluster: "Cluster") -> bool:
     return server.status is None and not server.run.metrics.started and _stays_away(cluster)
 
 
-def _stalls_under_backup(cluster: "Cluster") -> bool:
-    """Whether workers wait in rounds of different chunks, in a window smaller than a step."""
-    server = cluster.server
-    is_small = cluster.scenario.window < len(cluster.book.chunks)
-    return server.status is None and is_small and server.run.rule.policy is BACKUP
-
-
 # By name: what a person reads, and whether it explains the end of this run.
 ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
     "shard-lost": (
@@ -91,11 +83,6 @@ ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
     "news-lost": (
         "an outage as a worker ends takes its last report, or its bye, which has 1 s",
         _is_all_trained,
-    ),
-    "backup-stall": (
-        "under backup a run whose window is smaller than a step stalls if a worker joins, leaves "
-        "or is evicted, or `set` comes, in the midst of a step",
-        _stalls_under_backup,
     ),
     "evicted-again": (
         "a worker that is evicted while it joins again ends",

@@ -149,6 +149,7 @@ class SimulatedWorker:
         self._residual: Any = None
         self._life: Life | None = None
         self._waits = False
+        self._looks_in_life = 0  # the life of the process in which it will look around; 0: in none
 
     # Its process.
 
@@ -443,7 +444,7 @@ class SimulatedWorker:
         self._advance()
         self._most = AT_ONCE
         self._is_pumping = True
-        self.process.after(LOOK_S, self._look_around)
+        self._look_later()
         while self._failed is None and not self._engine.is_done:
             yield WAIT
             if self._beats.error is not None:
@@ -456,10 +457,18 @@ class SimulatedWorker:
             self._engine.forget()
             raise self._failed
 
+    def _look_later(self) -> None:
+        """Has it look around once more, unless it will already, on behalf of an earlier wait."""
+        if self._looks_in_life != self.process.life:
+            self._looks_in_life = self.process.life
+            self.process.after(LOOK_S, self._look_around)
+
     def _look_around(self, _: None) -> None:
+        self._looks_in_life = 0
         if self._is_pumping:
             self.go_on()
-            self.process.after(LOOK_S, self._look_around)
+        if self._is_pumping:
+            self._look_later()
 
     # Training.
 
