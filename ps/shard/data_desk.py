@@ -312,7 +312,7 @@ class DataDesk:
         _require_size(msg.nbytes, model.layout)
         segment = open_segment(msg.pid, msg.fd, msg.nbytes)
         if nonce_of(segment) != msg.nonce:  # who has not written it may not have us write there
-            raise SegmentError("there is other memory there than this worker tells of, by its nonce")
+            raise SegmentError("by its nonce, there is other memory than this worker's")
         self._require_unshared(msg)
         engine.attach(msg.worker, route, segment)
         self._attached[msg.worker] = this
