@@ -24,9 +24,19 @@ WORDS_MAX: Final = 300  # letters; they travel to every worker
 
 def has_evaluator(options: ServerOptions) -> bool:
     """Whether a server starts an evaluator: if it has a task, PyTorch and a key for it."""
+    return _may_have_evaluator(options) and not lacks_key(options)
+
+
+def lacks_key(options: ServerOptions) -> bool:
+    """Whether a server starts no evaluator since its folder of keys has no file for one."""
+    if options.keys is None or not _may_have_evaluator(options):
+        return False
+    return not key_files(options.keys, "observer")
+
+
+def _may_have_evaluator(options: ServerOptions) -> bool:
     knows_task = options.model is not None or options.dataset is not None
-    has_key = options.keys is None or bool(key_files(options.keys, "observer"))
-    return knows_task and has_key and importlib.util.find_spec("torch") is not None
+    return knows_task and importlib.util.find_spec("torch") is not None
 
 
 class EvaluatorProcess:

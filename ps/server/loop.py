@@ -29,7 +29,7 @@ from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.announcement import how_to_join
 from leash.ps.server.coordinator import Coordinator
-from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator
+from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator, lacks_key
 from leash.ps.server.remote_shards import OnNotice, RemoteShard, RemoteShards
 from leash.ps.server.run_engine import RunEngine
 from leash.ps.server.shard_process import ShardProcess
@@ -279,6 +279,8 @@ def serve(options: ServerOptions) -> int:
     evaluator = EvaluatorProcess.for_task(options, run_dir.path)
     if evaluator is not None:
         options = replace(options, observers=options.observers + 1)
+    if lacks_key(options):
+        _say(f"no evaluator: {options.keys} has no file of an observer's key")
     if risk := options.risk:
         _say(f"warning: {risk}")
     demo_logs = DemoLogs(run_dir.path, spelled or model or "") if options.demo_logs else None

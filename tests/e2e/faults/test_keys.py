@@ -16,14 +16,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zmq
+from safetensors.torch import load_file
 
 from leash.ps.errors import NotAllowedError, ServerUnreachableError, UsageError
+from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.keys import add_key, key_for, new_keys, revoke_key
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Ok, Set
 from leash.worker.client import Client
+from leash.worker.optim.optimizer import PSOptimizer
 from support.contract import LR, PACKED_LAYOUT, Worker, valid_messages
 from support.peers import Header, Key, Peer, peers, peers_by
 from support.processes import LEASH
@@ -308,6 +312,26 @@ def test_training_by_keys_is_training_without_them_bit_by_bit(
     keyed = trained(transport, tmp_path / "keys" / "worker-1.key", keys=str(tmp_path / "keys"))
     assert keyed == trained(transport, None)
     assert keyed[1] == 0
+
+
+def test_an_optimizer_of_torch_trains_by_a_workers_key_and_saves_by_an_admins(
+    tmp_path: Path,
+) -> None:
+    new_keys(tmp_path / "keys", 1)
+    own, admin = (tmp_path / "keys" / f"{name}.key" for name in ("worker-1", "admin"))
+    model = torch.nn.Linear(4, 1)
+    run_dir = RunDir(tmp_path / "run")
+    with (
+        serving(lr=0.1, policy="asp", keys=str(tmp_path / "keys"), run_dir=run_dir) as running,
+        PSOptimizer(model.named_parameters(), running.address, 1, key=own) as optimizer,
+    ):
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step(samples=2)
+        with pytest.raises(NotAllowedError, match="save: the worker key worker-1 may not"):
+            optimizer.save(tmp_path / "here.safetensors")
+        optimizer.save(tmp_path / "here.safetensors", key=admin)
+        saved = load_file(tmp_path / "here.safetensors")
+        assert torch.equal(saved["weight"], model.weight.detach())
 
 
 def test_a_launcher_makes_the_keys_and_hands_them_on(tmp_path: Path) -> None:
