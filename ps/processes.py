@@ -15,6 +15,7 @@ from typing import IO, Any, Final
 from leash.ps import interrupt
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError, UsageError
+from leash.ps.words import KEY_VARIABLE
 
 Process = subprocess.Popen[bytes]
 
@@ -47,7 +48,6 @@ _RUN_SCRIPT: Final = (
 SERVER_VARIABLE: Final = "LEASH_SERVER"
 RANK_VARIABLE: Final = "LEASH_RANK"
 WORKERS_VARIABLE: Final = "LEASH_WORKERS"
-KEY_VARIABLE: Final = "LEASH_KEY"  # the file of its key
 
 
 def module_argv(module: str, *words: str) -> list[str]:

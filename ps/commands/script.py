@@ -12,13 +12,13 @@ from typing import Final
 
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.processes import (
-    KEY_VARIABLE,
     RANK_VARIABLE,
     SERVER_VARIABLE,
     WORKERS_VARIABLE,
     Process,
     spawn_script,
 )
+from leash.ps.words import KEY_VARIABLE
 
 NEVER_JOINED: Final = (
     "ended before the run began: let the script make a leash.PSOptimizer, without server= and rank="

@@ -16,7 +16,6 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from leash.ps.errors import LeashError, ServerUnreachableError, UsageError, WrongSocketError
-from leash.ps.processes import KEY_VARIABLE
 from leash.ps.wire import hosts
 from leash.ps.wire.frames import encode
 from leash.ps.wire.keys import ClientKey
@@ -29,6 +28,7 @@ from leash.ps.wire.sockets import (
     host_and_port,
     make_dealer,
 )
+from leash.ps.words import KEY_VARIABLE
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 WAIT_SLICE_S: Final = 0.5  # `await_state` calls back so often while it waits

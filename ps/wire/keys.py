@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
 from leash.ps.errors import UsageError
-from leash.ps.processes import KEY_VARIABLE
+from leash.ps.words import KEY_VARIABLE
 
 SERVER: Final = "server"  # the name of the server's own key
 ALLOWED: Final = "allowed"
