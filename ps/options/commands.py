@@ -17,6 +17,7 @@ from leash.ps.options.rule import RuleGroup
 from leash.ps.options.server import (
     SHARDS_HELP,
     RunGroup,
+    StallGroup,
     check_shards,
     check_threads,
 )
@@ -25,6 +26,7 @@ from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.options.worker import (
     KEY_HELP,
     ConnectionGroup,
+    PatienceGroup,
     SlownessGroup,
     TrainingGroup,
     TransportGroup,
@@ -74,7 +76,8 @@ class LaunchGroup(Options):
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions(
     LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
-    StalenessGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup, RunGroup,
+    StalenessGroup, TrainingGroup, TransportGroup, PatienceGroup, SlownessGroup, TimeScaleGroup,
+    StallGroup, RunGroup,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
@@ -154,6 +157,9 @@ class StatusGroup(Options):
 
     json: bool = option(False, "print the state as JSON")
     watch: bool = option(False, "keep the table up to date until the run ends")
+    stacks: bool = option(
+        False, "ask the workers for the stacks of their training threads, and show those too"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.events import EventLog
+from leash.ps.runs.journal import FORCE_S, Journal, Remembered, read_journal
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.announcement import how_it_goes_on
 from leash.ps.server.checkpoints import Checkpoints
@@ -39,6 +40,7 @@ from leash.ps.server.remote_shards import Buffer, RemoteShards
 from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_desk import DataDesk, Send
+from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.identities import NOBODY, Identities
 from leash.ps.shard.members import Members, microseconds_since_1970
 from leash.ps.shard.metrics import Metrics
@@ -52,7 +54,7 @@ TICK_S: Final = 0.2
 ALIGN_S: Final = 1.0
 ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
-AWAY_S: Final = 1.0  # an engine that did not tick for longer was held up
+AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
 
 
 class RunEngine:
@@ -66,6 +68,7 @@ class RunEngine:
         shards: all shards as one.
         coordinator: answers control messages.
         status: the exit status of the server.
+        generation: how many servers the run has had, this one included.
     """
 
     def __init__(
@@ -115,6 +118,9 @@ class RunEngine:
         self._now: Final = now
         self._uptime: Final = uptime
         ranks = parse_learners(options.learners, options.workers)
+        remembered = read_journal(run_dir.journal, run_dir.disk) if run_dir else Remembered()
+        if run_dir and remembered.generation:
+            run_dir.keep_events(remembered.generation)
         self._events: Final = (
             EventLog(run_dir.events, now, run_dir.disk) if run_dir else EventLog(None, now)
         )
@@ -126,14 +132,17 @@ class RunEngine:
         )
         self.shards: Final = Shards(self.data, data_port, remote, self.members, self.metrics)
         self.coordinator: Final = Coordinator(
-            options, rule, self.members, self.metrics, self.shards, now, self.identities
-        )
+            options, rule, self.members, self.metrics, self.shards, now,
+            HoldUps(self.members, now, wall_time_us), self.identities,
+        )  # fmt: skip
         self.status = 0
+        self.generation: int = 1
+        self._journal: Journal = Journal(None)
         self._signal = 0
         self._ended = FAILED  # until the run ends as it should
         self._stop_deadline_s: float | None = None
         self._stop_soon: tuple[str, int, float] | None = None  # reason, status, and the deadline
-        self._next_tick_s = now()
+        self._next_tick_s = self._next_force_s = now()
         self._looked_s = uptime()
         self._has_final = False  # whether the last checkpoint is written
         self._progress: Final = Progress(
@@ -145,6 +154,8 @@ class RunEngine:
         self.coordinator.saves = self._checkpoints.saves
         if options.resume is not None:
             self._resume(options.resume, disk)
+        if run_dir is not None:
+            self._remember(run_dir, remembered)
 
     @property
     def rule(self) -> Rule:
@@ -160,6 +171,19 @@ class RunEngine:
         self._checkpoints.go_on()
         for line in how_it_goes_on(earlier, self.rule, self.members.ranks, self._options.epochs):
             self._say(line)
+
+    def _remember(self, run_dir: RunDir, remembered: Remembered) -> None:
+        """Goes by what earlier servers of this run have noted, and notes what comes from now on."""
+        self.generation = remembered.generation + 1
+        self._journal = Journal(run_dir.disk.append(run_dir.journal))
+        self._journal.begin(self.generation)
+        self.coordinator.journal = self._journal
+        self.coordinator.expect_no_more(remembered.done)
+        if remembered.generation:
+            self._say(f"server {self.generation} of this run: its files are in {run_dir.path}")
+        if remembered.rule is not None and remembered.rule != self.rule:
+            self.coordinator.go_by(remembered.rule)
+            self._say(f"it goes by {self.rule}, as was set")
 
     # Messages.
 
@@ -195,6 +219,7 @@ class RunEngine:
 
     def attend_shards(self) -> None:
         """Takes what the other shards tell; ends the run if one of them is lost."""
+        self._excuse_own_silence()
         self.shards.attend()
         if self.shards.lost:
             self.stop(self.shards.lost, 1)
@@ -245,6 +270,9 @@ class RunEngine:
     def _tick(self) -> None:
         self._next_tick_s = self._now() + TICK_S
         self._excuse_own_silence()
+        if self._now() >= self._next_force_s:
+            self._next_force_s = self._now() + FORCE_S
+            self._journal.force()
         self.coordinator.tick()
         self.attend_shards()
         if self._signal:
@@ -264,6 +292,7 @@ class RunEngine:
         looked_s, self._looked_s = self._looked_s, self._uptime()
         if self._looked_s - looked_s > AWAY_S:
             self.members.excuse(self._looked_s - looked_s)
+            self.shards.excuse(self._looked_s - looked_s)
 
     def _look_after_evaluator(self) -> None:
         """Looks whether the evaluator has failed: that ends only a run that has not started."""
@@ -344,6 +373,7 @@ class RunEngine:
         """Lets all files go that are still open, such as those for who asked for a checkpoint."""
         self._checkpoints.saves.close()
         self._events.close()
+        self._journal.close()
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """What this run has not trained, in the form of summary.json."""
@@ -360,7 +390,9 @@ class RunEngine:
         settings = summary_settings(
             self._options, self.rule, self.members.ranks, self.coordinator.data_plan
         )
-        outcome = {"ended": self._ended, "unfinished": self._unfinished()}
+        outcome = {
+            "ended": self._ended, "unfinished": self._unfinished(), "generations": self.generation,
+        }  # fmt: skip
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
         if not self._has_final or self._checkpoints.has_failed:
             self._checkpoints.write_final()

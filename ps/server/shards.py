@@ -10,7 +10,7 @@ import bisect
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -286,6 +286,26 @@ class Shards:
     def processes(self) -> list[int]:
         """The process id of each shard."""
         return [os.getpid(), *(shard.pid for shard in self._remote.all)]
+
+    def clocks(self, counts: Callable[[int], bool]) -> dict[int, int]:
+        """How many steps each worker has taken, by the first chunk.
+
+        Args:
+            counts: whether a worker of this rank does.
+
+        Returns:
+            Rank ▸ steps.
+        """
+        model = self._data.model
+        if model is None or not model.own:
+            return {}
+        by_worker = model.clocks(0).by_worker
+        return {worker: clock for worker, clock in by_worker.items() if counts(worker)}
+
+    def excuse(self, seconds: float) -> None:
+        """Forgives the other shards seconds of silence in which this process did not listen."""
+        for shard in self._remote.all:
+            shard.excuse(seconds)
 
     @property
     def parked(self) -> int:

@@ -71,6 +71,7 @@ def run(options: WorkerOptions) -> int:
             make_optimizer=partial(
                 PSOptimizer, server=address, rank=options.rank, on_wait=waiting.workers,
                 key=options.key,
+                patience=options.patience,
             ),
             kind=Trainer,
         ).run()  # fmt: skip

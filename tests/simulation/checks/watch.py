@@ -57,6 +57,10 @@ class Watch:
         """What the desk sends through."""
         self._sent.append((route, header, payload))
 
+    def go_by(self, rule: Rule) -> None:
+        """Goes by this rule from the beginning on."""
+        self._rule = rule
+
     def bind(self, desk: Any, members: Any, metrics: Any) -> None:
         """Begins to watch this desk."""
         self._desk, self._members, self._metrics = desk, members, metrics
