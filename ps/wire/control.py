@@ -365,9 +365,11 @@ def _no_answer(
     if unknown := hosts.why_unknown(host):
         mend = f"no host {host} is known here ({unknown}); mend its name, or give its address"
     elif has_key and not connected and hosts.is_open(host, port):
-        mend = "something listens there, but not by the key that --key names of its server"
+        mend = "something listens there, but not by the server's key that --key names, or by none"
     elif connected or hosts.is_open(host, port):
         mend = "something listens there but does not answer; is it a leash server?"
+        if not connected:  # a server with keys may hang up before it has said so
+            mend += " one with keys takes only those who give --key FILE"
     elif hosts.is_every(host):
         mend = f"{host} is where a server listens; give an address of the server's host"
     else:

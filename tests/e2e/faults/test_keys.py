@@ -213,7 +213,7 @@ def await_let_in(run: Run, name: str) -> None:
     """Returns once the server, which looks once a second, lets this key in."""
     deadline_s = time.monotonic() + 30
     while time.monotonic() < deadline_s:
-        with ExitStack() as stack, suppress(UsageError):
+        with ExitStack() as stack, suppress(*REFUSED):
             request_state(run.channel(stack, name))
             return
     raise AssertionError(f"{name} was never let in")
@@ -239,6 +239,10 @@ def test_keys_come_and_go_while_a_server_runs(run: Run) -> None:
             assert time.monotonic() < deadline_s
 
 
+# Who hangs up first, and so how much the other side learns, is up to the network.
+REFUSED = (UsageError, ServerUnreachableError)
+
+
 def test_what_a_command_says_of_a_key_that_does_not_fit(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -246,14 +250,14 @@ def test_what_a_command_says_of_a_key_that_does_not_fit(
     address = run.running.address
     with (
         ControlChannel(address) as channel,
-        pytest.raises(UsageError, match="takes only those who have a key; give --key FILE"),
+        pytest.raises(REFUSED, match=r"takes only those who .*give --key FILE"),
     ):
         request_state(channel)
     new_keys(tmp_path / "keys", 1)
     stranger = tmp_path / "keys" / "worker-1.key"
     with (
         ControlChannel(address, key=key_for(stranger)) as channel,
-        pytest.raises(ServerUnreachableError, match="not by the key that --key names of its"),
+        pytest.raises(REFUSED, match="not by the server's key that --key names"),
     ):
         request_state(channel, 0.5)
     text = stranger.read_text()
@@ -268,7 +272,7 @@ def test_what_a_command_says_of_a_key_that_does_not_fit(
     with (
         serving() as plain,
         ControlChannel(plain.address, key=key_for(run.folder / "admin.key")) as channel,
-        pytest.raises(UsageError, match="has no keys; leave --key and LEASH_KEY out"),
+        pytest.raises(REFUSED, match=r"has no keys; leave --key and LEASH_KEY out|or by none"),
     ):
         request_state(channel)
 
