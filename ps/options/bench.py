@@ -26,6 +26,7 @@ BENCHMARKS: Final = {
     "training": ("workers", "rounds", "round_s"),
     "compensation": (),
     "em": ("workers", "rounds"),
+    "strangers": ("workers", "rounds", "round_s"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
 SYSTEMS: Final = ("leash", "gloo", "rpc", "ray", "zmq_echo")
@@ -41,7 +42,7 @@ class BenchGroup(Options):
     title: ClassVar[str] = "what to measure"
 
     benchmark: Literal[
-        "all", "kernels", "push_pull", "scaling", "training", "compensation", "em"
+        "all", "kernels", "push_pull", "scaling", "training", "compensation", "em", "strangers"
     ] = argument("all", "which question to ask (default: all of them)")
     short: bool = option(False, "few sizes and short rounds: a look, not a measurement")
     sizes: str | None = option(

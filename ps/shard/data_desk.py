@@ -27,11 +27,12 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.shard.alignment import Alignment
 from leash.ps.shard.members import Members
-from leash.ps.shard.metrics import Metrics
+from leash.ps.shard.metrics import Metrics, verdict_of
 from leash.ps.shard.model import NEWCOMER, ServedModel
 from leash.ps.shard.options_of_workers import OptionsOfWorkers
 from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import DATA, check_payload_count, decode, encode, error_message
+from leash.ps.wire.intake import Verdict
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
     Attach,
@@ -204,16 +205,25 @@ class DataDesk:
 
     # Messages.
 
-    def receive(self, frames: Sequence[Frame]) -> None:
-        """Handles one message of the socket, given as its frames. No message ends the run."""
+    def receive(self, frames: Sequence[Frame]) -> Verdict:
+        """Handles one message of the socket, given as its frames. No message ends the run.
+
+        Returns:
+            What it has shown of its sender.
+        """
+        verdict = Verdict.MEMBER
         try:
-            taken = self._engine is not None and self._engine.receive(frames, self._now())
-        except Exception as error:
-            self._refuse(_bytes(frames[0]), decode(_header(frames), DATA), error)
-            taken = True
-        if not taken:
-            self._on_rare(frames)
-        self._send_all()
+            try:
+                taken = self._engine is not None and self._engine.receive(frames, self._now())
+            except Exception as error:
+                taken, verdict = True, self._refuse(frames, _decoded(frames), error)
+            if not taken:
+                verdict = self._on_rare(frames)
+            self._send_all()
+        except Exception as error:  # at the answer itself
+            self._metrics.fail("a message of the data socket could not be answered", error)
+            return Verdict.FATAL
+        return verdict
 
     def settle(self) -> None:
         """Hands what the engine has counted to the metrics, and its signs of life to the members.
@@ -249,7 +259,7 @@ class DataDesk:
     def _answer(self, route: bytes, message: Message, payload: Payload = None) -> None:
         self._send(route, encode(message), payload, 0)
 
-    def _on_rare(self, frames: Sequence[Frame]) -> None:
+    def _on_rare(self, frames: Sequence[Frame]) -> Verdict:
         """Decides about a message that the engine does not take."""
         route, header, payloads = _bytes(frames[0]), _header(frames), frames[2:]
         message: Message | None = None
@@ -260,14 +270,18 @@ class DataDesk:
             handle = self._handlers[type(message)]
             handle(route, message, payloads[0] if payloads else None)  # type: ignore[operator]
         except Exception as error:
-            self._refuse(route, message, error)
+            return self._refuse(frames, message, error)
+        return Verdict.STRANGER if isinstance(message, Echo) else Verdict.MEMBER
 
-    def _refuse(self, route: bytes, message: Message | None, error: Exception) -> None:
+    def _refuse(
+        self, frames: Sequence[Frame], message: Message | None, error: Exception
+    ) -> Verdict:
         """Answers a message with an error, and counts it."""
         refusal = self._metrics.refusal(error)
         self._metrics.count_refusal(refusal)
         worker, step, chunk = (getattr(message, name, 0) for name in ("worker", "step", "chunk"))
-        self._answer(route, error_message(refusal, worker, step, chunk))
+        self._answer(_bytes(frames[0]), error_message(refusal, worker, step, chunk))
+        return verdict_of(refusal.code)
 
     def _on_push(self, route: bytes, msg: PushPull | Push, payload: Payload) -> None:
         """Says why the engine did not take a push."""
@@ -387,6 +401,14 @@ def _require_size(nbytes: int, layout: Layout) -> None:
     if nbytes not in sizes:
         expected = " or ".join(map(str, sizes))
         raise SegmentError(f"expected a segment of {expected} bytes, got {nbytes}")
+
+
+def _decoded(frames: Sequence[Frame]) -> Message | None:
+    """The message, if its header is one."""
+    try:
+        return decode(_header(frames), DATA)
+    except Exception:
+        return None
 
 
 def _header(frames: Sequence[Frame]) -> bytes:

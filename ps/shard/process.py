@@ -52,27 +52,41 @@ class ShardServer:
         shard, poller = self.shard, zmq.Poller()
         poller.register(self._link.fd, zmq.POLLIN)
         poller.register(self._router.socket, zmq.POLLIN)
+        intake = self._router.intake
+        if intake.fd is not None:
+            poller.register(intake.fd, zmq.POLLIN)
         try:
             while True:
                 if shard.is_held:
                     self._link.has_come(COUNTS_S)
-                else:
-                    poller.poll(int(COUNTS_S * 1000))
-                # The link first: it may say that workers must wait.
-                while self._link.has_come():
-                    self._on_link()
-                if not shard.is_held:
-                    self._router.take(shard.data.receive, until=lambda: shard.data.is_held)
-                shard.advance(self._router.take_unreading())
-                self._send_notices()
+                elif intake.fd in dict(poller.poll(int(COUNTS_S * 1000))):
+                    intake.attend()
+                try:
+                    self._serve()
+                except LinkClosedError:
+                    raise
+                except Exception as error:
+                    shard.metrics.fail("what has come could not be handled", error)
         except LinkClosedError:
             return  # the coordinator has ended, in whatever way
         finally:
+            intake.close()
             self._context.destroy(linger=LAST_ANSWERS_MS)
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
         """Notes a signal, for the loop."""
         self.shard.on_signal(number)
+
+    def _serve(self) -> None:
+        shard = self.shard
+        # The link first: it may say that workers must wait.
+        while self._link.has_come():
+            self._on_link()
+        if not shard.is_held:
+            self._router.take(shard.data.receive, until=lambda: shard.data.is_held)
+        shard.metrics.count_closed(*self._router.intake.take_closed())
+        shard.advance(self._router.take_unreading())
+        self._send_notices()
 
     def _on_link(self) -> None:
         answer = self.shard.answer(*self._link.receive())
