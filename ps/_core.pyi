@@ -1549,7 +1549,7 @@ class Intake:
         """
         The server itself failed at the newest message, whose sender loses its connection soon.
         """
-    def condemn_unread(self, route: str) -> None:
+    def condemn_unread(self, route: bytes) -> None:
         """
         The peer with this route does not read, and loses its connection soon.
         """

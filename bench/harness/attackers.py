@@ -44,10 +44,22 @@ def connected(host: str, port: int, *, greets: bool = True) -> socket.socket:
     try:
         if greets:
             peer.sendall(GREETING + READY)
+            # libzmq takes no message before it has sent its own command READY.
+            _, nbytes = _read(peer, len(GREETING) + 2)[-2:]
+            _read(peer, nbytes)
     except BaseException:
         peer.close()
         raise
     return peer
+
+
+def _read(peer: socket.socket, nbytes: int) -> bytes:
+    got = b""
+    while len(got) < nbytes:
+        if not (more := peer.recv(nbytes - len(got))):
+            raise ConnectionError("closed in the handshake")
+        got += more
+    return got
 
 
 # What each kind sends over one connection, after its greeting.
@@ -159,6 +171,7 @@ def serve_sink(listener: socket.socket) -> None:
 
     def read(peer: socket.socket) -> None:
         with peer, contextlib.suppress(OSError):
+            peer.sendall(GREETING + READY)
             while peer.recv(1 << 20):
                 pass
 

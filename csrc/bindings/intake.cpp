@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -145,8 +146,8 @@ if a further frame follows.)")
           "The server itself failed at the newest message, whose sender loses its connection soon.")
       .def(
           "condemn_unread",
-          [](Intake& self, const std::string& route) {
-            self.open().condemn(route, lane::Reason::kUnread);
+          [](Intake& self, const py::bytes& route) {
+            self.open().condemn(std::string_view(route), lane::Reason::kUnread);
           },
           py::arg("route"),
           "The peer with this route does not read, and loses its connection soon.")

@@ -242,10 +242,10 @@ class Server:
 
     def _on_control(self, frames: Frames) -> None:
         route, header, *payloads = frames
-        answer = self._engine.answer(bytes(route), bytes(header), payloads)
+        answer = self._engine.answer(route, header, payloads)
         if not send(self._control, *answer):
-            self._intake.close_unread(bytes(route))
-        self._intake.judge(self._engine.verdict)
+            self._intake.close_unread(route)
+        self._intake.judge(self._engine.conduct)
 
     def _answer_the_last(self) -> None:
         """Answers what came while the results were written: nobody shall wait for a closed run."""

@@ -41,9 +41,9 @@ from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_desk import DataDesk, Send
 from leash.ps.shard.members import Members, microseconds_since_1970
-from leash.ps.shard.metrics import Metrics, verdict_of
+from leash.ps.shard.metrics import Metrics, conduct_of
 from leash.ps.wire.frames import CONTROL, check_payload_count, decode, encode, error_message
-from leash.ps.wire.intake import Verdict
+from leash.ps.wire.intake import Conduct
 from leash.ps.wire.messages import (
     STOPPED_BY_TIMEOUT,
     Beat,
@@ -75,7 +75,7 @@ class RunEngine:
         shards: all shards as one.
         coordinator: answers control messages.
         status: the exit status of the server.
-        verdict: what the newest control message has shown of its sender.
+        conduct: what the newest control message has shown of its sender.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class RunEngine:
         self._stop_soon: tuple[str, int, float] | None = None  # reason, status, and the deadline
         self._next_tick_s = now()
         self._looked_s = uptime()
-        self.verdict = Verdict.STRANGER  # what the newest control message has shown of its sender
+        self.conduct = Conduct.STRANGER  # what the newest control message has shown of its sender
         self._attempt: Final = self.metrics.attempt
         self._has_final = False  # whether the last checkpoint is written
         self._progress: Final = Progress(
@@ -195,14 +195,14 @@ class RunEngine:
             answer, payload = self.coordinator.answer(
                 message, bytes(payloads[0]) if payloads else None
             )
-            self.verdict = Verdict.MEMBER if isinstance(message, OF_MEMBERS) else Verdict.STRANGER
+            self.conduct = Conduct.MEMBER if isinstance(message, OF_MEMBERS) else Conduct.STRANGER
         try:
             packed = encode(answer)
         except Exception as error:
             answer, payload = self._refused(error), None
             packed = encode(answer)
         if isinstance(answer, Error):
-            self.verdict = verdict_of(answer.code)
+            self.conduct = conduct_of(answer.code)
         return route, packed, payload
 
     def _refused(self, error: Exception) -> Error:

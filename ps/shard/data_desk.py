@@ -27,12 +27,12 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.shard.alignment import Alignment
 from leash.ps.shard.members import Members
-from leash.ps.shard.metrics import Metrics, verdict_of
+from leash.ps.shard.metrics import Metrics, conduct_of
 from leash.ps.shard.model import NEWCOMER, ServedModel
 from leash.ps.shard.options_of_workers import OptionsOfWorkers
 from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import DATA, check_payload_count, decode, encode, error_message
-from leash.ps.wire.intake import Verdict
+from leash.ps.wire.intake import Conduct
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
     Attach,
@@ -205,25 +205,25 @@ class DataDesk:
 
     # Messages.
 
-    def receive(self, frames: Sequence[Frame]) -> Verdict:
+    def receive(self, frames: Sequence[Frame]) -> Conduct:
         """Handles one message of the socket, given as its frames. No message ends the run.
 
         Returns:
             What it has shown of its sender.
         """
-        verdict = Verdict.MEMBER
+        conduct = Conduct.MEMBER
         try:
             try:
                 taken = self._engine is not None and self._engine.receive(frames, self._now())
             except Exception as error:
-                taken, verdict = True, self._refuse(frames, _decoded(frames), error)
+                taken, conduct = True, self._refuse(frames, _decoded(frames), error)
             if not taken:
-                verdict = self._on_rare(frames)
+                conduct = self._on_rare(frames)
             self._send_all()
         except Exception as error:  # at the answer itself
             self._metrics.fail("a message of the data socket could not be answered", error)
-            return Verdict.FATAL
-        return verdict
+            return Conduct.FATAL
+        return conduct
 
     def settle(self) -> None:
         """Hands what the engine has counted to the metrics, and its signs of life to the members.
@@ -259,7 +259,7 @@ class DataDesk:
     def _answer(self, route: bytes, message: Message, payload: Payload = None) -> None:
         self._send(route, encode(message), payload, 0)
 
-    def _on_rare(self, frames: Sequence[Frame]) -> Verdict:
+    def _on_rare(self, frames: Sequence[Frame]) -> Conduct:
         """Decides about a message that the engine does not take."""
         route, header, payloads = _bytes(frames[0]), _header(frames), frames[2:]
         message: Message | None = None
@@ -271,17 +271,17 @@ class DataDesk:
             handle(route, message, payloads[0] if payloads else None)  # type: ignore[operator]
         except Exception as error:
             return self._refuse(frames, message, error)
-        return Verdict.STRANGER if isinstance(message, Echo) else Verdict.MEMBER
+        return Conduct.STRANGER if isinstance(message, Echo) else Conduct.MEMBER
 
     def _refuse(
         self, frames: Sequence[Frame], message: Message | None, error: Exception
-    ) -> Verdict:
+    ) -> Conduct:
         """Answers a message with an error, and counts it."""
         refusal = self._metrics.refusal(error)
         self._metrics.count_refusal(refusal)
         worker, step, chunk = (getattr(message, name, 0) for name in ("worker", "step", "chunk"))
         self._answer(_bytes(frames[0]), error_message(refusal, worker, step, chunk))
-        return verdict_of(refusal.code)
+        return conduct_of(refusal.code)
 
     def _on_push(self, route: bytes, msg: PushPull | Push, payload: Payload) -> None:
         """Says why the engine did not take a push."""

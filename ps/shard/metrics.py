@@ -19,7 +19,7 @@ from leash.ps.runs.position import Position, SharePosition
 from leash.ps.shard.data_counts import CLOSED, FAILED_HERE, DataCounts, together
 from leash.ps.shard.members import Members
 from leash.ps.shard.worker_counts import WorkerCounts
-from leash.ps.wire.intake import WHY_CLOSED, Verdict
+from leash.ps.wire.intake import WHY_CLOSED, Conduct
 from leash.ps.wire.messages import Report
 from leash.ps.words import DONE, EVICTED, LIVE, TIMED_OUT, wait_fraction
 
@@ -35,11 +35,11 @@ CLOSED_TOLD: Final = 256  # closed connections that the log tells of, each host 
 NO_REFUSALS: Final = ("stopping", "superseded", "missing_options", "nonfinite")
 
 
-def verdict_of(code: str) -> Verdict:
+def conduct_of(code: str) -> Conduct:
     """What an error with this code, as the answer to a message, has shown of its sender."""
     if code == ProtocolError.code:
-        return Verdict.FATAL
-    return Verdict.STRANGER if code in NO_REFUSALS else Verdict.WRONG
+        return Conduct.FATAL
+    return Conduct.STRANGER if code in NO_REFUSALS else Conduct.WRONG
 
 
 @dataclass(frozen=True, slots=True)

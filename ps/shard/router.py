@@ -7,7 +7,7 @@ import zmq
 
 from leash.ps.options.addresses import parse_learners
 from leash.ps.options.server import ServerOptions
-from leash.ps.wire.intake import Frames, Intake, PeerLimits, Verdict, open_intake
+from leash.ps.wire.intake import Conduct, Frames, Intake, PeerLimits, open_intake
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
     Payload,
@@ -59,7 +59,7 @@ class DataRouter:
         self.port: Final = self.intake.port
         self._unreading: list[int] = []  # workers that left no room for their answers
 
-    def take(self, handle: Callable[[Frames], Verdict], until: Callable[[], bool]) -> None:
+    def take(self, handle: Callable[[Frames], Conduct], until: Callable[[], bool]) -> None:
         """Hands over messages that have come, a few at a time, as other sockets wait.
 
         Args:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from itertools import count
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import zmq
 import zmq.backend
@@ -26,7 +26,8 @@ from leash.ps.wire.frames import MAX_HEADER_NBYTES
 from leash.ps.wire.sockets import bind, has_come
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
-Frames: TypeAlias = list[zmq.Frame | bytes]  # route, header, and the payload if there is one
+# Route and header, and the payload if there is one.
+Frames: TypeAlias = list[Any]  # of bytes, bytes, and zmq.Frame
 
 STRANGERS: Final = 128  # connections that a socket has beside those of members
 CONNECTIONS_OF_A_MEMBER: Final = 4  # so many at least, with those that it has just lost
@@ -48,7 +49,7 @@ WHY_CLOSED: Final = {
 }
 
 
-class Verdict(Enum):
+class Conduct(Enum):
     """What a message has shown of its sender."""
 
     MEMBER = "member"  # it takes part in the run
@@ -110,7 +111,7 @@ class Intake(Protocol):
         """Takes the next message; [] if none has come."""
         ...
 
-    def judge(self, verdict: Verdict) -> None:
+    def judge(self, conduct: Conduct) -> None:
         """Notes what the newest message has shown of its sender, which may cost its connection."""
         ...
 
@@ -230,15 +231,15 @@ class LaneIntake:
         self._core.drain()
         return [route, header, payload, SURPLUS]
 
-    def judge(self, verdict: Verdict) -> None:
+    def judge(self, conduct: Conduct) -> None:
         """Notes what the newest message has shown of its sender, which may cost its connection."""
-        match verdict:
-            case Verdict.MEMBER:
+        match conduct:
+            case Conduct.MEMBER:
                 if not self._knows_sender:
                     self._core.vouch()
-            case Verdict.WRONG:
+            case Conduct.WRONG:
                 self._core.refuse()
-            case Verdict.FATAL:
+            case Conduct.FATAL:
                 self._core.condemn_failed()
 
     def close_unread(self, route: bytes) -> None:
@@ -302,9 +303,9 @@ class PlainIntake:
             self._drain()
         return frames
 
-    def judge(self, verdict: Verdict) -> None:
+    def judge(self, conduct: Conduct) -> None:
         """Closes the connection of a sender whose message the server has failed at."""
-        if verdict is Verdict.FATAL:
+        if conduct is Conduct.FATAL:
             self._end("failed")
 
     def close_unread(self, route: bytes) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from leash.ps.wire.intake import LaneIntake, Verdict
+from leash.ps.wire.intake import Conduct, LaneIntake
 from support.contract import CHUNK_NBYTES, LR, U32, U63, Worker, joined, valid_messages
 from support.peers import Header, Peer, peers
 from support.servers import serving
 
-SHARE, ALL = 20_000, 1_000_000
+SHARE, ALL = 12_000, 1_000_000
 BATCH = 200  # without an answer at the same time
 FAR_AWAY = 2**40  # a step that no change of a few bits makes the next one
 SETTINGS: dict[str, Any] = {
@@ -113,8 +113,8 @@ def _admits_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody loses its connection for messages that are refused, or few of them would be read."""
     judge = LaneIntake.judge
 
-    def mild(self: LaneIntake, verdict: Verdict) -> None:
-        judge(self, Verdict.STRANGER if verdict is Verdict.WRONG else verdict)
+    def mild(self: LaneIntake, conduct: Conduct) -> None:
+        judge(self, Conduct.STRANGER if conduct is Conduct.WRONG else conduct)
 
     monkeypatch.setattr(LaneIntake, "judge", mild)
 

@@ -17,7 +17,7 @@ from support.peers import Peer
 from support.processes import server_process
 
 WORKERS = 32
-SHARE, ALL = 20_000, 1_000_000
+SHARE, ALL = 12_000, 1_000_000
 LAYOUT = msgpack.packb([["w", "f32", [16], "parameter"]])
 GRADIENT = bytes(64)
 MIB = 1 << 20
