@@ -241,7 +241,12 @@ def _unread(address: str) -> Iterator[Callable[[Header], None]]:
         dealer.setsockopt(zmq.RCVHWM, 1)
         dealer.setsockopt(zmq.RCVBUF, 4096)
         dealer.connect(address)
-        yield lambda header: dealer.send(msgpack.packb({"v": 1, **header}))
+
+        def send(header: Header) -> None:
+            with suppress(zmq.Again):  # its buffers are full, and nobody reads them
+                dealer.send(msgpack.packb({"v": 1, **header}), zmq.DONTWAIT)
+
+        yield send
     finally:
         context.destroy(linger=0)
 
