@@ -260,7 +260,8 @@ def test_a_message_at_which_the_server_fails_costs_its_sender_the_connection(
     peer.socket.disable_monitor()
     monitor.close()
     assert server.metrics.summary()["failures"] == before["failures"] + 1
-    peer.ask(verb, *payloads)  # over a new connection
+    with peers(attack.running.address, attack.running.data_address) as others:
+        others[which == "data"].ask(verb, *payloads)
 
 
 Broken = tuple[str, Callable[[RunningServer], tuple[object, str]]]
@@ -290,6 +291,7 @@ def test_what_fails_beside_a_handler_is_counted_and_ends_nothing(
         with monkeypatch.context() as broken, peers(
             *[running.address, running.data_address] * 3
         ) as planes:  # fmt: skip
+            worker.control.ask({"t": "status"})  # the server is done with what was answered before
             broken.setattr(*found(running), fail)
             for control, data in zip(planes[::2], planes[1::2], strict=True):
                 control.send({"t": "status"})
