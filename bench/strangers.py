@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from leash.bench.command import bench_main
-from leash.bench.harness.attackers import KINDS
+from leash.bench.harness.attackers import CONNECTIONS, KINDS
 from leash.bench.harness.crew import crew
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Round, Times, Trial, in_turn
@@ -34,7 +34,6 @@ PEERS = ("sink",)
 NBYTES: Final = 4_000_000
 SHORT_KINDS: Final = ("empty_frames", "unfinished", "connections", "requests")
 ATTACKERS: Final = "leash.bench.harness.attackers"
-CONNECTIONS: Final = 4
 PEAK_RESET: Final = "5"  # what /proc/PID/clear_refs takes to forget the peak of memory
 
 
