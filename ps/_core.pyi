@@ -910,6 +910,13 @@ class Shard:
         """
         A step that is new on every chunk: the largest minimum, plus one.
         """
+    def give_up_rounds(self) -> list[Reply]:
+        """
+        Gives up all rounds, and returns the answers that waited for them.
+
+        What was sent for them is dropped, and so is the rest of the step that each worker is in. Does
+        nothing under a rule that gathers no rounds.
+        """
     def has_state(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> bool:
         """
         True from the first update on, if the optimizer has buffers for this chunk.
@@ -1233,6 +1240,12 @@ class ShardEngine:
         """
         Forgets a worker: its segment, options and requests. Others still wait for it.
         """
+    def give_up_rounds(self, now_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Ends a stall under a rule that gathers rounds: gives all of them up, and sends the
+        answers that waited. What was sent for them, and the rest of the steps that workers are in, is
+        dropped.
+        """
     def is_attached(self, worker: typing.SupportsInt | typing.SupportsIndex) -> bool: ...
     def leave(
         self,
@@ -1302,7 +1315,17 @@ class ShardEngine:
         What happened since the last call.
         """
     @property
+    def has_news(self) -> bool:
+        """
+        Whether records, counts or signs of life have come up since they were taken.
+        """
+    @property
     def parked(self) -> int: ...
+    @property
+    def waiting(self) -> list[int]:
+        """
+        The workers that wait for an answer, in ascending order.
+        """
 
 class StepChunk:
     """

@@ -55,6 +55,7 @@ _RUN_SCRIPT: Final = (
 SERVER_VARIABLE: Final = "LEASH_SERVER"
 RANK_VARIABLE: Final = "LEASH_RANK"
 WORKERS_VARIABLE: Final = "LEASH_WORKERS"
+PATIENCE_VARIABLE: Final = "LEASH_PATIENCE"
 
 
 def module_argv(module: str, *words: str) -> list[str]:

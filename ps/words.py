@@ -32,6 +32,15 @@ WAITING_IS: Final = "from a push to its answer"
 LAG_IS: Final = "steps ahead of the slowest"
 FIGURES_ARE: Final = f"waiting: share of the time {WAITING_IS}; lag: {LAG_IS}"
 
+# What the thread of a worker that trains is doing, as its beats tell.
+BETWEEN: Final = "between"  # in a loop of the user's own, behind a step: it has begun no other
+LOADING: Final = "data"
+FORWARD: Final = "forward"
+BACKWARD: Final = "backward"
+STEP: Final = "step"
+WAITING: Final = "waiting"  # for the answers of the server
+PHASES: Final = (BETWEEN, LOADING, FORWARD, BACKWARD, STEP, WAITING)
+
 BYE_REASONS: Final = (DONE, TIMED_OUT, STOPPED, FAILED)  # those that a process gives itself
 TAKES_PART: Final = (LIVE, RESTING)
 

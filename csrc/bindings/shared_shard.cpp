@@ -95,6 +95,12 @@ std::vector<Reply> SharedShard::set_rule(const Rule& rule) {
   return replies;
 }
 
+std::vector<Reply> SharedShard::give_up_rounds() {
+  std::vector<Reply> replies;
+  locked_then_drop([&](Shard& shard) { replies = shard.give_up_rounds(); });
+  return replies;
+}
+
 void SharedShard::unpark(std::uint32_t chunk, std::uint32_t worker) {
   locked_then_drop([&](Shard& shard) { shard.unpark(chunk, worker); });
 }

@@ -56,6 +56,7 @@ class SharedShard {
                   const pybind11::buffer& out, Codec codec);
   std::vector<Reply> leave(std::uint32_t worker);
   std::vector<Reply> set_rule(const Rule& rule);
+  std::vector<Reply> give_up_rounds();
   void unpark(std::uint32_t chunk, std::uint32_t worker);
 
   // The bytes of an argument. Throws ValueError unless they are as many as the chunk has.

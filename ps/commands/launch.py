@@ -24,7 +24,7 @@ from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import RunState, result_lines, with_summary
 from leash.ps.commands.script import NEVER_JOINED, LogTail, start_copy
 from leash.ps.datafiles.required import require_data
-from leash.ps.errors import LeashError, ServerUnreachableError
+from leash.ps.errors import LeashError, ProtocolError, ServerUnreachableError
 from leash.ps.interrupt import held, received
 from leash.ps.options.base import common_options, to_argv
 from leash.ps.options.commands import LaunchOptions, data_plan_of
@@ -49,8 +49,8 @@ from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
-from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
-from leash.ps.words import DONE, GOES_ON_FROM, INCOMPLETE, NOT_BITWISE, why_stopped
+from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Bye, Ok
+from leash.ps.words import DONE, FAILED, GOES_ON_FROM, INCOMPLETE, NOT_BITWISE, why_stopped
 
 POLL_S: Final = 0.5
 # What the server says of a checkpoint from which it goes on.
@@ -78,7 +78,9 @@ def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
     if options.report:
         require_matplotlib()
     require_data(options)
-    run_dir = RunDir.at(options.run_dir, options.rule.policy.name)
+    run_dir = RunDir.at(
+        options.run_dir, options.rule.policy.name, goes_on=True, fresh=options.fresh
+    )
     # The server works its rates out by the same function; config.yaml notes what they are.
     run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
@@ -96,7 +98,7 @@ def planned_epochs(options: LaunchOptions) -> int | None:
 def options_of_server(options: LaunchOptions, run_dir: RunDir) -> ServerOptions:
     """Makes the options of the server that a launch starts."""
     return common_options(
-        options, ServerOptions, bind=FREE_PORT, run_dir=str(run_dir.path),
+        options, ServerOptions, bind=FREE_PORT, run_dir=str(run_dir.path), fresh=False,
         epochs=planned_epochs(options),
         threads=options.server_threads,  # a launch's `threads` are torch's
         data_plan=data_plan_of(options),
@@ -227,7 +229,7 @@ class Launch:
                     self._state = request_state(channel, POLL_S)
                     screen.show(self._state)
                     self._require_joined(done)
-                self._judge(ended, screen)
+                self._judge(ended, screen, channel)
                 with suppress(TimeoutExpired):
                     self._server.wait(POLL_S)
 
@@ -258,7 +260,7 @@ class Launch:
         if done and not self._state["started"] and not self._state["stopping"]:
             raise self._error([Failure(f"worker {rank}", NEVER_JOINED, 1) for rank in done])
 
-    def _judge(self, ended: dict[int, int], screen: Screen) -> None:
+    def _judge(self, ended: dict[int, int], screen: Screen, channel: ControlChannel) -> None:
         """Decides what the end of these workers means for the run."""
         if self._state is not None and self._state["stopping"]:
             return
@@ -269,10 +271,20 @@ class Launch:
         for rank, status in lost.items():
             how = "was killed" if from_outside(status) else "failed"
             screen.say(f"worker {rank} {how}; the run goes on without it")
+            self._say_bye_for(rank, channel)
         if self._nobody_can_go_on() and not self._gave_up:
             assert self._server is not None
             self._gave_up = True
             self._server.terminate()
+
+    def _say_bye_for(self, rank: int, channel: ControlChannel) -> None:
+        """Tells the server of a worker that has ended, so that nobody waits for it any more."""
+        assert self._state is not None
+        incarnations = {row["worker"]: row["incarnation"] for row in self._state["table"]}
+        if rank in incarnations:
+            # It may have said bye itself, and the server may be about to end.
+            with suppress(ProtocolError, ServerUnreachableError):
+                channel.request(Bye(rank, incarnations[rank], FAILED), Ok, timeout_s=POLL_S)
 
     def _nobody_can_go_on(self) -> bool:
         """Whether all workers ended before they were done; the server would wait for them."""

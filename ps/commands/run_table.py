@@ -53,6 +53,7 @@ _STYLES: Final = {
 def run_table(state: RunState) -> RenderableType:
     """The table: what runs, a row for each worker, the test accuracy by epoch."""
     parts = [_header(state), _progress(state), Text(), _workers(state)]
+    parts += [Text(line, style="yellow") for line in waits_of(state)]
     parts.append(Text(FIGURES_ARE, style="dim"))
     if any(share is not None for share in state["test_accuracy_by_epoch"]):
         parts += [Text(), _accuracies(state["test_accuracy_by_epoch"])]
@@ -72,7 +73,7 @@ def plain_line(state: RunState) -> str:
     ]
     if state["test_accuracy"] is not None:
         parts.append(f"test accuracy {accuracy_text(state['test_accuracy'])}")
-    return ", ".join(parts)
+    return ", ".join([*parts, *waits_of(state)])
 
 
 def with_summary(state: RunState, summary: dict[str, Any]) -> RunState:
@@ -135,6 +136,26 @@ def waiting_for(state: RunState) -> str:
     if not missing:
         return "starting: waiting for the evaluator"
     return f"starting: waiting for worker{'s' if len(state['missing']) > 1 else ''} {missing}"
+
+
+def waits_of(state: RunState) -> list[str]:
+    """Says for whom the workers wait, and the server, of a run that has started."""
+    if state["stopping"] or state["finished"]:
+        return []
+    lines = [f"waiting for {held['text']}" for held in state.get("awaited", [])]
+    if away := state.get("coming_back"):
+        whom = f"worker{'s' if len(away) > 1 else ''} {', '.join(map(str, away))}"
+        lines.append(f"waiting for {whom} to come back")
+    return lines
+
+
+def stacks_of(state: RunState) -> list[str]:
+    """Writes where the training threads of the workers are that have told their stacks."""
+    return [
+        f"worker {row['worker']}, {row['stack_s']:.0f} s ago, then in {row['phase']}:\n"
+        f"{row['stack'].rstrip()}"
+        for row in state["table"] if row.get("stack")
+    ]  # fmt: skip
 
 
 def epoch_of(state: RunState) -> str:

@@ -1,6 +1,6 @@
 """A script of the user's own under `leash launch`: starts its copies, and relays what they print.
 
-Each copy is a plain `python SCRIPT ARGUMENTS`, with three variables in its environment by which
+Each copy is a plain `python SCRIPT ARGUMENTS`, with a few variables in its environment by which
 PSOptimizer finds its place in the run. What it prints goes to its log, and from there, line by
 line, to the screen.
 """
@@ -12,6 +12,7 @@ from typing import Final
 
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.processes import (
+    PATIENCE_VARIABLE,
     RANK_VARIABLE,
     SERVER_VARIABLE,
     WORKERS_VARIABLE,
@@ -35,7 +36,8 @@ def start_copy(options: LaunchOptions, rank: int, address: str, log: Path) -> Pr
     """
     assert options.script is not None
     place = {
-        SERVER_VARIABLE: address, RANK_VARIABLE: str(rank), WORKERS_VARIABLE: str(options.workers)
+        SERVER_VARIABLE: address, RANK_VARIABLE: str(rank), WORKERS_VARIABLE: str(options.workers),
+        PATIENCE_VARIABLE: str(options.patience),
     }  # fmt: skip
     with log.open("wb") as output:
         return spawn_script(

@@ -3,18 +3,22 @@
 import json
 import math
 import threading
+import time
 from typing import Any, Final
 
 from rich.console import Console
+from rich.text import Text
 
 from leash.ps.commands.live_screen import Screen, screen_for
-from leash.ps.commands.run_table import RunState, run_table
+from leash.ps.commands.run_table import RunState, run_table, stacks_of
 from leash.ps.errors import ServerUnreachableError, UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.commands import StatusOptions
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.words import TAKES_PART
 
 WATCH_S: Final = 0.5
+STACKS_S: Final = 8.0  # a worker tells its stack with one of its next beats
 
 
 def run(options: StatusOptions) -> int:
@@ -22,7 +26,9 @@ def run(options: StatusOptions) -> int:
     address = address_of(options.server, options.ps_ip, options.ps_port)
     console = Console()
     with ControlChannel(address) as channel:
-        state = _first_state(channel, options.wait_s)
+        state = _first_state(channel, options.wait_s, stacks=options.stacks)
+        if options.stacks:
+            state = _with_stacks(channel, options.wait_s, state)
         if options.watch:
             with screen_for(console) as screen:
                 _watch(channel, options.wait_s, state, screen)
@@ -30,13 +36,16 @@ def run(options: StatusOptions) -> int:
             print(json.dumps(_plain(state), indent=1))
         else:
             console.print(run_table(state))
+        if options.stacks and not options.json:
+            for stack in stacks_of(state):
+                console.print(Text(stack), soft_wrap=True)
     return 0
 
 
-def _first_state(channel: ControlChannel, wait_s: float) -> RunState:
+def _first_state(channel: ControlChannel, wait_s: float, *, stacks: bool) -> RunState:
     """Asks for the state; raises UsageError if nobody answers, since the address must be wrong."""
     try:
-        return request_state(channel, wait_s)
+        return request_state(channel, wait_s, stacks=stacks)
     except ServerUnreachableError as error:
         raise UsageError(str(error)) from error
 
@@ -53,6 +62,18 @@ def _watch(channel: ControlChannel, wait_s: float, state: RunState, screen: Scre
             screen.say("the server has ended")
             return
         screen.show(state)
+
+
+def _with_stacks(channel: ControlChannel, wait_s: float, state: RunState) -> RunState:
+    """Asks again until each live worker has told its stack since, or for `STACKS_S` seconds."""
+    began_s, pause = time.monotonic(), threading.Event()
+    while (since_s := time.monotonic() - began_s) < STACKS_S:
+        tellers = [row for row in state["table"] if row["state"] in TAKES_PART and row["phase"]]
+        if all(row.get("stack") and row["stack_s"] <= since_s for row in tellers):
+            break
+        pause.wait(WATCH_S)
+        state = request_state(channel, wait_s, stacks=True)
+    return state
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from leash.ps.options.rule import RuleGroup
 from leash.ps.options.server import (
     SHARDS_HELP,
     RunGroup,
+    StallGroup,
     check_shards,
     check_threads,
 )
@@ -24,6 +25,7 @@ from leash.ps.options.staleness import StalenessGroup, check_softens
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.options.worker import (
     ConnectionGroup,
+    PatienceGroup,
     SlownessGroup,
     TrainingGroup,
     TransportGroup,
@@ -68,7 +70,8 @@ class LaunchGroup(Options):
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions(
     LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
-    StalenessGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup, RunGroup,
+    StalenessGroup, TrainingGroup, TransportGroup, PatienceGroup, SlownessGroup, TimeScaleGroup,
+    StallGroup, RunGroup,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
@@ -148,6 +151,9 @@ class StatusGroup(Options):
 
     json: bool = option(False, "print the state as JSON")
     watch: bool = option(False, "keep the table up to date until the run ends")
+    stacks: bool = option(
+        False, "ask the workers for the stacks of their training threads, and show those too"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,8 +70,9 @@ class ServerGroup(Options):
         metavar="SECONDS",
     )  # fmt: skip
     rejoin_s: float = option(
-        30.0, "when every worker is gone, wait so long for one to come back", metavar="SECONDS"
-    )
+        600.0, "when every worker is gone, or work is left that is one's alone who is, wait so "
+        "long for it to come back", metavar="SECONDS",
+    )  # fmt: skip
     chunk_kib: int = option(1024, f"size of a chunk; a multiple of {CHUNK_STEP_KIB}", metavar="KIB")
     threads: int = option(1, "threads that share the work on a large chunk", metavar="N")
     window: int = option(16, "chunks that one worker may have in flight", metavar="CHUNKS")
@@ -104,6 +105,22 @@ class ServerGroup(Options):
     def chunk_nbytes(self) -> int:
         """The size of a chunk in bytes, as the wire and the core count it."""
         return self.chunk_kib * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class StallGroup(Options):
+    """The option of what becomes of a worker that is alive and gets nowhere."""
+
+    title: ClassVar[str] = "stalls"
+
+    stall_s: float | None = option(
+        None, "a worker that others wait for is left behind once it has been in one phase of its "
+        "step for so long, such as backward; by default never", metavar="SECONDS",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "stall_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +187,12 @@ class RunGroup(Options):
         "--save-path", metavar="DIR", is_path=True,
     )  # fmt: skip
     resume: str | None = option(
-        None, "go on where this checkpoint was written", metavar="FILE.safetensors", is_path=True
+        None, "go on where this checkpoint was written; default: where a run in --run-dir was that "
+        "is not done, by its newest checkpoint that is whole",
+        metavar="FILE.safetensors", is_path=True,
+    )  # fmt: skip
+    fresh: bool = option(
+        False, "begin anew in --run-dir; what a run has left there is moved to before-N in it"
     )
     checkpoint_every: str = option(
         "60s", "write a checkpoint so often: 60s, seconds, or 500u, updates, each in place of the "
@@ -222,8 +244,8 @@ def check_shards(shards: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions(
-    ServerGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup, StalenessGroup,
-    TaskGroup, RunGroup, TimeScaleGroup,
+    ServerGroup, StallGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
+    StalenessGroup, TaskGroup, RunGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Keep the parameters, and apply what workers push."""
 

@@ -21,6 +21,7 @@ from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
 from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP, Slowness
 from leash.ps.wire.limits import check_encoding
+from leash.ps.wire.requester import PATIENCE_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,23 @@ class TransportGroup(Options):
     def check(self) -> None:
         super().check()
         check_encoding(self.codec, self.int8_block, self.topk_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatienceGroup(Options):
+    """The option of how long a process that takes part bears an outage."""
+
+    title: ClassVar[str] = "outages"
+
+    patience: float = option(
+        PATIENCE_S, "a worker that takes part keeps trying for so long when nobody answers, and "
+        "then goes on by itself; inf for ever", metavar="SECONDS",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        if not self.patience > 0:  # nor is it a NaN
+            raise UsageError(f"--patience {self.patience}: give a number above 0, or inf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +155,8 @@ class RankGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions(
-    ConnectionGroup, RankGroup, TaskGroup, TrainingGroup, TransportGroup, SlownessGroup,
-    TimeScaleGroup,
+    ConnectionGroup, RankGroup, PatienceGroup, TaskGroup, TrainingGroup, TransportGroup,
+    SlownessGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 

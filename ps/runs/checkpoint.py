@@ -17,7 +17,7 @@ so that a reader always finds a whole file, the old one or the new one.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -217,6 +217,31 @@ def check_checkpoint(path: Path, disk: Disk = THIS_HOST) -> dict[str, str]:
             return metadata
     except UNREADABLE as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+
+
+def newest_whole(
+    checkpoints: Iterable[Path], say: Callable[[str], None], disk: Disk = THIS_HOST
+) -> Path | None:
+    """Finds the newest checkpoint that is whole, so that a run can go on from it.
+
+    Args:
+        checkpoints: of a run, the newest first.
+        say: shows a line about each that is passed over.
+        disk: where they are.
+
+    Returns:
+        Its path; None if there is none.
+    """
+    return next((path for path in checkpoints if _is_whole(path, say, disk)), None)
+
+
+def _is_whole(path: Path, say: Callable[[str], None], disk: Disk) -> bool:
+    try:
+        check_checkpoint(path, disk)
+    except CheckpointError as error:
+        say(f"{error}; it is passed over")
+        return False
+    return True
 
 
 def _reader(

@@ -9,12 +9,14 @@ one that is full, slow or forgetful. Every method may raise OSError. What is dur
     create    what was written is in the file once `flush` or `close` returns. It then outlives this
               process, but not a power cut: nothing is forced to the disk. Each write that was
               flushed may be there or not, and the last one in part.
+    append    the same, behind what is in the file; and `force_soon` has it forced to the disk.
     remove    seen at once by this host; a power cut may bring the file back.
 """
 
 import os
+import threading
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, TypeAlias
 
@@ -56,6 +58,14 @@ class GrowingFile(Protocol):
         ...
 
 
+class ForcedFile(GrowingFile, Protocol):
+    """A file to whose end one writes what is to outlive a power cut."""
+
+    def force_soon(self) -> None:
+        """Has all that was flushed forced to the disk; neither waits, nor says if it fails."""
+        ...
+
+
 class Disk(Protocol):
     """What a run needs of a disk; see the module for what is durable when."""
 
@@ -72,6 +82,14 @@ class Disk(Protocol):
 
     def create(self, path: Path) -> GrowingFile:
         """Opens an empty file to write to, in place of one that is there."""
+        ...
+
+    def append(self, path: Path) -> ForcedFile:
+        """Opens a file to write to its end; an empty one where there is none."""
+        ...
+
+    def rename(self, path: Path, to: Path) -> None:
+        """Gives a file or a folder another name, which no other has."""
         ...
 
     def open(self, path: Path) -> OpenFile:
@@ -136,6 +154,42 @@ class _HostFile:
         os.close(self._fd)
 
 
+class _HostJournal:
+    """A file of this host that grows, and a thread that forces it to the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: Final = path.open("ab")
+        self._is_due: Final = threading.Event()
+        self._is_over = False
+        self._thread: threading.Thread | None = None  # from the first `force_soon` on
+
+    def write(self, piece: Bytes, /) -> object:
+        return self._file.write(piece)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def force_soon(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._force, name="leash-journal", daemon=True)
+            self._thread.start()
+        self._is_due.set()
+
+    def close(self) -> None:
+        self._is_over = True
+        self._is_due.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._file.close()
+
+    def _force(self) -> None:
+        while not self._is_over:
+            self._is_due.wait()
+            self._is_due.clear()
+            with suppress(OSError):  # what was written stays, as long as there is power
+                os.fsync(self._file.fileno())
+
+
 class ThisHost:
     """The files of this host. Implements Disk."""
 
@@ -149,6 +203,12 @@ class ThisHost:
 
     def create(self, path: Path) -> BinaryIO:
         return path.open("wb")
+
+    def append(self, path: Path) -> ForcedFile:
+        return _HostJournal(path)
+
+    def rename(self, path: Path, to: Path) -> None:
+        path.rename(to)
 
     def open(self, path: Path) -> OpenFile:
         return _HostFile(path)

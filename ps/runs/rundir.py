@@ -4,7 +4,9 @@
 
     runs/NAME/
       config.yaml    every setting, enough to run it again: leash launch --config config.yaml
-      events.jsonl   one event a line; see leash.ps.runs.events
+      events.jsonl   one event a line; see leash.ps.runs.events. events-1.jsonl is of the server
+                     before this one, where the run went on after its end
+      journal.jsonl  what the next server has to know; see leash.ps.runs.journal
       summary.json   the results
       checkpoints/   latest.safetensors while it goes on, final.safetensors once it has ended, and
                      epoch-N.safetensors where asked for
@@ -16,6 +18,7 @@
 """
 
 import dataclasses
+import itertools
 import json
 import shlex
 import time
@@ -26,38 +29,57 @@ from typing import Any, Final
 import yaml
 
 from leash.ps.errors import UsageError
+from leash.ps.runs import journal
 from leash.ps.runs.disk import THIS_HOST, Disk
+from leash.ps.words import DONE
 
 RUNS: Final = "runs"
+# The files and folders that a run leaves, and by which a later one would go.
+OF_A_RUN: Final = (
+    "config.yaml", "events.jsonl", journal.NAME, "summary.json", "checkpoints", "tensorboard",
+    "report.html", "report", "logs",
+)  # fmt: skip
 MACHINES_FILE: Final = "virtual.yaml"  # the machines of a run in virtual time
 
 
 class RunDir:
     """The paths of one run directory; writes config.yaml and summary.json."""
 
-    def __init__(self, path: Path, disk: Disk = THIS_HOST) -> None:
+    def __init__(
+        self, path: Path, disk: Disk = THIS_HOST, *, goes_on: bool = False, fresh: bool = False
+    ) -> None:
         """Makes the folder.
 
         Args:
             path: of the folder.
             disk: where it is, with all files that the run leaves.
+            goes_on: a run that was left there, and is not done, may go on.
+            fresh: what a run has left there is moved to a folder in it, `before-1`.
 
         Raises:
             UsageError: that fails, nobody can write there, or the folder holds a run already.
         """
         self.path: Final = path
         self.disk: Final = disk
-        if disk.exists(path / "summary.json"):
+        ended = None if fresh else self._ended()
+        if ended is not None and not goes_on:
             raise UsageError(f"--run-dir {path}: a run has left its summary there; take another")
+        if ended == DONE:
+            raise UsageError(
+                f"--run-dir {path}: the run there is done; take another, or begin anew with --fresh"
+            )
         disk.require_folder("--run-dir", path)
+        if fresh:
+            self._move_away()
 
     @classmethod
     def at(
-        cls, path: str | None, name: str, date: Callable[[], time.struct_time] = time.localtime
-    ) -> "RunDir":
+        cls, path: str | None, name: str, date: Callable[[], time.struct_time] = time.localtime,
+        *, goes_on: bool = False, fresh: bool = False,
+    ) -> "RunDir":  # fmt: skip
         """Makes the given folder, or a new one below runs/ named after date, time and `name`."""
         if path is not None:
-            return cls(Path(path))
+            return cls(Path(path), goes_on=goes_on, fresh=fresh)
         stem = time.strftime("%Y%m%d-%H%M%S-", date()) + name
         taken = (Path(RUNS, stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
         return cls(next(p for p in taken if not p.exists()))
@@ -65,6 +87,10 @@ class RunDir:
     @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / journal.NAME
 
     @property
     def summary(self) -> Path:
@@ -82,9 +108,19 @@ class RunDir:
     @property
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint that was written last; None if there is none."""
+        return next(iter(self.checkpoints), None)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """All checkpoints, the newest first."""
         files = self.disk.files_in(self.checkpoint("final").parent)
         written = [(path, when) for path, when in files if path.suffix == ".safetensors"]
-        return max(written, key=lambda file: file[1], default=(None, 0))[0]
+        return [path for path, _ in sorted(written, key=lambda file: -file[1])]
+
+    def keep_events(self, generation: int) -> None:
+        """Keeps the events of an earlier server of this run under another name."""
+        if self.disk.exists(self.events):
+            self.disk.rename(self.events, self.path / f"events-{generation}.jsonl")
 
     def continuing_command(self, command: str) -> str | None:
         """The command line that goes on where this run has ended; None without a checkpoint.
@@ -111,6 +147,30 @@ class RunDir:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json."""
         self._write(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+
+    def _ended(self) -> str | None:
+        """The word with which a run has ended here; None if none has."""
+        if not self.disk.exists(self.summary):
+            return None
+        file = self.disk.open(self.summary)
+        try:
+            return str(json.loads(file.read(0, file.nbytes)).get("ended", ""))
+        except ValueError:  # nobody can say that it was done
+            return ""
+        finally:
+            file.close()
+
+    def _move_away(self) -> None:
+        """Moves what a run has left here to a folder of its own, where nothing reads it."""
+        left = [path for path in map(self.path.joinpath, OF_A_RUN) if self.disk.exists(path)]
+        if left:
+            numbers = itertools.count(1)
+            before = next(
+                p for n in numbers if not self.disk.exists(p := self.path / f"before-{n}")
+            )
+            self.disk.make_folder(before)
+            for path in left:
+                self.disk.rename(path, before / path.name)
 
     def _write(self, path: Path, text: str) -> None:
         self.disk.replace(path, [text.encode()])

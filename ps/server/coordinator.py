@@ -7,7 +7,7 @@
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
@@ -16,6 +16,7 @@ import msgpack
 from leash.ps.errors import (
     HeaderError,
     LayoutError,
+    PayloadSizeError,
     ShardLostError,
     StoppingError,
     UsageError,
@@ -27,20 +28,24 @@ from leash.ps.options.outer_optimizer import outer_of
 from leash.ps.options.plan import LEASE
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.staleness import check_softens
-from leash.ps.policy import BSP, Rule, rule_from_message
+from leash.ps.policy import BACKUP, BSP, Rule, rule_from_message
+from leash.ps.runs.journal import Journal
 from leash.ps.runs.position import Position
 from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.server.saves import Saves
 from leash.ps.server.settings import run_settings
 from leash.ps.server.shards import Shards
+from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.codecs import CODECS
 from leash.ps.wire.frames import error_message
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import (
+    STACK_MAX_NBYTES,
     STOPPED_BY_TIMEOUT,
+    TEXT_MAX,
     Beat,
     Beaten,
     Bye,
@@ -58,10 +63,11 @@ from leash.ps.wire.messages import (
     Status,
     Welcome,
 )
-from leash.ps.words import BYE_REASONS, DONE, EVICTED, REPLACED, TIMED_OUT
+from leash.ps.words import BYE_REASONS, DONE, EVICTED, LIVE, REPLACED, TIMED_OUT, WAITING
 
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
+STACKS_MAX_NBYTES: Final = 1 << 18  # in one `state`
 REPORT_KINDS: Final = ("plan", "training", "epoch", "evaluation")
 ControlAnswer: TypeAlias = tuple[Message, bytes | None]
 Handler: TypeAlias = Callable[[Message, bytes | None], ControlAnswer]
@@ -81,15 +87,18 @@ class Coordinator:
         metrics: Metrics,
         shards: Shards,
         now: Callable[[], float] = time.monotonic,
+        holdups: HoldUps | None = None,
     ) -> None:
         self.stopping: str = ""
         self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
+        self.journal: Journal = Journal(None)  # whoever has a run directory gives another
         self._options: Final = options
         self.rule: Rule = rule  # the one that the run goes by now
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
         self._now: Final = now
+        self.holdups: Final = holdups or HoldUps(members, now)
         self._desk: Final = LeaseDesk(options, rule.policy.name, members, metrics, shards)
         self._codecs: Final[set[str]] = set()  # in which workers send gradients
         self._deserted_s: float | None = None  # since when no worker has been live
@@ -142,6 +151,8 @@ class Coordinator:
         except ShardLostError:
             self._members.forget(member)  # no shard waits for it, and metrics do not know it
             raise
+        if not member.is_observer:
+            self.journal.joined(member.worker, member.incarnation)
         self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if not member.is_observer:
             self._codecs.add(codec)
@@ -157,8 +168,10 @@ class Coordinator:
         if self.closed or (self.finished and was_done):
             raise StoppingError(self.stopping or ALL_DONE)
 
-    def _on_beat(self, msg: Beat, _: bytes | None) -> ControlAnswer:
+    def _on_beat(self, msg: Beat, payload: bytes | None) -> ControlAnswer:
+        stack = "" if payload is None else _checked_stack(payload)
         member = self._members.require_current(msg.worker, msg.incarnation)
+        self._members.note_phase(member, msg.phase, msg.phase_s, stack)
         # A timeout ends the workers' training at once; an observer first evaluates once more.
         ends_now = not (member.is_observer and self.stopping == STOPPED_BY_TIMEOUT)
         missing = [] if self._metrics.started else self._members.missing[:MAX_MISSING]
@@ -170,6 +183,8 @@ class Coordinator:
             self._metrics.epoch,
             self.finished,
             self.stopping if ends_now else "",
+            self.holdups.words()[:TEXT_MAX] if msg.phase == WAITING else "",
+            self.holdups.wants_stack(member),
         )
         return beaten, None
 
@@ -182,7 +197,7 @@ class Coordinator:
         return leased, None
 
     def _on_report(self, msg: Report, _: bytes | None) -> ControlAnswer:
-        member = self._members.require_current(msg.worker, msg.incarnation)
+        member = self._members.require_counted(msg.worker, msg.incarnation)
         if msg.kind not in REPORT_KINDS or (msg.kind == "evaluation") != member.is_observer:
             raise HeaderError(f"report.kind: not for this process: {msg.kind!r}")
         if not msg.number or msg.number > member.reported:  # otherwise it has come before
@@ -190,7 +205,9 @@ class Coordinator:
             self._count_report(member, msg)
         return Ok(msg.worker, 0, 0, True), None
 
-    def _on_status(self, _: Status, __: bytes | None) -> ControlAnswer:
+    def _on_status(self, msg: Status, _: bytes | None) -> ControlAnswer:
+        if msg.stacks:
+            self.holdups.ask_all()
         return State(), msgpack.packb(self.state())
 
     def _on_set(self, msg: Set, _: bytes | None) -> ControlAnswer:
@@ -203,10 +220,8 @@ class Coordinator:
         except UsageError as error:
             raise HeaderError(f"set: {error}") from error
         if rule != self.rule:
-            self.rule = rule
-            # First, so that its event comes before those of the replies that it releases.
-            self._metrics.set_rule(rule)
-            self._shards.set_rule(rule)
+            self.journal.rule(rule)
+            self.go_by(rule)
         return Ok(0, 0, 0, True), None
 
     def _on_save(self, msg: Save, _: bytes | None) -> ControlAnswer:
@@ -223,8 +238,11 @@ class Coordinator:
             raise HeaderError(f"bye.reason: expected one of {', '.join(BYE_REASONS)}, "
                               f"got {msg.reason!r}")  # fmt: skip
         if not self._members.has_said_bye(msg.worker, msg.incarnation, msg.reason):
-            member = self._members.require_current(msg.worker, msg.incarnation)
-            self._leave(member, msg.reason)
+            member = self._members.require_counted(msg.worker, msg.incarnation)
+            if member.state == EVICTED:
+                self._count_bye(member, msg.reason)
+            else:
+                self._leave(member, msg.reason)
         return Ok(msg.worker, 0, 0, True), None
 
     # Time.
@@ -233,10 +251,28 @@ class Coordinator:
         """Evicts members that have been silent for too long. Call it a few times a second."""
         for member in self._members.silent():
             self._leave(member, EVICTED)
-        if not self._metrics.started or self._members.live:
+        self._look_who_waits()
+        if self.rule.policy is BACKUP and self.trains and not self.stopping:
+            self._end_stall()
+        if not self._metrics.started or self._members.any_live:
             self._deserted_s = None
         elif self._deserted_s is None:
             self._deserted_s = self._now()
+
+    def _look_who_waits(self) -> None:
+        """Notes for whom others wait; evicts those that hang, if that was asked for."""
+        is_waiting = self._shards.parked > 0
+        clocks = self._shards.clocks(self._trains_on) if is_waiting else {}
+        self.holdups.look(clocks, is_waiting=is_waiting)
+        if self._options.stall_s is not None:
+            for worker in self.holdups.stalled(self._options.stall_s):
+                self.evict(worker)
+
+    def _end_stall(self) -> None:
+        live = [member.worker for member in self._members.live]
+        with suppress(ShardLostError):  # the loop hears of that too
+            if self._shards.end_stall(live, self._now()):
+                self._metrics.stall_ended(live)
 
     @property
     def deserted(self) -> bool:
@@ -247,14 +283,39 @@ class Coordinator:
 
     @property
     def finished(self) -> bool:
-        """Whether training is over: nobody is live, and one had come to the end of its work."""
-        over = self._members.any_done or bool(self.stopping)
-        return self._metrics.started and not self._members.live and over
+        """Whether training is over: nobody is live, and nobody is to come back.
+
+        One of them has come to the end of its work, or all that was asked for is trained.
+        """
+        if not self._metrics.started or self._members.any_live:
+            return False
+        if self.stopping:
+            return True
+        over = self._members.any_done or self._is_all_trained()
+        return over and not self.coming_back
+
+    @property
+    def coming_back(self) -> list[int]:
+        """The ranks that were evicted a while ago and owe work, where nobody works any more."""
+        if not self._metrics.started or self._members.any_live:
+            return []
+        since_s = self._now() - self._options.rejoin_s
+        away = {
+            member.worker for member in self._members.workers.values()
+            if member.state == EVICTED and member.left_s >= since_s
+        }  # fmt: skip
+        return sorted(p.worker for p in self.unfinished() if p.worker in away) if away else []
+
+    def _is_all_trained(self) -> bool:
+        """Whether it is known what was to be trained, and all of it is."""
+        planned = (counts.planned_epochs for counts in self._metrics.workers.values())
+        is_known = self._desk.is_used_up() or all(planned)
+        return is_known and not self.unfinished()
 
     @property
     def closed(self) -> bool:
         """Whether the run is over and all observers have left too, so that the server may end."""
-        gone = not self._members.live and not self._members.observers
+        gone = not self._members.any_live and not self._members.observers
         return gone and (self.finished or bool(self.stopping))
 
     @property
@@ -279,10 +340,17 @@ class Coordinator:
 
     # Going on.
 
+    def go_by(self, rule: Rule) -> None:
+        """Has the run go by this rule from now on."""
+        self.rule = rule
+        # First, so that its event comes before those of the replies that it releases.
+        self._metrics.set_rule(rule)
+        self._shards.set_rule(rule)
+
     @property
     def trains(self) -> bool:
         """Whether there are workers that train now."""
-        return self._metrics.started and bool(self._members.live)
+        return self._metrics.started and self._members.any_live
 
     @property
     def in_lockstep(self) -> bool:
@@ -312,6 +380,18 @@ class Coordinator:
         if position.leases is not None:
             self._desk.go_on(position.leases)
 
+    def expect_no_more(self, ranks: Iterable[int]) -> None:
+        """Does not wait for workers which an earlier server of this run has seen off as done.
+
+        What they have trained after the checkpoint, or in an epoch that is planned no more, they
+        would have to train again, so of those that have a share only the ones count that are
+        through with it.
+        """
+        shares, planned = self._metrics.shares(), self._options.epochs
+        for rank in ranks:
+            if planned is not None and rank in shares and shares[rank].epochs >= planned:
+                self._members.expect_no_more(rank)
+
     def _anew(self) -> list[str]:
         """What begins anew in a run that goes on from here."""
         keeping = sorted(name for name in self._codecs if CODECS[name].value_nbytes is None)
@@ -328,6 +408,7 @@ class Coordinator:
         """How the run stands: the payload of `state`; docs/wire-format.md lists its keys."""
         summary = self._metrics.summary()
         rows = [self._worker_row(member) for _, member in sorted(self._members.workers.items())]
+        _fit_stacks(rows)
         return {
             **summary,
             **self._settings(),
@@ -344,10 +425,23 @@ class Coordinator:
             "initialized": self._shards.initialized,
             "model_nbytes": self._shards.layout.nbytes if self._shards.layout else 0,
             "parked": self._shards.parked,
+            "awaited": self.holdups.as_dicts(),
+            "coming_back": self.coming_back,
             "table": rows,
         }
 
     # How it is done.
+
+    def _trains_on(self, worker: int) -> bool:
+        """Whether this rank is live, and has not come to rest."""
+        member = self._members.workers.get(worker)
+        return member is not None and self._desk.state_of(member) == LIVE
+
+    def _count_bye(self, member: Member, reason: str) -> None:
+        """Notes how a worker has left that was evicted before it could say so."""
+        self._members.leave(member, reason)
+        self._metrics.leave(member.worker, member.incarnation, reason)
+        self._desk.complete_epochs()
 
     def _count_report(self, member: Member, msg: Report) -> None:
         if member.is_observer:
@@ -361,11 +455,13 @@ class Coordinator:
         self._metrics.leave(member.worker, member.incarnation, state)
         self._shards.leave(member, state)
         if not member.is_observer:
+            self.journal.left(member.worker, member.incarnation, state)
+            self._metrics.workers[member.worker].complete_answered()
             self._desk.release(
                 member.worker, lockstep=self.rule.policy.average, is_stopping=bool(self.stopping)
             )
             self._desk.complete_epochs()
-            if self._metrics.started and not self._members.live:
+            if self._metrics.started and not self._members.any_live:
                 self._metrics.end()
                 # Who hears that training is over also hears whether there is a model to evaluate:
                 # a short run ends before the other shards' next counts come by themselves.
@@ -429,9 +525,29 @@ class Coordinator:
         return {
             **self._metrics.worker_state(member.worker),
             "name": member.name,
+            "incarnation": member.incarnation,
             "state": self._desk.state_of(member),
+            **self.holdups.row_of(member),
             "silence_s": round(self._members.silence_s(member), 1),
         }
+
+
+def _fit_stacks(rows: list[dict[str, Any]]) -> None:
+    """Leaves out the stacks of the last rows, where all of them would be too much for a message."""
+    room = STACKS_MAX_NBYTES
+    for row in rows:
+        room -= len(row["stack"].encode())
+        if room < 0:
+            row["stack"], row["stack_s"] = "", None
+
+
+def _checked_stack(payload: bytes) -> str:
+    """Reads the payload of a `beat`. Raises PayloadSizeError."""
+    if len(payload) > STACK_MAX_NBYTES:
+        raise PayloadSizeError(
+            f"beat: expected at most {STACK_MAX_NBYTES} bytes of a stack, got {len(payload)}"
+        )
+    return payload.decode(errors="replace")
 
 
 def _agreed_codec(offered: list[str]) -> str:

@@ -88,6 +88,10 @@ class LeaseDesk:
         else:
             self._metrics.complete_epochs(self._members)
 
+    def is_used_up(self) -> bool:
+        """Whether samples were leased, and all of all epochs are done."""
+        return self._leases.in_use and not self._leases.left()
+
     def unfinished(self, state: str) -> list[Unfinished]:
         """What is left of the epochs that were to be leased; nothing if there are no leases.
 

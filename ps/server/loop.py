@@ -25,6 +25,7 @@ from leash.ps.options.optimizer import with_rates
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.processes import keep_memory
+from leash.ps.runs.checkpoint import newest_whole
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.announcement import how_to_join
@@ -278,7 +279,9 @@ def serve(options: ServerOptions) -> int:
     options = with_rates(replace(options, model=model, dataset=dataset))
     if has_evaluator(options):
         require_data(options, ("test",))
-    run_dir = RunDir.at(options.run_dir, rule.policy.name)
+    run_dir = RunDir.at(options.run_dir, rule.policy.name, goes_on=True, fresh=options.fresh)
+    if options.resume is None and (newest := newest_whole(run_dir.checkpoints, _say)) is not None:
+        options = replace(options, resume=str(newest))
     if (
         options.ready_fd is None
     ):  # a program that starts a server with one writes config.yaml itself

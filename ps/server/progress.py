@@ -14,6 +14,8 @@ from leash.ps.shard.metrics import Metrics
 from leash.ps.words import DONE, INCOMPLETE, accuracy_text, epoch_after, why_stopped
 
 PROGRESS_S: Final = 10.0  # between two lines that say how fast the run is
+LONG_WAIT_S: Final = 10.0  # whoever holds others up for so long is named
+SAY_AGAIN_S: Final = 60.0
 
 
 class Progress:
@@ -32,6 +34,7 @@ class Progress:
         self._now: Final = now
         self._next_s = now()  # when the next line of speed is due
         self._shown: Final[dict[str, Any]] = {}
+        self._hold_ups: Final[dict[int, float]] = {}  # rank ▸ when to say again that others wait
 
     def show(self) -> None:
         """Says what is new. Call it a few times a second."""
@@ -41,6 +44,8 @@ class Progress:
             return
         started, rule = "rule" in self._shown, self._coordinator.rule
         self._show("rule", str(rule), lambda r: f"from now on {r}" if started else f"started, {r}")
+        self._show("away", self._coordinator.coming_back, _coming_back)
+        self._show_hold_ups()
         self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
         self._show("epoch", self._metrics.epoch, lambda e: f"epoch {e} is complete")
         for evaluation in self._metrics.evaluations[-1:]:
@@ -77,6 +82,17 @@ class Progress:
 
     # How it is done.
 
+    def _show_hold_ups(self) -> None:
+        """Says for whom others wait: once it is long, seldom after that, and when it is over."""
+        for held in self._coordinator.holdups.told(LONG_WAIT_S):
+            worker, now_s = held.member.worker, self._now()
+            if now_s >= self._hold_ups.get(worker, now_s):
+                self._hold_ups[worker] = now_s + SAY_AGAIN_S
+                self._say(f"waiting for {self._coordinator.holdups.words_of(held)}")
+        for worker in self._hold_ups.keys() - self._coordinator.holdups.all.keys():
+            del self._hold_ups[worker]
+            self._say(f"nobody waits for worker {worker} any more")
+
     def _may_stall(self) -> bool:
         """Whether workers may come to wait for one another, each on another chunk."""
         model = self._shards.model
@@ -88,3 +104,8 @@ class Progress:
         if value and self._shown.get(what) != value:
             self._say(text(value))
         self._shown[what] = value
+
+
+def _coming_back(ranks: Sequence[int]) -> str:
+    whom = f"worker{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+    return f"waiting for {whom} to come back: what is left to train is theirs alone"

@@ -152,6 +152,10 @@ class RemoteShard:
             if not self.lost and self._now() - self._heard_s > ANSWER_S:
                 raise self._loss(f"silent for {ANSWER_S:.0f} s")
 
+    def excuse(self, seconds: float) -> None:
+        """Forgives seconds of silence in which nobody listened."""
+        self._heard_s = min(self._heard_s + seconds, self._now())
+
     def let_go(self) -> None:
         """Ends the link, so that the process ends by itself."""
         self._link.let_go()

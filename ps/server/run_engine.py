@@ -30,6 +30,7 @@ from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.events import EventLog
+from leash.ps.runs.journal import FORCE_S, Journal, Remembered, read_journal
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.announcement import how_it_goes_on
 from leash.ps.server.checkpoints import Checkpoints
@@ -40,6 +41,7 @@ from leash.ps.server.remote_shards import Buffer, RemoteShards
 from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_desk import DataDesk, Send
+from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.members import Members, microseconds_since_1970
 from leash.ps.shard.metrics import Metrics, conduct_of
 from leash.ps.wire.frames import CONTROL, check_payload_count, decode, encode, error_message
@@ -62,7 +64,7 @@ ALIGN_S: Final = 1.0
 ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Bye)  # others may come from anybody
-AWAY_S: Final = 1.0  # an engine that did not tick for longer was held up
+AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
 
 
 class RunEngine:
@@ -76,6 +78,7 @@ class RunEngine:
         coordinator: answers control messages.
         status: the exit status of the server.
         conduct: what the newest control message has shown of its sender.
+        generation: how many servers the run has had, this one included.
     """
 
     def __init__(
@@ -123,6 +126,9 @@ class RunEngine:
         self._now: Final = now
         self._uptime: Final = uptime
         ranks = parse_learners(options.learners, options.workers)
+        remembered = read_journal(run_dir.journal, run_dir.disk) if run_dir else Remembered()
+        if run_dir and remembered.generation:
+            run_dir.keep_events(remembered.generation)
         self._events: Final = (
             EventLog(run_dir.events, now, run_dir.disk) if run_dir else EventLog(None, now)
         )
@@ -131,14 +137,17 @@ class RunEngine:
         self.data: Final = DataDesk(options, rule, self.members, self.metrics, send, now=now)
         self.shards: Final = Shards(self.data, data_port, remote, self.members, self.metrics)
         self.coordinator: Final = Coordinator(
-            options, rule, self.members, self.metrics, self.shards, now
-        )
+            options, rule, self.members, self.metrics, self.shards, now,
+            HoldUps(self.members, now, wall_time_us),
+        )  # fmt: skip
         self.status = 0
+        self.generation: int = 1
+        self._journal: Journal = Journal(None)
         self._signal = 0
         self._ended = FAILED  # until the run ends as it should
         self._stop_deadline_s: float | None = None
         self._stop_soon: tuple[str, int, float] | None = None  # reason, status, and the deadline
-        self._next_tick_s = now()
+        self._next_tick_s = self._next_force_s = now()
         self._looked_s = uptime()
         self.conduct = Conduct.STRANGER  # what the newest control message has shown of its sender
         self._attempt: Final = self.metrics.attempt
@@ -152,6 +161,8 @@ class RunEngine:
         self.coordinator.saves = self._checkpoints.saves
         if options.resume is not None:
             self._resume(options.resume, disk)
+        if run_dir is not None:
+            self._remember(run_dir, remembered)
 
     @property
     def rule(self) -> Rule:
@@ -167,6 +178,19 @@ class RunEngine:
         self._checkpoints.go_on()
         for line in how_it_goes_on(earlier, self.rule, self.members.ranks, self._options.epochs):
             self._say(line)
+
+    def _remember(self, run_dir: RunDir, remembered: Remembered) -> None:
+        """Goes by what earlier servers of this run have noted, and notes what comes from now on."""
+        self.generation = remembered.generation + 1
+        self._journal = Journal(run_dir.disk.append(run_dir.journal))
+        self._journal.begin(self.generation)
+        self.coordinator.journal = self._journal
+        self.coordinator.expect_no_more(remembered.done)
+        if remembered.generation:
+            self._say(f"server {self.generation} of this run: its files are in {run_dir.path}")
+        if remembered.rule is not None and remembered.rule != self.rule:
+            self.coordinator.go_by(remembered.rule)
+            self._say(f"it goes by {self.rule}, as was set")
 
     # Messages.
 
@@ -212,6 +236,7 @@ class RunEngine:
 
     def attend_shards(self) -> None:
         """Takes what the other shards tell; ends the run if one of them is lost."""
+        self._excuse_own_silence()
         self.shards.attend()
         if self.shards.lost:
             self.stop(self.shards.lost, 1)
@@ -266,6 +291,7 @@ class RunEngine:
         self._next_tick_s = self._now() + TICK_S
         for what, step in (
             ("nobody could be evicted", self._evict_the_silent),
+            ("the journal could not be forced to the disk", self._force_journal),
             ("the other shards could not be attended to", self.attend_shards),
             ("it is not known whether the run is over", self._stop_if_it_is_time),
             ("the evaluator could not be looked after", self._look_after_evaluator),
@@ -277,6 +303,11 @@ class RunEngine:
     def _evict_the_silent(self) -> None:
         self._excuse_own_silence()
         self.coordinator.tick()
+
+    def _force_journal(self) -> None:
+        if self._now() >= self._next_force_s:
+            self._next_force_s = self._now() + FORCE_S
+            self._journal.force()
 
     def _stop_if_it_is_time(self) -> None:
         if self._signal:
@@ -296,6 +327,7 @@ class RunEngine:
         looked_s, self._looked_s = self._looked_s, self._uptime()
         if self._looked_s - looked_s > AWAY_S:
             self.members.excuse(self._looked_s - looked_s)
+            self.shards.excuse(self._looked_s - looked_s)
 
     def _look_after_evaluator(self) -> None:
         """Looks whether the evaluator has failed: that ends only a run that has not started."""
@@ -336,7 +368,7 @@ class RunEngine:
         """Whether all have left, or the grace is over; a good end also waits for its evaluation."""
         if self.coordinator.closed or self._stop_deadline_s is None:
             return self.coordinator.closed
-        waits_for_evaluation = self.status == 0 and not self.members.live
+        waits_for_evaluation = self.status == 0 and not self.members.any_live
         return self._now() > self._stop_deadline_s and not waits_for_evaluation
 
     def finish(self) -> None:
@@ -376,6 +408,7 @@ class RunEngine:
         """Lets all files go that are still open, such as those for who asked for a checkpoint."""
         self._checkpoints.saves.close()
         self._events.close()
+        self._journal.close()
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """What this run has not trained, in the form of summary.json."""
@@ -392,7 +425,9 @@ class RunEngine:
         settings = summary_settings(
             self._options, self.rule, self.members.ranks, self.coordinator.data_plan
         )
-        outcome = {"ended": self._ended, "unfinished": self._unfinished()}
+        outcome = {
+            "ended": self._ended, "unfinished": self._unfinished(), "generations": self.generation,
+        }  # fmt: skip
         run_dir.write_summary({**settings, **self.metrics.summary(), **outcome})
         if not self._has_final or self._checkpoints.has_failed:
             self._checkpoints.write_final()

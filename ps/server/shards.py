@@ -7,14 +7,16 @@ the minimum of its chunks, so no chunk gets beyond that step in between, however
 """
 
 import bisect
+import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import msgpack
+import numpy as np
 
 from leash.ps.errors import LayoutMismatchError
 from leash.ps.policy import Rule, message_fields
@@ -32,6 +34,7 @@ from leash.ps.wire.shard_messages import (
     Asked,
     Counts,
     CountUp,
+    GiveUp,
     Happened,
     Hold,
     Join,
@@ -45,6 +48,8 @@ from leash.ps.wire.shard_messages import (
     Stop,
     Unreading,
 )
+
+STALL_S: Final = 1.0  # if all workers wait and nothing moves for so long, they wait for each other
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ class Shards:
         self._members: Final = members
         self._metrics: Final = metrics
         self._counts: dict[int, Counts] = {}  # the newest of each shard
+        self._waiting: dict[int, set[int]] = {}  # the workers that wait there, by the newest counts
+        self._moved: tuple[object, float] = ((), math.inf)  # what was counted, and since when
         self._unreading: list[int] = []
         self._noted_loss = False
 
@@ -193,6 +200,34 @@ class Shards:
         self._remote.ask(SetRule(*message_fields(rule)))
         self._data.set_rule(rule)
 
+    def end_stall(self, live: Iterable[int], now_s: float) -> bool:
+        """Has workers go on that wait for each other, as they may under backup.
+
+        Where a worker joins, leaves or is evicted, or backup is set, in the midst of a step, the
+        number of gradients that a round takes changes. If the window is smaller than a step, some
+        workers may then wait in rounds of one chunk, and others in rounds of another, so that none
+        is ever complete. Their steps are given up, and all begin the next one together.
+
+        Args:
+            live: the workers that take part.
+            now_s: the time.
+
+        Returns:
+            Whether they did wait for each other.
+        """
+        own = self._metrics.own
+        counted = [(own.replies, own.bytes_pushed, self._data.parked)]
+        counted += [(c.replies, c.bytes_pushed, c.parked) for c in self._counts.values()]
+        if counted != self._moved[0]:
+            self._moved = counted, now_s
+        waiting = set(self._data.waiting).union(*self._waiting.values())
+        if now_s - self._moved[1] < STALL_S or not waiting.issuperset(live):
+            return False
+        self._remote.ask(GiveUp())
+        self._data.give_up_rounds()
+        self._moved = (), now_s
+        return True
+
     def stop(self, reason: str) -> None:
         """Has all shards refuse pushes from now on, for this reason."""
         self._data.stop(reason)
@@ -214,6 +249,7 @@ class Shards:
         match message:
             case Counts():
                 self._on_counts(shard.index, message)
+                self._waiting[shard.index] = set(np.frombuffer(payload or b"", "<u4").tolist())
             case Happened():
                 self._metrics.happened(message.event, msgpack.unpackb(payload or b"\x80"))
             case Unreading():
@@ -250,6 +286,26 @@ class Shards:
     def processes(self) -> list[int]:
         """The process id of each shard."""
         return [os.getpid(), *(shard.pid for shard in self._remote.all)]
+
+    def clocks(self, counts: Callable[[int], bool]) -> dict[int, int]:
+        """How many steps each worker has taken, by the first chunk.
+
+        Args:
+            counts: whether a worker of this rank does.
+
+        Returns:
+            Rank ▸ steps.
+        """
+        model = self._data.model
+        if model is None or not model.own:
+            return {}
+        by_worker = model.clocks(0).by_worker
+        return {worker: clock for worker, clock in by_worker.items() if counts(worker)}
+
+    def excuse(self, seconds: float) -> None:
+        """Forgives the other shards seconds of silence in which this process did not listen."""
+        for shard in self._remote.all:
+            shard.excuse(seconds)
 
     @property
     def parked(self) -> int:

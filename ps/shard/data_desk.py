@@ -161,6 +161,13 @@ class DataDesk:
             self._send_all()
             self.settle()
 
+    def give_up_rounds(self) -> None:
+        """Ends a stall under backup: drops the rest of the steps that workers are in."""
+        if self._engine is not None:
+            self._engine.give_up_rounds(self._now())
+            self._send_all()
+            self.settle()
+
     def stop(self, reason: str) -> None:
         """Answers all parked requests with `stopping`, and refuses pushes from now on."""
         self.stopping = reason
@@ -199,6 +206,11 @@ class DataDesk:
         return 0 if self._engine is None else self._engine.parked
 
     @property
+    def waiting(self) -> list[int]:
+        """The workers that wait for a reply, by rank."""
+        return [] if self._engine is None else self._engine.waiting
+
+    @property
     def initialized(self) -> bool:
         """Whether there is a model, and every chunk of this shard has its first values."""
         return self.model is not None and self.model.initialized
@@ -231,7 +243,7 @@ class DataDesk:
         Call it before anybody looks at them.
         """
         engine = self._engine
-        if engine is None:
+        if engine is None or not engine.has_news:
             return
         for worker, heard_s in engine.take_heard():
             self._members.note_heard_at(worker, heard_s)

@@ -35,6 +35,7 @@ from leash.ps.wire.shard_messages import (
     Done,
     Failed,
     Fetch,
+    GiveUp,
     Happened,
     Has,
     Hold,
@@ -112,6 +113,7 @@ class LinkedShard:
             Leave: self._on_leave,
             Start: self._on_start,
             SetRule: self._on_set_rule,
+            GiveUp: self._on_give_up,
             Stop: self._on_stop,
             Hold: self._on_hold,
             Align: self._on_align,
@@ -178,6 +180,10 @@ class LinkedShard:
                 msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
             )
         )
+        return Done(0), None
+
+    def _on_give_up(self, _: GiveUp, __: LinkPayload) -> LinkAnswer:
+        self.data.give_up_rounds()
         return Done(0), None
 
     def _on_stop(self, msg: Stop, _: LinkPayload) -> LinkAnswer:
@@ -272,7 +278,7 @@ class LinkedShard:
             counts.bytes_pushed, counts.bytes_answered, counts.dropped,
             dict(counts.refusals), heard[:MAX_HEARD], self.data.version,
         )  # fmt: skip
-        self._notices.append((told, None))
+        self._notices.append((told, np.array(self.data.waiting, "<u4").tobytes()))
 
     def _require_model(self) -> ServedModel:
         assert self.data.model is not None, "the coordinator gives a model first"

@@ -5,15 +5,20 @@ its messages, so the server recognises a message of its predecessor, and refuses
 """
 
 import itertools
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from leash.ps.errors import EvictedError, FencedError, TooManyError, UnknownWorkerError
-from leash.ps.words import DONE, LIVE, TIMED_OUT
+from leash.ps.words import DONE, EVICTED, LIVE, PHASES, TIMED_OUT
 
 MAX_OBSERVERS: Final = 64
+# So many numbers of earlier hellos of a rank are remembered, to tell a late copy of one of them.
+HELLOS_REMEMBERED: Final = 64
+LONG_S: Final = 1e9  # nobody is in one phase for so long
 
 
 def microseconds_since_1970() -> int:
@@ -33,6 +38,11 @@ class Member:
     number: int = 0  # of its hello; 0 if it gave none
     first_step: int = 0  # of its first push
     reported: int = 0  # the number of its newest report
+    left_s: float = 0.0  # when it left
+    phase: str = ""  # what its training thread does, as it told last; empty if it tells nothing
+    phase_since_s: float = 0.0
+    stack: str = ""  # of that thread, where it was last asked for
+    stack_s: float = -math.inf  # when that came
 
     @property
     def is_observer(self) -> bool:
@@ -67,8 +77,10 @@ class Members:
         self.evict_s: Final = evict_s
         self.workers: dict[int, Member] = {}  # the newest of each rank
         self.observers: dict[int, Member] = {}  # the live ones, by incarnation
+        self._over: Final[set[int]] = set()  # ranks that have done their work already
         self._now: Final = now
         self._incarnations: Final = itertools.count(wall_time_us())
+        self._earlier: Final[dict[int, deque[int]]] = {}  # the numbers of a rank's earlier hellos
 
     def require_room(self, worker: int) -> None:
         """Checks that there is a place for a newcomer of this rank, 0 being an observer.
@@ -95,6 +107,9 @@ class Members:
         self.require_room(worker)
         member, before = self.admit(worker, next(self._incarnations), name)
         member.number = number
+        if number:
+            earlier = self._earlier.setdefault(worker, deque(maxlen=HELLOS_REMEMBERED))
+            earlier.append(number)
         return member, before
 
     def greeted(self, worker: int, number: int) -> Member | None:
@@ -102,12 +117,22 @@ class Members:
 
         Raises:
             EvictedError: it has left since, so that this is an old copy of its hello.
+            FencedError: it is an old copy, and another process has its rank.
         """
+        if not number:
+            return None
         newest = [self.workers[worker]] if worker in self.workers else []
         for member in newest if worker else self.observers.values():
-            if number and member.number == number:
+            if member.number == number:
                 return self.require_current(worker, member.incarnation)
-        return None
+        if number not in self._earlier.get(worker, ()):
+            return None
+        if not worker:
+            raise EvictedError("observer: this is a copy of an old hello; say hello again to go on")
+        raise FencedError(
+            f"worker {worker}: this is a copy of an old hello; another process has taken this rank "
+            "since"
+        )
 
     def admit(self, worker: int, incarnation: int, name: str) -> tuple[Member, Member | None]:
         """Admits a newcomer with an incarnation that the coordinator has given."""
@@ -119,12 +144,18 @@ class Members:
         self.workers[worker] = member
         return member, before if before and before.state == LIVE else None
 
+    def expect_no_more(self, rank: int) -> None:
+        """Does not count this rank as missing: it has done its work before this server began."""
+        self._over.add(rank)
+
     def forget(self, member: Member) -> None:
         """Takes back a newcomer whose hello could not be honoured after all."""
         if member.is_observer:
             del self.observers[member.incarnation]
         else:
             del self.workers[member.worker]
+        if member.number:
+            self._earlier[member.worker].remove(member.number)
 
     def find(self, worker: int, incarnation: int) -> Member | None:
         """The live member of this incarnation, if there is one."""
@@ -139,6 +170,23 @@ class Members:
             EvictedError: it was silent for too long, or has said bye.
             FencedError: a newer process has its rank.
         """
+        member = self._require_newest(worker, incarnation)
+        if member.state != LIVE:
+            raise EvictedError(f"worker {worker}: {member.state}; say hello again to go on")
+        member.heard_s = self._now()
+        return member
+
+    def require_counted(self, worker: int, incarnation: int) -> Member:
+        """Finds the member that tells what it has done: that counts from one that was evicted too.
+
+        Raises what `require_current` raises for anybody else.
+        """
+        member = self._require_newest(worker, incarnation)
+        if member.state == EVICTED:
+            return member
+        return self.require_current(worker, incarnation)
+
+    def _require_newest(self, worker: int, incarnation: int) -> Member:
         member = self.workers.get(worker) if worker else self.observers.get(incarnation)
         if member is None or incarnation > member.incarnation:
             raise UnknownWorkerError(f"worker {worker}, incarnation {incarnation}: say hello first")
@@ -147,9 +195,6 @@ class Members:
                 f"worker {worker}: another process ({member.name}) has taken this rank: expected "
                 f"incarnation {member.incarnation}, got {incarnation}"
             )
-        if member.state != LIVE:
-            raise EvictedError(f"worker {worker}: {member.state}; say hello again to go on")
-        member.heard_s = self._now()
         return member
 
     def has_said_bye(self, worker: int, incarnation: int, reason: str) -> bool:
@@ -162,7 +207,7 @@ class Members:
 
     def leave(self, member: Member, state: str) -> None:
         """Notes that this member has left, and how."""
-        member.state = state
+        member.state, member.left_s = state, self._now()
         self.observers.pop(member.incarnation, None)
 
     def silent(self) -> list[Member]:
@@ -174,7 +219,15 @@ class Members:
     def excuse(self, seconds: float) -> None:
         """Forgives all members seconds of silence in which the server itself did not listen."""
         for member in (*self.workers.values(), *self.observers.values()):
-            member.heard_s += seconds
+            member.heard_s = min(member.heard_s + seconds, max(member.heard_s, self._now()))
+
+    def note_phase(self, member: Member, phase: str, phase_s: float, stack: str) -> None:
+        """Notes what a member tells of its training thread, and its stack unless that is empty."""
+        now_s = self._now()
+        member.phase = phase if phase in PHASES else ""
+        member.phase_since_s = now_s - (phase_s if 0 <= phase_s < LONG_S else 0.0)
+        if stack:
+            member.stack, member.stack_s = stack, now_s
 
     def note_heard(self, workers: Iterable[int]) -> None:
         """Notes that these workers gave a sign of life to another shard."""
@@ -203,12 +256,17 @@ class Members:
         return [m for _, m in sorted(self.workers.items()) if m.state == LIVE]
 
     @property
+    def any_live(self) -> bool:
+        """Whether any worker is live."""
+        return any(member.state == LIVE for member in self.workers.values())
+
+    @property
     def missing(self) -> list[int]:
         """The expected ranks that have no live process."""
-        live = {m.worker for m in self.live}
-        return [rank for rank in self.ranks if rank not in live]
+        there = {m.worker for m in self.live} | self._over
+        return [rank for rank in self.ranks if rank not in there]
 
     @property
     def any_done(self) -> bool:
         """Whether any worker has left because its work, or the time for it, was over."""
-        return any(m.state in (DONE, TIMED_OUT) for m in self.workers.values())
+        return bool(self._over) or any(m.state in (DONE, TIMED_OUT) for m in self.workers.values())

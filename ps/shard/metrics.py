@@ -123,6 +123,10 @@ class Metrics:
         self._events.write("policy_changed", **rule.settings())
         self._events.flush()
 
+    def stall_ended(self, workers: list[int]) -> None:
+        """Notes that these workers waited for each other under backup, and now go on."""
+        self._events.write("stall_ended", workers=workers)
+
     def end(self) -> None:
         """Notes that the last worker has left, so that the time of training ends here."""
         if self._ended_s is None:

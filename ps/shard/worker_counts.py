@@ -62,7 +62,10 @@ class WorkerCounts:
         self.compute_s = self.wait_s = 0.0
         self.unanswered = 0
         self.joined_answered = self.answered
-        # It may have gone before it could report the end of its epoch.
+        self.complete_answered()
+
+    def complete_answered(self) -> None:
+        """Counts the epochs whose samples are answered: it may have gone before it could report."""
         while self.share and self.answered - self.epoch_answered >= self.share:
             self.complete(self.epoch + 1)
 

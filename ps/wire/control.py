@@ -41,14 +41,18 @@ class ControlChannel:
     """
 
     def __init__(
-        self, address: str, context: "zmq.Context[zmq.Socket[bytes]] | None" = None
-    ) -> None:
+        self, address: str, context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
+        on_silence: Callable[[float], None] = lambda _: None,
+    ) -> None:  # fmt: skip
         """Notes the address; the first request connects.
 
         Args:
             address: tcp://HOST:PORT of the control socket.
             context: whose sockets to use; None for a context of this channel's own.
+            on_silence: called about every `RETRY_S` seconds with those for which a request has had
+                no answer, and with 0 when it is answered after all.
         """
+        self._on_silence: Final = on_silence
         self.address: Final = address
         self._owns_context: Final = context is None
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = context or zmq.Context()
@@ -99,14 +103,19 @@ class ControlChannel:
             if self._stands:
                 requester.connected()
             requester.begin(time.monotonic())
+            was_silent = False
             while requester.is_busy:
                 frames = requester.next(time.monotonic())
                 if frames is not None:
                     self._send(requester, frames)
                 elif requester.renews:
+                    was_silent = True
+                    self._on_silence(requester.waited_s(time.monotonic()))
                     self._renew(requester)
                 else:
                     self._await(requester)
+            if was_silent and requester.silence is None:
+                self._on_silence(0.0)
         except BaseException:
             # The answer may still come, and would be taken for that to the next request.
             requester.abandon()
@@ -143,6 +152,10 @@ class ControlChannel:
             wrong.__cause__ = error
             return wrong
         return error
+
+    def renew(self) -> None:
+        """Has the next request go over a new connection: nobody knows what became of this one."""
+        self._disconnect()
 
     def close(self) -> None:
         """Closes the connection. A second call does nothing."""
@@ -273,9 +286,17 @@ def _left_ms(deadline_s: float) -> int:
     return max(0, math.ceil((deadline_s - time.monotonic()) * 1000))
 
 
-def request_state(channel: ControlChannel, timeout_s: float = DEFAULT_TIMEOUT_S) -> dict[str, Any]:
-    """Asks how the run stands; gives the payload of `state`, as docs/wire-format.md lists it."""
-    _, payload = channel.request(Status(), State, timeout_s=timeout_s)
+def request_state(
+    channel: ControlChannel, timeout_s: float = DEFAULT_TIMEOUT_S, *, stacks: bool = False
+) -> dict[str, Any]:
+    """Asks how the run stands; gives the payload of `state`, as docs/wire-format.md lists it.
+
+    Args:
+        channel: to the server.
+        timeout_s: how long to wait for an answer.
+        stacks: has the server ask the workers for their stacks, which later answers have.
+    """
+    _, payload = channel.request(Status(stacks), State, timeout_s=timeout_s)
     state: dict[str, Any] = msgpack.unpackb(payload or b"\x80", max_map_len=1024)
     return state
 

@@ -92,6 +92,14 @@ def is_open(host: str, port: int) -> bool:
     return False
 
 
+def refuses(host: str, port: int) -> bool:
+    """Whether the host is there, and says that nobody listens at this port with ZeroMQ."""
+    with suppress(OSError):
+        places = [place for _, place in _found(host, port)]
+        return bool(places) and all(map(_refuses, places))
+    return False
+
+
 def to_bind(host: str) -> str:
     """The address at which a server that was given this host listens.
 
@@ -138,6 +146,16 @@ def _takes(place: _Place) -> bool:
     with suppress(OSError), socket.create_connection(place[:2], KNOCK_S):
         return True
     return False
+
+
+def _refuses(place: _Place) -> bool:
+    try:
+        with socket.create_connection(place[:2], KNOCK_S) as knocking:
+            return not knocking.recv(1)  # as a proxy does; ZeroMQ greets whoever connects
+    except (ConnectionRefusedError, ConnectionResetError):
+        return True
+    except OSError:
+        return False  # nobody answers, as in an outage
 
 
 def _sorted(family: socket.AddressFamily, interfaces: Iterator[tuple[str, str]]) -> list[str]:

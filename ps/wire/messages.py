@@ -36,7 +36,9 @@ RETURN: Final = "return"
 OVER: Final = "over"
 
 PIECE_NBYTES: Final = 1 << 18  # of a checkpoint, in one answer
+STACK_MAX_NBYTES: Final = 8192  # of the payload of a `beat`
 WORD_MAX: Final = 64
+TEXT_MAX: Final = 512
 BITS_MAX: Final = 3072  # bytes
 U32_MAX: Final = (1 << 32) - 1
 U63_MAX: Final = (1 << 63) - 1
@@ -48,7 +50,7 @@ Count: TypeAlias = Annotated[int, Within(0, U63_MAX)]
 Samples: TypeAlias = Annotated[int, Within(0, U32_MAX)]
 Epoch: TypeAlias = Annotated[int, Within(0, EPOCH_MAX)]
 Word: TypeAlias = Annotated[str, Within(0, WORD_MAX)]
-Text: TypeAlias = Annotated[str, Within(0, 512)]
+Text: TypeAlias = Annotated[str, Within(0, TEXT_MAX)]
 Ids: TypeAlias = Annotated[list[int], Within(0, 256)]
 Words: TypeAlias = Annotated[list[str], Within(0, 6)]
 Bits: TypeAlias = Annotated[bytes, Within(0, BITS_MAX)]
@@ -122,11 +124,17 @@ class Welcome(Message):
 
 @dataclass(frozen=True, slots=True)
 class Beat(Message):
-    """A process gives a sign of life."""
+    """A process gives a sign of life, and tells what the thread that trains is doing.
+
+    Payload: the stack of that thread, where the server has asked for it.
+    """
 
     verb = "beat"
+    payload = None
     worker: Id
     incarnation: Count
+    phase: Word = ""  # see leash.ps.words; empty if this process does not tell
+    phase_s: float = 0.0  # for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +149,8 @@ class Beaten(Message):
         epoch: how many epochs every worker has completed.
         finished: every worker has said bye, so an observer may evaluate for the last time.
         stopping: why the server is about to end; empty while it is not.
+        awaited: for whom the others wait, in words; empty while that is nobody, or for a moment.
+        stack: the next beat is to bring the stack of the thread that trains.
     """
 
     verb = "beaten"
@@ -151,6 +161,8 @@ class Beaten(Message):
     epoch: Epoch
     finished: bool
     stopping: Text
+    awaited: Text = ""
+    stack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +234,7 @@ class Status(Message):
     """Any process may ask how the run stands."""
 
     verb = "status"
+    stacks: bool = False  # has the server ask all workers for their stacks, which `state` then has
 
 
 @dataclass(frozen=True, slots=True)

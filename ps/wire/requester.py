@@ -25,6 +25,7 @@ from leash.ps.wire.frames import check_payload_count, decode_as
 from leash.ps.wire.messages import Message
 
 RETRY_S: Final = 2.0  # a request without an answer for so long is sent again, over a new connection
+PATIENCE_S: Final = 600.0  # a process that takes part in a run keeps asking for so long
 NEVER_S: Final = math.inf
 AT_ONCE_S: Final = -math.inf
 
@@ -71,7 +72,8 @@ class Requester(ABC):
         self._frames: ControlFrames = ()
         self._expected: type[Message] = Message
         self._timeout_s = 0.0
-        self._deadline_s = 0.0  # the request ends then
+        self._asked_s = 0.0  # the request began then
+        self._deadline_s = 0.0  # it ends then
         self._retry_at_s = 0.0  # it is sent again then, or ends
         self._is_sent = False  # over the connection that stands
 
@@ -160,6 +162,23 @@ class Requester(ABC):
             self._end()
             self._fail(error)
 
+    def waited_s(self, now_s: float) -> float:
+        """For how long the request that is on its way has had no answer; 0 if there is none.
+
+        Args:
+            now_s: the time.
+        """
+        return now_s - self._asked_s if self.is_busy else 0.0
+
+    def hurry(self, until_s: float) -> None:
+        """Gives the request that is on its way no more time than until then.
+
+        Args:
+            until_s: the time at which it is given up.
+        """
+        self._deadline_s = min(self._deadline_s, until_s)
+        self._retry_at_s = min(self._retry_at_s, until_s)
+
     def abandon(self) -> None:
         """Forgets the request that is on its way: whoever waited for it has gone."""
         if self._is_sent:
@@ -173,7 +192,7 @@ class Requester(ABC):
     ) -> None:
         """Begins a request, which ends with an answer of this type or after so many seconds."""
         self._frames, self._expected, self._timeout_s = frames, expected, timeout_s
-        self._deadline_s = now_s + timeout_s
+        self._asked_s, self._deadline_s = now_s, now_s + timeout_s
         self._retry_at_s = min(self._deadline_s, now_s + RETRY_S)
         self.is_busy = True
         self.error = self.silence = None
@@ -184,9 +203,10 @@ class Requester(ABC):
         if now_s < self._deadline_s and self._is_wanted():
             self._retry_at_s = min(self._deadline_s, now_s + RETRY_S)
             return
+        waited_s = min(self._timeout_s, now_s - self._asked_s)
         self._end()
-        self.silence = Silence(self._timeout_s, self.stands)
-        waited = f"no server has answered (waited {self._timeout_s:g} s)"
+        self.silence = Silence(waited_s, self.stands)
+        waited = f"no server has answered (waited {waited_s:.3g} s)"
         self._fail(ServerUnreachableError(waited))
 
     def _end(self) -> None:

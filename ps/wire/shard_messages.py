@@ -2,8 +2,8 @@
 
 ::
 
-    coordinator ▸ shard   begin serve reserve join start set hold align fetch has load set_version
-                          set_clock count
+    coordinator ▸ shard   begin serve reserve join start set give_up hold align fetch has load
+                          set_version set_clock count
                           each is answered with done or failed, in their order
                           leave stop release                not answered
     shard ▸ coordinator   counts happened unreading asked   at any time, not answered
@@ -195,10 +195,21 @@ class Failed(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp(Message):
+    """Give up the rounds of backup that workers wait for: see `leash.ps.server.shards`. Done: 0."""
+
+    verb = "give_up"
+
+
+@dataclass(frozen=True, slots=True)
 class Counts(Message):
-    """The shard sends its counts so far, which is also its sign of life."""
+    """The shard sends its counts so far, which is also its sign of life.
+
+    Payload: the workers that wait for an answer, 32 bits each.
+    """
 
     verb = "counts"
+    payload = None
     initialized: bool  # whether every chunk of the shard has values
     parked: Count
     replies: Count

@@ -15,6 +15,8 @@ CONTROL_INCOMING: Final = 8  # messages of a peer that wait at the server
 # A peer that connects to the server says soon who it is, or its connection is closed.
 GREETING_MS: Final = 10_000
 LINGER_MS: Final = 1000
+CONNECT_MS: Final = 2000  # an attempt to connect that takes longer is begun anew
+HANDSHAKE_MS: Final = 5000  # likewise, where a host answers and its server does not
 # Below it, a copy costs less than the thread that tells us when ZeroMQ has read our memory.
 COPY_BELOW_NBYTES: Final = 256 * 1024
 
@@ -56,6 +58,9 @@ def make_dealer(
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    # In an outage the system would try again after 1, 2, 4, ... seconds, and so long after its end.
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     _limit(socket, queue, max_nbytes)
     return socket
 

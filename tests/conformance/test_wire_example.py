@@ -19,7 +19,13 @@ from leash.ps.shard.members import MAX_OBSERVERS
 from leash.ps.wire import frames, layout, messages, sockets
 from leash.ps.wire.codecs import CODECS
 from leash.ps.wire.layout import Layout, Slot
-from leash.ps.wire.messages import ANSWERS, CONTROL_REQUESTS, DATA_REQUESTS, Message
+from leash.ps.wire.messages import (
+    ANSWERS,
+    CONTROL_REQUESTS,
+    DATA_REQUESTS,
+    STACK_MAX_NBYTES,
+    Message,
+)
 from support.peers import Peer, peers
 from support.servers import serving
 
@@ -229,6 +235,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "strings in a header": "2048 bytes",
         "frame on the control socket": f"{sockets.CONTROL_MAX_NBYTES} bytes",
         "frame on the data socket": f"`chunk_nbytes` + {sockets.data_max_nbytes(0)} bytes",
+        "stack": f"{STACK_MAX_NBYTES} bytes",
         "layout": f"{layout.MAX_LAYOUT_NBYTES} bytes, {layout.MAX_SLOTS} slots",
         "slot": f"{layout.MAX_NAME_LENGTH} characters of name, {layout.MAX_DIMENSIONS} dimensions",
         "slab": f"{layout.MAX_SLAB_NBYTES} bytes, and the server's memory",

@@ -24,8 +24,9 @@ from simulation.scenario import Scenario, draw, stream
 from simulation.trace import Trace
 
 LATE_S: Final = 10.0  # so long after the last fault nobody who is missing will come any more
-LIMIT_S: Final = 150.0  # of virtual time in which a run ends once nothing goes wrong any more
+LIMIT_S: Final = 700.0  # of virtual time in which a run ends once nothing goes wrong any more
 LINGER_S: Final = 0.2  # the last answers have so long to leave
+GONE_S: Final = 30.0  # whoever still tries that long after the server has ended will try in vain
 SLACK_S: Final = 1.0  # eviction may take so much longer than the time that is set for it
 CONSOLE: Final = b"console"  # the route of whoever sets the policy
 POLICIES: Final = ("bsp", "ssp", "asp", "dssp", "backup", "drop", "ssp")
@@ -184,7 +185,11 @@ class Cluster:
         self.world.after(LINGER_S, self._lose_wires, self.server.process)
         for shard in self.server.shards:
             self.world.after(LINGER_S, self._lose_wires, shard.process)
+        self.world.after(GONE_S, self._end)
         self._look_for_end()
+
+    def _end(self, _: None) -> None:
+        self.world.is_over = True
 
     def _look_for_end(self) -> None:
         if self.server.status is not None and all(worker.has_ended for worker in self.workers):
@@ -219,6 +224,13 @@ class Cluster:
     def _do_partition(self, rank: int, up: float, down: float, seconds: float) -> None:
         self._block(rank, int(up), int(down))
         self.world.after(seconds, lambda _: self._block(rank, -int(up), -int(down)))
+
+    def _do_outage(
+        self, rank: int, everybody: float, up: float, down: float, seconds: float
+    ) -> None:
+        ranks = [worker.rank for worker in self.workers] if everybody else [rank]
+        for each in ranks:
+            self._do_partition(each, up, down, seconds)
 
     def _block(self, rank: int, up: int, down: int) -> None:
         blocks = self._blocks.setdefault(rank, [0, 0])
@@ -274,7 +286,7 @@ class Cluster:
     def _slowest_s(self) -> float:
         """How long a message of a dead process may still be on its way."""
         return max(self._delays) + sum(
-            abs(number) for fault in self.faults if fault.kind in ("slow", "partition")
+            abs(number) for fault in self.faults if fault.kind in ("slow", "partition", "outage")
             for number in fault.numbers
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from simulation.shrink import shrink
 from simulation.trace import Trace
 
 CHUNK: Final = 50  # seeds that a process takes at a time
+TELL_S: Final = 30.0  # how far it is, is told so often
 NONE: Final = "none"
 
 
@@ -105,6 +107,7 @@ def run_some(seeds: Sequence[int], fixed: dict[str, Any]) -> list[Outcome]:
 def run_many(seeds: Iterable[int], jobs: int, fixed: dict[str, Any]) -> int:
     """Runs seeds in several processes; tells of each that fails, and in the end of all."""
     began_s, endings, failed = time.monotonic(), Counter[str](), 0
+    told_s = began_s
     for outcome in outcomes(iter(seeds), jobs, fixed):
         failed += bool(outcome.violation)
         if outcome.violation:
@@ -112,6 +115,9 @@ def run_many(seeds: Iterable[int], jobs: int, fixed: dict[str, Any]) -> int:
             tell_shrunken(outcome, fixed)
         else:
             endings[", ".join(outcome.explained) or "as it should"] += 1
+        if time.monotonic() >= told_s + TELL_S:
+            told_s = time.monotonic()
+            print(f"{failed + endings.total()} seeds, {failed} violations so far", file=sys.stderr)
     seconds = time.monotonic() - began_s
     for ending, times in endings.most_common():
         print(f"{times:8d}  {ending}")

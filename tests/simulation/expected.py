@@ -7,16 +7,16 @@ as the ways in which a run ends early are mended.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from leash.ps.errors import EvictedError, ServerUnreachableError, StoppingError
-from leash.ps.policy import BACKUP
+from leash.ps.errors import ServerUnreachableError
 from leash.ps.server.coordinator import ALL_GONE
+from leash.ps.words import STOPPED
 from simulation.checks.oracle import Wrong
+from simulation.scenario import SHORT_S
 
 if TYPE_CHECKING:
     from simulation.cluster import Cluster
 
 Explains = Callable[["Cluster"], bool]
-HARMLESS: Final = frozenset(("save", "set", "strange"))  # faults that take no message
 
 
 def _stays_away(cluster: "Cluster") -> bool:
@@ -24,19 +24,17 @@ def _stays_away(cluster: "Cluster") -> bool:
     return any(worker.stays_away for worker in cluster.workers)
 
 
-def _was_left_behind(cluster: "Cluster") -> bool:
-    """Whether the others were done while a worker was away that would have come back."""
-    late = (ServerUnreachableError, StoppingError)
-    has_come_late = any(isinstance(worker.failure, late) for worker in cluster.workers)
-    return cluster.server.ended == "incomplete" and has_come_late
-
-
-def _was_evicted(cluster: "Cluster", where: str) -> bool:
-    """Whether the eviction of a worker ended its part, while it did this."""
-    return any(
-        isinstance(worker.failure, EvictedError) and worker.failed_where == where
-        for worker in cluster.workers
+def _has_given_up(cluster: "Cluster") -> bool:
+    """Whether an outage outlasted a worker's patience, which was short."""
+    return cluster.scenario.patience_s <= SHORT_S and any(
+        isinstance(worker.failure, ServerUnreachableError) for worker in cluster.workers
     )
+
+
+def _is_left_by_choice(cluster: "Cluster") -> bool:
+    """Whether all that is missing is of workers that were told to go: nobody waits for those."""
+    parts = cluster.server.run.coordinator.unfinished()
+    return all(part.state == STOPPED for part in parts)
 
 
 def _is_full(cluster: "Cluster") -> bool:
@@ -45,28 +43,11 @@ def _is_full(cluster: "Cluster") -> bool:
     return isinstance(cluster.failure, OSError) or cluster.server.ended in ("incomplete", ALL_GONE)
 
 
-def _is_all_trained(cluster: "Cluster") -> bool:
-    """Whether every sample was trained on, though the server does not know it after an outage."""
-    if not cluster.happened - HARMLESS:
-        return False
-    try:
-        cluster.book.check_samples(exactly_once=False)
-    except Wrong:
-        return False
-    return cluster.server.ended in ("incomplete", ALL_GONE)
-
-
 def waits_for_others(cluster: "Cluster") -> bool:
     """Whether a worker that nobody has started again is missing for the run to begin."""
     server = cluster.server
-    return server.status is None and not server.run.metrics.started and _stays_away(cluster)
-
-
-def _stalls_under_backup(cluster: "Cluster") -> bool:
-    """Whether workers wait in rounds of different chunks, in a window smaller than a step."""
-    server = cluster.server
-    is_small = cluster.scenario.window < len(cluster.book.chunks)
-    return server.status is None and is_small and server.run.rule.policy is BACKUP
+    is_missing = _stays_away(cluster) or _has_given_up(cluster)
+    return server.status is None and not server.run.metrics.started and is_missing
 
 
 # By name: what a person reads, and whether it explains the end of this run.
@@ -80,27 +61,6 @@ ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
         lambda cluster: "kill server" in cluster.happened,
     ),
     "disk-full": ("a full disk ends the server", _is_full),
-    "left-behind": (
-        "the run ends while a worker is away that would have come back",
-        _was_left_behind,
-    ),
-    "evicted-at-start": (
-        "a worker that is evicted before its first step ends",
-        lambda cluster: _was_evicted(cluster, "begins"),
-    ),
-    "news-lost": (
-        "an outage as a worker ends takes its last report, or its bye, which has 1 s",
-        _is_all_trained,
-    ),
-    "backup-stall": (
-        "under backup a run whose window is smaller than a step stalls if a worker joins, leaves "
-        "or is evicted, or `set` comes, in the midst of a step",
-        _stalls_under_backup,
-    ),
-    "evicted-again": (
-        "a worker that is evicted while it joins again ends",
-        lambda cluster: _was_evicted(cluster, "joins again"),
-    ),
 }
 
 # Nothing is wrong with these.
@@ -110,6 +70,12 @@ RIGHT: Final[dict[str, Explains]] = {
     "waits for others": waits_for_others,
     "workers stay away": lambda cluster: (
         cluster.server.ended in ("incomplete", ALL_GONE) and _stays_away(cluster)
+    ),
+    "left by themselves": lambda cluster: (
+        cluster.server.ended == "incomplete" and _is_left_by_choice(cluster)
+    ),
+    "out of patience": lambda cluster: (
+        cluster.server.ended in ("incomplete", ALL_GONE) and _has_given_up(cluster)
     ),
 }
 

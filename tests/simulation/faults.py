@@ -64,6 +64,13 @@ def _partition(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float
     return _worker(rng, scenario), (up, down, _seconds(rng, 0.01, 9.0))
 
 
+def _outage(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ...]]:
+    """Whether of everybody; up, down; for so long."""
+    everybody = rng.choice((0, 0, 1))
+    up, down = rng.choice(((1, 1), (1, 1), (1, 0), (0, 1)))
+    return _worker(rng, scenario), (everybody, up, down, _seconds(rng, 3.0, 120.0))
+
+
 def _kill(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ...]]:
     """When it is started again, below 0 for never; messages of each connection that still go."""
     back_s = -1.0 if rng.random() < 0.2 else _seconds(rng, 0.01, 10.0)
@@ -75,7 +82,7 @@ def _pause(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ..
 
 
 def _pause_server(rng: random.Random, _: Scenario) -> tuple[int, tuple[float, ...]]:
-    return 0, (_seconds(rng, 0.005, 8.0),)
+    return 0, (_seconds(rng, 0.005, 25.0),)
 
 
 def _go(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ...]]:
@@ -123,6 +130,7 @@ def _strange(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, 
 KINDS: Final = (
     Kind("cut", 0.5, 0.7, _cut),
     Kind("partition", 0.3, 0.5, _partition),
+    Kind("outage", 0.15, 0.3, _outage),
     Kind("slow", 0.2, 0.5, _slow),
     Kind("kill", 0.3, 0.5, _kill),
     Kind("pause", 0.2, 0.4, _pause),

@@ -1,5 +1,6 @@
 """Draws from a seed what is simulated: the run, its workers, its network; not what goes wrong."""
 
+import math
 import random
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -9,6 +10,7 @@ from simulation.checks.toy import CHUNK_NBYTES, LAYOUTS, MOST_WORKERS
 
 POLICIES: Final = ("bsp", "ssp", "asp", "dssp", "backup", "drop", "versions")
 LR: Final = 1.0
+SHORT_S: Final = 30.0  # a patience that an outage may outlast
 
 
 def stream(seed: int, kind: str) -> random.Random:
@@ -41,6 +43,8 @@ class Scenario:
     absent_every: int  # in each so manieth step of a worker one slot has no gradient; 0: never
     drift: tuple[float, ...] = field(default=())  # of each worker's clock
     delay_s: float = 0.001  # of a message, about
+    patience_s: float = 600.0
+    rejoin_s: float = 200.0  # longer than any outage
 
     def is_absent(self, rank: int, step: int) -> bool:
         """Whether a worker's step has no gradient for the first slot."""
@@ -78,8 +82,8 @@ class Scenario:
             workers=self.workers, chunk_kib=CHUNK_NBYTES // 1024, shards=self.shards, lr=LR,
             seed=self.seed, lr_scaling="none", step_events=self.step_events,
             policy="ssp" if self.policy == "versions" else self.policy, window=self.window,
-            evict_s=self.evict_s, data_plan=self.data_plan, epochs=self.epochs,
-            checkpoint_every=self.checkpoint_every, **self.limits, **more,
+            evict_s=self.evict_s, rejoin_s=self.rejoin_s, data_plan=self.data_plan,
+            epochs=self.epochs, checkpoint_every=self.checkpoint_every, **self.limits, **more,
         )  # fmt: skip
         options.check()
         return options
@@ -130,6 +134,7 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
         absent_every=rng.choice((0, 0, 2, 3)) if codec in ("f32", "topk") else 0,
         drift=tuple(1.0 + rng.uniform(-0.01, 0.01) for _ in range(MOST_WORKERS)),
         delay_s=rng.choice((0.0001, 0.001, 0.005)),
+        patience_s=stream(seed, "patience").choice((math.inf, 600.0, 600.0, SHORT_S)),
     )  # fmt: skip
 
 

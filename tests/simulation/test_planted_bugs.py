@@ -141,6 +141,20 @@ def a_worker_goes_on_with_other_parameters(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimulatedWorker, "_take_step", careless)
 
 
+def nobody_waits_for_the_evicted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Coordinator, "coming_back", [])
+
+
+def a_late_copy_of_a_hello_takes_the_rank(patch: pytest.MonkeyPatch) -> None:
+    greeted = Members.greeted
+
+    def forgetful(members: Members, worker: int, number: int) -> Any:
+        members._earlier.clear()
+        return greeted(members, worker, number)
+
+    patch.setattr(Members, "greeted", forgetful)
+
+
 PLANTED: tuple[tuple[Plant, str], ...] = (
     (a_duplicate_is_applied_again, ""),
     (a_mean_has_the_wrong_weight, "should be"),
@@ -152,6 +166,7 @@ PLANTED: tuple[tuple[Plant, str], ...] = (
     (a_lease_is_handed_out_twice, "leased"),
     (what_a_dead_worker_held_is_lost, ""),
     (a_handler_raises, "planted"),
+    (nobody_waits_for_the_evicted, "ended as 'incomplete'"),
     (a_worker_goes_on_with_other_parameters, ""),
 )
 

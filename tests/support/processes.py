@@ -47,6 +47,14 @@ class Child:
             assert left_s > 0, f"no {text!r} within {timeout_s} s in:\n" + "\n".join(self.lines)
             assert self._read(left_s), f"ended without {text!r}:\n" + "\n".join(self.lines)
 
+    def read_next(self, timeout_s: float = 30.0) -> None:
+        """Waits until it has written a further line."""
+        deadline_s, seen = time.monotonic() + timeout_s, len(self.lines)
+        while len(self.lines) == seen:
+            left_s = deadline_s - time.monotonic()
+            assert left_s > 0, f"nothing within {timeout_s} s after:\n" + "\n".join(self.lines)
+            assert self._read(left_s), "ended:\n" + "\n".join(self.lines)
+
     def wait(self, timeout_s: float = 30.0) -> int:
         """Its exit status; the rest of its output is in `lines`."""
         deadline_s = time.monotonic() + timeout_s

@@ -1,4 +1,4 @@
-"""A worker without PyTorch: pushes steps of ones and prints each, `step N lag L`."""
+"""A worker without PyTorch: pushes steps of ones and prints each, `step N lag L at SECONDS`."""
 
 import argparse
 import sys
@@ -6,7 +6,9 @@ import time
 
 import numpy as np
 
+from leash.ps.errors import EvictedError
 from leash.ps.wire.layout import Layout, Slot
+from leash.ps.words import BACKWARD
 from leash.worker.client import Client
 
 parser = argparse.ArgumentParser()
@@ -17,6 +19,7 @@ parser.add_argument("--step-s", type=float, default=0.0)  # what a step's comput
 parser.add_argument("--values", type=int, default=100_000)
 parser.add_argument("--hold", type=int, default=0)  # 1: wait for a line before the first push
 parser.add_argument("--fill-window", type=int, default=0)  # 1: as a worker that streams
+parser.add_argument("--hangs-at", type=int, default=0)  # before this push, until a line comes
 args = parser.parse_args()
 
 layout = Layout([Slot("w", "f32", (args.values,)), Slot("mean", "f32", (8,), "buffer")])
@@ -28,12 +31,25 @@ client.begin(parameters)
 print(f"joined at {client.steps}", flush=True)
 if args.hold:
     sys.stdin.readline()
-for _ in range(args.steps):
+answered = 0
+while answered < args.steps:
     time.sleep(args.step_s)
-    client.begin_step(gradients, parameters, samples=1)
-    if args.fill_window:
-        client.advance(first_ready=0)
-    info = client.finish_step()
-    print(f"step {info.step} lag {info.lag}", flush=True)
+    if answered + 1 == args.hangs_at:
+        args.hangs_at = 0
+        client.doing.begin(BACKWARD)
+        print("hangs", flush=True)
+        sys.stdin.readline()
+    try:
+        client.begin_step(gradients, parameters, samples=1)
+        if args.fill_window:
+            client.advance(first_ready=0)
+        info = client.finish_step()
+    except EvictedError:
+        client.rejoin()
+        client.pull(parameters)
+        print("joined again", flush=True)
+        continue
+    answered += 1
+    print(f"step {info.step} lag {info.lag} at {time.monotonic():.3f}", flush=True)
 client.close("done")
 print("done", flush=True)

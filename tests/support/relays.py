@@ -18,12 +18,19 @@ class Relay:
         met: the verbs of the messages that were lost, as `reset_with` asked for.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1", at: int = 0) -> None:
+        """Args:
+        port: of 127.0.0.1, to which it carries.
+        host: where it listens; any 127.X.Y.Z will do.
+        at: the port there; 0 for any.
+        """
         self.target = port
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((host, at))
         self.port: int = self.listener.getsockname()[1]
         self.met: queue.Queue[str] = queue.Queue()
         self._awaited: list[str] = []
+        self._flows = threading.Event()  # clear during an outage
+        self._flows.set()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -33,6 +40,20 @@ class Relay:
         """Breaks the connection on which the next message of this verb travels, and loses it."""
         with self._lock:
             self._awaited.append(verb)
+
+    def hold(self) -> None:
+        """Begins an outage: nothing gets through, and no connection breaks."""
+        self._flows.clear()
+
+    def heal(self, *, breaks: bool = False) -> None:
+        """Ends it.
+
+        Args:
+            breaks: the connections of before are lost, with everything that was held up.
+        """
+        if breaks:
+            self.cut()
+        self._flows.set()
 
     def cut(self) -> None:
         """Breaks every connection that stands now."""
@@ -45,6 +66,7 @@ class Relay:
         with suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
+        self._flows.set()
         self.cut()
         for thread in self._threads:
             thread.join(5)
@@ -53,7 +75,12 @@ class Relay:
         with suppress(OSError):  # closed: the end
             while True:
                 near, _ = self.listener.accept()
-                far = socket.create_connection(("127.0.0.1", self.target))
+                self._flows.wait()
+                try:
+                    far = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:  # the server has ended
+                    near.close()
+                    continue
                 with self._lock:
                     self._pairs.append((near, far))
                 for ends in ((near, far), (far, near)):
@@ -64,6 +91,7 @@ class Relay:
     def _carry(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(8192):
+                self._flows.wait()
                 if verb := self._take(data):
                     _reset((source, sink))
                     self.met.put(verb)

@@ -1,12 +1,16 @@
 """Checks what programs give to a client, before a server hears of it."""
 
+import os
 from operator import index
 from typing import Final, SupportsIndex
 
-from leash.ps.errors import ArgumentError
+from leash.ps.errors import ArgumentError, UsageError
 from leash.ps.options.addresses import MAX_RANK, RANK_MEND, check_server_address
+from leash.ps.processes import PATIENCE_VARIABLE
 from leash.ps.wire.messages import U32_MAX
+from leash.ps.wire.requester import PATIENCE_S
 
+PATIENCE_MEND: Final = "give a number of seconds above 0, or inf"
 TRANSPORTS: Final = ("auto", "tcp", "shm")
 
 
@@ -51,6 +55,33 @@ def checked_samples(samples: SupportsIndex) -> int:
     if not 0 <= number <= U32_MAX:
         raise ArgumentError("samples", samples, f"give a whole number from 0 to {U32_MAX}")
     return number
+
+
+def checked_patience(patience: float | None) -> float:
+    """Checks for how long a program wants to keep trying when no server answers.
+
+    Args:
+        patience: seconds above 0, which may be infinite; None where it did not say, so that
+            LEASH_PATIENCE counts, or else `PATIENCE_S`.
+
+    Returns:
+        The seconds.
+
+    Raises:
+        UsageError: the argument or the variable is no such number.
+    """
+    text = os.environ.get(PATIENCE_VARIABLE)
+    if patience is None and text is None:
+        return PATIENCE_S
+    try:
+        seconds = float(patience if patience is not None else text or "")
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if seconds > 0:  # nor is it a NaN
+        return seconds
+    if patience is None:
+        raise UsageError(f"{PATIENCE_VARIABLE}={text}: {PATIENCE_MEND}")
+    raise ArgumentError("patience", patience, PATIENCE_MEND)
 
 
 def check_connection(address: str, transport: str, wait_s: float | None) -> None:

@@ -30,12 +30,14 @@ from leash._log import logged, say_on_stderr
 from leash.ps._core import StepEngine
 from leash.ps.errors import (
     ArgumentError,
+    EvictedError,
     LeashError,
     NotReadyError,
     StoppingError,
     UsageError,
 )
 from leash.ps.options.addresses import RANK_MEND, split_address
+from leash.ps.wire import hosts
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.frames import encode
 from leash.ps.wire.layout import Chunk, Layout
@@ -50,26 +52,33 @@ from leash.ps.wire.messages import (
     Welcome,
 )
 from leash.ps.wire.options_table import OptionsTable
-from leash.ps.words import DONE
+from leash.ps.wire.sockets import host_and_port
+from leash.ps.words import BETWEEN, DONE, TIMED_OUT, WAITING
 from leash.worker.client.arguments import (
     check_connection,
+    checked_patience,
     checked_rank,
     checked_samples,
 )
-from leash.worker.client.data_driver import DataDriver, DataLane
+from leash.worker.client.data_driver import RECONNECT_S, DataDriver, DataLane
+from leash.worker.client.doing import Doing
 from leash.worker.client.encoding import Encoding
-from leash.worker.client.liveness import Liveness
+from leash.worker.client.liveness import STOP_S, Liveness
 from leash.worker.client.memory import Slab, SlabMemory
 from leash.worker.client.sent_options import SentOptions
-from leash.worker.client.session import ANSWER_S, Beats, Session
+from leash.worker.client.session import ANSWER_S, BYE_S, Beats, Session
 from leash.worker.client.step import Transport, make_engine, residual_for
-from leash.worker.client.waiting import Waiting, awaited
+from leash.worker.client.waiting import Outage, Waiting, awaited
 
 CLOSED: Final = "closed: this worker has left the run; make a new one to take part again"
 FORKED: Final = (
     "process {} joined the run, and this one, {}, was forked from it: no connection outlives a "
     "fork; use it there, or join from here under a rank of its own"
 )
+# Who has come to the end of its work tells so as long as it is patient: others wait for that.
+AT_THE_END: Final = (DONE, TIMED_OUT)
+BYE_AGAIN_S: Final = 3.0  # meanwhile it looks so often whether the server is gone
+GONE_S: Final = 5.0  # a server whose host refuses connections for so long has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +137,16 @@ class Client:
         welcome: what the server told when this process said hello last.
         chunks: the layout's chunks, in the order of the slab.
         steps: how many steps this worker has begun to push.
+        doing: what the thread that trains does now; the server hears of it with each beat.
         deadline_s: on ``time.monotonic()``; from then on `check` ends this worker's part.
         transport: how gradients travel now.
     """
 
     def __init__(
         self, address: str, layout: Layout, *, rank: SupportsIndex = 0, wait_s: float | None = None,
-        name: str | None = None, transport: str = "auto", encoding: Encoding | None = None,
-        memory: SlabMemory | None = None, say: Callable[[str], None] | None = None,
+        patience: float | None = None, name: str | None = None, transport: str = "auto",
+        encoding: Encoding | None = None, memory: SlabMemory | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
         """Joins the run: says hello, connects to every shard, and begins to send beats.
 
@@ -145,6 +156,8 @@ class Client:
             rank: the worker's number, from 1; 0 for an observer.
             wait_s: seconds to wait for the server to answer, and in `begin` for the other workers.
                 Without it the server has 30, and `begin` waits as long as it takes.
+            patience: seconds for which a worker that takes part keeps trying when nobody answers;
+                ``math.inf`` for ever. Without it LEASH_PATIENCE counts, or else 600.
             name: tells people which process this is; host and process number by default.
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
@@ -158,17 +171,21 @@ class Client:
             ServerUnreachableError: no server answered.
             LayoutMismatchError: the run has another model.
             ProtocolError: the server refuses, and says why.
-            ArgumentError: the address, the rank, the transport or `wait_s` cannot be, or the
-                transport is "shm" and that is not possible here.
+            ArgumentError: the address, the rank, the transport, `wait_s` or `patience` cannot be,
+                or the transport is "shm" and that is not possible here.
         """
         self.rank: Final = checked_rank(rank, least=0)
         check_connection(address, transport, wait_s)
+        self._patience_s: Final = checked_patience(patience)
         self.address: Final = address
         self.layout: Final = layout
         self._wait_s: Final = wait_s
         self._process: Final = os.getpid()
         name = name or f"{socket.gethostname()}:{os.getpid()}"
-        self._session: Final = Session(self.rank, name, layout)
+        self.doing: Final = Doing()
+        self._session: Final = Session(
+            self.rank, name, layout, patience_s=self._patience_s, doing=self.doing
+        )
         self._wants: Final = transport if self.rank else "tcp"
         self._encoding = encoding or Encoding()
         self._owns_memory: Final = memory is None
@@ -177,11 +194,14 @@ class Client:
         )
         self.residual: Slab = residual_for(self._encoding, layout.nbytes)
         self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
+        self._outage: Final = Outage(self._say, address, self._patience_s)
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._control: Final = self._open_control()
         self._options: Final = SentOptions()
         self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
         self._closed = False
+        self._refused_s: float | None = None  # since when its host has refused connections
+        self._has_pulled = False  # whether it has reached every shard
         self._published = 0  # how often this process has made its values everybody's
         self._liveness: Liveness | None = None
         self._driver: DataLane | None = None
@@ -194,6 +214,16 @@ class Client:
             raise
 
     def _join(self) -> None:
+        """Joins the run; again where it is evicted before it has come to the end of that."""
+        while True:
+            try:
+                self._join_once()
+            except EvictedError:  # noqa: PERF203
+                self._part()
+            else:
+                return
+
+    def _join_once(self) -> None:
         beats = self._say_hello()
         self.chunks: tuple[Chunk, ...] = self.layout.cut(self.welcome.chunk_nbytes)
         self.steps: int = self.welcome.first_step - 1
@@ -205,9 +235,10 @@ class Client:
 
     def _say_hello(self) -> Beats:
         codec = self._encoding.codec
+        first_s = ANSWER_S if self._wait_s is None else self._wait_s
         self._session.want_hello(
             [codec] if codec == "f32" else [codec, "f32"],
-            ANSWER_S if self._wait_s is None else self._wait_s,
+            first_s if self._session.welcome is None else self._patience_s,
         )
         while self._session.is_wanting:
             self._control.carry(self._session)
@@ -230,14 +261,24 @@ class Client:
     # What carries the messages, which may be something else than sockets.
 
     def _open_control(self) -> ControlChannel:
-        return ControlChannel(self.address, self._context)
+        return ControlChannel(self.address, self._context, self._outage.note)
 
     def _open_liveness(self, beats: Beats) -> Liveness:
-        return Liveness(self.address, beats)
+        return Liveness(self.address, beats, self._outage, self._say, self.doing)
 
     def _open_data(self, engine: StepEngine) -> DataLane:
         host, _ = split_address(self.address)
-        return DataDriver(self._context, host, self.welcome, engine, self.chunks, self.check)
+        liveness, has_pulled = self.liveness, self._has_pulled
+
+        def patience_s() -> float:
+            """A port that has never been open, while the server answers, is none."""
+            is_closed = not has_pulled and not liveness.is_silent
+            return min(RECONNECT_S, self._patience_s) if is_closed else self._patience_s
+
+        return DataDriver(
+            self._context, host, self.welcome, engine, self.chunks, self.check, patience_s,
+            self._outage.note, lambda: liveness.outages,
+        )  # fmt: skip
 
     def _choose_transport(self) -> Transport:
         if self._wants == "tcp":
@@ -263,10 +304,42 @@ class Client:
             self.residual = residual_for(self._encoding, self.layout.nbytes)
 
     def _part(self) -> None:
+        """Ends the connections of this incarnation, whose reports go out before that."""
         if self._driver is not None:
             self._driver.close()
         if self._liveness is not None:
-            self._liveness.stop()
+            self._tell_the_last(self._liveness, time.monotonic() + STOP_S)
+
+    def _tell_the_last(self, liveness: Liveness, until_s: float) -> None:
+        """Ends the beats once the last reports have gone out, which count from the evicted too."""
+        beats = self._session.beats
+        assert beats is not None
+        liveness.stop(until_s - time.monotonic(), self._is_server_gone)
+        if not liveness.has_ended:
+            return
+        beats.stop()  # the thread may have heard of an eviction since
+        while beats.has_news and beats.error is None and time.monotonic() < until_s:
+            beats.begin(time.monotonic())
+            beats.hurry(until_s)
+            self._control.carry(beats)
+
+    def _say_bye(self, reason: str, until_s: float) -> None:
+        """Says bye, again and again until the server answers, or has gone."""
+        while True:
+            left_s = until_s - time.monotonic()
+            self._session.want_bye(reason, min(BYE_AGAIN_S, max(BYE_S, left_s)))
+            self._control.carry(self._session)
+            is_silent = self._session.silence is not None
+            if not is_silent or time.monotonic() >= until_s or self._is_server_gone():
+                return
+
+    def _is_server_gone(self) -> bool:
+        """Whether nobody has listened at the server's port for a while, though its host answers."""
+        if not hosts.refuses(*host_and_port(self.address)):
+            self._refused_s = None
+            return False
+        self._refused_s = self._refused_s or time.monotonic()
+        return time.monotonic() - self._refused_s > GONE_S
 
     @property
     def liveness(self) -> Liveness:
@@ -329,9 +402,16 @@ class Client:
                     f"waited {limit_s:g} s (wait_s) for {whom}: start it, or wait for longer"
                 )
 
-        ready = self.wait_until(
-            lambda b: b.started and (b.initialize or b.initialized), on_wait_for_others
-        )
+        while True:
+            try:
+                self._begin(parameters, on_wait_for_others)
+            except EvictedError:  # noqa: PERF203
+                self.rejoin()
+            else:
+                return
+
+    def _begin(self, parameters: Slab, on_wait: Callable[[Beaten | None], None]) -> None:
+        ready = self.wait_until(lambda b: b.started and (b.initialize or b.initialized), on_wait)
         if ready.initialize and not ready.initialized:
             self._init(parameters)
         self.pull(parameters)
@@ -352,7 +432,10 @@ class Client:
             LeashError: what ended this process's part in the run.
         """
         self.require_own_process()
-        return self.liveness.wait_until(is_reached, on_wait)
+        self.doing.begin(WAITING)
+        beaten = self.liveness.wait_until(is_reached, on_wait)
+        self.doing.begin(BETWEEN)
+        return beaten
 
     def pause(self, seconds: float) -> None:
         """Waits for the answer to a beat, but not for longer than this.
@@ -382,6 +465,7 @@ class Client:
             parameters.data,
         )
         self._finish_round()
+        self._has_pulled = True
         return self._engine.version
 
     def set_options(self, table: OptionsTable) -> None:
@@ -520,7 +604,9 @@ class Client:
         """
         self.require_own_process()
         self._ready(0)
+        self.doing.begin(WAITING)
         wait_s = self._data.finish()
+        self.doing.begin(BETWEEN)
         self._options.is_known = True
         self._is_step_open = False
         end = self._engine.finish()
@@ -529,11 +615,15 @@ class Client:
     def rejoin(self) -> None:
         """Says hello again after an eviction; pull before the next push.
 
+        A worker that has trained keeps trying for as long as it is patient.
+
         Raises:
             LeashError: what joining raises: nobody answers, or the server refuses.
         """
         self.require_own_process()
+        self.doing.begin(WAITING)
         self._part()
+        self._control.renew()  # an outage may have taken its connection
         self._join()
 
     def lease(
@@ -561,12 +651,14 @@ class Client:
             EvictedError: the server went on without this worker; `rejoin` helps.
             LeashError: whatever else ends this worker's part.
         """
+        self.doing.begin(WAITING)
         self._session.want_lease(samples, epochs, batch_size, samples_per_s, ahead)
         while self._session.is_wanting:
             self.check()  # the beats may have found that the server is lost
             self._control.carry(self._session)
         self._control.require_answer(self._session)
         assert self._session.leased is not None
+        self.doing.begin(BETWEEN)
         return self._session.leased
 
     def report(self, report: Report) -> None:
@@ -593,6 +685,9 @@ class Client:
     def close(self, reason: str = DONE) -> None:
         """Says bye, unless the server is gone, and ends all threads and sockets.
 
+        Who is done, or whose time is over, tells its last reports and its bye for as long as it is
+        patient: the run waits for them. Anybody else tries for a moment.
+
         A second call does nothing, nor does one in a process that was forked from this client's.
 
         Args:
@@ -601,14 +696,25 @@ class Client:
         if self._closed or not self.is_own_process:
             return
         self._closed = True
-        self._part()
-        # A server that is gone, or has left us behind, needs no bye.
-        with suppress(LeashError):
-            self._session.want_bye(reason)
-            self._control.carry(self._session)
-        self._control.close()
-        self._context.destroy(linger=0)
-        self._let_go_of_memory()
+        try:
+            self._take_leave(reason)
+        finally:
+            self._control.close()
+            self._context.destroy(linger=0)
+            self._let_go_of_memory()
+
+    def _take_leave(self, reason: str) -> None:
+        failure = self.liveness.failure
+        goes_on = failure is None or isinstance(failure, EvictedError)
+        is_patient = reason in AT_THE_END and goes_on
+        if self._driver is not None:
+            self._driver.close()
+        until_s = time.monotonic() + (self._patience_s if is_patient else STOP_S)
+        self._tell_the_last(self.liveness, until_s)
+        if not is_patient:
+            until_s = time.monotonic()
+        with suppress(LeashError):  # it needs no bye from who has no part in the run any more
+            self._say_bye(reason, until_s)
 
     def _let_go_of_memory(self) -> None:
         if self._owns_memory:
@@ -662,5 +768,7 @@ class Client:
 
     def _finish_round(self) -> None:
         """Waits for the answers to what is about all chunks, but is no step."""
+        self.doing.begin(WAITING)
         self._data.finish()
+        self.doing.begin(BETWEEN)
         self._engine.forget()

@@ -31,7 +31,7 @@ from leash.worker.client.memory import SlabMemory
 from leash.worker.client.step import attach_writer
 
 LOOK_MS: Final = 200  # a waiting worker looks so often whether it still takes part
-RECONNECT_S: Final = 60.0  # a connection that is gone for so long is lost
+RECONNECT_S: Final = 60.0  # who has not trained yet takes a port for closed after so long
 # If answers have come sooner than this, a worker spins for the last one of a step, not sleeps.
 SPIN_S: Final = 500e-6
 
@@ -124,13 +124,21 @@ class Line:
         connect(self.socket, address)
         self.socket.setsockopt(zmq.RCVTIMEO, LOOK_MS)
 
-    def close(self) -> None:
-        """Closes the sockets; a second call does nothing."""
+    def close(self, linger_ms: int | None = None) -> None:
+        """Closes the sockets; a second call does nothing.
+
+        Args:
+            linger_ms: how long what was sent may still leave; None for as long as ever.
+        """
         if self.socket.closed:
             return
         self.socket.disable_monitor()
         self.monitor.close(linger=0)
-        self.socket.close()
+        self.socket.close(linger_ms)
+
+
+def _ignore(_: float) -> None:
+    """Tells nobody."""
 
 
 def _refuse() -> None:
@@ -147,6 +155,8 @@ class DataDriver:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], host: str, welcome: Welcome,
         engine: StepEngine, chunks: Sequence[Chunk], check: Callable[[], None],
+        patience_s: Callable[[], float] = lambda: RECONNECT_S,
+        on_silence: Callable[[float], None] = lambda _: None, outages: Callable[[], int] = int,
     ) -> None:  # fmt: skip
         """Begins to connect to every shard; requests wait until their connection stands.
 
@@ -157,17 +167,28 @@ class DataDriver:
             engine: says what to send.
             chunks: the layout's.
             check: raises when this worker takes part no more; called while waiting.
+            patience_s: says how long a connection may be gone before it is lost, now.
+            on_silence: called now and then with the seconds for which a connection has been gone,
+                and with 0 when it stands again.
+            outages: how often the server has answered again after a silence.
         """
         assert len(welcome.data_ports) == engine.shards
         self._engine: Final = engine
         self._chunks: Final = chunks
         self._check = check
+        self._patience_s = patience_s
+        self._on_silence = on_silence
+        self._outages = outages
+        self._seen_outages = outages()
+
+        def new_line(shard: int) -> Line:
+            address = f"tcp://{host}:{welcome.data_ports[shard]}"
+            return Line(context, shard, address, welcome.window, welcome.chunk_nbytes)
+
+        self._new_line: Final[Callable[[int], Line]] = new_line
         self._nonces: list[str] = []  # that the shards have read in this worker's memory
         self._waited_s = 0.0  # how long the newest answer took to come
-        self.lines: Final = [
-            Line(context, shard, f"tcp://{host}:{port}", welcome.window, welcome.chunk_nbytes)
-            for shard, port in enumerate(welcome.data_ports)
-        ]
+        self.lines: Final = [self._new_line(shard) for shard in range(engine.shards)]
         self._poller: Final = zmq.Poller()
         for line in self.lines:
             self._poller.register(line.socket, zmq.POLLIN)
@@ -179,6 +200,7 @@ class DataDriver:
         interpreter looks for circles.
         """
         self._check = _refuse
+        self._on_silence, self._outages, self._patience_s = _ignore, int, float
         for line in self.lines:
             line.close()
 
@@ -301,16 +323,17 @@ class DataDriver:
             wait_ms: how long to wait for the connection, where there is none.
 
         Raises:
-            ServerUnreachableError: there has been no connection for `RECONNECT_S` seconds.
+            ServerUnreachableError: there has been no connection for as long as this worker waits.
         """
         self._attend(line, wait_ms)
         if line.connected:
             return
         now = time.monotonic()
         line.lost_s = line.lost_s or now
-        if now - line.lost_s > RECONNECT_S:
+        self._on_silence(now - line.lost_s)
+        if now - line.lost_s > (limit_s := self._patience_s()):
             raise ServerUnreachableError(
-                f"no server answers at {line.address}: no connection for {RECONNECT_S:.0f} s; "
+                f"no server answers at {line.address}: no connection for {limit_s:.0f} s; "
                 "is the port open?"
             )
 
@@ -321,11 +344,24 @@ class DataDriver:
             event = recv_monitor_message(line.monitor)["event"]
             line.connected = is_new = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
         if is_new:
+            if line.lost_s is not None:
+                self._on_silence(0.0)
             line.lost_s = None
             self._engine.connected(line.shard)
             self.send(line, most=0)  # what goes again, and nothing new
         elif not line.connected:
             self._engine.lost(line.shard)
+
+    def _renew(self, line: Line) -> None:
+        """Takes another connection in the place of one on which an outage may have left its mark.
+
+        TCP tries again after 1, 2, 4, ... seconds, and so only long after the end of an outage.
+        """
+        self._poller.unregister(line.socket)
+        line.close(linger_ms=0)
+        self._engine.lost(line.shard)
+        self.lines[line.shard] = again = self._new_line(line.shard)
+        self._poller.register(again.socket, zmq.POLLIN)
 
     def _on_notice(self, line: Line, notice: StepNotice, frames: list[zmq.Frame]) -> None:
         """Does what the engine cannot do with an answer."""
@@ -383,6 +419,11 @@ class DataDriver:
 
     def _look_around(self, busy: list[Line]) -> None:
         self._check()
+        if (outages := self._outages()) != self._seen_outages:
+            self._seen_outages = outages
+            for line in busy:
+                self._renew(line)
+            return
         lost = [line for line in busy if not line.connected]
         for line in busy:
             self.look_after(line, LOOK_MS // max(1, len(lost)))

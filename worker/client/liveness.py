@@ -11,26 +11,48 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from leash._log import Say
 from leash.ps.errors import LeashError
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import Beaten, Report
+from leash.ps.words import WAITING
+from leash.worker.client.doing import Doing
 from leash.worker.client.session import Beats
+from leash.worker.client.waiting import Outage, Waiting
 
-STOP_S: Final = 2.0  # `stop` waits so long for the last reports to go out
+STOP_S: Final = 2.0  # who leaves early waits no longer for its last reports to go out
+LOOK_S: Final = 0.5
 
 
 class Liveness:
-    """Beats until stopped, and carries reports. Call `start` once, and `stop` in the end."""
+    """Beats until stopped, and carries reports. Call `start` once, and `stop` in the end.
 
-    def __init__(self, address: str, beats: Beats) -> None:
+    Attributes:
+        outages: how often the server has answered again after a silence.
+        is_silent: whether a beat has gone without an answer for a while.
+    """
+
+    def __init__(
+        self, address: str, beats: Beats, outage: Outage | None = None, say: Say | None = None,
+        doing: Doing | None = None,
+    ) -> None:  # fmt: skip
         """Makes the thread, which `start` starts.
 
         Args:
             address: tcp://HOST:PORT of the control socket.
             beats: says what is to be sent, and when. Nobody else calls it.
+            outage: says that the server does not answer; None for nobody.
+            say: shows for whom this worker waits, and where it is stuck; None for nobody.
+            doing: knows what the training thread does.
         """
+        self.outages: int = 0
+        self.is_silent: bool = False
         self._address: Final = address
         self._beats: Final = beats
+        self._outage: Final = outage
+        self._say: Final = say
+        self._doing: Final = doing
+        self._others: Final = Waiting.for_others(say) if say is not None else None
         self._changed: Final = threading.Condition()
         self._failure: LeashError | None = None
         self._thread = threading.Thread(target=self._run, name="leash-liveness", daemon=True)
@@ -39,13 +61,32 @@ class Liveness:
         """Starts the thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the thread, after the reports that wait have gone out, or after `STOP_S` seconds."""
+    def stop(self, limit_s: float = STOP_S, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Ends the thread, after the reports that wait have gone out.
+
+        Args:
+            limit_s: seconds to wait for that.
+            is_over: asked now and then; ends the wait.
+        """
         with self._changed:
             self._beats.stop()
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(STOP_S)
+        until_s = time.monotonic() + limit_s
+        while not self.has_ended and (left_s := until_s - time.monotonic()) > 0:
+            self._thread.join(min(LOOK_S, left_s))
+            if not self.has_ended and is_over():
+                break
+        self._beats.hurry(time.monotonic())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread has ended, or never began, so that another may carry the beats."""
+        return not self._thread.is_alive()
+
+    @property
+    def failure(self) -> LeashError | None:
+        """What ended this worker's part in the run, if anything has."""
+        return self._failure
 
     def tell(self, report: Report) -> None:
         """Queues a report, which the thread sends soon.
@@ -89,7 +130,7 @@ class Liveness:
         with self._changed:
             while (beaten := self.beaten) is None or not is_reached(beaten):
                 self.check()
-                self._changed.wait(0.5)
+                self._changed.wait(LOOK_S)
                 on_wait(self.beaten)
             return beaten
 
@@ -99,13 +140,14 @@ class Liveness:
             self._changed.wait(seconds)
 
     def _run(self) -> None:
-        channel = ControlChannel(self._address)
+        channel = ControlChannel(self._address, on_silence=self._on_silence)
         try:
             while self._await_request():
                 before = self.beaten
                 channel.carry(self._beats)
                 channel.require_answer(self._beats)
-                if self.beaten is not before:
+                if (beaten := self.beaten) is not None and beaten is not before:
+                    self._tell_of(beaten)
                     with self._changed:
                         self._changed.notify_all()
         except LeashError as error:
@@ -127,6 +169,22 @@ class Liveness:
                     return True
                 self._changed.wait(self._beats.wake_s - now_s)
         return False
+
+    def _on_silence(self, waited_s: float) -> None:
+        self.is_silent = waited_s > 0
+        self.outages += not self.is_silent
+        if self._outage is not None:
+            self._outage.note(waited_s)
+
+    def _tell_of(self, beaten: Beaten) -> None:
+        """Says for whom this worker waits; and where it is stuck, if the server asks for that."""
+        if self._say is None or self._others is None or self._doing is None:
+            return
+        self._others.others(beaten.awaited if self._doing.phase == WAITING else "")
+        if beaten.stack:
+            phase, phase_s = self._doing.told()
+            stack = self._doing.stack().decode().rstrip()
+            self._say(f"asked where it is: in {phase} for {phase_s:.0f} s\n{stack}")
 
     def _fail(self, error: LeashError) -> None:
         with self._changed:

@@ -37,14 +37,14 @@ from leash.ps.wire.messages import (
     Report,
     Welcome,
 )
-from leash.ps.wire.requester import AT_ONCE_S, NEVER_S, Requester
+from leash.ps.wire.requester import AT_ONCE_S, NEVER_S, PATIENCE_S, ControlFrames, Requester
+from leash.worker.client.doing import Doing
 
 START_BEAT_S: Final = 0.05  # between two beats before training starts, which is to be heard soon
 OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
-SILENCE_S: Final = 60.0  # a server silent for longer is lost
 ANSWER_S: Final = 30.0  # how long a process waits for the answer to its hello, if it is not told
 LEASE_S: Final = 5.0  # a lease without an answer for so long is asked for once more
-BYE_TIMEOUT_S: Final = 1.0  # nobody waits for longer to be let go
+BYE_S: Final = 1.0  # who has not come to the end of its work says bye for no longer
 
 
 def random_number() -> int:
@@ -56,6 +56,7 @@ class Beats(Requester):
     """The signs of life and the reports of one incarnation.
 
     They go on until `stop`, or until an error ends this process's part in the run: it is `error`.
+    The reports of a process that was evicted still go out, once it is stopped: they count.
 
     REQUIRES: `tell`, `stop` and `begin` are called one at a time. Whoever carries a request that
     has begun may do so meanwhile.
@@ -64,18 +65,25 @@ class Beats(Requester):
         beaten: the server's newest answer to a beat; None before the first.
     """
 
-    def __init__(self, worker: int, incarnation: int, beat_s: float) -> None:
+    def __init__(
+        self, worker: int, incarnation: int, beat_s: float, patience_s: float = PATIENCE_S,
+        doing: Doing | None = None,
+    ) -> None:  # fmt: skip
         """Has the first beat due at once.
 
         Args:
             worker: the rank; 0 for an observer.
             incarnation: from the answer to this process's hello.
             beat_s: seconds between two beats once training has started.
+            patience_s: a server that is silent for longer is lost; may be infinite.
+            doing: knows what this process's training does; None if nobody asks.
         """
         super().__init__()
         self.beaten: Beaten | None = None
-        self._beat: Final = (encode(Beat(worker, incarnation)),)
+        self._beat: Final = Beat(worker, incarnation)
         self._beat_s: Final = beat_s
+        self._patience_s: Final = patience_s
+        self._doing: Final = doing
         self._beat_at_s = AT_ONCE_S
         self._reports: Final[deque[Report]] = deque()
         self._reported = 0  # how many reports have been sent
@@ -94,12 +102,20 @@ class Beats(Requester):
     def stop(self) -> None:
         """Lets the reports that wait go out, and no beat any more."""
         self._is_stopped = True
+        if isinstance(self.error, EvictedError):
+            self.error = None  # the run went on, and what this process has done counts
 
     @property
     def is_over(self) -> bool:
         """Whether nothing will be sent any more."""
         has_ended = self._is_stopped and not self._reports and not self.is_busy
         return has_ended or self.error is not None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there are reports that have no answer yet."""
+        is_reporting = self.is_busy and self._expected is Ok
+        return bool(self._reports) or is_reporting
 
     def begin(self, now_s: float) -> None:
         """Begins to send the oldest report, or a beat, if one is due and nothing is on its way.
@@ -112,9 +128,18 @@ class Beats(Requester):
         if self._reports:
             self._reported += 1
             report = replace(self._reports.popleft(), number=self._reported)
-            self._ask((encode(report),), Ok, SILENCE_S, now_s)
+            self._ask((encode(report),), Ok, self._patience_s, now_s)
         elif not self._is_stopped and now_s >= self._beat_at_s:
-            self._ask(self._beat, Beaten, SILENCE_S, now_s)
+            self._ask(self._next_beat(), Beaten, self._patience_s, now_s)
+
+    def _next_beat(self) -> ControlFrames:
+        """Writes the next beat, with the stack of the thread that trains if it was asked for."""
+        if self._doing is None:
+            return (encode(self._beat),)
+        phase, phase_s = self._doing.told()
+        header = encode(replace(self._beat, phase=phase, phase_s=round(phase_s, 3)))
+        wants_stack = self.beaten is not None and self.beaten.stack
+        return (header, self._doing.stack()) if wants_stack else (header,)
 
     def _take(self, answer: Message, payload: bytes | None, now_s: float) -> None:
         if not isinstance(answer, Beaten):
@@ -123,7 +148,8 @@ class Beats(Requester):
         self.beaten = answer
         if answer.stopping:
             raise StoppingError(answer.stopping)
-        self._beat_at_s = now_s + (self._beat_s if answer.initialized else START_BEAT_S)
+        due_s = self._beat_s if answer.initialized else START_BEAT_S
+        self._beat_at_s = AT_ONCE_S if answer.stack else now_s + due_s
 
     def _is_wanted(self) -> bool:
         # Reports that wait go after the beat that is on its way.
@@ -151,8 +177,9 @@ class Session(Requester):
     """
 
     def __init__(
-        self, rank: int, name: str, layout: Layout, draw: Callable[[], int] = random_number
-    ) -> None:
+        self, rank: int, name: str, layout: Layout, draw: Callable[[], int] = random_number,
+        patience_s: float = PATIENCE_S, doing: Doing | None = None,
+    ) -> None:  # fmt: skip
         """Asks for nothing yet.
 
         Args:
@@ -160,8 +187,12 @@ class Session(Requester):
             name: tells people which process this is.
             layout: of this process's model; the run has one layout.
             draw: draws the number of a hello.
+            patience_s: as in `Beats`.
+            doing: as in `Beats`.
         """
         super().__init__()
+        self._patience_s: Final = patience_s
+        self._doing: Final = doing
         self.rank: Final = rank
         self.welcome: Welcome | None = None
         self.beats: Beats | None = None
@@ -173,7 +204,7 @@ class Session(Requester):
         self._leases = 0  # how many of this worker's requests were answered since its hello
         self._request: Message = Message()
         self._answer: type[Message] = Message
-        self._patience_s = 0.0
+        self._limit_s = 0.0  # what is wanted is asked for no longer
 
     @property
     def incarnation(self) -> int:
@@ -217,13 +248,14 @@ class Session(Requester):
         )
         self._want(lease, Leased, LEASE_S)
 
-    def want_bye(self, reason: str) -> None:
+    def want_bye(self, reason: str, timeout_s: float = BYE_S) -> None:
         """Says that this process leaves.
 
         Args:
             reason: "done", "timeout", "stopped" or "failed".
+            timeout_s: how long to wait for an answer.
         """
-        self._want(Bye(self.rank, self.incarnation, reason), Ok, BYE_TIMEOUT_S)
+        self._want(Bye(self.rank, self.incarnation, reason), Ok, timeout_s)
 
     def begin(self, now_s: float) -> None:
         """Begins the request for what is wanted, unless it is on its way.
@@ -235,12 +267,12 @@ class Session(Requester):
             header = encode(self._request)
             has_payload = isinstance(self._request, Hello)
             frames = (header, self._layout.pack()) if has_payload else (header,)
-            self._ask(frames, self._answer, self._patience_s, now_s)
+            self._ask(frames, self._answer, self._limit_s, now_s)
 
     def _want(self, request: Message, answer: type[Message], timeout_s: float) -> None:
         self.abandon()
         self.is_wanting = True
-        self._request, self._answer, self._patience_s = request, answer, timeout_s
+        self._request, self._answer, self._limit_s = request, answer, timeout_s
 
     def _fits(self, answer: Message) -> bool:
         return not isinstance(answer, Leased) or answer.number == self._leases + 1
@@ -261,7 +293,7 @@ class Session(Requester):
             raise LayoutMismatchError(difference)
         beat_s = welcome.beat_s if self.rank else min(OBSERVER_BEAT_S, welcome.beat_s)
         self.welcome, self.leased, self._leases = welcome, None, 0
-        self.beats = Beats(self.rank, welcome.incarnation, beat_s)
+        self.beats = Beats(self.rank, welcome.incarnation, beat_s, self._patience_s, self._doing)
 
     def _fail(self, error: LeashError) -> None:
         super()._fail(error)

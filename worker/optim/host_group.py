@@ -34,6 +34,7 @@ from leash.ps.words import DONE
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.arguments import checked_samples
 from leash.worker.client.client import FORKED
+from leash.worker.client.doing import Doing
 from leash.worker.client.memory import Slab
 from leash.worker.client.waiting import Waiting
 from leash.worker.optim.joining import find_server_and_rank
@@ -266,6 +267,7 @@ class OtherOfGroup:
         rank: the worker's number; that of all processes of the group.
         settings: what the run goes by.
         steps: how many steps this worker has begun to push.
+        doing: what this process does, which nobody hears of.
     """
 
     def __init__(self, link: GroupLink, layout: Layout) -> None:
@@ -281,6 +283,7 @@ class OtherOfGroup:
         self.rank: Final[int] = joined["rank"]
         self.settings: Final[dict[str, Any]] = joined["settings"]
         self.steps: int = 0
+        self.doing: Final = Doing()
         self._process: Final = os.getpid()
 
     def begin(

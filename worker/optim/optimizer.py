@@ -31,6 +31,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Protocol, SupportsIndex
@@ -43,7 +44,7 @@ from leash.ps.errors import EvictedError, LeashError, UsageError
 from leash.ps.runs.download import download_checkpoint
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import Beaten
-from leash.ps.words import DONE, FAILED, STOPPED
+from leash.ps.words import BACKWARD, BETWEEN, DONE, FAILED, FORWARD, STEP, STOPPED
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.arguments import checked_rank, checked_samples
 from leash.worker.client.encoding import Encoding
@@ -192,6 +193,7 @@ class PSOptimizer(torch.optim.Optimizer):
         transport: str = "auto",
         encoding: Encoding | None = None,
         wait_s: float | None = None,
+        patience: float | None = None,
         on_wait: Callable[[Beaten | None], None] | None = None,
         say: Say | None = None,
         **options: Any,
@@ -229,6 +231,9 @@ class PSOptimizer(torch.optim.Optimizer):
             encoding: the codec in which gradients travel, and its settings; f32 by default.
             wait_s: seconds to wait for the server to answer, and then for the other workers.
                 Without it the server has 30, and the others as long as they take.
+            patience: seconds for which this worker, once it takes part, keeps trying when nobody
+                answers; then it goes on by itself. ``math.inf`` for ever. Without it the variable
+                LEASH_PATIENCE counts, or else 600.
             on_wait: called about twice a second while the other workers are missing. By default,
                 `say` shows who they are.
             say: shows a line, such as why shared memory is not possible. By default it appears on
@@ -243,8 +248,8 @@ class PSOptimizer(torch.optim.Optimizer):
                 have; `inner` steps over something else, or needs a closure; the server was not
                 started for one (or only for one, and there is none); `group` is none, or comes with
                 overlap or `inner`; or server or rank are neither given nor in the environment.
-            ArgumentError: the server's address, the rank, the transport or `wait_s` cannot be, or
-                the transport is "shm" where that is not possible.
+            ArgumentError: the server's address, the rank, the transport, `wait_s` or `patience`
+                cannot be, or the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
             NotReadyError: after `wait_s` seconds others are missing; the text names them.
             ProtocolError: the server refuses, and says why.
@@ -270,7 +275,7 @@ class PSOptimizer(torch.optim.Optimizer):
         try:
             self.client: Final = self._join_run(
                 group, self._slabs.places[0].tensor.device, self._slabs.layout, server, rank,
-                say=say, wait_s=wait_s, transport=transport, encoding=encoding,
+                say=say, wait_s=wait_s, patience=patience, transport=transport, encoding=encoding,
                 memory=self._slabs.memory,
             )  # fmt: skip
         except BaseException:
@@ -305,7 +310,8 @@ class PSOptimizer(torch.optim.Optimizer):
             self.client.begin(self._slabs.parameters, on_wait)
             self._slabs.scatter()
             self._path: Final[StepPath] = (
-                StepStream(self._slabs, self.client, overlap=overlap)
+                StepStream(self._slabs, self.client, overlap=overlap,
+                           on_backward=partial(self.client.doing.begin, BACKWARD))
                 if inner is None
                 else LocalSteps(self._slabs, self.client, inner, local_steps,
                                 heals=nonfinite == "skip")
@@ -350,6 +356,7 @@ class PSOptimizer(torch.optim.Optimizer):
             self._groups.require_kept(self.param_groups)
             self._groups.follow(self.param_groups)
         self._path.begin(1 if samples is None else samples)
+        self.client.doing.begin(FORWARD)
         self._told = None if samples is None else checked_samples(samples)
 
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
@@ -397,6 +404,7 @@ class PSOptimizer(torch.optim.Optimizer):
         self._groups.require_kept(self.param_groups)
         self._groups.follow(self.param_groups, has_begun=self._path.is_open)
         self._is_refused = False
+        self.client.doing.begin(STEP)
         loss = None
         if closure is not None:
             if self._path.overlap and not self._path.is_begun:
@@ -412,6 +420,7 @@ class PSOptimizer(torch.optim.Optimizer):
             self.rejoin(evicted=True)
         if self.sampler is not None and behind is not None:
             self.sampler.stepped(behind)
+        self.client.doing.begin(BETWEEN)
         return loss
 
     def _is_skipped(self) -> bool:
@@ -464,13 +473,14 @@ class PSOptimizer(torch.optim.Optimizer):
             )
         if self._stores_finite:
             require_finite(self._slabs, values)
-        try:
-            self.client.publish(values)
-        except EvictedError:
-            self.evictions += 1
-            self.client.rejoin()
-            self.client.publish(values)
-        version = self._path.reload(self.client.pull)
+        version = None
+        while version is None:
+            try:
+                self.client.publish(values)
+                version = self._path.reload(self.client.pull)
+            except EvictedError:  # noqa: PERF203
+                self.evictions += 1
+                self.client.rejoin()
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
     @property
@@ -514,6 +524,7 @@ class PSOptimizer(torch.optim.Optimizer):
                 "way; call it before backward, or make PSOptimizer with overlap=False. If the loop "
                 "was broken off here, call it again, and these gradients are given up"
             )
+        self.client.doing.begin(FORWARD)
         self._path.clear_sent(zeros=not set_to_none)
         _ZERO_GRAD(self, set_to_none)
 
@@ -540,6 +551,7 @@ class PSOptimizer(torch.optim.Optimizer):
         """Says hello again, and takes over the common parameters; a step that was begun is lost.
 
         `step` and `flush` do this by themselves after an eviction, or once a step was broken off.
+        One that is evicted meanwhile says hello once more.
 
         Args:
             evicted: the server had gone on without this worker, so `evictions` grows by one.
@@ -549,9 +561,18 @@ class PSOptimizer(torch.optim.Optimizer):
         """
         self.evictions += evicted
         self._is_joining = True
-        self.client.rejoin()
-        version = self._path.recover(self.client.pull)
+        version = None
+        while version is None:
+            try:
+                self.client.rejoin()
+                version = self._path.recover(self.client.pull)
+            except EvictedError:  # noqa: PERF203
+                self.evictions += 1
+                evicted = True
         self._is_joining = self._is_refused = False
+        if evicted and (self.group is None or self.group.rank() == 0):
+            self._say(f"the run had gone on without this worker, which has joined it again: its "
+                      f"next step is {self.client.steps + 1}")  # fmt: skip
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
     @property  # type: ignore[override]

@@ -148,14 +148,19 @@ class StepStream:
 
     pending: Final = 0  # every step is a push
 
-    def __init__(self, slabs: ModelSlabs, client: StepClient, *, overlap: bool) -> None:
+    def __init__(
+        self, slabs: ModelSlabs, client: StepClient, *, overlap: bool,
+        on_backward: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         """With overlap, hooks into the backward pass of every parameter.
 
         Args:
             slabs: hold the model's tensors.
             client: pushes the steps.
             overlap: whether gradients leave during backward.
+            on_backward: called when the first gradient of such a backward is there.
         """
+        self._on_backward: Final = on_backward
         self.overlap: Final = overlap
         self._slabs: Final = slabs
         self._client: Final = client
@@ -474,6 +479,7 @@ class StepStream:
         """Has torch tell when this backward comes to its end, which one that fails never does."""
         if not self._in_backward:
             self._in_backward = True
+            self._on_backward()
             Variable._execution_engine.queue_callback(self._end_backward)
 
     def _end_backward(self) -> None:

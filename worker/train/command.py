@@ -68,7 +68,8 @@ def run(options: WorkerOptions) -> int:
         return make_trainer(
             options, state, task, dataset, device, say=say, show=show, make_slowdown=Slowdown,
             make_optimizer=partial(
-                PSOptimizer, server=address, rank=options.rank, on_wait=waiting.workers
+                PSOptimizer, server=address, rank=options.rank, on_wait=waiting.workers,
+                patience=options.patience,
             ),
             kind=Trainer,
         ).run()  # fmt: skip

@@ -16,7 +16,7 @@ from torch import nn
 
 from leash._extras import install_command
 from leash._log import logged
-from leash.ps.errors import StoppingError
+from leash.ps.errors import EvictedError, StoppingError, UnknownWorkerError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.base import check_positive, make_folder
 from leash.ps.options.commands import EvaluateOptions
@@ -89,13 +89,18 @@ class Evaluator:
 
     def run(self) -> None:
         """Evaluates after every epoch, and returns after the evaluation behind the last bye."""
+        seen, is_over = 0, False
         try:
-            beaten = self._await_epoch(0)
-            while not beaten.finished:
-                self._evaluate(beaten.epoch)
-                beaten = self._await_epoch(beaten.epoch)
-            if beaten.initialized:
-                self._evaluate(beaten.epoch)
+            while not is_over:
+                try:
+                    beaten = self._await_epoch(seen)
+                    is_over = beaten.finished
+                    if not is_over or beaten.initialized:
+                        self._evaluate(beaten.epoch)
+                    seen = beaten.epoch
+                except (EvictedError, UnknownWorkerError):  # noqa: PERF203
+                    is_over = False
+                    self._client.rejoin()  # after an outage, in which the run went on
         finally:
             self._board.close()
 

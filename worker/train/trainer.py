@@ -21,8 +21,11 @@ from leash.ps.options.plan import parse_local_steps
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
 from leash.ps.words import (
+    BACKWARD,
     DONE,
     FAILED,
+    FORWARD,
+    LOADING,
     STOPPED,
     TIMED_OUT,
     epoch_after,
@@ -197,6 +200,8 @@ class Trainer:
         done, began_s = piece.begins_at, self._now()
         pushed, evictions = 0, self._optimizer.evictions  # how many of its samples were answered
         self._optimizer.local_steps = piece.local_steps
+        doing = self._client.doing
+        doing.begin(LOADING)
         positions = piece.whole_batches() if self._options.drop_last else piece.positions
         for inputs, targets in self._dataset.train_batches(positions, piece.batch_size):
             compute_s = self.totals.compute_s
@@ -214,6 +219,7 @@ class Trainer:
             if not work.is_held():
                 break
             began_s = self._now()
+            doing.begin(LOADING)
         if self._optimizer.pending_steps:
             self._optimizer.flush()
             self._count_time(began_s)
@@ -251,6 +257,7 @@ class Trainer:
         )
 
     def _step(self, inputs: Tensor, targets: Tensor, began_s: float) -> Tensor:
+        self._client.doing.begin(FORWARD)
         self._slowdown.before_step()
         compute_began_s = self._now()
         loss = self._compute(inputs, targets)
@@ -271,6 +278,7 @@ class Trainer:
         self._optimizer.zero_grad()
         self._optimizer.begin_step(samples=len(targets))
         loss = self._loss(self._model(inputs), targets)
+        self._client.doing.begin(BACKWARD)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._waits_for_gpu:
             torch.cuda.synchronize(self._device)

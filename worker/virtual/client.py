@@ -208,12 +208,27 @@ class VirtualLiveness(Liveness):
         self._line.follow(self._beats)
         self._line.advance()
 
-    def stop(self) -> None:
-        """Ends, after the reports that wait have gone out, or after `STOP_S` seconds."""
+    def stop(self, limit_s: float = STOP_S, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Ends, after the reports that wait have gone out.
+
+        Args:
+            limit_s: seconds to wait for that.
+            is_over: is not asked: no server goes in virtual time before its workers.
+        """
         self._beats.stop()
         self._line.advance()
-        until_s = self._machine.world.now_s + STOP_S
+        until_s = self._machine.world.now_s + limit_s
         self._machine.fiber.wait_until(lambda: self._beats.is_over, until_s)
+
+    @property
+    def has_ended(self) -> bool:
+        """False: nobody else carries these beats."""
+        return False
+
+    @property
+    def failure(self) -> LeashError | None:
+        """What ended this worker's part in the run, if anything has."""
+        return self._beats.error
 
     def tell(self, report: Report) -> None:
         """Queues a report, which is sent soon.

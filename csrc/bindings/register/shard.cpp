@@ -200,6 +200,11 @@ Returns the index of the first value that is not finite, and changes nothing the
 
 Gradients that wait for a mean are applied one by one, in order of arrival, if the new rule takes no
 means; otherwise they wait for its means.)")
+      .def("give_up_rounds", &SharedShard::give_up_rounds,
+           R"(Gives up all rounds, and returns the answers that waited for them.
+
+What was sent for them is dropped, and so is the rest of the step that each worker is in. Does
+nothing under a rule that gathers no rounds.)")
       .def("parked", under_lock(&Shard::parked), "How many answers wait, on all chunks.")
       .def("stats", under_lock(&Shard::stats));
 

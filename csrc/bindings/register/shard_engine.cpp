@@ -119,6 +119,9 @@ class SharedEngine {
   void set_rule(const Rule& rule, double now_s) {
     call([&] { engine_->set_rule(rule, now_s); });
   }
+  void give_up_rounds(double now_s) {
+    call([&] { engine_->give_up_rounds(now_s); });
+  }
   void stop(const std::string& reason) {
     call([&] { engine_->stop(reason); });
   }
@@ -234,6 +237,10 @@ slab. slot_names: of the whole model's slots. nonfinite: what the shard was made
            "Has nobody wait for a worker, which may not have been admitted. KeyError if it is not "
            "live.")
       .def("set_rule", &SharedEngine::set_rule, py::arg("rule"), py::arg("now_s"))
+      .def("give_up_rounds", &SharedEngine::give_up_rounds, py::arg("now_s"),
+           R"(Ends a stall under a rule that gathers rounds: gives all of them up, and sends the
+answers that waited. What was sent for them, and the rest of the steps that workers are in, is
+dropped.)")
       .def("refuse_pushes", &SharedEngine::refuse_pushes, py::arg("code"), py::arg("text"),
            "Refuses every push from now on, with an error of this code; an empty one lets them "
            "come. ValueError for a code that no refusal of an engine has.")
@@ -270,6 +277,9 @@ ValueError unless the memory has the size of a segment of this model.)")
            R"(The messages that are to be sent since the last call, in their order.
 
 Each is route, header, payload or None, and the worker that it answers, which is 0 of an error.)")
+      .def_property_readonly(
+          "has_news", [](SharedEngine& self) { return self.engine().has_news(); },
+          "Whether records, counts or signs of life have come up since they were taken.")
       .def("take_records", &SharedEngine::take_records, "What happened since the last call.")
       .def(
           "take_counts", [](SharedEngine& self) { return self.engine().take_counts(); },
@@ -277,7 +287,10 @@ Each is route, header, payload or None, and the worker that it answers, which is
       .def(
           "take_heard", [](SharedEngine& self) { return self.engine().take_heard(); },
           "The workers that were heard since the last call, and when.")
-      .def_property_readonly("parked", [](SharedEngine& self) { return self.engine().parked(); });
+      .def_property_readonly("parked", [](SharedEngine& self) { return self.engine().parked(); })
+      .def_property_readonly(
+          "waiting", [](SharedEngine& self) { return self.engine().waiting(); },
+          "The workers that wait for an answer, in ascending order.");
 }
 
 }  // namespace leash::bindings

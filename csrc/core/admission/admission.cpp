@@ -62,7 +62,7 @@ Arrival Admission::arrive(std::uint32_t worker, double now_s, std::uint64_t vers
   WorkerState& state = workers_.at(worker);
   state.staleness = version - state.pulled_version;
   state.dropped = rule_.gather == Gather::kRound
-                      ? state.staleness > 0
+                      ? state.staleness > 0 || clock <= state.left_out_clock
                       : rule_.staleness_limit && state.staleness > *rule_.staleness_limit;
   state.pushed_s = {now_s, state.pushed_s[0]};
   ++state.pushes;
@@ -145,6 +145,17 @@ bool Admission::close_round() {
   arrived_ = 0;
   round_closed_ = true;
   return true;
+}
+
+void Admission::give_up_round(const std::unordered_map<std::uint32_t, std::uint64_t>& clocks) {
+  for (auto& [worker, state] : workers_) {
+    state.dropped |= is_in_round(state);
+    const auto found = clocks.find(worker);
+    if (found != clocks.end()) state.left_out_clock = found->second;
+  }
+  ++round_;
+  arrived_ = 0;
+  round_closed_ = true;
 }
 
 void Admission::release(std::uint64_t version, std::vector<std::uint32_t>& released) {

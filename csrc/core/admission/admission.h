@@ -85,6 +85,10 @@ class Admission {
   // Ends the round if it is complete, and returns whether it was. The owner then applies the
   // gathered gradients as one mean.
   bool close_round();
+  // Gives the round up: what was sent for it is dropped, and nobody waits for it. From now on the
+  // pushes of each worker up to this clock are dropped too. The owner calls release() next.
+  // REQUIRES: Gather::kRound.
+  void give_up_round(const std::unordered_map<std::uint32_t, std::uint64_t>& clocks);
   // Appends the waiting workers that may go on now, and lets them wait no longer.
   void release(std::uint64_t version, std::vector<std::uint32_t>& released);
 
@@ -102,6 +106,7 @@ class Admission {
     std::uint64_t pulled_version;  // of the parameters that the worker has
     std::uint64_t staleness = 0;   // of its latest push
     bool dropped = false;          // its latest push was
+    std::uint64_t left_out_clock = 0;  // up to this clock its pushes are, under Gather::kRound
     bool waiting = false;
     bool computing = false;          // it is counted in computing_
     std::uint64_t parked_clock = 0;  // its key in waiting_

@@ -116,6 +116,12 @@ class Shard {
   // otherwise they wait for its means. Throws as validate() does, and has changed nothing then.
   std::vector<Reply> set_rule(const Rule& rule);
 
+  // Ends a stall under Gather::kRound, in which every worker waits for a round of another chunk:
+  // all rounds are given up. The gradients that wait for them are dropped, as are those of the rest
+  // of the steps that workers are in, so that all begin their next one together. Returns the
+  // answers that waited. Does nothing under another rule.
+  std::vector<Reply> give_up_rounds();
+
   // Writes the chunk's values to the destination and returns their version, from which the worker's
   // staleness is then counted if it is live, with the answers that the rule lets go because of
   // that. Throws std::invalid_argument if the chunk has no values. REQUIRES: check_answer_codec()

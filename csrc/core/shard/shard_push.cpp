@@ -236,6 +236,32 @@ std::vector<Reply> Shard::set_rule(const Rule& rule) {
   return replies;
 }
 
+std::vector<Reply> Shard::give_up_rounds() {
+  std::vector<Reply> replies;
+  if (options_.rule.gather != Gather::kRound) return replies;
+  std::unordered_map<std::uint32_t, std::uint64_t> clocks;  // of the step that each worker is in
+  for (const Chunk& chunk : chunks_) {
+    for (const std::uint32_t worker : chunk.clock().workers()) {
+      std::uint64_t& clock = clocks[worker];
+      clock = std::max(clock, chunk.clock().clock(worker));
+    }
+  }
+  for (Chunk& chunk : chunks_) {
+    for (Parked& entry : chunk.parked) {
+      if (!entry.contributes) continue;
+      forget_gradient(entry);
+      ++stats_.dropped;
+    }
+    chunk.admission.give_up_round(clocks);
+    for (Parked& entry : chunk.parked) {
+      const bool is_newest = entry.step == chunk.clock().clock(entry.worker);
+      entry.dropped |= is_newest && chunk.admission.was_dropped(entry.worker);
+    }
+    release_answers(chunk, Candidates::kAll, replies);
+  }
+  return replies;
+}
+
 // Applies the gradients that were kept for a mean one by one, in order of arrival, for a new rule
 // that takes no means.
 void Shard::apply_gathered(Chunk& chunk) {

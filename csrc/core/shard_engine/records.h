@@ -42,6 +42,7 @@ struct EngineCounts {
   std::uint64_t bytes_answered = 0;
   std::uint64_t dropped = 0;
   std::map<std::string_view, std::uint64_t> refusals = {};  // by code
+  bool operator==(const EngineCounts&) const = default;
 };
 
 }  // namespace leash

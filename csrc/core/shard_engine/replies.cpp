@@ -49,6 +49,14 @@ Replies::~Replies() {
   for (OutgoingAnswer& message : outgoing_) bin_.drop(message.payload);
 }
 
+std::vector<std::uint32_t> Replies::waiting() const {
+  std::vector<std::uint32_t> workers;
+  for (const auto& [key, asked] : parked_) {
+    if (workers.empty() || workers.back() != key.first) workers.push_back(key.first);
+  }
+  return workers;
+}
+
 const Asked* Replies::waiting(std::uint32_t chunk, std::uint32_t worker) const {
   const auto found = parked_.find({worker, chunk});
   return found == parked_.end() ? nullptr : &found->second;

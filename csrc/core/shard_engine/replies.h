@@ -53,6 +53,8 @@ class Replies {
   Replies& operator=(const Replies&) = delete;
 
   std::size_t parked() const { return parked_.size(); }
+  // The workers whose pushes wait, in ascending order.
+  std::vector<std::uint32_t> waiting() const;
   // The push that waits for this chunk and worker; null if there is none.
   const Asked* waiting(std::uint32_t chunk, std::uint32_t worker) const;
 

@@ -1,5 +1,6 @@
 #include "core/shard_engine/shard_engine.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
@@ -40,6 +41,12 @@ void ShardEngine::leave(std::uint32_t worker, double now_s) {
 void ShardEngine::set_rule(const Rule& rule, double now_s) {
   replies_.answer(shard_.set_rule(rule), now_s);
   note_overflows(now_s);
+  replies_.flush();
+  collect();
+}
+
+void ShardEngine::give_up_rounds(double now_s) {
+  replies_.answer(shard_.give_up_rounds(), now_s);
   replies_.flush();
   collect();
 }
@@ -107,6 +114,11 @@ void ShardEngine::pull(std::string_view route, std::uint32_t chunk,
   replies_.answer(pulled.replies, now_s);  // to workers that waited for this one to pull
   replies_.flush();
   collect();
+}
+
+bool ShardEngine::has_news() const {
+  return !records_.empty() || counts_ != EngineCounts{} ||
+         std::ranges::any_of(members_, [](const auto& member) { return member.second.is_news; });
 }
 
 std::vector<std::pair<std::uint32_t, double>> ShardEngine::take_heard() {

@@ -57,6 +57,8 @@ class ShardEngine {
   // was never admitted. Throws NotLive.
   void leave(std::uint32_t worker, double now_s);
   void set_rule(const Rule& rule, double now_s);
+  // Gives up all rounds, as Shard::give_up_rounds() says, and sends the answers that waited.
+  void give_up_rounds(double now_s);
 
   // Refuses pushes from now on, with this code and text; a code that is empty lets them come.
   // REQUIRES: a code that is not empty is one of `codes`.
@@ -93,12 +95,16 @@ class ShardEngine {
     records.swap(records_);
   }
   void take_idle(std::vector<Buffer*>& idle) { bin_.take(idle); }
+  // Whether take_records(), take_counts() or take_heard() has anything to tell.
+  bool has_news() const;
   // What was counted since the last call.
   EngineCounts take_counts() { return std::exchange(counts_, {}); }
   // The workers that were heard since the last call, and when.
   std::vector<std::pair<std::uint32_t, double>> take_heard();
 
   std::size_t parked() const { return replies_.parked(); }
+  // The workers that wait for an answer, in ascending order.
+  std::vector<std::uint32_t> waiting() const { return replies_.waiting(); }
   void drop(Buffer* buffer) { bin_.drop(buffer); }
 
  private:

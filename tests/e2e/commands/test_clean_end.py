@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,22 +122,11 @@ def test_worker(tmp_path: Path, number: signal.Signals) -> None:
     assert left == {1: "stopped", 2: "done"}
 
 
-# `leash worker` with less patience: a minute of silence is long for a test.
-IMPATIENT = """
-import sys
-from leash.ps.cli import main
-from leash.worker.client import data_driver, session
-
-session.SILENCE_S = data_driver.RECONNECT_S = 2.0
-main(["worker", *sys.argv[1:]])
-"""
-
-
 def test_a_worker_whose_server_is_killed_says_so_and_ends(tmp_path: Path) -> None:
     with (
         server_process(tmp_path / "run", "--workers=1") as (server, address),
-        Child([sys.executable, "-c", IMPATIENT, f"--server={address}", "--dataset=digits",
-               "--epochs=100000"]) as worker,
+        Child([*LEASH, "worker", f"--server={address}", "--dataset=digits", "--epochs=100000",
+               "--patience=2"]) as worker,
     ):  # fmt: skip
         worker.read_until("epoch 1", 60)
         server.kill()

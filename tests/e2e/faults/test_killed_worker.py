@@ -21,7 +21,9 @@ def test_the_others_go_on_within_six_seconds_and_finish(
 ) -> None:
     kill_after_s = random.Random(f"{policy}{shards}").uniform(0.0, 1.0)
     run = tmp_path / "run"
-    options = (f"--policy={policy}", "--workers=3", "--lr=0.001", f"--shards={shards}")
+    options = (
+        f"--policy={policy}", "--workers=3", "--lr=0.001", f"--shards={shards}", "--rejoin-s=1"
+    )  # fmt: skip
     with (
         server_process(run, *options) as (server, address),
         pusher(address, 1, steps=STEPS, step_s=STEP_S) as first,

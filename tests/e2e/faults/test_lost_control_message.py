@@ -12,7 +12,7 @@ import pytest
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import OVER, TRAIN, Leased, Report
-from leash.worker.client import Client, session
+from leash.worker.client import Client
 from support.relays import Relay
 from support.servers import serving
 
@@ -55,9 +55,8 @@ class LeasingWorker:
 
 @pytest.mark.parametrize("lost", [REQUESTS, ANSWERS], ids=["requests", "answers"])
 def test_no_worker_is_lost_with_a_message_and_nothing_counts_twice(
-    lost: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lost: list[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(session, "BYE_TIMEOUT_S", SOON_S)
     run_dir = RunDir(tmp_path / "run")
     with (
         serving(workers=2, policy="asp", lr=0.5, epochs=EPOCHS, run_dir=run_dir) as running,

@@ -63,6 +63,7 @@ class NaiveChunk:
     pulled: dict[int, int] = field(default_factory=dict)  # the version that each worker has
     computing: dict[int, int] = field(default_factory=dict)  # likewise, of those who do not wait
     staleness: dict[int, int] = field(default_factory=dict)  # of each worker's newest push
+    left_out: dict[int, int] = field(default_factory=dict)  # no gradient counts up to this clock
     requests: list[Request] = field(default_factory=list)  # in the order in which they came
     at_once: list[Request] = field(default_factory=list)  # answers to steps before the newest
 
@@ -79,7 +80,7 @@ class NaiveChunk:
         self.staleness[worker] = 0
 
     def leave(self, worker: int) -> None:
-        for kept in (self.clocks, self.pulled, self.computing, self.staleness):
+        for kept in (self.clocks, self.pulled, self.computing, self.staleness, self.left_out):
             kept.pop(worker, None)
         self.requests = [r for r in self.requests if r.worker != worker]
 
@@ -100,6 +101,16 @@ class NaiveChunk:
             into_round = before.policy in (BSP, BACKUP) and rule.policy is BACKUP
             request.in_round = into_round and (request.awaits or request.in_round)
         self.computing = {w: self.pulled[w] for w in self.clocks if not self._waiting(w)}
+
+    def give_up_rounds(self, clocks: dict[int, int]) -> None:
+        """Has nobody wait for the round that is open, and each worker's step count no more.
+
+        Args:
+            clocks: worker ▸ the step that it is in.
+        """
+        for request in self.requests:
+            request.gradient, request.contributes, request.in_round = None, False, False
+        self.left_out = {w: clocks[w] for w in self.clocks}
 
     def why_refused(self, worker: int, step: int) -> str:
         """Says why a push of a live worker is refused; empty if it is not."""
@@ -126,7 +137,7 @@ class NaiveChunk:
         self.staleness[worker] = staleness
         request = Request(worker, step, samples, staleness, None)
         if policy is BACKUP:
-            if staleness == 0:
+            if staleness == 0 and step > self.left_out.get(worker, 0):
                 request.gradient, request.in_round = gradient, True
                 request.contributes = True
         elif policy is BSP:

@@ -57,10 +57,14 @@ class Watch:
         """What the desk sends through."""
         self._sent.append((route, header, payload))
 
+    def go_by(self, rule: Rule) -> None:
+        """Goes by this rule from the beginning on."""
+        self._rule = rule
+
     def bind(self, desk: Any, members: Any, metrics: Any) -> None:
         """Begins to watch this desk."""
         self._desk, self._members, self._metrics = desk, members, metrics
-        for name in ("join", "leave", "set_rule", "stop"):
+        for name in ("join", "leave", "set_rule", "give_up_rounds", "stop"):
             setattr(desk, name, self._around(getattr(desk, name), getattr(self, f"_{name}")))
         if desk.model is not None:  # of a checkpoint
             self._adopt()
@@ -268,6 +272,15 @@ class Watch:
         self._rule = rule
         for naive in self.chunks.values():
             naive.set_rule(rule)
+        self._settle([*self.chunks.values()])
+
+    def _give_up_rounds(self) -> None:
+        clocks: dict[int, int] = {}
+        for naive in self.chunks.values():
+            for worker, clock in naive.clocks.items():
+                clocks[worker] = max(clock, clocks.get(worker, 0))
+        for naive in self.chunks.values():
+            naive.give_up_rounds(clocks)
         self._settle([*self.chunks.values()])
 
     def _stop(self, _: str) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from leash.ps.runs.disk import Bytes, GrowingFile, OpenFile, unfinished
+from leash.ps.runs.disk import Bytes, ForcedFile, GrowingFile, OpenFile, unfinished
 
 FULL: Final = "full"
 LOST: Final = "lost"
@@ -51,6 +51,9 @@ class MemoryLog:
         self._disk.require_room()
         self._disk.files[self._path] += b"".join(self._waiting)
         self._waiting.clear()
+
+    def force_soon(self) -> None:
+        """Does nothing: the power never goes."""
 
     def close(self) -> None:
         self.flush()
@@ -106,6 +109,13 @@ class MemoryDisk:
         self.require_room()
         self.files[path] = b""
         return MemoryLog(self, path)
+
+    def append(self, path: Path) -> ForcedFile:
+        self.files.setdefault(path, b"")
+        return MemoryLog(self, path)
+
+    def rename(self, path: Path, to: Path) -> None:
+        self.files[to] = self.files.pop(path)
 
     def open(self, path: Path) -> OpenFile:
         if path not in self.files:

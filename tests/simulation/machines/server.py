@@ -17,6 +17,7 @@ import msgpack
 from safetensors.numpy import load
 
 from leash.ps.options.server import ServerOptions
+from leash.ps.runs.checkpoint import newest_whole
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.server.run_engine import RunEngine
@@ -171,13 +172,13 @@ class SimulatedServer:
         self.held: deque[Arrived] = deque()
         self.watch = Watch(0, self.book, self.forward, self.process)
         clock = self.process.clock
-        self._disk.remove(RUN_DIR / "summary.json")
-        run_dir = RunDir(RUN_DIR, self._disk)
+        run_dir = RunDir(RUN_DIR, self._disk, goes_on=True)
         remote = RemoteShards(self._options, PORT + 2, self._start_shard)
         self.run = RunEngine(
             self._options, run_dir, remote, PORT + 1, self.watch.send, say=self._say,
             disk=self._disk, now=clock, uptime=clock, wall_time_us=self._wall_time_us,
         )  # fmt: skip
+        self.watch.go_by(self.run.rule)  # which may have been set while an earlier server ran
         self.watch.bind(self.run.data, self.run.members, self.run.metrics)
         self._watch_reports()
         if self._options.resume is not None:
@@ -330,8 +331,8 @@ class SimulatedServer:
 
     def restart(self) -> None:
         """Starts it again as people do today: from the newest checkpoint, if there is one."""
-        run_dir = RunDir(RUN_DIR, self._disk)
-        newest = run_dir.newest_checkpoint
+        run_dir = RunDir(RUN_DIR, self._disk, goes_on=True)
+        newest = newest_whole(run_dir.checkpoints, self._say, self._disk)
         self._options = replace(self._options, resume=str(newest) if newest else None)
         self.book.forget_leases()
         self.process.restart()

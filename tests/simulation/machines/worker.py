@@ -4,6 +4,7 @@
 come, or so many seconds in which it computes and looks at nothing.
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -25,7 +26,7 @@ from leash.ps.wire.messages import OVER, REST, RETURN, Attached, Error, Init, Le
 from leash.ps.wire.requester import NEVER_S, Requester
 from leash.ps.wire.segment import NONCE_NBYTES, SegmentMap, create_segment
 from leash.worker.client.encoding import Encoding
-from leash.worker.client.session import Session
+from leash.worker.client.session import BYE_S, Session
 from leash.worker.client.step import attach_writer, make_engine, residual_for
 from simulation.checks.book import Book, Memory, Place
 from simulation.checks.toy import first_values, toy_of
@@ -35,7 +36,8 @@ from simulation.scenario import Scenario
 
 WAIT: Final = -1.0
 AT_ONCE: Final = 4  # a worker that only waits has no more requests in flight
-RECONNECT_S: Final = 60.0  # a connection that is gone for so long is lost
+WAIT_S: Final = 400.0  # for the answer to the first hello: longer than any outage
+BYE_AGAIN_S: Final = 3.0
 LOOK_S: Final = 0.2
 REST_S: Final = 0.05
 STOP_S: Final = 2.0
@@ -149,6 +151,7 @@ class SimulatedWorker:
         self._residual: Any = None
         self._life: Life | None = None
         self._waits = False
+        self._looks_in_life = 0  # the life of the process in which it will look around; 0: in none
 
     # Its process.
 
@@ -158,7 +161,9 @@ class SimulatedWorker:
         self.failure = None
         self.comes_back_s = None
         self.is_told_to_go = False
-        self._session = Session(self.rank, f"worker {self.rank}", self._layout, self._draw)
+        self._session = Session(
+            self.rank, f"worker {self.rank}", self._layout, self._draw, self._scenario.patience_s
+        )
         self._carriers: list[Carrier] = []
         self._wires: list[Wire] = []
         self._engine: Any = None
@@ -234,16 +239,25 @@ class SimulatedWorker:
         yield from self._leave(reason)
 
     def _leave(self, reason: str) -> Life:
-        yield from self._part()
+        limit_s = self._scenario.patience_s if reason == "done" else STOP_S
+        until_s = self.process.clock() + limit_s
+        yield from self._part(limit_s)
         if self._session.welcome is not None:
-            self._session.want_bye(reason)
-            yield from self._until(lambda: not self._session.is_wanting)
+            yield from self._say_bye(reason, until_s if reason == "done" else 0.0)
         for carrier in self._carriers:
             carrier.close()
         self._let_go_of_memory()
         self._residual = None
 
-    def _part(self) -> Life:
+    def _say_bye(self, reason: str, until_s: float) -> Life:
+        while True:
+            left_s = until_s - self.process.clock()
+            self._session.want_bye(reason, min(BYE_AGAIN_S, max(BYE_S, left_s)))
+            yield from self._until(lambda: not self._session.is_wanting)
+            if self._session.silence is None or self.process.clock() >= until_s:
+                return
+
+    def _part(self, limit_s: float = STOP_S) -> Life:
         """Ends the connections of one incarnation."""
         for wire in self._wires:
             wire.close()
@@ -252,11 +266,14 @@ class SimulatedWorker:
         for carrier in self._carriers[1:]:
             beats = self._session.beats
             assert beats is not None
-            beats.stop()
-            carrier.go_on()
-            until_s = self.process.clock() + STOP_S
-            self.process.at(until_s, self._look)
-            while not beats.is_over and self.process.clock() < until_s:
+            until_s = self.process.clock() + limit_s
+            if limit_s < math.inf:
+                self.process.at(until_s, self._look)
+            while self.process.clock() < until_s:
+                beats.stop()
+                carrier.go_on()
+                if beats.is_over:
+                    break
                 yield WAIT
             carrier.close()
         del self._carriers[1:]
@@ -273,11 +290,20 @@ class SimulatedWorker:
     # Joining.
 
     def _join(self) -> Life:
+        while True:
+            try:
+                yield from self._join_once()
+            except EvictedError:  # noqa: PERF203
+                yield from self._part()
+            else:
+                return
+
+    def _join_once(self) -> Life:
         session = self._session
         if not self._carriers:
             self._carriers.append(Carrier(self, session))
         codecs = ("f32",) if self._codec == "f32" else (self._codec, "f32")
-        session.want_hello(codecs)
+        session.want_hello(codecs, WAIT_S if session.welcome is None else self._scenario.patience_s)
         yield from self._until(lambda: not session.is_wanting)
         if session.error is not None:
             raise session.error
@@ -441,30 +467,44 @@ class SimulatedWorker:
         self._advance()
         self._most = AT_ONCE
         self._is_pumping = True
-        self.process.after(LOOK_S, self._look_around)
+        self._look_later()
         while self._failed is None and not self._engine.is_done:
             yield WAIT
             if self._beats.error is not None:
                 self._failed = self._failed or self._beats.error
             lost_s = min(self._lost_s.values(), default=self.process.clock())
-            if self.process.clock() - lost_s > RECONNECT_S:
+            if self.process.clock() - lost_s > self._scenario.patience_s:
                 self._failed = ServerUnreachableError("no connection")
         self._is_pumping = False
         if self._failed is not None:
             self._engine.forget()
             raise self._failed
 
+    def _look_later(self) -> None:
+        """Has it look around once more, unless it will already, on behalf of an earlier wait."""
+        if self._looks_in_life != self.process.life:
+            self._looks_in_life = self.process.life
+            self.process.after(LOOK_S, self._look_around)
+
     def _look_around(self, _: None) -> None:
+        self._looks_in_life = 0
         if self._is_pumping:
             self.go_on()
-            self.process.after(LOOK_S, self._look_around)
+        if self._is_pumping:
+            self._look_later()
 
     # Training.
 
     def _train(self) -> Life:
         self.where = "begins"
         yield from self._join()
-        yield from self._begin()
+        while True:
+            try:
+                yield from self._begin()
+                break
+            except EvictedError:
+                yield from self._part()
+                yield from self._join()
         self.where = "trains"
         if self._scenario.data_plan == "lease":
             yield from self._train_on_leases()
@@ -474,9 +514,14 @@ class SimulatedWorker:
     def _rejoin(self) -> Life:
         self._say("joins again")
         self.where = "joins again"
-        yield from self._part()
-        yield from self._join()
-        yield from self._pull()
+        while True:
+            try:
+                yield from self._part()
+                yield from self._join()
+                yield from self._pull()
+                break
+            except EvictedError:
+                self._say("is evicted while it joins again")
         self.where = "trains"
 
     def _train_on_share(self) -> Life:

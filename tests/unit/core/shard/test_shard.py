@@ -495,6 +495,46 @@ def test_from_backup_to_bsp_what_was_gathered_waits_for_its_step() -> None:
     assert values_of(shard) == f32(-4).tolist()
 
 
+def test_workers_that_wait_in_rounds_of_different_chunks_begin_their_next_step_together() -> None:
+    """Each may have one request on its way, as with a window that is smaller than a step."""
+    chunks = (parameters(), parameters(), parameters())
+    shard = make_shard({"rule": Rule(gather="round", backup_workers=1)}, workers=2, chunks=chunks)
+    for worker, chunk in ((2, 2), (2, 1), (1, 2)):  # with one backup worker of two, nobody waits
+        assert answered(push(shard, worker, 1, f32(1), chunk=chunk)) == [(worker, 1)]
+    shard.pull(1, 1, f32(0))  # so that its gradient of this chunk is not stale
+    shard.join(3, 1)  # from now on rounds take two
+    step = {1: 1, 2: 1, 3: 2}
+    for worker, chunk in ((1, 1), (2, 0), (3, 2)):
+        result = push(shard, worker, step[worker], f32(1), chunk=chunk)
+        assert (result.outcome, result.replies) == (Outcome.APPLIED, [])
+    before = [values_of(shard, chunk) for chunk in range(3)]
+    replies = shard.give_up_rounds()
+    assert sorted((r.worker, r.chunk, r.dropped) for r in replies) == [
+        (1, 1, True), (2, 0, True), (3, 2, True),
+    ]  # fmt: skip
+    for worker, chunk in ((1, 0), (3, 1), (3, 0)):  # the rest of their steps
+        result = push(shard, worker, step[worker], f32(1), chunk=chunk)
+        assert (result.outcome, answered(result)) == (
+            Outcome.DROPPED, [(worker, step[worker])],
+        )  # fmt: skip
+    assert [values_of(shard, chunk) for chunk in range(3)] == before
+    for chunk in (2, 1, 0):  # now they meet in each
+        replies = [
+            reply for worker in (1, 2, 3)
+            for reply in push(shard, worker, step[worker] + 1, f32(1), chunk=chunk).replies
+        ]  # fmt: skip
+        assert {reply.worker for reply in replies} == {1, 2, 3}
+    assert shard.parked() == 0
+
+
+def test_no_round_is_given_up_where_there_is_none() -> None:
+    shard = make_shard(BSP)
+    push(shard, 1, 1, f32(2))
+    assert shard.give_up_rounds() == []
+    assert answered(push(shard, 2, 1, f32(4))) == [(1, 1), (2, 1)]
+    assert values_of(shard) == f32(-3).tolist()
+
+
 # Values that are not finite
 
 

@@ -152,6 +152,7 @@ class ModelChunk:
     since: dict[int, int] = field(default_factory=dict)  # who came to its clock in which order
     granted: dict[int, int] = field(default_factory=dict)  # the clock up to which it may go on
     in_round: set[int] = field(default_factory=set)
+    left_out: dict[int, int] = field(default_factory=dict)  # up to this clock nothing counts
     moments: int = 0
     last_minimum: int = 0
     waiting: list[Waiting] = field(default_factory=list)
@@ -193,6 +194,7 @@ class ModelChunk:
         self.waiting = [w for w in self.waiting if w.worker != worker]
         self.contributions = [c for c in self.contributions if c.worker != worker]
         self.in_round.discard(worker)
+        self.left_out.pop(worker, None)
         return self.release()
 
     def set_rule(self, rule: Rule) -> list[Waiting]:
@@ -207,6 +209,16 @@ class ModelChunk:
         elif (before, rule.gather) != ("round", "round"):
             self.in_round = set()
         self.granted = dict.fromkeys(self.clocks, 0)
+        return self.release()
+
+    def give_up_round(self, clocks: dict[int, int]) -> list[Waiting]:
+        if self.rule.gather != "round":
+            return []
+        for waiting in self.waiting:
+            is_newest = waiting.step == self.clocks[waiting.worker]
+            waiting.dropped |= is_newest and waiting.worker in self.in_round
+        self.dropped.update(dict.fromkeys(self.in_round, True))
+        self.contributions, self.in_round, self.left_out = [], set(), dict(clocks)
         return self.release()
 
     def pull(self, worker: int) -> list[Waiting]:
@@ -242,6 +254,8 @@ class ModelChunk:
         worker, gather = sent.worker, self.rule.gather
         self.staleness[worker] = self.version - self.pulled[worker]
         dropped = self.staleness[worker] > self.staleness_limit()
+        if self.rule.gather == "round":
+            dropped |= sent.step <= self.left_out.get(worker, 0)
         finite = self.nonfinite is Nonfinite.APPLY or bool(np.isfinite(sent.gradient).all())
         answered = finite or dropped or self.nonfinite is Nonfinite.SKIP
         self.dropped[worker] = dropped
@@ -577,7 +591,7 @@ class ShardMachine(RuleBasedStateMachine):
 
 
 class ChangingMachine(ShardMachine):
-    """The rule is changed at any moment, to any other."""
+    """The rule is changed at any moment, to any other, and rounds are given up."""
 
     @rule(name=st.sampled_from(sorted(RULES)))
     def set_rule(self, name: str) -> None:
@@ -585,6 +599,14 @@ class ChangingMachine(ShardMachine):
         for index, chunk in enumerate(self.chunks):
             of_chunk = [reply for reply in replies if reply.chunk == FIRST + index]
             self.check_replies(index, of_chunk, chunk.set_rule(RULES[name]))
+
+    @rule()
+    def give_up_rounds(self) -> None:
+        clocks = {w: max(chunk.clocks[w] for chunk in self.chunks) for w in self.live}
+        replies = self.shard.give_up_rounds()
+        for index, chunk in enumerate(self.chunks):
+            of_chunk = [reply for reply in replies if reply.chunk == FIRST + index]
+            self.check_replies(index, of_chunk, chunk.give_up_round(clocks))
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -169,10 +169,10 @@ def test_a_killed_worker_stops_nobody_and_what_is_left_of_its_share_is_told(tmp_
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["epochs"], summary["ended"]) == (20, "incomplete")
     (left,) = summary["unfinished"]
-    assert (left["worker"], left["state"]) == (2, "evicted")
+    assert (left["worker"], left["state"]) == (2, "failed")  # as the launcher has told the server
     # Of 20 × 1000 samples those are missing that were not pushed, or were pushed and not answered.
     assert 0 <= left["samples"] - (20 * 1000 - summary["samples"]) <= 100
-    told = rf"worker 2 \(evicted\): epochs \d+-20 of its share, {left['samples']} samples"
+    told = rf"worker 2 \(failed\): epochs \d+-20 of its share, {left['samples']} samples"
     assert re.search(rf"^not trained     {told}$", out, re.MULTILINE)
     assert process.returncode == 1
     assert re.fullmatch(rf"leash launch: not trained: {told} \(see .*logs\)\n", err)

@@ -60,3 +60,56 @@ def test_the_newest_checkpoint_and_the_settings_make_the_line_that_goes_on(
     assert isinstance(again, type(options))
     assert again.resume == str(run.checkpoint("epoch-10"))
     assert again.workers == 3
+
+
+def left(folder: Path, ended: str) -> RunDir:
+    """A folder with a run that has ended so."""
+    run = RunDir(folder)
+    run.write_config(ServerOptions(workers=3))
+    run.write_summary({"ended": ended})
+    run.checkpoint("final").parent.mkdir()
+    run.checkpoint("final").write_bytes(b"its model")
+    run.events.write_text("{}")
+    (folder / "notes.txt").write_text("of the user")
+    return run
+
+
+@pytest.mark.parametrize("ended", ["done", "incomplete", "SIGTERM"])
+def test_a_folder_with_a_summary_is_refused_unless_its_run_can_go_on(
+    tmp_path: Path, ended: str
+) -> None:
+    left(tmp_path, ended)
+    with pytest.raises(UsageError, match="a run has left its summary there; take another"):
+        RunDir(tmp_path)
+    if ended == "done":
+        with pytest.raises(UsageError, match=r"the run there is done; .* --fresh$"):
+            RunDir(tmp_path, goes_on=True)
+    else:
+        assert RunDir(tmp_path, goes_on=True).newest_checkpoint == (
+            tmp_path / "checkpoints" / "final.safetensors"
+        )
+
+
+def test_a_summary_that_cannot_be_read_says_nothing_of_being_done(tmp_path: Path) -> None:
+    left(tmp_path, "done").summary.write_text('{"ended": "do')
+    assert RunDir(tmp_path, goes_on=True).newest_checkpoint is not None
+
+
+def test_a_run_that_begins_anew_keeps_what_others_have_left_in_folders_of_their_own(
+    tmp_path: Path,
+) -> None:
+    for number in (1, 2):
+        left(tmp_path, "done")
+        run = RunDir(tmp_path, goes_on=True, fresh=True)
+        assert run.newest_checkpoint is None
+        before = tmp_path / f"before-{number}"
+        assert sorted(os.listdir(before)) == [
+            "checkpoints", "config.yaml", "events.jsonl", "summary.json",
+        ]  # fmt: skip
+        assert (before / "checkpoints" / "final.safetensors").read_bytes() == b"its model"
+    assert sorted(os.listdir(tmp_path)) == ["before-1", "before-2", "notes.txt"]
+
+
+def test_nothing_is_moved_where_there_is_nothing(tmp_path: Path) -> None:
+    RunDir(tmp_path, goes_on=True, fresh=True)
+    assert os.listdir(tmp_path) == []

@@ -1,5 +1,6 @@
 """The coordinator, without sockets: who takes part, what each is told, and when a run is over."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,12 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from leash.ps.errors import LayoutError, UsageError
 from leash.ps.policy import POLICIES, choose_rule
 from leash.ps.runs.position import LeasePosition, Position, SharePosition
-from leash.ps.server.coordinator import ALL_DONE, MAX_MISSING
+from leash.ps.server.coordinator import ALL_DONE, MAX_MISSING, STACKS_MAX_NBYTES
 from leash.ps.server.saves import Saves
-from leash.ps.shard.members import MAX_OBSERVERS
+from leash.ps.shard.members import HELLOS_REMEMBERED, MAX_OBSERVERS
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.messages import (
     CONTROL_REQUESTS,
+    STACK_MAX_NBYTES,
     STOPPED_BY_TIMEOUT,
     TRAIN,
     Beat,
@@ -273,6 +275,10 @@ def gone_by_itself() -> Gone:
     return server, server.incarnation(1)
 
 
+# What an evicted process has done counts all the same.
+COUNTED: tuple[type[Message], ...] = (Report, Bye)
+
+
 @pytest.mark.parametrize("verb", SIGNED)
 @pytest.mark.parametrize(
     ("story", "code"),
@@ -287,6 +293,8 @@ def gone_by_itself() -> Gone:
 def test_a_message_of_a_process_that_takes_no_part_is_refused_and_changes_nothing(
     story: Any, code: str, verb: type[Message]
 ) -> None:
+    if story is left_behind and verb in COUNTED:
+        return
     server, incarnation = story()
     before, told = state_of(server), len(server.events.kept)
     error = server.refusal(make_request(verb, 1, incarnation))
@@ -360,6 +368,125 @@ def test_a_late_copy_of_a_hello_does_not_bring_its_process_back() -> None:
     assert states(server) == {1: "done"}
     server.hello(1, number=6)
     assert states(server) == {1: "live"}
+
+
+def test_a_late_copy_of_an_earlier_hello_leaves_the_process_alone_that_has_the_rank_now() -> None:
+    server = make_server()
+    numbers = list(range(1, 2 * HELLOS_REMEMBERED))
+    for number in numbers:
+        server.hello(1, number=number)
+    before = state_of(server)
+    for number in numbers[-HELLOS_REMEMBERED:-1]:
+        late = server.refusal(Hello("worker", 1, "late", number=number), PACKED)
+        assert late.code == "fenced"
+        assert state_of(server) == before
+    assert server.hello(1, number=numbers[-1]).incarnation == server.incarnation(1)
+    assert state_of(server) == before
+
+
+def test_a_late_copy_of_an_observers_hello_brings_nobody() -> None:
+    server = make_server()
+    first = server.hello(0, number=5).incarnation
+    server.bye(0, incarnation=first)
+    assert server.refusal(Hello("observer", 0, "late", number=5)).code == "evicted"
+    assert server.coordinator.state()["observers"] == 0
+
+
+@pytest.mark.parametrize("reason", ["done", "stopped"])
+def test_what_a_worker_that_was_evicted_has_done_counts(reason: str) -> None:
+    server = make_server()
+    server.start()
+    incarnation = server.incarnation(1)
+    server.ask(make_report(1, incarnation, "plan", epoch=1, samples=10, number=1))
+    server.evict(1)
+    for _ in range(2):
+        server.ask(make_report(1, incarnation, "epoch", epoch=1, number=2))
+        server.ask(Bye(1, incarnation, reason))
+    assert states(server) == {1: reason, 2: "live"}
+    assert [e["epoch"] for e in server.events.named("epoch")] == [1]
+    assert server.coordinator.state()["evictions"] == 1
+    server.bye(2)
+    assert server.coordinator.closed
+    assert server.coordinator.unfinished() == []
+
+
+def test_a_run_is_not_over_while_a_worker_may_come_back_that_owes_work() -> None:
+    server = make_server()
+    server.start()
+    server.evict(1)
+    server.bye(2)
+    assert server.coordinator.state()["coming_back"] == [1]
+    assert not server.coordinator.finished
+    server.hello(1)
+    assert server.coordinator.state()["coming_back"] == []
+    server.bye(1)
+    assert server.coordinator.finished
+
+
+def test_a_run_waits_no_longer_than_it_was_told_for_who_does_not_come_back() -> None:
+    server = make_server()
+    server.start()
+    server.evict(1)
+    server.bye(2)
+    server.clock.skip(REJOIN_S)
+    assert not server.coordinator.finished
+    server.clock.skip(0.1)
+    server.coordinator.tick()
+    assert server.coordinator.finished
+    assert [part.worker for part in server.coordinator.unfinished()] == [1]
+
+
+def test_nobody_waits_for_an_evicted_worker_whose_share_is_trained() -> None:
+    server = make_server()
+    server.start()
+    for worker in (1, 2):
+        incarnation = server.incarnation(worker)
+        server.ask(make_report(worker, incarnation, "plan", epoch=1, samples=10, number=1))
+        server.ask(make_report(worker, incarnation, "epoch", epoch=1, number=2))
+    server.evict(1, 2)
+    assert server.coordinator.finished
+
+
+@pytest.mark.parametrize(
+    ("phase", "phase_s", "told"),
+    [("backward", 3.0, "backward"), ("", 0.0, ""), ("rm -rf", 1.0, ""), ("data", -5.0, "data"),
+     ("data", math.nan, "data")],
+)  # fmt: skip
+def test_a_beat_tells_what_its_worker_does(phase: str, phase_s: float, told: str) -> None:
+    server = make_server()
+    server.start()
+    server.ask(Beat(1, server.incarnation(1), phase, phase_s))
+    server.clock.skip(2.0)
+    row = server.coordinator.state()["table"][0]
+    assert row["phase"] == told
+    assert row["phase_s"] == (None if not told else 5.0 if phase == "backward" else 2.0)
+
+
+def test_whoever_asks_for_stacks_gets_those_that_come_with_the_next_beats() -> None:
+    server = make_server()
+    server.start()
+    beat = Beat(1, server.incarnation(1), "backward", 1.0)
+    assert server.ask(beat) == replace(server.beat(2), awaited="")
+    server.ask(Status(stacks=True))
+    asked = server.ask(beat)
+    assert isinstance(asked, Beaten)
+    assert asked.stack
+    again = server.ask(beat, b"in f\n")
+    assert isinstance(again, Beaten)
+    assert not again.stack
+    rows = server.coordinator.state()["table"]
+    assert [row["stack"] for row in rows] == ["in f\n", ""]
+    assert server.refusal(beat, bytes(STACK_MAX_NBYTES + 1)).code == "bad_payload"
+
+
+def test_all_stacks_together_fit_into_a_message() -> None:
+    server = make_server(40)
+    server.start()
+    for worker in range(1, 41):
+        server.ask(Beat(worker, server.incarnation(worker), "step"), b"x" * STACK_MAX_NBYTES)
+    stacks = [row["stack"] for row in server.coordinator.state()["table"]]
+    told = STACKS_MAX_NBYTES // STACK_MAX_NBYTES
+    assert [len(stack) for stack in stacks] == [STACK_MAX_NBYTES] * told + [0] * (40 - told)
 
 
 def test_a_hello_that_is_repeated_takes_its_predecessors_place() -> None:
@@ -862,6 +989,8 @@ def test_training_is_over_when_all_are_gone_and_one_of_them_was_done() -> None:
     server.bye(2, "done")
     assert not server.beat(0, observer).finished
     server.evict(3)
+    assert not server.beat(0, observer).finished  # the third may come back
+    server.ask(Bye(3, server.incarnation(3), "failed"))
     assert server.beat(0, observer).finished
     assert not server.coordinator.closed  # the observer has its last evaluation to tell
     server.ask(make_report(0, observer, "evaluation", epoch=1))
@@ -1031,6 +1160,7 @@ class CoordinatorModel(RuleBasedStateMachine):
         self.now: StillClock = self.server.clock
         self.states: dict[int, str] = {}  # of the newest process of each rank
         self.heard: dict[int, float] = {}
+        self.evicted_s: dict[int, float] = {}
         self.ids: dict[int, list[int]] = {1: [], 2: [], 3: []}  # incarnations, by rank
         self.observers: dict[int, float] = {}  # incarnation ▸ when it was heard of
         self.started_s: float | None = None
@@ -1045,7 +1175,12 @@ class CoordinatorModel(RuleBasedStateMachine):
     @property
     def is_over(self) -> bool:
         at_an_end = not {"done", "timeout"}.isdisjoint(self.states.values())
-        return self.started_s is not None and not self.live and at_an_end
+        may_come_back = any(
+            state == "evicted" and self.now() - self.evicted_s[rank] <= REJOIN_S
+            for rank, state in self.states.items()
+        )
+        is_deserted = self.started_s is not None and not self.live
+        return is_deserted and at_an_end and not may_come_back
 
     def starts(self) -> None:
         if self.started_s is None and len(self.live) == 3 and self.observers:
@@ -1109,7 +1244,7 @@ class CoordinatorModel(RuleBasedStateMachine):
         self.server.coordinator.tick()
         for rank in self.live:
             if self.now() - self.heard[rank] > EVICT_S:
-                self.states[rank] = "evicted"
+                self.states[rank], self.evicted_s[rank] = "evicted", self.now()
                 self.evictions += 1
                 self.ends()
         for incarnation, heard_s in list(self.observers.items()):

@@ -17,6 +17,7 @@ import pytest
 
 from leash.ps.errors import CheckpointError
 from leash.ps.options.server import ServerOptions
+from leash.ps.policy import choose_rule
 from leash.ps.runs.checkpoint import check_checkpoint
 from leash.ps.runs.disk import Bytes, ThisHost
 from leash.ps.runs.rundir import RunDir
@@ -379,6 +380,30 @@ def test_the_silence_of_others_is_excused_while_the_engine_itself_was_held_up() 
     assert run.members.live == []
 
 
+@pytest.mark.parametrize("pause_s", [0.9, 20.0])
+@pytest.mark.parametrize("reads_first", [False, True])
+def test_after_a_pause_nobody_is_evicted_whose_beats_wait_to_be_read(
+    reads_first: bool, pause_s: float
+) -> None:
+    run = PlayedRun(evict_s=1.0, shards=2)
+    run.start()
+    for _ in range(3):  # a beat every fifth of the time, then a pause
+        run.wait(0.2)
+    for clock in (run.clock, run.uptime):
+        clock.skip(pause_s)
+    if reads_first:
+        for worker in (1, 2):
+            run.ask(Beat(worker, run.incarnation(worker)))
+    run.engine.attend_shards()  # of which the other was stopped too, and has told nothing since
+    run.engine.advance()
+    assert [member.worker for member in run.members.live] == [1, 2]
+    assert run.shards.lost == ""
+    run.far.all[0].link.advance()
+    for _ in range(7):  # a pause is no licence to be silent for longer afterwards
+        run.wait(0.2)
+    assert run.members.live == []
+
+
 # Messages.
 
 
@@ -470,6 +495,11 @@ class InMemory(ThisHost):
         file = self.files[path] = io.BytesIO()
         return SimpleNamespace(write=file.write, flush=lambda: None, close=lambda: None)
 
+    def append(self, path: Path) -> Any:
+        file = self.files.setdefault(path, io.BytesIO())
+        nothing = {name: lambda: None for name in ("flush", "force_soon", "close")}
+        return SimpleNamespace(write=file.write, **nothing)
+
     @contextmanager
     def local_name(self, path: Path) -> Iterator[str]:
         fd = os.memfd_create(path.name)
@@ -499,12 +529,79 @@ def test_a_run_has_no_file_but_on_its_disk_and_goes_on_from_there() -> None:
     disk, folder = InMemory(), Path("/nowhere/run")
     done_on(disk, folder).end()
     names = {str(path.relative_to(folder)) for path in disk.files}
-    assert names == {"events.jsonl", "summary.json", "checkpoints/final.safetensors"}
+    assert names == {
+        "events.jsonl", "journal.jsonl", "summary.json", "checkpoints/final.safetensors",
+    }  # fmt: skip
     assert json.loads(disk.files[folder / "summary.json"].getvalue())["steps"] == 2
     final = folder / "checkpoints" / "final.safetensors"
     run = PlayedRun(resume=str(final), disk=disk, shards=3)
     assert run.hello(1).first_step == 2
     assert not folder.parent.exists()
+
+
+# Going on where an earlier server was killed.
+
+
+def killed(folder: Path, shards: int) -> None:
+    """Two workers train by shares, of whom one is done; then the server is killed."""
+    run = PlayedRun(
+        "bsp", RunDir(folder), epochs=2, shards=shards, checkpoint_every="1s", step_events=1
+    )
+    run.start()
+    for worker in (1, 2):
+        plan = Report(worker, run.incarnation(worker), "plan", 2, 0, 2, 0.0, 0.0, 0.0, 0.0)
+        run.ask(plan)
+    run.train(1, 2, 3)
+    run.push(2, 4)
+    run.push(1, 4)
+    run.bye(2)
+    run.ask(Set("ssp", 3))
+    run.wait(2.0)  # a checkpoint is written
+    run.push(1, 5)
+    run.engine.close()  # it lets its files go, as the operating system does
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_server_that_was_killed_goes_on_under_the_rule_that_was_set_and_awaits_nobody_who_is_done(
+    tmp_path: Path, shards: int
+) -> None:
+    killed(tmp_path, shards)
+    run_dir = RunDir(tmp_path, goes_on=True)
+    run = PlayedRun(
+        "bsp", run_dir, epochs=2, shards=shards, resume=str(run_dir.newest_checkpoint)
+    )  # fmt: skip
+    assert run.engine.generation == 2
+    assert run.engine.rule == choose_rule("ssp", 3)
+    assert "it goes by ssp(3), as was set" in run.said
+    assert run.members.missing == [1]
+    assert run.hello(1).first_step == 5
+    assert run.metrics.started
+    run.push(1, 5)
+    run.push(1, 6)  # nobody else is waited for
+    assert run.answered(1) == [5, 6]
+    run.bye(1)
+    run.wait()
+    run.end()
+    told = summary(tmp_path)
+    assert (told["generations"], told["policy"], told["bound"]) == (2, "ssp", 3)
+    assert (tmp_path / "events-1.jsonl").stat().st_size > 0
+    assert "goes_on" not in (tmp_path / "events-1.jsonl").read_text()
+
+
+def test_a_worker_whose_last_steps_are_lost_with_the_server_is_awaited(tmp_path: Path) -> None:
+    run = PlayedRun("asp", RunDir(tmp_path), epochs=1, checkpoint_every="1s")
+    run.start()
+    for worker in (1, 2):
+        run.ask(Report(worker, run.incarnation(worker), "plan", 1, 0, 2, 0.0, 0.0, 0.0, 0.0))
+    run.train(1)
+    run.wait(2.0)
+    run.push(2, 2)  # the last of its share
+    run.bye(2)
+    run.engine.close()
+    run_dir = RunDir(tmp_path, goes_on=True)
+    run = PlayedRun("asp", run_dir, epochs=1, resume=str(run_dir.newest_checkpoint))
+    assert run.members.missing == [1, 2]
+    run.engine.close()
 
 
 # Replay.

@@ -26,6 +26,7 @@ from leash.ps.wire.shard_messages import (
     Asked,
     Counts,
     CountUp,
+    GiveUp,
     Hold,
     Join,
     Leave,
@@ -221,6 +222,33 @@ def test_a_rule_holds_on_every_shard_when_it_has_been_set() -> None:
     server.push(1, 2)
     server.push(1, 3)
     assert server.answered(1) == [1, 2]
+
+
+def wait_crosswise(server: SocklessServer) -> None:
+    """Each of three workers, of whom one may be late, waits at another shard."""
+    for worker in (1, 2, 3):
+        join(server, worker)
+    server.push_to(server.plane, 1, 1)
+    server.push_to(server.far.all[0].plane, 2, 1)
+    server.push_to(server.far.all[1].plane, 3, 1)
+    server.shards.count_up()
+
+
+def test_workers_that_wait_for_each_other_go_on_after_a_second() -> None:
+    server = make_shards(policy="backup", backup_workers=1)
+    wait_crosswise(server)
+    for seconds, ends in ((0.0, False), (0.9, False), (1.1, True), (1.3, False)):
+        assert server.shards.end_stall((1, 2, 3), 10.0 + seconds) is ends
+    assert server.far.told[-1] == GiveUp()
+    assert {answer.worker for answer in server.sent if isinstance(answer, Ok)} == {1, 2, 3}
+
+
+def test_nobody_goes_on_as_long_as_one_computes_or_something_moves() -> None:
+    server = make_shards(policy="backup", backup_workers=1)
+    wait_crosswise(server)
+    assert not any(server.shards.end_stall((1, 2, 3, 4), at_s) for at_s in (0.0, 2.0, 4.0))
+    server.push_to(server.plane, 2, 1)  # a second gradient completes the round of this chunk
+    assert not server.shards.end_stall((1, 2, 3), 5.0)
 
 
 def test_a_rule_holds_on_other_shards_before_it_does_on_this_one() -> None:

@@ -38,7 +38,6 @@ from leash.ps.wire.messages import (
     Welcome,
 )
 from leash.ps.wire.sockets import make_router
-from leash.worker.client import data_driver
 from leash.worker.client.data_driver import DataDriver, Line
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.memory import SlabMemory
@@ -398,13 +397,11 @@ def test_who_waits_hears_what_has_ended_its_part(server: FakeServer, worker: Wor
     assert worker.engine.is_done
 
 
-def test_a_connection_that_is_gone_for_too_long_is_lost(
-    server: FakeServer, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_connection_that_is_gone_for_too_long_is_lost(server: FakeServer, worker: Worker) -> None:
     server.close()
     while worker.line.connected:
         worker.driver.look_after(worker.line)
-    monkeypatch.setattr(data_driver, "RECONNECT_S", -1.0)
+    worker.driver._patience_s = lambda: -1.0
     with pytest.raises(ServerUnreachableError, match=f"no server answers at .*:{server.port}"):
         worker.driver.look_after(worker.line)
     server.open()

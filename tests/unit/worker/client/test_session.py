@@ -40,7 +40,7 @@ from leash.ps.wire.messages import (
     State,
     Welcome,
 )
-from leash.ps.wire.requester import Requester, Silence
+from leash.ps.wire.requester import PATIENCE_S, Requester, Silence
 from leash.worker.client.session import Beats, Session
 
 LAYOUT = Layout([Slot("w", "f32", (4,))])
@@ -264,7 +264,7 @@ def test_a_connection_that_is_not_made_is_left_for_another_every_two_seconds(cas
 @pytest.mark.parametrize("connected", [True, False])
 @pytest.mark.parametrize(
     ("verb", "waited_s"),
-    [("hello", 30.0), ("bye", 1.0), ("beat", 60.0), ("report", 60.0)],
+    [("hello", 30.0), ("bye", 1.0), ("beat", PATIENCE_S), ("report", PATIENCE_S)],
 )
 def test_a_server_that_never_answers_ends_the_request_when_nobody_waits_any_more(
     verb: str, waited_s: float, connected: bool

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from leash.ps.errors import NonfiniteError, StoppingError, UsageError
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import OVER, STOPPED_BY_TIMEOUT, TRAIN, Leased, Report, Welcome
+from leash.worker.client.doing import Doing
 from leash.worker.datasets import Positions, epoch_order, permutation
 from leash.worker.datasets.base import Batch
 from leash.worker.datasets.memory import InMemoryDataset, StoredSamples
@@ -118,6 +119,7 @@ class FakeStraggler:
 
 @dataclass
 class FakeClient:
+    doing = Doing()
     """Of a client, what a trainer uses: leases by script, and reports are kept."""
 
     settings: dict[str, Any]

@@ -1,0 +1,159 @@
+"""What a server remembers of its run beyond its own death: journal.jsonl, to which it only appends.
+
+::
+
+    {"what": "generation", "number": 2}                      a server has begun
+    {"what": "joined", "worker": 3, "incarnation": 1788...}  a worker was welcomed
+    {"what": "left", "worker": 3, "incarnation": 1788..., "state": "evicted"}
+    {"what": "rule", "set": ["ssp", 2, 0, 0, "clocks"]}      `leash set` has changed the policy
+
+A line is in the file before the answer that tells of it leaves, so that a server which is killed
+has forgotten nothing that anybody was told. It is forced to the disk within about a second: a power
+cut costs what came in that time. A last line that was cut off is left out.
+"""
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from leash.ps.errors import UsageError, shown
+from leash.ps.policy import Rule, message_fields, rule_from_message
+from leash.ps.runs.disk import Disk, ForcedFile
+from leash.ps.words import DONE, LIVE
+
+FORCE_S: Final = 1.0  # what was written is forced to the disk so often
+NAME: Final = "journal.jsonl"
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What a journal tells of the servers before this one.
+
+    Attributes:
+        generation: how many servers the run has had.
+        states: rank ▸ how its newest process stood: live, or how it had left.
+        rule: of the newest `set`; None if there was none.
+    """
+
+    generation: int = 0
+    states: dict[int, str] = field(default_factory=dict)
+    rule: Rule | None = None
+
+    @property
+    def done(self) -> list[int]:
+        """The ranks that have left because their work was done."""
+        return sorted(rank for rank, state in self.states.items() if state == DONE)
+
+    def take(self, line: dict[str, Any]) -> None:
+        """Takes the next line of the journal.
+
+        Raises:
+            ValueError, KeyError, TypeError, UsageError: it is no line of a journal.
+        """
+        match line["what"]:
+            case "generation":
+                self.generation = int(line["number"])
+            case "joined":
+                self.states[int(line["worker"])] = LIVE
+            case "left":
+                self.states[int(line["worker"])] = str(line["state"])
+            case "rule":
+                self.rule = rule_from_message(*line["set"])
+            case what:
+                raise ValueError(f"no such line: {shown(what)}")
+
+
+def read_journal(path: Path, disk: Disk) -> Remembered:
+    """Reads what a run's servers have remembered; nothing where there is no journal.
+
+    Args:
+        path: of the file.
+        disk: where it is.
+
+    Raises:
+        UsageError: the file is no journal, or was damaged in its midst.
+    """
+    remembered = Remembered()
+    if not disk.exists(path):
+        return remembered
+    file = disk.open(path)
+    try:
+        content = file.read(0, file.nbytes)
+    finally:
+        file.close()
+    *lines, cut_off = content.split(b"\n")  # nothing follows the last line that is whole
+    for number, line in enumerate(lines, start=1):
+        _take(remembered, line, f"{path}, line {number}")
+    if cut_off:
+        _LOG.warning("%s: its last line was cut off, and is left out", path)
+    return remembered
+
+
+def _take(remembered: Remembered, line: bytes, where: str) -> None:
+    try:
+        remembered.take(json.loads(line))
+    except (ValueError, KeyError, TypeError, UsageError) as error:
+        raise UsageError(
+            f"{where}: not a journal's: {shown(str(error))}; move the file away to go on from the "
+            "newest checkpoint alone, or give --fresh"
+        ) from error
+
+
+class Journal:
+    """Notes what a later server of this run has to know. Without a file it notes nothing."""
+
+    def __init__(self, file: ForcedFile | None) -> None:
+        """Begins with what is in the file.
+
+        Args:
+            file: to whose end to write.
+        """
+        self._file: Final = file
+        self._is_forced = True  # whether all of it is on its way to the disk
+        self._failed = 0  # lines that could not be written
+
+    def begin(self, generation: int) -> None:
+        """Notes that a server begins, the run's first or a later one."""
+        self._note("generation", number=generation)
+
+    def joined(self, worker: int, incarnation: int) -> None:
+        """Notes that a worker was welcomed."""
+        self._note("joined", worker=worker, incarnation=incarnation)
+
+    def left(self, worker: int, incarnation: int, state: str) -> None:
+        """Notes that a worker has left, and how."""
+        self._note("left", worker=worker, incarnation=incarnation, state=state)
+
+    def rule(self, rule: Rule) -> None:
+        """Notes that the run goes by another rule from now on."""
+        self._note("rule", set=message_fields(rule))
+
+    def force(self) -> None:
+        """Has what was written forced to the disk, if any was since the last call. Never waits."""
+        if self._file is not None and not self._is_forced:
+            self._is_forced = True
+            self._file.force_soon()
+
+    def close(self) -> None:
+        """Lets the file go."""
+        if self._file is not None:
+            self._file.close()
+
+    def _note(self, what: str, **fields: Any) -> None:
+        if self._file is None:
+            return
+        line = json.dumps({"what": what, **fields}, allow_nan=False).encode() + b"\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            self._failed += 1
+            if self._failed == 1:
+                _LOG.error("no journal, so that a server started again would not know of %s: %s",
+                           what, error.strerror)  # fmt: skip
+            return
+        self._is_forced = False

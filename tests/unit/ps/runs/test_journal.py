@@ -1,0 +1,128 @@
+"""What a journal says, a later server knows: whatever was noted before it was killed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leash.ps.errors import UsageError
+from leash.ps.policy import choose_rule
+from leash.ps.runs.disk import THIS_HOST
+from leash.ps.runs.journal import Journal, Remembered, read_journal
+
+RULES = {
+    "bsp": choose_rule("bsp", None),
+    "ssp": choose_rule("ssp", 3),
+    "in versions": choose_rule("ssp", 2, None, None, "versions"),
+    "dssp": choose_rule("dssp", 1, 4),
+    "backup": choose_rule("backup", None, None, 2),
+    "drop": choose_rule("drop", None, None, None, "clocks", 5),
+}
+
+
+def opened(path: Path) -> Journal:
+    return Journal(THIS_HOST.append(path))
+
+
+def test_there_is_nothing_to_remember_where_there_is_no_journal(tmp_path: Path) -> None:
+    assert read_journal(tmp_path / "journal.jsonl", THIS_HOST) == Remembered()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_all_that_was_noted_is_there_before_the_file_is_closed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    for generation in (1, 2):
+        journal = opened(path)
+        journal.begin(generation)
+        journal.joined(generation, 1000)
+        journal.rule(RULES["ssp"])
+        journal.rule(RULES[name])
+        journal.force()
+    journal.joined(4, 1002)
+    journal.left(1, 1000, "done")
+    journal.left(2, 1001, "evicted")
+    remembered = read_journal(path, THIS_HOST)
+    assert remembered == Remembered(2, {1: "done", 2: "evicted", 4: "live"}, RULES[name])
+    assert remembered.done == [1]
+    journal.close()
+
+
+def test_a_later_process_of_a_rank_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = opened(path)
+    journal.left(1, 1000, "done")
+    journal.joined(1, 1001)
+    assert read_journal(path, THIS_HOST).done == []
+    journal.close()
+
+
+@given(kept=st.integers(0, 400))
+def test_a_journal_that_was_cut_off_anywhere_tells_what_was_whole(
+    tmp_path_factory: pytest.TempPathFactory, kept: int
+) -> None:
+    path = tmp_path_factory.mktemp("run") / "journal.jsonl"
+    journal = opened(path)
+    journal.begin(1)
+    for worker in range(1, 6):
+        journal.joined(worker, worker)
+    journal.close()
+    content = path.read_bytes()[:kept]
+    path.write_bytes(content)
+    whole = content.count(b"\n")
+    remembered = read_journal(path, THIS_HOST)
+    assert remembered.generation == min(whole, 1)
+    assert sorted(remembered.states) == list(range(1, max(1, whole)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{", "[]", "3", "{}", '{"what": "won"}', '{"what": "joined"}', '{"what": "joined", '
+        '"worker": "x"}', '{"what": "rule", "set": ["bsp"]}', '{"what": "rule", "set": '
+        '["none", 0, 0, 0, "clocks"]}', "\udcff",
+    ],
+)  # fmt: skip
+def test_a_line_that_is_none_is_named_with_the_mend(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(
+        b'{"what": "generation", "number": 1}\n' + line.encode(errors="surrogateescape") + b"\n"
+    )
+    with pytest.raises(UsageError, match=r"line 2: not a journal's: .*--fresh$"):
+        read_journal(path, THIS_HOST)
+
+
+class Full:
+    """A file of a full disk. Implements leash.ps.runs.disk.ForcedFile."""
+
+    def write(self, piece: Any, /) -> object:
+        json.loads(bytes(piece))
+        raise OSError(28, "No space left on device")
+
+    def flush(self) -> None:
+        raise AssertionError("nothing was written")
+
+    force_soon = close = flush
+
+
+def test_a_journal_that_cannot_be_written_is_said_once_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal = Journal(Full())
+    for worker in (1, 2, 3):
+        journal.joined(worker, 1000)
+        journal.force()
+    assert [record.getMessage() for record in caplog.records] == [
+        "no journal, so that a server started again would not know of joined: "
+        "No space left on device"
+    ]
+
+
+def test_without_a_file_nothing_is_noted() -> None:
+    journal = Journal(None)
+    journal.begin(1)
+    journal.joined(1, 1)
+    journal.force()
+    journal.close()
