@@ -4,7 +4,8 @@
 #   make test       the whole test suite
 #   make torture    what people do to a model, in every combination of settings, against torch;
 #                   runs that are resumed, 40 times; resets, outages and kills by the hundred;
-#                   SEEDS=100000 simulated clusters
+#                   SEEDS=100000 simulated clusters; a million messages that are nearly right, and
+#                   a million pushes of workers that come and go
 #   make check      linters, types, formatting, stubs
 #   make bench      a short version of every benchmark
 #   make sanitize   the core's tests under sanitizers: of addresses, undefined behaviour, threads
@@ -65,7 +66,8 @@ torture: install
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(shell nproc)
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --torture tests/oracle \
 		tests/e2e/training/test_resume.py tests/e2e/faults/test_resets.py \
-		tests/e2e/faults/test_outages.py
+		tests/e2e/faults/test_outages.py tests/e2e/faults/test_mutated_messages.py \
+		tests/e2e/faults/test_soak.py
 
 check: install
 	$(BIN)/ruff check $(PY_DIRS)

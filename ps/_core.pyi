@@ -17,6 +17,7 @@ __all__: list[str] = [
     "ChunkSpec",
     "DelayCompensation",
     "EngineCounts",
+    "Intake",
     "Nonfinite",
     "Outcome",
     "Overflow",
@@ -41,6 +42,7 @@ __all__: list[str] = [
     "SumOptions",
     "build_info",
     "codecs",
+    "find_libzmq",
     "headers",
     "instruction_set",
     "instruction_sets",
@@ -1561,9 +1563,98 @@ class StepEngine:
         The largest version of a chunk, of the parameters that came last.
         """
 
+class Intake:
+    """
+    Takes the messages of one ROUTER socket, and looks after its peers.
+
+    A thread of its own closes the connections that cost more than a peer may; it takes no Python. All
+    methods are for the thread that uses the socket.
+    """
+    def __init__(
+        self,
+        library: str,
+        context: typing.SupportsInt | typing.SupportsIndex,
+        socket: typing.SupportsInt | typing.SupportsIndex,
+        monitor: str,
+        *,
+        connections: typing.SupportsInt | typing.SupportsIndex,
+        message_nbytes: typing.SupportsInt | typing.SupportsIndex,
+        backlog_nbytes: typing.SupportsInt | typing.SupportsIndex,
+        unfinished_nbytes: typing.SupportsInt | typing.SupportsIndex,
+        header_nbytes: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        library: the shared object of pyzmq. context, socket: its handles of them. monitor: the
+        address at which the socket tells of connections, already. connections: how many there may be.
+        message_nbytes: of the longest message. backlog_nbytes: what a peer may have sent while nothing is
+        taken. unfinished_nbytes: of all messages together whose end has not come. header_nbytes: of the
+        longest header.
+
+        RuntimeError if libzmq's functions cannot be found.
+        """
+    def attend(self) -> None:
+        """
+        Call it when `fd` can be read.
+        """
+    def begin(self, port: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        The socket listens at this port now.
+        """
+    def close(self) -> None:
+        """
+        Ends the thread, which must be before the context does.
+        """
+    def condemn_failed(self) -> None:
+        """
+        The server itself failed at the newest message, whose sender loses its connection soon.
+        """
+    def condemn_unread(self, route: bytes) -> None:
+        """
+        The peer with this route does not read, and loses its connection soon.
+        """
+    def drain(self) -> None:
+        """
+        Drops the frames that follow in the message.
+        """
+    def receive(self) -> typing.Any:
+        """
+        Takes route and header of the next message.
+
+        Beside these it gives whether a payload follows, and whether the sender is known as a member; None
+        if no message has come. A payload has to be taken from the socket, and then drain() be called
+        if a further frame follows.
+        """
+    def refuse(self) -> None:
+        """
+        The newest message was refused; who sends many such loses its connection.
+        """
+    def take_closed(self) -> tuple[list[tuple[str, int]], list[tuple[str, str]]]:
+        """
+        How many connections were closed since the last call, by reason; and some of them, with their reason and host.
+        """
+    def vouch(self) -> None:
+        """
+        The sender of the newest message is a member.
+        """
+    @property
+    def fd(self) -> int:
+        """
+        Readable when the guard asks something.
+        """
+    @property
+    def user(self) -> str:
+        """
+        The name under which ZAP let in the sender of the newest message; empty without.
+        """
+
 def build_info() -> dict[str, bool | str]:
     """
     How this module was built: version, compiler, build_type, sanitized.
+    """
+
+def find_libzmq(path: str) -> None:
+    """
+    Raises RuntimeError unless this shared object, which is loaded, has the functions of libzmq 4, or one that it needs has them.
     """
 
 def instruction_set() -> str:

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -20,9 +21,16 @@ from leash.ps.words import KEY_VARIABLE
 
 Process = subprocess.Popen[bytes]
 
-FREE_PORT: Final = (
-    "tcp://127.0.0.1:0"  # for --bind: this machine alone, on a port that the system chooses
-)
+
+def _own_loopback() -> str:
+    """The address at which only processes of this machine reach one another."""
+    with suppress(OSError), socket.create_server(("127.0.0.1", 0)):
+        return "127.0.0.1"
+    return "[::1]"  # a machine, or a container, that has IPv6 alone
+
+
+# For --bind: this machine alone, on a port that the system chooses.
+FREE_PORT: Final = f"tcp://{_own_loopback()}:0"
 ASKED_TO_END: Final = tuple(128 + number for number in interrupt.SIGNALS)  # exit statuses
 
 # First in a program for `python -c`. Otherwise Python searches the working directory first, and

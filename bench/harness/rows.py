@@ -38,6 +38,9 @@ class Row(Trial):
     server_loop_s: float | None = None  # what the loop's thread uses of that
     server_core_s: float | None = None  # what the compiled core uses of the latter
     hidden_share: float | None = None  # the part of an exchange that overlaps backward
+    longest_s: float | None = None  # the longest repeat of all
+    kept: float | None = None  # the repeats, over those beside an attacker that does no harm
+    server_peak_nbytes: int | None = None  # of memory
     lr: float | None = None
     # The training loss of each seed, before the first update and at even distances up to the last;
     # None where it was no number.

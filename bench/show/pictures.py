@@ -294,6 +294,27 @@ def _em_name(row: Row) -> str:
     return _bar_name(row) if row.transport else "Leash\nalone"
 
 
+# strangers.
+
+
+def strangers(rows: Sequence[Row]) -> Any:
+    """Draws bars of what workers keep of their speed, for each kind of attacker."""
+    kinds = list(dict.fromkeys(row.case for row in rows))
+    places = {"control": ORANGE, "data": BLUE}
+    figure, axis = plt.subplots(figsize=(0.9 * len(kinds) + 1.5, 3.6), layout="constrained")
+    _leave_room(figure)
+    for shift, (place, color) in enumerate(places.items()):
+        kept = {row.case: row.kept or 0.0 for row in rows if row.system == place}
+        at = [kinds.index(kind) + 0.4 * shift for kind in kept]
+        axis.bar(at, list(kept.values()), color=color, width=0.38, label=f"{place} socket")
+    axis.axhline(1.0, color=GREY, linewidth=0.8)
+    axis.set_xticks([i + 0.2 for i in range(len(kinds))], kinds, fontsize=7, rotation=30)
+    axis.set(title="speed of workers, over that beside the same attacker at a sink")
+    axis.legend(fontsize=7)
+    axis.grid(axis="x", visible=False)
+    return figure
+
+
 def _leave_room(figure: Any) -> None:
     """Leaves room at the top, for the conditions."""
     figure.get_layout_engine().set(rect=(0, 0, 1, 0.965))
@@ -309,5 +330,5 @@ def _plain_y(axis: Axes) -> None:
 PICTURES: Final[dict[str, Callable[[Sequence[Row]], Any]]] = {
     "push_pull": push_pull, "kernels": kernels, "scaling": scaling, "training": training,
     "compensation": loss_pictures.compensation,
-    "em": em,
+    "em": em, "strangers": strangers,
 }  # fmt: skip

@@ -60,6 +60,14 @@ def _last_loss(of_seeds: Callable[[list[float]], float]) -> Callable[[Row], str]
     return text
 
 
+def _longest(row: Row) -> str:
+    return "" if row.longest_s is None else f"{row.longest_s * 1e3:.0f}"
+
+
+def _peak(row: Row) -> str:
+    return "" if row.server_peak_nbytes is None else size_of(row.server_peak_nbytes)
+
+
 COLUMNS: Final = (
     Column("case", lambda row: row.case, left=True),
     Column("size", lambda row: size_of(row.nbytes) if row.nbytes else ""),
@@ -82,6 +90,9 @@ COLUMNS: Final = (
     Column("loop µs", _us("server_loop_s"), is_figure=True),
     Column("core µs", _us("server_core_s"), is_figure=True),
     Column("hidden", _percent("hidden_share"), is_figure=True),
+    Column("kept", _percent("kept"), is_figure=True),
+    Column("longest ms", _longest, is_figure=True),
+    Column("server peak", _peak, is_figure=True),
 )
 
 

@@ -12,6 +12,7 @@ void register_clock(pybind11::module_& m);
 void register_codecs(pybind11::module_& m);
 void register_errors(pybind11::module_& m);
 void register_headers(pybind11::module_& m);
+void register_intake(pybind11::module_& m);
 void register_kernels(pybind11::module_& m);
 void register_optimizers(pybind11::module_& m);
 void register_results(pybind11::module_& m);

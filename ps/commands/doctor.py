@@ -26,6 +26,7 @@ from leash.ps.errors import LeashError
 from leash.ps.options.commands import DoctorOptions
 from leash.ps.processes import WITHOUT_WORKING_DIRECTORY
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.intake import why_plain
 from leash.ps.wire.keys import ClientKey, key_for
 
 Verdict = Literal["ok", "info", "warn", "fail"]
@@ -89,6 +90,7 @@ def host_checks() -> Iterator[Finding]:
     yield Finding("ok", "leash", __version__)
     yield core_check()
     yield zmq_check()
+    yield intake_check()
     yield curve_check()
     yield msgpack_check(version("msgpack"))
     yield Finding("ok", "numpy", version("numpy"))
@@ -119,6 +121,16 @@ def core_check() -> Finding:
 def zmq_check() -> Finding:
     zmq = importlib.import_module("zmq")
     return Finding("ok", "pyzmq", f"{zmq.pyzmq_version()} with libzmq {zmq.zmq_version()}")
+
+
+def intake_check() -> Finding:
+    """Checks that a server here can limit what its peers cost."""
+    why = why_plain()
+    if why is not None:
+        return Finding("warn", "limits", f"libzmq's functions were not found ({why}): a server "
+                       "here limits the frames of a message, not unfinished ones or connections",
+                       "pip install --force-reinstall pyzmq, whose wheels have it")  # fmt: skip
+    return Finding("ok", "limits", "a server here closes connections that cost too much")
 
 
 def curve_check(maps: Path = Path("/proc/self/maps")) -> Finding:

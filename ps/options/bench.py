@@ -27,6 +27,7 @@ BENCHMARKS: Final = {
     "compensation": (),
     "checkpoint": (),
     "em": ("workers", "rounds"),
+    "strangers": ("workers", "rounds", "round_s"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
 SYSTEMS: Final = ("leash", "leash_keys", "gloo", "rpc", "ray", "zmq_echo")
@@ -42,7 +43,15 @@ class BenchGroup(Options):
     title: ClassVar[str] = "what to measure"
 
     benchmark: Literal[
-        "all", "kernels", "push_pull", "scaling", "training", "compensation", "checkpoint", "em"
+        "all",
+        "kernels",
+        "push_pull",
+        "scaling",
+        "training",
+        "compensation",
+        "checkpoint",
+        "em",
+        "strangers",
     ] = argument("all", "which question to ask (default: all of them)")
     short: bool = option(False, "few sizes and short rounds: a look, not a measurement")
     sizes: str | None = option(

@@ -20,7 +20,7 @@ import zmq
 from leash._log import logged, show_errors
 from leash.ps import interrupt
 from leash.ps.datafiles.required import require_data
-from leash.ps.options.addresses import address_of, split_address
+from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.optimizer import with_rates
 from leash.ps.options.server import ServerOptions
@@ -45,15 +45,14 @@ from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import require_threads
 from leash.ps.shard.router import DataRouter, send
 from leash.ps.wire import hosts
-from leash.ps.wire.curve import Doorman, sender_of
+from leash.ps.wire.curve import Doorman
+from leash.ps.wire.intake import Frames, Intake, PeerLimits, open_intake
 from leash.ps.wire.keys import Keyring
 from leash.ps.wire.sockets import (
+    CONTROL_INCOMING,
     CONTROL_MAX_NBYTES,
     CONTROL_QUEUE,
-    bind,
     make_router,
-    parts,
-    receive,
 )
 
 
@@ -136,18 +135,29 @@ class Server:
         """Makes and binds the sockets; returns the address at which a local process finds us."""
         options = self._options
         host, port = split_address(address_of(options.bind, options.ps_ip, options.ps_port))
-        self._control = make_router(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES, self._doorman)
+        self._control = make_router(
+            self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES, CONTROL_INCOMING, self._doorman
+        )
+        members = len(parse_learners(options.learners, options.workers))
+        limits = PeerLimits.of(members, CONTROL_MAX_NBYTES, CONTROL_INCOMING)
+        self._intakes: list[Intake] = []
         try:
-            self._control_port = bind(self._control, host, port)
+            self._intake = open_intake(self._context, self._control, host, port, limits)
+            self._intakes.append(self._intake)
+            self._control_port = self._intake.port
             self._data_router = DataRouter(
                 self._context, options, host, port + 1 if port else 0, self._doorman
             )
+            self._intakes.append(self._data_router.intake)
             self.data_port = self._data_router.port
             self._remote = RemoteShards(options, port + 2 if port else 0, self._start_shard)
         except BaseException:
             self._destroy(linger_ms=0)
             raise
         self._poller = zmq.Poller()
+        self._asking = {intake.fd: intake for intake in self._intakes if intake.fd is not None}
+        for fd in self._asking:
+            self._poller.register(fd, zmq.POLLIN)
         newcomers = self._doorman.sockets if self._doorman else []
         for socket in (self._control, self._data_router.socket, *newcomers):
             self._poller.register(socket, zmq.POLLIN)
@@ -181,6 +191,7 @@ class Server:
         for source, _ in self._poller.poll(int(engine.wait_s * 1000)):
             self._serve(source)
         self._attend_newcomers()
+        self._count_closed()
         engine.advance(self._data_router.take_unreading())
         self._poll_data_unless_held()
 
@@ -231,6 +242,8 @@ class Server:
                 self._evaluator.stop()
 
     def _destroy(self, linger_ms: int) -> None:
+        for intake in self._intakes:
+            intake.close()
         if self._doorman:
             self._doorman.close()
         self._context.destroy(linger=linger_ms)
@@ -239,22 +252,30 @@ class Server:
 
     def _serve(self, source: zmq.Socket[bytes] | int) -> None:
         """Takes what has come: to a socket, or on the links of the other shards."""
-        if isinstance(source, int) and source in self._writers:
-            self._disk.attend()  # the engine's turn comes next
-        elif isinstance(source, int):
-            self._engine.attend_shards()
-            if self.shards.lost:
-                self._ignore_links()
-        elif source is self._control:
-            if frames := receive(source):
-                self._on_control(frames)
-        elif source is self._data_router.socket:
-            self._data_router.take(self.data.receive, until=lambda: self._engine.is_held)
+        try:
+            if isinstance(source, int) and source in self._asking:
+                self._asking[source].attend()
+            elif isinstance(source, int) and source in self._writers:
+                self._disk.attend()  # the engine's turn comes next
+            elif isinstance(source, int):
+                self._engine.attend_shards()
+                if self.shards.lost:
+                    self._ignore_links()
+            elif source is self._control:
+                if frames := self._intake.receive():
+                    self._on_control(frames)
+            elif source is self._data_router.socket:
+                self._data_router.take(self.data.receive, until=lambda: self._engine.is_held)
+        except Exception as error:
+            self.metrics.fail("what has come could not be handled", error)
 
-    def _on_control(self, frames: list[zmq.Frame]) -> None:
-        route, header, payloads = parts(frames)
-        user = sender_of(frames[0]) if self._doorman else NOBODY
-        send(self._control, *self._engine.answer(route, header, payloads, user))
+    def _on_control(self, frames: Frames) -> None:
+        route, header, *payloads = frames
+        user = self._intake.user if self._doorman else NOBODY
+        answer = self._engine.answer(route, header, payloads, user)
+        if not send(self._control, *answer):
+            self._intake.close_unread(route)
+        self._intake.judge(self._engine.conduct)
 
     def _attend_newcomers(self) -> None:
         if self._doorman:
@@ -263,8 +284,12 @@ class Server:
 
     def _answer_the_last(self) -> None:
         """Answers what came while the results were written: nobody shall wait for a closed run."""
-        while frames := receive(self._control):
+        while frames := self._intake.receive():
             self._on_control(frames)
+
+    def _count_closed(self) -> None:
+        for intake in self._intakes:
+            self.metrics.count_closed(*intake.take_closed())
 
     def _poll_data_unless_held(self) -> None:
         if self._takes_data == self._engine.is_held:

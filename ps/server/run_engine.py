@@ -21,6 +21,7 @@ written, it waits, so that somebody may fetch the model or make room for it.
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from leash.ps.errors import ProtocolError
@@ -47,10 +48,20 @@ from leash.ps.shard.data_desk import DataDesk, Send
 from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.identities import NOBODY, Identities
 from leash.ps.shard.members import Members, microseconds_since_1970
-from leash.ps.shard.metrics import Metrics
+from leash.ps.shard.metrics import Metrics, conduct_of
 from leash.ps.wire.frames import CONTROL, check_payload_count, decode, encode, error_message
+from leash.ps.wire.intake import Conduct
 from leash.ps.wire.keys import Keyring
-from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Message
+from leash.ps.wire.messages import (
+    STOPPED_BY_TIMEOUT,
+    Beat,
+    Bye,
+    Error,
+    Hello,
+    Lease,
+    Message,
+    Report,
+)
 from leash.ps.words import DONE, FAILED, INCOMPLETE, TIMED_OUT
 
 TICK_S: Final = 0.2
@@ -58,6 +69,7 @@ TICK_S: Final = 0.2
 ALIGN_S: Final = 1.0
 ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
+OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Bye)  # others may come from anybody
 AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
 LAST_S: Final = 1.0  # after a second signal, what is being written has so long
 
@@ -73,6 +85,7 @@ class RunEngine:
         shards: all shards as one.
         coordinator: answers control messages.
         status: the exit status of the server.
+        conduct: what the newest control message has shown of its sender.
         generation: how many servers the run has had, this one included.
     """
 
@@ -158,6 +171,8 @@ class RunEngine:
         self._stop_soon: tuple[str, int, float] | None = None  # reason, status, and the deadline
         self._next_tick_s = self._next_force_s = now()
         self._looked_s = uptime()
+        self.conduct = Conduct.STRANGER  # what the newest control message has shown of its sender
+        self._attempt: Final = self.metrics.attempt
         self._has_final = False  # whether the last checkpoint is begun
         self._again_s = now() + TRY_AGAIN_S  # when to try again what could not be written
         # While the results are being written: whether summary.json is there, since when one waits
@@ -226,21 +241,32 @@ class RunEngine:
         Returns:
             The frames of the answer: route, header, and payload if it has one.
         """
-        self.data.settle()
+        self._attempt("what was counted could not be told", self.data.settle)
         answer: Message
         payload: bytes | None = None
         try:
             message = decode(header, CONTROL)
             check_payload_count(message, len(payloads))
         except Exception as error:
-            refusal = self.metrics.refusal(error)
-            self.metrics.count_refusal(refusal)
-            answer = error_message(refusal)
+            answer = self._refused(error)
         else:
             answer, payload = self.coordinator.answer(
                 message, bytes(payloads[0]) if payloads else None, user
             )
-        return route, encode(answer), payload
+            self.conduct = Conduct.MEMBER if isinstance(message, OF_MEMBERS) else Conduct.STRANGER
+        try:
+            packed = encode(answer)
+        except Exception as error:
+            answer, payload = self._refused(error), None
+            packed = encode(answer)
+        if isinstance(answer, Error):
+            self.conduct = conduct_of(answer.code)
+        return route, packed, payload
+
+    def _refused(self, error: Exception) -> Error:
+        refusal = self.metrics.refusal(error)
+        self.metrics.count_refusal(refusal)
+        return error_message(refusal)
 
     def attend_shards(self) -> None:
         """Takes what the other shards tell; ends the run if one of them is lost."""
@@ -271,13 +297,13 @@ class RunEngine:
             unreading: workers that do not read, so that their answers could not be sent since the
                 last call. They are evicted.
         """
-        self.data.settle()
+        self._attempt("what was counted could not be told", self.data.settle)
         for worker in (*unreading, *self.shards.take_unreading()):
-            self.coordinator.evict(worker)
+            self._attempt("a worker could not be evicted", partial(self.coordinator.evict, worker))
         if self.is_writing:
-            self._attend_results()
+            self._attempt("the results could not be written", self._attend_results)
             return
-        self._attend_checkpoints()
+        self._attempt("a checkpoint failed", self._attend_checkpoints)
         if self._now() >= self._next_tick_s:
             self._tick()
 
@@ -291,19 +317,37 @@ class RunEngine:
                 self._stop_now(reason, status)
             elif self._checkpoints.is_final_possible():
                 if self.coordinator.in_lockstep:  # others may push until they hear of the end
-                    self._has_final = self._checkpoints.begin_final()
+                    self._attempt("the last checkpoint is not begun yet", self._begin_final)
                 self._stop_now(reason, status)
         else:
             self._checkpoints.advance()
 
+    def _begin_final(self) -> None:
+        self._has_final = self._checkpoints.begin_final()
+
     def _tick(self) -> None:
         self._next_tick_s = self._now() + TICK_S
+        for what, step in (
+            ("nobody could be evicted", self._evict_the_silent),
+            ("the journal could not be forced to the disk", self._force_journal),
+            ("the other shards could not be attended to", self.attend_shards),
+            ("it is not known whether the run is over", self._stop_if_it_is_time),
+            ("the evaluator could not be looked after", self._look_after_evaluator),
+            ("a checkpoint failed", self._tick_checkpoints),
+            ("no progress can be shown", self._progress.show),
+        ):
+            self._attempt(what, step)
+
+    def _evict_the_silent(self) -> None:
         self._excuse_own_silence()
+        self.coordinator.tick()
+
+    def _force_journal(self) -> None:
         if self._now() >= self._next_force_s:
             self._next_force_s = self._now() + FORCE_S
             self._journal.force()
-        self.coordinator.tick()
-        self.attend_shards()
+
+    def _stop_if_it_is_time(self) -> None:
         if self._signal:
             self.stop(signal.Signals(self._signal).name, 128 + self._signal)
         if self.coordinator.deserted:
@@ -311,13 +355,13 @@ class RunEngine:
         timeout_s = self._options.timeout_s
         if timeout_s is not None and self.metrics.train_seconds > timeout_s:
             self.stop(STOPPED_BY_TIMEOUT, 0)
-        self._look_after_evaluator()
+
+    def _tick_checkpoints(self) -> None:
         if self._stop_soon is None:
             self._checkpoints.tick()
         if self._now() >= self._again_s:
             self._again_s = self._now() + TRY_AGAIN_S
             self._try_again()
-        self._progress.show()
 
     def _try_again(self) -> None:
         """Writes what could not be written, if that can be now."""
@@ -361,7 +405,7 @@ class RunEngine:
             self._attend_checkpoints()
 
     def _stop_now(self, reason: str, status: int) -> None:
-        self._checkpoints.let_go()
+        self._attempt("the shards could not be let go", self._checkpoints.let_go)
         self.coordinator.stopping = reason
         self.status = status
         self.shards.stop(reason)
@@ -384,8 +428,8 @@ class RunEngine:
 
     def finish(self) -> None:
         """Notes that the run has ended as it should, and how. REQUIRES: it is over."""
-        self.data.settle()
-        self._count_up()
+        self._attempt("what was counted could not be told", self.data.settle)
+        self._attempt("not every shard has told its counts", self._count_up)
         self._ended = self.coordinator.stopping or self._own_end()
 
     def _count_up(self) -> None:

@@ -3,8 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from leash.ps._core import EngineCounts
+
+# Counted beside the codes of errors, of which none is called so.
+FAILED_HERE: Final = "failed here"  # failures at other things than messages
+CLOSED: Final = "closed"  # connections that cost too much
+STRANGERS: Final = "connection"  # connections without a key that is known
 
 
 @dataclass(slots=True)
@@ -20,7 +26,7 @@ class DataCounts:
     bytes_pushed: int = 0  # in payloads, or in segments
     bytes_answered: int = 0
     dropped: int = 0  # replies to pushes that were too stale to be applied
-    refusals: Counter[str] = field(default_factory=Counter)  # error code ▸ how many
+    refusals: Counter[str] = field(default_factory=Counter)  # error code, or below, ▸ how many
 
     def add(self, other: "DataCounts | EngineCounts") -> None:
         """Adds counts of other messages."""
@@ -34,6 +40,13 @@ class DataCounts:
         self.bytes_answered += other.bytes_answered
         self.dropped += other.dropped
         self.refusals.update(other.refusals)
+
+    @property
+    def refused(self) -> int:
+        """How many messages were refused."""
+        return self.refusals.total() - sum(
+            self.refusals[word] for word in (FAILED_HERE, CLOSED, STRANGERS)
+        )
 
     @property
     def mean_staleness(self) -> float:

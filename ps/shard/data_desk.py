@@ -28,11 +28,12 @@ from leash.ps.policy import Rule
 from leash.ps.shard.alignment import Alignment
 from leash.ps.shard.identities import NOBODY, Identities
 from leash.ps.shard.members import Members
-from leash.ps.shard.metrics import Metrics
+from leash.ps.shard.metrics import Metrics, conduct_of
 from leash.ps.shard.model import NEWCOMER, ServedModel
 from leash.ps.shard.options_of_workers import OptionsOfWorkers
 from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import DATA, check_payload_count, decode, encode, error_message
+from leash.ps.wire.intake import Conduct
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
     Attach,
@@ -221,21 +222,29 @@ class DataDesk:
 
     # Messages.
 
-    def receive(self, frames: Sequence[Frame], user: str = NOBODY) -> None:
+    def receive(self, frames: Sequence[Frame], user: str = NOBODY) -> Conduct:
         """Handles one message of the socket. No message ends the run.
 
         Args:
             frames: of the message.
             user: the public key of its sender, if the socket takes those alone who have one.
+
+        Returns:
+            What it has shown of its sender.
         """
+        conduct = Conduct.MEMBER
         try:
-            taken = self._engine is not None and self._engine.receive(frames, self._now(), user)
-        except Exception as error:
-            self._refuse(_bytes(frames[0]), decode(_header(frames), DATA), error)
-            taken = True
-        if not taken:
-            self._on_rare(frames, user)
-        self._send_all()
+            try:
+                taken = self._engine is not None and self._engine.receive(frames, self._now(), user)
+            except Exception as error:
+                taken, conduct = True, self._refuse(frames, _decoded(frames), error)
+            if not taken:
+                conduct = self._on_rare(frames, user)
+            self._send_all()
+        except Exception as error:  # at the answer itself
+            self._metrics.fail("a message of the data socket could not be answered", error)
+            return Conduct.FATAL
+        return conduct
 
     def settle(self) -> None:
         """Hands what the engine has counted to the metrics, and its signs of life to the members.
@@ -271,7 +280,7 @@ class DataDesk:
     def _answer(self, route: bytes, message: Message, payload: Payload = None) -> None:
         self._send(route, encode(message), payload, 0)
 
-    def _on_rare(self, frames: Sequence[Frame], user: str) -> None:
+    def _on_rare(self, frames: Sequence[Frame], user: str) -> Conduct:
         """Decides about a message that the engine does not take."""
         route, header, payloads = _bytes(frames[0]), _header(frames), frames[2:]
         message: Message | None = None
@@ -283,14 +292,18 @@ class DataDesk:
             handle = self._handlers[type(message)]
             handle(route, message, payloads[0] if payloads else None)  # type: ignore[operator]
         except Exception as error:
-            self._refuse(route, message, error)
+            return self._refuse(frames, message, error)
+        return Conduct.STRANGER if isinstance(message, Echo) else Conduct.MEMBER
 
-    def _refuse(self, route: bytes, message: Message | None, error: Exception) -> None:
+    def _refuse(
+        self, frames: Sequence[Frame], message: Message | None, error: Exception
+    ) -> Conduct:
         """Answers a message with an error, and counts it."""
         refusal = self._metrics.refusal(error)
         self._metrics.count_refusal(refusal)
         worker, step, chunk = (getattr(message, name, 0) for name in ("worker", "step", "chunk"))
-        self._answer(route, error_message(refusal, worker, step, chunk))
+        self._answer(_bytes(frames[0]), error_message(refusal, worker, step, chunk))
+        return conduct_of(refusal.code)
 
     def _on_push(self, route: bytes, msg: PushPull | Push, payload: Payload) -> None:
         """Says why the engine did not take a push."""
@@ -422,6 +435,14 @@ def _require_size(nbytes: int, layout: Layout) -> None:
     if nbytes not in sizes:
         expected = " or ".join(map(str, sizes))
         raise SegmentError(f"expected a segment of {expected} bytes, got {nbytes}")
+
+
+def _decoded(frames: Sequence[Frame]) -> Message | None:
+    """The message, if its header is one."""
+    try:
+        return decode(_header(frames), DATA)
+    except Exception:
+        return None
 
 
 def _header(frames: Sequence[Frame]) -> bytes:

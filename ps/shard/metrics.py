@@ -5,8 +5,8 @@ import logging
 import math
 import time
 import traceback
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,9 +16,10 @@ from leash.ps.policy import Rule
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.position import Position, SharePosition
-from leash.ps.shard.data_counts import DataCounts, together
+from leash.ps.shard.data_counts import CLOSED, FAILED_HERE, STRANGERS, DataCounts, together
 from leash.ps.shard.members import Members
 from leash.ps.shard.worker_counts import WorkerCounts
+from leash.ps.wire.intake import WHY_CLOSED, Conduct
 from leash.ps.wire.messages import Report
 from leash.ps.words import DONE, EVICTED, LIVE, TIMED_OUT, wait_fraction
 
@@ -27,11 +28,18 @@ LOG: Final = logging.getLogger(__name__)
 RATE_SPAN_S: Final = 2.0  # samples/s of the live table is a mean over about so many seconds
 OPTIONS_REMEMBERED: Final = 1024  # so many tables of options become no event when they come again
 TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this often
+CLOSED_TOLD: Final = 256  # closed connections that the log tells of, each host and reason once
 
 
 # Errors that are part of a normal run: no peer sent anything wrong.
 NO_REFUSALS: Final = ("stopping", "superseded", "missing_options", "nonfinite")
-STRANGERS: Final = "connection"  # counts refused connections beside the codes of refusals
+
+
+def conduct_of(code: str) -> Conduct:
+    """What an error with this code, as the answer to a message, has shown of its sender."""
+    if code == ProtocolError.code:
+        return Conduct.FATAL
+    return Conduct.STRANGER if code in NO_REFUSALS else Conduct.WRONG
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,7 @@ class Metrics:
         self.of_shards: dict[int, DataCounts] = {}  # those that the other shards sent last
         self.evictions: int = 0
         self._failed_at: Final[set[tuple[str, str, int]]] = set()
+        self._told_closed: Final[set[tuple[str, str]]] = set()
         self._rule = rule
         self._events: Final = events
         self._demo_logs: Final = demo_logs
@@ -224,17 +233,56 @@ class Metrics:
     def refusal(self, error: Exception) -> ProtocolError:
         """Makes the error for the peer whose message led to `error`.
 
-        One that is no ProtocolError is a defect of ours. It is logged, once for each place in the
-        code. The caller that sends the answer counts it with `count_refusal`, as `protocol`.
+        One that is no ProtocolError is a defect of ours, which is told. The caller that sends the
+        answer counts it with `count_refusal`, as `protocol`.
         """
         if isinstance(error, ProtocolError):
             return error
-        name, frame = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
-        place = (name, frame.filename, frame.lineno or 0)
+        self._tell_defect("a message could not be handled; the run goes on", error)
+        name = type(error).__name__
+        return ProtocolError(f"the server failed at this message, as its log tells: {name}")
+
+    def fail(self, what: str, error: Exception) -> None:
+        """Tells and counts a defect of ours at which no peer gets an error.
+
+        Args:
+            what: could not be done, as the beginning of a sentence.
+            error: that came instead.
+        """
+        self._tell_defect(f"{what}; the run goes on", error)
+        self.own.refusals[FAILED_HERE] += 1
+
+    def attempt(self, what: str, step: Callable[[], object]) -> None:
+        """Does a step of the server's own; a failure is told and counted, and ends nothing."""
+        try:
+            step()
+        except Exception as error:
+            self.fail(what, error)
+
+    def _tell_defect(self, text: str, error: Exception) -> None:
+        """Logs a defect with its traceback, once for each place in the code."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = (type(error).__name__, frame.filename, frame.lineno or 0)
         if place not in self._failed_at:
             self._failed_at.add(place)
-            LOG.error("a message could not be handled; the run goes on", exc_info=error)
-        return ProtocolError(f"the server failed at this message, as its log tells: {name}")
+            LOG.error(text, exc_info=error)
+
+    def count_closed(self, counts: Counter[str], examples: Iterable[tuple[str, str]]) -> None:
+        """Counts connections that were closed since they cost too much, and tells of some.
+
+        Args:
+            counts: how many, by reason.
+            examples: the reason and the host of some; each pair is told once.
+        """
+        if not counts:
+            return
+        self.own.refusals[CLOSED] += counts.total()
+        for example in examples:
+            if example in self._told_closed or len(self._told_closed) >= CLOSED_TOLD:
+                continue
+            self._told_closed.add(example)
+            reason, host = example
+            LOG.warning("closed a connection of %s: %s", host, WHY_CLOSED[reason])
 
     def happened(self, event: str, details: dict[str, Any]) -> None:
         """Writes an event of another shard."""
@@ -355,9 +403,11 @@ class Metrics:
             "duplicate_pushes": data.duplicates,
             "nonfinite_chunks": data.nonfinite_chunks,
             "dropped_pushes": data.dropped,
-            "refused_messages": data.refusals.total() - data.refusals[STRANGERS],
+            "refused_messages": data.refused,
             "refused_connections": data.refusals[STRANGERS],
             "failed_messages": data.refusals[ProtocolError.code],
+            "failures": data.refusals[ProtocolError.code] + data.refusals[FAILED_HERE],
+            "closed_connections": data.refusals[CLOSED],
             "evictions": self.evictions,
         }
 

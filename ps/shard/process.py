@@ -56,25 +56,27 @@ class ShardServer:
         shard, poller = self.shard, zmq.Poller()
         poller.register(self._link.fd, zmq.POLLIN)
         poller.register(self._router.socket, zmq.POLLIN)
+        intake = self._router.intake
+        if intake.fd is not None:
+            poller.register(intake.fd, zmq.POLLIN)
         for newcomers in self._doorman.sockets if self._doorman else ():
             poller.register(newcomers, zmq.POLLIN)
         try:
             while True:
                 if shard.is_held:
                     self._link.has_come(COUNTS_S)
-                else:
-                    poller.poll(int(COUNTS_S * 1000))
-                # The link first: it may say that workers must wait.
-                while self._link.has_come():
-                    self._on_link()
-                if not shard.is_held:
-                    self._router.take(shard.data.receive, until=lambda: shard.data.is_held)
-                self._attend_newcomers()
-                shard.advance(self._router.take_unreading())
-                self._send_notices()
+                elif intake.fd in dict(poller.poll(int(COUNTS_S * 1000))):
+                    intake.attend()
+                try:
+                    self._serve()
+                except LinkClosedError:
+                    raise
+                except Exception as error:
+                    shard.metrics.fail("what has come could not be handled", error)
         except LinkClosedError:
             return  # the coordinator has ended, in whatever way
         finally:
+            intake.close()
             if self._doorman:
                 self._doorman.close()
             self._context.destroy(linger=LAST_ANSWERS_MS)
@@ -82,6 +84,18 @@ class ShardServer:
     def on_signal(self, number: int, _: FrameType | None) -> None:
         """Notes a signal, for the loop."""
         self.shard.on_signal(number)
+
+    def _serve(self) -> None:
+        shard = self.shard
+        # The link first: it may say that workers must wait.
+        while self._link.has_come():
+            self._on_link()
+        if not shard.is_held:
+            self._router.take(shard.data.receive, until=lambda: shard.data.is_held)
+        self._attend_newcomers()
+        shard.metrics.count_closed(*self._router.intake.take_closed())
+        shard.advance(self._router.take_unreading())
+        self._send_notices()
 
     def _attend_newcomers(self) -> None:
         if self._doorman:

@@ -5,22 +5,21 @@ from typing import Final, TypeAlias
 
 import zmq
 
+from leash.ps.options.addresses import parse_learners
 from leash.ps.options.server import ServerOptions
 from leash.ps.shard.identities import NOBODY
-from leash.ps.wire.curve import Doorman, sender_of
+from leash.ps.wire.curve import Doorman
+from leash.ps.wire.intake import Conduct, Frames, Intake, PeerLimits, open_intake
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
     Payload,
-    bind,
     data_max_nbytes,
     data_queue,
-    has_come,
     make_router,
-    receive,
 )
 
 BURST: Final = 16  # messages of a data socket in a row, before the control socket has its turn
-Handle: TypeAlias = Callable[[list[zmq.Frame], str], None]
+Handle: TypeAlias = Callable[[Frames, str], Conduct]
 
 
 def send(socket: zmq.Socket[bytes], route: bytes, header: bytes, payload: Payload) -> bool:
@@ -66,24 +65,29 @@ class DataRouter:
         Raises:
             UsageError: the port is taken, or the address is not this host's.
         """
-        max_nbytes = data_max_nbytes(options.chunk_nbytes)
-        self.socket: Final = make_router(context, data_queue(options.window), max_nbytes, doorman)
+        max_nbytes, window = data_max_nbytes(options.chunk_nbytes), options.window
+        members = len(parse_learners(options.learners, options.workers))
+        self.socket: Final = make_router(context, data_queue(window), max_nbytes, window, doorman)
         self._knows_senders: Final = doorman is not None
-        self.port: Final = bind(self.socket, host, port)
+        self.intake: Final[Intake] = open_intake(
+            context, self.socket, host, port, PeerLimits.of(members, max_nbytes, window)
+        )
+        self.port: Final = self.intake.port
         self._unreading: list[int] = []  # workers that left no room for their answers
 
     def take(self, handle: Handle, until: Callable[[], bool]) -> None:
         """Hands over messages that have come, a few at a time, as other sockets wait.
 
         Args:
-            handle: takes one, and the public key of its sender.
+            handle: takes one, and the public key of its sender; says what it has shown of its sender.
             until: says before each whether it and all that follow are to wait.
         """
+        intake = self.intake
         for _ in range(BURST):
-            if until() or not has_come(self.socket):
+            if until() or not (frames := intake.receive()):
                 return
-            frames = receive(self.socket)
-            handle(frames, sender_of(frames[0]) if self._knows_senders else NOBODY)
+            user = intake.user if self._knows_senders else NOBODY
+            intake.judge(handle(frames, user))
 
     def send(self, route: bytes, header: bytes, payload: Payload, worker: int) -> None:
         """Sends an answer; notes its worker if that does not read.
@@ -95,10 +99,14 @@ class DataRouter:
             worker: whom the answer is for, if only that worker gets such an answer; otherwise 0,
                 as of an `error`: any peer that writes a worker's rank into a header gets one.
         """
-        if not send(self.socket, route, header, payload) and worker:
+        if send(self.socket, route, header, payload):
+            return
+        if worker:
             # A peer that reads leaves room, since it has few requests in flight. This one is to be
             # evicted later: now, that would release further answers while these are being sent.
             self._unreading.append(worker)
+        else:
+            self.intake.close_unread(route)
 
     def take_unreading(self) -> list[int]:
         """Takes the workers whose answers could not be sent since the last call."""

@@ -13,6 +13,9 @@ from leash.ps.wire.layout import MAX_LAYOUT_NBYTES
 
 CONTROL_MAX_NBYTES: Final = MAX_LAYOUT_NBYTES + MAX_HEADER_NBYTES
 CONTROL_QUEUE: Final = 64  # messages that a peer may leave unread
+CONTROL_INCOMING: Final = 8  # messages of a peer that wait at the server
+# A peer that connects to the server says soon who it is, or its connection is closed.
+GREETING_MS: Final = 10_000
 LINGER_MS: Final = 1000
 CONNECT_MS: Final = 2000  # an attempt to connect that takes longer is begun anew
 HANDSHAKE_MS: Final = 5000  # likewise, where a host answers and its server does not
@@ -31,17 +34,26 @@ def data_queue(window: int) -> int:
 
 
 def make_router(
-    context: zmq.Context[zmq.Socket[bytes]], queue: int, max_nbytes: int,
+    context: zmq.Context[zmq.Socket[bytes]],
+    queue: int,
+    max_nbytes: int,
+    incoming: int = 0,
     doorman: Doorman | None = None,
-) -> zmq.Socket[bytes]:  # fmt: skip
+) -> zmq.Socket[bytes]:
     """Makes a ROUTER, which raises an error where a peer is gone or does not read.
 
     Args:
+        context: of the socket.
+        queue: how many messages wait for a peer to read them.
+        max_nbytes: of a frame.
+        incoming: how many messages of a peer wait; 0 for as many as of the other kind.
         doorman: lets in those who have a key; without one, everybody may come.
     """
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, GREETING_MS)
     _limit(socket, queue, max_nbytes)
+    socket.setsockopt(zmq.RCVHWM, incoming or queue)
     if doorman is not None:
         doorman.guard(socket)
     return socket
@@ -94,12 +106,6 @@ def receive(socket: zmq.Socket[bytes], flags: int = zmq.DONTWAIT) -> list[zmq.Fr
     while frames[-1].more:
         frames.append(socket.recv(copy=False))
     return frames
-
-
-def parts(frames: list[zmq.Frame]) -> tuple[bytes, bytes, list[zmq.Frame]]:
-    """Splits frames into route, header and payloads; a header that is missing is empty."""
-    header = frames[1].bytes if len(frames) > 1 else b""
-    return frames[0].bytes, header, frames[2:]
 
 
 def has_come(socket: zmq.Socket[bytes]) -> bool:

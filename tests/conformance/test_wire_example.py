@@ -16,7 +16,7 @@ import pytest
 from leash.ps._core import codecs as core
 from leash.ps.errors import ERROR_BY_CODE
 from leash.ps.shard.members import MAX_OBSERVERS
-from leash.ps.wire import frames, layout, messages, sockets
+from leash.ps.wire import frames, intake, layout, messages, sockets
 from leash.ps.wire.codecs import CODECS
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import (
@@ -242,8 +242,38 @@ def test_the_limits_are_those_of_the_code() -> None:
         "observers": str(MAX_OBSERVERS),
         "answers that the server queues per control connection": str(sockets.CONTROL_QUEUE),
         "answers that the server queues per data connection": "2 × `window` + 16",
+        "messages that wait at the server per control connection": str(sockets.CONTROL_INCOMING),
+        "messages that wait at the server per data connection": "`window`",
+        "frames of a message beyond those that any has": (
+            f"{intake.MOST_SURPLUS_FRAMES}; they are refused (`bad_frames`)"
+        ),
+        "seconds until a connection has ended ZMTP's handshake": str(sockets.GREETING_MS // 1000),
+        "refused messages of a connection": refusals_in_lane("One"),
+        "refused messages of all connections to a socket": refusals_in_lane("All"),
+        "bytes of a message, with its framing": (
+            f"*M* = the largest frame + {intake.PeerLimits.of(1, 0, 1).message_nbytes}"
+        ),
+        "bytes of all messages to a socket whose end has not come": "(workers + 4) × *M*",
+        "bytes of a connection while the server takes nothing": "(messages that wait + 2) × *M*",
+        "connections to a socket": (
+            f"{intake.STRANGERS} + {intake.CONNECTIONS_OF_A_MEMBER} × workers, or half of the "
+            "descriptors that its process may still open"
+        ),
     }
     assert sockets.data_queue(100) == 2 * 100 + 16
+    limits = intake.PeerLimits.of(members=10, frame_nbytes=1000, queue=7)
+    assert limits.unfinished_nbytes == (10 + 4) * limits.message_nbytes
+    assert limits.backlog_nbytes == (7 + 2) * limits.message_nbytes
+    assert f"kMostSurplusFrames = {intake.MOST_SURPLUS_FRAMES};" in LANE_INBOX
+
+
+LANE_INBOX = (Path(__file__).parents[2] / "csrc/lane/inbox.h").read_text(encoding="utf-8")
+
+
+def refusals_in_lane(whose: str) -> str:
+    found = re.search(rf"kRefusalsOf{whose}{{(\d+), (\d+)}}", LANE_INBOX)
+    assert found is not None
+    return f"{found[1]} at once, and {found[2]} a second"
 
 
 def documented_keys(heading: str) -> Iterator[str]:

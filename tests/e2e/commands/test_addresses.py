@@ -92,6 +92,23 @@ def test_leash_worker_and_doctor_speak_ipv6(tmp_path: Path) -> None:
         assert server.wait(20) == 0
 
 
+# Without an address of IPv4, not even for itself.
+_IPV6_ALONE = 'ip link set lo up && ip address delete 127.0.0.1/8 dev lo && exec "$@"'
+_NAMESPACE = ["unshare", "--map-root-user", "--net", "sh", "-c", _IPV6_ALONE, "-"]
+
+
+def test_a_whole_run_is_launched_where_there_is_ipv6_alone(tmp_path: Path) -> None:
+    """A server of two shards, its evaluator and two workers; over TCP, which is what is tested."""
+    if subprocess.run([*_NAMESPACE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system lets nobody make a network without IPv4")
+    words = ("launch", "--workers=2", "--shards=2", "--dataset=digits", "--epochs=1",
+             "--transport=tcp", "--run-dir=run")  # fmt: skip
+    with Child([*_NAMESPACE, *LEASH, *words], cwd=tmp_path) as launched:
+        assert launched.wait(100) == 0, "\n".join(launched.lines)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["ended"], summary["epochs"]) == ("done", 1)
+
+
 def test_a_server_prints_the_line_that_starts_a_worker_and_the_one_that_goes_on(
     tmp_path: Path,
 ) -> None:

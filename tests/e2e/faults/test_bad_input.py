@@ -25,6 +25,7 @@ from support.contract import (
     packed,
     valid_messages,
 )  # fmt: skip
+from support.peers import peers
 
 CONTROL_VERBS = ("hello", "beat", "lease", "report", "status", "bye")
 VERBS = (*CONTROL_VERBS, *DATA_VERBS)
@@ -279,11 +280,15 @@ def test_a_message_at_which_the_server_itself_fails_is_refused_and_ends_nothing(
             for message in plane._handlers:
                 broken.setitem(plane._handlers, message, fail)  # type: ignore[arg-type]
         assert attack.peer(verb).error(header, *payloads) == "protocol"
-    with monkeypatch.context() as broken:
+    # Each costs the sender its connection: see test_costly_peers.py.
+    with monkeypatch.context() as broken, peers(
+        attack.running.address, attack.running.data_address
+    ) as (control, data):  # fmt: skip
         broken.setattr(server.data, "_engine", OtherEngine(engine, leave_alone))
         for module in ("leash.ps.server.run_engine", "leash.ps.shard.data_desk"):
             broken.setattr(f"{module}.decode", fail)
-        assert attack.peer(verb).error(header, *payloads) == "protocol"
+        peer = data if verb in DATA_VERBS else control
+        assert peer.error(header, *payloads) == "protocol"
     assert server.metrics.summary()["failed_messages"] == before + 2
 
 

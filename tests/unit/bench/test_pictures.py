@@ -70,8 +70,17 @@ def em() -> list[Row]:
     ]
 
 
+def strangers() -> list[Row]:
+    return [
+        replace(row("strangers", system, case="unfinished", transport="tcp"), kept=kept)
+        for system, kept in (("sink", 1.0), ("control", 0.9), ("data", 0.8))
+    ]
+
+
 @pytest.mark.parametrize("ending", [".svg", ".png"])
-@pytest.mark.parametrize("rows", [push_pull, kernels, scaling, training, compensation, em])
+@pytest.mark.parametrize(
+    "rows", [push_pull, kernels, scaling, training, compensation, em, strangers]
+)
 def test_every_benchmark_has_a_picture(rows, ending: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "pictures" / f"one{ending}"
     draw(rows(), path)

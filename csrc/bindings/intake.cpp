@@ -1,0 +1,166 @@
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "bindings/register.h"
+#include "lane/connection_guard.h"
+#include "lane/inbox.h"
+#include "lane/libzmq.h"
+
+namespace py = pybind11;
+
+namespace leash::bindings {
+namespace {
+
+py::bytes bytes_of(lane::Frame& frame, std::size_t most) {
+  return {frame.data(), std::min(frame.nbytes(), most)};
+}
+
+// The inbox and the guard of one socket of pyzmq, whose handles are given as numbers.
+class Intake {
+ public:
+  Intake(const std::string& library, std::uintptr_t context, std::uintptr_t socket,
+         const std::string& monitor, const lane::Limits& limits, std::size_t header_nbytes)
+      : zmq_(lane::find_libzmq(library)),
+        socket_(reinterpret_cast<void*>(socket)),
+        header_nbytes_(header_nbytes),
+        guard_(zmq_, reinterpret_cast<void*>(context), monitor, limits) {}
+  ~Intake() { close(); }
+
+  void begin(std::uint16_t port) {
+    guard_.begin(port);
+    inbox_.emplace(zmq_, socket_, guard_);
+  }
+
+  void close() {
+    inbox_.reset();
+    const py::gil_scoped_release release;
+    guard_.end();
+  }
+
+  // Route, header, whether a payload follows, and whether the sender is known as a member; None if
+  // no message has come. Of a header that is too long it gives one byte more than may be.
+  py::object receive() {
+    lane::Inbox& inbox = open();
+    if (!inbox.receive()) return py::none();
+    return py::make_tuple(bytes_of(inbox.route(), SIZE_MAX),
+                          bytes_of(inbox.header(), header_nbytes_ + 1), inbox.has_more(),
+                          inbox.is_known());
+  }
+
+  void drain() {
+    lane::Inbox& inbox = open();
+    const py::gil_scoped_release release;  // there may be millions of frames
+    inbox.drain();
+  }
+
+  lane::Inbox& open() {
+    if (!inbox_) throw std::runtime_error("the intake is closed");
+    return *inbox_;
+  }
+
+  int fd() const { return guard_.question_fd(); }
+
+  std::pair<std::vector<std::pair<std::string, std::uint64_t>>,
+            std::vector<std::pair<std::string, std::string>>>
+  take_closed() {
+    const lane::Closed closed = guard_.take_closed();
+    std::vector<std::pair<std::string, std::uint64_t>> counts;
+    for (std::size_t i = 0; i < lane::kReasons; ++i) {
+      const auto reason = static_cast<lane::Reason>(i);
+      if (closed.counts[i] > 0) counts.emplace_back(lane::name_of(reason), closed.counts[i]);
+    }
+    std::vector<std::pair<std::string, std::string>> examples;
+    for (const auto& [reason, host] : closed.examples) {
+      examples.emplace_back(lane::name_of(reason), host);
+    }
+    return {std::move(counts), std::move(examples)};
+  }
+
+ private:
+  const lane::LibZmq zmq_;
+  void* const socket_;
+  const std::size_t header_nbytes_;
+  lane::ConnectionGuard guard_;
+  std::optional<lane::Inbox> inbox_;
+};
+
+}  // namespace
+
+void register_intake(py::module_& m) {
+  m.def(
+      "find_libzmq", [](const std::string& path) { lane::find_libzmq(path); }, py::arg("path"),
+      "Raises RuntimeError unless this shared object, which is loaded, has the functions of "
+      "libzmq 4, or one that it needs has them.");
+
+  py::class_<Intake>(m, "Intake",
+                     R"(Takes the messages of one ROUTER socket, and looks after its peers.
+
+A thread of its own closes the connections that cost more than a peer may; it takes no Python. All
+methods are for the thread that uses the socket.)")
+      .def(
+          py::init([](const std::string& library, std::uintptr_t context, std::uintptr_t socket,
+                      const std::string& monitor, std::size_t connections,
+                      std::size_t message_nbytes, std::size_t backlog_nbytes,
+                      std::size_t unfinished_nbytes, std::size_t header_nbytes) {
+            return std::make_unique<Intake>(
+                library, context, socket, monitor,
+                lane::Limits{connections, message_nbytes, backlog_nbytes, unfinished_nbytes},
+                header_nbytes);
+          }),
+          py::arg("library"), py::arg("context"), py::arg("socket"), py::arg("monitor"),
+          py::kw_only(), py::arg("connections"), py::arg("message_nbytes"),
+          py::arg("backlog_nbytes"), py::arg("unfinished_nbytes"), py::arg("header_nbytes"),
+          R"(library: the shared object of pyzmq. context, socket: its handles of them. monitor: the
+address at which the socket tells of connections, already. connections: how many there may be.
+message_nbytes: of the longest message. backlog_nbytes: what a peer may have sent while nothing is
+taken. unfinished_nbytes: of all messages together whose end has not come. header_nbytes: of the
+longest header.
+
+RuntimeError if libzmq's functions cannot be found.)")
+      .def("begin", &Intake::begin, py::arg("port"), "The socket listens at this port now.")
+      .def("close", &Intake::close, "Ends the thread, which must be before the context does.")
+      .def("receive", &Intake::receive,
+           R"(Takes route and header of the next message.
+
+Beside these it gives whether a payload follows, and whether the sender is known as a member; None
+if no message has come. A payload has to be taken from the socket, and then drain() be called
+if a further frame follows.)")
+      .def("drain", &Intake::drain, "Drops the frames that follow in the message.")
+      .def(
+          "vouch", [](Intake& self) { self.open().vouch(); },
+          "The sender of the newest message is a member.")
+      .def(
+          "refuse", [](Intake& self) { self.open().refuse(); },
+          "The newest message was refused; who sends many such loses its connection.")
+      .def(
+          "condemn_failed", [](Intake& self) { self.open().condemn(lane::Reason::kFailed); },
+          "The server itself failed at the newest message, whose sender loses its connection soon.")
+      .def(
+          "condemn_unread",
+          [](Intake& self, const py::bytes& route) {
+            self.open().condemn(std::string_view(route), lane::Reason::kUnread);
+          },
+          py::arg("route"),
+          "The peer with this route does not read, and loses its connection soon.")
+      .def_property_readonly(
+          "user", [](Intake& self) { return self.open().route().user(); },
+          "The name under which ZAP let in the sender of the newest message; empty without.")
+      .def(
+          "attend", [](Intake& self) { self.open().attend(); }, "Call it when `fd` can be read.")
+      .def_property_readonly("fd", &Intake::fd, "Readable when the guard asks something.")
+      .def(
+          "take_closed", &Intake::take_closed,
+          "How many connections were closed since the last call, by reason; and some of them, with "
+          "their reason and host.");
+}
+
+}  // namespace leash::bindings
