@@ -97,19 +97,20 @@ def _trials(
         yield Trial(bench="push_pull", system=name, transport=_transport_of(name), nbytes=nbytes,
                     workers=workers)  # fmt: skip
         return
-    for transport, codec, shards in _leash_variants(options, nbytes, workers):
+    for transport, codec, shards in _leash_variants(options, system, nbytes, workers):
         yield Trial(bench="push_pull", system=name, transport=transport, codec=codec,
                     nbytes=nbytes, workers=workers, shards=shards)  # fmt: skip
 
 
 def _leash_variants(
-    options: BenchOptions, nbytes: int, workers: int
+    options: BenchOptions, system: System, nbytes: int, workers: int
 ) -> Iterator[tuple[str, str, int]]:
     transports = parse_words("--transports", options.transports or ",".join(TRANSPORTS), TRANSPORTS)
     for transport in transports:
         # In shared memory nothing travels, so by default no codec is measured there.
         every = ",".join(CODEC_NAMES) if (transport, workers) == ("tcp", 1) else "f32"
-        for codec in parse_words("--codecs", options.codecs or every, CODEC_NAMES):
+        asked = options.codecs or system.codecs or every
+        for codec in parse_words("--codecs", asked, CODEC_NAMES):
             for shards in _shards(options, nbytes, codec):
                 yield transport, codec, shards
 

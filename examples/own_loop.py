@@ -5,6 +5,12 @@ Start the server, then this script once per worker, on as many machines as you l
     leash server --workers 2 --policy ssp --bound 3 --lr 0.1 --momentum 0.5
     python examples/own_loop.py --rank 1 &
     python examples/own_loop.py --rank 2
+
+On several machines, with keys, so that nobody else takes part:
+
+    leash keys new keys --workers 2
+    leash server --bind tcp://0.0.0.0:29500 --keys keys --workers 2
+    LEASH_KEY=worker-1.key python examples/own_loop.py --server tcp://HOST:29500 --rank 1
 """
 
 import argparse

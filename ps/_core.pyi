@@ -1252,9 +1252,10 @@ class ShardEngine:
         self,
         worker: typing.SupportsInt | typing.SupportsIndex,
         incarnation: typing.SupportsInt | typing.SupportsIndex,
+        key: str = "",
     ) -> None:
         """
-        Takes this worker's pushes from now on, if they are of this incarnation.
+        Takes this worker's pushes from now on, if they are of this incarnation and come by this key.
         """
     def attach(
         self,
@@ -1310,13 +1311,15 @@ class ShardEngine:
         self,
         frames: collections.abc.Sequence[typing.Any],
         now_s: typing.SupportsFloat | typing.SupportsIndex,
+        key: str = "",
     ) -> bool:
         """
         Handles a push, given as route, header and, if it has one, payload.
 
+        The key is that of its sender, as the socket knows it; empty without keys.
         The parameters that answer it may be written into the payload; of a read-only one it makes a copy.
         Returns False, and has changed nothing, if it is not a push that it takes: another verb, a header
-        that is not well-formed, a sender that does not take part.
+        that is not well-formed, a sender that does not take part or has another key.
         """
     def refuse_pushes(self, code: str, text: str) -> None:
         """

@@ -29,8 +29,9 @@ ABOUT: Final = (
 EXAMPLES: Final = """\
 examples:
   leash launch --workers 4 --policy ssp --bound 3 --dataset digits --slow 0,0,0,0.05
-  leash server --bind tcp://0.0.0.0:29500 --workers 2
-  leash worker --server tcp://HOST:29500 --rank 1 --dataset digits
+  leash keys new keys --workers 2
+  leash server --bind tcp://0.0.0.0:29500 --keys keys --workers 2
+  leash worker --server tcp://HOST:29500 --key worker-1.key --rank 1 --dataset digits
 
 `leash COMMAND --help` lists the options of a command. For completion in your shell:
   leash --print-completion bash > ~/.local/share/bash-completion/completions/leash
@@ -65,6 +66,8 @@ COMMANDS: Final = {
                    "change the policy of a run that goes on"),
     "save": Command("ps.options.commands:SaveOptions", "ps.commands.save:run",
                     "save a checkpoint of a run that goes on"),
+    "keys": Command("ps.options.commands:KeysOptions", "ps.commands.keys:run",
+                    "make keys, so that nobody else takes part"),
     "doctor": Command("ps.options.commands:DoctorOptions", "ps.commands.doctor:run",
                       "check this installation and a server"),
     "experiment": Command("ps.experiments.options:ExperimentOptions", "ps.experiments.command:run",

@@ -26,6 +26,7 @@
         ├── OptionsError        bad_options      options for groups that the optimizer cannot have
         ├── MissingOptionsError missing_options  a push that goes by options that have not come
         ├── SegmentError        bad_segment      a worker's memory that the server cannot share
+        ├── NotAllowedError     not_allowed      not with the key that its sender has
         ├── SupersededError     superseded       a newer request took this one's place
         └── StoppingError       stopping         the server is about to end, and says why
             └── ShardLostError  stopping         a process of the server is gone
@@ -333,6 +334,17 @@ class SupersededError(ProtocolError):
     code = "superseded"
 
 
+class NotAllowedError(ProtocolError):
+    """The key with which a message came is not for that.
+
+    A server with keys raises it: the key was revoked, its role is for other requests (an observer
+    only reads, and `leash set` and `leash save` take an admin's), or the message speaks for a rank
+    or a process that came by another key. Give the right file as ``key=``, ``--key`` or LEASH_KEY.
+    """
+
+    code = "not_allowed"
+
+
 class StoppingError(ProtocolError):
     """The run is ending, so this process's part in it is over.
 
@@ -358,7 +370,7 @@ _ON_THE_WIRE: Final[tuple[type[ProtocolError], ...]] = (
     ProtocolError, HeaderError, WrongSocketError, FrameCountError, PayloadSizeError, LayoutError,
     LayoutMismatchError, PlanMismatchError, UnknownChunkError, UnknownWorkerError, NotReadyError,
     FencedError, EvictedError, ResyncError, NonfiniteError, TooManyError, OptionsError,
-    MissingOptionsError, SegmentError, SupersededError, StoppingError,
+    MissingOptionsError, SegmentError, NotAllowedError, SupersededError, StoppingError,
 )  # fmt: skip
 ERROR_BY_CODE: Final = {cls.code: cls for cls in _ON_THE_WIRE}
 

@@ -16,6 +16,7 @@ from typing import IO, Any, Final
 from leash.ps import interrupt
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError, UsageError
+from leash.ps.words import KEY_VARIABLE
 
 Process = subprocess.Popen[bytes]
 
@@ -77,8 +78,13 @@ def spawn(
         pass_fds=pass_fds,
         start_new_session=True,
         # One computing thread for each process, unless it asks for more: they share the cores.
-        env={"OMP_NUM_THREADS": "1", **os.environ, interrupt.FOLLOWS_PARENT: "1"},
+        env={"OMP_NUM_THREADS": "1", **_environment(), interrupt.FOLLOWS_PARENT: "1"},
     )
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, without its key: each process has one of its own, or none."""
+    return {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
 
 
 class ScriptProcess(Process):
@@ -108,7 +114,12 @@ def spawn_script(
         stderr=subprocess.STDOUT,
         start_new_session=True,
         # Without a terminal Python would hold back what the script prints.
-        env={"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **os.environ, **variables},
+        env={
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONUNBUFFERED": "1",
+            **_environment(),
+            **variables,
+        },
     )
 
 

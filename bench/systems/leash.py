@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -12,19 +13,30 @@ from leash.bench.harness.workload import GRADIENT, LR
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError
 from leash.ps.processes import FREE_PORT, ReadyPipe, module_argv
+from leash.ps.wire.keys import new_keys
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
 from leash.worker.client.encoding import Encoding
 
 
 @contextmanager
-def serve(trial: Trial) -> Iterator[str]:
+def serve(trial: Trial, *more: str) -> Iterator[str]:
     shards = () if trial.shards == 1 else (f"--shards={trial.shards}",)
-    with server("--policy=asp", f"--workers={trial.workers}", f"--lr={LR}", *shards) as (
+    with server("--policy=asp", f"--workers={trial.workers}", f"--lr={LR}", *shards, *more) as (
         address,
         _,
     ):
         yield address
+
+
+@contextmanager
+def serve_keyed(trial: Trial) -> Iterator[str]:
+    """Serves those alone who have a key; gives the folder of the keys beside the address."""
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Path(folder, "keys")
+        new_keys(keys, trial.workers)
+        with serve(trial, f"--keys={keys}") as address:
+            yield f"{address} {keys}"
 
 
 @contextmanager
@@ -54,11 +66,11 @@ def server(
 
 
 @contextmanager
-def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
+def join(trial: Trial, address: str, rank: int, key: str | None = None) -> Iterator[Exchange]:
     keep_freed_memory()  # as `leash worker` does
     layout = Layout([Slot("w", "f32", (trial.nbytes // 4,))])
     client = Client(address, layout, rank=rank, transport=trial.transport,
-                    encoding=Encoding(trial.codec))  # fmt: skip
+                    encoding=Encoding(trial.codec), key=key)  # fmt: skip
     if client.welcome.codec != trial.codec:
         raise LeashError(f"the server took codec {client.welcome.codec}, not {trial.codec}")
     # As in training, the parameters take the gradient's place, in the client's own memory.
@@ -72,3 +84,11 @@ def join(trial: Trial, address: str, rank: int) -> Iterator[Exchange]:
         yield lambda: client.push_pull(slab, slab, samples=1)
     finally:
         client.close()
+
+
+@contextmanager
+def join_keyed(trial: Trial, place: str, rank: int) -> Iterator[Exchange]:
+    """Joins a server of `serve_keyed`."""
+    address, keys = place.split(" ", 1)
+    with join(trial, address, rank, f"{keys}/worker-{rank}.key") as exchange:
+        yield exchange

@@ -18,11 +18,13 @@ class System:
     join: Join  # runs in a worker's process
     needs: str = ""  # the package that it needs
     is_leash: bool = False  # whether it has transports, codecs and shards
+    codecs: str = ""  # that are measured by default, instead of all
     only_one: bool = False  # whether it takes one worker only
 
 
 SYSTEMS: Final = {
     "leash": System(leash.serve, leash.join, is_leash=True),
+    "leash_keys": System(leash.serve_keyed, leash.join_keyed, is_leash=True, codecs="f32"),
     "gloo": System(gloo.serve, gloo.join, needs="torch"),
     "rpc": System(rpc.serve, rpc.join, needs="torch"),
     "ray": System(ray.serve, ray.join, needs="ray"),

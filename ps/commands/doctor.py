@@ -20,12 +20,13 @@ from rich.text import Text
 
 from leash._extras import install_command
 from leash._version import __version__
-from leash.ps.commands.probe import Probe
+from leash.ps.commands.probe import MIB, Probe, encrypted_bytes_per_s
 from leash.ps.commands.run_table import RunState, plain_line
 from leash.ps.errors import LeashError
 from leash.ps.options.commands import DoctorOptions
 from leash.ps.processes import WITHOUT_WORKING_DIRECTORY
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.keys import ClientKey, key_for
 
 Verdict = Literal["ok", "info", "warn", "fail"]
 STYLES: Final = {"ok": "green", "info": "dim", "warn": "yellow", "fail": "bold red"}
@@ -34,7 +35,7 @@ STATUS_TIMEOUT_S: Final = 1.5
 ALL_S: Final = 10.0  # all checks together take no longer; builds for CUDA import in about 6
 LATE: Final = "which did not answer in time; the machine may be busy"
 NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia")
-MIB: Final = 1 << 20
+TWEETNACL_BYTES_PER_S: Final = 2e8  # it encrypts less than that on any processor
 
 # A process of its own runs this: `ps` never imports PyTorch, and the import takes seconds.
 _ASK_TORCH: Final = """
@@ -61,7 +62,9 @@ def run(options: DoctorOptions) -> int:
     console, failed = Console(), False
     deadline_s = time.monotonic() + ALL_S
     # PyTorch comes last: its import would take the processor from the measurements.
-    for check in chain(host_checks(), server_checks(options.server), torch_checks(deadline_s)):
+    for check in chain(
+        host_checks(), server_checks(options.server, options.key), torch_checks(deadline_s)
+    ):
         show(check, console)
         failed = failed or check.verdict == "fail"
     return int(failed)
@@ -86,6 +89,7 @@ def host_checks() -> Iterator[Finding]:
     yield Finding("ok", "leash", __version__)
     yield core_check()
     yield zmq_check()
+    yield curve_check()
     yield msgpack_check(version("msgpack"))
     yield Finding("ok", "numpy", version("numpy"))
     yield machine_check()
@@ -115,6 +119,19 @@ def core_check() -> Finding:
 def zmq_check() -> Finding:
     zmq = importlib.import_module("zmq")
     return Finding("ok", "pyzmq", f"{zmq.pyzmq_version()} with libzmq {zmq.zmq_version()}")
+
+
+def curve_check(maps: Path = Path("/proc/self/maps")) -> Finding:
+    """Checks how fast libzmq encrypts: by tweetnacl it takes ten times as long as by libsodium."""
+    zmq = importlib.import_module("zmq")
+    mend = "pip install --force-reinstall pyzmq, whose wheels have libsodium"
+    if not zmq.has("curve"):
+        return Finding("warn", "curve", "this libzmq cannot encrypt, so there are no keys", mend)
+    per_s = encrypted_bytes_per_s()
+    # A library that has libsodium in itself shows no name, and is known by its speed.
+    has_sodium = "libsodium" in maps.read_text() or per_s > TWEETNACL_BYTES_PER_S
+    found = f"{per_s / 1e9:.2f} GB/s with keys, by {'libsodium' if has_sodium else 'tweetnacl'}"
+    return Finding("ok", "curve", found) if has_sodium else Finding("warn", "curve", found, mend)
 
 
 def msgpack_check(found: str) -> Finding:
@@ -195,26 +212,27 @@ def _installed(package: str) -> bool:
 # The way to a server.
 
 
-def server_checks(address: str | None) -> Iterator[Finding]:
+def server_checks(address: str | None, key_file: str | None = None) -> Iterator[Finding]:
     """Checks that a server answers at this address, if one was given."""
     if address is None:
         yield Finding("info", "server", "not asked for: --server tcp://HOST:PORT checks one")
         return
     try:
-        with ControlChannel(address) as channel:
+        key = key_for(key_file)
+        with ControlChannel(address, key=key) as channel:
             state = request_state(channel, STATUS_TIMEOUT_S)
         yield Finding("ok", "server", f"answers at {address}: {plain_line(state)}")
-        yield from link_checks(address, state)
+        yield from link_checks(address, state, key)
     except LeashError as error:
         found, _, mend = str(error).partition(": ")
         yield Finding("fail", "server", found, mend)
 
 
-def link_checks(address: str, state: RunState) -> Iterator[Finding]:
+def link_checks(address: str, state: RunState, key: ClientKey | None = None) -> Iterator[Finding]:
     """Measures the way to each data socket of the server."""
     payload_nbytes = min(MIB, state["chunk_nbytes"])
     for shard, port in enumerate(state["data_ports"]):
-        with Probe(address, port, state["chunk_nbytes"]) as probe:
+        with Probe(address, port, state["chunk_nbytes"], key) as probe:
             round_trip_ms = 1e3 * probe.round_trip_s()
             yield Finding("ok", "round trip", f"{round_trip_ms:.2f} ms to {probe.address}")
             if shard:

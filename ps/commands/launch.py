@@ -49,6 +49,7 @@ from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.keys import admin_key, new_keys, worker_files
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Bye, Ok
 from leash.ps.words import DONE, FAILED, GOES_ON_FROM, INCOMPLETE, NOT_BITWISE, why_stopped
 
@@ -79,13 +80,14 @@ def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
     if options.report:
         require_matplotlib()
     require_data(options)
+    keys = keys_of_workers(options)
     run_dir = RunDir.at(
         options.run_dir, options.rule.policy.name, goes_on=True, fresh=options.fresh
     )
     # The server works its rates out by the same function; config.yaml notes what they are.
     run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
-    status = Launch(options, run_dir, Console(), is_one_of_many=is_one_of_many).run()
+    status = Launch(options, run_dir, Console(), is_one_of_many=is_one_of_many, keys=keys).run()
     if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")
     return status
@@ -106,21 +108,40 @@ def options_of_server(options: LaunchOptions, run_dir: RunDir) -> ServerOptions:
     )  # fmt: skip
 
 
-def options_of_workers(options: LaunchOptions, address: str) -> list[WorkerOptions]:
+def options_of_workers(
+    options: LaunchOptions, address: str, keys: Sequence[str] = ()
+) -> list[WorkerOptions]:
     """Makes the options of the workers that a launch starts, by rank.
 
     Args:
         options: of the launch.
         address: of the server.
+        keys: the files of the workers' keys, by rank; none without keys.
     """
     by_worker = zip(options.slownesses, options.ratios, strict=True)
     return [
         common_options(
             options, WorkerOptions, server=address, rank=rank, slow=slowness.text,
             heterogeneity=str(ratio), timeout_s=None,  # the server ends the run in time
+            key=keys[rank - 1] if keys else None,
         )
         for rank, (slowness, ratio) in enumerate(by_worker, start=1)
     ]  # fmt: skip
+
+
+def keys_of_workers(options: LaunchOptions) -> list[str]:
+    """The files of the workers' keys, by rank; none without keys. Makes a folder that is not there.
+
+    Raises:
+        UsageError: the folder has too few keys of workers, or their files are elsewhere.
+    """
+    if options.keys is None:
+        return []
+    folder = Path(options.keys)
+    if not folder.exists():
+        new_keys(folder, options.workers)
+    admin_key(options.keys)
+    return worker_files(options.keys, options.workers)
 
 
 def audit_text(run_dir: RunDir) -> str:
@@ -148,9 +169,11 @@ class Launch:
         console: Console,
         *,
         is_one_of_many: bool = False,
+        keys: Sequence[str] = (),
     ) -> None:
         self._is_one_of_many: Final = is_one_of_many
         self._options: Final = options
+        self._keys: Final = keys  # the files of the workers', by rank
         self._run_dir: Final = run_dir
         self._console: Final = console
         self._server: Process | None = None
@@ -207,10 +230,12 @@ class Launch:
             for rank in range(1, options.workers + 1):
                 log = self._log(f"worker-{rank}")
                 with held():
-                    self._workers[rank] = start_copy(options, rank, address, log)
+                    self._workers[rank] = start_copy(
+                        options, rank, address, log, self._keys[rank - 1] if self._keys else None
+                    )
                 self._tails[rank] = LogTail(log)
             return
-        for own in options_of_workers(options, address):
+        for own in options_of_workers(options, address, self._keys):
             with held():
                 self._workers[own.rank] = self._spawn("worker", own, f"worker-{own.rank}")
 
@@ -223,7 +248,9 @@ class Launch:
     def _watch(self, screen: Screen) -> None:
         """Shows how the run stands, again and again, until the server has ended."""
         assert self._server is not None
-        with ControlChannel(self._address) as channel:
+        keys = self._options.keys
+        key = None if keys is None else admin_key(keys)
+        with ControlChannel(self._address, key=key) as channel:
             while self._server.poll() is None:
                 # Processes first, so that the state that is shown is never older than an end.
                 ended = self._newly_ended()

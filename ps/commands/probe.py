@@ -8,32 +8,39 @@ import zmq
 
 from leash.ps.errors import ServerUnreachableError
 from leash.ps.options.addresses import split_address
+from leash.ps.wire.curve import secure_client
 from leash.ps.wire.frames import check_payload_count, decode_as, encode
+from leash.ps.wire.keys import ClientKey
 from leash.ps.wire.messages import Echo, Echoed
-from leash.ps.wire.sockets import connect, data_max_nbytes, data_queue, make_dealer
+from leash.ps.wire.sockets import bind, connect, data_max_nbytes, data_queue, make_dealer
 
 TIMEOUT_S: Final = 1.0  # a server that is silent for longer is not there
 ECHOES: Final = 50
 IN_FLIGHT: Final = 8
 SPAN_S: Final = 0.8  # a measurement takes no longer
+MIB: Final = 1 << 20
 
 
 class Probe:
     """A connection to the data socket of one server."""
 
-    def __init__(self, control_address: str, data_port: int, chunk_nbytes: int) -> None:
+    def __init__(
+        self, control_address: str, data_port: int, chunk_nbytes: int,
+        key: ClientKey | None = None,
+    ) -> None:  # fmt: skip
         """Connects to the data socket, without waiting for it.
 
         Args:
             control_address: tcp://HOST:PORT of the control socket; the data socket is on that host.
             data_port: the port of the data socket.
             chunk_nbytes: the largest payload that the server takes.
+            key: for a server that has keys.
         """
         host, _ = split_address(control_address)
         self.address: Final = f"tcp://{host}:{data_port}"
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._socket: Final = make_dealer(
-            self._context, data_queue(IN_FLIGHT), data_max_nbytes(chunk_nbytes)
+            self._context, data_queue(IN_FLIGHT), data_max_nbytes(chunk_nbytes), key
         )
         connect(self._socket, self.address)
 
@@ -88,3 +95,32 @@ class Probe:
             raise ServerUnreachableError(
                 f"the data socket {self.address} does not answer: open this port, too"
             )
+
+
+def encrypted_bytes_per_s(nbytes: int = MIB, count: int = 8) -> float:
+    """Measures how many bytes one thread of libzmq encrypts and decrypts in a second.
+
+    Args:
+        nbytes: of a message.
+        count: how many messages to send over a connection of this host to itself.
+    """
+    public, secret = zmq.curve_keypair()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        taking, giving = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+        taking.setsockopt(zmq.CURVE_SERVER, 1)
+        taking.setsockopt(zmq.CURVE_SECRETKEY, secret)
+        port = bind(taking, "127.0.0.1", 0)
+        secure_client(giving, ClientKey(public.decode(), secret.decode(), public.decode()))
+        connect(giving, f"tcp://127.0.0.1:{port}")
+        message = bytes(nbytes)
+        giving.send(message)
+        taking.recv()  # the connection stands
+        began_s = time.perf_counter()
+        for _ in range(count):
+            giving.send(message)
+        for _ in range(count):
+            taking.recv()
+        return nbytes * count / (time.perf_counter() - began_s)
+    finally:
+        context.destroy(linger=0)

@@ -59,6 +59,8 @@ def run_table(state: RunState) -> RenderableType:
     parts.append(Text(FIGURES_ARE, style="dim"))
     if any(share is not None for share in state["test_accuracy_by_epoch"]):
         parts += [Text(), _accuracies(state["test_accuracy_by_epoch"])]
+    if strangers := _strangers(state):
+        parts.append(Text(f"refused: {strangers}", style="yellow"))
     return Constrain(Group(*parts), MAX_WIDTH)
 
 
@@ -133,7 +135,14 @@ def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> 
         f"largest lag     {summary['max_lag']} {LAG_IS}",
         *([f"dropped         {dropped} gradients of chunks, too stale"] if dropped else []),
         *([f"not finite      {nonfinite} gradients of chunks"] if nonfinite else []),
+        *([f"refused         {strangers}"] if (strangers := _strangers(summary)) else []),
     ]
+
+
+def _strangers(figures: dict[str, Any]) -> str:
+    """Says how many connections a server with keys has refused; empty for none."""
+    count = figures.get("refused_connections", 0)
+    return f"{count} connections, for want of a key that the server knows" if count else ""
 
 
 def waiting_for(state: RunState) -> str:

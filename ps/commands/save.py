@@ -6,11 +6,12 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from leash.ps.errors import NotReadyError, ServerUnreachableError, UsageError
+from leash.ps.errors import NotAllowedError, NotReadyError, ServerUnreachableError, UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.commands import SaveOptions
 from leash.ps.runs.download import download_checkpoint
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.keys import key_for
 from leash.ps.words import epoch_after
 
 
@@ -22,14 +23,15 @@ def run(options: SaveOptions) -> int:
         LeashError: the server is gone meanwhile, or the file cannot be written.
     """
     path = Path(options.file)
-    with ControlChannel(address_of(options.server, options.ps_ip, options.ps_port)) as channel:
+    address = address_of(options.server, options.ps_ip, options.ps_port)
+    with ControlChannel(address, key=key_for(options.key)) as channel:
         try:
             state = request_state(channel, options.wait_s)
         except ServerUnreachableError as error:
             raise UsageError(str(error)) from error
         try:
             metadata = _download(channel, path)
-        except NotReadyError as error:
+        except (NotAllowedError, NotReadyError) as error:
             raise UsageError(str(error)) from error
     epoch = json.loads(metadata["position"])["epoch"]
     at = epoch_after(epoch, state["planned_epochs"])

@@ -19,13 +19,16 @@ from leash.ps.processes import (
     Process,
     spawn_script,
 )
+from leash.ps.words import KEY_VARIABLE
 
 NEVER_JOINED: Final = (
     "ended before the run began: let the script make a leash.PSOptimizer, without server= and rank="
 )
 
 
-def start_copy(options: LaunchOptions, rank: int, address: str, log: Path) -> Process:
+def start_copy(
+    options: LaunchOptions, rank: int, address: str, log: Path, key: str | None = None
+) -> Process:
     """Starts the copy of the script that is to be this worker.
 
     Args:
@@ -33,12 +36,15 @@ def start_copy(options: LaunchOptions, rank: int, address: str, log: Path) -> Pr
         rank: of the worker.
         address: of the server.
         log: where the copy's output goes.
+        key: the file of the worker's key; None without keys.
     """
     assert options.script is not None
     place = {
         SERVER_VARIABLE: address, RANK_VARIABLE: str(rank), WORKERS_VARIABLE: str(options.workers),
         PATIENCE_VARIABLE: str(options.patience),
     }  # fmt: skip
+    if key is not None:
+        place[KEY_VARIABLE] = str(Path(key).resolve())
     with log.open("wb") as output:
         return spawn_script(
             shlex.split(options.script), output, threads=options.threads, variables=place

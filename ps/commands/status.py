@@ -15,6 +15,7 @@ from leash.ps.errors import ServerUnreachableError, UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.commands import StatusOptions
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.keys import key_for
 from leash.ps.words import TAKES_PART
 
 WATCH_S: Final = 0.5
@@ -25,7 +26,7 @@ def run(options: StatusOptions) -> int:
     """Prints a table, or JSON, once or until the run ends."""
     address = address_of(options.server, options.ps_ip, options.ps_port)
     console = Console()
-    with ControlChannel(address) as channel:
+    with ControlChannel(address, key=key_for(options.key)) as channel:
         state = _first_state(channel, options.wait_s, stacks=options.stacks)
         if options.stacks:
             state = _with_stacks(channel, options.wait_s, state)

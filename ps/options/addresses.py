@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from leash.ps.errors import ArgumentError, UsageError
+from leash.ps.wire import hosts
 from leash.ps.wire.messages import U32_MAX
 
 MAX_RANK: Final = (
@@ -83,6 +84,17 @@ def check_ports(address: str, shards: int) -> None:
             f"address {address!r}: a server takes the ports from this one to {shards} above it, "
             f"which would be {port + shards}; give at most tcp://{host}:{last}, or 0 for free ports"
         )
+
+
+def risk_of(address: str) -> str:
+    """Says that whoever reaches a server at this address can take part; empty on the loopback."""
+    host, _ = split_address(address)
+    if hosts.is_loopback(host):
+        return ""
+    return (
+        f"{address}: whoever reaches it could join, read and change the model; either make keys "
+        "(leash keys new DIR) and give --keys DIR, or trust the whole network and give --insecure"
+    )
 
 
 def _is_host(text: str) -> bool:

@@ -178,14 +178,19 @@ def check_not_negative(options: Any, *names: str) -> None:
             raise UsageError(f"{flag(name)} {value}: give a number from 0")
 
 
-def make_folder(option_flag: str, folder: Path) -> None:
+def make_folder(option_flag: str, folder: Path, mode: int = 0o777) -> None:
     """Makes the folder of an option where it is not there, and sees that it can be written to.
+
+    Args:
+        option_flag: the option, for people.
+        folder: its value.
+        mode: who may do what in it, if it is made now.
 
     Raises:
         UsageError: it cannot be made, or this process may not write there.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
             f"{option_flag} {folder}: cannot make this folder: {error.strerror}; take another"

@@ -29,7 +29,7 @@ BENCHMARKS: Final = {
     "em": ("workers", "rounds"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
-SYSTEMS: Final = ("leash", "gloo", "rpc", "ray", "zmq_echo")
+SYSTEMS: Final = ("leash", "leash_keys", "gloo", "rpc", "ray", "zmq_echo")
 PICTURE_SUFFIXES: Final = (".png", ".svg")
 SMALLEST_NBYTES: Final = 4
 LARGEST_NBYTES: Final = 1 << 36

@@ -5,10 +5,10 @@ import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import check_server_address
+from leash.ps.options.addresses import check_rank, check_server_address
 from leash.ps.options.base import Options, argument, check_positive, flag, option, program
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
 from leash.ps.options.outer_optimizer import OuterOptimizerGroup
@@ -24,6 +24,7 @@ from leash.ps.options.server import (
 from leash.ps.options.staleness import StalenessGroup, check_softens
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.options.worker import (
+    KEY_HELP,
     ConnectionGroup,
     PatienceGroup,
     SlownessGroup,
@@ -55,6 +56,11 @@ class LaunchGroup(Options):
     )
     workers: int = option(2, "how many workers to start on this machine", metavar="N")
     shards: int = option(1, SHARDS_HELP, metavar="N")
+    keys: str | None = option(
+        None, "let in those alone who have a key of this folder, and encrypt what travels; the "
+        "folder is made, with a key for each worker, where it is not there",
+        metavar="DIR", is_path=True,
+    )  # fmt: skip
     server_threads: int = option(
         1, "threads that share the work on a large chunk in the server", metavar="N"
     )
@@ -196,6 +202,38 @@ class SaveOptions(ConnectionGroup, SaveGroup):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeysOptions(Options):
+    """Make, list and revoke the keys by which a server knows who may take part."""
+
+    title: ClassVar[str] = "keys"
+
+    action: Literal["new", "add", "list", "revoke"] = argument("list", "what to do (default: list)")
+    folder: str = argument("keys", "the folder of the keys (default: keys)", is_path=True)
+    name: str = argument("", "add, revoke: whose key; a file of this name")
+    workers: int = option(1, "new: how many workers get a key", metavar="N")
+    role: Literal["worker", "observer", "admin"] = option(
+        "worker", "add: an observer only reads; an admin may also change and save the run"
+    )
+    rank: int | None = option(
+        None, "add: the only rank of this worker; without it, the one that it takes first",
+        metavar="N",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        check_positive(self, "workers")
+        has_name, takes_name = bool(self.name), self.action in ("add", "revoke")
+        if takes_name and not has_name:
+            raise UsageError(f"say whose key: leash keys {self.action} {self.folder} NAME")
+        if has_name and not takes_name:
+            raise UsageError(f"{self.name}: leash keys {self.action} takes no name; leave it out")
+        if self.rank is not None:
+            check_rank(self.rank)
+            if self.action != "add" or self.role != "worker":
+                raise UsageError("--rank: is for leash keys add with --role worker; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoctorOptions(Options):
     """Check this installation, and the way to a server."""
 
@@ -204,6 +242,7 @@ class DoctorOptions(Options):
     server: str | None = option(
         None, "also check the server at this address", metavar="tcp://HOST:PORT"
     )
+    key: str | None = option(None, KEY_HELP, metavar="FILE", is_path=True)
 
     def check(self) -> None:
         super().check()

@@ -16,6 +16,7 @@ from leash.ps.options.base import (
     parse_counts,
 )
 from leash.ps.options.catalog import FOLDER_VARIABLES
+from leash.ps.options.worker import KEY_HELP
 
 PIXELS: Final = 28 * 28
 DEFAULT_KS: Final = "1,2,3,4,5,6,7,8,9,10,15,20"
@@ -86,6 +87,7 @@ class EmServerGroup(Options):
         metavar="tcp://HOST:PORT",
     )  # fmt: skip
     rank: int = option(1, "with --server: this worker's number, from 1", metavar="N")
+    key: str | None = option(None, f"with --server: {KEY_HELP}", metavar="FILE", is_path=True)
     wait_s: float = option(30.0, "with --server: wait so long for it to answer", metavar="SECONDS")
 
     def check(self) -> None:

@@ -123,7 +123,8 @@ def options_from(parsed: Any, options: type[Config]) -> Config:
     """Makes the dataclass from what a parser of `parser_for` has parsed."""
     return options(
         **{
-            f.name: tuple(getattr(parsed, f.name)) if takes_many(f) else getattr(parsed, f.name)
+            # Not as an attribute: a Namespace has methods, such as `keys`, beside its values.
+            f.name: tuple(parsed[f.name]) if takes_many(f) else parsed[f.name]
             for f in dataclasses.fields(options)  # type: ignore[arg-type]
         }
     )

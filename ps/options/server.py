@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import DEFAULT_ADDRESS, address_of, check_ports, parse_learners
+from leash.ps.options.addresses import (
+    DEFAULT_ADDRESS,
+    address_of,
+    check_ports,
+    parse_learners,
+    risk_of,
+)
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
 from leash.ps.options.outer_optimizer import OuterOptimizerGroup, with_todays_rates
@@ -70,6 +76,16 @@ class ServerGroup(Options):
         5.0, "a worker silent for so long is left behind, until it says hello again",
         metavar="SECONDS",
     )  # fmt: skip
+    keys: str | None = option(
+        None, "let in those alone who have a key of this folder, which leash keys new makes, and "
+        "encrypt what travels",
+        metavar="DIR", is_path=True,
+    )  # fmt: skip
+    insecure: bool = option(
+        False,
+        "without --keys: listen where other machines reach it, so that whoever does can join, "
+        "read and change the model",
+    )
     rejoin_s: float = option(
         600.0, "when every worker is gone, or work is left that is one's alone who is, wait so "
         "long for it to come back", metavar="SECONDS",
@@ -96,11 +112,19 @@ class ServerGroup(Options):
         check_not_negative(self, "observers")
         check_shards(self.shards)
         check_ports(address_of(self.bind, self.ps_ip, self.ps_port), self.shards)
+        if (risk := self.risk) and self.ps_ip is None:  # the demo gives its server no other way
+            raise UsageError(risk)
         if self.chunk_kib < CHUNK_STEP_KIB or self.chunk_kib % CHUNK_STEP_KIB:
             raise UsageError(f"--chunk-kib {self.chunk_kib}: give a multiple of {CHUNK_STEP_KIB}")
         if self.this_rank != 0:
             raise UsageError(f"--this-rank {self.this_rank}: the server's rank is 0; "
                              "leash worker takes the others")  # fmt: skip
+
+    @property
+    def risk(self) -> str:
+        """Says that strangers can reach this server, and what mends that; empty if they cannot."""
+        is_kept = self.keys is not None or self.insecure
+        return "" if is_kept else risk_of(address_of(self.bind, self.ps_ip, self.ps_port))
 
     @property
     def chunk_nbytes(self) -> int:

@@ -6,7 +6,7 @@ Those of model, data and time scale are in task.py; how fast it learns, the serv
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import (
@@ -22,6 +22,7 @@ from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, par
 from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP, Slowness
 from leash.ps.wire.limits import check_encoding
 from leash.ps.wire.requester import PATIENCE_S
+from leash.ps.words import KEY_VARIABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,12 @@ class SlownessGroup(Options):
     )
 
 
+KEY_HELP: Final = (
+    f"by which this process comes to a server that has keys: a file that leash keys new or leash "
+    f"keys add has made; default: what the environment variable {KEY_VARIABLE} says"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConnectionGroup(Options):
     """The options that say where the server is."""
@@ -120,6 +127,7 @@ class ConnectionGroup(Options):
     server: str = option(DEFAULT_ADDRESS, "address of the server", metavar="tcp://HOST:PORT")
     ps_ip: str | None = option(None, "the host part of the address alone", metavar="IP")
     ps_port: int | None = option(None, "the port of the address alone", metavar="PORT")
+    key: str | None = option(None, KEY_HELP, metavar="FILE", is_path=True)
     wait_s: float = option(30.0, "wait so long for the server to answer", metavar="SECONDS")
 
     def check(self) -> None:

@@ -33,6 +33,8 @@ from leash.ps.runs.checkpoint_file import (
 
 PART_NBYTES: Final = 256 * 1024  # a checkpoint that is being written takes at most so much at once
 
+PRIVATE: Final = 0o700  # of a run directory that is made: no other user of the host may read it
+
 
 class OpenFile(Protocol):
     """A file that is read. It stays what it was when opened, whatever becomes of its name."""
@@ -197,6 +199,8 @@ class Disk(Protocol):
 
     def require_folder(self, option_flag: str, folder: Path) -> None:
         """Makes the folder of an option where it is not there, and sees that one can write to it.
+
+        One that is made is `PRIVATE`; one that is there stays as it is.
 
         Raises:
             UsageError: it cannot be made, or this process may not write there.
@@ -375,7 +379,7 @@ class ThisHost:
         folder.mkdir(parents=True, exist_ok=True)
 
     def require_folder(self, option_flag: str, folder: Path) -> None:
-        make_folder(option_flag, folder)
+        make_folder(option_flag, folder, PRIVATE)
 
     def files_in(self, folder: Path) -> list[tuple[Path, int]]:
         if not folder.is_dir():

@@ -26,7 +26,11 @@ def how_to_join(options: ServerOptions, ranks: Sequence[int], host: str, port: i
     """
     if hosts.is_loopback(host):
         line = f"start a worker on this machine with: {_words(options, ranks, host, port)}"
-        return [line, f"workers on other machines need a server at --bind {_EVERYWHERE}:{port}"]
+        safely = "" if options.keys is not None else ", with --keys DIR or --insecure"
+        return [
+            line,
+            f"workers on other machines need a server at --bind {_EVERYWHERE}:{port}{safely}",
+        ]
     found = hosts.own_hosts(ipv6=host == hosts.EVERY_IPV6) if hosts.is_every(host) else [host]
     if not found:
         return ["this machine has no address that another one could reach"]
@@ -67,6 +71,8 @@ def how_it_goes_on(
 def _words(options: ServerOptions, ranks: Sequence[int], host: str, port: int) -> str:
     """The command line of the first worker, and the ranks of the others."""
     words = ["leash", "worker", "--server", f"tcp://{host}:{port}", "--rank", str(ranks[0])]
+    if options.keys is not None:
+        words += ["--key", "FILE"]
     task = {name: getattr(options, name) for name in ("model", "dataset")}
     if not any(task.values()):
         words += ["--dataset", "NAME"]

@@ -38,6 +38,7 @@ from leash.ps.server.saves import Saves
 from leash.ps.server.settings import run_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.holdups import HoldUps
+from leash.ps.shard.identities import NOBODY, Identities
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.codecs import CODECS
@@ -89,6 +90,7 @@ class Coordinator:
         shards: Shards,
         now: Callable[[], float] = time.monotonic,
         holdups: HoldUps | None = None,
+        identities: Identities | None = None,
     ) -> None:
         self.stopping: str = ""
         self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
@@ -100,13 +102,13 @@ class Coordinator:
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
+        self._identities: Final = identities or Identities(None, members)
         self._now: Final = now
         self.holdups: Final = holdups or HoldUps(members, now)
         self._desk: Final = LeaseDesk(options, rule.policy.name, members, metrics, shards)
         self._codecs: Final[set[str]] = set()  # in which workers send gradients
         self._deserted_s: float | None = None  # since when no worker has been live
         self._handlers: Final = {
-            Hello: self._on_hello,
             Beat: self._on_beat,
             Lease: self._on_lease,
             Report: self._on_report,
@@ -117,9 +119,18 @@ class Coordinator:
             Bye: self._on_bye,
         }
 
-    def answer(self, message: Message, payload: bytes | None) -> ControlAnswer:
-        """Answers a control message, with a payload if it has one. No message ends the run."""
+    def answer(self, message: Message, payload: bytes | None, user: str = NOBODY) -> ControlAnswer:
+        """Answers a control message. No message ends the run.
+
+        Args:
+            message: the request.
+            payload: of it, if it has one.
+            user: the public key of its sender, if the socket takes those alone who have one.
+        """
         try:
+            self._identities.require(message, user)
+            if isinstance(message, Hello):
+                return self._on_hello(message, payload, user)
             handler: Handler = self._handlers[type(message)]  # type: ignore[assignment]
             return handler(message, payload)
         except Exception as error:
@@ -129,7 +140,7 @@ class Coordinator:
 
     # Messages.
 
-    def _on_hello(self, msg: Hello, payload: bytes | None) -> ControlAnswer:
+    def _on_hello(self, msg: Hello, payload: bytes | None, user: str) -> ControlAnswer:
         if (msg.role == "observer") != (msg.worker == 0) or msg.role not in ("worker", "observer"):
             raise HeaderError(
                 "hello: expected role worker with a rank from 1, or role observer with worker 0, "
@@ -140,13 +151,13 @@ class Coordinator:
         self._require_open(msg.worker)
         # All checks come first: a hello that is refused must not choose the run's model.
         codec = _agreed_codec(msg.codecs)
-        if (again := self._members.greeted(msg.worker, msg.number)) is not None:
+        if (again := self._members.greeted(msg.worker, msg.number, user)) is not None:
             return self._welcome(again, codec), self._layout_payload()
         self._members.require_room(msg.worker)
         layout = Layout.unpack(payload) if payload is not None else None
         if layout is not None:
             self._shards.require_layout(layout)
-        member, before = self._members.hello(msg.worker, msg.name, msg.number)
+        member, before = self._members.hello(msg.worker, msg.name, msg.number, user)
         if before is not None:
             self._leave(before, REPLACED)
         try:
@@ -154,6 +165,7 @@ class Coordinator:
         except ShardLostError:
             self._members.forget(member)  # no shard waits for it, and metrics do not know it
             raise
+        self._identities.bind(member.worker, user)
         if not member.is_observer:
             self.journal.joined(member.worker, member.incarnation)
         self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
@@ -251,8 +263,13 @@ class Coordinator:
     # Time.
 
     def tick(self) -> None:
-        """Evicts members that have been silent for too long. Call it a few times a second."""
+        """Evicts members that have been silent for too long, or whose key was revoked.
+
+        Call it a few times a second.
+        """
         for member in self._members.silent():
+            self._leave(member, EVICTED)
+        for member in self._identities.revoked():
             self._leave(member, EVICTED)
         self._look_who_waits()
         if self.rule.policy is BACKUP and self.trains and not self.stopping:

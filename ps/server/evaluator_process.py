@@ -15,6 +15,7 @@ from leash.ps.options.base import common_options, to_argv
 from leash.ps.options.commands import EvaluateOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.processes import Process, last_words, spawn, stop_all
+from leash.ps.wire.keys import key_files
 
 EVALUATOR_GRACE_S: Final = 1.0
 PIPE_NBYTES: Final = 4096
@@ -22,7 +23,18 @@ WORDS_MAX: Final = 300  # letters; they travel to every worker
 
 
 def has_evaluator(options: ServerOptions) -> bool:
-    """Whether a server starts an evaluator: if it knows its task and has PyTorch."""
+    """Whether a server starts an evaluator: if it has a task, PyTorch and a key for it."""
+    return _may_have_evaluator(options) and not lacks_key(options)
+
+
+def lacks_key(options: ServerOptions) -> bool:
+    """Whether a server starts no evaluator since its folder of keys has no file for one."""
+    if options.keys is None or not _may_have_evaluator(options):
+        return False
+    return not key_files(options.keys, "observer")
+
+
+def _may_have_evaluator(options: ServerOptions) -> bool:
     knows_task = options.model is not None or options.dataset is not None
     return knows_task and importlib.util.find_spec("torch") is not None
 
@@ -41,9 +53,16 @@ class EvaluatorProcess:
         """Makes the evaluator of a server that is to have one; otherwise None."""
         if not has_evaluator(options):
             return None
+        keys = key_files(options.keys, "observer") if options.keys is not None else []
         return cls(
             common_options(
-                options, EvaluateOptions, run_dir=str(run_dir), ps_ip=None, ps_port=None, threads=1
+                options,
+                EvaluateOptions,
+                run_dir=str(run_dir),
+                ps_ip=None,
+                ps_port=None,
+                threads=1,
+                key=keys[0] if keys else None,
             )
         )
 

@@ -33,17 +33,20 @@ from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.announcement import how_to_join
 from leash.ps.server.coordinator import Coordinator
-from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator
+from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator, lacks_key
 from leash.ps.server.remote_shards import OnNotice, RemoteShard, RemoteShards
 from leash.ps.server.run_engine import RunEngine
 from leash.ps.server.shard_process import ShardProcess
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_desk import DataDesk
+from leash.ps.shard.identities import NOBODY
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import require_threads
 from leash.ps.shard.router import DataRouter, send
 from leash.ps.wire import hosts
+from leash.ps.wire.curve import Doorman, sender_of
+from leash.ps.wire.keys import Keyring
 from leash.ps.wire.sockets import (
     CONTROL_MAX_NBYTES,
     CONTROL_QUEUE,
@@ -82,7 +85,7 @@ class Server:
             now: seconds on a clock that never goes back.
 
         Raises:
-            UsageError: a setting cannot be, or a port is taken, or threads cannot start.
+            UsageError: a setting cannot be, a port is taken, threads cannot start, keys are wrong.
             ShardLostError: a process of the server did not come up.
         """
         require_threads(options.threads)
@@ -90,8 +93,10 @@ class Server:
         self._run_dir: Final = run_dir
         self._evaluator: Final = evaluator
         self._say: Final = logged(say, __name__)
+        keyring = Keyring(options.keys) if options.keys is not None else None
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._shard_processes: Final[list[ShardProcess]] = []
+        self._doorman: Final = Doorman(self._context, keyring) if keyring else None
         self.address: Final = self._listen()
         try:
             self._engine: Final = RunEngine(
@@ -105,10 +110,11 @@ class Server:
                 demo_logs=demo_logs,
                 address=self.address,
                 now=now,
+                keyring=keyring,
             )
         except BaseException:
             self._remote.close()
-            self._context.destroy(linger=0)
+            self._destroy(linger_ms=0)
             raise
         self._disk: Final[Disk] = run_dir.disk if run_dir is not None else THIS_HOST
         self._writers: set[int] = set()  # of the disk's descriptors, those that the poller has
@@ -130,17 +136,20 @@ class Server:
         """Makes and binds the sockets; returns the address at which a local process finds us."""
         options = self._options
         host, port = split_address(address_of(options.bind, options.ps_ip, options.ps_port))
-        self._control = make_router(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES)
+        self._control = make_router(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES, self._doorman)
         try:
             self._control_port = bind(self._control, host, port)
-            self._data_router = DataRouter(self._context, options, host, port + 1 if port else 0)
+            self._data_router = DataRouter(
+                self._context, options, host, port + 1 if port else 0, self._doorman
+            )
             self.data_port = self._data_router.port
             self._remote = RemoteShards(options, port + 2 if port else 0, self._start_shard)
         except BaseException:
-            self._context.destroy(linger=0)
+            self._destroy(linger_ms=0)
             raise
         self._poller = zmq.Poller()
-        for socket in (self._control, self._data_router.socket):
+        newcomers = self._doorman.sockets if self._doorman else []
+        for socket in (self._control, self._data_router.socket, *newcomers):
             self._poller.register(socket, zmq.POLLIN)
         for process in self._shard_processes:
             self._poller.register(process.fd, zmq.POLLIN)
@@ -171,6 +180,7 @@ class Server:
         self._poll_writers()
         for source, _ in self._poller.poll(int(engine.wait_s * 1000)):
             self._serve(source)
+        self._attend_newcomers()
         engine.advance(self._data_router.take_unreading())
         self._poll_data_unless_held()
 
@@ -215,10 +225,15 @@ class Server:
             self._answer_the_last()
         finally:
             self._engine.close()
-            self._context.destroy(linger=200)
+            self._destroy(linger_ms=200)
             self._remote.close()
             if self._evaluator:
                 self._evaluator.stop()
+
+    def _destroy(self, linger_ms: int) -> None:
+        if self._doorman:
+            self._doorman.close()
+        self._context.destroy(linger=linger_ms)
 
     # Messages.
 
@@ -233,12 +248,18 @@ class Server:
         elif source is self._control:
             if frames := receive(source):
                 self._on_control(frames)
-        else:
+        elif source is self._data_router.socket:
             self._data_router.take(self.data.receive, until=lambda: self._engine.is_held)
 
     def _on_control(self, frames: list[zmq.Frame]) -> None:
         route, header, payloads = parts(frames)
-        send(self._control, *self._engine.answer(route, header, payloads))
+        user = sender_of(frames[0]) if self._doorman else NOBODY
+        send(self._control, *self._engine.answer(route, header, payloads, user))
+
+    def _attend_newcomers(self) -> None:
+        if self._doorman:
+            self._doorman.attend()
+            self.metrics.count_strangers(self._doorman.take_refused())
 
     def _answer_the_last(self) -> None:
         """Answers what came while the results were written: nobody shall wait for a closed run."""
@@ -288,6 +309,10 @@ def serve(options: ServerOptions) -> int:
     evaluator = EvaluatorProcess.for_task(options, run_dir.path)
     if evaluator is not None:
         options = replace(options, observers=options.observers + 1)
+    if lacks_key(options):
+        _say(f"no evaluator: {options.keys} has no file of an observer's key")
+    if risk := options.risk:
+        _say(f"warning: {risk}")
     demo_logs = DemoLogs(run_dir.path, spelled or model or "", disk) if options.demo_logs else None
     try:
         server = Server(options, run_dir, evaluator=evaluator, demo_logs=demo_logs)

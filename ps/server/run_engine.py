@@ -45,9 +45,11 @@ from leash.ps.server.settings import summary_settings
 from leash.ps.server.shards import Shards
 from leash.ps.shard.data_desk import DataDesk, Send
 from leash.ps.shard.holdups import HoldUps
+from leash.ps.shard.identities import NOBODY, Identities
 from leash.ps.shard.members import Members, microseconds_since_1970
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.frames import CONTROL, check_payload_count, decode, encode, error_message
+from leash.ps.wire.keys import Keyring
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Message
 from leash.ps.words import DONE, FAILED, INCOMPLETE, TIMED_OUT
 
@@ -66,6 +68,7 @@ class RunEngine:
     Attributes:
         members: who takes part.
         metrics: the counts of the run.
+        identities: whose key is whose.
         data: takes the messages of this process's data socket, while `is_held` is not set.
         shards: all shards as one.
         coordinator: answers control messages.
@@ -89,6 +92,7 @@ class RunEngine:
         now: Callable[[], float] = time.monotonic,
         uptime: Callable[[], float] = time.monotonic,
         wall_time_us: Callable[[], int] = microseconds_since_1970,
+        keyring: Keyring | None = None,
     ) -> None:
         """Begins with nobody, where a checkpoint is resumed with its values.
 
@@ -107,6 +111,7 @@ class RunEngine:
             uptime: seconds in which this process could have run, by which the engine sees that it
                 was held up. It may be the same clock; tests skip time on the other one.
             wall_time_us: microseconds since 1970, where incarnations begin.
+            keyring: who is let in; None for everybody.
 
         Raises:
             LeashError: there is no going on from the checkpoint.
@@ -134,11 +139,14 @@ class RunEngine:
             demo_logs.hear(self._unwritten.note)
         self.members: Final = Members(ranks, options.evict_s, now, wall_time_us)
         self.metrics: Final = Metrics(rule, self._events, options.step_events, now, demo_logs)
-        self.data: Final = DataDesk(options, rule, self.members, self.metrics, send, now=now)
+        self.identities: Final = Identities(keyring, self.members)
+        self.data: Final = DataDesk(
+            options, rule, self.members, self.metrics, send, now=now, identities=self.identities
+        )
         self.shards: Final = Shards(self.data, data_port, remote, self.members, self.metrics)
         self.coordinator: Final = Coordinator(
             options, rule, self.members, self.metrics, self.shards, now,
-            HoldUps(self.members, now, wall_time_us),
+            HoldUps(self.members, now, wall_time_us), self.identities,
         )  # fmt: skip
         self.status = 0
         self.generation: int = 1
@@ -206,7 +214,7 @@ class RunEngine:
     # Messages.
 
     def answer(
-        self, route: bytes, header: bytes, payloads: Sequence[Buffer]
+        self, route: bytes, header: bytes, payloads: Sequence[Buffer], user: str = NOBODY
     ) -> tuple[bytes, bytes, bytes | None]:
         """Answers a message of the control socket. None of them ends the run.
 
@@ -214,6 +222,7 @@ class RunEngine:
             route: to whoever has sent it.
             header: the frame after the route; empty if there was none.
             payloads: the frames after the header.
+            user: the public key of its sender, if the socket takes those alone who have one.
 
         Returns:
             The frames of the answer: route, header, and payload if it has one.
@@ -230,7 +239,7 @@ class RunEngine:
             answer = error_message(refusal)
         else:
             answer, payload = self.coordinator.answer(
-                message, bytes(payloads[0]) if payloads else None
+                message, bytes(payloads[0]) if payloads else None, user
             )
         return route, encode(answer), payload
 

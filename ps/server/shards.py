@@ -202,7 +202,7 @@ class Shards:
     def join(self, member: Member) -> int:
         """Has all shards count a newcomer from now on; gives its first step, 0 for an observer."""
         first_step = 0 if member.is_observer else self._first_step()
-        join = Join(member.worker, member.incarnation, member.name, first_step)
+        join = Join(member.worker, member.incarnation, member.name, first_step, member.key)
         self._remote.ask(join)
         if not member.is_observer:
             self._data.join(member.worker, first_step)

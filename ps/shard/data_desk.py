@@ -26,6 +26,7 @@ from leash.ps.errors import (
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.shard.alignment import Alignment
+from leash.ps.shard.identities import NOBODY, Identities
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import NEWCOMER, ServedModel
@@ -48,7 +49,7 @@ from leash.ps.wire.messages import (
     Push,
     PushPull,
 )
-from leash.ps.wire.segment import SegmentMap, nonce_of, open_segment
+from leash.ps.wire.segment import SegmentMap, file_of, nonce_of, open_segment
 from leash.ps.wire.sockets import Payload
 
 # Sends a message to one peer: route, header, payload, and the worker whom a reply lets go on, or 0
@@ -64,6 +65,7 @@ class DataDesk:
     def __init__(
         self, options: ServerOptions, rule: Rule, members: Members, metrics: Metrics, send: Send,
         shard: int = 0, now: Callable[[], float] = time.monotonic,
+        identities: Identities | None = None,
     ) -> None:  # fmt: skip
         self.model: ServedModel | None = None
         self.stopping: str = ""
@@ -75,8 +77,10 @@ class DataDesk:
         self._send: Final = send
         self._shard: Final = shard
         self._now: Final = now
+        self._identities: Final = identities or Identities(None, members)
         # Worker ▸ incarnation and number of the `attach` that it sent last.
         self._attached: Final[dict[int, tuple[int, int]]] = {}
+        self._files: Final[dict[int, tuple[int, int]]] = {}  # worker ▸ its segment
         self._group_options: Final = OptionsOfWorkers(options, metrics, tells=shard == 0)
         self._alignment: Final = Alignment()
         # (chunk, worker) ▸ incarnation and number of what this worker published last.
@@ -136,6 +140,7 @@ class DataDesk:
     def leave(self, worker: int) -> None:
         """Has nobody wait for this worker from now on; sends replies that waited only for it."""
         self._attached.pop(worker, None)
+        self._files.pop(worker, None)
         self._group_options.forget(worker)
         for key in [key for key in self._published if key[1] == worker]:
             del self._published[key]
@@ -216,15 +221,20 @@ class DataDesk:
 
     # Messages.
 
-    def receive(self, frames: Sequence[Frame]) -> None:
-        """Handles one message of the socket, given as its frames. No message ends the run."""
+    def receive(self, frames: Sequence[Frame], user: str = NOBODY) -> None:
+        """Handles one message of the socket. No message ends the run.
+
+        Args:
+            frames: of the message.
+            user: the public key of its sender, if the socket takes those alone who have one.
+        """
         try:
-            taken = self._engine is not None and self._engine.receive(frames, self._now())
+            taken = self._engine is not None and self._engine.receive(frames, self._now(), user)
         except Exception as error:
             self._refuse(_bytes(frames[0]), decode(_header(frames), DATA), error)
             taken = True
         if not taken:
-            self._on_rare(frames)
+            self._on_rare(frames, user)
         self._send_all()
 
     def settle(self) -> None:
@@ -261,7 +271,7 @@ class DataDesk:
     def _answer(self, route: bytes, message: Message, payload: Payload = None) -> None:
         self._send(route, encode(message), payload, 0)
 
-    def _on_rare(self, frames: Sequence[Frame]) -> None:
+    def _on_rare(self, frames: Sequence[Frame], user: str) -> None:
         """Decides about a message that the engine does not take."""
         route, header, payloads = _bytes(frames[0]), _header(frames), frames[2:]
         message: Message | None = None
@@ -269,6 +279,7 @@ class DataDesk:
             decoded = decode(header, DATA)
             check_payload_count(decoded, len(payloads))
             message = decoded
+            self._identities.require(message, user)
             handle = self._handlers[type(message)]
             handle(route, message, payloads[0] if payloads else None)  # type: ignore[operator]
         except Exception as error:
@@ -286,9 +297,10 @@ class DataDesk:
         engine, model = self._require_trainer(msg)
         codec_for(msg.codec, model.chunk(msg.chunk))
         # A process that the members know, and this engine does not yet.
-        engine.admit(msg.worker, msg.incarnation)
+        key = self._members.workers[msg.worker].key
+        engine.admit(msg.worker, msg.incarnation, key)
         frames = [route, encode(msg)] if payload is None else [route, encode(msg), payload]
-        taken = engine.receive(frames, self._now())
+        taken = engine.receive(frames, self._now(), key)
         assert taken, msg
 
     def _on_attach(self, route: bytes, msg: Attach, _: Payload) -> None:
@@ -299,9 +311,20 @@ class DataDesk:
             raise SupersededError(f"worker {msg.worker}: attached again since")
         _require_size(msg.nbytes, model.layout)
         segment = open_segment(msg.pid, msg.fd, msg.nbytes)
+        if nonce_of(segment) != msg.nonce:  # who has not written it may not have us write there
+            raise SegmentError("by its nonce, there is other memory than this worker's")
+        self._require_unshared(msg)
         engine.attach(msg.worker, route, segment)
         self._attached[msg.worker] = this
         self._answer(route, Attached(msg.worker, nonce_of(segment), msg.number))
+
+    def _require_unshared(self, msg: Attach) -> None:
+        """Notes whose this segment is, and refuses another worker's: answers go there."""
+        file = file_of(msg.pid, msg.fd)
+        for worker, taken in self._files.items():
+            if taken == file and worker != msg.worker:
+                raise SegmentError(f"this memory is that of worker {worker}")
+        self._files[msg.worker] = file
 
     def _on_options(self, route: bytes, msg: GroupOptions, payload: Payload) -> None:
         engine, model = self._require_trainer(msg)
@@ -353,7 +376,7 @@ class DataDesk:
     def _admit(self, engine: ShardEngine, worker: int) -> None:
         member = self._members.workers.get(worker)
         if member is not None:
-            engine.admit(worker, member.incarnation)
+            engine.admit(worker, member.incarnation, member.key)
 
     def _tell_gate(self) -> None:
         """Tells the engine whether it may take pushes, and why not."""

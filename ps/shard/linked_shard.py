@@ -20,9 +20,11 @@ from leash.ps.runs.chunk_states import ChunkClocks, ChunkState
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.snapshot import ChunkMoment
 from leash.ps.shard.data_desk import DataDesk, Send
+from leash.ps.shard.identities import Identities
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import ServedModel
+from leash.ps.wire.keys import Keyring
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_messages import (
@@ -95,7 +97,7 @@ class LinkedShard:
 
     def __init__(
         self, shard: int, options: ServerOptions, send: Send,
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.monotonic, keyring: Keyring | None = None,
     ) -> None:  # fmt: skip
         """Begins without a model.
 
@@ -104,13 +106,17 @@ class LinkedShard:
             options: of the server.
             send: sends an answer over the data socket.
             now: seconds on a clock that never goes back.
+            keyring: who is let in; None for everybody.
         """
         rule = options.rule
         self._now: Final = now
         self._notices: Final[deque[LinkNotice]] = deque()
         self.members: Final = Members(parse_learners(options.learners, options.workers), 0.0, now)
         self.metrics: Final = Metrics(rule, LinkedEvents(self._notices, now), 0, now)
-        self.data: Final = DataDesk(options, rule, self.members, self.metrics, send, shard, now)
+        self.data: Final = DataDesk(
+            options, rule, self.members, self.metrics, send, shard, now,
+            Identities(keyring, self.members),
+        )  # fmt: skip
         self._is_told_to_hold = False  # while true, messages of workers stay in their queues
         self._reported_initialized = False
         self._counted_s = 0.0  # when the counts were last told to the coordinator
@@ -165,7 +171,7 @@ class LinkedShard:
         return Done(self.data.reserve()), None
 
     def _on_join(self, msg: Join, _: LinkPayload) -> LinkAnswer:
-        self.members.admit(msg.worker, msg.incarnation, msg.name)
+        self.members.admit(msg.worker, msg.incarnation, msg.name, msg.key)
         if msg.worker:
             self.data.join(msg.worker, msg.first_step)
         return Done(0), None

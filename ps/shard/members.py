@@ -38,6 +38,7 @@ class Member:
     number: int = 0  # of its hello; 0 if it gave none
     first_step: int = 0  # of its first push
     reported: int = 0  # the number of its newest report
+    key: str = ""  # the public key by which it came; empty without keys
     left_s: float = 0.0  # when it left
     phase: str = ""  # what its training thread does, as it told last; empty if it tells nothing
     phase_since_s: float = 0.0
@@ -99,21 +100,25 @@ class Members:
                 f"give one of these, or start the server with more --workers"
             )
 
-    def hello(self, worker: int, name: str, number: int = 0) -> tuple[Member, Member | None]:
+    def hello(
+        self, worker: int, name: str, number: int = 0, key: str = ""
+    ) -> tuple[Member, Member | None]:
         """Admits a newcomer; gives it, and the live process whose place it takes, if there is one.
 
         Raises what `require_room` raises.
         """
         self.require_room(worker)
-        member, before = self.admit(worker, next(self._incarnations), name)
+        member, before = self.admit(worker, next(self._incarnations), name, key)
         member.number = number
         if number:
             earlier = self._earlier.setdefault(worker, deque(maxlen=HELLOS_REMEMBERED))
             earlier.append(number)
         return member, before
 
-    def greeted(self, worker: int, number: int) -> Member | None:
-        """The process whose hello had this number; None if there is none, or the number is 0.
+    def greeted(self, worker: int, number: int, key: str = "") -> Member | None:
+        """The process whose hello had this number and came by this key.
+
+        None if there is none, or the number is 0.
 
         Raises:
             EvictedError: it has left since, so that this is an old copy of its hello.
@@ -123,7 +128,7 @@ class Members:
             return None
         newest = [self.workers[worker]] if worker in self.workers else []
         for member in newest if worker else self.observers.values():
-            if member.number == number:
+            if (member.number, member.key) == (number, key):
                 return self.require_current(worker, member.incarnation)
         if number not in self._earlier.get(worker, ()):
             return None
@@ -134,9 +139,11 @@ class Members:
             "since"
         )
 
-    def admit(self, worker: int, incarnation: int, name: str) -> tuple[Member, Member | None]:
+    def admit(
+        self, worker: int, incarnation: int, name: str, key: str = ""
+    ) -> tuple[Member, Member | None]:
         """Admits a newcomer with an incarnation that the coordinator has given."""
-        member = Member(worker, incarnation, name, self._now())
+        member = Member(worker, incarnation, name, self._now(), key=key)
         if member.is_observer:
             self.observers[member.incarnation] = member
             return member, None

@@ -31,6 +31,7 @@ TRAINING_EVENT_S: Final = 1.0  # a worker's reports become events at most this o
 
 # Errors that are part of a normal run: no peer sent anything wrong.
 NO_REFUSALS: Final = ("stopping", "superseded", "missing_options", "nonfinite")
+STRANGERS: Final = "connection"  # counts refused connections beside the codes of refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,11 @@ class Metrics:
         if error.code not in NO_REFUSALS:
             self.own.refusals[error.code] += 1
 
+    def count_strangers(self, connections: int) -> None:
+        """Counts connections that were refused before a message could come."""
+        if connections:
+            self.own.refusals[STRANGERS] += connections
+
     def refusal(self, error: Exception) -> ProtocolError:
         """Makes the error for the peer whose message led to `error`.
 
@@ -349,7 +355,8 @@ class Metrics:
             "duplicate_pushes": data.duplicates,
             "nonfinite_chunks": data.nonfinite_chunks,
             "dropped_pushes": data.dropped,
-            "refused_messages": data.refusals.total(),
+            "refused_messages": data.refusals.total() - data.refusals[STRANGERS],
+            "refused_connections": data.refusals[STRANGERS],
             "failed_messages": data.refusals[ProtocolError.code],
             "evictions": self.evictions,
         }

@@ -23,7 +23,9 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.shard.linked_shard import COUNTS_S, LinkedShard, unpacked_settings
 from leash.ps.shard.model import require_threads
 from leash.ps.shard.router import DataRouter
+from leash.ps.wire.curve import Doorman
 from leash.ps.wire.frames import TO_SHARD
+from leash.ps.wire.keys import Keyring
 from leash.ps.wire.shard_link import Link, LinkClosedError
 from leash.ps.wire.shard_messages import USAGE, Begin, Done, Failed
 
@@ -34,13 +36,15 @@ class ShardServer:
     """Serves one shard. It listens when made; `run` serves until the coordinator is gone."""
 
     def __init__(self, link: Link, begin: Begin, options: ServerOptions) -> None:
-        """Raises UsageError: its port is taken, or its threads cannot start."""
+        """Raises UsageError: its port is taken, its threads cannot start, its keys are wrong."""
         require_threads(options.threads)
         host, _ = split_address(address_of(options.bind, options.ps_ip, options.ps_port))
         self._link: Final = link
+        keyring = Keyring(options.keys) if options.keys is not None else None
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
-        self._router: Final = DataRouter(self._context, options, host, begin.port)
-        self.shard: Final = LinkedShard(begin.shard, options, self._router.send)
+        self._doorman: Final = Doorman(self._context, keyring) if keyring else None
+        self._router: Final = DataRouter(self._context, options, host, begin.port, self._doorman)
+        self.shard: Final = LinkedShard(begin.shard, options, self._router.send, keyring=keyring)
 
     @property
     def port(self) -> int:
@@ -52,6 +56,8 @@ class ShardServer:
         shard, poller = self.shard, zmq.Poller()
         poller.register(self._link.fd, zmq.POLLIN)
         poller.register(self._router.socket, zmq.POLLIN)
+        for newcomers in self._doorman.sockets if self._doorman else ():
+            poller.register(newcomers, zmq.POLLIN)
         try:
             while True:
                 if shard.is_held:
@@ -63,16 +69,24 @@ class ShardServer:
                     self._on_link()
                 if not shard.is_held:
                     self._router.take(shard.data.receive, until=lambda: shard.data.is_held)
+                self._attend_newcomers()
                 shard.advance(self._router.take_unreading())
                 self._send_notices()
         except LinkClosedError:
             return  # the coordinator has ended, in whatever way
         finally:
+            if self._doorman:
+                self._doorman.close()
             self._context.destroy(linger=LAST_ANSWERS_MS)
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
         """Notes a signal, for the loop."""
         self.shard.on_signal(number)
+
+    def _attend_newcomers(self) -> None:
+        if self._doorman:
+            self._doorman.attend()
+            self.shard.metrics.count_strangers(self._doorman.take_refused())
 
     def _on_link(self) -> None:
         answer = self.shard.answer(*self._link.receive())

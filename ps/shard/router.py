@@ -1,11 +1,13 @@
 """Sends and receives at the server, so that a peer that is gone or does not read delays nobody."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 import zmq
 
 from leash.ps.options.server import ServerOptions
+from leash.ps.shard.identities import NOBODY
+from leash.ps.wire.curve import Doorman, sender_of
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
     Payload,
@@ -18,6 +20,7 @@ from leash.ps.wire.sockets import (
 )
 
 BURST: Final = 16  # messages of a data socket in a row, before the control socket has its turn
+Handle: TypeAlias = Callable[[list[zmq.Frame], str], None]
 
 
 def send(socket: zmq.Socket[bytes], route: bytes, header: bytes, payload: Payload) -> bool:
@@ -48,25 +51,39 @@ class DataRouter:
     """The data socket of one shard."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], options: ServerOptions, host: str, port: int
-    ) -> None:
-        """Listens. Raises UsageError if the port is taken, or the address is not this host's."""
+        self, context: zmq.Context[zmq.Socket[bytes]], options: ServerOptions, host: str, port: int,
+        doorman: Doorman | None = None,
+    ) -> None:  # fmt: skip
+        """Listens.
+
+        Args:
+            context: of the socket.
+            options: of the server.
+            host: where to listen.
+            port: at which; 0 for any free one.
+            doorman: lets in those who have a key; without one, everybody may come.
+
+        Raises:
+            UsageError: the port is taken, or the address is not this host's.
+        """
         max_nbytes = data_max_nbytes(options.chunk_nbytes)
-        self.socket: Final = make_router(context, data_queue(options.window), max_nbytes)
+        self.socket: Final = make_router(context, data_queue(options.window), max_nbytes, doorman)
+        self._knows_senders: Final = doorman is not None
         self.port: Final = bind(self.socket, host, port)
         self._unreading: list[int] = []  # workers that left no room for their answers
 
-    def take(self, handle: Callable[[list[zmq.Frame]], None], until: Callable[[], bool]) -> None:
+    def take(self, handle: Handle, until: Callable[[], bool]) -> None:
         """Hands over messages that have come, a few at a time, as other sockets wait.
 
         Args:
-            handle: takes one.
+            handle: takes one, and the public key of its sender.
             until: says before each whether it and all that follow are to wait.
         """
         for _ in range(BURST):
             if until() or not has_come(self.socket):
                 return
-            handle(receive(self.socket))
+            frames = receive(self.socket)
+            handle(frames, sender_of(frames[0]) if self._knows_senders else NOBODY)
 
     def send(self, route: bytes, header: bytes, payload: Payload, worker: int) -> None:
         """Sends an answer; notes its worker if that does not read.

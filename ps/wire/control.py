@@ -18,6 +18,7 @@ from zmq.utils.monitor import recv_monitor_message
 from leash.ps.errors import LeashError, ServerUnreachableError, UsageError, WrongSocketError
 from leash.ps.wire import hosts
 from leash.ps.wire.frames import encode
+from leash.ps.wire.keys import ClientKey
 from leash.ps.wire.messages import Message, State, Status
 from leash.ps.wire.requester import ControlFrames, Requester
 from leash.ps.wire.sockets import (
@@ -27,9 +28,17 @@ from leash.ps.wire.sockets import (
     host_and_port,
     make_dealer,
 )
+from leash.ps.words import KEY_VARIABLE
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 WAIT_SLICE_S: Final = 0.5  # `await_state` calls back so often while it waits
+WATCHED: Final = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+NOT_BOTH_HAVE_KEYS: Final = zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 
 AnswerT = TypeVar("AnswerT", bound=Message)
 
@@ -43,6 +52,7 @@ class ControlChannel:
     def __init__(
         self, address: str, context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
         on_silence: Callable[[float], None] = lambda _: None,
+        key: ClientKey | None = None,
     ) -> None:  # fmt: skip
         """Notes the address; the first request connects.
 
@@ -51,14 +61,17 @@ class ControlChannel:
             context: whose sockets to use; None for a context of this channel's own.
             on_silence: called about every `RETRY_S` seconds with those for which a request has had
                 no answer, and with 0 when it is answered after all.
+            key: for a server that has keys.
         """
         self._on_silence: Final = on_silence
         self.address: Final = address
+        self.key: Final = key
         self._owns_context: Final = context is None
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = context or zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None  # tells when it connects, and breaks
         self._stands = False  # whether the connection does, as far as the monitor was read
+        self._refused: UsageError | None = None  # why the server takes no connection
 
     def request(
         self,
@@ -145,7 +158,10 @@ class ControlChannel:
         """
         error, silence = requester.error, requester.silence
         if silence is not None:
-            text = _no_answer(self.address, silence.waited_s, connected=silence.connected)
+            text = _no_answer(
+                self.address, silence.waited_s, connected=silence.connected,
+                has_key=self.key is not None,
+            )  # fmt: skip
             return ServerUnreachableError(text)
         if isinstance(error, WrongSocketError):
             wrong = UsageError(f"address {self.address}: {error}")
@@ -204,6 +220,8 @@ class ControlChannel:
     def _tell(self, requester: Requester, *, has_broken: bool) -> None:
         if has_broken:
             requester.lost()
+        if self._refused is not None:
+            requester.refuse(self._refused)
         if self._stands and not requester.stands:
             requester.connected()
 
@@ -222,10 +240,23 @@ class ControlChannel:
         has_broken = False
         while self._monitor.poll(wait_ms):
             wait_ms = 0
-            event = recv_monitor_message(self._monitor)["event"]
-            self._stands = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            event = recv_monitor_message(self._monitor)
+            self._stands = event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            self._refused = self._refused or self._refusal(event["event"], event["value"])
             has_broken |= not self._stands
         return has_broken
+
+    def _refusal(self, event: int, value: int) -> UsageError | None:
+        """What the end of a handshake tells of keys, if it was about them."""
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            mend = "does not let this key in; leash keys list DIR tells there which ones it does"
+        elif (event, value) != (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, NOT_BOTH_HAVE_KEYS):
+            return None
+        elif self.key is None:
+            mend = f"takes only those who have a key; give --key FILE, or set {KEY_VARIABLE} to it"
+        else:
+            mend = f"has no keys; leave --key and {KEY_VARIABLE} out, or start it with --keys DIR"
+        return UsageError(f"the server at {self.address} {mend}")
 
     def _goes_astray(self) -> bool:
         """Whether the server has to be reached by the other kind of address since it came up."""
@@ -235,11 +266,9 @@ class ControlChannel:
 
     def _connected(self) -> zmq.Socket[bytes]:
         if self._socket is None:
-            socket = make_dealer(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES)
-            self._monitor = socket.get_monitor_socket(
-                zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-            )
-            self._stands = False
+            socket = make_dealer(self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES, self.key)
+            self._monitor = socket.get_monitor_socket(WATCHED)
+            self._stands, self._refused = False, None
             self._socket = socket
             try:
                 connect(socket, self.address)
@@ -322,17 +351,25 @@ def await_state(
         except ServerUnreachableError as error:
             waited_s = time.monotonic() - began_s
             if waited_s >= wait_s:
-                raise UsageError(_no_answer(channel.address, wait_s)) from error
+                raise UsageError(
+                    _no_answer(channel.address, wait_s, has_key=channel.key is not None)
+                ) from error
             on_wait(waited_s)
 
 
-def _no_answer(address: str, waited_s: float, *, connected: bool = False) -> str:
+def _no_answer(
+    address: str, waited_s: float, *, connected: bool = False, has_key: bool = False
+) -> str:
     """Says that no server answers, and what mends it."""
     host, port = host_and_port(address)
     if unknown := hosts.why_unknown(host):
         mend = f"no host {host} is known here ({unknown}); mend its name, or give its address"
+    elif has_key and not connected and hosts.is_open(host, port):
+        mend = "something listens there, but not by the server's key that --key names, or by none"
     elif connected or hosts.is_open(host, port):
         mend = "something listens there but does not answer; is it a leash server?"
+        if not connected:  # a server with keys may hang up before it has said so
+            mend += " one with keys takes only those who give --key FILE"
     elif hosts.is_every(host):
         mend = f"{host} is where a server listens; give an address of the server's host"
     else:

@@ -38,6 +38,7 @@ def is_loopback(host: str) -> bool:
     """Whether only processes of the same host can reach it."""
     if is_every(host):
         return False
+    host = dict(_ipv4_interfaces()).get(host, host)
     with suppress(OSError):
         places = [place[0].partition("%")[0] for _, place in _found(host, 0)]
         return all(ipaddress.ip_address(place).is_loopback for place in places)

@@ -428,12 +428,13 @@ class Attach(Message):
     pid: Id  # the worker's process
     fd: Id  # the file descriptor of the segment in that process
     nbytes: Count
+    nonce: Word  # 32 hex digits, which this worker has written there
     number: Count = 0  # grows with each `attach` that this process sends
 
 
 @dataclass(frozen=True, slots=True)
 class Attached(Message):
-    """The server has mapped the segment; the nonce that it read there proves it."""
+    """The server has mapped the segment, where it has read the nonce of the request."""
 
     verb = "attached"
     worker: Id

@@ -162,6 +162,16 @@ class Requester(ABC):
             self._end()
             self._fail(error)
 
+    def refuse(self, error: LeashError) -> None:
+        """Hears that the server takes no connection of this process; the request has failed.
+
+        Args:
+            error: why.
+        """
+        if self.is_busy:
+            self._end()
+            self._fail(error)
+
     def waited_s(self, now_s: float) -> float:
         """For how long the request that is on its way has had no answer; 0 if there is none.
 

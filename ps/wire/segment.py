@@ -101,6 +101,19 @@ def open_segment(pid: int, fd: int, nbytes: int) -> mmap.mmap:
         os.close(handle)
 
 
+def file_of(pid: int, fd: int) -> tuple[int, int]:
+    """What tells a process's segment from all others of this host.
+
+    Raises:
+        SegmentError: there is no such file any more.
+    """
+    try:
+        found = os.stat(f"/proc/{pid}/fd/{fd}")
+    except OSError as error:
+        raise SegmentError(f"the worker's memory is gone: {error}") from error
+    return found.st_dev, found.st_ino
+
+
 def nonce_of(segment: mmap.mmap) -> str:
     """The nonce of a segment in hex, which proves that both sides see the same memory."""
     return segment[:NONCE_NBYTES].hex()

@@ -58,6 +58,7 @@ class Join(Message):
     incarnation: Count
     name: Text
     first_step: Count
+    key: Word = ""  # the public key by which it came; empty without keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ import zmq
 
 from leash.ps.errors import UsageError
 from leash.ps.wire import hosts
+from leash.ps.wire.curve import Doorman, secure_client
 from leash.ps.wire.frames import MAX_HEADER_NBYTES
+from leash.ps.wire.keys import ClientKey
 from leash.ps.wire.layout import MAX_LAYOUT_NBYTES
 
 CONTROL_MAX_NBYTES: Final = MAX_LAYOUT_NBYTES + MAX_HEADER_NBYTES
@@ -29,19 +31,31 @@ def data_queue(window: int) -> int:
 
 
 def make_router(
-    context: zmq.Context[zmq.Socket[bytes]], queue: int, max_nbytes: int
-) -> zmq.Socket[bytes]:
-    """Makes a ROUTER, which raises an error where a peer is gone or does not read."""
+    context: zmq.Context[zmq.Socket[bytes]], queue: int, max_nbytes: int,
+    doorman: Doorman | None = None,
+) -> zmq.Socket[bytes]:  # fmt: skip
+    """Makes a ROUTER, which raises an error where a peer is gone or does not read.
+
+    Args:
+        doorman: lets in those who have a key; without one, everybody may come.
+    """
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     _limit(socket, queue, max_nbytes)
+    if doorman is not None:
+        doorman.guard(socket)
     return socket
 
 
 def make_dealer(
-    context: zmq.Context[zmq.Socket[bytes]], queue: int, max_nbytes: int
-) -> zmq.Socket[bytes]:
-    """Makes a DEALER, which sends only over a live connection, and reconnects to a lost server."""
+    context: zmq.Context[zmq.Socket[bytes]], queue: int, max_nbytes: int,
+    key: ClientKey | None = None,
+) -> zmq.Socket[bytes]:  # fmt: skip
+    """Makes a DEALER, which sends only over a live connection, and reconnects to a lost server.
+
+    Args:
+        key: for a server that has keys.
+    """
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
@@ -50,6 +64,8 @@ def make_dealer(
     socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     _limit(socket, queue, max_nbytes)
+    if key is not None:
+        secure_client(socket, key)
     return socket
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.keys import key_for, new_keys
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Ok, Set
 from leash.worker.client import Client, StepInfo
@@ -45,13 +47,29 @@ class Way:
     transport: str
     codec: str
     shards: int
+    is_keyed: bool = False  # whether the server lets in those alone who have a key
 
     def __str__(self) -> str:
-        return f"{self.transport}-{self.codec}-{self.shards}"
+        return f"{self.transport}-{self.codec}-{self.shards}{'-keys' if self.is_keyed else ''}"
+
+    def key(self, name: str) -> Path | None:
+        return KEYS[0] / f"{name}.key" if self.is_keyed else None
+
+    def channel(self, address: str) -> ControlChannel:
+        key = self.key("admin")
+        return ControlChannel(address, key=key_for(key) if key else None)
 
 
-WAYS = [Way(*parts) for parts in itertools.product(("tcp", "shm"), CODECS, (1, 2))]
+KEYS: list[Path] = []  # the folder of the keys
+KEYED = [Way("tcp", "f32", 2, is_keyed=True), Way("shm", "int8", 1, is_keyed=True)]
+WAYS = [Way(*parts) for parts in itertools.product(("tcp", "shm"), CODECS, (1, 2))] + KEYED
 every_way = pytest.mark.parametrize("way", WAYS, ids=str)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder_of_keys(tmp_path_factory: pytest.TempPathFactory) -> None:
+    KEYS[:] = [tmp_path_factory.mktemp("keys") / "keys"]
+    new_keys(KEYS[0], WORKERS)
 
 
 class Worker:
@@ -62,7 +80,7 @@ class Worker:
         self.memory = SlabMemory(LAYOUT.nbytes, has_outbox=way.codec != "f32")
         self.client = Client(
             address, LAYOUT, rank=rank, transport=way.transport, encoding=encoding,
-            memory=self.memory,
+            memory=self.memory, key=way.key(f"worker-{rank}"),
         )  # fmt: skip
         assert self.client.transport.name == way.transport
         self.rank = rank
@@ -117,6 +135,8 @@ def a_run(way: Way, workers: int = WORKERS, **settings: Any) -> Iterator[
 ]:  # fmt: skip
     """A server and its workers, begun."""
     options = {"workers": workers, "shards": way.shards, "chunk_kib": 64, "lr": LR, **settings}
+    if way.is_keyed:
+        options["keys"] = str(KEYS[0])
     with serving(**options) as running, ThreadPoolExecutor(workers) as pool:
         joining = partial(Worker, running.address, way=way)
         ranks = range(1, workers + 1)
@@ -188,7 +208,7 @@ def test_the_bound_is_reached_and_never_passed(way: Way) -> None:
 
         with ThreadPoolExecutor(1) as pool:
             running_ahead = pool.submit(run_ahead)
-            await_parked(running, AT_ONCE)
+            await_parked(running, way, AT_ONCE)
             assert lags == [1, 2]  # its third step waits for the others' first
             for worker in others:
                 worker.step(1)
@@ -206,7 +226,7 @@ def test_who_leaves_stops_nobody_and_what_it_left_unfinished_does_not_count(way:
         on_all(team, partial(Worker.step, number=1))
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(stays.step, 2)
-            await_parked(running, AT_ONCE)
+            await_parked(running, way, AT_ONCE)
             leaves.close("stopped")
             waiting.result()
         doubles = stays.pull()[LAYOUT.offsets[2] :][: 11 * 8].view("<f8")
@@ -222,6 +242,7 @@ FEW_WAYS = [
     Way("tcp", "topk", 1),
     Way("shm", "f32", 1),
     Way("shm", "int8", 2),
+    KEYED[0],
 ]
 few_ways = pytest.mark.parametrize("way", FEW_WAYS, ids=str)
 
@@ -266,18 +287,18 @@ def test_a_gradient_beyond_the_limit_is_left_out_and_nobody_waits(way: Way) -> N
 def test_a_change_of_the_policy_answers_whoever_waits_and_loses_no_gradient(way: Way) -> None:
     with (
         a_run(way, workers=2, policy="bsp", lr_scaling="none") as (running, team),
-        ControlChannel(running.address) as channel,
+        way.channel(running.address) as channel,
         ThreadPoolExecutor(1) as pool,
     ):
         waits, late = team
         waiting = pool.submit(waits.step, 1)
-        await_parked(running, AT_ONCE)
+        await_parked(running, way, AT_ONCE)
         channel.request(Set("asp"), Ok)
         waiting.result()
         np.testing.assert_allclose(doubles_of(waits), -LR * 1.0, rtol=1e-15)
         channel.request(Set("bsp"), Ok)
         waiting = pool.submit(waits.step, 2)
-        await_parked(running, AT_ONCE)
+        await_parked(running, way, AT_ONCE)
         for number in (1, 2):
             late.step(number)
         waiting.result()
@@ -311,9 +332,9 @@ def test_what_a_worker_publishes_is_everybodys_and_pushes_go_on_from_there(
         assert running.join() == 0
 
 
-def await_parked(running: RunningServer, chunks: int) -> None:
+def await_parked(running: RunningServer, way: Way, chunks: int) -> None:
     """Returns once so many answers wait, on all shards."""
-    with ControlChannel(running.address) as channel:
+    with way.channel(running.address) as channel:
         for _ in range(100_000):
             if request_state(channel)["parked"] >= chunks:
                 return

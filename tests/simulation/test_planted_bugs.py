@@ -156,16 +156,6 @@ def nobody_waits_for_the_evicted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Coordinator, "coming_back", [])
 
 
-def a_late_copy_of_a_hello_takes_the_rank(patch: pytest.MonkeyPatch) -> None:
-    greeted = Members.greeted
-
-    def forgetful(members: Members, worker: int, number: int) -> Any:
-        members._earlier.clear()
-        return greeted(members, worker, number)
-
-    patch.setattr(Members, "greeted", forgetful)
-
-
 PLANTED: tuple[tuple[Plant, str], ...] = (
     (a_duplicate_is_applied_again, ""),
     (a_mean_has_the_wrong_weight, "should be"),

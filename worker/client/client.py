@@ -40,6 +40,7 @@ from leash.ps.options.addresses import RANK_MEND, split_address
 from leash.ps.wire import hosts
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.frames import encode
+from leash.ps.wire.keys import key_for
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import (
     STOPPED_BY_TIMEOUT,
@@ -129,6 +130,7 @@ class Client:
 
     Attributes:
         address: of the server's control socket, tcp://HOST:PORT.
+        key: by which this process comes; None without one.
         layout: what a slab holds.
         rank: the worker's number, from 1; 0 for an observer.
         memory: the two slabs, and the outbox of a codec, that a server on this host may map.
@@ -147,6 +149,7 @@ class Client:
         patience: float | None = None, name: str | None = None, transport: str = "auto",
         encoding: Encoding | None = None, memory: SlabMemory | None = None,
         say: Callable[[str], None] | None = None,
+        key: str | os.PathLike[str] | None = None,
     ) -> None:  # fmt: skip
         """Joins the run: says hello, connects to every shard, and begins to send beats.
 
@@ -166,6 +169,8 @@ class Client:
                 Other slabs are copied to and from there. It has an outbox if the codec is not f32.
             say: shows a line, such as why shared memory is not possible. By default it appears on
                 stderr, unless the logger "leash" has a handler.
+            key: the file of this process's key, for a server that has keys; by default the one
+                that the environment variable ``LEASH_KEY`` names, if it is set.
 
         Raises:
             ServerUnreachableError: no server answered.
@@ -173,11 +178,13 @@ class Client:
             ProtocolError: the server refuses, and says why.
             ArgumentError: the address, the rank, the transport, `wait_s` or `patience` cannot be,
                 or the transport is "shm" and that is not possible here.
+            UsageError: the key file cannot be used, or the server does not let this key in.
         """
         self.rank: Final = checked_rank(rank, least=0)
         check_connection(address, transport, wait_s)
         self._patience_s: Final = checked_patience(patience)
         self.address: Final = address
+        self.key: Final = key_for(key)
         self.layout: Final = layout
         self._wait_s: Final = wait_s
         self._process: Final = os.getpid()
@@ -261,10 +268,10 @@ class Client:
     # What carries the messages, which may be something else than sockets.
 
     def _open_control(self) -> ControlChannel:
-        return ControlChannel(self.address, self._context, self._outage.note)
+        return ControlChannel(self.address, self._context, self._outage.note, self.key)
 
     def _open_liveness(self, beats: Beats) -> Liveness:
-        return Liveness(self.address, beats, self._outage, self._say, self.doing)
+        return Liveness(self.address, beats, self._outage, self._say, self.doing, self.key)
 
     def _open_data(self, engine: StepEngine) -> DataLane:
         host, _ = split_address(self.address)
@@ -277,7 +284,7 @@ class Client:
 
         return DataDriver(
             self._context, host, self.welcome, engine, self.chunks, self.check, patience_s,
-            self._outage.note, lambda: liveness.outages,
+            self._outage.note, lambda: liveness.outages, self.key,
         )  # fmt: skip
 
     def _choose_transport(self) -> Transport:

@@ -16,6 +16,7 @@ from leash.ps._core import StepEngine, StepNotice
 from leash.ps.errors import ProtocolError, SegmentError, ServerUnreachableError, UsageError
 from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import REPLIES, check_payload_count, decode, error_from
+from leash.ps.wire.keys import ClientKey
 from leash.ps.wire.layout import Chunk
 from leash.ps.wire.messages import U32_MAX, Attached, Error, OptionsSet, Params, Welcome
 from leash.ps.wire.sockets import (
@@ -102,7 +103,7 @@ class Line:
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], shard: int, address: str, window: int,
-        chunk_nbytes: int,
+        chunk_nbytes: int, key: ClientKey | None = None,
     ) -> None:  # fmt: skip
         """Begins to connect.
 
@@ -112,10 +113,13 @@ class Line:
             address: tcp://HOST:PORT of its data socket.
             window: how many requests may be in flight.
             chunk_nbytes: the size of a chunk, from which the largest answer follows.
+            key: for a server that has keys.
         """
         self.shard: Final = shard
         self.address: Final = address
-        self.socket: Final = make_dealer(context, data_queue(window), data_max_nbytes(chunk_nbytes))
+        self.socket: Final = make_dealer(
+            context, data_queue(window), data_max_nbytes(chunk_nbytes), key
+        )
         self.monitor: Final = self.socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
@@ -157,6 +161,7 @@ class DataDriver:
         engine: StepEngine, chunks: Sequence[Chunk], check: Callable[[], None],
         patience_s: Callable[[], float] = lambda: RECONNECT_S,
         on_silence: Callable[[float], None] = lambda _: None, outages: Callable[[], int] = int,
+        key: ClientKey | None = None,
     ) -> None:  # fmt: skip
         """Begins to connect to every shard; requests wait until their connection stands.
 
@@ -171,6 +176,7 @@ class DataDriver:
             on_silence: called now and then with the seconds for which a connection has been gone,
                 and with 0 when it stands again.
             outages: how often the server has answered again after a silence.
+            key: for a server that has keys.
         """
         assert len(welcome.data_ports) == engine.shards
         self._engine: Final = engine
@@ -183,7 +189,7 @@ class DataDriver:
 
         def new_line(shard: int) -> Line:
             address = f"tcp://{host}:{welcome.data_ports[shard]}"
-            return Line(context, shard, address, welcome.window, welcome.chunk_nbytes)
+            return Line(context, shard, address, welcome.window, welcome.chunk_nbytes, key)
 
         self._new_line: Final[Callable[[int], Line]] = new_line
         self._nonces: list[str] = []  # that the shards have read in this worker's memory
@@ -264,7 +270,7 @@ class DataDriver:
             return memory.why_private
         self._nonces.clear()
         self._engine.attach(
-            attach_writer(worker, incarnation, os.getpid(), memory.fd, memory.nbytes)
+            attach_writer(worker, incarnation, os.getpid(), memory.fd, memory.nbytes, memory.nonce)
         )
         try:
             self.finish()

@@ -14,6 +14,7 @@ from typing import Final
 from leash._log import Say
 from leash.ps.errors import LeashError
 from leash.ps.wire.control import ControlChannel
+from leash.ps.wire.keys import ClientKey
 from leash.ps.wire.messages import Beaten, Report
 from leash.ps.words import WAITING
 from leash.worker.client.doing import Doing
@@ -34,7 +35,7 @@ class Liveness:
 
     def __init__(
         self, address: str, beats: Beats, outage: Outage | None = None, say: Say | None = None,
-        doing: Doing | None = None,
+        doing: Doing | None = None, key: ClientKey | None = None,
     ) -> None:  # fmt: skip
         """Makes the thread, which `start` starts.
 
@@ -44,10 +45,12 @@ class Liveness:
             outage: says that the server does not answer; None for nobody.
             say: shows for whom this worker waits, and where it is stuck; None for nobody.
             doing: knows what the training thread does.
+            key: for a server that has keys.
         """
         self.outages: int = 0
         self.is_silent: bool = False
         self._address: Final = address
+        self._key: Final = key
         self._beats: Final = beats
         self._outage: Final = outage
         self._say: Final = say
@@ -140,7 +143,7 @@ class Liveness:
             self._changed.wait(seconds)
 
     def _run(self) -> None:
-        channel = ControlChannel(self._address, on_silence=self._on_silence)
+        channel = ControlChannel(self._address, on_silence=self._on_silence, key=self._key)
         try:
             while self._await_request():
                 before = self.beaten

@@ -70,7 +70,7 @@ def residual_for(encoding: Encoding, slab_nbytes: int) -> Slab:
 
 
 def attach_writer(
-    worker: int, incarnation: int, pid: int, fd: int, nbytes: int
+    worker: int, incarnation: int, pid: int, fd: int, nbytes: int, nonce: str
 ) -> Callable[[int], bytes]:
     """Makes the function that writes the header of an `attach` with a number.
 
@@ -80,5 +80,6 @@ def attach_writer(
         pid: the process that has the memory.
         fd: under which descriptor.
         nbytes: its size.
+        nonce: that its first page begins with, in hex.
     """
-    return lambda number: encode(Attach(worker, incarnation, pid, fd, nbytes, number))
+    return lambda number: encode(Attach(worker, incarnation, pid, fd, nbytes, nonce, number))

@@ -13,6 +13,7 @@ from leash.ps.options.base import make_folder
 from leash.ps.options.em import EmOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, await_state
+from leash.ps.wire.keys import key_for
 from leash.ps.words import DONE, FAILED, LIVE, STOPPED
 from leash.worker.client import Client
 from leash.worker.client.waiting import Waiting
@@ -74,7 +75,7 @@ def _take_part(options: EmOptions, address: str) -> int:
         _say(f"leash em, worker {options.rank}: {text}")
 
     waiting = Waiting(say)
-    with ControlChannel(address) as channel:
+    with ControlChannel(address, key=key_for(options.key)) as channel:
         state = await_state(
             channel, options.wait_s, lambda s: waiting.server(address, s, options.wait_s)
         )
@@ -83,7 +84,9 @@ def _take_part(options: EmOptions, address: str) -> int:
     make_folder("--run-dir", out)
     study = Study(options, out, _say)
     size = DIGITS * mixture_for(options, max(options.ks)).family(study.dimensions).size
-    client = Client(address, statistics_layout(workers, size), rank=options.rank, say=say)
+    client = Client(
+        address, statistics_layout(workers, size), rank=options.rank, say=say, key=options.key
+    )
     reason = STOPPED
     try:
         require_server(client.settings, len(client.chunks), size, online=options.online)

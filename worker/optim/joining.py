@@ -30,6 +30,7 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.processes import RANK_VARIABLE, SERVER_VARIABLE, ServerProcess, stop_all
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.keys import admin_key
 
 SERVER_OPTIONS_VARIABLE: Final = "LEASH_SERVER_OPTIONS"
 OF_TORCHRUN: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -124,13 +125,14 @@ class OwnServer:
         """Starts it; `await_address` waits for it.
 
         Raises:
-            UsageError: its run directory cannot be.
+            UsageError: its run directory cannot be, or it has keys and no file of an admin's.
         """
         self.run_dir: Final = RunDir.at(options.run_dir, options.rule.policy.name)
         self.run_dir.write_config(with_rates(options))
         self.run_dir.logs.mkdir(exist_ok=True)
         words = to_argv(replace(options, run_dir=str(self.run_dir.path)))
         self._address = ""
+        self._key: Final = None if options.keys is None else admin_key(options.keys)
         with held():
             self._server: Final = ServerProcess(words, self.run_dir.logs / "server.log")
             atexit.register(self.see_out)
@@ -154,7 +156,7 @@ class OwnServer:
     def _has_begun(self) -> bool:
         """Whether the run has begun, so that the server ends by itself when all workers leave."""
         try:
-            with ControlChannel(self._address) as channel:
+            with ControlChannel(self._address, key=self._key) as channel:
                 return bool(request_state(channel)["started"])
         except ServerUnreachableError:
             return True  # it has ended, or is about to

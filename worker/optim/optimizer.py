@@ -43,6 +43,7 @@ from leash._log import Say, logged, say_on_stderr
 from leash.ps.errors import EvictedError, LeashError, UsageError
 from leash.ps.runs.download import download_checkpoint
 from leash.ps.wire.control import ControlChannel
+from leash.ps.wire.keys import key_for
 from leash.ps.wire.messages import Beaten
 from leash.ps.words import BACKWARD, BETWEEN, DONE, FAILED, FORWARD, STEP, STOPPED
 from leash.worker.client import Client, StepInfo
@@ -192,6 +193,7 @@ class PSOptimizer(torch.optim.Optimizer):
         group: ProcessGroup | None = None,
         transport: str = "auto",
         encoding: Encoding | None = None,
+        key: str | os.PathLike[str] | None = None,
         wait_s: float | None = None,
         patience: float | None = None,
         on_wait: Callable[[Beaten | None], None] | None = None,
@@ -229,6 +231,8 @@ class PSOptimizer(torch.optim.Optimizer):
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
             encoding: the codec in which gradients travel, and its settings; f32 by default.
+            key: the file of this worker's key, for a server that has keys; by default the one that
+                the environment variable ``LEASH_KEY`` names, if it is set.
             wait_s: seconds to wait for the server to answer, and then for the other workers.
                 Without it the server has 30, and the others as long as they take.
             patience: seconds for which this worker, once it takes part, keeps trying when nobody
@@ -276,7 +280,7 @@ class PSOptimizer(torch.optim.Optimizer):
             self.client: Final = self._join_run(
                 group, self._slabs.places[0].tensor.device, self._slabs.layout, server, rank,
                 say=say, wait_s=wait_s, patience=patience, transport=transport, encoding=encoding,
-                memory=self._slabs.memory,
+                memory=self._slabs.memory, key=key,
             )  # fmt: skip
         except BaseException:
             self._slabs.close()
@@ -625,7 +629,7 @@ class PSOptimizer(torch.optim.Optimizer):
             load_worker_state(state_dict[KEY], self._coding[0], self._path)
         _LOAD_STATE_DICT(self, state_dict)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], key: str | os.PathLike[str] | None = None) -> None:
         """Saves a checkpoint of the run as it is now: parameters, averages, steps, position.
 
         ``leash server --resume PATH`` goes on from it. It may be called after any step; under bsp
@@ -634,10 +638,12 @@ class PSOptimizer(torch.optim.Optimizer):
 
         Args:
             path: of the file to write, on this machine; what is there is replaced.
+            key: the file of an admin's key, for a server that has keys: a worker's does not do.
 
         Raises:
             UsageError: gradients of this step were sent already, or `path` cannot be a file.
             NotReadyError: the server could not write it.
+            NotAllowedError: this key is no admin's.
             LeashError: the server is gone, or the file cannot be written here.
         """
         self.client.require_own_process()
@@ -649,7 +655,10 @@ class PSOptimizer(torch.optim.Optimizer):
                 "under bsp the others wait for the rest; call it after step()"
             )
         if self.group is None or self.group.rank() == 0:
-            with ControlChannel(self.client.address) as channel:
+            own = self.client.key
+            with ControlChannel(
+                self.client.address, key=own if key is None else key_for(key)
+            ) as channel:
                 download_checkpoint(channel, Path(path).expanduser())
 
     @property

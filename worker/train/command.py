@@ -17,6 +17,7 @@ from leash.ps.options.worker import WorkerOptions
 from leash.ps.processes import keep_memory, say_line
 from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
+from leash.ps.wire.keys import key_for
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.waiting import Waiting
 from leash.worker.datasets import Dataset, Positions, load_dataset, shares
@@ -47,7 +48,7 @@ def run(options: WorkerOptions) -> int:
     say = logged(show, __name__)
     keep_memory(say)
     address = address_of(options.server, options.ps_ip, options.ps_port)
-    with ControlChannel(address) as channel:
+    with ControlChannel(address, key=key_for(options.key)) as channel:
         waiting = Waiting(say)
         state = await_state(
             channel, options.wait_s, lambda s: waiting.server(address, s, options.wait_s)
@@ -69,6 +70,7 @@ def run(options: WorkerOptions) -> int:
             options, state, task, dataset, device, say=say, show=show, make_slowdown=Slowdown,
             make_optimizer=partial(
                 PSOptimizer, server=address, rank=options.rank, on_wait=waiting.workers,
+                key=options.key,
                 patience=options.patience,
             ),
             kind=Trainer,

@@ -22,6 +22,7 @@ from leash.ps.options.base import check_positive, make_folder
 from leash.ps.options.commands import EvaluateOptions
 from leash.ps.processes import say_line
 from leash.ps.wire.control import ControlChannel, await_state
+from leash.ps.wire.keys import key_for
 from leash.ps.wire.messages import Beaten, Report
 from leash.ps.words import why_stopped
 from leash.worker.client import Client
@@ -45,7 +46,7 @@ def run(options: EvaluateOptions) -> int:
     if options.run_dir is not None:
         make_folder("--run-dir", Path(options.run_dir))
     address = address_of(options.server, options.ps_ip, options.ps_port)
-    with ControlChannel(address) as channel:
+    with ControlChannel(address, key=key_for(options.key)) as channel:
         state = await_state(channel, options.wait_s, lambda _: None)
     task = resolve_task(options, state)
     if other := difference(task, state):
@@ -58,7 +59,9 @@ def run(options: EvaluateOptions) -> int:
     )  # fmt: skip
     model = make_model(task, dataset, device)
     slabs = ModelSlabs(model.named_parameters(), model.named_buffers())
-    client = Client(address, slabs.layout, wait_s=options.wait_s, memory=slabs.memory)
+    client = Client(
+        address, slabs.layout, wait_s=options.wait_s, memory=slabs.memory, key=options.key
+    )
     try:
         Evaluator(options, client, slabs, model, dataset).run()
     except StoppingError as stopping:

@@ -89,13 +89,13 @@ class SharedEngine {
     shard_.locked([&](Shard& core) { engine_.emplace(core, std::move(map), nonfinite); });
   }
 
-  bool receive(const std::vector<py::object>& frames, double now_s) {
+  bool receive(const std::vector<py::object>& frames, double now_s, std::string_view key) {
     if (frames.size() < 2 || frames.size() > 3) return false;
     const BufferView route(py::buffer{frames[0]}, Access::kRead, "route");
     const BufferView header(py::buffer{frames[1]}, Access::kRead, "header");
     const HeldReference payload(frames.size() == 3 ? make_payload(py::buffer{frames[2]}) : nullptr);
     const std::span<const std::byte> header_bytes(header.data(), header.nbytes());
-    const Incoming message{bytes_of(route), header_bytes, payload.get(), now_s};
+    const Incoming message{bytes_of(route), header_bytes, payload.get(), now_s, key};
     return call([&] { return engine_->receive(message); });
   }
 
@@ -226,11 +226,11 @@ shard, pulls from it for a worker, or has a worker leave. For one thread.)")
 slab. slot_names: of the whole model's slots. nonfinite: what the shard was made with.)")
       .def(
           "admit",
-          [](SharedEngine& self, std::uint32_t worker, std::uint64_t incarnation) {
-            self.engine().admit(worker, incarnation);
-          },
-          py::arg("worker"), py::arg("incarnation"),
-          "Takes this worker's pushes from now on, if they are of this incarnation.")
+          [](SharedEngine& self, std::uint32_t worker, std::uint64_t incarnation,
+             std::string_view key) { self.engine().admit(worker, incarnation, key); },
+          py::arg("worker"), py::arg("incarnation"), py::arg("key") = "",
+          "Takes this worker's pushes from now on, if they are of this incarnation and come by "
+          "this key.")
       .def("expel", &SharedEngine::expel, py::arg("worker"),
            "Forgets a worker: its segment, options and requests. Others still wait for it.")
       .def("leave", &SharedEngine::leave, py::arg("worker"), py::arg("now_s"),
@@ -247,11 +247,13 @@ dropped.)")
       .def("stop", &SharedEngine::stop, py::arg("reason"),
            "Answers all requests that wait with `stopping`, and refuses pushes from now on.")
       .def("receive", &SharedEngine::receive, py::arg("frames"), py::arg("now_s"),
+           py::arg("key") = "",
            R"(Handles a push, given as route, header and, if it has one, payload.
 
+The key is that of its sender, as the socket knows it; empty without keys.
 The parameters that answer it may be written into the payload; of a read-only one it makes a copy.
 Returns False, and has changed nothing, if it is not a push that it takes: another verb, a header
-that is not well-formed, a sender that does not take part.)")
+that is not well-formed, a sender that does not take part or has another key.)")
       .def("attach", &SharedEngine::attach, py::arg("worker"), py::arg("route"), py::arg("memory"),
            R"(Takes this worker's pushes without a payload from its segment, for this route.
 

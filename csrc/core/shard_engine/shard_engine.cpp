@@ -15,8 +15,10 @@ ShardEngine::~ShardEngine() {
   for (auto& [worker, attachment] : attachments_) bin_.drop(attachment.memory());
 }
 
-void ShardEngine::admit(std::uint32_t worker, std::uint64_t incarnation) {
-  members_[worker].incarnation = incarnation;
+void ShardEngine::admit(std::uint32_t worker, std::uint64_t incarnation, std::string_view key) {
+  Member& member = members_[worker];
+  member.incarnation = incarnation;
+  member.key = key;
 }
 
 void ShardEngine::expel(std::uint32_t worker) {
@@ -72,6 +74,7 @@ bool ShardEngine::receive(const Incoming& message) {
   if (!header) return false;
   const auto member = members_.find(header->worker);
   if (member == members_.end() || member->second.incarnation != header->incarnation) return false;
+  if (member->second.key != message.key) return false;
   member->second.heard_s = message.now_s;
   member->second.is_news = true;
   try {

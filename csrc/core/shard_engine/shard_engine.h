@@ -33,8 +33,9 @@ namespace leash {
 struct Incoming {
   std::string_view route;
   std::span<const std::byte> header;
-  Buffer* payload;  // null if it has none; the engine adds references of its own
-  double now_s;     // when it came, on a clock that does not go back
+  Buffer* payload;            // null if it has none; the engine adds references of its own
+  double now_s;               // when it came, on a clock that does not go back
+  std::string_view key = {};  // of its sender, as the socket knows it; empty without keys
 };
 
 // For one thread at a time. Every call that takes a time gets one that is not before the last.
@@ -49,8 +50,8 @@ class ShardEngine {
 
   // Who takes part.
 
-  // Takes this worker's pushes from now on, if they are of this incarnation.
-  void admit(std::uint32_t worker, std::uint64_t incarnation);
+  // Takes this worker's pushes from now on, if they are of this incarnation and come by this key.
+  void admit(std::uint32_t worker, std::uint64_t incarnation, std::string_view key = {});
   // Forgets a worker: its incarnation, segment, options and requests. Others still wait for it.
   void expel(std::uint32_t worker);
   // Has nobody wait for a worker, and sends the answers that waited only for it. It may be one that
@@ -69,7 +70,7 @@ class ShardEngine {
   // Messages.
 
   // Handles a push. Returns false, and has changed nothing, if it is not one that it takes: another
-  // verb, a header that is not well-formed, a sender that does not take part.
+  // verb, a header that is not well-formed, a sender that does not take part or has another key.
   bool receive(const Incoming& message);
 
   // Takes this worker's pushes without a payload from `memory`, which was mapped for `route`.
@@ -110,6 +111,7 @@ class ShardEngine {
  private:
   struct Member {
     std::uint64_t incarnation = 0;
+    std::string key = {};
     double heard_s = 0.0;
     bool is_news = false;  // it was heard since take_heard()
   };

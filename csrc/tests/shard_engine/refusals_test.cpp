@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/shard_engine/shard_engine.h"
@@ -49,6 +50,23 @@ TEST_CASE("a shard without chunks says so") {
   engine.take_outgoing(outgoing);
   REQUIRE(outgoing.size() == 1);
   CHECK(outgoing[0].text == "chunk 7: this shard has no chunk at all");
+}
+
+TEST_CASE("a push by another key than its worker's is not taken, and is no sign of life") {
+  ServedTeam team(ServedOptions{});
+  team.engine->admit(1, 71, "key of 1");
+  const HeaderBytes written(ServedTeam::header(1, 1, 0));
+  OwnBuffer payload(16);
+  Incoming message{"1", written.bytes(), &payload, 1.0};
+  for (const std::string_view key : {"", "key of 2", "key of 11", "key of "}) {
+    message.key = key;
+    CHECK_FALSE(team.engine->receive(message));
+  }
+  CHECK(team.engine->take_heard().empty());
+  CHECK(team.engine->take_counts().bytes_pushed == 0);
+  message.key = "key of 1";
+  CHECK(team.engine->receive(message));
+  CHECK(team.engine->take_heard().size() == 1);
 }
 
 TEST_CASE("a codec is refused that cannot carry the chunk") {

@@ -11,7 +11,8 @@ from leash.ps.words import setting
 # Settings of where a run lies and how it is watched; runs that differ in them alone are the same.
 BOOKKEEPING: Final = (
     "run_dir", "report", "resume", "checkpoint_every", "step_events", "data_dir", "download",
-    "bind", "ps_ip", "ps_port", "ready_fd", "test_batch_size", "loader_workers",
+    "bind", "ps_ip", "ps_port", "keys", "insecure", "ready_fd", "test_batch_size",
+    "loader_workers",
 )  # fmt: skip
 SEED: Final = "seed"
 NOT_SET: Final = "–"

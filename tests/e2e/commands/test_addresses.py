@@ -62,7 +62,9 @@ def plain_server(cwd: Path, *options: str) -> Iterator[tuple[Child, str]]:
 def test_a_server_of_two_shards_is_reached_by_address_and_by_name(
     tmp_path: Path, bind: str, reached: list[str]
 ) -> None:
-    options = (f"--bind={bind}", "--shards=2", "--workers=2", "--policy=ssp", "--lr=0.1")
+    options = (
+        f"--bind={bind}", "--insecure", "--shards=2", "--workers=2", "--policy=ssp", "--lr=0.1",
+    )  # fmt: skip
     with server_process(tmp_path / "run", *options) as (server, address):
         port = address.rpartition(":")[2]
         first, last = (f"tcp://{host}:{port}" for host in (reached[0], reached[-1]))

@@ -1,8 +1,12 @@
 """Outages, of processes that a relay cuts off, or that are stopped: all runs end by themselves."""
 
 import json
+import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +24,7 @@ STEPS, STEP_S = 150, 0.02
 EVICT_S = 1.0
 GOES_ON_WITHIN_S = 5.0
 LOAD_S = 5.0  # what a machine that others use too may add
+NETWORK = ("unshare", "--user", "--map-root-user", "--net")
 LONG_S = {False: (3.0,), True: (3.0, 10.0, 40.0, 120.0)}  # with and without `--torture`
 
 
@@ -120,6 +125,29 @@ def test_a_run_goes_on_after_an_outage_of_one_of_some_and_of_all(
                     assert worker.wait(60) == 0, worker.lines[-5:]
                     assert newest_step(worker) == STEPS
                 assert server.wait(30) == 0, server.lines
+
+
+def has_networks_of_its_own() -> bool:
+    """Whether this system lets a test have a network of its own."""
+    tried = subprocess.run([*NETWORK, "ip", "link"], capture_output=True, check=False)
+    return tried.returncode == 0
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not shutil.which(NETWORK[0]), reason="needs unshare")
+def test_a_run_goes_on_soon_after_every_packet_was_lost_for_a_while(
+    tmp_path: Path, torture: bool
+) -> None:
+    """TCP tries again after longer and longer pauses, and does not know of the outage's end."""
+    if not has_networks_of_its_own():
+        pytest.skip("this system lets nobody have a network of its own")
+    outage_s = 40 if torture else 7
+    argv = [*NETWORK, sys.executable, __file__, str(tmp_path / "run"), str(outage_s)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for after_s in map(float, done.stdout.split()):
+        assert after_s < GOES_ON_WITHIN_S + LOAD_S
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -230,3 +258,31 @@ def test_whoever_waits_for_a_killed_worker_stands_still_for_as_long_as_an_evicti
                 still_s = max(later - earlier for earlier, later in pairwise(since))
                 assert still_s < EVICT_S + 1 + LOAD_S
                 survivor.lines.clear()
+
+
+def plug(how: str) -> None:
+    """Takes the loopback of this process's network up or down."""
+    subprocess.run(["ip", "link", "set", "lo", how], check=True)
+
+
+def unplug(run: Path, outage_s: float) -> None:
+    """Trains, loses every packet for so long, and prints when each worker's next step came."""
+    plug("up")
+    with (
+        server_process(run, "--workers=2", "--lr=0.001", "--policy=bsp") as (server, address),
+        pusher(address, 1, steps=STEPS, step_s=STEP_S) as first,
+        pusher(address, 2, steps=STEPS, step_s=STEP_S) as second,
+    ):
+        for worker in (first, second):
+            worker.read_until("step ")
+        plug("down")
+        time.sleep(outage_s)  # it is as long as it is
+        plug("up")
+        healed_s = time.monotonic()
+        for worker in (first, second):
+            print(await_step_after(worker, healed_s) - healed_s)
+        assert first.wait(60) == second.wait(60) == server.wait(30) == 0
+
+
+if __name__ == "__main__":
+    unplug(Path(sys.argv[1]), float(sys.argv[2]))

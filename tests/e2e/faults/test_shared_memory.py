@@ -25,7 +25,7 @@ from leash.ps.errors import UsageError
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
 from leash.worker.client.memory import SlabMemory
-from support.contract import CHUNK_NBYTES, LR, U32, Attack, Worker, joined, packed
+from support.contract import CHUNK_NBYTES, LR, U32, Attack, Pair, Worker, joined, packed
 from support.peers import Header, peers
 from support.processes import pusher, server_process
 from support.servers import serving
@@ -41,7 +41,7 @@ SEALED = 1 | 2 | 4
 @contextmanager
 def segment(
     nbytes: int = PLAIN_NBYTES, seals: int = SEALED
-) -> Iterator[tuple[dict[str, int], mmap.mmap]]:
+) -> Iterator[tuple[dict[str, Any], mmap.mmap]]:
     """A segment, and the fields of the `attach` that names it."""
     fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     try:
@@ -49,7 +49,7 @@ def segment(
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
         memory = mmap.mmap(fd, nbytes)
         memory[:16] = NONCE
-        yield {"pid": os.getpid(), "fd": fd, "nbytes": nbytes}, memory
+        yield {"pid": os.getpid(), "fd": fd, "nbytes": nbytes, "nonce": NONCE.hex()}, memory
     finally:
         os.close(fd)
 
@@ -62,6 +62,29 @@ def test_the_server_tells_what_it_reads_in_the_segment(attack: Attack) -> None:
     with segment() as (fields, _):
         answer, payload = attack.data.ask(attack.worker.header("attach", **fields))
     assert (answer["t"], answer["nonce"], payload) == ("attached", NONCE.hex(), None)
+
+
+def test_memory_whose_nonce_the_worker_does_not_know_is_refused(attack: Attack) -> None:
+    with segment() as (fields, memory):
+        for guess in ("", "00" * 16, NONCE.hex()[:-1], NONCE.hex().upper()):
+            request = attack.worker.header("attach", **{**fields, "nonce": guess})
+            answer, _ = attack.data.ask(request)
+            assert answer["code"] == "bad_segment"
+            assert NONCE.hex() not in answer["text"]
+        memory[PAGE : PAGE + CHUNK_NBYTES] = packed(0, 3.0)
+        push = pushed(attack.worker, attack.worker.step + 1)
+        refused = attack.data.error(push)  # an earlier test may have attached over another socket
+        assert refused in ("bad_segment", "superseded")
+        assert memory[PAGE : PAGE + CHUNK_NBYTES] == packed(0, 3.0)
+
+
+def test_the_memory_of_one_worker_is_not_attached_for_another(pair: Pair) -> None:
+    with segment() as (fields, _):
+        pair.first.data.ask(pair.first.header("attach", **fields))
+        assert pair.second.data.error(pair.second.header("attach", **fields)) == "bad_segment"
+        pair.first.control.ask(pair.first.header("bye", reason="stopped"))
+        taken = pair.second.header("attach", **fields)  # it is nobody's any more
+        assert pair.second.data.ask(taken)[0]["t"] == "attached"
 
 
 @pytest.mark.parametrize(

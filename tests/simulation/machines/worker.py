@@ -364,7 +364,9 @@ class SimulatedWorker:
         fd = self._fd if self._scenario.can_attach else 0
         self._nonces: list[str] = []
         incarnation = self._session.incarnation
-        engine.attach(attach_writer(self.rank, incarnation, os.getpid(), fd, nbytes))
+        engine.attach(
+            attach_writer(self.rank, incarnation, os.getpid(), fd, nbytes, self._nonce.hex())
+        )
         try:
             yield from self._pump()
         except SegmentError:

@@ -129,10 +129,13 @@ def words_with_a_path(place: str) -> list[tuple[list[str], str]]:
     """A command line for each option of each command that takes a path; and the option's name."""
     lines = []
     for name, command in COMMANDS.items():
+        before: list[str] = []  # the words that stand before an argument without a flag
         for f in dataclasses.fields(options_of(command)):
             metavar = f.metadata["metavar"] or ""
             if is_argument(f) and is_path(f):
-                lines.append(([name, place], f.name))
+                lines.append(([name, *before, place], f.name))
+            elif is_argument(f):
+                before.append(str(f.default))
             elif is_path(f) or "DIR" in metavar or "FILE" in metavar:
                 flags = [flag(f.name), *f.metadata["aliases"]]
                 lines += [([name, f"{word}={place}"], f.name) for word in flags]

@@ -18,7 +18,7 @@ from leash.ps.commands.doctor import (
     torch_check,
     torchvision_check,
 )
-from leash.ps.commands.probe import Probe
+from leash.ps.commands.probe import Probe, encrypted_bytes_per_s
 from leash.ps.commands.status import run as run_status
 from leash.ps.errors import ServerUnreachableError, UsageError
 from leash.ps.options.commands import DoctorOptions, StatusOptions
@@ -49,7 +49,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sound_host_gets_status_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.run(DoctorOptions()) == 0
     out = capsys.readouterr().out
-    for what in ("python", "leash", "core", "pyzmq", "msgpack", "numpy", "machine"):
+    for what in ("python", "leash", "core", "pyzmq", "curve", "msgpack", "numpy", "machine"):
         assert f"ok   {what}" in out
     assert "info torch       not installed: fine for a server's host" in out
     assert "fail" not in out
@@ -172,3 +172,23 @@ def test_status_is_a_table(address: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_status_of_no_server_is_a_wrong_argument() -> None:
     with pytest.raises(UsageError, match=r"no server answers at tcp://127\.0\.0\.1:1"):
         run_status(StatusOptions(server="tcp://127.0.0.1:1", wait_s=0.1))
+
+
+def test_a_library_that_encrypts_slowly_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = tmp_path / "maps"
+    maps.write_text("7f00-7f01 r-xp /usr/lib/libzmq.so.5\n")
+    monkeypatch.setattr(doctor, "encrypted_bytes_per_s", lambda: 6e7)
+    found = doctor.curve_check(maps)
+    assert (found.verdict, found.found) == ("warn", "0.06 GB/s with keys, by tweetnacl")
+    assert "libsodium" in found.mend
+    maps.write_text("7f00-7f01 r-xp /usr/lib/libsodium.so.26\n")
+    assert doctor.curve_check(maps).verdict == "ok"  # slow, but only since the machine is busy
+    monkeypatch.setattr(doctor, "encrypted_bytes_per_s", lambda: 9e8)
+    maps.write_text("")
+    assert doctor.curve_check(maps).found == "0.90 GB/s with keys, by libsodium"
+
+
+def test_what_is_measured_really_goes_through_curve() -> None:
+    assert 0 < encrypted_bytes_per_s(nbytes=1000, count=3) < 1e12

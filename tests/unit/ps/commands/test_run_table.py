@@ -259,3 +259,11 @@ def test_what_cannot_be_written_is_shown_while_a_run_goes_on_and_in_its_result()
     assert "missing         312 events, which could not be written" in lines
     assert not any("checkpoints" in line for line in lines)
     assert not any("written" in line for line in result_lines({**SUMMARY, "ended": "done"}))
+
+
+def test_refused_connections_are_told_where_there_are_any() -> None:
+    told = "3 connections, for want of a key that the server knows"
+    assert f"refused: {told}" in drawn(run_table(state(refused_connections=3)))
+    assert "refused" not in drawn(run_table(state(refused_connections=0)))
+    summary = {**SUMMARY, "ended": "done", "refused_connections": 3}
+    assert f"refused         {told}" in result_lines(summary)

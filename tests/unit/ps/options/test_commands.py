@@ -148,7 +148,7 @@ def test_a_server_whose_data_ports_would_be_too_high_is_told_the_highest(
     port: int, shards: int, most: int, by: str
 ) -> None:
     def options(port: int) -> ServerOptions:
-        given = {"bind": f"tcp://0.0.0.0:{port}"} if by == "bind" else {"ps_port": port}
+        given = {"bind": f"tcp://127.0.0.1:{port}"} if by == "bind" else {"ps_port": port}
         return ServerOptions(shards=shards, **given)  # type: ignore[arg-type]
 
     with pytest.raises(UsageError, match=rf":{port}'.*would be {port + shards}; .*:{most}, or 0"):

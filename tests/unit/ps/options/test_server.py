@@ -69,3 +69,41 @@ def test_a_file_of_before_is_read_in_todays_terms(
     path.write_text(f"lr: 0.5\n{settings}\n")
     options = parse([command, "--config", str(path)])[1]
     assert (options.checkpoint_every, options.lr) == (expected, 0.5)
+
+
+BEYOND = ["tcp://0.0.0.0:0", "tcp://*:0", "tcp://[::]:29500", "tcp://192.0.2.7:29500"]
+AT_HOME = [
+    "tcp://127.0.0.1:0",
+    "tcp://127.1.2.3:0",
+    "tcp://[::1]:0",
+    "tcp://localhost:0",
+    "tcp://lo:0",
+]
+
+
+@pytest.mark.parametrize("address", BEYOND)
+def test_whoever_listens_beyond_the_loopback_is_told_both_ways_out(address: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        ServerOptions(bind=address).check()
+    text = str(raised.value)
+    assert address in text
+    assert "--keys DIR" in text
+    assert "--insecure" in text
+    assert "\n" not in text
+    ServerOptions(bind=address, keys="keys").check()
+    ServerOptions(bind=address, insecure=True).check()
+
+
+@pytest.mark.parametrize("address", AT_HOME)
+def test_on_the_loopback_nobody_needs_a_key(address: str) -> None:
+    options = ServerOptions(bind=address)
+    options.check()
+    assert options.risk == ""
+
+
+def test_the_demos_words_get_a_warning_instead() -> None:
+    options = ServerOptions(ps_ip="0.0.0.0", ps_port=29500)
+    options.check()
+    assert "tcp://0.0.0.0:29500: whoever reaches it" in options.risk
+    assert ServerOptions(ps_ip="0.0.0.0", insecure=True).risk == ""
+    assert ServerOptions(ps_ip="127.0.0.1").risk == ""

@@ -62,6 +62,16 @@ def test_the_newest_checkpoint_and_the_settings_make_the_line_that_goes_on(
     assert again.workers == 3
 
 
+def test_a_folder_that_is_made_is_for_its_owner_alone_and_one_that_is_there_stays(
+    tmp_path: Path,
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir(mode=0o755)
+    before = mine.stat().st_mode
+    assert RunDir(mine).path.stat().st_mode == before
+    assert RunDir(tmp_path / "runs" / "new").path.stat().st_mode & 0o777 == 0o700
+
+
 def left(folder: Path, ended: str) -> RunDir:
     """A folder with a run that has ended so."""
     run = RunDir(folder)

@@ -61,7 +61,10 @@ def test_a_server_at_one_address_tells_that_one(host: str) -> None:
 def test_a_server_that_no_other_machine_reaches_says_so(host: str) -> None:
     here, elsewhere = lines(host)
     assert worker_of(here).server == f"tcp://{host}:29500"
-    assert elsewhere == "workers on other machines need a server at --bind tcp://0.0.0.0:29500"
+    assert elsewhere == (
+        "workers on other machines need a server at --bind tcp://0.0.0.0:29500, with --keys DIR or "
+        "--insecure"
+    )
 
 
 def test_a_machine_without_a_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

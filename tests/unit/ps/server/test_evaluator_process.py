@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from leash.ps.options.commands import EvaluateOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.processes import Process
 from leash.ps.server import evaluator_process
-from leash.ps.server.evaluator_process import EvaluatorProcess
+from leash.ps.server.evaluator_process import EvaluatorProcess, lacks_key
 from leash.ps.server.loop import Server
+from leash.ps.wire.keys import new_keys
 
 TRACEBACK = "Traceback (most recent call last):\\n  File 1\\nValueError: no such board\\n"
 ENDS = {
@@ -88,3 +90,16 @@ def test_a_run_that_ends_with_its_evaluator_says_why(evaluator: Imitation) -> No
         "ended after 0 steps, in epoch 1: the evaluator ended with status 1: ValueError: no such "
         "board"
     )
+
+
+def test_the_evaluator_of_a_server_with_keys_comes_by_an_observers(tmp_path: Path) -> None:
+    new_keys(tmp_path / "keys", 1)
+    options = ServerOptions(dataset="digits", keys=str(tmp_path / "keys"))
+    made = EvaluatorProcess.for_task(options, tmp_path)
+    assert made is not None
+    assert made._options.key == str(tmp_path / "keys" / "observer.key")
+    assert not lacks_key(options)
+    (tmp_path / "keys" / "observer.key").unlink()  # it was moved away
+    assert EvaluatorProcess.for_task(options, tmp_path) is None
+    assert lacks_key(options)
+    assert not lacks_key(ServerOptions(dataset="digits"))

@@ -134,7 +134,7 @@ class Worker:
         self.driver.send(self.line)
 
     def attach(self, server: FakeServer) -> None:
-        self.engine.attach(attach_writer(1, 7, 2, 3, 4096))
+        self.engine.attach(attach_writer(1, 7, 2, 3, 4096, "00"))
         self.driver.send(self.line)
         server.take()
         server.answer(Attached(1, "00", 1))
@@ -236,11 +236,11 @@ def test_a_superseded_copy_is_sent_again_but_not_in_a_segment(
 def test_an_attach_that_was_lost_is_sent_with_a_new_number(
     server: FakeServer, worker: Worker
 ) -> None:
-    worker.engine.attach(attach_writer(1, 7, 2, 3, 4096))
+    worker.engine.attach(attach_writer(1, 7, 2, 3, 4096, "00"))
     worker.driver.send(worker.line)
-    assert server.take() == Attach(1, 7, 2, 3, 4096, 1)
+    assert server.take() == Attach(1, 7, 2, 3, 4096, "00", 1)
     lose(server, worker)
-    assert server.take() == Attach(1, 7, 2, 3, 4096, 2)
+    assert server.take() == Attach(1, 7, 2, 3, 4096, "00", 2)
     server.answer(Attached(1, "00", 1))
     assert not worker.counts()
     server.answer(Attached(1, "00", 2))
@@ -318,7 +318,7 @@ def test_a_connection_that_an_error_tells_of_is_resumed_at_once(
     assert server.take() == push(1, slab=1)
     server.answer(error_message(SupersededError("attached elsewhere"), 1, 1, 0))
     assert not worker.counts()
-    assert server.take() == Attach(1, 7, 2, 3, 4096, 2)
+    assert server.take() == Attach(1, 7, 2, 3, 4096, "00", 2)
     assert server.take() == push(1, slab=1)
 
 
