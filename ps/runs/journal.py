@@ -14,6 +14,7 @@ cut costs what came in that time. A last line that was cut off is left out.
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -114,7 +115,8 @@ class Journal:
         """
         self._file: Final = file
         self._is_forced = True  # whether all of it is on its way to the disk
-        self._failed = 0  # lines that could not be written
+        self._waiting = b""  # what the disk has not taken
+        self.on_trouble: Callable[[OSError | None], None] = lambda _: None  # hears of failures
 
     def begin(self, generation: int) -> None:
         """Notes that a server begins, the run's first or a later one."""
@@ -134,6 +136,7 @@ class Journal:
 
     def force(self) -> None:
         """Has what was written forced to the disk, if any was since the last call. Never waits."""
+        self._write()
         if self._file is not None and not self._is_forced:
             self._is_forced = True
             self._file.force_soon()
@@ -146,14 +149,19 @@ class Journal:
     def _note(self, what: str, **fields: Any) -> None:
         if self._file is None:
             return
-        line = json.dumps({"what": what, **fields}, allow_nan=False).encode() + b"\n"
+        self._waiting += json.dumps({"what": what, **fields}, allow_nan=False).encode() + b"\n"
+        self._write()
+
+    def _write(self) -> None:
+        """Writes what waits, if the disk takes it."""
+        if self._file is None or not self._waiting:
+            return
         try:
-            self._file.write(line)
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
             self._file.flush()
         except OSError as error:
-            self._failed += 1
-            if self._failed == 1:
-                _LOG.error("no journal, so that a server started again would not know of %s: %s",
-                           what, error.strerror)  # fmt: skip
+            self.on_trouble(error)
             return
         self._is_forced = False
+        self.on_trouble(None)

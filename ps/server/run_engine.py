@@ -216,6 +216,7 @@ class RunEngine:
         """Goes by what earlier servers of this run have noted, and notes what comes from now on."""
         self.generation = remembered.generation + 1
         self._journal = Journal(run_dir.disk.append(run_dir.journal))
+        self._journal.on_trouble = lambda error: self._unwritten.note(run_dir.journal, error)
         self._journal.begin(self.generation)
         self.coordinator.journal = self._journal
         self.coordinator.expect_no_more(remembered.done)

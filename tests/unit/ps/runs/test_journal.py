@@ -95,29 +95,38 @@ def test_a_line_that_is_none_is_named_with_the_mend(tmp_path: Path, line: str) -
 
 
 class Full:
-    """A file of a full disk. Implements leash.ps.runs.disk.ForcedFile."""
+    """A file of a disk that is full at first. Implements leash.ps.runs.disk.ForcedFile."""
 
-    def write(self, piece: Any, /) -> object:
-        json.loads(bytes(piece))
-        raise OSError(28, "No space left on device")
+    def __init__(self) -> None:
+        self.room = 0
+        self.content = b""
+
+    def write(self, piece: Any, /) -> int:
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        taken = bytes(piece)[: self.room]
+        self.room -= len(taken)
+        self.content += taken
+        return len(taken)
 
     def flush(self) -> None:
-        raise AssertionError("nothing was written")
+        """Nothing stays behind."""
 
     force_soon = close = flush
 
 
-def test_a_journal_that_cannot_be_written_is_said_once_and_ends_nothing(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    journal = Journal(Full())
+def test_lines_wait_for_a_full_disk_and_are_whole_once_it_takes_them() -> None:
+    file, heard = Full(), []  # type: Full, list[str | None]
+    journal = Journal(file)
+    journal.on_trouble = lambda error: heard.append(error.strerror if error else None)
     for worker in (1, 2, 3):
         journal.joined(worker, 1000)
+    assert set(heard) == {"No space left on device"}
+    for room in (10, 10**6):  # the first line in part
+        file.room = room
         journal.force()
-    assert [record.getMessage() for record in caplog.records] == [
-        "no journal, so that a server started again would not know of joined: "
-        "No space left on device"
-    ]
+    assert heard[-1] is None
+    assert [json.loads(line)["worker"] for line in file.content.splitlines()] == [1, 2, 3]
 
 
 def test_without_a_file_nothing_is_noted() -> None:
