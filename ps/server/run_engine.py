@@ -141,13 +141,7 @@ class RunEngine:
         self._unwritten: Final = Unwritten(say)
         ranks = parse_learners(options.learners, options.workers)
         remembered = read_journal(run_dir.journal, run_dir.disk) if run_dir else Remembered()
-        if run_dir and remembered.generation:
-            run_dir.keep_events(remembered.generation)
-        self._events: Final = (
-            EventLog(run_dir.events, now, run_dir.disk, self._unwritten.note)
-            if run_dir
-            else EventLog(None, now)
-        )
+        self._events: Final = self._open_events(run_dir, remembered.generation)
         if demo_logs is not None:
             demo_logs.hear(self._unwritten.note)
         self.members: Final = Members(ranks, options.evict_s, now, wall_time_us)
@@ -201,6 +195,14 @@ class RunEngine:
     def rule(self) -> Rule:
         """The rule that the run goes by now."""
         return self.coordinator.rule
+
+    def _open_events(self, run_dir: RunDir | None, generation: int) -> EventLog:
+        """Opens the log of events; keeps the one of an earlier server, if there was any."""
+        if run_dir is None:
+            return EventLog(None, self._now)
+        if generation:
+            run_dir.keep_events(generation)
+        return EventLog(run_dir.events, self._now, run_dir.disk, self._unwritten.note)
 
     def _resume(self, path: str, disk: Disk) -> None:
         optimizer = optimizer_on_server(self._options)

@@ -79,7 +79,7 @@ class DataRouter:
         """Hands over messages that have come, a few at a time, as other sockets wait.
 
         Args:
-            handle: takes one, and the public key of its sender; says what it has shown of its sender.
+            handle: takes one, and its sender's public key; says what it has shown of its sender.
             until: says before each whether it and all that follow are to wait.
         """
         intake = self.intake
