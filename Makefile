@@ -65,8 +65,8 @@ SEEDS ?= 100000
 torture: install
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(shell nproc)
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --torture tests/oracle \
-		tests/e2e/training/test_resume.py tests/e2e/faults/test_resets.py \
-		tests/e2e/faults/test_outages.py tests/e2e/faults/test_mutated_messages.py \
+		tests/e2e/training/test_resume.py tests/e2e/outages \
+		tests/e2e/faults/test_mutated_messages.py \
 		tests/e2e/faults/test_soak.py
 
 check: install

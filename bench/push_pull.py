@@ -20,7 +20,7 @@ from leash.bench.show.row_table import size_of
 from leash.bench.systems import LIMITS, SYSTEMS, System
 from leash.ps.options.base import parse_counts
 from leash.ps.options.bench import TRANSPORTS, BenchOptions, parse_sizes, parse_words
-from leash.ps.wire.limits import CODEC_NAMES
+from leash.ps.wire.codecs import CODEC_NAMES
 
 TITLE = "push_pull, processes on one machine"
 PEERS = ("gloo", "rpc", "ray", "zmq_echo", "fused_sgd")

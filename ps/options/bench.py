@@ -14,7 +14,7 @@ from leash.ps.options.base import (
     option,
     parse_counts,
 )
-from leash.ps.wire.limits import CODEC_NAMES
+from leash.ps.wire.codecs import CODEC_NAMES
 
 # Benchmark ▸ the options that it takes; all of them take --short, --json and --picture.
 BENCHMARKS: Final = {

@@ -20,7 +20,7 @@ from leash.ps.options.base import Options, check_positive, option
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
 from leash.ps.slowness.grammar import FORMS_HELP, SEPARATORS_HELP, Slowness
-from leash.ps.wire.limits import check_encoding
+from leash.ps.wire.codecs import check_encoding
 from leash.ps.wire.requester import PATIENCE_S
 from leash.ps.words import KEY_VARIABLE
 

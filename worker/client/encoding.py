@@ -7,7 +7,7 @@ Compression Schemes", arXiv:1901.09847, algorithm 2.
 from dataclasses import dataclass
 from typing import Final
 
-from leash.ps.wire.limits import check_encoding
+from leash.ps.wire.codecs import check_encoding
 
 WITH_FEEDBACK: Final = ("int8", "topk")
 

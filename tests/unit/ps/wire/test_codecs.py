@@ -6,13 +6,14 @@ from leash.ps._core import codecs as core
 from leash.ps.errors import HeaderError, PayloadSizeError
 from leash.ps.wire.codecs import (
     CODECS,
+    MAX_INT8_BLOCK,
+    MIN_INT8_BLOCK,
     Codec,
     check_size,
     codec_for,
     max_topk,
 )
 from leash.ps.wire.layout import Chunk
-from leash.ps.wire.limits import MAX_INT8_BLOCK, MIN_INT8_BLOCK
 
 FLOATS = Chunk(0, "parameter", "f32", 0, 5)
 DOUBLES = Chunk(1, "parameter", "f64", 64, 5)
