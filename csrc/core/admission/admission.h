@@ -103,9 +103,9 @@ class Admission {
 
  private:
   struct WorkerState {
-    std::uint64_t pulled_version;  // of the parameters that the worker has
-    std::uint64_t staleness = 0;   // of its latest push
-    bool dropped = false;          // its latest push was
+    std::uint64_t pulled_version;      // of the parameters that the worker has
+    std::uint64_t staleness = 0;       // of its latest push
+    bool dropped = false;              // its latest push was
     std::uint64_t left_out_clock = 0;  // up to this clock its pushes are, under Gather::kRound
     bool waiting = false;
     bool computing = false;          // it is counted in computing_
