@@ -29,7 +29,7 @@ Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 # Route and header, and the payload if there is one.
 Frames: TypeAlias = list[Any]  # of bytes, bytes, and zmq.Frame
 
-STRANGERS: Final = 128  # connections that a socket has beside those of members
+CONNECTIONS_OF_STRANGERS: Final = 128  # connections that a socket has beside those of members
 CONNECTIONS_OF_A_MEMBER: Final = 4  # so many at least, with those that it has just lost
 MOST_SURPLUS_FRAMES: Final = 1024  # csrc/lane/inbox.h has the same number
 # Of a message, what is neither header nor payload: the framing, and what encryption adds.
@@ -85,7 +85,9 @@ class PeerLimits:
         """
         message_nbytes = frame_nbytes + MAX_HEADER_NBYTES + FRAMING_NBYTES
         return cls(
-            connections=min(STRANGERS + CONNECTIONS_OF_A_MEMBER * members, _affordable()),
+            connections=min(
+                CONNECTIONS_OF_STRANGERS + CONNECTIONS_OF_A_MEMBER * members, _affordable()
+            ),
             message_nbytes=message_nbytes,
             backlog_nbytes=(queue + 2) * message_nbytes,
             unfinished_nbytes=(members + 4) * message_nbytes,

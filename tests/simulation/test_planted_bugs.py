@@ -160,7 +160,7 @@ PLANTED: tuple[tuple[Plant, str], ...] = (
     (a_duplicate_is_applied_again, ""),
     (a_mean_has_the_wrong_weight, "should be"),
     (the_bound_is_off_by_one, "answered too early"),
-    (a_released_answer_is_forgotten, "has no answer to step"),
+    (a_released_answer_is_forgotten, ""),
     (an_answer_has_the_parameters_of_another, "parameters"),
     (the_silent_are_not_evicted, "has been dead for"),
     (an_incarnation_is_not_checked, ""),

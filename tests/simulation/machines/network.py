@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Frames = list[Any]  # buffers: header, and payload if there is one
 NBYTES_PER_S: Final = 1e9
+HEADER_NBYTES: Final = 128  # of any: a real one has numbers of this process, such as descriptors
 DELAYS: Final = 1024  # how many are drawn; each wire begins at another of them
 
 LOST: Final = "lost"
@@ -166,7 +167,7 @@ class Wire:
         self._place = place = (self._place + 1) % DELAYS
         when_s = world.now_s + self._delays[place] + self.slow_s
         when_s = max(when_s, way.free_s)
-        nbytes = len(frames[0]) + (len(frames[1]) if len(frames) > 1 else 0)
+        nbytes = HEADER_NBYTES + (len(frames[1]) if len(frames) > 1 else 0)
         way.free_s = when_s = when_s + nbytes / NBYTES_PER_S
         world.at(when_s, arrive, (self._connection, frames))
 

@@ -114,7 +114,10 @@ def test_em(tmp_path: Path) -> None:
         ("--sizes 1", "leash bench: --sizes 1: give bytes, from 4 to .*"),
         ("--workers 0", "leash bench: --workers 0: give numbers above 0"),
         ("--shards 1,x", "leash bench: --shards 1,x: expected whole numbers, such as 1,2"),
-        ("--systems foo", "leash bench: --systems foo: expected some of leash, gloo, .*"),
+        (
+            "--systems foo",
+            "leash bench: --systems foo: expected some of leash, leash_keys, gloo, .*",
+        ),
         ("--codecs f32,f8", "leash bench: --codecs f32,f8: expected some of f32, bf16, .*"),
         ("--transports udp", "leash bench: --transports udp: expected some of tcp, shm"),
         ("--rounds 0", "leash bench: --rounds 0: give a number above 0"),

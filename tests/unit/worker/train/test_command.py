@@ -34,7 +34,7 @@ class Started:
 
 
 class FakeChannel:
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, key: object = None) -> None:
         self.address = address
 
     def __enter__(self) -> "FakeChannel":

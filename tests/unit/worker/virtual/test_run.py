@@ -51,8 +51,8 @@ def test_the_same_run_twice_leaves_the_same_files_bit_by_bit(tmp_path: Path) -> 
         train(tmp_path / name, **drawn)
     files = [path for path in (tmp_path / "once").rglob("*") if path.is_file()]
     assert {path.name for path in files} == {
-        "config.yaml", "events.jsonl", "final.safetensors", "server.log", "summary.json",
-        "virtual.yaml", "worker-1.log", "worker-2.log", "worker-3.log",
+        "config.yaml", "events.jsonl", "final.safetensors", "journal.jsonl", "server.log",
+        "summary.json", "virtual.yaml", "worker-1.log", "worker-2.log", "worker-3.log",
     }  # fmt: skip
     for path in files:
         other = tmp_path / "twice" / path.relative_to(tmp_path / "once")
