@@ -256,8 +256,8 @@ def test_the_limits_are_those_of_the_code() -> None:
         "bytes of all messages to a socket whose end has not come": "(workers + 4) × *M*",
         "bytes of a connection while the server takes nothing": "(messages that wait + 2) × *M*",
         "connections to a socket": (
-            f"{intake.CONNECTIONS_OF_STRANGERS} + {intake.CONNECTIONS_OF_A_MEMBER} × workers, or half of the "
-            "descriptors that its process may still open"
+            f"{intake.CONNECTIONS_OF_STRANGERS} + {intake.CONNECTIONS_OF_A_MEMBER} × workers, "
+            "or half of the descriptors that its process may still open"
         ),
     }
     assert sockets.data_queue(100) == 2 * 100 + 16
