@@ -67,6 +67,8 @@ class Intake {
     return *inbox_;
   }
 
+  std::uint64_t take_refused() { return guard_.take_refused(); }
+
   int fd() const { return guard_.question_fd(); }
 
   std::pair<std::vector<std::pair<std::string, std::uint64_t>>,
@@ -156,6 +158,9 @@ if a further frame follows.)")
           "The name under which ZAP let in the sender of the newest message; empty without.")
       .def(
           "attend", [](Intake& self) { self.open().attend(); }, "Call it when `fd` can be read.")
+      .def(
+          "take_refused", [](Intake& self) { return self.take_refused(); },
+          "How many connections ended in the handshake since the last call.")
       .def_property_readonly("fd", &Intake::fd, "Readable when the guard asks something.")
       .def(
           "take_closed", &Intake::take_closed,

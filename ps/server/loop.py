@@ -280,7 +280,8 @@ class Server:
     def _attend_newcomers(self) -> None:
         if self._doorman:
             self._doorman.attend()
-            self.metrics.count_strangers(self._doorman.take_refused())
+            by_intakes = sum(intake.take_refused() for intake in self._intakes)
+            self.metrics.count_strangers(self._doorman.take_refused() + by_intakes)
 
     def _answer_the_last(self) -> None:
         """Answers what came while the results were written: nobody shall wait for a closed run."""

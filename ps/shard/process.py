@@ -100,7 +100,8 @@ class ShardServer:
     def _attend_newcomers(self) -> None:
         if self._doorman:
             self._doorman.attend()
-            self.shard.metrics.count_strangers(self._doorman.take_refused())
+            by_intake = self._router.intake.take_refused()
+            self.shard.metrics.count_strangers(self._doorman.take_refused() + by_intake)
 
     def _on_link(self) -> None:
         answer = self.shard.answer(*self._link.receive())

@@ -22,6 +22,7 @@ import zmq
 import zmq.backend
 
 from leash.ps import _core
+from leash.ps.wire.curve import REFUSED
 from leash.ps.wire.frames import MAX_HEADER_NBYTES
 from leash.ps.wire.sockets import bind, has_come
 
@@ -125,6 +126,10 @@ class Intake(Protocol):
         """Does what `fd` asks for."""
         ...
 
+    def take_refused(self) -> int:
+        """Takes how many connections ended in the handshake since the last call."""
+        ...
+
     def take_closed(self) -> tuple[Counter[str], list[tuple[str, str]]]:
         """Takes how many connections were closed since the last call, by reason.
 
@@ -192,7 +197,8 @@ class LaneIntake:
     ) -> None:
         """Does what `open_intake` says."""
         monitor = f"inproc://leash-intake-{next(self._numbers)}"
-        router.monitor(monitor, zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED)
+        # A socket has one monitor: this takes the place of a doorman's, and counts for it.
+        router.monitor(monitor, zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED | REFUSED)
         # In this order the thread ends before the context does, where nobody has called `close`.
         self._core: Final = _core.Intake(
             _library(), context.underlying, router.underlying, monitor,
@@ -251,6 +257,10 @@ class LaneIntake:
     def attend(self) -> None:
         """Answers the thread that looks at the connections."""
         self._core.attend()
+
+    def take_refused(self) -> int:
+        """Takes how many connections ended in the handshake since the last call."""
+        return self._core.take_refused()
 
     def take_closed(self) -> tuple[Counter[str], list[tuple[str, str]]]:
         """Takes how many connections were closed since the last call, by reason; and some."""
@@ -317,6 +327,10 @@ class PlainIntake:
 
     def attend(self) -> None:
         """Does nothing: nothing is asked."""
+
+    def take_refused(self) -> int:
+        """Gives 0: here a doorman has the socket's monitor, and counts them."""
+        return 0
 
     def take_closed(self) -> tuple[Counter[str], list[tuple[str, str]]]:
         """Takes how many connections were closed since the last call, by reason; and some."""
