@@ -1632,6 +1632,10 @@ class Intake:
         """
         How many connections were closed since the last call, by reason; and some of them, with their reason and host.
         """
+    def take_refused(self) -> int:
+        """
+        How many connections ended in the handshake since the last call.
+        """
     def vouch(self) -> None:
         """
         The sender of the newest message is a member.
