@@ -179,7 +179,8 @@ def test_under_torchrun_on_two_nodes_the_server_is_found_at_the_masters_address(
         nodes = [
             stack.enter_context(
                 torchrun(tmp_path, "--nnodes=2", f"--node-rank={node}", "--nproc-per-node=1",
-                         "--master-addr=localhost", f"--master-port={port}", script)
+                         "--master-addr=localhost", f"--master-port={port}", script,
+                         options="--insecure")
             )
             for node in range(2)
         ]  # fmt: skip

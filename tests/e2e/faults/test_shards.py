@@ -174,7 +174,7 @@ def test_who_is_evicted_is_evicted_on_all_shards() -> None:
                 assert shard.error({"t": "pull", "chunk": 0, "codec": "f32", **ids}) == "evicted"
         with pytest.raises(EvictedError):
             silent.push_pull(gradients, parameters, samples=1)
-        silent.close()
+        silent.close("failed")
         first.close()
         assert running.join() == 1  # what the silent one had still to do is missing
 

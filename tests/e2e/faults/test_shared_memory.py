@@ -338,9 +338,9 @@ def test_memory_of_another_process_proves_nothing(monkeypatch: pytest.MonkeyPatc
 def test_a_worker_killed_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
     before = names_in_shm()
     with (
-        server_process(tmp_path / "run", "--workers=2", "--policy=asp", "--evict-s=1") as (
-            server, address,
-        ),
+        server_process(
+            tmp_path / "run", "--workers=2", "--policy=asp", "--evict-s=1", "--rejoin-s=1"
+        ) as (server, address),
         pusher(address, 1, steps=10**6, step_s=0.001) as first,
         pusher(address, 2, steps=50, step_s=0.001) as second,
     ):  # fmt: skip
