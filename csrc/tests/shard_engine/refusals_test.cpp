@@ -67,6 +67,7 @@ TEST_CASE("a push by another key than its worker's is not taken, and is no sign 
   message.key = "key of 1";
   CHECK(team.engine->receive(message));
   CHECK(team.engine->take_heard().size() == 1);
+  CHECK(team.said().size() == 1);  // while the payload, in which the answer is, is there
 }
 
 TEST_CASE("a codec is refused that cannot carry the chunk") {

@@ -117,9 +117,11 @@ def test_the_death_of_one_process_ends_its_worker_and_nobody_else(
 ) -> None:
     run = tmp_path / "run"
     with (
-        server_process(run, "--workers=2", "--policy=bsp", "--evict-s=2") as (server, address),
+        server_process(
+            run, "--workers=2", "--policy=bsp", "--evict-s=2", "--rejoin-s=1"
+        ) as (server, address),
         ExitStack() as stack,
-    ):
+    ):  # fmt: skip
         children = start(stack, tmp_path, address, victim)
         children[victim].read_until("waits to be killed", 60)
         children[victim].kill()
