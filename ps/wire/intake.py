@@ -269,6 +269,9 @@ class LaneIntake:
 
     def close(self) -> None:
         """Ends the thread."""
+        # First, while it reads: libzmq's own thread would wait for ever for a reader that has gone.
+        if not self._router.closed:
+            self._router.disable_monitor()
         self._core.close()
 
 
