@@ -9,7 +9,8 @@
 
 A line is in the file before the answer that tells of it leaves, so that a server which is killed
 has forgotten nothing that anybody was told. It is forced to the disk within about a second: a power
-cut costs what came in that time. A last line that was cut off is left out.
+cut costs what came in that time. A last line that was cut off is left out. So that the next server
+does not write on behind it, each begins with a line of its own, after an empty one as a rule.
 """
 
 import json
@@ -26,6 +27,7 @@ from leash.ps.words import DONE, LIVE
 
 FORCE_S: Final = 1.0  # what was written is forced to the disk so often
 NAME: Final = "journal.jsonl"
+BEGINS: Final = b'{"what": "generation"'  # the first line of each server
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -87,17 +89,23 @@ def read_journal(path: Path, disk: Disk) -> Remembered:
     finally:
         file.close()
     *lines, cut_off = content.split(b"\n")  # nothing follows the last line that is whole
-    for number, line in enumerate(lines, start=1):
-        _take(remembered, line, f"{path}, line {number}")
+    followers = [*lines[1:], cut_off]
+    for number, (line, follower) in enumerate(zip(lines, followers, strict=False), start=1):
+        was_last = follower.startswith(BEGINS)  # of a server, which may have been killed in it
+        if line:
+            _take(remembered, line, f"{path}, line {number}", was_last=was_last)
     if cut_off:
         _LOG.warning("%s: its last line was cut off, and is left out", path)
     return remembered
 
 
-def _take(remembered: Remembered, line: bytes, where: str) -> None:
+def _take(remembered: Remembered, line: bytes, where: str, *, was_last: bool) -> None:
     try:
         remembered.take(json.loads(line))
     except (ValueError, KeyError, TypeError, UsageError) as error:
+        if was_last:
+            _LOG.warning("%s: was cut off, and is left out", where)
+            return
         raise UsageError(
             f"{where}: not a journal's: {shown(str(error))}; move the file away to go on from the "
             "newest checkpoint alone, or give --fresh"
@@ -119,7 +127,12 @@ class Journal:
         self.on_trouble: Callable[[OSError | None], None] = lambda _: None  # hears of failures
 
     def begin(self, generation: int) -> None:
-        """Notes that a server begins, the run's first or a later one."""
+        """Notes that a server begins, the run's first or a later one.
+
+        It begins a line, since the server before may not have ended its last one.
+        """
+        if self._file is not None:
+            self._waiting = b"\n"
         self._note("generation", number=generation)
 
     def joined(self, worker: int, incarnation: int) -> None:

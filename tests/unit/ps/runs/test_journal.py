@@ -71,10 +71,35 @@ def test_a_journal_that_was_cut_off_anywhere_tells_what_was_whole(
     journal.close()
     content = path.read_bytes()[:kept]
     path.write_bytes(content)
-    whole = content.count(b"\n")
+    whole = content.lstrip(b"\n").count(b"\n")
     remembered = read_journal(path, THIS_HOST)
     assert remembered.generation == min(whole, 1)
     assert sorted(remembered.states) == list(range(1, max(1, whole)))
+
+
+@given(kept=st.integers(0, 400))
+def test_a_server_goes_on_after_a_line_that_was_cut_off_and_so_does_the_next(
+    tmp_path_factory: pytest.TempPathFactory, kept: int
+) -> None:
+    path = tmp_path_factory.mktemp("run") / "journal.jsonl"
+    journal = opened(path)
+    journal.begin(1)
+    for worker in range(1, 6):
+        journal.joined(worker, worker)
+    journal.close()
+    path.write_bytes(path.read_bytes()[:kept])
+    before = read_journal(path, THIS_HOST).states
+    for generation in (2, 3):
+        journal = opened(path)
+        journal.begin(generation)
+        journal.joined(10 + generation, 1)
+        journal.close()
+        remembered = read_journal(path, THIS_HOST)
+        assert remembered.generation == generation
+        before = {**before, 10 + generation: "live"}
+        # A line that lacked nothing but its end is whole once the next server has begun.
+        assert before.items() <= remembered.states.items()
+        assert len(remembered.states) <= len(before) + 1
 
 
 @pytest.mark.parametrize(
