@@ -158,7 +158,7 @@ class Server:
         self._asking = {intake.fd: intake for intake in self._intakes if intake.fd is not None}
         for fd in self._asking:
             self._poller.register(fd, zmq.POLLIN)
-        newcomers = self._doorman.sockets if self._doorman else []
+        newcomers = [self._doorman.socket] if self._doorman else []
         for socket in (self._control, self._data_router.socket, *newcomers):
             self._poller.register(socket, zmq.POLLIN)
         for process in self._shard_processes:
@@ -190,7 +190,8 @@ class Server:
         self._poll_writers()
         for source, _ in self._poller.poll(int(engine.wait_s * 1000)):
             self._serve(source)
-        self._attend_newcomers()
+        if self._doorman:
+            self._doorman.attend()
         self._count_closed()
         engine.advance(self._data_router.take_unreading())
         self._poll_data_unless_held()
@@ -277,12 +278,6 @@ class Server:
             self._intake.close_unread(route)
         self._intake.judge(self._engine.conduct)
 
-    def _attend_newcomers(self) -> None:
-        if self._doorman:
-            self._doorman.attend()
-            by_intakes = sum(intake.take_refused() for intake in self._intakes)
-            self.metrics.count_strangers(self._doorman.take_refused() + by_intakes)
-
     def _answer_the_last(self) -> None:
         """Answers what came while the results were written: nobody shall wait for a closed run."""
         while frames := self._intake.receive():
@@ -291,6 +286,7 @@ class Server:
     def _count_closed(self) -> None:
         for intake in self._intakes:
             self.metrics.count_closed(*intake.take_closed())
+            self.metrics.count_strangers(intake.take_refused())
 
     def _poll_data_unless_held(self) -> None:
         if self._takes_data == self._engine.is_held:

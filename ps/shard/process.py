@@ -59,8 +59,8 @@ class ShardServer:
         intake = self._router.intake
         if intake.fd is not None:
             poller.register(intake.fd, zmq.POLLIN)
-        for newcomers in self._doorman.sockets if self._doorman else ():
-            poller.register(newcomers, zmq.POLLIN)
+        if self._doorman:
+            poller.register(self._doorman.socket, zmq.POLLIN)
         try:
             while True:
                 if shard.is_held:
@@ -92,16 +92,12 @@ class ShardServer:
             self._on_link()
         if not shard.is_held:
             self._router.take(shard.data.receive, until=lambda: shard.data.is_held)
-        self._attend_newcomers()
-        shard.metrics.count_closed(*self._router.intake.take_closed())
-        shard.advance(self._router.take_unreading())
-        self._send_notices()
-
-    def _attend_newcomers(self) -> None:
         if self._doorman:
             self._doorman.attend()
-            by_intake = self._router.intake.take_refused()
-            self.shard.metrics.count_strangers(self._doorman.take_refused() + by_intake)
+        shard.metrics.count_closed(*self._router.intake.take_closed())
+        shard.metrics.count_strangers(self._router.intake.take_refused())
+        shard.advance(self._router.take_unreading())
+        self._send_notices()
 
     def _on_link(self) -> None:
         answer = self.shard.answer(*self._link.receive())

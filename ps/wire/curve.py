@@ -16,7 +16,6 @@ from typing import Final
 
 import zmq
 from zmq.auth import Authenticator
-from zmq.utils.monitor import recv_monitor_message
 
 from leash.ps.wire.keys import ClientKey, Keyring
 
@@ -24,12 +23,6 @@ DOMAIN: Final = "leash"  # by which libzmq and the doorman know that the same so
 USER_ID: Final = "User-Id"
 REFRESH_S: Final = 1.0  # a running server looks so often who is let in
 NEWCOMERS: Final = 16  # that are answered in a row, before messages have their turn
-REFUSALS: Final = 256  # that are counted in a row, likewise
-REFUSED: Final = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
 
 
 def secure_client(socket: zmq.Socket[bytes], key: ClientKey) -> None:
@@ -47,9 +40,9 @@ def sender_of(frame: zmq.Frame) -> str:
 
 
 class Doorman(Authenticator):
-    """Lets into a server's sockets those whose keys it knows, and counts the others.
+    """Lets into a server's sockets those whose keys it knows. Their intakes count the others.
 
-    It has no thread: the server's loop polls `sockets`, and calls `attend`.
+    It has no thread: the server's loop polls `socket`, and calls `attend`.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keyring: Keyring) -> None:
@@ -61,9 +54,6 @@ class Doorman(Authenticator):
         """
         super().__init__(context)
         self._keyring: Final = keyring
-        self._monitors: Final[list[zmq.Socket[bytes]]] = []
-        self._guarded: Final[list[zmq.Socket[bytes]]] = []
-        self._refused = 0  # since the last call of `take_refused`
         self._refresh_at_s = 0.0
         self.configure_curve_callback(DOMAIN, self)
         self.start()
@@ -75,27 +65,24 @@ class Doorman(Authenticator):
         socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN.encode())
         # Without this, libzmq would let everybody in where no doorman is.
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        self._guarded.append(socket)
-        self._monitors.append(socket.get_monitor_socket(REFUSED))
 
     @property
-    def sockets(self) -> list[zmq.Socket[bytes]]:
-        """What to poll: each is readable when there is something for `attend`."""
-        return [self.zap_socket, *self._monitors]
+    def socket(self) -> zmq.Socket[bytes]:
+        """What to poll: it is readable when there is something for `attend`."""
+        assert self.zap_socket is not None
+        return self.zap_socket
 
     def attend(self) -> None:
-        """Answers for newcomers, and counts those that were refused. Never waits."""
+        """Answers for newcomers. Never waits."""
         self._look_at_keys()
         for _ in range(NEWCOMERS):
             try:
-                asked = self.zap_socket.recv_multipart(zmq.DONTWAIT)
+                asked = self.socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 break
             answering = self.handle_zap_message(asked)
             with suppress(StopIteration):  # a coroutine that has nothing to wait for
                 answering.send(None)
-        for monitor in self._monitors:
-            self._read(monitor)
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Says whether a newcomer is let in: `Authenticator` asks.
@@ -106,19 +93,8 @@ class Doorman(Authenticator):
         """
         return domain == DOMAIN and key.decode() in self._keyring.holders
 
-    def take_refused(self) -> int:
-        """Takes how many connections were refused since the last call."""
-        refused, self._refused = self._refused, 0
-        return refused
-
     def close(self) -> None:
         """Closes what it has made itself. Call it before the context ends."""
-        for socket in self._guarded:
-            socket.disable_monitor()
-        for monitor in self._monitors:
-            monitor.close(linger=0)
-        self._guarded.clear()
-        self._monitors.clear()
         self.stop()
 
     def _look_at_keys(self) -> None:
@@ -126,11 +102,3 @@ class Doorman(Authenticator):
         if now_s >= self._refresh_at_s:
             self._refresh_at_s = now_s + REFRESH_S
             self._keyring.refresh()
-
-    def _read(self, monitor: zmq.Socket[bytes]) -> None:
-        for _ in range(REFUSALS):
-            try:
-                recv_monitor_message(monitor, zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            self._refused += 1

@@ -20,9 +20,9 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import zmq
 import zmq.backend
+from zmq.utils.monitor import recv_monitor_message
 
 from leash.ps import _core
-from leash.ps.wire.curve import REFUSED
 from leash.ps.wire.frames import MAX_HEADER_NBYTES
 from leash.ps.wire.sockets import bind, has_come
 
@@ -36,6 +36,12 @@ MOST_SURPLUS_FRAMES: Final = 1024  # csrc/lane/inbox.h has the same number
 # Of a message, what is neither header nor payload: the framing, and what encryption adds.
 FRAMING_NBYTES: Final = 64 * 1024
 OWN_FILES: Final = 256  # descriptors that a process has for other things than connections
+HANDSHAKES: Final = 256  # that failed and are taken in a row, before messages have their turn
+REFUSED: Final = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 SURPLUS: Final = b""  # stands for all frames beyond those that a message may have
 
 # What is said of a connection that was closed, by its reason.
@@ -158,7 +164,7 @@ def open_intake(
         UsageError: the port is taken, or the address is not one of this host.
     """
     if why_plain() is not None:
-        return PlainIntake(router, bind(router, host, port))
+        return PlainIntake(router, host, port)
     return LaneIntake(context, router, host, port, limits)
 
 
@@ -197,7 +203,6 @@ class LaneIntake:
     ) -> None:
         """Does what `open_intake` says."""
         monitor = f"inproc://leash-intake-{next(self._numbers)}"
-        # A socket has one monitor: this takes the place of a doorman's, and counts for it.
         router.monitor(monitor, zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED | REFUSED)
         # In this order the thread ends before the context does, where nobody has called `close`.
         self._core: Final = _core.Intake(
@@ -280,15 +285,15 @@ class PlainIntake:
 
     fd: Final = None
 
-    def __init__(self, router: zmq.Socket[bytes], port: int) -> None:
-        """Takes the messages of a socket that listens.
-
-        Args:
-            router: the socket.
-            port: where it listens.
-        """
+    def __init__(self, router: zmq.Socket[bytes], host: str, port: int) -> None:
+        """Does what `open_intake` says."""
         self._router: Final = router
-        self.port: int = port
+        self._monitor: Final = router.get_monitor_socket(REFUSED)
+        try:
+            self.port = bind(router, host, port)
+        except BaseException:
+            self.close()
+            raise
         self._route: zmq.Frame | None = None  # of the newest message
         self._closed: Counter[str] = Counter()
         self._examples: list[tuple[str, str]] = []
@@ -332,8 +337,12 @@ class PlainIntake:
         """Does nothing: nothing is asked."""
 
     def take_refused(self) -> int:
-        """Gives 0: here a doorman has the socket's monitor, and counts them."""
-        return 0
+        """Takes how many connections ended in the handshake since the last call."""
+        for refused in range(HANDSHAKES):
+            if not has_come(self._monitor):
+                return refused
+            recv_monitor_message(self._monitor)
+        return HANDSHAKES
 
     def take_closed(self) -> tuple[Counter[str], list[tuple[str, str]]]:
         """Takes how many connections were closed since the last call, by reason; and some."""
@@ -342,7 +351,10 @@ class PlainIntake:
         return closed
 
     def close(self) -> None:
-        """Does nothing: there is nothing to let go."""
+        """Ends the monitor, and lets go of it."""
+        if not self._monitor.closed:
+            self._router.disable_monitor()
+            self._monitor.close(linger=0)
 
     def _drain(self) -> None:
         for surplus in count(1):
