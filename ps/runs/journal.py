@@ -3,7 +3,8 @@
 ::
 
     {"what": "generation", "number": 2}                      a server has begun
-    {"what": "joined", "worker": 3, "incarnation": 1788...}  a worker was welcomed
+    {"what": "joined", "worker": 3, "incarnation": 1788..., "place": "gpu-3/0"}
+                                                             a worker of this place was welcomed
     {"what": "left", "worker": 3, "incarnation": 1788..., "state": "evicted"}
     {"what": "rule", "set": ["ssp", 2, 0, 0, "clocks"]}      `leash set` has changed the policy
 
@@ -39,11 +40,13 @@ class Remembered:
     Attributes:
         generation: how many servers the run has had.
         states: rank ▸ how its newest process stood: live, or how it had left.
+        places: rank ▸ where that was, such as gpu-3/0, if it had told.
         rule: of the newest `set`; None if there was none.
     """
 
     generation: int = 0
     states: dict[int, str] = field(default_factory=dict)
+    places: dict[int, str] = field(default_factory=dict)
     rule: Rule | None = None
 
     @property
@@ -62,6 +65,7 @@ class Remembered:
                 self.generation = int(line["number"])
             case "joined":
                 self.states[int(line["worker"])] = LIVE
+                self.places[int(line["worker"])] = str(line.get("place", ""))
             case "left":
                 self.states[int(line["worker"])] = str(line["state"])
             case "rule":
@@ -135,9 +139,9 @@ class Journal:
             self._waiting = b"\n"
         self._note("generation", number=generation)
 
-    def joined(self, worker: int, incarnation: int) -> None:
-        """Notes that a worker was welcomed."""
-        self._note("joined", worker=worker, incarnation=incarnation)
+    def joined(self, worker: int, incarnation: int, place: str = "") -> None:
+        """Notes that a worker was welcomed, and where it is."""
+        self._note("joined", worker=worker, incarnation=incarnation, place=place)
 
     def left(self, worker: int, incarnation: int, state: str) -> None:
         """Notes that a worker has left, and how."""

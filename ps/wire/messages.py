@@ -3,7 +3,7 @@
 ::
 
     control   hello ▸ welcome   beat ▸ beaten   lease ▸ leased   report ▸ ok   status ▸ state
-              set ▸ ok   save ▸ saved   read ▸ piece   bye ▸ ok
+              set ▸ ok   save ▸ saved   read ▸ piece   bye ▸ ok   dismiss ▸ dismissed
     data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   publish ▸ ok
               echo ▸ echoed   attach ▸ attached   options ▸ options_set
     both      anything wrong ▸ error
@@ -81,6 +81,9 @@ class Hello(Message):
     name: Text  # host and process, for people
     codecs: Words = field(default_factory=lambda: ["f32"])  # for gradients; the first is preferred
     number: Count = 0  # drawn at random; a hello that is sent again keeps it. 0: this is a new one
+    any_rank: bool = False  # a worker takes another rank than `worker`, which may be 0 then
+    place: Text = ""  # its host, and which process of that: by it a machine gets its rank back
+    seat: Word = ""  # no two live processes have the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ class Beaten(Message):
         stopping: why the server is about to end; empty while it is not.
         awaited: for whom the others wait, in words; empty while that is nobody, or for a moment.
         stack: the next beat is to bring the stack of the thread that trains.
+        leave: why this worker is to leave; empty while it is not.
     """
 
     verb = "beaten"
@@ -163,6 +167,7 @@ class Beaten(Message):
     stopping: Text
     awaited: Text = ""
     stack: bool = False
+    leave: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +307,24 @@ class Bye(Message):
     worker: Id
     incarnation: Count
     reason: Word  # "done", "timeout", "stopped" or "failed"
+    why: Text = ""  # of a worker that was told to leave: by whom
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss(Message):
+    """A person tells workers to leave: that of a rank, or all on a host. Their beats tell them."""
+
+    verb = "dismiss"
+    worker: Id = 0  # the rank; 0: those of the host
+    host: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dismissed(Message):
+    """These live workers hear with their next beat that they are to leave."""
+
+    verb = "dismissed"
+    workers: Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,12 +518,12 @@ class Error(Message):
 
 
 CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (
-    Hello, Beat, Lease, Report, Status, Set, Save, Read, Bye,
+    Hello, Beat, Lease, Report, Status, Set, Save, Read, Bye, Dismiss,
 )  # fmt: skip
 DATA_REQUESTS: Final[tuple[type[Message], ...]] = (
     Init, PushPull, Push, Pull, Publish, Attach, GroupOptions, Echo,
 )  # fmt: skip
 ANSWERS: Final[tuple[type[Message], ...]] = (
-    Welcome, Beaten, Leased, State, Saved, CheckpointPiece, Ok, Params, Attached, OptionsSet,
+    Welcome, Beaten, Leased, State, Saved, CheckpointPiece, Dismissed, Ok, Params, Attached, OptionsSet,
     Echoed, Error,
 )  # fmt: skip

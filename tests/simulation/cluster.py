@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from leash.ps.policy import message_fields, rule_from_message
+from leash.ps.shard.members import Member
 from leash.ps.wire.frames import encode
-from leash.ps.wire.messages import PushPull, Save, Set
+from leash.ps.wire.messages import Dismiss, PushPull, Save, Set
 from simulation.checks.book import Book
 from simulation.checks.oracle import Wrong
 from simulation.checks.toy import LAYOUTS
@@ -119,9 +120,9 @@ class Cluster:
         FAILURES.told.clear()
         try:
             self.server.start()
-            late = {fault.who for fault in self.faults if fault.kind == "late"}
+            late = {fault.who for fault in self.faults if fault.kind in ("late", "come")}
             for worker in self.workers:
-                if worker.rank not in late:
+                if worker.machine not in late:
                     worker.start()
             last_s = self.scenario.span_s
             for fault in self.faults:
@@ -229,7 +230,7 @@ class Cluster:
     def _do_outage(
         self, rank: int, everybody: float, up: float, down: float, seconds: float
     ) -> None:
-        ranks = [worker.rank for worker in self.workers] if everybody else [rank]
+        ranks = [worker.machine for worker in self.workers] if everybody else [rank]
         for each in ranks:
             self._do_partition(each, up, down, seconds)
 
@@ -249,12 +250,18 @@ class Cluster:
         worker = self.workers[rank - 1]
         if not worker.process.is_alive or worker.has_ended:
             return
-        member = self.server.run.members.workers.get(rank)
+        member = self._member_of(worker)
         worker.kill(int(spared))
         if member is not None:
-            self._await_eviction(rank, member.incarnation)
+            self._await_eviction(worker.rank, member.incarnation)
         if back_s >= 0:
             self.world.after(back_s, self._restart, worker)
+
+    def _member_of(self, worker: SimulatedWorker) -> Member | None:
+        """What the server knows of the newest process of a machine."""
+        member = self.server.run.members.workers.get(worker.rank)
+        is_its_own = member is not None and member.name == f"worker {worker.machine}"
+        return member if is_its_own else None
 
     def _restart(self, worker: SimulatedWorker) -> None:
         if not worker.process.is_alive:
@@ -310,6 +317,19 @@ class Cluster:
         if back_s >= 0:
             worker.comes_back_s = back_s
 
+    def _do_leave(self, rank: int, back_s: float) -> None:
+        worker = self.workers[rank - 1]
+        member = self._member_of(worker)
+        if member is None or member.state != "live" or not worker.process.is_alive:
+            return
+        self._console(Dismiss(worker.rank))
+        if back_s >= 0:
+            worker.comes_back_s = back_s
+
+    def _do_come(self, rank: int) -> None:
+        if rank:
+            self._begin(self.workers[rank - 1])
+
     def _do_late(self, rank: int, seconds: float) -> None:
         worker = self.workers[rank - 1]
         if worker.has_never_begun:
@@ -341,8 +361,8 @@ class Cluster:
     def _do_strange(self, rank: int, choice: float, number: float, which: float) -> None:
         watches = [self.server.watch, *(shard.watch for shard in self.server.shards)]
         watch = watches[int(which * len(watches))]
-        member = self.server.run.members.workers.get(rank)
         worker = self.workers[rank - 1]
+        member, rank = self._member_of(worker), worker.rank
         process = watch.process
         if not watch.chunks or member is None or worker.has_ended or not process.is_alive:
             return
@@ -354,11 +374,12 @@ class Cluster:
         watch.receive_strange(b"stranger", strange_message(honest, chunk.nbytes, choice, number))
 
     def _do_strange_control(self, rank: int, choice: float, number: float, _: float) -> None:
-        member = self.server.run.members.workers.get(rank)
+        worker = self.workers[rank - 1]
+        member, rank = self._member_of(worker), worker.rank
         process = self.server.process
         if member is None or member.state != "live" or not process.is_idle:
             return
-        if not self.workers[rank - 1].process.is_alive:
+        if not worker.process.is_alive:
             return  # its incarnation would be a sign of life
         layout = self.book.layout
         self.server.take_strange(strange_request(layout, rank, member.incarnation, choice, number))

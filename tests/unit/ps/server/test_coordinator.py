@@ -29,6 +29,7 @@ from leash.ps.wire.messages import (
     Beaten,
     Bye,
     CheckpointPiece,
+    Dismiss,
     Error,
     Hello,
     Lease,
@@ -91,6 +92,7 @@ def make_request(verb: type[Message], worker: int, incarnation: int) -> Message:
         Save: Save(17),
         Read: Read(CHECKPOINT, 2),
         Bye: Bye(worker, incarnation, "stopped"),
+        Dismiss: Dismiss(worker or 1),
     }
     return requests[verb]
 
