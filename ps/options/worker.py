@@ -10,7 +10,6 @@ from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import (
-    AUTO_RANK,
     DEFAULT_ADDRESS,
     address_of,
     check_rank,
@@ -185,7 +184,7 @@ class RankGroup(Options):
     def check(self) -> None:
         super().check()
         check_positive(self, "timeout_s")
-        if self.rank == AUTO_RANK:
+        if isinstance(self.rank, str):
             return
         check_rank(self.rank)
         if self.learners is not None and self.rank not in parse_learners(self.learners, 1):

@@ -36,7 +36,7 @@ from leash.ps.errors import (
     StoppingError,
     UsageError,
 )
-from leash.ps.options.addresses import AUTO_RANK, RANK_MEND, split_address
+from leash.ps.options.addresses import RANK_MEND, split_address
 from leash.ps.processes import PREEMPT_FILE_VARIABLE
 from leash.ps.wire import hosts
 from leash.ps.wire.control import ControlChannel, request_state
@@ -55,7 +55,7 @@ from leash.ps.wire.messages import (
 )
 from leash.ps.wire.options_table import OptionsTable
 from leash.ps.wire.sockets import host_and_port
-from leash.ps.words import BETWEEN, DONE, TIMED_OUT, WAITING
+from leash.ps.words import BETWEEN, DONE, STOPPED, TIMED_OUT, WAITING
 from leash.worker.client.arguments import (
     check_connection,
     checked_grace,
@@ -195,8 +195,8 @@ class Client:
             UsageError: the key file cannot be used, or the server does not let this key in.
         """
         given = checked_rank(rank, least=0)
-        is_given = given != AUTO_RANK
-        self.rank: int = given if is_given else 0
+        is_given = not isinstance(given, str)
+        self.rank: int = 0 if isinstance(given, str) else given
         check_connection(address, transport, wait_s)
         self._patience_s: Final = checked_patience(patience)
         self.address: Final = address
@@ -746,6 +746,8 @@ class Client:
         if self._closed or not self.is_own_process:
             return
         self._closed = True
+        if self.departure.has_gone and reason == DONE:
+            reason = STOPPED
         try:
             self._take_leave(reason)
         finally:

@@ -39,6 +39,7 @@ class Departure:
 
     Attributes:
         why: who has told it, in a word; empty while nobody has.
+        has_gone: whether it has left because of that, and not because its work was done.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Departure:
             end: ends the process if it has not left some time after its grace.
         """
         self.why: str = ""
+        self.has_gone: bool = False
         self._grace_s: Final = grace_s
         self._file: Final = None if preempt_file is None else Path(preempt_file)
         self._now: Final = now
@@ -94,6 +96,7 @@ class Departure:
 
     def go(self) -> None:
         """Ends this worker's part. Raises ToldToLeave."""
+        self.has_gone = True
         raise ToldToLeave(self.why)
 
     def is_done(self) -> None:

@@ -160,7 +160,7 @@ def _spans_chunks(model: nn.Module, chunk_nbytes: int) -> bool:
 
 def _share(options: WorkerOptions, task: Task) -> Callable[[int], Positions]:
     """Makes the function from the size of the training split to this worker's positions in it."""
-    if options.rank == AUTO_RANK:
+    if isinstance(options.rank, str):
         return lambda _: np.empty(0, np.int64)  # nobody asks before the server has given a rank
     if options.rank not in task.ranks:
         ranks = ", ".join(map(str, task.ranks))

@@ -171,12 +171,12 @@ class VirtualRun:
             logs.callback(server.close)
             computes = parse_slow(machines.compute, workers, "--compute")
             programs: dict[int, tuple[Machine, Callable[[], None]]] = {}
-            for own, compute in zip(self._workers, computes, strict=True):
-                machine = Machine(world, network, server, own.rank)
-                say = self._log(f"worker-{own.rank}", world, logs)
+            for rank, (own, compute) in enumerate(zip(self._workers, computes, strict=True), 1):
+                machine = Machine(world, network, server, rank)
+                say = self._log(f"worker-{rank}", world, logs)
                 body = partial(train, machine, own, compute, dataset, say)
-                programs[own.rank] = machine, body
-                if own.rank <= options.workers:
+                programs[rank] = machine, body
+                if rank <= options.workers:
                     machine.start(body)
             for turn in turns(options.workers, options.changes):
                 machine, body = programs[turn.rank]

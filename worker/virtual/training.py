@@ -127,7 +127,7 @@ def train(
     with VirtualControl(machine) as channel:
         state = request_state(channel)
     task = resolve_task(options, state)
-    computing = Computing(compute, seed=task.seed, rank=options.rank, batch_size=options.batch_size)
+    computing = Computing(compute, seed=task.seed, rank=machine.rank, batch_size=options.batch_size)
     with suppress(ToldToLeave):
         make_trainer(
             options, state, task, dataset, choose_device(options.device), say=say, show=say,
