@@ -28,13 +28,13 @@ class Interrupted(BaseException):
         self.number: Final = number
 
 
-class ToldToLeave(SystemExit):  # noqa: N818  # it is no error
+class ToldToLeave(SystemExit):  # it is no error
     """A worker was told to go, and goes: by SIGTERM, `leash leave`, or its --preempt-file.
 
     `PSOptimizer.step` raises it once the step is done. Nobody has to catch it: like SystemExit, of
-    which it is one, it ends the process without a traceback. The exit status is 143, as of a process
-    that SIGTERM has ended: its work is not done, so that whoever starts processes may start it
-    again, and `leash launch` does not count it as a failure.
+    which it is one, it ends the process without a traceback. The exit status is 143, as of a
+    process that SIGTERM has ended: its work is not done, so that whoever starts processes may start
+    it again, and `leash launch` does not count it as a failure.
     """
 
     def __init__(self, why: str) -> None:

@@ -52,7 +52,15 @@ from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.keys import admin_key, new_keys, worker_files
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Bye, Ok
-from leash.ps.words import DONE, FAILED, GOES_ON_FROM, INCOMPLETE, NOT_BITWISE, TAKES_PART, why_stopped
+from leash.ps.words import (
+    DONE,
+    FAILED,
+    GOES_ON_FROM,
+    INCOMPLETE,
+    NOT_BITWISE,
+    TAKES_PART,
+    why_stopped,
+)
 
 POLL_S: Final = 0.5
 # What the server says of a checkpoint from which it goes on.

@@ -211,7 +211,7 @@ def settings_from_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is no YAML.
     """
-    return yaml.load(text, _SettingsLoader)  # noqa: S506  # it is made of SafeLoader
+    return yaml.load(text, _SettingsLoader)  # it is made of SafeLoader
 
 
 class _SettingsFile(ActionConfigFile):

@@ -91,7 +91,7 @@ def parse_resize(text: str | None) -> list[Resize]:
         changes = []
     times = [change.at_s for change in changes]
     grow = all(a < b for a, b in pairwise(times))
-    if not changes or not grow or not 0 <= times[0] or not times[-1] < math.inf:
+    if not changes or not grow or not times[0] >= 0 or not times[-1] < math.inf:
         raise UsageError(f"--resize {text}: give seconds that grow, each with the number of "
                          "workers from then on, such as 60:8,300:3")  # fmt: skip
     if not all(1 <= change.workers <= MAX_WORKERS for change in changes):
@@ -170,9 +170,12 @@ def _require_no_range(words: Sequence[str]) -> None:
         name, has_value, value = word.partition("=")
         value = value if has_value else behind
         if name == "--workers" and re.fullmatch(r"\d+:\d+", value):
-            mend = "; say when they come and go, such as --workers 2 --resize 60:8,300:3"
-            raise UsageError(f"--workers {value}: a range is for leash {' and '.join(WITH_RANGE)}"
-                             f"{mend if words[0] == 'simulate' else ': give one number'}")  # fmt: skip
+            mend = "give one number"
+            if words[0] == "simulate":
+                mend = "say when they come and go, such as --workers 2 --resize 60:8,300:3"
+            raise UsageError(
+                f"--workers {value}: a range is for leash {' and '.join(WITH_RANGE)}; {mend}"
+            )
 
 
 def worker_range(text: str) -> dict[str, str]:

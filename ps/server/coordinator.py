@@ -158,11 +158,7 @@ class Coordinator:
         _require_role(msg)
         if msg.role == "worker" and payload is None:
             raise LayoutError("hello: expected the worker's layout as payload")
-        if msg.any_rank:
-            if self.stopping or self.finished:
-                raise StoppingError(self.stopping or ALL_DONE)
-            msg = replace(msg, worker=self.rank_giver.rank_for(msg, user), any_rank=False)
-            self._identities.require(msg, user)
+        msg = self._with_rank(msg, user)
         self._require_open(msg.worker)
         # All checks come first: a hello that is refused must not choose the run's model.
         codec = _agreed_codec(msg.codecs)
@@ -199,6 +195,16 @@ class Coordinator:
             self.crew.joined(member)
         self._start_if_complete()
         return self._welcome(member, codec), self._layout_payload()
+
+    def _with_rank(self, msg: Hello, user: str) -> Hello:
+        """Puts a rank into a hello that takes any. Raises StoppingError, or what refuses it."""
+        if not msg.any_rank:
+            return msg
+        if self.stopping or self.finished:
+            raise StoppingError(self.stopping or ALL_DONE)
+        given = replace(msg, worker=self.rank_giver.rank_for(msg, user), any_rank=False)
+        self._identities.require(given, user)
+        return given
 
     def _require_open(self, worker: int) -> None:
         """Raises StoppingError if the run is over for a newcomer of this rank."""

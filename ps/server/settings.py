@@ -10,7 +10,8 @@ from leash.ps.policy import Rule
 
 # The settings that summary.json has beside those of the rule.
 IN_SUMMARY: Final = (
-    "workers", "least_workers", "model", "dataset", "seed", "time_scale", "data_plan", "batch_plan", "local_steps",
+    "workers", "least_workers", "model", "dataset", "seed", "time_scale", "data_plan", "batch_plan",
+    "local_steps",
 )  # fmt: skip
 
 

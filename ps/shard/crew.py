@@ -73,4 +73,5 @@ class Crew:
 
     def _counted(self, verb: str) -> str:
         live = len(self._members.live)
-        return f"{live} {verb if live != 1 else verb.replace('take', 'takes').replace('go', 'goes')}"
+        of_one = {"take part": "takes part", "go on": "goes on"}
+        return f"{live} {of_one[verb] if live == 1 else verb}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from leash.ps.errors import EvictedError, FencedError, TooManyError, UnknownWorkerError
-from leash.ps.words import DONE, EVICTED, LIVE, PHASES, TIMED_OUT
+from leash.ps.words import DONE, EVICTED, LIVE, PHASES, REPLACED, TIMED_OUT
 
 MAX_OBSERVERS: Final = 64
 # So many numbers of earlier hellos of a rank are remembered, to tell a late copy of one of them.
@@ -118,9 +118,9 @@ class Members:
         self.require_room(worker)
         earlier_self = self.workers.get(worker)
         member, before = self.admit(worker, next(self._incarnations), name, key)
-        if earlier_self and seat and earlier_self.seat == seat:
-            if earlier_self.state in (LIVE, EVICTED):  # it has not said bye
-                member.told = earlier_self.told
+        has_sat_here = earlier_self is not None and bool(seat) and earlier_self.seat == seat
+        if earlier_self and has_sat_here and earlier_self.state in (LIVE, REPLACED, EVICTED):
+            member.told = earlier_self.told  # it has not said bye
         member.number, member.place, member.seat = number, place, seat
         if number:
             earlier = self._earlier.setdefault(worker, deque(maxlen=HELLOS_REMEMBERED))

@@ -572,6 +572,6 @@ DATA_REQUESTS: Final[tuple[type[Message], ...]] = (
     Init, PushPull, Push, Pull, Publish, Offer, Attach, GroupOptions, Echo,
 )  # fmt: skip
 ANSWERS: Final[tuple[type[Message], ...]] = (
-    Welcome, Beaten, Leased, State, Saved, CheckpointPiece, Dismissed, Ok, Params, Attached, OptionsSet,
-    Echoed, Error,
+    Welcome, Beaten, Leased, State, Saved, CheckpointPiece, Dismissed, Ok, Params, Attached,
+    OptionsSet, Echoed, Error,
 )  # fmt: skip

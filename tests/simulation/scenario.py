@@ -82,7 +82,8 @@ class Scenario:
         """The options that the server is started with."""
         options = ServerOptions(
             workers=self.least or self.workers,
-            max_workers=None if self.least is None else self.workers, chunk_kib=CHUNK_NBYTES // 1024, shards=self.shards, lr=LR,
+            max_workers=None if self.least is None else self.workers,
+            chunk_kib=CHUNK_NBYTES // 1024, shards=self.shards, lr=LR,
             seed=self.seed, lr_scaling="none", step_events=self.step_events,
             policy="ssp" if self.policy == "versions" else self.policy, window=self.window,
             evict_s=self.evict_s, rejoin_s=self.rejoin_s, data_plan=self.data_plan,

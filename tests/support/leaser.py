@@ -1,4 +1,4 @@
-"""A worker without PyTorch that trains on leases: it writes down each sample whose push was answered.
+"""A worker without PyTorch that trains on leases, and writes down the samples that were answered.
 
 It takes any rank, and leaves when it is told to.
 """
@@ -59,7 +59,7 @@ def train() -> str:
                 raise EvictedError
             else:
                 train_on(leased.epoch, range(leased.first, leased.first + leased.count))
-        except EvictedError:
+        except EvictedError:  # noqa: PERF203
             client.rejoin()
             client.pull(slab)
         except ToldToLeave as told:

@@ -394,9 +394,7 @@ class Client:
         """Says bye, again and again until the server answers, or has gone."""
         while True:
             left_s = until_s - time.monotonic()
-            self._session.want_bye(
-                reason, min(BYE_AGAIN_S, max(BYE_S, left_s)), self.departure.why
-            )
+            self._session.want_bye(reason, min(BYE_AGAIN_S, max(BYE_S, left_s)), self.departure.why)
             self._control.carry(self._session)
             is_silent = self._session.silence is not None
             if not is_silent or time.monotonic() >= until_s or self._is_server_gone():

@@ -189,7 +189,11 @@ class FirstOfGroup(Client):
     """The client of the group's first process, which tells the others how each call ended."""
 
     def __init__(
-        self, link: GroupLink, address: str, layout: Layout, rank: int | Literal["auto"],
+        self,
+        link: GroupLink,
+        address: str,
+        layout: Layout,
+        rank: int | Literal["auto"],
         **settings: Any,
     ) -> None:
         self._link: Final = link

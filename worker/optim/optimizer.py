@@ -181,6 +181,10 @@ class PSOptimizer(torch.optim.Optimizer):
     # A step that it skipped itself would never reach the server, and the others would wait for it.
     _step_supports_amp_scaling: Final = True
 
+    _is_leaving = False  # whether it was told to go, and goes
+    _is_joining = False  # whether `rejoin` has begun, and not come to its end
+    _is_refused = False  # whether an open step was in the way, so that a call was an error
+
     def __init__(
         self,
         params: NamedTensors | Iterable[dict[str, Any]],
@@ -291,16 +295,14 @@ class PSOptimizer(torch.optim.Optimizer):
             self.client: Final = self._join_run(
                 group, self._slabs.places[0].tensor.device, self._slabs.layout, server, rank,
                 say=say, wait_s=wait_s, patience=patience, grace_s=grace_s,
-                preempt_file=preempt_file, transport=transport, encoding=encoding, memory=self._slabs.memory, key=key,
+                preempt_file=preempt_file, transport=transport, encoding=encoding,
+                memory=self._slabs.memory, key=key,
             )  # fmt: skip
         except BaseException:
             self._slabs.close()
             raise
         self._termination: Final = TerminationNotice(self.client.tell_to_leave)
         self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
-        self._is_leaving = False  # whether it was told to go, and goes
-        self._is_joining = False  # whether `rejoin` has begun, and not come to its end
-        self._is_refused = False  # whether an open step was in the way, so that a call was an error
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0
         self.sampler: StepFollower | None = None

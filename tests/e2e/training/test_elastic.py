@@ -127,7 +127,8 @@ def test_a_machine_gets_its_rank_back_and_leash_leave_sends_it_away(tmp_path: Pa
         rank = ranks[1].split()[1]
         words = [*LEASH, "leave", f"--server={run.address}"]
         with Child([*words, f"--rank={rank}"]) as leave:
-            assert leave.wait() == 0 and f"told worker {rank} to leave" in leave.lines
+            assert leave.wait() == 0
+            assert f"told worker {rank} to leave" in leave.lines
         assert run.workers[1].wait() == 143
         run.add(1)
         assert run.workers[-1].read_until("rank ") == ranks[1]
@@ -160,10 +161,12 @@ def test_leash_worker_pushes_its_pending_local_steps_when_sigterm_tells_it_to_go
             row = request_state(channel)["table"][0]
             assert row["state"] == "stopped"
             text = "\n".join(worker.lines)
-            assert "leash worker 1: told to end by SIGTERM" in text and "Traceback" not in text
+            assert "leash worker 1: told to end by SIGTERM" in text
+            assert "Traceback" not in text
             steps = int(text.split(" after ")[1].split()[0])
             # Every sample behind its steps, the pending ones among them, has reached the server.
-            assert row["samples"] % 16 == 0 and row["step"] >= steps
+            assert row["samples"] % 16 == 0
+            assert row["step"] >= steps
 
 
 OWN_LOOP = """
@@ -207,7 +210,8 @@ def test_a_launcher_resizes_its_run_and_tells_it_from_a_failure(tmp_path: Path) 
     with Child(argv) as launch:
         assert launch.wait(120) == 0, "\n".join(launch.lines)
         text = "\n".join(launch.lines)
-    assert "was killed" not in text and "failed" not in text
+    assert "was killed" not in text
+    assert "failed" not in text
     assert "up to 3 workers may take part" in text
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["ended"], summary["most_at_once"], summary["epochs"]) == ("done", 3, 12)

@@ -73,8 +73,7 @@ def test_what_cannot_be_is_told_with_its_mend(words: list[str], told: str) -> No
 )
 def test_other_commands_tell_it_too(words: list[str], told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        _, options = parse(words)
-        options.check()
+        parse(words)[1].check()
 
 
 def test_a_launcher_starts_the_least_and_what_resize_asks_for() -> None:

@@ -90,7 +90,8 @@ def test_no_more_take_part_than_may() -> None:
     assert server.refusal(Hello("worker", 5, "fifth"), PACKED).code == "unknown_worker"
     refusal = server.refusal(from_machine("fifth", 5), PACKED)
     assert refusal.code == "too_many"
-    assert "all 4 ranks" in refusal.text and "--workers" in refusal.text
+    assert "all 4 ranks" in refusal.text
+    assert "--workers" in refusal.text
 
 
 def test_all_that_may_be_said_of_the_crew_is_in_state_and_settings() -> None:
@@ -129,7 +130,8 @@ def test_a_process_that_is_started_again_before_it_is_missed_takes_its_own_place
     server = make_server()
     first = welcome(server, from_machine("a", 1))
     again = welcome(server, from_machine("a", 2))
-    assert again.worker == first.worker and again.incarnation > first.incarnation
+    assert again.worker == first.worker
+    assert again.incarnation > first.incarnation
     assert [m.worker for m in server.members.live] == [first.worker]
 
 
@@ -264,4 +266,5 @@ def test_a_rate_that_is_not_scaled_is_not_told(options: dict[str, str]) -> None:
 
 def test_errors_have_one_line_with_the_mend() -> None:
     answer = make_server().ask(Hello("worker", 0, "no rank"), PACKED)
-    assert isinstance(answer, Error) and "rank from 1" in answer.text
+    assert isinstance(answer, Error)
+    assert "rank from 1" in answer.text

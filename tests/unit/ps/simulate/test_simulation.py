@@ -206,8 +206,6 @@ def test_transient_slowness_is_that_of_the_published_table(slow: str) -> None:
 def test_asp_is_as_fast_as_the_workers_that_are_there() -> None:
     # 2 workers for 10 s, 8 for 10 s, and 3 for what is left of 1,000 steps.
     told = simulated(ASP, workers=2, compute="0.1", resize="10:8,20:3", steps=500)
-    done_by_20_s = (2 + 8) * 10 / 0.1
-    assert done_by_20_s == 1000 > 0
     assert told.outcome.batches == 1000
     assert told.outcome.seconds == pytest.approx(20.0, abs=0.11)
 

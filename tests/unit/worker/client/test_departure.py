@@ -19,7 +19,9 @@ class Clock:
 
 def test_nobody_is_told_until_somebody_tells() -> None:
     departure = Departure()
-    assert not departure.look() and not departure.is_overdue and departure.why == ""
+    assert not departure.look()
+    assert not departure.is_overdue
+    assert departure.why == ""
 
 
 def test_the_first_who_tells_counts_and_the_grace_runs_from_then() -> None:
@@ -41,7 +43,8 @@ def test_a_file_tells_it_once_it_is_there(tmp_path: Path) -> None:
     file.touch()
     assert not departure.look()  # it looks a few times a second
     clock.now_s = 1.0
-    assert departure.look() and departure.why == "preempted"
+    assert departure.look()
+    assert departure.why == "preempted"
     departure.is_done()
 
 

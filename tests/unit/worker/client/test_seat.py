@@ -30,7 +30,7 @@ def test_a_process_that_is_killed_leaves_its_place_to_the_next() -> None:
         done = subprocess.run(
             [sys.executable, "-c", TAKES_AND_DIES], capture_output=True, text=True, check=False
         )
-        assert done.returncode == -9 and done.stdout == "here/0\n", done.stderr
+        assert (done.returncode, done.stdout) == (-9, "here/0\n"), done.stderr
 
 
 def test_hosts_and_runs_do_not_share_places() -> None:
