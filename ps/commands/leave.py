@@ -21,7 +21,7 @@ def run(options: DismissOptions) -> int:
     host = "" if options.rank is not None else options.host or socket.gethostname()
     with ControlChannel(address, key=key_for(options.key)) as channel:
         try:
-            dismissed = channel.request(
+            dismissed, _ = channel.request(
                 Dismiss(options.rank or 0, host), Dismissed, timeout_s=options.wait_s
             )
         except (ServerUnreachableError, HeaderError, NotAllowedError) as error:

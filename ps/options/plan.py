@@ -166,7 +166,7 @@ def with_range_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_no_range(words: Sequence[str]) -> None:
-    for word, behind in zip(words, [*words[1:], ""], strict=True):
+    for word, behind in zip(words, [*words[1:], ""], strict=False):
         name, has_value, value = word.partition("=")
         value = value if has_value else behind
         if name == "--workers" and re.fullmatch(r"\d+:\d+", value):

@@ -116,6 +116,14 @@ class Remembered:
         """The ranks that have left because their work was done."""
         return sorted(rank for rank, state in self.states.items() if state == DONE)
 
+    def _take_joined(self, rank: int, line: dict[str, Any]) -> None:
+        self.states[rank] = LIVE
+        if key := str(line.get("key", "")):
+            self.keys[key] = rank
+        self.places.pop(rank, None)
+        if place := str(line.get("place", "")):
+            self.places[rank] = place
+
     def take(self, line: dict[str, Any]) -> None:
         """Takes the next line of the journal.
 
@@ -126,10 +134,7 @@ class Remembered:
             case "generation":
                 self.generation = int(line["number"])
             case "joined":
-                self.states[int(line["worker"])] = LIVE
-                self.places[int(line["worker"])] = str(line.get("place", ""))
-                if key := str(line.get("key", "")):
-                    self.keys[key] = int(line["worker"])
+                self._take_joined(int(line["worker"]), line)
             case "left":
                 self.states[int(line["worker"])] = str(line["state"])
             case "rule":

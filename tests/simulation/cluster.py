@@ -28,6 +28,7 @@ LATE_S: Final = 10.0  # so long after the last fault nobody who is missing will 
 LIMIT_S: Final = 700.0  # of virtual time in which a run ends once nothing goes wrong any more
 LINGER_S: Final = 0.2  # the last answers have so long to leave
 GONE_S: Final = 30.0  # whoever still tries that long after the server has ended will try in vain
+START_S: Final = 0.25  # so often somebody looks whether training has begun
 SLACK_S: Final = 1.0  # eviction may take so much longer than the time that is set for it
 SPOILING: Final = frozenset(("disk lost", "disk torn", "disk flipped"))
 CONSOLE: Final = b"console"  # the route of whoever sets the policy
@@ -129,6 +130,7 @@ class Cluster:
                 self.world.at(fault.at_s, self._happen, fault)
                 last_s = max(last_s, fault.at_s + sum(map(abs, fault.numbers)))
             self.world.at(last_s + LATE_S, self._end_if_nobody_comes)
+            self.world.after(START_S, self._look_for_start)
             self.world.run(last_s + LIMIT_S)
             outcome.explained = self._check_end()
         except Wrong as wrong:
@@ -192,6 +194,20 @@ class Cluster:
 
     def _end(self, _: None) -> None:
         self.world.is_over = True
+
+    def _look_for_start(self, could_before: bool | None = None) -> None:
+        """Looks whether training has begun with as many workers as it is to, and no later."""
+        run, least = self.server.run, self.scenario.least or self.scenario.workers
+        if self.server.status is not None or "kill server" in self.happened:
+            return  # one that was started again goes on with whoever comes
+        if run.metrics.started:
+            if len(run.metrics.workers) < least:
+                raise Wrong(f"training began with {len(run.metrics.workers)} of {least} workers")
+            return
+        could = len(run.members.live) >= least
+        if could and could_before and not self.server.process.is_held_up:
+            raise Wrong(f"{least} workers are here, and training does not begin")
+        self.world.after(START_S, self._look_for_start, could)
 
     def _look_for_end(self) -> None:
         if self.server.status is not None and all(worker.has_ended for worker in self.workers):

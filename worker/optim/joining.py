@@ -91,8 +91,10 @@ def find_server_and_rank(
 
 def _rank_of_environment() -> int | Literal["auto"] | None:
     text = os.environ.get(RANK_VARIABLE)
-    if text is None or text == AUTO_RANK:
-        return text
+    if text is None:
+        return None
+    if text == AUTO_RANK:
+        return AUTO_RANK
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"{RANK_VARIABLE}={text}: expected a worker's number, from 1, or auto")
     return int(text)

@@ -27,6 +27,7 @@ from leash.worker.datasets import Dataset, Positions, load_dataset, shares
 from leash.worker.optim.local_steps import takes_differences
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.optim.param_groups import hyperparameters
+from leash.worker.optim.slabs import NamedTensors
 from leash.worker.train.slowdown import Slowdown
 from leash.worker.train.task import Task, choose_device, difference, make_model, resolve_task
 from leash.worker.train.trainer import Trainer
@@ -74,9 +75,9 @@ def run(options: WorkerOptions) -> int:
         image_size=options.image_size, loader_workers=options.loader_workers,
     )  # fmt: skip
 
-    def make_optimizer(*arguments: Any, **more: Any) -> PSOptimizer:
+    def make_optimizer(parameters: NamedTensors, **more: Any) -> PSOptimizer:
         optimizer = PSOptimizer(
-            *arguments, server=address, rank=options.rank, on_wait=waiting.workers,
+            parameters, server=address, rank=options.rank, on_wait=waiting.workers,
             key=options.key, patience=options.patience, grace_s=options.grace_s,
             preempt_file=options.preempt_file, **more,
         )  # fmt: skip

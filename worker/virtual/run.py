@@ -180,7 +180,8 @@ class VirtualRun:
                     machine.start(body)
             for turn in turns(options.workers, options.changes):
                 machine, body = programs[turn.rank]
-                happens = partial(machine.start, body) if turn.joins else machine.tell_to_leave
+                begins = partial(machine.start, body)
+                happens = begins if turn.joins else partial(machine.tell_to_leave)
                 world.at(turn.at_s, partial(_unless_over, server, happens))
             observer = Machine(world, network, server, 0)
             evaluation = common_options(options, EvaluateOptions, run_dir=None, threads=1)

@@ -30,6 +30,7 @@ from leash.ps.wire.messages import (
     Bye,
     CheckpointPiece,
     Dismiss,
+    Dismissed,
     Error,
     Hello,
     Lease,
@@ -330,6 +331,7 @@ REPEATED = {  # verb ▸ what the second of two equal requests is answered with,
     Save: Saved,
     Read: CheckpointPiece,
     Bye: Ok,
+    Dismiss: Dismissed,
 }
 OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Remember, Bye)]
 
