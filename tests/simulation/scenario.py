@@ -116,7 +116,7 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
     codec = rng.choice(("f32", "f32", "f32", "topk", "f16", "bf16"))
     transport = rng.choice(("tcp", "tcp", "shm"))
     limits = _limits(policy, count, rng)
-    least, any_rank = _crew(count, limits, stream(seed, "crew"))
+    least, any_rank = _crew(count, limits, stream(seed, "comings"))
     scenario = Scenario(
         seed=seed,
         policy=policy,
@@ -144,7 +144,10 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
         least=least,
         any_rank=any_rank,
     )  # fmt: skip
-    return replace(scenario, data_plan="lease") if least is not None or any_rank else scenario
+    if least is not None:
+        return replace(scenario, data_plan="lease")
+    # Fixed shares go by the rank, which has to be known beforehand.
+    return replace(scenario, any_rank=any_rank and scenario.data_plan == "lease")
 
 
 def _crew(workers: int, limits: dict[str, Any], rng: random.Random) -> tuple[int | None, bool]:

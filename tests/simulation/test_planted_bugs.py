@@ -203,7 +203,7 @@ PLANTED: tuple[tuple[Plant, str], ...] = (
     (a_worker_goes_on_with_other_parameters, ""),
     (a_checkpoint_has_parameters_of_later, ""),
     (a_run_waits_for_all_that_may_take_part, "training does not begin"),
-    (a_run_begins_with_one_worker_too_few, "training began with"),
+    (a_run_begins_with_one_worker_too_few, ""),
     (a_machine_that_returns_gets_a_rank_like_any_other, "comes back as"),
     (who_restarts_quickly_does_not_get_its_own_place, ""),
 )

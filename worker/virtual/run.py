@@ -180,9 +180,10 @@ class VirtualRun:
                     machine.start(body)
             for turn in turns(options.workers, options.changes):
                 machine, body = programs[turn.rank]
-                begins = partial(machine.start, body)
-                happens = begins if turn.joins else partial(machine.tell_to_leave)
-                world.at(turn.at_s, partial(_unless_over, server, happens))
+                if turn.joins:
+                    world.at(turn.at_s, partial(_unless_over, server, partial(machine.start, body)))
+                else:
+                    world.at(turn.at_s, partial(_unless_over, server, machine.tell_to_leave))
             observer = Machine(world, network, server, 0)
             evaluation = common_options(options, EvaluateOptions, run_dir=None, threads=1)
             observer.start(partial(observe, observer, evaluation, dataset))
