@@ -179,9 +179,11 @@ class VirtualRun:
                 if rank <= options.workers:
                     machine.start(body)
             for turn in turns(options.workers, options.changes):
-                machine, body = programs[turn.rank]
+                machine, program = programs[turn.rank]
                 if turn.joins:
-                    world.at(turn.at_s, partial(_unless_over, server, partial(machine.start, body)))
+                    world.at(
+                        turn.at_s, partial(_unless_over, server, partial(machine.start, program))
+                    )
                 else:
                     world.at(turn.at_s, partial(_unless_over, server, machine.tell_to_leave))
             observer = Machine(world, network, server, 0)
