@@ -201,7 +201,7 @@ class RunEngine:
         if run_dir is None:
             return EventLog(None, self._now)
         if generation:
-            run_dir.keep_events(generation)
+            run_dir.keep_earlier(generation)
         return EventLog(run_dir.events, self._now, run_dir.disk, self._unwritten.note)
 
     def _resume(self, path: str, disk: Disk) -> None:
@@ -333,6 +333,7 @@ class RunEngine:
         for what, step in (
             ("nobody could be evicted", self._evict_the_silent),
             ("the journal could not be forced to the disk", self._force_journal),
+            ("events could not be written", self._flush_lines),
             ("the other shards could not be attended to", self.attend_shards),
             ("it is not known whether the run is over", self._stop_if_it_is_time),
             ("the evaluator could not be looked after", self._look_after_evaluator),
@@ -349,6 +350,12 @@ class RunEngine:
         if self._now() >= self._next_force_s:
             self._next_force_s = self._now() + FORCE_S
             self._journal.force()
+
+    def _flush_lines(self) -> None:
+        """Has the system take the newest lines: it keeps them if this process is killed."""
+        self._events.flush()
+        if self._demo_logs is not None:
+            self._demo_logs.flush()
 
     def _stop_if_it_is_time(self) -> None:
         if self._signal:

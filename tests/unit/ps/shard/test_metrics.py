@@ -111,6 +111,18 @@ def test_what_json_has_no_number_for_is_null(metrics: Metrics, value: float) -> 
     json.dumps(summary, allow_nan=False)
 
 
+def test_a_lack_of_memory_is_told_without_the_place_where_it_was_noticed(
+    metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics.fail("a checkpoint failed", MemoryError())
+    assert [r.getMessage() for r in caplog.records] == [
+        "out of memory: a checkpoint failed; the run goes on"
+    ]
+    assert caplog.records[0].exc_info is None
+    metrics.fail("a checkpoint failed", KeyError("a defect"))
+    assert caplog.records[1].exc_info is not None
+
+
 def test_an_end_is_no_refusal(metrics: Metrics) -> None:
     metrics.count_refusal(StoppingError("SIGTERM"))
     metrics.count_refusal(HeaderError("what is this?"))
