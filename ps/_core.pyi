@@ -922,6 +922,18 @@ class Shard:
         """
         True from the first update on, if the optimizer has buffers for this chunk.
         """
+    def heal(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        payload: typing_extensions.Buffer,
+        version: typing.SupportsInt | typing.SupportsIndex,
+    ) -> int | None:
+        """
+        Puts values of another server of the run, with their version, in place of a chunk's own.
+
+        The optimizer's buffers and counts stay. Returns the index of the first value that is not finite,
+        and changes nothing then. ValueError once a worker takes part.
+        """
     def init(
         self, chunk: typing.SupportsInt | typing.SupportsIndex, payload: typing_extensions.Buffer
     ) -> bool:
@@ -1080,6 +1092,14 @@ class Shard:
         Sets the version at which an earlier run ended, the count of updates so far.
 
         ValueError once a worker takes part.
+        """
+    def skip_to(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        step: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Counts the steps of all workers up to this one as taken on a chunk that has them.
         """
     def state(
         self,
@@ -1555,6 +1575,13 @@ class StepEngine:
     def is_attached(self) -> bool: ...
     @property
     def is_done(self) -> bool: ...
+    @property
+    def newest(self) -> list[tuple[int, int]]:
+        """
+        What the newest answer with a chunk's parameters said, by chunk.
+
+        A pair: the chunk's version, and the step of the push that was answered, 0 for a pull.
+        """
     @property
     def shards(self) -> int: ...
     @property

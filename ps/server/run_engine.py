@@ -186,10 +186,9 @@ class RunEngine:
         )  # fmt: skip
         self.coordinator.saves = self._checkpoints.saves
         self.coordinator.unwritten = self._unwritten
-        if options.resume is not None:
-            self._resume(options.resume, disk)
+        generation_of_values = self._resume(options.resume, disk) if options.resume else 0
         if run_dir is not None:
-            self._remember(run_dir, remembered)
+            self._remember(run_dir, remembered, generation_of_values)
 
     @property
     def rule(self) -> Rule:
@@ -204,7 +203,8 @@ class RunEngine:
             run_dir.keep_earlier(generation)
         return EventLog(run_dir.events, self._now, run_dir.disk, self._unwritten.note)
 
-    def _resume(self, path: str, disk: Disk) -> None:
+    def _resume(self, path: str, disk: Disk) -> int:
+        """Takes the values of a checkpoint; returns the generation of the server that wrote it."""
         optimizer = optimizer_on_server(self._options)
         _, earlier = open_checkpoint(path, optimizer, self.shards.require_layout, disk)
         self.shards.count_up()  # so that no worker is asked for first values
@@ -213,15 +213,15 @@ class RunEngine:
         self._checkpoints.go_on()
         for line in how_it_goes_on(earlier, self.rule, self.members.ranks, self._options.epochs):
             self._say(line)
+        return earlier.position.generation if earlier.position is not None else 0
 
-    def _remember(self, run_dir: RunDir, remembered: Remembered) -> None:
+    def _remember(self, run_dir: RunDir, remembered: Remembered, generation_of_values: int) -> None:
         """Goes by what earlier servers of this run have noted, and notes what comes from now on."""
         self.generation = remembered.generation + 1
         self._journal = Journal(run_dir.disk.append(run_dir.journal))
         self._journal.on_trouble = lambda error: self._unwritten.note(run_dir.journal, error)
         self._journal.begin(self.generation)
-        self.coordinator.journal = self._journal
-        self.coordinator.expect_no_more(remembered.done)
+        self.coordinator.recover(remembered, self._journal, generation_of_values)
         if remembered.generation:
             self._say(f"server {self.generation} of this run: its files are in {run_dir.path}")
         if remembered.rule is not None and remembered.rule != self.rule:

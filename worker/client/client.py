@@ -66,6 +66,7 @@ from leash.worker.client.doing import Doing
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.liveness import STOP_S, Liveness
 from leash.worker.client.memory import Slab, SlabMemory
+from leash.worker.client.remembered import Answered, Counted, merged
 from leash.worker.client.sent_options import SentOptions
 from leash.worker.client.session import ANSWER_S, BYE_S, Beats, Session
 from leash.worker.client.step import Transport, make_engine, residual_for
@@ -209,6 +210,11 @@ class Client:
         self._closed = False
         self._refused_s: float | None = None  # since when its host has refused connections
         self._has_pulled = False  # whether it has reached every shard
+        self._generation = 0  # of the server that gave what this process has
+        self._answered: Answered | None = None  # until a server has given newer parameters
+        self._lost = 0  # steps without an answer that are not pushed again
+        self._counted: Final = Counted()
+        self._answers: Slab | None = None  # where the answers to the open step are written
         self._published = 0  # how often this process has made its values everybody's
         self._liveness: Liveness | None = None
         self._driver: DataLane | None = None
@@ -239,6 +245,25 @@ class Client:
         self._agree_on_codec()
         self._connect(beats)
         self.transport: Transport = self._choose_transport()
+        if self.welcome.heals and self.rank:
+            self._tell_what_is_remembered()
+
+    def _tell_what_is_remembered(self) -> None:
+        """Offers a server that was started again what this process was answered with."""
+        if self._answered is not None:
+            self._engine.tell(
+                self._answered.offers(self.chunks, self.rank, self.incarnation),
+                self._answered.values.data,
+            )
+            self._finish_round()
+        counted = self._counted
+        self._session.want_remember(
+            self._lost, counted.epochs, counted.of_epoch, counted.of_lease, self._patience_s
+        )
+        while self._session.is_wanting:
+            self.check()
+            self._control.carry(self._session)
+        self._control.require_answer(self._session)
 
     def _say_hello(self) -> Beats:
         codec = self._encoding.codec
@@ -418,10 +443,18 @@ class Client:
                 return
 
     def _begin(self, parameters: Slab, on_wait: Callable[[Beaten | None], None]) -> None:
-        ready = self.wait_until(lambda b: b.started and (b.initialize or b.initialized), on_wait)
-        if ready.initialize and not ready.initialized:
-            self._init(parameters)
+        self._await_values(parameters, on_wait)
         self.pull(parameters)
+
+    def _await_values(self, own: Slab | None, on_wait: Callable[[Beaten | None], None]) -> None:
+        """Waits until training goes on and the model has values, which may be this process's."""
+        ready = self.wait_until(lambda b: b.started and (b.initialize or b.initialized), on_wait)
+        if ready.first_step:
+            self.steps = ready.first_step - 1
+        if ready.initialize and not ready.initialized:
+            if own is None:
+                raise NotReadyError("the server has lost all values; call begin() with yours")
+            self._init(own)
 
     def wait_until(
         self, is_reached: Callable[[Beaten], bool], on_wait: Callable[[Beaten | None], None]
@@ -473,6 +506,7 @@ class Client:
         )
         self._finish_round()
         self._has_pulled = True
+        self._generation, self._answered, self._lost = self.welcome.generation, None, 0
         return self._engine.version
 
     def set_options(self, table: OptionsTable) -> None:
@@ -584,6 +618,7 @@ class Client:
         )  # fmt: skip
         self.steps += 1
         self._is_step_open = True
+        self._answers, self._samples = parameters, count
         for request, payload in due:
             self._engine.set_options(request.number, encode(request), payload)
 
@@ -616,22 +651,48 @@ class Client:
         self.doing.begin(BETWEEN)
         self._options.is_known = True
         self._is_step_open = False
+        self._counted.step(self._samples)
         end = self._engine.finish()
         return StepInfo(self.steps, end.version, end.lag, end.staleness, wait_s)
 
-    def rejoin(self) -> None:
+    def rejoin(self, kept: Slab | None = None) -> None:
         """Says hello again after an eviction; pull before the next push.
 
-        A worker that has trained keeps trying for as long as it is patient.
+        A worker that has trained keeps trying for as long as it is patient. If the server was
+        started again, and its values are older, this offers it what this worker has.
+
+        Args:
+            kept: a slab with the parameters that this worker was answered with before the step that
+                it is in. Unchanged by others until `pull` has returned. Without it nothing is
+                offered.
 
         Raises:
             LeashError: what joining raises: nobody answers, or the server refuses.
         """
         self.require_own_process()
-        self.doing.begin(WAITING)
-        self._part()
-        self._control.renew()  # an outage may have taken its connection
-        self._join()
+        if kept is not None and self._answered is None:
+            self._answered = self._remembered(kept)
+        self._lost = max(self._lost, int(self._is_step_open))
+        tell = Waiting.of_library(self._say).workers
+        while True:
+            self.doing.begin(WAITING)
+            self._part()
+            self._control.renew()  # an outage may have taken its connection
+            self._join()
+            try:
+                self._await_values(kept, tell)
+            except EvictedError:
+                continue
+            return
+
+    def _remembered(self, kept: Slab) -> Answered:
+        """What this process was answered with, the answers to the open step included."""
+        newest, values = self._engine.newest, kept
+        answered = [self._is_step_open and step == self.steps for _, step in newest]
+        if any(answered):
+            assert self._answers is not None
+            values = merged(kept, self._answers, self.chunks, answered)
+        return Answered(values, newest, self._generation)
 
     def lease(
         self, samples: int, epochs: int, batch_size: int, samples_per_s: float, ahead: int = 0
@@ -665,6 +726,7 @@ class Client:
             self._control.carry(self._session)
         self._control.require_answer(self._session)
         assert self._session.leased is not None
+        self._counted.lease()
         self.doing.begin(BETWEEN)
         return self._session.leased
 
@@ -675,6 +737,8 @@ class Client:
             report: replaces a training report that has not gone out yet.
         """
         self.require_own_process()
+        if report.kind == "epoch":
+            self._counted.epoch(report.epoch)
         self.liveness.tell(report)
 
     def state(self) -> dict[str, Any]:

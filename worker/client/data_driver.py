@@ -29,6 +29,7 @@ from leash.ps.wire.sockets import (
     receive,
 )
 from leash.worker.client.memory import SlabMemory
+from leash.worker.client.session import as_member
 from leash.worker.client.step import attach_writer
 
 LOOK_MS: Final = 200  # a waiting worker looks so often whether it still takes part
@@ -374,7 +375,7 @@ class DataDriver:
         if notice.kind == "look":
             self._attend(line)
         elif notice.kind == "refused":
-            raise error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock))
+            raise as_member(error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock)))
         else:
             self._on_other(line, frames)
 

@@ -484,7 +484,7 @@ class PSOptimizer(torch.optim.Optimizer):
                 version = self._path.reload(self.client.pull)
             except EvictedError:  # noqa: PERF203
                 self.evictions += 1
-                self.client.rejoin()
+                self.client.rejoin(self._path.kept)
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
     @property
@@ -568,7 +568,7 @@ class PSOptimizer(torch.optim.Optimizer):
         version = None
         while version is None:
             try:
-                self.client.rejoin()
+                self.client.rejoin(self._path.kept)
                 version = self._path.recover(self.client.pull)
             except EvictedError:  # noqa: PERF203
                 self.evictions += 1

@@ -68,6 +68,12 @@ auto in_turn(Result (StepEngine::*method)(Args...) const) {
   };
 }
 
+std::vector<std::pair<std::uint64_t, std::uint64_t>> newest(OwningStepEngine& self) {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> told;
+  for (const Newest& chunk : self.engine().newest()) told.emplace_back(chunk.version, chunk.step);
+  return told;
+}
+
 }  // namespace
 
 void register_step_engine(py::module_& m) {
@@ -158,6 +164,10 @@ counts as sent then.)")
       .def_property_readonly("shards", in_turn(&StepEngine::shards))
       .def_property_readonly("version", in_turn(&StepEngine::version),
                              "The largest version of a chunk, of the parameters that came last.")
+      .def_property_readonly("newest", newest,
+                             R"(What the newest answer with a chunk's parameters said, by chunk.
+
+A pair: the chunk's version, and the step of the push that was answered, 0 for a pull.)")
       .def("finish", &OwningStepEngine::finish, "Closes a step all of whose answers are here.")
       .def("forget", &OwningStepEngine::forget,
            "Drops what is queued and in flight; answers that still come are ignored.");

@@ -128,6 +128,7 @@ class ShardEngine {
     WireCodec codec = WireCodec::kF32;
     Buffer* answer_memory = nullptr;  // null: no answer carries parameters
     std::byte* answer = nullptr;
+    std::uint64_t* answer_state = nullptr;  // of its place in a segment
     WireCodec answer_codec = WireCodec::kF32;
     Buffer* payload = nullptr;  // of the answer; null: in a segment
   };

@@ -103,7 +103,7 @@ void StepEngine::write_push(Request& request, std::uint32_t chunks) {
                   .chunks = chunks};
   if (is_kept_) push.slab = slab_.value_or(kStandIn);
   if (is_all) {
-    if (!is_kept_ && slabs_.held != nullptr) push.has = versions_[index] + 1;
+    if (!is_kept_ && slabs_.held != nullptr) push.has = newest_[index].version + 1;
   } else if (encoder_.rewrites(chunk)) {
     const PayloadPlace payload = encode(index, push.absent);
     if (is_kept_) {

@@ -29,7 +29,7 @@ StepEngine::StepEngine(std::vector<StepChunk> chunks, const StepMember& member,
       encodes_(std::any_of(chunks_.begin(), chunks_.end(),
                            [&](const StepChunk& chunk) { return encoder_.rewrites(chunk); })),
       kernels_(kernels_for(instruction_set())),
-      versions_(chunks_.size()),
+      newest_(chunks_.size()),
       absences_(chunks_.size()) {
   check(!chunks_.empty(), "chunks: expected at least one");
   check(window_ > 0, "window: expected at least 1");
@@ -186,7 +186,7 @@ bool StepEngine::is_done() const {
 }
 
 std::uint64_t StepEngine::version() const {
-  return *std::max_element(versions_.begin(), versions_.end());
+  return std::ranges::max_element(newest_, {}, &Newest::version)->version;
 }
 
 StepEnd StepEngine::finish() {

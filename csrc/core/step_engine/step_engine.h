@@ -57,6 +57,12 @@ struct StepMemory {
   std::optional<std::size_t> outbox = {};  // where it begins; a codec other than raw needs it
 };
 
+// What the newest answer with a chunk's parameters said.
+struct Newest {
+  std::uint64_t version = 0;
+  std::uint64_t step = 0;  // of the push that it answered; 0 for a pull
+};
+
 // What a step pushes, and where its answers go.
 struct StepSlabs {
   const std::byte* gradients = nullptr;
@@ -158,6 +164,7 @@ class StepEngine {
   std::size_t slab_nbytes() const { return chunks_.back().stop(); }
   std::size_t chunk_count() const { return chunks_.size(); }
   std::uint64_t version() const;  // the largest of a chunk, of the parameters that came last
+  std::span<const Newest> newest() const { return newest_; }  // by chunk
 
   // Closes the step. REQUIRES: is_done().
   StepEnd finish();
@@ -240,7 +247,7 @@ class StepEngine {
   // attach() was called, and not given up since. A shard that has answered it already knows only
   // the connection over which it was asked.
   bool is_offered_ = false;
-  std::vector<std::uint64_t> versions_;  // by chunk, of the parameters that came last
+  std::vector<Newest> newest_;  // by chunk
 
   Open open_ = Open::kNothing;
   // Of a step.

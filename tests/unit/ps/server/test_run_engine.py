@@ -31,12 +31,14 @@ from leash.ps.server.run_engine import ALIGN_S, ALIGN_TICK_S, GRACE_S, TICK_S, R
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.messages import (
     Beat,
+    Beaten,
     Error,
     Hello,
     Message,
     Ok,
     Push,
     Read,
+    Remember,
     Report,
     Save,
     Saved,
@@ -800,8 +802,13 @@ def test_a_server_that_was_killed_goes_on_under_the_rule_that_was_set_and_awaits
     assert run.engine.rule == choose_rule("ssp", 3)
     assert "it goes by ssp(3), as was set" in run.said
     assert run.members.missing == [1]
-    assert run.hello(1).first_step == 5
+    assert run.hello(1).heals
+    assert not run.metrics.started
+    assert run.ask(Remember(1, run.incarnation(1), 1, 0, 0, 0)) == Ok(1, 0, 0, True)
     assert run.metrics.started
+    beaten = run.ask(Beat(1, run.incarnation(1)))
+    assert isinstance(beaten, Beaten)
+    assert beaten.first_step == 5
     run.push(1, 5)
     run.push(1, 6)  # nobody else is waited for
     assert run.answered(1) == [5, 6]
@@ -810,6 +817,7 @@ def test_a_server_that_was_killed_goes_on_under_the_rule_that_was_set_and_awaits
     run.end()
     told = summary(tmp_path)
     assert (told["generations"], told["policy"], told["bound"]) == (2, "ssp", 3)
+    assert (told["healed_chunks"], told["lost_updates"]) == (0, 1)
     assert (tmp_path / "events-1.jsonl").stat().st_size > 0
     assert "goes_on" not in (tmp_path / "events-1.jsonl").read_text()
 

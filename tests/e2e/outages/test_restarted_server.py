@@ -1,0 +1,99 @@
+"""A server that is killed again and again, and started again; its workers go on by themselves.
+
+Worker *r* pushes -1 for its own values and 0 for all others, at a learning rate of 1. So these
+values count how often its steps were applied, on each chunk by itself.
+"""
+
+import json
+import random
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from support.processes import LEASH, Child, pusher
+
+WORKERS = 3
+STEPS, STEP_S = 150, 0.02
+GOES_ON_WITHIN_S = 10.0
+LOAD_S = 20.0  # what a machine that others use too may add
+VALUES = 100_000  # seven chunks
+KILLS = {False: 2, True: 25}  # with and without `--torture`
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def server(run: Path, port: int, *options: str) -> Iterator[Child]:
+    argv = [
+        *LEASH, "server", f"--bind=tcp://127.0.0.1:{port}", f"--run-dir={run}", "--lr=1",
+        f"--workers={WORKERS}", "--chunk-kib=64", "--evict-s=5", "--checkpoint-every=10u", *options,
+    ]  # fmt: skip
+    with Child(argv) as child:
+        yield child
+
+
+def applied(run: Path, rank: int) -> set[float]:
+    """How often this worker's steps were applied, over all places where that can be told."""
+    tensors = load_file(run / "checkpoints" / "final.safetensors")
+    return set(tensors["w"][rank::64].tolist())
+
+
+@pytest.mark.parametrize("policy", ["asp", "ssp"])
+@pytest.mark.parametrize("transport", ["tcp", "shm"])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_no_update_that_a_worker_has_seen_is_lost_or_applied_twice(
+    tmp_path: Path, policy: str, transport: str, shards: int, torture: bool
+) -> None:
+    run, port, draw = tmp_path / "run", free_port(), random.Random(f"{policy}{transport}{shards}")
+    options = (f"--policy={policy}", f"--shards={shards}")
+    kills = KILLS[torture]
+    steps = STEPS * (1 + kills // 3)
+    with ExitStack() as stack:
+        workers: list[Child] = []
+        for life in range(kills + 1):
+            with server(run, port, *options) as child:
+                child.read_until("listening at" if not life else f"server {life + 1} of this run")
+                if not life:
+                    workers = [
+                        stack.enter_context(
+                            pusher(f"tcp://127.0.0.1:{port}", rank, steps=steps, step_s=STEP_S,
+                                   own=1, transport=transport, values=VALUES)
+                        )
+                        for rank in range(1, WORKERS + 1)
+                    ]  # fmt: skip
+                began_s = time.monotonic()
+                for worker in workers:
+                    worker.read_until("joined again" if life else "step ")
+                    worker.read_until("step ")
+                assert time.monotonic() - began_s < GOES_ON_WITHIN_S + LOAD_S
+                if life < kills:
+                    deadline_s = time.monotonic() + draw.uniform(0.05, 0.8)
+                    while time.monotonic() < deadline_s:
+                        workers[0].read_next()
+                    child.kill()
+                    child.wait()
+                    continue
+                for worker in workers:
+                    assert worker.wait(60) == 0
+                assert child.wait() == 0
+    told = json.loads((run / "summary.json").read_text())
+    assert (told["ended"], told["generations"]) == ("done", kills + 1)
+    beyond = 0
+    for rank in range(1, WORKERS + 1):
+        counts = applied(run, rank)
+        # Every step that was answered counts once, everywhere. One without an answer is not pushed
+        # again; what another worker was answered with may have it, on some of the chunks.
+        assert steps <= min(counts) <= max(counts) <= steps + kills
+        beyond += int(max(counts)) - steps
+    assert beyond <= told["lost_updates"] <= kills * WORKERS
+    assert told["healed_chunks"] > 0
