@@ -41,7 +41,7 @@ examples:
 
 
 # What torch says where the host has no memory for a tensor.
-NO_MEMORY: Final = "can't allocate memory|not enough memory"
+TORCH_LACKS_MEMORY: Final = "can't allocate memory|not enough memory"
 MORE_MEMORY: Final = (
     "take a smaller --batch-size or a smaller model, or give this process more memory (ulimit -v, "
     "a container's limit, or the host's)"
@@ -122,13 +122,15 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         UsageError: a wrong argument.
         SystemExit: --help or its like was asked for, and has been printed.
     """
-    from leash.ps.options.parser import options_from, with_flagged_program
+    from leash.ps.options.parser import options_from, with_flagged_program, with_infinity
     from leash.ps.options.rule import for_drop
     from leash.ps.options.server import with_demo_logs
     from leash.ps.policy import DROP
 
     if words and words[0] in COMMANDS:
-        words = [words[0], *with_flagged_program(words[1:], options_of(COMMANDS[words[0]]))]
+        options = options_of(COMMANDS[words[0]])
+        behind = with_flagged_program(words[1:], options)
+        words = [words[0], *with_infinity(behind, options)]
     words = with_demo_logs(words)
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command
@@ -230,7 +232,7 @@ def is_about_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and bool(re.search(NO_MEMORY, str(error)))
+    return isinstance(error, RuntimeError) and bool(re.search(TORCH_LACKS_MEMORY, str(error)))
 
 
 if __name__ == "__main__":

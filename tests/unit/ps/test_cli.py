@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import math
 import os
 import re
 import signal
@@ -106,6 +107,17 @@ def test_settings_come_back_from_their_own_command_line() -> None:
         dropout=False, hetero_allocation="1.0-0.5-0.5", run_dir="a b", seed=7,
     )  # fmt: skip
     assert parse(["launch", *to_argv(options)]) == ("launch", options)
+
+
+@pytest.mark.parametrize("words", [["--patience", "inf"], ["--patience=inf"]])
+def test_infinity_is_a_number_where_a_command_takes_it(words: list[str]) -> None:
+    command, options = parse(["worker", *words])
+    assert isinstance(options, WorkerOptions)
+    assert options.patience == math.inf
+    options.check()
+    assert parse([command, *to_argv(options)])[1] == options
+    _, launch = parse(["launch", *words, "--dataset", "digits"])
+    assert parse(["launch", *to_argv(launch)])[1] == launch
 
 
 def test_settings_come_back_from_a_file(tmp_path: Path) -> None:

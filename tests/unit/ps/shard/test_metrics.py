@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -114,12 +115,15 @@ def test_what_json_has_no_number_for_is_null(metrics: Metrics, value: float) -> 
 def test_a_lack_of_memory_is_told_without_the_place_where_it_was_noticed(
     metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    metrics.fail("a checkpoint failed", MemoryError())
+    def fail(error: Exception) -> None:
+        raise error
+
+    metrics.attempt("a checkpoint failed", partial(fail, MemoryError()))
     assert [r.getMessage() for r in caplog.records] == [
         "out of memory: a checkpoint failed; the run goes on"
     ]
     assert caplog.records[0].exc_info is None
-    metrics.fail("a checkpoint failed", KeyError("a defect"))
+    metrics.attempt("a checkpoint failed", partial(fail, KeyError("a defect")))
     assert caplog.records[1].exc_info is not None
 
 
