@@ -15,7 +15,6 @@ from leash.ps.words import (
     DONE,
     EVICTED,
     INCOMPLETE,
-    LIVE,
     accuracy_text,
     epoch_after,
     why_stopped,
@@ -43,7 +42,7 @@ class Progress:
         self._next_s = now()  # when the next line of speed is due
         self._shown: Final[dict[str, Any]] = {}
         self._hold_ups: Final[dict[int, float]] = {}  # rank ▸ when to say again that others wait
-        self._evicted: Final[set[int]] = set()  # the ranks of which it was said
+        self._evicted: Final[dict[int, int]] = {}  # rank ▸ incarnation of which that was said
 
     def show(self) -> None:
         """Says what is new. Call it a few times a second."""
@@ -106,14 +105,15 @@ class Progress:
     def _show_evictions(self) -> None:
         """Says without whom the run goes on, and who of them has come back."""
         for rank, member in sorted(self._members.workers.items()):
-            if member.state == EVICTED and rank not in self._evicted:
-                self._evicted.add(rank)
+            is_told = self._evicted.get(rank) == member.incarnation
+            if member.state == EVICTED and not is_told:
+                self._evicted[rank] = member.incarnation
                 silence_s = self._members.silence_s(member)
                 is_silent = silence_s >= self._members.evict_s
                 why = f"has been silent for {silence_s:.0f} s" if is_silent else "was evicted"
                 self._say(f"{member} {why}: the run goes on without it, until it comes back")
-            elif member.state == LIVE and rank in self._evicted:
-                self._evicted.remove(rank)
+            elif rank in self._evicted and not is_told:
+                del self._evicted[rank]
                 self._say(f"{member} is back")
 
     def _may_stall(self) -> bool:
