@@ -27,7 +27,14 @@ from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import TRY_AGAIN_S
 from leash.ps.server.coordinator import ALL_DONE, ALL_GONE
 from leash.ps.server.evaluator_process import EvaluatorFailure
-from leash.ps.server.run_engine import ALIGN_S, ALIGN_TICK_S, GRACE_S, TICK_S, RunEngine
+from leash.ps.server.run_engine import (
+    ALIGN_S,
+    ALIGN_TICK_S,
+    FETCHED_S,
+    GRACE_S,
+    TICK_S,
+    RunEngine,
+)
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.messages import (
     Beat,
@@ -581,6 +588,11 @@ def test_whoever_fetches_the_model_ends_the_wait_with_status_1(tmp_path: Path, n
     run = waiting_on(disk_without(name), tmp_path / "full")
     assert run.ask(Status()) is not None
     assert fetch(run) == good
+    run.wait(FETCHED_S / 2)
+    assert fetch(run) == good  # by somebody to whom its end has not come
+    run.wait(FETCHED_S / 2)
+    assert run.engine.is_writing
+    run.wait(TICK_S)
     assert not run.engine.is_writing
     assert run.engine.status == 1
     run.engine.close()
