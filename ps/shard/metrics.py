@@ -305,7 +305,10 @@ class Metrics:
         place = (type(error).__name__, frame.filename, frame.lineno or 0)
         if place not in self._failed_at:
             self._failed_at.add(place)
-            LOG.error(text, exc_info=error)
+            if isinstance(error, MemoryError):  # no defect, and where it was tells nothing
+                LOG.error("out of memory: %s", text)
+            else:
+                LOG.error(text, exc_info=error)
 
     def count_closed(self, counts: Counter[str], examples: Iterable[tuple[str, str]]) -> None:
         """Counts connections that were closed since they cost too much, and tells of some.
