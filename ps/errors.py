@@ -369,9 +369,10 @@ class StoppingError(ProtocolError):
 class ShardLostError(StoppingError):
     """A process of the server is gone, or no longer answers.
 
-    The coordinator raises it when a shard's process ends or falls silent, and ends the run, since
-    that shard's chunks are lost; workers hear of it as a `StoppingError`. The text names the shard
-    and how its process ended. Start the server again, with ``--resume`` if there is a checkpoint.
+    The coordinator raises it when a shard's process ends or falls silent. A server with a run
+    directory then begins again, and asks its workers for what was lost; otherwise, or after the
+    third time, the run ends, and workers hear of it as a `StoppingError`. The text names the shard
+    and how its process ended.
     """
 
 

@@ -282,7 +282,7 @@ class RunEngine:
         return error_message(refusal)
 
     def attend_shards(self) -> None:
-        """Takes what the other shards tell; ends the run if one of them is lost."""
+        """Takes what the other shards tell; ends the run if one is lost that nobody replaces."""
         self._excuse_own_silence()
         self.shards.attend()
         if self.shards.lost and not self.is_abandoned:
