@@ -66,6 +66,8 @@ COMMANDS: Final = {
                    "change the policy of a run that goes on"),
     "save": Command("ps.options.commands:SaveOptions", "ps.commands.save:run",
                     "save a checkpoint of a run that goes on"),
+    "stop": Command("ps.options.commands:StopOptions", "ps.commands.stop:run",
+                    "end a run, with its last checkpoint"),
     "keys": Command("ps.options.commands:KeysOptions", "ps.commands.keys:run",
                     "make keys, so that nobody else takes part"),
     "doctor": Command("ps.options.commands:DoctorOptions", "ps.commands.doctor:run",

@@ -30,6 +30,7 @@ from leash.ps.wire.messages import (
     Save,
     Set,
     Status,
+    Stop,
 )
 
 NOBODY: Final = ""  # the sender of a message, where there are no keys
@@ -42,7 +43,7 @@ MAY: Final[Mapping[type[Message], tuple[Role, ...]]] = {
     Status: ROLES, Hello: ROLES, Beat: ROLES, Report: ROLES, Bye: ROLES, Pull: ROLES, Echo: ROLES,
     Lease: _WORKER, Init: _WORKER, PushPull: _WORKER, Push: _WORKER, Publish: _WORKER,
     Attach: _WORKER, GroupOptions: _WORKER,
-    Set: _ADMIN, Save: _ADMIN, Read: _ADMIN,
+    Set: _ADMIN, Save: _ADMIN, Read: _ADMIN, Stop: _ADMIN,
 }  # fmt: skip
 
 

@@ -45,6 +45,7 @@ class Scenario:
     delay_s: float = 0.001  # of a message, about
     patience_s: float = 600.0
     rejoin_s: float = 200.0  # longer than any outage
+    keys: str = ""  # "hello": each process has a key, which gets its rank by it; "file": before it
 
     def is_absent(self, rank: int, step: int) -> bool:
         """Whether a worker's step has no gradient for the first slot."""
@@ -135,6 +136,7 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
         drift=tuple(1.0 + rng.uniform(-0.01, 0.01) for _ in range(MOST_WORKERS)),
         delay_s=rng.choice((0.0001, 0.001, 0.005)),
         patience_s=stream(seed, "patience").choice((math.inf, 600.0, 600.0, SHORT_S)),
+        keys=stream(seed, "keys").choice(("", "", "hello", "file")),
     )  # fmt: skip
 
 
