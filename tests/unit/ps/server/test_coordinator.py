@@ -326,6 +326,7 @@ REPEATED = {  # verb ▸ what the second of two equal requests is answered with,
     Set: Ok,
     Save: Saved,
     Read: CheckpointPiece,
+    Stop: Ok,
     Bye: Ok,
 }
 OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Bye)]
