@@ -922,6 +922,18 @@ class Shard:
         """
         True from the first update on, if the optimizer has buffers for this chunk.
         """
+    def heal(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        payload: typing_extensions.Buffer,
+        version: typing.SupportsInt | typing.SupportsIndex,
+    ) -> int | None:
+        """
+        Puts values of another server of the run, with their version, in place of a chunk's own.
+
+        The optimizer's buffers and counts stay. Returns the index of the first value that is not finite,
+        and changes nothing then. ValueError once a worker takes part.
+        """
     def init(
         self, chunk: typing.SupportsInt | typing.SupportsIndex, payload: typing_extensions.Buffer
     ) -> bool:
@@ -1080,6 +1092,14 @@ class Shard:
         Sets the version at which an earlier run ended, the count of updates so far.
 
         ValueError once a worker takes part.
+        """
+    def skip_to(
+        self,
+        chunk: typing.SupportsInt | typing.SupportsIndex,
+        step: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Counts the steps of all workers up to this one as taken on a chunk that has them.
         """
     def state(
         self,
@@ -1437,11 +1457,12 @@ class StepEngine:
             typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
         ],
         outbox: typing.SupportsInt | typing.SupportsIndex | None,
+        states: typing.SupportsInt | typing.SupportsIndex | None = None,
         residual: typing_extensions.Buffer,
     ) -> None:
         """
-        memory: holds two slabs, which begin at `slabs`, and from `outbox` on room for payloads that
-        a codec wrote. residual: what int8 and topk left over, laid out like a slab; empty for other
+        memory: holds two slabs, which begin at `slabs`, from `outbox` on room for payloads that a
+        codec wrote, and from `states` on what a server says of each chunk. residual: what int8 and topk left over, laid out like a slab; empty for other
         codecs. The engine keeps and changes both.
         """
     def attach(self, write: collections.abc.Callable[[int], bytes]) -> None:
@@ -1536,11 +1557,28 @@ class StepEngine:
         """
         Takes an answer, header first. None if it was dealt with, or rightly ignored.
         """
+    def rejoin(
+        self,
+        incarnation: typing.SupportsInt | typing.SupportsIndex,
+        table: typing.SupportsInt | typing.SupportsIndex,
+        write: collections.abc.Callable[[int], bytes],
+    ) -> None:
+        """
+        Has what has no answer go again, under another incarnation; settle_written() comes first.
+
+        table: the number of the options. write: as attach() takes it.
+        """
     def set_options(
         self, number: typing.SupportsInt | typing.SupportsIndex, header: bytes, payload: bytes
     ) -> None:
         """
         Sends options to every shard before the pushes of the open step.
+        """
+    def settle_written(self) -> int:
+        """
+        The server has died: takes for answered what it has written into the segment.
+
+        Returns how many chunks of the open step are lost, since they were being written.
         """
     def tell(
         self,
@@ -1555,6 +1593,13 @@ class StepEngine:
     def is_attached(self) -> bool: ...
     @property
     def is_done(self) -> bool: ...
+    @property
+    def newest(self) -> list[tuple[int, int]]:
+        """
+        What the newest answer with a chunk's parameters said, by chunk.
+
+        A pair: the chunk's version, and the step of the push that was answered, 0 for a pull.
+        """
     @property
     def shards(self) -> int: ...
     @property

@@ -20,6 +20,7 @@
         ├── NotReadyError       not_ready        no model yet, or its values have not come
         ├── FencedError         fenced           a newer process has taken this worker's place
         ├── EvictedError        evicted          silent for too long; say hello again
+        │   └── RestartedError                   the server was started again; say hello again
         ├── ResyncError         resync           a gap in the steps; carries the server's clock
         ├── NonfiniteError      nonfinite        a NaN or an infinity in a gradient
         ├── TooManyError        too_many         a limit of the server is reached
@@ -243,6 +244,14 @@ class EvictedError(ProtocolError):
     """
 
     code = "evicted"
+
+
+class RestartedError(EvictedError):
+    """The server was started again, and does not know this process.
+
+    A process that takes part raises it where the server says `unknown_worker`. `PSOptimizer` deals
+    with it by itself. Who uses a `Client` does as for an `EvictedError`.
+    """
 
 
 class ResyncError(ProtocolError):

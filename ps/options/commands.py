@@ -9,7 +9,15 @@ from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
 from leash.ps.options.addresses import check_rank, check_server_address
-from leash.ps.options.base import Options, argument, check_positive, flag, option, program
+from leash.ps.options.base import (
+    Options,
+    argument,
+    check_not_negative,
+    check_positive,
+    flag,
+    option,
+    program,
+)
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
 from leash.ps.options.outer_optimizer import OuterOptimizerGroup
 from leash.ps.options.plan import PlanGroup, choose_data_plan
@@ -64,11 +72,17 @@ class LaunchGroup(Options):
     server_threads: int = option(
         1, "threads that share the work on a large chunk in the server", metavar="N"
     )
+    server_restarts: int = option(
+        3,
+        "start a server that has crashed again, so many times; its workers wait for it",
+        metavar="N",
+    )
     report: bool = option(False, "leave a page of pictures, as leash report does")
 
     def check(self) -> None:
         super().check()
         check_positive(self, "workers")
+        check_not_negative(self, "server_restarts")
         check_shards(self.shards)
         check_threads(self, "server_threads")
 

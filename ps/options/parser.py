@@ -150,6 +150,29 @@ def with_flagged_program(words: Sequence[str], options: type[Any]) -> list[str]:
     return [*words[:begin], *([f"{flag(field.name)}={shlex.join(program)}"] if program else [])]
 
 
+def with_infinity(words: Sequence[str], options: type[Any]) -> list[str]:
+    """Writes "inf" as YAML has it, by which jsonargparse reads numbers, where a number is expected.
+
+    Args:
+        words: of the command line, behind the command's name.
+        options: the command's.
+    """
+    numbers = {
+        name
+        for f in dataclasses.fields(options)
+        if _plain_type(f.type) is float
+        for name in (flag(f.name), *f.metadata["aliases"])
+    }
+    written = list(words)
+    for place, word in enumerate(words):
+        name, is_given, value = word.partition("=")
+        if name in numbers and value == "inf":
+            written[place] = f"{name}=.inf"
+        elif name in numbers and not is_given and words[place + 1 : place + 2] == ["inf"]:
+            written[place + 1] = ".inf"
+    return written
+
+
 def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
     names = [flag(field.name), *field.metadata["aliases"]]
     about = {"help": field.metadata["help"], "default": field.default}

@@ -3,9 +3,18 @@
 ::
 
     {"what": "generation", "number": 2}                      a server has begun
-    {"what": "joined", "worker": 3, "incarnation": 1788...}  a worker was welcomed
+    {"what": "joined", "worker": 3, "incarnation": 1788..., "key": ""}  a worker was welcomed
     {"what": "left", "worker": 3, "incarnation": 1788..., "state": "evicted"}
+    {"what": "started"}                                      training has begun
+    {"what": "plan", "worker": 3, "share": 6000}             a worker has told its share
+    {"what": "epoch", "worker": 3, "epoch": 2}               and that it has completed an epoch
+    {"what": "healed", "chunks": 7, "lost": 1}               this server's workers go on
+    {"what": "lease", "request": {...}, "answered": 640, "lockstep": false}
+    {"what": "release", "worker": 3, "answered": 704, "applied": 32}
+    {"what": "position", "at": [60000, 1, [[2, [[0, 60000]]]]]}   the leases go on there
     {"what": "rule", "set": ["ssp", 2, 0, 0, "clocks"]}      `leash set` has changed the policy
+
+Leases follow from the requests for them and from leaves, so those are kept, and made again.
 
 A line is in the file before the answer that tells of it leaves, so that a server which is killed
 has forgotten nothing that anybody was told. It is forced to the disk within about a second: a power
@@ -15,14 +24,17 @@ does not write on behind it, each begins with a line of its own, after an empty 
 
 import json
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from leash.ps.errors import UsageError, shown
 from leash.ps.policy import Rule, message_fields, rule_from_message
 from leash.ps.runs.disk import Disk, ForcedFile
+from leash.ps.runs.position import LeasePosition, SharePosition
+from leash.ps.wire.messages import Lease
 from leash.ps.words import DONE, LIVE
 
 FORCE_S: Final = 1.0  # what was written is forced to the disk so often
@@ -30,6 +42,39 @@ NAME: Final = "journal.jsonl"
 BEGINS: Final = b'{"what": "generation"'  # the first line of each server
 
 _LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A worker asked for a lease, and got it.
+
+    Attributes:
+        request: what it sent.
+        answered: how many of its samples were answered by then.
+        lockstep: whether all pushed equally often.
+    """
+
+    request: Lease
+    answered: int
+    lockstep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A worker had gone, and others got what it had not done.
+
+    Attributes:
+        worker: its rank.
+        answered: how many of its samples were answered by then.
+        applied: the samples of its step that was applied and had no answer.
+    """
+
+    worker: int
+    answered: int
+    applied: int
+
+
+LeaseChange: TypeAlias = Granted | Released | LeasePosition  # the last: all before counts no more
 
 
 @dataclass(slots=True)
@@ -40,11 +85,28 @@ class Remembered:
         generation: how many servers the run has had.
         states: rank ▸ how its newest process stood: live, or how it had left.
         rule: of the newest `set`; None if there was none.
+        started: whether training had begun.
+        keys: public key ▸ the rank that it has taken.
+        shares: rank ▸ how many epochs of its share it has completed, and how many samples one has.
+        leases: what has made the leases what they are.
+        healed_chunks: how many chunks got newer values from workers.
+        lost_updates: how many steps were lost with a server.
     """
 
     generation: int = 0
     states: dict[int, str] = field(default_factory=dict)
     rule: Rule | None = None
+    started: bool = False
+    keys: dict[str, int] = field(default_factory=dict)
+    shares: dict[int, SharePosition] = field(default_factory=dict)
+    leases: list[LeaseChange] = field(default_factory=list)
+    healed_chunks: int = 0
+    lost_updates: int = 0
+
+    @property
+    def live(self) -> list[int]:
+        """The ranks that took part when the newest server died."""
+        return sorted(rank for rank, state in self.states.items() if state == LIVE)
 
     @property
     def done(self) -> list[int]:
@@ -62,10 +124,32 @@ class Remembered:
                 self.generation = int(line["number"])
             case "joined":
                 self.states[int(line["worker"])] = LIVE
+                if key := str(line.get("key", "")):
+                    self.keys[key] = int(line["worker"])
             case "left":
                 self.states[int(line["worker"])] = str(line["state"])
             case "rule":
                 self.rule = rule_from_message(*line["set"])
+            case "started":
+                self.started = True
+            case "plan" | "epoch":
+                rank = int(line["worker"])
+                before = self.shares.get(rank, SharePosition())
+                epochs = max(before.epochs, int(line.get("epoch", 0)))
+                self.shares[rank] = SharePosition(epochs, 0, int(line.get("share", before.share)))
+            case "healed":
+                self.healed_chunks += int(line["chunks"])
+                self.lost_updates += int(line["lost"])
+            case "lease":
+                request = Lease(**line["request"])
+                self.leases.append(Granted(request, int(line["answered"]), bool(line["lockstep"])))
+            case "release":
+                numbers = (int(line[name]) for name in ("worker", "answered", "applied"))
+                self.leases.append(Released(*numbers))
+            case "position":
+                samples, completed, free = line["at"]
+                ranges = {int(e): [(int(a), int(b)) for a, b in pairs] for e, pairs in free}
+                self.leases = [LeasePosition(int(samples), int(completed), ranges)]
             case what:
                 raise ValueError(f"no such line: {shown(what)}")
 
@@ -135,9 +219,41 @@ class Journal:
             self._waiting = b"\n"
         self._note("generation", number=generation)
 
-    def joined(self, worker: int, incarnation: int) -> None:
-        """Notes that a worker was welcomed."""
-        self._note("joined", worker=worker, incarnation=incarnation)
+    def joined(self, worker: int, incarnation: int, key: str = "") -> None:
+        """Notes that a worker was welcomed, and by which key it came."""
+        self._note("joined", worker=worker, incarnation=incarnation, key=key)
+
+    def started(self) -> None:
+        """Notes that training has begun."""
+        self._note("started")
+
+    def plan(self, worker: int, share: int) -> None:
+        """Notes how many samples an epoch of a worker's share has."""
+        self._note("plan", worker=worker, share=share)
+
+    def epoch(self, worker: int, epoch: int) -> None:
+        """Notes that a worker has completed an epoch of its share."""
+        self._note("epoch", worker=worker, epoch=epoch)
+
+    def healed(self, chunks: int, lost: int) -> None:
+        """Notes how many chunks got newer values from workers, and how many steps were lost."""
+        self._note("healed", chunks=chunks, lost=lost)
+
+    def lease(self, asked: Granted) -> None:
+        """Notes a request for a lease that is granted."""
+        request = asdict(asked.request)
+        if not math.isfinite(asked.request.samples_per_s):
+            request["samples_per_s"] = 0.0  # which means the same to whoever reads it
+        self._note("lease", request=request, answered=asked.answered, lockstep=asked.lockstep)
+
+    def release(self, released: Released) -> None:
+        """Notes that others get what a worker has not done."""
+        self._note("release", **asdict(released))
+
+    def leases_at(self, position: LeasePosition) -> None:
+        """Notes that leases go on there, whatever was leased before."""
+        free = sorted(position.free.items())
+        self._note("position", at=[position.samples, position.completed, free])
 
     def left(self, worker: int, incarnation: int, state: str) -> None:
         """Notes that a worker has left, and how."""

@@ -59,6 +59,7 @@ class Position:
         shares: rank ▸ how far it is in its share; empty if the run has none.
         leases: how far its leases are; None if it has none.
         anew: what begins anew where the run goes on, in words; empty if nothing does.
+        generation: how many servers the run had had by then; 0 if it keeps no journal.
     """
 
     seed: int
@@ -66,6 +67,7 @@ class Position:
     shares: dict[int, SharePosition] = field(default_factory=dict)
     leases: LeasePosition | None = None
     anew: list[str] = field(default_factory=list)
+    generation: int = 0
 
     def for_ranks(self, ranks: Sequence[int], *, has_leases: bool) -> "Position":
         """The position for a run of these workers.
@@ -110,7 +112,7 @@ class Position:
         shares = {w: [s.epochs, s.samples, s.share] for w, s in sorted(self.shares.items())}
         return json.dumps({
             "seed": self.seed, "epoch": self.epoch, "shares": shares, "leases": leases,
-            "anew": self.anew,
+            "anew": self.anew, "generation": self.generation,
         })  # fmt: skip
 
     @classmethod
@@ -128,7 +130,8 @@ class Position:
             }
             leases = told["leases"] and _leases(told["leases"])
             anew = [str(what) for what in told["anew"]]
-            return cls(int(told["seed"]), _count(told["epoch"], EPOCH_MAX), shares, leases, anew)
+            epoch, generation = _count(told["epoch"], EPOCH_MAX), _count(told.get("generation", 0))
+            return cls(int(told["seed"]), epoch, shares, leases, anew, generation)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"position: not one of this format: {error!r}") from error
 

@@ -29,7 +29,8 @@ from leash.ps.options.plan import LEASE
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.staleness import check_softens
 from leash.ps.policy import BACKUP, BSP, Rule, rule_from_message
-from leash.ps.runs.journal import Journal
+from leash.ps.recovery.recovery import Recovery
+from leash.ps.runs.journal import Journal, Remembered
 from leash.ps.runs.position import Position
 from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.runs.unwritten import Unwritten
@@ -56,6 +57,7 @@ from leash.ps.wire.messages import (
     Message,
     Ok,
     Read,
+    Remember,
     Report,
     Save,
     Saved,
@@ -119,10 +121,14 @@ class Coordinator:
         self._desk: Final = LeaseDesk(options, rule.policy.name, members, metrics, shards)
         self._codecs: Final[set[str]] = set()  # in which workers send gradients
         self._deserted_s: float | None = None  # since when no worker has been live
+        self._generation = 0  # how many servers the run has had; 0 without a journal
+        self._remembered: Remembered = Remembered()  # by the servers before this one
+        self._recovery: Recovery | None = None  # until those who took part there go on
         self._handlers: Final = {
             Beat: self._on_beat,
             Lease: self._on_lease,
             Report: self._on_report,
+            Remember: self._on_remember,
             Status: self._on_status,
             Set: self._on_set,
             Save: self._on_save,
@@ -173,14 +179,21 @@ class Coordinator:
         if before is not None:
             self._leave(before, REPLACED)
         try:
-            member.first_step = self._shards.join(member)
+            if self._recovery is not None and not member.is_observer:
+                self._shards.admit(member)
+                member.was_early = True
+            else:
+                member.first_step = self._shards.join(member)
         except ShardLostError:
             self._members.forget(member)  # no shard waits for it, and metrics do not know it
             raise
         self._identities.bind(member.worker, user)
         if not member.is_observer:
-            self.journal.joined(member.worker, member.incarnation)
-        self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
+            self.journal.joined(member.worker, member.incarnation, user)
+        if self._recovery is not None and not member.is_observer:
+            self._metrics.expect(member.worker)
+        else:
+            self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if not member.is_observer:
             self._codecs.add(codec)
         self._start_if_complete()
@@ -201,7 +214,7 @@ class Coordinator:
         self._members.note_phase(member, msg.phase, msg.phase_s, stack)
         # A good end ends the workers' training at once; an observer first evaluates once more.
         ends_now = not (member.is_observer and is_good_end(self.stopping))
-        missing = [] if self._metrics.started else self._members.missing[:MAX_MISSING]
+        missing = [] if self._metrics.started else self._missing()[:MAX_MISSING]
         beaten = Beaten(
             self._metrics.started,
             missing,
@@ -212,6 +225,7 @@ class Coordinator:
             self.stopping if ends_now else "",
             self.holdups.words()[:TEXT_MAX] if msg.phase == WAITING else "",
             self.holdups.wants_stack(member),
+            member.first_step if member.was_early else 0,
         )
         return beaten, None
 
@@ -231,6 +245,14 @@ class Coordinator:
             member.reported = msg.number
             self._count_report(member, msg)
         return Ok(msg.worker, 0, 0, True), None
+
+    def _on_remember(self, msg: Remember, _: bytes | None) -> ControlAnswer:
+        self._members.require_current(msg.worker, msg.incarnation)
+        is_awaited = self._recovery is not None and msg.worker > 0
+        if self._recovery is not None and is_awaited:
+            self._recovery.take(msg)
+            self._end_recovery_if_over()
+        return Ok(msg.worker, 0, 0, is_awaited), None
 
     def _on_status(self, msg: Status, _: bytes | None) -> ControlAnswer:
         if msg.stacks:
@@ -287,6 +309,7 @@ class Coordinator:
             self._leave(member, EVICTED)
         for member in self._identities.revoked():
             self._leave(member, EVICTED)
+        self._end_recovery_if_over()
         self._look_who_waits()
         if self.rule.policy is BACKUP and self.trains and not self.stopping:
             self._end_stall()
@@ -397,7 +420,7 @@ class Coordinator:
         """How far the training is."""
         return Position(
             self._options.chosen_seed, self._metrics.epoch, self._metrics.shares(),
-            self._desk.position(), self._anew(),
+            self._desk.position(), self._anew(), self._generation,
         )  # fmt: skip
 
     def go_on(self, earlier: Position) -> None:
@@ -415,6 +438,64 @@ class Coordinator:
         self._metrics.go_on(position)
         if position.leases is not None:
             self._desk.go_on(position.leases)
+
+    def recover(self, remembered: Remembered, journal: Journal, generation_of_values: int) -> None:
+        """Goes on with a run whose server has died. REQUIRES: no worker has joined yet.
+
+        Args:
+            remembered: by the servers before this one.
+            journal: where this one notes what a later one has to know; it has begun.
+            generation_of_values: of the server that had the values which the shards have; 0 if
+                they have none.
+        """
+        self.journal = self._desk.journal = journal
+        self._generation, self._remembered = remembered.generation + 1, remembered
+        self._identities.ranks.update(remembered.keys)
+        self._metrics.healed_chunks = remembered.healed_chunks
+        self._metrics.lost_updates = remembered.lost_updates
+        self.expect_no_more(remembered.done)
+        if remembered.started and remembered.live:
+            until_s = self._now() + self._options.evict_s
+            self._recovery = Recovery(remembered.live, until_s)
+            self._shards.begin_healing(generation_of_values)
+        else:
+            self._desk.note_position()
+
+    def _end_recovery_if_over(self) -> None:
+        """Has the workers go on, once all have told what they remember, or enough have."""
+        live = [member.worker for member in self._members.live]
+        if self._recovery is None or not self._recovery.is_over(live, self._now()):
+            return
+        recovery, self._recovery = self._recovery, None
+        chunks = self._shards.healed_chunks
+        if chunks:
+            self._restore(recovery)
+        else:
+            self._desk.note_position()  # what was trained after the checkpoint is lost
+        if self.rule.policy is BSP:
+            self._shards.begin_at_healed()
+        for member in self._members.live:
+            member.first_step = self._shards.join(member)
+            self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
+        if self.rule.policy is BSP:
+            self._shards.skip_healed()
+        self.journal.healed(chunks, recovery.lost)
+        self._metrics.heal(self._generation, live, chunks, recovery.lost)
+        self._start(live)
+
+    def _restore(self, recovery: Recovery) -> None:
+        """Goes by the journal, as the model has what was trained after the checkpoint too."""
+        told = recovery.told
+        self._desk.restore(self._remembered.leases, {w: t.answered for w, t in told.items()})
+        self._metrics.restore(self._remembered.shares, told)
+        self._desk.complete_epochs()
+
+    def _missing(self) -> list[int]:
+        """The ranks without whom training does not begin."""
+        if self._recovery is None:
+            return self._members.missing
+        live = [member.worker for member in self._members.live]
+        return self._recovery.missing(live, self._now())
 
     def expect_no_more(self, ranks: Iterable[int]) -> None:
         """Does not wait for workers which an earlier server of this run has seen off as done.
@@ -453,7 +534,7 @@ class Coordinator:
             "finished": self.finished,
             "unfinished": [u.as_dict() for u in self.unfinished()] if self.finished else [],
             "stopping": self.stopping,
-            "missing": [] if self._metrics.started else self._members.missing,
+            "missing": [] if self._metrics.started else self._missing(),
             "observers": len(self._members.observers),
             "shards": self._options.shards,
             "data_ports": self._shards.ports,
@@ -487,6 +568,10 @@ class Coordinator:
             self._metrics.evaluate(msg)
         else:
             self._metrics.report(msg)
+            if msg.kind == "plan":
+                self.journal.plan(msg.worker, msg.samples)
+            elif msg.kind == "epoch":
+                self.journal.epoch(msg.worker, msg.epoch)
             self._desk.complete_epochs()
 
     def _leave(self, member: Member, state: str) -> None:
@@ -531,9 +616,15 @@ class Coordinator:
 
     def _start_if_complete(self) -> None:
         complete = len(self._members.observers) >= self._options.observers
-        if not self._metrics.started and not self._members.missing and complete:
-            self._metrics.start([m.worker for m in self._members.live])
-            self._shards.start()
+        if self._recovery is not None or self._metrics.started:
+            return
+        if complete and not self._members.missing:
+            self._start([member.worker for member in self._members.live])
+
+    def _start(self, live: list[int]) -> None:
+        self.journal.started()
+        self._metrics.start(live)
+        self._shards.start()
 
     def _welcome(self, member: Member, codec: str) -> Welcome:
         begins_at = self._metrics.position_of(member.worker)
@@ -552,6 +643,8 @@ class Coordinator:
             epochs=begins_at.epochs,
             samples=begins_at.samples,
             share=begins_at.share,
+            generation=self._generation,
+            heals=self._recovery is not None,
         )
 
     def _layout_payload(self) -> bytes | None:

@@ -1,10 +1,12 @@
 """Grants leases to members, by which of their steps were answered."""
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from leash.ps.errors import HeaderError, NotReadyError, PlanMismatchError
 from leash.ps.options.plan import LEASE, STATIC, WEIGHTED, choose_data_plan, parse_local_steps
 from leash.ps.options.server import ServerOptions
+from leash.ps.runs.journal import Granted, Journal, LeaseChange, Released
 from leash.ps.runs.position import LeasePosition
 from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.server.leases import Leases
@@ -27,13 +29,16 @@ class LeaseDesk:
         shards: Shards,
     ) -> None:
         self.planned: Final = choose_data_plan(options, policy, has_allocation=False)
+        self.journal: Journal = Journal(None)  # whoever has a run directory gives another
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
-        self._leases: Final = Leases(
-            weighted=options.batch_plan == WEIGHTED,
-            local_steps=parse_local_steps(options.local_steps),
-        )
+        self._weighted: Final = options.batch_plan == WEIGHTED
+        self._local_steps: Final = parse_local_steps(options.local_steps)
+        self._leases = self._no_leases()
+
+    def _no_leases(self) -> Leases:
+        return Leases(weighted=self._weighted, local_steps=self._local_steps)
 
     @property
     def data_plan(self) -> str:
@@ -56,6 +61,7 @@ class LeaseDesk:
         had_rested = self._leases.is_resting(msg.worker)
         answered = self._metrics.workers[msg.worker].answered
         leased = self._leases.ask(msg, answered, lockstep=lockstep)
+        self.journal.lease(Granted(msg, answered, lockstep))
         self._metrics.samples_twice = self._leases.samples_twice
         if self._leases.is_resting(msg.worker) and not had_rested:
             self._rest(member)
@@ -69,6 +75,8 @@ class LeaseDesk:
         counts = self._metrics.workers[worker]
         # Under bsp the step's mean leaves out a gradient whose worker has gone before the answer.
         applied = 0 if lockstep else counts.unanswered
+        if self._leases.holds(worker):
+            self.journal.release(Released(worker, counts.answered, applied))
         self._leases.release(worker, counts.answered, applied)
         if not is_stopping:
             self._metrics.samples_twice = self._leases.samples_twice
@@ -80,6 +88,39 @@ class LeaseDesk:
     def go_on(self, position: LeasePosition) -> None:
         """Goes on where the leases of an earlier run were."""
         self._leases.go_on(position)
+
+    def note_position(self) -> None:
+        """Notes in the journal where leases go on, if they go on from a checkpoint."""
+        if (position := self._leases.position({})) is not None:
+            self.journal.leases_at(position)
+
+    def restore(self, changes: Iterable[LeaseChange], answered: Mapping[int, int]) -> None:
+        """Makes the leases what they were when the server before this one died.
+
+        What was leased then and is not answered is free again.
+
+        Args:
+            changes: as the journal has kept them.
+            answered: rank ▸ how many samples it says were answered since its newest lease.
+        """
+        leases, holding = self._no_leases(), dict[int, int]()
+        for change in changes:
+            match change:
+                case Granted():
+                    leases.ask(change.request, change.answered, lockstep=change.lockstep)
+                    holding[change.request.worker] = change.answered
+                case Released():
+                    leases.release(change.worker, change.answered, change.applied)
+                    holding.pop(change.worker, None)
+                case LeasePosition():
+                    leases, holding = self._no_leases(), {}
+                    leases.go_on(change)
+        self._leases = leases
+        for worker, before in holding.items():
+            released = Released(worker, before + answered.get(worker, 0), 0)
+            self.journal.release(released)
+            leases.release(worker, released.answered, released.applied)
+        self._metrics.samples_twice = leases.samples_twice
 
     def complete_epochs(self) -> None:
         """Counts completed epochs: by the leases, or by the workers' reports if there are none."""

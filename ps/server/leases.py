@@ -159,6 +159,10 @@ class Leases:
         """Whether nothing was left for this worker when it asked last, so that it rests."""
         return worker in self._holders and self._holders[worker].resting
 
+    def holds(self, worker: int) -> bool:
+        """Whether this worker has asked for a lease since it came."""
+        return worker in self._holders
+
     def ask(self, msg: Lease, answered: int, *, lockstep: bool) -> Leased:
         """Answers a request; one that comes again gets the same answer.
 

@@ -18,6 +18,7 @@ When the run ends, it leaves its summary.json and its last checkpoint. While the
 written, it waits, so that somebody may fetch the model or make room for it.
 """
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -62,6 +63,7 @@ from leash.ps.wire.messages import (
     Message,
     Report,
 )
+from leash.ps.wire.requester import RETRY_S
 from leash.ps.words import DONE, FAILED, INCOMPLETE, TIMED_OUT
 
 TICK_S: Final = 0.2
@@ -71,6 +73,8 @@ ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Bye)  # others may come from anybody
 AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
+# Who has fetched the model asks again for its last piece, if that was lost with a connection.
+FETCHED_S: Final = 2 * RETRY_S
 LAST_S: Final = 1.0  # after a second signal, what is being written has so long
 
 
@@ -178,6 +182,7 @@ class RunEngine:
         self._has_amended = False  # it has been written once more, for the last time
         self._summary: Writing | None = None  # while it is being written
         self._waits: tuple[float, int, int] | None = None
+        self._fetched_s = math.inf  # when somebody had fetched the model meanwhile
         self._progress: Final = Progress(
             options, self.coordinator, self.members, self.metrics, self.shards, say, now
         )
@@ -187,10 +192,9 @@ class RunEngine:
         )  # fmt: skip
         self.coordinator.saves = self._checkpoints.saves
         self.coordinator.unwritten = self._unwritten
-        if options.resume is not None:
-            self._resume(options.resume, disk)
+        generation_of_values = self._resume(options.resume, disk) if options.resume else 0
         if run_dir is not None:
-            self._remember(run_dir, remembered)
+            self._remember(run_dir, remembered, generation_of_values)
 
     @property
     def rule(self) -> Rule:
@@ -202,10 +206,11 @@ class RunEngine:
         if run_dir is None:
             return EventLog(None, self._now)
         if generation:
-            run_dir.keep_events(generation)
+            run_dir.keep_earlier(generation)
         return EventLog(run_dir.events, self._now, run_dir.disk, self._unwritten.note)
 
-    def _resume(self, path: str, disk: Disk) -> None:
+    def _resume(self, path: str, disk: Disk) -> int:
+        """Takes the values of a checkpoint; returns the generation of the server that wrote it."""
         optimizer = optimizer_on_server(self._options)
         _, earlier = open_checkpoint(path, optimizer, self.shards.require_layout, disk)
         self.shards.count_up()  # so that no worker is asked for first values
@@ -214,15 +219,15 @@ class RunEngine:
         self._checkpoints.go_on()
         for line in how_it_goes_on(earlier, self.rule, self.members.ranks, self._options.epochs):
             self._say(line)
+        return earlier.position.generation if earlier.position is not None else 0
 
-    def _remember(self, run_dir: RunDir, remembered: Remembered) -> None:
+    def _remember(self, run_dir: RunDir, remembered: Remembered, generation_of_values: int) -> None:
         """Goes by what earlier servers of this run have noted, and notes what comes from now on."""
         self.generation = remembered.generation + 1
         self._journal = Journal(run_dir.disk.append(run_dir.journal))
         self._journal.on_trouble = lambda error: self._unwritten.note(run_dir.journal, error)
         self._journal.begin(self.generation)
-        self.coordinator.journal = self._journal
-        self.coordinator.expect_no_more(remembered.done)
+        self.coordinator.recover(remembered, self._journal, generation_of_values)
         if remembered.generation:
             self._say(f"server {self.generation} of this run: its files are in {run_dir.path}")
         if remembered.rule is not None and remembered.rule != self.rule:
@@ -334,6 +339,7 @@ class RunEngine:
         for what, step in (
             ("nobody could be evicted", self._evict_the_silent),
             ("the journal could not be forced to the disk", self._force_journal),
+            ("events could not be written", self._flush_lines),
             ("the other shards could not be attended to", self.attend_shards),
             ("it is not known whether the run is over", self._stop_if_it_is_time),
             ("the evaluator could not be looked after", self._look_after_evaluator),
@@ -350,6 +356,12 @@ class RunEngine:
         if self._now() >= self._next_force_s:
             self._next_force_s = self._now() + FORCE_S
             self._journal.force()
+
+    def _flush_lines(self) -> None:
+        """Has the system take the newest lines: it keeps them if this process is killed."""
+        self._events.flush()
+        if self._demo_logs is not None:
+            self._demo_logs.flush()
 
     def _stop_if_it_is_time(self) -> None:
         if self._signal:
@@ -540,7 +552,10 @@ class RunEngine:
             )
         began_s, fetched, asked = self._waits
         was_asked = self._times_asked > asked or asked > 1
-        return was_asked or saves.times_fetched > fetched or self._now() - began_s > patience_s
+        if saves.times_fetched > fetched and math.isinf(self._fetched_s):
+            self._fetched_s = self._now()
+        is_fetched = self._now() - self._fetched_s > FETCHED_S
+        return was_asked or is_fetched or self._now() - began_s > patience_s
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """What this run has not trained, in the form of summary.json."""

@@ -32,12 +32,15 @@ from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.shard_messages import (
     Align,
     Asked,
+    CountHealed,
     Counts,
     CountUp,
     GiveUp,
     Happened,
+    Heal,
     Hold,
     Join,
+    LeastStep,
     Leave,
     OpenSnapshot,
     Release,
@@ -45,6 +48,7 @@ from leash.ps.wire.shard_messages import (
     Serve,
     SetClock,
     SetRule,
+    SkipHealed,
     Start,
     Stop,
     Unreading,
@@ -207,6 +211,35 @@ class Shards:
         if not member.is_observer:
             self._data.join(member.worker, first_step)
         return first_step
+
+    def admit(self, member: Member) -> None:
+        """Has all shards take messages of a worker that has no step to push yet."""
+        self._remote.ask(Join(member.worker, member.incarnation, member.name, 0, member.key))
+        self._data.admit(member.worker)
+
+    # Healing: see leash.ps.recovery.
+
+    def begin_healing(self, generation: int) -> None:
+        """Has all shards take what workers offer, until training starts."""
+        self._remote.ask(Heal(generation))
+        self._data.begin_healing(generation)
+
+    @property
+    def healed_chunks(self) -> int:
+        """How many chunks have got newer values from workers, on all shards."""
+        return self._data.healed_chunks + sum(self._remote.ask(CountHealed()))
+
+    def begin_at_healed(self) -> None:
+        """Has the first workers begin after the smallest step that is in the chunks' values."""
+        assert self.model is not None
+        own, others = self._data.least_step, self._remote.ask(LeastStep())
+        steps = [] if own is None else [own]
+        self.model.begin_at(min(steps + [step - 1 for step in others if step]))
+
+    def skip_healed(self) -> None:
+        """Has all shards count the steps as taken that are in the values of healed chunks."""
+        self._remote.ask(SkipHealed())
+        self._data.skip_healed()
 
     def _first_step(self) -> int:
         elsewhere = self._remote.ask(

@@ -8,5 +8,5 @@
 - linked_shard.py does in a further process what the coordinator says; process.py carries messages
   between it, its link and its socket.
 
-Imports: runs (events), options, the wire.
+Imports: recovery, runs (events), options, the wire.
 """

@@ -25,6 +25,7 @@ from leash.ps.errors import (
 )
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
+from leash.ps.recovery.healing import Healing
 from leash.ps.shard.alignment import Alignment
 from leash.ps.shard.identities import NOBODY, Identities
 from leash.ps.shard.members import Members
@@ -43,6 +44,7 @@ from leash.ps.wire.messages import (
     GroupOptions,
     Init,
     Message,
+    Offer,
     Ok,
     OptionsSet,
     Publish,
@@ -57,7 +59,7 @@ from leash.ps.wire.sockets import Payload
 # for everything else.
 Send: TypeAlias = Callable[[bytes, bytes, Payload, int], None]
 Frame: TypeAlias = zmq.Frame | bytes | bytearray | memoryview
-FromMember: TypeAlias = Init | PushPull | Push | Pull | Publish | Attach | GroupOptions
+FromMember: TypeAlias = Init | PushPull | Push | Pull | Publish | Offer | Attach | GroupOptions
 
 
 class DataDesk:
@@ -84,6 +86,7 @@ class DataDesk:
         self._files: Final[dict[int, tuple[int, int]]] = {}  # worker ▸ its segment
         self._group_options: Final = OptionsOfWorkers(options, metrics, tells=shard == 0)
         self._alignment: Final = Alignment()
+        self._healing: Healing | None = None  # while it takes what workers offer
         # (chunk, worker) ▸ incarnation and number of what this worker published last.
         self._published: Final[dict[tuple[int, int], tuple[int, int]]] = {}
         self._handlers: Final = {
@@ -92,6 +95,7 @@ class DataDesk:
             Push: self._on_push,
             Pull: self._on_pull,
             Publish: self._on_publish,
+            Offer: self._on_offer,
             Attach: self._on_attach,
             GroupOptions: self._on_options,
             Echo: self._on_echo,
@@ -112,6 +116,42 @@ class DataDesk:
             threads=self._options.threads,
         )  # fmt: skip
         self._engine, self.model = model.engine(), model
+        self._tell_gate()
+
+    def begin_healing(self, generation: int) -> None:
+        """Takes what workers offer, until training starts.
+
+        Args:
+            generation: of the server that had the values which this shard has; 0 if it has none.
+        """
+        self._healing = Healing(generation)
+
+    @property
+    def healed_chunks(self) -> int:
+        """How many chunks have got newer values from workers."""
+        return 0 if self._healing is None else self._healing.chunks
+
+    @property
+    def least_step(self) -> int | None:
+        """The smallest step over this shard's chunks whose answer they are; None without chunks."""
+        steps = [self._step_of(chunk.index) for chunk in self.model.own] if self.model else []
+        return min(steps, default=None)
+
+    def skip_healed(self) -> None:
+        """Counts the steps as taken whose gradients are in the values of healed chunks."""
+        assert self.model is not None
+        for chunk in self.model.own:
+            self.model.shard.skip_to(chunk.index, self._step_of(chunk.index))
+
+    def _step_of(self, chunk: int) -> int:
+        assert self.model is not None
+        least = self.model.shard.minimum(chunk)
+        return least if self._healing is None else max(least, self._healing.step_of(chunk))
+
+    def admit(self, worker: int) -> None:
+        """Takes messages of this worker, which has no step to push yet."""
+        assert self._engine is not None
+        self._admit(self._engine, worker)
         self._tell_gate()
 
     def reserve(self) -> int:
@@ -156,6 +196,7 @@ class DataDesk:
 
     def start(self) -> None:
         """Takes pushes from now on: training has begun, as the metrics know."""
+        self._healing = None
         self._tell_gate()
 
     def set_rule(self, rule: Rule) -> None:
@@ -375,6 +416,17 @@ class DataDesk:
             self._metrics.count_publish(msg.worker, msg.chunk)
         self._answer(route, Ok(msg.worker, 0, msg.chunk, taken, msg.number))
 
+    def _on_offer(self, route: bytes, msg: Offer, payload: Payload) -> None:
+        _, model = self._require_trainer(msg)
+        _check_raw(model, msg, payload)
+        healing, shard = self._healing, model.shard
+        taken = healing is not None and healing.is_newer(msg, shard.version(msg.chunk))
+        if healing is not None and taken:
+            taken = shard.heal(msg.chunk, memory_of(payload), msg.version) is None
+            if taken:
+                healing.take(msg)
+        self._answer(route, Ok(msg.worker, 0, msg.chunk, taken))
+
     def _on_pull(self, route: bytes, msg: Pull, _: Payload) -> None:
         engine, model = self._require_model(msg)
         codec = codec_for(msg.codec, model.chunk(msg.chunk))
@@ -421,7 +473,7 @@ class DataDesk:
         return parts_of_it
 
 
-def _check_raw(model: ServedModel, msg: Init | Publish, payload: Payload) -> Chunk:
+def _check_raw(model: ServedModel, msg: Init | Publish | Offer, payload: Payload) -> Chunk:
     chunk = model.chunk(msg.chunk)
     check_size(chunk, codec_for(msg.codec, chunk), len(memory_of(payload)))
     if msg.codec != chunk.dtype:

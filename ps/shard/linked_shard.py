@@ -32,6 +32,7 @@ from leash.ps.wire.shard_messages import (
     UPDATES,
     Align,
     Asked,
+    CountHealed,
     Counts,
     CountUp,
     Done,
@@ -39,8 +40,10 @@ from leash.ps.wire.shard_messages import (
     ForgetSnapshot,
     GiveUp,
     Happened,
+    Heal,
     Hold,
     Join,
+    LeastStep,
     Leave,
     Load,
     OpenSnapshot,
@@ -51,6 +54,7 @@ from leash.ps.wire.shard_messages import (
     SetClock,
     SetRule,
     SetVersion,
+    SkipHealed,
     SnapshotPart,
     Start,
     Stop,
@@ -140,6 +144,10 @@ class LinkedShard:
             SetVersion: self._on_set_version,
             SetClock: self._on_set_clock,
             CountUp: self._on_count_up,
+            Heal: self._on_heal,
+            CountHealed: lambda *_: (Done(self.data.healed_chunks), None),
+            LeastStep: self._on_least_step,
+            SkipHealed: self._on_skip_healed,
         }
 
     @property
@@ -172,8 +180,10 @@ class LinkedShard:
 
     def _on_join(self, msg: Join, _: LinkPayload) -> LinkAnswer:
         self.members.admit(msg.worker, msg.incarnation, msg.name, msg.key)
-        if msg.worker:
+        if msg.worker and msg.first_step:
             self.data.join(msg.worker, msg.first_step)
+        elif msg.worker:
+            self.data.admit(msg.worker)
         return Done(0), None
 
     def _on_leave(self, msg: Leave, _: LinkPayload) -> LinkAnswer:
@@ -261,6 +271,18 @@ class LinkedShard:
 
     def _on_count_up(self, _: CountUp, __: LinkPayload) -> LinkAnswer:
         self._tell_counts()
+        return Done(0), None
+
+    def _on_heal(self, msg: Heal, _: LinkPayload) -> LinkAnswer:
+        self.data.begin_healing(msg.generation)
+        return Done(0), None
+
+    def _on_least_step(self, _: LeastStep, __: LinkPayload) -> LinkAnswer:
+        step = self.data.least_step
+        return Done(0 if step is None else step + 1), None
+
+    def _on_skip_healed(self, _: SkipHealed, __: LinkPayload) -> LinkAnswer:
+        self.data.skip_healed()
         return Done(0), None
 
     # What the coordinator is told.

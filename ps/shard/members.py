@@ -37,6 +37,7 @@ class Member:
     state: str = LIVE  # once it has left, how it left: see leash.ps.words
     number: int = 0  # of its hello; 0 if it gave none
     first_step: int = 0  # of its first push
+    was_early: bool = False  # it came before its first step was known, which a beat tells then
     reported: int = 0  # the number of its newest report
     key: str = ""  # the public key by which it came; empty without keys
     left_s: float = 0.0  # when it left

@@ -6,8 +6,8 @@ import math
 import time
 import traceback
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from leash.ps._core import EngineCounts, Record
@@ -20,7 +20,7 @@ from leash.ps.shard.data_counts import CLOSED, FAILED_HERE, STRANGERS, DataCount
 from leash.ps.shard.members import Members
 from leash.ps.shard.worker_counts import WorkerCounts
 from leash.ps.wire.intake import WHY_CLOSED, Conduct
-from leash.ps.wire.messages import Report
+from leash.ps.wire.messages import Remember, Report
 from leash.ps.words import DONE, EVICTED, LIVE, TIMED_OUT, wait_fraction
 
 LOG: Final = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ class Metrics:
         self.evaluations: list[Evaluation] = []
         self.epoch: int = 0  # how many every worker has completed
         self.samples_twice: int = 0  # how many were leased again after they had been applied
+        self.healed_chunks: int = 0  # how many got newer values from workers than a checkpoint's
+        self.lost_updates: int = 0  # steps without an answer at a server's death, pushed no more
         self.own: Final = DataCounts()  # the counts of this process
         self.of_shards: dict[int, DataCounts] = {}  # those that the other shards sent last
         self.evictions: int = 0
@@ -135,15 +137,49 @@ class Metrics:
     def join(self, worker: int, incarnation: int, name: str, first_step: int) -> None:
         """Notes that a worker has joined; an observer is worker 0."""
         if worker:
-            is_new = worker not in self.workers
-            counts = self.workers.setdefault(worker, WorkerCounts(mark_s=self._now()))
-            counts.begin_again()
-            if is_new and worker in self._earlier:
-                counts.go_on(self._earlier[worker])
+            self.expect(worker)
+            self.workers[worker].begin_again()
             self._ended_s = None  # if all workers had left, training goes on with this one
         self._events.write(
             "joined", worker=worker, incarnation=incarnation, name=name, first_step=first_step
         )
+
+    def expect(self, worker: int) -> None:
+        """Counts for a worker that is here, and joins once its first step is known."""
+        if worker not in self.workers:
+            counts = self.workers[worker] = WorkerCounts(mark_s=self._now())
+            if worker in self._earlier:
+                counts.go_on(self._earlier[worker])
+
+    def heal(self, generation: int, workers: list[int], chunks: int, lost: int) -> None:
+        """Notes that these workers go on with a server that was started again.
+
+        Args:
+            generation: how many servers the run has had.
+            workers: those who are here.
+            chunks: how many got newer values from them than the checkpoint has.
+            lost: how many steps of theirs were lost.
+        """
+        self.healed_chunks += chunks
+        self.lost_updates += lost
+        self._events.write(
+            "healed", generation=generation, workers=workers, chunks=chunks, lost_updates=lost
+        )
+
+    def restore(self, shares: Mapping[int, SharePosition], told: Mapping[int, Remember]) -> None:
+        """Goes by what a journal and the workers themselves tell of how far they are.
+
+        Args:
+            shares: rank ▸ how far it is by the journal; `samples` is not known there.
+            told: rank ▸ what it says itself.
+        """
+        for rank, share in shares.items():
+            own, position = told.get(rank), share
+            if own is not None and own.epochs >= share.epochs:
+                position = replace(share, epochs=own.epochs, samples=own.samples)
+            self._earlier[rank] = position
+            if rank in self.workers:
+                self.workers[rank].go_on(position)
 
     def leave(self, worker: int, incarnation: int, reason: str) -> None:
         """Notes that a worker has left or rests, and why."""
@@ -265,7 +301,10 @@ class Metrics:
         place = (type(error).__name__, frame.filename, frame.lineno or 0)
         if place not in self._failed_at:
             self._failed_at.add(place)
-            LOG.error(text, exc_info=error)
+            if isinstance(error, MemoryError):  # no defect, and where it was tells nothing
+                LOG.error("out of memory: %s", text)
+            else:
+                LOG.error(text, exc_info=error)
 
     def count_closed(self, counts: Counter[str], examples: Iterable[tuple[str, str]]) -> None:
         """Counts connections that were closed since they cost too much, and tells of some.
@@ -384,6 +423,8 @@ class Metrics:
             "steps": self.steps,
             "samples": self.samples,
             "samples_twice": self.samples_twice,
+            "healed_chunks": self.healed_chunks,
+            "lost_updates": self.lost_updates,
             "train_seconds": round(seconds, 3),
             "steps_per_second": round(self.steps / seconds, 2) if seconds > 0 else 0.0,
             "test_accuracy": last.accuracy if last else None,

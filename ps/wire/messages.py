@@ -3,8 +3,9 @@
 ::
 
     control   hello ▸ welcome   beat ▸ beaten   lease ▸ leased   report ▸ ok   status ▸ state
-              set ▸ ok   save ▸ saved   read ▸ piece   stop ▸ ok   bye ▸ ok
-    data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   publish ▸ ok
+              remember ▸ ok   set ▸ ok   save ▸ saved   read ▸ piece   stop ▸ ok
+              bye ▸ ok
+    data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   publish ▸ ok   offer ▸ ok
               echo ▸ echoed   attach ▸ attached   options ▸ options_set
     both      anything wrong ▸ error
 
@@ -102,6 +103,8 @@ class Welcome(Message):
         epochs: how many epochs of its share this rank has completed, by an earlier process.
         samples: of the next one, how many were answered.
         share: how many an epoch has, so far as is known; otherwise 0.
+        generation: how many servers the run has had, this one included; 0 if it keeps no journal.
+        heals: whether this server was started again, and asks what its workers remember.
     """
 
     verb = "welcome"
@@ -120,6 +123,8 @@ class Welcome(Message):
     epochs: Epoch = 0
     samples: Count = 0
     share: Count = 0
+    generation: Count = 0
+    heals: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,8 @@ class Beaten(Message):
         stopping: why the server is about to end; empty while it is not.
         awaited: for whom the others wait, in words; empty while that is nobody, or for a moment.
         stack: the next beat is to bring the stack of the thread that trains.
+        first_step: the number of this worker's first push, where `welcome` could not tell it yet;
+            otherwise 0.
     """
 
     verb = "beaten"
@@ -163,6 +170,29 @@ class Beaten(Message):
     stopping: Text
     awaited: Text = ""
     stack: bool = False
+    first_step: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Remember(Message):
+    """A worker has offered what it remembers to a server that was started again; answer: `ok`.
+
+    Attributes:
+        worker: the rank.
+        incarnation: from `welcome`.
+        lost: how many of its steps were pushed, at least in part, and will not be pushed again.
+        epochs: how many epochs of a share of its own it has completed; 0 if it has none.
+        samples: of its next epoch, how many were answered.
+        answered: how many samples were answered since it got its newest lease.
+    """
+
+    verb = "remember"
+    worker: Id
+    incarnation: Count
+    lost: Count
+    epochs: Epoch
+    samples: Count
+    answered: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +438,24 @@ class Publish(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Offer(Message):
+    """A worker offers the newest parameters of a chunk that it was answered with.
+
+    A server that was started again takes the newest of each chunk; the answer is `ok`.
+    """
+
+    verb = "offer"
+    payload = True
+    worker: Id
+    incarnation: Count
+    chunk: Id
+    codec: Word
+    generation: Count  # of the server that answered with them
+    version: Count  # of the chunk, by that answer
+    step: Count  # of this worker, whose answer it was; 0 if it was a pull's
+
+
+@dataclass(frozen=True, slots=True)
 class Params(Message):
     """The server answers with a chunk's parameters; without a payload, in the worker's segment."""
 
@@ -503,10 +551,10 @@ class Error(Message):
 
 
 CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (
-    Hello, Beat, Lease, Report, Status, Set, Save, Read, Stop, Bye,
+    Hello, Beat, Lease, Report, Remember, Status, Set, Save, Read, Stop, Bye,
 )  # fmt: skip
 DATA_REQUESTS: Final[tuple[type[Message], ...]] = (
-    Init, PushPull, Push, Pull, Publish, Attach, GroupOptions, Echo,
+    Init, PushPull, Push, Pull, Publish, Offer, Attach, GroupOptions, Echo,
 )  # fmt: skip
 ANSWERS: Final[tuple[type[Message], ...]] = (
     Welcome, Beaten, Leased, State, Saved, CheckpointPiece, Ok, Params, Attached, OptionsSet,

@@ -6,6 +6,7 @@
     slab 0   gradients in, parameters out: a chunk's values are swapped where they lie
     slab 1   the same; a worker that changes slabs at every step copies nothing
     outbox   gradients as a codec wrote them, each chunk's at a place of its own; if there is one
+    states   a word for each chunk: what lies in its place, for a worker whose server has died
 
 Each part begins on a page. The worker makes the segment with memfd_create: it has no name, so
 nothing stays behind however its processes end. It is sealed: its size is fixed for ever, so no
@@ -28,6 +29,9 @@ SLABS: Final = 2
 OUTBOX_MARGIN_NBYTES: Final = 64  # a chunk in a codec may be so much longer than in f32
 MIN_CHUNK_NBYTES: Final = 64 * 1024
 MAX_GROUPS: Final = 4
+STATE_NBYTES: Final = 8
+SLAB_NBYTES_PER_STATE: Final = 8192  # far less than a chunk has: there are states for all chunks
+MORE_STATES: Final = 8
 SEALS: Final = 0x1 | 0x2 | 0x4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW of linux/fcntl.h
 SEALED_AGAINST_WRITING: Final = 0x8 | 0x10
 
@@ -54,9 +58,15 @@ class SegmentMap:
         return _pages(self.slab_nbytes + OUTBOX_MARGIN_NBYTES * chunks) if self.has_outbox else 0
 
     @property
+    def states(self) -> int:
+        """The offset of the chunks' states."""
+        return self.slab(SLABS) + self.outbox_nbytes
+
+    @property
     def nbytes(self) -> int:
         """The size of the segment."""
-        return self.slab(SLABS) + self.outbox_nbytes
+        count = self.slab_nbytes // SLAB_NBYTES_PER_STATE + MORE_STATES
+        return self.states + _pages(STATE_NBYTES * count)
 
 
 def create_segment(nbytes: int, nonce: bytes) -> tuple[int, mmap.mmap]:

@@ -3,7 +3,7 @@
 ::
 
     coordinator ▸ shard   begin serve reserve join start set give_up hold align snapshot load
-                          set_version set_clock count
+                          set_version set_clock count heal healed least skip
                           each is answered with done or failed, in their order
                           leave stop release read forget       not answered
     shard ▸ coordinator   counts happened unreading asked part   at any time, not answered
@@ -51,7 +51,10 @@ class Reserve(Message):
 
 @dataclass(frozen=True, slots=True)
 class Join(Message):
-    """A process takes part from now on; a worker takes the place that was kept."""
+    """A process takes part from now on; a worker takes the place that was kept.
+
+    With a first step of 0, a worker is known from now on, and has no place yet.
+    """
 
     verb = "join"
     worker: Id  # 0 for an observer
@@ -213,6 +216,35 @@ class GiveUp(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Heal(Message):
+    """Take what workers offer, until `start`. Your values are of this generation. Done: 0."""
+
+    verb = "heal"
+    generation: Count
+
+
+@dataclass(frozen=True, slots=True)
+class CountHealed(Message):
+    """Say how many chunks have been healed. Done: their number."""
+
+    verb = "healed"
+
+
+@dataclass(frozen=True, slots=True)
+class LeastStep(Message):
+    """Say the smallest step over your chunks. Done: 1 more than that; 0 if you have none."""
+
+    verb = "least"
+
+
+@dataclass(frozen=True, slots=True)
+class SkipHealed(Message):
+    """Count the steps of all workers as taken that are in the values of healed chunks. Done: 0."""
+
+    verb = "skip"
+
+
+@dataclass(frozen=True, slots=True)
 class Counts(Message):
     """The shard sends its counts so far, which is also its sign of life.
 
@@ -276,7 +308,8 @@ class Asked(Message):
 
 FROM_COORDINATOR: Final[tuple[type[Message], ...]] = (
     Begin, Serve, Reserve, Join, Leave, Start, SetRule, GiveUp, Stop, Hold, Align, Release,
-    OpenSnapshot, ReadSnapshot, ForgetSnapshot, Load, SetVersion, SetClock, CountUp,
+    OpenSnapshot, ReadSnapshot, ForgetSnapshot, Load, SetVersion, SetClock, CountUp, Heal,
+    CountHealed, LeastStep, SkipHealed,
 )  # fmt: skip
 FROM_SHARD: Final[tuple[type[Message], ...]] = (
     Done, Failed, Counts, SnapshotPart, Happened, Unreading, Asked,

@@ -35,9 +35,9 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 Hand = Callable[[Watch, bytes, Frames], None]
 
 
-def violation(most: int = MOST_SEEDS) -> str:
-    """The first that is found; empty if none is."""
-    found = (simulate(seed).violation for seed in range(most))
+def violation(first: int = 0) -> str:
+    """The first that is found, from this seed on; empty if none is."""
+    found = (simulate(seed).violation for seed in range(first, first + MOST_SEEDS))
     return next((text for text in found if text), "")
 
 
@@ -309,43 +309,47 @@ def a_message_is_refused_once_it_has_been_handled(patch: pytest.MonkeyPatch) -> 
     patch.setattr(Coordinator, "answer", late)
 
 
-PLANTED: tuple[tuple[Plant, str], ...] = (
-    (a_duplicate_is_applied_again, ""),
-    (a_mean_has_the_wrong_weight, "should be"),
-    (the_bound_is_off_by_one, "answered too early"),
-    (a_released_answer_is_forgotten, ""),
-    (an_answer_has_the_parameters_of_another, "parameters"),
-    (the_silent_are_not_evicted, "has been dead for"),
-    (an_incarnation_is_not_checked, ""),
-    (a_lease_is_handed_out_twice, "leased"),
-    (what_a_dead_worker_held_is_lost, ""),
-    (a_handler_raises, "planted"),
-    (nobody_waits_for_the_evicted, "ended as 'incomplete'"),
-    (a_worker_goes_on_with_other_parameters, ""),
-    (a_checkpoint_has_parameters_of_later, ""),
-    (an_answer_leaves_before_its_line_is_in_the_journal, "by the journal"),
-    (what_a_full_disk_has_not_taken_is_forgotten, "by the journal"),
-    (the_bye_of_the_evicted_is_not_in_the_journal, "by the journal evicted"),
-    (a_repeated_hello_is_taken_for_a_new_one, "this hello had"),
-    (the_bye_of_an_old_process_ends_the_new_one, "to be refused"),
-    (what_the_evicted_held_is_leased_twice, ""),
-    (a_round_that_is_given_up_is_applied_in_part, ""),
-    (a_policy_is_set_on_the_first_shard_alone, "goes by"),
-    (nobody_is_patient, "ended as"),
-    (the_last_checkpoint_is_not_tried_again, "without its last checkpoint"),
-    (a_key_speaks_for_others, ""),
-    (a_revoked_key_takes_part, "still wait for it"),
-    (an_observer_sets_the_policy, "honoured by its key"),
-    (a_key_takes_the_rank_of_another, "honoured by its key"),
-    (a_message_is_refused_once_it_has_been_handled, "not allowed changed something"),
+# What each does, what is told of it, and a seed from which on it is found soon: from 0 on it takes as
+# many as docs/simulation.md says.
+PLANTED: tuple[tuple[Plant, str, int], ...] = (
+    (a_duplicate_is_applied_again, "", 0),
+    (a_mean_has_the_wrong_weight, "should be", 0),
+    (the_bound_is_off_by_one, "answered too early", 0),
+    (a_released_answer_is_forgotten, "", 0),
+    (an_answer_has_the_parameters_of_another, "parameters", 0),
+    (the_silent_are_not_evicted, "has been dead for", 0),
+    (an_incarnation_is_not_checked, "", 0),
+    (a_lease_is_handed_out_twice, "leased", 0),
+    (what_a_dead_worker_held_is_lost, "", 0),
+    (a_handler_raises, "planted", 0),
+    (nobody_waits_for_the_evicted, "ended as 'incomplete'", 0),
+    (a_worker_goes_on_with_other_parameters, "", 0),
+    (a_checkpoint_has_parameters_of_later, "", 0),
+    (an_answer_leaves_before_its_line_is_in_the_journal, "by the journal", 0),
+    (what_a_full_disk_has_not_taken_is_forgotten, "by the journal", 0),
+    (the_bye_of_the_evicted_is_not_in_the_journal, "by the journal evicted", 0),
+    (a_repeated_hello_is_taken_for_a_new_one, "this hello had", 0),
+    (the_bye_of_an_old_process_ends_the_new_one, "to be refused", 0),
+    (what_the_evicted_held_is_leased_twice, "", 0),
+    (a_round_that_is_given_up_is_applied_in_part, "", 0),
+    (a_policy_is_set_on_the_first_shard_alone, "goes by", 0),
+    (nobody_is_patient, "ended as", 0),
+    (the_last_checkpoint_is_not_tried_again, "without its last checkpoint", 0),
+    (a_key_speaks_for_others, "", 0),
+    (a_revoked_key_takes_part, "still wait for it", 0),
+    (an_observer_sets_the_policy, "honoured by its key", 0),
+    (a_key_takes_the_rank_of_another, "honoured by its key", 0),
+    (a_message_is_refused_once_it_has_been_handled, "not allowed changed something", 0),
 )
 
 
 @pytest.mark.parametrize(
-    ("plant", "told"), PLANTED, ids=lambda value: getattr(value, "__name__", "")
+    ("plant", "told", "first"), PLANTED, ids=lambda value: getattr(value, "__name__", "")
 )
-def test_a_planted_bug_is_found(plant: Plant, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_is_found(
+    plant: Plant, told: str, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant(monkeypatch)
-    found = violation()
+    found = violation(first)
     assert found
     assert told in found

@@ -1,4 +1,8 @@
-"""A worker without PyTorch: pushes steps of ones and prints each, `step N lag L at SECONDS`."""
+"""A worker without PyTorch: pushes steps of ones and prints each, `step N lag L at SECONDS`.
+
+With --own it pushes -1 for the value of its rank, and 0 for all others. At a learning rate of 1 the
+parameters then say how often the steps of each rank were applied.
+"""
 
 import argparse
 import sys
@@ -20,14 +24,21 @@ parser.add_argument("--values", type=int, default=100_000)
 parser.add_argument("--hold", type=int, default=0)  # 1: wait for a line before the first push
 parser.add_argument("--fill-window", type=int, default=0)  # 1: as a worker that streams
 parser.add_argument("--hangs-at", type=int, default=0)  # before this push, until a line comes
+parser.add_argument("--own", type=int, default=0)  # see above; and so many for its value, not 1
+parser.add_argument("--transport", default="auto")
 args = parser.parse_args()
 
 layout = Layout([Slot("w", "f32", (args.values,)), Slot("mean", "f32", (8,), "buffer")])
 gradients, parameters = (np.zeros(layout.nbytes, np.uint8) for _ in range(2))
-gradients[: 4 * args.values].view("<f4")[:] = 1
+pushed = gradients[: 4 * args.values].view("<f4")
+pushed[:] = 1
+if args.own:
+    pushed[:] = 0
+    pushed[args.rank :: 64] = -args.own  # in every chunk
 
-client = Client(args.server, layout, rank=args.rank)
+client = Client(args.server, layout, rank=args.rank, transport=args.transport)
 client.begin(parameters)
+client.keep(lambda: parameters)
 print(f"joined at {client.steps}", flush=True)
 if args.hold:
     sys.stdin.readline()
@@ -44,10 +55,10 @@ while answered < args.steps:
         if args.fill_window:
             client.advance(first_ready=0)
         info = client.finish_step()
-    except EvictedError:
+    except EvictedError as error:
         client.rejoin()
         client.pull(parameters)
-        print("joined again", flush=True)
+        print(f"joined again: {error}", flush=True)
         continue
     answered += 1
     print(f"step {info.step} lag {info.lag} at {time.monotonic():.3f}", flush=True)

@@ -29,8 +29,11 @@ ARROWS: dict[str, set[str]] = {
     "ps.options": {"ps", "ps.slowness", "ps.wire"},
     "ps.datafiles": {"ps", "ps.options"},
     "ps.runs": {"ps", "ps.options", "ps.wire"},
-    "ps.shard": {"ps", "ps.options", "ps.runs", "ps.wire"},
-    "ps.server": {"ps", "ps.datafiles", "ps.options", "ps.runs", "ps.shard", "ps.wire"},
+    "ps.recovery": {"ps.wire"},
+    "ps.shard": {"ps", "ps.options", "ps.recovery", "ps.runs", "ps.wire"},
+    "ps.server": {
+        "ps", "ps.datafiles", "ps.options", "ps.recovery", "ps.runs", "ps.shard", "ps.wire",
+    },
     "ps.report.analysis": {"ps", "ps.options", "ps.runs"},
     "ps.report.pictures": {"ps", "ps.report.analysis"},
     "ps.report": {"ps", "ps.options", "ps.report.analysis", "ps.report.pictures", "ps.runs"},

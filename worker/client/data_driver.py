@@ -13,7 +13,13 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from leash.ps._core import StepEngine, StepNotice
-from leash.ps.errors import ProtocolError, SegmentError, ServerUnreachableError, UsageError
+from leash.ps.errors import (
+    ProtocolError,
+    RestartedError,
+    SegmentError,
+    ServerUnreachableError,
+    UsageError,
+)
 from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import REPLIES, check_payload_count, decode, error_from
 from leash.ps.wire.keys import ClientKey
@@ -29,6 +35,7 @@ from leash.ps.wire.sockets import (
     receive,
 )
 from leash.worker.client.memory import SlabMemory
+from leash.worker.client.session import as_member
 from leash.worker.client.step import attach_writer
 
 LOOK_MS: Final = 200  # a waiting worker looks so often whether it still takes part
@@ -244,6 +251,8 @@ class DataDriver:
                 wait_s += self._waited_s
                 if not came:
                     self._look_around(busy)
+        except RestartedError:
+            raise  # the open step may go again to another server
         except BaseException:
             self._engine.forget()
             raise
@@ -374,7 +383,7 @@ class DataDriver:
         if notice.kind == "look":
             self._attend(line)
         elif notice.kind == "refused":
-            raise error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock))
+            raise as_member(error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock)))
         else:
             self._on_other(line, frames)
 

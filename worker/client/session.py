@@ -20,7 +20,9 @@ from leash.ps.errors import (
     HeaderError,
     LayoutMismatchError,
     LeashError,
+    RestartedError,
     StoppingError,
+    UnknownWorkerError,
 )
 from leash.ps.wire.frames import encode
 from leash.ps.wire.layout import Layout
@@ -34,6 +36,7 @@ from leash.ps.wire.messages import (
     Leased,
     Message,
     Ok,
+    Remember,
     Report,
     Welcome,
 )
@@ -50,6 +53,17 @@ BYE_S: Final = 1.0  # who has not come to the end of its work says bye for no lo
 def random_number() -> int:
     """Draws the number of a hello."""
     return 1 + secrets.randbelow(U63_MAX)
+
+
+def as_member(error: LeashError) -> LeashError:
+    """What an answer means to a process that the run's server has welcomed before.
+
+    Args:
+        error: the answer.
+    """
+    if isinstance(error, UnknownWorkerError):
+        return RestartedError(f"the server was started again, and says: {error}")
+    return error
 
 
 class Beats(Requester):
@@ -86,6 +100,7 @@ class Beats(Requester):
         self._doing: Final = doing
         self._beat_at_s = AT_ONCE_S
         self._reports: Final[deque[Report]] = deque()
+        self._telling: Report | None = None  # the one that is on its way
         self._reported = 0  # how many reports have been sent
         self._is_stopped = False
 
@@ -98,6 +113,18 @@ class Beats(Requester):
         if self._reports and self._reports[-1].kind == report.kind == "training":
             self._reports.pop()
         self._reports.append(report)
+
+    def tell_for(self, before: "Beats") -> None:
+        """Takes over the reports that an earlier incarnation could not tell.
+
+        Args:
+            before: its beats, which have ended.
+        """
+        untold = [*before._reports] if before._telling is None else [
+            before._telling, *before._reports
+        ]  # fmt: skip
+        incarnation = self._beat.incarnation
+        self._reports.extend(replace(report, incarnation=incarnation) for report in untold)
 
     def stop(self) -> None:
         """Lets the reports that wait go out, and no beat any more."""
@@ -127,8 +154,8 @@ class Beats(Requester):
             return
         if self._reports:
             self._reported += 1
-            report = replace(self._reports.popleft(), number=self._reported)
-            self._ask((encode(report),), Ok, self._patience_s, now_s)
+            self._telling = replace(self._reports.popleft(), number=self._reported)
+            self._ask((encode(self._telling),), Ok, self._patience_s, now_s)
         elif not self._is_stopped and now_s >= self._beat_at_s:
             self._ask(self._next_beat(), Beaten, self._patience_s, now_s)
 
@@ -143,13 +170,16 @@ class Beats(Requester):
 
     def _take(self, answer: Message, payload: bytes | None, now_s: float) -> None:
         if not isinstance(answer, Beaten):
-            self._beat_at_s = AT_ONCE_S
+            self._beat_at_s, self._telling = AT_ONCE_S, None
             return
         self.beaten = answer
         if answer.stopping:
             raise StoppingError(answer.stopping)
         due_s = self._beat_s if answer.initialized else START_BEAT_S
         self._beat_at_s = AT_ONCE_S if answer.stack else now_s + due_s
+
+    def _fail(self, error: LeashError) -> None:
+        super()._fail(as_member(error))
 
     def _is_wanted(self) -> bool:
         # Reports that wait go after the beat that is on its way.
@@ -248,6 +278,21 @@ class Session(Requester):
         )
         self._want(lease, Leased, LEASE_S)
 
+    def want_remember(
+        self, lost: int, epochs: int, samples: int, answered: int, timeout_s: float
+    ) -> None:
+        """Tells a server that was started again what `Remember` says.
+
+        Args:
+            lost: how many steps of this worker had no answer, and are not pushed again.
+            epochs: how many of its share it has completed.
+            samples: of the next one, how many were answered.
+            answered: how many since its newest lease.
+            timeout_s: how long to wait for an answer.
+        """
+        remember = Remember(self.rank, self.incarnation, lost, epochs, samples, answered)
+        self._want(remember, Ok, timeout_s)
+
     def want_bye(self, reason: str, timeout_s: float = BYE_S) -> None:
         """Says that this process leaves.
 
@@ -293,10 +338,13 @@ class Session(Requester):
             raise LayoutMismatchError(difference)
         beat_s = welcome.beat_s if self.rank else min(OBSERVER_BEAT_S, welcome.beat_s)
         self.welcome, self.leased, self._leases = welcome, None, 0
+        before = self.beats
         self.beats = Beats(self.rank, welcome.incarnation, beat_s, self._patience_s, self._doing)
+        if before is not None:
+            self.beats.tell_for(before)
 
     def _fail(self, error: LeashError) -> None:
-        super()._fail(error)
+        super()._fail(error if isinstance(self._request, Hello) else as_member(error))
         if isinstance(self._request, Hello) and isinstance(error, EvictedError):
             # An answer that was lost for so long that the server gave this process up is no loss.
             self._request = replace(self._request, number=self._draw())

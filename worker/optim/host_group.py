@@ -305,6 +305,9 @@ class OtherOfGroup:
         """Waits until the first process has made its values everybody's."""
         self._link.hear()
 
+    def keep(self, _: Callable[[], Slab]) -> None:
+        """Does nothing: the first process offers what it has."""
+
     def rejoin(self) -> None:
         """Waits until the first process has said hello again."""
         self._link.hear()

@@ -13,14 +13,14 @@ optimizer's state stays in this process.
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
 
-from leash.ps.errors import EvictedError, LeashError, UsageError
+from leash.ps.errors import EvictedError, LeashError, RestartedError, UsageError
 from leash.worker.client import StepInfo
 from leash.worker.client.arguments import checked_samples
 from leash.worker.client.memory import Slab
@@ -89,6 +89,7 @@ class LocalSteps:
         self._failure: LeashError | None = None  # an error after which no step is taken any more
         self._untrained: set[int]  # slots for which no step of this round had a gradient
         self._is_pushing = False  # whether a push has begun, and not come to its end
+        self._start: Slab | None = None  # the values at the round's beginning, while it is pushed
         slabs.gradients[:] = slabs.parameters
         self._begin_round()
 
@@ -112,6 +113,14 @@ class LocalSteps:
     def is_broken_off(self) -> bool:
         """Whether a push ended in the middle. A step of `inner` that does is no matter of it."""
         return self._is_pushing and self._failure is None
+
+    @property
+    def kept(self) -> Slab:
+        """The common parameters with which this round began."""
+        if not self._is_pushing or self._start is None:
+            self._keep_start()
+        assert self._start is not None
+        return self._start
 
     def begin(self, samples: SupportsIndex) -> None:
         """Notes how many samples are behind the next step."""
@@ -148,7 +157,7 @@ class LocalSteps:
         self._told = None
         self._samples += agreed
         self.pending += 1
-        with self._remembering():
+        with self._remembering(), suppress(RestartedError):  # which the next push deals with
             self._client.check()  # a round may take long, and nobody else would ask
         return self.flush() if self.pending >= self._every else None
 
@@ -172,6 +181,7 @@ class LocalSteps:
         self._require_sound()
         if not self.pending:
             return None
+        self._keep_start()
         self._is_pushing = True
         gathered_s = self._gather()
         broken = self._broken() if self._heals else []
@@ -268,6 +278,13 @@ class LocalSteps:
         self.pending = 0
 
     # How it is done.
+
+    def _keep_start(self) -> None:
+        """Copies the values at the round's beginning, which what it pushes takes the place of."""
+        if self._start is None:
+            self._start = self._slabs.gradients.copy()
+        else:
+            self._start[:] = self._slabs.gradients
 
     def _gather(self) -> float:
         """Fills the slab of gradients; returns the seconds waited for copies from a GPU."""

@@ -324,6 +324,12 @@ class PSOptimizer(torch.optim.Optimizer):
             self.client.close(FAILED)
             self._slabs.close()
             raise
+        self._make_known()
+
+    def _make_known(self) -> None:
+        """Tells all who have to know of this optimizer."""
+        path = self._path
+        self.client.keep(lambda: path.kept)
         # A script that ends without close() must not keep the others waiting.
         atexit.register(self._close_at_exit)
         _OPEN.add(self)

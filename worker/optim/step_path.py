@@ -52,6 +52,14 @@ class StepPath(Protocol):
         """
         ...
 
+    @property
+    def kept(self) -> Slab:
+        """The common parameters that this worker had before the step or round that it is in.
+
+        They stay as they are until `recover` has returned.
+        """
+        ...
+
     def begin(self, samples: SupportsIndex) -> None:
         """Notes how many samples are behind the next step."""
         ...

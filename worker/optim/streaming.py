@@ -224,6 +224,11 @@ class StepStream:
         """Whether a step, or a backward that sends gradients, ended in the middle."""
         return (self._is_finishing or self._in_backward) and self._failure is None
 
+    @property
+    def kept(self) -> Slab:
+        """The common parameters that this worker had before the step that it is in."""
+        return self._slabs.parameters
+
     def begin(self, samples: SupportsIndex) -> None:
         """Notes how many samples are behind the gradients that backward is about to compute.
 

@@ -12,10 +12,11 @@ from typing import Final
 import numpy as np
 import torch
 from rich.progress import Progress, TaskID
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from leash.ps.errors import StoppingError, UsageError
+from leash.ps.errors import LeashError, StoppingError, UsageError
 from leash.ps.interrupt import Interrupted
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.options.worker import WorkerOptions
@@ -371,7 +372,18 @@ class Trainer:
         if self._options.save_path is None:
             return
         folder = Path(self._options.save_path)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write_to(folder / f"worker-{self._options.rank}")
+        except (OSError, SafetensorError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise LeashError(
+                f"--save-path {folder}: cannot write this worker's files there: {why}; its part in "
+                "the run is done, and the model is among the run's checkpoints"
+            ) from error
+
+    def _write_to(self, stem: Path) -> None:
+        """Writes a file of figures, and one of parameters, which is there as a whole or not."""
         totals = self.totals
         summary = {
             "rank": self._options.rank,
@@ -385,6 +397,11 @@ class Trainer:
             "wait_seconds": round(totals.wait_s, 3),
             "evictions": self._optimizer.evictions,
         }
-        stem = folder / f"worker-{self._options.rank}"
         stem.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
-        save_model(self._model, str(stem.with_suffix(".safetensors")))
+        model = stem.with_suffix(".safetensors")
+        unfinished = model.with_name(f"{model.name}.unfinished")
+        try:
+            save_model(self._model, str(unfinished))
+            unfinished.replace(model)
+        finally:
+            unfinished.unlink(missing_ok=True)

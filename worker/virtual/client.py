@@ -17,7 +17,7 @@ from leash.worker.client import Client
 from leash.worker.client.data_driver import AT_ONCE
 from leash.worker.client.liveness import STOP_S, Liveness
 from leash.worker.client.memory import SlabMemory
-from leash.worker.client.session import Beats
+from leash.worker.client.session import Beats, as_member
 from leash.worker.virtual.network import Connection, Frames, Network
 from leash.worker.virtual.server import VirtualServer
 from leash.worker.virtual.world import Fiber, World
@@ -397,7 +397,7 @@ class VirtualDriver:
         if notice is None or notice.kind == "look":
             return
         if notice.kind == "refused":
-            raise error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock))
+            raise as_member(error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock)))
         message = decode(bytes(frames[0]), REPLIES)
         if not isinstance(message, OptionsSet):
             raise ProtocolError(f"unexpected {message.verb}")

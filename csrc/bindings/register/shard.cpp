@@ -55,6 +55,12 @@ std::optional<std::size_t> publish(SharedShard& self, std::uint32_t chunk,
   return self.locked([&](Shard& shard) { return shard.publish(chunk, values.data()); });
 }
 
+std::optional<std::size_t> heal(SharedShard& self, std::uint32_t chunk, const py::buffer& payload,
+                                std::uint64_t version) {
+  const BufferView values = self.view(chunk, payload, Access::kRead);
+  return self.locked([&](Shard& shard) { return shard.heal(chunk, values.data(), version); });
+}
+
 void set_options(SharedShard& self, std::uint32_t worker, std::vector<OptimizerOptions> groups,
                  std::vector<std::uint32_t> group_of_slot,
                  const std::vector<std::pair<double, double>>& clamps,
@@ -219,6 +225,14 @@ two chunks; KeyError if the worker is not live.)")
            R"(Replaces a chunk's values, as an update in which the optimizer has no part.
 
 Returns the index of the first value that is not finite, and changes nothing then.)")
+      .def(
+          "heal", heal, py::arg("chunk"), py::arg("payload"), py::arg("version"),
+          R"(Puts values of another server of the run, with their version, in place of a chunk's own.
+
+The optimizer's buffers and counts stay. Returns the index of the first value that is not finite,
+and changes nothing then. ValueError once a worker takes part.)")
+      .def("skip_to", under_lock(&Shard::skip_to), py::arg("chunk"), py::arg("step"),
+           "Counts the steps of all workers up to this one as taken on a chunk that has them.")
       .def("take_overflows", under_lock(&Shard::take_overflows),
            "The means of which a block was left out since the last call.")
       .def("set_rule", &SharedShard::set_rule, py::arg("rule"),

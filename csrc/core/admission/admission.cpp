@@ -57,6 +57,12 @@ void Admission::leave(std::uint32_t worker) {
   workers_.erase(found);
 }
 
+void Admission::skip_to(std::uint64_t step) {
+  for (const std::uint32_t worker : clock_.workers()) {
+    while (clock_.clock(worker) < step) clock_.tick(worker);
+  }
+}
+
 Arrival Admission::arrive(std::uint32_t worker, double now_s, std::uint64_t version) {
   const std::uint64_t clock = clock_.tick(worker);
   WorkerState& state = workers_.at(worker);

@@ -65,6 +65,9 @@ class Admission {
   void join(std::uint32_t worker, std::uint64_t clock, std::uint64_t version);
   void leave(std::uint32_t worker);  // throws NotLive
 
+  // Counts the steps of all workers up to this one as taken. REQUIRES: none has pushed yet.
+  void skip_to(std::uint64_t step);
+
   // REQUIRES of every function below: the worker is live. Only arrive() throws NotLive if it is
   // not.
 

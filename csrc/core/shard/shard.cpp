@@ -302,6 +302,26 @@ std::optional<std::size_t> Shard::publish(std::uint32_t chunk_index, const std::
   return std::nullopt;
 }
 
+std::optional<std::size_t> Shard::heal(std::uint32_t chunk_index, const std::byte* values,
+                                       std::uint64_t version) {
+  Chunk& chunk = at(chunk_index);
+  if (members_.size() != 0) {
+    throw std::invalid_argument(chunk_name(chunk.index) + ": it is healed before any worker joins");
+  }
+  const Encoded encoded{Codec::kRaw, values, chunk.spec.nbytes(), chunk.spec.values};
+  if (options_.nonfinite != Nonfinite::kApply) {
+    if (const auto found = optimizer_.find_nonfinite(chunk, encoded)) return found;
+  }
+  keep_for_snapshot(chunk);
+  std::memcpy(chunk.values, values, chunk.spec.nbytes());
+  chunk.initialized = true;
+  earlier_updates_ += version - chunk.version;
+  chunk.version = version;
+  return std::nullopt;
+}
+
+void Shard::skip_to(std::uint32_t chunk, std::uint64_t step) { at(chunk).admission.skip_to(step); }
+
 ShardStats Shard::stats() const {
   ShardStats stats = stats_;
   for (const Chunk& chunk : chunks_) stats.updates += chunk.version;

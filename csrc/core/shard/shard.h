@@ -108,6 +108,15 @@ class Shard {
   // Throws std::invalid_argument if the chunk has no values yet.
   std::optional<std::size_t> publish(std::uint32_t chunk, const std::byte* values);
 
+  // Puts values of another server of the run, with their version, in place of a chunk's own; the
+  // optimizer's buffers and counts stay. Returns the index of the first value that is not finite,
+  // and has changed nothing then. Throws std::invalid_argument once a worker takes part.
+  std::optional<std::size_t> heal(std::uint32_t chunk, const std::byte* values,
+                                  std::uint64_t version);
+  // Counts the steps of all workers up to this one as taken on a chunk, which has their gradients.
+  // REQUIRES: no worker has pushed yet.
+  void skip_to(std::uint32_t chunk, std::uint64_t step);
+
   // The means of which a block was left out since the last call.
   std::vector<Overflow> take_overflows() { return std::exchange(overflows_, {}); }
 

@@ -64,10 +64,12 @@ void Shard::apply(Chunk& chunk, const Push& push, PushResult& result) {
     const bool goes_on = chunk.admission.admits(push.worker, chunk.version + 1);
     entry.answer_written = push.wants_payload && goes_on;
     keep_for_snapshot(chunk);
+    if (entry.answer_written) begin_writing(push.answer);
     const Applied applied =
         optimizer_.apply(chunk, push.gradient.encoded, push.absent, table_of(push.worker),
                          entry.answer_written ? &push.answer : nullptr, arrival.staleness,
                          chunk.backup_of(push.worker));
+    if (entry.answer_written) end_writing(push.answer, chunk.version);
     result.nonfinite_index = applied.nonfinite_index;
   }
   if (result.nonfinite_index) note_nonfinite(result);
@@ -128,7 +130,11 @@ void Shard::answer_again(Chunk& chunk, const Push& push, std::vector<Reply>& rep
     release_answers(chunk, any_may_go ? Candidates::kAll : Candidates::kNewest, replies);
     return;
   }
-  if (push.wants_payload) optimizer_.write(chunk, push.answer);
+  if (push.wants_payload) {
+    begin_writing(push.answer);
+    optimizer_.write(chunk, push.answer);
+    end_writing(push.answer, chunk.version);
+  }
   replies.push_back(reply_to(chunk, entry));
   give_back_rest(push);
 }
@@ -170,9 +176,11 @@ void Shard::release_answers(Chunk& chunk, Candidates candidates, std::vector<Rep
     const bool to_write = entry.released && entry.wants_payload && !entry.answer_written;
     if (to_write) destinations_.push_back(entry.answer);
   }
+  for (const Destination& destination : destinations_) begin_writing(destination);
   if (!any_may_go || !apply_means(chunk, round_closed)) {
     for (const Destination& destination : destinations_) optimizer_.write(chunk, destination);
   }
+  for (const Destination& destination : destinations_) end_writing(destination, chunk.version);
   for (Parked& entry : entries) {
     if (!entry.released) continue;
     chunk.admission.go_on(entry.worker);

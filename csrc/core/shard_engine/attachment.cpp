@@ -20,13 +20,18 @@ std::size_t place_of_slab(std::size_t slab_nbytes, std::size_t index) {
   return kPageNbytes + index * pages(slab_nbytes);
 }
 
-}  // namespace
-
-std::size_t segment_nbytes(std::size_t slab_nbytes, bool has_outbox) {
+std::size_t place_of_states(std::size_t slab_nbytes, bool has_outbox) {
   const std::size_t slabs = place_of_slab(slab_nbytes, kSlabs);
   if (!has_outbox) return slabs;
   const std::size_t chunks = slab_nbytes / kMinChunkNbytes + kMaxGroups;
   return slabs + pages(slab_nbytes + kOutboxMarginNbytes * chunks);
+}
+
+}  // namespace
+
+std::size_t segment_nbytes(std::size_t slab_nbytes, bool has_outbox) {
+  return place_of_states(slab_nbytes, has_outbox) +
+         pages(sizeof(std::uint64_t) * state_count(slab_nbytes));
 }
 
 Attachment::Attachment(std::string route, Buffer* memory, bool has_outbox,
@@ -63,6 +68,12 @@ std::byte* Attachment::values(std::uint32_t slab, std::uint32_t chunk) const {
 std::byte* Attachment::outbox(std::uint32_t chunk) const {
   return memory_->data() + place_of_slab(chunks_->slab_nbytes(), kSlabs) + chunks_->start(chunk) +
          kOutboxMarginNbytes * chunk;
+}
+
+std::uint64_t* Attachment::state(std::uint32_t chunk) const {
+  if (chunk >= state_count(chunks_->slab_nbytes())) return nullptr;
+  std::byte* const states = memory_->data() + place_of_states(chunks_->slab_nbytes(), has_outbox_);
+  return reinterpret_cast<std::uint64_t*>(states) + chunk;
 }
 
 }  // namespace leash

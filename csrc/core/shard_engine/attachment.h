@@ -32,6 +32,8 @@ class Attachment {
   // Where a chunk's numbers lie, and its payload as a codec wrote it.
   std::byte* values(std::uint32_t slab, std::uint32_t chunk) const;
   std::byte* outbox(std::uint32_t chunk) const;
+  // The word that tells the worker what lies in the chunk's place.
+  std::uint64_t* state(std::uint32_t chunk) const;
 
  private:
   std::string route_;

@@ -66,6 +66,7 @@ void ShardEngine::push_nothing(const Incoming& message, const PushHeader& header
     require_open();
     source.answer_memory = attachment.memory();
     source.answer = attachment.values(header.slab, header.chunk);
+    source.answer_state = attachment.state(header.chunk);
     push_chunk(message, header, header.chunk, source);
     return;
   }
@@ -122,6 +123,7 @@ ShardEngine::Source ShardEngine::source_in_segment(const Attachment& attachment,
                 .is_shared = true,
                 .answer_memory = attachment.memory(),
                 .answer = values,
+                .answer_state = attachment.state(chunk),
                 .answer_codec = raw_codec(spec.dtype)};
   if (core_codec(header.codec) != Codec::kRaw) {
     source.data = attachment.outbox(chunk);
@@ -184,7 +186,8 @@ Push ShardEngine::core_push(const PushHeader& header, std::uint32_t chunk, const
   pushed.gradient.owner = source.memory;
   pushed.absent = absent_;
   if (source.answer_memory != nullptr) {
-    pushed.answer = {source.answer, core_codec(source.answer_codec), source.answer_memory};
+    pushed.answer = {source.answer, core_codec(source.answer_codec), source.answer_memory,
+                     source.answer_state};
   }
   return pushed;
 }

@@ -129,6 +129,7 @@ class ShardEngine {
     bool is_shared = false;           // whether the gradient's worker may change it at any time
     Buffer* answer_memory = nullptr;  // null: no answer carries parameters
     std::byte* answer = nullptr;
+    std::uint64_t* answer_state = nullptr;  // of its place in a segment
     WireCodec answer_codec = WireCodec::kF32;
     Buffer* payload = nullptr;  // of the answer; null: in a segment
   };

@@ -43,8 +43,8 @@ Received StepEngine::on_params(Lane& lane, const ParamsHeader& params, std::size
                                              : store_from_message(params, payloads, payload);
   if (stored != Received::kTaken) return stored;
   const std::uint32_t above = params.chunk + 1;
-  std::fill(versions_.begin() + (above - static_cast<std::uint32_t>(params.chunks)),
-            versions_.begin() + above, params.version);
+  std::fill(newest_.begin() + (above - static_cast<std::uint32_t>(params.chunks)),
+            newest_.begin() + above, Newest{params.version, params.step});
   if (pushed) {
     end_.version = std::max(end_.version, params.version);
     end_.lag = std::max(end_.lag, params.lag);

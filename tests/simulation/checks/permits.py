@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from simulation.machines.keys import Keys
 
 EVERYBODY: Final = ("status", "hello", "beat", "report", "bye", "pull", "echo")
-OF_WORKERS: Final = ("lease", "init", "push", "push_pull", "publish", "options", "attach")
+OF_WORKERS: Final = (
+    "lease",
+    "remember",
+    "offer",
+    "init",
+    "push",
+    "push_pull",
+    "publish",
+    "options",
+    "attach",
+)
 OF_ADMINS: Final = ("set", "save", "read", "stop")
 REFUSED: Final = "not_allowed"
 

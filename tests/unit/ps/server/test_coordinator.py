@@ -36,6 +36,7 @@ from leash.ps.wire.messages import (
     Message,
     Ok,
     Read,
+    Remember,
     Report,
     Save,
     Saved,
@@ -87,6 +88,7 @@ def make_request(verb: type[Message], worker: int, incarnation: int) -> Message:
         Beat: Beat(worker, incarnation),
         Lease: Lease(worker, incarnation, 1, 60, 2, 10, 0.0),
         Report: make_report(worker, incarnation, "epoch" if worker else "evaluation", number=1),
+        Remember: Remember(worker, incarnation, 0, 0, 0, 0),
         Status: Status(),
         Set: Set("asp"),
         Save: Save(17),
@@ -322,6 +324,7 @@ REPEATED = {  # verb ▸ what the second of two equal requests is answered with,
     Beat: Beaten,
     Lease: Leased,
     Report: Ok,
+    Remember: Ok,
     Status: State,
     Set: Ok,
     Save: Saved,
@@ -329,7 +332,7 @@ REPEATED = {  # verb ▸ what the second of two equal requests is answered with,
     Stop: Ok,
     Bye: Ok,
 }
-OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Bye)]
+OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Remember, Bye)]
 
 
 @pytest.mark.parametrize(

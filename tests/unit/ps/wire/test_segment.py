@@ -92,5 +92,15 @@ def test_every_payload_has_room_in_the_outbox_and_none_overlap(values: int) -> N
         begin = places.outbox(chunk.index, chunk.start)
         assert begin >= end
         end = begin + chunk.nbytes + 64  # more than any codec takes
-    assert end <= places.nbytes
-    assert SegmentMap(layout.nbytes, has_outbox=False).nbytes == places.slab(2)
+    assert end <= places.states
+    assert SegmentMap(layout.nbytes, has_outbox=False).states == places.slab(2)
+
+
+@pytest.mark.parametrize("row", [1, 7, 40_000, 65_532, 65_536, 300_000])
+def test_there_is_a_state_for_each_chunk_however_the_rows_lie(row: int) -> None:
+    slots = [Slot(f"w{n}", "f32", (100, row // 4 or 1)) for n in range(3)]
+    layout = Layout([*slots, Slot("m", "f64", (9,), "buffer")])
+    places = SegmentMap(layout.nbytes, has_outbox=False)
+    chunks = len(layout.cut(65536))
+    assert places.states % 4096 == places.nbytes % 4096 == 0
+    assert chunks * 8 <= places.nbytes - places.states
