@@ -102,8 +102,9 @@ def _make_keys(experiment: Experiment) -> None:
     """
     most: dict[str, int] = {}
     for planned in experiment.runs:
-        folder, workers = planned.options.keys, planned.options.workers
+        folder, options = planned.options.keys, planned.options
         if folder is not None:
+            workers = max(options.most_started, options.max_workers or 0)
             most[folder] = max(workers, most.get(folder, 0))
     for folder, workers in most.items():
         files_for_workers(folder, workers)

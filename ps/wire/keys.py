@@ -306,15 +306,20 @@ def worker_files(folder: str, workers: int) -> list[str]:
     return found
 
 
-def files_for_workers(folder: str, workers: int) -> list[str]:
+def files_for_workers(folder: str, workers: int, most: int | None = None) -> list[str]:
     """What a launcher hands to its workers, by rank. Makes a folder that is not there.
+
+    Args:
+        folder: of the keys.
+        workers: how many it starts.
+        most: how many may take part, if these are more: a folder that is made has keys for all.
 
     Raises:
         UsageError: the folder has too few keys of workers, or no admin's, or their files are
             elsewhere.
     """
     if not Path(folder).exists():
-        new_keys(Path(folder), workers)
+        new_keys(Path(folder), max(workers, most or 0))
     admin_key(folder)
     return worker_files(folder, workers)
 

@@ -19,6 +19,7 @@ from leash.ps.shard.identities import Identities
 from leash.ps.shard.linked_shard import LinkedShard
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.model import ServedModel
+from leash.ps.shard.rank_giver import RankGiver
 from leash.ps.wire.frames import error_message
 from leash.ps.wire.keys import ROLES
 from leash.ps.wire.messages import Hello, Message, Set
@@ -309,8 +310,38 @@ def a_message_is_refused_once_it_has_been_handled(patch: pytest.MonkeyPatch) -> 
     patch.setattr(Coordinator, "answer", late)
 
 
-# What each does, what is told of it, and a seed from which on it is found soon: from 0 on it takes as
-# many as docs/simulation.md says.
+def a_run_waits_for_all_that_may_take_part(patch: pytest.MonkeyPatch) -> None:
+    def missing(members: Members) -> list[int]:
+        there = {member.worker for member in members.live}
+        return [rank for rank in members.ranks if rank not in there]
+
+    patch.setattr(Members, "missing", property(missing))
+
+
+def a_run_begins_with_one_worker_too_few(patch: pytest.MonkeyPatch) -> None:
+    missing: Any = Members.missing
+    patch.setattr(Members, "missing", property(lambda members: missing.fget(members)[:-1]))
+
+
+def a_machine_that_returns_gets_a_rank_like_any_other(patch: pytest.MonkeyPatch) -> None:
+    rank_for = RankGiver.rank_for
+
+    def forgetful(giver: RankGiver, hello: Hello, user: str) -> int:
+        return rank_for(giver, replace(hello, worker=0, place=""), user)
+
+    patch.setattr(RankGiver, "rank_for", forgetful)
+
+
+def who_restarts_quickly_does_not_get_its_own_place(patch: pytest.MonkeyPatch) -> None:
+    rank_for = RankGiver.rank_for
+    patch.setattr(
+        RankGiver, "rank_for",
+        lambda giver, hello, user: rank_for(giver, replace(hello, seat=""), user),
+    )  # fmt: skip
+
+
+# What each does, what is told of it, and a seed from which on it is found soon: from 0 on it takes
+# as many as docs/simulation.md says.
 PLANTED: tuple[tuple[Plant, str, int], ...] = (
     (a_duplicate_is_applied_again, "", 0),
     (a_mean_has_the_wrong_weight, "should be", 0),
@@ -340,6 +371,10 @@ PLANTED: tuple[tuple[Plant, str, int], ...] = (
     (an_observer_sets_the_policy, "honoured by its key", 0),
     (a_key_takes_the_rank_of_another, "honoured by its key", 0),
     (a_message_is_refused_once_it_has_been_handled, "not allowed changed something", 0),
+    (a_run_waits_for_all_that_may_take_part, "training does not begin", 0),
+    (a_run_begins_with_one_worker_too_few, "", 0),
+    (a_machine_that_returns_gets_a_rank_like_any_other, "comes back as", 0),
+    (who_restarts_quickly_does_not_get_its_own_place, "", 0),
 )
 
 

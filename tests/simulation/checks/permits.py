@@ -23,7 +23,7 @@ OF_WORKERS: Final = (
     "options",
     "attach",
 )
-OF_ADMINS: Final = ("set", "save", "read", "stop")
+OF_ADMINS: Final = ("set", "save", "read", "stop", "dismiss")
 REFUSED: Final = "not_allowed"
 
 
@@ -58,6 +58,8 @@ class Permits:
         holder = self._keys.holders.get(user)
         if holder is None:  # a push counts until its worker is evicted, within a second
             return None if verb in ("push", "push_pull") else False
+        if verb == "dismiss" and holder.role == "worker":
+            return self._newest.get(worker, (0, ""))[1] == user
         verbs = {"worker": OF_WORKERS, "observer": (), "admin": OF_ADMINS}[holder.role]
         if verb not in (*EVERYBODY, *verbs):
             return False

@@ -12,6 +12,7 @@ from leash.ps.wire.messages import (
     Beat,
     Beaten,
     Bye,
+    Dismiss,
     GroupOptions,
     Hello,
     Init,
@@ -156,6 +157,7 @@ def request_in_the_name_of(
         (Save(drawn), None),
         (Read(drawn, 0), None),
         (Stop("a stranger"), None),
+        (Dismiss(worker), None),
         (Status(), None),
     )  # fmt: skip
     return _packed(*requests[int(choice * len(requests))])

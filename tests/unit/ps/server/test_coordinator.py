@@ -29,6 +29,8 @@ from leash.ps.wire.messages import (
     Beaten,
     Bye,
     CheckpointPiece,
+    Dismiss,
+    Dismissed,
     Error,
     Hello,
     Lease,
@@ -95,6 +97,7 @@ def make_request(verb: type[Message], worker: int, incarnation: int) -> Message:
         Read: Read(CHECKPOINT, 2),
         Stop: Stop("too dear"),
         Bye: Bye(worker, incarnation, "stopped"),
+        Dismiss: Dismiss(worker or 1),
     }
     return requests[verb]
 
@@ -331,6 +334,7 @@ REPEATED = {  # verb ▸ what the second of two equal requests is answered with,
     Read: CheckpointPiece,
     Stop: Ok,
     Bye: Ok,
+    Dismiss: Dismissed,
 }
 OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Remember, Bye)]
 
