@@ -347,8 +347,9 @@ class NotAllowedError(ProtocolError):
     """The key with which a message came is not for that.
 
     A server with keys raises it: the key was revoked, its role is for other requests (an observer
-    only reads, and `leash set` and `leash save` take an admin's), or the message speaks for a rank
-    or a process that came by another key. Give the right file as ``key=``, ``--key`` or LEASH_KEY.
+    only reads, and `leash set`, `leash save` and `leash stop` take an admin's), or the message
+    speaks for a rank or a process that came by another key. Give the right file as ``key=``,
+    ``--key`` or LEASH_KEY.
     """
 
     code = "not_allowed"

@@ -178,7 +178,8 @@ class RunEngine:
         self._has_final = False  # whether the last checkpoint is begun
         self._again_s = now() + TRY_AGAIN_S  # when to try again what could not be written
         # While the results are being written: whether summary.json is there, since when one waits
-        # until that can be, and how many checkpoints were fetched and signals had come by then.
+        # until that can be, how many checkpoints were fetched by then, and how often somebody had
+        # asked for the end.
         self.is_writing = False
         self._attempt_s = 0.0  # when the newest attempt to write them began
         self._has_summary = run_dir is None
@@ -297,7 +298,8 @@ class RunEngine:
 
         Then nobody is answered any more: the workers ask that one again, and it asks them.
         """
-        ends = self._stop_soon is not None or self.is_writing or self.signal
+        was_asked = bool(self.signal or self.coordinator.asked_to_stop)
+        ends = self._stop_soon is not None or self.is_writing or was_asked
         goes_on = self.metrics.started and not ends
         return self._may_begin_again and goes_on and bool(self.shards.lost)
 
@@ -380,6 +382,8 @@ class RunEngine:
     def _stop_if_it_is_time(self) -> None:
         if self.signal:
             self.stop(signal.Signals(self.signal).name, 128 + self.signal)
+        if self.coordinator.asked_to_stop:
+            self.stop(self.coordinator.asked_to_stop, 0)
         if self.coordinator.deserted:
             self.stop(ALL_GONE, 1)
         timeout_s = self._options.timeout_s
@@ -447,6 +451,11 @@ class RunEngine:
         # another one ends the wait for a disk.
         self.signal = self.signal or number
         self._signals += 1
+
+    @property
+    def _times_asked(self) -> int:
+        """How often somebody has asked for the end: by a signal, or by `leash stop`."""
+        return self._signals + bool(self.coordinator.asked_to_stop)
 
     @property
     def is_over(self) -> bool:
@@ -541,14 +550,14 @@ class RunEngine:
     def _writes_no_longer(self) -> bool:
         """Whether an attempt to write takes too long, or somebody has asked twice for the end."""
         took_s = self._now() - self._attempt_s
-        was_asked = self._signals > 1 and took_s > LAST_S
+        was_asked = self._times_asked > 1 and took_s > LAST_S
         return was_asked or took_s > max(self._options.patience, LAST_S)
 
     def _waits_no_longer(self) -> bool:
         """Whether nobody waits for the disk any more; says at first what one waits for."""
         saves, patience_s = self._checkpoints.saves, self._options.patience
         if self._waits is None:
-            self._waits = self._now(), saves.times_fetched, self._signals
+            self._waits = self._now(), saves.times_fetched, self._times_asked
             assert self._run_dir is not None
             lacking = [] if self._checkpoints.has_final else ["the last checkpoint"]
             lacking += [] if self._has_summary else [self._run_dir.summary.name]
@@ -557,8 +566,8 @@ class RunEngine:
                 f"there, or fetch the model by: leash save --server {self._address} FILE; "
                 f"this server waits for it, for {patience_s:.0f} s; Ctrl-C ends it at once"
             )
-        began_s, fetched, signals = self._waits
-        was_asked = self._signals > signals or signals > 1
+        began_s, fetched, asked = self._waits
+        was_asked = self._times_asked > asked or asked > 1
         if saves.times_fetched > fetched and math.isinf(self._fetched_s):
             self._fetched_s = self._now()
         is_fetched = self._now() - self._fetched_s > FETCHED_S
