@@ -437,10 +437,11 @@ class Coordinator:
         self._identities.ranks.update(remembered.keys)
         self._metrics.healed_chunks = remembered.healed_chunks
         self._metrics.lost_updates = remembered.lost_updates
+        self._metrics.go_on_with_plans(remembered.planned)
         self.expect_no_more(remembered.done)
-        if remembered.started and remembered.live:
+        if remembered.started and remembered.awaited:
             until_s = self._now() + self._options.evict_s
-            self._recovery = Recovery(remembered.live, until_s)
+            self._recovery = Recovery(remembered.awaited, until_s)
             self._shards.begin_healing(generation_of_values)
         else:
             self._desk.note_position()
@@ -463,14 +464,24 @@ class Coordinator:
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if self.rule.policy is BSP:
             self._shards.skip_healed()
+        self._note_absent()
         self.journal.healed(chunks, recovery.lost)
         self._metrics.heal(self._generation, live, chunks, recovery.lost)
         self._start(live)
 
+    def _note_absent(self) -> None:
+        """Knows who has not come, and may owe work: whoever took part counts as evicted."""
+        for rank, state in self._remembered.states.items():
+            if rank not in self._members.workers:
+                self._members.remember(rank, EVICTED if state == LIVE else state)
+                self._metrics.expect(rank)
+        self._desk.complete_epochs()
+
     def _restore(self, recovery: Recovery) -> None:
         """Goes by the journal, as the model has what was trained after the checkpoint too."""
         told = recovery.told
-        self._desk.restore(self._remembered.leases, {w: t.answered for w, t in told.items()})
+        newest = {worker: (own.lease, own.answered) for worker, own in told.items()}
+        self._desk.restore(self._remembered.leases, newest)
         self._metrics.restore(self._remembered.shares, told)
         self._desk.complete_epochs()
 
@@ -552,7 +563,7 @@ class Coordinator:
         else:
             self._metrics.report(msg)
             if msg.kind == "plan":
-                self.journal.plan(msg.worker, msg.samples)
+                self.journal.plan(msg.worker, msg.samples, msg.epoch)
             elif msg.kind == "epoch":
                 self.journal.epoch(msg.worker, msg.epoch)
             self._desk.complete_epochs()

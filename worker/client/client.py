@@ -258,8 +258,9 @@ class Client:
             self._finish_round()
         counted = self._counted
         self._session.want_remember(
-            self._lost, counted.epochs, counted.of_epoch, counted.of_lease, self._patience_s
-        )
+            self._lost, counted.epochs, counted.of_epoch, counted.of_lease, counted.newest_lease,
+            self._patience_s,
+        )  # fmt: skip
         while self._session.is_wanting:
             self.check()
             self._control.carry(self._session)
@@ -507,6 +508,7 @@ class Client:
         self._finish_round()
         self._has_pulled = True
         self._generation, self._answered, self._lost = self.welcome.generation, None, 0
+        self._counted.lease(0)
         return self._engine.version
 
     def set_options(self, table: OptionsTable) -> None:
@@ -726,7 +728,7 @@ class Client:
             self._control.carry(self._session)
         self._control.require_answer(self._session)
         assert self._session.leased is not None
-        self._counted.lease()
+        self._counted.lease(self._session.leased.number)
         self.doing.begin(BETWEEN)
         return self._session.leased
 

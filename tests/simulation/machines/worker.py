@@ -16,6 +16,7 @@ from leash.ps.errors import (
     EvictedError,
     LeashError,
     ProtocolError,
+    RestartedError,
     SegmentError,
     ServerUnreachableError,
     StoppingError,
@@ -26,7 +27,8 @@ from leash.ps.wire.messages import OVER, REST, RETURN, Attached, Error, Init, Le
 from leash.ps.wire.requester import NEVER_S, Requester
 from leash.ps.wire.segment import NONCE_NBYTES, SegmentMap, create_segment
 from leash.worker.client.encoding import Encoding
-from leash.worker.client.session import BYE_S, Session
+from leash.worker.client.remembered import Answered, Counted, merged
+from leash.worker.client.session import BYE_S, Session, as_member
 from leash.worker.client.step import attach_writer, make_engine, residual_for
 from simulation.checks.book import Book, Memory, Place
 from simulation.checks.toy import first_values, toy_of
@@ -138,6 +140,7 @@ class SimulatedWorker:
         self.failure: LeashError | None = None  # what ended its newest process
         self.failed_where = ""  # what it did when it failed
         self.is_told_to_go = False
+        self.has_told = False  # whether its bye was answered
         self._layout: Final = layout
         self._scenario: Final = scenario
         self._book: Final = book
@@ -160,14 +163,21 @@ class SimulatedWorker:
         self.has_never_begun = False
         self.failure = None
         self.comes_back_s = None
-        self.is_told_to_go = False
+        self.is_told_to_go = self.has_told = False
         self._session = Session(
             self.rank, f"worker {self.rank}", self._layout, self._draw, self._scenario.patience_s
         )
         self._carriers: list[Carrier] = []
         self._wires: list[Wire] = []
         self._engine: Any = None
+        # What it remembers of the run, as the production client does.
+        self._answered: Answered | None = None  # until a server has given newer parameters
+        self._generation = 0  # of the server that gave what this process has
+        self._counted = Counted()
+        self._lost = 0  # steps without an answer that are not pushed again
+        self._is_step_open = False
         self._life = self._live()
+        self._book.note_process(self.rank)
         self._waits = True
         self.go_on()
 
@@ -241,9 +251,13 @@ class SimulatedWorker:
     def _leave(self, reason: str) -> Life:
         limit_s = self._scenario.patience_s if reason == "done" else STOP_S
         until_s = self.process.clock() + limit_s
+        if reason == "done" and self._answered is None:
+            self._answered = self._remembered()
         yield from self._part(limit_s)
         if self._session.welcome is not None:
             yield from self._say_bye(reason, until_s if reason == "done" else 0.0)
+            while reason == "done" and isinstance(self._session.error, RestartedError):
+                yield from self._say_bye_elsewhere(until_s)
         for carrier in self._carriers:
             carrier.close()
         self._let_go_of_memory()
@@ -254,8 +268,24 @@ class SimulatedWorker:
             left_s = until_s - self.process.clock()
             self._session.want_bye(reason, min(BYE_AGAIN_S, max(BYE_S, left_s)))
             yield from self._until(lambda: not self._session.is_wanting)
+            self.has_told = self._session.error is None
             if self._session.silence is None or self.process.clock() >= until_s:
                 return
+
+    def _say_bye_elsewhere(self, until_s: float) -> Life:
+        """Says bye to a server that was started again, which first is told what it forgot."""
+        try:
+            yield from self._join()
+            yield from self._await_values(self._slabs[0])
+        except EvictedError:
+            yield from self._part()
+            return
+        except LeashError:
+            yield from self._part()
+            self._session.error = None
+            return
+        yield from self._part()
+        yield from self._say_bye("done", until_s)
 
     def _part(self, limit_s: float = STOP_S) -> Life:
         """Ends the connections of one incarnation."""
@@ -323,6 +353,7 @@ class SimulatedWorker:
             self._residual,
         )  # fmt: skip
         self._step = welcome.first_step - 1
+        self._is_step_open = False
         self._inbox: deque[tuple[int, Frames | str]] = deque()
         self._is_pumping = False
         self._lost_s: dict[int, float] = {}
@@ -338,6 +369,24 @@ class SimulatedWorker:
 
         if self._scenario.transport == "shm":
             yield from self._attach()
+        if welcome.heals:
+            yield from self._tell_what_is_remembered()
+
+    def _tell_what_is_remembered(self) -> Life:
+        """Offers a server that was started again what this process was answered with."""
+        session, counted = self._session, self._counted
+        if self._answered is not None:
+            offers = self._answered.offers(self._chunks, self.rank, session.incarnation)
+            self._engine.tell(offers, self._answered.values)
+            yield from self._pump()
+        session.want_remember(
+            self._lost, counted.epochs, counted.of_epoch, counted.of_lease, counted.newest_lease,
+            self._scenario.patience_s,
+        )  # fmt: skip
+        yield from self._until(lambda: not session.is_wanting or self._beats.error is not None)
+        self._check()
+        if session.error is not None:
+            raise session.error
 
     def _allocate(self) -> None:
         """Makes the memory of this process, as one that a server may map."""
@@ -377,8 +426,8 @@ class SimulatedWorker:
         else:
             engine.forget()
 
-    def _begin(self) -> Life:
-        """Waits for the others, then has the common values."""
+    def _await_values(self, own: Any) -> Life:
+        """Waits until training goes on and the model has values, which may be this process's."""
         beats = self._beats
         yield from self._until(
             lambda: (
@@ -393,17 +442,20 @@ class SimulatedWorker:
         self._check()
         beaten = beats.beaten
         assert beaten is not None
+        if beaten.first_step:
+            self._step = beaten.first_step - 1
         if beaten.initialize and not beaten.initialized:
-            first_values(self._chunks, self._slabs[0])
-            self._engine.tell(self._headers(Init), self._slabs[0])
+            self._engine.tell(self._headers(Init), own)
             yield from self._pump()
-        yield from self._pull()
 
-    def _pull(self) -> Life:
-        parameters = self._slabs[0]
+    def _pull(self, parameters: Any) -> Life:
         self._engine.pull(self._headers(Pull), parameters)
         yield from self._pump()
-        self._book.note_end_of_step(self.rank, 0, parameters, parameters)
+        welcome = self._session.welcome
+        assert welcome is not None
+        self._generation, self._answered, self._lost = welcome.generation, None, 0
+        self._counted.lease(0)
+        self._book.note_end_of_step(self.rank, 0, self._slabs[0], parameters)
 
     def _headers(self, verb: type[Init] | type[Pull]) -> list[bytes]:
         incarnation = self._session.incarnation
@@ -441,7 +493,8 @@ class SimulatedWorker:
         if notice.kind == "look":
             self._wires[shard].look()
         elif notice.kind == "refused":
-            self._failed = error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock))
+            refused = error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock))
+            self._failed = as_member(refused)
         else:
             answer = decode(frames[0], REPLIES)
             if not isinstance(answer, Attached):
@@ -502,7 +555,9 @@ class SimulatedWorker:
         yield from self._join()
         while True:
             try:
-                yield from self._begin()
+                first_values(self._chunks, self._slabs[0])
+                yield from self._await_values(self._slabs[0])
+                yield from self._pull(self._slabs[0])
                 break
             except EvictedError:
                 yield from self._part()
@@ -516,15 +571,29 @@ class SimulatedWorker:
     def _rejoin(self) -> Life:
         self._say("joins again")
         self.where = "joins again"
+        self._book.note_break(self.rank)
+        parameters, gradients = self._slabs
+        if self._answered is None:
+            self._answered = self._remembered()
+        self._lost = max(self._lost, int(self._is_step_open))
         while True:
             try:
                 yield from self._part()
                 yield from self._join()
-                yield from self._pull()
+                yield from self._await_values(self._answered.values)
+                yield from self._pull(gradients)
                 break
             except EvictedError:
                 self._say("is evicted while it joins again")
+        self._slabs.reverse()
         self.where = "trains"
+
+    def _remembered(self) -> Answered:
+        """What this process was answered with, the answers to the open step included."""
+        newest, (parameters, answers) = self._engine.newest, self._slabs
+        answered = [self._is_step_open and step == self._step for _, step in newest]
+        values = merged(parameters, answers, self._chunks, answered)
+        return Answered(values, newest, self._generation)
 
     def _train_on_share(self) -> Life:
         scenario, welcome = self._scenario, self._session.welcome
@@ -569,6 +638,7 @@ class SimulatedWorker:
         if session.error is not None:
             raise session.error
         assert session.leased is not None
+        self._counted.lease(session.leased.number)
         return session.leased
 
     def _follow(self, leased: Leased) -> Life:
@@ -604,9 +674,12 @@ class SimulatedWorker:
                     step, len(places), gradients, gradients, absent={0} if is_absent else (),
                     held=parameters if scenario.absent_every else None,
                 )  # fmt: skip
+                self._is_step_open = True
             engine.ready(chunks - chunks * (piece + 1) // pieces)
             self._advance()
         yield from self._pump()
+        self._is_step_open = False
+        self._counted.step(len(places))
         engine.finish()
         self._slabs.reverse()
         self._book.note_end_of_step(self.rank, step, parameters, gradients)
@@ -616,6 +689,8 @@ class SimulatedWorker:
             self.rank, self._session.incarnation, kind, epoch, self._step, samples, 0.0, 0.0,
             0.0, 0.0,
         )  # fmt: skip
+        if kind == "epoch":
+            self._counted.epoch(epoch)
         self._beats.tell(report)
         self._carriers[1].go_on()
 
