@@ -264,7 +264,9 @@ class Coordinator:
     def _on_save(self, msg: Save, _: bytes | None) -> ControlAnswer:
         if self._shards.model is not None and not self._shards.initialized:
             self._shards.count_up()  # a shard may have its values, and not have told so yet
-        nbytes = self.saves.ask(msg.number, has_values=self._shards.initialized)
+        # What a server has that was started again is its workers' only once all have offered it.
+        has_values = self._shards.initialized and self._recovery is None
+        nbytes = self.saves.ask(msg.number, has_values=has_values)
         return Saved(msg.number, nbytes is not None, nbytes or 0), None
 
     def _on_read(self, msg: Read, _: bytes | None) -> ControlAnswer:
@@ -407,14 +409,19 @@ class Coordinator:
             self._desk.position(), self._anew(), self._generation,
         )  # fmt: skip
 
-    def go_on(self, earlier: Position) -> None:
+    def go_on(self, earlier: Position, *, has_died: bool = False) -> None:
         """Goes on where another run was. REQUIRES: no worker has joined yet.
+
+        Args:
+            earlier: where that is.
+            has_died: it is this run, whose server has died, and may have been about to end.
 
         Raises:
             UsageError: the samples are shuffled otherwise now, or nothing is left to train.
         """
         earlier.require_seed(self._options.chosen_seed)
-        earlier.require_epochs(self._options.epochs)
+        if not has_died:
+            earlier.require_epochs(self._options.epochs)
         if not (earlier.shares or earlier.leases):
             return  # loops of people's own, which know how far they were
         has_leases = self._desk.planned == LEASE
@@ -443,8 +450,12 @@ class Coordinator:
             until_s = self._now() + self._options.evict_s
             self._recovery = Recovery(remembered.awaited, until_s)
             self._shards.begin_healing(generation_of_values)
-        else:
-            self._desk.note_position()
+            return
+        self._desk.note_position()
+        planned = self._options.epochs
+        if remembered.started and planned is not None and self._metrics.epoch >= planned:
+            self._note_absent()
+            self._start([])  # all is trained, and all have said bye
 
     def _end_recovery_if_over(self) -> None:
         """Has the workers go on, once all have told what they remember, or enough have."""

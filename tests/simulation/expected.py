@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from leash.ps.errors import ServerUnreachableError
+from leash.ps.errors import ServerUnreachableError, StoppingError
 from leash.ps.server.coordinator import ALL_GONE
 from leash.ps.words import DONE, STOPPED
 from simulation.checks.oracle import Wrong
@@ -39,9 +39,17 @@ def _is_left_by_choice(cluster: "Cluster") -> bool:
 
 
 def _is_lost_with_server(cluster: "Cluster") -> bool:
-    """Whether all that is missing was done, and is lost: nobody had it when a server came back."""
-    parts = cluster.server.run.coordinator.unfinished()
-    return cluster.server.has_lost_work and all(part.state == DONE for part in parts)
+    """Whether all that is missing was done, and is lost: nobody had it when a server came back.
+
+    Or that server does not know that it was, since the disk did not take its journal.
+    """
+    server = cluster.server
+    is_lost = {
+        part.state in (DONE, STOPPED) if server.has_lost_work and not server.may_forget
+        else cluster.workers[part.worker - 1].has_told
+        for part in server.run.coordinator.unfinished() if part.worker
+    }  # fmt: skip
+    return (server.has_lost_work or server.may_forget) and is_lost <= {True}
 
 
 def _is_nobody_left(cluster: "Cluster") -> bool:
@@ -71,9 +79,10 @@ def _is_server_away(cluster: "Cluster") -> bool:
     if cluster.server.status != KILLED:
         return False
     failures = [worker.failure for worker in cluster.workers if worker.failure is not None]
-    is_tired = all(isinstance(failure, ServerUnreachableError) for failure in failures)
-    has_ended = all(worker.has_ended for worker in cluster.workers)
-    return is_tired and (has_ended or cluster.scenario.patience_s == math.inf)
+    is_right = all(isinstance(f, ServerUnreachableError | StoppingError) for f in failures)
+    # A process that was started just now waits for its first answer, as long as it takes.
+    has_ended = all(w.has_ended or w.where == "begins" for w in cluster.workers)
+    return is_right and (has_ended or cluster.scenario.patience_s == math.inf)
 
 
 # Nothing is wrong with these.

@@ -172,7 +172,7 @@ class SimulatedServer:
         self._on_end: Final = on_end
         self._since_advance = 0
         self.has_lost_work = False  # what was trained after a checkpoint, since nobody had it
-        self._may_forget = False  # whether the disk was full, so that the journal has gaps
+        self.may_forget = False  # whether the disk was full, so that the journal has gaps
         # What the parameters were when each checkpoint was begun: of those in their places, and of
         # the one that is being written.
         self._snapshots: Final[dict[Path, Snapshot]] = {}
@@ -271,7 +271,7 @@ class SimulatedServer:
                     self.book.check_healed(member.worker, naive.chunk, naive.values)
         is_healed = any(naive.is_healed for naive in chunks)
         if is_healed:
-            self.book.go_on({} if self._may_forget else None)
+            self.book.go_on({} if self.may_forget else None)
         else:
             self.book.go_on(self._resumed.done)
             self.has_lost_work = self.book.generation > 1
@@ -390,7 +390,7 @@ class SimulatedServer:
 
     def restart(self) -> None:
         """Starts it again as people do today: from the newest checkpoint, if there is one."""
-        self._may_forget = self._may_forget or self._disk.was_full
+        self.may_forget = self.may_forget or self._disk.was_full
         try:
             run_dir = RunDir(RUN_DIR, self._disk, goes_on=True)
         except UsageError:
