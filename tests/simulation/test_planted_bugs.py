@@ -1,6 +1,6 @@
 """Bugs that are planted on purpose: for each invariant one that breaks it, and is found soon."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,16 +8,25 @@ import msgpack
 import pytest
 
 from leash.ps.policy import SSP, Rule
+from leash.ps.recovery.healing import Healing
+from leash.ps.recovery.recovery import Recovery
+from leash.ps.runs.journal import Granted, Journal, LeaseChange
 from leash.ps.server.coordinator import Coordinator
+from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.server.leases import EpochPositions, Leases
+from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Members
 from leash.ps.shard.model import ServedModel
+from leash.ps.wire.messages import Offer, Save
 from simulation.checks.watch import Watch
 from simulation.cluster import simulate
+from simulation.faults import draw_faults
 from simulation.machines.network import Frames
 from simulation.machines.worker import SimulatedWorker
+from simulation.scenario import draw
 
 MOST_SEEDS = 400  # in which each has to be found
+MOST_KILLS = 4000  # likewise, of those for which a server has to be killed
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 Hand = Callable[[Watch, bytes, Frames], None]
@@ -27,6 +36,16 @@ def violation(most: int = MOST_SEEDS) -> str:
     """The first that is found; empty if none is."""
     found = (simulate(seed).violation for seed in range(most))
     return next((text for text in found if text), "")
+
+
+def violation_with_kills(most: int = MOST_KILLS) -> str:
+    """The first that is found in the seeds in which a server is killed; empty if none is."""
+    for seed in range(most):
+        faults = draw_faults(draw(seed))
+        if any(fault.kind == "kill server" for fault in faults):
+            if text := simulate(seed, faults=faults).violation:
+                return text
+    return ""
 
 
 def changes_pushes(
@@ -156,6 +175,89 @@ def nobody_waits_for_the_evicted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Coordinator, "coming_back", [])
 
 
+def an_offer_of_an_older_generation_is_taken(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Healing, "is_newer", lambda _, offer, version: offer.version > version)
+
+
+def an_older_offer_of_the_same_generation_is_taken(patch: pytest.MonkeyPatch) -> None:
+    is_newer = Healing.is_newer
+
+    def lenient(healing: Healing, offer: Offer, version: int) -> bool:
+        return is_newer(healing, replace(offer, version=version + 1), version)
+
+    patch.setattr(Healing, "is_newer", lenient)
+
+
+def an_offer_is_taken_after_the_recovery(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(DataDesk, "start", lambda desk: desk._tell_gate())
+
+
+def the_journal_forgets_a_lease(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Journal, "lease", lambda *_: None)
+
+
+def an_answer_leaves_before_its_line_is_in_the_journal(patch: pytest.MonkeyPatch) -> None:
+    note, write = Journal._note, Journal._write
+
+    def later(journal: Journal, what: str, **fields: Any) -> None:
+        with patch.context() as during:
+            during.setattr(Journal, "_write", lambda _: None)
+            note(journal, what, **fields)
+        if what in ("generation", "started"):
+            write(journal)
+
+    patch.setattr(Journal, "_note", later)
+
+
+def a_worker_is_not_waited_for_in_the_midst_of_its_offers(patch: pytest.MonkeyPatch) -> None:
+    missing = Recovery.missing
+
+    def hasty(recovery: Recovery, live: Iterable[int], now_s: float) -> list[int]:
+        return sorted(set(missing(recovery, (), now_s)) - set(live))
+
+    patch.setattr(Recovery, "missing", hasty)
+
+
+def whoever_has_not_come_back_owes_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Coordinator, "_note_absent", lambda _: None)
+
+
+def a_lease_counts_whose_answer_was_lost(patch: pytest.MonkeyPatch) -> None:
+    restore = LeaseDesk.restore
+
+    def trusting(desk: LeaseDesk, changes: Sequence[LeaseChange], newest: Any) -> None:
+        numbers = {
+            change.request.worker: change.request.number for change in changes
+            if isinstance(change, Granted)
+        }  # fmt: skip
+        told = {worker: (numbers.get(worker, 0), count) for worker, (_, count) in newest.items()}
+        restore(desk, changes, told)
+
+    patch.setattr(LeaseDesk, "restore", trusting)
+
+
+def a_checkpoint_is_taken_in_the_midst_of_a_recovery(patch: pytest.MonkeyPatch) -> None:
+    on_save = Coordinator._on_save
+
+    def careless(coordinator: Coordinator, msg: Save, payload: Any) -> Any:
+        with patch.context() as during:
+            during.setattr(coordinator, "_recovery", None)
+            return on_save(coordinator, msg, payload)
+
+    patch.setattr(Coordinator, "_on_save", careless)
+
+
+WITH_KILLS: tuple[tuple[Plant, str], ...] = (
+    (an_offer_of_an_older_generation_is_taken, "was taken, or not, wrongly"),
+    (an_older_offer_of_the_same_generation_is_taken, "was taken, or not, wrongly"),
+    (an_offer_is_taken_after_the_recovery, "after the recovery"),
+    (the_journal_forgets_a_lease, "leased"),
+    (an_answer_leaves_before_its_line_is_in_the_journal, ""),
+    (a_worker_is_not_waited_for_in_the_midst_of_its_offers, ""),
+    (whoever_has_not_come_back_owes_nothing, "never trained on"),
+    (a_lease_counts_whose_answer_was_lost, "never trained on"),
+)
+
 PLANTED: tuple[tuple[Plant, str], ...] = (
     (a_duplicate_is_applied_again, ""),
     (a_mean_has_the_wrong_weight, "should be"),
@@ -179,5 +281,17 @@ PLANTED: tuple[tuple[Plant, str], ...] = (
 def test_a_planted_bug_is_found(plant: Plant, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     found = violation()
+    assert found
+    assert told in found
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"), WITH_KILLS, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_a_planted_bug_of_a_recovery_is_found(
+    plant: Plant, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    found = violation_with_kills()
     assert found
     assert told in found

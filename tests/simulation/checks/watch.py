@@ -54,6 +54,7 @@ class Watch:
         self._metrics: Any = None
         self._stopping = False
         self._heals = False  # whether it takes what workers offer
+        self._newest_offer: tuple[bytes, Frames] | None = None
 
     def send(self, route: bytes, header: bytes, payload: Any, _: int) -> None:
         """What the desk sends through."""
@@ -92,6 +93,7 @@ class Watch:
         elif verb == "init":
             self._on_init(header, payload)
         elif verb == "offer":
+            self._newest_offer = route, frames
             self._on_offer(header, payload)
         elif verb == "attach":
             self._on_attach(route, header)
@@ -289,6 +291,17 @@ class Watch:
         self.on_start()
         for naive in self.chunks.values():
             naive.generation = self._book.generation
+        if self._newest_offer is not None:
+            self._receive_late(*self._newest_offer)
+
+    def _receive_late(self, route: bytes, frames: Frames) -> None:
+        """Hands an offer to the shard that was long on its way; nothing may change."""
+        before, sent = self.digest(), self._sent
+        self._sent = []
+        self._hand(route, frames)
+        answers, self._sent = [_decoded(header) for _, header, _ in self._sent], sent
+        if self.digest() != before or any(answer.get("taken") for answer in answers):
+            raise Wrong(f"an offer that came after the recovery was answered {answers}")
 
     def _join(self, worker: int, first_step: int) -> None:
         if not self.chunks:
