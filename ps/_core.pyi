@@ -1457,11 +1457,12 @@ class StepEngine:
             typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
         ],
         outbox: typing.SupportsInt | typing.SupportsIndex | None,
+        states: typing.SupportsInt | typing.SupportsIndex | None,
         residual: typing_extensions.Buffer,
     ) -> None:
         """
-        memory: holds two slabs, which begin at `slabs`, and from `outbox` on room for payloads that
-        a codec wrote. residual: what int8 and topk left over, laid out like a slab; empty for other
+        memory: holds two slabs, which begin at `slabs`, from `outbox` on room for payloads that a
+        codec wrote, and from `states` on what a server says of each chunk. residual: what int8 and topk left over, laid out like a slab; empty for other
         codecs. The engine keeps and changes both.
         """
     def attach(self, write: collections.abc.Callable[[int], bytes]) -> None:
@@ -1556,11 +1557,28 @@ class StepEngine:
         """
         Takes an answer, header first. None if it was dealt with, or rightly ignored.
         """
+    def rejoin(
+        self,
+        incarnation: typing.SupportsInt | typing.SupportsIndex,
+        table: typing.SupportsInt | typing.SupportsIndex,
+        write: collections.abc.Callable[[int], bytes],
+    ) -> None:
+        """
+        Has what has no answer go again, under another incarnation; settle_written() comes first.
+
+        table: the number of the options. write: as attach() takes it.
+        """
     def set_options(
         self, number: typing.SupportsInt | typing.SupportsIndex, header: bytes, payload: bytes
     ) -> None:
         """
         Sends options to every shard before the pushes of the open step.
+        """
+    def settle_written(self) -> int:
+        """
+        The server has died: takes for answered what it has written into the segment.
+
+        Returns how many chunks of the open step are lost, since they were being written.
         """
     def tell(
         self,

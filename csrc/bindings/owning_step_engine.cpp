@@ -15,11 +15,12 @@ py::object bytes_view(const py::object& object) {
 }
 
 StepMemory memory_of(const BufferView& view, std::pair<std::size_t, std::size_t> slabs,
-                     std::optional<std::size_t> outbox) {
+                     std::optional<std::size_t> outbox, std::optional<std::size_t> states) {
   return {.data = view.data(),
           .nbytes = view.nbytes(),
           .slabs = {slabs.first, slabs.second},
-          .outbox = outbox};
+          .outbox = outbox,
+          .states = states};
 }
 
 // Keeps other threads, and what Python code this one calls, out of the engine.
@@ -50,11 +51,12 @@ std::span<const std::byte> span_of(const BufferView& view) { return {view.data()
 OwningStepEngine::OwningStepEngine(std::vector<StepChunk> chunks, const StepMember& member,
                                    const EncodingSettings& encoding, const py::buffer& memory,
                                    std::pair<std::size_t, std::size_t> slabs,
-                                   std::optional<std::size_t> outbox, const py::buffer& residual)
+                                   std::optional<std::size_t> outbox,
+                                   std::optional<std::size_t> states, const py::buffer& residual)
     : memory_(memory, Access::kWrite, "memory"),
       residual_(residual, Access::kWrite, "residual"),
       memory_bytes_(bytes_view(memory)),
-      engine_(std::move(chunks), member, encoding, memory_of(memory_, slabs, outbox),
+      engine_(std::move(chunks), member, encoding, memory_of(memory_, slabs, outbox, states),
               residual_.nbytes() == 0 ? nullptr : residual_.data()) {
   if (residual_.nbytes() != 0 && residual_.nbytes() < engine_.slab_nbytes()) {
     throw std::invalid_argument("residual: expected the size of a slab");
@@ -151,6 +153,12 @@ void OwningStepEngine::attach(AttachWriter write) {
   require_turn();
   write_attach_ = std::move(write);
   engine_.attach();
+}
+
+void OwningStepEngine::rejoin(std::uint64_t incarnation, std::uint64_t table, AttachWriter write) {
+  require_turn();
+  write_attach_ = std::move(write);
+  engine_.rejoin(incarnation, table);
 }
 
 py::object OwningStepEngine::payload_of(const PayloadPlace& place) {

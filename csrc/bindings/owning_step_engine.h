@@ -39,7 +39,7 @@ class OwningStepEngine {
   OwningStepEngine(std::vector<StepChunk> chunks, const StepMember& member,
                    const EncodingSettings& encoding, const pybind11::buffer& memory,
                    std::pair<std::size_t, std::size_t> slabs, std::optional<std::size_t> outbox,
-                   const pybind11::buffer& residual);
+                   std::optional<std::size_t> states, const pybind11::buffer& residual);
 
   OwningStepEngine(const OwningStepEngine&) = delete;
   OwningStepEngine& operator=(const OwningStepEngine&) = delete;
@@ -56,6 +56,7 @@ class OwningStepEngine {
                    const pybind11::bytes& payload);
   void ready(std::uint32_t first_ready);
   void attach(AttachWriter write);
+  void rejoin(std::uint64_t incarnation, std::uint64_t table, AttachWriter write);
 
   // A header and a payload, or None in its place; None if nothing may go.
   MaybeMessage next(std::size_t shard, std::size_t most);

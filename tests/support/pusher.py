@@ -24,7 +24,7 @@ parser.add_argument("--values", type=int, default=100_000)
 parser.add_argument("--hold", type=int, default=0)  # 1: wait for a line before the first push
 parser.add_argument("--fill-window", type=int, default=0)  # 1: as a worker that streams
 parser.add_argument("--hangs-at", type=int, default=0)  # before this push, until a line comes
-parser.add_argument("--own", type=int, default=0)  # 1: see above
+parser.add_argument("--own", type=int, default=0)  # see above; and so many for its value, not 1
 parser.add_argument("--transport", default="auto")
 args = parser.parse_args()
 
@@ -34,10 +34,11 @@ pushed = gradients[: 4 * args.values].view("<f4")
 pushed[:] = 1
 if args.own:
     pushed[:] = 0
-    pushed[args.rank :: 64] = -1  # in every chunk
+    pushed[args.rank :: 64] = -args.own  # in every chunk
 
 client = Client(args.server, layout, rank=args.rank, transport=args.transport)
 client.begin(parameters)
+client.keep(lambda: parameters)
 print(f"joined at {client.steps}", flush=True)
 if args.hold:
     sys.stdin.readline()
@@ -54,10 +55,10 @@ while answered < args.steps:
         if args.fill_window:
             client.advance(first_ready=0)
         info = client.finish_step()
-    except EvictedError:
-        client.rejoin(parameters)
+    except EvictedError as error:
+        client.rejoin()
         client.pull(parameters)
-        print("joined again", flush=True)
+        print(f"joined again: {error}", flush=True)
         continue
     answered += 1
     print(f"step {info.step} lag {info.lag} at {time.monotonic():.3f}", flush=True)

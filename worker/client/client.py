@@ -33,10 +33,12 @@ from leash.ps.errors import (
     EvictedError,
     LeashError,
     NotReadyError,
+    RestartedError,
     StoppingError,
     UsageError,
 )
 from leash.ps.options.addresses import RANK_MEND, split_address
+from leash.ps.policy import BSP
 from leash.ps.wire import hosts
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.frames import encode
@@ -69,9 +71,12 @@ from leash.worker.client.memory import Slab, SlabMemory
 from leash.worker.client.remembered import Answered, Counted, merged
 from leash.worker.client.sent_options import SentOptions
 from leash.worker.client.session import ANSWER_S, BYE_S, Beats, Session
-from leash.worker.client.step import Transport, make_engine, residual_for
+from leash.worker.client.step import Transport, attach_writer, make_engine, residual_for
 from leash.worker.client.waiting import Outage, Waiting, awaited
 
+TOO_LATE: Final = (
+    "the server was started again, and the others have gone on without step {} of this worker"
+)
 CLOSED: Final = "closed: this worker has left the run; make a new one to take part again"
 FORKED: Final = (
     "process {} joined the run, and this one, {}, was forked from it: no connection outlives a "
@@ -215,6 +220,9 @@ class Client:
         self._lost = 0  # steps without an answer that are not pushed again
         self._counted: Final = Counted()
         self._answers: Slab | None = None  # where the answers to the open step are written
+        self._keep: Callable[[], Slab] | None = None  # gives what `keep` says
+        self._repeats = False  # whether the open step is to be pushed again to another server
+        self._samples = self._open_samples = 0  # behind the newest step; behind one to be repeated
         self._published = 0  # how often this process has made its values everybody's
         self._liveness: Liveness | None = None
         self._driver: DataLane | None = None
@@ -244,7 +252,8 @@ class Client:
         self._is_step_open = False
         self._agree_on_codec()
         self._connect(beats)
-        self.transport: Transport = self._choose_transport()
+        if not self._repeats:
+            self.transport: Transport = self._choose_transport()
         if self.welcome.heals and self.rank:
             self._tell_what_is_remembered()
 
@@ -256,10 +265,10 @@ class Client:
                 self._answered.values.data,
             )
             self._finish_round()
-        counted = self._counted
+        counted, open_samples = self._counted, self._open_samples
         self._session.want_remember(
-            self._lost, counted.epochs, counted.of_epoch, counted.of_lease, counted.newest_lease,
-            self._patience_s,
+            self._lost, counted.epochs, counted.of_epoch + open_samples,
+            counted.of_lease + open_samples, counted.newest_lease, self._patience_s,
         )  # fmt: skip
         while self._session.is_wanting:
             self.check()
@@ -439,7 +448,9 @@ class Client:
             try:
                 self._begin(parameters, on_wait_for_others)
             except EvictedError:  # noqa: PERF203
-                self.rejoin()
+                self._part()
+                self._control.renew()
+                self._join()
             else:
                 return
 
@@ -507,8 +518,7 @@ class Client:
         )
         self._finish_round()
         self._has_pulled = True
-        self._generation, self._answered, self._lost = self.welcome.generation, None, 0
-        self._counted.lease(0)
+        self._has_now()
         return self._engine.version
 
     def set_options(self, table: OptionsTable) -> None:
@@ -609,7 +619,7 @@ class Client:
             LeashError: what has ended this worker's part.
         """
         count = checked_samples(samples)
-        self.check()
+        self._check_between_steps()
         if not self.rank:
             raise UsageError(f"rank 0 is an observer, which pushes nothing; {RANK_MEND}")
         due = self._options.due(self.rank, self.incarnation)
@@ -635,7 +645,14 @@ class Client:
         """
         self.require_own_process()
         self._ready(first_ready)
-        self._data.advance()
+        if self._repeats:
+            return
+        try:
+            self._data.advance()
+        except RestartedError:
+            if not self._may_repeat:
+                raise
+            self._repeats = True  # `finish_step` sends what is missing
 
     def finish_step(self) -> StepInfo:
         """Sends the rest of the open step, and waits for all answers.
@@ -649,7 +666,7 @@ class Client:
         self.require_own_process()
         self._ready(0)
         self.doing.begin(WAITING)
-        wait_s = self._data.finish()
+        wait_s = self._finish_pushes()
         self.doing.begin(BETWEEN)
         self._options.is_known = True
         self._is_step_open = False
@@ -657,24 +674,38 @@ class Client:
         end = self._engine.finish()
         return StepInfo(self.steps, end.version, end.lag, end.staleness, wait_s)
 
-    def rejoin(self, kept: Slab | None = None) -> None:
+    def keep(self, kept: Callable[[], Slab]) -> None:
+        """Says what this worker was answered with, for a server that is started again.
+
+        Its values are those of a checkpoint. Of each chunk it takes the newest that any worker
+        has. Without a call this worker has nothing to offer.
+
+        Args:
+            kept: gives a slab with the parameters that this worker was answered with before the
+                step that it is in; or where the answers to it are written, if that is another
+                place than the gradients'. It stays as it is until `pull` has returned.
+        """
+        self._keep = kept
+
+    def rejoin(self) -> None:
         """Says hello again after an eviction; pull before the next push.
 
         A worker that has trained keeps trying for as long as it is patient. If the server was
-        started again, and its values are older, this offers it what this worker has.
-
-        Args:
-            kept: a slab with the parameters that this worker was answered with before the step that
-                it is in. Unchanged by others until `pull` has returned. Without it nothing is
-                offered.
+        started again, and its values are older, this offers it what `keep` says.
 
         Raises:
             LeashError: what joining raises: nobody answers, or the server refuses.
         """
         self.require_own_process()
-        if kept is not None and self._answered is None:
-            self._answered = self._remembered(kept)
+        self._repeats = False
         self._lost = max(self._lost, int(self._is_step_open))
+        self._join_again()
+
+    def _join_again(self) -> None:
+        """Offers what this process remembers, if it is asked, and waits until training goes on."""
+        if self._keep is not None and self._answered is None and self._has_pulled:
+            self._answered = self._remembered(self._keep())
+        kept = None if self._answered is None else self._answered.values
         tell = Waiting.of_library(self._say).workers
         while True:
             self.doing.begin(WAITING)
@@ -687,8 +718,84 @@ class Client:
                 continue
             return
 
+    # A server that was started again, under bsp: no step is lost, since all are in the same one.
+
+    @property
+    def _may_repeat(self) -> bool:
+        """Whether steps without an answer may be pushed again to a server that was started again.
+
+        Elsewhere what another worker has offered may contain them.
+        """
+        return self._keep is not None and self.settings.get("policy") == BSP.name
+
+    def _check_between_steps(self) -> None:
+        """As `check`; but where no step is lost by it, this process first joins again."""
+        try:
+            self.check()
+        except RestartedError:
+            if not self._may_repeat:
+                raise
+            self._go_on_elsewhere(self.steps + 1, is_open=False)
+
+    def _finish_pushes(self) -> float:
+        """Sends the rest of the open step, and waits for all answers; returns how long it took."""
+        while True:
+            if self._repeats:
+                self._go_on_elsewhere(self.steps, is_open=True)
+            try:
+                return self._data.finish()
+            except RestartedError:
+                if not self._may_repeat:
+                    raise
+                self._repeats = True
+
+    def _go_on_elsewhere(self, step: int, *, is_open: bool) -> None:
+        """Joins a server that was started again, and goes on there as if it were the same one.
+
+        Args:
+            step: the one that is open, or the next one.
+            is_open: whether it is; then what has no answer is pushed again.
+
+        Raises:
+            RestartedError: the others have gone on without it.
+        """
+        engine, firsts, encoding = self._engine, self.welcome.first_chunks, self._encoding
+        self._lost = min(1, engine.settle_written())
+        self._repeats, self._open_samples = True, self._samples if is_open else 0
+        try:
+            self._join_again()
+        finally:
+            self._repeats, self._open_samples = False, 0
+        # The open step may be in all values already, since another worker had all of its answers.
+        fits = self.steps + 1 == step or (is_open and self.steps == step)
+        is_same = self.welcome.first_chunks == firsts and self._encoding is encoding
+        if not fits or not is_same or not self._may_repeat:
+            raise RestartedError(TOO_LATE.format(step))
+        due = self._options.due(self.rank, self.incarnation)
+        memory = self.memory
+        engine.rejoin(
+            self.incarnation, self._options.number,
+            attach_writer(
+                self.rank, self.incarnation, os.getpid(), memory.fd or 0, memory.nbytes,
+                memory.nonce,
+            ),
+        )  # fmt: skip
+        if is_open:
+            self.steps, self._is_step_open = step, True
+            for request, payload in due:
+                engine.set_options(request.number, encode(request), payload)
+        self._data.close()
+        self._engine, self._driver = engine, self._open_data(engine)
+        self._has_now()
+
+    def _has_now(self) -> None:
+        """Notes that this process has what this server has."""
+        self._generation, self._answered, self._lost = self.welcome.generation, None, 0
+        self._counted.lease(0)
+
     def _remembered(self, kept: Slab) -> Answered:
         """What this process was answered with, the answers to the open step included."""
+        self._engine.settle_written()
         newest, values = self._engine.newest, kept
         answered = [self._is_step_open and step == self.steps for _, step in newest]
         if any(answered):
@@ -769,6 +876,7 @@ class Client:
         if self._closed or not self.is_own_process:
             return
         self._closed = True
+        self._keep = None  # whoever gave it has this client too
         try:
             self._take_leave(reason)
         finally:

@@ -13,7 +13,13 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from leash.ps._core import StepEngine, StepNotice
-from leash.ps.errors import ProtocolError, SegmentError, ServerUnreachableError, UsageError
+from leash.ps.errors import (
+    ProtocolError,
+    RestartedError,
+    SegmentError,
+    ServerUnreachableError,
+    UsageError,
+)
 from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import REPLIES, check_payload_count, decode, error_from
 from leash.ps.wire.keys import ClientKey
@@ -245,6 +251,8 @@ class DataDriver:
                 wait_s += self._waited_s
                 if not came:
                     self._look_around(busy)
+        except RestartedError:
+            raise  # the open step may go again to another server
         except BaseException:
             self._engine.forget()
             raise

@@ -52,6 +52,7 @@ def make_engine(
         memory=memory.data,
         slabs=(places.slab(0), places.slab(1)),
         outbox=places.slab(SLABS) if places.has_outbox else None,
+        states=places.states,
         residual=residual.data,
     )
 

@@ -215,8 +215,8 @@ class FirstOfGroup(Client):
     def publish(self, values: Slab) -> None:
         self._share(lambda: super(FirstOfGroup, self).publish(values), None)
 
-    def rejoin(self, kept: Slab | None = None) -> None:
-        self._share(lambda: super(FirstOfGroup, self).rejoin(kept), None)
+    def rejoin(self) -> None:
+        self._share(super().rejoin, None)
 
     def begin_step(
         self, gradients: Slab, parameters: Slab, samples: SupportsIndex, *,
@@ -305,7 +305,10 @@ class OtherOfGroup:
         """Waits until the first process has made its values everybody's."""
         self._link.hear()
 
-    def rejoin(self, _: Slab | None = None) -> None:
+    def keep(self, _: Callable[[], Slab]) -> None:
+        """Does nothing: the first process offers what it has."""
+
+    def rejoin(self) -> None:
         """Waits until the first process has said hello again."""
         self._link.hear()
 

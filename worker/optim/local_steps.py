@@ -13,14 +13,14 @@ optimizer's state stays in this process.
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
 
-from leash.ps.errors import EvictedError, LeashError, UsageError
+from leash.ps.errors import EvictedError, LeashError, RestartedError, UsageError
 from leash.worker.client import StepInfo
 from leash.worker.client.arguments import checked_samples
 from leash.worker.client.memory import Slab
@@ -157,7 +157,7 @@ class LocalSteps:
         self._told = None
         self._samples += agreed
         self.pending += 1
-        with self._remembering():
+        with self._remembering(), suppress(RestartedError):  # which the next push deals with
             self._client.check()  # a round may take long, and nobody else would ask
         return self.flush() if self.pending >= self._every else None
 

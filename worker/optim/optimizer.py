@@ -324,6 +324,12 @@ class PSOptimizer(torch.optim.Optimizer):
             self.client.close(FAILED)
             self._slabs.close()
             raise
+        self._make_known()
+
+    def _make_known(self) -> None:
+        """Tells all who have to know of this optimizer."""
+        path = self._path
+        self.client.keep(lambda: path.kept)
         # A script that ends without close() must not keep the others waiting.
         atexit.register(self._close_at_exit)
         _OPEN.add(self)
@@ -484,7 +490,7 @@ class PSOptimizer(torch.optim.Optimizer):
                 version = self._path.reload(self.client.pull)
             except EvictedError:  # noqa: PERF203
                 self.evictions += 1
-                self.client.rejoin(self._path.kept)
+                self.client.rejoin()
         self._info = StepInfo(self.client.steps, version, 0, 0, 0.0)
 
     @property
@@ -568,7 +574,7 @@ class PSOptimizer(torch.optim.Optimizer):
         version = None
         while version is None:
             try:
-                self.client.rejoin(self._path.kept)
+                self.client.rejoin()
                 version = self._path.recover(self.client.pull)
             except EvictedError:  # noqa: PERF203
                 self.evictions += 1

@@ -38,19 +38,17 @@ StepChunk make_chunk(std::size_t start, std::size_t values, const std::string& d
   return chunk;
 }
 
-std::unique_ptr<OwningStepEngine> make_engine(std::vector<StepChunk> chunks, std::uint32_t worker,
-                                              std::uint64_t incarnation, std::uint32_t window,
-                                              std::vector<std::uint32_t> first_chunks,
-                                              const std::string& codec, std::uint32_t int8_block,
-                                              double topk_ratio, const py::buffer& memory,
-                                              std::pair<std::size_t, std::size_t> slabs,
-                                              std::optional<std::size_t> outbox,
-                                              const py::buffer& residual) {
+std::unique_ptr<OwningStepEngine> make_engine(
+    std::vector<StepChunk> chunks, std::uint32_t worker, std::uint64_t incarnation,
+    std::uint32_t window, std::vector<std::uint32_t> first_chunks, const std::string& codec,
+    std::uint32_t int8_block, double topk_ratio, const py::buffer& memory,
+    std::pair<std::size_t, std::size_t> slabs, std::optional<std::size_t> outbox,
+    std::optional<std::size_t> states, const py::buffer& residual) {
   const std::optional<WireCodec> known = wire_codec(codec);
   if (!known) throw std::invalid_argument("codec: expected one of the wire's, got '" + codec + "'");
   return std::make_unique<OwningStepEngine>(
       std::move(chunks), StepMember{worker, incarnation, window, std::move(first_chunks)},
-      EncodingSettings{*known, int8_block, topk_ratio}, memory, slabs, outbox, residual);
+      EncodingSettings{*known, int8_block, topk_ratio}, memory, slabs, outbox, states, residual);
 }
 
 // A binding for a method that takes no buffers.
@@ -109,9 +107,9 @@ comes to `receive`, and tells of connections. It belongs to one thread at a time
           py::init(&make_engine), py::arg("chunks"), py::kw_only(), py::arg("worker"),
           py::arg("incarnation"), py::arg("window"), py::arg("first_chunks"), py::arg("codec"),
           py::arg("int8_block"), py::arg("topk_ratio"), py::arg("memory"), py::arg("slabs"),
-          py::arg("outbox").none(true), py::arg("residual"),
-          R"(memory: holds two slabs, which begin at `slabs`, and from `outbox` on room for payloads that
-a codec wrote. residual: what int8 and topk left over, laid out like a slab; empty for other
+          py::arg("outbox").none(true), py::arg("states").none(true), py::arg("residual"),
+          R"(memory: holds two slabs, which begin at `slabs`, from `outbox` on room for payloads that a
+codec wrote, and from `states` on what a server says of each chunk. residual: what int8 and topk left over, laid out like a slab; empty for other
 codecs. The engine keeps and changes both.)")
       .def("begin", &OwningStepEngine::begin, py::arg("step"), py::arg("samples"),
            py::arg("gradients"), py::arg("parameters"), py::arg("absent") = py::none(),
@@ -134,6 +132,16 @@ ValueError if a push cannot name the slots of a chunk that have no gradient.)")
            R"(Asks every shard to map this worker's memory.
 
 write: makes the header of an `attach` of a number.)")
+      .def("settle_written", in_turn(&StepEngine::settle_written),
+           R"(The server has died: takes for answered what it has written into the segment.
+
+Returns how many chunks of the open step are lost, since they were being written.)")
+      .def(
+          "rejoin", &OwningStepEngine::rejoin, py::arg("incarnation"), py::arg("table"),
+          py::arg("write"),
+          R"(Has what has no answer go again, under another incarnation; settle_written() comes first.
+
+table: the number of the options. write: as attach() takes it.)")
       .def("keep_attached", in_turn(&StepEngine::keep_attached),
            "From now on pushes carry no payloads, and every new connection attaches again.");
 

@@ -1,8 +1,10 @@
 // What goes out over a worker's data connections, and in which order.
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
+#include "core/codecs/memory.h"
 #include "core/step_engine/step_engine.h"
 
 namespace leash {
@@ -72,16 +74,16 @@ Request* StepEngine::push_next(Lane& lane) {
 }
 
 // How many of the next chunks one message can name: raw ones of one codec. A chunk that a codec
-// rewrites goes alone, and so does one of which a slot has no gradient.
+// rewrites goes alone, and so does one that is lost, or of which a slot has no gradient.
 std::uint32_t StepEngine::run_length(const Ready& ready) const {
   const StepChunk& first = chunks_[ready.next];
-  if (encoder_.rewrites(first) || !absent(ready.next).empty()) return 1;
+  if (encoder_.rewrites(first) || !absent(ready.next).empty() || is_lost(ready.next)) return 1;
   const std::uint32_t most = std::min(kRunChunks, ready.next - ready.last + 1);
   std::uint32_t chunks = 1;
   while (chunks < most) {
     const std::uint32_t chunk = ready.next - chunks;
     if (encoder_.codec_of(chunks_[chunk]) != encoder_.codec_of(first)) break;
-    if (!absent(chunk).empty()) break;
+    if (!absent(chunk).empty() || is_lost(chunk)) break;
     ++chunks;
   }
   return chunks;
@@ -96,16 +98,21 @@ void StepEngine::write_push(Request& request, std::uint32_t chunks) {
                   .step = step_,
                   .chunk = index,
                   .codec = is_all ? raw_codec(chunk.dtype) : encoder_.codec_of(chunk),
-                  .samples = samples_,
+                  .samples = is_lost(index) ? 0 : samples_,
                   .absent = absent(index),
                   .table = table_,
                   .wants_parameters = true,
                   .chunks = chunks};
-  if (is_kept_) push.slab = slab_.value_or(kStandIn);
+  if (is_kept_) {
+    push.slab = slab_.value_or(kStandIn);
+    note_untouched(index, chunks);
+  }
   if (is_all) {
     if (!is_kept_ && slabs_.held != nullptr) push.has = newest_[index].version + 1;
   } else if (encoder_.rewrites(chunk)) {
-    const PayloadPlace payload = encode(index, push.absent);
+    Written& written = written_[index];
+    if (written.step != step_) written = {step_, encode(index, push.absent)};
+    const PayloadPlace payload = written.payload;
     if (is_kept_) {
       push.nbytes = payload.nbytes;
     } else {
@@ -125,6 +132,14 @@ PayloadPlace StepEngine::encode(std::uint32_t index, std::string_view absent) {
   const std::size_t nbytes =
       encoder_.encode(chunk, index, step_, slabs_.gradients, absent, memory_.data + at);
   return {PayloadSource::kMemory, at, nbytes};
+}
+
+// From now on the server says what it has done to these places.
+void StepEngine::note_untouched(std::uint32_t index, std::uint32_t chunks) {
+  if (!memory_.states) return;
+  for (std::uint32_t i = 0; i < chunks; ++i) {
+    std::atomic_ref(*state(index - i)).store(kUntouched, std::memory_order_relaxed);
+  }
 }
 
 void StepEngine::copy_to_stand_in(std::uint32_t index, std::uint32_t chunks) {

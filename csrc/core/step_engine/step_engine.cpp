@@ -1,8 +1,12 @@
 #include "core/step_engine/step_engine.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <stdexcept>
 #include <utility>
+
+#include "core/codecs/memory.h"
 
 namespace leash {
 namespace {
@@ -30,6 +34,7 @@ StepEngine::StepEngine(std::vector<StepChunk> chunks, const StepMember& member,
                            [&](const StepChunk& chunk) { return encoder_.rewrites(chunk); })),
       kernels_(kernels_for(instruction_set())),
       newest_(chunks_.size()),
+      written_(chunks_.size()),
       absences_(chunks_.size()) {
   check(!chunks_.empty(), "chunks: expected at least one");
   check(window_ > 0, "window: expected at least 1");
@@ -37,6 +42,11 @@ StepEngine::StepEngine(std::vector<StepChunk> chunks, const StepMember& member,
     check(slab <= memory.nbytes && slab_nbytes() <= memory.nbytes - slab,
           "memory: expected room for two slabs");
   }
+  check(!memory.states || *memory.states % alignof(std::uint64_t) == 0,
+        "memory: expected aligned states");
+  check(
+      !memory.states || chunks_.size() <= (memory.nbytes - *memory.states) / sizeof(std::uint64_t),
+      "memory: expected a state for each chunk");
   check(!has_residual(encoding.codec) || residual != nullptr, "residual: expected one");
   check(!encodes_ || memory.outbox.has_value(), "memory: expected an outbox");
   for (std::size_t i = 0; i < chunks_.size(); ++i) {
@@ -84,6 +94,7 @@ void StepEngine::begin(std::uint64_t step, std::uint32_t samples, const StepSlab
     for (Absence& absence : absences_) absence = {};
     has_absences_ = false;
   }
+  lost_.clear();
   for (Lane& lane : lanes_) lane.unready = lane.end;
 }
 
@@ -148,6 +159,66 @@ void StepEngine::note_absence(std::uint32_t index, const IsAbsent& is_absent) {
         " parameters, of which some have no gradient: a push can name " +
         std::to_string(8 * kMaxAbsentNbytes) + "; start the server with a smaller --chunk-kib");
   }
+}
+
+std::uint32_t StepEngine::settle_written() {
+  lost_.clear();
+  if (open_ != Open::kStep || !is_kept_ || !memory_.states) return 0;
+  for (Lane& lane : lanes_) {
+    for (std::uint32_t chunk = lane.end; chunk-- > lane.first;) {
+      if (lane.flight.awaiting(chunk, 1, step_, 0) == nullptr) continue;
+      const std::uint64_t found = std::atomic_ref(*state(chunk)).load(std::memory_order_acquire);
+      if (is_written(found)) {
+        const ParamsHeader written{.chunk = chunk, .version = version_of(found)};
+        static_cast<void>(store_from_segment(written, 0));
+        newest_[chunk] = {version_of(found), step_};
+        end_.version = std::max(end_.version, version_of(found));
+        lane.flight.settle(chunk, 1);
+      } else if (found != kUntouched && slab_ && !encoder_.rewrites(chunks_[chunk])) {
+        lost_.push_back(chunk);
+      }
+    }
+  }
+  return static_cast<std::uint32_t>(lost_.size());
+}
+
+void StepEngine::rejoin(std::uint64_t incarnation, std::uint64_t table) {
+  check(open_ == Open::kStep || open_ == Open::kNothing, "rejoin: expected a step, or none");
+  incarnation_ = incarnation;
+  table_ = table;
+  for (Lane& lane : lanes_) {
+    std::vector<Ready> again;
+    for (std::uint32_t chunk = lane.end; chunk-- > lane.first;) {
+      if (lane.flight.awaiting(chunk, 1, step_, 0) == nullptr) continue;
+      if (!again.empty() && again.back().last == chunk + 1) {
+        again.back().last = chunk;
+      } else {
+        again.push_back({.next = chunk, .last = chunk});
+      }
+    }
+    const auto waiting = lane.ready.begin() + static_cast<std::ptrdiff_t>(lane.ready_at);
+    again.insert(again.end(), waiting, lane.ready.end());
+    lane.ready = std::move(again);
+    lane.ready_at = 0;
+    lane.flight.clear();
+    lane.is_connected = lane.options_are_due = false;
+    lane.attach_is_due = lane.is_attaching = lane.asks_to_attach = false;
+  }
+  for (const std::uint32_t chunk : lost_) leave_out(chunk);
+}
+
+// A gradient of zeros that no samples are behind has no part in a mean.
+void StepEngine::leave_out(std::uint32_t index) {
+  const StepChunk& chunk = chunks_[index];
+  std::memset(pushed_slab() + chunk.start, 0, chunk.nbytes());
+}
+
+bool StepEngine::is_lost(std::uint32_t chunk) const {
+  return std::ranges::find(lost_, chunk) != lost_.end();
+}
+
+std::uint64_t* StepEngine::state(std::uint32_t chunk) const {
+  return reinterpret_cast<std::uint64_t*>(memory_.data + *memory_.states) + chunk;
 }
 
 void StepEngine::attach() {

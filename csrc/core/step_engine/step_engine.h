@@ -55,6 +55,7 @@ struct StepMemory {
   std::size_t nbytes = 0;
   std::size_t slabs[kSlabs] = {};          // where they begin
   std::optional<std::size_t> outbox = {};  // where it begins; a codec other than raw needs it
+  std::optional<std::size_t> states = {};  // where they begin; without them nothing goes again
 };
 
 // What the newest answer with a chunk's parameters said.
@@ -132,6 +133,16 @@ class StepEngine {
   // attaches again.
   void keep_attached() { is_kept_ = true; }
 
+  // The server has died, and another one takes its place. Takes for answered what lies written in
+  // the segment, and returns how many chunks of the open step are lost: they were being written.
+  // From then on the engine waits for rejoin(), or is given up.
+  std::uint32_t settle_written();
+  // This worker has said hello to the server, which has not taken the open step: what has no answer
+  // goes again over the next connections, under the new incarnation, and by options of this number.
+  // A lost chunk goes without a gradient. No step need be open.
+  // REQUIRES: settle_written() was called.
+  void rejoin(std::uint64_t incarnation, std::uint64_t table);
+
   // The message that goes next to a shard, of which it counts as sent; nothing if none may go. A
   // new request goes while fewer than `most` and the window are in flight.
   std::optional<Outgoing> next(std::size_t shard, std::size_t most);
@@ -206,6 +217,12 @@ class StepEngine {
     bool is_all = false;
   };
 
+  // What was written of a chunk in the codec.
+  struct Written {
+    std::uint64_t step = 0;
+    PayloadPlace payload = {};
+  };
+
   enum class Open : std::uint8_t { kNothing, kStep, kPull, kTell };
 
   void open(Open what);
@@ -217,6 +234,10 @@ class StepEngine {
   std::uint32_t run_length(const Ready& ready) const;
   void write_push(Request& request, std::uint32_t chunks);
   PayloadPlace encode(std::uint32_t chunk, std::string_view absent);
+  void leave_out(std::uint32_t chunk);
+  bool is_lost(std::uint32_t chunk) const;
+  std::uint64_t* state(std::uint32_t chunk) const;
+  void note_untouched(std::uint32_t chunk, std::uint32_t chunks);
   void copy_to_stand_in(std::uint32_t chunk, std::uint32_t chunks);
   void note_absence(std::uint32_t chunk, const IsAbsent& is_absent);
   std::string_view absent(std::uint32_t chunk) const;
@@ -236,7 +257,7 @@ class StepEngine {
 
   const std::vector<StepChunk> chunks_;
   const std::uint32_t worker_;
-  const std::uint64_t incarnation_;
+  std::uint64_t incarnation_;
   const std::size_t window_;
   const StepMemory memory_;
   GradientEncoder encoder_;
@@ -247,7 +268,8 @@ class StepEngine {
   // attach() was called, and not given up since. A shard that has answered it already knows only
   // the connection over which it was asked.
   bool is_offered_ = false;
-  std::vector<Newest> newest_;  // by chunk
+  std::vector<Newest> newest_;    // by chunk
+  std::vector<Written> written_;  // by chunk
 
   Open open_ = Open::kNothing;
   // Of a step.
@@ -259,6 +281,7 @@ class StepEngine {
   StepEnd end_ = {};
   std::vector<Absence> absences_;  // by chunk
   bool has_absences_ = false;
+  std::vector<std::uint32_t> lost_ = {};  // chunks whose gradient is gone
   // Of a pull, or of values that are told.
   std::vector<std::string> headers_ = {};
   std::uint64_t number_ = 0;
