@@ -90,9 +90,8 @@ class LeaseDesk:
         self._leases.go_on(position)
 
     def note_position(self) -> None:
-        """Notes in the journal where leases go on, if they go on from a checkpoint."""
-        if (position := self._leases.position({})) is not None:
-            self.journal.leases_at(position)
+        """Notes in the journal where leases go on: where a checkpoint was, or at the beginning."""
+        self.journal.leases_at(self._leases.position({}) or LeasePosition(0, 0, {}))
 
     def restore(
         self, changes: Iterable[LeaseChange], newest: Mapping[int, tuple[int, int]]

@@ -116,7 +116,9 @@ class Metrics:
 
     def shares(self) -> dict[int, SharePosition]:
         """How far each rank is that has a share of its own, here or in the run before this one."""
-        own = {rank: counts.position for rank, counts in self.workers.items() if counts.share}
+        has_shares = any(counts.share for counts in self.workers.values())
+        # One that has not told its share yet is at its beginning, however far the others are.
+        own = {rank: c.position for rank, c in self.workers.items()} if has_shares else {}
         return {**self._earlier, **own}
 
     def start(self, workers: list[int]) -> None:

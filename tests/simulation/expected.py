@@ -53,9 +53,10 @@ def _is_lost_with_server(cluster: "Cluster") -> bool:
 
 
 def _is_nobody_left(cluster: "Cluster") -> bool:
-    """Whether a server was killed after all workers had told it that they are done."""
-    is_new = cluster.server.book.generation > 1 and cluster.server.status is None
-    return is_new and all(worker.has_ended and worker.has_told for worker in cluster.workers)
+    """Whether a server was killed when all workers had told it, or were telling, they are done."""
+    server = cluster.server
+    is_new = server.book.generation > 1 and server.status is None and not server.run.metrics.started
+    return is_new and all(worker.is_done for worker in cluster.workers)
 
 
 def waits_for_others(cluster: "Cluster") -> bool:

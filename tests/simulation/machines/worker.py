@@ -21,6 +21,7 @@ from leash.ps.errors import (
     ServerUnreachableError,
     StoppingError,
 )
+from leash.ps.policy import BSP
 from leash.ps.wire.frames import REPLIES, decode, encode, error_from
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import OVER, REST, RETURN, Attached, Error, Init, Leased, Pull, Report
@@ -176,6 +177,8 @@ class SimulatedWorker:
         self._counted = Counted()
         self._lost = 0  # steps without an answer that are not pushed again
         self._is_step_open = False
+        self._repeats = False  # whether the open step is to be pushed again to another server
+        self._has_pulled = False
         self._life = self._live()
         self._book.note_process(self.rank)
         self._waits = True
@@ -195,6 +198,11 @@ class SimulatedWorker:
     def has_ended(self) -> bool:
         """Whether no process of this rank runs, nor will."""
         return self._life is None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its newest process has come to the end of its work."""
+        return self.where.startswith("ends: done")
 
     @property
     def stays_away(self) -> bool:
@@ -354,10 +362,21 @@ class SimulatedWorker:
         )  # fmt: skip
         self._step = welcome.first_step - 1
         self._is_step_open = False
+        self._failed: LeashError | None = None
+        self._connect_shards(len(welcome.data_ports))
+        if self._scenario.transport == "shm" and not self._repeats:
+            yield from self._attach()
+        if welcome.heals:
+            yield from self._tell_what_is_remembered()
+
+    def _connect_shards(self, shards: int) -> None:
+        for wire in self._wires:
+            wire.close()
+        self._wires = []
         self._inbox: deque[tuple[int, Frames | str]] = deque()
         self._is_pumping = False
         self._lost_s: dict[int, float] = {}
-        for shard in range(len(welcome.data_ports)):
+        for shard in range(shards):
             self._lost_s[shard] = self.process.clock()
             self._wires.append(
                 self.connect(
@@ -366,11 +385,6 @@ class SimulatedWorker:
                     lambda event, shard=shard: self._on_data(shard, event),  # type: ignore[misc]
                 )
             )  # fmt: skip
-
-        if self._scenario.transport == "shm":
-            yield from self._attach()
-        if welcome.heals:
-            yield from self._tell_what_is_remembered()
 
     def _tell_what_is_remembered(self) -> Life:
         """Offers a server that was started again what this process was answered with."""
@@ -409,13 +423,9 @@ class SimulatedWorker:
     def _attach(self) -> Life:
         """Has every shard map this worker's memory, or stays with TCP if one cannot."""
         assert self._memory is not None
-        engine, nbytes = self._engine, self._memory.places.nbytes
-        fd = self._fd if self._scenario.can_attach else 0
+        engine = self._engine
         self._nonces: list[str] = []
-        incarnation = self._session.incarnation
-        engine.attach(
-            attach_writer(self.rank, incarnation, os.getpid(), fd, nbytes, self._nonce.hex())
-        )
+        engine.attach(self._attach_writer())
         try:
             yield from self._pump()
         except SegmentError:
@@ -425,6 +435,14 @@ class SimulatedWorker:
             engine.keep_attached()
         else:
             engine.forget()
+
+    def _attach_writer(self) -> Callable[[int], bytes]:
+        assert self._memory is not None
+        fd = self._fd if self._scenario.can_attach else 0
+        return attach_writer(
+            self.rank, self._session.incarnation, os.getpid(), fd, self._memory.places.nbytes,
+            self._nonce.hex(),
+        )  # fmt: skip
 
     def _await_values(self, own: Any) -> Life:
         """Waits until training goes on and the model has values, which may be this process's."""
@@ -451,11 +469,16 @@ class SimulatedWorker:
     def _pull(self, parameters: Any) -> Life:
         self._engine.pull(self._headers(Pull), parameters)
         yield from self._pump()
+        self._has_now()
+        self._has_pulled = True
+        self._book.note_end_of_step(self.rank, 0, self._slabs[0], parameters)
+
+    def _has_now(self) -> None:
+        """Notes that this process has what this server has."""
         welcome = self._session.welcome
         assert welcome is not None
         self._generation, self._answered, self._lost = welcome.generation, None, 0
         self._counted.lease(0)
-        self._book.note_end_of_step(self.rank, 0, self._slabs[0], parameters)
 
     def _headers(self, verb: type[Init] | type[Pull]) -> list[bytes]:
         incarnation = self._session.incarnation
@@ -510,7 +533,6 @@ class SimulatedWorker:
 
     def _advance(self) -> None:
         """Sends what may go, and takes what has come, between two pieces of work."""
-        self._failed: LeashError | None = None
         self._most = 1 << 31
         while self._inbox:
             self._handle(*self._inbox.popleft())
@@ -532,8 +554,10 @@ class SimulatedWorker:
                 self._failed = ServerUnreachableError("no connection")
         self._is_pumping = False
         if self._failed is not None:
-            self._engine.forget()
-            raise self._failed
+            failed, self._failed = self._failed, None
+            if not isinstance(failed, RestartedError):  # the open step may go to another server
+                self._engine.forget()
+            raise failed
 
     def _look_later(self) -> None:
         """Has it look around once more, unless it will already, on behalf of an earlier wait."""
@@ -572,24 +596,64 @@ class SimulatedWorker:
         self._say("joins again")
         self.where = "joins again"
         self._book.note_break(self.rank)
-        parameters, gradients = self._slabs
-        if self._answered is None:
-            self._answered = self._remembered()
+        self._repeats = False
         self._lost = max(self._lost, int(self._is_step_open))
         while True:
             try:
-                yield from self._part()
-                yield from self._join()
-                yield from self._await_values(self._answered.values)
-                yield from self._pull(gradients)
+                yield from self._join_again()
+                yield from self._pull(self._slabs[1])
                 break
             except EvictedError:
                 self._say("is evicted while it joins again")
         self._slabs.reverse()
         self.where = "trains"
 
+    def _join_again(self) -> Life:
+        """Offers what this process remembers, if it is asked, and waits until training goes on."""
+        if self._answered is None:
+            self._answered = self._remembered()
+        while True:
+            yield from self._part()
+            yield from self._join()
+            try:
+                yield from self._await_values(self._answered.values)
+            except EvictedError:
+                continue
+            return
+
+    @property
+    def _may_repeat(self) -> bool:
+        welcome = self._session.welcome
+        return welcome is not None and welcome.settings.get("policy") == BSP.name
+
+    def _go_on_elsewhere(self, step: int, *, is_open: bool) -> Life:
+        """Joins a server that was started again, and goes on there as if it were the same one."""
+        engine, before, incarnation = self._engine, self._session.welcome, self._session.incarnation
+        assert before is not None
+        self._say("goes on with a server that was started again")
+        self._lost = min(1, engine.settle_written())
+        self._repeats = True
+        try:
+            yield from self._join_again()
+        finally:
+            self._repeats = False
+        welcome = self._session.welcome
+        assert welcome is not None
+        fits = self._step + 1 == step or (is_open and self._step == step)
+        is_same = (welcome.first_chunks, welcome.codec) == (before.first_chunks, before.codec)
+        if not fits or not is_same or not self._may_repeat:
+            raise RestartedError(f"the others have gone on without step {step}")
+        if is_open:
+            self._book.note_repeat(self.rank, step, incarnation, self._session.incarnation)
+            self._step, self._is_step_open = step, True
+        engine.rejoin(self._session.incarnation, 0, self._attach_writer())
+        self._engine = engine
+        self._connect_shards(len(welcome.data_ports))
+        self._has_now()
+
     def _remembered(self) -> Answered:
         """What this process was answered with, the answers to the open step included."""
+        self._engine.settle_written()
         newest, (parameters, answers) = self._engine.newest, self._slabs
         answered = [self._is_step_open and step == self._step for _, step in newest]
         values = merged(parameters, answers, self._chunks, answered)
@@ -656,7 +720,14 @@ class SimulatedWorker:
 
     def _take_step(self, places: list[Place]) -> Life:
         """Computes a step, pushes it, and has the parameters of the answer."""
-        scenario, engine = self._scenario, self._engine
+        scenario = self._scenario
+        try:
+            self._check()
+        except RestartedError:
+            if not self._may_repeat:
+                raise
+            yield from self._go_on_elsewhere(self._step + 1, is_open=False)
+        engine = self._engine
         step = self._step = self._step + 1
         parameters, gradients = self._slabs
         incarnation = self._session.incarnation
@@ -666,7 +737,6 @@ class SimulatedWorker:
         self._book.note_step(self.rank, incarnation, step, places, parameters, pushed)
         chunks = len(self._chunks)
         pieces = min(scenario.pieces, chunks)
-        self._check()
         for piece in range(pieces):
             yield self._compute_s / pieces
             if piece == 0:
@@ -676,13 +746,32 @@ class SimulatedWorker:
                 )  # fmt: skip
                 self._is_step_open = True
             engine.ready(chunks - chunks * (piece + 1) // pieces)
-            self._advance()
-        yield from self._pump()
+            if not self._repeats:
+                self._advance()
+            if self._failed is not None:
+                failed, self._failed = self._failed, None
+                if not (self._may_repeat and isinstance(failed, RestartedError)):
+                    raise failed
+                self._repeats = True
+        yield from self._finish_pushes(step)
         self._is_step_open = False
         self._counted.step(len(places))
         engine.finish()
         self._slabs.reverse()
         self._book.note_end_of_step(self.rank, step, parameters, gradients)
+
+    def _finish_pushes(self, step: int) -> Life:
+        while True:
+            if self._repeats:
+                yield from self._go_on_elsewhere(step, is_open=True)
+            try:
+                yield from self._pump()
+            except RestartedError:
+                if not self._may_repeat:
+                    raise
+                self._repeats = True
+            else:
+                return
 
     def _tell(self, kind: str, epoch: int, samples: int) -> None:
         report = Report(
