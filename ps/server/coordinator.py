@@ -112,6 +112,7 @@ class Coordinator:
         self._deserted_s: float | None = None  # since when no worker has been live
         self._generation = 0  # how many servers the run has had; 0 without a journal
         self._remembered: Remembered = Remembered()  # by the servers before this one
+        self._died_in_lockstep = False  # whether that was under bsp
         self._recovery: Recovery | None = None  # until those who took part there go on
         self._handlers: Final = {
             Beat: self._on_beat,
@@ -450,6 +451,7 @@ class Coordinator:
             until_s = self._now() + self._options.evict_s
             self._recovery = Recovery(remembered.awaited, until_s)
             self._shards.begin_healing(generation_of_values)
+            self._died_in_lockstep = (remembered.rule or self.rule).policy is BSP
             return
         self._desk.note_position()
         planned = self._options.epochs
@@ -468,12 +470,13 @@ class Coordinator:
             self._restore(recovery)
         else:
             self._desk.note_position()  # what was trained after the checkpoint is lost
-        if self.rule.policy is BSP:
+        in_lockstep = self.rule.policy is BSP and self._died_in_lockstep
+        if in_lockstep:
             self._shards.begin_at_healed()
         for member in self._members.live:
             member.first_step = self._shards.join(member)
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
-        if self.rule.policy is BSP:
+        if in_lockstep:
             self._shards.skip_healed()
         self._note_absent()
         self.journal.healed(chunks, recovery.lost)

@@ -372,12 +372,15 @@ class Cluster:
             self.server.process.take(self.server.attend, None)
 
     def _do_kill_server(
-        self, rank: int, back_s: float, again_s: float, with_s: float, worker_back_s: float
-    ) -> None:
+        self, rank: int, back_s: float, again_s: float, with_s: float, worker_back_s: float,
+        save_s: float,
+    ) -> None:  # fmt: skip
         if not self.server.process.is_alive:
             return
         if with_s >= 0:
             self.world.after(with_s, lambda _: self._do_kill(rank, worker_back_s, 0))
+        if back_s >= 0 and save_s >= 0:
+            self.world.after(back_s + save_s, lambda _: self._do_save(0))
         self._kill_server(back_s, again_s)
 
     def _kill_server(self, back_s: float, again_s: float) -> None:
@@ -434,6 +437,12 @@ class Cluster:
 
     # The end.
 
+    @property
+    def _has_lost_nothing(self) -> bool:
+        """Whether all workers have taken part from the first step to the last."""
+        is_whole = all(worker.is_done and not worker.has_lost_steps for worker in self.workers)
+        return is_whole and not self.happened & {"go", "set"}
+
     def _check_end(self) -> tuple[str, ...]:
         server = self.server
         if FAILURES.told:
@@ -447,6 +456,8 @@ class Cluster:
                 self.book.check_bsp()
         elif server.ended == "done":
             self.book.check_samples(exactly_once=False)
+            if self.scenario.is_exact and self._has_lost_nothing:
+                self.book.check_bsp()
         if self.scenario.adds_up and "set" not in self.happened:
             for naive in server.chunks.values():
                 if naive.values is not None and naive.chunk.kind == "parameter":

@@ -106,12 +106,15 @@ def _shard(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ..
 def _server(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ...]]:
     """When it is started again; how soon then it is killed once more.
 
-    And how soon after it a worker is, and when that comes back. Below 0 for never.
+    And how soon after it a worker is, and when that comes back; how soon after its start somebody
+    asks for a checkpoint. Below 0 for never.
     """
     back_s = -1.0 if rng.random() < 0.1 else _seconds(rng, 0.01, 5.0)
     again_s = rng.choice((-1.0, -1.0, -1.0, _seconds(rng, 0.0005, 0.05), _seconds(rng, 0.05, 3.0)))
     with_s = rng.choice((-1.0, -1.0, 0.0, _seconds(rng, 0.01, 6.0)))
-    return _worker(rng, scenario), (back_s, again_s, with_s, _kill(rng, scenario)[1][0])
+    save_s = rng.choice((-1.0, -1.0, -1.0, _seconds(rng, 0.001, 1.0)))
+    worker_back_s = _kill(rng, scenario)[1][0]
+    return _worker(rng, scenario), (back_s, again_s, with_s, worker_back_s, save_s)
 
 
 def _nothing(_: random.Random, __: Scenario) -> tuple[int, tuple[float, ...]]:

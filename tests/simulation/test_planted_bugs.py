@@ -18,6 +18,8 @@ from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Members
 from leash.ps.shard.model import ServedModel
 from leash.ps.wire.messages import Offer, Save
+from leash.worker.client.remembered import Answered
+from leash.worker.client.session import Session
 from simulation.checks.watch import Watch
 from simulation.cluster import simulate
 from simulation.faults import draw_faults
@@ -247,6 +249,32 @@ def a_checkpoint_is_taken_in_the_midst_of_a_recovery(patch: pytest.MonkeyPatch) 
     patch.setattr(Coordinator, "_on_save", careless)
 
 
+def a_push_without_answer_is_repeated_though_others_may_have_it(
+    patch: pytest.MonkeyPatch,
+) -> None:
+    patch.setattr(SimulatedWorker, "_may_repeat", True)
+
+
+def what_a_repeated_step_is_worth_counts_before_it_is_answered(patch: pytest.MonkeyPatch) -> None:
+    want = Session.want_remember
+
+    def early(session: Session, lost: int, epochs: int, samples: int, *rest: Any) -> None:
+        want(session, lost, epochs, samples + 1, *rest)
+
+    patch.setattr(Session, "want_remember", early)
+
+
+def an_answer_for_several_chunks_names_the_least_version_of_all(patch: pytest.MonkeyPatch) -> None:
+    offers = Answered.offers
+
+    def coarse(answered: Answered, *arguments: Any) -> list[bytes]:
+        least = min(version for version, _ in answered.newest)
+        newest = [(least, step) for _, step in answered.newest]
+        return offers(replace(answered, newest=newest), *arguments)
+
+    patch.setattr(Answered, "offers", coarse)
+
+
 WITH_KILLS: tuple[tuple[Plant, str], ...] = (
     (an_offer_of_an_older_generation_is_taken, "was taken, or not, wrongly"),
     (an_older_offer_of_the_same_generation_is_taken, "was taken, or not, wrongly"),
@@ -256,6 +284,10 @@ WITH_KILLS: tuple[tuple[Plant, str], ...] = (
     (a_worker_is_not_waited_for_in_the_midst_of_its_offers, ""),
     (whoever_has_not_come_back_owes_nothing, "never trained on"),
     (a_lease_counts_whose_answer_was_lost, "never trained on"),
+    (a_checkpoint_is_taken_in_the_midst_of_a_recovery, ""),
+    (a_push_without_answer_is_repeated_though_others_may_have_it, ""),
+    (what_a_repeated_step_is_worth_counts_before_it_is_answered, "never trained on"),
+    (an_answer_for_several_chunks_names_the_least_version_of_all, "never answered"),
 )
 
 PLANTED: tuple[tuple[Plant, str], ...] = (

@@ -36,6 +36,7 @@ class Pushed:
     gradients: Gradients
     is_taken: bool = False  # by chunk 0
     is_left_out: bool = False  # of the mean that it was pushed for
+    is_repeated: bool = False  # to another server
 
 
 @dataclass(slots=True)
@@ -107,7 +108,9 @@ class Book:
             incarnation: that of now.
         """
         pushed = self.pushed[worker, before, step]
-        self.pushed[worker, incarnation, step] = Pushed(pushed.places, pushed.gradients)
+        self.pushed[worker, incarnation, step] = Pushed(
+            pushed.places, pushed.gradients, is_repeated=True
+        )
 
     def gradients_of(self, worker: int, incarnation: int, step: int) -> Gradients:
         """What a worker has pushed in a step."""
@@ -219,7 +222,8 @@ class Book:
         for worker in range(1, self.scenario.workers + 1):
             pushes = sum(
                 pushed.gradients.values[chunk.index] is not None
-                for (who, _, _), pushed in self.pushed.items() if who == worker
+                for (who, _, _), pushed in self.pushed.items()
+                if who == worker and not pushed.is_repeated
             )  # fmt: skip
             if values[worker - 1] > pushes:
                 raise Wrong(f"chunk {chunk.index} has {values[worker - 1]} pushes of worker "

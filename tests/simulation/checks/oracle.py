@@ -184,9 +184,9 @@ class NaiveChunk:
         return True
 
     def skip_healed(self) -> None:
-        """Counts the steps as taken whose gradients are in the values."""
+        """Counts the step as taken whose gradients are in the values, if it is the first one."""
         for worker, clock in self.clocks.items():
-            self.clocks[worker] = max(clock, self.healed_step)
+            self.clocks[worker] = clock + (self.healed_step == clock + 1)
 
     # What follows.
 

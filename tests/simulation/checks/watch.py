@@ -298,7 +298,12 @@ class Watch:
         """Hands an offer to the shard that was long on its way; nothing may change."""
         before, sent = self.digest(), self._sent
         self._sent = []
-        self._hand(route, frames)
+        header = msgpack.unpackb(frames[0])
+        header["version"] += 1  # which nobody else had
+        member = self._members.workers[header["worker"]]
+        heard_s = member.heard_s
+        self._hand(route, [msgpack.packb(header), *map(bytearray, frames[1:])])
+        member.heard_s = heard_s  # it is no sign of life
         answers, self._sent = [_decoded(header) for _, header, _ in self._sent], sent
         if self.digest() != before or any(answer.get("taken") for answer in answers):
             raise Wrong(f"an offer that came after the recovery was answered {answers}")

@@ -141,6 +141,7 @@ class SimulatedWorker:
         self.failure: LeashError | None = None  # what ended its newest process
         self.failed_where = ""  # what it did when it failed
         self.is_told_to_go = False
+        self.has_lost_steps = False  # whether a process of it gave up one, or did not end its work
         self.has_told = False  # whether its bye was answered
         self._layout: Final = layout
         self._scenario: Final = scenario
@@ -187,6 +188,7 @@ class SimulatedWorker:
     def kill(self, spared: int) -> None:
         """Its process ends at once; of each connection so many messages still go."""
         self.process.kill()
+        self.has_lost_steps = True
         self._life = None
         self.where = "was killed"
         self._let_go_of_memory()
@@ -594,6 +596,7 @@ class SimulatedWorker:
 
     def _rejoin(self) -> Life:
         self._say("joins again")
+        self.has_lost_steps = True
         self.where = "joins again"
         self._book.note_break(self.rank)
         self._repeats = False
