@@ -1457,7 +1457,7 @@ class StepEngine:
             typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
         ],
         outbox: typing.SupportsInt | typing.SupportsIndex | None,
-        states: typing.SupportsInt | typing.SupportsIndex | None,
+        states: typing.SupportsInt | typing.SupportsIndex | None = None,
         residual: typing_extensions.Buffer,
     ) -> None:
         """

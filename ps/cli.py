@@ -4,9 +4,11 @@ A command's module is imported when the command runs, so `leash server` never se
 wrong argument is answered before anything heavy is loaded.
 """
 
+import errno
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -38,6 +40,14 @@ examples:
 """
 
 
+# What torch says where the host has no memory for a tensor.
+TORCH_LACKS_MEMORY: Final = "can't allocate memory|not enough memory"
+MORE_MEMORY: Final = (
+    "take a smaller --batch-size or a smaller model, or give this process more memory (ulimit -v, "
+    "a container's limit, or the host's)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """What one word after `leash` stands for; both places are module:name, below `leash`."""
@@ -66,6 +76,8 @@ COMMANDS: Final = {
                    "change the policy of a run that goes on"),
     "save": Command("ps.options.commands:SaveOptions", "ps.commands.save:run",
                     "save a checkpoint of a run that goes on"),
+    "leave": Command("ps.options.commands:DismissOptions", "ps.commands.leave:run",
+                     "tell workers to leave a run that goes on"),
     "keys": Command("ps.options.commands:KeysOptions", "ps.commands.keys:run",
                     "make keys, so that nobody else takes part"),
     "doctor": Command("ps.options.commands:DoctorOptions", "ps.commands.doctor:run",
@@ -112,14 +124,17 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         UsageError: a wrong argument.
         SystemExit: --help or its like was asked for, and has been printed.
     """
-    from leash.ps.options.parser import options_from, with_flagged_program
+    from leash.ps.options.parser import options_from, with_flagged_program, with_infinity
+    from leash.ps.options.plan import with_worker_range
     from leash.ps.options.rule import for_drop
     from leash.ps.options.server import with_demo_logs
     from leash.ps.policy import DROP
 
     if words and words[0] in COMMANDS:
-        words = [words[0], *with_flagged_program(words[1:], options_of(COMMANDS[words[0]]))]
-    words = with_demo_logs(words)
+        options = options_of(COMMANDS[words[0]])
+        behind = with_flagged_program(words[1:], options)
+        words = [words[0], *with_infinity(behind, options)]
+    words = with_demo_logs(with_worker_range(words))
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command
     if getattr(parsed[name], "policy", None) == DROP.name and for_drop(words) != words:
@@ -197,6 +212,10 @@ def _status_of(error: BaseException, words: Sequence[str]) -> int:
         # A full disk or a file that nobody may read is told by its name; it is no fault of ours.
         logging.getLogger("leash.ps.cli").debug("the traceback", exc_info=error)
         error = LeashError(f"{error.filename}: {error.strerror}")
+    if is_about_memory(error):
+        logging.getLogger("leash.ps.cli").debug("the traceback", exc_info=error)
+        what = f"out of memory: {error}" if str(error) else "out of memory"
+        error = LeashError(f"{what}; {MORE_MEMORY}")
     if not isinstance(error, LeashError):
         raise error
     command = f"{PROG} {words[0]}" if words and words[0] in COMMANDS else PROG
@@ -208,6 +227,15 @@ def _status_of(error: BaseException, words: Sequence[str]) -> int:
     logging.getLogger("leash.ps.cli").error("%s", line)
     print(f"{command}: {line}", file=sys.stderr)
     return 2 if isinstance(error, UsageError) else 1
+
+
+def is_about_memory(error: BaseException) -> bool:
+    """Whether there was no memory, of the host or of a GPU: numpy and torch say so in own ways."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and bool(re.search(TORCH_LACKS_MEMORY, str(error)))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 import io
 import os
+import random
 import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,10 @@ def _own_loopback() -> str:
 # For --bind: this machine alone, on a port that the system chooses.
 FREE_PORT: Final = f"tcp://{_own_loopback()}:0"
 ASKED_TO_END: Final = tuple(128 + number for number in interrupt.SIGNALS)  # exit statuses
+# Of a server that its workers have to find again after its end: below the ports that a system gives
+# to connections, one of which might be at its place when it comes back.
+LASTING_PORTS: Final = range(15_000, 29_000)
+_ATTEMPTS: Final = 100
 
 # First in a program for `python -c`. Otherwise Python searches the working directory first, and
 # takes a user's random.py there for the module of that name. (-P does the same from 3.11 on.)
@@ -58,6 +63,8 @@ SERVER_VARIABLE: Final = "LEASH_SERVER"
 RANK_VARIABLE: Final = "LEASH_RANK"
 WORKERS_VARIABLE: Final = "LEASH_WORKERS"
 PATIENCE_VARIABLE: Final = "LEASH_PATIENCE"
+GRACE_VARIABLE: Final = "LEASH_GRACE"
+PREEMPT_FILE_VARIABLE: Final = "LEASH_PREEMPT_FILE"
 
 
 def module_argv(module: str, *words: str) -> list[str]:
@@ -158,6 +165,31 @@ def say_line(text: str) -> None:
         sys.stdout = io.TextIOWrapper(unbuffered, write_through=True)
 
 
+def lasting_address(ports: int) -> str:
+    """Chooses where a server of this machine listens that may be started again there.
+
+    Args:
+        ports: how many it takes, one after another.
+    """
+    host = FREE_PORT.removeprefix("tcp://").rpartition(":")[0]
+    chance = random.SystemRandom()
+    for _ in range(_ATTEMPTS):
+        port = chance.randrange(LASTING_PORTS.start, LASTING_PORTS.stop - ports)
+        if are_free(host, port, ports):
+            return f"tcp://{host}:{port}"
+    return FREE_PORT
+
+
+def are_free(host: str, port: int, ports: int) -> bool:
+    """Whether nobody listens at any of so many ports of this machine, from this one on."""
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with ExitStack() as stack, suppress(OSError):
+        for each in range(port, port + ports):
+            stack.enter_context(socket.create_server((host.strip("[]"), each), family=family))
+        return True
+    return False
+
+
 def keep_memory(say: Callable[[str], None]) -> None:
     """Makes malloc keep the memory that this process frees; warns if malloc refuses."""
     if not keep_freed_memory():
@@ -204,14 +236,16 @@ class ReadyPipe:
 class ServerProcess:
     """A `leash server` on this machine, whose output goes to a log file."""
 
-    def __init__(self, words: Sequence[str], log: Path) -> None:
+    def __init__(self, words: Sequence[str], log: Path, *, again: bool = False) -> None:
         """Starts it. REQUIRES: signals are `held` until the caller keeps this object.
 
         Args:
             words: its options.
+            log: where its output goes.
+            again: the log goes on with that of the server before it.
         """
         self._log: Final = log
-        with ReadyPipe() as ready, log.open("wb") as output:
+        with ReadyPipe() as ready, log.open("ab" if again else "wb") as output:
             self.process: Final = spawn(
                 "server", [*words, *ready.words],
                 stdout=output, stderr=subprocess.STDOUT, pass_fds=ready.fds,

@@ -3,16 +3,20 @@
 ::
 
     start the server ─▸ its address, through a pipe ─▸ start the workers ─▸ watch ─▸ result
-                                                                              │
-    whatever happens on the way: SIGTERM to all, SIGKILL to those left   ◄─┘
+                                                                           │ ▲ │
+    a server that has crashed: start it again, at the same ports         ◄─┘ │ │
+                                 └───────────────────────────────────────────┘ │
+    whatever happens on the way: SIGTERM to all, SIGKILL to those left       ◄─┘
 """
 
 import json
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from subprocess import STDOUT, TimeoutExpired
 from typing import Any, Final
@@ -21,11 +25,13 @@ from rich.console import Console
 from rich.text import Text
 
 from leash.ps.commands.live_screen import Screen, screen_for
+from leash.ps.commands.restarts import Restarts
 from leash.ps.commands.run_table import RunState, result_lines, with_summary
 from leash.ps.commands.script import NEVER_JOINED, LogTail, start_copy
 from leash.ps.datafiles.required import require_data
-from leash.ps.errors import LeashError, ProtocolError, ServerUnreachableError
+from leash.ps.errors import LeashError, ProtocolError, ServerUnreachableError, UsageError
 from leash.ps.interrupt import held, received, times_received
+from leash.ps.options.addresses import split_address
 from leash.ps.options.base import common_options, to_argv
 from leash.ps.options.commands import LaunchOptions, data_plan_of
 from leash.ps.options.optimizer import with_rates
@@ -38,9 +44,12 @@ from leash.ps.processes import (
     Failure,
     Process,
     ServerProcess,
+    are_free,
     error_of,
     failure_of,
     from_outside,
+    last_words,
+    lasting_address,
     spawn,
     stop_all,
 )
@@ -51,7 +60,15 @@ from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.keys import admin_key, new_keys, worker_files
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Bye, Ok
-from leash.ps.words import DONE, FAILED, GOES_ON_FROM, INCOMPLETE, NOT_BITWISE, why_stopped
+from leash.ps.words import (
+    DONE,
+    FAILED,
+    GOES_ON_FROM,
+    INCOMPLETE,
+    NOT_BITWISE,
+    TAKES_PART,
+    why_stopped,
+)
 
 POLL_S: Final = 0.5
 # What the server says of a checkpoint from which it goes on.
@@ -59,12 +76,14 @@ SAID_OF_RESUMING: Final = (GOES_ON_FROM, NOT_BITWISE)
 # Workers of a bsp run have so long to end their step before they are told to end.
 STEP_END_S: Final = 1.2
 STEP_LOOK_S: Final = 0.01
+PORT_LOOK_S: Final = 0.05
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
 AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few seconds
 NOWHERE: Final = "tcp://127.0.0.1:1"  # of a server that never listened
 NO_WORKER_LEFT: Final = "no worker was left"
 WORKER_END_S: Final = 3.0  # a worker may take so long to end after its bye
+SHARDS_END_S: Final = 5.0  # the other processes of a server that has crashed, after its end
 TIME_IS_OVER: Final = (
     f"StoppingError: {STOPPED_BY_TIMEOUT}"  # the end of a script that catches nothing
 )
@@ -98,10 +117,18 @@ def planned_epochs(options: LaunchOptions) -> int | None:
     return options.epochs or (1 if options.script is None else None)
 
 
-def options_of_server(options: LaunchOptions, run_dir: RunDir) -> ServerOptions:
-    """Makes the options of the server that a launch starts."""
+def options_of_server(
+    options: LaunchOptions, run_dir: RunDir, bind: str = FREE_PORT
+) -> ServerOptions:
+    """Makes the options of the server that a launch starts.
+
+    Args:
+        options: of the launch.
+        run_dir: where the run leaves its files.
+        bind: where the server listens.
+    """
     return common_options(
-        options, ServerOptions, bind=FREE_PORT, run_dir=str(run_dir.path), fresh=False,
+        options, ServerOptions, bind=bind, run_dir=str(run_dir.path), fresh=False,
         epochs=planned_epochs(options),
         threads=options.server_threads,  # a launch's `threads` are torch's
         data_plan=data_plan_of(options),
@@ -139,9 +166,9 @@ def keys_of_workers(options: LaunchOptions) -> list[str]:
         return []
     folder = Path(options.keys)
     if not folder.exists():
-        new_keys(folder, options.workers)
+        new_keys(folder, options.max_workers or options.workers)
     admin_key(options.keys)
-    return worker_files(options.keys, options.workers)
+    return worker_files(options.keys, options.most_started)
 
 
 def audit_text(run_dir: RunDir) -> str:
@@ -182,7 +209,13 @@ class Launch:
         self._state: RunState | None = None  # the newest answer of the server
         self._tails: dict[int, LogTail] = {}  # by rank, of the copies of a script
         self._address: str = ""  # of the server, once it listens
+        self._changes: Final = deque(options.changes)  # of the number of workers, still to come
+        self._told: Final[set[int]] = set()  # the ranks of workers that were told to leave
+        self._times_told = 0
         self._gave_up = False  # the launcher asked the server to end, because no worker is left
+        # An experiment repeats a run whose server has crashed: its figures would tell of that.
+        self._restarts: Final = Restarts(0 if is_one_of_many else options.server_restarts)
+        self._has_begun = False  # whether the run has, under this server or one before it
 
     def run(self) -> int:
         """Runs to the end; returns 0, or the server's status if somebody asked the server to end.
@@ -193,7 +226,7 @@ class Launch:
         try:
             with screen_for(self._console) as screen:
                 try:
-                    self._start_workers(self._start_server(screen))
+                    self._start_workers(self._start_server(screen), screen)
                     self._watch(screen)
                     self._see_workers_out(screen)
                 finally:
@@ -213,31 +246,59 @@ class Launch:
         screen.say(f"starting a server{shards} and {workers}")
         if self._options.rule.bound_unit == VERSIONS:
             screen.say(MAY_STALL)  # the server says it too, but only in its log
-        options = options_of_server(self._options, self._run_dir)
+        return self._serve(screen, options_of_server(
+            self._options, self._run_dir, lasting_address(self._ports)
+        ))  # fmt: skip
+
+    def _serve(self, screen: Screen, options: ServerOptions) -> str:
+        """Starts a server, the run's first or a later one; returns its address once it listens."""
+        log, is_first = self._log("server"), self._server is None
+        said_before = 0 if is_first else log.stat().st_size
         with held():
-            server = ServerProcess(to_argv(options), self._log("server"))
-            self._server = server.process
+            server = ServerProcess(to_argv(options), log, again=not is_first)
+            before, self._server = self._server, server.process
+        if before is not None and before.stdin is not None:
+            before.stdin.close()
         address = server.await_address()
-        for line in self._log("server").read_text("utf-8").splitlines():
+        for line in log.read_bytes()[said_before:].decode(errors="replace").splitlines():
             if any(word in line for word in SAID_OF_RESUMING):
                 screen.say(line.removeprefix("leash server: "))
         return address
 
-    def _start_workers(self, address: str) -> None:
+    @property
+    def _ports(self) -> int:
+        """How many ports the server takes: for control, and for the data of each shard."""
+        return 1 + self._options.shards
+
+    def _start_workers(self, address: str, screen: Screen) -> None:
         self._address = address
+        for rank in range(1, self._options.workers + 1):
+            self._start_worker(rank)
+        if self._options.max_workers is not None:
+            screen.say(
+                f"up to {self._options.max_workers} workers may take part, and join at any time: "
+                f"leash worker --server {address} --rank auto"
+            )
+
+    def _start_worker(self, rank: int) -> None:
+        """Starts the worker of this rank, or the copy of the script that is to be it."""
         options = self._options
-        if options.script is not None:
-            for rank in range(1, options.workers + 1):
-                log = self._log(f"worker-{rank}")
-                with held():
-                    self._workers[rank] = start_copy(
-                        options, rank, address, log, self._keys[rank - 1] if self._keys else None
-                    )
-                self._tails[rank] = LogTail(log)
-            return
-        for own in options_of_workers(options, address, self._keys):
+        name = f"worker-{rank}"
+        log = self._log(name)
+        if rank in self._workers:  # it has left, and comes back
+            log.rename(log.with_name(f"{name}-before-{self._times_told}.log"))
+        self._ended.discard(rank)
+        self._told.discard(rank)
+        if options.script is None:
+            own = options_of_workers(options, self._address, self._keys)[rank - 1]
             with held():
-                self._workers[own.rank] = self._spawn("worker", own, f"worker-{own.rank}")
+                self._workers[rank] = self._spawn("worker", own, name)
+            return
+        with held():
+            self._workers[rank] = start_copy(
+                options, rank, self._address, log, self._keys[rank - 1] if self._keys else None
+            )
+        self._tails[rank] = LogTail(log)
 
     def _spawn(self, command: str, options: Any, name: str) -> Process:
         with self._log(name).open("wb") as log:
@@ -246,6 +307,49 @@ class Launch:
     # Watch.
 
     def _watch(self, screen: Screen) -> None:
+        """Shows how the run stands, until a server has ended that is not started again."""
+        self._watch_server(screen)
+        while self._starts_again(screen):
+            self._watch_server(screen)
+
+    def _starts_again(self, screen: Screen) -> bool:
+        """Starts the server again if it has crashed and its workers wait for it; tells if it has.
+
+        Raises:
+            UsageError: it cannot be as it was, since its ports are taken, for example.
+        """
+        while self._is_restart_due():
+            assert self._server is not None
+            words = last_words(self._log("server").read_text("utf-8", errors="replace"))
+            screen.say(self._restarts.note(self._server.wait(), words))
+            options = options_of_server(self._options, self._run_dir, self._address)
+            if self._run_dir.checkpoints:  # newer than the one that the launch was told to take
+                options = replace(options, resume=None)
+            self._await_ports()
+            try:
+                self._serve(screen, options)
+            except UsageError:
+                raise
+            except LeashError:
+                continue  # it has crashed again
+            return True
+        return False
+
+    def _is_restart_due(self) -> bool:
+        assert self._server is not None
+        summary = self._summary()
+        ended = summary["ended"] if summary is not None else None
+        waits = any(worker.poll() is None for worker in self._workers.values())
+        return waits and self._restarts.is_due(self._server.wait(), ended)
+
+    def _await_ports(self) -> None:
+        """Waits for the end of a crashed server's other shards, which end when it has gone."""
+        host, port = split_address(self._address)
+        deadline_s = time.monotonic() + SHARDS_END_S
+        while not are_free(host, port, self._ports) and time.monotonic() < deadline_s:
+            time.sleep(PORT_LOOK_S)
+
+    def _watch_server(self, screen: Screen) -> None:
         """Shows how the run stands, again and again, until the server has ended."""
         assert self._server is not None
         keys = self._options.keys
@@ -258,11 +362,36 @@ class Launch:
                 self._relay(screen)
                 with suppress(ServerUnreachableError):
                     self._state = request_state(channel, POLL_S)
+                    self._has_begun |= bool(self._state["started"])
                     screen.show(self._state)
                     self._require_joined(done)
+                    self._resize()
                 self._judge(ended, screen, channel)
                 with suppress(TimeoutExpired):
                     self._server.wait(POLL_S)
+
+    def _resize(self) -> None:
+        """Starts workers, or tells the newest to leave, if it is time for that."""
+        assert self._state is not None
+        if not self._state["started"] or self._state["stopping"] or self._state["finished"]:
+            return
+        while self._changes and self._state["train_seconds"] >= self._changes[0].at_s:
+            wanted = self._changes.popleft().workers
+            here = [
+                rank for rank, worker in self._workers.items()
+                if worker.poll() is None and rank not in self._told
+            ]  # fmt: skip
+            for rank in sorted(here)[wanted:]:
+                self._told.add(rank)
+                self._times_told += 1
+                self._workers[rank].terminate()
+            absent = [
+                rank for rank in range(1, self._options.most_started + 1)
+                if rank not in here
+                and (rank not in self._workers or self._workers[rank].poll() is not None)
+            ]  # fmt: skip
+            for rank in absent[: max(0, wanted - len(here))]:
+                self._start_worker(rank)
 
     def _newly_ended(self) -> dict[int, int]:
         """Rank ▸ exit status of the workers that have ended since the last call."""
@@ -288,7 +417,7 @@ class Launch:
             LeashError: one has, so that the run would never begin.
         """
         assert self._state is not None
-        if done and not self._state["started"] and not self._state["stopping"]:
+        if done and not self._has_begun and not self._state["stopping"]:
             raise self._error([Failure(f"worker {rank}", NEVER_JOINED, 1) for rank in done])
 
     def _judge(self, ended: dict[int, int], screen: Screen, channel: ControlChannel) -> None:
@@ -296,10 +425,12 @@ class Launch:
         if self._state is not None and self._state["stopping"]:
             return
         lost = {rank: status for rank, status in ended.items() if status != 0}
-        if lost and not (self._state and self._state["started"]):
+        if lost and not self._has_begun:
             # The server waits for all of its workers, so this run would never start.
             raise self._error([self._failure(f"worker-{r}", status) for r, status in lost.items()])
         for rank, status in lost.items():
+            if rank in self._told:
+                continue  # it has said bye by itself
             how = "was killed" if from_outside(status) else "failed"
             screen.say(f"worker {rank} {how}; the run goes on without it")
             self._say_bye_for(rank, channel)
@@ -318,8 +449,16 @@ class Launch:
                 channel.request(Bye(rank, incarnations[rank], FAILED), Ok, timeout_s=POLL_S)
 
     def _nobody_can_go_on(self) -> bool:
-        """Whether all workers ended before they were done; the server would wait for them."""
-        return all(worker.poll() not in (None, 0) for worker in self._workers.values())
+        """Whether all workers ended before they were done; the server would wait for them.
+
+        Workers that others have started may go on.
+        """
+        if any(worker.poll() in (None, 0) for worker in self._workers.values()):
+            return False
+        rows = self._state["table"] if self._state else []
+        return not any(
+            row["state"] in TAKES_PART and row["worker"] not in self._workers for row in rows
+        )
 
     # End.
 
@@ -400,7 +539,7 @@ class Launch:
         return {**summary, "ended": NO_WORKER_LEFT} if self._gave_up else summary
 
     def _show_end(self, screen: Screen) -> None:
-        if self._state and self._state["started"] and (summary := self._summary()):
+        if self._state and self._has_begun and (summary := self._summary()):
             screen.show(with_summary(self._state, summary))
 
     def _print_result(self) -> None:
@@ -450,8 +589,9 @@ class Launch:
         return self._failure("server", status)
 
     def _failure(self, name: str, status: int) -> Failure:
-        has_begun = self._state is not None and self._state["started"]
-        return failure_of(name.replace("-", " "), status, self._log(name), has_begun=has_begun)
+        return failure_of(
+            name.replace("-", " "), status, self._log(name), has_begun=self._has_begun
+        )
 
     def _error(self, failures: Sequence[Failure]) -> LeashError:
         return error_of(failures, self._run_dir.logs)

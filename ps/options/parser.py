@@ -31,12 +31,14 @@ from leash.ps.options.base import (
     takes_many,
 )
 from leash.ps.options.outer_optimizer import renamed_option
+from leash.ps.options.plan import with_range_apart
 from leash.ps.options.server import in_todays_terms, renamed_run_option
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",
     str: "a text; in a YAML file put it between quotes",  # on a command line every value is text
 }  # fmt: skip
+_INTEGER: Final = "tag:yaml.org,2002:int"
 SHELLS: Final = ("bash", "zsh", "tcsh")
 
 Config = TypeVar("Config")
@@ -150,6 +152,29 @@ def with_flagged_program(words: Sequence[str], options: type[Any]) -> list[str]:
     return [*words[:begin], *([f"{flag(field.name)}={shlex.join(program)}"] if program else [])]
 
 
+def with_infinity(words: Sequence[str], options: type[Any]) -> list[str]:
+    """Writes "inf" as YAML has it, by which jsonargparse reads numbers, where a number is expected.
+
+    Args:
+        words: of the command line, behind the command's name.
+        options: the command's.
+    """
+    numbers = {
+        name
+        for f in dataclasses.fields(options)
+        if _plain_type(f.type) is float
+        for name in (flag(f.name), *f.metadata["aliases"])
+    }
+    written = list(words)
+    for place, word in enumerate(words):
+        name, is_given, value = word.partition("=")
+        if name in numbers and value == "inf":
+            written[place] = f"{name}=.inf"
+        elif name in numbers and not is_given and words[place + 1 : place + 2] == ["inf"]:
+            written[place + 1] = ".inf"
+    return written
+
+
 def _add_option(group: Any, field: "dataclasses.Field[Any]") -> None:
     names = [flag(field.name), *field.metadata["aliases"]]
     about = {"help": field.metadata["help"], "default": field.default}
@@ -189,6 +214,29 @@ def _choices(annotation: Any) -> tuple[str, ...]:
     return get_args(plain) if get_origin(plain) is Literal else ()
 
 
+class _SettingsLoader(yaml.SafeLoader):
+    """Reads YAML as people mean it: `2:8` is a text, where YAML 1.1 takes it for 2 x 60 + 8."""
+
+
+_SettingsLoader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag != _INTEGER]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_SettingsLoader.add_implicit_resolver(
+    _INTEGER, re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
+    list("-+0123456789"),
+)  # fmt: skip
+
+
+def settings_from_yaml(text: str) -> Any:
+    """Reads a file of settings, or of an experiment.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+    """
+    return yaml.load(text, _SettingsLoader)  # it is made of SafeLoader
+
+
 class _SettingsFile(ActionConfigFile):
     """Reads a file of settings, also one that an earlier release wrote under other names."""
 
@@ -202,12 +250,13 @@ def _by_new_names(path: str) -> str:
     A file that cannot be read is left to the parser, which says what is wrong with it.
     """
     try:
-        settings = yaml.safe_load(Path(path).read_text("utf-8"))
+        settings = settings_from_yaml(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return path
     if not isinstance(settings, dict):
         return path
-    if (renamed := in_todays_terms(settings)) == settings:
+    renamed = with_range_apart(in_todays_terms(settings))
+    if renamed == settings:
         return path
     return yaml.safe_dump(renamed)
 

@@ -113,6 +113,10 @@ class DemoLogs:
             self._sums(epoch).accuracy = accuracy
             self._write_epochs()
 
+    def flush(self) -> None:
+        """Has the steps so far reach their file, if that can be."""
+        self._staleness.flush()
+
     def close(self) -> None:
         """Writes what is left."""
         self._write_epochs()

@@ -4,10 +4,10 @@
 
     runs/NAME/
       config.yaml    every setting, enough to run it again: leash launch --config config.yaml
-      events.jsonl   one event a line; see leash.ps.runs.events. events-1.jsonl is of the server
-                     before this one, where the run went on after its end
+      events.jsonl   one event a line; see leash.ps.runs.events. events-1.jsonl is of the first of
+                     the run's servers, where the run went on after its end
       journal.jsonl  what the next server has to know; see leash.ps.runs.journal
-      summary.json   the results
+      summary.json   the results; summary-1.json is what the first of several servers has left
       checkpoints/   latest.safetensors while it goes on, final.safetensors once it has ended, and
                      epoch-N.safetensors where asked for
       tensorboard/   written by the evaluator
@@ -20,6 +20,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ OF_A_RUN: Final = (
     "config.yaml", "events.jsonl", journal.NAME, "summary.json", "checkpoints", "tensorboard",
     "report.html", "report", "logs",
 )  # fmt: skip
+KEPT: Final = re.compile(r"(events|summary)-\d+\.jsonl?")  # of its earlier servers
 MACHINES_FILE: Final = "virtual.yaml"  # the machines of a run in virtual time
 
 
@@ -121,10 +123,17 @@ class RunDir:
         newest = sorted(written, key=lambda file: (-file[1], file[0] != last))
         return [path for path, _ in newest]
 
-    def keep_events(self, generation: int) -> None:
-        """Keeps the events of an earlier server of this run under another name."""
-        if self.disk.exists(self.events):
-            self.disk.rename(self.events, self.path / f"events-{generation}.jsonl")
+    def keep_earlier(self, generation: int) -> None:
+        """Keeps what the newest of a run's earlier servers has left, under other names.
+
+        Args:
+            generation: of that server. If there are such names already, a server after it could not
+                begin, and what it has left is nothing.
+        """
+        for path in (self.events, self.summary):
+            kept = path.with_stem(f"{path.stem}-{generation}")
+            if self.disk.exists(path) and not self.disk.exists(kept):
+                self.disk.rename(path, kept)
 
     def continuing_command(self, command: str) -> str | None:
         """The command line that goes on where this run has ended; None without a checkpoint.
@@ -187,6 +196,8 @@ class RunDir:
     def _move_away(self) -> None:
         """Moves what a run has left here to a folder of its own, where nothing reads it."""
         left = [path for path in map(self.path.joinpath, OF_A_RUN) if self.disk.exists(path)]
+        files = (path for path, _ in self.disk.files_in(self.path))
+        left += [path for path in files if KEPT.fullmatch(path.name)]
         if left:
             numbers = itertools.count(1)
             before = next(

@@ -11,7 +11,14 @@ from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.shards import Shards
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
-from leash.ps.words import DONE, INCOMPLETE, accuracy_text, epoch_after, why_stopped
+from leash.ps.words import (
+    DONE,
+    EVICTED,
+    INCOMPLETE,
+    accuracy_text,
+    epoch_after,
+    why_stopped,
+)
 
 PROGRESS_S: Final = 10.0  # between two lines that say how fast the run is
 LONG_WAIT_S: Final = 10.0  # whoever holds others up for so long is named
@@ -35,16 +42,20 @@ class Progress:
         self._next_s = now()  # when the next line of speed is due
         self._shown: Final[dict[str, Any]] = {}
         self._hold_ups: Final[dict[int, float]] = {}  # rank ▸ when to say again that others wait
+        self._evicted: Final[dict[int, int]] = {}  # rank ▸ incarnation of which that was said
 
     def show(self) -> None:
         """Says what is new. Call it a few times a second."""
         if not self._metrics.started:
             missing = self._members.missing
-            self._show("missing", missing, lambda m: f"waiting for workers {m}")
+            self._show("missing", missing, self._whom)
             return
         started, rule = "rule" in self._shown, self._coordinator.rule
         self._show("rule", str(rule), lambda r: f"from now on {r}" if started else f"started, {r}")
         self._show("away", self._coordinator.coming_back, _coming_back)
+        self._show_evictions()
+        while self._coordinator.crew.news:
+            self._say(self._coordinator.crew.news.popleft())
         self._show_hold_ups()
         self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
         self._show("epoch", self._metrics.epoch, lambda e: f"epoch {e} is complete")
@@ -58,6 +69,12 @@ class Progress:
             rate = self._metrics.steps / max(self._metrics.train_seconds, 1e-9)
             live = len(self._members.live)
             self._say(f"{self._metrics.steps} steps, {rate:.1f}/s, {live} workers")
+
+    def _whom(self, missing: Sequence[int]) -> str:
+        if not self._members.come_and_go:
+            return f"waiting for workers {missing}"
+        more = "another worker" if len(missing) == 1 else f"{len(missing)} more workers"
+        return f"waiting for {more} to begin"
 
     def tell(self, about: str, text: str) -> None:
         """Says a line, unless it is what was said last about the same."""
@@ -92,6 +109,20 @@ class Progress:
         for worker in self._hold_ups.keys() - self._coordinator.holdups.all.keys():
             del self._hold_ups[worker]
             self._say(f"nobody waits for worker {worker} any more")
+
+    def _show_evictions(self) -> None:
+        """Says without whom the run goes on, and who of them has come back."""
+        for rank, member in sorted(self._members.workers.items()):
+            is_told = self._evicted.get(rank) == member.incarnation
+            if member.state == EVICTED and not is_told:
+                self._evicted[rank] = member.incarnation
+                silence_s = self._members.silence_s(member)
+                is_silent = silence_s >= self._members.evict_s
+                why = f"has been silent for {silence_s:.0f} s" if is_silent else "was evicted"
+                self._say(f"{member} {why}: the run goes on without it, until it comes back")
+            elif rank in self._evicted and not is_told:
+                del self._evicted[rank]
+                self._say(f"{member} is back")
 
     def _may_stall(self) -> bool:
         """Whether workers may come to wait for one another, each on another chunk."""

@@ -18,6 +18,7 @@ When the run ends, it leaves its summary.json and its last checkpoint. While the
 written, it waits, so that somebody may fetch the model or make room for it.
 """
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +26,6 @@ from functools import partial
 from typing import Any, Final
 
 from leash.ps.errors import ProtocolError
-from leash.ps.options.addresses import parse_learners
 from leash.ps.options.optimizer import optimizer_on_server
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
@@ -62,6 +62,7 @@ from leash.ps.wire.messages import (
     Message,
     Report,
 )
+from leash.ps.wire.requester import RETRY_S
 from leash.ps.words import DONE, FAILED, INCOMPLETE, TIMED_OUT
 
 TICK_S: Final = 0.2
@@ -71,6 +72,8 @@ ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Bye)  # others may come from anybody
 AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
+# Who has fetched the model asks again for its last piece, if that was lost with a connection.
+FETCHED_S: Final = 2 * RETRY_S
 LAST_S: Final = 1.0  # after a second signal, what is being written has so long
 
 
@@ -139,12 +142,13 @@ class RunEngine:
         self._uptime: Final = uptime
         self._address: Final = address
         self._unwritten: Final = Unwritten(say)
-        ranks = parse_learners(options.learners, options.workers)
         remembered = read_journal(run_dir.journal, run_dir.disk) if run_dir else Remembered()
         self._events: Final = self._open_events(run_dir, remembered.generation)
         if demo_logs is not None:
             demo_logs.hear(self._unwritten.note)
-        self.members: Final = Members(ranks, options.evict_s, now, wall_time_us)
+        self.members: Final = Members(
+            options.ranks, options.evict_s, now, wall_time_us, options.least
+        )
         self.metrics: Final = Metrics(rule, self._events, options.step_events, now, demo_logs)
         self.identities: Final = Identities(keyring, self.members)
         self.data: Final = DataDesk(
@@ -177,6 +181,7 @@ class RunEngine:
         self._has_amended = False  # it has been written once more, for the last time
         self._summary: Writing | None = None  # while it is being written
         self._waits: tuple[float, int, int] | None = None
+        self._fetched_s = math.inf  # when somebody had fetched the model meanwhile
         self._progress: Final = Progress(
             options, self.coordinator, self.members, self.metrics, self.shards, say, now
         )
@@ -202,7 +207,7 @@ class RunEngine:
         if run_dir is None:
             return EventLog(None, self._now)
         if generation:
-            run_dir.keep_events(generation)
+            run_dir.keep_earlier(generation)
         return EventLog(run_dir.events, self._now, run_dir.disk, self._unwritten.note)
 
     def _resume(self, path: str, disk: Disk, *, has_died: bool) -> int:
@@ -227,6 +232,7 @@ class RunEngine:
         self._journal.on_trouble = lambda error: self._unwritten.note(run_dir.journal, error)
         self._journal.begin(self.generation)
         self.coordinator.recover(remembered, self._journal, generation_of_values)
+        self.coordinator.rank_giver.places.update(remembered.places)
         if remembered.generation:
             self._say(f"server {self.generation} of this run: its files are in {run_dir.path}")
         if remembered.rule is not None and remembered.rule != self.rule:
@@ -338,6 +344,7 @@ class RunEngine:
         for what, step in (
             ("nobody could be evicted", self._evict_the_silent),
             ("the journal could not be forced to the disk", self._force_journal),
+            ("events could not be written", self._flush_lines),
             ("the other shards could not be attended to", self.attend_shards),
             ("it is not known whether the run is over", self._stop_if_it_is_time),
             ("the evaluator could not be looked after", self._look_after_evaluator),
@@ -354,6 +361,12 @@ class RunEngine:
         if self._now() >= self._next_force_s:
             self._next_force_s = self._now() + FORCE_S
             self._journal.force()
+
+    def _flush_lines(self) -> None:
+        """Has the system take the newest lines: it keeps them if this process is killed."""
+        self._events.flush()
+        if self._demo_logs is not None:
+            self._demo_logs.flush()
 
     def _stop_if_it_is_time(self) -> None:
         if self._signal:
@@ -537,7 +550,10 @@ class RunEngine:
             )
         began_s, fetched, signals = self._waits
         was_asked = self._signals > signals or signals > 1
-        return was_asked or saves.times_fetched > fetched or self._now() - began_s > patience_s
+        if saves.times_fetched > fetched and math.isinf(self._fetched_s):
+            self._fetched_s = self._now()
+        is_fetched = self._now() - self._fetched_s > FETCHED_S
+        return was_asked or is_fetched or self._now() - began_s > patience_s
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """What this run has not trained, in the form of summary.json."""
@@ -561,6 +577,7 @@ class RunEngine:
             "ended": self._ended,
             "unfinished": self._unfinished(),
             "generations": self.generation,
+            "most_at_once": self.coordinator.crew.most_at_once,
             "events_missing": self._events.missing,
             "not_written": self._unwritten.as_dict(),
         }

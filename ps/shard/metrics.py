@@ -136,6 +136,10 @@ class Metrics:
         self._events.write("policy_changed", **rule.settings())
         self._events.flush()
 
+    def scale_rate(self, workers: int) -> None:
+        """Notes that a mean of so many gradients is applied with so many times the rate."""
+        self._events.write("lr_scaled", workers=workers, factor=workers)
+
     def stall_ended(self, workers: list[int]) -> None:
         """Notes that these workers waited for each other under backup, and now go on."""
         self._events.write("stall_ended", workers=workers)
@@ -313,7 +317,10 @@ class Metrics:
         place = (type(error).__name__, frame.filename, frame.lineno or 0)
         if place not in self._failed_at:
             self._failed_at.add(place)
-            LOG.error(text, exc_info=error)
+            if isinstance(error, MemoryError):  # no defect, and where it was tells nothing
+                LOG.error("out of memory: %s", text)
+            else:
+                LOG.error(text, exc_info=error)
 
     def count_closed(self, counts: Counter[str], examples: Iterable[tuple[str, str]]) -> None:
         """Counts connections that were closed since they cost too much, and tells of some.

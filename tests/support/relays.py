@@ -6,6 +6,8 @@ import struct
 import threading
 from contextlib import suppress
 
+from leash.ps.wire.control import ControlChannel, request_state
+
 # A socket that is closed with this option sends a reset, and drops what it has not delivered.
 RESETS = struct.pack("ii", 1, 0)
 
@@ -97,6 +99,7 @@ class Relay:
                     self.met.put(verb)
                     return
                 sink.sendall(data)
+        self._flows.wait()
         with suppress(OSError):  # the other side hears that this one has gone
             sink.shutdown(socket.SHUT_RDWR)
 
@@ -108,6 +111,38 @@ class Relay:
                     self._awaited.remove(verb)
                     return verb
         return None
+
+
+class Cut:
+    """The way of one worker to a server of one shard, which an outage cuts off.
+
+    Attributes:
+        address: by which the worker reaches the server.
+    """
+
+    def __init__(self, address: str, rank: int) -> None:
+        """Args:
+        address: of the server.
+        rank: of the worker; each has a way of its own.
+        """
+        with ControlChannel(address) as channel:
+            (data_port,) = request_state(channel)["data_ports"]
+        port = int(address.rpartition(":")[2])
+        host = f"127.0.0.{10 + rank}"  # so that the data port is the relay's too
+        self._relays = [Relay(each, host, each) for each in (port, data_port)]
+        self.address = f"tcp://{host}:{port}"
+
+    def hold(self) -> None:
+        for relay in self._relays:
+            relay.hold()
+
+    def heal(self, *, breaks: bool) -> None:
+        for relay in self._relays:
+            relay.heal(breaks=breaks)
+
+    def close(self) -> None:
+        for relay in self._relays:
+            relay.close()
 
 
 def _word(verb: str) -> bytes:

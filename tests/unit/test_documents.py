@@ -5,16 +5,20 @@ import fnmatch
 import importlib
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import pytest
+import yaml
 
 from leash.ps import cli
 from leash.ps.errors import UsageError
+from leash.ps.options.addresses import split_address
 from leash.ps.options.parser import parser_for
 from simulation.command import parser as simulation_parser
 
@@ -239,6 +243,73 @@ def test_the_documents_name_all_of_these() -> None:
     assert len(set(options(everything))) > 30
     assert {"leash.PSOptimizer"} <= set(imported_names(everything))
     assert set(dotted_names(everything)) > {"leash.GaussianMixture"}
+
+
+# The examples.
+
+
+def examples(*suffixes: str) -> list[Path]:
+    files = (ROOT / "examples").rglob("*")
+    return sorted(path for path in files if path.suffix in suffixes)
+
+
+EXAMPLES: Final = examples(".py", ".service", ".yaml")
+
+
+def lines_of(path: Path) -> list[str]:
+    """Without the marks of comments, and with what goes on behind a backslash in one line."""
+    text = re.sub(r"^# ?", "", path.read_text("utf-8"), flags=re.MULTILINE)
+    return re.sub(r"\\\n\s*", "", text).splitlines()
+
+
+def commands_of_example(path: Path) -> list[list[str]]:
+    """The command lines of `leash`, wherever they stand: in comments, units and containers."""
+    lines = lines_of(path)
+    if path.suffix == ".yaml":
+        services = yaml.safe_load(path.read_text("utf-8"))["services"].values()
+        lines += [service["command"] for service in services]
+    found = []
+    for line in lines:
+        command = re.search(r"(?:^ *|ExecStart=/\S*/| leash )(leash [a-z].*)", line)
+        if command:
+            found.append(shlex.split(command[1].replace("%i", "3"), comments=True)[1:])
+    return found
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=by_name(EXAMPLES))
+def test_every_command_of_an_example_is_one_that_leash_takes(path: Path) -> None:
+    commands = commands_of_example(path)
+    assert commands
+    for words in commands:
+        _, options = cli.parse(words)
+        options.check()
+
+
+def test_the_units_are_what_systemd_takes(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not here")
+    units = []
+    for path in examples(".service"):
+        unit = tmp_path / path.name.replace("@", "@3")
+        unit.write_text(path.read_text("utf-8").replace("/opt/leash/bin/leash", sys.executable))
+        units.append(str(unit))
+    verify = ["systemd-analyze", "verify", "--man=no", *units]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert (done.returncode, [x for x in done.stderr.splitlines() if str(tmp_path) in x]) == (0, [])
+
+
+def test_a_server_in_a_container_finds_its_run_and_its_ports_again() -> None:
+    (path,) = examples(".yaml")
+    services = yaml.safe_load(path.read_text("utf-8"))["services"]
+    assert all(service["restart"].startswith("on-failure") for service in services.values())
+    _, server = cli.parse(shlex.split(services["server"]["command"])[1:])
+    kept = {volume.split(":")[1] for volume in services["server"]["volumes"]}
+    assert str(Path(server.run_dir).parent) in kept
+    assert split_address(server.bind)[1] == 29500
+    for name in ("worker-1", "worker-2"):
+        _, worker = cli.parse(shlex.split(services[name]["command"])[1:])
+        assert worker.server == "tcp://server:29500"
+        assert worker.key in {volume.split(":")[1] for volume in services[name]["volumes"]}
 
 
 # These tests can fail.

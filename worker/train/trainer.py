@@ -12,11 +12,12 @@ from typing import Final
 import numpy as np
 import torch
 from rich.progress import Progress, TaskID
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from leash.ps.errors import StoppingError, UsageError
-from leash.ps.interrupt import Interrupted
+from leash.ps.errors import FencedError, LeashError, StoppingError, UsageError
+from leash.ps.interrupt import Interrupted, ToldToLeave
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
@@ -122,6 +123,7 @@ class Trainer:
         self._model: Final = model
         self._optimizer: Final = optimizer
         self._client: Final = optimizer.client
+        self._rank: Final = optimizer.client.rank  # whose share this worker has, if it has one
         self._slowdown: Final = slowdown
         self._say: Final = say
         self._now: Final = now
@@ -150,6 +152,7 @@ class Trainer:
         Raises:
             StoppingError: the server ends the run, other than because its time is over.
             LeashError: whatever else ends this worker's part.
+            ToldToLeave: it was told to go.
         """
         reason = STOPPED  # by a signal, unless it turns out otherwise
         try:
@@ -160,8 +163,8 @@ class Trainer:
                 raise
             reason = TIMED_OUT
             self._say("the time is over")
-        except Interrupted as interrupted:
-            self._say(self._how_far(str(interrupted)))
+        except (Interrupted, ToldToLeave) as told:
+            self._say(self._how_far(str(told)))
             raise
         except Exception:
             reason = FAILED
@@ -212,6 +215,7 @@ class Trainer:
             self._report_now_and_then(self._epoch - 1)
             done += len(targets)
             progress.update(bar, completed=done)
+            self._require_own_share()
             if not self._optimizer.pending_steps:
                 if self._optimizer.evictions > evictions:
                     work.lose(self._answered(piece, pushed))
@@ -226,6 +230,18 @@ class Trainer:
             self.totals.steps += 1
             if self._optimizer.evictions > evictions:
                 work.lose(self._answered(piece, pushed))
+
+    def _require_own_share(self) -> None:
+        """Ends a worker whose rank, with its share, is another process's since it was evicted.
+
+        Raises:
+            FencedError: it is.
+        """
+        if self._share is not None and self._client.rank != self._rank:
+            raise FencedError(
+                f"worker {self._rank}: another process has taken this rank and its share of the "
+                "data while this one was away: start it again"
+            )
 
     def _answered(self, piece: Piece, pushed: int) -> int:
         """How many samples of a piece count as trained on, after an eviction in the midst of it.
@@ -303,7 +319,7 @@ class Trainer:
             now - before for now, before in zip(self._told_s, self._earlier_s, strict=True)
         )
         report = Report(
-            self._options.rank, client.incarnation, kind, epoch, client.steps,
+            client.rank, client.incarnation, kind, epoch, client.steps,
             totals.samples if samples is None else samples, self._since_report.value(), 0.0,
             compute_s, wait_s,
         )  # fmt: skip
@@ -319,7 +335,7 @@ class Trainer:
             )  # fmt: skip
         completed, begins_at = self._begins_at(self._samples_of(self._share))
         return StaticWork(
-            self._share, seed=self._task.seed, rank=self._options.rank, completed=completed,
+            self._share, seed=self._task.seed, rank=self._rank, completed=completed,
             begins_at=begins_at, epochs=self._task.epochs, batch_size=batch_size,
             local_steps=self._fixed_local_steps(),
         )  # fmt: skip
@@ -346,7 +362,7 @@ class Trainer:
         told = self._client.welcome
         if told.share not in (0, share):
             raise UsageError(
-                f"an epoch of rank {self._options.rank} had {told.share} samples in the run that "
+                f"an epoch of rank {self._rank} had {told.share} samples in the run that "
                 f"goes on here, and has {share} now; give the same data and --drop-last, or begin "
                 "anew without --resume"
             )
@@ -356,7 +372,7 @@ class Trainer:
         """Seeds torch for the next step, so that dropout is the same whenever it is taken."""
         # No other seed of a training run begins with the word 0.
         entropy = np.random.SeedSequence(
-            [0, self._task.seed, self._options.rank, self._client.steps + 1,
+            [0, self._task.seed, self._client.rank, self._client.steps + 1,
              self._optimizer.pending_steps]
         )  # fmt: skip
         number = int(entropy.generate_state(1)[0])
@@ -369,10 +385,21 @@ class Trainer:
         if self._options.save_path is None:
             return
         folder = Path(self._options.save_path)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write_to(folder / f"worker-{self._client.rank}")
+        except (OSError, SafetensorError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise LeashError(
+                f"--save-path {folder}: cannot write this worker's files there: {why}; its part in "
+                "the run is done, and the model is among the run's checkpoints"
+            ) from error
+
+    def _write_to(self, stem: Path) -> None:
+        """Writes a file of figures, and one of parameters, which is there as a whole or not."""
         totals = self.totals
         summary = {
-            "rank": self._options.rank,
+            "rank": self._client.rank,
             "model": self._task.model,
             "dataset": self._task.dataset,
             "steps": totals.steps,
@@ -383,6 +410,11 @@ class Trainer:
             "wait_seconds": round(totals.wait_s, 3),
             "evictions": self._optimizer.evictions,
         }
-        stem = folder / f"worker-{self._options.rank}"
         stem.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
-        save_model(self._model, str(stem.with_suffix(".safetensors")))
+        model = stem.with_suffix(".safetensors")
+        unfinished = model.with_name(f"{model.name}.unfinished")
+        try:
+            save_model(self._model, str(unfinished))
+            unfinished.replace(model)
+        finally:
+            unfinished.unlink(missing_ok=True)

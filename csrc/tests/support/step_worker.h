@@ -67,7 +67,8 @@ class StepWorker {
   explicit StepWorker(const StepSettings& settings = {})
       : chunks(settings.chunks),
         slab_nbytes_(chunks.back().stop()),
-        memory_nbytes_(2 * padded(slab_nbytes_) + padded(slab_nbytes_) + 64 * (chunks.size() + 4)),
+        states_(3 * padded(slab_nbytes_) + 64 * (chunks.size() + 4)),
+        memory_nbytes_(states_ + sizeof(std::uint64_t) * chunks.size()),
         memory(std::make_unique<std::byte[]>(memory_nbytes_)),
         residual(std::make_unique<std::byte[]>(slab_nbytes_)),
         gradients(std::make_unique<std::byte[]>(slab_nbytes_)),
@@ -82,7 +83,8 @@ class StepWorker {
                {.data = memory.get(),
                 .nbytes = memory_nbytes_,
                 .slabs = {0, padded(slab_nbytes_)},
-                .outbox = 2 * padded(slab_nbytes_)},
+                .outbox = 2 * padded(slab_nbytes_),
+                .states = states_},
                residual.get()) {
     for (std::size_t shard = 0; shard < engine.shards(); ++shard) engine.connected(shard);
   }
@@ -91,6 +93,11 @@ class StepWorker {
     return reinterpret_cast<float*>(slab + chunks[chunk].start);
   }
   std::byte* slab(std::uint32_t index) const { return memory.get() + index * padded(slab_nbytes_); }
+
+  // What a server says of the chunk's place.
+  std::uint64_t& state(std::uint32_t chunk) const {
+    return reinterpret_cast<std::uint64_t*>(memory.get() + states_)[chunk];
+  }
 
   // Opens a step of 5 samples over the slabs outside the memory, and has all chunks ready.
   void begin(std::uint64_t step, const StepEngine::IsAbsent& is_absent = {}) {
@@ -182,6 +189,7 @@ class StepWorker {
   }
 
   std::size_t slab_nbytes_;
+  std::size_t states_;
   std::size_t memory_nbytes_;
 
  public:

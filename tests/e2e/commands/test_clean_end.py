@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from e2e.outages.rows import require_told
 from leash.ps.words import why_stopped
 from support.processes import LEASH, Child, own_processes, pusher, server_process, still_running
 
@@ -115,6 +116,9 @@ def test_worker(tmp_path: Path, number: signal.Signals) -> None:
         why = why_stopped(signal.Signals(number).name)
         said = rf"leash worker 1: {why}, in epoch \d+ of 100000 after \d+ steps; the same command"
         assert any(re.match(said, line) for line in interrupted.lines), interrupted.lines
+        if number == signal.SIGTERM:
+            require_told("a worker is told to end by SIGTERM, as schedulers do",
+                         worker=interrupted.lines)  # fmt: skip
         assert other.wait(60) == 0, "\n".join(other.lines)
         assert server.wait(10) == 1  # nobody had taken over the share of the first
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]

@@ -1,13 +1,17 @@
 """A server that was killed, and is started again with the same command line."""
 
 import json
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
+from e2e.outages.rows import require_told
 from leash.ps.runs.audit import audit_run
 from support.processes import LEASH, Child, pusher, server_process
 
+LOOK_AGAIN = threading.Event()  # that nobody sets
 OPTIONS = ("--workers=1", "--policy=asp", "--lr=0.1", "--checkpoint-every=3u")
 
 
@@ -51,6 +55,84 @@ def test_the_same_command_goes_on_with_the_run_and_fresh_begins_anew(
     assert (told["generations"], told["steps"]) == (1, 2)
     before = json.loads((run_dir / "before-1" / "summary.json").read_text())
     assert before["generations"] == 2
+
+
+TRAIN = (
+    "launch", "--dataset=digits", "--workers=2", "--policy=ssp", "--bound=2", "--lr=0.05",
+    "--checkpoint-every=10u", "--slow=0.02",
+)  # fmt: skip
+
+
+def server_of(launch: Child) -> psutil.Process:
+    """The server that a launcher has started last."""
+    children = psutil.Process(launch.process.pid).children()
+    return next(child for child in children if "server" in child.cmdline())
+
+
+def await_checkpoint(run: Path) -> None:
+    """Waits until the run has written a checkpoint, for as long as a test may take."""
+    while not (run / "checkpoints" / "latest.safetensors").exists():
+        LOOK_AGAIN.wait(0.05)
+
+
+def listens_at(process: psutil.Process) -> list[int]:
+    """The ports of a process and of those that it has started."""
+    family = [process, *process.children()]
+    places = [place for each in family for place in each.net_connections("tcp")]
+    return sorted(place.laddr.port for place in places if place.status == psutil.CONN_LISTEN)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_launch_starts_a_killed_server_again_and_its_workers_go_on(
+    tmp_path: Path, shards: int
+) -> None:
+    run = tmp_path / "run"
+    argv = [*LEASH, *TRAIN, f"--run-dir={run}", "--epochs=10", f"--shards={shards}"]
+    with Child(argv) as launch:
+        await_checkpoint(run)
+        first = server_of(launch)
+        ports = listens_at(first)
+        first.kill()
+        launch.read_until("started again, 1 of 3")
+        launch.read_until("goes on from")
+        second = server_of(launch)
+        assert second.pid != first.pid
+        assert listens_at(second) == ports
+        assert launch.wait(60) == 0, launch.lines
+    told = json.loads((run / "summary.json").read_text())
+    assert (told["ended"], told["generations"], told["epochs"]) == ("done", 2, 10)
+    server = (run / "logs" / "server.log").read_text()
+    require_told("the server is killed", launch=launch.lines, server=server.splitlines())
+    assert "server 2 of this run" in server
+    assert "started, ssp" in server  # of the first server: its log goes on
+
+
+def test_a_launch_ends_with_a_server_that_is_killed_once_too_often(tmp_path: Path) -> None:
+    argv = [*LEASH, *TRAIN, f"--run-dir={tmp_path / 'run'}", "--epochs=1000"]
+    with Child([*argv, "--server-restarts=1"]) as launch:
+        await_checkpoint(tmp_path / "run")
+        server_of(launch).kill()
+        launch.read_until("goes on from")
+        server_of(launch).kill()
+        assert launch.wait() == 1
+    assert any("the server was killed (SIGKILL); started again, 1 of 1" in x for x in launch.lines)
+    assert launch.lines[-1].startswith("leash launch: server: killed (see ")
+
+
+def test_a_server_that_is_killed_has_left_its_events_up_to_the_last_second(tmp_path: Path) -> None:
+    with (
+        server_process(tmp_path, *OPTIONS) as (server, address),
+        pusher(address, 1, steps=10**6, step_s=0.05) as worker,
+    ):
+        worker.read_until("step 30 ")
+        server.kill()
+        server.wait()
+    taken = [line.split() for line in worker.lines if line.startswith("step ")]
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    steps = [event["step"] for event in events if event["event"] == "step"]
+    assert steps == list(range(1, len(steps) + 1))
+    lost = [float(at) for _, step, _, _, _, at in taken if int(step) > len(steps)]
+    assert not lost or lost[-1] - lost[0] < 1
 
 
 def test_a_newest_checkpoint_that_is_damaged_is_passed_over(tmp_path: Path) -> None:

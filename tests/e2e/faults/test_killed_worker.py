@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.outages.rows import require_told
 from leash.ps.runs.audit import audit_run
 from support.processes import pusher, server_process
 
@@ -46,6 +47,7 @@ def test_the_others_go_on_within_six_seconds_and_finish(
     assert summary["ended"] == "incomplete"
     assert [(u["worker"], u["state"]) for u in summary["unfinished"]] == [(3, "evicted")]
     assert any("incomplete: not trained: worker 3 (evicted)" in line for line in server.lines)
+    require_told("a worker is killed", server=server.lines)
     assert summary["evictions"] == 1
     assert summary["steps_by_worker"]["1"] == summary["steps_by_worker"]["2"] == STEPS
     assert audit_run(run) == []

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from e2e.outages.rows import require_told
 from leash.ps.errors import EvictedError, UsageError
 from leash.ps.options.server import ServerOptions
 from leash.ps.runs.rundir import RunDir
@@ -291,6 +292,8 @@ def test_the_loss_of_a_shard_ends_the_run_and_is_named(tmp_path: Path, victim: i
         assert time.monotonic() - began_s < DOWN_WITHIN_S
     reason = f"shard {victim + 1} (process {lost.pid}) was lost: killed by SIGKILL"
     assert server.lines[-1].endswith(f": {reason}")
+    require_told("a shard's process is killed, of a server with `--shards`", server=server.lines,
+                 worker=first.lines)  # fmt: skip
     assert not any("Traceback" in line for line in server.lines)
     for worker in (first, second):
         assert any(f"StoppingError: {reason}" in line for line in worker.lines)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from e2e.outages.rows import require_told
 from leash.ps.runs.audit import audit_run
 from leash.ps.runs.download import download_checkpoint
 from leash.ps.wire.control import ControlChannel, request_state
@@ -126,6 +127,7 @@ def test_a_run_goes_through_a_full_disk_and_its_model_is_there_in_the_end(
             assert {"checkpoints", "events.jsonl"} <= told_of.keys()
             assert not any(of["lasts"] for of in told_of.values())
             assert audit_run(run) == []  # every event has waited in memory
+            require_told("the server's disk is full, read-only or slow", server=server.lines)
         elif mend == "fetched":
             with ControlChannel(worker.address) as channel:
                 download_checkpoint(channel, tmp_path / "here.safetensors")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from leash.ps.wire.control import ControlChannel, request_state
+from e2e.outages.rows import require_told
 from support.processes import LEASH, Child, pusher, server_process
-from support.relays import Relay
+from support.relays import Cut
 
 WORKERS = 3
 STEPS, STEP_S = 150, 0.02
@@ -26,30 +26,6 @@ GOES_ON_WITHIN_S = 5.0
 LOAD_S = 5.0  # what a machine that others use too may add
 NETWORK = ("unshare", "--user", "--map-root-user", "--net")
 LONG_S = {False: (3.0,), True: (3.0, 10.0, 40.0, 120.0)}  # with and without `--torture`
-
-
-class Cut:
-    """The way of one worker to the server, which an outage cuts off."""
-
-    def __init__(self, address: str, rank: int) -> None:
-        with ControlChannel(address) as channel:
-            (data_port,) = request_state(channel)["data_ports"]
-        port = int(address.rpartition(":")[2])
-        host = f"127.0.0.{10 + rank}"  # so that the data port is the relay's too
-        self._relays = [Relay(each, host, each) for each in (port, data_port)]
-        self.address = f"tcp://{host}:{port}"
-
-    def hold(self) -> None:
-        for relay in self._relays:
-            relay.hold()
-
-    def heal(self, *, breaks: bool) -> None:
-        for relay in self._relays:
-            relay.heal(breaks=breaks)
-
-    def close(self) -> None:
-        for relay in self._relays:
-            relay.close()
 
 
 @contextmanager
@@ -78,6 +54,12 @@ def set_off(workers: Iterable[Child]) -> None:
         worker.tell("")
     for worker in workers:
         worker.read_until("step ")
+
+
+def await_line(worker: Child, text: str) -> None:
+    """Waits for a line with this text, which may have come before."""
+    while not any(text in line for line in worker.lines):
+        worker.read_next()
 
 
 def newest_step(worker: Child) -> int:
@@ -112,8 +94,9 @@ def test_a_run_goes_on_after_an_outage_of_one_of_some_and_of_all(
                 for cut in cuts[:count]:
                     cut.hold()
             time.sleep(outage_s)  # it is as long as it is
-            for count, (_, cuts, _) in runs:
-                for cut in cuts[:count]:
+            for count, (_, cuts, workers) in runs:
+                for cut, worker in zip(cuts[:count], workers, strict=False):
+                    await_line(worker, "waiting for the server at")
                     cut.heal(breaks=breaks)
             healed_s = time.monotonic()
             for count, (_, _, workers) in runs:
@@ -125,6 +108,11 @@ def test_a_run_goes_on_after_an_outage_of_one_of_some_and_of_all(
                     assert worker.wait(60) == 0, worker.lines[-5:]
                     assert newest_step(worker) == STEPS
                 assert server.wait(30) == 0, server.lines
+            (_, (_, _, (one, *_))), *_, (_, (_, _, all_of_them)) = runs
+            require_told("a worker is unplugged, and plugged in again", worker=one.lines)
+            for worker in all_of_them:
+                require_told("the network fails between the server and all workers",
+                             worker=worker.lines)  # fmt: skip
 
 
 def has_networks_of_its_own() -> bool:
@@ -159,6 +147,8 @@ def test_a_server_that_stood_still_loses_nobody(shards: int, tmp_path: Path, tor
         set_off(workers)
         server.process.send_signal(signal.SIGSTOP)
         time.sleep(paused_s)  # it is as long as it is
+        for worker in workers:
+            await_line(worker, "waiting for the server at")
         server.process.send_signal(signal.SIGCONT)
         woke_s = time.monotonic()
         for worker in workers:
@@ -166,6 +156,7 @@ def test_a_server_that_stood_still_loses_nobody(shards: int, tmp_path: Path, tor
         for worker in workers:
             assert worker.wait(60) == 0
             assert "joined again" not in worker.lines
+            require_told("the server stands still: SIGSTOP, a paused machine", worker=worker.lines)
         assert server.wait(30) == 0
     assert json.loads((tmp_path / "summary.json").read_text())["evictions"] == 0
 

@@ -164,7 +164,9 @@ class Book:
         for index, start, stop in self._places:
             came, before = raw[start:stop], held[start:stop].tobytes()
             answers = self._answers.pop((worker, step, index), ())
-            fitting = [label for label, told in answers if came == (before if told is None else told)]
+            fitting = [
+                label for label, told in answers if came == (before if told is None else told)
+            ]
             if not fitting:
                 raise Wrong(f"worker {worker}, step {step}, chunk {index}: it goes on with "
                             "other parameters than it was answered")  # fmt: skip

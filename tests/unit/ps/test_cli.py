@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import math
 import os
 import re
 import signal
@@ -105,6 +107,17 @@ def test_settings_come_back_from_their_own_command_line() -> None:
         dropout=False, hetero_allocation="1.0-0.5-0.5", run_dir="a b", seed=7,
     )  # fmt: skip
     assert parse(["launch", *to_argv(options)]) == ("launch", options)
+
+
+@pytest.mark.parametrize("words", [["--patience", "inf"], ["--patience=inf"]])
+def test_infinity_is_a_number_where_a_command_takes_it(words: list[str]) -> None:
+    command, options = parse(["worker", *words])
+    assert isinstance(options, WorkerOptions)
+    assert options.patience == math.inf
+    options.check()
+    assert parse([command, *to_argv(options)])[1] == options
+    _, launch = parse(["launch", *words, "--dataset", "digits"])
+    assert parse(["launch", *to_argv(launch)])[1] == launch
 
 
 def test_settings_come_back_from_a_file(tmp_path: Path) -> None:
@@ -277,6 +290,35 @@ def test_an_error_of_a_command_is_one_line(
 
     monkeypatch.setattr(cli, "resolve", lambda _: fail)
     assert leash("doctor") == (status, "", line)
+
+
+class OutOfMemoryError(RuntimeError):
+    """torch has one of this name, for GPUs."""
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "out of memory; take "),
+        (MemoryError("Unable to allocate 7 GiB"), "out of memory: Unable to allocate 7 GiB; take "),
+        (OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"),
+         "out of memory: CUDA out of memory. Tried to allocate 2 GiB; take "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+         "out of memory: DefaultCPUAllocator: can't allocate memory: you tried"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory: [Errno 12] Cannot all"),
+    ],
+)  # fmt: skip
+def test_a_command_without_memory_says_so_in_one_line(
+    leash: Leash, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def fail(_: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "resolve", lambda _: fail)
+    status, out, err = leash("doctor")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"leash doctor: {told}")
+    assert "--batch-size" in err
 
 
 def test_the_exit_status_is_what_the_command_returns(

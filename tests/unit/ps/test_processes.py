@@ -1,5 +1,6 @@
 """How a server that is being started tells where it listens, and how processes end."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -7,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from leash.ps.errors import LeashError, UsageError
+from leash.ps.options.addresses import split_address
 from leash.ps.processes import (
     FREE_PORT,
     Failure,
     ReadyPipe,
     ServerProcess,
+    are_free,
     error_of,
     failure_of,
+    lasting_address,
     stop_all,
 )
 from leash.ps.wire.control import ControlChannel, request_state
@@ -47,6 +51,26 @@ def test_a_server_that_ends_instead_has_its_own_last_words(tmp_path: Path) -> No
     with pytest.raises(UsageError, match=r"^--workers 0: give 1 or more$"):
         server.await_address()
     stop_all([server.process], 10.0)
+
+
+def test_an_address_that_lasts_has_its_ports_in_a_row_and_no_connection_is_given_them() -> None:
+    host, port = split_address(lasting_address(3))
+    least = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert port + 3 <= max(least, 29_000)
+    assert are_free(host, port, 3)
+    with socket.create_server((host, port + 2)):
+        assert are_free(host, port, 2)
+        assert not are_free(host, port, 3)
+
+
+def test_a_server_that_is_started_again_writes_on_in_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("of the first\n")
+    server = ServerProcess(["--workers=0"], log, again=True)
+    with pytest.raises(UsageError, match=r"^--workers 0: give 1 or more$"):
+        server.await_address()
+    stop_all([server.process], 10.0)
+    assert log.read_text().startswith("of the first\nleash server: ")
 
 
 @pytest.mark.parametrize("status", [-9, 130, 143])

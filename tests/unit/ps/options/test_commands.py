@@ -80,6 +80,12 @@ def test_a_server_has_as_many_threads_as_the_cores_pool_takes(threads: int) -> N
             options.check()
 
 
+def test_a_server_is_started_again_as_often_as_a_number_says() -> None:
+    LaunchOptions(dataset="digits", server_restarts=0).check()
+    with pytest.raises(UsageError, match=r"^--server-restarts -1: give a number from 0$"):
+        LaunchOptions(dataset="digits", server_restarts=-1).check()
+
+
 @pytest.mark.parametrize("options", [ServerOptions, WorkerOptions, EvaluateOptions])
 def test_the_defaults_are_sound(options: type[Options]) -> None:
     options().check()

@@ -1,5 +1,6 @@
 """A run directory is made, checked for writing, and says how to go on from it."""
 
+import json
 import os
 import shlex
 import tempfile
@@ -118,6 +119,32 @@ def test_a_run_that_begins_anew_keeps_what_others_have_left_in_folders_of_their_
         ]  # fmt: skip
         assert (before / "checkpoints" / "final.safetensors").read_bytes() == b"its model"
     assert sorted(os.listdir(tmp_path)) == ["before-1", "before-2", "notes.txt"]
+
+
+def test_what_earlier_servers_have_left_is_kept_and_goes_with_a_run_that_begins_anew(
+    tmp_path: Path,
+) -> None:
+    for generation, ended in ((1, "SIGTERM"), (2, "failed")):
+        run = RunDir(tmp_path, goes_on=True)
+        run.begin_summary({"ended": ended})
+        run.events.write_text(f"of server {generation}")
+        run.keep_earlier(generation)
+        run.keep_earlier(generation)  # by a server that could not begin
+        assert not run.summary.exists()
+    assert (tmp_path / "events-1.jsonl").read_text() == "of server 1"
+    assert json.loads((tmp_path / "summary-2.json").read_text()) == {"ended": "failed"}
+    kept = ["events-1.jsonl", "events-2.jsonl", "summary-1.json", "summary-2.json"]
+    assert sorted(os.listdir(tmp_path)) == kept
+    RunDir(tmp_path, goes_on=True, fresh=True)
+    assert sorted(os.listdir(tmp_path / "before-1")) == kept
+
+
+def test_a_server_that_could_not_begin_takes_no_events_away(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for content in ("of server 1", "of one that could not begin"):
+        run.events.write_text(content)
+        run.keep_earlier(1)
+    assert (tmp_path / "events-1.jsonl").read_text() == "of server 1"
 
 
 def test_nothing_is_moved_where_there_is_nothing(tmp_path: Path) -> None:

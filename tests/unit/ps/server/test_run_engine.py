@@ -27,7 +27,14 @@ from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import TRY_AGAIN_S
 from leash.ps.server.coordinator import ALL_DONE, ALL_GONE
 from leash.ps.server.evaluator_process import EvaluatorFailure
-from leash.ps.server.run_engine import ALIGN_S, ALIGN_TICK_S, GRACE_S, TICK_S, RunEngine
+from leash.ps.server.run_engine import (
+    ALIGN_S,
+    ALIGN_TICK_S,
+    FETCHED_S,
+    GRACE_S,
+    TICK_S,
+    RunEngine,
+)
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.messages import (
     Beat,
@@ -408,6 +415,32 @@ def test_a_worker_that_does_not_read_is_evicted_wherever_that_was_seen() -> None
     assert run.metrics.evictions == 2
 
 
+def test_who_is_left_behind_and_who_is_back_is_said_once() -> None:
+    run = PlayedRun(evict_s=10.0)
+    run.start()
+    for _ in range(60):
+        run.beat(1)
+        run.wait()
+    who = str(run.members.workers[2])
+    silent = f"{who} has been silent for 10 s: the run goes on without it, until it comes back"
+    assert run.said.count(silent) == 1
+    run.hello(2)
+    run.wait()
+    run.wait()
+    assert run.said.count(f"{who} is back") == 1
+    assert not any("worker 1 " in line for line in run.said)
+
+
+def test_a_server_that_is_killed_has_left_its_events_to_the_system(tmp_path: Path) -> None:
+    run = PlayedRun("asp", RunDir(tmp_path))
+    run.start()
+    run.push(1, 1)
+    run.wait()
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events][-2:] == ["push", "step"]
+    run.engine.close()
+
+
 def test_the_silence_of_others_is_excused_while_the_engine_itself_was_held_up() -> None:
     run = PlayedRun(evict_s=10.0)
     run.start()
@@ -555,6 +588,11 @@ def test_whoever_fetches_the_model_ends_the_wait_with_status_1(tmp_path: Path, n
     run = waiting_on(disk_without(name), tmp_path / "full")
     assert run.ask(Status()) is not None
     assert fetch(run) == good
+    run.wait(FETCHED_S / 2)
+    assert fetch(run) == good  # by somebody to whom its end has not come
+    run.wait(FETCHED_S / 2)
+    assert run.engine.is_writing
+    run.wait(TICK_S)
     assert not run.engine.is_writing
     assert run.engine.status == 1
     run.engine.close()

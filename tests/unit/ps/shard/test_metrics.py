@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -109,6 +110,21 @@ def test_what_json_has_no_number_for_is_null(metrics: Metrics, value: float) -> 
     assert summary["test_accuracy"] is summary["test_loss"] is None
     assert summary["test_accuracy_by_epoch"] == [None]
     json.dumps(summary, allow_nan=False)
+
+
+def test_a_lack_of_memory_is_told_without_the_place_where_it_was_noticed(
+    metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    metrics.attempt("a checkpoint failed", partial(fail, MemoryError()))
+    assert [r.getMessage() for r in caplog.records] == [
+        "out of memory: a checkpoint failed; the run goes on"
+    ]
+    assert caplog.records[0].exc_info is None
+    metrics.attempt("a checkpoint failed", partial(fail, KeyError("a defect")))
+    assert caplog.records[1].exc_info is not None
 
 
 def test_an_end_is_no_refusal(metrics: Metrics) -> None:
