@@ -563,7 +563,7 @@ class Cluster:
     def _has_lost_nothing(self) -> bool:
         """Whether all workers have taken part from the first step to the last."""
         is_whole = all(worker.is_done and not worker.has_lost_steps for worker in self.workers)
-        return is_whole and not self.happened & {"go", "set"}
+        return is_whole and not self.happened & {"go", "leave", "set"}
 
     def _check_end(self) -> tuple[str, ...]:
         server = self.server
