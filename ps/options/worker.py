@@ -142,6 +142,12 @@ KEY_HELP: Final = (
     f"keys add has made; default: what the environment variable {KEY_VARIABLE} says"
 )
 
+# Of a command that starts a server, and hands keys to whom it starts.
+KEYS_HELP: Final = (
+    "let in those alone who have a key of this folder, and encrypt what travels; the folder is "
+    "made, with a key for each worker, where it is not there"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionGroup(Options):

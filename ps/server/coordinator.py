@@ -50,7 +50,6 @@ from leash.ps.wire.frames import error_message
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import (
     STACK_MAX_NBYTES,
-    STOPPED_BY_TIMEOUT,
     TEXT_MAX,
     Beat,
     Beaten,
@@ -70,9 +69,20 @@ from leash.ps.wire.messages import (
     Set,
     State,
     Status,
+    Stop,
     Welcome,
 )
-from leash.ps.words import BYE_REASONS, DONE, EVICTED, LIVE, REPLACED, TIMED_OUT, WAITING
+from leash.ps.words import (
+    BYE_REASONS,
+    DONE,
+    EVICTED,
+    LIVE,
+    REPLACED,
+    TIMED_OUT,
+    WAITING,
+    is_good_end,
+    stopped_for,
+)
 
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
@@ -100,6 +110,7 @@ class Coordinator:
         identities: Identities | None = None,
     ) -> None:
         self.stopping: str = ""
+        self.asked_to_stop: str = ""  # why the run is to end that somebody has asked to end
         self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
         self.unwritten: Unwritten = Unwritten()  # likewise
         self.is_writing = False  # whether the run is over, and its results are being written
@@ -117,6 +128,7 @@ class Coordinator:
         self._deserted_s: float | None = None  # since when no worker has been live
         self._generation = 0  # how many servers the run has had; 0 without a journal
         self._remembered: Remembered = Remembered()  # by the servers before this one
+        self._died_in_lockstep = False  # whether that was under bsp
         self._recovery: Recovery | None = None  # until those who took part there go on
         self.rank_giver: Final = RankGiver(members, self._identities)
         self.crew: Final = Crew(options, members, metrics, self._trains_on)
@@ -129,6 +141,7 @@ class Coordinator:
             Set: self._on_set,
             Save: self._on_save,
             Read: self._on_read,
+            Stop: self._on_stop,
             Bye: self._on_bye,
             Dismiss: self._on_dismiss,
         }
@@ -220,8 +233,8 @@ class Coordinator:
         stack = "" if payload is None else _checked_stack(payload)
         member = self._members.require_current(msg.worker, msg.incarnation)
         self._members.note_phase(member, msg.phase, msg.phase_s, stack)
-        # A timeout ends the workers' training at once; an observer first evaluates once more.
-        ends_now = not (member.is_observer and self.stopping == STOPPED_BY_TIMEOUT)
+        # A good end ends the workers' training at once; an observer first evaluates once more.
+        ends_now = not (member.is_observer and is_good_end(self.stopping))
         missing = [] if self._metrics.started else self._missing()[:MAX_MISSING]
         beaten = Beaten(
             self._metrics.started,
@@ -285,11 +298,17 @@ class Coordinator:
     def _on_save(self, msg: Save, _: bytes | None) -> ControlAnswer:
         if self._shards.model is not None and not self._shards.initialized:
             self._shards.count_up()  # a shard may have its values, and not have told so yet
-        nbytes = self.saves.ask(msg.number, has_values=self._shards.initialized)
+        # What a server has that was started again is its workers' only once all have offered it.
+        has_values = self._shards.initialized and self._recovery is None
+        nbytes = self.saves.ask(msg.number, has_values=has_values)
         return Saved(msg.number, nbytes is not None, nbytes or 0), None
 
     def _on_read(self, msg: Read, _: bytes | None) -> ControlAnswer:
         return CheckpointPiece(msg.number, msg.offset), self.saves.read(msg.number, msg.offset)
+
+    def _on_stop(self, msg: Stop, _: bytes | None) -> ControlAnswer:
+        self.asked_to_stop = self.asked_to_stop or stopped_for(msg.reason)[:TEXT_MAX]
+        return Ok(0, 0, 0, True), None
 
     def _on_bye(self, msg: Bye, _: bytes | None) -> ControlAnswer:
         if msg.reason not in BYE_REASONS:
@@ -440,14 +459,19 @@ class Coordinator:
             self._desk.position(), self._anew(), self._generation,
         )  # fmt: skip
 
-    def go_on(self, earlier: Position) -> None:
+    def go_on(self, earlier: Position, *, has_died: bool = False) -> None:
         """Goes on where another run was. REQUIRES: no worker has joined yet.
+
+        Args:
+            earlier: where that is.
+            has_died: it is this run, whose server has died, and may have been about to end.
 
         Raises:
             UsageError: the samples are shuffled otherwise now, or nothing is left to train.
         """
         earlier.require_seed(self._options.chosen_seed)
-        earlier.require_epochs(self._options.epochs)
+        if not has_died:
+            earlier.require_epochs(self._options.epochs)
         if not (earlier.shares or earlier.leases):
             return  # loops of people's own, which know how far they were
         has_leases = self._desk.planned == LEASE
@@ -470,13 +494,19 @@ class Coordinator:
         self._identities.ranks.update(remembered.keys)
         self._metrics.healed_chunks = remembered.healed_chunks
         self._metrics.lost_updates = remembered.lost_updates
+        self._metrics.go_on_with_plans(remembered.planned)
         self.expect_no_more(remembered.done)
-        if remembered.started and remembered.live:
+        if remembered.started and remembered.awaited:
             until_s = self._now() + self._options.evict_s
-            self._recovery = Recovery(remembered.live, until_s)
+            self._recovery = Recovery(remembered.awaited, until_s)
             self._shards.begin_healing(generation_of_values)
-        else:
-            self._desk.note_position()
+            self._died_in_lockstep = (remembered.rule or self.rule).policy is BSP
+            return
+        self._desk.note_position()
+        planned = self._options.epochs
+        if remembered.started and planned is not None and self._metrics.epoch >= planned:
+            self._note_absent()
+            self._start([])  # all is trained, and all have said bye
 
     def _end_recovery_if_over(self) -> None:
         """Has the workers go on, once all have told what they remember, or enough have."""
@@ -489,21 +519,34 @@ class Coordinator:
             self._restore(recovery)
         else:
             self._desk.note_position()  # what was trained after the checkpoint is lost
-        if self.rule.policy is BSP:
+        in_lockstep = self.rule.policy is BSP and self._died_in_lockstep
+        if in_lockstep:
             self._shards.begin_at_healed()
         for member in self._members.live:
             member.first_step = self._shards.join(member)
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
-        if self.rule.policy is BSP:
+        if in_lockstep:
             self._shards.skip_healed()
+        self._note_absent()
         self.journal.healed(chunks, recovery.lost)
         self._metrics.heal(self._generation, live, chunks, recovery.lost)
         self._start(live)
 
+    def _note_absent(self) -> None:
+        """Knows who has not come, and may owe work: whoever took part counts as evicted."""
+        for rank, state in self._remembered.states.items():
+            if rank not in self._members.workers:
+                self._members.remember(rank, EVICTED if state == LIVE else state)
+                if state == LIVE:
+                    self.journal.left(rank, 0, EVICTED)
+                self._metrics.expect(rank)
+        self._desk.complete_epochs()
+
     def _restore(self, recovery: Recovery) -> None:
         """Goes by the journal, as the model has what was trained after the checkpoint too."""
         told = recovery.told
-        self._desk.restore(self._remembered.leases, {w: t.answered for w, t in told.items()})
+        newest = {worker: (own.lease, own.answered) for worker, own in told.items()}
+        self._desk.restore(self._remembered.leases, newest)
         self._metrics.restore(self._remembered.shares, told)
         self._desk.complete_epochs()
 
@@ -577,6 +620,7 @@ class Coordinator:
     def _count_bye(self, member: Member, reason: str) -> None:
         """Notes how a worker has left that was evicted before it could say so."""
         self._members.leave(member, reason)
+        self.journal.left(member.worker, member.incarnation, reason)
         self._metrics.leave(member.worker, member.incarnation, reason)
         self._desk.complete_epochs()
 
@@ -586,7 +630,7 @@ class Coordinator:
         else:
             self._metrics.report(msg)
             if msg.kind == "plan":
-                self.journal.plan(msg.worker, msg.samples)
+                self.journal.plan(msg.worker, msg.samples, msg.epoch)
             elif msg.kind == "epoch":
                 self.journal.epoch(msg.worker, msg.epoch)
             self._desk.complete_epochs()

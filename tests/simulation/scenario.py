@@ -11,6 +11,7 @@ from simulation.checks.toy import CHUNK_NBYTES, LAYOUTS, MOST_WORKERS
 POLICIES: Final = ("bsp", "ssp", "asp", "dssp", "backup", "drop", "versions")
 LR: Final = 1.0
 SHORT_S: Final = 30.0  # a patience that an outage may outlast
+KILLED: Final = -9  # the status of a server that nobody starts again
 
 
 def stream(seed: int, kind: str) -> random.Random:
@@ -45,6 +46,7 @@ class Scenario:
     delay_s: float = 0.001  # of a message, about
     patience_s: float = 600.0
     rejoin_s: float = 200.0  # longer than any outage
+    keys: str = ""  # "hello": each process has a key, which gets its rank by it; "file": before it
     least: int | None = None  # with how many workers the run begins; None: with all
     any_rank: bool = False  # whether the server gives the ranks
 
@@ -57,6 +59,11 @@ class Scenario:
     def is_exact(self) -> bool:
         """Whether the parameters have to be those of one process, bit by bit."""
         return (self.policy, self.data_plan, self.codec) == ("bsp", "static", "f32")
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the parameters tell how often each worker's pushes were applied."""
+        return self.policy not in ("bsp", "backup") and self.codec == "f32"
 
     @property
     def workers(self) -> int:
@@ -143,6 +150,7 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
         patience_s=stream(seed, "patience").choice((math.inf, 600.0, 600.0, SHORT_S)),
         least=least,
         any_rank=any_rank,
+        keys="" if any_rank else stream(seed, "keys").choice(("", "", "hello", "file")),
     )  # fmt: skip
     if least is not None:
         return replace(scenario, data_plan="lease")
