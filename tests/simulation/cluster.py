@@ -93,6 +93,7 @@ class Cluster:
         self.faults: Final = faults
         self.happened: Final[set[str]] = set()  # the kinds of fault that did
         self.told_to_stop = False
+        self._is_cut_short = False  # it was told to stop while it waited for its disk
         self.failure: Exception | None = None  # what a process of the server raised
         self._expected: Final = frozenset(expected)
         layout = LAYOUTS[scenario.layout]
@@ -529,13 +530,17 @@ class Cluster:
                     wire.lose()
 
     def _do_ask_to_stop(self, _: int, which: float) -> None:
-        self.told_to_stop = True
+        self._note_told_to_stop()
         self._console(Stop(REASONS[int(which)]))
 
     def _do_stop_server(self, _: int) -> None:
         if self.server.process.is_alive:
-            self.told_to_stop = True
+            self._note_told_to_stop()
             self.server.run.stop_soon(15)
+
+    def _note_told_to_stop(self) -> None:
+        self.told_to_stop = True
+        self._is_cut_short |= self.server.run.is_writing
 
     def _do_disk_slow(self, _: int, place: float, seconds: float, slow_s: float) -> None:
         self.disk.slow_s = slow_s
@@ -570,7 +575,7 @@ class Cluster:
         if FAILURES.told:
             raise Wrong(FAILURES.told[0])
         found = unexpected(self, self._expected)
-        if server.ended and not self.happened & SPOILING:
+        if server.ended and not self.happened & SPOILING and not self._is_cut_short:
             server.check_final()
         if not self.faults and not found:
             self.book.check_samples(exactly_once=True)

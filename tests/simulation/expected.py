@@ -79,7 +79,8 @@ def _is_server_away(cluster: "Cluster") -> bool:
     """Whether nobody starts the server again, and its workers are patient, or no longer."""
     if cluster.server.status != KILLED:
         return False
-    failures = [worker.failure for worker in cluster.workers if worker.failure is not None]
+    with_keys = (worker for worker in cluster.workers if not worker.lacks_key)
+    failures = [worker.failure for worker in with_keys if worker.failure is not None]
     is_right = all(isinstance(f, ServerUnreachableError | StoppingError) for f in failures)
     # A process that was started just now waits for its first answer, as long as it takes.
     has_ended = all(w.has_ended or w.where == "begins" for w in cluster.workers)
