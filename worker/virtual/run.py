@@ -180,14 +180,11 @@ class VirtualRun:
                     machine.start(body)
             for turn in turns(options.workers, options.changes):
                 machine, program = programs[turn.rank]
-                if turn.joins:
-                    world.at(
-                        turn.at_s, partial(_unless_over, server, partial(machine.start, program))
-                    )
-                else:
-                    world.at(
-                        BEGINS_S + turn.at_s, partial(_unless_over, server, machine.tell_to_leave)
-                    )
+                begins = partial(machine.start, program)
+                happens = partial(_unless_over, server, begins)
+                if not turn.joins:
+                    happens = partial(_unless_over, server, machine.tell_to_leave)
+                world.at(BEGINS_S + turn.at_s, happens)
             observer = Machine(world, network, server, 0)
             evaluation = common_options(options, EvaluateOptions, run_dir=None, threads=1)
             observer.start(partial(observe, observer, evaluation, dataset))
