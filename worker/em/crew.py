@@ -3,6 +3,7 @@
 The workers write to this process's standard output: the one that reports prints the results there.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from leash.worker.em.distributed import server_words
 from leash.worker.em.images import DIGITS
 
 POLL_S: Final = 0.2  # seconds between two looks at the workers
+END_S: Final = 5.0  # seconds that workers have to end once the run is over
 STOP_GRACE_S: Final = 3.5  # seconds that a process has to end by itself
 
 
@@ -48,6 +50,7 @@ class Crew:
         self._keys: list[str] = []  # the files of the workers', by rank; none without keys
         self._workers: dict[int, Process] = {}  # by rank
         self._server: Process | None = None
+        self._over_s: float | None = None  # since when the server has ended, and a worker is done
 
     def run(self) -> int:
         """Starts all processes, watches them, and ends those that are left.
@@ -115,7 +118,23 @@ class Crew:
                     del left[rank]
                     if status != 0:
                         self._judge(rank, status, channel, any_left=bool(left))
+                if self._has_been_over():
+                    return
                 self._wait_a_moment(left)
+
+    def _has_been_over(self) -> bool:
+        """Whether the run came to its end a while ago.
+
+        A worker that was evicted shortly before would try for long to join again.
+        """
+        assert self._server is not None
+        if self._server.poll() is None or not self._is_any_done():
+            return False
+        self._over_s = self._over_s or time.monotonic()
+        return time.monotonic() - self._over_s > END_S
+
+    def _is_any_done(self) -> bool:
+        return any(worker.poll() == 0 for worker in self._workers.values())
 
     def _wait_a_moment(self, left: dict[int, Process]) -> None:
         for worker in list(left.values())[:1]:
@@ -132,7 +151,7 @@ class Crew:
             UsageError: the run has failed, because the worker was started wrongly.
             LeashError: the run has failed; the text is the worker's last line.
         """
-        others_done = any(worker.poll() == 0 for worker in self._workers.values())
+        others_done = self._is_any_done()
         how = "was killed" if status < 0 else self._last_words(f"worker-{rank}")
         if others_done or (status < 0 and any_left and _has_started(channel)):
             self._say(f"worker {rank} {how}; the others take over its share")
