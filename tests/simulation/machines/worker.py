@@ -187,7 +187,7 @@ class SimulatedWorker:
         self._repeats = False  # whether the open step is to be pushed again to another server
         self._has_pulled = False
         self._life = self._live()
-        self._book.note_process(self.rank)
+        self._is_known = False  # whether the book knows of this process
         self._waits = True
         self.go_on()
 
@@ -416,6 +416,9 @@ class SimulatedWorker:
         if self._has_rank and rank != self.rank:
             raise Wrong(f"machine {self.machine} had rank {self.rank}, and comes back as {rank}")
         self.rank, self._has_rank = rank, True
+        if not self._is_known:
+            self._is_known = True
+            self._book.note_process(rank)
 
     def _allocate(self) -> None:
         """Makes the memory of this process, as one that a server may map."""
