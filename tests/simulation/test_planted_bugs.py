@@ -491,7 +491,7 @@ PLANTED: tuple[tuple[Plant, str, int], ...] = (
     (the_bye_of_the_evicted_is_not_in_the_journal, "by the journal evicted", 73),
     (a_repeated_hello_is_taken_for_a_new_one, "this hello had", 10),
     (the_bye_of_an_old_process_ends_the_new_one, "to be refused", 25),
-    (what_the_evicted_held_is_leased_twice, "", 13),
+    (what_the_evicted_held_is_leased_twice, "leased", 19),
     (a_round_that_is_given_up_is_applied_in_part, "", 177),
     (a_policy_is_set_on_the_first_shard_alone, "goes by", 0),
     (nobody_is_patient, "ended as", 44),
