@@ -125,6 +125,7 @@ class FakeClient:
     settings: dict[str, Any]
     leases: list[Leased]
     welcome: Welcome
+    rank: int
     incarnation: int = 7
     steps: int = 0
     deadline_s: float = 0.0
@@ -251,7 +252,7 @@ def make_training(
         rank, 7, 1, 65536, 16, [5001], 1.0, 5.0, {}, epochs=completed, samples=samples,
         share=told_share,
     )  # fmt: skip
-    client = FakeClient({"seed": seed, "local_steps": local_steps}, orders, welcome)
+    client = FakeClient({"seed": seed, "local_steps": local_steps}, orders, welcome, rank)
     optimizer = FakeOptimizer(model, client, clock)
     if prompt:
         dataset.read_s = model.compute_s = straggler.delay_s = straggler.stretch_s = 0.0
