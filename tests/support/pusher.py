@@ -25,6 +25,7 @@ parser.add_argument("--hold", type=int, default=0)  # 1: wait for a line before 
 parser.add_argument("--fill-window", type=int, default=0)  # 1: as a worker that streams
 parser.add_argument("--hangs-at", type=int, default=0)  # before this push, until a line comes
 parser.add_argument("--own", type=int, default=0)  # see above; and so many for its value, not 1
+parser.add_argument("--holds-at-end", type=int, default=0)  # 1: until a line comes
 parser.add_argument("--transport", default="auto")
 args = parser.parse_args()
 
@@ -62,5 +63,7 @@ while answered < args.steps:
         continue
     answered += 1
     print(f"step {info.step} lag {info.lag} at {time.monotonic():.3f}", flush=True)
+if args.holds_at_end:
+    sys.stdin.readline()
 client.close("done")
 print("done", flush=True)

@@ -235,7 +235,7 @@ class Client:
         self._control: Final = self._open_control()
         self._options: Final = SentOptions()
         self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
-        self._closed = False
+        self._closed = self._is_leaving = False
         self._refused_s: float | None = None  # since when its host has refused connections
         self._has_pulled = False  # whether it has reached every shard
         self._generation = 0  # of the server that gave what this process has
@@ -748,8 +748,7 @@ class Client:
 
     def _join_again(self) -> None:
         """Offers what this process remembers, if it is asked, and waits until training goes on."""
-        if self._keep is not None and self._answered is None and self._has_pulled:
-            self._answered = self._remembered(self._keep())
+        self._remember_all()
         kept = None if self._answered is None else self._answered.values
         tell = Waiting.of_library(self._say).workers
         while True:
@@ -838,6 +837,11 @@ class Client:
         self._generation, self._answered, self._lost = self.welcome.generation, None, 0
         self._counted.lease(0)
 
+    def _remember_all(self) -> None:
+        """Notes what this process would offer, unless it has not been given newer values since."""
+        if self._keep is not None and self._answered is None and self._has_pulled:
+            self._answered = self._remembered(self._keep())
+
     def _remembered(self, kept: Slab) -> Answered:
         """What this process was answered with, the answers to the open step included."""
         self._engine.settle_written()
@@ -911,22 +915,24 @@ class Client:
         """Says bye, unless the server is gone, and ends all threads and sockets.
 
         Who is done, or whose time is over, tells its last reports and its bye for as long as it is
-        patient: the run waits for them. Anybody else tries for a moment.
+        patient: the run waits for them. A server that was started again meanwhile is first offered
+        what `keep` says. Anybody else tries for a moment.
 
         A second call does nothing, nor does one in a process that was forked from this client's.
 
         Args:
             reason: "done", "timeout", "stopped" or "failed".
         """
-        if self._closed or not self.is_own_process:
+        if self._closed or self._is_leaving or not self.is_own_process:
             return
-        self._closed = True
+        self._is_leaving = True
         if self.departure.has_gone and reason == DONE:
             reason = STOPPED
-        self._keep = None  # whoever gave it has this client too
         try:
             self._take_leave(reason)
         finally:
+            self._closed = True
+            self._keep = self._answered = None  # whoever gave it has this client too
             self.departure.is_done()
             self._seat.leave()
             self._control.close()
@@ -937,6 +943,8 @@ class Client:
         failure = self.liveness.failure
         goes_on = failure is None or isinstance(failure, EvictedError)
         is_patient = reason in AT_THE_END and goes_on
+        if is_patient:
+            self._remember_all()
         if self._driver is not None:
             self._driver.close()
         until_s = time.monotonic() + (self._patience_s if is_patient else STOP_S)
@@ -945,6 +953,25 @@ class Client:
             until_s = time.monotonic()
         with suppress(LeashError):  # it needs no bye from who has no part in the run any more
             self._say_bye(reason, until_s)
+            while isinstance(self._session.error, RestartedError) and time.monotonic() < until_s:
+                self._go_back(until_s)
+                self._say_bye(reason, until_s)
+
+    def _go_back(self, until_s: float) -> None:
+        """Joins a server that was started again before it had this worker's bye.
+
+        It waits for all who took part, and may have older values than this worker.
+        """
+
+        def look(_: Beaten | None) -> None:
+            if time.monotonic() >= until_s:
+                raise NotReadyError("the server waits for others")
+
+        self._control.renew()
+        self._join()
+        with suppress(EvictedError):  # it was started once more
+            self._await_values(None if self._answered is None else self._answered.values, look)
+        self._part()
 
     def _let_go_of_memory(self) -> None:
         if self._owns_memory:

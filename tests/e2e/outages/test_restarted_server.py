@@ -134,3 +134,28 @@ def test_under_bsp_no_step_is_lost_but_for_chunks_that_were_being_written(
         assert min(counts) >= (steps - told["lost_updates"]) * WORKERS
     if transport == "tcp":
         assert told["lost_updates"] == 0
+
+
+def test_who_is_done_offers_what_it_has_to_the_server_that_hears_its_bye(tmp_path: Path) -> None:
+    port, steps = free_port(), 30
+    address = f"tcp://127.0.0.1:{port}"
+    with ExitStack() as stack:
+        with server(
+            tmp_path, port, "--policy=asp", "--workers=1", "--checkpoint-every=never"
+        ) as one:
+            one.read_until("listening at")
+            worker = stack.enter_context(
+                pusher(address, 1, steps=steps, own=1, values=VALUES, holds_at_end=1)
+            )
+            worker.read_until(f"step {steps} ")
+            one.kill()
+            one.wait()
+        worker.tell("go on")
+        with server(
+            tmp_path, port, "--policy=asp", "--workers=1", "--checkpoint-every=never"
+        ) as two:
+            assert worker.wait(60) == 0
+            assert two.wait() == 0
+    told = json.loads((tmp_path / "summary.json").read_text())
+    assert (told["ended"], told["generations"], told["lost_updates"]) == ("done", 2, 0)
+    assert applied(tmp_path, 1) == {float(steps)}
