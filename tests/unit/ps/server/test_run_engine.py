@@ -638,9 +638,9 @@ def test_whoever_fetches_the_model_ends_the_wait_with_status_1(tmp_path: Path, n
     assert fetch(run) == good
     run.wait(FETCHED_S / 2)
     assert fetch_again(run) == good  # by somebody to whom its end has not come
-    run.wait(FETCHED_S / 2)
+    run.wait(FETCHED_S / 2 - 2 * TICK_S)
     assert run.engine.is_writing
-    run.wait(TICK_S)
+    run.wait(2 * TICK_S)
     assert not run.engine.is_writing
     assert run.engine.status == 1
     run.engine.close()
