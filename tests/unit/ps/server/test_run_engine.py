@@ -589,7 +589,7 @@ def test_whoever_fetches_the_model_ends_the_wait_with_status_1(tmp_path: Path, n
     assert run.ask(Status()) is not None
     assert fetch(run) == good
     run.wait(FETCHED_S / 2)
-    assert fetch(run) == good  # by somebody to whom its end has not come
+    assert run.ask_for(Read(5, 0))[1] == good  # by somebody to whom it has not come
     run.wait(FETCHED_S / 2)
     assert run.engine.is_writing
     run.wait(TICK_S)
