@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         UsageError,
         WrongSocketError,
     )
+    from leash.ps.interrupt import ToldToLeave
     from leash.worker.client import Client, StepInfo
     from leash.worker.client.encoding import Encoding
     from leash.worker.em.bernoulli import BernoulliMixture
@@ -88,6 +89,7 @@ __all__ = [
     "StepInfo",
     "StoppingError",
     "SupersededError",
+    "ToldToLeave",
     "TooManyError",
     "UnknownChunkError",
     "UnknownWorkerError",
@@ -105,6 +107,7 @@ _HOMES: Final = {
     "LeaseSampler": "leash.worker.train.sampler",
     "PSOptimizer": "leash.worker.optim.optimizer",
     "StepInfo": "leash.worker.client.client",
+    "ToldToLeave": "leash.ps.interrupt",
 }
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
@@ -14,6 +14,7 @@ AGAIN_S: Final = 0.02
 
 FOLLOWS_PARENT: Final = "LEASH_FOLLOWS_PARENT"  # set in the environment of our own children
 
+_tell: Callable[[str], None] | None = None  # who hears of the first SIGTERM
 _received: int | None = None
 _times = 0
 _held = False
@@ -25,6 +26,36 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number: Final = number
+
+
+class ToldToLeave(SystemExit):  # it is no error
+    """A worker was told to go, and goes: by SIGTERM, `leash leave`, or its --preempt-file.
+
+    `PSOptimizer.step` raises it once the step is done. Nobody has to catch it: like SystemExit, of
+    which it is one, it ends the process without a traceback. The exit status is 143, as of a
+    process that SIGTERM has ended: its work is not done, so that whoever starts processes may start
+    it again, and `leash launch` does not count it as a failure.
+    """
+
+    def __init__(self, why: str) -> None:
+        """Keeps who has told it, in a word."""
+        super().__init__(128 + signal.SIGTERM)
+        self.why: Final = why
+
+    def __str__(self) -> str:
+        return self.why
+
+
+def hand_termination_to(tell: Callable[[str], None] | None) -> None:
+    """Lets the first SIGTERM be told to a function, which sees to an orderly end, from now on.
+
+    One that comes after it raises Interrupted, as does any other signal.
+
+    Args:
+        tell: takes the name of the signal, in the main thread; None for nobody any more.
+    """
+    global _tell
+    _tell = tell
 
 
 def raise_on_signals() -> None:
@@ -86,7 +117,11 @@ def ignore_signals() -> None:
 
 
 def _on_signal(number: int, _: FrameType | None) -> None:
-    global _received, _times
+    global _received, _tell, _times
+    if number == signal.SIGTERM and _tell is not None and _received is None:
+        tell, _tell = _tell, None
+        tell(signal.Signals(number).name)
+        return
     _times += 1
     if _received is None:
         _received = number

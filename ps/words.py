@@ -48,12 +48,20 @@ BYE_REASONS: Final = (DONE, TIMED_OUT, STOPPED, FAILED)  # those that a process 
 TAKES_PART: Final = (LIVE, RESTING)
 
 
+# Why a worker has left that was not told to, for people.
+WHY_GONE: Final = {
+    EVICTED: "it was silent for too long, or broke the contract", STOPPED: "stopped",
+    FAILED: "it has failed",
+}  # fmt: skip
+
+
 # Why a run, or a process's part in it, ended before its work was done ▸ the same for people.
 _STOPS: Final = {
     "SIGINT": "stopped by Ctrl-C",
     "SIGTERM": "told to end by SIGTERM, as kill and schedulers do",
     "SIGHUP": "stopped because its terminal was closed",
     "timeout": "its time was over",
+    "leash leave": "told to leave by leash leave",
 }  # fmt: skip
 
 

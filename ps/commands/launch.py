@@ -13,6 +13,7 @@ import json
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -59,7 +60,15 @@ from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.keys import admin_key, new_keys, worker_files
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Bye, Ok
-from leash.ps.words import DONE, FAILED, GOES_ON_FROM, INCOMPLETE, NOT_BITWISE, why_stopped
+from leash.ps.words import (
+    DONE,
+    FAILED,
+    GOES_ON_FROM,
+    INCOMPLETE,
+    NOT_BITWISE,
+    TAKES_PART,
+    why_stopped,
+)
 
 POLL_S: Final = 0.5
 # What the server says of a checkpoint from which it goes on.
@@ -157,9 +166,9 @@ def keys_of_workers(options: LaunchOptions) -> list[str]:
         return []
     folder = Path(options.keys)
     if not folder.exists():
-        new_keys(folder, options.workers)
+        new_keys(folder, options.max_workers or options.workers)
     admin_key(options.keys)
-    return worker_files(options.keys, options.workers)
+    return worker_files(options.keys, options.most_started)
 
 
 def audit_text(run_dir: RunDir) -> str:
@@ -200,6 +209,9 @@ class Launch:
         self._state: RunState | None = None  # the newest answer of the server
         self._tails: dict[int, LogTail] = {}  # by rank, of the copies of a script
         self._address: str = ""  # of the server, once it listens
+        self._changes: Final = deque(options.changes)  # of the number of workers, still to come
+        self._told: Final[set[int]] = set()  # the ranks of workers that were told to leave
+        self._times_told = 0
         self._gave_up = False  # the launcher asked the server to end, because no worker is left
         # An experiment repeats a run whose server has crashed: its figures would tell of that.
         self._restarts: Final = Restarts(0 if is_one_of_many else options.server_restarts)
@@ -214,7 +226,7 @@ class Launch:
         try:
             with screen_for(self._console) as screen:
                 try:
-                    self._start_workers(self._start_server(screen))
+                    self._start_workers(self._start_server(screen), screen)
                     self._watch(screen)
                     self._see_workers_out(screen)
                 finally:
@@ -258,21 +270,35 @@ class Launch:
         """How many ports the server takes: for control, and for the data of each shard."""
         return 1 + self._options.shards
 
-    def _start_workers(self, address: str) -> None:
+    def _start_workers(self, address: str, screen: Screen) -> None:
         self._address = address
+        for rank in range(1, self._options.workers + 1):
+            self._start_worker(rank)
+        if self._options.max_workers is not None:
+            screen.say(
+                f"up to {self._options.max_workers} workers may take part, and join at any time: "
+                f"leash worker --server {address} --rank auto"
+            )
+
+    def _start_worker(self, rank: int) -> None:
+        """Starts the worker of this rank, or the copy of the script that is to be it."""
         options = self._options
-        if options.script is not None:
-            for rank in range(1, options.workers + 1):
-                log = self._log(f"worker-{rank}")
-                with held():
-                    self._workers[rank] = start_copy(
-                        options, rank, address, log, self._keys[rank - 1] if self._keys else None
-                    )
-                self._tails[rank] = LogTail(log)
-            return
-        for own in options_of_workers(options, address, self._keys):
+        name = f"worker-{rank}"
+        log = self._log(name)
+        if rank in self._workers:  # it has left, and comes back
+            log.rename(log.with_name(f"{name}-before-{self._times_told}.log"))
+        self._ended.discard(rank)
+        self._told.discard(rank)
+        if options.script is None:
+            own = options_of_workers(options, self._address, self._keys)[rank - 1]
             with held():
-                self._workers[own.rank] = self._spawn("worker", own, f"worker-{own.rank}")
+                self._workers[rank] = self._spawn("worker", own, name)
+            return
+        with held():
+            self._workers[rank] = start_copy(
+                options, rank, self._address, log, self._keys[rank - 1] if self._keys else None
+            )
+        self._tails[rank] = LogTail(log)
 
     def _spawn(self, command: str, options: Any, name: str) -> Process:
         with self._log(name).open("wb") as log:
@@ -339,9 +365,33 @@ class Launch:
                     self._has_begun |= bool(self._state["started"])
                     screen.show(self._state)
                     self._require_joined(done)
+                    self._resize()
                 self._judge(ended, screen, channel)
                 with suppress(TimeoutExpired):
                     self._server.wait(POLL_S)
+
+    def _resize(self) -> None:
+        """Starts workers, or tells the newest to leave, if it is time for that."""
+        assert self._state is not None
+        if not self._state["started"] or self._state["stopping"] or self._state["finished"]:
+            return
+        while self._changes and self._state["train_seconds"] >= self._changes[0].at_s:
+            wanted = self._changes.popleft().workers
+            here = [
+                rank for rank, worker in self._workers.items()
+                if worker.poll() is None and rank not in self._told
+            ]  # fmt: skip
+            for rank in sorted(here)[wanted:]:
+                self._told.add(rank)
+                self._times_told += 1
+                self._workers[rank].terminate()
+            absent = [
+                rank for rank in range(1, self._options.most_started + 1)
+                if rank not in here
+                and (rank not in self._workers or self._workers[rank].poll() is not None)
+            ]  # fmt: skip
+            for rank in absent[: max(0, wanted - len(here))]:
+                self._start_worker(rank)
 
     def _newly_ended(self) -> dict[int, int]:
         """Rank ▸ exit status of the workers that have ended since the last call."""
@@ -379,6 +429,8 @@ class Launch:
             # The server waits for all of its workers, so this run would never start.
             raise self._error([self._failure(f"worker-{r}", status) for r, status in lost.items()])
         for rank, status in lost.items():
+            if rank in self._told:
+                continue  # it has said bye by itself
             how = "was killed" if from_outside(status) else "failed"
             screen.say(f"worker {rank} {how}; the run goes on without it")
             self._say_bye_for(rank, channel)
@@ -397,8 +449,16 @@ class Launch:
                 channel.request(Bye(rank, incarnations[rank], FAILED), Ok, timeout_s=POLL_S)
 
     def _nobody_can_go_on(self) -> bool:
-        """Whether all workers ended before they were done; the server would wait for them."""
-        return all(worker.poll() not in (None, 0) for worker in self._workers.values())
+        """Whether all workers ended before they were done; the server would wait for them.
+
+        Workers that others have started may go on.
+        """
+        if any(worker.poll() in (None, 0) for worker in self._workers.values()):
+            return False
+        rows = self._state["table"] if self._state else []
+        return not any(
+            row["state"] in TAKES_PART and row["worker"] not in self._workers for row in rows
+        )
 
     # End.
 

@@ -126,6 +126,11 @@ def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> 
     lines += [f"not written     {told}" for told in _not_written(summary)]
     if missing := summary.get("events_missing", 0):
         lines.append(f"missing         {missing} events, which could not be written")
+    most, least = summary.get("workers"), summary.get("least_workers")
+    if least is not None and least != most:
+        lines.append(
+            f"workers         at most {summary['most_at_once']} at once, of {least} to {most}"
+        )
     return [
         *lines,
         f"speed           {summary['steps_per_second']:.1f} steps/s "

@@ -12,7 +12,9 @@ from typing import Final
 
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.processes import (
+    GRACE_VARIABLE,
     PATIENCE_VARIABLE,
+    PREEMPT_FILE_VARIABLE,
     RANK_VARIABLE,
     SERVER_VARIABLE,
     WORKERS_VARIABLE,
@@ -41,8 +43,10 @@ def start_copy(
     assert options.script is not None
     place = {
         SERVER_VARIABLE: address, RANK_VARIABLE: str(rank), WORKERS_VARIABLE: str(options.workers),
-        PATIENCE_VARIABLE: str(options.patience),
+        PATIENCE_VARIABLE: str(options.patience), GRACE_VARIABLE: str(options.grace_s),
     }  # fmt: skip
+    if options.preempt_file is not None:
+        place[PREEMPT_FILE_VARIABLE] = str(Path(options.preempt_file).resolve())
     if key is not None:
         place[KEY_VARIABLE] = str(Path(key).resolve())
     with log.open("wb") as output:

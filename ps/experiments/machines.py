@@ -72,9 +72,9 @@ class VirtualLaunch:
                              "--compute")  # fmt: skip
         if options.transport == "shm":
             raise UsageError("--transport shm: machines in virtual time share no memory; take auto")
-        parse_slow(machines.network, options.workers, "--network")
+        parse_slow(machines.network, options.most_started, "--network")
         if machines.compute is not None:
-            parse_slow(machines.compute, options.workers, "--compute")
+            parse_slow(machines.compute, options.most_started, "--compute")
 
 
 def refuse_machines(options: MachinesGroup) -> None:

@@ -29,6 +29,7 @@ from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.options.base import flag
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.optimizer import with_rates
+from leash.ps.options.parser import settings_from_yaml
 
 FOLDER: Final = Path(__file__).parent
 KEYS: Final = ("about", "target_accuracy", "base", "runs", "seeds", "published")
@@ -71,7 +72,7 @@ def load(options: ExperimentOptions) -> Experiment:
     assert options.name is not None
     path = _find(options.name)
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
+        found = settings_from_yaml(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: not a file of an experiment: {error}") from error
     _check(path, found)

@@ -12,8 +12,10 @@ from leash.ps.wire.messages import U32_MAX
 MAX_RANK: Final = (
     U32_MAX - 1
 )  # leash.ps.shard.data_desk uses the rank above it, to keep a place for a newcomer
+AUTO_RANK: Final = "auto"  # stands for the rank that the server gives
 RANK_MEND: Final = (
-    f"ranks start from 1: give a whole number from 1 to {MAX_RANK} (of torchrun, RANK + 1)"
+    f"ranks start from 1: give a whole number from 1 to {MAX_RANK} (of torchrun, RANK + 1), or "
+    f"{AUTO_RANK} for the one that the server gives"
 )
 MAX_SHOWN_LEARNERS: Final = 100  # a `welcome` names no more ranks than this
 MAX_PORT: Final = 65535

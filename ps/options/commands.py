@@ -20,7 +20,14 @@ from leash.ps.options.base import (
 )
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
 from leash.ps.options.outer_optimizer import OuterOptimizerGroup
-from leash.ps.options.plan import PlanGroup, choose_data_plan
+from leash.ps.options.plan import (
+    PlanGroup,
+    Resize,
+    check_range,
+    choose_data_plan,
+    most_workers,
+    parse_resize,
+)
 from leash.ps.options.rule import RuleGroup
 from leash.ps.options.server import (
     SHARDS_HELP,
@@ -34,6 +41,7 @@ from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.options.worker import (
     KEY_HELP,
     ConnectionGroup,
+    LeavingGroup,
     PatienceGroup,
     SlownessGroup,
     TrainingGroup,
@@ -62,7 +70,15 @@ class LaunchGroup(Options):
         "a Python script of your own, to start in the place of each `leash worker`. It may stand "
         "at the end, without this flag; what follows its name is the script's"
     )
-    workers: int = option(2, "how many workers to start on this machine", metavar="N")
+    workers: int = option(
+        2, "how many workers to start on this machine; 2:8 starts two, and takes up to eight that "
+        "join at any time", metavar="N",
+    )  # fmt: skip
+    resize: str | None = option(
+        None, "start more of them, or tell the newest to leave, while the run goes on: 60:8,300:3 "
+        "has eight from second 60 of training on, and three from second 300 on",
+        metavar="SECONDS:WORKERS,...",
+    )  # fmt: skip
     shards: int = option(1, SHARDS_HELP, metavar="N")
     keys: str | None = option(
         None, "let in those alone who have a key of this folder, and encrypt what travels; the "
@@ -90,13 +106,17 @@ class LaunchGroup(Options):
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions(
     LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
-    StalenessGroup, TrainingGroup, TransportGroup, PatienceGroup, SlownessGroup, TimeScaleGroup,
-    StallGroup, RunGroup,
+    StalenessGroup, TrainingGroup, TransportGroup, PatienceGroup, LeavingGroup, SlownessGroup,
+    TimeScaleGroup, StallGroup, RunGroup,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 
     def check(self) -> None:
         super().check()
+        check_range(self, self.workers)
+        if self.most_started > (self.max_workers or self.workers):
+            raise UsageError(f"--resize {self.resize}: more workers than may take part; give "
+                             f"--workers {self.workers}:{self.most_started}")  # fmt: skip
         self.rule.require_workers(self.workers)
         check_softens(self, optimizer_on_server(self), self.rule)
         _ = self.slownesses, self.ratios  # reading them raises UsageError if they are wrong
@@ -133,12 +153,22 @@ class LaunchOptions(
     @cached_property
     def slownesses(self) -> list[Slowness]:
         """Each worker's slowness, by rank, from --slow. Raises UsageError."""
-        return parse_slow(self.slow, self.workers)
+        return parse_slow(self.slow, self.most_started)
 
     @cached_property
     def ratios(self) -> list[float]:
         """Each worker's heterogeneity, by rank. Raises UsageError."""
-        return parse_heterogeneity(self.heterogeneity, self.workers)
+        return parse_heterogeneity(self.heterogeneity, self.most_started)
+
+    @property
+    def changes(self) -> list[Resize]:
+        """When how many workers take part, from --resize. Raises UsageError."""
+        return parse_resize(self.resize)
+
+    @property
+    def most_started(self) -> int:
+        """How many workers the launcher starts, over all of the run. Raises UsageError."""
+        return most_workers(self.workers, self.changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +241,33 @@ class SaveGroup(Options):
 @dataclass(frozen=True, kw_only=True)
 class SaveOptions(ConnectionGroup, SaveGroup):
     """Save a checkpoint of a run that goes on; leash server --resume FILE goes on from it."""
+
+    wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DismissGroup(Options):
+    """The options of `leash leave` alone."""
+
+    title: ClassVar[str] = "who is to leave"
+
+    rank: int | None = option(
+        None, "the worker of this number; without it, all workers on a host", metavar="N"
+    )
+    host: str | None = option(None, "the name of the host; default: this one", metavar="HOST")
+
+    def check(self) -> None:
+        super().check()
+        if self.rank is not None:
+            check_rank(self.rank)
+        if self.rank is not None and self.host is not None:
+            raise UsageError(f"--host {self.host}: --rank {self.rank} says already who is to "
+                             "leave; leave one of the two out")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DismissOptions(ConnectionGroup, DismissGroup):
+    """Tell workers to end their step and leave; the others go on."""
 
     wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
 

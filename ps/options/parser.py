@@ -31,12 +31,14 @@ from leash.ps.options.base import (
     takes_many,
 )
 from leash.ps.options.outer_optimizer import renamed_option
+from leash.ps.options.plan import with_range_apart
 from leash.ps.options.server import in_todays_terms, renamed_run_option
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",
     str: "a text; in a YAML file put it between quotes",  # on a command line every value is text
 }  # fmt: skip
+_INTEGER: Final = "tag:yaml.org,2002:int"
 SHELLS: Final = ("bash", "zsh", "tcsh")
 
 Config = TypeVar("Config")
@@ -212,6 +214,29 @@ def _choices(annotation: Any) -> tuple[str, ...]:
     return get_args(plain) if get_origin(plain) is Literal else ()
 
 
+class _SettingsLoader(yaml.SafeLoader):
+    """Reads YAML as people mean it: `2:8` is a text, where YAML 1.1 takes it for 2 x 60 + 8."""
+
+
+_SettingsLoader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag != _INTEGER]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_SettingsLoader.add_implicit_resolver(
+    _INTEGER, re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
+    list("-+0123456789"),
+)  # fmt: skip
+
+
+def settings_from_yaml(text: str) -> Any:
+    """Reads a file of settings, or of an experiment.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+    """
+    return yaml.load(text, _SettingsLoader)  # it is made of SafeLoader
+
+
 class _SettingsFile(ActionConfigFile):
     """Reads a file of settings, also one that an earlier release wrote under other names."""
 
@@ -225,12 +250,13 @@ def _by_new_names(path: str) -> str:
     A file that cannot be read is left to the parser, which says what is wrong with it.
     """
     try:
-        settings = yaml.safe_load(Path(path).read_text("utf-8"))
+        settings = settings_from_yaml(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return path
     if not isinstance(settings, dict):
         return path
-    if (renamed := in_todays_terms(settings)) == settings:
+    renamed = with_range_apart(in_todays_terms(settings))
+    if renamed == settings:
         return path
     return yaml.safe_dump(renamed)
 

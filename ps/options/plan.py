@@ -1,17 +1,22 @@
 """The options of who trains on how much: data plan, batch plan, local steps."""
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.base import Options, option
+from leash.ps.options.base import Options, flag, option
 
 LEASE: Final = "lease"
 STATIC: Final = "static"
 WEIGHTED: Final = "weighted"
 AUTO: Final = "auto"
 MAX_LOCAL_STEPS: Final = 1 << 20
+WITH_RANGE: Final = ("server", "launch")  # the commands whose --workers may be a range
+MAX_WORKERS: Final = 65536  # that may take part in a run whose workers come and go
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +29,7 @@ class PlanGroup(Options):
         None,
         "lease: the server hands out ranges of the epoch, in sizes that follow each worker's "
         "speed; static: fixed shares, equal or by --hetero-allocation. Default: static under bsp "
-        "or with --hetero-allocation, otherwise lease",
+        "with a fixed number of --workers or with --hetero-allocation, otherwise lease",
     )
     batch_plan: Literal["equal", "weighted"] = option(
         "equal",
@@ -38,6 +43,10 @@ class PlanGroup(Options):
         "workers, so that all push at about the same time (it takes leases by default)",
         metavar="N|auto",
     )
+    max_workers: int | None = option(
+        None, "workers may join at any time, until so many take part; --workers 2:8 is short for "
+        "--workers 2 --max-workers 8. It takes leases", metavar="N",
+    )  # fmt: skip
 
     def check(self) -> None:
         super().check()
@@ -45,9 +54,145 @@ class PlanGroup(Options):
         for name, adaptive in (
             ("--batch-plan weighted", self.batch_plan == WEIGHTED),
             ("--local-steps auto", self.local_steps == AUTO),
+            (f"--max-workers {self.max_workers}", self.max_workers is not None),
         ):
             if adaptive and self.data_plan == STATIC:
                 raise UsageError(f"{name}: needs leases; leave --data-plan static out")
+
+
+def check_range(options: PlanGroup, workers: int) -> None:
+    """Raises UsageError if a run that begins with so many workers cannot have --max-workers."""
+    most = options.max_workers
+    if most is not None and not workers < most <= MAX_WORKERS:
+        raise UsageError(f"--workers {workers}:{most}: the second number is how many may take part "
+                         f"at most; give more than {workers}, up to {MAX_WORKERS}")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """From a moment on a run has another number of workers."""
+
+    at_s: float  # seconds of training
+    workers: int
+
+
+def parse_resize(text: str | None) -> list[Resize]:
+    """Reads ``60:8,300:3``: eight workers from second 60 on, three from second 300 on.
+
+    Raises:
+        UsageError: it has another form, or the times do not grow.
+    """
+    if text is None:
+        return []
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        changes = [Resize(float(at_s), int(workers)) for at_s, workers in pairs]
+    except ValueError:
+        changes = []
+    times = [change.at_s for change in changes]
+    grow = all(a < b for a, b in pairwise(times))
+    if not changes or not grow or not times[0] >= 0 or not times[-1] < math.inf:
+        raise UsageError(f"--resize {text}: give seconds that grow, each with the number of "
+                         "workers from then on, such as 60:8,300:3")  # fmt: skip
+    if not all(1 <= change.workers <= MAX_WORKERS for change in changes):
+        raise UsageError(f"--resize {text}: give numbers of workers from 1 to {MAX_WORKERS}")
+    return changes
+
+
+def most_workers(workers: int, changes: Sequence[Resize]) -> int:
+    """The most workers at any time of a run that begins with so many, and has these changes."""
+    return max(workers, *(change.workers for change in changes), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A worker joins, or is told to leave."""
+
+    at_s: float  # seconds of training
+    rank: int
+    joins: bool
+
+
+def turns(workers: int, changes: Sequence[Resize]) -> list[Turn]:
+    """Says who joins and leaves when: the newest leave first.
+
+    Args:
+        workers: with how many the run begins.
+        changes: of their number.
+    """
+    found = []
+    for change in changes:
+        low, high = sorted((workers, change.workers))
+        joins = change.workers > workers
+        found += [Turn(change.at_s, rank, joins) for rank in range(low + 1, high + 1)]
+        workers = change.workers
+    return found
+
+
+def with_worker_range(words: Sequence[str]) -> list[str]:
+    """Writes `--workers 2:8` as the two options that it is short for, `4:4` as one.
+
+    Raises:
+        UsageError: they are not two numbers, or the command takes one alone.
+    """
+    if not words or words[0] not in WITH_RANGE:
+        _require_no_range(words)
+        return list(words)
+    written: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, has_value, value = word.partition("=")
+        if name != "--workers":
+            written.append(word)
+            continue
+        value = value if has_value else next(rest, "")
+        if not has_value and not value:
+            written.append(word)
+            continue
+        written += [f"{flag(name)}={number}" for name, number in worker_range(value).items()]
+    return written
+
+
+def with_range_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the settings of a file with `workers: 2:8` as the two that it is short for.
+
+    Raises:
+        UsageError: as in `worker_range`.
+    """
+    text = settings.get("workers")
+    if not isinstance(text, str) or ":" not in text:
+        return dict(settings)
+    return {**settings, **{name: int(number) for name, number in worker_range(text).items()}}
+
+
+def _require_no_range(words: Sequence[str]) -> None:
+    for word, behind in zip(words, [*words[1:], ""], strict=False):
+        name, has_value, value = word.partition("=")
+        value = value if has_value else behind
+        if name == "--workers" and re.fullmatch(r"\d+:\d+", value):
+            mend = "give one number"
+            if words[0] == "simulate":
+                mend = "say when they come and go, such as --workers 2 --resize 60:8,300:3"
+            raise UsageError(
+                f"--workers {value}: a range is for leash {' and '.join(WITH_RANGE)}; {mend}"
+            )
+
+
+def worker_range(text: str) -> dict[str, str]:
+    """Reads `2:8`, or `4`: the settings `workers` and, for a range, `max_workers`, as texts.
+
+    Raises:
+        UsageError: there is a colon, and not a number on each side of it.
+    """
+    least, colon, most = text.partition(":")
+    if not colon:
+        return {"workers": text}
+    if not (least.isdecimal() and most.isdecimal()):
+        raise UsageError(f"--workers {text}: give a number, or two such as 2:8, to begin with two "
+                         "and take up to eight")  # fmt: skip
+    if int(least) == int(most):
+        return {"workers": least}
+    return {"workers": least, "max_workers": most}
 
 
 def batch_count(samples: int, batch_size: int) -> int:
@@ -91,8 +236,12 @@ def choose_data_plan(options: PlanGroup, policy: str, *, has_allocation: bool) -
     if has_allocation and (adaptive or options.data_plan == LEASE):
         raise UsageError("--hetero-allocation: fixes every worker's share, so it goes with "
                          "--data-plan static; leave one of the two out")  # fmt: skip
+    if has_allocation and options.max_workers is not None:
+        raise UsageError("--hetero-allocation: fixes every worker's share, so it needs a fixed "
+                         "number of --workers; leave one of the two out")  # fmt: skip
     if options.data_plan is not None:
         return options.data_plan
+    adaptive |= options.max_workers is not None
     if has_allocation or (policy == "bsp" and not adaptive):
         return STATIC
     return LEASE

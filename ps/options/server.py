@@ -20,7 +20,7 @@ from leash.ps.options.addresses import (
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
 from leash.ps.options.outer_optimizer import OuterOptimizerGroup, with_todays_rates
-from leash.ps.options.plan import PlanGroup
+from leash.ps.options.plan import PlanGroup, check_range
 from leash.ps.options.rule import RuleGroup, with_new_names
 from leash.ps.options.staleness import StalenessGroup, check_softens
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
@@ -65,7 +65,10 @@ class ServerGroup(Options):
         "0 or * takes free ports",
         metavar="tcp://IP:PORT",
     )
-    workers: int = option(1, "how many workers take part, with the ranks 1 to N", metavar="N")
+    workers: int = option(
+        1, "how many workers take part, with the ranks 1 to N; 2:8 begins with two and takes up to "
+        "eight at any time", metavar="N",
+    )  # fmt: skip
     learners: str | None = option(
         None, "the ranks that take part, instead of --workers", metavar="1-2-3"
     )
@@ -276,5 +279,19 @@ class ServerOptions(
 
     def check(self) -> None:
         super().check()
-        self.rule.require_workers(len(parse_learners(self.learners, self.workers)))
+        if self.learners is not None and self.max_workers is not None:
+            raise UsageError(f"--learners {self.learners}: fixes who takes part; leave it or "
+                             f"--max-workers {self.max_workers} out")  # fmt: skip
+        check_range(self, self.workers)
+        self.rule.require_workers(self.least)
         check_softens(self, optimizer_on_server(self), self.rule)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks that may take part. Raises UsageError."""
+        return parse_learners(self.learners, self.max_workers or self.workers)
+
+    @property
+    def least(self) -> int:
+        """With how many workers the run begins. Raises UsageError."""
+        return self.workers if self.max_workers is not None else len(self.ranks)

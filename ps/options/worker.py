@@ -24,6 +24,9 @@ from leash.ps.wire.codecs import check_encoding
 from leash.ps.wire.requester import PATIENCE_S
 from leash.ps.words import KEY_VARIABLE
 
+GRACE_S: Final = 10.0  # a worker that is told to go may take so long
+GRACE_MAX_S: Final = 86400.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingGroup(Options):
@@ -94,6 +97,28 @@ class PatienceGroup(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeavingGroup(Options):
+    """The options of how a worker leaves that is told to go."""
+
+    title: ClassVar[str] = "leaving"
+
+    grace_s: float = option(
+        GRACE_S, "a worker that is told to go (SIGTERM, leash leave, or the file below) ends its "
+        "step, pushes what is pending and leaves; it has so long for that, and then it goes at "
+        "once. Its exit status is 143", metavar="SECONDS",
+    )  # fmt: skip
+    preempt_file: str | None = option(
+        None, "leave once this file is there, as a spot machine's agent makes it", metavar="PATH",
+        is_path=True,
+    )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.grace_s <= GRACE_MAX_S:  # nor is it a NaN
+            raise UsageError(f"--grace-s {self.grace_s}: give a number from 0 to {GRACE_MAX_S:.0f}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlownessGroup(Options):
     """The options that make workers slow on purpose."""
 
@@ -142,7 +167,10 @@ class RankGroup(Options):
 
     title: ClassVar[str] = "worker"
 
-    rank: int = option(1, "this worker's number, from 1", "--this-rank", metavar="N")
+    rank: int | Literal["auto"] = option(
+        1, "this worker's number, from 1; auto: the server gives it one, and a machine that comes "
+        "back the one that it had", "--this-rank", metavar="N|auto",
+    )  # fmt: skip
     learners: str | None = option(
         None, "the ranks that take part; default: what the server says", metavar="1-2-3"
     )
@@ -155,8 +183,10 @@ class RankGroup(Options):
 
     def check(self) -> None:
         super().check()
-        check_rank(self.rank)
         check_positive(self, "timeout_s")
+        if isinstance(self.rank, str):
+            return
+        check_rank(self.rank)
         if self.learners is not None and self.rank not in parse_learners(self.learners, 1):
             raise UsageError(f"--rank {self.rank}: not among --learners {self.learners}; "
                              "give one of those ranks")  # fmt: skip
@@ -164,8 +194,8 @@ class RankGroup(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions(
-    ConnectionGroup, RankGroup, PatienceGroup, TaskGroup, TrainingGroup, TransportGroup,
-    SlownessGroup, TimeScaleGroup,
+    ConnectionGroup, RankGroup, PatienceGroup, LeavingGroup, TaskGroup, TrainingGroup,
+    TransportGroup, SlownessGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Train on a share of the data: push gradients, pull parameters."""
 

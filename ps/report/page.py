@@ -84,10 +84,9 @@ def _several(shown: Sequence[Shown], diagnoses: Sequence[Diagnosis]) -> str:
 
 def _about(run: Run) -> str:
     settings = effective(run)
-    workers = settings.get("workers", len(run.tracks))
     what = " on ".join(str(settings[k]) for k in ("model", "dataset") if settings.get(k))
     facts = [
-        run.rule, f"{workers} worker{'s' if workers != 1 else ''}", what,
+        run.rule, f"{run.crew} worker{'s' if run.crew != '1' else ''}", what,
         f"seed {settings['seed']}" if settings.get("seed") is not None else "",
         f"time × {1 / run.scale:g} = full scale" if run.scale != 1 else "", _ending(run),
     ]  # fmt: skip

@@ -61,10 +61,11 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
 
 def _sections(shown: "Sequence[Shown]") -> "list[Section]":
     from leash.ps.report.pictures import bars
-    from leash.ps.report.pictures.curves import curve_pictures, speed_picture
+    from leash.ps.report.pictures.curves import crew_picture, curve_pictures, speed_picture
 
     pace = bars.pace_picture(shown[0].run) if len(shown) == 1 else None
-    time = [speed_picture(shown), bars.share_picture(shown), pace]
+    crew = crew_picture(shown[0].run) if len(shown) == 1 else None
+    time = [crew, speed_picture(shown), bars.share_picture(shown), pace]
     apart = [bars.staleness_picture(shown), bars.lag_picture(shown)]
     return [
         ("What was reached", curve_pictures(shown)),

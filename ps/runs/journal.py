@@ -3,7 +3,8 @@
 ::
 
     {"what": "generation", "number": 2}                      a server has begun
-    {"what": "joined", "worker": 3, "incarnation": 1788..., "key": ""}  a worker was welcomed
+    {"what": "joined", "worker": 3, "incarnation": 1788..., "key": "", "place": "gpu-3/0"}
+                                                             a worker was welcomed
     {"what": "left", "worker": 3, "incarnation": 1788..., "state": "evicted"}
     {"what": "started"}                                      training has begun
     {"what": "plan", "worker": 3, "share": 6000}             a worker has told its share
@@ -84,6 +85,7 @@ class Remembered:
     Attributes:
         generation: how many servers the run has had.
         states: rank ▸ how its newest process stood: live, or how it had left.
+        places: rank ▸ where that was, such as gpu-3/0, if it had told.
         rule: of the newest `set`; None if there was none.
         started: whether training had begun.
         keys: public key ▸ the rank that it has taken.
@@ -95,6 +97,7 @@ class Remembered:
 
     generation: int = 0
     states: dict[int, str] = field(default_factory=dict)
+    places: dict[int, str] = field(default_factory=dict)
     rule: Rule | None = None
     started: bool = False
     keys: dict[str, int] = field(default_factory=dict)
@@ -113,6 +116,14 @@ class Remembered:
         """The ranks that have left because their work was done."""
         return sorted(rank for rank, state in self.states.items() if state == DONE)
 
+    def _take_joined(self, rank: int, line: dict[str, Any]) -> None:
+        self.states[rank] = LIVE
+        if key := str(line.get("key", "")):
+            self.keys[key] = rank
+        self.places.pop(rank, None)
+        if place := str(line.get("place", "")):
+            self.places[rank] = place
+
     def take(self, line: dict[str, Any]) -> None:
         """Takes the next line of the journal.
 
@@ -123,9 +134,7 @@ class Remembered:
             case "generation":
                 self.generation = int(line["number"])
             case "joined":
-                self.states[int(line["worker"])] = LIVE
-                if key := str(line.get("key", "")):
-                    self.keys[key] = int(line["worker"])
+                self._take_joined(int(line["worker"]), line)
             case "left":
                 self.states[int(line["worker"])] = str(line["state"])
             case "rule":
@@ -219,9 +228,9 @@ class Journal:
             self._waiting = b"\n"
         self._note("generation", number=generation)
 
-    def joined(self, worker: int, incarnation: int, key: str = "") -> None:
-        """Notes that a worker was welcomed, and by which key it came."""
-        self._note("joined", worker=worker, incarnation=incarnation, key=key)
+    def joined(self, worker: int, incarnation: int, key: str = "", place: str = "") -> None:
+        """Notes that a worker was welcomed, by which key it came, and where it is."""
+        self._note("joined", worker=worker, incarnation=incarnation, key=key, place=place)
 
     def started(self) -> None:
         """Notes that training has begun."""

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
+from leash.ps.options.addresses import AUTO_RANK
 from leash.ps.options.base import flag
 from leash.ps.options.catalog import is_reference
 from leash.ps.options.server import ServerOptions
@@ -39,6 +40,23 @@ def how_to_join(options: ServerOptions, ranks: Sequence[int], host: str, port: i
     return [line, *([f"where that address cannot be reached, take {others}"] if others else [])]
 
 
+def how_they_come_and_go(options: ServerOptions, rule: Rule) -> list[str]:
+    """Writes the lines that say what it means that workers join and leave; none if they do not.
+
+    Args:
+        options: what the server was started with.
+        rule: of the run.
+    """
+    if options.max_workers is None:
+        return []
+    lines = [f"begins with {options.workers} workers, and takes up to {options.max_workers} at any "
+             "time; samples are leased"]  # fmt: skip
+    if rule.policy.average:
+        lines.append("an update is the mean over whoever is in, so the run is not bitwise "
+                     "repeatable")  # fmt: skip
+    return lines
+
+
 def how_it_goes_on(
     earlier: Earlier, rule: Rule, ranks: Sequence[int], planned_epochs: int | None
 ) -> list[str]:
@@ -70,7 +88,8 @@ def how_it_goes_on(
 
 def _words(options: ServerOptions, ranks: Sequence[int], host: str, port: int) -> str:
     """The command line of the first worker, and the ranks of the others."""
-    words = ["leash", "worker", "--server", f"tcp://{host}:{port}", "--rank", str(ranks[0])]
+    rank = str(ranks[0]) if options.max_workers is None else AUTO_RANK
+    words = ["leash", "worker", "--server", f"tcp://{host}:{port}", "--rank", rank]
     if options.keys is not None:
         words += ["--key", "FILE"]
     task = {name: getattr(options, name) for name in ("model", "dataset")}
@@ -80,7 +99,7 @@ def _words(options: ServerOptions, ranks: Sequence[int], host: str, port: int) -
         words += [word for name, value in task.items() for word in (flag(name), value)]
     if options.data_dir is not None:
         words += ["--data-dir", "DIR"]
-    return shlex.join(words) + _others(ranks)
+    return shlex.join(words) + (_others(ranks) if options.max_workers is None else "")
 
 
 def _others(ranks: Sequence[int]) -> str:

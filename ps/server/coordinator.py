@@ -9,6 +9,7 @@
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import msgpack
@@ -38,10 +39,12 @@ from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.server.saves import Saves
 from leash.ps.server.settings import run_settings
 from leash.ps.server.shards import Shards
+from leash.ps.shard.crew import TOLD_BY_COMMAND, Crew
 from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.identities import NOBODY, Identities
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
+from leash.ps.shard.rank_giver import RankGiver
 from leash.ps.wire.codecs import CODECS
 from leash.ps.wire.frames import error_message
 from leash.ps.wire.layout import Layout
@@ -53,6 +56,8 @@ from leash.ps.wire.messages import (
     Beaten,
     Bye,
     CheckpointPiece,
+    Dismiss,
+    Dismissed,
     Hello,
     Lease,
     Message,
@@ -113,6 +118,8 @@ class Coordinator:
         self._generation = 0  # how many servers the run has had; 0 without a journal
         self._remembered: Remembered = Remembered()  # by the servers before this one
         self._recovery: Recovery | None = None  # until those who took part there go on
+        self.rank_giver: Final = RankGiver(members, self._identities)
+        self.crew: Final = Crew(options, members, metrics, self._trains_on)
         self._handlers: Final = {
             Beat: self._on_beat,
             Lease: self._on_lease,
@@ -123,6 +130,7 @@ class Coordinator:
             Save: self._on_save,
             Read: self._on_read,
             Bye: self._on_bye,
+            Dismiss: self._on_dismiss,
         }
 
     def answer(self, message: Message, payload: bytes | None, user: str = NOBODY) -> ControlAnswer:
@@ -147,13 +155,10 @@ class Coordinator:
     # Messages.
 
     def _on_hello(self, msg: Hello, payload: bytes | None, user: str) -> ControlAnswer:
-        if (msg.role == "observer") != (msg.worker == 0) or msg.role not in ("worker", "observer"):
-            raise HeaderError(
-                "hello: expected role worker with a rank from 1, or role observer with worker 0, "
-                f"got {msg.role!r} and {msg.worker}"
-            )
+        _require_role(msg)
         if msg.role == "worker" and payload is None:
             raise LayoutError("hello: expected the worker's layout as payload")
+        msg = self._with_rank(msg, user)
         self._require_open(msg.worker)
         # All checks come first: a hello that is refused must not choose the run's model.
         codec = _agreed_codec(msg.codecs)
@@ -163,7 +168,9 @@ class Coordinator:
         layout = Layout.unpack(payload) if payload is not None else None
         if layout is not None:
             self._shards.require_layout(layout)
-        member, before = self._members.hello(msg.worker, msg.name, msg.number, user)
+        member, before = self._members.hello(
+            msg.worker, msg.name, msg.number, user, msg.place, msg.seat
+        )
         if before is not None:
             self._leave(before, REPLACED)
         try:
@@ -177,22 +184,34 @@ class Coordinator:
             raise
         self._identities.bind(member.worker, user)
         if not member.is_observer:
-            self.journal.joined(member.worker, member.incarnation, user)
+            self.journal.joined(member.worker, member.incarnation, user, member.place)
+            self.rank_giver.note(member.worker, member.place)
         if self._recovery is not None and not member.is_observer:
             self._metrics.expect(member.worker)
         else:
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if not member.is_observer:
             self._codecs.add(codec)
+            self.crew.joined(member)
         self._start_if_complete()
         return self._welcome(member, codec), self._layout_payload()
+
+    def _with_rank(self, msg: Hello, user: str) -> Hello:
+        """Puts a rank into a hello that takes any. Raises StoppingError, or what refuses it."""
+        if not msg.any_rank:
+            return msg
+        if self.stopping or self.finished:
+            raise StoppingError(self.stopping or ALL_DONE)
+        given = replace(msg, worker=self.rank_giver.rank_for(msg, user), any_rank=False)
+        self._identities.require(given, user)
+        return given
 
     def _require_open(self, worker: int) -> None:
         """Raises StoppingError if the run is over for a newcomer of this rank."""
         if worker and self.stopping:
             raise StoppingError(self.stopping)
         before = self._members.workers.get(worker)
-        was_done = before is not None and before.state == DONE
+        was_done = self._members.come_and_go if before is None else before.state == DONE
         if self.closed or (self.finished and was_done):
             raise StoppingError(self.stopping or ALL_DONE)
 
@@ -214,6 +233,7 @@ class Coordinator:
             self.holdups.words()[:TEXT_MAX] if msg.phase == WAITING else "",
             self.holdups.wants_stack(member),
             member.first_step if member.was_early else 0,
+            member.told,
         )
         return beaten, None
 
@@ -252,7 +272,7 @@ class Coordinator:
             rule = rule_from_message(
                 msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
             )
-            rule.require_workers(len(self._members.ranks))
+            rule.require_workers(self._options.least)
             check_softens(self._options, optimizer_on_server(self._options), rule)
         except UsageError as error:
             raise HeaderError(f"set: {error}") from error
@@ -276,11 +296,22 @@ class Coordinator:
                               f"got {msg.reason!r}")  # fmt: skip
         if not self._members.has_said_bye(msg.worker, msg.incarnation, msg.reason):
             member = self._members.require_counted(msg.worker, msg.incarnation)
+            member.told = msg.why or member.told
             if member.state == EVICTED:
                 self._count_bye(member, msg.reason)
             else:
                 self._leave(member, msg.reason)
         return Ok(msg.worker, 0, 0, True), None
+
+    def _on_dismiss(self, msg: Dismiss, _: bytes | None) -> ControlAnswer:
+        if bool(msg.worker) == bool(msg.host):
+            raise HeaderError("dismiss: expected a rank, or a host")
+        live = self._members.at(msg.host)
+        if msg.worker:
+            live = [member for member in self._members.live if member.worker == msg.worker]
+        for member in live:
+            member.told = member.told or TOLD_BY_COMMAND
+        return Dismissed([member.worker for member in live[:MAX_MISSING]]), None
 
     # Time.
 
@@ -294,6 +325,7 @@ class Coordinator:
         for member in self._identities.revoked():
             self._leave(member, EVICTED)
         self._end_recovery_if_over()
+        self.crew.look(self.rule)
         self._look_who_waits()
         if self.rule.policy is BACKUP and self.trains and not self.stopping:
             self._end_stall()
@@ -530,6 +562,7 @@ class Coordinator:
             "writing": self.is_writing,
             "awaited": self.holdups.as_dicts(),
             "coming_back": self.coming_back,
+            "most_at_once": self.crew.most_at_once,
             "table": rows,
         }
 
@@ -563,6 +596,8 @@ class Coordinator:
         self._shards.leave(member, state)
         if not member.is_observer:
             self.journal.left(member.worker, member.incarnation, state)
+            if not self.stopping:
+                self.crew.left(member)
             self._metrics.workers[member.worker].complete_answered()
             self._desk.release(
                 member.worker, lockstep=self.rule.policy.average, is_stopping=bool(self.stopping)
@@ -645,6 +680,18 @@ class Coordinator:
             **self.holdups.row_of(member),
             "silence_s": round(self._members.silence_s(member), 1),
         }
+
+
+def _require_role(msg: Hello) -> None:
+    """Checks that a hello is a worker's with a rank, or an observer's. Raises HeaderError."""
+    is_right = (msg.worker == 0) if msg.role == "observer" else bool(msg.worker or msg.any_rank)
+    if msg.role not in ("worker", "observer") or not is_right:
+        raise HeaderError(
+            "hello: expected role worker with a rank from 1, or role observer with worker 0, "
+            f"got {msg.role!r} and {msg.worker}"
+        )
+    if msg.any_rank and msg.role == "observer":
+        raise HeaderError("hello.any_rank: an observer has no rank")
 
 
 def _fit_stacks(rows: list[dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ import zmq
 from leash._log import logged, show_errors
 from leash.ps import interrupt
 from leash.ps.datafiles.required import require_data
-from leash.ps.options.addresses import address_of, parse_learners, split_address
+from leash.ps.options.addresses import address_of, split_address
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.optimizer import with_rates
 from leash.ps.options.server import ServerOptions
@@ -31,7 +31,7 @@ from leash.ps.runs.checkpoint import newest_whole
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.rundir import RunDir
-from leash.ps.server.announcement import how_to_join
+from leash.ps.server.announcement import how_they_come_and_go, how_to_join
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator, lacks_key
 from leash.ps.server.remote_shards import OnNotice, RemoteShard, RemoteShards
@@ -138,7 +138,7 @@ class Server:
         self._control = make_router(
             self._context, CONTROL_QUEUE, CONTROL_MAX_NBYTES, CONTROL_INCOMING, self._doorman
         )
-        members = len(parse_learners(options.learners, options.workers))
+        members = len(options.ranks)
         limits = PeerLimits.of(members, CONTROL_MAX_NBYTES, CONTROL_INCOMING)
         self._intakes: list[Intake] = []
         try:
@@ -201,8 +201,11 @@ class Server:
         shards = f", {self._options.shards} shards" if self._options.shards > 1 else ""
         ranks, port = self.members.ranks, self._control_port
         self._say(
-            f"listening at tcp://{self._host}:{port}, {len(ranks)} workers, {self.rule}{shards}"
+            f"listening at tcp://{self._host}:{port}, {_counted(self._options)} workers, "
+            f"{self.rule}{shards}"
         )
+        for line in how_they_come_and_go(self._options, self.rule):
+            self._say(line)
         if self._options.ready_fd is not None:
             os.write(self._options.ready_fd, self.address.encode())
             os.close(self._options.ready_fd)
@@ -343,3 +346,10 @@ def serve(options: ServerOptions) -> int:
         return server.run()
     finally:
         disk.close()
+
+
+def _counted(options: ServerOptions) -> str:
+    """How many workers take part, for people."""
+    if options.max_workers is None:
+        return str(len(options.ranks))
+    return f"{options.workers} to {options.max_workers}"

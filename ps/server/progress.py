@@ -48,12 +48,14 @@ class Progress:
         """Says what is new. Call it a few times a second."""
         if not self._metrics.started:
             missing = self._members.missing
-            self._show("missing", missing, lambda m: f"waiting for workers {m}")
+            self._show("missing", missing, self._whom)
             return
         started, rule = "rule" in self._shown, self._coordinator.rule
         self._show("rule", str(rule), lambda r: f"from now on {r}" if started else f"started, {r}")
         self._show("away", self._coordinator.coming_back, _coming_back)
         self._show_evictions()
+        while self._coordinator.crew.news:
+            self._say(self._coordinator.crew.news.popleft())
         self._show_hold_ups()
         self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
         self._show("epoch", self._metrics.epoch, lambda e: f"epoch {e} is complete")
@@ -67,6 +69,12 @@ class Progress:
             rate = self._metrics.steps / max(self._metrics.train_seconds, 1e-9)
             live = len(self._members.live)
             self._say(f"{self._metrics.steps} steps, {rate:.1f}/s, {live} workers")
+
+    def _whom(self, missing: Sequence[int]) -> str:
+        if not self._members.come_and_go:
+            return f"waiting for workers {missing}"
+        more = "another worker" if len(missing) == 1 else f"{len(missing)} more workers"
+        return f"waiting for {more} to begin"
 
     def tell(self, about: str, text: str) -> None:
         """Says a line, unless it is what was said last about the same."""

@@ -26,7 +26,6 @@ from functools import partial
 from typing import Any, Final
 
 from leash.ps.errors import ProtocolError
-from leash.ps.options.addresses import parse_learners
 from leash.ps.options.optimizer import optimizer_on_server
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
@@ -143,12 +142,13 @@ class RunEngine:
         self._uptime: Final = uptime
         self._address: Final = address
         self._unwritten: Final = Unwritten(say)
-        ranks = parse_learners(options.learners, options.workers)
         remembered = read_journal(run_dir.journal, run_dir.disk) if run_dir else Remembered()
         self._events: Final = self._open_events(run_dir, remembered.generation)
         if demo_logs is not None:
             demo_logs.hear(self._unwritten.note)
-        self.members: Final = Members(ranks, options.evict_s, now, wall_time_us)
+        self.members: Final = Members(
+            options.ranks, options.evict_s, now, wall_time_us, options.least
+        )
         self.metrics: Final = Metrics(rule, self._events, options.step_events, now, demo_logs)
         self.identities: Final = Identities(keyring, self.members)
         self.data: Final = DataDesk(
@@ -227,6 +227,7 @@ class RunEngine:
         self._journal.on_trouble = lambda error: self._unwritten.note(run_dir.journal, error)
         self._journal.begin(self.generation)
         self.coordinator.recover(remembered, self._journal, generation_of_values)
+        self.coordinator.rank_giver.places.update(remembered.places)
         if remembered.generation:
             self._say(f"server {self.generation} of this run: its files are in {run_dir.path}")
         if remembered.rule is not None and remembered.rule != self.rule:
@@ -571,6 +572,7 @@ class RunEngine:
             "ended": self._ended,
             "unfinished": self._unfinished(),
             "generations": self.generation,
+            "most_at_once": self.coordinator.crew.most_at_once,
             "events_missing": self._events.missing,
             "not_written": self._unwritten.as_dict(),
         }

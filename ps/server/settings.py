@@ -10,7 +10,8 @@ from leash.ps.policy import Rule
 
 # The settings that summary.json has beside those of the rule.
 IN_SUMMARY: Final = (
-    "workers", "model", "dataset", "seed", "time_scale", "data_plan", "batch_plan", "local_steps",
+    "workers", "least_workers", "model", "dataset", "seed", "time_scale", "data_plan", "batch_plan",
+    "local_steps",
 )  # fmt: skip
 
 
@@ -22,13 +23,14 @@ def run_settings(
     Args:
         options: what the server was started with.
         rule: the one that the run goes by now; `leash set` may have changed it since the start.
-        ranks: of the workers that the run expects.
+        ranks: of the workers that may take part.
         data_plan: what the workers train on.
     """
     return {
         **rule.settings(),
         "workers": len(ranks),
         "learners": shown_learners(ranks),
+        "least_workers": options.least,
         **optimizer_settings(options),
         "data_plan": data_plan,
         "batch_plan": options.batch_plan,

@@ -15,6 +15,7 @@ from leash.ps.wire.messages import (
     Attach,
     Beat,
     Bye,
+    Dismiss,
     Echo,
     GroupOptions,
     Hello,
@@ -44,7 +45,7 @@ MAY: Final[Mapping[type[Message], tuple[Role, ...]]] = {
     Status: ROLES, Hello: ROLES, Beat: ROLES, Report: ROLES, Bye: ROLES, Pull: ROLES, Echo: ROLES,
     Lease: _WORKER, Remember: _WORKER, Init: _WORKER, PushPull: _WORKER, Push: _WORKER,
     Publish: _WORKER, Offer: _WORKER, Attach: _WORKER, GroupOptions: _WORKER,
-    Set: _ADMIN, Save: _ADMIN, Read: _ADMIN,
+    Set: _ADMIN, Save: _ADMIN, Read: _ADMIN, Dismiss: (*_WORKER, *_ADMIN),
 }  # fmt: skip
 
 
@@ -83,7 +84,11 @@ class Identities:
         if holder.role not in MAY.get(type(message), ()):
             raise NotAllowedError(f"{message.verb}: the {holder} may not")
         if isinstance(message, Hello):
-            self._require_rank(holder, message)
+            self._require_role(holder, message)
+            if not message.any_rank:
+                self._require_rank(holder, message)
+        elif isinstance(message, Dismiss) and holder.role == "worker":
+            self._require_itself(holder, message)
         elif (member := self._sender(message)) is not None and member.key != user:
             raise NotAllowedError(f"{message.verb}: {member} came by another key than {holder}")
 
@@ -91,6 +96,20 @@ class Identities:
         """Notes that this key's rank is this one. REQUIRES: `require` has let its hello through."""
         if worker and user != NOBODY:
             self.ranks[user] = worker
+
+    def rank_of(self, user: str) -> int | None:
+        """The rank that this worker's key has; None if it has none yet, or there are no keys."""
+        if self._keyring is None:
+            return None
+        holder = self._holder(user)
+        return holder.rank or self.ranks.get(user)
+
+    def may_have(self, rank: int, user: str) -> bool:
+        """Whether this rank is no other key's."""
+        if self._keyring is None:
+            return True
+        other = self._owner(rank)
+        return other is None or other.public == user
 
     def revoked(self) -> list[Member]:
         """Those who take part by a key that is let in no more."""
@@ -113,10 +132,19 @@ class Identities:
             return None
         return self._members.find(getattr(message, "worker", 0), incarnation)
 
-    def _require_rank(self, holder: KeyHolder, hello: Hello) -> None:
-        """Checks that a hello is for what its key is: a worker of one rank, or who only reads."""
+    def _require_role(self, holder: KeyHolder, hello: Hello) -> None:
+        """Checks that a hello is for what its key is: a worker, or who only reads."""
         if (hello.role == "worker") != (holder.role == "worker"):
             raise NotAllowedError(f"hello: the {holder} is for no {hello.role}")
+
+    def _require_itself(self, holder: KeyHolder, dismiss: Dismiss) -> None:
+        """Checks that a worker tells nobody else to leave."""
+        member = self._members.workers.get(dismiss.worker)
+        if member is None or member.key != holder.public:
+            raise NotAllowedError(f"dismiss: the {holder} may name its own rank alone: --rank N")
+
+    def _require_rank(self, holder: KeyHolder, hello: Hello) -> None:
+        """Checks that a hello is for the rank that its key has."""
         if holder.role != "worker":
             return
         own = holder.rank or self.ranks.get(holder.public, hello.worker)

@@ -13,7 +13,6 @@ from typing import Any, Final, TypeAlias
 import msgpack
 import numpy as np
 
-from leash.ps.options.addresses import parse_learners
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import rule_from_message
 from leash.ps.runs.chunk_states import ChunkClocks, ChunkState
@@ -115,7 +114,7 @@ class LinkedShard:
         rule = options.rule
         self._now: Final = now
         self._notices: Final[deque[LinkNotice]] = deque()
-        self.members: Final = Members(parse_learners(options.learners, options.workers), 0.0, now)
+        self.members: Final = Members(options.ranks, 0.0, now)
         self.metrics: Final = Metrics(rule, LinkedEvents(self._notices, now), 0, now)
         self.data: Final = DataDesk(
             options, rule, self.members, self.metrics, send, shard, now,

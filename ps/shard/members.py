@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from leash.ps.errors import EvictedError, FencedError, TooManyError, UnknownWorkerError
-from leash.ps.words import DONE, EVICTED, LIVE, PHASES, TIMED_OUT
+from leash.ps.words import DONE, EVICTED, LIVE, PHASES, REPLACED, TIMED_OUT
 
 MAX_OBSERVERS: Final = 64
 # So many numbers of earlier hellos of a rank are remembered, to tell a late copy of one of them.
@@ -41,6 +41,9 @@ class Member:
     reported: int = 0  # the number of its newest report
     key: str = ""  # the public key by which it came; empty without keys
     left_s: float = 0.0  # when it left
+    place: str = ""  # its host, and which process of that: "gpu-3/0"; empty if it told none
+    seat: str = ""  # a text that no two processes have while both of them live; likewise
+    told: str = ""  # why it was told to leave; empty while it was not
     phase: str = ""  # what its training thread does, as it told last; empty if it tells nothing
     phase_since_s: float = 0.0
     stack: str = ""  # of that thread, where it was last asked for
@@ -65,17 +68,20 @@ class Members:
         evict_s: float,
         now: Callable[[], float] = time.monotonic,
         wall_time_us: Callable[[], int] = microseconds_since_1970,
+        least: int | None = None,
     ) -> None:
         """Begins with nobody.
 
         Args:
-            ranks: the workers that the run expects.
+            ranks: the workers that may take part.
             evict_s: seconds of silence after which a member counts as gone.
             now: seconds on a clock that never goes back.
             wall_time_us: microseconds since 1970; incarnations begin there, so that no message to
                 an earlier server ever fits this one.
+            least: with how many of them the run begins; by default all.
         """
         self.ranks: Final = tuple(sorted(ranks))
+        self._least: Final = len(self.ranks) if least is None else least
         self.evict_s: Final = evict_s
         self.workers: dict[int, Member] = {}  # the newest of each rank
         self.observers: dict[int, Member] = {}  # the live ones, by incarnation
@@ -102,15 +108,20 @@ class Members:
             )
 
     def hello(
-        self, worker: int, name: str, number: int = 0, key: str = ""
-    ) -> tuple[Member, Member | None]:
+        self, worker: int, name: str, number: int = 0, key: str = "", place: str = "",
+        seat: str = "",
+    ) -> tuple[Member, Member | None]:  # fmt: skip
         """Admits a newcomer; gives it, and the live process whose place it takes, if there is one.
 
         Raises what `require_room` raises.
         """
         self.require_room(worker)
+        earlier_self = self.workers.get(worker)
         member, before = self.admit(worker, next(self._incarnations), name, key)
-        member.number = number
+        has_sat_here = earlier_self is not None and bool(seat) and earlier_self.seat == seat
+        if earlier_self and has_sat_here and earlier_self.state in (LIVE, REPLACED, EVICTED):
+            member.told = earlier_self.told  # it has not said bye
+        member.number, member.place, member.seat = number, place, seat
         if number:
             earlier = self._earlier.setdefault(worker, deque(maxlen=HELLOS_REMEMBERED))
             earlier.append(number)
@@ -270,9 +281,26 @@ class Members:
 
     @property
     def missing(self) -> list[int]:
-        """The expected ranks that have no live process."""
+        """The lowest ranks without a live process, as many as the run lacks to begin."""
         there = {m.worker for m in self.live} | self._over
-        return [rank for rank in self.ranks if rank not in there]
+        lacking = max(0, self._least - len(there))
+        return [rank for rank in self.ranks if rank not in there][:lacking]
+
+    @property
+    def come_and_go(self) -> bool:
+        """Whether more workers may take part than the run begins with."""
+        return self._least < len(self.ranks)
+
+    def rank_of_hello(self, number: int) -> int | None:
+        """The rank that a hello of this number got; None if there was no such hello."""
+        for rank, numbers in self._earlier.items():
+            if rank and number and number in numbers:
+                return rank
+        return None
+
+    def at(self, place: str) -> list[Member]:
+        """The live workers of a host, or of one place on it, by rank."""
+        return [m for m in self.live if place and place in (m.place, m.place.rpartition("/")[0])]
 
     @property
     def any_done(self) -> bool:

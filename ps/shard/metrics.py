@@ -125,6 +125,10 @@ class Metrics:
         self._events.write("policy_changed", **rule.settings())
         self._events.flush()
 
+    def scale_rate(self, workers: int) -> None:
+        """Notes that a mean of so many gradients is applied with so many times the rate."""
+        self._events.write("lr_scaled", workers=workers, factor=workers)
+
     def stall_ended(self, workers: list[int]) -> None:
         """Notes that these workers waited for each other under backup, and now go on."""
         self._events.write("stall_ended", workers=workers)

@@ -5,7 +5,6 @@ from typing import Final, TypeAlias
 
 import zmq
 
-from leash.ps.options.addresses import parse_learners
 from leash.ps.options.server import ServerOptions
 from leash.ps.shard.identities import NOBODY
 from leash.ps.wire.curve import Doorman
@@ -66,7 +65,7 @@ class DataRouter:
             UsageError: the port is taken, or the address is not this host's.
         """
         max_nbytes, window = data_max_nbytes(options.chunk_nbytes), options.window
-        members = len(parse_learners(options.learners, options.workers))
+        members = len(options.ranks)
         self.socket: Final = make_router(context, data_queue(window), max_nbytes, window, doorman)
         self._knows_senders: Final = doorman is not None
         self.intake: Final[Intake] = open_intake(

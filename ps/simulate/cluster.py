@@ -1,7 +1,9 @@
 """A simulated cluster: its workers, its network, its failures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from leash.ps.options.plan import Resize
 from leash.ps.slowness.grammar import Slowness
 
 
@@ -25,7 +27,10 @@ class Cluster:
     server_s: float = 0.0  # what the server's work on a push takes
     transfer_s: float = 0.0  # what a model takes through the server's link, either way
     failures: Failures | None = None
+    at_first: int | None = None  # how many workers the run begins with; None for all
+    changes: Sequence[Resize] = ()  # of the number of workers, while the run goes on
 
     @property
     def workers(self) -> int:
+        """How many workers it has, over all of the run."""
         return len(self.slow)

@@ -14,7 +14,7 @@ from leash.ps.options.base import (
     flag,
     option,
 )
-from leash.ps.options.plan import batch_count
+from leash.ps.options.plan import STATIC, Resize, batch_count, most_workers, parse_resize
 from leash.ps.options.rule import RuleGroup
 from leash.ps.policy import POLICIES, Rule, choose_rule
 from leash.ps.simulate.cluster import Cluster, Failures
@@ -43,6 +43,10 @@ class SimulatedRunGroup(Options):
     title: ClassVar[str] = "what is done"
 
     workers: int = option(10, "how many workers take part", metavar="N")
+    resize: str | None = option(
+        None, "workers join, and the newest leave: 60:8,300:3 has eight from second 60 on, and "
+        "three from second 300 on", metavar="SECONDS:WORKERS,...",
+    )  # fmt: skip
     steps: int | None = option(
         None, f"batches of a worker, on average; default: {DEFAULT_STEPS}, or as --samples has it",
         metavar="N",
@@ -55,8 +59,8 @@ class SimulatedRunGroup(Options):
     epochs: int = option(1, "with --samples: passes over the data", metavar="N")
     data_plan: Literal["lease", "static"] | None = option(
         None,
-        "lease: who is free takes the next batch; static: equal shares. Default: static under bsp, "
-        "otherwise lease",
+        "lease: who is free takes the next batch; static: equal shares. Default: static under bsp "
+        "without --resize, otherwise lease",
     )
     local_steps: int = option(1, "batches between two pushes", metavar="N")
     seed: int = option(
@@ -71,6 +75,14 @@ class SimulatedRunGroup(Options):
         if self.steps is not None and self.samples is not None:
             raise UsageError(f"--samples {self.samples}: says how much is done, as --steps "
                              f"{self.steps} does; leave one of the two out")  # fmt: skip
+        if self.changes and self.data_plan == STATIC:
+            raise UsageError(f"--resize {self.resize}: fixed shares need a fixed number of "
+                             "workers; leave --data-plan static out")  # fmt: skip
+
+    @property
+    def changes(self) -> list[Resize]:
+        """When how many workers take part, from --resize. Raises UsageError."""
+        return parse_resize(self.resize)
 
     @property
     def total_batches(self) -> int:
@@ -228,14 +240,17 @@ class SimulateOptions(SimulatedRunGroup, ClusterGroup, RuleGroup, ComparisonGrou
     def cluster(self) -> Cluster:
         """The simulated cluster. Raises UsageError for a list that does not fit the workers."""
         failures = parse_failures(self.failures) if self.failures else None
+        most = most_workers(self.workers, self.changes)
         return Cluster(
-            compute=parse_slow(self.compute, self.workers, "--compute"),
-            slow=parse_slow(self.slow, self.workers),
-            ratios=parse_heterogeneity(self.heterogeneity, self.workers),
-            network=parse_slow(self.network, self.workers, "--network"),
+            compute=parse_slow(self.compute, most, "--compute"),
+            slow=parse_slow(self.slow, most),
+            ratios=parse_heterogeneity(self.heterogeneity, most),
+            network=parse_slow(self.network, most, "--network"),
             server_s=self.server_us / 1e6,
             transfer_s=self.model_mb * 8e-3 / self.bandwidth_gbit,
             failures=failures,
+            at_first=self.workers,
+            changes=self.changes,
         )
 
     def rules(self) -> list[Rule]:

@@ -100,5 +100,6 @@ def batches_of(options: SimulateOptions, rule: Rule) -> int:
 
 
 def _is_static(options: SimulateOptions, rule: Rule) -> bool:
-    plan = options.data_plan or ("static" if rule.policy is BSP else "lease")
+    is_fixed = rule.policy is BSP and not options.changes
+    plan = options.data_plan or ("static" if is_fixed else "lease")
     return plan == "static"

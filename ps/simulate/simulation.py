@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from leash.ps.options.base import DEFAULT_SEED
+from leash.ps.options.plan import turns
 from leash.ps.simulate.cluster import Cluster
 from leash.ps.simulate.reply_gate import Gate
 from leash.ps.simulate.worker_times import WorkerTimes
@@ -86,6 +87,7 @@ class _Worker:
     life: int = 0  # grows when it dies or leaves: events of an earlier life do nothing
     is_alive: bool = False
     is_member: bool = False  # whether the others wait for it
+    is_told: bool = False  # to leave, once its step is answered
     batches: int = 0  # those that it works on
     began_s: float = 0.0
     pushed_s: float = 0.0
@@ -148,7 +150,8 @@ class Simulation:
             rank: _Worker(rank, WorkerTimes(cluster, rank, seed))
             for rank in range(1, cluster.workers + 1)
         }
-        self._events: Final[list[Any]] = []  # (time, tie-breaker, method, worker, its life)
+        # (time, tie-breaker, method, worker, its life; None where that does not matter)
+        self._events: Final[list[Any]] = []
         self._numbers: Final = count()
         self._inbound_free_s = 0.0  # when the server's link and its work on pushes are free
         self._outbound_free_s = 0.0
@@ -156,18 +159,28 @@ class Simulation:
 
     def run(self) -> SimulationTotals:
         """Plays the run to its end."""
-        for worker in self._workers.values():
+        at_first = self._cluster.at_first or len(self._workers)
+        first = [worker for rank, worker in self._workers.items() if rank <= at_first]
+        for worker in first:
             self._join(worker)
-        for worker in self._workers.values():
+        for worker in first:
             self._start(worker, 0.0)
+        self._plan_changes(at_first)
         while self._events:
             now_s, _, happens, worker, life = heapq.heappop(self._events)
-            if worker.life == life:
+            if life is None or worker.life == life:
                 happens(worker, now_s)
         return self._result()
 
     def _at(self, time_s: float, happens: Callable[[_Worker, float], None], w: _Worker) -> None:
         heapq.heappush(self._events, (time_s, next(self._numbers), happens, w, w.life))
+
+    def _plan_changes(self, workers: int) -> None:
+        """Has workers join and leave at their times: the newest leave first."""
+        for turn in turns(workers, self._cluster.changes):
+            happens = self._come if turn.joins else self._tell_to_leave
+            event = (turn.at_s, next(self._numbers), happens, self._workers[turn.rank], None)
+            heapq.heappush(self._events, event)
 
     # The circle.
 
@@ -183,7 +196,8 @@ class Simulation:
         self._begin(worker, now_s)
 
     def _begin(self, worker: _Worker, now_s: float) -> None:
-        worker.batches = self._work.take(worker.rank, self._local_steps)
+        most = 0 if worker.is_told else self._local_steps
+        worker.batches = self._work.take(worker.rank, most) if most else 0
         if not worker.batches:
             self._at(now_s, self._leave, worker)
             return
@@ -229,6 +243,15 @@ class Simulation:
 
     # Workers that go, and come back.
 
+    def _come(self, worker: _Worker, now_s: float) -> None:
+        """Has a worker join that does not take part, or was told to leave and has not yet."""
+        worker.is_told = False
+        if not worker.is_alive:
+            self._return(worker, now_s)
+
+    def _tell_to_leave(self, worker: _Worker, _: float) -> None:
+        worker.is_told = True
+
     def _leave(self, worker: _Worker, now_s: float) -> None:
         """Lets a worker leave that has no more to do."""
         self._end_life(worker)
@@ -245,6 +268,8 @@ class Simulation:
         self._at(now_s + failures.restart_s, self._return, worker)
 
     def _return(self, worker: _Worker, now_s: float) -> None:
+        if worker.is_told:
+            return  # it has left for good, while it was away
         # If it comes back before its eviction, its eviction is now.
         self._forget(worker, now_s)
         worker.life += 1

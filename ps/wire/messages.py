@@ -4,6 +4,7 @@
 
     control   hello ▸ welcome   beat ▸ beaten   lease ▸ leased   report ▸ ok   status ▸ state
               remember ▸ ok   set ▸ ok   save ▸ saved   read ▸ piece   bye ▸ ok
+              dismiss ▸ dismissed
     data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   publish ▸ ok   offer ▸ ok
               echo ▸ echoed   attach ▸ attached   options ▸ options_set
     both      anything wrong ▸ error
@@ -81,6 +82,9 @@ class Hello(Message):
     name: Text  # host and process, for people
     codecs: Words = field(default_factory=lambda: ["f32"])  # for gradients; the first is preferred
     number: Count = 0  # drawn at random; a hello that is sent again keeps it. 0: this is a new one
+    any_rank: bool = False  # a worker takes another rank than `worker`, which may be 0 then
+    place: Text = ""  # its host, and which process of that: by it a machine gets its rank back
+    seat: Word = ""  # no two live processes have the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,7 @@ class Beaten(Message):
         stack: the next beat is to bring the stack of the thread that trains.
         first_step: the number of this worker's first push, where `welcome` could not tell it yet;
             otherwise 0.
+        leave: why this worker is to leave; empty while it is not.
     """
 
     verb = "beaten"
@@ -170,6 +175,7 @@ class Beaten(Message):
     awaited: Text = ""
     stack: bool = False
     first_step: Count = 0
+    leave: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +337,24 @@ class Bye(Message):
     worker: Id
     incarnation: Count
     reason: Word  # "done", "timeout", "stopped" or "failed"
+    why: Text = ""  # of a worker that was told to leave: by whom
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss(Message):
+    """A person tells workers to leave: that of a rank, or all on a host. Their beats tell them."""
+
+    verb = "dismiss"
+    worker: Id = 0  # the rank; 0: those of the host
+    host: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dismissed(Message):
+    """These live workers hear with their next beat that they are to leave."""
+
+    verb = "dismissed"
+    workers: Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,12 +566,12 @@ class Error(Message):
 
 
 CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (
-    Hello, Beat, Lease, Report, Remember, Status, Set, Save, Read, Bye,
+    Hello, Beat, Lease, Report, Remember, Status, Set, Save, Read, Bye, Dismiss,
 )  # fmt: skip
 DATA_REQUESTS: Final[tuple[type[Message], ...]] = (
     Init, PushPull, Push, Pull, Publish, Offer, Attach, GroupOptions, Echo,
 )  # fmt: skip
 ANSWERS: Final[tuple[type[Message], ...]] = (
-    Welcome, Beaten, Leased, State, Saved, CheckpointPiece, Ok, Params, Attached, OptionsSet,
-    Echoed, Error,
+    Welcome, Beaten, Leased, State, Saved, CheckpointPiece, Dismissed, Ok, Params, Attached,
+    OptionsSet, Echoed, Error,
 )  # fmt: skip

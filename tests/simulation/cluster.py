@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from leash.ps.policy import message_fields, rule_from_message
+from leash.ps.shard.members import Member
 from leash.ps.wire.frames import encode
-from leash.ps.wire.messages import PushPull, Save, Set
+from leash.ps.wire.messages import Dismiss, PushPull, Save, Set
 from simulation.checks.book import Book
 from simulation.checks.oracle import Wrong
 from simulation.checks.toy import LAYOUTS
@@ -27,6 +28,7 @@ LATE_S: Final = 10.0  # so long after the last fault nobody who is missing will 
 LIMIT_S: Final = 700.0  # of virtual time in which a run ends once nothing goes wrong any more
 LINGER_S: Final = 0.2  # the last answers have so long to leave
 GONE_S: Final = 30.0  # whoever still tries that long after the server has ended will try in vain
+START_S: Final = 0.25  # so often somebody looks whether training has begun
 SLACK_S: Final = 1.0  # eviction may take so much longer than the time that is set for it
 SPOILING: Final = frozenset(("disk lost", "disk torn", "disk flipped"))
 CONSOLE: Final = b"console"  # the route of whoever sets the policy
@@ -119,15 +121,16 @@ class Cluster:
         FAILURES.told.clear()
         try:
             self.server.start()
-            late = {fault.who for fault in self.faults if fault.kind == "late"}
+            late = {fault.who for fault in self.faults if fault.kind in ("late", "come")}
             for worker in self.workers:
-                if worker.rank not in late:
+                if worker.machine not in late:
                     worker.start()
             last_s = self.scenario.span_s
             for fault in self.faults:
                 self.world.at(fault.at_s, self._happen, fault)
                 last_s = max(last_s, fault.at_s + sum(map(abs, fault.numbers)))
             self.world.at(last_s + LATE_S, self._end_if_nobody_comes)
+            self.world.after(START_S, self._look_for_start)
             self.world.run(last_s + LIMIT_S)
             outcome.explained = self._check_end()
         except Wrong as wrong:
@@ -192,6 +195,20 @@ class Cluster:
     def _end(self, _: None) -> None:
         self.world.is_over = True
 
+    def _look_for_start(self, could_before: bool | None = None) -> None:
+        """Looks whether training has begun with as many workers as it is to, and no later."""
+        run, least = self.server.run, self.scenario.least or self.scenario.workers
+        if self.server.status is not None or "kill server" in self.happened:
+            return  # one that was started again goes on with whoever comes
+        if run.metrics.started:
+            if len(run.metrics.workers) < least:
+                raise Wrong(f"training began with {len(run.metrics.workers)} of {least} workers")
+            return
+        could = len(run.members.live) >= least
+        if could and could_before and not self.server.process.is_held_up:
+            raise Wrong(f"{least} workers are here, and training does not begin")
+        self.world.after(START_S, self._look_for_start, could)
+
     def _look_for_end(self) -> None:
         if self.server.status is not None and all(worker.has_ended for worker in self.workers):
             self.world.is_over = True
@@ -229,7 +246,7 @@ class Cluster:
     def _do_outage(
         self, rank: int, everybody: float, up: float, down: float, seconds: float
     ) -> None:
-        ranks = [worker.rank for worker in self.workers] if everybody else [rank]
+        ranks = [worker.machine for worker in self.workers] if everybody else [rank]
         for each in ranks:
             self._do_partition(each, up, down, seconds)
 
@@ -249,12 +266,18 @@ class Cluster:
         worker = self.workers[rank - 1]
         if not worker.process.is_alive or worker.has_ended:
             return
-        member = self.server.run.members.workers.get(rank)
+        member = self._member_of(worker)
         worker.kill(int(spared))
         if member is not None:
-            self._await_eviction(rank, member.incarnation)
+            self._await_eviction(worker.rank, member.incarnation)
         if back_s >= 0:
             self.world.after(back_s, self._restart, worker)
+
+    def _member_of(self, worker: SimulatedWorker) -> Member | None:
+        """What the server knows of the newest process of a machine."""
+        member = self.server.run.members.workers.get(worker.rank)
+        is_its_own = member is not None and member.name == f"worker {worker.machine}"
+        return member if is_its_own else None
 
     def _restart(self, worker: SimulatedWorker) -> None:
         if not worker.process.is_alive:
@@ -310,6 +333,19 @@ class Cluster:
         if back_s >= 0:
             worker.comes_back_s = back_s
 
+    def _do_leave(self, rank: int, back_s: float) -> None:
+        worker = self.workers[rank - 1]
+        member = self._member_of(worker)
+        if member is None or member.state != "live" or not worker.process.is_alive:
+            return
+        self._console(Dismiss(worker.rank))
+        if back_s >= 0:
+            worker.comes_back_s = back_s
+
+    def _do_come(self, rank: int) -> None:
+        if rank:
+            self._begin(self.workers[rank - 1])
+
     def _do_late(self, rank: int, seconds: float) -> None:
         worker = self.workers[rank - 1]
         if worker.has_never_begun:
@@ -341,8 +377,8 @@ class Cluster:
     def _do_strange(self, rank: int, choice: float, number: float, which: float) -> None:
         watches = [self.server.watch, *(shard.watch for shard in self.server.shards)]
         watch = watches[int(which * len(watches))]
-        member = self.server.run.members.workers.get(rank)
         worker = self.workers[rank - 1]
+        member, rank = self._member_of(worker), worker.rank
         process = watch.process
         if not watch.chunks or member is None or worker.has_ended or not process.is_alive:
             return
@@ -354,11 +390,12 @@ class Cluster:
         watch.receive_strange(b"stranger", strange_message(honest, chunk.nbytes, choice, number))
 
     def _do_strange_control(self, rank: int, choice: float, number: float, _: float) -> None:
-        member = self.server.run.members.workers.get(rank)
+        worker = self.workers[rank - 1]
+        member, rank = self._member_of(worker), worker.rank
         process = self.server.process
         if member is None or member.state != "live" or not process.is_idle:
             return
-        if not self.workers[rank - 1].process.is_alive:
+        if not worker.process.is_alive:
             return  # its incarnation would be a sign of life
         layout = self.book.layout
         self.server.take_strange(strange_request(layout, rank, member.incarnation, choice, number))

@@ -90,6 +90,16 @@ def _go(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ...]]
     return _worker(rng, scenario), (-1.0 if rng.random() < 0.3 else _seconds(rng, 0.01, 5.0),)
 
 
+def _leave(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ...]]:
+    """When it is started again, below 0 for never."""
+    return _worker(rng, scenario), (-1.0 if rng.random() < 0.3 else _seconds(rng, 0.01, 5.0),)
+
+
+def _come(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ...]]:
+    """Nobody, where all workers are expected from the beginning on."""
+    return (_worker(rng, scenario) if scenario.least is not None else 0), ()
+
+
 def _late(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ...]]:
     return _worker(rng, scenario), (_seconds(rng, 0.01, 3.0),)
 
@@ -136,6 +146,8 @@ KINDS: Final = (
     Kind("pause", 0.2, 0.4, _pause),
     Kind("go", 0.15, 0.3, _go),
     Kind("late", 0.15, 0.3, _late),
+    Kind("come", 0.9, 0.8, _come),
+    Kind("leave", 0.2, 0.5, _leave),
     Kind("set", 0.2, 0.5, _set),
     Kind("save", 0.1, 0.3, _nothing),
     Kind("strange", 0.3, 0.7, _strange),

@@ -2,7 +2,7 @@
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from leash.ps.options.server import ServerOptions
@@ -45,6 +45,8 @@ class Scenario:
     delay_s: float = 0.001  # of a message, about
     patience_s: float = 600.0
     rejoin_s: float = 200.0  # longer than any outage
+    least: int | None = None  # with how many workers the run begins; None: with all
+    any_rank: bool = False  # whether the server gives the ranks
 
     def is_absent(self, rank: int, step: int) -> bool:
         """Whether a worker's step has no gradient for the first slot."""
@@ -79,7 +81,9 @@ class Scenario:
     def options(self, **more: Any) -> ServerOptions:
         """The options that the server is started with."""
         options = ServerOptions(
-            workers=self.workers, chunk_kib=CHUNK_NBYTES // 1024, shards=self.shards, lr=LR,
+            workers=self.least or self.workers,
+            max_workers=None if self.least is None else self.workers,
+            chunk_kib=CHUNK_NBYTES // 1024, shards=self.shards, lr=LR,
             seed=self.seed, lr_scaling="none", step_events=self.step_events,
             policy="ssp" if self.policy == "versions" else self.policy, window=self.window,
             evict_s=self.evict_s, rejoin_s=self.rejoin_s, data_plan=self.data_plan,
@@ -111,10 +115,12 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
     base_s = rng.choice((0.0005, 0.002, 0.01))
     codec = rng.choice(("f32", "f32", "f32", "topk", "f16", "bf16"))
     transport = rng.choice(("tcp", "tcp", "shm"))
-    return Scenario(
+    limits = _limits(policy, count, rng)
+    least, any_rank = _crew(count, limits, stream(seed, "comings"))
+    scenario = Scenario(
         seed=seed,
         policy=policy,
-        limits=_limits(policy, count, rng),
+        limits=limits,
         layout=layout,
         shards=rng.choice((1, 1, 2, 3)),
         transport=transport,
@@ -135,7 +141,22 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
         drift=tuple(1.0 + rng.uniform(-0.01, 0.01) for _ in range(MOST_WORKERS)),
         delay_s=rng.choice((0.0001, 0.001, 0.005)),
         patience_s=stream(seed, "patience").choice((math.inf, 600.0, 600.0, SHORT_S)),
+        least=least,
+        any_rank=any_rank,
     )  # fmt: skip
+    if least is not None:
+        return replace(scenario, data_plan="lease")
+    # Fixed shares go by the rank, which has to be known beforehand.
+    return replace(scenario, any_rank=any_rank and scenario.data_plan == "lease")
+
+
+def _crew(workers: int, limits: dict[str, Any], rng: random.Random) -> tuple[int | None, bool]:
+    """With how many workers the run begins, if more may come; whether the server gives ranks."""
+    lowest = limits.get("backup_workers", 0) + 1
+    comes_and_goes, any_rank = rng.random() < 0.3, rng.random() < 0.3
+    if not comes_and_goes or workers <= lowest:
+        return None, any_rank
+    return rng.randrange(lowest, workers), any_rank
 
 
 def _limits(policy: str, workers: int, rng: random.Random) -> dict[str, Any]:

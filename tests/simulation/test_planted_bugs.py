@@ -12,6 +12,8 @@ from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.leases import EpochPositions, Leases
 from leash.ps.shard.members import Members
 from leash.ps.shard.model import ServedModel
+from leash.ps.shard.rank_giver import RankGiver
+from leash.ps.wire.messages import Hello
 from simulation.checks.watch import Watch
 from simulation.cluster import simulate
 from simulation.machines.network import Frames
@@ -156,6 +158,36 @@ def nobody_waits_for_the_evicted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Coordinator, "coming_back", [])
 
 
+def a_run_waits_for_all_that_may_take_part(patch: pytest.MonkeyPatch) -> None:
+    def missing(members: Members) -> list[int]:
+        there = {member.worker for member in members.live}
+        return [rank for rank in members.ranks if rank not in there]
+
+    patch.setattr(Members, "missing", property(missing))
+
+
+def a_run_begins_with_one_worker_too_few(patch: pytest.MonkeyPatch) -> None:
+    missing: Any = Members.missing
+    patch.setattr(Members, "missing", property(lambda members: missing.fget(members)[:-1]))
+
+
+def a_machine_that_returns_gets_a_rank_like_any_other(patch: pytest.MonkeyPatch) -> None:
+    rank_for = RankGiver.rank_for
+
+    def forgetful(giver: RankGiver, hello: Hello, user: str) -> int:
+        return rank_for(giver, replace(hello, worker=0, place=""), user)
+
+    patch.setattr(RankGiver, "rank_for", forgetful)
+
+
+def who_restarts_quickly_does_not_get_its_own_place(patch: pytest.MonkeyPatch) -> None:
+    rank_for = RankGiver.rank_for
+    patch.setattr(
+        RankGiver, "rank_for",
+        lambda giver, hello, user: rank_for(giver, replace(hello, seat=""), user),
+    )  # fmt: skip
+
+
 PLANTED: tuple[tuple[Plant, str], ...] = (
     (a_duplicate_is_applied_again, ""),
     (a_mean_has_the_wrong_weight, "should be"),
@@ -170,6 +202,10 @@ PLANTED: tuple[tuple[Plant, str], ...] = (
     (nobody_waits_for_the_evicted, "ended as 'incomplete'"),
     (a_worker_goes_on_with_other_parameters, ""),
     (a_checkpoint_has_parameters_of_later, ""),
+    (a_run_waits_for_all_that_may_take_part, "training does not begin"),
+    (a_run_begins_with_one_worker_too_few, ""),
+    (a_machine_that_returns_gets_a_rank_like_any_other, "comes back as"),
+    (who_restarts_quickly_does_not_get_its_own_place, ""),
 )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from leash.ps.errors import ProtocolError
-from leash.ps.options.addresses import parse_learners
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.runs.checkpoint_file import Bytes, Plan
@@ -259,10 +258,10 @@ class SocklessServer:
         self.clock = StillClock()
         self.events = KeptEvents()
         self.sent: list[Message] = []  # over the data sockets of all shards
-        ranks = parse_learners(self.options.learners, self.options.workers)
         self.members = Members(
-            ranks, self.options.evict_s, self.clock, wall_time_us=lambda: FIRST_INCARNATION
-        )
+            self.options.ranks, self.options.evict_s, self.clock, lambda: FIRST_INCARNATION,
+            self.options.least,
+        )  # fmt: skip
         self.metrics = Metrics(self.rule, self.events, self.options.step_events, self.clock)
         self.plane = DataDesk(
             self.options, self.rule, self.members, self.metrics, self._send, now=self.clock

@@ -2,38 +2,69 @@
 
 import os
 from operator import index
-from typing import Final, SupportsIndex
+from typing import Final, Literal, SupportsIndex
 
 from leash.ps.errors import ArgumentError, UsageError
-from leash.ps.options.addresses import MAX_RANK, RANK_MEND, check_server_address
-from leash.ps.processes import PATIENCE_VARIABLE
+from leash.ps.options.addresses import AUTO_RANK, MAX_RANK, RANK_MEND, check_server_address
+from leash.ps.options.worker import GRACE_MAX_S, GRACE_S
+from leash.ps.processes import GRACE_VARIABLE, PATIENCE_VARIABLE
 from leash.ps.wire.messages import U32_MAX
 from leash.ps.wire.requester import PATIENCE_S
 
+GRACE_MEND: Final = f"give a number of seconds from 0 to {GRACE_MAX_S:.0f}"
 PATIENCE_MEND: Final = "give a number of seconds above 0, or inf"
 TRANSPORTS: Final = ("auto", "tcp", "shm")
 
 
-def checked_rank(rank: SupportsIndex, least: int) -> int:
+def checked_rank(rank: SupportsIndex | str, least: int) -> int | Literal["auto"]:
     """Checks a rank that a program gave, before a server hears of it.
 
     Args:
-        rank: any whole number, also of numpy or torch.
+        rank: any whole number, also of numpy or torch; or "auto".
         least: 1 for a worker; 0 where it may be an observer.
 
     Returns:
-        It, as an int.
+        It, as an int, or "auto".
 
     Raises:
         ArgumentError: it is no whole number, or cannot be a rank.
     """
+    if rank == AUTO_RANK:
+        return AUTO_RANK
     try:
-        number = index(rank)
+        number = index(rank)  # type: ignore[arg-type]
     except TypeError:
         number = -1
     if isinstance(rank, bool) or not least <= number <= MAX_RANK:
         raise ArgumentError("rank", rank, RANK_MEND)
     return number
+
+
+def checked_grace(grace_s: float | None) -> float:
+    """Checks how long a program lets a worker take that was told to leave.
+
+    Args:
+        grace_s: seconds from 0; None where it did not say, so that LEASH_GRACE counts, or else
+            `GRACE_S`.
+
+    Returns:
+        The seconds.
+
+    Raises:
+        UsageError: the argument or the variable is no such number.
+    """
+    text = os.environ.get(GRACE_VARIABLE)
+    if grace_s is None and text is None:
+        return GRACE_S
+    try:
+        seconds = float(grace_s if grace_s is not None else text or "")
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if 0 <= seconds <= GRACE_MAX_S:
+        return seconds
+    if grace_s is None:
+        raise UsageError(f"{GRACE_VARIABLE}={text}: {GRACE_MEND}")
+    raise ArgumentError("grace_s", grace_s, GRACE_MEND)
 
 
 def checked_samples(samples: SupportsIndex) -> int:

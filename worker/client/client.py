@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, SupportsIndex
+from typing import Any, Final, Literal, SupportsIndex
 
 import zmq
 
@@ -39,6 +39,7 @@ from leash.ps.errors import (
 )
 from leash.ps.options.addresses import RANK_MEND, split_address
 from leash.ps.policy import BSP
+from leash.ps.processes import PREEMPT_FILE_VARIABLE
 from leash.ps.wire import hosts
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.frames import encode
@@ -56,19 +57,22 @@ from leash.ps.wire.messages import (
 )
 from leash.ps.wire.options_table import OptionsTable
 from leash.ps.wire.sockets import host_and_port
-from leash.ps.words import BETWEEN, DONE, TIMED_OUT, WAITING
+from leash.ps.words import BETWEEN, DONE, STOPPED, TIMED_OUT, WAITING
 from leash.worker.client.arguments import (
     check_connection,
+    checked_grace,
     checked_patience,
     checked_rank,
     checked_samples,
 )
 from leash.worker.client.data_driver import RECONNECT_S, DataDriver, DataLane
+from leash.worker.client.departure import Departure
 from leash.worker.client.doing import Doing
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.liveness import STOP_S, Liveness
 from leash.worker.client.memory import Slab, SlabMemory
 from leash.worker.client.remembered import Answered, Counted, merged
+from leash.worker.client.seat import NOWHERE, Seat, take_seat
 from leash.worker.client.sent_options import SentOptions
 from leash.worker.client.session import ANSWER_S, BYE_S, Beats, Session
 from leash.worker.client.step import Transport, attach_writer, make_engine, residual_for
@@ -138,7 +142,9 @@ class Client:
         address: of the server's control socket, tcp://HOST:PORT.
         key: by which this process comes; None without one.
         layout: what a slab holds.
-        rank: the worker's number, from 1; 0 for an observer.
+        rank: the worker's number, from 1; 0 for an observer. One that takes any rank may get
+            another one when it joins again.
+        departure: knows whether this worker was told to go.
         memory: the two slabs, and the outbox of a codec, that a server on this host may map.
         residual: what the codec has left over of each value so far, laid out like a slab; empty for
             a codec without error feedback.
@@ -151,8 +157,11 @@ class Client:
     """
 
     def __init__(
-        self, address: str, layout: Layout, *, rank: SupportsIndex = 0, wait_s: float | None = None,
-        patience: float | None = None, name: str | None = None, transport: str = "auto",
+        self, address: str, layout: Layout, *, rank: SupportsIndex | Literal["auto"] = 0,
+        wait_s: float | None = None,
+        patience: float | None = None, grace_s: float | None = None,
+        preempt_file: str | os.PathLike[str] | None = None, name: str | None = None,
+        transport: str = "auto",
         encoding: Encoding | None = None, memory: SlabMemory | None = None,
         say: Callable[[str], None] | None = None,
         key: str | os.PathLike[str] | None = None,
@@ -162,11 +171,16 @@ class Client:
         Args:
             address: of the control socket, tcp://HOST:PORT.
             layout: of this process's model; the run has one layout.
-            rank: the worker's number, from 1; 0 for an observer.
+            rank: the worker's number, from 1; 0 for an observer; "auto" for the one that the server
+                gives, which a machine that comes back keeps.
             wait_s: seconds to wait for the server to answer, and in `begin` for the other workers.
                 Without it the server has 30, and `begin` waits as long as it takes.
             patience: seconds for which a worker that takes part keeps trying when nobody answers;
                 ``math.inf`` for ever. Without it LEASH_PATIENCE counts, or else 600.
+            grace_s: a worker that is told to go has so many seconds; then it leaves wherever it
+                waits, or its process is ended. Without it LEASH_GRACE counts, or else 10.
+            preempt_file: this worker is told to go once this file is there. Without it the one that
+                LEASH_PREEMPT_FILE names, if it is set.
             name: tells people which process this is; host and process number by default.
             transport: "tcp"; "shm", shared memory with a server on this host; or "auto", which
                 takes shared memory where that is possible.
@@ -182,11 +196,13 @@ class Client:
             ServerUnreachableError: no server answered.
             LayoutMismatchError: the run has another model.
             ProtocolError: the server refuses, and says why.
-            ArgumentError: the address, the rank, the transport, `wait_s` or `patience` cannot be,
-                or the transport is "shm" and that is not possible here.
+            ArgumentError: the address, the rank, the transport, `wait_s`, `patience` or `grace_s`
+                cannot be, or the transport is "shm" and that is not possible here.
             UsageError: the key file cannot be used, or the server does not let this key in.
         """
-        self.rank: Final = checked_rank(rank, least=0)
+        given = checked_rank(rank, least=0)
+        is_given = not isinstance(given, str)
+        self.rank: int = 0 if isinstance(given, str) else given
         check_connection(address, transport, wait_s)
         self._patience_s: Final = checked_patience(patience)
         self.address: Final = address
@@ -194,12 +210,19 @@ class Client:
         self.layout: Final = layout
         self._wait_s: Final = wait_s
         self._process: Final = os.getpid()
+        self.departure: Final = self._make_departure(
+            checked_grace(grace_s),
+            preempt_file or (os.environ.get(PREEMPT_FILE_VARIABLE) if rank != 0 else None),
+        )
         name = name or f"{socket.gethostname()}:{os.getpid()}"
         self.doing: Final = Doing()
+        is_worker = self.rank > 0 or not is_given
+        self._seat: Final = self._take_seat() if is_worker else NOWHERE
         self._session: Final = Session(
-            self.rank, name, layout, patience_s=self._patience_s, doing=self.doing
-        )
-        self._wants: Final = transport if self.rank else "tcp"
+            self.rank, name, layout, patience_s=self._patience_s, doing=self.doing,
+            any_rank=not is_given, seat=self._seat,
+        )  # fmt: skip
+        self._wants: Final = transport if is_worker else "tcp"
         self._encoding = encoding or Encoding()
         self._owns_memory: Final = memory is None
         self.memory: Final = memory or SlabMemory(
@@ -232,6 +255,7 @@ class Client:
             self._part()
             self._context.destroy(linger=0)
             self._let_go_of_memory()
+            self._seat.leave()
             raise
 
     def _join(self) -> None:
@@ -289,6 +313,7 @@ class Client:
         assert welcome is not None
         assert beats is not None
         self.welcome: Welcome = welcome
+        self.rank = welcome.worker
         return beats
 
     def _connect(self, beats: Beats) -> None:
@@ -302,11 +327,21 @@ class Client:
 
     # What carries the messages, which may be something else than sockets.
 
+    def _make_departure(
+        self, grace_s: float, preempt_file: str | os.PathLike[str] | None
+    ) -> Departure:
+        return Departure(grace_s, preempt_file)
+
+    def _take_seat(self) -> Seat:
+        return take_seat(self.address)
+
     def _open_control(self) -> ControlChannel:
         return ControlChannel(self.address, self._context, self._outage.note, self.key)
 
     def _open_liveness(self, beats: Beats) -> Liveness:
-        return Liveness(self.address, beats, self._outage, self._say, self.doing, self.key)
+        return Liveness(
+            self.address, beats, self._outage, self._say, self.doing, self.key, self.departure
+        )
 
     def _open_data(self, engine: StepEngine) -> DataLane:
         host, _ = split_address(self.address)
@@ -369,7 +404,7 @@ class Client:
         """Says bye, again and again until the server answers, or has gone."""
         while True:
             left_s = until_s - time.monotonic()
-            self._session.want_bye(reason, min(BYE_AGAIN_S, max(BYE_S, left_s)))
+            self._session.want_bye(reason, min(BYE_AGAIN_S, max(BYE_S, left_s)), self.departure.why)
             self._control.carry(self._session)
             is_silent = self._session.silence is not None
             if not is_silent or time.monotonic() >= until_s or self._is_server_gone():
@@ -485,7 +520,13 @@ class Client:
         """
         self.require_own_process()
         self.doing.begin(WAITING)
-        beaten = self.liveness.wait_until(is_reached, on_wait)
+
+        def wait_or_go(beaten: Beaten | None) -> None:
+            on_wait(beaten)
+            if self.departure.look():
+                self.departure.go()
+
+        beaten = self.liveness.wait_until(is_reached, wait_or_go)
         self.doing.begin(BETWEEN)
         return beaten
 
@@ -494,9 +535,14 @@ class Client:
 
         Args:
             seconds: at most so many.
+
+        Raises:
+            ToldToLeave: this worker was told to go.
         """
         self.require_own_process()
         self.liveness.pause(seconds)
+        if self.departure.look():
+            self.departure.go()
 
     def pull(self, parameters: Slab) -> int:
         """Fills a slab with the values of all chunks as they are now.
@@ -875,10 +921,14 @@ class Client:
         if self._closed or not self.is_own_process:
             return
         self._closed = True
+        if self.departure.has_gone and reason == DONE:
+            reason = STOPPED
         self._keep = None  # whoever gave it has this client too
         try:
             self._take_leave(reason)
         finally:
+            self.departure.is_done()
+            self._seat.leave()
             self._control.close()
             self._context.destroy(linger=0)
             self._let_go_of_memory()
@@ -900,6 +950,20 @@ class Client:
         if self._owns_memory:
             self.memory.close()
 
+    def tell_to_leave(self, why: str) -> None:
+        """Tells this worker to go: the next step that is done is its last.
+
+        Args:
+            why: who says so, in a word.
+        """
+        self.departure.tell(why)
+
+    @property
+    def told(self) -> str:
+        """Who has told this worker to go, in a word; empty while nobody has."""
+        self.departure.look()
+        return self.departure.why
+
     def check(self) -> None:
         """Raises what has ended this process's part in the run, if anything has.
 
@@ -907,6 +971,7 @@ class Client:
             StoppingError: the server is about to end, or `deadline_s` has passed.
             UsageError: this process was forked from the one that joined, or has left with `close`.
             LeashError: what the thread of beats met, such as a server that no longer answers.
+            ToldToLeave: this worker was told to go, and its grace is over or the server is silent.
         """
         self.require_own_process()
         if self._closed:
@@ -914,6 +979,9 @@ class Client:
         self.liveness.check()
         if time.monotonic() > self.deadline_s:
             raise StoppingError(STOPPED_BY_TIMEOUT)
+        departure = self.departure
+        if departure.why and (departure.is_overdue or self.liveness.is_silent):
+            departure.go()
 
     @property
     def is_own_process(self) -> bool:

@@ -17,6 +17,7 @@ from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.keys import ClientKey
 from leash.ps.wire.messages import Beaten, Report
 from leash.ps.words import WAITING
+from leash.worker.client.departure import Departure
 from leash.worker.client.doing import Doing
 from leash.worker.client.session import Beats
 from leash.worker.client.waiting import Outage, Waiting
@@ -36,6 +37,7 @@ class Liveness:
     def __init__(
         self, address: str, beats: Beats, outage: Outage | None = None, say: Say | None = None,
         doing: Doing | None = None, key: ClientKey | None = None,
+        departure: Departure | None = None,
     ) -> None:  # fmt: skip
         """Makes the thread, which `start` starts.
 
@@ -46,12 +48,14 @@ class Liveness:
             say: shows for whom this worker waits, and where it is stuck; None for nobody.
             doing: knows what the training thread does.
             key: for a server that has keys.
+            departure: hears that this worker is to go; None for nobody.
         """
         self.outages: int = 0
         self.is_silent: bool = False
         self._address: Final = address
         self._key: Final = key
         self._beats: Final = beats
+        self._departure: Final = departure
         self._outage: Final = outage
         self._say: Final = say
         self._doing: Final = doing
@@ -166,6 +170,8 @@ class Liveness:
         """Waits until there is something to send, and begins it; False once there never will be."""
         with self._changed:
             while not self._beats.is_over:
+                if self._departure is not None:
+                    self._departure.look()
                 now_s = time.monotonic()
                 self._beats.begin(now_s)
                 if self._beats.is_busy:
@@ -181,6 +187,8 @@ class Liveness:
 
     def _tell_of(self, beaten: Beaten) -> None:
         """Says for whom this worker waits; and where it is stuck, if the server asks for that."""
+        if beaten.leave and self._departure is not None:
+            self._departure.tell(beaten.leave)
         if self._say is None or self._others is None or self._doing is None:
             return
         self._others.others(beaten.awaited if self._doing.phase == WAITING else "")

@@ -27,6 +27,7 @@ from leash.ps.errors import (
 from leash.ps.wire.frames import encode
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import (
+    TEXT_MAX,
     U63_MAX,
     Beat,
     Beaten,
@@ -42,6 +43,7 @@ from leash.ps.wire.messages import (
 )
 from leash.ps.wire.requester import AT_ONCE_S, NEVER_S, PATIENCE_S, ControlFrames, Requester
 from leash.worker.client.doing import Doing
+from leash.worker.client.seat import NOWHERE, Seat
 
 START_BEAT_S: Final = 0.05  # between two beats before training starts, which is to be heard soon
 OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
@@ -199,7 +201,8 @@ class Session(Requester):
     the newest failed.
 
     Attributes:
-        rank: the worker's number, from 1; 0 for an observer.
+        rank: the worker's number, from 1; 0 for an observer, and before the first welcome for a
+            worker that takes any rank.
         welcome: the newest; None before the first.
         beats: of the newest welcome; None before the first.
         leased: the answer to the newest request for samples; None until it has come.
@@ -208,22 +211,27 @@ class Session(Requester):
 
     def __init__(
         self, rank: int, name: str, layout: Layout, draw: Callable[[], int] = random_number,
-        patience_s: float = PATIENCE_S, doing: Doing | None = None,
+        patience_s: float = PATIENCE_S, doing: Doing | None = None, *, any_rank: bool = False,
+        seat: Seat = NOWHERE,
     ) -> None:  # fmt: skip
         """Asks for nothing yet.
 
         Args:
-            rank: the worker's number, from 1; 0 for an observer.
+            rank: the worker's number, from 1; 0 for an observer, or for a worker that takes any.
             name: tells people which process this is.
             layout: of this process's model; the run has one layout.
             draw: draws the number of a hello.
             patience_s: as in `Beats`.
             doing: as in `Beats`.
+            any_rank: the server says which rank this worker has.
+            seat: where this process is, by which a machine that returns gets its rank back.
         """
         super().__init__()
         self._patience_s: Final = patience_s
         self._doing: Final = doing
-        self.rank: Final = rank
+        self.rank: int = rank
+        self._any_rank: Final = any_rank
+        self._seat: Final = seat
         self.welcome: Welcome | None = None
         self.beats: Beats | None = None
         self.leased: Leased | None = None
@@ -252,8 +260,11 @@ class Session(Requester):
             codecs: in which this process would push gradients, the best first.
             timeout_s: how long to wait for an answer.
         """
-        role = "worker" if self.rank else "observer"
-        hello = Hello(role, self.rank, self._name, list(codecs), self._draw())
+        role = "worker" if self.rank or self._any_rank else "observer"
+        hello = Hello(
+            role, self.rank, self._name, list(codecs), self._draw(), self._any_rank,
+            self._seat.place, self._seat.token,
+        )  # fmt: skip
         self._want(hello, Welcome, timeout_s)
 
     def want_lease(
@@ -293,14 +304,15 @@ class Session(Requester):
         remember = Remember(self.rank, self.incarnation, lost, epochs, samples, answered)
         self._want(remember, Ok, timeout_s)
 
-    def want_bye(self, reason: str, timeout_s: float = BYE_S) -> None:
+    def want_bye(self, reason: str, timeout_s: float = BYE_S, why: str = "") -> None:
         """Says that this process leaves.
 
         Args:
             reason: "done", "timeout", "stopped" or "failed".
             timeout_s: how long to wait for an answer.
+            why: who told it to leave; empty if nobody did.
         """
-        self._want(Bye(self.rank, self.incarnation, reason), Ok, timeout_s)
+        self._want(Bye(self.rank, self.incarnation, reason, why[:TEXT_MAX]), Ok, timeout_s)
 
     def begin(self, now_s: float) -> None:
         """Begins the request for what is wanted, unless it is on its way.
@@ -336,6 +348,7 @@ class Session(Requester):
         served = Layout.unpack(payload or b"")
         if difference := served.first_difference(self._layout):
             raise LayoutMismatchError(difference)
+        self.rank = welcome.worker
         beat_s = welcome.beat_s if self.rank else min(OBSERVER_BEAT_S, welcome.beat_s)
         self.welcome, self.leased, self._leases = welcome, None, 0
         before = self.beats

@@ -176,6 +176,7 @@ def require_server(settings: dict[str, Any], chunks: int, size: int, *, online: 
     fits = all(settings.get(name) == wanted[name] for name in names)
     constant = online or settings.get("lr_schedule") == "constant"
     ranks = settings["learners"] == shown_learners(range(1, workers + 1))
+    fits &= settings.get("least_workers", workers) == workers  # a sum is over all of them
     if fits and constant and ranks and chunks == 1:
         return
     words = " ".join(

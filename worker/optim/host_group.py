@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Final, Protocol, SupportsIndex, TypeVar, cast
+from typing import Any, Final, Literal, Protocol, SupportsIndex, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ def check_group(group: ProcessGroup | None, *, overlap: bool, has_inner: bool) -
 
 def make_client(
     group: ProcessGroup | None, device: torch.device, layout: Layout, server: str | None,
-    rank: int | None, *, say: Say | None, **settings: Any,
+    rank: int | Literal["auto"] | None, *, say: Say | None, **settings: Any,
 ) -> Client:  # fmt: skip
     """Makes the client of a worker; of one of several processes, its part of the client.
 
@@ -189,13 +189,19 @@ class FirstOfGroup(Client):
     """The client of the group's first process, which tells the others how each call ended."""
 
     def __init__(
-        self, link: GroupLink, address: str, layout: Layout, rank: int, **settings: Any
+        self,
+        link: GroupLink,
+        address: str,
+        layout: Layout,
+        rank: int | Literal["auto"],
+        **settings: Any,
     ) -> None:
         self._link: Final = link
         self._is_shared = False  # whether a call is under way whose outcome will be told
         self._postponed: LeashError | None = None  # what `begin_step` met
+        self._told = ""  # who has told this worker to go, as the others have heard
         super().__init__(address, layout, rank=rank, **settings)
-        link.tell({"rank": rank, "settings": self.settings,
+        link.tell({"rank": self.rank, "settings": self.settings,
                    "chunk_nbytes": self.welcome.chunk_nbytes})  # fmt: skip
 
     def begin(
@@ -242,6 +248,12 @@ class FirstOfGroup(Client):
             raise self._postponed
         return super().finish_step()
 
+    @property
+    def told(self) -> str:
+        """Who has told this worker to go, as all of its processes know after each call."""
+        self.departure.look()
+        return self._told
+
     def _share(self, call: Callable[[], T], slab: Slab | None) -> T:
         """Makes a call, tells the others its outcome, and sends them the slab that it filled."""
         if self._is_shared:  # a call within a call
@@ -252,7 +264,9 @@ class FirstOfGroup(Client):
                 result = call()
         finally:
             self._is_shared = False
-        self._link.tell({"info": asdict(result) if isinstance(result, StepInfo) else result})
+        outcome = {"info": asdict(result) if isinstance(result, StepInfo) else result}
+        self._told = self.departure.why
+        self._link.tell({**outcome, "told": self._told})
         if slab is not None:
             self._link.share(slab)
         return result
@@ -266,6 +280,7 @@ class OtherOfGroup:
         chunks: the layout's chunks.
         rank: the worker's number; that of all processes of the group.
         settings: what the run goes by.
+        told: who has told this worker to go, as of its newest step; empty while nobody has.
         steps: how many steps this worker has begun to push.
         doing: what this process does, which nobody hears of.
     """
@@ -284,7 +299,11 @@ class OtherOfGroup:
         self.settings: Final[dict[str, Any]] = joined["settings"]
         self.steps: int = 0
         self.doing: Final = Doing()
+        self.told: str = ""  # who has told this worker to go
         self._process: Final = os.getpid()
+
+    def tell_to_leave(self, _: str) -> None:
+        """Does nothing: the first process hears of it, and tells this one."""
 
     def begin(
         self, parameters: Slab, on_wait: Callable[[Beaten | None], None] | None = None
@@ -326,7 +345,8 @@ class OtherOfGroup:
 
     def finish_step(self) -> StepInfo:
         """Waits until the first process has the answers, and takes them over."""
-        info = StepInfo(**self._link.hear()["info"])
+        heard = self._link.hear()
+        info, self.told = StepInfo(**heard["info"]), heard["told"]
         self._link.share(self._parameters)
         return info
 

@@ -17,13 +17,13 @@ import os
 import shlex
 import sys
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from leash._log import Say
 from leash.ps.cli import parse
 from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
 from leash.ps.interrupt import held
-from leash.ps.options.addresses import split_address
+from leash.ps.options.addresses import AUTO_RANK, split_address
 from leash.ps.options.base import to_argv
 from leash.ps.options.optimizer import with_rates
 from leash.ps.options.server import ServerOptions
@@ -53,13 +53,13 @@ _stores: Final[list[Any]] = []
 
 
 def find_server_and_rank(
-    server: str | None, rank: int | None, say: Say, processes: int = 1
-) -> tuple[str, int]:
+    server: str | None, rank: int | Literal["auto"] | None, say: Say, processes: int = 1
+) -> tuple[str, int | Literal["auto"]]:
     """Finds what is not given: in the environment, or by starting a server under torchrun.
 
     Args:
         server: the server's address, if the script names it.
-        rank: this worker's number, if the script names it.
+        rank: this worker's number, or "auto", if the script names it.
         say: shows a line: where the server is that this process starts.
         processes: of which a worker is made; this is the first of them.
 
@@ -89,12 +89,14 @@ def find_server_and_rank(
     return server, rank
 
 
-def _rank_of_environment() -> int | None:
+def _rank_of_environment() -> int | Literal["auto"] | None:
     text = os.environ.get(RANK_VARIABLE)
     if text is None:
         return None
+    if text == AUTO_RANK:
+        return AUTO_RANK
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{RANK_VARIABLE}={text}: expected a worker's number, from 1")
+        raise UsageError(f"{RANK_VARIABLE}={text}: expected a worker's number, from 1, or auto")
     return int(text)
 
 

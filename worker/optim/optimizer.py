@@ -34,13 +34,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NoReturn, Protocol, SupportsIndex
+from typing import Any, Final, Literal, NoReturn, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from leash._log import Say, logged, say_on_stderr
 from leash.ps.errors import EvictedError, LeashError, UsageError
+from leash.ps.interrupt import ToldToLeave
 from leash.ps.runs.download import download_checkpoint
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.keys import key_for
@@ -48,6 +49,7 @@ from leash.ps.wire.messages import Beaten
 from leash.ps.words import BACKWARD, BETWEEN, DONE, FAILED, FORWARD, STEP, STOPPED
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.arguments import checked_rank, checked_samples
+from leash.worker.client.departure import TerminationNotice
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.memory import Slab
 from leash.worker.optim.arguments import (
@@ -179,11 +181,15 @@ class PSOptimizer(torch.optim.Optimizer):
     # A step that it skipped itself would never reach the server, and the others would wait for it.
     _step_supports_amp_scaling: Final = True
 
+    _is_leaving = False  # whether it was told to go, and goes
+    _is_joining = False  # whether `rejoin` has begun, and not come to its end
+    _is_refused = False  # whether an open step was in the way, so that a call was an error
+
     def __init__(
         self,
         params: NamedTensors | Iterable[dict[str, Any]],
         server: str | None = None,
-        rank: SupportsIndex | None = None,
+        rank: SupportsIndex | Literal["auto"] | None = None,
         *,
         buffers: NamedTensors = (),
         overlap: bool = False,
@@ -196,6 +202,8 @@ class PSOptimizer(torch.optim.Optimizer):
         key: str | os.PathLike[str] | None = None,
         wait_s: float | None = None,
         patience: float | None = None,
+        grace_s: float | None = None,
+        preempt_file: str | os.PathLike[str] | None = None,
         on_wait: Callable[[Beaten | None], None] | None = None,
         say: Say | None = None,
         **options: Any,
@@ -212,8 +220,9 @@ class PSOptimizer(torch.optim.Optimizer):
             server: address of the server, tcp://HOST:PORT. May be left out under ``leash launch``
                 and under ``torchrun``, where RANK 0 starts a server with the options in the
                 variable ``LEASH_SERVER_OPTIONS``.
-            rank: this worker's number, from 1, unique in the run. May be left out there too; under
-                ``torchrun`` it is RANK + 1.
+            rank: this worker's number, from 1, unique in the run; "auto" for the one that the
+                server gives, which a machine that comes back keeps. May be left out there too;
+                under ``torchrun`` it is RANK + 1.
             buffers: ``model.named_buffers()``, if they shall be shared too (batch-norm
                 statistics): after each step every worker has those that were pushed last.
             overlap: send gradients while backward computes others; see `begin_step`.
@@ -238,6 +247,12 @@ class PSOptimizer(torch.optim.Optimizer):
             patience: seconds for which this worker, once it takes part, keeps trying when nobody
                 answers; then it goes on by itself. ``math.inf`` for ever. Without it the variable
                 LEASH_PATIENCE counts, or else 600.
+            grace_s: a worker that is told to go (by SIGTERM, if the script has no handler of its
+                own; by ``leash leave``; by `preempt_file`) ends its step, pushes what is pending
+                and leaves: step() raises `ToldToLeave`, which ends the process unless it is caught.
+                It has so many seconds for that. Without it LEASH_GRACE counts, or else 10.
+            preempt_file: this worker is told to go once this file is there. Without it the one that
+                LEASH_PREEMPT_FILE names, if it is set.
             on_wait: called about twice a second while the other workers are missing. By default,
                 `say` shows who they are.
             say: shows a line, such as why shared memory is not possible. By default it appears on
@@ -252,8 +267,8 @@ class PSOptimizer(torch.optim.Optimizer):
                 have; `inner` steps over something else, or needs a closure; the server was not
                 started for one (or only for one, and there is none); `group` is none, or comes with
                 overlap or `inner`; or server or rank are neither given nor in the environment.
-            ArgumentError: the server's address, the rank, the transport, `wait_s` or `patience`
-                cannot be, or the transport is "shm" where that is not possible.
+            ArgumentError: the server's address, the rank, the transport, `wait_s`, `patience` or
+                `grace_s` cannot be, or the transport is "shm" where that is not possible.
             ServerUnreachableError: no server answered.
             NotReadyError: after `wait_s` seconds others are missing; the text names them.
             ProtocolError: the server refuses, and says why.
@@ -279,15 +294,15 @@ class PSOptimizer(torch.optim.Optimizer):
         try:
             self.client: Final = self._join_run(
                 group, self._slabs.places[0].tensor.device, self._slabs.layout, server, rank,
-                say=say, wait_s=wait_s, patience=patience, transport=transport, encoding=encoding,
+                say=say, wait_s=wait_s, patience=patience, grace_s=grace_s,
+                preempt_file=preempt_file, transport=transport, encoding=encoding,
                 memory=self._slabs.memory, key=key,
             )  # fmt: skip
         except BaseException:
             self._slabs.close()
             raise
+        self._termination: Final = TerminationNotice(self.client.tell_to_leave)
         self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
-        self._is_joining = False  # whether `rejoin` has begun, and not come to its end
-        self._is_refused = False  # whether an open step was in the way, so that a call was an error
         self._info = StepInfo(0, 0, 0, 0, 0.0)
         self.evictions: int = 0
         self.sampler: StepFollower | None = None
@@ -320,8 +335,9 @@ class PSOptimizer(torch.optim.Optimizer):
                 else LocalSteps(self._slabs, self.client, inner, local_steps,
                                 heals=nonfinite == "skip")
             )  # fmt: skip
-        except BaseException:
-            self.client.close(FAILED)
+        except BaseException as error:
+            self.client.close(_reason_of(type(error)))
+            self._termination.give_back()
             self._slabs.close()
             raise
         self._make_known()
@@ -361,6 +377,7 @@ class PSOptimizer(torch.optim.Optimizer):
         """
         self.client.require_own_process()
         self._make_good()
+        self._go_if_told()
         self._is_refused = self._path.is_open
         if not self._path.is_open:
             self._groups.require_kept(self.param_groups)
@@ -402,6 +419,7 @@ class PSOptimizer(torch.optim.Optimizer):
                 gradients had been sent, a gradient was computed twice, or a GradScaler calls; or
                 there is a `leash.LeaseSampler` and no number of samples.
             LeashError: the server ended the run, or is gone.
+            ToldToLeave: this worker was told to go; the step is done.
         """
         self.client.require_own_process()
         behind, self._told = self._told if samples is None else checked_samples(samples), None
@@ -430,8 +448,18 @@ class PSOptimizer(torch.optim.Optimizer):
             self.rejoin(evicted=True)
         if self.sampler is not None and behind is not None:
             self.sampler.stepped(behind)
+        self._go_if_told()
         self.client.doing.begin(BETWEEN)
         return loss
+
+    def _go_if_told(self) -> None:
+        """Pushes what is pending and raises ToldToLeave, if this worker is to go."""
+        if self._path.is_open or not (why := self.client.told):
+            return
+        self._is_leaving = True
+        if self.pending_steps:
+            self.flush()
+        raise ToldToLeave(why)
 
     def _is_skipped(self) -> bool:
         """Does what a GradScaler asks for; whether it found a gradient that overflowed."""
@@ -527,6 +555,7 @@ class PSOptimizer(torch.optim.Optimizer):
             UsageError: with overlap, gradients of this step were sent already.
         """
         self._make_good()
+        self._go_if_told()
         if self._path.is_open:
             self._is_refused = True
             raise UsageError(
@@ -715,12 +744,14 @@ class PSOptimizer(torch.optim.Optimizer):
         if not self.client.is_own_process:
             return
         _OPEN.discard(self)
+        reason = STOPPED if self._is_leaving and reason == DONE else reason
         try:
             if reason == DONE and not self._path.is_broken_off:
                 self.flush()
         finally:
             self._path.close()
             self.client.close(reason)
+            self._termination.give_back()
             self._slabs.close()
 
     def _close_at_exit(self) -> None:

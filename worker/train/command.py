@@ -1,16 +1,18 @@
 """`leash worker`: from its settings to a trainer that runs."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import nn
 
 from leash._log import Say, logged
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import address_of
+from leash.ps.interrupt import hand_termination_to
+from leash.ps.options.addresses import AUTO_RANK, address_of
 from leash.ps.options.base import check_positive, make_folder
 from leash.ps.options.plan import STATIC, data_plan_of_worker
 from leash.ps.options.worker import WorkerOptions
@@ -18,12 +20,14 @@ from leash.ps.processes import keep_memory, say_line
 from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.ps.wire.keys import key_for
+from leash.ps.words import FAILED
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.waiting import Waiting
 from leash.worker.datasets import Dataset, Positions, load_dataset, shares
 from leash.worker.optim.local_steps import takes_differences
 from leash.worker.optim.optimizer import PSOptimizer
 from leash.worker.optim.param_groups import hyperparameters
+from leash.worker.optim.slabs import NamedTensors
 from leash.worker.train.slowdown import Slowdown
 from leash.worker.train.task import Task, choose_device, difference, make_model, resolve_task
 from leash.worker.train.trainer import Trainer
@@ -44,7 +48,11 @@ def run(options: WorkerOptions) -> int:
     check_positive(options, "batch_size", "threads", "wait_s", "timeout_s")
     if options.save_path is not None:
         make_folder("--save-path", Path(options.save_path))  # now, not only when all is trained
-    show = _shower(options.rank)
+    shown = [str(options.rank)]  # who this worker is, for people
+
+    def show(text: str) -> None:
+        say_line(f"leash worker {shown[-1]}: {text}")
+
     say = logged(show, __name__)
     keep_memory(say)
     address = address_of(options.server, options.ps_ip, options.ps_port)
@@ -62,20 +70,28 @@ def run(options: WorkerOptions) -> int:
     plan = data_plan_of_worker(state, has_allocation=options.hetero_allocation is not None)
     dataset = load_dataset(
         task.dataset, data_dir=task.data_dir, download=options.download, seed=task.seed, test=False,
-        limit=options.len_train_data, keep=share_of if plan == STATIC else None,
+        limit=options.len_train_data,
+        keep=share_of if plan == STATIC and options.rank != AUTO_RANK else None,
         image_size=options.image_size, loader_workers=options.loader_workers,
     )  # fmt: skip
+
+    def make_optimizer(parameters: NamedTensors, **more: Any) -> PSOptimizer:
+        optimizer = PSOptimizer(
+            parameters, server=address, rank=options.rank, on_wait=waiting.workers,
+            key=options.key, patience=options.patience, grace_s=options.grace_s,
+            preempt_file=options.preempt_file, **more,
+        )  # fmt: skip
+        hand_termination_to(optimizer.client.tell_to_leave)
+        shown.append(str(optimizer.client.rank))
+        return optimizer
+
     try:
         return make_trainer(
             options, state, task, dataset, device, say=say, show=show, make_slowdown=Slowdown,
-            make_optimizer=partial(
-                PSOptimizer, server=address, rank=options.rank, on_wait=waiting.workers,
-                key=options.key,
-                patience=options.patience,
-            ),
-            kind=Trainer,
+            make_optimizer=make_optimizer, kind=Trainer,
         ).run()  # fmt: skip
     finally:
+        hand_termination_to(None)
         dataset.close()
 
 
@@ -104,13 +120,14 @@ def make_trainer(
     """
     share_of = _share(options, task)
     plan = data_plan_of_worker(state, has_allocation=options.hetero_allocation is not None)
-    share = share_of(dataset.train_size) if plan == STATIC else None
-    _require_a_batch(options, dataset.train_size if share is None else len(share))
+    share = None
+    if plan == STATIC:  # one that has no rank yet has at least the smallest share
+        share = share_of(dataset.train_size) if options.rank != AUTO_RANK else None
+        _require_a_batch(options, dataset.train_size // len(task.ranks) if share is None
+                         else len(share))  # fmt: skip
+    else:
+        _require_a_batch(options, dataset.train_size)
     model = make_model(task, dataset, device, dropout=options.dropout)
-    slowdown = make_slowdown(
-        options.slowness, options.ratio, time_scale=options.time_scale,
-        seed=task.seed, rank=options.rank,
-    )  # fmt: skip
     encoding = Encoding(options.codec, options.int8_block, options.topk_ratio)
     inner = inner_optimizer(state, model.parameters())
     overlap = options.overlap and inner is None
@@ -120,6 +137,17 @@ def make_trainer(
         transport=options.transport, encoding=encoding,
         say=show,  # it logs its lines itself
     )  # fmt: skip
+    try:
+        rank = optimizer.client.rank
+        if plan == STATIC and share is None:
+            share = _share(replace(options, rank=rank), task)(dataset.train_size)
+        slowdown = make_slowdown(
+            options.slowness, options.ratio, time_scale=options.time_scale, seed=task.seed,
+            rank=rank,
+        )  # fmt: skip
+    except BaseException:
+        optimizer.close(FAILED)
+        raise
     return kind(options, task, dataset, share, model, optimizer, slowdown, say)
 
 
@@ -133,6 +161,8 @@ def _spans_chunks(model: nn.Module, chunk_nbytes: int) -> bool:
 
 def _share(options: WorkerOptions, task: Task) -> Callable[[int], Positions]:
     """Makes the function from the size of the training split to this worker's positions in it."""
+    if isinstance(options.rank, str):
+        return lambda _: np.empty(0, np.int64)  # nobody asks before the server has given a rank
     if options.rank not in task.ranks:
         ranks = ", ".join(map(str, task.ranks))
         raise UsageError(f"--rank {options.rank}: the workers of this run are {ranks}")
@@ -149,10 +179,6 @@ def _require_a_batch(options: WorkerOptions, samples: int) -> None:
         raise UsageError(f"--drop-last: leaves out all of this worker's {samples} samples, which "
                          f"fill no batch of {options.batch_size}; give a smaller --batch-size, or "
                          "leave it out")  # fmt: skip
-
-
-def _shower(rank: int) -> Say:
-    return lambda text: say_line(f"leash worker {rank}: {text}")
 
 
 def inner_optimizer(

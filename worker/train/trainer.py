@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from leash.ps.errors import LeashError, StoppingError, UsageError
-from leash.ps.interrupt import Interrupted
+from leash.ps.errors import FencedError, LeashError, StoppingError, UsageError
+from leash.ps.interrupt import Interrupted, ToldToLeave
 from leash.ps.options.plan import parse_local_steps
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Report
@@ -123,6 +123,7 @@ class Trainer:
         self._model: Final = model
         self._optimizer: Final = optimizer
         self._client: Final = optimizer.client
+        self._rank: Final = optimizer.client.rank  # whose share this worker has, if it has one
         self._slowdown: Final = slowdown
         self._say: Final = say
         self._now: Final = now
@@ -151,6 +152,7 @@ class Trainer:
         Raises:
             StoppingError: the server ends the run, other than because its time is over.
             LeashError: whatever else ends this worker's part.
+            ToldToLeave: it was told to go.
         """
         reason = STOPPED  # by a signal, unless it turns out otherwise
         try:
@@ -161,8 +163,8 @@ class Trainer:
                 raise
             reason = TIMED_OUT
             self._say("the time is over")
-        except Interrupted as interrupted:
-            self._say(self._how_far(str(interrupted)))
+        except (Interrupted, ToldToLeave) as told:
+            self._say(self._how_far(str(told)))
             raise
         except Exception:
             reason = FAILED
@@ -213,6 +215,7 @@ class Trainer:
             self._report_now_and_then(self._epoch - 1)
             done += len(targets)
             progress.update(bar, completed=done)
+            self._require_own_share()
             if not self._optimizer.pending_steps:
                 if self._optimizer.evictions > evictions:
                     work.lose(self._answered(piece, pushed))
@@ -227,6 +230,18 @@ class Trainer:
             self.totals.steps += 1
             if self._optimizer.evictions > evictions:
                 work.lose(self._answered(piece, pushed))
+
+    def _require_own_share(self) -> None:
+        """Ends a worker whose rank, with its share, is another process's since it was evicted.
+
+        Raises:
+            FencedError: it is.
+        """
+        if self._share is not None and self._client.rank != self._rank:
+            raise FencedError(
+                f"worker {self._rank}: another process has taken this rank and its share of the "
+                "data while this one was away: start it again"
+            )
 
     def _answered(self, piece: Piece, pushed: int) -> int:
         """How many samples of a piece count as trained on, after an eviction in the midst of it.
@@ -304,7 +319,7 @@ class Trainer:
             now - before for now, before in zip(self._told_s, self._earlier_s, strict=True)
         )
         report = Report(
-            self._options.rank, client.incarnation, kind, epoch, client.steps,
+            client.rank, client.incarnation, kind, epoch, client.steps,
             totals.samples if samples is None else samples, self._since_report.value(), 0.0,
             compute_s, wait_s,
         )  # fmt: skip
@@ -320,7 +335,7 @@ class Trainer:
             )  # fmt: skip
         completed, begins_at = self._begins_at(self._samples_of(self._share))
         return StaticWork(
-            self._share, seed=self._task.seed, rank=self._options.rank, completed=completed,
+            self._share, seed=self._task.seed, rank=self._rank, completed=completed,
             begins_at=begins_at, epochs=self._task.epochs, batch_size=batch_size,
             local_steps=self._fixed_local_steps(),
         )  # fmt: skip
@@ -347,7 +362,7 @@ class Trainer:
         told = self._client.welcome
         if told.share not in (0, share):
             raise UsageError(
-                f"an epoch of rank {self._options.rank} had {told.share} samples in the run that "
+                f"an epoch of rank {self._rank} had {told.share} samples in the run that "
                 f"goes on here, and has {share} now; give the same data and --drop-last, or begin "
                 "anew without --resume"
             )
@@ -357,7 +372,7 @@ class Trainer:
         """Seeds torch for the next step, so that dropout is the same whenever it is taken."""
         # No other seed of a training run begins with the word 0.
         entropy = np.random.SeedSequence(
-            [0, self._task.seed, self._options.rank, self._client.steps + 1,
+            [0, self._task.seed, self._client.rank, self._client.steps + 1,
              self._optimizer.pending_steps]
         )  # fmt: skip
         number = int(entropy.generate_state(1)[0])
@@ -372,7 +387,7 @@ class Trainer:
         folder = Path(self._options.save_path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._write_to(folder / f"worker-{self._options.rank}")
+            self._write_to(folder / f"worker-{self._client.rank}")
         except (OSError, SafetensorError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise LeashError(
@@ -384,7 +399,7 @@ class Trainer:
         """Writes a file of figures, and one of parameters, which is there as a whole or not."""
         totals = self.totals
         summary = {
-            "rank": self._options.rank,
+            "rank": self._client.rank,
             "model": self._task.model,
             "dataset": self._task.dataset,
             "steps": totals.steps,

@@ -1,6 +1,7 @@
 """A worker's client in virtual time: its engines, with simulated connections instead of sockets."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,8 +16,10 @@ from leash.ps.wire.messages import U32_MAX, Beaten, Error, OptionsSet, Report
 from leash.ps.wire.requester import Requester
 from leash.worker.client import Client
 from leash.worker.client.data_driver import AT_ONCE
+from leash.worker.client.departure import Departure
 from leash.worker.client.liveness import STOP_S, Liveness
 from leash.worker.client.memory import SlabMemory
+from leash.worker.client.seat import NOWHERE, Seat
 from leash.worker.client.session import Beats, as_member
 from leash.worker.virtual.network import Connection, Frames, Network
 from leash.worker.virtual.server import VirtualServer
@@ -32,6 +35,7 @@ class Machine:
     Attributes:
         world: in whose time it runs.
         fiber: its program; there once that has begun.
+        client: by which it takes part in the run; None before it does.
     """
 
     def __init__(self, world: World, network: Network, server: VirtualServer, rank: int) -> None:
@@ -48,6 +52,7 @@ class Machine:
         self._network: Final = network
         self._server: Final = server
         self._fiber: Fiber | None = None
+        self.client: Client | None = None
 
     def start(self, body: Callable[[], None]) -> None:
         """Begins a program.
@@ -57,6 +62,11 @@ class Machine:
         """
         name = f"worker {self.rank}" if self.rank else "evaluator"
         self._fiber = self.world.spawn(name, body)
+
+    def tell_to_leave(self) -> None:
+        """Tells its program to leave the run, if it takes part."""
+        if self.client is not None:
+            self.client.tell_to_leave("SIGTERM")
 
     @property
     def fiber(self) -> Fiber:
@@ -423,6 +433,14 @@ class VirtualClient(Client):
             ADDRESS, layout, rank=machine.rank, name=f"machine {machine.rank}",
             **{**settings, "transport": "tcp"},
         )  # fmt: skip
+        machine.client = self
+
+    def _make_departure(self, grace_s: float, _: str | os.PathLike[str] | None) -> Departure:
+        # No signal ends a simulated machine; it leaves in its own time.
+        return Departure(grace_s, now=self._machine.world.clock, end=lambda: None)
+
+    def _take_seat(self) -> Seat:
+        return NOWHERE  # a simulated machine keeps its rank by its number
 
     def _open_control(self) -> ControlChannel:
         return VirtualControl(self._machine, self._context)

@@ -7,6 +7,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,7 @@ from leash.ps.options.base import common_options
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.commands import EvaluateOptions, LaunchOptions
 from leash.ps.options.optimizer import with_rates
+from leash.ps.options.plan import turns
 from leash.ps.runs.rundir import MACHINES_FILE, RunDir, write_atomically
 from leash.ps.server.run_engine import TICK_S
 from leash.ps.slowness.by_rank import parse_slow
@@ -67,6 +69,12 @@ def run(launch: VirtualLaunch) -> int:
     run_dir.write_config(with_rates(options))
     write_machines(run_dir, launch.machines)
     return VirtualRun(options, launch.machines, run_dir, Console()).run()
+
+
+def _unless_over(server: VirtualServer, happens: Callable[[], None]) -> None:
+    """Has something happen, unless the run is over by then."""
+    if not server.is_over:
+        happens()
 
 
 def write_machines(run_dir: RunDir, machines: MachinesGroup) -> None:
@@ -146,7 +154,7 @@ class VirtualRun:
         return replace(self._machines, compute=str(seconds))
 
     def _train(self, dataset: Dataset, machines: MachinesGroup, screen: Screen) -> VirtualServer:
-        options, workers = self._options, self._options.workers
+        options, workers = self._options, self._options.most_started
         assert machines.compute is not None
         world = World()
         self._run_dir.logs.mkdir(exist_ok=True)
@@ -162,10 +170,21 @@ class VirtualRun:
             )  # fmt: skip
             logs.callback(server.close)
             computes = parse_slow(machines.compute, workers, "--compute")
-            for own, compute in zip(self._workers, computes, strict=True):
-                machine = Machine(world, network, server, own.rank)
-                say = self._log(f"worker-{own.rank}", world, logs)
-                machine.start(partial(train, machine, own, compute, dataset, say))
+            programs: dict[int, tuple[Machine, Callable[[], None]]] = {}
+            for rank, (own, compute) in enumerate(zip(self._workers, computes, strict=True), 1):
+                machine = Machine(world, network, server, rank)
+                say = self._log(f"worker-{rank}", world, logs)
+                body = partial(train, machine, own, compute, dataset, say)
+                programs[rank] = machine, body
+                if rank <= options.workers:
+                    machine.start(body)
+            for turn in turns(options.workers, options.changes):
+                machine, program = programs[turn.rank]
+                if turn.joins:
+                    begin = partial(machine.start, program)
+                    world.at(turn.at_s, partial(_unless_over, server, begin))
+                else:
+                    world.at(turn.at_s, partial(_unless_over, server, machine.tell_to_leave))
             observer = Machine(world, network, server, 0)
             evaluation = common_options(options, EvaluateOptions, run_dir=None, threads=1)
             observer.start(partial(observe, observer, evaluation, dataset))

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from leash._log import Say
 from leash.ps.errors import StoppingError
+from leash.ps.interrupt import ToldToLeave
 from leash.ps.options.commands import EvaluateOptions
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.slowness.delays import COMPUTING, Delays
@@ -125,13 +127,14 @@ def train(
     with VirtualControl(machine) as channel:
         state = request_state(channel)
     task = resolve_task(options, state)
-    computing = Computing(compute, seed=task.seed, rank=options.rank, batch_size=options.batch_size)
-    make_trainer(
-        options, state, task, dataset, choose_device(options.device), say=say, show=say,
-        make_slowdown=partial(Slowdown, sleep=machine.fiber.sleep, now=machine.world.clock),
-        make_optimizer=partial(VirtualOptimizer, machine),
-        kind=partial(VirtualTrainer, machine, computing),
-    ).run()  # fmt: skip
+    computing = Computing(compute, seed=task.seed, rank=machine.rank, batch_size=options.batch_size)
+    with suppress(ToldToLeave):
+        make_trainer(
+            options, state, task, dataset, choose_device(options.device), say=say, show=say,
+            make_slowdown=partial(Slowdown, sleep=machine.fiber.sleep, now=machine.world.clock),
+            make_optimizer=partial(VirtualOptimizer, machine),
+            kind=partial(VirtualTrainer, machine, computing),
+        ).run()  # fmt: skip
 
 
 def observe(machine: Machine, options: EvaluateOptions, dataset: Dataset) -> None:

@@ -20,8 +20,8 @@ class KeyFigure:
 def key_figures(run: Run, diagnosis: Diagnosis) -> list[KeyFigure]:
     """The figures that the run has, with those first that people ask for most."""
     figures = [
-        _accuracy(run), _loss(run), _time(run), _speed(run), _waiting(run, diagnosis), _lag(run),
-        _staleness(run), *_troubles(run),
+        _accuracy(run), _loss(run), _time(run), _speed(run), _crew(run), _waiting(run, diagnosis),
+        _lag(run), _staleness(run), *_troubles(run),
     ]  # fmt: skip
     return [figure for figure in figures if figure is not None]
 
@@ -57,6 +57,14 @@ def _speed(run: Run) -> KeyFigure | None:
     if run.scale != 1:
         about += f", {decimal(run.steps / run.seconds * run.scale)}/s at full scale"
     return KeyFigure("steps/s", decimal(run.steps / run.seconds), about)
+
+
+def _crew(run: Run) -> KeyFigure | None:
+    """How many workers took part at once, of a run whose workers come and go."""
+    most = run.summary.get("most_at_once")
+    if " to " not in run.crew or not most:
+        return None
+    return KeyFigure("workers at once", count(most), f"at most; the run was for {run.crew}")
 
 
 def _waiting(run: Run, diagnosis: Diagnosis) -> KeyFigure | None:

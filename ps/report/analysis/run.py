@@ -125,6 +125,22 @@ class Run:
     is_cut: bool  # whether it ended too early, or left no summary
 
     @property
+    def crew(self) -> str:
+        """How many workers it was for, such as ``4``, or ``2 to 8`` where they come and go."""
+        begun_with = self.options.get("workers", len(self.tracks))
+        limit = self.options.get("max_workers")
+        most = self.summary.get("workers", limit or begun_with)
+        least = self.summary.get("least_workers", begun_with if limit else most)
+        return f"{least} to {most}" if least != most else str(most)
+
+    def workers_at(self, t: Floats) -> Floats:
+        """How many workers took part at these times."""
+        present = [interval for track in self.tracks for interval in track.present]
+        came, went = (np.sort([interval[end] for interval in present]) for end in (0, 1))
+        counts = np.searchsorted(came, t, side="right") - np.searchsorted(went, t, side="right")
+        return counts.astype(np.float64)
+
+    @property
     def scale(self) -> float:
         """How many seconds of this run stand for a second at full scale."""
         scale = self.options.get("time_scale")

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from leash.ps.report.analysis.run import Floats, Run
 from leash.ps.report.pictures.drawing import (
@@ -207,6 +207,26 @@ def _scale_loss(axis: Axes, values: Floats) -> None:
 def _label_last(axis: Axes, x: Floats, y: Floats, text: str) -> None:
     axis.annotate(text, (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center",
                   color=INK, fontweight="bold", annotation_clip=False)  # fmt: skip
+
+
+def crew_picture(run: Run) -> Picture | None:
+    """Draws how many workers took part when, of a run whose workers come and go."""
+    if " to " not in run.crew or run.seconds <= 0:
+        return None
+    ends = [end for track in run.tracks for interval in track.present for end in interval]
+    t = np.unique(np.clip([0.0, *ends, run.seconds], 0.0, run.seconds))
+    workers = run.workers_at(t)
+
+    def make(width_in: float) -> Figure:
+        figure, (axis,) = new_figure(width_in, SPEED_HEIGHT_IN)
+        axis.fill_between(t, workers, step="post", color=BLUE, alpha=0.15, linewidth=0)
+        axis.step(t, workers, where="post", color=BLUE, linewidth=1.6)
+        axis.set(ylim=(0, None), xlim=(0, run.seconds), ylabel="workers that take part")
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        time_axis(axis, run.seconds)
+        return figure
+
+    return Picture("workers", "Who was there", "", make, (), is_wide=True, has_legend=False)
 
 
 def speed_picture(shown: Sequence[Shown]) -> Picture | None:

@@ -26,9 +26,11 @@ from leash.ps.wire.messages import OVER, REST, RETURN, Attached, Error, Init, Le
 from leash.ps.wire.requester import NEVER_S, Requester
 from leash.ps.wire.segment import NONCE_NBYTES, SegmentMap, create_segment
 from leash.worker.client.encoding import Encoding
+from leash.worker.client.seat import Seat
 from leash.worker.client.session import BYE_S, Session
 from leash.worker.client.step import attach_writer, make_engine, residual_for
 from simulation.checks.book import Book, Memory, Place
+from simulation.checks.oracle import Wrong
 from simulation.checks.toy import first_values, toy_of
 from simulation.machines.network import CONNECTED, Frames, Wire
 from simulation.machines.world import Process
@@ -128,7 +130,8 @@ class SimulatedWorker:
         say: takes a line for the trace.
         on_end: called when its process has ended by itself.
         """
-        self.rank: Final = rank
+        self.machine: Final = rank  # its number; its rank, unless the server gives that
+        self.rank: int = rank
         self.process: Final = process
         self.comes_back_s: float | None = None  # if it is told to go: so long after it has gone
         self.has_never_begun = True
@@ -150,6 +153,7 @@ class SimulatedWorker:
         self._memory: Memory | None = None
         self._residual: Any = None
         self._life: Life | None = None
+        self._has_rank = not scenario.any_rank
         self._waits = False
         self._looks_in_life = 0  # the life of the process in which it will look around; 0: in none
 
@@ -162,8 +166,10 @@ class SimulatedWorker:
         self.comes_back_s = None
         self.is_told_to_go = False
         self._session = Session(
-            self.rank, f"worker {self.rank}", self._layout, self._draw, self._scenario.patience_s
-        )
+            0 if self._scenario.any_rank else self.machine, f"worker {self.machine}", self._layout,
+            self._draw, self._scenario.patience_s, any_rank=self._scenario.any_rank,
+            seat=Seat(f"host-{self.machine}/0", f"seat {self.machine}"),
+        )  # fmt: skip
         self._carriers: list[Carrier] = []
         self._wires: list[Wire] = []
         self._engine: Any = None
@@ -195,7 +201,7 @@ class SimulatedWorker:
         self, port: int, take: Callable[[Frames], None], hear: Callable[[str], None]
     ) -> Wire:
         """Connects with one of the server's sockets."""
-        return self._connect(self.process, self.rank, port, take, hear)
+        return self._connect(self.process, self.machine, port, take, hear)
 
     def go_on(self) -> None:
         """Goes on if it waits for anything to happen."""
@@ -310,6 +316,7 @@ class SimulatedWorker:
         welcome = session.welcome
         assert welcome is not None
         assert session.beats is not None
+        self._keep_rank(welcome.worker)
         self._beats = session.beats
         self._carriers.append(Carrier(self, self._beats))
         self._chunks = self._layout.cut(welcome.chunk_nbytes)
@@ -338,6 +345,12 @@ class SimulatedWorker:
 
         if self._scenario.transport == "shm":
             yield from self._attach()
+
+    def _keep_rank(self, rank: int) -> None:
+        """Goes by the rank that the server has given. A machine always gets the same one."""
+        if self._has_rank and rank != self.rank:
+            raise Wrong(f"machine {self.machine} had rank {self.rank}, and comes back as {rank}")
+        self.rank, self._has_rank = rank, True
 
     def _allocate(self) -> None:
         """Makes the memory of this process, as one that a server may map."""
@@ -543,13 +556,13 @@ class SimulatedWorker:
                     done += len(places)
                 except EvictedError:
                     yield from self._rejoin()
-                if self.is_told_to_go:
+                if self._is_to_go():
                     return
             done = 0
             self._tell("epoch", epoch, share)
 
     def _train_on_leases(self) -> Life:
-        while not self.is_told_to_go:
+        while not self._is_to_go():
             try:
                 leased = yield from self._ask_for_lease()
                 if leased.order == OVER:
@@ -581,8 +594,14 @@ class SimulatedWorker:
             positions = range(leased.first, leased.first + leased.count)
             for batch in in_batches(positions, leased.batch_size):
                 yield from self._take_step([(leased.epoch, n) for n in batch])
-                if self.is_told_to_go:
+                if self._is_to_go():
                     return
+
+    def _is_to_go(self) -> bool:
+        """Whether it was told to go, by a person here or by the server."""
+        beaten = self._beats.beaten
+        self.is_told_to_go |= beaten is not None and bool(beaten.leave)
+        return self.is_told_to_go
 
     def _take_step(self, places: list[Place]) -> Life:
         """Computes a step, pushes it, and has the parameters of the answer."""

@@ -41,11 +41,12 @@ def test_all_that_was_noted_is_there_before_the_file_is_closed(tmp_path: Path, n
         journal.rule(RULES["ssp"])
         journal.rule(RULES[name])
         journal.force()
-    journal.joined(4, 1002)
+    journal.joined(4, 1002, place="gpu-3/0")
     journal.left(1, 1000, "done")
     journal.left(2, 1001, "evicted")
     remembered = read_journal(path, THIS_HOST)
-    assert remembered == Remembered(2, {1: "done", 2: "evicted", 4: "live"}, RULES[name])
+    states = {1: "done", 2: "evicted", 4: "live"}
+    assert remembered == Remembered(2, states, {4: "gpu-3/0"}, RULES[name])
     assert remembered.done == [1]
     journal.close()
 

@@ -29,6 +29,8 @@ from leash.ps.wire.messages import (
     Beaten,
     Bye,
     CheckpointPiece,
+    Dismiss,
+    Dismissed,
     Error,
     Hello,
     Lease,
@@ -93,6 +95,7 @@ def make_request(verb: type[Message], worker: int, incarnation: int) -> Message:
         Save: Save(17),
         Read: Read(CHECKPOINT, 2),
         Bye: Bye(worker, incarnation, "stopped"),
+        Dismiss: Dismiss(worker or 1),
     }
     return requests[verb]
 
@@ -328,6 +331,7 @@ REPEATED = {  # verb ▸ what the second of two equal requests is answered with,
     Save: Saved,
     Read: CheckpointPiece,
     Bye: Ok,
+    Dismiss: Dismissed,
 }
 OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Remember, Bye)]
 

@@ -30,8 +30,8 @@ def test_the_summary_repeats_what_workers_were_told_and_adds_the_time_scale() ->
     kept = summary_settings(OPTIONS, RULE, RANKS, "lease")
     assert kept.pop("time_scale") == 0.5
     assert list(kept) == [
-        *RULE.settings(), "workers", "model", "dataset", "seed", "data_plan", "batch_plan",
-        "local_steps",
+        *RULE.settings(), "workers", "least_workers", "model", "dataset", "seed", "data_plan",
+        "batch_plan", "local_steps",
     ]  # fmt: skip
     assert kept == {name: told[name] for name in kept}
 

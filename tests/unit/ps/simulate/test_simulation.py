@@ -198,3 +198,43 @@ def test_transient_slowness_is_that_of_the_published_table(slow: str) -> None:
         speeds = [simulated(rule, slow=slow, steps=500, seed=s).steps_per_second for s in SEEDS]
         error = max(0.05 * published, 2 * stdev(speeds))
         assert published == pytest.approx(fmean(speeds), abs=error), rule
+
+
+# Workers that come and go.
+
+
+def test_asp_is_as_fast_as_the_workers_that_are_there() -> None:
+    # 2 workers for 10 s, 8 for 10 s, and 3 for what is left of 1,000 steps.
+    told = simulated(ASP, workers=2, compute="0.1", resize="10:8,20:3", steps=500)
+    assert told.outcome.batches == 1000
+    assert told.outcome.seconds == pytest.approx(20.0, abs=0.11)
+
+
+@pytest.mark.parametrize("rule", [BSP, SSP3, ASP], ids=str)
+def test_from_two_to_eight_to_three_all_work_is_done_and_a_join_costs_one_step_at_most(
+    rule: Rule,
+) -> None:
+    options = SimulateOptions(
+        workers=2, compute="uniform:0.08,0.12", resize="3:8,6:3", steps=400, plot="x.svg"
+    )
+    told = predict(options, rule)
+    assert told.outcome.batches == 800
+    ends: dict[int, list[float]] = {}
+    for step in told.first_steps:
+        ends.setdefault(step.worker, []).append(step.answered_s)
+    assert set(ends) == set(range(1, 9))
+    longest_s = 0.12  # of a step
+    for worker in (1, 2, 3):
+        gaps = [b - a for a, b in pairwise(ends[worker])]
+        assert max(gaps) <= 2 * longest_s + 1e-9, f"worker {worker} waited for a newcomer"
+    for worker in range(4, 9):
+        assert ends[worker][0] > 3.0
+        assert ends[worker][-1] <= 6.0 + 2 * longest_s
+
+
+def test_a_worker_that_failed_and_was_told_to_leave_does_not_come_back() -> None:
+    told = simulated(
+        ASP, workers=2, compute="0.1", resize="5:1", steps=200,
+        failures="mtbf=20,restart=4,evict=1",
+    )  # fmt: skip
+    assert told.outcome.batches == 400
