@@ -340,7 +340,9 @@ class Launch:
         summary = self._summary()
         ended = summary["ended"] if summary is not None else None
         waits = any(worker.poll() is None for worker in self._workers.values())
-        return waits and self._restarts.is_due(self._server.wait(), ended)
+        return (waits or self._have_others_joined()) and self._restarts.is_due(
+            self._server.wait(), ended
+        )
 
     def _await_ports(self) -> None:
         """Waits for the end of a crashed server's other shards, which end when it has gone."""
@@ -455,8 +457,12 @@ class Launch:
         """
         if any(worker.poll() in (None, 0) for worker in self._workers.values()):
             return False
+        return not self._have_others_joined()
+
+    def _have_others_joined(self) -> bool:
+        """Whether workers take part that somebody else has started."""
         rows = self._state["table"] if self._state else []
-        return not any(
+        return any(
             row["state"] in TAKES_PART and row["worker"] not in self._workers for row in rows
         )
 
