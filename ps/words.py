@@ -49,10 +49,7 @@ TAKES_PART: Final = (LIVE, RESTING)
 
 
 # Why a worker has left that was not told to, for people.
-WHY_GONE: Final = {
-    EVICTED: "it was silent for too long, or broke the contract", STOPPED: "stopped",
-    FAILED: "it has failed",
-}  # fmt: skip
+WHY_GONE: Final = {STOPPED: "stopped", FAILED: "it has failed"}
 
 
 # Why a run, or a process's part in it, ended before its work was done ▸ the same for people.

@@ -168,6 +168,7 @@ class Coordinator:
         layout = Layout.unpack(payload) if payload is not None else None
         if layout is not None:
             self._shards.require_layout(layout)
+        earlier = self._members.workers.get(msg.worker)
         member, before = self._members.hello(
             msg.worker, msg.name, msg.number, user, msg.place, msg.seat
         )
@@ -192,7 +193,7 @@ class Coordinator:
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if not member.is_observer:
             self._codecs.add(codec)
-            self.crew.joined(member)
+            self.crew.joined(member, is_back=earlier is not None and earlier.state == EVICTED)
         self._start_if_complete()
         return self._welcome(member, codec), self._layout_payload()
 

@@ -181,8 +181,9 @@ class VirtualRun:
             for turn in turns(options.workers, options.changes):
                 machine, program = programs[turn.rank]
                 if turn.joins:
-                    begin = partial(machine.start, program)
-                    world.at(turn.at_s, partial(_unless_over, server, begin))
+                    world.at(
+                        turn.at_s, partial(_unless_over, server, partial(machine.start, program))
+                    )
                 else:
                     world.at(turn.at_s, partial(_unless_over, server, machine.tell_to_leave))
             observer = Machine(world, network, server, 0)

@@ -119,7 +119,8 @@ def test_worker(tmp_path: Path, number: signal.Signals) -> None:
         assert other.wait(60) == 0, "\n".join(other.lines)
         assert server.wait(10) == 1  # nobody had taken over the share of the first
         if number == signal.SIGTERM:
-            require_told("a worker is told to end by SIGTERM, as schedulers do",
+            require_told("a worker is told to end by SIGTERM, as schedulers do, by `leash leave`, "
+                         "or by the file of `--preempt-file`",
                          worker=interrupted.lines, server=server.lines)  # fmt: skip
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     left = {e["worker"]: e["reason"] for e in events if e["event"] == "left"}
