@@ -59,7 +59,9 @@ ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
 # Nothing is wrong with these.
 RIGHT: Final[dict[str, Explains]] = {
     "done": lambda cluster: cluster.server.ended == "done",
-    "told to stop": lambda cluster: cluster.told_to_stop and cluster.server.ended == "SIGTERM",
+    "told to stop": lambda cluster: (
+        cluster.told_to_stop and cluster.server.ended.partition(":")[0] in ("SIGTERM", STOPPED)
+    ),
     "waits for others": waits_for_others,
     "workers stay away": lambda cluster: (
         cluster.server.ended in ("incomplete", ALL_GONE) and _stays_away(cluster)

@@ -18,6 +18,7 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.processes import FREE_PORT, Process, ServerProcess, last_words, spawn, stop_all
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.keys import admin_key, files_for_workers
 from leash.worker.em.classifier import mixture_for
 from leash.worker.em.distributed import server_words
 from leash.worker.em.images import DIGITS
@@ -44,6 +45,7 @@ class Crew:
         self._out: Final = out
         self._say: Final = logged(say, __name__)
         self._logs: Final = out / "logs"
+        self._keys: list[str] = []  # the files of the workers', by rank; none without keys
         self._workers: dict[int, Process] = {}  # by rank
         self._server: Process | None = None
 
@@ -58,6 +60,8 @@ class Crew:
             LeashError: no worker came to the end; the text is the last line of one.
         """
         self._logs.mkdir(exist_ok=True)
+        if self._options.keys is not None:
+            self._keys = files_for_workers(self._options.keys, self._ranks)
         try:
             address = self._start_server()
             for rank in range(1, self._ranks + 1):
@@ -82,7 +86,8 @@ class Crew:
         words = server_words(self._ranks, size, online=options.online, bound=options.bound)
         run_dir = RunDir(self._out / "server")
         server = ServerOptions(
-            bind=FREE_PORT, run_dir=str(run_dir.path), seed=options.seed, **words,
+            bind=FREE_PORT, run_dir=str(run_dir.path), seed=options.seed, keys=options.keys,
+            **words,
         )  # fmt: skip
         run_dir.write_config(server)
         with held():
@@ -93,7 +98,7 @@ class Crew:
     def _start_worker(self, rank: int, address: str) -> None:
         options = common_options(
             self._options, EmOptions, server=address, rank=rank, workers=None,
-            run_dir=str(self._out),
+            run_dir=str(self._out), keys=None, key=self._keys[rank - 1] if self._keys else None,
         )  # fmt: skip
         name = f"worker-{rank}"
         with held(), self._log(name).open("wb") as log:
@@ -101,8 +106,8 @@ class Crew:
 
     def _watch(self, address: str) -> None:
         """Waits until all workers have ended. Losing one of several costs nothing but time."""
-        left = dict(self._workers)
-        with ControlChannel(address) as channel:
+        left, keys = dict(self._workers), self._options.keys
+        with ControlChannel(address, key=None if keys is None else admin_key(keys)) as channel:
             while left:
                 for rank, worker in list(left.items()):
                     if (status := worker.poll()) is None:

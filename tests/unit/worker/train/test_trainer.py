@@ -782,6 +782,18 @@ def test_a_worker_whose_time_is_over_is_not_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "said"),
+    [("stopped", "stopped by leash stop"), ("stopped: too dear", "stopped: too dear")],
+)
+def test_a_worker_whose_run_somebody_has_stopped_ends_well(told: str, said: str) -> None:
+    training = make_training()
+    training.optimizer.at_step[5] = raising(StoppingError(told))
+    assert training.run() == 0
+    assert training.optimizer.closed == ["stopped"]
+    assert training.said[-1] == said
+
+
+@pytest.mark.parametrize(
     ("error", "reason"),
     [
         (StoppingError("SIGTERM"), "stopped"),
