@@ -7,7 +7,7 @@
                                                              a worker was welcomed
     {"what": "left", "worker": 3, "incarnation": 1788..., "state": "evicted"}
     {"what": "started"}                                      training has begun
-    {"what": "plan", "worker": 3, "share": 6000}             a worker has told its share
+    {"what": "plan", "worker": 3, "share": 6000, "epochs": 4}  a worker has told what it is to do
     {"what": "epoch", "worker": 3, "epoch": 2}               and that it has completed an epoch
     {"what": "healed", "chunks": 7, "lost": 1}               this server's workers go on
     {"what": "lease", "request": {...}, "answered": 640, "lockstep": false}
@@ -36,7 +36,7 @@ from leash.ps.policy import Rule, message_fields, rule_from_message
 from leash.ps.runs.disk import Disk, ForcedFile
 from leash.ps.runs.position import LeasePosition, SharePosition
 from leash.ps.wire.messages import Lease
-from leash.ps.words import DONE, LIVE
+from leash.ps.words import DONE, EVICTED, LIVE
 
 FORCE_S: Final = 1.0  # what was written is forced to the disk so often
 NAME: Final = "journal.jsonl"
@@ -90,6 +90,7 @@ class Remembered:
         started: whether training had begun.
         keys: public key ▸ the rank that it has taken.
         shares: rank ▸ how many epochs of its share it has completed, and how many samples one has.
+        planned: rank ▸ how many epochs of its share it is to train.
         leases: what has made the leases what they are.
         healed_chunks: how many chunks got newer values from workers.
         lost_updates: how many steps were lost with a server.
@@ -102,6 +103,7 @@ class Remembered:
     started: bool = False
     keys: dict[str, int] = field(default_factory=dict)
     shares: dict[int, SharePosition] = field(default_factory=dict)
+    planned: dict[int, int] = field(default_factory=dict)
     leases: list[LeaseChange] = field(default_factory=list)
     healed_chunks: int = 0
     lost_updates: int = 0
@@ -110,6 +112,12 @@ class Remembered:
     def live(self) -> list[int]:
         """The ranks that took part when the newest server died."""
         return sorted(rank for rank, state in self.states.items() if state == LIVE)
+
+    @property
+    def awaited(self) -> list[int]:
+        """The ranks that took part when the newest server died, or else those that had to."""
+        evicted = [rank for rank, state in self.states.items() if state == EVICTED]
+        return self.live or sorted(evicted)
 
     @property
     def done(self) -> list[int]:
@@ -146,6 +154,8 @@ class Remembered:
                 before = self.shares.get(rank, SharePosition())
                 epochs = max(before.epochs, int(line.get("epoch", 0)))
                 self.shares[rank] = SharePosition(epochs, 0, int(line.get("share", before.share)))
+                if "epochs" in line:
+                    self.planned[rank] = int(line["epochs"])
             case "healed":
                 self.healed_chunks += int(line["chunks"])
                 self.lost_updates += int(line["lost"])
@@ -236,9 +246,9 @@ class Journal:
         """Notes that training has begun."""
         self._note("started")
 
-    def plan(self, worker: int, share: int) -> None:
-        """Notes how many samples an epoch of a worker's share has."""
-        self._note("plan", worker=worker, share=share)
+    def plan(self, worker: int, share: int, epochs: int) -> None:
+        """Notes how many samples an epoch of a worker's share has, and how many there are."""
+        self._note("plan", worker=worker, share=share, epochs=epochs)
 
     def epoch(self, worker: int, epoch: int) -> None:
         """Notes that a worker has completed an epoch of its share."""

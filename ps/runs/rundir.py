@@ -67,7 +67,8 @@ class RunDir:
         ended = None if fresh else self._ended()
         if ended is not None and not goes_on:
             raise UsageError(f"--run-dir {path}: a run has left its summary there; take another")
-        if ended == DONE:
+        # A server may have been killed between its summary and its last checkpoint.
+        if ended == DONE and disk.exists(self.checkpoint("final")):
             raise UsageError(
                 f"--run-dir {path}: the run there is done; take another, or begin anew with --fresh"
             )

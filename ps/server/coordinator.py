@@ -128,6 +128,7 @@ class Coordinator:
         self._deserted_s: float | None = None  # since when no worker has been live
         self._generation = 0  # how many servers the run has had; 0 without a journal
         self._remembered: Remembered = Remembered()  # by the servers before this one
+        self._died_in_lockstep = False  # whether that was under bsp
         self._recovery: Recovery | None = None  # until those who took part there go on
         self.rank_giver: Final = RankGiver(members, self._identities)
         self.crew: Final = Crew(options, members, metrics, self._trains_on)
@@ -297,7 +298,9 @@ class Coordinator:
     def _on_save(self, msg: Save, _: bytes | None) -> ControlAnswer:
         if self._shards.model is not None and not self._shards.initialized:
             self._shards.count_up()  # a shard may have its values, and not have told so yet
-        nbytes = self.saves.ask(msg.number, has_values=self._shards.initialized)
+        # What a server has that was started again is its workers' only once all have offered it.
+        has_values = self._shards.initialized and self._recovery is None
+        nbytes = self.saves.ask(msg.number, has_values=has_values)
         return Saved(msg.number, nbytes is not None, nbytes or 0), None
 
     def _on_read(self, msg: Read, _: bytes | None) -> ControlAnswer:
@@ -456,14 +459,19 @@ class Coordinator:
             self._desk.position(), self._anew(), self._generation,
         )  # fmt: skip
 
-    def go_on(self, earlier: Position) -> None:
+    def go_on(self, earlier: Position, *, has_died: bool = False) -> None:
         """Goes on where another run was. REQUIRES: no worker has joined yet.
+
+        Args:
+            earlier: where that is.
+            has_died: it is this run, whose server has died, and may have been about to end.
 
         Raises:
             UsageError: the samples are shuffled otherwise now, or nothing is left to train.
         """
         earlier.require_seed(self._options.chosen_seed)
-        earlier.require_epochs(self._options.epochs)
+        if not has_died:
+            earlier.require_epochs(self._options.epochs)
         if not (earlier.shares or earlier.leases):
             return  # loops of people's own, which know how far they were
         has_leases = self._desk.planned == LEASE
@@ -486,13 +494,19 @@ class Coordinator:
         self._identities.ranks.update(remembered.keys)
         self._metrics.healed_chunks = remembered.healed_chunks
         self._metrics.lost_updates = remembered.lost_updates
+        self._metrics.go_on_with_plans(remembered.planned)
         self.expect_no_more(remembered.done)
-        if remembered.started and remembered.live:
+        if remembered.started and remembered.awaited:
             until_s = self._now() + self._options.evict_s
-            self._recovery = Recovery(remembered.live, until_s)
+            self._recovery = Recovery(remembered.awaited, until_s)
             self._shards.begin_healing(generation_of_values)
-        else:
-            self._desk.note_position()
+            self._died_in_lockstep = (remembered.rule or self.rule).policy is BSP
+            return
+        self._desk.note_position()
+        planned = self._options.epochs
+        if remembered.started and planned is not None and self._metrics.epoch >= planned:
+            self._note_absent()
+            self._start([])  # all is trained, and all have said bye
 
     def _end_recovery_if_over(self) -> None:
         """Has the workers go on, once all have told what they remember, or enough have."""
@@ -505,21 +519,34 @@ class Coordinator:
             self._restore(recovery)
         else:
             self._desk.note_position()  # what was trained after the checkpoint is lost
-        if self.rule.policy is BSP:
+        in_lockstep = self.rule.policy is BSP and self._died_in_lockstep
+        if in_lockstep:
             self._shards.begin_at_healed()
         for member in self._members.live:
             member.first_step = self._shards.join(member)
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
-        if self.rule.policy is BSP:
+        if in_lockstep:
             self._shards.skip_healed()
+        self._note_absent()
         self.journal.healed(chunks, recovery.lost)
         self._metrics.heal(self._generation, live, chunks, recovery.lost)
         self._start(live)
 
+    def _note_absent(self) -> None:
+        """Knows who has not come, and may owe work: whoever took part counts as evicted."""
+        for rank, state in self._remembered.states.items():
+            if rank not in self._members.workers:
+                self._members.remember(rank, EVICTED if state == LIVE else state)
+                if state == LIVE:
+                    self.journal.left(rank, 0, EVICTED)
+                self._metrics.expect(rank)
+        self._desk.complete_epochs()
+
     def _restore(self, recovery: Recovery) -> None:
         """Goes by the journal, as the model has what was trained after the checkpoint too."""
         told = recovery.told
-        self._desk.restore(self._remembered.leases, {w: t.answered for w, t in told.items()})
+        newest = {worker: (own.lease, own.answered) for worker, own in told.items()}
+        self._desk.restore(self._remembered.leases, newest)
         self._metrics.restore(self._remembered.shares, told)
         self._desk.complete_epochs()
 
@@ -603,7 +630,7 @@ class Coordinator:
         else:
             self._metrics.report(msg)
             if msg.kind == "plan":
-                self.journal.plan(msg.worker, msg.samples)
+                self.journal.plan(msg.worker, msg.samples, msg.epoch)
             elif msg.kind == "epoch":
                 self.journal.epoch(msg.worker, msg.epoch)
             self._desk.complete_epochs()

@@ -90,25 +90,27 @@ class LeaseDesk:
         self._leases.go_on(position)
 
     def note_position(self) -> None:
-        """Notes in the journal where leases go on, if they go on from a checkpoint."""
-        if (position := self._leases.position({})) is not None:
-            self.journal.leases_at(position)
+        """Notes in the journal where leases go on: where a checkpoint was, or at the beginning."""
+        self.journal.leases_at(self._leases.position({}) or LeasePosition(0, 0, {}))
 
-    def restore(self, changes: Iterable[LeaseChange], answered: Mapping[int, int]) -> None:
+    def restore(
+        self, changes: Iterable[LeaseChange], newest: Mapping[int, tuple[int, int]]
+    ) -> None:
         """Makes the leases what they were when the server before this one died.
 
         What was leased then and is not answered is free again.
 
         Args:
             changes: as the journal has kept them.
-            answered: rank ▸ how many samples it says were answered since its newest lease.
+            newest: rank ▸ the number of the newest lease that it says it got, and how many samples
+                were answered since then. An answer that was lost with the server brought it none.
         """
-        leases, holding = self._no_leases(), dict[int, int]()
+        leases, holding = self._no_leases(), dict[int, Granted]()
         for change in changes:
             match change:
                 case Granted():
                     leases.ask(change.request, change.answered, lockstep=change.lockstep)
-                    holding[change.request.worker] = change.answered
+                    holding[change.request.worker] = change
                 case Released():
                     leases.release(change.worker, change.answered, change.applied)
                     holding.pop(change.worker, None)
@@ -116,8 +118,10 @@ class LeaseDesk:
                     leases, holding = self._no_leases(), {}
                     leases.go_on(change)
         self._leases = leases
-        for worker, before in holding.items():
-            released = Released(worker, before + answered.get(worker, 0), 0)
+        for worker, granted in holding.items():
+            number, answered = newest.get(worker, (0, 0))
+            since = answered if number == granted.request.number else 0
+            released = Released(worker, granted.answered + since, 0)
             self.journal.release(released)
             leases.release(worker, released.answered, released.applied)
         self._metrics.samples_twice = leases.samples_twice

@@ -196,7 +196,9 @@ class RunEngine:
         )  # fmt: skip
         self.coordinator.saves = self._checkpoints.saves
         self.coordinator.unwritten = self._unwritten
-        generation_of_values = self._resume(options.resume, disk) if options.resume else 0
+        generation_of_values = (
+            self._resume(options.resume, disk, has_died=remembered.started) if options.resume else 0
+        )
         if run_dir is not None:
             self._remember(run_dir, remembered, generation_of_values)
 
@@ -213,13 +215,16 @@ class RunEngine:
             run_dir.keep_earlier(generation)
         return EventLog(run_dir.events, self._now, run_dir.disk, self._unwritten.note)
 
-    def _resume(self, path: str, disk: Disk) -> int:
-        """Takes the values of a checkpoint; returns the generation of the server that wrote it."""
+    def _resume(self, path: str, disk: Disk, *, has_died: bool) -> int:
+        """Takes the values of a checkpoint; returns the generation of the server that wrote it.
+
+        With `has_died`, the server of this run has, and may have been about to end.
+        """
         optimizer = optimizer_on_server(self._options)
         _, earlier = open_checkpoint(path, optimizer, self.shards.require_layout, disk)
         self.shards.count_up()  # so that no worker is asked for first values
         if earlier.position is not None:
-            self.coordinator.go_on(earlier.position)
+            self.coordinator.go_on(earlier.position, has_died=has_died)
         self._checkpoints.go_on()
         for line in how_it_goes_on(earlier, self.rule, self.members.ranks, self._options.epochs):
             self._say(line)

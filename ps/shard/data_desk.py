@@ -138,10 +138,16 @@ class DataDesk:
         return min(steps, default=None)
 
     def skip_healed(self) -> None:
-        """Counts the steps as taken whose gradients are in the values of healed chunks."""
+        """Counts the step as taken whose gradients are in the values of healed chunks.
+
+        It is the one with which workers begin. A chunk that seems to be further has values of
+        workers that were not in lockstep, and the steps of one say nothing of the others'.
+        """
         assert self.model is not None
         for chunk in self.model.own:
-            self.model.shard.skip_to(chunk.index, self._step_of(chunk.index))
+            step = self._step_of(chunk.index)
+            if step == self.model.shard.minimum(chunk.index) + 1:
+                self.model.shard.skip_to(chunk.index, step)
 
     def _step_of(self, chunk: int) -> int:
         assert self.model is not None

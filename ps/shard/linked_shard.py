@@ -178,7 +178,8 @@ class LinkedShard:
         return Done(self.data.reserve()), None
 
     def _on_join(self, msg: Join, _: LinkPayload) -> LinkAnswer:
-        self.members.admit(msg.worker, msg.incarnation, msg.name, msg.key)
+        if self.members.find(msg.worker, msg.incarnation) is None:  # otherwise it had no place yet
+            self.members.admit(msg.worker, msg.incarnation, msg.name, msg.key)
         if msg.worker and msg.first_step:
             self.data.join(msg.worker, msg.first_step)
         elif msg.worker:

@@ -167,6 +167,12 @@ class Members:
         """Does not count this rank as missing: it has done its work before this server began."""
         self._over.add(rank)
 
+    def remember(self, rank: int, state: str) -> None:
+        """Knows how a rank has left a server before this one, unless it is here again."""
+        if rank in self.ranks and rank not in self.workers:
+            member = self.workers[rank] = Member(rank, 0, "", self._now())
+            self.leave(member, state)
+
     def forget(self, member: Member) -> None:
         """Takes back a newcomer whose hello could not be honoured after all."""
         if member.is_observer:

@@ -87,6 +87,7 @@ class Metrics:
         self._told_options: Final[OrderedDict[tuple[str, bytes], None]] = OrderedDict()
         self._told_slots: bytes = b""
         self._earlier: dict[int, SharePosition] = {}  # of each rank, where this run goes on
+        self._planned: dict[int, int] = {}  # how many epochs each rank is to train, likewise
         self._started_s: float | None = None
         self._ended_s: float | None = None
 
@@ -101,13 +102,23 @@ class Metrics:
         """Counts on from where an earlier run was."""
         self.epoch, self._earlier = position.epoch, dict(position.shares)
 
+    def go_on_with_plans(self, planned: Mapping[int, int]) -> None:
+        """Goes by what each rank is to train, as it has told a server before this one.
+
+        Args:
+            planned: rank ▸ how many epochs of its share.
+        """
+        self._planned = dict(planned)
+
     def position_of(self, worker: int) -> SharePosition:
         """How far this rank is in its share; at the beginning if it has none."""
         return self.workers[worker].position if worker in self.workers else SharePosition()
 
     def shares(self) -> dict[int, SharePosition]:
         """How far each rank is that has a share of its own, here or in the run before this one."""
-        own = {rank: counts.position for rank, counts in self.workers.items() if counts.share}
+        has_shares = any(counts.share for counts in self.workers.values())
+        # One that has not told its share yet is at its beginning, however far the others are.
+        own = {rank: c.position for rank, c in self.workers.items()} if has_shares else {}
         return {**self._earlier, **own}
 
     def start(self, workers: list[int]) -> None:
@@ -152,6 +163,7 @@ class Metrics:
         """Counts for a worker that is here, and joins once its first step is known."""
         if worker not in self.workers:
             counts = self.workers[worker] = WorkerCounts(mark_s=self._now())
+            counts.planned_epochs = self._planned.get(worker, 0)
             if worker in self._earlier:
                 counts.go_on(self._earlier[worker])
 

@@ -189,6 +189,7 @@ class Remember(Message):
         epochs: how many epochs of a share of its own it has completed; 0 if it has none.
         samples: of its next epoch, how many were answered.
         answered: how many samples were answered since it got its newest lease.
+        lease: the number of that lease; 0 if it got none since it was welcomed last and pulled.
     """
 
     verb = "remember"
@@ -198,6 +199,7 @@ class Remember(Message):
     epochs: Epoch
     samples: Count
     answered: Count
+    lease: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,13 @@ from simulation.machines.strangers import (
 )
 from simulation.machines.worker import CONTROL, SimulatedWorker
 from simulation.machines.world import Process, World
-from simulation.scenario import Scenario, draw, stream
+from simulation.scenario import KILLED, Scenario, draw, stream
 from simulation.trace import Trace
 
 LATE_S: Final = 10.0  # so long after the last fault nobody who is missing will come any more
 LIMIT_S: Final = 700.0  # of virtual time in which a run ends once nothing goes wrong any more
 LINGER_S: Final = 0.2  # the last answers have so long to leave
+AGAIN_S: Final = 0.2  # a server that is killed as soon as it is back is started once more
 GONE_S: Final = 30.0  # whoever still tries that long after the server has ended will try in vain
 START_S: Final = 0.25  # so often somebody looks whether training has begun
 SLACK_S: Final = 1.0  # eviction may take so much longer than the time that is set for it
@@ -92,6 +93,7 @@ class Cluster:
         self.faults: Final = faults
         self.happened: Final[set[str]] = set()  # the kinds of fault that did
         self.told_to_stop = False
+        self._is_cut_short = False  # it was told to stop while it waited for its disk
         self.failure: Exception | None = None  # what a process of the server raised
         self._expected: Final = frozenset(expected)
         layout = LAYOUTS[scenario.layout]
@@ -488,20 +490,38 @@ class Cluster:
             self._lose_wires(shard.process)
             self.server.process.take(self.server.attend, None)
 
-    def _do_kill_server(self, _: int, back_s: float) -> None:
+    def _do_kill_server(
+        self, rank: int, back_s: float, again_s: float, with_s: float, worker_back_s: float,
+        save_s: float,
+    ) -> None:  # fmt: skip
+        if not self.server.process.is_alive:
+            return
+        if with_s >= 0:
+            self.world.after(with_s, lambda _: self._do_kill(rank, worker_back_s, 0))
+        if back_s >= 0 and save_s >= 0:
+            self.world.after(back_s + save_s, lambda _: self._do_save(0))
+        self._kill_server(back_s, again_s)
+
+    def _kill_server(self, back_s: float, again_s: float) -> None:
         self.server.kill()
         for process in (self.server.process, *(s.process for s in self.server.shards)):
             self._lose_wires(process)
         if back_s >= 0:
-            self.world.after(back_s, self._restart_server)
+            self.world.after(back_s, self._restart_server, again_s)
         else:
-            self.server.status = -9
+            self.server.status = KILLED
 
-    def _restart_server(self, _: None) -> None:
+    def _restart_server(self, again_s: float) -> None:
         self.say("server", "is started again")
-        old = {shard.process.name: shard.process for shard in self.server.shards}
         self.server.restart()
-        del old
+        if again_s >= 0:
+            self.world.after(again_s, self._kill_again, self.server.process.life)
+
+    def _kill_again(self, life: int) -> None:
+        server = self.server
+        if server.status is None and server.process.is_alive and server.process.life == life:
+            self.say("fault", "the server is killed again")
+            self._kill_server(again_s=-1.0, back_s=AGAIN_S)
 
     def _lose_wires(self, process: Process) -> None:
         for wires in self._wires.values():
@@ -510,12 +530,17 @@ class Cluster:
                     wire.lose()
 
     def _do_ask_to_stop(self, _: int, which: float) -> None:
-        self.told_to_stop = True
+        self._note_told_to_stop()
         self._console(Stop(REASONS[int(which)]))
 
     def _do_stop_server(self, _: int) -> None:
+        if self.server.process.is_alive:
+            self._note_told_to_stop()
+            self.server.run.stop_soon(15)
+
+    def _note_told_to_stop(self) -> None:
         self.told_to_stop = True
-        self.server.run.stop_soon(15)
+        self._is_cut_short |= self.server.run.is_writing
 
     def _do_disk_slow(self, _: int, place: float, seconds: float, slow_s: float) -> None:
         self.disk.slow_s = slow_s
@@ -539,19 +564,31 @@ class Cluster:
 
     # The end.
 
+    @property
+    def _has_lost_nothing(self) -> bool:
+        """Whether all workers have taken part from the first step to the last."""
+        is_whole = all(worker.is_done and not worker.has_lost_steps for worker in self.workers)
+        return is_whole and not self.happened & {"go", "leave", "set"}
+
     def _check_end(self) -> tuple[str, ...]:
         server = self.server
         if FAILURES.told:
             raise Wrong(FAILURES.told[0])
         found = unexpected(self, self._expected)
-        if server.ended and not self.happened & SPOILING:
+        if server.ended and not self.happened & SPOILING and not self._is_cut_short:
             server.check_final()
         if not self.faults and not found:
             self.book.check_samples(exactly_once=True)
             if self.scenario.is_exact:
                 self.book.check_bsp()
-        elif server.ended == "done" and "kill server" not in self.happened:
+        elif server.ended == "done":
             self.book.check_samples(exactly_once=False)
+            if self.scenario.is_exact and self._has_lost_nothing:
+                self.book.check_bsp()
+        if self.scenario.adds_up and "set" not in self.happened:
+            for naive in server.chunks.values():
+                if naive.values is not None and naive.chunk.kind == "parameter":
+                    self.book.check_once(naive.chunk, naive.values)
         return found
 
 

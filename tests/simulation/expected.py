@@ -4,14 +4,15 @@ What is not in this table is a violation. `--expect` names those that are taken;
 as the ways in which a run ends early are mended.
 """
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from leash.ps.errors import ServerUnreachableError
+from leash.ps.errors import ServerUnreachableError, StoppingError
 from leash.ps.server.coordinator import ALL_GONE
-from leash.ps.words import STOPPED
+from leash.ps.words import DONE, STOPPED
 from simulation.checks.oracle import Wrong
-from simulation.scenario import SHORT_S
+from simulation.scenario import KILLED, SHORT_S
 
 if TYPE_CHECKING:
     from simulation.cluster import Cluster
@@ -37,6 +38,27 @@ def _is_left_by_choice(cluster: "Cluster") -> bool:
     return all(part.state == STOPPED for part in parts)
 
 
+def _is_lost_with_server(cluster: "Cluster") -> bool:
+    """Whether all that is missing was done, and is lost: nobody had it when a server came back.
+
+    Or that server does not know that it was, since the disk did not take its journal.
+    """
+    server = cluster.server
+    is_lost = {
+        part.state in (DONE, STOPPED) if server.has_lost_work and not server.may_forget
+        else cluster.workers[part.worker - 1].has_told
+        for part in server.run.coordinator.unfinished() if part.worker
+    }  # fmt: skip
+    return (server.has_lost_work or server.may_forget) and is_lost <= {True}
+
+
+def _is_nobody_left(cluster: "Cluster") -> bool:
+    """Whether a server was killed when all workers had told it, or were telling, they are done."""
+    server = cluster.server
+    is_new = server.book.generation > 1 and server.status is None and not server.run.metrics.started
+    return is_new and all(worker.is_done for worker in cluster.workers)
+
+
 def waits_for_others(cluster: "Cluster") -> bool:
     """Whether a worker that nobody has started again is missing for the run to begin."""
     server = cluster.server
@@ -50,11 +72,20 @@ ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
         "a shard that dies ends the run",
         lambda cluster: cluster.server.ended.startswith("shard "),
     ),
-    "server-killed": (
-        "a server that is killed, and started again or not, ends its workers' part",
-        lambda cluster: "kill server" in cluster.happened,
-    ),
 }
+
+
+def _is_server_away(cluster: "Cluster") -> bool:
+    """Whether nobody starts the server again, and its workers are patient, or no longer."""
+    if cluster.server.status != KILLED:
+        return False
+    with_keys = (worker for worker in cluster.workers if not worker.lacks_key)
+    failures = [worker.failure for worker in with_keys if worker.failure is not None]
+    is_right = all(isinstance(f, ServerUnreachableError | StoppingError) for f in failures)
+    # A process that was started just now waits for its first answer, as long as it takes.
+    has_ended = all(w.has_ended or w.where == "begins" for w in cluster.workers)
+    return is_right and (has_ended or cluster.scenario.patience_s == math.inf)
+
 
 # Nothing is wrong with these.
 RIGHT: Final[dict[str, Explains]] = {
@@ -63,12 +94,17 @@ RIGHT: Final[dict[str, Explains]] = {
         cluster.told_to_stop and cluster.server.ended.partition(":")[0] in ("SIGTERM", STOPPED)
     ),
     "waits for others": waits_for_others,
+    "the server stays away": _is_server_away,
     "workers stay away": lambda cluster: (
         cluster.server.ended in ("incomplete", ALL_GONE) and _stays_away(cluster)
     ),
     "left by themselves": lambda cluster: (
         cluster.server.ended == "incomplete" and _is_left_by_choice(cluster)
     ),
+    "lost with the server": lambda cluster: (
+        cluster.server.ended == "incomplete" and _is_lost_with_server(cluster)
+    ),
+    "nobody is left": _is_nobody_left,
     "out of patience": lambda cluster: (
         cluster.server.ended in ("incomplete", ALL_GONE) and _has_given_up(cluster)
     ),
@@ -90,7 +126,8 @@ def unexpected(cluster: "Cluster", expected: frozenset[str]) -> tuple[str, ...]:
     """
     found = explained(cluster, expected)
     server = cluster.server
-    if server.status is None and not found and not waits_for_others(cluster):
+    is_waiting = waits_for_others(cluster) or _is_nobody_left(cluster)
+    if server.status is None and not found and not is_waiting:
         where = ", ".join(f"worker {w.rank}: {w.where}" for w in cluster.workers)
         raise Wrong(f"the run has not come to its end long after the last fault; {where}")
     if any(explains(cluster) for explains in RIGHT.values()):

@@ -113,9 +113,18 @@ def _shard(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ..
     return rng.randrange(1, max(2, scenario.shards)), (_seconds(rng, 0.005, 8.0),)
 
 
-def _server(rng: random.Random, _: Scenario) -> tuple[int, tuple[float, ...]]:
-    """When it is started again, below 0 for never."""
-    return 0, (-1.0 if rng.random() < 0.2 else _seconds(rng, 0.01, 5.0),)
+def _server(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, ...]]:
+    """When it is started again; how soon then it is killed once more.
+
+    And how soon after it a worker is, and when that comes back; how soon after its start somebody
+    asks for a checkpoint. Below 0 for never.
+    """
+    back_s = -1.0 if rng.random() < 0.1 else _seconds(rng, 0.01, 5.0)
+    again_s = rng.choice((-1.0, -1.0, -1.0, _seconds(rng, 0.0005, 0.05), _seconds(rng, 0.05, 3.0)))
+    with_s = rng.choice((-1.0, -1.0, 0.0, _seconds(rng, 0.01, 6.0)))
+    save_s = rng.choice((-1.0, -1.0, -1.0, _seconds(rng, 0.001, 1.0)))
+    worker_back_s = _kill(rng, scenario)[1][0]
+    return _worker(rng, scenario), (back_s, again_s, with_s, worker_back_s, save_s)
 
 
 def _nothing(_: random.Random, __: Scenario) -> tuple[int, tuple[float, ...]]:
@@ -162,7 +171,7 @@ KINDS: Final = (
     Kind("pause server", 0.1, 0.3, _pause_server),
     Kind("pause shard", 0.1, 0.3, _shard),
     Kind("kill shard", 0.03, 0.0, _shard),
-    Kind("kill server", 0.04, 0.0, _server),
+    Kind("kill server", 0.15, 0.5, _server),
     Kind("stop server", 0.04, 0.0, _nothing),
     Kind("ask to stop", 0.03, 0.3, _ask),
     Kind("disk slow", 0.06, 0.3, _disk),

@@ -11,6 +11,7 @@ from simulation.checks.toy import CHUNK_NBYTES, LAYOUTS, MOST_WORKERS
 POLICIES: Final = ("bsp", "ssp", "asp", "dssp", "backup", "drop", "versions")
 LR: Final = 1.0
 SHORT_S: Final = 30.0  # a patience that an outage may outlast
+KILLED: Final = -9  # the status of a server that nobody starts again
 
 
 def stream(seed: int, kind: str) -> random.Random:
@@ -58,6 +59,11 @@ class Scenario:
     def is_exact(self) -> bool:
         """Whether the parameters have to be those of one process, bit by bit."""
         return (self.policy, self.data_plan, self.codec) == ("bsp", "static", "f32")
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the parameters tell how often each worker's pushes were applied."""
+        return self.policy not in ("bsp", "backup") and self.codec == "f32"
 
     @property
     def workers(self) -> int:

@@ -1,6 +1,6 @@
 """Bugs that are planted on purpose: for each invariant one that breaks it, and is found soon."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +9,11 @@ import pytest
 
 from leash.ps.errors import NotAllowedError
 from leash.ps.policy import ASP, SSP, Rule
-from leash.ps.runs.journal import Journal
+from leash.ps.recovery.healing import Healing
+from leash.ps.recovery.recovery import Recovery
+from leash.ps.runs.journal import Granted, Journal, LeaseChange
 from leash.ps.server.coordinator import ControlAnswer, Coordinator
+from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.server.leases import EpochPositions, Leases
 from leash.ps.server.run_engine import RunEngine
 from leash.ps.shard import identities
@@ -22,15 +25,19 @@ from leash.ps.shard.model import ServedModel
 from leash.ps.shard.rank_giver import RankGiver
 from leash.ps.wire.frames import error_message
 from leash.ps.wire.keys import ROLES
-from leash.ps.wire.messages import Hello, Message, Set
+from leash.ps.wire.messages import Hello, Message, Offer, Save, Set
 from leash.ps.wire.shard_messages import Done
+from leash.worker.client.remembered import Answered
 from leash.worker.client.session import Session
 from simulation.checks.watch import Watch
 from simulation.cluster import simulate
+from simulation.faults import draw_faults
 from simulation.machines.network import Frames
 from simulation.machines.worker import SimulatedWorker
+from simulation.scenario import draw
 
 MOST_SEEDS = 400  # in which each has to be found
+MOST_KILLS = 4000  # likewise, of those for which a server has to be killed
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 Hand = Callable[[Watch, bytes, Frames], None]
@@ -40,6 +47,16 @@ def violation(first: int = 0) -> str:
     """The first that is found, from this seed on; empty if none is."""
     found = (simulate(seed).violation for seed in range(first, first + MOST_SEEDS))
     return next((text for text in found if text), "")
+
+
+def violation_with_kills(most: int = MOST_KILLS) -> str:
+    """The first that is found in the seeds in which a server is killed; empty if none is."""
+    for seed in range(most):
+        faults = draw_faults(draw(seed))
+        kills = any(fault.kind == "kill server" for fault in faults)
+        if kills and (text := simulate(seed, faults=faults).violation):
+            return text
+    return ""
 
 
 def changes_pushes(
@@ -340,6 +357,119 @@ def who_restarts_quickly_does_not_get_its_own_place(patch: pytest.MonkeyPatch) -
     )  # fmt: skip
 
 
+def an_offer_of_an_older_generation_is_taken(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Healing, "is_newer", lambda _, offer, version: offer.version > version)
+
+
+def an_older_offer_of_the_same_generation_is_taken(patch: pytest.MonkeyPatch) -> None:
+    is_newer = Healing.is_newer
+
+    def lenient(healing: Healing, offer: Offer, version: int) -> bool:
+        return is_newer(healing, replace(offer, version=version + 1), version)
+
+    patch.setattr(Healing, "is_newer", lenient)
+
+
+def an_offer_is_taken_after_the_recovery(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(DataDesk, "start", lambda desk: desk._tell_gate())
+
+
+def the_journal_forgets_a_lease(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Journal, "lease", lambda *_: None)
+
+
+def the_journal_is_written_late(patch: pytest.MonkeyPatch) -> None:
+    note, write = Journal._note, Journal._write
+
+    def later(journal: Journal, what: str, **fields: Any) -> None:
+        with patch.context() as during:
+            during.setattr(Journal, "_write", lambda _: None)
+            note(journal, what, **fields)
+        if what in ("generation", "started"):
+            write(journal)
+
+    patch.setattr(Journal, "_note", later)
+
+
+def a_worker_is_not_waited_for_in_the_midst_of_its_offers(patch: pytest.MonkeyPatch) -> None:
+    missing = Recovery.missing
+
+    def hasty(recovery: Recovery, live: Iterable[int], now_s: float) -> list[int]:
+        return sorted(set(missing(recovery, (), now_s)) - set(live))
+
+    patch.setattr(Recovery, "missing", hasty)
+
+
+def whoever_has_not_come_back_owes_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Coordinator, "_note_absent", lambda _: None)
+
+
+def a_lease_counts_whose_answer_was_lost(patch: pytest.MonkeyPatch) -> None:
+    restore = LeaseDesk.restore
+
+    def trusting(desk: LeaseDesk, changes: Sequence[LeaseChange], newest: Any) -> None:
+        numbers = {
+            change.request.worker: change.request.number for change in changes
+            if isinstance(change, Granted)
+        }  # fmt: skip
+        told = {worker: (numbers.get(worker, 0), count) for worker, (_, count) in newest.items()}
+        restore(desk, changes, told)
+
+    patch.setattr(LeaseDesk, "restore", trusting)
+
+
+def a_checkpoint_is_taken_in_the_midst_of_a_recovery(patch: pytest.MonkeyPatch) -> None:
+    on_save = Coordinator._on_save
+
+    def careless(coordinator: Coordinator, msg: Save, payload: Any) -> Any:
+        with patch.context() as during:
+            during.setattr(coordinator, "_recovery", None)
+            return on_save(coordinator, msg, payload)
+
+    patch.setattr(Coordinator, "_on_save", careless)
+
+
+def a_push_without_answer_is_repeated_though_others_may_have_it(
+    patch: pytest.MonkeyPatch,
+) -> None:
+    patch.setattr(SimulatedWorker, "_may_repeat", True)
+
+
+def what_a_repeated_step_is_worth_counts_before_it_is_answered(patch: pytest.MonkeyPatch) -> None:
+    want = Session.want_remember
+
+    def early(session: Session, lost: int, epochs: int, samples: int, *rest: Any) -> None:
+        want(session, lost, epochs, samples + 1, *rest)
+
+    patch.setattr(Session, "want_remember", early)
+
+
+def an_answer_for_several_chunks_names_the_least_version_of_all(patch: pytest.MonkeyPatch) -> None:
+    offers = Answered.offers
+
+    def coarse(answered: Answered, *arguments: Any) -> list[bytes]:
+        least = min(version for version, _ in answered.newest)
+        newest = [(least, step) for _, step in answered.newest]
+        return offers(replace(answered, newest=newest), *arguments)
+
+    patch.setattr(Answered, "offers", coarse)
+
+
+WITH_KILLS: tuple[tuple[Plant, str], ...] = (
+    (an_offer_of_an_older_generation_is_taken, "was taken, or not, wrongly"),
+    (an_older_offer_of_the_same_generation_is_taken, "was taken, or not, wrongly"),
+    (an_offer_is_taken_after_the_recovery, "after the recovery"),
+    (the_journal_forgets_a_lease, "leased"),
+    (the_journal_is_written_late, ""),
+    (a_worker_is_not_waited_for_in_the_midst_of_its_offers, ""),
+    (whoever_has_not_come_back_owes_nothing, "never trained on"),
+    (a_lease_counts_whose_answer_was_lost, "never trained on"),
+    (a_checkpoint_is_taken_in_the_midst_of_a_recovery, ""),
+    (a_push_without_answer_is_repeated_though_others_may_have_it, ""),
+    (what_a_repeated_step_is_worth_counts_before_it_is_answered, "never trained on"),
+    (an_answer_for_several_chunks_names_the_least_version_of_all, "never answered"),
+)
+
 # What each does, what is told of it, and a seed from which on it is found soon: from 0 on it takes
 # as many as docs/simulation.md says.
 PLANTED: tuple[tuple[Plant, str, int], ...] = (
@@ -386,5 +516,17 @@ def test_a_planted_bug_is_found(
 ) -> None:
     plant(monkeypatch)
     found = violation(first)
+    assert found
+    assert told in found
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"), WITH_KILLS, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_a_planted_bug_of_a_recovery_is_found(
+    plant: Plant, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    found = violation_with_kills()
     assert found
     assert told in found

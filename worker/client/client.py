@@ -245,7 +245,7 @@ class Client:
         self._answers: Slab | None = None  # where the answers to the open step are written
         self._keep: Callable[[], Slab] | None = None  # gives what `keep` says
         self._repeats = False  # whether the open step is to be pushed again to another server
-        self._samples = self._open_samples = 0  # behind the newest step; behind one to be repeated
+        self._samples = 0  # behind the newest step
         self._published = 0  # how often this process has made its values everybody's
         self._liveness: Liveness | None = None
         self._driver: DataLane | None = None
@@ -289,10 +289,10 @@ class Client:
                 self._answered.values.data,
             )
             self._finish_round()
-        counted, open_samples = self._counted, self._open_samples
+        counted = self._counted
         self._session.want_remember(
-            self._lost, counted.epochs, counted.of_epoch + open_samples,
-            counted.of_lease + open_samples, self._patience_s,
+            self._lost, counted.epochs, counted.of_epoch, counted.of_lease, counted.newest_lease,
+            self._patience_s,
         )  # fmt: skip
         while self._session.is_wanting:
             self.check()
@@ -806,11 +806,11 @@ class Client:
         """
         engine, firsts, encoding = self._engine, self.welcome.first_chunks, self._encoding
         self._lost = min(1, engine.settle_written())
-        self._repeats, self._open_samples = True, self._samples if is_open else 0
+        self._repeats = True  # whose samples count once the new server has answered it
         try:
             self._join_again()
         finally:
-            self._repeats, self._open_samples = False, 0
+            self._repeats = False
         # The open step may be in all values already, since another worker had all of its answers.
         fits = self.steps + 1 == step or (is_open and self.steps == step)
         is_same = self.welcome.first_chunks == firsts and self._encoding is encoding
@@ -836,6 +836,7 @@ class Client:
     def _has_now(self) -> None:
         """Notes that this process has what this server has."""
         self._generation, self._answered, self._lost = self.welcome.generation, None, 0
+        self._counted.lease(0)
 
     def _remembered(self, kept: Slab) -> Answered:
         """What this process was answered with, the answers to the open step included."""
@@ -879,7 +880,7 @@ class Client:
             self._control.carry(self._session)
         self._control.require_answer(self._session)
         assert self._session.leased is not None
-        self._counted.lease()
+        self._counted.lease(self._session.leased.number)
         self.doing.begin(BETWEEN)
         return self._session.leased
 

@@ -61,6 +61,7 @@ class Counted:
         self.epochs = 0  # how many it has completed of a share of its own
         self.of_epoch = 0  # samples answered since then
         self.of_lease = 0  # samples answered since it got its newest lease
+        self.newest_lease = 0  # the number of that; 0: it has none of the server that it is with
 
     def step(self, samples: int) -> None:
         """Counts a step that was answered."""
@@ -71,6 +72,6 @@ class Counted:
         """Notes that so many epochs are completed."""
         self.epochs, self.of_epoch = epochs, 0
 
-    def lease(self) -> None:
-        """Notes that a lease has come."""
-        self.of_lease = 0
+    def lease(self, number: int) -> None:
+        """Notes that a lease of this number has come; 0: all that it had are others' now."""
+        self.of_lease, self.newest_lease = 0, number

@@ -290,7 +290,7 @@ class Session(Requester):
         self._want(lease, Leased, LEASE_S)
 
     def want_remember(
-        self, lost: int, epochs: int, samples: int, answered: int, timeout_s: float
+        self, lost: int, epochs: int, samples: int, answered: int, lease: int, timeout_s: float
     ) -> None:
         """Tells a server that was started again what `Remember` says.
 
@@ -299,9 +299,10 @@ class Session(Requester):
             epochs: how many of its share it has completed.
             samples: of the next one, how many were answered.
             answered: how many since its newest lease.
+            lease: the number of that.
             timeout_s: how long to wait for an answer.
         """
-        remember = Remember(self.rank, self.incarnation, lost, epochs, samples, answered)
+        remember = Remember(self.rank, self.incarnation, lost, epochs, samples, answered, lease)
         self._want(remember, Ok, timeout_s)
 
     def want_bye(self, reason: str, timeout_s: float = BYE_S, why: str = "") -> None:

@@ -1,11 +1,13 @@
 // What comes in over a worker's data connections, and what it means.
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
 #include <variant>
 
+#include "core/codecs/memory.h"
 #include "core/step_engine/step_engine.h"
 #include "core/wire/error_codes.h"
 
@@ -42,9 +44,7 @@ Received StepEngine::on_params(Lane& lane, const ParamsHeader& params, std::size
   const Received stored = pushed && is_kept_ ? store_from_segment(params, payloads)
                                              : store_from_message(params, payloads, payload);
   if (stored != Received::kTaken) return stored;
-  const std::uint32_t above = params.chunk + 1;
-  std::fill(newest_.begin() + (above - static_cast<std::uint32_t>(params.chunks)),
-            newest_.begin() + above, Newest{params.version, params.step});
+  note_newest(params, /*is_in_segment=*/pushed && is_kept_);
   if (pushed) {
     end_.version = std::max(end_.version, params.version);
     end_.lag = std::max(end_.lag, params.lag);
@@ -52,6 +52,18 @@ Received StepEngine::on_params(Lane& lane, const ParamsHeader& params, std::size
   }
   lane.flight.settle(params.chunk, params.chunks);
   return Received::kTaken;
+}
+
+// An answer for several chunks tells the least of their versions; their states in the segment tell
+// each one's own.
+void StepEngine::note_newest(const ParamsHeader& params, bool is_in_segment) {
+  for (std::uint32_t i = 0; i < params.chunks; ++i) {
+    const std::uint32_t chunk = params.chunk - i;
+    Newest& newest = newest_[chunk] = {params.version, params.step};
+    if (!is_in_segment || params.chunks == 1 || !memory_.states) continue;
+    const std::uint64_t found = std::atomic_ref(*state(chunk)).load(std::memory_order_relaxed);
+    if (is_written(found)) newest.version = version_of(found);
+  }
 }
 
 Received StepEngine::on_ok(Lane& lane, const OkHeader& ok) {

@@ -237,6 +237,7 @@ class StepEngine {
   void leave_out(std::uint32_t chunk);
   bool is_lost(std::uint32_t chunk) const;
   std::uint64_t* state(std::uint32_t chunk) const;
+  void note_newest(const ParamsHeader& params, bool is_in_segment);
   void note_untouched(std::uint32_t chunk, std::uint32_t chunks);
   void copy_to_stand_in(std::uint32_t chunk, std::uint32_t chunks);
   void note_absence(std::uint32_t chunk, const IsAbsent& is_absent);

@@ -10,11 +10,14 @@ import numpy.typing as npt
 from leash.ps.policy import Rule
 from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.segment import SegmentMap
-from simulation.checks.oracle import Wrong
+from simulation.checks.oracle import HALVES, Wrong
 from simulation.checks.toy import Gradients, Slab, first_values, toy_of, view
 from simulation.scenario import Scenario
 
 Place = tuple[int, int]  # an epoch, and a position in it
+Label = tuple[int, int, int]  # a generation, a version in it, and the step that was answered
+COUNTED: Final = 16  # the first values of a chunk, which only grow: see toy.py
+ROOM: Final = 1 / 64  # of sums of means
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Pushed:
     gradients: Gradients
     is_taken: bool = False  # by chunk 0
     is_left_out: bool = False  # of the mean that it was pushed for
+    is_repeated: bool = False  # to another server
 
 
 @dataclass(slots=True)
@@ -66,8 +70,13 @@ class Book:
         self._leases: Final[dict[int, Lease]] = {}  # of the live workers
         self._done: Final[dict[int, bytearray]] = {}  # by epoch: 1 where a sample's lease is over
         self._memories: Final[dict[int, Memory]] = {}
-        self._answers: Final[dict[tuple[int, int, int], list[bytes | None]]] = {}
+        self._answers: Final[dict[tuple[int, int, int], list[tuple[Label, bytes | None]]]] = {}
         self._held: Final[dict[int, bytes]] = {}  # the parameters that each worker goes on with
+        self.generation: int = 0  # how many servers the run has had
+        self.resumed: dict[int, int] = {}  # of which the newest has values, by chunk
+        # (worker, chunk) ▸ what its process was answered; and the newest that it has gone on with.
+        self._answered: Final[dict[tuple[int, int], dict[Label, bytes | None]]] = {}
+        self._has: Final[dict[tuple[int, int], Label]] = {}
         self._places: Final = [(c.index, c.start, c.stop) for c in chunks]
 
     # What happens.
@@ -89,6 +98,20 @@ class Book:
                         "that it was answered last")  # fmt: skip
         self.pushed[worker, incarnation, step] = Pushed(places, gradients)
 
+    def note_repeat(self, worker: int, step: int, before: int, incarnation: int) -> None:
+        """Notes that a worker pushes what has no answer to another server.
+
+        Args:
+            worker: whose.
+            step: the one that is open.
+            before: the incarnation under which it has pushed so far.
+            incarnation: that of now.
+        """
+        pushed = self.pushed[worker, before, step]
+        self.pushed[worker, incarnation, step] = Pushed(
+            pushed.places, pushed.gradients, is_repeated=True
+        )
+
     def gradients_of(self, worker: int, incarnation: int, step: int) -> Gradients:
         """What a worker has pushed in a step."""
         pushed = self.pushed.get((worker, incarnation, step))
@@ -108,17 +131,29 @@ class Book:
         newest = max(key for key in self.pushed if key[0] == worker and key[2] == step)
         self.pushed[newest].is_left_out = True
 
-    def note_answer(self, worker: int, step: int, chunk: int, raw: bytes | None) -> None:
+    def note_process(self, worker: int) -> None:
+        """Notes that a process of this rank begins, which remembers nothing."""
+        self.note_break(worker)
+        self._held.pop(worker, None)
+        for chunk in self.chunks:
+            self._answered.pop((worker, chunk.index), None)
+            self._has.pop((worker, chunk.index), None)
+
+    def note_break(self, worker: int) -> None:
+        """Notes that a worker gives up the step that it is in: it takes no more answers to it."""
+        for key in [key for key in self._answers if key[0] == worker]:
+            del self._answers[key]
+
+    def note_answer(
+        self, worker: int, step: int, chunk: int, version: int, raw: bytes | None
+    ) -> None:
         """Notes the parameters that a worker was answered; to a push that came again, once more.
 
         None says that it has them.
         """
-        key = worker, step, chunk
-        before = self._answers.get(key)
-        if before is None:
-            self._answers[key] = [raw]
-        else:
-            before.append(raw)
+        label = self.generation, version, step
+        self._answers.setdefault((worker, step, chunk), []).append((label, raw))
+        self._answered.setdefault((worker, chunk), {})[label] = raw
 
     def note_end_of_step(self, worker: int, step: int, held: Slab, parameters: Slab) -> None:
         """Checks the parameters that a worker goes on with, in place of those that it has held.
@@ -127,14 +162,74 @@ class Book:
         """
         raw = parameters.tobytes()
         for index, start, stop in self._places:
-            came = raw[start:stop]
+            came, before = raw[start:stop], held[start:stop].tobytes()
             answers = self._answers.pop((worker, step, index), ())
-            has_kept = None in answers and came == held[start:stop].tobytes()
-            if came not in answers and not has_kept:
+            fitting = [
+                label for label, told in answers if came == (before if told is None else told)
+            ]
+            if not fitting:
                 raise Wrong(f"worker {worker}, step {step}, chunk {index}: it goes on with "
                             "other parameters than it was answered")  # fmt: skip
+            self._has[worker, index] = max(fitting)
         self.final = parameters
         self._held[worker] = raw
+
+    # A server that was started again.
+
+    def check_offer(self, worker: int, chunk: int, label: Label, raw: bytes) -> None:
+        """Checks what a worker offers: the newest that it has gone on with, or something newer.
+
+        Args:
+            worker: whose.
+            chunk: which one it is about.
+            label: what the offer says of it.
+            raw: the values.
+        """
+        answers = self._answered.get((worker, chunk), {})
+        _, start, stop = self._places[chunk]
+        held = self._held.get(worker, b"")[start:stop]
+        fitting = [
+            answer for known, answer in answers.items()
+            if known == label
+            # Under bsp it went on with another server, and what it has is that one's too.
+            or (known[0] < label[0] and known[1:] == label[1:])
+        ]  # fmt: skip
+        if raw not in [held if answer is None else answer for answer in fitting]:
+            raise Wrong(f"worker {worker}, chunk {chunk}: offers something that it was never "
+                        f"answered as {label}; it has {sorted(answers)}")  # fmt: skip
+        has = self._has.get((worker, chunk), label)
+        if label[:2] < has[:2]:
+            raise Wrong(f"worker {worker}, chunk {chunk}: offers {label}, but has {has}")
+
+    def check_healed(self, worker: int, chunk: Chunk, values: Any) -> None:
+        """Checks that nothing is lost of what a worker has that goes on with a new server.
+
+        Args:
+            worker: that has offered what it has.
+            chunk: which one to check.
+            values: that the server goes on with.
+        """
+        held = self._held.get(worker)
+        if held is None or chunk.kind != "parameter":
+            return
+        has = view(chunk, np.frombuffer(held, np.uint8))[:COUNTED]
+        room = ROOM * (1 + has if self.scenario.codec in HALVES else 1)
+        if (values[:COUNTED] < has - room).any():
+            raise Wrong(f"chunk {chunk.index}: the server goes on with\n  "
+                        f"{values[:COUNTED].tolist()}\nthough worker {worker} has\n  "
+                        f"{has.tolist()}")  # fmt: skip
+
+    def check_once(self, chunk: Chunk, values: Any) -> None:
+        """Checks that no push was applied twice. REQUIRES: none was but by itself, in f32."""
+        for worker in range(1, self.scenario.workers + 1):
+            pushes = sum(
+                pushed.gradients.values[chunk.index] is not None
+                for (who, _, _), pushed in self.pushed.items()
+                if who == worker and not pushed.is_repeated
+            )  # fmt: skip
+            if values[worker - 1] > pushes:
+                raise Wrong(f"chunk {chunk.index} has {values[worker - 1]} pushes of worker "
+                            f"{worker}, which has made {pushes}")  # fmt: skip
 
     # Control messages.
 
@@ -155,8 +250,14 @@ class Book:
         self._incarnations[number] = incarnation
         self._newest_incarnation = max(newest, incarnation)
 
-    def note_new_server(self) -> None:
-        """Notes that a server begins, which knows no hello of one before it."""
+    def note_new_server(self, resumed: dict[int, int]) -> None:
+        """Notes that a server begins, which knows no hello of one before it.
+
+        Args:
+            resumed: chunk ▸ the generation of the values that it goes on with, if it has any.
+        """
+        self.generation += 1
+        self.resumed = resumed
         self._incarnations.clear()
 
     def note_report(self, worker: int, incarnation: int, number: int) -> None:
@@ -192,10 +293,21 @@ class Book:
             self._done[epoch] = bytearray(self.scenario.samples)
         return self._done[epoch]
 
-    def forget_leases(self) -> None:
-        """Begins anew with a server that was started again."""
+    def done(self) -> dict[int, bytes]:
+        """By epoch, for which positions leases are over."""
+        return {epoch: bytes(done) for epoch, done in self._done.items()}
+
+    def go_on(self, done: dict[int, bytes] | None) -> None:
+        """Begins anew with the leases, since a server was started again.
+
+        Args:
+            done: what was when the checkpoint was begun with which it goes on; None if it goes on
+                with what it has noted itself.
+        """
         self._leases.clear()
-        self._done.clear()
+        if done is not None:
+            self._done.clear()
+            self._done.update((epoch, bytearray(of_epoch)) for epoch, of_epoch in done.items())
 
     def note_left(self, worker: int) -> None:
         """Notes that others may be leased what this worker had."""

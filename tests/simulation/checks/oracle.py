@@ -66,6 +66,9 @@ class NaiveChunk:
     left_out: dict[int, int] = field(default_factory=dict)  # no gradient counts up to this clock
     requests: list[Request] = field(default_factory=list)  # in the order in which they came
     at_once: list[Request] = field(default_factory=list)  # answers to steps before the newest
+    generation: int = 0  # of the server whose values these are; 0: there are none
+    is_healed: bool = False  # a worker had newer ones than the server, which was started again
+    healed_step: int = 0  # the step of a worker whose answer they are, if that was asked for
 
     # What happens.
 
@@ -168,8 +171,22 @@ class NaiveChunk:
     def copied(self) -> "NaiveChunk":
         """This chunk as it is now, without those who take part."""
         return NaiveChunk(
-            self.chunk, self.rule, self.values, self.version, is_rounded=self.is_rounded
-        )
+            self.chunk, self.rule, self.values, self.version, generation=self.generation,
+            is_rounded=self.is_rounded,
+        )  # fmt: skip
+
+    def heal(self, generation: int, version: int, step: int, values: Values) -> bool:
+        """Takes what a worker offers if it is newer; tells whether it is."""
+        if (generation, version) <= (self.generation, self.version):
+            return False
+        self.generation, self.version, self.healed_step = generation, version, step
+        self.values, self._raw, self.is_rounded, self.is_healed = values, None, True, True
+        return True
+
+    def skip_healed(self) -> None:
+        """Counts the step as taken whose gradients are in the values, if it is the first one."""
+        for worker, clock in self.clocks.items():
+            self.clocks[worker] = clock + (self.healed_step == clock + 1)
 
     # What follows.
 

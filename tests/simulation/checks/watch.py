@@ -51,6 +51,7 @@ class Watch:
         self._user_of: Final = user_of
         self._permits: Final = permits
         self._sent: list[Sent] = []
+        self.on_start: Callable[[], None] = lambda: None  # called when training begins here
         self._attached: dict[int, bytes] = {}  # worker ▸ the route that its segment came over
         self._has: dict[tuple[int, int], int] = {}  # 1 more than the version that it said to have
         self._slabs: dict[tuple[int, int], int] = {}  # (worker, chunk) ▸ slab of its newest push
@@ -59,6 +60,8 @@ class Watch:
         self._members: Any = None
         self._metrics: Any = None
         self._stopping = False
+        self._heals = False  # whether it takes what workers offer
+        self._newest_offer: tuple[bytes, Frames] | None = None
 
     def send(self, route: bytes, header: bytes, payload: Any, _: int) -> None:
         """What the desk sends through."""
@@ -76,10 +79,14 @@ class Watch:
     def bind(self, desk: Any, members: Any, metrics: Any) -> None:
         """Begins to watch this desk."""
         self._desk, self._members, self._metrics = desk, members, metrics
-        for name in ("join", "leave", "set_rule", "give_up_rounds", "stop"):
+        for name in (
+            "admit", "join", "leave", "set_rule", "give_up_rounds", "stop", "begin_healing",
+            "skip_healed", "start",
+        ):  # fmt: skip
             setattr(desk, name, self._around(getattr(desk, name), getattr(self, f"_{name}")))
         if desk.model is not None:  # of a checkpoint
             self._adopt()
+        self._heals = desk._healing is not None
 
     # Messages.
 
@@ -99,6 +106,9 @@ class Watch:
             touched = self._on_pull(header)
         elif verb == "init":
             self._on_init(header, payload)
+        elif verb == "offer":
+            self._newest_offer = route, frames
+            self._on_offer(header, payload)
         elif verb == "attach":
             self._on_attach(route, header)
         self._settle(touched)
@@ -252,7 +262,7 @@ class Watch:
             raise Wrong(f"chunk {index}: pulled version {answer['version']}, "
                         f"should be {naive.version}")  # fmt: skip
         naive.check(payload, answer["codec"])
-        self._book.note_answer(worker, 0, index, bytes(payload))
+        self._book.note_answer(worker, 0, index, naive.version, bytes(payload))
         naive.pull(worker)
         return [naive]
 
@@ -265,6 +275,21 @@ class Watch:
             raise Wrong(f"chunk {naive.chunk.index}: an init was taken, or not, wrongly")
         if answer["taken"]:
             naive.values = naive_values(naive.chunk.dtype, payload, naive.chunk).copy()
+
+    def _on_offer(self, header: dict[str, Any], payload: Any) -> None:
+        answer, worker = _decoded(self._sent[0][1]), header["worker"]
+        is_taken = answer["t"] == "ok"
+        if is_taken != self._is_current(worker, header["incarnation"]):
+            raise Wrong(f"worker {worker}: an offer was answered {answer}")
+        if not is_taken:
+            return
+        naive = self.chunks[header["chunk"]]
+        label = header["generation"], header["version"], header["step"]
+        self._book.check_offer(worker, naive.chunk.index, label, bytes(payload))
+        values = naive_values(naive.chunk.dtype, payload, naive.chunk).copy()
+        if answer["taken"] != (self._heals and naive.heal(*label, values)):
+            raise Wrong(f"chunk {naive.chunk.index} has version {naive.version} of generation "
+                        f"{naive.generation}, and {label} was taken, or not, wrongly")  # fmt: skip
 
     def _on_attach(self, route: bytes, header: dict[str, Any]) -> None:
         if _decoded(self._sent[0][1])["t"] == "attached":
@@ -283,6 +308,39 @@ class Watch:
             return done
 
         return watched
+
+    def _admit(self, _: int) -> None:
+        if not self.chunks:
+            self._adopt()
+
+    def _begin_healing(self, _: int) -> None:
+        self._heals = True
+
+    def _skip_healed(self) -> None:
+        for naive in self.chunks.values():
+            naive.skip_healed()
+
+    def _start(self) -> None:
+        self._heals = False
+        self.on_start()
+        for naive in self.chunks.values():
+            naive.generation = self._book.generation
+        if self._newest_offer is not None:
+            self._receive_late(*self._newest_offer)
+
+    def _receive_late(self, route: bytes, frames: Frames) -> None:
+        """Hands an offer to the shard that was long on its way; nothing may change."""
+        before, sent = self.digest(), self._sent
+        self._sent = []
+        header = msgpack.unpackb(frames[0])
+        header["version"] += 1  # which nobody else had
+        member = self._members.workers[header["worker"]]
+        heard_s = member.heard_s
+        self._hand(route, [msgpack.packb(header), *map(bytearray, frames[1:])])
+        member.heard_s = heard_s  # it is no sign of life
+        answers, self._sent = [_decoded(header) for _, header, _ in self._sent], sent
+        if self.digest() != before or any(answer.get("taken") for answer in answers):
+            raise Wrong(f"an offer that came after the recovery was answered {answers}")
 
     def _join(self, worker: int, first_step: int) -> None:
         if not self.chunks:
@@ -338,7 +396,7 @@ class Watch:
         for chunk in model.own:
             naive = NaiveChunk(chunk, self._rule)
             if model.shard.initialized(chunk.index):
-                naive.is_rounded = True
+                naive.is_rounded, naive.generation = True, self._book.resumed.get(chunk.index, 0)
                 out = bytearray(chunk.nbytes)
                 naive.version = model.shard.pull(chunk.index, None, out)[0]
                 naive.values = naive_values(chunk.dtype, out, chunk).copy()
@@ -351,19 +409,23 @@ class Watch:
         """Checks what the shard has sent about these chunks, and sends it on."""
         sent, self._sent = self._sent, []
         released: dict[int, list[Released]] = {}
+        noted: list[tuple[int, int, int, bytes | None]] = []
         for _, header, payload in sent:
             answer = _decoded(header)
             if answer["t"] == "params" and answer["step"]:
-                self._note_released(answer, payload, released)
+                self._note_released(answer, payload, released, noted)
         for naive in touched:
             naive.settle(released.pop(naive.chunk.index, []))
         for index, answers in released.items():
             self.chunks[index].settle(answers)
+        for worker, step, index, plain in noted:
+            self._book.note_answer(worker, step, index, self.chunks[index].version, plain)
         self._send(sent)
 
     def _note_released(
-        self, answer: dict[str, Any], payload: Any, released: dict[int, list[Released]]
-    ) -> None:
+        self, answer: dict[str, Any], payload: Any, released: dict[int, list[Released]],
+        noted: list[tuple[int, int, int, bytes | None]],
+    ) -> None:  # fmt: skip
         worker, step, last = answer["worker"], answer["step"], answer["chunk"]
         count, codec = answer.get("chunks", 1), answer["codec"]
         for index in range(last, last - count, -1):
@@ -379,7 +441,7 @@ class Watch:
                 raw = self._memory_at(worker, chunk, self._slabs[worker, index])
             if raw is not None:
                 plain = raw if codec == chunk.dtype else naive_values(codec, raw, chunk).tobytes()
-            self._book.note_answer(worker, step, index, plain)
+            noted.append((worker, step, index, plain))
             answers = released.get(index)
             if answers is None:
                 answers = released[index] = []

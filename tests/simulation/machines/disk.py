@@ -139,6 +139,7 @@ class MemoryDisk:
         self.written_ns: Final[dict[Path, int]] = {}
         self.slow_s: float = 0.0  # each file that is forced to the disk takes so long
         self.fault: str = ""
+        self.was_full = False  # whether anything could not be written for that
         self.place: float = 0.0  # where the fault spoils a file, from 0 to 1
         self._passes: Final = passes
         self._count = 0
@@ -146,6 +147,7 @@ class MemoryDisk:
     def require_room(self) -> None:
         """Raises OSError where the disk is full."""
         if self.fault == FULL:
+            self.was_full = True
             raise OSError(28, os.strerror(28))
 
     def replace(self, path: Path, pieces: Iterable[Bytes]) -> None:

@@ -10,13 +10,14 @@
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgpack
 from safetensors.numpy import load
 
+from leash.ps.errors import UsageError
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import message_fields
 from leash.ps.runs.checkpoint import newest_whole
@@ -146,6 +147,14 @@ class ShardProcess:
             raise LinkClosedError("it has ended")
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was when a checkpoint was begun."""
+
+    chunks: dict[int, NaiveChunk]
+    done: dict[int, bytes]  # by epoch, for which positions leases were over
+
+
 class SimulatedServer:
     """All processes of a server, over its restarts."""
 
@@ -178,18 +187,23 @@ class SimulatedServer:
         self._say: Final = say
         self._on_end: Final = on_end
         self._since_advance = 0
+        self.has_lost_work = False  # what was trained after a checkpoint, since nobody had it
+        self.may_forget = False  # whether the disk was full, so that the journal has gaps
         # What the parameters were when each checkpoint was begun: of those in their places, and of
         # the one that is being written.
-        self._snapshots: Final[dict[Path, dict[int, NaiveChunk]]] = {}
-        self._begun: dict[int, NaiveChunk] = {}
+        self._snapshots: Final[dict[Path, Snapshot]] = {}
+        self._begun = Snapshot({}, {})
 
     def start(self) -> None:
         """Begins, or goes on from its newest checkpoint."""
         self.ended, self.status = "", None
         self._has_ended = False  # what it leaves is still being written
-        self.book.note_new_server()
         if self.permits is not None:
             self.permits.forget()
+        self._resumed = Snapshot({}, {})
+        if self._options.resume is not None:
+            self._resumed = self._snapshots[Path(self._options.resume)]
+        self.book.note_new_server({n: c.generation for n, c in self._resumed.chunks.items()})
         self.shards: list[ShardProcess] = []
         self.held: deque[Arrived] = deque()
         self.watch = Watch(
@@ -205,9 +219,10 @@ class SimulatedServer:
         )  # fmt: skip
         self.watch.go_by(self.run.rule)  # which may have been set while an earlier server ran
         self.watch.bind(self.run.data, self.run.members, self.run.metrics)
+        self.watch.on_start = self._note_start
         self._watch_reports()
         if self._options.resume is not None:
-            self._check_resumed(self._snapshots[Path(self._options.resume)])
+            self._check_resumed(self._resumed.chunks)
         self._disk.on_kept, self._disk.on_begun = self._note_written, self._note_begun
         self._disk.on_progress = self._advance_unless_ended
         self._tick(None)
@@ -237,7 +252,8 @@ class SimulatedServer:
 
     def _note_begun(self, _: Sequence[Path]) -> None:
         """Notes what the parameters are, where a checkpoint of them is begun."""
-        self._begun = {n: naive.copied() for n, naive in self.chunks.items()}
+        chunks = {n: naive.copied() for n, naive in self.chunks.items()}
+        self._begun = Snapshot(chunks, self.book.done())
 
     def _note_written(self, path: Path) -> None:
         if path.suffix == ".safetensors":
@@ -264,8 +280,24 @@ class SimulatedServer:
     def _check_values(self, path: Path) -> None:
         """Checks that a checkpoint has the parameters of the moment at which it was begun."""
         tensors = load(self._disk.files[path])
-        for index, naive in self._snapshots[path].items():
+        for index, naive in self._snapshots[path].chunks.items():
             naive.check_values(tensors[self.book.layout.slots[index].name])
+
+    def _note_start(self) -> None:
+        """Checks, where training goes on with another server, that it has what its workers have."""
+        chunks = self.chunks.values()
+        for member in self.run.members.live:
+            for naive in chunks:
+                if naive.values is not None:
+                    self.book.check_healed(member.worker, naive.chunk, naive.values)
+        is_healed = any(naive.is_healed for naive in chunks)
+        if is_healed:
+            self.book.go_on({} if self.may_forget else None)
+        else:
+            self.book.go_on(self._resumed.done)
+            self.has_lost_work = self.book.generation > 1
+        for naive in chunks:
+            naive.is_healed = False
 
     def _start_shard(self, index: int, on_notice: Callable[[Notice], None]) -> RemoteShard:
         process = Process(self.process.world, f"shard {index}")
@@ -434,15 +466,25 @@ class SimulatedServer:
 
     def kill(self) -> None:
         """Ends its first process at once; the others end when they see that."""
+        for request in self.chunks[0].requests if 0 in self.chunks else ():
+            if request.contributes:  # to a mean that nobody will take
+                self.book.note_left_out(request.worker, request.step)
         self.process.kill()
         for shard in self.shards:
             shard.process.kill()
 
     def restart(self) -> None:
         """Starts it again as people do today: from the newest checkpoint, if there is one."""
-        run_dir = RunDir(RUN_DIR, self._disk, goes_on=True)
+        self.may_forget = self.may_forget or self._disk.was_full
+        try:
+            run_dir = RunDir(RUN_DIR, self._disk, goes_on=True)
+        except UsageError:
+            if b'"ended": "done"' not in self._disk.files.get(RUN_DIR / "summary.json", b""):
+                raise
+            self.ended, self.status = "done", 2  # it was killed when it had done all
+            self._on_end()
+            return
         newest = newest_whole(run_dir.checkpoints, self._say, self._disk)
         self._options = replace(self._options, resume=str(newest) if newest else None)
-        self.book.forget_leases()
         self.process.restart()
         self.start()

@@ -16,18 +16,21 @@ from leash.ps.errors import (
     EvictedError,
     LeashError,
     ProtocolError,
+    RestartedError,
     SegmentError,
     ServerUnreachableError,
     StoppingError,
 )
+from leash.ps.policy import BSP
 from leash.ps.wire.frames import REPLIES, decode, encode, error_from
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import OVER, REST, RETURN, Attached, Error, Init, Leased, Pull, Report
 from leash.ps.wire.requester import NEVER_S, Requester
 from leash.ps.wire.segment import NONCE_NBYTES, SegmentMap, create_segment
 from leash.worker.client.encoding import Encoding
+from leash.worker.client.remembered import Answered, Counted, merged
 from leash.worker.client.seat import Seat
-from leash.worker.client.session import BYE_S, Session
+from leash.worker.client.session import BYE_S, Session, as_member
 from leash.worker.client.step import attach_writer, make_engine, residual_for
 from simulation.checks.book import Book, Memory, Place
 from simulation.checks.oracle import Wrong
@@ -142,6 +145,8 @@ class SimulatedWorker:
         self.failed_where = ""  # what it did when it failed
         self.is_told_to_go = False
         self.lacks_key = False  # whether its key was revoked, and it has no other
+        self.has_lost_steps = False  # whether a process of it gave up one, or did not end its work
+        self.has_told = False  # whether its bye was answered
         self._layout: Final = layout
         self._scenario: Final = scenario
         self._book: Final = book
@@ -165,7 +170,7 @@ class SimulatedWorker:
         self.has_never_begun = False
         self.failure = None
         self.comes_back_s = None
-        self.is_told_to_go = False
+        self.is_told_to_go = self.has_told = False
         self._session = Session(
             0 if self._scenario.any_rank else self.machine, f"worker {self.machine}", self._layout,
             self._draw, self._scenario.patience_s, any_rank=self._scenario.any_rank,
@@ -174,13 +179,23 @@ class SimulatedWorker:
         self._carriers: list[Carrier] = []
         self._wires: list[Wire] = []
         self._engine: Any = None
+        # What it remembers of the run, as the production client does.
+        self._answered: Answered | None = None  # until a server has given newer parameters
+        self._generation = 0  # of the server that gave what this process has
+        self._counted = Counted()
+        self._lost = 0  # steps without an answer that are not pushed again
+        self._is_step_open = False
+        self._repeats = False  # whether the open step is to be pushed again to another server
+        self._has_pulled = False
         self._life = self._live()
+        self._is_new = True  # the book does not know this process
         self._waits = True
         self.go_on()
 
     def kill(self, spared: int) -> None:
         """Its process ends at once; of each connection so many messages still go."""
         self.process.kill()
+        self.has_lost_steps = True
         self._life = None
         self.where = "was killed"
         self._let_go_of_memory()
@@ -192,6 +207,11 @@ class SimulatedWorker:
     def has_ended(self) -> bool:
         """Whether no process of this rank runs, nor will."""
         return self._life is None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its newest process has come to the end of its work."""
+        return self.where.startswith("ends: done")
 
     @property
     def stays_away(self) -> bool:
@@ -249,9 +269,13 @@ class SimulatedWorker:
     def _leave(self, reason: str) -> Life:
         limit_s = self._scenario.patience_s if reason == "done" else STOP_S
         until_s = self.process.clock() + limit_s
+        if reason == "done" and self._answered is None:
+            self._answered = self._remembered()
         yield from self._part(limit_s)
         if self._session.welcome is not None:
             yield from self._say_bye(reason, until_s if reason == "done" else 0.0)
+            while reason == "done" and isinstance(self._session.error, RestartedError):
+                yield from self._say_bye_elsewhere(until_s)
         for carrier in self._carriers:
             carrier.close()
         self._let_go_of_memory()
@@ -262,8 +286,24 @@ class SimulatedWorker:
             left_s = until_s - self.process.clock()
             self._session.want_bye(reason, min(BYE_AGAIN_S, max(BYE_S, left_s)))
             yield from self._until(lambda: not self._session.is_wanting)
+            self.has_told = self._session.error is None
             if self._session.silence is None or self.process.clock() >= until_s:
                 return
+
+    def _say_bye_elsewhere(self, until_s: float) -> Life:
+        """Says bye to a server that was started again, which first is told what it forgot."""
+        try:
+            yield from self._join()
+            yield from self._await_values(self._slabs[0])
+        except EvictedError:
+            yield from self._part()
+            return
+        except LeashError:
+            yield from self._part()
+            self._session.error = None
+            return
+        yield from self._part()
+        yield from self._say_bye("done", until_s)
 
     def _part(self, limit_s: float = STOP_S) -> Life:
         """Ends the connections of one incarnation."""
@@ -332,10 +372,22 @@ class SimulatedWorker:
             self._residual,
         )  # fmt: skip
         self._step = welcome.first_step - 1
+        self._is_step_open = False
+        self._failed: LeashError | None = None
+        self._connect_shards(len(welcome.data_ports))
+        if self._scenario.transport == "shm" and not self._repeats:
+            yield from self._attach()
+        if welcome.heals:
+            yield from self._tell_what_is_remembered()
+
+    def _connect_shards(self, shards: int) -> None:
+        for wire in self._wires:
+            wire.close()
+        self._wires = []
         self._inbox: deque[tuple[int, Frames | str]] = deque()
         self._is_pumping = False
         self._lost_s: dict[int, float] = {}
-        for shard in range(len(welcome.data_ports)):
+        for shard in range(shards):
             self._lost_s[shard] = self.process.clock()
             self._wires.append(
                 self.connect(
@@ -345,14 +397,30 @@ class SimulatedWorker:
                 )
             )  # fmt: skip
 
-        if self._scenario.transport == "shm":
-            yield from self._attach()
+    def _tell_what_is_remembered(self) -> Life:
+        """Offers a server that was started again what this process was answered with."""
+        session, counted = self._session, self._counted
+        if self._answered is not None:
+            offers = self._answered.offers(self._chunks, self.rank, session.incarnation)
+            self._engine.tell(offers, self._answered.values)
+            yield from self._pump()
+        session.want_remember(
+            self._lost, counted.epochs, counted.of_epoch, counted.of_lease, counted.newest_lease,
+            self._scenario.patience_s,
+        )  # fmt: skip
+        yield from self._until(lambda: not session.is_wanting or self._beats.error is not None)
+        self._check()
+        if session.error is not None:
+            raise session.error
 
     def _keep_rank(self, rank: int) -> None:
         """Goes by the rank that the server has given. A machine always gets the same one."""
         if self._has_rank and rank != self.rank:
             raise Wrong(f"machine {self.machine} had rank {self.rank}, and comes back as {rank}")
         self.rank, self._has_rank = rank, True
+        if self._is_new:
+            self._is_new = False
+            self._book.note_process(rank)
 
     def _allocate(self) -> None:
         """Makes the memory of this process, as one that a server may map."""
@@ -375,13 +443,9 @@ class SimulatedWorker:
     def _attach(self) -> Life:
         """Has every shard map this worker's memory, or stays with TCP if one cannot."""
         assert self._memory is not None
-        engine, nbytes = self._engine, self._memory.places.nbytes
-        fd = self._fd if self._scenario.can_attach else 0
+        engine = self._engine
         self._nonces: list[str] = []
-        incarnation = self._session.incarnation
-        engine.attach(
-            attach_writer(self.rank, incarnation, os.getpid(), fd, nbytes, self._nonce.hex())
-        )
+        engine.attach(self._attach_writer())
         try:
             yield from self._pump()
         except SegmentError:
@@ -392,8 +456,16 @@ class SimulatedWorker:
         else:
             engine.forget()
 
-    def _begin(self) -> Life:
-        """Waits for the others, then has the common values."""
+    def _attach_writer(self) -> Callable[[int], bytes]:
+        assert self._memory is not None
+        fd = self._fd if self._scenario.can_attach else 0
+        return attach_writer(
+            self.rank, self._session.incarnation, os.getpid(), fd, self._memory.places.nbytes,
+            self._nonce.hex(),
+        )  # fmt: skip
+
+    def _await_values(self, own: Any) -> Life:
+        """Waits until training goes on and the model has values, which may be this process's."""
         beats = self._beats
         yield from self._until(
             lambda: (
@@ -408,17 +480,25 @@ class SimulatedWorker:
         self._check()
         beaten = beats.beaten
         assert beaten is not None
+        if beaten.first_step:
+            self._step = beaten.first_step - 1
         if beaten.initialize and not beaten.initialized:
-            first_values(self._chunks, self._slabs[0])
-            self._engine.tell(self._headers(Init), self._slabs[0])
+            self._engine.tell(self._headers(Init), own)
             yield from self._pump()
-        yield from self._pull()
 
-    def _pull(self) -> Life:
-        parameters = self._slabs[0]
+    def _pull(self, parameters: Any) -> Life:
         self._engine.pull(self._headers(Pull), parameters)
         yield from self._pump()
-        self._book.note_end_of_step(self.rank, 0, parameters, parameters)
+        self._has_now()
+        self._has_pulled = True
+        self._book.note_end_of_step(self.rank, 0, self._slabs[0], parameters)
+
+    def _has_now(self) -> None:
+        """Notes that this process has what this server has."""
+        welcome = self._session.welcome
+        assert welcome is not None
+        self._generation, self._answered, self._lost = welcome.generation, None, 0
+        self._counted.lease(0)
 
     def _headers(self, verb: type[Init] | type[Pull]) -> list[bytes]:
         incarnation = self._session.incarnation
@@ -456,7 +536,8 @@ class SimulatedWorker:
         if notice.kind == "look":
             self._wires[shard].look()
         elif notice.kind == "refused":
-            self._failed = error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock))
+            refused = error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock))
+            self._failed = as_member(refused)
         else:
             answer = decode(frames[0], REPLIES)
             if not isinstance(answer, Attached):
@@ -472,7 +553,6 @@ class SimulatedWorker:
 
     def _advance(self) -> None:
         """Sends what may go, and takes what has come, between two pieces of work."""
-        self._failed: LeashError | None = None
         self._most = 1 << 31
         while self._inbox:
             self._handle(*self._inbox.popleft())
@@ -494,8 +574,10 @@ class SimulatedWorker:
                 self._failed = ServerUnreachableError("no connection")
         self._is_pumping = False
         if self._failed is not None:
-            self._engine.forget()
-            raise self._failed
+            failed, self._failed = self._failed, None
+            if not isinstance(failed, RestartedError):  # the open step may go to another server
+                self._engine.forget()
+            raise failed
 
     def _look_later(self) -> None:
         """Has it look around once more, unless it will already, on behalf of an earlier wait."""
@@ -517,7 +599,9 @@ class SimulatedWorker:
         yield from self._join()
         while True:
             try:
-                yield from self._begin()
+                first_values(self._chunks, self._slabs[0])
+                yield from self._await_values(self._slabs[0])
+                yield from self._pull(self._slabs[0])
                 break
             except EvictedError:
                 yield from self._part()
@@ -530,16 +614,71 @@ class SimulatedWorker:
 
     def _rejoin(self) -> Life:
         self._say("joins again")
+        self.has_lost_steps = True
         self.where = "joins again"
+        self._book.note_break(self.rank)
+        self._repeats = False
+        self._lost = max(self._lost, int(self._is_step_open))
         while True:
             try:
-                yield from self._part()
-                yield from self._join()
-                yield from self._pull()
+                yield from self._join_again()
+                yield from self._pull(self._slabs[1])
                 break
             except EvictedError:
                 self._say("is evicted while it joins again")
+        self._slabs.reverse()
         self.where = "trains"
+
+    def _join_again(self) -> Life:
+        """Offers what this process remembers, if it is asked, and waits until training goes on."""
+        if self._answered is None:
+            self._answered = self._remembered()
+        while True:
+            yield from self._part()
+            yield from self._join()
+            try:
+                yield from self._await_values(self._answered.values)
+            except EvictedError:
+                continue
+            return
+
+    @property
+    def _may_repeat(self) -> bool:
+        welcome = self._session.welcome
+        return welcome is not None and welcome.settings.get("policy") == BSP.name
+
+    def _go_on_elsewhere(self, step: int, *, is_open: bool) -> Life:
+        """Joins a server that was started again, and goes on there as if it were the same one."""
+        engine, before, incarnation = self._engine, self._session.welcome, self._session.incarnation
+        assert before is not None
+        self._say("goes on with a server that was started again")
+        self._lost = min(1, engine.settle_written())
+        self._repeats = True
+        try:
+            yield from self._join_again()
+        finally:
+            self._repeats = False
+        welcome = self._session.welcome
+        assert welcome is not None
+        fits = self._step + 1 == step or (is_open and self._step == step)
+        is_same = (welcome.first_chunks, welcome.codec) == (before.first_chunks, before.codec)
+        if not fits or not is_same or not self._may_repeat:
+            raise RestartedError(f"the others have gone on without step {step}")
+        if is_open:
+            self._book.note_repeat(self.rank, step, incarnation, self._session.incarnation)
+            self._step, self._is_step_open = step, True
+        engine.rejoin(self._session.incarnation, 0, self._attach_writer())
+        self._engine = engine
+        self._connect_shards(len(welcome.data_ports))
+        self._has_now()
+
+    def _remembered(self) -> Answered:
+        """What this process was answered with, the answers to the open step included."""
+        self._engine.settle_written()
+        newest, (parameters, answers) = self._engine.newest, self._slabs
+        answered = [self._is_step_open and step == self._step for _, step in newest]
+        values = merged(parameters, answers, self._chunks, answered)
+        return Answered(values, newest, self._generation)
 
     def _train_on_share(self) -> Life:
         scenario, welcome = self._scenario, self._session.welcome
@@ -584,6 +723,7 @@ class SimulatedWorker:
         if session.error is not None:
             raise session.error
         assert session.leased is not None
+        self._counted.lease(session.leased.number)
         return session.leased
 
     def _follow(self, leased: Leased) -> Life:
@@ -607,7 +747,14 @@ class SimulatedWorker:
 
     def _take_step(self, places: list[Place]) -> Life:
         """Computes a step, pushes it, and has the parameters of the answer."""
-        scenario, engine = self._scenario, self._engine
+        scenario = self._scenario
+        try:
+            self._check()
+        except RestartedError:
+            if not self._may_repeat:
+                raise
+            yield from self._go_on_elsewhere(self._step + 1, is_open=False)
+        engine = self._engine
         step = self._step = self._step + 1
         parameters, gradients = self._slabs
         incarnation = self._session.incarnation
@@ -617,7 +764,6 @@ class SimulatedWorker:
         self._book.note_step(self.rank, incarnation, step, places, parameters, pushed)
         chunks = len(self._chunks)
         pieces = min(scenario.pieces, chunks)
-        self._check()
         for piece in range(pieces):
             yield self._compute_s / pieces
             if piece == 0:
@@ -625,18 +771,42 @@ class SimulatedWorker:
                     step, len(places), gradients, gradients, absent={0} if is_absent else (),
                     held=parameters if scenario.absent_every else None,
                 )  # fmt: skip
+                self._is_step_open = True
             engine.ready(chunks - chunks * (piece + 1) // pieces)
-            self._advance()
-        yield from self._pump()
+            if not self._repeats:
+                self._advance()
+            if self._failed is not None:
+                failed, self._failed = self._failed, None
+                if not (self._may_repeat and isinstance(failed, RestartedError)):
+                    raise failed
+                self._repeats = True
+        yield from self._finish_pushes(step)
+        self._is_step_open = False
+        self._counted.step(len(places))
         engine.finish()
         self._slabs.reverse()
         self._book.note_end_of_step(self.rank, step, parameters, gradients)
+
+    def _finish_pushes(self, step: int) -> Life:
+        while True:
+            if self._repeats:
+                yield from self._go_on_elsewhere(step, is_open=True)
+            try:
+                yield from self._pump()
+            except RestartedError:
+                if not self._may_repeat:
+                    raise
+                self._repeats = True
+            else:
+                return
 
     def _tell(self, kind: str, epoch: int, samples: int) -> None:
         report = Report(
             self.rank, self._session.incarnation, kind, epoch, self._step, samples, 0.0, 0.0,
             0.0, 0.0,
         )  # fmt: skip
+        if kind == "epoch":
+            self._counted.epoch(epoch)
         self._beats.tell(report)
         self._carriers[1].go_on()
 

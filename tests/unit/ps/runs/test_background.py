@@ -6,6 +6,7 @@ import resource
 import select
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -232,6 +233,13 @@ def hanging(path: Path) -> Iterator[int]:
         os.close(end)
 
 
+def read_so_many(end: int, nbytes: int) -> bytes:
+    came = b""
+    while len(came) < nbytes:
+        came += os.read(end, PIPE_NBYTES)
+    return came
+
+
 @pytest.mark.parametrize("opens", [BackgroundDisk.create, BackgroundDisk.append])
 def test_a_file_that_hangs_holds_up_nobody_for_long_and_has_each_line_once(
     tmp_path: Path, disk: BackgroundDisk, opens: Callable[[BackgroundDisk, Path], GrowingFile]
@@ -249,13 +257,13 @@ def test_a_file_that_hangs_holds_up_nobody_for_long_and_has_each_line_once(
                 file.write(waiting)
         assert time.monotonic() - began_s < 10 * HANG_S
         waiting += b"".join(lines[1000:])
-        came = b""
-        while waiting:
-            came += os.read(end, PIPE_NBYTES)
-            with suppress(OSError):
-                waiting = waiting[file.write(waiting) or 0 :]
-        while len(came) < sum(map(len, lines)):
-            came += os.read(end, PIPE_NBYTES)
+        os.set_blocking(end, True)
+        with ThreadPoolExecutor(1) as reader:
+            reading = reader.submit(read_so_many, end, len(waiting))
+            while waiting:
+                with suppress(OSError):
+                    waiting = waiting[file.write(waiting) or 0 :]
+            came = reading.result(PATIENCE_S)
         file.close()
     assert came == b"".join(lines)
 
