@@ -66,7 +66,7 @@ torture: install
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(shell nproc)
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --torture tests/oracle \
 		tests/e2e/training/test_resume.py tests/e2e/outages \
-		tests/e2e/faults/test_mutated_messages.py \
+		tests/e2e/faults/test_killed_server.py tests/e2e/faults/test_mutated_messages.py \
 		tests/e2e/faults/test_soak.py
 
 check: install

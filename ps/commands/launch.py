@@ -78,6 +78,7 @@ SAID_OF_RESUMING: Final = (GOES_ON_FROM, NOT_BITWISE)
 STEP_END_S: Final = 1.2
 STEP_LOOK_S: Final = 0.01
 PORT_LOOK_S: Final = 0.05
+ADDRESSES: Final = 3  # of which one is free, unless many servers start at the same time
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
 AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few seconds
@@ -243,9 +244,15 @@ class Launch:
         screen.say(f"starting a server{shards} and {workers}")
         if self._options.rule.bound_unit == VERSIONS:
             screen.say(MAY_STALL)  # the server says it too, but only in its log
-        return self._serve(screen, options_of_server(
-            self._options, self._run_dir, lasting_address(self._ports)
-        ))  # fmt: skip
+        for _ in range(ADDRESSES):
+            bind = lasting_address(self._ports)
+            try:
+                return self._serve(screen, options_of_server(self._options, self._run_dir, bind))
+            except UsageError:
+                if are_free(*split_address(bind), self._ports):
+                    raise
+                # Another launch has chosen one of these ports at the same moment.
+        return self._serve(screen, options_of_server(self._options, self._run_dir))
 
     def _serve(self, screen: Screen, options: ServerOptions) -> str:
         """Starts a server, the run's first or a later one; returns its address once it listens."""
@@ -337,7 +344,9 @@ class Launch:
         summary = self._summary()
         ended = summary["ended"] if summary is not None else None
         waits = any(worker.poll() is None for worker in self._workers.values())
-        return waits and self._restarts.is_due(self._server.wait(), ended)
+        return (waits or self._have_others_joined()) and self._restarts.is_due(
+            self._server.wait(), ended
+        )
 
     def _await_ports(self) -> None:
         """Waits for the end of a crashed server's other shards, which end when it has gone."""
@@ -452,8 +461,12 @@ class Launch:
         """
         if any(worker.poll() in (None, 0) for worker in self._workers.values()):
             return False
+        return not self._have_others_joined()
+
+    def _have_others_joined(self) -> bool:
+        """Whether workers take part that somebody else has started."""
         rows = self._state["table"] if self._state else []
-        return not any(
+        return any(
             row["state"] in TAKES_PART and row["worker"] not in self._workers for row in rows
         )
 

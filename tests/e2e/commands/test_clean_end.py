@@ -116,12 +116,12 @@ def test_worker(tmp_path: Path, number: signal.Signals) -> None:
         why = why_stopped(signal.Signals(number).name)
         said = rf"leash worker 1: {why}, in epoch \d+ of 100000 after \d+ steps; the same command"
         assert any(re.match(said, line) for line in interrupted.lines), interrupted.lines
+        assert other.wait(60) == 0, "\n".join(other.lines)
+        assert server.wait(10) == 1  # nobody had taken over the share of the first
         if number == signal.SIGTERM:
             require_told("a worker is told to end by SIGTERM, as schedulers do, by `leash leave`, "
                          "or by the file of `--preempt-file`",
-                         worker=interrupted.lines)  # fmt: skip
-        assert other.wait(60) == 0, "\n".join(other.lines)
-        assert server.wait(10) == 1  # nobody had taken over the share of the first
+                         worker=interrupted.lines, server=server.lines)  # fmt: skip
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     left = {e["worker"]: e["reason"] for e in events if e["event"] == "left"}
     assert left == {1: "stopped", 2: "done"}

@@ -1,7 +1,9 @@
 """A server that was killed, and is started again with the same command line."""
 
 import json
+import random
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -25,6 +27,7 @@ def test_the_same_command_goes_on_with_the_run_and_fresh_begins_anew(
         pusher(address, 1, steps=10**6, step_s=0.05) as worker,
     ):
         worker.read_until("step 20 ")
+        await_checkpoint(run_dir)
         server.process.kill()
         server.wait()
     assert not (run_dir / "summary.json").exists()
@@ -82,25 +85,31 @@ def listens_at(process: psutil.Process) -> list[int]:
     return sorted(place.laddr.port for place in places if place.status == psutil.CONN_LISTEN)
 
 
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.timeout(1200)
 def test_a_launch_starts_a_killed_server_again_and_its_workers_go_on(
-    tmp_path: Path, shards: int
+    tmp_path: Path, torture: bool
 ) -> None:
-    run = tmp_path / "run"
-    argv = [*LEASH, *TRAIN, f"--run-dir={run}", "--epochs=10", f"--shards={shards}"]
+    run, kills, chance = tmp_path / "run", 20 if torture else 1, random.Random(1)
+    argv = [
+        *LEASH, *TRAIN, f"--run-dir={run}", "--shards=2", f"--epochs={10 * kills}",
+        *([f"--server-restarts={kills}"] if torture else []),
+    ]  # fmt: skip
     with Child(argv) as launch:
         await_checkpoint(run)
-        first = server_of(launch)
-        ports = listens_at(first)
-        first.kill()
-        launch.read_until("started again, 1 of 3")
-        launch.read_until("goes on from")
-        second = server_of(launch)
-        assert second.pid != first.pid
-        assert listens_at(second) == ports
-        assert launch.wait(60) == 0, launch.lines
+        ports = listens_at(server_of(launch))
+        for kill in range(1, kills + 1):
+            killed = server_of(launch)
+            killed.kill()
+            launch.read_until(f"started again, {kill} of {max(kills, 3)}")
+            launch.read_until("goes on from")
+            assert server_of(launch).pid != killed.pid
+            assert listens_at(server_of(launch)) == ports
+            if kill < kills:
+                time.sleep(chance.uniform(0.0, 3.0))  # a moment of no meaning
+        assert launch.wait(60 * kills) == 0, launch.lines
     told = json.loads((run / "summary.json").read_text())
-    assert (told["ended"], told["generations"], told["epochs"]) == ("done", 2, 10)
+    assert (told["ended"], told["generations"]) == ("done", 1 + kills)
+    assert told["epochs"] == 10 * kills
     server = (run / "logs" / "server.log").read_text()
     require_told("the server is killed", launch=launch.lines, server=server.splitlines())
     assert "server 2 of this run" in server
@@ -146,6 +155,7 @@ def test_a_newest_checkpoint_that_is_damaged_is_passed_over(tmp_path: Path) -> N
                 worker.read_until("step 2 ")
                 if server_is_killed:
                     worker.read_until("step 15 ")
+                    await_checkpoint(run_dir)
                     server.process.kill()
                     server.wait()
         latest = run_dir / "checkpoints" / "latest.safetensors"

@@ -304,8 +304,7 @@ def test_after_the_loss_of_a_shard_all_of_them_begin_again_a_few_times_and_then_
         assert time.monotonic() - began_s < DOWN_WITHIN_S
     reason = f"shard {victim + 1} (process {lost.pid}) was lost: killed by SIGKILL"
     assert server.lines[-1].endswith(f": {reason}")
-    require_told("a shard's process is killed, of a server with `--shards`", server=server.lines,
-                 worker=first.lines)  # fmt: skip
+    require_told("a shard's process is killed, of a server with `--shards`", server=server.lines)
     assert not any("Traceback" in line for line in server.lines)
     for worker in (first, second):
         assert any(f"StoppingError: {reason}" in line for line in worker.lines)

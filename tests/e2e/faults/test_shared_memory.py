@@ -33,7 +33,9 @@ from support.servers import serving
 PAGE = 4096
 SLAB = CHUNK_NBYTES + 24  # of support.contract's layout
 PAGES = -(-SLAB // PAGE) * PAGE
-PLAIN_NBYTES = PAGE + 2 * PAGES
+OUTBOX = PAGE + 2 * PAGES  # where it begins, if there is one
+STATES_NBYTES = -(-8 * (SLAB // 8192 + 8) // PAGE) * PAGE
+PLAIN_NBYTES = OUTBOX + STATES_NBYTES
 NONCE = bytes(range(16))
 SEALED = 1 | 2 | 4
 
@@ -276,7 +278,7 @@ def test_a_payload_that_flips_while_it_is_read_ends_no_server(
         worker.init()
         with segment(PLAIN_NBYTES + outbox_nbytes) as (fields, memory):
             worker.data.ask(worker.header("attach", **fields))
-            at = PLAIN_NBYTES  # the outbox begins with chunk 0's payload
+            at = OUTBOX  # the outbox begins with chunk 0's payload
             memory[at : at + len(payload)] = payload
             end = _flipping(memory, [at + place for place in places], rows)
             try:

@@ -562,11 +562,6 @@ def fetch(run: PlayedRun, number: int = 5) -> bytes:
     """What `leash save` gets, once it is there."""
     assert run.ask(Save(number)) == Saved(number, False, 0)
     run.wait()
-    return fetch_again(run, number)
-
-
-def fetch_again(run: PlayedRun, number: int = 5) -> bytes:
-    """The same, of what is there already."""
     saved = run.ask(Save(number))
     assert isinstance(saved, Saved)
     content = b""
@@ -637,10 +632,10 @@ def test_whoever_fetches_the_model_ends_the_wait_with_status_1(tmp_path: Path, n
     assert run.ask(Status()) is not None
     assert fetch(run) == good
     run.wait(FETCHED_S / 2)
-    assert fetch_again(run) == good  # by somebody to whom its end has not come
-    run.wait(FETCHED_S / 2 - 2 * TICK_S)
+    assert run.ask_for(Read(5, 0))[1] == good  # by somebody to whom it has not come
+    run.wait(FETCHED_S / 2)
     assert run.engine.is_writing
-    run.wait(2 * TICK_S)
+    run.wait(TICK_S)
     assert not run.engine.is_writing
     assert run.engine.status == 1
     run.engine.close()
