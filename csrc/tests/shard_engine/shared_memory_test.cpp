@@ -25,7 +25,11 @@ namespace {
 
 constexpr std::size_t kN = 4096;  // several blocks of a guarded update
 constexpr std::size_t kPlace = 1500;
+#ifdef LEASH_SANITIZED
+constexpr std::uint64_t kSteps = 100;  // each takes a hundred times as long
+#else
 constexpr std::uint64_t kSteps = 4000;
+#endif
 
 // One piece of memory at two addresses, as two processes see it.
 class Shared {
