@@ -47,7 +47,7 @@ def _is_lost_with_server(cluster: "Cluster") -> bool:
     server = cluster.server
     is_lost = {
         part.state in (DONE, STOPPED) if server.has_lost_work and not server.may_forget
-        else cluster.workers[part.worker - 1].has_told
+        else part.state == STOPPED or cluster.workers[part.worker - 1].has_told
         for part in server.run.coordinator.unfinished() if part.worker
     }  # fmt: skip
     return (server.has_lost_work or server.may_forget) and is_lost <= {True}
