@@ -76,6 +76,8 @@ COMMANDS: Final = {
                    "change the policy of a run that goes on"),
     "save": Command("ps.options.commands:SaveOptions", "ps.commands.save:run",
                     "save a checkpoint of a run that goes on"),
+    "stop": Command("ps.options.commands:StopOptions", "ps.commands.stop:run",
+                    "end a run, with its last checkpoint"),
     "leave": Command("ps.options.commands:DismissOptions", "ps.commands.leave:run",
                      "tell workers to leave a run that goes on"),
     "keys": Command("ps.options.commands:KeysOptions", "ps.commands.keys:run",

@@ -347,8 +347,9 @@ class NotAllowedError(ProtocolError):
     """The key with which a message came is not for that.
 
     A server with keys raises it: the key was revoked, its role is for other requests (an observer
-    only reads, and `leash set` and `leash save` take an admin's), or the message speaks for a rank
-    or a process that came by another key. Give the right file as ``key=``, ``--key`` or LEASH_KEY.
+    only reads, and `leash set`, `leash save` and `leash stop` take an admin's), or the message
+    speaks for a rank or a process that came by another key. Give the right file as ``key=``,
+    ``--key`` or LEASH_KEY.
     """
 
     code = "not_allowed"
@@ -369,9 +370,10 @@ class StoppingError(ProtocolError):
 class ShardLostError(StoppingError):
     """A process of the server is gone, or no longer answers.
 
-    The coordinator raises it when a shard's process ends or falls silent, and ends the run, since
-    that shard's chunks are lost; workers hear of it as a `StoppingError`. The text names the shard
-    and how its process ended. Start the server again, with ``--resume`` if there is a checkpoint.
+    The coordinator raises it when a shard's process ends or falls silent. A server with a run
+    directory then begins again, and asks its workers for what was lost; otherwise, or after the
+    third time, the run ends, and workers hear of it as a `StoppingError`. The text names the shard
+    and how its process ended.
     """
 
 

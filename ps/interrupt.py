@@ -38,7 +38,11 @@ class ToldToLeave(SystemExit):  # it is no error
     """
 
     def __init__(self, why: str) -> None:
-        """Keeps who has told it, in a word."""
+        """Keeps who has told it.
+
+        Args:
+            why: in a word, such as ``SIGTERM``.
+        """
         super().__init__(128 + signal.SIGTERM)
         self.why: Final = why
 

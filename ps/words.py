@@ -49,10 +49,7 @@ TAKES_PART: Final = (LIVE, RESTING)
 
 
 # Why a worker has left that was not told to, for people.
-WHY_GONE: Final = {
-    EVICTED: "it was silent for too long, or broke the contract", STOPPED: "stopped",
-    FAILED: "it has failed",
-}  # fmt: skip
+WHY_GONE: Final = {STOPPED: "stopped", FAILED: "it has failed"}
 
 
 # Why a run, or a process's part in it, ended before its work was done ▸ the same for people.
@@ -61,6 +58,7 @@ _STOPS: Final = {
     "SIGTERM": "told to end by SIGTERM, as kill and schedulers do",
     "SIGHUP": "stopped because its terminal was closed",
     "timeout": "its time was over",
+    "stopped": "stopped by leash stop",
     "leash leave": "told to leave by leash leave",
 }  # fmt: skip
 
@@ -68,6 +66,21 @@ _STOPS: Final = {
 def why_stopped(reason: str) -> str:
     """Writes for people why a run ended early: ``SIGINT`` ▸ ``stopped by Ctrl-C``."""
     return _STOPS.get(reason, reason)
+
+
+def stopped_for(reason: str) -> str:
+    """Writes the end of a run that somebody asked to end: ``stopped``, ``stopped: too dear``."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in reason)
+    words = " ".join(printable.split())
+    return f"{STOPPED}: {words}" if words else STOPPED
+
+
+def is_good_end(reason: str) -> bool:
+    """Whether a run that ends early for this reason has not failed.
+
+    Its time was over, or somebody has asked for its end.
+    """
+    return reason in (TIMED_OUT, STOPPED) or reason.startswith(f"{STOPPED}: ")
 
 
 def epoch_after(completed: int, planned: int | None) -> str:

@@ -58,8 +58,8 @@ from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
-from leash.ps.wire.keys import admin_key, new_keys, worker_files
-from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Bye, Ok
+from leash.ps.wire.keys import admin_key, files_for_workers
+from leash.ps.wire.messages import Bye, Ok
 from leash.ps.words import (
     DONE,
     FAILED,
@@ -67,6 +67,7 @@ from leash.ps.words import (
     INCOMPLETE,
     NOT_BITWISE,
     TAKES_PART,
+    is_good_end,
     why_stopped,
 )
 
@@ -83,10 +84,8 @@ AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few s
 NOWHERE: Final = "tcp://127.0.0.1:1"  # of a server that never listened
 NO_WORKER_LEFT: Final = "no worker was left"
 WORKER_END_S: Final = 3.0  # a worker may take so long to end after its bye
+STOPPING: Final = "StoppingError: "  # begins the end of a script that catches nothing
 SHARDS_END_S: Final = 5.0  # the other processes of a server that has crashed, after its end
-TIME_IS_OVER: Final = (
-    f"StoppingError: {STOPPED_BY_TIMEOUT}"  # the end of a script that catches nothing
-)
 
 
 def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
@@ -99,7 +98,7 @@ def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
     if options.report:
         require_matplotlib()
     require_data(options)
-    keys = keys_of_workers(options)
+    keys = _keys_of_workers(options)
     run_dir = RunDir.at(
         options.run_dir, options.rule.policy.name, goes_on=True, fresh=options.fresh
     )
@@ -110,6 +109,13 @@ def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
     if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")
     return status
+
+
+def _keys_of_workers(options: LaunchOptions) -> list[str]:
+    """The files of the workers' keys, by rank; none without keys."""
+    if options.keys is None:
+        return []
+    return files_for_workers(options.keys, options.most_started, options.max_workers)
 
 
 def planned_epochs(options: LaunchOptions) -> int | None:
@@ -156,21 +162,6 @@ def options_of_workers(
     ]  # fmt: skip
 
 
-def keys_of_workers(options: LaunchOptions) -> list[str]:
-    """The files of the workers' keys, by rank; none without keys. Makes a folder that is not there.
-
-    Raises:
-        UsageError: the folder has too few keys of workers, or their files are elsewhere.
-    """
-    if options.keys is None:
-        return []
-    folder = Path(options.keys)
-    if not folder.exists():
-        new_keys(folder, options.max_workers or options.workers)
-    admin_key(options.keys)
-    return worker_files(options.keys, options.most_started)
-
-
 def audit_text(run_dir: RunDir) -> str:
     """Re-checks the bound and the order of steps from the run's events."""
     if run_dir.events.stat().st_size > AUDIT_MAX_NBYTES:
@@ -184,6 +175,12 @@ def audit_text(run_dir: RunDir) -> str:
     if violations:
         return f"{len(violations)} violations in events.jsonl, the first: {violations[0]}"
     return "from events.jsonl: the bound was kept, and every step taken once and in order"
+
+
+def _is_told_of_a_good_end(words: str) -> bool:
+    """Whether a script has ended with the error by which it was told of a good end of the run."""
+    _, told, reason = words.partition(STOPPING)
+    return bool(told) and is_good_end(reason)
 
 
 class Launch:
@@ -574,8 +571,8 @@ class Launch:
             for rank, worker in self._workers.items()
             if worker.returncode != 0 and (self._gave_up or not from_outside(worker.returncode))
         ]
-        if self._tails:  # a script may leave it to Python to say that the time is over
-            failures = [f for f in failures if not f.words.endswith(TIME_IS_OVER)]
+        if self._tails:  # a script may leave it to Python to say that the run is over
+            failures = [f for f in failures if not _is_told_of_a_good_end(f.words)]
         if failures:
             raise self._error(failures)
         return 0

@@ -24,6 +24,7 @@ from leash.ps.options.base import make_folder, to_argv
 from leash.ps.options.server import in_todays_terms
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import MACHINES_FILE, write_atomically
+from leash.ps.wire.keys import files_for_workers
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
 from leash.ps.words import DONE, FIGURES_ARE, why_stopped
 
@@ -47,6 +48,8 @@ def run(options: ExperimentOptions) -> int:
     if options.virtual:
         for planned in experiment.runs:
             _check_virtual(planned, options)
+    else:
+        _make_keys(experiment)
     require_matplotlib()  # now, not only when all runs are over
     make_folder("--out", out)
     console.print(Text(experiment.about), soft_wrap=True)
@@ -89,6 +92,22 @@ def _check_virtual(planned: PlannedRun, options: ExperimentOptions) -> None:
         VirtualLaunch(planned.options, options).check()
     except UsageError as error:
         raise UsageError(f"--virtual, run {planned.name}: {error}") from error
+
+
+def _make_keys(experiment: Experiment) -> None:
+    """Makes the folders of keys that are not there, with enough for the run of most workers.
+
+    Raises:
+        UsageError: one that is there has too few.
+    """
+    most: dict[str, int] = {}
+    for planned in experiment.runs:
+        folder, options = planned.options.keys, planned.options
+        if folder is not None:
+            workers = max(options.most_started, options.max_workers or 0)
+            most[folder] = max(workers, most.get(folder, 0))
+    for folder, workers in most.items():
+        files_for_workers(folder, workers)
 
 
 def _run_one(

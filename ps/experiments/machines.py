@@ -17,6 +17,7 @@ REAL: Final = {
     "resume": "a run in virtual time begins at its beginning",
     "demo_logs": "these logs tell real time",
     "report": "leash experiment makes one of all runs",
+    "keys": "nothing travels in virtual time",
 }
 
 

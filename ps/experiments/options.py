@@ -6,6 +6,7 @@ from typing import ClassVar
 from leash.ps.errors import UsageError
 from leash.ps.experiments.machines import MachinesGroup, refuse_machines
 from leash.ps.options.base import Options, argument, check_not_negative, check_positive, option
+from leash.ps.options.worker import KEYS_HELP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class ExperimentGroup(Options):
     )
     data_dir: str | None = option(None, "folder of the data set", metavar="DIR", is_path=True)
     download: bool = option(False, "fetch the data set when it is not there")
+    keys: str | None = option(None, KEYS_HELP, metavar="DIR", is_path=True)
     epochs: int | None = option(
         None, "passes over the data, instead of the experiment's own number", metavar="N"
     )

@@ -128,7 +128,7 @@ def _runs(path: Path, found: dict[str, Any], options: ExperimentOptions) -> Iter
     seeds = [options.seed] if options.seed is not None else found.get("seeds") or [None]
     changes = {
         name: getattr(options, name)
-        for name in ("data_dir", "download", "epochs", "time_scale")
+        for name in ("data_dir", "download", "epochs", "time_scale", "keys")
         if getattr(options, name)
     }
     for name, own in found["runs"].items():

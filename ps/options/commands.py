@@ -40,6 +40,7 @@ from leash.ps.options.staleness import StalenessGroup, check_softens
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.options.worker import (
     KEY_HELP,
+    KEYS_HELP,
     ConnectionGroup,
     LeavingGroup,
     PatienceGroup,
@@ -50,6 +51,7 @@ from leash.ps.options.worker import (
 from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
 from leash.ps.slowness.grammar import Slowness
 
+REASON_MAX: Final = 500  # characters; so that a message has room for it
 # What `leash worker` does goes by these; a script of one's own knows nothing of them.
 OF_THE_OWN_LOOP: Final = {
     field.name
@@ -81,9 +83,7 @@ class LaunchGroup(Options):
     )  # fmt: skip
     shards: int = option(1, SHARDS_HELP, metavar="N")
     keys: str | None = option(
-        None, "let in those alone who have a key of this folder, and encrypt what travels; the "
-        "folder is made, with a key for each worker, where it is not there",
-        metavar="DIR", is_path=True,
+        None, KEYS_HELP, metavar="DIR", is_path=True
     )  # fmt: skip
     server_threads: int = option(
         1, "threads that share the work on a large chunk in the server", metavar="N"
@@ -246,6 +246,28 @@ class SaveOptions(ConnectionGroup, SaveGroup):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StopGroup(Options):
+    """The option of `leash stop` alone."""
+
+    title: ClassVar[str] = "the end"
+
+    reason: str = option("", "why, for people: terminals and summary.json tell it", metavar="TEXT")
+
+    def check(self) -> None:
+        super().check()
+        if len(self.reason) > REASON_MAX:
+            raise UsageError(f"--reason: takes at most {REASON_MAX} characters, got "
+                             f"{len(self.reason)}; say it in fewer")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopOptions(ConnectionGroup, StopGroup):
+    """End a run that goes on, with its last checkpoint and its summary."""
+
+    wait_s: float = option(3.0, "wait so long for the server to answer", metavar="SECONDS")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DismissGroup(Options):
     """The options of `leash leave` alone."""
 
@@ -283,7 +305,7 @@ class KeysOptions(Options):
     name: str = argument("", "add, revoke: whose key; a file of this name")
     workers: int = option(1, "new: how many workers get a key", metavar="N")
     role: Literal["worker", "observer", "admin"] = option(
-        "worker", "add: an observer only reads; an admin may also change and save the run"
+        "worker", "add: an observer only reads; an admin may also change, save and stop the run"
     )
     rank: int | None = option(
         None, "add: the only rank of this worker; without it, the one that it takes first",

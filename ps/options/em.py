@@ -16,7 +16,7 @@ from leash.ps.options.base import (
     parse_counts,
 )
 from leash.ps.options.catalog import FOLDER_VARIABLES
-from leash.ps.options.worker import KEY_HELP
+from leash.ps.options.worker import KEY_HELP, KEYS_HELP
 
 PIXELS: Final = 28 * 28
 DEFAULT_KS: Final = "1,2,3,4,5,6,7,8,9,10,15,20"
@@ -75,6 +75,7 @@ class EmServerGroup(Options):
         None, "start a server and so many workers here; each holds a share of the images",
         metavar="N",
     )  # fmt: skip
+    keys: str | None = option(None, f"with --workers: {KEYS_HELP}", metavar="DIR", is_path=True)
     online: bool = option(
         False, "stepwise EM on mini-batches under ssp (Cappé and Moulines 2009), for one --k"
     )
@@ -99,6 +100,11 @@ class EmServerGroup(Options):
             if self.workers is not None:
                 raise UsageError("--workers: the server says how many there are; leave it out "
                                  "with --server")  # fmt: skip
+        elif self.key is not None:
+            raise UsageError("--key: is for a worker of --server; with --workers give --keys DIR")
+        if self.keys is not None and self.workers is None:
+            raise UsageError("--keys: is for the server that --workers N starts; a worker of "
+                             "--server takes --key FILE")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

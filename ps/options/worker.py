@@ -24,7 +24,7 @@ from leash.ps.wire.codecs import check_encoding
 from leash.ps.wire.requester import PATIENCE_S
 from leash.ps.words import KEY_VARIABLE
 
-GRACE_S: Final = 10.0  # a worker that is told to go may take so long
+LEAVE_GRACE_S: Final = 10.0  # a worker that is told to go may take so long
 GRACE_MAX_S: Final = 86400.0
 
 
@@ -103,9 +103,9 @@ class LeavingGroup(Options):
     title: ClassVar[str] = "leaving"
 
     grace_s: float = option(
-        GRACE_S, "a worker that is told to go (SIGTERM, leash leave, or the file below) ends its "
-        "step, pushes what is pending and leaves; it has so long for that, and then it goes at "
-        "once. Its exit status is 143", metavar="SECONDS",
+        LEAVE_GRACE_S, "a worker that is told to go (SIGTERM, leash leave, or the file below) ends "
+        "its step, pushes what is pending and leaves; it has so long for that, and then it goes "
+        "at once. Its exit status is 143", metavar="SECONDS",
     )  # fmt: skip
     preempt_file: str | None = option(
         None, "leave once this file is there, as a spot machine's agent makes it", metavar="PATH",
@@ -140,6 +140,12 @@ class SlownessGroup(Options):
 KEY_HELP: Final = (
     f"by which this process comes to a server that has keys: a file that leash keys new or leash "
     f"keys add has made; default: what the environment variable {KEY_VARIABLE} says"
+)
+
+# Of a command that starts a server, and hands keys to whom it starts.
+KEYS_HELP: Final = (
+    "let in those alone who have a key of this folder, and encrypt what travels; the folder is "
+    "made, with a key for each worker, where it is not there"
 )
 
 

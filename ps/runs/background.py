@@ -15,6 +15,10 @@ the server could not, since it would be held up while it has Python's lock, and 
 What somebody waits for is written by a thread of ordinary priority.
 
 The messages are JSON, on a socket pair that nobody else has. The slots are memory that both share.
+
+Lines of logs and of the journal are written by threads too. Whoever gives them waits until they are
+in the file, but for HANG_S at most: a disk that does not answer, as one of a server of files that
+has gone, counts as one that cannot be written, until it has taken what it was given.
 """
 
 import ctypes
@@ -35,6 +39,7 @@ from typing import Any, Final
 from leash.ps import interrupt
 from leash.ps.processes import Process, spawn_module
 from leash.ps.runs.checkpoint_file import (
+    Bytes,
     CheckpointFile,
     HostFile,
     HostTarget,
@@ -42,13 +47,24 @@ from leash.ps.runs.checkpoint_file import (
     memory_file,
     unfinished,
 )
-from leash.ps.runs.disk import PART_NBYTES, THIS_HOST, EndedWriting, OpenFile, ThisHost, Writing
+from leash.ps.runs.disk import (
+    PART_NBYTES,
+    THIS_HOST,
+    EndedWriting,
+    ForcedFile,
+    GrowingFile,
+    OpenFile,
+    ThisHost,
+    Writing,
+)
 
 SLOTS: Final = 8
 LOWEST: Final = 19  # of the nice values: a share of 1.5 % beside one ordinary thread
 MESSAGE_NBYTES: Final = 1 << 16
 END_S: Final = 5.0  # a process that was killed may take so long to end
 THREAD_END_S: Final = 0.5  # a thread that nobody needs, likewise; it may hang at its disk
+HANG_S: Final = 1.0  # so long one waits for a disk to take lines: less than before an eviction
+HANGS: Final = "the disk does not answer"
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}  # the number of the system call
 _IDLE_CLASS: Final = 3 << 13
 _OF_THIS_PROCESS: Final = 1
@@ -332,6 +348,90 @@ class _Writer:
                 self._process.wait(END_S)
 
 
+class FileInTime:
+    """A file that grows, to which a thread of its own writes. Implements GrowingFile.
+
+    A write that takes too long raises OSError. The next one is to begin with the same bytes: it
+    takes what has become of that one in the meantime, and writes nothing twice.
+    """
+
+    def __init__(self, file: GrowingFile) -> None:
+        """Starts no thread before the first write.
+
+        Args:
+            file: to which it writes.
+        """
+        self._file: Final = file
+        self._piece = b""  # what the thread is at
+        self._count = 0  # what came of it: so many bytes, or this failure
+        self._failure: OSError | None = None
+        self._is_due: Final = threading.Event()
+        self._is_written: Final = threading.Event()
+        self._is_late = False
+        self._is_over = False
+        self._thread: threading.Thread | None = None
+
+    def write(self, piece: Bytes, /) -> int:
+        if not self._is_late:
+            self._begin(bytes(piece))
+        self._is_late = not self._is_written.wait(0.0 if self._is_late else HANG_S)
+        if self._is_late:
+            raise OSError(errno.ETIMEDOUT, HANGS)
+        self._is_written.clear()
+        if self._failure is not None:
+            raise self._failure
+        return self._count
+
+    def close(self) -> None:
+        """Lets the file go; a thread that hangs at its disk is left alone with it."""
+        self._is_over = True
+        self._is_due.set()
+        if self._thread is None:
+            self._file.close()
+        else:
+            self._thread.join(THREAD_END_S)
+
+    def _begin(self, piece: bytes) -> None:
+        self._piece = piece
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="leash-lines", daemon=True)
+            self._thread.start()
+        self._is_due.set()
+
+    def _serve(self) -> None:
+        while True:
+            self._is_due.wait()
+            self._is_due.clear()
+            if self._is_over:
+                self._file.close()
+                return
+            self._failure = None
+            try:
+                self._count = self._file.write(self._piece) or 0
+            except OSError as error:
+                self._failure = error
+            self._is_written.set()
+
+
+class ForcedFileInTime(FileInTime):
+    """The same of a file that outlives a power cut. Implements ForcedFile."""
+
+    def __init__(self, file: ForcedFile) -> None:
+        """Starts no thread before the first write.
+
+        Args:
+            file: to which it writes.
+        """
+        super().__init__(file)
+        self._forced: Final = file
+
+    def flush(self) -> None:
+        """Does nothing: nothing stays in this process."""
+
+    def force_soon(self) -> None:
+        self._forced.force_soon()
+
+
 class BackgroundDisk(ThisHost):
     """The files of this host, with checkpoints written beside the caller's thread."""
 
@@ -347,6 +447,12 @@ class BackgroundDisk(ThisHost):
 
     def begin_text(self, path: Path, content: bytes) -> Writing:
         return self._begin("text", [path], content, is_process=False)
+
+    def create(self, path: Path) -> GrowingFile:
+        return FileInTime(super().create(path))
+
+    def append(self, path: Path) -> ForcedFile:
+        return ForcedFileInTime(super().append(path))
 
     @property
     def descriptors(self) -> list[int]:

@@ -33,6 +33,8 @@ from leash.ps.runs.checkpoint_file import (
 
 PART_NBYTES: Final = 256 * 1024  # a checkpoint that is being written takes at most so much at once
 
+FORCED_S: Final = 5.0  # what was written last has so long to be forced to the disk
+
 PRIVATE: Final = 0o700  # of a run directory that is made: no other user of the host may read it
 
 
@@ -312,8 +314,9 @@ class _HostJournal:
         self._is_over = True
         self._is_due.set()
         if self._thread is not None:
-            self._thread.join()
-        self._file.close()
+            self._thread.join(FORCED_S)
+        if self._thread is None or not self._thread.is_alive():  # one that hangs is left alone
+            self._file.close()
 
     def _force(self) -> None:
         while not self._is_over:

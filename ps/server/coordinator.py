@@ -50,7 +50,6 @@ from leash.ps.wire.frames import error_message
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import (
     STACK_MAX_NBYTES,
-    STOPPED_BY_TIMEOUT,
     TEXT_MAX,
     Beat,
     Beaten,
@@ -70,9 +69,20 @@ from leash.ps.wire.messages import (
     Set,
     State,
     Status,
+    Stop,
     Welcome,
 )
-from leash.ps.words import BYE_REASONS, DONE, EVICTED, LIVE, REPLACED, TIMED_OUT, WAITING
+from leash.ps.words import (
+    BYE_REASONS,
+    DONE,
+    EVICTED,
+    LIVE,
+    REPLACED,
+    TIMED_OUT,
+    WAITING,
+    is_good_end,
+    stopped_for,
+)
 
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
@@ -100,6 +110,7 @@ class Coordinator:
         identities: Identities | None = None,
     ) -> None:
         self.stopping: str = ""
+        self.asked_to_stop: str = ""  # why the run is to end that somebody has asked to end
         self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
         self.unwritten: Unwritten = Unwritten()  # likewise
         self.is_writing = False  # whether the run is over, and its results are being written
@@ -130,6 +141,7 @@ class Coordinator:
             Set: self._on_set,
             Save: self._on_save,
             Read: self._on_read,
+            Stop: self._on_stop,
             Bye: self._on_bye,
             Dismiss: self._on_dismiss,
         }
@@ -169,6 +181,7 @@ class Coordinator:
         layout = Layout.unpack(payload) if payload is not None else None
         if layout is not None:
             self._shards.require_layout(layout)
+        earlier = self._members.workers.get(msg.worker)
         member, before = self._members.hello(
             msg.worker, msg.name, msg.number, user, msg.place, msg.seat
         )
@@ -193,7 +206,7 @@ class Coordinator:
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if not member.is_observer:
             self._codecs.add(codec)
-            self.crew.joined(member)
+            self.crew.joined(member, is_back=earlier is not None and earlier.state == EVICTED)
         self._start_if_complete()
         return self._welcome(member, codec), self._layout_payload()
 
@@ -220,8 +233,8 @@ class Coordinator:
         stack = "" if payload is None else _checked_stack(payload)
         member = self._members.require_current(msg.worker, msg.incarnation)
         self._members.note_phase(member, msg.phase, msg.phase_s, stack)
-        # A timeout ends the workers' training at once; an observer first evaluates once more.
-        ends_now = not (member.is_observer and self.stopping == STOPPED_BY_TIMEOUT)
+        # A good end ends the workers' training at once; an observer first evaluates once more.
+        ends_now = not (member.is_observer and is_good_end(self.stopping))
         missing = [] if self._metrics.started else self._missing()[:MAX_MISSING]
         beaten = Beaten(
             self._metrics.started,
@@ -292,6 +305,10 @@ class Coordinator:
 
     def _on_read(self, msg: Read, _: bytes | None) -> ControlAnswer:
         return CheckpointPiece(msg.number, msg.offset), self.saves.read(msg.number, msg.offset)
+
+    def _on_stop(self, msg: Stop, _: bytes | None) -> ControlAnswer:
+        self.asked_to_stop = self.asked_to_stop or stopped_for(msg.reason)[:TEXT_MAX]
+        return Ok(0, 0, 0, True), None
 
     def _on_bye(self, msg: Bye, _: bytes | None) -> ControlAnswer:
         if msg.reason not in BYE_REASONS:
@@ -525,6 +542,8 @@ class Coordinator:
         for rank, state in self._remembered.states.items():
             if rank not in self._members.workers:
                 self._members.remember(rank, EVICTED if state == LIVE else state)
+                if state == LIVE:
+                    self.journal.left(rank, 0, EVICTED)
                 self._metrics.expect(rank)
         self._desk.complete_epochs()
 
@@ -606,6 +625,7 @@ class Coordinator:
     def _count_bye(self, member: Member, reason: str) -> None:
         """Notes how a worker has left that was evicted before it could say so."""
         self._members.leave(member, reason)
+        self.journal.left(member.worker, member.incarnation, reason)
         self._metrics.leave(member.worker, member.incarnation, reason)
         self._desk.complete_epochs()
 

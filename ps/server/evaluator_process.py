@@ -66,6 +66,11 @@ class EvaluatorProcess:
             )
         )
 
+    @property
+    def is_started(self) -> bool:
+        """Whether it was."""
+        return self._process is not None
+
     def start(self, address: str) -> None:
         """Starts the process, for the server at this address."""
         options = common_options(self._options, EvaluateOptions, server=address)

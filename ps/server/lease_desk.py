@@ -61,7 +61,8 @@ class LeaseDesk:
         had_rested = self._leases.is_resting(msg.worker)
         answered = self._metrics.workers[msg.worker].answered
         leased = self._leases.ask(msg, answered, lockstep=lockstep)
-        self.journal.lease(Granted(msg, answered, lockstep))
+        if not had_rested:  # who rests asks many times a second, and holds nothing until it returns
+            self.journal.lease(Granted(msg, answered, lockstep))
         self._metrics.samples_twice = self._leases.samples_twice
         if self._leases.is_resting(msg.worker) and not had_rested:
             self._rest(member)

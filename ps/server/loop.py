@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from types import FrameType
 from typing import Final
 
@@ -55,6 +56,8 @@ from leash.ps.wire.sockets import (
     make_router,
 )
 
+SHARD_RESTARTS: Final = 3  # so often the processes of a server begin again, when one is lost
+
 
 def _say(text: str) -> None:
     say_line(f"leash server: {text}")
@@ -72,6 +75,8 @@ class Server:
         demo_logs: DemoLogs | None = None,
         say: Callable[[str], None] = _say,
         now: Callable[[], float] = time.monotonic,
+        may_begin_again: bool = False,
+        port: int = 0,
     ) -> None:
         """Binds the sockets and starts the further shards; `run` serves.
 
@@ -82,6 +87,8 @@ class Server:
             demo_logs: where the run also leaves the demo's logs.
             say: shows a line of progress.
             now: seconds on a clock that never goes back.
+            may_begin_again: whether another one takes this one's place where a shard is lost.
+            port: for control messages; 0 for the one that the options name.
 
         Raises:
             UsageError: a setting cannot be, a port is taken, threads cannot start, keys are wrong.
@@ -96,7 +103,7 @@ class Server:
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._shard_processes: Final[list[ShardProcess]] = []
         self._doorman: Final = Doorman(self._context, keyring) if keyring else None
-        self.address: Final = self._listen()
+        self.address: Final = self._listen(port)
         try:
             self._engine: Final = RunEngine(
                 options,
@@ -110,6 +117,7 @@ class Server:
                 address=self.address,
                 now=now,
                 keyring=keyring,
+                may_begin_again=may_begin_again,
             )
         except BaseException:
             self._remote.close()
@@ -131,7 +139,7 @@ class Server:
         """The rule that the run goes by now."""
         return self._engine.rule
 
-    def _listen(self) -> str:
+    def _listen(self, control_port: int) -> str:
         """Makes and binds the sockets; returns the address at which a local process finds us."""
         options = self._options
         host, port = split_address(address_of(options.bind, options.ps_ip, options.ps_port))
@@ -142,7 +150,9 @@ class Server:
         limits = PeerLimits.of(members, CONTROL_MAX_NBYTES, CONTROL_INCOMING)
         self._intakes: list[Intake] = []
         try:
-            self._intake = open_intake(self._context, self._control, host, port, limits)
+            self._intake = open_intake(
+                self._context, self._control, host, control_port or port, limits
+            )
             self._intakes.append(self._intake)
             self._control_port = self._intake.port
             self._data_router = DataRouter(
@@ -172,17 +182,36 @@ class Server:
         return RemoteShard(index, process, on_notice)
 
     def run(self) -> int:
-        """Serves until the run is over; returns the exit status."""
+        """Serves until the run is over; returns the exit status.
+
+        Where it `is_abandoned`, it leaves no results, and another server has to go on.
+        """
         engine = self._engine
-        if self._evaluator:
+        if self._evaluator and not self._evaluator.is_started:
             self._evaluator.start(self.address)
         try:
-            while not engine.is_over:
+            while not engine.is_over and not engine.is_abandoned:
                 self._take_turn()
-            engine.finish()
+            if not engine.is_abandoned:
+                engine.finish()
         finally:
             self._close()
         return engine.status
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether a shard was lost, and nothing of the run has been ended."""
+        return self._engine.is_abandoned
+
+    @property
+    def port(self) -> int:
+        """At which it takes control messages."""
+        return self._control_port
+
+    @property
+    def signal(self) -> int:
+        """The first signal that has asked it to end; 0 for none."""
+        return self._engine.signal
 
     def _take_turn(self) -> None:
         """Waits for what comes, and a moment at most; has the engine do what is due then."""
@@ -233,16 +262,18 @@ class Server:
         self._engine.stop(reason, status)
 
     def _close(self) -> None:
+        is_abandoned = self._engine.is_abandoned
         try:
-            self._engine.write_results()
-            while self._engine.is_writing:
-                self._take_turn()
-            self._answer_the_last()
+            if not is_abandoned:
+                self._engine.write_results()
+                while self._engine.is_writing:
+                    self._take_turn()
+                self._answer_the_last()
         finally:
             self._engine.close()
-            self._destroy(linger_ms=200)
+            self._destroy(linger_ms=0 if is_abandoned else 200)
             self._remote.close()
-            if self._evaluator:
+            if self._evaluator and not is_abandoned:
                 self._evaluator.stop()
 
     def _destroy(self, linger_ms: int) -> None:
@@ -277,6 +308,8 @@ class Server:
         route, header, *payloads = frames
         user = self._intake.user if self._doorman else NOBODY
         answer = self._engine.answer(route, header, payloads, user)
+        if self._engine.is_abandoned:
+            return
         if not send(self._control, *answer):
             self._intake.close_unread(route)
         self._intake.judge(self._engine.conduct)
@@ -326,8 +359,8 @@ def serve(options: ServerOptions) -> int:
     run_dir = RunDir.at(
         options.run_dir, rule.policy.name, disk=disk, goes_on=True, fresh=options.fresh
     )
-    if options.resume is None and (newest := newest_whole(run_dir.checkpoints, _say)) is not None:
-        options = replace(options, resume=str(newest))
+    if options.resume is None:
+        options = replace(options, resume=_newest(run_dir))
     if options.ready_fd is None:  # a program that starts a server with one writes it itself
         with suppress(OSError):  # the engine tries it again, and says so
             run_dir.write_config(options)
@@ -339,13 +372,36 @@ def serve(options: ServerOptions) -> int:
     if risk := options.risk:
         _say(f"warning: {risk}")
     demo_logs = DemoLogs(run_dir.path, spelled or model or "", disk) if options.demo_logs else None
+    before: Server | None = None
     try:
-        server = Server(options, run_dir, evaluator=evaluator, demo_logs=demo_logs)
-        server.stop_on_signals()
-        server.announce()
-        return server.run()
+        for lost in count():
+            server = Server(
+                options, run_dir, evaluator=evaluator, demo_logs=demo_logs,
+                may_begin_again=lost < SHARD_RESTARTS, port=before.port if before else 0,
+            )  # fmt: skip
+            server.stop_on_signals()
+            if before is not None and before.signal:  # it came while this one was made
+                server.stop_soon(before.signal)
+            if before is None:
+                server.announce()
+            status = server.run()
+            if not server.is_abandoned:
+                return status
+            _say(
+                f"{server.shards.lost}; all processes of the server begin again, "
+                f"{lost + 1} of {SHARD_RESTARTS}"
+            )
+            before = server
+            options = replace(options, resume=_newest(run_dir))
     finally:
         disk.close()
+    raise AssertionError("it counts for ever")
+
+
+def _newest(run_dir: RunDir) -> str | None:
+    """The checkpoint from which a run goes on in its folder; None if there is none."""
+    newest = newest_whole(run_dir.checkpoints, _say)
+    return None if newest is None else str(newest)
 
 
 def _counted(options: ServerOptions) -> str:

@@ -53,9 +53,9 @@ class Progress:
         started, rule = "rule" in self._shown, self._coordinator.rule
         self._show("rule", str(rule), lambda r: f"from now on {r}" if started else f"started, {r}")
         self._show("away", self._coordinator.coming_back, _coming_back)
-        self._show_evictions()
         while self._coordinator.crew.news:
             self._say(self._coordinator.crew.news.popleft())
+        self._show_evictions()
         self._show_hold_ups()
         self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
         self._show("epoch", self._metrics.epoch, lambda e: f"epoch {e} is complete")

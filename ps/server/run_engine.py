@@ -88,6 +88,7 @@ class RunEngine:
         shards: all shards as one.
         coordinator: answers control messages.
         status: the exit status of the server.
+        signal: the first that has asked it to end; 0 for none.
         conduct: what the newest control message has shown of its sender.
         generation: how many servers the run has had, this one included.
     """
@@ -109,6 +110,7 @@ class RunEngine:
         uptime: Callable[[], float] = time.monotonic,
         wall_time_us: Callable[[], int] = microseconds_since_1970,
         keyring: Keyring | None = None,
+        may_begin_again: bool = False,
     ) -> None:
         """Begins with nobody, where a checkpoint is resumed with its values.
 
@@ -128,6 +130,7 @@ class RunEngine:
                 was held up. It may be the same clock; tests skip time on the other one.
             wall_time_us: microseconds since 1970, where incarnations begin.
             keyring: who is let in; None for everybody.
+            may_begin_again: whether another server takes this one's place where a shard is lost.
 
         Raises:
             LeashError: there is no going on from the checkpoint.
@@ -140,6 +143,7 @@ class RunEngine:
         self._say: Final = say
         self._now: Final = now
         self._uptime: Final = uptime
+        self._may_begin_again: Final = may_begin_again and run_dir is not None
         self._address: Final = address
         self._unwritten: Final = Unwritten(say)
         remembered = read_journal(run_dir.journal, run_dir.disk) if run_dir else Remembered()
@@ -162,7 +166,7 @@ class RunEngine:
         self.status = 0
         self.generation: int = 1
         self._journal: Journal = Journal(None)
-        self._signal = 0
+        self.signal = 0
         self._signals = 0  # how many came
         self._ended = FAILED  # until the run ends as it should
         self._stop_deadline_s: float | None = None
@@ -174,7 +178,8 @@ class RunEngine:
         self._has_final = False  # whether the last checkpoint is begun
         self._again_s = now() + TRY_AGAIN_S  # when to try again what could not be written
         # While the results are being written: whether summary.json is there, since when one waits
-        # until that can be, and how many checkpoints were fetched and signals had come by then.
+        # until that can be, how many checkpoints were fetched by then, and how often somebody had
+        # asked for the end.
         self.is_writing = False
         self._attempt_s = 0.0  # when the newest attempt to write them began
         self._has_summary = run_dir is None
@@ -283,14 +288,25 @@ class RunEngine:
         return error_message(refusal)
 
     def attend_shards(self) -> None:
-        """Takes what the other shards tell; ends the run if one of them is lost."""
+        """Takes what the other shards tell; ends the run if one is lost that nobody replaces."""
         self._excuse_own_silence()
         self.shards.attend()
-        if self.shards.lost:
+        if self.shards.lost and not self.is_abandoned:
             self.stop(self.shards.lost, 1)
         if self.shards.asked:
             who, number = self.shards.asked
             self.stop(f"{who} was told to end: {signal.Signals(number).name}", 128 + number)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether a shard is lost in mid-run, so that another server is to take this one's place.
+
+        Then nobody is answered any more: the workers ask that one again, and it asks them.
+        """
+        was_asked = bool(self.signal or self.coordinator.asked_to_stop)
+        ends = self._stop_soon is not None or self.is_writing or was_asked
+        goes_on = self.metrics.started and not ends
+        return self._may_begin_again and goes_on and bool(self.shards.lost)
 
     @property
     def is_held(self) -> bool:
@@ -369,8 +385,10 @@ class RunEngine:
             self._demo_logs.flush()
 
     def _stop_if_it_is_time(self) -> None:
-        if self._signal:
-            self.stop(signal.Signals(self._signal).name, 128 + self._signal)
+        if self.signal:
+            self.stop(signal.Signals(self.signal).name, 128 + self.signal)
+        if self.coordinator.asked_to_stop:
+            self.stop(self.coordinator.asked_to_stop, 0)
         if self.coordinator.deserted:
             self.stop(ALL_GONE, 1)
         timeout_s = self._options.timeout_s
@@ -436,8 +454,13 @@ class RunEngine:
         """Ends the run as that signal would. From any thread, or a signal handler."""
         # The next tick acts on it, since a message may be half sent just now. The first one counts;
         # another one ends the wait for a disk.
-        self._signal = self._signal or number
+        self.signal = self.signal or number
         self._signals += 1
+
+    @property
+    def _times_asked(self) -> int:
+        """How often somebody has asked for the end: by a signal, or by `leash stop`."""
+        return self._signals + bool(self.coordinator.asked_to_stop)
 
     @property
     def is_over(self) -> bool:
@@ -532,14 +555,14 @@ class RunEngine:
     def _writes_no_longer(self) -> bool:
         """Whether an attempt to write takes too long, or somebody has asked twice for the end."""
         took_s = self._now() - self._attempt_s
-        was_asked = self._signals > 1 and took_s > LAST_S
+        was_asked = self._times_asked > 1 and took_s > LAST_S
         return was_asked or took_s > max(self._options.patience, LAST_S)
 
     def _waits_no_longer(self) -> bool:
         """Whether nobody waits for the disk any more; says at first what one waits for."""
         saves, patience_s = self._checkpoints.saves, self._options.patience
         if self._waits is None:
-            self._waits = self._now(), saves.times_fetched, self._signals
+            self._waits = self._now(), saves.times_fetched, self._times_asked
             assert self._run_dir is not None
             lacking = [] if self._checkpoints.has_final else ["the last checkpoint"]
             lacking += [] if self._has_summary else [self._run_dir.summary.name]
@@ -548,8 +571,8 @@ class RunEngine:
                 f"there, or fetch the model by: leash save --server {self._address} FILE; "
                 f"this server waits for it, for {patience_s:.0f} s; Ctrl-C ends it at once"
             )
-        began_s, fetched, signals = self._waits
-        was_asked = self._signals > signals or signals > 1
+        began_s, fetched, asked = self._waits
+        was_asked = self._times_asked > asked or asked > 1
         if saves.times_fetched > fetched and math.isinf(self._fetched_s):
             self._fetched_s = self._now()
         is_fetched = self._now() - self._fetched_s > FETCHED_S

@@ -9,7 +9,7 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
-from leash.ps.words import DONE, EVICTED, REPLACED, TIMED_OUT, WHY_GONE, why_stopped
+from leash.ps.words import FAILED, STOPPED, WHY_GONE, why_stopped
 
 TOLD_BY_COMMAND: Final = "leash leave"
 
@@ -41,24 +41,21 @@ class Crew:
         self._metrics: Final = metrics
         self._trains_on: Final = trains_on
         self._scaled = 0  # for how many workers the rate was told last
-        self._evicted: Final[set[int]] = set()  # whoever comes back of them is no news of the crew
 
-    def joined(self, member: Member) -> None:
-        """Notes that a worker has joined."""
+    def joined(self, member: Member, *, is_back: bool = False) -> None:
+        """Notes that a worker has joined.
+
+        Args:
+            member: of its newest process.
+            is_back: it was evicted before, so that others tell of it.
+        """
         self.most_at_once = max(self.most_at_once, len(self._members.live))
-        is_back = member.worker in self._evicted
-        self._evicted.discard(member.worker)
         if self._metrics.started and not is_back:
             self.news.append(f"{member} joins; {self._counted('take part')}")
 
     def left(self, member: Member) -> None:
-        """Notes that a worker has left before its work was done.
-
-        Of one that was evicted, others tell.
-        """
-        if member.state == EVICTED:
-            self._evicted.add(member.worker)
-        elif self._metrics.started and member.state not in (DONE, TIMED_OUT, REPLACED):
+        """Notes that a worker has left before its work was done, unless others tell of that."""
+        if self._metrics.started and member.state in (STOPPED, FAILED):
             why = why_stopped(member.told) if member.told else WHY_GONE.get(member.state, "")
             self.news.append(
                 f"worker {member.worker} leaves: {why or member.state}; {self._counted('go on')}"

@@ -33,6 +33,7 @@ from leash.ps.wire.messages import (
     Save,
     Set,
     Status,
+    Stop,
 )
 
 NOBODY: Final = ""  # the sender of a message, where there are no keys
@@ -45,7 +46,8 @@ MAY: Final[Mapping[type[Message], tuple[Role, ...]]] = {
     Status: ROLES, Hello: ROLES, Beat: ROLES, Report: ROLES, Bye: ROLES, Pull: ROLES, Echo: ROLES,
     Lease: _WORKER, Remember: _WORKER, Init: _WORKER, PushPull: _WORKER, Push: _WORKER,
     Publish: _WORKER, Offer: _WORKER, Attach: _WORKER, GroupOptions: _WORKER,
-    Set: _ADMIN, Save: _ADMIN, Read: _ADMIN, Dismiss: (*_WORKER, *_ADMIN),
+    Set: _ADMIN, Save: _ADMIN, Read: _ADMIN, Stop: _ADMIN,
+    Dismiss: (*_WORKER, *_ADMIN),
 }  # fmt: skip
 
 

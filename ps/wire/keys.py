@@ -6,7 +6,7 @@
       server.key       the server's own; it stays at the server
       worker-1.key     one for each process: it goes to that process's machine, and to no other
       observer.key     for who only reads; `leash evaluate`
-      admin.key        for who may also change and save the run; `leash set`, `leash save`
+      admin.key        for who may also change, save and stop the run; `leash set`, `leash stop`
       allowed          who is let in, a line for each: name, role, rank or -, public key
 
 A server needs server.key and allowed alone. Each .key file is a certificate as zmq.auth writes and
@@ -304,6 +304,24 @@ def worker_files(folder: str, workers: int) -> list[str]:
             f"keys add {folder} NAME adds one"
         )
     return found
+
+
+def files_for_workers(folder: str, workers: int, most: int | None = None) -> list[str]:
+    """What a launcher hands to its workers, by rank. Makes a folder that is not there.
+
+    Args:
+        folder: of the keys.
+        workers: how many it starts.
+        most: how many may take part, if these are more: a folder that is made has keys for all.
+
+    Raises:
+        UsageError: the folder has too few keys of workers, or no admin's, or their files are
+            elsewhere.
+    """
+    if not Path(folder).exists():
+        new_keys(Path(folder), max(workers, most or 0))
+    admin_key(folder)
+    return worker_files(folder, workers)
 
 
 def _files(folder: str, role: Role) -> list[tuple[KeyHolder, str]]:

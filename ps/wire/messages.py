@@ -3,8 +3,8 @@
 ::
 
     control   hello ▸ welcome   beat ▸ beaten   lease ▸ leased   report ▸ ok   status ▸ state
-              remember ▸ ok   set ▸ ok   save ▸ saved   read ▸ piece   bye ▸ ok
-              dismiss ▸ dismissed
+              remember ▸ ok   set ▸ ok   save ▸ saved   read ▸ piece   stop ▸ ok
+              bye ▸ ok   dismiss ▸ dismissed
     data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   publish ▸ ok   offer ▸ ok
               echo ▸ echoed   attach ▸ attached   options ▸ options_set
     both      anything wrong ▸ error
@@ -29,7 +29,7 @@ class Within:
     high: int
 
 
-STOPPED_BY_TIMEOUT: Final = "timeout"  # the one `stopping` that is a good end
+STOPPED_BY_TIMEOUT: Final = "timeout"  # a `stopping` that is a good end; see `words.is_good_end`
 # The orders of `leased`: see `Leased`.
 TRAIN: Final = "train"
 REST: Final = "rest"
@@ -332,6 +332,14 @@ class CheckpointPiece(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Stop(Message):
+    """Any process may ask for the end of the run, with its last checkpoint and its summary."""
+
+    verb = "stop"
+    reason: Text = ""  # for people
+
+
+@dataclass(frozen=True, slots=True)
 class Bye(Message):
     """A process leaves, so nobody waits for it from now on."""
 
@@ -568,7 +576,8 @@ class Error(Message):
 
 
 CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (
-    Hello, Beat, Lease, Report, Remember, Status, Set, Save, Read, Bye, Dismiss,
+    Hello, Beat, Lease, Report, Remember, Status, Set, Save, Read, Stop, Bye,
+    Dismiss,
 )  # fmt: skip
 DATA_REQUESTS: Final[tuple[type[Message], ...]] = (
     Init, PushPull, Push, Pull, Publish, Offer, Attach, GroupOptions, Echo,

@@ -290,3 +290,16 @@ def test_the_document_has_every_key_of_the_state_and_no_other() -> None:
     state = msgpack.unpackb(payload or b"")
     assert sorted(documented_keys("key")) == sorted(state)
     assert sorted(documented_keys("key in `table`")) == sorted(state["table"][0])
+
+
+def test_a_stop_is_answered_again_when_it_is_repeated_and_every_worker_hears_of_the_first() -> None:
+    packed = Layout([Slot("w", "f32", (1,))]).pack()
+    with serving() as server, peers(server.address, server.address) as (worker, admin):
+        hello = {"t": "hello", "role": "worker", "worker": 1, "name": ""}
+        welcome, _ = worker.ask(hello, packed)
+        for reason in ("too dear", "another"):
+            assert admin.ask({"t": "stop", "reason": reason})[0]["t"] == "ok"
+        beat = {"t": "beat", "worker": 1, "incarnation": welcome["incarnation"]}
+        while not (told := worker.ask(beat)[0]["stopping"]):
+            pass
+        assert told == "stopped: too dear"

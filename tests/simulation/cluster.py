@@ -6,19 +6,27 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from leash.ps.errors import NotAllowedError
 from leash.ps.policy import message_fields, rule_from_message
 from leash.ps.shard.members import Member
 from leash.ps.wire.frames import encode
-from leash.ps.wire.messages import Dismiss, PushPull, Save, Set
+from leash.ps.wire.messages import Dismiss, PushPull, Save, Set, Stop
 from simulation.checks.book import Book
 from simulation.checks.oracle import Wrong
+from simulation.checks.permits import REFUSED
 from simulation.checks.toy import LAYOUTS
 from simulation.expected import ENDINGS, explained, unexpected, waits_for_others
 from simulation.faults import Fault, draw_faults
 from simulation.machines.disk import MemoryDisk
+from simulation.machines.keys import ADMIN, AS, NOBODY, Keys
 from simulation.machines.network import DELAYS, Frames, Wire
 from simulation.machines.server import SimulatedServer
-from simulation.machines.strangers import strange_message, strange_request
+from simulation.machines.strangers import (
+    push_in_the_name_of,
+    request_in_the_name_of,
+    strange_message,
+    strange_request,
+)
 from simulation.machines.worker import CONTROL, SimulatedWorker
 from simulation.machines.world import Process, World
 from simulation.scenario import KILLED, Scenario, draw, stream
@@ -37,6 +45,7 @@ HARMLESS: Final = frozenset(
     ("kill server", "cut", "slow", "save", "disk slow", "strange", "strange control")
 )
 CONSOLE: Final = b"console"  # the route of whoever sets the policy
+REASONS: Final = ("", "too dear")
 POLICIES: Final = ("bsp", "ssp", "asp", "dssp", "backup", "drop", "ssp")
 
 
@@ -88,6 +97,7 @@ class Cluster:
         self.faults: Final = faults
         self.happened: Final[set[str]] = set()  # the kinds of fault that did
         self.told_to_stop = False
+        self._is_cut_short = False  # it was told to stop while it waited for its disk
         self.failure: Exception | None = None  # what a process of the server raised
         self._expected: Final = frozenset(expected)
         layout = LAYOUTS[scenario.layout]
@@ -101,11 +111,15 @@ class Cluster:
             scenario.delay_s * (0.5 + rng.expovariate(2.0)) for _ in range(DELAYS)
         ]
         self._blocks: Final[dict[int, list[int]]] = {}  # of each worker: partitions up and down
+        has_keys = bool(scenario.keys)
+        self.keys: Final = (
+            Keys(scenario.workers, by_file=scenario.keys == "file") if has_keys else None
+        )
         process = Process(self.world, "server", began_s=1000.0)
         self.disk: Final = MemoryDisk(process.busy, process.after)
         self.server: Final = SimulatedServer(
             process, options, self.book, self.disk, self._forward,
-            lambda text: self.say("server", text), self._on_server_end,
+            lambda text: self.say("server", text), self._on_server_end, self.keys, self._user_of,
         )  # fmt: skip
         numbers = stream(scenario.seed, "numbers")
         self.workers: Final = [
@@ -179,6 +193,7 @@ class Cluster:
         up, down = self._blocks.get(rank, (0, 0))
         wire.block(up=up, down=down)
         wire.is_control = port == CONTROL
+        wire.user = self.keys.of(rank) if self.keys is not None else NOBODY
         wire.connect()
         wires = self._wires.setdefault(rank, [])
         wires[:] = [known for known in wires if not known.is_closed]
@@ -189,6 +204,14 @@ class Cluster:
         wire = self._routes.get(route)
         if wire is not None:
             wire.send_down(route, frames)
+
+    def _user_of(self, route: bytes) -> str:
+        """The key of who sends over this route."""
+        if self.keys is None:
+            return NOBODY
+        if route == CONSOLE:
+            return ADMIN
+        return route[len(AS) :].decode() if route.startswith(AS) else self._routes[route].user
 
     def _on_server_end(self) -> None:
         self.world.after(LINGER_S, self._lose_wires, self.server.process)
@@ -290,17 +313,24 @@ class Cluster:
             worker.process.restart()
             worker.start()
 
-    def _await_eviction(self, rank: int, incarnation: int) -> None:
-        """Looks, once the time for it has passed, whether a dead worker was evicted."""
+    def _await_eviction(self, rank: int, incarnation: int, limit_s: float | None = None) -> None:
+        """Looks, once the time for it has passed, whether a dead worker was evicted.
+
+        Args:
+            rank: of the worker.
+            incarnation: of its process.
+            limit_s: the time; by default that of silence.
+        """
         server, began_s = self.server, self.world.now_s
         held_up_s = server.held_up_s
+        wait_s = self.scenario.evict_s if limit_s is None else limit_s
 
         def look(_: None) -> None:
             if server.status is not None or not server.process.is_alive:
                 return
             # What comes from the dead in a pause is heard after it, and the pause is excused too.
             more_s = 2 * (server.held_up_s - held_up_s)
-            due_s = began_s + self.scenario.evict_s + SLACK_S + more_s + self._slowest_s
+            due_s = began_s + wait_s + SLACK_S + more_s + self._slowest_s
             if self.world.now_s < due_s - 1e-6:
                 self.world.at(due_s, look)
                 return
@@ -309,7 +339,7 @@ class Cluster:
                 raise Wrong(f"worker {rank} has been dead for {due_s - began_s:.1f} s, and others "
                             "still wait for it")  # fmt: skip
 
-        self.world.after(self.scenario.evict_s + SLACK_S, look)
+        self.world.after(wait_s + SLACK_S, look)
 
     @property
     def _slowest_s(self) -> float:
@@ -392,7 +422,8 @@ class Cluster:
         chunk = max(watch.chunks.values(), key=lambda naive: naive.chunk.index).chunk
         clock = watch.chunks[chunk.index].clocks.get(rank, 0)
         honest = PushPull(rank, member.incarnation, clock + 1, chunk.index, chunk.dtype, 1)
-        watch.receive_strange(b"stranger", strange_message(honest, chunk.nbytes, choice, number))
+        route = b"stranger" if self.keys is None else AS + self.keys.of(rank).encode()
+        watch.receive_strange(route, strange_message(honest, chunk.nbytes, choice, number))
 
     def _do_strange_control(self, rank: int, choice: float, number: float, _: float) -> None:
         worker = self.workers[rank - 1]
@@ -403,7 +434,58 @@ class Cluster:
         if not worker.process.is_alive:
             return  # its incarnation would be a sign of life
         layout = self.book.layout
-        self.server.take_strange(strange_request(layout, rank, member.incarnation, choice, number))
+        frames = strange_request(layout, rank, member.incarnation, choice, number)
+        self.server.take_strange(frames, NOBODY if self.keys is None else self.keys.of(rank))
+
+    def _do_wrong_key(self, rank: int, choice: float, number: float, which: float) -> None:
+        """A message in a worker's name, or to change the run, by each key that is not for it."""
+        member, permits = self.server.run.members.workers.get(rank), self.server.permits
+        process = self.server.process
+        if self.keys is None or permits is None or member is None or not process.is_idle:
+            return
+        layout, incarnation = self.book.layout, member.incarnation
+        header, frames = request_in_the_name_of(layout, rank, incarnation, choice, number)
+        for key in self.keys.all:
+            if self.server.status is None and permits.may(header, key) is False:
+                self.server.take_control((AS + key.encode(), frames))
+        watches = [self.server.watch, *(shard.watch for shard in self.server.shards)]
+        watch = watches[int(which * len(watches))]
+        if not watch.chunks or not watch.process.is_alive or watch.process.is_held_up:
+            return
+        chunk = max(watch.chunks.values(), key=lambda naive: naive.chunk.index).chunk
+        clock = watch.chunks[chunk.index].clocks.get(rank, 0)
+        header, frames = push_in_the_name_of(rank, incarnation, clock + 1, chunk, choice)
+        for key in self.keys.all:
+            if permits.may(header, key) is False:
+                watch.receive_strange(AS + key.encode(), frames, REFUSED)
+
+    def _do_revoke_key(self, rank: int, back_s: float) -> None:
+        """A worker's key is taken back, and it may get another one and begin anew."""
+        worker, keys = self.workers[rank - 1], self.keys
+        if keys is None or not keys.is_let_in(rank):
+            return
+        keys.revoke(rank)
+        worker.lacks_key = True
+        member = self.server.run.members.workers.get(rank)
+        if member is not None:
+            self._await_eviction(rank, member.incarnation, limit_s=0.0)
+        if back_s >= 0:
+            self.world.after(back_s, self._renew_key, worker)
+
+    def _renew_key(self, worker: SimulatedWorker) -> None:
+        """Gives a worker another key, and begins it anew unless it has ended for another reason."""
+        assert self.keys is not None
+        self.keys.renew(worker.rank)
+        worker.lacks_key = False
+        is_refused = isinstance(worker.failure, NotAllowedError)
+        has_left = worker.has_ended and worker.process.is_alive and not is_refused
+        if worker.has_never_begun or has_left or self.server.status is not None:
+            return
+        self.say(worker.process.name, "is started again, with another key")
+        if worker.process.is_alive:
+            worker.kill(0)
+        worker.process.restart()
+        worker.start()
 
     def _do_kill_shard(self, index: int, _: float) -> None:
         if index <= len(self.server.shards):
@@ -451,10 +533,18 @@ class Cluster:
                 if wire.server is process:
                     wire.lose()
 
+    def _do_ask_to_stop(self, _: int, which: float) -> None:
+        self._note_told_to_stop()
+        self._console(Stop(REASONS[int(which)]))
+
     def _do_stop_server(self, _: int) -> None:
         if self.server.process.is_alive:
-            self.told_to_stop = True
+            self._note_told_to_stop()
             self.server.run.stop_soon(15)
+
+    def _note_told_to_stop(self) -> None:
+        self.told_to_stop = True
+        self._is_cut_short |= self.server.run.is_writing
 
     def _do_disk_slow(self, _: int, place: float, seconds: float, slow_s: float) -> None:
         self.disk.slow_s = slow_s
@@ -489,7 +579,7 @@ class Cluster:
         if FAILURES.told:
             raise Wrong(FAILURES.told[0])
         found = unexpected(self, self._expected)
-        if server.ended and not self.happened & SPOILING:
+        if server.ended and not self.happened & SPOILING and not self._is_cut_short:
             server.check_final()
         if not self.faults and not found:
             self.book.check_samples(exactly_once=True)

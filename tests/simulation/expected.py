@@ -88,7 +88,8 @@ def _is_server_away(cluster: "Cluster") -> bool:
     """Whether nobody starts the server again, and its workers are patient, or no longer."""
     if cluster.server.status != KILLED:
         return False
-    failures = [worker.failure for worker in cluster.workers if worker.failure is not None]
+    with_keys = (worker for worker in cluster.workers if not worker.lacks_key)
+    failures = [worker.failure for worker in with_keys if worker.failure is not None]
     is_right = all(isinstance(f, ServerUnreachableError | StoppingError) for f in failures)
     # A process that was started just now waits for its first answer, as long as it takes.
     has_ended = all(w.has_ended or w.where == "begins" for w in cluster.workers)
@@ -98,7 +99,9 @@ def _is_server_away(cluster: "Cluster") -> bool:
 # Nothing is wrong with these.
 RIGHT: Final[dict[str, Explains]] = {
     "done": lambda cluster: cluster.server.ended == "done",
-    "told to stop": lambda cluster: cluster.told_to_stop and cluster.server.ended == "SIGTERM",
+    "told to stop": lambda cluster: (
+        cluster.told_to_stop and cluster.server.ended.partition(":")[0] in ("SIGTERM", STOPPED)
+    ),
     "waits for others": waits_for_others,
     "the server stays away": _is_server_away,
     "workers stay away": lambda cluster: (

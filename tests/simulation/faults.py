@@ -146,6 +146,11 @@ def _strange(rng: random.Random, scenario: Scenario) -> tuple[int, tuple[float, 
     return _worker(rng, scenario), (rng.random(), rng.random(), rng.random())
 
 
+def _ask(rng: random.Random, _: Scenario) -> tuple[int, tuple[float, ...]]:
+    """Which reason."""
+    return 0, (rng.randrange(2),)
+
+
 KINDS: Final = (
     Kind("cut", 0.5, 0.7, _cut),
     Kind("partition", 0.3, 0.5, _partition),
@@ -161,11 +166,14 @@ KINDS: Final = (
     Kind("save", 0.1, 0.3, _nothing),
     Kind("strange", 0.3, 0.7, _strange),
     Kind("strange control", 0.2, 0.7, _strange),
+    Kind("wrong key", 0.5, 0.8, _strange),
+    Kind("revoke key", 0.15, 0.2, _go),
     Kind("pause server", 0.1, 0.3, _pause_server),
     Kind("pause shard", 0.1, 0.3, _shard),
     Kind("kill shard", 0.03, 0.0, _shard),
     Kind("kill server", 0.15, 0.5, _server),
     Kind("stop server", 0.04, 0.0, _nothing),
+    Kind("ask to stop", 0.03, 0.3, _ask),
     Kind("disk slow", 0.06, 0.3, _disk),
     Kind("disk full", 0.06, 0.3, _disk),
     Kind("disk lost", 0.04, 0.3, _disk),

@@ -46,6 +46,7 @@ class Scenario:
     delay_s: float = 0.001  # of a message, about
     patience_s: float = 600.0
     rejoin_s: float = 200.0  # longer than any outage
+    keys: str = ""  # "hello": each process has a key, which gets its rank by it; "file": before it
     least: int | None = None  # with how many workers the run begins; None: with all
     any_rank: bool = False  # whether the server gives the ranks
 
@@ -149,6 +150,7 @@ def draw(seed: int, *, workers: int | None = None, steps: int | None = None) -> 
         patience_s=stream(seed, "patience").choice((math.inf, 600.0, 600.0, SHORT_S)),
         least=least,
         any_rank=any_rank,
+        keys="" if any_rank else stream(seed, "keys").choice(("", "", "hello", "file")),
     )  # fmt: skip
     if least is not None:
         return replace(scenario, data_plan="lease")

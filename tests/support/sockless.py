@@ -1,8 +1,10 @@
 """A server without sockets, processes and time: its parts, with all shards inside this process.
 
-And a disk that is full when a test says so.
+And a disk that is full, or broken, when a test says so.
 """
 
+import errno
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -42,7 +44,6 @@ CHUNKS = 4
 OWN_PORT = 5001
 FIRST_INCARNATION = 1000
 ROUTE = b"route"
-NO_SPACE = "No space left on device"
 
 
 def hand(
@@ -369,17 +370,21 @@ class SocklessServer:
 
 
 class TightDisk(ThisHost):
-    """A disk of this host, with room for so many bytes more.
+    """A disk of this host, with room for so many bytes more, or one that fails.
 
     Attributes:
+        error: the number of the error where it takes nothing.
         room: for logs, in bytes; None for any number. At 0 nothing else can be written either.
         full: names of files for which there is no room.
         can_create: whether a log can be made.
         tries: how often a checkpoint was begun that has a name.
     """
 
-    def __init__(self, room: int | None = None, full: Iterable[str] = ()) -> None:
+    def __init__(
+        self, room: int | None = None, full: Iterable[str] = (), error: int = errno.ENOSPC
+    ) -> None:
         self.room = room
+        self.error = error
         self.full = set(full)
         self.can_create = True
         self.tries = 0
@@ -406,7 +411,10 @@ class TightDisk(ThisHost):
 
     def require_room(self, paths: Sequence[Path]) -> None:
         if paths and (self.room == 0 or any(path.name in self.full for path in paths)):
-            raise OSError(28, NO_SPACE)
+            raise self.failure()
+
+    def failure(self) -> OSError:
+        return OSError(self.error, os.strerror(self.error))
 
 
 class _TightFile:
@@ -416,7 +424,7 @@ class _TightFile:
     def write(self, piece: Bytes, /) -> int | None:
         room = self._disk.room
         if room == 0:
-            raise OSError(28, NO_SPACE)
+            raise self._disk.failure()
         if room is None:
             return self._file.write(piece)
         count = self._file.write(memoryview(piece)[:room]) or 0

@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Package ▸ name ▸ why several of its modules define it.
 SHARED_NAMES: dict[str, dict[str, str]] = {
-    "ps": {"run": "what a command runs: one in the module of each, and cli's, which finds them"},
+    "ps": {
+        "run": "what a command runs: one in the module of each, and cli's, which finds them",
+        "Stop": "the end of a run, as somebody asks for it and as shards are told of it",
+    },
     "worker": {"run": "what a command runs: one in the module of each"},
     "bench": {
         "TITLE": "of a benchmark's table: each has one (leash.bench.command.Benchmark)",

@@ -6,7 +6,7 @@ from typing import Final, Literal, SupportsIndex
 
 from leash.ps.errors import ArgumentError, UsageError
 from leash.ps.options.addresses import AUTO_RANK, MAX_RANK, RANK_MEND, check_server_address
-from leash.ps.options.worker import GRACE_MAX_S, GRACE_S
+from leash.ps.options.worker import GRACE_MAX_S, LEAVE_GRACE_S
 from leash.ps.processes import GRACE_VARIABLE, PATIENCE_VARIABLE
 from leash.ps.wire.messages import U32_MAX
 from leash.ps.wire.requester import PATIENCE_S
@@ -45,7 +45,7 @@ def checked_grace(grace_s: float | None) -> float:
 
     Args:
         grace_s: seconds from 0; None where it did not say, so that LEASH_GRACE counts, or else
-            `GRACE_S`.
+            `LEAVE_GRACE_S`.
 
     Returns:
         The seconds.
@@ -55,7 +55,7 @@ def checked_grace(grace_s: float | None) -> float:
     """
     text = os.environ.get(GRACE_VARIABLE)
     if grace_s is None and text is None:
-        return GRACE_S
+        return LEAVE_GRACE_S
     try:
         seconds = float(grace_s if grace_s is not None else text or "")
     except (TypeError, ValueError):

@@ -533,11 +533,10 @@ class Client:
     def pause(self, seconds: float) -> None:
         """Waits for the answer to a beat, but not for longer than this.
 
+        If this worker was told to go, `ToldToLeave` ends the wait.
+
         Args:
             seconds: at most so many.
-
-        Raises:
-            ToldToLeave: this worker was told to go.
         """
         self.require_own_process()
         self.liveness.pause(seconds)
@@ -997,11 +996,13 @@ class Client:
     def check(self) -> None:
         """Raises what has ended this process's part in the run, if anything has.
 
+        That may be `ToldToLeave`, where this worker was told to go and its grace is over, or the
+        server is silent.
+
         Raises:
             StoppingError: the server is about to end, or `deadline_s` has passed.
             UsageError: this process was forked from the one that joined, or has left with `close`.
             LeashError: what the thread of beats met, such as a server that no longer answers.
-            ToldToLeave: this worker was told to go, and its grace is over or the server is silent.
         """
         self.require_own_process()
         if self._closed:

@@ -19,10 +19,10 @@ from types import FrameType
 from typing import Final
 
 from leash.ps.interrupt import ToldToLeave, hand_termination_to
-from leash.ps.options.worker import GRACE_S
+from leash.ps.options.worker import LEAVE_GRACE_S
 
 LAST_S: Final = 1.0  # beyond its grace, what waits for the server has so long to say bye
-LOOK_S: Final = 0.25  # a file is looked for no more often
+FILE_LOOK_S: Final = 0.25  # a file is looked for no more often
 BY_FILE: Final = "preempted"  # what a worker says that found its file
 
 
@@ -43,7 +43,7 @@ class Departure:
     """
 
     def __init__(
-        self, grace_s: float = GRACE_S, preempt_file: str | os.PathLike[str] | None = None,
+        self, grace_s: float = LEAVE_GRACE_S, preempt_file: str | os.PathLike[str] | None = None,
         now: Callable[[], float] = time.monotonic, end: Callable[[], None] = end_process,
     ) -> None:  # fmt: skip
         """Nobody has told it yet.
@@ -84,7 +84,7 @@ class Departure:
     def look(self) -> bool:
         """Looks for the file now and then; returns whether this worker was told to go."""
         if self._file is not None and not self.why and self._now() >= self._look_at_s:
-            self._look_at_s = self._now() + LOOK_S
+            self._look_at_s = self._now() + FILE_LOOK_S
             if self._file.exists():
                 self.tell(BY_FILE)
         return bool(self.why)

@@ -14,8 +14,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from leash.ps.errors import EvictedError
 from leash.worker.client import Client
-from leash.worker.em.family import Floats
+from leash.worker.em.distributed import statistics_of
 from leash.worker.em.fitting import PARTS, Fit, size_of, split
 
 SampleIndices = npt.NDArray[np.int64]
@@ -57,8 +58,7 @@ class _Average:
         self._fits: Final = fits
         self._client: Final = client
         self._slab: Final = client.slabs[0]
-        values: Floats = self._slab.view(np.float64)
-        self._values: Final = values[workers : workers + size_of(fits)]
+        self._values: Final = statistics_of(self._slab, workers)[: size_of(fits)]
         self._parts: Final = split(fits, self._values)  # views
 
     def begin(self) -> None:
@@ -73,12 +73,28 @@ class _Average:
             assert fit.parameters is not None
             found = fit.family.expectation(fit.parameters, fit.prepared[batch])
             part[:] = fit.family.to_absolute(found, fit.parameters) / max(len(batch), 1)
-        self._client.push_pull(self._slab, self._slab, samples=1)
+        try:
+            self._client.push_pull(self._slab, self._slab, samples=1)
+        except EvictedError:  # these mini-batches are lost, if they were not taken before
+            self._join_again()
         self._take()
 
     def pull(self) -> None:
-        self._client.pull(self._slab)
+        try:
+            self._client.pull(self._slab)
+        except EvictedError:
+            self._join_again()
         self._take()
+
+    def _join_again(self) -> None:
+        """Says hello once more, and has the average as it is now."""
+        while True:
+            try:
+                self._client.rejoin()
+                self._client.pull(self._slab)
+            except EvictedError:
+                continue
+            return
 
     def _take(self) -> None:
         """Makes parameters of the statistics that the server sent."""

@@ -377,7 +377,6 @@ class PSOptimizer(torch.optim.Optimizer):
         """
         self.client.require_own_process()
         self._make_good()
-        self._go_if_told()
         self._is_refused = self._path.is_open
         if not self._path.is_open:
             self._groups.require_kept(self.param_groups)
@@ -403,6 +402,9 @@ class PSOptimizer(torch.optim.Optimizer):
         `begin_step` and `zero_grad` see to it before the next gradients are computed. If neither
         comes first, step() does, and leaves out the gradients that were computed in between.
 
+        A worker that was told to go pushes what is pending behind its step. Then `ToldToLeave`,
+        which is a SystemExit, ends its process, unless the loop catches it.
+
         Args:
             closure: computes the loss again and returns it, as in every torch optimizer.
             samples: as in `begin_step`, if that was not called; 1 if left out there too.
@@ -419,7 +421,6 @@ class PSOptimizer(torch.optim.Optimizer):
                 gradients had been sent, a gradient was computed twice, or a GradScaler calls; or
                 there is a `leash.LeaseSampler` and no number of samples.
             LeashError: the server ended the run, or is gone.
-            ToldToLeave: this worker was told to go; the step is done.
         """
         self.client.require_own_process()
         behind, self._told = self._told if samples is None else checked_samples(samples), None

@@ -30,6 +30,7 @@ from leash.ps.words import (
     STOPPED,
     TIMED_OUT,
     epoch_after,
+    is_good_end,
     percent,
     wait_fraction,
     why_stopped,
@@ -150,7 +151,7 @@ class Trainer:
             The exit status, 0.
 
         Raises:
-            StoppingError: the server ends the run, other than because its time is over.
+            StoppingError: the server ends the run, and that is no good end.
             LeashError: whatever else ends this worker's part.
             ToldToLeave: it was told to go.
         """
@@ -159,10 +160,11 @@ class Trainer:
             self._train()
             reason = DONE
         except StoppingError as stopping:
-            if str(stopping) != STOPPED_BY_TIMEOUT:
+            if not is_good_end(str(stopping)):
                 raise
-            reason = TIMED_OUT
-            self._say("the time is over")
+            is_timeout = str(stopping) == STOPPED_BY_TIMEOUT
+            reason = TIMED_OUT if is_timeout else STOPPED
+            self._say("the time is over" if is_timeout else why_stopped(str(stopping)))
         except (Interrupted, ToldToLeave) as told:
             self._say(self._how_far(str(told)))
             raise

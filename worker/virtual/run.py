@@ -44,7 +44,7 @@ from leash.worker.virtual.client import ADDRESS, Machine
 from leash.worker.virtual.network import Network
 from leash.worker.virtual.server import VirtualServer
 from leash.worker.virtual.training import measured_seconds, observe, train
-from leash.worker.virtual.world import World
+from leash.worker.virtual.world import BEGINS_S, World
 
 SHOW_S: Final = 0.5  # real seconds between two looks at the table
 # What a batch of a task takes here, as far as it was measured in this process: it is measured once.
@@ -180,11 +180,11 @@ class VirtualRun:
                     machine.start(body)
             for turn in turns(options.workers, options.changes):
                 machine, program = programs[turn.rank]
-                if turn.joins:
-                    begin = partial(machine.start, program)
-                    world.at(turn.at_s, partial(_unless_over, server, begin))
-                else:
-                    world.at(turn.at_s, partial(_unless_over, server, machine.tell_to_leave))
+                begins = partial(machine.start, program)
+                happens = partial(_unless_over, server, begins)
+                if not turn.joins:
+                    happens = partial(_unless_over, server, machine.tell_to_leave)
+                world.at(BEGINS_S + turn.at_s, happens)
             observer = Machine(world, network, server, 0)
             evaluation = common_options(options, EvaluateOptions, run_dir=None, threads=1)
             observer.start(partial(observe, observer, evaluation, dataset))

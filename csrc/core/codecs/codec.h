@@ -49,6 +49,7 @@ struct Encoded {
   std::size_t nbytes = 0;
   std::size_t values = 0;   // of the chunk that it stands for
   std::uint32_t block = 0;  // int8: values that share a scale
+  bool is_shared = false;   // whether its sender may change it at any time
 };
 
 // Checks the size and structure of a payload for a chunk of `values` numbers: of int8 the block; of

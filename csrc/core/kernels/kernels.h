@@ -31,6 +31,12 @@ struct KernelsFor {
   // 2^300 in f64. An update by moderate numbers (optimizer/optimizer_step.h) is finite then.
   bool (*is_tame)(const UpdateRange<T>& range) noexcept;
 
+  // Copies the gradient of a range, whose memory others may change, to `copy`. Returns whether what
+  // was copied, the parameters and the buffers are all below 2, by a look that costs less than that
+  // of is_tame. If not, is_tame decides, by the copy.
+  // REQUIRES: copy holds n values and overlaps nothing.
+  bool (*copy_small)(const UpdateRange<T>& range, T* copy) noexcept;
+
   // sum[i] = weight * payload[i] if first, else sum[i] += weight * payload[i].
   // REQUIRES: both hold n values and do not overlap. payload may be unaligned.
   void (*accumulate)(T* sum, const std::byte* payload, std::size_t n, T weight,

@@ -16,6 +16,7 @@ struct Bits<float> {
   static constexpr Word kExponent = 0x7f80'0000;
   static constexpr Word kMagnitude = 0x7fff'ffff;
   static constexpr Word kTame = (127 + 50) << 23;  // the bits of 2^50
+  static constexpr Word kTwo = 0x4000'0000;        // those of 2, and one of all beyond it
 };
 template <>
 struct Bits<double> {
@@ -23,6 +24,7 @@ struct Bits<double> {
   static constexpr Word kExponent = 0x7ff0'0000'0000'0000;
   static constexpr Word kMagnitude = 0x7fff'ffff'ffff'ffff;
   static constexpr Word kTame = Word{1023 + 300} << 52;  // the bits of 2^300
+  static constexpr Word kTwo = 0x4000'0000'0000'0000;    // those of 2, and one of all beyond it
 };
 
 // NaN and infinity both have an exponent of ones. This compares integers, because a comparison of
@@ -71,6 +73,29 @@ bool is_tame(const UpdateRange<T>& range) noexcept {
   return largest < Bits<T>::kTame;
 }
 
+// Only numbers from 2 on, infinities and NaNs have the bit kTwo, so the bits of all numbers
+// together tell.
+template <typename T>
+bool copy_small(const UpdateRange<T>& range, T* copy) noexcept {
+  typename Bits<T>::Word all = 0;
+  const std::byte* const gradient = range.gradient;
+  const auto* const w = reinterpret_cast<const std::byte*>(range.w);
+  auto* const out = reinterpret_cast<std::byte*>(copy);
+  const std::size_t n = range.n;
+  LEASH_INDEPENDENT
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto bits = load<typename Bits<T>::Word>(gradient, i);
+    store(out, i, bits);
+    all |= bits | load<typename Bits<T>::Word>(w, i);
+  }
+  for (std::size_t k = 0; k < kMaxStates && range.state[k] != nullptr; ++k) {
+    const auto* const state = reinterpret_cast<const std::byte*>(range.state[k]);
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < n; ++i) all |= load<typename Bits<T>::Word>(state, i);
+  }
+  return (all & Bits<T>::kTwo) == 0;
+}
+
 // Tests whole blocks: a loop that may end at every value does not vectorise.
 template <typename T>
 std::size_t first_nonfinite(const std::byte* payload, std::size_t n) noexcept {
@@ -99,6 +124,8 @@ template std::size_t first_nonfinite<float>(const std::byte*, std::size_t) noexc
 template std::size_t first_nonfinite<double>(const std::byte*, std::size_t) noexcept;
 template bool is_tame<float>(const UpdateRange<float>&) noexcept;
 template bool is_tame<double>(const UpdateRange<double>&) noexcept;
+template bool copy_small<float>(const UpdateRange<float>&, float*) noexcept;
+template bool copy_small<double>(const UpdateRange<double>&, double*) noexcept;
 template void accumulate<float>(float*, const std::byte*, std::size_t, float, bool) noexcept;
 template void accumulate<double>(double*, const std::byte*, std::size_t, double, bool) noexcept;
 

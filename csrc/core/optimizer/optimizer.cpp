@@ -284,13 +284,18 @@ Applied Optimizer::apply_mean(ChunkValues& chunk, std::span<const Contribution> 
   return applied;
 }
 
-Applied Optimizer::replace_values(ChunkValues& chunk, const Encoded& values) const {
+Applied Optimizer::replace_values(ChunkValues& chunk, const Encoded& values) {
   if (values.data == nullptr) return {};
+  Encoded taken = values;
   if (update_options_.guards) {
-    if (const auto found = find_nonfinite(chunk, values)) return {false, found};
+    if (values.is_shared) {  // what is looked at is what is taken
+      copied_.assign(values.data, values.data + values.nbytes);
+      taken.data = copied_.data();
+    }
+    if (const auto found = find_nonfinite(chunk, taken)) return {false, found};
   }
   ++chunk.version;
-  std::memcpy(chunk.values, values.data, chunk.spec.nbytes());
+  std::memcpy(chunk.values, taken.data, chunk.spec.nbytes());
   return {true, {}};
 }
 
@@ -339,9 +344,10 @@ CompensationRange<T> Optimizer::compensation_range(const ChunkValues& chunk, std
 }
 
 template <typename T>
-std::size_t Optimizer::update_block(const Segment<T>& segment, const UpdateRange<T>& range) const {
+std::size_t Optimizer::update_block(const Segment<T>& segment, const UpdateRange<T>& range,
+                                    bool is_small) const {
   const KernelsFor<T>& kernels = kernels_.of<T>();
-  if (update_options_.guards && !(segment.is_tame && kernels.is_tame(range))) {
+  if (update_options_.guards && !(segment.is_tame && (is_small || kernels.is_tame(range)))) {
     return update_copies<T>(segment, range, nullptr, {});
   }
   if (!segment.clamps) {
@@ -421,6 +427,10 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
   std::byte* const raw_reply = raw_data(answer);
   const bool is_raw = gradient.codec == Codec::kRaw && !encodes && !compensates;
   const std::size_t longest = is_raw && !update_options_.guards ? chunk.spec.values : kBlockValues;
+  // A guard looks at a gradient before it is applied. One that may change in between is copied
+  // first; a compensated one is looked at once it was corrected.
+  const bool copies =
+      update_options_.guards && gradient.is_shared && gradient.codec == Codec::kRaw && !compensates;
   LowestIndex lowest(chunk.spec.values);
 
   const auto update_part = [&](const Segment<T>& segment, std::size_t begin, std::size_t n) {
@@ -428,6 +438,11 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
     const std::byte* const values = read_values(gradient, begin, n, decoded, kernels_);
     std::byte* const out = raw_reply == nullptr ? nullptr : raw_reply + begin * sizeof(T);
     UpdateRange<T> range = update_range<T>(chunk, segment, begin, n, values, out);
+    if (copies) {
+      const bool is_small = kernels_.of<T>().copy_small(range, decoded);
+      range.gradient = reinterpret_cast<const std::byte*>(decoded);
+      return update_block(segment, range, is_small);
+    }
     if (!compensates) return update_block(segment, range);
     const auto correction = compensation_range(chunk, begin, n, values, decoded, *backup);
     if (update_options_.guards) return update_copies(segment, range, &correction, compensation);

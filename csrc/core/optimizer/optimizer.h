@@ -147,7 +147,7 @@ class Optimizer {
   // Writes the chunk's values to every destination, each thread a part of them.
   void write_in_parts(const ChunkValues& chunk, std::span<const Destination> destinations) const;
   // Replaces the values of a buffer.
-  Applied replace_values(ChunkValues& chunk, const Encoded& values) const;
+  Applied replace_values(ChunkValues& chunk, const Encoded& values);
   // apply() and apply_mean() for a chunk of parameters of type T. Return the nonfinite_index.
   template <typename T>
   std::optional<std::size_t> update(ChunkValues& chunk, const Encoded& gradient, PieceBits absent,
@@ -161,9 +161,11 @@ class Optimizer {
 
   // Updates a range, or leaves it out. Returns the index in it of the first value that would not be
   // finite, or its length.
-  // REQUIRES: a range that is guarded has at most kBlockValues values.
+  // REQUIRES: a range that is guarded has at most kBlockValues values. is_small: they are known to
+  // be tame.
   template <typename T>
-  std::size_t update_block(const Segment<T>& segment, const UpdateRange<T>& range) const;
+  std::size_t update_block(const Segment<T>& segment, const UpdateRange<T>& range,
+                           bool is_small = false) const;
   // The same on copies, which take the place of the range if they are finite. With a compensation
   // the gradient is corrected first.
   template <typename T>
@@ -193,6 +195,7 @@ class Optimizer {
   std::vector<Segment<float>> segments_f32_;
   std::vector<Segment<double>> segments_f64_;
   std::vector<std::uint8_t> absent_;
+  std::vector<std::byte> copied_;
 };
 
 }  // namespace leash

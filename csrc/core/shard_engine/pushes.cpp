@@ -120,6 +120,7 @@ ShardEngine::Source ShardEngine::source_in_segment(const Attachment& attachment,
                 .data = values,
                 .nbytes = spec.nbytes(),
                 .codec = header.codec,
+                .is_shared = true,
                 .answer_memory = attachment.memory(),
                 .answer = values,
                 .answer_state = attachment.state(chunk),
@@ -177,6 +178,7 @@ Push ShardEngine::core_push(const PushHeader& header, std::uint32_t chunk, const
     } catch (const std::invalid_argument& error) {
       throw Refused(codes::kBadPayload, chunk_name(chunk) + ": " + error.what());
     }
+    pushed.gradient.encoded.is_shared = source.is_shared;
     absent_.assign(header.absent.begin(), header.absent.end());
   } else {
     absent_.assign(std::max<std::size_t>(1, (spec.piece_lengths.size() + 7) / 8), 0xff);

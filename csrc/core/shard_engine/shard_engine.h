@@ -126,6 +126,7 @@ class ShardEngine {
     std::byte* data = nullptr;
     std::size_t nbytes = 0;
     WireCodec codec = WireCodec::kF32;
+    bool is_shared = false;           // whether the gradient's worker may change it at any time
     Buffer* answer_memory = nullptr;  // null: no answer carries parameters
     std::byte* answer = nullptr;
     std::uint64_t* answer_state = nullptr;  // of its place in a segment

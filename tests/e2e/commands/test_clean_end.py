@@ -117,7 +117,8 @@ def test_worker(tmp_path: Path, number: signal.Signals) -> None:
         said = rf"leash worker 1: {why}, in epoch \d+ of 100000 after \d+ steps; the same command"
         assert any(re.match(said, line) for line in interrupted.lines), interrupted.lines
         if number == signal.SIGTERM:
-            require_told("a worker is told to end by SIGTERM, as schedulers do",
+            require_told("a worker is told to end by SIGTERM, as schedulers do, by `leash leave`, "
+                         "or by the file of `--preempt-file`",
                          worker=interrupted.lines)  # fmt: skip
         assert other.wait(60) == 0, "\n".join(other.lines)
         assert server.wait(10) == 1  # nobody had taken over the share of the first

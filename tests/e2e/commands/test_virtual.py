@@ -1,6 +1,7 @@
 """Training in virtual time beside real processes: what they learn is the same, bit by bit."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,49 @@ def test_an_experiment_in_virtual_time_leaves_a_table_and_a_report(
     # Nobody can be quicker than the slowest worker's sleeps, nor needs a real second for them.
     sleeps_s = 2 * 8 * 0.02  # digits: a share of 480 samples, in batches of 64
     assert sleeps_s < rows[0]["seconds"] < 2 * sleeps_s
+
+
+RESIZED = """
+about: from two workers to eight to three
+base:
+  {dataset: digits, workers: 2:8, resize: "1:8,3:3", epochs: 4, batch_size: 16, slow: 0.1}
+runs:
+  bsp: {policy: bsp}
+  ssp: {policy: ssp, bound: 3}
+  asp: {policy: asp}
+"""
+STEP_S = 0.11  # it sleeps, and computes
+ON_THE_WAY_S = 0.07  # from a newcomer's hello to its first step: beats, a pull, a lease
+
+
+@pytest.fixture(scope="module")
+def resized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resized")
+    file = folder / "resized.yaml"
+    file.write_text(RESIZED)
+    argv = [*LEASH, "experiment", str(file), f"--out={folder / 'out'}", "--virtual",
+            "--compute=0.01"]  # fmt: skip
+    with Child(argv) as child:
+        assert child.wait(100) == 0, "\n".join(child.lines)
+    return folder / "out"
+
+
+@pytest.mark.parametrize("name", ["bsp", "ssp", "asp"])
+def test_a_run_that_grows_and_shrinks_costs_the_others_a_step_at_most(
+    resized: Path, name: str
+) -> None:
+    told = summary(resized / name)
+    assert (told["ended"], told["epochs"], told["most_at_once"]) == ("done", 4, 8)
+    assert (told["samples"], told["samples_twice"]) == (4 * 1438, 0)  # each once an epoch
+    answered: dict[int, list[float]] = {}
+    for line in (resized / name / "events.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "step":
+            answered.setdefault(event["worker"], []).append(event["t"])
+    assert answered.keys() == set(range(1, 9))
+    for rank in (1, 2, 3):
+        gaps = [b - a for a, b in pairwise(answered[rank])]
+        assert max(gaps) < STEP_S + ON_THE_WAY_S < 2 * STEP_S, rank
+    for rank in range(4, 9):
+        assert answered[rank][0] > 1.0
+        assert answered[rank][-1] < 3.0 + 2 * STEP_S

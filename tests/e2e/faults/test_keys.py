@@ -110,6 +110,7 @@ def attempts(worker: Worker) -> dict[str, tuple[Header, tuple[bytes, ...]]]:
         "set": ({"t": "set", "policy": "bsp"}, ()),
         "save": ({"t": "save", "number": 7}, ()),
         "read": ({"t": "read", "number": 7, "offset": 0}, ()),
+        "stop": ({"t": "stop"}, ()),
     }  # fmt: skip
 
 
@@ -118,7 +119,7 @@ OPEN = ("status", "echo")  # for every key, and about nobody
 
 @pytest.mark.parametrize("name", ["worker-2", "worker-3", "observer", "admin"])
 def test_no_verb_is_honoured_in_anothers_name(run: Run, name: str) -> None:
-    own = {"admin": ("set", "save", "read")}.get(name, ())
+    own = {"admin": ("set", "save", "read", "stop")}.get(name, ())
     with ExitStack() as stack:
         control, data = run.peers(stack, name)
         before, (_, counted) = run.digest(), run.refused()

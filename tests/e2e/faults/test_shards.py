@@ -20,7 +20,7 @@ from e2e.outages.rows import require_told
 from leash.ps.errors import EvictedError, UsageError
 from leash.ps.options.server import ServerOptions
 from leash.ps.runs.rundir import RunDir
-from leash.ps.server.loop import Server
+from leash.ps.server.loop import SHARD_RESTARTS, Server
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
 from leash.worker.client.memory import Slab
@@ -275,14 +275,26 @@ def test_counts_and_events_of_all_shards_are_the_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_the_loss_of_a_shard_ends_the_run_and_is_named(tmp_path: Path, victim: int) -> None:
+def test_after_the_loss_of_a_shard_all_of_them_begin_again_a_few_times_and_then_the_run_ends(
+    tmp_path: Path, victim: int
+) -> None:
     run = tmp_path / "run"
     with (
         server_process(run, "--workers=2", "--shards=3", "--chunk-kib=64") as (server, address),
         pusher(address, 1, steps=10**9) as first,
         pusher(address, 2, steps=10**9) as second,
     ):
-        first.read_until("step 3 ")
+        for again in range(1, SHARD_RESTARTS + 1):
+            first.read_until("step ")
+            second.read_until("step ")
+            lost = shard_processes(server)[victim]
+            lost.kill()
+            told = f"shard {victim + 1} (process {lost.pid}) was lost: killed by SIGKILL; all "
+            line = server.read_until(told)
+            assert line.endswith(f"begin again, {again} of {SHARD_RESTARTS}")
+            for worker in (first, second):
+                worker.read_until("joined again")
+        first.read_until("step ")
         lost = shard_processes(server)[victim]
         began_s = time.monotonic()
         lost.kill()

@@ -1,11 +1,14 @@
 """Real disks that are full, read-only or slow lose no run, and its model is always to be had."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -231,3 +234,36 @@ def test_a_launch_that_is_ended_waits_for_a_slow_disk_until_it_is_asked_again(
         assert child.wait(3 * seconds + 30) == 130
     final = run / "checkpoints" / "final.safetensors"
     assert final.exists() == (run / "summary.json").exists() == (times == 1)
+
+
+def test_a_disk_that_hangs_holds_up_nobody_and_has_every_event_once_it_answers(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    os.mkfifo(run / "events.jsonl")
+    end = os.open(run / "events.jsonl", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 4096)
+    with working(run, "--step-events=1", "--evict-s=5", "--checkpoint-every=never") as (
+        server, worker
+    ):  # fmt: skip
+        worker.train_while(lambda: worker.not_written() != {"events.jsonl"})
+        at_s = time.monotonic() + 6.0
+        longest_s = 0.0
+        while time.monotonic() < at_s:
+            began_s = time.monotonic()
+            steps = worker.steps + 10
+            worker.train_while(lambda steps=steps: worker.steps < steps)  # type: ignore[misc]
+            longest_s = max(longest_s, time.monotonic() - began_s)
+        assert longest_s < 4.0
+        with open(end, "rb", buffering=0) as events, ThreadPoolExecutor(1) as reader:
+            os.set_blocking(events.fileno(), True)
+            reading = reader.submit(events.read)
+            worker.train_while(lambda: bool(worker.not_written()))
+            worker.client.close()
+            assert server.wait() == 0
+            lines = [json.loads(line) for line in reading.result().splitlines()]
+    told = json.loads((run / "summary.json").read_text())
+    assert (told["evictions"], told["events_missing"]) == (0, 0)
+    pushed = [line["step"] for line in lines if line["event"] == "push"]
+    assert pushed == list(range(1, worker.steps + 1))

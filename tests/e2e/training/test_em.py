@@ -80,12 +80,16 @@ def test_alone_it_prints_every_accuracy_and_leaves_results_mixtures_and_pictures
 def test_two_workers_and_a_server_give_the_same(
     digits: Path, alone: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """They find the files where the environment says, as the demo's program does."""
-    out = tmp_path / "run"
+    """They find the files where the environment says, as the demo's program does.
+
+    The keys that are handed to them count, and not the one that the environment names.
+    """
+    out, keys = tmp_path / "run", tmp_path / "keys"
     printed = em(
-        "--k=1,2,4", "--workers=2", f"--out={out}", "--no-pictures", *SETTINGS,
-        MNIST=str(digits / "MNIST" / "raw"),
+        "--k=1,2,4", "--workers=2", f"--out={out}", "--no-pictures", *SETTINGS, f"--keys={keys}",
+        MNIST=str(digits / "MNIST" / "raw"), LEASH_KEY="of another run",
     )  # fmt: skip
+    assert (keys / "worker-2.key").exists()
     assert printed.count("k = 2 ") == 1  # one of them reports
     require_same(out, alone[0], (1, 2, 4))
     summary = json.loads((out / "server" / "summary.json").read_text("utf-8"))

@@ -15,11 +15,13 @@ import numpy as np
 from leash.ps.policy import Rule
 from leash.ps.wire.layout import Chunk
 from simulation.checks.oracle import NaiveChunk, Released, Wrong, naive_values
+from simulation.checks.permits import REFUSED
 from simulation.checks.toy import Values
 from simulation.machines.network import Frames
 
 if TYPE_CHECKING:
     from simulation.checks.book import Book
+    from simulation.checks.permits import Permits
     from simulation.machines.world import Process
 
 Sent = tuple[bytes, bytes, Any]  # route, header, payload
@@ -30,19 +32,24 @@ class Watch:
     """Watches one shard."""
 
     def __init__(
-        self, shard: int, book: "Book", forward: Callable[[bytes, Frames], None], process: "Process"
-    ) -> None:
+        self, shard: int, book: "Book", forward: Callable[[bytes, Frames], None],
+        process: "Process", user_of: Callable[[bytes], str], permits: "Permits | None" = None,
+    ) -> None:  # fmt: skip
         """Args:
         shard: its number.
         book: knows what the workers pushed, and their memory.
         forward: brings an answer to the network.
         process: of the shard.
+        user_of: gives the key of who sends over a route; empty without keys.
+        permits: knows whose key may do what; None without keys.
         """
         self.shard: Final = shard
         self.process: Final = process
         self.chunks: dict[int, NaiveChunk] = {}
         self._book: Final = book
         self._forward: Final = forward
+        self._user_of: Final = user_of
+        self._permits: Final = permits
         self._sent: list[Sent] = []
         self.on_start: Callable[[], None] = lambda: None  # called when training begins here
         self._attached: dict[int, bytes] = {}  # worker ▸ the route that its segment came over
@@ -64,6 +71,11 @@ class Watch:
         """Goes by this rule from the beginning on."""
         self._rule = rule
 
+    @property
+    def rule(self) -> Rule:
+        """The rule that the shard goes by."""
+        return self._rule
+
     def bind(self, desk: Any, members: Any, metrics: Any) -> None:
         """Begins to watch this desk."""
         self._desk, self._members, self._metrics = desk, members, metrics
@@ -82,6 +94,8 @@ class Watch:
         """Hands a worker's message to the shard, and what the shard answers to the network."""
         header = msgpack.unpackb(frames[0])
         verb = header["t"]
+        if self._permits is not None and self._is_refused(self._permits, route, header, frames):
+            return
         if verb == "push_pull":
             self._on_push(route, header, frames)
             return
@@ -99,17 +113,37 @@ class Watch:
             self._on_attach(route, header)
         self._settle(touched)
 
-    def receive_strange(self, route: bytes, frames: Frames) -> None:
-        """Hands a message to the shard that it has to refuse; nothing may change."""
+    def _is_refused(
+        self, permits: "Permits", route: bytes, header: dict[str, Any], frames: Frames
+    ) -> bool:
+        """Whether the message of a worker was not allowed, by its key, and so was refused."""
+        may = permits.may(header, self._user_of(route))
+        if may is None and not self._is_current(header["worker"], header["incarnation"]):
+            may = False
+        if may is False:
+            self.receive_strange(route, frames, REFUSED)
+        return may is False
+
+    def receive_strange(self, route: bytes, frames: Frames, code: str = "") -> None:
+        """Hands a message to the shard that it has to refuse; nothing may change.
+
+        Args:
+            route: over which it comes.
+            frames: of it.
+            code: with which it has to be refused; empty for any.
+        """
         before = self.digest()
         header, *payloads = frames
         self._hand(route, [header, *map(bytearray, payloads)])
         if self.digest() != before:
             raise Wrong(f"a message that is not honest changed something: {frames[0]!r}")
         sent, self._sent = self._sent, []
-        verbs = [_decoded(header)["t"] for _, header, _ in sent]
+        answers = [_decoded(header) for _, header, _ in sent]
+        verbs = [answer["t"] for answer in answers]
         if verbs != ["error"]:
             raise Wrong(f"answered {verbs} to a message that is to be refused: {frames[0]!r}")
+        if code and answers[0]["code"] != code:
+            raise Wrong(f"refused with {answers[0]['code']} instead of {code}: {frames[0]!r}")
         self._send(sent)
 
     def digest(self) -> Any:
@@ -128,7 +162,7 @@ class Watch:
         return workers, found, shard.parked(), self._desk.parked
 
     def _hand(self, route: bytes, frames: Frames) -> None:
-        self._desk.receive([route, *frames])
+        self._desk.receive([route, *frames], self._user_of(route))
 
     def _on_push(self, route: bytes, header: dict[str, Any], frames: Frames) -> None:
         worker, incarnation, step = header["worker"], header["incarnation"], header["step"]

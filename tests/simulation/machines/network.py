@@ -71,6 +71,7 @@ class Wire:
         self.is_up = False
         self.is_closed = False
         self.is_control = False
+        self.user = ""  # the key of its client
         self.hears_late_s = 0.0  # how late the client hears of what becomes of the connection
         self.slow_s = 0.0  # so much longer takes each message
         self._number: Final = number

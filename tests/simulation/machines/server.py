@@ -7,6 +7,7 @@
     data wires of shard k ──▸ Watch ──▸ LinkedShard.data ◂── ShardLink ──▸ RunEngine
 """
 
+import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,9 @@ from safetensors.numpy import load
 
 from leash.ps.errors import UsageError
 from leash.ps.options.server import ServerOptions
+from leash.ps.policy import message_fields
 from leash.ps.runs.checkpoint import newest_whole
+from leash.ps.runs.journal import NAME as JOURNAL
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.server.run_engine import RunEngine
@@ -28,14 +31,17 @@ from leash.ps.wire.shard_link import LinkClosedError
 from leash.ps.wire.shard_messages import Begin, Done
 from simulation.checks.book import Book
 from simulation.checks.oracle import NaiveChunk, Wrong
+from simulation.checks.permits import Permits
 from simulation.checks.watch import Watch
-from simulation.machines.disk import MemoryDisk
+from simulation.machines.disk import FULL, MemoryDisk
+from simulation.machines.keys import Keys
 from simulation.machines.network import Frames
 from simulation.machines.world import Process
 
 PORT: Final = 5000  # of the control socket; those of the shards follow
 FIRST_INCARNATION: Final = 1_000_000
 RUN_DIR: Final = Path("/run")
+JOURNALED: Final = (b"hello", b"bye", b"set")  # verbs of what a journal tells
 BATCH: Final = 16  # messages of a data socket after which the engine has its turn
 
 Arrived = tuple[bytes, Frames]  # a route, and what came from there
@@ -47,7 +53,9 @@ class ShardProcess:
 
     def __init__(self, index: int, server: "SimulatedServer", process: Process) -> None:
         self.process: Final = process
-        self.watch: Final = Watch(index, server.book, server.forward, process)
+        self.watch: Final = Watch(
+            index, server.book, server.forward, process, server.user_of, server.permits
+        )
         self.shard: LinkedShard | None = None
         self.held: Final[deque[Arrived]] = deque()
         self.pid: Final = 70_000 + index
@@ -108,7 +116,9 @@ class ShardProcess:
             self._tell()
 
     def _begin(self, begin: Begin, options: ServerOptions) -> None:
-        self.shard = LinkedShard(begin.shard, options, self.watch.send, self.process.clock)
+        self.shard = LinkedShard(
+            begin.shard, options, self.watch.send, self.process.clock, self._server.keyring
+        )
         self.watch.bind(self.shard.data, self.shard.members, self.shard.metrics)
         self._told.append((Done(begin.port), None))
         self.process.after(COUNTS_S, self._tick)
@@ -151,6 +161,7 @@ class SimulatedServer:
     def __init__(
         self, process: Process, options: ServerOptions, book: Book, disk: MemoryDisk,
         forward: Forward, say: Callable[[str], None], on_end: Callable[[], None],
+        keys: Keys | None, user_of: Callable[[bytes], str],
     ) -> None:  # fmt: skip
         """Args:
         process: its first one.
@@ -160,10 +171,15 @@ class SimulatedServer:
         forward: brings an answer to the network.
         say: takes the lines that it shows.
         on_end: called when it has ended by itself.
+        keys: whom it lets in; None for everybody.
+        user_of: gives the key of who sends over a route; empty without keys.
         """
         self.process: Final = process
         self.book: Final = book
         self.forward: Final = forward
+        self.user_of: Final = user_of
+        self.keyring: Final = None if keys is None else keys.ring
+        self.permits: Final = None if keys is None else Permits(keys)
         self.ended: str = ""
         self.status: int | None = None
         self._options = options
@@ -182,19 +198,24 @@ class SimulatedServer:
         """Begins, or goes on from its newest checkpoint."""
         self.ended, self.status = "", None
         self._has_ended = False  # what it leaves is still being written
+        if self.permits is not None:
+            self.permits.forget()
         self._resumed = Snapshot({}, {})
         if self._options.resume is not None:
             self._resumed = self._snapshots[Path(self._options.resume)]
         self.book.note_new_server({n: c.generation for n, c in self._resumed.chunks.items()})
         self.shards: list[ShardProcess] = []
         self.held: deque[Arrived] = deque()
-        self.watch = Watch(0, self.book, self.forward, self.process)
+        self.watch = Watch(
+            0, self.book, self.forward, self.process, self.user_of, self.permits
+        )  # fmt: skip
         clock = self.process.clock
         run_dir = RunDir(RUN_DIR, self._disk, goes_on=True)
         remote = RemoteShards(self._options, PORT + 2, self._start_shard)
         self.run = RunEngine(
             self._options, run_dir, remote, PORT + 1, self.watch.send, say=self._say,
             disk=self._disk, now=clock, uptime=clock, wall_time_us=self._wall_time_us,
+            keyring=self.keyring,
         )  # fmt: skip
         self.watch.go_by(self.run.rule)  # which may have been set while an earlier server ran
         self.watch.bind(self.run.data, self.run.members, self.run.metrics)
@@ -291,42 +312,106 @@ class SimulatedServer:
     def take_control(self, arrived: Arrived) -> None:
         """Answers a message of the control socket."""
         route, frames = arrived
-        _, header, payload = self.run.answer(route, frames[0], frames[1:])
+        user, permits = self.user_of(route), self.permits
+        asked = msgpack.unpackb(frames[0]) if permits is not None else {}
+        may = permits.may(asked, user) if permits is not None else None
+        before = self._digest(heard=True) if may is False else None
+        _, header, payload = self.run.answer(route, frames[0], frames[1:], user)
+        if permits is not None:
+            permits.check(may, asked, msgpack.unpackb(header))
+        if may is False and self._digest(heard=True) != before:
+            raise Wrong(f"a message that is not allowed changed something: {asked}")
         if b"lease" in frames[0] or b"hello" in frames[0]:
-            self._note_granted(header, frames[0])
+            self._note_granted(header, frames[0], user)
+        if any(verb in frames[0] for verb in JOURNALED):
+            self._check_journal()
+            self._check_rules()
         self.forward(route, [header] if payload is None else [header, payload])
         self._advance()
 
-    def take_strange(self, frames: Frames) -> None:
-        """Takes a control message that has to be refused; nothing may change."""
+    def _check_journal(self) -> None:
+        """Checks that a server that is started again knows what anybody was told by this one."""
+        run = self.run
+        if self._disk.fault == FULL or run.coordinator.unwritten.lasting:
+            return
+        journal = self._disk.files[RUN_DIR / JOURNAL]
+        lines = [json.loads(line) for line in journal.split(b"\n") if line]
+        states: dict[int, str] = {}
+        rule = list(message_fields(self._options.rule))
+        for line in lines:
+            if line["what"] in ("joined", "left"):
+                states[line["worker"]] = line.get("state", "live")
+            elif line["what"] == "rule":
+                rule = line["set"]
+        for worker, member in run.members.workers.items():
+            if states.get(worker) != member.state:
+                raise Wrong(f"worker {worker} is {member.state}, and by the journal "
+                            f"{states.get(worker, 'unknown')}")  # fmt: skip
+        if rule != list(message_fields(run.rule)):
+            raise Wrong(f"the run goes by {run.rule}, and by the journal {rule}")
+
+    def _check_rules(self) -> None:
+        """Checks that every shard goes by the rule that is the run's."""
+        for watch in (self.watch, *(shard.watch for shard in self.shards)):
+            if watch.rule != self.run.rule and watch.process.is_alive:
+                raise Wrong(f"shard {watch.shard} goes by {watch.rule}, the run by {self.run.rule}")
+
+    def take_strange(self, frames: Frames, user: str) -> None:
+        """Takes a control message that has to be refused; nothing may change.
+
+        Args:
+            frames: of the message.
+            user: the key of its sender; empty without keys.
+        """
         before = self._digest()
-        _, header, _ = self.run.answer(b"stranger", frames[0], frames[1:])
+        _, header, _ = self.run.answer(b"stranger", frames[0], frames[1:], user)
         verb = msgpack.unpackb(header)["t"]
         if verb != "error":
             raise Wrong(f"answered {verb} to a message that is to be refused: {frames[0]!r}")
         if self._digest() != before:
             raise Wrong(f"a message that was refused changed something: {frames[0]!r}")
 
-    def _digest(self) -> Any:
-        """Everything that a control message may change, as the server itself tells it."""
+    def _digest(self, *, heard: bool = False) -> Any:
+        """Everything that a control message may change, as the server itself tells it.
+
+        Args:
+            heard: whether signs of life count.
+        """
         run = self.run
         run.data.settle()
         members = [
-            (m.worker, m.incarnation, m.state, m.number, m.first_step, m.reported)
+            (
+                m.worker,
+                m.incarnation,
+                m.state,
+                m.number,
+                m.first_step,
+                m.reported,
+                m.phase,
+                m.heard_s if heard else 0.0,
+            )
             for m in (*run.members.workers.values(), *run.members.observers.values())
         ]
         metrics = run.metrics
         counts = metrics.epoch, metrics.samples_twice, metrics.steps, metrics.samples
         chunks = [watch.digest() for watch in (self.watch, *(s.watch for s in self.shards))]
-        return members, repr(run.coordinator.position()), run.rule, counts, chunks
+        journal = self._disk.files.get(RUN_DIR / JOURNAL)
+        asked = run.coordinator.asked_to_stop, run.coordinator.saves.awaited
+        ranks = dict(run.identities.ranks)
+        return (
+            members, repr(run.coordinator.position()), run.rule, counts, chunks, journal, asked,
+            ranks,
+        )  # fmt: skip
 
-    def _note_granted(self, header: bytes, request: bytes) -> None:
+    def _note_granted(self, header: bytes, request: bytes, user: str) -> None:
         """Notes an incarnation that was given, or samples that were leased."""
         answer, asked = msgpack.unpackb(header), msgpack.unpackb(request)
         if answer["t"] == "leased":
             self.book.note_leased(asked["incarnation"], answer)
         elif answer["t"] == "welcome":
             self.book.note_welcome(asked["worker"], asked["number"], answer["incarnation"])
+            if self.permits is not None:
+                self.permits.note_welcome(user, asked["worker"], answer["incarnation"])
 
     def take_data(self, arrived: Arrived) -> None:
         """Takes a message of shard 0's data socket."""

@@ -6,18 +6,30 @@ from typing import Any, Final
 import msgpack
 
 from leash.ps.wire.frames import encode
-from leash.ps.wire.layout import Layout, Slot
+from leash.ps.wire.layout import Chunk, Layout, Slot
 from leash.ps.wire.messages import (
+    Attach,
     Beat,
     Beaten,
     Bye,
+    Dismiss,
+    GroupOptions,
     Hello,
+    Init,
     Lease,
     Message,
+    Offer,
+    Publish,
+    Pull,
+    Push,
     PushPull,
+    Read,
+    Remember,
     Report,
+    Save,
     Set,
     Status,
+    Stop,
 )
 from simulation.machines.network import Frames
 
@@ -115,6 +127,76 @@ def strange_request(
     )  # fmt: skip
     message, payload = requests[int(choice * len(requests))]
     return [encode(message)] if payload is None else [encode(message), payload]
+
+
+def request_in_the_name_of(
+    layout: Layout, worker: int, incarnation: int, choice: float, number: float
+) -> tuple[Header, Frames]:
+    """Makes a control message that would be honoured if its sender were the one to send it.
+
+    Args:
+        layout: of the run's model.
+        worker: a rank.
+        incarnation: of its process.
+        choice: which message, from 0 to 1.
+        number: for what the message leaves open, from 0 to 1.
+
+    Returns:
+        Its header, and its frames.
+    """
+    drawn = 1 + int(1e9 * number)
+    requests: tuple[tuple[Message, bytes | None], ...] = (
+        (Beat(worker, incarnation, "waiting"), None),
+        (Lease(worker, incarnation, 1, 5, 1, 1, 0.0), None),
+        (Report(worker, incarnation, "training", 1, 1, 1, 0.0, 0.0, 0.0, 0.0), None),
+        (Bye(worker, incarnation, "done"), None),
+        (Bye(worker, incarnation, "failed"), None),
+        (Remember(worker, incarnation, 0, 0, 0, 0), None),
+        (Hello("worker", worker, "another", number=drawn), layout.pack()),
+        (Set("asp"), None),
+        (Save(drawn), None),
+        (Read(drawn, 0), None),
+        (Stop("a stranger"), None),
+        (Dismiss(worker), None),
+        (Status(), None),
+    )  # fmt: skip
+    return _packed(*requests[int(choice * len(requests))])
+
+
+def push_in_the_name_of(
+    worker: int, incarnation: int, step: int, chunk: Chunk, choice: float
+) -> tuple[Header, Frames]:
+    """Makes a data message that would be honoured if its sender were the one to send it.
+
+    Args:
+        worker: a rank.
+        incarnation: of its process.
+        step: its next one.
+        chunk: that it is about.
+        choice: which message, from 0 to 1.
+
+    Returns:
+        Its header, and its frames.
+    """
+    values, nonce = b"\x01" * chunk.nbytes, "00" * 16
+    table = msgpack.packb({"groups": [], "group_of_slot": b""})
+    requests: tuple[tuple[Message, bytes | None], ...] = (
+        (PushPull(worker, incarnation, step, chunk.index, chunk.dtype, 1), values),
+        (PushPull(0, incarnation, step, chunk.index, chunk.dtype, 1), values),
+        (Push(worker, incarnation, step, chunk.index, chunk.dtype, 1), values),
+        (Pull(worker, incarnation, chunk.index, chunk.dtype), None),
+        (Init(worker, incarnation, chunk.index, chunk.dtype), values),
+        (Publish(worker, incarnation, 1 << 40, chunk.index, chunk.dtype), values),
+        (Offer(worker, incarnation, chunk.index, chunk.dtype, 1, 1, 1), values),
+        (Attach(worker, incarnation, 1, 0, 4096, nonce, 1 << 40), None),
+        (GroupOptions(worker, incarnation, 1 << 40), table),
+    )
+    return _packed(*requests[int(choice * len(requests))])
+
+
+def _packed(message: Message, payload: bytes | None) -> tuple[Header, Frames]:
+    header = encode(message)
+    return msgpack.unpackb(header), [header] if payload is None else [header, payload]
 
 
 def strange_message(honest: PushPull, payload_nbytes: int, choice: float, number: float) -> Frames:

@@ -144,6 +144,7 @@ class SimulatedWorker:
         self.failure: LeashError | None = None  # what ended its newest process
         self.failed_where = ""  # what it did when it failed
         self.is_told_to_go = False
+        self.lacks_key = False  # whether its key was revoked, and it has no other
         self.has_lost_steps = False  # whether a process of it gave up one, or did not end its work
         self.has_told = False  # whether its bye was answered
         self._layout: Final = layout
@@ -214,8 +215,9 @@ class SimulatedWorker:
 
     @property
     def stays_away(self) -> bool:
-        """Whether it was killed, or told to go, and not started again."""
-        return self._life is None and (not self.process.is_alive or self.is_told_to_go)
+        """Whether it was killed, told to go, or not let in any more, and not started again."""
+        was_told = self.is_told_to_go or self.lacks_key
+        return self._life is None and (not self.process.is_alive or was_told)
 
     def connect(
         self, port: int, take: Callable[[Frames], None], hear: Callable[[str], None]

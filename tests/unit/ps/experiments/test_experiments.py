@@ -21,6 +21,7 @@ from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import RunOutcome, median_rows, read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.interrupt import Interrupted
+from leash.ps.wire.keys import worker_files
 
 SWEEP = """
 about: a sweep
@@ -234,7 +235,11 @@ def test_options_of_virtual_time_are_refused_where_they_mean_nothing(
 
 @pytest.mark.parametrize(
     ("base", "told"),
-    [({"shards": 2}, "fixed: bsp: --shards 2"), ({"device": "cuda"}, "fixed: bsp: --device cuda")],
+    [
+        ({"shards": 2}, "fixed: bsp: --shards 2"),
+        ({"device": "cuda"}, "fixed: bsp: --device cuda"),
+        ({"keys": "keys"}, "fixed: bsp: --keys: nothing travels in virtual time; leave out --keys"),
+    ],
     ids=str,
 )
 def test_a_run_that_virtual_time_cannot_have_is_refused_before_the_first(
@@ -247,6 +252,22 @@ def test_a_run_that_virtual_time_cannot_have_is_refused_before_the_first(
     with pytest.raises(UsageError, match=told):
         run(ExperimentOptions(name=str(sweep), virtual=True, out=str(out)))
     assert not out.exists()
+
+
+def test_all_runs_of_an_experiment_get_one_folder_of_keys_with_enough_for_each(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = yaml.safe_load(SWEEP)
+    experiment["runs"]["fixed: ssp 3"]["workers"] = 5
+    experiment["runs"]["fixed: ssp 3"]["slow"] = 0
+    sweep.write_text(yaml.safe_dump(experiment))
+    launched: list[Any] = []
+    monkeypatch.setattr(launch, "run", lambda options, **_: launched.append(options) or 9)
+    keys = tmp_path / "keys"
+    options = ExperimentOptions(name=str(sweep), keys=str(keys), out=str(tmp_path / "out"))
+    assert run(options) == 9
+    assert [options.keys for options in launched] == [str(keys)]
+    assert len(worker_files(str(keys), 5)) == 5
 
 
 def test_each_run_of_an_experiment_in_virtual_time_gets_the_machines(

@@ -1,19 +1,22 @@
 """Checkpoints that a thread or a process writes, while whoever gives them waits for nothing."""
 
+import fcntl
 import os
 import resource
 import select
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from leash.ps.runs.background import SLOTS, BackgroundDisk
+from leash.ps.runs.background import HANG_S, HANGS, SLOTS, BackgroundDisk
 from leash.ps.runs.checkpoint_file import HostTarget, Plan, Tensor, unfinished
-from leash.ps.runs.disk import PART_NBYTES, Writing
+from leash.ps.runs.disk import PART_NBYTES, GrowingFile, Writing
 
 VALUES = 1_000_003  # some parts, and a little
 CONTENT = os.urandom(4 * VALUES)
@@ -211,3 +214,72 @@ def test_a_file_that_another_has_replaced_is_neither_moved_nor_removed(tmp_path:
     new.finish()
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["latest"]
+
+
+# Lines.
+
+PIPE_NBYTES = 4096
+
+
+@contextmanager
+def hanging(path: Path) -> Iterator[int]:
+    """A file that takes a few thousand bytes, and no more until somebody reads from it."""
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE_NBYTES)
+    try:
+        yield end
+    finally:
+        os.close(end)
+
+
+def read_so_many(end: int, nbytes: int) -> bytes:
+    came = b""
+    while len(came) < nbytes:
+        came += os.read(end, PIPE_NBYTES)
+    return came
+
+
+@pytest.mark.parametrize("opens", [BackgroundDisk.create, BackgroundDisk.append])
+def test_a_file_that_hangs_holds_up_nobody_for_long_and_has_each_line_once(
+    tmp_path: Path, disk: BackgroundDisk, opens: Callable[[BackgroundDisk, Path], GrowingFile]
+) -> None:
+    lines = [b"%05d\n" % number for number in range(2000)]
+    with hanging(tmp_path / "lines") as end:
+        file = opens(disk, tmp_path / "lines")
+        waiting = b"".join(lines[:1000])
+        began_s = time.monotonic()
+        with pytest.raises(OSError, match=HANGS):
+            file.write(waiting)
+        assert time.monotonic() - began_s > 0.9 * HANG_S
+        for _ in range(100):  # from now on it says so at once
+            with pytest.raises(OSError, match=HANGS):
+                file.write(waiting)
+        assert time.monotonic() - began_s < 10 * HANG_S
+        waiting += b"".join(lines[1000:])
+        os.set_blocking(end, True)
+        with ThreadPoolExecutor(1) as reader:
+            reading = reader.submit(read_so_many, end, len(waiting))
+            while waiting:
+                with suppress(OSError):
+                    waiting = waiting[file.write(waiting) or 0 :]
+            came = reading.result(PATIENCE_S)
+        file.close()
+    assert came == b"".join(lines)
+
+
+def test_a_file_that_hangs_is_left_alone_at_the_end(tmp_path: Path, disk: BackgroundDisk) -> None:
+    with hanging(tmp_path / "lines"):
+        file = disk.append(tmp_path / "lines")
+        with pytest.raises(OSError, match=HANGS):
+            file.write(bytes(2 * PIPE_NBYTES))
+        file.force_soon()
+        file.close()
+
+
+def test_what_a_disk_refuses_is_raised_as_its_own_error(disk: BackgroundDisk) -> None:
+    file = disk.append(Path("/dev/full"))
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            file.write(b"a line")
+    file.close()

@@ -233,10 +233,8 @@ def test_comings_are_told_in_one_line_each_once_the_run_goes_on() -> None:
     bye = Bye(3, server.incarnation(3), "stopped", "preempted")
     assert isinstance(server.ask(bye), Ok)
     assert news(server) == ["worker 3 leaves: preempted; 2 go on"]
-    server.evict(2)
-    assert news(server) == [
-        "worker 2 leaves: it was silent for too long, or broke the contract; 1 goes on"
-    ]
+    server.bye(2, "failed")
+    assert news(server) == ["worker 2 leaves: it has failed; 1 goes on"]
     server.bye(1)
     assert news(server) == []  # it was done
 

@@ -45,6 +45,7 @@ from leash.ps.wire.messages import (
     Set,
     State,
     Status,
+    Stop,
     Welcome,
 )
 from leash.ps.wire.shard_messages import Join, Leave, Reserve, SetRule, Start
@@ -94,6 +95,7 @@ def make_request(verb: type[Message], worker: int, incarnation: int) -> Message:
         Set: Set("asp"),
         Save: Save(17),
         Read: Read(CHECKPOINT, 2),
+        Stop: Stop("too dear"),
         Bye: Bye(worker, incarnation, "stopped"),
         Dismiss: Dismiss(worker or 1),
     }
@@ -330,6 +332,7 @@ REPEATED = {  # verb ▸ what the second of two equal requests is answered with,
     Set: Ok,
     Save: Saved,
     Read: CheckpointPiece,
+    Stop: Ok,
     Bye: Ok,
     Dismiss: Dismissed,
 }
@@ -1071,8 +1074,8 @@ def test_the_time_of_training_ends_with_the_last_worker_and_goes_on_with_one_tha
     assert server.coordinator.state()["train_seconds"] == 106
 
 
-@pytest.mark.parametrize("reason", ["SIGTERM", STOPPED_BY_TIMEOUT])
-def test_everybody_is_told_that_the_server_stops_but_an_observer_evaluates_once_time_is_over(
+@pytest.mark.parametrize("reason", ["SIGTERM", STOPPED_BY_TIMEOUT, "stopped", "stopped: too dear"])
+def test_everybody_is_told_that_the_server_stops_but_an_observer_evaluates_once_after_a_good_end(
     reason: str,
 ) -> None:
     server = make_server(1)
@@ -1081,7 +1084,7 @@ def test_everybody_is_told_that_the_server_stops_but_an_observer_evaluates_once_
     assert server.beat(1).stopping == server.beat(0, observer).stopping == ""
     server.coordinator.stopping = reason
     assert server.beat(1).stopping == reason
-    assert server.beat(0, observer).stopping == ("" if reason == STOPPED_BY_TIMEOUT else reason)
+    assert server.beat(0, observer).stopping == (reason if reason == "SIGTERM" else "")
     assert server.coordinator.state()["stopping"] == reason
 
 

@@ -48,7 +48,7 @@ def test_the_table_has_every_verb_that_a_server_takes() -> None:
 def test_only_admins_change_a_run_and_only_workers_change_the_model() -> None:
     by_verb = {message.verb: set(roles) for message, roles in MAY.items()}
     assert {verb for verb, roles in by_verb.items() if roles == {"admin"}} == {
-        "set", "save", "read"
+        "set", "save", "read", "stop"
     }  # fmt: skip
     assert {verb for verb, roles in by_verb.items() if "observer" in roles} == {
         "hello", "beat", "report", "bye", "status", "pull", "echo"

@@ -12,6 +12,8 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 
 from leash.ps.errors import LeashError, UsageError
+from leash.ps.wire.control import ControlChannel
+from leash.ps.wire.messages import Bye, Ok
 from leash.worker.client import Client
 from leash.worker.em import BernoulliMixture, GaussianMixture
 from leash.worker.em.classifier import MixtureClassifier
@@ -162,6 +164,121 @@ class Leaving:
         return total
 
 
+def say_bye_for(client: Client) -> None:
+    """Has the server go on without this worker, as after an eviction."""
+    with ControlChannel(client.address) as channel:
+        channel.request(Bye(client.rank, client.incarnation, "failed"), Ok)
+
+
+class Cut:
+    """Is evicted before each of these sums, the start being number 0."""
+
+    def __init__(self, sums: WorkerSums, client: Client, before: Sequence[int]) -> None:
+        self._sums, self._client, self._before = sums, client, before
+        self._number = 0
+
+    def total(self, units: int, size: int, compute: Callable[[Sequence[range]], Floats]) -> Floats:
+        if self._number in self._before:
+            say_bye_for(self._client)
+        self._number += 1
+        return self._sums.total(units, size, compute)
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [{2: [0]}, {1: [1]}, {3: [2, 3, 6]}, {1: [4], 2: [4]}, {1: [2, 5], 2: [2], 3: [2, 8]}],
+    ids=str,
+)
+def test_workers_that_are_evicted_join_again_and_change_nothing(
+    cuts: dict[int, list[int]],
+) -> None:
+    """Rank ▸ before which sums; the last has all of them evicted at once."""
+    reports: dict[int, bool] = {}
+
+    def part(rank: int, client: Client, classifier: MixtureClassifier) -> None:
+        sums = WorkerSums(client, 3)
+        client.begin(client.slabs[0])
+        classifier.fit(Cut(sums, client, cuts.get(rank, [])))
+        for other in (1, 2, 3):  # the run would end without one that has not said hello yet
+            await_live(client, other)
+        assert sums.agree(done=True)
+        reports[rank] = sums.reports
+
+    expected = MixtureClassifier(KINDS["full"], samples_for("full")).fit()
+    first, *others = play("full", 3, part)
+    for found in (first, *others):
+        require_same(found, expected)
+    for other in others:  # bit by bit, or they would part some day
+        for mine, theirs in zip(first.mixtures, other.mixtures, strict=True):
+            assert mine.means_.tobytes() == theirs.means_.tobytes()
+    assert reports == {1: True, 2: False, 3: False}
+
+
+def test_a_worker_that_is_evicted_while_it_waits_is_told_what_the_others_computed() -> None:
+    clients: dict[int, Client] = {}
+    evicted: list[int] = []
+
+    def part(rank: int, client: Client, classifier: MixtureClassifier) -> None:
+        clients[rank] = client
+        sums = WorkerSums(client, 2)
+        client.begin(client.slabs[0])
+        classifier.fit(Slow(sums, client))
+
+    class Slow:
+        """Worker 1 evicts worker 2 once that has pushed its part of the fourth sum."""
+
+        def __init__(self, sums: WorkerSums, client: Client) -> None:
+            self._sums, self._client, self._number = sums, client, 0
+
+        def total(self, units: int, size: int, compute: Any) -> Floats:
+            def late(runs: Sequence[range]) -> Floats:
+                if self._client.rank == 1 and self._number == 4 and not evicted:
+                    evicted.append(2)
+                    await_waiting(self._client, 2)
+                    say_bye_for(clients[2])
+                if self._client.rank == 1 and self._number == 6:
+                    await_live(self._client, 2)
+                return np.asarray(compute(runs))
+
+            self._number += 1
+            return self._sums.total(units, size, late)
+
+    expected = MixtureClassifier(KINDS["full"], samples_for("full")).fit()
+    for found in play("full", 2, part):
+        require_same(found, expected)
+    assert evicted == [2]
+
+
+def await_live(client: Client, worker: int) -> None:
+    """Returns once this worker takes part."""
+    while {row["worker"]: row["state"] for row in client.state()["table"]}[worker] != "live":
+        pass
+
+
+def await_waiting(client: Client, worker: int) -> None:
+    """Returns once this worker has taken the step that this client is at."""
+    while True:
+        rows = {row["worker"]: row for row in client.state()["table"]}
+        if rows[worker]["step"] > client.steps:
+            return
+
+
+def test_who_misses_more_sums_than_are_kept_is_told_so() -> None:
+    def part(rank: int, client: Client, _: MixtureClassifier) -> None:
+        sums = WorkerSums(client, 2, kept_nbytes=100)
+        client.begin(client.slabs[0])
+        for number in range(8):
+            if rank == 1 and number == 3:
+                say_bye_for(client)
+                client.pause(2.0)
+            if rank == 2 and number == 7:
+                await_live(client, 1)
+            sums.total(2, 3, lambda runs: np.ones(3))
+
+    with pytest.raises(LeashError, match="away for too long"):
+        play("full", 2, part)
+
+
 def test_a_latecomer_is_told_that_its_share_is_taken() -> None:
     def part(_: int, client: Client, __: MixtureClassifier) -> None:
         sums = WorkerSums(client, 1)
@@ -228,6 +345,31 @@ def test_stepwise_em_comes_near_to_where_batches_end(kind: str, workers: int) ->
         fit_online(classifier.fits, client, workers, passes=8, batch_size=20, seed=1)
 
     for found in play(kind, workers, part, far(kind), online=True):
+        for mine, theirs in zip(found.mixtures, batch.mixtures, strict=True):
+            first, last = theirs.lower_bounds_[0], theirs.lower_bound_
+            assert mine.lower_bound_ - first > 0.8 * (last - first) > 0
+
+
+def test_a_worker_of_stepwise_em_that_is_evicted_joins_again() -> None:
+    batch = MixtureClassifier(far("full"), samples_for("full")).fit()
+
+    evicted = threading.Event()
+
+    def part(rank: int, client: Client, classifier: MixtureClassifier) -> None:
+        steps: list[int] = []
+
+        def on_step(_: int) -> None:
+            steps.append(1)
+            if rank == 2 and len(steps) == 3:
+                say_bye_for(client)
+                evicted.set()
+            if rank == 1 and len(steps) == 6:  # it would come to its end alone
+                assert evicted.wait(PATIENCE_S)
+                await_live(client, 2)
+
+        fit_online(classifier.fits, client, 2, passes=8, batch_size=20, seed=1, on_step=on_step)
+
+    for found in play("full", 2, part, far("full"), online=True):
         for mine, theirs in zip(found.mixtures, batch.mixtures, strict=True):
             first, last = theirs.lower_bounds_[0], theirs.lower_bound_
             assert mine.lower_bound_ - first > 0.8 * (last - first) > 0

@@ -125,6 +125,7 @@ class FakeClient:
     settings: dict[str, Any]
     leases: list[Leased]
     welcome: Welcome
+    rank: int
     incarnation: int = 7
     steps: int = 0
     deadline_s: float = 0.0
@@ -251,7 +252,7 @@ def make_training(
         rank, 7, 1, 65536, 16, [5001], 1.0, 5.0, {}, epochs=completed, samples=samples,
         share=told_share,
     )  # fmt: skip
-    client = FakeClient({"seed": seed, "local_steps": local_steps}, orders, welcome)
+    client = FakeClient({"seed": seed, "local_steps": local_steps}, orders, welcome, rank)
     optimizer = FakeOptimizer(model, client, clock)
     if prompt:
         dataset.read_s = model.compute_s = straggler.delay_s = straggler.stretch_s = 0.0
@@ -779,6 +780,18 @@ def test_a_worker_whose_time_is_over_is_not_done(tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "worker-2.json").read_text("utf-8"))
     assert saved["steps"] == 4
     assert len(saved["loss_by_epoch"]) == 1  # the second epoch has no end
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [("stopped", "stopped by leash stop"), ("stopped: too dear", "stopped: too dear")],
+)
+def test_a_worker_whose_run_somebody_has_stopped_ends_well(told: str, said: str) -> None:
+    training = make_training()
+    training.optimizer.at_step[5] = raising(StoppingError(told))
+    assert training.run() == 0
+    assert training.optimizer.closed == ["stopped"]
+    assert training.said[-1] == said
 
 
 @pytest.mark.parametrize(

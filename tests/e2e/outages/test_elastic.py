@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from e2e.outages.rows import require_told
 from leash.ps.runs.audit import audit_run
 from leash.ps.wire.control import ControlChannel, request_state
 from support.processes import LEASH, Child, server_process
 
-LEASER = Path(__file__).parents[2] / "support" / "leaser.py"
+LEASER = Path(__file__).with_name("leaser.py")
 SAMPLES, EPOCHS, BATCH = 600, 2, 5
 POLICIES = {"bsp": (), "ssp": ("--bound=3",), "asp": ()}
 
@@ -149,7 +150,7 @@ def test_leash_worker_pushes_its_pending_local_steps_when_sigterm_tells_it_to_go
     tmp_path: Path,
 ) -> None:
     options = ("--workers=1:2", "--policy=asp", "--local-steps=50", "--dataset=digits", "--lr=0.1")
-    with server_process(tmp_path / "run", *options, "--epochs=400") as (_, address):
+    with server_process(tmp_path / "run", *options, "--epochs=400") as (server, address):
         words = ("worker", f"--server={address}", "--rank=auto", "--slow=0.02", *TASK)
         with Child([*LEASH, *words, f"--save-path={tmp_path}"]) as worker, \
                 ControlChannel(address) as channel:  # fmt: skip
@@ -160,6 +161,9 @@ def test_leash_worker_pushes_its_pending_local_steps_when_sigterm_tells_it_to_go
             assert worker.wait() == 143
             row = request_state(channel)["table"][0]
             assert row["state"] == "stopped"
+            server.read_until(" leaves: ")
+            require_told("a worker is told to end by SIGTERM, as schedulers do, by `leash leave`, "
+                         "or by the file of `--preempt-file`", server=server.lines)  # fmt: skip
             text = "\n".join(worker.lines)
             assert "leash worker 1: told to end by SIGTERM" in text
             assert "Traceback" not in text
