@@ -9,6 +9,7 @@
     {"what": "started"}                                      training has begun
     {"what": "plan", "worker": 3, "share": 6000, "epochs": 4}  a worker has told what it is to do
     {"what": "epoch", "worker": 3, "epoch": 2}               and that it has completed an epoch
+    {"what": "shares", "at": [[3, 1, 0, 6000]]}              shares go on there
     {"what": "healed", "chunks": 7, "lost": 1}               this server's workers go on
     {"what": "lease", "request": {...}, "answered": 640, "lockstep": false}
     {"what": "release", "worker": 3, "answered": 704, "applied": 32}
@@ -26,7 +27,7 @@ does not write on behind it, each begins with a line of its own, after an empty 
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -156,6 +157,10 @@ class Remembered:
                 self.shares[rank] = SharePosition(epochs, 0, int(line.get("share", before.share)))
                 if "epochs" in line:
                     self.planned[rank] = int(line["epochs"])
+            case "shares":
+                self.shares = {
+                    int(rank): SharePosition(*map(int, share)) for rank, *share in line["at"]
+                }
             case "healed":
                 self.healed_chunks += int(line["chunks"])
                 self.lost_updates += int(line["lost"])
@@ -273,6 +278,11 @@ class Journal:
         """Notes that leases go on there, whatever was leased before."""
         free = sorted(position.free.items())
         self._note("position", at=[position.samples, position.completed, free])
+
+    def shares_at(self, shares: Mapping[int, SharePosition]) -> None:
+        """Notes that shares go on there, whatever was reported before."""
+        at = [[rank, s.epochs, s.samples, s.share] for rank, s in sorted(shares.items())]
+        self._note("shares", at=at)
 
     def left(self, worker: int, incarnation: int, state: str) -> None:
         """Notes that a worker has left, and how."""

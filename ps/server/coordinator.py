@@ -502,7 +502,7 @@ class Coordinator:
             self._shards.begin_healing(generation_of_values)
             self._died_in_lockstep = (remembered.rule or self.rule).policy is BSP
             return
-        self._desk.note_position()
+        self._note_position()
         planned = self._options.epochs
         if remembered.started and planned is not None and self._metrics.epoch >= planned:
             self._note_absent()
@@ -518,7 +518,7 @@ class Coordinator:
         if chunks:
             self._restore(recovery)
         else:
-            self._desk.note_position()  # what was trained after the checkpoint is lost
+            self._note_position()  # what was trained after the checkpoint is lost
         in_lockstep = self.rule.policy is BSP and self._died_in_lockstep
         if in_lockstep:
             self._shards.begin_at_healed()
@@ -531,6 +531,11 @@ class Coordinator:
         self.journal.healed(chunks, recovery.lost)
         self._metrics.heal(self._generation, live, chunks, recovery.lost)
         self._start(live)
+
+    def _note_position(self) -> None:
+        """Notes in the journal that the run goes on from a checkpoint, or begins anew."""
+        self._desk.note_position()
+        self.journal.shares_at(self._metrics.shares())
 
     def _note_absent(self) -> None:
         """Knows who has not come, and may owe work: whoever took part counts as evicted."""

@@ -40,6 +40,10 @@ GONE_S: Final = 30.0  # whoever still tries that long after the server has ended
 START_S: Final = 0.25  # so often somebody looks whether training has begun
 SLACK_S: Final = 1.0  # eviction may take so much longer than the time that is set for it
 SPOILING: Final = frozenset(("disk lost", "disk torn", "disk flipped"))
+# What costs no worker its part, and no step.
+HARMLESS: Final = frozenset(
+    ("kill server", "cut", "slow", "save", "disk slow", "strange", "strange control")
+)
 CONSOLE: Final = b"console"  # the route of whoever sets the policy
 REASONS: Final = ("", "too dear")
 POLICIES: Final = ("bsp", "ssp", "asp", "dssp", "backup", "drop", "ssp")
@@ -568,7 +572,7 @@ class Cluster:
     def _has_lost_nothing(self) -> bool:
         """Whether all workers have taken part from the first step to the last."""
         is_whole = all(worker.is_done and not worker.has_lost_steps for worker in self.workers)
-        return is_whole and not self.happened & {"go", "leave", "set"}
+        return is_whole and self.happened <= HARMLESS
 
     def _check_end(self) -> tuple[str, ...]:
         server = self.server

@@ -16,6 +16,7 @@ from simulation.scenario import KILLED, SHORT_S
 
 if TYPE_CHECKING:
     from simulation.cluster import Cluster
+    from simulation.machines.worker import SimulatedWorker
 
 Explains = Callable[["Cluster"], bool]
 
@@ -46,17 +47,25 @@ def _is_lost_with_server(cluster: "Cluster") -> bool:
     server = cluster.server
     is_lost = {
         part.state in (DONE, STOPPED) if server.has_lost_work and not server.may_forget
-        else cluster.workers[part.worker - 1].has_told
+        else part.state == STOPPED or cluster.workers[part.worker - 1].has_told
         for part in server.run.coordinator.unfinished() if part.worker
     }  # fmt: skip
     return (server.has_lost_work or server.may_forget) and is_lost <= {True}
 
 
+def _needs_nobody(worker: "SimulatedWorker") -> bool:
+    is_over = worker.is_done or worker.stays_away or isinstance(worker.failure, StoppingError)
+    return is_over or worker.where == "begins"
+
+
 def _is_nobody_left(cluster: "Cluster") -> bool:
-    """Whether a server was killed when all workers had told it, or were telling, they are done."""
+    """Whether a server was killed when all workers had told it, or were telling, they are done.
+
+    Whoever began after that waits for them.
+    """
     server = cluster.server
     is_new = server.book.generation > 1 and server.status is None and not server.run.metrics.started
-    return is_new and all(worker.is_done for worker in cluster.workers)
+    return is_new and all(_needs_nobody(worker) for worker in cluster.workers)
 
 
 def waits_for_others(cluster: "Cluster") -> bool:

@@ -811,7 +811,9 @@ class Client:
         finally:
             self._repeats = False
         # The open step may be in all values already, since another worker had all of its answers.
-        fits = self.steps + 1 == step or (is_open and self.steps == step)
+        # Whoever comes later has answers that the others have gone on without.
+        is_next = self.steps + 1 == step or (is_open and self.steps == step)
+        fits = self.welcome.heals and is_next
         is_same = self.welcome.first_chunks == firsts and self._encoding is encoding
         if not fits or not is_same or not self._may_repeat:
             raise RestartedError(TOO_LATE.format(step))

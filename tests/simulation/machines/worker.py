@@ -660,7 +660,8 @@ class SimulatedWorker:
             self._repeats = False
         welcome = self._session.welcome
         assert welcome is not None
-        fits = self._step + 1 == step or (is_open and self._step == step)
+        is_next = self._step + 1 == step or (is_open and self._step == step)
+        fits = welcome.heals and is_next
         is_same = (welcome.first_chunks, welcome.codec) == (before.first_chunks, before.codec)
         if not fits or not is_same or not self._may_repeat:
             raise RestartedError(f"the others have gone on without step {step}")
