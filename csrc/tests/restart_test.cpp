@@ -1,5 +1,5 @@
-// A server that has died, and another one in its place: what a worker pushes again, and what a shard
-// takes from it.
+// A server that has died, and another one in its place: what a worker pushes again, and what a
+// shard takes from it.
 
 #include <doctest/doctest.h>
 

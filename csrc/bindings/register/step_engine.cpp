@@ -107,7 +107,8 @@ comes to `receive`, and tells of connections. It belongs to one thread at a time
           py::init(&make_engine), py::arg("chunks"), py::kw_only(), py::arg("worker"),
           py::arg("incarnation"), py::arg("window"), py::arg("first_chunks"), py::arg("codec"),
           py::arg("int8_block"), py::arg("topk_ratio"), py::arg("memory"), py::arg("slabs"),
-          py::arg("outbox").none(true), py::arg("states").none(true) = py::none(), py::arg("residual"),
+          py::arg("outbox").none(true), py::arg("states").none(true) = py::none(),
+          py::arg("residual"),
           R"(memory: holds two slabs, which begin at `slabs`, from `outbox` on room for payloads that a
 codec wrote, and from `states` on what a server says of each chunk. residual: what int8 and topk left over, laid out like a slab; empty for other
 codecs. The engine keeps and changes both.)")
