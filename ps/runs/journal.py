@@ -133,6 +133,19 @@ class Remembered:
         if place := str(line.get("place", "")):
             self.places[rank] = place
 
+    def _take_leases(self, line: dict[str, Any]) -> None:
+        match line["what"]:
+            case "lease":
+                request = Lease(**line["request"])
+                self.leases.append(Granted(request, int(line["answered"]), bool(line["lockstep"])))
+            case "release":
+                numbers = (int(line[name]) for name in ("worker", "answered", "applied"))
+                self.leases.append(Released(*numbers))
+            case "position":
+                samples, completed, free = line["at"]
+                ranges = {int(e): [(int(a), int(b)) for a, b in pairs] for e, pairs in free}
+                self.leases = [LeasePosition(int(samples), int(completed), ranges)]
+
     def take(self, line: dict[str, Any]) -> None:
         """Takes the next line of the journal.
 
@@ -164,16 +177,8 @@ class Remembered:
             case "healed":
                 self.healed_chunks += int(line["chunks"])
                 self.lost_updates += int(line["lost"])
-            case "lease":
-                request = Lease(**line["request"])
-                self.leases.append(Granted(request, int(line["answered"]), bool(line["lockstep"])))
-            case "release":
-                numbers = (int(line[name]) for name in ("worker", "answered", "applied"))
-                self.leases.append(Released(*numbers))
-            case "position":
-                samples, completed, free = line["at"]
-                ranges = {int(e): [(int(a), int(b)) for a, b in pairs] for e, pairs in free}
-                self.leases = [LeasePosition(int(samples), int(completed), ranges)]
+            case "lease" | "release" | "position":
+                self._take_leases(line)
             case what:
                 raise ValueError(f"no such line: {shown(what)}")
 

@@ -12,6 +12,7 @@ from leash.ps.errors import UsageError
 from leash.ps.policy import choose_rule
 from leash.ps.runs.disk import THIS_HOST
 from leash.ps.runs.journal import Journal, Remembered, read_journal
+from leash.ps.runs.position import SharePosition
 
 RULES = {
     "bsp": choose_rule("bsp", None),
@@ -161,3 +162,33 @@ def test_without_a_file_nothing_is_noted() -> None:
     journal.joined(1, 1)
     journal.force()
     journal.close()
+
+
+def test_where_shares_go_on_from_a_checkpoint_what_was_reported_after_it_is_forgotten(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = opened(path)
+    journal.begin(1)
+    journal.plan(1, 100, 4)
+    journal.epoch(1, 3)
+    assert read_journal(path, THIS_HOST).shares == {1: SharePosition(3, 0, 100)}
+    journal.shares_at({1: SharePosition(1, 40, 100)})
+    journal.close()
+    remembered = read_journal(path, THIS_HOST)
+    assert remembered.shares == {1: SharePosition(1, 40, 100)}
+    assert remembered.planned == {1: 4}
+
+
+def test_a_server_waits_for_who_took_part_or_else_for_those_that_had_to(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = opened(path)
+    journal.begin(1)
+    for rank in (1, 2, 3):
+        journal.joined(rank, 1000 + rank)
+    journal.left(2, 1002, "evicted")
+    journal.left(3, 1003, "done")
+    assert read_journal(path, THIS_HOST).awaited == [1]
+    journal.left(1, 1001, "evicted")
+    journal.close()
+    assert read_journal(path, THIS_HOST).awaited == [1, 2]

@@ -150,3 +150,9 @@ def test_a_server_that_could_not_begin_takes_no_events_away(tmp_path: Path) -> N
 def test_nothing_is_moved_where_there_is_nothing(tmp_path: Path) -> None:
     RunDir(tmp_path, goes_on=True, fresh=True)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_run_whose_last_checkpoint_was_not_written_yet_is_not_done(tmp_path: Path) -> None:
+    run = left(tmp_path, "done")
+    run.checkpoint("final").unlink()
+    assert RunDir(tmp_path, goes_on=True).newest_checkpoint is None

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from leash.ps.errors import HeaderError, NotReadyError, PlanMismatchError
 from leash.ps.options.plan import LEASE, STATIC
+from leash.ps.runs.journal import Granted
 from leash.ps.server.lease_desk import LeaseDesk
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased, Report
 from leash.ps.wire.shard_messages import Leave
@@ -440,3 +441,21 @@ def test_every_sample_is_trained_on_each_epoch_and_twice_only_if_that_is_counted
     applied = sum((t.applied for t in trainees.values()), Counter[tuple[int, int]]())
     twice = 0 if rule[0] == "bsp" else applied.total() - len(everything)
     assert server.metrics.samples_twice == twice
+
+
+@pytest.mark.parametrize(("number", "free"), [(1, 0), (2, 2)])
+def test_a_lease_whose_answer_was_lost_with_the_server_is_free_again(
+    number: int, free: int
+) -> None:
+    office = make_office(workers=2)
+    request = {"samples": SIZE, "epochs": 1, "batch_size": BATCH, "samples_per_s": 0.0}
+    changes = [
+        Granted(Lease(1, 1000, 1, **request), 0, lockstep=False),
+        Granted(Lease(1, 1000, 2, **request), 4, lockstep=False),
+    ]
+    first = office.desk._no_leases()
+    second = [first.ask(change.request, change.answered, lockstep=False) for change in changes][1]
+    office.desk.restore(changes, {1: (number, 2)})
+    position = office.desk.position()
+    assert position is not None
+    assert position.free[1][0][0] == second.first + free

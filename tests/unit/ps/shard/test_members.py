@@ -160,3 +160,14 @@ def test_nobody_is_blamed_for_a_time_in_which_the_server_did_not_listen() -> Non
     assert members.silent() == []
     now[0] = 64.0
     assert len(members.silent()) == 1
+
+
+def test_a_rank_of_an_earlier_server_has_left_unless_it_is_here_again() -> None:
+    members = Members((1, 2), 5.0, lambda: 0.0)
+    here, _ = members.hello(1, "here")
+    for rank in (1, 2, 3):  # the last is not in this run
+        members.remember(rank, "evicted")
+    assert members.workers[1] is here
+    assert {rank: member.state for rank, member in members.workers.items()} == {
+        1: "live", 2: "evicted",
+    }  # fmt: skip
