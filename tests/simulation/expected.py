@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from leash.ps.errors import ServerUnreachableError, StoppingError
+from leash.ps.errors import LeashError, NotAllowedError, ServerUnreachableError, StoppingError
 from leash.ps.server.coordinator import ALL_GONE
 from leash.ps.words import DONE, STOPPED
 from simulation.checks.oracle import Wrong
@@ -88,9 +88,11 @@ def _is_server_away(cluster: "Cluster") -> bool:
     """Whether nobody starts the server again, and its workers are patient, or no longer."""
     if cluster.server.status != KILLED:
         return False
-    with_keys = (worker for worker in cluster.workers if not worker.lacks_key)
-    failures = [worker.failure for worker in with_keys if worker.failure is not None]
-    is_right = all(isinstance(f, ServerUnreachableError | StoppingError) for f in failures)
+    failures = [worker.failure for worker in cluster.workers if worker.failure is not None]
+    right: tuple[type[LeashError], ...] = (ServerUnreachableError, StoppingError)
+    if "revoke key" in cluster.happened:
+        right = (*right, NotAllowedError)
+    is_right = all(isinstance(f, right) for f in failures)
     # A process that was started just now waits for its first answer, as long as it takes.
     has_ended = all(w.has_ended or w.where == "begins" for w in cluster.workers)
     return is_right and (has_ended or cluster.scenario.patience_s == math.inf)
