@@ -16,6 +16,7 @@ leash.ps.shard.alignment. Under other policies workers are at different steps in
 shards are held where they are. What cannot be written is tried again.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from leash.ps.shard.metrics import Metrics
 
 LATEST: Final = "latest"
 FINAL: Final = "final"
+HOLD_S: Final = 1.0  # shards that do not come to one step are held for no longer at a time
+LET_GO_S: Final = 0.2  # and are let go for so long then
 NAMELESS: Final = ""  # a file in memory, for those who have asked
 CHECKPOINTS: Final = "checkpoints"  # what people hear of that cannot be written
 MOST_OF_THE_TIME: Final = 0.05  # so much of a run may workers wait for such as replace one another
@@ -88,6 +91,8 @@ class Checkpoints:
         self._wanted: str | None = None  # the name of the next one, which has not been begun yet
         self._is_held = False  # whether shards are held for it, or are to be
         self._held_s = 0.0  # since when
+        self._align_at_s = -math.inf  # shards are held for it no sooner
+        self._earlier_s = 0.0  # for how long they were held before, for the one that is wanted
         self._ready_s: float | None = None  # before it no `latest` is written without being asked
         self._again_s: float | None = None  # after a failure: when the next attempt is due
         self._underway: _Underway | None = None
@@ -216,12 +221,22 @@ class Checkpoints:
         """Whether nobody changes the model now in a way that a checkpoint must not show."""
         if not self._coordinator.in_lockstep:
             return True
+        now_s = self._now()
+        if now_s < self._align_at_s:
+            return False
         if not self._is_held:
-            self._is_held, self._held_s = True, self._now()
+            self._is_held, self._held_s = True, now_s
         try:
-            return self._shards.align()
+            stands = self._shards.align()
         except ProtocolError:
             return True  # a shard is lost, and the attempt to write says so
+        if not stands and now_s - self._held_s > HOLD_S:
+            # A worker that has just joined may have to pull from a shard that is held, before it
+            # pushes to the one that is waited for.
+            self._earlier_s += now_s - self._held_s
+            self._align_at_s = now_s + LET_GO_S
+            self.let_go()
+        return stands
 
     def _begin(self, *names: str) -> None:
         """Opens a snapshot of the state that there is now, and begins to write it to all of these.
@@ -248,7 +263,7 @@ class Checkpoints:
             self._lose(names, numbers, error)
         finally:
             self.let_go()
-            waited_s = self._now() - began_s
+            waited_s, self._earlier_s = self._earlier_s + self._now() - began_s, 0.0
             self._ready_s = began_s + max(self._every_s, waited_s / MOST_OF_THE_TIME)
             self._version, self._steps = self._shards.version, self._metrics.steps
 

@@ -17,7 +17,7 @@ from leash.ps.runs.disk import THIS_HOST, Disk, OpenFile, ThisHost, Writing
 from leash.ps.runs.position import Position
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import TRY_AGAIN_S
-from leash.ps.server.checkpoints import Checkpoints
+from leash.ps.server.checkpoints import HOLD_S, LET_GO_S, Checkpoints
 from leash.ps.wire.messages import Push
 from support.sockless import CHUNKS, LAYOUT, SocklessServer, TightDisk, hand
 
@@ -246,6 +246,30 @@ def test_workers_wait_for_them_at_most_a_twentieth_of_the_time(
         run.server.push_to(run.server.plane, 2, run.step)
         run.checkpoints.advance()
     assert 0.03 * 900 < waited_s <= 0.05 * 900 + takes_s
+
+
+def test_shards_that_do_not_come_to_one_step_are_let_go_now_and_then(tmp_path: Path) -> None:
+    """A worker that has joined meanwhile may have to pull from one before it pushes to another."""
+    run = Run(tmp_path, "1u", "bsp")
+    own, *others = run.server.planes
+    run.train()
+    run.step += 1
+    for plane in others:
+        run.server.push_to(plane, 1, run.step)
+        run.server.push_to(plane, 2, run.step)
+    run.server.push_to(own, 1, run.step)
+    run.wait(0.5)
+    for _ in range(3):
+        assert run.checkpoints.is_aligning
+        run.server.clock.skip(HOLD_S + 0.01)
+        run.checkpoints.advance()
+        assert not run.checkpoints.is_aligning
+        assert not any(plane.is_held for plane in others)
+        run.server.clock.skip(LET_GO_S)
+        run.checkpoints.advance()
+    run.server.push_to(own, 2, run.step)
+    run.checkpoints.advance()
+    assert run.names == ["latest"]
 
 
 # While it is being written.
