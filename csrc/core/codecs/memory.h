@@ -38,7 +38,9 @@ constexpr std::uint64_t version_of(std::uint64_t state) { return state >> 2; }
 inline void begin_writing(const Destination& to) {
   if (to.state == nullptr) return;
   std::atomic_ref(*to.state).store(kBeingWritten, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_seq_cst);  // before any parameter is stored
+  // No parameter is stored before it. For the processor, a process is killed between two of its
+  // instructions, so this is for the compiler.
+  std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 inline void end_writing(const Destination& to, std::uint64_t version) {
   if (to.state == nullptr) return;
