@@ -20,9 +20,6 @@ SIZE = 60
 PARAMETERS = (8 * 8 + 1) * 10  # of `linear` on images of 8 × 8 in ten classes
 
 
-OPTIMIZER = SimpleNamespace(client=SimpleNamespace(rank=7, tell_to_leave=lambda _: None))
-
-
 @dataclass
 class Started:
     """What a worker was made of, in the order in which that happened."""
@@ -30,6 +27,7 @@ class Started:
     status: int = 0
     loaded: dict[str, Any] = field(default_factory=dict)  # how the data set was asked for
     joined: dict[str, Any] = field(default_factory=dict)  # how the optimizer was made
+    optimizer: SimpleNamespace = field(default_factory=SimpleNamespace)
     slowed: tuple[Any, ...] = ()
     trained: SimpleNamespace = field(default_factory=SimpleNamespace)
     threads: int = 0
@@ -62,7 +60,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
 
     def join(parameters: Any, *, server: str, **options: Any) -> SimpleNamespace:
         made.joined = {"parameters": dict(parameters), "address": server, **options}
-        return OPTIMIZER
+        client = SimpleNamespace(rank=options["rank"], tell_to_leave=lambda _: None)
+        made.optimizer = SimpleNamespace(client=client)
+        return made.optimizer
 
     def train(options: Any, task: Any, dataset: Any, share: Any, *rest: Any) -> SimpleNamespace:
         made.trained = SimpleNamespace(task=task, dataset=dataset, share=share, rest=rest)
@@ -201,7 +201,7 @@ def test_a_worker_joins_with_what_its_options_say_and_ends_with_its_trainers_sta
     assert (str(slowness), ratio) == ("0.5", 0.25)
     assert more == {"time_scale": 2.0, "seed": 11, "rank": 7}
     model, optimizer, slowdown, _ = worker.trained.rest
-    assert (optimizer, slowdown) == (OPTIMIZER, "the slowdown")
+    assert (optimizer, slowdown) == (worker.optimizer, "the slowdown")
     assert dict(model.named_parameters()).keys() == joined["parameters"].keys()
 
 
