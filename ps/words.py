@@ -40,9 +40,10 @@ BETWEEN: Final = "between"  # in a loop of the user's own, behind a step: it has
 LOADING: Final = "data"
 FORWARD: Final = "forward"
 BACKWARD: Final = "backward"
+FORWARD_OR_BACKWARD: Final = "computing"  # where a loop of one's own does not say which
 STEP: Final = "step"
 WAITING: Final = "waiting"  # for the answers of the server
-PHASES: Final = (BETWEEN, LOADING, FORWARD, BACKWARD, STEP, WAITING)
+PHASES: Final = (BETWEEN, LOADING, FORWARD, BACKWARD, FORWARD_OR_BACKWARD, STEP, WAITING)
 
 BYE_REASONS: Final = (DONE, TIMED_OUT, STOPPED, FAILED)  # those that a process gives itself
 TAKES_PART: Final = (LIVE, RESTING)

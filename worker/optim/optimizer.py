@@ -46,7 +46,16 @@ from leash.ps.runs.download import download_checkpoint
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.keys import key_for
 from leash.ps.wire.messages import Beaten
-from leash.ps.words import BACKWARD, BETWEEN, DONE, FAILED, FORWARD, STEP, STOPPED
+from leash.ps.words import (
+    BACKWARD,
+    BETWEEN,
+    DONE,
+    FAILED,
+    FORWARD,
+    FORWARD_OR_BACKWARD,
+    STEP,
+    STOPPED,
+)
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.arguments import checked_rank, checked_samples
 from leash.worker.client.departure import TerminationNotice
@@ -382,7 +391,7 @@ class PSOptimizer(torch.optim.Optimizer):
             self._groups.require_kept(self.param_groups)
             self._groups.follow(self.param_groups)
         self._path.begin(1 if samples is None else samples)
-        self.client.doing.begin(FORWARD)
+        self._begin_computing()
         self._told = None if samples is None else checked_samples(samples)
 
     # torch marks step() as untyped-overloaded; one signature serves both of its uses.
@@ -564,9 +573,17 @@ class PSOptimizer(torch.optim.Optimizer):
                 "way; call it before backward, or make PSOptimizer with overlap=False. If the loop "
                 "was broken off here, call it again, and these gradients are given up"
             )
-        self.client.doing.begin(FORWARD)
+        self._begin_computing()
         self._path.clear_sent(zeros=not set_to_none)
         _ZERO_GRAD(self, set_to_none)
+
+    def _begin_computing(self) -> None:
+        """Notes that forward begins. Without overlap nobody hears when backward does."""
+        doing = self.client.doing
+        if self._path.overlap:
+            doing.begin(FORWARD)
+        elif doing.phase != FORWARD:  # a loop that has said so says the rest too
+            doing.begin(FORWARD_OR_BACKWARD)
 
     def _note(self, info: StepInfo | None) -> None:
         """Keeps what happened in a step; None stands for a local one, which waited for nobody."""

@@ -2,11 +2,8 @@
 
 import threading
 
-import pytest
-import torch
-
 from leash.ps.wire.messages import STACK_MAX_NBYTES
-from leash.ps.words import BACKWARD, BETWEEN, FORWARD, LOADING, STEP
+from leash.ps.words import BACKWARD, BETWEEN, STEP
 from leash.worker.client.doing import Doing
 
 
@@ -47,43 +44,6 @@ def deeper(calls: int, doing: Doing) -> bytes:
 
 def deepest(calls: int, doing: Doing) -> bytes:
     return deeper(calls, doing)
-
-
-def told_by_another(doing: Doing) -> tuple[str, float]:
-    told: list[tuple[str, float]] = []
-    asking = threading.Thread(target=lambda: told.append(doing.told()))
-    asking.start()
-    asking.join(10)
-    return told[0]
-
-
-@pytest.mark.parametrize("phase", [BETWEEN, LOADING, FORWARD])
-@pytest.mark.parametrize("by", ["backward()", "autograd.grad"])
-def test_a_loop_that_does_not_say_when_its_backward_begins_is_seen_there(
-    phase: str, by: str
-) -> None:
-    now = [10.0]
-    doing = Doing(lambda: now[0])
-    doing.begin(phase)
-    told: list[tuple[str, float]] = []
-    x = torch.ones(2, requires_grad=True)
-
-    def while_backward_goes_on(_: torch.Tensor) -> None:
-        for _ in range(2):
-            now[0] += 1.0
-            told.append(told_by_another(doing))
-
-    loss = (x * 2).sum()
-    x.register_hook(while_backward_goes_on)
-    assert told_by_another(doing)[0] == phase
-    if by == "backward()":
-        loss.backward()  # type: ignore[no-untyped-call]
-    else:
-        torch.autograd.grad(loss, x)
-    assert told == [(BACKWARD, 0.0), (BACKWARD, 1.0)]
-    assert told_by_another(doing) == (phase, 2.0)
-    doing.begin(STEP)
-    assert told_by_another(doing) == (STEP, 0.0)
 
 
 def test_a_thread_that_has_ended_has_no_stack() -> None:
