@@ -56,10 +56,10 @@ while answered < args.steps:
         if args.fill_window:
             client.advance(first_ready=0)
         info = client.finish_step()
-    except EvictedError as error:
+    except EvictedError:
         client.rejoin()
         client.pull(parameters)
-        print(f"joined again: {error}", flush=True)
+        print("joined again", flush=True)
         continue
     answered += 1
     print(f"step {info.step} lag {info.lag} at {time.monotonic():.3f}", flush=True)

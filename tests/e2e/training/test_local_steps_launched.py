@@ -142,7 +142,7 @@ def test_the_bytes_that_a_run_counts_are_those_that_travel(
         for _ in range(3):
             model(torch.randn(4, 200)).square().mean().backward()
             optimizer.step()
-        counted = server.server.metrics.summary()
+    counted = server.server.metrics.summary()  # of a server that has ended: all is counted
     assert scales.pushed > 0
     assert (counted["bytes_pushed"], counted["bytes_answered"]) == (scales.pushed, scales.answered)
 

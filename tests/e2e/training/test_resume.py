@@ -114,7 +114,7 @@ def test_a_bsp_run_goes_on_from_any_update_bit_by_bit(
     for number in range(count):
         ended, again = tmp_path / f"ended-{number}", tmp_path / f"again-{number}"
         is_killed = number % 2 == ("--shards=3" in optimizer)
-        with launch(ended, *optimizer, "--checkpoint-every=0.05s") as child:
+        with launch(ended, *optimizer, "--checkpoint-every=0.05s", "--server-restarts=0") as child:
             address = address_in(ended, child)
             await_steps(address, rng.randrange(2, 2 * STEPS - 60))
             if is_killed:
