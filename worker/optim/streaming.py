@@ -169,7 +169,7 @@ class StepStream:
         self._failure: LeashError | None = None  # an error after which no step is taken any more
         self._progress = Progress(slabs.layout, client.chunks)
         self._outside: Final = OutsideChanges(slabs)
-        self._hook_lock: Final = threading.Lock()
+        self._hook_lock = threading.Lock()
         self._unzeroed: set[int] = set()  # with overlap: slots whose gradients the last step sent
         self._reset()
         self._add_hooks()
@@ -309,6 +309,8 @@ class StepStream:
         """
         self._is_finishing = True  # a `recover` that is broken off is made good by the next one
         self._failure = None
+        # Between the end of a hook and its release of the lock an exception may have come too.
+        self._hook_lock = threading.Lock()
         self._slabs.settle()
         self._slabs.settle_places()
         version = pull(self._slabs.gradients)
