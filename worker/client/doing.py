@@ -1,14 +1,18 @@
 """What the thread of a worker that trains is doing, for those who wait for it."""
 
-import sys
+import faulthandler
+import linecache
+import re
+import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from typing import Final
 
 from leash.ps.wire.messages import STACK_MAX_NBYTES
 from leash.ps.words import BETWEEN
+
+CALL: Final = re.compile(r'File "([^"\n]*)", line (\d+) in (.*)')  # as faulthandler writes it
 
 
 class Doing:
@@ -52,6 +56,17 @@ class Doing:
         Returns:
             Its end, where it is longer than a beat may carry; nothing if the thread has ended.
         """
-        frame = sys._current_frames().get(self._thread)
-        text = "" if frame is None else "".join(traceback.format_stack(frame))
+        # The interpreter itself writes it: frames of a thread that runs are no objects to look at.
+        with tempfile.TemporaryFile() as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            threads = file.read().decode(errors="replace").split("\n\n")
+        own = next((text for text in threads if f"0x{self._thread:016x}" in text), "")
+        text = "".join(map(_with_source, reversed(CALL.findall(own))))
         return text.encode(errors="replace")[-STACK_MAX_NBYTES:].decode(errors="ignore").encode()
+
+
+def _with_source(call: tuple[str, str, str]) -> str:
+    file, line, function = call
+    source = linecache.getline(file, int(line)).strip()
+    return f'  File "{file}", line {line}, in {function}\n' + (f"    {source}\n" if source else "")
