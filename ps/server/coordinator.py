@@ -206,6 +206,8 @@ class Coordinator:
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if not member.is_observer:
             self._codecs.add(codec)
+            if epochs := self._metrics.position_of(member.worker).epochs:
+                self.journal.epoch(member.worker, epochs)  # it is told now that those are done
             self.crew.joined(member, is_back=earlier is not None and earlier.state == EVICTED)
         self._start_if_complete()
         return self._welcome(member, codec), self._layout_payload()

@@ -299,14 +299,13 @@ class RunEngine:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether a shard is lost in mid-run, so that another server is to take this one's place.
+        """Whether a shard of a run that goes on is lost, so that another server takes over.
 
         Then nobody is answered any more: the workers ask that one again, and it asks them.
         """
         was_asked = bool(self.signal or self.coordinator.asked_to_stop)
         ends = self._stop_soon is not None or self.is_writing or was_asked
-        goes_on = self.metrics.started and not ends
-        return self._may_begin_again and goes_on and bool(self.shards.lost)
+        return self._may_begin_again and not ends and bool(self.shards.lost)
 
     @property
     def is_held(self) -> bool:

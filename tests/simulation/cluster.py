@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from simulation.checks.book import Book
 from simulation.checks.oracle import Wrong
 from simulation.checks.permits import REFUSED
 from simulation.checks.toy import LAYOUTS
-from simulation.expected import ENDINGS, explained, unexpected, waits_for_others
+from simulation.endings import require_right, waits_for_others
 from simulation.faults import Fault, draw_faults
 from simulation.machines.disk import MemoryDisk
 from simulation.machines.keys import ADMIN, AS, NOBODY, Keys
@@ -42,7 +42,7 @@ SLACK_S: Final = 1.0  # eviction may take so much longer than the time that is s
 SPOILING: Final = frozenset(("disk lost", "disk torn", "disk flipped"))
 # What costs no worker its part, and no step.
 HARMLESS: Final = frozenset(
-    ("kill server", "cut", "slow", "save", "disk slow", "strange", "strange control")
+    ("kill server", "kill shard", "cut", "slow", "save", "disk slow", "strange", "strange control")
 )
 CONSOLE: Final = b"console"  # the route of whoever sets the policy
 REASONS: Final = ("", "too dear")
@@ -74,7 +74,7 @@ class Outcome:
     faults: list[Fault]
     violation: str = ""
     ended: str = ""  # the server's word for the end of the run; empty if it was killed
-    explained: tuple[str, ...] = ()  # the endings of today that it took
+    how: str = ""  # which of the right endings it was
     now_s: float = 0.0
 
 
@@ -82,13 +82,11 @@ class Cluster:
     """A server, workers, and the network between them."""
 
     def __init__(
-        self, scenario: Scenario, faults: list[Fault], *, expected: Iterable[str] = ENDINGS,
-        trace: Trace | None = None,
-    ) -> None:  # fmt: skip
+        self, scenario: Scenario, faults: list[Fault], *, trace: Trace | None = None
+    ) -> None:
         """Args:
         scenario: what runs.
         faults: what goes wrong.
-        expected: names of the endings that are no violation.
         trace: takes a line for each event.
         """
         self.scenario: Final = scenario
@@ -99,13 +97,13 @@ class Cluster:
         self.told_to_stop = False
         self._is_cut_short = False  # it was told to stop while it waited for its disk
         self.failure: Exception | None = None  # what a process of the server raised
-        self._expected: Final = frozenset(expected)
         layout = LAYOUTS[scenario.layout]
         options = scenario.options()
         self.book: Final = Book(scenario, options.rule, layout, layout.cut(options.chunk_nbytes))
         self._routes: Final[dict[bytes, Wire]] = {}
         self._wires: Final[dict[int, list[Wire]]] = {}  # of each worker
         self._count = 0
+        self._begins_again_s = 0.0  # a server that has lost a shard takes so long
         rng = stream(scenario.seed, "delay")
         self._delays: Final = [
             scenario.delay_s * (0.5 + rng.expovariate(2.0)) for _ in range(DELAYS)
@@ -119,7 +117,8 @@ class Cluster:
         self.disk: Final = MemoryDisk(process.busy, process.after)
         self.server: Final = SimulatedServer(
             process, options, self.book, self.disk, self._forward,
-            lambda text: self.say("server", text), self._on_server_end, self.keys, self._user_of,
+            lambda text: self.say("server", text), self._on_server_end, self._on_shard_lost,
+            self.keys, self._user_of,
         )  # fmt: skip
         numbers = stream(scenario.seed, "numbers")
         self.workers: Final = [
@@ -151,15 +150,13 @@ class Cluster:
             self.world.at(last_s + LATE_S, self._end_if_nobody_comes)
             self.world.after(START_S, self._look_for_start)
             self.world.run(last_s + LIMIT_S)
-            outcome.explained = self._check_end()
+            outcome.how = self._check_end()
         except Wrong as wrong:
             outcome.violation = str(wrong)
         except Exception as error:
             self.failure = error
-            outcome.explained = explained(self, self._expected)
             where = "".join(traceback.format_exception(error))
-            if not outcome.explained:
-                outcome.violation = f"an engine raised {error!r}\n{where}"
+            outcome.violation = f"an engine raised {error!r}\n{where}"
         outcome.ended = self.server.ended
         outcome.now_s = self.world.now_s
         return outcome
@@ -220,13 +217,17 @@ class Cluster:
         self.world.after(GONE_S, self._end)
         self._look_for_end()
 
+    def _on_shard_lost(self) -> None:
+        self._lose_wires_of_server()
+        self.world.after(self._begins_again_s, lambda _: self.server.begin_again())
+
     def _end(self, _: None) -> None:
         self.world.is_over = True
 
     def _look_for_start(self, could_before: bool | None = None) -> None:
         """Looks whether training has begun with as many workers as it is to, and no later."""
         run, least = self.server.run, self.scenario.least or self.scenario.workers
-        if self.server.status is not None or "kill server" in self.happened:
+        if self.server.status is not None or self.book.generation > 1:
             return  # one that was started again goes on with whoever comes
         if run.metrics.started:
             if len(run.metrics.workers) < least:
@@ -487,7 +488,8 @@ class Cluster:
         worker.process.restart()
         worker.start()
 
-    def _do_kill_shard(self, index: int, _: float) -> None:
+    def _do_kill_shard(self, index: int, begins_again_s: float) -> None:
+        self._begins_again_s = begins_again_s
         if index <= len(self.server.shards):
             shard = self.server.shards[index - 1]
             shard.process.kill()
@@ -508,8 +510,7 @@ class Cluster:
 
     def _kill_server(self, back_s: float, again_s: float) -> None:
         self.server.kill()
-        for process in (self.server.process, *(s.process for s in self.server.shards)):
-            self._lose_wires(process)
+        self._lose_wires_of_server()
         if back_s >= 0:
             self.world.after(back_s, self._restart_server, again_s)
         else:
@@ -526,6 +527,10 @@ class Cluster:
         if server.status is None and server.process.is_alive and server.process.life == life:
             self.say("fault", "the server is killed again")
             self._kill_server(again_s=-1.0, back_s=AGAIN_S)
+
+    def _lose_wires_of_server(self) -> None:
+        for process in (self.server.process, *(s.process for s in self.server.shards)):
+            self._lose_wires(process)
 
     def _lose_wires(self, process: Process) -> None:
         for wires in self._wires.values():
@@ -574,14 +579,14 @@ class Cluster:
         is_whole = all(worker.is_done and not worker.has_lost_steps for worker in self.workers)
         return is_whole and self.happened <= HARMLESS
 
-    def _check_end(self) -> tuple[str, ...]:
+    def _check_end(self) -> str:
         server = self.server
         if FAILURES.told:
             raise Wrong(FAILURES.told[0])
-        found = unexpected(self, self._expected)
+        how = require_right(self)
         if server.ended and not self.happened & SPOILING and not self._is_cut_short:
             server.check_final()
-        if not self.faults and not found:
+        if not self.faults:
             self.book.check_samples(exactly_once=True)
             if self.scenario.is_exact:
                 self.book.check_bsp()
@@ -593,25 +598,23 @@ class Cluster:
             for naive in server.chunks.values():
                 if naive.values is not None and naive.chunk.kind == "parameter":
                     self.book.check_once(naive.chunk, naive.values)
-        return found
+        return how
 
 
 def simulate(
-    seed: int, *, faults: list[Fault] | None = None, trace: Trace | None = None,
-    expected: Iterable[str] = ENDINGS, **fixed: Any,
-) -> Outcome:  # fmt: skip
+    seed: int, *, faults: list[Fault] | None = None, trace: Trace | None = None, **fixed: Any
+) -> Outcome:
     """Simulates the run of a seed.
 
     Args:
         seed: of everything.
         faults: what goes wrong, instead of what the seed says.
         trace: takes a line for each event.
-        expected: names of the endings that are no violation.
         fixed: parts of the scenario that are not drawn; see `scenario.draw`.
     """
     scenario = draw(seed, **fixed)
     happens = draw_faults(scenario) if faults is None else faults
-    return Cluster(scenario, happens, expected=expected, trace=trace).run()
+    return Cluster(scenario, happens, trace=trace).run()
 
 
 __all__ = ["Cluster", "Outcome", "message_fields", "rule_from_message", "simulate"]

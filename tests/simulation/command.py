@@ -11,13 +11,11 @@ from itertools import count, islice
 from typing import Any, Final
 
 from simulation.cluster import Outcome, simulate
-from simulation.expected import ENDINGS
 from simulation.shrink import shrink
 from simulation.trace import Trace
 
 CHUNK: Final = 50  # seeds that a process takes at a time
 TELL_S: Final = 30.0  # how far it is, is told so often
-NONE: Final = "none"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,11 +29,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--workers", type=int, metavar="N", help="of each run, instead of drawn")
     made.add_argument("--steps", type=int, metavar="N", help="of each worker, likewise")
     made.add_argument("--no-faults", action="store_true", help="nothing goes wrong")
-    made.add_argument(
-        "--expect", default=",".join(ENDINGS), metavar="NAMES",
-        help="endings of a run that are no violation, or `none`; default: all. "
-        + "; ".join(f"{name}: {what}" for name, (what, _) in ENDINGS.items()),
-    )  # fmt: skip
     return made
 
 
@@ -44,12 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.freeze()  # what is imported stays, so that nobody need look at it again and again
     gc.set_threshold(50_000)
     given = parser().parse_args(arguments)
-    names = [name for name in given.expect.split(",") if name and name != NONE]
-    if unknown := set(names) - ENDINGS.keys():
-        print(f"--expect {', '.join(sorted(unknown))}: give some of {', '.join(ENDINGS)}; or none")
-        return 2
-    fixed: dict[str, Any] = {"expected": tuple(names)}
-    fixed |= {
+    fixed: dict[str, Any] = {
         name: value for name in ("workers", "steps") if (value := getattr(given, name)) is not None
     }
     if given.no_faults:
@@ -82,9 +70,7 @@ def verdict(outcome: Outcome) -> str:
     """How a run ended, in a line."""
     if outcome.violation:
         return f"seed {outcome.scenario.seed}: {outcome.violation}"
-    how = outcome.ended or "killed"
-    because = f" ({', '.join(outcome.explained)})" if outcome.explained else ""
-    return f"seed {outcome.scenario.seed}: {how}{because} at {outcome.now_s:.3f} s"
+    return f"seed {outcome.scenario.seed}: {outcome.how} at {outcome.now_s:.3f} s"
 
 
 def tell_shrunken(outcome: Outcome, fixed: dict[str, Any]) -> None:
@@ -114,7 +100,7 @@ def run_many(seeds: Iterable[int], jobs: int, fixed: dict[str, Any]) -> int:
             print(verdict(outcome), flush=True)
             tell_shrunken(outcome, fixed)
         else:
-            endings[", ".join(outcome.explained) or "as it should"] += 1
+            endings[outcome.how] += 1
         if time.monotonic() >= told_s + TELL_S:
             told_s = time.monotonic()
             print(f"{failed + endings.total()} seeds, {failed} violations so far", file=sys.stderr)

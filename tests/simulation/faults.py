@@ -170,7 +170,7 @@ KINDS: Final = (
     Kind("revoke key", 0.15, 0.2, _go),
     Kind("pause server", 0.1, 0.3, _pause_server),
     Kind("pause shard", 0.1, 0.3, _shard),
-    Kind("kill shard", 0.03, 0.0, _shard),
+    Kind("kill shard", 0.06, 0.5, _shard),
     Kind("kill server", 0.15, 0.5, _server),
     Kind("stop server", 0.04, 0.0, _nothing),
     Kind("ask to stop", 0.03, 0.3, _ask),

@@ -314,6 +314,23 @@ def test_after_the_loss_of_a_shard_all_of_them_begin_again_a_few_times_and_then_
     assert told == [(victim + 1, lost.pid, "killed by SIGKILL")]
 
 
+def test_a_shard_that_is_lost_before_training_has_begun_ends_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with (
+        server_process(run, "--workers=2", "--shards=2", "--chunk-kib=64") as (server, address),
+        pusher(address, 1, steps=3) as first,
+    ):
+        server.read_until("waiting for workers [2]")
+        shard_processes(server)[0].kill()
+        server.read_until(f"begin again, 1 of {SHARD_RESTARTS}")
+        with pusher(address, 2, steps=3) as second:
+            for worker in (first, second):
+                worker.read_until("done")
+                assert worker.wait(DOWN_WITHIN_S) == 0
+        assert server.wait(DOWN_WITHIN_S) == 0
+    assert json.loads((run / "summary.json").read_text())["ended"] == "done"
+
+
 def stopped_shard(running: RunningServer) -> int:
     """Stops one, so that it is there and does nothing; returns its process."""
     pid = running.server.shards.processes[1]

@@ -23,6 +23,7 @@ from leash.ps.policy import message_fields
 from leash.ps.runs.checkpoint import newest_whole
 from leash.ps.runs.journal import NAME as JOURNAL
 from leash.ps.runs.rundir import RunDir
+from leash.ps.server.loop import SHARD_RESTARTS
 from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.server.run_engine import RunEngine
 from leash.ps.shard.linked_shard import COUNTS_S, LinkedShard, unpacked_settings
@@ -161,7 +162,7 @@ class SimulatedServer:
     def __init__(
         self, process: Process, options: ServerOptions, book: Book, disk: MemoryDisk,
         forward: Forward, say: Callable[[str], None], on_end: Callable[[], None],
-        keys: Keys | None, user_of: Callable[[bytes], str],
+        on_abandon: Callable[[], None], keys: Keys | None, user_of: Callable[[bytes], str],
     ) -> None:  # fmt: skip
         """Args:
         process: its first one.
@@ -171,6 +172,7 @@ class SimulatedServer:
         forward: brings an answer to the network.
         say: takes the lines that it shows.
         on_end: called when it has ended by itself.
+        on_abandon: called when it has lost a shard, so that it is to begin again.
         keys: whom it lets in; None for everybody.
         user_of: gives the key of who sends over a route; empty without keys.
         """
@@ -186,6 +188,8 @@ class SimulatedServer:
         self._disk: Final = disk
         self._say: Final = say
         self._on_end: Final = on_end
+        self._on_abandon: Final = on_abandon
+        self.lost_shards = 0  # for which it has begun again, without having been started again
         self._since_advance = 0
         self.has_lost_work = False  # what was trained after a checkpoint, since nobody had it
         self.may_forget = False  # whether the disk was full, so that the journal has gaps
@@ -215,7 +219,7 @@ class SimulatedServer:
         self.run = RunEngine(
             self._options, run_dir, remote, PORT + 1, self.watch.send, say=self._say,
             disk=self._disk, now=clock, uptime=clock, wall_time_us=self._wall_time_us,
-            keyring=self.keyring,
+            keyring=self.keyring, may_begin_again=self.lost_shards < SHARD_RESTARTS,
         )  # fmt: skip
         self.watch.go_by(self.run.rule)  # which may have been set while an earlier server ran
         self.watch.bind(self.run.data, self.run.members, self.run.metrics)
@@ -317,6 +321,9 @@ class SimulatedServer:
         may = permits.may(asked, user) if permits is not None else None
         before = self._digest(heard=True) if may is False else None
         _, header, payload = self.run.answer(route, frames[0], frames[1:], user)
+        if self.run.is_abandoned:
+            self._abandon()
+            return
         if permits is not None:
             permits.check(may, asked, msgpack.unpackb(header))
         if may is False and self._digest(heard=True) != before:
@@ -432,6 +439,9 @@ class SimulatedServer:
     def _advance(self) -> None:
         self._since_advance = 0
         self.run.advance()
+        if self.run.is_abandoned:
+            self._abandon()
+            return
         while self.held and not self.run.is_held:
             self.watch.receive(*self.held.popleft())
         for shard in self.shards:
@@ -473,8 +483,21 @@ class SimulatedServer:
         for shard in self.shards:
             shard.process.kill()
 
+    def _abandon(self) -> None:
+        """Ends all its processes, since a shard is lost; the first one is to `begin_again`."""
+        self._say(f"{self.run.shards.lost}; all processes of the server begin again")
+        self.lost_shards += 1
+        self.run.close()
+        self.kill()
+        self._on_abandon()
+
     def restart(self) -> None:
-        """Starts it again as people do today: from the newest checkpoint, if there is one."""
+        """Starts it again as people do: from the newest checkpoint, if there is one."""
+        self.lost_shards = 0
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Goes on from the newest checkpoint, if there is one, with new shards."""
         self.may_forget = self.may_forget or self._disk.was_full
         try:
             run_dir = RunDir(RUN_DIR, self._disk, goes_on=True)

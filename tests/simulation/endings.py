@@ -1,8 +1,4 @@
-"""How a run may end today though nothing goes wrong any more, and why.
-
-What is not in this table is a violation. `--expect` names those that are taken; the table shrinks
-as the ways in which a run ends early are mended.
-"""
+"""How a run may end. Every other end is a violation."""
 
 import math
 from collections.abc import Callable
@@ -10,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from leash.ps.errors import LeashError, NotAllowedError, ServerUnreachableError, StoppingError
 from leash.ps.server.coordinator import ALL_GONE
+from leash.ps.server.loop import SHARD_RESTARTS
 from leash.ps.words import DONE, STOPPED
 from simulation.checks.oracle import Wrong
 from simulation.scenario import KILLED, SHORT_S
@@ -75,13 +72,16 @@ def waits_for_others(cluster: "Cluster") -> bool:
     return server.status is None and not server.run.metrics.started and is_missing
 
 
-# By name: what a person reads, and whether it explains the end of this run.
-ENDINGS: Final[dict[str, tuple[str, Explains]]] = {
-    "shard-lost": (
-        "a shard that dies ends the run",
-        lambda cluster: cluster.server.ended.startswith("shard "),
-    ),
-}
+def _is_shard_lost_at_end(cluster: "Cluster") -> bool:
+    """Whether a shard was lost of a run that was to end, or whose server had begun again often.
+
+    A run is to end where somebody has asked for it, or where all its workers have told that they
+    are done: those have nothing any more to heal a server with.
+    """
+    server = cluster.server
+    is_ending = cluster.told_to_stop or all(_needs_nobody(worker) for worker in cluster.workers)
+    is_last = server.lost_shards >= SHARD_RESTARTS
+    return server.ended.startswith("shard ") and (is_ending or is_last)
 
 
 def _is_server_away(cluster: "Cluster") -> bool:
@@ -98,7 +98,7 @@ def _is_server_away(cluster: "Cluster") -> bool:
     return is_right and (has_ended or cluster.scenario.patience_s == math.inf)
 
 
-# Nothing is wrong with these.
+# The first that explains an end gives it its name.
 RIGHT: Final[dict[str, Explains]] = {
     "done": lambda cluster: cluster.server.ended == "done",
     "told to stop": lambda cluster: (
@@ -116,34 +116,25 @@ RIGHT: Final[dict[str, Explains]] = {
         cluster.server.ended == "incomplete" and _is_lost_with_server(cluster)
     ),
     "nobody is left": _is_nobody_left,
+    "a shard is lost at the end": _is_shard_lost_at_end,
     "out of patience": lambda cluster: (
         cluster.server.ended in ("incomplete", ALL_GONE) and _has_given_up(cluster)
     ),
 }
 
 
-def explained(cluster: "Cluster", expected: frozenset[str]) -> tuple[str, ...]:
-    """The names of those of the expected endings that explain how this run has ended."""
-    return tuple(
-        name for name, (_, explains) in ENDINGS.items() if name in expected and explains(cluster)
-    )
-
-
-def unexpected(cluster: "Cluster", expected: frozenset[str]) -> tuple[str, ...]:
-    """Says which of the expected endings explain the end of a run; none if it ended well.
+def require_right(cluster: "Cluster") -> str:
+    """Says how a run has ended, in a few words.
 
     Raises:
-        Wrong: nothing explains it.
+        Wrong: it should not have ended so, or it has not ended.
     """
-    found = explained(cluster, expected)
     server = cluster.server
-    is_waiting = waits_for_others(cluster) or _is_nobody_left(cluster)
-    if server.status is None and not found and not is_waiting:
+    if server.status is None and not (waits_for_others(cluster) or _is_nobody_left(cluster)):
         where = ", ".join(f"worker {w.rank}: {w.where}" for w in cluster.workers)
         raise Wrong(f"the run has not come to its end long after the last fault; {where}")
-    if any(explains(cluster) for explains in RIGHT.values()):
-        return ()
-    if not found:
-        failures = [f"worker {w.rank}: {w.failure!r}" for w in cluster.workers if w.failure]
-        raise Wrong(f"ended as {server.ended!r}; {', '.join(failures)}")
-    return found
+    for name, explains in RIGHT.items():
+        if explains(cluster):
+            return name
+    failures = [f"worker {w.rank}: {w.failure!r}" for w in cluster.workers if w.failure]
+    raise Wrong(f"ended as {server.ended!r}; {', '.join(failures)}")
