@@ -33,7 +33,7 @@ from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk, Writing
 from leash.ps.runs.events import EventLog
-from leash.ps.runs.journal import COUNT_S, FORCE_S, Journal, Remembered, read_journal
+from leash.ps.runs.journal import COUNT_S, FORCE_S, Journal, Memory, Remembered, begin_journal
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import TRY_AGAIN_S, Unwritten
 from leash.ps.server.announcement import how_it_goes_on
@@ -71,6 +71,7 @@ ALIGN_S: Final = 1.0
 ALIGN_TICK_S: Final = 0.002
 GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
 OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Bye)  # others may come from anybody
+NOTHING: Final = Memory(Remembered(), Journal(None))  # what is remembered without a run directory
 AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
 # Who has fetched the model asks again for its last piece, if that was lost with a connection.
 FETCHED_S: Final = 2 * RETRY_S
@@ -111,6 +112,7 @@ class RunEngine:
         wall_time_us: Callable[[], int] = microseconds_since_1970,
         keyring: Keyring | None = None,
         may_begin_again: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         """Begins with nobody, where a checkpoint is resumed with its values.
 
@@ -131,8 +133,10 @@ class RunEngine:
             wall_time_us: microseconds since 1970, where incarnations begin.
             keyring: who is let in; None for everybody.
             may_begin_again: whether another server takes this one's place where a shard is lost.
+            memory: what the run remembers; by default that is read, and begun to be noted, here.
 
         Raises:
+            OSError: the disk takes no journal.
             LeashError: there is no going on from the checkpoint.
         """
         rule = options.rule
@@ -146,7 +150,10 @@ class RunEngine:
         self._may_begin_again: Final = may_begin_again and run_dir is not None
         self._address: Final = address
         self._unwritten: Final = Unwritten(say)
-        remembered = read_journal(run_dir.journal, run_dir.disk) if run_dir else Remembered()
+        has_begun = memory or (
+            begin_journal(run_dir.journal, run_dir.disk) if run_dir is not None else NOTHING
+        )
+        remembered, self._journal = has_begun.remembered, has_begun.journal
         self._events: Final = self._open_events(run_dir, remembered.generation)
         if demo_logs is not None:
             demo_logs.hear(self._unwritten.note)
@@ -165,7 +172,6 @@ class RunEngine:
         )  # fmt: skip
         self.status = 0
         self.generation: int = 1
-        self._journal: Journal = Journal(None)
         self.signal = self._signals = 0  # the first, and how many came
         self._ended = FAILED  # until the run ends as it should
         self._stop_deadline_s: float | None = None
@@ -233,9 +239,7 @@ class RunEngine:
     def _remember(self, run_dir: RunDir, remembered: Remembered, generation_of_values: int) -> None:
         """Goes by what earlier servers of this run have noted, and notes what comes from now on."""
         self.generation = remembered.generation + 1
-        self._journal = Journal(run_dir.disk.append(run_dir.journal))
         self._journal.on_trouble = lambda error: self._unwritten.note(run_dir.journal, error)
-        self._journal.begin(self.generation)
         self.coordinator.recover(remembered, self._journal, generation_of_values)
         self.coordinator.rank_giver.places.update(remembered.places)
         self.metrics.count_on(remembered.trained)
@@ -310,6 +314,11 @@ class RunEngine:
         was_asked = bool(self.signal or self.coordinator.asked_to_stop)
         ends = self._stop_soon is not None or self.is_writing or was_asked
         return self._may_begin_again and not ends and bool(self.shards.lost)
+
+    @property
+    def unwritten(self) -> bytes:
+        """The lines of the journal that the disk has not taken, for the server after this one."""
+        return self._journal.unwritten
 
     @property
     def is_held(self) -> bool:
