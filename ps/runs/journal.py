@@ -252,8 +252,9 @@ def read_journal(path: Path, disk: Disk) -> Remembered:
     lines = [(number, line) for number, line in enumerate(whole, start=1) if line]
     followers = [*(line for _, line in lines[1:]), cut_off]
     for (number, line), follower in zip(lines, followers, strict=False):
-        # The last of a server, which may have been killed in it, or its disk was full.
-        was_last = bool(follower) and BEGINS.startswith(follower[: len(BEGINS)])
+        # The last of a server, which may have been killed in it; or the first one, and its disk was
+        # full. Then the next one has tried it again, or has come no further than to end the line.
+        was_last = BEGINS.startswith((follower or line)[: len(BEGINS)])
         _take(remembered, line, f"{path}, line {number}", was_last=was_last)
     if cut_off:
         _LOG.warning("%s: its last line was cut off, and is left out", path)
@@ -311,12 +312,14 @@ class Journal:
         if self._file is None:
             return
         failures: list[OSError] = []
-        self._waiting = b"\n" + _line("generation", number=generation) + unwritten
+        self._waiting = b"\n" + _line("generation", number=generation)
         self.on_trouble = lambda error: failures.extend(() if error is None else (error,))
         self._write()
         self.on_trouble = lambda _: None
         if self._waiting:
             raise failures[-1]
+        self._waiting = unwritten
+        self._write()
 
     def joined(self, worker: int, incarnation: int, key: str = "", place: str = "") -> None:
         """Notes that a worker was welcomed, by which key it came, and where it is."""

@@ -113,7 +113,7 @@ def test_a_server_goes_on_after_a_line_that_was_cut_off_and_so_does_the_next(
 @pytest.mark.parametrize(
     "line",
     [
-        "{", "[]", "3", "{}", '{"what": "won"}', '{"what": "joined"}', '{"what": "joined", '
+        "{]", "[]", "3", "{}", '{"what": "won"}', '{"what": "joined"}', '{"what": "joined", '
         '"worker": "x"}', '{"what": "rule", "set": ["bsp"]}', '{"what": "rule", "set": '
         '["none", 0, 0, 0, "clocks"]}', "\udcff",
     ],
@@ -196,6 +196,7 @@ def test_a_server_begins_once_the_disk_takes_its_first_line_however_little_it_to
         with suppress(OSError):
             memory = begin_journal(Path("journal"), disk, lines)  # type: ignore[arg-type]
     assert memory.remembered.shares == {1: SharePosition(2, 0, 0)}
+    disk.file.room = 10**6
     memory.journal.joined(4, 1000)
     after = read_journal(Path("journal"), disk)  # type: ignore[arg-type]
     assert after.generation == memory.remembered.generation + 1
