@@ -252,9 +252,9 @@ def read_journal(path: Path, disk: Disk) -> Remembered:
     lines = [(number, line) for number, line in enumerate(whole, start=1) if line]
     followers = [*(line for _, line in lines[1:]), cut_off]
     for (number, line), follower in zip(lines, followers, strict=False):
-        # The last of a server, which may have been killed in it; or the first one, and its disk was
-        # full. Then the next one has tried it again, or has come no further than to end the line.
-        was_last = BEGINS.startswith((follower or line)[: len(BEGINS)])
+        # Of a server, which may have been killed in it, or had a full disk. The next one may have
+        # come no further than to end the line.
+        was_last = BEGINS.startswith(follower[: len(BEGINS)])
         _take(remembered, line, f"{path}, line {number}", was_last=was_last)
     if cut_off:
         _LOG.warning("%s: its last line was cut off, and is left out", path)

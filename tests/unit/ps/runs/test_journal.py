@@ -113,7 +113,7 @@ def test_a_server_goes_on_after_a_line_that_was_cut_off_and_so_does_the_next(
 @pytest.mark.parametrize(
     "line",
     [
-        "{]", "[]", "3", "{}", '{"what": "won"}', '{"what": "joined"}', '{"what": "joined", '
+        "{", "[]", "3", "{}", '{"what": "won"}', '{"what": "joined"}', '{"what": "joined", '
         '"worker": "x"}', '{"what": "rule", "set": ["bsp"]}', '{"what": "rule", "set": '
         '["none", 0, 0, 0, "clocks"]}', "\udcff",
     ],
@@ -122,6 +122,7 @@ def test_a_line_that_is_none_is_named_with_the_mend(tmp_path: Path, line: str) -
     path = tmp_path / "journal.jsonl"
     path.write_bytes(
         b'{"what": "generation", "number": 1}\n' + line.encode(errors="surrogateescape") + b"\n"
+        b'{"what": "started"}\n'
     )
     with pytest.raises(UsageError, match=r"line 2: not a journal's: .*--fresh$"):
         read_journal(path, THIS_HOST)
