@@ -1,7 +1,7 @@
 """What a worker exchanges with the shards: its step engine, and the connections around it.
 
-A step pushes gradients and brings parameters. A **round** is about all chunks too, but is no step:
-it pulls, or tells values.
+A step pushes gradients and brings parameters (`pushes.py`). Between steps a worker pulls all values,
+or tells its own.
 """
 
 import os
@@ -27,6 +27,8 @@ from leash.worker.client.step import Transport, attach_writer, make_engine, resi
 
 class Exchange:
     """A worker's side of its data connections, which each hello begins anew.
+
+    It knows which step is open, since a hello ends that too.
 
     Attributes:
         memory: the two slabs, and the outbox of a codec.
@@ -157,7 +159,7 @@ class Exchange:
         self._say(f"no shared memory with this server, so TCP: {why_not}")
         return Transport.tcp
 
-    # Rounds.
+    # Between steps.
 
     def pull(self, parameters: Slab) -> None:
         """Fills a slab with the values of all chunks as they are now.
@@ -166,7 +168,7 @@ class Exchange:
             parameters: a slab, overwritten chunk by chunk.
         """
         self.engine.pull(self._headers(Pull), parameters.data)
-        self._finish_round()
+        self._await_answers()
         self.has_pulled = True
 
     def initialize(self, values: Slab) -> None:
@@ -176,7 +178,7 @@ class Exchange:
             values: a slab of them. Unchanged by others until this returns.
         """
         self.engine.tell(self._headers(Init), values.data)
-        self._finish_round()
+        self._await_answers()
 
     def publish(self, values: Slab) -> None:
         """Makes values everybody's, in place of those that the server has.
@@ -191,7 +193,7 @@ class Exchange:
             for c in self.chunks
         ]
         self.engine.tell(headers, values.data, number)
-        self._finish_round()
+        self._await_answers()
 
     def offer(self, answered: Answered) -> None:
         """Offers a server that was started again what this worker was answered with.
@@ -201,13 +203,13 @@ class Exchange:
         """
         headers = answered.offers(self.chunks, self._member.rank, self._member.incarnation)
         self.engine.tell(headers, answered.values.data)
-        self._finish_round()
+        self._await_answers()
 
     def _headers(self, verb: type[Pull] | type[Init]) -> list[bytes]:
         worker, incarnation = self._member.rank, self._member.incarnation
         return [encode(verb(worker, incarnation, c.index, c.dtype)) for c in self.chunks]
 
-    def _finish_round(self) -> None:
+    def _await_answers(self) -> None:
         """Waits for the answers to what is about all chunks, but is no step."""
         self._member.doing.begin(WAITING)
         self.lane.finish()
