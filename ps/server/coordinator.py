@@ -32,7 +32,7 @@ from leash.ps.options.staleness import check_softens
 from leash.ps.policy import BACKUP, BSP, Rule, rule_from_message
 from leash.ps.recovery.recovery import Recovery
 from leash.ps.runs.journal import Journal, Remembered
-from leash.ps.runs.position import Position
+from leash.ps.runs.position import Position, SharePosition
 from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.runs.unwritten import Unwritten
 from leash.ps.server.lease_desk import LeaseDesk
@@ -206,8 +206,7 @@ class Coordinator:
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if not member.is_observer:
             self._codecs.add(codec)
-            if epochs := self._metrics.position_of(member.worker).epochs:
-                self.journal.epoch(member.worker, epochs)  # it is told now that those are done
+            self._note_epochs(member.worker)  # it is told now that those are done
             self.crew.joined(member, is_back=earlier is not None and earlier.state == EVICTED)
         self._start_if_complete()
         return self._welcome(member, codec), self._layout_payload()
@@ -238,6 +237,10 @@ class Coordinator:
         # A good end ends the workers' training at once; an observer first evaluates once more.
         ends_now = not (member.is_observer and is_good_end(self.stopping))
         missing = [] if self._metrics.started else self._missing()[:MAX_MISSING]
+        first_step, position = 0, SharePosition()
+        if member.was_early and self._metrics.started:
+            first_step = member.first_step
+            position = self._metrics.position_of(msg.worker)
         beaten = Beaten(
             self._metrics.started,
             missing,
@@ -248,8 +251,11 @@ class Coordinator:
             self.stopping if ends_now else "",
             self.holdups.words()[:TEXT_MAX] if msg.phase == WAITING else "",
             self.holdups.wants_stack(member),
-            member.first_step if member.was_early else 0,
+            first_step,
             member.told,
+            position.epochs,
+            position.samples,
+            position.share,
         )
         return beaten, None
 
@@ -284,6 +290,8 @@ class Coordinator:
         return State(), msgpack.packb(self.state())
 
     def _on_set(self, msg: Set, _: bytes | None) -> ControlAnswer:
+        if self.stopping:
+            raise StoppingError(self.stopping)
         try:
             rule = rule_from_message(
                 msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
@@ -651,6 +659,7 @@ class Coordinator:
             if not self.stopping:
                 self.crew.left(member)
             self._metrics.workers[member.worker].complete_answered()
+            self._note_epochs(member.worker)  # which it could not report
             self._desk.release(
                 member.worker, lockstep=self.rule.policy.average, is_stopping=bool(self.stopping)
             )
@@ -661,6 +670,11 @@ class Coordinator:
                 # a short run ends before the other shards' next counts come by themselves.
                 with suppress(ShardLostError):  # the loop ends a run that has lost a shard
                     self._shards.count_up()
+
+    def _note_epochs(self, worker: int) -> None:
+        """Notes in the journal how many epochs of its share a worker has completed, if any."""
+        if epochs := self._metrics.position_of(worker).epochs:
+            self.journal.epoch(worker, epochs)
 
     def _unfinished_share(self, member: Member) -> Unfinished | None:
         """What is left of this worker's own share; None if it is nothing, or it has no share."""

@@ -33,7 +33,7 @@ from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk, Writing
 from leash.ps.runs.events import EventLog
-from leash.ps.runs.journal import FORCE_S, Journal, Remembered, read_journal
+from leash.ps.runs.journal import COUNT_S, FORCE_S, Journal, Remembered, read_journal
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import TRY_AGAIN_S, Unwritten
 from leash.ps.server.announcement import how_it_goes_on
@@ -166,12 +166,12 @@ class RunEngine:
         self.status = 0
         self.generation: int = 1
         self._journal: Journal = Journal(None)
-        self.signal = 0
-        self._signals = 0  # how many came
+        self.signal = self._signals = 0  # the first, and how many came
         self._ended = FAILED  # until the run ends as it should
         self._stop_deadline_s: float | None = None
         self._stop_soon: tuple[str, int, float] | None = None  # reason, status, and the deadline
-        self._next_tick_s = self._next_force_s = now()
+        self._until_s = math.inf if options.timeout_s is None else options.timeout_s  # of training
+        self._next_tick_s = self._next_force_s = self._next_count_s = now()
         self._looked_s = uptime()
         self.conduct = Conduct.STRANGER  # what the newest control message has shown of its sender
         self._attempt: Final = self.metrics.attempt
@@ -238,6 +238,10 @@ class RunEngine:
         self._journal.begin(self.generation)
         self.coordinator.recover(remembered, self._journal, generation_of_values)
         self.coordinator.rank_giver.places.update(remembered.places)
+        self.metrics.count_on(remembered.trained)
+        if remembered.trained.seconds >= self._until_s:
+            self._say(f"its {self._until_s:g} s of --timeout were over; it has as many again")
+            self._until_s += remembered.trained.seconds
         if remembered.generation:
             self._say(f"server {self.generation} of this run: its files are in {run_dir.path}")
         if remembered.rule is not None and remembered.rule != self.rule:
@@ -375,7 +379,14 @@ class RunEngine:
     def _force_journal(self) -> None:
         if self._now() >= self._next_force_s:
             self._next_force_s = self._now() + FORCE_S
+            if self._now() >= self._next_count_s:
+                self._note_trained()
             self._journal.force()
+
+    def _note_trained(self) -> None:
+        self._next_count_s = self._now() + COUNT_S
+        if self.metrics.started:
+            self._journal.trained(self.metrics.trained)
 
     def _flush_lines(self) -> None:
         """Has the system take the newest lines: it keeps them if this process is killed."""
@@ -390,8 +401,7 @@ class RunEngine:
             self.stop(self.coordinator.asked_to_stop, 0)
         if self.coordinator.deserted:
             self.stop(ALL_GONE, 1)
-        timeout_s = self._options.timeout_s
-        if timeout_s is not None and self.metrics.train_seconds > timeout_s:
+        if self.metrics.train_seconds > self._until_s:
             self.stop(STOPPED_BY_TIMEOUT, 0)
 
     def _tick_checkpoints(self) -> None:
@@ -520,6 +530,7 @@ class RunEngine:
         self.give_up()
         self._checkpoints.close()
         self._events.close()
+        self._note_trained()
         self._journal.close()
 
     @property

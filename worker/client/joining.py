@@ -108,6 +108,7 @@ class Joining:
         ready = self._member.wait_until(goes_on, on_wait)
         if ready.first_step:
             self._exchange.steps = ready.first_step - 1
+            self._member.complete_welcome(ready)
         if ready.initialize and not ready.initialized:
             if own is None:
                 raise NotReadyError("the server has lost all values; call begin() with yours")

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from leash.ps.errors import StoppingError, UsageError
@@ -152,6 +153,16 @@ class Membership:
         self.rank = session.welcome.worker
         self._liveness = self._open_liveness(session.beats, self.departure, self.doing)
         self._liveness.start()
+
+    def complete_welcome(self, beaten: Beaten) -> None:
+        """Puts into `welcome` what a server that was started again did not know at the hello.
+
+        Args:
+            beaten: the answer to a beat that tells it.
+        """
+        self.welcome = replace(
+            self.welcome, epochs=beaten.epochs, samples=beaten.samples, share=beaten.share
+        )
 
     def await_answer(self) -> None:
         """Waits for the answer to what the session asks for, for as long as this takes part.
