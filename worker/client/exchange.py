@@ -1,7 +1,7 @@
 """What a worker exchanges with the shards: its step engine, and the connections around it.
 
-A step pushes gradients and brings parameters (`pushes.py`). Between steps a worker pulls all values,
-or tells its own.
+A step pushes gradients and brings parameters (`pushes.py`). Between two steps a worker pulls all
+values, or tells its own.
 """
 
 import os
