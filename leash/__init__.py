@@ -106,7 +106,7 @@ _HOMES: Final = {
     "GaussianMixture": "leash.worker.em.gaussian",
     "LeaseSampler": "leash.worker.train.sampler",
     "PSOptimizer": "leash.worker.optim.optimizer",
-    "StepInfo": "leash.worker.client.client",
+    "StepInfo": "leash.worker.client.pushes",
     "ToldToLeave": "leash.ps.interrupt",
 }
 

@@ -27,8 +27,8 @@ from leash.ps.wire.frames import error_message
 from leash.ps.wire.keys import ROLES
 from leash.ps.wire.messages import Hello, Message, Offer, Save, Set
 from leash.ps.wire.shard_messages import Done
+from leash.worker.client.control.session import Session
 from leash.worker.client.remembered import Answered
-from leash.worker.client.session import Session
 from simulation.checks.watch import Watch
 from simulation.cluster import simulate
 from simulation.faults import draw_faults

@@ -44,21 +44,25 @@ ARROWS: dict[str, set[str]] = {
         "ps.wire",
     },
     "worker": {"ps", "ps.cli", "ps.options", "worker.optim"},
-    "worker.client": {"ps", "ps.options", "ps.wire"},
-    "worker.optim": {"ps", "ps.cli", "ps.options", "ps.runs", "ps.wire", "worker.client"},
+    "worker.client": {"ps", "ps.options", "ps.wire", "worker.client.control"},
+    "worker.client.control": {"ps", "ps.options", "ps.wire"},
+    "worker.optim": {
+        "ps", "ps.cli", "ps.options", "ps.runs", "ps.wire", "worker.client",
+        "worker.client.control",
+    },
     "worker.datasets": {"ps", "ps.datafiles", "ps.options", "worker"},
     "worker.train": {
-        "ps", "ps.options", "ps.slowness", "ps.wire", "worker", "worker.client", "worker.datasets",
-        "worker.optim",
+        "ps", "ps.options", "ps.slowness", "ps.wire", "worker", "worker.client",
+        "worker.client.control", "worker.datasets", "worker.optim",
     },
     "worker.virtual": {
         "ps", "ps.commands", "ps.datafiles", "ps.experiments", "ps.options", "ps.runs",
-        "ps.server", "ps.shard", "ps.slowness", "ps.wire", "worker.client", "worker.datasets",
-        "worker.optim", "worker.train",
+        "ps.server", "ps.shard", "ps.slowness", "ps.wire", "worker.client", "worker.client.control",
+        "worker.datasets", "worker.optim", "worker.train",
     },
     "worker.em": {
         "ps", "ps.cli", "ps.datafiles", "ps.options", "ps.runs", "ps.wire", "worker.client",
-        "worker.datasets",
+        "worker.client.control", "worker.datasets",
     },
     "bench": {
         "bench.harness", "bench.show", "bench.systems", "ps", "ps.cli", "ps.options", "ps.wire",

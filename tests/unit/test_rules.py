@@ -24,7 +24,7 @@ CLOCKS = {
 }  # fmt: skip
 CHANCE = {"random", "secrets", "uuid"}
 # What decides without even a clock: the time is an argument of each call.
-TIMELESS = ("ps/wire/requester.py", "worker/client/session.py")
+TIMELESS = ("ps/wire/requester.py", "worker/client/control/session.py")
 WAITING_MODULES = {"asyncio", "os", "select", "socket", "threading", "time", "zmq"}
 BANNED_CALLS = {"eval", "exec", "recv_pyobj", "send_pyobj", "torch.load"}
 

@@ -20,44 +20,17 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, SupportsIndex
 
-import zmq
-
 from leash._log import logged, say_on_stderr
-from leash.ps._core import StepEngine
-from leash.ps.errors import (
-    ArgumentError,
-    EvictedError,
-    LeashError,
-    NotReadyError,
-    RestartedError,
-    StoppingError,
-    UsageError,
-)
-from leash.ps.options.addresses import RANK_MEND, split_address
-from leash.ps.policy import BSP
+from leash.ps.errors import EvictedError, NotReadyError
 from leash.ps.processes import PREEMPT_FILE_VARIABLE
-from leash.ps.wire import hosts
-from leash.ps.wire.control import ControlChannel, request_state
-from leash.ps.wire.frames import encode
+from leash.ps.wire.control import request_state
 from leash.ps.wire.keys import key_for
 from leash.ps.wire.layout import Chunk, Layout
-from leash.ps.wire.messages import (
-    STOPPED_BY_TIMEOUT,
-    Beaten,
-    Init,
-    Leased,
-    Publish,
-    Pull,
-    Report,
-    Welcome,
-)
+from leash.ps.wire.messages import Beaten, Leased, Report, Welcome
 from leash.ps.wire.options_table import OptionsTable
-from leash.ps.wire.sockets import host_and_port
-from leash.ps.words import BETWEEN, DONE, STOPPED, TIMED_OUT, WAITING
+from leash.ps.words import BETWEEN, DONE, STOPPED, WAITING
 from leash.worker.client.arguments import (
     check_connection,
     checked_grace,
@@ -65,52 +38,21 @@ from leash.worker.client.arguments import (
     checked_rank,
     checked_samples,
 )
-from leash.worker.client.data_driver import RECONNECT_S, DataDriver, DataLane
-from leash.worker.client.departure import Departure
-from leash.worker.client.doing import Doing
+from leash.worker.client.carriers import Carriers
+from leash.worker.client.control.doing import Doing
+from leash.worker.client.control.liveness import Liveness
+from leash.worker.client.control.membership import Membership
+from leash.worker.client.control.seat import NOWHERE
+from leash.worker.client.control.session import Session
+from leash.worker.client.control.waiting import Waiting, awaited
 from leash.worker.client.encoding import Encoding
-from leash.worker.client.liveness import STOP_S, Liveness
+from leash.worker.client.exchange import Exchange
+from leash.worker.client.joining import Joining
+from leash.worker.client.leaving import take_leave
 from leash.worker.client.memory import Slab, SlabMemory
-from leash.worker.client.remembered import Answered, Counted, merged
-from leash.worker.client.seat import NOWHERE, Seat, take_seat
-from leash.worker.client.sent_options import SentOptions
-from leash.worker.client.session import ANSWER_S, BYE_S, Beats, Session
-from leash.worker.client.step import Transport, attach_writer, make_engine, residual_for
-from leash.worker.client.waiting import Outage, Waiting, awaited
-
-TOO_LATE: Final = (
-    "the server was started again, and the others have gone on without step {} of this worker"
-)
-CLOSED: Final = "closed: this worker has left the run; make a new one to take part again"
-FORKED: Final = (
-    "process {} joined the run, and this one, {}, was forked from it: no connection outlives a "
-    "fork; use it there, or join from here under a rank of its own"
-)
-# Who has come to the end of its work tells so as long as it is patient: others wait for that.
-AT_THE_END: Final = (DONE, TIMED_OUT)
-BYE_AGAIN_S: Final = 3.0  # meanwhile it looks so often whether the server is gone
-GONE_S: Final = 5.0  # a server whose host refuses connections for so long has ended
-
-
-@dataclass(frozen=True, slots=True)
-class StepInfo:
-    """What happened to one step of a worker, by the replies to its push.
-
-    Attributes:
-        step: the number of the push, from 1.
-        version: how many updates the model had seen when the replies went out; the most over
-            chunks, since one whose slots have no gradient sees none.
-        lag: how many steps this worker was ahead of the slowest; the largest over chunks.
-        staleness: how many updates by others came between this worker's last pull and this push;
-            the largest over chunks.
-        wait_s: seconds spent waiting for the replies.
-    """
-
-    step: int
-    version: int
-    lag: int
-    staleness: int
-    wait_s: float
+from leash.worker.client.pushes import Pushes, StepInfo
+from leash.worker.client.remembered import Remembered
+from leash.worker.client.step import Transport
 
 
 class Client:
@@ -142,18 +84,9 @@ class Client:
         address: of the server's control socket, tcp://HOST:PORT.
         key: by which this process comes; None without one.
         layout: what a slab holds.
-        rank: the worker's number, from 1; 0 for an observer. One that takes any rank may get
-            another one when it joins again.
         departure: knows whether this worker was told to go.
         memory: the two slabs, and the outbox of a codec, that a server on this host may map.
-        residual: what the codec has left over of each value so far, laid out like a slab; empty for
-            a codec without error feedback.
-        welcome: what the server told when this process said hello last.
-        chunks: the layout's chunks, in the order of the slab.
-        steps: how many steps this worker has begun to push.
         doing: what the thread that trains does now; the server hears of it with each beat.
-        deadline_s: on ``time.monotonic()``; from then on `check` ends this worker's part.
-        transport: how gradients travel now.
     """
 
     def __init__(
@@ -201,234 +134,103 @@ class Client:
             UsageError: the key file cannot be used, or the server does not let this key in.
         """
         given = checked_rank(rank, least=0)
-        is_given = not isinstance(given, str)
-        self.rank: int = 0 if isinstance(given, str) else given
+        any_rank = isinstance(given, str)
+        is_worker = given != 0
         check_connection(address, transport, wait_s)
-        self._patience_s: Final = checked_patience(patience)
+        patience_s, grace_s = checked_patience(patience), checked_grace(grace_s)
         self.address: Final = address
         self.key: Final = key_for(key)
         self.layout: Final = layout
         self._wait_s: Final = wait_s
-        self._process: Final = os.getpid()
-        self.departure: Final = self._make_departure(
-            checked_grace(grace_s),
-            preempt_file or (os.environ.get(PREEMPT_FILE_VARIABLE) if rank != 0 else None),
-        )
-        name = name or f"{socket.gethostname()}:{os.getpid()}"
-        self.doing: Final = Doing()
-        is_worker = self.rank > 0 or not is_given
-        self._seat: Final = self._take_seat() if is_worker else NOWHERE
-        self._session: Final = Session(
-            self.rank, name, layout, patience_s=self._patience_s, doing=self.doing,
-            any_rank=not is_given, seat=self._seat,
-        )  # fmt: skip
-        self._wants: Final = transport if is_worker else "tcp"
-        self._encoding = encoding or Encoding()
-        self._owns_memory: Final = memory is None
-        self.memory: Final = memory or SlabMemory(
-            layout.nbytes, has_outbox=self._encoding.codec != "f32"
-        )
-        self.residual: Slab = residual_for(self._encoding, layout.nbytes)
         self._say: Final = logged(say or say_on_stderr, __name__, logging.WARNING)
-        self._outage: Final = Outage(self._say, address, self._patience_s)
-        self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
-        self._control: Final = self._open_control()
-        self._options: Final = SentOptions()
-        self.deadline_s: float = math.inf  # on time.monotonic(); this worker's part ends then
-        self._closed = self._is_leaving = False
-        self._refused_s: float | None = None  # since when its host has refused connections
-        self._has_pulled = False  # whether it has reached every shard
-        self._generation = 0  # of the server that gave what this process has
-        self._answered: Answered | None = None  # until a server has given newer parameters
-        self._lost = 0  # steps without an answer that are not pushed again
-        self._counted: Final = Counted()
-        self._answers: Slab | None = None  # where the answers to the open step are written
-        self._keep: Callable[[], Slab] | None = None  # gives what `keep` says
-        self._repeats = False  # whether the open step is to be pushed again to another server
-        self._samples = 0  # behind the newest step
-        self._published = 0  # how often this process has made its values everybody's
-        self._liveness: Liveness | None = None
-        self._driver: DataLane | None = None
+        carriers: Final = self._make_carriers(patience_s)
+        self._carriers: Final = carriers
+        if is_worker:
+            preempt_file = preempt_file or os.environ.get(PREEMPT_FILE_VARIABLE)
+        self.departure: Final = carriers.make_departure(grace_s, preempt_file or None)
+        self.doing: Final = Doing()
+        self._seat: Final = carriers.take_seat() if is_worker else NOWHERE
+        encoding = encoding or Encoding()
+        self._owns_memory: Final = memory is None
+        self.memory: Final = memory or SlabMemory(layout.nbytes, has_outbox=encoding.codec != "f32")
+        session = Session(
+            0 if isinstance(given, str) else given, name or f"{socket.gethostname()}:{os.getpid()}",
+            layout, patience_s=patience_s, doing=self.doing, any_rank=any_rank, seat=self._seat,
+        )  # fmt: skip
+        self._member: Final = Membership(
+            session, carriers.open_control(), self.departure, self.doing,
+            carriers.open_liveness, wait_s=wait_s, patience_s=patience_s,
+        )  # fmt: skip
+        self._exchange: Final = Exchange(
+            self._member, carriers, layout, self.memory, encoding,
+            transport if is_worker else "tcp", self._say,
+        )  # fmt: skip
+        self._remembered: Final = Remembered()
+        self._joining: Final = Joining(self._member, self._exchange, self._remembered, self._say)
+        self._pushes: Final = Pushes(self._member, self._exchange, self._joining, self._remembered)
+        self._is_leaving = False
         try:
-            self._join()
+            self._joining.join()
         except BaseException:
-            self._part()
-            self._context.destroy(linger=0)
-            self._let_go_of_memory()
-            self._seat.leave()
+            self._joining.part()
+            self._let_go()
             raise
 
-    def _join(self) -> None:
-        """Joins the run; again where it is evicted before it has come to the end of that."""
-        while True:
-            try:
-                self._join_once()
-            except EvictedError:  # noqa: PERF203
-                self._part()
-            else:
-                return
+    def _make_carriers(self, patience_s: float) -> Carriers:
+        """Makes what carries the messages, which may be something else than sockets."""
+        return Carriers(self.address, self.key, patience_s, self._say)
 
-    def _join_once(self) -> None:
-        beats = self._say_hello()
-        self.chunks: tuple[Chunk, ...] = self.layout.cut(self.welcome.chunk_nbytes)
-        self.steps: int = self.welcome.first_step - 1
-        self._options.forget()
-        self._is_step_open = False
-        self._agree_on_codec()
-        self._connect(beats)
-        if not self._repeats:
-            self.transport: Transport = self._choose_transport()
-        if self.welcome.heals and self.rank:
-            self._tell_what_is_remembered()
+    # What this process is in the run, and what it has of it.
 
-    def _tell_what_is_remembered(self) -> None:
-        """Offers a server that was started again what this process was answered with."""
-        if self._answered is not None:
-            self._engine.tell(
-                self._answered.offers(self.chunks, self.rank, self.incarnation),
-                self._answered.values.data,
-            )
-            self._finish_round()
-        counted = self._counted
-        self._session.want_remember(
-            self._lost, counted.epochs, counted.of_epoch, counted.of_lease, counted.newest_lease,
-            self._patience_s,
-        )  # fmt: skip
-        while self._session.is_wanting:
-            self.check()
-            self._control.carry(self._session)
-        self._control.require_answer(self._session)
+    @property
+    def rank(self) -> int:
+        """The worker's number, from 1; 0 for an observer.
 
-    def _say_hello(self) -> Beats:
-        codec = self._encoding.codec
-        first_s = ANSWER_S if self._wait_s is None else self._wait_s
-        self._session.want_hello(
-            [codec] if codec == "f32" else [codec, "f32"],
-            first_s if self._session.welcome is None else self._patience_s,
-        )
-        while self._session.is_wanting:
-            self._control.carry(self._session)
-        self._control.require_answer(self._session)
-        welcome, beats = self._session.welcome, self._session.beats
-        assert welcome is not None
-        assert beats is not None
-        self.welcome: Welcome = welcome
-        self.rank = welcome.worker
-        return beats
-
-    def _connect(self, beats: Beats) -> None:
-        welcome = self.welcome
-        self._liveness = self._open_liveness(beats)
-        self._liveness.start()
-        self._engine = make_engine(
-            self.layout, welcome, self._encoding, self.memory.whole, self.memory.map, self.residual
-        )
-        self._driver = self._open_data(self._engine)
-
-    # What carries the messages, which may be something else than sockets.
-
-    def _make_departure(
-        self, grace_s: float, preempt_file: str | os.PathLike[str] | None
-    ) -> Departure:
-        return Departure(grace_s, preempt_file)
-
-    def _take_seat(self) -> Seat:
-        return take_seat(self.address)
-
-    def _open_control(self) -> ControlChannel:
-        return ControlChannel(self.address, self._context, self._outage.note, self.key)
-
-    def _open_liveness(self, beats: Beats) -> Liveness:
-        return Liveness(
-            self.address, beats, self._outage, self._say, self.doing, self.key, self.departure
-        )
-
-    def _open_data(self, engine: StepEngine) -> DataLane:
-        host, _ = split_address(self.address)
-        liveness, has_pulled = self.liveness, self._has_pulled
-
-        def patience_s() -> float:
-            """A port that has never been open, while the server answers, is none."""
-            is_closed = not has_pulled and not liveness.is_silent
-            return min(RECONNECT_S, self._patience_s) if is_closed else self._patience_s
-
-        return DataDriver(
-            self._context, host, self.welcome, engine, self.chunks, self.check, patience_s,
-            self._outage.note, lambda: liveness.outages, self.key,
-        )  # fmt: skip
-
-    def _choose_transport(self) -> Transport:
-        if self._wants == "tcp":
-            return Transport.tcp
-        why_not = self._data.attach(self.memory, self.rank, self.incarnation)
-        if why_not is None:
-            return Transport.shm
-        if self._wants == "shm":
-            raise ArgumentError("transport", "shm", f"{why_not}; take auto or tcp")
-        self._say(f"no shared memory with this server, so TCP: {why_not}")
-        return Transport.tcp
-
-    def _agree_on_codec(self) -> None:
-        """Takes the codec that the server knows.
-
-        Where that is the same as before, what error feedback holds back stays with this process
-        when it says hello again.
+        A worker that takes any rank may get another one when it joins again.
         """
-        agreed = self.welcome.codec
-        if agreed != self._encoding.codec:
-            self._say(f"the server does not know {self._encoding.codec}: {agreed} instead")
-            self._encoding = Encoding(agreed)
-            self.residual = residual_for(self._encoding, self.layout.nbytes)
+        return self._member.rank
 
-    def _part(self) -> None:
-        """Ends the connections of this incarnation, whose reports go out before that."""
-        if self._driver is not None:
-            self._driver.close()
-        if self._liveness is not None:
-            self._tell_the_last(self._liveness, time.monotonic() + STOP_S)
-
-    def _tell_the_last(self, liveness: Liveness, until_s: float) -> None:
-        """Ends the beats once the last reports have gone out, which count from the evicted too."""
-        beats = self._session.beats
-        assert beats is not None
-        liveness.stop(until_s - time.monotonic(), self._is_server_gone)
-        if not liveness.has_ended:
-            return
-        beats.stop()  # the thread may have heard of an eviction since
-        while beats.has_news and beats.error is None and time.monotonic() < until_s:
-            beats.begin(time.monotonic())
-            beats.hurry(until_s)
-            self._control.carry(beats)
-
-    def _say_bye(self, reason: str, until_s: float) -> None:
-        """Says bye, again and again until the server answers, or has gone."""
-        while True:
-            left_s = until_s - time.monotonic()
-            self._session.want_bye(reason, min(BYE_AGAIN_S, max(BYE_S, left_s)), self.departure.why)
-            self._control.carry(self._session)
-            is_silent = self._session.silence is not None
-            if not is_silent or time.monotonic() >= until_s or self._is_server_gone():
-                return
-
-    def _is_server_gone(self) -> bool:
-        """Whether nobody has listened at the server's port for a while, though its host answers."""
-        if not hosts.refuses(*host_and_port(self.address)):
-            self._refused_s = None
-            return False
-        self._refused_s = self._refused_s or time.monotonic()
-        return time.monotonic() - self._refused_s > GONE_S
+    @property
+    def welcome(self) -> Welcome:
+        """What the server told when this process said hello last."""
+        return self._member.welcome
 
     @property
     def liveness(self) -> Liveness:
         """The thread that sends beats and reports; a new one after `rejoin`."""
-        assert self._liveness is not None
-        return self._liveness
+        return self._member.liveness
 
     @property
-    def _data(self) -> DataLane:
-        """The data connections to all shards; new ones after `rejoin`."""
-        assert self._driver is not None
-        return self._driver
+    def chunks(self) -> tuple[Chunk, ...]:
+        """The layout's chunks, in the order of the slab."""
+        return self._exchange.chunks
+
+    @property
+    def steps(self) -> int:
+        """How many steps this worker has begun to push."""
+        return self._exchange.steps
+
+    @property
+    def transport(self) -> Transport:
+        """How gradients travel now."""
+        return self._exchange.transport
+
+    @property
+    def residual(self) -> Slab:
+        """What the codec has left over of each value so far, laid out like a slab.
+
+        It is empty for a codec without error feedback.
+        """
+        return self._exchange.residual
+
+    @property
+    def deadline_s(self) -> float:
+        """On ``time.monotonic()``; from then on `check` ends this worker's part."""
+        return self._member.deadline_s
+
+    @deadline_s.setter
+    def deadline_s(self, deadline_s: float) -> None:
+        self._member.deadline_s = deadline_s
 
     @property
     def slabs(self) -> list[Slab]:
@@ -481,30 +283,12 @@ class Client:
 
         while True:
             try:
-                self._begin(parameters, on_wait_for_others)
+                self._joining.await_values(parameters, on_wait_for_others)
+                self.pull(parameters)
             except EvictedError:  # noqa: PERF203
-                self._part()
-                self._control.renew()
-                self._join()
+                self._joining.join_again()
             else:
                 return
-
-    def _begin(self, parameters: Slab, on_wait: Callable[[Beaten | None], None]) -> None:
-        self._await_values(parameters, on_wait)
-        self.pull(parameters)
-
-    def _await_values(self, own: Slab | None, on_wait: Callable[[Beaten | None], None]) -> None:
-        """Waits until training goes on and the model has values, which may be this process's."""
-        ready = self.wait_until(lambda b: b.started and (b.initialize or b.initialized), on_wait)
-        if ready.first_step:
-            self.steps = ready.first_step - 1
-            self.welcome = replace(
-                self.welcome, epochs=ready.epochs, samples=ready.samples, share=ready.share
-            )
-        if ready.initialize and not ready.initialized:
-            if own is None:
-                raise NotReadyError("the server has lost all values; call begin() with yours")
-            self._init(own)
 
     def wait_until(
         self, is_reached: Callable[[Beaten], bool], on_wait: Callable[[Beaten | None], None]
@@ -521,17 +305,7 @@ class Client:
         Raises:
             LeashError: what ended this process's part in the run.
         """
-        self.require_own_process()
-        self.doing.begin(WAITING)
-
-        def wait_or_go(beaten: Beaten | None) -> None:
-            on_wait(beaten)
-            if self.departure.look():
-                self.departure.go()
-
-        beaten = self.liveness.wait_until(is_reached, wait_or_go)
-        self.doing.begin(BETWEEN)
-        return beaten
+        return self._member.wait_until(is_reached, on_wait)
 
     def pause(self, seconds: float) -> None:
         """Waits for the answer to a beat, but not for longer than this.
@@ -541,8 +315,8 @@ class Client:
         Args:
             seconds: at most so many.
         """
-        self.require_own_process()
-        self.liveness.pause(seconds)
+        self._member.require_own_process()
+        self._member.liveness.pause(seconds)
         if self.departure.look():
             self.departure.go()
 
@@ -559,15 +333,10 @@ class Client:
             NotReadyError: the chunks have no values yet; `begin` waits for them.
             LeashError: whatever else ends this process's part.
         """
-        self.require_own_process()
-        self._engine.pull(
-            [encode(Pull(self.rank, self.incarnation, c.index, c.dtype)) for c in self.chunks],
-            parameters.data,
-        )
-        self._finish_round()
-        self._has_pulled = True
-        self._has_now()
-        return self._engine.version
+        self._member.require_own_process()
+        self._exchange.pull(parameters)
+        self._remembered.has_now(self.welcome.generation)
+        return self._exchange.engine.version
 
     def set_options(self, table: OptionsTable) -> None:
         """Has the server apply the steps that begin from now on by these options.
@@ -581,7 +350,7 @@ class Client:
         Raises:
             UsageError: the table is larger than a message of this server.
         """
-        self._options.want(table, self.welcome.chunk_nbytes)
+        self._exchange.options.want(table, self.welcome.chunk_nbytes)
 
     def publish(self, values: Slab) -> None:
         """Makes this worker's values everybody's, in place of those that the server has.
@@ -598,15 +367,8 @@ class Client:
             EvictedError: the server went on without this worker; `rejoin` helps.
             LeashError: whatever else ends this worker's part.
         """
-        self.check()
-        self._published += 1
-        number = self._published
-        self._engine.tell(
-            [encode(Publish(self.rank, self.incarnation, number, c.index, c.dtype))
-             for c in self.chunks],
-            values.data, number,
-        )  # fmt: skip
-        self._finish_round()
+        self._member.check()
+        self._exchange.publish(values)
 
     def push_pull(
         self,
@@ -666,21 +428,7 @@ class Client:
             UsageError: this process is an observer.
             LeashError: what has ended this worker's part.
         """
-        count = checked_samples(samples)
-        self._check_between_steps()
-        if not self.rank:
-            raise UsageError(f"rank 0 is an observer, which pushes nothing; {RANK_MEND}")
-        due = self._options.due(self.rank, self.incarnation)
-        table = self._options.number
-        self._engine.begin(
-            self.steps + 1, count, gradients.data, parameters.data, absent,
-            None if held is None else held.data, table,
-        )  # fmt: skip
-        self.steps += 1
-        self._is_step_open = True
-        self._answers, self._samples = parameters, count
-        for request, payload in due:
-            self._engine.set_options(request.number, encode(request), payload)
+        self._pushes.begin(gradients, parameters, checked_samples(samples), absent, held)
 
     def advance(self, first_ready: int) -> None:
         """Sends what may go, in the fixed order; takes the answers that have come. Never waits.
@@ -691,16 +439,8 @@ class Client:
         Raises:
             LeashError: what `push_pull` raises.
         """
-        self.require_own_process()
-        self._ready(first_ready)
-        if self._repeats:
-            return
-        try:
-            self._data.advance()
-        except RestartedError:
-            if not self._may_repeat:
-                raise
-            self._repeats = True  # `finish_step` sends what is missing
+        self._member.require_own_process()
+        self._pushes.advance(first_ready)
 
     def finish_step(self) -> StepInfo:
         """Sends the rest of the open step, and waits for all answers.
@@ -711,16 +451,8 @@ class Client:
         Raises:
             LeashError: what `push_pull` raises.
         """
-        self.require_own_process()
-        self._ready(0)
-        self.doing.begin(WAITING)
-        wait_s = self._finish_pushes()
-        self.doing.begin(BETWEEN)
-        self._options.is_known = True
-        self._is_step_open = False
-        self._counted.step(self._samples)
-        end = self._engine.finish()
-        return StepInfo(self.steps, end.version, end.lag, end.staleness, wait_s)
+        self._member.require_own_process()
+        return self._pushes.finish()
 
     def keep(self, kept: Callable[[], Slab]) -> None:
         """Says what this worker was answered with, for a server that is started again.
@@ -733,7 +465,7 @@ class Client:
                 step that it is in; or where the answers to it are written, if that is another
                 place than the gradients'. It stays as it is until `pull` has returned.
         """
-        self._keep = kept
+        self._remembered.keep(kept)
 
     def rejoin(self) -> None:
         """Says hello again after an eviction; pull before the next push.
@@ -744,118 +476,9 @@ class Client:
         Raises:
             LeashError: what joining raises: nobody answers, or the server refuses.
         """
-        self.require_own_process()
-        self._repeats = False
-        self._lost = max(self._lost, int(self._is_step_open))
-        self._join_again()
-
-    def _join_again(self) -> None:
-        """Offers what this process remembers, if it is asked, and waits until training goes on."""
-        self._remember_all()
-        kept = None if self._answered is None else self._answered.values
-        tell = Waiting.of_library(self._say).workers
-        while True:
-            self.doing.begin(WAITING)
-            self._part()
-            self._control.renew()  # an outage may have taken its connection
-            self._join()
-            try:
-                self._await_values(kept, tell)
-            except EvictedError:
-                continue
-            return
-
-    # A server that was started again, under bsp: no step is lost, since all are in the same one.
-
-    @property
-    def _may_repeat(self) -> bool:
-        """Whether steps without an answer may be pushed again to a server that was started again.
-
-        Elsewhere what another worker has offered may contain them.
-        """
-        return self._keep is not None and self.settings.get("policy") == BSP.name
-
-    def _check_between_steps(self) -> None:
-        """As `check`; but where no step is lost by it, this process first joins again."""
-        try:
-            self.check()
-        except RestartedError:
-            if not self._may_repeat:
-                raise
-            self._go_on_elsewhere(self.steps + 1, is_open=False)
-
-    def _finish_pushes(self) -> float:
-        """Sends the rest of the open step, and waits for all answers; returns how long it took."""
-        while True:
-            if self._repeats:
-                self._go_on_elsewhere(self.steps, is_open=True)
-            try:
-                return self._data.finish()
-            except RestartedError:
-                if not self._may_repeat:
-                    raise
-                self._repeats = True
-
-    def _go_on_elsewhere(self, step: int, *, is_open: bool) -> None:
-        """Joins a server that was started again, and goes on there as if it were the same one.
-
-        Args:
-            step: the one that is open, or the next one.
-            is_open: whether it is; then what has no answer is pushed again.
-
-        Raises:
-            RestartedError: the others have gone on without it.
-        """
-        engine, firsts, encoding = self._engine, self.welcome.first_chunks, self._encoding
-        self._lost = min(1, engine.settle_written())
-        self._repeats = True  # whose samples count once the new server has answered it
-        try:
-            self._join_again()
-        finally:
-            self._repeats = False
-        # The open step may be in all values already, since another worker had all of its answers.
-        # Whoever comes later has answers that the others have gone on without.
-        is_next = self.steps + 1 == step or (is_open and self.steps == step)
-        fits = self.welcome.heals and is_next
-        is_same = self.welcome.first_chunks == firsts and self._encoding is encoding
-        if not fits or not is_same or not self._may_repeat:
-            raise RestartedError(TOO_LATE.format(step))
-        due = self._options.due(self.rank, self.incarnation)
-        memory = self.memory
-        engine.rejoin(
-            self.incarnation, self._options.number,
-            attach_writer(
-                self.rank, self.incarnation, os.getpid(), memory.fd or 0, memory.nbytes,
-                memory.nonce,
-            ),
-        )  # fmt: skip
-        if is_open:
-            self.steps, self._is_step_open = step, True
-            for request, payload in due:
-                engine.set_options(request.number, encode(request), payload)
-        self._data.close()
-        self._engine, self._driver = engine, self._open_data(engine)
-        self._has_now()
-
-    def _has_now(self) -> None:
-        """Notes that this process has what this server has."""
-        self._generation, self._answered, self._lost = self.welcome.generation, None, 0
-        self._counted.lease(0)
-
-    def _remember_all(self) -> None:
-        """Notes what this process would offer, unless it has not been given newer values since."""
-        if self._keep is not None and self._answered is None and self._has_pulled:
-            self._answered = self._remembered(self._keep())
-
-    def _remembered(self, kept: Slab) -> Answered:
-        """What this process was answered with, the answers to the open step included."""
-        self._engine.settle_written()
-        newest, values = self._engine.newest, kept
-        answered = [self._is_step_open and step == self.steps for _, step in newest]
-        if any(answered):
-            assert self._answers is not None
-            values = merged(kept, self._answers, self.chunks, answered)
-        return Answered(values, newest, self._generation)
+        self._member.require_own_process()
+        self._pushes.give_up()
+        self._joining.rejoin()
 
     def lease(
         self, samples: int, epochs: int, batch_size: int, samples_per_s: float, ahead: int = 0
@@ -883,15 +506,13 @@ class Client:
             LeashError: whatever else ends this worker's part.
         """
         self.doing.begin(WAITING)
-        self._session.want_lease(samples, epochs, batch_size, samples_per_s, ahead)
-        while self._session.is_wanting:
-            self.check()  # the beats may have found that the server is lost
-            self._control.carry(self._session)
-        self._control.require_answer(self._session)
-        assert self._session.leased is not None
-        self._counted.lease(self._session.leased.number)
+        session = self._member.session
+        session.want_lease(samples, epochs, batch_size, samples_per_s, ahead)
+        self._member.await_answer()
+        assert session.leased is not None
+        self._remembered.counted.lease(session.leased.number)
         self.doing.begin(BETWEEN)
-        return self._session.leased
+        return session.leased
 
     def report(self, report: Report) -> None:
         """Hands a report to the thread of beats, which sends it soon. Never waits.
@@ -899,9 +520,9 @@ class Client:
         Args:
             report: replaces a training report that has not gone out yet.
         """
-        self.require_own_process()
+        self._member.require_own_process()
         if report.kind == "epoch":
-            self._counted.epoch(report.epoch)
+            self._remembered.counted.epoch(report.epoch)
         self.liveness.tell(report)
 
     def state(self) -> dict[str, Any]:
@@ -913,8 +534,8 @@ class Client:
         Raises:
             ServerUnreachableError: no answer in time.
         """
-        self.require_own_process()
-        return request_state(self._control)
+        self._member.require_own_process()
+        return request_state(self._member.control)
 
     def close(self, reason: str = DONE) -> None:
         """Says bye, unless the server is gone, and ends all threads and sockets.
@@ -928,57 +549,21 @@ class Client:
         Args:
             reason: "done", "timeout", "stopped" or "failed".
         """
-        if self._closed or self._is_leaving or not self.is_own_process:
+        if self._is_leaving or not self.is_own_process:
             return
         self._is_leaving = True
         if self.departure.has_gone and reason == DONE:
             reason = STOPPED
         try:
-            self._take_leave(reason)
+            take_leave(reason, self._member, self._exchange, self._joining, self._remembered)
         finally:
-            self._closed = True
-            self._keep = self._answered = None  # whoever gave it has this client too
-            self.departure.is_done()
-            self._seat.leave()
-            self._control.close()
-            self._context.destroy(linger=0)
-            self._let_go_of_memory()
+            self._member.close()
+            self._remembered.forget()  # whoever keeps the values has this client too
+            self._let_go()
 
-    def _take_leave(self, reason: str) -> None:
-        failure = self.liveness.failure
-        goes_on = failure is None or isinstance(failure, EvictedError)
-        is_patient = reason in AT_THE_END and goes_on
-        if is_patient:
-            self._remember_all()
-        if self._driver is not None:
-            self._driver.close()
-        until_s = time.monotonic() + (self._patience_s if is_patient else STOP_S)
-        self._tell_the_last(self.liveness, until_s)
-        if not is_patient:
-            until_s = time.monotonic()
-        with suppress(LeashError):  # it needs no bye from who has no part in the run any more
-            self._say_bye(reason, until_s)
-            while isinstance(self._session.error, RestartedError) and time.monotonic() < until_s:
-                self._go_back(until_s)
-                self._say_bye(reason, until_s)
-
-    def _go_back(self, until_s: float) -> None:
-        """Joins a server that was started again before it had this worker's bye.
-
-        It waits for all who took part, and may have older values than this worker.
-        """
-
-        def look(_: Beaten | None) -> None:
-            if time.monotonic() >= until_s:
-                raise NotReadyError("the server waits for others")
-
-        self._control.renew()
-        self._join()
-        with suppress(EvictedError):  # it was started once more
-            self._await_values(None if self._answered is None else self._answered.values, look)
-        self._part()
-
-    def _let_go_of_memory(self) -> None:
+    def _let_go(self) -> None:
+        self._seat.leave()
+        self._carriers.close()
         if self._owns_memory:
             self.memory.close()
 
@@ -1007,20 +592,12 @@ class Client:
             UsageError: this process was forked from the one that joined, or has left with `close`.
             LeashError: what the thread of beats met, such as a server that no longer answers.
         """
-        self.require_own_process()
-        if self._closed:
-            raise UsageError(CLOSED)
-        self.liveness.check()
-        if time.monotonic() > self.deadline_s:
-            raise StoppingError(STOPPED_BY_TIMEOUT)
-        departure = self.departure
-        if departure.why and (departure.is_overdue or self.liveness.is_silent):
-            departure.go()
+        self._member.check()
 
     @property
     def is_own_process(self) -> bool:
         """Whether this process is the one that joined, and not one that was forked from it."""
-        return os.getpid() == self._process
+        return self._member.is_own_process
 
     def require_own_process(self) -> None:
         """Refuses a process that was forked from the one that joined.
@@ -1028,29 +605,4 @@ class Client:
         Raises:
             UsageError: this is one.
         """
-        if not self.is_own_process:
-            raise UsageError(FORKED.format(self._process, os.getpid()))
-
-    # How it is done.
-
-    def _ready(self, first_ready: int) -> None:
-        """Lets the chunks go that have become ready, each to its shard."""
-        assert self._is_step_open, "begin_step comes first"
-        try:
-            self._engine.ready(first_ready)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-
-    def _init(self, parameters: Slab) -> None:
-        self._engine.tell(
-            [encode(Init(self.rank, self.incarnation, c.index, c.dtype)) for c in self.chunks],
-            parameters.data,
-        )
-        self._finish_round()
-
-    def _finish_round(self) -> None:
-        """Waits for the answers to what is about all chunks, but is no step."""
-        self.doing.begin(WAITING)
-        self._data.finish()
-        self.doing.begin(BETWEEN)
-        self._engine.forget()
+        self._member.require_own_process()

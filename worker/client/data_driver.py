@@ -34,8 +34,8 @@ from leash.ps.wire.sockets import (
     make_dealer,
     receive,
 )
+from leash.worker.client.control.session import as_member
 from leash.worker.client.memory import SlabMemory
-from leash.worker.client.session import as_member
 from leash.worker.client.step import attach_writer
 
 LOOK_MS: Final = 200  # a waiting worker looks so often whether it still takes part

@@ -1,7 +1,8 @@
 """What a worker remembers of its run, for a server that was started again and has older values."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from leash.ps.wire.frames import encode
 from leash.ps.wire.layout import Chunk
@@ -75,3 +76,62 @@ class Counted:
     def lease(self, number: int) -> None:
         """Notes that a lease of this number has come; 0: all that it had are others' now."""
         self.of_lease, self.newest_lease = 0, number
+
+
+class Remembered:
+    """Keeps what a worker tells a server that was started again: its newest answers, and counts.
+
+    Attributes:
+        answered: what it offers; None until that is noted, and once a server has given newer
+            values.
+        lost: how many steps had no answer, and are not pushed again.
+        counted: the samples whose steps were answered.
+    """
+
+    def __init__(self) -> None:
+        """Has nothing to offer yet."""
+        self.answered: Answered | None = None
+        self.lost: int = 0
+        self.counted: Final = Counted()
+        self._kept: Callable[[], Slab] | None = None
+        self._generation = 0  # of the server that gave what this process has
+
+    def keep(self, kept: Callable[[], Slab]) -> None:
+        """Notes who keeps what this worker was answered with.
+
+        Args:
+            kept: gives a slab of that, the answers to the open step left out.
+        """
+        self._kept = kept
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether anybody keeps what this worker was answered with, so that it can be offered."""
+        return self._kept is not None
+
+    @property
+    def values(self) -> Slab | None:
+        """A slab of what it offers; None if it has nothing to offer."""
+        return None if self.answered is None else self.answered.values
+
+    def note(self, answered: Callable[[Slab], tuple[Slab, Sequence[tuple[int, int]]]]) -> None:
+        """Notes what to offer, unless that is noted already, or nobody keeps it.
+
+        Args:
+            answered: gives it with the newest answers, as `Exchange.answered` does.
+        """
+        if self._kept is not None and self.answered is None:
+            self.answered = Answered(*answered(self._kept()), self._generation)
+
+    def has_now(self, generation: int) -> None:
+        """Notes that this process has what a server has.
+
+        Args:
+            generation: of that server.
+        """
+        self._generation, self.answered, self.lost = generation, None, 0
+        self.counted.lease(0)
+
+    def forget(self) -> None:
+        """Lets go of the values, and of whoever keeps them."""
+        self._kept = self.answered = None

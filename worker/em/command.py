@@ -16,7 +16,7 @@ from leash.ps.wire.control import ControlChannel, await_state
 from leash.ps.wire.keys import key_for
 from leash.ps.words import DONE, FAILED, LIVE, STOPPED
 from leash.worker.client import Client
-from leash.worker.client.waiting import Waiting
+from leash.worker.client.control.waiting import Waiting
 from leash.worker.em.classifier import MixtureClassifier, mixture_for
 from leash.worker.em.crew import Crew
 from leash.worker.em.distributed import WorkerSums, require_server, statistics_layout

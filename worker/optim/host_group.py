@@ -33,10 +33,10 @@ from leash.ps.wire.options_table import OptionsTable
 from leash.ps.words import DONE
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.arguments import checked_samples
-from leash.worker.client.client import FORKED
-from leash.worker.client.doing import Doing
+from leash.worker.client.control.doing import Doing
+from leash.worker.client.control.membership import FORKED
+from leash.worker.client.control.waiting import Waiting
 from leash.worker.client.memory import Slab
-from leash.worker.client.waiting import Waiting
 from leash.worker.optim.joining import find_server_and_rank
 
 T = TypeVar("T")

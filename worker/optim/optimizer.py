@@ -58,7 +58,7 @@ from leash.ps.words import (
 )
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.arguments import checked_rank, checked_samples
-from leash.worker.client.departure import TerminationNotice
+from leash.worker.client.control.departure import TerminationNotice
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.memory import Slab
 from leash.worker.optim.arguments import (

@@ -67,7 +67,10 @@ NOT_BEGUN: Final = (
 class StepClient(Protocol):
     """The part of `leash.worker.client.client.Client` that a step uses."""
 
-    chunks: tuple[Chunk, ...]
+    @property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """The layout's chunks, in the order of the slab."""
+        ...
 
     def begin_step(
         self, gradients: Slab, parameters: Slab, samples: int, *,

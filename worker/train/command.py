@@ -21,8 +21,8 @@ from leash.ps.slowness.by_rank import parse_allocation
 from leash.ps.wire.control import ControlChannel, await_state
 from leash.ps.wire.keys import key_for
 from leash.ps.words import FAILED
+from leash.worker.client.control.waiting import Waiting
 from leash.worker.client.encoding import Encoding
-from leash.worker.client.waiting import Waiting
 from leash.worker.datasets import Dataset, Positions, load_dataset, shares
 from leash.worker.optim.local_steps import takes_differences
 from leash.worker.optim.optimizer import PSOptimizer

@@ -2,25 +2,29 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import zmq
 
+from leash._log import Say
 from leash.ps._core import StepEngine
 from leash.ps.errors import LeashError, ProtocolError
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.frames import REPLIES, decode, error_from
-from leash.ps.wire.layout import Layout
+from leash.ps.wire.layout import Chunk, Layout
 from leash.ps.wire.messages import U32_MAX, Beaten, Error, OptionsSet, Report
 from leash.ps.wire.requester import Requester
 from leash.worker.client import Client
+from leash.worker.client.carriers import Carriers
+from leash.worker.client.control.departure import Departure
+from leash.worker.client.control.doing import Doing
+from leash.worker.client.control.liveness import STOP_S, Liveness
+from leash.worker.client.control.membership import Membership
+from leash.worker.client.control.seat import NOWHERE, Seat
+from leash.worker.client.control.session import Beats, as_member
 from leash.worker.client.data_driver import AT_ONCE
-from leash.worker.client.departure import Departure
-from leash.worker.client.liveness import STOP_S, Liveness
 from leash.worker.client.memory import SlabMemory
-from leash.worker.client.seat import NOWHERE, Seat
-from leash.worker.client.session import Beats, as_member
 from leash.worker.virtual.network import Connection, Frames, Network
 from leash.worker.virtual.server import VirtualServer
 from leash.worker.virtual.world import Fiber, World
@@ -414,6 +418,61 @@ class VirtualDriver:
         self._engine.options_set(0, message.number)
 
 
+class VirtualCarriers(Carriers):
+    """Makes what carries the messages of a client on a simulated machine: no sockets."""
+
+    def __init__(self, machine: Machine, patience_s: float, say: Say) -> None:
+        """Opens nothing yet.
+
+        Args:
+            machine: on which the client runs.
+            patience_s: for how long a worker keeps trying.
+            say: shows a line.
+        """
+        super().__init__(ADDRESS, None, patience_s, say)
+        self._machine: Final = machine
+
+    def make_departure(self, grace_s: float, _: str | os.PathLike[str] | None) -> Departure:
+        """Makes what knows whether this worker was told to go; it leaves in its own time.
+
+        Args:
+            grace_s: how long it may take. No signal ends a simulated machine after that.
+        """
+        return Departure(grace_s, now=self._machine.world.clock, end=lambda: None)
+
+    def take_seat(self) -> Seat:
+        """Takes no place: a simulated machine keeps its rank by its number."""
+        return NOWHERE
+
+    def open_control(self) -> ControlChannel:
+        """Makes the control connection of the machine's fiber."""
+        return VirtualControl(self._machine, self.context)
+
+    def open_liveness(self, beats: Beats, departure: Departure, doing: Doing) -> Liveness:
+        """Makes what beats for one incarnation, by events.
+
+        Args:
+            beats: says what is to be sent, and when.
+            departure: hears nothing.
+            doing: is told to nobody.
+        """
+        return VirtualLiveness(self._machine, beats)
+
+    def open_lane(
+        self, member: Membership, engine: StepEngine, chunks: Sequence[Chunk], *, has_pulled: bool
+    ) -> VirtualDriver:
+        """Connects a step engine with the server.
+
+        Args:
+            member: the client's part in the run, which has said hello.
+            engine: says what to send.
+            chunks: the layout's.
+            has_pulled: makes no difference.
+        """
+        assert isinstance(member.liveness, VirtualLiveness)
+        return VirtualDriver(self._machine, engine, member.liveness, member.check)
+
+
 class VirtualClient(Client):
     """A worker or an observer of a run in virtual time. A fiber uses it."""
 
@@ -435,19 +494,5 @@ class VirtualClient(Client):
         )  # fmt: skip
         machine.client = self
 
-    def _make_departure(self, grace_s: float, _: str | os.PathLike[str] | None) -> Departure:
-        # No signal ends a simulated machine; it leaves in its own time.
-        return Departure(grace_s, now=self._machine.world.clock, end=lambda: None)
-
-    def _take_seat(self) -> Seat:
-        return NOWHERE  # a simulated machine keeps its rank by its number
-
-    def _open_control(self) -> ControlChannel:
-        return VirtualControl(self._machine, self._context)
-
-    def _open_liveness(self, beats: Beats) -> Liveness:
-        return VirtualLiveness(self._machine, beats)
-
-    def _open_data(self, engine: StepEngine) -> VirtualDriver:
-        assert isinstance(self._liveness, VirtualLiveness)
-        return VirtualDriver(self._machine, engine, self._liveness, self.check)
+    def _make_carriers(self, patience_s: float) -> Carriers:
+        return VirtualCarriers(self._machine, patience_s, self._say)

@@ -3,11 +3,13 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <random>
 #include <string>
 #include <utility>
 #include <variant>
@@ -36,6 +38,22 @@ inline StepChunk parameters_at(std::size_t start, std::size_t values, std::uint3
 inline std::vector<StepChunk> chunks_of_16(std::uint32_t count) {
   std::vector<StepChunk> chunks;
   for (std::uint32_t i = 0; i < count; ++i) chunks.push_back(parameters_at(64 * i, 16, i));
+  return chunks;
+}
+
+// Chunks 0 to 3: parameters in f32 and f64, and buffers in f32.
+inline std::vector<StepChunk> mixed_chunks() {
+  std::vector<StepChunk> chunks = chunks_of_16(2);
+  chunks.push_back({.start = 128,
+                    .values = 4,
+                    .dtype = Dtype::kF64,
+                    .is_parameters = true,
+                    .pieces = {{.slot = 2, .start = 128, .values = 4}}});
+  chunks.push_back({.start = 192,
+                    .values = 8,
+                    .dtype = Dtype::kF32,
+                    .is_parameters = false,
+                    .pieces = {{.slot = 3, .start = 192, .values = 8}}});
   return chunks;
 }
 
@@ -200,5 +218,20 @@ class StepWorker {
   std::unique_ptr<std::byte[]> held;
   StepEngine engine;
 };
+
+// Draws every value of a slab of the worker.
+inline void fill_random(const StepWorker& worker, std::byte* slab, unsigned seed) {
+  std::mt19937 dice(seed);
+  std::normal_distribution<float> normal;
+  for (std::uint32_t chunk = 0; chunk < worker.chunks.size(); ++chunk) {
+    float* const values = worker.values(slab, chunk);
+    std::generate_n(values, worker.chunks[chunk].values, [&] { return normal(dice); });
+  }
+}
+
+// A copy of so many bytes of a slab.
+inline std::vector<std::byte> region(const std::byte* from, std::size_t nbytes) {
+  return {from, from + nbytes};
+}
 
 }  // namespace leash::tests

@@ -16,7 +16,7 @@ from leash.ps.interrupt import ToldToLeave
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import OVER, REST, RETURN
 from leash.worker.client import Client
-from leash.worker.client.departure import TerminationNotice
+from leash.worker.client.control.departure import TerminationNotice
 
 SLOW_S = 0.4
 

@@ -14,7 +14,8 @@ from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Report
 from leash.ps.wire.options_table import OptionsTable
-from leash.worker.client import Client, client
+from leash.worker.client import Client
+from leash.worker.client.control import membership
 from support.relays import Relay
 from support.servers import serving
 
@@ -97,7 +98,7 @@ OF_SEGMENTS: dict[str, Act] = {"attach": Worker.rejoin, "attached": Worker.rejoi
 def test_no_worker_is_lost_with_any_message_and_all_counts_once(
     transport: str, first: str, tmp_path: Path, torture: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "GONE_S", 0.5)  # a server that has ended stays away
+    monkeypatch.setattr(membership, "GONE_S", 0.5)  # a server that has ended stays away
     data_verbs = {**DATA, **(OF_SEGMENTS if transport == "shm" else {})}
     verbs = [*((True, *item) for item in CONTROL.items()),
              *((False, *item) for item in data_verbs.items())]  # fmt: skip

@@ -16,7 +16,7 @@ from leash.ps.runs.audit import audit_run
 from leash.ps.wire.frames import DATA, REPLIES, decode
 from leash.ps.wire.messages import Params, PushPull
 from leash.worker import PSOptimizer
-from leash.worker.client import client
+from leash.worker.client import exchange
 from leash.worker.client.encoding import Encoding
 from support.processes import LEASH, Child
 from support.servers import serving
@@ -98,8 +98,10 @@ class Scales:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pushed = self.answered = 0
-        make = client.make_engine
-        monkeypatch.setattr(client, "make_engine", lambda *parts: WeighedEngine(make(*parts), self))
+        make = exchange.make_engine
+        monkeypatch.setattr(
+            exchange, "make_engine", lambda *parts: WeighedEngine(make(*parts), self)
+        )
 
 
 class WeighedEngine:

@@ -28,10 +28,10 @@ from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import OVER, REST, RETURN, Attached, Error, Init, Leased, Pull, Report
 from leash.ps.wire.requester import NEVER_S, Requester
 from leash.ps.wire.segment import NONCE_NBYTES, SegmentMap, create_segment
+from leash.worker.client.control.seat import Seat
+from leash.worker.client.control.session import BYE_S, Session, as_member
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.remembered import Answered, Counted, merged
-from leash.worker.client.seat import Seat
-from leash.worker.client.session import BYE_S, Session, as_member
 from leash.worker.client.step import attach_writer, make_engine, residual_for
 from simulation.checks.book import Book, Memory, Place
 from simulation.checks.oracle import Wrong

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from leash.ps.errors import NonfiniteError, StoppingError, UsageError
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.wire.messages import OVER, STOPPED_BY_TIMEOUT, TRAIN, Leased, Report, Welcome
-from leash.worker.client.doing import Doing
+from leash.worker.client.control.doing import Doing
 from leash.worker.datasets import Positions, epoch_order, permutation
 from leash.worker.datasets.base import Batch
 from leash.worker.datasets.memory import InMemoryDataset, StoredSamples

@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-from leash.worker.client.seat import NOWHERE, take_seat
+from leash.worker.client.control.seat import NOWHERE, take_seat
 
 ADDRESS = "tcp://127.0.0.1:1"
 TAKES_AND_DIES = f"""
 import os, signal
-from leash.worker.client.seat import take_seat
+from leash.worker.client.control.seat import take_seat
 print(take_seat({ADDRESS!r}, "here").place, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -23,7 +23,7 @@ from leash.ps.errors import (
 from leash.ps.wire.frames import CONTROL, decode, encode
 from leash.ps.wire.messages import Beat, Hello, Lease, Leased, Message, Report, Welcome
 from leash.ps.wire.requester import ControlFrames, Requester
-from leash.worker.client.session import Beats, Session
+from leash.worker.client.control.session import Beats, Session
 from support.sockless import LAYOUT, SocklessServer
 
 RANK = 1

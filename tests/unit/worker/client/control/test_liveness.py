@@ -9,8 +9,8 @@ from leash.ps.errors import ServerUnreachableError, StoppingError
 from leash.ps.wire import requester
 from leash.ps.wire.frames import encode
 from leash.ps.wire.messages import Beat, Beaten, Message, Ok, Report
-from leash.worker.client.liveness import Liveness
-from leash.worker.client.session import Beats
+from leash.worker.client.control.liveness import Liveness
+from leash.worker.client.control.session import Beats
 from support.answering import Frames, server
 
 BEATEN = Beaten(True, [], False, True, 0, False, "")

@@ -4,7 +4,7 @@ import threading
 
 from leash.ps.wire.messages import STACK_MAX_NBYTES
 from leash.ps.words import BACKWARD, BETWEEN, STEP
-from leash.worker.client.doing import Doing
+from leash.worker.client.control.doing import Doing
 
 
 def test_a_phase_lasts_until_another_begins() -> None:

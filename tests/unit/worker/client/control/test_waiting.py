@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from leash.ps.wire.messages import Beaten
-from leash.worker.client.waiting import MOMENT_S, Outage, Waiting, awaited
+from leash.worker.client.control.waiting import MOMENT_S, Outage, Waiting, awaited
 
 MISSING_2 = Beaten(False, [2], False, False, 0, False, "")
 MISSING_2_AND_3 = replace(MISSING_2, missing=[2, 3])

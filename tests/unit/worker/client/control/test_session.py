@@ -42,7 +42,7 @@ from leash.ps.wire.messages import (
     Welcome,
 )
 from leash.ps.wire.requester import PATIENCE_S, Requester, Silence
-from leash.worker.client.session import Beats, Session
+from leash.worker.client.control.session import Beats, Session
 
 LAYOUT = Layout([Slot("w", "f32", (4,))])
 OTHER_LAYOUT = Layout([Slot("w", "f32", (5,))])

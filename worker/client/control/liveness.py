@@ -17,10 +17,10 @@ from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.keys import ClientKey
 from leash.ps.wire.messages import Beaten, Report
 from leash.ps.words import WAITING
-from leash.worker.client.departure import Departure
-from leash.worker.client.doing import Doing
-from leash.worker.client.session import Beats
-from leash.worker.client.waiting import Outage, Waiting
+from leash.worker.client.control.departure import Departure
+from leash.worker.client.control.doing import Doing
+from leash.worker.client.control.session import Beats
+from leash.worker.client.control.waiting import Outage, Waiting
 
 STOP_S: Final = 2.0  # who leaves early waits no longer for its last reports to go out
 LOOK_S: Final = 0.5

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from leash.ps.interrupt import ToldToLeave
-from leash.worker.client.departure import Departure
+from leash.worker.client.control.departure import Departure
 
 
 class Clock:

@@ -42,8 +42,8 @@ from leash.ps.wire.messages import (
     Welcome,
 )
 from leash.ps.wire.requester import AT_ONCE_S, NEVER_S, PATIENCE_S, ControlFrames, Requester
-from leash.worker.client.doing import Doing
-from leash.worker.client.seat import NOWHERE, Seat
+from leash.worker.client.control.doing import Doing
+from leash.worker.client.control.seat import NOWHERE, Seat
 
 START_BEAT_S: Final = 0.05  # between two beats before training starts, which is to be heard soon
 OBSERVER_BEAT_S: Final = 0.1  # an observer wants to see the end of an epoch as it comes
