@@ -38,9 +38,12 @@ ARROWS: dict[str, set[str]] = {
     "ps.report.pictures": {"ps", "ps.report.analysis"},
     "ps.report": {"ps", "ps.options", "ps.report.analysis", "ps.report.pictures", "ps.runs"},
     "ps.simulate": {"ps", "ps.options", "ps.report.pictures", "ps.slowness"},
-    "ps.commands": {"ps", "ps.datafiles", "ps.options", "ps.report", "ps.runs", "ps.wire"},
+    "ps.commands": {"ps", "ps.options", "ps.runs", "ps.wire"},
+    "ps.launch": {
+        "ps", "ps.commands", "ps.datafiles", "ps.options", "ps.report", "ps.runs", "ps.wire",
+    },
     "ps.experiments": {
-        "ps", "ps.cli", "ps.commands", "ps.options", "ps.report", "ps.runs", "ps.slowness",
+        "ps", "ps.cli", "ps.launch", "ps.options", "ps.report", "ps.runs", "ps.slowness",
         "ps.wire",
     },
     "worker": {"ps", "ps.cli", "ps.options", "worker.optim"},
@@ -52,9 +55,9 @@ ARROWS: dict[str, set[str]] = {
         "worker.optim",
     },
     "worker.virtual": {
-        "ps", "ps.commands", "ps.datafiles", "ps.experiments", "ps.options", "ps.runs",
-        "ps.server", "ps.shard", "ps.slowness", "ps.wire", "worker.client", "worker.datasets",
-        "worker.optim", "worker.train",
+        "ps", "ps.commands", "ps.datafiles", "ps.experiments", "ps.launch", "ps.options",
+        "ps.runs", "ps.server", "ps.shard", "ps.slowness", "ps.wire", "worker.client",
+        "worker.datasets", "worker.optim", "worker.train",
     },
     "worker.em": {
         "ps", "ps.cli", "ps.datafiles", "ps.options", "ps.runs", "ps.wire", "worker.client",
