@@ -33,7 +33,7 @@ from leash.ps.runs.snapshot import Feed, plan_of
 from leash.ps.runs.unwritten import TRY_AGAIN_S, Unwritten, why_of
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.saves import Saves
-from leash.ps.server.shards import Shards, SharedModel
+from leash.ps.server.shards.shards import Shards, SharedModel
 from leash.ps.shard.metrics import Metrics
 
 LATEST: Final = "latest"

@@ -35,10 +35,10 @@ from leash.ps.runs.journal import Journal, Remembered
 from leash.ps.runs.position import Position
 from leash.ps.runs.unfinished import Unfinished, ranges
 from leash.ps.runs.unwritten import Unwritten
-from leash.ps.server.lease_desk import LeaseDesk
+from leash.ps.server.leases.lease_desk import LeaseDesk
 from leash.ps.server.saves import Saves
 from leash.ps.server.settings import run_settings
-from leash.ps.server.shards import Shards
+from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.crew import TOLD_BY_COMMAND, Crew
 from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.identities import NOBODY, Identities

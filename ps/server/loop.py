@@ -35,10 +35,10 @@ from leash.ps.runs.rundir import RunDir
 from leash.ps.server.announcement import how_they_come_and_go, how_to_join
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator, lacks_key
-from leash.ps.server.remote_shards import OnNotice, RemoteShard, RemoteShards
 from leash.ps.server.run_engine import RunEngine
-from leash.ps.server.shard_process import ShardProcess
-from leash.ps.server.shards import Shards
+from leash.ps.server.shards.remote_shards import OnNotice, RemoteShard, RemoteShards
+from leash.ps.server.shards.shard_process import ShardProcess
+from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.identities import NOBODY
 from leash.ps.shard.members import Members

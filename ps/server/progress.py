@@ -8,7 +8,7 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import MAY_STALL, VERSIONS
 from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.server.coordinator import Coordinator
-from leash.ps.server.shards import Shards
+from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.words import (

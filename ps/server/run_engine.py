@@ -41,9 +41,9 @@ from leash.ps.server.checkpoints import Checkpoints
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
 from leash.ps.server.evaluator_process import EvaluatorFailure
 from leash.ps.server.progress import Progress
-from leash.ps.server.remote_shards import Buffer, RemoteShards
 from leash.ps.server.settings import summary_settings
-from leash.ps.server.shards import Shards
+from leash.ps.server.shards.remote_shards import Buffer, RemoteShards
+from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.data_desk import DataDesk, Send
 from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.identities import NOBODY, Identities

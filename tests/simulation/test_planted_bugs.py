@@ -13,8 +13,8 @@ from leash.ps.recovery.healing import Healing
 from leash.ps.recovery.recovery import Recovery
 from leash.ps.runs.journal import Granted, Journal, LeaseChange
 from leash.ps.server.coordinator import ControlAnswer, Coordinator
-from leash.ps.server.lease_desk import LeaseDesk
-from leash.ps.server.leases import EpochPositions, Leases
+from leash.ps.server.leases.lease_desk import LeaseDesk
+from leash.ps.server.leases.leases import EpochPositions, Leases
 from leash.ps.server.run_engine import RunEngine
 from leash.ps.shard import identities
 from leash.ps.shard.data_desk import DataDesk

@@ -31,8 +31,11 @@ ARROWS: dict[str, set[str]] = {
     "ps.runs": {"ps", "ps.options", "ps.wire"},
     "ps.recovery": {"ps.wire"},
     "ps.shard": {"ps", "ps.options", "ps.recovery", "ps.runs", "ps.wire"},
+    "ps.server.shards": {"ps", "ps.options", "ps.runs", "ps.shard", "ps.wire"},
+    "ps.server.leases": {"ps", "ps.options", "ps.runs", "ps.server.shards", "ps.shard", "ps.wire"},
     "ps.server": {
-        "ps", "ps.datafiles", "ps.options", "ps.recovery", "ps.runs", "ps.shard", "ps.wire",
+        "ps", "ps.datafiles", "ps.options", "ps.recovery", "ps.runs", "ps.server.leases",
+        "ps.server.shards", "ps.shard", "ps.wire",
     },
     "ps.report.analysis": {"ps", "ps.options", "ps.runs"},
     "ps.report.pictures": {"ps", "ps.report.analysis"},
@@ -56,8 +59,8 @@ ARROWS: dict[str, set[str]] = {
     },
     "worker.virtual": {
         "ps", "ps.commands", "ps.datafiles", "ps.experiments", "ps.launch", "ps.options",
-        "ps.runs", "ps.server", "ps.shard", "ps.slowness", "ps.wire", "worker.client",
-        "worker.datasets", "worker.optim", "worker.train",
+        "ps.runs", "ps.server", "ps.server.shards", "ps.shard", "ps.slowness", "ps.wire",
+        "worker.client", "worker.datasets", "worker.optim", "worker.train",
     },
     "worker.em": {
         "ps", "ps.cli", "ps.datafiles", "ps.options", "ps.runs", "ps.wire", "worker.client",

@@ -24,8 +24,8 @@ from leash.ps.runs.checkpoint import newest_whole
 from leash.ps.runs.journal import NAME as JOURNAL
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.loop import SHARD_RESTARTS
-from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.server.run_engine import RunEngine
+from leash.ps.server.shards.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.shard.linked_shard import COUNTS_S, LinkedShard, unpacked_settings
 from leash.ps.wire.messages import Message, Report
 from leash.ps.wire.shard_link import LinkClosedError
@@ -50,7 +50,7 @@ Forward = Callable[[bytes, Frames], None]
 
 
 class ShardProcess:
-    """A further shard, and the link to it. Implements leash.ps.server.remote_shards.ShardLink."""
+    """A further shard, and the link to it. Implements `remote_shards.ShardLink`."""
 
     def __init__(self, index: int, server: "SimulatedServer", process: Process) -> None:
         self.process: Final = process
