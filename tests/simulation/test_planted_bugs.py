@@ -15,7 +15,7 @@ from leash.ps.runs.journal import Granted, Journal, LeaseChange
 from leash.ps.server.coordinator import ControlAnswer, Coordinator
 from leash.ps.server.leases.lease_desk import LeaseDesk
 from leash.ps.server.leases.leases import EpochPositions, Leases
-from leash.ps.server.run_engine import RunEngine
+from leash.ps.server.results import Results
 from leash.ps.shard import identities
 from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.identities import Identities
@@ -276,15 +276,15 @@ def nobody_is_patient(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_last_checkpoint_is_not_tried_again(patch: pytest.MonkeyPatch) -> None:
-    attend = RunEngine._attend_results
+    advance = Results.advance
 
-    def once(run: RunEngine) -> None:
-        if run._waits is not None:
-            run.give_up()
+    def once(results: Results) -> None:
+        if results._wait is not None:
+            results.give_up()
         else:
-            attend(run)
+            advance(results)
 
-    patch.setattr(RunEngine, "_attend_results", once)
+    patch.setattr(Results, "advance", once)
 
 
 # Of keys.

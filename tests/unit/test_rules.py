@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("leash", "ps", "worker", "bench", "examples", "tools")
 BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 ENGINES = (
-    "server/run_engine.py", "server/coordinator.py", "server/checkpoints.py", "server/saves.py",
+    "server/run_engine.py", "server/ending.py", "server/results.py", "server/coordinator.py",
+    "server/checkpoints.py", "server/saves.py",
     "server/progress.py", "server/shards/shards.py", "server/shards/remote_shards.py",
     "server/leases/lease_desk.py", "server/leases/leases.py", "server/leases/pacing.py",
     "shard/linked_shard.py", "shard/members.py",

@@ -468,7 +468,7 @@ class SimulatedServer:
 
     def _close(self) -> None:
         self.run.close()
-        self.ended, self.status = self.run._ended, self.run.status
+        self.ended, self.status = self.run.ended, self.run.status
         self.process.kill()
         for shard in self.shards:
             shard.process.kill()
