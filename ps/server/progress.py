@@ -52,7 +52,7 @@ class Progress:
             return
         started, rule = "rule" in self._shown, self._coordinator.rule
         self._show("rule", str(rule), lambda r: f"from now on {r}" if started else f"started, {r}")
-        self._show("away", self._coordinator.coming_back, _coming_back)
+        self._show("away", self._coordinator.work_left.coming_back, _coming_back)
         while self._coordinator.crew.news:
             self._say(self._coordinator.crew.news.popleft())
         self._show_evictions()

@@ -176,7 +176,7 @@ class RunEngine:
             on_end=self._end_logs, patience_s=options.patience, address=address, say=say, now=now,
         )  # fmt: skip
         self.coordinator.saves = self._checkpoints.saves
-        self.coordinator.unwritten = self._unwritten
+        self.coordinator.standing.unwritten = self._unwritten
         generation_of_values = (
             self._resume(options.resume, disk, has_died=remembered.started) if options.resume else 0
         )
@@ -205,7 +205,7 @@ class RunEngine:
         _, earlier = open_checkpoint(path, optimizer, self.shards.require_layout, disk)
         self.shards.count_up()  # so that no worker is asked for first values
         if earlier.position is not None:
-            self.coordinator.go_on(earlier.position, has_died=has_died)
+            self.coordinator.continuation.go_on(earlier.position, has_died=has_died)
         self._checkpoints.go_on()
         for line in how_it_goes_on(earlier, self.rule, self.members.ranks, self._options.epochs):
             self._say(line)
@@ -428,7 +428,7 @@ class RunEngine:
     def write_results(self) -> None:
         """Says how the run has ended, and begins to write what it leaves. Also after a failure."""
         self._progress.say_end(self.ended, self._unfinished())
-        self.coordinator.is_writing = True
+        self.coordinator.standing.is_writing = True
         self._results.begin(has_final=self._ending.has_final)
 
     @property

@@ -339,7 +339,7 @@ class SimulatedServer:
     def _check_journal(self) -> None:
         """Checks that a server that is started again knows what anybody was told by this one."""
         run = self.run
-        if self._disk.fault == FULL or run.coordinator.unwritten.lasting:
+        if self._disk.fault == FULL or run.coordinator.standing.unwritten.lasting:
             return
         journal = self._disk.files[RUN_DIR / JOURNAL]
         lines = [json.loads(line) for line in journal.split(b"\n") if line]
@@ -406,8 +406,8 @@ class SimulatedServer:
         asked = run.coordinator.asked_to_stop, run.coordinator.saves.awaited
         ranks = dict(run.identities.ranks)
         return (
-            members, repr(run.coordinator.position()), run.rule, counts, chunks, journal, asked,
-            ranks,
+            members, repr(run.coordinator.continuation.position()), run.rule, counts, chunks,
+            journal, asked, ranks,
         )  # fmt: skip
 
     def _note_granted(self, header: bytes, request: bytes, user: str) -> None:
