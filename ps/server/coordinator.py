@@ -88,7 +88,21 @@ ALL_GONE: Final = "all workers are gone"
 
 
 class Coordinator:
-    """Answers control messages. It has no sockets, so that tests need none."""
+    """Answers control messages. It has no sockets, so that tests need none.
+
+    Attributes:
+        stopping: why the run ends, as members are told; empty while it goes on.
+        asked_to_stop: why the run is to end that somebody has asked to end.
+        saves: the checkpoints that somebody has asked for; whoever writes any gives others.
+        journal: where joins, leaves and rules are noted; whoever has a run directory gives another.
+        rule: the one that the run goes by now.
+        holdups: for whom others wait.
+        rank_giver: gives ranks to those who take any.
+        crew: who has come and gone.
+        work_left: what is left to train.
+        continuation: how the run goes on where it was before.
+        standing: what people hear of the run.
+    """
 
     def __init__(
         self,
@@ -102,11 +116,11 @@ class Coordinator:
         identities: Identities | None = None,
     ) -> None:
         self.stopping: str = ""
-        self.asked_to_stop: str = ""  # why the run is to end that somebody has asked to end
-        self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
-        self.journal: Journal = Journal(None)  # whoever has a run directory gives another
+        self.asked_to_stop: str = ""
+        self.saves: Saves = Saves(now, is_possible=False)
+        self.journal: Journal = Journal(None)
         self._options: Final = options
-        self.rule: Rule = rule  # the one that the run goes by now
+        self.rule: Rule = rule
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
@@ -117,9 +131,7 @@ class Coordinator:
         self.rank_giver: Final = RankGiver(members, self._identities)
         self.crew: Final = Crew(options, members, metrics, self._trains_on)
         self.work_left: Final = WorkLeft(options, members, metrics, self._desk, now)
-        self.continuation: Final = Continuation(
-            options, members, metrics, shards, self._desk, now
-        )  # fmt: skip
+        self.continuation: Final = Continuation(options, members, metrics, shards, self._desk, now)
         self.standing: Final = Standing(
             options, members, metrics, shards, self._desk, self.holdups, self.crew, self.work_left
         )
