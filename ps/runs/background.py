@@ -18,7 +18,8 @@ The messages are JSON, on a socket pair that nobody else has. The slots are memo
 
 Lines of logs and of the journal are written by threads too. Whoever gives them waits until they are
 in the file, but for HANG_S at most: a disk that does not answer, as one of a server of files that
-has gone, counts as one that cannot be written, until it has taken what it was given.
+has gone, counts as one that cannot be written, until it has taken what it was given. They wait as
+long for what is opened, read or removed.
 """
 
 import ctypes
@@ -31,10 +32,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from leash.ps import interrupt
 from leash.ps.processes import Process, spawn_module
@@ -68,6 +69,96 @@ HANGS: Final = "the disk does not answer"
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}  # the number of the system call
 _IDLE_CLASS: Final = 3 << 13
 _OF_THIS_PROCESS: Final = 1
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_Opened = TypeVar("_Opened", bound=_Closable)
+
+
+class _Errand(threading.Thread):
+    """Does one thing at a disk. One that hangs is left alone with it."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        super().__init__(name="leash-errand", daemon=True)
+        self.failure: OSError | None = None
+        self._act: Final = act
+
+    def run(self) -> None:
+        try:
+            self._act()
+        except OSError as error:
+            self.failure = error
+
+    def do(self) -> None:
+        """Does it. Raises OSError: it cannot be done, or not within HANG_S."""
+        self.start()
+        self.join(HANG_S)
+        if self.is_alive():
+            raise OSError(errno.ETIMEDOUT, HANGS)
+        if self.failure is not None:
+            raise self.failure
+
+
+def opened_in_time(opens: Callable[[], _Opened]) -> _Opened:
+    """Opens a file, for HANG_S at most.
+
+    Args:
+        opens: gives the file. If it gives it too late, the file is closed.
+
+    Raises:
+        OSError: there is none, or the disk did not answer within HANG_S.
+    """
+    lock, is_late, found = threading.Lock(), False, list[_Opened]()
+
+    def act() -> None:
+        file = opens()
+        with lock:
+            if is_late:
+                file.close()
+            else:
+                found.append(file)
+
+    try:
+        _Errand(act).do()
+    except OSError:
+        with lock:
+            is_late = True
+            for file in found:
+                file.close()
+        raise
+    return found[0]
+
+
+class ReadInTime:
+    """A file that is read, at a disk that may hang. Implements OpenFile."""
+
+    def __init__(self, opens: Callable[[], OpenFile]) -> None:
+        """Opens it. Raises OSError, as every read does: it failed, or took longer than HANG_S.
+
+        Args:
+            opens: gives the file.
+        """
+        self._file: Final = opened_in_time(opens)
+
+    @property
+    def nbytes(self) -> int:
+        return self._file.nbytes
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        pieces = list[bytes]()
+        _Errand(lambda: pieces.append(self._file.read(offset, nbytes))).do()
+        return pieces[0]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def remove_in_time(path: Path) -> None:
+    """Removes a file, if there is one. Raises OSError: it failed, or took longer than HANG_S."""
+    _Errand(lambda: path.unlink(missing_ok=True)).do()
 
 
 # The writer's side.
@@ -244,7 +335,7 @@ class BackgroundWriting:
     def open(self) -> OpenFile:
         if self._memory is not None:
             return HostFile(os.dup(self._memory))
-        return HostFile(os.open(self._paths[-1], os.O_RDONLY | os.O_CLOEXEC))
+        return ReadInTime(lambda: THIS_HOST.open(self._paths[-1]))
 
     def abandon(self) -> None:
         if self._memory is not None:
@@ -256,7 +347,7 @@ class BackgroundWriting:
             self._writer.abandon()
         for path in self._paths:
             with suppress(OSError):
-                unfinished(path).unlink(missing_ok=True)
+                remove_in_time(unfinished(path))
 
     def on_message(self, message: list[Any]) -> None:
         """Takes what the writer tells."""
@@ -449,10 +540,16 @@ class BackgroundDisk(ThisHost):
         return self._begin("text", [path], content, is_process=False)
 
     def create(self, path: Path) -> GrowingFile:
-        return FileInTime(super().create(path))
+        return FileInTime(opened_in_time(lambda: THIS_HOST.create(path)))
 
     def append(self, path: Path) -> ForcedFile:
-        return ForcedFileInTime(super().append(path))
+        return ForcedFileInTime(opened_in_time(lambda: THIS_HOST.append(path)))
+
+    def open(self, path: Path) -> OpenFile:
+        return ReadInTime(lambda: THIS_HOST.open(path))
+
+    def remove(self, path: Path) -> None:
+        remove_in_time(path)
 
     @property
     def descriptors(self) -> list[int]:

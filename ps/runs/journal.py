@@ -15,6 +15,7 @@
     {"what": "release", "worker": 3, "answered": 704, "applied": 32}
     {"what": "position", "at": [60000, 1, [[2, [[0, 60000]]]]]}   the leases go on there
     {"what": "rule", "set": ["ssp", 2, 0, 0, "clocks"]}      `leash set` has changed the policy
+    {"what": "trained", "seconds": 60.2, "steps": 812, "samples": 51968}   so far, now and then
 
 Leases follow from the requests for them and from leaves, so those are kept, and made again.
 
@@ -35,11 +36,12 @@ from typing import Any, Final, TypeAlias
 from leash.ps.errors import UsageError, shown
 from leash.ps.policy import Rule, message_fields, rule_from_message
 from leash.ps.runs.disk import Disk, ForcedFile
-from leash.ps.runs.position import LeasePosition, SharePosition
+from leash.ps.runs.position import LeasePosition, SharePosition, Trained
 from leash.ps.wire.messages import Lease
 from leash.ps.words import DONE, EVICTED, LIVE
 
 FORCE_S: Final = 1.0  # what was written is forced to the disk so often
+COUNT_S: Final = 5.0  # how much was trained is noted so often, so that a kill leaves that uncounted
 NAME: Final = "journal.jsonl"
 BEGINS: Final = b'{"what": "generation"'  # the first line of each server
 
@@ -95,6 +97,7 @@ class Remembered:
         leases: what has made the leases what they are.
         healed_chunks: how many chunks got newer values from workers.
         lost_updates: how many steps were lost with a server.
+        trained: how much was, as far as it was noted.
     """
 
     generation: int = 0
@@ -108,6 +111,7 @@ class Remembered:
     leases: list[LeaseChange] = field(default_factory=list)
     healed_chunks: int = 0
     lost_updates: int = 0
+    trained: Trained = field(default_factory=Trained)
 
     @property
     def live(self) -> list[int]:
@@ -179,6 +183,9 @@ class Remembered:
                 self.lost_updates += int(line["lost"])
             case "lease" | "release" | "position":
                 self._take_leases(line)
+            case "trained":
+                counted = int(line["steps"]), int(line["samples"])
+                self.trained = Trained(float(line["seconds"]), *counted)
             case what:
                 raise ValueError(f"no such line: {shown(what)}")
 
@@ -237,6 +244,7 @@ class Journal:
         self._file: Final = file
         self._is_forced = True  # whether all of it is on its way to the disk
         self._waiting = b""  # what the disk has not taken
+        self._steps = 0  # how many were noted
         self.on_trouble: Callable[[OSError | None], None] = lambda _: None  # hears of failures
 
     def begin(self, generation: int) -> None:
@@ -296,6 +304,12 @@ class Journal:
     def rule(self, rule: Rule) -> None:
         """Notes that the run goes by another rule from now on."""
         self._note("rule", set=message_fields(rule))
+
+    def trained(self, so_far: Trained) -> None:
+        """Notes how much was trained by this server and all before it, if that is more by now."""
+        if so_far.steps != self._steps:
+            self._steps = so_far.steps
+            self._note("trained", **asdict(so_far))
 
     def force(self) -> None:
         """Has what was written forced to the disk, if any was since the last call. Never waits."""

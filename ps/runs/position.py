@@ -50,6 +50,21 @@ class LeasePosition:
 
 
 @dataclass(frozen=True, slots=True)
+class Trained:
+    """How much a run has been trained, by all of its servers together.
+
+    Attributes:
+        seconds: of training; the time without a server does not count.
+        steps: of all workers together.
+        samples: behind those steps.
+    """
+
+    seconds: float = 0.0
+    steps: int = 0
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """How far a run is.
 

@@ -22,6 +22,7 @@ from leash.ps.errors import (
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import BACKUP, BSP, Rule
 from leash.ps.runs.journal import Journal, Remembered
+from leash.ps.runs.position import SharePosition
 from leash.ps.runs.unfinished import Unfinished
 from leash.ps.server.checks import (
     agreed_codec,
@@ -207,8 +208,7 @@ class Coordinator:
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if not member.is_observer:
             self.continuation.note_codec(codec)
-            if epochs := self._metrics.position_of(member.worker).epochs:
-                self.journal.epoch(member.worker, epochs)  # it is told now that those are done
+            self._note_epochs(member.worker)  # it is told now that those are done
             self.crew.joined(member, is_back=earlier is not None and earlier.state == EVICTED)
         self._start_if_complete()
         return self._welcome(member, codec), self._layout_payload()
@@ -239,6 +239,10 @@ class Coordinator:
         # A good end ends the workers' training at once; an observer first evaluates once more.
         ends_now = not (member.is_observer and is_good_end(self.stopping))
         missing = self._missing()[:MAX_MISSING]
+        first_step, position = 0, SharePosition()
+        if member.was_early and self._metrics.started:
+            first_step = member.first_step
+            position = self._metrics.position_of(msg.worker)
         beaten = Beaten(
             self._metrics.started,
             missing,
@@ -249,8 +253,11 @@ class Coordinator:
             self.stopping if ends_now else "",
             self.holdups.words()[:TEXT_MAX] if msg.phase == WAITING else "",
             self.holdups.wants_stack(member),
-            member.first_step if member.was_early else 0,
+            first_step,
             member.told,
+            position.epochs,
+            position.samples,
+            position.share,
         )
         return beaten, None
 
@@ -283,6 +290,8 @@ class Coordinator:
         return State(), msgpack.packb(self.state())
 
     def _on_set(self, msg: Set, _: bytes | None) -> ControlAnswer:
+        if self.stopping:
+            raise StoppingError(self.stopping)
         rule = checked_rule(msg, self._options)
         if rule != self.rule:
             self.journal.rule(rule)
@@ -477,6 +486,7 @@ class Coordinator:
             if not self.stopping:
                 self.crew.left(member)
             self._metrics.workers[member.worker].complete_answered()
+            self._note_epochs(member.worker)  # which it could not report
             self._desk.release(
                 member.worker, lockstep=self.rule.policy.average, is_stopping=bool(self.stopping)
             )
@@ -487,6 +497,11 @@ class Coordinator:
                 # a short run ends before the other shards' next counts come by themselves.
                 with suppress(ShardLostError):  # the loop ends a run that has lost a shard
                     self._shards.count_up()
+
+    def _note_epochs(self, worker: int) -> None:
+        """Notes in the journal how many epochs of its share a worker has completed, if any."""
+        if epochs := self._metrics.position_of(worker).epochs:
+            self.journal.epoch(worker, epochs)
 
     @property
     def _initializer(self) -> int | None:

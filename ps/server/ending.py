@@ -8,6 +8,7 @@
 A run that nobody stops is over when its workers have left, and its observers too.
 """
 
+import math
 import signal
 from collections.abc import Callable
 from typing import Final
@@ -39,7 +40,8 @@ class Ending:
 
     def __init__(
         self, options: ServerOptions, coordinator: Coordinator, members: Members, metrics: Metrics,
-        shards: Shards, checkpoints: Checkpoints, now: Callable[[], float],
+        shards: Shards, checkpoints: Checkpoints, say: Callable[[str], None],
+        now: Callable[[], float],
     ) -> None:  # fmt: skip
         """Begins with a run that goes on.
 
@@ -50,6 +52,7 @@ class Ending:
             metrics: the counts of the run.
             shards: all shards as one.
             checkpoints: of the run.
+            say: shows a line.
             now: seconds on a clock that never goes back.
         """
         self.ended: str = FAILED  # until the run ends as it should
@@ -57,13 +60,14 @@ class Ending:
         self.signal: int = 0
         self.has_begun: bool = False
         self.has_final: bool = False
-        self._options: Final = options
         self._coordinator: Final = coordinator
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
         self._checkpoints: Final = checkpoints
+        self._say: Final = say
         self._now: Final = now
+        self._until_s = math.inf if options.timeout_s is None else options.timeout_s  # of training
         self._signals = 0  # how many came
         self._reason = ""  # once the run is to end: why, with which status, and how long it waits
         self._status_then = 0
@@ -71,6 +75,16 @@ class Ending:
         self._bye_deadline_s: float | None = None  # once all members are told
 
     # Whether it is time.
+
+    def go_on(self, trained_s: float) -> None:
+        """Gives a run its whole time once more that goes on after its time was over.
+
+        Args:
+            trained_s: for how long it has trained under the servers before this one.
+        """
+        if trained_s >= self._until_s:
+            self._say(f"its {self._until_s:g} s of --timeout were over; it has as many again")
+            self._until_s += trained_s
 
     def stop_soon(self, number: int) -> None:
         """Ends the run as that signal would. From any thread, or a signal handler."""
@@ -97,8 +111,7 @@ class Ending:
             self.stop(self._coordinator.asked_to_stop, 0)
         if self._coordinator.deserted:
             self.stop(ALL_GONE, 1)
-        timeout_s = self._options.timeout_s
-        if timeout_s is not None and self._metrics.train_seconds > timeout_s:
+        if self._metrics.train_seconds > self._until_s:
             self.stop(STOPPED_BY_TIMEOUT, 0)
 
     # From there on.

@@ -31,7 +31,7 @@ from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.events import EventLog
-from leash.ps.runs.journal import FORCE_S, Journal, Remembered, read_journal
+from leash.ps.runs.journal import COUNT_S, FORCE_S, Journal, Remembered, read_journal
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import TRY_AGAIN_S, Unwritten
 from leash.ps.server.announcement import how_it_goes_on
@@ -154,7 +154,7 @@ class RunEngine:
         )  # fmt: skip
         self.generation: int = 1
         self._journal: Journal = Journal(None)
-        self._next_tick_s = self._next_force_s = now()
+        self._next_tick_s = self._next_force_s = self._next_count_s = now()
         self._looked_s = uptime()
         self.conduct = Conduct.STRANGER  # what the newest control message has shown of its sender
         self._attempt: Final = self.metrics.attempt
@@ -168,7 +168,7 @@ class RunEngine:
         )  # fmt: skip
         self._ending: Final = Ending(
             options, self.coordinator, self.members, self.metrics, self.shards, self._checkpoints,
-            now,
+            say, now,
         )  # fmt: skip
         self._results: Final = Results(
             run_dir, self._checkpoints, self._unwritten, summary=self._summary,
@@ -219,6 +219,8 @@ class RunEngine:
         self._journal.begin(self.generation)
         self.coordinator.recover(remembered, self._journal, generation_of_values)
         self.coordinator.rank_giver.places.update(remembered.places)
+        self.metrics.count_on(remembered.trained)
+        self._ending.go_on(remembered.trained.seconds)
         if remembered.generation:
             self._say(f"server {self.generation} of this run: its files are in {run_dir.path}")
         if remembered.rule is not None and remembered.rule != self.rule:
@@ -337,7 +339,14 @@ class RunEngine:
     def _force_journal(self) -> None:
         if self._now() >= self._next_force_s:
             self._next_force_s = self._now() + FORCE_S
+            if self._now() >= self._next_count_s:
+                self._note_trained()
             self._journal.force()
+
+    def _note_trained(self) -> None:
+        self._next_count_s = self._now() + COUNT_S
+        if self.metrics.started:
+            self._journal.trained(self.metrics.trained)
 
     def _flush_lines(self) -> None:
         """Has the system take the newest lines: it keeps them if this process is killed."""
@@ -445,6 +454,7 @@ class RunEngine:
         self.give_up()
         self._checkpoints.close()
         self._events.close()
+        self._note_trained()
         self._journal.close()
 
     def _end_logs(self) -> None:

@@ -15,7 +15,7 @@ from leash.ps.errors import ProtocolError
 from leash.ps.policy import Rule
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
-from leash.ps.runs.position import Position, SharePosition
+from leash.ps.runs.position import Position, SharePosition, Trained
 from leash.ps.shard.data_counts import CLOSED, FAILED_HERE, STRANGERS, DataCounts, together
 from leash.ps.shard.members import Members
 from leash.ps.shard.worker_counts import WorkerCounts
@@ -88,6 +88,7 @@ class Metrics:
         self._told_slots: bytes = b""
         self._earlier: dict[int, SharePosition] = {}  # of each rank, where this run goes on
         self._planned: dict[int, int] = {}  # how many epochs each rank is to train, likewise
+        self._before: Trained = Trained()
         self._started_s: float | None = None
         self._ended_s: float | None = None
 
@@ -101,6 +102,10 @@ class Metrics:
     def go_on(self, position: Position) -> None:
         """Counts on from where an earlier run was."""
         self.epoch, self._earlier = position.epoch, dict(position.shares)
+
+    def count_on(self, before: Trained) -> None:
+        """Counts on from what earlier servers of this run have trained."""
+        self._before = before
 
     def go_on_with_plans(self, planned: Mapping[int, int]) -> None:
         """Goes by what each rank is to train, as it has told a server before this one.
@@ -408,20 +413,26 @@ class Metrics:
 
     @property
     def train_seconds(self) -> float:
-        """Seconds from the start of training, to its end if it has ended."""
+        """Seconds from the start of training, to its end if it has ended; of all servers."""
         if self._started_s is None:
-            return 0.0
-        return (self._now() if self._ended_s is None else self._ended_s) - self._started_s
+            return self._before.seconds
+        until_s = self._now() if self._ended_s is None else self._ended_s
+        return self._before.seconds + until_s - self._started_s
 
     @property
     def steps(self) -> int:
-        """Steps of all workers together."""
-        return sum(counts.steps for counts in self.workers.values())
+        """Steps of all workers together, and of all servers."""
+        return self._before.steps + sum(counts.steps for counts in self.workers.values())
 
     @property
     def samples(self) -> int:
-        """Samples of all workers together."""
-        return sum(counts.samples for counts in self.workers.values())
+        """Samples of all workers together, and of all servers."""
+        return self._before.samples + sum(counts.samples for counts in self.workers.values())
+
+    @property
+    def trained(self) -> Trained:
+        """How much was trained so far, by this server and all before it."""
+        return Trained(round(self.train_seconds, 3), self.steps, self.samples)
 
     def accuracy_by_epoch(self) -> list[float | None]:
         """The test accuracy after each epoch; None for one that ended too soon to be measured."""

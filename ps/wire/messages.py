@@ -162,6 +162,9 @@ class Beaten(Message):
         first_step: the number of this worker's first push, where `welcome` could not tell it yet;
             otherwise 0.
         leave: why this worker is to leave; empty while it is not.
+        epochs: with `first_step`, what `welcome` could not tell either: as there.
+        samples: likewise.
+        share: likewise.
     """
 
     verb = "beaten"
@@ -176,6 +179,9 @@ class Beaten(Message):
     stack: bool = False
     first_step: Count = 0
     leave: Text = ""
+    epochs: Epoch = 0
+    samples: Count = 0
+    share: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -327,7 +327,7 @@ class Cluster:
         wait_s = self.scenario.evict_s if limit_s is None else limit_s
 
         def look(_: None) -> None:
-            if server.status is not None or not server.process.is_alive:
+            if server.status is not None or not server.process.is_alive or server.run.is_writing:
                 return
             # What comes from the dead in a pause is heard after it, and the pause is excused too.
             more_s = 2 * (server.held_up_s - held_up_s)

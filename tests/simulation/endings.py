@@ -43,11 +43,11 @@ def _is_lost_with_server(cluster: "Cluster") -> bool:
     """
     server = cluster.server
     is_lost = {
-        part.state in (DONE, STOPPED) if server.has_lost_work and not server.may_forget
+        part.state in (DONE, STOPPED) if server.has_lost_work and not server.book.may_forget
         else part.state == STOPPED or cluster.workers[part.worker - 1].has_told
         for part in server.run.coordinator.unfinished() if part.worker
     }  # fmt: skip
-    return (server.has_lost_work or server.may_forget) and is_lost <= {True}
+    return (server.has_lost_work or server.book.may_forget) and is_lost <= {True}
 
 
 def _needs_nobody(worker: "SimulatedWorker") -> bool:

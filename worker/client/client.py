@@ -21,7 +21,7 @@ import socket
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, SupportsIndex
 
 import zmq
@@ -498,6 +498,9 @@ class Client:
         ready = self.wait_until(lambda b: b.started and (b.initialize or b.initialized), on_wait)
         if ready.first_step:
             self.steps = ready.first_step - 1
+            self.welcome = replace(
+                self.welcome, epochs=ready.epochs, samples=ready.samples, share=ready.share
+            )
         if ready.initialize and not ready.initialized:
             if own is None:
                 raise NotReadyError("the server has lost all values; call begin() with yours")

@@ -73,6 +73,7 @@ class Book:
         self._answers: Final[dict[tuple[int, int, int], list[tuple[Label, bytes | None]]]] = {}
         self._held: Final[dict[int, bytes]] = {}  # the parameters that each worker goes on with
         self.generation: int = 0  # how many servers the run has had
+        self.may_forget = False  # whether the disk was full before one died: its journal has gaps
         self.resumed: dict[int, int] = {}  # of which the newest has values, by chunk
         # (worker, chunk) ▸ what its process was answered; and the newest that it has gone on with.
         self._answered: Final[dict[tuple[int, int], dict[Label, bytes | None]]] = {}

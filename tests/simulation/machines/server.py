@@ -192,7 +192,6 @@ class SimulatedServer:
         self.lost_shards = 0  # for which it has begun again, without having been started again
         self._since_advance = 0
         self.has_lost_work = False  # what was trained after a checkpoint, since nobody had it
-        self.may_forget = False  # whether the disk was full, so that the journal has gaps
         # What the parameters were when each checkpoint was begun: of those in their places, and of
         # the one that is being written.
         self._snapshots: Final[dict[Path, Snapshot]] = {}
@@ -296,7 +295,7 @@ class SimulatedServer:
                     self.book.check_healed(member.worker, naive.chunk, naive.values)
         is_healed = any(naive.is_healed for naive in chunks)
         if is_healed:
-            self.book.go_on({} if self.may_forget else None)
+            self.book.go_on({} if self.book.may_forget else None)
         else:
             self.book.go_on(self._resumed.done)
             self.has_lost_work = self.book.generation > 1
@@ -358,7 +357,9 @@ class SimulatedServer:
             raise Wrong(f"the run goes by {run.rule}, and by the journal {rule}")
 
     def _check_rules(self) -> None:
-        """Checks that every shard goes by the rule that is the run's."""
+        """Checks that every shard goes by the rule that is the run's. Without all it ends."""
+        if self.run.shards.lost:
+            return
         for watch in (self.watch, *(shard.watch for shard in self.shards)):
             if watch.rule != self.run.rule and watch.process.is_alive:
                 raise Wrong(f"shard {watch.shard} goes by {watch.rule}, the run by {self.run.rule}")
@@ -498,7 +499,7 @@ class SimulatedServer:
 
     def begin_again(self) -> None:
         """Goes on from the newest checkpoint, if there is one, with new shards."""
-        self.may_forget = self.may_forget or self._disk.was_full
+        self.book.may_forget |= self._disk.was_full
         try:
             run_dir = RunDir(RUN_DIR, self._disk, goes_on=True)
         except UsageError:

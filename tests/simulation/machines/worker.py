@@ -8,6 +8,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -181,6 +182,7 @@ class SimulatedWorker:
         self._engine: Any = None
         # What it remembers of the run, as the production client does.
         self._answered: Answered | None = None  # until a server has given newer parameters
+        self._begins_at = 0, 0  # completed epochs of its share, and samples of the next one
         self._generation = 0  # of the server that gave what this process has
         self._counted = Counted()
         self._lost = 0  # steps without an answer that are not pushed again
@@ -294,10 +296,8 @@ class SimulatedWorker:
         """Says bye to a server that was started again, which first is told what it forgot."""
         try:
             yield from self._join()
-            yield from self._await_values(self._slabs[0])
-        except EvictedError:
-            yield from self._part()
-            return
+            with suppress(EvictedError):  # it was started once more
+                yield from self._await_values(self._slabs[0])
         except LeashError:
             yield from self._part()
             self._session.error = None
@@ -372,6 +372,7 @@ class SimulatedWorker:
             self._residual,
         )  # fmt: skip
         self._step = welcome.first_step - 1
+        self._begins_at = welcome.epochs, welcome.samples
         self._is_step_open = False
         self._failed: LeashError | None = None
         self._connect_shards(len(welcome.data_ports))
@@ -414,8 +415,11 @@ class SimulatedWorker:
             raise session.error
 
     def _keep_rank(self, rank: int) -> None:
-        """Goes by the rank that the server has given. A machine always gets the same one."""
-        if self._has_rank and rank != self.rank:
+        """Goes by the rank that the server has given.
+
+        A machine always gets the same one, unless the disk did not take the server's journal.
+        """
+        if self._has_rank and rank != self.rank and not self._book.may_forget:
             raise Wrong(f"machine {self.machine} had rank {self.rank}, and comes back as {rank}")
         self.rank, self._has_rank = rank, True
         if not self._is_known:
@@ -482,6 +486,7 @@ class SimulatedWorker:
         assert beaten is not None
         if beaten.first_step:
             self._step = beaten.first_step - 1
+            self._begins_at = beaten.epochs, beaten.samples
         if beaten.initialize and not beaten.initialized:
             self._engine.tell(self._headers(Init), own)
             yield from self._pump()
@@ -682,12 +687,11 @@ class SimulatedWorker:
         return Answered(values, newest, self._generation)
 
     def _train_on_share(self) -> Life:
-        scenario, welcome = self._scenario, self._session.welcome
-        assert welcome is not None
+        scenario = self._scenario
         share = self._batch * scenario.steps_of_epoch
         self._tell("plan", scenario.epochs, share)
-        done = welcome.samples
-        for epoch in range(welcome.epochs + 1, scenario.epochs + 1):
+        completed, done = self._begins_at
+        for epoch in range(completed + 1, scenario.epochs + 1):
             while done < share:
                 places = [
                     (epoch, self._share_begins + n)

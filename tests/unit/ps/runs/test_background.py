@@ -4,6 +4,7 @@ import fcntl
 import os
 import resource
 import select
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from leash.ps.runs import background
 from leash.ps.runs.background import HANG_S, HANGS, SLOTS, BackgroundDisk
 from leash.ps.runs.checkpoint_file import HostTarget, Plan, Tensor, unfinished
 from leash.ps.runs.disk import PART_NBYTES, GrowingFile, Writing
@@ -282,3 +284,49 @@ def test_what_a_disk_refuses_is_raised_as_its_own_error(disk: BackgroundDisk) ->
         with pytest.raises(OSError, match="No space left"):
             file.write(b"a line")
     file.close()
+
+
+# What hangs.
+
+
+def test_a_file_that_hangs_when_it_is_opened_is_given_up_and_closed_if_it_comes_after_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, disk: BackgroundDisk
+) -> None:
+    monkeypatch.setattr(background, "HANG_S", 0.05)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # to open it for reading takes until somebody writes
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(TimeoutError, match="the disk does not answer"):
+        disk.open(pipe)
+    errands = [t for t in threading.enumerate() if t.name == "leash-errand"]
+    with pipe.open("wb"):
+        for errand in errands:
+            errand.join(10.0)
+    assert not any(errand.is_alive() for errand in errands)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_hangs_when_it_is_read_or_removed_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, disk: BackgroundDisk
+) -> None:
+    path, goes_on = tmp_path / "file", threading.Event()
+    path.write_bytes(b"0123456789")
+    file = disk.open(path)
+    assert (file.nbytes, file.read(2, 3)) == (10, b"234")
+    monkeypatch.setattr(background, "HANG_S", 0.05)
+    monkeypatch.setattr(os, "pread", lambda *_: goes_on.wait(10.0) and b"")
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: goes_on.wait(10.0))
+    with pytest.raises(TimeoutError):
+        file.read(2, 3)
+    with pytest.raises(TimeoutError):
+        disk.remove(path)
+    goes_on.set()
+    file.close()
+
+
+def test_what_is_not_there_is_no_disk_that_hangs(tmp_path: Path, disk: BackgroundDisk) -> None:
+    with pytest.raises(FileNotFoundError):
+        disk.open(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError):
+        disk.append(tmp_path / "missing" / "journal")
+    disk.remove(tmp_path / "missing")

@@ -12,7 +12,7 @@ from leash.ps.errors import UsageError
 from leash.ps.policy import choose_rule
 from leash.ps.runs.disk import THIS_HOST
 from leash.ps.runs.journal import Journal, Remembered, read_journal
-from leash.ps.runs.position import SharePosition
+from leash.ps.runs.position import SharePosition, Trained
 
 RULES = {
     "bsp": choose_rule("bsp", None),
@@ -45,9 +45,13 @@ def test_all_that_was_noted_is_there_before_the_file_is_closed(tmp_path: Path, n
     journal.joined(4, 1002, place="gpu-3/0")
     journal.left(1, 1000, "done")
     journal.left(2, 1001, "evicted")
+    journal.trained(Trained(5.2, 100, 800))
+    journal.trained(Trained(10.2, 200, 1600))
     remembered = read_journal(path, THIS_HOST)
     states = {1: "done", 2: "evicted", 4: "live"}
-    assert remembered == Remembered(2, states, {4: "gpu-3/0"}, RULES[name])
+    expected = Remembered(2, states, {4: "gpu-3/0"}, RULES[name])
+    expected.trained = Trained(10.2, 200, 1600)
+    assert remembered == expected
     assert remembered.done == [1]
     journal.close()
 

@@ -24,6 +24,7 @@ from leash.ps.runs.audit import audit_run
 from leash.ps.runs.checkpoint import check_checkpoint
 from leash.ps.runs.checkpoint_file import Bytes, Plan
 from leash.ps.runs.disk import ThisHost, Writing, WritingNow
+from leash.ps.runs.journal import COUNT_S, read_journal
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import TRY_AGAIN_S
 from leash.ps.server.coordinator import ALL_DONE, ALL_GONE
@@ -900,6 +901,68 @@ def test_a_worker_whose_last_steps_are_lost_with_the_server_is_awaited(tmp_path:
     run_dir = RunDir(tmp_path, goes_on=True)
     run = PlayedRun("asp", run_dir, epochs=1, resume=str(run_dir.newest_checkpoint))
     assert run.members.missing == [1, 2]
+    run.engine.close()
+
+
+def trained_again(folder: Path, **options: Any) -> PlayedRun:
+    """A server that goes on where another was killed, which had trained 8 steps in 6 seconds."""
+    often: dict[str, Any] = {"evict_s": 60.0, "checkpoint_every": "1s"}
+    run = PlayedRun("asp", RunDir(folder), **often)
+    run.start()
+    run.train(1, 2, 3)
+    run.wait(COUNT_S + 1)
+    run.train(4)
+    assert read_journal(folder / "journal.jsonl", ThisHost()).trained.steps == 6
+    run.engine.close()
+    again = RunDir(folder, goes_on=True)
+    return PlayedRun("asp", again, resume=str(again.newest_checkpoint), **often, **options)
+
+
+def come_back(run: PlayedRun) -> None:
+    """Both workers go on with another server, and have nothing to offer."""
+    for worker in (1, 2):
+        assert run.hello(worker).heals
+    for worker in (1, 2):
+        run.ask(Remember(worker, run.incarnation(worker), 0, 0, 0, 0))
+    assert run.metrics.started
+
+
+def test_steps_and_seconds_are_counted_on_by_the_next_server(tmp_path: Path) -> None:
+    run = trained_again(tmp_path)
+    come_back(run)
+    first = run.ask(Beat(1, run.incarnation(1))).first_step
+    run.train(first, first + 1)
+    run.wait(2.0)
+    run.bye(1), run.bye(2)
+    run.wait()
+    run.end()
+    told = summary(tmp_path)
+    assert (told["steps"], told["samples"]) == (8 + 4, 8 + 4)
+    assert told["train_seconds"] == pytest.approx(COUNT_S + 1 + 2.0, abs=2 * TICK_S)
+    assert any(line.startswith("ended after 12 steps") for line in run.said)
+    third = read_journal(tmp_path / "journal.jsonl", ThisHost()).trained
+    assert (third.steps, third.samples) == (12, 12)
+
+
+def test_a_run_whose_server_was_killed_has_the_rest_of_its_time(tmp_path: Path) -> None:
+    run = trained_again(tmp_path, timeout_s=COUNT_S + 10)
+    come_back(run)
+    run.wait(8.0)
+    assert run.told() == ""
+    run.beat(1), run.beat(2)
+    run.wait(2.0)
+    assert run.told() == "timeout"
+    run.engine.close()
+
+
+def test_a_run_whose_time_was_over_has_as_much_again(tmp_path: Path) -> None:
+    run = trained_again(tmp_path, timeout_s=COUNT_S)
+    assert f"its {COUNT_S:g} s of --timeout were over; it has as many again" in run.said
+    come_back(run)
+    run.wait(COUNT_S - 0.5)
+    assert run.told() == ""
+    run.wait(1.0)
+    assert run.told() == "timeout"
     run.engine.close()
 
 
