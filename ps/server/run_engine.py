@@ -64,7 +64,7 @@ from leash.ps.wire.messages import (
 from leash.ps.words import DONE
 
 TICK_S: Final = 0.2
-ALIGN_TICK_S: Final = 0.002
+ALIGN_TICK_S: Final = 0.002  # while the shards come to one step
 OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Bye)  # others may come from anybody
 AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
 
