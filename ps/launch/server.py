@@ -33,7 +33,7 @@ from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.words import GOES_ON_FROM, INCOMPLETE, NOT_BITWISE
 
-LOOK_S: Final = 0.5  # between two looks at a server that may have ended
+END_LOOK_S: Final = 0.5  # between two looks at a server that may have ended
 # What the server says of a checkpoint from which it goes on.
 SAID_OF_RESUMING: Final = (GOES_ON_FROM, NOT_BITWISE)
 # Workers of a bsp run have so long to end their step before they are told to end.
@@ -242,12 +242,12 @@ class LaunchedServer:
                     if not has_said:
                         self._say(f"writing to {self._run_dir.path}; Ctrl-C again gives up")
                     has_said = True
-                self.wait_a_moment(LOOK_S)
+                self.wait_a_moment(END_LOOK_S)
 
 
 def _is_writing(channel: ControlChannel) -> bool:
     """Whether the server at the other end says that it writes what the run leaves."""
     try:
-        return bool(request_state(channel, LOOK_S).get("writing"))
+        return bool(request_state(channel, END_LOOK_S).get("writing"))
     except LeashError:
         return False

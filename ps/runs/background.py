@@ -545,9 +545,6 @@ class BackgroundDisk(ThisHost):
     def append(self, path: Path) -> ForcedFile:
         return ForcedFileInTime(opened_in_time(lambda: THIS_HOST.append(path)))
 
-    def open(self, path: Path) -> OpenFile:
-        return ReadInTime(lambda: THIS_HOST.open(path))
-
     def remove(self, path: Path) -> None:
         remove_in_time(path)
 

@@ -190,6 +190,46 @@ class Remembered:
                 raise ValueError(f"no such line: {shown(what)}")
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a run remembers beyond the death of its server.
+
+    Attributes:
+        remembered: by the servers before this one.
+        journal: where this one notes what the next one has to know.
+    """
+
+    remembered: Remembered
+    journal: "Journal"
+
+
+def begin_journal(path: Path, disk: Disk, unwritten: bytes = b"") -> Memory:
+    """Reads what earlier servers of a run have noted, and begins to note as the next one.
+
+    No server may begin before that is in the file: another one would take itself for the same, and
+    what their workers have could not be told apart.
+
+    Args:
+        path: of the journal.
+        disk: where it is.
+        unwritten: lines of the server before this one that the disk did not take.
+
+    Raises:
+        UsageError: the file is no journal, or was damaged in its midst.
+        OSError: the disk does not take it; it may later.
+    """
+    remembered = read_journal(path, disk)
+    for line in filter(None, unwritten.split(b"\n")):
+        remembered.take(json.loads(line))
+    journal = Journal(disk.append(path))
+    try:
+        journal.begin(remembered.generation + 1, unwritten)
+    except BaseException:
+        journal.close()
+        raise
+    return Memory(remembered, journal)
+
+
 def read_journal(path: Path, disk: Disk) -> Remembered:
     """Reads what a run's servers have remembered; nothing where there is no journal.
 
@@ -208,12 +248,13 @@ def read_journal(path: Path, disk: Disk) -> Remembered:
         content = file.read(0, file.nbytes)
     finally:
         file.close()
-    *lines, cut_off = content.split(b"\n")  # nothing follows the last line that is whole
-    followers = [*lines[1:], cut_off]
-    for number, (line, follower) in enumerate(zip(lines, followers, strict=False), start=1):
-        was_last = follower.startswith(BEGINS)  # of a server, which may have been killed in it
-        if line:
-            _take(remembered, line, f"{path}, line {number}", was_last=was_last)
+    *whole, cut_off = content.split(b"\n")  # nothing follows the last line that is whole
+    lines = [(number, line) for number, line in enumerate(whole, start=1) if line]
+    followers = [*(line for _, line in lines[1:]), cut_off]
+    for (number, line), follower in zip(lines, followers, strict=False):
+        # The last of a server, which may have been killed in it, or its disk was full.
+        was_last = bool(follower) and BEGINS.startswith(follower[: len(BEGINS)])
+        _take(remembered, line, f"{path}, line {number}", was_last=was_last)
     if cut_off:
         _LOG.warning("%s: its last line was cut off, and is left out", path)
     return remembered
@@ -243,18 +284,39 @@ class Journal:
         """
         self._file: Final = file
         self._is_forced = True  # whether all of it is on its way to the disk
-        self._waiting = b""  # what the disk has not taken
+        self._cut_off = self._waiting = (
+            b""  # what the disk has taken of a line, and what it has not
+        )
         self._steps = 0  # how many were noted
         self.on_trouble: Callable[[OSError | None], None] = lambda _: None  # hears of failures
 
-    def begin(self, generation: int) -> None:
+    @property
+    def unwritten(self) -> bytes:
+        """The lines that the disk has not taken, or not to their ends."""
+        return self._cut_off + self._waiting
+
+    def begin(self, generation: int, unwritten: bytes = b"") -> None:
         """Notes that a server begins, the run's first or a later one.
 
         It begins a line, since the server before may not have ended its last one.
+
+        Args:
+            generation: its number.
+            unwritten: lines of the server before. They come after that, since it is what may follow
+                a line that was cut off.
+
+        Raises:
+            OSError: the disk does not take it.
         """
-        if self._file is not None:
-            self._waiting = b"\n"
-        self._note("generation", number=generation)
+        if self._file is None:
+            return
+        failures: list[OSError] = []
+        self._waiting = b"\n" + _line("generation", number=generation) + unwritten
+        self.on_trouble = lambda error: failures.extend(() if error is None else (error,))
+        self._write()
+        self.on_trouble = lambda _: None
+        if self._waiting:
+            raise failures[-1]
 
     def joined(self, worker: int, incarnation: int, key: str = "", place: str = "") -> None:
         """Notes that a worker was welcomed, by which key it came, and where it is."""
@@ -326,7 +388,7 @@ class Journal:
     def _note(self, what: str, **fields: Any) -> None:
         if self._file is None:
             return
-        self._waiting += json.dumps({"what": what, **fields}, allow_nan=False).encode() + b"\n"
+        self._waiting += _line(what, **fields)
         self._write()
 
     def _write(self) -> None:
@@ -335,10 +397,16 @@ class Journal:
             return
         try:
             while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
+                count = self._file.write(self._waiting) or 0
+                *_, self._cut_off = (self._cut_off + self._waiting[:count]).split(b"\n")
+                self._waiting = self._waiting[count:]
             self._file.flush()
         except OSError as error:
             self.on_trouble(error)
             return
         self._is_forced = False
         self.on_trouble(None)
+
+
+def _line(what: str, **fields: Any) -> bytes:
+    return json.dumps({"what": what, **fields}, allow_nan=False).encode() + b"\n"

@@ -21,6 +21,7 @@ import zmq
 from leash._log import logged, show_errors
 from leash.ps import interrupt
 from leash.ps.datafiles.required import require_data
+from leash.ps.errors import LeashError
 from leash.ps.options.addresses import address_of, split_address
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.optimizer import with_rates
@@ -31,7 +32,9 @@ from leash.ps.runs.background import BackgroundDisk
 from leash.ps.runs.checkpoint import newest_whole
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk
+from leash.ps.runs.journal import Memory, begin_journal
 from leash.ps.runs.rundir import RunDir
+from leash.ps.runs.unwritten import why_of
 from leash.ps.server.announcement import how_they_come_and_go, how_to_join
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator, lacks_key
@@ -56,6 +59,7 @@ from leash.ps.wire.sockets import (
     make_router,
 )
 
+LOOK_S: Final = 1.0  # so often a server that cannot begin looks whether its disk takes a journal
 SHARD_RESTARTS: Final = 3  # so often the processes of a server begin again, when one is lost
 
 
@@ -77,6 +81,7 @@ class Server:
         now: Callable[[], float] = time.monotonic,
         may_begin_again: bool = False,
         port: int = 0,
+        memory: Memory | None = None,
     ) -> None:
         """Binds the sockets and starts the further shards; `run` serves.
 
@@ -89,8 +94,10 @@ class Server:
             now: seconds on a clock that never goes back.
             may_begin_again: whether another one takes this one's place where a shard is lost.
             port: for control messages; 0 for the one that the options name.
+            memory: what the run remembers of earlier servers; by default that is read here.
 
         Raises:
+            OSError: the disk takes no journal.
             UsageError: a setting cannot be, a port is taken, threads cannot start, keys are wrong.
             ShardLostError: a process of the server did not come up.
         """
@@ -118,6 +125,7 @@ class Server:
                 now=now,
                 keyring=keyring,
                 may_begin_again=may_begin_again,
+                memory=memory,
             )
         except BaseException:
             self._remote.close()
@@ -207,6 +215,11 @@ class Server:
     def port(self) -> int:
         """At which it takes control messages."""
         return self._control_port
+
+    @property
+    def unwritten(self) -> bytes:
+        """The lines of its journal that the disk has not taken, for the server after it."""
+        return self._engine.unwritten
 
     @property
     def signal(self) -> int:
@@ -378,6 +391,7 @@ def serve(options: ServerOptions) -> int:
             server = Server(
                 options, run_dir, evaluator=evaluator, demo_logs=demo_logs,
                 may_begin_again=lost < SHARD_RESTARTS, port=before.port if before else 0,
+                memory=_begin_journal(run_dir, options.patience, before),
             )  # fmt: skip
             server.stop_on_signals()
             if before is not None and before.signal:  # it came while this one was made
@@ -396,6 +410,36 @@ def serve(options: ServerOptions) -> int:
     finally:
         disk.close()
     raise AssertionError("it counts for ever")
+
+
+def _begin_journal(run_dir: RunDir, patience_s: float, before: Server | None) -> Memory:
+    """Begins the journal of the next server, once the disk takes it.
+
+    Args:
+        run_dir: of the run.
+        patience_s: for so long it is tried.
+        before: the server before, if it was one of this process.
+
+    Raises:
+        UsageError: the file is no journal.
+        LeashError: the disk has not taken it in time, or somebody has told the server to end.
+    """
+    unwritten, until_s, told = (
+        before.unwritten if before else b"",
+        time.monotonic() + patience_s,
+        "",
+    )
+    while True:
+        try:
+            return begin_journal(run_dir.journal, run_dir.disk, unwritten)
+        except OSError as error:
+            why = f"cannot write {run_dir.journal}: {why_of(error)}"
+            if time.monotonic() >= until_s or (before is not None and before.signal):
+                raise LeashError(f"{why}; no server begins without it") from error
+            if why != told:
+                _say(f"{why}; the server begins as soon as it can: make room there")
+            told = why
+        time.sleep(LOOK_S)
 
 
 def _newest(run_dir: RunDir) -> str | None:

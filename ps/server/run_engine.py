@@ -31,7 +31,7 @@ from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.events import EventLog
-from leash.ps.runs.journal import COUNT_S, FORCE_S, Journal, Remembered, read_journal
+from leash.ps.runs.journal import COUNT_S, FORCE_S, Journal, Memory, Remembered, begin_journal
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import TRY_AGAIN_S, Unwritten
 from leash.ps.server.announcement import how_it_goes_on
@@ -66,6 +66,7 @@ from leash.ps.words import DONE
 TICK_S: Final = 0.2
 ALIGN_TICK_S: Final = 0.002  # while the shards come to one step
 OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Bye)  # others may come from anybody
+NOTHING: Final = Memory(Remembered(), Journal(None))  # what is remembered without a run directory
 AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
 
 
@@ -101,6 +102,7 @@ class RunEngine:
         wall_time_us: Callable[[], int] = microseconds_since_1970,
         keyring: Keyring | None = None,
         may_begin_again: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         """Begins with nobody, where a checkpoint is resumed with its values.
 
@@ -121,8 +123,10 @@ class RunEngine:
             wall_time_us: microseconds since 1970, where incarnations begin.
             keyring: who is let in; None for everybody.
             may_begin_again: whether another server takes this one's place where a shard is lost.
+            memory: what the run remembers; by default that is read, and begun to be noted, here.
 
         Raises:
+            OSError: the disk takes no journal.
             LeashError: there is no going on from the checkpoint.
         """
         rule = options.rule
@@ -135,7 +139,10 @@ class RunEngine:
         self._uptime: Final = uptime
         self._may_begin_again: Final = may_begin_again and run_dir is not None
         self._unwritten: Final = Unwritten(say)
-        remembered = read_journal(run_dir.journal, run_dir.disk) if run_dir else Remembered()
+        has_begun = memory or (
+            begin_journal(run_dir.journal, run_dir.disk) if run_dir is not None else NOTHING
+        )
+        remembered, self._journal = has_begun.remembered, has_begun.journal
         self._events: Final = self._open_events(run_dir, remembered.generation)
         if demo_logs is not None:
             demo_logs.hear(self._unwritten.note)
@@ -153,7 +160,6 @@ class RunEngine:
             HoldUps(self.members, now, wall_time_us), self.identities,
         )  # fmt: skip
         self.generation: int = 1
-        self._journal: Journal = Journal(None)
         self._next_tick_s = self._next_force_s = self._next_count_s = now()
         self._looked_s = uptime()
         self.conduct = Conduct.STRANGER  # what the newest control message has shown of its sender
@@ -214,9 +220,7 @@ class RunEngine:
     def _remember(self, run_dir: RunDir, remembered: Remembered, generation_of_values: int) -> None:
         """Goes by what earlier servers of this run have noted, and notes what comes from now on."""
         self.generation = remembered.generation + 1
-        self._journal = Journal(run_dir.disk.append(run_dir.journal))
         self._journal.on_trouble = lambda error: self._unwritten.note(run_dir.journal, error)
-        self._journal.begin(self.generation)
         self.coordinator.recover(remembered, self._journal, generation_of_values)
         self.coordinator.rank_giver.places.update(remembered.places)
         self.metrics.count_on(remembered.trained)
@@ -288,6 +292,11 @@ class RunEngine:
         """
         ends = self._ending.is_asked_for or self.is_writing
         return self._may_begin_again and not ends and bool(self.shards.lost)
+
+    @property
+    def unwritten(self) -> bytes:
+        """The lines of the journal that the disk has not taken, for the server after this one."""
+        return self._journal.unwritten
 
     @property
     def is_held(self) -> bool:

@@ -103,6 +103,13 @@ def latest_of(run: Path) -> Path:
     return run / "checkpoints" / "latest.safetensors"
 
 
+def fill_page_of(lines: Path) -> None:
+    """Leaves no room behind the last line of a file on a full disk either."""
+    with suppress(OSError), lines.open("ab", buffering=0) as file:
+        while True:
+            file.write(b"\n")
+
+
 @pytest.mark.parametrize("mend", ["room", "fetched", "Ctrl-C"])
 def test_a_run_goes_through_a_full_disk_and_its_model_is_there_in_the_end(
     tmp_path: Path, small_disk: Path, mend: str
@@ -163,6 +170,26 @@ def test_a_run_whose_checkpoints_are_read_only_goes_on_and_writes_them_once_they
             worker.client.close()
             assert server.wait() == 0
         worker.require_in(folder / "final.safetensors")
+
+
+def test_a_server_that_is_started_again_begins_as_soon_as_its_disk_takes_its_journal(
+    small_disk: Path,
+) -> None:
+    run = small_disk / "run"
+    argv = [*LEASH, "server", "--bind=tcp://127.0.0.1:0", f"--run-dir={run}", *OPTIONS]
+    with Child(argv) as server:
+        server.read_until("waiting for workers")
+        server.kill()
+    ballast = fill(small_disk)
+    fill_page_of(run / "journal.jsonl")
+    with Child(argv) as server:
+        told = server.read_until("the server begins as soon as it can: make room there")
+        assert f"cannot write {run / 'journal.jsonl'}: No space left on device" in told
+        ballast.unlink()
+        server.read_until("server 2 of this run")
+        server.read_until("waiting for workers")
+        server.process.send_signal(signal.SIGINT)
+        assert server.wait() == 130
 
 
 SLOW = """

@@ -22,7 +22,9 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import message_fields
 from leash.ps.runs.checkpoint import newest_whole
 from leash.ps.runs.journal import NAME as JOURNAL
+from leash.ps.runs.journal import Memory, begin_journal
 from leash.ps.runs.rundir import RunDir
+from leash.ps.runs.unwritten import TRY_AGAIN_S
 from leash.ps.server.loop import SHARD_RESTARTS
 from leash.ps.server.run_engine import RunEngine
 from leash.ps.server.shards.remote_shards import Notice, RemoteShard, RemoteShards
@@ -189,6 +191,7 @@ class SimulatedServer:
         self._say: Final = say
         self._on_end: Final = on_end
         self._on_abandon: Final = on_abandon
+        self._unwritten = b""  # by a server that this one takes over from
         self.lost_shards = 0  # for which it has begun again, without having been started again
         self._since_advance = 0
         self.has_lost_work = False  # what was trained after a checkpoint, since nobody had it
@@ -197,8 +200,12 @@ class SimulatedServer:
         self._snapshots: Final[dict[Path, Snapshot]] = {}
         self._begun = Snapshot({}, {})
 
-    def start(self) -> None:
-        """Begins, or goes on from its newest checkpoint."""
+    def start(self, memory: Memory | None = None) -> None:
+        """Begins, or goes on from its newest checkpoint.
+
+        Args:
+            memory: of the servers before it.
+        """
         self.ended, self.status = "", None
         self._has_ended = False  # what it leaves is still being written
         if self.permits is not None:
@@ -219,6 +226,7 @@ class SimulatedServer:
             self._options, run_dir, remote, PORT + 1, self.watch.send, say=self._say,
             disk=self._disk, now=clock, uptime=clock, wall_time_us=self._wall_time_us,
             keyring=self.keyring, may_begin_again=self.lost_shards < SHARD_RESTARTS,
+            memory=memory,
         )  # fmt: skip
         self.watch.go_by(self.run.rule)  # which may have been set while an earlier server ran
         self.watch.bind(self.run.data, self.run.members, self.run.metrics)
@@ -489,12 +497,13 @@ class SimulatedServer:
         self._say(f"{self.run.shards.lost}; all processes of the server begin again")
         self.lost_shards += 1
         self.run.close()
+        self._unwritten = self.run.unwritten
         self.kill()
         self._on_abandon()
 
     def restart(self) -> None:
         """Starts it again as people do: from the newest checkpoint, if there is one."""
-        self.lost_shards = 0
+        self.lost_shards, self._unwritten = 0, b""
         self.begin_again()
 
     def begin_again(self) -> None:
@@ -510,5 +519,12 @@ class SimulatedServer:
             return
         newest = newest_whole(run_dir.checkpoints, self._say, self._disk)
         self._options = replace(self._options, resume=str(newest) if newest else None)
+        try:
+            memory = begin_journal(run_dir.journal, self._disk, self._unwritten)
+        except OSError as error:
+            self._say(f"waits for its disk: {error}")
+            self.process.world.after(TRY_AGAIN_S, lambda _: self.begin_again())
+            return
+        self._unwritten = b""
         self.process.restart()
-        self.start()
+        self.start(memory)

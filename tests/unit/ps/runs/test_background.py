@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from leash.ps.runs import background
-from leash.ps.runs.background import HANG_S, HANGS, SLOTS, BackgroundDisk
+from leash.ps.runs.background import HANG_S, HANGS, SLOTS, BackgroundDisk, ReadInTime
 from leash.ps.runs.checkpoint_file import HostTarget, Plan, Tensor, unfinished
 from leash.ps.runs.disk import PART_NBYTES, GrowingFile, Writing
 
@@ -297,7 +297,7 @@ def test_a_file_that_hangs_when_it_is_opened_is_given_up_and_closed_if_it_comes_
     os.mkfifo(pipe)  # to open it for reading takes until somebody writes
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(TimeoutError, match="the disk does not answer"):
-        disk.open(pipe)
+        ReadInTime(lambda: disk.open(pipe))
     errands = [t for t in threading.enumerate() if t.name == "leash-errand"]
     with pipe.open("wb"):
         for errand in errands:
@@ -311,7 +311,7 @@ def test_a_file_that_hangs_when_it_is_read_or_removed_is_given_up(
 ) -> None:
     path, goes_on = tmp_path / "file", threading.Event()
     path.write_bytes(b"0123456789")
-    file = disk.open(path)
+    file = ReadInTime(lambda: disk.open(path))
     assert (file.nbytes, file.read(2, 3)) == (10, b"234")
     monkeypatch.setattr(background, "HANG_S", 0.05)
     monkeypatch.setattr(os, "pread", lambda *_: goes_on.wait(10.0) and b"")
@@ -326,7 +326,7 @@ def test_a_file_that_hangs_when_it_is_read_or_removed_is_given_up(
 
 def test_what_is_not_there_is_no_disk_that_hangs(tmp_path: Path, disk: BackgroundDisk) -> None:
     with pytest.raises(FileNotFoundError):
-        disk.open(tmp_path / "missing")
+        ReadInTime(lambda: disk.open(tmp_path / "missing"))
     with pytest.raises(FileNotFoundError):
         disk.append(tmp_path / "missing" / "journal")
     disk.remove(tmp_path / "missing")

@@ -1,7 +1,9 @@
 """What a journal says, a later server knows: whatever was noted before it was killed."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from leash.ps.errors import UsageError
 from leash.ps.policy import choose_rule
 from leash.ps.runs.disk import THIS_HOST
-from leash.ps.runs.journal import Journal, Remembered, read_journal
+from leash.ps.runs.journal import Journal, Remembered, begin_journal, read_journal
 from leash.ps.runs.position import SharePosition, Trained
 
 RULES = {
@@ -158,6 +160,60 @@ def test_lines_wait_for_a_full_disk_and_are_whole_once_it_takes_them() -> None:
         journal.force()
     assert heard[-1] is None
     assert [json.loads(line)["worker"] for line in file.content.splitlines()] == [1, 2, 3]
+
+
+class FullDisk:
+    """A disk with one journal, which takes so many bytes at each attempt to begin it."""
+
+    def __init__(self, before: bytes, *rooms: int) -> None:
+        self.file = Full()
+        self.file.content = before
+        self._rooms = iter(rooms)
+
+    def exists(self, _: Path) -> bool:
+        return True
+
+    def open(self, _: Path) -> Any:
+        content = self.file.content
+        return SimpleNamespace(
+            nbytes=len(content), read=lambda *_: content, close=lambda: None
+        )  # fmt: skip
+
+    def append(self, _: Path) -> Full:
+        self.file.room = next(self._rooms)
+        return self.file
+
+
+@given(rooms=st.lists(st.integers(0, 80), max_size=6), cut_off=st.integers(0, 12))
+def test_a_server_begins_once_the_disk_takes_its_first_line_however_little_it_took_before(
+    rooms: list[int], cut_off: int
+) -> None:
+    before = b'\n{"what": "generation", "number": 1}\n{"what": "started"}\n'
+    disk = FullDisk(before[: len(before) - cut_off], *rooms, 10**6)
+    lines = b'{"what": "epoch", "worker": 1, "epoch": 2}\n' * 2
+    memory = None
+    while memory is None:
+        with suppress(OSError):
+            memory = begin_journal(Path("journal"), disk, lines)  # type: ignore[arg-type]
+    assert memory.remembered.shares == {1: SharePosition(2, 0, 0)}
+    memory.journal.joined(4, 1000)
+    after = read_journal(Path("journal"), disk)  # type: ignore[arg-type]
+    assert after.generation == memory.remembered.generation + 1
+    assert after.shares == {1: SharePosition(2, 0, 0)}
+    assert after.states == {4: "live"}
+
+
+def test_what_a_disk_has_not_taken_is_told_in_whole_lines() -> None:
+    file = Full()
+    journal = Journal(file)
+    journal.joined(1, 1000)
+    file.room = 10  # of the first line
+    journal.joined(2, 1000)
+    assert file.content
+    assert [json.loads(line)["worker"] for line in journal.unwritten.splitlines()] == [1, 2]
+    file.room = 10**6
+    journal.force()
+    assert journal.unwritten == b""
 
 
 def test_without_a_file_nothing_is_noted() -> None:
