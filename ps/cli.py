@@ -58,7 +58,7 @@ class Command:
 
 
 COMMANDS: Final = {
-    "launch": Command("ps.options.commands:LaunchOptions", "ps.commands.launch:run",
+    "launch": Command("ps.options.commands:LaunchOptions", "ps.launch.command:run",
                       "train on this machine: server and workers"),
     "server": Command("ps.options.server:ServerOptions", "ps.server.loop:serve",
                       "keep the parameters of a run"),

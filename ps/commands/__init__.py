@@ -1,4 +1,6 @@
-"""The commands of `leash` that need no PyTorch: launch, status, set, doctor, and what they show.
+"""The commands of `leash` that need no PyTorch: status, set, save, doctor, and what they show.
 
-Imports: the wire, options, data files, runs, and the report that a launch may leave.
+`leash launch` has a room of its own, ps/launch.
+
+Imports: the wire, options, runs.
 """

@@ -6,5 +6,5 @@
                                                                      │
                        results.json, a table (outcome_table.py), report.html ◄┘
 
-Imports: the command line, commands, options, the report, runs, slowness, the wire.
+Imports: the command line, the launcher, options, the report, runs, slowness, the wire.
 """

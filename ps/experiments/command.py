@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.text import Text
 
 from leash.ps.cli import resolve
-from leash.ps.commands import launch
 from leash.ps.errors import UsageError
 from leash.ps.experiments.machines import MachinesGroup, VirtualLaunch
 from leash.ps.experiments.options import ExperimentOptions
@@ -20,6 +19,7 @@ from leash.ps.experiments.outcome import as_json, median_rows, read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.experiments.plan import Experiment, PlannedRun, load, names
 from leash.ps.interrupt import Interrupted
+from leash.ps.launch import command as launch
 from leash.ps.options.base import make_folder, to_argv
 from leash.ps.options.server import in_todays_terms
 from leash.ps.report.writing import require_matplotlib, write_report

@@ -33,7 +33,7 @@ from leash.ps.runs.snapshot import Feed, plan_of
 from leash.ps.runs.unwritten import TRY_AGAIN_S, Unwritten, why_of
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.saves import Saves
-from leash.ps.server.shards import Shards, SharedModel
+from leash.ps.server.shards.shards import Shards, SharedModel
 from leash.ps.shard.metrics import Metrics
 
 LATEST: Final = "latest"
@@ -253,7 +253,8 @@ class Checkpoints:
         try:
             with self._shards.held():
                 moments = model.open_snapshot()
-                plan, saved = plan_of(model, moments, self._coordinator.position(), options)
+                position = self._coordinator.continuation.position()
+                plan, saved = plan_of(model, moments, position, options)
                 writing = self._disk.begin(paths, plan, is_urgent=FINAL in names or bool(numbers))
             self._underway = _Underway(
                 names, numbers, model, writing, Feed(model, writing, plan), saved,

@@ -7,7 +7,7 @@
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
@@ -16,40 +16,36 @@ import msgpack
 
 from leash.ps.errors import (
     HeaderError,
-    LayoutError,
-    PayloadSizeError,
     ShardLostError,
     StoppingError,
-    UsageError,
-    shown,
 )
-from leash.ps.options.addresses import shown_learners
-from leash.ps.options.optimizer import optimizer_on_server
-from leash.ps.options.outer_optimizer import outer_of
-from leash.ps.options.plan import LEASE
 from leash.ps.options.server import ServerOptions
-from leash.ps.options.staleness import check_softens
-from leash.ps.policy import BACKUP, BSP, Rule, rule_from_message
-from leash.ps.recovery.recovery import Recovery
+from leash.ps.policy import BACKUP, BSP, Rule
 from leash.ps.runs.journal import Journal, Remembered
-from leash.ps.runs.position import Position, SharePosition
-from leash.ps.runs.unfinished import Unfinished, ranges
-from leash.ps.runs.unwritten import Unwritten
-from leash.ps.server.lease_desk import LeaseDesk
+from leash.ps.runs.position import SharePosition
+from leash.ps.runs.unfinished import Unfinished
+from leash.ps.server.checks import (
+    agreed_codec,
+    checked_rule,
+    checked_stack,
+    require_kind,
+    require_role,
+)
+from leash.ps.server.continuation import Continuation
+from leash.ps.server.leases.lease_desk import LeaseDesk
+from leash.ps.server.leases.work_left import WorkLeft
 from leash.ps.server.saves import Saves
-from leash.ps.server.settings import run_settings
-from leash.ps.server.shards import Shards
+from leash.ps.server.shards.shards import Shards
+from leash.ps.server.standing import Standing
 from leash.ps.shard.crew import TOLD_BY_COMMAND, Crew
 from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.identities import NOBODY, Identities
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.rank_giver import RankGiver
-from leash.ps.wire.codecs import CODECS
 from leash.ps.wire.frames import error_message
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import (
-    STACK_MAX_NBYTES,
     TEXT_MAX,
     Beat,
     Beaten,
@@ -78,7 +74,6 @@ from leash.ps.words import (
     EVICTED,
     LIVE,
     REPLACED,
-    TIMED_OUT,
     WAITING,
     is_good_end,
     stopped_for,
@@ -86,8 +81,6 @@ from leash.ps.words import (
 
 MAX_MISSING: Final = 256
 BEATS_PER_EVICTION: Final = 5
-STACKS_MAX_NBYTES: Final = 1 << 18  # in one `state`
-REPORT_KINDS: Final = ("plan", "training", "epoch", "evaluation")
 ControlAnswer: TypeAlias = tuple[Message, bytes | None]
 Handler: TypeAlias = Callable[[Message, bytes | None], ControlAnswer]
 
@@ -96,7 +89,21 @@ ALL_GONE: Final = "all workers are gone"
 
 
 class Coordinator:
-    """Answers control messages. It has no sockets, so that tests need none."""
+    """Answers control messages. It has no sockets, so that tests need none.
+
+    Attributes:
+        stopping: why the run ends, as members are told; empty while it goes on.
+        asked_to_stop: why the run is to end that somebody has asked to end.
+        saves: the checkpoints that somebody has asked for; whoever writes any gives others.
+        journal: where joins, leaves and rules are noted; whoever has a run directory gives another.
+        rule: the one that the run goes by now.
+        holdups: for whom others wait.
+        rank_giver: gives ranks to those who take any.
+        crew: who has come and gone.
+        work_left: what is left to train.
+        continuation: how the run goes on where it was before.
+        standing: what people hear of the run.
+    """
 
     def __init__(
         self,
@@ -110,13 +117,11 @@ class Coordinator:
         identities: Identities | None = None,
     ) -> None:
         self.stopping: str = ""
-        self.asked_to_stop: str = ""  # why the run is to end that somebody has asked to end
-        self.saves: Saves = Saves(now, is_possible=False)  # whoever writes checkpoints gives others
-        self.unwritten: Unwritten = Unwritten()  # likewise
-        self.is_writing = False  # whether the run is over, and its results are being written
-        self.journal: Journal = Journal(None)  # whoever has a run directory gives another
+        self.asked_to_stop: str = ""
+        self.saves: Saves = Saves(now, is_possible=False)
+        self.journal: Journal = Journal(None)
         self._options: Final = options
-        self.rule: Rule = rule  # the one that the run goes by now
+        self.rule: Rule = rule
         self._members: Final = members
         self._metrics: Final = metrics
         self._shards: Final = shards
@@ -124,14 +129,13 @@ class Coordinator:
         self._now: Final = now
         self.holdups: Final = holdups or HoldUps(members, now)
         self._desk: Final = LeaseDesk(options, rule.policy.name, members, metrics, shards)
-        self._codecs: Final[set[str]] = set()  # in which workers send gradients
-        self._deserted_s: float | None = None  # since when no worker has been live
-        self._generation = 0  # how many servers the run has had; 0 without a journal
-        self._remembered: Remembered = Remembered()  # by the servers before this one
-        self._died_in_lockstep = False  # whether that was under bsp
-        self._recovery: Recovery | None = None  # until those who took part there go on
         self.rank_giver: Final = RankGiver(members, self._identities)
         self.crew: Final = Crew(options, members, metrics, self._trains_on)
+        self.work_left: Final = WorkLeft(options, members, metrics, self._desk, now)
+        self.continuation: Final = Continuation(options, members, metrics, shards, self._desk, now)
+        self.standing: Final = Standing(
+            options, members, metrics, shards, self._desk, self.holdups, self.crew, self.work_left
+        )
         self._handlers: Final = {
             Beat: self._on_beat,
             Lease: self._on_lease,
@@ -168,13 +172,11 @@ class Coordinator:
     # Messages.
 
     def _on_hello(self, msg: Hello, payload: bytes | None, user: str) -> ControlAnswer:
-        _require_role(msg)
-        if msg.role == "worker" and payload is None:
-            raise LayoutError("hello: expected the worker's layout as payload")
+        require_role(msg, payload)
         msg = self._with_rank(msg, user)
         self._require_open(msg.worker)
         # All checks come first: a hello that is refused must not choose the run's model.
-        codec = _agreed_codec(msg.codecs)
+        codec = agreed_codec(msg.codecs)
         if (again := self._members.greeted(msg.worker, msg.number, user)) is not None:
             return self._welcome(again, codec), self._layout_payload()
         self._members.require_room(msg.worker)
@@ -188,7 +190,7 @@ class Coordinator:
         if before is not None:
             self._leave(before, REPLACED)
         try:
-            if self._recovery is not None and not member.is_observer:
+            if self.continuation.recovers and not member.is_observer:
                 self._shards.admit(member)
                 member.was_early = True
             else:
@@ -200,12 +202,12 @@ class Coordinator:
         if not member.is_observer:
             self.journal.joined(member.worker, member.incarnation, user, member.place)
             self.rank_giver.note(member.worker, member.place)
-        if self._recovery is not None and not member.is_observer:
+        if self.continuation.recovers and not member.is_observer:
             self._metrics.expect(member.worker)
         else:
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if not member.is_observer:
-            self._codecs.add(codec)
+            self.continuation.note_codec(codec)
             self._note_epochs(member.worker)  # it is told now that those are done
             self.crew.joined(member, is_back=earlier is not None and earlier.state == EVICTED)
         self._start_if_complete()
@@ -231,12 +233,12 @@ class Coordinator:
             raise StoppingError(self.stopping or ALL_DONE)
 
     def _on_beat(self, msg: Beat, payload: bytes | None) -> ControlAnswer:
-        stack = "" if payload is None else _checked_stack(payload)
+        stack = checked_stack(payload)
         member = self._members.require_current(msg.worker, msg.incarnation)
         self._members.note_phase(member, msg.phase, msg.phase_s, stack)
         # A good end ends the workers' training at once; an observer first evaluates once more.
         ends_now = not (member.is_observer and is_good_end(self.stopping))
-        missing = [] if self._metrics.started else self._missing()[:MAX_MISSING]
+        missing = self._missing()[:MAX_MISSING]
         first_step, position = 0, SharePosition()
         if member.was_early and self._metrics.started:
             first_step = member.first_step
@@ -269,8 +271,7 @@ class Coordinator:
 
     def _on_report(self, msg: Report, _: bytes | None) -> ControlAnswer:
         member = self._members.require_counted(msg.worker, msg.incarnation)
-        if msg.kind not in REPORT_KINDS or (msg.kind == "evaluation") != member.is_observer:
-            raise HeaderError(f"report.kind: not for this process: {msg.kind!r}")
+        require_kind(msg, is_observer=member.is_observer)
         if not msg.number or msg.number > member.reported:  # otherwise it has come before
             member.reported = msg.number
             self._count_report(member, msg)
@@ -278,9 +279,8 @@ class Coordinator:
 
     def _on_remember(self, msg: Remember, _: bytes | None) -> ControlAnswer:
         self._members.require_current(msg.worker, msg.incarnation)
-        is_awaited = self._recovery is not None and msg.worker > 0
-        if self._recovery is not None and is_awaited:
-            self._recovery.take(msg)
+        is_awaited = self.continuation.take(msg)
+        if is_awaited:
             self._end_recovery_if_over()
         return Ok(msg.worker, 0, 0, is_awaited), None
 
@@ -292,14 +292,7 @@ class Coordinator:
     def _on_set(self, msg: Set, _: bytes | None) -> ControlAnswer:
         if self.stopping:
             raise StoppingError(self.stopping)
-        try:
-            rule = rule_from_message(
-                msg.policy, msg.staleness, msg.staleness_max, msg.backup_workers, msg.bound_unit
-            )
-            rule.require_workers(self._options.least)
-            check_softens(self._options, optimizer_on_server(self._options), rule)
-        except UsageError as error:
-            raise HeaderError(f"set: {error}") from error
+        rule = checked_rule(msg, self._options)
         if rule != self.rule:
             self.journal.rule(rule)
             self.go_by(rule)
@@ -309,7 +302,7 @@ class Coordinator:
         if self._shards.model is not None and not self._shards.initialized:
             self._shards.count_up()  # a shard may have its values, and not have told so yet
         # What a server has that was started again is its workers' only once all have offered it.
-        has_values = self._shards.initialized and self._recovery is None
+        has_values = self._shards.initialized and not self.continuation.recovers
         nbytes = self.saves.ask(msg.number, has_values=has_values)
         return Saved(msg.number, nbytes is not None, nbytes or 0), None
 
@@ -359,10 +352,7 @@ class Coordinator:
         self._look_who_waits()
         if self.rule.policy is BACKUP and self.trains and not self.stopping:
             self._end_stall()
-        if not self._metrics.started or self._members.any_live:
-            self._deserted_s = None
-        elif self._deserted_s is None:
-            self._deserted_s = self._now()
+        self.work_left.look()
 
     def _look_who_waits(self) -> None:
         """Notes for whom others wait; evicts those that hang, if that was asked for."""
@@ -382,40 +372,14 @@ class Coordinator:
     @property
     def deserted(self) -> bool:
         """Whether all workers have left before they were done, and none has come back in time."""
-        if self._deserted_s is None or self.finished:
-            return False
-        return self._now() - self._deserted_s > self._options.rejoin_s
+        return not self.finished and self.work_left.is_deserted
 
     @property
     def finished(self) -> bool:
-        """Whether training is over: nobody is live, and nobody is to come back.
-
-        One of them has come to the end of its work, or all that was asked for is trained.
-        """
-        if not self._metrics.started or self._members.any_live:
-            return False
+        """Whether training is over: nobody is live, and nobody is to come back."""
         if self.stopping:
-            return True
-        over = self._members.any_done or self._is_all_trained()
-        return over and not self.coming_back
-
-    @property
-    def coming_back(self) -> list[int]:
-        """The ranks that were evicted a while ago and owe work, where nobody works any more."""
-        if not self._metrics.started or self._members.any_live:
-            return []
-        since_s = self._now() - self._options.rejoin_s
-        away = {
-            member.worker for member in self._members.workers.values()
-            if member.state == EVICTED and member.left_s >= since_s
-        }  # fmt: skip
-        return sorted(p.worker for p in self.unfinished() if p.worker in away) if away else []
-
-    def _is_all_trained(self) -> bool:
-        """Whether it is known what was to be trained, and all of it is."""
-        planned = (counts.planned_epochs for counts in self._metrics.workers.values())
-        is_known = self._desk.is_used_up() or all(planned)
-        return is_known and not self.unfinished()
+            return self._metrics.started and not self._members.any_live
+        return self.work_left.is_nobodys
 
     @property
     def closed(self) -> bool:
@@ -430,12 +394,7 @@ class Coordinator:
 
     def unfinished(self) -> list[Unfinished]:
         """What this run was asked to train, as far as it is known, and has not trained by now."""
-        if not self._metrics.started:
-            return []
-        states = {member.state for member in self._members.workers.values()}
-        of_leases = TIMED_OUT if TIMED_OUT in states and states <= {DONE, TIMED_OUT} else ""
-        shares = [self._unfinished_share(member) for member in self._members.workers.values()]
-        return [*self._desk.unfinished(of_leases), *(part for part in shares if part is not None)]
+        return self.work_left.unfinished()
 
     def evict(self, worker: int) -> None:
         """Evicts a worker that broke the contract."""
@@ -462,34 +421,6 @@ class Coordinator:
         """Whether workers now train by bsp, so that between two steps all chunks are alike."""
         return self.rule.policy is BSP and self.trains
 
-    def position(self) -> Position:
-        """How far the training is."""
-        return Position(
-            self._options.chosen_seed, self._metrics.epoch, self._metrics.shares(),
-            self._desk.position(), self._anew(), self._generation,
-        )  # fmt: skip
-
-    def go_on(self, earlier: Position, *, has_died: bool = False) -> None:
-        """Goes on where another run was. REQUIRES: no worker has joined yet.
-
-        Args:
-            earlier: where that is.
-            has_died: it is this run, whose server has died, and may have been about to end.
-
-        Raises:
-            UsageError: the samples are shuffled otherwise now, or nothing is left to train.
-        """
-        earlier.require_seed(self._options.chosen_seed)
-        if not has_died:
-            earlier.require_epochs(self._options.epochs)
-        if not (earlier.shares or earlier.leases):
-            return  # loops of people's own, which know how far they were
-        has_leases = self._desk.planned == LEASE
-        position = earlier.for_ranks(self._members.ranks, has_leases=has_leases)
-        self._metrics.go_on(position)
-        if position.leases is not None:
-            self._desk.go_on(position.leases)
-
     def recover(self, remembered: Remembered, journal: Journal, generation_of_values: int) -> None:
         """Goes on with a run whose server has died. REQUIRES: no worker has joined yet.
 
@@ -499,131 +430,27 @@ class Coordinator:
             generation_of_values: of the server that had the values which the shards have; 0 if
                 they have none.
         """
-        self.journal = self._desk.journal = journal
-        self._generation, self._remembered = remembered.generation + 1, remembered
+        self.journal = journal
         self._identities.ranks.update(remembered.keys)
-        self._metrics.healed_chunks = remembered.healed_chunks
-        self._metrics.lost_updates = remembered.lost_updates
-        self._metrics.go_on_with_plans(remembered.planned)
-        self.expect_no_more(remembered.done)
-        if remembered.started and remembered.awaited:
-            until_s = self._now() + self._options.evict_s
-            self._recovery = Recovery(remembered.awaited, until_s)
-            self._shards.begin_healing(generation_of_values)
-            self._died_in_lockstep = (remembered.rule or self.rule).policy is BSP
-            return
-        self._note_position()
-        planned = self._options.epochs
-        if remembered.started and planned is not None and self._metrics.epoch >= planned:
-            self._note_absent()
-            self._start([])  # all is trained, and all have said bye
+        if self.continuation.recover(remembered, journal, generation_of_values, self.rule):
+            self._start([])
 
     def _end_recovery_if_over(self) -> None:
         """Has the workers go on, once all have told what they remember, or enough have."""
-        live = [member.worker for member in self._members.live]
-        if self._recovery is None or not self._recovery.is_over(live, self._now()):
-            return
-        recovery, self._recovery = self._recovery, None
-        chunks = self._shards.healed_chunks
-        if chunks:
-            self._restore(recovery)
-        else:
-            self._note_position()  # what was trained after the checkpoint is lost
-        in_lockstep = self.rule.policy is BSP and self._died_in_lockstep
-        if in_lockstep:
-            self._shards.begin_at_healed()
-        for member in self._members.live:
-            member.first_step = self._shards.join(member)
-            self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
-        if in_lockstep:
-            self._shards.skip_healed()
-        self._note_absent()
-        self.journal.healed(chunks, recovery.lost)
-        self._metrics.heal(self._generation, live, chunks, recovery.lost)
-        self._start(live)
-
-    def _note_position(self) -> None:
-        """Notes in the journal that the run goes on from a checkpoint, or begins anew."""
-        self._desk.note_position()
-        self.journal.shares_at(self._metrics.shares())
-
-    def _note_absent(self) -> None:
-        """Knows who has not come, and may owe work: whoever took part counts as evicted."""
-        for rank, state in self._remembered.states.items():
-            if rank not in self._members.workers:
-                self._members.remember(rank, EVICTED if state == LIVE else state)
-                if state == LIVE:
-                    self.journal.left(rank, 0, EVICTED)
-                self._metrics.expect(rank)
-        self._desk.complete_epochs()
-
-    def _restore(self, recovery: Recovery) -> None:
-        """Goes by the journal, as the model has what was trained after the checkpoint too."""
-        told = recovery.told
-        newest = {worker: (own.lease, own.answered) for worker, own in told.items()}
-        self._desk.restore(self._remembered.leases, newest)
-        self._metrics.restore(self._remembered.shares, told)
-        self._desk.complete_epochs()
+        if self.continuation.end_if_over(self.rule):
+            self._start([member.worker for member in self._members.live])
 
     def _missing(self) -> list[int]:
-        """The ranks without whom training does not begin."""
-        if self._recovery is None:
-            return self._members.missing
-        live = [member.worker for member in self._members.live]
-        return self._recovery.missing(live, self._now())
-
-    def expect_no_more(self, ranks: Iterable[int]) -> None:
-        """Does not wait for workers which an earlier server of this run has seen off as done.
-
-        What they have trained after the checkpoint, or in an epoch that is planned no more, they
-        would have to train again, so of those that have a share only the ones count that are
-        through with it.
-        """
-        shares, planned = self._metrics.shares(), self._options.epochs
-        for rank in ranks:
-            if planned is not None and rank in shares and shares[rank].epochs >= planned:
-                self._members.expect_no_more(rank)
-
-    def _anew(self) -> list[str]:
-        """What begins anew in a run that goes on from here."""
-        keeping = sorted(name for name in self._codecs if CODECS[name].value_nbytes is None)
-        rounding = sorted(self._codecs - {*keeping, "f32"})
-        anew = [f"what {name} has left over of gradients" for name in keeping]
-        anew += [f"what workers have of parameters, rounded to {name}" for name in rounding]
-        if outer_of(self._options) is not None:
-            anew.append("the workers' own optimizers")
-        return anew
+        """The ranks without whom training does not begin; none once it has."""
+        return [] if self._metrics.started else self.continuation.missing()
 
     # For people.
 
     def state(self) -> dict[str, Any]:
         """How the run stands: the payload of `state`; docs/wire-format.md lists its keys."""
-        summary = self._metrics.summary()
-        rows = [self._worker_row(member) for _, member in sorted(self._members.workers.items())]
-        _fit_stacks(rows)
-        return {
-            **summary,
-            **self._settings(),
-            "learners": shown_learners(self._members.ranks, None),
-            "started": self._metrics.started,
-            "finished": self.finished,
-            "unfinished": [u.as_dict() for u in self.unfinished()] if self.finished else [],
-            "stopping": self.stopping,
-            "missing": [] if self._metrics.started else self._missing(),
-            "observers": len(self._members.observers),
-            "shards": self._options.shards,
-            "data_ports": self._shards.ports,
-            "chunk_nbytes": self._options.chunk_nbytes,
-            "initialized": self._shards.initialized,
-            "model_nbytes": self._shards.layout.nbytes if self._shards.layout else 0,
-            "parked": self._shards.parked,
-            "not_written": self.unwritten.lasting,
-            "writing": self.is_writing,
-            "awaited": self.holdups.as_dicts(),
-            "coming_back": self.coming_back,
-            "most_at_once": self.crew.most_at_once,
-            "table": rows,
-        }
+        return self.standing.state(
+            self.rule, stopping=self.stopping, is_finished=self.finished, missing=self._missing()
+        )
 
     # How it is done.
 
@@ -676,21 +503,6 @@ class Coordinator:
         if epochs := self._metrics.position_of(worker).epochs:
             self.journal.epoch(worker, epochs)
 
-    def _unfinished_share(self, member: Member) -> Unfinished | None:
-        """What is left of this worker's own share; None if it is nothing, or it has no share."""
-        counts = self._metrics.workers[member.worker]
-        if counts.planned_epochs:
-            epochs, samples = counts.epochs_left, counts.samples_left
-            if not epochs:
-                return None
-            return Unfinished(member.worker, member.state, ranges(epochs), samples)
-        # A loop of the user's own has told no plan: it alone knows whether it is done. What a
-        # worker with leases has not done others do, and so it is where statistics are summed (EM).
-        others_do_it = self._desk.data_plan == LEASE or self._options.optimizer == "sum"
-        if member.state == DONE or others_do_it:
-            return None
-        return Unfinished(member.worker, member.state, "", None)
-
     @property
     def _initializer(self) -> int | None:
         """The rank that is to send the first values of every chunk: the lowest live one."""
@@ -700,7 +512,7 @@ class Coordinator:
 
     def _start_if_complete(self) -> None:
         complete = len(self._members.observers) >= self._options.observers
-        if self._recovery is not None or self._metrics.started:
+        if self.continuation.recovers or self._metrics.started:
             return
         if complete and not self._members.missing:
             self._start([member.worker for member in self._members.live])
@@ -721,67 +533,15 @@ class Coordinator:
             data_ports=self._shards.ports,
             beat_s=self._options.evict_s / BEATS_PER_EVICTION,
             evict_s=float(self._options.evict_s),
-            settings=self._settings(),
+            settings=self.standing.settings(self.rule),
             first_chunks=self._shards.first_chunks,
             codec=codec,
             epochs=begins_at.epochs,
             samples=begins_at.samples,
             share=begins_at.share,
-            generation=self._generation,
-            heals=self._recovery is not None,
+            generation=self.continuation.generation,
+            heals=self.continuation.recovers,
         )
 
     def _layout_payload(self) -> bytes | None:
         return self._shards.layout.pack() if self._shards.layout else None
-
-    def _settings(self) -> dict[str, Any]:
-        return run_settings(self._options, self.rule, self._members.ranks, self._desk.planned)
-
-    def _worker_row(self, member: Member) -> dict[str, Any]:
-        return {
-            **self._metrics.worker_state(member.worker),
-            "name": member.name,
-            "incarnation": member.incarnation,
-            "state": self._desk.state_of(member),
-            **self.holdups.row_of(member),
-            "silence_s": round(self._members.silence_s(member), 1),
-        }
-
-
-def _require_role(msg: Hello) -> None:
-    """Checks that a hello is a worker's with a rank, or an observer's. Raises HeaderError."""
-    is_right = (msg.worker == 0) if msg.role == "observer" else bool(msg.worker or msg.any_rank)
-    if msg.role not in ("worker", "observer") or not is_right:
-        raise HeaderError(
-            "hello: expected role worker with a rank from 1, or role observer with worker 0, "
-            f"got {msg.role!r} and {msg.worker}"
-        )
-    if msg.any_rank and msg.role == "observer":
-        raise HeaderError("hello.any_rank: an observer has no rank")
-
-
-def _fit_stacks(rows: list[dict[str, Any]]) -> None:
-    """Leaves out the stacks of the last rows, where all of them would be too much for a message."""
-    room = STACKS_MAX_NBYTES
-    for row in rows:
-        room -= len(row["stack"].encode())
-        if room < 0:
-            row["stack"], row["stack_s"] = "", None
-
-
-def _checked_stack(payload: bytes) -> str:
-    """Reads the payload of a `beat`. Raises PayloadSizeError."""
-    if len(payload) > STACK_MAX_NBYTES:
-        raise PayloadSizeError(
-            f"beat: expected at most {STACK_MAX_NBYTES} bytes of a stack, got {len(payload)}"
-        )
-    return payload.decode(errors="replace")
-
-
-def _agreed_codec(offered: list[str]) -> str:
-    """Chooses the first offered codec for gradients that this server knows, or HeaderError."""
-    known = [name for name, codec in CODECS.items() if codec.dtype == "f32"]
-    for name in offered:
-        if name in known:
-            return name
-    raise HeaderError(f"hello.codecs: expected one of {', '.join(known)}, got {shown(offered)}")

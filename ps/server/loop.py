@@ -38,10 +38,10 @@ from leash.ps.runs.unwritten import why_of
 from leash.ps.server.announcement import how_they_come_and_go, how_to_join
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator, lacks_key
-from leash.ps.server.remote_shards import OnNotice, RemoteShard, RemoteShards
 from leash.ps.server.run_engine import RunEngine
-from leash.ps.server.shard_process import ShardProcess
-from leash.ps.server.shards import Shards
+from leash.ps.server.shards.remote_shards import OnNotice, RemoteShard, RemoteShards
+from leash.ps.server.shards.shard_process import ShardProcess
+from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.identities import NOBODY
 from leash.ps.shard.members import Members
@@ -412,13 +412,17 @@ def serve(options: ServerOptions) -> int:
     raise AssertionError("it counts for ever")
 
 
-def _begin_journal(run_dir: RunDir, patience_s: float, before: Server | None) -> Memory:
+def _begin_journal(
+    run_dir: RunDir, patience_s: float, before: Server | None,
+    now: Callable[[], float] = time.monotonic,
+) -> Memory:  # fmt: skip
     """Begins the journal of the next server, once the disk takes it.
 
     Args:
         run_dir: of the run.
         patience_s: for so long it is tried.
         before: the server before, if it was one of this process.
+        now: seconds on a clock that never goes back.
 
     Raises:
         UsageError: the file is no journal.
@@ -434,7 +438,7 @@ def _begin_journal(run_dir: RunDir, patience_s: float, before: Server | None) ->
             return begin_journal(run_dir.journal, run_dir.disk, unwritten)
         except OSError as error:
             why = f"cannot write {run_dir.journal}: {why_of(error)}"
-            if time.monotonic() >= until_s or (before is not None and before.signal):
+            if now() >= until_s or (before is not None and before.signal):
                 raise LeashError(f"{why}; no server begins without it") from error
             if why != told:
                 _say(f"{why}; the server begins as soon as it can: make room there")

@@ -8,7 +8,7 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import MAY_STALL, VERSIONS
 from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.server.coordinator import Coordinator
-from leash.ps.server.shards import Shards
+from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.words import (
@@ -52,7 +52,7 @@ class Progress:
             return
         started, rule = "rule" in self._shown, self._coordinator.rule
         self._show("rule", str(rule), lambda r: f"from now on {r}" if started else f"started, {r}")
-        self._show("away", self._coordinator.coming_back, _coming_back)
+        self._show("away", self._coordinator.work_left.coming_back, _coming_back)
         while self._coordinator.crew.news:
             self._say(self._coordinator.crew.news.popleft())
         self._show_evictions()

@@ -14,11 +14,9 @@ drives it, as leash.ps.server.loop does, goes on like this::
         ...                                             the same as above
     run.close()                                         after the answers to what came meanwhile
 
-When the run ends, it leaves its summary.json and its last checkpoint. While these cannot be
-written, it waits, so that somebody may fetch the model or make room for it.
+When the run ends, leash.ps.server.ending decides, and leash.ps.server.results what it leaves then.
 """
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,19 +29,21 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.runs.checkpoint import open_checkpoint
 from leash.ps.runs.demo_logs import DemoLogs
-from leash.ps.runs.disk import THIS_HOST, Disk, Writing
+from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.events import EventLog
 from leash.ps.runs.journal import COUNT_S, FORCE_S, Journal, Memory, Remembered, begin_journal
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import TRY_AGAIN_S, Unwritten
 from leash.ps.server.announcement import how_it_goes_on
 from leash.ps.server.checkpoints import Checkpoints
-from leash.ps.server.coordinator import ALL_GONE, Coordinator
+from leash.ps.server.coordinator import Coordinator
+from leash.ps.server.ending import Ending
 from leash.ps.server.evaluator_process import EvaluatorFailure
 from leash.ps.server.progress import Progress
-from leash.ps.server.remote_shards import Buffer, RemoteShards
+from leash.ps.server.results import Results
 from leash.ps.server.settings import summary_settings
-from leash.ps.server.shards import Shards
+from leash.ps.server.shards.remote_shards import Buffer, RemoteShards
+from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.data_desk import DataDesk, Send
 from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.identities import NOBODY, Identities
@@ -53,7 +53,6 @@ from leash.ps.wire.frames import CONTROL, check_payload_count, decode, encode, e
 from leash.ps.wire.intake import Conduct
 from leash.ps.wire.keys import Keyring
 from leash.ps.wire.messages import (
-    STOPPED_BY_TIMEOUT,
     Beat,
     Bye,
     Error,
@@ -62,20 +61,13 @@ from leash.ps.wire.messages import (
     Message,
     Report,
 )
-from leash.ps.wire.requester import RETRY_S
-from leash.ps.words import DONE, FAILED, INCOMPLETE, TIMED_OUT
+from leash.ps.words import DONE
 
 TICK_S: Final = 0.2
-# The end of a bsp run waits so long for the end of a step, so that its last checkpoint is at one.
-ALIGN_S: Final = 1.0
-ALIGN_TICK_S: Final = 0.002
-GRACE_S: Final = 2.0  # once the server is stopping, the others have so long to say bye
+ALIGN_TICK_S: Final = 0.002  # while the shards come to one step
 OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Bye)  # others may come from anybody
 NOTHING: Final = Memory(Remembered(), Journal(None))  # what is remembered without a run directory
 AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
-# Who has fetched the model asks again for its last piece, if that was lost with a connection.
-FETCHED_S: Final = 2 * RETRY_S
-LAST_S: Final = 1.0  # after a second signal, what is being written has so long
 
 
 class RunEngine:
@@ -88,8 +80,6 @@ class RunEngine:
         data: takes the messages of this process's data socket, while `is_held` is not set.
         shards: all shards as one.
         coordinator: answers control messages.
-        status: the exit status of the server.
-        signal: the first that has asked it to end; 0 for none.
         conduct: what the newest control message has shown of its sender.
         generation: how many servers the run has had, this one included.
     """
@@ -148,7 +138,6 @@ class RunEngine:
         self._now: Final = now
         self._uptime: Final = uptime
         self._may_begin_again: Final = may_begin_again and run_dir is not None
-        self._address: Final = address
         self._unwritten: Final = Unwritten(say)
         has_begun = memory or (
             begin_journal(run_dir.journal, run_dir.disk) if run_dir is not None else NOTHING
@@ -170,29 +159,12 @@ class RunEngine:
             options, rule, self.members, self.metrics, self.shards, now,
             HoldUps(self.members, now, wall_time_us), self.identities,
         )  # fmt: skip
-        self.status = 0
         self.generation: int = 1
-        self.signal = self._signals = 0  # the first, and how many came
-        self._ended = FAILED  # until the run ends as it should
-        self._stop_deadline_s: float | None = None
-        self._stop_soon: tuple[str, int, float] | None = None  # reason, status, and the deadline
-        self._until_s = math.inf if options.timeout_s is None else options.timeout_s  # of training
         self._next_tick_s = self._next_force_s = self._next_count_s = now()
         self._looked_s = uptime()
         self.conduct = Conduct.STRANGER  # what the newest control message has shown of its sender
         self._attempt: Final = self.metrics.attempt
-        self._has_final = False  # whether the last checkpoint is begun
         self._again_s = now() + TRY_AGAIN_S  # when to try again what could not be written
-        # While the results are being written: whether summary.json is there, since when one waits
-        # until that can be, how many checkpoints were fetched by then, and how often somebody had
-        # asked for the end.
-        self.is_writing = False
-        self._attempt_s = 0.0  # when the newest attempt to write them began
-        self._has_summary = run_dir is None
-        self._has_amended = False  # it has been written once more, for the last time
-        self._summary: Writing | None = None  # while it is being written
-        self._waits: tuple[float, int, int] | None = None
-        self._fetched_s = math.inf  # when somebody had fetched the model meanwhile
         self._progress: Final = Progress(
             options, self.coordinator, self.members, self.metrics, self.shards, say, now
         )
@@ -200,8 +172,17 @@ class RunEngine:
             options, run_dir, self.coordinator, self.shards, self.metrics, say, now,
             self._unwritten,
         )  # fmt: skip
+        self._ending: Final = Ending(
+            options, self.coordinator, self.members, self.metrics, self.shards, self._checkpoints,
+            say, now,
+        )  # fmt: skip
+        self._results: Final = Results(
+            run_dir, self._checkpoints, self._unwritten, summary=self._summary,
+            times_asked=lambda: self._ending.times_asked, try_again=self._try_again,
+            on_end=self._end_logs, patience_s=options.patience, address=address, say=say, now=now,
+        )  # fmt: skip
         self.coordinator.saves = self._checkpoints.saves
-        self.coordinator.unwritten = self._unwritten
+        self.coordinator.standing.unwritten = self._unwritten
         generation_of_values = (
             self._resume(options.resume, disk, has_died=remembered.started) if options.resume else 0
         )
@@ -230,7 +211,7 @@ class RunEngine:
         _, earlier = open_checkpoint(path, optimizer, self.shards.require_layout, disk)
         self.shards.count_up()  # so that no worker is asked for first values
         if earlier.position is not None:
-            self.coordinator.go_on(earlier.position, has_died=has_died)
+            self.coordinator.continuation.go_on(earlier.position, has_died=has_died)
         self._checkpoints.go_on()
         for line in how_it_goes_on(earlier, self.rule, self.members.ranks, self._options.epochs):
             self._say(line)
@@ -243,9 +224,7 @@ class RunEngine:
         self.coordinator.recover(remembered, self._journal, generation_of_values)
         self.coordinator.rank_giver.places.update(remembered.places)
         self.metrics.count_on(remembered.trained)
-        if remembered.trained.seconds >= self._until_s:
-            self._say(f"its {self._until_s:g} s of --timeout were over; it has as many again")
-            self._until_s += remembered.trained.seconds
+        self._ending.go_on(remembered.trained.seconds)
         if remembered.generation:
             self._say(f"server {self.generation} of this run: its files are in {run_dir.path}")
         if remembered.rule is not None and remembered.rule != self.rule:
@@ -311,8 +290,7 @@ class RunEngine:
 
         Then nobody is answered any more: the workers ask that one again, and it asks them.
         """
-        was_asked = bool(self.signal or self.coordinator.asked_to_stop)
-        ends = self._stop_soon is not None or self.is_writing or was_asked
+        ends = self._ending.is_asked_for or self.is_writing
         return self._may_begin_again and not ends and bool(self.shards.lost)
 
     @property
@@ -343,29 +321,11 @@ class RunEngine:
         for worker in (*unreading, *self.shards.take_unreading()):
             self._attempt("a worker could not be evicted", partial(self.coordinator.evict, worker))
         if self.is_writing:
-            self._attempt("the results could not be written", self._attend_results)
+            self._attempt("the results could not be written", self._results.advance)
             return
-        self._attempt("a checkpoint failed", self._attend_checkpoints)
+        self._attempt("a checkpoint failed", self._ending.advance)
         if self._now() >= self._next_tick_s:
             self._tick()
-
-    def _attend_checkpoints(self) -> None:
-        """Writes the checkpoint that is due, if it can be now; stops a run that is to end."""
-        if self._stop_soon is None:
-            self._checkpoints.advance()
-        elif not self.coordinator.stopping:
-            reason, status, deadline_s = self._stop_soon
-            if self.shards.lost or self._now() > deadline_s:
-                self._stop_now(reason, status)
-            elif self._checkpoints.is_final_possible():
-                if self.coordinator.in_lockstep:  # others may push until they hear of the end
-                    self._attempt("the last checkpoint is not begun yet", self._begin_final)
-                self._stop_now(reason, status)
-        else:
-            self._checkpoints.advance()
-
-    def _begin_final(self) -> None:
-        self._has_final = self._checkpoints.begin_final()
 
     def _tick(self) -> None:
         self._next_tick_s = self._now() + TICK_S
@@ -374,7 +334,7 @@ class RunEngine:
             ("the journal could not be forced to the disk", self._force_journal),
             ("events could not be written", self._flush_lines),
             ("the other shards could not be attended to", self.attend_shards),
-            ("it is not known whether the run is over", self._stop_if_it_is_time),
+            ("it is not known whether the run is over", self._ending.stop_if_it_is_time),
             ("the evaluator could not be looked after", self._look_after_evaluator),
             ("a checkpoint failed", self._tick_checkpoints),
             ("no progress can be shown", self._progress.show),
@@ -403,18 +363,8 @@ class RunEngine:
         if self._demo_logs is not None:
             self._demo_logs.flush()
 
-    def _stop_if_it_is_time(self) -> None:
-        if self.signal:
-            self.stop(signal.Signals(self.signal).name, 128 + self.signal)
-        if self.coordinator.asked_to_stop:
-            self.stop(self.coordinator.asked_to_stop, 0)
-        if self.coordinator.deserted:
-            self.stop(ALL_GONE, 1)
-        if self.metrics.train_seconds > self._until_s:
-            self.stop(STOPPED_BY_TIMEOUT, 0)
-
     def _tick_checkpoints(self) -> None:
-        if self._stop_soon is None:
+        if not self._ending.has_begun:
             self._checkpoints.tick()
         if self._now() >= self._again_s:
             self._again_s = self._now() + TRY_AGAIN_S
@@ -452,47 +402,39 @@ class RunEngine:
 
     # The end.
 
+    @property
+    def ended(self) -> str:
+        """The word for how the run has ended, as in summary.json."""
+        return self._ending.ended
+
+    @property
+    def status(self) -> int:
+        """The exit status of the server. A run that lacks some of its results has failed."""
+        return self._ending.status or int(self._results.has_given_up)
+
+    @property
+    def signal(self) -> int:
+        """The first signal that has asked the run to end; 0 for none."""
+        return self._ending.signal
+
     def stop(self, reason: str, status: int) -> None:
-        """Ends the run soon: tells all members, and gives them a moment to say bye.
-
-        Under bsp it first waits for the end of the step that workers are in.
-        """
-        if self._stop_soon is None:
-            self._stop_soon = reason, status, self._now() + ALIGN_S
-            self._attend_checkpoints()
-
-    def _stop_now(self, reason: str, status: int) -> None:
-        self._attempt("the shards could not be let go", self._checkpoints.let_go)
-        self.coordinator.stopping = reason
-        self.status = status
-        self.shards.stop(reason)
-        self._stop_deadline_s = self._now() + GRACE_S
+        """Ends the run soon: see `Ending.stop`."""
+        self._ending.stop(reason, status)
 
     def stop_soon(self, number: int) -> None:
         """Ends the run as that signal would. From any thread, or a signal handler."""
-        # The next tick acts on it, since a message may be half sent just now. The first one counts;
-        # another one ends the wait for a disk.
-        self.signal = self.signal or number
-        self._signals += 1
-
-    @property
-    def _times_asked(self) -> int:
-        """How often somebody has asked for the end: by a signal, or by `leash stop`."""
-        return self._signals + bool(self.coordinator.asked_to_stop)
+        self._ending.stop_soon(number)
 
     @property
     def is_over(self) -> bool:
         """Whether all have left, or the grace is over; a good end also waits for its evaluation."""
-        if self.coordinator.closed or self._stop_deadline_s is None:
-            return self.coordinator.closed
-        waits_for_evaluation = self.status == 0 and not self.members.any_live
-        return self._now() > self._stop_deadline_s and not waits_for_evaluation
+        return self._ending.is_over
 
     def finish(self) -> None:
         """Notes that the run has ended as it should, and how. REQUIRES: it is over."""
         self._attempt("what was counted could not be told", self.data.settle)
         self._attempt("not every shard has told its counts", self._count_up)
-        self._ended = self.coordinator.stopping or self._own_end()
+        self._ending.finish()
 
     def _count_up(self) -> None:
         """Has all shards send their newest counts, so that the summary has every message."""
@@ -501,38 +443,20 @@ class RunEngine:
         except ProtocolError:
             self.attend_shards()
 
-    def _own_end(self) -> str:
-        """The word for the end of a run whose workers have all left by themselves."""
-        unfinished = self.coordinator.unfinished()
-        if not unfinished:
-            return DONE
-        if all(part.state == TIMED_OUT for part in unfinished):
-            return TIMED_OUT
-        self.status = 1
-        return INCOMPLETE
-
     def write_results(self) -> None:
         """Says how the run has ended, and begins to write what it leaves. Also after a failure."""
-        self._progress.say_end(self._ended, self._unfinished())
-        self.is_writing = self.coordinator.is_writing = True
-        self._attempt_s = self._now()
-        self._write_summary()
-        if not self._has_final or self._checkpoints.has_failed:
-            self._checkpoints.begin_final()
-        self._again_s = self._now() + TRY_AGAIN_S
-        self._attend_results()
+        self._progress.say_end(self.ended, self._unfinished())
+        self.coordinator.standing.is_writing = True
+        self._results.begin(has_final=self._ending.has_final)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether what the run leaves is being written, or waited for."""
+        return self._results.is_writing
 
     def give_up(self) -> None:
         """Ends the wait for what cannot be written. A run that lacks it has failed."""
-        if self.is_writing:
-            self.is_writing = False
-            if not self._is_left:
-                self.status = self.status or 1
-            if self._run_dir:
-                self._say_how_to_go_on(self._run_dir)
-            self._events.close()
-            if self._demo_logs:
-                self._demo_logs.close()
+        self._results.give_up()
 
     def close(self) -> None:
         """Lets all files go that are still open, such as those for who asked for a checkpoint."""
@@ -542,99 +466,36 @@ class RunEngine:
         self._note_trained()
         self._journal.close()
 
-    @property
-    def _is_left(self) -> bool:
-        """Whether everything is written that the run is to leave."""
-        return self._has_summary and self._checkpoints.has_final
+    def _end_logs(self) -> None:
+        """Says how to go on with the run, and closes its logs, now that all else is written."""
+        self._say_how_to_go_on()
+        self._events.close()
+        if self._demo_logs:
+            self._demo_logs.close()
 
-    def _attend_results(self) -> None:
-        """Goes on with what the run leaves, until it is written or nobody waits any longer."""
-        self._checkpoints.advance()
-        if self._attend_summary() or self._checkpoints.is_writing:
-            if self._writes_no_longer():
-                self.give_up()
-            return
-        if not self._is_left and self._waits is not None and self._now() >= self._again_s:
-            self._attempt_s = self._now()
-            self._again_s = self._attempt_s + TRY_AGAIN_S
-            self._try_again()
-            self._write_summary()
-            if not self._checkpoints.has_final:
-                self._checkpoints.begin_final()
-            self._attend_results()
-            return
-        if self._is_left or self._checkpoints.is_hopeless or self._waits_no_longer():
-            if self._unwritten.as_dict() and not self._has_amended:
-                self._has_amended = True
-                self._write_summary()  # which tells what could not be written, and what came of it
-                self._attend_results()
-            else:
-                self.give_up()
-
-    def _writes_no_longer(self) -> bool:
-        """Whether an attempt to write takes too long, or somebody has asked twice for the end."""
-        took_s = self._now() - self._attempt_s
-        was_asked = self._times_asked > 1 and took_s > LAST_S
-        return was_asked or took_s > max(self._options.patience, LAST_S)
-
-    def _waits_no_longer(self) -> bool:
-        """Whether nobody waits for the disk any more; says at first what one waits for."""
-        saves, patience_s = self._checkpoints.saves, self._options.patience
-        if self._waits is None:
-            self._waits = self._now(), saves.times_fetched, self._times_asked
-            assert self._run_dir is not None
-            lacking = [] if self._checkpoints.has_final else ["the last checkpoint"]
-            lacking += [] if self._has_summary else [self._run_dir.summary.name]
-            self._say(
-                f"WARNING: cannot write {' and '.join(lacking)} to {self._run_dir.path}: make room "
-                f"there, or fetch the model by: leash save --server {self._address} FILE; "
-                f"this server waits for it, for {patience_s:.0f} s; Ctrl-C ends it at once"
-            )
-        began_s, fetched, asked = self._waits
-        was_asked = self._times_asked > asked or asked > 1
-        if saves.times_fetched > fetched and math.isinf(self._fetched_s):
-            self._fetched_s = self._now()
-        is_fetched = self._now() - self._fetched_s > FETCHED_S
-        return was_asked or is_fetched or self._now() - began_s > patience_s
+    def _say_how_to_go_on(self) -> None:
+        """Says the command line that goes on with a run that has ended early."""
+        if self.ended == DONE or self._options.ready_fd is not None or not self.metrics.steps:
+            return  # whoever started a server with --ready-fd has its own command line
+        if self._run_dir and (command := self._run_dir.continuing_command("server")):
+            self._say(f"to go on: {command}")
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """What this run has not trained, in the form of summary.json."""
         return [part.as_dict() for part in self.coordinator.unfinished()]
 
-    def _say_how_to_go_on(self, run_dir: RunDir) -> None:
-        """Says the command line that goes on with a run that has ended early."""
-        if self._ended == DONE or self._options.ready_fd is not None or not self.metrics.steps:
-            return  # whoever started a server with --ready-fd has its own command line
-        if command := run_dir.continuing_command("server"):
-            self._say(f"to go on: {command}")
-
-    def _write_summary(self) -> None:
-        if self._run_dir is None:
-            return
+    def _summary(self) -> dict[str, Any]:
+        """The content of summary.json, once the run has ended."""
         settings = summary_settings(
             self._options, self.rule, self.members.ranks, self.coordinator.data_plan
         )
         self._events.flush()
         outcome = {
-            "ended": self._ended,
+            "ended": self.ended,
             "unfinished": self._unfinished(),
             "generations": self.generation,
             "most_at_once": self.coordinator.crew.most_at_once,
             "events_missing": self._events.missing,
             "not_written": self._unwritten.as_dict(),
         }
-        summary = {**settings, **self.metrics.summary(), **outcome}
-        self._summary = self._run_dir.begin_summary(summary)
-        self._attend_summary()
-
-    def _attend_summary(self) -> bool:
-        """Whether summary.json is being written; notes what has come of it once it is not."""
-        if self._summary is None:
-            return False
-        if not self._summary.is_over:
-            return True
-        failure, self._summary = self._summary.failure, None
-        assert self._run_dir is not None
-        self._unwritten.note(self._run_dir.summary, failure)
-        self._has_summary |= failure is None
-        return False
+        return {**settings, **self.metrics.summary(), **outcome}

@@ -1,6 +1,6 @@
 """Runs a shard beside the coordinator: a process with chunks, a data socket and clocks of its own.
 
-leash.ps.server.shard_process starts it. It carries messages between two places and a LinkedShard,
+leash.ps.server.shards starts it. It carries messages between two places and a LinkedShard,
 which decides: its link, over which the coordinator tells it the settings, the model and who takes
 part, and its data socket, which serves workers as that of shard 0 does. It evicts nobody, and ends
 when its link ends.

@@ -12,10 +12,12 @@ from leash.ps.policy import ASP, SSP, Rule
 from leash.ps.recovery.healing import Healing
 from leash.ps.recovery.recovery import Recovery
 from leash.ps.runs.journal import Granted, Journal, LeaseChange
+from leash.ps.server.continuation import Continuation
 from leash.ps.server.coordinator import ControlAnswer, Coordinator
-from leash.ps.server.lease_desk import LeaseDesk
-from leash.ps.server.leases import EpochPositions, Leases
-from leash.ps.server.run_engine import RunEngine
+from leash.ps.server.leases.lease_desk import LeaseDesk
+from leash.ps.server.leases.leases import EpochPositions, Leases
+from leash.ps.server.leases.work_left import WorkLeft
+from leash.ps.server.results import Results
 from leash.ps.shard import identities
 from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.identities import Identities
@@ -183,7 +185,7 @@ def a_checkpoint_has_parameters_of_later(patch: pytest.MonkeyPatch) -> None:
 
 
 def nobody_waits_for_the_evicted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Coordinator, "coming_back", [])
+    patch.setattr(WorkLeft, "coming_back", [])
 
 
 # Of a run that survives.
@@ -276,15 +278,15 @@ def nobody_is_patient(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_last_checkpoint_is_not_tried_again(patch: pytest.MonkeyPatch) -> None:
-    attend = RunEngine._attend_results
+    advance = Results.advance
 
-    def once(run: RunEngine) -> None:
-        if run._waits is not None:
-            run.give_up()
+    def once(results: Results) -> None:
+        if results._wait is not None:
+            results.give_up()
         else:
-            attend(run)
+            advance(results)
 
-    patch.setattr(RunEngine, "_attend_results", once)
+    patch.setattr(Results, "advance", once)
 
 
 # Of keys.
@@ -401,7 +403,7 @@ def a_worker_is_not_waited_for_in_the_midst_of_its_offers(patch: pytest.MonkeyPa
 
 
 def whoever_has_not_come_back_owes_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Coordinator, "_note_absent", lambda _: None)
+    patch.setattr(Continuation, "_note_absent", lambda _: None)
 
 
 def a_lease_counts_whose_answer_was_lost(patch: pytest.MonkeyPatch) -> None:
@@ -423,7 +425,7 @@ def a_checkpoint_is_taken_in_the_midst_of_a_recovery(patch: pytest.MonkeyPatch) 
 
     def careless(coordinator: Coordinator, msg: Save, payload: Any) -> Any:
         with patch.context() as during:
-            during.setattr(coordinator, "_recovery", None)
+            during.setattr(coordinator.continuation, "_recovery", None)
             return on_save(coordinator, msg, payload)
 
     patch.setattr(Coordinator, "_on_save", careless)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from leash.ps.server.leases import Leases
+from leash.ps.server.leases.leases import Leases
 from leash.ps.wire.messages import OVER, REST, TRAIN, Lease, Leased
 
 REST_S = 0.05

@@ -18,8 +18,8 @@ from leash.ps.runs.checkpoint_file import Bytes, Plan
 from leash.ps.runs.disk import EndedWriting, GrowingFile, OpenFile, ThisHost, Writing
 from leash.ps.runs.events import EventLog
 from leash.ps.server.coordinator import Coordinator
-from leash.ps.server.remote_shards import OnNotice, RemoteShard, RemoteShards
-from leash.ps.server.shards import Shards
+from leash.ps.server.shards.remote_shards import OnNotice, RemoteShard, RemoteShards
+from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.data_desk import DataDesk, Send
 from leash.ps.shard.linked_shard import LinkedShard, LinkPayload, unpacked_settings
 from leash.ps.shard.members import Members

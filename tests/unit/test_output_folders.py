@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from leash.bench import command as bench
-from leash.ps.commands import launch
 from leash.ps.errors import UsageError
 from leash.ps.experiments import command as experiment
 from leash.ps.experiments.options import ExperimentOptions
+from leash.ps.launch import command as launch
 from leash.ps.options.bench import BenchOptions
 from leash.ps.options.commands import EvaluateOptions, LaunchOptions
 from leash.ps.options.em import EmOptions

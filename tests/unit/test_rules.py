@@ -12,10 +12,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("leash", "ps", "worker", "bench", "examples", "tools")
 BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 ENGINES = (
-    "server/run_engine.py", "server/coordinator.py", "server/checkpoints.py", "server/saves.py",
-    "server/shards.py", "server/remote_shards.py", "server/lease_desk.py", "server/leases.py",
-    "server/pacing.py", "server/progress.py", "shard/linked_shard.py", "shard/members.py",
-    "shard/metrics.py", "shard/alignment.py", "shard/model.py",
+    "server/run_engine.py", "server/ending.py", "server/results.py", "server/coordinator.py",
+    "server/continuation.py", "server/standing.py", "server/checks.py", "server/checkpoints.py",
+    "server/saves.py", "server/progress.py", "server/shards/shards.py",
+    "server/shards/remote_shards.py", "server/leases/lease_desk.py", "server/leases/leases.py",
+    "server/leases/pacing.py", "server/leases/work_left.py", "shard/linked_shard.py",
+    "shard/members.py", "shard/metrics.py", "shard/alignment.py", "shard/model.py",
 )  # fmt: skip
 CARRIERS = {"zmq", "socket", "select", "subprocess", "threading", "multiprocessing"}
 CLOCKS = {

@@ -20,16 +20,16 @@ from rich.console import Console
 from rich.text import Text
 
 from leash._log import Say
-from leash.ps.commands.launch import (
-    audit_text,
-    options_of_server,
-    options_of_workers,
-    planned_epochs,
-)
 from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import result_lines
 from leash.ps.datafiles.required import require_data
 from leash.ps.experiments.machines import MachinesGroup, VirtualLaunch
+from leash.ps.launch.process_options import (
+    options_of_server,
+    options_of_workers,
+    planned_epochs,
+)
+from leash.ps.launch.result import audit_text
 from leash.ps.options.base import common_options
 from leash.ps.options.catalog import choose_task
 from leash.ps.options.commands import EvaluateOptions, LaunchOptions

@@ -6,8 +6,8 @@ from typing import Final
 
 from leash.ps.options.server import ServerOptions
 from leash.ps.runs.rundir import RunDir
-from leash.ps.server.remote_shards import OnNotice, RemoteShard, RemoteShards
 from leash.ps.server.run_engine import RunEngine
+from leash.ps.server.shards.remote_shards import OnNotice, RemoteShard, RemoteShards
 from leash.ps.shard.data_desk import memory_of
 from leash.ps.wire.sockets import Payload
 from leash.worker.virtual.network import Connection, Frames

@@ -341,14 +341,14 @@ def stopped_shard(running: RunningServer) -> int:
 def test_a_shard_that_does_not_answer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(workers=1, chunk_kib=64, shards=2) as running:
         # Once it is up: to begin takes as long as it takes.
-        monkeypatch.setattr("leash.ps.server.remote_shards.ANSWER_S", 1.0)
+        monkeypatch.setattr("leash.ps.server.shards.remote_shards.ANSWER_S", 1.0)
         pid = stopped_shard(running)
         assert running.join() == 1
     assert running.said[-1].endswith(f"shard 1 (process {pid}) was lost: silent for 1 s")
 
 
 def test_a_hello_that_meets_a_lost_shard_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leash.ps.server.remote_shards.ANSWER_S", 1.0)
+    monkeypatch.setattr("leash.ps.server.shards.remote_shards.ANSWER_S", 1.0)
     with serving(workers=1, chunk_kib=64, shards=2) as running, peers(running.address) as (peer,):
         pid = stopped_shard(running)
         hello = {"t": "hello", "role": "worker", "worker": 1, "name": "late"}

@@ -26,8 +26,8 @@ from leash.ps.runs.journal import Memory, begin_journal
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import TRY_AGAIN_S
 from leash.ps.server.loop import SHARD_RESTARTS
-from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.server.run_engine import RunEngine
+from leash.ps.server.shards.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.shard.linked_shard import COUNTS_S, LinkedShard, unpacked_settings
 from leash.ps.wire.messages import Message, Report
 from leash.ps.wire.shard_link import LinkClosedError
@@ -52,7 +52,7 @@ Forward = Callable[[bytes, Frames], None]
 
 
 class ShardProcess:
-    """A further shard, and the link to it. Implements leash.ps.server.remote_shards.ShardLink."""
+    """A further shard, and the link to it. Implements `remote_shards.ShardLink`."""
 
     def __init__(self, index: int, server: "SimulatedServer", process: Process) -> None:
         self.process: Final = process
@@ -346,7 +346,7 @@ class SimulatedServer:
     def _check_journal(self) -> None:
         """Checks that a server that is started again knows what anybody was told by this one."""
         run = self.run
-        if self._disk.fault == FULL or run.coordinator.unwritten.lasting:
+        if self._disk.fault == FULL or run.coordinator.standing.unwritten.lasting:
             return
         journal = self._disk.files[RUN_DIR / JOURNAL]
         lines = [json.loads(line) for line in journal.split(b"\n") if line]
@@ -415,8 +415,8 @@ class SimulatedServer:
         asked = run.coordinator.asked_to_stop, run.coordinator.saves.awaited
         ranks = dict(run.identities.ranks)
         return (
-            members, repr(run.coordinator.position()), run.rule, counts, chunks, journal, asked,
-            ranks,
+            members, repr(run.coordinator.continuation.position()), run.rule, counts, chunks,
+            journal, asked, ranks,
         )  # fmt: skip
 
     def _note_granted(self, header: bytes, request: bytes, user: str) -> None:
@@ -477,7 +477,7 @@ class SimulatedServer:
 
     def _close(self) -> None:
         self.run.close()
-        self.ended, self.status = self.run._ended, self.run.status
+        self.ended, self.status = self.run.ended, self.run.status
         self.process.kill()
         for shard in self.shards:
             shard.process.kill()

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from leash.ps.commands import launch
 from leash.ps.datafiles.cifar10 import BATCHES, BATCHES_DIR
 from leash.ps.datafiles.required import FINDERS, require_data
 from leash.ps.errors import UsageError
+from leash.ps.launch import command as launch
 from leash.ps.options.catalog import DATASETS
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.server import ServerOptions

@@ -12,7 +12,6 @@ import pytest
 import yaml
 from rich.console import Console
 
-from leash.ps.commands import launch
 from leash.ps.errors import UsageError
 from leash.ps.experiments import command, plan
 from leash.ps.experiments.command import _is_there, run
@@ -21,6 +20,7 @@ from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.experiments.outcome import RunOutcome, median_rows, read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.interrupt import Interrupted
+from leash.ps.launch import command as launch
 from leash.ps.wire.keys import worker_files
 
 SWEEP = """

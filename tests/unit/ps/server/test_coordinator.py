@@ -16,8 +16,9 @@ from leash.ps.errors import LayoutError, UsageError
 from leash.ps.policy import POLICIES, choose_rule
 from leash.ps.runs.disk import THIS_HOST
 from leash.ps.runs.position import LeasePosition, Position, SharePosition
-from leash.ps.server.coordinator import ALL_DONE, MAX_MISSING, STACKS_MAX_NBYTES
+from leash.ps.server.coordinator import ALL_DONE, MAX_MISSING
 from leash.ps.server.saves import Saves
+from leash.ps.server.standing import STACKS_MAX_NBYTES
 from leash.ps.shard.members import HELLOS_REMEMBERED, MAX_OBSERVERS
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.messages import (
@@ -1306,8 +1307,8 @@ LEASES = LeasePosition(60, 1, {2: [(40, 60)]})
 
 def test_a_rank_is_told_where_its_predecessor_was_in_an_earlier_run() -> None:
     server = make_server(data_plan="static", seed=5)
-    server.coordinator.go_on(Position(5, 2, SHARES))
-    assert server.coordinator.position() == Position(5, 2, SHARES)
+    server.coordinator.continuation.go_on(Position(5, 2, SHARES))
+    assert server.coordinator.continuation.position() == Position(5, 2, SHARES)
     for rank, share in SHARES.items():
         welcome = server.hello(rank)
         assert SharePosition(welcome.epochs, welcome.samples, welcome.share) == share
@@ -1316,7 +1317,7 @@ def test_a_rank_is_told_where_its_predecessor_was_in_an_earlier_run() -> None:
 
 def test_other_ranks_than_before_begin_with_the_next_whole_epoch() -> None:
     server = make_server(3, data_plan="static", seed=5)
-    server.coordinator.go_on(Position(5, 2, SHARES))
+    server.coordinator.continuation.go_on(Position(5, 2, SHARES))
     for rank in (1, 2, 3):
         welcome = server.hello(rank)
         assert (welcome.epochs, welcome.samples, welcome.share) == (2, 0, 0)
@@ -1331,14 +1332,14 @@ def test_an_observer_and_a_newcomer_to_a_new_run_begin_at_the_beginning() -> Non
 
 def test_leases_go_on_where_those_of_an_earlier_run_were() -> None:
     server = make_server(data_plan="lease", seed=5)
-    server.coordinator.go_on(Position(5, 1, {}, LEASES))
-    assert server.coordinator.position() == Position(5, 1, {}, LEASES)
+    server.coordinator.continuation.go_on(Position(5, 1, {}, LEASES))
+    assert server.coordinator.continuation.position() == Position(5, 1, {}, LEASES)
     server.start()
     leased = server.ask(make_request(Lease, 1, server.incarnation(1)))
     assert isinstance(leased, Leased)
     assert (leased.epoch, leased.first) == (2, 40)
     # What is leased and not answered is not done.
-    assert server.coordinator.position() == Position(5, 1, {}, LEASES)
+    assert server.coordinator.continuation.position() == Position(5, 1, {}, LEASES)
 
 
 @pytest.mark.parametrize("data_plan", ["static", "lease"])
@@ -1346,23 +1347,23 @@ def test_a_run_that_cannot_go_on_like_this_is_refused_with_what_to_give(data_pla
     shares, leases = (SHARES, None) if data_plan == "static" else ({}, LEASES)
     position = Position(5, 2, shares, leases)
     with pytest.raises(UsageError, match="give --seed 5"):
-        make_server(data_plan=data_plan, seed=6).coordinator.go_on(position)
+        make_server(data_plan=data_plan, seed=6).coordinator.continuation.go_on(position)
     with pytest.raises(UsageError, match="such as --epochs 4"):
-        make_server(data_plan=data_plan, seed=5, epochs=2).coordinator.go_on(position)
+        make_server(data_plan=data_plan, seed=5, epochs=2).coordinator.continuation.go_on(position)
 
 
 def test_loops_of_peoples_own_may_go_on_with_any_seed() -> None:
     server = make_server(seed=6, epochs=1)
-    server.coordinator.go_on(Position(5, 2))
-    assert server.coordinator.position() == Position(6, 0)
+    server.coordinator.continuation.go_on(Position(5, 2))
+    assert server.coordinator.continuation.position() == Position(6, 0)
 
 
 def test_what_begins_anew_is_what_workers_keep_for_themselves() -> None:
-    assert make_server().coordinator.position().anew == []
+    assert make_server().coordinator.continuation.position().anew == []
     server = make_server(outer_lr=0.7)
     server.hello(1, codecs=["int8", "f32"])
     server.hello(2)
-    assert server.coordinator.position().anew == [
+    assert server.coordinator.continuation.position().anew == [
         "what int8 has left over of gradients", "the workers' own optimizers",
     ]  # fmt: skip
 

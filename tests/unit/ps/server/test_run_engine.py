@@ -28,15 +28,10 @@ from leash.ps.runs.journal import COUNT_S, read_journal
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unwritten import TRY_AGAIN_S
 from leash.ps.server.coordinator import ALL_DONE, ALL_GONE
+from leash.ps.server.ending import ALIGN_S, GRACE_S
 from leash.ps.server.evaluator_process import EvaluatorFailure
-from leash.ps.server.run_engine import (
-    ALIGN_S,
-    ALIGN_TICK_S,
-    FETCHED_S,
-    GRACE_S,
-    TICK_S,
-    RunEngine,
-)
+from leash.ps.server.results import FETCHED_S
+from leash.ps.server.run_engine import ALIGN_TICK_S, TICK_S, RunEngine
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.messages import (
     TEXT_MAX,

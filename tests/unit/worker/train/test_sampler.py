@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler
 
 from leash import LeaseSampler, PSOptimizer
 from leash.ps.errors import UsageError
-from leash.ps.server.leases import Leases
+from leash.ps.server.leases.leases import Leases
 from leash.ps.wire.messages import Lease, Leased
 from support.servers import serving
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leash.ps.server.pacing import (
+from leash.ps.server.leases.pacing import (
     LEASE_S,
     LEAST_BATCH,
     MAX_AUTO_STEPS,

@@ -22,7 +22,7 @@ from leash.ps.errors import LayoutMismatchError
 from leash.ps.policy import Rule, message_fields
 from leash.ps.runs.checkpoint import ChunkStore
 from leash.ps.runs.snapshot import ChunkMoment
-from leash.ps.server.remote_shards import Notice, RemoteShard, RemoteShards
+from leash.ps.server.shards.remote_shards import Notice, RemoteShard, RemoteShards
 from leash.ps.shard.data_counts import DataCounts
 from leash.ps.shard.data_desk import DataDesk
 from leash.ps.shard.members import Member, Members

@@ -1,6 +1,6 @@
 import pytest
 
-from leash.ps.commands.restarts import Restarts, has_crashed
+from leash.ps.launch.restarts import Restarts, has_crashed
 
 
 @pytest.mark.parametrize(

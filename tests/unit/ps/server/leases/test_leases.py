@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from leash.ps.errors import HeaderError, PlanMismatchError, SupersededError
 from leash.ps.runs.position import LeasePosition, Position
-from leash.ps.server.leases import Leases
+from leash.ps.server.leases.leases import Leases
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 from leash.worker.datasets.base import in_batches
 from support.crew import Crew

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from leash.ps.commands.script import LogTail
+from leash.ps.launch.script import LogTail
 
 
 def test_a_line_is_shown_once_it_is_complete(tmp_path: Path) -> None:

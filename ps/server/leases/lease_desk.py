@@ -9,8 +9,8 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.runs.journal import Granted, Journal, LeaseChange, Released
 from leash.ps.runs.position import LeasePosition
 from leash.ps.runs.unfinished import Unfinished, ranges
-from leash.ps.server.leases import Leases
-from leash.ps.server.shards import Shards
+from leash.ps.server.leases.leases import Leases
+from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.messages import Lease, Leased

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from leash.ps.processes import spawn_module
-from leash.ps.server import remote_shards
+from leash.ps.server.shards import remote_shards
 from leash.ps.wire.frames import TO_COORDINATOR
 from leash.ps.wire.messages import Message
 from leash.ps.wire.shard_link import Link, ReceivedPayload, SentPayload
@@ -16,7 +16,7 @@ REAP_S: Final = 1.0  # a process may take so long to end after its link
 
 
 class ShardProcess:
-    """A process of leash.ps.shard.process. Implements leash.ps.server.remote_shards.ShardLink."""
+    """A process of leash.ps.shard.process. Implements `remote_shards.ShardLink`."""
 
     def __init__(self) -> None:
         """Starts the process."""

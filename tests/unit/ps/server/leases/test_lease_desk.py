@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from leash.ps.errors import HeaderError, NotReadyError, PlanMismatchError
 from leash.ps.options.plan import LEASE, STATIC
 from leash.ps.runs.journal import Granted
-from leash.ps.server.lease_desk import LeaseDesk
+from leash.ps.server.leases.lease_desk import LeaseDesk
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased, Report
 from leash.ps.wire.shard_messages import Leave
 from support.sockless import SocklessServer

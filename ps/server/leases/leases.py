@@ -28,7 +28,13 @@ from typing import Final
 
 from leash.ps.errors import HeaderError, PlanMismatchError, SupersededError
 from leash.ps.runs.position import LeasePosition
-from leash.ps.server.pacing import Pace, RoundPlanner, last_samples, lease_samples, samples_together
+from leash.ps.server.leases.pacing import (
+    Pace,
+    RoundPlanner,
+    last_samples,
+    lease_samples,
+    samples_together,
+)
 from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased
 
 # A lease has no fewer samples, where the data set has more: batch normalization fails on a batch of

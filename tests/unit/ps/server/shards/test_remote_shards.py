@@ -6,7 +6,7 @@ import pytest
 
 from leash.ps.errors import LayoutError, ShardLostError
 from leash.ps.options.server import ServerOptions
-from leash.ps.server.remote_shards import (
+from leash.ps.server.shards.remote_shards import (
     ANSWER_S,
     START_S,
     Notice,
