@@ -414,7 +414,7 @@ def serve(options: ServerOptions) -> int:
 
 def _begin_journal(
     run_dir: RunDir, patience_s: float, before: Server | None,
-    now: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] = time.monotonic, wait: Callable[[float], None] = time.sleep,
 ) -> Memory:  # fmt: skip
     """Begins the journal of the next server, once the disk takes it.
 
@@ -423,6 +423,7 @@ def _begin_journal(
         patience_s: for so long it is tried.
         before: the server before, if it was one of this process.
         now: seconds on a clock that never goes back.
+        wait: lets so many seconds pass.
 
     Raises:
         UsageError: the file is no journal.
@@ -443,7 +444,7 @@ def _begin_journal(
             if why != told:
                 _say(f"{why}; the server begins as soon as it can: make room there")
             told = why
-        time.sleep(LOOK_S)
+        wait(LOOK_S)
 
 
 def _newest(run_dir: RunDir) -> str | None:
