@@ -431,7 +431,7 @@ def _begin_journal(
     """
     unwritten, until_s, told = (
         before.unwritten if before else b"",
-        time.monotonic() + patience_s,
+        now() + patience_s,
         "",
     )
     while True:
