@@ -55,8 +55,8 @@ class RankGiver:
         free = self._free(user)
         if not free:
             raise TooManyError(
-                f"all {len(self._members.ranks)} ranks of this run are taken: wait until a worker "
-                "leaves, or start the server with more --workers"
+                f"all ranks of this run ({len(self._members.ranks)}) are taken: one is free once a "
+                "worker leaves, or with more --workers of the server"
             )
         return min(free, key=lambda rank: (*self._liking(rank, hello), rank))
 

@@ -159,7 +159,7 @@ class Client:
         )  # fmt: skip
         self._member: Final = Membership(
             session, carriers.open_control(), self.departure, self.doing,
-            carriers.open_liveness, wait_s=wait_s, patience_s=patience_s,
+            carriers.open_liveness, wait_s=wait_s, patience_s=patience_s, say=self._say,
         )  # fmt: skip
         self._exchange: Final = Exchange(
             self._member, carriers, layout, self.memory, encoding,

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from leash.ps.errors import StoppingError, UsageError
+from leash._log import Say
+from leash.ps.errors import StoppingError, TooManyError, UsageError
 from leash.ps.wire import hosts
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Beaten, Welcome
@@ -31,6 +32,7 @@ FORKED: Final = (
     "fork; use it there, or join from here under a rank of its own"
 )
 BYE_AGAIN_S: Final = 3.0  # meanwhile it looks so often whether the server is gone
+RANK_AGAIN_S: Final = 1.0  # a worker that waits for a rank asks so often whether one is free
 GONE_S: Final = 5.0  # a server whose host refuses connections for so long has ended
 
 
@@ -53,7 +55,7 @@ class Membership:
     def __init__(
         self, session: Session, control: ControlChannel, departure: Departure, doing: Doing,
         open_liveness: Callable[[Beats, Departure, Doing], Liveness], *,
-        wait_s: float | None, patience_s: float,
+        wait_s: float | None, patience_s: float, say: Say,
     ) -> None:  # fmt: skip
         """Takes no part yet; `say_hello` does.
 
@@ -64,7 +66,9 @@ class Membership:
             doing: what the thread that trains does now.
             open_liveness: makes what beats for one incarnation.
             wait_s: how long the first hello waits for an answer; None for as long as ever.
-            patience_s: how long later ones do.
+            patience_s: how long later ones do, and how long it waits for a rank where all are
+                taken and it takes any.
+            say: shows a line.
         """
         self.session: Final = session
         self.control: Final = control
@@ -74,7 +78,9 @@ class Membership:
         self.rank: int = session.rank
         self.deadline_s: float = math.inf
         self._open_liveness: Final = open_liveness
+        self._say: Final = say
         self._first_s: Final = ANSWER_S if wait_s is None else wait_s
+        self._rank_s: Final = patience_s if wait_s is None else wait_s
         self._process: Final = os.getpid()
         self._liveness: Liveness | None = None
         self._refused_s: float | None = None  # since when its host has refused connections
@@ -132,20 +138,34 @@ class Membership:
     def say_hello(self, codec: str) -> None:
         """Asks to take part, as another incarnation, and begins to beat.
 
+        Where all ranks are taken, and it takes any, it asks until one is free.
+
         Args:
             codec: in which this process would push gradients.
 
         Raises:
             EvictedError: the run went on without this process before the answer came.
+            ToldToLeave: this worker was told to go while it waited for a rank.
             LeashError: nobody answers, or the server refuses.
         """
         session = self.session
-        session.want_hello(
-            [codec] if codec == "f32" else [codec, "f32"],
-            self._first_s if session.welcome is None else self.patience_s,
-        )
-        while session.is_wanting:
-            self.control.carry(session)
+        codecs = [codec] if codec == "f32" else [codec, "f32"]
+        until_s, told = time.monotonic() + self._rank_s, ""
+        while True:
+            session.want_hello(
+                codecs, self._first_s if session.welcome is None else self.patience_s
+            )
+            while session.is_wanting:
+                self.control.carry(session)
+            lacks_rank = isinstance(session.error, TooManyError) and session.any_rank
+            if not lacks_rank or time.monotonic() >= until_s:
+                break
+            if told != str(session.error):
+                told = str(session.error)
+                self._say(f"{told}; this worker waits for that")
+            if self.departure.look():
+                self.departure.go()
+            time.sleep(RANK_AGAIN_S)
         self.control.require_answer(session)
         assert session.welcome is not None
         assert session.beats is not None

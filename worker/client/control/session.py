@@ -203,6 +203,7 @@ class Session(Requester):
     Attributes:
         rank: the worker's number, from 1; 0 for an observer, and before the first welcome for a
             worker that takes any rank.
+        any_rank: whether the server says which rank this worker has.
         welcome: the newest; None before the first.
         beats: of the newest welcome; None before the first.
         leased: the answer to the newest request for samples; None until it has come.
@@ -230,7 +231,7 @@ class Session(Requester):
         self._patience_s: Final = patience_s
         self._doing: Final = doing
         self.rank: int = rank
-        self._any_rank: Final = any_rank
+        self.any_rank: Final = any_rank
         self._seat: Final = seat
         self.welcome: Welcome | None = None
         self.beats: Beats | None = None
@@ -260,9 +261,9 @@ class Session(Requester):
             codecs: in which this process would push gradients, the best first.
             timeout_s: how long to wait for an answer.
         """
-        role = "worker" if self.rank or self._any_rank else "observer"
+        role = "worker" if self.rank or self.any_rank else "observer"
         hello = Hello(
-            role, self.rank, self._name, list(codecs), self._draw(), self._any_rank,
+            role, self.rank, self._name, list(codecs), self._draw(), self.any_rank,
             self._seat.place, self._seat.token,
         )  # fmt: skip
         self._want(hello, Welcome, timeout_s)

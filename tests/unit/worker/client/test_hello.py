@@ -1,5 +1,7 @@
 """A client says hello until it is heard, and again where the server has given it up meanwhile."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from leash.ps.errors import TooManyError
@@ -8,7 +10,9 @@ from leash.ps.wire.frames import encode
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import Error, Hello, Message
 from leash.worker.client import Client
+from leash.worker.client.control import membership
 from support.answering import Frames, server
+from support.servers import serving
 
 LAYOUT = Layout([Slot("w", "f32", (4,))])
 EVICTED = Error("evicted", "worker 1: evicted", 1, 0, 0, 0)
@@ -47,3 +51,31 @@ def test_two_processes_draw_different_numbers() -> None:
                 Client(address, LAYOUT, rank=1)
     numbers = {hello.number for hello in heard if isinstance(hello, Hello)}
     assert len(numbers) == 2
+
+
+def test_a_worker_that_takes_any_rank_waits_until_one_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(membership, "RANK_AGAIN_S", 0.02)
+    said: list[str] = []
+    with serving(workers=1, data_plan="lease") as running, ThreadPoolExecutor(1) as pool:
+        first = Client(running.address, LAYOUT, rank="auto")
+        waiting = pool.submit(Client, running.address, LAYOUT, rank="auto", say=said.append)
+        refused = running.server.metrics.own.refusals
+        while refused["too_many"] < 3:  # it asks again and again
+            assert not waiting.done()
+        first.close("stopped")
+        second = waiting.result(30.0)
+        assert second.rank == 1
+        second.close("stopped")
+    (told,) = said
+    assert told.startswith("all ranks of this run (1) are taken: one is free once a worker leaves")
+    assert told.endswith("this worker waits for that")
+
+
+def test_it_waits_for_a_rank_for_as_long_as_it_was_told_to() -> None:
+    with (
+        server(lambda _: [[encode(END)]]) as address,
+        pytest.raises(TooManyError, match="the end of this test"),
+    ):
+        Client(address, LAYOUT, rank="auto", wait_s=0.01)
