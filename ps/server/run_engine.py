@@ -63,6 +63,11 @@ from leash.ps.wire.messages import (
 )
 from leash.ps.words import DONE
 
+LAST_IS_LOST: Final = (
+    "all workers had left when the server before this one died, and what they trained after its "
+    "newest checkpoint is lost with it: start them again to train that anew, or end the run by "
+    "leash stop"
+)
 TICK_S: Final = 0.2
 ALIGN_TICK_S: Final = 0.002  # while the shards come to one step
 OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Bye)  # others may come from anybody
@@ -227,6 +232,8 @@ class RunEngine:
         self._ending.go_on(remembered.trained.seconds)
         if remembered.generation:
             self._say(f"server {self.generation} of this run: its files are in {run_dir.path}")
+        if remembered.started and not remembered.awaited and not self.metrics.started:
+            self._say(LAST_IS_LOST)
         if remembered.rule is not None and remembered.rule != self.rule:
             self.coordinator.go_by(remembered.rule)
             self._say(f"it goes by {self.rule}, as was set")

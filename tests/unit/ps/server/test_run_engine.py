@@ -31,7 +31,7 @@ from leash.ps.server.coordinator import ALL_DONE, ALL_GONE
 from leash.ps.server.ending import ALIGN_S, GRACE_S
 from leash.ps.server.evaluator_process import EvaluatorFailure
 from leash.ps.server.results import FETCHED_S
-from leash.ps.server.run_engine import ALIGN_TICK_S, TICK_S, RunEngine
+from leash.ps.server.run_engine import ALIGN_TICK_S, LAST_IS_LOST, TICK_S, RunEngine
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.messages import (
     TEXT_MAX,
@@ -900,6 +900,25 @@ def test_a_worker_whose_last_steps_are_lost_with_the_server_is_awaited(tmp_path:
     run.engine.close()
     run_dir = RunDir(tmp_path, goes_on=True)
     run = PlayedRun("asp", run_dir, epochs=1, resume=str(run_dir.newest_checkpoint))
+    assert run.members.missing == [1, 2]
+    run.engine.close()
+
+
+def test_a_server_that_dies_when_all_have_left_says_what_is_lost_and_what_to_do(
+    tmp_path: Path,
+) -> None:
+    run = PlayedRun("asp", RunDir(tmp_path), epochs=1, checkpoint_every="1s")
+    run.start()
+    for worker in (1, 2):
+        run.ask(Report(worker, run.incarnation(worker), "plan", 1, 0, 2, 0.0, 0.0, 0.0, 0.0))
+    run.train(1)
+    run.wait(2.0)
+    run.train(2)
+    run.bye(1), run.bye(2)
+    run.engine.close()  # before it has written its last checkpoint
+    run_dir = RunDir(tmp_path, goes_on=True)
+    run = PlayedRun("asp", run_dir, epochs=1, resume=str(run_dir.newest_checkpoint))
+    assert LAST_IS_LOST in run.said
     assert run.members.missing == [1, 2]
     run.engine.close()
 
