@@ -1,8 +1,11 @@
 import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
+from leash.ps.interrupt import SIGNALS
 from support.processes import OWNER
 
 # A test has a time limit; a single example on a busy machine has none.
@@ -25,3 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def torture(request: pytest.FixtureRequest) -> bool:
     """Whether a test is to go on for as long as it takes, instead of a short share of it."""
     return bool(request.config.getoption("--torture"))
+
+
+@pytest.fixture(autouse=True)
+def no_handler_of_a_signal_is_left() -> Iterator[None]:
+    """What a test does about signals ends with it: later ones in its process send some too."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    after = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert after == before

@@ -25,9 +25,11 @@ cut costs what came in that time. A last line that was cut off is left out. So t
 does not write on behind it, each begins with a line of its own, after an empty one as a rule.
 """
 
+import errno
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -317,7 +319,7 @@ class Journal:
         self._write()
         self.on_trouble = lambda _: None
         if self._waiting:
-            raise failures[-1]
+            raise failures[-1] if failures else OSError(errno.EIO, os.strerror(errno.EIO))
         self._waiting = unwritten
         self._write()
 

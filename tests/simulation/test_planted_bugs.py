@@ -192,14 +192,17 @@ def nobody_waits_for_the_evicted(patch: pytest.MonkeyPatch) -> None:
 
 
 def an_answer_leaves_before_its_line_is_in_the_journal(patch: pytest.MonkeyPatch) -> None:
-    write, force = Journal._write, Journal.force
+    note, force = Journal._note, Journal.force
+    late: list[tuple[Journal, str, dict[str, Any]]] = []
 
-    def write_and_force(journal: Journal) -> None:
-        write(journal)
+    def note_and_force(journal: Journal) -> None:
+        for line in [line for line in late if line[0] is journal]:
+            late.remove(line)
+            note(journal, line[1], **line[2])
         force(journal)
 
-    patch.setattr(Journal, "_write", lambda _: None)
-    patch.setattr(Journal, "force", write_and_force)
+    patch.setattr(Journal, "_note", lambda journal, what, **f: late.append((journal, what, f)))
+    patch.setattr(Journal, "force", note_and_force)
 
 
 def what_a_full_disk_has_not_taken_is_forgotten(patch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,8 @@ def test_the_same_command_goes_on_with_the_run_and_fresh_begins_anew(
             assert worker.wait() == 0
         assert server.wait() == 0
     told = json.loads((run_dir / "summary.json").read_text())
-    assert (told["ended"], told["generations"], told["steps"]) == ("done", 2, 3)
+    assert (told["ended"], told["generations"]) == ("done", 2)
+    assert told["steps"] >= 3  # and those of the first server, as far as it has noted them
     assert (run_dir / "events-1.jsonl").exists()
     assert audit_run(run_dir) == []
 
@@ -61,9 +62,16 @@ def test_the_same_command_goes_on_with_the_run_and_fresh_begins_anew(
 
 
 TRAIN = (
-    "launch", "--dataset=digits", "--workers=2", "--policy=ssp", "--bound=2", "--lr=0.05",
-    "--checkpoint-every=10u", "--slow=0.02",
+    "launch", "--dataset=digits", "--workers=2", "--lr=0.05", "--checkpoint-every=10u",
+    "--slow=0.02",
 )  # fmt: skip
+# What keeps more than parameters, the samples leased or in shares of the workers' own.
+OPTIMIZERS = {
+    "sgd, leases": ("--policy=ssp", "--bound=2"),
+    "momentum, leases": ("--policy=ssp", "--bound=2", "--momentum=0.5", "--lr=0.02"),
+    "adam, leases": ("--policy=asp", "--optimizer=adam", "--lr=0.001"),
+    "adam, bsp": ("--policy=bsp", "--optimizer=adam", "--lr=0.001"),
+}
 
 
 def server_of(launch: Child) -> psutil.Process:
@@ -86,12 +94,14 @@ def listens_at(process: psutil.Process) -> list[int]:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_launch_starts_a_killed_server_again_and_its_workers_go_on(
-    tmp_path: Path, torture: bool
+    tmp_path: Path, optimizer: str, torture: bool
 ) -> None:
     run, kills, chance = tmp_path / "run", 20 if torture else 1, random.Random(1)
     argv = [
-        *LEASH, *TRAIN, f"--run-dir={run}", "--shards=2", f"--epochs={10 * kills}",
+        *LEASH, *TRAIN, *OPTIMIZERS[optimizer], f"--run-dir={run}", "--shards=2",
+        f"--epochs={10 * kills}",
         *([f"--server-restarts={kills}"] if torture else []),
     ]  # fmt: skip
     with Child(argv) as launch:
@@ -113,11 +123,19 @@ def test_a_launch_starts_a_killed_server_again_and_its_workers_go_on(
     server = (run / "logs" / "server.log").read_text()
     require_told("the server is killed", launch=launch.lines, server=server.splitlines())
     assert "server 2 of this run" in server
-    assert "started, ssp" in server  # of the first server: its log goes on
+    policy = OPTIMIZERS[optimizer][0].partition("=")[2]
+    assert f"started, {policy}" in server  # of the first server: its log goes on
+    assert told["test_accuracy"] > 0.9
 
 
 def test_a_launch_ends_with_a_server_that_is_killed_once_too_often(tmp_path: Path) -> None:
-    argv = [*LEASH, *TRAIN, f"--run-dir={tmp_path / 'run'}", "--epochs=1000"]
+    argv = [
+        *LEASH,
+        *TRAIN,
+        *OPTIMIZERS["sgd, leases"],
+        f"--run-dir={tmp_path / 'run'}",
+        "--epochs=1000",
+    ]
     with Child([*argv, "--server-restarts=1"]) as launch:
         await_checkpoint(tmp_path / "run")
         server_of(launch).kill()
@@ -125,7 +143,7 @@ def test_a_launch_ends_with_a_server_that_is_killed_once_too_often(tmp_path: Pat
         server_of(launch).kill()
         assert launch.wait() == 1
     assert any("the server was killed (SIGKILL); started again, 1 of 1" in x for x in launch.lines)
-    assert launch.lines[-1].startswith("leash launch: server: killed (see ")
+    assert launch.lines[-1].startswith("leash launch: server: killed ")
 
 
 def test_a_server_that_is_killed_has_left_its_events_up_to_the_last_second(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from leash.ps.errors import NotReadyError, UnknownWorkerError, UsageError
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker import PSOptimizer
-from leash.worker.client import Client, waiting
+from leash.worker.client import Client
+from leash.worker.client.control import waiting
 from support.servers import serving
 
 LAYOUT = Layout([Slot("w", "f32", (4,))])

@@ -90,7 +90,7 @@ def test_no_more_take_part_than_may() -> None:
     assert server.refusal(Hello("worker", 5, "fifth"), PACKED).code == "unknown_worker"
     refusal = server.refusal(from_machine("fifth", 5), PACKED)
     assert refusal.code == "too_many"
-    assert "all 4 ranks" in refusal.text
+    assert "all ranks of this run (4)" in refusal.text
     assert "--workers" in refusal.text
 
 
