@@ -20,7 +20,7 @@ Request& Flight::added(RequestKind kind) {
   order_.push_back(&request);
   unused_.pop_back();
   request.kind = kind;
-  request.chunk = 0;
+  request.chunk = request.chunks = 0;
   request.step = request.number = 0;
   request.is_due_again = false;
   request.payload = {};
@@ -30,7 +30,7 @@ Request& Flight::added(RequestKind kind) {
 Request& Flight::add(RequestKind kind, std::uint32_t chunk, std::uint32_t chunks) {
   Request& request = added(kind);
   request.chunk = chunk;
-  request.unanswered = chunks;
+  request.chunks = request.unanswered = chunks;
   for (std::uint32_t i = 0; i < chunks; ++i) at(chunk - i) = &request;
   return request;
 }
@@ -44,11 +44,24 @@ Request& Flight::add_options(std::uint64_t number) {
 Request* Flight::awaiting(std::uint32_t chunk, std::uint64_t chunks, std::uint64_t step,
                           std::uint64_t number) const {
   if (chunks == 0 || chunks > by_chunk_.size() || chunks > std::uint64_t{chunk} + 1) return nullptr;
+  Request* found = nullptr;
   for (std::uint32_t i = 0; i < chunks; ++i) {
-    const Request* const request = awaiting_at(chunk - i, step);
-    if (request == nullptr || request->number != number) return nullptr;
+    Request* const request = awaiting_at(chunk - i, step);
+    if (request != nullptr && request->number == number) {
+      if (found == nullptr) found = request;
+    } else if (at(chunk - i) != nullptr || !was_answered(chunk - i, step, number)) {
+      return nullptr;
+    }
   }
-  return at(chunk);
+  return found;
+}
+
+// Whether a chunk that is not awaited is one of a request that others are awaited of.
+bool Flight::was_answered(std::uint32_t chunk, std::uint64_t step, std::uint64_t number) const {
+  return std::ranges::any_of(order_, [&](const Request* request) {
+    return request->step == step && request->number == number && chunk <= request->chunk &&
+           request->chunk - chunk < request->chunks;
+  });
 }
 
 Request* Flight::awaiting_options(std::uint64_t number) const {
@@ -63,6 +76,7 @@ Request* Flight::awaiting_at(std::uint32_t chunk, std::uint64_t step) const {
 void Flight::settle(std::uint32_t chunk, std::uint64_t chunks) {
   for (std::uint32_t i = 0; i < chunks; ++i) {
     Request*& place = at(chunk - i);
+    if (place == nullptr) continue;
     Request& request = *place;
     place = nullptr;
     if (--request.unanswered == 0) remove(request);

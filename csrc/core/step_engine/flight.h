@@ -28,7 +28,8 @@ struct PayloadPlace {
 struct Request {
   RequestKind kind = RequestKind::kPush;
   std::uint32_t chunk = 0;       // the highest of its chunks
-  std::uint32_t unanswered = 0;  // how many of its chunks have no answer
+  std::uint32_t chunks = 0;      // how many it has
+  std::uint32_t unanswered = 0;  // how many of them have no answer
   std::uint64_t step = 0;        // of a push; otherwise 0
   std::uint64_t number = 0;      // of what is published, and of options; otherwise 0
   bool is_due_again = false;     // it is to be sent again
@@ -51,14 +52,16 @@ class Flight {
   std::size_t size() const { return order_.size(); }
 
   // The request that an answer for chunk, chunk - 1, ... settles, or the part of it for these
-  // chunks; null if one of them has none in flight with this step and number.
+  // chunks; null if one of them is in no request in flight with this step and number. Some of them
+  // may have been answered before: a request that goes again goes whole.
   Request* awaiting(std::uint32_t chunk, std::uint64_t chunks, std::uint64_t step,
                     std::uint64_t number) const;
   Request* awaiting_options(std::uint64_t number) const;
   // The request for a chunk that an error is about: it names a step, and no number.
   Request* awaiting_at(std::uint32_t chunk, std::uint64_t step) const;
 
-  // Removes these chunks, and a request with its last chunk. REQUIRES: awaiting() gave something.
+  // Removes those of these chunks that are there, and a request with its last chunk. REQUIRES:
+  // awaiting() gave something.
   void settle(std::uint32_t chunk, std::uint64_t chunks);
   void settle_options();
 
@@ -71,6 +74,7 @@ class Flight {
 
  private:
   Request& added(RequestKind kind);
+  bool was_answered(std::uint32_t chunk, std::uint64_t step, std::uint64_t number) const;
   Request*& at(std::uint32_t chunk) { return by_chunk_[chunk - first_]; }
   Request* at(std::uint32_t chunk) const;  // null also for another shard's
   void remove(Request& request);

@@ -88,6 +88,27 @@ TEST_CASE("no answer counts in a segment before that to the newest attach") {
   CHECK(worker.engine.is_done());
 }
 
+TEST_CASE(
+    "a run goes again whole, and is answered whole, though a part of it was answered before") {
+  StepWorker worker;
+  worker.attach();
+  worker.begin_in_slab(1);
+  CHECK(worker.send_pushes() == Pushed{{3, 4}});
+  CHECK(worker.answer_in_segment(1, 3, 1) == Received::kTaken);  // before the loss is heard of
+  worker.engine.lost(0);
+  worker.engine.connected(0);
+  const std::vector<Message> sent = worker.send(0, 0);
+  REQUIRE(sent.size() == 2);
+  CHECK(sent[1].push().chunks == 4);
+  worker.engine.attached(0, 2);
+  CHECK(worker.answer_in_segment(2, 3, 4) == Received::kTaken);  // of another step
+  CHECK_FALSE(worker.engine.is_done());
+  CHECK(worker.answer_in_segment(1, 3, 2) == Received::kTaken);
+  CHECK_FALSE(worker.engine.is_done());
+  CHECK(worker.answer_in_segment(1, 3, 4) == Received::kTaken);
+  CHECK(worker.engine.is_done());
+}
+
 TEST_CASE("a step that is broken off meanwhile does not have answers count any sooner") {
   StepWorker worker;
   worker.attach();
