@@ -130,17 +130,24 @@ class Continuation:
         self._metrics.go_on_with_plans(remembered.planned)
         self._expect_no_more(remembered.done)
         if remembered.started and remembered.awaited:
-            until_s = self._now() + self._options.evict_s
-            self._recovery = Recovery(remembered.awaited, until_s)
-            self._shards.begin_healing(generation_of_values)
-            self._died_in_lockstep = (remembered.rule or rule).policy is BSP
+            self._begin_recovery(remembered.awaited, generation_of_values, rule)
             return False
-        self._note_position()
         planned = self._options.epochs
         is_over = remembered.started and planned is not None and self._metrics.epoch >= planned
+        if remembered.started and not is_over:
+            # All had left, but some may not have heard so, and have newer values than a checkpoint.
+            self._begin_recovery(remembered.done, generation_of_values, rule)
+            return False
+        self._note_position()
         if is_over:
             self._note_absent()
         return is_over
+
+    def _begin_recovery(self, awaited: list[int], generation_of_values: int, rule: Rule) -> None:
+        until_s = self._now() + self._options.evict_s
+        self._recovery = Recovery(awaited, until_s)
+        self._shards.begin_healing(generation_of_values)
+        self._died_in_lockstep = (self._remembered.rule or rule).policy is BSP
 
     @property
     def recovers(self) -> bool:

@@ -194,7 +194,9 @@ class Metrics:
             shares: rank ▸ how far it is by the journal; `samples` is not known there.
             told: rank ▸ what it says itself.
         """
-        for rank, share in shares.items():
+        # A server that began again while nobody was at work knows of no shares any more.
+        others = {rank: SharePosition() for rank, own in told.items() if own.epochs}
+        for rank, share in {**others, **shares}.items():
             own, position = told.get(rank), share
             if own is not None and own.epochs >= share.epochs:
                 position = replace(share, epochs=own.epochs, samples=own.samples)
