@@ -287,9 +287,8 @@ class Journal:
         """
         self._file: Final = file
         self._is_forced = True  # whether all of it is on its way to the disk
-        self._cut_off = self._waiting = (
-            b""  # what the disk has taken of a line, and what it has not
-        )
+        self._waiting = b""  # what the disk has not taken
+        self._cut_off = b""  # what it has taken of the first line of that
         self._steps = 0  # how many were noted
         self.on_trouble: Callable[[OSError | None], None] = lambda _: None  # hears of failures
 

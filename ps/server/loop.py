@@ -429,11 +429,8 @@ def _begin_journal(
         UsageError: the file is no journal.
         LeashError: the disk has not taken it in time, or somebody has told the server to end.
     """
-    unwritten, until_s, told = (
-        before.unwritten if before else b"",
-        now() + patience_s,
-        "",
-    )
+    unwritten = before.unwritten if before is not None else b""
+    until_s, told = now() + patience_s, ""
     while True:
         try:
             return begin_journal(run_dir.journal, run_dir.disk, unwritten)

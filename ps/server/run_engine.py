@@ -64,14 +64,13 @@ from leash.ps.wire.messages import (
 from leash.ps.words import DONE
 
 LAST_IS_LOST: Final = (
-    "all workers had left when the server before this one died, and what they trained after its "
-    "newest checkpoint is lost with it: start them again to train that anew, or end the run by "
-    "leash stop"
+    "all workers had left when the server before this one died. What they trained after its newest "
+    "checkpoint is lost with it, unless one of them is still there and tells it: start them again "
+    "to train that anew, or end the run by leash stop"
 )
 TICK_S: Final = 0.2
 ALIGN_TICK_S: Final = 0.002  # while the shards come to one step
 OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Bye)  # others may come from anybody
-NOTHING: Final = Memory(Remembered(), Journal(None))  # what is remembered without a run directory
 AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
 
 
@@ -144,10 +143,11 @@ class RunEngine:
         self._uptime: Final = uptime
         self._may_begin_again: Final = may_begin_again and run_dir is not None
         self._unwritten: Final = Unwritten(say)
-        has_begun = memory or (
-            begin_journal(run_dir.journal, run_dir.disk) if run_dir is not None else NOTHING
-        )
-        remembered, self._journal = has_begun.remembered, has_begun.journal
+        if run_dir is None:
+            memory = Memory(Remembered(), Journal(None))
+        elif memory is None:
+            memory = begin_journal(run_dir.journal, run_dir.disk)
+        remembered, self._journal = memory.remembered, memory.journal
         self._events: Final = self._open_events(run_dir, remembered.generation)
         if demo_logs is not None:
             demo_logs.hear(self._unwritten.note)
