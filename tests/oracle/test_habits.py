@@ -34,6 +34,8 @@ def test_it_does_what_torch_does_or_says_why_not(case: Case) -> None:
     check(case.habit, case.setting, f32=case.f32)
 
 
+# torch's own first product in a thread of one's own says this, without a server too.
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")
 def test_it_does_so_on_a_gpu(gpu_case: Case) -> None:
     check(gpu_case.habit, gpu_case.setting, f32=gpu_case.f32, device="cuda")
 
