@@ -51,7 +51,33 @@ class Recovery:
         """
         return bool(live) and not self.missing(live, now_s)
 
-    @property
-    def lost(self) -> int:
-        """How many steps had no answer when the server died, and are pushed by nobody again."""
-        return sum(told.lost for told in self.told.values())
+    def in_step(self, step: int) -> list[int]:
+        """The ranks that go on in lockstep, if all who took part can; nobody if one cannot.
+
+        Those are in the same step, but for a step that is in all values and had no answer yet.
+        Whoever has not taken part to the last is new to the others: he comes in like a newcomer,
+        and hinders nobody.
+
+        Args:
+            step: the first that is not in all values.
+        """
+        told = [told for told in self.told.values() if told.worker in self._ranks]
+        if any(self._hinders(each, step) for each in told):
+            return []
+        return sorted(each.worker for each in told if each.step)
+
+    def lost(self, in_step: Collection[int]) -> int:
+        """How many steps had no answer when the server died, and are pushed by nobody again.
+
+        Args:
+            in_step: the ranks that push theirs again.
+        """
+        return sum(
+            told.lost if worker in in_step else max(told.lost, int(told.begun))
+            for worker, told in self.told.items()
+        )
+
+    def _hinders(self, told: Remember, step: int) -> bool:
+        if not told.step:
+            return told.lost > 0
+        return told.step != step and not (told.begun and told.step + 1 == step)

@@ -92,6 +92,7 @@ class Remembered:
         states: rank ▸ how its newest process stood: live, or how it had left.
         places: rank ▸ where that was, such as gpu-3/0, if it had told.
         rule: of the newest `set`; None if there was none.
+        was_set: whether there was one that workers may not know of, who said hello before it.
         started: whether training had begun.
         keys: public key ▸ the rank that it has taken.
         shares: rank ▸ how many epochs of its share it has completed, and how many samples one has.
@@ -106,6 +107,7 @@ class Remembered:
     states: dict[int, str] = field(default_factory=dict)
     places: dict[int, str] = field(default_factory=dict)
     rule: Rule | None = None
+    was_set: bool = False
     started: bool = False
     keys: dict[str, int] = field(default_factory=dict)
     shares: dict[int, SharePosition] = field(default_factory=dict)
@@ -166,7 +168,7 @@ class Remembered:
             case "left":
                 self.states[int(line["worker"])] = str(line["state"])
             case "rule":
-                self.rule = rule_from_message(*line["set"])
+                self.rule, self.was_set = rule_from_message(*line["set"]), True
             case "started":
                 self.started = True
             case "plan" | "epoch":
@@ -183,6 +185,7 @@ class Remembered:
             case "healed":
                 self.healed_chunks += int(line["chunks"])
                 self.lost_updates += int(line["lost"])
+                self.was_set = False
             case "lease" | "release" | "position":
                 self._take_leases(line)
             case "trained":

@@ -9,7 +9,7 @@
 Between `recover` and `end_if_over` it recovers: whoever says hello is counted, but does not train.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from leash.ps.options.outer_optimizer import outer_of
@@ -21,7 +21,7 @@ from leash.ps.runs.journal import Journal, Remembered
 from leash.ps.runs.position import Position
 from leash.ps.server.leases.lease_desk import LeaseDesk
 from leash.ps.server.shards.shards import Shards
-from leash.ps.shard.members import Members
+from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.codecs import CODECS
 from leash.ps.wire.messages import Remember
@@ -59,7 +59,7 @@ class Continuation:
         self._codecs: Final[set[str]] = set()  # in which workers send gradients
         self._journal: Journal = Journal(None)
         self._remembered: Remembered = Remembered()  # by the servers before this one
-        self._died_in_lockstep = False  # whether that was under bsp
+        self._died_in_lockstep = False  # all their workers were in the same step, as under bsp
         self._recovery: Recovery | None = None  # until those who took part there go on
 
     # From a checkpoint.
@@ -147,7 +147,9 @@ class Continuation:
         until_s = self._now() + self._options.evict_s
         self._recovery = Recovery(awaited, until_s)
         self._shards.begin_healing(generation_of_values)
-        self._died_in_lockstep = (self._remembered.rule or rule).policy is BSP
+        remembered = self._remembered
+        is_bsp = (remembered.rule or rule).policy is BSP
+        self._died_in_lockstep = is_bsp and not remembered.was_set
 
     @property
     def recovers(self) -> bool:
@@ -185,18 +187,35 @@ class Continuation:
             self._restore(recovery)
         else:
             self._note_position()  # what was trained after the checkpoint is lost
-        in_lockstep = rule.policy is BSP and self._died_in_lockstep
-        if in_lockstep:
-            self._shards.begin_at_healed()
-        for member in self._members.live:
-            member.first_step = self._shards.join(member)
-            self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
-        if in_lockstep:
-            self._shards.skip_healed()
+        in_step: list[int] = []
+        if rule.policy is BSP and self._died_in_lockstep:
+            healed = self._shards.healed_step
+            in_step = recovery.in_step(healed + 1)
+            if in_step:
+                self._shards.begin_at(healed)
+        self._join_all(in_step)
         self._note_absent()
-        self._journal.healed(chunks, recovery.lost)
-        self._metrics.heal(self.generation, live, chunks, recovery.lost)
+        lost = recovery.lost(in_step)
+        self._journal.healed(chunks, lost)
+        self._metrics.heal(self.generation, live, chunks, lost)
         return True
+
+    def _join_all(self, in_step: Collection[int]) -> None:
+        """Has all begin: those in the step that they told of, the others with one that is new."""
+        members = self._members.live
+        for member in members:
+            if member.worker in in_step:
+                member.in_step = True
+                self._join(member)
+        if in_step:
+            self._shards.skip_healed()
+        for member in members:
+            if not member.in_step:
+                self._join(member)
+
+    def _join(self, member: Member) -> None:
+        member.first_step = self._shards.join(member)
+        self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
 
     # How it is done.
 

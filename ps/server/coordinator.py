@@ -258,6 +258,7 @@ class Coordinator:
             position.epochs,
             position.samples,
             position.share,
+            member.in_step,
         )
         return beaten, None
 

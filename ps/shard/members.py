@@ -38,6 +38,7 @@ class Member:
     number: int = 0  # of its hello; 0 if it gave none
     first_step: int = 0  # of its first push
     was_early: bool = False  # it came before its first step was known, which a beat tells then
+    in_step: bool = False  # it goes on in the step in which it was when another server died
     reported: int = 0  # the number of its newest report
     key: str = ""  # the public key by which it came; empty without keys
     left_s: float = 0.0  # when it left

@@ -165,6 +165,8 @@ class Beaten(Message):
         epochs: with `first_step`, what `welcome` could not tell either: as there.
         samples: likewise.
         share: likewise.
+        in_step: likewise: the run goes on in lockstep, and this worker in the step that it told of;
+            otherwise it gives up that step if it had begun it.
     """
 
     verb = "beaten"
@@ -182,6 +184,7 @@ class Beaten(Message):
     epochs: Epoch = 0
     samples: Count = 0
     share: Count = 0
+    in_step: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,9 @@ class Remember(Message):
         samples: of its next epoch, how many were answered.
         answered: how many samples were answered since it got its newest lease.
         lease: the number of that lease; 0 if it got none since it was welcomed last and pulled.
+        step: the number of the step that it pushes next if all go on in lockstep; 0 if it cannot
+            go on so, or is new.
+        begun: it has begun to push that step, and pushes again what has no answer.
     """
 
     verb = "remember"
@@ -206,6 +212,8 @@ class Remember(Message):
     samples: Count
     answered: Count
     lease: Count = 0
+    step: Count = 0
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -478,7 +478,8 @@ class Cluster:
         assert self.keys is not None
         self.keys.renew(worker.rank)
         worker.lacks_key = False
-        is_refused = isinstance(worker.failure, NotAllowedError)
+        could_not_tell = worker.is_done and not worker.has_told
+        is_refused = could_not_tell or isinstance(worker.failure, NotAllowedError)
         has_left = worker.has_ended and worker.process.is_alive and not is_refused
         if worker.has_never_begun or has_left or self.server.status is not None:
             return

@@ -42,6 +42,7 @@ class Exchange:
         is_step_open: whether the newest of them has not ended.
         answers: where the answers to that are written; None before the first.
         repeats: whether that is to be pushed again to another server.
+        is_in_step: whether this process goes on in the step in which it was when it said hello.
         has_pulled: whether this process has reached every shard.
     """
 
@@ -67,6 +68,7 @@ class Exchange:
         self.is_step_open: bool = False
         self.answers: Slab | None = None
         self.repeats: bool = False
+        self.is_in_step: bool = False
         self.has_pulled: bool = False
         self._member: Final = member
         self._carriers: Final = carriers
@@ -90,7 +92,7 @@ class Exchange:
         self.chunks: tuple[Chunk, ...] = self._layout.cut(welcome.chunk_nbytes)
         self.steps: int = welcome.first_step - 1
         self.options.forget()
-        self.is_step_open = False
+        self.is_step_open = self.is_in_step = False
         self._agree_on(welcome.codec)
         memory = self.memory
         self._carry(

@@ -107,7 +107,8 @@ class Joining:
 
         ready = self._member.wait_until(goes_on, on_wait)
         if ready.first_step:
-            self._exchange.steps = ready.first_step - 1
+            self._exchange.steps, self._exchange.is_in_step = ready.first_step - 1, ready.in_step
+            self._remembered.has_told()
             self._member.complete_welcome(ready)
         if ready.initialize and not ready.initialized:
             if own is None:
@@ -129,6 +130,8 @@ class Joining:
         self._exchange.connect()
         if self._member.welcome.heals and self._member.rank:
             self._tell_what_is_remembered()
+        else:
+            self._remembered.step, self._remembered.begun = 0, False  # the others may be elsewhere
 
     def _tell_what_is_remembered(self) -> None:
         """Offers a server that was started again what this process was answered with."""
@@ -138,6 +141,6 @@ class Joining:
         counted = remembered.counted
         member.session.want_remember(
             remembered.lost, counted.epochs, counted.of_epoch, counted.of_lease,
-            counted.newest_lease, member.patience_s,
+            counted.newest_lease, remembered.step, member.patience_s, begun=remembered.begun,
         )  # fmt: skip
         member.await_answer()

@@ -142,7 +142,10 @@ class Pushes:
         """Gives up the open step, if there is one, which is not pushed again."""
         exchange, remembered = self._exchange, self._remembered
         exchange.repeats = False
-        remembered.lost = max(remembered.lost, int(exchange.is_step_open))
+        if exchange.is_step_open:
+            remembered.lost, remembered.step = max(remembered.lost, 1), 0
+        elif self._is_in_lockstep and not remembered.step:
+            remembered.step = exchange.steps + 1
 
     def _ready(self, first_ready: int) -> None:
         """Lets the chunks go that have become ready, each to its shard."""
@@ -160,8 +163,12 @@ class Pushes:
 
         Under other policies than bsp, what another worker has offered may contain them.
         """
+        return self._remembered.is_kept and self._is_in_lockstep
+
+    @property
+    def _is_in_lockstep(self) -> bool:
         policy = self._member.welcome.settings.get("policy")
-        return self._remembered.is_kept and policy == BSP.name
+        return self._exchange.has_pulled and policy == BSP.name
 
     def _check(self) -> None:
         """Raises what ends this worker's part; but where no step is lost by it, it joins again."""
@@ -199,18 +206,15 @@ class Pushes:
         engine, firsts = exchange.engine, member.welcome.first_chunks
         encoding = exchange.encoding
         remembered.lost = min(1, engine.settle_written())
+        remembered.step, remembered.begun = step, is_open
         exchange.repeats = True  # whose samples count once the new server has answered it
         try:
             self._joining.rejoin()
         finally:
             exchange.repeats = False
         welcome = member.welcome
-        # The open step may be in all values already, since another worker had all of its answers.
-        # Whoever comes later has answers that the others have gone on without.
-        is_next = exchange.steps + 1 == step or (is_open and exchange.steps == step)
-        fits = welcome.heals and is_next
         is_same = welcome.first_chunks == firsts and exchange.encoding is encoding
-        if not fits or not is_same or not self._may_repeat:
+        if not exchange.is_in_step or not is_same:
             raise RestartedError(TOO_LATE.format(step))
         exchange.go_on(engine, step if is_open else None)
         remembered.has_now(welcome.generation)

@@ -85,6 +85,8 @@ class Remembered:
         answered: what it offers; None until that is noted, and once a server has given newer
             values.
         lost: how many steps had no answer, and are not pushed again.
+        step: the one that it pushes next if all go on in lockstep; 0 for none.
+        begun: whether it has begun to push that.
         counted: the samples whose steps were answered.
     """
 
@@ -92,6 +94,8 @@ class Remembered:
         """Has nothing to offer yet."""
         self.answered: Answered | None = None
         self.lost: int = 0
+        self.step: int = 0
+        self.begun: bool = False
         self.counted: Final = Counted()
         self._kept: Callable[[], Slab] | None = None
         self._generation = 0  # of the server that gave what this process has
@@ -129,8 +133,13 @@ class Remembered:
         Args:
             generation: of that server.
         """
-        self._generation, self.answered, self.lost = generation, None, 0
+        self._generation, self.answered = generation, None
+        self.has_told()
         self.counted.lease(0)
+
+    def has_told(self) -> None:
+        """Notes that a server has counted which steps this worker has lost."""
+        self.lost, self.step, self.begun = 0, 0, False
 
     def forget(self) -> None:
         """Lets go of the values, and of whoever keeps them."""

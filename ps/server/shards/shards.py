@@ -229,12 +229,17 @@ class Shards:
         """How many chunks have got newer values from workers, on all shards."""
         return self._data.healed_chunks + sum(self._remote.ask(CountHealed()))
 
-    def begin_at_healed(self) -> None:
-        """Has the first workers begin after the smallest step that is in the chunks' values."""
-        assert self.model is not None
+    @property
+    def healed_step(self) -> int:
+        """The smallest step that is in the chunks' values."""
         own, others = self._data.least_step, self._remote.ask(LeastStep())
         steps = [] if own is None else [own]
-        self.model.begin_at(min(steps + [step - 1 for step in others if step]))
+        return min(steps + [step - 1 for step in others if step])
+
+    def begin_at(self, clock: int) -> None:
+        """Has the first workers begin after this clock. REQUIRES: none takes part yet."""
+        assert self.model is not None
+        self.model.begin_at(clock)
 
     def skip_healed(self) -> None:
         """Has all shards count the steps as taken that are in the values of healed chunks."""

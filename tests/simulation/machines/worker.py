@@ -186,6 +186,9 @@ class SimulatedWorker:
         self._generation = 0  # of the server that gave what this process has
         self._counted = Counted()
         self._lost = 0  # steps without an answer that are not pushed again
+        self._next = 0  # the step that it pushes next if all go on in lockstep; 0 for none
+        self._is_begun = False  # it has begun to push that
+        self._is_in_step = False  # all go on in lockstep, and this worker with that step
         self._is_step_open = False
         self._repeats = False  # whether the open step is to be pushed again to another server
         self._has_pulled = False
@@ -373,13 +376,15 @@ class SimulatedWorker:
         )  # fmt: skip
         self._step = welcome.first_step - 1
         self._begins_at = welcome.epochs, welcome.samples
-        self._is_step_open = False
+        self._is_step_open = self._is_in_step = False
         self._failed: LeashError | None = None
         self._connect_shards(len(welcome.data_ports))
         if self._scenario.transport == "shm" and not self._repeats:
             yield from self._attach()
         if welcome.heals:
             yield from self._tell_what_is_remembered()
+        else:
+            self._next, self._is_begun = 0, False
 
     def _connect_shards(self, shards: int) -> None:
         for wire in self._wires:
@@ -407,7 +412,7 @@ class SimulatedWorker:
             yield from self._pump()
         session.want_remember(
             self._lost, counted.epochs, counted.of_epoch, counted.of_lease, counted.newest_lease,
-            self._scenario.patience_s,
+            self._next, self._scenario.patience_s, begun=self._is_begun,
         )  # fmt: skip
         yield from self._until(lambda: not session.is_wanting or self._beats.error is not None)
         self._check()
@@ -485,7 +490,8 @@ class SimulatedWorker:
         beaten = beats.beaten
         assert beaten is not None
         if beaten.first_step:
-            self._step = beaten.first_step - 1
+            self._step, self._is_in_step = beaten.first_step - 1, beaten.in_step
+            self._has_told()
             self._begins_at = beaten.epochs, beaten.samples
         if beaten.initialize and not beaten.initialized:
             self._engine.tell(self._headers(Init), own)
@@ -502,8 +508,13 @@ class SimulatedWorker:
         """Notes that this process has what this server has."""
         welcome = self._session.welcome
         assert welcome is not None
-        self._generation, self._answered, self._lost = welcome.generation, None, 0
+        self._generation, self._answered = welcome.generation, None
+        self._has_told()
         self._counted.lease(0)
+
+    def _has_told(self) -> None:
+        """Notes that a server has counted which steps this worker has lost."""
+        self._lost, self._next, self._is_begun = 0, 0, False
 
     def _headers(self, verb: type[Init] | type[Pull]) -> list[bytes]:
         incarnation = self._session.incarnation
@@ -623,7 +634,10 @@ class SimulatedWorker:
         self.where = "joins again"
         self._book.note_break(self.rank)
         self._repeats = False
-        self._lost = max(self._lost, int(self._is_step_open))
+        if self._is_step_open:
+            self._lost, self._next = max(self._lost, 1), 0
+        elif self._has_pulled and self._is_in_lockstep and not self._next:
+            self._next = self._step + 1
         while True:
             try:
                 yield from self._join_again()
@@ -648,7 +662,7 @@ class SimulatedWorker:
             return
 
     @property
-    def _may_repeat(self) -> bool:
+    def _is_in_lockstep(self) -> bool:
         welcome = self._session.welcome
         return welcome is not None and welcome.settings.get("policy") == BSP.name
 
@@ -658,6 +672,7 @@ class SimulatedWorker:
         assert before is not None
         self._say("goes on with a server that was started again")
         self._lost = min(1, engine.settle_written())
+        self._next, self._is_begun = step, is_open
         self._repeats = True
         try:
             yield from self._join_again()
@@ -665,10 +680,8 @@ class SimulatedWorker:
             self._repeats = False
         welcome = self._session.welcome
         assert welcome is not None
-        is_next = self._step + 1 == step or (is_open and self._step == step)
-        fits = welcome.heals and is_next
         is_same = (welcome.first_chunks, welcome.codec) == (before.first_chunks, before.codec)
-        if not fits or not is_same or not self._may_repeat:
+        if not self._is_in_step or not is_same:
             raise RestartedError(f"the others have gone on without step {step}")
         if is_open:
             self._book.note_repeat(self.rank, step, incarnation, self._session.incarnation)
@@ -756,7 +769,7 @@ class SimulatedWorker:
         try:
             self._check()
         except RestartedError:
-            if not self._may_repeat:
+            if not self._is_in_lockstep:
                 raise
             yield from self._go_on_elsewhere(self._step + 1, is_open=False)
         engine = self._engine
@@ -782,7 +795,7 @@ class SimulatedWorker:
                 self._advance()
             if self._failed is not None:
                 failed, self._failed = self._failed, None
-                if not (self._may_repeat and isinstance(failed, RestartedError)):
+                if not (self._is_in_lockstep and isinstance(failed, RestartedError)):
                     raise failed
                 self._repeats = True
         yield from self._finish_pushes(step)
@@ -799,7 +812,7 @@ class SimulatedWorker:
             try:
                 yield from self._pump()
             except RestartedError:
-                if not self._may_repeat:
+                if not self._is_in_lockstep:
                     raise
                 self._repeats = True
             else:

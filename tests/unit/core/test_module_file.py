@@ -1,8 +1,8 @@
 """The compiled module keeps to itself, whatever it is loaded beside.
 
-Built with a C++ library of its own (-static-libstdc++, as wheels and some toolchains do), its copy
-of what is unique in a process once took the place of torch's, if it was loaded first: torch crashed,
-or its messages ended at their first number.
+Built with a C++ library of its own (-static-libstdc++, as some toolchains do), its copy of what is
+unique in a process once took the place of torch's, if it was loaded first: torch crashed, or its
+messages ended at their first number.
 """
 
 import shutil

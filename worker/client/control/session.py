@@ -291,8 +291,9 @@ class Session(Requester):
         self._want(lease, Leased, LEASE_S)
 
     def want_remember(
-        self, lost: int, epochs: int, samples: int, answered: int, lease: int, timeout_s: float
-    ) -> None:
+        self, lost: int, epochs: int, samples: int, answered: int, lease: int, step: int,
+        timeout_s: float, *, begun: bool,
+    ) -> None:  # fmt: skip
         """Tells a server that was started again what `Remember` says.
 
         Args:
@@ -301,9 +302,13 @@ class Session(Requester):
             samples: of the next one, how many were answered.
             answered: how many since its newest lease.
             lease: the number of that.
+            step: the step that it pushes next if all go on in lockstep; 0 for none.
             timeout_s: how long to wait for an answer.
+            begun: whether it has begun to push that.
         """
-        remember = Remember(self.rank, self.incarnation, lost, epochs, samples, answered, lease)
+        remember = Remember(
+            self.rank, self.incarnation, lost, epochs, samples, answered, lease, step, begun
+        )
         self._want(remember, Ok, timeout_s)
 
     def want_bye(self, reason: str, timeout_s: float = BYE_S, why: str = "") -> None:

@@ -52,9 +52,24 @@ def test_all_that_was_noted_is_there_before_the_file_is_closed(tmp_path: Path, n
     remembered = read_journal(path, THIS_HOST)
     states = {1: "done", 2: "evicted", 4: "live"}
     expected = Remembered(2, states, {4: "gpu-3/0"}, RULES[name])
-    expected.trained = Trained(10.2, 200, 1600)
+    expected.trained, expected.was_set = Trained(10.2, 200, 1600), True
     assert remembered == expected
     assert remembered.done == [1]
+    journal.close()
+
+
+def test_a_rule_that_was_set_may_be_unknown_to_workers_until_they_go_on_with_another_server(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = opened(path)
+    journal.begin(1)
+    journal.rule(RULES["bsp"])
+    journal.begin(2)  # which died before its workers went on
+    assert read_journal(path, THIS_HOST).was_set
+    journal.begin(3)
+    journal.healed(7, 0)
+    assert not read_journal(path, THIS_HOST).was_set
     journal.close()
 
 
