@@ -28,7 +28,7 @@ from leash.ps.options.optimizer import with_rates
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import Rule
 from leash.ps.processes import keep_memory, say_line
-from leash.ps.runs.background import BackgroundDisk
+from leash.ps.runs.background.disk import BackgroundDisk
 from leash.ps.runs.checkpoint import newest_whole
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.disk import THIS_HOST, Disk

@@ -15,8 +15,10 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from leash.ps.runs import background
-from leash.ps.runs.background import HANG_S, HANGS, SLOTS, BackgroundDisk, ReadInTime
+from leash.ps.runs.background import in_time
+from leash.ps.runs.background.disk import BackgroundDisk
+from leash.ps.runs.background.in_time import HANG_S, HANGS, ReadInTime
+from leash.ps.runs.background.writer import SLOTS
 from leash.ps.runs.checkpoint_file import HostTarget, Plan, Tensor, unfinished
 from leash.ps.runs.disk import PART_NBYTES, GrowingFile, Writing
 
@@ -292,7 +294,7 @@ def test_what_a_disk_refuses_is_raised_as_its_own_error(disk: BackgroundDisk) ->
 def test_a_file_that_hangs_when_it_is_opened_is_given_up_and_closed_if_it_comes_after_all(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, disk: BackgroundDisk
 ) -> None:
-    monkeypatch.setattr(background, "HANG_S", 0.05)
+    monkeypatch.setattr(in_time, "HANG_S", 0.05)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)  # to open it for reading takes until somebody writes
     before = len(os.listdir("/proc/self/fd"))
@@ -313,7 +315,7 @@ def test_a_file_that_hangs_when_it_is_read_or_removed_is_given_up(
     path.write_bytes(b"0123456789")
     file = ReadInTime(lambda: disk.open(path))
     assert (file.nbytes, file.read(2, 3)) == (10, b"234")
-    monkeypatch.setattr(background, "HANG_S", 0.05)
+    monkeypatch.setattr(in_time, "HANG_S", 0.05)
     monkeypatch.setattr(os, "pread", lambda *_: goes_on.wait(10.0) and b"")
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: goes_on.wait(10.0))
     with pytest.raises(TimeoutError):
