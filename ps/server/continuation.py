@@ -252,7 +252,6 @@ class Continuation:
     def _restore(self, recovery: Recovery) -> None:
         """Goes by the journal, as the model has what was trained after the checkpoint too."""
         told = recovery.told
-        newest = {worker: (own.lease, own.answered) for worker, own in told.items()}
-        self._desk.restore(self._remembered.leases, newest)
+        self._desk.restore(self._remembered.leases, told)
         self._metrics.restore(self._remembered.shares, told)
         self._desk.complete_epochs()

@@ -199,6 +199,7 @@ class Remember(Message):
         samples: of its next epoch, how many were answered.
         answered: how many samples were answered since it got its newest lease.
         lease: the number of that lease; 0 if it got none since it was welcomed last and pulled.
+        holder: the incarnation to which that lease was given.
         step: the number of the step that it pushes next if all go on in lockstep; 0 if it cannot
             go on so, or is new.
         begun: it has begun to push that step, and pushes again what has no answer.
@@ -212,6 +213,7 @@ class Remember(Message):
     samples: Count
     answered: Count
     lease: Count = 0
+    holder: Count = 0
     step: Count = 0
     begun: bool = False
 

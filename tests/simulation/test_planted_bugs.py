@@ -27,7 +27,7 @@ from leash.ps.shard.model import ServedModel
 from leash.ps.shard.rank_giver import RankGiver
 from leash.ps.wire.frames import error_message
 from leash.ps.wire.keys import ROLES
-from leash.ps.wire.messages import Hello, Message, Offer, Save, Set
+from leash.ps.wire.messages import Hello, Message, Offer, Remember, Save, Set
 from leash.ps.wire.shard_messages import Done
 from leash.worker.client.control.session import Session
 from leash.worker.client.remembered import Answered
@@ -412,13 +412,15 @@ def whoever_has_not_come_back_owes_nothing(patch: pytest.MonkeyPatch) -> None:
 def a_lease_counts_whose_answer_was_lost(patch: pytest.MonkeyPatch) -> None:
     restore = LeaseDesk.restore
 
-    def trusting(desk: LeaseDesk, changes: Sequence[LeaseChange], newest: Any) -> None:
-        numbers = {
-            change.request.worker: change.request.number for change in changes
-            if isinstance(change, Granted)
+    def trusting(
+        desk: LeaseDesk, changes: Sequence[LeaseChange], told: dict[int, Remember]
+    ) -> None:
+        newest = {c.request.worker: c.request for c in changes if isinstance(c, Granted)}
+        believed = {
+            worker: replace(own, lease=newest[worker].number, holder=newest[worker].incarnation)
+            for worker, own in told.items() if worker in newest
         }  # fmt: skip
-        told = {worker: (numbers.get(worker, 0), count) for worker, (_, count) in newest.items()}
-        restore(desk, changes, told)
+        restore(desk, changes, believed)
 
     patch.setattr(LeaseDesk, "restore", trusting)
 
@@ -443,11 +445,8 @@ def a_push_without_answer_is_repeated_though_others_may_have_it(
     )
 
 
-def all_are_in_lockstep_whatever_they_tell(patch: pytest.MonkeyPatch) -> None:
+def all_are_in_lockstep_whatever_was_set_and_whatever_they_tell(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Recovery, "_hinders", lambda *_: False)
-
-
-def a_rule_that_was_set_counts_as_if_all_had_begun_by_it(patch: pytest.MonkeyPatch) -> None:
     take = Remembered.take
 
     def forgetful(remembered: Remembered, line: dict[str, Any]) -> None:
@@ -492,8 +491,7 @@ WITH_KILLS: tuple[tuple[Plant, str, int], ...] = (
     (a_lease_counts_whose_answer_was_lost, "never trained on", 0),
     (a_checkpoint_is_taken_in_the_midst_of_a_recovery, "", 0),
     (a_push_without_answer_is_repeated_though_others_may_have_it, "", 0),
-    (all_are_in_lockstep_whatever_they_tell, "never trained on", 7600),
-    (a_rule_that_was_set_counts_as_if_all_had_begun_by_it, "never trained on", 7600),
+    (all_are_in_lockstep_whatever_was_set_and_whatever_they_tell, "", 65_700),
     (what_a_repeated_step_is_worth_counts_before_it_is_answered, "never trained on", 0),
     (an_answer_for_several_chunks_names_the_least_version_of_all, "never answered", 0),
 )

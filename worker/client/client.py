@@ -510,7 +510,7 @@ class Client:
         session.want_lease(samples, epochs, batch_size, samples_per_s, ahead)
         self._member.await_answer()
         assert session.leased is not None
-        self._remembered.counted.lease(session.leased.number)
+        self._remembered.counted.lease(session.leased.number, session.incarnation)
         self.doing.begin(BETWEEN)
         return session.leased
 

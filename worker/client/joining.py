@@ -141,6 +141,7 @@ class Joining:
         counted = remembered.counted
         member.session.want_remember(
             remembered.lost, counted.epochs, counted.of_epoch, counted.of_lease,
-            counted.newest_lease, remembered.step, member.patience_s, begun=remembered.begun,
+            (counted.newest_lease, counted.holder), remembered.step, member.patience_s,
+            begun=remembered.begun,
         )  # fmt: skip
         member.await_answer()

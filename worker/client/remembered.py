@@ -63,6 +63,7 @@ class Counted:
         self.of_epoch = 0  # samples answered since then
         self.of_lease = 0  # samples answered since it got its newest lease
         self.newest_lease = 0  # the number of that; 0: it has none of the server that it is with
+        self.holder = 0  # the incarnation that got that lease: numbers begin anew with each
 
     def step(self, samples: int) -> None:
         """Counts a step that was answered."""
@@ -73,9 +74,14 @@ class Counted:
         """Notes that so many epochs are completed."""
         self.epochs, self.of_epoch = epochs, 0
 
-    def lease(self, number: int) -> None:
-        """Notes that a lease of this number has come; 0: all that it had are others' now."""
-        self.of_lease, self.newest_lease = 0, number
+    def lease(self, number: int, holder: int) -> None:
+        """Notes that a lease has come to this incarnation.
+
+        Args:
+            number: of the lease; 0: all that it had are others' now.
+            holder: the incarnation.
+        """
+        self.of_lease, self.newest_lease, self.holder = 0, number, holder
 
 
 class Remembered:
@@ -135,7 +141,7 @@ class Remembered:
         """
         self._generation, self.answered = generation, None
         self.has_told()
-        self.counted.lease(0)
+        self.counted.lease(0, 0)
 
     def has_told(self) -> None:
         """Notes that a server has counted which steps this worker has lost."""

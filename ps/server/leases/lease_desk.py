@@ -13,7 +13,7 @@ from leash.ps.server.leases.leases import Leases
 from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
-from leash.ps.wire.messages import Lease, Leased
+from leash.ps.wire.messages import Lease, Leased, Remember
 from leash.ps.words import LIVE, RESTING
 
 
@@ -94,17 +94,15 @@ class LeaseDesk:
         """Notes in the journal where leases go on: where a checkpoint was, or at the beginning."""
         self.journal.leases_at(self._leases.position({}) or LeasePosition(0, 0, {}))
 
-    def restore(
-        self, changes: Iterable[LeaseChange], newest: Mapping[int, tuple[int, int]]
-    ) -> None:
+    def restore(self, changes: Iterable[LeaseChange], told: Mapping[int, Remember]) -> None:
         """Makes the leases what they were when the server before this one died.
 
         What was leased then and is not answered is free again.
 
         Args:
             changes: as the journal has kept them.
-            newest: rank ▸ the number of the newest lease that it says it got, and how many samples
-                were answered since then. An answer that was lost with the server brought it none.
+            told: rank ▸ what it says of the newest lease that it got. An answer that was lost with
+                the server brought it none; what a disk did not take is not among the changes.
         """
         leases, holding = self._no_leases(), dict[int, Granted]()
         for change in changes:
@@ -120,8 +118,7 @@ class LeaseDesk:
                     leases.go_on(change)
         self._leases = leases
         for worker, granted in holding.items():
-            number, answered = newest.get(worker, (0, 0))
-            since = answered if number == granted.request.number else 0
+            since = _answered_since(granted.request, told.get(worker))
             released = Released(worker, granted.answered + since, 0)
             self.journal.release(released)
             leases.release(worker, released.answered, released.applied)
@@ -158,3 +155,10 @@ class LeaseDesk:
         """Has nobody wait for this member's steps: it may take none any more."""
         self._metrics.leave(member.worker, member.incarnation, RESTING)
         self._shards.leave(member, RESTING)
+
+
+def _answered_since(request: Lease, told: Remember | None) -> int:
+    """How many samples of what was asked for a worker was answered, by what it says."""
+    if told is None or (told.lease, told.holder) != (request.number, request.incarnation):
+        return 0  # the lease never reached it, or it speaks of another
+    return told.answered

@@ -411,8 +411,9 @@ class SimulatedWorker:
             self._engine.tell(offers, self._answered.values)
             yield from self._pump()
         session.want_remember(
-            self._lost, counted.epochs, counted.of_epoch, counted.of_lease, counted.newest_lease,
-            self._next, self._scenario.patience_s, begun=self._is_begun,
+            self._lost, counted.epochs, counted.of_epoch, counted.of_lease,
+            (counted.newest_lease, counted.holder), self._next, self._scenario.patience_s,
+            begun=self._is_begun,
         )  # fmt: skip
         yield from self._until(lambda: not session.is_wanting or self._beats.error is not None)
         self._check()
@@ -510,7 +511,7 @@ class SimulatedWorker:
         assert welcome is not None
         self._generation, self._answered = welcome.generation, None
         self._has_told()
-        self._counted.lease(0)
+        self._counted.lease(0, 0)
 
     def _has_told(self) -> None:
         """Notes that a server has counted which steps this worker has lost."""
@@ -741,7 +742,7 @@ class SimulatedWorker:
         if session.error is not None:
             raise session.error
         assert session.leased is not None
-        self._counted.lease(session.leased.number)
+        self._counted.lease(session.leased.number, session.incarnation)
         return session.leased
 
     def _follow(self, leased: Leased) -> Life:

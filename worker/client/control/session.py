@@ -291,8 +291,8 @@ class Session(Requester):
         self._want(lease, Leased, LEASE_S)
 
     def want_remember(
-        self, lost: int, epochs: int, samples: int, answered: int, lease: int, step: int,
-        timeout_s: float, *, begun: bool,
+        self, lost: int, epochs: int, samples: int, answered: int,
+        lease: tuple[int, int], step: int, timeout_s: float, *, begun: bool,
     ) -> None:  # fmt: skip
         """Tells a server that was started again what `Remember` says.
 
@@ -301,13 +301,13 @@ class Session(Requester):
             epochs: how many of its share it has completed.
             samples: of the next one, how many were answered.
             answered: how many since its newest lease.
-            lease: the number of that.
+            lease: the number of that, and the incarnation that got it.
             step: the step that it pushes next if all go on in lockstep; 0 for none.
             timeout_s: how long to wait for an answer.
             begun: whether it has begun to push that.
         """
         remember = Remember(
-            self.rank, self.incarnation, lost, epochs, samples, answered, lease, step, begun
+            self.rank, self.incarnation, lost, epochs, samples, answered, *lease, step, begun
         )
         self._want(remember, Ok, timeout_s)
 

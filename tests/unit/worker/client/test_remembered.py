@@ -18,8 +18,9 @@ def as_it_is(kept: Slab) -> tuple[Slab, list[tuple[int, int]]]:
     return kept, NEWEST
 
 
-def counts(counted: Counted) -> tuple[int, int, int, int]:
-    return counted.epochs, counted.of_epoch, counted.of_lease, counted.newest_lease
+def counts(counted: Counted) -> tuple[int, ...]:
+    newest = counted.newest_lease, counted.holder
+    return counted.epochs, counted.of_epoch, counted.of_lease, *newest
 
 
 def test_a_worker_that_keeps_nothing_offers_nothing() -> None:
@@ -61,12 +62,12 @@ def test_what_it_offers_stays_the_same_until_a_server_has_given_newer_values() -
 
 def test_newer_values_end_a_lease_and_not_an_epoch() -> None:
     remembered = Remembered()
-    remembered.counted.lease(8)
+    remembered.counted.lease(8, 1000)
     remembered.counted.epoch(2)
     remembered.counted.step(30)
-    assert counts(remembered.counted) == (2, 30, 30, 8)
+    assert counts(remembered.counted) == (2, 30, 30, 8, 1000)
     remembered.has_now(generation=1)
-    assert counts(remembered.counted) == (2, 30, 0, 0)
+    assert counts(remembered.counted) == (2, 30, 0, 0, 0)
 
 
 def test_a_worker_that_has_left_holds_nothing_of_whom_it_kept_for() -> None:

@@ -12,7 +12,7 @@ from leash.ps.errors import HeaderError, NotReadyError, PlanMismatchError
 from leash.ps.options.plan import LEASE, STATIC
 from leash.ps.runs.journal import Granted
 from leash.ps.server.leases.lease_desk import LeaseDesk
-from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased, Report
+from leash.ps.wire.messages import OVER, REST, RETURN, TRAIN, Lease, Leased, Remember, Report
 from leash.ps.wire.shard_messages import Leave
 from support.sockless import SocklessServer
 
@@ -443,10 +443,11 @@ def test_every_sample_is_trained_on_each_epoch_and_twice_only_if_that_is_counted
     assert server.metrics.samples_twice == twice
 
 
-@pytest.mark.parametrize(("number", "free"), [(1, 0), (2, 2)])
+@pytest.mark.parametrize(("number", "holder", "free"), [(1, 1000, 0), (2, 1000, 2), (2, 1001, 0)])
 def test_a_lease_whose_answer_was_lost_with_the_server_is_free_again(
-    number: int, free: int
+    number: int, holder: int, free: int
 ) -> None:
+    """Likewise if the worker speaks of another one, which its next incarnation got."""
     office = make_office(workers=2)
     request = {"samples": SIZE, "epochs": 1, "batch_size": BATCH, "samples_per_s": 0.0}
     changes = [
@@ -455,7 +456,8 @@ def test_a_lease_whose_answer_was_lost_with_the_server_is_free_again(
     ]
     first = office.desk._no_leases()
     second = [first.ask(change.request, change.answered, lockstep=False) for change in changes][1]
-    office.desk.restore(changes, {1: (number, 2)})
+    told = Remember(1, 1002, 0, 0, 0, 2, number, holder)
+    office.desk.restore(changes, {1: told})
     position = office.desk.position()
     assert position is not None
     assert position.free[1][0][0] == second.first + free
