@@ -446,7 +446,7 @@ def a_push_without_answer_is_repeated_though_others_may_have_it(
 
 
 def all_are_in_lockstep_whatever_was_set_and_whatever_they_tell(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Recovery, "_hinders", lambda *_: False)
+    patch.setattr(Recovery, "in_step", lambda recovery, _: sorted(recovery.told))
     take = Remembered.take
 
     def forgetful(remembered: Remembered, line: dict[str, Any]) -> None:
