@@ -98,9 +98,12 @@ void Replies::park(Asked asked) {
   Asked before = std::exchange(node.mapped(), std::move(asked));
   node.mapped().place = before.place;
   if (!before.again) node.mapped().again = false;  // neither of the two was answered yet
+  const bool is_same_route = node.mapped().route == before.route;
   parked_.insert(std::move(node));
   bin_.drop(before.payload);
-  // Only a worker that lost its connection asks twice; the old route is dead, or a copy.
+  // Whoever still waits there asks again, as the newer copy was a late one. Over one connection no
+  // copy is late: there, each asking again would lead to the next.
+  if (is_same_route) return;
   refuse(before.route,
          Refused(codes::kSuperseded, "step " + std::to_string(before.step) + " of chunk " +
                                          std::to_string(before.chunk) + ": asked again"),

@@ -13,7 +13,7 @@ import zmq
 
 from leash.ps.wire.frames import REPLIES, decode, encode
 from leash.ps.wire.layout import Layout, Slot
-from leash.ps.wire.messages import Error, Params, PushPull
+from leash.ps.wire.messages import Echo, Echoed, Params, PushPull
 from leash.worker.client import Client
 from support.servers import serving
 
@@ -45,7 +45,7 @@ class RepeatingWorker:
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         host = address.rpartition(":")[0]
         self.socket.connect(f"{host}:{self.client.welcome.data_ports[-1]}")
-        self.sent = self.answers = self.repeats = 0
+        self.sent = self.answers = self.repeats = 0  # messages, answers to steps, messages again
 
     def run(self) -> int:
         """Returns how many messages were repeated."""
@@ -57,8 +57,11 @@ class RepeatingWorker:
             self.receive(step)
             if step > 1 and self.random.random() < 0.3:
                 self.repeat(self.random.randrange(1, step))
-        while self.answers < self.sent:  # one for each message, the repeated ones too
-            self.answer()
+        # Of copies that wait together only the newest is answered; all are, before this is.
+        self.socket.send_multipart([encode(Echo()), b""])
+        while self.answer():
+            continue
+        assert self.sent - self.repeats <= self.answers <= self.sent
         self.socket.close(linger=0)
         return self.repeats
 
@@ -83,15 +86,14 @@ class RepeatingWorker:
             continue
 
     def answer(self) -> int:
-        """Reads one answer; returns its step, or 0 if a newer request took this one's place."""
+        """Reads one answer; returns its step, or 0 for that to an echo."""
         assert self.socket.poll(10_000), f"worker {self.rank} waits for an answer"
-        self.answers += 1
         header, *payload = self.socket.recv_multipart()
         message = decode(header, REPLIES)
-        if isinstance(message, Error):
-            assert message.code == "superseded", message
+        if isinstance(message, Echoed):
             return 0
-        assert isinstance(message, Params)
+        self.answers += 1
+        assert isinstance(message, Params), message
         assert len(payload) == 1
         return message.step
 

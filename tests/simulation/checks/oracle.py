@@ -119,6 +119,8 @@ class NaiveChunk:
         """Says why a push of a live worker is refused; empty if it is not."""
         if self.values is None:
             return "not_ready"
+        if worker not in self.clocks:  # nobody waits for it: it rests
+            return "evicted"
         waiting = self._waiting(worker)
         if waiting is not None and step == waiting.step + 1:
             return "too_many"

@@ -262,7 +262,8 @@ class EngineMachine(RuleBasedStateMachine):
             request.staleness = chunk.staleness[worker]
             self.answer(chunk, [request])
         elif request.again and waiting:
-            self.refuse(waiting[0].route, "superseded", worker, step, chunk.index)
+            if waiting[0].route != route:
+                self.refuse(waiting[0].route, "superseded", worker, step, chunk.index)
             request.staleness, request.again = waiting[0].staleness, waiting[0].again
             chunk.waiting[chunk.waiting.index(waiting[0])] = request
         else:
