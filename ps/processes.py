@@ -47,6 +47,13 @@ _RUN_MODULE: Final = (
 )
 
 
+# Ctrl-C reaches the parent alone, which ends its processes in order. A session of its own would do
+# so too, but Linux shares out processors by session (sched_autogroup): on a busy machine one that
+# was begun just now may wait for seconds.
+_OWN_GROUP: Final[dict[str, Any]] = (
+    {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+)
+
 # A user's script knows nothing of `interrupt.end_with_parent`. So the kernel is told to end the
 # process with its parent, which outlasts the change into `python SCRIPT`.
 _PR_SET_PDEATHSIG: Final = 1
@@ -82,7 +89,7 @@ def spawn(
 ) -> Process:
     """Starts `leash COMMAND WORDS` as a process.
 
-    It gets a session of its own, so that Ctrl-C reaches its parent alone, which ends it in order.
+    It gets a process group of its own, so that Ctrl-C reaches its parent alone, which ends it.
     Its standard input is a pipe that closes with its parent: see `interrupt.end_with_parent`.
     """
     return subprocess.Popen(
@@ -91,7 +98,7 @@ def spawn(
         stdout=stdout,
         stderr=stderr,
         pass_fds=pass_fds,
-        start_new_session=True,
+        **_OWN_GROUP,
         # One computing thread for each process, unless it asks for more: they share the cores.
         env={"OMP_NUM_THREADS": "1", **_environment(), interrupt.FOLLOWS_PARENT: "1"},
     )
@@ -127,7 +134,7 @@ def spawn_script(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
+        **_OWN_GROUP,
         # Without a terminal Python would hold back what the script prints.
         env={
             "OMP_NUM_THREADS": str(threads),
@@ -141,13 +148,13 @@ def spawn_script(
 def spawn_module(module: str, inherited_fd: int) -> Process:
     """Starts `python -m MODULE FD`; the process inherits FD and sees our end by its end.
 
-    Like all processes of Leash it gets a session of its own.
+    Like all processes of Leash it gets a process group of its own.
     """
     return subprocess.Popen(
         module_argv(module, str(inherited_fd)),
         stdin=subprocess.DEVNULL,
         pass_fds=[inherited_fd],
-        start_new_session=True,
+        **_OWN_GROUP,
         env={"OMP_NUM_THREADS": "1", **os.environ},
     )
 

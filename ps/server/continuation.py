@@ -177,12 +177,14 @@ class Continuation:
 
         Returns:
             Whether they do, and the run is to start with them.
+
+        Raises:
+            ShardLostError: a shard is lost; the recovery is not over then.
         """
         live = self._live()
         if self._recovery is None or not self._recovery.is_over(live, self._now()):
             return False
-        recovery, self._recovery = self._recovery, None
-        chunks = self._shards.healed_chunks
+        recovery, chunks = self._recovery, self._shards.healed_chunks
         if chunks:
             self._restore(recovery)
         else:
@@ -194,6 +196,7 @@ class Continuation:
             if in_step:
                 self._shards.begin_at(healed)
         self._join_all(in_step)
+        self._recovery = None
         self._note_absent()
         lost = recovery.lost(in_step)
         self._journal.healed(chunks, lost)

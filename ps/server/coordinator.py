@@ -438,8 +438,9 @@ class Coordinator:
 
     def _end_recovery_if_over(self) -> None:
         """Has the workers go on, once all have told what they remember, or enough have."""
-        if self.continuation.end_if_over(self.rule):
-            self._start([member.worker for member in self._members.live])
+        with suppress(ShardLostError):  # the loop hears of that too, and all begin again
+            if self.continuation.end_if_over(self.rule):
+                self._start([member.worker for member in self._members.live])
 
     def _missing(self) -> list[int]:
         """The ranks without whom training does not begin; none once it has."""

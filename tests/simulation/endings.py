@@ -26,7 +26,7 @@ def _stays_away(cluster: "Cluster") -> bool:
 def _has_given_up(cluster: "Cluster") -> bool:
     """Whether an outage outlasted a worker's patience, which was short."""
     return cluster.scenario.patience_s <= SHORT_S and any(
-        isinstance(worker.failure, ServerUnreachableError) for worker in cluster.workers
+        worker.is_out_of_patience for worker in cluster.workers
     )
 
 

@@ -148,6 +148,7 @@ class SimulatedWorker:
         self.lacks_key = False  # whether its key was revoked, and it has no other
         self.has_lost_steps = False  # whether a process of it gave up one, or did not end its work
         self.has_told = False  # whether its bye was answered
+        self.is_out_of_patience = False  # whether its newest process that took part gave up
         self._layout: Final = layout
         self._scenario: Final = scenario
         self._book: Final = book
@@ -266,6 +267,7 @@ class SimulatedWorker:
             reason = "stopped" if self.is_told_to_go else "done"
         except LeashError as error:
             self.failure, self.failed_where = error, self.where
+            self.is_out_of_patience |= isinstance(error, ServerUnreachableError)
             reason = "stopped" if isinstance(error, StoppingError) else "failed"
         self.where = f"ends: {reason} {self.failure or ''}"
         self._say(self.where)
@@ -362,6 +364,7 @@ class SimulatedWorker:
         assert welcome is not None
         assert session.beats is not None
         self._keep_rank(welcome.worker)
+        self.is_out_of_patience = False
         self._beats = session.beats
         self._carriers.append(Carrier(self, self._beats))
         self._chunks = self._layout.cut(welcome.chunk_nbytes)
