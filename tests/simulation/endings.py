@@ -44,10 +44,15 @@ def _is_lost_with_server(cluster: "Cluster") -> bool:
     server = cluster.server
     is_lost = {
         part.state in (DONE, STOPPED) if server.has_lost_work and not server.book.may_forget
-        else part.state == STOPPED or cluster.workers[part.worker - 1].has_told
+        else part.state == STOPPED or _has_told(cluster.workers[part.worker - 1])
         for part in server.run.coordinator.unfinished() if part.worker
     }  # fmt: skip
     return (server.has_lost_work or server.book.may_forget) and is_lost <= {True}
+
+
+def _has_told(worker: "SimulatedWorker") -> bool:
+    """Whether a server knew that this one was done: it had told, or was told so when it came."""
+    return worker.has_told or isinstance(worker.failure, StoppingError)
 
 
 def _needs_nobody(worker: "SimulatedWorker") -> bool:

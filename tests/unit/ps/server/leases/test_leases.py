@@ -525,7 +525,8 @@ def test_what_was_done_and_what_is_leased_afterwards_is_every_sample_of_every_ep
     assert trained.keys() - wanted == before.keys() - wanted  # nothing beyond the last epoch
     if is_all_answered:
         assert set(trained.values()) == {1}
-    assert again.completed == then_planned
+    # An epoch beyond the last one may have been done before one that came earlier.
+    assert again.completed >= then_planned
 
 
 def test_an_epoch_that_was_begun_is_left_where_fewer_are_planned() -> None:
