@@ -13,11 +13,11 @@ import typing_extensions
 __all__: list[str] = [
     "AdagradOptions",
     "AdamOptions",
-    "AnswerMemory",
     "ChunkSpec",
     "DelayCompensation",
     "EngineCounts",
     "Intake",
+    "MessageMemory",
     "Nonfinite",
     "Outcome",
     "Overflow",
@@ -30,6 +30,7 @@ __all__: list[str] = [
     "SgdOptions",
     "Shard",
     "ShardEngine",
+    "ShardLane",
     "ShardStats",
     "SimulatedChunk",
     "SimulatedPush",
@@ -1149,7 +1150,7 @@ class Shard:
         The memory of the copies that the snapshot keeps.
         """
 
-class AnswerMemory:
+class MessageMemory:
     pass
 
 class RecordKind:
@@ -1694,6 +1695,55 @@ class Intake:
     def user(self) -> str:
         """
         The name under which ZAP let in the sender of the newest message; empty without.
+        """
+
+class ShardLane:
+    """
+    Moves messages between a data socket and a shard's engine.
+
+    It takes no Python and no GIL while it does. For the thread that uses the socket.
+    """
+    def __init__(self, intake: Intake, *, knows_senders: bool) -> None:
+        """
+        intake: of the data socket; it has begun. knows_senders: whether the socket lets in
+        those alone who have a key.
+        """
+    def add_fd(self, fd: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Waits for this descriptor too. It is the last place.
+        """
+    def add_socket(self, socket: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Waits for messages of this socket too, given by its handle. It is the last place.
+        """
+    def poll(
+        self,
+        engine: typing.Any,
+        timeout_s: typing.SupportsFloat | typing.SupportsIndex,
+        most: typing.SupportsInt | typing.SupportsIndex,
+        takes_data: bool,
+    ) -> list[int]:
+        """
+        Moves messages until something else is due; returns the places that are ready.
+
+        engine: that takes the messages; None leaves all of them. timeout_s: at most; it also returns after
+        a signal. most: how many messages. takes_data: whether messages of the data socket are taken at all.
+        Place 0 is ready if a message is left for `take_rare`.
+        """
+    def remove(self, place: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Waits no longer for what is at this place, from 1; later places move up.
+        """
+    def take_rare(self) -> typing.Any:
+        """
+        The message that the engine has left.
+
+        Route, header, payload or None, whether it had further frames, the key of its sender, and whether
+        that is known as a member.
+        """
+    def take_unreading(self) -> list[int]:
+        """
+        The workers that have left no room for their answers since the last call.
         """
 
 def build_info() -> dict[str, bool | str]:

@@ -11,92 +11,11 @@
 #include <vector>
 
 #include "bindings/register.h"
-#include "lane/connection_guard.h"
-#include "lane/inbox.h"
-#include "lane/libzmq.h"
+#include "bindings/socket_intake.h"
 
 namespace py = pybind11;
 
 namespace leash::bindings {
-namespace {
-
-py::bytes bytes_of(lane::Frame& frame, std::size_t most) {
-  return {frame.data(), std::min(frame.nbytes(), most)};
-}
-
-// The inbox and the guard of one socket of pyzmq, whose handles are given as numbers.
-class Intake {
- public:
-  Intake(const std::string& library, std::uintptr_t context, std::uintptr_t socket,
-         const std::string& monitor, const lane::Limits& limits, std::size_t header_nbytes)
-      : zmq_(lane::find_libzmq(library)),
-        socket_(reinterpret_cast<void*>(socket)),
-        header_nbytes_(header_nbytes),
-        guard_(zmq_, reinterpret_cast<void*>(context), monitor, limits) {}
-  ~Intake() { close(); }
-
-  void begin(std::uint16_t port) {
-    guard_.begin(port);
-    inbox_.emplace(zmq_, socket_, guard_);
-  }
-
-  void close() {
-    inbox_.reset();
-    const py::gil_scoped_release release;
-    guard_.end();
-  }
-
-  // Route, header, whether a payload follows, and whether the sender is known as a member; None if
-  // no message has come. Of a header that is too long it gives one byte more than may be.
-  py::object receive() {
-    lane::Inbox& inbox = open();
-    if (!inbox.receive()) return py::none();
-    return py::make_tuple(bytes_of(inbox.route(), SIZE_MAX),
-                          bytes_of(inbox.header(), header_nbytes_ + 1), inbox.has_more(),
-                          inbox.is_known());
-  }
-
-  void drain() {
-    lane::Inbox& inbox = open();
-    const py::gil_scoped_release release;  // there may be millions of frames
-    inbox.drain();
-  }
-
-  lane::Inbox& open() {
-    if (!inbox_) throw std::runtime_error("the intake is closed");
-    return *inbox_;
-  }
-
-  std::uint64_t take_refused() { return guard_.take_refused(); }
-
-  int fd() const { return guard_.question_fd(); }
-
-  std::pair<std::vector<std::pair<std::string, std::uint64_t>>,
-            std::vector<std::pair<std::string, std::string>>>
-  take_closed() {
-    const lane::Closed closed = guard_.take_closed();
-    std::vector<std::pair<std::string, std::uint64_t>> counts;
-    for (std::size_t i = 0; i < lane::kReasons; ++i) {
-      const auto reason = static_cast<lane::Reason>(i);
-      if (closed.counts[i] > 0) counts.emplace_back(lane::name_of(reason), closed.counts[i]);
-    }
-    std::vector<std::pair<std::string, std::string>> examples;
-    for (const auto& [reason, host] : closed.examples) {
-      examples.emplace_back(lane::name_of(reason), host);
-    }
-    return {std::move(counts), std::move(examples)};
-  }
-
- private:
-  const lane::LibZmq zmq_;
-  void* const socket_;
-  const std::size_t header_nbytes_;
-  lane::ConnectionGuard guard_;
-  std::optional<lane::Inbox> inbox_;
-};
-
-}  // namespace
-
 void register_intake(py::module_& m) {
   m.def(
       "find_libzmq", [](const std::string& path) { lane::find_libzmq(path); }, py::arg("path"),

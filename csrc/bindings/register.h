@@ -21,6 +21,7 @@ void register_settings(pybind11::module_& m);
 void register_staleness(pybind11::module_& m);
 void register_shard(pybind11::module_& m);
 void register_shard_engine(pybind11::module_& m);
+void register_shard_lane(pybind11::module_& m);
 void register_step_engine(pybind11::module_& m);
 
 }  // namespace leash::bindings

@@ -32,6 +32,12 @@ class SharedShard {
   template <typename Use>
   auto locked(Use&& use) {
     pybind11::gil_scoped_release without_gil;
+    return locked_without_gil(std::forward<Use>(use));
+  }
+
+  // The same, for a caller that has let go of the GIL.
+  template <typename Use>
+  auto locked_without_gil(Use&& use) {
     std::lock_guard lock(mutex_);
     return std::forward<Use>(use)(shard_);
   }

@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 
 #include <cerrno>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 
 namespace leash::lane {
@@ -16,14 +18,22 @@ void find(void* library, const char* name, Function*& function) {
 
 }  // namespace
 
-LibZmq find_libzmq(const std::string& path) {
+const LibZmq& find_libzmq(const std::string& path) {
+  // Never destroyed: messages may be closed at the very end.
+  static std::mutex mutex;
+  static auto& known = *new std::map<std::string, LibZmq>();
+  const std::lock_guard lock(mutex);
+  if (const auto found = known.find(path); found != known.end()) return found->second;
   // It is not loaded here, and stays loaded: pyzmq needs it as long as the process lives.
   void* const library = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
   if (library == nullptr) throw std::runtime_error(path + ": not loaded");
   LibZmq zmq{};
   find(library, "zmq_errno", zmq.error);
   find(library, "zmq_msg_init", zmq.msg_init);
+  find(library, "zmq_msg_init_size", zmq.msg_init_size);
+  find(library, "zmq_msg_init_data", zmq.msg_init_data);
   find(library, "zmq_msg_close", zmq.msg_close);
+  find(library, "zmq_msg_send", zmq.msg_send);
   find(library, "zmq_msg_recv", zmq.msg_recv);
   find(library, "zmq_msg_data", zmq.msg_data);
   find(library, "zmq_msg_size", zmq.msg_size);
@@ -43,7 +53,7 @@ LibZmq find_libzmq(const std::string& path) {
   if (major != 4) {
     throw std::runtime_error("libzmq: expected version 4, got " + std::to_string(major));
   }
-  return zmq;
+  return known.emplace(path, zmq).first->second;
 }
 
 bool Frame::receive(void* socket) {

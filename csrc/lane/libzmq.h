@@ -23,6 +23,7 @@ struct ZmqPollItem {
 // Constants of zmq.h, by their names there.
 inline constexpr int kZmqPair = 0;
 inline constexpr int kZmqDontWait = 1;
+inline constexpr int kZmqSendMore = 2;
 inline constexpr int kZmqEvents = 15;
 inline constexpr int kZmqLinger = 17;
 inline constexpr int kZmqSourceFd = 2;
@@ -34,7 +35,11 @@ inline constexpr unsigned kZmqHandshakeFailures = 0x0800 | 0x2000 | 0x4000;
 struct LibZmq {
   int (*error)();
   int (*msg_init)(ZmqMessage*);
+  int (*msg_init_size)(ZmqMessage*, std::size_t nbytes);
+  int (*msg_init_data)(ZmqMessage*, void* data, std::size_t nbytes,
+                       void (*free)(void* data, void* hint), void* hint);
   int (*msg_close)(ZmqMessage*);
+  int (*msg_send)(ZmqMessage*, void* socket, int flags);
   int (*msg_recv)(ZmqMessage*, void* socket, int flags);
   void* (*msg_data)(ZmqMessage*);
   std::size_t (*msg_size)(const ZmqMessage*);
@@ -50,8 +55,9 @@ struct LibZmq {
 };
 
 // Finds the functions in a shared object that this process has loaded, or in those that it needs.
-// Throws std::runtime_error, which says what is missing.
-LibZmq find_libzmq(const std::string& path);
+// What it returns lives as long as the process. Throws std::runtime_error, which says what is
+// missing.
+const LibZmq& find_libzmq(const std::string& path);
 
 // One frame. For the thread that uses the socket.
 class Frame {

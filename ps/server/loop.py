@@ -110,6 +110,7 @@ class Server:
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._shard_processes: Final[list[ShardProcess]] = []
         self._doorman: Final = Doorman(self._context, keyring) if keyring else None
+        self._has_lane: Final = now is time.monotonic  # a lane knows no other clock
         self.address: Final = self._listen(port)
         try:
             self._engine: Final = RunEngine(
@@ -137,6 +138,7 @@ class Server:
         self.members: Final[Members] = self._engine.members
         self.metrics: Final[Metrics] = self._engine.metrics
         self.data: Final[DataDesk] = self._engine.data
+        self._data_router.serve(self.data)
         self.shards: Final[Shards] = self._engine.shards
         self.coordinator: Final[Coordinator] = self._engine.coordinator
 
@@ -164,15 +166,16 @@ class Server:
             self._intakes.append(self._intake)
             self._control_port = self._intake.port
             self._data_router = DataRouter(
-                self._context, options, host, port + 1 if port else 0, self._doorman
-            )
+                self._context, options, host, port + 1 if port else 0, self._doorman,
+                has_lane=self._has_lane,
+            )  # fmt: skip
             self._intakes.append(self._data_router.intake)
             self.data_port = self._data_router.port
             self._remote = RemoteShards(options, port + 2 if port else 0, self._start_shard)
         except BaseException:
             self._destroy(linger_ms=0)
             raise
-        self._poller = zmq.Poller()
+        self._poller = self._data_router.poller
         self._asking = {intake.fd: intake for intake in self._intakes if intake.fd is not None}
         for fd in self._asking:
             self._poller.register(fd, zmq.POLLIN)

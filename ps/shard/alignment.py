@@ -39,6 +39,11 @@ class Alignment:
             self._behind[:] = _numbers(model)
         return self._step if self.is_reached(model) else None
 
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether the shard is to be held at a step."""
+        return self._step is not None
+
     def end(self) -> None:
         """Asks for nothing any more."""
         self._step = None

@@ -101,6 +101,11 @@ class DataDesk:
             Echo: self._on_echo,
         }
 
+    @property
+    def engine(self) -> ShardEngine | None:
+        """What takes the pushes of those who take part; None as long as there is no model."""
+        return self._engine
+
     # What the coordinator decides.
 
     def make_model(self, layout: Layout) -> None:
@@ -241,6 +246,11 @@ class DataDesk:
     def go_on(self) -> None:
         """Lets the chunks go on, wherever they are."""
         self._alignment.end()
+
+    @property
+    def is_aligning(self) -> bool:
+        """Whether the chunks are to come to one step, so that each message may be the last."""
+        return self._alignment.is_asked_for
 
     @property
     def is_held(self) -> bool:

@@ -53,7 +53,8 @@ class ShardServer:
 
     def run(self) -> None:
         """Serves until the link ends."""
-        shard, poller = self.shard, zmq.Poller()
+        shard, poller = self.shard, self._router.poller
+        self._router.serve(shard.data)
         poller.register(self._link.fd, zmq.POLLIN)
         poller.register(self._router.socket, zmq.POLLIN)
         intake = self._router.intake
@@ -63,12 +64,15 @@ class ShardServer:
             poller.register(self._doorman.socket, zmq.POLLIN)
         try:
             while True:
+                ready = {}
                 if shard.is_held:
                     self._link.has_come(COUNTS_S)
-                elif intake.fd in dict(poller.poll(int(COUNTS_S * 1000))):
+                else:
+                    ready = dict(poller.poll(int(COUNTS_S * 1000)))
+                if intake.fd in ready:
                     intake.attend()
                 try:
-                    self._serve()
+                    self._serve(has_data=self._router.socket in ready)
                 except LinkClosedError:
                     raise
                 except Exception as error:
@@ -85,12 +89,12 @@ class ShardServer:
         """Notes a signal, for the loop."""
         self.shard.on_signal(number)
 
-    def _serve(self) -> None:
+    def _serve(self, *, has_data: bool) -> None:
         shard = self.shard
         # The link first: it may say that workers must wait.
         while self._link.has_come():
             self._on_link()
-        if not shard.is_held:
+        if has_data and not shard.is_held:
             self._router.take(shard.data.receive, until=lambda: shard.data.is_held)
         if self._doorman:
             self._doorman.attend()

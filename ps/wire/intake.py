@@ -244,6 +244,20 @@ class LaneIntake:
         self._core.drain()
         return [route, header, payload, SURPLUS]
 
+    def lane(self, *, knows_senders: bool) -> _core.ShardLane:
+        """Makes a lane of the socket, which takes its messages from then on.
+
+        Args:
+            knows_senders: whether the socket lets in those alone who have a key.
+        """
+        return _core.ShardLane(self._core, knows_senders=knows_senders)
+
+    def take_rare(self, lane: _core.ShardLane) -> tuple[Frames, str]:
+        """Takes the message that a lane of the socket has left, and the key of its sender."""
+        route, header, payload, has_surplus, user, self._knows_sender = lane.take_rare()
+        frames = [route, header] if payload is None else [route, header, payload]
+        return [*frames, SURPLUS] if has_surplus else frames, user
+
     def judge(self, conduct: Conduct) -> None:
         """Notes what the newest message has shown of its sender, which may cost its connection."""
         match conduct:

@@ -24,11 +24,14 @@ class Buffer {
   void add_reference() { ++references_; }
   // Returns whether that was the last one.
   bool drop_reference() { return --references_ == 0; }
+  bool has_one_reference() const { return references_ == 1; }
 
  protected:
   Buffer() = default;
   Buffer(std::byte* data, std::size_t nbytes) : data_(data), nbytes_(nbytes) {}
   void set_memory(std::byte* data, std::size_t nbytes) { data_ = data, nbytes_ = nbytes; }
+  // Begins anew with its maker's reference. REQUIRES: the last one was dropped.
+  void renew() { references_ = 1; }
 
  private:
   std::byte* data_ = nullptr;

@@ -95,6 +95,7 @@ class ShardEngine {
     records.clear();
     records.swap(records_);
   }
+  std::size_t records() const { return records_.size(); }  // that wait to be taken
   void take_idle(std::vector<Buffer*>& idle) { bin_.take(idle); }
   // Whether take_records(), take_counts() or take_heard() has anything to tell.
   bool has_news() const;

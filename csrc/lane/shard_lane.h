@@ -1,0 +1,84 @@
+// Moves messages between the data socket of a shard and its engine, without Python.
+//
+//   ROUTER ──▸ Inbox ──▸ ShardEngine ──▸ answers ──▸ ROUTER
+//                 └─ what the engine does not take is left for others: take_rare()
+//
+// For the thread that uses the socket.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/shard_engine/shard_engine.h"
+#include "lane/inbox.h"
+#include "lane/libzmq.h"
+#include "lane/payload_buffer.h"
+
+namespace leash::lane {
+
+class ShardLane {
+ public:
+  // What a turn came to.
+  enum class Turn : std::uint8_t {
+    kIdle,  // no message waits
+    kRare,  // a message is left for others, who take_rare() it before the next turn
+    kMore   // more messages may wait
+  };
+
+  // knows_senders: whether the socket lets in those alone who have a key.
+  ShardLane(const LibZmq& zmq, void* socket, Inbox& inbox, bool knows_senders);
+  ~ShardLane();
+  ShardLane(const ShardLane&) = delete;
+  ShardLane& operator=(const ShardLane&) = delete;
+
+  // Hands messages that have come to the engine, at most so many, and sends what it answers. The
+  // engine may be null: there is no model yet. Ends early once the engine has that many records.
+  //
+  // Whatever the engine throws comes through; take_rare() then gives the message.
+  Turn serve(ShardEngine* engine, std::size_t most);
+
+  // Sends what the engine has to send, which may come of other calls.
+  void send_answers(ShardEngine& engine);
+
+  // The payload of the message that was left, for whoever takes it over, with one reference; null
+  // if it has none. Route and header are in the inbox.
+  std::unique_ptr<PayloadBuffer> take_payload() { return std::move(payload_); }
+  bool has_surplus() const { return has_surplus_; }    // it had further frames, which are dropped
+  std::string_view sender() const { return sender_; }  // its key; empty without keys
+
+  // The workers that have left no room for their answers since the last call.
+  std::vector<std::uint32_t> take_unreading() { return std::exchange(unreading_, {}); }
+
+  // Buffers that nobody needs any more, and that are not the lane's own.
+  std::vector<Buffer*> take_idle() { return std::exchange(idle_, {}); }
+
+ private:
+  std::unique_ptr<PayloadBuffer> make_payload();
+  void recycle(Buffer* buffer);
+  void collect(ShardEngine& engine);
+  void send(OutgoingAnswer& answer, ShardEngine& engine);
+  int send_frame(std::string_view bytes, int flags);
+  void send_payload(Buffer* payload, ShardEngine& engine);
+
+  const LibZmq& zmq_;
+  void* const socket_;
+  Inbox& inbox_;
+  const bool knows_senders_;
+  std::unique_ptr<PayloadBuffer> payload_;  // of the newest message
+  bool has_surplus_ = false;
+  std::string sender_;
+  std::vector<std::uint32_t> unreading_;
+
+  // Kept for the next message.
+  std::vector<std::unique_ptr<PayloadBuffer>> free_;
+  std::vector<OutgoingAnswer> outgoing_;
+  std::vector<Buffer*> dropped_;
+  std::vector<Buffer*> idle_;
+};
+
+}  // namespace leash::lane

@@ -1,0 +1,21 @@
+#include "lane/sources.h"
+
+#include <cerrno>
+#include <stdexcept>
+#include <string>
+
+namespace leash::lane {
+
+void Sources::remove(std::size_t place) {
+  items_.erase(items_.begin() + static_cast<std::ptrdiff_t>(place));
+}
+
+bool Sources::wait(long timeout_ms) {
+  for (ZmqPollItem& item : items_) item.revents = 0;
+  if (zmq_.poll(items_.data(), static_cast<int>(items_.size()), timeout_ms) >= 0) return true;
+  const int error = zmq_.error();
+  if (error == EINTR) return false;
+  throw std::runtime_error("zmq_poll: error " + std::to_string(error));
+}
+
+}  // namespace leash::lane
