@@ -39,7 +39,9 @@ __all__: list[str] = [
     "StepClock",
     "StepEnd",
     "StepEngine",
+    "StepLane",
     "StepNotice",
+    "StepStop",
     "SumOptions",
     "build_info",
     "codecs",
@@ -1744,6 +1746,69 @@ class ShardLane:
     def take_unreading(self) -> list[int]:
         """
         The workers that have left no room for their answers since the last call.
+        """
+
+class StepStop:
+    """
+    Why a lane's call has ended before all was done.
+
+    is_quiet: no answer has come for 200 ms, or a connection is gone. Otherwise `shard` has sent an
+    answer that the engine does not deal with alone, as `notice` says. header, payloads, payload_nbytes:
+    of that answer, how many frames came behind its header, and the size of the first of them.
+    """
+    @property
+    def header(self) -> bytes: ...
+    @property
+    def is_quiet(self) -> bool: ...
+    @property
+    def notice(self) -> StepNotice: ...
+    @property
+    def payload_nbytes(self) -> int: ...
+    @property
+    def payloads(self) -> int: ...
+    @property
+    def shard(self) -> int: ...
+
+class StepLane:
+    """
+    Moves messages between a worker's engine and its sockets.
+
+    It does so without the GIL, and without Python but for what is rare. For the one thread that uses
+    the sockets, which outlive it.
+    """
+    def __init__(
+        self,
+        library: str,
+        engine: StepEngine,
+        sockets: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    ) -> None:
+        """
+        library: the path of what pyzmq has loaded, as of Intake. sockets: the handle of a
+        DEALER socket to each shard.
+        """
+    def advance(self) -> StepStop | None:
+        """
+        Sends what the windows allow, and takes the answers that have come. Never waits.
+
+        Returns None, or why it has ended: call it again when that is dealt with.
+        """
+    def finish(self, at_once: typing.SupportsInt | typing.SupportsIndex) -> StepStop | None:
+        """
+        Sends all requests and takes each answer as it comes; returns as `advance` does.
+
+        at_once: how many requests may be in flight to a shard.
+        """
+    def replace(
+        self,
+        shard: typing.SupportsInt | typing.SupportsIndex,
+        socket: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Uses another socket for a shard.
+        """
+    def take_waited(self) -> float:
+        """
+        How long `finish` has waited for answers since the last call, in seconds.
         """
 
 def build_info() -> dict[str, bool | str]:

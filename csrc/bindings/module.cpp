@@ -27,6 +27,7 @@ PYBIND11_MODULE(_core, m) {
   register_step_engine(m);
   register_intake(m);
   register_shard_lane(m);
+  register_step_lane(m);
 
   leash::instruction_set();  // a LEASH_ISA that this CPU lacks is an error of the import
 }

@@ -23,19 +23,6 @@ StepMemory memory_of(const BufferView& view, std::pair<std::size_t, std::size_t>
           .states = states};
 }
 
-// Keeps other threads, and what Python code this one calls, out of the engine.
-class Turn {
- public:
-  explicit Turn(bool& is_busy) : is_busy_(is_busy) { is_busy_ = true; }
-  ~Turn() { is_busy_ = false; }
-
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-
- private:
-  bool& is_busy_;
-};
-
 // Calls use(), without the GIL if there is much to do.
 template <typename Use>
 auto maybe_without_gil(bool releases, Use&& use) {
@@ -45,6 +32,31 @@ auto maybe_without_gil(bool releases, Use&& use) {
 }
 
 std::span<const std::byte> span_of(const BufferView& view) { return {view.data(), view.nbytes()}; }
+
+// What ZeroMQ may still read of an engine that is gone.
+struct Leftover {
+  lane::Loan* loan;
+  std::map<const std::byte*, py::object> objects;
+};
+
+// Guarded by the GIL. Never destroyed: the interpreter may be gone then.
+std::vector<Leftover>& leftovers() {
+  static auto& all = *new std::vector<Leftover>();
+  return all;
+}
+
+void let_go_of_leftovers() {
+  auto& all = leftovers();
+  for (std::size_t i = 0; i < all.size();) {
+    if (all[i].loan->is_out()) {
+      ++i;
+      continue;
+    }
+    all[i].loan->end();
+    const Leftover gone = std::move(all[i]);  // to let go of objects may call Python code
+    all.erase(all.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+}
 
 }  // namespace
 
@@ -61,6 +73,14 @@ OwningStepEngine::OwningStepEngine(std::vector<StepChunk> chunks, const StepMemb
   if (residual_.nbytes() != 0 && residual_.nbytes() < engine_.slab_nbytes()) {
     throw std::invalid_argument("residual: expected the size of a slab");
   }
+  let_go_of_leftovers();
+}
+
+OwningStepEngine::~OwningStepEngine() {
+  let_go();
+  lent_[memory_.data()] = memory_bytes_;
+  leftovers().push_back({loan_, std::move(lent_)});
+  let_go_of_leftovers();
 }
 
 void OwningStepEngine::require_turn() const {
@@ -69,7 +89,8 @@ void OwningStepEngine::require_turn() const {
 
 void OwningStepEngine::fill(Buffer& buffer, const py::object& object, Access access,
                             const char* name) {
-  buffer.view.emplace(py::reinterpret_borrow<py::buffer>(object), access, name);
+  buffer.view =
+      std::make_unique<BufferView>(py::reinterpret_borrow<py::buffer>(object), access, name);
   if (buffer.view->nbytes() < engine_.slab_nbytes()) {
     throw std::invalid_argument(std::string(name) + ": expected the " +
                                 std::to_string(engine_.slab_nbytes()) + " bytes of a slab, got " +
@@ -125,11 +146,49 @@ void OwningStepEngine::forget() {
 }
 
 void OwningStepEngine::let_go() {
+  if (loan_->is_out()) {
+    keep_lent(gradients_);
+    keep_lent(values_);
+  } else {
+    lent_.clear();
+  }
   for (Buffer* buffer : {&gradients_, &parameters_, &held_, &values_}) {
     buffer->view.reset();
     buffer->bytes = {};
   }
   absent_ = {};
+}
+
+void OwningStepEngine::keep_lent(Buffer& buffer) {
+  if (!buffer.view) return;
+  const std::byte* const begin = buffer.view->data();
+  const bool is_own = begin >= memory_.data() && begin < memory_.data() + memory_.nbytes();
+  if (!is_own) lent_.try_emplace(begin, buffer.bytes);
+}
+
+std::span<const std::byte> OwningStepEngine::bytes_of(const PayloadPlace& place) const {
+  const std::byte* begin = nullptr;
+  switch (place.source) {
+    case PayloadSource::kGradients:
+      begin = gradients_.view->data();
+      break;
+    case PayloadSource::kMemory:
+      begin = memory_.data();
+      break;
+    case PayloadSource::kValues:
+      begin = values_.view->data();
+      break;
+    case PayloadSource::kOptions:
+      begin = reinterpret_cast<const std::byte*>(PyBytes_AS_STRING(options_.ptr()));
+      break;
+    case PayloadSource::kNone:
+      return {};
+  }
+  return {begin + place.offset, place.nbytes};
+}
+
+py::bytes OwningStepEngine::attach_header(std::uint64_t number) {
+  return write_attach_(number);
 }
 
 void OwningStepEngine::set_options(std::uint64_t number, const py::bytes& header,
@@ -211,6 +270,10 @@ std::optional<StepNotice> OwningStepEngine::receive(std::size_t shard, const Fra
     return engine_.receive(shard, span_of(header), payloads,
                            payload ? span_of(*payload) : std::span<const std::byte>());
   });
+  return notice_of(received);
+}
+
+std::optional<StepNotice> OwningStepEngine::notice_of(Received received) const {
   switch (received) {
     case Received::kLook:
       return StepNotice{"look"};

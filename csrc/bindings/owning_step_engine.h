@@ -6,14 +6,17 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bindings/buffer_view.h"
 #include "core/step_engine/step_engine.h"
+#include "lane/loan.h"
 
 namespace leash::bindings {
 
@@ -41,6 +44,8 @@ class OwningStepEngine {
                    std::pair<std::size_t, std::size_t> slabs, std::optional<std::size_t> outbox,
                    std::optional<std::size_t> states, const pybind11::buffer& residual);
 
+  // Others keep what ZeroMQ still reads.
+  ~OwningStepEngine();
   OwningStepEngine(const OwningStepEngine&) = delete;
   OwningStepEngine& operator=(const OwningStepEngine&) = delete;
 
@@ -66,6 +71,23 @@ class OwningStepEngine {
   // None if the answer was dealt with.
   std::optional<StepNotice> receive(std::size_t shard, const Frames& frames);
 
+  // For a lane, which sends and receives without Python.
+  //
+  // Returns use(engine), without the GIL; meanwhile all other calls throw std::logic_error, as
+  // this one does while another thread is in a call.
+  template <typename Use>
+  auto call_without_gil(Use&& use) {
+    require_turn();
+    const Turn turn(is_busy_);
+    const pybind11::gil_scoped_release release;
+    return use(engine_);
+  }
+  // Where a payload lies that next() has named. May be called without the GIL.
+  std::span<const std::byte> bytes_of(const PayloadPlace& place) const;
+  pybind11::bytes attach_header(std::uint64_t number);
+  std::optional<StepNotice> notice_of(Received received) const;
+  lane::Loan& loan() { return *loan_; }
+
   // The engine, for calls that need no buffers. Throws std::logic_error while another thread is in
   // a call.
   StepEngine& engine() {
@@ -76,12 +98,24 @@ class OwningStepEngine {
  private:
   // Bytes of a Python object: to be read and written here, and to be sent from.
   struct Buffer {
-    std::optional<BufferView> view;
+    std::unique_ptr<BufferView> view;
     pybind11::object bytes;  // a memoryview of single bytes
+  };
+  // Keeps other threads, and what Python code this one calls, out of the engine.
+  class Turn {
+   public:
+    explicit Turn(bool& is_busy) : is_busy_(is_busy) { is_busy_ = true; }
+    ~Turn() { is_busy_ = false; }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    bool& is_busy_;
   };
 
   void require_turn() const;
   void let_go();
+  void keep_lent(Buffer& buffer);
   void fill(Buffer& buffer, const pybind11::object& object, Access access, const char* name);
   pybind11::object payload_of(const PayloadPlace& place);
 
@@ -95,8 +129,13 @@ class OwningStepEngine {
   Buffer held_;
   Buffer values_;
   pybind11::object absent_;
-  pybind11::object options_;
+  pybind11::bytes options_;
   pybind11::object write_attach_;
+
+  // Of what a lane has lent to ZeroMQ, and of that what is of no other use here: by its address, so
+  // that nothing is kept twice.
+  lane::Loan* const loan_ = lane::Loan::make();
+  std::map<const std::byte*, pybind11::object> lent_;
 };
 
 }  // namespace leash::bindings

@@ -22,6 +22,7 @@ void register_staleness(pybind11::module_& m);
 void register_shard(pybind11::module_& m);
 void register_shard_engine(pybind11::module_& m);
 void register_shard_lane(pybind11::module_& m);
+void register_step_lane(pybind11::module_& m);  // after register_step_engine
 void register_step_engine(pybind11::module_& m);
 
 }  // namespace leash::bindings

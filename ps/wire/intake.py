@@ -19,11 +19,11 @@ from itertools import count
 from typing import Any, Final, Protocol, TypeAlias
 
 import zmq
-import zmq.backend
 from zmq.utils.monitor import recv_monitor_message
 
 from leash.ps import _core
 from leash.ps.wire.frames import MAX_HEADER_NBYTES
+from leash.ps.wire.libzmq import library, why_plain
 from leash.ps.wire.sockets import bind, has_come
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
@@ -168,21 +168,6 @@ def open_intake(
     return LaneIntake(context, router, host, port, limits)
 
 
-def why_plain() -> str | None:
-    """Why the functions of libzmq cannot be used; None if they can."""
-    try:
-        _core.find_libzmq(_library())
-    except (RuntimeError, OSError) as error:
-        return str(error)
-    return None
-
-
-def _library() -> str:
-    """The shared object of pyzmq, which has loaded libzmq."""
-    backend = sys.modules[zmq.backend.Socket.__module__]
-    return getattr(backend, "__file__", None) or ""
-
-
 def _affordable() -> int:
     """How many connections each of two sockets may have in this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -206,7 +191,7 @@ class LaneIntake:
         router.monitor(monitor, zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED | REFUSED)
         # In this order the thread ends before the context does, where nobody has called `close`.
         self._core: Final = _core.Intake(
-            _library(), context.underlying, router.underlying, monitor,
+            library(), context.underlying, router.underlying, monitor,
             connections=limits.connections, message_nbytes=limits.message_nbytes,
             backlog_nbytes=limits.backlog_nbytes, unfinished_nbytes=limits.unfinished_nbytes,
             header_nbytes=MAX_HEADER_NBYTES,

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from leash.ps._core import StepEngine, StepNotice
+from leash.ps._core import StepEngine, StepLane, StepNotice, StepStop
 from leash.ps.errors import (
     ProtocolError,
     RestartedError,
@@ -24,6 +24,7 @@ from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import REPLIES, check_payload_count, decode, error_from
 from leash.ps.wire.keys import ClientKey
 from leash.ps.wire.layout import Chunk
+from leash.ps.wire.libzmq import library, why_plain
 from leash.ps.wire.messages import U32_MAX, Attached, Error, OptionsSet, Params, Welcome
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
@@ -205,6 +206,10 @@ class DataDriver:
         self._poller: Final = zmq.Poller()
         for line in self.lines:
             self._poller.register(line.socket, zmq.POLLIN)
+        self._lane: StepLane | None = None  # without it, pyzmq does what it would
+        if why_plain() is None:
+            handles = [line.socket.underlying for line in self.lines]
+            self._lane = StepLane(library(), engine, handles)
 
     def close(self) -> None:
         """Closes all connections; a second call does nothing.
@@ -214,6 +219,7 @@ class DataDriver:
         """
         self._check = _refuse
         self._on_silence, self._outages, self._patience_s = _ignore, int, float
+        self._lane = None  # before the sockets that it uses
         for line in self.lines:
             line.close()
 
@@ -223,6 +229,10 @@ class DataDriver:
         Raises:
             ProtocolError: the server refused a request, or its answer is not one to what was asked.
         """
+        if self._lane is not None:
+            while (stop := self._lane.advance()) is not None:
+                self._on_stop(stop)
+            return
         for line in self.lines:
             self.send(line)
             while has_come(line.socket) and self.take(line):
@@ -239,24 +249,13 @@ class DataDriver:
             ServerUnreachableError: a connection is gone and does not come back.
             LeashError: whatever else `check` raises.
         """
-        wait_s = 0.0
-        is_idle = self._engine.is_idle
         try:
-            while busy := [line for line in self.lines if not is_idle(line.shard)]:
-                for line in busy:
-                    self.send(line, AT_ONCE)
-                began_s = time.perf_counter()
-                came = self._take_next(busy)
-                self._waited_s = time.perf_counter() - began_s
-                wait_s += self._waited_s
-                if not came:
-                    self._look_around(busy)
+            return self._finish() if self._lane is None else self._finish_by(self._lane)
         except RestartedError:
             raise  # the open step may go again to another server
         except BaseException:
             self._engine.forget()
             raise
-        return wait_s
 
     def attach(self, memory: SlabMemory, worker: int, incarnation: int) -> str | None:
         """Asks every shard to map a worker's memory.
@@ -289,6 +288,32 @@ class DataDriver:
             return NOT_THE_SAME
         self._engine.keep_attached()
         return None
+
+    def _finish(self) -> float:
+        wait_s = 0.0
+        while busy := self._busy():
+            for line in busy:
+                self.send(line, AT_ONCE)
+            began_s = time.perf_counter()
+            came = self._take_next(busy)
+            self._waited_s = time.perf_counter() - began_s
+            wait_s += self._waited_s
+            if not came:
+                self._look_around(busy)
+        return wait_s
+
+    def _finish_by(self, lane: StepLane) -> float:
+        lane.take_waited()  # of a call that was broken off
+        while (stop := lane.finish(AT_ONCE)) is not None:
+            if stop.is_quiet:
+                self._look_around(self._busy())
+            else:
+                self._on_stop(stop)
+        return lane.take_waited()
+
+    def _busy(self) -> list[Line]:
+        """The lines over which something is still to be sent or answered."""
+        return [line for line in self.lines if not self._engine.is_idle(line.shard)]
 
     def send(self, line: Line, most: int = U32_MAX) -> None:
         """Sends what goes to a shard now.
@@ -327,7 +352,9 @@ class DataDriver:
             return False
         notice = self._engine.receive(line.shard, frames)
         if notice is not None:
-            self._on_notice(line, notice, frames)
+            header, *payloads = frames
+            sizes = [len(payload) for payload in payloads]
+            self._on_notice(line, notice, header.bytes, sizes)
         return True
 
     def look_after(self, line: Line, wait_ms: int = 0) -> None:
@@ -376,21 +403,36 @@ class DataDriver:
         line.close(linger_ms=0)
         self._engine.lost(line.shard)
         self.lines[line.shard] = again = self._new_line(line.shard)
+        if self._lane is not None:
+            self._lane.replace(line.shard, again.socket.underlying)
         self._poller.register(again.socket, zmq.POLLIN)
 
-    def _on_notice(self, line: Line, notice: StepNotice, frames: list[zmq.Frame]) -> None:
-        """Does what the engine cannot do with an answer."""
+    def _on_stop(self, stop: StepStop) -> None:
+        """Does what the engine cannot do with an answer that the lane has taken."""
+        sizes = [stop.payload_nbytes] * stop.payloads
+        self._on_notice(self.lines[stop.shard], stop.notice, stop.header, sizes)
+
+    def _on_notice(
+        self, line: Line, notice: StepNotice, header: bytes, payloads: Sequence[int]
+    ) -> None:
+        """Does what the engine cannot do with an answer.
+
+        Args:
+            line: over which it came.
+            notice: what the engine says of it.
+            header: of the answer.
+            payloads: the sizes of the frames behind that, of which the first counts.
+        """
         if notice.kind == "look":
             self._attend(line)
         elif notice.kind == "refused":
             raise as_member(error_from(Error(notice.code, notice.text, 0, 0, 0, notice.clock)))
         else:
-            self._on_other(line, frames)
+            self._on_other(line, header, payloads)
 
-    def _on_other(self, line: Line, frames: list[zmq.Frame]) -> None:
+    def _on_other(self, line: Line, header: bytes, payloads: Sequence[int]) -> None:
         """Reads an answer that comes rarely, or says what is wrong with it."""
-        header, *payloads = frames
-        message = decode(header.bytes, REPLIES)
+        message = decode(header, REPLIES)
         check_payload_count(message, len(payloads))
         if isinstance(message, Attached):
             if self._engine.attached(line.shard, message.number):
@@ -401,7 +443,7 @@ class DataDriver:
             return
         if isinstance(message, Params) and payloads and message.chunk < len(self._chunks):
             chunk = self._chunks[message.chunk]
-            check_size(chunk, codec_for(message.codec, chunk), len(payloads[0]))
+            check_size(chunk, codec_for(message.codec, chunk), payloads[0])
         raise ProtocolError(f"{line.address}: unexpected {message.verb}")
 
     def _take_next(self, busy: list[Line]) -> bool:

@@ -167,6 +167,7 @@ class StepEngine {
 
   // --- How things stand. ---
 
+  bool is_connected(std::size_t shard) const { return lanes_.at(shard).is_connected; }
   bool is_idle(std::size_t shard) const;      // nothing waits to be sent or answered
   bool awaits_last(std::size_t shard) const;  // one more answer leaves nothing to do
   bool is_done() const;                       // all shards are idle
