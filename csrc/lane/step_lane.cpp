@@ -173,8 +173,10 @@ std::optional<StepLane::Stop> StepLane::take(StepEngine& engine, std::size_t sha
     payloads_ = 1;
     more = payload_.more();
   }
-  for (Frame surplus(zmq_); more; more = surplus.more()) {
+  while (more) {  // no answer has so many frames
+    Frame surplus(zmq_);
     surplus.receive_rest(sockets_[shard]);
+    more = surplus.more();
     ++payloads_;
   }
   received_ = engine.receive(shard, bytes_of(header_), payloads_,
