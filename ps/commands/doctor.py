@@ -90,7 +90,7 @@ def host_checks() -> Iterator[Finding]:
     yield Finding("ok", "leash", __version__)
     yield core_check()
     yield zmq_check()
-    yield intake_check()
+    yield lanes_check()
     yield curve_check()
     yield msgpack_check(version("msgpack"))
     yield Finding("ok", "numpy", version("numpy"))
@@ -123,14 +123,16 @@ def zmq_check() -> Finding:
     return Finding("ok", "pyzmq", f"{zmq.pyzmq_version()} with libzmq {zmq.zmq_version()}")
 
 
-def intake_check() -> Finding:
-    """Checks that a server here can limit what its peers cost."""
+def lanes_check() -> Finding:
+    """Checks that updates can move without Python, and a server limit what its peers cost."""
     why = why_plain()
     if why is not None:
-        return Finding("warn", "limits", f"libzmq's functions were not found ({why}): a server "
-                       "here limits the frames of a message, not unfinished ones or connections",
+        return Finding("warn", "lanes", f"libzmq's functions were not found ({why}): small updates "
+                       "take twice as long, and a server here limits the frames of a message, not "
+                       "unfinished ones or connections",
                        "pip install --force-reinstall pyzmq, whose wheels have it")  # fmt: skip
-    return Finding("ok", "limits", "a server here closes connections that cost too much")
+    return Finding("ok", "lanes", "updates move without Python, and a server here closes "
+                   "connections that cost too much")  # fmt: skip
 
 
 def curve_check(maps: Path = Path("/proc/self/maps")) -> Finding:
