@@ -27,7 +27,7 @@ from leash.ps.options.commands import DoctorOptions
 from leash.ps.processes import WITHOUT_WORKING_DIRECTORY
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.keys import ClientKey, key_for
-from leash.ps.wire.libzmq import why_plain
+from leash.ps.wire.sockets import why_plain
 
 Verdict = Literal["ok", "info", "warn", "fail"]
 STYLES: Final = {"ok": "green", "info": "dim", "warn": "yellow", "fail": "bold red"}

@@ -23,8 +23,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from leash.ps import _core
 from leash.ps.wire.frames import MAX_HEADER_NBYTES
-from leash.ps.wire.libzmq import library, why_plain
-from leash.ps.wire.sockets import bind, has_come
+from leash.ps.wire.sockets import bind, has_come, library, why_plain
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 # Route and header, and the payload if there is one.

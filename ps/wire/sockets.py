@@ -1,9 +1,12 @@
 """Sets up the sockets of both sides, and says why they are set up so."""
 
+import sys
 from typing import Final, TypeAlias
 
 import zmq
+import zmq.backend
 
+from leash.ps import _core
 from leash.ps.errors import UsageError
 from leash.ps.wire import hosts
 from leash.ps.wire.curve import Doorman, secure_client
@@ -170,3 +173,21 @@ def connect(socket: zmq.Socket[bytes], address: str) -> None:
 
 
 Payload: TypeAlias = zmq.Frame | memoryview | bytearray | bytes | None
+
+
+# The libzmq that pyzmq has loaded, whose functions the lanes in C++ use.
+
+
+def why_plain() -> str | None:
+    """Why the functions of libzmq cannot be used; None if they can."""
+    try:
+        _core.find_libzmq(library())
+    except (RuntimeError, OSError) as error:
+        return str(error)
+    return None
+
+
+def library() -> str:
+    """The path of pyzmq's shared object, which has loaded libzmq."""
+    backend = sys.modules[zmq.backend.Socket.__module__]
+    return getattr(backend, "__file__", None) or ""

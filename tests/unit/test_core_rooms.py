@@ -40,6 +40,12 @@ MAY_INCLUDE: Final[Arrows] = {
     },
     "core/step_engine": {"core/base", "core/kernels", "core/codecs", "core/wire"},
     "lane": set(),
+    "lane/engines": {
+        "lane",
+        "core/wire",
+        "core/shard_engine",
+        "core/step_engine",
+    },
     "bindings": {
         "lane",
         "core/base",
@@ -51,6 +57,13 @@ MAY_INCLUDE: Final[Arrows] = {
         "core/shard_engine",
         "core/wire",
         "core/step_engine",
+    },
+    "bindings/lane": {
+        "lane",
+        "lane/engines",
+        "core/shard_engine",
+        "core/step_engine",
+        "bindings",
     },
     "bindings/register": {
         "core/base",

@@ -24,7 +24,6 @@ from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import REPLIES, check_payload_count, decode, error_from
 from leash.ps.wire.keys import ClientKey
 from leash.ps.wire.layout import Chunk
-from leash.ps.wire.libzmq import library, why_plain
 from leash.ps.wire.messages import U32_MAX, Attached, Error, OptionsSet, Params, Welcome
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
@@ -32,8 +31,10 @@ from leash.ps.wire.sockets import (
     data_max_nbytes,
     data_queue,
     has_come,
+    library,
     make_dealer,
     receive,
+    why_plain,
 )
 from leash.worker.client.control.session import as_member
 from leash.worker.client.memory import SlabMemory

@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 BEGINS_S: Final = 1.0  # what the clock shows at first; some code takes 0 for "never"
-LOOK_S: Final = 0.2  # of real time: a signal is noticed after this at the latest
+SIGNALS_S: Final = 0.2  # of real time: a signal is noticed after this at the latest
 
 
 class World:
@@ -157,7 +157,7 @@ class Fiber:
         self._turn.release()
         try:
             # A signal that comes just before a wait does not end it, so this looks up now and then.
-            while not self._back.acquire(timeout=LOOK_S):
+            while not self._back.acquire(timeout=SIGNALS_S):
                 continue
         except BaseException:  # a signal, while the program runs
             self.cancel()

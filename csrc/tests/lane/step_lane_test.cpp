@@ -1,5 +1,5 @@
 // How a worker's requests go through its sockets, and when its lane asks others for help.
-#include "lane/step_lane.h"
+#include "lane/engines/step_lane.h"
 
 #include <doctest/doctest.h>
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "bindings/register.h"
-#include "bindings/socket_intake.h"
+#include "bindings/lane/socket_intake.h"
 
 namespace py = pybind11;
 

@@ -1,4 +1,4 @@
-#include "lane/step_lane.h"
+#include "lane/engines/step_lane.h"
 
 #include <cerrno>
 #include <chrono>

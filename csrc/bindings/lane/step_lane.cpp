@@ -1,4 +1,4 @@
-#include "lane/step_lane.h"
+#include "lane/engines/step_lane.h"
 
 #include <pybind11/stl.h>
 #include <unistd.h>

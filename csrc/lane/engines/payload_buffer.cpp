@@ -1,4 +1,4 @@
-#include "lane/payload_buffer.h"
+#include "lane/engines/payload_buffer.h"
 
 #include <cerrno>
 #include <stdexcept>

@@ -17,7 +17,7 @@
 #include "core/shard_engine/shard_engine.h"
 #include "lane/inbox.h"
 #include "lane/libzmq.h"
-#include "lane/payload_buffer.h"
+#include "lane/engines/payload_buffer.h"
 
 namespace leash::lane {
 

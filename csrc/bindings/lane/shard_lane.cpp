@@ -1,4 +1,4 @@
-#include "lane/shard_lane.h"
+#include "lane/engines/shard_lane.h"
 
 #include <pybind11/stl.h>
 #include <unistd.h>
@@ -14,7 +14,7 @@
 
 #include "bindings/register.h"
 #include "bindings/shared_engine.h"
-#include "bindings/socket_intake.h"
+#include "bindings/lane/socket_intake.h"
 #include "lane/sources.h"
 
 namespace py = pybind11;

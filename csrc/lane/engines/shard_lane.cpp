@@ -1,4 +1,4 @@
-#include "lane/shard_lane.h"
+#include "lane/engines/shard_lane.h"
 
 #include <cerrno>
 #include <cstring>
