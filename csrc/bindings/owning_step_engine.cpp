@@ -187,9 +187,7 @@ std::span<const std::byte> OwningStepEngine::bytes_of(const PayloadPlace& place)
   return {begin + place.offset, place.nbytes};
 }
 
-py::bytes OwningStepEngine::attach_header(std::uint64_t number) {
-  return write_attach_(number);
-}
+py::bytes OwningStepEngine::attach_header(std::uint64_t number) { return write_attach_(number); }
 
 void OwningStepEngine::set_options(std::uint64_t number, const py::bytes& header,
                                    const py::bytes& payload) {

@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/register.h"
 #include "bindings/lane/socket_intake.h"
+#include "bindings/register.h"
 
 namespace py = pybind11;
 

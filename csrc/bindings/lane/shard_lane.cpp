@@ -12,9 +12,9 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/lane/socket_intake.h"
 #include "bindings/register.h"
 #include "bindings/shared_engine.h"
-#include "bindings/lane/socket_intake.h"
 #include "lane/sources.h"
 
 namespace py = pybind11;

@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "core/shard_engine/shard_engine.h"
+#include "lane/engines/payload_buffer.h"
 #include "lane/inbox.h"
 #include "lane/libzmq.h"
-#include "lane/engines/payload_buffer.h"
 
 namespace leash::lane {
 

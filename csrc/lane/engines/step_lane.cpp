@@ -16,8 +16,8 @@ using Time = std::chrono::steady_clock;
 
 constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
 constexpr long kLookMs = 200;  // who waits looks so often whether it still takes part
-// If answers have come sooner than this, one spins for the last one of a step, and does not sleep: a
-// small exchange passes through four threads, and to wake a processor that has gone idle costs as
+// If answers have come sooner than this, one spins for the last one of a step, and does not sleep:
+// a small exchange passes through four threads, and to wake a processor that has gone idle costs as
 // much as the work itself.
 constexpr double kSpinS = 500e-6;
 // Below this, a copy costs less than to hear when ZeroMQ has read our memory.

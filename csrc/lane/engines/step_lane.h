@@ -2,8 +2,8 @@
 // Python.
 //
 //   StepEngine ──▸ next(shard) ──▸ DEALER        what the engine cannot do with an answer, and what
-//        ▴                            │          is rare, ends a call: the driver deals with it, and
-//        └─────── receive(shard) ◂────┘          calls again
+//        ▴                            │          is rare, ends a call: the driver deals with it,
+//        and └─────── receive(shard) ◂────┘          calls again
 //
 // For the one thread that uses the sockets.
 #pragma once

@@ -58,7 +58,8 @@ TEST_CASE("a request that comes again over the same connection does so without a
   team.push(1, 1, 9.0f);
   CHECK(team.said().empty());
   team.push(2, 1, 5.0f);
-  CHECK(team.said() == Said{"1: params 1.0 version 1 = -4 x 4", "2: params 1.0 version 1 = -4 x 4"});
+  CHECK(team.said() ==
+        Said{"1: params 1.0 version 1 = -4 x 4", "2: params 1.0 version 1 = -4 x 4"});
 }
 
 TEST_CASE("a request in a segment that comes again needs the segment no longer than the first") {

@@ -29,8 +29,8 @@ struct FakeSocket {
 // The error of zmq_poll where nothing waits: 0 says that the time is over.
 extern int fake_poll_error;
 
-// Lets go of the messages that were sent, as a thread of ZeroMQ does once they have left: until then
-// their bytes stay where they are.
+// Lets go of the messages that were sent, as a thread of ZeroMQ does once they have left: until
+// then their bytes stay where they are.
 void let_messages_leave();
 
 const lane::LibZmq& fake_libzmq();
