@@ -38,6 +38,7 @@ from leash.ps.wire.messages import (
     Welcome,
 )
 from leash.ps.wire.sockets import make_router
+from leash.worker.client import data_driver
 from leash.worker.client.data_driver import DataDriver, Line
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.memory import SlabMemory
@@ -77,6 +78,13 @@ class FakeServer:
 
     def answer(self, message: Message, *payloads: bytes) -> None:
         self._socket.send_multipart([self._route, encode(message), *payloads])
+
+
+@pytest.fixture(params=["lane", "plain"], autouse=True)
+def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What moves the messages: C++, or pyzmq where it does not show libzmq's functions."""
+    if request.param == "plain":
+        monkeypatch.setattr(data_driver, "why_plain", lambda: "not found")
 
 
 @pytest.fixture
