@@ -47,10 +47,10 @@ _RUN_MODULE: Final = (
 )
 
 
-# Ctrl-C reaches the parent alone, which ends its processes in order. A session of its own would do
-# so too, but Linux shares out processors by session (sched_autogroup): on a busy machine one that
-# was begun just now may wait for seconds.
-_OWN_GROUP: Final[dict[str, Any]] = (
+# Of a part of a process, such as a shard of a server. Ctrl-C reaches the parent alone, as it would
+# if this had a session of its own. But Linux shares out processors by session (sched_autogroup): on
+# a busy machine one that was begun just now may wait for seconds.
+_SAME_SESSION: Final[dict[str, Any]] = (
     {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 )
 
@@ -89,7 +89,7 @@ def spawn(
 ) -> Process:
     """Starts `leash COMMAND WORDS` as a process.
 
-    It gets a process group of its own, so that Ctrl-C reaches its parent alone, which ends it.
+    It gets a session of its own, so that Ctrl-C reaches its parent alone, which ends it in order.
     Its standard input is a pipe that closes with its parent: see `interrupt.end_with_parent`.
     """
     return subprocess.Popen(
@@ -98,7 +98,7 @@ def spawn(
         stdout=stdout,
         stderr=stderr,
         pass_fds=pass_fds,
-        **_OWN_GROUP,
+        start_new_session=True,
         # One computing thread for each process, unless it asks for more: they share the cores.
         env={"OMP_NUM_THREADS": "1", **_environment(), interrupt.FOLLOWS_PARENT: "1"},
     )
@@ -134,7 +134,7 @@ def spawn_script(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        **_OWN_GROUP,
+        start_new_session=True,
         # Without a terminal Python would hold back what the script prints.
         env={
             "OMP_NUM_THREADS": str(threads),
@@ -145,16 +145,20 @@ def spawn_script(
     )
 
 
-def spawn_module(module: str, inherited_fd: int) -> Process:
+def spawn_module(module: str, inherited_fd: int, *, gives_way: bool = False) -> Process:
     """Starts `python -m MODULE FD`; the process inherits FD and sees our end by its end.
 
-    Like all processes of Leash it gets a process group of its own.
+    Args:
+        module: its name.
+        inherited_fd: that descriptor.
+        gives_way: it takes only what others leave of the processors, and so has a session of its
+            own; otherwise it shares them with this process.
     """
     return subprocess.Popen(
         module_argv(module, str(inherited_fd)),
         stdin=subprocess.DEVNULL,
         pass_fds=[inherited_fd],
-        **_OWN_GROUP,
+        **({"start_new_session": True} if gives_way else _SAME_SESSION),
         env={"OMP_NUM_THREADS": "1", **os.environ},
     )
 

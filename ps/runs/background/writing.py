@@ -132,7 +132,9 @@ class Writer:
             socket.send_fds(self.end, [b'["slots"]'], [slots_fd])
             if is_process:
                 with far:
-                    self._process = spawn_module("leash.ps.runs.background.writer", far.fileno())
+                    self._process = spawn_module(
+                        "leash.ps.runs.background.writer", far.fileno(), gives_way=True
+                    )
             else:
                 self._thread = threading.Thread(
                     target=serve_writer, args=(far,), name="leash-checkpoint", daemon=True
