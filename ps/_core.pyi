@@ -1705,10 +1705,17 @@ class ShardLane:
 
     It takes no Python and no GIL while it does. For the thread that uses the socket.
     """
-    def __init__(self, intake: Intake, *, knows_senders: bool) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        *,
+        knows_senders: bool,
+        burst: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
         """
         intake: of the data socket; it has begun. knows_senders: whether the socket lets in
-        those alone who have a key.
+        those alone who have a key. burst: how many messages it takes in a row before other sources have
+        their turn.
         """
     def add_fd(self, fd: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
@@ -1730,7 +1737,7 @@ class ShardLane:
 
         engine: that takes the messages; None leaves all of them. timeout_s: at most; it also returns after
         a signal. most: how many messages. takes_data: whether messages of the data socket are taken at all.
-        Place 0 is ready if a message is left for `take_rare`.
+        Place 0 is ready if a message is left for `take_rare`, behind which all others wait.
         """
     def remove(self, place: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
@@ -1752,7 +1759,7 @@ class StepStop:
     """
     Why a lane's call has ended before all was done.
 
-    is_quiet: no answer has come for 200 ms, or a connection is gone. Otherwise `shard` has sent an
+    is_quiet: no answer has come for `look_ms`, or a connection is gone. Otherwise `shard` has sent an
     answer that the engine does not deal with alone, as `notice` says. header, payloads, payload_nbytes:
     of that answer, how many frames came behind its header, and the size of the first of them.
     """
@@ -1781,10 +1788,16 @@ class StepLane:
         library: str,
         engine: StepEngine,
         sockets: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        *,
+        look_ms: typing.SupportsInt | typing.SupportsIndex,
+        spin_s: typing.SupportsFloat | typing.SupportsIndex,
+        copy_below_nbytes: typing.SupportsInt | typing.SupportsIndex,
     ) -> None:
         """
         library: the path of what pyzmq has loaded, as of Intake. sockets: the handle of a
-        DEALER socket to each shard.
+        DEALER socket to each shard. look_ms: how long `finish` waits for an answer. spin_s: if answers have
+        come sooner than this, it spins for the last one. copy_below_nbytes: smaller payloads are copied, and
+        not sent from where they lie.
         """
     def advance(self) -> StepStop | None:
         """

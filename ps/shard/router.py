@@ -153,7 +153,7 @@ class DataRouter:
         )
         self.port: Final = self.intake.port
         self._lane: Final[_core.ShardLane | None] = (
-            self.intake.lane(knows_senders=self._knows_senders)
+            self.intake.lane(knows_senders=self._knows_senders, burst=BURST)
             if has_lane and isinstance(self.intake, LaneIntake)
             else None
         )

@@ -228,13 +228,14 @@ class LaneIntake:
         self._core.drain()
         return [route, header, payload, SURPLUS]
 
-    def lane(self, *, knows_senders: bool) -> _core.ShardLane:
+    def lane(self, *, knows_senders: bool, burst: int) -> _core.ShardLane:
         """Makes a lane of the socket, which takes its messages from then on.
 
         Args:
             knows_senders: whether the socket lets in those alone who have a key.
+            burst: how many messages it takes in a row before other sources have their turn.
         """
-        return _core.ShardLane(self._core, knows_senders=knows_senders)
+        return _core.ShardLane(self._core, knows_senders=knows_senders, burst=burst)
 
     def take_rare(self, lane: _core.ShardLane) -> tuple[Frames, str]:
         """Takes the message that a lane of the socket has left, and the key of its sender."""

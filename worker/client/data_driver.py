@@ -210,7 +210,10 @@ class DataDriver:
         self._lane: StepLane | None = None  # without it, pyzmq does what it would
         if why_plain() is None:
             handles = [line.socket.underlying for line in self.lines]
-            self._lane = StepLane(library(), engine, handles)
+            self._lane = StepLane(
+                library(), engine, handles, look_ms=LOOK_MS, spin_s=SPIN_S,
+                copy_below_nbytes=COPY_BELOW_NBYTES,
+            )  # fmt: skip
 
     def close(self) -> None:
         """Closes all connections; a second call does nothing.

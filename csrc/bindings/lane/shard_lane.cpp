@@ -23,13 +23,13 @@ namespace leash::bindings {
 namespace {
 
 using lane::Clock;
-constexpr std::size_t kBurst = 16;  // messages in a row, before other sources have their turn
 
 // A lane with what its thread waits for beside the data socket, which is the first of its sources.
 class PollingLane {
  public:
-  PollingLane(Intake& intake, bool knows_senders)
+  PollingLane(Intake& intake, bool knows_senders, std::size_t burst)
       : intake_(intake),
+        burst_(burst),
         lane_(intake.zmq(), intake.socket(), intake.open(), knows_senders),
         sources_(intake.zmq()),
         process_(::getpid()) {
@@ -61,7 +61,7 @@ class PollingLane {
   }
 
   py::object take_rare() {
-    std::unique_ptr<lane::PayloadBuffer> payload = lane_.take_payload();
+    std::unique_ptr<lane::PayloadBuffer> payload = lane_.take_rare();
     py::object view = py::none();
     if (payload != nullptr) view = view_of(payload.release());
     return py::make_tuple(intake_.route(), intake_.header(), view, lane_.has_surplus(),
@@ -78,12 +78,12 @@ class PollingLane {
     while (true) {
       auto turn = lane::ShardLane::Turn::kIdle;
       if (takes_data) {
-        turn = serve(engine, std::min(most, kBurst));
+        turn = serve(engine, std::min(most, burst_));
         if (turn == lane::ShardLane::Turn::kRare) {
           ready.push_back(0);
           return;
         }
-        most -= std::min(most, kBurst);
+        most -= std::min(most, burst_);
       }
       const auto left = until - Clock::now();
       const bool is_over = left <= Clock::duration::zero() || most == 0;
@@ -109,6 +109,7 @@ class PollingLane {
   }
 
   Intake& intake_;
+  const std::size_t burst_;
   lane::ShardLane lane_;
   lane::Sources sources_;
   const int process_;
@@ -121,10 +122,11 @@ void register_shard_lane(py::module_& m) {
                           R"(Moves messages between a data socket and a shard's engine.
 
 It takes no Python and no GIL while it does. For the thread that uses the socket.)")
-      .def(py::init<Intake&, bool>(), py::arg("intake"), py::kw_only(), py::arg("knows_senders"),
-           py::keep_alive<1, 2>(),
+      .def(py::init<Intake&, bool, std::size_t>(), py::arg("intake"), py::kw_only(),
+           py::arg("knows_senders"), py::arg("burst"), py::keep_alive<1, 2>(),
            R"(intake: of the data socket; it has begun. knows_senders: whether the socket lets in
-those alone who have a key.)")
+those alone who have a key. burst: how many messages it takes in a row before other sources have
+their turn.)")
       .def("add_socket", &PollingLane::add_socket, py::arg("socket"),
            "Waits for messages of this socket too, given by its handle. It is the last place.")
       .def("add_fd", &PollingLane::add_fd, py::arg("fd"),
@@ -137,7 +139,7 @@ those alone who have a key.)")
 
 engine: that takes the messages; None leaves all of them. timeout_s: at most; it also returns after
 a signal. most: how many messages. takes_data: whether messages of the data socket are taken at all.
-Place 0 is ready if a message is left for `take_rare`.)")
+Place 0 is ready if a message is left for `take_rare`, behind which all others wait.)")
       .def("take_rare", &PollingLane::take_rare,
            R"(The message that the engine has left.
 

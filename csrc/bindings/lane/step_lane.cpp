@@ -42,10 +42,11 @@ std::vector<void*> handles(const std::vector<std::uintptr_t>& sockets) {
 class WorkerLane {
  public:
   WorkerLane(const std::string& library, OwningStepEngine& engine,
-             const std::vector<std::uintptr_t>& sockets)
+             const std::vector<std::uintptr_t>& sockets, long look_ms, double spin_s,
+             std::size_t copy_below_nbytes)
       : engine_(engine),
         lane_(
-            lane::find_libzmq(library), handles(sockets),
+            lane::find_libzmq(library), handles(sockets), {look_ms, spin_s, copy_below_nbytes},
             [&engine](const PayloadPlace& place) { return engine.bytes_of(place); }, engine.loan()),
         process_(::getpid()) {
     if (sockets.size() != engine.engine().shards()) {
@@ -112,7 +113,7 @@ class WorkerLane {
 void register_step_lane(py::module_& m) {
   py::class_<StepStop>(m, "StepStop", R"(Why a lane's call has ended before all was done.
 
-is_quiet: no answer has come for 200 ms, or a connection is gone. Otherwise `shard` has sent an
+is_quiet: no answer has come for `look_ms`, or a connection is gone. Otherwise `shard` has sent an
 answer that the engine does not deal with alone, as `notice` says. header, payloads, payload_nbytes:
 of that answer, how many frames came behind its header, and the size of the first of them.)")
       .def_readonly("is_quiet", &StepStop::is_quiet)
@@ -126,10 +127,15 @@ of that answer, how many frames came behind its header, and the size of the firs
 
 It does so without the GIL, and without Python but for what is rare. For the one thread that uses
 the sockets, which outlive it.)")
-      .def(py::init<const std::string&, OwningStepEngine&, const std::vector<std::uintptr_t>&>(),
-           py::arg("library"), py::arg("engine"), py::arg("sockets"), py::keep_alive<1, 3>(),
+      .def(py::init<const std::string&, OwningStepEngine&, const std::vector<std::uintptr_t>&, long,
+                    double, std::size_t>(),
+           py::arg("library"), py::arg("engine"), py::arg("sockets"), py::kw_only(),
+           py::arg("look_ms"), py::arg("spin_s"), py::arg("copy_below_nbytes"),
+           py::keep_alive<1, 3>(),
            R"(library: the path of what pyzmq has loaded, as of Intake. sockets: the handle of a
-DEALER socket to each shard.)")
+DEALER socket to each shard. look_ms: how long `finish` waits for an answer. spin_s: if answers have
+come sooner than this, it spins for the last one. copy_below_nbytes: smaller payloads are copied, and
+not sent from where they lie.)")
       .def("replace", &WorkerLane::replace, py::arg("shard"), py::arg("socket"),
            "Uses another socket for a shard.")
       .def("advance", &WorkerLane::advance,

@@ -27,6 +27,7 @@ ShardLane::~ShardLane() {
 }
 
 ShardLane::Turn ShardLane::serve(ShardEngine* engine, std::size_t most) {
+  if (is_left_) return Turn::kRare;
   for (std::size_t taken = 0; taken < most; ++taken) {
     if (engine != nullptr && engine->records() >= kMostRecords) return Turn::kMore;
     if (!inbox_.receive()) return Turn::kIdle;
@@ -40,6 +41,7 @@ ShardLane::Turn ShardLane::serve(ShardEngine* engine, std::size_t most) {
       }
     }
     if (knows_senders_) sender_ = inbox_.route().user();
+    is_left_ = true;
     if (engine == nullptr || has_surplus_) return Turn::kRare;
     Frame &route = inbox_.route(), &header = inbox_.header();
     const Incoming message{{route.data(), route.nbytes()},
@@ -48,6 +50,7 @@ ShardLane::Turn ShardLane::serve(ShardEngine* engine, std::size_t most) {
                            now_s(),
                            sender_};
     if (!engine->receive(message)) return Turn::kRare;
+    is_left_ = false;
     if (!inbox_.is_known()) inbox_.vouch();
     if (payload_ != nullptr) engine->drop(payload_.release());
     send_answers(*engine);
@@ -131,17 +134,14 @@ int ShardLane::send_frame(std::string_view bytes, int flags) {
 }
 
 void ShardLane::send_payload(Buffer* payload, ShardEngine& engine) {
-  if (!payload->has_one_reference()) {  // of several answers
-    send_frame({reinterpret_cast<const char*>(payload->data()), payload->nbytes()}, 0);
-    engine.drop(payload);
-    return;
-  }
-  if (auto* const received = dynamic_cast<PayloadBuffer*>(payload)) {
+  const bool is_of_one = payload->has_one_reference();  // and not of several answers
+  if (auto* const received = dynamic_cast<PayloadBuffer*>(payload); received && is_of_one) {
     received->send(socket_);
     engine.drop(received);
     return;
   }
-  if (dynamic_cast<OwnBuffer*>(payload) == nullptr) {  // others know what it takes to free it
+  if (dynamic_cast<OwnBuffer*>(payload) == nullptr || !is_of_one) {
+    // Others have it too, or know what it takes to free it.
     send_frame({reinterpret_cast<const char*>(payload->data()), payload->nbytes()}, 0);
     engine.drop(payload);
     return;

@@ -1,7 +1,7 @@
 // Moves messages between the data socket of a shard and its engine, without Python.
 //
 //   ROUTER ──▸ Inbox ──▸ ShardEngine ──▸ answers ──▸ ROUTER
-//                 └─ what the engine does not take is left for others: take_rare()
+//                 └─ what the engine does not take is left for others, who take_rare()
 //
 // For the thread that uses the socket.
 #pragma once
@@ -26,7 +26,7 @@ class ShardLane {
   // What a turn came to.
   enum class Turn : std::uint8_t {
     kIdle,  // no message waits
-    kRare,  // a message is left for others, who take_rare() it before the next turn
+    kRare,  // a message is left for others: until they have taken it, all wait behind it
     kMore   // more messages may wait
   };
 
@@ -39,15 +39,18 @@ class ShardLane {
   // Hands messages that have come to the engine, at most so many, and sends what it answers. The
   // engine may be null: there is no model yet. Ends early once the engine has that many records.
   //
-  // Whatever the engine throws comes through; take_rare() then gives the message.
+  // Whatever the engine throws comes through; the message is left then.
   Turn serve(ShardEngine* engine, std::size_t most);
 
   // Sends what the engine has to send, which may come of other calls.
   void send_answers(ShardEngine& engine);
 
-  // The payload of the message that was left, for whoever takes it over, with one reference; null
-  // if it has none. Route and header are in the inbox.
-  std::unique_ptr<PayloadBuffer> take_payload() { return std::move(payload_); }
+  // Takes the message that was left. Route and header are in the inbox until the next turn. Returns
+  // its payload, with one reference; null if it has none.
+  std::unique_ptr<PayloadBuffer> take_rare() {
+    is_left_ = false;
+    return std::move(payload_);
+  }
   bool has_surplus() const { return has_surplus_; }    // it had further frames, which are dropped
   std::string_view sender() const { return sender_; }  // its key; empty without keys
 
@@ -70,6 +73,7 @@ class ShardLane {
   Inbox& inbox_;
   const bool knows_senders_;
   std::unique_ptr<PayloadBuffer> payload_;  // of the newest message
+  bool is_left_ = false;                    // for others, who have not taken it yet
   bool has_surplus_ = false;
   std::string sender_;
   std::vector<std::uint32_t> unreading_;

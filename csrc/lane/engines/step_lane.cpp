@@ -15,23 +15,17 @@ namespace {
 using Time = std::chrono::steady_clock;
 
 constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
-constexpr long kLookMs = 200;  // who waits looks so often whether it still takes part
-// If answers have come sooner than this, one spins for the last one of a step, and does not sleep:
-// a small exchange passes through four threads, and to wake a processor that has gone idle costs as
-// much as the work itself.
-constexpr double kSpinS = 500e-6;
-// Below this, a copy costs less than to hear when ZeroMQ has read our memory.
-constexpr std::size_t kCopyBelowNbytes = 256 * 1024;
-
 double seconds_since(Time::time_point began) {
   return std::chrono::duration<double>(Time::now() - began).count();
 }
 
 }  // namespace
 
-StepLane::StepLane(const LibZmq& zmq, const std::vector<void*>& sockets, Bytes bytes, Loan& loan)
+StepLane::StepLane(const LibZmq& zmq, const std::vector<void*>& sockets,
+                   const StepLaneSettings& settings, Bytes bytes, Loan& loan)
     : zmq_(zmq),
       sockets_(sockets),
+      settings_(settings),
       bytes_(std::move(bytes)),
       loan_(loan),
       header_(zmq),
@@ -78,13 +72,13 @@ std::optional<StepLane::Stop> StepLane::take_next(StepEngine& engine) {
   bool has_come = false;
   if (busy_.size() == 1) {
     const std::size_t shard = busy_.front();
-    const bool spins = newest_s_ < kSpinS && engine.awaits_last(shard);
+    const bool spins = newest_s_ < settings_.spin_s && engine.awaits_last(shard);
     const auto stop = spins ? spin(engine, shard, has_come) : take(engine, shard, has_come);
     if (stop || has_come) return stop;
   }
   items_.clear();
   for (const std::size_t shard : busy_) items_.push_back({sockets_[shard], -1, kZmqPollIn, 0});
-  const int ready = zmq_.poll(items_.data(), static_cast<int>(items_.size()), kLookMs);
+  const int ready = zmq_.poll(items_.data(), static_cast<int>(items_.size()), settings_.look_ms);
   if (ready < 0) {
     const int error = zmq_.error();
     if (error == EINTR) return Stop::kSignal;
@@ -103,7 +97,7 @@ std::optional<StepLane::Stop> StepLane::spin(StepEngine& engine, std::size_t sha
   const Time::time_point began = Time::now();
   while (true) {
     const auto stop = take(engine, shard, has_come);
-    if (stop || has_come || seconds_since(began) > kSpinS) return stop;
+    if (stop || has_come || seconds_since(began) > settings_.spin_s) return stop;
   }
 }
 
@@ -115,12 +109,9 @@ std::optional<StepLane::Stop> StepLane::send(StepEngine& engine, std::size_t sha
       attach_number_ = outgoing->attach_number;
       return Stop::kAttach;
     }
-    ZmqMessage frame;
-    if (zmq_.msg_init_size(&frame, outgoing->header.size()) != 0) throw std::bad_alloc();
-    std::memcpy(zmq_.msg_data(&frame), outgoing->header.data(), outgoing->header.size());
     const bool has_payload = outgoing->payload.source != PayloadSource::kNone;
     // A connection that has just broken takes nothing: over the next one it goes again.
-    if (!put(frame, shard, has_payload ? kZmqSendMore : 0)) continue;
+    if (!send_copy(shard, outgoing->header, has_payload ? kZmqSendMore : 0)) continue;
     if (has_payload) send_payload(shard, outgoing->payload);
   }
   return std::nullopt;
@@ -128,26 +119,31 @@ std::optional<StepLane::Stop> StepLane::send(StepEngine& engine, std::size_t sha
 
 void StepLane::send_payload(std::size_t shard, const PayloadPlace& place) {
   const std::span<const std::byte> bytes = bytes_(place);
-  ZmqMessage frame;
-  if (bytes.size() < kCopyBelowNbytes || place.source == PayloadSource::kOptions) {
-    if (zmq_.msg_init_size(&frame, bytes.size()) != 0) throw std::bad_alloc();
-    std::memcpy(zmq_.msg_data(&frame), bytes.data(), bytes.size());
+  bool is_taken = false;
+  if (bytes.size() < settings_.copy_below_nbytes || place.source == PayloadSource::kOptions) {
+    is_taken = send_copy(shard, bytes, 0);
   } else {
+    ZmqMessage frame;
     // libzmq reads a message's bytes, and writes to none that it sends.
     void* const data = const_cast<std::byte*>(bytes.data());
     if (zmq_.msg_init_data(&frame, data, bytes.size(), &Loan::give_back, &loan_) != 0) {
       throw std::bad_alloc();
     }
     loan_.lend();
+    is_taken = put(frame, shard, 0);
   }
-  if (!put(frame, shard, 0)) throw std::runtime_error("zmq_msg_send: half a message was sent");
+  if (!is_taken) throw std::runtime_error("zmq_msg_send: half a message was sent");
 }
 
 void StepLane::send_header(std::size_t shard, std::span<const std::byte> header) {
+  send_copy(shard, header, 0);  // over a connection that has just broken nobody needs it
+}
+
+bool StepLane::send_copy(std::size_t shard, std::span<const std::byte> bytes, int flags) {
   ZmqMessage frame;
-  if (zmq_.msg_init_size(&frame, header.size()) != 0) throw std::bad_alloc();
-  std::memcpy(zmq_.msg_data(&frame), header.data(), header.size());
-  put(frame, shard, 0);
+  if (zmq_.msg_init_size(&frame, bytes.size()) != 0) throw std::bad_alloc();
+  std::memcpy(zmq_.msg_data(&frame), bytes.data(), bytes.size());
+  return put(frame, shard, flags);
 }
 
 // Returns whether the socket has taken the frame, which is let go otherwise.

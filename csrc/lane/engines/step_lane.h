@@ -21,6 +21,14 @@
 
 namespace leash::lane {
 
+struct StepLaneSettings {
+  long look_ms;  // who waits looks so often whether it still takes part
+  // If answers have come sooner than this, one spins for the last one of a step, and does not
+  // sleep.
+  double spin_s;
+  std::size_t copy_below_nbytes;  // a payload that is smaller is copied, and not lent
+};
+
 class StepLane {
  public:
   // Why a call has ended.
@@ -35,7 +43,8 @@ class StepLane {
   using Bytes = std::function<std::span<const std::byte>(const PayloadPlace&)>;
 
   // sockets: of the shards, in their order. bytes, loan: of what the engine sends.
-  StepLane(const LibZmq& zmq, const std::vector<void*>& sockets, Bytes bytes, Loan& loan);
+  StepLane(const LibZmq& zmq, const std::vector<void*>& sockets, const StepLaneSettings& settings,
+           Bytes bytes, Loan& loan);
   StepLane(const StepLane&) = delete;
   StepLane& operator=(const StepLane&) = delete;
 
@@ -70,10 +79,12 @@ class StepLane {
   std::optional<Stop> take_next(StepEngine& engine);
   std::optional<Stop> spin(StepEngine& engine, std::size_t shard, bool& has_come);
   void send_payload(std::size_t shard, const PayloadPlace& place);
+  bool send_copy(std::size_t shard, std::span<const std::byte> bytes, int flags);
   bool put(ZmqMessage& frame, std::size_t shard, int flags);
 
   const LibZmq& zmq_;
   std::vector<void*> sockets_;
+  const StepLaneSettings settings_;
   const Bytes bytes_;
   Loan& loan_;
   Frame header_;

@@ -31,8 +31,9 @@ struct LaneWorker : StepWorker {
       : StepWorker(settings),
         sockets(engine.shards()),
         lane(
-            fake_libzmq(), handles(), [this](const PayloadPlace& place) { return bytes_of(place); },
-            *loan) {}
+            fake_libzmq(), handles(),
+            {.look_ms = 200, .spin_s = 500e-6, .copy_below_nbytes = 256 * 1024},
+            [this](const PayloadPlace& place) { return bytes_of(place); }, *loan) {}
   ~LaneWorker() {
     let_messages_leave();
     CHECK_FALSE(loan->is_out());
