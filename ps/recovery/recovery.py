@@ -55,7 +55,7 @@ class Recovery:
         """The ranks that go on in lockstep, if all who took part can; nobody if one cannot.
 
         Those are in the same step, but for a step that is in all values and had no answer yet.
-        Whoever has not taken part to the last is new to the others: he comes in like a newcomer,
+        Whoever has not taken part to the last is new to the others: it comes in like a newcomer,
         and hinders nobody.
 
         Args:
