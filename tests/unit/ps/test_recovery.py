@@ -11,7 +11,7 @@ FIRST = 8  # the first step that is not in all values
 
 
 def told(worker: int, step: int = 0, *, begun: bool = False, lost: int = 0) -> Remember:
-    return Remember(worker, 1, lost, 0, 0, 0, 0, step, begun)
+    return Remember(worker, 1, lost, 0, 0, 0, step=step, begun=begun)
 
 
 def recovered(*each: Remember, ranks: Any = (1, 2, 3)) -> Recovery:
