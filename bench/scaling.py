@@ -2,9 +2,9 @@
 
 Three policies, from 1 to 64 workers, which one process simulates (harness/simulated_workers.py):
 each pushes 16 chunks of 64 KiB a step. The operating system tells the CPU time of the server's
-threads; the loop's thread is the one that runs Python, and harness/counted_server.py tells what of
-that is the core. The rest of it is Python's share, with pyzmq's side of the sockets. Then the clock
-is measured alone, with up to 100,000 workers.
+threads; the loop's thread is the one that runs Python, and harness/counted_server.py tells how much
+of that is Python. The rest of it is the core, with its lane's calls of libzmq. Then the clock is
+measured alone, with up to 100,000 workers.
 
     python -m leash.bench.scaling [--short] [--workers 1,4,64] [--json FILE] [--picture FILE]
 """
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import psutil
 
 from leash.bench.command import bench_main
 from leash.bench.harness.counted_server import COUNTS
@@ -68,8 +67,8 @@ class Used:
     """The CPU seconds that a server has used."""
 
     all_s: float = 0.0  # all threads
-    loop_s: float = 0.0  # the loop's thread: Python, the core, and pyzmq's side of the sockets
-    core_s: float = 0.0  # the core, in that thread
+    loop_s: float = 0.0  # the loop's thread: Python, the core, and its side of the sockets
+    core_s: float = 0.0  # in that thread, the core, with a lane's calls of libzmq
     messages: int = 0
 
     def add(self, before: "Used", after: "Used", messages: int) -> None:
@@ -133,14 +132,20 @@ def counted_server(policy: str, workers: int) -> Iterator[tuple[str, Callable[[]
                    f"--chunk-kib={MESSAGE_NBYTES // 1024}")  # fmt: skip
         module = ("leash.bench.harness.counted_server", f"{folder}/counts")
         with server(*options, module=module) as (address, pid):
-            process = psutil.Process(pid)
+            threads = Path(f"/proc/{pid}/task")
 
             def used() -> Used:
                 # The main thread, whose number is that of the process, runs the loop.
-                threads = {t.id: t.user_time + t.system_time for t in process.threads()}
-                return Used(sum(threads.values()), threads[pid], float(counts[0]))
+                loop_s = cpu_s(threads / str(pid))
+                all_s = sum(cpu_s(thread) for thread in threads.iterdir())
+                return Used(all_s, loop_s, loop_s - float(counts[0]))
 
             yield address, used
+
+
+def cpu_s(thread: Path) -> float:
+    """The CPU time of a thread, from its folder in /proc: exact, where others count ticks."""
+    return int((thread / "schedstat").read_text().split()[0]) * 1e-9
 
 
 # The clock.

@@ -1534,6 +1534,10 @@ class StepEngine:
         None if none may go. A new request goes while fewer than `most` and the window are in flight. It
         counts as sent then.
         """
+    def not_sent(self, shard: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        The socket has not taken what next() has just given for this shard: it goes again.
+        """
     def options_set(
         self,
         shard: typing.SupportsInt | typing.SupportsIndex,

@@ -36,7 +36,7 @@ class Row(Trial):
     reference: str | None = None  # how the latter was measured
     server_cpu_s: float | None = None  # what all threads of the server use for one message
     server_loop_s: float | None = None  # what the loop's thread uses of that
-    server_core_s: float | None = None  # what the compiled core uses of the latter
+    server_core_s: float | None = None  # of the latter, C++: the core, with its lane
     hidden_share: float | None = None  # the part of an exchange that overlaps backward
     longest_s: float | None = None  # the longest repeat of all
     kept: float | None = None  # the repeats, over those beside an attacker that does no harm

@@ -56,6 +56,23 @@ const LibZmq& find_libzmq(const std::string& path) {
   return known.emplace(path, zmq).first->second;
 }
 
+// A socket hears of what its peer has taken only when it looks for news. Its calls leave that out
+// where another one was made less than a millisecond ago, so a queue that counts as full has room
+// more often than not.
+int put(const LibZmq& zmq, ZmqMessage& frame, void* socket, int flags) {
+  bool has_looked = false;
+  while (zmq.msg_send(&frame, socket, kZmqDontWait | flags) < 0) {
+    const int error = zmq.error();
+    if (error == EINTR) continue;
+    if (error != EAGAIN || has_looked) return error;
+    int events = 0;
+    std::size_t size = sizeof(events);
+    zmq.getsockopt(socket, kZmqEvents, &events, &size);  // to ask for them is to look for news
+    has_looked = true;
+  }
+  return 0;
+}
+
 bool Frame::receive(void* socket) {
   if (zmq_.msg_recv(&message_, socket, kZmqDontWait) >= 0) return true;
   const int error = zmq_.error();

@@ -59,6 +59,10 @@ struct LibZmq {
 // missing.
 const LibZmq& find_libzmq(const std::string& path);
 
+// Hands a frame to a socket without waiting. Returns 0, and the frame is empty then; or why the
+// socket does not take it. EAGAIN means that the peer leaves no room, or that there is none.
+int put(const LibZmq& zmq, ZmqMessage& frame, void* socket, int flags);
+
 // One frame. For the thread that uses the socket.
 class Frame {
  public:

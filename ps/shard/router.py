@@ -17,6 +17,7 @@ from leash.ps.wire.sockets import (
     data_max_nbytes,
     data_queue,
     make_router,
+    send_first,
 )
 
 BURST: Final = 16  # messages of a data socket in a row, before the control socket has its turn
@@ -105,11 +106,9 @@ def send(socket: zmq.Socket[bytes], route: bytes, header: bytes, payload: Payloa
 
     A peer that is gone misses the message, which is no failure.
     """
-    more = zmq.SNDMORE | zmq.DONTWAIT
     try:
-        socket.send(route, more)
-    except zmq.Again:
-        return False
+        if not send_first(socket, route, zmq.SNDMORE):
+            return False
     except zmq.ZMQError as error:
         if error.errno != zmq.EHOSTUNREACH:
             raise
@@ -117,7 +116,7 @@ def send(socket: zmq.Socket[bytes], route: bytes, header: bytes, payload: Payloa
     if payload is None:
         socket.send(header, zmq.DONTWAIT)
         return True
-    socket.send(header, more)
+    socket.send(header, zmq.SNDMORE | zmq.DONTWAIT)
     # No code writes to an answer's memory once it is made, so ZeroMQ may read it where it lies.
     lies_still = isinstance(payload, zmq.Frame) or len(payload) >= COPY_BELOW_NBYTES
     socket.send(payload, zmq.DONTWAIT, copy=not lies_still)

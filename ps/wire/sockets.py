@@ -111,6 +111,32 @@ def receive(socket: zmq.Socket[bytes], flags: int = zmq.DONTWAIT) -> list[zmq.Fr
     return frames
 
 
+def send_first(socket: zmq.Socket[bytes], frame: bytes, flags: int = 0) -> bool:
+    """Sends the first frame of a message, or the only one, and never waits.
+
+    A socket hears of what its peer has taken only when it looks for news. Its calls leave that out
+    where another one was made less than a millisecond ago, so a queue that counts as full has room
+    more often than not.
+
+    Args:
+        socket: takes it.
+        frame: is copied.
+        flags: zmq.SNDMORE if others follow, which the socket always takes.
+
+    Returns:
+        False if it is not sent: the peer leaves no room, or there is no connection.
+    """
+    for looks_first in (False, True):
+        if looks_first:
+            socket.getsockopt(zmq.EVENTS)  # to ask for them is to look for news
+        try:
+            socket.send(frame, zmq.DONTWAIT | flags)
+        except zmq.Again:
+            continue
+        return True
+    return False
+
+
 def has_come(socket: zmq.Socket[bytes]) -> bool:
     """Whether a message can be received at once. Cheaper than to try and to catch the error."""
     events = socket.getsockopt(zmq.EVENTS)

@@ -153,6 +153,8 @@ table: the number of the options. write: as attach() takes it.)")
 
 None if none may go. A new request goes while fewer than `most` and the window are in flight. It
 counts as sent then.)")
+      .def("not_sent", in_turn(&StepEngine::not_sent), py::arg("shard"),
+           "The socket has not taken what next() has just given for this shard: it goes again.")
       .def("receive", &OwningStepEngine::receive, py::arg("shard"), py::arg("frames"),
            "Takes an answer, header first. None if it was dealt with, or rightly ignored.")
       .def("attached", in_turn(&StepEngine::attached), py::arg("shard"), py::arg("number"),

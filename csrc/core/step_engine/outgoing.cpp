@@ -25,12 +25,23 @@ std::optional<Outgoing> StepEngine::next(std::size_t shard, std::size_t most) {
   if (!lane.is_connected) return std::nullopt;
   if (lane.attach_is_due) {
     lane.attach_is_due = false;
+    lane.newest = nullptr;
     return Outgoing{.attach_number = lane.attaches};
   }
-  const Request* request = lane.flight.next_again();
+  Request* request = lane.flight.next_again();
   if (request == nullptr && in_flight(lane) < std::min(most, window_)) request = take_waiting(lane);
   if (request == nullptr) return std::nullopt;
+  lane.newest = request;
   return Outgoing{.header = request->header, .payload = request->payload};
+}
+
+void StepEngine::not_sent(std::size_t shard) {
+  Lane& lane = lanes_.at(shard);
+  if (lane.newest == nullptr) {
+    lane.attach_is_due = true;
+  } else {
+    lane.flight.send_again(*lane.newest);
+  }
 }
 
 Request* StepEngine::take_waiting(Lane& lane) {

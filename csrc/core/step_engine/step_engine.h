@@ -146,6 +146,9 @@ class StepEngine {
   // The message that goes next to a shard, of which it counts as sent; nothing if none may go. A
   // new request goes while fewer than `most` and the window are in flight.
   std::optional<Outgoing> next(std::size_t shard, std::size_t most);
+  // The socket has not taken what next() gave for this shard: it goes again.
+  // REQUIRES: next() gave one, and nothing was called since.
+  void not_sent(std::size_t shard);
   // Whether next() may have to encode or copy a chunk.
   bool rewrites() const { return encodes_ || uses_stand_in(); }
 
@@ -210,6 +213,7 @@ class StepEngine {
     std::uint32_t unready = 0;
     std::vector<Ready> ready = {};
     std::size_t ready_at = 0;
+    Request* newest = nullptr;  // that next() has given; null if that was an `attach`
   };
 
   // Which pieces of a chunk have no gradient.

@@ -19,11 +19,8 @@ bool PayloadBuffer::receive(void* socket) {
 
 void PayloadBuffer::send(void* socket) {
   set_memory(nullptr, 0);
-  while (zmq_.msg_send(&message_, socket, kZmqDontWait) < 0) {
-    const int error = zmq_.error();
-    if (error != EINTR) {
-      throw std::runtime_error("zmq_msg_send: error " + std::to_string(error));
-    }
+  if (const int error = put(zmq_, message_, socket, 0); error != 0) {
+    throw std::runtime_error("zmq_msg_send: error " + std::to_string(error));
   }
 }
 

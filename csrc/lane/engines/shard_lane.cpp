@@ -121,16 +121,13 @@ int ShardLane::send_frame(std::string_view bytes, int flags) {
   ZmqMessage frame;
   if (zmq_.msg_init_size(&frame, bytes.size()) != 0) throw std::bad_alloc();
   std::memcpy(zmq_.msg_data(&frame), bytes.data(), bytes.size());
-  while (zmq_.msg_send(&frame, socket_, kZmqDontWait | flags) < 0) {
-    const int error = zmq_.error();
-    if (error == EINTR) continue;
-    zmq_.msg_close(&frame);
-    if (error != EAGAIN && error != EHOSTUNREACH) {
-      throw std::runtime_error("zmq_msg_send: error " + std::to_string(error));
-    }
-    return error;
+  const int error = put(zmq_, frame, socket_, flags);
+  if (error == 0) return 0;
+  zmq_.msg_close(&frame);
+  if (error != EAGAIN && error != EHOSTUNREACH) {
+    throw std::runtime_error("zmq_msg_send: error " + std::to_string(error));
   }
-  return 0;
+  return error;
 }
 
 void ShardLane::send_payload(Buffer* payload, ShardEngine& engine) {
@@ -151,12 +148,9 @@ void ShardLane::send_payload(Buffer* payload, ShardEngine& engine) {
     engine.drop(payload);
     throw std::bad_alloc();
   }
-  while (zmq_.msg_send(&frame, socket_, kZmqDontWait) < 0) {
-    const int error = zmq_.error();
-    if (error != EINTR) {
-      zmq_.msg_close(&frame);  // which frees the payload
-      throw std::runtime_error("zmq_msg_send: error " + std::to_string(error));
-    }
+  if (const int error = put(zmq_, frame, socket_, 0); error != 0) {
+    zmq_.msg_close(&frame);  // which frees the payload
+    throw std::runtime_error("zmq_msg_send: error " + std::to_string(error));
   }
 }
 

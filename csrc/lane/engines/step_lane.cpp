@@ -110,8 +110,10 @@ std::optional<StepLane::Stop> StepLane::send(StepEngine& engine, std::size_t sha
       return Stop::kAttach;
     }
     const bool has_payload = outgoing->payload.source != PayloadSource::kNone;
-    // A connection that has just broken takes nothing: over the next one it goes again.
-    if (!send_copy(shard, outgoing->header, has_payload ? kZmqSendMore : 0)) continue;
+    if (!send_copy(shard, outgoing->header, has_payload ? kZmqSendMore : 0)) {
+      engine.not_sent(shard);  // it goes when there is room again, or a new connection
+      return std::nullopt;
+    }
     if (has_payload) send_payload(shard, outgoing->payload);
   }
   return std::nullopt;
@@ -130,7 +132,7 @@ void StepLane::send_payload(std::size_t shard, const PayloadPlace& place) {
       throw std::bad_alloc();
     }
     loan_.lend();
-    is_taken = put(frame, shard, 0);
+    is_taken = hand_over(frame, shard, 0);
   }
   if (!is_taken) throw std::runtime_error("zmq_msg_send: half a message was sent");
 }
@@ -143,19 +145,16 @@ bool StepLane::send_copy(std::size_t shard, std::span<const std::byte> bytes, in
   ZmqMessage frame;
   if (zmq_.msg_init_size(&frame, bytes.size()) != 0) throw std::bad_alloc();
   std::memcpy(zmq_.msg_data(&frame), bytes.data(), bytes.size());
-  return put(frame, shard, flags);
+  return hand_over(frame, shard, flags);
 }
 
 // Returns whether the socket has taken the frame, which is let go otherwise.
-bool StepLane::put(ZmqMessage& frame, std::size_t shard, int flags) {
-  while (zmq_.msg_send(&frame, sockets_[shard], kZmqDontWait | flags) < 0) {
-    const int error = zmq_.error();
-    if (error == EINTR) continue;
-    zmq_.msg_close(&frame);
-    if (error == EAGAIN) return false;
-    throw std::runtime_error("zmq_msg_send: error " + std::to_string(error));
-  }
-  return true;
+bool StepLane::hand_over(ZmqMessage& frame, std::size_t shard, int flags) {
+  const int error = put(zmq_, frame, sockets_[shard], flags);
+  if (error == 0) return true;
+  zmq_.msg_close(&frame);
+  if (error == EAGAIN) return false;
+  throw std::runtime_error("zmq_msg_send: error " + std::to_string(error));
 }
 
 std::optional<StepLane::Stop> StepLane::take(StepEngine& engine, std::size_t shard,

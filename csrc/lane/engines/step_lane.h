@@ -80,7 +80,7 @@ class StepLane {
   std::optional<Stop> spin(StepEngine& engine, std::size_t shard, bool& has_come);
   void send_payload(std::size_t shard, const PayloadPlace& place);
   bool send_copy(std::size_t shard, std::span<const std::byte> bytes, int flags);
-  bool put(ZmqMessage& frame, std::size_t shard, int flags);
+  bool hand_over(ZmqMessage& frame, std::size_t shard, int flags);
 
   const LibZmq& zmq_;
   std::vector<void*> sockets_;

@@ -150,6 +150,25 @@ TEST_CASE("a connection that has broken takes nothing, and what was asked goes o
   CHECK(next.sent.size() == 2);
 }
 
+TEST_CASE("a queue that only seems full takes what is sent") {
+  LaneWorker worker(large_chunks());
+  worker.begin(1);
+  worker.sockets[0].seems_full = true;
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.pushed(0) == std::vector<std::uint32_t>{1, 0});
+}
+
+TEST_CASE("what a full queue does not take goes once it has room, over the same connection") {
+  LaneWorker worker(large_chunks());
+  worker.begin(1);
+  worker.sockets[0].fails = EAGAIN;
+  CHECK(worker.lane.finish(worker.engine, 4) == Stop::kQuiet);
+  CHECK(worker.sockets[0].sent.empty());
+  worker.sockets[0].fails = 0;
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.pushed(0) == std::vector<std::uint32_t>{1, 0});
+}
+
 TEST_CASE("an attach is written by others, and goes before anything else") {
   LaneWorker worker;
   worker.engine.attach();

@@ -65,6 +65,7 @@ int close(ZmqMessage* message) {
 int send(ZmqMessage* message, void* handle, int flags) {
   auto& socket = *static_cast<FakeSocket*>(handle);
   if (socket.frames_taken.empty() && socket.fails != 0) return fail(socket.fails);
+  if (socket.frames_taken.empty() && socket.seems_full) return fail(EAGAIN);
   // What is left is an empty frame, which need not be closed.
   std::unique_ptr<Content> frame(std::exchange(content(message), nullptr));
   socket.frames_taken.emplace_back(static_cast<const char*>(frame->data()), frame->size());
@@ -86,6 +87,12 @@ int receive(ZmqMessage* message, void* handle, int) {
     socket.incoming.pop_front();
     socket.frames_given = 0;
   }
+  return 0;
+}
+
+int getsockopt(void* handle, int, void* value, std::size_t*) {
+  static_cast<FakeSocket*>(handle)->seems_full = false;
+  *static_cast<int*>(value) = 0;
   return 0;
 }
 
@@ -119,6 +126,7 @@ const LibZmq& fake_libzmq() {
     made.msg_data = [](ZmqMessage* message) { return content(message)->data(); };
     made.msg_size = [](const ZmqMessage* message) { return content(message)->size(); };
     made.msg_more = [](const ZmqMessage* message) { return content(message)->more ? 1 : 0; };
+    made.getsockopt = getsockopt;
     made.poll = poll;
     return made;
   }();

@@ -18,6 +18,7 @@ struct FakeSocket {
   std::deque<Frames> incoming = {};  // whole messages, which the socket gives
   std::vector<Frames> sent = {};     // whole messages, which the socket has taken
   int fails = 0;                     // the error of each first frame that is sent; 0: none
+  bool seems_full = false;           // it takes nothing until it is asked for its events
 
   void* handle() { return this; }
 

@@ -16,7 +16,7 @@ from leash.ps.runs.audit import audit_run
 from leash.ps.wire.frames import DATA, REPLIES, decode
 from leash.ps.wire.messages import Params, PushPull
 from leash.worker import PSOptimizer
-from leash.worker.client import exchange
+from leash.worker.client import data_driver, exchange
 from leash.worker.client.encoding import Encoding
 from support.processes import LEASH, Child
 from support.servers import serving
@@ -98,6 +98,8 @@ class Scales:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pushed = self.answered = 0
+        # A lane calls the engine from C++, past the one that weighs.
+        monkeypatch.setattr(data_driver, "why_plain", lambda: "to be weighed")
         make = exchange.make_engine
         monkeypatch.setattr(
             exchange, "make_engine", lambda *parts: WeighedEngine(make(*parts), self)
