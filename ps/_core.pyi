@@ -1287,11 +1287,12 @@ class ShardEngine:
         worker: typing.SupportsInt | typing.SupportsIndex,
         route: typing_extensions.Buffer,
         memory: typing_extensions.Buffer,
+        ring_route: bytes = b"",
     ) -> None:
         """
         Takes this worker's pushes without a payload from its segment, for this route.
 
-        ValueError unless the memory has the size of a segment of this model.
+        ring_route: of the ring in the segment, by which they may come too; empty if there is none. ValueError unless the memory has the size of a segment of this model.
         """
     def expel(self, worker: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
@@ -1468,11 +1469,11 @@ class StepEngine:
         codec wrote, and from `states` on what a server says of each chunk. residual: what int8 and topk left over, laid out like a slab; empty for other
         codecs. The engine keeps and changes both.
         """
-    def attach(self, write: collections.abc.Callable[[int], bytes]) -> None:
+    def attach(self, write: collections.abc.Callable[[int, int], bytes]) -> None:
         """
         Asks every shard to map this worker's memory.
 
-        write: makes the header of an `attach` of a number.
+        write: makes the header of an `attach` to a shard, of a number.
         """
     def attached(
         self,
@@ -1513,6 +1514,10 @@ class StepEngine:
     def forget(self) -> None:
         """
         Drops what is queued and in flight; answers that still come are ignored.
+        """
+    def is_attaching(self, shard: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Whether the newest `attach` to this shard has no answer yet.
         """
     def is_idle(self, shard: typing.SupportsInt | typing.SupportsIndex) -> bool:
         """
@@ -1568,7 +1573,7 @@ class StepEngine:
         self,
         incarnation: typing.SupportsInt | typing.SupportsIndex,
         table: typing.SupportsInt | typing.SupportsIndex,
-        write: collections.abc.Callable[[int], bytes],
+        write: collections.abc.Callable[[int, int], bytes],
     ) -> None:
         """
         Has what has no answer go again, under another incarnation; settle_written() comes first.
@@ -1729,6 +1734,27 @@ class ShardLane:
         """
         Waits for messages of this socket too, given by its handle. It is the last place.
         """
+    def close_ring(self, worker: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Serves a worker's ring no longer, if it has one.
+        """
+    def open_ring(
+        self,
+        worker: typing.SupportsInt | typing.SupportsIndex,
+        segment: typing_extensions.Buffer,
+        *,
+        place: typing.SupportsInt | typing.SupportsIndex,
+        shard: typing.SupportsInt | typing.SupportsIndex,
+        pipe: typing.SupportsInt | typing.SupportsIndex,
+        route: bytes,
+        key: str,
+    ) -> bytes:
+        """
+        Serves a worker's ring in this memory, in place of the one that it had; returns its route.
+
+        place: where the rings begin. shard: whose of them; below 16. pipe: the descriptor by which the
+        worker wakes this side, which the lane closes. route, key: of the worker's connection.
+        """
     def poll(
         self,
         engine: typing.Any,
@@ -1747,12 +1773,16 @@ class ShardLane:
         """
         Waits no longer for what is at this place, from 1; later places move up.
         """
+    def send_by_ring(self, route: bytes, header: bytes) -> bool:
+        """
+        Sends a header by the ring with this route; returns whether the route is a ring's.
+        """
     def take_rare(self) -> typing.Any:
         """
         The message that the engine has left.
 
-        Route, header, payload or None, whether it had further frames, the key of its sender, and whether
-        that is known as a member.
+        Route, header, payload or None, whether it had further frames, the key of its sender, whether that
+        is known as a member, and whether the message came by a ring.
         """
     def take_unreading(self) -> list[int]:
         """
@@ -1826,6 +1856,19 @@ class StepLane:
     def take_waited(self) -> float:
         """
         How long `finish` has waited for answers since the last call, in seconds.
+        """
+    def use_ring(
+        self,
+        shard: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        place: typing.SupportsInt | typing.SupportsIndex,
+        pipe: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Sends by a shard's ring too from now on, until its connection is lost.
+
+        place: where the rings begin in the engine's memory. pipe: the descriptor by which the shard is woken.
+        It does nothing where a newer `attach` waits for its answer.
         """
 
 def build_info() -> dict[str, bool | str]:

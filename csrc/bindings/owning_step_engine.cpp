@@ -187,7 +187,16 @@ std::span<const std::byte> OwningStepEngine::bytes_of(const PayloadPlace& place)
   return {begin + place.offset, place.nbytes};
 }
 
-py::bytes OwningStepEngine::attach_header(std::uint64_t number) { return write_attach_(number); }
+py::bytes OwningStepEngine::attach_header(std::size_t shard, std::uint64_t number) {
+  return write_attach_(shard, number);
+}
+
+std::byte* OwningStepEngine::memory(std::size_t place, std::size_t nbytes) const {
+  if (place > memory_.nbytes() || memory_.nbytes() - place < nbytes) {
+    throw std::invalid_argument("memory: expected " + std::to_string(nbytes) + " bytes there");
+  }
+  return memory_.data() + place;
+}
 
 void OwningStepEngine::set_options(std::uint64_t number, const py::bytes& header,
                                    const py::bytes& payload) {
@@ -248,7 +257,7 @@ MaybeMessage OwningStepEngine::next(std::size_t shard, std::size_t most) {
       maybe_without_gil(engine_.rewrites(), [&] { return engine_.next(shard, most); });
   if (!outgoing) return py::none();
   if (outgoing->attach_number != 0) {
-    return py::make_tuple(write_attach_(outgoing->attach_number), py::none());
+    return py::make_tuple(write_attach_(shard, outgoing->attach_number), py::none());
   }
   const std::span<const std::byte> header = outgoing->header;
   return py::make_tuple(py::bytes(reinterpret_cast<const char*>(header.data()), header.size()),

@@ -25,7 +25,7 @@ using MaybeMessage =
     pybind11::typing::Optional<pybind11::typing::Tuple<pybind11::bytes, MaybePayload>>;
 using Frames = pybind11::typing::List<pybind11::object>;
 using Headers = std::vector<pybind11::bytes>;
-using AttachWriter = pybind11::typing::Callable<pybind11::bytes(std::uint64_t)>;
+using AttachWriter = pybind11::typing::Callable<pybind11::bytes(std::size_t, std::uint64_t)>;
 
 // What receive() tells a driver of an answer that the engine does not deal with alone.
 struct StepNotice {
@@ -84,7 +84,9 @@ class OwningStepEngine {
   }
   // Where a payload lies that next() has named. May be called without the GIL.
   std::span<const std::byte> bytes_of(const PayloadPlace& place) const;
-  pybind11::bytes attach_header(std::uint64_t number);
+  pybind11::bytes attach_header(std::size_t shard, std::uint64_t number);
+  // So many bytes of the engine's memory. Throws std::invalid_argument if it does not have them.
+  std::byte* memory(std::size_t place, std::size_t nbytes) const;
   std::optional<StepNotice> notice_of(Received received) const;
   lane::Loan& loan() { return *loan_; }
 

@@ -67,10 +67,12 @@ bool SharedEngine::receive(const std::vector<py::object>& frames, double now_s,
   return call([&] { return engine_->receive(message); });
 }
 
-void SharedEngine::attach(std::uint32_t worker, const py::buffer& route, const py::buffer& memory) {
+void SharedEngine::attach(std::uint32_t worker, const py::buffer& route, const py::buffer& memory,
+                          const py::bytes& ring_route) {
   const BufferView name(route, Access::kRead, "route");
   const HeldReference segment(new PythonBuffer(memory, Access::kWrite, "memory"));
-  call([&] { engine_->attach(worker, bytes_of(name), segment.get()); });
+  const std::string_view ring(ring_route);
+  call([&] { engine_->attach(worker, bytes_of(name), segment.get(), ring); });
 }
 
 void SharedEngine::pull(const py::buffer& route, std::uint32_t chunk,

@@ -38,7 +38,8 @@ class SharedEngine {
   SharedEngine& operator=(const SharedEngine&) = delete;
 
   bool receive(const std::vector<pybind11::object>& frames, double now_s, std::string_view key);
-  void attach(std::uint32_t worker, const pybind11::buffer& route, const pybind11::buffer& memory);
+  void attach(std::uint32_t worker, const pybind11::buffer& route, const pybind11::buffer& memory,
+              const pybind11::bytes& ring_route);
   void pull(const pybind11::buffer& route, std::uint32_t chunk, std::optional<std::uint32_t> worker,
             const std::string& codec, double now_s);
   void leave(std::uint32_t worker, double now_s);

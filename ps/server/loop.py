@@ -82,6 +82,7 @@ class Server:
         may_begin_again: bool = False,
         port: int = 0,
         memory: Memory | None = None,
+        has_lane: bool | None = None,
     ) -> None:
         """Binds the sockets and starts the further shards; `run` serves.
 
@@ -95,6 +96,8 @@ class Server:
             may_begin_again: whether another one takes this one's place where a shard is lost.
             port: for control messages; 0 for the one that the options name.
             memory: what the run remembers of earlier servers; by default that is read here.
+            has_lane: whether messages may move without Python, by the clock of ``time.monotonic``;
+                by default if `now` is that.
 
         Raises:
             OSError: the disk takes no journal.
@@ -110,7 +113,7 @@ class Server:
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._shard_processes: Final[list[ShardProcess]] = []
         self._doorman: Final = Doorman(self._context, keyring) if keyring else None
-        self._has_lane: Final = now is time.monotonic  # a lane knows no other clock
+        self._has_lane: Final = now is time.monotonic if has_lane is None else has_lane
         self.address: Final = self._listen(port)
         try:
             self._engine: Final = RunEngine(

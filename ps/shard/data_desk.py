@@ -6,9 +6,10 @@ tables of options, and whatever comes from a stranger. What it counts comes out 
 `settle` hands to the metrics.
 """
 
+import mmap
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import zmq
 
@@ -52,7 +53,14 @@ from leash.ps.wire.messages import (
     Push,
     PushPull,
 )
-from leash.ps.wire.segment import SegmentMap, file_of, nonce_of, open_segment
+from leash.ps.wire.segment import (
+    RING_SHARDS,
+    SegmentMap,
+    file_of,
+    nonce_of,
+    open_pipe,
+    open_segment,
+)
 from leash.ps.wire.sockets import Payload
 
 # Sends a message to one peer: route, header, payload, and the worker whom a reply lets go on, or 0
@@ -62,8 +70,29 @@ Frame: TypeAlias = zmq.Frame | bytes | bytearray | memoryview
 FromMember: TypeAlias = Init | PushPull | Push | Pull | Publish | Offer | Attach | GroupOptions
 
 
+class Rings(Protocol):
+    """What serves the rings in the memory of workers; DataRouter does, where it has a lane."""
+
+    def open_ring(
+        self, worker: int, shard: int, segment: mmap.mmap, place: int, pipe: int, route: bytes,
+        key: str,
+    ) -> bytes:  # fmt: skip
+        """Serves a worker's ring; returns its route."""
+        ...
+
+    def close_ring(self, worker: int) -> None:
+        """Serves a worker's ring no longer, if it has one."""
+        ...
+
+
 class DataDesk:
-    """Serves one data socket. For one thread."""
+    """Serves one data socket. For one thread.
+
+    Attributes:
+        model: this shard's part of it; None before the first hello.
+        stopping: why training ends; empty while it goes on.
+        rings: serves the rings of workers; None where their headers come by the socket alone.
+    """
 
     def __init__(
         self, options: ServerOptions, rule: Rule, members: Members, metrics: Metrics, send: Send,
@@ -72,6 +101,7 @@ class DataDesk:
     ) -> None:  # fmt: skip
         self.model: ServedModel | None = None
         self.stopping: str = ""
+        self.rings: Rings | None = None
         self._engine: ShardEngine | None = None  # of the model
         self._options: Final = options
         self._rule = rule
@@ -114,6 +144,8 @@ class DataDesk:
         Raises:
             LayoutError: the model does not fit into this host's memory.
         """
+        for worker in self._attached:
+            self._close_ring(worker)
         self.model = self._engine = None  # frees its memory first
         model = ServedModel(
             layout, self._options.chunk_nbytes, self._options, self._rule,
@@ -193,6 +225,7 @@ class DataDesk:
         """Has nobody wait for this worker from now on; sends replies that waited only for it."""
         self._attached.pop(worker, None)
         self._files.pop(worker, None)
+        self._close_ring(worker)
         self._group_options.forget(worker)
         for key in [key for key in self._published if key[1] == worker]:
             del self._published[key]
@@ -384,9 +417,25 @@ class DataDesk:
         if nonce_of(segment) != msg.nonce:  # who has not written it may not have us write there
             raise SegmentError("by its nonce, there is other memory than this worker's")
         self._require_unshared(msg)
-        engine.attach(msg.worker, route, segment)
+        ring_route = self._open_ring(route, msg, segment, model.layout)
+        engine.attach(msg.worker, route, segment, ring_route)
         self._attached[msg.worker] = this
-        self._answer(route, Attached(msg.worker, nonce_of(segment), msg.number))
+        has_ring = bool(ring_route)
+        self._answer(route, Attached(msg.worker, nonce_of(segment), msg.number, has_ring))
+
+    def _open_ring(self, route: bytes, msg: Attach, segment: mmap.mmap, layout: Layout) -> bytes:
+        """Serves the ring that an `attach` offers; returns its route, which is empty for none."""
+        self._close_ring(msg.worker)
+        if self.rings is None or not msg.pipe or self._shard >= RING_SHARDS:
+            return b""
+        pipe = open_pipe(msg.pid, msg.pipe)
+        place = SegmentMap(layout.nbytes, _has_outbox(msg.nbytes, layout)).rings
+        key = self._members.workers[msg.worker].key
+        return self.rings.open_ring(msg.worker, self._shard, segment, place, pipe, route, key)
+
+    def _close_ring(self, worker: int) -> None:
+        if self.rings is not None:
+            self.rings.close_ring(worker)
 
     def _require_unshared(self, msg: Attach) -> None:
         """Notes whose this segment is, and refuses another worker's: answers go there."""
@@ -503,6 +552,10 @@ def _require_size(nbytes: int, layout: Layout) -> None:
     if nbytes not in sizes:
         expected = " or ".join(map(str, sizes))
         raise SegmentError(f"expected a segment of {expected} bytes, got {nbytes}")
+
+
+def _has_outbox(nbytes: int, layout: Layout) -> bool:
+    return nbytes == SegmentMap(layout.nbytes, has_outbox=True).nbytes
 
 
 def _decoded(frames: Sequence[Frame]) -> Message | None:

@@ -1,5 +1,6 @@
 """Sends and receives at the server, so that a peer that is gone or does not read delays nobody."""
 
+import mmap
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -169,6 +170,35 @@ class DataRouter:
         """Has the poller serve the socket by this desk's engine, if there is a lane."""
         if isinstance(self.poller, LanePoller):
             self.poller.desk = desk
+            desk.rings = self
+
+    def open_ring(
+        self, worker: int, shard: int, segment: mmap.mmap, place: int, pipe: int, route: bytes,
+        key: str,
+    ) -> bytes:  # fmt: skip
+        """Serves a worker's ring, in place of the one that it had.
+
+        Args:
+            worker: the rank.
+            shard: whose ring it is, below RING_SHARDS.
+            segment: the worker's memory.
+            place: where its rings begin.
+            pipe: the descriptor by which the worker wakes this process; the lane closes it.
+            route: of the connection by which the worker has offered it.
+            key: the worker's public key, or NOBODY.
+
+        Returns:
+            The route of what comes by the ring.
+        """
+        assert self._lane is not None
+        return self._lane.open_ring(
+            worker, segment, place=place, shard=shard, pipe=pipe, route=route, key=key
+        )
+
+    def close_ring(self, worker: int) -> None:
+        """Serves a worker's ring no longer, if it has one."""
+        assert self._lane is not None
+        self._lane.close_ring(worker)
 
     def take(self, handle: Handle, until: Callable[[], bool]) -> None:
         """Hands over messages that have come, a few at a time, as other sockets wait.
@@ -201,6 +231,8 @@ class DataRouter:
             worker: whom the answer is for, if only that worker gets such an answer; otherwise 0,
                 as of an `error`: any peer that writes a worker's rank into a header gets one.
         """
+        if self._lane is not None and self._lane.send_by_ring(route, header):
+            return
         if send(self.socket, route, header, payload):
             return
         if worker:

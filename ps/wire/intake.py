@@ -196,7 +196,7 @@ class LaneIntake:
             header_nbytes=MAX_HEADER_NBYTES,
         )  # fmt: skip
         self._router: Final = router
-        self._knows_sender = False
+        self._knows_sender = self._is_by_ring = False
         try:
             self.port = bind(router, host, port)
             self._core.begin(self.port)
@@ -238,13 +238,20 @@ class LaneIntake:
         return _core.ShardLane(self._core, knows_senders=knows_senders, burst=burst)
 
     def take_rare(self, lane: _core.ShardLane) -> tuple[Frames, str]:
-        """Takes the message that a lane of the socket has left, and the key of its sender."""
-        route, header, payload, has_surplus, user, self._knows_sender = lane.take_rare()
+        """Takes the message that a lane of the socket has left, and the key of its sender.
+
+        Nothing is to be judged of one that came by a ring: its sender is a member.
+        """
+        route, header, payload, has_surplus, user, self._knows_sender, self._is_by_ring = (
+            lane.take_rare()
+        )
         frames = [route, header] if payload is None else [route, header, payload]
         return [*frames, SURPLUS] if has_surplus else frames, user
 
     def judge(self, conduct: Conduct) -> None:
         """Notes what the newest message has shown of its sender, which may cost its connection."""
+        if self._is_by_ring:
+            return
         match conduct:
             case Conduct.MEMBER:
                 if not self._knows_sender:

@@ -527,6 +527,7 @@ class Attach(Message):
     nbytes: Count
     nonce: Word  # 32 hex digits, which this worker has written there
     number: Count = 0  # grows with each `attach` that this process sends
+    pipe: Id = 0  # the descriptor there of a pipe by which the server is woken; 0: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -537,6 +538,7 @@ class Attached(Message):
     worker: Id
     nonce: Word  # 32 hex digits
     number: Count = 0
+    rings: bool = False  # whether the shard takes headers by its ring in the segment
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@
     slab 1   the same; a worker that changes slabs at every step copies nothing
     outbox   gradients as a codec wrote them, each chunk's at a place of its own; if there is one
     states   a word for each chunk: what lies in its place, for a worker whose server has died
+    rings    headers on their way to the first shards and back: see csrc/lane/rings
 
 Each part begins on a page. The worker makes the segment with memfd_create: it has no name, so
 nothing stays behind however its processes end. It is sealed: its size is fixed for ever, so no
@@ -32,6 +33,9 @@ MAX_GROUPS: Final = 4
 STATE_NBYTES: Final = 8
 SLAB_NBYTES_PER_STATE: Final = 8192  # far less than a chunk has: there are states for all chunks
 MORE_STATES: Final = 8
+RING_SHARDS: Final = 16  # the first of a run have rings
+RING_RECORDS: Final = 64  # of 256 bytes, behind 256 bytes of words
+RING_NBYTES: Final = 256 * (1 + RING_RECORDS)
 SEALS: Final = 0x1 | 0x2 | 0x4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW of linux/fcntl.h
 SEALED_AGAINST_WRITING: Final = 0x8 | 0x10
 
@@ -63,10 +67,15 @@ class SegmentMap:
         return self.slab(SLABS) + self.outbox_nbytes
 
     @property
-    def nbytes(self) -> int:
-        """The size of the segment."""
+    def rings(self) -> int:
+        """The offset of the rings."""
         count = self.slab_nbytes // SLAB_NBYTES_PER_STATE + MORE_STATES
         return self.states + _pages(STATE_NBYTES * count)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the segment."""
+        return self.rings + PAGE_NBYTES + RING_SHARDS * 2 * RING_NBYTES
 
 
 def create_segment(nbytes: int, nonce: bytes) -> tuple[int, mmap.mmap]:
@@ -109,6 +118,23 @@ def open_segment(pid: int, fd: int, nbytes: int) -> mmap.mmap:
         return _mapped(handle, nbytes)
     finally:
         os.close(handle)
+
+
+def open_pipe(pid: int, fd: int) -> int:
+    """Opens another process's pipe, to be woken by it; returns the descriptor, which never waits.
+
+    It can be written to as well, so that it does not count as ended when that process has.
+
+    Raises:
+        SegmentError: there is no such pipe, or we may not open it.
+    """
+    path = f"/proc/{pid}/fd/{fd}"
+    try:
+        if not stat.S_ISFIFO(os.stat(path).st_mode):
+            raise SegmentError(f"expected a pipe, got another kind of file: {path}")
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise SegmentError(f"the worker's pipe cannot be opened here: {error}") from error
 
 
 def file_of(pid: int, fd: int) -> tuple[int, int]:

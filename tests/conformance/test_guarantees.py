@@ -216,7 +216,7 @@ def test_the_bound_is_reached_and_never_passed(way: Way) -> None:
         assert lags == [1, 2, 2]
         on_all(team, Worker.close)
         assert running.join() == 0
-        assert running.server.metrics.summary()["max_lag"] == bound
+        assert running.settled().summary()["max_lag"] == bound
 
 
 @every_way
@@ -264,7 +264,7 @@ def test_a_round_goes_on_without_the_slowest_whose_gradient_is_left_out(way: Way
         np.testing.assert_allclose(doubles_of(first), -LR * (1.5 + 2.0), rtol=1e-15)
         on_all(team, Worker.close)
         assert running.join() == 0
-        dropped = running.server.metrics.summary()["dropped_pushes"]
+        dropped = running.settled().summary()["dropped_pushes"]
         assert dropped == len(LAYOUT.cut(65536))
 
 
@@ -279,7 +279,7 @@ def test_a_gradient_beyond_the_limit_is_left_out_and_nobody_waits(way: Way) -> N
         np.testing.assert_allclose(doubles_of(ahead), -LR * (3 * 1.0 + 2.0), rtol=1e-15)
         on_all(team, Worker.close)
         assert running.join() == 0
-        summary = running.server.metrics.summary()
+        summary = running.settled().summary()
         assert (summary["dropped_pushes"], summary["max_staleness"]) == (len(LAYOUT.cut(65536)), 0)
 
 

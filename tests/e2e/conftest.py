@@ -1,6 +1,7 @@
 """Servers in the middle of a run, to be attacked."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,8 +14,17 @@ from support.servers import RunningServer, serving
 @pytest.fixture(scope="module")
 def target() -> Iterator[tuple[RunningServer, Worker]]:
     """A server in the middle of a run. Nobody there is ever silent for too long."""
+    with in_the_middle() as target:
+        yield target
+
+
+@contextmanager
+def in_the_middle(*, has_lane: bool = True) -> Iterator[tuple[RunningServer, Worker]]:
     settings: dict[str, Any] = {"workers": 1, "lr": LR, "chunk_kib": 64, "evict_s": 900.0}
-    with serving(**settings) as running, peers(running.address, running.data_address) as sockets:
+    with (
+        serving(has_lane=has_lane, **settings) as running,
+        peers(running.address, running.data_address) as sockets,
+    ):
         worker = joined(running, 1, *sockets)
         worker.init()
         yield running, worker
@@ -22,7 +32,19 @@ def target() -> Iterator[tuple[RunningServer, Worker]]:
 
 @pytest.fixture
 def attack(target: tuple[RunningServer, Worker]) -> Iterator[Attack]:
-    running, worker = target
+    with attacked(*target) as attack:
+        yield attack
+
+
+@pytest.fixture
+def attack_without_lane() -> Iterator[Attack]:
+    """The same where Python moves all messages, so that a test can come between."""
+    with in_the_middle(has_lane=False) as target, attacked(*target) as attack:
+        yield attack
+
+
+@contextmanager
+def attacked(running: RunningServer, worker: Worker) -> Iterator[Attack]:
     with peers(running.address, running.data_address) as (control, data):
         yield Attack(worker, running, control, data)
     worker.require_unchanged()

@@ -3,7 +3,12 @@
 Like the peers it knows pyzmq and msgpack, and nothing of Leash.
 """
 
+import fcntl
+import mmap
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +26,18 @@ PACKED_LAYOUT = msgpack.packb(LAYOUT)
 CHUNKS = {0: ("f32", F32_VALUES, "f"), 1: ("f64", 3, "d")}
 DATA_VERBS = ("init", "push_pull", "push", "pull", "options", "echo")
 U32, U63 = 2**32, 2**63
+
+# A worker's segment of this layout, without an outbox.
+PAGE = 4096
+SLAB = CHUNK_NBYTES + 24  # of support.contract's layout
+PAGES = -(-SLAB // PAGE) * PAGE
+OUTBOX = PAGE + 2 * PAGES  # where it begins, if there is one
+STATES_NBYTES = -(-8 * (SLAB // 8192 + 8) // PAGE) * PAGE
+RING_NBYTES = 256 + 64 * 256
+RINGS_NBYTES = PAGE + 16 * 2 * RING_NBYTES
+PLAIN_NBYTES = OUTBOX + STATES_NBYTES + RINGS_NBYTES
+NONCE = bytes(range(16))
+SEALED = 1 | 2 | 4
 
 
 def packed(chunk: int, value: float) -> bytes:
@@ -132,3 +149,19 @@ def valid_messages(worker: Worker) -> dict[str, tuple[Header, tuple[bytes, ...]]
         "options": (worker.header("options", number=1), (table,)),
         "echo": ({"t": "echo"}, (b"hello",)),
     }
+
+
+@contextmanager
+def segment(
+    nbytes: int = PLAIN_NBYTES, seals: int = SEALED
+) -> Iterator[tuple[dict[str, Any], mmap.mmap]]:
+    """A segment, and the fields of the `attach` that names it."""
+    fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, nbytes)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        memory = mmap.mmap(fd, nbytes)
+        memory[:16] = NONCE
+        yield {"pid": os.getpid(), "fd": fd, "nbytes": nbytes, "nonce": NONCE.hex()}, memory
+    finally:
+        os.close(fd)

@@ -11,6 +11,9 @@ from typing import Any
 from leash.ps.options.server import ServerOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.loop import Server
+from leash.ps.shard.metrics import Metrics
+from leash.ps.wire.control import ControlChannel
+from leash.ps.wire.messages import State, Status
 
 END_S = 10.0
 
@@ -56,6 +59,12 @@ class RunningServer:
     def data_address(self) -> str:
         return f"tcp://127.0.0.1:{self.server.data_port}"
 
+    def settled(self) -> Metrics:
+        """What was counted of all that was answered: engines give their counts in batches."""
+        with ControlChannel(self.address) as channel:
+            channel.request(Status(), State)
+        return self.server.metrics
+
     def join(self) -> int:
         """Waits until the run has ended by itself; returns its status."""
         self.thread.join(END_S)
@@ -79,12 +88,19 @@ class RunningServer:
 
 
 @contextmanager
-def serving(*, run_dir: RunDir | None = None, **settings: Any) -> Iterator[RunningServer]:
-    """A server with these settings, ended in any case; an error in its loop fails the test."""
+def serving(
+    *, run_dir: RunDir | None = None, has_lane: bool = True, **settings: Any
+) -> Iterator[RunningServer]:
+    """A server with these settings, ended in any case; an error in its loop fails the test.
+
+    A test that skips time must have it go without a lane, which knows the real time alone.
+    """
     clock, said = SkippingClock(), []  # type: SkippingClock, list[str]
     options = ServerOptions(**{"bind": "tcp://127.0.0.1:0", **settings})
     options.check()
-    running = RunningServer(Server(options, run_dir, say=said.append, now=clock), clock, said)
+    running = RunningServer(
+        Server(options, run_dir, say=said.append, now=clock, has_lane=has_lane), clock, said
+    )
     try:
         yield running
     finally:

@@ -40,8 +40,10 @@ MAY_INCLUDE: Final[Arrows] = {
     },
     "core/step_engine": {"core/base", "core/kernels", "core/codecs", "core/wire"},
     "lane": set(),
+    "lane/rings": {"core/wire"},
     "lane/engines": {
         "lane",
+        "lane/rings",
         "core/wire",
         "core/shard_engine",
         "core/step_engine",

@@ -20,6 +20,7 @@ from leash.worker.client.control.seat import Seat, take_seat
 from leash.worker.client.control.session import Beats
 from leash.worker.client.control.waiting import Outage
 from leash.worker.client.data_driver import RECONNECT_S, DataDriver, DataLane
+from leash.worker.client.memory import SlabMemory
 
 
 class Carriers:
@@ -75,14 +76,16 @@ class Carriers:
         return Liveness(self._address, beats, self._outage, self._say, doing, self._key, departure)
 
     def open_lane(
-        self, member: Membership, engine: StepEngine, chunks: Sequence[Chunk], *, has_pulled: bool
-    ) -> DataLane:
+        self, member: Membership, engine: StepEngine, chunks: Sequence[Chunk],
+        memory: SlabMemory, *, has_pulled: bool,
+    ) -> DataLane:  # fmt: skip
         """Connects a step engine with all shards.
 
         Args:
             member: this process's part in the run, which has said hello.
             engine: says what to send.
             chunks: the layout's.
+            memory: that the shards are, or were, asked to map.
             has_pulled: whether this process has reached every shard before.
         """
         host, _ = split_address(self._address)
@@ -95,7 +98,7 @@ class Carriers:
 
         return DataDriver(
             self.context, host, member.welcome, engine, chunks, member.check, patience_s,
-            self._outage.note, lambda: liveness.outages, self._key,
+            self._outage.note, lambda: liveness.outages, self._key, memory,
         )  # fmt: skip
 
     def close(self) -> None:

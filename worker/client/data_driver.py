@@ -4,7 +4,6 @@ The engine (`leash.ps._core.StepEngine`) says what goes out and what an answer m
 carries it, waits, and knows by its clock when a connection is lost for good.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -150,6 +149,11 @@ class Line:
         self.socket.close(linger_ms)
 
 
+def uses_rings() -> bool:
+    """Whether drivers of this process can use the rings in shared memory."""
+    return why_plain() is None
+
+
 def _ignore(_: float) -> None:
     """Tells nobody."""
 
@@ -170,7 +174,7 @@ class DataDriver:
         engine: StepEngine, chunks: Sequence[Chunk], check: Callable[[], None],
         patience_s: Callable[[], float] = lambda: RECONNECT_S,
         on_silence: Callable[[float], None] = lambda _: None, outages: Callable[[], int] = int,
-        key: ClientKey | None = None,
+        key: ClientKey | None = None, memory: SlabMemory | None = None,
     ) -> None:  # fmt: skip
         """Begins to connect to every shard; requests wait until their connection stands.
 
@@ -186,6 +190,7 @@ class DataDriver:
                 and with 0 when it stands again.
             outages: how often the server has answered again after a silence.
             key: for a server that has keys.
+            memory: that the shards may have been asked to map; None if they have not.
         """
         assert len(welcome.data_ports) == engine.shards
         self._engine: Final = engine
@@ -207,8 +212,9 @@ class DataDriver:
         self._poller: Final = zmq.Poller()
         for line in self.lines:
             self._poller.register(line.socket, zmq.POLLIN)
+        self._memory = memory
         self._lane: StepLane | None = None  # without it, pyzmq does what it would
-        if why_plain() is None:
+        if uses_rings():
             handles = [line.socket.underlying for line in self.lines]
             self._lane = StepLane(
                 library(), engine, handles, look_ms=LOOK_MS, spin_s=SPIN_S,
@@ -281,8 +287,10 @@ class DataDriver:
         if memory.fd is None:
             return memory.why_private
         self._nonces.clear()
+        self._memory = memory
+        # It must not know this driver, which the engine would then keep for as long as itself.
         self._engine.attach(
-            attach_writer(worker, incarnation, os.getpid(), memory.fd, memory.nbytes, memory.nonce)
+            attach_writer(memory, worker, incarnation, has_rings=self._lane is not None)
         )
         try:
             self.finish()
@@ -438,6 +446,8 @@ class DataDriver:
         if isinstance(message, Attached):
             if self._engine.attached(line.shard, message.number):
                 self._nonces.append(message.nonce)
+            if message.rings and not self._engine.is_attaching(line.shard):
+                self._use_ring(line.shard)
             return
         if isinstance(message, OptionsSet):
             self._engine.options_set(line.shard, message.number)
@@ -446,6 +456,12 @@ class DataDriver:
             chunk = self._chunks[message.chunk]
             check_size(chunk, codec_for(message.codec, chunk), payloads[0])
         raise ProtocolError(f"{line.address}: unexpected {message.verb}")
+
+    def _use_ring(self, shard: int) -> None:
+        memory = self._memory
+        if self._lane is None or memory is None:
+            raise ProtocolError(f"shard {shard}: a ring was not asked for")
+        self._lane.use_ring(shard, place=memory.map.rings, pipe=memory.pipe(shard)[1])
 
     def _take_next(self, busy: list[Line]) -> bool:
         """Takes the next answers; False if none came for a while."""

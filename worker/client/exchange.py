@@ -4,7 +4,6 @@ A step pushes gradients and brings parameters (`pushes.py`). Between two steps a
 values, or tells its own.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,7 +16,7 @@ from leash.ps.wire.messages import Init, Publish, Pull
 from leash.ps.words import BETWEEN, WAITING
 from leash.worker.client.carriers import Carriers
 from leash.worker.client.control.membership import Membership
-from leash.worker.client.data_driver import DataLane
+from leash.worker.client.data_driver import DataLane, uses_rings
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.memory import Slab, SlabMemory
 from leash.worker.client.remembered import Answered, merged
@@ -110,15 +109,13 @@ class Exchange:
             engine: what `engine` was before this process said hello again.
             step: the one that is open; None between two steps.
         """
-        member, memory, options = self._member, self.memory, self.options
+        member, options = self._member, self.options
         due = options.due(member.rank, member.incarnation)
         engine.rejoin(
-            member.incarnation, options.number,
-            attach_writer(
-                member.rank, member.incarnation, os.getpid(), memory.fd or 0, memory.nbytes,
-                memory.nonce,
-            ),
-        )  # fmt: skip
+            member.incarnation,
+            options.number,
+            attach_writer(self.memory, member.rank, member.incarnation, has_rings=uses_rings()),
+        )
         if step is not None:
             self.steps, self.is_step_open = step, True
             for request, payload in due:
@@ -133,7 +130,7 @@ class Exchange:
 
     def _carry(self, engine: StepEngine) -> None:
         lane = self._carriers.open_lane(
-            self._member, engine, self.chunks, has_pulled=self.has_pulled
+            self._member, engine, self.chunks, self.memory, has_pulled=self.has_pulled
         )
         self.engine: StepEngine
         self.engine, self._lane = engine, lane

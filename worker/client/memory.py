@@ -1,6 +1,7 @@
 """A worker's two slabs, in memory that a server on the same host may map."""
 
 import ctypes
+import itertools
 import mmap
 import os
 import secrets
@@ -48,7 +49,14 @@ class SlabMemory:
             whole[self.map.slab(i) : self.map.slab(i) + slab_nbytes] for i in range(SLABS)
         ]
         self.whole: Final = whole
+        self._pipes: Final[dict[int, tuple[int, int]]] = {}  # shard ▸ its ends
         _SHARED.add(self)
+
+    def pipe(self, shard: int) -> tuple[int, int]:
+        """The pipe by which this process wakes a shard: where that reads, and where this writes."""
+        if shard not in self._pipes:
+            self._pipes[shard] = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        return self._pipes[shard]
 
     def _allocate(self) -> mmap.mmap:
         try:
@@ -73,6 +81,9 @@ class SlabMemory:
             _SHARED.discard(self)
             os.close(self.fd)
             self.fd = None
+        for end in itertools.chain(*self._pipes.values()):
+            os.close(end)
+        self._pipes.clear()
 
     def part(self) -> None:
         """Makes what this process writes here from now on its own, which nobody else sees.

@@ -1,5 +1,6 @@
 """Makes a worker's step engine: its side of the data connections, without sockets."""
 
+import os
 from collections.abc import Callable
 from enum import Enum
 
@@ -9,9 +10,9 @@ from leash.ps._core import StepChunk, StepEngine
 from leash.ps.wire.frames import encode
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import Attach, Welcome
-from leash.ps.wire.segment import SLABS, SegmentMap
+from leash.ps.wire.segment import RING_SHARDS, SLABS, SegmentMap
 from leash.worker.client.encoding import WITH_FEEDBACK, Encoding
-from leash.worker.client.memory import Slab
+from leash.worker.client.memory import Slab, SlabMemory
 
 
 class Transport(Enum):
@@ -71,16 +72,24 @@ def residual_for(encoding: Encoding, slab_nbytes: int) -> Slab:
 
 
 def attach_writer(
-    worker: int, incarnation: int, pid: int, fd: int, nbytes: int, nonce: str
-) -> Callable[[int], bytes]:
-    """Makes the function that writes the header of an `attach` with a number.
+    memory: SlabMemory, worker: int, incarnation: int, *, has_rings: bool
+) -> Callable[[int, int], bytes]:
+    """Makes the function that writes the header of an `attach` to a shard, with a number.
 
     Args:
+        memory: of this process, which the shards are to map.
         worker: the rank.
-        incarnation: of its process.
-        pid: the process that has the memory.
-        fd: under which descriptor.
-        nbytes: its size.
-        nonce: that its first page begins with, in hex.
+        incarnation: of this process.
+        has_rings: whether headers may go by the rings in the memory.
     """
-    return lambda number: encode(Attach(worker, incarnation, pid, fd, nbytes, nonce, number))
+
+    def write(shard: int, number: int) -> bytes:
+        pipe = memory.pipe(shard)[0] if has_rings and shard < RING_SHARDS else 0
+        return encode(
+            Attach(
+                worker, incarnation, os.getpid(), memory.fd or 0, memory.nbytes, memory.nonce,
+                number, pipe,
+            )
+        )  # fmt: skip
+
+    return write

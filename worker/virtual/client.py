@@ -459,14 +459,16 @@ class VirtualCarriers(Carriers):
         return VirtualLiveness(self._machine, beats)
 
     def open_lane(
-        self, member: Membership, engine: StepEngine, chunks: Sequence[Chunk], *, has_pulled: bool
-    ) -> VirtualDriver:
+        self, member: Membership, engine: StepEngine, chunks: Sequence[Chunk],
+        memory: SlabMemory, *, has_pulled: bool,
+    ) -> VirtualDriver:  # fmt: skip
         """Connects a step engine with the server.
 
         Args:
             member: the client's part in the run, which has said hello.
             engine: says what to send.
             chunks: the layout's.
+            memory: nobody maps it.
             has_pulled: makes no difference.
         """
         assert isinstance(member.liveness, VirtualLiveness)

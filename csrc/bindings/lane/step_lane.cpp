@@ -63,6 +63,11 @@ class WorkerLane {
     return run([&](StepEngine& engine) { return lane_.finish(engine, at_once); });
   }
 
+  void use_ring(std::size_t shard, std::size_t place, int pipe) {
+    if (shard >= kRingShards) throw std::invalid_argument("shard: expected one that has a ring");
+    lane_.use_ring(engine_.engine(), shard, engine_.memory(place, kRingsNbytes), pipe);
+  }
+
   double take_waited() { return lane_.take_waited(); }
 
  private:
@@ -88,7 +93,7 @@ class WorkerLane {
   }
 
   void send_attach() {
-    const std::string header = engine_.attach_header(lane_.attach_number());
+    const std::string header = engine_.attach_header(lane_.shard(), lane_.attach_number());
     lane_.send_header(lane_.shard(), std::as_bytes(std::span(header)));
   }
 
@@ -146,6 +151,12 @@ Returns None, or why it has ended: call it again when that is dealt with.)")
            R"(Sends all requests and takes each answer as it comes; returns as `advance` does.
 
 at_once: how many requests may be in flight to a shard.)")
+      .def("use_ring", &WorkerLane::use_ring, py::arg("shard"), py::kw_only(), py::arg("place"),
+           py::arg("pipe"),
+           R"(Sends by a shard's ring too from now on, until its connection is lost.
+
+place: where the rings begin in the engine's memory. pipe: the descriptor by which the shard is woken.
+It does nothing where a newer `attach` waits for its answer.)")
       .def("take_waited", &WorkerLane::take_waited,
            "How long `finish` has waited for answers since the last call, in seconds.");
 }

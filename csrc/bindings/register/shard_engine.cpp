@@ -111,9 +111,10 @@ The parameters that answer it may be written into the payload; of a read-only on
 Returns False, and has changed nothing, if it is not a push that it takes: another verb, a header
 that is not well-formed, a sender that does not take part or has another key.)")
       .def("attach", &SharedEngine::attach, py::arg("worker"), py::arg("route"), py::arg("memory"),
+           py::arg("ring_route") = py::bytes(),
            R"(Takes this worker's pushes without a payload from its segment, for this route.
 
-ValueError unless the memory has the size of a segment of this model.)")
+ring_route: of the ring in the segment, by which they may come too; empty if there is none. ValueError unless the memory has the size of a segment of this model.)")
       .def(
           "is_attached",
           [](SharedEngine& self, std::uint32_t worker) {

@@ -132,7 +132,7 @@ ValueError if a push cannot name the slots of a chunk that have no gradient.)")
       .def("attach", &OwningStepEngine::attach, py::arg("write"),
            R"(Asks every shard to map this worker's memory.
 
-write: makes the header of an `attach` of a number.)")
+write: makes the header of an `attach` to a shard, of a number.)")
       .def("settle_written", in_turn(&StepEngine::settle_written),
            R"(The server has died: takes for answered what it has written into the segment.
 
@@ -166,6 +166,8 @@ counts as sent then.)")
       .def("lost", in_turn(&StepEngine::lost), py::arg("shard"));
 
   engine
+      .def("is_attaching", in_turn(&StepEngine::is_attaching), py::arg("shard"),
+           "Whether the newest `attach` to this shard has no answer yet.")
       .def("is_idle", in_turn(&StepEngine::is_idle), py::arg("shard"),
            "Whether nothing waits to be sent or answered.")
       .def("awaits_last", in_turn(&StepEngine::awaits_last), py::arg("shard"),

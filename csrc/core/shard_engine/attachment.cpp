@@ -30,13 +30,21 @@ std::size_t place_of_states(std::size_t slab_nbytes, bool has_outbox) {
 }  // namespace
 
 std::size_t segment_nbytes(std::size_t slab_nbytes, bool has_outbox) {
+  return place_of_rings(slab_nbytes, has_outbox) + pages(kRingsNbytes);
+}
+
+std::size_t place_of_rings(std::size_t slab_nbytes, bool has_outbox) {
   return place_of_states(slab_nbytes, has_outbox) +
          pages(sizeof(std::uint64_t) * state_count(slab_nbytes));
 }
 
-Attachment::Attachment(std::string route, Buffer* memory, bool has_outbox,
+Attachment::Attachment(std::string route, std::string ring_route, Buffer* memory, bool has_outbox,
                        const ServedChunks& chunks)
-    : route_(std::move(route)), memory_(memory), has_outbox_(has_outbox), chunks_(&chunks) {}
+    : route_(std::move(route)),
+      ring_route_(std::move(ring_route)),
+      memory_(memory),
+      has_outbox_(has_outbox),
+      chunks_(&chunks) {}
 
 void Attachment::require_slab(std::uint32_t slab) const {
   if (slab < kSlabs) return;

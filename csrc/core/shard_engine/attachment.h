@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "core/shard_engine/buffer.h"
 #include "core/shard_engine/served_chunks.h"
@@ -17,11 +18,16 @@ namespace leash {
 // numbers by now, so it is refused.
 class Attachment {
  public:
-  // memory: the segment. REQUIRES: it has as many bytes as one of this model, with an outbox or
-  // without. The attachment has a reference to it, which its user drops.
-  Attachment(std::string route, Buffer* memory, bool has_outbox, const ServedChunks& chunks);
+  // memory: the segment. ring_route: that of its ring; empty without one. REQUIRES: the memory has as
+  // many bytes as one of this model, with an outbox or without. The attachment has a reference to
+  // it, which its user drops.
+  Attachment(std::string route, std::string ring_route, Buffer* memory, bool has_outbox,
+             const ServedChunks& chunks);
 
-  const std::string& route() const { return route_; }
+  // Whether a message with this route came over the connection, or by the ring of the segment.
+  bool came_over(std::string_view route) const {
+    return route == route_ || (!ring_route_.empty() && route == ring_route_);
+  }
   Buffer* memory() const { return memory_; }
 
   // These throw Refused if the segment has no such memory, or it is not fit for the chunk.
@@ -37,12 +43,14 @@ class Attachment {
 
  private:
   std::string route_;
+  std::string ring_route_;
   Buffer* memory_;
   bool has_outbox_;
   const ServedChunks* chunks_;
 };
 
-// The bytes of a segment for a model of this size.
+// The bytes of a segment for a model of this size, and where its rings begin.
 std::size_t segment_nbytes(std::size_t slab_nbytes, bool has_outbox);
+std::size_t place_of_rings(std::size_t slab_nbytes, bool has_outbox);
 
 }  // namespace leash

@@ -111,7 +111,7 @@ const Attachment& ShardEngine::require_attachment(const Incoming& message,
   if (found == attachments_.end()) {
     throw Refused(codes::kBadSegment, who + ": expected a payload, or attach before");
   }
-  if (found->second.route() != message.route) {
+  if (!found->second.came_over(message.route)) {
     throw Refused(codes::kSuperseded, who + ": attached over another connection");
   }
   return found->second;

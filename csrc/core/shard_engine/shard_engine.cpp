@@ -87,7 +87,8 @@ bool ShardEngine::receive(const Incoming& message) {
   return true;
 }
 
-void ShardEngine::attach(std::uint32_t worker, std::string_view route, Buffer* memory) {
+void ShardEngine::attach(std::uint32_t worker, std::string_view route, Buffer* memory,
+                         std::string_view ring_route) {
   const bool has_outbox = memory->nbytes() == segment_nbytes(chunks_.slab_nbytes(), true);
   if (!has_outbox && memory->nbytes() != segment_nbytes(chunks_.slab_nbytes(), false)) {
     throw std::invalid_argument("memory: expected a segment of this model");
@@ -98,7 +99,8 @@ void ShardEngine::attach(std::uint32_t worker, std::string_view route, Buffer* m
     attachments_.erase(found);
   }
   memory->add_reference();
-  attachments_.emplace(worker, Attachment(std::string(route), memory, has_outbox, chunks_));
+  attachments_.emplace(worker, Attachment(std::string(route), std::string(ring_route), memory,
+                                          has_outbox, chunks_));
 }
 
 void ShardEngine::note_options(std::uint32_t worker, std::uint64_t number, std::uint64_t table) {

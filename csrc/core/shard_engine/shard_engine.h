@@ -73,9 +73,11 @@ class ShardEngine {
   // verb, a header that is not well-formed, a sender that does not take part or has another key.
   bool receive(const Incoming& message);
 
-  // Takes this worker's pushes without a payload from `memory`, which was mapped for `route`.
-  // Throws std::invalid_argument unless the memory has the size of a segment of this model.
-  void attach(std::uint32_t worker, std::string_view route, Buffer* memory);
+  // Takes this worker's pushes without a payload from `memory`, which was mapped for `route`, and
+  // for that of its ring, if it has one. Throws std::invalid_argument unless the memory has the size
+  // of a segment of this model.
+  void attach(std::uint32_t worker, std::string_view route, Buffer* memory,
+              std::string_view ring_route = {});
   bool is_attached(std::uint32_t worker) const { return attachments_.contains(worker); }
 
   // Notes which table of options the shard applies for this worker: its number, and a number that

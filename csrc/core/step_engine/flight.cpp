@@ -22,7 +22,7 @@ Request& Flight::added(RequestKind kind) {
   request.kind = kind;
   request.chunk = request.chunks = 0;
   request.step = request.number = 0;
-  request.is_due_again = false;
+  request.is_due_again = request.is_by_ring = false;
   request.payload = {};
   return request;
 }
@@ -66,6 +66,16 @@ bool Flight::was_answered(std::uint32_t chunk, std::uint64_t step, std::uint64_t
 
 Request* Flight::awaiting_options(std::uint64_t number) const {
   return options_ != nullptr && options_->number == number ? options_ : nullptr;
+}
+
+bool Flight::is_all_by_ring() const {
+  return std::ranges::all_of(order_, [](const Request* request) { return request->is_by_ring; });
+}
+
+void Flight::leave_ring() {
+  for (Request* request : order_) {
+    if (request->is_by_ring) send_again(*request);
+  }
 }
 
 Request* Flight::awaiting_at(std::uint32_t chunk, std::uint64_t step) const {

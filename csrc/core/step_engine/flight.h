@@ -33,6 +33,7 @@ struct Request {
   std::uint64_t step = 0;        // of a push; otherwise 0
   std::uint64_t number = 0;      // of what is published, and of options; otherwise 0
   bool is_due_again = false;     // it is to be sent again
+  bool is_by_ring = false;       // it was sent by the shard's ring
   std::vector<std::byte> header = {};
   PayloadPlace payload = {};
 };
@@ -57,6 +58,10 @@ class Flight {
   Request* awaiting(std::uint32_t chunk, std::uint64_t chunks, std::uint64_t step,
                     std::uint64_t number) const;
   Request* awaiting_options(std::uint64_t number) const;
+  bool has_options() const { return options_ != nullptr; }
+  bool is_all_by_ring() const;
+  // What was sent by the ring is to be sent again.
+  void leave_ring();
   // The request for a chunk that an error is about: it names a step, and no number.
   Request* awaiting_at(std::uint32_t chunk, std::uint64_t step) const;
 

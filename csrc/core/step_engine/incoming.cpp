@@ -163,9 +163,21 @@ void StepEngine::options_set(std::size_t shard, std::uint64_t number) {
   lane.flight.settle_options();
 }
 
+void StepEngine::use_ring(std::size_t shard) {
+  Lane& lane = lanes_.at(shard);
+  if (!lane.is_attaching) lane.has_ring = true;
+}
+
+void StepEngine::leave_ring(std::size_t shard) {
+  Lane& lane = lanes_.at(shard);
+  lane.has_ring = false;
+  lane.flight.leave_ring();
+}
+
 void StepEngine::connected(std::size_t shard) {
   Lane& lane = lanes_.at(shard);
   lane.is_connected = true;
+  lane.has_ring = false;
   // The server takes a segment's gradients only over the connection that attached it.
   if (is_kept_ || is_offered_) {
     if (!lane.attach_is_due) ++lane.attaches;

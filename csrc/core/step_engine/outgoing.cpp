@@ -32,7 +32,17 @@ std::optional<Outgoing> StepEngine::next(std::size_t shard, std::size_t most) {
   if (request == nullptr && in_flight(lane) < std::min(most, window_)) request = take_waiting(lane);
   if (request == nullptr) return std::nullopt;
   lane.newest = request;
-  return Outgoing{.header = request->header, .payload = request->payload};
+  request->is_by_ring = fits_ring(lane, *request);
+  return Outgoing{.header = request->header,
+                  .payload = request->payload,
+                  .is_by_ring = request->is_by_ring};
+}
+
+// What is read by options goes behind them, and so does whatever has a payload, or a long header.
+bool StepEngine::fits_ring(const Lane& lane, const Request& request) const {
+  return lane.has_ring && request.kind == RequestKind::kPush &&
+         request.payload.source == PayloadSource::kNone && !lane.flight.has_options() &&
+         request.header.size() <= kRingHeaderNbytes;
 }
 
 void StepEngine::not_sent(std::size_t shard) {

@@ -201,7 +201,7 @@ void StepEngine::rejoin(std::uint64_t incarnation, std::uint64_t table) {
     lane.ready = std::move(again);
     lane.ready_at = 0;
     lane.flight.clear();
-    lane.is_connected = lane.options_are_due = false;
+    lane.is_connected = lane.has_ring = lane.options_are_due = false;
     lane.attach_is_due = lane.is_attaching = lane.asks_to_attach = false;
   }
   for (const std::uint32_t chunk : lost_) leave_out(chunk);
@@ -247,6 +247,11 @@ bool StepEngine::is_idle(std::size_t shard) const {
 bool StepEngine::awaits_last(std::size_t shard) const {
   const Lane& lane = lanes_.at(shard);
   return in_flight(lane) == 1 && !has_waiting(lane);
+}
+
+bool StepEngine::awaits_ring_alone(std::size_t shard) const {
+  const Lane& lane = lanes_.at(shard);
+  return lane.has_ring && !lane.asks_to_attach && lane.flight.is_all_by_ring();
 }
 
 bool StepEngine::is_done() const {

@@ -77,6 +77,7 @@ struct Outgoing {
   std::span<const std::byte> header = {};
   PayloadPlace payload = {};
   std::uint64_t attach_number = 0;  // 0 for all other requests
+  bool is_by_ring = false;          // it goes by the shard's ring, and not by its socket
 };
 
 enum class Received : std::uint8_t {
@@ -165,12 +166,21 @@ class StepEngine {
   bool attached(std::size_t shard, std::uint64_t number);
   void options_set(std::size_t shard, std::uint64_t number);
 
+  // The shard takes headers by its ring too, until the connection is lost over which it said so, or
+  // it has closed the ring: what has no answer then goes again over the connection.
+  void use_ring(std::size_t shard);
+  void leave_ring(std::size_t shard);
+
   void connected(std::size_t shard);  // a new connection stands
   void lost(std::size_t shard);
 
   // --- How things stand. ---
 
   bool is_connected(std::size_t shard) const { return lanes_.at(shard).is_connected; }
+  bool is_attaching(std::size_t shard) const { return lanes_.at(shard).is_attaching; }
+  bool has_ring(std::size_t shard) const { return lanes_[shard].has_ring; }
+  // Whether all that is in flight was sent by the shard's ring, by which its answers come.
+  bool awaits_ring_alone(std::size_t shard) const;
   bool is_idle(std::size_t shard) const;      // nothing waits to be sent or answered
   bool awaits_last(std::size_t shard) const;  // one more answer leaves nothing to do
   bool is_done() const;                       // all shards are idle
@@ -202,6 +212,7 @@ class StepEngine {
     std::uint32_t end;
     Flight flight;
     bool is_connected = false;
+    bool has_ring = false;
     // The newest `attach`: whether it is to be sent, has no answer, and was asked for by attach().
     std::uint64_t attaches = 0;
     bool attach_is_due = false;
@@ -236,6 +247,7 @@ class StepEngine {
   Request* take_waiting(Lane& lane);
   Request* ask_next(Lane& lane);
   Request* push_next(Lane& lane);
+  bool fits_ring(const Lane& lane, const Request& request) const;
   std::uint32_t run_length(const Ready& ready) const;
   void write_push(Request& request, std::uint32_t chunks);
   PayloadPlace encode(std::uint32_t chunk, std::string_view absent);

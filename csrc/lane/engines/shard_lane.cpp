@@ -28,9 +28,81 @@ ShardLane::~ShardLane() {
 
 ShardLane::Turn ShardLane::serve(ShardEngine* engine, std::size_t most) {
   if (is_left_) return Turn::kRare;
-  for (std::size_t taken = 0; taken < most; ++taken) {
+  if (engine == nullptr || rings_.is_empty()) return serve_socket(engine, most);
+  rings_are_first_ = !rings_are_first_;
+  Turn turn = Turn::kIdle;
+  for (const bool serves_rings : {rings_are_first_, !rings_are_first_}) {
+    const Turn this_turn = serves_rings ? serve_rings(*engine, most) : serve_socket(engine, most);
+    if (this_turn == Turn::kRare) return this_turn;
+    if (this_turn == Turn::kMore) turn = this_turn;
+  }
+  return turn;
+}
+
+ShardLane::Turn ShardLane::serve_rings(ShardEngine& engine, std::size_t& most) {
+  bool has_come = true;
+  while (has_come && most > 0) {
+    has_come = false;
+    rings_.each([&](ServedRing& ring) {
+      if (most == 0 || is_left_ || engine.records() >= kMostRecords) return false;
+      if (!take(ring, engine)) return true;
+      has_come = true;
+      --most;
+      return true;
+    });
+    if (is_left_) return Turn::kRare;
+    if (engine.records() >= kMostRecords) return Turn::kMore;
+  }
+  return has_come || most == 0 ? Turn::kMore : Turn::kIdle;
+}
+
+// Returns whether a message had come.
+bool ShardLane::take(ServedRing& ring, ShardEngine& engine) {
+  if (ring.is_broken) return false;
+  switch (ring.requests.take()) {
+    case RingReader::Taken::kNothing:
+      return false;
+    case RingReader::Taken::kBroken:
+      ring.is_broken = true;
+      unreading_.push_back(ring.worker);
+      return false;
+    case RingReader::Taken::kHeader:
+      break;
+  }
+  is_left_ = true;
+  rare_ring_ = &ring;
+  const Incoming message{ring.route, ring.requests.header(), nullptr, now_s(), ring.key};
+  if (!engine.receive(message)) return true;
+  is_left_ = false;
+  send_answers(engine);
+  return true;
+}
+
+void ShardLane::close_ring(std::uint32_t worker) {
+  if (is_left_ && rare_ring_ != nullptr && rare_ring_->worker == worker) is_left_ = false;
+  if (!is_left_) rare_ring_ = nullptr;
+  rings_.close(worker);
+}
+
+void ShardLane::send_by_ring(std::string_view route, std::span<const std::byte> header) {
+  ServedRing* const ring = rings_.find(route);
+  if (ring == nullptr) return;  // its worker asks again by the next one, or is gone
+  if (header.size() > kRingHeaderNbytes) {
+    // A long refusal goes over the connection. Its peer may be gone, or not read: it will ask again.
+    if (send_frame(ring->socket_route, kZmqSendMore) == 0) {
+      send_frame({reinterpret_cast<const char*>(header.data()), header.size()}, 0);
+    }
+  } else if (!ring->answers.put(header)) {
+    unreading_.push_back(ring->worker);
+  }
+  ring->bell.ring();
+}
+
+ShardLane::Turn ShardLane::serve_socket(ShardEngine* engine, std::size_t& most) {
+  for (; most > 0; --most) {
     if (engine != nullptr && engine->records() >= kMostRecords) return Turn::kMore;
     if (!inbox_.receive()) return Turn::kIdle;
+    rare_ring_ = nullptr;
     has_surplus_ = false;
     payload_ = nullptr;
     if (inbox_.has_more()) {
@@ -94,6 +166,11 @@ void ShardLane::send_answers(ShardEngine& engine) {
 // Takes over the answer's reference to its payload.
 void ShardLane::send(OutgoingAnswer& answer, ShardEngine& engine) {
   Buffer* const payload = std::exchange(answer.payload, nullptr);
+  if (ServedRings::is_route(answer.route)) {
+    engine.drop(payload);  // there is none: parameters lie in the segment
+    send_by_ring(answer.route, answer.written().bytes());
+    return;
+  }
   if (const int error = send_frame(answer.route, kZmqSendMore); error != 0) {
     // A peer that is gone misses it, asks again when it comes back, or is evicted. One that reads
     // leaves room, since it has few requests in flight. This one's worker is to be evicted later:

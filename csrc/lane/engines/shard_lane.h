@@ -1,7 +1,10 @@
 // Moves messages between the data socket of a shard and its engine, without Python.
 //
 //   ROUTER ──▸ Inbox ──▸ ShardEngine ──▸ answers ──▸ ROUTER
-//                 └─ what the engine does not take is left for others, who take_rare()
+//   rings  ────────────▸      │                 └──▸ rings
+//                             └─ what it does not take is left for others, who take_rare()
+//
+// The rings of workers on this host bring the same headers as the socket, and take the same answers.
 //
 // For the thread that uses the socket.
 #pragma once
@@ -9,6 +12,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,6 +20,7 @@
 
 #include "core/shard_engine/shard_engine.h"
 #include "lane/engines/payload_buffer.h"
+#include "lane/engines/served_rings.h"
 #include "lane/inbox.h"
 #include "lane/libzmq.h"
 
@@ -42,15 +47,23 @@ class ShardLane {
   // Whatever the engine throws comes through; the message is left then.
   Turn serve(ShardEngine* engine, std::size_t most);
 
+  ServedRings& rings() { return rings_; }
+  // Closes a worker's ring, whose memory may go then.
+  void close_ring(std::uint32_t worker);
+  // Sends an answer by a ring, if it is still open. REQUIRES: ServedRings::is_route(route).
+  void send_by_ring(std::string_view route, std::span<const std::byte> header);
+
   // Sends what the engine has to send, which may come of other calls.
   void send_answers(ShardEngine& engine);
 
-  // Takes the message that was left. Route and header are in the inbox until the next turn. Returns
-  // its payload, with one reference; null if it has none.
+  // Takes the message that was left. Route and header are in the inbox until the next turn, unless
+  // it came by a ring. Returns its payload, with one reference; null if it has none.
   std::unique_ptr<PayloadBuffer> take_rare() {
     is_left_ = false;
     return std::move(payload_);
   }
+  // The ring by which the newest message came; null if that was the socket.
+  const ServedRing* rare_ring() const { return rare_ring_; }
   bool has_surplus() const { return has_surplus_; }    // it had further frames, which are dropped
   std::string_view sender() const { return sender_; }  // its key; empty without keys
 
@@ -61,6 +74,9 @@ class ShardLane {
   std::vector<Buffer*> take_idle() { return std::exchange(idle_, {}); }
 
  private:
+  Turn serve_socket(ShardEngine* engine, std::size_t& most);
+  Turn serve_rings(ShardEngine& engine, std::size_t& most);
+  bool take(ServedRing& ring, ShardEngine& engine);
   std::unique_ptr<PayloadBuffer> make_payload();
   void recycle(Buffer* buffer);
   void collect(ShardEngine& engine);
@@ -72,6 +88,9 @@ class ShardLane {
   void* const socket_;
   Inbox& inbox_;
   const bool knows_senders_;
+  ServedRings rings_;
+  const ServedRing* rare_ring_ = nullptr;
+  bool rings_are_first_ = false;  // they and the socket take turns
   std::unique_ptr<PayloadBuffer> payload_;  // of the newest message
   bool is_left_ = false;                    // for others, who have not taken it yet
   bool has_surplus_ = false;

@@ -1,5 +1,6 @@
 #include "lane/engines/step_lane.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -14,6 +15,10 @@ namespace {
 
 using Time = std::chrono::steady_clock;
 
+constexpr double kMsPerSecond = 1000;
+// Who sleeps is woken by the kernel, which costs both sides as much as a small update.
+constexpr double kRingSpinS = 50e-6;
+constexpr long kLookAtRingsMs = 1;  // while answers may come by sockets and by rings
 constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
 double seconds_since(Time::time_point began) {
   return std::chrono::duration<double>(Time::now() - began).count();
@@ -28,6 +33,7 @@ StepLane::StepLane(const LibZmq& zmq, const std::vector<void*>& sockets,
       settings_(settings),
       bytes_(std::move(bytes)),
       loan_(loan),
+      rings_(sockets.size()),
       header_(zmq),
       payload_(zmq) {}
 
@@ -47,6 +53,7 @@ StepLane::Stop StepLane::advance(StepEngine& engine) {
 }
 
 StepLane::Stop StepLane::finish(StepEngine& engine, std::size_t at_once) {
+  quiet_since_ = Time::now();
   while (true) {
     busy_.clear();
     for (std::size_t shard = 0; shard < sockets_.size(); ++shard) {
@@ -66,9 +73,17 @@ StepLane::Stop StepLane::finish(StepEngine& engine, std::size_t at_once) {
 
 // Takes the next answers of those that are busy.
 std::optional<StepLane::Stop> StepLane::take_next(StepEngine& engine) {
+  bool has_ring = false, awaits_rings_alone = true;
   for (const std::size_t shard : busy_) {
     if (!engine.is_connected(shard)) return Stop::kQuiet;
+    if (engine.has_ring(shard) && rings_[shard]->requests.is_closed()) {
+      engine.leave_ring(shard);
+      return std::nullopt;  // to send it over the connection
+    }
+    has_ring |= engine.has_ring(shard);
+    awaits_rings_alone &= engine.awaits_ring_alone(shard);
   }
+  if (awaits_rings_alone) return wait_for_rings(engine);
   bool has_come = false;
   if (busy_.size() == 1) {
     const std::size_t shard = busy_.front();
@@ -76,20 +91,72 @@ std::optional<StepLane::Stop> StepLane::take_next(StepEngine& engine) {
     const auto stop = spins ? spin(engine, shard, has_come) : take(engine, shard, has_come);
     if (stop || has_come) return stop;
   }
+  return poll_sockets(engine, has_ring ? kLookAtRingsMs : settings_.look_ms);
+}
+
+std::optional<StepLane::Stop> StepLane::poll_sockets(StepEngine& engine, long timeout_ms) {
   items_.clear();
   for (const std::size_t shard : busy_) items_.push_back({sockets_[shard], -1, kZmqPollIn, 0});
-  const int ready = zmq_.poll(items_.data(), static_cast<int>(items_.size()), settings_.look_ms);
-  if (ready < 0) {
+  if (zmq_.poll(items_.data(), static_cast<int>(items_.size()), timeout_ms) < 0) {
     const int error = zmq_.error();
     if (error == EINTR) return Stop::kSignal;
     throw std::runtime_error("zmq_poll: error " + std::to_string(error));
   }
-  if (ready == 0) return Stop::kQuiet;
-  for (std::size_t i = 0; i < busy_.size(); ++i) {
-    if (items_[i].revents == 0) continue;
-    if (const auto stop = take(engine, busy_[i], has_come)) return stop;
+  bool has_come = false;
+  if (const auto stop = take_all(engine, has_come)) return stop;
+  if (!has_come && (timeout_ms == settings_.look_ms || is_quiet())) return Stop::kQuiet;
+  return std::nullopt;
+}
+
+// Takes an answer of each that is busy, if one has come.
+std::optional<StepLane::Stop> StepLane::take_all(StepEngine& engine, bool& has_come) {
+  for (const std::size_t shard : busy_) {
+    bool has_one = false;
+    const auto stop = take(engine, shard, has_one);
+    has_come |= has_one;
+    if (stop) return stop;
   }
   return std::nullopt;
+}
+
+// Sleeps on the bell, not on a socket: answers that come by one are looked for now and then, and
+// when the bell rings.
+std::optional<StepLane::Stop> StepLane::wait_for_rings(StepEngine& engine) {
+  if (newest_s_ < kRingSpinS) {
+    const Time::time_point began = Time::now();
+    while (!has_come_by_ring() && seconds_since(began) < kRingSpinS) {
+    }
+  }
+  bool is_signal = false;
+  if (!has_come_by_ring()) {
+    const std::uint32_t count = bell_->count();
+    bell_->fall_asleep();
+    is_signal = !has_come_by_ring() &&
+                bell_->sleep(count, static_cast<double>(settings_.look_ms) / kMsPerSecond);
+    bell_->wake_up();
+  }
+  if (is_signal) return Stop::kSignal;
+  bool has_come = false;
+  for (const std::size_t shard : busy_) {
+    bool has_one = false;
+    const auto stop = take_from_ring(engine, shard, has_one);
+    has_come |= has_one;
+    if (stop) return stop;
+  }
+  if (has_come) return std::nullopt;
+  if (const auto stop = take_all(engine, has_come)) return stop;
+  if (!has_come && is_quiet()) return Stop::kQuiet;
+  return std::nullopt;
+}
+
+bool StepLane::has_come_by_ring() const {
+  return std::ranges::any_of(
+      busy_, [&](std::size_t shard) { return rings_[shard]->answers.has_come(); });
+}
+
+// Whether one has waited for so long that it has to look whether it still takes part.
+bool StepLane::is_quiet() {
+  return seconds_since(quiet_since_) * kMsPerSecond >= static_cast<double>(settings_.look_ms);
 }
 
 std::optional<StepLane::Stop> StepLane::spin(StepEngine& engine, std::size_t shard,
@@ -101,6 +168,21 @@ std::optional<StepLane::Stop> StepLane::spin(StepEngine& engine, std::size_t sha
   }
 }
 
+void StepLane::use_ring(StepEngine& engine, std::size_t shard, std::byte* rings, int pipe) {
+  engine.use_ring(shard);
+  if (!engine.has_ring(shard)) return;
+  std::byte* const pair = rings + kRingPageNbytes + shard * 2 * kRingNbytes;
+  rings_[shard].emplace(Ring{RingWriter(pair), RingReader(pair + kRingNbytes), pipe});
+  bell_.emplace(rings);
+}
+
+bool StepLane::send_by_ring(std::size_t shard, std::span<const std::byte> header) {
+  Ring& ring = *rings_[shard];
+  if (!ring.requests.put(header)) return false;
+  if (ring.requests.has_to_wake()) wake_by(ring.pipe);
+  return true;
+}
+
 std::optional<StepLane::Stop> StepLane::send(StepEngine& engine, std::size_t shard,
                                              std::size_t most) {
   while (const std::optional<Outgoing> outgoing = engine.next(shard, most)) {
@@ -108,6 +190,11 @@ std::optional<StepLane::Stop> StepLane::send(StepEngine& engine, std::size_t sha
       shard_ = shard;
       attach_number_ = outgoing->attach_number;
       return Stop::kAttach;
+    }
+    if (outgoing->is_by_ring) {
+      if (send_by_ring(shard, outgoing->header)) continue;
+      engine.not_sent(shard);
+      return std::nullopt;
     }
     const bool has_payload = outgoing->payload.source != PayloadSource::kNone;
     if (!send_copy(shard, outgoing->header, has_payload ? kZmqSendMore : 0)) {
@@ -159,6 +246,10 @@ bool StepLane::hand_over(ZmqMessage& frame, std::size_t shard, int flags) {
 
 std::optional<StepLane::Stop> StepLane::take(StepEngine& engine, std::size_t shard,
                                              bool& has_come) {
+  if (engine.has_ring(shard)) {
+    const auto stop = take_from_ring(engine, shard, has_come);
+    if (stop || has_come) return stop;
+  }
   has_come = header_.receive(sockets_[shard]);
   if (!has_come) return std::nullopt;
   payloads_ = 0;
@@ -174,8 +265,29 @@ std::optional<StepLane::Stop> StepLane::take(StepEngine& engine, std::size_t sha
     more = surplus.more();
     ++payloads_;
   }
-  received_ = engine.receive(shard, bytes_of(header_), payloads_,
-                             payloads_ == 0 ? std::span<const std::byte>() : bytes_of(payload_));
+  answer_ = bytes_of(header_);
+  return hand_on(engine, shard,
+                 payloads_ == 0 ? std::span<const std::byte>() : bytes_of(payload_));
+}
+
+std::optional<StepLane::Stop> StepLane::take_from_ring(StepEngine& engine, std::size_t shard,
+                                                       bool& has_come) {
+  RingReader& answers = rings_[shard]->answers;
+  const RingReader::Taken taken = answers.take();
+  if (taken == RingReader::Taken::kBroken) {
+    throw std::runtime_error("shard " + std::to_string(shard) + ": its answers are none");
+  }
+  has_come = taken == RingReader::Taken::kHeader;
+  if (!has_come) return std::nullopt;
+  payloads_ = 0;
+  answer_ = answers.header();
+  return hand_on(engine, shard, {});
+}
+
+std::optional<StepLane::Stop> StepLane::hand_on(StepEngine& engine, std::size_t shard,
+                                                std::span<const std::byte> payload) {
+  quiet_since_ = Time::now();
+  received_ = engine.receive(shard, answer_, payloads_, payload);
   if (received_ == Received::kTaken) return std::nullopt;
   shard_ = shard;
   return Stop::kAnswer;

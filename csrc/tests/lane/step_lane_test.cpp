@@ -6,7 +6,9 @@
 #include <cerrno>
 #include <cstddef>
 #include <span>
+#include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/support/fake_zmq.h"
@@ -72,6 +74,43 @@ struct LaneWorker : StepWorker {
   std::vector<FakeSocket> sockets;
   Loan* const loan = Loan::make();
   StepLane lane;
+};
+
+// The same, in memory that its only shard has mapped, which takes headers by a ring.
+struct RingWorker : LaneWorker {
+  RingWorker() : words(kRingsNbytes / sizeof(std::uint64_t)) {
+    attach();
+    use_ring();
+  }
+  void use_ring() {
+    lane.use_ring(engine, 0, rings(), /*pipe=*/-1);
+    requests.emplace(rings() + kRingPageNbytes);
+    answers.emplace(rings() + kRingPageNbytes + kRingNbytes);
+  }
+  std::byte* rings() { return reinterpret_cast<std::byte*>(words.data()); }
+  // The chunks that the next message by the ring pushes: the highest, and how many.
+  Pushed came_by_ring() {
+    Pushed pushed_by_ring;
+    while (requests->take() == lane::RingReader::Taken::kHeader) {
+      const auto push = read_push(requests->header());
+      REQUIRE(push.has_value());
+      pushed_by_ring.emplace_back(push->chunk, push->chunks);
+    }
+    return pushed_by_ring;
+  }
+  void answer_by_ring(const ParamsHeader& header) {
+    REQUIRE(answers->put(HeaderBytes(header).bytes()));
+    lane::Bell(rings()).ring();
+  }
+  ParamsHeader params_of_all(std::uint64_t step) const {
+    ParamsHeader header = params(step, 3);
+    header.chunks = 4;
+    return header;
+  }
+
+  std::vector<std::uint64_t> words;
+  std::optional<lane::RingReader> requests;
+  std::optional<lane::RingWriter> answers;
 };
 
 StepSettings two_shards() {
@@ -224,4 +263,113 @@ TEST_CASE("a socket that others have closed is an error") {
   worker.begin(1);
   worker.sockets[0].fails = ENOTSOCK;
   CHECK_THROWS_WITH(worker.lane.advance(worker.engine), doctest::Contains("zmq_msg_send"));
+}
+
+TEST_CASE("a push without a payload goes by the ring, and its answer comes by it") {
+  RingWorker worker;
+  worker.begin_in_slab(1);
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.sockets[0].sent.empty());
+  CHECK(worker.came_by_ring() == Pushed{{3, 4}});
+  CHECK(worker.engine.awaits_ring_alone(0));
+  worker.answer_by_ring(worker.params_of_all(1));
+  CHECK(worker.lane.finish(worker.engine, 4) == Stop::kDone);
+  CHECK(worker.engine.finish().version == 1);
+}
+
+TEST_CASE("who waits for a ring sleeps until it is rung for, or looks around after a while") {
+  RingWorker worker;
+  worker.begin_in_slab(1);
+  CHECK(worker.lane.finish(worker.engine, 4) == Stop::kQuiet);
+  CHECK(worker.lane.take_waited() >= 0.2);
+  std::thread shard([&] { worker.answer_by_ring(worker.params_of_all(1)); });
+  CHECK(worker.lane.finish(worker.engine, 4) == Stop::kDone);
+  shard.join();
+}
+
+TEST_CASE("an answer by the socket counts too, while one waits for the ring") {
+  RingWorker worker;
+  worker.begin_in_slab(1);
+  worker.sockets[0].incoming.push_back({text(HeaderBytes(worker.params_of_all(1)).bytes())});
+  CHECK(worker.lane.finish(worker.engine, 4) == Stop::kDone);
+}
+
+TEST_CASE("pushes follow their options over the socket, and go by the ring afterwards") {
+  RingWorker worker;
+  worker.engine.begin(1, 5, {.gradients = worker.slab(1), .parameters = worker.slab(1)}, 1);
+  worker.engine.set_options(1, "options", 0);
+  worker.engine.ready(2, {});
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.sockets[0].sent.size() == 2);
+  CHECK(worker.came_by_ring().empty());
+  CHECK_FALSE(worker.engine.awaits_ring_alone(0));
+  worker.engine.options_set(0, 1);
+  worker.engine.ready(0, {});
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.came_by_ring() == Pushed{{1, 2}});
+}
+
+TEST_CASE("a header that is too long for a record goes by the socket") {
+  StepSettings settings;
+  settings.chunks = {parameters_at(0, 4096, 0)};
+  settings.chunks[0].pieces.clear();
+  for (std::uint32_t slot = 0; slot < 4096; ++slot) {
+    settings.chunks[0].pieces.push_back({.slot = slot, .start = 4 * slot, .values = 1});
+  }
+  LaneWorker worker(settings);
+  worker.attach();
+  std::vector<std::uint64_t> words(kRingsNbytes / sizeof(std::uint64_t));
+  worker.lane.use_ring(worker.engine, 0, reinterpret_cast<std::byte*>(words.data()), -1);
+  worker.engine.begin(1, 5, {.gradients = worker.slab(1), .parameters = worker.slab(1)}, 0);
+  worker.engine.ready(0, [](std::uint32_t slot) { return slot % 2 == 0; });
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.pushed(0) == std::vector<std::uint32_t>{0});
+}
+
+TEST_CASE("over a new connection the ring is used again once the shard says so") {
+  RingWorker worker;
+  worker.begin_in_slab(1);
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.came_by_ring().size() == 1);
+  worker.engine.connected(0);
+  CHECK(worker.lane.advance(worker.engine) == Stop::kAttach);
+  worker.use_ring();  // by an answer to an earlier `attach`: it counts for nothing
+  worker.requests.emplace(worker.rings() + kRingPageNbytes);
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.came_by_ring().empty());
+  CHECK(worker.pushed(0) == std::vector<std::uint32_t>{3});
+  static_cast<void>(worker.engine.attached(0, 2));
+  worker.use_ring();
+  worker.answer_by_ring(worker.params_of_all(1));
+  CHECK(worker.lane.finish(worker.engine, 4) == Stop::kDone);
+  worker.begin_in_slab(2);
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.came_by_ring() == Pushed{{3, 4}});
+}
+
+TEST_CASE("what a full ring does not take goes once it has room") {
+  RingWorker worker;
+  worker.begin_in_slab(1);
+  worker.words[kRingPageNbytes / 8 + 8] = UINT64_MAX / 2;  // what the shard says it has taken
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.came_by_ring().empty());
+  worker.words[kRingPageNbytes / 8 + 8] = 0;
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.came_by_ring() == Pushed{{3, 4}});
+}
+
+TEST_CASE("what a closed ring has not answered goes again over the connection") {
+  RingWorker worker;
+  worker.begin_in_slab(1);
+  CHECK(worker.lane.advance(worker.engine) == Stop::kDone);
+  CHECK(worker.came_by_ring().size() == 1);
+  std::thread shard([&] {
+    worker.requests->close();
+    lane::Bell(worker.rings()).ring();
+  });
+  CHECK(worker.lane.finish(worker.engine, 4) == Stop::kQuiet);
+  shard.join();
+  CHECK(worker.pushed(0) == std::vector<std::uint32_t>{3});
+  worker.sockets[0].incoming.push_back({text(HeaderBytes(worker.params_of_all(1)).bytes())});
+  CHECK(worker.lane.finish(worker.engine, 4) == Stop::kDone);
 }

@@ -259,8 +259,9 @@ class OtherEngine:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_message_at_which_the_server_itself_fails_is_refused_and_ends_nothing(
-    attack: Attack, verb: str, monkeypatch: pytest.MonkeyPatch
+    attack_without_lane: Attack, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    attack = attack_without_lane
     server = attack.running.server
     before = server.metrics.summary()["failed_messages"]
 

@@ -193,7 +193,7 @@ def test_the_answer_to_a_duplicate_counts_as_no_lag(
     assert first.data.ask(first.push(0, 1), packed(0, 0.0))[0]["lag"] == 2
     second.data.ask(second.push(0, 1), packed(0, 0.0))
     assert first.data.receive()[0]["step"] == 2
-    assert running.server.metrics.data.max_lag == 1
+    assert running.settled().data.max_lag == 1
 
 
 def test_a_peer_that_sends_and_never_reads_holds_up_nobody(attack: Attack) -> None:
@@ -224,9 +224,9 @@ def test_whoever_claims_a_rank_and_never_reads_loses_its_connection_and_gets_nob
     first.hello(name="x" * 500)  # the answer to a fenced one names it
     pull = first.header("pull", chunk=0, codec="f32") | {"incarnation": 0}
     with _unread(running.data_address) as send:
-        while running.server.metrics.summary()["closed_connections"] == 0:
+        while running.settled().summary()["closed_connections"] == 0:
             send(pull)
-    assert running.server.metrics.data.refusals["fenced"] > 100
+    assert running.settled().data.refusals["fenced"] > 100
     first.require_unchanged()
     assert running.server.metrics.evictions == 0
     first.complete_a_step()

@@ -125,5 +125,5 @@ def test_every_push_counts_once_however_often_it_is_sent(
         for step in range(1, STEPS + 1):
             expected[place(rank, step)] += 1
     assert repeats > WORKERS * STEPS // 4
-    assert running.server.metrics.data.duplicates == repeats
+    assert running.settled().data.duplicates == repeats
     np.testing.assert_array_equal(counts, expected)

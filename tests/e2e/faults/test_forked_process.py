@@ -85,7 +85,7 @@ def test_a_forked_child_ends_and_its_use_of_the_optimizer_is_one_clear_error(
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
         assert running.join() == 0
-        summary = running.server.metrics.summary()
+        summary = running.settled().summary()
         told = ("steps", "evictions", "refused_messages")
         assert [summary[name] for name in told] == [4, 0, 0]
     said = done.stdout.splitlines()

@@ -97,7 +97,7 @@ def test_nobody_is_further_ahead_than_the_bound_on_any_shard(policy: str, bound:
     with serving(**settings, shards=SHARDS) as running, ThreadPoolExecutor(2) as pool:
         list(pool.map(work, [running.address] * 2, (1, 2), (0.0, 0.003)))
         assert running.join() == 0
-        summary = running.server.metrics.summary()
+        summary = running.settled().summary()
     assert max(ahead) <= 0
     assert summary["max_lag"] == bound
     assert running.server.shards.first_chunks == [0, 2, 3]
@@ -131,7 +131,7 @@ def test_whoever_comes_late_has_one_first_step_for_all_shards(policy: str) -> No
             client.close()
         pushing.result(10)
         assert running.join() == 0
-        assert running.server.metrics.summary()["duplicate_pushes"] == 0
+        assert running.settled().summary()["duplicate_pushes"] == 0
 
 
 @pytest.mark.parametrize("ahead", [0, 7])

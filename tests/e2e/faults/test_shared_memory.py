@@ -3,17 +3,14 @@
 The peers know pyzmq and msgpack, and make their segments from docs/wire-format.md, section 14.
 """
 
-import fcntl
 import gc
 import itertools
 import math
 import mmap
-import os
 import signal
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +22,27 @@ from leash.ps.errors import UsageError
 from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
 from leash.worker.client.memory import SlabMemory
-from support.contract import CHUNK_NBYTES, LR, U32, Attack, Pair, Worker, joined, packed
+from support.contract import (
+    CHUNK_NBYTES,
+    LR,
+    NONCE,
+    OUTBOX,
+    PAGE,
+    PAGES,
+    PLAIN_NBYTES,
+    SEALED,
+    SLAB,
+    U32,
+    Attack,
+    Pair,
+    Worker,
+    joined,
+    packed,
+    segment,
+)
 from support.peers import Header, peers
 from support.processes import pusher, server_process
 from support.servers import serving
-
-PAGE = 4096
-SLAB = CHUNK_NBYTES + 24  # of support.contract's layout
-PAGES = -(-SLAB // PAGE) * PAGE
-OUTBOX = PAGE + 2 * PAGES  # where it begins, if there is one
-STATES_NBYTES = -(-8 * (SLAB // 8192 + 8) // PAGE) * PAGE
-PLAIN_NBYTES = OUTBOX + STATES_NBYTES
-NONCE = bytes(range(16))
-SEALED = 1 | 2 | 4
-
-
-@contextmanager
-def segment(
-    nbytes: int = PLAIN_NBYTES, seals: int = SEALED
-) -> Iterator[tuple[dict[str, Any], mmap.mmap]]:
-    """A segment, and the fields of the `attach` that names it."""
-    fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, nbytes)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        memory = mmap.mmap(fd, nbytes)
-        memory[:16] = NONCE
-        yield {"pid": os.getpid(), "fd": fd, "nbytes": nbytes, "nonce": NONCE.hex()}, memory
-    finally:
-        os.close(fd)
 
 
 def pushed(worker: Worker, step: int, **fields: Any) -> Header:
@@ -200,7 +189,7 @@ def test_neighbours_are_pushed_and_answered_together() -> None:
             client.slabs[0].view("<f4"), -np.arange(layout.nbytes // 4, dtype="<f4")
         )
         assert (info.step, info.version) == (1, 1)
-        assert running.server.metrics.summary()["refused_messages"] == 0
+        assert running.settled().summary()["refused_messages"] == 0
         client.close()
 
 
@@ -218,7 +207,7 @@ def test_memory_that_changes_meanwhile_gives_other_numbers_and_nothing_worse(
                 worker.data.send(pushed(worker, step))
                 memory[PAGE : PAGE + CHUNK_NBYTES] = struct.pack("<f", float(step)) * 16384
                 assert worker.data.receive()[0]["t"] == "params"
-        assert running.server.metrics.summary()["refused_messages"] == 0
+        assert running.settled().summary()["refused_messages"] == 0
 
 
 def _flipping(
@@ -297,7 +286,7 @@ def test_a_payload_that_flips_while_it_is_read_ends_no_server(
             memory[at : at + len(payload)] = payload
             push = {**pushed(worker, step, nbytes=len(payload)), "codec": codec}
             assert worker.data.ask(push)[0].get("code") in (None, "nonfinite")
-        assert running.server.metrics.summary()["failed_messages"] == 0
+        assert running.settled().summary()["failed_messages"] == 0
 
 
 def test_without_shared_memory_auto_says_so_in_one_line_and_shm_is_an_error(

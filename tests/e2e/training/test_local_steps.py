@@ -233,7 +233,7 @@ def test_two_workers_whose_rounds_differ_push_as_often_under_bsp() -> None:
         ThreadPoolExecutor(2) as pool,
     ):
         list(pool.map(work, (1, 2)))
-        summary = server.server.metrics.summary()
+        summary = server.settled().summary()
     assert summary["steps_by_worker"] == {"1": 3, "2": 3}
     assert summary["samples"] == 3 * (2 * BATCH_SIZES[0] + 6 * BATCH_SIZES[1])
     assert torch.equal(flat(models[1]), flat(models[2]))
@@ -289,7 +289,10 @@ def test_a_parameter_that_the_inner_optimizer_leaves_alone_stays_as_it_is() -> N
 def test_an_evicted_worker_loses_its_round_and_comes_back() -> None:
     """Silence is simulated: the server's clock is put forward in the middle of a round."""
     model = build()
-    with serving(local_steps="100") as server, local(model, server, 100) as optimizer:
+    with (
+        serving(has_lane=False, local_steps="100") as server,
+        local(model, server, 100) as optimizer,
+    ):
         train(model, optimizer, 1, range(3))
         optimizer.flush()
         common = served(server)
@@ -359,7 +362,7 @@ def test_a_nan_that_is_skipped_does_not_stay_in_the_inner_optimizer(inner: Inner
         assert torch.equal(served(server), before)
         assert torch.equal(flat(model), before)
         train(model, optimizer, 1, range(4))
-        assert server.server.metrics.data.nonfinite_chunks == 1
+        assert server.settled().data.nonfinite_chunks == 1
         assert not torch.equal(served(server), before)
         assert torch.isfinite(flat(model)).all()
 

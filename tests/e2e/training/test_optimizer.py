@@ -225,7 +225,7 @@ def test_a_nan_ends_the_worker_with_step_and_slot_and_changes_nothing() -> None:
         with pytest.raises(NonfiniteError, match=r"step 3 of worker 1: slot 2\.bias"):
             optimizer.step()
         assert parameters_of(server) == before
-        assert server.server.metrics.data.nonfinite_chunks == 0  # it never got there
+        assert server.settled().data.nonfinite_chunks == 0  # it never got there
         optimizer.close("failed")
 
 
@@ -262,14 +262,14 @@ def test_a_nan_that_is_to_be_skipped_is_counted_and_the_training_goes_on() -> No
         assert parameters_of(server) == before
         train(model, optimizer)
         assert parameters_of(server) != before
-        assert server.server.metrics.summary()["nonfinite_chunks"] == 1
+        assert server.settled().summary()["nonfinite_chunks"] == 1
 
 
 def test_an_evicted_worker_comes_back_by_itself() -> None:
     """Silence is simulated: the server's clock is put forward."""
     model = build()
     with (
-        serving(lr=0.1) as server,
+        serving(has_lane=False, lr=0.1) as server,
         PSOptimizer(model.named_parameters(), server.address, rank=1) as optimizer,
     ):
         train(model, optimizer, steps=1)

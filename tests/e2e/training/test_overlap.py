@@ -109,7 +109,7 @@ def test_an_overlapped_run_is_bitwise_equal_to_one_that_is_not(
 @contextmanager
 def overlapping(model: nn.Module, **settings: Any) -> Iterator[tuple[RunningServer, PSOptimizer]]:
     with (
-        serving(lr=0.1, chunk_kib=64, **settings) as server,
+        serving(has_lane=False, lr=0.1, chunk_kib=64, **settings) as server,
         PSOptimizer(
             model.named_parameters(), server.address, rank=1, overlap=True, transport="tcp"
         ) as optimizer,

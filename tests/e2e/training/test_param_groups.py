@@ -244,7 +244,7 @@ def test_over_two_shards_and_broken_connections_each_step_goes_by_its_own_option
         finally:
             for relay in relays:
                 relay.close()
-        assert server.server.metrics.data.refusals.total() == 0
+        assert server.settled().data.refusals.total() == 0
     assert sorted(lost) == ["options"] * 4 + ["options_set"] * 4
     assert difference(flat(model), alone("sgd", "cosine")) < 1e-10
 
@@ -254,7 +254,7 @@ def test_a_worker_that_was_evicted_goes_on_by_the_options_of_its_scheduler() -> 
     reference = build()
     theirs = OPTIMIZERS["adamw"][1](without_names(groups_of(reference, OWN["adamw"])))
     with (
-        serving(policy="asp", **OPTIMIZERS["adamw"][0]) as server,
+        serving(has_lane=False, policy="asp", **OPTIMIZERS["adamw"][0]) as server,
         PSOptimizer(groups_of(model, OWN["adamw"]), server.address, rank=1) as own,
     ):
         schedules = [SCHEDULERS["step"](optimizer) for optimizer in (own, theirs)]
@@ -372,7 +372,7 @@ def test_a_norm_of_rows_holds_after_every_step_of_two_workers(
         ThreadPoolExecutor(2) as pool,
     ):
         list(pool.map(work, (1, 2)))
-        state = server.server.metrics.summary()["groups"]
+        state = server.settled().summary()["groups"]
         assert server.join() == 0
     assert torch.equal(flat(models[0]), flat(models[1]))
 

@@ -25,14 +25,25 @@ from leash.ps.errors import (
 from leash.ps.policy import BSP
 from leash.ps.wire.frames import REPLIES, decode, encode, error_from
 from leash.ps.wire.layout import Layout
-from leash.ps.wire.messages import OVER, REST, RETURN, Attached, Error, Init, Leased, Pull, Report
+from leash.ps.wire.messages import (
+    OVER,
+    REST,
+    RETURN,
+    Attach,
+    Attached,
+    Error,
+    Init,
+    Leased,
+    Pull,
+    Report,
+)
 from leash.ps.wire.requester import NEVER_S, Requester
 from leash.ps.wire.segment import NONCE_NBYTES, SegmentMap, create_segment
 from leash.worker.client.control.seat import Seat
 from leash.worker.client.control.session import BYE_S, Session, as_member
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.remembered import Answered, Counted, merged
-from leash.worker.client.step import attach_writer, make_engine, residual_for
+from leash.worker.client.step import make_engine, residual_for
 from simulation.checks.book import Book, Memory, Place
 from simulation.checks.oracle import Wrong
 from simulation.checks.toy import first_values, toy_of
@@ -458,7 +469,7 @@ class SimulatedWorker:
         assert self._memory is not None
         engine = self._engine
         self._nonces: list[str] = []
-        engine.attach(self._attach_writer())
+        engine.attach(self._write_attach)
         try:
             yield from self._pump()
         except SegmentError:
@@ -469,12 +480,14 @@ class SimulatedWorker:
         else:
             engine.forget()
 
-    def _attach_writer(self) -> Callable[[int], bytes]:
+    def _write_attach(self, _: int, number: int) -> bytes:
         assert self._memory is not None
         fd = self._fd if self._scenario.can_attach else 0
-        return attach_writer(
-            self.rank, self._session.incarnation, os.getpid(), fd, self._memory.places.nbytes,
-            self._nonce.hex(),
+        return encode(
+            Attach(
+                self.rank, self._session.incarnation, os.getpid(), fd, self._memory.places.nbytes,
+                self._nonce.hex(), number,
+            )
         )  # fmt: skip
 
     def _await_values(self, own: Any) -> Life:
@@ -690,7 +703,7 @@ class SimulatedWorker:
         if is_open:
             self._book.note_repeat(self.rank, step, incarnation, self._session.incarnation)
             self._step, self._is_step_open = step, True
-        engine.rejoin(self._session.incarnation, 0, self._attach_writer())
+        engine.rejoin(self._session.incarnation, 0, self._write_attach)
         self._engine = engine
         self._connect_shards(len(welcome.data_ports))
         self._has_now()

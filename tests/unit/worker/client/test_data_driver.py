@@ -42,11 +42,15 @@ from leash.worker.client import data_driver
 from leash.worker.client.data_driver import DataDriver, Line
 from leash.worker.client.encoding import Encoding
 from leash.worker.client.memory import SlabMemory
-from leash.worker.client.step import attach_writer, make_engine, residual_for
+from leash.worker.client.step import make_engine, residual_for
 
 LAYOUT = Layout([Slot("w", "f32", (4,))])
 VALUES = np.arange(4, dtype=np.float32)
 WAIT_MS = 20_000
+
+
+def write_attach(_: int, number: int) -> bytes:
+    return encode(Attach(1, 7, 2, 3, 4096, "00", number))
 
 
 def free_port() -> int:
@@ -142,7 +146,7 @@ class Worker:
         self.driver.send(self.line)
 
     def attach(self, server: FakeServer) -> None:
-        self.engine.attach(attach_writer(1, 7, 2, 3, 4096, "00"))
+        self.engine.attach(write_attach)
         self.driver.send(self.line)
         server.take()
         server.answer(Attached(1, "00", 1))
@@ -244,7 +248,7 @@ def test_a_superseded_copy_is_sent_again_but_not_in_a_segment(
 def test_an_attach_that_was_lost_is_sent_with_a_new_number(
     server: FakeServer, worker: Worker
 ) -> None:
-    worker.engine.attach(attach_writer(1, 7, 2, 3, 4096, "00"))
+    worker.engine.attach(write_attach)
     worker.driver.send(worker.line)
     assert server.take() == Attach(1, 7, 2, 3, 4096, "00", 1)
     lose(server, worker)
