@@ -18,12 +18,13 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Round, Trial, in_turn
 from leash.bench.show.row_table import size_of
 from leash.bench.systems import LIMITS, SYSTEMS, System
+from leash.ps.errors import UsageError
 from leash.ps.options.base import parse_counts
 from leash.ps.options.bench import TRANSPORTS, BenchOptions, parse_sizes, parse_words
 from leash.ps.wire.codecs import CODEC_NAMES
 
 TITLE = "push_pull, processes on one machine"
-PEERS = ("gloo", "rpc", "ray", "zmq_echo", "fused_sgd")
+PEERS = ("gloo", "ddp", "rpc", "ray", "zmq_echo", "fused_sgd")
 
 EXCHANGE_SIZES, SHORT_EXCHANGE_SIZES = "87e3,4e6,64e6,256e6", "87e3,4e6"
 # More workers and more shards are measured at two sizes only, and without codecs.
@@ -43,6 +44,7 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
     for name in missing:
         print(f"push_pull: without {name}, which is not installed: pip install {name}")
     groups = plan(options, systems)
+    _check_all_take_part(options, groups)
     rows: list[Row] = []
     for i, trials in enumerate(groups):
         first = trials[0]
@@ -57,7 +59,7 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
 def _start(trial: Trial, stack: ExitStack) -> Round:
     system = (SYSTEMS | LIMITS)[trial.system]
     address = stack.enter_context(system.serve(trial))
-    return stack.enter_context(crew(trial, system.join, address))
+    return stack.enter_context(crew(trial, system.join, address, all_at_once=system.all_at_once))
 
 
 def systems_of(options: BenchOptions) -> tuple[dict[str, System], list[str]]:
@@ -65,6 +67,14 @@ def systems_of(options: BenchOptions) -> tuple[dict[str, System], list[str]]:
     asked = parse_words("--systems", options.systems or ",".join(SYSTEMS), tuple(SYSTEMS))
     here = {name: SYSTEMS[name] for name in asked if is_installed(SYSTEMS[name].needs or "numpy")}
     return {**here, **LIMITS}, [name for name in asked if name not in here]
+
+
+def _check_all_take_part(options: BenchOptions, groups: Sequence[Sequence[Trial]]) -> None:
+    """Raises UsageError for a system that was named, but takes none of the numbers of workers."""
+    measured = {trial.system for trials in groups for trial in trials}
+    for name in systems_of(options)[0] if options.systems else ():
+        if name in SYSTEMS and name not in measured:
+            raise UsageError(f"--systems {name}: give --workers {SYSTEMS[name].fewest} or more")
 
 
 def plan(options: BenchOptions, systems: Mapping[str, System]) -> list[list[Trial]]:
@@ -91,7 +101,7 @@ def _conditions(options: BenchOptions) -> Iterator[tuple[int, int]]:
 def _trials(
     options: BenchOptions, name: str, system: System, nbytes: int, workers: int
 ) -> Iterator[Trial]:
-    if system.only_one and workers > 1:
+    if not system.takes(workers):
         return
     if not system.is_leash:
         yield Trial(bench="push_pull", system=name, transport=_transport_of(name), nbytes=nbytes,

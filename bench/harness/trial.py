@@ -41,11 +41,20 @@ class Times:
 Round: TypeAlias = Callable[[float], list[list[float]]]  # seconds ▸ each worker's times
 
 
-def timed(exchange: Exchange, seconds: float) -> list[float]:
-    """Repeats an exchange for this many seconds, but at least once; gives each one's seconds."""
+def timed(
+    exchange: Exchange, seconds: float, ends: Callable[[bool], bool] = lambda is_over: is_over
+) -> list[float]:
+    """Repeats an exchange for this many seconds, but at least once; gives each one's seconds.
+
+    Args:
+        exchange: what is timed.
+        seconds: for how long.
+        ends: is told before each further exchange whether the time is over, and says whether the
+            round ends there.
+    """
     times: list[float] = []
     end_s = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end_s:
+    while not times or not ends(time.perf_counter() >= end_s):
         began_s = time.perf_counter()
         exchange()
         times.append(time.perf_counter() - began_s)

@@ -1,5 +1,6 @@
 """The systems and limits that are compared, as tables."""
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Final
 
 from leash.bench.harness.crew import Join
 from leash.bench.harness.trial import Trial
-from leash.bench.systems import gloo, leash, limits, ray, rpc, zmq_echo
+from leash.bench.systems import ddp, gloo, leash, limits, ray, rpc, zmq_echo
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +20,26 @@ class System:
     needs: str = ""  # the package that it needs
     is_leash: bool = False  # whether it has transports, codecs and shards
     codecs: str = ""  # that are measured by default, instead of all
-    only_one: bool = False  # whether it takes one worker only
+    fewest: int = 1  # workers that it takes
+    most: int = sys.maxsize
+    all_at_once: bool = False  # whether a worker's exchange ends only with those of all others
+
+    def takes(self, workers: int) -> bool:
+        """Whether it can be measured with so many workers."""
+        return self.fewest <= workers <= self.most
 
 
 SYSTEMS: Final = {
     "leash": System(leash.serve, leash.join, is_leash=True),
     "leash_keys": System(leash.serve_keyed, leash.join_keyed, is_leash=True, codecs="f32"),
     "gloo": System(gloo.serve, gloo.join, needs="torch"),
+    "ddp": System(ddp.meet, ddp.join, needs="torch", fewest=2, all_at_once=True),
     "rpc": System(rpc.serve, rpc.join, needs="torch"),
     "ray": System(ray.serve, ray.join, needs="ray"),
     "zmq_echo": System(zmq_echo.serve, zmq_echo.join),
 }
 LIMITS: Final = {
-    "memcpy": System(limits.nobody, limits.memcpy, only_one=True),
-    "fused_sgd": System(limits.nobody, limits.fused_sgd, only_one=True),
-    "tcp_one_way": System(limits.serve_tcp, limits.tcp_one_way, only_one=True),
+    "memcpy": System(limits.nobody, limits.memcpy, most=1),
+    "fused_sgd": System(limits.nobody, limits.fused_sgd, most=1),
+    "tcp_one_way": System(limits.serve_tcp, limits.tcp_one_way, most=1),
 }

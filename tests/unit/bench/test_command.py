@@ -73,6 +73,15 @@ def test_push_pull_beside_torch(tmp_path: Path) -> None:
     assert {"gloo", "rpc"} <= {row["system"] for row in rows_of(tmp_path / "p.json")}
 
 
+def test_push_pull_beside_an_all_reduce(tmp_path: Path) -> None:
+    done = bench("push_pull", "--sizes=4e3", "--systems=ddp,leash", "--workers=2", *TINY,
+                 "--transports=tcp", "--codecs=f32",
+                 "--json", str(tmp_path / "p.json"))  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row["system"] for row in rows_of(tmp_path / "p.json")] == ["ddp", "leash"]
+    assert "× ddp" in done.stdout
+
+
 def test_scaling(tmp_path: Path) -> None:
     done = bench("scaling", "--workers=1,3", *TINY, "--json", str(tmp_path / "s.json"))
     assert (done.returncode, done.stderr) == (0, "")
