@@ -2,7 +2,9 @@
 
 Workers and servers are processes on this machine. For one size and one number of workers, all
 systems run side by side and take turns, round by round: Leash with each transport and codec, other
-systems that do the same, and the limits that no parameter server can beat.
+systems that do the same, and the limits that no parameter server can beat. With --bandwidth-gbit 1
+there is a slow network between workers and server, of so many Gbit/s each way
+(harness/slow_network.py). What cannot go over it is left out, and that is said.
 
     python -m leash.bench.push_pull [--short] [--sizes 87e3,64e6] [--workers 1,2] [--json FILE] ...
 """
@@ -15,6 +17,7 @@ from leash._extras import is_installed
 from leash.bench.command import bench_main
 from leash.bench.harness.crew import crew
 from leash.bench.harness.rows import Row, make_row
+from leash.bench.harness.slow_network import slow_network, through_relay
 from leash.bench.harness.trial import Round, Trial, in_turn
 from leash.bench.show.row_table import size_of
 from leash.bench.systems import LIMITS, SYSTEMS, System
@@ -43,8 +46,11 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
     systems, missing = systems_of(options)
     for name in missing:
         print(f"push_pull: without {name}, which is not installed: pip install {name}")
+    if options.bandwidth_gbit is not None:
+        systems = _over_network(systems)
     groups = plan(options, systems)
-    _check_all_take_part(options, groups)
+    if options.systems is not None:
+        _check_each_takes_part(systems, groups)
     rows: list[Row] = []
     for i, trials in enumerate(groups):
         first = trials[0]
@@ -59,6 +65,10 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
 def _start(trial: Trial, stack: ExitStack) -> Round:
     system = (SYSTEMS | LIMITS)[trial.system]
     address = stack.enter_context(system.serve(trial))
+    if trial.bandwidth_gbit is not None:
+        assert system.ports is not None
+        stack.enter_context(slow_network(system.ports(address), trial.bandwidth_gbit))
+        address = through_relay(address)
     return stack.enter_context(crew(trial, system.join, address, all_at_once=system.all_at_once))
 
 
@@ -69,10 +79,29 @@ def systems_of(options: BenchOptions) -> tuple[dict[str, System], list[str]]:
     return {**here, **LIMITS}, [name for name in asked if name not in here]
 
 
-def _check_all_take_part(options: BenchOptions, groups: Sequence[Sequence[Trial]]) -> None:
+def _over_network(systems: Mapping[str, System]) -> dict[str, System]:
+    """Those that can go over a slow network; says which cannot.
+
+    Raises:
+        UsageError: none of them can.
+    """
+    over = {name: system for name, system in systems.items() if system.ports is not None}
+    near = [name for name in systems if name not in over]
+    if not over.keys() & SYSTEMS.keys():
+        can = ", ".join(name for name, system in SYSTEMS.items() if system.ports is not None)
+        raise UsageError(f"--bandwidth-gbit: nothing goes over that network; give --systems {can}")
+    if near:
+        print(f"push_pull: without {', '.join(near)}: the network of --bandwidth-gbit carries TCP "
+              "to a server, at the address that a worker is told")  # fmt: skip
+    return over
+
+
+def _check_each_takes_part(
+    systems: Mapping[str, System], groups: Sequence[Sequence[Trial]]
+) -> None:
     """Raises UsageError for a system that was named, but takes none of the numbers of workers."""
     measured = {trial.system for trials in groups for trial in trials}
-    for name in systems_of(options)[0] if options.systems else ():
+    for name in systems:
         if name in SYSTEMS and name not in measured:
             raise UsageError(f"--systems {name}: give --workers {SYSTEMS[name].fewest} or more")
 
@@ -105,17 +134,19 @@ def _trials(
         return
     if not system.is_leash:
         yield Trial(bench="push_pull", system=name, transport=_transport_of(name), nbytes=nbytes,
-                    workers=workers)  # fmt: skip
+                    workers=workers, bandwidth_gbit=options.bandwidth_gbit)  # fmt: skip
         return
     for transport, codec, shards in _leash_variants(options, system, nbytes, workers):
         yield Trial(bench="push_pull", system=name, transport=transport, codec=codec,
-                    nbytes=nbytes, workers=workers, shards=shards)  # fmt: skip
+                    nbytes=nbytes, workers=workers, shards=shards,
+                    bandwidth_gbit=options.bandwidth_gbit)  # fmt: skip
 
 
 def _leash_variants(
     options: BenchOptions, system: System, nbytes: int, workers: int
 ) -> Iterator[tuple[str, str, int]]:
-    transports = parse_words("--transports", options.transports or ",".join(TRANSPORTS), TRANSPORTS)
+    carried = TRANSPORTS if options.bandwidth_gbit is None else ("tcp",)
+    transports = parse_words("--transports", options.transports or ",".join(carried), TRANSPORTS)
     for transport in transports:
         # In shared memory nothing travels, so by default no codec is measured there.
         every = ",".join(CODEC_NAMES) if (transport, workers) == ("tcp", 1) else "f32"

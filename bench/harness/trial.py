@@ -34,6 +34,8 @@ class Trial:
     workers: int = 1
     shards: int = 1
     threads: int = 1  # those of one process
+    # Of the server's link, each way, where its TCP is paced; None where it goes over the loopback.
+    bandwidth_gbit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,7 @@ COLUMNS: Final = (
     Column("workers", lambda row: str(row.workers)),
     Column("shards", lambda row: str(row.shards)),
     Column("threads", lambda row: str(row.threads)),
+    Column("Gbit/s", lambda row: "" if row.bandwidth_gbit is None else f"{row.bandwidth_gbit:g}"),
     Column("loss", _last_loss(statistics.fmean), is_figure=True),
     Column("lowest", _last_loss(min), is_figure=True),
     Column("highest", _last_loss(max), is_figure=True),

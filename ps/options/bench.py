@@ -20,7 +20,8 @@ from leash.ps.wire.codecs import CODEC_NAMES
 BENCHMARKS: Final = {
     "kernels": ("sizes", "rounds", "round_s"),
     "push_pull": (
-        "sizes", "workers", "shards", "transports", "codecs", "systems", "rounds", "round_s",
+        "sizes", "workers", "shards", "transports", "codecs", "systems", "bandwidth_gbit", "rounds",
+        "round_s",
     ),
     "scaling": ("workers", "rounds", "round_s"),
     "training": ("workers", "rounds", "round_s"),
@@ -62,12 +63,16 @@ class BenchGroup(Options):
     transports: str | None = option(None, "push_pull: some of these", metavar=",".join(TRANSPORTS))
     codecs: str | None = option(None, "push_pull: some of these", metavar=",".join(CODEC_NAMES))
     systems: str | None = option(None, "push_pull: some of these", metavar=",".join(SYSTEMS))
+    bandwidth_gbit: float | None = option(
+        None, "push_pull: of a slow network, the server's link, each way; for what can go over it",
+        metavar="GBIT/S",
+    )  # fmt: skip
     rounds: int | None = option(None, "of each system, in turn", metavar="N")
     round_s: float | None = option(None, "length of a round", metavar="SECONDS")
 
     def check(self) -> None:
         super().check()
-        check_positive(self, "rounds", "round_s")
+        check_positive(self, "rounds", "round_s", "bandwidth_gbit")
         for name in set().union(*BENCHMARKS.values()):
             if getattr(self, name) is not None:
                 self._check_means_something(name)
@@ -80,6 +85,10 @@ class BenchGroup(Options):
             ("systems", SYSTEMS),
         ):
             parse_words(flag(name), getattr(self, name) or known[0], known)
+
+        if self.bandwidth_gbit is not None and "shm" in (self.transports or ""):
+            raise UsageError(f"--transports {self.transports}: shared memory does not go over the "
+                             "network of --bandwidth-gbit; give --transports tcp")  # fmt: skip
 
     def _check_means_something(self, name: str) -> None:
         if self.benchmark != "all" and name not in BENCHMARKS[self.benchmark]:
