@@ -20,17 +20,17 @@ that a round of a test, which takes hundredths of a second, is neither judged no
 
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from leash.bench.harness.process_tree import PROC, read_processes, with_descendants
+
 Result = TypeVar("Result")
 
 MOST_FOREIGN: Final = 0.05  # others have to take less of the processors than that
-PROC: Final = Path("/proc")
 SOFTIRQ_THREADS: Final = "ksoftirqd/"
 # Two figures, idle and iowait, are cut off to whole ticks in each line that is read.
 CUT_OFF: Final = 2
@@ -95,22 +95,11 @@ def read_processors(proc: Path = PROC) -> ProcessorTime | None:
 
 def _own_s(tick_s: float, proc: Path) -> float:
     """The CPU time of this process and its descendants, and of the threads for softirqs."""
-    children: defaultdict[int, list[int]] = defaultdict(list)
-    ended_ticks: dict[int, int] = {}  # of children that a process has waited for
-    own = [os.getpid()]
-    for folder in proc.iterdir():
-        if folder.name.isdecimal():
-            with suppress(OSError):  # it has ended
-                _, _, rest = (folder / "stat").read_text().partition("(")
-                name, _, told = rest.rpartition(")")
-                words, process = told.split(), int(folder.name)
-                children[int(words[1])].append(process)
-                ended_ticks[process] = int(words[13]) + int(words[14])
-                if name.startswith(SOFTIRQ_THREADS):
-                    own.append(process)
-    for process in own:  # which grows meanwhile
-        own += children[process]
-    return sum(_process_s(process) + ended_ticks.get(process, 0) * tick_s for process in own)
+    processes = read_processes(proc)
+    own = with_descendants(os.getpid(), processes)
+    own += [p for p, stat in processes.items() if stat.name.startswith(SOFTIRQ_THREADS)]
+    waited_ticks = sum(processes[process].waited_ticks for process in own if process in processes)
+    return sum(map(_process_s, own)) + waited_ticks * tick_s
 
 
 def _process_s(process: int) -> float:

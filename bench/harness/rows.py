@@ -32,6 +32,9 @@ class Row(Trial):
     gbytes_per_s: float  # nbytes × per_s
     # The largest that others took of the processors during a round, of those that count.
     foreign_share: float | None = None
+    # What workers and servers execute in user space for one exchange, and by what it is counted.
+    instructions: float | None = None
+    instructions_by: str | None = None
     traffic_nbytes: int | None = None  # what a kernel has to read and write in all
     flops: int | None = None
     bandwidth_share: float | None = None  # to what memory can do for that kind of traffic

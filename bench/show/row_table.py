@@ -72,6 +72,10 @@ def _is_loud(row: Row) -> bool:
     return row.foreign_share is not None and row.foreign_share >= MOST_FOREIGN
 
 
+def _instructions(row: Row) -> str:
+    return "" if row.instructions is None else f"{row.instructions:,.0f}"
+
+
 def _longest(row: Row) -> str:
     return "" if row.longest_s is None else f"{row.longest_s * 1e3:.0f}"
 
@@ -93,11 +97,13 @@ COLUMNS: Final = (
     Column("loss", _last_loss(statistics.fmean), is_figure=True),
     Column("lowest", _last_loss(min), is_figure=True),
     Column("highest", _last_loss(max), is_figure=True),
+    Column("counted by", lambda row: row.instructions_by or "", left=True),
     Column("repeats", lambda row: str(row.repeats), is_figure=True),
     Column("median ms", _ms("median_s"), is_figure=True),
     Column("p99 ms", _ms("p99_s"), is_figure=True),
     Column("/s", lambda row: f"{row.per_s:,.1f}", is_figure=True),
     Column("GB/s", lambda row: f"{row.gbytes_per_s:.3f}" if row.nbytes else "", is_figure=True),
+    Column("instructions", _instructions, is_figure=True),
     Column("of bandwidth", _percent("bandwidth_share"), is_figure=True),
     Column("server CPU µs", _us("server_cpu_s"), is_figure=True),
     Column("loop µs", _us("server_loop_s"), is_figure=True),

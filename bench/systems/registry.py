@@ -23,6 +23,7 @@ class System:
     # The server's TCP ports, all of which a worker looks for at the host that it is told, so that a
     # relay may stand between them. None where processes tell one another, or use no TCP.
     ports: Callable[[str], list[int]] | None = None
+    has_daemons: bool = False  # whether it starts programs that are not for callgrind to follow
     codecs: str = ""  # that are measured by default, instead of all
     fewest: int = 1  # workers that it takes
     most: int = sys.maxsize
@@ -45,7 +46,7 @@ SYSTEMS: Final = {
     "gloo": System(gloo.serve, gloo.join, needs="torch"),
     "ddp": System(ddp.meet, ddp.join, needs="torch", fewest=2, all_at_once=True),
     "rpc": System(rpc.serve, rpc.join, needs="torch"),
-    "ray": System(ray.serve, ray.join, needs="ray"),
+    "ray": System(ray.serve, ray.join, needs="ray", has_daemons=True),
     "zmq_echo": System(zmq_echo.serve, zmq_echo.join, ports=_one_port),
 }
 LIMITS: Final = {

@@ -20,8 +20,8 @@ from leash.ps.wire.codecs import CODEC_NAMES
 BENCHMARKS: Final = {
     "kernels": ("sizes", "rounds", "round_s"),
     "push_pull": (
-        "sizes", "workers", "shards", "transports", "codecs", "systems", "bandwidth_gbit", "rounds",
-        "round_s",
+        "sizes", "workers", "shards", "transports", "codecs", "systems", "bandwidth_gbit",
+        "instructions", "rounds", "round_s",
     ),
     "scaling": ("workers", "rounds", "round_s"),
     "training": ("workers", "rounds", "round_s"),
@@ -67,6 +67,10 @@ class BenchGroup(Options):
         None, "push_pull: of a slow network, the server's link, each way; for what can go over it",
         metavar="GBIT/S",
     )  # fmt: skip
+    instructions: bool = option(
+        False, "push_pull: count instructions by callgrind, which is slow, where the processor's "
+        "own counters cannot be read",
+    )  # fmt: skip
     rounds: int | None = option(None, "of each system, in turn", metavar="N")
     round_s: float | None = option(None, "length of a round", metavar="SECONDS")
 
@@ -74,7 +78,7 @@ class BenchGroup(Options):
         super().check()
         check_positive(self, "rounds", "round_s", "bandwidth_gbit")
         for name in set().union(*BENCHMARKS.values()):
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, False):
                 self._check_means_something(name)
         parse_sizes(self.sizes or "1e6")
         parse_counts("--workers", self.workers or "1")

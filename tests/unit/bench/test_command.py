@@ -156,6 +156,7 @@ def test_em(tmp_path: Path) -> None:
             "leash bench: --bandwidth-gbit: nothing goes .*; give --systems leash, .*",
         ),
         ("kernels --bandwidth-gbit 1", "leash bench: --bandwidth-gbit: means nothing to .*"),
+        ("kernels --instructions", "leash bench: --instructions: means nothing to kernels; .*"),
         ("--rounds 0", "leash bench: --rounds 0: give a number above 0"),
         ("kernels --shards 2", "leash bench: --shards: means nothing to kernels; it takes .*"),
         ("push_pull --picture a.gif", "leash bench: --picture a.gif: .* ends in .png or .svg"),
