@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from leash.bench.command import bench_main
 from leash.bench.harness.crew import Join, crew
 from leash.bench.harness.rows import Row, make_row
-from leash.bench.harness.trial import Exchange, Round, Times, Trial, in_turn
+from leash.bench.harness.trial import TRIES, Exchange, Round, Times, Trial, in_turn
 from leash.bench.systems.leash import server
 from leash.ps.options.base import parse_counts
 from leash.ps.options.bench import TRANSPORTS, BenchOptions
@@ -53,7 +53,8 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
         with ExitStack() as stack:
             running = {trial: start_em(trial, stack) for trial in em_trials(k, counts)}
             # Under bsp all workers must do the same number of steps, so each round is one exchange.
-            times = in_turn(rounds, 0.0, running, warmup_s=0.0)
+            tries = 1 if options.short else TRIES  # a round takes seconds
+            times = in_turn(rounds, 0.0, running, warmup_s=0.0, tries=tries)
         rows += [make_row(trial, per_iteration(times[trial])) for trial in running]
     return rows
 
@@ -82,7 +83,7 @@ def start_em(trial: Trial, stack: ExitStack) -> Round:
 def per_iteration(times: Times) -> Times:
     """Counts an iteration that workers do together as one, which takes as long as the first's."""
     first = [seconds / ITERATIONS for seconds in times.by_worker[0]]
-    return Times(times.warmup, (first,))
+    return replace(times, by_worker=(first,))
 
 
 # In a worker's process, some iterations are timed.

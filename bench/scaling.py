@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -166,7 +166,7 @@ def measure_clock(workers: int, rounds: int, round_s: float) -> list[Row]:
 
 def _clock_row(trial: Trial, times: Times) -> Row:
     """Makes the figures of one tick from a row whose repeats have TICKS of them."""
-    return make_row(trial, Times(times.warmup, ([t / TICKS for t in times.by_worker[0]],)))
+    return make_row(trial, replace(times, by_worker=([t / TICKS for t in times.by_worker[0]],)))
 
 
 def ticks(workers: int, ranks: list[int]) -> Callable[[], None]:

@@ -27,16 +27,21 @@ Join: TypeAlias = Callable[[Trial, str, int], AbstractContextManager[Exchange]]
 
 
 @contextmanager
-def crew(trial: Trial, join: Join, address: str) -> Iterator[Round]:
+def crew(trial: Trial, join: Join, address: str, *, all_at_once: bool = False) -> Iterator[Round]:
     """Starts the workers of a trial, which join; gives the function that runs a round.
 
     Args:
         trial: what they measure.
         join: is called in each worker's process with trial, address and rank.
         address: where to join.
+        all_at_once: whether an exchange of one worker ends only with those of all others, so that
+            each has to do as many of them.
     """
     barrier = SPAWN.Barrier(trial.workers)
-    members = [_start(trial, join, address, rank + 1, barrier) for rank in range(trial.workers)]
+    last = SPAWN.RawValue("q", 0) if all_at_once else None
+    members = [
+        _start(trial, join, address, rank + 1, barrier, last) for rank in range(trial.workers)
+    ]
     pipes = [pipe for _, pipe in members]
 
     def round_(seconds: float) -> list[list[float]]:
@@ -55,10 +60,40 @@ def crew(trial: Trial, join: Join, address: str) -> Iterator[Round]:
             end(process)
 
 
-def _start(trial: Trial, join: Join, address: str, rank: int, barrier: Any) -> tuple[Any, Any]:
+class CommonEnd:
+    """Ends a round of several workers behind the same exchange, which no worker leaves alone.
+
+    Worker 1 notes the number of the last exchange before it enters it. The others look when they
+    have left that exchange, and so after worker 1 has entered it: nobody has to wait for a word.
+    """
+
+    def __init__(self, last: Any, rank: int) -> None:
+        """Begins to count exchanges, over all rounds.
+
+        Args:
+            last: the number of a round's last exchange, in memory that all workers share.
+            rank: of this worker.
+        """
+        self._last: Final = last
+        self._leads: Final = rank == 1
+        self._done = 0
+
+    def __call__(self, is_over: bool) -> bool:
+        """Says whether the round ends behind the exchange that has just been done."""
+        self._done += 1
+        if self._last.value == self._done:
+            return True
+        if self._leads and is_over:
+            self._last.value = self._done + 1
+        return False
+
+
+def _start(
+    trial: Trial, join: Join, address: str, rank: int, barrier: Any, last: Any
+) -> tuple[Any, Any]:
     here, there = SPAWN.Pipe()
     process = SPAWN.Process(
-        target=work, args=(there, barrier, trial, join, address, rank), daemon=True
+        target=work, args=(there, barrier, last, trial, join, address, rank), daemon=True
     )
     process.start()
     there.close()
@@ -66,10 +101,12 @@ def _start(trial: Trial, join: Join, address: str, rank: int, barrier: Any) -> t
 
 
 def work(
-    pipe: "Connection[Any, Any]", barrier: Any, trial: Trial, join: Join, address: str, rank: int
-) -> None:
+    pipe: "Connection[Any, Any]", barrier: Any, last: Any, trial: Trial, join: Join, address: str,
+    rank: int,
+) -> None:  # fmt: skip
     """Runs rounds in a worker's process, until the pipe is closed."""
     _be_quiet()
+    more = () if last is None else (CommonEnd(last, rank),)
     with join(trial, address, rank) as exchange:
         pipe.send([])
         while True:
@@ -78,7 +115,7 @@ def work(
                 barrier.wait(TOGETHER_S)
             except (EOFError, BrokenBarrierError):
                 return
-            pipe.send(timed(exchange, seconds))
+            pipe.send(timed(exchange, seconds, *more))
 
 
 def _receive(pipe: Any, trial: Trial) -> list[float]:

@@ -30,6 +30,11 @@ class Row(Trial):
     p99_s: float
     per_s: float  # all workers together: the sum of 1 / the median of each
     gbytes_per_s: float  # nbytes × per_s
+    # The largest that others took of the processors during a round, of those that count.
+    foreign_share: float | None = None
+    # What workers and servers execute in user space for one exchange, and by what it is counted.
+    instructions: float | None = None
+    instructions_by: str | None = None
     traffic_nbytes: int | None = None  # what a kernel has to read and write in all
     flops: int | None = None
     bandwidth_share: float | None = None  # to what memory can do for that kind of traffic
@@ -63,6 +68,7 @@ def make_row(trial: Trial, times: Times, **figures: Any) -> Row:
         "p99_s": together[min(len(together) - 1, int(0.99 * len(together)))],
         "per_s": per_s,
         "gbytes_per_s": trial.nbytes * per_s / 1e9,
+        "foreign_share": times.foreign_share,
     }
     return Row(**asdict(trial), **measured, **figures, **conditions())  # type: ignore[arg-type]
 

@@ -29,8 +29,8 @@ from leash.bench.show.row_table import size_of
 from leash.ps.report.pictures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, STYLE
 
 COLORS: Final = {
-    "leash": BLUE, "leash_overlap": SKY, "leash_keys": RED, "gloo": ORANGE, "rpc": GREEN,
-    "ray": PURPLE,
+    "leash": BLUE, "leash_overlap": SKY, "leash_keys": RED, "gloo": ORANGE, "ddp": BLACK,
+    "rpc": GREEN, "ray": PURPLE,
     "zmq_echo": GREY, "memcpy": GREY, "fused_sgd": GREY, "tcp_one_way": GREY, "torch": ORANGE,
     "torch_fused": RED, "numpy": GREEN, "numpy_min": GREEN, "bare": BLACK, "compute": GREY,
     "bsp": RED, "ssp": BLUE, "asp": GREEN,
@@ -40,8 +40,9 @@ CODEC_COLORS: Final = {"f32": BLUE, "bf16": SKY, "f16": PURPLE, "int8": RED, "to
 CODEC_MARKS: Final = {"f32": "o", "bf16": "s", "f16": "D", "int8": "^", "topk": "v"}
 NAMES: Final = {
     "leash": "Leash", "leash_overlap": "Leash, overlapped",
-    "leash_keys": "Leash, with keys", "gloo": "gloo", "rpc": "torch RPC",
-    "ray": "Ray", "zmq_echo": "pyzmq echo", "memcpy": "memcpy", "fused_sgd": "the update alone",
+    "leash_keys": "Leash, with keys", "gloo": "gloo", "ddp": "gloo, all-reduce",
+    "rpc": "torch RPC", "ray": "Ray", "zmq_echo": "pyzmq echo",
+    "memcpy": "memcpy", "fused_sgd": "the update alone",
     "tcp_one_way": "TCP, one way", "torch": "torch", "torch_fused": "torch, fused",
     "numpy": "numpy", "numpy_min": "minimum over an array", "bare": "one bare process",
     "compute": "forward and backward alone", "memory": "memory",
@@ -92,7 +93,7 @@ def push_pull(rows: Sequence[Row]) -> Any:
 
 def _line_key(row: Row) -> tuple[str | int, ...]:
     """The key that tells lines apart and orders them: Leash first, the limits last."""
-    systems = ("leash", "leash_keys", "gloo", "rpc", "ray", *LIMIT_STYLES)
+    systems = ("leash", "leash_keys", "gloo", "ddp", "rpc", "ray", *LIMIT_STYLES)
     codecs = tuple(CODEC_COLORS)
     return systems.index(row.system), row.transport, codecs.index(row.codec), row.shards
 

@@ -9,8 +9,10 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from leash.bench.harness.foreign import MOST_FOREIGN
 from leash.bench.harness.rows import Row
 
+MARK: Final = "!"  # of a row whose processors others took too much of
 NARROWEST: Final = 80
 WIDEST: Final = 400
 
@@ -60,6 +62,20 @@ def _last_loss(of_seeds: Callable[[list[float]], float]) -> Callable[[Row], str]
     return text
 
 
+def _others(row: Row) -> str:
+    if row.foreign_share is None:
+        return ""
+    return f"{row.foreign_share:.1%}{f' {MARK}' if _is_loud(row) else ''}"
+
+
+def _is_loud(row: Row) -> bool:
+    return row.foreign_share is not None and row.foreign_share >= MOST_FOREIGN
+
+
+def _instructions(row: Row) -> str:
+    return "" if row.instructions is None else f"{row.instructions:,.0f}"
+
+
 def _longest(row: Row) -> str:
     return "" if row.longest_s is None else f"{row.longest_s * 1e3:.0f}"
 
@@ -77,14 +93,17 @@ COLUMNS: Final = (
     Column("workers", lambda row: str(row.workers)),
     Column("shards", lambda row: str(row.shards)),
     Column("threads", lambda row: str(row.threads)),
+    Column("Gbit/s", lambda row: "" if row.bandwidth_gbit is None else f"{row.bandwidth_gbit:g}"),
     Column("loss", _last_loss(statistics.fmean), is_figure=True),
     Column("lowest", _last_loss(min), is_figure=True),
     Column("highest", _last_loss(max), is_figure=True),
+    Column("counted by", lambda row: row.instructions_by or "", left=True),
     Column("repeats", lambda row: str(row.repeats), is_figure=True),
     Column("median ms", _ms("median_s"), is_figure=True),
     Column("p99 ms", _ms("p99_s"), is_figure=True),
     Column("/s", lambda row: f"{row.per_s:,.1f}", is_figure=True),
     Column("GB/s", lambda row: f"{row.gbytes_per_s:.3f}" if row.nbytes else "", is_figure=True),
+    Column("instructions", _instructions, is_figure=True),
     Column("of bandwidth", _percent("bandwidth_share"), is_figure=True),
     Column("server CPU µs", _us("server_cpu_s"), is_figure=True),
     Column("loop µs", _us("server_loop_s"), is_figure=True),
@@ -93,6 +112,7 @@ COLUMNS: Final = (
     Column("kept", _percent("kept"), is_figure=True),
     Column("longest ms", _longest, is_figure=True),
     Column("server peak", _peak, is_figure=True),
+    Column("others", _others, is_figure=True),
 )
 
 
@@ -121,16 +141,20 @@ def print_table(title: str, rows: Sequence[Row], peers: Sequence[str]) -> None:
 
 
 def caption(rows: Sequence[Row]) -> str:
-    """Writes the conditions, which hold for all rows."""
+    """Writes the conditions, which hold for all rows, and what a mark means if a row has one."""
     same = [
         f"{c.title} {text}"
         for c in COLUMNS
         if not c.is_figure and not _differs(c, rows) and (text := c.text(rows[0]))
     ]
-    row = rows[0]
+    row, loud = rows[0], sum(map(_is_loud, rows))
+    warning = (
+        f"\n{MARK} {loud} of {len(rows)} rows: other processes took {MOST_FOREIGN:.0%} of the "
+        "processors or more, each time that a round was tried"
+    )
     return (
         f"{', '.join(same)}\n{row.cpu}, {row.cores} cores, {row.instruction_set}; "
-        f"{row.versions}; commit {row.commit}"
+        f"{row.versions}; commit {row.commit}{warning if loud else ''}"
     )
 
 

@@ -13,8 +13,10 @@ from leash.bench.harness.workload import GRADIENT, LR
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError
 from leash.ps.processes import FREE_PORT, ReadyPipe, module_argv
-from leash.ps.wire.keys import new_keys
+from leash.ps.wire.control import ControlChannel, request_state
+from leash.ps.wire.keys import ClientKey, admin_key, new_keys
 from leash.ps.wire.layout import Layout, Slot
+from leash.ps.wire.sockets import host_and_port
 from leash.worker.client import Client
 from leash.worker.client.encoding import Encoding
 
@@ -37,6 +39,18 @@ def serve_keyed(trial: Trial) -> Iterator[str]:
         new_keys(keys, trial.workers)
         with serve(trial, f"--keys={keys}") as address:
             yield f"{address} {keys}"
+
+
+def ports(address: str, key: ClientKey | None = None) -> list[int]:
+    """The ports of a server: of its control socket, and of each shard's data socket."""
+    with ControlChannel(address, key=key) as channel:
+        return [host_and_port(address)[1], *request_state(channel)["data_ports"]]
+
+
+def ports_keyed(place: str) -> list[int]:
+    """The ports of a server of `serve_keyed`."""
+    address, keys = place.split(" ", 1)
+    return ports(address, admin_key(keys))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from leash.bench.harness.crew import server_process
 from leash.bench.harness.trial import Exchange, Trial
 from leash.bench.harness.workload import GRADIENT, LR, bytes_of
 from leash.ps import _core
+from leash.ps.wire.sockets import host_and_port
 
 READ_NBYTES = 1 << 20
 
@@ -44,7 +45,7 @@ def serve_tcp(trial: Trial) -> Iterator[str]:
 def _serve_tcp(trial: Trial, tell: Callable[[str], None]) -> None:
     """Reads a message, and answers with one byte when it has read all of it."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        tell(str(listening.getsockname()[1]))
+        tell(f"tcp://127.0.0.1:{listening.getsockname()[1]}")
         peer, _ = listening.accept()
         target = memoryview(bytes_of(trial.nbytes, 1.0))
         with peer:
@@ -66,7 +67,7 @@ def _fill(peer: socket.socket, target: memoryview) -> bool:
 @contextmanager
 def tcp_one_way(trial: Trial, address: str, _: int) -> Iterator[Exchange]:
     source = memoryview(bytes_of(trial.nbytes, GRADIENT))
-    with socket.create_connection(("127.0.0.1", int(address))) as connection:
+    with socket.create_connection(host_and_port(address)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
         def exchange() -> None:

@@ -1,5 +1,6 @@
 """The systems and limits that are compared, as tables."""
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -7,7 +8,8 @@ from typing import Final
 
 from leash.bench.harness.crew import Join
 from leash.bench.harness.trial import Trial
-from leash.bench.systems import gloo, leash, limits, ray, rpc, zmq_echo
+from leash.bench.systems import ddp, gloo, leash, limits, ray, rpc, zmq_echo
+from leash.ps.wire.sockets import host_and_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +20,37 @@ class System:
     join: Join  # runs in a worker's process
     needs: str = ""  # the package that it needs
     is_leash: bool = False  # whether it has transports, codecs and shards
+    # The server's TCP ports, all of which a worker looks for at the host that it is told, so that a
+    # relay may stand between them. None where processes tell one another, or use no TCP.
+    ports: Callable[[str], list[int]] | None = None
+    has_daemons: bool = False  # whether it starts programs that are not for callgrind to follow
     codecs: str = ""  # that are measured by default, instead of all
-    only_one: bool = False  # whether it takes one worker only
+    fewest: int = 1  # workers that it takes
+    most: int = sys.maxsize
+    all_at_once: bool = False  # whether a worker's exchange ends only with those of all others
+
+    def takes(self, workers: int) -> bool:
+        """Whether it can be measured with so many workers."""
+        return self.fewest <= workers <= self.most
+
+
+def _one_port(address: str) -> list[int]:
+    return [host_and_port(address)[1]]
 
 
 SYSTEMS: Final = {
-    "leash": System(leash.serve, leash.join, is_leash=True),
-    "leash_keys": System(leash.serve_keyed, leash.join_keyed, is_leash=True, codecs="f32"),
+    "leash": System(leash.serve, leash.join, is_leash=True, ports=leash.ports),
+    "leash_keys": System(
+        leash.serve_keyed, leash.join_keyed, is_leash=True, ports=leash.ports_keyed, codecs="f32"
+    ),
     "gloo": System(gloo.serve, gloo.join, needs="torch"),
+    "ddp": System(ddp.meet, ddp.join, needs="torch", fewest=2, all_at_once=True),
     "rpc": System(rpc.serve, rpc.join, needs="torch"),
-    "ray": System(ray.serve, ray.join, needs="ray"),
-    "zmq_echo": System(zmq_echo.serve, zmq_echo.join),
+    "ray": System(ray.serve, ray.join, needs="ray", has_daemons=True),
+    "zmq_echo": System(zmq_echo.serve, zmq_echo.join, ports=_one_port),
 }
 LIMITS: Final = {
-    "memcpy": System(limits.nobody, limits.memcpy, only_one=True),
-    "fused_sgd": System(limits.nobody, limits.fused_sgd, only_one=True),
-    "tcp_one_way": System(limits.serve_tcp, limits.tcp_one_way, only_one=True),
+    "memcpy": System(limits.nobody, limits.memcpy, most=1),
+    "fused_sgd": System(limits.nobody, limits.fused_sgd, most=1),
+    "tcp_one_way": System(limits.serve_tcp, limits.tcp_one_way, most=1, ports=_one_port),
 }

@@ -20,7 +20,8 @@ from leash.ps.wire.codecs import CODEC_NAMES
 BENCHMARKS: Final = {
     "kernels": ("sizes", "rounds", "round_s"),
     "push_pull": (
-        "sizes", "workers", "shards", "transports", "codecs", "systems", "rounds", "round_s",
+        "sizes", "workers", "shards", "transports", "codecs", "systems", "bandwidth_gbit",
+        "instructions", "rounds", "round_s",
     ),
     "scaling": ("workers", "rounds", "round_s"),
     "training": ("workers", "rounds", "round_s"),
@@ -30,7 +31,7 @@ BENCHMARKS: Final = {
     "strangers": ("workers", "rounds", "round_s"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
-SYSTEMS: Final = ("leash", "leash_keys", "gloo", "rpc", "ray", "zmq_echo")
+SYSTEMS: Final = ("leash", "leash_keys", "gloo", "ddp", "rpc", "ray", "zmq_echo")
 PICTURE_SUFFIXES: Final = (".png", ".svg")
 SMALLEST_NBYTES: Final = 4
 LARGEST_NBYTES: Final = 1 << 36
@@ -62,14 +63,22 @@ class BenchGroup(Options):
     transports: str | None = option(None, "push_pull: some of these", metavar=",".join(TRANSPORTS))
     codecs: str | None = option(None, "push_pull: some of these", metavar=",".join(CODEC_NAMES))
     systems: str | None = option(None, "push_pull: some of these", metavar=",".join(SYSTEMS))
+    bandwidth_gbit: float | None = option(
+        None, "push_pull: of a slow network, the server's link, each way; for what can go over it",
+        metavar="GBIT/S",
+    )  # fmt: skip
+    instructions: bool = option(
+        False, "push_pull: count instructions by callgrind, which is slow, where the processor's "
+        "own counters cannot be read",
+    )  # fmt: skip
     rounds: int | None = option(None, "of each system, in turn", metavar="N")
     round_s: float | None = option(None, "length of a round", metavar="SECONDS")
 
     def check(self) -> None:
         super().check()
-        check_positive(self, "rounds", "round_s")
+        check_positive(self, "rounds", "round_s", "bandwidth_gbit")
         for name in set().union(*BENCHMARKS.values()):
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, False):
                 self._check_means_something(name)
         parse_sizes(self.sizes or "1e6")
         parse_counts("--workers", self.workers or "1")
@@ -80,6 +89,10 @@ class BenchGroup(Options):
             ("systems", SYSTEMS),
         ):
             parse_words(flag(name), getattr(self, name) or known[0], known)
+
+        if self.bandwidth_gbit is not None and "shm" in (self.transports or ""):
+            raise UsageError(f"--transports {self.transports}: shared memory does not go over the "
+                             "network of --bandwidth-gbit; give --transports tcp")  # fmt: skip
 
     def _check_means_something(self, name: str) -> None:
         if self.benchmark != "all" and name not in BENCHMARKS[self.benchmark]:

@@ -73,6 +73,32 @@ def test_push_pull_beside_torch(tmp_path: Path) -> None:
     assert {"gloo", "rpc"} <= {row["system"] for row in rows_of(tmp_path / "p.json")}
 
 
+def test_push_pull_beside_an_all_reduce(tmp_path: Path) -> None:
+    done = bench("push_pull", "--sizes=4e3", "--systems=ddp,leash", "--workers=2", *TINY,
+                 "--transports=tcp", "--codecs=f32",
+                 "--json", str(tmp_path / "p.json"))  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row["system"] for row in rows_of(tmp_path / "p.json")] == ["ddp", "leash"]
+    assert "× ddp" in done.stdout
+
+
+def test_push_pull_over_a_slow_network(tmp_path: Path) -> None:
+    done = bench("push_pull", "--sizes=2e6", "--systems=leash,leash_keys,zmq_echo,gloo", *TINY,
+                 "--codecs=f32", "--shards=1,2", "--workers=1", "--bandwidth-gbit=1",
+                 "--json", str(tmp_path / "p.json"))  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "push_pull: without gloo, memcpy, fused_sgd: the network of " in done.stdout
+    rows = rows_of(tmp_path / "p.json")
+    assert [(row["system"], row["shards"]) for row in rows] == [
+        ("leash", 1), ("leash", 2), ("leash_keys", 1), ("leash_keys", 2), ("zmq_echo", 1),
+        ("tcp_one_way", 1),
+    ]  # fmt: skip
+    for row in rows:
+        assert (row["transport"], row["bandwidth_gbit"]) == ("tcp", 1.0)
+        # 125 MB/s: nobody is faster than the link, however many connections share it.
+        assert row["gbytes_per_s"] < 0.127
+
+
 def test_scaling(tmp_path: Path) -> None:
     done = bench("scaling", "--workers=1,3", *TINY, "--json", str(tmp_path / "s.json"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -120,6 +146,17 @@ def test_em(tmp_path: Path) -> None:
         ),
         ("--codecs f32,f8", "leash bench: --codecs f32,f8: expected some of f32, bf16, .*"),
         ("--transports udp", "leash bench: --transports udp: expected some of tcp, shm"),
+        ("--bandwidth-gbit 0", "leash bench: --bandwidth-gbit 0.0: give a number above 0"),
+        (
+            "--transports tcp,shm --bandwidth-gbit 1",
+            "leash bench: --transports tcp,shm: shared memory .*; give --transports tcp",
+        ),
+        (
+            "push_pull --bandwidth-gbit 1 --systems ddp,gloo",
+            "leash bench: --bandwidth-gbit: nothing goes .*; give --systems leash, .*",
+        ),
+        ("kernels --bandwidth-gbit 1", "leash bench: --bandwidth-gbit: means nothing to .*"),
+        ("kernels --instructions", "leash bench: --instructions: means nothing to kernels; .*"),
         ("--rounds 0", "leash bench: --rounds 0: give a number above 0"),
         ("kernels --shards 2", "leash bench: --shards: means nothing to kernels; it takes .*"),
         ("push_pull --picture a.gif", "leash bench: --picture a.gif: .* ends in .png or .svg"),
