@@ -504,7 +504,7 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
 }
 
 // Goes block by block: the sum stays in the first-level cache, and a reply is written to the memory
-// of a gradient while that is in the cache too.
+// of a gradient while that is in the cache too. All gradients of a block have been read by then.
 template <typename T>
 std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
                                                      std::span<const Contribution> contributions,
@@ -519,7 +519,7 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
   const double lr_factor = scales ? static_cast<double>(contributions.size()) : 1.0;
   const auto segments = begin_update<T>(chunk, absent, table, lr_factor, by_piece);
   const bool limits = limits_any_norm(segments, table);
-  const auto answers = limits ? std::span<const Destination>() : replies;  // what this pass writes
+  const Answers answers(limits ? std::span<const Destination>() : replies);
   LowestIndex lowest(chunk.spec.values);
 
   const auto update_part = [&](const Segment<T>& segment, std::size_t begin, std::size_t n) {
@@ -534,7 +534,8 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
       is_first = false;
     }
     const auto* const mean = reinterpret_cast<const std::byte*>(sum);
-    return update_block(segment, update_range<T>(chunk, segment, begin, n, mean, nullptr));
+    return update_block(segment,
+                        update_range<T>(chunk, segment, begin, n, mean, answers.direct<T>(begin)));
   };
   pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
     for_each_part(segments, first, count, kBlockValues,
@@ -543,8 +544,7 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
                       const std::size_t found = update_part(segment, begin, n);
                       if (found < n) lowest.note(begin + found);
                     }
-                    for (const Destination& answer : answers)
-                      write_values(chunk, answer, begin, n, kernels_);
+                    answers.write_rest(chunk, begin, n, !segment.is_absent, kernels_);
                   });
   });
   if (limits) {
