@@ -1,15 +1,17 @@
-// A flat array of bytes that starts on a cache line.
+// A flat array of bytes that starts on a cache line, and on huge pages if it is large.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
-#include <new>
 
 namespace leash {
 
 inline constexpr std::size_t kCacheLine = 64;
+inline constexpr std::size_t kHugePage = 2 << 20;
+// What does not fill the last huge page stays on small ones, so that a slab takes no more memory
+// than its own bytes. Below this size that may be most of it.
+inline constexpr std::size_t kWorthHugePages = 2 * kHugePage;
 
 inline constexpr std::size_t round_up_to_cache_line(std::size_t nbytes) {
   return (nbytes + kCacheLine - 1) / kCacheLine * kCacheLine;
@@ -18,12 +20,10 @@ inline constexpr std::size_t round_up_to_cache_line(std::size_t nbytes) {
 class Slab {
  public:
   // Allocates once and does not write: the system gives a page of a large slab memory only when it
-  // gets its first values. Throws std::bad_alloc.
-  explicit Slab(std::size_t nbytes) {
-    const std::size_t size = round_up_to_cache_line(std::max<std::size_t>(nbytes, 1));
-    data_.reset(static_cast<std::byte*>(std::aligned_alloc(kCacheLine, size)));
-    if (data_ == nullptr) throw std::bad_alloc();
-  }
+  // gets its first values. From kWorthHugePages on it begins with a huge page, and the system is
+  // asked for such pages, of which one translation of addresses covers 2 MiB. Where the system has
+  // none, the slab is as good as ever. Throws std::bad_alloc.
+  explicit Slab(std::size_t nbytes);
 
   std::byte* data() const { return data_.get(); }
 

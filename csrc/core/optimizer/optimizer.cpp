@@ -64,10 +64,37 @@ void clamp(T* values, std::size_t n, T least, T most) {
   }
 }
 
-// Where the kernel itself can write the new values: in a raw reply. Null without one.
-std::byte* raw_data(const Destination* reply) {
-  return reply == nullptr || reply->codec != Codec::kRaw ? nullptr : reply->data;
-}
+// The answers that a pass over a chunk writes. The kernel itself writes the first raw one, value by
+// value; the others are written after each block, which is in the first-level cache then.
+class Answers {
+ public:
+  explicit Answers(std::span<const Destination> all) : all_(all) {
+    const auto found = std::ranges::find(all, Codec::kRaw, &Destination::codec);
+    if (found != all.end()) direct_ = &*found;
+  }
+
+  bool empty() const { return all_.empty(); }
+  const Destination& front() const { return all_.front(); }
+  // Whether the kernel writes all of them.
+  bool are_direct() const { return all_.size() == (direct_ == nullptr ? 0 : 1); }
+
+  // Where the kernel is to write the values from `begin` on; null: nowhere.
+  template <typename T>
+  std::byte* direct(std::size_t begin) const {
+    return direct_ == nullptr ? nullptr : direct_->data + begin * sizeof(T);
+  }
+  // Writes n values to those that the kernel has not written; if none was updated, to all.
+  void write_rest(const ChunkValues& chunk, std::size_t begin, std::size_t n, bool is_updated,
+                  const Kernels& kernels) const {
+    for (const Destination& to : all_) {
+      if (!is_updated || &to != direct_) write_values(chunk, to, begin, n, kernels);
+    }
+  }
+
+ private:
+  std::span<const Destination> all_;
+  const Destination* direct_ = nullptr;
+};
 
 }  // namespace
 
@@ -264,8 +291,10 @@ Applied Optimizer::apply(ChunkValues& chunk, const Encoded& gradient, PieceBits 
     if (reply != nullptr && !is_written) write(chunk, *reply);
     return applied;
   }
+  const double lr_factor = update_options_.staleness_rate.factor(staleness);
+  const auto replies = reply == nullptr ? std::span<const Destination>() : std::span(reply, 1);
   return with_dtype(chunk.spec.dtype, [&]<typename T>() {
-    return Applied{true, update<T>(chunk, gradient, absent, table, reply, staleness, backup)};
+    return Applied{true, update<T>(chunk, gradient, absent, table, lr_factor, replies, backup)};
   });
 }
 
@@ -277,6 +306,12 @@ Applied Optimizer::apply_mean(ChunkValues& chunk, std::span<const Contribution> 
   } else if (const PieceBits absent = absent_in_all(chunk, contributions);
              !chunk.pieces.are_all(absent)) {
     return with_dtype(chunk.spec.dtype, [&]<typename T>() {
+      // A mean of one is that gradient, bit by bit: its weight is 1, and so is the factor of the
+      // learning rate.
+      if (contributions.size() == 1) {
+        const Encoded& gradient = contributions.front().gradient;
+        return Applied{true, update<T>(chunk, gradient, absent, table, 1.0, replies, nullptr)};
+      }
       return Applied{true, update_by_mean<T>(chunk, contributions, absent, table, replies)};
     });
   }
@@ -407,25 +442,22 @@ template <typename T>
   return found;
 }
 
-// A raw gradient with a raw reply or none, no compensation and no guard takes one call of the
+// A raw gradient with one raw reply or none, no compensation and no guard takes one call of the
 // kernel for each segment in each thread. Everything else goes block by block. What was looked at,
-// decoded or corrected, and what is still to be encoded or backed up, then stays in the first-level
-// cache, so that the update remains one pass over memory.
+// decoded or corrected, and what is still to be encoded, copied or backed up, then stays in the
+// first-level cache, so that the update remains one pass over memory.
 template <typename T>
 std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& gradient,
                                              PieceBits absent, const OptionsTable* table,
-                                             const Destination* reply, std::uint64_t staleness,
+                                             double lr_factor, std::span<const Destination> replies,
                                              Backup* backup) {
-  const auto segments = begin_update<T>(chunk, absent, table,
-                                        update_options_.staleness_rate.factor(staleness), false);
+  const auto segments = begin_update<T>(chunk, absent, table, lr_factor, false);
   const bool limits = limits_any_norm(segments, table);
-  const Destination* const answer = limits ? nullptr : reply;  // what this pass writes
+  const Answers answers(limits ? std::span<const Destination>() : replies);
   const bool compensates = update_options_.compensation.is_on() && backup != nullptr;
   const auto compensation =
       compensation_step_of<T>(update_options_.compensation, maximizes(options_));
-  const bool encodes = answer != nullptr && answer->codec != Codec::kRaw;
-  std::byte* const raw_reply = raw_data(answer);
-  const bool is_raw = gradient.codec == Codec::kRaw && !encodes && !compensates;
+  const bool is_raw = gradient.codec == Codec::kRaw && answers.are_direct() && !compensates;
   const std::size_t longest = is_raw && !update_options_.guards ? chunk.spec.values : kBlockValues;
   // A guard looks at a gradient before it is applied. One that may change in between is copied
   // first; a compensated one is looked at once it was corrected.
@@ -436,8 +468,8 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
   const auto update_part = [&](const Segment<T>& segment, std::size_t begin, std::size_t n) {
     alignas(kCacheLine) T decoded[kBlockValues];
     const std::byte* const values = read_values(gradient, begin, n, decoded, kernels_);
-    std::byte* const out = raw_reply == nullptr ? nullptr : raw_reply + begin * sizeof(T);
-    UpdateRange<T> range = update_range<T>(chunk, segment, begin, n, values, out);
+    UpdateRange<T> range =
+        update_range<T>(chunk, segment, begin, n, values, answers.direct<T>(begin));
     if (copies) {
       const bool is_small = kernels_.of<T>().copy_small(range, decoded);
       range.gradient = reinterpret_cast<const std::byte*>(decoded);
@@ -456,25 +488,23 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
         const std::size_t found = update_part(segment, begin, n);
         if (found < n) lowest.note(begin + found);
       }
-      if (encodes || (segment.is_absent && answer != nullptr)) {
-        write_values(chunk, *answer, begin, n, kernels_);
-      }
-      if (compensates && answer != nullptr) {
-        read_back(chunk, *answer, begin, n, backup->values, kernels_);
+      answers.write_rest(chunk, begin, n, !segment.is_absent, kernels_);
+      if (compensates && !answers.empty()) {
+        read_back(chunk, answers.front(), begin, n, backup->values, kernels_);
       }
     });
   });
-  if (compensates && answer != nullptr) backup->filled = true;
+  if (compensates && !answers.empty()) backup->filled = true;
   if (limits) {
     limit_rows(chunk, segments);
-    if (reply != nullptr) write_in_parts(chunk, {reply, 1});
-    if (reply != nullptr && compensates) back_up(chunk, *reply, backup);
+    write_in_parts(chunk, replies);
+    if (!replies.empty() && compensates) back_up(chunk, replies.front(), backup);
   }
   return lowest.get();
 }
 
 // Goes block by block: the sum stays in the first-level cache, and a reply is written to the memory
-// of a gradient while that is in the cache too.
+// of a gradient while that is in the cache too. All gradients of a block have been read by then.
 template <typename T>
 std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
                                                      std::span<const Contribution> contributions,
@@ -489,7 +519,7 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
   const double lr_factor = scales ? static_cast<double>(contributions.size()) : 1.0;
   const auto segments = begin_update<T>(chunk, absent, table, lr_factor, by_piece);
   const bool limits = limits_any_norm(segments, table);
-  const auto answers = limits ? std::span<const Destination>() : replies;  // what this pass writes
+  const Answers answers(limits ? std::span<const Destination>() : replies);
   LowestIndex lowest(chunk.spec.values);
 
   const auto update_part = [&](const Segment<T>& segment, std::size_t begin, std::size_t n) {
@@ -504,7 +534,8 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
       is_first = false;
     }
     const auto* const mean = reinterpret_cast<const std::byte*>(sum);
-    return update_block(segment, update_range<T>(chunk, segment, begin, n, mean, nullptr));
+    return update_block(segment,
+                        update_range<T>(chunk, segment, begin, n, mean, answers.direct<T>(begin)));
   };
   pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
     for_each_part(segments, first, count, kBlockValues,
@@ -513,8 +544,7 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
                       const std::size_t found = update_part(segment, begin, n);
                       if (found < n) lowest.note(begin + found);
                     }
-                    for (const Destination& answer : answers)
-                      write_values(chunk, answer, begin, n, kernels_);
+                    answers.write_rest(chunk, begin, n, !segment.is_absent, kernels_);
                   });
   });
   if (limits) {

@@ -148,11 +148,12 @@ class Optimizer {
   void write_in_parts(const ChunkValues& chunk, std::span<const Destination> destinations) const;
   // Replaces the values of a buffer.
   Applied replace_values(ChunkValues& chunk, const Encoded& values);
-  // apply() and apply_mean() for a chunk of parameters of type T. Return the nonfinite_index.
+  // apply() and apply_mean() for a chunk of parameters of type T, at lr_factor times the learning
+  // rate. Return the nonfinite_index. REQUIRES: with a backup, one reply at most.
   template <typename T>
   std::optional<std::size_t> update(ChunkValues& chunk, const Encoded& gradient, PieceBits absent,
-                                    const OptionsTable* table, const Destination* reply,
-                                    std::uint64_t staleness, Backup* backup);
+                                    const OptionsTable* table, double lr_factor,
+                                    std::span<const Destination> replies, Backup* backup);
   template <typename T>
   std::optional<std::size_t> update_by_mean(ChunkValues& chunk,
                                             std::span<const Contribution> contributions,

@@ -230,6 +230,7 @@ class Shard {
 
   // An owner is given back as soon as neither the answer nor the gradient of its entry needs it.
   void park(Chunk& chunk, Parked entry, const Push& push);
+  void keep_bits(PieceBits bits, std::vector<std::uint8_t>& kept);
   void forget_answer(Parked& entry);
   void forget_gradient(Parked& entry);
   void give_back_rest(const Push& push, const void* answer = nullptr,
@@ -251,6 +252,7 @@ class Shard {
   std::vector<Overflow> overflows_;
   std::optional<Snapshot> snapshot_;
   std::unordered_map<std::uint32_t, OptionsTable> tables_;  // of live workers that have one
+  std::vector<std::vector<std::uint8_t>> spare_bits_;       // of entries that have gone
 
   // Each is used within one call, and kept for the next, which then need not allocate it.
   std::vector<Contribution> contributions_;

@@ -316,10 +316,20 @@ void Shard::park(Chunk& chunk, Parked entry, const Push& push) {
   if (entry.awaits_answer && entry.wants_payload) entry.answer = push.answer;
   if (entry.contributes) {
     entry.gradient = push.gradient;
-    entry.absent.assign(push.absent.begin(), push.absent.end());
+    keep_bits(push.absent, entry.absent);
   }
   give_back_rest(push, entry.answer.owner, entry.gradient.owner);
   if (!entry.idle()) chunk.parked.push_back(std::move(entry));
+}
+
+// Copies the bits into memory that an earlier entry had, if there is some.
+void Shard::keep_bits(PieceBits bits, std::vector<std::uint8_t>& kept) {
+  if (bits.empty()) return;
+  if (!spare_bits_.empty()) {
+    kept.swap(spare_bits_.back());
+    spare_bits_.pop_back();
+  }
+  kept.assign(bits.begin(), bits.end());
 }
 
 void Shard::forget_answer(Parked& entry) {
@@ -332,6 +342,8 @@ void Shard::forget_gradient(Parked& entry) {
   entry.contributes = false;
   if (entry.gradient.owner != entry.answer.owner) give_back(entry.gradient.owner);
   entry.gradient = {};
+  if (entry.absent.empty()) return;
+  spare_bits_.push_back(std::exchange(entry.absent, {}));
 }
 
 // Gives back the owners of a push, but for those that an entry keeps for its answer and gradient.

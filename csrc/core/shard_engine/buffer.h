@@ -39,11 +39,12 @@ class Buffer {
   std::size_t references_ = 1;  // its maker's
 };
 
-// Memory of the engine's own, for an answer that does not fit where its gradient lies.
+// Memory of the engine's own, for an answer that does not fit where its gradient lies. It holds
+// nothing before that is written.
 class OwnBuffer : public Buffer {
  public:
   explicit OwnBuffer(std::size_t nbytes)
-      : OwnBuffer(std::make_unique<std::byte[]>(nbytes), nbytes) {}
+      : OwnBuffer(std::make_unique_for_overwrite<std::byte[]>(nbytes), nbytes) {}
 
  private:
   OwnBuffer(std::unique_ptr<std::byte[]> memory, std::size_t nbytes)

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -57,6 +58,7 @@ TEST_CASE("a push by another key than its worker's is not taken, and is no sign 
   team.engine->admit(1, 71, "key of 1");
   const HeaderBytes written(ServedTeam::header(1, 1, 0));
   OwnBuffer payload(16);
+  std::fill_n(payload.data(), payload.nbytes(), std::byte{});
   Incoming message{"1", written.bytes(), &payload, 1.0};
   for (const std::string_view key : {"", "key of 2", "key of 11", "key of "}) {
     message.key = key;

@@ -227,29 +227,50 @@ TEST_CASE("answers of the wrong kind or form are refused, or left to who can say
 }
 
 TEST_CASE("steps ask for no memory once the first has been through") {
-  for (const bool shares : {false, true}) {
-    StepSettings settings;
-    settings.chunks = chunks_of_16(40);
-    StepWorker worker(settings);
-    if (shares) worker.attach();
-    const std::vector<std::byte> payload = bytes_of(Values(16));
-    const auto step = [&](std::uint64_t number) {
-      worker.engine.begin(number, 5, {.gradients = worker.slab(0), .parameters = worker.slab(0)},
-                          0);
-      worker.engine.ready(20, {});
-      worker.engine.ready(0, {});
-      std::uint32_t answered = 40;
-      while (!worker.engine.is_done()) {
-        while (worker.engine.next(0, 1000)) continue;
-        --answered;
-        const HeaderBytes header(StepWorker::params(number, answered));
-        worker.engine.receive(0, header.bytes(), shares ? 0 : 1, payload);
+  // So many slots that their bits do not fit into a short string.
+  StepChunk of_many_slots{.start = 0, .values = 200, .dtype = Dtype::kF32, .is_parameters = true};
+  for (std::uint32_t slot = 0; slot < 200; ++slot) {
+    of_many_slots.pieces.push_back({.slot = slot, .start = 4 * slot, .values = 1});
+  }
+  const StepEngine::IsAbsent is_absent = [](std::uint32_t slot) { return slot % 2 == 1; };
+  for (const WireCodec codec :
+       {WireCodec::kF32, WireCodec::kBf16, WireCodec::kInt8, WireCodec::kTopk}) {
+    for (const bool shares : {false, true}) {
+      for (const bool has_absent : {false, true}) {
+        StepSettings settings;
+        settings.encoding.codec = codec;
+        settings.first_chunks = {0, 20};
+        settings.chunks = {of_many_slots};
+        for (std::uint32_t i = 1; i < 40; ++i) {
+          settings.chunks.push_back(parameters_at(832 + 64 * i, 16, 200 + i));
+        }
+        StepWorker worker(settings);
+        if (shares) worker.attach();
+        const auto step = [&](std::uint64_t number) {
+          worker.engine.begin(number, 5,
+                              {.gradients = worker.slab(0), .parameters = worker.slab(0)}, 0);
+          const StepEngine::IsAbsent absent = has_absent ? is_absent : StepEngine::IsAbsent();
+          worker.engine.ready(20, absent);
+          worker.engine.ready(0, absent);
+          std::uint32_t answered = 40;
+          while (!worker.engine.is_done()) {
+            for (const std::size_t shard : {0u, 1u}) {
+              while (worker.engine.next(shard, 1000)) continue;
+            }
+            --answered;
+            const HeaderBytes header(StepWorker::params(number, answered));
+            const std::span<const std::byte> values(worker.slab(1), answered == 0 ? 800 : 64);
+            REQUIRE(worker.engine.receive(answered / 20, header.bytes(), shares ? 0 : 1,
+                                          shares ? std::span<const std::byte>() : values) ==
+                    Received::kTaken);
+          }
+          worker.engine.finish();
+        };
+        step(1);
+        step(2);
+        CHECK(allocations_of([&] { step(3); }) == 0);
       }
-      worker.engine.finish();
-    };
-    step(1);
-    step(2);
-    CHECK(allocations_of([&] { step(3); }) == 0);
+    }
   }
 }
 

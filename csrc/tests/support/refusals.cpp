@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -12,6 +13,8 @@ namespace {
 thread_local std::optional<std::size_t> threads_left;
 std::optional<int> refused_parameter;
 std::vector<int> asked_parameters;
+thread_local std::optional<bool> advice_refused;  // none: it goes to the system
+thread_local std::vector<Madvise::Advice> asked_advice;
 
 }  // namespace
 
@@ -25,9 +28,16 @@ Mallopt::Mallopt(std::optional<int> refused) {
 Mallopt::~Mallopt() { refused_parameter.reset(); }
 const std::vector<int>& Mallopt::asked() const { return asked_parameters; }
 
+Madvise::Madvise(bool refuses) {
+  advice_refused = refuses;
+  asked_advice.clear();
+}
+Madvise::~Madvise() { advice_refused.reset(); }
+const std::vector<Madvise::Advice>& Madvise::asked() const { return asked_advice; }
+
 }  // namespace leash::tests
 
-// glibc declares both as functions that do not throw.
+// glibc declares them as functions that do not throw.
 extern "C" {
 
 __attribute__((visibility("default"))) int pthread_create(pthread_t* thread,
@@ -48,5 +58,15 @@ __attribute__((visibility("default"))) int pthread_create(pthread_t* thread,
 __attribute__((visibility("default"))) int mallopt(int parameter, int) noexcept {
   leash::tests::asked_parameters.push_back(parameter);
   return leash::tests::refused_parameter == parameter ? 0 : 1;
+}
+
+__attribute__((visibility("default"))) int madvise(void* begin, std::size_t nbytes,
+                                                   int advice) noexcept {
+  static const auto next = reinterpret_cast<decltype(&madvise)>(dlsym(RTLD_NEXT, "madvise"));
+  if (!leash::tests::advice_refused) return next(begin, nbytes, advice);
+  leash::tests::asked_advice.emplace_back(begin, nbytes, advice);
+  if (!*leash::tests::advice_refused) return 0;
+  errno = EINVAL;
+  return -1;
 }
 }

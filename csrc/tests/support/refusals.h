@@ -1,9 +1,10 @@
-// A system that refuses: this program's own pthread_create() and mallopt() stand before those of
-// the C library, and say no when a test wants them to.
+// A system that refuses: this program's own pthread_create(), mallopt() and madvise() stand before
+// those of the C library, and say no when a test wants them to.
 #pragma once
 
 #include <cstddef>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 namespace leash::tests {
@@ -29,6 +30,19 @@ class Mallopt {
   Mallopt& operator=(const Mallopt&) = delete;
 
   const std::vector<int>& asked() const;  // the parameters, in order
+};
+
+// While this exists, madvise() changes nothing in this thread: it refuses everything, or agrees.
+class Madvise {
+ public:
+  explicit Madvise(bool refuses);
+  ~Madvise();
+
+  Madvise(const Madvise&) = delete;
+  Madvise& operator=(const Madvise&) = delete;
+
+  using Advice = std::tuple<const void*, std::size_t, int>;  // begin, bytes, advice
+  const std::vector<Advice>& asked() const;                  // in order
 };
 
 }  // namespace leash::tests
