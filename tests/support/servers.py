@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from leash.ps.errors import ServerUnreachableError
 from leash.ps.options.server import ServerOptions
 from leash.ps.runs.rundir import RunDir
 from leash.ps.server.loop import Server
@@ -16,6 +17,7 @@ from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import State, Status
 
 END_S = 10.0
+SETTLE_S = 1.0
 
 
 @dataclass
@@ -62,7 +64,12 @@ class RunningServer:
     def settled(self) -> Metrics:
         """What was counted of all that was answered: engines give their counts in batches."""
         with ControlChannel(self.address) as channel:
-            channel.request(Status(), State)
+            while self.thread.is_alive():
+                try:
+                    channel.request(Status(), State, timeout_s=SETTLE_S)
+                except ServerUnreachableError:
+                    continue  # the run may be about to end, which settles all
+                break
         return self.server.metrics
 
     def join(self) -> int:

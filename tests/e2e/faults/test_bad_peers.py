@@ -224,7 +224,7 @@ def test_whoever_claims_a_rank_and_never_reads_loses_its_connection_and_gets_nob
     first.hello(name="x" * 500)  # the answer to a fenced one names it
     pull = first.header("pull", chunk=0, codec="f32") | {"incarnation": 0}
     with _unread(running.data_address) as send:
-        while running.settled().summary()["closed_connections"] == 0:
+        while running.server.metrics.summary()["closed_connections"] == 0:
             send(pull)
     assert running.settled().data.refusals["fenced"] > 100
     first.require_unchanged()
