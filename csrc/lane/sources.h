@@ -18,8 +18,8 @@ class Sources {
   // Waits for this one too, which has no place: who made it looks there itself. -1 for none.
   void set_own(int fd) { own_ = fd; }
 
-  // Waits until something can be read somewhere, from this place on, for so long at most, or until a
-  // signal comes. Returns whether it was not a signal. Throws std::runtime_error if a socket is
+  // Waits until something can be read somewhere, from this place on, for so long at most, or until
+  // a signal comes. Returns whether it was not a signal. Throws std::runtime_error if a socket is
   // closed.
   bool wait(long timeout_ms, std::size_t first = 0);
 

@@ -100,10 +100,9 @@ class PollingLane {
     std::unique_ptr<lane::PayloadBuffer> payload = lane_.take_rare();
     if (const lane::ServedRing* const ring = lane_.rare_ring()) {
       const std::span<const std::byte> header = ring->requests.header();
-      return py::make_tuple(
-          py::bytes(ring->socket_route),
-          py::bytes(reinterpret_cast<const char*>(header.data()), header.size()), py::none(), false,
-          ring->key, true, true);
+      return py::make_tuple(py::bytes(ring->socket_route),
+                            py::bytes(reinterpret_cast<const char*>(header.data()), header.size()),
+                            py::none(), false, ring->key, true, true);
     }
     py::object view = py::none();
     if (payload != nullptr) view = view_of(payload.release());
@@ -224,9 +223,11 @@ Place 0 is ready if a message is left for `take_rare`, behind which all others w
 
 Route, header, payload or None, whether it had further frames, the key of its sender, whether that
 is known as a member, and whether the message came by a ring.)")
-      .def("open_ring", &PollingLane::open_ring, py::arg("worker"), py::arg("segment"), py::kw_only(),
-           py::arg("place"), py::arg("shard"), py::arg("pipe"), py::arg("route"), py::arg("key"),
-           R"(Serves a worker's ring in this memory, in place of the one that it had; returns its route.
+      .def(
+          "open_ring", &PollingLane::open_ring, py::arg("worker"), py::arg("segment"),
+          py::kw_only(), py::arg("place"), py::arg("shard"), py::arg("pipe"), py::arg("route"),
+          py::arg("key"),
+          R"(Serves a worker's ring in this memory, in place of the one that it had; returns its route.
 
 place: where the rings begin. shard: whose of them; below 16. pipe: the descriptor by which the
 worker wakes this side, which the lane closes. route, key: of the worker's connection.)")

@@ -18,9 +18,9 @@ namespace leash {
 // numbers by now, so it is refused.
 class Attachment {
  public:
-  // memory: the segment. ring_route: that of its ring; empty without one. REQUIRES: the memory has as
-  // many bytes as one of this model, with an outbox or without. The attachment has a reference to
-  // it, which its user drops.
+  // memory: the segment. ring_route: that of its ring; empty without one. REQUIRES: the memory has
+  // as many bytes as one of this model, with an outbox or without. The attachment has a reference
+  // to it, which its user drops.
   Attachment(std::string route, std::string ring_route, Buffer* memory, bool has_outbox,
              const ServedChunks& chunks);
 

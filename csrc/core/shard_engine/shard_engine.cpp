@@ -99,8 +99,8 @@ void ShardEngine::attach(std::uint32_t worker, std::string_view route, Buffer* m
     attachments_.erase(found);
   }
   memory->add_reference();
-  attachments_.emplace(worker, Attachment(std::string(route), std::string(ring_route), memory,
-                                          has_outbox, chunks_));
+  attachments_.emplace(
+      worker, Attachment(std::string(route), std::string(ring_route), memory, has_outbox, chunks_));
 }
 
 void ShardEngine::note_options(std::uint32_t worker, std::uint64_t number, std::uint64_t table) {

@@ -74,8 +74,8 @@ class ShardEngine {
   bool receive(const Incoming& message);
 
   // Takes this worker's pushes without a payload from `memory`, which was mapped for `route`, and
-  // for that of its ring, if it has one. Throws std::invalid_argument unless the memory has the size
-  // of a segment of this model.
+  // for that of its ring, if it has one. Throws std::invalid_argument unless the memory has the
+  // size of a segment of this model.
   void attach(std::uint32_t worker, std::string_view route, Buffer* memory,
               std::string_view ring_route = {});
   bool is_attached(std::uint32_t worker) const { return attachments_.contains(worker); }

@@ -33,9 +33,8 @@ std::optional<Outgoing> StepEngine::next(std::size_t shard, std::size_t most) {
   if (request == nullptr) return std::nullopt;
   lane.newest = request;
   request->is_by_ring = fits_ring(lane, *request);
-  return Outgoing{.header = request->header,
-                  .payload = request->payload,
-                  .is_by_ring = request->is_by_ring};
+  return Outgoing{
+      .header = request->header, .payload = request->payload, .is_by_ring = request->is_by_ring};
 }
 
 // What is read by options goes behind them, and so does whatever has a payload, or a long header.

@@ -11,8 +11,9 @@ inline constexpr std::uint32_t kSlabs = 2;
 // bytes of a slab have a word at least: no model has as many chunks.
 inline constexpr std::size_t kSlabNbytesPerState = 8192;
 inline constexpr std::size_t kMoreStates = 8;
-// Rings carry headers between a worker and the first shards, in both directions: see lane/rings. They
-// begin with a page for the worker's bell; each shard has a ring of requests and one of answers.
+// Rings carry headers between a worker and the first shards, in both directions: see lane/rings.
+// They begin with a page for the worker's bell; each shard has a ring of requests and one of
+// answers.
 inline constexpr std::size_t kRingShards = 16;
 inline constexpr std::size_t kRingPageNbytes = 4096;
 inline constexpr std::size_t kRingWordsNbytes = 256;

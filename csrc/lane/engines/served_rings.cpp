@@ -60,8 +60,8 @@ void ServedRings::close(std::uint32_t worker) {
 ServedRing* ServedRings::find(std::string_view route) {
   std::uint64_t number = 0;
   std::memcpy(&number, route.data() + 1, sizeof(number));
-  const auto found = std::ranges::lower_bound(rings_, number, {},
-                                              [](const auto& ring) { return ring->number; });
+  const auto found =
+      std::ranges::lower_bound(rings_, number, {}, [](const auto& ring) { return ring->number; });
   return found == rings_.end() || (*found)->number != number ? nullptr : found->get();
 }
 

@@ -36,8 +36,8 @@ class ServedRings {
   ServedRings& operator=(const ServedRings&) = delete;
 
   // Serves a worker's ring in place of the one that it had; returns its route. What was written to
-  // it before is forgotten. rings: kRingsNbytes, which stay as long as the ring is open. shard: below
-  // kRingShards. pipe: a descriptor, which is closed with the ring.
+  // it before is forgotten. rings: kRingsNbytes, which stay as long as the ring is open. shard:
+  // below kRingShards. pipe: a descriptor, which is closed with the ring.
   std::string open(std::uint32_t worker, std::byte* rings, std::size_t shard, int pipe,
                    std::string_view socket_route, std::string_view key);
   // Closes a worker's ring, and tells it so.
@@ -57,7 +57,8 @@ class ServedRings {
     }
   }
 
-  // A descriptor that can be read when a worker has woken this side; -1 as long as there is no ring.
+  // A descriptor that can be read when a worker has woken this side; -1 as long as there is no
+  // ring.
   int fd() const { return poll_; }
   bool has_come() const;
   // Says that this side sleeps; look at has_come() then. Once it is awake again, wake_up().

@@ -88,7 +88,8 @@ void ShardLane::send_by_ring(std::string_view route, std::span<const std::byte> 
   ServedRing* const ring = rings_.find(route);
   if (ring == nullptr) return;  // its worker asks again by the next one, or is gone
   if (header.size() > kRingHeaderNbytes) {
-    // A long refusal goes over the connection. Its peer may be gone, or not read: it will ask again.
+    // A long refusal goes over the connection. Its peer may be gone, or not read: it will ask
+    // again.
     if (send_frame(ring->socket_route, kZmqSendMore) == 0) {
       send_frame({reinterpret_cast<const char*>(header.data()), header.size()}, 0);
     }

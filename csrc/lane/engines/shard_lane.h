@@ -4,7 +4,8 @@
 //   rings  ────────────▸      │                 └──▸ rings
 //                             └─ what it does not take is left for others, who take_rare()
 //
-// The rings of workers on this host bring the same headers as the socket, and take the same answers.
+// The rings of workers on this host bring the same headers as the socket, and take the same
+// answers.
 //
 // For the thread that uses the socket.
 #pragma once
@@ -90,7 +91,7 @@ class ShardLane {
   const bool knows_senders_;
   ServedRings rings_;
   const ServedRing* rare_ring_ = nullptr;
-  bool rings_are_first_ = false;  // they and the socket take turns
+  bool rings_are_first_ = false;            // they and the socket take turns
   std::unique_ptr<PayloadBuffer> payload_;  // of the newest message
   bool is_left_ = false;                    // for others, who have not taken it yet
   bool has_surplus_ = false;

@@ -150,8 +150,8 @@ std::optional<StepLane::Stop> StepLane::wait_for_rings(StepEngine& engine) {
 }
 
 bool StepLane::has_come_by_ring() const {
-  return std::ranges::any_of(
-      busy_, [&](std::size_t shard) { return rings_[shard]->answers.has_come(); });
+  return std::ranges::any_of(busy_,
+                             [&](std::size_t shard) { return rings_[shard]->answers.has_come(); });
 }
 
 // Whether one has waited for so long that it has to look whether it still takes part.
@@ -266,8 +266,7 @@ std::optional<StepLane::Stop> StepLane::take(StepEngine& engine, std::size_t sha
     ++payloads_;
   }
   answer_ = bytes_of(header_);
-  return hand_on(engine, shard,
-                 payloads_ == 0 ? std::span<const std::byte>() : bytes_of(payload_));
+  return hand_on(engine, shard, payloads_ == 0 ? std::span<const std::byte>() : bytes_of(payload_));
 }
 
 std::optional<StepLane::Stop> StepLane::take_from_ring(StepEngine& engine, std::size_t shard,

@@ -5,7 +5,8 @@
 //        ▴                            │          is rare, ends a call: the driver deals with it,
 //        and └─────── receive(shard) ◂────┘          calls again
 //
-// A shard that has mapped this worker's memory takes headers by a ring there, and answers by another.
+// A shard that has mapped this worker's memory takes headers by a ring there, and answers by
+// another.
 //
 // For the one thread that uses the sockets.
 #pragma once
@@ -63,8 +64,8 @@ class StepLane {
 
   void send_header(std::size_t shard, std::span<const std::byte> header);
 
-  // Sends by a shard's ring too from now on, until its connection is lost. rings: kRingsNbytes, that
-  // stay as long as the lane. pipe: what the shard is woken by.
+  // Sends by a shard's ring too from now on, until its connection is lost. rings: kRingsNbytes,
+  // that stay as long as the lane. pipe: what the shard is woken by.
   void use_ring(StepEngine& engine, std::size_t shard, std::byte* rings, int pipe);
 
   // Of the answer or the attach that has ended a call.

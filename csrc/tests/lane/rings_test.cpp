@@ -1,7 +1,5 @@
 // Rings between two threads, or two sides that a test plays: what comes, in which order, and what
 // is done with memory that is no ring.
-#include "lane/rings/ring.h"
-
 #include <doctest/doctest.h>
 #include <poll.h>
 #include <unistd.h>
@@ -16,6 +14,7 @@
 
 #include "lane/engines/served_rings.h"
 #include "lane/rings/bell.h"
+#include "lane/rings/ring.h"
 
 using namespace leash;
 using namespace leash::lane;

@@ -5,8 +5,8 @@
 
 #include <cerrno>
 #include <cstddef>
-#include <span>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
