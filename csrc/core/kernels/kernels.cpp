@@ -16,22 +16,19 @@ extern const Kernels kTable;
 #endif
 
 template <typename T>
-void apply_step(const KernelsFor<T>& kernels, const OptimizerStep<T>& step,
+bool apply_step(const KernelsFor<T>& kernels, const OptimizerStep<T>& step,
                 const UpdateRange<T>& range) {
-  if (const auto* sgd = std::get_if<SgdStep<T>>(&step)) {
-    kernels.sgd(range, *sgd);
-  } else if (const auto* adam = std::get_if<AdamStep<T>>(&step)) {
-    kernels.adam(range, *adam);
-  } else if (const auto* adagrad = std::get_if<AdagradStep<T>>(&step)) {
-    kernels.adagrad(range, *adagrad);
-  } else {
-    kernels.running_average(range, std::get<RunningAverageStep<T>>(step));
+  if (const auto* sgd = std::get_if<SgdStep<T>>(&step)) return kernels.sgd(range, *sgd);
+  if (const auto* adam = std::get_if<AdamStep<T>>(&step)) return kernels.adam(range, *adam);
+  if (const auto* adagrad = std::get_if<AdagradStep<T>>(&step)) {
+    return kernels.adagrad(range, *adagrad);
   }
+  return kernels.running_average(range, std::get<RunningAverageStep<T>>(step));
 }
 
-template void apply_step(const KernelsFor<float>&, const OptimizerStep<float>&,
+template bool apply_step(const KernelsFor<float>&, const OptimizerStep<float>&,
                          const UpdateRange<float>&);
-template void apply_step(const KernelsFor<double>&, const OptimizerStep<double>&,
+template bool apply_step(const KernelsFor<double>&, const OptimizerStep<double>&,
                          const UpdateRange<double>&);
 
 const Kernels& kernels_for(InstructionSet isa) {

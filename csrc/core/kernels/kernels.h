@@ -27,16 +27,6 @@ struct KernelsFor {
   // payload may be unaligned.
   std::size_t (*first_nonfinite)(const std::byte* payload, std::size_t n) noexcept;
 
-  // Whether the gradient, the parameters and the buffers of a range are tame: below 2^50 in f32,
-  // 2^300 in f64. An update by moderate numbers (optimizer/optimizer_step.h) is finite then.
-  bool (*is_tame)(const UpdateRange<T>& range) noexcept;
-
-  // Copies the gradient of a range, whose memory others may change, to `copy`. Returns whether what
-  // was copied, the parameters and the buffers are all below 2, by a look that costs less than that
-  // of is_tame. If not, is_tame decides, by the copy.
-  // REQUIRES: copy holds n values and overlaps nothing.
-  bool (*copy_small)(const UpdateRange<T>& range, T* copy) noexcept;
-
   // sum[i] = weight * payload[i] if first, else sum[i] += weight * payload[i].
   // REQUIRES: both hold n values and do not overlap. payload may be unaligned.
   void (*accumulate)(T* sum, const std::byte* payload, std::size_t n, T weight,
@@ -51,7 +41,8 @@ struct KernelsFor {
   void (*compensate)(const CompensationRange<T>& range, const CompensationStep<T>& step) noexcept;
 
   // The next three make one step of torch.optim's optimizers in one pass over memory. Each begins
-  // with g = sign * gradient[i] + weight_decay * w[i], and ends with reply[i] = w[i].
+  // with g = sign * gradient[i] + weight_decay * w[i], and ends with reply[i] = w[i]. With a guard
+  // it saves what w and the buffers were, and returns whether all that took their place is finite.
 
   // SGD. With momentum, momentum = state[0]; without, state[0] is null and the first two lines are
   // left out:
@@ -59,7 +50,7 @@ struct KernelsFor {
   //   momentum[i] = first ? g : step.momentum * momentum[i] + undampened * g
   //   g = nesterov ? g + step.momentum * momentum[i] : momentum[i]
   //   w[i] = w[i] - lr * g
-  void (*sgd)(const UpdateRange<T>& range, const SgdStep<T>& step) noexcept;
+  bool (*sgd)(const UpdateRange<T>& range, const SgdStep<T>& step) noexcept;
 
   // Adam, with m = state[0], v = state[1] and, with amsgrad, largest = state[2]. The last line
   // takes `largest` in place of v if there is one:
@@ -68,17 +59,17 @@ struct KernelsFor {
   //   v[i] = beta2 * v[i] + gain2 * g * g
   //   largest[i] = max(largest[i], v[i])
   //   w[i] = keep * w[i] - step_size * m[i] / (sqrt(v[i]) / bias_correction2_sqrt + eps)
-  void (*adam)(const UpdateRange<T>& range, const AdamStep<T>& step) noexcept;
+  bool (*adam)(const UpdateRange<T>& range, const AdamStep<T>& step) noexcept;
 
   // Adagrad, with sum = state[0]:
   //
   //   sum[i] = sum[i] + g * g
   //   w[i] = w[i] - lr * g / (sqrt(sum[i]) + eps)
-  void (*adagrad)(const UpdateRange<T>& range, const AdagradStep<T>& step) noexcept;
+  bool (*adagrad)(const UpdateRange<T>& range, const AdagradStep<T>& step) noexcept;
 
   // The running average of what is pushed: w[i] = keep * w[i] + gain * gradient[i], and then
-  // reply[i] = w[i]. With keep = 0 it does not read the old w[i].
-  void (*running_average)(const UpdateRange<T>& range, const RunningAverageStep<T>& step) noexcept;
+  // reply[i] = w[i]. With keep = 0 the new w[i] does not depend on the old one. A guard: likewise.
+  bool (*running_average)(const UpdateRange<T>& range, const RunningAverageStep<T>& step) noexcept;
 
   // Limits the 2-norm of a row of n values as torch.renorm(p=2, dim=0) does:
   //
@@ -112,10 +103,10 @@ inline const KernelsFor<double>& Kernels::of() const {
   return f64;
 }
 
-// Calls the kernel of the optimizer that `step` is for.
-// REQUIRES: the range has the buffers of that optimizer.
+// Calls the kernel of the optimizer that `step` is for, and returns what that does.
+// REQUIRES: the range has the buffers of that optimizer; with a guard, those of this step alone.
 template <typename T>
-void apply_step(const KernelsFor<T>& kernels, const OptimizerStep<T>& step,
+bool apply_step(const KernelsFor<T>& kernels, const OptimizerStep<T>& step,
                 const UpdateRange<T>& range);
 
 // REQUIRES: isa is one of instruction_sets().

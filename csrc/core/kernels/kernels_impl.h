@@ -9,17 +9,12 @@
 #include <cstddef>
 
 #include "core/base/unaligned.h"
-#include "core/kernels/optimizers/arguments.h"
 
 namespace leash::LEASH_KERNELS {
 
 // kernels.h says what they compute.
 template <typename T>
 std::size_t first_nonfinite(const std::byte* payload, std::size_t n) noexcept;
-template <typename T>
-bool is_tame(const UpdateRange<T>& range) noexcept;
-template <typename T>
-bool copy_small(const UpdateRange<T>& range, T* copy) noexcept;
 template <typename T>
 void accumulate(T* sum, const std::byte* payload, std::size_t n, T weight, bool first) noexcept;
 

@@ -11,12 +11,10 @@ extern const Int8Kernels kInt8Table;
 extern const TopkKernels kTopkTable;
 extern const Kernels kTable;
 const Kernels kTable{
-    .f32 = {first_nonfinite<float>, is_tame<float>, copy_small<float>, accumulate<float>,
-            compensate<float>, sgd<float>, adam<float>, adagrad<float>, running_average<float>,
-            limit_norm<float>},
-    .f64 = {first_nonfinite<double>, is_tame<double>, copy_small<double>, accumulate<double>,
-            compensate<double>, sgd<double>, adam<double>, adagrad<double>, running_average<double>,
-            limit_norm<double>},
+    .f32 = {first_nonfinite<float>, accumulate<float>, compensate<float>, sgd<float>, adam<float>,
+            adagrad<float>, running_average<float>, limit_norm<float>},
+    .f64 = {first_nonfinite<double>, accumulate<double>, compensate<double>, sgd<double>,
+            adam<double>, adagrad<double>, running_average<double>, limit_norm<double>},
     .half = kHalfTable,
     .int8 = kInt8Table,
     .topk = kTopkTable,

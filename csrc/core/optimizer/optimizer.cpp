@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <tuple>
 #include <variant>
@@ -13,6 +14,9 @@
 
 namespace leash {
 namespace {
+
+// What a guard can save: a block of the parameters and of each buffer, or more blocks of fewer.
+constexpr std::size_t kSavedValues = (1 + kMaxStates) * kBlockValues;
 
 double total_samples(std::span<const Contribution> contributions) {
   double total = 0.0;
@@ -202,8 +206,7 @@ void Optimizer::set_step(Segment<T>& segment, const OptionsTable* table, double 
   const double base = update_options_.schedule.lr(learning_rate(options), segment.updates);
   const bool is_first = segment.updates == 0 && !state_loaded;
   segment.step = step_of<T>(options, base * lr_factor, segment.updates + 1, is_first);
-  segment.is_tame = leash::is_tame(segment.step);
-  segment.has_buffers = !leash::state_names(options).empty();
+  segment.buffers = leash::state_names(options).size();
   if (table == nullptr) return;
   const GroupOptions& group = table->groups[segment.group];
   segment.clamps = group.clamps();
@@ -356,8 +359,7 @@ UpdateRange<T> Optimizer::update_range(const ChunkValues& chunk, const Segment<T
                                        std::byte* reply) const {
   UpdateRange<T> range{
       .w = chunk.values_as<T>() + begin, .state = {}, .gradient = gradient, .reply = reply, .n = n};
-  if (!segment.has_buffers) return range;
-  for (std::size_t i = 0; i < own_states_; ++i) range.state[i] = chunk.state_as<T>(i) + begin;
+  for (std::size_t i = 0; i < segment.buffers; ++i) range.state[i] = chunk.state_as<T>(i) + begin;
   return range;
 }
 
@@ -379,11 +381,12 @@ CompensationRange<T> Optimizer::compensation_range(const ChunkValues& chunk, std
 }
 
 template <typename T>
-std::size_t Optimizer::update_block(const Segment<T>& segment, const UpdateRange<T>& range,
-                                    bool is_small) const {
+std::size_t Optimizer::update_block(const Segment<T>& segment, std::size_t begin,
+                                    const UpdateRange<T>& range) const {
   const KernelsFor<T>& kernels = kernels_.of<T>();
-  if (update_options_.guards && !(segment.is_tame && (is_small || kernels.is_tame(range)))) {
-    return update_copies<T>(segment, range, nullptr, {});
+  if (update_options_.guards) {
+    return segment.clamps ? update_copies<T>(segment, range, nullptr, {})
+                          : update_or_restore(segment, begin, range);
   }
   if (!segment.clamps) {
     apply_step(kernels, segment.step, range);
@@ -395,6 +398,46 @@ std::size_t Optimizer::update_block(const Segment<T>& segment, const UpdateRange
   clamp(range.w, range.n, segment.least, segment.most);
   if (range.reply != nullptr) std::memcpy(range.reply, range.w, range.n * sizeof(T));
   return range.n;
+}
+
+template <typename T>
+std::size_t Optimizer::update_or_restore(const Segment<T>& segment, std::size_t begin,
+                                         UpdateRange<T> range) const {
+  const KernelsFor<T>& kernels = kernels_.of<T>();
+  alignas(kCacheLine) T saved[kSavedValues];
+  const std::size_t arrays = 1 + segment.buffers;
+  for (std::size_t i = 0; i < arrays; ++i) range.saved[i] = saved + i * range.n;
+  if (apply_step(kernels, segment.step, range)) return range.n;
+  std::size_t lowest = range.n;
+  for (std::size_t at = 0; at < range.n;) {
+    const std::size_t to_end = kBlockValues - (begin + at) % kBlockValues;
+    const std::size_t n = std::min(to_end, range.n - at);
+    lowest = std::min(lowest, restore_unless_finite(range, arrays, at, n));
+    at += n;
+  }
+  return lowest;
+}
+
+// Puts back what the n values from `at` on were, unless all are finite. Returns the index in the
+// range of the first that is not, or the range's length.
+template <typename T>
+std::size_t Optimizer::restore_unless_finite(const UpdateRange<T>& range, std::size_t arrays,
+                                             std::size_t at, std::size_t n) const {
+  T* updated[1 + kMaxStates] = {range.w};
+  std::copy_n(range.state, kMaxStates, updated + 1);
+  std::size_t found = n;
+  for (std::size_t i = 0; i < arrays; ++i) {
+    const auto* const values = reinterpret_cast<const std::byte*>(updated[i] + at);
+    found = std::min(found, kernels_.of<T>().first_nonfinite(values, n));
+  }
+  if (found == n) return range.n;
+  for (std::size_t i = 0; i < arrays; ++i) {
+    std::copy_n(range.saved[i] + at, n, updated[i] + at);
+  }
+  if (range.reply != nullptr) {
+    std::memcpy(range.reply + at * sizeof(T), range.w + at, n * sizeof(T));
+  }
+  return at + found;
 }
 
 template <typename T>
@@ -442,8 +485,19 @@ template <typename T>
   return found;
 }
 
-// A raw gradient with one raw reply or none, no compensation and no guard takes one call of the
-// kernel for each segment in each thread. Everything else goes block by block. What was looked at,
+// How many values of a raw gradient one call of the kernel may update. With a guard these are two
+// blocks if it can save so many, since every call has a cost of its own; four would not stay in the
+// first-level cache. Copies are of one block.
+template <typename T>
+std::size_t Optimizer::longest_raw(std::span<const Segment<T>> segments) const {
+  if (!update_options_.guards) return std::numeric_limits<std::size_t>::max();
+  if (std::ranges::any_of(segments, &Segment<T>::clamps)) return kBlockValues;
+  const bool saves_two = 2 * kBlockValues * (1 + own_states_) <= kSavedValues;
+  return saves_two ? 2 * kBlockValues : kBlockValues;
+}
+
+// A raw gradient with one raw reply or none, and no compensation, takes as few calls of the kernel
+// for each segment in each thread as a guard allows. Everything else goes block by block. What was
 // decoded or corrected, and what is still to be encoded, copied or backed up, then stays in the
 // first-level cache, so that the update remains one pass over memory.
 template <typename T>
@@ -458,11 +512,7 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
   const auto compensation =
       compensation_step_of<T>(update_options_.compensation, maximizes(options_));
   const bool is_raw = gradient.codec == Codec::kRaw && answers.are_direct() && !compensates;
-  const std::size_t longest = is_raw && !update_options_.guards ? chunk.spec.values : kBlockValues;
-  // A guard looks at a gradient before it is applied. One that may change in between is copied
-  // first; a compensated one is looked at once it was corrected.
-  const bool copies =
-      update_options_.guards && gradient.is_shared && gradient.codec == Codec::kRaw && !compensates;
+  const std::size_t longest = is_raw ? longest_raw<T>(segments) : kBlockValues;
   LowestIndex lowest(chunk.spec.values);
 
   const auto update_part = [&](const Segment<T>& segment, std::size_t begin, std::size_t n) {
@@ -470,17 +520,12 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
     const std::byte* const values = read_values(gradient, begin, n, decoded, kernels_);
     UpdateRange<T> range =
         update_range<T>(chunk, segment, begin, n, values, answers.direct<T>(begin));
-    if (copies) {
-      const bool is_small = kernels_.of<T>().copy_small(range, decoded);
-      range.gradient = reinterpret_cast<const std::byte*>(decoded);
-      return update_block(segment, range, is_small);
-    }
-    if (!compensates) return update_block(segment, range);
+    if (!compensates) return update_block(segment, begin, range);
     const auto correction = compensation_range(chunk, begin, n, values, decoded, *backup);
     if (update_options_.guards) return update_copies(segment, range, &correction, compensation);
     kernels_.of<T>().compensate(correction, compensation);
     range.gradient = reinterpret_cast<const std::byte*>(decoded);
-    return update_block(segment, range);
+    return update_block(segment, begin, range);
   };
   pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
     for_each_part(segments, first, count, longest, [&](const auto& segment, auto begin, auto n) {
@@ -534,7 +579,7 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
       is_first = false;
     }
     const auto* const mean = reinterpret_cast<const std::byte*>(sum);
-    return update_block(segment,
+    return update_block(segment, begin,
                         update_range<T>(chunk, segment, begin, n, mean, answers.direct<T>(begin)));
   };
   pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {

@@ -113,8 +113,7 @@ class Optimizer {
     std::uint64_t updates;
     std::uint32_t group;
     bool is_absent;
-    bool is_tame = false;
-    bool has_buffers = false;  // the group's options need the optimizer's buffers
+    std::size_t buffers = 0;  // how many of the optimizer's the group's options need
     bool clamps = false;
     T least{}, most{};
     bool limits_norm = false;  // of its rows
@@ -160,15 +159,24 @@ class Optimizer {
                                             PieceBits absent, const OptionsTable* table,
                                             std::span<const Destination> replies);
 
-  // Updates a range, or leaves it out. Returns the index in it of the first value that would not be
-  // finite, or its length.
-  // REQUIRES: a range that is guarded has at most kBlockValues values. is_small: they are known to
-  // be tame.
   template <typename T>
-  std::size_t update_block(const Segment<T>& segment, const UpdateRange<T>& range,
-                           bool is_small = false) const;
-  // The same on copies, which take the place of the range if they are finite. With a compensation
-  // the gradient is corrected first.
+  std::size_t longest_raw(std::span<const Segment<T>> segments) const;
+
+  // Updates a range, which begins at this place in the chunk, or leaves blocks of it out. Returns
+  // the index in it of the first value that would not be finite, or its length.
+  // REQUIRES: a range that is guarded has at most kBlockValues values, or as longest_raw() says.
+  template <typename T>
+  std::size_t update_block(const Segment<T>& segment, std::size_t begin,
+                           const UpdateRange<T>& range) const;
+  // The same with a guard: updates the range, and puts back the blocks in which not all is finite.
+  template <typename T>
+  std::size_t update_or_restore(const Segment<T>& segment, std::size_t begin,
+                                UpdateRange<T> range) const;
+  template <typename T>
+  std::size_t restore_unless_finite(const UpdateRange<T>& range, std::size_t arrays, std::size_t at,
+                                    std::size_t n) const;
+  // The same on copies, which take the place of the range if they are finite: for what comes before
+  // and after the optimizer's step, a compensation (the gradient is corrected first) and a clamp.
   template <typename T>
   std::size_t update_copies(const Segment<T>& segment, const UpdateRange<T>& range,
                             const CompensationRange<T>* compensation,

@@ -45,51 +45,7 @@ RunningAverageStep<T> make_step(const SumOptions&, double lr, double, bool) {
   return {.keep = static_cast<T>(1.0 - lr), .gain = static_cast<T>(lr)};
 }
 
-// The limits leave room for every intermediate result of kernels.h: with values below 2^50, g is
-// below 2^61, its square below 2^122, and nothing else comes closer to the 2^128 of a float.
-template <typename T>
-bool is_within(T value, double most) {
-  return std::abs(static_cast<double>(value)) <= most;
-}
-
-constexpr double kRateMost = 0x1p20;
-constexpr double kFactorMost = 0x1p10;
-constexpr double kEpsilonLeast = 0x1p-34;
-constexpr double kCorrectionLeast = 0x1p-30;
-
-template <typename T>
-bool is_tame_step(const SgdStep<T>& step) {
-  return is_within(step.lr, kRateMost) && is_within(step.weight_decay, kFactorMost) &&
-         is_within(step.momentum, kFactorMost) && is_within(step.undampened, kFactorMost);
-}
-
-template <typename T>
-bool is_tame_step(const AdamStep<T>& step) {
-  return is_within(step.step_size, kRateMost) && is_within(step.keep, kRateMost) &&
-         is_within(step.weight_decay, kFactorMost) && step.eps >= kEpsilonLeast &&
-         step.bias_correction2_sqrt >= kCorrectionLeast;
-}
-
-template <typename T>
-bool is_tame_step(const AdagradStep<T>& step) {
-  return is_within(step.lr, kRateMost) && is_within(step.weight_decay, kFactorMost) &&
-         step.eps >= kEpsilonLeast;
-}
-
-template <typename T>
-bool is_tame_step(const RunningAverageStep<T>&) {
-  return true;  // lr is between 0 and 1
-}
-
 }  // namespace
-
-template <typename T>
-bool is_tame(const OptimizerStep<T>& step) {
-  return std::visit([](const auto& chosen) { return is_tame_step(chosen); }, step);
-}
-
-template bool is_tame(const OptimizerStep<float>&);
-template bool is_tame(const OptimizerStep<double>&);
 
 template <typename T>
 CompensationStep<T> compensation_step_of(const DelayCompensation& compensation, bool maximize) {

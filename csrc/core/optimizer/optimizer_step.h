@@ -15,10 +15,6 @@ template <typename T>
 OptimizerStep<T> step_of(const OptimizerOptions& options, double lr, std::uint64_t update,
                          bool fresh);
 
-// Whether these numbers are so moderate that an update of tame values (kernels.h) is finite.
-template <typename T>
-bool is_tame(const OptimizerStep<T>& step);
-
 // maximize: the optimizer follows the gradient upwards.
 template <typename T>
 CompensationStep<T> compensation_step_of(const DelayCompensation& compensation, bool maximize);

@@ -16,7 +16,7 @@ inline constexpr std::size_t kMaxStates = 3;
 // A range of a chunk that one call updates. Every pointer leads to n values.
 //
 // reply may be null, or the same memory as gradient; nothing else overlaps. gradient and reply may
-// be unaligned.
+// be unaligned. Others may change the gradient meanwhile: each of its values is read once.
 template <typename T>
 struct UpdateRange {
   T* w;                       // the parameters
@@ -24,6 +24,11 @@ struct UpdateRange {
   const std::byte* gradient;  // T, unaligned
   std::byte* reply;           // receives the new w; unaligned
   std::size_t n;
+  // Without a guard all are null. With one, the first receives what w was, and the others what each
+  // of the buffers was.
+  T* saved[1 + kMaxStates] = {};
+
+  bool is_guarded() const { return saved[0] != nullptr; }
 };
 
 // A range of a gradient that a worker computed on older parameters than w. Every pointer leads to

@@ -103,7 +103,7 @@ def test_an_update_that_is_looked_at_gives_the_same_bits_as_one_that_is_not(name
               for kind in (Nonfinite.SKIP, Nonfinite.APPLY)]  # fmt: skip
     for step in range(1, 6):
         gradient = dice.standard_normal(n).astype(np.float32) * np.float32(1e-20)
-        gradient[::700] = 1e17  # beyond what the quick way takes
+        gradient[::700] = 1e17  # its square is far beyond the others
         answers = [gradient.copy() for _ in shards]
         for shard, answer in zip(shards, answers, strict=True):
             shard.push(0, 1, step, 1, answer, True)
