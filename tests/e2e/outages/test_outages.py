@@ -30,7 +30,10 @@ LONG_S = {False: (3.0,), True: (3.0, 10.0, 40.0, 120.0)}  # with and without `--
 
 @contextmanager
 def training(run: Path, *options: str) -> Iterator[tuple[Child, list[Cut], list[Child]]]:
-    """A server, and workers that reach it through relays; `set_off` has them push."""
+    """A server, and workers that reach it through relays; `set_off` has them push.
+
+    They are as on other hosts: in shared memory, steps would go on without a network.
+    """
     with ExitStack() as stack:
         server, address = stack.enter_context(
             server_process(run, f"--workers={WORKERS}", "--lr=0.001", f"--evict-s={EVICT_S}",
@@ -40,7 +43,9 @@ def training(run: Path, *options: str) -> Iterator[tuple[Child, list[Cut], list[
         for cut in cuts:
             stack.callback(cut.close)
         workers = [
-            stack.enter_context(pusher(cut.address, rank, steps=STEPS, step_s=STEP_S, hold=1))
+            stack.enter_context(
+                pusher(cut.address, rank, steps=STEPS, step_s=STEP_S, hold=1, transport="tcp")
+            )
             for rank, cut in enumerate(cuts, start=1)
         ]
         for worker in workers:
@@ -261,8 +266,8 @@ def unplug(run: Path, outage_s: float) -> None:
     plug("up")
     with (
         server_process(run, "--workers=2", "--lr=0.001", "--policy=bsp") as (server, address),
-        pusher(address, 1, steps=STEPS, step_s=STEP_S) as first,
-        pusher(address, 2, steps=STEPS, step_s=STEP_S) as second,
+        pusher(address, 1, steps=STEPS, step_s=STEP_S, transport="tcp") as first,
+        pusher(address, 2, steps=STEPS, step_s=STEP_S, transport="tcp") as second,
     ):
         for worker in (first, second):
             worker.read_until("step ")

@@ -139,7 +139,9 @@ def test_workers_find_a_server_again_whose_machine_was_gone(tmp_path: Path) -> N
             for cut in cuts:
                 stack.callback(cut.close)
             workers = [
-                stack.enter_context(pusher(cut.address, rank, steps=100, step_s=STEP_S))
+                stack.enter_context(
+                    pusher(cut.address, rank, steps=100, step_s=STEP_S, transport="tcp")
+                )
                 for rank, cut in enumerate(cuts, start=1)
             ]
             for worker in workers:
