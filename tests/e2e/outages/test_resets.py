@@ -89,7 +89,11 @@ DATA: dict[str, Act] = {
     "publish": Worker.publish, "ok": Worker.publish, "options": Worker.set_options,
     "options_set": Worker.set_options,
 }  # fmt: skip
-OF_SEGMENTS: dict[str, Act] = {"attach": Worker.rejoin, "attached": Worker.rejoin}
+# Headers of a segment go by its ring, but for a push behind options that have no answer yet.
+OF_SEGMENTS: dict[str, Act] = {
+    "attach": Worker.rejoin, "attached": Worker.rejoin, "push_pull": Worker.set_options,
+    "params": Worker.pull,
+}  # fmt: skip
 
 
 @pytest.mark.timeout(600)
