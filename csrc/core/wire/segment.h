@@ -22,6 +22,10 @@ inline constexpr std::size_t kRingRecordNbytes = 256;
 inline constexpr std::size_t kRingHeaderNbytes = kRingRecordNbytes - 2;  // behind its size, a u16
 inline constexpr std::size_t kRingNbytes = kRingWordsNbytes + kRingRecords * kRingRecordNbytes;
 inline constexpr std::size_t kRingsNbytes = kRingPageNbytes + kRingShards * 2 * kRingNbytes;
+// Where a shard's ring of requests begins in them; that of answers follows it.
+constexpr std::size_t place_of_ring(std::size_t shard) {
+  return kRingPageNbytes + shard * 2 * kRingNbytes;
+}
 // In the outbox, a chunk in a codec may be so much longer than in f32.
 inline constexpr std::size_t kOutboxMarginNbytes = 64;
 

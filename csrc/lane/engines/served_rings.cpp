@@ -39,7 +39,7 @@ std::string ServedRings::open(std::uint32_t worker, std::byte* rings, std::size_
   std::string route(kRouteNbytes, '\0');
   ++opened_;
   std::memcpy(route.data() + 1, &opened_, sizeof(opened_));
-  std::byte* const pair = rings + kRingPageNbytes + shard * 2 * kRingNbytes;
+  std::byte* const pair = rings + place_of_ring(shard);
   rings_.push_back(std::make_unique<ServedRing>(
       ServedRing{worker, opened_, route, std::string(socket_route), std::string(key),
                  RingReader(pair), RingWriter(pair + kRingNbytes), Bell(rings), pipe}));

@@ -171,7 +171,7 @@ std::optional<StepLane::Stop> StepLane::spin(StepEngine& engine, std::size_t sha
 void StepLane::use_ring(StepEngine& engine, std::size_t shard, std::byte* rings, int pipe) {
   engine.use_ring(shard);
   if (!engine.has_ring(shard)) return;
-  std::byte* const pair = rings + kRingPageNbytes + shard * 2 * kRingNbytes;
+  std::byte* const pair = rings + place_of_ring(shard);
   rings_[shard].emplace(Ring{RingWriter(pair), RingReader(pair + kRingNbytes), pipe});
   bell_.emplace(rings);
 }
