@@ -50,6 +50,18 @@ def _is_lost_with_server(cluster: "Cluster") -> bool:
     return (server.has_lost_work or server.book.may_forget) and is_lost <= {True}
 
 
+def _is_killed_while_it_stops(cluster: "Cluster") -> bool:
+    """Whether a server that had told workers to stop was killed before it ended.
+
+    They have gone, and whoever started the server again waits for them in vain.
+    """
+    parts = cluster.server.run.coordinator.unfinished()
+    missing = [cluster.workers[part.worker - 1] for part in parts if part.worker]
+    return cluster.told_to_stop and all(
+        isinstance(worker.failure, StoppingError) or worker.stays_away for worker in missing
+    )
+
+
 def _has_told(worker: "SimulatedWorker") -> bool:
     """Whether a server knew that this one was done: it had told, or was told so when it came."""
     return worker.has_told or isinstance(worker.failure, StoppingError)
@@ -108,6 +120,11 @@ RIGHT: Final[dict[str, Explains]] = {
     "done": lambda cluster: cluster.server.ended == "done",
     "told to stop": lambda cluster: (
         cluster.told_to_stop and cluster.server.ended.partition(":")[0] in ("SIGTERM", STOPPED)
+    ),
+    "killed while it stops": lambda cluster: (
+        cluster.server.book.generation > 1
+        and cluster.server.ended in ("incomplete", ALL_GONE)
+        and _is_killed_while_it_stops(cluster)
     ),
     "waits for others": waits_for_others,
     "the server stays away": _is_server_away,

@@ -234,6 +234,8 @@ class SimulatedServer:
         self._watch_reports()
         if self._options.resume is not None:
             self._check_resumed(self._resumed.chunks)
+        if self.run.metrics.started:
+            self._note_start()  # it has begun as it was made: there was nobody to wait for
         self._disk.on_kept, self._disk.on_begun = self._note_written, self._note_begun
         self._disk.on_progress = self._advance_unless_ended
         self._tick(None)
