@@ -1,6 +1,7 @@
 """Checkpoints that a thread or a process writes, while whoever gives them waits for nothing."""
 
 import fcntl
+import gc
 import os
 import resource
 import select
@@ -149,6 +150,7 @@ def test_a_file_in_memory_has_the_same_content_and_is_gone_with_its_last_reader(
     named = disk.begin([tmp_path / "latest"], PLAN)
     feed(disk, named)
     assert await_end(disk, named) is None
+    gc.collect()  # what earlier tests have left would be closed meanwhile
     before = len(os.listdir("/proc/self/fd"))
     nameless = disk.begin([], PLAN)
     feed(disk, nameless)
@@ -297,6 +299,7 @@ def test_a_file_that_hangs_when_it_is_opened_is_given_up_and_closed_if_it_comes_
     monkeypatch.setattr(in_time, "HANG_S", 0.05)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)  # to open it for reading takes until somebody writes
+    gc.collect()  # what earlier tests have left would be closed meanwhile
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(TimeoutError, match="the disk does not answer"):
         ReadInTime(lambda: disk.open(pipe))
