@@ -867,6 +867,7 @@ class headers:
         absent: bytes = b"",
         has: typing.SupportsInt | typing.SupportsIndex = 0,
         table: typing.SupportsInt | typing.SupportsIndex = 0,
+        answer: str = "",
     ) -> bytes: ...
 
 class Shard:
@@ -1456,6 +1457,7 @@ class StepEngine:
         codec: str,
         int8_block: typing.SupportsInt | typing.SupportsIndex,
         topk_ratio: typing.SupportsFloat | typing.SupportsIndex,
+        answer_codec: str | None = None,
         memory: typing_extensions.Buffer,
         slabs: tuple[
             typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
@@ -1466,8 +1468,9 @@ class StepEngine:
     ) -> None:
         """
         memory: holds two slabs, which begin at `slabs`, from `outbox` on room for payloads that a
-        codec wrote, and from `states` on what a server says of each chunk. residual: what int8 and topk left over, laid out like a slab; empty for other
-        codecs. The engine keeps and changes both.
+        codec wrote, and from `states` on what a server says of each chunk. residual: what int8 and topk left over, laid out
+        like a slab; empty for other codecs. The engine keeps and changes both. answer_codec: of parameters
+        that are answered with a payload, where that is another than the usual one.
         """
     def attach(self, write: collections.abc.Callable[[int, int], bytes]) -> None:
         """

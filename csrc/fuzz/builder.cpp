@@ -3,11 +3,11 @@
 namespace leash::fuzz {
 namespace {
 
-constexpr std::string_view kNames[] = {"v",           "t",         "worker",    "step",   "chunk",
-                                       "incarnation", "codec",     "samples",   "absent", "table",
-                                       "chunks",      "slab",      "nbytes",    "has",    "version",
-                                       "lag",         "staleness", "unchanged", "taken",  "number",
-                                       "code",        "text",      "clock",     "role",   ""};
+constexpr std::string_view kNames[] = {
+    "v",       "t",       "worker", "step",      "chunk",     "incarnation", "codec",
+    "samples", "absent",  "table",  "answer",    "chunks",    "slab",        "nbytes",
+    "has",     "version", "lag",    "staleness", "unchanged", "taken",       "number",
+    "code",    "text",    "clock",  "role",      ""};
 constexpr std::string_view kWords[] = {"f32",  "f64",       "bf16",   "f16", "int8",  "topk",
                                        "push", "push_pull", "params", "ok",  "error", "beat"};
 constexpr std::string_view kCharacters[] = {"a", "\x7f", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80",

@@ -39,7 +39,8 @@ bool are_same(const PlainHeader& plain, const PushHeader& core) {
   if (!core.wants_parameters) return plain.verb() == "push" && are_common_same;
   return plain.verb() == "push_pull" && are_common_same && is_same(plain, "chunks", core.chunks) &&
          is_same(plain, "slab", core.slab) && is_same(plain, "nbytes", core.nbytes) &&
-         is_same(plain, "has", core.has);
+         is_same(plain, "has", core.has) &&
+         plain.bytes("answer") == (core.answer ? name_of(*core.answer) : std::string_view());
 }
 
 bool are_same(const PlainHeader& plain, const ParamsHeader& core) {

@@ -27,10 +27,11 @@ constexpr DrawnField kPush[] = {{"incarnation", Draw::kNumber},
                                 {"samples", Draw::kNumber},
                                 {"absent", Draw::kBits},
                                 {"table", Draw::kNumber}};
-constexpr DrawnField kPushPull[] = {
-    {"incarnation", Draw::kNumber}, {"codec", Draw::kCodec},   {"samples", Draw::kNumber},
-    {"absent", Draw::kBits},        {"table", Draw::kNumber},  {"chunks", Draw::kNumber},
-    {"slab", Draw::kNumber},        {"nbytes", Draw::kNumber}, {"has", Draw::kNumber}};
+constexpr DrawnField kPushPull[] = {{"incarnation", Draw::kNumber}, {"codec", Draw::kCodec},
+                                    {"samples", Draw::kNumber},     {"absent", Draw::kBits},
+                                    {"table", Draw::kNumber},       {"chunks", Draw::kNumber},
+                                    {"slab", Draw::kNumber},        {"nbytes", Draw::kNumber},
+                                    {"has", Draw::kNumber},         {"answer", Draw::kCodec}};
 constexpr DrawnField kParams[] = {{"codec", Draw::kCodec},   {"version", Draw::kNumber},
                                   {"lag", Draw::kNumber},    {"staleness", Draw::kNumber},
                                   {"chunks", Draw::kNumber}, {"unchanged", Draw::kBool}};

@@ -30,7 +30,8 @@ constexpr PlainField kPushPullFields[] = {
     {"worker", kInteger, kU32},    {"incarnation", kInteger, kU63}, {"step", kInteger, kU63},
     {"chunk", kInteger, kU32},     {"codec", kString, 64},          {"samples", kInteger, kU32},
     {"chunks", kInteger, kU63, 1}, {"slab", kInteger, kU32, 0},     {"nbytes", kInteger, kU63, 0},
-    {"absent", kBinary, 3072, 0},  {"has", kInteger, kU63, 0},      {"table", kInteger, kU63, 0}};
+    {"absent", kBinary, 3072, 0},  {"has", kInteger, kU63, 0},      {"table", kInteger, kU63, 0},
+    {"answer", kString, 64, 0}};
 constexpr PlainField kParamsFields[] = {
     {"worker", kInteger, kU32},    {"step", kInteger, kU63},      {"chunk", kInteger, kU32},
     {"codec", kString, 64},        {"version", kInteger, kU63},   {"lag", kInteger, kU63},
@@ -186,6 +187,10 @@ bool PlainHeader::has_valid_fields() const {
     const PlainValue* const value = find(field.name);
     if (value == nullptr ? !field.default_number : !fits(field, *value)) return false;
     if (field.name == "codec" && !std::ranges::count(kPlainCodecs, value->bytes)) return false;
+    if (field.name == "answer" && value != nullptr && !value->bytes.empty() &&
+        !std::ranges::count(kPlainCodecs, value->bytes)) {
+      return false;
+    }
   }
   return std::all_of(entries_.begin(), entries_.begin() + count_, [&](const PlainEntry& entry) {
     return entry.name == "v" || entry.name == "t" ||
@@ -210,8 +215,9 @@ PlainBytes PlainHeader::written() const {
   const std::span<const PlainField> fields = fields_of(verb());
   const auto is_written = [&](const PlainField& field) {
     if (!field.default_number) return true;
-    return field.type == kBinary ? !bytes(field.name).empty()
-                                 : number(field.name) != *field.default_number;
+    return field.type == kBinary || field.type == kString
+               ? !bytes(field.name).empty()
+               : number(field.name) != *field.default_number;
   };
   PlainBytes out;
   msgpack::packer<PlainBytes> packer(out);

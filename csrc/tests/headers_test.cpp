@@ -93,7 +93,8 @@ TEST_CASE("fields that have their defaults are left out, and read as the default
   PushHeader push;
   push.wants_parameters = true;
   const std::string written = text_of(HeaderBytes(push));
-  for (const std::string_view name : {"chunks", "slab", "nbytes", "absent", "has", "table"}) {
+  for (const std::string_view name :
+       {"chunks", "slab", "nbytes", "absent", "has", "table", "answer"}) {
     CHECK(written.find(name) == std::string::npos);
   }
   const std::optional<PushHeader> read = read_push(bytes_of(written));
@@ -118,6 +119,7 @@ TEST_CASE("every field of a push_pull comes back as it was written") {
   push.slab = 1;
   push.nbytes = 65535;
   push.has = 0x100000000;
+  push.answer = WireCodec::kBf16;
   const std::string written = text_of(HeaderBytes(push));
   const std::optional<PushHeader> read = read_push(bytes_of(written));
   REQUIRE(read);
@@ -134,6 +136,7 @@ TEST_CASE("every field of a push_pull comes back as it was written") {
   CHECK(read->slab == push.slab);
   CHECK(read->nbytes == push.nbytes);
   CHECK(read->has == push.has);
+  CHECK(read->answer == push.answer);
 }
 
 TEST_CASE("a push has none of the fields of a segment, and refuses them") {

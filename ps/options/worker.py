@@ -72,10 +72,14 @@ class TransportGroup(Options):
     )  # fmt: skip
     int8_block: int = option(256, "values that share a scale of int8", metavar="VALUES")
     topk_ratio: float = option(0.01, "share of a chunk's values that topk sends")
+    answer_codec: Literal["f32", "bf16", "f16"] | None = option(
+        None, "how parameters are written that come over TCP: bf16 and f16 halve them, beside int8 "
+        "and topk too; by default as --codec says",
+    )  # fmt: skip
 
     def check(self) -> None:
         super().check()
-        check_encoding(self.codec, self.int8_block, self.topk_ratio)
+        check_encoding(self.codec, self.int8_block, self.topk_ratio, self.answer_codec)
 
 
 @dataclass(frozen=True, kw_only=True)

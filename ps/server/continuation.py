@@ -71,9 +71,11 @@ class Continuation:
             self._desk.position(), self._anew(), self.generation,
         )  # fmt: skip
 
-    def note_codec(self, codec: str) -> None:
-        """Notes that a worker sends its gradients in this codec."""
+    def note_codecs(self, codec: str, answer_codec: str) -> None:
+        """Notes how a worker's gradients travel, and parameters to it, if that is otherwise."""
         self._codecs.add(codec)
+        if answer_codec in CODECS:
+            self._codecs.add(answer_codec)
 
     def _anew(self) -> list[str]:
         """What begins anew in a run that goes on from here."""

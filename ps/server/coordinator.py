@@ -207,7 +207,7 @@ class Coordinator:
         else:
             self._metrics.join(member.worker, member.incarnation, member.name, member.first_step)
         if not member.is_observer:
-            self.continuation.note_codec(codec)
+            self.continuation.note_codecs(codec, msg.answer)
             self._note_epochs(member.worker)  # it is told now that those are done
             self.crew.joined(member, is_back=earlier is not None and earlier.state == EVICTED)
         self._start_if_complete()

@@ -12,6 +12,7 @@ from leash.ps.errors import ArgumentError, HeaderError, PayloadSizeError
 from leash.ps.wire.layout import KINDS, Chunk
 
 CODEC_NAMES: Final = ("f32", "bf16", "f16", "int8", "topk")
+ANSWER_CODECS: Final = ("f32", "bf16", "f16")  # in which parameters may be asked for
 MIN_INT8_BLOCK: Final = 64  # values that share a scale, a power of two
 MAX_INT8_BLOCK: Final = 65536
 MAX_TOPK_RATIO: Final = 0.5  # beyond it the indices cost more than they save
@@ -71,6 +72,12 @@ def codec_for(name: str, chunk: Chunk) -> Codec:
     return codec
 
 
+def check_answer(name: str, chunk: Chunk) -> None:
+    """Raises HeaderError unless a push of this chunk may ask for parameters in that codec."""
+    if name and (codec := codec_for(name, chunk)).reply != codec.name:
+        raise HeaderError(f"chunk {chunk.index}: parameters are not answered in {name!r}")
+
+
 def check_size(chunk: Chunk, codec: Codec, nbytes: int) -> None:
     """Raises PayloadSizeError unless `nbytes` can be the size of this chunk in this codec.
 
@@ -86,7 +93,9 @@ def check_size(chunk: Chunk, codec: Codec, nbytes: int) -> None:
     )
 
 
-def check_encoding(codec: str, int8_block: int, topk_ratio: float) -> None:
+def check_encoding(
+    codec: str, int8_block: int, topk_ratio: float, answer_codec: str | None = None
+) -> None:
     """Raises ArgumentError for the first of these that no gradient can be written with."""
     if codec not in CODEC_NAMES:
         raise ArgumentError("codec", codec, f"take one of {', '.join(CODEC_NAMES)}")
@@ -99,3 +108,5 @@ def check_encoding(codec: str, int8_block: int, topk_ratio: float) -> None:
         raise ArgumentError(
             "topk_ratio", topk_ratio, f"give a number above 0, and at most {MAX_TOPK_RATIO}"
         )
+    if answer_codec is not None and answer_codec not in ANSWER_CODECS:
+        raise ArgumentError("answer_codec", answer_codec, f"take one of {', '.join(ANSWER_CODECS)}")

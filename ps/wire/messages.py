@@ -85,6 +85,7 @@ class Hello(Message):
     any_rank: bool = False  # a worker takes another rank than `worker`, which may be 0 then
     place: Text = ""  # its host, and which process of that: by it a machine gets its rank back
     seat: Word = ""  # no two live processes have the same
+    answer: Word = ""  # in which its pushes ask for parameters, where `codecs` do not tell it
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +437,7 @@ class PushPull(Message):
     # has no other by then, its parameters are not sent.
     has: Count = 0
     table: Count = 0  # number of the `options` that apply; 0: those of the server's optimizer
+    answer: Word = ""  # with a payload: the codec of the parameters; by default `codec` tells it
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,9 +48,11 @@ class Way:
     codec: str
     shards: int
     is_keyed: bool = False  # whether the server lets in those alone who have a key
+    answer: str | None = None  # how parameters travel, if not as the codec says
 
     def __str__(self) -> str:
-        return f"{self.transport}-{self.codec}-{self.shards}{'-keys' if self.is_keyed else ''}"
+        codecs = f"{self.codec}-in-{self.answer}" if self.answer else self.codec
+        return f"{self.transport}-{codecs}-{self.shards}{'-keys' if self.is_keyed else ''}"
 
     def key(self, name: str) -> Path | None:
         return KEYS[0] / f"{name}.key" if self.is_keyed else None
@@ -62,7 +64,15 @@ class Way:
 
 KEYS: list[Path] = []  # the folder of the keys
 KEYED = [Way("tcp", "f32", 2, is_keyed=True), Way("shm", "int8", 1, is_keyed=True)]
-WAYS = [Way(*parts) for parts in itertools.product(("tcp", "shm"), CODECS, (1, 2))] + KEYED
+ANSWERED = [
+    Way("tcp", "int8", 1, answer="bf16"), Way("tcp", "topk", 2, answer="f16"),
+    Way("tcp", "bf16", 1, answer="f32"), Way("tcp", "f32", 2, answer="bf16"),
+    Way("shm", "int8", 1, answer="bf16"),
+]  # fmt: skip
+WAYS = [
+    *(Way(*parts) for parts in itertools.product(("tcp", "shm"), CODECS, (1, 2))),
+    *KEYED, *ANSWERED,
+]  # fmt: skip
 every_way = pytest.mark.parametrize("way", WAYS, ids=str)
 
 
@@ -76,7 +86,7 @@ class Worker:
     """One worker of a run, with its gradients."""
 
     def __init__(self, address: str, rank: int, way: Way) -> None:
-        encoding = Encoding(way.codec, topk_ratio=0.25)
+        encoding = Encoding(way.codec, topk_ratio=0.25, answer_codec=way.answer)
         self.memory = SlabMemory(LAYOUT.nbytes, has_outbox=way.codec != "f32")
         self.client = Client(
             address, LAYOUT, rank=rank, transport=way.transport, encoding=encoding,
@@ -181,7 +191,7 @@ def test_bsp_is_one_process_on_the_joint_batch(way: Way) -> None:
     np.testing.assert_allclose(values_of(slab), expected() + LR * unsent, rtol=0, atol=tolerance)
     for end in ends[1:]:
         np.testing.assert_array_equal(end, ends[0])
-    reply = ROUNDING[way.codec] if way.transport == "tcp" else 0.0
+    reply = ROUNDING[way.answer or way.codec] if way.transport == "tcp" else 0.0
     np.testing.assert_allclose(ends[0], values_of(slab), rtol=reply, atol=1e-7 if reply else 0)
     doubles = slab[LAYOUT.offsets[2] :][: 11 * 8].view("<f8")
     np.testing.assert_allclose(doubles, -LR * STEPS * 2.0, rtol=1e-15)  # the mean of 1, 2, 3

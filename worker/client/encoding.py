@@ -23,6 +23,9 @@ class Encoding:
             (error feedback: Karimireddy et al. 2019, arXiv:1901.09847, algorithm 2).
         int8_block: how many values share a scale: a power of two from 64 to 65,536.
         topk_ratio: the share of a chunk's values that are sent, above 0 and at most 0.5.
+        answer_codec: the codec of the parameters that a push is answered with over TCP, "f32",
+            "bf16" or "f16"; None: the codec's own if it is one of these, otherwise "f32".
+            In shared memory parameters lie as they are.
 
     Raises:
         ArgumentError: the codec is unknown, or a setting is outside these limits.
@@ -31,6 +34,7 @@ class Encoding:
     codec: str = "f32"
     int8_block: int = 256
     topk_ratio: float = 0.01
+    answer_codec: str | None = None
 
     def __post_init__(self) -> None:
-        check_encoding(self.codec, self.int8_block, self.topk_ratio)
+        check_encoding(self.codec, self.int8_block, self.topk_ratio, self.answer_codec)

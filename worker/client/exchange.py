@@ -143,7 +143,7 @@ class Exchange:
         """
         if codec != self.encoding.codec:
             self._say(f"the server does not know {self.encoding.codec}: {codec} instead")
-            self.encoding = Encoding(codec)
+            self.encoding = Encoding(codec, answer_codec=self.encoding.answer_codec)
             self.residual = residual_for(self.encoding, self._layout.nbytes)
 
     def _choose_transport(self) -> Transport:

@@ -126,7 +126,8 @@ class Joining:
         self._member.part()
 
     def _join_once(self) -> None:
-        self._member.say_hello(self._exchange.encoding.codec)
+        encoding = self._exchange.encoding
+        self._member.say_hello(encoding.codec, encoding.answer_codec or "")
         self._exchange.connect()
         if self._member.welcome.heals and self._member.rank:
             self._tell_what_is_remembered()

@@ -50,6 +50,7 @@ def make_engine(
         codec=encoding.codec,
         int8_block=encoding.int8_block,
         topk_ratio=encoding.topk_ratio,
+        answer_codec=encoding.answer_codec,
         memory=memory.data,
         slabs=(places.slab(0), places.slab(1)),
         outbox=places.slab(SLABS) if places.has_outbox else None,

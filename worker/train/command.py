@@ -128,7 +128,7 @@ def make_trainer(
     else:
         _require_a_batch(options, dataset.train_size)
     model = make_model(task, dataset, device, dropout=options.dropout)
-    encoding = Encoding(options.codec, options.int8_block, options.topk_ratio)
+    encoding = Encoding(options.codec, options.int8_block, options.topk_ratio, options.answer_codec)
     inner = inner_optimizer(state, model.parameters())
     overlap = options.overlap and inner is None
     optimizer = make_optimizer(

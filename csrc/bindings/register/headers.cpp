@@ -51,6 +51,7 @@ Fields fields_of(const PushHeader& header) {
   fields["slab"] = header.slab;
   fields["nbytes"] = header.nbytes;
   fields["has"] = header.has;
+  fields["answer"] = header.answer ? name_of(*header.answer) : std::string_view();
   return fields;
 }
 
@@ -109,7 +110,8 @@ py::bytes write_push(std::uint32_t worker, std::uint64_t incarnation, std::uint6
 py::bytes write_push_pull(std::uint32_t worker, std::uint64_t incarnation, std::uint64_t step,
                           std::uint32_t chunk, const std::string& codec, std::uint32_t samples,
                           std::uint64_t chunks, std::uint32_t slab, std::uint64_t nbytes,
-                          const py::bytes& absent, std::uint64_t has, std::uint64_t table) {
+                          const py::bytes& absent, std::uint64_t has, std::uint64_t table,
+                          const std::string& answer) {
   PushHeader header;
   header.worker = worker;
   header.incarnation = incarnation;
@@ -123,6 +125,7 @@ py::bytes write_push_pull(std::uint32_t worker, std::uint64_t incarnation, std::
   header.nbytes = nbytes;
   header.absent = checked_size(absent, kMaxAbsentNbytes, "absent");
   header.has = has;
+  if (!answer.empty()) header.answer = checked_codec(answer);
   header.table = table;
   return bytes_of(HeaderBytes(header));
 }
@@ -168,7 +171,8 @@ None for any other verb, for a codec that is not known, and for what frames.deco
       .def_static("write_push_pull", write_push_pull, py::arg("worker"), py::arg("incarnation"),
                   py::arg("step"), py::arg("chunk"), py::arg("codec"), py::arg("samples"),
                   py::arg("chunks") = 1, py::arg("slab") = 0, py::arg("nbytes") = 0,
-                  py::arg("absent") = py::bytes(), py::arg("has") = 0, py::arg("table") = 0)
+                  py::arg("absent") = py::bytes(), py::arg("has") = 0, py::arg("table") = 0,
+                  py::arg("answer") = "")
       .def_static("write_params", write_params, py::arg("worker"), py::arg("step"),
                   py::arg("chunk"), py::arg("codec"), py::arg("version"), py::arg("lag"),
                   py::arg("staleness"), py::arg("chunks") = 1, py::arg("unchanged") = false)

@@ -38,17 +38,24 @@ StepChunk make_chunk(std::size_t start, std::size_t values, const std::string& d
   return chunk;
 }
 
+WireCodec require_codec(const char* what, const std::string& name) {
+  if (const std::optional<WireCodec> known = wire_codec(name)) return *known;
+  throw std::invalid_argument(what + (": expected one of the wire's, got '" + name + "'"));
+}
+
 std::unique_ptr<OwningStepEngine> make_engine(
     std::vector<StepChunk> chunks, std::uint32_t worker, std::uint64_t incarnation,
     std::uint32_t window, std::vector<std::uint32_t> first_chunks, const std::string& codec,
-    std::uint32_t int8_block, double topk_ratio, const py::buffer& memory,
-    std::pair<std::size_t, std::size_t> slabs, std::optional<std::size_t> outbox,
-    std::optional<std::size_t> states, const py::buffer& residual) {
-  const std::optional<WireCodec> known = wire_codec(codec);
-  if (!known) throw std::invalid_argument("codec: expected one of the wire's, got '" + codec + "'");
+    std::uint32_t int8_block, double topk_ratio, const std::optional<std::string>& answer_codec,
+    const py::buffer& memory, std::pair<std::size_t, std::size_t> slabs,
+    std::optional<std::size_t> outbox, std::optional<std::size_t> states,
+    const py::buffer& residual) {
+  std::optional<WireCodec> answer;
+  if (answer_codec) answer = require_codec("answer_codec", *answer_codec);
   return std::make_unique<OwningStepEngine>(
       std::move(chunks), StepMember{worker, incarnation, window, std::move(first_chunks)},
-      EncodingSettings{*known, int8_block, topk_ratio}, memory, slabs, outbox, states, residual);
+      EncodingSettings{require_codec("codec", codec), int8_block, topk_ratio, answer}, memory,
+      slabs, outbox, states, residual);
 }
 
 // A binding for a method that takes no buffers.
@@ -106,12 +113,14 @@ comes to `receive`, and tells of connections. It belongs to one thread at a time
       .def(
           py::init(&make_engine), py::arg("chunks"), py::kw_only(), py::arg("worker"),
           py::arg("incarnation"), py::arg("window"), py::arg("first_chunks"), py::arg("codec"),
-          py::arg("int8_block"), py::arg("topk_ratio"), py::arg("memory"), py::arg("slabs"),
+          py::arg("int8_block"), py::arg("topk_ratio"),
+          py::arg("answer_codec").none(true) = py::none(), py::arg("memory"), py::arg("slabs"),
           py::arg("outbox").none(true), py::arg("states").none(true) = py::none(),
           py::arg("residual"),
           R"(memory: holds two slabs, which begin at `slabs`, from `outbox` on room for payloads that a
-codec wrote, and from `states` on what a server says of each chunk. residual: what int8 and topk left over, laid out like a slab; empty for other
-codecs. The engine keeps and changes both.)")
+codec wrote, and from `states` on what a server says of each chunk. residual: what int8 and topk left over, laid out
+like a slab; empty for other codecs. The engine keeps and changes both. answer_codec: of parameters
+that are answered with a payload, where that is another than the usual one.)")
       .def("begin", &OwningStepEngine::begin, py::arg("step"), py::arg("samples"),
            py::arg("gradients"), py::arg("parameters"), py::arg("absent") = py::none(),
            py::arg("held").none(true) = py::none(), py::arg("table") = 0,

@@ -37,13 +37,13 @@ void ShardEngine::push_payload(const Incoming& message, const PushHeader& header
     throw Refused(codes::kBadHeader,
                   "push_pull: expected no chunks, slab and nbytes beside a payload");
   }
-  require_open();
-  const WireCodec reply = reply_codec(header.codec);
+  const WireCodec reply = answer_codec(header, header.codec);
   Source source{.memory = payload,
                 .data = payload->data(),
                 .nbytes = payload->nbytes(),
                 .codec = header.codec,
                 .answer_codec = reply};
+  require_open();
   if (!header.wants_parameters) {
     push_chunk(message, header, header.chunk, source);
     return;
@@ -60,7 +60,7 @@ void ShardEngine::push_payload(const Incoming& message, const PushHeader& header
 void ShardEngine::push_nothing(const Incoming& message, const PushHeader& header) {
   const ChunkSpec& spec = chunks_.spec(header.chunk);
   Source source{.codec = raw_codec(spec.dtype), .answer_codec = raw_codec(spec.dtype)};
-  if (header.wants_parameters && attachments_.contains(header.worker)) {
+  if (header.wants_parameters && !header.answer && attachments_.contains(header.worker)) {
     const Attachment& attachment = require_attachment(message, header);
     attachment.require_slab(header.slab);
     require_open();
@@ -70,6 +70,7 @@ void ShardEngine::push_nothing(const Incoming& message, const PushHeader& header
     push_chunk(message, header, header.chunk, source);
     return;
   }
+  source.answer_codec = answer_codec(header, source.codec);
   require_open();
   if (!header.wants_parameters) {
     push_chunk(message, header, header.chunk, source);
@@ -81,7 +82,8 @@ void ShardEngine::push_nothing(const Incoming& message, const PushHeader& header
 // Pushes a chunk whose parameters do not fit where its gradient lies.
 void ShardEngine::push_for_own_answer(const Incoming& message, const PushHeader& header,
                                       Source source) {
-  const Hold answer(bin_, new OwnBuffer(chunks_.spec(header.chunk).nbytes()));
+  const Hold answer(bin_, new OwnBuffer(answer_nbytes(core_codec(source.answer_codec),
+                                                      chunks_.spec(header.chunk))));
   source.answer_memory = source.payload = answer.buffer;
   source.answer = answer.buffer->data();
   push_chunk(message, header, header.chunk, source);
@@ -94,6 +96,10 @@ void ShardEngine::push_segment(const Incoming& message, const PushHeader& header
   if (header.chunks < 1 || header.chunks > most) {
     throw Refused(codes::kBadHeader, "push_pull.chunks: expected 1 to " + std::to_string(most) +
                                          ", got " + std::to_string(header.chunks));
+  }
+  if (header.answer) {
+    throw Refused(codes::kBadHeader,
+                  "push_pull.answer: expected none, since parameters lie in a segment as they are");
   }
   const auto count = static_cast<std::uint32_t>(header.chunks);
   for (std::uint32_t i = 0; i < count; ++i) chunks_.require_known(header.chunk - i);

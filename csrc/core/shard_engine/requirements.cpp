@@ -104,6 +104,12 @@ void ShardEngine::require_taken(const PushResult& result, const PushHeader& head
   }
 }
 
+WireCodec ShardEngine::answer_codec(const PushHeader& header, WireCodec codec) const {
+  if (!header.answer) return reply_codec(codec);
+  chunks_.require_answers(*header.answer, header.chunk);
+  return *header.answer;
+}
+
 const Attachment& ShardEngine::require_attachment(const Incoming& message,
                                                   const PushHeader& header) const {
   const std::string who = "worker " + std::to_string(header.worker);

@@ -15,6 +15,9 @@ bool carries(WireCodec codec, const ChunkSpec& spec) {
   return leash::carries(codec, spec.dtype, spec.kind == ChunkKind::kParameter);
 }
 
+// int8 and topk leave something out, so parameters never travel in them.
+bool answers(WireCodec codec) { return reply_codec(codec) == codec; }
+
 bool has_fixed_size(Codec codec) { return codec != Codec::kInt8 && codec != Codec::kTopk; }
 
 std::size_t most_nbytes(WireCodec codec, const ChunkSpec& spec) {
@@ -64,18 +67,27 @@ void ServedChunks::require_known(std::int64_t chunk) const {
 }
 
 void ServedChunks::require_carries(WireCodec codec, std::uint32_t chunk) const {
+  if (!carries(codec, spec(chunk))) refuse_codec(codec, chunk, /*is_answer=*/false);
+}
+
+void ServedChunks::require_answers(WireCodec codec, std::uint32_t chunk) const {
+  if (!answers(codec) || !carries(codec, spec(chunk)))
+    refuse_codec(codec, chunk, /*is_answer=*/true);
+}
+
+void ServedChunks::refuse_codec(WireCodec codec, std::uint32_t chunk, bool is_answer) const {
   const ChunkSpec& chunk_spec = spec(chunk);
-  if (carries(codec, chunk_spec)) return;
   std::string known;
   for (const WireCodec candidate : kWireCodecs) {
-    if (!carries(candidate, chunk_spec)) continue;
+    if (!carries(candidate, chunk_spec) || (is_answer && !answers(candidate))) continue;
     if (!known.empty()) known += ", ";
     known += name_of(candidate);
   }
   std::string text = "chunk " + std::to_string(chunk) + " holds ";
   text += name_of(raw_codec(chunk_spec.dtype));
   text += chunk_spec.kind == ChunkKind::kParameter ? " parameters" : " buffers";
-  text += ": expected codec " + known + ", got '";
+  text += is_answer ? ": expected answer " : ": expected codec ";
+  text += known + ", got '";
   text += name_of(codec);
   throw Refused(codes::kBadHeader, text + "'");
 }

@@ -36,6 +36,8 @@ class ServedChunks {
   // Each of these throws Refused.
   void require_known(std::int64_t chunk) const;
   void require_carries(WireCodec codec, std::uint32_t chunk) const;
+  // That parameters of the chunk travel in the codec.
+  void require_answers(WireCodec codec, std::uint32_t chunk) const;
   void require_size(WireCodec codec, std::uint32_t chunk, std::size_t nbytes) const;
   // Checks the slots that a push names as absent; returns whether they are all that it could have.
   bool require_absent(const PushHeader& push) const;
@@ -45,6 +47,8 @@ class ServedChunks {
   const std::string& name_of_slot(std::uint32_t slot) const { return map_.slot_names[slot]; }
 
  private:
+  [[noreturn]] void refuse_codec(WireCodec codec, std::uint32_t chunk, bool is_answer) const;
+
   std::vector<ChunkSpec> specs_;
   ModelMap map_;
 };

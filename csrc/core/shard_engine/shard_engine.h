@@ -154,6 +154,8 @@ class ShardEngine {
   void require_not_refused(const PushHeader& header, std::uint32_t chunk) const;
   static void require_taken(const PushResult& result, const PushHeader& header,
                             std::uint32_t chunk);
+  // Of the parameters that answer a push in this codec: the one that was asked for, if any.
+  WireCodec answer_codec(const PushHeader& header, WireCodec codec) const;
   const Attachment& require_attachment(const Incoming& message, const PushHeader& header) const;
 
   Source source_in_segment(const Attachment& attachment, const PushHeader& header,

@@ -43,6 +43,12 @@ WireCodec GradientEncoder::codec_of(const StepChunk& chunk) const {
   return fits ? settings_.codec : raw_codec(chunk.dtype);
 }
 
+std::optional<WireCodec> GradientEncoder::answer_of(const StepChunk& chunk, WireCodec codec) const {
+  if (!settings_.answer || *settings_.answer == reply_codec(codec)) return std::nullopt;
+  const bool fits = carries(*settings_.answer, chunk.dtype, chunk.is_parameters);
+  return fits ? settings_.answer : std::nullopt;
+}
+
 std::size_t GradientEncoder::most_nbytes(const StepChunk& chunk) const {
   switch (codec_of(chunk)) {
     case WireCodec::kBf16:

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -18,6 +19,8 @@ struct EncodingSettings {
   WireCodec codec = WireCodec::kF32;
   std::uint32_t int8_block = 256;  // how many values share a scale
   double topk_ratio = 0.01;        // the share of a chunk's values that are sent
+  // Of the parameters that a payload is answered with; none: the one that answers `codec`.
+  std::optional<WireCodec> answer = {};
 };
 
 // Whether int8 and topk, which leave something out, or another codec.
@@ -32,6 +35,8 @@ class GradientEncoder {
 
   // The codec in which a chunk travels: buffers and double precision travel raw.
   WireCodec codec_of(const StepChunk& chunk) const;
+  // The codec that the answer to a chunk's push in `codec` is to have; none: the usual one.
+  std::optional<WireCodec> answer_of(const StepChunk& chunk, WireCodec codec) const;
   // Whether a chunk travels in another form than the one in which it lies in a slab.
   bool rewrites(const StepChunk& chunk) const { return codec_of(chunk) != raw_codec(chunk.dtype); }
 

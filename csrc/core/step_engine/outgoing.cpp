@@ -126,6 +126,8 @@ void StepEngine::write_push(Request& request, std::uint32_t chunks) {
   if (is_kept_) {
     push.slab = slab_.value_or(kStandIn);
     note_untouched(index, chunks);
+  } else {
+    push.answer = encoder_.answer_of(chunk, push.codec);
   }
   if (is_all) {
     if (!is_kept_ && slabs_.held != nullptr) push.has = newest_[index].version + 1;

@@ -57,6 +57,7 @@ enum Field : std::uint8_t {
   kAbsent,
   kHas,
   kTable,
+  kAnswer,
   kUnchanged,
   kTaken,
   kNumber,
@@ -65,9 +66,9 @@ enum Field : std::uint8_t {
 };
 
 inline constexpr std::array<std::string_view, kFieldCount> kFieldNames{
-    "v",      "t",       "code",    "text",      "worker",    "incarnation", "step", "chunk",
-    "codec",  "samples", "version", "lag",       "staleness", "chunks",      "slab", "nbytes",
-    "absent", "has",     "table",   "unchanged", "taken",     "number",      "clock"};
+    "v",      "t",       "code",    "text",   "worker",    "incarnation", "step",   "chunk",
+    "codec",  "samples", "version", "lag",    "staleness", "chunks",      "slab",   "nbytes",
+    "absent", "has",     "table",   "answer", "unchanged", "taken",       "number", "clock"};
 
 using FieldSet = std::uint32_t;
 
@@ -82,7 +83,7 @@ inline constexpr FieldSet kPushRequired =
     set_of({kV, kT, kWorker, kIncarnation, kStep, kChunk, kCodec, kSamples});
 inline constexpr FieldSet kPushOptional = set_of({kAbsent, kTable});
 inline constexpr FieldSet kPushPullOptional =
-    kPushOptional | set_of({kChunks, kSlab, kNbytes, kHas});
+    kPushOptional | set_of({kChunks, kSlab, kNbytes, kHas, kAnswer});
 inline constexpr FieldSet kParamsRequired =
     set_of({kV, kT, kWorker, kStep, kChunk, kCodec, kVersion, kLag, kStaleness});
 inline constexpr FieldSet kParamsOptional = set_of({kChunks, kUnchanged});
@@ -149,6 +150,14 @@ class Fields {
     const std::optional<WireCodec> codec = wire_codec(values_[field].bytes);
     if (codec) out = *codec;
     return codec.has_value();
+  }
+
+  // An empty one counts as left out.
+  bool get(Field field, std::optional<WireCodec>& out) const {
+    if (!has(field)) return true;
+    if (!is(field, MsgpackKind::kString)) return false;
+    out = wire_codec(values_[field].bytes);
+    return out.has_value() || values_[field].bytes.empty();
   }
 
   bool get_text(Field field, std::size_t most_characters, std::string_view& out) const {
@@ -294,7 +303,8 @@ std::optional<PushHeader> read_push(std::span<const std::byte> bytes) {
       fields.get(kCodec, header.codec) && fields.get(kSamples, header.samples) &&
       fields.get(kChunks, header.chunks) && fields.get(kSlab, header.slab) &&
       fields.get(kNbytes, header.nbytes) && fields.get_bits(kAbsent, header.absent) &&
-      fields.get(kHas, header.has) && fields.get(kTable, header.table);
+      fields.get(kHas, header.has) && fields.get(kTable, header.table) &&
+      fields.get(kAnswer, header.answer);
   if (!is_valid) return std::nullopt;
   return header;
 }
@@ -324,6 +334,7 @@ HeaderBytes::HeaderBytes(const PushHeader& header) {
   if (!header.absent.empty()) writer.put_bits(kAbsent, header.absent);
   if (header.wants_parameters) writer.put_number_unless(0, kHas, header.has);
   writer.put_number_unless(0, kTable, header.table);
+  if (header.wants_parameters && header.answer) writer.put_text(kAnswer, name_of(*header.answer));
   nbytes_ = writer.finish();
 }
 

@@ -50,6 +50,7 @@ struct PushHeader {
   std::uint32_t slab = 0;
   std::uint64_t nbytes = 0;
   std::uint64_t has = 0;
+  std::optional<WireCodec> answer = {};  // of the parameters; none: that of reply_codec()
 };
 
 struct ParamsHeader {

@@ -53,6 +53,34 @@ TEST_CASE("parameters that do not fit where their gradient lies have memory of t
   CHECK(counts.bytes_answered == 16 + 16);
 }
 
+TEST_CASE("parameters come in the codec that a push asks for, also from a mean and again") {
+  for (const Rule rule : {kEach, kMeans}) {
+    ServedTeam team(rule);
+    PushHeader push = with_codec(team.header(1, 1), WireCodec::kInt8);
+    push.answer = WireCodec::kBf16;
+    team.send(push, int8_payload(3));
+    team.push(2, 1, 3.0f);
+    const Said said = team.said();
+    CHECK(std::ranges::count_if(said, [](const std::string& line) {
+            return line.starts_with("1: params 1.0") && line.find(" bf16 = -3 x 4") != line.npos;
+          }) == 1);
+    CHECK(team.engine->take_counts().bytes_answered == 8 + 16);
+    push.answer = WireCodec::kF16;
+    team.send(push, int8_payload(3));
+    CHECK(team.said().front().find(" f16 = ") != std::string::npos);
+  }
+}
+
+TEST_CASE("a push of nothing is answered as it asks, too") {
+  ServedTeam team(kEach);
+  PushHeader push = team.header(1, 1);
+  push.absent = "\x01";
+  push.answer = WireCodec::kBf16;
+  team.send(push, nullptr, "1");
+  CHECK(team.said() == Said{"1: params 1.0 lag 1 bf16 = 0 x 4"});
+  CHECK(team.engine->take_counts().bytes_answered == 8);
+}
+
 TEST_CASE("a mean needs an int8 payload until it is applied, and answers from other memory") {
   ServedTeam team(kMeans);
   team.send(with_codec(team.header(1, 1), WireCodec::kInt8), int8_payload(3));

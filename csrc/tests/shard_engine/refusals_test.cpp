@@ -93,6 +93,28 @@ TEST_CASE("a codec is refused that cannot carry the chunk") {
         "1: bad_header of 1.1.3: chunk 2 holds f64 parameters: expected codec f64, got 'f32'");
 }
 
+TEST_CASE(
+    "an answer is refused in a codec in which parameters do not travel, or lie in a segment") {
+  ServedTeam team(of_all_sorts());
+  PushHeader push = team.header(1, 1, 0);
+  push.answer = WireCodec::kInt8;
+  CHECK(refused(team, push, 16) ==
+        "1: bad_header of 1.1.0: chunk 0 holds f32 parameters: expected answer f32, bf16, f16, "
+        "got 'int8'");
+  push.answer = WireCodec::kF64;
+  CHECK(refused(team, push, 16).ends_with("got 'f64'"));
+  push.chunk = 3;
+  push.answer = WireCodec::kBf16;
+  CHECK(refused(team, push, 16) ==
+        "1: bad_header of 1.1.3: chunk 3 holds f32 buffers: expected answer f32, got 'bf16'");
+  team.attach(1, "1");
+  push.chunk = 0;
+  CHECK(refused(team, push) ==
+        "1: bad_header of 1.1.0: push_pull.answer: expected none, since parameters lie in a "
+        "segment as they are");
+  CHECK(team.shard.clock(0, 1) == 0);
+}
+
 TEST_CASE("a payload is refused that cannot be of this size") {
   ServedTeam team(of_all_sorts());
   PushHeader push = team.header(1, 1, 0);

@@ -336,6 +336,15 @@ def test_an_unknown_codec_is_refused_by_name(attack: Attack, codec: str) -> None
     assert attack.control.error(hello) == "bad_header"
 
 
+@pytest.mark.parametrize("codec", ["zip", "f64", "int8", "topk", 1])
+def test_parameters_are_not_answered_in_a_codec_that_they_do_not_travel_in(
+    attack: Attack, codec: object
+) -> None:
+    worker = attack.worker
+    push = {**worker.push(0, worker.step + 1), "answer": codec}
+    assert attack.data.error(push, packed(0, 1.0)) == "bad_header"
+
+
 @pytest.mark.parametrize("codec", ["bf16", "int8", "topk"])
 def test_first_values_and_pulls_are_raw_or_rounded_never_sparse(attack: Attack, codec: str) -> None:
     worker = attack.worker

@@ -59,7 +59,7 @@ junk = st.recursive(
 
 def values_of(field: Field[Any]) -> st.SearchStrategy[Any]:
     """What a field may hold."""
-    if field.name == "codec":
+    if field.name in {"codec", "answer"}:
         return st.sampled_from(list(CODECS))
     if field.name in {"taken", "unchanged"}:
         return st.booleans()
@@ -102,7 +102,8 @@ def decoded(header: bytes) -> dict[str, object] | None:
     except HeaderError:
         return None
     fields_by_name = {"t": message.verb, **asdict(message)}
-    return fields_by_name if fields_by_name.get("codec", "f32") in CODECS else None
+    known = fields_by_name.get("codec", "f32"), fields_by_name.get("answer") or "f32"
+    return fields_by_name if CODECS.keys() >= set(known) else None
 
 
 def write(message: Message) -> bytes:

@@ -135,13 +135,14 @@ class Membership:
 
     # Hello, and what follows.
 
-    def say_hello(self, codec: str) -> None:
+    def say_hello(self, codec: str, answer_codec: str) -> None:
         """Asks to take part, as another incarnation, and begins to beat.
 
         Where all ranks are taken, and it takes any, it asks until one is free.
 
         Args:
             codec: in which this process would push gradients.
+            answer_codec: in which it asks for parameters; empty where `codec` tells it.
 
         Raises:
             EvictedError: the run went on without this process before the answer came.
@@ -153,7 +154,7 @@ class Membership:
         until_s, told = time.monotonic() + self._rank_s, ""
         while True:
             session.want_hello(
-                codecs, self._first_s if session.welcome is None else self.patience_s
+                codecs, self._first_s if session.welcome is None else self.patience_s, answer_codec
             )
             while session.is_wanting:
                 self.control.carry(session)

@@ -254,17 +254,20 @@ class Session(Requester):
         assert self.welcome is not None
         return self.welcome.incarnation
 
-    def want_hello(self, codecs: Sequence[str] = ("f32",), timeout_s: float = ANSWER_S) -> None:
+    def want_hello(
+        self, codecs: Sequence[str] = ("f32",), timeout_s: float = ANSWER_S, answer_codec: str = ""
+    ) -> None:
         """Asks to take part, under an incarnation of its own.
 
         Args:
             codecs: in which this process would push gradients, the best first.
             timeout_s: how long to wait for an answer.
+            answer_codec: in which it asks for parameters; empty where `codecs` tell it.
         """
         role = "worker" if self.rank or self.any_rank else "observer"
         hello = Hello(
             role, self.rank, self._name, list(codecs), self._draw(), self.any_rank,
-            self._seat.place, self._seat.token,
+            self._seat.place, self._seat.token, answer_codec,
         )  # fmt: skip
         self._want(hello, Welcome, timeout_s)
 
