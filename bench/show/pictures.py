@@ -36,8 +36,14 @@ COLORS: Final = {
     "bsp": RED, "ssp": BLUE, "asp": GREEN,
 }  # fmt: skip
 LIMIT_STYLES: Final = {"memcpy": "-", "fused_sgd": "--", "tcp_one_way": "-.", "zmq_echo": ":"}
-CODEC_COLORS: Final = {"f32": BLUE, "bf16": SKY, "f16": PURPLE, "int8": RED, "topk": BLACK}
-CODEC_MARKS: Final = {"f32": "o", "bf16": "s", "f16": "D", "int8": "^", "topk": "v"}
+CODEC_COLORS: Final = {
+    "f32": BLUE, "bf16": SKY, "f16": PURPLE, "int8": RED, "topk": BLACK,
+    "int8+bf16": ORANGE, "topk+bf16": GREEN,
+}  # fmt: skip
+CODEC_MARKS: Final = {
+    "f32": "o", "bf16": "s", "f16": "D", "int8": "^", "topk": "v", "int8+bf16": "<",
+    "topk+bf16": ">",
+}  # fmt: skip
 NAMES: Final = {
     "leash": "Leash", "leash_overlap": "Leash, overlapped",
     "leash_keys": "Leash, with keys", "gloo": "gloo", "ddp": "gloo, all-reduce",

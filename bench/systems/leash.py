@@ -83,10 +83,13 @@ def server(
 def join(trial: Trial, address: str, rank: int, key: str | None = None) -> Iterator[Exchange]:
     keep_freed_memory()  # as `leash worker` does
     layout = Layout([Slot("w", "f32", (trial.nbytes // 4,))])
-    client = Client(address, layout, rank=rank, transport=trial.transport,
-                    encoding=Encoding(trial.codec), key=key)  # fmt: skip
-    if client.welcome.codec != trial.codec:
-        raise LeashError(f"the server took codec {client.welcome.codec}, not {trial.codec}")
+    codec, _, answer_codec = trial.codec.partition("+")
+    encoding = Encoding(codec, answer_codec=answer_codec or None)
+    client = Client(
+        address, layout, rank=rank, transport=trial.transport, encoding=encoding, key=key
+    )
+    if client.welcome.codec != codec:
+        raise LeashError(f"the server took codec {client.welcome.codec}, not {codec}")
     # As in training, the parameters take the gradient's place, in the client's own memory.
     slab = client.slabs[0]
     numbers = np.random.default_rng(rank).standard_normal(trial.nbytes // 4, np.float32)
