@@ -57,6 +57,7 @@ class Continuation:
         self._desk: Final = desk
         self._now: Final = now
         self._codecs: Final[set[str]] = set()  # in which workers send gradients
+        self._answers: Final[set[str]] = set()  # and in which parameters come back to them
         self._journal: Journal = Journal(None)
         self._remembered: Remembered = Remembered()  # by the servers before this one
         self._died_in_lockstep = False  # all their workers were in the same step, as under bsp
@@ -72,15 +73,19 @@ class Continuation:
         )  # fmt: skip
 
     def note_codecs(self, codec: str, answer_codec: str) -> None:
-        """Notes how a worker's gradients travel, and parameters to it, if that is otherwise."""
+        """Notes how a worker's gradients travel, and the parameters that come back.
+
+        Args:
+            codec: of the gradients.
+            answer_codec: of the parameters; empty for the one in which that is answered.
+        """
         self._codecs.add(codec)
-        if answer_codec in CODECS:
-            self._codecs.add(answer_codec)
+        self._answers.add(answer_codec if answer_codec in CODECS else CODECS[codec].reply)
 
     def _anew(self) -> list[str]:
         """What begins anew in a run that goes on from here."""
         keeping = sorted(name for name in self._codecs if CODECS[name].value_nbytes is None)
-        rounding = sorted(self._codecs - {*keeping, "f32"})
+        rounding = sorted(self._answers - {"f32"})
         anew = [f"what {name} has left over of gradients" for name in keeping]
         anew += [f"what workers have of parameters, rounded to {name}" for name in rounding]
         if outer_of(self._options) is not None:

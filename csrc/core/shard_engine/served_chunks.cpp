@@ -71,8 +71,8 @@ void ServedChunks::require_carries(WireCodec codec, std::uint32_t chunk) const {
 }
 
 void ServedChunks::require_answers(WireCodec codec, std::uint32_t chunk) const {
-  if (!answers(codec) || !carries(codec, spec(chunk)))
-    refuse_codec(codec, chunk, /*is_answer=*/true);
+  const bool may = answers(codec) && carries(codec, spec(chunk));
+  if (!may) refuse_codec(codec, chunk, /*is_answer=*/true);
 }
 
 void ServedChunks::refuse_codec(WireCodec codec, std::uint32_t chunk, bool is_answer) const {

@@ -1368,6 +1368,22 @@ def test_what_begins_anew_is_what_workers_keep_for_themselves() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("codec", "answer", "rounded"),
+    [
+        ("f32", "", []), ("bf16", "", ["bf16"]), ("bf16", "f32", []), ("int8", "", []),
+        ("int8", "bf16", ["bf16"]), ("f32", "f16", ["f16"]), ("f32", "of a later version", []),
+    ],
+)  # fmt: skip
+def test_what_is_rounded_is_what_parameters_come_back_in(
+    codec: str, answer: str, rounded: list[str]
+) -> None:
+    server = make_server()
+    server.hello(1, codecs=[codec, "f32"], answer=answer)
+    told = [text for text in server.coordinator.continuation.position().anew if "rounded" in text]
+    assert told == [f"what workers have of parameters, rounded to {name}" for name in rounded]
+
+
 # Checkpoints for those who ask.
 
 
