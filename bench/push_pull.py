@@ -38,7 +38,13 @@ from leash.bench.show.row_table import size_of
 from leash.bench.systems import LIMITS, SYSTEMS, System
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import CODECS, TRANSPORTS, BenchOptions, parse_sizes, parse_words
+from leash.ps.options.bench import (
+    MEASURED_CODECS,
+    TRANSPORTS,
+    BenchOptions,
+    parse_sizes,
+    parse_words,
+)
 
 TITLE = "push_pull, processes on one machine"
 PEERS = ("gloo", "ddp", "rpc", "ray", "zmq_echo", "fused_sgd")
@@ -219,9 +225,9 @@ def _leash_variants(
     transports = parse_words("--transports", options.transports or ",".join(carried), TRANSPORTS)
     for transport in transports:
         # In shared memory nothing travels, so by default no codec is measured there.
-        every = ",".join(CODECS) if (transport, workers) == ("tcp", 1) else "f32"
+        every = ",".join(MEASURED_CODECS) if (transport, workers) == ("tcp", 1) else "f32"
         asked = options.codecs or system.codecs or every
-        for codec in parse_words("--codecs", asked, CODECS):
+        for codec in parse_words("--codecs", asked, MEASURED_CODECS):
             for shards in _shards(options, nbytes, codec):
                 yield transport, codec, shards
 

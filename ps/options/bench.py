@@ -17,7 +17,7 @@ from leash.ps.options.base import (
 from leash.ps.wire.codecs import CODEC_NAMES
 
 # How parameters may travel: as a codec says, or gradients in it and the answers in another one.
-CODECS: Final = (*CODEC_NAMES, "int8+bf16", "topk+bf16")
+MEASURED_CODECS: Final = (*CODEC_NAMES, "int8+bf16", "topk+bf16")
 
 # Benchmark ▸ the options that it takes; all of them take --short, --json and --picture.
 BENCHMARKS: Final = {
@@ -64,7 +64,7 @@ class BenchGroup(Options):
     workers: str | None = option(None, "how many workers", metavar="1,2,4,8")
     shards: str | None = option(None, "push_pull: how many server processes", metavar="1,2")
     transports: str | None = option(None, "push_pull: some of these", metavar=",".join(TRANSPORTS))
-    codecs: str | None = option(None, "push_pull: some of these", metavar=",".join(CODECS))
+    codecs: str | None = option(None, "push_pull: some of these", metavar=",".join(MEASURED_CODECS))
     systems: str | None = option(None, "push_pull: some of these", metavar=",".join(SYSTEMS))
     bandwidth_gbit: float | None = option(
         None, "push_pull: of a slow network, the server's link, each way; for what can go over it",
@@ -88,7 +88,7 @@ class BenchGroup(Options):
         parse_counts("--shards", self.shards or "1")
         for name, known in (
             ("transports", TRANSPORTS),
-            ("codecs", CODECS),
+            ("codecs", MEASURED_CODECS),
             ("systems", SYSTEMS),
         ):
             parse_words(flag(name), getattr(self, name) or known[0], known)

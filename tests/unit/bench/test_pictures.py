@@ -6,7 +6,7 @@ import pytest
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Times, Trial
 from leash.bench.show.pictures import draw
-from leash.ps.options.bench import CODECS
+from leash.ps.options.bench import MEASURED_CODECS
 
 
 def row(bench: str, system: str, seconds: float = 0.5, **conditions: object) -> Row:
@@ -23,7 +23,7 @@ def push_pull() -> list[Row]:
     rows = [row("push_pull", s, transport="tcp", nbytes=n) for s in systems for n in sizes]
     rows += [row("push_pull", "leash", transport="shm", nbytes=n) for n in sizes]
     rows += [row("push_pull", "leash", transport="tcp", codec=codec, nbytes=sizes[0])
-             for codec in CODECS if codec != "f32"]  # fmt: skip
+             for codec in MEASURED_CODECS if codec != "f32"]  # fmt: skip
     return [*rows, row("push_pull", "leash", transport="tcp", nbytes=sizes[1], workers=2, shards=2)]
 
 
