@@ -15,6 +15,10 @@ settings.load_profile("leash")
 # What a test leaves behind is told from what others do on this machine, and other workers of xdist.
 os.environ[OWNER] = str(os.getpid())
 
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
