@@ -33,7 +33,7 @@ from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics, conduct_of
 from leash.ps.shard.model import NEWCOMER, ServedModel
 from leash.ps.shard.options_of_workers import OptionsOfWorkers
-from leash.ps.wire.codecs import check_answer, check_size, codec_for
+from leash.ps.wire.codecs import check_size, codec_for
 from leash.ps.wire.frames import DATA, check_payload_count, decode, encode, error_message
 from leash.ps.wire.intake import Conduct
 from leash.ps.wire.layout import Chunk, Layout
@@ -400,8 +400,8 @@ class DataDesk:
         engine, model = self._require_trainer(msg)
         chunk = model.chunk(msg.chunk)
         codec_for(msg.codec, chunk)
-        if isinstance(msg, PushPull):
-            check_answer(msg.answer, chunk)
+        if isinstance(msg, PushPull) and msg.answer:
+            codec_for(msg.answer, chunk)
         # A process that the members know, and this engine does not yet.
         key = self._members.workers[msg.worker].key
         engine.admit(msg.worker, msg.incarnation, key)

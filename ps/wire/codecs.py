@@ -72,12 +72,6 @@ def codec_for(name: str, chunk: Chunk) -> Codec:
     return codec
 
 
-def check_answer(name: str, chunk: Chunk) -> None:
-    """Raises HeaderError unless a push of this chunk may ask for parameters in that codec."""
-    if name and (codec := codec_for(name, chunk)).reply != codec.name:
-        raise HeaderError(f"chunk {chunk.index}: parameters are not answered in {name!r}")
-
-
 def check_size(chunk: Chunk, codec: Codec, nbytes: int) -> None:
     """Raises PayloadSizeError unless `nbytes` can be the size of this chunk in this codec.
 
