@@ -87,10 +87,13 @@ def await_checkpoint(run: Path) -> None:
 
 
 def listens_at(process: psutil.Process) -> list[int]:
-    """The ports of a process and of those that it has started."""
+    """The ports of a process and of those that it has started.
+
+    Each counts once: a child that is just being started still has those of its parent.
+    """
     family = [process, *process.children()]
     places = [place for each in family for place in each.net_connections("tcp")]
-    return sorted(place.laddr.port for place in places if place.status == psutil.CONN_LISTEN)
+    return sorted({place.laddr.port for place in places if place.status == psutil.CONN_LISTEN})
 
 
 @pytest.mark.timeout(1200)

@@ -95,6 +95,7 @@ def train(run: Path, kills: int, steps: int, *options: str, own: int, transport:
     return told
 
 
+@pytest.mark.timeout(900)  # with --torture there are many lives
 @pytest.mark.parametrize("policy", ["asp", "ssp"])
 @pytest.mark.parametrize("transport", ["tcp", "shm"])
 @pytest.mark.parametrize("shards", [1, 2])
@@ -115,6 +116,7 @@ def test_no_update_that_a_worker_has_seen_is_lost_or_applied_twice(
     assert beyond <= told["lost_updates"] <= kills * WORKERS
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("transport", ["tcp", "shm"])
 @pytest.mark.parametrize("shards", [1, 2])
 def test_under_bsp_no_step_is_lost_but_for_chunks_that_were_being_written(
