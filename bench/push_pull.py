@@ -21,7 +21,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from leash._extras import is_installed
 from leash.bench.command import bench_main
 from leash.bench.harness.callgrind import (
     count_under_callgrind,
@@ -47,7 +46,7 @@ from leash.ps.options.bench import (
 )
 
 TITLE = "push_pull, processes on one machine"
-PEERS = ("gloo", "ddp", "rpc", "ray", "zmq_echo", "fused_sgd")
+PEERS = ("gloo", "ddp", "rpc", "ray", "lane_echo", "zmq_echo", "fused_sgd")
 
 EXCHANGE_SIZES, SHORT_EXCHANGE_SIZES = "87e3,4e6,64e6,256e6", "87e3,4e6"
 # More workers and more shards are measured at two sizes only, and without codecs.
@@ -66,8 +65,8 @@ def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[
     """
     rounds, round_s = options.rounds or (3 if options.short else 5), options.round_s or 0.5
     systems, missing = systems_of(options)
-    for name in missing:
-        print(f"push_pull: without {name}, which is not installed: pip install {name}")
+    for name, why in missing.items():
+        print(f"push_pull: without {name}: {why}")
     if options.bandwidth_gbit is not None:
         systems = _over_network(systems)
     count = _counter(options)
@@ -148,11 +147,11 @@ def _start(trial: Trial, stack: ExitStack) -> tuple[Round, set[int]]:
     return go, own_processes() - others
 
 
-def systems_of(options: BenchOptions) -> tuple[dict[str, System], list[str]]:
-    """The systems that were asked for, with the limits; and those of them that are missing."""
+def systems_of(options: BenchOptions) -> tuple[dict[str, System], dict[str, str]]:
+    """The systems that were asked for, with the limits; and why some of them are missing."""
     asked = parse_words("--systems", options.systems or ",".join(SYSTEMS), tuple(SYSTEMS))
-    here = {name: SYSTEMS[name] for name in asked if is_installed(SYSTEMS[name].needs or "numpy")}
-    return {**here, **LIMITS}, [name for name in asked if name not in here]
+    missing = {name: why for name in asked if (why := SYSTEMS[name].why_missing()) is not None}
+    return {name: SYSTEMS[name] for name in asked if name not in missing} | LIMITS, missing
 
 
 def _over_network(systems: Mapping[str, System]) -> dict[str, System]:

@@ -15,6 +15,7 @@ __all__: list[str] = [
     "AdamOptions",
     "ChunkSpec",
     "DelayCompensation",
+    "EchoWorker",
     "EngineCounts",
     "Intake",
     "MessageMemory",
@@ -51,6 +52,7 @@ __all__: list[str] = [
     "instruction_sets",
     "keep_freed_memory",
     "kernels",
+    "serve_echo",
 ]
 
 class ChunkSpec:
@@ -1711,6 +1713,33 @@ class Intake:
         The name under which ZAP let in the sender of the newest message; empty without.
         """
 
+class EchoWorker:
+    """
+    Sends memory to `serve_echo`, and takes it back.
+
+    It uses a lane's means, but no engine: what `Client.push_pull` takes beyond that, engines take.
+    """
+    def __init__(
+        self,
+        library: str,
+        socket: typing.SupportsInt | typing.SupportsIndex,
+        memory: typing_extensions.Buffer,
+        *,
+        chunk_nbytes: typing.SupportsInt | typing.SupportsIndex,
+        window: typing.SupportsInt | typing.SupportsIndex,
+        spin_s: typing.SupportsFloat | typing.SupportsIndex,
+        copy_below_nbytes: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        library: the path of what pyzmq has loaded. socket: the handle of a DEALER socket, which
+        outlives it. memory: a writable buffer. window: how many chunks are on their way at most. spin_s,
+        copy_below_nbytes: as of StepLane.
+        """
+    def exchange(self) -> None:
+        """
+        Sends all of the memory, and waits until all of it is back in its place.
+        """
+
 class ShardLane:
     """
     Moves messages between a data socket and a shard's engine.
@@ -1897,4 +1926,11 @@ def instruction_sets() -> list[str]:
 def keep_freed_memory() -> bool:
     """
     From now on this process keeps the memory that it frees, up to a few hundred megabytes, instead of paying for it again in page faults. False if malloc refuses, or is not glibc's. For a process of Leash's own.
+    """
+
+def serve_echo(intake: Intake) -> None:
+    """
+    Sends every message of a socket back as it came, until a signal raises.
+
+    intake: of the socket; it has begun.
     """

@@ -31,11 +31,15 @@ from leash.ps.report.pictures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PUR
 COLORS: Final = {
     "leash": BLUE, "leash_overlap": SKY, "leash_keys": RED, "gloo": ORANGE, "ddp": BLACK,
     "rpc": GREEN, "ray": PURPLE,
-    "zmq_echo": GREY, "memcpy": GREY, "fused_sgd": GREY, "tcp_one_way": GREY, "torch": ORANGE,
+    "lane_echo": GREY, "zmq_echo": GREY, "memcpy": GREY, "fused_sgd": GREY, "tcp_one_way": GREY,
+    "torch": ORANGE,
     "torch_fused": RED, "numpy": GREEN, "numpy_min": GREEN, "bare": BLACK, "compute": GREY,
     "bsp": RED, "ssp": BLUE, "asp": GREEN,
 }  # fmt: skip
-LIMIT_STYLES: Final = {"memcpy": "-", "fused_sgd": "--", "tcp_one_way": "-.", "zmq_echo": ":"}
+LIMIT_STYLES: Final = {
+    "memcpy": "-", "fused_sgd": "--", "tcp_one_way": "-.", "zmq_echo": ":",
+    "lane_echo": (0, (5, 1, 1, 1, 1, 1)),
+}  # fmt: skip
 CODEC_COLORS: Final = {
     "f32": BLUE, "bf16": SKY, "f16": PURPLE, "int8": RED, "topk": BLACK,
     "int8+bf16": ORANGE, "topk+bf16": GREEN,
@@ -47,7 +51,7 @@ CODEC_MARKS: Final = {
 NAMES: Final = {
     "leash": "Leash", "leash_overlap": "Leash, overlapped",
     "leash_keys": "Leash, with keys", "gloo": "gloo", "ddp": "gloo, all-reduce",
-    "rpc": "torch RPC", "ray": "Ray", "zmq_echo": "pyzmq echo",
+    "rpc": "torch RPC", "ray": "Ray", "lane_echo": "echo by the lane", "zmq_echo": "pyzmq echo",
     "memcpy": "memcpy", "fused_sgd": "the update alone",
     "tcp_one_way": "TCP, one way", "torch": "torch", "torch_fused": "torch, fused",
     "numpy": "numpy", "numpy_min": "minimum over an array", "bare": "one bare process",

@@ -26,6 +26,7 @@ PYBIND11_MODULE(_core, m) {
   register_shard_engine(m);
   register_step_engine(m);
   register_intake(m);
+  register_echo(m);
   register_shard_lane(m);
   register_step_lane(m);
 

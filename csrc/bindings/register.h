@@ -10,6 +10,7 @@ void register_allocator(pybind11::module_& m);
 void register_build_info(pybind11::module_& m);
 void register_clock(pybind11::module_& m);
 void register_codecs(pybind11::module_& m);
+void register_echo(pybind11::module_& m);  // after register_intake
 void register_errors(pybind11::module_& m);
 void register_headers(pybind11::module_& m);
 void register_intake(pybind11::module_& m);

@@ -85,6 +85,12 @@ void Frame::receive_rest(void* socket) {
   }
 }
 
+int Frame::send(void* socket, int flags) {
+  const int error = put(zmq_, message_, socket, flags);
+  if (error == 0) zmq_.msg_init(&message_);
+  return error;
+}
+
 std::string Frame::peer() const {
   const char* const address = zmq_.msg_gets(&message_, "Peer-Address");
   return address == nullptr ? "" : address;

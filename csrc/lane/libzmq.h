@@ -78,6 +78,9 @@ class Frame {
   // Takes a further frame of a message, all of which are here.
   void receive_rest(void* socket);
 
+  // Hands the frame to a socket as put() does; it is empty then.
+  int send(void* socket, int flags);
+
   const char* data() { return static_cast<const char*>(zmq_.msg_data(&message_)); }
   std::size_t nbytes() const { return zmq_.msg_size(&message_); }
   bool more() const { return zmq_.msg_more(&message_) != 0; }

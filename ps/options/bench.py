@@ -34,7 +34,7 @@ BENCHMARKS: Final = {
     "strangers": ("workers", "rounds", "round_s"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
-SYSTEMS: Final = ("leash", "leash_keys", "gloo", "ddp", "rpc", "ray", "zmq_echo")
+SYSTEMS: Final = ("leash", "leash_keys", "gloo", "ddp", "rpc", "ray", "lane_echo", "zmq_echo")
 PICTURE_SUFFIXES: Final = (".png", ".svg")
 SMALLEST_NBYTES: Final = 4
 LARGEST_NBYTES: Final = 1 << 36

@@ -237,6 +237,10 @@ class LaneIntake:
         """
         return _core.ShardLane(self._core, knows_senders=knows_senders, burst=burst)
 
+    def echo(self) -> None:
+        """Sends every message back as it came, until a signal raises; for benchmarks."""
+        _core.serve_echo(self._core)
+
     def take_rare(self, lane: _core.ShardLane) -> tuple[Frames, str]:
         """Takes the message that a lane of the socket has left, and the key of its sender.
 

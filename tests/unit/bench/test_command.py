@@ -54,14 +54,14 @@ def test_kernels(tmp_path: Path) -> None:
 
 
 def test_push_pull(tmp_path: Path) -> None:
-    done = bench("push_pull", "--sizes=87e3", "--workers=1,2", "--systems=leash,zmq_echo",
+    done = bench("push_pull", "--sizes=87e3", "--workers=1,2", "--systems=leash,lane_echo,zmq_echo",
                  "--codecs=f32", *TINY, "--json", str(tmp_path / "p.json"),
                  "--picture", str(tmp_path / "p.svg"))  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     rows = rows_of(tmp_path / "p.json")
     told = {(r["system"], r["transport"], r["codec"], r["workers"]) for r in rows}
     assert {("leash", way, "f32", w) for way in ("tcp", "shm") for w in (1, 2)} <= told
-    assert ("zmq_echo", "tcp", "f32", 2) in told
+    assert {(echo, "tcp", "f32", 2) for echo in ("lane_echo", "zmq_echo")} <= told
     assert {"memcpy", "fused_sgd", "tcp_one_way"} <= {row["system"] for row in rows}
     assert (tmp_path / "p.svg").exists()
 
@@ -83,14 +83,14 @@ def test_push_pull_beside_an_all_reduce(tmp_path: Path) -> None:
 
 
 def test_push_pull_over_a_slow_network(tmp_path: Path) -> None:
-    done = bench("push_pull", "--sizes=2e6", "--systems=leash,leash_keys,zmq_echo,gloo", *TINY,
+    done = bench("push_pull", "--sizes=2e6", "--systems=leash,leash_keys,lane_echo,gloo", *TINY,
                  "--codecs=f32", "--shards=1,2", "--workers=1", "--bandwidth-gbit=1",
                  "--json", str(tmp_path / "p.json"))  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "push_pull: without gloo, memcpy, fused_sgd: the network of " in done.stdout
     rows = rows_of(tmp_path / "p.json")
     assert [(row["system"], row["shards"]) for row in rows] == [
-        ("leash", 1), ("leash", 2), ("leash_keys", 1), ("leash_keys", 2), ("zmq_echo", 1),
+        ("leash", 1), ("leash", 2), ("leash_keys", 1), ("leash_keys", 2), ("lane_echo", 1),
         ("tcp_one_way", 1),
     ]  # fmt: skip
     for row in rows:

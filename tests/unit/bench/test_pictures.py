@@ -17,8 +17,8 @@ def row(bench: str, system: str, seconds: float = 0.5, **conditions: object) -> 
 def push_pull() -> list[Row]:
     sizes = (87_000, 4_000_000)
     systems = (
-        "leash", "leash_keys", "gloo", "ddp", "rpc", "ray", "zmq_echo", "memcpy", "fused_sgd",
-        "tcp_one_way",
+        "leash", "leash_keys", "gloo", "ddp", "rpc", "ray", "lane_echo", "zmq_echo", "memcpy",
+        "fused_sgd", "tcp_one_way",
     )  # fmt: skip
     rows = [row("push_pull", s, transport="tcp", nbytes=n) for s in systems for n in sizes]
     rows += [row("push_pull", "leash", transport="shm", nbytes=n) for n in sizes]
