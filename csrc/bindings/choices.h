@@ -12,8 +12,8 @@
 #include "core/codecs/codec.h"
 #include "core/kernels/kernels.h"
 #include "core/optimizer/chunk_values.h"
-#include "core/optimizer/schedule.h"
-#include "core/optimizer/staleness.h"
+#include "core/options/schedule.h"
+#include "core/options/staleness.h"
 
 namespace leash::bindings {
 

@@ -85,9 +85,8 @@ bool EchoWorker::exchange() {
 // only.
 bool EchoWorker::receive_soon() {
   const bool spins = received_ + 1 == chunks_ && newest_s_ < settings_.spin_s;
-  const Time::time_point until =
-      Time::now() +
-      std::chrono::duration_cast<Time::duration>(std::chrono::duration<double>(settings_.spin_s));
+  const Time::time_point until = Time::now() + std::chrono::duration_cast<Time::duration>(
+                                                   std::chrono::duration<double>(settings_.spin_s));
   do {
     if (frame_.receive(socket_)) return true;
   } while (spins && Time::now() < until);

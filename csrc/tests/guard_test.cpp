@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "core/kernels/kernels.h"
-#include "core/optimizer/optimizer_options.h"
 #include "core/optimizer/optimizer_step.h"
+#include "core/options/optimizer_options.h"
 
 using namespace leash;
 

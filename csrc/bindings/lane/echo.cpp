@@ -73,20 +73,21 @@ intake: of the socket; it has begun.)");
   py::class_<EchoingWorker>(m, "EchoWorker", R"(Sends memory to `serve_echo`, and takes it back.
 
 It uses a lane's means, but no engine: what `Client.push_pull` takes beyond that, engines take.)")
-      .def(py::init([](const std::string& library, std::uintptr_t socket, const py::buffer& memory,
-                       std::size_t chunk_nbytes, std::size_t window, double spin_s,
-                       std::size_t copy_below_nbytes) {
-             if (chunk_nbytes == 0 || window == 0) {
-               throw std::invalid_argument("chunk_nbytes, window: expected 1 or more");
-             }
-             return std::make_unique<EchoingWorker>(
-                 library, socket, memory,
-                 lane::EchoSettings{chunk_nbytes, window, spin_s, copy_below_nbytes});
-           }),
-           py::arg("library"), py::arg("socket"), py::arg("memory"), py::kw_only(),
-           py::arg("chunk_nbytes"), py::arg("window"), py::arg("spin_s"),
-           py::arg("copy_below_nbytes"),
-           R"(library: the path of what pyzmq has loaded. socket: the handle of a DEALER socket, which
+      .def(
+          py::init([](const std::string& library, std::uintptr_t socket, const py::buffer& memory,
+                      std::size_t chunk_nbytes, std::size_t window, double spin_s,
+                      std::size_t copy_below_nbytes) {
+            if (chunk_nbytes == 0 || window == 0) {
+              throw std::invalid_argument("chunk_nbytes, window: expected 1 or more");
+            }
+            return std::make_unique<EchoingWorker>(
+                library, socket, memory,
+                lane::EchoSettings{chunk_nbytes, window, spin_s, copy_below_nbytes});
+          }),
+          py::arg("library"), py::arg("socket"), py::arg("memory"), py::kw_only(),
+          py::arg("chunk_nbytes"), py::arg("window"), py::arg("spin_s"),
+          py::arg("copy_below_nbytes"),
+          R"(library: the path of what pyzmq has loaded. socket: the handle of a DEALER socket, which
 outlives it. memory: a writable buffer. window: how many chunks are on their way at most. spin_s,
 copy_below_nbytes: as of StepLane.)")
       .def("exchange", &EchoingWorker::exchange,

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "bindings/register.h"
-#include "core/optimizer/optimizer_options.h"
+#include "core/options/optimizer_options.h"
 
 namespace py = pybind11;
 

@@ -1,4 +1,4 @@
-#include "core/optimizer/staleness.h"
+#include "core/options/staleness.h"
 
 #include <string>
 

@@ -32,7 +32,7 @@ struct KernelsFor {
   void (*accumulate)(T* sum, const std::byte* payload, std::size_t n, T weight,
                      bool first) noexcept;
 
-  // Compensates the delay of a gradient as optimizer/staleness.h describes; the SGD step that
+  // Compensates the delay of a gradient as options/staleness.h describes; the SGD step that
   // follows takes `corrected` as its gradient. Without mean_square the strength is lambda:
   //
   //   mean_square[i] = decay * mean_square[i] + gain * gradient[i] * gradient[i]

@@ -4,19 +4,15 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
-#include <tuple>
 #include <variant>
 
 #include "core/base/slab.h"
+#include "core/optimizer/answers.h"
 #include "core/optimizer/optimizer_step.h"
 
 namespace leash {
 namespace {
-
-// What a guard can save: a block of the parameters and of each buffer, or more blocks of fewer.
-constexpr std::size_t kSavedValues = (1 + kMaxStates) * kBlockValues;
 
 double total_samples(std::span<const Contribution> contributions) {
   double total = 0.0;
@@ -43,62 +39,16 @@ class LowestIndex {
   std::atomic<std::size_t> lowest_;
 };
 
-// Calls use(segment, begin, n) for the parts of the segments that lie in [first, first + count). A
-// part is at most `longest` values long, and ends at a multiple of it where it does not end with
-// its segment.
-template <typename Segments, typename Use>
-void for_each_part(const Segments& segments, std::size_t first, std::size_t count,
-                   std::size_t longest, const Use& use) {
-  const std::size_t stop = first + count;
-  auto segment = std::ranges::upper_bound(segments, first, {}, [](const auto& s) { return s.end; });
-  for (std::size_t begin = first; begin < stop;) {
-    const std::size_t until = std::min({(begin / longest + 1) * longest, segment->end, stop});
-    use(*segment, begin, until - begin);
-    begin = until;
-    if (begin == segment->end) ++segment;
-  }
-}
-
+// The kernel's arguments for the n values of the chunk from `begin` on. gradient and reply lead to
+// the first of these values.
 template <typename T>
-void clamp(T* values, std::size_t n, T least, T most) {
-  // A NaN stays one, as in torch.
-  for (std::size_t i = 0; i < n; ++i) {
-    const T raised = values[i] < least ? least : values[i];
-    values[i] = raised > most ? most : raised;
-  }
+UpdateRange<T> update_range(const ChunkValues& chunk, const Segment<T>& segment, std::size_t begin,
+                            std::size_t n, const std::byte* gradient, std::byte* reply) {
+  UpdateRange<T> range{
+      .w = chunk.values_as<T>() + begin, .state = {}, .gradient = gradient, .reply = reply, .n = n};
+  for (std::size_t i = 0; i < segment.buffers; ++i) range.state[i] = chunk.state_as<T>(i) + begin;
+  return range;
 }
-
-// The answers that a pass over a chunk writes. The kernel itself writes the first raw one, value by
-// value; the others are written after each block, which is in the first-level cache then.
-class Answers {
- public:
-  explicit Answers(std::span<const Destination> all) : all_(all) {
-    const auto found = std::ranges::find(all, Codec::kRaw, &Destination::codec);
-    if (found != all.end()) direct_ = &*found;
-  }
-
-  bool empty() const { return all_.empty(); }
-  const Destination& front() const { return all_.front(); }
-  // Whether the kernel writes all of them.
-  bool are_direct() const { return all_.size() == (direct_ == nullptr ? 0 : 1); }
-
-  // Where the kernel is to write the values from `begin` on; null: nowhere.
-  template <typename T>
-  std::byte* direct(std::size_t begin) const {
-    return direct_ == nullptr ? nullptr : direct_->data + begin * sizeof(T);
-  }
-  // Writes n values to those that the kernel has not written; if none was updated, to all.
-  void write_rest(const ChunkValues& chunk, std::size_t begin, std::size_t n, bool is_updated,
-                  const Kernels& kernels) const {
-    for (const Destination& to : all_) {
-      if (!is_updated || &to != direct_) write_values(chunk, to, begin, n, kernels);
-    }
-  }
-
- private:
-  std::span<const Destination> all_;
-  const Destination* direct_ = nullptr;
-};
 
 }  // namespace
 
@@ -106,9 +56,9 @@ Optimizer::Optimizer(const OptimizerOptions& options, const UpdateOptions& updat
                      const Kernels& kernels, ThreadPool& pool)
     : options_(options),
       update_options_(update_options),
-      own_states_(leash::state_names(options).size()),
       kernels_(kernels),
-      pool_(pool) {
+      pool_(pool),
+      blocks_(kernels, update_options.guards, leash::state_names(options).size()) {
   validate(options_);
   validate(update_options_.schedule);
   validate(update_options_.staleness_rate);
@@ -148,102 +98,25 @@ void Optimizer::write_first_state(const ChunkValues& chunk, std::byte* out) cons
 }
 
 template <>
-std::vector<Optimizer::Segment<float>>& Optimizer::segments() {
+std::vector<Segment<float>>& Optimizer::segments() {
   return segments_f32_;
 }
 template <>
-std::vector<Optimizer::Segment<double>>& Optimizer::segments() {
+std::vector<Segment<double>>& Optimizer::segments() {
   return segments_f64_;
 }
 
 template <typename T>
-std::span<const Optimizer::Segment<T>> Optimizer::begin_update(ChunkValues& chunk, PieceBits absent,
-                                                               const OptionsTable* table,
-                                                               double lr_factor, bool by_piece) {
+std::span<const Segment<T>> Optimizer::begin_update(ChunkValues& chunk, PieceBits absent,
+                                                    const OptionsTable* table, double lr_factor,
+                                                    bool by_piece) {
   start_state(chunk);
+  const SegmentRules rules{options_, update_options_.schedule, table, lr_factor, by_piece};
   std::vector<Segment<T>>& segments = this->segments<T>();
-  segments.clear();
-  const bool splits = by_piece || !absent.empty() || (table && table->groups.size() > 1);
-  for (const PieceRun& run : chunk.pieces.runs()) {
-    for (std::size_t piece = run.first; piece < run.end;) {
-      const std::size_t next = splits ? piece + 1 : run.end;
-      Segment<T> segment{
-          .begin = chunk.pieces.begin(piece),
-          .end = chunk.pieces.begin(next),
-          .piece = piece,
-          .updates = run.updates,
-          .group = table ? table->group_of_slot[slot_of(chunk.spec, piece)] : 0,
-          .is_absent = contains(absent, piece),
-      };
-      piece = next;
-      const auto is_like = [&](const Segment<T>& other) {
-        return other.updates == segment.updates && other.group == segment.group &&
-               other.is_absent == segment.is_absent;
-      };
-      if (!segments.empty() && is_like(segments.back())) {
-        if (!by_piece) {
-          segments.back().end = segment.end;
-          continue;
-        }
-        const std::size_t begin = segment.begin, end = segment.end, own = segment.piece;
-        segment = segments.back();  // with its step
-        std::tie(segment.begin, segment.end, segment.piece) = std::tuple(begin, end, own);
-      } else if (!segment.is_absent) {
-        set_step(segment, table, lr_factor, chunk.state_loaded);
-      }
-      segments.push_back(segment);
-    }
-  }
+  cut_segments(chunk, absent, rules, segments);
   chunk.pieces.count_update(absent);
   ++chunk.version;
   return segments;
-}
-
-template <typename T>
-void Optimizer::set_step(Segment<T>& segment, const OptionsTable* table, double lr_factor,
-                         bool state_loaded) const {
-  const OptimizerOptions& options = table ? table->groups[segment.group].optimizer : options_;
-  const double base = update_options_.schedule.lr(learning_rate(options), segment.updates);
-  const bool is_first = segment.updates == 0 && !state_loaded;
-  segment.step = step_of<T>(options, base * lr_factor, segment.updates + 1, is_first);
-  segment.buffers = leash::state_names(options).size();
-  if (table == nullptr) return;
-  const GroupOptions& group = table->groups[segment.group];
-  segment.clamps = group.clamps();
-  segment.least = static_cast<T>(group.least);
-  segment.most = static_cast<T>(group.most);
-  segment.limits_norm = group.limits_norm();
-  segment.max_norm = group.max_norm;
-}
-
-template <typename T>
-bool Optimizer::limits_any_norm(std::span<const Segment<T>> segments, const OptionsTable* table) {
-  return table != nullptr && std::ranges::any_of(table->groups, &GroupOptions::limits_norm) &&
-         std::ranges::any_of(segments, &Segment<T>::limits_norm);
-}
-
-// A thread scales the rows that begin in its range. Their sums have an order of their own, so the
-// number of threads changes no bit.
-template <typename T>
-void Optimizer::limit_rows(const ChunkValues& chunk, std::span<const Segment<T>> segments) {
-  T* const w = chunk.values_as<T>();
-  const Pieces& pieces = chunk.pieces;
-  const auto limit_norm = kernels_.of<T>().limit_norm;
-  pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
-    for (const Segment<T>& segment : segments) {
-      if (!segment.limits_norm || segment.end <= first) continue;
-      const std::size_t stop = std::min(segment.end, first + count);
-      for (std::size_t piece = segment.piece; piece < pieces.count() && pieces.begin(piece) < stop;
-           ++piece) {
-        const std::size_t begin = pieces.begin(piece), n = row_length_of(chunk.spec, piece);
-        const std::size_t earlier = begin < first ? (first - begin + n - 1) / n : 0;
-        const std::size_t until = std::min(pieces.begin(piece + 1), stop);
-        for (std::size_t at = begin + earlier * n; at < until; at += n) {
-          limit_norm(w + at, n, segment.max_norm);
-        }
-      }
-    }
-  });
 }
 
 PieceBits Optimizer::absent_in_all(const ChunkValues& chunk,
@@ -354,19 +227,10 @@ void Optimizer::write_in_parts(const ChunkValues& chunk,
 }
 
 template <typename T>
-UpdateRange<T> Optimizer::update_range(const ChunkValues& chunk, const Segment<T>& segment,
-                                       std::size_t begin, std::size_t n, const std::byte* gradient,
-                                       std::byte* reply) const {
-  UpdateRange<T> range{
-      .w = chunk.values_as<T>() + begin, .state = {}, .gradient = gradient, .reply = reply, .n = n};
-  for (std::size_t i = 0; i < segment.buffers; ++i) range.state[i] = chunk.state_as<T>(i) + begin;
-  return range;
-}
-
-template <typename T>
 CompensationRange<T> Optimizer::compensation_range(const ChunkValues& chunk, std::size_t begin,
                                                    std::size_t n, const std::byte* gradient,
                                                    T* corrected, const Backup& backup) const {
+  const std::size_t mean_square = state_names_.size() - 1;  // it is the last of the buffers
   const bool is_adaptive = update_options_.compensation.kind == CompensationKind::kAdaptive;
   // The parameters that a worker had before its first answer are not known. With the present ones
   // in their place the correction is 0.
@@ -374,126 +238,10 @@ CompensationRange<T> Optimizer::compensation_range(const ChunkValues& chunk, std
       backup.filled ? reinterpret_cast<const T*>(backup.values) : chunk.values_as<T>();
   return {.w = chunk.values_as<T>() + begin,
           .backup = had + begin,
-          .mean_square = is_adaptive ? chunk.state_as<T>(own_states_) + begin : nullptr,
+          .mean_square = is_adaptive ? chunk.state_as<T>(mean_square) + begin : nullptr,
           .gradient = gradient,
           .corrected = corrected,
           .n = n};
-}
-
-template <typename T>
-std::size_t Optimizer::update_block(const Segment<T>& segment, std::size_t begin,
-                                    const UpdateRange<T>& range) const {
-  const KernelsFor<T>& kernels = kernels_.of<T>();
-  if (update_options_.guards) {
-    return segment.clamps ? update_copies<T>(segment, range, nullptr, {})
-                          : update_or_restore(segment, begin, range);
-  }
-  if (!segment.clamps) {
-    apply_step(kernels, segment.step, range);
-    return range.n;
-  }
-  UpdateRange<T> unanswered = range;
-  unanswered.reply = nullptr;
-  apply_step(kernels, segment.step, unanswered);
-  clamp(range.w, range.n, segment.least, segment.most);
-  if (range.reply != nullptr) std::memcpy(range.reply, range.w, range.n * sizeof(T));
-  return range.n;
-}
-
-template <typename T>
-std::size_t Optimizer::update_or_restore(const Segment<T>& segment, std::size_t begin,
-                                         UpdateRange<T> range) const {
-  const KernelsFor<T>& kernels = kernels_.of<T>();
-  alignas(kCacheLine) T saved[kSavedValues];
-  const std::size_t arrays = 1 + segment.buffers;
-  for (std::size_t i = 0; i < arrays; ++i) range.saved[i] = saved + i * range.n;
-  if (apply_step(kernels, segment.step, range)) return range.n;
-  std::size_t lowest = range.n;
-  for (std::size_t at = 0; at < range.n;) {
-    const std::size_t to_end = kBlockValues - (begin + at) % kBlockValues;
-    const std::size_t n = std::min(to_end, range.n - at);
-    lowest = std::min(lowest, restore_unless_finite(range, arrays, at, n));
-    at += n;
-  }
-  return lowest;
-}
-
-// Puts back what the n values from `at` on were, unless all are finite. Returns the index in the
-// range of the first that is not, or the range's length.
-template <typename T>
-std::size_t Optimizer::restore_unless_finite(const UpdateRange<T>& range, std::size_t arrays,
-                                             std::size_t at, std::size_t n) const {
-  T* updated[1 + kMaxStates] = {range.w};
-  std::copy_n(range.state, kMaxStates, updated + 1);
-  std::size_t found = n;
-  for (std::size_t i = 0; i < arrays; ++i) {
-    const auto* const values = reinterpret_cast<const std::byte*>(updated[i] + at);
-    found = std::min(found, kernels_.of<T>().first_nonfinite(values, n));
-  }
-  if (found == n) return range.n;
-  for (std::size_t i = 0; i < arrays; ++i) {
-    std::copy_n(range.saved[i] + at, n, updated[i] + at);
-  }
-  if (range.reply != nullptr) {
-    std::memcpy(range.reply + at * sizeof(T), range.w + at, n * sizeof(T));
-  }
-  return at + found;
-}
-
-template <typename T>
-[[gnu::noinline]] std::size_t Optimizer::update_copies(
-    const Segment<T>& segment, const UpdateRange<T>& range,
-    const CompensationRange<T>* compensation, const CompensationStep<T>& compensation_step) const {
-  // One after the other: the parameters, the optimizer's buffers, the mean square.
-  T* originals[kMaxStates + 2] = {range.w};
-  alignas(kCacheLine) T copies[kMaxStates + 2][kBlockValues];
-  std::size_t arrays = 1;
-  UpdateRange<T> copied = range;
-  copied.w = copies[0];
-  copied.reply = nullptr;
-  for (std::size_t i = 0; i < kMaxStates && range.state[i] != nullptr; ++i, ++arrays) {
-    originals[arrays] = range.state[i];
-    copied.state[i] = copies[arrays];
-  }
-  CompensationRange<T> corrected{};
-  if (compensation != nullptr) {
-    corrected = *compensation;
-    if (compensation->mean_square != nullptr) {
-      originals[arrays] = compensation->mean_square;
-      corrected.mean_square = copies[arrays];
-      ++arrays;
-    }
-  }
-  for (std::size_t i = 0; i < arrays; ++i) std::copy_n(originals[i], range.n, copies[i]);
-
-  const KernelsFor<T>& kernels = kernels_.of<T>();
-  if (compensation != nullptr) {
-    kernels.compensate(corrected, compensation_step);
-    copied.gradient = reinterpret_cast<const std::byte*>(corrected.corrected);
-  }
-  apply_step(kernels, segment.step, copied);
-  if (segment.clamps) clamp(copied.w, range.n, segment.least, segment.most);
-  std::size_t found = range.n;
-  for (std::size_t i = 0; i < arrays; ++i) {
-    const auto* const values = reinterpret_cast<const std::byte*>(copies[i]);
-    found = std::min(found, kernels.first_nonfinite(values, range.n));
-  }
-  if (found == range.n) {
-    for (std::size_t i = 0; i < arrays; ++i) std::copy_n(copies[i], range.n, originals[i]);
-  }
-  if (range.reply != nullptr) std::memcpy(range.reply, range.w, range.n * sizeof(T));
-  return found;
-}
-
-// How many values of a raw gradient one call of the kernel may update. With a guard these are two
-// blocks if it can save so many, since every call has a cost of its own; four would not stay in the
-// first-level cache. Copies are of one block.
-template <typename T>
-std::size_t Optimizer::longest_raw(std::span<const Segment<T>> segments) const {
-  if (!update_options_.guards) return std::numeric_limits<std::size_t>::max();
-  if (std::ranges::any_of(segments, &Segment<T>::clamps)) return kBlockValues;
-  const bool saves_two = 2 * kBlockValues * (1 + own_states_) <= kSavedValues;
-  return saves_two ? 2 * kBlockValues : kBlockValues;
 }
 
 // A raw gradient with one raw reply or none, and no compensation, takes as few calls of the kernel
@@ -506,26 +254,23 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
                                              double lr_factor, std::span<const Destination> replies,
                                              Backup* backup) {
   const auto segments = begin_update<T>(chunk, absent, table, lr_factor, false);
-  const bool limits = limits_any_norm(segments, table);
+  const bool limits = limits_any_norm(segments);
   const Answers answers(limits ? std::span<const Destination>() : replies);
   const bool compensates = update_options_.compensation.is_on() && backup != nullptr;
   const auto compensation =
       compensation_step_of<T>(update_options_.compensation, maximizes(options_));
   const bool is_raw = gradient.codec == Codec::kRaw && answers.are_direct() && !compensates;
-  const std::size_t longest = is_raw ? longest_raw<T>(segments) : kBlockValues;
+  const std::size_t longest = is_raw ? blocks_.longest_raw(segments) : kBlockValues;
   LowestIndex lowest(chunk.spec.values);
 
   const auto update_part = [&](const Segment<T>& segment, std::size_t begin, std::size_t n) {
     alignas(kCacheLine) T decoded[kBlockValues];
     const std::byte* const values = read_values(gradient, begin, n, decoded, kernels_);
-    UpdateRange<T> range =
-        update_range<T>(chunk, segment, begin, n, values, answers.direct<T>(begin));
-    if (!compensates) return update_block(segment, begin, range);
+    const UpdateRange<T> range =
+        update_range(chunk, segment, begin, n, values, answers.direct<T>(begin));
+    if (!compensates) return blocks_.update(segment, begin, range);
     const auto correction = compensation_range(chunk, begin, n, values, decoded, *backup);
-    if (update_options_.guards) return update_copies(segment, range, &correction, compensation);
-    kernels_.of<T>().compensate(correction, compensation);
-    range.gradient = reinterpret_cast<const std::byte*>(decoded);
-    return update_block(segment, begin, range);
+    return blocks_.update_corrected(segment, begin, range, correction, compensation);
   };
   pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
     for_each_part(segments, first, count, longest, [&](const auto& segment, auto begin, auto n) {
@@ -541,7 +286,7 @@ std::optional<std::size_t> Optimizer::update(ChunkValues& chunk, const Encoded& 
   });
   if (compensates && !answers.empty()) backup->filled = true;
   if (limits) {
-    limit_rows(chunk, segments);
+    limit_rows(chunk, segments, kernels_, pool_);
     write_in_parts(chunk, replies);
     if (!replies.empty() && compensates) back_up(chunk, replies.front(), backup);
   }
@@ -563,7 +308,7 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
       std::ranges::any_of(contributions, [](const auto& c) { return !c.absent.empty(); });
   const double lr_factor = scales ? static_cast<double>(contributions.size()) : 1.0;
   const auto segments = begin_update<T>(chunk, absent, table, lr_factor, by_piece);
-  const bool limits = limits_any_norm(segments, table);
+  const bool limits = limits_any_norm(segments);
   const Answers answers(limits ? std::span<const Destination>() : replies);
   LowestIndex lowest(chunk.spec.values);
 
@@ -579,8 +324,8 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
       is_first = false;
     }
     const auto* const mean = reinterpret_cast<const std::byte*>(sum);
-    return update_block(segment, begin,
-                        update_range<T>(chunk, segment, begin, n, mean, answers.direct<T>(begin)));
+    return blocks_.update(segment, begin,
+                          update_range(chunk, segment, begin, n, mean, answers.direct<T>(begin)));
   };
   pool_.split(chunk.spec.values, [&](std::size_t first, std::size_t count) {
     for_each_part(segments, first, count, kBlockValues,
@@ -593,7 +338,7 @@ std::optional<std::size_t> Optimizer::update_by_mean(ChunkValues& chunk,
                   });
   });
   if (limits) {
-    limit_rows(chunk, segments);
+    limit_rows(chunk, segments, kernels_, pool_);
     write_in_parts(chunk, replies);
   }
   return lowest.get();

@@ -11,11 +11,13 @@
 #include "core/base/thread_pool.h"
 #include "core/codecs/memory.h"
 #include "core/kernels/kernels.h"
+#include "core/optimizer/block_update.h"
 #include "core/optimizer/chunk_values.h"
-#include "core/optimizer/optimizer_options.h"
-#include "core/optimizer/options_table.h"
-#include "core/optimizer/schedule.h"
-#include "core/optimizer/staleness.h"
+#include "core/optimizer/segments.h"
+#include "core/options/optimizer_options.h"
+#include "core/options/options_table.h"
+#include "core/options/schedule.h"
+#include "core/options/staleness.h"
 
 namespace leash {
 
@@ -104,22 +106,6 @@ class Optimizer {
   void back_up(const ChunkValues& chunk, const Destination& written, Backup* backup) const;
 
  private:
-  // Consecutive values of a chunk that one update treats alike.
-  template <typename T>
-  struct Segment {
-    std::size_t begin;
-    std::size_t end;
-    std::size_t piece;  // the first of its pieces
-    std::uint64_t updates;
-    std::uint32_t group;
-    bool is_absent;
-    std::size_t buffers = 0;  // how many of the optimizer's the group's options need
-    bool clamps = false;
-    T least{}, most{};
-    bool limits_norm = false;  // of its rows
-    double max_norm = 0.0;
-    OptimizerStep<T> step = {};
-  };
   template <typename T>
   std::vector<Segment<T>>& segments();
 
@@ -131,16 +117,6 @@ class Optimizer {
   std::span<const Segment<T>> begin_update(ChunkValues& chunk, PieceBits absent,
                                            const OptionsTable* table, double lr_factor,
                                            bool by_piece);
-  template <typename T>
-  void set_step(Segment<T>& segment, const OptionsTable* table, double lr_factor,
-                bool state_loaded) const;
-  // Whether some of the segments limit the norm of their rows. A row is known only when all of its
-  // blocks are, so answers are then written in a pass of their own.
-  template <typename T>
-  static bool limits_any_norm(std::span<const Segment<T>> segments, const OptionsTable* table);
-  // Scales down the rows of those segments.
-  template <typename T>
-  void limit_rows(const ChunkValues& chunk, std::span<const Segment<T>> segments);
   // The bits of the pieces that are absent in all contributions.
   PieceBits absent_in_all(const ChunkValues& chunk, std::span<const Contribution> contributions);
   // Writes the chunk's values to every destination, each thread a part of them.
@@ -159,35 +135,8 @@ class Optimizer {
                                             PieceBits absent, const OptionsTable* table,
                                             std::span<const Destination> replies);
 
-  template <typename T>
-  std::size_t longest_raw(std::span<const Segment<T>> segments) const;
-
-  // Updates a range, which begins at this place in the chunk, or leaves blocks of it out. Returns
-  // the index in it of the first value that would not be finite, or its length.
-  // REQUIRES: a range that is guarded has at most kBlockValues values, or as longest_raw() says.
-  template <typename T>
-  std::size_t update_block(const Segment<T>& segment, std::size_t begin,
-                           const UpdateRange<T>& range) const;
-  // The same with a guard: updates the range, and puts back the blocks in which not all is finite.
-  template <typename T>
-  std::size_t update_or_restore(const Segment<T>& segment, std::size_t begin,
-                                UpdateRange<T> range) const;
-  template <typename T>
-  std::size_t restore_unless_finite(const UpdateRange<T>& range, std::size_t arrays, std::size_t at,
-                                    std::size_t n) const;
-  // The same on copies, which take the place of the range if they are finite: for what comes before
-  // and after the optimizer's step, a compensation (the gradient is corrected first) and a clamp.
-  template <typename T>
-  std::size_t update_copies(const Segment<T>& segment, const UpdateRange<T>& range,
-                            const CompensationRange<T>* compensation,
-                            const CompensationStep<T>& compensation_step) const;
-
-  // The kernels' arguments for the n values of the chunk from `begin` on. gradient, reply and
-  // corrected lead to the first of these values, backup to the first of the chunk.
-  template <typename T>
-  UpdateRange<T> update_range(const ChunkValues& chunk, const Segment<T>& segment,
-                              std::size_t begin, std::size_t n, const std::byte* gradient,
-                              std::byte* reply) const;
+  // The kernel's arguments for the n values of the chunk from `begin` on. gradient and corrected
+  // lead to the first of these values, backup to the first of the chunk.
   template <typename T>
   CompensationRange<T> compensation_range(const ChunkValues& chunk, std::size_t begin,
                                           std::size_t n, const std::byte* gradient, T* corrected,
@@ -195,10 +144,10 @@ class Optimizer {
 
   OptimizerOptions options_;
   UpdateOptions update_options_;
-  std::size_t own_states_;  // how many buffers the options need; adaptive compensation adds one
-  std::vector<std::string_view> state_names_;
+  std::vector<std::string_view> state_names_;  // adaptive compensation adds one to the optimizer's
   const Kernels& kernels_;
   ThreadPool& pool_;
+  BlockUpdate blocks_;
 
   // Each is used within one call, and kept for the next, which then need not allocate it.
   std::vector<Segment<float>> segments_f32_;

@@ -4,8 +4,8 @@
 #include <cstdint>
 
 #include "core/kernels/kernels.h"
-#include "core/optimizer/optimizer_options.h"
-#include "core/optimizer/staleness.h"
+#include "core/options/optimizer_options.h"
+#include "core/options/staleness.h"
 
 namespace leash {
 

@@ -13,7 +13,7 @@
 
 #include "core/base/slab.h"
 #include "core/optimizer/optimizer.h"
-#include "core/optimizer/optimizer_options.h"
+#include "core/options/optimizer_options.h"
 #include "core/shard/chunk.h"
 #include "core/shard/push.h"
 #include "core/shard/snapshot.h"

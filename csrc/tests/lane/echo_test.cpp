@@ -20,9 +20,10 @@ namespace {
 // A worker whose memory is "abcdefgh", in chunks of three.
 struct EchoingMemory {
   explicit EchoingMemory(std::size_t copy_below_nbytes = 0)
-      : worker(fake_libzmq(), socket.handle(), std::as_writable_bytes(std::span(memory)),
-               {.chunk_nbytes = 3, .window = 2, .spin_s = 0.0, .copy_below_nbytes = copy_below_nbytes},
-               *loan) {}
+      : worker(
+            fake_libzmq(), socket.handle(), std::as_writable_bytes(std::span(memory)),
+            {.chunk_nbytes = 3, .window = 2, .spin_s = 0.0, .copy_below_nbytes = copy_below_nbytes},
+            *loan) {}
   ~EchoingMemory() {
     let_messages_leave();
     CHECK_FALSE(loan->is_out());

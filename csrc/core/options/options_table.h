@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/optimizer/optimizer_options.h"
+#include "core/options/optimizer_options.h"
 
 namespace leash {
 

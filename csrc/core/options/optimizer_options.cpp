@@ -1,4 +1,4 @@
-#include "core/optimizer/optimizer_options.h"
+#include "core/options/optimizer_options.h"
 
 #include <cmath>
 

@@ -1,4 +1,4 @@
-#include "core/optimizer/schedule.h"
+#include "core/options/schedule.h"
 
 #include <algorithm>
 #include <cmath>

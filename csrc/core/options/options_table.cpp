@@ -1,4 +1,4 @@
-#include "core/optimizer/options_table.h"
+#include "core/options/options_table.h"
 
 #include <algorithm>
 #include <cmath>
