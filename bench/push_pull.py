@@ -33,12 +33,14 @@ from leash.bench.harness.process_tree import own_processes
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.slow_network import slow_network, through_relay
 from leash.bench.harness.trial import Round, Times, Trial, in_turn
+from leash.bench.harness.workload import SSP_BOUND
 from leash.bench.show.row_table import size_of
 from leash.bench.systems import LIMITS, SYSTEMS, System
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.options.base import parse_counts
 from leash.ps.options.bench import (
     MEASURED_CODECS,
+    MEASURED_POLICIES,
     TRANSPORTS,
     BenchOptions,
     parse_sizes,
@@ -143,8 +145,15 @@ def _start(trial: Trial, stack: ExitStack) -> tuple[Round, set[int]]:
         stack.enter_context(slow_network(system.ports(address), trial.bandwidth_gbit))
         others |= own_processes() - servers
         address = through_relay(address)
-    go = stack.enter_context(crew(trial, system.join, address, all_at_once=system.all_at_once))
+    go = stack.enter_context(crew(trial, system.join, address, ahead=_ahead(trial, system)))
     return go, own_processes() - others
+
+
+def _ahead(trial: Trial, system: System) -> int | None:
+    """By how many exchanges one of its workers may be ahead of another; None: by any number."""
+    if system.all_at_once:
+        return 0
+    return {"bsp": 0, "ssp": SSP_BOUND}.get(trial.policy)
 
 
 def systems_of(options: BenchOptions) -> tuple[dict[str, System], dict[str, str]]:
@@ -211,10 +220,16 @@ def _trials(
         yield Trial(bench="push_pull", system=name, transport=_transport_of(name), nbytes=nbytes,
                     workers=workers, bandwidth_gbit=options.bandwidth_gbit)  # fmt: skip
         return
-    for transport, codec, shards in _leash_variants(options, system, nbytes, workers):
+    policies = [""] if options.policies is None else _policies(options.policies)
+    variants = _leash_variants(options, system, nbytes, workers)
+    for (transport, codec, shards), policy in itertools.product(variants, policies):
         yield Trial(bench="push_pull", system=name, transport=transport, codec=codec,
-                    nbytes=nbytes, workers=workers, shards=shards,
+                    nbytes=nbytes, workers=workers, shards=shards, policy=policy,
                     bandwidth_gbit=options.bandwidth_gbit)  # fmt: skip
+
+
+def _policies(text: str) -> list[str]:
+    return parse_words("--policies", text, MEASURED_POLICIES)
 
 
 def _leash_variants(

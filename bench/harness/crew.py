@@ -27,20 +27,21 @@ Join: TypeAlias = Callable[[Trial, str, int], AbstractContextManager[Exchange]]
 
 
 @contextmanager
-def crew(trial: Trial, join: Join, address: str, *, all_at_once: bool = False) -> Iterator[Round]:
+def crew(trial: Trial, join: Join, address: str, *, ahead: int | None = None) -> Iterator[Round]:
     """Starts the workers of a trial, which join; gives the function that runs a round.
 
     Args:
         trial: what they measure.
         join: is called in each worker's process with trial, address and rank.
         address: where to join.
-        all_at_once: whether an exchange of one worker ends only with those of all others, so that
-            each has to do as many of them.
+        ahead: by how many exchanges one worker may be ahead of another, so that all have to do as
+            many of them; None: by any number.
     """
     barrier = SPAWN.Barrier(trial.workers)
-    last = SPAWN.RawValue("q", 0) if all_at_once else None
+    last = None if ahead is None else SPAWN.RawValue("q", 0)
     members = [
-        _start(trial, join, address, rank + 1, barrier, last) for rank in range(trial.workers)
+        _start(trial, join, address, rank + 1, barrier, last, ahead or 0)
+        for rank in range(trial.workers)
     ]
     pipes = [pipe for _, pipe in members]
 
@@ -61,21 +62,24 @@ def crew(trial: Trial, join: Join, address: str, *, all_at_once: bool = False) -
 
 
 class CommonEnd:
-    """Ends a round of several workers behind the same exchange, which no worker leaves alone.
+    """Ends a round of several workers behind the same exchange, if none can leave others behind.
 
-    Worker 1 notes the number of the last exchange before it enters it. The others look when they
-    have left that exchange, and so after worker 1 has entered it: nobody has to wait for a word.
+    Worker 1 notes the number of the last exchange before it enters its next one. Nobody can have
+    left that last one by then, and when they have left it and look, they find its number: nobody
+    has to wait for a word.
     """
 
-    def __init__(self, last: Any, rank: int) -> None:
+    def __init__(self, last: Any, rank: int, ahead: int = 0) -> None:
         """Begins to count exchanges, over all rounds.
 
         Args:
             last: the number of a round's last exchange, in memory that all workers share.
             rank: of this worker.
+            ahead: by how many exchanges a worker may be ahead of another.
         """
         self._last: Final = last
         self._leads: Final = rank == 1
+        self._ahead: Final = ahead
         self._done = 0
 
     def __call__(self, is_over: bool) -> bool:
@@ -83,17 +87,17 @@ class CommonEnd:
         self._done += 1
         if self._last.value == self._done:
             return True
-        if self._leads and is_over:
-            self._last.value = self._done + 1
+        if self._leads and is_over and self._last.value < self._done:
+            self._last.value = self._done + 1 + self._ahead
         return False
 
 
 def _start(
-    trial: Trial, join: Join, address: str, rank: int, barrier: Any, last: Any
+    trial: Trial, join: Join, address: str, rank: int, barrier: Any, last: Any, ahead: int
 ) -> tuple[Any, Any]:
     here, there = SPAWN.Pipe()
     process = SPAWN.Process(
-        target=work, args=(there, barrier, last, trial, join, address, rank), daemon=True
+        target=work, args=(there, barrier, last, ahead, trial, join, address, rank), daemon=True
     )
     process.start()
     there.close()
@@ -101,12 +105,12 @@ def _start(
 
 
 def work(
-    pipe: "Connection[Any, Any]", barrier: Any, last: Any, trial: Trial, join: Join, address: str,
-    rank: int,
+    pipe: "Connection[Any, Any]", barrier: Any, last: Any, ahead: int, trial: Trial, join: Join,
+    address: str, rank: int,
 ) -> None:  # fmt: skip
     """Runs rounds in a worker's process, until the pipe is closed."""
     _be_quiet()
-    more = () if last is None else (CommonEnd(last, rank),)
+    more = () if last is None else (CommonEnd(last, rank, ahead),)
     with join(trial, address, rank) as exchange:
         pipe.send([])
         while True:

@@ -34,6 +34,7 @@ class Trial:
     workers: int = 1
     shards: int = 1
     threads: int = 1  # those of one process
+    policy: str = ""  # of a parameter server that has several; empty: asp
     # Of the server's link, each way, where its TCP is paced; None where it goes over the loopback.
     bandwidth_gbit: float | None = None
 

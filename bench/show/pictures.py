@@ -48,6 +48,7 @@ CODEC_MARKS: Final = {
     "f32": "o", "bf16": "s", "f16": "D", "int8": "^", "topk": "v", "int8+bf16": "<",
     "topk+bf16": ">",
 }  # fmt: skip
+POLICY_MARKS: Final = {"bsp": "P", "ssp": "X"}  # of the other, and without one, the codec's
 NAMES: Final = {
     "leash": "Leash", "leash_overlap": "Leash, overlapped",
     "leash_keys": "Leash, with keys", "gloo": "gloo", "ddp": "gloo, all-reduce",
@@ -105,7 +106,7 @@ def _line_key(row: Row) -> tuple[str | int, ...]:
     """The key that tells lines apart and orders them: Leash first, the limits last."""
     systems = ("leash", "leash_keys", "gloo", "ddp", "rpc", "ray", *LIMIT_STYLES)
     codecs = tuple(CODEC_COLORS)
-    return systems.index(row.system), row.transport, codecs.index(row.codec), row.shards
+    return systems.index(row.system), row.transport, codecs.index(row.codec), row.policy, row.shards
 
 
 def _over(axis: Axes, rows: Iterable[Row], name: str, text: Callable[[float], str]) -> None:
@@ -131,12 +132,14 @@ def _line(row: Row) -> dict[str, Any]:
     if row.system != "leash":
         return {"color": COLORS[row.system], "marker": "x", "label": NAMES[row.system],
                 "linewidth": 1.5}  # fmt: skip
+    policy = f", {row.policy}" if row.policy else ""
     shards = "" if row.shards == 1 else f", {row.shards} shards"
     return {
-        "color": CODEC_COLORS[row.codec], "marker": CODEC_MARKS[row.codec], "linewidth": 2,
+        "color": CODEC_COLORS[row.codec], "linewidth": 2,
+        "marker": POLICY_MARKS.get(row.policy, CODEC_MARKS[row.codec]),
         "linestyle": "-" if row.transport == "tcp" else (0, (4, 1)),
         "markerfacecolor": "white" if row.shards > 1 else None,
-        "label": f"Leash, {row.transport}, {row.codec}{shards}",
+        "label": f"Leash, {row.transport}, {row.codec}{policy}{shards}",
     }  # fmt: skip
 
 

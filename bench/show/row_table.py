@@ -90,6 +90,7 @@ COLUMNS: Final = (
     Column("system", lambda row: row.system, left=True),
     Column("transport", lambda row: row.transport, left=True),
     Column("codec", lambda row: row.codec, left=True),
+    Column("policy", lambda row: row.policy, left=True),
     Column("workers", lambda row: str(row.workers)),
     Column("shards", lambda row: str(row.shards)),
     Column("threads", lambda row: str(row.threads)),

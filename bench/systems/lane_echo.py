@@ -11,22 +11,17 @@ import zmq
 
 from leash.bench.harness.crew import server_process
 from leash.bench.harness.trial import Exchange, Trial
-from leash.bench.harness.workload import CHUNK_NBYTES, GRADIENT, WINDOW, bytes_of
+from leash.bench.harness.workload import CHUNK_NBYTES, GRADIENT, MAX_NBYTES, QUEUE, WINDOW, bytes_of
 from leash.ps import _core
 from leash.ps._core import keep_freed_memory
 from leash.ps.wire.intake import LaneIntake, PeerLimits
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
-    data_max_nbytes,
-    data_queue,
     library,
     make_dealer,
     make_router,
 )
 from leash.worker.client.data_driver import SPIN_S
-
-QUEUE = data_queue(WINDOW)
-MAX_NBYTES = data_max_nbytes(CHUNK_NBYTES)
 
 
 @contextmanager

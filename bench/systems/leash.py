@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from leash.bench.harness.trial import Exchange, Trial
-from leash.bench.harness.workload import GRADIENT, LR
+from leash.bench.harness.workload import GRADIENT, LR, SSP_BOUND
 from leash.ps._core import keep_freed_memory
 from leash.ps.errors import LeashError
 from leash.ps.processes import FREE_PORT, ReadyPipe, module_argv
@@ -24,10 +24,10 @@ from leash.worker.client.encoding import Encoding
 @contextmanager
 def serve(trial: Trial, *more: str) -> Iterator[str]:
     shards = () if trial.shards == 1 else (f"--shards={trial.shards}",)
-    with server("--policy=asp", f"--workers={trial.workers}", f"--lr={LR}", *shards, *more) as (
-        address,
-        _,
-    ):
+    policy = trial.policy or "asp"
+    bound = (f"--bound={SSP_BOUND}",) if policy == "ssp" else ()
+    options = (f"--policy={policy}", *bound, f"--workers={trial.workers}", f"--lr={LR}", *shards)
+    with server(*options, *more) as (address, _):
         yield address
 
 

@@ -13,20 +13,15 @@ import zmq
 
 from leash.bench.harness.crew import server_process
 from leash.bench.harness.trial import Exchange, Trial
-from leash.bench.harness.workload import CHUNK_NBYTES, GRADIENT, WINDOW, bytes_of
+from leash.bench.harness.workload import CHUNK_NBYTES, GRADIENT, MAX_NBYTES, QUEUE, WINDOW, bytes_of
 from leash.ps._core import keep_freed_memory
 from leash.ps.wire.sockets import (
     COPY_BELOW_NBYTES,
     bind,
-    data_max_nbytes,
-    data_queue,
     make_dealer,
     make_router,
     receive,
 )
-
-QUEUE = data_queue(WINDOW)
-MAX_NBYTES = data_max_nbytes(CHUNK_NBYTES)
 
 
 @contextmanager

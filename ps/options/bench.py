@@ -18,13 +18,14 @@ from leash.ps.wire.codecs import CODEC_NAMES
 
 # How parameters may travel: as a codec says, or gradients in it and the answers in another one.
 MEASURED_CODECS: Final = (*CODEC_NAMES, "int8+bf16", "topk+bf16")
+MEASURED_POLICIES: Final = ("bsp", "ssp", "asp")
 
 # Benchmark ▸ the options that it takes; all of them take --short, --json and --picture.
 BENCHMARKS: Final = {
     "kernels": ("sizes", "rounds", "round_s"),
     "push_pull": (
-        "sizes", "workers", "shards", "transports", "codecs", "systems", "bandwidth_gbit",
-        "instructions", "rounds", "round_s",
+        "sizes", "workers", "shards", "transports", "codecs", "policies", "systems",
+        "bandwidth_gbit", "instructions", "rounds", "round_s",
     ),
     "scaling": ("workers", "rounds", "round_s"),
     "training": ("workers", "rounds", "round_s"),
@@ -65,6 +66,10 @@ class BenchGroup(Options):
     shards: str | None = option(None, "push_pull: how many server processes", metavar="1,2")
     transports: str | None = option(None, "push_pull: some of these", metavar=",".join(TRANSPORTS))
     codecs: str | None = option(None, "push_pull: some of these", metavar=",".join(MEASURED_CODECS))
+    policies: str | None = option(
+        None, "push_pull: of Leash, some of these (default: asp)",
+        metavar=",".join(MEASURED_POLICIES),
+    )  # fmt: skip
     systems: str | None = option(None, "push_pull: some of these", metavar=",".join(SYSTEMS))
     bandwidth_gbit: float | None = option(
         None, "push_pull: of a slow network, the server's link, each way; for what can go over it",
@@ -89,6 +94,7 @@ class BenchGroup(Options):
         for name, known in (
             ("transports", TRANSPORTS),
             ("codecs", MEASURED_CODECS),
+            ("policies", MEASURED_POLICIES),
             ("systems", SYSTEMS),
         ):
             parse_words(flag(name), getattr(self, name) or known[0], known)

@@ -75,10 +75,13 @@ def test_push_pull_beside_torch(tmp_path: Path) -> None:
 
 def test_push_pull_beside_an_all_reduce(tmp_path: Path) -> None:
     done = bench("push_pull", "--sizes=4e3", "--systems=ddp,leash", "--workers=2", *TINY,
-                 "--transports=tcp", "--codecs=f32",
+                 "--transports=tcp", "--codecs=f32", "--policies=bsp,ssp,asp",
                  "--json", str(tmp_path / "p.json"))  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert [row["system"] for row in rows_of(tmp_path / "p.json")] == ["ddp", "leash"]
+    rows = rows_of(tmp_path / "p.json")
+    assert [(row["system"], row["policy"]) for row in rows] == [
+        ("ddp", ""), ("leash", "bsp"), ("leash", "ssp"), ("leash", "asp"),
+    ]  # fmt: skip
     assert "× ddp" in done.stdout
 
 

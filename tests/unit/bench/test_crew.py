@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from support.bench.checked_ddp import join_checked
 
 def test_ddp_updates_by_the_mean_and_its_workers_stop_after_the_same_all_reduce() -> None:
     trial = Trial(bench="push_pull", system="ddp", transport="tcp", nbytes=4000, workers=3)
-    with ddp.meet(trial) as address, crew(trial, join_checked, address, all_at_once=True) as go:
+    with ddp.meet(trial) as address, crew(trial, join_checked, address, ahead=0) as go:
         rounds = [go(seconds) for seconds in (0.0, 0.05, 0.0)]
     for times in rounds:
         assert len({len(of_worker) for of_worker in times}) == 1
@@ -47,11 +48,36 @@ def test_workers_end_after_the_same_exchange_whoever_leaves_it_first(order: tupl
     assert done[1] <= 2 * (2 + len(order))
 
 
+@pytest.mark.parametrize("rank", [1, 2])  # which is as far ahead as it may
+def test_workers_end_after_the_same_exchange_also_where_one_is_ahead(rank: int) -> None:
+    last, ahead = SimpleNamespace(value=0), 3
+    ends = {1: CommonEnd(last, 1, ahead), 2: CommonEnd(last, 2, ahead)}
+    done, going = {1: 0, 2: 0}, {1, 2}
+    while going:
+        behind = 3 - rank
+        may_go = rank in going and done[rank] < done[behind] + ahead
+        goes = rank if may_go else behind
+        assert goes in going, "it waits for one that has ended"
+        done[goes] += 1
+        if ends[goes](done[1] > 5):
+            going.remove(goes)
+    assert done[1] == done[2] > 5
+
+
 @pytest.mark.parametrize(("workers", "takes"), [(1, False), (2, True), (8, True)])
 def test_ddp_takes_part_where_there_is_somebody_to_reduce_with(workers: int, takes: bool) -> None:
     options = BenchOptions(benchmark="push_pull", workers=str(workers), sizes="4e3")
     (trials,) = push_pull.plan(options, SYSTEMS)
     assert ("ddp" in {trial.system for trial in trials}) is takes
+
+
+def test_policies_are_those_of_leash_and_none_is_asked_for_by_default() -> None:
+    options = BenchOptions(benchmark="push_pull", workers="2", sizes="4e3", systems="leash,ddp",
+                           transports="shm", policies="bsp,ssp")  # fmt: skip
+    for asked, policies in ((options, ["bsp", "ssp"]), (replace(options, policies=None), [""])):
+        (trials,) = push_pull.plan(asked, push_pull.systems_of(asked)[0])
+        assert [trial.policy for trial in trials if trial.system == "leash"] == policies
+        assert [trial.policy for trial in trials if trial.system == "ddp"] == [""]
 
 
 def test_ddp_that_is_asked_for_with_one_worker_alone_is_a_wrong_argument() -> None:
