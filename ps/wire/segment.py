@@ -19,12 +19,15 @@ import fcntl
 import mmap
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from leash.ps.errors import SegmentError
 
 PAGE_NBYTES: Final = 4096
+HUGE_PAGE_NBYTES: Final = 2 << 20  # csrc/core/base/slab.h has both numbers too
+WORTH_HUGE_PAGES_NBYTES: Final = 4 << 20
 NONCE_NBYTES: Final = 16
 SLABS: Final = 2
 OUTBOX_MARGIN_NBYTES: Final = 64  # a chunk in a codec may be so much longer than in f32
@@ -91,7 +94,7 @@ def create_segment(nbytes: int, nonce: bytes) -> tuple[int, mmap.mmap]:
     try:
         os.ftruncate(fd, nbytes)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-        memory = mmap.mmap(fd, nbytes)
+        memory = _map(fd, nbytes)
     except BaseException:
         os.close(fd)
         raise
@@ -163,9 +166,19 @@ def _mapped(handle: int, nbytes: int) -> mmap.mmap:
         came = os.fstat(handle).st_size
         if came != nbytes:
             raise SegmentError(f"expected a segment of {nbytes} bytes, got {came}")
-        return mmap.mmap(handle, nbytes)
+        return _map(handle, nbytes)
     except (OSError, ValueError) as error:
         raise SegmentError(f"the worker's memory cannot be mapped: {error}") from error
+
+
+def _map(fd: int, nbytes: int) -> mmap.mmap:
+    """Maps a file, on huge pages where the system gives them to shared memory that asks."""
+    memory = mmap.mmap(fd, nbytes)
+    if nbytes >= WORTH_HUGE_PAGES_NBYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        whole = nbytes // HUGE_PAGE_NBYTES * HUGE_PAGE_NBYTES
+        with suppress(OSError):  # this kernel has no huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE, 0, whole)
+    return memory
 
 
 def _pages(nbytes: int) -> int:

@@ -3,12 +3,14 @@
 import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from leash.ps.errors import SegmentError
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.segment import (
+    HUGE_PAGE_NBYTES,
     NONCE_NBYTES,
     PAGE_NBYTES,
     SEALS,
@@ -18,6 +20,7 @@ from leash.ps.wire.segment import (
     open_segment,
 )
 
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 NBYTES = 3 * PAGE_NBYTES
 NONCE = bytes(range(NONCE_NBYTES))
 
@@ -36,6 +39,26 @@ def test_both_mappings_are_the_same_memory() -> None:
     assert nonce_of(theirs) == NONCE.hex()
     theirs[PAGE_NBYTES] = 7
     assert mine[PAGE_NBYTES] == 7
+
+
+@pytest.mark.skipif(not HUGE_PAGES.exists(), reason="this kernel has no huge pages")
+@pytest.mark.parametrize(("nbytes", "asks"), [(64_000_000, True), (1_000_000, False)])
+def test_who_maps_a_large_segment_asks_for_huge_pages(nbytes: int, asks: bool) -> None:
+    fd, mine = create_segment(nbytes, NONCE)
+    theirs = open_segment(os.getpid(), fd, nbytes)
+    file = os.fstat(fd).st_ino
+    os.close(fd)
+    flags: list[tuple[int, bool]] = []  # of each stretch of it in memory: its size, and whether
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0] and not words[0].endswith(":"):
+            begin, end = (int(word, 16) for word in words[0].split("-"))
+            size, is_ours = end - begin, words[4] == str(file)
+        elif words[0] == "VmFlags:" and is_ours:
+            flags.append((size, "hg" in words))
+    advised = sum(size for size, is_advised in flags if is_advised)
+    assert advised == (2 * (nbytes // HUGE_PAGE_NBYTES * HUGE_PAGE_NBYTES) if asks else 0)
+    assert len(mine) == len(theirs) == nbytes
 
 
 def test_a_segment_cannot_change_its_size(descriptor: int) -> None:
