@@ -48,7 +48,6 @@ CODEC_MARKS: Final = {
     "f32": "o", "bf16": "s", "f16": "D", "int8": "^", "topk": "v", "int8+bf16": "<",
     "topk+bf16": ">",
 }  # fmt: skip
-POLICY_MARKS: Final = {"bsp": "P", "ssp": "X"}  # of the other, and without one, the codec's
 NAMES: Final = {
     "leash": "Leash", "leash_overlap": "Leash, overlapped",
     "leash_keys": "Leash, with keys", "gloo": "gloo", "ddp": "gloo, all-reduce",
@@ -129,17 +128,19 @@ def _line(row: Row) -> dict[str, Any]:
             "color": GREY, "linestyle": LIMIT_STYLES[row.system], "label": NAMES[row.system],
             "linewidth": 1.2,
         }  # fmt: skip
-    if row.system != "leash":
+    if not row.system.startswith("leash"):
         return {"color": COLORS[row.system], "marker": "x", "label": NAMES[row.system],
                 "linewidth": 1.5}  # fmt: skip
+    has_keys = row.system == "leash_keys"
+    color = COLORS[row.policy or row.system] if row.policy or has_keys else CODEC_COLORS[row.codec]
     policy = f", {row.policy}" if row.policy else ""
     shards = "" if row.shards == 1 else f", {row.shards} shards"
     return {
-        "color": CODEC_COLORS[row.codec], "linewidth": 2,
-        "marker": POLICY_MARKS.get(row.policy, CODEC_MARKS[row.codec]),
+        "color": color, "marker": "x" if has_keys else CODEC_MARKS[row.codec],
+        "linewidth": 1.5 if has_keys else 2,
         "linestyle": "-" if row.transport == "tcp" else (0, (4, 1)),
         "markerfacecolor": "white" if row.shards > 1 else None,
-        "label": f"Leash, {row.transport}, {row.codec}{policy}{shards}",
+        "label": f"{NAMES[row.system]}, {row.transport}, {row.codec}{policy}{shards}",
     }  # fmt: skip
 
 
