@@ -138,13 +138,13 @@ def _first_nonfinite(n: int) -> Runs:
     }
 
 
-def _push(threads: int) -> Callable[[int], Runs]:
+def _push(options: Options, threads: int = 1) -> Callable[[int], Runs]:
     """Makes the systems for all that the core does with a push: check, clock, update, reply."""
 
     def systems(n: int) -> Runs:
         shard = _core.Shard(
             [_core.ChunkSpec(values=n, dtype="f32", kind="parameter")],
-            _core.SgdOptions(lr=KERNEL_LR),
+            options,
             rule=_core.Rule(), nonfinite=_core.Nonfinite.RAISE, threads=threads,
         )  # fmt: skip
         shard.init(0, _values(n))
@@ -232,7 +232,9 @@ def _decode_int8(n: int) -> Runs:
 _encode_bf16, _decode_bf16 = _half("bf16", torch.bfloat16)
 _encode_f16, _decode_f16 = _half("f16", torch.float16)
 
-_adam = _update(_core.AdamOptions(lr=KERNEL_LR), 2, partial(torch.optim.Adam, lr=float(KERNEL_LR)))
+_SGD: Final = _core.SgdOptions(lr=KERNEL_LR)
+_ADAM: Final = _core.AdamOptions(lr=KERNEL_LR)
+_adam = _update(_ADAM, 2, partial(torch.optim.Adam, lr=float(KERNEL_LR)))
 _adamw = _update(
     _core.AdamOptions(lr=KERNEL_LR, weight_decay=0.01, decoupled=True), 2,
     partial(torch.optim.AdamW, lr=float(KERNEL_LR)),
@@ -250,9 +252,12 @@ KERNELS: Final = (
     Kernel("adagrad", _adagrad, 12, 12, arrays=3, flops=6, traffic="in_place"),
     Kernel("accumulate", _accumulate, 8, 4, arrays=2, flops=2, traffic="update"),
     Kernel("first_nonfinite", _first_nonfinite, 4, 0, arrays=1, flops=1, traffic="read"),
-    # sgd after a separate pass that looks for a NaN.
-    Kernel("Shard.push", _push(1), 12, 8, arrays=2, flops=3, traffic="in_place"),
-    Kernel("Shard.push", _push(2), 12, 8, arrays=2, flops=3, traffic="in_place", threads=2),
+    # They look at what they store, and save what they replace, which stays in a cache.
+    Kernel("Shard.push, sgd", _push(_SGD), 8, 8, arrays=2, flops=3, traffic="in_place"),
+    Kernel(
+        "Shard.push, sgd", _push(_SGD, 2), 8, 8, arrays=2, flops=3, traffic="in_place", threads=2
+    ),
+    Kernel("Shard.push, adam", _push(_ADAM), 16, 16, arrays=4, flops=15, traffic="in_place"),
     Kernel("encode bf16", _encode_bf16, 4, 2, arrays=1.5, flops=1, traffic="copy"),
     Kernel("decode bf16", _decode_bf16, 2, 4, arrays=1.5, flops=1, traffic="copy"),
     Kernel("encode f16", _encode_f16, 4, 2, arrays=1.5, flops=1, traffic="copy"),
