@@ -164,9 +164,12 @@ def spawn_module(module: str, inherited_fd: int, *, gives_way: bool = False) -> 
 
 
 def say_line(text: str) -> None:
-    """Prints a line, if that can be: standard output may be a file on a disk that is full."""
+    """Prints a line, if that can be: standard output may be a file on a disk that is full.
+
+    The end of the line is part of what is written, so that no other thread's line comes between.
+    """
     try:
-        print(text, flush=True)
+        print(f"{text}\n", end="", flush=True)
     except BrokenPipeError:
         raise
     except OSError:

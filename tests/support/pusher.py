@@ -11,6 +11,7 @@ import time
 import numpy as np
 
 from leash.ps.errors import EvictedError
+from leash.ps.processes import say_line
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.words import BACKWARD
 from leash.worker.client import Client
@@ -40,7 +41,7 @@ if args.own:
 client = Client(args.server, layout, rank=args.rank, transport=args.transport)
 client.begin(parameters)
 client.keep(lambda: parameters)
-print(f"joined at {client.steps}", flush=True)
+say_line(f"joined at {client.steps}")
 if args.hold:
     sys.stdin.readline()
 answered = 0
@@ -49,7 +50,7 @@ while answered < args.steps:
     if answered + 1 == args.hangs_at:
         args.hangs_at = 0
         client.doing.begin(BACKWARD)
-        print("hangs", flush=True)
+        say_line("hangs")
         sys.stdin.readline()
     try:
         client.begin_step(gradients, parameters, samples=1)
@@ -59,11 +60,11 @@ while answered < args.steps:
     except EvictedError:
         client.rejoin()
         client.pull(parameters)
-        print("joined again", flush=True)
+        say_line("joined again")
         continue
     answered += 1
-    print(f"step {info.step} lag {info.lag} at {time.monotonic():.3f}", flush=True)
+    say_line(f"step {info.step} lag {info.lag} at {time.monotonic():.3f}")
 if args.holds_at_end:
     sys.stdin.readline()
 client.close("done")
-print("done", flush=True)
+say_line("done")

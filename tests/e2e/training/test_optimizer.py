@@ -238,8 +238,8 @@ def test_a_worker_restarted_after_its_nan_takes_part_again() -> None:
             return PSOptimizer(named, server.address, rank, overlap=overlap)
 
         models = {rank: build() for rank in (1, 2)}
+        nan_in(models[1])  # before there is an optimizer, which would have to be told
         idle, failing = pool.submit(join, 2), pool.submit(join, 1, overlap=True)
-        nan_in(models[1])
         with pytest.raises(NonfiniteError, match="step 1 of worker 1"):
             failing.result().step()
         failing.result().close("failed")

@@ -1,5 +1,6 @@
 """How a server that is being started tells where it listens, and how processes end."""
 
+import io
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from leash.ps.processes import (
     error_of,
     failure_of,
     lasting_address,
+    say_line,
     stop_all,
 )
 from leash.ps.wire.control import ControlChannel, request_state
@@ -101,3 +103,17 @@ def test_a_log_on_a_full_disk_ends_no_process() -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert ended.stdout.decode().splitlines() == [f"line {n}" for n in range(9)]
+
+
+def test_a_line_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then lines of several threads, such as a worker's and its control channel's, stay whole."""
+    pieces: list[str] = []
+
+    class Output(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stdout", Output())
+    say_line("waiting for the server")
+    assert [piece for piece in pieces if piece] == ["waiting for the server\n"]
