@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.messages import Bye, Ok
+from leash.ps.words import DONE, LIVE
 from leash.worker.client import Client
 from leash.worker.em import BernoulliMixture, GaussianMixture
 from leash.worker.em.classifier import MixtureClassifier
@@ -250,9 +251,11 @@ def test_a_worker_that_is_evicted_while_it_waits_is_told_what_the_others_compute
 
 
 def await_live(client: Client, worker: int) -> None:
-    """Returns once this worker takes part."""
-    while {row["worker"]: row["state"] for row in client.state()["table"]}[worker] != "live":
-        pass
+    """Returns once this worker takes part, or has done so: it needs nobody who was evicted."""
+    while True:
+        states = {row["worker"]: row["state"] for row in client.state()["table"]}
+        if states[worker] in (LIVE, DONE):
+            return
 
 
 def await_waiting(client: Client, worker: int) -> None:
