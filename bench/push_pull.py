@@ -220,16 +220,13 @@ def _trials(
         yield Trial(bench="push_pull", system=name, transport=_transport_of(name), nbytes=nbytes,
                     workers=workers, bandwidth_gbit=options.bandwidth_gbit)  # fmt: skip
         return
-    policies = [""] if options.policies is None else _policies(options.policies)
+    asked = options.policies
+    policies = [""] if asked is None else parse_words("--policies", asked, MEASURED_POLICIES)
     variants = _leash_variants(options, system, nbytes, workers)
     for (transport, codec, shards), policy in itertools.product(variants, policies):
         yield Trial(bench="push_pull", system=name, transport=transport, codec=codec,
                     nbytes=nbytes, workers=workers, shards=shards, policy=policy,
                     bandwidth_gbit=options.bandwidth_gbit)  # fmt: skip
-
-
-def _policies(text: str) -> list[str]:
-    return parse_words("--policies", text, MEASURED_POLICIES)
 
 
 def _leash_variants(

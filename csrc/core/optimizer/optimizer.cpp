@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <variant>
@@ -230,15 +229,17 @@ template <typename T>
 CompensationRange<T> Optimizer::compensation_range(const ChunkValues& chunk, std::size_t begin,
                                                    std::size_t n, const std::byte* gradient,
                                                    T* corrected, const Backup& backup) const {
-  const std::size_t mean_square = state_names_.size() - 1;  // it is the last of the buffers
-  const bool is_adaptive = update_options_.compensation.kind == CompensationKind::kAdaptive;
+  T* mean_square = nullptr;
+  if (update_options_.compensation.kind == CompensationKind::kAdaptive) {
+    mean_square = chunk.state_as<T>(state_names_.size() - 1) + begin;  // the last of the buffers
+  }
   // The parameters that a worker had before its first answer are not known. With the present ones
   // in their place the correction is 0.
   const T* const had =
       backup.filled ? reinterpret_cast<const T*>(backup.values) : chunk.values_as<T>();
   return {.w = chunk.values_as<T>() + begin,
           .backup = had + begin,
-          .mean_square = is_adaptive ? chunk.state_as<T>(mean_square) + begin : nullptr,
+          .mean_square = mean_square,
           .gradient = gradient,
           .corrected = corrected,
           .n = n};
