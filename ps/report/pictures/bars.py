@@ -1,7 +1,6 @@
 """Draws shares of time, step times and histograms, which compare workers and runs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -9,8 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from leash.ps.report.analysis.histograms import Histogram, all_steps, histogram
+from leash.ps.report.analysis.lanes import chosen_tracks
 from leash.ps.report.analysis.paces import StepPace, paces
-from leash.ps.report.analysis.run import Floats, Run
+from leash.ps.report.analysis.run import Run
 from leash.ps.report.analysis.spending import (
     divided,
     knows_exchanging,
@@ -22,11 +23,10 @@ from leash.ps.report.analysis.spending import (
 from leash.ps.report.pictures.drawing import Key, Picture, new_figure
 from leash.ps.report.pictures.lineup import Shown
 from leash.ps.report.pictures.style import BLUE, INK, MUTED, RED, STATE_COLORS
-from leash.ps.report.pictures.timeline import chosen_tracks, state_keys
+from leash.ps.report.pictures.timeline import state_keys
 from leash.ps.words import LAG_IS, WAITING_IS, decimal, percent, seconds
 
 SHARED: Final = ("computing", "exchanging", "held back")
-MAX_BARS: Final = 40  # a histogram has no more
 
 
 # Shares of time.
@@ -143,30 +143,6 @@ def _horizontal(width_in: float, labels: Sequence[str], whose: str) -> tuple[Fig
 # Histograms.
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """Shares of steps. Bar i stands for the whole numbers from starts[i] to starts[i + 1] - 1."""
-
-    starts: Floats  # has one more item than `shares`
-    shares: Floats
-    mean: float
-
-
-def histogram(values: Floats, largest: float) -> Histogram | None:
-    """Counts whole numbers from 0 to `largest` in bars of one width, MAX_BARS at most."""
-    if not len(values):
-        return None
-    width = max(1, int(np.ceil((largest + 1) / MAX_BARS)))
-    starts = np.arange(0, largest + 1 + width, width, dtype=np.float64)
-    counts, _ = np.histogram(values, starts)
-    return Histogram(starts, counts / len(values), float(values.mean()))
-
-
-def _all(run: Run, name: str) -> Floats:
-    columns: list[Floats] = [getattr(track.steps, name) for track in run.tracks]
-    return np.concatenate(columns) if columns else np.empty(0)
-
-
 def staleness_picture(shown: Sequence[Shown]) -> Picture | None:
     """Draws how stale the runs' updates were."""
     return _histograms(
@@ -193,7 +169,7 @@ def _histograms(
     note: str,
     bound_of: Callable[[Run], int | None],
 ) -> Picture | None:
-    values = [_all(s.run, name) for s in shown]
+    values = [all_steps(s.run, name) for s in shown]
     largest = max((float(v.max()) for v in values if len(v)), default=-1.0)
     rows = [(s, h) for s, v in zip(shown, values, strict=True) if (h := histogram(v, largest))]
     if not rows:

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from leash.ps.report.analysis.run import Floats, Run
+from leash.ps.report.analysis.series import Curve, accuracy, speed, test_loss, training_loss
 from leash.ps.report.pictures.drawing import (
     Key,
     Picture,
     count_axis,
-    edges_of,
     mark_changes,
     new_figure,
     time_axis,
@@ -23,15 +23,11 @@ from leash.ps.report.pictures.style import BLUE, INK, ORANGE
 
 HEIGHT_IN: Final = 2.7
 SPEED_HEIGHT_IN: Final = 1.9
-LOSS_BINS: Final = 80
-SPEED_BINS: Final = 48
 LOG_FROM: Final = 15.0  # from this ratio of largest to smallest, a loss has a logarithmic axis
 # The same ratio for errors: then 98 and 99 % are as far apart as 80 and 90 %. Then possible ticks.
 LOG_ERRORS_FROM: Final = 8.0
 LEAST_ERROR: Final = 0.01  # percent; on such an axis 100 % is drawn here
 ACCURACY_TICKS: Final = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99)
-
-Curve = tuple[Floats, Floats]  # x, y
 
 
 def curve_pictures(shown: Sequence[Shown]) -> list[Picture]:
@@ -97,52 +93,6 @@ def _keys(shown: Sequence[Shown], name: str) -> tuple[Key, ...]:
 def _by_steps(run: Run, curve: Curve) -> Curve:
     steps = run.steps_at(curve[0])
     return (steps, curve[1]) if steps is not None else (np.empty(0), np.empty(0))
-
-
-# Data.
-
-
-def accuracy(run: Run) -> Curve:
-    """The test accuracy in percent over seconds."""
-    return _evaluated([(e.t, 100 * e.accuracy) for e in run.evaluations if e.accuracy is not None])
-
-
-def test_loss(run: Run) -> Curve:
-    """The test loss over seconds."""
-    return _evaluated([(e.t, e.loss) for e in run.evaluations if e.loss is not None])
-
-
-def _evaluated(points: Sequence[tuple[float, float]]) -> Curve:
-    table = np.array(points, dtype=np.float64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
-
-
-def training_loss(run: Run) -> Curve:
-    """The mean loss that all workers reported, in bins of time."""
-    t = np.concatenate([track.accounts.t for track in run.tracks] or [np.empty(0)])
-    loss = np.concatenate([track.accounts.loss for track in run.tracks] or [np.empty(0)])
-    known = np.isfinite(loss)
-    return binned_mean(t[known], loss[known], edges_of(run.seconds, LOSS_BINS))
-
-
-def binned_mean(t: Floats, values: Floats, edges: Floats) -> Curve:
-    """The mean time and value in each bin that has values."""
-    place = np.clip(np.searchsorted(edges, t, side="right") - 1, 0, len(edges) - 2)
-    counts = np.bincount(place, minlength=len(edges) - 1)
-    has = counts > 0
-    mean_t = np.bincount(place, t, len(edges) - 1)[has] / counts[has]
-    return mean_t, np.bincount(place, values, len(edges) - 1)[has] / counts[has]
-
-
-def speed(run: Run) -> Curve:
-    """The steps a second of all workers over seconds; empty if no step was recorded."""
-    pushed_s = run.pushed_s()
-    if not len(pushed_s) or run.seconds <= 0:
-        return np.empty(0), np.empty(0)
-    bins = int(np.clip(len(pushed_s) // 20, 1, SPEED_BINS))
-    edges = edges_of(run.seconds, bins)
-    counts, _ = np.histogram(pushed_s, edges)
-    return (edges[:-1] + edges[1:]) / 2, counts * run.step_events / np.diff(edges)
 
 
 # Drawing.

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from leash.ps.report.analysis.run import Change, Floats
+from leash.ps.report.analysis.run import Change
 from leash.ps.report.pictures.style import INK, MUTED, PAGE_VARIABLES, REPORT_STYLE
 
 NARROW_IN: Final = 4.3  # so wide that it fills a phone, or half of a page on a desktop
@@ -144,8 +143,3 @@ def mark_changes(axis: Axes, changes: Sequence[Change]) -> None:
         axis.annotate(f"{change.policy}{bound}", (change.t, 1), (3, -1), color=MUTED, fontsize=7.5,
                       xycoords=("data", "axes fraction"), textcoords="offset points",
                       va="top")  # fmt: skip
-
-
-def edges_of(longest_s: float, bins: int) -> Floats:
-    """The edges of equal bins of time."""
-    return np.linspace(0.0, max(longest_s, 1e-9), bins + 1)

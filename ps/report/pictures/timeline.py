@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
+from leash.ps.report.analysis.lanes import chosen_tracks, closer_window, has_few_steps
 from leash.ps.report.analysis.run import Floats, Run, Track
+from leash.ps.report.analysis.series import edges_of
 from leash.ps.report.analysis.spending import (
     Spending,
     knows_exchanging,
@@ -23,7 +25,6 @@ from leash.ps.report.analysis.spending import (
 from leash.ps.report.pictures.drawing import (
     Key,
     Picture,
-    edges_of,
     mark_changes,
     new_figure,
     time_axis,
@@ -31,10 +32,7 @@ from leash.ps.report.pictures.drawing import (
 from leash.ps.report.pictures.style import STATE_COLORS
 from leash.ps.words import DONE
 
-MAX_LANES: Final = 64
 MAX_BINS: Final = 160
-VISIBLE_STEPS: Final = 60  # a lane has room for so many steps
-CLOSER_STEPS: Final = 10  # the closer look shows so many of the slowest worker
 STATES: Final = ("held back", "exchanging", "computing")  # from the bottom of a lane
 LANE: Final = 0.78  # the part of its space that a lane fills
 
@@ -60,7 +58,7 @@ def _timeline(
     tracks = chosen_tracks(run)
     if not tracks or run.seconds <= 0:
         return None
-    exact = _has_few_steps(run, tracks, 0.0, run.seconds)
+    exact = has_few_steps(run, tracks, 0.0, run.seconds)
 
     def make(width_in: float) -> Figure:
         figure, axis = _lanes(tracks, width_in)
@@ -81,7 +79,7 @@ def closer_picture(run: Run) -> Picture | None:
     """Draws a few steps of the run's middle one by one; None if the whole run shows them."""
     tracks = chosen_tracks(run)
     window = closer_window(run, tracks)
-    if window is None or _has_few_steps(run, tracks, 0.0, run.seconds):
+    if window is None or has_few_steps(run, tracks, 0.0, run.seconds):
         return None
     start_s, stop_s = window
 
@@ -95,38 +93,6 @@ def closer_picture(run: Run) -> Picture | None:
     if any(track.steps.lag.any() for track in tracks):
         note += " A worker's bar ends where it pushes; the policy holds it back until it may go on."
     return Picture("closer-look", "A closer look", note, make, _keys(run), is_wide=True)
-
-
-def chosen_tracks(run: Run) -> list[Track]:
-    """The workers to draw: all, or evenly chosen ones if they are too many to be seen."""
-    tracks = [track for track in run.tracks if track.present]
-    if len(tracks) <= MAX_LANES:
-        return tracks
-    places = np.unique(np.linspace(0, len(tracks) - 1, MAX_LANES).round().astype(int))
-    return [tracks[place] for place in places]
-
-
-def closer_window(run: Run, tracks: Sequence[Track]) -> tuple[float, float] | None:
-    """A window in the run's middle, as long as some steps of the slowest worker; or None."""
-    if run.step_events != 1:
-        return None
-    cycles = [np.median(np.diff(t.steps.replied_s)) for t in tracks if len(t.steps.step) > 2]
-    if not cycles or max(cycles) <= 0:
-        return None
-    length_s = min(CLOSER_STEPS * float(max(cycles)), run.seconds)
-    middle_s = float(np.median(run.pushed_s()))
-    start_s = min(max(0.0, middle_s - length_s / 2), run.seconds - length_s)
-    return start_s, start_s + length_s
-
-
-def _has_few_steps(run: Run, tracks: Sequence[Track], start_s: float, stop_s: float) -> bool:
-    if run.step_events != 1:
-        return False
-    counts = [
-        int(np.count_nonzero((t.steps.pushed_s >= start_s) & (t.steps.pushed_s <= stop_s)))
-        for t in tracks
-    ]
-    return 0 < max(counts, default=0) <= VISIBLE_STEPS
 
 
 def _note(run: Run, tracks: Sequence[Track], how: str) -> str:

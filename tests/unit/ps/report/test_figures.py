@@ -6,17 +6,14 @@ from statistics import fmean
 import numpy as np
 import pytest
 
+from leash.ps.report.analysis.histograms import histogram
+from leash.ps.report.analysis.lanes import MAX_LANES, chosen_tracks, closer_window
 from leash.ps.report.analysis.reading import read_run, read_runs
 from leash.ps.report.analysis.run import Run
+from leash.ps.report.analysis.series import accuracy, binned_mean, speed, training_loss
 from leash.ps.report.analysis.spending import Spending
-from leash.ps.report.pictures.bars import histogram, lag_picture, share_picture, staleness_picture
-from leash.ps.report.pictures.curves import (
-    accuracy,
-    binned_mean,
-    curve_pictures,
-    speed,
-    training_loss,
-)
+from leash.ps.report.pictures.bars import lag_picture, share_picture, staleness_picture
+from leash.ps.report.pictures.curves import curve_pictures
 from leash.ps.report.pictures.drawing import (
     PAGE_VARIABLES,
     Picture,
@@ -28,9 +25,6 @@ from leash.ps.report.pictures.lineup import differing_settings, line_up, matteri
 from leash.ps.report.pictures.style import LINE_STYLES, RUN_COLORS, STATE_COLORS
 from leash.ps.report.pictures.timeline import (
     LANE,
-    MAX_LANES,
-    chosen_tracks,
-    closer_window,
     lane_shapes,
     timeline_picture,
 )
