@@ -4,64 +4,86 @@ Names and settings may be any text that people wrote, so all of it goes through 
 """
 
 import dataclasses
-import re
+import shlex
 from collections.abc import Iterable, Sequence
-from html import escape
-from importlib.resources import files
 from typing import Final
 
 from leash._version import __version__
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.server import ServerOptions
+from leash.ps.page.html import diagnosis_card, text, top_of
+from leash.ps.page.view import as_script_data, asset, sections
 from leash.ps.report.analysis.diagnosis import Diagnosis
-from leash.ps.report.analysis.figures import KeyFigure, key_figures, value_of
+from leash.ps.report.analysis.figures import key_figures, value_of
 from leash.ps.report.analysis.run import Run
+from leash.ps.report.analysis.settings import differing_settings, effective, mattering_settings
 from leash.ps.report.pictures.drawing import NARROW_IN, WIDE_IN, Key, Picture, svg_of
-from leash.ps.report.pictures.lineup import Shown, differing_settings, effective, mattering_settings
+from leash.ps.report.pictures.lineup import Shown
 from leash.ps.report.pictures.style import PAGE_VARIABLES
-from leash.ps.runs.unfinished import unfinished_text
-from leash.ps.words import listed, seconds, setting, why_stopped
+from leash.ps.words import listed, seconds, setting
 
+DRAW: Final = (
+    'Leash.draw(document.getElementById("pictures"),'
+    ' JSON.parse(document.getElementById("view").textContent).sections);'
+)
+NO_SCRIPT: Final = (
+    "<noscript>The pictures of this page need JavaScript. They lie beside it as PNG files, too."
+    "</noscript>"
+)
 Section = tuple[str, Sequence[Picture]]  # a title, and the pictures below it
-OPTION: Final = r"--[a-z-]+(?: (?:auto|weighted|lease|ssp|\d+))?"
 TABLE_FIGURES: Final = (
     "test accuracy", "test loss", "training", "steps/s", "waiting", "largest lag",
     "mean staleness",
 )  # fmt: skip
 
 
-def text(value: object) -> str:
-    """Writes any text so that the page shows it, and never reads it as markup."""
-    return escape(str(value), quote=True)
+def page_of(run: Run, diagnosis: Diagnosis) -> str:
+    """Writes the whole page of one run, with pictures that its script draws."""
+    data = as_script_data({"sections": sections(run)})
+    return _whole(run.name, [
+        top_of(run, diagnosis, "Leash report"), _again(run), '<div id="pictures"></div>', NO_SCRIPT,
+        _own_settings(run), _footer([run]),
+        f"<script>{asset('uPlot.min.js')}</script>", f"<script>{asset('page.js')}</script>",
+        f'<script type="application/json" id="view">{data}</script>', f"<script>{DRAW}</script>",
+    ], asset("uPlot.min.css"))  # fmt: skip
 
 
-def page(
-    shown: Sequence[Shown], diagnoses: Sequence[Diagnosis], sections: Iterable[Section]
+def page_of_several(
+    shown: Sequence[Shown], diagnoses: Sequence[Diagnosis], pictures: Iterable[Section]
 ) -> str:
-    """Writes the whole page of one run, or of several side by side."""
+    """Writes the whole page of several runs side by side."""
     runs = [s.run for s in shown]
-    top = _one(runs[0], diagnoses[0]) if len(runs) == 1 else _several(shown, diagnoses)
-    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    style = files("leash.ps.report").joinpath("page.css").read_text("utf-8")
+    return _whole(f"{len(runs)} runs", [
+        _several(shown, diagnoses), *(_section(*section) for section in pictures),
+        _differences(runs), _footer(runs),
+    ])  # fmt: skip
+
+
+def _whole(title: str, parts: Sequence[str], style: str = "") -> str:
     return "\n".join([
         "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{text(title)} – Leash report</title>", f"<style>\n{style}</style>", "</head>",
-        "<body>", "<main>", top, *(_section(*section) for section in sections),
-        _settings(runs), _footer(runs), "</main>", "</body>", "</html>", "",
+        f"<title>{text(title)} – Leash report</title>",
+        f"<style>\n{style}{asset('page.css')}</style>", "</head>", "<body>", "<main>", *parts,
+        "</main>", "</body>", "</html>", "",
     ])  # fmt: skip
+
+
+def _again(run: Run) -> str:
+    """The command line that runs it again, to copy."""
+    config = run.path / "config.yaml"
+    if not config.is_file():
+        return ""
+    command = "launch" if "server_restarts" in run.options else "server"
+    words = shlex.join(["leash", command, "--config", str(config)])
+    return f'<p class="again">Run it again: <code>{text(words)}</code></p>'
 
 
 # The top.
 
 
-def _one(run: Run, diagnosis: Diagnosis) -> str:
-    cards = "".join(_card(figure) for figure in key_figures(run, diagnosis))
-    return (
-        f'<header><p class="eyebrow">Leash report</p><h1>{text(run.name)}</h1>'
-        f"<p>{text(_about(run))}</p></header>{_diagnosis(diagnosis)}"
-        f'<div class="figures">{cards}</div>'
-    )
+def _named(shown: Shown) -> str:
+    return f"<h3>{_swatch_of(shown)} {text(shown.run.name)}</h3>"
 
 
 def _several(shown: Sequence[Shown], diagnoses: Sequence[Diagnosis]) -> str:
@@ -69,7 +91,7 @@ def _several(shown: Sequence[Shown], diagnoses: Sequence[Diagnosis]) -> str:
     names = listed([name.replace("_", " ") for name in differing_settings(runs)][:8])
     differ = f"They differ in {names}." if names else "Their settings are the same."
     entries = "".join(
-        f"<li>{_diagnosis(diagnosis, s)}</li>"
+        f"<li>{diagnosis_card(diagnosis, _named(s))}</li>"
         for s, diagnosis in zip(shown, diagnoses, strict=True)
     )
     keys = dict.fromkeys(Key(s.label, s.color, s.line) for s in shown)
@@ -79,50 +101,6 @@ def _several(shown: Sequence[Shown], diagnoses: Sequence[Diagnosis]) -> str:
         f'<div class="legend">{_keys(list(keys))}</div>'
         f"<section><h2>In short</h2>{_table(shown, diagnoses)}</section>"
         f'<section><h2>What they suffer from</h2><ul class="runs">{entries}</ul></section>'
-    )
-
-
-def _about(run: Run) -> str:
-    settings = effective(run)
-    what = " on ".join(str(settings[k]) for k in ("model", "dataset") if settings.get(k))
-    facts = [
-        run.rule, f"{run.crew} worker{'s' if run.crew != '1' else ''}", what,
-        f"seed {settings['seed']}" if settings.get("seed") is not None else "",
-        f"time × {1 / run.scale:g} = full scale" if run.scale != 1 else "", _ending(run),
-    ]  # fmt: skip
-    return " · ".join(filter(None, facts))
-
-
-def _ending(run: Run) -> str:
-    if not run.started:
-        return "never began: not all of its workers came"
-    if not run.summary:
-        return "no summary: it goes on, or was killed"
-    unfinished = run.summary.get("unfinished")
-    missing = f" (not trained: {unfinished_text(unfinished)})" if unfinished else ""
-    return f"ended early: {why_stopped(run.summary['ended'])}{missing}" if run.is_cut else ""
-
-
-def _diagnosis(diagnosis: Diagnosis, shown: Shown | None = None) -> str:
-    name = f"<h3>{_swatch_of(shown)} {text(shown.run.name)}</h3>" if shown else ""
-    details = f"<p>{text(' '.join(diagnosis.details))}</p>" if diagnosis.details else ""
-    headline = diagnosis.headline if diagnosis.headline.endswith(".") else f"{diagnosis.headline}."
-    return (
-        f'<div class="card diagnosis {diagnosis.kind}">{name}'
-        f'<p class="headline">{_with_options(headline)}</p>{details}</div>'
-    )
-
-
-def _with_options(sentence: str) -> str:
-    """Marks options of the command line, so that they stand out and no line breaks them."""
-    return re.sub(OPTION, r'<code class="option">\g<0></code>', text(sentence))
-
-
-def _card(figure: KeyFigure) -> str:
-    about = f"<small>{text(figure.about)}</small>" if figure.about else ""
-    return (
-        f'<div class="card"><dl><dt>{text(figure.name)}</dt>'
-        f"<dd>{text(figure.value)}{about}</dd></dl></div>"
     )
 
 
@@ -193,9 +171,7 @@ def _swatch_of(shown: Shown) -> str:
 # Settings, and the end.
 
 
-def _settings(runs: Sequence[Run]) -> str:
-    if len(runs) == 1:
-        return _own_settings(runs[0])
+def _differences(runs: Sequence[Run]) -> str:
     differing = differing_settings(runs)
     if not differing:
         return ""

@@ -38,7 +38,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     require_matplotlib()
     read = read_runs(runs)
     from leash.ps.report.analysis.diagnosis import diagnose
-    from leash.ps.report.page import page
+    from leash.ps.report.page import page_of, page_of_several
     from leash.ps.report.pictures.drawing import report_style, write_png
     from leash.ps.report.pictures.lineup import line_up
 
@@ -49,7 +49,11 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         shown = line_up(read)
         with report_style():
             sections = _sections(shown)
-            html = page(shown, [diagnose(run) for run in read], sections)
+            diagnoses = [diagnose(run) for run in read]
+            if len(read) == 1:
+                html = page_of(read[0], diagnoses[0])
+            else:
+                html = page_of_several(shown, diagnoses, sections)
             for _, of_section in sections:
                 for picture in of_section:
                     write_png(picture, pictures / f"{picture.name}.png")

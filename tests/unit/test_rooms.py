@@ -40,7 +40,10 @@ ARROWS: dict[str, set[str]] = {
     },
     "ps.report.analysis": {"ps", "ps.options", "ps.runs"},
     "ps.report.pictures": {"ps", "ps.report.analysis"},
-    "ps.report": {"ps", "ps.options", "ps.report.analysis", "ps.report.pictures", "ps.runs"},
+    "ps.page": {"ps", "ps.report.analysis", "ps.report.pictures", "ps.runs"},
+    "ps.report": {
+        "ps", "ps.options", "ps.page", "ps.report.analysis", "ps.report.pictures", "ps.runs",
+    },
     "ps.simulate": {"ps", "ps.options", "ps.report.pictures", "ps.slowness"},
     "ps.commands": {"ps", "ps.options", "ps.runs", "ps.wire"},
     "ps.launch": {

@@ -25,7 +25,7 @@ from leash.ps.report.analysis.run import (
     Track,
 )
 from leash.ps.runs.events import Event
-from leash.ps.words import DONE, REPLACED
+from leash.ps.words import DONE, REPLACED, RESTING
 
 STEP_COLUMNS: Final = ("step", "pushed_s", "replied_s", "began_s", "lag", "staleness")
 ACCOUNT_COLUMNS: Final = ("t", "step", "loss", "compute_s", "wait_s")
@@ -112,7 +112,19 @@ class _Growing:
         if self.here_since is not None:
             self.present.append((self.here_since, t))
             self.reasons.append(reason)
+        elif self.is_resting:
+            self.reasons[-1] = reason  # it had nothing left to do, and goes now
         self.here_since = self.pushed = self.replied = None
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it has left since nothing was left to train on; it may be needed again."""
+        return self.here_since is None and self.reasons[-1:] == [RESTING]
+
+    def push(self, t: float, step: int) -> None:
+        if self.is_resting:
+            self.here_since = t  # another's work has come to it
+        self.pushed = (step, t)
 
     def reply(self, t: float, event: Event) -> None:
         step = event["step"]
@@ -148,7 +160,7 @@ class EventReader:
         worker = event.get("worker")
         match event["event"]:
             case "push":
-                self._of(worker).pushed = (event["step"], t)
+                self._of(worker).push(t, event["step"])
             case "step":
                 self._of(worker).reply(t, event)
             case "training":

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leash.ps.words import DONE
+from leash.ps.words import DONE, RESTING
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -84,7 +84,7 @@ class Track:
     def done_s(self) -> float | None:
         """When it had done its part; None if it never had."""
         ends = zip(self.present, self.reasons, strict=True)
-        return next((stop for (_, stop), reason in ends if reason == DONE), None)
+        return next((stop for (_, stop), reason in ends if reason in (DONE, RESTING)), None)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,11 @@ from leash.ps.report.analysis.run import Floats, Run
 LOSS_BINS: Final = 80
 SPEED_BINS: Final = 48
 
+LOG_FROM: Final = 15.0  # from this ratio of largest to smallest, a loss has a logarithmic axis
+# The same ratio for errors: then 98 and 99 % are as far apart as 80 and 90 %.
+LOG_ERRORS_FROM: Final = 8.0
+LEAST_ERROR: Final = 0.01  # percent; on such an axis 100 % is drawn here
+
 Curve = tuple[Floats, Floats]  # x, y
 
 
@@ -59,3 +64,17 @@ def speed(run: Run) -> Curve:
     edges = edges_of(run.seconds, bins)
     counts, _ = np.histogram(pushed_s, edges)
     return (edges[:-1] + edges[1:]) / 2, counts * run.step_events / np.diff(edges)
+
+
+# Axes.
+
+
+def differ_much(values: Floats) -> bool:
+    """Whether these losses need a logarithmic axis."""
+    return bool(len(values) and values.min() > 0 and values.max() > LOG_FROM * values.min())
+
+
+def errors_differ_much(accuracies: Floats) -> bool:
+    """Whether these accuracies, in percent, need an axis that is logarithmic in the errors."""
+    errors = np.maximum(100.0 - accuracies, LEAST_ERROR)
+    return bool(len(errors) and errors.max() >= LOG_ERRORS_FROM * errors.min())

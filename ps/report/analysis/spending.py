@@ -12,11 +12,14 @@ exchanging.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from leash.ps.report.analysis.run import Accounts, Floats, Interval, Run, Track
-from leash.ps.words import DONE
+from leash.ps.words import DONE, RESTING
+
+AT_ITS_END: Final = (DONE, RESTING)  # a worker that leaves so has nothing left to do
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ def _absences(run: Run, track: Track) -> list[Interval]:
     """When a worker was absent: from an end to its return, or the run's end; not once done."""
     returns = [start for start, _ in track.present[1:]] + [run.seconds]
     ends = zip(track.present, track.reasons, returns, strict=True)
-    return [(stop, back) for (_, stop), reason, back in ends if reason != DONE and back > stop]
+    return [
+        (stop, back) for (_, stop), reason, back in ends if reason not in AT_ITS_END and back > stop
+    ]
 
 
 def _running_total(values: Floats) -> Floats:

@@ -9,7 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from leash.ps.report.analysis.run import Floats, Run
-from leash.ps.report.analysis.series import Curve, accuracy, speed, test_loss, training_loss
+from leash.ps.report.analysis.series import (
+    LEAST_ERROR,
+    Curve,
+    accuracy,
+    differ_much,
+    errors_differ_much,
+    speed,
+    test_loss,
+    training_loss,
+)
 from leash.ps.report.pictures.drawing import (
     Key,
     Picture,
@@ -23,10 +32,7 @@ from leash.ps.report.pictures.style import BLUE, INK, ORANGE
 
 HEIGHT_IN: Final = 2.7
 SPEED_HEIGHT_IN: Final = 1.9
-LOG_FROM: Final = 15.0  # from this ratio of largest to smallest, a loss has a logarithmic axis
-# The same ratio for errors: then 98 and 99 % are as far apart as 80 and 90 %. Then possible ticks.
-LOG_ERRORS_FROM: Final = 8.0
-LEAST_ERROR: Final = 0.01  # percent; on such an axis 100 % is drawn here
+# Of an axis that is logarithmic in the errors.
 ACCURACY_TICKS: Final = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99)
 
 
@@ -116,9 +122,9 @@ def _draw_accuracy(
 
 def _scale_accuracy(axis: Axes, values: Floats) -> None:
     """Makes the axis logarithmic in the errors if they differ much, so good runs look different."""
-    errors = np.maximum(100.0 - values, LEAST_ERROR)
-    if not len(errors) or errors.max() < LOG_ERRORS_FROM * errors.min():
+    if not errors_differ_much(values):
         return
+    errors = np.maximum(100.0 - values, LEAST_ERROR)
     axis.set_yscale("function", functions=(
         lambda y: -np.log10(np.maximum(100.0 - y, LEAST_ERROR)), lambda v: 100.0 - 10.0**-v,
     ))  # fmt: skip
@@ -145,7 +151,7 @@ def _draw_loss(axis: Axes, shown: Sequence[Shown], along: Callable[[Run, Curve],
 
 def _scale_loss(axis: Axes, values: Floats) -> None:
     axis.set_ylabel("mean per sample")
-    if len(values) and values.min() > 0 and values.max() > LOG_FROM * values.min():
+    if differ_much(values):
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))

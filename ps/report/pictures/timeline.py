@@ -16,6 +16,7 @@ from leash.ps.report.analysis.lanes import chosen_tracks, closer_window, has_few
 from leash.ps.report.analysis.run import Floats, Run, Track
 from leash.ps.report.analysis.series import edges_of
 from leash.ps.report.analysis.spending import (
+    AT_ITS_END,
     Spending,
     knows_exchanging,
     knows_waiting,
@@ -30,7 +31,6 @@ from leash.ps.report.pictures.drawing import (
     time_axis,
 )
 from leash.ps.report.pictures.style import STATE_COLORS
-from leash.ps.words import DONE
 
 MAX_BINS: Final = 160
 STATES: Final = ("held back", "exchanging", "computing")  # from the bottom of a lane
@@ -197,7 +197,7 @@ def _add_steps(
 def _add_absences(shapes: dict[str, list[Any]], run: Run, track: Track, lane: int) -> None:
     returns = [start for start, _ in track.present[1:]] + [run.seconds]
     for (_, stop), reason, back in zip(track.present, track.reasons, returns, strict=True):
-        if reason != DONE:
+        if reason not in AT_ITS_END:
             shapes["gone"].append(_rectangle(stop, back - stop, lane))
 
 

@@ -22,7 +22,7 @@ from leash.ps.experiments.plan import Experiment
 from leash.ps.report.analysis.diagnosis import diagnose
 from leash.ps.report.analysis.figures import key_figures
 from leash.ps.report.analysis.reading import read_run
-from leash.ps.report.page import page
+from leash.ps.report.page import page_of
 from leash.ps.report.pictures.bars import share_picture
 from leash.ps.report.pictures.drawing import report_style
 from leash.ps.report.pictures.lineup import line_up
@@ -169,7 +169,7 @@ def test_the_waiting_of_all_is_the_same_wherever_it_is_shown(places: Places) -> 
     [
         lambda p: text_of(run_table(p.state)),
         lambda p: result(p, "waiting"),
-        lambda p: page([*line_up([read_run(p.folder)])], [diagnose(read_run(p.folder))], ()),
+        lambda p: page_of(read_run(p.folder), diagnose(read_run(p.folder))),
     ],
     ids=["table", "result", "page"],
 )

@@ -11,6 +11,7 @@ from leash.ps.report.analysis.lanes import MAX_LANES, chosen_tracks, closer_wind
 from leash.ps.report.analysis.reading import read_run, read_runs
 from leash.ps.report.analysis.run import Run
 from leash.ps.report.analysis.series import accuracy, binned_mean, speed, training_loss
+from leash.ps.report.analysis.settings import differing_settings, mattering_settings
 from leash.ps.report.analysis.spending import Spending
 from leash.ps.report.pictures.bars import lag_picture, share_picture, staleness_picture
 from leash.ps.report.pictures.curves import curve_pictures
@@ -21,7 +22,7 @@ from leash.ps.report.pictures.drawing import (
     report_style,
     svg_of,
 )
-from leash.ps.report.pictures.lineup import differing_settings, line_up, mattering_settings
+from leash.ps.report.pictures.lineup import line_up
 from leash.ps.report.pictures.style import LINE_STYLES, RUN_COLORS, STATE_COLORS
 from leash.ps.report.pictures.timeline import (
     LANE,

@@ -1,0 +1,116 @@
+"""Accuracy, loss, speed and the number of workers over time and over steps, for the page."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from leash.ps.page.keys import View, ViewKey, line
+from leash.ps.page.lanes import changes_view
+from leash.ps.report.analysis.run import Floats, Run
+from leash.ps.report.analysis.series import (
+    Curve,
+    accuracy,
+    differ_much,
+    errors_differ_much,
+    speed,
+    test_loss,
+    training_loss,
+)
+from leash.ps.report.pictures.style import BLUE, ORANGE
+
+
+def accuracy_views(run: Run) -> list[View]:
+    """Test accuracy over time and over steps; [] before the first evaluation."""
+    curve = accuracy(run)
+    if not len(curve[0]):
+        return []
+    scale = "errors" if errors_differ_much(curve[1]) else "linear"
+    series = [(line("test", BLUE), curve)]
+    return _over_time_and_steps(run, "accuracy", "Test accuracy", series, unit="%", scale=scale)
+
+
+def loss_views(run: Run) -> list[View]:
+    """Test and training loss over time and over steps; [] before the first is known."""
+    curves = [("training", ORANGE, training_loss(run)), ("test", BLUE, test_loss(run))]
+    series = [(line(name, color), curve) for name, color, curve in curves if len(curve[0])]
+    if not series:
+        return []
+    values = np.concatenate([curve[1] for _, curve in series])
+    return _over_time_and_steps(
+        run, "loss", "Loss", series, unit="", scale="log" if differ_much(values) else "linear",
+        note="Mean per sample.",
+    )  # fmt: skip
+
+
+def speed_view(run: Run, measured: Curve | None = None) -> View | None:
+    """Steps a second of all workers.
+
+    Args:
+        run: whose they are.
+        measured: seconds and steps/s, if somebody has counted them; by default the recorded steps.
+    """
+    curve = measured if measured is not None else speed(run)
+    if not len(curve[0]):
+        return None
+    series = [(line("steps/s", BLUE), curve)]
+    return _lines(run, "speed", "Steps a second, of all workers", series, unit="steps/s", fill=True,
+                  wide=True)  # fmt: skip
+
+
+def traffic_view(run: Run, received: Curve, sent: Curve) -> View | None:
+    """Bytes a second that the server has received and sent, over seconds."""
+    if not len(received[0]):
+        return None
+    series = [(line("gradients received", BLUE), received), (line("answers sent", ORANGE), sent)]
+    return _lines(run, "bytes", "Bytes a second", series, unit="B/s")
+
+
+def crew_view(run: Run) -> View | None:
+    """How many workers took part when, of a run whose workers come and go."""
+    if " to " not in run.crew or run.seconds <= 0:
+        return None
+    ends = [end for track in run.tracks for interval in track.present for end in interval]
+    t = np.unique(np.clip([0.0, *ends, run.seconds], 0.0, run.seconds))
+    series = [(line("workers", BLUE), (t, run.workers_at(t)))]
+    return _lines(run, "crew", "Who was there", series, unit="workers", fill=True, wide=True,
+                  stepped=True)  # fmt: skip
+
+
+def _over_time_and_steps(
+    run: Run, name: str, title: str, series: Sequence[tuple[ViewKey, Curve]], **how: Any
+) -> list[View]:
+    views = [_lines(run, f"{name}-over-time", f"{title} over time", series, **how)]
+    by_steps = [(key, _by_steps(run.steps_at, curve)) for key, curve in series]
+    if all(curve is not None for _, curve in by_steps):
+        told = [(key, curve) for key, curve in by_steps if curve is not None]
+        views.append(_lines(run, f"{name}-over-steps", f"{title} over steps", told, x="steps",
+                            **how))  # fmt: skip
+    return views
+
+
+def _by_steps(steps_at: Callable[[Floats], Floats | None], curve: Curve) -> Curve | None:
+    steps = steps_at(curve[0])
+    return None if steps is None else (steps, curve[1])
+
+
+def _lines(
+    run: Run, name: str, title: str, series: Sequence[tuple[ViewKey, Curve]], *, unit: str,
+    x: str = "time", scale: str = "linear", fill: bool = False, wide: bool = False,
+    stepped: bool = False, note: str = "",
+) -> View:  # fmt: skip
+    return {
+        "kind": "lines", "name": name, "title": title, "note": note, "wide": wide, "x": x,
+        "unit": unit, "scale": scale, "fill": fill, "stepped": stepped,
+        "keys": [key for key, _ in series] if len(series) > 1 else [],
+        "series": [
+            {**key, "x": _rounded(curve[0], 3), "y": _rounded(curve[1], 5)}
+            for key, curve in series
+        ],
+        "end": run.seconds if x == "time" else None,
+        "changes": changes_view(run) if x == "time" else [],
+    }  # fmt: skip
+
+
+def _rounded(values: Floats, digits: int) -> list[float | None]:
+    return [round(v, digits) if np.isfinite(v) else None for v in values.tolist()]
