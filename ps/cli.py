@@ -70,6 +70,8 @@ COMMANDS: Final = {
                       "show how a run stands"),
     "report": Command("ps.report.options:ReportOptions", "ps.report.command:run",
                       "show runs as a page of pictures"),
+    "page": Command("ps.options.page:RunPageOptions", "ps.live.command:run",
+                    "show a run as a page, live or when it has ended"),
     "em": Command("ps.options.em:EmOptions", "worker.em.command:run",
                   "fit mixtures to MNIST's digits by EM"),
     "set": Command("ps.options.commands:SetOptions", "ps.commands.set:run",

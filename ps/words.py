@@ -27,6 +27,7 @@ INCOMPLETE: Final = "incomplete"
 
 # The beginnings of what a server says where it goes on from a checkpoint.
 GOES_ON_FROM: Final = "goes on from"
+PAGE_IS_AT: Final = "live page:"  # begins what a server says of its page
 NOT_BITWISE: Final = "not bitwise as if it had never ended"
 
 # What two figures are, for the places that show them. A worker that reports nothing, such as a loop
@@ -165,3 +166,12 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def for_json(value: Any) -> Any:
+    """Puts None for numbers that JSON does not have, anywhere in dicts and lists."""
+    if isinstance(value, dict):
+        return {key: for_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [for_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

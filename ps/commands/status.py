@@ -1,10 +1,9 @@
 """`leash status`: asks a server how its run stands."""
 
 import json
-import math
 import threading
 import time
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from rich.text import Text
@@ -16,7 +15,7 @@ from leash.ps.options.addresses import address_of
 from leash.ps.options.commands import StatusOptions
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.keys import key_for
-from leash.ps.words import TAKES_PART
+from leash.ps.words import TAKES_PART, for_json
 
 WATCH_S: Final = 0.5
 STACKS_S: Final = 8.0  # a worker tells its stack with one of its next beats
@@ -34,7 +33,7 @@ def run(options: StatusOptions) -> int:
             with screen_for(console) as screen:
                 _watch(channel, options.wait_s, state, screen)
         elif options.json:
-            print(json.dumps(_plain(state), indent=1))
+            print(json.dumps(for_json(state), indent=1))
         else:
             console.print(run_table(state))
         if options.stacks and not options.json:
@@ -75,12 +74,3 @@ def _with_stacks(channel: ControlChannel, wait_s: float, state: RunState) -> Run
         pause.wait(WATCH_S)
         state = request_state(channel, wait_s, stacks=True)
     return state
-
-
-def _plain(value: Any) -> Any:
-    """Puts null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -31,11 +31,11 @@ from leash.ps.processes import (
 from leash.ps.runs.rundir import RunDir
 from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.wire.control import ControlChannel, request_state
-from leash.ps.words import GOES_ON_FROM, INCOMPLETE, NOT_BITWISE
+from leash.ps.words import GOES_ON_FROM, INCOMPLETE, NOT_BITWISE, PAGE_IS_AT
 
 END_LOOK_S: Final = 0.5  # between two looks at a server that may have ended
-# What the server says of a checkpoint from which it goes on.
-SAID_OF_RESUMING: Final = (GOES_ON_FROM, NOT_BITWISE)
+# What the server says of a checkpoint from which it goes on, and of its page.
+SAID_AT_ITS_START: Final = (GOES_ON_FROM, NOT_BITWISE, PAGE_IS_AT)
 # Workers of a bsp run have so long to end their step before they are told to end.
 STEP_END_S: Final = 1.2
 STEP_LOOK_S: Final = 0.01
@@ -131,7 +131,7 @@ class LaunchedServer:
             before.stdin.close()
         address = server.await_address()
         for line in self._log.read_bytes()[said_before:].decode(errors="replace").splitlines():
-            if any(word in line for word in SAID_OF_RESUMING):
+            if any(word in line for word in SAID_AT_ITS_START):
                 self._say(line.removeprefix("leash server: "))
         return address
 

@@ -20,6 +20,7 @@ from leash.ps.options.base import (
 )
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
 from leash.ps.options.outer_optimizer import OuterOptimizerGroup
+from leash.ps.options.page import PageGroup
 from leash.ps.options.plan import (
     PlanGroup,
     Resize,
@@ -107,7 +108,7 @@ class LaunchGroup(Options):
 class LaunchOptions(
     LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
     StalenessGroup, TrainingGroup, TransportGroup, PatienceGroup, LeavingGroup, SlownessGroup,
-    TimeScaleGroup, StallGroup, RunGroup,
+    TimeScaleGroup, StallGroup, RunGroup, PageGroup,
 ):  # fmt: skip
     """Start a server, workers and an evaluator on this machine, and watch them."""
 

@@ -20,6 +20,7 @@ from leash.ps.options.addresses import (
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
 from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
 from leash.ps.options.outer_optimizer import OuterOptimizerGroup, with_todays_rates
+from leash.ps.options.page import PageGroup
 from leash.ps.options.plan import PlanGroup, check_range
 from leash.ps.options.rule import RuleGroup, with_new_names
 from leash.ps.options.staleness import StalenessGroup, check_softens
@@ -273,7 +274,7 @@ def check_shards(shards: int) -> None:
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions(
     ServerGroup, StallGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
-    StalenessGroup, TaskGroup, RunGroup, PatienceGroup, TimeScaleGroup,
+    StalenessGroup, TaskGroup, RunGroup, PageGroup, PatienceGroup, TimeScaleGroup,
 ):  # fmt: skip
     """Keep the parameters, and apply what workers push."""
 

@@ -98,7 +98,8 @@ def _histogram(
     marks = [{"x": counted.mean, "label": f"mean {decimal(counted.mean)}", "dash": False}]
     if bound is not None:
         marks.append({"x": float(bound), "label": f"bound {bound}", "dash": True})
-    marks.append({"x": largest, "label": f"largest {largest:.0f}", "dash": None})
+    if largest != bound:
+        marks.append({"x": largest, "label": f"largest {largest:.0f}", "dash": None})
     return {
         "kind": "bars", "name": name, "title": title, "note": note, "wide": False, "keys": [],
         "label": label, "width": float(counted.starts[1] - counted.starts[0]),

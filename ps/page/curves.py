@@ -43,19 +43,20 @@ def loss_views(run: Run) -> list[View]:
     )  # fmt: skip
 
 
-def speed_view(run: Run, measured: Curve | None = None) -> View | None:
+def speed_view(run: Run, measured: Curve | None = None, *, wide: bool = True) -> View | None:
     """Steps a second of all workers.
 
     Args:
         run: whose they are.
         measured: seconds and steps/s, if somebody has counted them; by default the recorded steps.
+        wide: whether it takes the page's whole width.
     """
     curve = measured if measured is not None else speed(run)
     if not len(curve[0]):
         return None
     series = [(line("steps/s", BLUE), curve)]
     return _lines(run, "speed", "Steps a second, of all workers", series, unit="steps/s", fill=True,
-                  wide=True)  # fmt: skip
+                  wide=wide)  # fmt: skip
 
 
 def traffic_view(run: Run, received: Curve, sent: Curve) -> View | None:

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import count
 from types import FrameType
@@ -38,6 +38,7 @@ from leash.ps.runs.unwritten import why_of
 from leash.ps.server.announcement import how_they_come_and_go, how_to_join
 from leash.ps.server.coordinator import Coordinator
 from leash.ps.server.evaluator_process import EvaluatorProcess, has_evaluator, lacks_key
+from leash.ps.server.page import LivePage
 from leash.ps.server.run_engine import RunEngine
 from leash.ps.server.shards.remote_shards import OnNotice, RemoteShard, RemoteShards
 from leash.ps.server.shards.shard_process import ShardProcess
@@ -58,6 +59,7 @@ from leash.ps.wire.sockets import (
     CONTROL_QUEUE,
     make_router,
 )
+from leash.ps.words import PAGE_IS_AT
 
 LOOK_S: Final = 1.0  # so often a server that cannot begin looks whether its disk takes a journal
 SHARD_RESTARTS: Final = 3  # so often the processes of a server begin again, when one is lost
@@ -83,6 +85,7 @@ class Server:
         port: int = 0,
         memory: Memory | None = None,
         has_lane: bool | None = None,
+        page: LivePage | None = None,
     ) -> None:
         """Binds the sockets and starts the further shards; `run` serves.
 
@@ -98,6 +101,7 @@ class Server:
             memory: what the run remembers of earlier servers; by default that is read here.
             has_lane: whether messages may move without Python, by the clock of ``time.monotonic``;
                 by default if `now` is that.
+            page: is given snapshots.
 
         Raises:
             OSError: the disk takes no journal.
@@ -108,6 +112,7 @@ class Server:
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._evaluator: Final = evaluator
+        self._page: Final = page
         self._say: Final = logged(say, __name__)
         keyring = Keyring(options.keys) if options.keys is not None else None
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
@@ -242,7 +247,16 @@ class Server:
             self._doorman.attend()
         self._count_closed()
         engine.advance(self._data_router.take_unreading())
+        self._show_page()
         self._poll_data_unless_held()
+
+    def _show_page(self) -> None:
+        if self._page is None:
+            return
+        try:
+            self._page.attend(self.coordinator.state)
+        except Exception as error:
+            self.metrics.fail("the page could not be told how the run stands", error)
 
     def announce(self) -> None:
         """Says where the server listens and how to join, or tells the descriptor of --ready-fd."""
@@ -392,10 +406,12 @@ def serve(options: ServerOptions) -> int:
         _say(f"warning: {risk}")
     demo_logs = DemoLogs(run_dir.path, spelled or model or "", disk) if options.demo_logs else None
     before: Server | None = None
-    try:
+    with ExitStack() as at_the_end:
+        at_the_end.callback(disk.close)
+        page, say = _page_of(options, run_dir, at_the_end)
         for lost in count():
             server = Server(
-                options, run_dir, evaluator=evaluator, demo_logs=demo_logs,
+                options, run_dir, evaluator=evaluator, demo_logs=demo_logs, say=say, page=page,
                 may_begin_again=lost < SHARD_RESTARTS, port=before.port if before else 0,
                 memory=_begin_journal(run_dir, options.patience, before),
             )  # fmt: skip
@@ -407,15 +423,26 @@ def serve(options: ServerOptions) -> int:
             status = server.run()
             if not server.is_abandoned:
                 return status
-            _say(
+            say(
                 f"{server.shards.lost}; all processes of the server begin again, "
                 f"{lost + 1} of {SHARD_RESTARTS}"
             )
             before = server
             options = replace(options, resume=_newest(run_dir))
-    finally:
-        disk.close()
     raise AssertionError("it counts for ever")
+
+
+def _page_of(
+    options: ServerOptions, run_dir: RunDir, at_the_end: ExitStack
+) -> tuple[LivePage | None, Callable[[str], None]]:
+    """Starts the live page, if there is to be one; returns it, and what says a line."""
+    if not options.has_page:
+        return None, _say
+    page = LivePage(options, run_dir.path)
+    at_the_end.callback(page.close)
+    say = page.hearing(_say)
+    say(f"{PAGE_IS_AT} {page.address}")
+    return page, say
 
 
 def _begin_journal(

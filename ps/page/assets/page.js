@@ -102,6 +102,8 @@ const Leash = (() => {
       this.body = element("div", "plot");
       this.figure.append(this.title, this.note, this.keys, this.body, this.readout);
       this.figure.setAttribute("aria-label", view.title);
+      // A neighbour that comes later makes it narrower, as a smaller window does.
+      new ResizeObserver(() => requestAnimationFrame(() => this.resized())).observe(this.figure);
     }
 
     show(view) {
@@ -165,7 +167,8 @@ const Leash = (() => {
     }
 
     resized() {
-      this.plot?.setSize({ width: this.width(), height: this.height(this.view) });
+      if (!this.plot || this.plot.width === this.width()) return;
+      this.plot.setSize({ width: this.width(), height: this.height(this.view) });
     }
 
     recolored() {
@@ -491,11 +494,6 @@ const Leash = (() => {
     });
   }
 
-  let due = 0;
-  addEventListener("resize", () => {
-    cancelAnimationFrame(due);
-    due = requestAnimationFrame(() => pictures.forEach((p) => p.resized()));
-  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => pictures.forEach((p) => p.recolored()));
 
   return { draw };

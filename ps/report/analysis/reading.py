@@ -2,6 +2,7 @@
 
 import json
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,21 +50,22 @@ def read_run(path: Path, name: str | None = None) -> Run:
     except (KeyError, TypeError, ValueError) as error:
         place = f"line {reader.taken + 1}"
         raise UsageError(f"{events}: {place} is no event: {error!r}") from error
-    return reader.run(path, name or path.resolve().name, _options(path), _summary(path))
+    return reader.run(path, name or path.resolve().name, options_of(path), summary_of(path))
 
 
 def _events(path: Path) -> Iterator[Event]:
     """Yields the events. Only the last line may be no event, as a killed server leaves it."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
-            event = _parsed(line)
+            event = event_of(line)
             if event is not None:
                 yield event
             elif line.endswith("\n"):
                 raise UsageError(f"{path}: line {number} is no event: {shown(line)}")
 
 
-def _parsed(line: str) -> Event | None:
+def event_of(line: str) -> Event | None:
+    """The event of a line of events.jsonl; None if it holds none."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -71,7 +73,8 @@ def _parsed(line: str) -> Event | None:
     return event if isinstance(event, dict) and "event" in event and "t" in event else None
 
 
-def _options(run: Path) -> Event:
+def options_of(run: Path) -> Event:
+    """The settings of a run directory, under their newest names; empty if there are none."""
     path = run / "config.yaml"
     try:
         settings = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
@@ -82,7 +85,8 @@ def _options(run: Path) -> Event:
     return renamed_checkpoints(with_names_apart(with_new_names(settings)))
 
 
-def _summary(run: Path) -> Event:
+def summary_of(run: Path) -> Event:
+    """The content of its summary.json; empty before there is one."""
     path = run / "summary.json"
     try:
         summary = json.loads(path.read_text("utf-8")) if path.is_file() else {}
@@ -138,6 +142,14 @@ class _Growing:
         self.dropped += bool(event.get("dropped"))
         self.pushed, self.replied = None, (step, t)
 
+    def forget(self, before_s: float) -> None:
+        """Drops a first part of the columns. It waits until that is worth moving the rest."""
+        for table, by, kept in ((self.steps, "replied_s", 0), (self.accounts, "t", 1)):
+            old = bisect_left(table[by], before_s) - kept
+            if old > len(table[by]) / 4:
+                for column in table.values():
+                    del column[:old]
+
     def account(self, t: float, event: Event) -> None:
         row = (t, *(event.get(name) for name in ACCOUNT_COLUMNS[1:]))
         for name, value in zip(ACCOUNT_COLUMNS, row, strict=True):
@@ -178,7 +190,24 @@ class EventReader:
                 self._changes.append((t, event))
         self.taken += 1
 
+    def forget(self, before_s: float) -> None:
+        """Forgets what lies before this time: steps, and accounts but the last of them.
+
+        Args:
+            before_s: seconds since the server began to listen.
+        """
+        for growing in self._growing.values():
+            growing.forget(before_s)
+
     def run(self, path: Path, name: str, options: Event, summary: Event) -> Run:
+        """Makes the run of the events so far.
+
+        Args:
+            path: of its directory.
+            name: that it is to have.
+            options: its settings.
+            summary: its figures, as summary.json has them.
+        """
         started = self._started or {}
         zero_s = float(started.get("t", 0.0))
         end_s = self._end_s()
@@ -206,16 +235,19 @@ class EventReader:
 
 
 def _track(worker: int, growing: _Growing, zero_s: float, end_s: float) -> Track:
-    growing.leave(end_s, "")
+    intervals, reasons = growing.present, growing.reasons
+    if growing.here_since is not None:
+        intervals = [*intervals, (growing.here_since, max(growing.here_since, end_s))]
+        reasons = [*reasons, ""]
     steps = {name: _array(growing.steps[name]) for name in STEP_COLUMNS}
     for name in ("pushed_s", "replied_s", "began_s"):
         steps[name] = steps[name] - zero_s
     accounts = {name: _array(growing.accounts[name]) for name in ACCOUNT_COLUMNS}
     accounts["t"] = accounts["t"] - zero_s
-    present = tuple((max(0.0, a - zero_s), max(0.0, b - zero_s)) for a, b in growing.present)
+    present = tuple((max(0.0, a - zero_s), max(0.0, b - zero_s)) for a, b in intervals)
     return Track(
         worker, Steps(**steps, dropped=growing.dropped), Accounts(**accounts), present,
-        tuple(growing.reasons),
+        tuple(reasons),
     )  # fmt: skip
 
 

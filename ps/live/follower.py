@@ -1,0 +1,151 @@
+"""Follows the events of a run as they are written: the newest minutes of them, as a `Run`."""
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from leash.ps.report.analysis.reading import EventReader, event_of, options_of, summary_of
+from leash.ps.report.analysis.run import Run, Track
+
+WINDOW_S: Final = 180.0  # of a run that goes on
+READ_NBYTES: Final = 1 << 20
+# More steps a second than this are not all read: one in so many that fewer are left.
+MOST_STEPS_PER_S: Final = 1500
+RATE_S: Final = 2.0  # over which that is measured
+_STEP: Final = re.compile(rb'"event": "(?:push|step)".*"step": (\d+)')
+
+
+class RunFollower:
+    """Reads a run directory again and again.
+
+    Attributes:
+        told: what happened that is no step, with its time, the newest 200: events as they are in
+            the file.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float], *, keeps_all: bool = False) -> None:
+        """Reads nothing yet.
+
+        Args:
+            path: the run directory; it need not be there yet.
+            now: seconds on a clock that never goes back.
+            keeps_all: keeps all of the run, and not its last minutes alone.
+        """
+        self.path: Final = path
+        self.told: deque[dict[str, Any]] = deque(maxlen=200)
+        self._now: Final = now
+        self._keeps_all: Final = keeps_all
+        self._file: BinaryIO | None = None
+        self._rest = b""  # of a line that is not written to its end
+        self._reader = EventReader()
+        self._last_t = 0.0
+        self._every = 1  # one step in so many is read
+        self._steps_read = 0
+        self._rate_since_s = now()
+
+    def poll(self) -> bool:
+        """Reads what was written since the last call; tells whether there was anything."""
+        has_news = False
+        for line in self._lines():
+            has_news = True
+            self._take(line)
+        self._measure_rate()
+        if not self._keeps_all:
+            self._reader.forget(self._last_t - WINDOW_S)
+        return has_news
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json, empty before the run has ended."""
+        return summary_of(self.path)
+
+    def run(self, summary: dict[str, Any]) -> Run:
+        """What is known of the run.
+
+        Args:
+            summary: its figures so far, as summary.json has them.
+        """
+        run = self._reader.run(self.path, self.path.resolve().name, options_of(self.path), summary)
+        if self._every > 1:
+            run = replace(run, step_events=self._every)
+        return run if self._keeps_all else _recent(run)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+    # How it is done.
+
+    def _lines(self) -> Iterator[bytes]:
+        events = self.path / "events.jsonl"
+        while True:
+            if self._file is None:
+                try:
+                    self._file = events.open("rb")
+                except OSError:
+                    return  # no server has begun there, or its next one is about to
+                self._rest, self._reader = b"", EventReader()
+            while part := self._file.read(READ_NBYTES):
+                *whole, self._rest = (self._rest + part).split(b"\n")
+                yield from whole
+            if not self._was_replaced(events):
+                return
+            self._file.close()
+            self._file = None
+
+    def _was_replaced(self, events: Path) -> bool:
+        """Whether another server has begun a file of its own, after the end of this one's."""
+        assert self._file is not None
+        try:
+            newest = events.stat()
+        except OSError:
+            return False
+        own = os.fstat(self._file.fileno())
+        return (newest.st_dev, newest.st_ino) != (own.st_dev, own.st_ino)
+
+    def _take(self, line: bytes) -> None:
+        step = _STEP.search(line)
+        if step is not None:
+            self._steps_read += 1
+            if int(step[1]) % self._every:
+                return
+        event = event_of(line.decode("utf-8", "replace"))
+        if event is None:
+            return
+        self._last_t = float(event["t"])
+        self._reader.take(event)
+        if step is None and event["event"] != "training":
+            self.told.append(event)
+
+    def _measure_rate(self) -> None:
+        passed_s = self._now() - self._rate_since_s
+        if passed_s < RATE_S or self._keeps_all:
+            return
+        per_s = self._steps_read / 2 / passed_s  # of each step, a push and an answer
+        self._steps_read, self._rate_since_s = 0, self._now()
+        while per_s > MOST_STEPS_PER_S * self._every:
+            self._every *= 10
+
+
+def _recent(run: Run) -> Run:
+    """The last minutes of a run: nobody is there before them."""
+    start_s = max(0.0, run.seconds - WINDOW_S)
+    if start_s == 0.0:
+        return run
+    return replace(run, tracks=tuple(_since(track, start_s) for track in run.tracks))
+
+
+def _since(track: Track, start_s: float) -> Track:
+    kept = [
+        ((max(a, start_s), b), reason)
+        for (a, b), reason in zip(track.present, track.reasons, strict=True)
+        if b > start_s
+    ]
+    return replace(
+        track, present=tuple(interval for interval, _ in kept), reasons=tuple(r for _, r in kept)
+    )

@@ -1,0 +1,147 @@
+"""The server's side of its live page: gives a process snapshots, and never waits for it."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from leash.ps.errors import LeashError, UsageError
+from leash.ps.options.page import PageGroup, page_place
+from leash.ps.processes import Process, spawn_module
+from leash.ps.words import for_json
+
+LOOKER: Final = "leash.ps.live.looker"
+SNAPSHOT_S: Final = 0.5
+START_S: Final = 30.0  # for the process to begin to listen
+END_S: Final = 3.0  # for it to end
+KNOWN_AS: Final = "page.json"  # in the run directory: where the page was, for the next server
+SEND_NBYTES: Final = 1 << 20
+
+
+class LivePage:
+    """The process that shows a run, and what it is told.
+
+    Attributes:
+        address: for a browser.
+    """
+
+    def __init__(
+        self, options: PageGroup, run_dir: Path, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Starts the process, and waits until it listens.
+
+        Args:
+            options: where it listens. Without a place it is where it was for the server before.
+            run_dir: of the run.
+            now: seconds on a clock that never goes back.
+
+        Raises:
+            UsageError: it cannot listen there.
+            LeashError: it has ended instead.
+        """
+        self._now: Final = now
+        self._began_s: Final = now()
+        self._next_s = 0.0
+        self._said: list[tuple[float, str]] = []
+        self._pending = memoryview(b"")  # of a snapshot that the socket has not taken yet
+        self._link, theirs = socket.socketpair()
+        with theirs:
+            self._process: Process = spawn_module(LOOKER, theirs.fileno(), gives_way=True)
+        known = run_dir / KNOWN_AS
+        host, port = page_place(options.page_at)
+        before = _known(known)
+        answer = self._order({
+            "run_dir": str(run_dir), "host": host, "token": before.get("token") or None,
+            "port": before.get("port", port) if options.page_at is None else port,
+            "may_move": options.page_at is None,
+        })  # fmt: skip
+        self.address: Final = str(answer["address"])
+        with suppress(OSError):  # a server that comes after this one may have another port then
+            _keep(known, {"port": answer["port"], "token": answer["token"]})
+        self._link.setblocking(False)
+        self._link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_NBYTES)
+
+    def _order(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        self._link.settimeout(START_S)
+        answer: dict[str, Any] = {}
+        try:
+            self._link.sendall(json.dumps(order).encode() + b"\n")
+            with self._link.makefile("rb") as lines:
+                answer = json.loads(lines.readline() or b"{}")
+        except OSError as error:
+            self.close()
+            raise LeashError(f"the live page did not begin: {error}") from error
+        if "address" in answer:
+            return answer
+        self.close()
+        if "error" in answer:
+            raise UsageError(answer["error"])
+        raise LeashError(f"the live page did not begin: status {self._process.returncode}")
+
+    def hearing(self, say: Callable[[str], None]) -> Callable[[str], None]:
+        """What says a line as `say` does, and has the page show it too."""
+
+        def say_and_show(line: str) -> None:
+            say(line)
+            self.hear(line)
+
+        return say_and_show
+
+    def hear(self, line: str) -> None:
+        """Keeps a line that the server says, for the next snapshot."""
+        self._said.append((round(self._now() - self._began_s, 1), line))
+
+    def attend(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Sends a snapshot if one is due, and the process has taken the last one.
+
+        Args:
+            state: makes it: what `leash status` hears.
+        """
+        if self._pending:
+            self._send()
+        elif self._now() >= self._next_s and self._link.fileno() >= 0:
+            self._next_s = self._now() + SNAPSHOT_S
+            message = {"state": for_json(state()), "said": self._said}
+            self._said = []
+            self._pending = memoryview(json.dumps(message).encode() + b"\n")
+            self._send()
+
+    def close(self) -> None:
+        """Ends the process, once it has shown the last news."""
+        self._link.close()
+        self._pending = memoryview(b"")
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _send(self) -> None:
+        try:
+            while self._pending:
+                self._pending = self._pending[self._link.send(self._pending) :]
+        except BlockingIOError:
+            return  # it has no time just now
+        except OSError:
+            self._pending = memoryview(b"")  # it has ended; the run goes on without a page
+            self._link.close()
+
+
+def _known(path: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _keep(path: Path, known: Mapping[str, Any]) -> None:
+    """Writes where the page is. It may hold a token, so nobody else may read it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(json.dumps(known) + "\n")
