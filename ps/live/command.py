@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leash.ps.errors import UsageError
 from leash.ps.interrupt import Interrupted
-from leash.ps.live.looker import LOOK_S, Looker
+from leash.ps.live.looker import PAGE_LOOK_S, Looker
 from leash.ps.options.page import RunPageOptions, page_place
 
 
@@ -26,7 +26,7 @@ def run(options: RunPageOptions) -> int:
     try:
         while True:
             looker.look()
-            pause.wait(LOOK_S)
+            pause.wait(PAGE_LOOK_S)
     except Interrupted:
         return 0
     finally:

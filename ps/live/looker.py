@@ -24,11 +24,11 @@ from leash.ps.live.news import News
 from leash.ps.live.web import Board, PageServer
 from leash.ps.wire.hosts import is_loopback
 
-LOOK_S: Final = 0.5  # between two looks at the events of a run without a server
+PAGE_LOOK_S: Final = 0.5  # between two looks at the events of a run without a server
 ALIVE_S: Final = 10.0  # a server that has given no snapshot for so long does not answer
-LAST_S: Final = 1.0  # for browsers to take the last news
+LAST_NEWS_S: Final = 1.0  # for browsers to take the last news
 NICE: Final = 5  # the run goes first
-READ_NBYTES: Final = 1 << 16
+LINK_NBYTES: Final = 1 << 16
 
 
 class Looker:
@@ -130,7 +130,7 @@ def follow(link: socket.socket) -> None:
         link.sendall(_line({"address": looker.address, "port": looker.port, "token": looker.token}))
     _take_snapshots(link, looker)
     looker.close()
-    time.sleep(LAST_S)  # threads that answer are daemons: this lets them come to an end
+    time.sleep(LAST_NEWS_S)  # threads that answer are daemons: this lets them come to an end
 
 
 def _take_snapshots(link: socket.socket, looker: Looker) -> None:
@@ -138,8 +138,8 @@ def _take_snapshots(link: socket.socket, looker: Looker) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(link, selectors.EVENT_READ)
         while True:
-            if selector.select(LOOK_S):
-                part = link.recv(READ_NBYTES)
+            if selector.select(PAGE_LOOK_S):
+                part = link.recv(LINK_NBYTES)
                 if not part:
                     return
                 *lines, rest = (rest + part).split(b"\n")
@@ -154,7 +154,7 @@ def _line(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-def main() -> None:
+def look_on() -> None:
     """Runs as a process of a server, which has given the descriptor of a socket."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the server says when it ends
@@ -164,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    look_on()

@@ -38,7 +38,7 @@ from leash.ps.words import (
     percent,
 )
 
-State = Mapping[str, Any]  # what `state` answers; docs/wire-format.md lists its keys
+RunSnapshot = Mapping[str, Any]  # what `state` answers; docs/wire-format.md lists its keys
 
 BIN_S: Final = 1.0  # of a lane, while the run goes on
 LEAST_BINS: Final = 30
@@ -56,7 +56,7 @@ class Rates:
         self._samples: Final[list[tuple[float, float, float, float]]] = []
         self._span_s = 1.0  # between two samples
 
-    def take(self, state: State) -> None:
+    def take(self, state: RunSnapshot) -> None:
         """Takes a snapshot, if the last one was long ago."""
         t = float(state["train_seconds"])
         steps, received, sent = state["steps"], state["bytes_pushed"], state["bytes_answered"]
@@ -105,7 +105,7 @@ class News:
         """Takes a line that the server has said, this many seconds after its start."""
         self._said.append((t, line))
 
-    def update(self, state: State | None) -> dict[str, Any] | None:
+    def update(self, state: RunSnapshot | None) -> dict[str, Any] | None:
         """What is new, for a browser that has seen all before it.
 
         Args:
@@ -127,7 +127,7 @@ class News:
         return self._message(summary, state, with_pictures=has_pictures)
 
     def _message(
-        self, summary: State, state: State | None, *, with_pictures: bool
+        self, summary: RunSnapshot, state: RunSnapshot | None, *, with_pictures: bool
     ) -> dict[str, Any]:
         name = self._follower.path.resolve().name
         html = {"top": self._top, "workers": workers_table(state) if state else "",
@@ -140,7 +140,7 @@ class News:
             message["sections"] = self._pictures
         return message
 
-    def _draw(self, summary: dict[str, Any], state: State | None) -> None:
+    def _draw(self, summary: dict[str, Any], state: RunSnapshot | None) -> None:
         began_s = self._took()
         run = self._follower.run(summary or (dict(state) if state is not None else {}))
         self._top = top_of(run, diagnose(run), "Leash")
@@ -154,7 +154,8 @@ class News:
         edges = stop_s - BIN_S * np.arange(bins, -1, -1)
         edges = edges - min(edges[0], 0.0)  # a run that has just begun fills them from the left
         return [
-            section(TIME, [lanes_view(run, edges), closer_view(run), crew_view(run)]),
+            section(TIME, [lanes_view(run, edges), closer_view(run, at_the_end=True),
+                           crew_view(run)]),
             section(REACHED, [*accuracy_views(run)[:1], *loss_views(run)[:1],
                               speed_view(run, self._rates.curve(1), wide=False),
                               traffic_view(run, self._rates.curve(2), self._rates.curve(3))]),
@@ -170,7 +171,7 @@ class News:
         return "".join(items)
 
 
-def _status(summary: State, state: State | None) -> str:
+def _status(summary: RunSnapshot, state: RunSnapshot | None) -> str:
     if summary:
         return "the run has ended" if summary.get("ended") == DONE else f"ended: {summary['ended']}"
     if state is None:
@@ -194,7 +195,7 @@ COLUMNS: Final = (
 NUMBERS: Final = ("epoch", "step", "lag", "samples/s", "loss")
 
 
-def workers_table(state: State) -> str:
+def workers_table(state: RunSnapshot) -> str:
     """A row for each worker: its state, its waiting, and its lag against the bound."""
     bound = state.get("bound")
     head = "".join(f'<th scope="col"{_numeric(name)}>{text(name)}</th>' for name in COLUMNS)

@@ -33,7 +33,9 @@ ASSETS: Final = {
     "page.js": "text/javascript", "live.js": "text/javascript",
 }  # fmt: skip
 # Styles of single elements, such as the width of a bar, are the page's own.
-POLICY: Final = "default-src 'self'; style-src 'self' 'unsafe-inline'; base-uri 'none'"
+POLICY: Final = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src data:; base-uri 'none'"
+)
 SHELL: Final = """\
 <!doctype html>
 <html lang="en">
@@ -63,7 +65,7 @@ SHELL: Final = """\
 
 NOTHING: Final = -2  # what a browser has seen that has just come
 
-Message = Mapping[str, Any]
+Shown = Mapping[str, Any]
 
 
 class Board:
@@ -73,10 +75,10 @@ class Board:
         self._changed: Final = threading.Condition()
         self._number = 0
         self._newest: bytes = b""  # what is new since the message before it
-        self._whole: Message = {}
+        self._whole: Shown = {}
         self._is_closed = False
 
-    def post(self, message: Message) -> None:
+    def post(self, message: Shown) -> None:
         """Shows a message; what it leaves out is as it was."""
         with self._changed:
             self._number += 1
@@ -106,7 +108,7 @@ class Board:
             return self._number, self._newest if is_next else _packed(self._whole)
 
 
-def _packed(message: Message) -> bytes:
+def _packed(message: Shown) -> bytes:
     return json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
 
 

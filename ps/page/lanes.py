@@ -50,10 +50,13 @@ def lanes_view(run: Run, edges: Floats | None = None) -> View | None:
     }  # fmt: skip
 
 
-def closer_view(run: Run) -> View | None:
-    """A few steps, one by one; None if the lanes show them all, or not every step is known."""
+def closer_view(run: Run, *, at_the_end: bool = False) -> View | None:
+    """A few steps, one by one: of the run's middle, or the newest.
+
+    None if the lanes show them all, or not every step is known.
+    """
     tracks = _chosen(run)
-    window = closer_window(run, tracks)
+    window = closer_window(run, tracks, at_the_end=at_the_end)
     if window is None or has_few_steps(run, tracks, 0.0, run.seconds):
         return None
     note = "A few steps, one by one."

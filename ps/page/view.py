@@ -14,7 +14,7 @@ from leash.ps.report.analysis.run import Run
 REACHED: Final = "What was reached"
 TIME: Final = "Who worked, and who waited"
 APART: Final = "How far apart the workers were"
-ASSETS: Final = "leash.ps.page"
+PAGE_PACKAGE: Final = "leash.ps.page"
 
 
 def sections(run: Run) -> list[View]:
@@ -34,7 +34,7 @@ def section(title: str, pictures: Iterable[View | None]) -> View:
 
 def asset(name: str) -> str:
     """The text of a file of the page, such as page.css."""
-    return files(ASSETS).joinpath("assets", name).read_text("utf-8")
+    return files(PAGE_PACKAGE).joinpath("assets", name).read_text("utf-8")
 
 
 def as_script_data(view: View) -> str:

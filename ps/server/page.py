@@ -17,8 +17,8 @@ from leash.ps.words import for_json
 
 LOOKER: Final = "leash.ps.live.looker"
 SNAPSHOT_S: Final = 0.5
-START_S: Final = 30.0  # for the process to begin to listen
-END_S: Final = 3.0  # for it to end
+PAGE_START_S: Final = 30.0  # for the process to begin to listen
+PAGE_END_S: Final = 3.0  # for it to end
 KNOWN_AS: Final = "page.json"  # in the run directory: where the page was, for the next server
 SEND_NBYTES: Final = 1 << 20
 
@@ -67,7 +67,7 @@ class LivePage:
         self._link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_NBYTES)
 
     def _order(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        self._link.settimeout(START_S)
+        self._link.settimeout(PAGE_START_S)
         answer: dict[str, Any] = {}
         try:
             self._link.sendall(json.dumps(order).encode() + b"\n")
@@ -116,7 +116,7 @@ class LivePage:
         self._link.close()
         self._pending = memoryview(b"")
         try:
-            self._process.wait(END_S)
+            self._process.wait(PAGE_END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -41,6 +41,9 @@ ARROWS: dict[str, set[str]] = {
     "ps.report.analysis": {"ps", "ps.options", "ps.runs"},
     "ps.report.pictures": {"ps", "ps.report.analysis"},
     "ps.page": {"ps", "ps.report.analysis", "ps.report.pictures", "ps.runs"},
+    "ps.live": {
+        "ps", "ps.commands", "ps.options", "ps.page", "ps.report.analysis", "ps.wire",
+    },
     "ps.report": {
         "ps", "ps.options", "ps.page", "ps.report.analysis", "ps.report.pictures", "ps.runs",
     },

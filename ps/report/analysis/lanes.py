@@ -21,8 +21,16 @@ def chosen_tracks(run: Run) -> list[Track]:
     return [tracks[place] for place in places]
 
 
-def closer_window(run: Run, tracks: Sequence[Track]) -> tuple[float, float] | None:
-    """A window in the run's middle, as long as some steps of the slowest worker; or None."""
+def closer_window(
+    run: Run, tracks: Sequence[Track], *, at_the_end: bool = False
+) -> tuple[float, float] | None:
+    """A window that is as long as some steps of the slowest worker; or None.
+
+    Args:
+        run: whose window it is.
+        tracks: the workers that it shows.
+        at_the_end: it has the newest steps, and not those in the run's middle.
+    """
     if run.step_events != 1:
         return None
     cycles = [np.median(np.diff(t.steps.replied_s)) for t in tracks if len(t.steps.step) > 2]
@@ -30,7 +38,8 @@ def closer_window(run: Run, tracks: Sequence[Track]) -> tuple[float, float] | No
         return None
     length_s = min(CLOSER_STEPS * float(max(cycles)), run.seconds)
     middle_s = float(np.median(run.pushed_s()))
-    start_s = min(max(0.0, middle_s - length_s / 2), run.seconds - length_s)
+    latest_s = run.seconds - length_s
+    start_s = latest_s if at_the_end else min(max(0.0, middle_s - length_s / 2), latest_s)
     return start_s, start_s + length_s
 
 
