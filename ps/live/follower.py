@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from leash.ps.report.analysis.reading import EventReader, event_of, settings_of, summary_of
+from leash.ps.report.analysis.reading import EventReader, event_of, settings_in, summary_of
 from leash.ps.report.analysis.run import Run, Track
 
 WINDOW_S: Final = 180.0  # of a run that goes on
@@ -69,7 +69,7 @@ class RunFollower:
         Args:
             summary: its figures so far, as summary.json has them.
         """
-        run = self._reader.run(self.path, self.path.resolve().name, settings_of(self.path), summary)
+        run = self._reader.run(self.path, self.path.resolve().name, settings_in(self.path), summary)
         if self._every > 1:
             run = replace(run, step_events=self._every)
         return run if self._keeps_all else _recent(run)

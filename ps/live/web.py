@@ -65,7 +65,7 @@ SHELL: Final = """\
 
 NOTHING: Final = -2  # what a browser has seen that has just come
 
-Shown = Mapping[str, Any]
+Posted = Mapping[str, Any]
 
 
 class Board:
@@ -75,10 +75,10 @@ class Board:
         self._changed: Final = threading.Condition()
         self._number = 0
         self._newest: bytes = b""  # what is new since the message before it
-        self._whole: Shown = {}
+        self._whole: Posted = {}
         self._is_closed = False
 
-    def post(self, message: Shown) -> None:
+    def post(self, message: Posted) -> None:
         """Shows a message; what it leaves out is as it was."""
         with self._changed:
             self._number += 1
@@ -108,7 +108,7 @@ class Board:
             return self._number, self._newest if is_next else _packed(self._whole)
 
 
-def _packed(message: Shown) -> bytes:
+def _packed(message: Posted) -> bytes:
     return json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
 
 

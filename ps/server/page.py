@@ -54,11 +54,12 @@ class LivePage:
             self._process: Process = spawn_module(LOOKER, theirs.fileno(), gives_way=True)
         known = run_dir / KNOWN_AS
         host, port = page_place(options.page_at)
+        is_anywhere = options.page_at is None or not port
         before = _known(known)
         answer = self._order({
             "run_dir": str(run_dir), "host": host, "token": before.get("token") or None,
-            "port": before.get("port", port) if options.page_at is None else port,
-            "may_move": options.page_at is None,
+            "port": before.get("port", port) if is_anywhere else port,
+            "may_move": is_anywhere,
         })  # fmt: skip
         self.address: Final = str(answer["address"])
         with suppress(OSError):  # a server that comes after this one may have another port then

@@ -50,7 +50,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
     except (KeyError, TypeError, ValueError) as error:
         place = f"line {reader.taken + 1}"
         raise UsageError(f"{events}: {place} is no event: {error!r}") from error
-    return reader.run(path, name or path.resolve().name, settings_of(path), summary_of(path))
+    return reader.run(path, name or path.resolve().name, settings_in(path), summary_of(path))
 
 
 def _events(path: Path) -> Iterator[Event]:
@@ -73,7 +73,7 @@ def event_of(line: str) -> Event | None:
     return event if isinstance(event, dict) and "event" in event and "t" in event else None
 
 
-def settings_of(run: Path) -> Event:
+def settings_in(run: Path) -> Event:
     """The settings of a run directory, under their newest names; empty if there are none."""
     path = run / "config.yaml"
     try:
