@@ -21,6 +21,7 @@ NEEDS: Final = {
     "training": "torch",
     "compensation": "torch",
     "scaling": "psutil",
+    "page": "psutil",
     "em": "sklearn",
 }
 

@@ -44,7 +44,10 @@ class Row(Trial):
     server_core_s: float | None = None  # of the latter, C++: the core, with its lane
     hidden_share: float | None = None  # the part of an exchange that overlaps backward
     longest_s: float | None = None  # the longest repeat of all
-    kept: float | None = None  # the repeats, over those beside an attacker that does no harm
+    # The repeats, over those beside an attacker that does no harm, or without a page.
+    kept: float | None = None
+    page_cpu_share: float | None = None  # of one processor, that the process of the page takes
+    page_age_p95_s: float | None = None  # how old what it shows is when a browser has it
     server_peak_nbytes: int | None = None  # of memory
     lr: float | None = None
     # The training loss of each seed, before the first update and at even distances up to the last;

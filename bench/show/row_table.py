@@ -35,6 +35,14 @@ def _ms(name: str) -> Callable[[Row], str]:
     return text
 
 
+def _optional_ms(name: str) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        value = getattr(row, name)
+        return "" if value is None else f"{value * 1e3:.0f}"
+
+    return text
+
+
 def _us(name: str) -> Callable[[Row], str]:
     def text(row: Row) -> str:
         value = getattr(row, name)
@@ -111,6 +119,8 @@ COLUMNS: Final = (
     Column("core µs", _us("server_core_s"), is_figure=True),
     Column("hidden", _percent("hidden_share"), is_figure=True),
     Column("kept", _percent("kept"), is_figure=True),
+    Column("page CPU", _percent("page_cpu_share"), is_figure=True),
+    Column("age, 95 %, ms", _optional_ms("page_age_p95_s"), is_figure=True),
     Column("longest ms", _longest, is_figure=True),
     Column("server peak", _peak, is_figure=True),
     Column("others", _others, is_figure=True),

@@ -55,6 +55,7 @@ class Looker:
         self._board: Final = Board()
         self._state: dict[str, Any] | None = None
         self._came_s = time.monotonic()
+        self._taken_at: float | None = None  # by the clock on the wall
         self._follower: Final = RunFollower(run_dir, time.monotonic, keeps_all=not is_live)
         self._news: Final = News(self._follower)
         self._is_live: Final = is_live
@@ -91,6 +92,7 @@ class Looker:
     def take(self, message: Mapping[str, Any]) -> None:
         """Takes a snapshot of the server, and what it has said since the last one."""
         self._state, self._came_s = message["state"], time.monotonic()
+        self._taken_at = message["at"]
         for t, line in message["said"]:
             self._news.hear(t, line)
 
@@ -98,7 +100,7 @@ class Looker:
         """Shows what is new."""
         message = self._news.update(self._state)
         if message is not None:
-            self._board.post(message)
+            self._board.post({**message, "at": self._taken_at})
 
     def close(self) -> None:
         """Shows the last news, and ends."""

@@ -33,6 +33,7 @@ BENCHMARKS: Final = {
     "checkpoint": (),
     "em": ("workers", "rounds"),
     "strangers": ("workers", "rounds", "round_s"),
+    "page": ("workers", "rounds", "round_s"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
 SYSTEMS: Final = ("leash", "leash_keys", "gloo", "ddp", "rpc", "ray", "lane_echo", "zmq_echo")
@@ -57,6 +58,7 @@ class BenchGroup(Options):
         "checkpoint",
         "em",
         "strangers",
+        "page",
     ] = argument("all", "which question to ask (default: all of them)")
     short: bool = option(False, "few sizes and short rounds: a look, not a measurement")
     sizes: str | None = option(

@@ -107,7 +107,7 @@ class LivePage:
             self._send()
         elif self._now() >= self._next_s and self._link.fileno() >= 0:
             self._next_s = self._now() + SNAPSHOT_S
-            message = {"state": for_json(state()), "said": self._said}
+            message = {"state": for_json(state()), "said": self._said, "at": time.time()}
             self._said = []
             self._pending = memoryview(json.dumps(message).encode() + b"\n")
             self._send()
