@@ -1,5 +1,7 @@
 """Metrics for Prometheus, as its own parser and its own tool read them."""
 
+import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -86,3 +88,25 @@ def test_every_metric_is_documented() -> None:
     for table in (GAUGES, WORKER_GAUGES):
         for name, _ in table.values():
             assert f"`{name}`" in page
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    dashboard = json.loads((ROOT / "examples" / "grafana.json").read_text("utf-8"))
+    known = {name for name, _ in samples(told(STATE))}
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"\bleash_\w+", target["expr"])
+    }
+    assert len(asked) > 10
+    assert asked <= known
+    places = [panel["gridPos"] for panel in dashboard["panels"]]
+    taken = {
+        (x, y)
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    }
+    assert len(taken) == sum(place["w"] * place["h"] for place in places)  # none lies over another
+    assert max(x for x, _ in taken) < 24
