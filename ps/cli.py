@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+from argparse import SUPPRESS, Action
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -148,12 +149,11 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
 
 def build_parser() -> "OneLineParser":
     """Makes the parser of `leash`, with one below it for each command."""
-    from leash._version import __version__
     from leash.ps.options.parser import add_completion, new_parser, parser_for
 
     parser = new_parser(PROG, ABOUT, usage=f"{PROG} COMMAND [options]", epilog=EXAMPLES)
-    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}",
-                        help="show the version")  # fmt: skip
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, dest=SUPPRESS, default=SUPPRESS,
+                        help="show version, commit and instruction set")  # fmt: skip
     add_completion(parser)
     commands = parser.add_subcommands(
         dest="command", title="commands", description=None, metavar="COMMAND"
@@ -163,6 +163,17 @@ def build_parser() -> "OneLineParser":
         commands.add_subcommand(name, below, help=command.about)
         below.prog = f"{PROG} {name}"  # without the "[options]" that argparse puts in between
     return parser
+
+
+class _ShowVersion(Action):
+    """Prints what is installed, which nothing but this option has to find out."""
+
+    def __call__(self, parser: Any, *_: Any, **__: Any) -> None:
+        from leash._version import version_and_commit
+        from leash.ps._core import instruction_set
+
+        print(f"{PROG} {version_and_commit()}, {instruction_set()} kernels")
+        parser.exit()
 
 
 def resolve(target: str) -> Callable[[Any], int]:
@@ -199,6 +210,18 @@ def _unusable(package: str, error: ImportError) -> "LeashError":
     )
 
 
+def _without_core(error: ImportError) -> "LeashError | None":
+    """What to say if it is the compiled core that does not import; otherwise None."""
+    from leash.ps.errors import LeashError
+    from leash.ps.words import CORE_ANEW
+
+    if str(error).startswith("LEASH_ISA: "):
+        return LeashError(str(error))
+    if error.name == "leash.ps._core":
+        return LeashError(f"the compiled core does not import: {error}; {CORE_ANEW}")
+    return None
+
+
 def _status_of(error: BaseException, words: Sequence[str]) -> int:
     """Gives the exit status for the error that ended a command, and prints its text in one line."""
     from leash.ps.errors import ArgumentError, LeashError, StoppingError, UsageError
@@ -220,6 +243,9 @@ def _status_of(error: BaseException, words: Sequence[str]) -> int:
         logging.getLogger("leash.ps.cli").debug("the traceback", exc_info=error)
         what = f"out of memory: {error}" if str(error) else "out of memory"
         error = LeashError(f"{what}; {MORE_MEMORY}")
+    if isinstance(error, ImportError):
+        logging.getLogger("leash.ps.cli").debug("the traceback", exc_info=error)
+        error = _without_core(error) or error
     if not isinstance(error, LeashError):
         raise error
     command = f"{PROG} {words[0]}" if words and words[0] in COMMANDS else PROG

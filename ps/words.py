@@ -9,6 +9,9 @@ NONE: Final = "–"
 # In the environment: the file of a process's key, for who is not given one as --key or key=.
 KEY_VARIABLE: Final = "LEASH_KEY"
 
+# What mends an installation whose compiled core does not import.
+CORE_ANEW: Final = "install Leash's wheel anew, or in a checkout: make install"
+
 # The states of a member, in `state` and in events. A member that has left has one of these:
 DONE: Final = "done"  # did all of its work; a run that did so ends with the same word
 TIMED_OUT: Final = "timeout"  # its time was over before all of its work was done

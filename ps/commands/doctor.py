@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from leash._extras import install_command
-from leash._version import __version__
+from leash._version import version_and_commit
 from leash.ps.commands.probe import MIB, Probe, encrypted_bytes_per_s
 from leash.ps.commands.run_table import RunState, plain_line
 from leash.ps.errors import LeashError
@@ -28,6 +28,7 @@ from leash.ps.processes import WITHOUT_WORKING_DIRECTORY
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.keys import ClientKey, key_for
 from leash.ps.wire.sockets import why_plain
+from leash.ps.words import CORE_ANEW
 
 Verdict = Literal["ok", "info", "warn", "fail"]
 STYLES: Final = {"ok": "green", "info": "dim", "warn": "yellow", "fail": "bold red"}
@@ -87,7 +88,7 @@ def show(check: Finding, console: Console) -> None:
 def host_checks() -> Iterator[Finding]:
     """Checks what Leash needs of this host."""
     yield python_check()
-    yield Finding("ok", "leash", __version__)
+    yield Finding("ok", "leash", version_and_commit())
     yield core_check()
     yield zmq_check()
     yield lanes_check()
@@ -109,7 +110,7 @@ def core_check() -> Finding:
     try:
         core = importlib.import_module("leash.ps._core")
     except ImportError as error:
-        return Finding("fail", "core", f"does not import: {error}", "build it: make install")
+        return Finding("fail", "core", f"does not import: {error}", CORE_ANEW)
     others = ", ".join(core.instruction_sets())
     built = core.build_info()
     found = f"{core.instruction_set()} (of {others}), {built['build_type']} by {built['compiler']}"

@@ -432,10 +432,24 @@ def test_help_lists_the_commands_and_shows_examples(leash: Leash) -> None:
     assert out.count("\n  leash launch ") == 1
 
 
-def test_version_is_printed(leash: Leash) -> None:
-    from leash import __version__
+def test_version_commit_and_instruction_set_are_printed(leash: Leash) -> None:
+    from leash._version import version_and_commit
+    from leash.ps import _core
 
-    assert leash("--version") == (0, f"leash {__version__}\n", "")
+    told = f"leash {version_and_commit()}, {_core.instruction_set()} kernels\n"
+    assert leash("--version") == (0, told, "")
+
+
+def test_a_core_that_does_not_import_is_told_in_one_line(tmp_path: Path) -> None:
+    isa = {**os.environ, "LEASH_ISA": "mmx"}
+    done = python_m("leash.ps.cli", "--version", env=isa)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("leash: LEASH_ISA: instruction set 'mmx': this CPU runs generic")
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['leash.ps._core'] = None")
+    done = python_m("leash.ps.cli", "doctor", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("leash doctor: the compiled core does not import: ")
+    assert done.stderr.endswith("install Leash's wheel anew, or in a checkout: make install\n")
 
 
 @pytest.mark.parametrize("option", ["--print-completion=bash", "--print_shtab=bash"])

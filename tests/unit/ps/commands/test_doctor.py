@@ -24,6 +24,7 @@ from leash.ps.errors import ServerUnreachableError, UsageError
 from leash.ps.options.commands import DoctorOptions, StatusOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.server.loop import Server
+from leash.ps.words import CORE_ANEW
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_server_that_does_not_answer_fails_with_its_mend(
 def test_a_core_that_does_not_import_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "leash.ps._core", None)
     check = core_check()
-    assert (check.verdict, check.mend) == ("fail", "build it: make install")
+    assert (check.verdict, check.mend) == ("fail", CORE_ANEW)
 
 
 @pytest.mark.parametrize(
