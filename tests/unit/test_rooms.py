@@ -47,8 +47,11 @@ ARROWS: dict[str, set[str]] = {
         "ps", "ps.commands", "ps.datafiles", "ps.options", "ps.report", "ps.runs", "ps.wire",
     },
     "ps.experiments": {
-        "ps", "ps.cli", "ps.launch", "ps.options", "ps.report", "ps.runs", "ps.slowness",
-        "ps.wire",
+        "ps", "ps.cli", "ps.commands", "ps.launch", "ps.options", "ps.report", "ps.runs",
+        "ps.slowness", "ps.wire",
+    },
+    "ps.demo": {
+        "ps", "ps.commands", "ps.launch", "ps.options", "ps.report.pictures", "ps.runs",
     },
     "worker": {"ps", "ps.cli", "ps.options", "worker.optim"},
     "worker.client": {"ps", "ps.options", "ps.wire", "worker.client.control"},
