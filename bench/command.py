@@ -22,6 +22,7 @@ NEEDS: Final = {
     "compensation": "torch",
     "scaling": "psutil",
     "em": "sklearn",
+    "unequal": "torch",
 }
 
 Doing = Callable[[str, float], None]

@@ -46,6 +46,9 @@ class Row(Trial):
     longest_s: float | None = None  # the longest repeat of all
     kept: float | None = None  # the repeats, over those beside an attacker that does no harm
     server_peak_nbytes: int | None = None  # of memory
+    target: float | None = None  # a test accuracy, from 0 to 1
+    to_target_s: float | None = None  # from the first step until that was known to be reached
+    accuracy: float | None = None  # of the test set in the end, from 0 to 1
     lr: float | None = None
     # The training loss of each seed, before the first update and at even distances up to the last;
     # None where it was no number.

@@ -80,6 +80,16 @@ def _longest(row: Row) -> str:
     return "" if row.longest_s is None else f"{row.longest_s * 1e3:.0f}"
 
 
+def _to_target(row: Row) -> str:
+    if row.target is None:
+        return ""
+    return "never" if row.to_target_s is None else f"{row.to_target_s:.1f}"
+
+
+def _accuracy(row: Row) -> str:
+    return "" if row.accuracy is None else f"{row.accuracy:.2%}"
+
+
 def _peak(row: Row) -> str:
     return "" if row.server_peak_nbytes is None else size_of(row.server_peak_nbytes)
 
@@ -111,6 +121,8 @@ COLUMNS: Final = (
     Column("core µs", _us("server_core_s"), is_figure=True),
     Column("hidden", _percent("hidden_share"), is_figure=True),
     Column("kept", _percent("kept"), is_figure=True),
+    Column("s to target", _to_target, is_figure=True),
+    Column("accuracy", _accuracy, is_figure=True),
     Column("longest ms", _longest, is_figure=True),
     Column("server peak", _peak, is_figure=True),
     Column("others", _others, is_figure=True),

@@ -76,8 +76,9 @@ ARROWS: dict[str, set[str]] = {
         "worker.client.control", "worker.datasets",
     },
     "bench": {
-        "bench.harness", "bench.show", "bench.systems", "ps", "ps.cli", "ps.options", "ps.wire",
-        "worker", "worker.client", "worker.datasets", "worker.em", "worker.optim",
+        "bench.harness", "bench.show", "bench.systems", "ps", "ps.cli", "ps.demo", "ps.options",
+        "ps.wire", "worker", "worker.client", "worker.datasets", "worker.em", "worker.optim",
+        "worker.train",
     },
     "bench.harness": {"ps", "ps.cli", "ps.options", "ps.shard", "ps.wire"},
     "bench.systems": {"bench.harness", "ps", "ps.wire", "worker.client"},
