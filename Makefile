@@ -1,6 +1,6 @@
 # What people do with this project. Each target does what it needs of the set-up, and nothing twice.
 #
-#   make demo       train on handwritten digits with four workers, one of them slow
+#   make demo       four machines, one of them slow, in lockstep and on the leash; a minute
 #   make test       the whole test suite
 #   make torture    what people do to a model, in every combination of settings, against torch;
 #                   runs that are resumed, 40 times; resets, outages and kills by the hundred;
@@ -51,8 +51,7 @@ $(VENV)/.core: $(VENV)/.dependencies $(SOURCES)
 	@touch $@
 
 demo: install
-	$(BIN)/leash launch --workers 4 --policy ssp --bound 3 --dataset digits --epochs 25 \
-		--batch-size 16 --lr 0.05 --momentum 0.5 --slow 0,0,0,0.05
+	$(BIN)/leash demo
 
 # Most of the tests wait for processes of their own, so that several at a time cost little; those that
 # compare real times come afterwards.

@@ -23,6 +23,7 @@ NEEDS: Final = {
     "scaling": "psutil",
     "page": "psutil",
     "em": "sklearn",
+    "unequal": "torch",
 }
 
 Doing = Callable[[str, float], None]

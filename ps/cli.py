@@ -89,6 +89,8 @@ COMMANDS: Final = {
                       "check this installation and a server"),
     "experiment": Command("ps.experiments.options:ExperimentOptions", "ps.experiments.command:run",
                           "repeat an experiment of several runs"),
+    "demo": Command("ps.demo.options:DemoOptions", "ps.demo.command:run",
+                    "see unequal machines in lockstep and on the leash"),
     "simulate": Command("ps.simulate.options:SimulateOptions", "ps.simulate.command:run",
                         "predict a run before it is paid for"),
     "bench": Command("ps.options.bench:BenchOptions", "bench.command:run",

@@ -49,6 +49,9 @@ class Row(Trial):
     page_cpu_share: float | None = None  # of one processor, that the process of the page takes
     page_age_p95_s: float | None = None  # how old what it shows is when a browser has it
     server_peak_nbytes: int | None = None  # of memory
+    target: float | None = None  # a test accuracy, from 0 to 1
+    to_target_s: float | None = None  # from the first step until that was known to be reached
+    accuracy: float | None = None  # of the test set in the end, from 0 to 1
     lr: float | None = None
     # The training loss of each seed, before the first update and at even distances up to the last;
     # None where it was no number.

@@ -88,6 +88,16 @@ def _longest(row: Row) -> str:
     return "" if row.longest_s is None else f"{row.longest_s * 1e3:.0f}"
 
 
+def _to_target(row: Row) -> str:
+    if row.target is None:
+        return ""
+    return "never" if row.to_target_s is None else f"{row.to_target_s:.1f}"
+
+
+def _accuracy(row: Row) -> str:
+    return "" if row.accuracy is None else f"{row.accuracy:.2%}"
+
+
 def _peak(row: Row) -> str:
     return "" if row.server_peak_nbytes is None else size_of(row.server_peak_nbytes)
 
@@ -121,6 +131,8 @@ COLUMNS: Final = (
     Column("kept", _percent("kept"), is_figure=True),
     Column("page CPU", _percent("page_cpu_share"), is_figure=True),
     Column("age, 95 %, ms", _optional_ms("page_age_p95_s"), is_figure=True),
+    Column("s to target", _to_target, is_figure=True),
+    Column("accuracy", _accuracy, is_figure=True),
     Column("longest ms", _longest, is_figure=True),
     Column("server peak", _peak, is_figure=True),
     Column("others", _others, is_figure=True),

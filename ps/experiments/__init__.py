@@ -6,5 +6,6 @@
                                                                      │
                        results.json, a table (outcome_table.py), report.html ◄┘
 
-Imports: the command line, the launcher, options, the report, runs, slowness, the wire.
+Imports: the command line, what commands print, the launcher, options, the report, runs, slowness,
+the wire.
 """

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from leash.ps.cli import resolve
+from leash.ps.commands.printing import print_line
 from leash.ps.errors import UsageError
 from leash.ps.experiments.machines import MachinesGroup, VirtualLaunch
 from leash.ps.experiments.options import ExperimentOptions
@@ -52,7 +53,7 @@ def run(options: ExperimentOptions) -> int:
         _make_keys(experiment)
     require_matplotlib()  # now, not only when all runs are over
     make_folder("--out", out)
-    console.print(Text(experiment.about), soft_wrap=True)
+    print_line(console, experiment.about)
     for number, planned in enumerate(experiment.runs, start=1):
         title = f"run {number} of {len(experiment.runs)}: {planned.name}"
         try:
@@ -60,7 +61,7 @@ def run(options: ExperimentOptions) -> int:
         except Interrupted as interrupted:
             why = why_stopped(str(interrupted))
             line = f"{why}, in {title}; the same command line repeats it and goes on"
-            console.print(Text(line), soft_wrap=True)
+            print_line(console, line)
             raise
         if status:
             return status
@@ -114,7 +115,7 @@ def _run_one(
     console: Console, title: str, planned: PlannedRun, run_dir: Path, options: ExperimentOptions
 ) -> int:
     if _is_there(planned, run_dir, options if options.virtual else None):
-        console.print(Text(f"{title}: is there already"), soft_wrap=True)
+        print_line(console, f"{title}: is there already")
         return 0
     console.print(Text(f"\n{title}", "bold"), soft_wrap=True)
     settings = replace(planned.options, run_dir=str(run_dir))
@@ -173,5 +174,5 @@ def _conclude(console: Console, experiment: Experiment, out: Path) -> None:
     console.print(outcome_table(experiment, median_rows(outcomes)))
     console.print(Text(FIGURES_ARE, "dim"))
     report = write_report([out / planned.folder for planned in experiment.runs], out)
-    console.print(Text(f"results         {out / 'results.json'}"), soft_wrap=True)
-    console.print(Text(f"report          {report}"), soft_wrap=True)
+    print_line(console, f"results         {out / 'results.json'}")
+    print_line(console, f"report          {report}")

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from leash.ps.commands.live_screen import Screen
 from leash.ps.datafiles.required import require_data
 from leash.ps.launch.launch import Launch
 from leash.ps.options.commands import LaunchOptions
@@ -11,12 +12,15 @@ from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.keys import files_for_workers
 
 
-def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
+def run(
+    options: LaunchOptions, *, is_one_of_many: bool = False, screen: Screen | None = None
+) -> int:
     """Trains, and returns the exit status.
 
     Args:
         options: what to train, and how.
         is_one_of_many: an experiment repeats the run if it ends early, so nobody goes on with it.
+        screen: shows how the run stands; then its caller tells the result, and not this.
     """
     if options.report:
         require_matplotlib()
@@ -28,7 +32,9 @@ def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
     # The server works its rates out by the same function; config.yaml notes what they are.
     run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
-    status = Launch(options, run_dir, Console(), is_one_of_many=is_one_of_many, keys=keys).run()
+    status = Launch(
+        options, run_dir, Console(), is_one_of_many=is_one_of_many, keys=keys, screen=screen
+    ).run()
     if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")
     return status

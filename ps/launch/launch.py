@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
-from rich.text import Text
 
-from leash.ps.commands.live_screen import screen_for
+from leash.ps.commands.live_screen import Screen, screen_for
+from leash.ps.commands.printing import print_lines
 from leash.ps.commands.run_table import with_summary
 from leash.ps.interrupt import held
 from leash.ps.launch.restarts import Restarts
@@ -38,6 +38,7 @@ class Launch:
         *,
         is_one_of_many: bool = False,
         keys: Sequence[str] = (),
+        screen: Screen | None = None,
     ) -> None:
         """Starts nothing yet.
 
@@ -47,12 +48,15 @@ class Launch:
             console: shows how it stands, and its result.
             is_one_of_many: an experiment repeats the run if it ends early.
             keys: the files of the workers' keys, by rank; none without keys.
+            screen: shows how it stands, in place of one of its own; its result is then its
+                caller's to tell.
         """
         self._is_one_of_many: Final = is_one_of_many
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._console: Final = console
-        screen = self._screen = screen_for(console)
+        self._tells_result: Final = screen is None
+        screen = self._screen = screen or screen_for(console)
         # An experiment repeats a run whose server has crashed: its figures would tell of that.
         restarts = Restarts(0 if is_one_of_many else options.server_restarts)
         self._server: Final = LaunchedServer(options, run_dir, restarts, screen.say)
@@ -112,12 +116,13 @@ class Launch:
             self._screen.show(with_summary(watch.state, summary))
 
     def _print_result(self) -> None:
+        if not self._tells_result:
+            return
         lines = last_lines(
             self._options, self._run_dir, self._server.summary(),
             tells_how_to_go_on=not self._is_one_of_many,
         )  # fmt: skip
-        for line in lines:
-            self._console.print(Text(line), soft_wrap=True)
+        print_lines(self._console, lines)
 
     def _status(self) -> int:
         """The exit status. Raises UsageError or LeashError if a process has failed."""

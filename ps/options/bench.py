@@ -34,6 +34,7 @@ BENCHMARKS: Final = {
     "em": ("workers", "rounds"),
     "strangers": ("workers", "rounds", "round_s"),
     "page": ("workers", "rounds", "round_s"),
+    "unequal": ("data_dir", "rounds"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
 SYSTEMS: Final = ("leash", "leash_keys", "gloo", "ddp", "rpc", "ray", "lane_echo", "zmq_echo")
@@ -59,6 +60,7 @@ class BenchGroup(Options):
         "em",
         "strangers",
         "page",
+        "unequal",
     ] = argument("all", "which question to ask (default: all of them)")
     short: bool = option(False, "few sizes and short rounds: a look, not a measurement")
     sizes: str | None = option(
@@ -80,6 +82,10 @@ class BenchGroup(Options):
     instructions: bool = option(
         False, "push_pull: count instructions by callgrind, which is slow, where the processor's "
         "own counters cannot be read",
+    )  # fmt: skip
+    data_dir: str | None = option(
+        None, "unequal: folder of MNIST; default: what the environment variable MNIST says, or "
+        "else scikit-learn's digits", metavar="DIR", is_path=True,
     )  # fmt: skip
     rounds: int | None = option(None, "of each system, in turn", metavar="N")
     round_s: float | None = option(None, "length of a round", metavar="SECONDS")

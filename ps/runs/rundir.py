@@ -44,6 +44,13 @@ KEPT: Final = re.compile(r"(events|summary)-\d+\.jsonl?")  # of its earlier serv
 MACHINES_FILE: Final = "virtual.yaml"  # the machines of a run in virtual time
 
 
+def free_folder(name: str, date: Callable[[], time.struct_time] = time.localtime) -> Path:
+    """The path of a folder below runs/ that is not there yet, named after date, time and `name`."""
+    stem = time.strftime("%Y%m%d-%H%M%S-", date()) + name
+    folders = (Path(RUNS, stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
+    return next(folder for folder in folders if not folder.exists())
+
+
 class RunDir:
     """The paths of one run directory; writes config.yaml and summary.json."""
 
@@ -84,9 +91,7 @@ class RunDir:
         """Makes the given folder, or a new one below runs/ named after date, time and `name`."""
         if path is not None:
             return cls(Path(path), disk, goes_on=goes_on, fresh=fresh)
-        stem = time.strftime("%Y%m%d-%H%M%S-", date()) + name
-        taken = (Path(RUNS, stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
-        return cls(next(p for p in taken if not p.exists()), disk)
+        return cls(free_folder(name, date), disk)
 
     @property
     def events(self) -> Path:

@@ -53,8 +53,11 @@ ARROWS: dict[str, set[str]] = {
         "ps", "ps.commands", "ps.datafiles", "ps.options", "ps.report", "ps.runs", "ps.wire",
     },
     "ps.experiments": {
-        "ps", "ps.cli", "ps.launch", "ps.options", "ps.report", "ps.runs", "ps.slowness",
-        "ps.wire",
+        "ps", "ps.cli", "ps.commands", "ps.launch", "ps.options", "ps.report", "ps.runs",
+        "ps.slowness", "ps.wire",
+    },
+    "ps.demo": {
+        "ps", "ps.commands", "ps.launch", "ps.options", "ps.report.pictures", "ps.runs",
     },
     "worker": {"ps", "ps.cli", "ps.options", "worker.optim"},
     "worker.client": {"ps", "ps.options", "ps.wire", "worker.client.control"},
@@ -79,8 +82,9 @@ ARROWS: dict[str, set[str]] = {
         "worker.client.control", "worker.datasets",
     },
     "bench": {
-        "bench.harness", "bench.show", "bench.systems", "ps", "ps.cli", "ps.options", "ps.wire",
-        "worker", "worker.client", "worker.datasets", "worker.em", "worker.optim",
+        "bench.harness", "bench.show", "bench.systems", "ps", "ps.cli", "ps.demo", "ps.options",
+        "ps.wire", "worker", "worker.client", "worker.datasets", "worker.em", "worker.optim",
+        "worker.train",
     },
     "bench.harness": {"ps", "ps.cli", "ps.options", "ps.shard", "ps.wire"},
     "bench.systems": {"bench.harness", "ps", "ps.wire", "worker.client"},

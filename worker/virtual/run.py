@@ -17,10 +17,10 @@ from typing import Final
 import torch
 import yaml
 from rich.console import Console
-from rich.text import Text
 
 from leash._log import Say
 from leash.ps.commands.live_screen import Screen, screen_for
+from leash.ps.commands.printing import print_lines
 from leash.ps.commands.run_table import result_lines
 from leash.ps.datafiles.required import require_data
 from leash.ps.experiments.machines import MachinesGroup, VirtualLaunch
@@ -217,5 +217,4 @@ class VirtualRun:
         if self._options.step_events == 1:
             lines.append(f"re-checked      {audit_text(self._run_dir)}")
         lines += [f"real time       {real_s:.1f} s", f"run directory   {self._run_dir.path}"]
-        for line in lines:
-            self._console.print(Text(line), soft_wrap=True)
+        print_lines(self._console, lines)
