@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from leash.ps.commands.logged_lines import logged_lines
 from leash.ps.policy import CLOCKS, Rule
 from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.words import (
@@ -57,6 +58,7 @@ def run_table(state: RunState) -> RenderableType:
     parts += [Text(), _workers(state)]
     parts += [Text(line, style="yellow") for line in waits_of(state)]
     parts.append(Text(FIGURES_ARE, style="dim"))
+    parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in logged_lines(state)]
     if any(share is not None for share in state["test_accuracy_by_epoch"]):
         parts += [Text(), _accuracies(state["test_accuracy_by_epoch"])]
     if strangers := _strangers(state):

@@ -43,6 +43,7 @@ from leash.ps.shard.identities import NOBODY, Identities
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.rank_giver import RankGiver
+from leash.ps.trackers.logged import Logged
 from leash.ps.wire.frames import error_message
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import (
@@ -55,6 +56,7 @@ from leash.ps.wire.messages import (
     Dismissed,
     Hello,
     Lease,
+    Log,
     Message,
     Ok,
     Read,
@@ -102,6 +104,7 @@ class Coordinator:
         crew: who has come and gone.
         work_left: what is left to train.
         continuation: how the run goes on where it was before.
+        logged: what the workers' loops log.
         standing: what people hear of the run.
     """
 
@@ -133,13 +136,16 @@ class Coordinator:
         self.crew: Final = Crew(options, members, metrics, self._trains_on)
         self.work_left: Final = WorkLeft(options, members, metrics, self._desk, now)
         self.continuation: Final = Continuation(options, members, metrics, shards, self._desk, now)
+        self.logged: Final = Logged(metrics.events, now)
         self.standing: Final = Standing(
-            options, members, metrics, shards, self._desk, self.holdups, self.crew, self.work_left
-        )
+            options, members, metrics, shards, self._desk, self.holdups, self.crew, self.work_left,
+            self.logged,
+        )  # fmt: skip
         self._handlers: Final = {
             Beat: self._on_beat,
             Lease: self._on_lease,
             Report: self._on_report,
+            Log: self._on_log,
             Remember: self._on_remember,
             Status: self._on_status,
             Set: self._on_set,
@@ -277,6 +283,13 @@ class Coordinator:
             member.reported = msg.number
             self._count_report(member, msg)
         return Ok(msg.worker, 0, 0, True), None
+
+    def _on_log(self, msg: Log, payload: bytes | None) -> ControlAnswer:
+        member = self._members.require_counted(msg.worker, msg.incarnation)
+        if member.is_observer:
+            raise HeaderError("log: expected a worker")
+        is_new = self.logged.take(msg, payload) if payload else False
+        return Ok(msg.worker, 0, 0, is_new), None
 
     def _on_remember(self, msg: Remember, _: bytes | None) -> ControlAnswer:
         self._members.require_current(msg.worker, msg.incarnation)

@@ -58,6 +58,7 @@ from leash.ps.wire.messages import (
     Error,
     Hello,
     Lease,
+    Log,
     Message,
     Report,
 )
@@ -70,7 +71,7 @@ LAST_IS_LOST: Final = (
 )
 TICK_S: Final = 0.2
 ALIGN_TICK_S: Final = 0.002  # while the shards come to one step
-OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Bye)  # others may come from anybody
+OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Log, Bye)  # others may come from anybody
 AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
 
 

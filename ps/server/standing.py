@@ -14,6 +14,7 @@ from leash.ps.shard.crew import Crew
 from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
+from leash.ps.trackers.logged import Logged, fit_logged
 
 STACKS_MAX_NBYTES: Final = 1 << 18  # in one `state`
 
@@ -28,7 +29,7 @@ class Standing:
 
     def __init__(
         self, options: ServerOptions, members: Members, metrics: Metrics, shards: Shards,
-        desk: LeaseDesk, holdups: HoldUps, crew: Crew, work_left: WorkLeft,
+        desk: LeaseDesk, holdups: HoldUps, crew: Crew, work_left: WorkLeft, logged: Logged,
     ) -> None:  # fmt: skip
         """Collects nothing yet.
 
@@ -41,6 +42,7 @@ class Standing:
             holdups: for whom others wait.
             crew: who has come and gone.
             work_left: what is left to train.
+            logged: what the workers' loops log.
         """
         self.unwritten: Unwritten = Unwritten()
         self.is_writing: bool = False
@@ -52,6 +54,7 @@ class Standing:
         self._holdups: Final = holdups
         self._crew: Final = crew
         self._work_left: Final = work_left
+        self._logged: Final = logged
 
     def settings(self, rule: Rule) -> dict[str, Any]:
         """The settings of the run, which goes by this rule: those of `welcome`, too."""
@@ -71,6 +74,7 @@ class Standing:
         summary = self._metrics.summary()
         rows = [self._row(member) for _, member in sorted(self._members.workers.items())]
         _fit_stacks(rows)
+        fit_logged(rows)
         unfinished = self._work_left.unfinished() if is_finished else []
         return {
             **summary,
@@ -105,6 +109,7 @@ class Standing:
             "state": self._desk.state_of(member),
             **self._holdups.row_of(member),
             "silence_s": round(self._members.silence_s(member), 1),
+            "logged": self._logged.newest_of(member.worker),
         }
 
 

@@ -21,6 +21,7 @@ from leash.ps.wire.messages import (
     Hello,
     Init,
     Lease,
+    Log,
     Message,
     Offer,
     Publish,
@@ -44,8 +45,8 @@ _ADMIN: Final[tuple[Role, ...]] = ("admin",)
 # Which keys may ask what. A verb that is not here is refused from every key.
 MAY: Final[Mapping[type[Message], tuple[Role, ...]]] = {
     Status: ROLES, Hello: ROLES, Beat: ROLES, Report: ROLES, Bye: ROLES, Pull: ROLES, Echo: ROLES,
-    Lease: _WORKER, Remember: _WORKER, Init: _WORKER, PushPull: _WORKER, Push: _WORKER,
-    Publish: _WORKER, Offer: _WORKER, Attach: _WORKER, GroupOptions: _WORKER,
+    Lease: _WORKER, Log: _WORKER, Remember: _WORKER, Init: _WORKER, PushPull: _WORKER,
+    Push: _WORKER, Publish: _WORKER, Offer: _WORKER, Attach: _WORKER, GroupOptions: _WORKER,
     Set: _ADMIN, Save: _ADMIN, Read: _ADMIN, Stop: _ADMIN,
     Dismiss: (*_WORKER, *_ADMIN),
 }  # fmt: skip

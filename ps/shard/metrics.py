@@ -76,7 +76,7 @@ class Metrics:
         self._failed_at: Final[set[tuple[str, str, int]]] = set()
         self._told_closed: Final[set[tuple[str, str]]] = set()
         self._rule = rule
-        self._events: Final = events
+        self.events: Final = events
         self._demo_logs: Final = demo_logs
         self._step_events: Final = step_events if events.is_open else 0
         self._now: Final = now
@@ -131,23 +131,23 @@ class Metrics:
         self._started_s = self._now()
         for counts in self.workers.values():
             counts.mark_s = self._started_s
-        self._events.write(
+        self.events.write(
             "started", **self._rule.settings(), workers=workers, step_events=self._step_events
         )
 
     def set_rule(self, rule: Rule) -> None:
         """Notes that the run goes by this rule from now on."""
         self._rule = rule
-        self._events.write("policy_changed", **rule.settings())
-        self._events.flush()
+        self.events.write("policy_changed", **rule.settings())
+        self.events.flush()
 
     def scale_rate(self, workers: int) -> None:
         """Notes that a mean of so many gradients is applied with so many times the rate."""
-        self._events.write("lr_scaled", workers=workers, factor=workers)
+        self.events.write("lr_scaled", workers=workers, factor=workers)
 
     def stall_ended(self, workers: list[int]) -> None:
         """Notes that these workers waited for each other under backup, and now go on."""
-        self._events.write("stall_ended", workers=workers)
+        self.events.write("stall_ended", workers=workers)
 
     def end(self) -> None:
         """Notes that the last worker has left, so that the time of training ends here."""
@@ -160,7 +160,7 @@ class Metrics:
             self.expect(worker)
             self.workers[worker].begin_again()
             self._ended_s = None  # if all workers had left, training goes on with this one
-        self._events.write(
+        self.events.write(
             "joined", worker=worker, incarnation=incarnation, name=name, first_step=first_step
         )
 
@@ -183,7 +183,7 @@ class Metrics:
         """
         self.healed_chunks += chunks
         self.lost_updates += lost
-        self._events.write(
+        self.events.write(
             "healed", generation=generation, workers=workers, chunks=chunks, lost_updates=lost
         )
 
@@ -207,7 +207,7 @@ class Metrics:
     def leave(self, worker: int, incarnation: int, reason: str) -> None:
         """Notes that a worker has left or rests, and why."""
         self.evictions += worker > 0 and reason == EVICTED
-        self._events.write("left", worker=worker, incarnation=incarnation, reason=reason)
+        self.events.write("left", worker=worker, incarnation=incarnation, reason=reason)
 
     def add_counts(self, counts: EngineCounts) -> None:
         """Adds what the engine of this process's shard has counted."""
@@ -221,7 +221,7 @@ class Metrics:
         counts.unanswered = samples
         counts.pushed_s = at_s
         if self._records(step):
-            self._events.write("push", at_s, worker=worker, step=step)
+            self.events.write("push", at_s, worker=worker, step=step)
 
     def count_reply(self, reply: Record) -> None:
         """Counts the answer about chunk 0 of a step."""
@@ -234,25 +234,25 @@ class Metrics:
         counts.answer(reply.at_s)
         if self._records(reply.step):
             dropped = {"dropped": True} if reply.dropped else {}
-            self._events.write(
+            self.events.write(
                 "step", reply.at_s, worker=reply.worker, step=reply.step, lag=reply.lag,
                 staleness=reply.staleness, **dropped,
             )  # fmt: skip
 
     def note_duplicate(self, push: Record) -> None:
         """Notes a push that came again."""
-        self._events.write(
+        self.events.write(
             "duplicate", push.at_s, worker=push.worker, chunk=push.chunk, step=push.step
         )
 
     def count_publish(self, worker: int, chunk: int) -> None:
         """Notes that a worker's values of a chunk became everybody's. Chunk 0 is one of them."""
         if chunk == 0:
-            self._events.write("published", worker=worker)
+            self.events.write("published", worker=worker)
 
     def note_nonfinite(self, push: Record, slot: str) -> None:
         """Notes a gradient, or with worker 0 a mean, with a NaN or an infinity in this slot."""
-        self._events.write(
+        self.events.write(
             "nonfinite", push.at_s, worker=push.worker, chunk=push.chunk, step=push.step, slot=slot
         )
 
@@ -269,7 +269,7 @@ class Metrics:
         is_new = group_of_slot != self._told_slots
         slots: dict[str, Any] = {"group_of_slot": list(group_of_slot)} if is_new else {}
         self._told_slots = group_of_slot
-        self._events.write("options", worker=worker, groups=groups, **slots)
+        self.events.write("options", worker=worker, groups=groups, **slots)
 
     def note_different_options(self, step: int, workers: list[int]) -> None:
         """Notes, and says, that two workers gave different options for one step."""
@@ -277,7 +277,7 @@ class Metrics:
             "workers %d and %d have different options for their parameter groups, from step %d on; "
             "each mean goes by those of the lowest rank in it", *workers, step,
         )  # fmt: skip
-        self._events.write("options_differ", step=step, workers=workers)
+        self.events.write("options_differ", step=step, workers=workers)
 
     def count_refusal(self, error: ProtocolError) -> None:
         """Counts an error that a peer was sent, unless it is part of a normal run."""
@@ -348,12 +348,12 @@ class Metrics:
 
     def happened(self, event: str, details: dict[str, Any]) -> None:
         """Writes an event of another shard."""
-        self._events.write(event, **details)
+        self.events.write(event, **details)
 
     def shard_lost(self, shard: int, process: int, how: str) -> None:
         """Notes that a shard is lost, and how."""
-        self._events.write("shard_lost", shard=shard, process=process, how=how)
-        self._events.flush()
+        self.events.write("shard_lost", shard=shard, process=process, how=how)
+        self.events.flush()
 
     def report(self, msg: Report) -> None:
         """Notes what a worker reports: its plan; or its loss, and how it spends its time."""
@@ -371,7 +371,7 @@ class Metrics:
         self._tell_training(counts, msg)
         if msg.kind == "epoch":
             counts.complete(msg.epoch)
-            self._events.write("epoch", worker=msg.worker, epoch=msg.epoch, loss=counts.loss)
+            self.events.write("epoch", worker=msg.worker, epoch=msg.epoch, loss=counts.loss)
 
     def complete_epochs(self, members: Members) -> None:
         """Counts the epochs that every worker has completed which takes part or is done."""
@@ -383,10 +383,10 @@ class Metrics:
         """Notes that this epoch is completed."""
         if epoch > self.epoch:
             self.epoch = epoch
-            self._events.write("epoch_completed", epoch=epoch)
+            self.events.write("epoch_completed", epoch=epoch)
             if self._demo_logs:
                 self._demo_logs.end_epochs(epoch, self.train_seconds)
-            self._events.flush()
+            self.events.flush()
 
     def evaluate(self, msg: Report) -> None:
         """Notes what an evaluator has measured."""
@@ -395,7 +395,7 @@ class Metrics:
         self.evaluations.append(evaluation)
         if self._demo_logs and msg.epoch:
             self._demo_logs.add_accuracy(msg.epoch - 1, accuracy)
-        self._events.write(
+        self.events.write(
             "evaluated", epoch=msg.epoch, accuracy=accuracy, loss=loss, samples=msg.samples
         )
 
@@ -500,7 +500,7 @@ class Metrics:
         now = self._now()
         if now - counts.told_s >= TRAINING_EVENT_S:
             counts.told_s = now
-            self._events.write(
+            self.events.write(
                 "training", worker=msg.worker, step=msg.step, samples=msg.samples,
                 loss=_number(msg.loss), compute_s=_number(msg.compute_s),
                 wait_s=_number(msg.wait_s),

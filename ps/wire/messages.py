@@ -3,7 +3,7 @@
 ::
 
     control   hello ▸ welcome   beat ▸ beaten   lease ▸ leased   report ▸ ok   status ▸ state
-              remember ▸ ok   set ▸ ok   save ▸ saved   read ▸ piece   stop ▸ ok
+              log ▸ ok   remember ▸ ok   set ▸ ok   save ▸ saved   read ▸ piece   stop ▸ ok
               bye ▸ ok   dismiss ▸ dismissed
     data      init ▸ ok   push_pull ▸ params   push ▸ ok   pull ▸ params   publish ▸ ok   offer ▸ ok
               echo ▸ echoed   attach ▸ attached   options ▸ options_set
@@ -281,6 +281,19 @@ class Report(Message):
     compute_s: float  # spent so far on forward, backward and data
     wait_s: float  # spent so far between a push and its reply
     number: Count = 0  # counts reports from 1, after every hello; one that comes again counts once
+
+
+@dataclass(frozen=True, slots=True)
+class Log(Message):
+    """A worker tells what its loop has logged. Payload: rows; see leash.ps.trackers.rows."""
+
+    verb = "log"
+    payload = True
+    worker: Id
+    incarnation: Count
+    process: Count  # drawn at random by the process; it keeps it through all of its incarnations
+    first: Count  # the number of the first row; a process counts its rows from 1
+    lost: Count = 0  # how many rows it has left out before these, since they were too many
 
 
 @dataclass(frozen=True, slots=True)
@@ -596,7 +609,7 @@ class Error(Message):
 
 
 CONTROL_REQUESTS: Final[tuple[type[Message], ...]] = (
-    Hello, Beat, Lease, Report, Remember, Status, Set, Save, Read, Stop, Bye,
+    Hello, Beat, Lease, Report, Log, Remember, Status, Set, Save, Read, Stop, Bye,
     Dismiss,
 )  # fmt: skip
 DATA_REQUESTS: Final[tuple[type[Message], ...]] = (

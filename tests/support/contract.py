@@ -134,12 +134,14 @@ def valid_messages(worker: Worker) -> dict[str, tuple[Header, tuple[bytes, ...]]
     lease = {"number": 1, "samples": 9, "epochs": 1, "batch_size": 1, "samples_per_s": 0.0}
     group = {"lr": LR, "weight_decay": 0.0, "maximize": False, "momentum": 0.0, "dampening": 0.0,
              "nesterov": False}  # fmt: skip
+    rows = msgpack.packb([[1, {"loss": 0.5}], [2, {"loss": 0.25, "accuracy": 1.0}]])
     table = msgpack.packb({"groups": [group], "group_of_slot": bytes(len(LAYOUT))})
     return {
         "hello": (hello, (PACKED_LAYOUT,)),
         "beat": (worker.header("beat"), ()),
         "lease": (worker.header("lease", **lease), ()),
         "report": (worker.header("report", **report), ()),
+        "log": (worker.header("log", process=5, first=1), (rows,)),
         "status": ({"t": "status"}, ()),
         "bye": (worker.header("bye", reason="done"), ()),
         "init": (worker.header("init", chunk=0, codec="f32"), (gradient,)),

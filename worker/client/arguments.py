@@ -8,7 +8,7 @@ from leash.ps.errors import ArgumentError, UsageError
 from leash.ps.options.addresses import AUTO_RANK, MAX_RANK, RANK_MEND, check_server_address
 from leash.ps.options.worker import GRACE_MAX_S, LEAVE_GRACE_S
 from leash.ps.processes import GRACE_VARIABLE, PATIENCE_VARIABLE
-from leash.ps.wire.messages import U32_MAX
+from leash.ps.wire.messages import U32_MAX, U63_MAX
 from leash.ps.wire.requester import PATIENCE_S
 
 GRACE_MEND: Final = f"give a number of seconds from 0 to {GRACE_MAX_S:.0f}"
@@ -133,3 +133,24 @@ def check_connection(address: str, transport: str, wait_s: float | None) -> None
         raise ArgumentError("transport", transport, f"take one of {', '.join(TRANSPORTS)}")
     if wait_s is not None and not wait_s > 0:
         raise ArgumentError("wait_s", wait_s, "give a number of seconds above 0")
+
+
+def check_step(step: SupportsIndex) -> int:
+    """Checks the number of a step that a program gave.
+
+    Args:
+        step: any whole number, also of numpy or torch.
+
+    Returns:
+        It, as an int.
+
+    Raises:
+        ArgumentError: it is no whole number from 0.
+    """
+    try:
+        number = index(step)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= U63_MAX:
+        raise ArgumentError("step", step, "give a whole number from 0")
+    return number

@@ -19,12 +19,13 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Literal, SupportsIndex
 
 from leash._log import logged, say_on_stderr
-from leash.ps.errors import EvictedError, NotReadyError
+from leash.ps.errors import EvictedError, NotReadyError, UsageError
 from leash.ps.processes import PREEMPT_FILE_VARIABLE
+from leash.ps.trackers.rows import checked_metrics
 from leash.ps.wire.control import request_state
 from leash.ps.wire.keys import key_for
 from leash.ps.wire.layout import Chunk, Layout
@@ -33,6 +34,7 @@ from leash.ps.wire.options_table import OptionsTable
 from leash.ps.words import BETWEEN, DONE, STOPPED, WAITING
 from leash.worker.client.arguments import (
     check_connection,
+    check_step,
     checked_grace,
     checked_patience,
     checked_rank,
@@ -53,6 +55,11 @@ from leash.worker.client.memory import Slab, SlabMemory
 from leash.worker.client.pushes import Pushes, StepInfo
 from leash.worker.client.remembered import Remembered
 from leash.worker.client.step import Transport
+
+LEFT_OUT: Final = (
+    "log(): more comes than can be sent, about a hundred calls a second; some are left out, and "
+    "the run's events say how many"
+)
 
 
 class Client:
@@ -169,6 +176,7 @@ class Client:
         self._joining: Final = Joining(self._member, self._exchange, self._remembered, self._say)
         self._pushes: Final = Pushes(self._member, self._exchange, self._joining, self._remembered)
         self._is_leaving = False
+        self._has_said_left_out = False  # that rows which were logged are
         try:
             self._joining.join()
         except BaseException:
@@ -524,6 +532,26 @@ class Client:
         if report.kind == "epoch":
             self._remembered.counted.epoch(report.epoch)
         self.liveness.tell(report)
+
+    def log(self, metrics: Mapping[str, Any], step: SupportsIndex | None = None) -> None:
+        """Tells the run numbers of this worker's own: see `PSOptimizer.log`. Never waits.
+
+        Args:
+            metrics: name ▸ number.
+            step: to which they belong; by default the newest that this worker has begun to push.
+
+        Raises:
+            ArgumentError: a name, a number or the step cannot be.
+            UsageError: this process is an observer, or was forked from the one that joined.
+        """
+        self._member.require_own_process()
+        if not self._member.rank:
+            raise UsageError("log(): an observer only reads; it takes a worker to log")
+        row = checked_metrics(metrics)
+        at = self.steps if step is None else check_step(step)
+        if not self.liveness.log(at, row) and not self._has_said_left_out:
+            self._has_said_left_out = True
+            self._say(LEFT_OUT)
 
     def state(self) -> dict[str, Any]:
         """Asks the server how the run stands.

@@ -16,7 +16,7 @@ LeashError, and the worker ends as any worker that fails.
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Final, Literal, Protocol, SupportsIndex, TypeVar, cast
@@ -27,6 +27,7 @@ from torch import Tensor
 from leash._log import Say, say_on_stderr
 from leash.ps import errors
 from leash.ps.errors import LeashError, UsageError
+from leash.ps.trackers.rows import checked_metrics
 from leash.ps.wire.layout import Layout
 from leash.ps.wire.messages import Beaten
 from leash.ps.wire.options_table import OptionsTable
@@ -333,6 +334,10 @@ class OtherOfGroup:
 
     def set_options(self, _: OptionsTable) -> None:
         """Does nothing: the first process sends those of its own ``param_groups``."""
+
+    def log(self, metrics: Mapping[str, Any], step: SupportsIndex | None = None) -> None:
+        """Checks what the loop logs, and does no more: what the first process logs counts."""
+        checked_metrics(metrics)
 
     def begin_step(self, _: Slab, parameters: Slab, samples: SupportsIndex, **__: Any) -> None:
         """Adds this process's samples to those of the step."""

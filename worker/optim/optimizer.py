@@ -29,7 +29,7 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -482,6 +482,26 @@ class PSOptimizer(torch.optim.Optimizer):
             return True
         self._whole.unscale(getattr(self, "grad_scale", None))
         return False
+
+    def log(self, metrics: Mapping[str, Any], step: SupportsIndex | None = None) -> None:
+        """Logs numbers of this worker, such as a validation loss, for events and trackers.
+
+        They go to events.jsonl, to ``leash status``, and to what ``--log`` of ``leash launch`` or
+        ``leash server`` names, as a curve for each name and worker. It never waits: another thread
+        sends them, each once, about a hundred calls a second at most; those beyond are left out,
+        which is said. In a group, those of the first process count.
+
+        Args:
+            metrics: name ▸ number: 1 to 32 names of at most 64 characters; ints, floats, and
+                tensors or arrays of one element (one on a GPU is waited for). A NaN or an infinity
+                is taken as it is.
+            step: to which they belong; by default this worker's newest. Without local steps that is
+                the number of calls of `step`, otherwise that of pushes.
+
+        Raises:
+            ArgumentError: a name, a number or the step cannot be.
+        """
+        self.client.log(metrics, step)
 
     def flush(self) -> None:
         """Pushes the local steps that have not been pushed; does nothing if there are none.

@@ -21,6 +21,7 @@ from leash.ps.report.analysis.run import (
     Evaluated,
     Floats,
     Interval,
+    LoggedRow,
     Run,
     Steps,
     Track,
@@ -163,6 +164,7 @@ class EventReader:
         self._growing: dict[int, _Growing] = {}
         self._evaluations: list[tuple[float, Event]] = []
         self._changes: list[tuple[float, Event]] = []
+        self._logged: list[tuple[float, Event]] = []
         self._started: Event | None = None
         self._last_t = 0.0
         self.taken = 0  # how many events so far
@@ -188,6 +190,8 @@ class EventReader:
                 self._evaluations.append((t, event))
             case "policy_changed":
                 self._changes.append((t, event))
+            case "logged" if worker:
+                self._logged.append((t, event))
         self.taken += 1
 
     def forget(self, before_s: float) -> None:
@@ -221,6 +225,7 @@ class EventReader:
             evaluations=tuple(_evaluated(t - zero_s, e) for t, e in self._evaluations),
             changes=tuple(_change(t - zero_s, e) for t, e in self._changes),
             is_cut=summary.get("ended", DONE) != DONE or not summary,
+            logged=tuple(_logged(t - zero_s, e) for t, e in self._logged),
         )  # fmt: skip
 
     def _of(self, worker: Any) -> _Growing:
@@ -261,6 +266,11 @@ def _evaluated(t: float, event: Event) -> Evaluated:
 
 def _change(t: float, event: Event) -> Change:
     return Change(t, str(event.get("policy", "?")), event.get("bound"))
+
+
+def _logged(t: float, event: Event) -> LoggedRow:
+    metrics = {str(name): float(value) for name, value in event["metrics"].items()}
+    return LoggedRow(t, int(event["worker"]), int(event["step"]), metrics)
 
 
 def read_runs(paths: Iterable[Path]) -> list[Run]:

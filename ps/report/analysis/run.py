@@ -107,6 +107,16 @@ class Change:
 
 
 @dataclass(frozen=True)
+class LoggedRow:
+    """What a worker's own loop has logged at one step."""
+
+    t: float
+    worker: int
+    step: int
+    metrics: dict[str, float]  # by name; a NaN or an infinity is one
+
+
+@dataclass(frozen=True)
 class Run:
     """The contents of one run directory."""
 
@@ -123,6 +133,7 @@ class Run:
     evaluations: tuple[Evaluated, ...]
     changes: tuple[Change, ...]
     is_cut: bool  # whether it ended too early, or left no summary
+    logged: tuple[LoggedRow, ...] = ()
 
     @property
     def crew(self) -> str:

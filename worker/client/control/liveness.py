@@ -8,7 +8,7 @@ look at.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from leash._log import Say
@@ -104,6 +104,19 @@ class Liveness:
         with self._changed:
             self._beats.tell(report)
             self._changed.notify_all()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Queues a row that the loop has logged; False if too many wait, so that it is left out.
+
+        Args:
+            step: to which it belongs.
+            metrics: its numbers by their names, checked.
+        """
+        with self._changed:
+            rows = self._beats.rows
+            if rows.is_empty:  # otherwise the thread knows when it is to send some
+                self._changed.notify_all()
+            return rows.add(step, metrics)
 
     def check(self) -> None:
         """Raises what ended this worker's part in the run, if anything has.

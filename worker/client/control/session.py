@@ -3,7 +3,7 @@
 ::
 
     Session   hello ▸ welcome ──▸ lease ▸ leased ──▸ … ──▸ bye ▸ ok
-                       └─▸ Beats   beat ▸ beaten, report ▸ ok, beat ▸ beaten, …
+                       └─▸ Beats   beat ▸ beaten, report ▸ ok, log ▸ ok, beat ▸ beaten, …
 
 Each has a control connection of its own, so that beats go on while a step takes long. Every hello
 that is welcomed brings other beats, since it brings another incarnation.
@@ -43,6 +43,7 @@ from leash.ps.wire.messages import (
 )
 from leash.ps.wire.requester import AT_ONCE_S, NEVER_S, PATIENCE_S, ControlFrames, Requester
 from leash.worker.client.control.doing import Doing
+from leash.worker.client.control.log_queue import LogQueue
 from leash.worker.client.control.seat import NOWHERE, Seat
 
 START_BEAT_S: Final = 0.05  # between two beats before training starts, which is to be heard soon
@@ -69,7 +70,7 @@ def as_member(error: LeashError) -> LeashError:
 
 
 class Beats(Requester):
-    """The signs of life and the reports of one incarnation.
+    """The signs of life of one incarnation, its reports, and what the loop logs.
 
     They go on until `stop`, or until an error ends this process's part in the run: it is `error`.
     The reports of a process that was evicted still go out, once it is stopped: they count.
@@ -79,11 +80,12 @@ class Beats(Requester):
 
     Attributes:
         beaten: the server's newest answer to a beat; None before the first.
+        rows: what the loop has logged; those of the next incarnation go on with it.
     """
 
     def __init__(
         self, worker: int, incarnation: int, beat_s: float, patience_s: float = PATIENCE_S,
-        doing: Doing | None = None,
+        doing: Doing | None = None, rows: LogQueue | None = None,
     ) -> None:  # fmt: skip
         """Has the first beat due at once.
 
@@ -93,8 +95,11 @@ class Beats(Requester):
             beat_s: seconds between two beats once training has started.
             patience_s: a server that is silent for longer is lost; may be infinite.
             doing: knows what this process's training does; None if nobody asks.
+            rows: what the loop has logged; by default nothing yet.
         """
         super().__init__()
+        self.rows: Final = rows or LogQueue(random_number)
+        self._rows_end = 0  # the number after the last row that is on its way; 0 for none
         self.beaten: Beaten | None = None
         self._beat: Final = Beat(worker, incarnation)
         self._beat_s: Final = beat_s
@@ -137,17 +142,22 @@ class Beats(Requester):
     @property
     def is_over(self) -> bool:
         """Whether nothing will be sent any more."""
-        has_ended = self._is_stopped and not self._reports and not self.is_busy
+        has_ended = self._is_stopped and not self._has_to_tell and not self.is_busy
         return has_ended or self.error is not None
 
     @property
+    def _has_to_tell(self) -> bool:
+        """Whether reports wait, or rows, which are there until they are answered."""
+        return bool(self._reports) or not self.rows.is_empty
+
+    @property
     def has_news(self) -> bool:
-        """Whether there are reports that have no answer yet."""
-        is_reporting = self.is_busy and self._expected is Ok
-        return bool(self._reports) or is_reporting
+        """Whether there are reports or rows that have no answer yet."""
+        is_telling = self.is_busy and self._expected is Ok
+        return self._has_to_tell or is_telling
 
     def begin(self, now_s: float) -> None:
-        """Begins to send the oldest report, or a beat, if one is due and nothing is on its way.
+        """Begins to send the oldest report, rows, or a beat: what is due, if nothing is on its way.
 
         Args:
             now_s: the time.
@@ -158,6 +168,11 @@ class Beats(Requester):
             self._reported += 1
             self._telling = replace(self._reports.popleft(), number=self._reported)
             self._ask((encode(self._telling),), Ok, self._patience_s, now_s)
+        elif now_s >= self.rows.due_s or (self._is_stopped and not self.rows.is_empty):
+            log, payload, self._rows_end = self.rows.next_message(
+                self._beat.worker, self._beat.incarnation, now_s
+            )
+            self._ask((encode(log), payload), Ok, self._patience_s, now_s)
         elif not self._is_stopped and now_s >= self._beat_at_s:
             self._ask(self._next_beat(), Beaten, self._patience_s, now_s)
 
@@ -171,6 +186,10 @@ class Beats(Requester):
         return (header, self._doing.stack()) if wants_stack else (header,)
 
     def _take(self, answer: Message, payload: bytes | None, now_s: float) -> None:
+        if not isinstance(answer, Beaten) and self._rows_end:
+            self.rows.taken(self._rows_end)
+            self._rows_end = 0
+            return
         if not isinstance(answer, Beaten):
             self._beat_at_s, self._telling = AT_ONCE_S, None
             return
@@ -184,14 +203,16 @@ class Beats(Requester):
         super()._fail(as_member(error))
 
     def _is_wanted(self) -> bool:
-        # Reports that wait go after the beat that is on its way.
-        return not self._is_stopped or bool(self._reports)
+        # What is to be told goes after the beat that is on its way.
+        return not self._is_stopped or self._has_to_tell
 
     @property
     def _due_s(self) -> float:
         if self.is_over:
             return NEVER_S
-        return AT_ONCE_S if self._reports else self._beat_at_s
+        if self._reports or (self._is_stopped and self._has_to_tell):
+            return AT_ONCE_S
+        return min(self._beat_at_s, self.rows.due_s)
 
 
 class Session(Requester):
@@ -240,6 +261,7 @@ class Session(Requester):
         self._name: Final = name
         self._layout: Final = layout
         self._draw: Final = draw
+        self._rows: Final = LogQueue(draw)
         self._leases = 0  # how many of this worker's requests were answered since its hello
         self._request: Message = Message()
         self._answer: type[Message] = Message
@@ -362,7 +384,9 @@ class Session(Requester):
         beat_s = welcome.beat_s if self.rank else min(OBSERVER_BEAT_S, welcome.beat_s)
         self.welcome, self.leased, self._leases = welcome, None, 0
         before = self.beats
-        self.beats = Beats(self.rank, welcome.incarnation, beat_s, self._patience_s, self._doing)
+        self.beats = Beats(
+            self.rank, welcome.incarnation, beat_s, self._patience_s, self._doing, self._rows
+        )
         if before is not None:
             self.beats.tell_for(before)
 

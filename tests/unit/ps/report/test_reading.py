@@ -133,3 +133,14 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
 
 def test_the_scale_of_time_is_known(tmp_path: Path) -> None:
     assert run_of(tmp_path, two_unequal(), options={"time_scale": 0.1}).scale == 0.1
+
+
+def test_what_workers_log_is_there_with_its_step_and_time(tmp_path: Path) -> None:
+    events = two_unequal()
+    zero_s = next(e["t"] for e in events if e["event"] == "started")
+    metrics = {"loss": 0.5, "worse": "nan", "worst": "-inf"}
+    row = {"t": zero_s + 1.0, "event": "logged", "worker": 2, "step": 4, "metrics": metrics}
+    (logged,) = run_of(tmp_path, [*events, row]).logged
+    assert (logged.t, logged.worker, logged.step) == (pytest.approx(1.0), 2, 4)
+    assert list(logged.metrics) == ["loss", "worse", "worst"]
+    assert np.array_equal(list(logged.metrics.values()), [0.5, np.nan, -np.inf], equal_nan=True)

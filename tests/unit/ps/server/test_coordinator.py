@@ -36,6 +36,7 @@ from leash.ps.wire.messages import (
     Hello,
     Lease,
     Leased,
+    Log,
     Message,
     Ok,
     Read,
@@ -91,6 +92,7 @@ def make_request(verb: type[Message], worker: int, incarnation: int) -> Message:
         Beat: Beat(worker, incarnation),
         Lease: Lease(worker, incarnation, 1, 60, 2, 10, 0.0),
         Report: make_report(worker, incarnation, "epoch" if worker else "evaluation", number=1),
+        Log: Log(worker, incarnation, 5, 1),
         Remember: Remember(worker, incarnation, 0, 0, 0, 0),
         Status: Status(),
         Set: Set("asp"),
@@ -285,7 +287,7 @@ def gone_by_itself() -> Gone:
 
 
 # What an evicted process has done counts all the same.
-COUNTED: tuple[type[Message], ...] = (Report, Bye)
+COUNTED: tuple[type[Message], ...] = (Report, Log, Bye)
 
 
 @pytest.mark.parametrize("verb", SIGNED)
@@ -328,6 +330,7 @@ REPEATED = {  # verb ▸ what the second of two equal requests is answered with,
     Beat: Beaten,
     Lease: Leased,
     Report: Ok,
+    Log: Ok,
     Remember: Ok,
     Status: State,
     Set: Ok,
@@ -337,7 +340,7 @@ REPEATED = {  # verb ▸ what the second of two equal requests is answered with,
     Bye: Ok,
     Dismiss: Dismissed,
 }
-OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Remember, Bye)]
+OF_OBSERVERS = [verb for verb in CONTROL_REQUESTS if verb not in (Lease, Log, Remember, Bye)]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from leash.ps.errors import (
     ServerUnreachableError,
     StoppingError,
 )
+from leash.ps.trackers.rows import ROWS_MAX, unpack_rows
 from leash.ps.wire.frames import CONTROL, decode, encode
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import (
@@ -35,6 +36,7 @@ from leash.ps.wire.messages import (
     Hello,
     Lease,
     Leased,
+    Log,
     Message,
     Ok,
     Report,
@@ -42,6 +44,7 @@ from leash.ps.wire.messages import (
     Welcome,
 )
 from leash.ps.wire.requester import PATIENCE_S, Requester, Silence
+from leash.worker.client.control.log_queue import LOG_S, WAITING_MAX
 from leash.worker.client.control.session import Beats, Session
 
 LAYOUT = Layout([Slot("w", "f32", (4,))])
@@ -726,3 +729,109 @@ def test_a_bye_ends_after_a_second_whatever_the_server_says_or_does_not() -> Non
     assert line.skip(0.2) is None
     assert not session_of(line).is_wanting
     assert line.engine.wake_s == math.inf
+
+
+# What a loop logs.
+
+
+def logging_line(rows: int = 1) -> Line:
+    """Beats of which the first has been answered, with so many rows that the loop has logged."""
+    line = beating()
+    assert line.next() == Beat(1, 7)
+    assert line.answer(BEATEN) is None
+    for step in range(1, rows + 1):
+        assert beats_of(line).rows.add(step, {"loss": 1 / step})
+    return line
+
+
+def steps_of(line: Line) -> list[int]:
+    assert line.payload is not None
+    return [step for step, _ in unpack_rows(line.payload)]
+
+
+def test_a_row_goes_at_once_and_is_sent_again_until_it_is_answered() -> None:
+    line = logging_line()
+    assert line.engine.wake_s <= line.now_s
+    sent = line.next()
+    assert isinstance(sent, Log)
+    assert (sent.worker, sent.incarnation, sent.first, sent.lost) == (1, 7, 1, 0)
+    assert steps_of(line) == [1]
+    assert line.reconnect() == sent
+    assert line.answer(OK) is None
+    assert beats_of(line).rows.is_empty
+    assert not beats_of(line).has_news
+
+
+def test_rows_go_together_and_no_more_often_than_twice_a_second() -> None:
+    line = logging_line()
+    line.next()
+    line.answer(OK)
+    for step in (2, 3):
+        beats_of(line).rows.add(step, {"loss": 0.5})
+    assert line.skip(LOG_S - 0.01) is None
+    sent = line.skip(0.01)
+    assert isinstance(sent, Log)
+    assert sent.first == 2
+    assert steps_of(line) == [2, 3]
+
+
+def test_beats_go_on_while_much_is_logged() -> None:
+    line = logging_line(WAITING_MAX)
+    sent, beats = line.next(), 0
+    for _ in range(40):
+        if sent is not None:
+            beats += isinstance(sent, Beat)
+            sent = line.answer(BEATEN if isinstance(sent, Beat) else OK)
+        else:
+            sent = line.skip(line.engine.wake_s - line.now_s)
+    assert beats >= 5
+
+
+def test_more_rows_than_can_wait_are_left_out_and_counted() -> None:
+    line = logging_line(WAITING_MAX)
+    rows = beats_of(line).rows
+    assert not rows.add(1, {"loss": 1.0})
+    assert not rows.add(2, {"loss": 1.0})
+    sent = line.next()
+    assert isinstance(sent, Log)
+    assert sent.lost == 2
+    line.answer(OK)
+    assert rows.add(3, {"loss": 1.0})
+    sent = line.skip(LOG_S)
+    assert isinstance(sent, Log)
+    assert (sent.first, sent.lost) == (1 + ROWS_MAX, 0)
+
+
+def test_who_stops_tells_all_that_was_logged_before() -> None:
+    line = logging_line(2 * ROWS_MAX + 1)
+    beats_of(line).stop()
+    sent, told = line.next(), list[int]()
+    while sent is not None:
+        told += steps_of(line)
+        sent = line.answer(OK)
+    assert told == list(range(1, 2 * ROWS_MAX + 2))
+    assert beats_of(line).is_over
+
+
+def test_rows_without_an_answer_go_again_under_the_next_incarnation_with_their_numbers() -> None:
+    line = joined()
+    before = session_of(line).beats
+    assert before is not None
+    beats = Line(before)
+    before.rows.add(1, {"loss": 1.0})
+    sent = beats.next()
+    assert isinstance(sent, Log)
+    session_of(line).want_hello()
+    line.next()
+    line.answer(replace(WELCOME, incarnation=9), LAYOUT.pack())
+    after = session_of(line).beats
+    assert after is not None
+    after.rows.add(2, {"loss": 0.5})
+    again = Line(after)
+    assert again.next() == Beat(1, 9)
+    again.answer(BEATEN)
+    assert again.skip(LOG_S) == replace(sent, incarnation=9)
+    assert steps_of(again) == [1, 2]
+    beats.answer(OK)  # which was on its way to the incarnation before
+    again.answer(OK)
+    assert after.rows.is_empty
