@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from leash.ps.page.keys import View, patch
-from leash.ps.report.analysis.histograms import all_steps, histogram
+from leash.ps.report.analysis.histograms import LEAST_SEEN, all_steps, histogram
 from leash.ps.report.analysis.paces import paces
 from leash.ps.report.analysis.run import Run
 from leash.ps.report.analysis.spending import (
@@ -82,9 +82,6 @@ def staleness_view(run: Run) -> View | None:
     note = "How many updates, by anyone, reached the parameters while a gradient was computed."
     label = "updates between a pull and the push after it"
     return _histogram(run, "staleness", "Staleness", label, note, bound=None)
-
-
-LEAST_SEEN: Final = 0.004  # a bar of fewer steps is drawn so high: one that is there is to be seen
 
 
 def _histogram(

@@ -38,12 +38,13 @@ def _about(run: Run) -> str:
     facts = [
         run.rule, f"{run.crew} worker{'s' if run.crew != '1' else ''}", what,
         f"seed {settings['seed']}" if settings.get("seed") is not None else "",
-        f"time × {1 / run.scale:g} = full scale" if run.scale != 1 else "", _ending(run),
+        f"time × {1 / run.scale:g} = full scale" if run.scale != 1 else "", ending(run),
     ]  # fmt: skip
     return " · ".join(filter(None, facts))
 
 
-def _ending(run: Run) -> str:
+def ending(run: Run) -> str:
+    """How a run has ended that did not end as planned; empty for one that did."""
     if not run.started:
         return "never began: not all of its workers came"
     if not run.summary:

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from leash.ps.page.keys import View, ViewKey, patch
-from leash.ps.report.analysis.lanes import closer_window, has_few_steps
+from leash.ps.report.analysis.lanes import HEIGHTS_ARE, closer_window, has_few_steps
 from leash.ps.report.analysis.run import Floats, Run, Track
 from leash.ps.report.analysis.series import edges_of
 from leash.ps.report.analysis.spending import (
@@ -103,9 +103,7 @@ def _note(run: Run, shown: int) -> str:
     elif run.step_events != 1:
         how = f"{recorded}: this tells only who took part."
     elif knows_waiting(run):
-        how = (
-            "The height of a colour is its share of that moment; blue is the time spent computing."
-        )
+        how = HEIGHTS_ARE
     else:
         how = "No step was taken yet."
     notes = [how]

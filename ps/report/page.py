@@ -11,7 +11,7 @@ from typing import Final
 from leash._version import __version__
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.server import ServerOptions
-from leash.ps.page.html import diagnosis_card, text, top_of
+from leash.ps.page.html import diagnosis_card, ending, text, top_of
 from leash.ps.page.view import as_script_data, asset, sections
 from leash.ps.report.analysis.diagnosis import Diagnosis
 from leash.ps.report.analysis.figures import key_figures, value_of
@@ -115,7 +115,9 @@ def _table(shown: Sequence[Shown], diagnoses: Sequence[Diagnosis]) -> str:
         if scaled:
             cells.append(seconds(s.run.seconds / s.run.scale))
         numbers = "".join(f'<td class="number">{text(cell)}</td>' for cell in cells)
-        rows.append(f'<tr><th scope="row">{_swatch_of(s)} {text(s.run.name)}</th>{numbers}</tr>')
+        early = f'<small class="early">{text(told)}</small>' if (told := ending(s.run)) else ""
+        name = f"{_swatch_of(s)} {text(s.run.name)}{early}"
+        rows.append(f'<tr><th scope="row">{name}</th>{numbers}</tr>')
     head = "".join(f'<th scope="col" class="number">{text(name)}</th>' for name in heads)
     return _scrolling(f'<th scope="col">run</th>{head}', rows)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from leash._extras import install_command, is_installed
 from leash.ps.errors import UsageError
+from leash.ps.page.view import APART, REACHED, TIME
 from leash.ps.report.analysis.reading import read_runs
 from leash.ps.runs.rundir import write_atomically
 
@@ -72,14 +73,14 @@ def _sections(shown: "Sequence[Shown]") -> "list[Section]":
     time = [crew, speed_picture(shown), bars.share_picture(shown), pace]
     apart = [bars.staleness_picture(shown), bars.lag_picture(shown)]
     return [
-        ("What was reached", curve_pictures(shown)),
+        (REACHED, curve_pictures(shown)),
         (
-            "Where the time went",
+            TIME,
             [*_drawn(time), *_timelines(shown)]
             if len(shown) > 1
             else [*_timelines(shown), *_drawn(time)],
         ),
-        ("How far apart the workers were", _drawn(apart)),
+        (APART, _drawn(apart)),
     ]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from leash.ps.report.analysis.run import Floats, Run
 
 MAX_BARS: Final = 40  # a histogram has no more
+LEAST_SEEN: Final = 0.004  # of the highest bar: one that is there is drawn at least so high
 
 
 @dataclass(frozen=True)

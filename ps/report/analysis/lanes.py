@@ -7,6 +7,9 @@ import numpy as np
 
 from leash.ps.report.analysis.run import Run, Track
 
+HEIGHTS_ARE: Final = (
+    "The height of a colour is its share of that moment; blue is time spent computing."
+)
 MAX_LANES: Final = 64
 VISIBLE_STEPS: Final = 60  # a lane has room for so many steps
 CLOSER_STEPS: Final = 10  # the closer look shows so many of the slowest worker

@@ -1,14 +1,14 @@
 """Draws shares of time, step times and histograms, which compare workers and runs."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from leash.ps.report.analysis.histograms import Histogram, all_steps, histogram
+from leash.ps.report.analysis.histograms import LEAST_SEEN, Histogram, all_steps, histogram
 from leash.ps.report.analysis.lanes import chosen_tracks
 from leash.ps.report.analysis.paces import StepPace, paces
 from leash.ps.report.analysis.run import Run
@@ -181,7 +181,7 @@ def _histograms(
         for axis, (s, h) in zip(axes, rows, strict=True):
             _draw_histogram(axis, s, h, alone=len(rows) == 1)
             if (bound := bound_of(s.run)) is not None:
-                axis.axvline(bound + 0.5, color=MUTED, linewidth=1.2, linestyle=(0, (3, 2)))
+                _mark(axis, bound, f"bound {bound}", (0, (3, 2)), 0.86)
         axes[-1].set_xlabel(label)
         axes[-1].set_xlim(-0.6, max(largest, *(bound_of(s.run) or 0 for s, _ in rows)) + 1)
         axes[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -193,12 +193,22 @@ def _histograms(
 
 def _draw_histogram(axis: Axes, s: Shown, h: Histogram, *, alone: bool) -> None:
     width = float(h.starts[1] - h.starts[0])
-    axis.bar(h.starts[:-1] + (width - 1) / 2, h.shares, width * 0.86, color=s.color)
+    # A bar of few steps is drawn so high that it can be seen.
+    seen = np.where(h.shares > 0, np.maximum(h.shares, LEAST_SEEN * h.shares.max()), 0.0)
+    axis.bar(h.starts[:-1] + (width - 1) / 2, seen, width * 0.86, color=s.color)
+    axis.set_ylim(0, 1.3 * float(seen.max()))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
     mean = f"mean {decimal(h.mean)}"
     if alone:
         axis.set_ylabel("share of the steps")
-        axis.set_title(mean, loc="right", color=MUTED, fontsize=8.5)
+        _mark(axis, h.mean, mean, "-", 0.97)
         return
     axis.set_yticks([])
     axis.set_title(f"{s.run.name}: {mean}", color=INK, fontsize=8, pad=2)
+
+
+def _mark(axis: Axes, x: float, label: str, line: Any, height: float) -> None:
+    """Draws a vertical line with a label beside it, at this part of the axis' height."""
+    axis.axvline(x, color=MUTED, linewidth=1.2, linestyle=line)
+    axis.annotate(label, (x, height), (3, 0), xycoords=("data", "axes fraction"), color=MUTED,
+                  textcoords="offset points", va="top", fontsize=8)  # fmt: skip

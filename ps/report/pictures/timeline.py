@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from leash.ps.report.analysis.lanes import chosen_tracks, closer_window, has_few_steps
+from leash.ps.report.analysis.lanes import HEIGHTS_ARE, chosen_tracks, closer_window, has_few_steps
 from leash.ps.report.analysis.run import Floats, Run, Track
 from leash.ps.report.analysis.series import edges_of
 from leash.ps.report.analysis.spending import (
@@ -71,7 +71,7 @@ def _timeline(
         mark_changes(axis, run.changes)
         return figure
 
-    note = "" if exact else "Each lane's height is divided as the worker's time was."
+    note = "" if exact else HEIGHTS_ARE
     return Picture(name, title, _note(run, tracks, note), make, _keys(run), is_wide=is_wide)
 
 

@@ -187,6 +187,15 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_png")
+def test_a_run_that_ended_early_is_marked_beside_others(tmp_path: Path) -> None:
+    whole = write_run(tmp_path / "whole", TWO, {"lr": 0.1}, SUMMARY)
+    early = write_run(tmp_path / "early", TWO[:60], {"lr": 0.2}, {**SUMMARY, "ended": "SIGINT"})
+    words = check(write_report([whole, early], tmp_path / "out"))
+    assert words.count("ended early: stopped by Ctrl-C") == 1
+    assert "early ended early: stopped by Ctrl-C" in words
+
+
+@pytest.mark.usefixtures("no_png")
 def test_a_policy_that_changed_and_times_at_full_scale_are_shown(tmp_path: Path) -> None:
     change = {"t": 4.0, "event": "policy_changed", "policy": "dssp", "bound": 7}
     summary = {**SUMMARY, "samples_twice": 12}
