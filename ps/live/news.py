@@ -14,6 +14,7 @@ from leash.ps.page.bars import lag_view, paces_view, staleness_view
 from leash.ps.page.curves import (
     accuracy_views,
     crew_view,
+    logged_views,
     loss_views,
     speed_view,
     traffic_view,
@@ -157,6 +158,7 @@ class News:
             section(TIME, [lanes_view(run, edges), closer_view(run, at_the_end=True),
                            crew_view(run)]),
             section(REACHED, [*accuracy_views(run)[:1], *loss_views(run)[:1],
+                              *logged_views(run),
                               speed_view(run, self._rates.curve(1), wide=False),
                               traffic_view(run, self._rates.curve(2), self._rates.curve(3))]),
             section(APART, [staleness_view(run), lag_view(run), paces_view(run)]),

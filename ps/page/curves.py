@@ -1,7 +1,7 @@
 """Accuracy, loss, speed and the number of workers over time and over steps, for the page."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,7 +17,10 @@ from leash.ps.report.analysis.series import (
     test_loss,
     training_loss,
 )
-from leash.ps.report.pictures.style import BLUE, ORANGE
+from leash.ps.report.pictures.style import BLUE, ORANGE, RUN_COLORS
+
+LOGGED_NAMES: Final = 12
+LOGGED_POINTS: Final = 400  # of a worker
 
 
 def accuracy_views(run: Run) -> list[View]:
@@ -65,6 +68,32 @@ def traffic_view(run: Run, received: Curve, sent: Curve) -> View | None:
         return None
     series = [(line("gradients received", BLUE), received), (line("answers sent", ORANGE), sent)]
     return _lines(run, "bytes", "Bytes a second", series, unit="B/s")
+
+
+def logged_views(run: Run) -> list[View]:
+    """What the workers' own loops have logged over time: a picture for each name."""
+    by_name: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for row in run.logged:
+        for name, value in row.metrics.items():
+            by_name.setdefault(name, {}).setdefault(row.worker, []).append((row.t, value))
+    return [
+        _lines(run, f"logged-{name}", name, _by_worker(points), unit="", note=_shown_of(points))
+        for name, points in list(by_name.items())[:LOGGED_NAMES]
+    ]
+
+
+def _by_worker(points: Mapping[int, Sequence[tuple[float, float]]]) -> list[tuple[ViewKey, Curve]]:
+    series = []
+    for (worker, of_one), color in zip(sorted(points.items()), RUN_COLORS, strict=False):
+        table = np.array(of_one, dtype=np.float64)
+        table = table[:: max(1, len(table) // LOGGED_POINTS)]
+        series.append((line(f"worker {worker}", color), (table[:, 0], table[:, 1])))
+    return series
+
+
+def _shown_of(points: Mapping[int, object]) -> str:
+    told, all_of_them = min(len(points), len(RUN_COLORS)), len(points)
+    return f"The first {told} of {all_of_them} workers." if told < all_of_them else ""
 
 
 def crew_view(run: Run) -> View | None:

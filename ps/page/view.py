@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Final
 
 from leash.ps.page.bars import lag_view, paces_view, shares_view, staleness_view
-from leash.ps.page.curves import accuracy_views, crew_view, loss_views, speed_view
+from leash.ps.page.curves import accuracy_views, crew_view, logged_views, loss_views, speed_view
 from leash.ps.page.keys import View
 from leash.ps.page.lanes import closer_view, lanes_view
 from leash.ps.report.analysis.run import Run
@@ -20,7 +20,7 @@ PAGE_PACKAGE: Final = "leash.ps.page"
 def sections(run: Run) -> list[View]:
     """All pictures of a run that has ended, below their titles."""
     return [
-        section(REACHED, [*accuracy_views(run), *loss_views(run)]),
+        section(REACHED, [*accuracy_views(run), *loss_views(run), *logged_views(run)]),
         section(TIME, [lanes_view(run), closer_view(run), crew_view(run), speed_view(run),
                        shares_view(run), paces_view(run)]),
         section(APART, [staleness_view(run), lag_view(run)]),

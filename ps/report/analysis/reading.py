@@ -30,6 +30,7 @@ from leash.ps.runs.events import Event
 from leash.ps.words import DONE, REPLACED, RESTING
 
 STEP_COLUMNS: Final = ("step", "pushed_s", "replied_s", "began_s", "lag", "staleness")
+MOST_LOGGED: Final = 20_000  # rows that are kept where old events are forgotten
 ACCOUNT_COLUMNS: Final = ("t", "step", "loss", "compute_s", "wait_s")
 
 
@@ -202,6 +203,8 @@ class EventReader:
         """
         for growing in self._growing.values():
             growing.forget(before_s)
+        if len(self._logged) > MOST_LOGGED:
+            del self._logged[: -MOST_LOGGED // 2]
 
     def run(self, path: Path, name: str, options: Event, summary: Event) -> Run:
         """Makes the run of the events so far.

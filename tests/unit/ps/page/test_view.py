@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leash.ps.page.bars import lag_view, shares_view, staleness_view
-from leash.ps.page.curves import accuracy_views, speed_view
+from leash.ps.page.curves import accuracy_views, logged_views, speed_view
 from leash.ps.page.lanes import FULL, LANE_BINS, closer_view, lanes_view
 from leash.ps.page.view import as_script_data, asset, sections
 from leash.ps.report.analysis.reading import read_run
@@ -152,6 +152,18 @@ def test_accuracies_that_differ_in_their_errors_are_drawn_by_them(tmp_path: Path
     wide = a_run(tmp_path / "b", more=(evaluated(2.0, 0.5), evaluated(3.0, 0.99)))
     assert accuracy_views(close)[0]["scale"] == "linear"
     assert accuracy_views(wide)[0]["scale"] == "errors"
+
+
+def test_what_a_loop_logs_has_a_picture_for_each_name(tmp_path: Path) -> None:
+    logged: list[Event] = [
+        {"t": 2.0 + t, "event": "logged", "worker": worker, "step": t, "metrics": {"f1": 0.1 * t}}
+        for worker in (1, 2)
+        for t in range(5)
+    ]
+    (view,) = logged_views(a_run(tmp_path, more=tuple(logged)))
+    assert view["title"] == "f1"
+    assert [series["label"] for series in view["series"]] == ["worker 1", "worker 2"]
+    assert view["series"][0]["y"] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
 
 
 def test_a_view_is_json_that_cannot_end_its_script(tmp_path: Path) -> None:
