@@ -20,6 +20,7 @@ from leash.ps.report.analysis.spending import (
 from leash.ps.report.pictures.style import STATE_COLORS
 
 PAGE_LANES: Final = 256  # more are too thin to be seen
+CLOSER_LANES: Final = 24  # of a closer look
 LANE_BINS: Final = 240
 FULL: Final = 200  # stands for all of a bin, in one byte
 OF_A_BIN: Final = ("computing", "exchanging", "held back", "gone")  # the order of the bytes
@@ -32,7 +33,7 @@ def lanes_view(run: Run, edges: Floats | None = None) -> View | None:
         run: whose workers they are.
         edges: of the bins, in seconds; by default bins of one length over all of the run.
     """
-    tracks = _chosen(run)
+    tracks = _chosen(run, PAGE_LANES)
     if not tracks or run.seconds <= 0:
         return None
     if edges is None:
@@ -55,13 +56,16 @@ def closer_view(run: Run, *, at_the_end: bool = False) -> View | None:
 
     None if the lanes show them all, or not every step is known.
     """
-    tracks = _chosen(run)
+    tracks = _chosen(run, CLOSER_LANES)
     window = closer_window(run, tracks, at_the_end=at_the_end)
     if window is None or has_few_steps(run, tracks, 0.0, run.seconds):
         return None
     note = "A few steps, one by one."
     if any(track.steps.lag.any() for track in tracks):
         note += " A bar ends where the worker pushes; the policy holds it back until it may go on."
+    there = sum(bool(track.present) for track in run.tracks)
+    if len(tracks) < there:
+        note += f" {len(tracks)} of {there} workers, evenly chosen."
     return _steps_view(run, tracks, window, "A closer look", note)
 
 
@@ -73,11 +77,11 @@ def changes_view(run: Run) -> list[View]:
     ]
 
 
-def _chosen(run: Run) -> list[Track]:
+def _chosen(run: Run, most: int) -> list[Track]:
     tracks = [track for track in run.tracks if track.present]
-    if len(tracks) <= PAGE_LANES:
+    if len(tracks) <= most:
         return tracks
-    places = np.unique(np.linspace(0, len(tracks) - 1, PAGE_LANES).round().astype(int))
+    places = np.unique(np.linspace(0, len(tracks) - 1, most).round().astype(int))
     return [tracks[place] for place in places]
 
 

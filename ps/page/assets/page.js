@@ -288,7 +288,7 @@ const Leash = (() => {
 
     height(view) {
       const n = view.workers.length, phone = matchMedia("(max-width: 720px)").matches;
-      const lane = n <= 12 ? 26 : n <= 64 ? 14 : 5;
+      const lane = n <= 12 ? 26 : n <= 64 ? 14 : n <= 128 ? 6 : 3.5;
       return 52 + n * Math.min(lane, phone ? 20 : lane);
     }
 
@@ -323,7 +323,7 @@ const Leash = (() => {
     }
 
     paint(u) {
-      const ctx = u.ctx, n = this.view.workers.length, gap = n > 64 ? 0.04 : 0.11;
+      const ctx = u.ctx, n = this.view.workers.length, gap = n > 64 ? 0 : 0.11;
       ctx.save();
       ctx.beginPath();
       ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
