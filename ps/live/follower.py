@@ -71,7 +71,7 @@ class RunFollower:
         """
         run = self._reader.run(self.path, self.path.resolve().name, settings_in(self.path), summary)
         if self._every > 1:
-            run = replace(run, step_events=self._every)
+            run = replace(run, step_events=self._every, is_thinned=True)
         return run if self._keeps_all else _recent(run)
 
     def close(self) -> None:

@@ -102,6 +102,8 @@ def _bytes(done: Spending) -> bytes:
 def _note(run: Run, shown: int) -> str:
     sampled = f"one step in {run.step_events}" if run.step_events else "no step"
     recorded = f"With --step-events {run.step_events} {sampled} was recorded"
+    if run.is_thinned:
+        recorded = f"So many steps are taken that {sampled} is read"
     if run.step_events != 1 and knows_waiting(run):
         how = f"{recorded}; this is from the workers' own accounts of computing and waiting."
     elif run.step_events != 1:

@@ -73,10 +73,10 @@ def diagnose(run: Run) -> Diagnosis:
 def _unknown(run: Run) -> Diagnosis:
     share = waiting(run)
     told = "" if share is None else f" Waiting, {WAITING_IS}: {percent(share)} of their time."
-    return Diagnosis(
-        "unknown",
-        "Too little was recorded to tell who was slow: --step-events 1 records every step." + told,
-    )
+    why = "Too little was recorded to tell who was slow: --step-events 1 records every step."
+    if run.is_thinned:
+        why = "So many steps are taken that not all are read: leash report will tell who was slow."
+    return Diagnosis("unknown", why + told)
 
 
 # What it costs.

@@ -128,12 +128,13 @@ class Run:
     bound: int | None
     started: bool
     seconds: float  # how long the training was
-    step_events: int  # N if every Nth step was recorded; 0 if none was
+    step_events: int  # N if every Nth step was recorded, or is read; 0 if none was
     tracks: tuple[Track, ...]  # by rank
     evaluations: tuple[Evaluated, ...]
     changes: tuple[Change, ...]
     is_cut: bool  # whether it ended too early, or left no summary
     logged: tuple[LoggedRow, ...] = ()
+    is_thinned: bool = False  # whether more steps were recorded than are read
 
     @property
     def crew(self) -> str:
