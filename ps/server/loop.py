@@ -438,11 +438,10 @@ def _page_of(
     """Starts the live page, if there is to be one; returns it, and what says a line."""
     if not options.has_page:
         return None, _say
-    page = LivePage(options, run_dir.path)
+    page = LivePage(options, run_dir.path, _say)
     at_the_end.callback(page.close)
-    say = page.hearing(_say)
-    say(f"{PAGE_IS_AT} {page.address}")
-    return page, say
+    page.say(f"{PAGE_IS_AT} {page.address}")
+    return page, page.say
 
 
 def _begin_journal(

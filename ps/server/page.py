@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -31,21 +32,25 @@ class LivePage:
     """
 
     def __init__(
-        self, options: PageGroup, run_dir: Path, now: Callable[[], float] = time.monotonic
-    ) -> None:
+        self, options: PageGroup, run_dir: Path, say: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         """Starts the process, and waits until it listens.
 
         Args:
             options: where it listens. Without a place it is where it was for the server before.
             run_dir: of the run.
+            say: shows a line.
             now: seconds on a clock that never goes back.
 
         Raises:
             UsageError: it cannot listen there.
             LeashError: it has ended instead.
         """
+        self._plain_say: Final = say
         self._now: Final = now
         self._began_s: Final = now()
+        self._run_dir: Final = run_dir
         self._next_s = 0.0
         self._said: list[tuple[float, str]] = []
         self._pending = memoryview(b"")  # of a snapshot that the socket has not taken yet
@@ -84,17 +89,14 @@ class LivePage:
             raise UsageError(answer["error"])
         raise LeashError(f"the live page did not begin: status {self._process.returncode}")
 
-    def hearing(self, say: Callable[[str], None]) -> Callable[[str], None]:
-        """What says a line as `say` does, and has the page show it too."""
+    @property
+    def process(self) -> int:
+        """The number of the process that shows the run."""
+        return self._process.pid
 
-        def say_and_show(line: str) -> None:
-            say(line)
-            self.hear(line)
-
-        return say_and_show
-
-    def hear(self, line: str) -> None:
-        """Keeps a line that the server says, for the next snapshot."""
+    def say(self, line: str) -> None:
+        """Shows a line, on the page too."""
+        self._plain_say(line)
         self._said.append((round(self._now() - self._began_s, 1), line))
 
     def attend(self, state: Callable[[], Mapping[str, Any]]) -> None:
@@ -129,8 +131,16 @@ class LivePage:
         except BlockingIOError:
             return  # it has no time just now
         except OSError:
-            self._pending = memoryview(b"")  # it has ended; the run goes on without a page
+            self._pending = memoryview(b"")
             self._link.close()
+            self._plain_say(f"the live page has ended ({self._how_it_ended()}); the run goes on "
+                            f"without it: leash page {self._run_dir}")  # fmt: skip
+
+    def _how_it_ended(self) -> str:
+        status = self._process.poll()
+        if status is None:
+            return "it closed its end"
+        return f"status {status}" if status >= 0 else signal.Signals(-status).name
 
 
 def _known(path: Path) -> dict[str, Any]:
