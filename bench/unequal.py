@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from leash.bench.command import bench_main
-from leash.bench.harness.crew import SPAWN, end
+from leash.bench.harness.crew import SPAWN, be_quiet, end
 from leash.bench.harness.foreign import watched
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Times, Trial
@@ -45,7 +45,7 @@ from leash.ps.processes import module_argv
 TITLE = "one of four machines is slower: steps/s of all workers, and seconds to the same accuracy"
 PEERS = ("ddp",)
 
-WORKERS: Final = 4
+MACHINES: Final = 4
 TIMES_SLOWER, SHORT_TIMES_SLOWER = (8, 4), (8,)
 SEED: Final = 1
 WAIT_S: Final = 900.0  # for a run to end
@@ -96,7 +96,7 @@ def task_of(options: BenchOptions) -> UnequalTask:
 
 def unequal_trials(task: UnequalTask, times: int) -> list[Trial]:
     """Makes the trials with a machine that is so many times slower."""
-    common = Trial(bench="unequal", system="ddp", workers=WORKERS,
+    common = Trial(bench="unequal", system="ddp", workers=MACHINES,
                    case=f"{task.model} on {task.dataset}, one {times} times slower")  # fmt: skip
     of_leash = (replace(common, system="leash", policy=policy) for policy in MEASURED_POLICIES)
     return [common, *of_leash]
@@ -123,7 +123,7 @@ def row_of(
 
 def slow_of(task: UnequalTask, times: int) -> list[float]:
     """Gives what each worker sleeps before a step, in seconds, by rank."""
-    return [task.step_s] * (WORKERS - 1) + [task.step_s * times]
+    return [task.step_s] * (MACHINES - 1) + [task.step_s * times]
 
 
 # Leash.
@@ -131,7 +131,7 @@ def slow_of(task: UnequalTask, times: int) -> list[float]:
 
 def _train_leash(task: UnequalTask, trial: Trial, times: int) -> SideOutcome:
     options = {
-        "workers": WORKERS, "policy": trial.policy, "model": task.model, "dataset": task.dataset,
+        "workers": MACHINES, "policy": trial.policy, "model": task.model, "dataset": task.dataset,
         "batch-size": task.batch_size, "lr": task.lr, "epochs": task.epochs, "seed": SEED,
         "slow": ",".join(map(str, slow_of(task, times))), "data-dir": task.data_dir,
         "len-train-data": task.limit, "bound": SSP_BOUND if trial.policy == "ssp" else None,
@@ -160,7 +160,7 @@ def _train_ddp(task: UnequalTask, _: Trial, times: int) -> SideOutcome:
                 args=(task, slow_of(task, times)[rank - 1], f"file://{folder}/group", rank,
                       there if rank == 1 else None),
             )
-            for rank in range(1, WORKERS + 1)
+            for rank in range(1, MACHINES + 1)
         ]  # fmt: skip
         for process in processes:
             process.start()
@@ -187,15 +187,16 @@ def ddp_worker(task: UnequalTask, slow_s: float, group: str, rank: int, pipe: An
     from leash.worker.models import BUILDERS
     from leash.worker.train.evaluator import evaluate
 
+    be_quiet()
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", group, rank=rank - 1, world_size=WORKERS)
+    dist.init_process_group("gloo", group, rank=rank - 1, world_size=MACHINES)
     folder = Path(task.data_dir) if task.data_dir is not None else None
     data = load_dataset(task.dataset, data_dir=folder, limit=task.limit, test=rank == 1)
     torch.manual_seed(SEED)
     model = BUILDERS[task.model].build(data.sample_shape, data.classes)
     parallel = DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(parallel.parameters(), lr=task.lr * WORKERS)
-    share = shares(data.train_size, [1.0] * WORKERS, SEED)[rank - 1]
+    optimizer = torch.optim.SGD(parallel.parameters(), lr=task.lr * MACHINES)
+    share = shares(data.train_size, [1.0] * MACHINES, SEED)[rank - 1]
     clock, steps, accuracies = Stopwatch(dist.barrier), 0, []
     for epoch in range(1, task.epochs + 1):
         with clock.running():
@@ -210,7 +211,7 @@ def ddp_worker(task: UnequalTask, slow_s: float, group: str, rank: int, pipe: An
         if rank == 1:
             accuracies.append((clock.seconds, evaluate(model, data, EVALUATION_BATCH)[1]))
     if pipe is not None:
-        together = steps * WORKERS
+        together = steps * MACHINES
         pipe.send(SideOutcome(clock.seconds, together, together / clock.seconds, (),
                               tuple(accuracies)))  # fmt: skip
     dist.barrier()

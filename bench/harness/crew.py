@@ -109,7 +109,7 @@ def work(
     address: str, rank: int,
 ) -> None:  # fmt: skip
     """Runs rounds in a worker's process, until the pipe is closed."""
-    _be_quiet()
+    be_quiet()
     more = () if last is None else (CommonEnd(last, rank, ahead),)
     with join(trial, address, rank) as exchange:
         pipe.send([])
@@ -152,11 +152,11 @@ def server_process(serve: Callable[..., None], *args: Any) -> Iterator[str]:
 
 
 def _serve(serve: Callable[..., None], args: tuple[Any, ...], pipe: Any) -> None:
-    _be_quiet()
+    be_quiet()
     serve(*args, pipe.send)
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
     """Lets the process that started this one end it, without a complaint of torch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

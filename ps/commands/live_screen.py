@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -65,6 +65,7 @@ class LiveScreen(Screen):
         super().__init__(console)
         # `show` draws, in its caller's thread; no thread of rich's own is needed.
         self._live: Final = Live(console=console, auto_refresh=False)
+        self._has_shown = False
 
     def __enter__(self) -> "LiveScreen":
         self._live.start()
@@ -75,9 +76,12 @@ class LiveScreen(Screen):
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         self._live.stop()
+        if self._has_shown:  # apart from what is said below
+            self._console.print()
 
     def show(self, state: RunState) -> None:
-        self._live.update(run_table(state), refresh=True)
+        self._has_shown = True
+        self._live.update(Group(Text(), run_table(state)), refresh=True)  # and from what is above
 
 
 def screen_for(console: Console) -> Screen:

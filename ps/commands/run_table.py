@@ -3,67 +3,73 @@
 Both are made from the payload of `state` alone; docs/wire-format.md lists its keys.
 """
 
-from collections.abc import Sequence
 from typing import Any, Final
 
-from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.constrain import Constrain
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from leash.ps.commands.accuracy_rows import accuracy_rows
 from leash.ps.commands.logged_lines import logged_lines
-from leash.ps.policy import CLOCKS, Rule
+from leash.ps.commands.worker_rows import waiting_text, worker_rows
+from leash.ps.policy import Rule
 from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.words import (
-    AWAITED,
     DONE,
-    EVICTED,
-    FAILED,
     FIGURES_ARE,
     INCOMPLETE,
     LAG_IS,
     LIVE,
-    NONE,
-    REPLACED,
-    RESTING,
-    STOPPED,
     TAKES_PART,
-    TIMED_OUT,
     WAITING_IS,
     accuracy_text,
     duration,
     epoch_after,
-    percent,
     why_stopped,
 )
 
 RunState = dict[str, Any]
 
 MAX_WIDTH: Final = 100  # columns, so that a row is read at one glance in a wide terminal too
-SHOWN_EPOCHS: Final = 8
-MUCH_WAITING: Final = 0.3
-_SPARKS: Final = "▁▂▃▄▅▆▇█"
-_STYLES: Final = {
-    LIVE: "green", RESTING: "dim", DONE: "dim", AWAITED: "dim", TIMED_OUT: "yellow",
-    STOPPED: "yellow",    EVICTED: "red", REPLACED: "red", FAILED: "red",
-}  # fmt: skip
+
+
+class RunTable:
+    """The table: what runs, a row for each worker, the test accuracy by epoch.
+
+    It fits the terminal that it is drawn on.
+    """
+
+    def __init__(self, state: RunState) -> None:
+        self._state: Final = state
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        yield Constrain(Group(*_parts(self._state, min(options.max_width, MAX_WIDTH))), MAX_WIDTH)
 
 
 def run_table(state: RunState) -> RenderableType:
-    """The table: what runs, a row for each worker, the test accuracy by epoch."""
+    """Makes the table of a run that stands so."""
+    return RunTable(state)
+
+
+def _parts(state: RunState, width: int) -> list[RenderableType]:
     parts: list[RenderableType] = [_header(state), _progress(state)]
     parts += [Text(f"cannot write {told}", style="bold red") for told in _not_written(state)]
-    parts += [Text(), _workers(state)]
+    parts += [Text(), worker_rows(state, width)]
     parts += [Text(line, style="yellow") for line in waits_of(state)]
-    parts.append(Text(FIGURES_ARE, style="dim"))
+    parts += [Text(line, style="dim") for line in what_figures_are(width)]
     parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in logged_lines(state)]
     if any(share is not None for share in state["test_accuracy_by_epoch"]):
-        parts += [Text(), _accuracies(state["test_accuracy_by_epoch"])]
+        parts += [Text(), accuracy_rows(state["test_accuracy_by_epoch"], width)]
     if strangers := _strangers(state):
         parts.append(Text(f"refused: {strangers}", style="yellow"))
-    return Constrain(Group(*parts), MAX_WIDTH)
+    return parts
+
+
+def what_figures_are(width: int) -> list[str]:
+    """Says what the figures of a table are: in one line where there is room, else in two."""
+    return [FIGURES_ARE] if len(FIGURES_ARE) <= width else FIGURES_ARE.split("; ")
 
 
 def plain_line(state: RunState) -> str:
@@ -119,7 +125,7 @@ def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> 
     if summary["test_accuracy"] is not None:
         lines.append(f"test accuracy   {accuracy_text(summary['test_accuracy'])}")
     waits = summary["wait_fraction_by_worker"].items()
-    of_each = ", ".join(f"worker {w}: {_waiting(share)}" for w, share in waits)
+    of_each = ", ".join(f"worker {w}: {waiting_text(share)}" for w, share in waits)
     again = summary.get("samples_twice", 0)
     nonfinite = summary.get("nonfinite_chunks", 0)
     if again:
@@ -137,8 +143,8 @@ def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> 
         *lines,
         f"speed           {summary['steps_per_second']:.1f} steps/s "
         f"({summary['steps']} steps in {summary['train_seconds']:.1f} s)",
-        f"waiting         {_waiting(summary['wait_fraction'])} of the workers' time, {WAITING_IS} "
-        f"({of_each})",
+        f"waiting         {waiting_text(summary['wait_fraction'])} of the workers' time, "
+        f"{WAITING_IS} ({of_each})",
         f"largest lag     {summary['max_lag']} {LAG_IS}",
         *([f"dropped         {dropped} gradients of chunks, too stale"] if dropped else []),
         *([f"not finite      {nonfinite} gradients of chunks"] if nonfinite else []),
@@ -234,71 +240,3 @@ def _progress(state: RunState) -> RenderableType:
     bar = ProgressBar(total=total, completed=sum(completed), complete_style="green")
     grid.add_row(epoch_of(state), bar)
     return grid
-
-
-def _workers(state: RunState) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, expand=True,
-        header_style="dim", border_style="dim",
-    )  # fmt: skip
-    table.add_column("worker", justify="right", no_wrap=True)
-    table.add_column("process", ratio=1, min_width=8, no_wrap=True, overflow="ellipsis")
-    table.add_column("state", no_wrap=True)
-    for name in ("epoch", "step", "lag", "waiting", "samples/s", "loss"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in state["table"]:
-        counts_clocks = state.get("bound_unit", CLOCKS) == CLOCKS
-        table.add_row(*_worker_cells(row, state["bound"] if counts_clocks else None))
-    present = {row["worker"] for row in state["table"]}
-    for rank in state["missing"]:
-        if rank not in present:
-            table.add_row(str(rank), "", Text(AWAITED, _STYLES[AWAITED]))
-    return table
-
-
-def _worker_cells(row: dict[str, Any], bound: int | None) -> list[RenderableType]:
-    # One that takes no part is ahead of nobody. Under a bound of 0 every lag is at the bound.
-    lag = str(row["lag"]) if row["state"] in TAKES_PART else ""
-    at_bound = bool(bound) and row["lag"] >= bound
-    waiting = row["wait_fraction"]
-    return [
-        str(row["worker"]),
-        Text(row["name"], "dim"),
-        Text(row["state"], _STYLES.get(row["state"], "")),
-        str(row["epoch"]),
-        str(row["step"]),
-        Text(lag, "bold yellow" if at_bound else ""),
-        Text(_waiting(waiting), "yellow" if waiting and waiting > MUCH_WAITING else ""),
-        f"{row['samples_per_s']:.0f}",
-        "" if row["loss"] is None else f"{row['loss']:.4f}",
-    ]
-
-
-def _waiting(share: float | None) -> str:
-    return NONE if share is None else percent(share)
-
-
-def _accuracies(by_epoch: Sequence[float | None]) -> Table:
-    """The accuracies of the newest epochs, and a small curve of them."""
-    first = max(0, len(by_epoch) - SHOWN_EPOCHS)
-    shown = by_epoch[first:]
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column()
-    for _ in shown:
-        grid.add_column(justify="right")
-    numbers = (str(first + n) for n in range(1, len(shown) + 1))
-    figures = ("-" if share is None else accuracy_text(share).removesuffix(" %") for share in shown)
-    grid.add_row("epoch", *numbers, style="dim")
-    grid.add_row("test accuracy %", *figures)
-    grid.add_row("", *_sparks(shown), style="green")
-    return grid
-
-
-def _sparks(values: Sequence[float | None]) -> list[str]:
-    known = [value for value in values if value is not None]
-    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
-    top = len(_SPARKS) - 1
-    return [
-        " " if value is None else _SPARKS[round(top * (value - low) / span) if span else top]
-        for value in values
-    ]

@@ -490,7 +490,7 @@ class Metrics:
             "epoch": counts.epoch,
             "lag": counts.lag,
             "samples": counts.samples,
-            "samples_per_s": round(counts.samples_per_s, 1),
+            "samples_per_s": round(self._rate(counts), 1),
             "loss": counts.loss,
             "wait_fraction": _rounded(wait_fraction(*counts.spent_s)),
         }
@@ -512,6 +512,13 @@ class Metrics:
             new_samples = counts.samples - counts.mark_samples
             counts.samples_per_s = new_samples / (now - counts.mark_s)
             counts.mark_s, counts.mark_samples = now, counts.samples
+
+    def _rate(self, counts: WorkerCounts) -> float:
+        """The samples a second of the newest span, or of what there is of the first one."""
+        if counts.samples_per_s:
+            return counts.samples_per_s
+        new_samples, span_s = counts.samples - counts.mark_samples, self._now() - counts.mark_s
+        return new_samples / span_s if span_s > 0 else 0.0
 
     def _records(self, step: int) -> bool:
         return self._step_events > 0 and step % self._step_events == 0

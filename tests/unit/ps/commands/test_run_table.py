@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from leash.ps.commands.accuracy_rows import sparks
 from leash.ps.commands.live_screen import LiveScreen, Screen, screen_for
 from leash.ps.commands.run_table import MAX_WIDTH, plain_line, result_lines, run_table, with_summary
 from leash.ps.words import duration
@@ -47,16 +48,49 @@ def drawn(what: Any, width: int = 80, *, color: bool = False) -> str:
     return console.export_text(styles=color)
 
 
-@pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("shown", [state(), WAITING, state(finished=True)])
-def test_no_line_is_wider_than_the_terminal_and_no_column_is_lost(
+COLUMNS = ["worker", "process", "state", "epoch", "step", "lag", "waiting", "samples/s", "loss"]
+LONG = state(table=[row(1), row(2, state="replaced", step=1_234_567, samples_per_s=123_456.7)],
+             test_accuracy_by_epoch=[0.9 + n / 300 for n in range(20)])  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [50, 60, 72, 80, 120])
+@pytest.mark.parametrize("shown", [state(), WAITING, state(finished=True), LONG])
+def test_no_line_is_wider_than_the_terminal_and_no_column_is_cut(
     shown: dict[str, Any], width: int
 ) -> None:
     lines = drawn(run_table(shown), width).splitlines()
     assert max(map(len, lines)) <= min(width, MAX_WIDTH)
-    header = next(line for line in lines if "worker" in line and "process" in line)
-    assert header.split() == ["worker", "process", "state", "epoch", "step", "lag", "waiting",
-                              "samples/s", "loss"]  # fmt: skip
+    header = next(line for line in lines if line.strip().startswith("worker")).split()
+    assert header == [name for name in COLUMNS if name in header]
+    assert {"worker", "state", "step", "lag", "waiting"} <= set(header)
+    if width >= 80:
+        assert header == COLUMNS
+    # The name of a process alone may be cut.
+    cut = [line for line in lines if "…" in line]
+    assert all("workstation"[:4] in line for line in cut)
+    assert not cut or "process" in header
+
+
+def test_a_narrow_terminal_shows_fewer_epochs_and_whole_words() -> None:
+    lines = drawn(run_table(LONG), 60).splitlines()
+    (figures,) = (line for line in lines if line.startswith("test accuracy %"))
+    assert figures.split()[-1] == "96.33"
+    assert len(figures.split()) == 3 + 6
+    assert "lag: steps ahead of the slowest" in lines
+
+
+def test_the_curve_is_on_the_scale_of_all_epochs_so_that_a_point_is_no_cliff() -> None:
+    # 97.5 after 98.3, of a run that is at its end.
+    assert sparks([0.983, 0.975]) == ["█", "▇"]
+    assert sparks([0.5, 0.75, 1.0]) == ["▁", "▅", "█"]
+    assert sparks([0.2] + [0.983, 0.975] * 4)[1:] == ["█"] * 8
+    assert sparks([None, 0.5, 0.1]) == [" ", "█", "▁"]
+    assert sparks([None]) == [" "]
+
+
+def test_a_speed_that_is_not_known_yet_is_a_dash() -> None:
+    shown = state(table=[row(1, samples=0, samples_per_s=0.0)])
+    assert re.search(r"–\s+0\.1235", drawn(run_table(shown)))
 
 
 def test_a_running_run_shows_its_rule_its_task_its_speed_and_its_workers() -> None:
@@ -231,6 +265,8 @@ def test_a_terminal_gets_a_live_table_and_keeps_what_was_said() -> None:
         screen.say("worker 2 was killed")
         screen.show(state())
     assert "worker 2 was killed" in out.getvalue()
+    shown_cursor = "\x1b[?25h\n"
+    assert out.getvalue().endswith(f"\n{shown_cursor}")  # what comes next stands apart
     assert "samples/s" in out.getvalue()
     assert not isinstance(screen_for(Console(file=io.StringIO())), LiveScreen)
 

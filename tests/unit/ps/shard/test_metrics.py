@@ -354,3 +354,12 @@ def test_workers_without_plans_have_no_shares(metrics: Metrics) -> None:
     metrics.count_reply(answer())
     metrics.report(report("epoch"))
     assert metrics.shares() == {}
+
+
+def test_a_speed_is_told_as_soon_as_there_are_samples(metrics: Metrics, clock: Clock) -> None:
+    assert metrics.worker_state(1)["samples_per_s"] == 0.0
+    clock.now_s += 0.5
+    metrics.count_push(1, step=1, samples=20, at_s=clock.now_s)
+    assert metrics.worker_state(1)["samples_per_s"] == 40.0
+    clock.now_s += 0.5
+    assert metrics.worker_state(1)["samples_per_s"] == 20.0
