@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "ps.report.analysis": {"ps", "ps.options", "ps.runs"},
     "ps.report.pictures": {"ps", "ps.report.analysis"},
     "ps.report": {"ps", "ps.options", "ps.report.analysis", "ps.report.pictures", "ps.runs"},
-    "ps.simulate": {"ps", "ps.options", "ps.report.pictures", "ps.slowness"},
+    "ps.simulate": {"ps", "ps.commands", "ps.options", "ps.report.pictures", "ps.slowness"},
     "ps.commands": {"ps", "ps.options", "ps.runs", "ps.wire"},
     "ps.launch": {
         "ps", "ps.commands", "ps.datafiles", "ps.options", "ps.report", "ps.runs", "ps.wire",
