@@ -1,10 +1,9 @@
 """Draws rows, without a display. The colours suit all eyes (Okabe and Ito 2008).
 
-A line's colour stands for its system, its style for the transport, its mark for the codec; limits
-are grey.
+A colour stands for a system; limits are grey.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -24,7 +23,7 @@ from matplotlib.ticker import (
 )
 
 from leash.bench.harness.rows import Row
-from leash.bench.show import loss_pictures
+from leash.bench.show import loss_pictures, throughput_picture, unequal_picture
 from leash.bench.show.row_table import size_of
 from leash.ps.report.pictures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, STYLE
 
@@ -35,18 +34,6 @@ COLORS: Final = {
     "torch": ORANGE,
     "torch_fused": RED, "numpy": GREEN, "numpy_min": GREEN, "bare": BLACK, "compute": GREY,
     "bsp": RED, "ssp": BLUE, "asp": GREEN,
-}  # fmt: skip
-LIMIT_STYLES: Final = {
-    "memcpy": "-", "fused_sgd": "--", "tcp_one_way": "-.", "zmq_echo": ":",
-    "lane_echo": (0, (5, 1, 1, 1, 1, 1)),
-}  # fmt: skip
-CODEC_COLORS: Final = {
-    "f32": BLUE, "bf16": SKY, "f16": PURPLE, "int8": RED, "topk": BLACK,
-    "int8+bf16": ORANGE, "topk+bf16": GREEN,
-}  # fmt: skip
-CODEC_MARKS: Final = {
-    "f32": "o", "bf16": "s", "f16": "D", "int8": "^", "topk": "v", "int8+bf16": "<",
-    "topk+bf16": ">",
 }  # fmt: skip
 NAMES: Final = {
     "leash": "Leash", "leash_overlap": "Leash, overlapped",
@@ -73,79 +60,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def _conditions(row: Row) -> str:
     return f"{row.cpu}, {row.cores} cores, commit {row.commit}"
-
-
-# push_pull.
-
-
-def push_pull(rows: Sequence[Row]) -> Any:
-    """Draws throughput over size, for one worker and server; then over workers, if measured."""
-    one = [row for row in rows if (row.workers, row.shards) == (1, 1)] or list(rows)
-    many_sizes = sorted({row.nbytes for row in rows if row.workers > 1})
-    figure, axes = plt.subplots(
-        1, 1 + len(many_sizes), figsize=(7.2 if not many_sizes else 5 + 2.6 * len(many_sizes), 4.8),
-        layout="constrained", squeeze=False, width_ratios=[1.7, *(1 for _ in many_sizes)],
-    )  # fmt: skip
-    _leave_room(figure)
-    _over(axes[0][0], one, "nbytes", lambda x: size_of(round(x)))
-    axes[0][0].set(title="one worker, one server", xlabel="size of the parameters",
-                   ylabel="GB/s of parameters, each way")  # fmt: skip
-    for axis, nbytes in zip(axes[0][1:], many_sizes, strict=True):
-        of_size = [row for row in rows if row.nbytes == nbytes]
-        several = {_line_key(row) for row in of_size if row.workers > 1}
-        _over(axis, [r for r in of_size if _line_key(r) in several], "workers", lambda x: f"{x:g}")
-        axis.set(title=f"{size_of(nbytes)}, all workers together", xlabel="workers")
-    lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", fontsize=7,
-                  ncols=4 if not many_sizes else 6)  # fmt: skip
-    return figure
-
-
-def _line_key(row: Row) -> tuple[str | int, ...]:
-    """The key that tells lines apart and orders them: Leash first, the limits last."""
-    systems = ("leash", "leash_keys", "gloo", "ddp", "rpc", "ray", *LIMIT_STYLES)
-    codecs = tuple(CODEC_COLORS)
-    return systems.index(row.system), row.transport, codecs.index(row.codec), row.policy, row.shards
-
-
-def _over(axis: Axes, rows: Iterable[Row], name: str, text: Callable[[float], str]) -> None:
-    """Draws throughput over the figure of that name, one line for each way."""
-    ordered = sorted(rows, key=lambda row: (*_line_key(row), getattr(row, name)))
-    for _, group in groupby(ordered, _line_key):
-        line = list(group)
-        xs, ys = [getattr(row, name) for row in line], [row.gbytes_per_s for row in line]
-        axis.plot(xs, ys, **_line(line[0]))
-    axis.set(xscale="log", yscale="log")
-    _plain_y(axis)
-    axis.set_xticks(sorted({getattr(row, name) for row in ordered}))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text(x)))
-    axis.xaxis.set_minor_locator(NullLocator())
-
-
-def _line(row: Row) -> dict[str, Any]:
-    if _is_limit(row):
-        return {
-            "color": GREY, "linestyle": LIMIT_STYLES[row.system], "label": NAMES[row.system],
-            "linewidth": 1.2,
-        }  # fmt: skip
-    if not row.system.startswith("leash"):
-        return {"color": COLORS[row.system], "marker": "x", "label": NAMES[row.system],
-                "linewidth": 1.5}  # fmt: skip
-    has_keys = row.system == "leash_keys"
-    color = COLORS[row.policy or row.system] if row.policy or has_keys else CODEC_COLORS[row.codec]
-    policy = f", {row.policy}" if row.policy else ""
-    shards = "" if row.shards == 1 else f", {row.shards} shards"
-    return {
-        "color": color, "marker": "x" if has_keys else CODEC_MARKS[row.codec],
-        "linewidth": 1.5 if has_keys else 2,
-        "linestyle": "-" if row.transport == "tcp" else (0, (4, 1)),
-        "markerfacecolor": "white" if row.shards > 1 else None,
-        "label": f"{NAMES[row.system]}, {row.transport}, {row.codec}{policy}{shards}",
-    }  # fmt: skip
-
-
-def _is_limit(row: Row) -> bool:
-    return row.system in LIMIT_STYLES
 
 
 # kernels.
@@ -343,7 +257,7 @@ def _plain_y(axis: Axes) -> None:
 
 
 PICTURES: Final[dict[str, Callable[[Sequence[Row]], Any]]] = {
-    "push_pull": push_pull, "kernels": kernels, "scaling": scaling, "training": training,
-    "compensation": loss_pictures.compensation,
-    "em": em, "strangers": strangers,
+    "push_pull": throughput_picture.throughput, "kernels": kernels, "scaling": scaling,
+    "training": training, "compensation": loss_pictures.compensation, "em": em,
+    "strangers": strangers, "unequal": unequal_picture.unequal,
 }  # fmt: skip

@@ -34,3 +34,9 @@ class Cluster:
     def workers(self) -> int:
         """How many workers it has, over all of the run."""
         return len(self.slow)
+
+    @property
+    def push_limit(self) -> float | None:
+        """How many pushes a second the server can take at most; None where nothing limits it."""
+        longest_s = max(self.server_s, self.transfer_s)
+        return 1 / longest_s if longest_s > 0 else None

@@ -18,8 +18,6 @@ from leash.ps.simulate.simulation import (
 )
 
 SHOWN_WORKERS: Final = 10  # a picture has no more
-
-
 SHOWN_STEPS: Final = 200  # no more are kept of each worker
 
 
@@ -30,6 +28,7 @@ class Prediction:
     rule: Rule
     outcome: SimulationTotals
     epochs: int | None  # None: the run was not measured in epochs
+    limit: float | None  # of steps a second, by the server; None where nothing limits it
     first_steps: list[Step]  # the first steps of the first workers, for a picture
 
     @property
@@ -53,6 +52,9 @@ class Prediction:
             "epoch_seconds": None if self.epoch_s is None else round(self.epoch_s, 6),
             "steps_per_second": round(self.steps_per_second, 4),
             "wait_fraction": round(outcome.wait_fraction, 4),
+            "held_fraction": round(outcome.held_fraction, 4),
+            "server_fraction": round(outcome.server_fraction, 4),
+            "limit_steps_per_second": None if self.limit is None else round(self.limit, 4),
             "wait_fraction_by_worker": {str(rank): round(share, 4) for rank, share in waits},
             "max_lag": outcome.max_lag,
             "mean_staleness": round(outcome.mean_staleness, 3),
@@ -84,7 +86,11 @@ def predict(
     outcome = simulation.run()
     if outcome.seconds == 0.0:
         raise LeashError("the whole run took no time: say what a batch takes, with --compute")
-    return Prediction(rule, outcome, options.epochs if options.samples else None, first_steps)
+    limit = options.cluster.push_limit
+    return Prediction(
+        rule, outcome, options.epochs if options.samples else None,
+        None if limit is None else options.local_steps * limit, first_steps,
+    )  # fmt: skip
 
 
 def _work(options: SimulateOptions, rule: Rule) -> Work:

@@ -77,6 +77,8 @@ class Step:
     worker: int
     began_s: float
     pushed_s: float
+    taken_s: float  # when the server has taken the push, behind those of others
+    released_s: float  # when the policy lets the answer go
     answered_s: float
 
 
@@ -91,6 +93,8 @@ class _Worker:
     batches: int = 0  # those that it works on
     began_s: float = 0.0
     pushed_s: float = 0.0
+    came_s: float = 0.0  # when its newest push came to the server, and when it was taken
+    taken_s: float = 0.0
     version: int = 0  # how many updates its parameters have seen
     steps: int = 0
     busy_s: float = 0.0
@@ -109,6 +113,8 @@ class SimulationTotals:
     failures: int = 0
     wait_fractions: list[float] = field(default_factory=list)  # each worker's, by rank
     wait_fraction: float = 0.0  # that of all workers' time together
+    held_fraction: float = 0.0  # of that time, waiting for other workers, as the policy has it
+    server_fraction: float = 0.0  # waiting for the server: its link, its work, and those before one
     step_s: "array[float]" = field(default_factory=lambda: array("d"))  # what each step took
 
     @property
@@ -155,6 +161,8 @@ class Simulation:
         self._numbers: Final = count()
         self._inbound_free_s = 0.0  # when the server's link and its work on pushes are free
         self._outbound_free_s = 0.0
+        self._held_s = 0.0  # of all workers
+        self._server_s = 0.0
         self._outcome: Final = SimulationTotals()
 
     def run(self) -> SimulationTotals:
@@ -207,7 +215,9 @@ class Simulation:
         self._at(pushed_s + times.travel_s(pushed_s), self._arrive, worker)
 
     def _arrive(self, worker: _Worker, now_s: float) -> None:
+        worker.came_s = now_s
         self._inbound_free_s = now_s = max(now_s, self._inbound_free_s) + self._service_s
+        worker.taken_s = now_s
         outcome = self._outcome
         outcome.staleness_sum += self._gate.version() - worker.version
         outcome.batches += worker.batches
@@ -230,15 +240,18 @@ class Simulation:
             outcome.max_lag = max(outcome.max_lag, gate.lag(rank))
             self._outbound_free_s = max(now_s, self._outbound_free_s) + self._cluster.transfer_s
             left_s = self._outbound_free_s
-            self._answered(worker, left_s + worker.times.travel_s(left_s))
+            self._held_s += now_s - worker.taken_s
+            self._server_s += worker.taken_s - worker.came_s + left_s - now_s
+            self._answered(worker, now_s, left_s + worker.times.travel_s(left_s))
 
-    def _answered(self, worker: _Worker, now_s: float) -> None:
+    def _answered(self, worker: _Worker, released_s: float, now_s: float) -> None:
         worker.busy_s += worker.pushed_s - worker.began_s
         worker.waited_s += now_s - worker.pushed_s
         self._outcome.step_s.append(now_s - worker.began_s)
         self._outcome.seconds = max(self._outcome.seconds, now_s)
         if self._on_step:
-            self._on_step(Step(worker.rank, worker.began_s, worker.pushed_s, now_s))
+            self._on_step(Step(worker.rank, worker.began_s, worker.pushed_s, worker.taken_s,
+                               released_s, now_s))  # fmt: skip
         self._begin(worker, now_s)
 
     # Workers that go, and come back.
@@ -288,9 +301,10 @@ class Simulation:
     def _result(self) -> SimulationTotals:
         outcome, workers = self._outcome, self._workers.values()
         outcome.wait_fractions = [_share(w.waited_s, w.busy_s) for w in workers]
-        outcome.wait_fraction = _share(
-            sum(w.waited_s for w in workers), sum(w.busy_s for w in workers)
-        )
+        waited_s, busy_s = sum(w.waited_s for w in workers), sum(w.busy_s for w in workers)
+        outcome.wait_fraction = _share(waited_s, busy_s)
+        outcome.held_fraction = _share(self._held_s, waited_s + busy_s - self._held_s)
+        outcome.server_fraction = _share(self._server_s, waited_s + busy_s - self._server_s)
         self._on_progress(outcome.batches)
         return outcome
 

@@ -48,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
     "ps.report": {
         "ps", "ps.options", "ps.page", "ps.report.analysis", "ps.report.pictures", "ps.runs",
     },
-    "ps.simulate": {"ps", "ps.options", "ps.report.pictures", "ps.slowness"},
+    "ps.simulate": {"ps", "ps.commands", "ps.options", "ps.report.pictures", "ps.slowness"},
     "ps.commands": {"ps", "ps.options", "ps.runs", "ps.wire"},
     "ps.launch": {
         "ps", "ps.commands", "ps.datafiles", "ps.options", "ps.report", "ps.runs", "ps.wire",

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Times, Trial
 from leash.bench.show.pictures import draw
+from leash.bench.show.throughput_picture import spread
 from leash.ps.options.bench import MEASURED_CODECS
 
 
@@ -71,6 +73,15 @@ def em() -> list[Row]:
     ]
 
 
+def unequal() -> list[Row]:
+    ways = (("ddp", ""), ("leash", "bsp"), ("leash", "ssp"), ("leash", "asp"))
+    return [
+        replace(row("unequal", system, case=f"linear on digits, one {times} times slower",
+                    policy=policy), target=0.9, to_target_s=None if policy == "ssp" else 3.0)
+        for times in (8, 4) for system, policy in ways
+    ]  # fmt: skip
+
+
 def strangers() -> list[Row]:
     return [
         replace(row("strangers", system, case="unfinished", transport="tcp"), kept=kept)
@@ -80,7 +91,7 @@ def strangers() -> list[Row]:
 
 @pytest.mark.parametrize("ending", [".svg", ".png"])
 @pytest.mark.parametrize(
-    "rows", [push_pull, kernels, scaling, training, compensation, em, strangers]
+    "rows", [push_pull, kernels, scaling, training, compensation, em, strangers, unequal]
 )
 def test_every_benchmark_has_a_picture(rows, ending: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "pictures" / f"one{ending}"
@@ -93,3 +104,24 @@ def test_the_same_rows_give_the_same_picture(tmp_path: Path) -> None:
     draw(training(), first)
     draw(training(), second)
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_names_of_lines_stay_in_order_and_are_apart() -> None:
+    heights = [0.1, 0.11, 0.12, 0.5, 0.53, 0.9]
+    placed = spread(heights, 0.04)
+    assert all(b - a > 0.04 - 1e-9 for a, b in pairwise(placed))
+    assert placed[:3] == pytest.approx([0.07, 0.11, 0.15])  # around where they were
+    assert placed[5] == 0.9  # and whoever has room stays
+    assert spread([], 0.04) == []
+
+
+def test_no_line_of_push_pull_is_without_its_name_and_no_two_lie_on_one_another(
+    tmp_path: Path,
+) -> None:
+    draw(push_pull(), tmp_path / "p.svg")
+    text = (tmp_path / "p.svg").read_text("utf-8")
+    for name in ("Leash, TCP", "Leash, shared memory", "Leash, keys, TCP", "gloo, all-reduce",
+                 "torch RPC", "Ray", "memcpy", "the update alone", "TCP, one way", "int8",
+                 "topk, answer bf16"):  # fmt: skip
+        assert f">{name}<" in text
+    assert "echo" not in text

@@ -62,6 +62,69 @@ def test_a_picture_is_drawn(simulate: Leash, tmp_path: Path, ending: str) -> Non
     assert (b"<?xml" if ending == "svg" else b"\x89PNG") in begins
 
 
+LINK = ("--workers=64", "--compute=normal:0.12,0.02", "--network=0.001", "--model-mb=45",
+        "--steps=60", "--compare=bsp, ssp 3, asp")  # fmt: skip
+
+
+def test_waiting_for_the_server_is_not_waiting_for_others(simulate: Leash) -> None:
+    status, out, _ = simulate(*LINK, "--json")
+    assert status == 0
+    rows = {row["policy"]: row for row in json.loads(out)}
+    for policy, row in rows.items():
+        assert row["wait_fraction"] > 0.9
+        # What is left is the network's millisecond each way.
+        split = row["held_fraction"] + row["server_fraction"]
+        assert split == pytest.approx(row["wait_fraction"], abs=0.01)
+        # 45 MB each way at 1.25 GB/s.
+        assert row["limit_steps_per_second"] == pytest.approx(1 / 0.036, rel=1e-4)
+        assert row["steps_per_second"] <= row["limit_steps_per_second"] * 1.0001
+        assert (row["held_fraction"] > 0.3) == (policy == "bsp")
+    assert rows["asp"]["held_fraction"] == 0.0
+    assert rows["asp"]["server_fraction"] > 0.9
+
+
+def test_the_limit_is_told_in_words_and_no_column_is_cut(simulate: Leash) -> None:
+    _, out, _ = simulate(*LINK)
+    assert "…" not in out
+    head, *_, limit = out.splitlines()
+    assert "for others   for the server" in head
+    assert limit.startswith(
+        "the server's link is the limit: 45 MB each way take 36.0 ms at 10 Gbit/s, so that no "
+        "policy does more than 27.8 steps/s; of that bsp "
+    )
+    assert limit.endswith("and asp 100 %")
+
+
+def test_the_limit_may_be_the_servers_work_and_may_be_far(simulate: Leash) -> None:
+    _, out, _ = simulate("--compute=0.1", "--workers=2", "--steps=20", "--server-us=1000",
+                         "--local-steps=4", "--policy=asp")  # fmt: skip
+    limit = out.splitlines()[-1]
+    assert limit.startswith("the server's work would be the limit: a push takes 1.0 ms, so that no "
+                            "policy does more than 4000.0 steps/s, with 4 to a push")  # fmt: skip
+
+
+def test_without_a_server_that_takes_time_all_waiting_is_for_others(simulate: Leash) -> None:
+    _, out, _ = simulate("--slow=exp:0.2", "--steps=40", "--compare=bsp, asp")
+    assert "for others" not in out
+    assert "limit" not in out
+    _, out, _ = simulate("--slow=exp:0.2", "--steps=40", "--json", "--policy=ssp")
+    (row,) = json.loads(out)
+    assert row["limit_steps_per_second"] is None
+    assert row["held_fraction"] == row["wait_fraction"] > 0
+    assert row["server_fraction"] == 0
+
+
+@pytest.mark.parametrize(
+    ("workers", "title"), [(12, "The first 10 of 12 workers in "), (3, "All 3 workers in their ")]
+)
+def test_the_picture_says_whom_it_shows(
+    simulate: Leash, tmp_path: Path, workers: int, title: str
+) -> None:
+    path = tmp_path / "picture.svg"
+    simulate("--slow=exp:0.2", "--steps=40", f"--workers={workers}", f"--plot={path}")
+    assert title in path.read_text("utf-8")
+
+
 def test_matplotlib_is_asked_for_before_anything_is_simulated(
     simulate: Leash, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
