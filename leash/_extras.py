@@ -13,6 +13,7 @@ EXTRAS: Final = {
     "threadpoolctl": "datasets",
     "matplotlib": "report",
     "tensorboard": "report",
+    "wandb": "trackers",
     "psutil": "bench",
 }
 

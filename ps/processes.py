@@ -145,17 +145,18 @@ def spawn_script(
     )
 
 
-def spawn_module(module: str, inherited_fd: int, *, gives_way: bool = False) -> Process:
-    """Starts `python -m MODULE FD`; the process inherits FD and sees our end by its end.
+def spawn_module(module: str, inherited_fd: int, *words: str, gives_way: bool = False) -> Process:
+    """Starts `python -m MODULE FD WORDS`; it inherits FD and sees our end by its end.
 
     Args:
         module: its name.
         inherited_fd: that descriptor.
+        words: what else it is to know.
         gives_way: it takes only what others leave of the processors, and so has a session of its
             own; otherwise it shares them with this process.
     """
     return subprocess.Popen(
-        module_argv(module, str(inherited_fd)),
+        module_argv(module, str(inherited_fd), *words),
         stdin=subprocess.DEVNULL,
         pass_fds=[inherited_fd],
         **({"start_new_session": True} if gives_way else _SAME_SESSION),

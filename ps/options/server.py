@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from leash.ps.errors import UsageError
+from leash._extras import install_command, is_installed
+from leash.ps.errors import UsageError, shown
 from leash.ps.options.addresses import (
     DEFAULT_ADDRESS,
     address_of,
@@ -45,6 +46,13 @@ IN_SECONDS, IN_UPDATES, IN_EPOCHS, NEVER = "s", "u", "e", "never"
 
 # Flags that people know from the SSP demo's command lines, and from nowhere else.
 DEMO_WORDS: Final = ("--save-path", "--this-rank", "--ps-ip", "--ps-port", "--test-bsz")
+
+
+# What --log may name ▸ the package that it takes.
+TRACKERS: Final[Mapping[str, str | None]] = {
+    "tensorboard": "tensorboard", "wandb": "wandb", "csv": None
+}  # fmt: skip
+NO_TRACKERS: Final = "none"
 
 
 def check_threads(options: Options, name: str) -> None:
@@ -232,6 +240,11 @@ class RunGroup(Options):
     step_events: int = option(
         1, "record every Nth step of each worker in events.jsonl; 0 records none", metavar="N"
     )
+    log: str | None = option(
+        None, "trackers for the curves of the run, and for what loops log: tensorboard, wandb and "
+        "csv, in any number, or none; default: TensorBoard's files, where an evaluator writes them",
+        metavar="NAME,...",
+    )  # fmt: skip
     timeout_s: float | None = option(
         None, "end cleanly after so long a training", "--timeout", metavar="SECONDS"
     )
@@ -246,6 +259,29 @@ class RunGroup(Options):
         check_positive(self, "timeout_s")
         check_not_negative(self, "step_events")
         _ = self.checkpoints
+        for name in self.trackers:
+            package = TRACKERS[name]
+            if package is not None and not is_installed(package):
+                raise UsageError(f"--log {self.log}: {package} is not installed: "
+                                 f"{install_command(package)}")  # fmt: skip
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `log`, each once.
+
+        Raises:
+            UsageError: one is unknown.
+        """
+        names = tuple(dict.fromkeys((self.log or NO_TRACKERS).replace(" ", "").split(",")))
+        if names == (NO_TRACKERS,):
+            return ()
+        for name in names:
+            if name not in TRACKERS:
+                raise UsageError(
+                    f"--log {self.log}: {shown(name)} is no tracker; give one or several of "
+                    f"{', '.join(TRACKERS)}, with commas between them, or none"
+                )
+        return names
 
     @property
     def checkpoints(self) -> Every:

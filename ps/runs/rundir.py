@@ -10,7 +10,8 @@
       summary.json   the results; summary-1.json is what the first of several servers has left
       checkpoints/   latest.safetensors while it goes on, final.safetensors once it has ended, and
                      epoch-N.safetensors where asked for
-      tensorboard/   written by the evaluator
+      tensorboard/   written by the evaluator, or with --log
+      metrics.csv, wandb/, wandb-id   with --log; see leash.ps.trackers
       report.html    by `leash report`: the run in pictures and words
       report/        its pictures, as PNG files
       logs/          what the processes of `leash launch` printed
@@ -38,7 +39,7 @@ RUNS: Final = "runs"
 # The files and folders that a run leaves, and by which a later one would go.
 OF_A_RUN: Final = (
     "config.yaml", "events.jsonl", journal.NAME, "summary.json", "checkpoints", "tensorboard",
-    "report.html", "report", "logs",
+    "report.html", "report", "logs", "metrics.csv", "wandb", "wandb-id",
 )  # fmt: skip
 KEPT: Final = re.compile(r"(events|summary)-\d+\.jsonl?")  # of its earlier servers
 MACHINES_FILE: Final = "virtual.yaml"  # the machines of a run in virtual time

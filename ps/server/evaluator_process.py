@@ -58,7 +58,7 @@ class EvaluatorProcess:
             common_options(
                 options,
                 EvaluateOptions,
-                run_dir=str(run_dir),
+                run_dir=str(run_dir) if options.log is None else None,  # for TensorBoard's files
                 ps_ip=None,
                 ps_port=None,
                 threads=1,

@@ -49,6 +49,7 @@ from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.shard.model import require_threads
 from leash.ps.shard.router import DataRouter, send
+from leash.ps.trackers.beside_server import TrackersProcess
 from leash.ps.wire import hosts
 from leash.ps.wire.curve import Doorman
 from leash.ps.wire.intake import Frames, Intake, PeerLimits, open_intake
@@ -78,6 +79,7 @@ class Server:
         run_dir: RunDir | None,
         *,
         evaluator: EvaluatorProcess | None = None,
+        trackers: TrackersProcess | None = None,
         demo_logs: DemoLogs | None = None,
         say: Callable[[str], None] = _say,
         now: Callable[[], float] = time.monotonic,
@@ -93,6 +95,7 @@ class Server:
             options: what the server was started with.
             run_dir: where the run leaves its files; None for nowhere.
             evaluator: the observer to start once the server listens, and to wait for.
+            trackers: their process, to start once the run has a file of events.
             demo_logs: where the run also leaves the demo's logs.
             say: shows a line of progress.
             now: seconds on a clock that never goes back.
@@ -113,6 +116,7 @@ class Server:
         self._run_dir: Final = run_dir
         self._evaluator: Final = evaluator
         self._page: Final = page
+        self._trackers: Final = trackers
         self._say: Final = logged(say, __name__)
         keyring = Keyring(options.keys) if options.keys is not None else None
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
@@ -129,6 +133,7 @@ class Server:
                 self._data_router.send,
                 say=self._say,
                 evaluator_failure=evaluator.failure if evaluator else lambda: None,
+                trackers_news=trackers.news if trackers else lambda: (),
                 demo_logs=demo_logs,
                 address=self.address,
                 now=now,
@@ -208,6 +213,8 @@ class Server:
         engine = self._engine
         if self._evaluator and not self._evaluator.is_started:
             self._evaluator.start(self.address)
+        if self._trackers is not None:
+            engine.note_trackers(self._trackers.start())
         try:
             while not engine.is_over and not engine.is_abandoned:
                 self._take_turn()
@@ -308,6 +315,8 @@ class Server:
             self._remote.close()
             if self._evaluator and not is_abandoned:
                 self._evaluator.stop()
+            if self._trackers is not None:  # after the last event was written
+                self._trackers.stop(has_time=not is_abandoned and not self._engine.signal)
 
     def _destroy(self, linger_ms: int) -> None:
         for intake in self._intakes:
@@ -412,6 +421,7 @@ def serve(options: ServerOptions) -> int:
         for lost in count():
             server = Server(
                 options, run_dir, evaluator=evaluator, demo_logs=demo_logs, say=say, page=page,
+                trackers=TrackersProcess(run_dir.path, options.trackers, say),
                 may_begin_again=lost < SHARD_RESTARTS, port=before.port if before else 0,
                 memory=_begin_journal(run_dir, options.patience, before),
             )  # fmt: skip

@@ -49,6 +49,7 @@ from leash.ps.shard.holdups import HoldUps
 from leash.ps.shard.identities import NOBODY, Identities
 from leash.ps.shard.members import Members, microseconds_since_1970
 from leash.ps.shard.metrics import Metrics, conduct_of
+from leash.ps.trackers.beside_server import News
 from leash.ps.wire.frames import CONTROL, check_payload_count, decode, encode, error_message
 from leash.ps.wire.intake import Conduct
 from leash.ps.wire.keys import Keyring
@@ -100,6 +101,7 @@ class RunEngine:
         say: Callable[[str], None],
         disk: Disk = THIS_HOST,
         evaluator_failure: Callable[[], EvaluatorFailure | None] = lambda: None,
+        trackers_news: Callable[[], Sequence[News]] = lambda: (),
         demo_logs: DemoLogs | None = None,
         address: str = "",
         now: Callable[[], float] = time.monotonic,
@@ -120,6 +122,7 @@ class RunEngine:
             say: shows a line of progress.
             disk: where the checkpoint of --resume is.
             evaluator_failure: how the evaluator has ended that should not have, once it has.
+            trackers_news: what has become of the trackers since it was called last.
             demo_logs: where the run also leaves the demo's logs.
             address: where the server listens, for people who have to fetch the model.
             now: seconds on a clock that never goes back.
@@ -138,6 +141,7 @@ class RunEngine:
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._evaluator_failure: Final = evaluator_failure
+        self._trackers_news: Final = trackers_news
         self._demo_logs: Final = demo_logs
         self._say: Final = say
         self._now: Final = now
@@ -344,6 +348,7 @@ class RunEngine:
             ("the other shards could not be attended to", self.attend_shards),
             ("it is not known whether the run is over", self._ending.stop_if_it_is_time),
             ("the evaluator could not be looked after", self._look_after_evaluator),
+            ("the trackers could not be looked after", self._look_after_trackers),
             ("a checkpoint failed", self._tick_checkpoints),
             ("no progress can be shown", self._progress.show),
         ):
@@ -407,6 +412,21 @@ class RunEngine:
             self.stop(told, failure.status)
         else:
             self._progress.tell("evaluator", f"{told}; the run goes on without it")
+
+    def _look_after_trackers(self) -> None:
+        self.note_trackers(self._trackers_news())
+
+    def note_trackers(self, news: Iterable[News]) -> None:
+        """Notes which tracker cannot be written to, and which can be again.
+
+        Args:
+            news: of them.
+        """
+        for name, why in news:
+            if why:
+                self._unwritten.fail(name, why)
+            else:
+                self._unwritten.done(name)
 
     # The end.
 

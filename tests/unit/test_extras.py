@@ -50,6 +50,8 @@ def test_torch_alone_brings_no_torchvision() -> None:
         (["evaluate", "--dataset=digits"], "torch"),
         (["em", "--path=x"], "sklearn"),
         (["report", "x"], "matplotlib"),
+        (["launch", "--dataset=digits", "--log=csv,wandb"], "wandb"),
+        (["server", "--log=tensorboard"], "tensorboard"),
         (["bench", "kernels"], "torch"),
         (["bench", "scaling"], "psutil"),
     ],

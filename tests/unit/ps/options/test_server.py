@@ -107,3 +107,24 @@ def test_the_demos_words_get_a_warning_instead() -> None:
     assert "tcp://0.0.0.0:29500: whoever reaches it" in options.risk
     assert ServerOptions(ps_ip="0.0.0.0", insecure=True).risk == ""
     assert ServerOptions(ps_ip="127.0.0.1").risk == ""
+
+
+@pytest.mark.parametrize(
+    ("log", "names"),
+    [
+        (None, ()), ("none", ()), ("csv", ("csv",)),
+        ("csv, tensorboard,csv", ("csv", "tensorboard")),
+    ],
+)  # fmt: skip
+def test_trackers_are_named_with_commas_between_them(
+    log: str | None, names: tuple[str, ...]
+) -> None:
+    options = ServerOptions(log=log)
+    options.check()
+    assert options.trackers == names
+
+
+@pytest.mark.parametrize("log", ["csv,", "mlflow", "none,csv", "tensorbord"])
+def test_a_tracker_that_nobody_knows_is_an_error_that_names_those_there_are(log: str) -> None:
+    with pytest.raises(UsageError, match="tensorboard, wandb, csv, with commas"):
+        ServerOptions(log=log).check()
