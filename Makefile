@@ -9,6 +9,7 @@
 #   make check      linters, types, formatting, stubs
 #   make bench      a short version of every benchmark
 #   make sanitize   the core's tests under sanitizers: of addresses, undefined behaviour, threads
+#   make wheel      the sdist, and the wheel for this Python, tried where there is no compiler
 #   make fuzz       a million headers that somebody made up, read by the core and by another library
 #   make install    the set-up alone: .venv with everything in it, and the compiled core
 #   make clean      remove what was built
@@ -23,7 +24,7 @@ SOURCES := $(shell find csrc \( -path csrc/tests -o -path csrc/fuzz \) -prune -o
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 PY_DIRS := leash ps worker tests bench examples tools setup.py
 
-.PHONY: help install demo test torture check bench sanitize fuzz clean
+.PHONY: help install demo test torture check bench sanitize wheel fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -82,8 +83,12 @@ bench: install
 sanitize: install
 	PYTHON=$(BIN)/python tools/sanitize
 
+wheel: install
+	PYTHON=$(BIN)/python tools/wheel
+	$(BIN)/pytest --packages dist tests/packages
+
 fuzz: install
 	tools/fuzz 1000000
 
 clean:
-	rm -rf $(VENV) build *.egg-info ps/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info ps/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

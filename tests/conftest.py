@@ -26,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="every habit of tests/oracle with every setting, instead of pairwise combinations; "
         "and long hauls to their end",
     )  # fmt: skip
+    parser.addoption(
+        "--packages", help="the folder of the sdist and the wheel that tests/packages tries"
+    )
 
 
 @pytest.fixture(scope="session")

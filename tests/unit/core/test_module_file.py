@@ -13,6 +13,8 @@ import pytest
 
 from leash.ps import _core
 
+pytestmark = pytest.mark.wheel
+
 FILE = Path(_core.__file__)
 
 
