@@ -60,7 +60,7 @@ class Command:
 
 COMMANDS: Final = {
     "launch": Command("ps.options.commands:LaunchOptions", "ps.launch.command:run",
-                      "train on this machine: server and workers"),
+                      "train: server and workers, here or on hosts"),
     "server": Command("ps.options.server:ServerOptions", "ps.server.loop:serve",
                       "keep the parameters of a run"),
     "worker": Command("ps.options.worker:WorkerOptions", "worker.train.command:run",
@@ -131,6 +131,7 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         UsageError: a wrong argument.
         SystemExit: --help or its like was asked for, and has been printed.
     """
+    from leash.ps.options.commands import require_one_number_of_workers
     from leash.ps.options.parser import options_from, with_flagged_program, with_infinity
     from leash.ps.options.plan import with_worker_range
     from leash.ps.options.rule import for_drop
@@ -141,6 +142,7 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         options = options_of(COMMANDS[words[0]])
         behind = with_flagged_program(words[1:], options)
         words = [words[0], *with_infinity(behind, options)]
+    require_one_number_of_workers(words)
     words = with_demo_logs(with_worker_range(words))
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command

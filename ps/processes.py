@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 
 from leash.ps import interrupt
 from leash.ps._core import keep_freed_memory
@@ -279,7 +279,18 @@ class ServerProcess:
         raise error_of([failure], self._log.parent)
 
 
-def stop_all(processes: Sequence[Process], grace_s: float) -> None:
+class Stoppable(Protocol):
+    """What `stop_all` needs of a process: a part of `subprocess.Popen`."""
+
+    stdin: IO[bytes] | None
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+def stop_all(processes: Sequence[Stoppable], grace_s: float) -> None:
     """Sends SIGTERM to all at once, and SIGKILL to those still there after `grace_s` seconds."""
     running = [p for p in processes if p.poll() is None]
     for process in running:
@@ -290,6 +301,7 @@ def stop_all(processes: Sequence[Process], grace_s: float) -> None:
             process.wait(max(0.0, deadline - time.monotonic()))
     for process in running:
         process.kill()  # has no effect on a process that has ended
+    for process in running:
         process.wait()
     for process in processes:
         if process.stdin is not None:

@@ -1,4 +1,4 @@
-"""`leash launch`: starts a server and its workers on this machine, and watches them to the end.
+"""`leash launch`: starts a server, and workers here or on hosts, and watches them to the end.
 
 ::
 
@@ -12,9 +12,9 @@
 - server.py has the server's process: it starts it, starts it again, and ends it. restarts.py says
   whether a server that has ended is started again.
 - workers.py has the workers' processes; starter.py alone knows how one of them is started, and
-  script.py how a copy of the user's own script is.
+  script.py how a copy of the user's own script is. host_starter.py starts them on other hosts.
 - watch.py decides what the end of a process means for the run, and has no process of its own.
 - process_options.py makes the options of all these processes, result.py what is printed at last.
 
-Imports: commands, for what they show, data files, options, the report, runs, the wire.
+Imports: commands, for what they show, data files, hosts, options, the report, runs, the wire.
 """

@@ -1,15 +1,26 @@
 """What `leash launch` runs."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
 from rich.console import Console
+from rich.text import Text
 
 from leash.ps.commands.live_screen import Screen
 from leash.ps.datafiles.required import require_data
+from leash.ps.launch.host_starter import HostStarter, ReadyHosts, prepare_hosts
 from leash.ps.launch.launch import Launch
+from leash.ps.launch.starter import LocalStarter
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.optimizer import with_rates
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.keys import files_for_workers
+
+KEYS_OF_A_RUN: Final = "keys"  # in its run directory, while it goes on
 
 
 def run(
@@ -24,7 +35,14 @@ def run(
     """
     if options.report:
         require_matplotlib()
-    require_data(options)
+    # The server evaluates; the hosts look for what they train on themselves.
+    require_data(options, ("train", "test") if options.hosts is None else ("test",))
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
+
+    ready = None if options.hosts is None else prepare_hosts(options, say)
     keys = _keys_of_workers(options)
     run_dir = RunDir.at(
         options.run_dir, options.rule.policy.name, goes_on=True, fresh=options.fresh
@@ -32,12 +50,46 @@ def run(
     # The server works its rates out by the same function; config.yaml notes what they are.
     run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
-    status = Launch(
-        options, run_dir, Console(), is_one_of_many=is_one_of_many, keys=keys, screen=screen
-    ).run()
+    if ready is None:
+        launch = Launch(
+            options, run_dir, console, LocalStarter(options, keys), is_one_of_many=is_one_of_many,
+            screen=screen,
+        )  # fmt: skip
+        status = launch.run()
+    else:
+        status = _run_on_hosts(options, run_dir, console, ready, is_one_of_many=is_one_of_many)
     if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")
     return status
+
+
+def _run_on_hosts(
+    options: LaunchOptions, run_dir: RunDir, console: Console, ready: ReadyHosts, *,
+    is_one_of_many: bool,
+) -> int:  # fmt: skip
+    """Runs with the workers on these hosts; returns the exit status."""
+    with _with_keys(options, run_dir) as keyed:
+        starter = HostStarter(keyed, ready, _keys_of_workers(keyed))
+        launch = Launch(
+            keyed, run_dir, console, starter, is_one_of_many=is_one_of_many, bind=ready.bind
+        )
+        return launch.run()
+
+
+@contextmanager
+def _with_keys(options: LaunchOptions, run_dir: RunDir) -> Iterator[LaunchOptions]:
+    """The options with the user's own keys, or with some that are made for this run alone."""
+    if options.keys is not None:
+        yield options
+        return
+    folder = run_dir.path / KEYS_OF_A_RUN
+    shutil.rmtree(folder, ignore_errors=True)  # of a launch that was killed
+    try:
+        keyed = replace(options, keys=str(folder))
+        _keys_of_workers(keyed)
+        yield keyed
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _keys_of_workers(options: LaunchOptions) -> list[str]:

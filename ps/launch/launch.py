@@ -1,7 +1,6 @@
 """One launch from its start to its result: a server, its workers, and whoever watches them."""
 
 import time
-from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from leash.ps.interrupt import held
 from leash.ps.launch.restarts import Restarts
 from leash.ps.launch.result import last_lines
 from leash.ps.launch.server import LaunchedServer
-from leash.ps.launch.starter import WorkerStarter
+from leash.ps.launch.starter import Starter
 from leash.ps.launch.watch import Watch
 from leash.ps.launch.workers import LaunchedWorkers
 from leash.ps.options.commands import LaunchOptions
@@ -31,23 +30,18 @@ class Launch:
     """Starts, watches and ends the processes of one run."""
 
     def __init__(
-        self,
-        options: LaunchOptions,
-        run_dir: RunDir,
-        console: Console,
-        *,
-        is_one_of_many: bool = False,
-        keys: Sequence[str] = (),
-        screen: Screen | None = None,
-    ) -> None:
+        self, options: LaunchOptions, run_dir: RunDir, console: Console, starter: Starter, *,
+        is_one_of_many: bool = False, bind: str | None = None, screen: Screen | None = None,
+    ) -> None:  # fmt: skip
         """Starts nothing yet.
 
         Args:
             options: what to train, and how.
             run_dir: where the run leaves its files.
             console: shows how it stands, and its result.
+            starter: of the workers.
             is_one_of_many: an experiment repeats the run if it ends early.
-            keys: the files of the workers' keys, by rank; none without keys.
+            bind: where the server listens; None for a place of this machine alone.
             screen: shows how it stands, in place of one of its own; its result is then its
                 caller's to tell.
         """
@@ -59,10 +53,9 @@ class Launch:
         screen = self._screen = screen or screen_for(console)
         # An experiment repeats a run whose server has crashed: its figures would tell of that.
         restarts = Restarts(0 if is_one_of_many else options.server_restarts)
-        self._server: Final = LaunchedServer(options, run_dir, restarts, screen.say)
-        self._workers: Final = LaunchedWorkers(
-            options, run_dir.logs, WorkerStarter(options, keys), screen.say
-        )
+        self._starter: Final = starter
+        self._server: Final = LaunchedServer(options, run_dir, restarts, screen.say, bind)
+        self._workers: Final = LaunchedWorkers(options, run_dir.logs, starter, screen.say)
         self._watch: Final = Watch(options, run_dir.logs, self._server, self._workers, screen)
 
     def run(self) -> int:
@@ -99,7 +92,7 @@ class Launch:
         if options.max_workers is not None:
             say(
                 f"up to {options.max_workers} workers may take part, and join at any time: "
-                f"leash worker --server {self._server.address} --rank auto"
+                f"{self._starter.how_to_join(self._server.address)}"
             )
 
     def _stop(self) -> None:

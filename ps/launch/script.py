@@ -28,6 +28,20 @@ NEVER_JOINED: Final = (
 )
 
 
+def variables_of_copy(options: LaunchOptions, rank: int, address: str) -> dict[str, str]:
+    """By what a copy of the script finds its place: variables of its environment, with values.
+
+    Args:
+        options: of the launch.
+        rank: of the worker.
+        address: of the server.
+    """
+    return {
+        SERVER_VARIABLE: address, RANK_VARIABLE: str(rank), WORKERS_VARIABLE: str(options.workers),
+        PATIENCE_VARIABLE: str(options.patience), GRACE_VARIABLE: str(options.grace_s),
+    }  # fmt: skip
+
+
 def start_copy(
     options: LaunchOptions, rank: int, address: str, log: Path, key: str | None = None
 ) -> Process:
@@ -41,10 +55,7 @@ def start_copy(
         key: the file of the worker's key; None without keys.
     """
     assert options.script is not None
-    place = {
-        SERVER_VARIABLE: address, RANK_VARIABLE: str(rank), WORKERS_VARIABLE: str(options.workers),
-        PATIENCE_VARIABLE: str(options.patience), GRACE_VARIABLE: str(options.grace_s),
-    }  # fmt: skip
+    place = variables_of_copy(options, rank, address)
     if options.preempt_file is not None:
         place[PREEMPT_FILE_VARIABLE] = str(Path(options.preempt_file).resolve())
     if key is not None:

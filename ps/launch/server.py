@@ -56,7 +56,7 @@ class LaunchedServer:
 
     def __init__(
         self, options: LaunchOptions, run_dir: RunDir, restarts: Restarts,
-        say: Callable[[str], None],
+        say: Callable[[str], None], bind: str | None = None,
     ) -> None:  # fmt: skip
         """Starts none yet.
 
@@ -65,6 +65,7 @@ class LaunchedServer:
             run_dir: where the run leaves its files.
             restarts: says whether one that has ended is started again.
             say: shows a line.
+            bind: where it listens; None for a place of this machine alone.
         """
         self.address: str = ""
         self.is_given_up: bool = False
@@ -72,6 +73,7 @@ class LaunchedServer:
         self._run_dir: Final = run_dir
         self._restarts: Final = restarts
         self._say: Final = say
+        self._bind: Final = bind
         self._log: Final = run_dir.logs / "server.log"
         self._process: Process | None = None  # the newest
 
@@ -83,6 +85,9 @@ class LaunchedServer:
         Raises:
             UsageError, LeashError: it has ended instead; the text is its own last line.
         """
+        if self._bind is not None:
+            self.address = self._serve(options_of_server(self._options, self._run_dir, self._bind))
+            return
         for _ in range(ADDRESSES):
             bind = lasting_address(self._ports)
             try:
@@ -107,7 +112,8 @@ class LaunchedServer:
         while is_awaited() and self._restarts.is_due(self.wait(), self._how_its_run_has_ended()):
             words = last_words(self._log.read_text("utf-8", errors="replace"))
             self._say(self._restarts.note(self.wait(), words))
-            options = options_of_server(self._options, self._run_dir, self.address)
+            place = self._bind or self.address
+            options = options_of_server(self._options, self._run_dir, place)
             if self._run_dir.checkpoints:  # newer than the one that the launch was told to take
                 options = replace(options, resume=None)
             self._await_ports()

@@ -79,6 +79,7 @@ class Watch:
                     if state["started"] and not state["stopping"] and not state["finished"]:
                         self._workers.resize(state["train_seconds"])
                 self._judge(ended, channel)
+                self._give_up_unreachable(channel)
                 self._server.wait_a_moment(POLL_S)
 
     def _require_joined(self, done: Sequence[int], state: RunState) -> None:
@@ -112,6 +113,15 @@ class Watch:
             self._say_bye_for(rank, channel)
         if self._workers.have_all_failed and not self._have_others_joined():
             self._server.give_up()
+
+    def _give_up_unreachable(self, channel: ControlChannel) -> None:
+        """Lets the run end that waits for nobody but workers whose hosts have gone."""
+        away = self.state["coming_back"] if self.state and not self.state["stopping"] else []
+        if away and all(self._workers.is_unreachable(rank) for rank in away):
+            for rank in away:
+                self._screen.say(f"worker {rank}: neither the server nor ssh reaches its host; the "
+                                 "run ends without it")  # fmt: skip
+                self._say_bye_for(rank, channel)
 
     def _say_bye_for(self, rank: int, channel: ControlChannel) -> None:
         """Tells the server of a worker that has ended, so that nobody waits for it any more."""

@@ -11,9 +11,9 @@ from typing import Final
 
 from leash.ps.interrupt import held
 from leash.ps.launch.script import LogTail
-from leash.ps.launch.starter import WorkerStarter
+from leash.ps.launch.starter import Starter, WorkerProcess
 from leash.ps.options.commands import LaunchOptions
-from leash.ps.processes import Failure, Process, failure_of, from_outside, stop_all
+from leash.ps.processes import Failure, failure_of, from_outside, stop_all
 
 LINES_S: Final = 0.5  # between two looks at what those have printed that are seen out
 WORKER_END_S: Final = 3.0  # a worker may take so long to end after its bye
@@ -26,7 +26,7 @@ class LaunchedWorkers:
     """
 
     def __init__(
-        self, options: LaunchOptions, logs: Path, starter: WorkerStarter, say: Callable[[str], None]
+        self, options: LaunchOptions, logs: Path, starter: Starter, say: Callable[[str], None]
     ) -> None:
         """Starts none yet.
 
@@ -41,7 +41,7 @@ class LaunchedWorkers:
         self._starter: Final = starter
         self._say: Final = say
         self._address = ""  # of the server
-        self._processes: Final[dict[int, Process]] = {}  # by rank
+        self._processes: Final[dict[int, WorkerProcess]] = {}  # by rank
         self._tails: Final[dict[int, LogTail]] = {}  # by rank, of the copies of a script
         self._ended: Final[set[int]] = set()  # the ranks of those whose end was noticed
         self._changes: Final = deque(options.changes)  # of their number, still to come
@@ -130,6 +130,10 @@ class LaunchedWorkers:
         self._ended.update(statuses)
         return statuses
 
+    def is_unreachable(self, rank: int) -> bool:
+        """Whether the host of this one has not answered for a while."""
+        return rank in self._processes and self._starter.is_unreachable(rank)
+
     def was_told_to_leave(self, rank: int) -> bool:
         """Whether this one says bye by itself, as there are to be fewer."""
         return rank in self._told
@@ -152,15 +156,17 @@ class LaunchedWorkers:
             even_if_killed: also of those that somebody has killed, without whom a run goes on.
         """
         return [
-            self.failure(rank, worker.returncode, has_begun=has_begun)
+            self.failure(rank, status, has_begun=has_begun)
             for rank, worker in self._processes.items()
-            if worker.returncode != 0 and (even_if_killed or not from_outside(worker.returncode))
+            if (status := worker.wait()) != 0 and (even_if_killed or not from_outside(status))
         ]
 
     # What they print, and their end.
 
     def relay(self) -> None:
-        """Shows what the copies of a script have printed since the last time."""
+        """Shows what the copies of a script have printed since the last time, and other news."""
+        for line in self._starter.news():
+            self._say(line)
         for rank, tail in self._tails.items():
             ended = self._processes[rank].poll() is not None
             for line in tail.new_lines(ended=ended):
@@ -171,6 +177,7 @@ class LaunchedWorkers:
 
         A script may have more to do after its training, and has all the time that it takes.
         """
+        self._starter.expect_ends()
         deadline_s = time.monotonic() + (math.inf if self._tails else WORKER_END_S)
         for worker in self._processes.values():
             while worker.poll() is None and time.monotonic() < deadline_s:
@@ -180,6 +187,7 @@ class LaunchedWorkers:
 
     def stop(self, grace_s: float) -> None:
         """Ends all that have not ended: by SIGTERM, and by SIGKILL after so many seconds."""
+        self._starter.expect_ends()
         stop_all(list(self._processes.values()), grace_s)
 
     def _log(self, rank: int) -> Path:

@@ -1,4 +1,4 @@
 """Every option, once, with its help and its default, and the parser that is made of them.
 
-Imports: the wire's limits, and the grammar of slowness.
+Imports: hosts, as people write them, the wire's limits, and the grammar of slowness.
 """

@@ -2,13 +2,16 @@
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
-from leash.ps.options.addresses import check_rank, check_server_address
+from leash.ps.hosts.places import HostPlaces, parse_hosts
+from leash.ps.options.addresses import MAX_PORT, check_rank, check_server_address
 from leash.ps.options.base import (
     Options,
     argument,
@@ -105,16 +108,70 @@ class LaunchGroup(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostsGroup(Options):
+    """The options of `leash launch` on several machines."""
+
+    title: ClassVar[str] = "several machines"
+
+    hosts: str | None = option(
+        None, "start the server here, and the workers over ssh on these hosts: gpu1,gpu2:2,box3 "
+        "has two on gpu2; or a file with one host a line. ssh is yours, with your configuration, "
+        "and may not have to ask for anything", metavar="HOST,...|FILE", is_path=True,
+    )  # fmt: skip
+    python: str | None = option(
+        None, "the Python of the hosts, with the same Leash; default: the path of this one",
+        metavar="PATH",
+    )  # fmt: skip
+    sync: str | None = option(
+        None, "first copy this directory to the same place on each host, by rsync, without what "
+        "git ignores", metavar="DIR", is_path=True,
+    )  # fmt: skip
+    address: str | None = option(
+        None, "of this machine, at which the hosts find the server; default: the one by which each "
+        "host reaches it", metavar="HOST",
+    )  # fmt: skip
+    port: int | None = option(
+        None, "of this machine, at which the server listens, and at those behind it; default: any "
+        "that are free", metavar="PORT",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        for name in ("python", "sync", "address", "port"):
+            if self.hosts is None and getattr(self, name) is not None:
+                raise UsageError(f"{flag(name)}: is for other machines; give --hosts too, or leave "
+                                 "it out")  # fmt: skip
+        _ = self.places  # reading it raises UsageError if it is wrong
+        if self.port is not None and not 0 < self.port <= MAX_PORT:
+            raise UsageError(f"--port {self.port}: a port is a number from 1 to {MAX_PORT}")
+
+    @cached_property
+    def places(self) -> list[HostPlaces]:
+        """The hosts with the numbers of their workers; none without --hosts. Raises UsageError."""
+        return [] if self.hosts is None else parse_hosts(self.hosts)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LaunchOptions(
-    LaunchGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
+    LaunchGroup, HostsGroup, TaskGroup, RuleGroup, PlanGroup, OptimizerGroup, OuterOptimizerGroup,
     StalenessGroup, TrainingGroup, TransportGroup, PatienceGroup, LeavingGroup, SlownessGroup,
     TimeScaleGroup, StallGroup, RunGroup, PageGroup,
 ):  # fmt: skip
-    """Start a server, workers and an evaluator on this machine, and watch them."""
+    """Start a server, workers and an evaluator, here or on several machines, and watch them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with suppress(UsageError):  # which `check` raises
+            if self.hosts is not None:
+                object.__setattr__(self, "workers", sum(host.workers for host in self.places))
 
     def check(self) -> None:
         super().check()
         check_range(self, self.workers)
+        if self.hosts is not None and self.most_started > self.workers:
+            raise UsageError(f"--resize {self.resize}: --hosts {self.hosts} has places for "
+                             f"{self.workers} workers; give it more, such as HOST:2, and begin "
+                             "with fewer by --resize 0:N")  # fmt: skip
         if self.most_started > (self.max_workers or self.workers):
             raise UsageError(f"--resize {self.resize}: more workers than may take part; give "
                              f"--workers {self.workers}:{self.most_started}")  # fmt: skip
@@ -141,7 +198,7 @@ class LaunchOptions(
         except ValueError as error:
             raise UsageError(f"--script {script}: not words as a shell takes them: "
                              f"{error}") from error  # fmt: skip
-        if not path or not Path(path).exists():
+        if not path or (not Path(path).exists() and self.hosts is None):
             raise UsageError(f"{path}: there is no such script; give the path of one, or leave "
                              "this word out")  # fmt: skip
         for field in dataclasses.fields(self):
@@ -348,3 +405,15 @@ def data_plan_of(options: LaunchOptions) -> str:
     """Chooses the data plan of a launch. Raises UsageError for fixed shares beside leases."""
     policy = options.rule.policy.name
     return choose_data_plan(options, policy, has_allocation=options.hetero_allocation is not None)
+
+
+def require_one_number_of_workers(words: Sequence[str]) -> None:
+    """Raises UsageError for a launch whose command line gives both --hosts and --workers.
+
+    Args:
+        words: the command, and what stands behind it.
+    """
+    given = {word.partition("=")[0] for word in words[1:]}
+    if words[:1] == ["launch"] and {"--hosts", "--workers"} <= given:
+        raise UsageError("--workers: --hosts says how many there are, one on each host or as many "
+                         "as HOST:2 says; leave it out. --max-workers lets more join")  # fmt: skip

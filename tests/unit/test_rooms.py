@@ -26,7 +26,8 @@ ARROWS: dict[str, set[str]] = {
     "ps.cli": {"ps", "ps.options"},
     "ps.wire": {"ps"},
     "ps.slowness": {"ps"},
-    "ps.options": {"ps", "ps.slowness", "ps.wire"},
+    "ps.hosts": {"ps", "ps.wire"},
+    "ps.options": {"ps", "ps.hosts", "ps.slowness", "ps.wire"},
     "ps.datafiles": {"ps", "ps.options"},
     "ps.runs": {"ps", "ps.options", "ps.wire"},
     "ps.runs.background": {"ps", "ps.runs"},
@@ -51,7 +52,8 @@ ARROWS: dict[str, set[str]] = {
     "ps.simulate": {"ps", "ps.commands", "ps.options", "ps.report.pictures", "ps.slowness"},
     "ps.commands": {"ps", "ps.options", "ps.runs", "ps.wire"},
     "ps.launch": {
-        "ps", "ps.commands", "ps.datafiles", "ps.options", "ps.report", "ps.runs", "ps.wire",
+        "ps", "ps.commands", "ps.datafiles", "ps.hosts", "ps.options", "ps.report", "ps.runs",
+        "ps.wire",
     },
     "ps.experiments": {
         "ps", "ps.cli", "ps.commands", "ps.launch", "ps.options", "ps.report", "ps.runs",
