@@ -1,7 +1,7 @@
 """The documentation site: its links lead where they say, and its reference has all there is.
 
-`make docs` builds it and takes no warning: a page that is missing, or in no table of contents, fails
-there. Links outside are compared with a list of what was found there; nothing is fetched.
+`make docs` builds it and takes no warning: a page that is missing, or in no table of contents,
+fails there. Links outside are compared with a list of what was found there; nothing is fetched.
 """
 
 import datetime
