@@ -7,6 +7,7 @@
 #                   SEEDS=100000 simulated clusters; a million messages that are nearly right, and
 #                   a million pushes of workers that come and go
 #   make check      linters, types, formatting, stubs
+#   make docs       the documentation site, in build/docs; a warning is an error
 #   make bench      a short version of every benchmark
 #   make sanitize   the core's tests under sanitizers: of addresses, undefined behaviour, threads
 #   make wheel      the sdist, and the wheel for this Python, tried where there is no compiler
@@ -22,9 +23,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 SOURCES := $(shell find csrc \( -path csrc/tests -o -path csrc/fuzz \) -prune -o -type f -print) CMakeLists.txt setup.py
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
-PY_DIRS := leash ps worker tests bench examples tools setup.py
+PY_DIRS := leash ps worker tests bench examples tools docs setup.py
 
-.PHONY: help install demo test torture check bench sanitize wheel fuzz clean
+.PHONY: help install demo test torture check docs bench sanitize wheel fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -76,6 +77,10 @@ check: install
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	@mkdir -p build/stubs
 	PYTHON=$(BIN)/python tools/stubs build/stubs/_core.pyi && diff -u ps/_core.pyi build/stubs/_core.pyi
+
+# Lessons stand there with the outputs that they were committed with; `tools/lessons` runs them anew.
+docs: install
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto -b html docs build/docs
 
 bench: install
 	$(BIN)/leash bench --short
