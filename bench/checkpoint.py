@@ -21,9 +21,9 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.simulated_workers import SimulatedWorkers
 from leash.bench.harness.trial import Round, Times, Trial
 from leash.bench.harness.workload import CHUNK_NBYTES, LR
+from leash.bench.options import BenchOptions
 from leash.bench.systems.leash import server
 from leash.ps.errors import LeashError
-from leash.ps.options.bench import BenchOptions
 
 TITLE = "checkpoint: push_pull of a part of a model, while all of it is being written"
 PEERS = ()

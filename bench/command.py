@@ -11,10 +11,10 @@ from rich.progress import Progress
 
 from leash.bench.harness.needs import require
 from leash.bench.harness.rows import Row, write_json
+from leash.bench.options import BenchOptions
 from leash.bench.show.row_table import print_table
 from leash.ps import cli
 from leash.ps.options.base import make_folder
-from leash.ps.options.bench import BenchOptions
 
 NEEDS: Final = {
     "kernels": "torch",

@@ -24,6 +24,7 @@ from leash.bench.command import bench_main
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Times, Trial
 from leash.bench.harness.workload import F32
+from leash.bench.options import BenchOptions
 from leash.ps._core import (
     ChunkSpec,
     DelayCompensation,
@@ -33,7 +34,6 @@ from leash.ps._core import (
     Shard,
     StalenessRate,
 )
-from leash.ps.options.bench import BenchOptions
 from leash.worker.datasets.base import DatasetOptions
 from leash.worker.datasets.digits import load_digits
 

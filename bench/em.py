@@ -24,9 +24,9 @@ from leash.bench.command import bench_main
 from leash.bench.harness.crew import Join, crew
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import TRIES, Exchange, Round, Times, Trial, in_turn
+from leash.bench.options import TRANSPORTS, BenchOptions
 from leash.bench.systems.leash import server
 from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import TRANSPORTS, BenchOptions
 
 TITLE = "EM, iterations/s of ten mixtures together"
 PEERS = ("numpy", "sklearn")

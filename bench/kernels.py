@@ -17,8 +17,8 @@ from leash.bench.command import bench_main
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Trial, alone, in_turn
 from leash.bench.kernel_table import KERNELS, Kernel
+from leash.bench.options import BenchOptions, parse_sizes
 from leash.bench.show.row_table import size_of
-from leash.ps.options.bench import BenchOptions, parse_sizes
 
 TITLE = "kernels"
 PEERS = ("memcpy", "torch", "numpy")

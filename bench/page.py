@@ -25,9 +25,9 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.simulated_workers import SimulatedWorkers
 from leash.bench.harness.trial import Round, Trial, in_turn
 from leash.bench.harness.workload import LR
+from leash.bench.options import BenchOptions
 from leash.bench.systems.leash import server
 from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import BenchOptions
 
 TITLE = "the live page: a message is a push_pull of 64 KiB, with and without somebody who looks"
 PEERS = ("no_page",)
@@ -35,7 +35,7 @@ PEERS = ("no_page",)
 PAGE_NBYTES: Final = 64 * 1024
 PAGE_WORKERS: Final = "8,200"
 WITHOUT, WITH = "no_page", "page"
-ANSWER_S: Final = 30.0
+PAGE_ANSWER_S: Final = 30.0
 
 
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
@@ -115,7 +115,7 @@ class Reader:
 
     def __init__(self, port: int) -> None:
         self.ages_s: list[float] = []
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PAGE_ANSWER_S)
         self._connection.request("GET", "/events")
         self._answer = self._connection.getresponse()
         self._ends = threading.Event()
@@ -140,7 +140,7 @@ class Reader:
     def close(self) -> None:
         """Ends it with the next event."""
         self._ends.set()
-        self._thread.join(ANSWER_S)
+        self._thread.join(PAGE_ANSWER_S)
         self._connection.close()
 
 

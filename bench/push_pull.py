@@ -34,11 +34,7 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.slow_network import slow_network, through_relay
 from leash.bench.harness.trial import Round, Times, Trial, in_turn
 from leash.bench.harness.workload import SSP_BOUND
-from leash.bench.show.row_table import size_of
-from leash.bench.systems import LIMITS, SYSTEMS, System
-from leash.ps.errors import LeashError, UsageError
-from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import (
+from leash.bench.options import (
     MEASURED_CODECS,
     MEASURED_POLICIES,
     TRANSPORTS,
@@ -46,6 +42,10 @@ from leash.ps.options.bench import (
     parse_sizes,
     parse_words,
 )
+from leash.bench.show.row_table import size_of
+from leash.bench.systems import LIMITS, SYSTEMS, System
+from leash.ps.errors import LeashError, UsageError
+from leash.ps.options.base import parse_counts
 
 TITLE = "push_pull, processes on one machine"
 PEERS = ("gloo", "ddp", "rpc", "ray", "lane_echo", "zmq_echo", "fused_sgd")

@@ -26,10 +26,10 @@ from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.simulated_workers import SimulatedWorkers
 from leash.bench.harness.trial import Round, Times, Trial, alone, in_turn
 from leash.bench.harness.workload import LR
+from leash.bench.options import BenchOptions
 from leash.bench.systems.leash import server
 from leash.ps._core import StepClock
 from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import BenchOptions
 from leash.ps.policy import ASP, BSP, SSP
 
 TITLE = "scaling: one message is a push_pull of 64 KiB; then the clock alone"

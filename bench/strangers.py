@@ -21,10 +21,10 @@ from leash.bench.harness.crew import crew
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Round, Times, Trial, in_turn
 from leash.bench.harness.workload import LR
+from leash.bench.options import BenchOptions
 from leash.bench.systems import leash
 from leash.ps.options.addresses import split_address
 from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import BenchOptions
 from leash.ps.processes import FREE_PORT, module_argv
 from leash.ps.wire.control import ControlChannel, request_state
 

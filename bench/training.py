@@ -21,9 +21,9 @@ from leash.bench.command import bench_main
 from leash.bench.harness.crew import Join, crew
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Exchange, Round, Trial, in_turn
+from leash.bench.options import TRANSPORTS, BenchOptions
 from leash.bench.systems.leash import server
 from leash.ps.options.base import parse_counts
-from leash.ps.options.bench import TRANSPORTS, BenchOptions
 
 TITLE = "training, steps/s of all workers together"
 PEERS = ("bare",)

@@ -36,9 +36,9 @@ from leash.bench.harness.foreign import watched
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Times, Trial
 from leash.bench.harness.workload import SSP_BOUND
+from leash.bench.options import MEASURED_POLICIES, BenchOptions
 from leash.ps.demo.outcome import SideOutcome, read_side
 from leash.ps.errors import LeashError
-from leash.ps.options.bench import MEASURED_POLICIES, BenchOptions
 from leash.ps.options.catalog import FOLDER_VARIABLES
 from leash.ps.processes import module_argv
 

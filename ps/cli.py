@@ -93,7 +93,7 @@ COMMANDS: Final = {
                     "see unequal machines in lockstep and on the leash"),
     "simulate": Command("ps.simulate.options:SimulateOptions", "ps.simulate.command:run",
                         "predict a run before it is paid for"),
-    "bench": Command("ps.options.bench:BenchOptions", "bench.command:run",
+    "bench": Command("bench.options:BenchOptions", "bench.command:run",
                      "measure, side by side with others"),
 }  # fmt: skip
 

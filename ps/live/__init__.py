@@ -9,5 +9,5 @@ The server's loop writes snapshots to a socket that never makes it wait, and ans
 reader asks for is answered from the newest snapshot by a process that takes only what others leave
 of the processors. `leash page` is the same without a server: it follows a run directory.
 
-It imports ps itself, ps/commands, ps/options, ps/page, ps/report/analysis, ps/wire.
+It imports ps itself, ps/commands, ps/options, ps/page, ps/report/analysis, ps/runs, ps/wire.
 """

@@ -6,16 +6,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from leash.ps.report.analysis.reading import EventReader, event_of, settings_in, summary_of
 from leash.ps.report.analysis.run import Run, Track
+from leash.ps.runs.event_tail import EventTail
 
 WINDOW_S: Final = 180.0  # of a run that goes on
-READ_NBYTES: Final = 1 << 20
 # More steps a second than this are not all read: one in so many that fewer are left.
 MOST_STEPS_PER_S: Final = 1500
-RATE_S: Final = 2.0  # over which that is measured
+STEP_RATE_S: Final = 2.0  # over which that is measured
 _STEP: Final = re.compile(rb'"event": "(?:push|step)".*"step": (\d+)')
 
 
@@ -39,8 +39,7 @@ class RunFollower:
         self.told: deque[dict[str, Any]] = deque(maxlen=200)
         self._now: Final = now
         self._keeps_all: Final = keeps_all
-        self._file: BinaryIO | None = None
-        self._rest = b""  # of a line that is not written to its end
+        self._tail: EventTail | None = None
         self._reader = EventReader()
         self._last_t = 0.0
         self._every = 1  # one step in so many is read
@@ -76,36 +75,35 @@ class RunFollower:
 
     def close(self) -> None:
         """Closes the file."""
-        if self._file is not None:
-            self._file.close()
+        if self._tail is not None:
+            self._tail.close()
 
     # How it is done.
 
     def _lines(self) -> Iterator[bytes]:
         events = self.path / "events.jsonl"
         while True:
-            if self._file is None:
+            if self._tail is None:
                 try:
-                    self._file = events.open("rb")
+                    self._tail = EventTail(events)
                 except OSError:
                     return  # no server has begun there, or its next one is about to
-                self._rest, self._reader = b"", EventReader()
-            while part := self._file.read(READ_NBYTES):
-                *whole, self._rest = (self._rest + part).split(b"\n")
-                yield from whole
+                self._reader = EventReader()
+            while lines := self._tail.lines():
+                yield from (line for _, line in lines)
             if not self._was_replaced(events):
                 return
-            self._file.close()
-            self._file = None
+            self._tail.close()
+            self._tail = None
 
     def _was_replaced(self, events: Path) -> bool:
         """Whether another server has begun a file of its own, after the end of this one's."""
-        assert self._file is not None
+        assert self._tail is not None
         try:
             newest = events.stat()
         except OSError:
             return False
-        own = os.fstat(self._file.fileno())
+        own = os.fstat(self._tail.fileno())
         return (newest.st_dev, newest.st_ino) != (own.st_dev, own.st_ino)
 
     def _take(self, line: bytes) -> None:
@@ -124,7 +122,7 @@ class RunFollower:
 
     def _measure_rate(self) -> None:
         passed_s = self._now() - self._rate_since_s
-        if passed_s < RATE_S or self._keeps_all:
+        if passed_s < STEP_RATE_S or self._keeps_all:
             return
         per_s = self._steps_read / 2 / passed_s  # of each step, a push and an answer
         self._steps_read, self._rate_since_s = 0, self._now()

@@ -20,14 +20,14 @@ from typing import Any, Final
 from leash.ps.errors import UsageError
 from leash.ps.live.follower import RunFollower
 from leash.ps.live.metrics import RunCollector, exposition
-from leash.ps.live.news import News
+from leash.ps.live.news import PageNews
 from leash.ps.live.web import Board, PageServer
 from leash.ps.wire.hosts import is_loopback
 
 PAGE_LOOK_S: Final = 0.5  # between two looks at the events of a run without a server
-ALIVE_S: Final = 10.0  # a server that has given no snapshot for so long does not answer
+PAGE_ALIVE_S: Final = 10.0  # a server that has given no snapshot for so long does not answer
 LAST_NEWS_S: Final = 1.0  # for browsers to take the last news
-NICE: Final = 5  # the run goes first
+PAGE_NICE: Final = 5  # the run goes first
 LINK_NBYTES: Final = 1 << 16
 
 
@@ -57,7 +57,7 @@ class Looker:
         self._came_s = time.monotonic()
         self._taken_at: float | None = None  # by the clock on the wall
         self._follower: Final = RunFollower(run_dir, time.monotonic, keeps_all=not is_live)
-        self._news: Final = News(self._follower)
+        self._news: Final = PageNews(self._follower)
         self._is_live: Final = is_live
         collector = RunCollector(self._snapshot)
         try:
@@ -114,10 +114,10 @@ class Looker:
         return None if self._state is None else (self._state, self._came_s)
 
     def _is_alive(self) -> bool:
-        return self._state is not None and time.monotonic() - self._came_s < ALIVE_S
+        return self._state is not None and time.monotonic() - self._came_s < PAGE_ALIVE_S
 
 
-def follow(link: socket.socket) -> None:
+def show_run(link: socket.socket) -> None:
     """Shows the run of the server at the other end, until that ends."""
     with link.makefile("rb") as lines:
         order = json.loads(lines.readline())
@@ -160,9 +160,9 @@ def look_on() -> None:
     """Runs as a process of a server, which has given the descriptor of a socket."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the server says when it ends
-    os.nice(NICE)
+    os.nice(PAGE_NICE)
     with socket.socket(fileno=int(sys.argv[1])) as link:
-        follow(link)
+        show_run(link)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Rates:
         return table[1:, 0], np.diff(table[:, column]) / spans_s
 
 
-class News:
+class PageNews:
     """What the page shows now."""
 
     def __init__(
@@ -183,7 +183,7 @@ def _status(summary: RunSnapshot, state: RunSnapshot | None) -> str:
     return "live" if state["started"] else "not started"
 
 
-COLUMNS: Final = (
+WORKER_COLUMNS: Final = (
     "worker",
     "state",
     "epoch",
@@ -200,7 +200,7 @@ NUMBERS: Final = ("epoch", "step", "lag", "samples/s", "loss")
 def workers_table(state: RunSnapshot) -> str:
     """A row for each worker: its state, its waiting, and its lag against the bound."""
     bound = state.get("bound")
-    head = "".join(f'<th scope="col"{_numeric(name)}>{text(name)}</th>' for name in COLUMNS)
+    head = "".join(f'<th scope="col"{_numeric(name)}>{text(name)}</th>' for name in WORKER_COLUMNS)
     rows = "".join(_row(row, bound) for row in state["table"])
     awaited = "".join(f"<p>{text(line)}</p>" for line in waits_of(dict(state)))
     note = f"Waiting: share of the time {WAITING_IS}. Lag: {LAG_IS}"
@@ -233,7 +233,7 @@ def _row(row: Mapping[str, Any], bound: int | None) -> str:
     }  # fmt: skip
     told = {name: text(cell) for name, cell in cells.items()} | {"waiting": bar}
     bad = "" if is_good else ' class="bad"'
-    tags = "".join(f"<td{_numeric(name)}>{told[name]}</td>" for name in COLUMNS)
+    tags = "".join(f"<td{_numeric(name)}>{told[name]}</td>" for name in WORKER_COLUMNS)
     return f"<tr{bad}>{tags}</tr>"
 
 

@@ -33,7 +33,7 @@ class LivePage:
 
     def __init__(
         self, options: PageGroup, run_dir: Path, say: Callable[[str], None],
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         """Starts the process, and waits until it listens.
 
@@ -42,6 +42,7 @@ class LivePage:
             run_dir: of the run.
             say: shows a line.
             now: seconds on a clock that never goes back.
+            wall: seconds since 1970.
 
         Raises:
             UsageError: it cannot listen there.
@@ -49,6 +50,7 @@ class LivePage:
         """
         self._plain_say: Final = say
         self._now: Final = now
+        self._wall: Final = wall
         self._began_s: Final = now()
         self._run_dir: Final = run_dir
         self._next_s = 0.0
@@ -109,7 +111,7 @@ class LivePage:
             self._send()
         elif self._now() >= self._next_s and self._link.fileno() >= 0:
             self._next_s = self._now() + SNAPSHOT_S
-            message = {"state": for_json(state()), "said": self._said, "at": time.time()}
+            message = {"state": for_json(state()), "said": self._said, "at": self._wall()}
             self._said = []
             self._pending = memoryview(json.dumps(message).encode() + b"\n")
             self._send()

@@ -24,9 +24,9 @@ from typing import Any, Final
 
 from leash.ps import interrupt
 from leash.ps.processes import say_line
+from leash.ps.runs.event_tail import EventTail
 from leash.ps.trackers.csv_file import CsvFile
 from leash.ps.trackers.curves import Curves, Point
-from leash.ps.trackers.event_tail import EventTail
 from leash.ps.trackers.feed import Tracker, TrackerFeed
 from leash.ps.trackers.tensorboard_files import TensorboardFiles
 from leash.ps.trackers.wandb_run import WandbRun
@@ -68,10 +68,10 @@ class Feeding:
 
     def advance(self) -> None:
         """Feeds them what is new."""
-        while events := self._tail.read():
+        while lines := self._tail.lines():
             points = list[Point]()
-            for end, event in events:
-                of_event = list(self._curves.points(event))
+            for end, line in lines:
+                of_event = list(self._curves.points(json.loads(line)))
                 points += of_event if end > self._skip else ()
             for feed in self._feeds:
                 feed.put(points)

@@ -5,7 +5,7 @@ import re
 import shutil
 
 from leash import _version
-from support.clean_room import COMPILERS, ENVIRONMENT, CleanRoom
+from packages.clean_room import COMPILERS, ENVIRONMENT, CleanRoom
 
 
 def test_nothing_there_could_have_built_anything(room: CleanRoom) -> None:

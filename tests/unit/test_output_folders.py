@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from leash.bench import command as bench
+from leash.bench.options import BenchOptions
 from leash.ps.errors import UsageError
 from leash.ps.experiments import command as experiment
 from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.launch import command as launch
-from leash.ps.options.bench import BenchOptions
 from leash.ps.options.commands import EvaluateOptions, LaunchOptions
 from leash.ps.options.em import EmOptions
 from leash.ps.options.server import ServerOptions

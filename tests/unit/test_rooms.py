@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "ps.datafiles": {"ps", "ps.options"},
     "ps.runs": {"ps", "ps.options", "ps.wire"},
     "ps.runs.background": {"ps", "ps.runs"},
-    "ps.trackers": {"ps", "ps.wire"},
+    "ps.trackers": {"ps", "ps.runs", "ps.wire"},
     "ps.recovery": {"ps.wire"},
     "ps.shard": {"ps", "ps.options", "ps.recovery", "ps.runs", "ps.wire"},
     "ps.server.shards": {"ps", "ps.options", "ps.runs", "ps.shard", "ps.wire"},
@@ -44,7 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "ps.report.pictures": {"ps", "ps.report.analysis"},
     "ps.page": {"ps", "ps.report.analysis", "ps.report.pictures", "ps.runs"},
     "ps.live": {
-        "ps", "ps.commands", "ps.options", "ps.page", "ps.report.analysis", "ps.wire",
+        "ps", "ps.commands", "ps.options", "ps.page", "ps.report.analysis", "ps.runs", "ps.wire",
     },
     "ps.report": {
         "ps", "ps.options", "ps.page", "ps.report.analysis", "ps.report.pictures", "ps.runs",

@@ -3,7 +3,7 @@
 import pytest
 
 from leash.bench import checkpoint
-from leash.ps.options.bench import BenchOptions
+from leash.bench.options import BenchOptions
 
 
 def test_each_way_has_a_row_with_its_conditions_and_as_many_exchanges(

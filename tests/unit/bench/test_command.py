@@ -11,10 +11,10 @@ import pytest
 from leash.bench import command
 from leash.bench.harness import needs
 from leash.bench.harness.rows import Row
+from leash.bench.options import BenchOptions
 from leash.ps.cli import parse
 from leash.ps.errors import LeashError
 from leash.ps.options.base import to_argv
-from leash.ps.options.bench import BenchOptions
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ("--rounds=1", "--round-s=0.02")

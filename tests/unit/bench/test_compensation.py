@@ -10,9 +10,9 @@ import pytest
 from leash.bench import command, compensation
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Times, Trial
+from leash.bench.options import BenchOptions
 from leash.bench.show.loss_pictures import edge
 from leash.bench.show.row_table import print_table
-from leash.ps.options.bench import BenchOptions
 
 
 def row(lr: float, last: float | None, system: str = "asp") -> Row:

@@ -8,9 +8,9 @@ from leash.bench import push_pull
 from leash.bench.harness.crew import CommonEnd, crew
 from leash.bench.harness.rows import make_row
 from leash.bench.harness.trial import Times, Trial
+from leash.bench.options import BenchOptions
 from leash.bench.systems import SYSTEMS, ddp
 from leash.ps.errors import UsageError
-from leash.ps.options.bench import BenchOptions
 from support.bench.checked_ddp import join_checked
 
 

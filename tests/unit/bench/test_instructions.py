@@ -31,9 +31,9 @@ from leash.bench.harness.instructions import (
 )
 from leash.bench.harness.process_tree import own_processes
 from leash.bench.harness.trial import Round, TimesOfRound, Trial
+from leash.bench.options import BenchOptions
 from leash.bench.systems import limits
 from leash.ps.errors import LeashError
-from leash.ps.options.bench import BenchOptions
 
 TASK_CLOCK = Event(kind=1, config=1)  # PERF_TYPE_SOFTWARE, which virtual machines have too
 

@@ -6,9 +6,9 @@ import pytest
 
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Times, Trial
+from leash.bench.options import MEASURED_CODECS
 from leash.bench.show.pictures import draw
 from leash.bench.show.throughput_picture import spread
-from leash.ps.options.bench import MEASURED_CODECS
 
 
 def row(bench: str, system: str, seconds: float = 0.5, **conditions: object) -> Row:

@@ -4,9 +4,9 @@ import pytest
 
 from leash.bench import unequal
 from leash.bench.harness.trial import Trial
+from leash.bench.options import BenchOptions
 from leash.bench.unequal import DIGITS_TASK, MNIST_TASK, measure, row_of, task_of, unequal_trials
 from leash.ps.demo.outcome import SideOutcome
-from leash.ps.options.bench import BenchOptions
 
 
 def options(**given: object) -> BenchOptions:
