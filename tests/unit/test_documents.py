@@ -37,7 +37,9 @@ OF_OTHERS: Final = {
 }  # fmt: skip
 PLACEHOLDERS: Final = {"NAME"}  # a command line with one of these words is a form, and not parsed
 # Options of other programs.
-OPTIONS_OF_OTHERS: Final = {"--build", "--follow", "--pid", "--preset", "--strict"}
+OPTIONS_OF_OTHERS: Final = {
+    "--build", "--follow", "--no-kill", "--pid", "--preset", "--requeue", "--strict",
+}  # fmt: skip
 
 
 @cache
