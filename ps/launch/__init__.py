@@ -13,6 +13,7 @@
   whether a server that has ended is started again.
 - workers.py has the workers' processes; starter.py alone knows how one of them is started, and
   script.py how a copy of the user's own script is. host_starter.py starts them on other hosts.
+- slurm.py: where srun has started several launches, the first has the server, each has a worker.
 - watch.py decides what the end of a process means for the run, and has no process of its own.
 - process_options.py makes the options of all these processes, result.py what is printed at last.
 

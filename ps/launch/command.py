@@ -1,9 +1,11 @@
 """What `leash launch` runs."""
 
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
@@ -11,9 +13,15 @@ from rich.text import Text
 
 from leash.ps.commands.live_screen import Screen
 from leash.ps.datafiles.required import require_data
-from leash.ps.launch.host_starter import HostStarter, ReadyHosts, prepare_hosts
+from leash.ps.launch.host_starter import HostStarter, prepare_hosts
 from leash.ps.launch.launch import Launch
-from leash.ps.launch.starter import LocalStarter
+from leash.ps.launch.slurm import (
+    FirstTaskStarter,
+    SlurmTask,
+    bind_on_this_node,
+    run_other_task,
+)
+from leash.ps.launch.starter import LocalStarter, Starter
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.optimizer import with_rates
 from leash.ps.report.writing import require_matplotlib, write_report
@@ -33,6 +41,9 @@ def run(
         is_one_of_many: an experiment repeats the run if it ends early, so nobody goes on with it.
         screen: shows how the run stands; then its caller tells the result, and not this.
     """
+    task = SlurmTask.of_environment(os.environ) if options.slurm else None
+    if task is not None:
+        options = replace(options, run_dir=options.run_dir or task.run_dir)
     if options.report:
         require_matplotlib()
     # The server evaluates; the hosts look for what they train on themselves.
@@ -42,38 +53,38 @@ def run(
     def say(line: str) -> None:
         console.print(Text(line), soft_wrap=True)
 
+    if task is not None and task.rank != 1:
+        assert options.run_dir is not None
+        folder = Path(options.run_dir)
+        keys = options.keys or str(folder / KEYS_OF_A_RUN)
+        return run_other_task(options, keys, task, folder, say)
     ready = None if options.hosts is None else prepare_hosts(options, say)
-    keys = _keys_of_workers(options)
+    keys_of_workers = _keys_of_workers(options)
     run_dir = RunDir.at(
         options.run_dir, options.rule.policy.name, goes_on=True, fresh=options.fresh
     )
     # The server works its rates out by the same function; config.yaml notes what they are.
     run_dir.write_config(with_rates(options))
     run_dir.logs.mkdir(exist_ok=True)
-    if ready is None:
-        launch = Launch(
-            options, run_dir, console, LocalStarter(options, keys), is_one_of_many=is_one_of_many,
+    with ExitStack() as stack:
+        starter: Starter = LocalStarter(options, keys_of_workers)
+        bind = None
+        if ready is not None or task is not None:
+            options = stack.enter_context(_with_keys(options, run_dir))
+            keys_of_workers = _keys_of_workers(options)
+        if ready is not None:
+            starter, bind = HostStarter(options, ready, keys_of_workers), ready.bind
+        elif task is not None:
+            starter = FirstTaskStarter(options, keys_of_workers, task, run_dir.path)
+            stack.callback(task.announcement(run_dir.path).unlink, missing_ok=True)
+            bind = bind_on_this_node(options)
+        status = Launch(
+            options, run_dir, console, starter, is_one_of_many=is_one_of_many, bind=bind,
             screen=screen,
-        )  # fmt: skip
-        status = launch.run()
-    else:
-        status = _run_on_hosts(options, run_dir, console, ready, is_one_of_many=is_one_of_many)
+        ).run()  # fmt: skip
     if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")
     return status
-
-
-def _run_on_hosts(
-    options: LaunchOptions, run_dir: RunDir, console: Console, ready: ReadyHosts, *,
-    is_one_of_many: bool,
-) -> int:  # fmt: skip
-    """Runs with the workers on these hosts; returns the exit status."""
-    with _with_keys(options, run_dir) as keyed:
-        starter = HostStarter(keyed, ready, _keys_of_workers(keyed))
-        launch = Launch(
-            keyed, run_dir, console, starter, is_one_of_many=is_one_of_many, bind=ready.bind
-        )
-        return launch.run()
 
 
 @contextmanager

@@ -99,6 +99,7 @@ class HostStarter:
             ready: its hosts.
             keys: the files of the workers' keys, by rank.
         """
+        self.ranks: Sequence[int] = range(1, options.workers + 1)
         self._options: Final = options
         self._ready: Final = ready
         self._keys: Final = keys

@@ -11,6 +11,7 @@ from leash.ps.commands.run_table import with_summary
 from leash.ps.interrupt import held
 from leash.ps.launch.restarts import Restarts
 from leash.ps.launch.result import last_lines
+from leash.ps.launch.script import is_told_of_a_good_end
 from leash.ps.launch.server import LaunchedServer
 from leash.ps.launch.starter import Starter
 from leash.ps.launch.watch import Watch
@@ -19,11 +20,9 @@ from leash.ps.options.commands import LaunchOptions
 from leash.ps.policy import MAY_STALL, VERSIONS
 from leash.ps.processes import ASKED_TO_END, error_of
 from leash.ps.runs.rundir import RunDir
-from leash.ps.words import is_good_end
 
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
-STOPPING: Final = "StoppingError: "  # begins the end of a script that catches nothing
 
 
 class Launch:
@@ -130,13 +129,7 @@ class Launch:
         )
         failures += self._workers.failures(has_begun=has_begun, even_if_killed=is_given_up)
         if self._options.script is not None:  # it may leave it to Python to say that all is over
-            failures = [f for f in failures if not _is_told_of_a_good_end(f.words)]
+            failures = [f for f in failures if not is_told_of_a_good_end(f.words)]
         if failures:
             raise error_of(failures, self._run_dir.logs)
         return 0
-
-
-def _is_told_of_a_good_end(words: str) -> bool:
-    """Whether a script has ended with the error by which it was told of a good end of the run."""
-    _, told, reason = words.partition(STOPPING)
-    return bool(told) and is_good_end(reason)

@@ -21,8 +21,9 @@ from leash.ps.processes import (
     Process,
     spawn_script,
 )
-from leash.ps.words import KEY_VARIABLE
+from leash.ps.words import KEY_VARIABLE, is_good_end
 
+STOPPING: Final = "StoppingError: "  # begins the end of a script that catches nothing
 NEVER_JOINED: Final = (
     "ended before the run began: let the script make a leash.PSOptimizer, without server= and rank="
 )
@@ -64,6 +65,16 @@ def start_copy(
         return spawn_script(
             shlex.split(options.script), output, threads=options.threads, variables=place
         )
+
+
+def is_told_of_a_good_end(words: str) -> bool:
+    """Whether a script has ended with the error by which it was told of a good end of the run.
+
+    Args:
+        words: its last line.
+    """
+    _, told, reason = words.partition(STOPPING)
+    return bool(told) and is_good_end(reason)
 
 
 class LogTail:

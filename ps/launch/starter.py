@@ -19,7 +19,13 @@ class WorkerProcess(Stoppable, Protocol):
 
 
 class Starter(Protocol):
-    """Starts the workers of a launch, wherever they are."""
+    """Starts the workers of a launch, wherever they are.
+
+    Attributes:
+        ranks: of those that it starts at the beginning.
+    """
+
+    ranks: Sequence[int]
 
     def start(self, rank: int, address: str, log: Path) -> WorkerProcess:
         """Starts the worker of this rank. REQUIRES: signals are `held` until the caller has it.
@@ -54,13 +60,17 @@ class Starter(Protocol):
 class LocalStarter:
     """Starts the processes of workers on this machine: `leash worker`, or copies of a script."""
 
-    def __init__(self, options: LaunchOptions, keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self, options: LaunchOptions, keys: Sequence[str] = (), ranks: Sequence[int] | None = None
+    ) -> None:
         """Starts none yet.
 
         Args:
             options: of the launch.
             keys: the files of the workers' keys, by rank; none without keys.
+            ranks: of those that are on this machine; None for all.
         """
+        self.ranks: Sequence[int] = range(1, options.workers + 1) if ranks is None else ranks
         self._options: Final = options
         self._keys: Final = keys
 

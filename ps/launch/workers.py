@@ -57,7 +57,7 @@ class LaunchedWorkers:
             address: of the server.
         """
         self._address = address
-        for rank in range(1, self._options.workers + 1):
+        for rank in self._starter.ranks:
             self._start(rank)
 
     def _start(self, rank: int) -> None:
@@ -184,6 +184,24 @@ class LaunchedWorkers:
                 with suppress(TimeoutExpired):
                     worker.wait(min(LINES_S, max(0.0, deadline_s - time.monotonic())))
                 self.relay()
+
+    def wait_a_moment(self) -> None:
+        """Waits for the end of one of them, for a moment at most."""
+        for worker in self._processes.values():
+            if worker.poll() is None:
+                with suppress(TimeoutExpired):
+                    worker.wait(LINES_S)
+                return
+
+    def await_ends(self, seconds: float) -> None:
+        """Waits for the end of all, for so long at most."""
+        deadline_s = time.monotonic() + seconds
+        while self.any_running and time.monotonic() < deadline_s:
+            self.wait_a_moment()
+
+    def status_of(self, rank: int) -> int:
+        """The exit status of one that has ended."""
+        return self._processes[rank].wait()
 
     def stop(self, grace_s: float) -> None:
         """Ends all that have not ended: by SIGTERM, and by SIGKILL after so many seconds."""

@@ -1,6 +1,7 @@
 """The options of each command: which groups it takes, and checks that concern several groups."""
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
 from leash.ps.options.outer_optimizer import OuterOptimizerGroup
 from leash.ps.options.page import PageGroup
 from leash.ps.options.plan import (
+    SLURM_TASKS,
     PlanGroup,
     Resize,
     check_range,
@@ -118,6 +120,11 @@ class HostsGroup(Options):
         "has two on gpu2; or a file with one host a line. ssh is yours, with your configuration, "
         "and may not have to ask for anything", metavar="HOST,...|FILE", is_path=True,
     )  # fmt: skip
+    slurm: bool = option(
+        False,
+        "this is one of several tasks that srun has started: each is a worker, of rank "
+        "SLURM_PROCID + 1, and the first has the server too",
+    )
     python: str | None = option(
         None, "the Python of the hosts, with the same Leash; default: the path of this one",
         metavar="PATH",
@@ -137,7 +144,11 @@ class HostsGroup(Options):
 
     def check(self) -> None:
         super().check()
-        for name in ("python", "sync", "address", "port"):
+        if self.hosts is not None and self.slurm:
+            raise UsageError("--slurm: srun starts the workers where --hosts would; leave one of "
+                             "the two out")  # fmt: skip
+        others = () if self.slurm else ("address", "port")
+        for name in ("python", "sync", *others):
             if self.hosts is None and getattr(self, name) is not None:
                 raise UsageError(f"{flag(name)}: is for other machines; give --hosts too, or leave "
                                  "it out")  # fmt: skip
@@ -164,10 +175,15 @@ class LaunchOptions(
         with suppress(UsageError):  # which `check` raises
             if self.hosts is not None:
                 object.__setattr__(self, "workers", sum(host.workers for host in self.places))
+            elif self.slurm:
+                tasks = next((os.environ[name] for name in SLURM_TASKS if name in os.environ), "1")
+                object.__setattr__(self, "workers", int(tasks))
 
     def check(self) -> None:
         super().check()
         check_range(self, self.workers)
+        if self.slurm and self.resize is not None:
+            raise UsageError("--resize: Slurm says how many tasks there are; leave it out")
         if self.hosts is not None and self.most_started > self.workers:
             raise UsageError(f"--resize {self.resize}: --hosts {self.hosts} has places for "
                              f"{self.workers} workers; give it more, such as HOST:2, and begin "
@@ -414,6 +430,9 @@ def require_one_number_of_workers(words: Sequence[str]) -> None:
         words: the command, and what stands behind it.
     """
     given = {word.partition("=")[0] for word in words[1:]}
+    if words[:1] == ["launch"] and {"--slurm", "--workers"} <= given:
+        raise UsageError("--workers: with --slurm there is one in each task (srun --ntasks); leave "
+                         "it out. --max-workers lets more join")  # fmt: skip
     if words[:1] == ["launch"] and {"--hosts", "--workers"} <= given:
         raise UsageError("--workers: --hosts says how many there are, one on each host or as many "
                          "as HOST:2 says; leave it out. --max-workers lets more join")  # fmt: skip

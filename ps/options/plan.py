@@ -16,6 +16,8 @@ WEIGHTED: Final = "weighted"
 AUTO: Final = "auto"
 MAX_LOCAL_STEPS: Final = 1 << 20
 WITH_RANGE: Final = ("server", "launch")  # the commands whose --workers may be a range
+# Of a process that srun has started: how many there are.
+SLURM_TASKS: Final = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 MAX_WORKERS: Final = 65536  # that may take part in a run whose workers come and go
 
 

@@ -38,7 +38,9 @@ OF_OTHERS: Final = {
 # A command line with one of these words is a form, and not parsed.
 PLACEHOLDERS: Final = {"COMMAND", "NAME"}
 # Options of other programs.
-OPTIONS_OF_OTHERS: Final = {"--build", "--follow", "--pid", "--preset", "--strict"}
+OPTIONS_OF_OTHERS: Final = {
+    "--build", "--follow", "--no-kill", "--pid", "--preset", "--requeue", "--strict",
+}  # fmt: skip
 
 # Of a part that is being written apart from the documents. Once `leash launch` has it, what stands
 # here changes nothing any more: a command line is parsed, and an option is looked for.
