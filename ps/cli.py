@@ -129,7 +129,7 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         SystemExit: --help or its like was asked for, and has been printed.
     """
     from leash.ps.options.parser import options_from, with_flagged_program, with_infinity
-    from leash.ps.options.plan import with_worker_range
+    from leash.ps.options.plan import with_counted_learners, with_worker_range
     from leash.ps.options.rule import for_drop
     from leash.ps.options.server import with_demo_logs
     from leash.ps.policy import DROP
@@ -138,7 +138,7 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         options = options_of(COMMANDS[words[0]])
         behind = with_flagged_program(words[1:], options)
         words = [words[0], *with_infinity(behind, options)]
-    words = with_demo_logs(with_worker_range(words))
+    words = with_demo_logs(with_worker_range(with_counted_learners(words)))
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command
     if getattr(parsed[name], "policy", None) == DROP.name and for_drop(words) != words:
