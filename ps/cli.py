@@ -133,7 +133,7 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
     """
     from leash.ps.options.commands import require_one_number_of_workers
     from leash.ps.options.parser import options_from, with_flagged_program, with_infinity
-    from leash.ps.options.plan import with_worker_range
+    from leash.ps.options.plan import with_counted_learners, with_worker_range
     from leash.ps.options.rule import for_drop
     from leash.ps.options.server import with_demo_logs
     from leash.ps.policy import DROP
@@ -143,7 +143,7 @@ def parse(words: Sequence[str]) -> "tuple[str, Options]":
         behind = with_flagged_program(words[1:], options)
         words = [words[0], *with_infinity(behind, options)]
     require_one_number_of_workers(words)
-    words = with_demo_logs(with_worker_range(words))
+    words = with_demo_logs(with_worker_range(with_counted_learners(words)))
     parsed = build_parser().parse_args(list(words))
     name: str = parsed.command
     if getattr(parsed[name], "policy", None) == DROP.name and for_drop(words) != words:

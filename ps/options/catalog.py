@@ -48,9 +48,10 @@ MODELS: Final = {
                    "PyTorch's MNIST example, 22 k parameters"),
         KnownModel("lenet", "mnist", ("LeNet", "LeNet5", "LeNetForMNIST"),
                    "LeNet-5, 62 k parameters on MNIST"),
-        KnownModel("alexnet_cifar", "cifar10", ("AlexNet", "AlexNetForCIFAR"),
+        KnownModel("alexnet_cifar", "cifar10",
+                   ("AlexNet", "AlexNetForCIFAR", "AlexNetCifar10", "AlexNetOnCifar10"),
                    "AlexNet for 32×32 images, 23 M parameters"),
-        KnownModel("resnet18", "cifar10", ("ResNet18", "ResNet18OnCifar10", "ResNetOnCifar10"),
+        KnownModel("resnet18", "cifar10", ("ResNet18OnCifar10", "ResNetOnCifar10", "ResNetCifar10"),
                    "ResNet-18, with the CIFAR stem up to 64 pixels, 11 M parameters"),
         KnownModel("linear", "mnist", ("LROnMnist", "LogisticRegression"),
                    "logistic regression on the flattened sample"),
@@ -62,7 +63,7 @@ DATASETS: Final = {
     for known in (
         KnownDataset("digits", "linear", (), "1,797 digits of 8×8 pixels; needs no files"),
         KnownDataset("mnist", "mnist_cnn", (), "70,000 digits of 28×28 pixels"),
-        KnownDataset("cifar10", "alexnet_cifar", (), "60,000 photographs of 32×32 pixels"),
+        KnownDataset("cifar10", "alexnet_cifar", ("cifar",), "60,000 photographs of 32×32 pixels"),
         KnownDataset("imagefolder", "resnet18", (), "your own: train/CLASS/*, test/CLASS/*"),
         KnownDataset("synthetic", "linear", (), "random images for benchmarks"),
     )

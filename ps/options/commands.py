@@ -12,7 +12,12 @@ from typing import ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
 from leash.ps.hosts.places import HostPlaces, parse_hosts
-from leash.ps.options.addresses import MAX_PORT, check_rank, check_server_address
+from leash.ps.options.addresses import (
+    MAX_PORT,
+    check_rank,
+    check_server_address,
+    parse_learners,
+)
 from leash.ps.options.base import (
     Options,
     argument,
@@ -82,6 +87,9 @@ class LaunchGroup(Options):
         2, "how many workers to start on this machine; 2:8 starts two, and takes up to eight that "
         "join at any time", metavar="N",
     )  # fmt: skip
+    learners: str | None = option(
+        None, "as the SSP demo writes how many: 1-2-3 is --workers 3", metavar="1-2-3"
+    )
     resize: str | None = option(
         None, "start more of them, or tell the newest to leave, while the run goes on: 60:8,300:3 "
         "has eight from second 60 of training on, and three from second 300 on",
@@ -105,6 +113,9 @@ class LaunchGroup(Options):
         super().check()
         check_positive(self, "workers")
         check_not_negative(self, "server_restarts")
+        if self.learners is not None:  # from a file; the command line has it counted
+            raise UsageError(f"learners {self.learners}: in a file of leash launch say workers: "
+                             f"{len(parse_learners(self.learners, 0))}")  # fmt: skip
         check_shards(self.shards)
         check_threads(self, "server_threads")
 
@@ -252,7 +263,11 @@ class EvaluateGroup(Options):
     title: ClassVar[str] = "evaluation"
 
     run_dir: str | None = option(
-        None, "write TensorBoard files below this folder", metavar="DIR", is_path=True
+        None,
+        "write TensorBoard files below this folder",
+        "--save-path",
+        metavar="DIR",
+        is_path=True,
     )
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     threads: int = option(1, "threads that torch uses", metavar="N")

@@ -115,7 +115,7 @@ class EmOutputGroup(Options):
 
     run_dir: str | None = option(
         None, "results, mixtures and pictures go here; default: runs/DATE-TIME-em", "--out",
-        metavar="DIR", is_path=True,
+        "--save-path", metavar="DIR", is_path=True,
     )  # fmt: skip
     pictures: bool = option(True, "draw the accuracy over k, and the means")
 

@@ -9,7 +9,7 @@ import re
 import shlex
 import types
 from argparse import SUPPRESS, Action, _SubParsersAction
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, Union, get_args, get_origin
 
@@ -241,11 +241,18 @@ class _SettingsFile(ActionConfigFile):
     """Reads a file of settings, also one that an earlier release wrote under other names."""
 
     def __call__(self, parser: Any, cfg: Any, path: Any, option: str | None = None) -> None:
-        super().__call__(parser, cfg, _by_new_names(expand_home(path)), option)  # type: ignore[no-untyped-call]
+        own_name = {
+            name: action.dest
+            for flagged, action in parser._option_string_actions.items()
+            if flagged.startswith("--")
+            and (name := flagged[2:].replace("-", "_")) not in (action.dest, f"no_{action.dest}")
+        }
+        text = _by_new_names(expand_home(path), own_name)
+        super().__call__(parser, cfg, text, option)  # type: ignore[no-untyped-call]
 
 
-def _by_new_names(path: str) -> str:
-    """The path of the file; if it has names of before, its text with today's names instead.
+def _by_new_names(path: str, own_name: Mapping[str, str]) -> str:
+    """The path of the file; if it has other names than today's, its text with those instead.
 
     A file that cannot be read is left to the parser, which says what is wrong with it.
     """
@@ -255,10 +262,25 @@ def _by_new_names(path: str) -> str:
         return path
     if not isinstance(settings, dict):
         return path
-    renamed = with_range_apart(in_todays_terms(settings))
+    renamed = _by_own_names(with_range_apart(in_todays_terms(settings)), own_name)
     if renamed == settings:
         return path
     return yaml.safe_dump(renamed)
+
+
+def _by_own_names(settings: Mapping[str, Any], own_name: Mapping[str, str]) -> dict[str, Any]:
+    """Renames settings that have the name of another flag of their option, such as test_bsz.
+
+    Raises:
+        UsageError: one is there under two names.
+    """
+    renamed: dict[str, Any] = {}
+    for name, value in settings.items():
+        own = own_name.get(name, name)
+        if own in renamed or (own != name and own in settings):
+            raise UsageError(f"{name} {value}: the file says {own}, too; give {own} alone")
+        renamed[own] = value
+    return renamed
 
 
 class _Joined(Action):

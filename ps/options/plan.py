@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, Final, Literal
 
 from leash.ps.errors import UsageError
+from leash.ps.options.addresses import parse_learners
 from leash.ps.options.base import Options, flag, option
 
 LEASE: Final = "lease"
@@ -15,6 +16,7 @@ STATIC: Final = "static"
 WEIGHTED: Final = "weighted"
 AUTO: Final = "auto"
 MAX_LOCAL_STEPS: Final = 1 << 20
+LEARNERS: Final = "--learners"
 WITH_RANGE: Final = ("server", "launch")  # the commands whose --workers may be a range
 # Of a process that srun has started: how many there are.
 SLURM_TASKS: Final = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
@@ -152,6 +154,30 @@ def with_worker_range(words: Sequence[str]) -> list[str]:
             written.append(word)
             continue
         written += [f"{flag(name)}={number}" for name, number in worker_range(value).items()]
+    return written
+
+
+def with_counted_learners(words: Sequence[str]) -> list[str]:
+    """Writes the SSP demo's `launch --learners 1-2-3` as `--workers 3`: it starts them by number.
+
+    Raises:
+        UsageError: these are no ranks, or some are left out.
+    """
+    if words[:1] != ["launch"] and words[:1] != ("launch",):
+        return list(words)
+    written: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, has_value, value = word.partition("=")
+        if name != LEARNERS:
+            written.append(word)
+            continue
+        value = value if has_value else next(rest, "")
+        ranks = parse_learners(value, 0)
+        if sorted(ranks) != list(range(1, len(ranks) + 1)):
+            raise UsageError(f"{LEARNERS} {value}: leash launch gives the ranks from 1 on; give "
+                             f"--workers {len(ranks)}")  # fmt: skip
+        written.append(f"--workers={len(ranks)}")
     return written
 
 

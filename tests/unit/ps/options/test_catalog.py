@@ -1,7 +1,9 @@
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from leash.ps.cli import parse
 from leash.ps.errors import UsageError
 from leash.ps.options.catalog import DATASETS, MODELS, choose, choose_task
 
@@ -59,3 +61,48 @@ def test_nothing_follows_from_somebodys_own_function(
 ) -> None:
     with pytest.raises(UsageError, match="too, a name or module:function"):
         choose_task(model, dataset)
+
+
+def all_names() -> list[tuple[str, str, str]]:
+    """Every name of every model and data set: kind, spelling, today's name."""
+    return [
+        (kind, spelling, known.name)
+        for kind, table in (("model", MODELS), ("dataset", DATASETS))
+        for known in table.values()
+        for spelling in (known.name, *known.aliases)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "spelling", "name"), all_names(), ids=str)
+@pytest.mark.parametrize("command", ["launch", "server", "worker", "evaluate"])
+def test_every_name_is_taken_by_every_command_and_in_its_settings_file(
+    command: str, kind: str, spelling: str, name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"{kind}: {spelling}\n")
+    for words in ([f"--{kind}", spelling], [f"--config={file}"]):
+        _, options = parse([command, *words])
+        options.check()
+        assert getattr(options, kind) == spelling  # the demo's logs are named after it
+    chosen = choose_task(**{"model": None, "dataset": None, kind: spelling})
+    assert chosen[kind == "dataset"] == name
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("MnistCNN", "mnist_cnn"), ("LeNetForMNIST", "lenet"), ("AlexNet", "alexnet_cifar"),
+        ("AlexNetForCIFAR", "alexnet_cifar"), ("AlexNetCifar10", "alexnet_cifar"),
+        ("ResNet18OnCifar10", "resnet18"), ("ResNetOnCifar10", "resnet18"),
+    ],
+)  # fmt: skip
+def test_the_names_of_the_ssp_demo_are_known(spelling: str, name: str) -> None:
+    assert choose(spelling, MODELS, "model").name == name
+
+
+def test_no_spelling_stands_for_two() -> None:
+    for table in (MODELS, DATASETS):
+        spellings = [plain for known in table.values()
+                     for plain in {s.lower().replace("_", "").replace("-", "")
+                                   for s in (known.name, *known.aliases)}]  # fmt: skip
+        assert len(set(spellings)) == len(spellings)
