@@ -69,6 +69,8 @@ COMMANDS: Final = {
                         "measure a run's test accuracy"),
     "status": Command("ps.options.commands:StatusOptions", "ps.commands.status:run",
                       "show how a run stands"),
+    "runs": Command("ps.options.commands:RunsOptions", "ps.commands.runs:run",
+                    "list the runs in a folder"),
     "report": Command("ps.report.options:ReportOptions", "ps.report.command:run",
                       "show runs as a page of pictures"),
     "page": Command("ps.options.page:RunPageOptions", "ps.live.command:run",

@@ -316,6 +316,16 @@ class SetOptions(ConnectionGroup, RuleGroup):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunsOptions(Options):
+    """List the runs in a folder: when, what, how they ended, accuracy, time."""
+
+    title: ClassVar[str] = "which runs"
+
+    folder: str = argument("runs", "a folder of runs; default: runs", is_path=True)
+    json: bool = option(False, "print them as JSON")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SaveGroup(Options):
     """The option of `leash save` alone."""
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from leash.ps.report.options import ReportOptions
 from leash.ps.report.writing import require_matplotlib, write_report
+from leash.ps.runs.listing import newest_run
 
 REPORTS: Final = "reports"
 
@@ -14,7 +15,7 @@ REPORTS: Final = "reports"
 def run(options: ReportOptions) -> int:
     """Writes the page, says where it is, and shows it if asked to. Returns the exit status."""
     require_matplotlib()
-    runs = [Path(run) for run in options.runs]
+    runs = [Path(run) for run in options.runs] or [newest_run()]
     page = write_report(runs, _place(runs, options.out))
     print(f"report          {page}")
     if options.open:

@@ -15,7 +15,9 @@ class ReportGroup(Options):
     title: ClassVar[str] = "what to show, and where"
 
     runs: tuple[str, ...] = arguments(
-        "run directories, such as runs/NAME; several stand side by side", is_path=True
+        "run directories, such as runs/NAME; several stand side by side; default: the newest run "
+        "in ./runs",
+        is_path=True,
     )
     out: str | None = option(
         None, "write the page here: a folder, or a file that ends in .html; default: the run's "
@@ -26,8 +28,6 @@ class ReportGroup(Options):
 
     def check(self) -> None:
         super().check()
-        if not self.runs:
-            raise UsageError("give a run directory: leash report runs/NAME [runs/NAME ...]")
         if self.out is not None and Path(self.out).suffix != ".html" and Path(self.out).is_file():
             raise UsageError(f"--out {self.out}: is a file; give a folder, or a name in .html")
 

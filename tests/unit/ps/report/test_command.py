@@ -66,7 +66,7 @@ def test_the_launcher_has_a_switch_for_it() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "give a run directory: leash report runs/NAME"),
+        ([], "no run in runs: give a run directory: leash report runs/NAME"),
         (["nowhere"], "nowhere: holds no run: expected a run directory"),
         (["run", "--out=file"], "--out file: is a file"),
         (["run", "--out=file/below"], "cannot write the report there"),
