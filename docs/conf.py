@@ -45,6 +45,7 @@ napoleon_use_ivar = True
 html_theme = "furo"
 html_title = "Leash"
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {"sidebar_hide_name": False}
 

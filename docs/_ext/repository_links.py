@@ -3,6 +3,7 @@
 - A page of `STANDING_FOR` shows a file at the top of the repository, and links to that file lead to
   the page.
 - A link to another file outside docs/ is a download of that file.
+- A notebook that is named as a file is a download too; a link in other words leads to its page.
 - A link to a folder without a page is its text alone: the site has no listing of folders.
 """
 
@@ -45,6 +46,8 @@ def rewrite(text: str, read_from: PurePosixPath, shown_at: PurePosixPath) -> str
         path = PAGES.get(path, path)
         if (ROOT / path).is_dir():
             return str(words)
+        if path.endswith(".ipynb") and words == PurePosixPath(path).name:
+            return f"{{download}}`{words} <{_relative(path, shown_at)}>`"
         return f"{mark}[{words}]({_relative(path, shown_at)}{anchor})"
 
     pieces = FENCED.split(text)  # the odd ones are blocks of code

@@ -143,6 +143,8 @@ def test_markup_in_a_help_text_is_shown_as_it_stands() -> None:
         ("[the map](../ARCHITECTURE.md#the-map)", "[the map](../project/architecture.md#the-map)"),
         ("[`a.py`](../examples/own_loop.py)", "[`a.py`](../../examples/own_loop.py)"),
         ("[all](../examples/)", "all"),
+        ("[one](lessons/a.ipynb)", "[one](../lessons/a.ipynb)"),
+        ("[a.ipynb](lessons/a.ipynb)", "{download}`a.ipynb <../lessons/a.ipynb>`"),
         ("[why](adr/)", "[why](../adr/index.md)"),
         ("[x](https://semver.org/)", "[x](https://semver.org/)"),
         ("```\n[x](security.md)\n```", "```\n[x](security.md)\n```"),

@@ -1,13 +1,14 @@
 """What the documents tell people to type is typed here, with HOST and DIR filled in.
 
 tests/unit/test_documents.py has the parser read every command line. Those that a machine answers in
-seconds are run: predictions, keys, what needs no run, and three whole pages in their order.
+seconds are run: predictions, keys, what needs no run, and four whole pages in their order.
 """
 
 import re
 import shlex
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from leash.ps import cli
 from support.mnist import write_digits
-from support.processes import LEASH, Child
+from support.processes import LEASH, Child, server_process
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES: Final = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -130,6 +131,25 @@ def test_the_first_five_minutes_can_be_typed_from_top_to_bottom(tmp_path: Path) 
     losses = [float(x) for x in re.findall(r"epoch 5: loss ([\d.]+)", "\n".join(said))]
     assert len(losses) == 3
     assert max(losses) < 0.5  # the first is near 8, the variance of a sum of eight
+
+
+@pytest.mark.timeout(200)
+def test_a_host_of_several_processes_trains_as_its_page_says(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "how-to" / "several-gpus.md"
+    (script,) = blocks(page, "python")
+    (tmp_path / "train.py").write_text(script)
+    (block,) = [code for code in blocks(page, "") if "torchrun" in code]
+    line = next(x for x in block.splitlines() if "torchrun" in x)
+    (command,) = re.findall(r"torchrun (.*train\.py)", line)
+    words = shlex.split(command.replace("--nproc-per-node 4", "--nproc-per-node 2"))
+    with server_process(tmp_path / "run", "--workers=1", "--lr=0.1") as (_, address):
+        told = [f"LEASH_SERVER={address}", "LEASH_RANK=1"]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", *words]
+        with Child(["env", *told, *torchrun], cwd=tmp_path) as child:
+            said = "\n".join(finish(child, 120))
+    losses = [float(x) for x in re.findall(r"epoch \d: loss ([\d.]+)", said)]
+    assert len(losses) == 3
+    assert losses[2] < losses[0]
 
 
 @pytest.mark.timeout(300)
