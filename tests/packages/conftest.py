@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.clean_room import ENVIRONMENT, CleanRoom
+from packages.clean_room import ENVIRONMENT, CleanRoom
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -37,7 +37,10 @@ OF_OTHERS: Final = {
 }  # fmt: skip
 PLACEHOLDERS: Final = {"NAME"}  # a command line with one of these words is a form, and not parsed
 # Options of other programs.
-OPTIONS_OF_OTHERS: Final = {"--build", "--follow", "--pid", "--preset", "--strict"}
+OPTIONS_OF_OTHERS: Final = {
+    "--annotate", "--build", "--editable", "--follow", "--message", "--no-index", "--pid",
+    "--preset", "--strict", "--upgrade",
+}  # fmt: skip
 
 
 @cache
@@ -139,7 +142,7 @@ def missing_paths(names: Iterable[str]) -> list[str]:
 
 def refused(words: list[str]) -> str:
     """What the parser says against a command line; empty if it takes it."""
-    if words[0] not in cli.COMMANDS:
+    if words[0] not in cli.COMMANDS and not words[0].startswith("--"):
         return f"{words[0]}: no such command"
     try:
         cli.parse(words)
@@ -152,9 +155,9 @@ def refused(words: list[str]) -> str:
 
 @cache
 def known_options() -> frozenset[str]:
-    """The options of all commands, and of the simulated cluster."""
+    """The options of all commands, of `leash` itself, and of the simulated cluster."""
     parsers = [parser_for("leash", cli.options_of(command)) for command in cli.COMMANDS.values()]
-    parsers.append(simulation_parser())
+    parsers.extend((simulation_parser(), cli.build_parser()))
     return frozenset(
         name for parser in parsers for name in re.findall(OPTION, parser.format_help())
     )
