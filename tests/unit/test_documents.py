@@ -39,7 +39,8 @@ OF_OTHERS: Final = {
 PLACEHOLDERS: Final = {"COMMAND", "NAME"}
 # Options of other programs.
 OPTIONS_OF_OTHERS: Final = {
-    "--build", "--follow", "--no-kill", "--pid", "--preset", "--requeue", "--strict",
+    "--annotate", "--build", "--editable", "--follow", "--message", "--no-index", "--no-kill", "--pid",
+    "--preset", "--requeue", "--strict", "--upgrade",
 }  # fmt: skip
 
 
@@ -142,7 +143,7 @@ def missing_paths(names: Iterable[str]) -> list[str]:
 
 def refused(words: list[str]) -> str:
     """What the parser says against a command line; empty if it takes it."""
-    if words[0] not in cli.COMMANDS:
+    if words[0] not in cli.COMMANDS and not words[0].startswith("--"):
         return f"{words[0]}: no such command"
     try:
         cli.parse(words)
@@ -155,9 +156,9 @@ def refused(words: list[str]) -> str:
 
 @cache
 def known_options() -> frozenset[str]:
-    """The options of all commands, and of the simulated cluster."""
+    """The options of all commands, of `leash` itself, and of the simulated cluster."""
     parsers = [parser_for("leash", cli.options_of(command)) for command in cli.COMMANDS.values()]
-    parsers.append(simulation_parser())
+    parsers.extend((simulation_parser(), cli.build_parser()))
     return frozenset(
         name for parser in parsers for name in re.findall(OPTION, parser.format_help())
     )

@@ -15,8 +15,6 @@ from leash.ps._core import StepChunk, StepEngine, codecs
 from leash.ps.wire.frames import DATA, decode, encode
 from leash.ps.wire.messages import Params, PushPull
 
-pytestmark = pytest.mark.wheel
-
 VALUES = 100
 NBYTES = 4 * VALUES
 CHUNKS = 3

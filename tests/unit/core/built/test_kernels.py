@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from leash.ps._core import instruction_sets, kernels
 from support.values import random_values, unaligned
 
-pytestmark = pytest.mark.wheel
-
 Array = NDArray[Any]
 
 SIZES = [0, 1, 15, 16, 17, 4097]

@@ -13,8 +13,6 @@ import pytest
 
 from leash.ps import _core
 
-pytestmark = pytest.mark.wheel
-
 FILE = Path(_core.__file__)
 
 

@@ -8,8 +8,6 @@ import pytest
 
 from leash.ps import _core
 
-pytestmark = pytest.mark.wheel
-
 
 def import_core(isa: str) -> subprocess.CompletedProcess[str]:
     code = "from ps import _core; print(_core.instruction_set())"

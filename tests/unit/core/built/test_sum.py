@@ -18,8 +18,6 @@ from leash.ps._core import (
 )
 from support.values import random_values
 
-pytestmark = pytest.mark.wheel
-
 Array = NDArray[Any]
 SIZES = [0, 1, 15, 16, 17, 4097]
 DTYPES = {"f32": np.float32, "f64": np.float64}
