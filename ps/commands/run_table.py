@@ -3,6 +3,7 @@
 Both are made from the payload of `state` alone; docs/wire-format.md lists its keys.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -196,6 +197,15 @@ def _not_written(told: RunState | dict[str, Any]) -> list[str]:
     if isinstance(files, list):
         return [str(file) for file in files]
     return [f"{name}: {of['why']}" for name, of in files.items() if of["lasts"]]
+
+
+def plain_numbers(value: Any) -> Any:
+    """Puts null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: plain_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain_numbers(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # The parts of the table.

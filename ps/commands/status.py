@@ -1,16 +1,15 @@
 """`leash status`: asks a server how its run stands."""
 
 import json
-import math
 import threading
 import time
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from rich.text import Text
 
 from leash.ps.commands.live_screen import Screen, screen_for
-from leash.ps.commands.run_table import RunState, run_table, stacks_of
+from leash.ps.commands.run_table import RunState, plain_numbers, run_table, stacks_of
 from leash.ps.errors import ServerUnreachableError, UsageError
 from leash.ps.options.addresses import address_of
 from leash.ps.options.commands import StatusOptions
@@ -34,7 +33,7 @@ def run(options: StatusOptions) -> int:
             with screen_for(console) as screen:
                 _watch(channel, options.wait_s, state, screen)
         elif options.json:
-            print(json.dumps(_plain(state), indent=1))
+            print(json.dumps(plain_numbers(state), indent=1))
         else:
             console.print(run_table(state))
         if options.stacks and not options.json:
@@ -75,12 +74,3 @@ def _with_stacks(channel: ControlChannel, wait_s: float, state: RunState) -> Run
         pause.wait(WATCH_S)
         state = request_state(channel, wait_s, stacks=True)
     return state
-
-
-def _plain(value: Any) -> Any:
-    """Puts null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,9 +1,12 @@
 """What `leash launch` runs."""
 
+from dataclasses import replace
+
 from rich.console import Console
 
 from leash.ps.datafiles.required import require_data
 from leash.ps.launch.launch import Launch
+from leash.ps.launch.telling import TellingScreen
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.optimizer import with_rates
 from leash.ps.report.writing import require_matplotlib, write_report
@@ -26,9 +29,15 @@ def run(options: LaunchOptions, *, is_one_of_many: bool = False) -> int:
         options.run_dir, options.rule.policy.name, goes_on=True, fresh=options.fresh
     )
     # The server works its rates out by the same function; config.yaml notes what they are.
-    run_dir.write_config(with_rates(options))
+    run_dir.write_config(with_rates(replace(options, state_fd=None)))
     run_dir.logs.mkdir(exist_ok=True)
-    status = Launch(options, run_dir, Console(), is_one_of_many=is_one_of_many, keys=keys).run()
+    console = Console()
+    fd = options.state_fd
+    screen = None if fd is None else TellingScreen(console, fd, run_dir.path)
+    launch = Launch(
+        options, run_dir, console, is_one_of_many=is_one_of_many, keys=keys, screen=screen
+    )
+    status = launch.run()
     if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")
     return status

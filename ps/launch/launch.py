@@ -7,7 +7,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from leash.ps.commands.live_screen import screen_for
+from leash.ps.commands.live_screen import Screen, screen_for
 from leash.ps.commands.run_table import with_summary
 from leash.ps.interrupt import held
 from leash.ps.launch.restarts import Restarts
@@ -38,6 +38,7 @@ class Launch:
         *,
         is_one_of_many: bool = False,
         keys: Sequence[str] = (),
+        screen: Screen | None = None,
     ) -> None:
         """Starts nothing yet.
 
@@ -47,12 +48,13 @@ class Launch:
             console: shows how it stands, and its result.
             is_one_of_many: an experiment repeats the run if it ends early.
             keys: the files of the workers' keys, by rank; none without keys.
+            screen: shows how it stands; by default the console's.
         """
         self._is_one_of_many: Final = is_one_of_many
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._console: Final = console
-        screen = self._screen = screen_for(console)
+        screen = self._screen = screen or screen_for(console)
         # An experiment repeats a run whose server has crashed: its figures would tell of that.
         restarts = Restarts(0 if is_one_of_many else options.server_restarts)
         self._server: Final = LaunchedServer(options, run_dir, restarts, screen.say)
