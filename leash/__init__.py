@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         WrongSocketError,
     )
     from leash.ps.interrupt import ToldToLeave
+    from leash.ps.notebook.handle import LaunchedRun, launch
     from leash.worker.client import Client, StepInfo
     from leash.worker.client.encoding import Encoding
     from leash.worker.em.bernoulli import BernoulliMixture
@@ -68,6 +69,7 @@ __all__ = [
     "FrameCountError",
     "GaussianMixture",
     "HeaderError",
+    "LaunchedRun",
     "LayoutError",
     "LayoutMismatchError",
     "LeaseSampler",
@@ -96,6 +98,7 @@ __all__ = [
     "UsageError",
     "WrongSocketError",
     "__version__",
+    "launch",
 ]
 
 # Where a name comes from; all others of __all__ are errors.
@@ -104,10 +107,12 @@ _HOMES: Final = {
     "Client": "leash.worker.client.client",
     "Encoding": "leash.worker.client.encoding",
     "GaussianMixture": "leash.worker.em.gaussian",
+    "LaunchedRun": "leash.ps.notebook.handle",
     "LeaseSampler": "leash.worker.train.sampler",
     "PSOptimizer": "leash.worker.optim.optimizer",
     "StepInfo": "leash.worker.client.pushes",
     "ToldToLeave": "leash.ps.interrupt",
+    "launch": "leash.ps.notebook.handle",
 }
 
 

@@ -37,6 +37,7 @@ ASKED_TO_END: Final = tuple(128 + number for number in interrupt.SIGNALS)  # exi
 # to connections, one of which might be at its place when it comes back.
 LASTING_PORTS: Final = range(15_000, 29_000)
 _ATTEMPTS: Final = 100
+_NO_VARIABLES: Final[Mapping[str, str]] = {}
 
 # First in a program for `python -c`. Otherwise Python searches the working directory first, and
 # takes a user's random.py there for the module of that name. (-P does the same from 3.11 on.)
@@ -72,6 +73,8 @@ WORKERS_VARIABLE: Final = "LEASH_WORKERS"
 PATIENCE_VARIABLE: Final = "LEASH_PATIENCE"
 GRACE_VARIABLE: Final = "LEASH_GRACE"
 PREEMPT_FILE_VARIABLE: Final = "LEASH_PREEMPT_FILE"
+# Where workers look last for the modules of models and data, as PYTHONPATH has it.
+SEARCH_VARIABLE: Final = "LEASH_SEARCH"
 
 
 def module_argv(module: str, *words: str) -> list[str]:
@@ -86,11 +89,13 @@ def spawn(
     stdout: int | IO[Any] | None = None,
     stderr: int | IO[Any] | None = None,
     pass_fds: Sequence[int] = (),
+    variables: Mapping[str, str] = _NO_VARIABLES,
 ) -> Process:
     """Starts `leash COMMAND WORDS` as a process.
 
     It gets a session of its own, so that Ctrl-C reaches its parent alone, which ends it in order.
     Its standard input is a pipe that closes with its parent: see `interrupt.end_with_parent`.
+    Its environment is that of this process, with `variables` added.
     """
     return subprocess.Popen(
         module_argv("leash.ps.cli", command, *words),
@@ -100,7 +105,12 @@ def spawn(
         pass_fds=pass_fds,
         start_new_session=True,
         # One computing thread for each process, unless it asks for more: they share the cores.
-        env={"OMP_NUM_THREADS": "1", **_environment(), interrupt.FOLLOWS_PARENT: "1"},
+        env={
+            "OMP_NUM_THREADS": "1",
+            **_environment(),
+            **variables,
+            interrupt.FOLLOWS_PARENT: "1",
+        },
     )
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from leash.ps.errors import UsageError
+from leash.ps.processes import SEARCH_VARIABLE
 
 
 def call(reference: str, kind: str) -> object:
@@ -68,6 +69,9 @@ def _search_working_directory() -> None:
     # It comes last, so that a file there that is named like a library's module does not hide it.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
+    # Where a program that has launched this run finds its modules.
+    places = os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep)
+    sys.path += [place for place in places if place and place not in sys.path]
 
 
 def _import_failure(module_name: str, error: Exception) -> str:

@@ -18,6 +18,7 @@ REAL: Final = {
     "demo_logs": "these logs tell real time",
     "report": "leash experiment makes one of all runs",
     "keys": "nothing travels in virtual time",
+    "state_fd": "it tells of real time",
     "log": "the trackers' curves are of real time",
 }
 

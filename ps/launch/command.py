@@ -22,6 +22,7 @@ from leash.ps.launch.slurm import (
     run_other_task,
 )
 from leash.ps.launch.starter import LocalStarter, Starter
+from leash.ps.launch.telling import TellingScreen
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.optimizer import with_rates
 from leash.ps.report.writing import require_matplotlib, write_report
@@ -64,8 +65,11 @@ def run(
         options.run_dir, options.rule.policy.name, goes_on=True, fresh=options.fresh
     )
     # The server works its rates out by the same function; config.yaml notes what they are.
-    run_dir.write_config(with_rates(options))
+    run_dir.write_config(with_rates(replace(options, state_fd=None)))
     run_dir.logs.mkdir(exist_ok=True)
+    fd, shown = options.state_fd, screen
+    if fd is not None and screen is None:
+        shown = TellingScreen(console, fd, run_dir.path)
     with ExitStack() as stack:
         starter: Starter = LocalStarter(options, keys_of_workers)
         bind = None
@@ -80,7 +84,7 @@ def run(
             bind = bind_on_this_node(options)
         status = Launch(
             options, run_dir, console, starter, is_one_of_many=is_one_of_many, bind=bind,
-            screen=screen,
+            screen=shown, tells_result=screen is None,
         ).run()  # fmt: skip
     if options.report:
         print(f"report          {write_report([run_dir.path], run_dir.path)}")

@@ -31,6 +31,7 @@ class Launch:
     def __init__(
         self, options: LaunchOptions, run_dir: RunDir, console: Console, starter: Starter, *,
         is_one_of_many: bool = False, bind: str | None = None, screen: Screen | None = None,
+        tells_result: bool = True,
     ) -> None:  # fmt: skip
         """Starts nothing yet.
 
@@ -41,14 +42,14 @@ class Launch:
             starter: of the workers.
             is_one_of_many: an experiment repeats the run if it ends early.
             bind: where the server listens; None for a place of this machine alone.
-            screen: shows how it stands, in place of one of its own; its result is then its
-                caller's to tell.
+            screen: shows how it stands; by default the console's.
+            tells_result: whether it prints the result, or leaves that to its caller.
         """
         self._is_one_of_many: Final = is_one_of_many
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._console: Final = console
-        self._tells_result: Final = screen is None
+        self._tells_result: Final = tells_result
         screen = self._screen = screen or screen_for(console)
         # An experiment repeats a run whose server has crashed: its figures would tell of that.
         restarts = Restarts(0 if is_one_of_many else options.server_restarts)

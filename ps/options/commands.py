@@ -108,6 +108,10 @@ class LaunchGroup(Options):
         metavar="N",
     )
     report: bool = option(False, "leave a page of pictures, as leash report does")
+    state_fd: int | None = option(
+        None, "for programs: write how the run stands to this open file descriptor, about twice a "
+        "second, a JSON object a line", metavar="FD",
+    )  # fmt: skip
 
     def check(self) -> None:
         super().check()

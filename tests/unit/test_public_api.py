@@ -30,7 +30,8 @@ EXAMPLE_ADDRESS = "tcp://127.0.0.1:29500"
 PUBLIC = [getattr(leash, name) for name in leash.__all__ if name != "__version__"]
 # What the signatures of public types name, and people need to use them.
 NAMED = [Layout, Slot, Chunk, Welcome, Leased, Beaten]
-TYPES = [*PUBLIC, *NAMED]
+TYPES = [*filter(inspect.isclass, PUBLIC), *NAMED]
+FUNCTIONS = [value for value in PUBLIC if inspect.isfunction(value)]
 
 
 def members(cls: type[Any]) -> Iterator[tuple[str, Any]]:
@@ -49,7 +50,7 @@ MEMBERS = [
     pytest.param(cls, name, member, id=f"{cls.__name__}.{name}")
     for cls in TYPES
     for name, member in members(cls)
-]
+] + [pytest.param(leash, value.__name__, value, id=value.__name__) for value in FUNCTIONS]
 
 
 def documented(text: str | None) -> Docstring:

@@ -21,7 +21,7 @@ BESIDE = "leash._"  # the modules beside the front door
 # Folder ▸ those that it imports. `ps` is its modules that are in no room, but for the command line,
 # `leash` the front door. What stands beside that (version, logging, extras) is there for all.
 ARROWS: dict[str, set[str]] = {
-    "leash": {"ps", "worker.client", "worker.em", "worker.optim", "worker.train"},
+    "leash": {"ps", "ps.notebook", "worker.client", "worker.em", "worker.optim", "worker.train"},
     "ps": set(),
     "ps.cli": {"ps", "ps.options"},
     "ps.wire": {"ps"},
@@ -55,6 +55,7 @@ ARROWS: dict[str, set[str]] = {
         "ps", "ps.commands", "ps.datafiles", "ps.hosts", "ps.options", "ps.report", "ps.runs",
         "ps.wire",
     },
+    "ps.notebook": {"ps", "ps.cli", "ps.commands", "ps.datafiles", "ps.options"},
     "ps.experiments": {
         "ps", "ps.cli", "ps.commands", "ps.launch", "ps.options", "ps.report", "ps.runs",
         "ps.slowness", "ps.wire",
