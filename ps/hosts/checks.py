@@ -84,7 +84,7 @@ def _ask(
     width = max(map(len, programs))
     answers = {}
     commands = {name: ssh_argv(name, command) for name in programs}
-    for name, outcome in run_all(commands, programs, CHECK_S):
+    for name, outcome in run_all(commands, programs, CHECK_S, say):
         found, why = read_answer(name, outcome, wanted)
         if not why:
             why = complaints(found, wanted, way)

@@ -58,7 +58,7 @@ def copy_to_hosts(
     began_s = time.monotonic()
     commands = {host: _argv(host, directory, there, shell_word(place), filters) for host in hosts}
     failed = {}
-    for host, outcome in run_all(commands, {}, None):
+    for host, outcome in run_all(commands, {}, None, say):
         if outcome.status == 0:
             say(f"{host}  copied in {time.monotonic() - began_s:.1f} s")
         else:

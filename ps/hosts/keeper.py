@@ -109,7 +109,15 @@ class Keeper:
         self._listening: Final = listening
         self._selector.register(listening, selectors.EVENT_READ, self._accept)
         self._selector.register(output, selectors.EVENT_READ, self._relay)
-        self._selector.register(os.pidfd_open(self._worker.pid), selectors.EVENT_READ, lambda: None)
+        # Of its end tells SIGCHLD: older kernels have no file descriptor for it.
+        self._woken, self._waking = socket.socketpair()
+        for end in (self._woken, self._waking):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
+        self._selector.register(
+            self._woken, selectors.EVENT_READ, lambda: self._woken.recv(READ_NBYTES)
+        )
 
     def _started(self) -> tuple[Process, IO[bytes]]:
         start, variables = self._start, dict(self._start.variables)

@@ -32,7 +32,7 @@ FOLLOW_AGAIN_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # before each further try; th
 START_TRIES: Final = 3
 # Once the run is over, or this worker was to be killed, one whose host does not answer is given up.
 GIVE_UP_S: Final = 15.0
-UNREACHABLE_S: Final = 20.0
+UNREACHABLE_S: Final = 15.0
 KILL_S: Final = 3.0
 CLOSE_S: Final = 1.0  # an ssh may take so long to end
 GIVE_UP_LOOK_S: Final = 0.2
@@ -110,7 +110,7 @@ class RemoteWorker:
                 return now - self._killed_s >= KILL_S
             if self._over_s is None or self._lost_s is None:
                 return False
-            return now - max(self._over_s, self._lost_s) >= GIVE_UP_S
+            return now - self._lost_s >= GIVE_UP_S and now - self._over_s >= KILL_S
 
     def wait(self, timeout: float | None = None) -> int:
         """Waits for its end; raises TimeoutExpired."""

@@ -4,19 +4,22 @@ import queue
 import re
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from subprocess import DEVNULL, PIPE
 from typing import Final
 
 from leash.ps.errors import UsageError
+from leash.ps.words import listed
 
 NOT_CONNECTED: Final = 255  # ssh's exit status where it did not come to the command
 NO_SUCH_COMMAND: Final = (126, 127)  # a shell's
 # A host that has gone is noticed in so many seconds.
-ALIVE_S: Final = 5
+ALIVE_S: Final = 3
 ALIVE_COUNT: Final = 3
 CONNECT_S: Final = 10
+WAITING_LINE_S: Final = 10.0
 OPTIONS: Final = (
     "BatchMode=yes",  # it never asks: there may be no terminal, and several ask at once
     f"ConnectTimeout={CONNECT_S}",
@@ -56,8 +59,9 @@ class Outcome:
 
 
 def run_all(
-    commands: Mapping[str, Sequence[str]], given: Mapping[str, str], timeout_s: float | None
-) -> Iterator[tuple[str, Outcome]]:
+    commands: Mapping[str, Sequence[str]], given: Mapping[str, str], timeout_s: float | None,
+    say_waiting: Callable[[str], None],
+) -> Iterator[tuple[str, Outcome]]:  # fmt: skip
     """Runs a program for each host, all at once; yields what has come of each as soon as it has.
 
     Those that have not ended when the caller goes on, or is interrupted, are killed.
@@ -65,7 +69,8 @@ def run_all(
     Args:
         commands: host ▸ command line.
         given: host ▸ what it reads from its standard input, if anything.
-        timeout_s: how long one may take.
+        timeout_s: how long one may take; None for as long as it takes.
+        say_waiting: shows now and then for which hosts one waits.
 
     Raises:
         UsageError: the program is not installed here.
@@ -75,10 +80,18 @@ def run_all(
     try:
         for host, argv in commands.items():
             running[host] = _started(argv)
-            waiting = (host, running[host], given.get(host, ""), timeout_s, ended)
-            threading.Thread(target=_await, args=waiting, daemon=True).start()
-        for _ in commands:
-            yield ended.get()
+            asked = (host, running[host], given.get(host, ""), timeout_s, ended)
+            threading.Thread(target=_await, args=asked, daemon=True).start()
+        waiting, began_s = list(commands), time.monotonic()
+        while waiting:
+            try:
+                host, outcome = ended.get(timeout=WAITING_LINE_S)
+            except queue.Empty:
+                so_far_s = time.monotonic() - began_s
+                say_waiting(f"still waiting for {listed(waiting)}, {so_far_s:.0f} s so far")
+                continue
+            waiting.remove(host)
+            yield host, outcome
     finally:
         for process in running.values():
             if process.poll() is None:

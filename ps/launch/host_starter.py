@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
+from leash.ps.errors import UsageError
 from leash.ps.hosts.checks import Wanted, check_hosts
 from leash.ps.hosts.copying import copied_directory, copy_to_hosts
 from leash.ps.hosts.frames import FOLLOWER_MODULE, WorkerStart
@@ -84,6 +85,8 @@ def _paths(options: LaunchOptions, copied: str | None) -> list[str]:
         return []
     script = shlex.split(options.script)[0]
     if copied is not None and Path(script).resolve().is_relative_to(copied):
+        if not Path(script).exists():
+            raise UsageError(f"{script}: there is no such script to copy; give the path of one")
         return []
     return [portable(script)]
 
@@ -139,7 +142,9 @@ class HostStarter:
     def how_to_join(self, address: str) -> str:
         """As `Starter.how_to_join`."""
         there = self._address_at(self._hosts[0], address)
-        return f"leash worker --server {there} --rank auto --key FILE, a file of --keys DIR"
+        key = f"worker-{self._options.most_started + 1}.key"
+        return (f"leash worker --server {there} --rank auto --key {key}, which is in "
+                f"{self._options.keys}")  # fmt: skip
 
     def _address_at(self, host: str, address: str) -> str:
         """The server's address, as a host finds it."""

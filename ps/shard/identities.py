@@ -36,6 +36,7 @@ from leash.ps.wire.messages import (
     Status,
     Stop,
 )
+from leash.ps.words import FAILED
 
 NOBODY: Final = ""  # the sender of a message, where there are no keys
 
@@ -92,8 +93,8 @@ class Identities:
                 self._require_rank(holder, message)
         elif isinstance(message, Dismiss) and holder.role == "worker":
             self._require_itself(holder, message)
-        elif isinstance(message, Bye) and message.worker and holder.role == "admin":
-            pass  # a launcher says it for a worker of its own that has died
+        elif holder.role == "admin" and isinstance(message, Bye) and message.reason == FAILED:
+            pass  # a launcher says so of a worker of its own that has died
         elif (member := self._sender(message)) is not None and member.key != user:
             raise NotAllowedError(f"{message.verb}: {member} came by another key than {holder}")
 

@@ -102,6 +102,10 @@ class Machine:
         """What is in its directory for temporary files."""
         return os.listdir(f"/proc/{self._init().pid}/root{self._temporary}")
 
+    def has(self, path: Path) -> bool:
+        """Whether it has this file or directory, in a directory that is its own."""
+        return Path(f"/proc/{self._init().pid}/root{path}").exists()
+
     def _init(self) -> psutil.Process:
         assert self._sshd is not None
         below = psutil.Process(self._sshd.process.pid).children(recursive=True)

@@ -42,6 +42,8 @@ def end(machines: Machines) -> Path:
     """A file whose presence ends the training everywhere, at a place that all machines share."""
     (machines.project / "code").mkdir(exist_ok=True)
     (machines.project / "code" / "train.py").write_text(SCRIPT)
+    (machines.project / ".gitignore").write_text("/data/\n")
+    (machines.project / "data").mkdir(exist_ok=True)
     path = machines.folder / "end"
     path.unlink(missing_ok=True)
     return path
@@ -72,6 +74,10 @@ def test_three_hosts_train_and_one_is_powered_off(machines: Machines, end: Path)
     with train(machines, end, "run-1") as child:
         await_step(child, 1)
         assert (run / "keys").stat().st_mode & 0o777 == 0o700
+        gpu1, project = machines.hosts["gpu1"], machines.project
+        assert [gpu1.has(project / name) for name in ("code", ".gitignore", "data", "run-1")] == [
+            True, True, False, False
+        ]  # fmt: skip
         machines.hosts["box3"].power_off()
         child.read_until("worker 4 on box3: ssh is lost", 100)
         await_step(child, 2000, {rank: host for rank, host in RANKS.items() if host != "box3"})
@@ -89,6 +95,7 @@ def test_three_hosts_train_and_one_is_powered_off(machines: Machines, end: Path)
     require_nothing_left(machines)
 
 
+@pytest.mark.alone
 def test_ctrl_c_ends_everything_everywhere(machines: Machines, end: Path) -> None:
     with train(machines, end, "run-2") as child:
         await_step(child, 1)
@@ -116,6 +123,7 @@ def test_a_lost_ssh_stops_no_worker(machines: Machines, end: Path) -> None:
     require_nothing_left(machines)
 
 
+@pytest.mark.alone
 def test_ctrl_c_reaches_a_worker_without_ssh_through_the_server(
     machines: Machines, end: Path
 ) -> None:
@@ -150,16 +158,27 @@ def test_built_in_workers_and_an_address_and_a_port_of_ones_own(machines: Machin
 
 def test_each_host_says_what_it_lacks_and_nothing_is_started(machines: Machines) -> None:
     """gpu1 has no such script, nowhere is nobody, and box3 reaches no other address."""
-    with machines.launch("--hosts=gpu1,nowhere.invalid", "--run-dir=run-7", "code/train.py") as c:
-        assert c.wait(60) == 2
-    by_host = {line.split()[0]: line for line in c.lines}
-    assert f"no {machines.project}/code/train.py there" in by_host["gpu1"]
+    (machines.project / "other.py").write_text("")
+    with machines.launch("--hosts=gpu1,nowhere.invalid", "--run-dir=run-7", "other.py") as child:
+        assert child.wait(60) == 2
+    by_host = {line.split()[0]: line for line in child.lines}
+    assert f"no {machines.project}/other.py there" in by_host["gpu1"]
     assert "ssh nowhere.invalid true has to work" in by_host["nowhere.invalid"]
-    assert c.lines[-1].startswith("leash launch: --hosts: 2 of 2 cannot take part: ")
+    assert child.lines[-1].startswith("leash launch: --hosts: 2 of 2 cannot take part: ")
     assert not (machines.project / "run-7").exists()
-    with machines.launch("--hosts=box3", "--address=10.77.0.99", "--sync=.", "code/train.py") as c:
-        assert c.wait(60) == 2
-    assert "does not reach the server's ports" in c.lines[-2]
-    with machines.launch("--hosts=box3", "--python=/no/python", "code/train.py") as c:
-        assert c.wait(60) == 2
-    assert "no Python at /no/python; give --python PATH" in c.lines[-2]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--address=10.77.0.99", "--sync=.", "other.py"), "does not reach the server's ports"),
+        (("--python=/no/python", "other.py"), "no Python at /no/python; give --python PATH"),
+        (("--sync=.", "none.py"), "none.py: there is no such script to copy"),
+        (("--sync=/usr", "other.py"), "--sync /usr: the workers begin in"),
+    ],
+)
+def test_what_cannot_be_is_refused(machines: Machines, words: tuple[str, ...], says: str) -> None:
+    (machines.project / "other.py").write_text("")
+    with machines.launch("--hosts=box3", *words) as child:
+        assert child.wait(60) == 2
+    assert any(says in line for line in child.lines), child.lines

@@ -129,12 +129,12 @@ def test_a_port_that_is_taken_here_is_refused_before_a_host_is_asked() -> None:
 
 def test_programs_run_at_once_and_one_that_is_missing_is_named() -> None:
     commands = {name: ["sh", "-c", f"cat; echo {name} >&2; exit 3"] for name in ("a", "b")}
-    found = dict(run_all(commands, {"a": "1", "b": "2"}, 20))
+    found = dict(run_all(commands, {"a": "1", "b": "2"}, 20, print))
     assert found == {"a": Outcome(3, "1", "a\n"), "b": Outcome(3, "2", "b\n")}
     assert found["a"].last_words == "a"
     with pytest.raises(UsageError, match="no-such-program is not installed here: apt install"):
-        list(run_all({"a": ["no-such-program"]}, {}, 20))
-    (late,) = run_all({"a": ["sleep", "60"]}, {}, 0.1)
+        list(run_all({"a": ["no-such-program"]}, {}, 20, print))
+    (late,) = run_all({"a": ["sleep", "60"]}, {}, 0.1, print)
     assert late == ("a", Outcome(None, "", ""))
 
 

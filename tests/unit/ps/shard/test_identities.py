@@ -132,7 +132,7 @@ def test_no_message_speaks_for_a_process_that_came_by_another_key(gate: Gate) ->
     gate.identities.require(speaking[5], watcher.key)
 
 
-def test_an_admin_says_bye_for_a_worker_and_nobody_else_does(gate: Gate) -> None:
+def test_an_admin_says_that_a_worker_has_failed_and_nobody_else_does(gate: Gate) -> None:
     """A launcher has an admin's key, and sees that a worker of its own has died."""
     member = gate.join("worker-1", 1)
     bye = Bye(1, member.incarnation, "failed")
@@ -140,8 +140,9 @@ def test_an_admin_says_bye_for_a_worker_and_nobody_else_does(gate: Gate) -> None
     for name in ("worker-2", "observer"):
         with pytest.raises(NotAllowedError, match="came by another key than"):
             gate.identities.require(bye, gate.key(name))
-    with pytest.raises(NotAllowedError, match="came by another key than"):
-        gate.identities.require(Beat(1, member.incarnation), gate.key("admin"))
+    for message in (Beat(1, member.incarnation), Bye(1, member.incarnation, "done")):
+        with pytest.raises(NotAllowedError, match="came by another key than"):
+            gate.identities.require(message, gate.key("admin"))
 
 
 def test_a_revoked_key_may_nothing_and_its_holder_is_told(gate: Gate) -> None:
