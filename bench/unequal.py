@@ -33,6 +33,7 @@ from typing import Any, Final
 from leash.bench.command import bench_main
 from leash.bench.harness.crew import SPAWN, be_quiet, end
 from leash.bench.harness.foreign import watched
+from leash.bench.harness.needs import require
 from leash.bench.harness.rows import Row, make_row
 from leash.bench.harness.trial import Times, Trial
 from leash.bench.harness.workload import SSP_BOUND
@@ -75,6 +76,8 @@ SHORT_CHANGES: Final[dict[str, Any]] = {"epochs": 1, "step_s": 0.01}
 def measure(options: BenchOptions, doing: Callable[[str, float], None]) -> list[Row]:
     """Measures all rows; leash.bench.push_pull explains the arguments. Rounds are whole runs."""
     task, rounds = task_of(options), options.rounds or 1
+    if task.dataset == DIGITS_TASK.dataset:
+        require("sklearn", "unequal, without MNIST,")
     slower = SHORT_TIMES_SLOWER if options.short else TIMES_SLOWER
     trials = {trial: times for times in slower for trial in unequal_trials(task, times)}
     found: dict[Trial, list[tuple[SideOutcome, float | None]]] = {trial: [] for trial in trials}

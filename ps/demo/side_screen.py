@@ -63,6 +63,9 @@ class SideScreen(Screen):
         self._view.note(state)
         self._draw()
 
+    def say(self, line: str) -> None:
+        super().say(f"{self._view.side.name}: {line}")
+
 
 class SideLines(Screen):
     """The screen of one run where there is no terminal: lines, and what `SideScreen` notes."""

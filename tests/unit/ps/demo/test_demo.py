@@ -180,6 +180,14 @@ def test_without_a_terminal_each_side_has_a_title_and_lines_and_the_table_comes_
     assert lines[4].split() == ["in", "lockstep", "on", "the", "leash"]
 
 
+def test_on_a_terminal_a_line_says_of_which_side_it_is() -> None:
+    out = io.StringIO()
+    sides = both_sides(DemoOptions(), Path("out"))
+    with BothSides(sides, Console(file=out, width=80, force_terminal=True)) as both:
+        both.screen_of(both.views[1]).say("worker 2 was killed")
+    assert "on the leash: worker 2 was killed" in out.getvalue()
+
+
 # As a picture.
 
 

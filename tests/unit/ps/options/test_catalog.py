@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -73,9 +74,16 @@ def all_names() -> list[tuple[str, str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("kind", "spelling", "name"), all_names(), ids=str)
-@pytest.mark.parametrize("command", ["launch", "server", "worker", "evaluate"])
-def test_every_name_is_taken_by_every_command_and_in_its_settings_file(
+COMMANDS_WITH_A_TASK = ("launch", "server", "worker", "evaluate")
+
+
+# The commands in turn: all of them take their names from the same table.
+@pytest.mark.parametrize(
+    ("command", "kind", "spelling", "name"),
+    [(command, *named) for command, named in zip(cycle(COMMANDS_WITH_A_TASK), all_names())],
+    ids=str,
+)
+def test_every_name_is_taken_on_the_command_line_and_in_a_settings_file(
     command: str, kind: str, spelling: str, name: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.yaml"
@@ -86,6 +94,12 @@ def test_every_name_is_taken_by_every_command_and_in_its_settings_file(
         assert getattr(options, kind) == spelling  # the demo's logs are named after it
     chosen = choose_task(**{"model": None, "dataset": None, kind: spelling})
     assert chosen[kind == "dataset"] == name
+
+
+@pytest.mark.parametrize("command", COMMANDS_WITH_A_TASK)
+def test_every_command_takes_the_demos_name_of_a_model(command: str) -> None:
+    _, options = parse([command, "--model=AlexNetCifar10"])
+    options.check()
 
 
 @pytest.mark.parametrize(
