@@ -7,7 +7,7 @@
 #                   SEEDS=100000 simulated clusters; a million messages that are nearly right, and
 #                   a million pushes of workers that come and go
 #   make check      linters, types, formatting, stubs
-#   make docs       the documentation site, in build/docs; a warning is an error
+#   make docs       the documentation site, in build/docs; a warning or a dead link is an error
 #   make bench      a short version of every benchmark
 #   make sanitize   the core's tests under sanitizers: of addresses, undefined behaviour, threads
 #   make wheel      the sdist, and the wheel for this Python, tried where there is no compiler
@@ -81,6 +81,7 @@ check: install
 # Lessons stand there with the outputs that they were committed with; `tools/lessons` runs them anew.
 docs: install
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto -b html docs build/docs
+	$(BIN)/python docs/_ext/dead_links.py build/docs
 
 bench: install
 	$(BIN)/leash bench --short

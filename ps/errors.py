@@ -82,7 +82,7 @@ class ArgumentError(UsageError):
 
     @property
     def as_option(self) -> str:
-        """The text for people who typed a command: ``--transport shm: …``."""
+        """Words it for people who typed a command, as ``--transport shm: …``."""
         return f"--{self.name.replace('_', '-')} {self.value}: {self.mend}"
 
 

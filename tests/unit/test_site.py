@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS: Final = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
 import command_reference  # noqa: E402  # it is no part of the package
+import dead_links  # noqa: E402
 import repository_links  # noqa: E402
 
 PAGES: Final = [
@@ -159,6 +160,23 @@ def test_a_page_that_is_not_there_yet_is_left_out_of_its_section() -> None:
     section = ":::{toctree}\n:glob:\n\nstart\nnowhere*\nhow-to/ke*\n:::\n"
     kept = repository_links.without_empty_globs(section, PurePosixPath("docs"))
     assert kept == ":::{toctree}\n:glob:\n\nstart\nhow-to/ke*\n:::\n"
+
+
+def test_what_leads_nowhere_in_a_site_is_found_and_what_is_loaded_from_elsewhere(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.html").write_text(
+        '<h1 id="top">A</h1><a href="b.html#there">1</a><a href="b.html#gone">2</a>'
+        '<a href="c.html">3</a><a href="#top">4</a><a href="https://semver.org/">5</a>'
+        '<script src="https://cdn.example/x.js"></script><img src="no.png"><img src="data:x">'
+    )
+    (tmp_path / "b.html").write_text('<p id="there">B</p>')
+    assert list(dead_links.complaints(tmp_path)) == [
+        "a.html: loads https://cdn.example/x.js",
+        "a.html: lacks no.png",
+        "a.html: b.html#gone leads nowhere",
+        "a.html: c.html leads nowhere",
+    ]
 
 
 def test_a_make_target_that_a_page_names_is_one() -> None:
