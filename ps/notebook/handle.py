@@ -12,7 +12,7 @@ from typing import IO, Any, Final
 
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.notebook.arguments import Task, search_path, words_for_launch
-from leash.ps.notebook.shown import RunReport, RunTable
+from leash.ps.notebook.shown import RunReport, ShownTable
 from leash.ps.processes import (
     ASKED_TO_END,
     SEARCH_VARIABLE,
@@ -23,7 +23,7 @@ from leash.ps.processes import (
 )
 
 FIRST_STATE_S: Final = 30.0  # how long `status` waits for the first answer of the server
-STOP_S: Final = 30.0  # a launch ends all of its processes within a few seconds
+HANDLE_STOP_S: Final = 30.0  # a launch ends all of its processes within a few seconds
 OUTPUT_LINES: Final = 1000
 # Those that go on: a handle that nobody keeps any more must not end its run.
 _RUNNING: Final[set["LaunchedRun"]] = set()
@@ -155,13 +155,13 @@ class LaunchedRun:
             raise self._failure()
         raise LeashError(f"the server has not answered yet; see {self.run_dir / 'logs'}")
 
-    def table(self) -> RunTable:
+    def table(self) -> ShownTable:
         """The live table, as it is now; a notebook shows it as HTML.
 
         Raises:
             LeashError: as in `status`.
         """
-        return RunTable(self.status())
+        return ShownTable(self.status())
 
     def report(self) -> RunReport:
         """Writes the report of the run so far; a notebook shows the page.
@@ -204,7 +204,7 @@ class LaunchedRun:
         """Ends the run, with its last checkpoint and its summary, and waits until it has ended."""
         self._process.terminate()
         with self._changed:
-            has_ended = self._changed.wait_for(lambda: self._has_ended, STOP_S)
+            has_ended = self._changed.wait_for(lambda: self._has_ended, HANDLE_STOP_S)
         if not has_ended:
             self._process.kill()  # all that it has started ends with it
             with self._changed:

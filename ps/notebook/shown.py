@@ -16,7 +16,7 @@ REPORT_HEIGHT_PX: Final = 700
 _HTML: Final = '<pre style="line-height:1.3;font-family:monospace;overflow-x:auto">{code}</pre>'
 
 
-class RunTable:
+class ShownTable:
     """The live table of a run, as it was when asked for."""
 
     def __init__(self, state: dict[str, Any]) -> None:

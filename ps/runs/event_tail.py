@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import BinaryIO, Final
 
-PIECE_NBYTES: Final = 1 << 20
+LINES_NBYTES: Final = 1 << 20
 
 
 class EventTail:
@@ -30,7 +30,7 @@ class EventTail:
             Each with the offset of its end. An empty list means that no whole line has come.
         """
         found: list[tuple[int, bytes]] = []
-        while not found and (piece := self._file.read(PIECE_NBYTES)):
+        while not found and (piece := self._file.read(LINES_NBYTES)):
             *lines, self._rest = (self._rest + piece).split(b"\n")
             for line in lines:
                 self.offset += len(line) + 1
