@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from leash.ps.cli import COMMANDS, options_of, parse
-from leash.ps.options.parser import parser_for
+from leash.ps.cli import parse
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kubernetes.md"
 
@@ -33,9 +32,7 @@ def container(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def parsed(command: str, words: list[str]) -> Any:
-    """The options of a command of Leash, but for --page where this version has none."""
-    known = parser_for("", options_of(COMMANDS[command]))._option_string_actions
-    words = [w for w in words if not w.startswith("--page") or "--page" in known]
+    """The options of a command of Leash."""
     _, options = parse([command, *words])
     options.check()
     return options
@@ -57,10 +54,11 @@ def test_the_service_leads_to_the_ports_of_the_server(objects: dict[str, dict[st
     options = parsed("server", container(server)["args"])
     assert options.bind == "tcp://0.0.0.0:29500"
     assert {29500, 29501} <= open_ports
-    (page,) = [word for word in container(server)["args"] if word.startswith("--page=")]
+    host, _, port = options.page_at.rpartition(":")
+    assert host == "0.0.0.0"
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         get = container(server)[probe]["httpGet"]
-        assert (get["path"], page.rpartition(":")[2]) == ("/healthz", str(get["port"]))
+        assert (get["path"], str(get["port"])) == ("/healthz", port)
     assert server["spec"]["template"]["spec"]["restartPolicy"] == "OnFailure"
 
 
