@@ -158,6 +158,9 @@ class LaunchedRun:
     def table(self) -> ShownTable:
         """The live table, as it is now; a notebook shows it as HTML.
 
+        Returns:
+            What a notebook shows; its ``state`` is that of the run.
+
         Raises:
             LeashError: as in `status`.
         """
@@ -165,6 +168,9 @@ class LaunchedRun:
 
     def report(self) -> RunReport:
         """Writes the report of the run so far; a notebook shows the page.
+
+        Returns:
+            What a notebook shows; its ``path`` is that of the page.
 
         Raises:
             LeashError: there is nothing to show yet, or matplotlib is missing.
