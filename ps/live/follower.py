@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from leash.ps.report.analysis.reading import EventReader, event_of, settings_in, summary_of
 from leash.ps.report.analysis.run import Run, Track
-from leash.ps.runs.event_tail import EventTail
+from leash.ps.runs.events import EventTail
 
 WINDOW_S: Final = 180.0  # of a run that goes on
 # More steps a second than this are not all read: one in so many that fewer are left.

@@ -1,4 +1,4 @@
-"""Writes events.jsonl, which records what happens in a run, one event a line.
+"""Writes events.jsonl, and follows it. The file records what happens in a run, one event a line.
 
     {"t": 12.081, "event": "step", "worker": 2, "step": 40, "lag": 1, "staleness": 3}
 
@@ -16,10 +16,12 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, BinaryIO, Final, TypeAlias
 
 from leash.ps.runs.disk import THIS_HOST, Disk
 from leash.ps.runs.unwritten import OnTrouble, PatientFile
+
+TAIL_PIECE_NBYTES: Final = 1 << 20
 
 Event: TypeAlias = dict[str, Any]  # one line of the file
 
@@ -74,3 +76,43 @@ class EventLog:
 
     def _line_of_loss(self, events: int) -> bytes:
         return self._line("events_lost", None, {"events": events})
+
+
+class EventTail:
+    """Follows the file while another process writes it: reads the whole lines that are new.
+
+    Attributes:
+        offset: of the first byte that it has not read as part of a whole line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, which may be renamed from then on. Raises OSError.
+
+        Args:
+            path: of events.jsonl.
+        """
+        self.offset: int = 0
+        self._file: Final[BinaryIO] = path.open("rb")
+        self._rest = b""
+
+    def lines(self) -> list[tuple[int, bytes]]:
+        """The next lines, of a megabyte at most; none if there are no more. Raises OSError.
+
+        Returns:
+            Each with the offset of its end. An empty list means that no whole line has come.
+        """
+        found: list[tuple[int, bytes]] = []
+        while not found and (piece := self._file.read(TAIL_PIECE_NBYTES)):
+            *lines, self._rest = (self._rest + piece).split(b"\n")
+            for line in lines:
+                self.offset += len(line) + 1
+                found.append((self.offset, line))
+        return found
+
+    def fileno(self) -> int:
+        """The descriptor of the file."""
+        return self._file.fileno()
+
+    def close(self) -> None:
+        """Lets the file go."""
+        self._file.close()

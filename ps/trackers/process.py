@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from leash.ps import interrupt
 from leash.ps.processes import say_line
-from leash.ps.runs.event_tail import EventTail
+from leash.ps.runs.events import EventTail
 from leash.ps.trackers.csv_file import CsvFile
 from leash.ps.trackers.curves import Curves, Point
 from leash.ps.trackers.feed import Tracker, TrackerFeed
