@@ -20,9 +20,9 @@ PAGE_PACKAGE: Final = "leash.ps.page"
 def sections(run: Run) -> list[View]:
     """All pictures of a run that has ended, below their titles."""
     return [
-        section(REACHED, [*accuracy_views(run), *loss_views(run), *logged_views(run)]),
         section(TIME, [lanes_view(run), closer_view(run), crew_view(run), speed_view(run),
                        shares_view(run), paces_view(run)]),
+        section(REACHED, [*accuracy_views(run), *loss_views(run), *logged_views(run)]),
         section(APART, [staleness_view(run), lag_view(run)]),
     ]  # fmt: skip
 

@@ -57,7 +57,10 @@ const Leash = (() => {
       label: `time, ${unit}`, labelSize: 18, size: 30,
       incrs: [1, 2, 5, 10, 15, 30, 60, 120, 300, 600].map((n) => n * factor).concat([0.001, 0.002,
         0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5].map((n) => n * factor)).sort((a, b) => a - b),
-      values: (_, ticks) => ticks.map((t) => digits(t / factor)),
+      values: (_, ticks, axisNumber, space, step) => {
+        const decimals = Math.max(0, -Math.floor(Math.log10(step / factor) + 1e-9));
+        return ticks.map((t) => (t / factor).toFixed(decimals));
+      },
     });
   }
 
@@ -319,7 +322,7 @@ const Leash = (() => {
 
     when(t) {
       const [factor, unit] = timeUnit(this.endOf(this.view));
-      return `${digits(t / factor)} ${unit}`;
+      return `${Number((t / factor).toPrecision(5))} ${unit}`;
     }
 
     paint(u) {
