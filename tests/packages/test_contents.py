@@ -129,7 +129,7 @@ def test_the_wheel_is_for_every_system_whose_c_library_is_new_enough(
 
 def test_the_wheel_has_its_licences(files: dict[str, bytes]) -> None:
     licences = f"leash-{__version__}.dist-info/licenses/"
-    expected = {"LICENSE", "licenses/pybind11.txt"}
+    expected = {"LICENSE", "licenses/pybind11.txt", "licenses/uPlot.txt"}
     assert {name.removeprefix(licences) for name in files if name.startswith(licences)} == expected
     for name in expected:
         assert files[licences + name] == (ROOT / name).read_bytes()
