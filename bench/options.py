@@ -37,7 +37,16 @@ BENCHMARKS: Final = {
     "unequal": ("data_dir", "rounds"),
 }  # fmt: skip
 TRANSPORTS: Final = ("tcp", "shm")
-SYSTEM_NAMES: Final = ("leash", "leash_keys", "gloo", "ddp", "rpc", "ray", "lane_echo", "zmq_echo")
+MEASURED_SYSTEMS: Final = (
+    "leash",
+    "leash_keys",
+    "gloo",
+    "ddp",
+    "rpc",
+    "ray",
+    "lane_echo",
+    "zmq_echo",
+)
 PICTURE_SUFFIXES: Final = (".png", ".svg")
 SMALLEST_NBYTES: Final = 4
 LARGEST_NBYTES: Final = 1 << 36
@@ -74,7 +83,9 @@ class BenchGroup(Options):
         None, "push_pull: of Leash, some of these (default: asp)",
         metavar=",".join(MEASURED_POLICIES),
     )  # fmt: skip
-    systems: str | None = option(None, "push_pull: some of these", metavar=",".join(SYSTEM_NAMES))
+    systems: str | None = option(
+        None, "push_pull: some of these", metavar=",".join(MEASURED_SYSTEMS)
+    )
     bandwidth_gbit: float | None = option(
         None, "push_pull: of a slow network, the server's link, each way; for what can go over it",
         metavar="GBIT/S",
@@ -103,7 +114,7 @@ class BenchGroup(Options):
             ("transports", TRANSPORTS),
             ("codecs", MEASURED_CODECS),
             ("policies", MEASURED_POLICIES),
-            ("systems", SYSTEM_NAMES),
+            ("systems", MEASURED_SYSTEMS),
         ):
             parse_words(flag(name), getattr(self, name) or known[0], known)
 
