@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 EVERYBODY: Final = ("status", "hello", "beat", "report", "bye", "pull", "echo")
 OF_WORKERS: Final = (
     "lease",
+    "log",
     "remember",
     "offer",
     "init",
@@ -67,6 +68,8 @@ class Permits:
             return self._may_say_hello(header, user, holder.role, holder.rank)
         if "incarnation" not in header or not worker:
             return True
+        if verb == "bye" and holder.role == "admin" and header["reason"] == "failed":
+            return True  # a launcher's word of a worker of its own that has died
         incarnation, owner = self._newest.get(worker, (0, user))
         return incarnation != header["incarnation"] or owner == user
 
