@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
+from leash.ps.commands.run_table import with_summary
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.notebook.arguments import Task, search_path, words_for_launch
 from leash.ps.notebook.shown import RunReport, ShownTable
@@ -150,7 +151,9 @@ class LaunchedRun:
         with self._changed:
             self._changed.wait_for(lambda: self._state or self._has_ended, FIRST_STATE_S)
         if self._state is not None:
-            return self._state
+            # What was told last may be older than the end.
+            ended = self.summary if self._has_ended else None
+            return self._state if ended is None else with_summary(self._state, ended)
         if self._has_ended:
             raise self._failure()
         raise LeashError(f"the server has not answered yet; see {self.run_dir / 'logs'}")

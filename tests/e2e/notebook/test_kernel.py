@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,29 @@ def samples():
 """
 
 
+MARK = "LEASH_TEST_NOTEBOOK"  # in the environment of a kernel, and of all that it starts
+
+
 class Notebook:
     """A kernel, and the cells that are run in it."""
 
     def __init__(self, folder: Path) -> None:
         self.manager = KernelManager()
-        self.manager.start_kernel(cwd=str(folder), independent=False)
+        self._mark = str(folder)
+        env = {**os.environ, MARK: self._mark}
+        self.manager.start_kernel(cwd=str(folder), independent=False, env=env)
         self.client: BlockingKernelClient = self.manager.blocking_client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=LIMIT_S)
+
+    def processes(self) -> list[psutil.Process]:
+        """The kernel, and all that it has started, however far down."""
+        return [process for process in own_processes() if self._is_of(process)]
+
+    def _is_of(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error):  # it is ending
+            return process.environ().get(MARK) == self._mark
+        return False
 
     @property
     def pid(self) -> int:
@@ -83,16 +98,14 @@ class Notebook:
 
 @pytest.fixture
 def notebook(tmp_path: Path) -> Iterator[Notebook]:
-    before = {process.pid for process in own_processes()}
     notebook = Notebook(tmp_path)
     yield notebook
     notebook.close()
-    left = [process for process in own_processes() if process.pid not in before]
-    assert still_running(left, GONE_S) == []
+    assert still_running(notebook.processes(), GONE_S) == []
 
 
 def started_by(notebook: Notebook) -> list[psutil.Process]:
-    return [process for process in own_processes() if process.pid != notebook.pid]
+    return [process for process in notebook.processes() if process.pid != notebook.pid]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -66,10 +66,10 @@ class Permits:
             return False
         if verb == "hello":
             return self._may_say_hello(header, user, holder.role, holder.rank)
-        if "incarnation" not in header or not worker:
+        # A launcher's word of a worker of its own that has died.
+        is_told = verb == "bye" and holder.role == "admin" and header["reason"] == "failed"
+        if "incarnation" not in header or not worker or is_told:
             return True
-        if verb == "bye" and holder.role == "admin" and header["reason"] == "failed":
-            return True  # a launcher's word of a worker of its own that has died
         incarnation, owner = self._newest.get(worker, (0, user))
         return incarnation != header["incarnation"] or owner == user
 

@@ -15,7 +15,7 @@ from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.em import EmOptions
 from leash.ps.options.rule import for_drop, with_new_names
 from leash.ps.report.analysis.reading import read_run
-from leash.ps.report.pictures.lineup import effective
+from leash.ps.report.analysis.settings import effective
 from support.runs import simulate, write_run
 
 # config.yaml as the release wrote it that knew only the old names; one for each policy.
