@@ -13,7 +13,12 @@ from leash.ps.hosts.ssh import run_all, ssh_words
 from leash.ps.words import listed
 
 # What git ignores is no code: environments, data, runs. Nothing is deleted on a host.
-FILTERS: Final = ("--filter=:- .gitignore", "--exclude=/.git", "--exclude=__pycache__")
+# Secret keys stay where they are: each worker is given its own, over ssh.
+SECRET: Final = ("server.key", "admin.key", "observer.key", "worker-*.key")
+FILTERS: Final = (
+    "--filter=:- .gitignore", "--exclude=/.git", "--exclude=__pycache__",
+    *(f"--exclude={name}" for name in SECRET),
+)  # fmt: skip
 
 
 def copied_directory(directory: str, working_directory: str) -> str:
