@@ -108,6 +108,7 @@ class Looker:
         self._board.close()
         self._web.shutdown()
         self._web.server_close()
+        self._web.see_out(LAST_NEWS_S)
         self._follower.close()
 
     def _snapshot(self) -> tuple[dict[str, Any], float] | None:
@@ -132,7 +133,6 @@ def show_run(link: socket.socket) -> None:
         link.sendall(_line({"address": looker.address, "port": looker.port, "token": looker.token}))
     _take_snapshots(link, looker)
     looker.close()
-    time.sleep(LAST_NEWS_S)  # threads that answer are daemons: this lets them come to an end
 
 
 def _take_snapshots(link: socket.socket, looker: Looker) -> None:

@@ -15,6 +15,7 @@ import hmac
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from html import escape
 from http import HTTPStatus
@@ -160,6 +161,13 @@ class PageServer(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._places.release()
+
+    def see_out(self, timeout_s: float) -> None:
+        """Waits until all that is being answered has been. REQUIRES: it takes no more requests."""
+        until_s = time.monotonic() + timeout_s
+        for _ in range(MOST_REQUESTS):
+            if not self._places.acquire(timeout=max(0.0, until_s - time.monotonic())):
+                return
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing: a browser that goes away is no error."""

@@ -93,9 +93,12 @@ class Identities:
                 self._require_rank(holder, message)
         elif isinstance(message, Dismiss) and holder.role == "worker":
             self._require_itself(holder, message)
-        elif holder.role == "admin" and isinstance(message, Bye) and message.reason == FAILED:
-            pass  # a launcher says so of a worker of its own that has died
-        elif (member := self._sender(message)) is not None and member.key != user:
+        elif not _is_word_of_launcher(holder, message):
+            self._require_own(holder, message, user)
+
+    def _require_own(self, holder: KeyHolder, message: Message, user: str) -> None:
+        member = self._sender(message)
+        if member is not None and member.key != user:
             raise NotAllowedError(f"{message.verb}: {member} came by another key than {holder}")
 
     def bind(self, worker: int, user: str) -> None:
@@ -171,3 +174,8 @@ class Identities:
             holders[key] for key, taken in self.ranks.items() if taken == rank and key in holders
         )
         return next(by_file, None) or next(by_hello, None)
+
+
+def _is_word_of_launcher(holder: KeyHolder, message: Message) -> bool:
+    """Whether an admin says of somebody that it has failed, as of a worker that has died."""
+    return holder.role == "admin" and isinstance(message, Bye) and message.reason == FAILED
