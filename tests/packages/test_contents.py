@@ -133,7 +133,7 @@ def test_the_wheel_has_its_licences(files: dict[str, bytes]) -> None:
     assert {name.removeprefix(licences) for name in files if name.startswith(licences)} == expected
     for name in expected:
         assert files[licences + name] == (ROOT / name).read_bytes()
-    assert metadata(files)["License-Expression"] == "Apache-2.0 AND BSD-3-Clause"
+    assert metadata(files)["License-Expression"] == "Apache-2.0 AND BSD-3-Clause AND MIT"
 
 
 def test_both_name_version_and_commit(
