@@ -10,6 +10,8 @@ from types import FrameType
 from typing import Final
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# By this one a launch gives up its server, for whose run no worker is left.
+GIVE_UP: Final = signal.SIGUSR2
 AGAIN_S: Final = 0.02
 
 FOLLOWS_PARENT: Final = "LEASH_FOLLOWS_PARENT"  # set in the environment of our own children

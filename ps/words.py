@@ -28,6 +28,9 @@ AWAITED: Final = "awaited"  # expected, and has not said hello
 # ends with this word.
 INCOMPLETE: Final = "incomplete"
 
+# A run that its launch has given up, since its workers have failed, ends with these words.
+WORKERS_FAILED: Final = "its workers failed"
+
 # The beginnings of what a server says where it goes on from a checkpoint.
 GOES_ON_FROM: Final = "goes on from"
 PAGE_IS_AT: Final = "live page:"  # begins what a server says of its page
@@ -40,7 +43,8 @@ LAG_IS: Final = "steps ahead of the slowest"
 FIGURES_ARE: Final = f"waiting: share of the time {WAITING_IS}; lag: {LAG_IS}"
 
 # What the thread of a worker that trains is doing, as its beats tell.
-BETWEEN: Final = "between"  # in a loop of the user's own, behind a step: it has begun no other
+# In a loop of the user's own, behind a step: it has begun no other, as far as Leash sees.
+BETWEEN: Final = "between"
 LOADING: Final = "data"
 FORWARD: Final = "forward"
 BACKWARD: Final = "backward"
@@ -89,10 +93,35 @@ def is_good_end(reason: str) -> bool:
 
 
 def epoch_after(completed: int, planned: int | None) -> str:
-    """Writes in which epoch something is that has completed so many: ``epoch 3 of 10``."""
+    """Writes in which epoch something is that has completed so many: ``epoch 3 of 10``.
+
+    Empty before the first where nobody knows how many there are: a loop of the user's own may have
+    none.
+    """
     if planned is None:
-        return f"epoch {completed + 1}"
+        return f"epoch {completed + 1}" if completed else ""
     return f"epoch {min(completed + 1, planned)} of {planned}"
+
+
+def in_epoch_after(completed: int, planned: int | None) -> str:
+    """The same as a clause behind others: ``, in epoch 3 of 10``, or empty."""
+    epoch = epoch_after(completed, planned)
+    return f", in {epoch}" if epoch else ""
+
+
+def named_workers(ranks: Sequence[int]) -> str:
+    """Names workers by their rising ranks: ``worker 2``, ``workers 1 to 4, 7 and 9``."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+    words = [
+        word for run in runs
+        for word in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))
+    ]  # fmt: skip
+    return f"worker{'s' if len(ranks) > 1 else ''} {listed(words)}"
 
 
 def seconds(value: float) -> str:

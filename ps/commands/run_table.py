@@ -27,6 +27,8 @@ from leash.ps.words import (
     accuracy_text,
     duration,
     epoch_after,
+    in_epoch_after,
+    named_workers,
     why_stopped,
 )
 
@@ -78,7 +80,7 @@ def plain_line(state: RunState) -> str:
         return waiting_for(state)
     lags = " ".join(str(row["lag"]) for row in state["table"] if row["state"] == LIVE)
     parts = [
-        epoch_of(state),
+        *([epoch] if (epoch := epoch_of(state)) else []),
         f"{state['steps']} steps",
         f"{state['steps_per_second']:.1f}/s",
         f"lags {lags}" if lags else "no worker is live",
@@ -118,8 +120,8 @@ def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> 
     if summary["ended"] == INCOMPLETE:  # in no epoch: those who stayed came to their end
         lines.append(f"ended early     {INCOMPLETE}")
     elif summary["ended"] != DONE:
-        epoch = epoch_after(summary["epochs"], planned_epochs)
-        lines.append(f"ended early     {why_stopped(summary['ended'])}, in {epoch}")
+        epoch = in_epoch_after(summary["epochs"], planned_epochs)
+        lines.append(f"ended early     {why_stopped(summary['ended'])}{epoch}")
     if unfinished := summary.get("unfinished"):
         lines.append(f"not trained     {unfinished_text(unfinished)}")
     if summary["test_accuracy"] is not None:
@@ -160,10 +162,8 @@ def _strangers(figures: dict[str, Any]) -> str:
 
 def waiting_for(state: RunState) -> str:
     """Says for whom a run waits that has not started."""
-    missing = ", ".join(map(str, state["missing"]))
-    if not missing:
-        return "starting: waiting for the evaluator"
-    return f"starting: waiting for worker{'s' if len(state['missing']) > 1 else ''} {missing}"
+    missing = state["missing"]
+    return f"starting: waiting for {named_workers(missing) if missing else 'the evaluator'}"
 
 
 def waits_of(state: RunState) -> list[str]:
@@ -172,8 +172,7 @@ def waits_of(state: RunState) -> list[str]:
         return []
     lines = [f"waiting for {held['text']}" for held in state.get("awaited", [])]
     if away := state.get("coming_back"):
-        whom = f"worker{'s' if len(away) > 1 else ''} {', '.join(map(str, away))}"
-        lines.append(f"waiting for {whom} to come back")
+        lines.append(f"waiting for {named_workers(away)} to come back")
     return lines
 
 
@@ -187,8 +186,11 @@ def stacks_of(state: RunState) -> list[str]:
 
 
 def epoch_of(state: RunState) -> str:
-    """Says in which epoch the slowest worker is, and how many there are."""
-    return epoch_after(state["epochs"], state["planned_epochs"])
+    """Says in which epoch the slowest worker is, and how many there are; empty if nobody tells."""
+    done, planned = state["epochs"], state["planned_epochs"]
+    if planned is None and done and not any(row["state"] in TAKES_PART for row in state["table"]):
+        return f"epoch {done}"  # nobody has begun another
+    return epoch_after(done, planned)
 
 
 def rule_of(state: RunState) -> str:
@@ -230,7 +232,7 @@ def _progress(state: RunState) -> RenderableType:
     if state["finished"]:
         return Text(f"finished after {state['epochs']} epochs", style="green")
     if state["planned_epochs"] is None:
-        return Text(epoch_of(state))
+        return Text(epoch_of(state) or f"{state['steps']} steps")
     grid = Table.grid(expand=True, padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1)

@@ -12,7 +12,7 @@ from leash.ps.options.commands import SaveOptions
 from leash.ps.runs.download import download_checkpoint
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.keys import key_for
-from leash.ps.words import epoch_after
+from leash.ps.words import in_epoch_after
 
 
 def run(options: SaveOptions) -> int:
@@ -34,8 +34,8 @@ def run(options: SaveOptions) -> int:
         except (NotAllowedError, NotReadyError) as error:
             raise UsageError(str(error)) from error
     epoch = json.loads(metadata["position"])["epoch"]
-    at = epoch_after(epoch, state["planned_epochs"])
-    print(f"saved {path}: {path.stat().st_size} bytes, version {metadata['version']}, in {at}")
+    at = in_epoch_after(epoch, state["planned_epochs"])
+    print(f"saved {path}: {path.stat().st_size} bytes, version {metadata['version']}{at}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """The workers' rows of a run's table, in as many columns as the terminal has room for."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from rich import box
@@ -44,7 +45,8 @@ def worker_rows(state: dict[str, Any], width: int) -> Table:
         width: of the terminal, in columns; what does not fit is left out, and never cut.
     """
     counts_clocks = state.get("bound_unit", CLOCKS) == CLOCKS
-    rows = [_cells(row, state["bound"] if counts_clocks else None) for row in state["table"]]
+    bound = state["bound"] if counts_clocks else None
+    rows = [_cells(row, bound, epoch_text(state, row)) for row in state["table"]]
     present = {row["worker"] for row in state["table"]}
     rows += [
         {"worker": Text(str(rank)), "state": Text(AWAITED, _STYLES[AWAITED])}
@@ -82,12 +84,13 @@ def _columns(rows: list[dict[str, Text]], width: int) -> list[str]:
     return shown
 
 
-def _cells(row: dict[str, Any], bound: int | None) -> dict[str, Text]:
+def _cells(row: dict[str, Any], bound: int | None, epoch: str) -> dict[str, Text]:
     """Writes the row of a worker.
 
     Args:
         row: of the run's state.
         bound: of the lag; None where there is none, or where it is one of versions.
+        epoch: how many it has completed.
     """
     # One that takes no part is ahead of nobody. Under a bound of 0 every lag is at the bound.
     lag = str(row["lag"]) if row["state"] in TAKES_PART else ""
@@ -97,14 +100,25 @@ def _cells(row: dict[str, Any], bound: int | None) -> dict[str, Text]:
         "worker": Text(str(row["worker"])),
         "process": Text(row["name"], "dim"),
         "state": Text(row["state"], _STYLES.get(row["state"], "")),
-        "epoch": Text(str(row["epoch"])),
+        "epoch": Text(epoch),
         "step": Text(str(row["step"])),
         "lag": Text(lag, "bold yellow" if at_bound else ""),
         "waiting": Text(waiting_text(waiting),
                         "yellow" if waiting and waiting > MUCH_WAITING else ""),
         "samples/s": Text(f"{row['samples_per_s']:.0f}" if row["samples"] else NONE),
-        "loss": Text("" if row["loss"] is None else f"{row['loss']:.4f}"),
+        "loss": Text(NONE if row["loss"] is None else f"{row['loss']:.4f}"),
     }  # fmt: skip
+
+
+def epoch_text(state: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """Writes how many epochs a worker has completed; a dash where it may count none.
+
+    Args:
+        state: how the run stands.
+        row: of the worker, in it.
+    """
+    tells = row["epoch"] or state["planned_epochs"] is not None
+    return str(row["epoch"]) if tells else NONE
 
 
 def waiting_text(share: float | None) -> str:

@@ -5,9 +5,9 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from leash._extras import install_command
 from leash._version import __version__
 from leash.ps.errors import UsageError
 from leash.ps.hosts import check_program
@@ -19,6 +19,7 @@ from leash.ps.wire.frames import VERSION
 from leash.ps.words import listed
 
 CHECK_S: Final = 60.0  # a host that has not answered by then is none
+UNRESOLVED: Final = "Could not resolve hostname"  # of ssh
 OLDEST_PYTHON: Final = (3, 10)
 CHECK_TOKEN_NBYTES: Final = 16
 
@@ -130,7 +131,9 @@ def read_answer(host: str, outcome: Outcome, wanted: Wanted) -> tuple[dict[str, 
     if outcome.status is None:
         return {}, [f"no answer within {CHECK_S:.0f} s"]
     if outcome.status == NOT_CONNECTED:
-        return {}, [f"{outcome.last_words}; ssh {host} true has to work, without a question"]
+        file = "" if Path(host).exists() else f", and there is no file {host} here"
+        nor = file if UNRESOLVED in outcome.last_words else ""
+        return {}, [f"{outcome.last_words}{nor}; ssh {host} true has to work, without a question"]
     if outcome.status in NO_SUCH_COMMAND:
         return {}, [f"no Python at {wanted.python}; give --python PATH"]
     return {}, [f"{wanted.python} there does not run: {outcome.last_words}; give --python PATH"]
@@ -151,15 +154,15 @@ def complaints(found: Mapping[str, Any], wanted: Wanted, way: Way) -> list[str]:
         oldest = ".".join(map(str, OLDEST_PYTHON))
         return [f"{python}: Leash needs {oldest} or newer; give --python PATH"]
     if not found["leash"]:
-        why.append(f"{python} has no Leash ({found['leash_error']}); install it there, or give "
-                   "--python PATH")  # fmt: skip
+        why.append(f"{python} has no Leash ({found['leash_error']}); install the wheel of Leash "
+                   f"{__version__} there (docs/install.md), or give --python PATH")  # fmt: skip
     elif (found["leash"], found["wire"]) != (__version__, VERSION):
         why.append(f"{_named(found)} there, and {_named({'leash': __version__, 'wire': VERSION})} "
                    "here; install the same on both")  # fmt: skip
     elif found["leash_error"]:
         why.append(f"Leash there does not import ({found['leash_error']}); install it again")
     if wanted.needs_torch and not found["torch"]:
-        why.append(f"{python} has no torch; there: {install_command('torch')}")
+        why.append(f"{python} has no torch; there: {found['executable']} -m pip install torch")
     if wanted.is_synced and not found["rsync"]:
         why.append("no rsync there, for --sync; apt install rsync")
     if not wanted.is_synced and not found["directory"]:

@@ -1,9 +1,10 @@
 """`--sync`: has rsync copy a directory to every host."""
 
 import os
+import re
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +16,15 @@ from leash.ps.words import listed
 # What git ignores is no code: environments, data, runs. Nothing is deleted on a host.
 # Secret keys stay where they are: each worker is given its own, over ssh.
 SECRET: Final = ("server.key", "admin.key", "observer.key", "worker-*.key")
+NO_CODE: Final = (".git", "__pycache__")
 FILTERS: Final = (
-    "--filter=:- .gitignore", "--exclude=/.git", "--exclude=__pycache__",
+    "--filter=:- .gitignore", *(f"--exclude={name}/" for name in NO_CODE),
     *(f"--exclude={name}" for name in SECRET),
 )  # fmt: skip
+
+
+OF_EVERY_RUN: Final = frozenset(("events.jsonl", "summary.json"))
+WILDCARD: Final = re.compile(r"[*?\[]")
 
 
 def copied_directory(directory: str, working_directory: str) -> str:
@@ -40,24 +46,35 @@ def copied_directory(directory: str, working_directory: str) -> str:
     return str(whole)
 
 
+def runs_in(directory: str) -> Iterator[str]:
+    """Finds the run directories in a directory, at any depth.
+
+    Args:
+        directory: an absolute path.
+    """
+    for folder, below, files in os.walk(directory):
+        if not OF_EVERY_RUN.isdisjoint(files):
+            yield folder
+            below.clear()
+        below[:] = [name for name in below if name not in NO_CODE]
+
+
 def copy_to_hosts(
-    directory: str, hosts: Sequence[str], left_out: str | None, say: Callable[[str], None]
+    directory: str, hosts: Sequence[str], left_out: Sequence[str], say: Callable[[str], None]
 ) -> None:
     """Copies a directory to the same place on each host, all at once.
 
     Args:
         directory: an absolute path; below the home of this user it is below his home there.
         hosts: as ssh takes them.
-        left_out: a directory that is not to be copied, such as the one of runs.
+        left_out: absolute paths of what is not to be copied, such as runs.
         say: shows a line.
 
     Raises:
         UsageError: it failed somewhere.
     """
     place = portable(directory)
-    filters = [*FILTERS]
-    if left_out is not None and (inside := os.path.relpath(left_out, directory))[:2] != "..":
-        filters.append(f"--exclude=/{inside}")
+    filters = filters_for(directory, left_out)
     there = "." if place == HOME else place.removeprefix(f"{HOME}/")
     say(f"copying {directory} to {listed(hosts)}")
     began_s = time.monotonic()
@@ -74,6 +91,18 @@ def copy_to_hosts(
                          "above); nothing was started")  # fmt: skip
 
 
+def filters_for(directory: str, left_out: Sequence[str]) -> list[str]:
+    """What tells rsync which files not to copy.
+
+    Args:
+        directory: that is copied.
+        left_out: absolute paths; those elsewhere are of no account.
+    """
+    inside = [path.removeprefix(f"{directory}/") for path in left_out
+              if path.startswith(f"{directory}/")]  # fmt: skip
+    return [*FILTERS, *(f"--exclude=/{_as_pattern(path)}" for path in inside)]
+
+
 def _argv(host: str, directory: str, there: str, quoted: str, filters: Sequence[str]) -> list[str]:
     return [
         "rsync", "--archive", "--compress", "--protect-args", *filters,
@@ -81,6 +110,11 @@ def _argv(host: str, directory: str, there: str, quoted: str, filters: Sequence[
         f"--rsync-path=mkdir -p {quoted} && rsync", f"--rsh={shlex.join(ssh_words())}",
         "--", f"{directory}/", f"{_bracketed(host)}:{there}/",
     ]  # fmt: skip
+
+
+def _as_pattern(path: str) -> str:
+    """A path as a pattern of rsync, which reads backslashes only where there is a wildcard."""
+    return re.sub(r"[\\*?\[]", r"\\\g<0>", path) if WILDCARD.search(path) else path
 
 
 def _bracketed(host: str) -> str:

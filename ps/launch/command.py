@@ -15,6 +15,7 @@ from leash.ps.commands.live_screen import Screen
 from leash.ps.datafiles.required import require_data
 from leash.ps.launch.host_starter import HostStarter, prepare_hosts
 from leash.ps.launch.launch import Launch
+from leash.ps.launch.script import words_for_script
 from leash.ps.launch.slurm import (
     FirstTaskStarter,
     SlurmTask,
@@ -28,6 +29,7 @@ from leash.ps.options.optimizer import with_rates
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.keys import files_for_workers
+from leash.ps.words import listed
 
 KEYS_OF_A_RUN: Final = "keys"  # in its run directory, while it goes on
 
@@ -59,6 +61,9 @@ def run(
         folder = Path(options.run_dir)
         keys = options.keys or str(folder / KEYS_OF_A_RUN)
         return run_other_task(options, keys, task, folder, say)
+    if words := words_for_script(options):
+        say(f"{listed(words)} behind the script's name: for the script; options of leash launch "
+            "stand before it")  # fmt: skip
     ready = None if options.hosts is None else prepare_hosts(options, say)
     keys_of_workers = _keys_of_workers(options)
     run_dir = RunDir.at(

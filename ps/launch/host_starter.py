@@ -13,7 +13,7 @@ from typing import Final
 
 from leash.ps.errors import UsageError
 from leash.ps.hosts.checks import Wanted, check_hosts
-from leash.ps.hosts.copying import copied_directory, copy_to_hosts
+from leash.ps.hosts.copying import copied_directory, copy_to_hosts, runs_in
 from leash.ps.hosts.frames import FOLLOWER_MODULE, WorkerStart
 from leash.ps.hosts.places import portable, portable_words, shell_word
 from leash.ps.hosts.remote_worker import RemoteWorker
@@ -70,8 +70,9 @@ def prepare_hosts(options: LaunchOptions, say: Callable[[str], None]) -> ReadyHo
         names, wanted, 1 + options.shards, first_port=options.port, address=options.address, say=say
     )
     if copied is not None:
-        runs = RUNS if options.run_dir is None else options.run_dir
-        copy_to_hosts(copied, names, os.path.abspath(runs), say)
+        runs = [RUNS] if options.run_dir is None else [RUNS, options.run_dir]
+        left_out = {*map(os.path.realpath, runs), *runs_in(copied)}
+        copy_to_hosts(copied, names, sorted(left_out), say)
     return ReadyHosts(addresses, port)
 
 

@@ -88,6 +88,7 @@ class Launch:
         if options.rule.bound_unit == VERSIONS:
             say(MAY_STALL)  # the server says it too, but only in its log
         self._server.start()
+        say(f"the server listens at {self._server.address}")
         self._workers.start(self._server.address)
         if options.max_workers is not None:
             say(

@@ -7,10 +7,12 @@ line, to the screen.
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.base import flag
+from leash.ps.options.commands import OF_THE_OWN_LOOP, LaunchOptions
 from leash.ps.processes import (
     GRACE_VARIABLE,
     PATIENCE_VARIABLE,
@@ -41,6 +43,20 @@ def variables_of_copy(options: LaunchOptions, rank: int, address: str) -> dict[s
         SERVER_VARIABLE: address, RANK_VARIABLE: str(rank), WORKERS_VARIABLE: str(options.workers),
         PATIENCE_VARIABLE: str(options.patience), GRACE_VARIABLE: str(options.grace_s),
     }  # fmt: skip
+
+
+def words_for_script(options: LaunchOptions) -> list[str]:
+    """The words behind the script's name that are options of the launch as well.
+
+    They are the script's, which may not be what was meant. Those that a script decides in any case,
+    such as its batch size, are left out.
+
+    Args:
+        options: of the launch; without a script there are none.
+    """
+    flags = {flag(field.name) for field in fields(options) if field.name not in OF_THE_OWN_LOOP}
+    return [name for word in shlex.split(options.script or "")[1:]
+            if (name := word.partition("=")[0]) in flags]  # fmt: skip
 
 
 def start_copy(

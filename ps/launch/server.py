@@ -10,7 +10,7 @@ from subprocess import TimeoutExpired
 from typing import Any, Final
 
 from leash.ps.errors import LeashError, UsageError
-from leash.ps.interrupt import held, received, times_received
+from leash.ps.interrupt import GIVE_UP, held, received, times_received
 from leash.ps.launch.process_options import options_of_server
 from leash.ps.launch.restarts import Restarts
 from leash.ps.options.addresses import split_address
@@ -42,7 +42,6 @@ STEP_LOOK_S: Final = 0.01
 PORT_LOOK_S: Final = 0.05
 ADDRESSES: Final = 3  # of which one is free, unless many servers start at the same time
 NOWHERE: Final = "tcp://127.0.0.1:1"  # of a server that never listened
-NO_WORKER_LEFT: Final = "no worker was left"
 SHARDS_END_S: Final = 5.0  # the other processes of a server that has crashed, after its end
 
 
@@ -175,8 +174,7 @@ class LaunchedServer:
             summary: dict[str, Any] = json.loads(self._run_dir.summary.read_text())
         except FileNotFoundError:
             return None
-        # The launcher ended a server that would have waited for workers; SIGTERM is only how.
-        return {**summary, "ended": NO_WORKER_LEFT} if self.is_given_up else summary
+        return summary
 
     def failure(self, status: int, *, has_begun: bool) -> Failure:
         """Why it has ended as it should not.
@@ -206,7 +204,7 @@ class LaunchedServer:
         """Ends it, because no worker is left for whom it would wait; a second call does nothing."""
         if not self.is_given_up:
             self.is_given_up = True
-            self._started.terminate()
+            self._started.send_signal(GIVE_UP)
 
     def tell_to_end(self, *, awaits_step: bool) -> None:
         """Tells it to end, if it was started.
@@ -217,8 +215,8 @@ class LaunchedServer:
         """
         if self._process is None:
             return
-        # It notes the first signal as what has ended the run.
-        self._process.send_signal(received() or signal.SIGTERM)
+        # It notes the first signal as what has ended the run. Without one, workers have failed.
+        self._process.send_signal(received() or (GIVE_UP if self.address else signal.SIGTERM))
         if not awaits_step or self._options.rule.policy is not BSP:
             return
         final, deadline_s = self._run_dir.checkpoint("final"), time.monotonic() + STEP_END_S

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from leash.ps.commands.run_table import waits_of
+from leash.ps.commands.run_table import waiting_for, waits_of
+from leash.ps.commands.worker_rows import epoch_text
 from leash.ps.live.follower import WINDOW_S, RunFollower
 from leash.ps.page.bars import lag_view, paces_view, staleness_view
 from leash.ps.page.curves import (
@@ -27,6 +28,7 @@ from leash.ps.report.analysis.diagnosis import diagnose
 from leash.ps.report.analysis.run import Floats, Run
 from leash.ps.words import (
     AWAITED,
+    BETWEEN,
     DONE,
     LAG_IS,
     LIVE,
@@ -179,7 +181,7 @@ def _status(summary: RunSnapshot, state: RunSnapshot | None) -> str:
     if state is None:
         return "no server tells how it stands"
     if state["missing"]:
-        return f"waiting for {len(state['missing'])} workers"
+        return waiting_for(dict(state)).removeprefix("starting: ")
     return "live" if state["started"] else "not started"
 
 
@@ -201,7 +203,7 @@ def workers_table(state: RunSnapshot) -> str:
     """A row for each worker: its state, its waiting, and its lag against the bound."""
     bound = state.get("bound")
     head = "".join(f'<th scope="col"{_numeric(name)}>{text(name)}</th>' for name in WORKER_COLUMNS)
-    rows = "".join(_row(row, bound) for row in state["table"])
+    rows = "".join(_row(row, bound, epoch_text(state, row)) for row in state["table"])
     awaited = "".join(f"<p>{text(line)}</p>" for line in waits_of(dict(state)))
     note = f"Waiting: share of the time {WAITING_IS}. Lag: {LAG_IS}"
     limit = f", at most {bound}." if bound is not None else "."
@@ -215,7 +217,7 @@ def _numeric(name: str) -> str:
     return ' class="number"' if name in NUMBERS else ""
 
 
-def _row(row: Mapping[str, Any], bound: int | None) -> str:
+def _row(row: Mapping[str, Any], bound: int | None, epoch: str) -> str:
     waiting = row["wait_fraction"]
     bar = NONE
     if waiting is not None:
@@ -227,14 +229,19 @@ def _row(row: Mapping[str, Any], bound: int | None) -> str:
     lag = f"{row['lag']} of {bound}" if bound else str(row["lag"])
     loss = decimal(row["loss"]) if isinstance(row["loss"], float) else NONE
     cells = {
-        "worker": str(row["worker"]), "state": str(row["state"]), "epoch": str(row["epoch"]),
+        "worker": str(row["worker"]), "state": str(row["state"]), "epoch": epoch,
         "step": count(row["step"]), "lag": lag, "samples/s": decimal(row["samples_per_s"]),
-        "loss": loss, "doing": str(row.get("phase") or NONE),
+        "loss": loss, "doing": _doing(row.get("phase") or NONE),
     }  # fmt: skip
     told = {name: text(cell) for name, cell in cells.items()} | {"waiting": bar}
     bad = "" if is_good else ' class="bad"'
     tags = "".join(f"<td{_numeric(name)}>{told[name]}</td>" for name in WORKER_COLUMNS)
     return f"<tr{bad}>{tags}</tr>"
+
+
+def _doing(phase: str) -> str:
+    """A phase for people; "between" alone says nothing."""
+    return "between steps" if phase == BETWEEN else phase
 
 
 def told_of(event: Mapping[str, Any]) -> str:

@@ -232,6 +232,11 @@ class LaunchOptions(
         if not path or (not Path(path).exists() and self.hosts is None):
             raise UsageError(f"{path}: there is no such script; give the path of one, or leave "
                              "this word out")  # fmt: skip
+        if self.hosts is not None and not Path(path).exists() and _is_bare(path):
+            others = path.strip(",")
+            raise UsageError(f"{path}: there is no such script here; hosts are written without "
+                             f"blanks: --hosts {self.hosts.rstrip(',')},{others}; for a script "
+                             f"that is only there, give its path: ./{others}")  # fmt: skip
         for field in dataclasses.fields(self):
             if field.name in OF_THE_OWN_LOOP and getattr(self, field.name) != field.default:
                 raise UsageError(
@@ -258,6 +263,11 @@ class LaunchOptions(
     def most_started(self) -> int:
         """How many workers the launcher starts, over all of the run. Raises UsageError."""
         return most_workers(self.workers, self.changes)
+
+
+def _is_bare(path: str) -> bool:
+    """Whether a script's path is a plain word, such as a host that stands behind a blank."""
+    return "/" not in path and not path.endswith(".py")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from leash.ps.options.server import ServerOptions
 from leash.ps.policy import BSP, Rule
 from leash.ps.runs.checkpoint import Earlier
 from leash.ps.wire import hosts
-from leash.ps.words import GOES_ON_FROM, NOT_BITWISE, epoch_after
+from leash.ps.words import GOES_ON_FROM, NOT_BITWISE, in_epoch_after
 
 _EVERYWHERE: Final = "tcp://0.0.0.0"
 
@@ -72,7 +72,7 @@ def how_it_goes_on(
     if position is None:
         return [f"{at}: a file of format 1 tells no position, so training begins with epoch 1"]
     if position.shares or position.leases:
-        at += f", in {epoch_after(position.epoch, planned_epochs)}"
+        at += in_epoch_after(position.epoch, planned_epochs)
     lines = [f"{at}, after step {earlier.step}"]
     reasons = [f"begun anew: {what}" for what in position.anew]
     if position.shares and position.shares.keys() != set(ranks):

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
+from leash.ps.interrupt import GIVE_UP
 from leash.ps.options.server import ServerOptions
 from leash.ps.server.checkpoints import Checkpoints
 from leash.ps.server.coordinator import ALL_GONE, Coordinator
@@ -20,7 +21,7 @@ from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.members import Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.messages import STOPPED_BY_TIMEOUT
-from leash.ps.words import DONE, FAILED, INCOMPLETE, TIMED_OUT
+from leash.ps.words import DONE, FAILED, INCOMPLETE, TIMED_OUT, WORKERS_FAILED
 
 # The end of a bsp run waits so long for the end of a step, so that its last checkpoint is at one.
 ALIGN_S: Final = 1.0
@@ -105,7 +106,9 @@ class Ending:
 
     def stop_if_it_is_time(self) -> None:
         """Stops the run if somebody has asked for it, all are gone for good or its time is over."""
-        if self.signal:
+        if self.signal == GIVE_UP:
+            self.stop(WORKERS_FAILED, 1)
+        elif self.signal:
             self.stop(signal.Signals(self.signal).name, 128 + self.signal)
         if self._coordinator.asked_to_stop:
             self.stop(self._coordinator.asked_to_stop, 0)

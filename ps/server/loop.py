@@ -285,12 +285,15 @@ class Server:
             self._say(f"run directory {self._run_dir.path}")
 
     def stop_on_signals(self) -> None:
-        """Lets SIGINT, SIGTERM and SIGHUP end the run from now on, with status 130, 143 and 129."""
+        """Lets SIGINT, SIGTERM and SIGHUP end the run from now on, with status 130, 143 and 129.
+
+        By one more signal its launch gives it up, with status 1.
+        """
 
         def on_signal(number: int, _: FrameType | None) -> None:
             self.stop_soon(number)
 
-        for number in interrupt.SIGNALS:
+        for number in (*interrupt.SIGNALS, interrupt.GIVE_UP):
             signal.signal(number, on_signal)
 
     def stop_soon(self, number: int) -> None:

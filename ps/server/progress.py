@@ -16,7 +16,8 @@ from leash.ps.words import (
     EVICTED,
     INCOMPLETE,
     accuracy_text,
-    epoch_after,
+    in_epoch_after,
+    named_workers,
     why_stopped,
 )
 
@@ -72,7 +73,7 @@ class Progress:
 
     def _whom(self, missing: Sequence[int]) -> str:
         if not self._members.come_and_go:
-            return f"waiting for workers {missing}"
+            return f"waiting for {named_workers(missing)}"
         more = "another worker" if len(missing) == 1 else f"{len(missing)} more workers"
         return f"waiting for {more} to begin"
 
@@ -91,8 +92,8 @@ class Progress:
         if ended == INCOMPLETE:  # in no epoch: those who stayed came to their end
             how_far += f": {INCOMPLETE}"
         elif ended != DONE:
-            epoch = epoch_after(self._metrics.epoch, self._options.epochs)
-            how_far += f", in {epoch}: {why_stopped(ended)}"
+            epoch = in_epoch_after(self._metrics.epoch, self._options.epochs)
+            how_far += f"{epoch}: {why_stopped(ended)}"
         if unfinished:
             how_far += f": not trained: {unfinished_text(unfinished)}"
         self._say(how_far)
@@ -138,5 +139,4 @@ class Progress:
 
 
 def _coming_back(ranks: Sequence[int]) -> str:
-    whom = f"worker{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
-    return f"waiting for {whom} to come back: what is left to train is theirs alone"
+    return f"waiting for {named_workers(ranks)} to come back: what is left to train is theirs alone"

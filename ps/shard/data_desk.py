@@ -62,6 +62,7 @@ from leash.ps.wire.segment import (
     open_segment,
 )
 from leash.ps.wire.sockets import Payload
+from leash.ps.words import named_workers
 
 # Sends a message to one peer: route, header, payload, and the worker whom a reply lets go on, or 0
 # for everything else.
@@ -526,7 +527,7 @@ class DataDesk:
         if self.stopping:
             raise StoppingError(self.stopping)
         if not self._metrics.started:
-            raise NotReadyError(f"waiting for workers {self._members.missing[:20]}")
+            raise NotReadyError(f"waiting for {named_workers(self._members.missing[:20])}")
 
     def _require_model(self, msg: FromMember) -> tuple[ShardEngine, ServedModel]:
         self._members.require_current(msg.worker, msg.incarnation)

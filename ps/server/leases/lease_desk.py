@@ -14,7 +14,7 @@ from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.messages import Lease, Leased, Remember
-from leash.ps.words import LIVE, RESTING
+from leash.ps.words import LIVE, RESTING, named_workers
 
 
 class LeaseDesk:
@@ -55,7 +55,7 @@ class LeaseDesk:
         if member.is_observer:
             raise HeaderError("lease.worker: expected a rank from 1; an observer does not train")
         if not self._metrics.started:
-            raise NotReadyError(f"waiting for workers {self._members.missing[:20]}")
+            raise NotReadyError(f"waiting for {named_workers(self._members.missing[:20])}")
         if self.planned != LEASE:
             raise PlanMismatchError("this run has fixed shares: --data-plan static")
         had_rested = self._leases.is_resting(msg.worker)

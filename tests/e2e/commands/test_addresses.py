@@ -45,7 +45,7 @@ def plain_server(cwd: Path, *options: str) -> Iterator[tuple[Child, str]]:
     """`leash server` as people start it, without a descriptor; gives its port, too."""
     command = [*LEASH, "server", *options]
     with Child(command, cwd=cwd) as server:
-        server.read_until("waiting for workers")
+        server.read_until("waiting for worker")
         (line,) = [line for line in server.lines if "listening at" in line]
         yield server, line.split(",")[0].rpartition(":")[2]
 

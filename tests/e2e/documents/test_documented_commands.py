@@ -176,7 +176,7 @@ def test_several_machines_can_be_started_as_their_page_says(tmp_path: Path) -> N
     with ExitStack() as stack:
         start = [*LEASH, *here(server), "--evict-s", "60"]
         running = stack.enter_context(Child(start, cwd=tmp_path))
-        running.read_until("waiting for workers", 60)
+        running.read_until("waiting for worker", 60)
         with Child([*LEASH, *here(policy)], cwd=tmp_path) as asked:
             finish(asked, 60)
         processes = [

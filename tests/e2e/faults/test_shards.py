@@ -320,7 +320,7 @@ def test_a_shard_that_is_lost_before_training_has_begun_ends_nothing(tmp_path: P
         server_process(run, "--workers=2", "--shards=2", "--chunk-kib=64") as (server, address),
         pusher(address, 1, steps=3) as first,
     ):
-        server.read_until("waiting for workers [2]")
+        server.read_until("waiting for worker 2")
         shard_processes(server)[0].kill()
         server.read_until(f"begin again, 1 of {SHARD_RESTARTS}")
         with pusher(address, 2, steps=3) as second:

@@ -178,7 +178,7 @@ def test_a_server_that_is_started_again_begins_as_soon_as_its_disk_takes_its_jou
     run = small_disk / "run"
     argv = [*LEASH, "server", "--bind=tcp://127.0.0.1:0", f"--run-dir={run}", *OPTIONS]
     with Child(argv) as server:
-        server.read_until("waiting for workers")
+        server.read_until("waiting for worker")
         server.kill()
     ballast = fill(small_disk)
     fill_page_of(run / "journal.jsonl")
@@ -187,7 +187,7 @@ def test_a_server_that_is_started_again_begins_as_soon_as_its_disk_takes_its_jou
         assert f"cannot write {run / 'journal.jsonl'}: No space left on device" in told
         ballast.unlink()
         server.read_until("server 2 of this run")
-        server.read_until("waiting for workers")
+        server.read_until("waiting for worker")
         server.process.send_signal(signal.SIGINT)
         assert server.wait() == 130
 

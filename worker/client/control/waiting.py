@@ -8,6 +8,7 @@ from typing import Final
 
 from leash._log import Say
 from leash.ps.wire.messages import Beaten
+from leash.ps.words import named_workers
 from leash.ps.words import seconds as in_words
 
 SAY_WAITING_S: Final = 5.0  # a command says the same line again after so many seconds
@@ -96,13 +97,12 @@ def awaited(beaten: Beaten | None) -> str:
         beaten: that answer; None before the first.
 
     Returns:
-        Such as "worker 2, 3"; empty where nobody is missing, or nothing is known yet.
+        Such as "workers 2 and 3"; empty where nobody is missing, or nothing is known yet.
     """
     if beaten is None:
         return ""
     if not beaten.started:
-        missing = ", ".join(map(str, beaten.missing))
-        return f"worker {missing}" if missing else "the evaluator"
+        return named_workers(beaten.missing) if beaten.missing else "the evaluator"
     begins = beaten.initialize or beaten.initialized
     return "" if begins else "the first values, which the live worker of the lowest rank sends"
 

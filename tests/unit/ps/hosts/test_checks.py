@@ -37,15 +37,16 @@ def test_a_host_that_lacks_nothing_has_no_complaint() -> None:
          "--python PATH"),
         ({"leash": "", "leash_error": "ModuleNotFoundError: No module named 'leash'"},
          "Python 3.11.7 at /venv/bin/python has no Leash (ModuleNotFoundError: No module named "
-         "'leash'); install it there, or give --python PATH"),
+         f"'leash'); install the wheel of Leash {__version__} there (docs/install.md), or give "
+         "--python PATH"),
         ({"leash": "0.0.9"}, f"Leash 0.0.9 with wire format {VERSION} there, and Leash "
          f"{__version__} with wire format {VERSION} here; install the same on both"),
         ({"wire": 99}, f"Leash {__version__} with wire format 99 there, and Leash {__version__} "
          f"with wire format {VERSION} here; install the same on both"),
         ({"leash_error": "ImportError: no _core"},
          "Leash there does not import (ImportError: no _core); install it again"),
-        ({"torch": ""}, "Python 3.11.7 at /venv/bin/python has no torch; there: pip install "
-         "'leash[torch]'"),
+        ({"torch": ""}, "Python 3.11.7 at /venv/bin/python has no torch; there: "
+         "/venv/bin/python -m pip install torch"),
         ({"directory": False}, "no directory ~/project there; --sync DIR copies one"),
         ({"missing": ["~/project/train.py"]},
          "no ~/project/train.py there; --sync DIR copies a directory"),
@@ -71,6 +72,9 @@ def test_a_host_lacks_rsync_only_where_something_is_copied() -> None:
     [
         (Outcome(255, "", "Warning: Permanently added 'x'\nme@gpu1: Permission denied (publickey)"),
          "me@gpu1: Permission denied (publickey); ssh gpu1 true has to work, without a question"),
+        (Outcome(255, "", "ssh: Could not resolve hostname gpu1: Name or service not known"),
+         "ssh: Could not resolve hostname gpu1: Name or service not known, and there is no file "
+         "gpu1 here; ssh gpu1 true has to work, without a question"),
         (Outcome(127, "", "bash: /x/python: No such file or directory"),
          "no Python at ~/venv/bin/python; give --python PATH"),
         (Outcome(None, "", ""), "no answer within 60 s"),

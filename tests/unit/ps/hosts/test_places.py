@@ -75,6 +75,13 @@ def test_options_that_do_not_go_together_are_refused(words: str, says: str) -> N
         parse(["launch", "--dataset=digits", *words.split()])[1].check()
 
 
+@pytest.mark.parametrize("words", ["a, b:2 train.py", "a b:2 train.py", "a ,b:2 train.py"])
+def test_a_blank_between_hosts_is_told(words: str) -> None:
+    with pytest.raises(UsageError, match=r"^,?b:2: there is no such script here; hosts are written "
+                                         r"without blanks: --hosts a,b:2; "):  # fmt: skip
+        parse(["launch", "--hosts", *words.split()])[1].check()
+
+
 def test_the_hosts_say_how_many_workers_there_are() -> None:
     _, options = parse(["launch", "--hosts", "a,b:2", "train.py", "--workers=9"])
     assert isinstance(options, LaunchOptions)

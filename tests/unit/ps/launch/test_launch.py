@@ -17,6 +17,7 @@ from e2e.outages.rows import require_told
 from leash.ps.cli import parse
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.processes import last_words
+from leash.ps.words import WORKERS_FAILED
 
 DOWN_S: Final = 5.0
 TRAIN: Final = ("--dataset", "digits", "--workers", "2", "--lr", "0.1", "--batch-size", "100")
@@ -198,17 +199,19 @@ def test_without_any_worker_left_the_run_ends(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=20)
     assert process.returncode == 1
     assert re.fullmatch(r"leash launch: worker 1, worker 2: killed \(see .*logs\)\n", err)
-    assert "ended early     no worker was left, in epoch " in out
+    assert "ended early     its workers failed, in epoch " in out
     assert "run directory" in out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["ended"] == WORKERS_FAILED
 
 
 def test_a_worker_killed_before_the_run_began_ends_the_launch(tmp_path: Path) -> None:
     with launched(tmp_path / "run", *TRAIN) as process:
-        read_until(process, "waiting for workers 1, 2")
+        read_until(process, "waiting for workers 1 and 2")
         worker_processes(process)[0].kill()
         _, err = process.communicate(timeout=20)
     assert process.returncode == 1
     assert re.fullmatch(r"leash launch: worker 1: killed before the run began .*\n", err)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["ended"] == WORKERS_FAILED
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,7 @@ def test_a_worker_killed_before_the_run_began_ends_the_launch(tmp_path: Path) ->
         ("", "ended without a word"),
         ("leash worker 1: waiting\nleash worker: --lr: wrong\n\n", "--lr: wrong"),
         ("Traceback (most recent call last):\n  ...\nKeyError: 'x'\n", "KeyError: 'x'"),
-        ("leash evaluate: dataset mnist: no such folder\nleash server: waiting for workers [1]\n"
+        ("leash evaluate: dataset mnist: no such folder\nleash server: waiting for worker 1\n"
          "leash server: ended after 0 steps: the evaluator ended with status 2\n",
          "dataset mnist: no such folder"),
         ("leash server: ended after 0 steps: the evaluator ended with status 9\n",

@@ -1,6 +1,25 @@
 from pathlib import Path
 
-from leash.ps.launch.script import LogTail
+import pytest
+
+from leash.ps.cli import parse
+from leash.ps.launch.script import LogTail, words_for_script
+from leash.ps.options.commands import LaunchOptions
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train.py --lr 0.1 --page --verbose --workers=3", ["--lr", "--page", "--workers"]),
+        ("train.py --batch-size 8 lr", []),  # a script decides it in any case
+        ("--workers=3 --lr 0.1 train.py", []),
+        ("--dataset=digits", []),
+    ],
+)
+def test_options_of_a_launch_behind_the_scripts_name_are_told(words: str, told: list[str]) -> None:
+    _, options = parse(["launch", *words.split()])
+    assert isinstance(options, LaunchOptions)
+    assert words_for_script(options) == told
 
 
 def test_a_line_is_shown_once_it_is_complete(tmp_path: Path) -> None:

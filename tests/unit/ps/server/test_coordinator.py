@@ -573,7 +573,7 @@ def test_leases_wait_for_the_start() -> None:
     server = make_server()
     server.hello(1)
     error = server.refusal(make_request(Lease, 1, server.incarnation(1)))
-    assert (error.code, error.text) == ("not_ready", "waiting for workers [2]")
+    assert (error.code, error.text) == ("not_ready", "waiting for worker 2")
 
 
 # A run that is over.

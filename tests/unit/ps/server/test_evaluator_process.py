@@ -87,8 +87,7 @@ def test_a_run_that_ends_with_its_evaluator_says_why(evaluator: Imitation) -> No
     server = Server(ServerOptions(**options), None, evaluator=process, say=said.append)
     assert server.run() == 1
     assert said[-1] == (
-        "ended after 0 steps, in epoch 1: the evaluator ended with status 1: ValueError: no such "
-        "board"
+        "ended after 0 steps: the evaluator ended with status 1: ValueError: no such board"
     )
 
 

@@ -18,6 +18,7 @@ import msgpack
 import pytest
 
 from leash.ps.errors import CheckpointError
+from leash.ps.interrupt import GIVE_UP
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import choose_rule
 from leash.ps.runs.audit import audit_run
@@ -51,6 +52,7 @@ from leash.ps.wire.messages import (
     Status,
     Stop,
 )
+from leash.ps.words import WORKERS_FAILED
 from support.sockless import (
     LAYOUT,
     OWN_PORT,
@@ -220,6 +222,20 @@ def test_a_signal_ends_the_run_at_the_next_tick_and_the_first_one_counts(
         run.bye(worker, "stopped")
     assert run.end() == 128 + number
     assert summary(tmp_path)["ended"] == number.name
+
+
+def test_a_launch_whose_workers_failed_gives_up_its_run(tmp_path: Path) -> None:
+    run = PlayedRun(run_dir=RunDir(tmp_path))
+    run.start()
+    run.train(1)
+    run.engine.stop_soon(GIVE_UP)
+    run.wait()
+    run.engine.advance()
+    assert run.told() == WORKERS_FAILED
+    for worker in (1, 2):
+        run.bye(worker, "failed")
+    assert run.end() == 1
+    assert summary(tmp_path)["ended"] == WORKERS_FAILED
 
 
 def test_who_does_not_say_bye_is_not_waited_for_beyond_the_grace() -> None:
