@@ -352,14 +352,22 @@ def failure_of(who: str, status: int, log: Path, *, has_begun: bool) -> Failure:
 
 
 def error_of(failures: Sequence[Failure], logs: Path) -> LeashError:
-    """Makes one error for all of them; processes that failed with the same words share a line."""
+    """Makes one error for all of them; those that failed alike, but for numbers, share a line."""
     if wrong := [failure.words for failure in failures if failure.status == 2]:
         return UsageError("; ".join(dict.fromkeys(wrong)))
-    who: dict[str, list[str]] = {}
+    alike: dict[str, list[Failure]] = {}
     for failure in failures:
-        who.setdefault(failure.words, []).append(failure.who)
-    lines = (f"{', '.join(names)}: {words}" for words, names in who.items())
+        alike.setdefault(re.sub(r"\d+", "#", failure.words), []).append(failure)
+    lines = (_line_of(group) for group in alike.values())
     return LeashError(f"{'; '.join(lines)} (see {logs})")
+
+
+def _line_of(alike: Sequence[Failure]) -> str:
+    first, *others = alike
+    same = [failure.who for failure in others if failure.words == first.words]
+    like = [failure.who for failure in others if failure.words != first.words]
+    line = f"{', '.join([first.who, *same])}: {first.words}"
+    return f"{line}; likewise {', '.join(like)}" if like else line
 
 
 def from_outside(status: int) -> bool:

@@ -1,7 +1,8 @@
 """The names of a worker's states and of a run's ends, and numbers as people read them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 NONE: Final = "–"
@@ -23,6 +24,9 @@ REPLACED: Final = "replaced"  # another process has its rank
 LIVE: Final = "live"
 RESTING: Final = "resting"  # live, and nothing is left for it to train on
 AWAITED: Final = "awaited"  # expected, and has not said hello
+
+# Stands in what a process says of a gradient, or of values, that are not finite.
+NOT_FINITE: Final = "a NaN or an infinity"
 
 # A run whose workers have all left, but which lacks a part of the training that was asked for,
 # ends with this word.
@@ -109,19 +113,16 @@ def in_epoch_after(completed: int, planned: int | None) -> str:
     return f", in {epoch}" if epoch else ""
 
 
+def ranges(numbers: Iterable[int]) -> str:
+    """Writes ascending whole numbers in short: [1, 3, 4, 5] ▸ ``1, 3-5``."""
+    runs = groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ends = [(run[0][1], run[-1][1]) for run in (list(pairs) for _, pairs in runs)]
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
+
+
 def named_workers(ranks: Sequence[int]) -> str:
-    """Names workers by their rising ranks: ``worker 2``, ``workers 1 to 4, 7 and 9``."""
-    runs: list[list[int]] = []
-    for rank in ranks:
-        if runs and rank == runs[-1][-1] + 1:
-            runs[-1].append(rank)
-        else:
-            runs.append([rank])
-    words = [
-        word for run in runs
-        for word in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))
-    ]  # fmt: skip
-    return f"worker{'s' if len(ranks) > 1 else ''} {listed(words)}"
+    """Names workers by their ranks, which ascend: ``worker 2``, ``workers 1-4, 7``."""
+    return f"worker{'s' if len(ranks) > 1 else ''} {ranges(ranks)}"
 
 
 def seconds(value: float) -> str:

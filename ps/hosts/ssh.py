@@ -55,7 +55,7 @@ class Outcome:
         """The line in which it says why it has failed."""
         lines = (line.strip() for line in self.stderr.splitlines())
         telling = [line for line in lines if not _NO_REASON.search(line)]
-        return telling[-1] if telling else f"ended with status {self.status}"
+        return telling[-1].rstrip(".") if telling else f"ended with status {self.status}"
 
 
 def run_all(

@@ -20,6 +20,7 @@ from leash.ps.options.commands import LaunchOptions
 from leash.ps.policy import MAY_STALL, VERSIONS
 from leash.ps.processes import ASKED_TO_END, error_of
 from leash.ps.runs.rundir import RunDir
+from leash.ps.words import NOT_FINITE
 
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
@@ -114,9 +115,13 @@ class Launch:
             return
         lines = last_lines(
             self._options, self._run_dir, self._server.summary(),
-            tells_how_to_go_on=not self._is_one_of_many,
+            tells_how_to_go_on=not self._is_one_of_many, has_diverged=self._has_diverged(),
         )  # fmt: skip
         print_lines(self._console, lines)
+
+    def _has_diverged(self) -> bool:
+        failures = self._workers.failures(has_begun=True, even_if_killed=False)
+        return any(NOT_FINITE in failure.words for failure in failures)
 
     def _status(self) -> int:
         """The exit status. Raises UsageError or LeashError if a process has failed."""

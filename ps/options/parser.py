@@ -384,8 +384,10 @@ def _expected(annotation: Any) -> str:
 def _unknown(kind: str, word: str, known: list[str], parser: OneLineParser) -> str:
     """Says that a word is unknown, and which known one is nearest."""
     name = word.partition("=")[0]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    alike = (other for other in known if other.startswith("-") == name.startswith("-"))
+    by_letters = {other.lstrip("-"): other for other in alike}  # their dashes say nothing
+    near = difflib.get_close_matches(name.lstrip("-"), by_letters, n=1)
+    hint = f"; did you mean {by_letters[near[0]]}?" if near else ""
     return f"unknown {kind} {name}{hint} {_see_help(parser)}"
 
 

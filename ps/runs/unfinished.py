@@ -1,9 +1,10 @@
 """The training that a run was asked for and did not do: whose, which epochs, how many samples."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
+
+from leash.ps.words import named_workers
 
 NAMED_PARTS: Final = 5  # a text names so many; it counts the others
 
@@ -21,30 +22,32 @@ class Unfinished:
         """The form in which summary.json and `state` have it."""
         return asdict(self)
 
-    @property
-    def text(self) -> str:
-        """One clause for people."""
-        samples = "" if self.samples is None else f", {self.samples} samples"
-        if self.worker is None:
-            return f"{_epochs(self.epochs)}{samples} that nobody was left to train on"
-        who = f"worker {self.worker} ({self.state})"
-        if not self.epochs:
-            return f"{who}: all that it had still to do"
-        return f"{who}: {_epochs(self.epochs)} of its share{samples}"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Writes ascending whole numbers in short: [1, 3, 4, 5] ▸ ``1, 3-5``."""
-    runs = groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
-    ends = [(run[0][1], run[-1][1]) for run in (list(pairs) for _, pairs in runs)]
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
-
 
 def unfinished_text(unfinished: Sequence[dict[str, Any]]) -> str:
-    """Says in one line what a run has not trained, from what summary.json or `state` has."""
-    clauses = [Unfinished(**part).text for part in unfinished]
+    """Says in one line what a run has not trained, from what summary.json or `state` has.
+
+    Workers of whom the same is missing share a clause.
+    """
+    alike: dict[Unfinished, list[int]] = {}
+    for part in (Unfinished(**told) for told in unfinished):
+        ranks = alike.setdefault(replace(part, worker=None), [])
+        if part.worker is not None:
+            ranks.append(part.worker)
+    clauses = [_clause(part, sorted(ranks)) for part, ranks in alike.items()]
     more = len(clauses) - NAMED_PARTS
     return "; ".join(clauses[:NAMED_PARTS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _clause(part: Unfinished, ranks: Sequence[int]) -> str:
+    """One clause for people, of what is missing of these workers; of none it is nobody's."""
+    several = len(ranks) > 1
+    samples = "" if part.samples is None else f", {part.samples} samples{' each' * several}"
+    if not ranks:
+        return f"{_epochs(part.epochs)}{samples} that nobody was left to train on"
+    who = f"{named_workers(ranks)} ({part.state})"
+    if not part.epochs:
+        return f"{who}: all that {'they' if several else 'it'} had still to do"
+    return f"{who}: {_epochs(part.epochs)} of {'their shares' if several else 'its share'}{samples}"
 
 
 def _epochs(epochs: str) -> str:

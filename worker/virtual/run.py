@@ -215,6 +215,7 @@ class VirtualRun:
         summary = json.loads(self._run_dir.summary.read_text("utf-8"))
         lines = result_lines(summary, planned_epochs(self._options))
         if self._options.step_events == 1:
-            lines.append(f"re-checked      {audit_text(self._run_dir)}")
+            had_bound = self._options.rule.bound is not None
+            lines.append(f"re-checked      {audit_text(self._run_dir, had_bound=had_bound)}")
         lines += [f"real time       {real_s:.1f} s", f"run directory   {self._run_dir.path}"]
         print_lines(self._console, lines)

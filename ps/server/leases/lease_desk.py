@@ -8,13 +8,13 @@ from leash.ps.options.plan import LEASE, STATIC, WEIGHTED, choose_data_plan, par
 from leash.ps.options.server import ServerOptions
 from leash.ps.runs.journal import Granted, Journal, LeaseChange, Released
 from leash.ps.runs.position import LeasePosition
-from leash.ps.runs.unfinished import Unfinished, ranges
+from leash.ps.runs.unfinished import Unfinished
 from leash.ps.server.leases.leases import Leases
 from leash.ps.server.shards.shards import Shards
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
 from leash.ps.wire.messages import Lease, Leased, Remember
-from leash.ps.words import LIVE, RESTING, named_workers
+from leash.ps.words import LIVE, RESTING, named_workers, ranges
 
 
 class LeaseDesk:

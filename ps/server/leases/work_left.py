@@ -5,11 +5,11 @@ from typing import Final
 
 from leash.ps.options.plan import LEASE
 from leash.ps.options.server import ServerOptions
-from leash.ps.runs.unfinished import Unfinished, ranges
+from leash.ps.runs.unfinished import Unfinished
 from leash.ps.server.leases.lease_desk import LeaseDesk
 from leash.ps.shard.members import Member, Members
 from leash.ps.shard.metrics import Metrics
-from leash.ps.words import DONE, EVICTED, TIMED_OUT
+from leash.ps.words import DONE, EVICTED, TIMED_OUT, ranges
 
 
 class WorkLeft:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import yaml
 
+from leash.ps.words import WORKERS_FAILED
 from support.processes import LEASH, Child, own_processes, still_running
 
 DOWN_WITHIN_S = 5.0
@@ -82,6 +83,8 @@ def test_a_launch_starts_copies_that_know_their_place(tmp_path: Path, script: st
         assert [line for line in child.lines if line.startswith(told)]
         assert f"[{rank}] trained" in child.lines
         assert "trained" in (run / "logs" / f"worker-{rank}.log").read_text()
+    told = "--workers behind the script's name: for the script; "
+    assert f"{told}options of leash launch stand before it" in child.lines
     assert child.lines[-1] == f"run directory   {run}"
     summary = summary_of(run)
     assert (summary["steps_by_worker"], summary["ended"]) == ({"1": 7, "2": 7}, "done")
@@ -97,6 +100,17 @@ def test_a_script_that_fails_fails_the_launch_and_stops_nobody(tmp_path: Path, s
     assert child.lines[-1].startswith("leash launch: not trained: worker 2 (failed)")
     assert child.lines[-1].endswith(f"worker 2: ValueError: out of luck (see {run / 'logs'})")
     assert summary_of(run)["steps_by_worker"] == {"1": 30, "2": 1}
+
+
+def test_of_a_run_that_diverged_nobody_is_told_to_go_on(tmp_path: Path, script: str) -> None:
+    words = ["--workers=2", "--lr=1e30", script, "--steps-1=99", "--steps-2=99"]
+    with launch(tmp_path / "run", *words) as child:
+        assert child.wait(100) == 1, "\n".join(child.lines)
+    assert summary_of(tmp_path / "run")["ended"] == WORKERS_FAILED
+    told = [line.split()[0] for line in child.lines if line]
+    assert "diverged" in told
+    assert not [line for line in child.lines if line.startswith("to go on")]
+    assert child.lines[-1].count("NonfiniteError") <= 2  # one before an update, one behind it
 
 
 def test_a_script_that_never_joins_ends_the_launch(tmp_path: Path) -> None:

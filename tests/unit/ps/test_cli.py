@@ -186,6 +186,7 @@ def test_paths_in_a_file_and_the_path_of_the_file_may_begin_with_the_home(
         ("", "leash: give a command: launch, server, worker, .*"),
         ("lunch", r"leash: unknown command lunch; did you mean launch\? \(see leash --help\)"),
         ("--hepl", r"leash: unknown option --hepl; did you mean --help\? \(see leash --help\)"),
+        ("launch --gpus 2", r"leash launch: unknown option --gpus \(see leash launch --help\)"),
         ("launch --polcy ssp", r"leash launch: unknown option --polcy; did you mean --policy\? "
                                r"\(see leash launch --help\)"),
         ("server extra", r"leash server: unknown argument extra \(see leash server --help\)"),

@@ -89,6 +89,11 @@ def test_those_that_fail_alike_share_their_words_and_a_wrong_argument_goes_first
     error = error_of([*alike, other], Path("run/logs"))
     assert str(error) == "worker 1, worker 2: killed; server: no memory (see run/logs)"
     assert type(error) is LeashError
+    nan = [Failure(f"worker {n}", f"step {7 + n} of worker {n}: a NaN", 1) for n in (1, 2, 3)]
+    assert str(error_of([*nan, other], Path("logs"))) == (
+        "worker 1: step 8 of worker 1: a NaN; likewise worker 2, worker 3; server: no memory "
+        "(see logs)"
+    )
     wrong = error_of([*alike, Failure("worker 3", "--lr x: expected a number", 2)], Path("logs"))
     assert (type(wrong), str(wrong)) == (UsageError, "--lr x: expected a number")
 

@@ -97,7 +97,7 @@ def awaited(beaten: Beaten | None) -> str:
         beaten: that answer; None before the first.
 
     Returns:
-        Such as "workers 2 and 3"; empty where nobody is missing, or nothing is known yet.
+        Such as "workers 2-3"; empty where nobody is missing, or nothing is known yet.
     """
     if beaten is None:
         return ""

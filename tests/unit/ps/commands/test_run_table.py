@@ -103,7 +103,7 @@ def test_a_running_run_shows_its_rule_its_task_its_speed_and_its_workers() -> No
 
 def test_a_waiting_run_shows_whom_it_waits_for() -> None:
     text = drawn(run_table(WAITING))
-    assert "starting: waiting for workers 2 and 3" in text
+    assert "starting: waiting for workers 2-3" in text
     assert text.count("awaited") == 2
     assert "steps/s" not in text
     assert "test accuracy" not in text
@@ -149,7 +149,7 @@ def test_the_plain_line_says_it_all_in_one() -> None:
     assert plain_line(state()) == (
         "epoch 4 of 10, 4810 steps, 75.9/s, lags 0 2 3, test accuracy 95.63 %"
     )
-    assert plain_line(WAITING) == "starting: waiting for workers 2 and 3"
+    assert plain_line(WAITING) == "starting: waiting for workers 2-3"
     assert plain_line({**WAITING, "missing": [2]}) == "starting: waiting for worker 2"
 
 
@@ -248,7 +248,7 @@ def test_without_a_terminal_a_line_comes_with_every_epoch_and_every_ten_seconds(
         screen.show(shown)
     starts = [line.split(", ")[:2] for line in out.getvalue().splitlines()]
     assert starts == [
-        ["starting: waiting for workers 2 and 3"],
+        ["starting: waiting for workers 2-3"],
         ["epoch 1 of 10", "1 steps"],
         ["epoch 2 of 10", "4 steps"],
         ["epoch 3 of 10", "5 steps"],

@@ -206,7 +206,7 @@ def test_without_any_worker_left_the_run_ends(tmp_path: Path) -> None:
 
 def test_a_worker_killed_before_the_run_began_ends_the_launch(tmp_path: Path) -> None:
     with launched(tmp_path / "run", *TRAIN) as process:
-        read_until(process, "waiting for workers 1 and 2")
+        read_until(process, "waiting for workers 1-2")
         worker_processes(process)[0].kill()
         _, err = process.communicate(timeout=20)
     assert process.returncode == 1

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leash.ps.runs.unfinished import NAMED_PARTS, Unfinished, ranges, unfinished_text
+from leash.ps.runs.unfinished import NAMED_PARTS, Unfinished, unfinished_text
+from leash.ps.words import ranges
 
 
 @given(st.sets(st.integers(1, 60)))
@@ -32,6 +33,15 @@ def test_each_part_says_whose_it_is_and_how_much() -> None:
     )
 
 
+def test_workers_of_whom_the_same_is_missing_share_a_clause() -> None:
+    parts = [Unfinished(rank, "failed", "", None).as_dict() for rank in (3, 1, 2)]
+    parts += [Unfinished(rank, "evicted", "5", 7).as_dict() for rank in (4, 6)]
+    assert unfinished_text(parts) == (
+        "workers 1-3 (failed): all that they had still to do; "
+        "workers 4, 6 (evicted): epoch 5 of their shares, 7 samples each"
+    )
+
+
 def test_many_parts_are_counted() -> None:
-    parts = [Unfinished(rank, "evicted", "1", 1).as_dict() for rank in range(1, NAMED_PARTS + 4)]
+    parts = [Unfinished(rank, "evicted", "1", rank).as_dict() for rank in range(1, NAMED_PARTS + 4)]
     assert unfinished_text(parts).endswith("; and 3 more")

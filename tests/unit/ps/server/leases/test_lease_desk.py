@@ -119,7 +119,7 @@ def test_nothing_is_leased_before_the_start_and_the_missing_are_named() -> None:
     office.server.hello(2)
     with pytest.raises(NotReadyError) as refused:
         office.ask(2)
-    assert str(refused.value) == "waiting for workers 1 and 3 to 21"
+    assert str(refused.value) == "waiting for workers 1, 3-21"
 
 
 def test_a_request_that_cannot_be_honoured_counts_nobody_out() -> None:

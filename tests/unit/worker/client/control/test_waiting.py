@@ -18,7 +18,7 @@ BEGUN = Beaten(True, [], False, True, 0, False, "")
     [
         (None, ""),
         (MISSING_2, "worker 2"),
-        (MISSING_2_AND_3, "workers 2 and 3"),
+        (MISSING_2_AND_3, "workers 2-3"),
         (replace(MISSING_2, initialized=True), "worker 2"),  # a server that goes on from a file
         (replace(MISSING_2, missing=[]), "the evaluator"),
         (replace(BEGUN, initialized=False), "the first values"),
@@ -64,7 +64,7 @@ def test_a_library_says_it_after_a_moment_once_and_again_when_it_changes() -> No
     ):  # fmt: skip
         times.append(now_s)
         waiting.workers(beaten)
-    assert said == ["waiting for workers 2 and 3", "waiting for worker 2"]
+    assert said == ["waiting for workers 2-3", "waiting for worker 2"]
 
 
 class Silences:
