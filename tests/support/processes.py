@@ -15,6 +15,7 @@ import psutil
 
 PUSHER = Path(__file__).with_name("pusher.py")
 LEASH = (sys.executable, "-m", "leash.ps.cli")
+LOAD_S = 20.0  # what a machine that others use too may add to a time
 OWNER = "LEASH_TEST_OWNER"  # in the environment of every process that a test has started
 
 

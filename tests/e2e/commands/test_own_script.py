@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from leash.ps.words import WORKERS_FAILED
-from support.processes import LEASH, Child, own_processes, still_running
+from support.processes import LEASH, LOAD_S, Child, own_processes, still_running
 
-DOWN_WITHIN_S = 5.0
+DOWN_WITHIN_S = 5.0 + LOAD_S
 SCRIPT = """
 import os
 import sys

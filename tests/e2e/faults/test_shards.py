@@ -25,7 +25,7 @@ from leash.ps.wire.layout import Layout, Slot
 from leash.worker.client import Client
 from leash.worker.client.memory import Slab
 from support.peers import peers
-from support.processes import Child, own_processes, pusher, server_process, still_running
+from support.processes import LOAD_S, Child, own_processes, pusher, server_process, still_running
 from support.servers import RunningServer, serving
 
 CHUNK_VALUES = 16 * 1024  # of 64 KiB
@@ -37,7 +37,7 @@ LAYOUT = Layout(
     ]
 )
 SHARDS = 3
-DOWN_WITHIN_S = 5.0
+DOWN_WITHIN_S = 5.0 + LOAD_S
 
 
 def slabs() -> tuple[Slab, Slab]:

@@ -16,14 +16,13 @@ from typing import Any, TypeAlias
 import pytest
 from safetensors.numpy import load_file
 
-from support.processes import LEASH, Child, pusher
+from support.processes import LEASH, LOAD_S, Child, pusher
 
 Told: TypeAlias = dict[str, Any]
 
 WORKERS = 3
 STEPS, STEP_S = 150, 0.02
 GOES_ON_WITHIN_S = 10.0
-LOAD_S = 20.0  # what a machine that others use too may add
 VALUES = 100_000  # seven chunks
 KILLS = {False: 2, True: 25}  # with and without `--torture`
 

@@ -18,8 +18,9 @@ from leash.ps.cli import parse
 from leash.ps.options.commands import LaunchOptions
 from leash.ps.processes import last_words
 from leash.ps.words import WORKERS_FAILED
+from support.processes import LOAD_S
 
-DOWN_S: Final = 5.0
+DOWN_S: Final = 5.0 + LOAD_S
 TRAIN: Final = ("--dataset", "digits", "--workers", "2", "--lr", "0.1", "--batch-size", "100")
 
 LONG: Final = ("--epochs", "1000", "--slow", "0.02")
