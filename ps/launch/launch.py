@@ -47,6 +47,7 @@ class Launch:
             tells_result: whether it prints the result, or leaves that to its caller.
         """
         self._is_one_of_many: Final = is_one_of_many
+        self._bind: Final = bind
         self._options: Final = options
         self._run_dir: Final = run_dir
         self._console: Final = console
@@ -89,7 +90,8 @@ class Launch:
         if options.rule.bound_unit == VERSIONS:
             say(MAY_STALL)  # the server says it too, but only in its log
         self._server.start()
-        say(f"the server listens at {self._server.address}")
+        everywhere = "" if self._bind is None else f"{self._bind}, which is here "
+        say(f"the server listens at {everywhere}{self._server.address}")
         self._workers.start(self._server.address)
         if options.max_workers is not None:
             say(
