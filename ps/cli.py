@@ -59,7 +59,7 @@ class Command:
 
 
 COMMANDS: Final = {
-    "launch": Command("ps.options.commands:LaunchOptions", "ps.launch.command:run",
+    "launch": Command("ps.options.launch:LaunchOptions", "ps.launch.command:run",
                       "train: server and workers, here or on hosts"),
     "server": Command("ps.options.server:ServerOptions", "ps.server.loop:serve",
                       "keep the parameters of a run"),

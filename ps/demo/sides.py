@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from leash.ps.demo.options import DemoOptions
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 
 TARGET_ACCURACY: Final = 0.9
 STEP_S: Final = 0.02  # what a step of a fast machine takes, beside the computing

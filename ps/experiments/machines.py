@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Final
 
 from leash.ps.errors import UsageError
 from leash.ps.options.base import Options, check_not_negative, check_positive, flag, option
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.slowness.by_rank import parse_slow
 
 LATENCY_S: Final = "0.0001"

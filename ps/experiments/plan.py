@@ -27,7 +27,7 @@ import yaml
 from leash.ps.errors import UsageError
 from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.options.base import flag
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.optimizer import with_rates
 from leash.ps.options.parser import settings_from_yaml
 

@@ -24,7 +24,7 @@ from leash.ps.launch.slurm import (
 )
 from leash.ps.launch.starter import LocalStarter, Starter
 from leash.ps.launch.telling import TellingScreen
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.optimizer import with_rates
 from leash.ps.report.writing import require_matplotlib, write_report
 from leash.ps.runs.rundir import RunDir

@@ -22,7 +22,7 @@ from leash.ps.launch.script import variables_of_copy
 from leash.ps.launch.starter import WorkerProcess
 from leash.ps.options.addresses import split_address
 from leash.ps.options.base import flag, is_path, to_argv
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.processes import PREEMPT_FILE_VARIABLE, module_argv
 from leash.ps.runs.rundir import RUNS

@@ -16,7 +16,7 @@ from leash.ps.launch.server import LaunchedServer
 from leash.ps.launch.starter import Starter
 from leash.ps.launch.watch import Watch
 from leash.ps.launch.workers import LaunchedWorkers
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.policy import MAY_STALL, VERSIONS
 from leash.ps.processes import ASKED_TO_END, error_of
 from leash.ps.runs.rundir import RunDir

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from leash.ps.options.base import common_options
-from leash.ps.options.commands import LaunchOptions, data_plan_of
+from leash.ps.options.launch import LaunchOptions, data_plan_of
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.processes import FREE_PORT

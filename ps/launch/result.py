@@ -7,7 +7,7 @@ from typing import Any, Final
 from leash.ps.commands.run_table import result_lines
 from leash.ps.interrupt import received
 from leash.ps.launch.process_options import planned_epochs
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
 from leash.ps.words import DONE, why_stopped

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from leash.ps.options.base import flag
-from leash.ps.options.commands import OF_THE_OWN_LOOP, LaunchOptions
+from leash.ps.options.launch import OF_THE_OWN_LOOP, LaunchOptions
 from leash.ps.processes import (
     GRACE_VARIABLE,
     PATIENCE_VARIABLE,

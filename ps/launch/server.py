@@ -15,7 +15,7 @@ from leash.ps.launch.process_options import options_of_server
 from leash.ps.launch.restarts import Restarts
 from leash.ps.options.addresses import split_address
 from leash.ps.options.base import to_argv
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.policy import BSP
 from leash.ps.processes import (

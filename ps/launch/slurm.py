@@ -25,7 +25,7 @@ from leash.ps.launch.script import is_told_of_a_good_end
 from leash.ps.launch.starter import LocalStarter, WorkerProcess
 from leash.ps.launch.workers import LaunchedWorkers
 from leash.ps.options.addresses import split_address
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.plan import SLURM_TASKS
 from leash.ps.processes import error_of, lasting_address
 from leash.ps.wire.control import ControlChannel, request_state

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from leash.ps.launch.process_options import options_of_workers
 from leash.ps.launch.script import start_copy
 from leash.ps.options.base import to_argv
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.processes import Stoppable, spawn
 
 

@@ -11,7 +11,7 @@ from leash.ps.errors import ProtocolError, ServerUnreachableError
 from leash.ps.launch.script import NEVER_JOINED
 from leash.ps.launch.server import LaunchedServer
 from leash.ps.launch.workers import LaunchedWorkers
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.processes import Failure, error_of, from_outside
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.keys import admin_key

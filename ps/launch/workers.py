@@ -12,7 +12,7 @@ from typing import Final
 from leash.ps.interrupt import held
 from leash.ps.launch.script import LogTail
 from leash.ps.launch.starter import Starter, WorkerProcess
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.processes import Failure, failure_of, from_outside, stop_all
 
 LINES_S: Final = 0.5  # between two looks at what those have printed that are seen out

@@ -11,7 +11,7 @@ from leash.ps.cli import parse
 from leash.ps.datafiles.required import require_data
 from leash.ps.errors import UsageError
 from leash.ps.options.base import flag
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 
 # A name that Leash knows, "module:function", or a function of an importable module.
 Task: TypeAlias = str | Callable[[], object] | None

@@ -23,8 +23,7 @@ from leash.ps.options.optimizer import OptimizerGroup, optimizer_on_server
 from leash.ps.options.outer_optimizer import OuterOptimizerGroup, with_todays_rates
 from leash.ps.options.page import PageGroup
 from leash.ps.options.plan import PlanGroup, check_range
-from leash.ps.options.rule import RuleGroup, with_new_names
-from leash.ps.options.staleness import StalenessGroup, check_softens
+from leash.ps.options.rule import RuleGroup, StalenessGroup, check_softens, with_new_names
 from leash.ps.options.task import TaskGroup, TimeScaleGroup
 from leash.ps.options.worker import PatienceGroup
 

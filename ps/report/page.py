@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from leash._version import __version__
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.page.html import diagnosis_card, ending, text, top_of
 from leash.ps.page.view import as_script_data, asset, sections

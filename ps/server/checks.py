@@ -4,8 +4,8 @@ from typing import Final
 
 from leash.ps.errors import HeaderError, LayoutError, PayloadSizeError, UsageError, shown
 from leash.ps.options.optimizer import optimizer_on_server
+from leash.ps.options.rule import check_softens
 from leash.ps.options.server import ServerOptions
-from leash.ps.options.staleness import check_softens
 from leash.ps.policy import Rule, rule_from_message
 from leash.ps.wire.codecs import CODECS
 from leash.ps.wire.messages import STACK_MAX_NBYTES, Hello, Report, Set

@@ -14,7 +14,7 @@ from leash.ps.options.optimizer import (
     optimizer_on_server,
     with_rates,
 )
-from leash.ps.options.staleness import (
+from leash.ps.options.rule import (
     UNSOFTENED,
     StalenessGroup,
     core_compensation,

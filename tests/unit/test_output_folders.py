@@ -11,8 +11,9 @@ from leash.ps.errors import UsageError
 from leash.ps.experiments import command as experiment
 from leash.ps.experiments.options import ExperimentOptions
 from leash.ps.launch import command as launch
-from leash.ps.options.commands import EvaluateOptions, LaunchOptions
+from leash.ps.options.commands import EvaluateOptions
 from leash.ps.options.em import EmOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.server import loop

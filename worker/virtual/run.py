@@ -32,7 +32,8 @@ from leash.ps.launch.process_options import (
 from leash.ps.launch.result import audit_text
 from leash.ps.options.base import common_options
 from leash.ps.options.catalog import choose_task
-from leash.ps.options.commands import EvaluateOptions, LaunchOptions
+from leash.ps.options.commands import EvaluateOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.optimizer import with_rates
 from leash.ps.options.plan import turns
 from leash.ps.runs.rundir import MACHINES_FILE, RunDir, write_atomically

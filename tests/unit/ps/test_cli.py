@@ -17,7 +17,7 @@ from leash.ps import cli, interrupt
 from leash.ps.cli import COMMANDS, options_of, parse
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.options.base import flag, groups, is_argument, is_path, to_argv
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.worker import WorkerOptions
 

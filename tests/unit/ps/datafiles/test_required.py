@@ -11,7 +11,7 @@ from leash.ps.datafiles.required import FINDERS, require_data
 from leash.ps.errors import UsageError
 from leash.ps.launch import command as launch
 from leash.ps.options.catalog import DATASETS
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.task import TaskGroup
 from leash.ps.server import loop

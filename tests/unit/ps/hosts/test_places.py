@@ -8,7 +8,7 @@ import pytest
 from leash.ps.cli import parse
 from leash.ps.errors import UsageError
 from leash.ps.hosts.places import HostPlaces, parse_hosts, portable, portable_words, shell_word
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 
 
 @pytest.mark.parametrize(

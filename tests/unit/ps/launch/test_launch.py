@@ -15,7 +15,7 @@ import pytest
 
 from e2e.outages.rows import require_told
 from leash.ps.cli import parse
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.processes import last_words
 from leash.ps.words import WORKERS_FAILED
 from support.processes import LOAD_S

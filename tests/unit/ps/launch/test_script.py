@@ -4,7 +4,7 @@ import pytest
 
 from leash.ps.cli import parse
 from leash.ps.launch.script import LogTail, words_for_script
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 
 
 @pytest.mark.parametrize(

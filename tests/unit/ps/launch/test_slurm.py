@@ -8,7 +8,7 @@ from leash.ps.cli import parse
 from leash.ps.errors import UsageError
 from leash.ps.launch import command
 from leash.ps.launch.slurm import SlurmTask
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 
 OF_SRUN = {
     "SLURM_JOB_ID": "17", "SLURM_STEP_ID": "2", "SLURM_PROCID": "3", "SLURM_NTASKS": "9",

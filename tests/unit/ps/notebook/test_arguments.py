@@ -8,7 +8,7 @@ import pytest
 from leash.ps.cli import parse
 from leash.ps.errors import UsageError
 from leash.ps.notebook.arguments import reference_of, search_path, words_for_launch
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 
 
 def defined_in(module: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from leash.ps.cli import parse
 from leash.ps.errors import UsageError
-from leash.ps.options import commands, rule
+from leash.ps.options import launch, rule
 from leash.ps.options.addresses import address_of, parse_learners, split_address
 from leash.ps.options.base import (
     Options,
@@ -18,15 +18,9 @@ from leash.ps.options.base import (
     common_options,
     to_argv,
 )
-from leash.ps.options.commands import (
-    DoctorOptions,
-    EvaluateOptions,
-    LaunchOptions,
-    SetOptions,
-    StatusOptions,
-    data_plan_of,
-)
+from leash.ps.options.commands import DoctorOptions, EvaluateOptions, SetOptions, StatusOptions
 from leash.ps.options.em import EmOptions
+from leash.ps.options.launch import LaunchOptions, data_plan_of
 from leash.ps.options.server import ServerOptions
 from leash.ps.options.worker import WorkerOptions
 from leash.ps.runs.rundir import RunDir
@@ -212,7 +206,7 @@ def test_what_options_say_of_the_rule_and_of_slowness_is_worked_out_once(
 ) -> None:
     calls: Counter[str] = Counter()
     for module, name in (
-        (rule, "choose_rule"), (commands, "parse_slow"), (commands, "parse_heterogeneity"),
+        (rule, "choose_rule"), (launch, "parse_slow"), (launch, "parse_heterogeneity"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, counted(getattr(module, name), calls))
     options = LaunchOptions(dataset="digits", workers=2, slow="0/exp:0.1", policy="asp")

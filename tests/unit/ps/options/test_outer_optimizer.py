@@ -11,7 +11,7 @@ from leash.ps import cli
 from leash.ps._core import SgdOptions
 from leash.ps.errors import UsageError
 from leash.ps.options.base import common_options
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.optimizer import core_options, optimizer_on_server, optimizer_settings
 from leash.ps.options.outer_optimizer import OF_WORKERS, OUTER_OPTIONS
 from leash.ps.options.server import ServerOptions

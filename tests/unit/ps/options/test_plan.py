@@ -1,7 +1,7 @@
 import pytest
 
 from leash.ps.errors import UsageError
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.plan import (
     PlanGroup,
     batch_count,

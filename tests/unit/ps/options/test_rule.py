@@ -11,8 +11,8 @@ from leash.ps.errors import UsageError
 from leash.ps.experiments import plan
 from leash.ps.experiments.command import _is_there
 from leash.ps.experiments.options import ExperimentOptions
-from leash.ps.options.commands import LaunchOptions
 from leash.ps.options.em import EmOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.rule import for_drop, with_new_names
 from leash.ps.report.analysis.reading import read_run
 from leash.ps.report.analysis.settings import effective

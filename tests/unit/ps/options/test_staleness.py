@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from leash.ps.errors import UsageError
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
+from leash.ps.options.rule import core_compensation, core_staleness_rate
 from leash.ps.options.server import ServerOptions
-from leash.ps.options.staleness import core_compensation, core_staleness_rate
 
 
 @pytest.mark.parametrize(

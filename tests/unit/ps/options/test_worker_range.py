@@ -7,7 +7,7 @@ import pytest
 from leash.ps.cli import parse
 from leash.ps.errors import UsageError
 from leash.ps.options.base import to_argv
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.plan import Resize, Turn, choose_data_plan, parse_resize, turns
 from leash.ps.options.server import ServerOptions
 

@@ -5,7 +5,7 @@ import pytest
 from leash.ps.cli import parse, run
 from leash.ps.errors import UsageError
 from leash.ps.options.base import to_argv
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.parser import options_from, parser_for
 from leash.ps.report import command
 from leash.ps.report.options import ReportOptions

@@ -10,7 +10,7 @@ import pytest
 
 from leash.ps.cli import parse
 from leash.ps.errors import UsageError
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.runs.rundir import RunDir
 

@@ -9,7 +9,7 @@ import pytest
 
 from leash.ps.errors import UsageError
 from leash.ps.experiments.machines import MachinesGroup, VirtualLaunch
-from leash.ps.options.commands import LaunchOptions
+from leash.ps.options.launch import LaunchOptions
 from leash.ps.runs.audit import audit_run
 from leash.ps.slowness.delays import Delays
 from leash.ps.slowness.grammar import parse_slowness
