@@ -59,12 +59,7 @@ class Progress:
         self._show_evictions()
         self._show_hold_ups()
         self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
-        self._show("epoch", self._metrics.epoch, lambda e: f"epoch {e} is complete")
-        for evaluation in self._metrics.evaluations[-1:]:
-            told = "loss not finite" if evaluation.loss is None else f"loss {evaluation.loss:.4f}"
-            if evaluation.accuracy is not None:
-                told = f"accuracy {accuracy_text(evaluation.accuracy)}"
-            self.tell("evaluation", f"test {told} after epoch {evaluation.epoch}")
+        self._show_results()
         if self._now() >= self._next_s:
             self._next_s = self._now() + PROGRESS_S
             rate = self._metrics.steps / max(self._metrics.train_seconds, 1e-9)
@@ -88,6 +83,7 @@ class Progress:
             ended: the word for it, as in summary.json.
             unfinished: what was not trained, likewise.
         """
+        self._show_results()  # the last may have come behind the last look
         how_far = f"ended after {self._metrics.steps} steps"
         if ended == INCOMPLETE:  # in no epoch: those who stayed came to their end
             how_far += f": {INCOMPLETE}"
@@ -99,6 +95,15 @@ class Progress:
         self._say(how_far)
 
     # How it is done.
+
+    def _show_results(self) -> None:
+        """Says which epoch is complete, and what the newest evaluation has found."""
+        self._show("epoch", self._metrics.epoch, lambda e: f"epoch {e} is complete")
+        for evaluation in self._metrics.evaluations[-1:]:
+            told = "loss not finite" if evaluation.loss is None else f"loss {evaluation.loss:.4f}"
+            if evaluation.accuracy is not None:
+                told = f"accuracy {accuracy_text(evaluation.accuracy)}"
+            self.tell("evaluation", f"test {told} after epoch {evaluation.epoch}")
 
     def _show_hold_ups(self) -> None:
         """Says for whom others wait: once it is long, seldom after that, and when it is over."""

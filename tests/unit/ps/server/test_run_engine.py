@@ -272,8 +272,10 @@ def test_a_run_whose_time_is_over_ends_well_and_waits_for_its_evaluation() -> No
         run.bye(worker, "timeout")
     run.wait(GRACE_S + 1)
     assert not run.engine.is_over  # the observer evaluates once more
+    run.ask(Report(0, observer.incarnation, "evaluation", 3, 0, 8, 1.0, 0.75, 0.0, 0.0))
     run.bye(0, incarnation=observer.incarnation)
     assert run.end() == 0
+    assert run.said[-2] == "test accuracy 75.00 % after epoch 3"  # it came behind the last look
 
 
 @pytest.mark.parametrize("reason", ["", "too dear"])
