@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from leash.ps.page.keys import View, ViewKey, patch
-from leash.ps.report.analysis.lanes import HEIGHTS_ARE, closer_window, has_few_steps
+from leash.ps.report.analysis.lanes import HEIGHTS_ARE, chosen_tracks, closer_window, has_few_steps
 from leash.ps.report.analysis.run import Floats, Run, Track
 from leash.ps.report.analysis.series import edges_of
 from leash.ps.report.analysis.spending import (
@@ -26,14 +26,15 @@ FULL: Final = 200  # stands for all of a bin, in one byte
 OF_A_BIN: Final = ("computing", "exchanging", "held back", "gone")  # the order of the bytes
 
 
-def lanes_view(run: Run, edges: Floats | None = None) -> View | None:
+def lanes_view(run: Run, edges: Floats | None = None, *, most: int = PAGE_LANES) -> View | None:
     """The lanes of all workers; None if nobody took part.
 
     Args:
         run: whose workers they are.
         edges: of the bins, in seconds; by default bins of one length over all of the run.
+        most: of more workers, so many are shown, evenly chosen.
     """
-    tracks = _chosen(run, PAGE_LANES)
+    tracks = chosen_tracks(run, most)
     if not tracks or run.seconds <= 0:
         return None
     if edges is None:
@@ -45,7 +46,8 @@ def lanes_view(run: Run, edges: Floats | None = None) -> View | None:
         "kind": "lanes", "name": "lanes", "title": "What each worker did", "wide": True,
         "note": _note(run, len(tracks)), "keys": _keys(run, done),
         "workers": [track.worker for track in tracks],
-        "begin": float(edges[0]), "bin": float(edges[1] - edges[0]), "bins": len(edges) - 1,
+        "begin": float(edges[0]), "end": float(edges[-1]),
+        "bin": float(edges[1] - edges[0]), "bins": len(edges) - 1,
         "shares": [base64.b64encode(_bytes(of_one)).decode() for of_one in done],
         "changes": changes_view(run),
     }  # fmt: skip
@@ -56,7 +58,7 @@ def closer_view(run: Run, *, at_the_end: bool = False) -> View | None:
 
     None if the lanes show them all, or not every step is known.
     """
-    tracks = _chosen(run, CLOSER_LANES)
+    tracks = chosen_tracks(run, CLOSER_LANES)
     window = closer_window(run, tracks, at_the_end=at_the_end)
     if window is None or has_few_steps(run, tracks, 0.0, run.seconds):
         return None
@@ -75,14 +77,6 @@ def changes_view(run: Run) -> list[View]:
         {"t": change.t, "label": " ".join(filter(None, (change.policy, str(change.bound or ""))))}
         for change in run.changes
     ]
-
-
-def _chosen(run: Run, most: int) -> list[Track]:
-    tracks = [track for track in run.tracks if track.present]
-    if len(tracks) <= most:
-        return tracks
-    places = np.unique(np.linspace(0, len(tracks) - 1, most).round().astype(int))
-    return [tracks[place] for place in places]
 
 
 def _bins(tracks: Sequence[Track]) -> int:
