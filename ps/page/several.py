@@ -154,7 +154,7 @@ def _lanes_views(shown: Sequence[Shown]) -> list[View]:
         view = lanes_view(s.run, most=MAX_LANES)
         if view is not None:
             title = f"Workers of {s.run.name}"
-            if s.run.is_cut and s.run.summary:
+            if s.run.ended_early:
                 title += ", which ended early"
             views.append({
                 **view, "name": f"lanes-{number}", "title": title, "wide": False, "end": longest_s,

@@ -142,7 +142,7 @@ def _legend(shown: Sequence[Shown]) -> str:
 
 
 def _early(shown: Sequence[Shown]) -> str:
-    early = sum(s.run.is_cut and bool(s.run.summary) for s in shown)
+    early = sum(s.run.ended_early for s in shown)
     if not early:
         return ""
     count = f"{early} of {len(shown)} " if len(shown) > 1 else ""

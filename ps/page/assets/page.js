@@ -142,6 +142,7 @@ const Leash = (() => {
     // that what is below does not move.
     say(...told) {
       this.readout.replaceChildren(...(told[0] ? told : ["\u00a0"]));
+      if (!told[0]) return;
       const { height } = this.readout.getBoundingClientRect();
       if (height > (this.room || 0)) this.keepRoom(height);
     }
