@@ -26,27 +26,33 @@ FULL: Final = 200  # stands for all of a bin, in one byte
 OF_A_BIN: Final = ("computing", "exchanging", "held back", "gone")  # the order of the bytes
 
 
-def lanes_view(run: Run, edges: Floats | None = None, *, most: int = PAGE_LANES) -> View | None:
+def lanes_view(
+    run: Run, edges: Floats | None = None, *, most: int = PAGE_LANES, until_s: float = 0.0
+) -> View | None:
     """The lanes of all workers; None if nobody took part.
 
     Args:
         run: whose workers they are.
         edges: of the bins, in seconds; by default bins of one length over all of the run.
         most: of more workers, so many are shown, evenly chosen.
+        until_s: where the axis of time ends, if that is after the run's end.
     """
     tracks = chosen_tracks(run, most)
     if not tracks or run.seconds <= 0:
         return None
+    end_s = max(until_s, run.seconds)
     if edges is None:
-        if has_few_steps(run, tracks, 0.0, run.seconds):
-            return _steps_view(run, tracks, (0.0, run.seconds), "What each worker did", "")
-        edges = edges_of(run.seconds, _bins(tracks))
+        is_long = 2 * run.seconds >= end_s  # otherwise a step has too little room to be seen
+        if is_long and has_few_steps(run, tracks, 0.0, run.seconds):
+            view = _steps_view(run, tracks, (0.0, run.seconds), "What each worker did", "")
+            return {**view, "end": end_s}
+        edges = edges_of(run.seconds, _bins(tracks, run.seconds / end_s))
     done = [spending(run, track, edges) for track in tracks]
     return {
         "kind": "lanes", "name": "lanes", "title": "What each worker did", "wide": True,
         "note": _note(run, len(tracks)), "keys": _keys(run, done),
         "workers": [track.worker for track in tracks],
-        "begin": float(edges[0]), "end": float(edges[-1]),
+        "begin": float(edges[0]), "end": max(float(edges[-1]), until_s),
         "bin": float(edges[1] - edges[0]), "bins": len(edges) - 1,
         "shares": [base64.b64encode(_bytes(of_one)).decode() for of_one in done],
         "changes": changes_view(run),
@@ -79,10 +85,13 @@ def changes_view(run: Run) -> list[View]:
     ]
 
 
-def _bins(tracks: Sequence[Track]) -> int:
-    """A bin holds several steps: otherwise their beat with the bins would look like a pattern."""
+def _bins(tracks: Sequence[Track], part: float) -> int:
+    """So many bins that each can be seen on this part of an axis, and holds several steps.
+
+    With fewer steps in a bin, their beat with the bins would look like a pattern.
+    """
     steps = max(len(track.steps.step) for track in tracks) or 4 * LANE_BINS
-    return int(np.clip(steps / 4, 12, LANE_BINS))
+    return int(np.clip(steps / 4, 12, max(12, LANE_BINS * part)))
 
 
 def _bytes(done: Spending) -> bytes:

@@ -151,14 +151,12 @@ def _lanes_views(shown: Sequence[Shown]) -> list[View]:
     longest_s = max(s.run.seconds for s in shown)
     views = []
     for number, s in enumerate(shown, start=1):
-        view = lanes_view(s.run, most=MAX_LANES)
+        view = lanes_view(s.run, most=MAX_LANES, until_s=longest_s)
         if view is not None:
             title = f"Workers of {s.run.name}"
             if s.run.ended_early:
                 title += ", which ended early"
-            views.append({
-                **view, "name": f"lanes-{number}", "title": title, "wide": False, "end": longest_s,
-            })  # fmt: skip
+            views.append({**view, "name": f"lanes-{number}", "title": title, "wide": False})
     return views
 
 

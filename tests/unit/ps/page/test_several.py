@@ -138,6 +138,19 @@ def test_lanes_have_axes_of_one_length_and_say_who_ended_early(tmp_path: Path) -
     assert not any(lane["wide"] for lane in lanes)
 
 
+def test_the_steps_of_a_run_that_was_short_beside_another_are_not_drawn_one_by_one(
+    tmp_path: Path,
+) -> None:
+    runs = runs_of(
+        tmp_path, long=(events(slow=0.9), {"lr": 1.0}, DONE),
+        half=(events(slow=0.5), {"lr": 2.0}, DONE), short=(events(), {"lr": 3.0}, DONE),
+    )  # fmt: skip
+    shown = pictures(runs)
+    assert [shown[f"lanes-{n}"]["kind"] for n in (1, 2, 3)] == ["steps", "steps", "lanes"]
+    assert shown["lanes-3"]["bin"] * shown["lanes-3"]["bins"] == pytest.approx(runs[2].seconds)
+    assert shown["lanes-3"]["end"] == runs[0].seconds
+
+
 def test_histograms_have_common_bars_and_each_run_its_own_bound(tmp_path: Path) -> None:
     shown = pictures(two(tmp_path))
     lag = shown["lag"]

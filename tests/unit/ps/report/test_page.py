@@ -199,6 +199,18 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
         assert f"Workers of {run.name}" in words
 
 
+@pytest.mark.parametrize("kind", ["never began", "nothing", "no step", "unrecorded", "sampled"])
+def test_a_run_of_which_little_is_known_stands_beside_another(tmp_path: Path, kind: str) -> None:
+    events, summary, _ = KINDS[kind]
+    runs = [
+        write_run(tmp_path / "whole", TWO, {"lr": 0.1}, SUMMARY),
+        write_run(tmp_path / "other", events, {"lr": 0.2}, summary),
+    ]
+    for chosen in (runs, [runs[1], write_run(tmp_path / "twin", events, {"lr": 0.3}, summary)]):
+        words = check(write_report(chosen, tmp_path / "out"))
+        assert "2 runs side by side" in words
+
+
 @pytest.mark.usefixtures("no_png")
 def test_a_run_that_ended_early_is_marked_beside_others(tmp_path: Path) -> None:
     whole = write_run(tmp_path / "whole", TWO, {"lr": 0.1}, SUMMARY)
