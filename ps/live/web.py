@@ -23,21 +23,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from leash.ps.page.view import asset
+from leash.ps.page.view import SCRIPTS, asset
 from leash.ps.wire.hosts import is_loopback
 
 REQUEST_S: Final = 10.0  # within which a request is read, and a part of its answer taken
 MOST_REQUESTS: Final = 64  # at a time, browsers that follow among them; more are turned away
 KEEP_ALIVE_S: Final = 15.0  # after so long without news a comment shows that the page is there
 ASSETS: Final = {
-    "page.css": "text/css", "uPlot.min.css": "text/css", "uPlot.min.js": "text/javascript",
-    "page.js": "text/javascript", "live.js": "text/javascript",
+    "page.css": "text/css", "uPlot.min.css": "text/css",
+    **dict.fromkeys((*SCRIPTS, "live.js"), "text/javascript"),
 }  # fmt: skip
 # Styles of single elements, such as the width of a bar, are the page's own.
 POLICY: Final = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src data:; base-uri 'none'"
 )
-SHELL: Final = """\
+LOADED: Final = "\n".join(
+    f'<script src="assets/{name}{{query}}"></script>' for name in (*SCRIPTS, "live.js")
+)
+SHELL: Final = f"""\
 <!doctype html>
 <html lang="en">
 <head>
@@ -45,8 +48,8 @@ SHELL: Final = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Leash</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="assets/uPlot.min.css{query}">
-<link rel="stylesheet" href="assets/page.css{query}">
+<link rel="stylesheet" href="assets/uPlot.min.css{{query}}">
+<link rel="stylesheet" href="assets/page.css{{query}}">
 </head>
 <body>
 <main>
@@ -57,9 +60,7 @@ SHELL: Final = """\
 <section><h2>Messages of the run</h2><ul id="messages" class="card messages"></ul></section>
 <noscript>This page needs JavaScript. leash status shows the same in a terminal.</noscript>
 </main>
-<script src="assets/uPlot.min.js{query}"></script>
-<script src="assets/page.js{query}"></script>
-<script src="assets/live.js{query}"></script>
+{LOADED}
 </body>
 </html>
 """

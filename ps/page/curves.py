@@ -19,6 +19,8 @@ from leash.ps.report.analysis.series import (
 )
 from leash.ps.report.pictures.style import BLUE, ORANGE, RUN_COLORS
 
+Series = tuple[ViewKey, Curve]
+
 LOGGED_NAMES: Final = 12
 LOGGED_POINTS: Final = 400  # of a worker
 
@@ -82,7 +84,7 @@ def logged_views(run: Run) -> list[View]:
     ]
 
 
-def _by_worker(points: Mapping[int, Sequence[tuple[float, float]]]) -> list[tuple[ViewKey, Curve]]:
+def _by_worker(points: Mapping[int, Sequence[tuple[float, float]]]) -> list[Series]:
     series = []
     for (worker, of_one), color in zip(sorted(points.items()), RUN_COLORS, strict=False):
         table = np.array(of_one, dtype=np.float64)
@@ -108,7 +110,7 @@ def crew_view(run: Run) -> View | None:
 
 
 def _over_time_and_steps(
-    run: Run, name: str, title: str, series: Sequence[tuple[ViewKey, Curve]], **how: Any
+    run: Run, name: str, title: str, series: Sequence[Series], **how: Any
 ) -> list[View]:
     views = [_lines(run, f"{name}-over-time", f"{title} over time", series, **how)]
     by_steps = [(key, _by_steps(run.steps_at, curve)) for key, curve in series]
@@ -125,22 +127,50 @@ def _by_steps(steps_at: Callable[[Floats], Floats | None], curve: Curve) -> Curv
 
 
 def _lines(
-    run: Run, name: str, title: str, series: Sequence[tuple[ViewKey, Curve]], *, unit: str,
-    x: str = "time", scale: str = "linear", fill: bool = False, wide: bool = False,
-    stepped: bool = False, note: str = "",
+    run: Run, name: str, title: str, series: Sequence[Series], *, x: str = "time", **how: Any
+) -> View:
+    if x == "time":
+        how |= {"end": run.seconds, "changes": changes_view(run)}
+    return lines_view(name, title, series, x=x, **how)
+
+
+def lines_view(
+    name: str, title: str, series: Sequence[Series], *, unit: str, x: str = "time",
+    time_is: str = "time", end: float | None = None, changes: Sequence[View] = (),
+    scale: str = "linear", fill: bool = False, wide: bool = False, stepped: bool = False,
+    points: bool = True, note: str = "", has_legend: bool = True,
 ) -> View:  # fmt: skip
+    """Curves with common axes.
+
+    Args:
+        name: of the picture, unique on the page.
+        title: what stands above it.
+        series: legend entries with their curves.
+        unit: of what the curves show, such as "%".
+        x: "time", then the curves' x are seconds; or "steps".
+        time_is: how the axis of time is called.
+        end: of the axis of time, in seconds.
+        changes: of the policy, as `changes_view` has them.
+        scale: of the y axis: "linear", "log", or "errors", which is logarithmic in 100 - y.
+        fill: whether the area below is coloured.
+        wide: whether it takes the page's whole width.
+        stepped: whether a value holds until the next one.
+        points: whether each value has a dot, if they are few; a single one always has.
+        note: how to read it.
+        has_legend: whether it has a legend of its own, if there is more than one curve.
+    """
     return {
         "kind": "lines", "name": name, "title": title, "note": note, "wide": wide, "x": x,
-        "unit": unit, "scale": scale, "fill": fill, "stepped": stepped,
-        "keys": [key for key, _ in series] if len(series) > 1 else [],
+        "time_is": time_is, "unit": unit, "scale": scale, "fill": fill, "stepped": stepped,
+        "points": points,
+        "keys": [key for key, _ in series] if has_legend and len(series) > 1 else [],
         "series": [
-            {**key, "x": _rounded(curve[0], 3), "y": _rounded(curve[1], 5)}
+            {**key, "x": np.round(curve[0], 3).tolist(), "y": _told(curve[1])}
             for key, curve in series
         ],
-        "end": run.seconds if x == "time" else None,
-        "changes": changes_view(run) if x == "time" else [],
+        "end": end, "changes": list(changes),
     }  # fmt: skip
 
 
-def _rounded(values: Floats, digits: int) -> list[float | None]:
-    return [round(v, digits) if np.isfinite(v) else None for v in values.tolist()]
+def _told(values: Floats) -> list[float | None]:
+    return [float(f"{v:.6g}") if np.isfinite(v) else None for v in values.tolist()]

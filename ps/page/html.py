@@ -51,7 +51,7 @@ def ending(run: Run) -> str:
         return "no summary: it goes on, or was killed"
     unfinished = run.summary.get("unfinished")
     missing = f" (not trained: {unfinished_text(unfinished)})" if unfinished else ""
-    return f"ended early: {why_stopped(run.summary['ended'])}{missing}" if run.is_cut else ""
+    return f"ended early: {why_stopped(run.summary['ended'])}{missing}" if run.ended_early else ""
 
 
 def diagnosis_card(diagnosis: Diagnosis, name: str = "") -> str:

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from leash.ps.page.keys import View, ViewKey, patch
-from leash.ps.report.analysis.lanes import HEIGHTS_ARE, closer_window, has_few_steps
+from leash.ps.report.analysis.lanes import HEIGHTS_ARE, chosen_tracks, closer_window, has_few_steps
 from leash.ps.report.analysis.run import Floats, Run, Track
 from leash.ps.report.analysis.series import edges_of
 from leash.ps.report.analysis.spending import (
@@ -26,26 +26,34 @@ FULL: Final = 200  # stands for all of a bin, in one byte
 OF_A_BIN: Final = ("computing", "exchanging", "held back", "gone")  # the order of the bytes
 
 
-def lanes_view(run: Run, edges: Floats | None = None) -> View | None:
+def lanes_view(
+    run: Run, edges: Floats | None = None, *, most: int = PAGE_LANES, until_s: float = 0.0
+) -> View | None:
     """The lanes of all workers; None if nobody took part.
 
     Args:
         run: whose workers they are.
         edges: of the bins, in seconds; by default bins of one length over all of the run.
+        most: of more workers, so many are shown, evenly chosen.
+        until_s: where the axis of time ends, if that is after the run's end.
     """
-    tracks = _chosen(run, PAGE_LANES)
+    tracks = chosen_tracks(run, most)
     if not tracks or run.seconds <= 0:
         return None
+    end_s = max(until_s, run.seconds)
     if edges is None:
-        if has_few_steps(run, tracks, 0.0, run.seconds):
-            return _steps_view(run, tracks, (0.0, run.seconds), "What each worker did", "")
-        edges = edges_of(run.seconds, _bins(tracks))
+        is_long = 2 * run.seconds >= end_s  # otherwise a step has too little room to be seen
+        if is_long and has_few_steps(run, tracks, 0.0, run.seconds):
+            view = _steps_view(run, tracks, (0.0, run.seconds), "What each worker did", "")
+            return {**view, "end": end_s}
+        edges = edges_of(run.seconds, _bins(tracks, run.seconds / end_s))
     done = [spending(run, track, edges) for track in tracks]
     return {
         "kind": "lanes", "name": "lanes", "title": "What each worker did", "wide": True,
         "note": _note(run, len(tracks)), "keys": _keys(run, done),
         "workers": [track.worker for track in tracks],
-        "begin": float(edges[0]), "bin": float(edges[1] - edges[0]), "bins": len(edges) - 1,
+        "begin": float(edges[0]), "end": max(float(edges[-1]), until_s),
+        "bin": float(edges[1] - edges[0]), "bins": len(edges) - 1,
         "shares": [base64.b64encode(_bytes(of_one)).decode() for of_one in done],
         "changes": changes_view(run),
     }  # fmt: skip
@@ -56,7 +64,7 @@ def closer_view(run: Run, *, at_the_end: bool = False) -> View | None:
 
     None if the lanes show them all, or not every step is known.
     """
-    tracks = _chosen(run, CLOSER_LANES)
+    tracks = chosen_tracks(run, CLOSER_LANES)
     window = closer_window(run, tracks, at_the_end=at_the_end)
     if window is None or has_few_steps(run, tracks, 0.0, run.seconds):
         return None
@@ -77,18 +85,13 @@ def changes_view(run: Run) -> list[View]:
     ]
 
 
-def _chosen(run: Run, most: int) -> list[Track]:
-    tracks = [track for track in run.tracks if track.present]
-    if len(tracks) <= most:
-        return tracks
-    places = np.unique(np.linspace(0, len(tracks) - 1, most).round().astype(int))
-    return [tracks[place] for place in places]
+def _bins(tracks: Sequence[Track], part: float) -> int:
+    """So many bins that each can be seen on this part of an axis, and holds several steps.
 
-
-def _bins(tracks: Sequence[Track]) -> int:
-    """A bin holds several steps: otherwise their beat with the bins would look like a pattern."""
+    With fewer steps in a bin, their beat with the bins would look like a pattern.
+    """
     steps = max(len(track.steps.step) for track in tracks) or 4 * LANE_BINS
-    return int(np.clip(steps / 4, 12, LANE_BINS))
+    return int(np.clip(steps / 4, 12, max(12, LANE_BINS * part)))
 
 
 def _bytes(done: Spending) -> bytes:

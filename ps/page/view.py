@@ -15,6 +15,8 @@ REACHED: Final = "What was reached"
 TIME: Final = "Who worked, and who waited"
 APART: Final = "How far apart the workers were"
 PAGE_PACKAGE: Final = "leash.ps.page"
+# What draws a view, in the order in which a page has them.
+SCRIPTS: Final = ("uPlot.min.js", "page.js", "curves.js", "bars.js", "lanes.js")
 
 
 def sections(run: Run) -> list[View]:

@@ -2,10 +2,10 @@
 
 ::
 
-    reading ─▸ run ─▸ spending, paces ─▸ diagnosis ─────────────┐
-                  └─▸ curves, timeline, bars ─▸ drawing ─▸ page ◄┘ ─▸ report.html, report/*.png
+    reading ─▸ run ─▸ spending, paces ─▸ diagnosis ─▸ page ◄─ views (ps/page) ─▸ report.html
+                  └─▸ curves, timeline, bars ─▸ drawing ─▸ report/*.png
 
-Only curves, timeline, bars, drawing and page need matplotlib.
+Only curves, timeline, bars and drawing need matplotlib.
 
-Imports: its analysis and pictures, options, runs.
+Imports: its analysis and pictures, options, page, runs.
 """

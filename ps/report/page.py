@@ -5,32 +5,32 @@ Names and settings may be any text that people wrote, so all of it goes through 
 
 import dataclasses
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from leash._version import __version__
 from leash.ps.options.launch import LaunchOptions
 from leash.ps.options.server import ServerOptions
 from leash.ps.page.html import diagnosis_card, ending, text, top_of
-from leash.ps.page.view import as_script_data, asset, sections
+from leash.ps.page.keys import View, run_key
+from leash.ps.page.several import sections_of_several
+from leash.ps.page.view import SCRIPTS, as_script_data, asset, sections
 from leash.ps.report.analysis.diagnosis import Diagnosis
 from leash.ps.report.analysis.figures import key_figures, value_of
 from leash.ps.report.analysis.run import Run
 from leash.ps.report.analysis.settings import differing_settings, effective, mattering_settings
-from leash.ps.report.pictures.drawing import NARROW_IN, WIDE_IN, Key, Picture, svg_of
 from leash.ps.report.pictures.lineup import Shown
-from leash.ps.report.pictures.style import PAGE_VARIABLES
 from leash.ps.words import listed, seconds, setting
 
 DRAW: Final = (
     'Leash.draw(document.getElementById("pictures"),'
     ' JSON.parse(document.getElementById("view").textContent).sections);'
 )
-NO_SCRIPT: Final = (
+PICTURES: Final = (
+    '<div id="pictures"></div>'
     "<noscript>The pictures of this page need JavaScript. They lie beside it as PNG files, too."
     "</noscript>"
 )
-Section = tuple[str, Sequence[Picture]]  # a title, and the pictures below it
 TABLE_FIGURES: Final = (
     "test accuracy", "test loss", "training", "steps/s", "waiting", "largest lag",
     "mean staleness",
@@ -38,34 +38,32 @@ TABLE_FIGURES: Final = (
 
 
 def page_of(run: Run, diagnosis: Diagnosis) -> str:
-    """Writes the whole page of one run, with pictures that its script draws."""
-    data = as_script_data({"sections": sections(run)})
-    return _whole(run.name, [
-        top_of(run, diagnosis, "Leash report"), _again(run), '<div id="pictures"></div>', NO_SCRIPT,
-        _own_settings(run), _footer([run]),
-        f"<script>{asset('uPlot.min.js')}</script>", f"<script>{asset('page.js')}</script>",
-        f'<script type="application/json" id="view">{data}</script>', f"<script>{DRAW}</script>",
-    ], asset("uPlot.min.css"))  # fmt: skip
-
-
-def page_of_several(
-    shown: Sequence[Shown], diagnoses: Sequence[Diagnosis], pictures: Iterable[Section]
-) -> str:
-    """Writes the whole page of several runs side by side."""
-    runs = [s.run for s in shown]
-    return _whole(f"{len(runs)} runs", [
-        _several(shown, diagnoses), *(_section(*section) for section in pictures),
-        _differences(runs), _footer(runs),
+    """Writes the whole page of one run."""
+    return _whole(run.name, sections(run), [
+        top_of(run, diagnosis, "Leash report"), _again(run), PICTURES, _own_settings(run),
+        _footer([run]),
     ])  # fmt: skip
 
 
-def _whole(title: str, parts: Sequence[str], style: str = "") -> str:
+def page_of_several(shown: Sequence[Shown], diagnoses: Sequence[Diagnosis]) -> str:
+    """Writes the whole page of several runs side by side."""
+    runs = [s.run for s in shown]
+    return _whole(f"{len(runs)} runs", sections_of_several(shown), [
+        _several(shown, diagnoses), PICTURES, _differences(runs), _footer(runs),
+    ])  # fmt: skip
+
+
+def _whole(title: str, pictures: Sequence[View], parts: Sequence[str]) -> str:
+    """A page with these parts, and with pictures that its scripts draw."""
+    data = as_script_data({"sections": list(pictures)})
     return "\n".join([
         "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{text(title)} – Leash report</title>",
-        f"<style>\n{style}{asset('page.css')}</style>", "</head>", "<body>", "<main>", *parts,
-        "</main>", "</body>", "</html>", "",
+        f"<style>\n{asset('uPlot.min.css')}{asset('page.css')}</style>", "</head>", "<body>",
+        "<main>", *parts, "</main>", *(f"<script>{asset(name)}</script>" for name in SCRIPTS),
+        f'<script type="application/json" id="view">{data}</script>', f"<script>{DRAW}</script>",
+        "</body>", "</html>", "",
     ])  # fmt: skip
 
 
@@ -83,7 +81,7 @@ def _again(run: Run) -> str:
 
 
 def _named(shown: Shown) -> str:
-    return f"<h3>{_swatch_of(shown)} {text(shown.run.name)}</h3>"
+    return f"<h3>{_swatch(shown)} {text(shown.run.name)}</h3>"
 
 
 def _several(shown: Sequence[Shown], diagnoses: Sequence[Diagnosis]) -> str:
@@ -94,11 +92,10 @@ def _several(shown: Sequence[Shown], diagnoses: Sequence[Diagnosis]) -> str:
         f"<li>{diagnosis_card(diagnosis, _named(s))}</li>"
         for s, diagnosis in zip(shown, diagnoses, strict=True)
     )
-    keys = dict.fromkeys(Key(s.label, s.color, s.line) for s in shown)
     return (
         f'<header><p class="eyebrow">Leash report</p><h1>{len(runs)} runs side by side</h1>'
         f"<p>{text(differ)}</p></header>"
-        f'<div class="legend">{_keys(list(keys))}</div>'
+        f"{_legend(shown)}"
         f"<section><h2>In short</h2>{_table(shown, diagnoses)}</section>"
         f'<section><h2>What they suffer from</h2><ul class="runs">{entries}</ul></section>'
     )
@@ -116,7 +113,7 @@ def _table(shown: Sequence[Shown], diagnoses: Sequence[Diagnosis]) -> str:
             cells.append(seconds(s.run.seconds / s.run.scale))
         numbers = "".join(f'<td class="number">{text(cell)}</td>' for cell in cells)
         early = f'<small class="early">{text(told)}</small>' if (told := ending(s.run)) else ""
-        name = f"{_swatch_of(s)} {text(s.run.name)}{early}"
+        name = f"{_swatch(s)} {text(s.run.name)}{early}"
         rows.append(f'<tr><th scope="row">{name}</th>{numbers}</tr>')
     head = "".join(f'<th scope="col" class="number">{text(name)}</th>' for name in heads)
     return _scrolling(f'<th scope="col">run</th>{head}', rows)
@@ -129,45 +126,37 @@ def _scrolling(head: str, rows: Sequence[str]) -> str:
     )
 
 
-# Pictures.
+# The runs' lines.
 
 
-def _section(title: str, pictures: Sequence[Picture]) -> str:
-    if not pictures:
+def _legend(shown: Sequence[Shown]) -> str:
+    """The lines of all pictures, with whose they are; it stays in sight."""
+    by_label: dict[str, list[Shown]] = {}
+    for s in shown:
+        by_label.setdefault(s.label, []).append(s)
+    items = "".join(
+        f"<li>{_swatch(of_label[0])}<span>{text(label)}{_early(of_label)}</span></li>"
+        for label, of_label in by_label.items()
+    )
+    return f'<div class="legend"><ul class="keys">{items}</ul></div>'
+
+
+def _early(shown: Sequence[Shown]) -> str:
+    early = sum(s.run.ended_early for s in shown)
+    if not early:
         return ""
-    figures = "".join(map(_picture, pictures))
-    return f'<section><h2>{text(title)}</h2><div class="pictures">{figures}</div></section>'
+    count = f"{early} of {len(shown)} " if len(shown) > 1 else ""
+    return f' <small class="early">{count}ended early</small>'
 
 
-def _picture(picture: Picture) -> str:
-    drawn = svg_of(picture.make(NARROW_IN))
-    if picture.is_wide:
-        large = svg_of(picture.make(WIDE_IN))
-        drawn = f'<div class="large">{large}</div><div class="small">{drawn}</div>'
-    note = f'<p class="note">{text(picture.note)}</p>' if picture.note else ""
-    keys = _keys(picture.keys) if picture.has_legend and len(picture.keys) > 1 else ""
-    wide = " wide" if picture.is_wide else ""
-    named = drawn.replace("<svg ", f'<svg role="img" aria-label="{text(picture.title)}" ')
-    return f'<figure class="card{wide}"><h3>{text(picture.title)}</h3>{note}{keys}{named}</figure>'
-
-
-def _keys(keys: Sequence[Key]) -> str:
-    items = "".join(f"<li>{_swatch(key)}<span>{text(key.label)}</span></li>" for key in keys)
-    return f'<ul class="keys">{items}</ul>'
-
-
-def _swatch(key: Key) -> str:
-    color = f"var({PAGE_VARIABLES[key.color]})"
-    shape = f'<rect x="4" y="0" width="14" height="12" rx="3" fill="{color}"/>'
-    if key.line is not None:
-        dashes = "" if isinstance(key.line, str) else " ".join(f"{2.5 * d:g}" for d in key.line[1])
-        shape = (f'<line x1="0" y1="6" x2="22" y2="6" stroke="{color}" stroke-width="3" '
-                 f'stroke-dasharray="{dashes or "none"}"/>')  # fmt: skip
-    return f'<svg viewBox="0 0 22 12" width="22" height="12" aria-hidden="true">{shape}</svg>'
-
-
-def _swatch_of(shown: Shown) -> str:
-    return _swatch(Key("", shown.color, shown.line))
+def _swatch(shown: Shown) -> str:
+    key = run_key(shown)
+    dashes = " ".join(f"{dash:g}" for dash in key["dash"] or ()) or "none"
+    return (
+        '<svg viewBox="0 0 22 12" width="22" height="12" aria-hidden="true">'
+        f'<line x1="0" y1="6" x2="22" y2="6" stroke="var({key["color"]})" stroke-width="3" '
+        f'stroke-dasharray="{dashes}"/></svg>'
+    )
 
 
 # Settings, and the end.

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 from leash._extras import install_command, is_installed
 from leash.ps.errors import UsageError
-from leash.ps.page.view import APART, REACHED, TIME
 from leash.ps.report.analysis.reading import read_runs
 from leash.ps.runs.rundir import write_atomically
 
 if TYPE_CHECKING:
-    from leash.ps.report.page import Section
     from leash.ps.report.pictures.drawing import Picture
     from leash.ps.report.pictures.lineup import Shown
 
@@ -48,40 +46,29 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     try:
         pictures.mkdir(parents=True, exist_ok=True)
         shown = line_up(read)
+        diagnoses = [diagnose(run) for run in read]
+        if len(read) == 1:
+            html = page_of(read[0], diagnoses[0])
+        else:
+            html = page_of_several(shown, diagnoses)
         with report_style():
-            sections = _sections(shown)
-            diagnoses = [diagnose(run) for run in read]
-            if len(read) == 1:
-                html = page_of(read[0], diagnoses[0])
-            else:
-                html = page_of_several(shown, diagnoses, sections)
-            for _, of_section in sections:
-                for picture in of_section:
-                    write_png(picture, pictures / f"{picture.name}.png")
+            for picture in _pictures(shown):
+                write_png(picture, pictures / f"{picture.name}.png")
         write_atomically(file, html)
     except OSError as error:
         raise UsageError(f"{file}: cannot write the report there: {error}") from error
     return file
 
 
-def _sections(shown: "Sequence[Shown]") -> "list[Section]":
+def _pictures(shown: "Sequence[Shown]") -> "list[Picture]":
     from leash.ps.report.pictures import bars
     from leash.ps.report.pictures.curves import crew_picture, curve_pictures, speed_picture
 
-    pace = bars.pace_picture(shown[0].run) if len(shown) == 1 else None
-    crew = crew_picture(shown[0].run) if len(shown) == 1 else None
-    time = [crew, speed_picture(shown), bars.share_picture(shown), pace]
-    apart = [bars.staleness_picture(shown), bars.lag_picture(shown)]
-    return [
-        (REACHED, curve_pictures(shown)),
-        (
-            TIME,
-            [*_drawn(time), *_timelines(shown)]
-            if len(shown) > 1
-            else [*_timelines(shown), *_drawn(time)],
-        ),
-        (APART, _drawn(apart)),
-    ]
+    pictures = [speed_picture(shown), bars.share_picture(shown), bars.staleness_picture(shown),
+                bars.lag_picture(shown)]  # fmt: skip
+    if len(shown) == 1:
+        pictures += [crew_picture(shown[0].run), bars.pace_picture(shown[0].run)]
+    return [*curve_pictures(shown), *_timelines(shown), *_drawn(pictures)]
 
 
 def _timelines(shown: "Sequence[Shown]") -> "list[Picture]":

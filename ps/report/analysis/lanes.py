@@ -15,12 +15,12 @@ VISIBLE_STEPS: Final = 60  # a lane has room for so many steps
 CLOSER_STEPS: Final = 10  # the closer look shows so many of the slowest worker
 
 
-def chosen_tracks(run: Run) -> list[Track]:
+def chosen_tracks(run: Run, most: int = MAX_LANES) -> list[Track]:
     """The workers to draw: all, or evenly chosen ones if they are too many to be seen."""
     tracks = [track for track in run.tracks if track.present]
-    if len(tracks) <= MAX_LANES:
+    if len(tracks) <= most:
         return tracks
-    places = np.unique(np.linspace(0, len(tracks) - 1, MAX_LANES).round().astype(int))
+    places = np.unique(np.linspace(0, len(tracks) - 1, most).round().astype(int))
     return [tracks[place] for place in places]
 
 

@@ -137,6 +137,11 @@ class Run:
     is_thinned: bool = False  # whether more steps were recorded than are read
 
     @property
+    def ended_early(self) -> bool:
+        """Whether its end came too early. A run without a summary may still go on."""
+        return self.is_cut and bool(self.summary)
+
+    @property
     def crew(self) -> str:
         """How many workers it was for, such as ``4``, or ``2 to 8`` where they come and go."""
         begun_with = self.options.get("workers", len(self.tracks))

@@ -123,6 +123,12 @@ def divided(run: Run, of_time: float, done: Sequence[Spending]) -> tuple[float, 
     return 1 - of_time, of_time - held, held
 
 
+def divided_together(run: Run) -> tuple[float, float, float] | None:
+    """How the time of all workers together was divided, likewise; None if that is unknown."""
+    share = waiting(run)
+    return None if share is None else divided(run, share, [*spent(run).values()])
+
+
 def _covered(intervals: Sequence[Interval], edges: Floats) -> Floats:
     """The seconds of each bin that lie in the intervals; these are in order, without overlap."""
     if not intervals:

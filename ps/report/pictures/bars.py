@@ -14,10 +14,9 @@ from leash.ps.report.analysis.paces import StepPace, paces
 from leash.ps.report.analysis.run import Run
 from leash.ps.report.analysis.spending import (
     divided,
-    knows_exchanging,
+    divided_together,
     knows_waiting,
     spent,
-    waiting,
     waiting_by_worker,
 )
 from leash.ps.report.pictures.drawing import Key, Picture, new_figure
@@ -55,7 +54,7 @@ def share_picture(shown: Sequence[Shown]) -> Picture | None:
         return figure
 
     keys = state_keys(known[0]) if known else (Key("waiting", STATE_COLORS["held back"]),)
-    return Picture("time-shares", "Where the time went", "", make, keys)
+    return Picture("time-shares", "Where the time went", make, keys)
 
 
 def _worker_shares(run: Run) -> list[tuple[str, tuple[float, ...]]]:
@@ -68,16 +67,7 @@ def _worker_shares(run: Run) -> list[tuple[str, tuple[float, ...]]]:
 
 
 def _run_shares(shown: Sequence[Shown]) -> list[tuple[str, tuple[float, ...]]]:
-    return [
-        (s.run.name, divided(s.run, share, [*spent(s.run).values()]))
-        for s in shown
-        if (share := waiting(s.run)) is not None
-    ]
-
-
-def shares_tell_exchanging(shown: Sequence[Shown]) -> bool:
-    """Whether some run tells exchanging from being held back."""
-    return any(knows_exchanging(s.run) for s in shown)
+    return [(s.run.name, shares) for s in shown if (shares := divided_together(s.run)) is not None]
 
 
 # Step times.
@@ -101,12 +91,7 @@ def pace_picture(run: Run) -> Picture | None:
         _time_ticks(axis, chosen)
         return figure
 
-    return Picture(
-        "step-times", "How long a step takes each worker",
-        "The dot is the median, the line reaches from the fastest to the slowest 5 %. A dot to the "
-        "right is persistent slowness; a long line is transient slowness.",
-        make,
-    )  # fmt: skip
+    return Picture("step-times", "How long a step takes each worker", make)
 
 
 def _draw_pace(axis: Axes, place: int, pace: StepPace) -> None:
@@ -147,7 +132,6 @@ def staleness_picture(shown: Sequence[Shown]) -> Picture | None:
     """Draws how stale the runs' updates were."""
     return _histograms(
         shown, "staleness", "Staleness", "updates between a pull and the push after it",
-        "How many updates, by anyone, reached the parameters while a gradient was computed.",
         lambda _: None,
     )  # fmt: skip
 
@@ -156,7 +140,6 @@ def lag_picture(shown: Sequence[Shown]) -> Picture | None:
     """Draws how far workers were ahead."""
     return _histograms(
         shown, "lag", "Lag", LAG_IS,
-        "How far a worker was ahead when it began a step. The bound is the dashed line.",
         lambda run: run.bound if not run.changes else None,
     )  # fmt: skip
 
@@ -166,7 +149,6 @@ def _histograms(
     name: str,
     title: str,
     label: str,
-    note: str,
     bound_of: Callable[[Run], int | None],
 ) -> Picture | None:
     values = [all_steps(s.run, name) for s in shown]
@@ -188,7 +170,7 @@ def _histograms(
         return figure
 
     keys = tuple(dict.fromkeys(Key(s.label, s.color) for s, _ in rows)) if len(rows) > 1 else ()
-    return Picture(name, title, note, make, keys, has_legend=False)
+    return Picture(name, title, make, keys)
 
 
 def _draw_histogram(axis: Axes, s: Shown, h: Histogram, *, alone: bool) -> None:

@@ -67,12 +67,9 @@ def _pair(
         return figure
 
     keys = _keys(shown, name)
-    has_legend = len(shown) == 1  # otherwise the page has one legend for all
-    pictures = [Picture(f"{name}-over-time", f"{title} over time", "", over_time, keys,
-                        has_legend=has_legend)]  # fmt: skip
+    pictures = [Picture(f"{name}-over-time", f"{title} over time", over_time, keys)]
     if any(s.run.steps_at(np.zeros(1)) is not None for s in shown):
-        pictures.append(Picture(f"{name}-over-steps", f"{title} over steps", "", over_steps, keys,
-                                has_legend=has_legend))  # fmt: skip
+        pictures.append(Picture(f"{name}-over-steps", f"{title} over steps", over_steps, keys))
     return pictures
 
 
@@ -182,7 +179,7 @@ def crew_picture(run: Run) -> Picture | None:
         time_axis(axis, run.seconds)
         return figure
 
-    return Picture("workers", "Who was there", "", make, (), is_wide=True, has_legend=False)
+    return Picture("workers", "Who was there", make, is_wide=True)
 
 
 def speed_picture(shown: Sequence[Shown]) -> Picture | None:
@@ -207,5 +204,6 @@ def speed_picture(shown: Sequence[Shown]) -> Picture | None:
             mark_changes(axis, shown[0].run.changes)
         return figure
 
-    return Picture("steps-per-second", "Speed", "", make, _keys(shown, "speed"),
-                   is_wide=len(shown) == 1, has_legend=False)  # fmt: skip
+    return Picture(
+        "steps-per-second", "Speed", make, _keys(shown, "speed"), is_wide=len(shown) == 1
+    )

@@ -1,11 +1,8 @@
-"""Turns figures into SVG for the page, and into PNG files beside it.
+"""Turns figures into the PNG files that lie beside a page.
 
 This module and those that draw with it need matplotlib; they are imported when a report is written.
 """
 
-import io
-import itertools
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +18,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from leash.ps.report.analysis.run import Change
-from leash.ps.report.pictures.style import INK, MUTED, PAGE_VARIABLES, REPORT_STYLE
+from leash.ps.report.pictures.style import INK, MUTED, REPORT_STYLE
 
-NARROW_IN: Final = 4.3  # so wide that it fills a phone, or half of a page on a desktop
+NARROW_IN: Final = 5.16
 WIDE_IN: Final = 9.2
-_NUMBERS: Final = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -39,22 +35,20 @@ class Key:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the report, and what is said about it."""
+    """A figure of the report."""
 
     name: str  # the name of its PNG file
     title: str
-    note: str  # how to read it; one or two sentences
     make: Callable[[float], Figure]  # draws it; takes its width in inches
     keys: tuple[Key, ...] = ()
-    is_wide: bool = False  # whether it takes the page's whole width; a phone gets one of its own
-    has_legend: bool = True  # whether it has one on the page; PNG files always have
+    is_wide: bool = False
 
 
 @contextmanager
 def report_style() -> Iterator[None]:
     """Draws in a report's style within this context."""
     with mpl.rc_context(REPORT_STYLE), warnings.catch_warnings():
-        # Text stays text, since browsers have glyphs that matplotlib's font lacks.
+        # A name may have glyphs that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
@@ -68,26 +62,9 @@ def new_figure(
     return figure, list(axes[:, 0])
 
 
-def svg_of(figure: Figure) -> str:
-    """Writes a figure as an <svg> element with the page's colours, and ids of its own."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', text, count=1)
-    text = text.replace("xlink:href", "href")
-    mark = f"f{next(_NUMBERS)}-"
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{mark}", text)
-    text = re.sub(r"(font(?:-family)?:[^;\"]*?)'[^;\"]*", r"\1var(--font)", text)
-    text = re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", text)
-    for color, variable in PAGE_VARIABLES.items():
-        text = text.replace(color, f"var({variable})")
-    return text
-
-
 def write_png(picture: Picture, path: Path) -> None:
     """Draws the figure with title and legend, so that it can stand alone."""
-    figure = picture.make(WIDE_IN if picture.is_wide else 1.2 * NARROW_IN)
+    figure = picture.make(WIDE_IN if picture.is_wide else NARROW_IN)
     figure.suptitle(picture.title, x=0.01, ha="left", fontsize=11, color=INK, fontweight="bold")
     if picture.keys:
         columns = 2 if max(len(key.label) for key in picture.keys) > 24 else 4

@@ -15,7 +15,7 @@ STYLE: Final[Any] = {
 INK: Final = "#24292f"
 MUTED: Final = "#656d76"
 ABSENT: Final = "#d0d4d9"
-# A report's page is light or dark, so its figures have no background. Names are never formulas.
+# Names are never formulas.
 REPORT_STYLE: Final[Any] = {
     **STYLE, "text.parse_math": False, "text.color": INK, "axes.labelcolor": MUTED,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": MUTED,

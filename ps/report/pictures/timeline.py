@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from leash.ps.report.analysis.lanes import HEIGHTS_ARE, chosen_tracks, closer_window, has_few_steps
+from leash.ps.report.analysis.lanes import chosen_tracks, closer_window, has_few_steps
 from leash.ps.report.analysis.run import Floats, Run, Track
 from leash.ps.report.analysis.series import edges_of
 from leash.ps.report.analysis.spending import (
@@ -43,7 +43,7 @@ def timeline_picture(run: Run) -> Picture | None:
 
 
 def timeline_pictures(runs: Sequence[Run]) -> list[Picture]:
-    """Draws several runs on time axes of one length, with one note for all."""
+    """Draws several runs on time axes of one length."""
     longest_s = max(run.seconds for run in runs)
     pictures = [
         _timeline(run, longest_s, f"timeline-{number}", f"Workers of {run.name}", is_wide=False)
@@ -71,8 +71,7 @@ def _timeline(
         mark_changes(axis, run.changes)
         return figure
 
-    note = "" if exact else HEIGHTS_ARE
-    return Picture(name, title, _note(run, tracks, note), make, _keys(run), is_wide=is_wide)
+    return Picture(name, title, make, _keys(run), is_wide=is_wide)
 
 
 def closer_picture(run: Run) -> Picture | None:
@@ -89,26 +88,7 @@ def closer_picture(run: Run) -> Picture | None:
         axis.set(xlim=(start_s, stop_s), xlabel="time, s")
         return figure
 
-    note = "A few steps from the middle of the run, one by one."
-    if any(track.steps.lag.any() for track in tracks):
-        note += " A worker's bar ends where it pushes; the policy holds it back until it may go on."
-    return Picture("closer-look", "A closer look", note, make, _keys(run), is_wide=True)
-
-
-def _note(run: Run, tracks: Sequence[Track], how: str) -> str:
-    notes = [how]
-    sampled = f"one step in {run.step_events}" if run.step_events else "no step"
-    recorded = f"With --step-events {run.step_events} {sampled} was recorded"
-    if run.step_events != 1 and knows_waiting(run):
-        notes = [f"{recorded}; this is from the workers' own accounts of computing and waiting, "
-                 "which is from a push to its answer."]  # fmt: skip
-    elif run.step_events != 1:
-        notes = [f"{recorded}: this tells only who took part."]
-    elif not knows_waiting(run):
-        notes = ["No step was taken."]
-    if len(tracks) < sum(bool(track.present) for track in run.tracks):
-        notes.append(f"{len(tracks)} of {len(run.tracks)} workers, evenly chosen.")
-    return " ".join(filter(None, notes))
+    return Picture("closer-look", "A closer look", make, _keys(run), is_wide=True)
 
 
 def _keys(run: Run) -> tuple[Key, ...]:

@@ -1,4 +1,4 @@
-"""The live page in a real browser, and its metrics in a real Prometheus."""
+"""The live page and a report in a real browser, and the page's metrics in a real Prometheus."""
 
 import json
 import shutil
@@ -14,8 +14,11 @@ import psutil
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
 
 from support.processes import LEASH, Child
+from support.runs import simulate, write_run
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PROMETHEUS = shutil.which("prometheus")
@@ -81,6 +84,25 @@ def is_too_wide(browser: webdriver.Chrome) -> bool:
     return bool(browser.execute_script("return document.documentElement.scrollWidth > innerWidth"))
 
 
+def errors(browser: webdriver.Chrome) -> list[str]:
+    log = browser.get_log("browser")
+    return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+
+
+def told_under_the_pointer(browser: webdriver.Chrome, title: str) -> str:
+    """What a picture says when the pointer is in its middle."""
+    plot = browser.find_element(By.CSS_SELECTOR, f'figure[aria-label="{title}"] .u-over')
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+    ActionChains(browser).move_to_element(plot).perform()
+    told = ".readout:not([hidden]), .histogram .value"
+    found = browser.find_elements(By.CSS_SELECTOR, f'figure[aria-label="{title}"] :is({told})')
+    return " ".join(" ".join(element.text for element in found).split())
+
+
+def steady(seconds: float) -> Callable[[int], float]:
+    return lambda _: seconds
+
+
 def server_of(launch: Child) -> psutil.Process:
     children = psutil.Process(launch.process.pid).children()
     return next(child for child in children if "server" in child.cmdline())
@@ -122,9 +144,7 @@ def test_the_page_loads_moves_and_survives_the_servers_restart(
         launch.process.send_signal(signal.SIGINT)
         launch.wait(LONG_S)
     wait_for(lambda: "ended" in status(browser), "the end was not shown")
-    errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    severe = [entry for entry in errors if "net::ERR" not in entry["message"]]
-    assert severe == []
+    assert [error for error in errors(browser) if "net::ERR" not in error] == []
 
 
 def scraped(address: str, folder: Path) -> None:
@@ -188,6 +208,38 @@ def test_a_run_that_has_ended_is_shown_from_its_files(
         assert "How long a step takes each worker" in titles(browser)
         page.process.send_signal(signal.SIGINT)
         assert page.wait(LONG_S) == 0
+
+
+def test_several_runs_are_drawn_side_by_side_with_values_under_the_pointer(
+    tmp_path: Path, browser: webdriver.Chrome
+) -> None:
+    runs = []
+    for name, slow, ended in (("whole", 0.1, "done"), ("early", 0.3, "SIGINT")):
+        events = simulate([steady(0.1), steady(slow)], steps=30, bound=2)
+        reached = {"t": 2.5, "event": "evaluated", "epoch": 1, "accuracy": slow + 0.5, "loss": 1.0}
+        events = sorted([*events, reached], key=lambda event: float(event["t"]))
+        runs.append(write_run(tmp_path / name, events, {"lr": slow}, {"steps": 60, "ended": ended}))
+    with Child([*LEASH, "report", *map(str, runs), f"--out={tmp_path / 'both.html'}"]) as report:
+        assert report.wait(LONG_S) == 0
+    browser.set_window_size(*WIDE)
+    browser.get((tmp_path / "both.html").as_uri())
+    expected_titles = {
+        "Test accuracy over time", "Loss over steps", "Steps a second, of all workers",
+        "How each run's time was divided", "Workers of whole",
+        "Workers of early, which ended early", "Staleness", "Lag",
+    }  # fmt: skip
+    assert expected_titles <= set(titles(browser))
+    legend = browser.find_element(By.CLASS_NAME, "legend").text
+    assert legend.split("\n") == ["whole", "early ended early"]
+    speed = told_under_the_pointer(browser, "Steps a second, of all workers")
+    assert speed.startswith("at ")
+    assert "early" in speed
+    assert "steps/s" in speed
+    assert told_under_the_pointer(browser, "Lag").count("1: ") == 2  # of both runs
+    assert told_under_the_pointer(browser, "Workers of whole").startswith("worker ")
+    browser.set_window_size(*PHONE)
+    wait_for(lambda: not is_too_wide(browser), "the page is too wide for a phone")
+    assert errors(browser) == []
 
 
 def test_a_place_that_cannot_be_is_one_line(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from leash.ps.commands.run_table import plain_line, result_lines, run_table, wit
 from leash.ps.experiments.outcome import read_outcome
 from leash.ps.experiments.outcome_table import outcome_table
 from leash.ps.experiments.plan import Experiment
+from leash.ps.page.several import sections_of_several
+from leash.ps.page.view import sections
 from leash.ps.report.analysis.diagnosis import diagnose
 from leash.ps.report.analysis.figures import key_figures
 from leash.ps.report.analysis.reading import read_run
@@ -122,6 +124,15 @@ def of_bars(*folders: Path) -> list[str]:
     return [text.get_text() for text in axis.texts]
 
 
+def of_page(*folders: Path) -> list[str]:
+    """The waiting beside the bars of the page."""
+    runs = [read_run(folder) for folder in folders]
+    parts = sections(runs[0]) if len(runs) == 1 else sections_of_several(line_up(runs))
+    pictures = [picture for part in parts for picture in part["pictures"]]
+    (shares,) = [picture for picture in pictures if picture["kind"] == "shares"]
+    return [row["value"] for row in shares["rows"]]
+
+
 def tile(places: Places, name: str) -> str:
     run = read_run(places.folder)
     return next(f.value for f in key_figures(run, diagnose(run)) if f.name == name)
@@ -146,7 +157,8 @@ WHERE: dict[str, Callable[[Places], list[str]]] = {
     "summary.json": lambda p: [
         percent(share) for share in p.summary["wait_fraction_by_worker"].values()
     ],
-    "the report's bars": lambda p: of_bars(p.folder),
+    "the report's bars": lambda p: of_page(p.folder),
+    "the bars beside the report": lambda p: of_bars(p.folder),
 }
 
 
@@ -161,6 +173,7 @@ def test_the_waiting_of_all_is_the_same_wherever_it_is_shown(places: Places) -> 
     assert result(places, "waiting").startswith(f"{expected} of the workers' time")
     assert tile(places, "waiting") == expected
     assert of_bars(places.folder, places.folder) == [expected] * 2
+    assert of_page(places.folder, places.folder) == [expected] * 2
     assert expected in experiment(places)
 
 

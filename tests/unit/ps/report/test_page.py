@@ -171,6 +171,19 @@ def test_what_is_on_the_page_lies_beside_it_as_png(tmp_path: Path) -> None:
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_pictures_of_several_runs_lie_beside_their_page_too(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / n, evaluated(TWO), {"lr": n}, SUMMARY) for n in ("one", "two")]
+    page = write_report(runs, tmp_path / "both.html")
+    pictures = sorted(path.name for path in (tmp_path / "both").iterdir())
+    assert pictures == [
+        "accuracy-over-steps.png", "accuracy-over-time.png", "lag.png", "loss-over-steps.png",
+        "loss-over-time.png", "staleness.png", "steps-per-second.png", "time-shares.png",
+        "timeline-1.png", "timeline-2.png",
+    ]  # fmt: skip
+    (view,) = checked(page).views
+    assert len(pictures) == sum(len(section["pictures"]) for section in view["sections"])
+
+
 @pytest.mark.usefixtures("no_png")
 def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
     runs = [
@@ -186,13 +199,38 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
         assert f"Workers of {run.name}" in words
 
 
+@pytest.mark.parametrize("kind", ["never began", "nothing", "no step", "unrecorded", "sampled"])
+def test_a_run_of_which_little_is_known_stands_beside_another(tmp_path: Path, kind: str) -> None:
+    events, summary, _ = KINDS[kind]
+    runs = [
+        write_run(tmp_path / "whole", TWO, {"lr": 0.1}, SUMMARY),
+        write_run(tmp_path / "other", events, {"lr": 0.2}, summary),
+    ]
+    for chosen in (runs, [runs[1], write_run(tmp_path / "twin", events, {"lr": 0.3}, summary)]):
+        words = check(write_report(chosen, tmp_path / "out"))
+        assert "2 runs side by side" in words
+
+
 @pytest.mark.usefixtures("no_png")
 def test_a_run_that_ended_early_is_marked_beside_others(tmp_path: Path) -> None:
     whole = write_run(tmp_path / "whole", TWO, {"lr": 0.1}, SUMMARY)
     early = write_run(tmp_path / "early", TWO[:60], {"lr": 0.2}, {**SUMMARY, "ended": "SIGINT"})
     words = check(write_report([whole, early], tmp_path / "out"))
     assert words.count("ended early: stopped by Ctrl-C") == 1
-    assert "early ended early: stopped by Ctrl-C" in words
+    assert "early ended early: stopped by Ctrl-C" in words  # in the table
+    assert "early ended early In short" in words  # in the legend
+    assert "Workers of early, which ended early" in words
+
+
+@pytest.mark.usefixtures("no_png")
+def test_the_legend_counts_the_seeds_that_ended_early(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / f"{lr}-{seed}", TWO, {"lr": lr, "seed": seed},
+                  {**SUMMARY, "ended": "SIGINT" if (lr, seed) == (0.1, 2) else "done"})
+        for lr in (0.1, 0.2) for seed in (1, 2)
+    ]  # fmt: skip
+    words = check(write_report(runs, tmp_path / "out"))
+    assert "lr 0.1 1 of 2 ended early lr 0.2 In short" in words
 
 
 @pytest.mark.usefixtures("no_png")
