@@ -12,6 +12,9 @@ KEY_VARIABLE: Final = "LEASH_KEY"
 # What mends an installation whose compiled core does not import.
 CORE_ANEW: Final = "install Leash's wheel anew, or in a checkout: make install"
 
+# What most often mends a NaN or an infinity in a gradient, in what is to be updated, or in a loss.
+SMALLER_RATE: Final = "if the loss grew before, take a smaller --lr"
+
 # The states of a member, in `state` and in events. A member that has left has one of these:
 DONE: Final = "done"  # did all of its work; a run that did so ends with the same word
 TIMED_OUT: Final = "timeout"  # its time was over before all of its work was done

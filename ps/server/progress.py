@@ -15,6 +15,7 @@ from leash.ps.words import (
     DONE,
     EVICTED,
     INCOMPLETE,
+    SMALLER_RATE,
     accuracy_text,
     epoch_after,
     why_stopped,
@@ -60,10 +61,12 @@ class Progress:
         self._show("stalls", self._may_stall(), lambda _: MAY_STALL)
         self._show("epoch", self._metrics.epoch, lambda e: f"epoch {e} is complete")
         for evaluation in self._metrics.evaluations[-1:]:
-            told = "loss not finite" if evaluation.loss is None else f"loss {evaluation.loss:.4f}"
+            loss = evaluation.loss
+            told = "loss not finite" if loss is None else f"loss {loss:.4f}"
+            mend = f"; {SMALLER_RATE}" if loss is None else ""
             if evaluation.accuracy is not None:
                 told = f"accuracy {accuracy_text(evaluation.accuracy)}"
-            self.tell("evaluation", f"test {told} after epoch {evaluation.epoch}")
+            self.tell("evaluation", f"test {told} after epoch {evaluation.epoch}{mend}")
         if self._now() >= self._next_s:
             self._next_s = self._now() + PROGRESS_S
             rate = self._metrics.steps / max(self._metrics.train_seconds, 1e-9)
