@@ -9,8 +9,11 @@ Start the server, then this script once per worker, on as many machines as you l
 On several machines, with keys, so that nobody else takes part:
 
     leash keys new keys --workers 2
-    leash server --bind tcp://0.0.0.0:29500 --keys keys --workers 2
+    leash server --bind tcp://0.0.0.0:29500 --keys keys --workers 2 --lr 0.1 --momentum 0.5
     LEASH_KEY=worker-1.key python examples/own_loop.py --server tcp://HOST:29500 --rank 1
+
+This model learns at that rate with one worker and with four. Others may want a smaller one, the
+more workers there are: docs/start.md says why.
 """
 
 import argparse

@@ -36,6 +36,8 @@
 import reprlib
 from typing import ClassVar, Final
 
+from leash.ps.words import SMALLER_RATE
+
 
 class LeashError(Exception):
     """Every error that Leash raises on purpose is one of these.
@@ -282,12 +284,21 @@ class NonfiniteError(ProtocolError):
 
     A shard raises it for a push, unless the server was started with ``--nonfinite skip`` or
     ``apply``. Nothing of that chunk was applied, but the step counts, so nobody waits for it. The
-    text names the step, the worker and the slot: lower the learning rate, clip gradients, or choose
-    another ``--nonfinite``. Without overlap a worker refuses such a gradient itself: nothing of the
-    step leaves, and it does not count.
+    text names the step, the worker and the slot, and the mend that helps most often, a smaller
+    learning rate. Or clip gradients, or choose another ``--nonfinite``. Without overlap a worker
+    refuses such a gradient itself: nothing of the step leaves, and it does not count.
     """
 
     code = "nonfinite"
+
+    def __init__(self, text: str) -> None:
+        """Makes the error.
+
+        Args:
+            text: what is not finite, and where. The mend is put behind it, unless it has come with
+                the text from a peer.
+        """
+        super().__init__(text if text.endswith(SMALLER_RATE) else f"{text}; {SMALLER_RATE}")
 
 
 class TooManyError(ProtocolError):

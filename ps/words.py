@@ -13,6 +13,10 @@ KEY_VARIABLE: Final = "LEASH_KEY"
 # What mends an installation whose compiled core does not import.
 CORE_ANEW: Final = "install Leash's wheel anew, or in a checkout: make install"
 
+# What most often mends a NaN or an infinity in a gradient, in what is to be updated, or in a loss.
+# Every NonfiniteError ends with it.
+SMALLER_RATE: Final = "if the loss grew before, take a smaller --lr"
+
 # The states of a member, in `state` and in events. A member that has left has one of these:
 DONE: Final = "done"  # did all of its work; a run that did so ends with the same word
 TIMED_OUT: Final = "timeout"  # its time was over before all of its work was done
@@ -24,9 +28,6 @@ REPLACED: Final = "replaced"  # another process has its rank
 LIVE: Final = "live"
 RESTING: Final = "resting"  # live, and nothing is left for it to train on
 AWAITED: Final = "awaited"  # expected, and has not said hello
-
-# Stands in what a process says of a gradient, or of values, that are not finite.
-NOT_FINITE: Final = "a NaN or an infinity"
 
 # A run whose workers have all left, but which lacks a part of the training that was asked for,
 # ends with this word.

@@ -22,6 +22,7 @@ from leash.ps.words import (
     INCOMPLETE,
     LAG_IS,
     LIVE,
+    SMALLER_RATE,
     TAKES_PART,
     WAITING_IS,
     accuracy_text,
@@ -130,6 +131,7 @@ def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> 
     of_each = ", ".join(f"worker {w}: {waiting_text(share)}" for w, share in waits)
     again = summary.get("samples_twice", 0)
     nonfinite = summary.get("nonfinite_chunks", 0)
+    not_finite = f"{nonfinite} gradients of chunks; {SMALLER_RATE}"
     if again:
         lines.append(f"used twice      {again} samples, after a worker had gone")
     dropped = summary.get("dropped_pushes", 0)
@@ -149,7 +151,7 @@ def result_lines(summary: dict[str, Any], planned_epochs: int | None = None) -> 
         f"{WAITING_IS} ({of_each})",
         f"largest lag     {summary['max_lag']} {LAG_IS}",
         *([f"dropped         {dropped} gradients of chunks, too stale"] if dropped else []),
-        *([f"not finite      {nonfinite} gradients of chunks"] if nonfinite else []),
+        *([f"not finite      {not_finite}"] if nonfinite else []),
         *([f"refused         {strangers}"] if (strangers := _strangers(summary)) else []),
     ]
 

@@ -20,7 +20,7 @@ from leash.ps.options.launch import LaunchOptions
 from leash.ps.policy import MAY_STALL, VERSIONS
 from leash.ps.processes import ASKED_TO_END, error_of
 from leash.ps.runs.rundir import RunDir
-from leash.ps.words import NOT_FINITE
+from leash.ps.words import SMALLER_RATE
 
 # The server takes up to 3 s: its workers' byes, its summary, its evaluator. All is down within 5 s.
 STOP_GRACE_S: Final = 3.5
@@ -123,7 +123,7 @@ class Launch:
 
     def _has_diverged(self) -> bool:
         failures = self._workers.failures(has_begun=True, even_if_killed=False)
-        return any(NOT_FINITE in failure.words for failure in failures)
+        return any(SMALLER_RATE in failure.words for failure in failures)
 
     def _status(self) -> int:
         """The exit status. Raises UsageError or LeashError if a process has failed."""

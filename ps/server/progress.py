@@ -15,6 +15,7 @@ from leash.ps.words import (
     DONE,
     EVICTED,
     INCOMPLETE,
+    SMALLER_RATE,
     accuracy_text,
     in_epoch_after,
     named_workers,
@@ -100,10 +101,12 @@ class Progress:
         """Says which epoch is complete, and what the newest evaluation has found."""
         self._show("epoch", self._metrics.epoch, lambda e: f"epoch {e} is complete")
         for evaluation in self._metrics.evaluations[-1:]:
-            told = "loss not finite" if evaluation.loss is None else f"loss {evaluation.loss:.4f}"
+            loss = evaluation.loss
+            told = "loss not finite" if loss is None else f"loss {loss:.4f}"
+            mend = f"; {SMALLER_RATE}" if loss is None else ""
             if evaluation.accuracy is not None:
                 told = f"accuracy {accuracy_text(evaluation.accuracy)}"
-            self.tell("evaluation", f"test {told} after epoch {evaluation.epoch}")
+            self.tell("evaluation", f"test {told} after epoch {evaluation.epoch}{mend}")
 
     def _show_hold_ups(self) -> None:
         """Says for whom others wait: once it is long, seldom after that, and when it is over."""

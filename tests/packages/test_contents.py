@@ -4,6 +4,7 @@ import io
 import re
 import subprocess
 import tarfile
+import time
 import zipfile
 from email.message import Message
 from email.parser import Parser
@@ -125,6 +126,20 @@ def test_the_wheel_is_for_every_system_whose_c_library_is_new_enough(
     assert [tag for tag in tags[2].split(".") if not tag.startswith("manylinux")] == []
     told = Parser().parsestr(files[f"leash-{__version__}.dist-info/WHEEL"].decode())
     assert {tag.split("-")[2] for tag in told.get_all("Tag", [])} == set(tags[2].split("."))
+
+
+def test_the_wheel_has_nothing_of_the_time_and_the_place_of_its_building(
+    wheel: Path, files: dict[str, bytes]
+) -> None:
+    """Two builds of a commit in two folders were the same, byte by byte; this is what it takes."""
+    told = subprocess.run(
+        ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    commit_s = int(told) // 2 * 2  # a zip's times are even
+    with zipfile.ZipFile(wheel) as archive:
+        dates = {entry.date_time for entry in archive.infolist()}
+    assert dates == {time.gmtime(commit_s)[:6]}
+    assert [name for name, content in files.items() if str(ROOT).encode() in content] == []
 
 
 def test_the_wheel_has_its_licences(files: dict[str, bytes]) -> None:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -191,17 +192,30 @@ def port_of(pid: int) -> int:
     return listening[0] if listening else 0
 
 
+def asked(address: str) -> tuple[int, str]:
+    """The status and the text of an answer."""
+    try:
+        with urllib.request.urlopen(address, timeout=LONG_S) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read().decode()
+
+
 def test_a_run_that_has_ended_is_shown_from_its_files(
     tmp_path: Path, browser: webdriver.Chrome
 ) -> None:
-    run = tmp_path / "run"
+    run = tmp_path / "runs" / "only"
     with Child([
         *LEASH, "launch", f"--run-dir={run}", "--workers=2", "--dataset=digits", "--epochs=2",
         "--batch-size=64",
     ]) as launch:  # fmt: skip
         assert launch.wait(LONG_S) == 0
-    with Child([*LEASH, "page", str(run), "--page-at=127.0.0.1:0"]) as page:
+    with Child([*LEASH, "page", "--page-at=127.0.0.1:0"], cwd=tmp_path) as page:  # the newest
         address = page.read_until("page   ", LONG_S).rpartition(" ")[2]
+        assert any(line.endswith("runs/only") for line in page.lines)
+        assert asked(f"{address}metrics") == (200, "")  # there are no snapshots of a server
+        assert asked(f"{address}healthz") == (503, "the server of the run does not answer\n")
         browser.set_window_size(*WIDE)
         browser.get(address)
         wait_for(lambda: status(browser) == "the run has ended", "it is not shown")
@@ -245,10 +259,11 @@ def test_several_runs_are_drawn_side_by_side_with_values_under_the_pointer(
 def test_a_place_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     for words_given, expected in (
         (["server", "--page-at=nowhere"], "--page-at nowhere: give HOST:PORT"),
-        (["page"], "give a run directory: leash page runs/NAME"),
+        (["page"], "no run in runs: give a run directory: leash page runs/NAME"),
+        (["page", "--page-at=nowhere"], "--page-at nowhere: give HOST:PORT"),
         (["page", str(tmp_path)], "holds no run"),
     ):
-        with Child([*LEASH, *words_given]) as child:
+        with Child([*LEASH, *words_given], cwd=tmp_path) as child:
             assert child.wait(LONG_S) == 2
         assert len(child.lines) == 1
         assert expected in child.lines[0]

@@ -3,7 +3,11 @@
 import pytest
 
 from leash import ArgumentError, CheckpointError, Client, Encoding, LeashError, UsageError
+from leash.ps.errors import NonfiniteError
+from leash.ps.wire.frames import error_from, error_message
 from leash.ps.wire.layout import Layout, Slot
+from leash.ps.wire.messages import Error
+from leash.ps.words import SMALLER_RATE
 
 
 def test_a_wrong_argument_is_a_value_error_too() -> None:
@@ -17,6 +21,15 @@ def test_a_function_says_its_argument_and_a_command_its_option() -> None:
     assert str(error) == "int8_block=100: give a power of two"
     assert error.as_option == "--int8-block 100: give a power of two"
     assert str(ArgumentError("transport", "udp", "take tcp")) == "transport='udp': take tcp"
+
+
+def test_a_nan_is_told_with_its_mend_once_wherever_it_was_found() -> None:
+    text = "step 1 of worker 1: slot w has a NaN"
+    here = NonfiniteError(text)
+    from_the_core = error_from(Error("nonfinite", text, 1, 1, 0, 0))
+    from_a_peer = error_from(error_message(here))
+    assert {str(here), str(from_the_core), str(from_a_peer)} == {f"{text}; {SMALLER_RATE}"}
+    assert "--lr" in SMALLER_RATE
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from rich.console import Console
 from leash.ps.commands.accuracy_rows import sparks
 from leash.ps.commands.live_screen import LiveScreen, Screen, screen_for
 from leash.ps.commands.run_table import MAX_WIDTH, plain_line, result_lines, run_table, with_summary
-from leash.ps.words import duration
+from leash.ps.words import SMALLER_RATE, duration
 
 SUMMARY = {
     "epochs": 3, "steps": 4810, "samples": 481_000, "train_seconds": 63.4,
@@ -193,7 +193,7 @@ def test_the_result_of_a_run_that_is_not_done_says_what_is_missing() -> None:
 def test_gradients_that_were_left_out_are_told_of() -> None:
     lines = result_lines({**SUMMARY, "ended": "done", "dropped_pushes": 5, "nonfinite_chunks": 3})
     assert "dropped         5 gradients of chunks, too stale" in lines
-    assert "not finite      3 gradients of chunks" in lines
+    assert f"not finite      3 gradients of chunks; {SMALLER_RATE}" in lines
 
 
 def test_the_result_names_accuracy_speed_waiting_and_lag() -> None:
