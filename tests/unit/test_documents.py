@@ -39,8 +39,9 @@ OF_OTHERS: Final = {
 PLACEHOLDERS: Final = {"COMMAND", "NAME"}
 # Options of other programs.
 OPTIONS_OF_OTHERS: Final = {
-    "--annotate", "--build", "--editable", "--follow", "--message", "--no-index", "--no-kill",
-    "--pid", "--preset", "--requeue", "--strict", "--upgrade",
+    "--annotate", "--build", "--dry-run", "--editable", "--extra-index-url", "--follow",
+    "--index-url", "--message", "--no-index", "--no-kill", "--pid", "--preset", "--requeue",
+    "--strict", "--upgrade",
 }  # fmt: skip
 
 

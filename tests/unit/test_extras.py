@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import metadata, packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,13 @@ def extras_of(name: str) -> set[str]:
 @pytest.mark.parametrize("package", sorted(EXTRAS.keys() - {"scipy", "threadpoolctl"}))
 def test_each_extra_brings_what_the_table_says(package: str) -> None:
     assert EXTRAS[package] in extras_of(project(package))
+
+
+def test_the_page_on_installing_lists_each_extra() -> None:
+    page = (ROOT / "docs" / "install.md").read_text("utf-8")
+    table = page.partition("| extra | for |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(rows) == sorted(metadata("leash").get_all("Provides-Extra", []))
 
 
 def test_torch_alone_brings_no_torchvision() -> None:
