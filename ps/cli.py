@@ -73,7 +73,7 @@ COMMANDS: Final = {
                     "list the runs in a folder"),
     "report": Command("ps.report.options:ReportOptions", "ps.report.command:run",
                       "show runs as a page of pictures"),
-    "page": Command("ps.live.options:ShownRunOptions", "ps.live.command:run",
+    "page": Command("ps.options.page:RunPageOptions", "ps.live.command:run",
                     "show a run as a page, live or when it has ended"),
     "em": Command("ps.options.em:EmOptions", "worker.em.command:run",
                   "fit mixtures to MNIST's digits by EM"),

@@ -8,15 +8,13 @@ from pathlib import Path
 from leash.ps.errors import UsageError
 from leash.ps.interrupt import Interrupted
 from leash.ps.live.looker import PAGE_LOOK_S, Looker
-from leash.ps.live.options import ShownRunOptions
-from leash.ps.options.page import page_place
+from leash.ps.options.page import RunPageOptions, page_place
 from leash.ps.runs.listing import newest_run
-from leash.ps.runs.rundir import RUNS
 
 
-def run(options: ShownRunOptions) -> int:
+def run(options: RunPageOptions) -> int:
     """Serves the page until Ctrl-C. Returns the exit status."""
-    path = Path(options.run) if options.run else _newest()
+    path = Path(options.run) if options.run else newest_run("page")
     if not (path / "events.jsonl").is_file():
         raise UsageError(f"{path}: holds no run: expected a run directory, with events.jsonl in it")
     host, port = page_place(options.page_at)
@@ -35,11 +33,3 @@ def run(options: ShownRunOptions) -> int:
         return 0
     finally:
         looker.close()
-
-
-def _newest() -> Path:
-    """The newest run, as `leash report` takes it."""
-    try:
-        return newest_run()
-    except UsageError as error:
-        raise UsageError(f"no run in {RUNS}: give a run directory: leash page runs/NAME") from error

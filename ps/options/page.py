@@ -59,15 +59,15 @@ class RunPageGroup(Options):
 
     title: ClassVar[str] = "what to show, and where"
 
-    run: str = argument("", "a run directory, such as runs/NAME", is_path=True)
+    run: str = argument(
+        "", "a run directory, such as runs/NAME; default: the newest run in ./runs", is_path=True
+    )
     page_at: str | None = option(None, PAGE_AT_HELP, metavar="HOST:PORT")
     open: bool = option(False, "show the page in a browser")
 
     def check(self) -> None:
         super().check()
         page_place(self.page_at)
-        if not self.run:
-            raise UsageError("give a run directory: leash page runs/NAME")
 
 
 @dataclass(frozen=True, kw_only=True)

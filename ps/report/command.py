@@ -15,7 +15,7 @@ REPORTS: Final = "reports"
 def run(options: ReportOptions) -> int:
     """Writes the page, says where it is, and shows it if asked to. Returns the exit status."""
     require_matplotlib()
-    runs = [Path(run) for run in options.runs] or [newest_run()]
+    runs = [Path(run) for run in options.runs] or [newest_run("report")]
     page = write_report(runs, _place(runs, options.out))
     print(f"report          {page}")
     if options.open:

@@ -70,15 +70,19 @@ def runs_below(folder: Path, wall: Callable[[], float] = time.time) -> list[List
     return sorted(listed, key=lambda run: (-run.began, str(run.run)))
 
 
-def newest_run(folder: Path = Path(RUNS)) -> Path:
+def newest_run(command: str, folder: Path = Path(RUNS)) -> Path:
     """The run in this folder, or below it, that began last.
+
+    Args:
+        command: of `leash`, which takes a run directory.
+        folder: that has runs.
 
     Raises:
         UsageError: there is none.
     """
     runs = runs_below(folder) if folder.is_dir() else []
     if not runs:
-        raise UsageError(f"no run in {folder}: give a run directory: leash report runs/NAME")
+        raise UsageError(f"no run in {folder}: give a run directory: leash {command} runs/NAME")
     return runs[0].run
 
 

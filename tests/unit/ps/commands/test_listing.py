@@ -97,7 +97,7 @@ def test_the_newest_comes_first_by_the_date_in_its_name(tmp_path: Path) -> None:
     make_run(tmp_path / "experiment" / first, age_s=1)
     names = [listed.run.name for listed in runs_below(tmp_path, lambda: NOW_S)]
     assert names == [last, "by hand", first]
-    assert newest_run(tmp_path) == tmp_path / last
+    assert newest_run("report", tmp_path) == tmp_path / last
 
 
 def test_what_a_run_has_moved_away_and_what_lies_deep_is_no_run_of_its_own(tmp_path: Path) -> None:
@@ -112,4 +112,4 @@ def test_no_folder_and_no_run_are_said(tmp_path: Path) -> None:
         runs_below(tmp_path / "none")
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UsageError, match=r"no run in .*: give a run directory: leash report"):
-            newest_run(folder)
+            newest_run("report", folder)
