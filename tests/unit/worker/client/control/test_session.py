@@ -44,6 +44,7 @@ from leash.ps.wire.messages import (
     Welcome,
 )
 from leash.ps.wire.requester import PATIENCE_S, Requester, Silence
+from leash.ps.words import SMALLER_RATE
 from leash.worker.client.control.log_queue import LOG_S, WAITING_MAX
 from leash.worker.client.control.session import Beats, Session
 
@@ -333,7 +334,7 @@ def test_an_error_ends_the_request_as_what_it_stands_for(case: Case, code: str) 
         assert str(error) == "the server was started again, and says: why"
         return
     assert getattr(error, "code", None) == (code if code in ERROR_BY_CODE else "protocol")
-    assert str(error) == "why"
+    assert str(error) == (f"why; {SMALLER_RATE}" if code == "nonfinite" else "why")
     assert line.engine.silence is None
     assert sent is None
     assert line.engine.wake_s == math.inf
