@@ -173,12 +173,14 @@ class Requester(ABC):
             self._fail(error)
 
     def waited_s(self, now_s: float) -> float:
-        """For how long the request that is on its way has had no answer; 0 if there is none.
+        """For how long the newest request has had no answer; 0 if it has one.
 
         Args:
             now_s: the time.
         """
-        return now_s - self._asked_s if self.is_busy else 0.0
+        if self.is_busy:
+            return now_s - self._asked_s
+        return 0.0 if self.silence is None else self.silence.waited_s
 
     def hurry(self, until_s: float) -> None:
         """Gives the request that is on its way no more time than until then.

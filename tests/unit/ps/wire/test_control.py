@@ -79,6 +79,17 @@ def test_nobody_answers_in_one_line_with_address_and_mend(nobody: str) -> None:
     )
 
 
+def test_who_hears_of_silences_is_not_told_of_an_answer_where_a_request_is_given_up(
+    nobody: str,
+) -> None:
+    heard: list[float] = []
+    with ControlChannel(nobody, on_silence=heard.append) as channel:
+        for _ in range(2):
+            with pytest.raises(ServerUnreachableError):
+                channel.request(Status(), State, timeout_s=SOON_S)
+    assert heard == [SOON_S, SOON_S]
+
+
 def test_a_server_that_listens_and_is_silent_is_told_from_none() -> None:
     with (
         server(lambda _: []) as address,
