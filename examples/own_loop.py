@@ -1,10 +1,14 @@
 """Your own training loop, with a parameter server in three lines.
 
-Start the server, then this script once per worker, on as many machines as you like:
+On one machine a launcher starts all of it:
+
+    leash launch --workers 2 --policy ssp --bound 3 --lr 0.1 --momentum 0.5 examples/own_loop.py
+
+By hand, start the server, then this script once per worker, on as many machines as you like:
 
     leash server --workers 2 --policy ssp --bound 3 --lr 0.1 --momentum 0.5
-    python examples/own_loop.py --rank 1 &
-    python examples/own_loop.py --rank 2
+    python examples/own_loop.py --server tcp://127.0.0.1:29500 --rank 1 &
+    python examples/own_loop.py --server tcp://127.0.0.1:29500 --rank 2
 
 On several machines, with keys, so that nobody else takes part:
 
@@ -29,16 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--server", default="tcp://127.0.0.1:29500", metavar="tcp://HOST:PORT")
-    parser.add_argument("--rank", type=int, default=1)
+    parser.add_argument("--server", metavar="tcp://HOST:PORT")  # a launcher tells it,
+    parser.add_argument("--rank", type=int)  # and this
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-
-    # Every worker has data of its own: here, points of two interleaved spirals.
-    torch.manual_seed(args.rank)
-    points, labels = spirals(500)
-    batches = DataLoader(TensorDataset(points, labels), batch_size=50, shuffle=True)
 
     torch.manual_seed(0)  # the first values are those of the lowest rank, whatever the others have
     model = nn.Sequential(
@@ -47,6 +46,13 @@ def main() -> None:
     model.to(args.device)
 
     optimizer = PSOptimizer(model.named_parameters(), server=args.server, rank=args.rank)  # 2
+    rank = optimizer.client.rank
+
+    # Every worker has data of its own: here, points of two interleaved spirals.
+    torch.manual_seed(rank)
+    points, labels = spirals(500)
+    batches = DataLoader(TensorDataset(points, labels), batch_size=50, shuffle=True)
+
     for epoch in range(1, args.epochs + 1):
         waited_s, losses = 0.0, []
         for inputs, targets in batches:
@@ -59,7 +65,7 @@ def main() -> None:
             waited_s += optimizer.wait_seconds
             losses.append(loss.item())
         print(
-            f"worker {args.rank}, epoch {epoch}: loss {sum(losses) / len(losses):.3f}, "
+            f"worker {rank}, epoch {epoch}: loss {sum(losses) / len(losses):.3f}, "
             f"waited {waited_s:.2f} s, lag {optimizer.lag}, version {optimizer.version}",
             flush=True,
         )

@@ -51,6 +51,11 @@ def import_torchvision() -> Any:
     return importlib.import_module("torchvision")
 
 
+def is_repaired() -> bool:
+    """Whether torchvision was imported here though it does not fit this PyTorch."""
+    return _define_schemas.cache_info().currsize > 0
+
+
 @cache
 def _define_schemas() -> torch.library.Library:
     # Cached, because the schemas vanish with the library object.

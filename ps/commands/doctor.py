@@ -44,8 +44,8 @@ _ASK_TORCH: Final = """
 import json, torch
 device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 print(json.dumps([torch.__version__, torch.version.cuda, device]), flush=True)
-from leash.worker.vision import import_torchvision
-print(json.dumps(import_torchvision().__version__), flush=True)
+from leash.worker.vision import import_torchvision, is_repaired
+print(json.dumps([import_torchvision().__version__, is_repaired()]), flush=True)
 """
 
 
@@ -213,7 +213,13 @@ def torchvision_check(answers: list[str], complaint: str) -> Finding:
     if len(answers) < 2:
         mend = "needed for mnist, cifar10, imagefolder"
         return Finding("warn", "torchvision", f"{version('torchvision')}, {complaint}", mend)
-    return Finding("ok", "torchvision", json.loads(answers[1]))
+    torchvision, is_repaired = json.loads(answers[1])
+    if is_repaired:
+        found = (f"{torchvision}, built for another torch: Leash reads data with it, but a script "
+                 "that imports it fails")  # fmt: skip
+        return Finding("warn", "torchvision", found, "install the build for your torch: see "
+                       "pytorch.org")  # fmt: skip
+    return Finding("ok", "torchvision", torchvision)
 
 
 def _installed(package: str) -> bool:

@@ -7,10 +7,11 @@ from typing import Any, Final
 from leash.ps.commands.run_table import result_lines
 from leash.ps.interrupt import received
 from leash.ps.launch.process_options import planned_epochs
+from leash.ps.launch.script import words_for_script
 from leash.ps.options.launch import LaunchOptions
 from leash.ps.runs.audit import audit_run
 from leash.ps.runs.rundir import RunDir
-from leash.ps.words import DONE, why_stopped
+from leash.ps.words import DONE, listed, why_stopped
 
 AUDIT_MAX_NBYTES: Final = 100 << 20  # to read more would take more than a few seconds
 
@@ -65,4 +66,6 @@ def last_lines(
     elif has_trained and not is_done and tells_how_to_go_on:
         command = run_dir.continuing_command("launch")
         lines += [f"to go on        {command}"] if command else []
+    if words := words_for_script(options):  # who has meant them otherwise has missed the first line
+        lines.append(f"for the script  {listed(words)}, behind its name")
     return [*lines, f"run directory   {run_dir.path}"]

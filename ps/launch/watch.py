@@ -16,7 +16,7 @@ from leash.ps.processes import Failure, error_of, from_outside
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.keys import admin_key
 from leash.ps.wire.messages import Bye, Ok
-from leash.ps.words import FAILED, TAKES_PART
+from leash.ps.words import EVICTED, FAILED, TAKES_PART, named_workers
 
 POLL_S: Final = 0.5
 
@@ -44,6 +44,7 @@ class Watch:
         """
         self.state: RunState | None = None
         self.has_begun: bool = False
+        self._silent: set[int] = set()  # the ranks of whom that was said
         self._options: Final = options
         self._logs: Final = logs
         self._server: Final = server
@@ -75,12 +76,25 @@ class Watch:
                     state = self.state = request_state(channel, POLL_S)
                     self.has_begun |= bool(state["started"])
                     self._screen.show(state)
+                    self._show_silent(state)
                     self._require_joined(done, state)
                     if state["started"] and not state["stopping"] and not state["finished"]:
                         self._workers.resize(state["train_seconds"])
                 self._judge(ended, channel)
                 self._give_up_unreachable(channel)
                 self._server.wait_a_moment(POLL_S)
+
+    def _show_silent(self, state: RunState) -> None:
+        """Says which workers have been silent for too long, and which are back."""
+        silent = {row["worker"] for row in state["table"] if row["state"] == EVICTED}
+        back = {row["worker"] for row in state["table"] if row["state"] in TAKES_PART}
+        if new := sorted(silent - self._silent):
+            whom = "it, until it comes" if len(new) == 1 else "them, until they come"
+            self._screen.say(f"{named_workers(new)}: silent for too long; the run goes on without "
+                             f"{whom} back")  # fmt: skip
+        if again := sorted(self._silent & back):
+            self._screen.say(f"{named_workers(again)}: back")
+        self._silent = (self._silent | silent) - back
 
     def _require_joined(self, done: Sequence[int], state: RunState) -> None:
         """Looks whether a script has ended without a word to the server, which waits for it.

@@ -22,7 +22,7 @@ from leash.ps.live.follower import RunFollower
 from leash.ps.live.metrics import RunCollector, exposition
 from leash.ps.live.news import PageNews
 from leash.ps.live.web import Board, PageServer
-from leash.ps.wire.hosts import is_loopback
+from leash.ps.wire.hosts import EVERY_IPV6, is_every, is_loopback, own_hosts
 
 PAGE_LOOK_S: Final = 0.5  # between two looks at the events of a run without a server
 PAGE_ALIVE_S: Final = 10.0  # a server that has given no snapshot for so long does not answer
@@ -85,7 +85,10 @@ class Looker:
     @property
     def address(self) -> str:
         """For a browser."""
-        host = socket.getfqdn() if self._host.strip("[]") in ("0.0.0.0", "::", "*") else self._host
+        host = self._host
+        if is_every(host):  # a name may stand for the loopback in this machine's own files
+            found = own_hosts(ipv6=host == EVERY_IPV6)
+            host = found[0] if found else socket.getfqdn()
         query = f"?token={self.token}" if self.token else ""
         return f"http://{host}:{self.port}/{query}"
 

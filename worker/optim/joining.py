@@ -69,8 +69,11 @@ def find_server_and_rank(
     """
     if rank is None:
         rank = _rank_of_environment()
-    if server is None:
-        server = os.environ.get(SERVER_VARIABLE)
+    told = os.environ.get(SERVER_VARIABLE)
+    if server is not None and told is not None and server != told:
+        say(f"server={server}: leash launch has started one at {told}; leave server= and rank= out "
+            "to take part in its run")  # fmt: skip
+    server = told if server is None else server
     by_torchrun = all(name in os.environ for name in OF_TORCHRUN)
     if by_torchrun and (rank is None or server is None):
         own, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

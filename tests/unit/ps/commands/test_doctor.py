@@ -120,7 +120,9 @@ def test_a_torchvision_that_does_not_import_is_warned_of(monkeypatch: pytest.Mon
     monkeypatch.setattr(doctor, "version", lambda _: "0.28")
     check = torchvision_check(["[]"], "RuntimeError: operator does not exist")
     assert (check.verdict, check.found) == ("warn", "0.28, RuntimeError: operator does not exist")
-    assert torchvision_check(["[]", '"0.28"'], "").verdict == "ok"
+    assert torchvision_check(["[]", '["0.28", false]'], "").verdict == "ok"
+    check = torchvision_check(["[]", '["0.28", true]'], "")
+    assert (check.verdict, "that imports it fails" in check.found) == ("warn", True)
 
 
 def test_a_mend_stands_below_what_it_mends() -> None:

@@ -205,6 +205,18 @@ def test_without_any_worker_left_the_run_ends(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["ended"] == WORKERS_FAILED
 
 
+def test_a_worker_that_is_silent_and_comes_back_is_told(tmp_path: Path) -> None:
+    with launched(tmp_path / "run", *TRAIN, *LONG) as process:
+        read_until(process, r"epoch \d+ of 1000, [1-9]\d* steps")
+        worker = worker_processes(process)[0]
+        worker.suspend()
+        read_until(process, r"worker \d: silent for too long; the run goes on without it")
+        worker.resume()
+        read_until(process, r"worker \d: back")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DOWN_S)
+
+
 def test_a_worker_killed_before_the_run_began_ends_the_launch(tmp_path: Path) -> None:
     with launched(tmp_path / "run", *TRAIN) as process:
         read_until(process, "waiting for workers 1-2")

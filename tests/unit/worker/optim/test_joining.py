@@ -49,7 +49,12 @@ def silent(_: str) -> None:
 
 def test_what_the_script_names_is_taken(environment: Environment) -> None:
     environment(LEASH_SERVER="tcp://10.0.0.9:1", LEASH_RANK="9", **TORCHRUN)
-    assert find_server_and_rank(SERVER, 3, silent) == (SERVER, 3)
+    said: list[str] = []
+    assert find_server_and_rank(SERVER, 3, said.append) == (SERVER, 3)
+    assert said == [
+        f"server={SERVER}: leash launch has started one at tcp://10.0.0.9:1; leave server= and "
+        "rank= out to take part in its run"
+    ]
 
 
 def test_a_copy_of_a_launch_finds_both_in_its_environment(environment: Environment) -> None:
