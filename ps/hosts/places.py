@@ -68,7 +68,8 @@ def _host(words: str, place: str) -> HostPlaces:
         raise UsageError(f"{place}: {words} is no host; {FORMS}")
     workers = int(found["workers"] or 1)
     if workers < 1:
-        raise UsageError(f"{place}: {words}: give a number of workers above 0, or leave the host "
+        which = "" if place.endswith(f" {words}") else f" {words}:"
+        raise UsageError(f"{place}:{which} give a number of workers above 0, or leave the host "
                          "out")  # fmt: skip
     # ssh takes an IPv6 address without brackets.
     return HostPlaces(found["name"].replace("[", "").replace("]", ""), workers)
