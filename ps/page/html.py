@@ -14,7 +14,7 @@ from leash.ps.report.analysis.settings import effective
 from leash.ps.runs.unfinished import unfinished_text
 from leash.ps.words import why_stopped
 
-OPTION: Final = r"--[a-z-]+(?: (?:auto|weighted|lease|ssp|\d+))?"
+OPTION: Final = r"--[a-z-]+(?: (?:auto|weighted|lease|asp|ssp|\d+))?"
 
 
 def text(value: object) -> str:

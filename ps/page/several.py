@@ -14,7 +14,7 @@ from leash.ps.page.bars import (
     shares_in,
     shares_of,
 )
-from leash.ps.page.curves import lines_view
+from leash.ps.page.curves import LOGGED_NAMES, lines_view
 from leash.ps.page.keys import View, run_key
 from leash.ps.page.lanes import lanes_view
 from leash.ps.page.view import APART, REACHED, TIME, section
@@ -26,6 +26,7 @@ from leash.ps.report.analysis.series import (
     accuracy,
     differ_much,
     errors_differ_much,
+    logged,
     speed,
     test_loss,
     training_loss,
@@ -42,7 +43,7 @@ FEW_CURVES: Final = 6  # dots on more of them would hide the lines
 def sections_of_several(shown: Sequence[Shown]) -> list[View]:
     """All pictures of several runs, below their titles."""
     return [
-        section(REACHED, [*_accuracy_views(shown), *_loss_views(shown)]),
+        section(REACHED, [*_accuracy_views(shown), *_loss_views(shown), *_logged_views(shown)]),
         section(TIME, [_speed_view(shown), _shares_view(shown), *_lanes_views(shown)]),
         section(APART, [_histograms_view(shown, STALENESS), _histograms_view(shown, LAG)]),
     ]
@@ -74,6 +75,25 @@ def _loss_views(shown: Sequence[Shown]) -> list[View]:
         note = "Training loss, mean per sample."
     scale = "log" if differ_much(_values(curves)) else "linear"
     return _over_time_and_steps("loss", "Loss", curves, unit="", scale=scale, note=note)
+
+
+def _logged_views(shown: Sequence[Shown]) -> list[View | None]:
+    """What the runs' own loops have logged over time: a picture for each name."""
+    by_run = [(s, logged(s.run)) for s in shown]
+    names = list(dict.fromkeys(name for _, curves in by_run for name in curves))
+    nothing: Curve = (np.empty(0), np.empty(0))
+    return [
+        _over_time(f"logged-{name}", name, [(s, curves.get(name, nothing)) for s, curves in by_run],
+                   unit="", note=_mean_of([s.run for s, curves in by_run if name in curves], name))
+        for name in names[:LOGGED_NAMES]
+    ]  # fmt: skip
+
+
+def _mean_of(runs: Sequence[Run], name: str) -> str:
+    has_several = any(
+        len({row.worker for row in run.logged if name in row.metrics}) > 1 for run in runs
+    )
+    return "Mean of each run's workers." if has_several else ""
 
 
 def _speed_view(shown: Sequence[Shown]) -> View | None:

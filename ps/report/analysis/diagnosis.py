@@ -9,10 +9,17 @@ of workers that were done before the last is lost, too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final, Literal
 
+from leash.ps.report.analysis.absences import absences, who_was_gone
+from leash.ps.report.analysis.advice import (
+    cheaper_exchange,
+    leases,
+    plans_for_unequal_speeds,
+    wider_bound,
+)
 from leash.ps.report.analysis.paces import LONG, SLOWER, StepPace, paces
 from leash.ps.report.analysis.run import Run
 from leash.ps.report.analysis.spending import knows_waiting, spent, waiting
@@ -22,8 +29,14 @@ WORTH_A_WORD: Final = 0.10  # a smaller share of the workers' time is no reason 
 STUMBLING: Final = 0.05  # a worker stumbles with this share of its time in long steps, or
 UNEVEN: Final = 1.5  # with a 95th percentile of this many medians
 NAMED: Final = 5  # so many workers are named; more are counted
+# A shorter training, in seconds at full scale, does not tell whether a slowness lasts.
+TELLING_S: Final = 5.0
 
-Kind = Literal["none", "persistent", "transient", "both", "exchange", "unknown"]
+Kind = Literal[
+    "none", "persistent", "transient", "both", "exchange", "unknown",
+    "lost",  # a worker, for good
+    "returned",  # a lost worker, in a run that would be "none"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,18 @@ class Diagnosis:
 
 
 def diagnose(run: Run) -> Diagnosis:
-    """Diagnoses what this run suffers from."""
+    """Diagnoses what this run suffers from: first who was lost, then who was slow."""
+    told, gone = _slowness(run), absences(run)
+    if not gone:
+        return told
+    kind: Kind = "returned" if told.kind == "none" else told.kind
+    if any(absence.until_s is None for absence in gone):
+        kind = "lost"
+    slowness = told.headline[0].upper() + told.headline[1:]
+    return replace(told, kind=kind, headline=f"{who_was_gone(gone)}. {slowness}")
+
+
+def _slowness(run: Run) -> Diagnosis:
     if not run.steps:
         return Diagnosis("unknown", "No step was taken, so there is nothing to tell.")
     if len(run.tracks) == 1:
@@ -63,11 +87,18 @@ def diagnose(run: Run) -> Diagnosis:
     slow = [pace for pace in by_worker.values() if pace.is_slow]
     costs = _costs(run, by_worker)
     kind = _kind(costs, by_worker)
-    headline = _HEADLINES[kind](run, by_worker, slow, costs)
+    if kind in ("persistent", "both") and _is_short(run):
+        kind, headline = "unknown", _too_short(run, by_worker, slow)
+    else:
+        headline = _HEADLINES[kind](run, by_worker, slow, costs)
     return Diagnosis(
         kind, headline, tuple(_details(kind, by_worker, costs)), costs,
         tuple(pace.worker for pace in slow),
     )  # fmt: skip
+
+
+def _is_short(run: Run) -> bool:
+    return run.seconds / run.scale < TELLING_S
 
 
 def _unknown(run: Run) -> Diagnosis:
@@ -130,40 +161,26 @@ def _stumbles(by_worker: dict[int, StepPace]) -> bool:
 def _persistent(
     run: Run, by_worker: dict[int, StepPace], slow: list[StepPace], costs: Costs
 ) -> str:
+    who = _who(run, by_worker, slow)
     if costs.done_early > costs.persistent:
-        return f"{_who(by_worker, slow)}: {_done_early(run)}"
-    adaptive = [
-        option
-        for option, setting, value in (
-            ("--local-steps auto", "local_steps", "auto"),
-            ("--batch-plan weighted", "batch_plan", "weighted"),
-        )
-        if run.options.get(setting) != value
-    ]
-    hint = f"; try {' or '.join(adaptive)}" if len(adaptive) == 2 else ", nor could its plan"
-    return f"{_who(by_worker, slow)}: bounds cannot hide that{hint}"
+        return f"{who}: {_done_early(run)}"
+    return f"{who}: bounds cannot hide that{plans_for_unequal_speeds(run)}"
+
+
+def _too_short(run: Run, by_worker: dict[int, StepPace], slow: list[StepPace]) -> str:
+    who = _who(run, by_worker, slow)
+    return f"{who}: {seconds(run.seconds)} of training are too few to tell whether that lasts"
 
 
 def _done_early(run: Run) -> str:
     first = min((track.done_s for track in run.tracks if track.done_s is not None), default=0.0)
     gap = seconds(run.seconds - first)
-    plan = run.summary.get(
-        "data_plan", run.options.get("data_plan")
-    )  # the plan that workers followed
-    hint = "" if plan == "lease" else "; try --data-plan lease"
-    return f"the others had done their shares of the data up to {gap} before the end{hint}"
+    return f"the others had done their shares of the data up to {gap} before the end{leases(run)}"
 
 
 def _transient(run: Run, by_worker: dict[int, StepPace], _: list[StepPace], __: Costs) -> str:
     worst = max(by_worker.values(), key=lambda pace: (pace.stumbling_share, pace.spread))
-    return f"steps stumble now and then ({_stumble(worst)}): {_wider(run)}"
-
-
-def _wider(run: Run) -> str:
-    bound = (run.changes[-1].bound if run.changes else run.bound) or 0
-    wider = f"--bound {10 if bound < 10 else 2 * bound}"
-    policy = "--policy ssp " if bound == 0 else ""
-    return f"a larger bound hides that; try {policy}{wider}"
+    return f"steps stumble now and then ({_stumble(worst)}): {wider_bound(run)}"
 
 
 def _both(run: Run, by_worker: dict[int, StepPace], slow: list[StepPace], costs: Costs) -> str:
@@ -173,19 +190,19 @@ def _both(run: Run, by_worker: dict[int, StepPace], slow: list[StepPace], costs:
     )
 
 
-def _exchange(_: Run, by_worker: dict[int, StepPace], __: list[StepPace], costs: Costs) -> str:
+def _exchange(run: Run, by_worker: dict[int, StepPace], __: list[StepPace], costs: Costs) -> str:
     typical_s = min(pace.median_s for pace in by_worker.values())
     return (
         f"no worker is slow, yet they were held back for {percent(costs.held)} of their time: a "
-        f"step's own work takes only {seconds(typical_s)}, so taking turns costs as much; try a "
-        "larger --batch-size, or --local-steps 8"
+        f"step's own work takes only {seconds(typical_s)}, so taking turns costs as much; "
+        f"{cheaper_exchange(run)}"
     )
 
 
 def _none(run: Run, by_worker: dict[int, StepPace], slow: list[StepPace], costs: Costs) -> str:
     lost = f"{percent(costs.held + costs.done_early)} of the workers' time was lost to it"
     if slow:
-        return f"{_who(by_worker, slow)}, and this run copes: {lost}"
+        return f"{_who(run, by_worker, slow)}, and this run copes: {lost}"
     if _stumbles(by_worker):
         return f"no worker is slow: steps vary, and this run copes: {lost}"
     medians = sorted(pace.median_s for pace in by_worker.values())
@@ -204,18 +221,20 @@ _HEADLINES: Final = {
 # Words.
 
 
-def _who(by_worker: dict[int, StepPace], slow: Sequence[StepPace]) -> str:
+def _who(run: Run, by_worker: dict[int, StepPace], slow: Sequence[StepPace]) -> str:
     """Says which workers are slow, when, and by how much."""
     if not slow:
         fastest = min(by_worker.values(), key=lambda pace: pace.whole.ratio)
         if not 0 < fastest.whole.ratio <= 1 / SLOWER:
             return "the workers are of unequal speed"
-        return f"worker {fastest.worker} is persistently {1 / fastest.whole.ratio:.1f} × faster"
+        return (
+            f"worker {fastest.worker} is {_throughout(run)} {1 / fastest.whole.ratio:.1f} × faster"
+        )
     ratios = sorted(pace.ratio for pace in slow)
     factor = f"{ratios[0]:.1f}"
     if f"{ratios[-1]:.1f}" != factor:
         factor += f" to {ratios[-1]:.1f}"
-    when = {_when(pace) for pace in slow}
+    when = {_when(run, pace) for pace in slow}
     told = when.pop() if len(when) == 1 else "at least for a time"
     if len(slow) == 1:
         return f"worker {slow[0].worker} is {told} {factor} × slower"
@@ -225,9 +244,13 @@ def _who(by_worker: dict[int, StepPace], slow: Sequence[StepPace]) -> str:
     return f"workers {ranks} are {told} {factor} × slower"
 
 
-def _when(pace: StepPace) -> str:
+def _throughout(run: Run) -> str:
+    return "so far" if _is_short(run) else "persistently"
+
+
+def _when(run: Run, pace: StepPace) -> str:
     if pace.slow_half is None:
-        return "persistently"
+        return _throughout(run)
     return f"in the {('first', 'second')[pace.slow_half]} half of the run"
 
 
@@ -259,7 +282,7 @@ def _details(kind: Kind, by_worker: dict[int, StepPace], costs: Costs) -> list[s
     lines = []
     if costs.held >= 0.01:
         line = f"The workers were held back for {percent(costs.held)} of their time"
-        lines.append(line + (_parts(costs) if kind != "none" else "."))
+        lines.append(line + (_parts(costs) if kind not in ("none", "unknown") else "."))
     if costs.done_early >= 0.01:
         lines.append(f"{percent(costs.done_early)} was lost because workers had done their part "
                      "before the last one had.")  # fmt: skip

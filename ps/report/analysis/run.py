@@ -142,6 +142,14 @@ class Run:
         return self.is_cut and bool(self.summary)
 
     @property
+    def has_own_loop(self) -> bool:
+        """Whether its workers are loops of the user's own: Leash knows neither model nor data."""
+        if self.options.get("script") is not None:
+            return True
+        told = {**self.options, **self.summary}
+        return "dataset" in self.options and not (told.get("dataset") or told.get("model"))
+
+    @property
     def crew(self) -> str:
         """How many workers it was for, such as ``4``, or ``2 to 8`` where they come and go."""
         begun_with = self.options.get("workers", len(self.tracks))

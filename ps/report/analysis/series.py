@@ -46,6 +46,17 @@ def training_loss(run: Run) -> Curve:
     return binned_mean(t[known], loss[known], edges_of(run.seconds, LOSS_BINS))
 
 
+def logged(run: Run) -> dict[str, Curve]:
+    """The mean of what all workers' own loops have logged, in bins of time: name ▸ curve."""
+    by_name: dict[str, list[tuple[float, float]]] = {}
+    for row in run.logged:
+        for name, value in row.metrics.items():
+            by_name.setdefault(name, []).append((row.t, value))
+    edges = edges_of(run.seconds, LOSS_BINS)
+    tables = {name: np.array(points, dtype=np.float64) for name, points in by_name.items()}
+    return {name: binned_mean(table[:, 0], table[:, 1], edges) for name, table in tables.items()}
+
+
 def binned_mean(t: Floats, values: Floats, edges: Floats) -> Curve:
     """The mean time and value in each bin that has values."""
     place = np.clip(np.searchsorted(edges, t, side="right") - 1, 0, len(edges) - 2)

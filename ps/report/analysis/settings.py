@@ -1,22 +1,31 @@
 """Finds the settings of a run that matter, and those in which runs differ."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Final
 
+from leash.ps.options.launch import OF_THE_OWN_LOOP
+from leash.ps.options.page import PageGroup
+from leash.ps.options.server import RunGroup
 from leash.ps.report.analysis.run import Run
 from leash.ps.words import setting
 
 # Settings of where a run lies and how it is watched; runs that differ in them alone are the same.
-BOOKKEEPING: Final = (
-    "run_dir", "report", "resume", "checkpoint_every", "step_events", "data_dir", "download",
-    "bind", "ps_ip", "ps_port", "keys", "insecure", "ready_fd", "test_batch_size",
+BOOKKEEPING: Final = {
+    *(field.name for group in (PageGroup, RunGroup) for field in dataclasses.fields(group)),
+    "report", "state_fd", "data_dir", "download", "bind", "ps_ip", "ps_port", "address", "port",
+    "python", "sync", "keys", "insecure", "ready_fd", "this_rank", "test_batch_size",
     "loader_workers",
-)  # fmt: skip
+} - {"timeout_s"}  # fmt: skip
 NOT_SET: Final = "–"
 
 
 def effective(run: Run) -> dict[str, Any]:
-    """The settings of a run; where the server has chosen one, the one that it chose."""
+    """The settings of a run; where the server has chosen one, the one that it chose.
+
+    Those that a script of the user's own decides itself are left out: config.yaml has the defaults
+    of them, which the script knows nothing of.
+    """
     chosen: dict[str, Any] = {
         name: run.summary[name]
         for name in ("model", "dataset", "workers", "seed")
@@ -25,7 +34,8 @@ def effective(run: Run) -> dict[str, Any]:
     chosen["policy"] = run.policy
     if run.bound is not None and run.policy != "bsp":
         chosen["bound"] = run.bound
-    return {k: v for k, v in {**run.options, **chosen}.items() if k not in BOOKKEEPING}
+    others = BOOKKEEPING | OF_THE_OWN_LOOP if run.options.get("script") else BOOKKEEPING
+    return {k: v for k, v in {**run.options, **chosen}.items() if k not in others}
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -183,3 +183,41 @@ def test_shares_of_time_are_of_whole_runs_and_say_what_is_unknown(tmp_path: Path
     assert len(shares["keys"]) == 3
     assert "Unknown of nothing." in shares["note"]
     assert "All waiting of vague is shown as held back" in shares["note"]
+
+
+def logs(*rows: tuple[float, int, dict[str, float]]) -> list[Event]:
+    """The events of two workers, and what their loops log: second, worker and metrics."""
+    told: list[Event] = [
+        {"t": 1.0 + t, "event": "logged", "worker": worker, "step": 1, "metrics": metrics}
+        for t, worker, metrics in rows
+    ]
+    return sorted([*events(), *told], key=lambda e: float(e["t"]))
+
+
+def test_what_loops_logged_stands_side_by_side(tmp_path: Path) -> None:
+    """Of both workers it is the mean, at the mean of their times; a NaN is a gap."""
+    runs = runs_of(
+        tmp_path, one=(logs((2.0, 1, {"f1": 0.2}), (2.0, 2, {"f1": 0.4}), (4.0, 1, {"f1": 0.8})),
+                       {"lr": 1.0}, DONE),
+        other=(logs((3.0, 1, {"f1": 0.5, "rouge <b>": 7.0}), (5.0, 1, {"f1": float("nan")})),
+               {"lr": 2.0}, DONE),
+        none=(events(), {"lr": 3.0}, DONE),
+    )  # fmt: skip
+    shown = pictures(runs)
+    f1, rouge = shown["logged-f1"], shown["logged-rouge <b>"]
+    assert f1["title"] == "f1"
+    assert [s["x"] for s in f1["series"]] == [[2, 4], [3, 5]]
+    assert [s["y"] for s in f1["series"]] == [[0.3, 0.8], [0.5, None]]
+    assert f1["note"] == "Mean of each run's workers. Unknown of none."
+    keys = [run_key(s) for s in line_up(runs)]
+    assert [{key: s[key] for key in keys[0]} for s in f1["series"]] == keys[:2]
+    assert [s["color"] for s in rouge["series"]] == [keys[1]["color"]]
+    assert rouge["note"] == "Unknown of one and none."
+
+
+def test_no_more_than_a_dozen_names_are_drawn(tmp_path: Path) -> None:
+    many = logs((2.0, 1, {f"m{number}": 1.0 for number in range(40)}))
+    shown = pictures(runs_of(tmp_path, a=(many, {"lr": 1.0}, DONE), b=(many, {"lr": 2.0}, DONE)))
+    assert [name for name in shown if name.startswith("logged-")] == [
+        f"logged-m{number}" for number in range(12)
+    ]

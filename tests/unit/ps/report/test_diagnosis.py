@@ -34,8 +34,60 @@ def test_a_lastingly_slow_worker_is_named_with_its_factor_and_a_cure(tmp_path: P
     assert told.slow_workers == (4,)
     assert told.headline == (
         "worker 4 is persistently 3.1 × slower: bounds cannot hide that; "
-        "try --local-steps auto or --batch-plan weighted"
+        "try --policy asp, --local-steps auto or --batch-plan weighted"
     )
+
+
+OWN_LOOP: Event = {"script": "train.py --lr 0.1", "model": None, "dataset": None}
+OF_A_SERVER: Event = {"model": None, "dataset": None}
+
+
+@pytest.mark.parametrize(("options", "advice"), [
+    ({"model": "mnist_cnn", "dataset": None},
+     "; try --policy asp, --local-steps auto or --batch-plan weighted"),
+    ({"data_plan": "static"},
+     "; try --data-plan lease with --policy asp, --local-steps auto or --batch-plan weighted"),
+    ({"hetero_allocation": "1-1-1-2"},
+     "; try without --hetero-allocation --policy asp, --local-steps auto or --batch-plan weighted"),
+    ({"local_steps": "auto"}, ", nor could its plan; try --policy asp"),
+    ({"batch_plan": "weighted"}, ", nor could its plan; try --policy asp"),
+    (OWN_LOOP, "; try --policy asp with a LeaseSampler in your loop or --local-steps auto with it "
+               "and PSOptimizer(inner=…)"),
+    (OF_A_SERVER, "; try --policy asp with a LeaseSampler in your loop or --local-steps auto with "
+                  "it and PSOptimizer(inner=…)"),
+    ({**OWN_LOOP, "local_steps": "auto"},
+     ", nor could its plan; try --policy asp with a LeaseSampler in your loop"),
+])  # fmt: skip
+def test_advice_is_only_what_a_run_can_take(
+    tmp_path: Path, options: Event, advice: str
+) -> None:  # fmt: skip
+    times = [steady(0.1), steady(0.1), steady(0.1), steady(0.31)]
+    told = of(tmp_path, simulate(times, steps=100, bound=3), options)
+    start = "worker 4 is persistently 3.1 × slower: bounds cannot hide that"
+    assert told.headline == start + advice
+
+
+def test_a_run_that_went_over_to_asp_is_not_told_to(tmp_path: Path) -> None:
+    times = [steady(0.1), steady(0.1), steady(0.1), steady(0.31)]
+    events = simulate(times, steps=100, bound=3)
+    change: Event = {"t": 20.0, "event": "policy_changed", "policy": "asp", "bound": None}
+    told = of(tmp_path, sorted([*events, change], key=lambda event: float(event["t"])))
+    assert told.headline.endswith("; try --local-steps auto or --batch-plan weighted")
+
+
+@pytest.mark.parametrize("bound", [3, None])
+def test_a_short_run_does_not_tell_whether_a_slowness_lasts(
+    tmp_path: Path, bound: int | None
+) -> None:
+    """All is as in longer runs, but over in 3.1 s; with a time scale it stands for 31 s."""
+    events = simulate([steady(0.01)] * 3 + [steady(0.031)], steps=100, bound=bound)
+    short = of(tmp_path, events)
+    assert (short.kind, short.slow_workers) == ("unknown", (4,))
+    assert short.headline == (
+        "worker 4 is so far 3.1 × slower: 3.1 s of training are too few to tell whether that lasts"
+    )
+    assert "lastingly" not in " ".join(short.details)
+    assert of(tmp_path / "scaled", events, {"time_scale": 0.1}).kind == "persistent"
 
 
 @pytest.mark.parametrize("bound", [0, 3])
@@ -106,6 +158,10 @@ def test_fixed_shares_under_asp_leave_the_fast_idle_at_the_end(tmp_path: Path) -
         "worker 3 is persistently 3.0 × slower: the others had done their shares of the data up "
         "to 20 s before the end; try --data-plan lease"
     )
+    told = of(tmp_path / "own", events, {**OWN_LOOP, "data_plan": "static"})
+    assert told.headline.endswith(
+        "; try --data-plan lease with a LeaseSampler in your loop, if it has none"
+    )
 
 
 def test_a_slow_worker_that_costs_nothing_is_told_calmly(tmp_path: Path) -> None:
@@ -143,6 +199,11 @@ def test_waiting_among_even_workers_points_to_the_exchange(tmp_path: Path) -> No
     told = of(tmp_path, sorted(late, key=lambda event: float(event["t"])))
     assert told.kind == "exchange"
     assert told.costs.held == pytest.approx(3 / 8, abs=0.02)
+    assert told.headline.endswith("; try a larger --batch-size, or --local-steps 8")
+    told = of(tmp_path / "own", sorted(late, key=lambda event: float(event["t"])), OWN_LOOP)
+    assert told.headline.endswith(
+        "; try larger batches in your loop, or --local-steps 8 with PSOptimizer(inner=…)"
+    )
 
 
 def test_one_worker_has_nobody_to_wait_for(tmp_path: Path) -> None:
@@ -178,3 +239,80 @@ def test_without_anything_recorded_the_summary_is_all_there_is(tmp_path: Path) -
     told = diagnose(read_run(write_run(tmp_path / "run", events, None, summary)))
     assert told.kind == "unknown"
     assert "Waiting, from a push to its answer: 30 % of their time." in told.headline
+
+
+# Who was lost.
+
+
+def without(
+    events: Sequence[Event], worker: int, from_s: float, until_s: float | None, reason: str
+) -> list[Event]:
+    """The same run, but this worker had left, and came back if `until_s` is not None."""
+    gone = until_s if until_s is not None else float("inf")
+    kept = [e for e in events if e.get("worker") != worker or not from_s <= e["t"] <= gone]
+    kept.append({"t": from_s, "event": "left", "worker": worker, "reason": reason})
+    if until_s is not None:
+        kept.append({"t": until_s, "event": "joined", "worker": worker, "incarnation": 9})
+    return sorted(kept, key=lambda event: float(event["t"]))
+
+
+EVEN = simulate([steady(0.1)] * 3, steps=200, bound=3)  # training is from 1 s to 21 s
+
+
+@pytest.mark.parametrize(("reason", "why"), [
+    ("evicted", "evicted"), ("failed", "failed"), ("timeout", "its time was over"),
+])  # fmt: skip
+def test_who_was_lost_for_good_is_told_first(tmp_path: Path, reason: str, why: str) -> None:
+    told = of(tmp_path, without(EVEN, 2, 13.0, None, reason))
+    assert told.kind == "lost"
+    assert told.headline.startswith(f"worker 2 was gone from 12 s on ({why}). No worker is slow: ")
+
+
+def test_who_came_back_is_told_too_behind_those_who_did_not(tmp_path: Path) -> None:
+    back = without(EVEN, 2, 5.0, 9.0, "evicted")
+    told = of(tmp_path, back)
+    assert told.kind == "returned"
+    assert told.headline.startswith(
+        "worker 2 was gone from 4 s to 8 s (evicted; it came back). No worker is slow: "
+    )
+    told = of(tmp_path / "both", without(back, 3, 13.0, None, "failed"))
+    assert told.kind == "lost"
+    assert told.headline.startswith(
+        "worker 3 was gone from 12 s on (failed) and worker 2 from 4 s to 8 s (evicted; it came "
+        "back). No worker"
+    )
+
+
+def test_many_that_were_lost_are_counted(tmp_path: Path) -> None:
+    events: Sequence[Event] = simulate([steady(0.1)] * 9, steps=100, bound=3)
+    for worker in range(2, 9):
+        events = without(events, worker, 1.0 + worker, None, "failed")
+    told = of(tmp_path, events)
+    assert "worker 6 from 6 s on (failed) and 2 more. " in told.headline
+
+
+def test_a_slowness_keeps_its_advice_beside_the_lost(tmp_path: Path) -> None:
+    events = simulate([steady(0.1)] * 3 + [steady(0.3)], steps=100, bound=3)
+    told = of(tmp_path, without(events, 2, 16.0, None, "evicted"))
+    assert told.kind == "lost"
+    assert "(evicted). Worker 4 is persistently 3.0 × slower: bounds" in told.headline
+
+
+@pytest.mark.parametrize("reason", ["done", "stopped", "resting", "replaced"])
+def test_who_went_as_told_is_not_lost(tmp_path: Path, reason: str) -> None:
+    assert "gone" not in of(tmp_path, without(EVEN, 2, 13.0, None, reason)).headline
+
+
+def test_a_run_whose_time_was_over_has_lost_nobody(tmp_path: Path) -> None:
+    events = without(EVEN, 2, 20.9, None, "timeout")
+    run = write_run(tmp_path / "run", events, {}, {"steps": 600, "ended": "timeout"})
+    assert "gone" not in diagnose(read_run(run)).headline
+
+
+def test_a_run_that_lost_all_of_its_workers_before_a_step_says_so(tmp_path: Path) -> None:
+    events = [*EVEN[:5], {"t": 3.0, "event": "left", "worker": 1, "reason": "failed"}]
+    told = of(tmp_path, events, steps=0)
+    assert told.kind == "lost"
+    assert told.headline == (
+        "worker 1 was gone from 2 s on (failed). No step was taken, so there is nothing to tell."
+    )

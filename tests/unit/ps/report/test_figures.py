@@ -12,7 +12,11 @@ from leash.ps.report.analysis.lanes import MAX_LANES, chosen_tracks, closer_wind
 from leash.ps.report.analysis.reading import read_run, read_runs
 from leash.ps.report.analysis.run import Run
 from leash.ps.report.analysis.series import accuracy, binned_mean, speed, training_loss
-from leash.ps.report.analysis.settings import differing_settings, mattering_settings
+from leash.ps.report.analysis.settings import (
+    differing_settings,
+    effective,
+    mattering_settings,
+)
 from leash.ps.report.analysis.spending import Spending
 from leash.ps.report.pictures.bars import lag_picture, share_picture, staleness_picture
 from leash.ps.report.pictures.curves import curve_pictures
@@ -195,3 +199,37 @@ def test_a_name_in_a_picture_is_never_a_formula(tmp_path: Path) -> None:
     with report_style():
         write_png(Picture("p", name, make, (Key(name, RUN_COLORS[0]),)), tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+TRAINED = simulate([lambda _: 0.1] * 2, steps=5, bound=2)
+OF_A_SCRIPT: Event = {
+    "script": "train.py", "batch_size": 32, "codec": "f32", "device": "cpu", "model": None,
+    "dataset": None, "epochs": 3, "lr": 0.1, "seed": 2,
+}  # fmt: skip
+
+
+def test_what_a_script_decides_itself_is_no_setting_of_its_run(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", TRAINED, OF_A_SCRIPT, {}))
+    assert effective(run).keys() == {"script", "epochs", "lr", "seed", "policy", "bound"}
+    shown = mattering_settings(run, {})
+    assert shown["script"] == "train.py"
+    assert "batch_size" not in shown
+    other = {**OF_A_SCRIPT, "script": None, "dataset": "digits"}
+    assert effective(read_run(write_run(tmp_path / "own", TRAINED, other, {})))["batch_size"] == 32
+
+
+def test_runs_differ_in_what_they_train_by_and_not_in_how_they_are_watched(tmp_path: Path) -> None:
+    watched: Event = {
+        "page": True, "page_at": "127.0.0.1:29580", "log": "csv", "report": True, "run_dir": "a",
+        "state_fd": 7, "fresh": True, "demo_logs": True, "python": "py", "sync": "d",
+        "address": "box", "port": 9, "bind": "tcp://*:1", "keys": "k",
+    }  # fmt: skip
+    runs = [
+        read_run(write_run(tmp_path / name, TRAINED, options, {}))
+        for name, options in (
+            ("a", {"lr": 0.1, "timeout_s": 5.0, **watched}),
+            ("b", {"lr": 0.2, "timeout_s": 9.0, **dict.fromkeys(watched)}),
+        )
+    ]
+    assert differing_settings(runs).keys() == {"lr", "timeout_s"}
+    assert not effective(runs[0]).keys() & watched.keys()

@@ -260,3 +260,18 @@ def test_what_is_no_run_is_a_wrong_argument(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run: expected a run directory"):
         write_report([tmp_path], tmp_path)
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.usefixtures("no_png")
+def test_who_was_lost_is_told_of_one_run_and_of_several(tmp_path: Path) -> None:
+    left = {"t": 3.0, "event": "left", "worker": 2, "reason": "evicted"}
+    rest = [e for e in TWO if e.get("worker") != 2 or e["t"] < 3.0]
+    lost = sorted([*rest, left], key=lambda e: float(e["t"]))
+    runs = [
+        write_run(tmp_path / "lost", lost, {}, SUMMARY),
+        write_run(tmp_path / "whole", TWO, {}, SUMMARY),
+    ]  # fmt: skip
+    for chosen in (runs[:1], runs):
+        page = write_report(chosen, tmp_path / "out")
+        assert check(page).count("worker 2 was gone from 2 s on (evicted).") == 1
+        assert page.read_text().count('class="card diagnosis lost"') == 1
