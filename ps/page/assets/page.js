@@ -126,6 +126,7 @@ const Leash = (() => {
     const { left, top, width } = u.bbox, ctx = u.ctx, scale = devicePixelRatio;
     ctx.font = `${12 * scale}px system-ui, sans-serif`;
     ctx.textBaseline = "top";
+    ctx.textAlign = "left";
     const length = ctx.measureText(label).width, isRight = at + length + 8 * scale > left + width;
     const x = at + (isRight ? -5 * scale - length : 5 * scale), y = top + (2 + 15 * row) * scale;
     if (label) { // no line of another runs through it
