@@ -30,10 +30,15 @@ from leash.ps.words import (
     AWAITED,
     BETWEEN,
     DONE,
+    EVICTED,
+    FAILED,
     LAG_IS,
     LIVE,
     NONE,
+    REPLACED,
     RESTING,
+    STOPPED,
+    TIMED_OUT,
     WAITING_IS,
     count,
     decimal,
@@ -205,7 +210,7 @@ def workers_table(state: RunSnapshot) -> str:
     head = "".join(f'<th scope="col"{_numeric(name)}>{text(name)}</th>' for name in WORKER_COLUMNS)
     rows = "".join(_row(row, bound, epoch_text(state, row)) for row in state["table"])
     awaited = "".join(f"<p>{text(line)}</p>" for line in waits_of(dict(state)))
-    note = f"Waiting: share of the time {WAITING_IS}. Lag: {LAG_IS}"
+    note = f"Epoch: those completed. Waiting: share of the time {WAITING_IS}. Lag: {LAG_IS}"
     limit = f", at most {bound}." if bound is not None else "."
     return (
         f'<h2>Workers</h2>{awaited}<div class="card scroll workers"><table><thead><tr>{head}</tr>'
@@ -246,9 +251,13 @@ def _doing(phase: str) -> str:
 
 def told_of(event: Mapping[str, Any]) -> str:
     """An event in words; empty if it is not worth a line."""
+    if event.get("worker") == 0:  # it does not train: the accuracies tell enough of it
+        return ""
     words = _WORDS.get(event["event"])
     told = {"bound": "", **event}
     try:
+        if event["event"] == "left":
+            words = _LEFT[event["reason"]]
         return words.format_map(told).strip() if words is not None else ""
     except (LookupError, ValueError, TypeError):
         return ""  # an event of another release
@@ -256,10 +265,20 @@ def told_of(event: Mapping[str, Any]) -> str:
 
 _WORDS: Final = {
     "joined": "worker {worker} ({name}) has joined",
-    "left": "worker {worker} has left: {reason}",
     "started": "started, {policy} {bound}",
     "policy_changed": "from now on {policy} {bound}",
     "evaluated": "test accuracy {accuracy:.2%} after epoch {epoch}",
     "epoch_completed": "epoch {epoch} is complete",
     "shard_lost": "a process of the server was lost",
+}
+# Why a worker has left ▸ the same for people.
+_LEFT: Final = {
+    DONE: "worker {worker} is done with its work",
+    RESTING: "worker {worker} has nothing left to train on, and waits in case another is lost",
+    TIMED_OUT: "worker {worker} has left: its time was over",
+    STOPPED: "worker {worker} has left: it was told to stop",
+    FAILED: "worker {worker} has failed",
+    EVICTED: "the others go on without worker {worker}: it was silent for too long, or sent what "
+    "it must not",
+    REPLACED: "another process has taken the place of worker {worker}",
 }

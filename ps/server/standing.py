@@ -79,6 +79,8 @@ class Standing:
         return {
             **summary,
             **self.settings(rule),
+            # What the workers ask for is what is trained, and a server need not be told.
+            "planned_epochs": self._desk.planned_epochs or self._options.epochs,
             "learners": shown_learners(self._members.ranks, None),
             "started": self._metrics.started,
             "finished": is_finished,
@@ -104,6 +106,7 @@ class Standing:
         """A row of the table: a worker."""
         return {
             **self._metrics.worker_state(member.worker),
+            "epoch": self._desk.epochs_of(member.worker),
             "name": member.name,
             "incarnation": member.incarnation,
             "state": self._desk.state_of(member),

@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const { Picture, PlotPicture, axis, color, digits, element, kinds, mark, percent, swatch } = Leash;
+  const { Picture, PlotPicture, axis, color, digits, element, kinds, mark, markAll, percent, swatch } = Leash;
 
   // Histograms.
 
@@ -45,7 +45,7 @@
                axis({ size: 50, values: (_, ticks) => ticks.map((y) => `${digits(100 * y)} %`) })],
         series: histogramSeries("--blue"),
         hooks: {
-          draw: [(u) => picture.view.marks.forEach((m, row) => mark(u, m.x, m.label, m.dash, row))],
+          draw: [(u) => markAll(u, picture.view.marks)],
           setCursor: [(u) => picture.sayBar(u)],
         },
       };

@@ -2,7 +2,8 @@
 "use strict";
 
 (() => {
-  const { PlotPicture, axis, color, digits, element, kinds, markChanges, quantity, short, swatch, timeAxis, timeUnit } = Leash;
+  const { PlotPicture, axis, color, digits, element, kinds, markChanges, quantity, roomForLabels, short, swatch,
+    timeAxis, timeUnit } = Leash;
 
   const ERROR_TICKS = [0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99];
 
@@ -24,7 +25,7 @@
         axes: [view.x === "time" ? timeAxis(view.end || 1, view.time_is)
                : axis({ label: "steps of all workers", labelSize: 18, size: 30,
                         values: (_, ticks) => ticks.map(short) }),
-               axis({ size: 56, values: (_, ticks) => ticks.map((y) => (y === null ? "" : this.tick(y, view))),
+               axis({ size: roomForLabels(56), values: (_, ticks) => ticks.map((y) => (y === null ? "" : this.tick(y, view))),
                       ...(view.scale === "errors" ? this.errorTicks() : {}) })],
         focus: { alpha: 0.25 },
         series: [{}, ...view.series.map((s) => ({
@@ -67,7 +68,7 @@
     }
 
     tick(y, view) {
-      return view.unit === "%" ? `${digits(y)} %` : view.unit === "B/s" ? `${short(y)}B/s` : short(y);
+      return view.unit === "%" ? `${digits(y)} %` : view.unit === "B/s" ? quantity(y, view.unit) : short(y);
     }
 
     // Each curve tells its own point that is nearest, since those of others lie at other places;

@@ -34,12 +34,14 @@ const Leash = (() => {
 
   const digits = (value) => Number(value.toPrecision(3)).toString();
 
-  function short(value) {
+  function scaled(value) {
     for (const [limit, letter] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
-      if (Math.abs(value) >= limit) return digits(value / (letter === "k" ? 1e3 : limit)) + letter;
+      if (Math.abs(value) >= limit) return [digits(value / (letter === "k" ? 1e3 : limit)), letter];
     }
-    return digits(value);
+    return [digits(value), ""];
   }
+
+  const short = (value) => scaled(value).join("");
 
   function timeUnit(longest) {
     if (longest > 3 * 3600) return [3600, "hours"];
@@ -48,7 +50,11 @@ const Leash = (() => {
 
   const percent = (share) => `${share > 0 && share < 0.005 ? "under 1" : Math.round(100 * share)} %`;
 
-  const quantity = (value, unit) => (unit === "%" ? `${Number(value.toFixed(2))} %` : `${short(value)} ${unit}`.trim());
+  function quantity(value, unit) {
+    if (unit === "%") return `${Number(value.toFixed(2))} %`;
+    if (unit === "B/s") return `${scaled(value).join(" ")}${unit}`; // 800 kB/s
+    return `${short(value)} ${unit}`.trim();
+  }
 
   // Axes.
 
@@ -59,6 +65,16 @@ const Leash = (() => {
       ticks: { stroke: () => color("--axis"), width: 1, size: 4 }, ...more,
     };
   }
+
+  // An axis's room for its longest label, in pixels; `least` lets neighbours lie at the same place.
+  const roomForLabels = (least) => (u, labels, n, cycle) => {
+    if (cycle > 1) return u.axes[n]._size; // uPlot asks again, until nothing changes
+    u.ctx.save();
+    u.ctx.font = FONT;
+    const longest = Math.max(0, ...(labels || []).map((label) => u.ctx.measureText(label || "").width));
+    u.ctx.restore();
+    return Math.max(least, Math.ceil(longest) + 16); // with its tick, and a gap on both sides
+  };
 
   function timeAxis(longest, name = "time") {
     const [factor, unit] = timeUnit(longest);
@@ -80,26 +96,45 @@ const Leash = (() => {
   }
 
   // A vertical line with a label beside it; `isDashed` null leaves out the line.
-  function mark(u, x, label, isDashed, row = 0) {
-    const at = u.valToPos(x, "x", true), { left, top, width, height } = u.bbox, ctx = u.ctx;
-    if (at < left - 1 || at > left + width + 1) return;
-    const scale = devicePixelRatio;
-    ctx.save();
-    ctx.strokeStyle = ctx.fillStyle = color("--muted");
+  function mark(u, x, label, isDashed) {
+    markAll(u, [{ x, label, dash: isDashed }]);
+  }
+
+  // Several of them, whose labels stand below each other and above all lines.
+  function markAll(u, marks) {
+    const { left, width } = u.bbox;
+    const shown = marks.map((m, row) => ({ ...m, row, at: u.valToPos(m.x, "x", true) }))
+      .filter(({ at }) => left - 1 <= at && at <= left + width + 1);
+    u.ctx.save();
+    shown.filter(({ dash }) => dash !== null).forEach((m) => markLine(u, m));
+    shown.forEach((m) => markLabel(u, m));
+    u.ctx.restore();
+  }
+
+  function markLine(u, { at, dash }) {
+    const { top, height } = u.bbox, ctx = u.ctx, scale = devicePixelRatio;
+    ctx.strokeStyle = color("--muted");
     ctx.lineWidth = 1.2 * scale;
-    ctx.setLineDash(isDashed ? [4 * scale, 3 * scale] : []);
-    if (isDashed !== null) {
-      ctx.beginPath();
-      ctx.moveTo(at, top);
-      ctx.lineTo(at, top + height);
-      ctx.stroke();
-    }
+    ctx.setLineDash(dash ? [4 * scale, 3 * scale] : []);
+    ctx.beginPath();
+    ctx.moveTo(at, top);
+    ctx.lineTo(at, top + height);
+    ctx.stroke();
+  }
+
+  function markLabel(u, { at, label, row }) {
+    const { left, top, width } = u.bbox, ctx = u.ctx, scale = devicePixelRatio;
     ctx.font = `${12 * scale}px system-ui, sans-serif`;
     ctx.textBaseline = "top";
-    const isRight = at + ctx.measureText(label).width + 8 * scale > left + width;
-    ctx.textAlign = isRight ? "right" : "left";
-    ctx.fillText(label, at + (isRight ? -5 : 5) * scale, top + (2 + 15 * row) * scale);
-    ctx.restore();
+    ctx.textAlign = "left";
+    const length = ctx.measureText(label).width, isRight = at + length + 8 * scale > left + width;
+    const x = at + (isRight ? -5 * scale - length : 5 * scale), y = top + (2 + 15 * row) * scale;
+    if (label) { // no line of another runs through it
+      ctx.fillStyle = color("--card");
+      ctx.fillRect(x - 2 * scale, y - scale, length + 4 * scale, 15 * scale);
+    }
+    ctx.fillStyle = color("--muted");
+    ctx.fillText(label, x, y);
   }
 
   // Pictures.
@@ -227,7 +262,7 @@ const Leash = (() => {
       }
       node.hidden = !section.pictures.length;
       node.firstChild.textContent = section.title;
-      const room = node.lastChild;
+      const room = node.lastChild, alone = withoutNeighbour(section.pictures);
       section.pictures.forEach((view, i) => {
         let picture = pictures.get(view.name);
         if (picture && picture.view.kind !== view.kind) {
@@ -239,15 +274,28 @@ const Leash = (() => {
           pictures.set(view.name, picture);
         }
         if (room.children[i] !== picture.figure) room.insertBefore(picture.figure, room.children[i] || null);
+        picture.figure.classList.toggle("alone", alone.has(view));
         picture.show(view);
       });
     });
   }
 
+  // Those that would leave half of a row empty: the last of an odd number up to a wide one, or up
+  // to the end.
+  function withoutNeighbour(views) {
+    const found = new Set();
+    let isOpen = false; // whether the row has one, and room for another
+    views.forEach((view, i) => {
+      isOpen = !view.wide && !isOpen;
+      if (isOpen && (i + 1 === views.length || views[i + 1].wide)) found.add(view);
+    });
+    return found;
+  }
+
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => pictures.forEach((p) => p.recolored()));
 
   return {
-    Picture, PlotPicture, axis, color, digits, draw, element, kinds, mark, markChanges, percent, quantity, short,
-    swatch, timeAxis, timeUnit,
+    Picture, PlotPicture, axis, color, digits, draw, element, kinds, mark, markAll, markChanges, percent, quantity,
+    roomForLabels, short, swatch, timeAxis, timeUnit,
   };
 })();

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from leash.ps.report.analysis.diagnosis import Diagnosis
+from leash.ps.report.analysis.diagnosis import Costs, Diagnosis
 from leash.ps.report.analysis.run import Run
-from leash.ps.report.analysis.spending import waiting
+from leash.ps.report.analysis.spending import knows_exchanging, waiting
 from leash.ps.words import LAG_IS, NONE, WAITING_IS, accuracy_text, count, decimal, percent, seconds
 
 
@@ -42,8 +42,9 @@ def _loss(run: Run) -> KeyFigure | None:
 def _time(run: Run) -> KeyFigure | None:
     if not run.started:
         return None
-    epochs = run.summary.get("epochs")
-    about = f"{epochs} epoch{'s' if epochs != 1 else ''}" if epochs else ""
+    epochs, planned = run.summary.get("epochs"), run.summary.get("planned_epochs")
+    of_planned = f" of {planned}" if planned and planned != epochs else ""
+    about = f"{epochs}{of_planned} epoch{'s' if (planned or epochs) != 1 else ''}" if epochs else ""
     if run.scale != 1:
         full = seconds(run.seconds / run.scale)
         about = ", ".join(filter(None, (about, f"{full} at full scale")))
@@ -72,7 +73,16 @@ def _waiting(run: Run, diagnosis: Diagnosis) -> KeyFigure | None:
         return None
     early = diagnosis.costs.done_early
     idle = f"; besides, {percent(early)} idle at the end" if early >= 0.01 else ""
-    return KeyFigure("waiting", percent(share), f"of the workers' time, {WAITING_IS}{idle}")
+    parts = _parts_of_waiting(diagnosis.costs, share) if knows_exchanging(run) else ""
+    return KeyFigure("waiting", percent(share), f"of the workers' time, {WAITING_IS}{parts}{idle}")
+
+
+def _parts_of_waiting(costs: Costs, share: float) -> str:
+    """Says how waiting differs from being held back, of which the diagnosis speaks."""
+    # Its shares are of all time, also that at the end, when some are idle.
+    if costs.held > share or costs.done_early >= 0.01:
+        return ": held back for others, and exchanging"
+    return f": {percent(costs.held)} held back for others, the rest exchanging"
 
 
 def _lag(run: Run) -> KeyFigure | None:

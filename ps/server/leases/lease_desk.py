@@ -36,6 +36,7 @@ class LeaseDesk:
         self._weighted: Final = options.batch_plan == WEIGHTED
         self._local_steps: Final = parse_local_steps(options.local_steps)
         self._leases = self._no_leases()
+        self._behind: Final[dict[int, int]] = {}  # rank ▸ how many epochs are behind it, by leases
 
     def _no_leases(self) -> Leases:
         return Leases(weighted=self._weighted, local_steps=self._local_steps)
@@ -64,6 +65,8 @@ class LeaseDesk:
         if not had_rested:  # who rests asks many times a second, and holds nothing until it returns
             self.journal.lease(Granted(msg, answered, lockstep))
         self._metrics.samples_twice = self._leases.samples_twice
+        behind = self._leases.epochs_behind(msg.worker, answered)
+        self._behind[msg.worker] = max(behind, self._behind.get(msg.worker, 0))
         if self._leases.is_resting(msg.worker) and not had_rested:
             self._rest(member)
         return leased
@@ -130,6 +133,18 @@ class LeaseDesk:
             self._metrics.complete(self._leases.completed)
         else:
             self._metrics.complete_epochs(self._members)
+
+    @property
+    def planned_epochs(self) -> int | None:
+        """How many epochs are leased, as the workers say; None where nobody has asked yet."""
+        return self._leases.planned
+
+    def epochs_of(self, worker: int) -> int:
+        """How many epochs a worker has completed: as it reports, or by its leases.
+
+        A loop of the user's own reports none.
+        """
+        return max(self._metrics.workers[worker].epoch, self._behind.get(worker, 0))
 
     def is_used_up(self) -> bool:
         """Whether samples were leased, and all of all epochs are done."""

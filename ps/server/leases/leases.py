@@ -217,6 +217,25 @@ class Leases:
         for held in reversed(holder.held):  # so that ranges that follow one another are joined
             self.samples_twice += self._finish(held, held.done(answered))
 
+    @property
+    def planned(self) -> int | None:
+        """How many epochs there are; None before the first request."""
+        return self._planned or None
+
+    def epochs_behind(self, worker: int, answered: int) -> int:
+        """How many epochs are behind a worker, by what it holds; those of all if that is nothing.
+
+        Args:
+            worker: its rank.
+            answered: as in `ask`.
+        """
+        holder = self._holders.get(worker)
+        epochs = [
+            held.epoch for held in (holder.held if holder else ())
+            if held.done(answered) < len(held.positions)
+        ]  # fmt: skip
+        return min(epochs) - 1 if epochs else self.completed
+
     def left(self) -> dict[int, int]:
         """How many samples of each epoch that is not completed are not done: epoch ▸ samples."""
         return {

@@ -164,6 +164,30 @@ def test_in_lockstep_all_lease_as_much_as_the_slowest_has_time_for(
     assert [order.count // BATCH for order in orders] == batches  # 2 s of work
 
 
+def test_a_worker_that_reports_no_epochs_has_those_that_lie_behind_its_leases() -> None:
+    office = make_office(epochs=2)
+    assert office.desk.planned_epochs is None
+    rows = []
+    for _ in range(2):
+        for worker in (1, 2):
+            order = office.ask(worker, batch_size=SIZE // 2)
+            rows.append((order.epoch, office.desk.epochs_of(worker)))
+            office.push(worker, order.count)
+    assert rows == [(1, 0), (1, 0), (2, 1), (2, 1)]
+    assert office.desk.planned_epochs == 2
+    assert [office.ask(worker).order for worker in (1, 2, 1)] == [REST, OVER, OVER]
+    assert [office.desk.epochs_of(worker) for worker in (1, 2)] == [2, 2]
+
+
+def test_a_worker_that_has_gone_keeps_its_epochs_and_no_more() -> None:
+    office = make_office(epochs=3)
+    office.ask(2)
+    office.leave(2)
+    while (order := office.ask(1, batch_size=SIZE)).epoch < 3:
+        office.push(1, order.count)
+    assert (office.desk.epochs_of(1), office.desk.epochs_of(2)) == (2, 0)
+
+
 # Rest.
 
 
