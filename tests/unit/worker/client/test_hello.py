@@ -78,4 +78,4 @@ def test_it_waits_for_a_rank_for_as_long_as_it_was_told_to() -> None:
         server(lambda _: [[encode(END)]]) as address,
         pytest.raises(TooManyError, match="the end of this test"),
     ):
-        Client(address, LAYOUT, rank="auto", wait_s=0.01)
+        Client(address, LAYOUT, rank="auto", wait_s=1.0)
