@@ -155,7 +155,7 @@ def complaints(found: Mapping[str, Any], wanted: Wanted, way: Way) -> list[str]:
         return [f"{python}: Leash needs {oldest} or newer; give --python PATH"]
     if not found["leash"]:
         why.append(f"{python} has no Leash ({found['leash_error']}); install the wheel of Leash "
-                   f"{__version__} there (docs/install.md), or give --python PATH")  # fmt: skip
+                   f"{__version__} there as you did here, or give --python PATH")  # fmt: skip
     elif (found["leash"], found["wire"]) != (__version__, VERSION):
         why.append(f"{_named(found)} there, and {_named({'leash': __version__, 'wire': VERSION})} "
                    "here; install the same on both")  # fmt: skip

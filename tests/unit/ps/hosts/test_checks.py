@@ -37,7 +37,7 @@ def test_a_host_that_lacks_nothing_has_no_complaint() -> None:
          "--python PATH"),
         ({"leash": "", "leash_error": "ModuleNotFoundError: No module named 'leash'"},
          "Python 3.11.7 at /venv/bin/python has no Leash (ModuleNotFoundError: No module named "
-         f"'leash'); install the wheel of Leash {__version__} there (docs/install.md), or give "
+         f"'leash'); install the wheel of Leash {__version__} there as you did here, or give "
          "--python PATH"),
         ({"leash": "0.0.9"}, f"Leash 0.0.9 with wire format {VERSION} there, and Leash "
          f"{__version__} with wire format {VERSION} here; install the same on both"),
