@@ -286,7 +286,8 @@ class Client:
             tell(beaten)
             if (whom := awaited(beaten)) and time.monotonic() > until_s:
                 raise NotReadyError(
-                    f"waited {limit_s:g} s (wait_s) for {whom}: start it, or wait for longer"
+                    f"waited {limit_s:g} s (wait_s) for {whom}: start whoever is missing, or wait "
+                    "for longer"
                 )
 
         while True:

@@ -48,7 +48,9 @@ def test_by_default_it_says_so_where_warnings_go_and_ends_after_the_time_that_it
     monkeypatch.setattr(waiting, "MOMENT_S", 0.0)
     with serving(workers=2) as running:
         client = Client(running.address, LAYOUT, rank=2, wait_s=0.7)
-        with pytest.raises(NotReadyError, match=r"waited 0\.7 s .wait_s. for worker 1: start it"):
+        with pytest.raises(
+            NotReadyError, match=r"waited 0\.7 s .wait_s. for worker 1: start whoever"
+        ):
             client.begin(np.zeros(LAYOUT.nbytes, np.uint8))
         client.close("failed")
     assert [(r.levelname, r.message) for r in caplog.records if r.name.startswith("leash.")] == [
@@ -59,7 +61,7 @@ def test_by_default_it_says_so_where_warnings_go_and_ends_after_the_time_that_it
 def test_an_optimizer_that_was_told_how_long_to_wait_names_whom_it_missed() -> None:
     parameter = torch.nn.Parameter(torch.zeros(4))
     with serving(workers=3) as running:
-        with pytest.raises(NotReadyError, match="for worker 1, 3: start it"):
+        with pytest.raises(NotReadyError, match="for workers 1, 3: start whoever"):
             PSOptimizer([("w", parameter)], running.address, rank=2, wait_s=0.5)
         assert running.server.members.workers[2].state == "failed"  # it does not stay
 
