@@ -18,11 +18,9 @@ from leash.ps.words import listed
 SECRET: Final = ("server.key", "admin.key", "observer.key", "worker-*.key")
 NO_CODE: Final = (".git", "__pycache__")
 FILTERS: Final = (
-    "--filter=:- .gitignore", *(f"--exclude={name}/" for name in NO_CODE),
+    "--filter=:- .gitignore", *(f"--exclude={name}" for name in NO_CODE),
     *(f"--exclude={name}" for name in SECRET),
 )  # fmt: skip
-
-
 OF_EVERY_RUN: Final = frozenset(("events.jsonl", "summary.json"))
 WILDCARD: Final = re.compile(r"[*?\[]")
 

@@ -53,7 +53,8 @@ def last_lines(
     """
     lines = result_lines(summary, planned_epochs(options)) if summary and summary["steps"] else []
     if lines and options.step_events == 1:
-        had_bound = bool(summary and summary.get("bound")) or options.rule.bound is not None
+        bounds = (options.rule.bound, summary and summary.get("bound"))  # leash set changes it
+        had_bound = any(bound is not None for bound in bounds)
         lines.append(f"re-checked      {audit_text(run_dir, had_bound=had_bound)}")
     number = received()
     if number and not lines:

@@ -67,7 +67,15 @@ def test_neither_secret_keys_nor_runs_are_copied(tmp_path: Path) -> None:
     secret = [f"keys/{name}.key" for name in ("server", "admin", "observer", "worker-1")]
     runs = ["runs/old/x", "mine/1/summary.json", "mine/1/logs/x", "b*[2]/events.jsonl", "b*[2]/x",
             "now/config.yaml"]  # fmt: skip
-    for name in [*wanted, *secret, "old/worker-2.key", *runs, ".git/x", "a*b/__pycache__/c.pyc"]:
+    for name in [
+        *wanted,
+        *secret,
+        "old/worker-2.key",
+        *runs,
+        ".git/x",
+        "sub/.git",
+        "a*b/__pycache__/c.pyc",
+    ]:
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).touch()
     left_out = [*copying.runs_in(str(here)), str(here / "runs"), str(here / "now")]
