@@ -1,6 +1,5 @@
 """The server of a launch: its process, which is started again where it has crashed."""
 
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -170,11 +169,7 @@ class LaunchedServer:
 
     def summary(self) -> dict[str, Any] | None:
         """What it has written of its run to summary.json; None before it has."""
-        try:
-            summary: dict[str, Any] = json.loads(self._run_dir.summary.read_text())
-        except FileNotFoundError:
-            return None
-        return summary
+        return self._run_dir.read_summary()
 
     def failure(self, status: int, *, has_begun: bool) -> Failure:
         """Why it has ended as it should not.

@@ -5,6 +5,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +15,9 @@ from leash.ps.runs.events import EventTail
 
 WINDOW_S: Final = 180.0  # of a run that goes on
 # More steps a second than this are not all read: one in so many that fewer are left.
-MOST_STEPS_PER_S: Final = 1500
+MOST_STEPS_PER_S: Final = 600
 STEP_RATE_S: Final = 2.0  # over which that is measured
-_STEP: Final = re.compile(rb'"event": "(?:push|step)".*"step": (\d+)')
+OF_STEPS: Final = ("push", "step", "training")  # events of which there are many
 
 
 class RunFollower:
@@ -43,15 +44,17 @@ class RunFollower:
         self._reader = EventReader()
         self._last_t = 0.0
         self._every = 1  # one step in so many is read
-        self._steps_read = 0
+        self._events_read = 0
         self._rate_since_s = now()
 
     def poll(self) -> bool:
         """Reads what was written since the last call; tells whether there was anything."""
         has_news = False
-        for line in self._lines():
+        for piece in self._pieces():
             has_news = True
-            self._take(line)
+            self._events_read += piece.count(b"\n")
+            for line in _kept(piece, self._every):
+                self._take(line)
         self._measure_rate()
         if not self._keeps_all:
             self._reader.forget(self._last_t - WINDOW_S)
@@ -80,7 +83,7 @@ class RunFollower:
 
     # How it is done.
 
-    def _lines(self) -> Iterator[bytes]:
+    def _pieces(self) -> Iterator[bytes]:
         events = self.path / "events.jsonl"
         while True:
             if self._tail is None:
@@ -89,8 +92,8 @@ class RunFollower:
                 except OSError:
                     return  # no server has begun there, or its next one is about to
                 self._reader = EventReader()
-            while lines := self._tail.lines():
-                yield from (line for _, line in lines)
+            while piece := self._tail.piece():
+                yield piece
             if not self._was_replaced(events):
                 return
             self._tail.close()
@@ -107,27 +110,49 @@ class RunFollower:
         return (newest.st_dev, newest.st_ino) != (own.st_dev, own.st_ino)
 
     def _take(self, line: bytes) -> None:
-        step = _STEP.search(line)
-        if step is not None:
-            self._steps_read += 1
-            if int(step[1]) % self._every:
-                return
         event = event_of(line.decode("utf-8", "replace"))
         if event is None:
             return
         self._last_t = float(event["t"])
         self._reader.take(event)
-        if step is None and event["event"] != "training":
+        if event["event"] not in OF_STEPS:
             self.told.append(event)
 
     def _measure_rate(self) -> None:
         passed_s = self._now() - self._rate_since_s
         if passed_s < STEP_RATE_S or self._keeps_all:
             return
-        per_s = self._steps_read / 2 / passed_s  # of each step, a push and an answer
-        self._steps_read, self._rate_since_s = 0, self._now()
+        per_s = self._events_read / 2 / passed_s  # of each step, a push and an answer
+        self._events_read, self._rate_since_s = 0, self._now()
         while per_s > MOST_STEPS_PER_S * self._every:
             self._every *= 10
+
+
+def _kept(piece: bytes, every: int) -> Iterator[bytes]:
+    """Yields lines of events, but of those of steps only the ones of each `every`-th step.
+
+    Most lines are not looked at one by one, since that would take longer than to write them.
+
+    Args:
+        piece: whole lines.
+        every: a power of ten.
+    """
+    if every == 1:
+        yield from piece.split(b"\n")[:-1]
+        return
+    end = 0
+    for found in _line_of(every).finditer(piece):
+        if found.start() >= end:
+            end = piece.index(b"\n", found.end())
+            yield piece[piece.rfind(b"\n", 0, found.start()) + 1 : end]
+
+
+@cache
+def _line_of(every: int) -> re.Pattern[bytes]:
+    """What a line has in it that is to be kept, as leash.ps.runs.events writes them."""
+    zeros = b"0" * (len(str(every)) - 1)
+    is_step = rb'(?:push|step)", "worker": \d+, "step": \d*' + zeros + b"[,}]"
+    return re.compile(rb', "event": "(?:' + is_step + rb'|(?!push"|step"))')
 
 
 def _recent(run: Run) -> Run:

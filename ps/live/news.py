@@ -26,6 +26,7 @@ from leash.ps.page.lanes import closer_view, lanes_view
 from leash.ps.page.view import APART, REACHED, TIME, section, sections
 from leash.ps.report.analysis.diagnosis import diagnose
 from leash.ps.report.analysis.run import Floats, Run
+from leash.ps.runs.background.cadence import Cadence
 from leash.ps.words import (
     AWAITED,
     BETWEEN,
@@ -50,9 +51,12 @@ RunSnapshot = Mapping[str, Any]  # what `state` answers; docs/wire-format.md lis
 
 BIN_S: Final = 1.0  # of a lane, while the run goes on
 LEAST_BINS: Final = 30
-# A picture is drawn anew once a second, or less often where that takes more of the time than this.
+# The pictures are drawn anew once a second, and the table is twice; less often where that takes a
+# larger share of a processor than this.
 PICTURES_S: Final = 1.0
-PICTURES_SHARE: Final = 0.04
+PICTURES_SHARE: Final = 0.01
+TABLE_S: Final = 0.4  # less than from one snapshot to the next
+TABLE_SHARE: Final = 0.003
 MAX_SAMPLES: Final = 600  # of speed and bytes
 MESSAGES: Final = 200
 
@@ -90,7 +94,7 @@ class PageNews:
 
     def __init__(
         self, follower: RunFollower, now: Callable[[], float] = time.monotonic,
-        took: Callable[[], float] = time.process_time,
+        took: Callable[[], float] = time.thread_time,
     ) -> None:  # fmt: skip
         """Has nothing to show yet.
 
@@ -100,13 +104,12 @@ class PageNews:
             took: seconds of processor time so far.
         """
         self._follower: Final = follower
-        self._now: Final = now
-        self._took: Final = took
+        self._drawing: Final = Cadence(PICTURES_S, PICTURES_SHARE, now, took)
+        self._tabling: Final = Cadence(TABLE_S, TABLE_SHARE, now, took)
         self._rates: Final = Rates()
         self._said: deque[tuple[float, str]] = deque(maxlen=MESSAGES)
-        self._pictures_s = 0.0  # when they are due
         self._pictures: list[View] = []
-        self._top = ""
+        self._top = self._workers = ""
         self._is_last = False  # whether what was shown is how the run has ended
 
     def hear(self, t: float, line: str) -> None:
@@ -129,17 +132,20 @@ class PageNews:
         self._is_last = bool(summary)
         if state is not None and not summary:
             self._rates.take(state)
-        has_pictures = bool(summary) or self._now() >= self._pictures_s
+        has_pictures = bool(summary) or self._drawing.is_due
         if has_pictures:
-            self._draw(summary, state)
+            with self._drawing.doing():
+                self._draw(summary, state)
+        if summary or self._tabling.is_due:
+            with self._tabling.doing():
+                self._workers = workers_table(state) if state else ""
         return self._message(summary, state, with_pictures=has_pictures)
 
     def _message(
         self, summary: RunSnapshot, state: RunSnapshot | None, *, with_pictures: bool
     ) -> dict[str, Any]:
         name = self._follower.path.resolve().name
-        html = {"top": self._top, "workers": workers_table(state) if state else "",
-                "messages": self._messages()}  # fmt: skip
+        html = {"top": self._top, "workers": self._workers, "messages": self._messages()}
         message: dict[str, Any] = {
             "title": f"{name} – Leash", "html": html, "ended": bool(summary),
             "status": _status(summary, state),
@@ -149,12 +155,9 @@ class PageNews:
         return message
 
     def _draw(self, summary: dict[str, Any], state: RunSnapshot | None) -> None:
-        began_s = self._took()
         run = self._follower.run(summary or (dict(state) if state is not None else {}))
         self._top = top_of(run, diagnose(run), "Leash")
         self._pictures = self._live_sections(run) if state and not summary else sections(run)
-        cost_s = self._took() - began_s
-        self._pictures_s = self._now() + max(PICTURES_S, cost_s / PICTURES_SHARE)
 
     def _live_sections(self, run: Run) -> list[View]:
         stop_s = math.ceil(run.seconds / BIN_S) * BIN_S

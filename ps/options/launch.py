@@ -1,6 +1,7 @@
 """The options of `leash launch`: of its processes, of their machines, and what goes together."""
 
 import dataclasses
+import difflib
 import os
 import shlex
 from contextlib import suppress
@@ -222,8 +223,8 @@ class LaunchOptions(
             raise UsageError(f"--script {script}: not words as a shell takes them: "
                              f"{error}") from error  # fmt: skip
         if not path or (not Path(path).exists() and self.hosts is None):
-            raise UsageError(f"{path}: there is no such script; give the path of one, or leave "
-                             "this word out")  # fmt: skip
+            raise UsageError(f"{path}: there is no such script; {_near(path)}give the path of one, "
+                             "or leave this word out")  # fmt: skip
         if self.hosts is not None and not Path(path).exists() and _is_bare(path):
             others = path.strip(",")
             raise UsageError(f"{path}: there is no such script here; hosts are written without "
@@ -260,6 +261,13 @@ class LaunchOptions(
 def _is_bare(path: str) -> bool:
     """Whether a script's path is a plain word, such as a host that stands behind a blank."""
     return "/" not in path and not path.endswith(".py")
+
+
+def _near(path: str) -> str:
+    """Asks whether a script was meant that is there, beside where this one would be."""
+    scripts = {script.name: script for script in Path(path).parent.glob("*.py")}
+    near = difflib.get_close_matches(Path(path).name, scripts, n=1)
+    return f"did you mean {scripts[near[0]]}? " if near else ""
 
 
 def data_plan_of(options: LaunchOptions) -> str:

@@ -2,9 +2,10 @@
 
 import base64
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from leash.ps.page.keys import View, ViewKey, patch
 from leash.ps.report.analysis.lanes import HEIGHTS_ARE, chosen_tracks, closer_window, has_few_steps
@@ -23,6 +24,9 @@ PAGE_LANES: Final = 256  # more are too thin to be seen
 CLOSER_LANES: Final = 24  # of a closer look
 LANE_BINS: Final = 240
 FULL: Final = 200  # stands for all of a bin, in one byte
+
+_Shares: TypeAlias = npt.NDArray[np.uint8]
+
 OF_A_BIN: Final = ("computing", "exchanging", "held back", "gone")  # the order of the bytes
 
 
@@ -48,13 +52,14 @@ def lanes_view(
             return {**view, "end": end_s}
         edges = edges_of(run.seconds, _bins(tracks, run.seconds / end_s))
     done = [spending(run, track, edges) for track in tracks]
+    shares = _shares(done)
     return {
         "kind": "lanes", "name": "lanes", "title": "What each worker did", "wide": True,
         "note": _note(run, len(tracks)), "keys": _keys(run, done),
         "workers": [track.worker for track in tracks],
         "begin": float(edges[0]), "end": max(float(edges[-1]), until_s),
         "bin": float(edges[1] - edges[0]), "bins": len(edges) - 1,
-        "shares": [base64.b64encode(_bytes(of_one)).decode() for of_one in done],
+        "shares": [base64.b64encode(of_one.tobytes()).decode() for of_one in shares],
         "changes": changes_view(run),
     }  # fmt: skip
 
@@ -94,12 +99,12 @@ def _bins(tracks: Sequence[Track], part: float) -> int:
     return int(np.clip(steps / 4, 12, max(12, LANE_BINS * part)))
 
 
-def _bytes(done: Spending) -> bytes:
-    """The shares of each bin, a byte for each state: see `FULL`."""
-    total_s = np.maximum(done.here + done.gone, 1e-12)
-    columns = (done.computing, done.exchanging, done.held_back, done.gone)
-    shares = [np.clip(np.round(FULL * column / total_s), 0, FULL) for column in columns]
-    return np.stack(shares, axis=1).astype(np.uint8).tobytes()
+def _shares(done: Sequence[Spending]) -> _Shares:
+    """The shares of each bin, a byte for each state: see `FULL`. Shape (workers, bins, states)."""
+    seconds = np.array([(d.computing, d.exchanging, d.held_back, d.gone) for d in done])
+    total_s = np.maximum(seconds.sum(axis=1, keepdims=True), 1e-12)
+    shares: _Shares = np.clip(np.round(FULL * seconds / total_s), 0, FULL).astype(np.uint8)
+    return shares.transpose(0, 2, 1)
 
 
 def _note(run: Run, shown: int) -> str:

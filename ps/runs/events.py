@@ -95,18 +95,22 @@ class EventTail:
         self._file: Final[BinaryIO] = path.open("rb")
         self._rest = b""
 
-    def lines(self) -> list[tuple[int, bytes]]:
-        """The next lines, of a megabyte at most; none if there are no more. Raises OSError.
+    def piece(self) -> bytes:
+        """The next whole lines, of a megabyte or so; empty if there are no more. Raises OSError."""
+        found = b""
+        while not found and (read := self._file.read(TAIL_PIECE_NBYTES)):
+            lines, end, self._rest = (self._rest + read).rpartition(b"\n")
+            found = lines + end
+        self.offset += len(found)
+        return found
 
-        Returns:
-            Each with the offset of its end. An empty list means that no whole line has come.
-        """
+    def lines(self) -> list[tuple[int, bytes]]:
+        """The same line by line, each with the offset of its end in the file. Raises OSError."""
+        end = self.offset
         found: list[tuple[int, bytes]] = []
-        while not found and (piece := self._file.read(TAIL_PIECE_NBYTES)):
-            *lines, self._rest = (self._rest + piece).split(b"\n")
-            for line in lines:
-                self.offset += len(line) + 1
-                found.append((self.offset, line))
+        for line in self.piece().split(b"\n")[:-1]:
+            end += len(line) + 1
+            found.append((end, line))
         return found
 
     def fileno(self) -> int:

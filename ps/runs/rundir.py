@@ -187,6 +187,14 @@ class RunDir:
         text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
         return self.disk.begin_text(self.summary, text.encode())
 
+    def read_summary(self) -> dict[str, Any] | None:
+        """What summary.json has of the run; None before it is written."""
+        try:
+            summary: dict[str, Any] = json.loads(self.summary.read_text())
+        except FileNotFoundError:
+            return None
+        return summary
+
     def _ended(self) -> str | None:
         """The word with which a run has ended here; None if none has."""
         if not self.disk.exists(self.summary):

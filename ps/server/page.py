@@ -14,10 +14,12 @@ from typing import Any, Final
 from leash.ps.errors import LeashError, UsageError
 from leash.ps.options.page import PageGroup, page_place
 from leash.ps.processes import Process, spawn_module
+from leash.ps.runs.background.cadence import Cadence
 from leash.ps.words import for_json
 
 LOOKER: Final = "leash.ps.live.looker"
-SNAPSHOT_S: Final = 0.5
+SNAPSHOT_S: Final = 0.5  # from one to the next
+SNAPSHOT_SHARE: Final = 0.004  # of the server's time; with hundreds of workers there are fewer
 PAGE_START_S: Final = 30.0  # for the process to begin to listen
 PAGE_END_S: Final = 3.0  # for it to end
 KNOWN_AS: Final = "page.json"  # in the run directory: where the page was, for the next server
@@ -53,7 +55,7 @@ class LivePage:
         self._wall: Final = wall
         self._began_s: Final = now()
         self._run_dir: Final = run_dir
-        self._next_s = 0.0
+        self._snapshots: Final = Cadence(SNAPSHOT_S, SNAPSHOT_SHARE, now)
         self._said: list[tuple[float, str]] = []
         self._pending = memoryview(b"")  # of a snapshot that the socket has not taken yet
         self._link, theirs = socket.socketpair()
@@ -109,12 +111,12 @@ class LivePage:
         """
         if self._pending:
             self._send()
-        elif self._now() >= self._next_s and self._link.fileno() >= 0:
-            self._next_s = self._now() + SNAPSHOT_S
-            message = {"state": for_json(state()), "said": self._said, "at": self._wall()}
-            self._said = []
-            self._pending = memoryview(json.dumps(message).encode() + b"\n")
-            self._send()
+        elif self._snapshots.is_due and self._link.fileno() >= 0:
+            with self._snapshots.doing():
+                message = {"state": state(), "said": self._said, "at": self._wall()}
+                self._said = []
+                self._pending = memoryview(_line(message))
+                self._send()
 
     def close(self) -> None:
         """Ends the process, once it has shown the last news."""
@@ -143,6 +145,15 @@ class LivePage:
         if status is None:
             return "it closed its end"
         return f"status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    """Writes a snapshot as JSON, with null for what JSON has no number for."""
+    try:
+        text = json.dumps(message, allow_nan=False)
+    except ValueError:
+        text = json.dumps(for_json(message))
+    return text.encode() + b"\n"
 
 
 def _known(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from leash.ps._core import EngineCounts, Record
-from leash.ps.errors import ProtocolError
+from leash.ps.errors import ProtocolError, SegmentError
 from leash.ps.policy import Rule
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
@@ -33,6 +33,9 @@ CLOSED_TOLD: Final = 256  # closed connections that the log tells of, each host 
 
 # Errors that are part of a normal run: no peer sent anything wrong.
 NO_REFUSALS: Final = ("stopping", "superseded", "missing_options", "nonfinite")
+# Nor is memory that cannot be shared, since a worker only tries whether it can be. It may not try
+# for ever.
+NOT_COUNTED: Final = (*NO_REFUSALS, SegmentError.code)
 
 
 def conduct_of(code: str) -> Conduct:
@@ -281,7 +284,7 @@ class Metrics:
 
     def count_refusal(self, error: ProtocolError) -> None:
         """Counts an error that a peer was sent, unless it is part of a normal run."""
-        if error.code not in NO_REFUSALS:
+        if error.code not in NOT_COUNTED:
             self.own.refusals[error.code] += 1
 
     def count_strangers(self, connections: int) -> None:

@@ -32,6 +32,7 @@ from leash.ps.trackers.tensorboard_files import TensorboardFiles
 from leash.ps.trackers.wandb_run import WandbRun
 
 FOLLOW_S: Final = 0.5  # between two looks at the file
+PUSH: Final = b', "event": "push", '  # in half of the lines, and in none that has a point
 CLOSING_S: Final = 8.0  # trackers have so long for their last, once the run is over
 NICE: Final = 10
 OPENS: Final[dict[str, Callable[[Path], Tracker]]] = {
@@ -71,7 +72,7 @@ class Feeding:
         while lines := self._tail.lines():
             points = list[Point]()
             for end, line in lines:
-                of_event = list(self._curves.points(json.loads(line)))
+                of_event = [] if PUSH in line else list(self._curves.points(json.loads(line)))
                 points += of_event if end > self._skip else ()
             for feed in self._feeds:
                 feed.put(points)

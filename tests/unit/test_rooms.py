@@ -44,7 +44,8 @@ ARROWS: dict[str, set[str]] = {
     "ps.report.pictures": {"ps", "ps.report.analysis"},
     "ps.page": {"ps", "ps.report.analysis", "ps.report.pictures", "ps.runs"},
     "ps.live": {
-        "ps", "ps.commands", "ps.options", "ps.page", "ps.report.analysis", "ps.runs", "ps.wire",
+        "ps", "ps.commands", "ps.options", "ps.page", "ps.report.analysis", "ps.runs",
+        "ps.runs.background", "ps.wire",
     },
     "ps.report": {
         "ps", "ps.options", "ps.page", "ps.report.analysis", "ps.report.pictures", "ps.runs",
@@ -67,8 +68,8 @@ ARROWS: dict[str, set[str]] = {
     "worker.client": {"ps", "ps.options", "ps.trackers", "ps.wire", "worker.client.control"},
     "worker.client.control": {"ps", "ps.options", "ps.trackers", "ps.wire"},
     "worker.optim": {
-        "ps", "ps.cli", "ps.options", "ps.runs", "ps.trackers", "ps.wire", "worker.client",
-        "worker.client.control",
+        "ps", "ps.cli", "ps.commands", "ps.options", "ps.runs", "ps.trackers", "ps.wire",
+        "worker.client", "worker.client.control",
     },
     "worker.datasets": {"ps", "ps.datafiles", "ps.options", "worker"},
     "worker.train": {

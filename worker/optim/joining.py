@@ -126,8 +126,12 @@ def _server_by_torchrun(say: Say, *, workers: int) -> str:
 class OwnServer:
     """A server that this process has started, and that ends with the run or with this process."""
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(self, options: ServerOptions, say: Say) -> None:
         """Starts it; `await_address` waits for it.
+
+        Args:
+            options: its own.
+            say: shows a line: the results, once they are there.
 
         Raises:
             UsageError: its run directory cannot be, or it has keys and no file of an admin's.
@@ -136,6 +140,7 @@ class OwnServer:
         self.run_dir.write_config(with_rates(options))
         self.run_dir.logs.mkdir(exist_ok=True)
         words = to_argv(replace(options, run_dir=str(self.run_dir.path)))
+        self._say: Final = say
         self._address = ""
         self._key: Final = None if options.keys is None else admin_key(options.keys)
         with held():
@@ -157,6 +162,12 @@ class OwnServer:
         if self._address and not has_failed and self._has_begun():
             self._server.process.wait()
         stop_all([self._server.process], SERVER_GRACE_S)
+        summary = self.run_dir.read_summary()
+        if summary is not None and summary["steps"]:
+            from leash.ps.commands.run_table import result_lines  # it takes a while to import
+
+            for line in result_lines(summary):
+                self._say(line)
 
     def _has_begun(self) -> bool:
         """Whether the run has begun, so that the server ends by itself when all workers leave."""
@@ -172,7 +183,7 @@ def _start_server(workers: int, say: Say) -> str:
     world = os.environ["WORLD_SIZE"]
     is_local = os.environ.get("LOCAL_WORLD_SIZE", world) == world
     bind = LOOPBACK if is_local else "0.0.0.0"
-    server = OwnServer(_server_options(f"--bind=tcp://{bind}:0", f"--workers={workers}"))
+    server = OwnServer(_server_options(f"--bind=tcp://{bind}:0", f"--workers={workers}"), say)
     address = server.await_address()
     if not is_local:
         address = f"tcp://{os.environ['MASTER_ADDR']}:{split_address(address)[1]}"

@@ -1,4 +1,4 @@
-"""Has files written beside the server's thread, which waits for no disk.
+"""Has things done beside a run: files are written while the server's thread waits for no disk.
 
 ::
 
@@ -14,6 +14,7 @@
 - writing.py: the server's side of a checkpoint that is written.
 - writer.py: the other side, a program of its own or a thread.
 - in_time.py: files that nobody waits for longer than a second, whatever their disk does.
+- cadence.py: how often a thing is done beside the run, so that it costs it little.
 
 Imports: checkpoint_file.py and disk.py above, and the processes.
 """

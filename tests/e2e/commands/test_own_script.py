@@ -180,6 +180,7 @@ def test_under_torchrun_rank_0_starts_the_server_and_waits_for_the_others(
     assert (settings["policy"], settings["lr"], settings["workers"]) == ("asp", 0.25, 2)
     (told,) = [line for line in child.lines if "started a server" in line]
     assert re.search(r"at tcp://127\.0\.0\.1:\d+; run directory runs/", told)
+    assert any(re.search(r"speed +[\d.]+ steps/s \(202 steps in ", line) for line in child.lines)
     assert f"--steps-1=2', '--steps-2=200'] rank {2} " in "\n".join(child.lines)
 
 

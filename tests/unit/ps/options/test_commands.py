@@ -266,9 +266,12 @@ def test_the_settings_of_a_launch_with_a_script_repeat_it(tmp_path: Path) -> Non
     assert again == options
 
 
-def test_a_script_that_is_not_there_is_named() -> None:
-    with pytest.raises(UsageError, match=r"no/train\.py: there is no such script"):
+def test_a_script_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no/train\.py: there is no such script; give the path"):
         LaunchOptions(script="no/train.py --lr 1").check()
+    (tmp_path / "train.py").touch()
+    with pytest.raises(UsageError, match=rf"did you mean {tmp_path}/train\.py\? give the path"):
+        LaunchOptions(script=f"{tmp_path}/trian.py --lr 1").check()
     for empty in ("", "''"):
         with pytest.raises(UsageError, match="there is no such script"):
             LaunchOptions(script=empty).check()

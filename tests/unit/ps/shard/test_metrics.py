@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leash.ps._core import Record
-from leash.ps.errors import HeaderError, StoppingError
+from leash.ps.errors import HeaderError, SegmentError, StoppingError
 from leash.ps.policy import ASP, Rule
 from leash.ps.runs.demo_logs import DemoLogs
 from leash.ps.runs.events import EventLog
@@ -127,8 +127,9 @@ def test_a_lack_of_memory_is_told_without_the_place_where_it_was_noticed(
     assert caplog.records[1].exc_info is not None
 
 
-def test_an_end_is_no_refusal(metrics: Metrics) -> None:
+def test_what_a_normal_run_has_is_no_refusal(metrics: Metrics) -> None:
     metrics.count_refusal(StoppingError("SIGTERM"))
+    metrics.count_refusal(SegmentError("of another container"))
     metrics.count_refusal(HeaderError("what is this?"))
     assert metrics.summary()["refused_messages"] == 1
 
