@@ -15,7 +15,7 @@ from leash.ps.runs.events import EventTail
 
 WINDOW_S: Final = 180.0  # of a run that goes on
 # More steps a second than this are not all read: one in so many that fewer are left.
-MOST_STEPS_PER_S: Final = 600
+MOST_STEPS_PER_S: Final = 1000
 STEP_RATE_S: Final = 2.0  # over which that is measured
 OF_STEPS: Final = ("push", "step", "training")  # events of which there are many
 

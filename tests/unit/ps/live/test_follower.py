@@ -123,3 +123,34 @@ def test_of_very_many_steps_only_some_are_read_and_that_is_said(
     clock.s = 2.2
     follower.poll()
     assert follower.run(SUMMARY).step_events == 10
+
+
+def test_of_very_many_events_all_are_read_that_are_no_steps(tmp_path: Path, follow: Follow) -> None:
+    clock = Clock()
+    follower = follow(tmp_path, clock)
+    steps = simulate([lambda _: 0.0001] * 2, steps=MOST_STEPS_PER_S * 15, bound=None)
+    append(tmp_path, steps[:-2000])
+    follower.poll()
+    clock.s = 2.5
+    follower.poll()  # it knows now how many they are
+    before = {track.worker: len(track.steps.step) for track in follower.run(SUMMARY).tracks}
+    metrics = {"step": 10.0, "event": 3.0, "push": 1.0}  # names that people may take
+    t = steps[-1]["t"]
+    others: list[Event] = [
+        {"t": t, "event": "training", "worker": 1, "step": 7, "loss": 0.5, "compute_s": 1.0,
+         "wait_s": 2.0},
+        {"t": t, "event": "logged", "worker": 1, "step": 3, "metrics": metrics},
+        {"t": t, "event": "joined", "worker": 3, "incarnation": 5, "name": ', "event": "push"'},
+        {"t": t, "event": "evaluated", "epoch": 1, "accuracy": 0.5, "loss": 1.0},
+    ]  # fmt: skip
+    append(tmp_path, [*steps[-2000:-1000], *others, *steps[-1000:]])
+    follower.poll()
+    run = follower.run(SUMMARY)
+    assert [dict(row.metrics) for row in run.logged] == [metrics]
+    assert [track.worker for track in run.tracks] == [1, 2, 3]
+    assert (run.evaluations[0].accuracy, run.tracks[0].accounts.loss.tolist()) == (0.5, [0.5])
+    for track in run.tracks[:2]:
+        new = track.steps.step[before[track.worker] :].tolist()
+        expected = {e["step"] for e in steps[-2000:]
+                    if e["worker"] == track.worker and e["event"] == "step"}  # fmt: skip
+        assert new == sorted(step for step in expected if step % run.step_events == 0)
