@@ -1,6 +1,7 @@
 """The contents of a run's files as typed data. All times are seconds since training began."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,16 @@ class Steps:
     staleness: Floats = field(default_factory=no_floats)
     dropped: int = 0  # how many were answered, but not applied
 
-    @property
+    @cached_property
     def own_s(self) -> Floats:
         """How long the worker itself took for each step: from a reply to its next push."""
         own_s = self.pushed_s - self.began_s
         return own_s[np.isfinite(own_s)]
 
-    @property
-    def waiting(self) -> list[Interval]:
-        """When the policy held the worker back: from each push to its reply."""
-        return list(zip(self.pushed_s.tolist(), self.replied_s.tolist(), strict=True))
+    @cached_property
+    def waiting(self) -> Floats:
+        """When the policy held the worker back: from each push to its reply. Shape (steps, 2)."""
+        return np.column_stack([self.pushed_s, self.replied_s])
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Track:
     present: tuple[Interval, ...]  # each from a hello to the end of that process
     reasons: tuple[str, ...]  # why each of these ended; "" if the run ended first
 
-    @property
+    @cached_property
     def working(self) -> tuple[Interval, ...]:
         """When it was present, from the beginning of the first step: before that it gets ready.
 

@@ -129,9 +129,9 @@ def divided_together(run: Run) -> tuple[float, float, float] | None:
     return None if share is None else divided(run, share, [*spent(run).values()])
 
 
-def _covered(intervals: Sequence[Interval], edges: Floats) -> Floats:
+def _covered(intervals: Sequence[Interval] | Floats, edges: Floats) -> Floats:
     """The seconds of each bin that lie in the intervals; these are in order, without overlap."""
-    if not intervals:
+    if not len(intervals):
         return np.zeros(len(edges) - 1)
     ends = np.asarray(intervals, dtype=np.float64)
     lengths = np.maximum(ends[:, 1] - ends[:, 0], 0.0)

@@ -4,12 +4,17 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import SimpleNamespace
+from typing import Any, TypeAlias, cast
 
 import pytest
 
+from leash.ps._core import Record
 from leash.ps.live.follower import MOST_STEPS_PER_S, WINDOW_S, RunFollower
+from leash.ps.policy import ASP, Rule
 from leash.ps.report.analysis.reading import read_run
+from leash.ps.runs.events import EventLog
+from leash.ps.shard.metrics import Metrics
 from support.runs import Event, simulate, write_run
 
 SUMMARY: Event = {"steps": 1}
@@ -33,6 +38,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.s
+
+
+def reply(step: int) -> Record:
+    """The answer to worker 1."""
+    return cast(
+        Record,
+        SimpleNamespace(worker=1, step=step, lag=0, staleness=0, dropped=False, at_s=step / 1e4),
+    )
 
 
 def append(path: Path, events: list[Event]) -> None:
@@ -154,3 +167,32 @@ def test_of_very_many_events_all_are_read_that_are_no_steps(tmp_path: Path, foll
         expected = {e["step"] for e in steps[-2000:]
                     if e["worker"] == track.worker and e["event"] == "step"}  # fmt: skip
         assert new == sorted(step for step in expected if step % run.step_events == 0)
+
+
+def test_the_steps_that_are_kept_are_found_in_what_the_server_writes(
+    tmp_path: Path, follow: Follow
+) -> None:
+    clock = Clock()
+    follower = follow(tmp_path, clock)
+    log = EventLog(tmp_path / "events.jsonl", now=clock)
+    metrics = Metrics(Rule(ASP, None), log, step_events=1, now=clock)
+    metrics.join(1, 7, "one", first_step=1)
+    metrics.start([1])
+
+    def take(steps: range) -> None:
+        for step in steps:
+            metrics.count_push(1, step=step, samples=1, at_s=step / 1e4)
+            metrics.count_reply(reply(step))
+        log.flush()
+        follower.poll()
+
+    many = 3 * MOST_STEPS_PER_S
+    take(range(1, many))
+    clock.s = 2.1
+    take(range(many, many + 1))
+    take(range(many + 1, many + 101))
+    log.close()
+    run = follower.run(SUMMARY)
+    assert run.step_events == 10
+    expected = [*range(1, many + 1), *range(many + 10, many + 101, 10)]
+    assert run.tracks[0].steps.step.tolist() == expected
