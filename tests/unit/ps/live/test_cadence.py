@@ -1,4 +1,4 @@
-"""When a thing is due again."""
+"""When a thing is due again that is done beside a run."""
 
 import pytest
 
