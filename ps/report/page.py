@@ -81,7 +81,11 @@ def _again(run: Run) -> str:
 
 
 def _named(shown: Shown) -> str:
-    return f"<h3>{_swatch(shown)} {text(shown.run.name)}</h3>"
+    return f"<h3>{_swatch(shown)} {text(shown.run.name)}{_red(ending(shown.run))}</h3>"
+
+
+def _red(how: str) -> str:
+    return f'<small class="early">{text(how)}</small>' if how else ""
 
 
 def _several(shown: Sequence[Shown], diagnoses: Sequence[Diagnosis]) -> str:
@@ -112,8 +116,8 @@ def _table(shown: Sequence[Shown], diagnoses: Sequence[Diagnosis]) -> str:
         if scaled:
             cells.append(seconds(s.run.seconds / s.run.scale))
         numbers = "".join(f'<td class="number">{text(cell)}</td>' for cell in cells)
-        early = f'<small class="early">{text(told)}</small>' if (told := ending(s.run)) else ""
-        name = f"{_swatch(s)} {text(s.run.name)}{early}"
+        how = ending(s.run).partition(":")[0]  # why is said below, where there is room
+        name = f"{_swatch(s)} {text(s.run.name)}{_red(how)}"
         rows.append(f'<tr><th scope="row">{name}</th>{numbers}</tr>')
     head = "".join(f'<th scope="col" class="number">{text(name)}</th>' for name in heads)
     return _scrolling(f'<th scope="col">run</th>{head}', rows)

@@ -217,7 +217,8 @@ def test_a_run_that_ended_early_is_marked_beside_others(tmp_path: Path) -> None:
     early = write_run(tmp_path / "early", TWO[:60], {"lr": 0.2}, {**SUMMARY, "ended": "SIGINT"})
     words = check(write_report([whole, early], tmp_path / "out"))
     assert words.count("ended early: stopped by Ctrl-C") == 1
-    assert "early ended early: stopped by Ctrl-C" in words  # in the table
+    assert "early ended early: stopped by Ctrl-C" in words  # beside what it suffers from
+    assert "early ended early – – 3.9 s" in words  # in the table
     assert "early ended early In short" in words  # in the legend
     assert "Workers of early, which ended early" in words
 
