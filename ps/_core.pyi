@@ -1678,6 +1678,10 @@ class Intake:
         """
         Drops the frames that follow in the message.
         """
+    def is_connected(self, route: bytes) -> bool:
+        """
+        Whether the connection with this route, of which a message has come, still stands.
+        """
     def receive(self) -> typing.Any:
         """
         Takes route and header of the next message.

@@ -112,6 +112,11 @@ void Inbox::condemn(std::string_view route, Reason reason) {
   if (known != senders_.end()) condemn(*known->second, reason);
 }
 
+bool Inbox::is_connected(std::string_view route) const {
+  const auto known = senders_.find(number_in(route));
+  return known != senders_.end() && known->second != stranger_ && !known->second->is_gone.load();
+}
+
 void Inbox::condemn(Connection& connection, Reason reason) {
   if (&connection == stranger_.get()) return;
   Reason none = Reason::kNone;

@@ -54,6 +54,10 @@ class Inbox {
   // The connection with this route, which may have sent others since, is to be closed.
   void condemn(std::string_view route, Reason reason);
 
+  // Whether the connection with this route stands, of which a message was taken. Not of one that
+  // nobody knows.
+  bool is_connected(std::string_view route) const;
+
   // Answers the guard's question, if no message waits now.
   void attend();
 

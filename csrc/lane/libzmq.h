@@ -30,7 +30,7 @@ inline constexpr int kZmqSourceFd = 2;
 inline constexpr short kZmqPollIn = 1;
 inline constexpr unsigned kZmqEventAccepted = 0x0020;
 inline constexpr unsigned kZmqEventDisconnected = 0x0200;
-inline constexpr unsigned kZmqHandshakeFailures = 0x0800 | 0x2000 | 0x4000;
+inline constexpr unsigned kZmqHandshakeFailures = 0x2000 | 0x4000;  // protocol, keys
 
 struct LibZmq {
   int (*error)();

@@ -54,7 +54,7 @@ LEAST_BINS: Final = 30
 # The pictures are drawn anew once a second, and the table is twice; less often where that takes a
 # larger share of a processor than this.
 PICTURES_S: Final = 1.0
-PICTURES_SHARE: Final = 0.015
+PICTURES_SHARE: Final = 0.01
 TABLE_S: Final = 0.4  # less than from one snapshot to the next
 TABLE_SHARE: Final = 0.003
 MAX_SAMPLES: Final = 600  # of speed and bytes

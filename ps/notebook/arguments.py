@@ -25,14 +25,15 @@ def words_for_launch(arguments: Mapping[str, Any]) -> list[str]:
 
     Args:
         arguments: by the names of its options, with underscores; those that are None are left out.
+            A file of settings, `config`, counts less than all others.
 
     Raises:
         UsageError: an argument is unknown, or has a value that it cannot have.
     """
-    words = [
-        word for name, value in arguments.items() if value is not None
-        for word in _words_of(OTHER_NAMES.get(name, name), name, value)
-    ]  # fmt: skip
+    given = [(name, value) for name, value in arguments.items() if value is not None]
+    given.sort(key=lambda argument: argument[0] != "config")  # what comes later wins
+    words = [word for name, value in given
+             for word in _words_of(OTHER_NAMES.get(name, name), name, value)]  # fmt: skip
     _, options = parse(["launch", *words])
     assert isinstance(options, LaunchOptions)
     options.check()

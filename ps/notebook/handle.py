@@ -26,15 +26,17 @@ from leash.ps.processes import (
 FIRST_STATE_S: Final = 30.0  # how long `status` waits for the first answer of the server
 HANDLE_STOP_S: Final = 30.0  # a launch ends all of its processes within a few seconds
 OUTPUT_LINES: Final = 1000
+WORKERS: Final = 2  # where nothing says how many
+WORKERS_SAID_BY: Final = {"config", "hosts", "slurm"}
 # Those that go on: a handle that nobody keeps any more must not end its run.
 _RUNNING: Final[set["LaunchedRun"]] = set()
 
 
 def launch(
-    script: str | os.PathLike[str] | None = None, *, workers: int | str = 2,
+    script: str | os.PathLike[str] | None = None, *, workers: int | str | None = None,
     model: Task = None, data: Task = None, **options: Any,
 ) -> "LaunchedRun":  # fmt: skip
-    """Starts a server and workers on this machine, as ``leash launch`` does, and returns at once.
+    """Starts a server here and its workers, as ``leash launch`` does, and returns at once.
 
     The run goes on by itself, whatever this process does: an interrupt (Ctrl-C, a notebook's stop
     button) does not reach it. It ends when its work is done, by `LaunchedRun.stop`, or with this
@@ -43,7 +45,8 @@ def launch(
     Args:
         script: a training script of your own, with its arguments, to start in the place of each
             ``leash worker``.
-        workers: how many, from 1; ``"2:8"`` begins with two and takes up to eight.
+        workers: how many, from 1; ``"2:8"`` begins with two and takes up to eight. By default as
+            many as a file of settings (``config="…"``) or ``hosts="…"`` says, and two without them.
         model: a name such as "mnist_cnn", "module:function", or a function of an importable module
             that returns a torch module. A function that is defined in the notebook itself cannot
             be imported by worker processes.
@@ -69,6 +72,8 @@ def launch(
         >>> run.wait()["test_accuracy"]  # doctest: +SKIP
         0.91
     """
+    if workers is None and not WORKERS_SAID_BY & options.keys():
+        workers = WORKERS
     given = {"script": script, "workers": workers, "model": model, "data": data, **options}
     return LaunchedRun(words_for_launch(given))
 
@@ -97,7 +102,7 @@ class LaunchedRun:
         reader, writer = os.pipe()
         try:
             self._process: Final[Process] = spawn(
-                "launch", [f"--state-fd={writer}", *words], stdout=subprocess.PIPE,
+                "launch", [*words, f"--state-fd={writer}"], stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, pass_fds=(writer,),
                 variables={SEARCH_VARIABLE: search_path()},
             )  # fmt: skip

@@ -63,7 +63,7 @@ OF_THE_OWN_LOOP: Final = {
         TaskGroup, TrainingGroup, TransportGroup, SlownessGroup, TimeScaleGroup,
     )
     for field in dataclasses.fields(group)
-} - {"epochs", "seed", "threads"}  # fmt: skip
+} - {"seed", "threads"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

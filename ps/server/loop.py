@@ -62,6 +62,8 @@ from leash.ps.wire.sockets import (
 )
 from leash.ps.words import PAGE_IS_AT
 
+HANG_UP_S: Final = 1.0  # who has had an answer to its last message has so long to hang up
+HANG_UP_LOOK_MS: Final = 2
 LOOK_S: Final = 1.0  # so often a server that cannot begin looks whether its disk takes a journal
 SHARD_RESTARTS: Final = 3  # so often the processes of a server begin again, when one is lost
 
@@ -118,6 +120,7 @@ class Server:
         self._page: Final = page
         self._trackers: Final = trackers
         self._say: Final = logged(say, __name__)
+        self._now: Final = now
         keyring = Keyring(options.keys) if options.keys is not None else None
         self._context: Final[zmq.Context[zmq.Socket[bytes]]] = zmq.Context()
         self._shard_processes: Final[list[ShardProcess]] = []
@@ -312,6 +315,7 @@ class Server:
                 while self._engine.is_writing:
                     self._take_turn()
                 self._answer_the_last()
+                self._see_out()
         finally:
             self._engine.close()
             self._destroy(linger_ms=0 if is_abandoned else 200)
@@ -363,6 +367,18 @@ class Server:
         """Answers what came while the results were written: nobody shall wait for a closed run."""
         while frames := self._intake.receive():
             self._on_control(frames)
+
+    def _see_out(self) -> None:
+        """Waits until those hang up whose last message was answered, for a moment at most.
+
+        ZeroMQ drops an answer that a peer has not taken yet when its connection ends.
+        """
+        until_s = self._now() + HANG_UP_S
+        while any(map(self._intake.is_connected, self._engine.leaving)):
+            if self._now() >= until_s:
+                return
+            for source, _ in self._poller.poll(HANG_UP_LOOK_MS):
+                self._serve(source)
 
     def _count_closed(self) -> None:
         for intake in self._intakes:

@@ -19,6 +19,7 @@ When the run ends, leash.ps.server.ending decides, and leash.ps.server.results w
 
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -62,6 +63,7 @@ from leash.ps.wire.messages import (
     Log,
     Message,
     Report,
+    Stop,
 )
 from leash.ps.words import DONE
 
@@ -72,6 +74,8 @@ LAST_IS_LOST: Final = (
 )
 TICK_S: Final = 0.2
 ALIGN_TICK_S: Final = 0.002  # while the shards come to one step
+LAST: Final = (Bye, Stop)  # whoever sends it hangs up once it is answered
+MOST_LEAVING: Final = 1024  # so many of them are remembered
 OF_MEMBERS: Final = (Hello, Beat, Lease, Report, Log, Bye)  # others may come from anybody
 AWAY_S: Final = 0.5  # an engine that did not tick for longer was held up
 
@@ -88,6 +92,7 @@ class RunEngine:
         coordinator: answers control messages.
         conduct: what the newest control message has shown of its sender.
         generation: how many servers the run has had, this one included.
+        leaving: routes of those who hang up, since they have sent their last message.
     """
 
     def __init__(
@@ -172,6 +177,7 @@ class RunEngine:
         self.generation: int = 1
         self._next_tick_s = self._next_force_s = self._next_count_s = now()
         self._looked_s = uptime()
+        self.leaving: Final[deque[bytes]] = deque(maxlen=MOST_LEAVING)  # routes of who hangs up
         self.conduct = Conduct.STRANGER  # what the newest control message has shown of its sender
         self._attempt: Final = self.metrics.attempt
         self._again_s = now() + TRY_AGAIN_S  # when to try again what could not be written
@@ -271,6 +277,8 @@ class RunEngine:
             answer, payload = self.coordinator.answer(
                 message, bytes(payloads[0]) if payloads else None, user
             )
+            if isinstance(message, LAST):
+                self.leaving.append(route)
             self.conduct = Conduct.MEMBER if isinstance(message, OF_MEMBERS) else Conduct.STRANGER
         try:
             packed = encode(answer)

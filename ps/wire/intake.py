@@ -36,11 +36,8 @@ MOST_SURPLUS_FRAMES: Final = 1024  # csrc/lane/inbox.h has the same number
 FRAMING_NBYTES: Final = 64 * 1024
 OWN_FILES: Final = 256  # descriptors that a process has for other things than connections
 HANDSHAKES: Final = 256  # that failed and are taken in a row, before messages have their turn
-REFUSED: Final = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
+# A handshake that was cut off, as in an outage, is no refusal.
+REFUSED: Final = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 SURPLUS: Final = b""  # stands for all frames beyond those that a message may have
 
 # What is said of a connection that was closed, by its reason.
@@ -125,6 +122,10 @@ class Intake(Protocol):
 
     def close_unread(self, route: bytes) -> None:
         """Has the connection with this route closed, since its peer does not read."""
+        ...
+
+    def is_connected(self, route: bytes) -> bool:
+        """Whether a peer with this route, of which a message has come, is known to be there."""
         ...
 
     def attend(self) -> None:
@@ -269,6 +270,10 @@ class LaneIntake:
         """Has the connection with this route closed, since its peer does not read."""
         self._core.condemn_unread(route)
 
+    def is_connected(self, route: bytes) -> bool:
+        """Whether a peer with this route, of which a message has come, is known to be there."""
+        return self._core.is_connected(route)
+
     def attend(self) -> None:
         """Answers the thread that looks at the connections."""
         self._core.attend()
@@ -342,6 +347,10 @@ class PlainIntake:
         """Closes the connection with this route, if it has sent the newest message."""
         if self._route is not None and self._route.bytes == route:
             self._end("unread")
+
+    def is_connected(self, _: bytes) -> bool:
+        """False: it does not look at connections."""
+        return False
 
     def attend(self) -> None:
         """Does nothing: nothing is asked."""

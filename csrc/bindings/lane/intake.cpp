@@ -72,6 +72,13 @@ if a further frame follows.)")
           },
           py::arg("route"),
           "The peer with this route does not read, and loses its connection soon.")
+      .def(
+          "is_connected",
+          [](Intake& self, const py::bytes& route) {
+            return self.open().is_connected(std::string_view(route));
+          },
+          py::arg("route"),
+          "Whether the connection with this route, of which a message has come, still stands.")
       .def_property_readonly(
           "user", [](Intake& self) { return self.open().route().user(); },
           "The name under which ZAP let in the sender of the newest message; empty without.")

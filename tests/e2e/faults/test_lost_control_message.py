@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from leash.ps.runs.rundir import RunDir
+from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.layout import Layout, Slot
 from leash.ps.wire.messages import OVER, TRAIN, Leased, Report
+from leash.ps.wire.requester import Requester
 from leash.worker.client import Client
+from leash.worker.client.control.session import Session
 from support.relays import Relay
 from support.servers import serving
 
@@ -20,6 +23,7 @@ LAYOUT = Layout([Slot("w", "f32", (4,))])
 SIZE, EPOCHS, BATCH = 60, 40, 10
 RESETS = 30
 SOON_S = 30.0
+LATE_S = 0.3  # a server that hung up would do so much sooner
 REQUESTS = ["beat", "report", "lease"]
 ANSWERS = ["beaten", "ok", "leased"]
 
@@ -94,3 +98,28 @@ def test_no_worker_is_lost_with_a_message_and_nothing_counts_twice(
     assert sorted(e["worker"] for e in events if e["event"] == "joined") == [1, 2]
     epochs = [e["epoch"] for e in events if e["event"] == "epoch" and e["worker"] == 1]
     assert epochs == list(range(1, RESETS + 1))
+
+
+def test_the_last_worker_is_told_that_its_bye_is_taken_however_late_it_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ZeroMQ drops an answer that nobody has taken when the server closes the connection."""
+    said: list[str] = []
+    with serving(policy="asp") as running:
+        client = Client(running.address, LAYOUT, rank=1, say=said.append)
+        slab = np.zeros(LAYOUT.nbytes, np.uint8)
+        client.begin(slab)
+        client.push_pull(np.zeros(LAYOUT.nbytes, np.uint8), slab, samples=1)
+        looks, at_once = [0], ControlChannel._await
+
+        def late(channel: ControlChannel, requester: Requester) -> None:
+            if isinstance(requester, Session) and requester.stands:
+                looks[0] += 1
+                running.thread.join(LATE_S)
+            at_once(channel, requester)
+
+        monkeypatch.setattr(ControlChannel, "_await", late)
+        client.close()
+        assert looks == [1]  # it was answered
+        assert said == []
+        assert running.join() == 0

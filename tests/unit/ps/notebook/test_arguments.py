@@ -7,6 +7,7 @@ import pytest
 
 from leash.ps.cli import parse
 from leash.ps.errors import UsageError
+from leash.ps.notebook import handle
 from leash.ps.notebook.arguments import reference_of, search_path, words_for_launch
 from leash.ps.options.launch import LaunchOptions
 
@@ -34,6 +35,40 @@ def test_arguments_are_the_options_of_the_command() -> None:
         overlap=True, slow="0,0.5", run_dir="a b", momentum=0.5, log="csv",
     )  # fmt: skip
     assert options == expected
+
+
+def test_a_file_of_settings_counts_less_than_all_that_is_given(tmp_path: Path) -> None:
+    for script in ("old.py", "new.py"):
+        (tmp_path / script).touch()
+    config = tmp_path / "config.yaml"
+    config.write_text(f"script: {tmp_path}/old.py\nlr: 0.5\nworkers: 3\nstate_fd: null\n")
+    given = {"script": f"{tmp_path}/new.py", "lr": 0.25}
+    for arguments in ({"config": config, **given}, {**given, "config": config}):
+        options = options_of(**arguments)
+        assert (options.script, options.lr, options.workers) == (f"{tmp_path}/new.py", 0.25, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "workers"),
+    [
+        ({}, 2),
+        ({"workers": 4}, 4),
+        ({"hosts": "box,gpu1:2"}, 3),
+        ({"config": "{folder}/config.yaml"}, 3),
+    ],
+)
+def test_two_workers_train_where_nothing_says_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], workers: int
+) -> None:
+    (tmp_path / "train.py").touch()
+    (tmp_path / "config.yaml").write_text("workers: 3\n")
+    started: list[list[str]] = []
+    monkeypatch.setattr(handle, "LaunchedRun", started.append)
+    told = {name: str(value).format(folder=tmp_path) for name, value in arguments.items()}
+    handle.launch(f"{tmp_path}/train.py", **told)
+    _, options = parse(["launch", *started[0]])
+    assert isinstance(options, LaunchOptions)
+    assert options.workers == workers
 
 
 def test_what_the_command_asks_for_is_asked_for_here() -> None:

@@ -297,6 +297,6 @@ def test_an_option_of_the_loop_that_a_script_replaces_is_refused(
 
 def test_an_option_of_the_run_goes_with_a_script(script: str) -> None:
     LaunchOptions(
-        script=script, epochs=3, seed=5, threads=2, lr=0.1, policy="bsp", shards=2, timeout_s=9,
+        script=script, seed=5, threads=2, lr=0.1, policy="bsp", shards=2, timeout_s=9,
         data_plan="lease", local_steps="4",
     ).check()  # fmt: skip

@@ -210,7 +210,7 @@ OF_A_SCRIPT: Event = {
 
 def test_what_a_script_decides_itself_is_no_setting_of_its_run(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", TRAINED, OF_A_SCRIPT, {}))
-    assert effective(run).keys() == {"script", "epochs", "lr", "seed", "policy", "bound"}
+    assert effective(run).keys() == {"script", "lr", "seed", "policy", "bound"}
     shown = mattering_settings(run, {})
     assert shown["script"] == "train.py"
     assert "batch_size" not in shown
