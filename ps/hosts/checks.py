@@ -166,9 +166,12 @@ def complaints(found: Mapping[str, Any], wanted: Wanted, way: Way) -> list[str]:
     if wanted.is_synced and not found["rsync"]:
         why.append("no rsync there, for --sync; apt install rsync")
     if not wanted.is_synced and not found["directory"]:
-        why.append(f"no directory {wanted.directory} there; --sync DIR copies one")
+        why.append(f"no directory {wanted.directory} there; --sync . copies this one")
     elif found["missing"]:
-        why.append(f"no {listed(found['missing'])} there; --sync DIR copies a directory")
+        is_here = all(Path(path).expanduser().exists() for path in found["missing"])
+        mend = "there; --sync . copies this directory" if is_here else (
+            "there, nor here; give the path of a script")  # fmt: skip
+        why.append(f"no {listed(found['missing'])} {mend}")
     if not found["address"]:
         ports = f"{way.ports[0]} to {way.ports[-1]}"
         tried = ", ".join(found["why"]) or "this machine has no address that it could try"

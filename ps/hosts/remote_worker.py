@@ -35,6 +35,7 @@ GIVE_UP_S: Final = 15.0
 UNREACHABLE_S: Final = 15.0
 KILL_S: Final = 3.0
 CLOSE_S: Final = 1.0  # an ssh may take so long to end
+LAST_WORD_S: Final = 5.0  # and so long to tell the host that all has come, which it waits for
 GIVE_UP_LOOK_S: Final = 0.2
 NO_FOLLOWER: Final = "it says what no follower says"
 FAILED_STATUS: Final = 1
@@ -197,7 +198,9 @@ class RemoteWorker:
         hearing = threading.Thread(target=_hear, args=(ssh.stderr, complaints), daemon=True)
         hearing.start()
         try:
-            return self._follow(ssh)
+            status = self._follow(ssh)
+            _close(ssh, LAST_WORD_S)
+            return status
         except LostSsh as error:
             _close(ssh)
             hearing.join(CLOSE_S)
@@ -306,13 +309,13 @@ def _number(text: bytes) -> int:
         raise LostSsh(NO_FOLLOWER) from None
 
 
-def _close(ssh: "subprocess.Popen[bytes]") -> None:
-    """Ends an ssh, whose host may not answer any more."""
+def _close(ssh: "subprocess.Popen[bytes]", within_s: float = CLOSE_S) -> None:
+    """Ends an ssh, whose host may not answer any more, once it has sent what it was given."""
     if ssh.stdin is not None:
         with suppress(OSError):
             ssh.stdin.close()
     try:
-        ssh.wait(CLOSE_S)
+        ssh.wait(within_s)
     except TimeoutExpired:
         ssh.kill()
         ssh.wait()

@@ -85,8 +85,10 @@ class Identities:
         if self._keyring is None:
             return
         holder = self._holder(user)
-        if holder.role not in MAY.get(type(message), ()):
-            raise NotAllowedError(f"{message.verb}: the {holder} may not")
+        roles = MAY.get(type(message), ())
+        if holder.role not in roles:
+            mend = "; that takes an admin's, such as admin.key" if roles == _ADMIN else ""
+            raise NotAllowedError(f"{message.verb}: the {holder} may not{mend}")
         if isinstance(message, Hello):
             self._require_role(holder, message)
             if not message.any_rank:

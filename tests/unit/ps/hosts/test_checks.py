@@ -47,9 +47,10 @@ def test_a_host_that_lacks_nothing_has_no_complaint() -> None:
          "Leash there does not import (ImportError: no _core); install it again"),
         ({"torch": ""}, "Python 3.11.7 at /venv/bin/python has no torch; there: "
          "/venv/bin/python -m pip install torch"),
-        ({"directory": False}, "no directory ~/project there; --sync DIR copies one"),
-        ({"missing": ["~/project/train.py"]},
-         "no ~/project/train.py there; --sync DIR copies a directory"),
+        ({"directory": False}, "no directory ~/project there; --sync . copies this one"),
+        ({"missing": [__file__]}, f"no {__file__} there; --sync . copies this directory"),
+        ({"missing": ["~/project/none.py"]},
+         "no ~/project/none.py there, nor here; give the path of a script"),
         ({"address": "", "why": ["10.0.0.1:29500: timed out"]},
          "does not reach the server's ports 29500 to 29501 here (10.0.0.1:29500: timed out); open "
          "them, or give --address HOST and --port PORT that it reaches"),
