@@ -126,6 +126,10 @@ class HostStarter:
         self._workers[rank] = worker
         return worker
 
+    def name_of(self, rank: int) -> str:
+        """As `Starter.name_of`."""
+        return f"worker {rank} on {self._hosts[rank - 1]}"
+
     def news(self) -> Iterator[str]:
         """As `Starter.news`."""
         while not self._news.empty():

@@ -36,6 +36,13 @@ class Starter(Protocol):
             log: where its output goes.
         """
 
+    def name_of(self, rank: int) -> str:
+        """Who this worker is, for people: "worker 2", or where that is elsewhere "worker 2 on box".
+
+        Args:
+            rank: of the worker.
+        """
+
     def news(self) -> Iterator[str]:
         """What there is to say of the workers' machines since the last call."""
 
@@ -82,6 +89,10 @@ class LocalStarter:
         own = options_of_workers(self._options, address, self._keys)[rank - 1]
         with log.open("wb") as output:
             return spawn("worker", to_argv(own), stdout=output, stderr=STDOUT)
+
+    def name_of(self, rank: int) -> str:
+        """As `Starter.name_of`."""
+        return f"worker {rank}"
 
     def news(self) -> Iterator[str]:
         """None: they are on this machine."""

@@ -107,7 +107,7 @@ class Watch:
             LeashError: one has, so that the run would never begin.
         """
         if done and not self.has_begun and not state["stopping"]:
-            failures = [Failure(f"worker {rank}", NEVER_JOINED, 1) for rank in done]
+            failures = [Failure(self._workers.name_of(rank), NEVER_JOINED, 1) for rank in done]
             raise error_of(failures, self._logs)
 
     def _judge(self, ended: dict[int, int], channel: ControlChannel) -> None:
@@ -123,7 +123,7 @@ class Watch:
             if self._workers.was_told_to_leave(rank):
                 continue  # it has said bye by itself
             how = "was killed" if from_outside(status) else "failed"
-            self._screen.say(f"worker {rank} {how}; the run goes on without it")
+            self._screen.say(f"{self._workers.name_of(rank)} {how}; the run goes on without it")
             self._say_bye_for(rank, channel)
         if self._workers.have_all_failed and not self._have_others_joined():
             self._server.give_up()

@@ -138,6 +138,10 @@ class LaunchedWorkers:
         """Whether this one says bye by itself, as there are to be fewer."""
         return rank in self._told
 
+    def name_of(self, rank: int) -> str:
+        """Who this worker is, for people, with the host that it is on if that is another."""
+        return self._starter.name_of(rank)
+
     def failure(self, rank: int, status: int, *, has_begun: bool) -> Failure:
         """The failure of one that has ended.
 
@@ -146,7 +150,7 @@ class LaunchedWorkers:
             status: its exit status, which is not 0.
             has_begun: whether the run has.
         """
-        return failure_of(f"worker {rank}", status, self._log(rank), has_begun=has_begun)
+        return failure_of(self.name_of(rank), status, self._log(rank), has_begun=has_begun)
 
     def failures(self, *, has_begun: bool, even_if_killed: bool) -> list[Failure]:
         """The failures of all that have ended as they should not. REQUIRES: all have ended.

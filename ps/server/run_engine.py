@@ -19,7 +19,6 @@ When the run ends, leash.ps.server.ending decides, and leash.ps.server.results w
 
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -92,7 +91,8 @@ class RunEngine:
         coordinator: answers control messages.
         conduct: what the newest control message has shown of its sender.
         generation: how many servers the run has had, this one included.
-        leaving: routes of those who hang up, since they have sent their last message.
+        leaving: routes of those who are about to hang up, since they have sent what is a last
+            message, and nothing after it.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class RunEngine:
         self.generation: int = 1
         self._next_tick_s = self._next_force_s = self._next_count_s = now()
         self._looked_s = uptime()
-        self.leaving: Final[deque[bytes]] = deque(maxlen=MOST_LEAVING)  # routes of who hangs up
+        self.leaving: Final[dict[bytes, None]] = {}  # the oldest first
         self.conduct = Conduct.STRANGER  # what the newest control message has shown of its sender
         self._attempt: Final = self.metrics.attempt
         self._again_s = now() + TRY_AGAIN_S  # when to try again what could not be written
@@ -277,8 +277,7 @@ class RunEngine:
             answer, payload = self.coordinator.answer(
                 message, bytes(payloads[0]) if payloads else None, user
             )
-            if isinstance(message, LAST):
-                self.leaving.append(route)
+            self._note_leaving(route, message)
             self.conduct = Conduct.MEMBER if isinstance(message, OF_MEMBERS) else Conduct.STRANGER
         try:
             packed = encode(answer)
@@ -288,6 +287,14 @@ class RunEngine:
         if isinstance(answer, Error):
             self.conduct = conduct_of(answer.code)
         return route, packed, payload
+
+    def _note_leaving(self, route: bytes, message: Message) -> None:
+        if isinstance(message, LAST):
+            self.leaving[route] = None
+            if len(self.leaving) > MOST_LEAVING:
+                del self.leaving[next(iter(self.leaving))]
+        else:
+            self.leaving.pop(route, None)
 
     def _refused(self, error: Exception) -> Error:
         refusal = self.metrics.refusal(error)

@@ -198,6 +198,6 @@ def _server_options(*words: str) -> ServerOptions:
         _, options = parse(["server", *words, *given])
         options.check()
     except UsageError as error:
-        raise UsageError(f"{SERVER_OPTIONS_VARIABLE}: {error}") from error
+        raise UsageError(f"{SERVER_OPTIONS_VARIABLE}: {error}") from None
     assert isinstance(options, ServerOptions)
     return options
