@@ -17,11 +17,12 @@ import os
 import shlex
 import sys
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, Final, Literal
 
 from leash._log import Say
 from leash.ps.cli import parse
-from leash.ps.errors import LeashError, ServerUnreachableError, UsageError
+from leash.ps.errors import LeashError, ServerUnreachableError, StoppingError, UsageError
 from leash.ps.interrupt import held
 from leash.ps.options.addresses import AUTO_RANK, split_address
 from leash.ps.options.base import to_argv
@@ -31,6 +32,7 @@ from leash.ps.processes import RANK_VARIABLE, SERVER_VARIABLE, ServerProcess, st
 from leash.ps.runs.rundir import RunDir
 from leash.ps.wire.control import ControlChannel, request_state
 from leash.ps.wire.keys import admin_key
+from leash.ps.words import is_good_end
 
 SERVER_OPTIONS_VARIABLE: Final = "LEASH_SERVER_OPTIONS"
 OF_TORCHRUN: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -70,6 +72,8 @@ def find_server_and_rank(
     if rank is None:
         rank = _rank_of_environment()
     told = os.environ.get(SERVER_VARIABLE)
+    if told is not None and sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _say_the_end
     if server is not None and told is not None and server != told:
         say(f"server={server}: leash launch has started one at {told}; leave server= and rank= out "
             "to take part in its run")  # fmt: skip
@@ -90,6 +94,19 @@ def find_server_and_rank(
         ]
         raise UsageError(HOW_TO_JOIN.format(" and ".join(missing)))
     return server, rank
+
+
+def _say_the_end(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Ends a script of a launch with a line, and no traceback, where it leaves a good end uncaught.
+
+    The launch knows such an end by the last line.
+    """
+    if isinstance(error, StoppingError) and is_good_end(str(error)):
+        sys.stderr.write(f"the run has ended before this script: {kind.__name__}: {error}\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _rank_of_environment() -> int | Literal["auto"] | None:

@@ -40,12 +40,12 @@ import torch
 from torch import Tensor
 
 from leash._log import Say, logged, say_on_stderr
-from leash.ps.errors import EvictedError, LeashError, UsageError
+from leash.ps.errors import EvictedError, LeashError, StoppingError, UsageError
 from leash.ps.interrupt import ToldToLeave
 from leash.ps.runs.download import download_checkpoint
 from leash.ps.wire.control import ControlChannel
 from leash.ps.wire.keys import key_for
-from leash.ps.wire.messages import Beaten
+from leash.ps.wire.messages import STOPPED_BY_TIMEOUT, Beaten
 from leash.ps.words import (
     BACKWARD,
     BETWEEN,
@@ -55,6 +55,8 @@ from leash.ps.words import (
     FORWARD_OR_BACKWARD,
     STEP,
     STOPPED,
+    TIMED_OUT,
+    is_good_end,
 )
 from leash.worker.client import Client, StepInfo
 from leash.worker.client.arguments import checked_rank, checked_samples
@@ -345,7 +347,7 @@ class PSOptimizer(torch.optim.Optimizer):
                                 heals=nonfinite == "skip")
             )  # fmt: skip
         except BaseException as error:
-            self.client.close(_reason_of(type(error)))
+            self.client.close(_reason_of(error))
             self._termination.give_back()
             self._slabs.close()
             raise
@@ -793,16 +795,15 @@ class PSOptimizer(torch.optim.Optimizer):
             self._slabs.close()
 
     def _close_at_exit(self) -> None:
-        last: BaseException | None = getattr(sys, "last_value", None)
-        self.close(_reason_of(type(last) if last is not None else None))
+        self.close(_reason_of(getattr(sys, "last_value", None)))
 
     def __enter__(self) -> "PSOptimizer":
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
-        self.close(_reason_of(kind))
+        self.close(_reason_of(error))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, but only while the optimizer is being made.
@@ -832,8 +833,10 @@ def current_optimizer() -> PSOptimizer:
     return next(iter(_OPEN))
 
 
-def _reason_of(kind: type[BaseException] | None) -> str:
+def _reason_of(error: BaseException | None) -> str:
     """Turns what ended a training loop into the reason of a bye; a signal is no Exception."""
-    if kind is None:
+    if error is None:
         return DONE
-    return FAILED if issubclass(kind, Exception) else STOPPED
+    if isinstance(error, StoppingError) and is_good_end(str(error)):
+        return TIMED_OUT if str(error) == STOPPED_BY_TIMEOUT else STOPPED
+    return FAILED if isinstance(error, Exception) else STOPPED

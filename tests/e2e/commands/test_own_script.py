@@ -152,6 +152,23 @@ def test_copies_end_with_their_launch(tmp_path: Path, script: str, number: int) 
         assert child.wait(10) == (130 if number == signal.SIGINT else -9)
 
 
+def test_a_script_that_leaves_the_end_of_its_run_uncaught_ends_in_a_line(
+    tmp_path: Path, script: str
+) -> None:
+    run = tmp_path / "run"
+    words = ("--steps-1=100000000", "--steps-2=100000000")
+    with launch(run, "--workers=2", "--policy=asp", "--timeout-s=1", script, *words) as child:
+        assert child.wait(100) == 0, "\n".join(child.lines)
+    told = [line for line in child.lines if line.startswith(("[1] ", "[2] "))]
+    last = "the run has ended before this script: StoppingError: timeout"
+    assert sorted(line for line in told if "words" not in line and "first" not in line) == [
+        f"[1] {last}", f"[2] {last}",
+    ]  # fmt: skip
+    summary = summary_of(run)
+    assert summary["ended"] == "timeout"
+    assert {part["state"] for part in summary["unfinished"]} == {"timeout"}
+
+
 # Under torchrun.
 
 
