@@ -7,6 +7,7 @@
         └────────────────── evicted before training has gone on ─────────────────┘
 """
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +20,8 @@ from leash.worker.client.control.waiting import Waiting
 from leash.worker.client.exchange import Exchange
 from leash.worker.client.memory import Slab
 from leash.worker.client.remembered import Remembered
+
+NEWS_S: Final = 2.0  # within which a shard that has its values has told the coordinator
 
 
 class Joining:
@@ -110,6 +113,11 @@ class Joining:
             self._exchange.steps, self._exchange.is_in_step = ready.first_step - 1, ready.in_step
             self._remembered.has_told()
             self._member.complete_welcome(ready)
+        if own is None and not ready.initialized:
+            until_s = time.monotonic() + NEWS_S
+            ready = self._member.wait_until(
+                lambda beaten: beaten.initialized or time.monotonic() >= until_s, on_wait
+            )
         if ready.initialize and not ready.initialized:
             if own is None:
                 raise NotReadyError("the server has lost all values; call begin() with yours")
