@@ -1,7 +1,8 @@
 """The names of a worker's states and of a run's ends, and numbers as people read them."""
 
+import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -200,6 +201,20 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def did_you_mean(word: str, known: Mapping[str, str]) -> str:
+    """Asks for the known word that is spelled most alike; empty if none is alike.
+
+    Args:
+        word: that nobody knows.
+        known: as it is spelled ▸ as it is shown.
+
+    Returns:
+        Such as ``did you mean --policy? ``, for the middle of a line.
+    """
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {known[near[0]]}? " if near else ""
 
 
 def for_json(value: Any) -> Any:

@@ -169,8 +169,10 @@ def complaints(found: Mapping[str, Any], wanted: Wanted, way: Way) -> list[str]:
         why.append(f"no directory {wanted.directory} there; --sync . copies this one")
     elif found["missing"]:
         is_here = all(Path(path).expanduser().exists() for path in found["missing"])
-        mend = "there; --sync . copies this directory" if is_here else (
-            "there, nor here; give the path of a script")  # fmt: skip
+        mend = (
+            "there; --sync copies a directory that holds it, such as --sync ." if is_here
+            else "there, nor here; give the path of a script"
+        )  # fmt: skip
         why.append(f"no {listed(found['missing'])} {mend}")
     if not found["address"]:
         ports = f"{way.ports[0]} to {way.ports[-1]}"

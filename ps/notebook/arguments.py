@@ -1,7 +1,6 @@
 """Makes the command line of `leash launch` from arguments of a Python function."""
 
 import dataclasses
-import difflib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from leash.ps.datafiles.required import require_data
 from leash.ps.errors import UsageError
 from leash.ps.options.base import flag
 from leash.ps.options.launch import LaunchOptions
+from leash.ps.words import did_you_mean
 
 # A name that Leash knows, "module:function", or a function of an importable module.
 Task: TypeAlias = str | Callable[[], object] | None
@@ -47,8 +47,7 @@ def _words_of(option: str, name: str, value: Any) -> list[str]:
         return [f"{flag(option)}={reference_of(value, name)}"]
     if option not in (*fields, "config") or option == "state_fd":
         known = [*OTHER_NAMES, *fields]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}=? " if near else ""
+        hint = did_you_mean(name, {other: f"{other}=" for other in known})
         raise UsageError(f"{name}=: leash launch has no such option; {hint}"
                          "leash launch --help has all")  # fmt: skip
     if option in fields and isinstance(fields[option].default, bool):

@@ -3,12 +3,12 @@
 Their code is elsewhere, so a launcher or a server without PyTorch can refuse a wrong name.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from leash.ps.errors import UsageError
+from leash.ps.words import did_you_mean
 
 
 class Named(Protocol):
@@ -90,8 +90,7 @@ def choose(name: str, table: Mapping[str, Choice], kind: str) -> Choice:
     }
     if (choice := by_spelling.get(_plain(name))) is not None:
         return choice
-    near = difflib.get_close_matches(_plain(name), by_spelling, n=1)
-    hint = f"did you mean {by_spelling[near[0]].name}? " if near else ""
+    hint = did_you_mean(_plain(name), {spelling: c.name for spelling, c in by_spelling.items()})
     raise UsageError(
         f"unknown {kind} {name!r}: {hint}known are {', '.join(table)}, "
         "and your own as module:function"

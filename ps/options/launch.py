@@ -1,7 +1,6 @@
 """The options of `leash launch`: of its processes, of their machines, and what goes together."""
 
 import dataclasses
-import difflib
 import os
 import shlex
 from contextlib import suppress
@@ -55,6 +54,7 @@ from leash.ps.options.worker import (
 )
 from leash.ps.slowness.by_rank import parse_allocation, parse_heterogeneity, parse_slow
 from leash.ps.slowness.grammar import Slowness
+from leash.ps.words import did_you_mean
 
 # What `leash worker` does goes by these; a script of one's own knows nothing of them.
 OF_THE_OWN_LOOP: Final = {
@@ -265,9 +265,8 @@ def _is_bare(path: str) -> bool:
 
 def _near(path: str) -> str:
     """Asks whether a script was meant that is there, beside where this one would be."""
-    scripts = {script.name: script for script in Path(path).parent.glob("*.py")}
-    near = difflib.get_close_matches(Path(path).name, scripts, n=1)
-    return f"did you mean {scripts[near[0]]}? " if near else ""
+    scripts = {script.name: str(script) for script in Path(path).parent.glob("*.py")}
+    return did_you_mean(Path(path).name, scripts)
 
 
 def data_plan_of(options: LaunchOptions) -> str:

@@ -4,7 +4,6 @@ jsonargparse parses; this module tells it which options there are, and rewords i
 """
 
 import dataclasses
-import difflib
 import re
 import shlex
 import types
@@ -33,6 +32,7 @@ from leash.ps.options.base import (
 from leash.ps.options.outer_optimizer import renamed_option
 from leash.ps.options.plan import with_range_apart
 from leash.ps.options.server import in_todays_terms, renamed_run_option
+from leash.ps.words import did_you_mean
 
 _MEANING: Final = {
     int: "a whole number", float: "a number", bool: "true or false",
@@ -386,9 +386,8 @@ def _unknown(kind: str, word: str, known: list[str], parser: OneLineParser) -> s
     name = word.partition("=")[0]
     alike = (other for other in known if other.startswith("-") == name.startswith("-"))
     by_letters = {other.lstrip("-"): other for other in alike}  # their dashes say nothing
-    near = difflib.get_close_matches(name.lstrip("-"), by_letters, n=1)
-    hint = f"; did you mean {by_letters[near[0]]}?" if near else ""
-    return f"unknown {kind} {name}{hint} {_see_help(parser)}"
+    hint = did_you_mean(name.lstrip("-"), by_letters)
+    return f"unknown {kind} {name}{'; ' if hint else ' '}{hint}{_see_help(parser)}"
 
 
 def _commands(parser: OneLineParser) -> list[str]:

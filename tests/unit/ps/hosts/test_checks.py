@@ -48,7 +48,8 @@ def test_a_host_that_lacks_nothing_has_no_complaint() -> None:
         ({"torch": ""}, "Python 3.11.7 at /venv/bin/python has no torch; there: "
          "/venv/bin/python -m pip install torch"),
         ({"directory": False}, "no directory ~/project there; --sync . copies this one"),
-        ({"missing": [__file__]}, f"no {__file__} there; --sync . copies this directory"),
+        ({"missing": [__file__]},
+         f"no {__file__} there; --sync copies a directory that holds it, such as --sync ."),
         ({"missing": ["~/project/none.py"]},
          "no ~/project/none.py there, nor here; give the path of a script"),
         ({"address": "", "why": ["10.0.0.1:29500: timed out"]},
